@@ -1,0 +1,214 @@
+"""Convex generators and their Bregman gaps, by name: what Bregman estimators, truths and f-DPO share.
+
+For a convex ``f`` with ``f(1) = 0`` the divergence is ``D_f = E_q[f(r)]``, ``r = p/q``, ``x ~ q``. Its Bregman gap at 1,
+``f(r) - f(1) - f'(1)(r - 1)``, has the same expectation (since ``E_q[r] = 1``), is never negative, and is what an estimator
+averages. (Csiszar 1967; Ali and Silvey 1966.) Gaps are functions of the log-ratio, where they can be had without cancellation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from klbench.numerics import expm1_and_gap
+from klbench.registry import Registry
+from klbench.types import ConfigError, Draws, Polynomial
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """An f-divergence of the pair.
+
+    Parameters
+    ----------
+    symbol
+        How it is written, direction included.
+    f, df
+        The generator and its derivative, functions of ``r``; only ``f''(1)`` and the gap matter to the estimators.
+    gap
+        ``f(r) - f(1) - f'(1)(r - 1)`` as a function of the draws, accurate to 16 units in the last place.
+    curvature
+        ``f''(1)``: ``D_f = f''(1)/2 theta' F theta + O(theta^3)`` near ``p = q``.
+    polynomial, growth, growth_at_zero
+        As in :class:`klbench.types.Estimator`.
+    """
+
+    name: str
+    symbol: str
+    tex: str
+    f: Callable[[Array], Array]
+    df: Callable[[Array], Array]
+    gap: Callable[[Draws], Array]
+    curvature: float
+    growth: float
+    growth_at_zero: float = 0.0
+    polynomial: Polynomial | None = None
+
+
+registry: Registry[Divergence] = Registry("divergence", "klbench.divergences")
+registry._discovered = True  # one module, not a package: all are registered below
+
+
+def get(name: str) -> Divergence:
+    """The divergence of that name, such as ``kl_qp``, ``kl_pq``, ``js`` or ``alpha:0.5``.
+
+    Raises
+    ------
+    ConfigError
+        No such name.
+    """
+    return registry.get(name)
+
+
+def names() -> list[str]:
+    """The names of all divergences."""
+    return registry.names()
+
+
+def _log(r: Array) -> Array:
+    return array_namespace(r).log(r)
+
+
+def _kl_qp_gap(draws: Draws) -> Array:
+    return draws.derived(expm1_and_gap)[1]
+
+
+def _kl_pq_gap(draws: Draws) -> Array:
+    # e*l - gap: both are positive near 0 and neither loses more than a factor of 2 of the other.
+    # Far out, where r*l is negligible beside l or e*l overflows, r(l - 1) + 1 does.
+    log_ratio = draws.log_ratio
+    xp = array_namespace(log_ratio)
+    far = xp.abs(log_ratio) > 2.0
+    if not xp.any(far):
+        excess, gap = draws.derived(expm1_and_gap)
+        return excess * log_ratio - gap
+    excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
+    near_value = excess * log_ratio - gap
+    r = xp.exp(log_ratio)
+    return xp.where(far, r * (log_ratio - 1.0) + 1.0, near_value)
+
+
+def _js_gap(draws: Draws) -> Array:
+    # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the bracket is
+    # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) far out.
+    half = array_namespace(draws.log_ratio).abs(draws.log_ratio) / 2.0
+    xp = array_namespace(half)
+    small = half < 0.5
+    u = xp.tanh(xp.where(small, half, xp.zeros_like(half)))
+    squared = u * u
+    total = xp.zeros_like(u)
+    for k in range(24, 0, -1):
+        total = (total + 1.0 / (2 * k * (2 * k - 1))) * squared
+    far = xp.where(small, xp.ones_like(half), half)
+    t = xp.exp(-2.0 * far)
+    bracket = xp.where(small, total, math.log(2.0) - xp.log1p(t) - 2.0 * far * t / (1.0 + t))
+    return (0.5 + 0.5 * xp.exp(draws.log_ratio)) * bracket
+
+
+def _hellinger_gap(draws: Draws) -> Array:
+    root = expm1_and_gap(draws.log_ratio / 2.0)[0]
+    return 0.5 * root * root
+
+
+def _chi2_gap(draws: Draws) -> Array:
+    excess = draws.derived(expm1_and_gap)[0]
+    return excess * excess
+
+
+registry.add(
+    "kl_qp",
+    Divergence(
+        "kl_qp", "KL(q‖p)", r"f(r) = -\log r", lambda r: -_log(r), lambda r: -1.0 / r, _kl_qp_gap,
+        curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
+    ),
+)  # fmt: skip
+registry.add(
+    "kl_pq",
+    Divergence(
+        "kl_pq", "KL(p‖q)", r"f(r) = r \log r", lambda r: r * _log(r), lambda r: _log(r) + 1.0, _kl_pq_gap,
+        curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 1), (-1.0, 1.0, 0), (1.0, 0.0, 0)),
+    ),
+)  # fmt: skip
+registry.add(
+    "js",
+    Divergence(
+        "js", "JS(q, p)", r"f(r) = \tfrac12\left(r \log r - (1+r) \log\tfrac{1+r}{2}\right)",
+        lambda r: 0.5 * (r * _log(r) - (1.0 + r) * _log((1.0 + r) / 2.0)), lambda r: 0.5 * _log(2.0 * r / (1.0 + r)), _js_gap,
+        curvature=0.25, growth=1.0,
+    ),
+)  # fmt: skip
+registry.add(
+    "hellinger",
+    Divergence(
+        "hellinger", "H²(q, p)", r"f(r) = \tfrac12 (\sqrt r - 1)^2",
+        lambda r: 0.5 * (r**0.5 - 1.0) ** 2, lambda r: 0.5 * (1.0 - r**-0.5), _hellinger_gap,
+        curvature=0.25, growth=1.0, polynomial=((0.5, 1.0, 0), (-1.0, 0.5, 0), (0.5, 0.0, 0)),
+    ),
+)  # fmt: skip
+registry.add(
+    "chi2",
+    Divergence(
+        "chi2", "χ²(p‖q)", r"f(r) = (r - 1)^2", lambda r: (r - 1.0) ** 2, lambda r: 2.0 * (r - 1.0), _chi2_gap,
+        curvature=2.0, growth=2.0, polynomial=((1.0, 2.0, 0), (-2.0, 1.0, 0), (1.0, 0.0, 0)),
+    ),
+)  # fmt: skip
+
+
+def _alpha_gap(draws: Draws, alpha: float) -> Array:
+    # Near 0 the series sum l^k/k! (1 + a + ... + a^(k-2)), k >= 2; beyond, the definition, whose terms no longer cancel.
+    log_ratio = draws.log_ratio
+    xp = array_namespace(log_ratio)
+    small = xp.abs(log_ratio) * max(1.0, abs(alpha)) < 1.0
+    near = xp.where(small, log_ratio, xp.zeros_like(log_ratio))
+    total = xp.zeros_like(near)
+    for k in range(20, 1, -1):
+        total = total * near + sum(alpha**j for j in range(k - 1)) / math.factorial(k)
+    far = xp.where(small, xp.ones_like(log_ratio), log_ratio)
+    r = xp.exp(far)  # r**alpha, not exp(alpha * far): the rounding of that product would be magnified by its size
+    return xp.where(small, total * near * near, (r**alpha - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0)))
+
+
+def _alpha(name: str, alpha: float) -> Divergence:
+    if not math.isfinite(alpha) or abs(alpha) > 20.0:
+        raise ConfigError(f"divergence {name!r}: alpha must lie within -20 and 20, got {alpha}")
+    if min(abs(alpha), abs(alpha - 1.0)) < 1e-3:
+        raise ConfigError(f"divergence {name!r}: alpha must keep 0.001 from 0 and 1, got {alpha}; those limits are kl_qp and kl_pq")
+    scale = 1.0 / (alpha * (alpha - 1.0))
+    return Divergence(
+        name,
+        f"D_{alpha:g}(p‖q)",
+        rf"f(r) = \frac{{r^\alpha - 1 - \alpha(r-1)}}{{\alpha(\alpha-1)}},\ \alpha = {alpha:g}",
+        lambda r: (r**alpha - 1.0 - alpha * (r - 1.0)) * scale,
+        lambda r: (r ** (alpha - 1.0) - 1.0) * alpha * scale,
+        lambda draws: _alpha_gap(draws, alpha),
+        curvature=1.0,
+        growth=max(1.0, alpha),
+        growth_at_zero=max(0.0, -alpha),
+        polynomial=((scale, alpha, 0), (-scale * alpha, 1.0, 0), (scale * (alpha - 1.0), 0.0, 0)),
+    )
+
+
+registry.add_family("alpha", _alpha, default=0.5)
+
+
+def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Array], *, growth: float = 1.0) -> Divergence:
+    """A divergence from a convex ``f`` of your own, with derivative ``df``, both functions of ``r``.
+
+    Its gap is computed as written, ``f(r) - f(1) - f'(1)(r - 1)``, and so is only as accurate as that subtraction: near
+    ``r = 1`` it is of size ``(log r)^2`` and carries the rounding of ``f``, some ``eps * |f(1)|``, in absolute terms.
+    ``growth`` is the power of ``r`` that ``f`` grows with.
+    """
+
+    def gap(draws: Draws) -> Array:
+        xp = array_namespace(draws.log_ratio)
+        excess = draws.derived(expm1_and_gap)[0]
+        one = xp.ones_like(draws.log_ratio)
+        return f(1.0 + excess) - f(one) - df(one) * excess
+
+    return Divergence(name, f"D_{name}", f"f = {name}", f, df, gap, curvature=math.nan, growth=growth)

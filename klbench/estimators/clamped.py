@@ -1,0 +1,71 @@
+"""Estimators with a clamp, each under a name that says so: what a trainer computes when it guards against overflow."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from klbench.estimators import register, registry
+from klbench.estimators.schulman import k1, k2, k3
+from klbench.types import Claims, ConfigError, Draws, Estimator
+
+Array = Any
+
+
+def _clip(x: Array, low: float | None, high: float | None) -> Array:
+    return array_namespace(x).clip(x, low, high)
+
+
+def k3_clamped(draws: Draws, *, limit: float) -> Array:
+    """``min(k3, limit)``."""
+    return _clip(k3(draws), None, limit)
+
+
+def k3_verl(draws: Draws) -> Array:
+    """k3 of the log-ratio clamped to +-20, the result clamped to +-10."""
+    return _clip(k3(Draws(_clip(draws.log_ratio, -20.0, 20.0))), -10.0, 10.0)
+
+
+def k1_openrlhf(draws: Draws) -> Array:
+    """k1 clamped to +-10."""
+    return _clip(k1(draws), -10.0, 10.0)
+
+
+def k2_openrlhf(draws: Draws) -> Array:
+    """k2 clamped to +-10."""
+    return _clip(k2(draws), -10.0, 10.0)
+
+
+def k3_openrlhf(draws: Draws) -> Array:
+    """k3 clamped to +-10."""
+    return _clip(k3(draws), -10.0, 10.0)
+
+
+def _make(name: str, limit: float) -> Estimator:
+    if not 0.0 < limit < float("inf"):
+        raise ConfigError(f"estimator {name!r}: the limit must be positive and finite, got {limit}")
+    return Estimator(
+        name, partial(k3_clamped, limit=limit), "kl_qp", rf"\min((r-1) - \log r,\ {limit:g})",
+        f"k3 cut off at {limit:g}: finite variance, biased low, no gradient beyond the limit",
+        Claims(unbiased=False, nonnegative=True), source="a common guard in trainers",
+    )  # fmt: skip
+
+
+registry.add_family("k3_clamped", _make, default=10.0)
+register(
+    Estimator(
+        "k3_verl", k3_verl, "kl_qp", r"\mathrm{clip}(k_3(\mathrm{clip}(\log r, \pm 20)), \pm 10)",
+        "k3 as verl clamps it: log-ratio to +-20, then value to +-10",
+        Claims(unbiased=False, nonnegative=True), source="verl, trainer/ppo/core_algos.py, kl_penalty (low_var_kl)",
+    )
+)  # fmt: skip
+for _name, _formula, _nonnegative in (("k1", k1_openrlhf, False), ("k2", k2_openrlhf, True), ("k3", k3_openrlhf, True)):
+    register(
+        Estimator(
+            f"{_name}_openrlhf", _formula, "kl_qp", rf"\mathrm{{clip}}(k_{_name[1]}, \pm 10)",
+            f"{_name} as OpenRLHF clamps it: value to +-10",
+            Claims(unbiased=False, nonnegative=_nonnegative), source="OpenRLHF, models/utils.py, compute_approx_kl",
+        )
+    )  # fmt: skip

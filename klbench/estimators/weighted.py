@@ -1,0 +1,69 @@
+"""Estimators for samples of a third distribution mu: ``x ~ mu``, ``w = q(x)/mu(x)``. (Owen 2013, ch. 9.)"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from klbench.estimators import register
+from klbench.estimators.schulman import k1, k2, k3
+from klbench.types import BatchForm, Claims, Draws, Estimator
+
+Array = Any
+SOURCE = "Owen 2013, ch. 9: importance sampling"
+
+
+def _weight(draws: Draws) -> Array:
+    return array_namespace(draws.log_weight).exp(draws.log_weight)
+
+
+def weighted(draws: Draws, *, formula: Any) -> Array:
+    """``w k(r)``: its mean over ``x ~ mu`` is that of ``k(r)`` over ``x ~ q``."""
+    return _weight(draws) * formula(draws)
+
+
+def k1_self_normalized(draws: Draws) -> Array:
+    """``n w / sum(w) * (-log r)`` over the batch (the last axis): a ratio estimator, biased by O(1/n)."""
+    xp = array_namespace(draws.log_ratio)
+    # The largest weight drops out of the ratio; taken out first, exp cannot overflow.
+    weight = xp.exp(draws.log_weight - xp.max(draws.log_weight, axis=-1, keepdims=True))
+    return weight / xp.mean(weight, axis=-1, keepdims=True) * -draws.log_ratio
+
+
+def _features(draws: Draws) -> tuple[Array, ...]:
+    weight = _weight(draws)
+    return weight * -draws.log_ratio, weight
+
+
+def _combine(sums: Array, sizes: Array) -> Array:
+    return sums[0, 0] / sums[1, 0]
+
+
+register(
+    Estimator(
+        "k1_weighted", partial(weighted, formula=k1), "kl_qp", r"-w \log r", "importance-weighted k1, for samples of a third distribution",
+        Claims(unbiased=True, nonnegative=False, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True,
+    )
+)  # fmt: skip
+register(
+    Estimator(
+        "k2_weighted", partial(weighted, formula=k2), "kl_qp", r"\tfrac{w}{2} (\log r)^2", "importance-weighted k2, as biased as k2",
+        Claims(unbiased=False, nonnegative=True), source=SOURCE, needs_weight=True,
+    )
+)  # fmt: skip
+register(
+    Estimator(
+        "k3_weighted", partial(weighted, formula=k3), "kl_qp", r"w\,((r-1) - \log r)", "importance-weighted k3, for samples of a third distribution",
+        Claims(unbiased=True, nonnegative=True, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True, growth=1.0,
+    )
+)  # fmt: skip
+register(
+    Estimator(
+        "k1_self_normalized", k1_self_normalized, "kl_qp", r"\frac{\sum w (-\log r)}{\sum w}",
+        "self-normalised k1, a ratio of two batch means: bias falls as 1/n, no overflow of weights",
+        Claims(unbiased=False, nonnegative=False), source=SOURCE, needs_weight=True,
+        batch=BatchForm(min_size=1, folds=1, features=_features, combine=_combine),
+    )
+)  # fmt: skip

@@ -1,0 +1,87 @@
+"""Names, discovery, and "did you mean"."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from klbench.types import ConfigError
+
+T = TypeVar("T")
+
+
+def unknown(kind: str, name: str, available: Iterable[str]) -> ConfigError:
+    """The error for a name that does not exist: what came, the nearest name, and what there is."""
+    names = list(available)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return ConfigError(f"unknown {kind} {name!r}{hint} Available: {', '.join(names)}" if near else f"unknown {kind} {name!r}; available: {', '.join(names)}")
+
+
+class Registry(Generic[T]):
+    """Items of one kind by name, found by importing every module of a package. A name may carry one number: ``k_lambda:0.5``."""
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self._package = package
+        self._makers: dict[str, Callable[[str, float | None], T]] = {}
+        self._aliases: dict[str, str] = {}
+        self._discovered = False
+
+    def add(self, name: str, item: T, aliases: Iterable[str] = ()) -> T:
+        """Register an item that takes no number."""
+
+        def make(asked: str, number: float | None) -> T:
+            if number is not None:
+                raise ConfigError(f"{self.kind} {asked!r}: {name} takes no number")
+            return item
+
+        self._put(name, make, aliases)
+        return item
+
+    def add_family(self, name: str, make: Callable[[str, float], T], *, default: float, aliases: Iterable[str] = ()) -> None:
+        """Register a family with one number: ``make(name_as_asked, number)``; ``name`` alone means the default."""
+        self._put(name, lambda asked, number: make(asked, default if number is None else number), aliases)
+
+    def _put(self, name: str, make: Callable[[str, float | None], T], aliases: Iterable[str]) -> None:
+        for each in (name, *aliases):
+            if each in self._makers or each in self._aliases:
+                raise ValueError(f"{self.kind} {each!r} is registered twice")
+        self._makers[name] = make
+        self._aliases.update(dict.fromkeys(aliases, name))
+
+    def _discover(self) -> None:
+        if not self._discovered:
+            self._discovered = True
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self._package}.{module.name}")
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration, aliases left out."""
+        self._discover()
+        return list(self._makers)
+
+    def get(self, name: str) -> T:
+        """The item of that name or alias.
+
+        Raises
+        ------
+        ConfigError
+            No such name (the nearest one is offered), or its number is not one.
+        """
+        self._discover()
+        base, colon, number = name.partition(":")
+        base = self._aliases.get(base, base)
+        if base not in self._makers:
+            raise unknown(self.kind, name, self._makers)
+        try:
+            return self._makers[base](base + colon + number, float(number) if colon else None)
+        except ConfigError:
+            raise
+        except ValueError:
+            raise ConfigError(f"{self.kind} {name!r}: expected a number after the colon, got {number!r}") from None

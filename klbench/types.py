@@ -1,0 +1,184 @@
+"""What the parts of klbench hand to each other. Imports nothing of klbench.
+
+Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to (the reference), ``x ~ q``,
+``log_ratio = log p(x) - log q(x)`` and ``r = exp(log_ratio)``. Logarithms are natural; values are nats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from array_api_compat import array_namespace
+from pydantic import BaseModel, ConfigDict
+
+Array = Any
+"""An array of the array-API standard: NumPy's, torch's, array-api-strict's. The standard has no common type to name."""
+
+Polynomial = tuple[tuple[float, float, int], ...]
+"""``sum of c * r^a * (log r)^b`` as ``((c, a, b), ...)``: the form whose moments follow from ``E_q[r^s]`` alone."""
+
+
+class ConfigError(ValueError):
+    """A user's mistake: one line that says which key, what came, and what is allowed. The command line exits with 2."""
+
+
+class RunError(RuntimeError):
+    """A run that was configured well and failed all the same. The command line exits with 1."""
+
+
+class Options(BaseModel):
+    """Base of every typed, range-checked node of the configuration: unknown keys and NaN are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Log-ratios of one set of samples, shared by all estimators.
+
+    Parameters
+    ----------
+    log_ratio
+        ``log p(x) - log q(x)`` in nats, shape ``(..., n)``; the last axis is the batch.
+    log_weight
+        ``log q(x) - log mu(x)``, same shape, when ``x ~ mu`` and not ``x ~ q``; None on-policy.
+
+    Raises
+    ------
+    ValueError
+        The two shapes differ.
+    """
+
+    log_ratio: Array
+    log_weight: Array | None = None
+    _derived: dict[Callable[[Array], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.log_weight is not None and self.log_weight.shape != self.log_ratio.shape:
+            raise ValueError(
+                f"log_weight must have log_ratio's shape {tuple(self.log_ratio.shape)}, got {tuple(self.log_weight.shape)}"
+            )
+
+    def derived(self, function: Callable[[Array], Any]) -> Any:
+        """``function(log_ratio)``, computed once and shared by all estimators that ask for it."""
+        if function not in self._derived:
+            self._derived[function] = function(self.log_ratio)
+        return self._derived[function]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """An exact value with what is known of its error.
+
+    ``error`` is a bound (closed form: rounding; quadrature: the rule's estimate) or, for ``monte-carlo``, a standard error.
+    """
+
+    value: float
+    error: float
+    method: Literal["closed-form", "quadrature", "enumeration", "monte-carlo"]
+
+
+@dataclass(frozen=True)
+class Skip:
+    """Why an estimator cannot be measured here: a row of the table, not a crash."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What an estimator promises. The contract tests check each promise; the report prints claimed beside measured.
+
+    Parameters
+    ----------
+    unbiased
+        The mean of its terms over ``x ~ q`` (``x ~ mu`` for weighted ones) is its target, at every batch size.
+    nonnegative
+        No term is ever below zero.
+    gradient
+        On-policy, the expected gradient of its terms used as a loss, as an expression; None where it is of no named divergence.
+    """
+
+    unbiased: bool
+    nonnegative: bool
+    gradient: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchForm:
+    """How an estimator that is no mean of independent terms follows from sums over its batch.
+
+    A batch of ``n`` is cut into ``folds`` consecutive parts; ``features`` are summed over each, and ``combine`` takes the
+    sums, shape ``(features, folds, batches)``, and the fold sizes, shape ``(folds,)``, to the estimates, shape ``(batches,)``.
+    """
+
+    min_size: int
+    folds: int
+    features: Callable[[Draws], tuple[Array, ...]]
+    combine: Callable[[Array, Array], Array]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A value estimator: a pure function of the log-ratio, written once against the array API.
+
+    Parameters
+    ----------
+    formula
+        Draws to terms, shape ``(..., n)`` to ``(..., n)``; the estimate of a batch is the mean over the last axis.
+    target
+        Key of the divergence it estimates, in :mod:`klbench.divergences`.
+    tex, summary, aliases, source
+        The formula, one line on it, its names elsewhere, where it comes from.
+    needs_weight
+        It is for samples of a third distribution and cannot be computed without ``log_weight``.
+    polynomial
+        Its terms in ``r^a (log r)^b``, where they have that form: exact moments follow.
+    growth, growth_at_zero
+        Its terms grow like ``r^growth`` as ``r -> inf`` and like ``r^-growth_at_zero`` as ``r -> 0``, up to logarithms:
+        the second moment is finite where ``E[r^(2 growth)]`` and ``E[r^(-2 growth_at_zero)]`` are.
+    batch
+        Set for estimators that are no mean of independent terms.
+    """
+
+    name: str
+    formula: Callable[[Draws], Array]
+    target: str
+    tex: str
+    summary: str
+    claims: Claims
+    aliases: tuple[str, ...] = ()
+    source: str = ""
+    needs_weight: bool = False
+    polynomial: Polynomial | None = None
+    growth: float = 0.0
+    growth_at_zero: float = 0.0
+    batch: BatchForm | None = None
+
+    def terms(self, draws: Draws | Array) -> Array:
+        """Terms whose mean over the last axis is the estimate; shape and dtype of ``log_ratio``.
+
+        16-bit input is computed in float32 and rounded once at the end. A bare array stands for ``Draws(array)``.
+
+        Raises
+        ------
+        ValueError
+            The estimator needs ``log_weight`` and the draws have none.
+        """
+        draws = draws if isinstance(draws, Draws) else Draws(draws)
+        if self.needs_weight and draws.log_weight is None:
+            raise ValueError(f"{self.name} needs samples of a third distribution: Draws(log_ratio, log_weight=log q - log mu)")
+        xp = array_namespace(draws.log_ratio)
+        dtype = draws.log_ratio.dtype
+        if not xp.isdtype(dtype, "real floating"):
+            raise TypeError(f"log_ratio must have a real floating dtype, got {dtype}")
+        if xp.finfo(dtype).bits >= 32:
+            return self.formula(draws)
+        weight = None if draws.log_weight is None else xp.astype(draws.log_weight, xp.float32)
+        return xp.astype(self.formula(Draws(xp.astype(draws.log_ratio, xp.float32), weight)), dtype)
+
+    def __call__(self, log_ratio: Draws | Array) -> Array:
+        """The same as :meth:`terms`."""
+        return self.terms(log_ratio)
