@@ -1,0 +1,185 @@
+"""What every pair promises, and what one-dimensional continuous pairs share."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from klbench import divergences
+from klbench.oracles import EPS, ExactMoments, expectation
+from klbench.types import Draws, Estimator, Options, Truth
+
+
+class Pair(Options, ABC):
+    """A policy ``q``, a reference ``p``, and optionally a third distribution ``mu`` that the samples come from instead.
+
+    Attributes
+    ----------
+    kind
+        The name in the configuration.
+    summary
+        One line for ``--help``.
+    label
+        What the tables call this pair; made from the parameters where it is not given.
+    """
+
+    kind: ClassVar[str]
+    summary: ClassVar[str]
+    label: str = ""
+
+    @property
+    @abstractmethod
+    def off_policy(self) -> bool:
+        """Whether samples come from ``mu``, so that the draws carry ``log_weight``."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """A label made from the parameters."""
+
+    @abstractmethod
+    def draw(self, stream: np.random.Generator, n: int) -> Draws:
+        """``n`` samples from ``q`` (or ``mu``) as float64 draws of shape ``(n,)``."""
+
+    @abstractmethod
+    def truth(self, target: str) -> Truth | None:
+        """The exact divergence of that key, such as ``kl_qp``; None where no exact method serves."""
+
+    @abstractmethod
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        """Whether ``E[w^weight_order r^order]`` is finite over the sampling distribution, ``w = q/mu``."""
+
+    @abstractmethod
+    def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        """Exact mean and standard deviation of each estimator's term; None where no exact method serves."""
+
+    @property
+    def title(self) -> str:
+        """The label in use."""
+        return self.label or self.describe()
+
+    def finite_second_moment(self, estimator: Estimator) -> bool:
+        """Whether the estimator's terms have a finite variance here."""
+        return self._finite(estimator, 2.0)
+
+    def finite_mean(self, estimator: Estimator) -> bool:
+        """Whether the estimator's terms have a finite mean here."""
+        return self._finite(estimator, 1.0)
+
+    def _finite(self, estimator: Estimator, power: float) -> bool:
+        weight = power if estimator.needs_weight else 0.0
+        return self.finite_moment(power * estimator.growth, weight) and self.finite_moment(-power * estimator.growth_at_zero, weight)
+
+    def tail_index(self) -> float:
+        """The Pareto k of the ratio's upper tail over the samples: 1 over the largest finite order; 0 for lighter tails."""
+        low, high = 0.0, 1e6
+        if self.finite_moment(high):
+            return 0.0
+        for _ in range(100):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.finite_moment(middle) else (low, middle)
+        return math.inf if low == 0.0 else 1.0 / low
+
+
+class Density(Options, ABC):
+    """A one-dimensional density with a fixed family: its parameters are its fields."""
+
+    lower: ClassVar[float] = -math.inf
+
+    @abstractmethod
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        """Log-density at ``x``, any shape."""
+
+    @abstractmethod
+    def sample(self, stream: np.random.Generator, n: int) -> np.ndarray:
+        """``n`` samples."""
+
+    @property
+    @abstractmethod
+    def landmarks(self) -> tuple[float, ...]:
+        """Where the mass and the kinks are: quadrature cuts there."""
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
+class ScalarPair(Pair):
+    """A pair of one-dimensional densities: truths by quadrature, unless a subclass knows a closed form."""
+
+    q: Any
+    p: Any
+    mu: Any = None
+
+    @property
+    def off_policy(self) -> bool:
+        return self.mu is not None
+
+    def describe(self) -> str:
+        return f"{self.q} ‖ {self.p}" + (f" from {self.mu}" if self.off_policy else "")
+
+    @property
+    def sampler(self) -> Density:
+        """The density the samples come from."""
+        return self.q if self.mu is None else self.mu
+
+    def draw(self, stream: np.random.Generator, n: int) -> Draws:
+        return self.draws_at(self.sampler.sample(stream, n))
+
+    def draws_at(self, x: np.ndarray) -> Draws:
+        """The draws that samples ``x`` make."""
+        log_q = self.q.log_density(x)
+        return Draws(self.p.log_density(x) - log_q, log_q - self.mu.log_density(x) if self.off_policy else None)
+
+    def closed_form(self, target: str) -> Truth | None:
+        """The divergence of that key in closed form, where the family has one."""
+        return None
+
+    def truth(self, target: str) -> Truth | None:
+        divergence = divergences.get(target)
+        if not (self._on_policy_finite(divergence.growth) and self._on_policy_finite(-divergence.growth_at_zero)):
+            return Truth(math.inf, 0.0, "closed-form")
+        known = self.closed_form(target)
+        if known is not None:
+            return known
+        value, error = self._expect(self.q, lambda x: divergence.gap(self._on_policy_draws(x))[None])
+        return Truth(float(value[0]), float(error[0]), "quadrature")
+
+    def _on_policy_draws(self, x: np.ndarray) -> Draws:
+        return Draws(self.p.log_density(x) - self.q.log_density(x))
+
+    def _on_policy_finite(self, order: float) -> bool:
+        return self.model_copy(update={"mu": None}).finite_moment(order)
+
+    def _expect(self, density: Density, function: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Expectation of ``function`` (points to ``(m, n)`` values) over the density."""
+        landmarks = sorted({x for each in (self.q, self.p, self.mu) if each is not None for x in each.landmarks})
+        own = sorted(density.landmarks)
+        return expectation(
+            density.log_density, function, density.lower, math.inf, points=landmarks,
+            center=own[len(own) // 2], scale=max(own[-1] - own[0], EPS),
+        )  # fmt: skip
+
+    def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        usable = [e for e in estimators if e.batch is None and (self.off_policy or not e.needs_weight) and self.finite_mean(e)]
+        if not usable:
+            return [None] * len(estimators)
+        density = self.sampler
+        means, mean_errors = self._expect(density, lambda x: self._terms(usable, x))
+        finite = np.array([self.finite_second_moment(e) for e in usable])
+        spread = [e for e, ok in zip(usable, finite, strict=True) if ok]
+        variances, variance_errors = self._expect(density, lambda x: (self._terms(spread, x) - means[finite, None]) ** 2) if spread else ((), ())
+        stds, std_errors = np.full(len(usable), math.inf), np.zeros(len(usable))
+        stds[finite] = np.sqrt(variances)
+        std_errors[finite] = variance_errors / np.maximum(2 * stds[finite], EPS) if spread else 0.0
+        known = {
+            e.name: ExactMoments(float(m), float(me), float(s), float(se), "quadrature")
+            for e, m, me, s, se in zip(usable, means, mean_errors, stds, std_errors, strict=True)
+        }
+        return [known.get(e.name) for e in estimators]
+
+    def _terms(self, estimators: Sequence[Estimator], x: np.ndarray) -> np.ndarray:
+        draws = self.draws_at(x)
+        return np.stack([e.formula(draws) for e in estimators])

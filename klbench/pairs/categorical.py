@@ -1,0 +1,164 @@
+"""Categorical distributions: everything by enumeration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+
+from klbench import divergences, streams
+from klbench.oracles import EPS, ExactMoments, enumerate_moments
+from klbench.pairs import register
+from klbench.pairs._base import Pair
+from klbench.types import Draws, Estimator, Options, Truth
+
+
+class Categorical(Options):
+    """A categorical distribution by ``probs`` (they sum to 1) or by ``logits``, one number a category."""
+
+    probs: tuple[float, ...] | None = None
+    logits: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Categorical:
+        if (self.probs is None) == (self.logits is None):
+            raise ValueError("give probs or logits, one of them")
+        if self.probs is not None:
+            if not self.probs or min(self.probs) < 0.0:
+                raise ValueError(f"probs must not be negative, got {min(self.probs, default=math.nan):g}")
+            total = math.fsum(self.probs)
+            if not abs(total - 1.0) <= 1e-6:
+                raise ValueError(f"probs must sum to 1, these sum to {total:g}")
+        return self
+
+    def log_probs(self) -> np.ndarray:
+        """Normalised log-probabilities, ``-inf`` where the probability is 0."""
+        if self.logits is not None:
+            logits = np.array(self.logits)
+        else:
+            with np.errstate(divide="ignore"):
+                logits = np.log(np.array(self.probs))
+        top = logits.max()
+        result: np.ndarray = logits - (top + math.log(math.fsum(np.exp(logits - top))))
+        return result
+
+
+class Random(Options):
+    """A pair drawn from a seed: normal logits for p, tilted by normal noise until ``KL(q‖p)`` is ``kl`` nats."""
+
+    size: int = Field(ge=2, le=10_000_000)
+    kl: PositiveFloat
+    seed: NonNegativeInt = 0
+
+
+def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.optimize import brentq
+
+    stream = streams.generator(random.seed, "pair", "categorical", random.size)
+    reference = stream.standard_normal(random.size)
+    tilt = stream.standard_normal(random.size)
+
+    def normalized(logits: np.ndarray) -> np.ndarray:
+        logits = logits - logits.max()
+        return np.asarray(logits - math.log(np.exp(logits).sum()))
+
+    log_p = normalized(reference)
+
+    def excess(log_strength: float) -> float:
+        log_q = normalized(log_p + math.exp(log_strength) * tilt)
+        return float(np.exp(log_q) @ (log_q - log_p)) - random.kl
+
+    low, high = -20.0, 6.0
+    if excess(high) < 0.0:
+        limit = excess(high) + random.kl
+        raise ValueError(f"random.kl={random.kl:g} is out of reach for {random.size} categories: less than {limit:.3g} is possible here")
+    return normalized(log_p + math.exp(brentq(excess, low, high, xtol=1e-14)) * tilt), log_p
+
+
+@register
+class CategoricalPair(Pair):
+    """Categorical distributions, given or drawn from a seed with a chosen size and divergence."""
+
+    kind: ClassVar[str] = "categorical"
+    summary: ClassVar[str] = "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by enumeration"
+    q: Categorical | None = None
+    p: Categorical | None = None
+    mu: Categorical | None = None
+    random: Random | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> CategoricalPair:
+        if (self.random is None) == (self.q is None and self.p is None) or (self.q is None) != (self.p is None):
+            raise ValueError("give q and p, or random (size, kl, seed), one of the two")
+        sizes = {side: len(log_probs) for side, log_probs in self._log_probs.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError("all sides must have one number of categories, got " + ", ".join(f"{k}: {v}" for k, v in sizes.items()))
+        support = {side: np.isfinite(log_probs) for side, log_probs in self._log_probs.items()}
+        for inside, outside, expression in (("q", "p", "KL(q‖p)"), ("p", "q", "KL(p‖q)"), ("q", "mu", "the weight q/mu")):
+            if outside in support and np.any(missing := support[inside] & ~support[outside]):
+                raise ValueError(f"{outside} is zero at category {int(np.argmax(missing))}, where {inside} is not: {expression} is infinite")
+        return self
+
+    @cached_property
+    def _log_probs(self) -> dict[str, np.ndarray]:
+        if self.random is not None:
+            log_q, log_p = _tilted(self.random)
+            sides = {"q": log_q, "p": log_p}
+        else:
+            assert self.q is not None and self.p is not None
+            sides = {"q": self.q.log_probs(), "p": self.p.log_probs()}
+        if self.mu is not None:
+            sides["mu"] = self.mu.log_probs()
+        return sides
+
+    @cached_property
+    def _atoms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
+        """Log-ratio, log q, log-weight and sampling probabilities, over the sampler's support inside q's."""
+        log_q, log_p = self._log_probs["q"], self._log_probs["p"]
+        log_sampler = self._log_probs.get("mu", log_q)
+        inside = np.isfinite(log_sampler)
+        with np.errstate(invalid="ignore"):
+            # Where mu samples what q never does, the weight is 0 and the ratio, 0/0, is never used: any number serves.
+            log_ratio = np.where(np.isfinite(log_q), log_p - log_q, 0.0)[inside]
+        log_weight = (log_q - log_sampler)[inside] if self.off_policy else None
+        return log_ratio, log_q[inside], log_weight, np.exp(log_sampler[inside])
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        total = np.cumsum(self._atoms[3])
+        return total[:-1] / total[-1]
+
+    @property
+    def off_policy(self) -> bool:
+        return self.mu is not None
+
+    def describe(self) -> str:
+        if self.random is not None:
+            return f"Categorical {self.random.size}, KL={self.random.kl:g}, seed {self.random.seed}"
+        return f"Categorical {len(self._log_probs['q'])}, KL={self.truth('kl_qp').value:.4g}" + (" off-policy" if self.off_policy else "")
+
+    def draw(self, stream: np.random.Generator, n: int) -> Draws:
+        index = np.searchsorted(self._cumulative, stream.random(n), side="right")
+        log_ratio, _, log_weight, _ = self._atoms
+        return Draws(log_ratio[index], None if log_weight is None else log_weight[index])
+
+    def truth(self, target: str) -> Truth:
+        log_ratio, log_q, _, _ = self._atoms
+        inside = np.isfinite(log_q)
+        terms = np.exp(log_q[inside]) * divergences.get(target).gap(Draws(log_ratio[inside]))
+        return Truth(math.fsum(terms), 16 * EPS * math.fsum(np.abs(terms)), "enumeration")
+
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        return True
+
+    def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        log_ratio, _, log_weight, probabilities = self._atoms
+        draws = Draws(log_ratio, log_weight)
+        return [
+            None if e.batch is not None or (e.needs_weight and not self.off_policy) else enumerate_moments(probabilities, e.formula(draws))
+            for e in estimators
+        ]

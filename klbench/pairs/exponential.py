@@ -1,0 +1,58 @@
+"""Exponentials: the ratio is exactly Pareto, so that every tail is known."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+from pydantic import PositiveFloat
+
+from klbench.numerics import expm1_and_gap
+from klbench.oracles import closed_form
+from klbench.pairs import register
+from klbench.pairs._base import Density, ScalarPair
+from klbench.types import Truth
+
+
+class Exponential(Density):
+    """``rate * exp(-rate x)`` on ``x > 0``."""
+
+    lower: ClassVar[float] = 0.0
+    rate: PositiveFloat
+
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        return math.log(self.rate) - self.rate * x
+
+    def sample(self, stream: np.random.Generator, n: int) -> np.ndarray:
+        return stream.standard_exponential(n) / self.rate
+
+    @property
+    def landmarks(self) -> tuple[float, ...]:
+        return (0.0, 1.0 / self.rate, 8.0 / self.rate)
+
+    def __str__(self) -> str:
+        return f"Exp({self.rate:g})"
+
+
+@register
+class ExponentialPair(ScalarPair):
+    """``q = Exp(a)``, ``p = Exp(b)``: ``KL(q‖p) = log(a/b) + b/a - 1``; for ``b < a`` the ratio is Pareto with ``k = 1 - b/a``."""
+
+    kind: ClassVar[str] = "exponential"
+    summary: ClassVar[str] = "exponentials (rate): the ratio is exactly Pareto, k = 1 - b/a"
+    q: Exponential
+    p: Exponential
+    mu: Exponential | None = None
+
+    def closed_form(self, target: str) -> Truth | None:
+        step = math.log(self.p.rate / self.q.rate)
+        if target == "kl_qp":
+            return closed_form(expm1_and_gap(np.array([step]))[1][0])
+        if target == "kl_pq":
+            return closed_form(expm1_and_gap(np.array([-step]))[1][0])
+        return None
+
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        rate = (1 - weight_order) * self.sampler.rate + (weight_order - order) * self.q.rate + order * self.p.rate
+        return rate > 0.0

@@ -1,0 +1,57 @@
+"""Student-t densities: polynomial tails, truths by quadrature."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from pydantic import PositiveFloat
+
+from klbench.pairs import register
+from klbench.pairs._base import Density, ScalarPair
+
+
+class StudentT(Density):
+    """Student's t with ``df`` degrees of freedom, shifted by ``loc`` and stretched by ``scale``."""
+
+    df: PositiveFloat
+    loc: float = 0.0
+    scale: PositiveFloat = 1.0
+
+    @cached_property
+    def _log_normalizer(self) -> float:
+        half = self.df / 2.0
+        return math.lgamma(half + 0.5) - math.lgamma(half) - 0.5 * math.log(math.pi * self.df) - math.log(self.scale)
+
+    def log_density(self, x: np.ndarray) -> np.ndarray:
+        z = (x - self.loc) / self.scale
+        return self._log_normalizer - (self.df + 1.0) / 2.0 * np.log1p(z * z / self.df)
+
+    def sample(self, stream: np.random.Generator, n: int) -> np.ndarray:
+        return self.loc + self.scale * stream.standard_t(self.df, n)
+
+    @property
+    def landmarks(self) -> tuple[float, ...]:
+        return (self.loc - 4.0 * self.scale, self.loc, self.loc + 4.0 * self.scale)
+
+    def __str__(self) -> str:
+        return f"t{self.df:g}({self.loc:g}, {self.scale:g})"
+
+
+@register
+class StudentTPair(ScalarPair):
+    """Student-t densities: the ratio's tail is Pareto with ``k = 1 - df_p/df_q`` where ``df_p < df_q``."""
+
+    kind: ClassVar[str] = "student_t"
+    summary: ClassVar[str] = "Student-t densities (df, loc, scale): polynomial tails, truth by quadrature"
+    q: StudentT
+    p: StudentT
+    mu: StudentT | None = None
+
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        decay = (
+            (1 - weight_order) * (self.sampler.df + 1) + (weight_order - order) * (self.q.df + 1) + order * (self.p.df + 1)
+        )
+        return decay > 1.0
