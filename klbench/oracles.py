@@ -104,7 +104,7 @@ def expectation(
         # In log space, since far out the density underflows long before its product with a growing term does.
         product = np.sign(values) * np.exp(log_weight + np.log(np.abs(values)))
         # Where the term itself overflows, the product is negligible if the expectation exists at all.
-        return np.where(np.isinf(values) & (log_weight < -300.0), 0.0, product)
+        return np.where(~np.isfinite(values) & (log_weight < -300.0), 0.0, product)
 
     return integrate(integrand, lower, upper, points=points, center=center, scale=scale)
 
