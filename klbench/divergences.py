@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from array_api_compat import array_namespace
-
-from klbench.numerics import expm1_and_gap
+from klbench.numerics import expm1_and_gap, namespace
 from klbench.registry import Registry
 from klbench.types import ConfigError, Draws, Polynomial
 
@@ -72,7 +70,7 @@ def names() -> list[str]:
 
 
 def _log(r: Array) -> Array:
-    return array_namespace(r).log(r)
+    return namespace(r).log(r)
 
 
 def _kl_qp_gap(draws: Draws) -> Array:
@@ -80,14 +78,14 @@ def _kl_qp_gap(draws: Draws) -> Array:
 
 
 def _kl_pq_gap(draws: Draws) -> Array:
-    # e*l - gap: both are positive near 0 and neither loses more than a factor of 2 of the other.
-    # Far out, where r*l is negligible beside l or e*l overflows, r(l - 1) + 1 does.
+    # e*l - gap, where neither loses more than a factor of 2 near 0, and a few bits out to -5.
+    # Further out, where r*l is negligible beside l or e*l overflows, r(l - 1) + 1.
     log_ratio = draws.log_ratio
-    xp = array_namespace(log_ratio)
-    far = xp.abs(log_ratio) > 2.0
-    if not xp.any(far):
+    xp = namespace(log_ratio)
+    if log_ratio.shape and not (xp.max(log_ratio) > 5.0 or xp.min(log_ratio) < -5.0):
         excess, gap = draws.derived(expm1_and_gap)
         return excess * log_ratio - gap
+    far = xp.abs(log_ratio) > 5.0
     excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
     near_value = excess * log_ratio - gap
     r = xp.exp(log_ratio)
@@ -97,8 +95,8 @@ def _kl_pq_gap(draws: Draws) -> Array:
 def _js_gap(draws: Draws) -> Array:
     # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the bracket is
     # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) far out.
-    half = array_namespace(draws.log_ratio).abs(draws.log_ratio) / 2.0
-    xp = array_namespace(half)
+    half = namespace(draws.log_ratio).abs(draws.log_ratio) / 2.0
+    xp = namespace(half)
     small = half < 0.5
     u = xp.tanh(xp.where(small, half, xp.zeros_like(half)))
     squared = u * u
@@ -163,7 +161,7 @@ registry.add(
 def _alpha_gap(draws: Draws, alpha: float) -> Array:
     # Near 0 the series sum l^k/k! (1 + a + ... + a^(k-2)), k >= 2; beyond, the definition, whose terms no longer cancel.
     log_ratio = draws.log_ratio
-    xp = array_namespace(log_ratio)
+    xp = namespace(log_ratio)
     small = xp.abs(log_ratio) * max(1.0, abs(alpha)) < 1.0
     near = xp.where(small, log_ratio, xp.zeros_like(log_ratio))
     total = xp.zeros_like(near)
@@ -206,7 +204,7 @@ def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Arra
     """
 
     def gap(draws: Draws) -> Array:
-        xp = array_namespace(draws.log_ratio)
+        xp = namespace(draws.log_ratio)
         excess = draws.derived(expm1_and_gap)[0]
         one = xp.ones_like(draws.log_ratio)
         return f(1.0 + excess) - f(one) - df(one) * excess

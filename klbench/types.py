@@ -110,14 +110,23 @@ class Claims:
 class BatchForm:
     """How an estimator that is no mean of independent terms follows from sums over its batch.
 
-    A batch of ``n`` is cut into ``folds`` consecutive parts; ``features`` are summed over each, and ``combine`` takes the
-    sums, shape ``(features, folds, batches)``, and the fold sizes, shape ``(folds,)``, to the estimates, shape ``(batches,)``.
+    A batch of ``n`` is cut into ``folds`` consecutive parts, and ``features`` of the draws are summed over each.
+
+    Parameters
+    ----------
+    estimate
+        Sums, shape ``(features, folds, batches)``, and fold sizes, shape ``(folds,)``, to the estimates, shape ``(batches,)``.
+    spread_features, variance
+        With the sums of these appended to those of ``features``, ``variance`` gives the estimate's usual squared standard
+        error, shape ``(batches,)``.
     """
 
     min_size: int
     folds: int
     features: Callable[[Draws], tuple[Array, ...]]
-    combine: Callable[[Array, Array], Array]
+    estimate: Callable[[Array, Array], Array]
+    spread_features: Callable[[Draws], tuple[Array, ...]]
+    variance: Callable[[Array, Array], Array]
 
 
 @dataclass(frozen=True)

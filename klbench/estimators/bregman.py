@@ -5,9 +5,10 @@ from __future__ import annotations
 from klbench import divergences
 from klbench.divergences import Divergence
 from klbench.estimators import register, registry
+from klbench.estimators.schulman import SOURCE as SCHULMAN
 from klbench.types import Claims, Estimator
 
-SOURCE = "Schulman 2020; Bregman 1967; f-divergences: Csiszar 1967"
+SOURCE = f"{SCHULMAN}; Bregman 1967; f-divergences: Csiszar 1967"
 
 
 def bregman(divergence: Divergence, *, name: str | None = None, summary: str | None = None) -> Estimator:

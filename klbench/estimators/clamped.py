@@ -5,17 +5,16 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from klbench.estimators import register, registry
 from klbench.estimators.schulman import k1, k2, k3
+from klbench.numerics import namespace
 from klbench.types import Claims, ConfigError, Draws, Estimator
 
 Array = Any
 
 
 def _clip(x: Array, low: float | None, high: float | None) -> Array:
-    return array_namespace(x).clip(x, low, high)
+    return namespace(x).clip(x, low, high)
 
 
 def k3_clamped(draws: Draws, *, limit: float) -> Array:

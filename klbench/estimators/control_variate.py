@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from array_api_compat import array_namespace
+import numpy as np
 
 from klbench.estimators import register, registry
-from klbench.numerics import expm1_and_gap
+from klbench.numerics import expm1_and_gap, namespace
 from klbench.types import BatchForm, Claims, ConfigError, Draws, Estimator
 
 Array = Any
@@ -37,7 +37,7 @@ def _make(name: str, weight: float) -> Estimator:
 
 def _slope(products: Array, squares: Array) -> Array:
     """``sum(log r (r-1)) / sum((r-1)^2)``, the least-squares lambda; 1, its limit, where every r is 1."""
-    xp = array_namespace(products)
+    xp = namespace(products)
     flat = squares == 0.0
     return xp.where(flat, xp.ones_like(squares), products / xp.where(flat, xp.ones_like(squares), squares))
 
@@ -54,7 +54,7 @@ def k_fitted(draws: Draws) -> Array:
         The batch holds fewer than two samples.
     """
     log_ratio = draws.log_ratio
-    xp = array_namespace(log_ratio)
+    xp = namespace(log_ratio)
     n = log_ratio.shape[-1]
     if n < 2:
         raise ValueError(f"k_fitted needs at least 2 samples on the last axis, got {n}")
@@ -76,10 +76,29 @@ def _features(draws: Draws) -> tuple[Array, ...]:
     return draws.log_ratio, excess, excess * draws.log_ratio, excess * excess
 
 
-def _combine(sums: Array, sizes: Array) -> Array:
-    log_ratio, excess, products, squares = sums
-    weight = _slope(products, squares)[::-1]  # each fold takes the other's lambda
-    return (weight * excess - log_ratio).sum(axis=0) / sizes.sum()
+def _other_lambda(sums: Array) -> Array:
+    """Each fold's lambda is fitted on the other one."""
+    weight = sums[2] / sums[3]
+    if np.isnan(np.add.reduce(weight, axis=None)):  # 0/0: some fold has only r = 1
+        weight = _slope(sums[2], sums[3])
+    return weight[::-1]
+
+
+def _estimate(sums: Array, sizes: Array) -> Array:
+    terms = _other_lambda(sums) * sums[1]
+    terms -= sums[0]
+    return (terms[0] + terms[1]) / sizes.sum()
+
+
+def _spread_features(draws: Draws) -> tuple[Array, ...]:
+    return (draws.log_ratio * draws.log_ratio,)
+
+
+def _variance(sums: Array, sizes: Array) -> Array:
+    weight, n = _other_lambda(sums), sizes.sum()
+    total = (weight * sums[1] - sums[0]).sum(axis=0)
+    squares = (sums[4] - 2.0 * weight * sums[2] + weight * weight * sums[3]).sum(axis=0)
+    return (squares - total * total / n) / (n * (n - 1))
 
 
 registry.add_family("k_lambda", _make, default=0.5, aliases=("k_lam",))
@@ -89,6 +108,6 @@ register(
         "k1 with lambda fitted on the other half of the batch: still unbiased, near the least variance",
         Claims(unbiased=True, nonnegative=False), aliases=("control_variate", "k_lambda_fitted"),
         source="control variates: Owen 2013, ch. 8.9; cross-fitting: Avramidis and Wilson 1993", growth=1.0,
-        batch=BatchForm(min_size=2, folds=2, features=_features, combine=_combine),
+        batch=BatchForm(2, 2, _features, _estimate, _spread_features, _variance),
     )
 )  # fmt: skip

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from klbench.divergences import get as divergence
 from klbench.estimators import register
-from klbench.numerics import expm1_and_gap
+from klbench.numerics import expm1_and_gap, namespace
 from klbench.types import Claims, Draws, Estimator
 
 Array = Any
@@ -32,7 +30,7 @@ def k3(draws: Draws) -> Array:
 
 def absolute(draws: Draws) -> Array:
     """``|log r|``."""
-    return array_namespace(draws.log_ratio).abs(draws.log_ratio)
+    return namespace(draws.log_ratio).abs(draws.log_ratio)
 
 
 register(

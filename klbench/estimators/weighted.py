@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from array_api_compat import array_namespace
-
 from klbench.estimators import register
 from klbench.estimators.schulman import k1, k2, k3
+from klbench.numerics import namespace
 from klbench.types import BatchForm, Claims, Draws, Estimator
 
 Array = Any
@@ -16,7 +15,7 @@ SOURCE = "Owen 2013, ch. 9: importance sampling"
 
 
 def _weight(draws: Draws) -> Array:
-    return array_namespace(draws.log_weight).exp(draws.log_weight)
+    return namespace(draws.log_weight).exp(draws.log_weight)
 
 
 def weighted(draws: Draws, *, formula: Any) -> Array:
@@ -24,12 +23,16 @@ def weighted(draws: Draws, *, formula: Any) -> Array:
     return _weight(draws) * formula(draws)
 
 
-def k1_self_normalized(draws: Draws) -> Array:
-    """``n w / sum(w) * (-log r)`` over the batch (the last axis): a ratio estimator, biased by O(1/n)."""
-    xp = array_namespace(draws.log_ratio)
+def _normalized_weight(draws: Draws) -> Array:
+    xp = namespace(draws.log_weight)
     # The largest weight drops out of the ratio; taken out first, exp cannot overflow.
     weight = xp.exp(draws.log_weight - xp.max(draws.log_weight, axis=-1, keepdims=True))
-    return weight / xp.mean(weight, axis=-1, keepdims=True) * -draws.log_ratio
+    return weight / xp.mean(weight, axis=-1, keepdims=True)
+
+
+def k1_self_normalized(draws: Draws) -> Array:
+    """``n w / sum(w) * (-log r)`` over the batch (the last axis): a ratio estimator, biased by O(1/n)."""
+    return _normalized_weight(draws) * -draws.log_ratio
 
 
 def _features(draws: Draws) -> tuple[Array, ...]:
@@ -37,8 +40,20 @@ def _features(draws: Draws) -> tuple[Array, ...]:
     return weight * -draws.log_ratio, weight
 
 
-def _combine(sums: Array, sizes: Array) -> Array:
+def _estimate(sums: Array, sizes: Array) -> Array:
     return sums[0, 0] / sums[1, 0]
+
+
+def _spread_features(draws: Draws) -> tuple[Array, ...]:
+    squared = _weight(draws) ** 2
+    product = squared * -draws.log_ratio
+    return squared, product, product * -draws.log_ratio
+
+
+def _variance(sums: Array, sizes: Array) -> Array:
+    """``sum w^2 (-log r - estimate)^2 / (sum w)^2`` (Owen 2013, eq. 9.8)."""
+    estimate = _estimate(sums, sizes)
+    return (sums[4, 0] - 2.0 * estimate * sums[3, 0] + estimate**2 * sums[2, 0]) / sums[1, 0] ** 2
 
 
 register(
@@ -64,6 +79,6 @@ register(
         "k1_self_normalized", k1_self_normalized, "kl_qp", r"\frac{\sum w (-\log r)}{\sum w}",
         "self-normalised k1, a ratio of two batch means: bias falls as 1/n, no overflow of weights",
         Claims(unbiased=False, nonnegative=False), source=SOURCE, needs_weight=True,
-        batch=BatchForm(min_size=1, folds=1, features=_features, combine=_combine),
+        batch=BatchForm(1, 1, _features, _estimate, _spread_features, _variance),
     )
 )  # fmt: skip

@@ -25,11 +25,14 @@ class Pair(Options, ABC):
         One line for ``--help``.
     label
         What the tables call this pair; made from the parameters where it is not given.
+    series
+        What it is one of, in a sweep: figures join the pairs of one series.
     """
 
     kind: ClassVar[str]
     summary: ClassVar[str]
     label: str = ""
+    series: str = ""
 
     @property
     @abstractmethod

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
 from klbench import divergences, streams
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
@@ -23,16 +23,23 @@ class Categorical(Options):
     probs: tuple[float, ...] | None = None
     logits: tuple[float, ...] | None = None
 
+    @field_validator("probs")
+    @classmethod
+    def _sum_to_one(cls, probs: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if probs is not None:
+            if min(probs, default=0.0) < 0.0:
+                raise ValueError(f"must not be negative, got {min(probs):g}")
+            total = math.fsum(probs)
+            if not abs(total - 1.0) <= 1e-6:
+                raise ValueError(f"must sum to 1, these sum to {total:g}")
+        return probs
+
     @model_validator(mode="after")
-    def _check(self) -> Categorical:
+    def _one_of_two(self) -> Categorical:
         if (self.probs is None) == (self.logits is None):
             raise ValueError("give probs or logits, one of them")
-        if self.probs is not None:
-            if not self.probs or min(self.probs) < 0.0:
-                raise ValueError(f"probs must not be negative, got {min(self.probs, default=math.nan):g}")
-            total = math.fsum(self.probs)
-            if not abs(total - 1.0) <= 1e-6:
-                raise ValueError(f"probs must sum to 1, these sum to {total:g}")
+        if self.logits is not None and not self.logits:
+            raise ValueError("logits must not be empty")
         return self
 
     def log_probs(self) -> np.ndarray:

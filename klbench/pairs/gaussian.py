@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
 from klbench import divergences
 from klbench.numerics import expm1_and_gap
@@ -19,6 +19,7 @@ from klbench.types import Draws, Estimator, Options, Truth
 
 LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 Vector = float | tuple[float, ...]
+Matrix = tuple[tuple[float, ...], ...]
 
 
 class Normal(Options):
@@ -29,33 +30,38 @@ class Normal(Options):
 
     mean: Vector = 0.0
     std: Vector | None = None
-    cov: tuple[tuple[float, ...], ...] | None = None
+    cov: Matrix | None = None
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, std: Vector | None) -> Vector | None:
+        if std is not None and not np.all(np.asarray(std) > 0):
+            raise ValueError("must be positive")
+        return std
+
+    @field_validator("cov")
+    @classmethod
+    def _positive_definite(cls, cov: Matrix | None) -> Matrix | None:
+        if cov is None:
+            return None
+        if any(len(row) != len(cov) for row in cov):
+            raise ValueError(f"must be square, its rows have lengths {', '.join(str(len(row)) for row in cov)}")
+        matrix = np.array(cov)
+        if not np.allclose(matrix, matrix.T, rtol=1e-12, atol=0.0):
+            raise ValueError("must be symmetric")
+        smallest = float(np.linalg.eigvalsh(matrix)[0]) if len(cov) else 0.0
+        if not smallest > 0.0:
+            raise ValueError(f"must be positive definite, its smallest eigenvalue is {smallest:g}")
+        return cov
 
     @model_validator(mode="after")
     def _check(self) -> Normal:
         if self.std is not None and self.cov is not None:
             raise ValueError("give std or cov, not both")
-        stds = self.std if isinstance(self.std, tuple) else (1.0 if self.std is None else self.std,)
-        if not all(s > 0 for s in stds):
-            raise ValueError(f"std must be positive, got {min(stds):g}")
-        if self.cov is not None:
-            matrix = self._matrix()
-            smallest = float(np.linalg.eigvalsh(matrix)[0])
-            if not smallest > 0.0:
-                raise ValueError(f"cov must be positive definite, its smallest eigenvalue is {smallest:g}")
         sizes = {len(v) for v in (self.mean, self.std, self.cov) if isinstance(v, tuple)}
         if len(sizes) > 1 or 0 in sizes:
             raise ValueError(f"mean and std or cov must have one dimension, got {' and '.join(map(str, sorted(sizes)))}")
         return self
-
-    def _matrix(self) -> np.ndarray:
-        rows = self.cov or ()
-        if any(len(row) != len(rows) for row in rows):
-            raise ValueError(f"cov must be square, its rows have lengths {', '.join(str(len(row)) for row in rows)}")
-        matrix = np.array(rows)
-        if not np.allclose(matrix, matrix.T, rtol=1e-12, atol=0.0):
-            raise ValueError("cov must be symmetric")
-        return matrix
 
     @property
     def dimension(self) -> int | None:
@@ -110,17 +116,21 @@ class _Quadratic:
         return len(self.curvature)
 
     def log_ratio(self, z: np.ndarray) -> np.ndarray:
-        """``(size, n)`` to ``(n,)``; ``z`` is used up."""
-        total: np.ndarray | None = None
+        """``(size, n)`` to ``(n,)``; works in ``z`` itself, which is used up."""
+        if not len(z):
+            return np.zeros(z.shape[-1])
         for row, slope, curvature in zip(z, self.slope, self.curvature, strict=True):
             if curvature:
                 part = row * (0.5 * curvature)
                 part += slope
-                part *= row
+                row *= part
             else:
-                part = row * slope
-            total = part if total is None else np.add(total, part, out=total)
-        return np.zeros(z.shape[-1]) if total is None else np.add(total, self.constant, out=total)
+                row *= slope
+        total: np.ndarray = z[0]
+        for row in z[1:]:
+            total += row
+        total += self.constant
+        return total
 
     def series(self, s: float, order: int) -> list[float] | None:
         """Taylor coefficients of ``log M`` at ``s``: ``M(s) = prod a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``, ``a = 1 + s(1/v - 1)``."""
@@ -227,7 +237,7 @@ class GaussianPair(Pair):
             return None
         if self._form.size == 0:
             return Truth(0.0, 0.0, "closed-form")
-        value, error = _standard_normal_expectation(lambda z: divergence.gap(Draws(self._form.log_ratio(z[None])))[None])
+        value, error = _standard_normal_expectation(lambda z: divergence.gap(Draws(self._form.log_ratio(z[None].copy())))[None])
         return Truth(float(value[0]), float(error[0]), "quadrature")
 
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
@@ -246,7 +256,7 @@ class GaussianPair(Pair):
         if self.off_policy and self.dimension == 1:
             draws = lambda z: self._draws_from_mu(z[None])  # noqa: E731
         elif not self.off_policy and self._form.size == 1:
-            draws = lambda z: Draws(self._form.log_ratio(z[None]))  # noqa: E731
+            draws = lambda z: Draws(self._form.log_ratio(z[None].copy()))  # noqa: E731
         else:
             return None
         (mean,), (mean_error,) = _standard_normal_expectation(lambda z: estimator.formula(draws(z))[None])

@@ -27,7 +27,7 @@ class Mixture(Density):
     def _sum_to_one(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
         total = math.fsum(weights)
         if not abs(total - 1.0) <= 1e-6:
-            raise ValueError(f"weights must sum to 1, these sum to {total:g}")
+            raise ValueError(f"must sum to 1, these sum to {total:g}")
         return tuple(w / total for w in weights)
 
     @model_validator(mode="after")

@@ -1,0 +1,26 @@
+"""Numerical benchmarks of Kullback-Leibler divergence estimators, as RLHF uses them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from klbench import divergences, estimators, pairs
+    from klbench.app import Run, run
+    from klbench.types import ConfigError, Draws, RunError
+
+__version__ = "0.1.0"
+__all__ = ["ConfigError", "Draws", "Run", "RunError", "__version__", "divergences", "estimators", "pairs", "run"]
+
+_HOME = {"Run": "app", "run": "app", "ConfigError": "types", "Draws": "types", "RunError": "types"}
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, so that `import klbench` and `--help` cost nothing.
+    import importlib
+
+    if name in _HOME:
+        return getattr(importlib.import_module(f"klbench.{_HOME[name]}"), name)
+    if name in __all__:
+        return importlib.import_module(f"klbench.{name}")
+    raise AttributeError(f"module 'klbench' has no attribute {name!r}")

@@ -1,0 +1,320 @@
+"""The command line and ``klbench.run``: the one module that knows Hydra."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shlex
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from klbench.registry import unknown
+from klbench.runs import RunFolder, now, write_text
+from klbench.types import ConfigError, RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from klbench.settings import Settings
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+RESUMABLE_KEYS = ("exp", "resume", "workers", "cluster", "address")
+
+
+def conf_folder() -> Path:
+    """Where the configuration is: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
+def experiments() -> dict[str, str]:
+    """All experiments with one line each, from the third line of their files."""
+    files = sorted((conf_folder() / "exp").glob("*.yaml"))
+    return {path.stem: path.read_text(encoding="utf-8").splitlines()[2].lstrip("# ") for path in files}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    path
+        The run folder.
+    tables
+        Its tables by name, such as ``tables["values"]``.
+    status
+        ``done`` or ``interrupted``.
+    """
+
+    path: Path
+    tables: dict[str, pd.DataFrame]
+    status: str = "done"
+
+
+def run(experiment: str, *overrides: str) -> Run:
+    """Run an experiment from Python: ``klbench.run("gaussian", "samples=1_000_000")``.
+
+    Raises
+    ------
+    ConfigError
+        What the command line would exit with 2 for.
+    RunError
+        The run failed; its folder's ``log.txt`` says where.
+    """
+    return _run([f"+exp={experiment}", *overrides])
+
+
+def _run(arguments: Sequence[str]) -> Run:
+    overrides = normalized(arguments)
+    keys = {key for key, _ in map(split, overrides)}
+    if "resume" in keys:
+        return _resume(overrides, keys, arguments)
+    settings = _settings(overrides)
+    return execute(settings, _new_folder(settings), arguments)
+
+
+def split(override: str) -> tuple[str, str]:
+    """Key, without its pluses, and value of an override."""
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"{override!r}: expected key=value, such as samples=1e6; see python -m klbench --help")
+    return key.lstrip("+"), value
+
+
+def normalized(arguments: Sequence[str]) -> list[str]:
+    """Hydra's overrides from a user's: keys need no plus, whether or not the configuration has them yet."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    result = []
+    for argument in arguments:
+        key, value = split(argument)
+        try:
+            OverridesParser.create().parse_override(argument)
+        except HydraException as error:
+            raise ConfigError(f"{argument}: cannot be read, {str(error).splitlines()[0]}") from None
+        if key.startswith(("hydra.", "hydra/", "~")):
+            result.append(argument)
+        elif key in ("exp", "pair"):
+            result.append(f"+{key}={value}")
+        else:
+            result.append(f"++{key}={value}")
+    return result
+
+
+def _experiment(overrides: Sequence[str]) -> str:
+    names = [value for key, value in map(split, overrides) if key == "exp"]
+    known = experiments()
+    if not names:
+        raise ConfigError(f"name an experiment: +exp=NAME; available: {', '.join(known)}")
+    if len(names) > 1:
+        raise ConfigError(f"exp is given {len(names)} times: {', '.join(names)}; one run is one experiment")
+    extended = any(override.startswith("hydra.searchpath=") for override in overrides)
+    if names[0] not in known and not extended:
+        raise unknown("experiment", names[0], known)
+    return names[0]
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from klbench import pairs
+
+    for key, value in map(split, overrides):
+        if key == "pair" and value not in pairs.names():
+            raise unknown("pair", value, pairs.names())
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+            config = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = " ".join(str(error).splitlines()[0].split()).replace("'++", "'").replace("'+", "'")
+        hint = "; a list is written [a,b], and a sweep needs -m" if message.startswith("Ambiguous") else ""
+        raise ConfigError(message + hint) from None
+    assert isinstance(config, dict)
+    return {str(key): value for key, value in config.items()}
+
+
+def _settings(overrides: Sequence[str]) -> Settings:
+    experiment = _experiment(overrides)
+    config = _compose(overrides)
+    from klbench.settings import settings
+
+    return settings(config, experiment, conf_folder())
+
+
+def check(overrides: Sequence[str]) -> None:
+    """Compose and check a configuration without running it.
+
+    Raises
+    ------
+    ConfigError
+        Something is wrong with it.
+    """
+    _settings(overrides)
+
+
+def default_out(name: str) -> Path:
+    """A folder under ``reports/`` that does not exist yet."""
+    stem = f"{name}-{datetime.datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    return next(path for k in range(1, 1000) if not (path := Path("reports") / (stem if k == 1 else f"{stem}-{k}")).exists())
+
+
+def _new_folder(settings: Settings) -> RunFolder:
+    path = default_out(settings.experiment) if settings.common.out is None else Path(settings.common.out)
+    RunFolder.check_new(path)
+    return RunFolder(path)
+
+
+def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) -> Run:
+    given = dict(map(split, overrides))
+    folder = RunFolder.open(Path(given["resume"]))
+    info = folder.info
+    other = sorted(keys - set(RESUMABLE_KEYS))
+    if other:
+        raise ConfigError(f"{other[0]}={given[other[0]]}: a run is continued as it was configured; with resume= only workers and cluster may change")
+    if "exp" in given and given["exp"] != info.get("experiment"):
+        raise ConfigError(f"exp={given['exp']}: {folder.path} is a run of {info.get('experiment')}")
+    if info.get("status") == "done":
+        raise ConfigError(f"resume={folder.path}: that run is done; render it again with python -m klbench.report {folder.path}")
+    folder.check_free()
+    from klbench.settings import settings
+
+    config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    config |= {key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given}
+    return execute(settings(config, str(info.get("experiment")), conf_folder()), folder, arguments)
+
+
+def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> Run:
+    """Run checked settings into a folder."""
+    from klbench import report
+    from klbench.machine import describe
+    from klbench.progress import progress_bar
+    from klbench.studies import Context
+
+    folder.create()
+    if not (folder.path / "config.yaml").exists():
+        write_text(folder.path / "config.yaml", yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True))
+    folder.update(
+        status="running", experiment=settings.experiment, study=settings.study.name,
+        command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
+        device=settings.common.device, started=now(), pid=os.getpid(), host=socket.gethostname(), **describe(),
+    )  # fmt: skip
+    folder.log(f"started: {shlex.join(arguments)}")
+    started = time.monotonic()
+    try:
+        with progress_bar() as progress:
+            context = Context(
+                settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress,
+            )  # fmt: skip
+            tables = dict(settings.study.run(settings.options, context))
+        studied = time.monotonic()
+        folder.write_tables(tables)
+        report.render(folder.path)
+    except ConfigError:
+        raise
+    except KeyboardInterrupt:
+        folder.update(status="interrupted", finished=now())
+        folder.log("interrupted before anything was finished")
+        return Run(folder.path, {}, "interrupted")
+    except Exception as error:
+        folder.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
+        folder.log(traceback.format_exc())
+        raise RunError(f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}") from error
+    status = "interrupted" if context.interrupted else "done"
+    seconds = {"study": round(studied - started, 3), "report": round(time.monotonic() - studied, 3)}
+    folder.update(status=status, finished=now(), seconds=seconds)
+    folder.log(f"{status}: {seconds}")
+    if status == "done":
+        folder.drop_parts()
+    report.render(folder.path)
+    return Run(folder.path, tables, status)
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """The command line: prints the summary and the report's path, and gives back the exit code."""
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_help())
+        return DONE
+    if "--version" in arguments:
+        from klbench import __version__
+
+        print(__version__)
+        return DONE
+    try:
+        if {"-m", "--multirun"} & set(arguments):
+            from klbench.sweep import sweep
+
+            return sweep([a for a in arguments if a not in ("-m", "--multirun")])
+        flags = [argument for argument in arguments if argument.startswith("-")]
+        if flags:
+            raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version and -m, all else is key=value")
+        result = _run(arguments)
+    except ConfigError as error:
+        print(f"klbench: {error}", file=sys.stderr)
+        return WRONG
+    except RunError as error:
+        print(f"klbench: {error}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print("klbench: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return _show(result)
+
+
+def _show(result: Run) -> int:
+    from klbench import studies
+    from klbench.progress import print_summary
+
+    study = studies.get(RunFolder(result.path).info["study"])
+    if study.summarize is not None and result.tables:
+        print_summary(study.summarize(result.tables))
+    if result.status == "interrupted":
+        print(f"klbench: interrupted; continue with: python -m klbench resume={result.path}", file=sys.stderr)
+    report = result.path / "index.html"
+    print(report if report.exists() else result.path)
+    return INTERRUPTED if result.status == "interrupted" else DONE
+
+
+def _help() -> str:
+    from klbench import estimators, pairs
+
+    def block(title: str, lines: Mapping[str, str]) -> str:
+        width = max(map(len, lines))
+        return "\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in lines.items())])
+
+    return "\n\n".join(
+        [
+            "python -m klbench +exp=NAME [key=value ...]   measure estimators of the KL divergence\n"
+            "python -m klbench -m +exp=NAME key=a,b ...     one run for each value\n"
+            "python -m klbench resume=RUN                   continue an unfinished run\n"
+            "python -m klbench.report RUN [RUN ...]         render again, or one report from several runs",
+            block(
+                "common keys",
+                {
+                    "seed": "all random numbers come from it (0)",
+                    "samples": "samples drawn from each pair",
+                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a named set: all, schulman, core, bregman, clamps, weighted",
+                    "workers": "processes (the cores of this machine)",
+                    "device": "cpu or cuda, for the studies that use torch",
+                    "out": "the run folder (reports/EXPERIMENT-TIME)",
+                },
+            ),
+            block("experiments", experiments()),
+            block("pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)", {name: pairs.get(name).summary for name in pairs.names()}),
+            block("estimators", {name: estimators.get(name).summary for name in estimators.names()}),
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Streaming moments, batch statistics, intervals and tail diagnostics."""

@@ -1,0 +1,39 @@
+"""Run folders to pages: reads tables and nothing else, and computes no statistic that a table does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["combine", "render"]
+
+
+def render(folder: Path) -> Path:
+    """Write ``figures/*.svg`` and ``index.html`` into a run folder, atomically.
+
+    Returns
+    -------
+    Path
+        Of ``index.html``.
+
+    Raises
+    ------
+    ConfigError
+        There is no such run, it has no tables, or one of them cannot be read.
+    """
+    from klbench.report import sources, writing
+
+    return writing.write_run(sources.read(Path(folder)))
+
+
+def combine(folders: Sequence[Path], out: Path) -> Path:
+    """Write one page over several runs to ``out``; rows are labelled by what differs between the runs' configurations.
+
+    Raises
+    ------
+    ConfigError
+        A run cannot be read, or ``out`` is a file that klbench did not make.
+    """
+    from klbench.report import sources, writing
+
+    return writing.write_combined(sources.combined([Path(folder) for folder in folders]), Path(out))

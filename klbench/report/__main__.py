@@ -1,0 +1,71 @@
+"""``python -m klbench.report RUN [RUN ...] [--out FILE]``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from klbench.report import combine, render
+from klbench.types import ConfigError
+
+DONE, WRONG = 0, 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m klbench.report",
+        description="Render a run again, or one page from several runs. The last line printed is the path of the page.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds run folders (a sweep)")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where the page of several runs goes (comparison.html)")
+    return parser
+
+
+def _runs_below(path: Path) -> list[Path]:
+    def key(each: Path) -> tuple[bool, int, str]:
+        return (not each.name.isdigit(), int(each.name) if each.name.isdigit() else 0, each.name)
+
+    return sorted((found.parent for found in path.glob("*/run.json")), key=key)
+
+
+def _expanded(path: Path) -> list[Path]:
+    """A run stands for itself, a folder of runs for those of them that have tables."""
+    below = [] if (path / "run.json").is_file() else _runs_below(path)
+    kept = [each for each in below if any((each / "tables").glob("*.parquet"))]
+    for each in below:
+        if each not in kept:
+            print(f"klbench.report: {each} has no tables and is left out", file=sys.stderr)
+    if below and not kept:
+        raise ConfigError(f"{path}: holds {len(below)} run folders, none of them with tables")
+    return kept or [path]
+
+
+def write(runs: Sequence[Path], out: Path | None) -> Path:
+    """The page that these arguments ask for.
+
+    Raises
+    ------
+    ConfigError
+        A run is missing or broken, or the page would replace a file that klbench did not make.
+    """
+    if len(runs) == 1 and out is None:
+        folders = _expanded(runs[0])
+        return render(runs[0]) if folders == [runs[0]] else combine(folders, runs[0] / "index.html")
+    return combine([each for run in runs for each in _expanded(run)], out or Path("comparison.html"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; gives back the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        print(write(given.runs, given.out))
+    except ConfigError as error:
+        print(f"klbench.report: {error}", file=sys.stderr)
+        return WRONG
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

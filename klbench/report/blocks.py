@@ -1,0 +1,162 @@
+"""What a page is made of. Plain strings are escaped when they are shown; only :class:`markupsafe.Markup` is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Text = str | Markup
+Tables = Mapping[str, "pd.DataFrame"]
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading that the page's contents can lead to; level 2 opens a part, level 3 a paragraph."""
+
+    text: Text
+    level: int = 3
+    anchor: str = ""
+    kind: str = field(default="heading", init=False)
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph; ``tone`` is empty, ``lead``, ``note`` or ``warning``."""
+
+    text: Text
+    tone: str = ""
+    kind: str = field(default="paragraph", init=False)
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list."""
+
+    items: Sequence[Text]
+    kind: str = field(default="bullets", init=False)
+
+
+@dataclass(frozen=True)
+class Preformatted:
+    """Text as it is."""
+
+    text: str
+    kind: str = field(default="preformatted", init=False)
+
+
+@dataclass(frozen=True)
+class Definitions:
+    """Terms and what they mean."""
+
+    items: Sequence[tuple[Text, Text]]
+    kind: str = field(default="definitions", init=False)
+
+
+@dataclass(frozen=True)
+class Details:
+    """Blocks that are folded away until they are asked for."""
+
+    summary: Text
+    blocks: Sequence[Block]
+    kind: str = field(default="details", init=False)
+
+
+@dataclass(frozen=True)
+class LegendEntry:
+    """What a colour and a marker stand for; the colour is a slot of the palette, the marker a name of matplotlib's."""
+
+    label: str
+    slot: int
+    marker: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One drawing of a figure: an ``svg`` element and the same in words."""
+
+    title: str
+    svg: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Small multiples with one legend; ``name`` is the stem of its file in ``figures/``."""
+
+    name: str
+    title: str
+    caption: Text
+    panels: Sequence[Panel]
+    legend: Sequence[LegendEntry] = ()
+    kind: str = field(default="figure", init=False)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Of a table: what is shown, and the number that sorts it (None: by its text)."""
+
+    text: Text
+    value: float | None = None
+    tone: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """Of a table: its heading and what it holds, in words."""
+
+    title: Text
+    meaning: Text
+    numeric: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that sorts by any of its columns."""
+
+    caption: Text
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    kind: str = field(default="table", init=False)
+
+
+Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | Figure | Table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page, made from one kind of table.
+
+    Parameters
+    ----------
+    title
+        Its heading.
+    table
+        The table it needs; a run without it has no such part.
+    columns
+        Of that table, what must be there; a table without them is shown as it is.
+    build
+        Tables by name to the part's blocks.
+    answer
+        Tables by name to what the part says at the top of the page.
+    covers
+        Other tables that it shows.
+    order
+        Parts with smaller numbers come first.
+    terms
+        What the glossary must explain for it.
+    """
+
+    title: str
+    table: str
+    build: Callable[[Tables], Sequence[Block]]
+    columns: frozenset[str] = frozenset()
+    answer: Callable[[Tables], Sequence[Block]] | None = None
+    covers: tuple[str, ...] = ()
+    order: int = 100
+    terms: Sequence[tuple[Text, Text]] = ()

@@ -1,0 +1,72 @@
+"""Numbers as people read them: few digits, as many as their uncertainty allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Z95 = 1.959963984540054
+MISSING = "–"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def power_of_ten(exponent: int) -> str:
+    """``10⁻³`` from -3."""
+    return f"10{str(exponent).translate(_SUPERSCRIPT)}"
+
+
+def number(x: float, digits: int = 3) -> str:
+    """``digits`` significant digits; powers of ten only where zeros would fill the page."""
+    if math.isnan(x):
+        return MISSING
+    if math.isinf(x):
+        return "∞" if x > 0 else "−∞"
+    if x == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(float(f"{x:.{digits - 1}e}"))))
+    if not -4 <= exponent < 6:
+        mantissa = f"{x / 10.0**exponent:.{digits - 1}f}"
+        return f"{mantissa}×{power_of_ten(exponent)}".replace("-", "−")
+    return f"{x:,.{max(0, digits - 1 - exponent)}f}".replace("-", "−")
+
+
+def short(x: float, digits: int = 3) -> str:
+    """Like :func:`number`, without closing zeros: 0.5 and not 0.500."""
+    text = number(x, digits)
+    return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+
+
+def with_interval(x: float, se: float) -> str:
+    """``0.0884 ± 0.0004``: the half width of the 95 % interval to one digit (two where it opens with 1 or 2), ``x`` as far."""
+    half = Z95 * se
+    if not math.isfinite(x) or not math.isfinite(half) or half <= 0:
+        return number(x)
+    place = math.floor(math.log10(half))
+    if half / 10.0**place < 2.95:
+        place -= 1
+    scale = math.floor(math.log10(max(abs(x), half)))
+    if -4 <= scale < 6:
+        places = max(0, -place)
+        rounded = [round(value, -place) for value in (x, half)]
+        return f"{rounded[0]:,.{places}f} ± {rounded[1]:,.{places}f}".replace("-", "−")
+    places = max(0, scale - place)
+    return f"({x / 10.0**scale:.{places}f} ± {half / 10.0**scale:.{places}f})×{power_of_ten(scale)}".replace("-", "−")
+
+
+def percent(x: float) -> str:
+    """A fraction in per cent, to about two digits."""
+    if math.isnan(x):
+        return MISSING
+    if x and abs(x) < 0.0001:
+        return "< 0.01 %"
+    return f"{short(100 * x, 2 if abs(x) < 0.095 else 3 if abs(x) < 0.995 else 2)} %".replace("-", "−")
+
+
+def count(n: float, one: str, many: str = "") -> str:
+    """``1 pair``, ``21 pairs``."""
+    return f"{int(n):,} {one if n == 1 else many or one + 's'}"
+
+
+def listing(items: Sequence[str], last: str = "and") -> str:
+    """``a, b and c``."""
+    return f" {last} ".join(part for part in (", ".join(items[:-1]), *items[-1:]) if part)

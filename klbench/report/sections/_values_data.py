@@ -1,0 +1,179 @@
+"""The tables of the value study, with what the parts of its section ask of them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from klbench.report.blocks import LegendEntry, Tables
+from klbench.report.figures import LIGHT, MARKERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAIN_TARGET = "KL(q‖p)"
+PLAIN = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k1_weighted", "k3_weighted", "k2_weighted", "k1_self_normalized")
+HEADLINES = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k3_verl", "bregman_kl_pq")
+OFF_POLICY_HEADLINES = ("k1", "k2", "k3", "k1_weighted", "k2_weighted", "k3_weighted", "k1_self_normalized")
+SLOTS = {
+    "k1": 0, "k2": 1, "k3": 2, "k_lambda": 3, "k_fitted": 4, "k3_verl": 5, "bregman_kl_pq": 7,
+    "k1_weighted": 6, "k2_weighted": 4, "k3_weighted": 3, "k1_self_normalized": 5,
+}  # fmt: skip
+LARGE_Z = 5.0
+"""Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
+
+COLUMNS = frozenset(
+    "pair series estimator target batch samples truth mean mean_se bias bias_se std std_se rmse rmse_se rel_bias rel_bias_se "
+    "rel_std exact_bias exact_std frac_negative coverage coverage_se khat status".split()
+)
+_EMPTY = {
+    "differences": ("pair", "target", "batch", "first", "second", "rmse_difference", "rmse_difference_se"),
+    "errors": ("pair", "estimator", "batch", "batches", "q2.5", "q25", "q50", "q75", "q97.5"),
+    "pairs": ("pair", "series", "kl_qp", "tail_index", "khat", "khat_se", "parameters"),
+    "estimators": ("estimator", "target", "tex", "summary", "unbiased_claim", "nonnegative_claim", "gradient_claim", "aliases", "source"),
+}
+
+
+def plainness(name: str) -> tuple[int, int, str]:
+    """Sorts names: the plain ones first, then the short ones."""
+    return (PLAIN.index(name) if name in PLAIN else len(PLAIN), len(name), name)
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """``values`` with the pair's exact ``kl`` in each row, and the tables beside it (empty where a run lacks one)."""
+
+    values: pd.DataFrame
+    differences: pd.DataFrame
+    errors: pd.DataFrame
+    pairs: pd.DataFrame
+    estimators: pd.DataFrame
+
+    @cached_property
+    def measured(self) -> pd.DataFrame:
+        """The rows that hold numbers."""
+        return self.values[~self.values["status"].str.startswith("skipped")]
+
+    @cached_property
+    def ok(self) -> pd.DataFrame:
+        """The rows whose numbers can be trusted."""
+        return self.measured[self.measured["status"] == "ok"]
+
+    @cached_property
+    def target(self) -> str:
+        """``KL(q‖p)``, or what most rows estimate in a run without it."""
+        targets = self.measured["target"]
+        return MAIN_TARGET if targets.empty or (targets == MAIN_TARGET).any() else str(targets.mode()[0])
+
+    @cached_property
+    def batches(self) -> list[int]:
+        """Batch sizes, rising."""
+        return sorted(int(batch) for batch in self.values["batch"].unique())
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Estimators, in the table's order."""
+        return [str(name) for name in self.values["estimator"].unique()]
+
+    @cached_property
+    def weighted(self) -> frozenset[str]:
+        """Estimators that are for samples of a third distribution."""
+        if "needs_weight" in self.estimators:
+            return frozenset(self.estimators["estimator"][self.estimators["needs_weight"].astype(bool)])
+        skipped = self.values["status"].str.contains("third distribution", regex=False)
+        by_formula = self.estimators["tex"].fillna("").str.contains(r"(?<![A-Za-z\\])w(?![A-Za-z])")
+        return frozenset(self.values["estimator"][skipped]) | frozenset(self.estimators["estimator"][by_formula])
+
+    @cached_property
+    def off_policy(self) -> frozenset[str]:
+        """Pairs whose samples come from a third distribution."""
+        if "off_policy" in self.pairs:
+            return frozenset(self.pairs["pair"][self.pairs["off_policy"].astype(bool)])
+        named = [pair for pair, text in zip(self.pairs["pair"], self.pairs["parameters"], strict=True) if _has_sampler(text)]
+        return frozenset(named) | frozenset(self.measured["pair"][self.measured["estimator"].isin(self.weighted)])
+
+    @cached_property
+    def series(self) -> dict[str, list[str]]:
+        """Pairs by series, each by rising KL."""
+        table = self.values.drop_duplicates("pair").sort_values("kl", kind="stable")
+        order = list(dict.fromkeys(self.values["series"]))
+        return {name: [str(pair) for pair in table["pair"][table["series"] == name]] for name in order}
+
+    @cached_property
+    def kl(self) -> dict[str, float]:
+        """Exact ``KL(q‖p)`` by pair; NaN where it is not known."""
+        table = self.values.drop_duplicates("pair")
+        return dict(zip(table["pair"], table["kl"], strict=True))
+
+    @cached_property
+    def _differences(self) -> dict[tuple[str, int, str, str], tuple[float, float]]:
+        columns = ("pair", "batch", "first", "second", "rmse_difference", "rmse_difference_se")
+        rows = zip(*(self.differences[column] for column in columns), strict=True)
+        return {(pair, int(batch), first, second): (float(d), float(se)) for pair, batch, first, second, d, se in rows}
+
+    def rmse_difference(self, pair: str, batch: int, first: str, second: str) -> tuple[float, float] | None:
+        """``rmse(first) - rmse(second)`` on the same samples and its paired standard error, where the table has it."""
+        if (pair, batch, first, second) in self._differences:
+            return self._differences[pair, batch, first, second]
+        found = self._differences.get((pair, batch, second, first))
+        return None if found is None else (-found[0], found[1])
+
+    def is_off_policy(self, series: str) -> bool:
+        """Whether the samples of this series come from a third distribution."""
+        return any(pair in self.off_policy for pair in self.series[series])
+
+    def headlines(self, *, off_policy: bool = False, present: Iterable[str] | None = None) -> list[str]:
+        """The few estimators that a figure shows, of those present there."""
+        kept = frozenset(self.names if present is None else present)
+        there = [name for name in self.names if name in kept]
+        known = OFF_POLICY_HEADLINES if off_policy else HEADLINES
+        chosen = [name for name in known if name in there] + [name for name in there if name.startswith("k_lambda:")]
+        chosen += [name for name in sorted(there, key=plainness) if name not in chosen and len(chosen) < 3]
+        return chosen[:8]
+
+    def legend(self, names: Iterable[str]) -> list[LegendEntry]:
+        """A colour and a marker for each: fixed for the known ones, the free ones in turn for others."""
+        names = list(names)
+        taken = {SLOTS[name] for name in names if name in SLOTS}
+        free = iter([slot for slot in range(len(LIGHT)) if slot not in taken] * 2)
+        targets = dict(zip(self.values["estimator"], self.values["target"], strict=True))
+        entries = []
+        for name in names:
+            slot = SLOTS[name] if name in SLOTS else next(free)
+            label = name if targets[name] == self.target else f"{name}, of {targets[name]}"
+            entries.append(LegendEntry(label, slot, MARKERS[slot]))
+        return entries
+
+
+def _has_sampler(parameters: Any) -> bool:
+    try:
+        return bool(json.loads(str(parameters)).get("mu"))
+    except (ValueError, AttributeError):
+        return False
+
+
+def load(tables: Tables) -> Data:
+    """The study's tables, completed."""
+    import pandas as pd
+
+    beside = {name: tables.get(name, pd.DataFrame(columns=list(columns))) for name, columns in _EMPTY.items()}
+    beside = {name: each if set(_EMPTY[name]) <= set(each) else pd.DataFrame(columns=list(_EMPTY[name])) for name, each in beside.items()}
+    values = tables["values"].copy()
+    single = values["series"].fillna("").astype(str).str.strip().eq("").all()
+    values["series"] = values["series"].fillna("").astype(str).replace("", "all pairs" if single else "other pairs")
+    exact = beside["pairs"].drop_duplicates("pair").set_index("pair")["kl_qp"]
+    own = values[values["target"] == MAIN_TARGET].drop_duplicates("pair").set_index("pair")["truth"]
+    values["kl"] = values["pair"].map(exact).astype(float).fillna(values["pair"].map(own).astype(float))
+    values["status"] = values["status"].fillna("ok").astype(str)
+    beside["pairs"] = beside["pairs"].drop_duplicates("pair")
+    beside["estimators"] = beside["estimators"].drop_duplicates("estimator")
+    return Data(values, beside["differences"], beside["errors"], beside["pairs"], beside["estimators"])
+
+
+def base_name(name: str) -> str:
+    """A name without its number: ``k_lambda`` from ``k_lambda:0.3``."""
+    return re.sub(r":.*", "", name)

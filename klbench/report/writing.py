@@ -1,0 +1,88 @@
+"""Puts the page together and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from klbench.report import provenance
+from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Section, Tables
+from klbench.report.figures import as_file
+from klbench.report.generic import generic
+from klbench.report.page import GENERATOR, Page, html
+from klbench.report.sections import discover
+from klbench.report.sources import Combined, Source
+from klbench.runs import write_text
+from klbench.types import ConfigError
+
+INTRODUCTION = (
+    "A language model that is trained against rewards is held close to a reference model, and the distance is measured by the "
+    "Kullback-Leibler divergence KL(q‖p), where q is the model in training (the policy, which samples) and p the reference. "
+    "It is not computed but estimated from samples, and there are several formulas for it. klbench measures them where the truth is known exactly."
+)
+
+
+def _sections(tables: Tables) -> list[Section]:
+    return [each for each in discover() if each.table in tables and each.columns <= set(tables[each.table].columns)]
+
+
+def _blocks(sources: Sequence[Source], tables: Tables, page: Path) -> list[Block]:
+    sections = _sections(tables)
+    blocks: list[Block] = [*provenance.status(sources), Heading("The answer in short", 2, "answer"), Paragraph(INTRODUCTION)]
+    for section in sections:
+        blocks += section.answer(tables) if section.answer else []
+    for section in sections:
+        blocks += [Heading(section.title, 2, section.table), *section.build(tables)]
+    covered = {name for section in sections for name in (section.table, *section.covers)}
+    others = [name for name in tables if name not in covered]
+    if others:
+        blocks.append(Heading("Other tables", 2, "other"))
+        blocks += [block for name in others for block in generic(name, tables[name])]
+    terms = [term for section in sections for term in section.terms]
+    if terms:
+        blocks += [Heading("Terms", 2, "terms"), Definitions(terms)]
+    return [*blocks, Heading("How it was made", 2, "made"), *provenance.made(sources, page)]
+
+
+def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
+    for block in blocks:
+        if isinstance(block, Figure):
+            yield block
+        elif isinstance(block, Details):
+            yield from _figures(block.blocks)
+
+
+def write_run(source: Source) -> Path:
+    """The figures and the page of one run, in its folder; figures of an earlier rendering that are no more are removed."""
+    out = source.path / "index.html"
+    blocks = _blocks([source], source.tables, out)
+    written = set()
+    for figure in _figures(blocks):
+        file = source.path / "figures" / f"{figure.name}.svg"
+        write_text(file, as_file(figure))
+        written.add(file)
+    for stale in set((source.path / "figures").glob("*.svg")) - written:
+        stale.unlink()
+    info = source.info
+    facts = [f"seed {info.get('seed')}", str(info.get("finished") or info.get("started") or "")]
+    write_text(out, html(Page(f"{info.get('experiment', 'run')}", ", ".join(fact for fact in facts if fact), blocks)))
+    return out
+
+
+def write_combined(combined: Combined, out: Path) -> Path:
+    """One page over several runs.
+
+    Raises
+    ------
+    ConfigError
+        ``out`` is a folder, or a file that klbench did not make.
+    """
+    if out.is_dir():
+        raise ConfigError(f"{out}: expected the path of a file to write, got a folder")
+    if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:2000]:
+        raise ConfigError(f"{out}: exists already and was not made by klbench; name another file with --out")
+    names = list(dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources))
+    title = f"{', '.join(names)}: {len(combined.sources)} runs"
+    subtitle = "; ".join(source.label for source in combined.sources if source.label)
+    write_text(out, html(Page(title, subtitle, _blocks(combined.sources, combined.tables, out))))
+    return out

@@ -1,0 +1,212 @@
+"""From a composed configuration to typed, range-checked settings, with one clear line for what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from klbench import estimators, pairs, studies
+from klbench.pairs import Pair
+from klbench.registry import unknown
+from klbench.studies import Study
+from klbench.studies._base import Cluster
+from klbench.types import ConfigError, Options
+
+
+class Common(Options):
+    """Settings that every study shares.
+
+    Parameters
+    ----------
+    seed
+        All random streams come from it.
+    workers
+        Processes to work with; the cores of this machine if not given.
+    device
+        ``cpu`` or ``cuda``, for the studies that use torch.
+    cluster, address
+        ``dask`` or ``ray``, and where its scheduler is; workers are then the cluster's.
+    out
+        The run folder; ``reports/EXPERIMENT-TIME`` if not given.
+    """
+
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    workers: int | None = Field(default=None, ge=1, le=4096)
+    device: Literal["cpu", "cuda"] = "cpu"
+    cluster: Literal["dask", "ray"] | None = None
+    address: str = ""
+    out: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A checked configuration, ready to run; ``config`` is what it was made from."""
+
+    experiment: str
+    study: Study
+    options: Options
+    common: Common
+    config: dict[str, Any]
+
+    @property
+    def workers(self) -> int:
+        """Processes to work with."""
+        return self.common.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    @property
+    def cluster(self) -> Cluster | None:
+        """The cluster to work on, if one was named."""
+        return None if self.common.cluster is None else Cluster(kind=self.common.cluster, address=self.common.address)
+
+
+def _show(value: Any) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _fields(model: type[Options], path: Iterable[str | int]) -> list[str]:
+    """The keys of the node at a path inside a model, as far as its types tell."""
+    names = list(model.model_fields)
+    for step in path:
+        nested = [
+            each
+            for each in _types_of(model.model_fields[str(step)].annotation if str(step) in model.model_fields else None)
+            if isinstance(each, type) and issubclass(each, Options)
+        ]
+        if not nested:
+            return []
+        model = nested[0]
+        names = list(model.model_fields)
+    return names
+
+
+def _types_of(annotation: Any) -> list[Any]:
+    return [annotation, *getattr(annotation, "__args__", ())]
+
+
+_EXPECTED = {
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "needs at least {min_length} of them",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number or a list of numbers",
+    "float_parsing": "must be a number or a list of numbers",
+    "finite_number": "must be finite",
+    "literal_error": "must be one of {expected}",
+}
+
+
+def _line(model: type[Options], error: ErrorDetails, prefix: str) -> str:
+    kind, context = error["type"], error.get("ctx", {})
+    # Which branch of a union was tried is pydantic's business, not the user's.
+    steps = [step for step in error["loc"] if isinstance(step, int) or (step.isidentifier() and step not in ("float", "int", "str"))]
+    key = prefix + ".".join(str(step) for step in steps)
+    if kind == "extra_forbidden":
+        allowed = _fields(model, steps[:-1])
+        near = difflib.get_close_matches(str(steps[-1]), allowed, n=1)
+        hint = f"; did you mean {prefix + '.'.join(map(str, [*steps[:-1], near[0]]))!r}?" if near else ";"
+        return f"unknown key {key!r}{hint} available here: {', '.join(allowed)}"
+    if kind == "missing":
+        return f"{key}: missing; {prefix.rstrip('.') or 'this'} needs it"
+    message = _EXPECTED[kind].format(**context) if kind in _EXPECTED else error["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and isinstance(error["input"], Mapping):  # about several fields together
+        return f"{key.rstrip('.')}: {message}"
+    return f"{key}={_show(error['input'])}: {message}"
+
+
+def build(model: type[Options], node: Mapping[str, Any], prefix: str = "") -> Any:
+    """A typed node from plain data.
+
+    Raises
+    ------
+    ConfigError
+        The first thing that is wrong: its key, its value, and what is allowed.
+    """
+    try:
+        return model.model_validate(dict(node))
+    except ValidationError as error:
+        raise ConfigError(_line(model, error.errors()[0], prefix)) from None
+
+
+def build_pair(node: Any, prefix: str) -> Pair:
+    """A pair from its node of the configuration; ``kind`` says which."""
+    if not isinstance(node, Mapping) or not isinstance(node.get("kind"), str):
+        raise ConfigError(f"{prefix}={_show(node)}: expected a pair with a kind, one of {', '.join(pairs.names())}")
+    cls = pairs.get(node["kind"])
+    pair: Pair = build(cls, {key: value for key, value in node.items() if key != "kind"}, f"{prefix}.")
+    return pair
+
+
+def expand_estimators(value: Any, sets: Mapping[str, list[str]]) -> list[str]:
+    """Estimator names from a list or the name of a set; each is looked up, so that a wrong one is refused here."""
+    if isinstance(value, str) and value not in sets:
+        known = {*sets, *estimators.names()}
+        if value.partition(":")[0] not in known:
+            raise unknown("estimator or set of estimators", value, [*sets, *estimators.names()])
+        value = [value]
+    chosen = sets[value] if isinstance(value, str) else value
+    if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
+        raise ConfigError(f"estimators={_show(value)}: expected a list of names, or one of the sets {', '.join(sets)}")
+    if not chosen:
+        raise ConfigError(f"estimators=[]: name at least one, such as k1; available: {', '.join(estimators.names())}")
+    resolved = [estimators.get(name).name for name in chosen]
+    if len(set(resolved)) < len(resolved):
+        twice = next(name for name in resolved if resolved.count(name) > 1)
+        raise ConfigError(f"estimators={_show(chosen)}: {twice} is named twice")
+    return resolved
+
+
+def read_sets(conf: Path) -> dict[str, list[str]]:
+    """The named sets of estimators; ``all`` is every registered one."""
+    sets: dict[str, list[str]] = yaml.safe_load((conf / "estimator_sets.yaml").read_text(encoding="utf-8"))
+    return {"all": estimators.names()} | sets
+
+
+def _pairs(config: dict[str, Any], experiment: str) -> list[Pair]:
+    one, many = config.pop("pair", None), config.pop("pairs", None)
+    if one is not None and many is not None:
+        raise ConfigError(f"pair={_show(one.get('kind', one))}: experiment {experiment} brings pairs of its own; measure one of yours with +exp=value")
+    if one is None and many is None:
+        raise ConfigError(f"experiment {experiment} needs pair=NAME; available: {', '.join(pairs.names())}")
+    if one is not None:
+        return [build_pair(one, "pair")]
+    assert many is not None
+    return [build_pair(node, f"pairs.{k}") for k, node in enumerate(many)]
+
+
+def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings:
+    """Check a composed configuration.
+
+    Raises
+    ------
+    ConfigError
+        An unknown key, a value out of range, an unknown pair, estimator or study.
+    """
+    left = {key: value for key, value in config.items() if key not in ("out", "resume")}
+    kept = dict(left)
+    if left.get("study") in (None, "???"):
+        raise ConfigError(f"experiment {experiment} names no study; available: {', '.join(studies.names())}")
+    study = studies.get(str(left.pop("study")))
+    fields = study.options.model_fields
+    common = build(Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")})
+    if "pairs" in fields:
+        left["pairs"] = tuple(_pairs(left, experiment))
+    if "estimators" in fields:
+        left["estimators"] = tuple(expand_estimators(left.get("estimators", "all"), read_sets(conf)))
+    for key in left:
+        if key not in fields:
+            known = [*fields, *(["pair"] if "pairs" in fields else []), *Common.model_fields, "resume"]
+            raise unknown("key", key, known)
+    return Settings(experiment, study, build(study.options, left), common, kept)

@@ -1,0 +1,106 @@
+"""What a study is given and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from klbench.types import Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from klbench.runs import RunFolder
+
+
+class Cluster(Options):
+    """Where the work goes: ``dask`` or ``ray`` and the scheduler's address (empty: one on this machine)."""
+
+    kind: str = Field(pattern="^(dask|ray)$")
+    address: str = ""
+
+
+def _no_progress(done: int, total: int, what: str) -> None:
+    pass
+
+
+@dataclass
+class Context:
+    """What a study may use of the outside: the seed, the workers, a place for intermediate results, a progress bar."""
+
+    seed: int
+    workers: int = 1
+    device: str = "cpu"
+    cluster: Cluster | None = None
+    folder: RunFolder | None = None
+    progress: Callable[[int, int, str], None] = _no_progress
+    interrupted: bool = field(default=False, init=False)
+
+    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them."""
+        if self.cluster is not None:
+            yield from self._map_cluster(function, tasks)
+        elif self.workers == 1:
+            for task in tasks:
+                yield function(*task)
+        else:
+            from joblib import Parallel, delayed
+
+            yield from Parallel(n_jobs=self.workers, return_as="generator")(delayed(function)(*task) for task in tasks)
+
+    def _map_cluster(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        from joblib import Parallel, delayed, parallel_config
+
+        assert self.cluster is not None
+        with _connect(self.cluster), parallel_config(backend=self.cluster.kind), Parallel() as parallel:
+            remaining = iter(tasks)
+            # In waves: not every backend can hand its results out one by one.
+            while wave := list(islice(remaining, 32 * self.workers)):
+                yield from parallel(delayed(function)(*task) for task in wave)
+
+
+def _connect(cluster: Cluster) -> Any:
+    if cluster.kind == "dask":
+        from dask.distributed import Client
+
+        return Client(cluster.address) if cluster.address else Client(processes=True)
+    import contextlib
+
+    import ray
+    from ray.util.joblib import register_ray
+
+    @contextlib.contextmanager
+    def session() -> Iterator[None]:
+        ray.init(address=cluster.address or None)
+        register_ray()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    return session()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A kind of experiment.
+
+    Parameters
+    ----------
+    options
+        The typed node of its own settings.
+    run
+        Settings and context to tables by name. On Ctrl-C it returns what was finished and sets ``context.interrupted``.
+    summarize
+        Tables to the compact one that the terminal shows when it is done.
+    """
+
+    name: str
+    summary: str
+    options: type[Options]
+    run: Callable[[Any, Context], Mapping[str, pd.DataFrame]]
+    summarize: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame] | None = None

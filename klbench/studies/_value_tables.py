@@ -1,0 +1,289 @@
+"""Tables of the value study, from what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from klbench import divergences
+from klbench.metrics.batches import Counts, Plan
+from klbench.metrics.moments import Moments
+from klbench.metrics.tails import HEAVY
+from klbench.oracles import ExactMoments
+from klbench.pairs import Pair
+from klbench.types import Estimator, Skip, Truth
+
+NAN = math.nan
+QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
+MIN_ERRORS = 100
+"""Fewer batches than this say nothing of their distribution."""
+
+
+@dataclass(frozen=True)
+class Exact:
+    """What is known of a pair without drawing; the lists run over its usable estimators."""
+
+    truths: dict[str, Truth | None]
+    moments: list[ExactMoments | None]
+    finite_mean: list[bool]
+    finite_variance: list[bool]
+    tail_index: float
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that was measured on one pair, and all that is exact about it."""
+
+    pair: Pair
+    exact: Exact
+    plan: Plan
+    moments: Moments
+    counts: Counts
+    khats: dict[str, tuple[float, float, int]]
+
+
+def skip_reason(estimator: Estimator, pair: Pair) -> Skip | None:
+    """Why an estimator cannot be measured on a pair, if so."""
+    if estimator.needs_weight and not pair.off_policy:
+        return Skip("needs samples of a third distribution (pair.mu)")
+    return None
+
+
+def tail_variable(estimator: Estimator) -> str:
+    """Which ratio's tail decides the estimator's: ``r = p/q``, ``w = q/mu``, or their product ``wr``."""
+    if not estimator.needs_weight:
+        return "r"
+    return "wr" if estimator.growth else "w"
+
+
+def proportion_se(hits: int, n: int) -> float:
+    """Standard error of a proportion, with two hits and two misses added so that it is not 0 at the ends. (Agresti and Coull 1998.)"""
+    p = (hits + 2) / (n + 4)
+    return math.sqrt(p * (1 - p) / (n + 4))
+
+
+@dataclass(frozen=True)
+class _Column:
+    """Where an estimator at a batch size stands in the panel vectors, and how its variance scales there."""
+
+    mean: int
+    variance: int
+    per: int
+
+
+def _locate(measured: Measured, i: int, batch: int) -> _Column | None:
+    columns = measured.plan.columns
+    batchwise = measured.plan.estimators[i].batch is not None
+    key = (i, batch if batchwise else 0)
+    if key not in columns:
+        return None
+    at = columns.index(key)
+    return _Column(at, len(columns) + at, 1 if batchwise else batch)
+
+
+def _rmse(bias: float, variance: float) -> float:
+    return math.sqrt(bias * bias + variance)
+
+
+def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float) -> np.ndarray:
+    """Of the root-mean-square error, with respect to the panel means and variances."""
+    gradient = np.zeros(size)
+    if rmse > 0.0:
+        gradient[at.mean], gradient[at.variance] = bias / rmse, 0.5 / (at.per * rmse)
+    return gradient
+
+
+def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
+    used = np.flatnonzero(gradient)  # a column that is not finite spoils only what depends on it
+    variance = float(gradient[used] @ covariance[np.ix_(used, used)] @ gradient[used])
+    return math.sqrt(variance) if variance >= 0.0 else NAN
+
+
+def _status(measured: Measured, i: int, khat: float) -> str:
+    estimator, exact = measured.plan.estimators[i], measured.exact
+    if not exact.finite_mean[i]:
+        return "infinite mean"
+    if not exact.finite_variance[i]:
+        return "infinite variance"
+    if measured.counts.nonfinite[i]:
+        return "non-finite values"
+    if khat * max(estimator.growth, float(estimator.needs_weight)) >= HEAVY:
+        return "heavy tail"
+    return "ok"
+
+
+def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray) -> dict[str, Any]:
+    estimator, counts, batch = measured.plan.estimators[i], measured.counts, measured.plan.batches[j]
+    truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
+    known = truth.value == truth.value
+    row: dict[str, Any] = {
+        "pair": measured.pair.title, "series": measured.pair.series, "estimator": estimator.name,
+        "target": divergences.get(estimator.target).symbol, "batch": batch, "samples": samples,
+        "truth": truth.value, "truth_error": truth.error, "truth_method": truth.method if known else "unknown",
+    }  # fmt: skip
+    at = _locate(measured, i, batch)
+    mean_vector = measured.moments.mean
+    if at is None or math.isnan(mean_vector[at.variance]):
+        need = estimator.batch.min_size if estimator.batch else 1
+        reason = f"needs batches of at least {need}" if batch < need else f"needs more samples: {samples} are too few for batches of {batch}"
+        return row | {"status": f"skipped: {reason}"}
+    mean, variance = float(mean_vector[at.mean]), float(mean_vector[at.variance]) / at.per
+    independent = samples if estimator.batch is None else samples // batch
+    mean_se = math.sqrt(float(mean_vector[at.variance]) / independent)
+    bias, std = mean - truth.value, math.sqrt(variance)
+    rmse = _rmse(bias, variance)
+    variance_se = math.sqrt(covariance[at.variance, at.variance]) / at.per
+    bias_se = math.hypot(mean_se, truth.error)
+    exact = measured.exact.moments[i]
+    exact_bias, exact_std = (exact.mean - truth.value, exact.std / math.sqrt(batch)) if exact else (NAN, NAN)
+    std_se = variance_se / (2 * std) if std > 0 else NAN
+    khat, khat_se, khat_samples = measured.khats.get(tail_variable(estimator), (NAN, NAN, 0))
+    batches, tested = int(counts.batches[i, j]), int(counts.tested[i, j])
+    covered, negative = int(counts.covered[i, j]), int(counts.negative[i, j])
+    return row | {
+        "mean": mean, "mean_se": mean_se, "bias": bias, "bias_se": bias_se,
+        "variance": variance, "variance_se": variance_se, "std": std, "std_se": std_se,
+        "rmse": rmse, "rmse_se": _standard_error(_gradient(len(mean_vector), at, bias, variance, rmse), covariance),
+        "rel_bias": bias / truth.value if truth.value else NAN, "rel_bias_se": bias_se / truth.value if truth.value else NAN,
+        "rel_std": std / truth.value if truth.value else NAN,
+        "exact_bias": exact_bias, "exact_std": exact_std,
+        "bias_z": _z(bias - exact_bias, bias_se), "std_z": _z(std - exact_std, std_se),
+        "batches": batches, "frac_negative": negative / batches if batches else NAN,
+        "frac_negative_se": proportion_se(negative, batches) if batches else NAN,
+        "coverage": covered / tested if tested else NAN, "coverage_se": proportion_se(covered, tested) if tested else NAN,
+        "n_nonfinite": int(counts.nonfinite[i]), "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples,
+        "status": _status(measured, i, khat),
+    }  # fmt: skip
+
+
+def _z(difference: float, standard_error: float) -> float:
+    return difference / standard_error if standard_error > 0 and math.isfinite(difference) else NAN
+
+
+def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> pd.DataFrame:
+    """One row a pair, estimator and batch size; what could not be measured is a row with the reason."""
+    rows = []
+    for measured in results:
+        covariance = measured.moments.covariance_of_mean
+        usable = {e.name: i for i, e in enumerate(measured.plan.estimators)}
+        for estimator in chosen:
+            for j, batch in enumerate(measured.plan.batches):
+                if estimator.name in usable:
+                    rows.append(_row(measured, usable[estimator.name], j, samples, covariance))
+                else:
+                    skip = skip_reason(estimator, measured.pair)
+                    truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
+                    rows.append(
+                        {
+                            "pair": measured.pair.title, "series": measured.pair.series, "estimator": estimator.name,
+                            "target": divergences.get(estimator.target).symbol, "batch": batch, "samples": samples,
+                            "truth": truth.value, "truth_error": truth.error, "truth_method": truth.method,
+                            "status": f"skipped: {skip.reason if skip else ''}",
+                        }
+                    )  # fmt: skip
+    columns = [
+        "pair", "series", "estimator", "target", "batch", "samples", "truth", "truth_error", "truth_method", "mean", "mean_se",
+        "bias", "bias_se", "variance", "variance_se", "std", "std_se", "rmse", "rmse_se", "rel_bias", "rel_bias_se", "rel_std",
+        "exact_bias", "exact_std", "bias_z", "std_z", "batches", "frac_negative", "frac_negative_se", "coverage", "coverage_se",
+        "n_nonfinite", "khat", "khat_se", "khat_samples", "status",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def differences(results: Sequence[Measured]) -> pd.DataFrame:
+    """For every two estimators of one target, on the same draws: differences of mean and rmse with paired standard errors."""
+    rows = []
+    for measured in results:
+        moments, covariance = measured.moments, measured.moments.covariance_of_mean
+        size = len(moments.mean)
+        for j, batch in enumerate(measured.plan.batches):
+            for a, first in enumerate(measured.plan.estimators):
+                for b in range(a + 1, len(measured.plan.estimators)):
+                    second = measured.plan.estimators[b]
+                    truth = measured.exact.truths[first.target]
+                    at, to = _locate(measured, a, batch), _locate(measured, b, batch)
+                    if second.target != first.target or truth is None or at is None or to is None:
+                        continue
+                    sides = [(m, float(moments.mean[m.mean]) - truth.value, float(moments.mean[m.variance]) / m.per) for m in (at, to)]
+                    rmses = [_rmse(bias, variance) for _, bias, variance in sides]
+                    gradients = [_gradient(size, *side, rmse) for side, rmse in zip(sides, rmses, strict=True)]
+                    contrast = np.zeros(size)
+                    contrast[at.mean], contrast[to.mean] = 1.0, -1.0
+                    rows.append(
+                        {
+                            "pair": measured.pair.title, "target": divergences.get(first.target).symbol, "batch": batch,
+                            "first": first.name, "second": second.name,
+                            "mean_difference": sides[0][1] - sides[1][1], "mean_difference_se": _standard_error(contrast, covariance),
+                            "rmse_difference": rmses[0] - rmses[1],
+                            "rmse_difference_se": _standard_error(gradients[0] - gradients[1], covariance),
+                        }
+                    )  # fmt: skip
+    columns = [
+        "pair", "target", "batch", "first", "second", "mean_difference", "mean_difference_se", "rmse_difference", "rmse_difference_se",
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def errors(results: Sequence[Measured]) -> pd.DataFrame:
+    """Quantiles of the batch errors (estimate minus truth), one row a pair, estimator and batch size."""
+    rows = []
+    for measured in results:
+        for i, estimator in enumerate(measured.plan.estimators):
+            for j, batch in enumerate(measured.plan.batches):
+                kept = measured.counts.errors[i][j]
+                if kept.size >= MIN_ERRORS and np.isfinite(kept).all():
+                    quantiles = np.quantile(kept, QUANTILES)
+                    named = {f"q{100 * q:g}": float(x) for q, x in zip(QUANTILES, quantiles, strict=True)}
+                    rows.append({"pair": measured.pair.title, "estimator": estimator.name, "batch": batch, "batches": kept.size} | named)
+    return pd.DataFrame(rows, columns=["pair", "estimator", "batch", "batches", *(f"q{100 * q:g}" for q in QUANTILES)])
+
+
+def pairs(results: Sequence[Measured]) -> pd.DataFrame:
+    """One row a pair: its divergences, its tail and its parameters."""
+    rows = []
+    for measured in results:
+        truths = measured.exact.truths
+        row: dict[str, Any] = {"pair": measured.pair.title, "series": measured.pair.series, "kind": measured.pair.kind}
+        row |= {key: truth.value if (truth := truths[key]) else NAN for key in ("kl_qp", "kl_pq", "chi2")}
+        khat, khat_se, khat_samples = measured.khats.get("r", (NAN, NAN, 0))
+        row |= {"tail_index": measured.exact.tail_index, "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples}
+        row["parameters"] = measured.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True)
+        rows.append(row)
+    columns = ["pair", "series", "kind", "kl_qp", "kl_pq", "chi2", "tail_index", "khat", "khat_se", "khat_samples", "parameters"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
+    """One row an estimator: formula, target, claims, names elsewhere, source."""
+    return pd.DataFrame(
+        [
+            {
+                "estimator": e.name, "target": divergences.get(e.target).symbol, "tex": e.tex, "summary": e.summary,
+                "unbiased_claim": e.claims.unbiased, "nonnegative_claim": e.claims.nonnegative, "gradient_claim": e.claims.gradient or "",
+                "aliases": ", ".join(e.aliases), "source": e.source,
+            }
+            for e in chosen
+        ]
+    )  # fmt: skip
+
+
+def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> dict[str, pd.DataFrame]:
+    """All tables of the study, by name."""
+    return {
+        "values": values(results, chosen, samples),
+        "differences": differences(results),
+        "errors": errors(results),
+        "pairs": pairs(results),
+        "estimators": described(chosen),
+    }
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The batch-1 rows of ``values``, or of the smallest batch there is."""
+    table = results["values"]
+    return table[table["batch"] == table["batch"].min()]
