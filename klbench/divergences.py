@@ -82,7 +82,7 @@ def _kl_pq_gap(draws: Draws) -> Array:
     # Further out, where r*l is negligible beside l or e*l overflows, r(l - 1) + 1.
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
-    if log_ratio.shape and not (xp.max(log_ratio) > 5.0 or xp.min(log_ratio) < -5.0):
+    if math.prod(log_ratio.shape) and xp.max(log_ratio) <= 5.0 and xp.min(log_ratio) >= -5.0:
         excess, gap = draws.derived(expm1_and_gap)
         return excess * log_ratio - gap
     far = xp.abs(log_ratio) > 5.0
@@ -168,8 +168,14 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     for k in range(20, 1, -1):
         total = total * near + sum(alpha**j for j in range(k - 1)) / math.factorial(k)
     far = xp.where(small, xp.ones_like(log_ratio), log_ratio)
-    r = xp.exp(far)  # r**alpha, not exp(alpha * far): the rounding of that product would be magnified by its size
-    return xp.where(small, total * near * near, (r**alpha - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0)))
+    r = xp.exp(far)
+    if 0.0 < alpha < 1.0:
+        power = xp.exp(alpha * far)  # never the largest term, and with a gradient where r underflows
+    else:  # a power, since the rounding of alpha * far would be magnified by its size; of 1/r, lest its gradient overflow early
+        power = r**alpha if alpha > 0.0 else xp.exp(-far) ** -alpha
+    gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
+    linear = max(1.0, alpha) * r
+    return xp.where(small, total * near * near, xp.where(xp.isinf(linear), linear, gap))  # not inf - inf
 
 
 def _alpha(name: str, alpha: float) -> Divergence:

@@ -91,7 +91,7 @@ def expm1_and_gap(x: Array) -> tuple[Array, Array]:
     # Each branch sees only arguments it is good for, or its gradient would be NaN where the other one is taken.
     near = xp.where(small, x, xp.zeros_like(x))
     far = xp.where(small, xp.ones_like(x), x)
-    gap_near = _series(near, _TERMS[64 if xp.finfo(x.dtype).bits == 64 else 32])
+    gap_near = _series(near, _TERMS[32 if xp.finfo(x.dtype).bits == 32 else 64])
     excess_far = xp.exp(far) - 1.0  # not expm1: its gradient, result + 1, loses r where r is small
     return xp.where(small, near + gap_near, excess_far), xp.where(small, gap_near, excess_far - far)
 

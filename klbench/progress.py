@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_PAIRS = 2
-
 
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
@@ -45,14 +43,15 @@ def _with_interval(value: float, standard_error: float) -> str:
 
 
 def print_summary(table: pd.DataFrame) -> None:
-    """One row an estimator, for the first pairs; rows that were skipped are left to the report."""
+    """One row an estimator, for one pair or two of all; what was skipped is named below with its reason."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(width=None if Console().is_terminal else 110)
     titles = list(dict.fromkeys(table["pair"]))
-    for title in titles[:MOST_PAIRS]:
-        rows = table[(table["pair"] == title) & ~table["status"].str.startswith("skipped")]
+    for title in dict.fromkeys([*titles[:1], *titles[len(titles) // 2 :][:1]]):
+        skipped = table["status"].str.startswith("skipped")
+        rows = table[(table["pair"] == title) & ~skipped]
         if rows.empty:
             continue
         first = rows.iloc[0]
@@ -67,6 +66,8 @@ def print_summary(table: pd.DataFrame) -> None:
                 f"{row['std']:.4g}", f"{row['rmse']:.4g}", flag,
             )  # fmt: skip
         console.print(out)
+        for reason, group in table[(table["pair"] == title) & skipped].groupby("status", sort=False):
+            console.print(f" {reason}: {', '.join(group['estimator'])}", markup=False, highlight=False)
         console.print()
-    if len(titles) > MOST_PAIRS:
-        console.print(f"{len(titles) - MOST_PAIRS} further pairs are in the report.")
+    if len(titles) > 2:
+        console.print(f"{len(titles) - 2} further pairs are in the report.")

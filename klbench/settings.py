@@ -203,7 +203,7 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
     common = build(Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")})
     if "pairs" in fields:
         left["pairs"] = tuple(_pairs(left, experiment))
-    if "estimators" in fields:
+    if "estimators" in fields and ("estimators" in left or fields["estimators"].is_required()):
         left["estimators"] = tuple(expand_estimators(left.get("estimators", "all"), read_sets(conf)))
     for key in left:
         if key not in fields:

@@ -1,0 +1,71 @@
+# `make run` and `make test` need Python 3.11 to 3.13 and make; everything else goes into .venv.
+PYTHON ?= python3
+EXP ?= gaussian
+VENV := .venv
+BIN := $(VENV)/bin
+
+# uv looks where pip is told to look, and separates the places by commas.
+comma := ,
+empty :=
+space := $(empty) $(empty)
+ifneq ($(strip $(PIP_FIND_LINKS)),)
+export UV_FIND_LINKS ?= $(subst $(space),$(comma),$(strip $(PIP_FIND_LINKS)))
+endif
+export UV_COMPILE_BYTECODE ?= 1
+
+# $(call install,WHAT): the project, editable, by uv, or by pip where uv is not to be had or fails.
+pip_install = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+define install
+@echo "installing $(1) into $(VENV)" >&2
+@{ [ -x $(BIN)/uv ] || $(pip_install) uv; } && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '$(1)' || \
+	{ echo "uv could not; now pip" >&2; $(pip_install) -e '$(1)'; }
+@touch $(VENV)/.run $@
+endef
+
+.PHONY: help run test lint format types pytest bench clean
+.DEFAULT_GOAL := help
+
+help: ## say what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## run an experiment (EXP=gaussian, ARGS="samples=1e6 ..."); the last line is the path of its report
+	@$(BIN)/python -m klbench +exp=$(EXP) $(ARGS)
+
+test: lint types pytest ## everything that must pass: lint, types, tests with coverage
+
+lint: $(VENV)/.test ## check rules and format with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test ## let ruff put rules and format right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.test ## check types with mypy
+	$(BIN)/mypy
+
+# One thread a process: OpenMP's threads spin when several processes share the cores.
+pytest bench: export OMP_NUM_THREADS ?= 1
+
+pytest: $(VENV)/.test ## run the tests, with coverage (ARGS="-k gaussian ...")
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
+
+bench: $(VENV)/.test ## run the benchmarks (ARGS="--benchmark-autosave ...")
+	$(BIN)/python -m pytest benchmarks $(ARGS)
+
+clean: ## remove the environment, caches and build outputs; run folders stay
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*
+	find klbench tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Nothing below runs again until pyproject.toml or constraints.txt change, or the interpreter does.
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+		{ echo "klbench needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.run: pyproject.toml constraints.txt $(BIN)/python
+	$(call install,.)
+
+$(VENV)/.test: pyproject.toml constraints.txt $(BIN)/python
+	$(call install,.[test])
