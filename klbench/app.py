@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import shlex
 import socket
@@ -169,7 +169,7 @@ def check(overrides: Sequence[str]) -> None:
 
 def default_out(name: str) -> Path:
     """A folder under ``reports/`` that does not exist yet."""
-    stem = f"{name}-{datetime.datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    stem = f"{name}-{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}"
     return next(path for k in range(1, 1000) if not (path := Path("reports") / (stem if k == 1 else f"{stem}-{k}")).exists())
 
 
@@ -185,11 +185,15 @@ def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) 
     info = folder.info
     other = sorted(keys - set(RESUMABLE_KEYS))
     if other:
-        raise ConfigError(f"{other[0]}={given[other[0]]}: a run is continued as it was configured; with resume= only workers and cluster may change")
+        raise ConfigError(
+            f"{other[0]}={given[other[0]]}: with resume= only workers and cluster may change, the rest stays as it was"
+        )
     if "exp" in given and given["exp"] != info.get("experiment"):
         raise ConfigError(f"exp={given['exp']}: {folder.path} is a run of {info.get('experiment')}")
     if info.get("status") == "done":
-        raise ConfigError(f"resume={folder.path}: that run is done; render it again with python -m klbench.report {folder.path}")
+        raise ConfigError(
+            f"resume={folder.path}: that run is done; render it again with python -m klbench.report {folder.path}"
+        )
     folder.check_free()
     from klbench.settings import settings
 
@@ -233,7 +237,9 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> 
     except Exception as error:
         folder.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
         folder.log(traceback.format_exc())
-        raise RunError(f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}") from error
+        raise RunError(
+            f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}"
+        ) from error
     status = "interrupted" if context.interrupted else "done"
     seconds = {"study": round(studied - started, 3), "report": round(time.monotonic() - studied, 3)}
     folder.update(status=status, finished=now(), seconds=seconds)
@@ -307,7 +313,7 @@ def _help() -> str:
                 {
                     "seed": "all random numbers come from it (0)",
                     "samples": "samples drawn from each pair",
-                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a named set: all, schulman, core, bregman, clamps, weighted",
+                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a set: all, schulman, core, bregman, clamps, weighted",
                     "workers": "processes (the cores of this machine)",
                     "device": "cpu or cuda, for the studies that use torch",
                     "out": "the run folder (reports/EXPERIMENT-TIME)",

@@ -182,7 +182,9 @@ def _alpha(name: str, alpha: float) -> Divergence:
     if not math.isfinite(alpha) or abs(alpha) > 20.0:
         raise ConfigError(f"divergence {name!r}: alpha must lie within -20 and 20, got {alpha}")
     if min(abs(alpha), abs(alpha - 1.0)) < 1e-3:
-        raise ConfigError(f"divergence {name!r}: alpha must keep 0.001 from 0 and 1, got {alpha}; those limits are kl_qp and kl_pq")
+        raise ConfigError(
+            f"divergence {name!r}: alpha must keep 0.001 from 0 and 1, got {alpha}; those limits are kl_qp and kl_pq"
+        )
     scale = 1.0 / (alpha * (alpha - 1.0))
     return Divergence(
         name,

@@ -9,7 +9,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("klbench", "numpy", "scipy", "torch", "pandas", "pyarrow", "hydra-core", "joblib", "matplotlib", "seaborn", "arviz-stats")
+PACKAGES = (
+    "klbench",
+    "numpy",
+    "scipy",
+    "torch",
+    "pandas",
+    "pyarrow",
+    "hydra-core",
+    "joblib",
+    "matplotlib",
+    "seaborn",
+    "arviz-stats",
+)
 
 
 def _cpu() -> str:
@@ -26,8 +38,12 @@ def _git() -> dict[str, Any] | None:
     if not (root / ".git").exists():
         return None
     try:
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10, check=True)
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
+        changed = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return {"revision": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import factorial
 from typing import Any
 
-import numpy as np
 import array_api_compat.numpy
+import numpy as np
 from array_api_compat import array_namespace
 
 Array = Any
@@ -94,5 +94,3 @@ def expm1_and_gap(x: Array) -> tuple[Array, Array]:
     gap_near = _series(near, _TERMS[32 if xp.finfo(x.dtype).bits == 32 else 64])
     excess_far = xp.exp(far) - 1.0  # not expm1: its gradient, result + 1, loses r where r is small
     return xp.where(small, near + gap_near, excess_far), xp.where(small, gap_near, excess_far - far)
-
-

@@ -138,7 +138,9 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
     variance = math.fsum([*second, -mean * mean])
     variance_error = 16 * EPS * (sum(map(abs, second)) + mean * mean)
     std = math.sqrt(max(variance, 0.0))
-    return ExactMoments(mean, mean_error, std, variance_error / (2 * std) if std > 0 else math.sqrt(variance_error), "closed-form")
+    return ExactMoments(
+        mean, mean_error, std, variance_error / (2 * std) if std > 0 else math.sqrt(variance_error), "closed-form"
+    )
 
 
 def enumerate_moments(probabilities: np.ndarray, terms: np.ndarray) -> ExactMoments:

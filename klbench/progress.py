@@ -21,7 +21,13 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     if not console.is_terminal:
         yield lambda done, total, what: None
         return
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting")
         yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what[:40])
@@ -55,7 +61,9 @@ def print_summary(table: pd.DataFrame) -> None:
         if rows.empty:
             continue
         first = rows.iloc[0]
-        out = Table(title=f"{title}, batches of {first['batch']}, {first['samples']:,} samples (nats)", title_justify="left", box=None)
+        out = Table(
+            title=f"{title}, batches of {first['batch']}, {first['samples']:,} samples (nats)", title_justify="left", box=None
+        )
         for name, justify in (("estimator", "left"), ("target", "left"), ("truth", "right"), ("bias, 95% interval", "right"),
                               ("std", "right"), ("rmse", "right"), ("flag", "left")):  # fmt: skip
             out.add_column(name, justify=justify)  # type: ignore[arg-type]

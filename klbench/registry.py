@@ -17,12 +17,12 @@ def unknown(kind: str, name: str, available: Iterable[str]) -> ConfigError:
     """The error for a name that does not exist: what came, the nearest name, and what there is."""
     names = list(available)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return ConfigError(f"unknown {kind} {name!r}{hint} Available: {', '.join(names)}" if near else f"unknown {kind} {name!r}; available: {', '.join(names)}")
+    hint = f"did you mean {near[0]!r}? Available" if near else "available"
+    return ConfigError(f"unknown {kind} {name!r}; {hint}: {', '.join(names)}")
 
 
 class Registry(Generic[T]):
-    """Items of one kind by name, found by importing every module of a package. A name may carry one number: ``k_lambda:0.5``."""
+    """Items of one kind by name, found by importing every module of a package; a name may carry a number, ``k_lambda:0.5``."""
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind = kind

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import os
 import shutil
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 def now() -> str:
     """The time, UTC, to the second, ISO 8601."""
-    return datetime.datetime.now(datetime.UTC).replace(microsecond=0).isoformat()
+    return dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat()
 
 
 @contextlib.contextmanager
@@ -59,7 +59,9 @@ class RunFolder:
             The folder holds something already, is no folder, or its parent cannot be written to.
         """
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ConfigError(f"out={path}: exists already; name a new folder, or continue an unfinished run with resume={path}")
+            raise ConfigError(
+                f"out={path}: exists already; name a new folder, or continue an unfinished run with resume={path}"
+            )
         parent = next(each for each in (path, *path.absolute().parents) if each.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise ConfigError(f"out={path}: {parent} cannot be written to; name a folder that can")
@@ -74,7 +76,9 @@ class RunFolder:
             There is none.
         """
         if not (path / "run.json").is_file():
-            raise ConfigError(f"{path}: expected a run folder with a run.json, found {'none there' if path.is_dir() else 'no such folder'}")
+            raise ConfigError(
+                f"{path}: expected a run folder with a run.json, found {'none there' if path.is_dir() else 'no such folder'}"
+            )
         return cls(path)
 
     def create(self) -> None:
@@ -118,7 +122,9 @@ class RunFolder:
         if info.get("status") == "running" and info.get("host") == socket.gethostname() and info.get("pid") != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(int(info["pid"]), 0)
-                raise ConfigError(f"resume={self.path}: process {info['pid']} is still writing it; wait for it or stop it first")
+                raise ConfigError(
+                    f"resume={self.path}: process {info['pid']} is still writing it; wait for it or stop it first"
+                )
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table as Parquet with a CSV beside it."""
@@ -140,7 +146,7 @@ class RunFolder:
         import numpy as np
 
         with atomic(self.path / "parts" / f"{name}.npz") as partial, partial.open("wb") as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **dict[str, Any](arrays))
 
     def load_part(self, name: str) -> dict[str, np.ndarray] | None:
         """Intermediate results of that name, if they were saved."""

@@ -111,7 +111,9 @@ _EXPECTED = {
 def _line(model: type[Options], error: ErrorDetails, prefix: str) -> str:
     kind, context = error["type"], error.get("ctx", {})
     # Which branch of a union was tried is pydantic's business, not the user's.
-    steps = [step for step in error["loc"] if isinstance(step, int) or (step.isidentifier() and step not in ("float", "int", "str"))]
+    steps = [
+        step for step in error["loc"] if isinstance(step, int) or (step.isidentifier() and step not in ("float", "int", "str"))
+    ]
     key = prefix + ".".join(str(step) for step in steps)
     if kind == "extra_forbidden":
         allowed = _fields(model, steps[:-1])
@@ -177,13 +179,25 @@ def read_sets(conf: Path) -> dict[str, list[str]]:
 def _pairs(config: dict[str, Any], experiment: str) -> list[Pair]:
     one, many = config.pop("pair", None), config.pop("pairs", None)
     if one is not None and many is not None:
-        raise ConfigError(f"pair={_show(one.get('kind', one))}: experiment {experiment} brings pairs of its own; measure one of yours with +exp=value")
+        raise ConfigError(
+            f"pair={_show(one.get('kind', one))}: experiment {experiment} brings its own pairs; measure yours with +exp=value"
+        )
     if one is None and many is None:
         raise ConfigError(f"experiment {experiment} needs pair=NAME; available: {', '.join(pairs.names())}")
     if one is not None:
         return [build_pair(one, "pair")]
     assert many is not None
     return [build_pair(node, f"pairs.{k}") for k, node in enumerate(many)]
+
+
+def _check_device(device: str, study: Study) -> None:
+    if device not in study.devices:
+        raise ConfigError(f"device={device!r}: the {study.name} study runs on {' or '.join(study.devices)}")
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("device='cuda': torch sees no GPU here; use device=cpu")
 
 
 def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings:
@@ -200,7 +214,10 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
         raise ConfigError(f"experiment {experiment} names no study; available: {', '.join(studies.names())}")
     study = studies.get(str(left.pop("study")))
     fields = study.options.model_fields
-    common = build(Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")})
+    common = build(
+        Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")}
+    )
+    _check_device(common.device, study)
     if "pairs" in fields:
         left["pairs"] = tuple(_pairs(left, experiment))
     if "estimators" in fields and ("estimators" in left or fields["estimators"].is_required()):

@@ -30,7 +30,9 @@ def _alpha(name: str, alpha: float) -> Estimator:
 
 
 register(bregman(divergences.get("kl_qp"), summary="f = -log r: the same numbers as k3, by the general construction"))
-register(bregman(divergences.get("kl_pq"), summary="f = r log r: r log r - (r-1), which estimates KL(p‖q), the other direction"))
+register(
+    bregman(divergences.get("kl_pq"), summary="f = r log r: r log r - (r-1), which estimates KL(p‖q), the other direction")
+)
 register(bregman(divergences.get("js"), summary="Jensen-Shannon divergence"))
 register(bregman(divergences.get("hellinger"), summary="squared Hellinger distance, 1 minus the Bhattacharyya coefficient"))
 register(bregman(divergences.get("chi2"), summary="Pearson's chi-squared of p from q: (r-1)^2"))

@@ -49,7 +49,8 @@ register(
 )  # fmt: skip
 register(
     Estimator(
-        "k3", k3, "kl_qp", r"(r - 1) - \log r", "k1 plus a control variate of mean zero: unbiased, never negative, heavy right tail",
+        "k3", k3, "kl_qp", r"(r - 1) - \log r",
+        "k1 and a control variate of mean zero: unbiased, never negative, heavy right tail",
         Claims(unbiased=True, nonnegative=True, gradient="grad KL(p‖q)"),
         aliases=("v3", "kl3", "low_var_kl"), source=SOURCE, polynomial=divergence("kl_qp").polynomial, growth=1.0,
     )

@@ -58,19 +58,22 @@ def _variance(sums: Array, sizes: Array) -> Array:
 
 register(
     Estimator(
-        "k1_weighted", partial(weighted, formula=k1), "kl_qp", r"-w \log r", "importance-weighted k1, for samples of a third distribution",
+        "k1_weighted", partial(weighted, formula=k1), "kl_qp", r"-w \log r",
+        "importance-weighted k1, for samples of a third distribution",
         Claims(unbiased=True, nonnegative=False, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True,
     )
 )  # fmt: skip
 register(
     Estimator(
-        "k2_weighted", partial(weighted, formula=k2), "kl_qp", r"\tfrac{w}{2} (\log r)^2", "importance-weighted k2, as biased as k2",
+        "k2_weighted", partial(weighted, formula=k2), "kl_qp", r"\tfrac{w}{2} (\log r)^2",
+        "importance-weighted k2, as biased as k2",
         Claims(unbiased=False, nonnegative=True), source=SOURCE, needs_weight=True,
     )
 )  # fmt: skip
 register(
     Estimator(
-        "k3_weighted", partial(weighted, formula=k3), "kl_qp", r"w\,((r-1) - \log r)", "importance-weighted k3, for samples of a third distribution",
+        "k3_weighted", partial(weighted, formula=k3), "kl_qp", r"w\,((r-1) - \log r)",
+        "importance-weighted k3, for samples of a third distribution",
         Claims(unbiased=True, nonnegative=True, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True, growth=1.0,
     )
 )  # fmt: skip

@@ -12,6 +12,7 @@ from klbench.types import Draws, Estimator
 
 Array = Any
 
+
 @dataclass(frozen=True)
 class Plan:
     """What to measure on every panel.
@@ -58,8 +59,9 @@ class Counts:
     def empty(cls, plan: Plan) -> Counts:
         """No batches yet."""
         shape = len(plan.estimators), len(plan.batches)
-        zeros = [np.zeros(shape, dtype=np.int64) for _ in range(4)]
-        return cls(*zeros, np.zeros(shape[0], dtype=np.int64), [[np.empty(0)] * shape[1] for _ in range(shape[0])])
+        batches, negative, covered, tested = (np.zeros(shape, dtype=np.int64) for _ in range(4))
+        errors = [[np.empty(0)] * shape[1] for _ in range(shape[0])]
+        return cls(batches, negative, covered, tested, np.zeros(shape[0], dtype=np.int64), errors)
 
     def add(self, other: Counts) -> None:
         """Count the other's batches too."""

@@ -74,7 +74,9 @@ class Pair(Options, ABC):
 
     def _finite(self, estimator: Estimator, power: float) -> bool:
         weight = power if estimator.needs_weight else 0.0
-        return self.finite_moment(power * estimator.growth, weight) and self.finite_moment(-power * estimator.growth_at_zero, weight)
+        return self.finite_moment(power * estimator.growth, weight) and self.finite_moment(
+            -power * estimator.growth_at_zero, weight
+        )
 
     def tail_index(self) -> float:
         """The Pareto k of the ratio's upper tail over the samples: 1 over the largest finite order; 0 for lighter tails."""
@@ -124,7 +126,7 @@ class ScalarPair(Pair):
         return f"{self.q} ‖ {self.p}" + (f" from {self.mu}" if self.off_policy else "")
 
     @property
-    def sampler(self) -> Density:
+    def sampler(self) -> Any:
         """The density the samples come from."""
         return self.q if self.mu is None else self.mu
 
@@ -173,7 +175,9 @@ class ScalarPair(Pair):
         means, mean_errors = self._expect(density, lambda x: self._terms(usable, x))
         finite = np.array([self.finite_second_moment(e) for e in usable])
         spread = [e for e, ok in zip(usable, finite, strict=True) if ok]
-        variances, variance_errors = self._expect(density, lambda x: (self._terms(spread, x) - means[finite, None]) ** 2) if spread else ((), ())
+        variances, variance_errors = (
+            self._expect(density, lambda x: (self._terms(spread, x) - means[finite, None]) ** 2) if spread else ((), ())
+        )
         stds, std_errors = np.full(len(usable), math.inf), np.zeros(len(usable))
         stds[finite] = np.sqrt(variances)
         std_errors[finite] = variance_errors / np.maximum(2 * stds[finite], EPS) if spread else 0.0

@@ -82,7 +82,9 @@ def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
     low, high = -20.0, 6.0
     if excess(high) < 0.0:
         limit = excess(high) + random.kl
-        raise ValueError(f"random.kl={random.kl:g} is out of reach for {random.size} categories: less than {limit:.3g} is possible here")
+        raise ValueError(
+            f"random.kl={random.kl:g} is out of reach for {random.size} categories: less than {limit:.3g} is possible here"
+        )
     return normalized(log_p + math.exp(brentq(excess, low, high, xtol=1e-14)) * tilt), log_p
 
 
@@ -103,11 +105,15 @@ class CategoricalPair(Pair):
             raise ValueError("give q and p, or random (size, kl, seed), one of the two")
         sizes = {side: len(log_probs) for side, log_probs in self._log_probs.items()}
         if len(set(sizes.values())) > 1:
-            raise ValueError("all sides must have one number of categories, got " + ", ".join(f"{k}: {v}" for k, v in sizes.items()))
+            raise ValueError(
+                "all sides must have one number of categories, got " + ", ".join(f"{k}: {v}" for k, v in sizes.items())
+            )
         support = {side: np.isfinite(log_probs) for side, log_probs in self._log_probs.items()}
         for inside, outside, expression in (("q", "p", "KL(q‖p)"), ("p", "q", "KL(p‖q)"), ("q", "mu", "the weight q/mu")):
             if outside in support and np.any(missing := support[inside] & ~support[outside]):
-                raise ValueError(f"{outside} is zero at category {int(np.argmax(missing))}, where {inside} is not: {expression} is infinite")
+                raise ValueError(
+                    f"{outside} is zero at category {int(np.argmax(missing))}, where {inside} is not: {expression} is infinite"
+                )
         return self
 
     @cached_property
@@ -116,7 +122,8 @@ class CategoricalPair(Pair):
             log_q, log_p = _tilted(self.random)
             sides = {"q": log_q, "p": log_p}
         else:
-            assert self.q is not None and self.p is not None
+            assert self.q is not None
+            assert self.p is not None
             sides = {"q": self.q.log_probs(), "p": self.p.log_probs()}
         if self.mu is not None:
             sides["mu"] = self.mu.log_probs()
@@ -146,7 +153,9 @@ class CategoricalPair(Pair):
     def describe(self) -> str:
         if self.random is not None:
             return f"Categorical {self.random.size}, KL={self.random.kl:g}, seed {self.random.seed}"
-        return f"Categorical {len(self._log_probs['q'])}, KL={self.truth('kl_qp').value:.4g}" + (" off-policy" if self.off_policy else "")
+        return f"Categorical {len(self._log_probs['q'])}, KL={self.truth('kl_qp').value:.4g}" + (
+            " off-policy" if self.off_policy else ""
+        )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         index = np.searchsorted(self._cumulative, stream.random(n), side="right")
@@ -166,6 +175,8 @@ class CategoricalPair(Pair):
         log_ratio, _, log_weight, probabilities = self._atoms
         draws = Draws(log_ratio, log_weight)
         return [
-            None if e.batch is not None or (e.needs_weight and not self.off_policy) else enumerate_moments(probabilities, e.formula(draws))
+            None
+            if e.batch is not None or (e.needs_weight and not self.off_policy)
+            else enumerate_moments(probabilities, e.formula(draws))
             for e in estimators
         ]

@@ -133,7 +133,10 @@ class _Quadratic:
         return total
 
     def series(self, s: float, order: int) -> list[float] | None:
-        """Taylor coefficients of ``log M`` at ``s``: ``M(s) = prod a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``, ``a = 1 + s(1/v - 1)``."""
+        """Taylor coefficients of ``log M`` at ``s``.
+
+        ``M(s)`` is the product over coordinates of ``a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``, ``a = 1 + s(1/v - 1)``.
+        """
         total = [0.0] * (order + 1)
         for v, m in zip(*map(np.ndarray.tolist, self.active), strict=True):
             c = 1.0 / v - 1.0
@@ -154,7 +157,10 @@ class _Quadratic:
 
 @register
 class GaussianPair(Pair):
-    """``KL(q‖p) = (tr(S_p^-1 S_q) + d' S_p^-1 d - dim + log(det S_p / det S_q)) / 2`` and, through ``M(s)``, most of the rest."""
+    """Normal distributions of one dimension.
+
+    ``KL(q‖p) = (tr(S_p^-1 S_q) + d' S_p^-1 d - dim + log(det S_p / det S_q)) / 2``; most of the rest follows from ``M(s)``.
+    """
 
     kind: ClassVar[str] = "gaussian"
     summary: ClassVar[str] = "Gaussians in any dimension (mean, std or cov): closed forms for nearly everything"
@@ -228,7 +234,10 @@ class GaussianPair(Pair):
         if divergence.polynomial is None:
             return self._quadrature_truth(divergence)
         # What is left is (M(a) - 1) times the leading coefficient: chi2, Hellinger, the alpha family.
-        power, scale = {"chi2": (2.0, 1.0), "hellinger": (0.5, -1.0)}.get(target) or (divergence.polynomial[0][1], divergence.polynomial[0][0])
+        power, scale = {"chi2": (2.0, 1.0), "hellinger": (0.5, -1.0)}.get(target) or (
+            divergence.polynomial[0][1],
+            divergence.polynomial[0][0],
+        )
         series = self._form.series(power, 0)
         return Truth(math.inf, 0.0, "closed-form") if series is None else closed_form(scale * math.expm1(series[0]))
 

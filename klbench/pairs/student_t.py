@@ -51,7 +51,5 @@ class StudentTPair(ScalarPair):
     mu: StudentT | None = None
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        decay = (
-            (1 - weight_order) * (self.sampler.df + 1) + (weight_order - order) * (self.q.df + 1) + order * (self.p.df + 1)
-        )
+        decay = (1 - weight_order) * (self.sampler.df + 1) + (weight_order - order) * (self.q.df + 1) + order * (self.p.df + 1)
         return decay > 1.0

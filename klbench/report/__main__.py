@@ -18,7 +18,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m klbench.report",
         description="Render a run again, or one page from several runs. The last line printed is the path of the page.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds run folders (a sweep)")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds run folders (a sweep)"
+    )
     parser.add_argument("--out", type=Path, metavar="FILE", help="where the page of several runs goes (comparison.html)")
     return parser
 

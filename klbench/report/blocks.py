@@ -36,9 +36,10 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Bullets:
-    """A list."""
+    """A list; ``cards``: side by side where there is room."""
 
     items: Sequence[Text]
+    cards: bool = False
     kind: str = field(default="bullets", init=False)
 
 
@@ -74,15 +75,17 @@ class LegendEntry:
     label: str
     slot: int
     marker: str
+    dashed: bool = False
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing of a figure: an ``svg`` element and the same in words."""
+    """One drawing of a figure: an ``svg`` element, the same in words, and a second line for its title."""
 
     title: str
     svg: str
     alt: str
+    detail: str = ""
 
 
 @dataclass(frozen=True)

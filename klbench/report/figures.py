@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klbench.report.blocks import Figure, LegendEntry
 
@@ -54,13 +54,32 @@ def _style() -> Iterator[None]:
     import matplotlib as mpl
     import seaborn as sns
 
-    own = {
-        "svg.fonttype": "none", "svg.hashsalt": "klbench", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 10.5,
-        "axes.labelsize": 10.5, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5, "axes.unicode_minus": True, "text.parse_math": False,
-        "text.color": TEXT, "axes.labelcolor": TEXT, "axes.edgecolor": TEXT, "xtick.color": TEXT, "ytick.color": TEXT,
-        "axes.linewidth": 0.8, "grid.color": FAINT, "grid.linewidth": 0.6, "axes.grid": True, "lines.linewidth": 1.4,
-        "lines.markersize": 5.5, "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none",
-    }  # fmt: skip
+    own: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "klbench",
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "font.size": 10.5,
+        "axes.labelsize": 10.5,
+        "xtick.labelsize": 9.5,
+        "ytick.labelsize": 9.5,
+        "axes.unicode_minus": True,
+        "text.parse_math": False,
+        "text.color": TEXT,
+        "axes.labelcolor": TEXT,
+        "axes.edgecolor": TEXT,
+        "xtick.color": TEXT,
+        "ytick.color": TEXT,
+        "axes.linewidth": 0.8,
+        "grid.color": FAINT,
+        "grid.linewidth": 0.6,
+        "axes.grid": True,
+        "lines.linewidth": 1.4,
+        "lines.markersize": 5.5,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+    }
     # A user's label may hold characters that the measuring font lacks; the reader's own fonts show them.
     with mpl.rc_context(), sns.axes_style("ticks", rc=own), warnings.catch_warnings():
         mpl.rcParams.update(own)
@@ -96,7 +115,7 @@ def _cleaned(svg: str, height: int) -> str:
     for slot, placeholder in enumerate(_PLACEHOLDERS):
         body = body.replace(placeholder, f"var(--slot-{slot})")
     body = body.replace(TEXT, "var(--ink)").replace(FAINT, "var(--faint)")
-    body = re.sub(r"(\d+\.\d\d)\d+", r"\1", body)
+    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0]), body)  # positions, not what is written
     body = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     return f'<svg viewBox="0 0 {WIDTH} {height}" stroke-linejoin="round">{body}</svg>'
@@ -140,8 +159,10 @@ def _marker_path(marker: str) -> str:
 def marker_svg(entry: LegendEntry) -> str:
     """The marker of a legend entry, on a piece of its line."""
     fill = f"var(--slot-{entry.slot % len(LIGHT)})"
+    dash = ' stroke-dasharray="5 3"' if entry.dashed else ""
     return (
-        f'<svg viewBox="-16 -8 32 16" width="32" height="16" aria-hidden="true"><path d="M-15 0H15" stroke="{fill}" stroke-width="1.6"/>'
+        f'<svg viewBox="-16 -8 32 16" width="32" height="16" aria-hidden="true"><path d="M-15 0H15" stroke="{fill}" '
+        f'stroke-width="1.6"{dash}/>'
         f'<path d="{_marker_path(entry.marker)}" fill="{fill}"/></svg>'
     )
 
@@ -164,10 +185,11 @@ def as_file(figure: Figure) -> str:
         for i, panel in enumerate(panels):
             left = 8 + i * (WIDTH + 16)
             out.append(f'<text x="{left + 8}" y="{y + 14}" style="font: bold 12px {FONTS}">{escape(panel.title)}</text>')
+            out.append(f'<text x="{left + 8}" y="{y + 29}" style="font: 11px {FONTS}">{escape(panel.detail)}</text>')
             height = _height(panel.svg)
             placed = unique_ids(panel.svg, f"{figure.name}-{row + i}")
-            out.append(placed.replace("<svg ", f'<svg x="{left}" y="{y + 20}" width="{WIDTH}" height="{height}" ', 1))
-        y += 30 + max(_height(panel.svg) for panel in panels)
+            out.append(placed.replace("<svg ", f'<svg x="{left}" y="{y + 34}" width="{WIDTH}" height="{height}" ', 1))
+        y += 44 + max(_height(panel.svg) for panel in panels)
     alt = f"{figure.title}. " + " ".join(panel.alt for panel in figure.panels)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{y}" '

@@ -16,6 +16,7 @@ SIZE = 15.0
 def _mathtext(tex: str) -> str:
     """TeX in the dialect that mathtext reads."""
     tex = re.sub(r"\\[td]?frac(\w)(\w)", r"\\frac{\1}{\2}", tex)
+    tex = re.sub(r"\\sqrt (\w)", r"\\sqrt{\1}", tex)
     return re.sub(r"\\[td]frac", r"\\frac", tex).replace(r"\left(", "(").replace(r"\right)", ")")
 
 
@@ -26,18 +27,18 @@ def formula(tex: str) -> Markup:
         return Markup("")
     import matplotlib as mpl
     from matplotlib.font_manager import FontProperties
-    from matplotlib.path import Path
-    from matplotlib.textpath import TextToPath
+    from matplotlib.textpath import TextPath
 
     try:
-        with mpl.rc_context({"mathtext.fontset": "stix"}):
-            size = FontProperties(size=SIZE)
-            width, height, depth = TextToPath().get_text_width_height_descent(f"${_mathtext(tex)}$", size, ismath=True)
-            vertices, codes = TextToPath().get_text_path(size, f"${_mathtext(tex)}$", ismath=True)
+        with mpl.rc_context({"mathtext.fontset": "stix", "text.parse_math": True}):
+            path = TextPath((0, 0), f"${_mathtext(tex)}$", size=SIZE, prop=FontProperties(size=SIZE))
     except ValueError:
         return Markup("<code>{}</code>").format(tex)
+    box = path.get_extents()
+    width, height = box.width + 2, box.height + 2
     return Markup(
-        f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="-1 {-height + depth - 1:.1f} {width + 2:.1f} {height + 2:.1f}" '
-        f'style="width:{(width + 2) / SIZE:.2f}em;height:{(height + 2) / SIZE:.2f}em;vertical-align:{-(depth + 1) / SIZE:.2f}em">'
-        f'<path d="{path_data(Path(vertices, codes))}" fill="currentColor"/></svg>'
+        f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="{box.x0 - 1:.1f} {-box.y1 - 1:.1f} '
+        f'{width:.1f} {height:.1f}" '
+        f'style="width:{width / SIZE:.2f}em;height:{height / SIZE:.2f}em;vertical-align:{(box.y0 - 1) / SIZE:.2f}em">'
+        f'<path d="{path_data(path)}" fill="currentColor"/></svg>'
     )

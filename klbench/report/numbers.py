@@ -47,10 +47,15 @@ def with_interval(x: float, se: float) -> str:
     scale = math.floor(math.log10(max(abs(x), half)))
     if -4 <= scale < 6:
         places = max(0, -place)
-        rounded = [round(value, -place) for value in (x, half)]
-        return f"{rounded[0]:,.{places}f} ± {rounded[1]:,.{places}f}".replace("-", "−")
-    places = max(0, scale - place)
-    return f"({x / 10.0**scale:.{places}f} ± {half / 10.0**scale:.{places}f})×{power_of_ten(scale)}".replace("-", "−")
+        return f"{_rounded(x, -place):,.{places}f} ± {_rounded(half, -place):,.{places}f}".replace("-", "−")
+    places = scale - place
+    return f"({_rounded(x / 10.0**scale, places):.{places}f} ± {half / 10.0**scale:.{places}f})×{power_of_ten(scale)}".replace(
+        "-", "−"
+    )
+
+
+def _rounded(x: float, places: int) -> float:
+    return round(x, places) + 0.0  # adding it makes -0.0 a plain 0
 
 
 def percent(x: float) -> str:

@@ -35,7 +35,12 @@ def _template() -> Template:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     return environment.get_template("page.html.j2")
 
@@ -57,10 +62,16 @@ def html(page: Page) -> str:
     script = (ASSETS / "sort.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _template().render(
-        page=page, generator=Markup(GENERATOR), style=Markup(palette_css() + (ASSETS / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script), digest=digest, panel_svg=panel_svg, legend_svg=legend_svg, sort_value=_sort_value,
+        page=page,
+        generator=Markup(GENERATOR),
+        style=Markup(palette_css() + (ASSETS / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        digest=digest,
+        panel_svg=panel_svg,
+        legend_svg=legend_svg,
+        sort_value=_sort_value,
         contents=[block for block in page.blocks if isinstance(block, Heading) and block.level == 2],
-    )  # fmt: skip
+    )
 
 
 def _sort_value(cell: Cell) -> Any:

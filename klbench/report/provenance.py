@@ -56,11 +56,18 @@ def _seconds(seconds: Any) -> str:
 
 def _facts(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
     fixed = [
-        ("command", Markup("<code>{}</code>").format(_shown(info.get("command")))), ("experiment", _shown(info.get("experiment"))),
-        ("status", _shown(info.get("status"))), ("seed", _shown(info.get("seed"))), ("worker processes", _shown(info.get("workers"))),
-        ("started", _shown(info.get("started"))), ("finished", _shown(info.get("finished"))), ("time taken", _seconds(info.get("seconds"))),
-        ("versions", _shown(info.get("versions"))), ("machine", _shown(info.get("machine"))), ("git revision", _revision(info.get("git"))),
-    ]  # fmt: skip
+        ("command", Markup("<code>{}</code>").format(_shown(info.get("command")))),
+        ("experiment", _shown(info.get("experiment"))),
+        ("status", _shown(info.get("status"))),
+        ("seed", _shown(info.get("seed"))),
+        ("worker processes", _shown(info.get("workers"))),
+        ("started", _shown(info.get("started"))),
+        ("finished", _shown(info.get("finished"))),
+        ("time taken", _seconds(info.get("seconds"))),
+        ("versions", _shown(info.get("versions"))),
+        ("machine", _shown(info.get("machine"))),
+        ("git revision", _revision(info.get("git"))),
+    ]
     return fixed + ([("error", _shown(info["error"]))] if info.get("error") else [])
 
 
@@ -95,15 +102,29 @@ def made(sources: Sequence[Source], page: Path) -> list[Block]:
 
 def _runs(sources: Sequence[Source]) -> Table:
     columns = [
-        Column("Run", "what sets it apart, or its folder"), Column("Experiment", "its name"), Column("Status", "done, or how it ended"),
-        Column("Seed", "all random numbers come from it", numeric=True), Column("Revision", "of klbench, in git"), Column("Folder", "where it is"),
-    ]  # fmt: skip
+        Column("Run", "what sets it apart, or its folder"),
+        Column("Experiment", "its name"),
+        Column("Status", "done, or how it ended"),
+        Column("Seed", "all random numbers come from it", numeric=True),
+        Column("Revision", "of klbench, in git"),
+        Column("Folder", "where it is"),
+    ]
     rows = []
     for source in sources:
         git = source.info.get("git")
         revision = str(git.get("revision", ""))[:10] if isinstance(git, Mapping) else "not known"
         info = source.info
-        rows.append([Cell(text) for text in (
-            source.label, _shown(info.get("experiment")), _shown(info.get("status")), _shown(info.get("seed")), revision, str(source.path),
-        )])  # fmt: skip
+        rows.append(
+            [
+                Cell(text)
+                for text in (
+                    source.label,
+                    _shown(info.get("experiment")),
+                    _shown(info.get("status")),
+                    _shown(info.get("seed")),
+                    revision,
+                    str(source.path),
+                )
+            ]
+        )
     return Table("The runs", columns, rows)

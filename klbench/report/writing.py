@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from klbench.report import provenance
 from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Section, Tables
@@ -18,7 +19,8 @@ from klbench.types import ConfigError
 INTRODUCTION = (
     "A language model that is trained against rewards is held close to a reference model, and the distance is measured by the "
     "Kullback-Leibler divergence KL(q‖p), where q is the model in training (the policy, which samples) and p the reference. "
-    "It is not computed but estimated from samples, and there are several formulas for it. klbench measures them where the truth is known exactly."
+    "It is not computed but estimated from samples, and there are several formulas for it. klbench measures how wrong "
+    "and how noisy each one is, on distributions whose divergence is known."
 )
 
 
@@ -64,9 +66,20 @@ def write_run(source: Source) -> Path:
     for stale in set((source.path / "figures").glob("*.svg")) - written:
         stale.unlink()
     info = source.info
-    facts = [f"seed {info.get('seed')}", str(info.get("finished") or info.get("started") or "")]
-    write_text(out, html(Page(f"{info.get('experiment', 'run')}", ", ".join(fact for fact in facts if fact), blocks)))
+    write_text(out, html(Page(f"Experiment {info.get('experiment', 'unnamed')}", _when(info), blocks)))
     return out
+
+
+def _when(info: Mapping[str, Any]) -> str:
+    """``seed 0, finished 2026-11-23 05:00 UTC``, as far as it is known."""
+    facts = [f"seed {info['seed']}"] if "seed" in info else []
+    for word in ("finished", "started"):
+        if info.get(word):
+            facts.append(
+                f"{word} {str(info[word])[:16].replace('T', ' ')}{' UTC' if str(info[word]).endswith('+00:00') else ''}"
+            )
+            break
+    return ", ".join(facts)
 
 
 def write_combined(combined: Combined, out: Path) -> Path:

@@ -97,6 +97,8 @@ class Study:
         Settings and context to tables by name. On Ctrl-C it returns what was finished and sets ``context.interrupted``.
     summarize
         Tables to the compact one that the terminal shows when it is done.
+    devices
+        Where it can run.
     """
 
     name: str
@@ -104,3 +106,4 @@ class Study:
     options: type[Options]
     run: Callable[[Any, Context], Mapping[str, pd.DataFrame]]
     summarize: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame] | None = None
+    devices: tuple[str, ...] = ("cpu",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from klbench.types import Estimator, Skip, Truth
 
 NAN = math.nan
 QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
+SURPRISE = 5.0
+"""Standard errors beyond which a difference is none of chance's."""
 MIN_ERRORS = 100
 """Fewer batches than this say nothing of their distribution."""
 
@@ -62,7 +65,7 @@ def tail_variable(estimator: Estimator) -> str:
 
 
 def proportion_se(hits: int, n: int) -> float:
-    """Standard error of a proportion, with two hits and two misses added so that it is not 0 at the ends. (Agresti and Coull 1998.)"""
+    """Standard error of a proportion, two hits and two misses added so that it is not 0 at the ends. (Agresti, Coull 1998.)"""
     p = (hits + 2) / (n + 4)
     return math.sqrt(p * (1 - p) / (n + 4))
 
@@ -104,7 +107,7 @@ def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
     return math.sqrt(variance) if variance >= 0.0 else NAN
 
 
-def _status(measured: Measured, i: int, khat: float) -> str:
+def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
     estimator, exact = measured.plan.estimators[i], measured.exact
     if not exact.finite_mean[i]:
         return "infinite mean"
@@ -112,7 +115,8 @@ def _status(measured: Measured, i: int, khat: float) -> str:
         return "infinite variance"
     if measured.counts.nonfinite[i]:
         return "non-finite values"
-    if khat * max(estimator.growth, float(estimator.needs_weight)) >= HEAVY:
+    # Either the tail looks heavy, or the sample has missed so much of it that its std contradicts the exact one.
+    if khat * max(estimator.growth, float(estimator.needs_weight)) >= HEAVY or std_z < -SURPRISE:
         return "heavy tail"
     return "ok"
 
@@ -130,7 +134,11 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     mean_vector = measured.moments.mean
     if at is None or math.isnan(mean_vector[at.variance]):
         need = estimator.batch.min_size if estimator.batch else 1
-        reason = f"needs batches of at least {need}" if batch < need else f"needs more samples: {samples} are too few for batches of {batch}"
+        reason = (
+            f"needs batches of at least {need}"
+            if batch < need
+            else f"needs more samples: {samples} are too few for batches of {batch}"
+        )
         return row | {"status": f"skipped: {reason}"}
     mean, variance = float(mean_vector[at.mean]), float(mean_vector[at.variance]) / at.per
     independent = samples if estimator.batch is None else samples // batch
@@ -140,8 +148,9 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     variance_se = math.sqrt(covariance[at.variance, at.variance]) / at.per
     bias_se = math.hypot(mean_se, truth.error)
     exact = measured.exact.moments[i]
-    exact_bias, exact_std = (exact.mean - truth.value, exact.std / math.sqrt(batch)) if exact else (NAN, NAN)
     std_se = variance_se / (2 * std) if std > 0 else NAN
+    exact_bias, exact_std = (exact.mean - truth.value, exact.std / math.sqrt(batch)) if exact else (NAN, NAN)
+    std_z = _z(std - exact_std, std_se)
     khat, khat_se, khat_samples = measured.khats.get(tail_variable(estimator), (NAN, NAN, 0))
     batches, tested = int(counts.batches[i, j]), int(counts.tested[i, j])
     covered, negative = int(counts.covered[i, j]), int(counts.negative[i, j])
@@ -152,12 +161,12 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
         "rel_bias": bias / truth.value if truth.value else NAN, "rel_bias_se": bias_se / truth.value if truth.value else NAN,
         "rel_std": std / truth.value if truth.value else NAN,
         "exact_bias": exact_bias, "exact_std": exact_std,
-        "bias_z": _z(bias - exact_bias, bias_se), "std_z": _z(std - exact_std, std_se),
+        "bias_z": _z(bias - exact_bias, bias_se), "std_z": std_z,
         "batches": batches, "frac_negative": negative / batches if batches else NAN,
         "frac_negative_se": proportion_se(negative, batches) if batches else NAN,
         "coverage": covered / tested if tested else NAN, "coverage_se": proportion_se(covered, tested) if tested else NAN,
         "n_nonfinite": int(counts.nonfinite[i]), "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples,
-        "status": _status(measured, i, khat),
+        "status": _status(measured, i, khat, std_z),
     }  # fmt: skip
 
 
@@ -195,38 +204,42 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
     return pd.DataFrame(rows, columns=columns)
 
 
+def _compare(measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray) -> dict[str, float] | None:
+    """Differences between two estimators at a batch size; None where one of them was not measured there."""
+    mean_vector = measured.moments.mean
+    truth = measured.exact.truths[measured.plan.estimators[first].target]
+    at, to = _locate(measured, first, batch), _locate(measured, second, batch)
+    if truth is None or at is None or to is None:
+        return None
+    sides = [(m, float(mean_vector[m.mean]) - truth.value, float(mean_vector[m.variance]) / m.per) for m in (at, to)]
+    rmses = [_rmse(bias, variance) for _, bias, variance in sides]
+    slopes = [_gradient(len(mean_vector), *side, rmse) for side, rmse in zip(sides, rmses, strict=True)]
+    contrast = np.zeros(len(mean_vector))
+    contrast[at.mean], contrast[to.mean] = 1.0, -1.0
+    return {
+        "mean_difference": sides[0][1] - sides[1][1],
+        "mean_difference_se": _standard_error(contrast, covariance),
+        "rmse_difference": rmses[0] - rmses[1],
+        "rmse_difference_se": _standard_error(slopes[0] - slopes[1], covariance),
+    }
+
+
 def differences(results: Sequence[Measured]) -> pd.DataFrame:
     """For every two estimators of one target, on the same draws: differences of mean and rmse with paired standard errors."""
     rows = []
     for measured in results:
-        moments, covariance = measured.moments, measured.moments.covariance_of_mean
-        size = len(moments.mean)
-        for j, batch in enumerate(measured.plan.batches):
-            for a, first in enumerate(measured.plan.estimators):
-                for b in range(a + 1, len(measured.plan.estimators)):
-                    second = measured.plan.estimators[b]
-                    truth = measured.exact.truths[first.target]
-                    at, to = _locate(measured, a, batch), _locate(measured, b, batch)
-                    if second.target != first.target or truth is None or at is None or to is None:
-                        continue
-                    sides = [(m, float(moments.mean[m.mean]) - truth.value, float(moments.mean[m.variance]) / m.per) for m in (at, to)]
-                    rmses = [_rmse(bias, variance) for _, bias, variance in sides]
-                    gradients = [_gradient(size, *side, rmse) for side, rmse in zip(sides, rmses, strict=True)]
-                    contrast = np.zeros(size)
-                    contrast[at.mean], contrast[to.mean] = 1.0, -1.0
-                    rows.append(
-                        {
-                            "pair": measured.pair.title, "target": divergences.get(first.target).symbol, "batch": batch,
-                            "first": first.name, "second": second.name,
-                            "mean_difference": sides[0][1] - sides[1][1], "mean_difference_se": _standard_error(contrast, covariance),
-                            "rmse_difference": rmses[0] - rmses[1],
-                            "rmse_difference_se": _standard_error(gradients[0] - gradients[1], covariance),
-                        }
-                    )  # fmt: skip
-    columns = [
-        "pair", "target", "batch", "first", "second", "mean_difference", "mean_difference_se", "rmse_difference", "rmse_difference_se",
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+        covariance = measured.moments.covariance_of_mean
+        for batch in measured.plan.batches:
+            for (a, first), (b, second) in combinations(enumerate(measured.plan.estimators), 2):
+                if first.target != second.target:
+                    continue
+                compared = _compare(measured, a, b, batch, covariance)
+                if compared is not None:
+                    key = {"pair": measured.pair.title, "target": divergences.get(first.target).symbol, "batch": batch}
+                    rows.append(key | {"first": first.name, "second": second.name} | compared)
+    columns = ["pair", "target", "batch", "first", "second"]
+    numbers = ["mean_difference", "mean_difference_se", "rmse_difference", "rmse_difference_se"]
+    return pd.DataFrame(rows, columns=columns + numbers)
 
 
 def errors(results: Sequence[Measured]) -> pd.DataFrame:
@@ -239,7 +252,9 @@ def errors(results: Sequence[Measured]) -> pd.DataFrame:
                 if kept.size >= MIN_ERRORS and np.isfinite(kept).all():
                     quantiles = np.quantile(kept, QUANTILES)
                     named = {f"q{100 * q:g}": float(x) for q, x in zip(QUANTILES, quantiles, strict=True)}
-                    rows.append({"pair": measured.pair.title, "estimator": estimator.name, "batch": batch, "batches": kept.size} | named)
+                    rows.append(
+                        {"pair": measured.pair.title, "estimator": estimator.name, "batch": batch, "batches": kept.size} | named
+                    )
     return pd.DataFrame(rows, columns=["pair", "estimator", "batch", "batches", *(f"q{100 * q:g}" for q in QUANTILES)])
 
 
@@ -254,7 +269,19 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
         row |= {"tail_index": measured.exact.tail_index, "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples}
         row["parameters"] = measured.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True)
         rows.append(row)
-    columns = ["pair", "series", "kind", "kl_qp", "kl_pq", "chi2", "tail_index", "khat", "khat_se", "khat_samples", "parameters"]
+    columns = [
+        "pair",
+        "series",
+        "kind",
+        "kl_qp",
+        "kl_pq",
+        "chi2",
+        "tail_index",
+        "khat",
+        "khat_se",
+        "khat_samples",
+        "parameters",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -264,7 +291,8 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
         [
             {
                 "estimator": e.name, "target": divergences.get(e.target).symbol, "tex": e.tex, "summary": e.summary,
-                "unbiased_claim": e.claims.unbiased, "nonnegative_claim": e.claims.nonnegative, "gradient_claim": e.claims.gradient or "",
+                "unbiased_claim": e.claims.unbiased, "nonnegative_claim": e.claims.nonnegative,
+                "gradient_claim": e.claims.gradient or "",
                 "aliases": ", ".join(e.aliases), "source": e.source,
             }
             for e in chosen

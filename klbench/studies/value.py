@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -13,16 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from klbench import divergences, estimators, streams
+from klbench import estimators, streams
 from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
-from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
 from klbench.studies import Study, register
 from klbench.studies._base import Context
 from klbench.studies._value_tables import Exact, Measured, skip_reason, summarize, tables, tail_variable
-from klbench.types import Draws, Estimator, Options, Skip, Truth
+from klbench.types import Draws, Estimator, Options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,10 +162,6 @@ def stream_name(pair: Pair) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-def _task(name: str, *arguments: Any) -> Any:
-    return {"solve": solve, "measure": measure_shard}[name](*arguments)
-
-
 class _Progress:
     """Merges shards in order and keeps what is merged, so that a run can be continued to the same bits."""
 
@@ -216,9 +211,10 @@ class _Progress:
         pieces = [part["errors"][a:b] for a, b in pairwise([0, *ends])]
         columns = part["error_sizes"].shape[1]
         errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
-        names = ("batches", "negative", "covered", "tested", "nonfinite")
-        self.counts = Counts(*(part[name] for name in names), errors)
-        self.khats = {str(n): (float(k), float(se), int(m)) for n, (k, se, m) in zip(part["khat_names"], part["khats"], strict=True)}
+        self.counts = Counts(part["batches"], part["negative"], part["covered"], part["tested"], part["nonfinite"], errors)
+        self.khats = {
+            str(n): (float(k), float(se), int(m)) for n, (k, se, m) in zip(part["khat_names"], part["khats"], strict=True)
+        }
 
 
 def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
@@ -230,7 +226,7 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
     exacts: list[Exact] = []
     states: list[_Progress] = []
     try:
-        for exact in context.map(_task, (("solve", *each) for each in zip(options.pairs, usable, strict=True))):
+        for exact in context.map(solve, zip(options.pairs, usable, strict=True)):
             exacts.append(exact)
             context.progress(len(exacts), total, "exact values")
         for pair, some, exact in zip(options.pairs, usable, exacts, strict=True):
@@ -239,11 +235,11 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
         order = [(i, k) for i, state in enumerate(states) for k in range(state.shards, shards)]
         done = total - len(order)
         tasks = (
-            ("measure", options.pairs[i], states[i].plan, context.seed, stream_name(options.pairs[i]),
+            (options.pairs[i], states[i].plan, context.seed, stream_name(options.pairs[i]),
              options.samples, options.diagnostic_samples, k)
             for i, k in order
         )  # fmt: skip
-        for (i, k), shard in zip(order, context.map(_task, tasks), strict=True):
+        for (i, k), shard in zip(order, context.map(measure_shard, tasks), strict=True):
             states[i].add(shard, last=k == shards - 1)
             done += 1
             context.progress(done, total, options.pairs[i].title)

@@ -61,10 +61,17 @@ def judged(data: Data) -> list[Judged]:
         rows = _rows(data, name)
         z = (rows["bias"] / rows["bias_se"]).abs()
         negative = data.measured["frac_negative"][data.measured["estimator"] == name].max()
-        result.append(Judged(
-            name, bool(row.unbiased_claim), bool(row.nonnegative_claim), float(z.max()) if len(z) else math.nan,
-            str(rows.loc[z.idxmax(), "pair"]) if len(z) else "", len(rows), float(negative),
-        ))  # fmt: skip
+        result.append(
+            Judged(
+                name,
+                bool(row.unbiased_claim),
+                bool(row.nonnegative_claim),
+                float(z.max()) if len(z) else math.nan,
+                str(max(zip(z, rows["pair"], strict=True))[1]) if len(z) else "",
+                len(rows),
+                float(negative),
+            )
+        )
     return result
 
 
@@ -74,14 +81,21 @@ def broken(data: Data) -> list[Markup]:
     if data.estimators.empty:
         return []
     if not found:
-        said = Markup("<b>Claims:</b> none is broken. No estimator that claims to be unbiased is off by more than {} standard errors on rows "
-                      "that can be trusted, and none that claims never to be negative ever was.").format(f"{LARGE_Z:g}")  # fmt: skip
+        said = Markup(
+            "<b>Claims:</b> none is broken. No estimator that claims to be unbiased is off by more than {} standard "
+            "errors on rows "
+            "that can be trusted, and none that claims never to be negative ever was."
+        ).format(f"{LARGE_Z:g}")
     else:
         parts = [
             Markup("<code>{}</code> {}").format(
                 each.name,
                 Markup(" and ").join(
-                    [Markup("claims to be unbiased and is off by {} standard errors on {}").format(number(each.z, 2), each.z_pair)]
+                    [
+                        Markup("claims to be unbiased and is off by {} standard errors on {}").format(
+                            number(each.z, 2), each.z_pair
+                        )
+                    ]
                     * (each.unbiased and each.bias_seen)
                     + [Markup("claims never to be negative and was in {} of the batches").format(percent(each.negative))]
                     * (each.nonnegative and each.negative > 0)
@@ -89,23 +103,31 @@ def broken(data: Data) -> list[Markup]:
             )
             for each in found
         ]
-        said = Markup("<b>Claims:</b> {} broken. {}.").format(count(len(found), "estimator's is", "estimators' are"), Markup("; ").join(parts))
+        said = Markup("<b>Claims:</b> {} broken. {}.").format(
+            count(len(found), "estimator's is", "estimators' are"), Markup("; ").join(parts)
+        )
     return [said, *_off_policy(data)]
 
 
 def _off_policy(data: Data) -> list[Markup]:
     rows = data.ok[data.ok["pair"].isin(data.off_policy) & (data.ok["target"] == data.target) & (data.ok["bias_se"] > 0)]
-    claims = data.estimators[data.estimators["unbiased_claim"].astype(bool)]["estimator"]
-    rows = rows[rows["estimator"].isin(claims) & (rows["batch"] == rows["batch"].max())]
+    rows = rows[rows["estimator"].isin(data.unbiased) & (rows["batch"] == rows["batch"].max())]
     plain, weighted = rows[~rows["estimator"].isin(data.weighted)], rows[rows["estimator"].isin(data.weighted)]
     if plain.empty:
         return []
-    worst = {str(name): group.loc[group["rel_bias"].abs().idxmax()] for name, group in plain.groupby("estimator") if group["rel_bias"].notna().any()}
+    worst = {
+        str(name): group.loc[group["rel_bias"].abs().idxmax()]
+        for name, group in plain.groupby("estimator")
+        if group["rel_bias"].notna().any()
+    }
     shown = [name for name in ("k1", "k3") if name in worst] or sorted(worst, key=plainness)[:2]
     if not shown:
         return []
     parts = listing([f"{name} by {percent(float(worst[name]['rel_bias']))} of the true value" for name in shown])
-    said = Markup("<b>Samples of a third distribution:</b> there, unweighted estimators are off: {}. No claim covers that, so it breaks none.").format(parts)
+    said = Markup(
+        "<b>Samples of a third distribution:</b> there, unweighted estimators are off, at worst {}. No claim covers "
+        "that, so it breaks none."
+    ).format(parts)
     if len(weighted):
         z = (weighted["bias"] / weighted["bias_se"]).abs().max()
         names = listing(sorted(set(weighted["estimator"]), key=plainness))
@@ -126,31 +148,51 @@ def claims(data: Data) -> list[Block]:
     described = data.estimators.set_index("estimator")
     columns = [
         Column("Estimator", "name in klbench"),
-        Column("Terms", "the formula that is averaged over the batch; r = p(x)/q(x), w = q(x) over the density that x was drawn from"),
+        Column("Verdict", f"broken if |z| > {LARGE_Z:g}, or if a value was negative against the claim"),
         Column("Estimates", "the divergence that it aims at"),
         Column("Unbiased?", "claimed: its mean is exactly that divergence"),
-        Column("Worst |z|", "largest distance of its mean from the truth, in standard errors, over trusted rows where the claim applies", numeric=True),
+        Column(
+            "Worst |z|",
+            "largest distance of its mean from the truth, in standard errors, over trusted rows where the claim applies",
+            numeric=True,
+        ),
         Column("Never negative?", "claimed: no estimate is below zero"),
         Column("Negative", "largest share of batches with a negative estimate that was measured", numeric=True),
-        Column("Gradient as a loss", "claimed, not measured here: what its expected gradient is the gradient of, when it is differentiated as a loss "
-               "term (blank: of no named divergence)"),
-        Column("Verdict", f"broken if |z| > {LARGE_Z:g}, or if a value was negative against the claim"),
+        Column(
+            "Gradient as a loss",
+            "claimed, not measured here: what its expected gradient is the gradient of, when it is differentiated as a loss "
+            "term (blank: of no named divergence)",
+        ),
+        Column(
+            "Terms",
+            "the formula that is averaged over the batch; r = p(x)/q(x), w = q(x) over the density that x was drawn from",
+        ),
         Column("Also called", "names in other code"),
-    ]  # fmt: skip
+    ]
     rows = []
     for each in judged(data):
         row = described.loc[each.name]
         bad = each.verdict.startswith("broken")
-        rows.append([
-            Cell(Markup("<code>{}</code>").format(each.name)), Cell(formula(str(row["tex"]))), Cell(str(row["target"])), _yes(each.unbiased),
-            Cell(number(each.z, 2), each.z), _yes(each.nonnegative), Cell("0 %" if each.negative == 0 else percent(each.negative), each.negative),
-            Cell(str(row["gradient_claim"] or "")), Cell(each.verdict, tone="bad" if bad else "good" if each.verdict.startswith("kept") else ""),
-            Cell(str(row["aliases"] or "")),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(Markup("<code>{}</code>").format(each.name)),
+                Cell(each.verdict, tone="bad" if bad else "good" if each.verdict.startswith("kept") else ""),
+                Cell(str(row["target"])),
+                _yes(each.unbiased),
+                Cell(number(each.z, 2), each.z),
+                _yes(each.nonnegative),
+                Cell("0 %" if each.negative == 0 else percent(each.negative), each.negative),
+                Cell(str(row["gradient_claim"] or "")),
+                Cell(formula(str(row["tex"]))),
+                Cell(str(row["aliases"] or "")),
+            ]
+        )
     rows_judged = sum(each.rows for each in judged(data))
     note = (
-        f"A |z| of 2 is nothing: over the {rows_judged:,} rows that were judged, several beyond 3 are expected by chance alone, so a claim counts "
-        f"as broken beyond {LARGE_Z:g}. Judged are rows with status ok; unweighted estimators on samples of q, weighted ones on samples of the "
+        f"A |z| of 2 is nothing: over the {rows_judged:,} rows that were judged, a few beyond 3 are expected by "
+        f"chance alone, so a claim counts "
+        f"as broken beyond {LARGE_Z:g}. Judged are rows with status ok; unweighted estimators on samples of q, "
+        f"weighted ones on samples of the "
         "third distribution."
     )
     return [Paragraph(note), Table("Claims beside measurements", columns, rows), *_self_check(data)]
@@ -160,5 +202,8 @@ def _self_check(data: Data) -> list[Block]:
     if "bias_z" not in data.ok or data.ok["bias_z"].notna().sum() == 0:
         return []
     z = data.ok["bias_z"].dropna().abs()
-    said = Markup("Where the mean of an estimator is known in closed form ({} trusted rows), the measured mean is at most {} standard errors from it.")
+    said = Markup(
+        "Where the mean of an estimator is known in closed form ({} trusted rows), the measured mean is at most {} "
+        "standard errors from it."
+    )
     return [Paragraph(said.format(f"{len(z):,}", number(float(z.max()), 2)), "note" if z.max() <= LARGE_Z else "warning")]

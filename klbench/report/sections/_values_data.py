@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
 
 from klbench.report.blocks import LegendEntry, Tables
 from klbench.report.figures import LIGHT, MARKERS
@@ -20,22 +21,49 @@ PLAIN = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k1_weighted", "k3_weighted",
 HEADLINES = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k3_verl", "bregman_kl_pq")
 OFF_POLICY_HEADLINES = ("k1", "k2", "k3", "k1_weighted", "k2_weighted", "k3_weighted", "k1_self_normalized")
 SLOTS = {
-    "k1": 0, "k2": 1, "k3": 2, "k_lambda": 3, "k_fitted": 4, "k3_verl": 5, "bregman_kl_pq": 7,
-    "k1_weighted": 6, "k2_weighted": 4, "k3_weighted": 3, "k1_self_normalized": 5,
-}  # fmt: skip
+    "k1": 0,
+    "k2": 1,
+    "k3": 2,
+    "k_lambda": 3,
+    "k_fitted": 4,
+    "k3_verl": 5,
+    "bregman_kl_pq": 7,
+    "k1_weighted": 0,
+    "k2_weighted": 1,
+    "k3_weighted": 2,
+    "k1_self_normalized": 6,
+}
+"""A weighted estimator has the colour of the one it weights, another marker, and a dashed line."""
+WEIGHTED_MARKERS = {"k1_weighted": "<", "k2_weighted": "h", "k3_weighted": ">", "k1_self_normalized": "X"}
+MAX_PANELS = 8
 LARGE_Z = 5.0
 """Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
 
 COLUMNS = frozenset(
-    "pair series estimator target batch samples truth mean mean_se bias bias_se std std_se rmse rmse_se rel_bias rel_bias_se "
-    "rel_std exact_bias exact_std frac_negative coverage coverage_se khat status".split()
+    "pair series estimator target batch samples truth mean bias bias_se std std_se rmse rmse_se rel_bias rel_bias_se exact_bias "
+    "exact_std frac_negative coverage coverage_se khat khat_se status".split()  # noqa: SIM905, a list of names reads best so
 )
 _EMPTY = {
     "differences": ("pair", "target", "batch", "first", "second", "rmse_difference", "rmse_difference_se"),
     "errors": ("pair", "estimator", "batch", "batches", "q2.5", "q25", "q50", "q75", "q97.5"),
     "pairs": ("pair", "series", "kl_qp", "tail_index", "khat", "khat_se", "parameters"),
-    "estimators": ("estimator", "target", "tex", "summary", "unbiased_claim", "nonnegative_claim", "gradient_claim", "aliases", "source"),
+    "estimators": (
+        "estimator",
+        "target",
+        "tex",
+        "summary",
+        "unbiased_claim",
+        "nonnegative_claim",
+        "gradient_claim",
+        "aliases",
+        "source",
+    ),
 }
+
+
+def code(name: str) -> Markup:
+    """A name as the page writes it."""
+    return Markup("<code>{}</code>").format(name)
 
 
 def plainness(name: str) -> tuple[int, int, str]:
@@ -70,14 +98,35 @@ class Data:
         return MAIN_TARGET if targets.empty or (targets == MAIN_TARGET).any() else str(targets.mode()[0])
 
     @cached_property
+    def _records(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
+        records: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+        for row in self.measured.to_dict("records"):
+            records.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = {str(k): v for k, v in row.items()}
+        return records
+
+    def at(self, pair: str, batch: int) -> dict[str, dict[str, Any]]:
+        """The measured rows of a pair and batch size, by estimator."""
+        return self._records.get((pair, batch), {})
+
+    @cached_property
     def batches(self) -> list[int]:
         """Batch sizes, rising."""
         return sorted(int(batch) for batch in self.values["batch"].unique())
 
     @cached_property
+    def ends(self) -> list[int]:
+        """The smallest and the largest batch size, or the only one."""
+        return sorted({self.batches[0], self.batches[-1]})
+
+    @cached_property
     def names(self) -> list[str]:
         """Estimators, in the table's order."""
         return [str(name) for name in self.values["estimator"].unique()]
+
+    @cached_property
+    def unbiased(self) -> frozenset[str]:
+        """Estimators that claim to be unbiased."""
+        return frozenset(self.estimators["estimator"][self.estimators["unbiased_claim"].astype(bool)])
 
     @cached_property
     def weighted(self) -> frozenset[str]:
@@ -135,18 +184,30 @@ class Data:
         chosen += [name for name in sorted(there, key=plainness) if name not in chosen and len(chosen) < 3]
         return chosen[:8]
 
+    @cached_property
+    def _slots(self) -> dict[str, int]:
+        """Places in the palette: fixed for the known estimators, the free ones in turn for others."""
+        free = [slot for slot in range(len(LIGHT)) if slot not in {SLOTS.get(name) for name in self.names}] or list(
+            range(len(LIGHT))
+        )
+        others = [name for name in self.names if name not in SLOTS]
+        return SLOTS | {name: free[i % len(free)] for i, name in enumerate(others)}
+
     def legend(self, names: Iterable[str]) -> list[LegendEntry]:
-        """A colour and a marker for each: fixed for the known ones, the free ones in turn for others."""
-        names = list(names)
-        taken = {SLOTS[name] for name in names if name in SLOTS}
-        free = iter([slot for slot in range(len(LIGHT)) if slot not in taken] * 2)
+        """Colour and marker of each, the same in all figures."""
         targets = dict(zip(self.values["estimator"], self.values["target"], strict=True))
         entries = []
         for name in names:
-            slot = SLOTS[name] if name in SLOTS else next(free)
+            slot = self._slots[name]
             label = name if targets[name] == self.target else f"{name}, of {targets[name]}"
-            entries.append(LegendEntry(label, slot, MARKERS[slot]))
+            marker = WEIGHTED_MARKERS.get(name, MARKERS[slot])
+            entries.append(LegendEntry(label, slot, marker, dashed=name in WEIGHTED_MARKERS))
         return entries
+
+    @property
+    def cut(self) -> str:
+        """What a caption must add where there are more series than a figure has room for."""
+        return f" Drawn are the first {MAX_PANELS} of {len(self.series)} series." if len(self.series) > MAX_PANELS else ""
 
 
 def _has_sampler(parameters: Any) -> bool:
@@ -161,7 +222,10 @@ def load(tables: Tables) -> Data:
     import pandas as pd
 
     beside = {name: tables.get(name, pd.DataFrame(columns=list(columns))) for name, columns in _EMPTY.items()}
-    beside = {name: each if set(_EMPTY[name]) <= set(each) else pd.DataFrame(columns=list(_EMPTY[name])) for name, each in beside.items()}
+    beside = {
+        name: each if set(_EMPTY[name]) <= set(each) else pd.DataFrame(columns=list(_EMPTY[name]))
+        for name, each in beside.items()
+    }
     values = tables["values"].copy()
     single = values["series"].fillna("").astype(str).str.strip().eq("").all()
     values["series"] = values["series"].fillna("").astype(str).replace("", "all pairs" if single else "other pairs")
@@ -172,8 +236,3 @@ def load(tables: Tables) -> Data:
     beside["pairs"] = beside["pairs"].drop_duplicates("pair")
     beside["estimators"] = beside["estimators"].drop_duplicates("estimator")
     return Data(values, beside["differences"], beside["errors"], beside["pairs"], beside["estimators"])
-
-
-def base_name(name: str) -> str:
-    """A name without its number: ``k_lambda`` from ``k_lambda:0.3``."""
-    return re.sub(r":.*", "", name)

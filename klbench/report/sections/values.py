@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from klbench.report.blocks import Block, Heading, Section, Tables
-from klbench.report.sections import _values_answer, _values_claims, _values_figures, _values_tables
+from klbench.report.sections import _values_answer, _values_by_pair, _values_claims, _values_over_kl, _values_tables
 from klbench.report.sections._values_data import COLUMNS, load
+
+FIGURES = (
+    _values_over_kl.noise,
+    _values_over_kl.bias,
+    _values_by_pair.error_by_batch,
+    _values_by_pair.distributions,
+    _values_by_pair.coverage,
+    _values_over_kl.tails,
+    _values_by_pair.third_sampler,
+)
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -22,34 +30,85 @@ def build(tables: Tables) -> Sequence[Block]:
     if data.measured.empty:
         return []
     return [
-        *_values_figures.all_figures(data),
-        Heading("Tables", 2, "tables"), *_values_tables.all_tables(data),
-        Heading("Claimed and measured", 2, "claims"), *_values_claims.claims(data),
-    ]  # fmt: skip
+        *(figure for make in FIGURES if (figure := make(data)) is not None),
+        Heading("Tables", 2, "tables"),
+        *_values_tables.all_tables(data),
+        Heading("Claimed and measured", 2, "claims"),
+        *_values_claims.claims(data),
+    ]
 
 
 TERMS = (
-    ("q, p", Markup("q is the distribution that is sampled: in RLHF the policy, the model in training. p is the one it is compared with: the reference.")),
-    ("KL(q‖p)", Markup("The Kullback-Leibler divergence, the mean of log(q/p) over samples of q: zero where q and p agree, never negative. KL(p‖q) is another number.")),
-    ("r", Markup("p(x)/q(x), the ratio of the two densities at a sample x. log r is the log-ratio; r has mean 1 over samples of q.")),
+    (
+        "q, p",
+        (
+            "q is the distribution that is sampled: in RLHF the policy, the model in training. p is the one it is "
+            "compared with: the reference."
+        ),
+    ),
+    (
+        "KL(q‖p)",
+        (
+            "The Kullback-Leibler divergence, the mean of log(q/p) over samples of q: zero where q and p agree, never "
+            "negative. KL(p‖q) is another number."
+        ),
+    ),
+    (
+        "r",
+        ("p(x)/q(x), the ratio of the two densities at a sample x. log r is the log-ratio; r has mean 1 over samples of q."),
+    ),
     ("nat", "The unit of KL with natural logarithms; 1 nat is 1.44 bits."),
     ("w", "q(x) over the density that x was really drawn from: the importance weight, for samples of a third distribution."),
-    ("k1, k2, k3", Markup("Schulman's three estimators of KL(q‖p) from one sample: −log r, (log r)²/2, and (r − 1) − log r.")),
-    ("k_lambda, k_fitted", Markup("−log r + λ(r − 1): k1 with a part of the control variate r − 1, whose mean is zero. λ is fixed, or fitted on the other half of the batch.")),
-    ("clamped (k3_verl, ..._openrlhf)", "The same cut off at a limit, as training libraries do it: finite noise, bought with bias."),
-    ("bregman_...", Markup("f(r) − f(1) − f′(1)(r − 1) for a convex f: never negative, and each f aims at a divergence of its own.")),
+    ("k1, k2, k3", ("Schulman's three estimators of KL(q‖p) from one sample: −log r, (log r)²/2, and (r − 1) − log r.")),
+    (
+        "k_lambda, k_fitted",
+        (
+            "−log r + λ(r − 1): k1 with a part of the control variate r − 1, whose mean is zero. λ is fixed, or "
+            "fitted on the other half of the batch."
+        ),
+    ),
+    (
+        "clamped (k3_verl, ..._openrlhf)",
+        "The same cut off at a limit, as training libraries do it: finite noise, bought with bias.",
+    ),
+    (
+        "bregman_...",
+        ("f(r) − f(1) − f′(1)(r − 1) for a convex f: never negative, and each f aims at a divergence of its own."),
+    ),
     ("bias", "The mean of the estimate minus the truth. More samples do not make it smaller."),
     ("std, noise", "The standard deviation of the estimate. It falls with the square root of the batch."),
-    ("rmse", Markup("Root-mean-square error, √(bias² + std²): how far an estimate typically is from the truth.")),
+    ("rmse", ("Root-mean-square error, √(bias² + std²): how far an estimate typically is from the truth.")),
     ("batch", "The samples that are averaged into one estimate."),
-    ("95 % interval, ±", "What follows ± is 1.96 standard errors: how far the finite number of samples lets the measured number stray. Not the spread of the estimate."),
-    ("paired", "Of a difference: both were computed on the same samples, so what they share cancels, and small differences show."),
+    (
+        "95 % interval, ±",
+        (
+            "What follows ± is 1.96 standard errors: how far the finite number of samples lets the measured number stray. "
+            "Not the spread of the estimate."
+        ),
+    ),
+    (
+        "paired",
+        "Of a difference: both were computed on the same samples, so what they share cancels, and small differences show.",
+    ),
     ("coverage", "The share of intervals that hold the truth. Of nominal 95 % intervals it should be 95 %."),
     ("z", "A distance in standard errors."),
-    ("k-hat, tail index", Markup("How slowly large values die out, measured on the largest ones (a generalised Pareto fit). Below 0: bounded. From 0.5: no finite variance. From 0.7: the mean itself cannot be had from samples.")),
+    (
+        "k-hat, tail index",
+        (
+            "How slowly large values die out, measured on the largest ones (a generalised Pareto fit). Below 0: "
+            "bounded. From 0.5: no finite variance. From 0.7: the mean itself cannot be had from samples."
+        ),
+    ),
     ("exact", "From a closed form, quadrature or enumeration, and not from samples."),
-)  # fmt: skip
+)
 
 SECTION = Section(
-    "How wrong, how noisy", "values", build, COLUMNS, answer, covers=("differences", "errors", "pairs", "estimators"), order=0, terms=TERMS
+    "How wrong, how noisy",
+    "values",
+    build,
+    COLUMNS,
+    answer,
+    covers=("differences", "errors", "pairs", "estimators"),
+    order=0,
+    terms=TERMS,
 )
