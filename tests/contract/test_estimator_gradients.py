@@ -1,0 +1,98 @@
+"""What an estimator gives as a loss: its expected gradient, exactly, by enumeration, against the one it claims."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from klbench import estimators
+from klbench.types import Draws
+
+FAMILY_MEMBERS = [
+    "k_lambda:0", "k_lambda:1", "k_lambda:0.3", "bregman_alpha:-1", "bregman_alpha:2", "bregman_alpha:0.1", "k3_clamped:2",
+]  # fmt: skip
+NAMES = [*estimators.names(), *FAMILY_MEMBERS]
+
+# An asymmetric pair; one log-ratio beyond each of the clamps that trainers use.
+THETA = torch.tensor([-12.0, 0.3, 1.0, -0.6], dtype=torch.float64)
+LOG_P = torch.log_softmax(torch.tensor([0.2, -13.0, 0.4, 0.9], dtype=torch.float64), dim=0)
+LOG_MU = torch.log_softmax(torch.tensor([0.1, 0.5, -0.3, 0.2], dtype=torch.float64), dim=0)
+BATCH = 2
+
+
+def expected_gradient(name: str) -> torch.Tensor:
+    """Of the mean over a batch, over all batches; the sampling itself is not differentiated, the weight is."""
+    estimator = estimators.get(name)
+    theta = THETA.clone().requires_grad_()
+    log_q = torch.log_softmax(theta, dim=0)
+    batches = torch.tensor(list(itertools.product(range(len(theta)), repeat=BATCH)))
+    if estimator.needs_weight:
+        draws, sampler = Draws((LOG_P - log_q)[batches], (log_q - LOG_MU)[batches]), LOG_MU
+    else:
+        draws, sampler = Draws((LOG_P - log_q)[batches]), log_q
+    probabilities = sampler.detach()[batches].sum(dim=-1).exp()
+    loss = (probabilities * estimator.terms(draws).mean(dim=-1)).sum()
+    return torch.autograd.grad(loss, theta, allow_unused=True, materialize_grads=True)[0]
+
+
+def exact_gradients() -> dict[str, torch.Tensor]:
+    theta = THETA.clone().requires_grad_()
+    log_q = torch.log_softmax(theta, dim=0)
+    kl_qp = (log_q.exp() * (log_q - LOG_P)).sum()
+    kl_pq = (LOG_P.exp() * (LOG_P - log_q)).sum()
+    return {
+        "0": torch.zeros_like(THETA),
+        "grad KL(q‖p)": torch.autograd.grad(kl_qp, theta, retain_graph=True)[0],
+        "grad KL(p‖q)": torch.autograd.grad(kl_pq, theta)[0],
+    }
+
+
+def relative_distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    return float((a - b).norm() / max(b.norm(), torch.tensor(1.0)))
+
+
+def number(name: str) -> float:
+    return float(name.partition(":")[2] or 0.5)  # 0.5 is the family's default
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if estimators.get(name).claims.gradient is not None])
+def test_the_claimed_gradient_is_the_expected_one(name) -> None:
+    claim = estimators.get(name).claims.gradient
+    exact = exact_gradients()
+    expected = number(name) * exact["grad KL(p‖q)"] if claim == "lambda grad KL(p‖q)" else exact[claim]
+    assert relative_distance(expected_gradient(name), expected) < 1e-10
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if estimators.get(name).claims.gradient is None])
+def test_without_a_claim_the_gradient_is_of_neither_divergence(name) -> None:
+    for exact in exact_gradients().values():
+        assert relative_distance(expected_gradient(name), exact) > 1e-3
+
+
+def test_the_pair_tells_the_gradients_apart() -> None:
+    exact = list(exact_gradients().values())
+    for a, b in itertools.combinations(exact, 2):
+        assert relative_distance(a, b) > 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autograd_agrees_with_finite_differences(name) -> None:
+    log_ratio = torch.tensor([-6.0, -3.1, -0.7, -0.2, 0.01, 0.3, 0.45, 1.2, 2.0, 5.5], dtype=torch.float64, requires_grad=True)
+    log_weight = torch.linspace(-0.8, 0.6, 10, dtype=torch.float64).requires_grad_()
+    estimator = estimators.get(name)
+    if estimator.needs_weight:
+        assert torch.autograd.gradcheck(lambda x, w: estimator.terms(Draws(x, w)), (log_ratio, log_weight))
+    else:
+        assert torch.autograd.gradcheck(estimator.terms, (log_ratio,))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_gradient_is_lost_where_policy_and_reference_agree(name, dtype) -> None:
+    """At log-ratio 0, and where a batch is all zeros, gradients are finite."""
+    x = torch.zeros(6, dtype=dtype, requires_grad=True)
+    w = torch.zeros(6, dtype=dtype, requires_grad=True)
+    estimators.get(name).terms(Draws(x, w)).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert np.all(np.abs(x.grad.numpy()) <= 1.0)
