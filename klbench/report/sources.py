@@ -53,12 +53,7 @@ def read(path: Path) -> Source:
     import pandas as pd
 
     folder = RunFolder.open(path)
-    try:
-        info = folder.info
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path / 'run.json'}: expected JSON, could not read it: {_one_line(error)}") from None
-    if not isinstance(info, dict):
-        raise ConfigError(f"{path / 'run.json'}: expected an object, got {type(info).__name__}")
+    info = folder.info
     files = sorted((path / "tables").glob("*.parquet"))
     if not files:
         raise ConfigError(f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}")

@@ -13,10 +13,16 @@ from klbench.report.sections._values_claims import broken
 from klbench.report.sections._values_data import Data, code, plainness
 from klbench.report.sections._values_ranking import LEVEL, Span, spans, where
 
+MAX_SERIES = 16
+"""More are not read: the rest is in the tables."""
+
 MEANINGS = {
     "infinite mean": "there is no finite mean to estimate",
     "infinite variance": "no standard deviation exists, so the measured noise and intervals mean nothing",
-    "heavy tail": "the tail is measured to be so heavy (k-hat from 0.7 on) that the measured noise is most likely too small",
+    "heavy tail": (
+        "the largest values lie so far out (k-hat from 0.5 on, or far less noise than is known to be there) "
+        "that the measured noise is most likely too small"
+    ),
     "non-finite values": "some values overflowed or are not numbers",
 }
 
@@ -35,15 +41,13 @@ def _margin(data: Data, batch: int, span: Span) -> Markup:
     if rival is None:
         return Markup("")
     place = f"at KL {short(data.kl[at.pair])}, " if len(span.bests) > 1 and math.isfinite(data.kl[at.pair]) else ""
+    if rival in at.level:
+        return Markup(" ({}level with {})").format(place, code(rival))
     text = Markup(" ({}rmse {} against {} for {}").format(
         place, number(at.rmse[span.winner]), number(at.rmse[rival]), code(rival)
     )
     found = data.rmse_difference(at.pair, batch, rival, span.winner)
-    if found is not None and abs(found[0]) > Z95 * found[1]:
-        text += f", {with_interval(abs(found[0]), found[1])} {'less' if found[0] > 0 else 'more'}"
-    elif found is not None:
-        text += ", too close to call"
-    return text + ")"
+    return text + (f", {with_interval(*found)} less)" if found is not None else ")")
 
 
 def _ranges(data: Data, series: str, batch: int, found: Sequence[Span], *, margin: bool) -> Markup:
@@ -82,7 +86,7 @@ def _title(data: Data, series: str) -> Markup:
 def winners(data: Data) -> list[Block]:
     """Who has the least rmse where, for one sample and for a large batch."""
     items = []
-    for series in data.series:
+    for series in list(data.series)[:MAX_SERIES]:
         said = [each for batch in data.ends if (each := _winners(data, series, batch)) is not None]
         said = said or [Markup("no row of it can be trusted, so none is ranked.")]
         items.append(Markup("<p>{}</p>").format(_title(data, series)) + Markup("").join(map(Markup("<p>{}</p>").format, said)))
@@ -94,7 +98,9 @@ def winners(data: Data) -> list[Block]:
         "named, an unbiased and plain one if there is any. Behind ± are 95&nbsp;% intervals of the difference on the "
         "same samples."
     ).format(data.target, f"{100 * LEVEL:g} %")
-    return [Paragraph(lead), Bullets(items, cards=True)]
+    left = len(data.series) - len(items)
+    rest = [Paragraph(f"{left} more series are in the table of ranges below.", "note")] if left else []
+    return [Paragraph(lead), Bullets(items, cards=True), *rest]
 
 
 def _k1_or_k3(data: Data, pair: str, batch: int) -> str | None:
@@ -112,7 +118,7 @@ def _k1_or_k3(data: Data, pair: str, batch: int) -> str | None:
 def k1_or_k3(data: Data) -> list[Markup]:
     """Where k3 has less error than k1, and where it has more, for one sample of q."""
     items = []
-    for series, pairs in data.series.items():
+    for series, pairs in list(data.series.items())[:MAX_SERIES]:
         stretches: list[tuple[str, list[str]]] = []
         for pair in pairs:
             choice = None if pair in data.off_policy else _k1_or_k3(data, pair, data.batches[0])

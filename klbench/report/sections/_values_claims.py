@@ -103,8 +103,8 @@ def broken(data: Data) -> list[Markup]:
             )
             for each in found
         ]
-        said = Markup("<b>Claims:</b> {} broken. {}.").format(
-            count(len(found), "estimator's is", "estimators' are"), Markup("; ").join(parts)
+        said = Markup("<b>Claims:</b> those of {} are broken. {}.").format(
+            count(len(found), "estimator"), Markup("; ").join(parts)
         )
     return [said, *_off_policy(data)]
 

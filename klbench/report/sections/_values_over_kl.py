@@ -87,7 +87,7 @@ def noise(data: Data) -> Figure | None:
         "sample is off by ten "
         "times what it measures. Near q = p (left) the log-ratio itself, k1, is by far the noisiest; further off the "
         "ones that hold r "
-        "grow with r's tail. Solid lines are exact, from closed forms; points were measured, with 95 % intervals; "
+        "grow with r's tail. Lines join exact values, where a closed form has them; points were measured, with 95 % intervals; "
         "hollow points are not "
         "to be trusted (a heavy tail, or no finite variance), and where a line stops the exact value is infinite."
     )

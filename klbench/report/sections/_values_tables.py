@@ -84,7 +84,7 @@ def every_row(data: Data, batch: int) -> tuple[Table, int]:
         Column(
             "k-hat",
             "measured tail index of the ratio that the estimator holds, with its 95 % interval; the measured spread "
-            "means little from 0.7 on",
+            "means little from 0.5 on",
             True,
         ),
         Column("Status", "ok, or why the row is not to be trusted"),

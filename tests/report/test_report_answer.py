@@ -1,0 +1,155 @@
+"""The sentences follow from the tables: other numbers, other sentences."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import pandas as pd
+import pytest
+from report_runs import FORMS, differences, tables
+
+from klbench.report.blocks import Block, Bullets, Paragraph
+from klbench.report.sections import _values_answer as answering
+from klbench.report.sections import _values_claims as claiming
+from klbench.report.sections import _values_ranking as ranking
+from klbench.report.sections._values_data import load
+
+
+def plain(blocks: list[Block]) -> str:
+    texts = [text for block in blocks for text in _texts(block)]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)) for text in texts).replace("\xa0", " ")
+
+
+def _texts(block: Block) -> list[str]:
+    if isinstance(block, Paragraph):
+        return [str(block.text)]
+    return [str(item) for item in block.items] if isinstance(block, Bullets) else []
+
+
+def said(content: dict[str, pd.DataFrame]) -> str:
+    return re.sub(r"\s+", " ", plain(answering.answer(load(content))))
+
+
+def swapped(content: dict[str, pd.DataFrame], a: str, b: str) -> dict[str, pd.DataFrame]:
+    values = content["values"].copy()
+    values["estimator"] = values["estimator"].replace({a: b, b: a})
+    return content | {"values": values, "differences": differences(values)}
+
+
+def test_the_winner_is_named_with_its_range_and_margin() -> None:
+    text = said(tables())
+    assert (
+        "One sample: k3 up to KL 0.5 (at KL 0.02, rmse 0.0285 against 0.200 for k1 , 0.17153 ± 0.00004 less), k1 at KL 2."
+        in text
+    )
+    assert "k1 or k3 ? The better of the two, one sample at a time: shift : k3 up to KL 0.5, k1 at KL 2." in text
+
+
+def test_swapping_the_winner_swaps_the_sentence() -> None:
+    text = said(swapped(tables(), "k1", "k3"))
+    assert (
+        "One sample: k1 up to KL 0.5 (at KL 0.02, rmse 0.0285 against 0.200 for k3 , 0.17153 ± 0.00004 less), k3 at KL 2."
+        in text
+    )
+
+
+def test_a_biased_winner_comes_second() -> None:
+    text = said(swapped(tables(), "k2", "k3"))
+    assert (
+        "One sample: k3 at KL 0.02 (rmse 0.0286 against 0.200 for k1" in text
+    )  # within 0.5 % of k2, and unbiased by its claim
+    few = tables([0.5, 0.6], {"k1": FORMS["k1"], "k2": lambda t: (0.0, 0.1)})
+    assert "One sample: k1 at every KL. Counting the biased ones too: k2 at every KL." in said(few)
+
+
+def test_names_of_the_same_numbers_count_once() -> None:
+    text = said(tables()).split("What cannot be trusted")[0]
+    assert "bregman_kl_qp" not in text
+
+
+def test_the_plain_name_wins_whatever_the_order() -> None:
+    forms = dict(reversed(FORMS.items()))
+    assert "bregman_kl_qp" not in said(tables(forms=forms)).split("What cannot be trusted")[0]
+
+
+def test_rows_that_cannot_be_trusted_win_nothing() -> None:
+    content = tables()
+    content["values"].loc[content["values"]["estimator"].isin(["k3", "bregman_kl_qp"]), "status"] = "infinite variance"
+    text = said(content)
+    assert "k3" not in text.split("k1 or k3")[0]
+    assert "Infinite variance , 18 rows" in text
+
+
+def test_what_cannot_be_trusted_is_counted() -> None:
+    text = said(tables())
+    assert "What cannot be trusted? 6 of 42 measured rows" in text
+    assert "Heavy tail , 6 rows" in text
+
+
+def test_a_bias_that_more_samples_do_not_cure() -> None:
+    assert "More samples do not help k2 : in batches of 256 its bias exceeds its noise on 2 of 3 pairs" in said(tables())
+    honest = tables(forms=FORMS | {"k2": FORMS["k1"]})
+    assert "More samples do not help" not in said(honest)
+
+
+def test_no_claim_is_broken_by_honest_numbers() -> None:
+    assert "Claims: none is broken" in said(tables())
+
+
+@pytest.mark.parametrize(("change", "sentence", "verdict"), [
+    ({"bias": 1.0}, "k3 claims to be unbiased and is off by", "broken: biased"),
+    ({"frac_negative": 0.01}, "k3 claims never to be negative and was in 1 % of the batches", "broken: negative"),
+])  # fmt: skip
+def test_a_broken_claim_is_named(change: dict[str, float], sentence: str, verdict: str) -> None:
+    content = tables()
+    values = content["values"]
+    values.loc[(values["estimator"] == "k3") & (values["truth"] == 0.5), list(change)] = list(change.values())
+    assert sentence in said(content)
+    assert {each.name: each.verdict for each in claiming.judged(load(content))}["k3"] == verdict
+
+
+def test_samples_of_a_third_distribution_break_no_claim_of_the_unweighted() -> None:
+    data = load(tables())
+    verdicts = {each.name: each for each in claiming.judged(data)}
+    assert verdicts["k1"].verdict == "kept"
+    assert verdicts["k1"].rows == 9
+    assert verdicts["k1_weighted"].rows == 3
+    assert "unweighted estimators are off, at worst k1 by 40.6 %" in said(tables())
+
+
+def test_columns_that_say_who_needs_weights_are_believed() -> None:
+    content: dict[str, Any] = tables()
+    content["estimators"] = content["estimators"].assign(needs_weight=False)
+    content["pairs"] = content["pairs"].assign(off_policy=False)
+    data = load(content)
+    assert data.weighted == frozenset()
+    assert data.off_policy == frozenset()
+
+
+def test_ranges_join_while_the_winner_is_level() -> None:
+    content = tables([0.01, 0.1, 0.5])
+    spans = ranking.spans(load(content), "shift", 1)
+    assert [(span.winner, len(span.bests)) for span in spans] == [("k3", 3)]
+
+
+def test_many_series_are_cut_with_a_word() -> None:
+    content = tables([0.02 * 1.2**i for i in range(20)])
+    values = content["values"]
+    values.loc[values["series"] == "shift", "series"] = values["pair"]
+    assert "5 more series are in the table of ranges below." in said(content)
+
+
+def test_a_difference_within_its_interval_decides_nothing() -> None:
+    content = tables([0.5])
+    content["differences"]["rmse_difference_se"] = 10.0
+    assert "neither" in said(content)
+
+
+def test_a_run_without_pairs_of_known_divergence() -> None:
+    content = tables()
+    content["values"]["truth"] = float("nan")
+    content["values"]["rmse"] = float("nan")
+    content["pairs"]["kl_qp"] = float("nan")
+    assert "no row of it can be trusted" in said(content)

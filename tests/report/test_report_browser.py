@@ -1,0 +1,77 @@
+"""The page in a browser, narrow and wide, light and dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(
+    (found for name in ("/usr/bin/chromium", "chromium", "chromium-browser") if (found := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium in /usr/bin or on PATH (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1600])
+def test_the_page_fits_and_is_quiet(browser: Any, rendered: Path, width: int, scheme: str) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    heard: list[str] = []
+    page.on("console", lambda message: heard.append(message.text))
+    page.on("pageerror", lambda error: heard.append(str(error)))
+    page.on("request", lambda request: heard.append(request.url))
+    page.on("dialog", lambda dialog: heard.append(dialog.message))
+    url = (rendered / "index.html").as_uri()
+    page.goto(url)
+    page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    assert heard == [url]
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    # Text, lines and paper change together, so that nothing is drawn dark on dark.
+    paper, ink = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    text = page.evaluate("getComputedStyle(document.querySelector('.panel svg text')).fill")
+    assert text == ink
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+    page.close()
+
+
+def test_a_table_sorts_by_number_and_back(browser: Any, rendered: Path) -> None:
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto((rendered / "index.html").as_uri())
+    table = page.locator("table", has=page.locator("caption", has_text="Claims beside measurements"))
+    column = [head.strip() for head in table.locator("thead th").all_inner_texts()].index("Worst |z|")
+    button = table.locator("thead th button").nth(column)
+
+    def values() -> list[float]:
+        return [
+            float(cell)
+            for cell in table.locator(f"tbody td:nth-child({column + 1})").evaluate_all("c => c.map(x => x.dataset.v)")
+        ]
+
+    button.click()
+    assert values() == sorted(values())
+    button.click()
+    assert values() == sorted(values(), reverse=True)
+    page.close()
+
+
+def test_the_page_can_be_read_without_a_script(browser: Any, rendered: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((rendered / "index.html").as_uri())
+    assert page.locator("h1").inner_text() == "Experiment gaussian"
+    assert page.locator("table").first.is_visible()
+    context.close()

@@ -1,0 +1,130 @@
+"""``python -m klbench.report`` and pages over several runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from report_runs import tables
+
+from klbench.report import combine
+from klbench.report.__main__ import main
+from klbench.types import ConfigError
+
+MakeRun = Callable[..., Path]
+
+
+def test_one_run_is_rendered_in_place(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run()
+    assert main([str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(folder / "index.html")
+    assert (folder / "figures" / "noise.svg").exists()
+
+
+def _broken_parquet(folder: Path) -> None:
+    (folder / "tables" / "values.parquet").write_bytes(b"not parquet")
+
+
+def _no_tables(folder: Path) -> None:
+    for path in (folder / "tables").iterdir():
+        path.unlink()
+
+
+def _broken_json(folder: Path) -> None:
+    (folder / "run.json").write_text("{")
+
+
+def _no_json(folder: Path) -> None:
+    (folder / "run.json").unlink()
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (_broken_parquet, "expected a Parquet table"), (_no_tables, "expected tables/*.parquet, found none"),
+    (_broken_json, "run.json is not one that klbench wrote"), (_no_json, "expected a run folder with a run.json"),
+])  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], said: str
+) -> None:
+    folder = make_run()
+    damage(folder)
+    assert main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("klbench.report: ")
+    assert len(error.splitlines()) == 1
+    assert not (folder / "index.html").exists()
+
+
+def test_a_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+
+
+def test_a_sweep_is_combined_in_its_root(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed in (0, 1):
+        make_run(f"sweep/{seed}", tables([0.02, 0.5]), config=f"seed: {seed}\nworkers: {seed + 1}\n", seed=seed)
+    failed = make_run("sweep/2", {}, status="failed")
+    assert main([str(tmp_path / "sweep")]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == str(tmp_path / "sweep" / "index.html")
+    assert str(failed) in err
+    page = (tmp_path / "sweep" / "index.html").read_text(encoding="utf-8")
+    assert "shift, seed=0" in page
+    assert "shift, seed=1" in page
+    assert "workers=" not in page
+    links = re.findall(r'href="([^"#]+)"', page)
+    assert len(links) == 10
+    assert all((tmp_path / "sweep" / link).is_file() for link in links)
+
+
+def test_several_runs_go_where_they_are_told(make_run: MakeRun, tmp_path: Path) -> None:
+    # Different pairs: nothing needs a label to be told apart.
+    a, b = make_run("a", tables([0.02]), config="x: 1\n"), make_run("b", tables([0.5]), config="x: 2\n")
+    for folder in (a, b):
+        assert "from mu" in (folder / "tables" / "values.csv").read_text(encoding="utf-8")
+    out = tmp_path / "pages" / "both.html"
+    assert main([str(a), str(b), "--out", str(out)]) == 0
+    page = out.read_text(encoding="utf-8")
+    assert "x=1" in page
+    assert "x=2" in page
+    assert main([str(a), str(b), "--out", str(out)]) == 0  # its own page may be replaced
+
+
+def test_runs_of_different_pairs_keep_their_names(make_run: MakeRun, tmp_path: Path) -> None:
+    folders = []
+    for i, kl in enumerate((0.02, 0.5)):
+        content = {
+            name: table[table["pair"] != "from mu"] if "pair" in table else table for name, table in tables([kl]).items()
+        }
+        folders.append(make_run(f"run{i}", content, config=f"pair: {{q: {{mean: {i}}}}}\n"))
+    page = combine(folders, tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "[pair.q.mean" not in page
+    assert "KL 0.02 to 0.5" in page
+
+
+def test_the_default_page_is_in_the_current_folder(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = make_run("a"), make_run("b")
+    monkeypatch.chdir(tmp_path)
+    assert main([str(a), str(b)]) == 0
+    assert (tmp_path / "comparison.html").exists()
+
+
+def test_a_file_of_someone_else_is_not_replaced(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    theirs = tmp_path / "theirs.html"
+    theirs.write_text("<p>mine</p>")
+    assert main([str(make_run("a")), str(make_run("b")), "--out", str(theirs)]) == 2
+    assert "was not made by klbench" in capsys.readouterr().err
+    assert theirs.read_text() == "<p>mine</p>"
+
+
+def test_a_folder_cannot_be_the_page(make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="got a folder"):
+        combine([make_run("a"), make_run("b")], tmp_path)
+
+
+def test_equal_configurations_are_told_apart_by_their_folders(make_run: MakeRun, tmp_path: Path) -> None:
+    page = combine([make_run("first"), make_run("second")], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "shift, first" in page
+    assert "shift, second" in page
