@@ -43,7 +43,7 @@ NAMES = list(ORACLES)
 
 @cache
 def points(dtype: type) -> np.ndarray:
-    switches = (numerics.SWITCH, 0.25, 1 / 3, 0.5, 1.0, 2.0, 5.0)
+    switches = (*numerics.SWITCH.values(), 0.25, 1 / 3, 0.5, 1.0, 2.0, 5.0)
     near = [y for s in switches for y in (s, np.nextafter(s, 0), np.nextafter(s, 9), *(s * (1 + 0.004 * k) for k in range(-8, 9)))]
     sizes = np.array([*np.geomspace(1e-12, 80.0, 120), *near])
     return np.concatenate([-sizes, sizes]).astype(dtype)

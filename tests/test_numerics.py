@@ -20,7 +20,9 @@ def straddling(switch: float) -> list[float]:
 
 @cache
 def points(dtype: type) -> np.ndarray:
-    sizes = np.array([*np.geomspace(1e-12, 80.0, 160), *straddling(numerics.SWITCH), *straddling(0.5), *straddling(1.0)])
+    sizes = np.array(
+        [*np.geomspace(1e-12, 80.0, 160), *straddling(numerics.SWITCH[64]), *straddling(0.5), *straddling(numerics.SWITCH[32])]
+    )
     return np.concatenate([-sizes, sizes]).astype(dtype)
 
 

@@ -264,6 +264,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     for measured in results:
         truths = measured.exact.truths
         row: dict[str, Any] = {"pair": measured.pair.title, "series": measured.pair.series, "kind": measured.pair.kind}
+        row["off_policy"] = measured.pair.off_policy
         row |= {key: truth.value if (truth := truths[key]) else NAN for key in ("kl_qp", "kl_pq", "chi2")}
         khat, khat_se, khat_samples = measured.khats.get("r", (NAN, NAN, 0))
         row |= {"tail_index": measured.exact.tail_index, "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples}
@@ -273,6 +274,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
         "pair",
         "series",
         "kind",
+        "off_policy",
         "kl_qp",
         "kl_pq",
         "chi2",
@@ -293,7 +295,7 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
                 "estimator": e.name, "target": divergences.get(e.target).symbol, "tex": e.tex, "summary": e.summary,
                 "unbiased_claim": e.claims.unbiased, "nonnegative_claim": e.claims.nonnegative,
                 "gradient_claim": e.claims.gradient or "",
-                "aliases": ", ".join(e.aliases), "source": e.source,
+                "needs_weight": e.needs_weight, "aliases": ", ".join(e.aliases), "source": e.source,
             }
             for e in chosen
         ]
