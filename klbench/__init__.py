@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from klbench import divergences, estimators, pairs
     from klbench.app import Run, run
+    from klbench.machine import __version__
     from klbench.types import ConfigError, Draws, RunError
 
-__version__ = "0.1.0"
 __all__ = ["ConfigError", "Draws", "Run", "RunError", "__version__", "divergences", "estimators", "pairs", "run"]
 
-_HOME = {"Run": "app", "run": "app", "ConfigError": "types", "Draws": "types", "RunError": "types"}
+_HOME = {"Run": "app", "run": "app", "ConfigError": "types", "Draws": "types", "RunError": "types", "__version__": "machine"}
 
 
 def __getattr__(name: str) -> Any:

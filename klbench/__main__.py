@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    from klbench.app import command_line
+    from klbench.cli import command_line
 
     sys.exit(command_line(sys.argv[1:]))
 

@@ -6,10 +6,9 @@ import datetime as dt
 import os
 import shlex
 import socket
-import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,10 +69,11 @@ def run(experiment: str, *overrides: str) -> Run:
     RunError
         The run failed; its folder's ``log.txt`` says where.
     """
-    return _run([f"+exp={experiment}", *overrides])
+    return launch([f"+exp={experiment}", *overrides])
 
 
-def _run(arguments: Sequence[str]) -> Run:
+def launch(arguments: Sequence[str]) -> Run:
+    """Run what a command line asks for, a new run or one to resume."""
     overrides = normalized(arguments)
     keys = {key for key, _ in map(split, overrides)}
     if "resume" in keys:
@@ -109,6 +109,29 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         else:
             result.append(f"++{key}={value}")
     return result
+
+
+def path_of(key: str, overrides: Sequence[str]) -> Path:
+    """The path that a key is given, without the quotes it may need in an override.
+
+    Raises
+    ------
+    ConfigError
+        It is several, or an interpolation that leads nowhere.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    override = [each for each in overrides if split(each)[0] == key][-1]
+    parsed = OverridesParser.create().parse_override(override)
+    if parsed.is_sweep_override():
+        raise ConfigError(f"{key}={split(override)[1]}: must be one folder")
+    try:
+        value = OmegaConf.create({key: parsed.value()})[key]
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{key}={split(override)[1]}: {str(error).splitlines()[0]}") from None
+    return Path(value if isinstance(value, str) else split(override)[1])
 
 
 def _experiment(overrides: Sequence[str]) -> str:
@@ -181,7 +204,7 @@ def _new_folder(settings: Settings) -> RunFolder:
 
 def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) -> Run:
     given = dict(map(split, overrides))
-    folder = RunFolder.open(Path(given["resume"]))
+    folder = RunFolder.open(path_of("resume", overrides))
     info = folder.info
     other = sorted(keys - set(RESUMABLE_KEYS))
     if other:
@@ -197,7 +220,14 @@ def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) 
     folder.check_free()
     from klbench.settings import settings
 
-    config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    try:
+        config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{folder.path / 'config.yaml'}: cannot be read as plain YAML, {str(error).splitlines()[0]}"
+        ) from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{folder.path / 'config.yaml'}: expected keys and values")
     config |= {key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given}
     return execute(settings(config, str(info.get("experiment")), conf_folder()), folder, arguments)
 
@@ -213,6 +243,7 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> 
     if not (folder.path / "config.yaml").exists():
         write_text(folder.path / "config.yaml", yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True))
     folder.update(
+        "finished", "seconds", "error",  # of an earlier part of this run
         status="running", experiment=settings.experiment, study=settings.study.name,
         command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
         device=settings.common.device, started=now(), pid=os.getpid(), host=socket.gethostname(), **describe(),
@@ -228,7 +259,8 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> 
         studied = time.monotonic()
         folder.write_tables(tables)
         report.render(folder.path)
-    except ConfigError:
+    except ConfigError as error:
+        folder.update(status="failed", finished=now(), error=str(error))
         raise
     except KeyboardInterrupt:
         folder.update(status="interrupted", finished=now())
@@ -248,79 +280,3 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> 
         folder.drop_parts()
     report.render(folder.path)
     return Run(folder.path, tables, status)
-
-
-def command_line(arguments: Sequence[str]) -> int:
-    """The command line: prints the summary and the report's path, and gives back the exit code."""
-    if not arguments or {"-h", "--help"} & set(arguments):
-        print(_help())
-        return DONE
-    if "--version" in arguments:
-        from klbench import __version__
-
-        print(__version__)
-        return DONE
-    try:
-        if {"-m", "--multirun"} & set(arguments):
-            from klbench.sweep import sweep
-
-            return sweep([a for a in arguments if a not in ("-m", "--multirun")])
-        flags = [argument for argument in arguments if argument.startswith("-")]
-        if flags:
-            raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version and -m, all else is key=value")
-        result = _run(arguments)
-    except ConfigError as error:
-        print(f"klbench: {error}", file=sys.stderr)
-        return WRONG
-    except RunError as error:
-        print(f"klbench: {error}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print("klbench: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    return _show(result)
-
-
-def _show(result: Run) -> int:
-    from klbench import studies
-    from klbench.progress import print_summary
-
-    study = studies.get(RunFolder(result.path).info["study"])
-    if study.summarize is not None and result.tables:
-        print_summary(study.summarize(result.tables))
-    if result.status == "interrupted":
-        print(f"klbench: interrupted; continue with: python -m klbench resume={result.path}", file=sys.stderr)
-    report = result.path / "index.html"
-    print(report if report.exists() else result.path)
-    return INTERRUPTED if result.status == "interrupted" else DONE
-
-
-def _help() -> str:
-    from klbench import estimators, pairs
-
-    def block(title: str, lines: Mapping[str, str]) -> str:
-        width = max(map(len, lines))
-        return "\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in lines.items())])
-
-    return "\n\n".join(
-        [
-            "python -m klbench +exp=NAME [key=value ...]   measure estimators of the KL divergence\n"
-            "python -m klbench -m +exp=NAME key=a,b ...     one run for each value\n"
-            "python -m klbench resume=RUN                   continue an unfinished run\n"
-            "python -m klbench.report RUN [RUN ...]         render again, or one report from several runs",
-            block(
-                "common keys",
-                {
-                    "seed": "all random numbers come from it (0)",
-                    "samples": "samples drawn from each pair",
-                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a set: all, schulman, core, bregman, clamps, weighted",
-                    "workers": "processes (the cores of this machine)",
-                    "device": "cpu or cuda, for the studies that use torch",
-                    "out": "the run folder (reports/EXPERIMENT-TIME)",
-                },
-            ),
-            block("experiments", experiments()),
-            block("pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)", {name: pairs.get(name).summary for name in pairs.names()}),
-            block("estimators", {name: estimators.get(name).summary for name in estimators.names()}),
-        ]
-    )

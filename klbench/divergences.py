@@ -171,8 +171,10 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     r = xp.exp(far)
     if 0.0 < alpha < 1.0:
         power = xp.exp(alpha * far)  # never the largest term, and with a gradient where r underflows
-    else:  # a power, since the rounding of alpha * far would be magnified by its size; of 1/r, lest its gradient overflow early
-        power = r**alpha if alpha > 0.0 else xp.exp(-far) ** -alpha
+    elif alpha > 0.0:
+        power = r**alpha  # not exp(alpha * far): the rounding of that product would be magnified by its size
+    else:
+        power = xp.exp(-far) ** -alpha  # of 1/r, lest its gradient overflow before its value does
     gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
     linear = max(1.0, alpha) * r
     return xp.where(small, total * near * near, xp.where(xp.isinf(linear), linear, gap))  # not inf - inf

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+__version__ = "0.1.0"
 PACKAGES = (
-    "klbench",
     "numpy",
     "scipy",
     "torch",
@@ -58,7 +58,8 @@ def _version(package: str) -> str | None:
 
 def describe() -> dict[str, Any]:
     """Versions of what computes, the machine, and the revision where there is one."""
-    versions = {"python": platform.python_version()} | {name: version for name in PACKAGES if (version := _version(name))}
+    found = {name: _version(name) for name in PACKAGES}
+    versions = {"klbench": __version__, "python": platform.python_version()} | {k: v for k, v in found.items() if v is not None}
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
     machine = {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": memory and round(memory, 1)}
     return {"versions": versions, "machine": machine, "git": _git()}

@@ -31,8 +31,12 @@ class ExactMoments:
 
 
 def closed_form(value: float, operations: int = 16) -> Truth:
-    """A closed form, trusted to ``operations`` roundings of its value."""
-    return Truth(float(value), 0.0 if math.isinf(value) else operations * EPS * abs(value), "closed-form")
+    """A divergence in closed form, trusted to ``operations`` roundings of its value and to a few of its parameters.
+
+    Near zero a divergence is quadratic in the difference of the parameters, so that their rounding counts with its root.
+    """
+    error = 0.0 if math.isinf(value) else EPS * (operations * abs(value) + 4.0 * math.sqrt(abs(value)))
+    return Truth(float(value), error, "closed-form")
 
 
 def integrate(
@@ -130,6 +134,7 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
 
     The terms cancel where r is near 1, and the error bound says by how much.
     """
+    polynomial = tuple(part for part in polynomial if part[0])  # 0 times an infinite moment is 0
     first = [c * _power_moment(series, a, b) for c, a, b in polynomial]
     second = [c * d * _power_moment(series, a + e, b + f) for c, a, b in polynomial for d, e, f in polynomial]
     mean, mean_error = (math.fsum(first), 8 * EPS * sum(map(abs, first))) if all(map(math.isfinite, first)) else (math.inf, 0.0)

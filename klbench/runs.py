@@ -58,7 +58,11 @@ class RunFolder:
         ConfigError
             The folder holds something already, is no folder, or its parent cannot be written to.
         """
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        try:
+            taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+        except OSError as error:
+            raise ConfigError(f"out={path}: cannot be looked into, {error.strerror}; name another folder") from None
+        if taken:
             raise ConfigError(
                 f"out={path}: exists already; name a new folder, or continue an unfinished run with resume={path}"
             )
@@ -79,7 +83,14 @@ class RunFolder:
             raise ConfigError(
                 f"{path}: expected a run folder with a run.json, found {'none there' if path.is_dir() else 'no such folder'}"
             )
-        return cls(path)
+        folder = cls(path)
+        try:
+            readable = isinstance(folder.info, dict)
+        except ValueError:
+            readable = False
+        if not readable:
+            raise ConfigError(f"{path}: its run.json is not one that klbench wrote")
+        return folder
 
     def create(self) -> None:
         """Make the folder.
@@ -100,9 +111,10 @@ class RunFolder:
         result: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return result
 
-    def update(self, **values: Any) -> None:
-        """Change entries of ``run.json``."""
+    def update(self, *dropped: str, **values: Any) -> None:
+        """Drop and change entries of ``run.json``."""
         info = self.info if (self.path / "run.json").exists() else {}
+        info = {key: value for key, value in info.items() if key not in dropped}
         write_text(self.path / "run.json", json.dumps(info | values, indent=2, ensure_ascii=False) + "\n")
 
     def log(self, line: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +47,9 @@ class Common(Options):
     out: str | None = None
 
 
+_CLUSTER_MODULES = {"dask": "distributed", "ray": "ray"}
+
+
 @dataclass(frozen=True)
 class Settings:
     """A checked configuration, ready to run; ``config`` is what it was made from."""
@@ -59,7 +63,8 @@ class Settings:
     @property
     def workers(self) -> int:
         """Processes to work with."""
-        return self.common.workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return self.common.workers or cores or 1
 
     @property
     def cluster(self) -> Cluster | None:
@@ -101,6 +106,10 @@ _EXPECTED = {
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
     "int_type": "must be a whole number",
+    "int_parsing_size": "is too large",
+    "string_type": "must be text; a number in quotes is text",
+    "tuple_type": "must be a list",
+    "model_type": "must be keys and values",
     "float_type": "must be a number or a list of numbers",
     "float_parsing": "must be a number or a list of numbers",
     "finite_number": "must be finite",
@@ -139,7 +148,16 @@ def build(model: type[Options], node: Mapping[str, Any], prefix: str = "") -> An
     try:
         return model.model_validate(dict(node))
     except ValidationError as error:
-        raise ConfigError(_line(model, error.errors()[0], prefix)) from None
+        raise ConfigError(_line(model, _first(error.errors()), prefix)) from None
+
+
+def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first error; of a list that may also be a number, the one about its entry."""
+    first = errors[0]
+    if first["loc"][-1:] == ("float",) and isinstance(first["input"], Sequence) and not isinstance(first["input"], str):
+        place = first["loc"][:-1]
+        return next((each for each in errors[1:] if each["loc"][: len(place)] == place), first)
+    return first
 
 
 def build_pair(node: Any, prefix: str) -> Pair:
@@ -154,9 +172,12 @@ def build_pair(node: Any, prefix: str) -> Pair:
 def expand_estimators(value: Any, sets: Mapping[str, list[str]]) -> list[str]:
     """Estimator names from a list or the name of a set; each is looked up, so that a wrong one is refused here."""
     if isinstance(value, str) and value not in sets:
-        known = {*sets, *estimators.names()}
-        if value.partition(":")[0] not in known:
-            raise unknown("estimator or set of estimators", value, [*sets, *estimators.names()])
+        try:
+            estimators.get(value)
+        except ConfigError:
+            if value.partition(":")[0] in estimators.names():
+                raise  # it is the number that is wrong
+            raise unknown("estimator or set of estimators", value, [*sets, *estimators.names()]) from None
         value = [value]
     chosen = sets[value] if isinstance(value, str) else value
     if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
@@ -186,7 +207,8 @@ def _pairs(config: dict[str, Any], experiment: str) -> list[Pair]:
         raise ConfigError(f"experiment {experiment} needs pair=NAME; available: {', '.join(pairs.names())}")
     if one is not None:
         return [build_pair(one, "pair")]
-    assert many is not None
+    if not isinstance(many, Sequence) or isinstance(many, str):
+        raise ConfigError(f"pairs={_show(many)}: must be a list of pairs, each with a kind, one of {', '.join(pairs.names())}")
     return [build_pair(node, f"pairs.{k}") for k, node in enumerate(many)]
 
 
@@ -218,6 +240,8 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
         Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")}
     )
     _check_device(common.device, study)
+    if common.cluster is not None and importlib.util.find_spec(_CLUSTER_MODULES[common.cluster]) is None:
+        raise ConfigError(f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'")
     if "pairs" in fields:
         left["pairs"] = tuple(_pairs(left, experiment))
     if "estimators" in fields and ("estimators" in left or fields["estimators"].is_required()):

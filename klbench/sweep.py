@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,16 +27,16 @@ def _job(config: Any) -> str:
     checked = settings({str(k): v for k, v in plain.items()}, hydra.runtime.choices["exp"], app.conf_folder())
     try:
         result = app.execute(checked, RunFolder(out), list(hydra.overrides.task))
-    except RunError as error:
-        print(f"klbench: {error}", file=sys.stderr)
+    except (ConfigError, RunError) as error:
+        print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return "failed"
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result.status
 
 
-def _check(overrides: Sequence[str]) -> None:
-    """Compose and check every job before the first one starts, so that a wrong one costs nothing."""
+def _check(overrides: Sequence[str]) -> int:
+    """Compose and check every job before the first one starts, so that a wrong one costs nothing; gives their number."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
@@ -44,9 +45,10 @@ def _check(overrides: Sequence[str]) -> None:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
-    for jobs in BasicSweeper.split_arguments(parsed, max_batch_size=None):
-        for job in jobs:
-            app.check([each for each in job if not each.startswith("hydra")])
+    jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
+    for job in jobs:
+        app.check(job)
+    return len(jobs)
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -65,21 +67,33 @@ def sweep(arguments: Sequence[str]) -> int:
     given = dict(map(app.split, overrides))
     if "resume" in given:
         raise ConfigError("resume cannot be swept: continue each job by itself with resume=SWEEP/NUMBER")
+    root = app.path_of("out", overrides) if "out" in given else None
     overrides = [each for each in overrides if app.split(each)[0] != "out"]
-    _check(overrides)
-    root = Path(given["out"]) if "out" in given else app.default_out(f"{given['exp'].replace(',', '-')}-sweep")
+    jobs = _check(overrides)
+    root = root or app.default_out(f"{given['exp'].replace(',', '-')}-sweep")
     RunFolder.check_new(root)
-    program, sys.argv = sys.argv, ["klbench", "--multirun", *overrides, f"hydra.sweep.dir='{root}'"]
+    RunFolder(root).create()
+    quoted = str(root).replace("'", r"\'")
+    program, sys.argv = sys.argv, ["klbench", "--multirun", *overrides, f"hydra.sweep.dir='{quoted}'"]
+    full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"  # Hydra raises, and does not exit
     try:
         hydra.main(version_base="1.3", config_path=str(app.conf_folder()), config_name="config")(_job)()
     except KeyboardInterrupt:
         print(f"klbench: interrupted; continue a job with: python -m klbench resume={root}/NUMBER", file=sys.stderr)
         return app.INTERRUPTED
+    except Exception as error:
+        raise RunError(f"the sweep failed: {type(error).__name__}: {' '.join(str(error).split())}; see {root}") from error
     finally:
         sys.argv = program
-    jobs = sorted((path.parent for path in root.glob("*/run.json")), key=lambda path: int(path.name))
-    done = [path for path in jobs if RunFolder(path).info["status"] == "done"]
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+    folders = sorted((path.parent for path in root.glob("*/run.json")), key=lambda path: (len(path.name), path.name))
+    done = [path for path in folders if RunFolder(path).info["status"] == "done"]
     if not done:
-        raise RunError(f"all {len(jobs)} jobs failed; see {root}/*/log.txt")
+        raise RunError(f"all {jobs} jobs failed; see {root}/*/log.txt")
+    if len(done) < jobs:
+        print(f"klbench: {jobs - len(done)} of {jobs} jobs failed; see {root}/*/log.txt", file=sys.stderr)
     print(report.combine(done, root / "index.html"))
-    return app.DONE if len(done) == len(jobs) else app.FAILED
+    return app.DONE if len(done) == jobs else app.FAILED

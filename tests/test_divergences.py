@@ -44,8 +44,9 @@ NAMES = list(ORACLES)
 @cache
 def points(dtype: type) -> np.ndarray:
     switches = (*numerics.SWITCH.values(), 0.25, 1 / 3, 0.5, 1.0, 2.0, 5.0)
-    near = [y for s in switches for y in (s, np.nextafter(s, 0), np.nextafter(s, 9), *(s * (1 + 0.004 * k) for k in range(-8, 9)))]
-    sizes = np.array([*np.geomspace(1e-12, 80.0, 120), *near])
+    around = [s * (1.0 + 0.004 * k) for s in switches for k in range(-8, 9)]
+    beside = [np.nextafter(s, side) for s in switches for side in (0.0, 9.0)]
+    sizes = np.array([*np.geomspace(1e-12, 80.0, 120), *around, *beside])
     return np.concatenate([-sizes, sizes]).astype(dtype)
 
 
@@ -200,7 +201,10 @@ def test_a_wrong_name_or_number_is_answered_with_what_is_allowed(name, message) 
 
 
 def test_a_generator_of_ones_own_is_a_bregman_gap() -> None:
-    mine = divergences.generator("mine", lambda r: 3.0 * (r - 1.0) ** 2 + 5.0 * r + 7.0, lambda r: 6.0 * (r - 1.0) + 5.0, growth=2.0)
+    def f(r):
+        return 3.0 * (r - 1.0) ** 2 + 5.0 * r + 7.0
+
+    mine = divergences.generator("mine", f, lambda r: 6.0 * (r - 1.0) + 5.0, growth=2.0)
     x = np.array([-2.0, -0.1, 0.0, 0.3, 2.5])
     np.testing.assert_allclose(mine.gap(Draws(x)), 3.0 * np.expm1(x) ** 2, rtol=1e-12, atol=1e-13)
     assert mine.growth == 2.0
@@ -208,7 +212,13 @@ def test_a_generator_of_ones_own_is_a_bregman_gap() -> None:
 
 # ---- properties of the divergences themselves, over random categoricals
 
-logits = st.integers(2, 6).flatmap(lambda n: st.tuples(*(st.lists(st.floats(-5.0, 5.0), min_size=n, max_size=n) for _ in range(2))))
+
+def two_sides(n: int):
+    side = st.lists(st.floats(-5.0, 5.0), min_size=n, max_size=n)
+    return st.tuples(side, side)
+
+
+logits = st.integers(2, 6).flatmap(two_sides)
 
 
 def softmax(values):

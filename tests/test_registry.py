@@ -66,7 +66,7 @@ def test_a_familys_own_complaint_is_passed_on(registry) -> None:
         raise ConfigError("too many")
 
     registry.add_family("cakes", make, default=1.0)
-    with pytest.raises(ConfigError, match="^too many$"):
+    with pytest.raises(ConfigError, match=r"^too many$"):
         registry.get("cakes")
 
 

@@ -34,6 +34,10 @@ class Pair(Options, ABC):
     label: str = ""
     series: str = ""
 
+    def __eq__(self, other: object) -> bool:
+        # Not pydantic's, which would compare cached arrays too.
+        return type(other) is type(self) and other.model_dump() == self.model_dump()
+
     @property
     @abstractmethod
     def off_policy(self) -> bool:

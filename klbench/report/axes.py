@@ -63,6 +63,11 @@ def curve(axes: Axes, x: Sequence[float], y: Sequence[float], entry: LegendEntry
         axes.plot([a for a, _ in kept], [b for _, b in kept], color=colour(entry.slot), linestyle=style, linewidth=1.3)
 
 
+def dashes(axes: Axes, x: Sequence[float], y: Sequence[float], entry: LegendEntry) -> None:
+    """Exact values that no line should join."""
+    axes.plot(x, y, linestyle="none", marker="_", markersize=13, markeredgewidth=1.5, color=colour(entry.slot), zorder=2)
+
+
 def points(axes: Axes, rows: pd.DataFrame, x: Sequence[float], y: str, se: str, entry: LegendEntry) -> None:
     """Measured values with 95 % intervals; hollow, and without one, where the row is not to be trusted."""
     trusted = (rows["status"] == "ok").to_numpy()

@@ -19,8 +19,8 @@ from klbench.types import ConfigError
 INTRODUCTION = (
     "A language model that is trained against rewards is held close to a reference model, and the distance is measured by the "
     "Kullback-Leibler divergence KL(q‖p), where q is the model in training (the policy, which samples) and p the reference. "
-    "It is not computed but estimated from samples, and there are several formulas for it. klbench measures how wrong "
-    "and how noisy each one is, on distributions whose divergence is known."
+    "It is not computed but estimated from samples, and there are several formulas for it. klbench measures what each one is "
+    "worth: how wrong it is and how noisy, what rounding does to it, and what it costs."
 )
 
 
@@ -34,13 +34,14 @@ def _blocks(sources: Sequence[Source], tables: Tables, page: Path) -> list[Block
     for section in sections:
         blocks += section.answer(tables) if section.answer else []
     for section in sections:
-        blocks += [Heading(section.title, 2, section.table), *section.build(tables)]
+        built = section.build(tables)
+        blocks += [Heading(section.title, 2, section.table), *built] if built else []
     covered = {name for section in sections for name in (section.table, *section.covers)}
     others = [name for name in tables if name not in covered]
     if others:
         blocks.append(Heading("Other tables", 2, "other"))
         blocks += [block for name in others for block in generic(name, tables[name])]
-    terms = [term for section in sections for term in section.terms]
+    terms = list(dict.fromkeys(term for section in sections for term in section.terms))
     if terms:
         blocks += [Heading("Terms", 2, "terms"), Definitions(terms)]
     return [*blocks, Heading("How it was made", 2, "made"), *provenance.made(sources, page)]

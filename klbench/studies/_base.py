@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -48,34 +51,68 @@ class Context:
             for task in tasks:
                 yield function(*task)
         else:
-            from joblib import Parallel, delayed
+            yield from self._map_processes(function, tasks)
 
-            yield from Parallel(n_jobs=self.workers, return_as="generator")(delayed(function)(*task) for task in tasks)
+    def _map_processes(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        from joblib import Parallel, delayed
+
+        results: Any = None
+        try:
+            with _deaf_to_interrupts():
+                results = Parallel(n_jobs=self.workers, return_as="generator")(delayed(function)(*task) for task in tasks)
+            # Not `yield from`: it would close the results itself, and joblib warns of what was cut short.
+            for result in results:  # noqa: UP028
+                yield result
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if results is not None:
+                    results.close()
 
     def _map_cluster(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         from joblib import Parallel, delayed, parallel_config
 
         assert self.cluster is not None
-        with _connect(self.cluster), parallel_config(backend=self.cluster.kind), Parallel() as parallel:
+        with contextlib.ExitStack() as stack:
+            with _deaf_to_interrupts():
+                stack.enter_context(_connect(self.cluster, self.workers))
+            stack.enter_context(parallel_config(backend=self.cluster.kind))
+            parallel = stack.enter_context(Parallel())
             remaining = iter(tasks)
             # In waves: not every backend can hand its results out one by one.
             while wave := list(islice(remaining, 32 * self.workers)):
                 yield from parallel(delayed(function)(*task) for task in wave)
 
 
-def _connect(cluster: Cluster) -> Any:
+@contextlib.contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends, here; processes that start in the block never get it. (POSIX; elsewhere, nothing.)"""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # it clears the mask when it starts, and would do so inside the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _connect(cluster: Cluster, workers: int) -> Any:
     if cluster.kind == "dask":
         from dask.distributed import Client
 
-        return Client(cluster.address) if cluster.address else Client(processes=True)
-    import contextlib
-
+        if cluster.address:
+            return Client(cluster.address)
+        return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
     import ray
     from ray.util.joblib import register_ray
 
     @contextlib.contextmanager
     def session() -> Iterator[None]:
-        ray.init(address=cluster.address or None)
+        ray.init(address=cluster.address or None, num_cpus=None if cluster.address else workers)
         register_ray()
         try:
             yield

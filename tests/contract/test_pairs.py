@@ -44,7 +44,8 @@ EXAMPLES: dict[str, list[dict]] = {
     "mixture": [
         {"q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
          "p": {"weights": [0.5, 0.5], "means": [-1.0, 1.2], "stds": [0.6, 1.1]}},
-        {"q": {"weights": [1.0], "means": [0.0], "stds": [1.0]}, "p": {"weights": [0.9, 0.1], "means": [0.0, 1.0], "stds": [0.8, 2.0]}},
+        {"q": {"weights": [1.0], "means": [0.0], "stds": [1.0]},
+         "p": {"weights": [0.9, 0.1], "means": [0.0, 1.0], "stds": [0.8, 2.0]}},
         {"q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
          "p": {"weights": [1.0], "means": [0.2], "stds": [0.9]}, "mu": {"weights": [1.0], "means": [0.0], "stds": [1.5]}},
     ],

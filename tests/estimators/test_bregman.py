@@ -48,7 +48,8 @@ def test_an_estimator_says_what_it_estimates(name) -> None:
 
 
 def test_a_generator_of_ones_own_makes_an_estimator() -> None:
-    mine = bregman(divergences.generator("mine", lambda r: (r - 1.0) ** 2, lambda r: 2.0 * (r - 1.0), growth=2.0), summary="mine")
+    divergence = divergences.generator("mine", lambda r: (r - 1.0) ** 2, lambda r: 2.0 * (r - 1.0), growth=2.0)
+    mine = bregman(divergence, summary="mine")
     x = np.array([-1.0, 0.2, 1.5])
     np.testing.assert_allclose(mine.terms(x), estimators.get("bregman_chi2").terms(x), rtol=1e-13)
     assert (mine.name, mine.growth, mine.summary) == ("bregman_mine", 2.0, "mine")

@@ -112,6 +112,7 @@ def described(names: Sequence[str]) -> pd.DataFrame:
             "unbiased_claim": name != "k2",
             "nonnegative_claim": "k1" not in name,
             "gradient_claim": "",
+            "needs_weight": "weighted" in name,
             "aliases": "",
             "source": "",
         }
@@ -141,6 +142,7 @@ def tables(kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: st
             "pair": row["pair"],
             "series": row["series"],
             "kind": "gaussian",
+            "off_policy": row["pair"] == "from mu",
             "kl_qp": row["truth"],
             "kl_pq": row["truth"],
             "chi2": 1.0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from typing import Any
 
@@ -153,3 +154,59 @@ def test_a_run_without_pairs_of_known_divergence() -> None:
     content["values"]["rmse"] = float("nan")
     content["pairs"]["kl_qp"] = float("nan")
     assert "no row of it can be trusted" in said(content)
+
+
+def test_a_line_joins_only_pairs_that_differ_steadily() -> None:
+    content = tables([0.02, 0.5, 2.0])
+    parameters = [{"mean": 0.2}, {"mean": 1.0}, {"mean": 2.0}]
+
+    def family(changed: list[dict[str, Any]]) -> bool:
+        texts = [json.dumps({"p": each}) for each in [*changed, {"mean": 0.0}]]
+        return load(content | {"pairs": content["pairs"].assign(parameters=texts)}).is_one_family("shift")
+
+    assert family(parameters)
+    assert family(parameters[::-1])
+    assert not family([parameters[1], parameters[0], parameters[2]])
+    assert not family([{"probs": [0.5, 0.5]}, *parameters[1:]])
+    assert not family([{"name": each} for each in "abc"])
+
+
+def test_the_only_estimator_is_not_ranked() -> None:
+    text = said(tables(forms={"k1": FORMS["k1"]}) | {"differences": tables()["differences"].head(0)})
+    assert "has the least error" in text  # k1_weighted is the second contender
+    content = tables(forms={"k1": FORMS["k1"]})
+    content["values"] = content["values"][content["values"]["estimator"] == "k1"]
+    text = said(content)
+    assert "has the least error" not in text
+    assert "Rmse, one sample: 0.200 at KL 0.02, 2.00 at KL 2" in text
+
+
+def test_samples_fewer_than_a_batch_are_said() -> None:
+    content = tables()
+    assert "follow from those of single samples" not in said(content)
+    content["values"]["samples"] = 100
+    assert "follow from those of single samples" in said(content)
+
+
+def test_runs_that_agree_share_a_card() -> None:
+    parts = [tables(), tables()]
+    both = {}
+    for name in parts[0]:
+        for i, part in enumerate(parts):
+            for column in {"pair", "series"} & set(part[name]):
+                part[name][column] = part[name][column] + f", run {i}"
+            part[name].insert(0, "run", f"run {i}")
+        both[name] = pd.concat([part[name] for part in parts], ignore_index=True)
+    text = said(both)
+    assert text.startswith("These runs measured")
+    assert "shift, run 0 ; shift, run 1 (3 pairs each" in text
+    assert text.count("k3 up to KL 0.5 (at KL 0.02") == 1
+
+
+def test_a_mean_without_third_moment_breaks_no_claim() -> None:
+    content = tables()
+    values = content["values"]
+    values.loc[(values["estimator"] == "k1") & (values["truth"] == 0.5), "bias"] = 1.0
+    assert "k1 claims to be unbiased and is off" in said(content)
+    content["pairs"].loc[content["pairs"]["kl_qp"] == 0.5, "tail_index"] = 0.45
+    assert "Claims: none is broken" in said(content)

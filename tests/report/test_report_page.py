@@ -155,7 +155,8 @@ def test_one_pair_of_a_user(make_run: MakeRun) -> None:
     content = {name: table[table["pair"] != "from mu"] if "pair" in table else table for name, table in tables([0.5]).items()}
     content["values"] = content["values"].assign(series=None)
     page = render(make_run(content=content)).read_text(encoding="utf-8")
-    assert "all pairs" in page
+    assert "<b>N(0, 1) ‖ N(1, 1)</b> (1 pair, KL 0.5)" in page
+    assert "on the only pair" in page
     assert "1 pair of distributions" in page
 
 

@@ -68,28 +68,80 @@ def _winners(data: Data, series: str, batch: int) -> Markup | None:
         return None
     label = Markup("<b>{}:</b> ").format("One sample" if batch == 1 else f"Batches of {batch:,}")
     if not honest:
-        return label + _ranges(data, series, batch, everyone, margin=True) + ". None of them claims to be unbiased."
+        return (
+            label
+            + _ranges(data, series, batch, everyone, margin=True)
+            + (
+                ". None of them claims to be unbiased on samples of a third distribution."
+                if data.is_off_policy(series)
+                else ". None of them claims to be unbiased."
+            )
+        )
     text = label + _ranges(data, series, batch, honest, margin=True) + "."
     if [(span.winner, span.pairs) for span in honest] != [(span.winner, span.pairs) for span in everyone]:
         text += Markup(" Counting the biased ones too: {}.").format(_ranges(data, series, batch, everyone, margin=False))
     return text
 
 
-def _title(data: Data, series: str) -> Markup:
-    kls = sorted(data.kl[pair] for pair in data.series[series] if math.isfinite(data.kl[pair]))
+def _title(data: Data, names: Sequence[str]) -> Markup:
+    each = data.series[names[0]]
+    kls = sorted(data.kl[pair] for pair in each if math.isfinite(data.kl[pair]))
     span = (
         "KL not known" if not kls else f"KL {short(kls[0])}" if kls[0] == kls[-1] else f"KL {short(kls[0])} to {short(kls[-1])}"
     )
-    return Markup("<b>{}</b> ({}, {})").format(series, count(len(data.series[series]), "pair"), span)
+    shown = Markup("; ").join(Markup("<b>{}</b>").format(name) for name in names)
+    return Markup("{} ({}{}, {})").format(shown, count(len(each), "pair"), " each" if len(names) > 1 else "", span)
+
+
+def _alike(data: Data) -> list[list[str]]:
+    """Series with the same winners over the same ranges, which several runs of the same pairs give: one card serves them."""
+    groups: dict[object, list[str]] = {}
+    for series in list(data.series)[:MAX_SERIES]:
+        found = tuple(
+            tuple((span.winner, where(data, series, span.pairs)) for span in spans(data, series, batch, unbiased=unbiased))
+            for batch in data.ends
+            for unbiased in (False, True)
+        )
+        kls = tuple(short(data.kl[pair]) for pair in data.series[series])
+        groups.setdefault((found, kls) if data.several else series, []).append(series)
+    return list(groups.values())
+
+
+def _rmse_of(data: Data, series: str, name: str, batch: int) -> str:
+    """``0.1 at KL 0.005, 2.8 at KL 3.92``: from one end of a series to the other."""
+    rows = [(pair, data.at(pair, batch).get(name)) for pair in data.series[series]]
+    found = [(pair, row["rmse"]) for pair, row in rows if row and row["status"] == "ok" and math.isfinite(row["rmse"])]
+    ends = [found[0], found[-1]] if len(found) > 1 else found
+    told = len({data.kl[pair] for pair, _ in ends}) == len(ends)
+    return ", ".join(f"{number(rmse)} {f'at KL {short(data.kl[pair])}' if told else f'on {pair}'}" for pair, rmse in ends)
+
+
+def alone(data: Data, name: str) -> list[Block]:
+    """The error of the only estimator there is: nothing to rank."""
+    items = []
+    for series in list(data.series)[:MAX_SERIES]:
+        sizes = [("one sample" if batch == 1 else f"batches of {batch:,}", batch) for batch in data.ends]
+        said = [f"{size}: {text}" for size, batch in sizes if (text := _rmse_of(data, series, name, batch))]
+        text = f"Rmse, {'; '.join(said)}." if said else "No row of it can be trusted."
+        items.append(Markup("<p>{}</p><p>{}</p>").format(_title(data, [series]), text))
+    lead = Markup(
+        "<b>How large is the error of {}, which estimates {}?</b> Error is the root-mean-square error (rmse) in nats, which "
+        "joins bias and noise. No other estimator of it was measured beside it."
+    ).format(code(name), data.target)
+    return [Paragraph(lead), Bullets(items, cards=True)]
 
 
 def winners(data: Data) -> list[Block]:
     """Who has the least rmse where, for one sample and for a large batch."""
+    contenders = sorted(set(data.measured["estimator"][data.measured["target"] == data.target]))
+    if len(contenders) == 1:
+        return alone(data, contenders[0])
     items = []
-    for series in list(data.series)[:MAX_SERIES]:
-        said = [each for batch in data.ends if (each := _winners(data, series, batch)) is not None]
+    for names in _alike(data):
+        said = [each for batch in data.ends if (each := _winners(data, names[0], batch)) is not None]
         said = said or [Markup("no row of it can be trusted, so none is ranked.")]
-        items.append(Markup("<p>{}</p>").format(_title(data, series)) + Markup("").join(map(Markup("<p>{}</p>").format, said)))
+        said += [Markup("The same in all of these; the numbers are those of the first.")] * (len(names) > 1)
+        items.append(Markup("<p>{}</p>").format(_title(data, names)) + Markup("").join(map(Markup("<p>{}</p>").format, said)))
     lead = Markup(
         "<b>Which estimator of {} has the least error?</b> Error is the root-mean-square error (rmse) in nats, which "
         "joins bias and noise. "
@@ -98,7 +150,7 @@ def winners(data: Data) -> list[Block]:
         "named, an unbiased and plain one if there is any. Behind ± are 95&nbsp;% intervals of the difference on the "
         "same samples."
     ).format(data.target, f"{100 * LEVEL:g} %")
-    left = len(data.series) - len(items)
+    left = max(0, len(data.series) - MAX_SERIES)
     rest = [Paragraph(f"{left} more series are in the table of ranges below.", "note")] if left else []
     return [Paragraph(lead), Bullets(items, cards=True), *rest]
 
@@ -117,7 +169,7 @@ def _k1_or_k3(data: Data, pair: str, batch: int) -> str | None:
 
 def k1_or_k3(data: Data) -> list[Markup]:
     """Where k3 has less error than k1, and where it has more, for one sample of q."""
-    items = []
+    items: dict[Markup, list[str]] = {}
     for series, pairs in list(data.series.items())[:MAX_SERIES]:
         stretches: list[tuple[str, list[str]]] = []
         for pair in pairs:
@@ -130,12 +182,16 @@ def k1_or_k3(data: Data) -> list[Markup]:
             Markup("{} {}").format(code(c) if c != "neither" else "neither", where(data, series, kept)) for c, kept in stretches
         ]
         if said:
-            items.append(Markup("<i>{}</i>: {}").format(series, Markup(", ").join(said)))
+            items.setdefault(Markup(", ").join(said), []).append(series)
     if not items:
         return []
     size = "one sample at a time" if data.batches[0] == 1 else f"in batches of {data.batches[0]:,}"
     text = Markup("<b>{} or {}?</b> The better of the two, {}: {}. Where {} cannot be trusted, {} counts as the better one.")
-    return [text.format(code("k1"), code("k3"), size, Markup("; ").join(items), code("k3"), code("k1"))]
+    said = [
+        Markup("{}: {}").format(Markup(" and ").join(map(Markup("<i>{}</i>").format, names)), each)
+        for each, names in items.items()
+    ]
+    return [text.format(code("k1"), code("k3"), size, Markup("; ").join(said), code("k3"), code("k1"))]
 
 
 def bias_floor(data: Data) -> list[Markup]:
@@ -150,15 +206,13 @@ def bias_floor(data: Data) -> list[Markup]:
     rival = next((name for name in ("k1", "k3") if name in table and table[name]["status"] == "ok"), None)
     beside = Markup(" against {} for {}").format(number(table[rival]["rmse"]), code(rival)) if rival else ""
     text = Markup(
-        "<b>More samples do not help {}:</b> in batches of {} its bias exceeds its noise on {} of {}. "
-        "On {} (KL {}) its rmse is {}{}."
+        "<b>More samples do not help {}:</b> in batches of {} its bias exceeds its noise {}. On {} (KL {}) its rmse is {}{}."
     )
     return [
         text.format(
             code("k2"),
             f"{batch:,}",
-            f"{len(pairs):,}",
-            count(len(rows), "pair"),
+            "on the only pair" if len(rows) == 1 else f"on {len(pairs):,} of {count(len(rows), 'pair')}",
             at,
             short(data.kl[at]),
             number(table["k2"]["rmse"]),
@@ -207,15 +261,15 @@ def untrusted(data: Data) -> list[Block]:
 def _asked(data: Data) -> Markup:
     sizes = sorted({int(n) for n in data.values["samples"]})
     return Markup(
-        "This run measured {} on {} of distributions q and p{}: {} samples of each pair, the same for all, averaged "
-        "in batches of {}."
+        "{} measured {} on {} of distributions q and p{}: {} samples of each pair, the same for all, averaged in batches of {}."
     ).format(
+        "These runs" if data.several else "This run",
         count(len(data.names), "estimator"),
         count(len(data.kl), "pair"),
         f" in {len(data.series)} series" if len(data.series) > 1 else "",
         " to ".join(f"{n:,}" for n in sorted({sizes[0], sizes[-1]})),
         " to ".join(f"{n:,}" for n in data.ends),
-    )
+    ) + (" The errors of batches larger than that follow from those of single samples." if sizes[0] < data.ends[-1] else "")
 
 
 def answer(data: Data) -> list[Block]:

@@ -47,8 +47,8 @@ class Judged:
 
 
 def _rows(data: Data, name: str) -> pd.DataFrame:
-    """The trusted rows on which an estimator's claim holds: samples of q, or of the third distribution for weighted ones."""
-    ok = data.ok[data.ok["estimator"] == name]
+    """The rows that judge an estimator's claim: samples of q, or of the third distribution when weighted; no skewed pairs."""
+    ok = data.ok[(data.ok["estimator"] == name) & ~data.ok["pair"].isin(data.skewed)]
     ok = ok[ok["pair"].isin(data.off_policy) == (name in data.weighted)]
     return ok[(ok["bias_se"] > 0) & ok["bias"].notna()]
 
@@ -189,11 +189,10 @@ def claims(data: Data) -> list[Block]:
         )
     rows_judged = sum(each.rows for each in judged(data))
     note = (
-        f"A |z| of 2 is nothing: over the {rows_judged:,} rows that were judged, a few beyond 3 are expected by "
-        f"chance alone, so a claim counts "
-        f"as broken beyond {LARGE_Z:g}. Judged are rows with status ok; unweighted estimators on samples of q, "
-        f"weighted ones on samples of the "
-        "third distribution."
+        f"A |z| of 2 is nothing: over the {rows_judged:,} rows that were judged, a few beyond 3 are expected by chance alone, "
+        f"so a claim counts as broken beyond {LARGE_Z:g}. Judged are rows with status ok: unweighted estimators on samples of q, "
+        "weighted ones on samples of the third distribution. Left out are pairs whose ratio has a tail index from 1/3 on: "
+        "there it has no third moment, and a measured mean may stray by many of its standard errors."
     )
     return [Paragraph(note), Table("Claims beside measurements", columns, rows), *_self_check(data)]
 

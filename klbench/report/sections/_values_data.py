@@ -36,6 +36,8 @@ SLOTS = {
 """A weighted estimator has the colour of the one it weights, another marker, and a dashed line."""
 WEIGHTED_MARKERS = {"k1_weighted": "<", "k2_weighted": "h", "k3_weighted": ">", "k1_self_normalized": "X"}
 MAX_PANELS = 8
+SKEWED = 1 / 3
+"""Tail index from which a ratio has no finite third moment."""
 LARGE_Z = 5.0
 """Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
 
@@ -47,7 +49,7 @@ COLUMNS = frozenset(_NEEDED.split())
 _EMPTY = {
     "differences": ("pair", "target", "batch", "first", "second", "rmse_difference", "rmse_difference_se"),
     "errors": ("pair", "estimator", "batch", "batches", "q2.5", "q25", "q50", "q75", "q97.5"),
-    "pairs": ("pair", "series", "kl_qp", "tail_index", "khat", "khat_se", "parameters"),
+    "pairs": ("pair", "series", "kl_qp", "tail_index", "khat", "khat_se", "off_policy", "parameters"),
     "estimators": (
         "estimator",
         "target",
@@ -56,6 +58,7 @@ _EMPTY = {
         "unbiased_claim",
         "nonnegative_claim",
         "gradient_claim",
+        "needs_weight",
         "aliases",
         "source",
     ),
@@ -91,6 +94,11 @@ class Data:
     def ok(self) -> pd.DataFrame:
         """The rows whose numbers can be trusted."""
         return self.measured[self.measured["status"] == "ok"]
+
+    @property
+    def several(self) -> bool:
+        """Whether the tables are of several runs."""
+        return "run" in self.values
 
     @cached_property
     def target(self) -> str:
@@ -132,19 +140,12 @@ class Data:
     @cached_property
     def weighted(self) -> frozenset[str]:
         """Estimators that are for samples of a third distribution."""
-        if "needs_weight" in self.estimators:
-            return frozenset(self.estimators["estimator"][self.estimators["needs_weight"].astype(bool)])
-        skipped = self.values["status"].str.contains("third distribution", regex=False)
-        by_formula = self.estimators["tex"].fillna("").str.contains(r"(?<![A-Za-z\\])w(?![A-Za-z])")
-        return frozenset(self.values["estimator"][skipped]) | frozenset(self.estimators["estimator"][by_formula])
+        return frozenset(self.estimators["estimator"][self.estimators["needs_weight"].astype(bool)])
 
     @cached_property
     def off_policy(self) -> frozenset[str]:
         """Pairs whose samples come from a third distribution."""
-        if "off_policy" in self.pairs:
-            return frozenset(self.pairs["pair"][self.pairs["off_policy"].astype(bool)])
-        named = [pair for pair, text in zip(self.pairs["pair"], self.pairs["parameters"], strict=True) if _has_sampler(text)]
-        return frozenset(named) | frozenset(self.measured["pair"][self.measured["estimator"].isin(self.weighted)])
+        return frozenset(self.pairs["pair"][self.pairs["off_policy"].astype(bool)])
 
     @cached_property
     def series(self) -> dict[str, list[str]]:
@@ -160,6 +161,24 @@ class Data:
         return dict(zip(table["pair"], table["kl"], strict=True))
 
     @cached_property
+    def _parameters(self) -> dict[str, dict[str, Any]]:
+        return {
+            pair: _leaves(json.loads(text)) for pair, text in zip(self.pairs["pair"], self.pairs["parameters"], strict=True)
+        }
+
+    def is_one_family(self, series: str) -> bool:
+        """Whether a line may join the pairs: each parameter in which they differ rises, or falls, with KL."""
+        known = [self._parameters[pair] for pair in self.series[series] if pair in self._parameters]
+        if any(each.keys() != known[0].keys() for each in known):
+            return False
+        for columns in ([each[key] for each in known] for key in known[0]) if known else ():
+            if len(set(columns)) > 1 and not all(isinstance(value, int | float) for value in columns):
+                return False
+            if list(columns) not in (sorted(columns), sorted(columns, reverse=True)):
+                return False
+        return True
+
+    @cached_property
     def _differences(self) -> dict[tuple[str, int, str, str], tuple[float, float]]:
         columns = ("pair", "batch", "first", "second", "rmse_difference", "rmse_difference_se")
         rows = zip(*(self.differences[column] for column in columns), strict=True)
@@ -171,6 +190,12 @@ class Data:
             return self._differences[pair, batch, first, second]
         found = self._differences.get((pair, batch, second, first))
         return None if found is None else (-found[0], found[1])
+
+    @cached_property
+    def skewed(self) -> frozenset[str]:
+        """Pairs whose ratio has no finite third moment: a mean over few samples is off there by more than its s.e. says."""
+        tail = self.pairs[["tail_index", "khat"]].astype(float).max(axis=1)
+        return frozenset(self.pairs["pair"][tail >= SKEWED])
 
     def is_off_policy(self, series: str) -> bool:
         """Whether the samples of this series come from a third distribution."""
@@ -211,11 +236,12 @@ class Data:
         return f" Drawn are the first {MAX_PANELS} of {len(self.series)} series." if len(self.series) > MAX_PANELS else ""
 
 
-def _has_sampler(parameters: Any) -> bool:
-    try:
-        return bool(json.loads(str(parameters)).get("mu"))
-    except (ValueError, AttributeError):
-        return False
+def _leaves(node: Any, path: str = "") -> dict[str, Any]:
+    """A pair's parameters without their nesting."""
+    if not isinstance(node, dict | list):
+        return {path: node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {key: value for name, each in items for key, value in _leaves(each, f"{path}.{name}").items()}
 
 
 def load(tables: Tables) -> Data:
@@ -229,7 +255,8 @@ def load(tables: Tables) -> Data:
     }
     values = tables["values"].copy()
     single = values["series"].fillna("").astype(str).str.strip().eq("").all()
-    values["series"] = values["series"].fillna("").astype(str).replace("", "all pairs" if single else "other pairs")
+    only = str(values["pair"].iloc[0]) if values["pair"].nunique() == 1 else "all pairs"
+    values["series"] = values["series"].fillna("").astype(str).replace("", only if single else "other pairs")
     exact = beside["pairs"].drop_duplicates("pair").set_index("pair")["kl_qp"]
     own = values[values["target"] == MAIN_TARGET].drop_duplicates("pair").set_index("pair")["truth"]
     values["kl"] = values["pair"].map(exact).astype(float).fillna(values["pair"].map(own).astype(float))

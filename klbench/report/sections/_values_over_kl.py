@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from klbench.report.axes import curve, kl_axis, log_ticks, points, tick
+from klbench.report.axes import curve, dashes, kl_axis, log_ticks, points, tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import TEXT, colour, drawing
 from klbench.report.numbers import Z95, number, percent, short
@@ -32,10 +32,10 @@ def _against_kl(
     title: str,
     caption: str,
     label: str,
-    draw: Callable[[Axes, pd.DataFrame, LegendEntry, float], list[float]],
+    draw: Callable[[Axes, pd.DataFrame, LegendEntry, float, bool], list[float]],
     finish: Callable[[Axes], None],
 ) -> Figure | None:
-    """Small multiples by series over the exact KL, at the smallest batch size; ``draw`` gives back what it drew."""
+    """Small multiples over KL, at the smallest batch size; ``draw``, told whether to join, gives back what it drew."""
     batch = data.batches[0]
     panels: list[Panel] = []
     shown: dict[str, LegendEntry] = {}
@@ -45,12 +45,14 @@ def _against_kl(
             continue
         there = data.measured[data.measured["pair"].isin(pairs) & (data.measured["batch"] == batch)]["estimator"]
         chosen = data.headlines(present=there)
+        joined = data.is_one_family(series)
         with drawing(left=0.17) as (axes, svg):
             said = []
             for i, (each, entry) in enumerate(zip(chosen, data.legend(chosen), strict=True)):
                 shown[each] = entry
                 rows = _rows(data, each, pairs, batch)
-                drawn = draw(axes, rows, entry, 1.0 + 0.035 * (i - (len(chosen) - 1) / 2)) if len(rows) else []
+                shift = 1.0 + 0.035 * (i - (len(chosen) - 1) / 2)
+                drawn = draw(axes, rows, entry, shift, joined) if len(rows) else []
                 if drawn:
                     said.append(f"{each} from {number(drawn[0], 2)} to {number(drawn[-1], 2)}")
             kl_axis(axes, kls)
@@ -63,18 +65,30 @@ def _against_kl(
                 f"{title}, series {series}, KL from {short(kls[0])} to {short(kls[-1])} nats: {'; '.join(said)}.",
             )
         )
+    mixed = any(not data.is_one_family(panel.title) for panel in panels)
+    caption += " Where the pairs of a series are of several kinds, no line joins them, and dashes are the exact values." * mixed
     return Figure(name, title, caption + data.cut, panels, list(shown.values())) if panels else None
+
+
+def _exact_or_joined(
+    axes: Axes, kl: list[float], exact: list[float], measured: list[float], entry: LegendEntry, joined: bool, shift: float
+) -> None:
+    """A line through exact values, or measured ones where none is known; dashes where the pairs are of several kinds."""
+    known = any(map(math.isfinite, exact))
+    if joined:
+        curve(axes, kl, exact if known else measured, entry, exact=known)
+    elif known:
+        dashes(axes, [shift * x for x in kl], exact, entry)
 
 
 def noise(data: Data) -> Figure | None:
     """Relative standard deviation of one sample against KL."""
 
-    def draw(axes: Axes, rows: pd.DataFrame, entry: LegendEntry, shift: float) -> list[float]:
+    def draw(axes: Axes, rows: pd.DataFrame, entry: LegendEntry, shift: float, joined: bool) -> list[float]:
         truth, kl = rows["truth"].astype(float), list(rows["kl"])
         measured = rows.assign(relative=rows["std"] / truth, relative_se=rows["std_se"] / truth)
         exact = list(rows["exact_std"] / truth)
-        known = any(map(math.isfinite, exact))
-        curve(axes, kl, exact if known else list(measured["relative"]), entry, exact=known)
+        _exact_or_joined(axes, kl, exact, list(measured["relative"]), entry, joined, shift)
         points(axes, measured, [shift * x for x in kl], "relative", "relative_se", entry)
         return [float(y) for y in measured["relative"]]
 
@@ -84,11 +98,8 @@ def noise(data: Data) -> Figure | None:
 
     caption = (
         "Lower is better. The standard deviation of a single estimate, divided by the true value: 10 means that one "
-        "sample is off by ten "
-        "times what it measures. Near q = p (left) the log-ratio itself, k1, is by far the noisiest; further off the "
-        "ones that hold r "
-        "grow with r's tail. Lines join exact values, where a closed form has them; points were measured, with 95 % intervals; "
-        "hollow points are not "
+        "sample is off by ten times what it measures. Lines join exact values, where a closed form has them (dotted ones join "
+        "measured values); points were measured, with 95 % intervals; hollow points are not "
         "to be trusted (a heavy tail, or no finite variance), and where a line stops the exact value is infinite."
     )
     return _against_kl(data, "noise", "Noise of a single sample", caption, "std / true value", draw, finish)
@@ -97,11 +108,10 @@ def noise(data: Data) -> Figure | None:
 def bias(data: Data) -> Figure | None:
     """Relative bias against KL."""
 
-    def draw(axes: Axes, rows: pd.DataFrame, entry: LegendEntry, shift: float) -> list[float]:
+    def draw(axes: Axes, rows: pd.DataFrame, entry: LegendEntry, shift: float, joined: bool) -> list[float]:
         truth, kl = rows["truth"].astype(float), list(rows["kl"])
         exact = list(rows["exact_bias"] / truth)
-        known = any(map(math.isfinite, exact))
-        curve(axes, kl, exact if known else list(rows["rel_bias"]), entry, exact=known)
+        _exact_or_joined(axes, kl, exact, list(rows["rel_bias"]), entry, joined, shift)
         points(axes, rows, [shift * x for x in kl], "rel_bias", "rel_bias_se", entry)
         return [float(y) for y in rows["rel_bias"]]
 
@@ -139,7 +149,8 @@ def tails(data: Data) -> Figure | None:
             continue
         with drawing(left=0.17) as (axes, svg):
             x, known = list(rows["kl_qp"]), list(rows["tail_index"])
-            curve(axes, x, known, legend[1])
+            if data.is_one_family(series):
+                curve(axes, x, known, legend[1])
             axes.plot(x, known, linestyle="none", marker="s", color=colour(5))
             axes.errorbar(x, rows["khat"], yerr=Z95 * rows["khat_se"], fmt="o", color=colour(6), elinewidth=1.0, zorder=3)
             for level, style in ((HEAVY, "--"), (LOST, ":")):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Heading, Section, Tables
-from klbench.report.sections import _values_answer, _values_by_pair, _values_claims, _values_over_kl, _values_tables
+from klbench.report.sections import _terms, _values_answer, _values_by_pair, _values_claims, _values_over_kl, _values_tables
 from klbench.report.sections._values_data import COLUMNS, load
 
 FIGURES = (
@@ -39,13 +39,7 @@ def build(tables: Tables) -> Sequence[Block]:
 
 
 TERMS = (
-    (
-        "q, p",
-        (
-            "q is the distribution that is sampled: in RLHF the policy, the model in training. p is the one it is "
-            "compared with: the reference."
-        ),
-    ),
+    _terms.DISTRIBUTIONS,
     (
         "KL(q‖p)",
         (
@@ -53,28 +47,12 @@ TERMS = (
             "negative. KL(p‖q) is another number."
         ),
     ),
-    (
-        "r",
-        ("p(x)/q(x), the ratio of the two densities at a sample x. log r is the log-ratio; r has mean 1 over samples of q."),
-    ),
+    _terms.RATIO,
     ("nat", "The unit of KL with natural logarithms; 1 nat is 1.44 bits."),
     ("w", "q(x) over the density that x was really drawn from: the importance weight, for samples of a third distribution."),
-    ("k1, k2, k3", ("Schulman's three estimators of KL(q‖p) from one sample: −log r, (log r)²/2, and (r − 1) − log r.")),
-    (
-        "k_lambda, k_fitted",
-        (
-            "−log r + λ(r − 1): k1 with a part of the control variate r − 1, whose mean is zero. λ is fixed, or "
-            "fitted on the other half of the batch."
-        ),
-    ),
-    (
-        "clamped (k3_verl, ..._openrlhf)",
-        "The same cut off at a limit, as training libraries do it: finite noise, bought with bias.",
-    ),
-    (
-        "bregman_...",
-        ("f(r) − f(1) − f′(1)(r − 1) for a convex f: never negative, and each f aims at a divergence of its own."),
-    ),
+    _terms.SCHULMAN,
+    *_terms.FAMILIES,
+    _terms.BREGMAN,
     ("bias", "The mean of the estimate minus the truth. More samples do not make it smaller."),
     ("std, noise", "The standard deviation of the estimate. It falls with the square root of the batch."),
     ("rmse", ("Root-mean-square error, √(bias² + std²): how far an estimate typically is from the truth.")),

@@ -1,0 +1,88 @@
+"""The command line: help, errors on one line, exit codes, the summary of a run."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Mapping, Sequence
+
+from klbench.app import DONE, FAILED, INTERRUPTED, WRONG, Run, experiments, launch
+from klbench.machine import __version__
+from klbench.runs import RunFolder
+from klbench.types import ConfigError, RunError
+
+
+def command_line(arguments: Sequence[str]) -> int:
+    """The command line: prints the summary and the report's path, and gives back the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
+    if not arguments or {"-h", "--help"} & set(arguments):
+        print(_help())
+        return DONE
+    if "--version" in arguments:
+        print(__version__)
+        return DONE
+    try:
+        overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
+        flags = [argument for argument in overrides if argument.startswith("-")]
+        if flags:
+            raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version and -m, all else is key=value")
+        if len(overrides) < len(arguments):
+            from klbench.sweep import sweep
+
+            return sweep(overrides)
+        result = launch(arguments)
+    except (ConfigError, RunError) as error:
+        print("klbench:", *str(error).splitlines(), file=sys.stderr)
+        return WRONG if isinstance(error, ConfigError) else FAILED
+    except KeyboardInterrupt:
+        print("klbench: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    return _show(result)
+
+
+def _show(result: Run) -> int:
+    from klbench import studies
+    from klbench.progress import print_summary
+
+    study = studies.get(RunFolder(result.path).info["study"])
+    if study.summarize is not None and result.tables:
+        print_summary(study.summarize(result.tables))
+    if result.status == "interrupted":
+        print(f"klbench: interrupted; continue with: python -m klbench resume={result.path}", file=sys.stderr)
+    report = result.path / "index.html"
+    print(report if report.exists() else result.path)
+    return INTERRUPTED if result.status == "interrupted" else DONE
+
+
+def _help() -> str:
+    from klbench import estimators, pairs
+
+    def block(title: str, lines: Mapping[str, str]) -> str:
+        width = max(map(len, lines))
+        return "\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in lines.items())])
+
+    return "\n\n".join(
+        [
+            (
+                "python -m klbench +exp=NAME [key=value ...]   measure estimators of the KL divergence\n"
+                "python -m klbench -m +exp=NAME key=a,b ...     one run for each value\n"
+                "python -m klbench resume=RUN                   continue an unfinished run\n"
+                "python -m klbench.report RUN [RUN ...]         render again, or one report from several runs"
+            ),
+            block(
+                "common keys",
+                {
+                    "seed": "all random numbers come from it (0)",
+                    "samples": "samples drawn from each pair",
+                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a set: all, schulman, core, bregman, clamps, weighted",
+                    "workers": "processes (the cores of this machine)",
+                    "device": "cpu or cuda, for the studies that use torch",
+                    "out": "the run folder (reports/EXPERIMENT-TIME)",
+                },
+            ),
+            block("experiments", experiments()),
+            block("pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)", {name: pairs.get(name).summary for name in pairs.names()}),
+            block("estimators", {name: estimators.get(name).summary for name in estimators.names()}),
+        ]
+    )

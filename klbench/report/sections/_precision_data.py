@@ -1,0 +1,129 @@
+"""The table of the precision study, the worse of both signs of log r taken in each decade."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from klbench.report.axes import tick
+from klbench.report.blocks import Tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HERE = "here"
+VARIANTS = ("as written", "with expm1", HERE)
+LOST = 0.01
+"""A relative error beyond which a value is of little use."""
+
+_NEEDED = "estimator variant dtype decade sign eps max_rel_error max_ulp max_gradient_rel_error frac_negative"
+COLUMNS = frozenset(_NEEDED.split())
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One formula in one dtype: its worst errors, decade by decade of ``|log r|``."""
+
+    estimator: str
+    variant: str
+    dtype: str
+    eps: float
+    decades: Sequence[int]
+    error: Sequence[float]
+    gradient: Sequence[float]
+    negative: Sequence[float]
+
+    @property
+    def ulp(self) -> float:
+        """The worst error, in units of the last place."""
+        return max(self.error) / self.eps
+
+    @property
+    def worst_decade(self) -> int:
+        """Where the error is worst."""
+        return self.decades[list(self.error).index(max(self.error))]
+
+    def at(self, decade: int) -> tuple[float, float] | None:
+        """Error and share of negative values in a decade, if it was looked at."""
+        found = [i for i, each in enumerate(self.decades) if each == decade]
+        return (self.error[found[0]], self.negative[found[0]]) if found else None
+
+    def reaching(self, limit: float, *, gradient: bool = False) -> str:
+        """Where the worst error reaches a limit, in words; empty if nowhere."""
+        values = self.gradient if gradient else self.error
+        stretches: list[list[int]] = []
+        for decade, value in zip(self.decades, values, strict=True):
+            if value >= limit and stretches and stretches[-1][1] == decade:
+                stretches[-1][1] = decade + 1
+            elif value >= limit:
+                stretches.append([decade, decade + 1])
+        low, high = self.decades[0], self.decades[-1] + 1
+        said = []
+        for start, stop in stretches:
+            if (start, stop) == (low, high):
+                return "everywhere"
+            if start == low:
+                said.append(f"below {tick(10.0**stop)}")
+            else:
+                said.append(f"above {tick(10.0**start)}" if stop == high else decades(start, stop))
+        return " and ".join(said)
+
+    @property
+    def start(self) -> float:
+        """The ``|log r|`` from which down the value is lost, for sorting; 0 where it never is."""
+        lost = [decade for decade, value in zip(self.decades, self.error, strict=True) if value >= LOST]
+        return 10.0 ** (max(lost) + 1) if lost else 0.0
+
+
+def decades(start: int, stop: int) -> str:
+    """``from 0.001 to 0.01``."""
+    return f"from {tick(10.0**start)} to {tick(10.0**stop)}"
+
+
+@dataclass(frozen=True)
+class Data:
+    """All curves, in the table's order."""
+
+    curves: Sequence[Curve]
+    several: bool
+
+    @property
+    def estimators(self) -> list[str]:
+        return list(dict.fromkeys(each.estimator for each in self.curves))
+
+    @property
+    def dtypes(self) -> list[str]:
+        return list(dict.fromkeys(each.dtype for each in self.curves))
+
+    def of(self, *, estimator: str | None = None, dtype: str | None = None, variant: str | None = None) -> list[Curve]:
+        """The curves of an estimator, a dtype, a variant."""
+        return [
+            each
+            for each in self.curves
+            if estimator in (None, each.estimator) and dtype in (None, each.dtype) and variant in (None, each.variant)
+        ]
+
+
+def _curve(key: tuple[str, str, str], rows: pd.DataFrame) -> Curve:
+    # A NaN is an error without bound: a formula that gives none must not look exact.
+    numbers = rows[["max_rel_error", "max_gradient_rel_error", "frac_negative"]].astype(float).fillna(math.inf)
+    worst = numbers.groupby(rows["decade"].astype(int)).max()
+    return Curve(
+        *key,
+        float(rows["eps"].iloc[0]),
+        [int(decade) for decade in worst.index],
+        *([float(x) for x in worst[column]] for column in numbers),
+    )
+
+
+def load(tables: Tables) -> Data:
+    """The curves; of several runs, the worst."""
+    table = tables["precision"]
+    known = {name: i for i, name in enumerate(VARIANTS)}
+    groups = table.groupby(["estimator", "variant", "dtype"], sort=False)
+    curves = [_curve((str(name), str(variant), str(dtype)), rows) for (name, variant, dtype), rows in groups]
+    order = list(dict.fromkeys(table["estimator"]))
+    curves.sort(key=lambda each: (order.index(each.estimator), known.get(each.variant, len(known))))
+    return Data(curves, "run" in table)

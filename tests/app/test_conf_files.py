@@ -1,0 +1,90 @@
+"""Every file of ``conf/`` composes, passes the checks, and opens with a command that does so too."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from klbench import app, estimators, pairs
+from klbench.settings import expand_estimators, read_sets
+
+CONF = app.conf_folder()
+EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))
+PAIRS = sorted((CONF / "pair").glob("*.yaml"))
+# What a node leaves to the user.
+NEEDED = {"categorical": ["pair.q.probs=[0.2,0.8]", "pair.p.probs=[0.5,0.5]"]}
+
+
+def stem(path: Path) -> str:
+    return path.stem
+
+
+def opening(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines()[:3]
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_checks(path: Path) -> None:
+    package, command, summary = opening(path)
+    assert package == "# @package _global_"
+    words = shlex.split(command.removeprefix("# "))
+    assert words[:3] == ["python", "-m", "klbench"]
+    assert words[3] == f"+exp={path.stem}"
+    app.check(app.normalized(words[3:]))
+    assert summary.startswith("# ")
+    assert app.experiments()[path.stem] == summary.removeprefix("# ")
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
+    *_, words = (shlex.split(line.removeprefix("# ")) for line in opening(path)[:2])
+    settings = app._settings(app.normalized(words[3:]))
+    said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert settings.experiment == path.stem
+    assert settings.study.name == said["study"]
+    options = settings.options.model_dump()
+    if "pairs" in said:
+        assert [pair.kind for pair in settings.options.pairs] == [node["kind"] for node in said["pairs"]]
+        titles = [pair.title for pair in settings.options.pairs]
+        assert len(set(titles)) == len(titles)
+    if "estimators" in said:
+        assert options["estimators"] == tuple(expand_estimators(said["estimators"], read_sets(CONF)))
+    for key in said.keys() - {"study", "pairs", "estimators"}:
+        assert options[key] == (tuple(said[key]) if isinstance(said[key], list) else said[key])
+
+
+def test_every_experiment_is_one_of_the_help() -> None:
+    assert list(app.experiments()) == [path.stem for path in EXPERIMENTS]
+
+
+def test_every_pair_has_a_node_and_every_node_a_pair() -> None:
+    assert {path.stem for path in PAIRS} == set(pairs.names())
+
+
+@pytest.mark.parametrize("path", PAIRS, ids=stem)
+def test_a_pair_node_makes_its_pair(path: Path) -> None:
+    overrides = app.normalized(["exp=value", f"pair={path.stem}", *NEEDED.get(path.stem, [])])
+    (pair,) = app._settings(overrides).options.pairs
+    assert pair.kind == yaml.safe_load(path.read_text(encoding="utf-8"))["kind"] == path.stem
+    assert type(pair) is pairs.get(path.stem)
+    assert pair.truth("kl_qp").value > 0.0
+
+
+@pytest.mark.parametrize("name", read_sets(CONF))
+def test_a_set_of_estimators_names_only_what_there_is(name: str) -> None:
+    names = expand_estimators(name, read_sets(CONF))
+    assert names == [estimators.get(each).name for each in names]
+    assert len(set(names)) == len(names) > 0
+
+
+def test_the_set_of_all_is_all() -> None:
+    assert expand_estimators("all", read_sets(CONF)) == estimators.names()
+
+
+def test_a_node_is_the_value_it_looks_like() -> None:
+    """Numbers with an exponent and underscores are numbers to Hydra, and not text."""
+    for text, samples in (("1e4", 10_000), ("1_000_000", 1_000_000), ("1000.0", 1000), ("2.5e3", 2500)):
+        settings = app._settings(app.normalized(["exp=value", "pair=gaussian", f"samples={text}"]))
+        assert settings.options.samples == samples
+        assert type(settings.options.samples) is int

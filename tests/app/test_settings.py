@@ -1,0 +1,175 @@
+"""From plain data to typed settings, and the one line for what is wrong with it."""
+
+import os
+
+import pytest
+import yaml
+from pydantic import Field
+
+from klbench import app, estimators, pairs, studies
+from klbench.pairs.gaussian import GaussianPair, Normal
+from klbench.settings import Common, build, build_pair, expand_estimators, read_sets, settings
+from klbench.types import ConfigError, Options
+
+CONF = app.conf_folder()
+SETS = {"all": estimators.names(), "schulman": ["k1", "k2", "k3"]}
+PLAIN = {"study": "value", "samples": 1000, "pair": {"kind": "gaussian", "q": {"mean": 0.0}, "p": {"mean": 1.0}}}
+
+
+class Inner(Options):
+    size: int = Field(default=3, ge=1, le=10)
+    rates: float | tuple[float, ...] = 1.0
+
+
+class Outer(Options):
+    name: str
+    inner: Inner = Inner()
+
+
+def message(call: object, *arguments: object) -> str:
+    with pytest.raises(ConfigError) as error:
+        call(*arguments)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("node", "says"), [
+    ({"nmae": "x"}, "name: missing; this needs it"),
+    ({"name": "x", "inner": {"sise": 3}}, "unknown key 'inner.sise'; did you mean 'inner.size'? available here: size, rates"),
+    ({"name": "x", "inner": {"zzz": 3}}, "unknown key 'inner.zzz'; available here: size, rates"),
+    ({"name": "x", "iner": {}}, "unknown key 'iner'; did you mean 'inner'? available here: name, inner"),
+    ({"name": "x", "inner": {"size": 0}}, "inner.size=0: must be at least 1"),
+    ({"name": "x", "inner": {"size": 11}}, "inner.size=11: must be at most 10"),
+    ({"name": "x", "inner": {"size": 2.5}}, "inner.size=2.5: must be a whole number"),
+    ({"name": "x", "inner": {"size": "two"}}, "inner.size='two': must be a whole number"),
+    ({"name": "x", "inner": {"rates": "fast"}}, "inner.rates='fast': must be a number or a list of numbers"),
+    ({"name": "x", "inner": {"rates": [1.0, "fast"]}}, "inner.rates.1='fast': must be a number or a list of numbers"),
+    ({"name": "x", "inner": {"rates": [1.0, float("nan")]}}, "inner.rates.1=nan: must be finite"),
+    ({"name": "x", "inner": {"rates": float("inf")}}, "inner.rates=inf: must be finite"),
+    ({"name": 3}, "name=3: must be text; a number in quotes is text"),
+    ({"name": "x", "inner": 3}, "inner=3: must be keys and values"),
+    ({"name": ["x" * 200]}, f"name=['{'x' * 75}...: must be text; a number in quotes is text"),
+])  # fmt: skip
+def test_the_line_names_key_value_and_what_is_allowed(node: dict[str, object], says: str) -> None:
+    assert message(build, Outer, node) == says
+
+
+def test_a_prefix_stands_before_every_key() -> None:
+    assert message(build, Outer, {"name": "x", "inner": {"size": 0}}, "pair.") == "pair.inner.size=0: must be at least 1"
+    assert message(build, Outer, {}, "pair.") == "pair.name: missing; pair needs it"
+    assert "did you mean 'pair.inner.size'?" in message(build, Outer, {"name": "x", "inner": {"siz": 0}}, "pair.")
+
+
+def test_a_right_node_is_what_it_says() -> None:
+    assert build(Outer, {"name": "x", "inner": {"size": 4.0, "rates": [1, 2]}}) == Outer(
+        name="x", inner=Inner(size=4, rates=(1.0, 2.0))
+    )
+
+
+def test_nodes_do_not_change_once_they_are_built() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Inner().size = 4
+
+
+def test_a_pair_is_made_from_its_kind() -> None:
+    assert build_pair({"kind": "gaussian", "p": {"mean": 2}}, "pair") == GaussianPair(p=Normal(mean=2.0))
+    assert "a kind, one of " in message(build_pair, {"q": {}}, "pair")
+    assert message(build_pair, 3, "pairs.0").startswith("pairs.0=3: expected a pair with a kind")
+    assert "did you mean 'gaussian'?" in message(build_pair, {"kind": "gauss"}, "pair")
+    assert message(build_pair, {"kind": "gaussian", "q": {"std": -1}}, "pairs.4") == "pairs.4.q.std=-1: must be positive"
+
+
+def test_estimators_by_list_set_name_and_alias() -> None:
+    assert expand_estimators(["k1", "k_lambda:0.3"], SETS) == ["k1", "k_lambda:0.3"]
+    assert expand_estimators("schulman", SETS) == ["k1", "k2", "k3"]
+    assert expand_estimators("k_lambda:0.3", SETS) == ["k_lambda:0.3"]
+    assert expand_estimators("low_var_kl", SETS) == expand_estimators(["k3"], SETS) == ["k3"]
+    assert "unknown estimator or set of estimators 'schulmann'; did you mean 'schulman'?" in message(
+        expand_estimators, "schulmann", SETS
+    )
+    assert message(expand_estimators, ["k3", "low_var_kl"], SETS) == "estimators=['k3', 'low_var_kl']: k3 is named twice"
+    assert "expected a number after the colon, got 'x'" in message(expand_estimators, "k_lambda:x", SETS)
+
+
+def test_all_is_every_estimator_and_no_set_hides_one() -> None:
+    sets = read_sets(CONF)
+    assert sets["all"] == estimators.names()
+    assert not set(sets) & set(estimators.names())
+
+
+def test_settings_keep_the_configuration_without_what_is_of_this_run_only() -> None:
+    made = settings(PLAIN | {"out": "here", "resume": None, "seed": 3, "workers": 2}, "value", CONF)
+    assert made.config == PLAIN | {"seed": 3, "workers": 2}
+    assert (made.common.out, made.common.seed, made.workers, made.experiment) == ("here", 3, 2, "value")
+    assert made.study is studies.get("value")
+    assert made.options.pairs == (GaussianPair(q=Normal(mean=0.0), p=Normal(mean=1.0)),)
+    assert list(made.options.estimators) == estimators.names()
+
+
+def test_settings_do_not_change_what_they_are_made_from() -> None:
+    before = yaml.safe_dump(PLAIN)
+    settings(PLAIN, "value", CONF)
+    assert yaml.safe_dump(PLAIN) == before
+
+
+def test_batch_sizes_are_sorted_and_counted_once() -> None:
+    assert settings(PLAIN | {"batches": [64, 1, 64]}, "value", CONF).options.batches == (1, 64)
+
+
+@pytest.mark.parametrize(("changed", "says"), [
+    ({"study": "???"}, "experiment value names no study; available: "),
+    ({"study": None}, "experiment value names no study; available: "),
+    ({"study": "valeu"}, "unknown study 'valeu'; did you mean 'value'?"),
+    ({"sample": 3}, "unknown key 'sample'; did you mean 'samples'?"),
+    ({"pairs": [PLAIN["pair"]]}, "pair='gaussian': experiment value brings its own pairs"),
+    ({"pair": None}, "experiment value needs pair=NAME; available: "),
+    ({"device": "cuda"}, "device='cuda': the value study runs on cpu"),
+])  # fmt: skip
+def test_what_is_wrong_with_the_whole(changed: dict[str, object], says: str) -> None:
+    assert says in message(settings, PLAIN | changed, "value", CONF)
+
+
+def test_without_workers_there_are_as_many_as_this_process_may_use(monkeypatch) -> None:
+    made = settings(PLAIN, "value", CONF)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    assert made.workers == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 7)
+    assert made.workers == 7
+    assert settings(PLAIN | {"workers": 2}, "value", CONF).workers == 2
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert made.workers == 1
+
+
+@pytest.mark.parametrize("node", [
+    {"_target_": "os.mkdir", "path": "ran"},
+    {"kind": "gaussian", "_target_": "os.mkdir"},
+    {"kind": "gaussian", "q": {"_target_": "os.mkdir", "mean": 0.0}},
+    {"kind": "gaussian", "q": {"mean": "${oc.env:HOME}"}},
+    {"kind": "gaussian", "q": {"mean": "__import__('os').mkdir('ran')"}},
+    {"kind": "klbench.pairs.gaussian.GaussianPair"},
+])  # fmt: skip
+def test_nothing_of_a_configuration_is_ever_run_or_looked_up(node: dict[str, object], tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message(settings, PLAIN | {"pair": node}, "value", CONF)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_that_looks_like_an_interpolation_is_text_to_a_run_that_goes_on() -> None:
+    made = settings(PLAIN | {"pair": PLAIN["pair"] | {"label": "${oc.env:HOME}"}}, "value", CONF)
+    assert made.options.pairs[0].title == "${oc.env:HOME}"
+
+
+@pytest.mark.parametrize("name", pairs.names())
+def test_every_pair_refuses_a_key_that_it_does_not_know(name: str) -> None:
+    known = yaml.safe_load((CONF / "pair" / f"{name}.yaml").read_text(encoding="utf-8"))
+    needed = {"categorical": {"random": {"size": 3, "kl": 0.1}}}.get(name, {})
+    assert build_pair(known | needed, "pair").kind == name
+    assert "unknown key 'pair.zzz'; available here: " in message(build_pair, known | needed | {"zzz": 1}, "pair")
+
+
+def test_common_keys_are_those_of_the_configuration_file() -> None:
+    config = yaml.safe_load((CONF / "config.yaml").read_text(encoding="utf-8"))
+    assert set(Common.model_fields) == set(config) - {"defaults", "study", "hydra", "resume"}
+    for key, field in Common.model_fields.items():
+        assert config[key] == field.default

@@ -1,0 +1,69 @@
+import math
+
+import numpy as np
+import pytest
+
+from klbench.metrics.tails import pareto_khat
+
+
+def pareto_log_ratio(k: float, n: int, seed: int) -> np.ndarray:
+    """The logarithm of a ratio whose upper tail is exactly Pareto of index k."""
+    return k * np.random.default_rng(seed).standard_exponential(n)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.8, 1.3])
+@pytest.mark.parametrize("n", [5_000, 100_000])
+def test_exact_pareto_tails_are_found_within_their_standard_error(k, n) -> None:
+    for seed in range(4):
+        khat, se = pareto_khat(pareto_log_ratio(k, n, seed))
+        assert abs(khat - k) <= 5 * se
+        assert se == pytest.approx((1 + khat) / math.sqrt(3 * math.sqrt(n)), rel=0.01)
+
+
+def test_the_standard_error_is_the_spread_of_repetitions() -> None:
+    results = np.array([pareto_khat(pareto_log_ratio(0.5, 5_000, seed)) for seed in range(120)])
+    assert abs(results[:, 0].mean() - 0.5) <= 5 * results[:, 0].std() / math.sqrt(120) + 0.02
+    assert results[:, 0].std() == pytest.approx(results[:, 1].mean(), rel=0.35)
+
+
+@pytest.mark.parametrize("k", [0.5, 0.8])
+def test_it_is_the_upper_tail_that_counts(k) -> None:
+    """The ratio is bounded above and its inverse is heavy: a sign lost on the way would make this tail heavy."""
+    log_ratio = -pareto_log_ratio(k, 20_000, 0)
+    khat, se = pareto_khat(log_ratio)
+    assert khat < 0.0
+    assert pareto_khat(-log_ratio)[0] == pytest.approx(k, abs=5 * se + 0.3)
+
+
+def test_light_tails_are_light() -> None:
+    normal = 0.3 * np.random.default_rng(0).standard_normal(50_000)
+    assert pareto_khat(normal)[0] < 0.3
+    uniform = np.random.default_rng(0).random(50_000)
+    assert pareto_khat(uniform)[0] < 0.0
+
+
+@pytest.mark.parametrize("shift", [-800.0, 800.0])
+def test_the_scale_of_the_ratio_does_not_matter(shift) -> None:
+    log_ratio = pareto_log_ratio(0.6, 10_000, 1)
+    assert pareto_khat(log_ratio + shift)[0] == pytest.approx(pareto_khat(log_ratio)[0], abs=1e-6)
+
+
+def test_the_order_of_samples_does_not_matter_and_they_stay_as_they_are() -> None:
+    log_ratio = pareto_log_ratio(0.6, 10_000, 1)
+    before = log_ratio.copy()
+    first = pareto_khat(log_ratio)
+    np.testing.assert_array_equal(log_ratio, before)
+    assert pareto_khat(np.sort(log_ratio)) == pytest.approx(first, rel=1e-9)
+
+
+@pytest.mark.parametrize("log_ratio", [
+    pareto_log_ratio(0.5, 99, 0),
+    np.zeros(1_000),
+    np.repeat([0.0, 1.0], 1_000),
+    np.append(pareto_log_ratio(0.5, 999, 0), np.inf),
+    np.append(pareto_log_ratio(0.5, 999, 0), np.nan),
+], ids=["too few", "constant", "an atom on top", "infinite", "not a number"])  # fmt: skip
+def test_where_there_is_no_tail_to_fit_there_is_no_answer(log_ratio) -> None:
+    khat, se = pareto_khat(log_ratio)
+    assert math.isnan(khat)
+    assert math.isnan(se)
