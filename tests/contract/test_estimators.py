@@ -21,6 +21,9 @@ FAMILY_MEMBERS = [
     "k_lambda:0", "k_lambda:1", "k_lambda:0.3", "bregman_alpha:-1", "bregman_alpha:2", "bregman_alpha:0.1", "k3_clamped:2",
 ]  # fmt: skip
 NAMES = [*estimators.names(), *FAMILY_MEMBERS]
+TARGETS = {
+    "bregman_kl_pq": "kl_pq", "bregman_js": "js", "bregman_hellinger": "hellinger", "bregman_chi2": "chi2", "bregman_alpha": "alpha:0.5",
+}  # fmt: skip
 EPS = np.finfo(np.float64).eps
 
 every = pytest.mark.parametrize("name", NAMES)
@@ -276,6 +279,12 @@ def test_every_estimator_is_described(name) -> None:
     assert estimator.source
     assert all(alias and alias != name for alias in estimator.aliases)
     assert divergences.get(estimator.target)
+
+
+@every
+def test_the_default_target_is_kl_qp_and_others_are_named(name) -> None:
+    family, _, rest = name.partition("_")
+    assert estimators.get(name).target == (rest if family == "bregman" and ":" in rest else TARGETS.get(name, "kl_qp"))
 
 
 @every

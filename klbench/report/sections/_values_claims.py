@@ -190,8 +190,8 @@ def claims(data: Data) -> list[Block]:
     rows_judged = sum(each.rows for each in judged(data))
     note = (
         f"A |z| of 2 is nothing: over the {rows_judged:,} rows that were judged, a few beyond 3 are expected by chance alone, "
-        f"so a claim counts as broken beyond {LARGE_Z:g}. Judged are rows with status ok: unweighted estimators on samples of q, "
-        "weighted ones on samples of the third distribution. Left out are pairs whose ratio has a tail index from 1/3 on: "
+        f"so a claim counts as broken beyond {LARGE_Z:g}. Judged are rows with status ok: unweighted estimators on samples "
+        "of q, weighted ones on those of the third distribution. Left out are pairs whose ratio has a tail index from 1/3 on: "
         "there it has no third moment, and a measured mean may stray by many of its standard errors."
     )
     return [Paragraph(note), Table("Claims beside measurements", columns, rows), *_self_check(data)]
