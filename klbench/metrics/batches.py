@@ -63,16 +63,20 @@ class Counts:
         errors = [[np.empty(0)] * shape[1] for _ in range(shape[0])]
         return cls(batches, negative, covered, tested, np.zeros(shape[0], dtype=np.int64), errors)
 
-    def add(self, other: Counts) -> None:
-        """Count the other's batches too."""
-        for name in ("batches", "negative", "covered", "tested", "nonfinite"):
-            getattr(self, name).__iadd__(getattr(other, name))
+    def merge(self, later: Counts, keep: int) -> Counts:
+        """Both together, with the first ``keep`` errors of each kind."""
+        return Counts(
+            self.batches + later.batches,
+            self.negative + later.negative,
+            self.covered + later.covered,
+            self.tested + later.tested,
+            self.nonfinite + later.nonfinite,
+            [[_first(a, b, keep) for a, b in zip(*rows, strict=True)] for rows in zip(self.errors, later.errors, strict=True)],
+        )
 
-    def keep(self, i: int, j: int, errors: np.ndarray, limit: int) -> None:
-        """Keep batch errors up to the limit."""
-        kept = self.errors[i][j]
-        if errors.size and kept.size < limit:
-            self.errors[i][j] = np.concatenate([kept, errors[: limit - kept.size]])
+
+def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
+    return np.concatenate([kept, more[: limit - kept.size]]) if more.size and kept.size < limit else kept
 
 
 class _Sums:
@@ -174,7 +178,7 @@ class PanelMeter:
         counts = self.counts
         counts.batches[i, j] += estimates.size
         counts.negative[i, j] += np.count_nonzero(estimates < 0.0)
-        counts.keep(i, j, estimates - self._plan.truths[i], self._keep)
+        counts.errors[i][j] = _first(counts.errors[i][j], estimates - self._plan.truths[i], self._keep)
 
     def _cover(self, i: int, j: int, errors: np.ndarray, variance_of_mean: np.ndarray) -> None:
         if not np.isnan(self._plan.truths[i]):

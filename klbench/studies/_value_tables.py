@@ -21,6 +21,8 @@ from klbench.types import Estimator, Skip, Truth
 
 NAN = math.nan
 QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
+SKEWED = 1.0 / 3.0
+"""At a known tail index of a third and above there is no skewness, and normal intervals come true only slowly."""
 SURPRISE = 5.0
 """Standard errors beyond which a difference is none of chance's."""
 MIN_ERRORS = 100
@@ -115,8 +117,10 @@ def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
         return "infinite variance"
     if measured.counts.nonfinite[i]:
         return "non-finite values"
-    # Either the tail looks heavy, or the sample has missed so much of it that its std contradicts the exact one.
+    # The tail looks heavy, or is known to be, or the sample has missed so much of it that its std contradicts the exact one.
     if khat * max(estimator.growth, float(estimator.needs_weight)) >= HEAVY or std_z < -SURPRISE:
+        return "heavy tail"
+    if not measured.pair.off_policy and exact.tail_index * estimator.growth >= SKEWED:
         return "heavy tail"
     return "ok"
 
@@ -132,7 +136,7 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     }  # fmt: skip
     at = _locate(measured, i, batch)
     mean_vector = measured.moments.mean
-    if at is None or math.isnan(mean_vector[at.variance]):
+    if at is None or (math.isnan(mean_vector[at.variance]) and not counts.nonfinite[i]):
         need = estimator.batch.min_size if estimator.batch else 1
         reason = (
             f"needs batches of at least {need}"

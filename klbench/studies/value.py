@@ -89,12 +89,17 @@ def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What one task found: moments over its panels, counts over its batches, and from the first one the tail's shape."""
+class Found:
+    """What one or more shards found: moments over panels, counts over batches, and from the first one the tail's shape."""
 
     moments: Moments
     counts: Counts
     khats: dict[str, tuple[float, float, int]]
+
+    def merge(self, later: Found) -> Found:
+        """Both together; the order matters to the last bit."""
+        counts = self.counts.merge(later.counts, KEPT_ERRORS)
+        return Found(self.moments.merge(later.moments), counts, self.khats or later.khats)
 
 
 def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, int]]:
@@ -127,7 +132,7 @@ def _thread_pools() -> Any:
     return ThreadpoolController()
 
 
-def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int) -> Shard:
+def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int) -> Found:
     """One task: draw a shard's samples, panel by panel, and measure them. Pure: the same arguments give the same bits."""
     generator = streams.generator(seed, "value", stream, shard)
     largest = plan.batches[-1]
@@ -141,7 +146,7 @@ def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, 
             if start < TAIL_SAMPLES:
                 first.append(draws)
             meter.add(draws, diagnose=start < diagnostic)
-        return Shard(Moments.of(*meter.vectors()), meter.counts, _khats(first, plan) if first and shard == 0 else {})
+        return Found(Moments.of(*meter.vectors()), meter.counts, _khats(first, plan) if first and shard == 0 else {})
 
 
 def solve(pair: Pair, chosen: tuple[Estimator, ...]) -> Exact:
@@ -167,54 +172,58 @@ class _Progress:
 
     def __init__(self, context: Context, name: str, plan: Plan) -> None:
         self._context, self._name, self.plan = context, f"value-{name}", plan
-        self.shards = 0
-        self.moments: Moments | None = None
-        self.counts = Counts.empty(plan)
-        self.khats: dict[str, tuple[float, float, int]] = {}
+        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
+        self._merged: tuple[int, Found | None] = (0, None)
         self._saved = time.monotonic()
         part = context.folder.load_part(self._name) if context.folder else None
         if part is not None:
-            self._restore(part)
+            self._merged = int(part["shards"]), _restored(part)
 
-    def add(self, shard: Shard, *, last: bool) -> None:
-        self.moments = shard.moments if self.moments is None else self.moments.merge(shard.moments)
-        self.counts.add(shard.counts)
-        for i, row in enumerate(shard.counts.errors):
-            for j, errors in enumerate(row):
-                self.counts.keep(i, j, errors, KEPT_ERRORS)
-        self.khats = self.khats or shard.khats
-        self.shards += 1
+    @property
+    def shards(self) -> int:
+        """Shards merged so far."""
+        return self._merged[0]
+
+    @property
+    def found(self) -> Found | None:
+        """What they found."""
+        return self._merged[1]
+
+    def add(self, shard: Found, *, last: bool) -> None:
+        self._merged = self.shards + 1, shard if self.found is None else self.found.merge(shard)
         if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             self.save()
 
     def save(self) -> None:
-        if self._context.folder is None or self.moments is None:
+        shards, found = self._merged
+        if self._context.folder is None or found is None:
             return
-        counts, moments = self.counts, self.moments
+        counts, moments = found.counts, found.moments
         sizes = np.array([[e.size for e in row] for row in counts.errors])
         self._context.folder.save_part(
             self._name,
             {
-                "shards": np.array(self.shards), "count": np.array(moments.count), "weight": np.array(moments.weight),
+                "shards": np.array(shards), "count": np.array(moments.count), "weight": np.array(moments.weight),
                 "mean": moments.mean, "scatter": moments.scatter, "batches": counts.batches, "negative": counts.negative,
                 "covered": counts.covered, "tested": counts.tested, "nonfinite": counts.nonfinite,
                 "errors": np.concatenate([e for row in counts.errors for e in row]), "error_sizes": sizes,
-                "khat_names": np.array(list(self.khats)), "khats": np.array(list(self.khats.values())),
+                "khat_names": np.array(list(found.khats)), "khats": np.array(list(found.khats.values())),
             },
         )  # fmt: skip
         self._saved = time.monotonic()
 
-    def _restore(self, part: dict[str, np.ndarray]) -> None:
-        self.shards = int(part["shards"])
-        self.moments = Moments(int(part["count"]), float(part["weight"]), part["mean"], part["scatter"])
-        ends = np.cumsum(part["error_sizes"].ravel())
-        pieces = [part["errors"][a:b] for a, b in pairwise([0, *ends])]
-        columns = part["error_sizes"].shape[1]
-        errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
-        self.counts = Counts(part["batches"], part["negative"], part["covered"], part["tested"], part["nonfinite"], errors)
-        self.khats = {
-            str(n): (float(k), float(se), int(m)) for n, (k, se, m) in zip(part["khat_names"], part["khats"], strict=True)
-        }
+
+def _restored(part: dict[str, np.ndarray]) -> Found:
+    ends = np.cumsum(part["error_sizes"].ravel())
+    pieces = [part["errors"][a:b] for a, b in pairwise([0, *ends])]
+    columns = part["error_sizes"].shape[1]
+    errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
+    khats = zip(part["khat_names"], part["khats"], strict=True)
+    return Found(
+        Moments(int(part["count"]), float(part["weight"]), part["mean"], part["scatter"]),
+        Counts(part["batches"], part["negative"], part["covered"], part["tested"], part["nonfinite"], errors),
+        {str(name): (float(khat), float(se), int(n)) for name, (khat, se, n) in khats},
+    )
 
 
 def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
@@ -249,9 +258,9 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
             if 0 < state.shards < shards:
                 state.save()
     finished = [
-        Measured(pair, exact, state.plan, state.moments, state.counts, state.khats)
+        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats)
         for pair, exact, state in zip(options.pairs, exacts, states, strict=False)
-        if state.shards == shards and state.moments is not None
+        if state.shards == shards and state.found is not None
     ]
     return tables(finished, chosen, options.samples)
 
