@@ -77,18 +77,18 @@ def test_over_two_experiments(call, tmp_path) -> None:
     assert len(table(tmp_path / "sweep" / "1")) == 12
 
 
-def test_over_pairs_lists_and_ranges(call, tmp_path) -> None:
+def test_over_pairs_and_ranges(call, tmp_path) -> None:
     called = call(
-        "--multirun", "exp=value", "pair=gaussian,laplace", "estimators=[k1],[k2,k3]", "seed=range(0,2)",
+        "--multirun", "exp=value", "pair=gaussian,laplace", "estimators=[k1]", "seed=range(0,2)",
         "samples=100", "batches=[1]", "workers=1", "out=sweep", folder=tmp_path,
     )  # fmt: skip
     assert (called.code, called.err) == (0, ""), called
-    assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 8
+    assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 4
     seen = set()
-    for number in range(8):
+    for number in range(4):
         config = yaml.safe_load((tmp_path / "sweep" / str(number) / "config.yaml").read_text())
-        seen.add((config["pair"]["kind"], tuple(config["estimators"]), config["seed"]))
-    assert len(seen) == 8
+        seen.add((config["pair"]["kind"], config["seed"]))
+    assert seen == {(kind, seed) for kind in ("gaussian", "laplace") for seed in (0, 1)}
 
 
 def test_one_job_that_fails_leaves_the_others_and_is_named(call, tmp_path, monkeypatch) -> None:
@@ -136,7 +136,7 @@ def test_on_the_submitit_launcher(start, tmp_path) -> None:
     """Each job in a process of its own, as on a cluster."""
     if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
         pytest.skip("hydra-submitit-launcher is not installed")
-    process = start(*SWEEP, "hydra/launcher=submitit_local", "out=sweep", folder=tmp_path)
+    process = start(*SWEEP, "estimators=[k1]", "hydra/launcher=submitit_local", "out=sweep", folder=tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "sweep/index.html"

@@ -71,7 +71,7 @@ def test_it_runs_from_anywhere_and_it_is_the_installed_one_that_runs(installed, 
         f"assert conf_folder() == Path({str(installed)!r}, 'klbench', 'conf'), conf_folder();"
         "runpy.run_module('klbench', run_name='__main__', alter_sys=True)"
     )
-    arguments = ("+exp=value", "pair=gaussian", "samples=1000", "workers=1")
+    arguments = ("+exp=value", "pair=gaussian", "samples=1000", "workers=1", "estimators=[k1,k3]", "batches=[1]")
     out = done(sys.executable, "-c", program, *arguments, folder=tmp_path, PYTHONPATH=str(installed))
     page = tmp_path / out.splitlines()[-1]
     assert "<html" in page.read_text(encoding="utf-8")

@@ -283,9 +283,11 @@ def test_every_estimator_is_described(name) -> None:
 
 
 @every
-def test_the_default_target_is_kl_qp_and_others_are_named(name) -> None:
-    family, _, rest = name.partition("_")
-    assert estimators.get(name).target == (rest if family == "bregman" and ":" in rest else TARGETS.get(name, "kl_qp"))
+def test_the_target_is_kl_qp_unless_the_name_says_otherwise(name) -> None:
+    target, _, number = estimators.get(name).target.partition(":")
+    family, _, asked = name.partition(":")
+    assert target == TARGETS.get(family, "kl_qp")
+    assert not asked or target != "alpha" or float(number) == float(asked)
 
 
 @every

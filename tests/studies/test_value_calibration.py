@@ -1,6 +1,8 @@
 """What the value study says of its own certainty is true: checked over many seeds, against exact values."""
 
 import math
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,14 @@ PAIRS: tuple[Pair, ...] = (SHIFT, COIN, NARROW)
 def run(seed: int, samples: int = 8192, **options: object) -> dict[str, pd.DataFrame]:
     chosen = {"pairs": PAIRS, "estimators": ("k1", "k2", "k3"), "batches": (1, 16), "samples": samples} | options
     return value.run(ValueOptions(**chosen), Context(seed))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _solved_once() -> Iterator[None]:
+    """What is exact about a pair is the same for all seeds, and takes longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(value, "solve", cache(value.solve))
+        yield
 
 
 @pytest.fixture(scope="module")
