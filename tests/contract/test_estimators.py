@@ -23,7 +23,7 @@ FAMILY_MEMBERS = [
 NAMES = [*estimators.names(), *FAMILY_MEMBERS]
 TARGETS = {
     "bregman_kl_pq": "kl_pq", "bregman_js": "js", "bregman_hellinger": "hellinger", "bregman_chi2": "chi2",
-    "bregman_alpha": "alpha:0.5",
+    "bregman_alpha": "alpha",
 }  # fmt: skip
 EPS = np.finfo(np.float64).eps
 
