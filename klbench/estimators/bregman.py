@@ -26,7 +26,7 @@ def bregman(divergence: Divergence, *, name: str | None = None, summary: str | N
 
 
 def _alpha(name: str, alpha: float) -> Estimator:
-    return bregman(divergences.get(f"alpha:{alpha:.17g}"), name=name)
+    return bregman(divergences.get(f"alpha:{repr(alpha).removesuffix('.0')}"), name=name)
 
 
 register(bregman(divergences.get("kl_qp"), summary="f = -log r: the same numbers as k3, by the general construction"))
