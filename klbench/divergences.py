@@ -31,7 +31,8 @@ class Divergence:
         The generator and its derivative, functions of ``r``; only ``f''(1)`` and the gap matter to the estimators.
     gap
         ``f(r) - f(1) - f'(1)(r - 1)`` as a function of the draws, accurate to 16 units in the last place; of the alpha family
-        only while alpha keeps away from 0 and 1, near which its definition loses ``1 / (4 |alpha (1 - alpha)|)``, and from +-20.
+        only while alpha keeps away from +-20 and from 0 and 1, near which its definition loses
+        ``1 / (4 |alpha (1 - alpha)|)``.
     curvature
         ``f''(1)``: ``D_f = f''(1)/2 theta' F theta + O(theta^3)`` near ``p = q``.
     polynomial, growth, growth_at_zero
