@@ -256,6 +256,10 @@ class GaussianPair(Pair):
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
         return [None if e.batch is not None else self._exact(e) for e in estimators]
 
+    def _draws_at(self, z: np.ndarray) -> Draws:
+        """The draws that standard normals ``(n,)`` make, where one a sample is enough."""
+        return self._draws_from_mu(z[None]) if self.off_policy else Draws(self._form.log_ratio(z[None].copy()))
+
     def _exact(self, estimator: Estimator) -> ExactMoments | None:
         if estimator.needs_weight and not self.off_policy:
             return None
@@ -265,17 +269,14 @@ class GaussianPair(Pair):
             exact = polynomial_moments(estimator.polynomial, self._form.series)
             if exact.std_error <= 1e-9 * exact.std:
                 return exact
-        draws: Any
-        if self.off_policy and self.dimension == 1:
-            draws = lambda z: self._draws_from_mu(z[None])  # noqa: E731
-        elif not self.off_policy and self._form.size == 1:
-            draws = lambda z: Draws(self._form.log_ratio(z[None].copy()))  # noqa: E731
-        else:
+        if (self.dimension if self.off_policy else self._form.size) != 1:
             return None
-        (mean,), (mean_error,) = _standard_normal_expectation(lambda z: estimator.formula(draws(z))[None])
+        (mean,), (mean_error,) = _standard_normal_expectation(lambda z: estimator.formula(self._draws_at(z))[None])
         if not self.finite_second_moment(estimator):
             return ExactMoments(float(mean), float(mean_error), math.inf, 0.0, "quadrature")
-        (variance,), (error,) = _standard_normal_expectation(lambda z: ((estimator.formula(draws(z)) - mean) ** 2)[None])
+        (variance,), (error,) = _standard_normal_expectation(
+            lambda z: ((estimator.formula(self._draws_at(z)) - mean) ** 2)[None]
+        )
         std = math.sqrt(variance)
         return ExactMoments(float(mean), float(mean_error), std, float(error) / max(2 * std, EPS), "quadrature")
 
