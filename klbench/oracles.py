@@ -14,6 +14,8 @@ import numpy as np
 from klbench.types import Polynomial, Truth
 
 EPS = float(np.finfo(np.float64).eps)
+LARGEST = math.log(np.finfo(np.float64).max)
+"""The largest exponent whose exponential is a float."""
 Method = Literal["closed-form", "quadrature", "enumeration"]
 Series = Callable[[float, int], list[float] | None]
 """``series(s, order)``: the Taylor coefficients of ``log M`` at ``s``, or None where ``M(s)`` is infinite."""
@@ -115,6 +117,8 @@ def expectation(
 
 def exp_series(coefficients: Sequence[float]) -> list[float]:
     """Taylor coefficients of ``exp(g)`` from those of ``g``: ``h' = g' h``, term by term."""
+    if coefficients[0] > LARGEST:
+        return [math.inf] * len(coefficients)
     result = [math.exp(coefficients[0])]
     for k in range(1, len(coefficients)):
         result.append(sum(j * coefficients[j] * result[k - j] for j in range(1, k + 1)) / k)

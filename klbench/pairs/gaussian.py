@@ -12,7 +12,7 @@ from pydantic import field_validator, model_validator
 
 from klbench import divergences
 from klbench.numerics import expm1_and_gap
-from klbench.oracles import EPS, ExactMoments, closed_form, expectation, polynomial_moments
+from klbench.oracles import EPS, LARGEST, ExactMoments, closed_form, expectation, polynomial_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.types import Draws, Estimator, Options, Truth
@@ -241,7 +241,7 @@ class GaussianPair(Pair):
         series = self._form.series(power, 0)
         if series is None:
             return Truth(math.inf, 0.0, "closed-form")
-        value = scale * math.expm1(series[0])
+        value = scale * math.expm1(series[0]) if series[0] <= LARGEST else math.inf
         # M is rounded where it is, near 1.
         return Truth(value, 16 * EPS * (abs(value) + abs(scale) * self._form.size), "closed-form")
 
@@ -270,6 +270,9 @@ class GaussianPair(Pair):
             if exact.std_error <= 1e-9 * exact.std:
                 return exact
         if (self.dimension if self.off_policy else self._form.size) != 1:
+            return None
+        second = self._form.series(2.0 * estimator.growth, 0)
+        if second is not None and second[0] > 300.0:  # the mass of the second moment lies where the terms overflow
             return None
         (mean,), (mean_error,) = _standard_normal_expectation(lambda z: estimator.formula(self._draws_at(z))[None])
         if not self.finite_second_moment(estimator):
