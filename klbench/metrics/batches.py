@@ -80,7 +80,7 @@ def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
 
 
 class _Sums:
-    """Sums over batches of growing size, each made from the one before: batch j takes every (n/size)-th sample from j on."""
+    """Sums over batches of growing size, each made from the one before; which samples share a batch is left open."""
 
     def __init__(self, values: Sequence[np.ndarray]) -> None:
         self._values = values  # each (n,)
@@ -91,19 +91,21 @@ class _Sums:
         count = self._values[0].size // size
         ratio = size // self._size if self._size and size % self._size == 0 else 0
         if not ratio or self._sums.shape[1] < ratio * count:
-            self._sums, ratio = self._first(count, size), size // 2 if size % 2 == 0 else 1
+            self._sums, ratio = self._first(count, size)
         self._size, self._sums = size, self._fold(self._sums[:, : ratio * count], ratio)
         return self._sums
 
-    def _first(self, count: int, size: int) -> np.ndarray:
-        """The first fold goes from the separate arrays into one: a stack of the whole would not fit the cache."""
+    def _first(self, count: int, size: int) -> tuple[np.ndarray, int]:
+        """The first fold, from separate arrays into one, and what is left to fold: a stack of all would not fit the cache."""
+        if size >= 32:  # long enough for sums over consecutive samples to be the faster ones
+            return np.stack([np.add.reduce(x[: size * count].reshape(count, size), axis=1) for x in self._values]), 1
         if size % 2:
-            return np.stack([np.add.reduce(x[: size * count].reshape(size, count), axis=0) for x in self._values])
+            return np.stack([np.add.reduce(x[: size * count].reshape(size, count), axis=0) for x in self._values]), 1
         half = size * count // 2
         sums = np.empty((len(self._values), half))
         for x, row in zip(self._values, sums, strict=True):
             np.add(x[:half], x[half : 2 * half], out=row)
-        return sums
+        return sums, size // 2
 
     @staticmethod
     def _fold(x: np.ndarray, ratio: int) -> np.ndarray:

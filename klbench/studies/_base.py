@@ -106,7 +106,7 @@ def _connect(cluster: Cluster, workers: int) -> Any:
 
         if cluster.address:
             return Client(cluster.address)
-        return Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        return Client(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
     import ray
     from ray.util.joblib import register_ray
 

@@ -162,6 +162,7 @@ def test_it_goes_on_from_any_place(call, tmp_path, monkeypatch, interrupted_afte
     monkeypatch.undo()
     assert len(parts(tmp_path)) == -(-shards // 20)
     assert call("resume=run", "workers=1", folder=tmp_path).code == 0
+    assert not (tmp_path / "run" / "parts").exists()
     assert tables(tmp_path) == tables(tmp_path / "whole")
 
 
