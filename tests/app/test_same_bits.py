@@ -52,8 +52,8 @@ def test_whatever_the_number_of_workers(tables, samples: str) -> None:
 
 
 def test_whatever_the_number_of_threads(tables) -> None:
-    """Enough samples for whole panels: only sums as long as these are shared out among threads."""
-    run = ([NORMAL], "k1,k3", "samples=1_100_000", "workers=1", "batches=[1]")
+    """Enough samples for panels of 32,768: only sums as long as these are shared out among threads."""
+    run = ([NORMAL], "k1,k3", "samples=1_100_000", "workers=1", "batches=[1,8192]")
     one = tables(*run)
     with threadpool_limits(4):
         assert_same(tables(*run), one)
