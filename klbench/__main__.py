@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 
@@ -9,7 +10,13 @@ def main() -> None:
     """Run the command line and exit with its code."""
     from klbench.cli import command_line
 
-    sys.exit(command_line(sys.argv[1:]))
+    try:
+        code = command_line(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, head or a pager, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code)
 
 
 if __name__ == "__main__":
