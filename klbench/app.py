@@ -258,6 +258,9 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> 
             tables = dict(settings.study.run(settings.options, context))
         studied = time.monotonic()
         folder.write_tables(tables)
+        status = "interrupted" if context.interrupted else "done"
+        seconds = {"study": round(studied - started, 3)}
+        folder.update(status=status, finished=now(), seconds=seconds)  # first, since the page says it too
         report.render(folder.path)
     except ConfigError as error:
         folder.update(status="failed", finished=now(), error=str(error))
@@ -272,11 +275,9 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> 
         raise RunError(
             f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}"
         ) from error
-    status = "interrupted" if context.interrupted else "done"
-    seconds = {"study": round(studied - started, 3), "report": round(time.monotonic() - studied, 3)}
-    folder.update(status=status, finished=now(), seconds=seconds)
+    seconds["report"] = round(time.monotonic() - studied, 3)
+    folder.update(seconds=seconds)
     folder.log(f"{status}: {seconds}")
     if status == "done":
         folder.drop_parts()
-    report.render(folder.path)
     return Run(folder.path, tables, status)
