@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
+
+COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
+    ("estimator", "left"), ("target", "left"), ("truth", "right"), ("bias, 95% interval", "right"),
+    ("std", "right"), ("rmse", "right"), ("flag", "left"),
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -64,9 +69,8 @@ def print_summary(table: pd.DataFrame) -> None:
         out = Table(
             title=f"{title}, batches of {first['batch']}, {first['samples']:,} samples (nats)", title_justify="left", box=None
         )
-        for name, justify in (("estimator", "left"), ("target", "left"), ("truth", "right"), ("bias, 95% interval", "right"),
-                              ("std", "right"), ("rmse", "right"), ("flag", "left")):  # fmt: skip
-            out.add_column(name, justify=justify)  # type: ignore[arg-type]
+        for name, justify in COLUMNS:
+            out.add_column(name, justify=justify)
         for row in rows.to_dict("records"):
             flag = "" if row["status"] == "ok" else row["status"]
             out.add_row(
