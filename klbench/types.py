@@ -6,12 +6,16 @@ Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 Array = Any
 """An array of the array-API standard: NumPy's, torch's, array-api-strict's. The standard has no common type to name."""
@@ -115,7 +119,8 @@ class BatchForm:
     Parameters
     ----------
     estimate
-        Sums, shape ``(features, folds, batches)``, and fold sizes, shape ``(folds,)``, to the estimates, shape ``(batches,)``.
+        Sums, shape ``(features, folds, batches)``, and the size of each batch, shape ``(batches,)``, to the estimates, of the
+        same shape.
     spread_features, variance
         With the sums of these appended to those of ``features``, ``variance`` gives the estimate's usual squared standard
         error, shape ``(batches,)``.
@@ -191,3 +196,89 @@ class Estimator:
     def __call__(self, log_ratio: Draws | Array) -> Array:
         """The same as :meth:`terms`."""
         return self.terms(log_ratio)
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Sampled or enumerated sequences, token by token: all that a gradient estimator may use of them.
+
+    Every field is a torch tensor of shape ``(n, T)``, float64 but for ``mask``, and 0 where ``mask`` is False. Single draws are
+    sequences of one token.
+
+    Parameters
+    ----------
+    log_q, log_p, log_mu
+        Log-probability in nats of each token given what precedes it: policy, reference, and whoever sampled (the policy's own
+        where it did).
+    kl
+        ``KL(q(.|h) ‖ p(.|h))``, exact, over the next token at each prefix h that was reached.
+    mask
+        Whether the sequence was still going before the token: the end token counts, what follows it does not.
+    """
+
+    log_q: Tensor
+    log_p: Tensor
+    log_mu: Tensor
+    kl: Tensor
+    mask: Tensor
+
+
+class Scores(Protocol):
+    """The vectors that a sequence's gradient is made of, ``(n, T)`` of each kind, each in the policy's parameters.
+
+    ``s_t``, the score, is the gradient of ``log q`` of token t; ``d_t`` is the gradient of ``kl`` at t. 0 where masked.
+    """
+
+    def pull(self, token: Tensor, full: Tensor) -> Tensor:
+        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)`` over sequences and tokens, ``(n, T)`` to ``(parameters,)``."""
+
+    def gram(self) -> Tensor:
+        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``: shape ``(n, 2T, 2T)``."""
+
+
+@dataclass(frozen=True)
+class Atoms:
+    """Everything that can be sampled after one prompt; ``probability``, shape ``(n,)``, is the sampler's."""
+
+    probability: Tensor
+    rollouts: Rollouts
+    scores: Scores
+
+
+class GradientTask(Protocol):
+    """A pair whose policy has parameters: what its estimators' gradients are measured on.
+
+    Attributes
+    ----------
+    parameters
+        Their number.
+    tokens
+        Most tokens in a sequence.
+    staleness
+        ``KL(q‖mu)`` in nats of the policy from whoever samples; 0 on-policy.
+    """
+
+    parameters: int
+    tokens: int
+    staleness: float
+
+    def gradient(self, target: str) -> Tensor:
+        """The exact gradient, shape ``(parameters,)``, of ``kl_qp`` or ``kl_pq``; the mean over prompts."""
+
+    def atoms(self) -> Iterator[Atoms] | None:
+        """One item a prompt, all prompts equally likely; None where there is no end of them."""
+
+    def tilted(self, power: float) -> Atoms | None:
+        """Points and weights with ``sum of probability * f = E_q[r^power f]``; None where that diverges or no rule is known.
+
+        Exact where f is a polynomial of the sample, of degree 60 or less.
+        """
+
+    def theta(self) -> Tensor:
+        """The parameters, shape ``(parameters,)``, float64."""
+
+    def sample(self, stream: np.random.Generator, n: int) -> Any:
+        """A prompt, and ``n`` samples after it from whoever samples, in a form of the task's own."""
+
+    def rollouts(self, theta: Tensor, samples: Any) -> Rollouts:
+        """What the samples mean under parameters ``theta``; ``log_q`` and ``kl`` can be differentiated."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from klbench import divergences
 from klbench.oracles import EPS, ExactMoments, expectation
-from klbench.types import Draws, Estimator, Options, Truth
+from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 
 class Pair(Options, ABC):
@@ -38,6 +38,11 @@ class Pair(Options, ABC):
         # Not pydantic's, which would compare cached arrays too.
         return type(other) is type(self) and other.model_dump() == self.model_dump()
 
+    def __getstate__(self) -> dict[Any, Any]:
+        # Fields only: what a process has cached it would otherwise send to the others, and a task's tensors do not travel.
+        state = super().__getstate__()
+        return state | {"__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
+
     @property
     @abstractmethod
     def off_policy(self) -> bool:
@@ -62,6 +67,10 @@ class Pair(Options, ABC):
     @abstractmethod
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
         """Exact mean and standard deviation of each estimator's term; None where no exact method serves."""
+
+    def gradient_task(self) -> GradientTask | Skip:
+        """The policy as something with parameters, for the studies of gradients; or why it is none."""
+        return Skip(f"{self.kind} pairs have no policy gradient here")
 
     @property
     def title(self) -> str:

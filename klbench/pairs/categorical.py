@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
@@ -14,7 +14,13 @@ from klbench import divergences, streams
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.types import Draws, Estimator, Options, Truth
+from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
+
+if TYPE_CHECKING:
+    from klbench.pairs._categorical_gradient import CategoricalTask
+
+MOST_LOGITS = 1_000
+"""With more categories, gradient estimators are not enumerated."""
 
 
 class Categorical(Options):
@@ -180,3 +186,18 @@ class CategoricalPair(Pair):
             else enumerate_moments(probabilities, e.formula(draws))
             for e in estimators
         ]
+
+    def gradient_task(self) -> GradientTask | Skip:
+        log_q = self._log_probs["q"]
+        if len(log_q) > MOST_LOGITS:
+            return Skip(f"gradients are measured on up to {MOST_LOGITS:,} categories, here are {len(log_q):,}")
+        if not np.isfinite(log_q).all():
+            return Skip(f"q is zero at category {int(np.argmin(log_q))}, which no logit gives")
+        return self._task
+
+    @cached_property
+    def _task(self) -> CategoricalTask:
+        from klbench.pairs._categorical_gradient import CategoricalTask
+
+        log_q, log_p = self._log_probs["q"], self._log_probs["p"]
+        return CategoricalTask(log_q, log_p, self._log_probs.get("mu", log_q))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import PositiveFloat
@@ -12,7 +13,10 @@ from klbench.numerics import expm1_and_gap
 from klbench.oracles import closed_form
 from klbench.pairs import register
 from klbench.pairs._base import Density, ScalarPair
-from klbench.types import Truth
+from klbench.types import GradientTask, Truth
+
+if TYPE_CHECKING:
+    from klbench.pairs._density_gradient import ExponentialTask
 
 
 class Exponential(Density):
@@ -56,3 +60,15 @@ class ExponentialPair(ScalarPair):
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
         rate = (1 - weight_order) * self.sampler.rate + (weight_order - order) * self.q.rate + order * self.p.rate
         return rate > 0.0
+
+    def gradient_task(self) -> GradientTask:
+        return self._task
+
+    @cached_property
+    def _task(self) -> ExponentialTask:
+        from klbench.pairs._density_gradient import ExponentialTask
+
+        q, p, mu = (None if side is None else np.log([side.rate]) for side in (self.q, self.p, self.mu))
+        assert q is not None
+        assert p is not None
+        return ExponentialTask(q, p, mu)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -15,7 +15,10 @@ from klbench.numerics import expm1_and_gap
 from klbench.oracles import EPS, LARGEST, ExactMoments, closed_form, expectation, polynomial_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.types import Draws, Estimator, Options, Truth
+from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
+
+if TYPE_CHECKING:
+    from klbench.pairs._density_gradient import GaussianTask
 
 LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 Vector = float | tuple[float, ...]
@@ -282,6 +285,21 @@ class GaussianPair(Pair):
         )
         std = math.sqrt(variance)
         return ExactMoments(float(mean), float(mean_error), std, float(error) / max(2 * std, EPS), "quadrature")
+
+    def gradient_task(self) -> GradientTask | Skip:
+        for side, normal in self._sides():
+            cov = normal.moments(self.dimension)[1]
+            if np.any(cov != np.diag(np.diag(cov))):
+                return Skip(f"gradients are in means and standard deviations, and {side} has correlations")
+        return self._task
+
+    @cached_property
+    def _task(self) -> GaussianTask:
+        from klbench.pairs._density_gradient import GaussianTask
+
+        sides = {side: normal.moments(self.dimension) for side, normal in self._sides()}
+        vectors = {side: np.concatenate([mean, 0.5 * np.log(np.diag(cov))]) for side, (mean, cov) in sides.items()}
+        return GaussianTask(vectors["q"], vectors["p"], vectors.get("mu"))
 
 
 def _standard_normal_expectation(function: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -49,6 +49,11 @@ EXAMPLES: dict[str, list[dict]] = {
         {"q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
          "p": {"weights": [1.0], "means": [0.2], "stds": [0.9]}, "mu": {"weights": [1.0], "means": [0.0], "stds": [1.5]}},
     ],
+    "sequence": [
+        {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3},
+        {"model": "table", "vocabulary": 4, "horizon": 2, "prompts": 3, "kl": 0.1, "lag": 0.05, "seed": 1},
+        {"model": "transformer", "vocabulary": 2, "horizon": 4, "prompts": 1, "kl": 0.2, "width": 4},
+    ],
 }  # fmt: skip
 CASES = [(kind, i) for kind in EXAMPLES for i in range(len(EXAMPLES[kind]))]
 SAMPLES = 100_000
@@ -201,7 +206,7 @@ def test_truths_are_never_negative_and_sure(kind, i) -> None:
 def test_truths_do_not_depend_on_where_the_samples_come_from(kind, i) -> None:
     pair = pair_of(kind, i)
     if pair.off_policy:
-        on_policy = pairs.get(kind)(**{side: EXAMPLES[kind][i][side] for side in ("q", "p")})
+        on_policy = pairs.get(kind)(**{key: value for key, value in EXAMPLES[kind][i].items() if key not in ("mu", "lag")})
         here, there = pair.truth("kl_qp"), on_policy.truth("kl_qp")
         assert abs(here.value - there.value) <= here.error + there.error
         assert not on_policy.off_policy

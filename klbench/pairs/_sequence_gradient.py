@@ -1,0 +1,135 @@
+"""What gradient estimators need of the sequence pair: all scores, exact gradients, and samples to be scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from klbench.pairs._scores import DenseScores, TableScores
+from klbench.types import Atoms, Rollouts
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from klbench.pairs.sequence import SequencePair
+
+CHUNK_BYTES = 16e6
+"""How much of the Jacobian is made at a time."""
+
+
+class Samples(NamedTuple):
+    """A prompt and the sequences sampled after it: ``node``, ``token``, ``mask``, ``log_p`` and ``log_mu`` are ``(n, T)``."""
+
+    prompt: int
+    node: Tensor
+    token: Tensor
+    mask: Tensor
+    log_p: Tensor
+    log_mu: Tensor
+
+
+class SequenceTask:
+    """The gradient task of a sequence pair; what it has to say of a prompt is computed when it is asked for."""
+
+    def __init__(self, pair: SequencePair) -> None:
+        self.tree, self.policy, self.prompts = pair.tree, pair.policy, pair.prompts
+        self.parameters = pair.policy.parameters
+        self.staleness = pair.lag
+        self.tokens = pair.horizon
+        self._theta = torch.from_numpy(pair.parameters["q"])
+        self._log_q, self._log_p = (torch.from_numpy(pair.token_log_probs[side]) for side in ("q", "p"))
+        self._log_mu = torch.from_numpy(pair.token_log_probs["mu"]) if pair.off_policy else self._log_q
+        q = self._log_q.exp()
+        self._log_ratio = self._log_q - self._log_p
+        self._kl = (q * self._log_ratio).sum(-1)
+
+    def theta(self) -> Tensor:
+        """The policy's parameters, shape ``(parameters,)``."""
+        return self._theta.clone()
+
+    def gradient(self, target: str) -> Tensor:
+        """The gradient of ``kl_qp`` or ``kl_pq`` through the sum over all sequences."""
+        theta = self.theta().requires_grad_()
+        log_probs = self.policy.everywhere(self.policy.split(theta), torch.arange(self.prompts)).log_softmax(-1)
+        q, p = self.tree.sum_along(log_probs), self.tree.sum_along(self._log_p)
+        total = {"kl_qp": lambda: (q.exp() * (q - p)).sum(), "kl_pq": lambda: (p.exp() * (p - q)).sum()}[target]()
+        (gradient,) = torch.autograd.grad(total / self.prompts, theta)
+        return gradient
+
+    def tilted(self, power: float) -> None:
+        """All can be enumerated: no need of it."""
+
+    def atoms(self) -> Iterator[Atoms]:
+        """All sequences after each prompt in turn."""
+        node, token, mask = self.tree.paths
+        edge = node * self.tree.tokens + token
+
+        for prompt in range(self.prompts):
+            log_q, log_p, log_mu = (log_probs[prompt] for log_probs in (self._log_q, self._log_p, self._log_mu))
+            q, p, mu = (torch.where(mask, each.flatten()[edge], 0.0) for each in (log_q, log_p, log_mu))
+            rollouts = Rollouts(q, p, mu, torch.where(mask, self._kl[prompt][node], 0.0), mask)
+            yield Atoms(self.tree.sum_along(log_mu).exp(), rollouts, self._scores(prompt))
+
+    def _scores(self, prompt: int) -> DenseScores | TableScores:
+        node, token, mask = self.tree.paths
+        if self.policy.name == "table":
+            start = prompt * self.tree.nodes * self.tree.tokens
+            return TableScores(self._log_q[prompt], self._log_p[prompt], node, token, mask, self.parameters, start)
+        edges = self.jacobian(prompt)
+        # d(h) = sum over a of q(a|h) log q/p(a|h) s_a(h), since the scores at a prefix average to zero.
+        weight = (self._log_q[prompt].exp() * self._log_ratio[prompt])[:, None]
+        nodes = torch.bmm(weight, edges.view(self.tree.nodes, self.tree.tokens, -1))[:, 0]
+        return DenseScores(edges, nodes, node * self.tree.tokens + token, node, mask)
+
+    def jacobian(self, prompt: int) -> Tensor:
+        """Gradient of ``log q`` of every token after every prefix: shape ``(nodes * tokens, parameters)``."""
+        tokens, size = self.tree.tokens, self.parameters
+        weights = self.policy.split(self._theta)
+        result = torch.empty(self.tree.nodes, tokens, size, dtype=self._theta.dtype)
+        at = torch.tensor([prompt])
+
+        def last(weights: dict[str, Tensor], path: Tensor) -> Tensor:
+            return self.policy.along(weights, at, path[None])[0, -1].log_softmax(-1)
+
+        each = torch.func.vmap(torch.func.jacrev(last), in_dims=(None, 0))
+        chunk = max(1, int(CHUNK_BYTES / (8 * tokens * size)))
+        for depth in range(self.tree.horizon):
+            prefixes = self.tree.prefixes(depth)
+            rows = result[self.tree.level(depth)]
+            for start in range(0, len(prefixes), chunk):
+                part = slice(start, start + chunk)
+                found = each(weights, prefixes[part])
+                torch.cat([found[name].flatten(2) for name in weights], dim=2, out=rows[part])
+        return result.view(-1, size)
+
+    def sample(self, stream: np.random.Generator, n: int) -> Samples:
+        """A prompt, then ``n`` sequences token by token from the sampler's conditionals."""
+        prompt = int(stream.integers(self.prompts))
+        log_mu, log_p = self._log_mu[prompt], self._log_p[prompt]
+        cumulative = log_mu.exp().cumsum(-1)[:, :-1]
+        uniform = torch.from_numpy(stream.random((n, self.tree.horizon)))
+        node, token = torch.zeros(2, n, self.tree.horizon, dtype=torch.int64)
+        alive = torch.ones(n, self.tree.horizon, dtype=torch.bool)
+        for t in range(self.tree.horizon):
+            token[:, t] = (uniform[:, t, None] >= cumulative[node[:, t]]).sum(1)
+            if t + 1 < self.tree.horizon:
+                alive[:, t + 1] = alive[:, t] & (token[:, t] < self.tree.vocabulary)
+                node[:, t + 1] = torch.where(alive[:, t + 1], self.tree.child(node[:, t], token[:, t], t), 0)
+        token = torch.where(alive, token, 0)
+        chosen = (torch.where(alive, log_probs[node, token], 0.0) for log_probs in (log_p, log_mu))
+        return Samples(prompt, node, token, alive, *chosen)
+
+    def rollouts(self, theta: Tensor, samples: Samples) -> Rollouts:
+        """The samples under parameters ``theta``, by a forward pass along them."""
+        prompt, node, token, mask, log_p, log_mu = samples
+        weights = self.policy.split(theta)
+        at = torch.full((len(token),), prompt)
+        # What comes before a token decides about it; the end token comes before nothing.
+        before = torch.where(token < self.tree.vocabulary, token, 0)[:, :-1]
+        log_probs = self.policy.along(weights, at, before).log_softmax(-1)
+        log_q = log_probs.gather(-1, token[..., None])[..., 0]
+        kl = (log_probs.exp() * (log_probs - self._log_p[prompt][node])).sum(-1)
+        return Rollouts(torch.where(mask, log_q, 0.0), log_p, log_mu, torch.where(mask, kl, 0.0), mask)

@@ -1,0 +1,223 @@
+"""Small autoregressive policies whose every sequence is enumerated: what a language model is, with nothing unknown."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+
+from klbench import divergences, streams
+from klbench.oracles import EPS, ExactMoments, enumerate_moments
+from klbench.pairs import register
+from klbench.pairs._base import Pair
+from klbench.pairs._policies import POLICIES, Name, Policy
+from klbench.pairs._tree import Tree
+from klbench.types import Draws, Estimator, GradientTask, Skip, Truth
+
+if TYPE_CHECKING:
+    from klbench.pairs._sequence_gradient import SequenceTask
+
+MOST_SEQUENCES = 2_000_000
+MOST_SCORE_BYTES = 2e9
+LARGEST_LOG_RATIO = 300.0
+FARTHEST = 5.0
+"""Logarithm of the largest step, in units of the initial weights: policies there are certain of every token."""
+
+
+@register
+class SequencePair(Pair):
+    """A reference with random weights, a policy moved away from it, and a sampler moved away from the policy.
+
+    A sequence ends with its end token or is cut off at the horizon; prompts are equally likely. Everything is a sum over all
+    sequences. The policy's parameters are the reference's plus a multiple of a random direction, so that
+    ``KL(q‖p) = kl``, the mean over prompts; the sampler's are the policy's plus another, so that ``KL(q‖mu) = lag``.
+    """
+
+    kind: ClassVar[str] = "sequence"
+    summary: ClassVar[str] = "tiny token policies (model, vocabulary, horizon, prompts, kl, lag): every sequence enumerated"
+    model: Name = "gru"
+    vocabulary: int = Field(default=6, ge=2, le=64)
+    horizon: int = Field(default=4, ge=1, le=10)
+    prompts: int = Field(default=8, ge=1, le=256)
+    kl: PositiveFloat = 0.5
+    lag: NonNegativeFloat = 0.0
+    seed: NonNegativeInt = 0
+    width: int = Field(default=8, ge=1, le=64)
+
+    @model_validator(mode="after")
+    def _check(self) -> SequencePair:
+        total = self.tree.leaves * self.prompts
+        if total > MOST_SEQUENCES:
+            raise ValueError(
+                f"vocabulary={self.vocabulary}, horizon={self.horizon} and prompts={self.prompts} make {total:,} sequences, "
+                f"at most {MOST_SEQUENCES:,} can be enumerated"
+            )
+        _ = self.parameters  # whether kl and lag are within reach is part of the check
+        return self
+
+    @cached_property
+    def tree(self) -> Tree:
+        """The sequences after one prompt."""
+        return Tree(self.vocabulary, self.horizon)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """The shape of all three: reference, policy, sampler."""
+        return POLICIES[self.model](self.tree, self.prompts, self.width)
+
+    @cached_property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``."""
+        p = self._random("reference")
+        at_p = self._leaves_under(p)
+        q = self._moved("kl", p, self._random("policy"), lambda at_q: self._divergence(at_q, at_p))
+        at_q = self._leaves_under(q)
+        self._check_distance("kl", at_q - at_p)
+        if not self.off_policy:
+            return {"q": q, "p": p}
+        mu = self._moved("lag", q, self._random("sampler"), lambda at_mu: self._divergence(at_q, at_mu))
+        self._check_distance("lag", at_q - self._leaves_under(mu))
+        return {"q": q, "p": p, "mu": mu}
+
+    def _check_distance(self, key: str, log_ratio: np.ndarray) -> None:
+        largest = float(np.abs(log_ratio).max())
+        if largest > LARGEST_LOG_RATIO:
+            raise ValueError(
+                f"{key}={getattr(self, key):g} is out of reach for this {self.model}: it takes log-ratios up to {largest:.3g}, "
+                f"of which no second moment is a float"
+            )
+
+    def _random(self, name: str) -> np.ndarray:
+        return self.policy.random(streams.generator(self.seed, "pair", "sequence", self.model, name))
+
+    def _divergence(self, log_q: np.ndarray, log_p: np.ndarray) -> float:
+        """``KL(q‖p)``, the mean over prompts, of leaf log-probabilities ``(prompts, leaves)``."""
+        log_ratio = log_p - log_q
+        # Weighted by the larger of the two, so that no ratio overflows on the way to a policy that is too far off.
+        smaller = Draws(-np.abs(log_ratio))
+        from_q = np.exp(log_q) * divergences.get("kl_qp").gap(smaller)
+        from_p = np.exp(log_p) * divergences.get("kl_pq").gap(smaller)
+        return float(np.sum(np.where(log_ratio > 0.0, from_p, from_q))) / self.prompts
+
+    def _moved(
+        self, key: str, origin: np.ndarray, direction: np.ndarray, divergence: Callable[[np.ndarray], float]
+    ) -> np.ndarray:
+        """``origin + scale * direction`` where the divergence, of leaf log-probabilities, is the field ``key``."""
+        from scipy.optimize import brentq
+
+        kl: float = getattr(self, key)
+
+        def excess(log_scale: float) -> float:
+            found = divergence(self._leaves_under(origin + math.exp(log_scale) * direction))
+            return math.log(max(found, sys.float_info.min) / kl)
+
+        # Divergences are quadratic in a small step, and the logarithm is nearly a line: start from where it leads.
+        high = -4.0 - 0.5 * excess(-4.0)
+        low = high - 0.01
+        while excess(low) > 0.0:
+            low -= 0.5
+        while (missing := excess(high)) < 0.0:
+            if high > FARTHEST:
+                most = f"at most about {kl * math.exp(missing):.3g} is possible here"
+                raise ValueError(f"{key}={kl:g} is out of reach for this {self.model}: {most}")
+            low, high = high, high + min(0.01 - 0.6 * missing, 0.5)
+        return np.asarray(origin + math.exp(brentq(excess, low, high, xtol=1e-13)) * direction)
+
+    def _log_probs_under(self, parameters: np.ndarray) -> np.ndarray:
+        import torch
+
+        with torch.no_grad():
+            weights = self.policy.split(torch.from_numpy(parameters))
+            logits = self.policy.everywhere(weights, torch.arange(self.prompts))
+            result: np.ndarray = logits.log_softmax(-1).numpy()
+        return result
+
+    def _leaves_under(self, parameters: np.ndarray) -> np.ndarray:
+        return self._leaves_of(self._log_probs_under(parameters))
+
+    def _leaves_of(self, log_probs: np.ndarray) -> np.ndarray:
+        import torch
+
+        result: np.ndarray = self.tree.sum_along(torch.from_numpy(log_probs)).numpy()
+        return result
+
+    @cached_property
+    def token_log_probs(self) -> dict[str, np.ndarray]:
+        """Log-probabilities of the next token at every inner prefix, ``(prompts, nodes, tokens)``, of each side."""
+        return {side: self._log_probs_under(parameters) for side, parameters in self.parameters.items()}
+
+    @cached_property
+    def leaf_log_probs(self) -> dict[str, np.ndarray]:
+        """Log-probabilities of every sequence after its prompt, ``(prompts, leaves)``, of each side."""
+        return {side: self._leaves_of(log_probs) for side, log_probs in self.token_log_probs.items()}
+
+    @cached_property
+    def _atoms(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Log-ratio, log-weight and sampling probability of every prompt and sequence."""
+        q, p = self.leaf_log_probs["q"].ravel(), self.leaf_log_probs["p"].ravel()
+        mu = self.leaf_log_probs.get("mu", self.leaf_log_probs["q"]).ravel()
+        return p - q, q - mu if self.off_policy else None, np.exp(mu) / self.prompts
+
+    @cached_property
+    def _cumulative(self) -> np.ndarray:
+        total = np.cumsum(self._atoms[2])
+        return total[:-1] / total[-1]
+
+    def __getstate__(self) -> dict[Any, Any]:
+        # The parameters travel too: what they take to be found again is more than they are.
+        state = super().__getstate__()
+        return state | {"__dict__": state["__dict__"] | {"parameters": self.parameters}}
+
+    @property
+    def off_policy(self) -> bool:
+        return self.lag > 0.0
+
+    def describe(self) -> str:
+        return (
+            f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon}, {self.prompts} prompts, "
+            f"KL={self.kl:g}, seed {self.seed}" + (f", lag {self.lag:g}" if self.off_policy else "")
+        )
+
+    def draw(self, stream: np.random.Generator, n: int) -> Draws:
+        index = np.searchsorted(self._cumulative, stream.random(n), side="right")
+        log_ratio, log_weight, _ = self._atoms
+        return Draws(log_ratio[index], None if log_weight is None else log_weight[index])
+
+    def truth(self, target: str) -> Truth:
+        q = np.exp(self.leaf_log_probs["q"].ravel()) / self.prompts
+        terms = q * divergences.get(target).gap(Draws(self._atoms[0]))
+        # A sequence's log-ratio is a sum along its tokens.
+        return Truth(math.fsum(terms), 16 * EPS * self.horizon * math.fsum(np.abs(terms)), "enumeration")
+
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        return True
+
+    def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        log_ratio, log_weight, probabilities = self._atoms
+        draws = Draws(log_ratio, log_weight)
+        return [
+            None
+            if e.batch is not None or (e.needs_weight and not self.off_policy)
+            else enumerate_moments(probabilities, e.formula(draws))
+            for e in estimators
+        ]
+
+    def gradient_task(self) -> GradientTask | Skip:
+        products = self.tree.leaves * (2 * self.horizon) ** 2
+        rows = 0 if self.model == "table" else self.tree.nodes * (self.tree.tokens + 1) * self.policy.parameters
+        size = 8.0 * (products + rows)
+        if size > MOST_SCORE_BYTES:
+            most = f"at most {MOST_SCORE_BYTES / 1e9:g} are held"
+            return Skip(f"the scores after one prompt and their products would take {size / 1e9:.1f} GB, {most}")
+        return self._task
+
+    @cached_property
+    def _task(self) -> SequenceTask:
+        from klbench.pairs._sequence_gradient import SequenceTask
+
+        return SequenceTask(self)
