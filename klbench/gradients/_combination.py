@@ -1,0 +1,183 @@
+"""What a combination is made of, and which parts go together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, get_args
+
+from klbench import estimators
+from klbench.registry import unknown
+from klbench.types import ConfigError
+
+Placement = Literal["loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"]
+Level = Literal["token", "sequence"]
+Correction = Literal["none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio"]
+Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl"]
+Gradient = Literal["grad KL(q‖p)", "grad KL(p‖q)", "grad KL(q‖p) - grad KL(p‖q)", "0", "biased"]
+
+EXACT = "full_kl"
+"""The name of the estimator that a full placement has: the exact KL over the next token."""
+SCORED = ("reward", "reward_to_go", "loss_and_reward", "full_with_score")
+DIFFERENTIATED = ":differentiated"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """An estimator of the value, its placement, its level, the off-policy correction and the baseline.
+
+    Parameters
+    ----------
+    estimator
+        Name of a value estimator; ``full_kl`` for the placements ``full`` and ``full_with_score``.
+    placement
+        ``loss``: differentiated as it stands. ``reward`` and ``reward_to_go``: detached, times the score of the whole sequence
+        or of the tokens up to it. ``loss_and_reward``: both. ``straight_through``: the value of ``estimator``, the gradient
+        of ``gradient_of``. ``full``: the exact KL over each next token, differentiated; ``full_with_score`` adds the score of
+        the tokens before it, and is the Rao-Blackwell gradient.
+    level
+        The estimator is applied to each token's log-ratio and summed, or to the log-ratio of the whole sequence.
+    correction
+        The weight q/mu on each term: of its token, of all tokens up to it, of the whole sequence, or cut off at ``cap`` (the
+        token's at token level, the sequence's at sequence level).
+    ratio_gradient
+        Whether the weight is differentiated too; only where the term stands in the loss.
+    baseline
+        Subtracted from what multiplies the score: the mean of the group of samples of one prompt, the mean of the others of
+        the group, or the exact KL of the token's own distribution.
+    claim
+        The expected gradient on-policy, on sequences of several tokens.
+    off_policy
+        The claim holds whoever samples.
+    one_token
+        The claim for sequences of one token, where it differs.
+    """
+
+    name: str
+    estimator: str
+    placement: Placement
+    level: Level = "token"
+    correction: Correction = "none"
+    baseline: Baseline = "none"
+    ratio_gradient: bool = False
+    gradient_of: str = ""
+    cap: float = 2.0
+    claim: Gradient | None = None
+    off_policy: bool = False
+    one_token: Gradient | None = None
+    aliases: tuple[str, ...] = ()
+    used_by: str = ""
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise ConfigError(f"combination {self.name!r}: {problem}")
+        for name in (self.estimator, self.gradient_of):
+            if name and name != EXACT and (estimators.get(name).batch or estimators.get(name).needs_weight):
+                raise ConfigError(f"combination {self.name!r}: {name} is no mean of terms of the log-ratio alone")
+
+    def _problem(self) -> str:
+        full = self.placement in ("full", "full_with_score")
+        rules = (
+            (full != (self.estimator == EXACT), f"{EXACT} and the placements full and full_with_score go together"),
+            (full and self.level != "token", f"{self.placement} is of level token"),
+            (self.placement == "reward_to_go" and self.level != "token", "reward_to_go is of level token"),
+            (
+                (self.placement == "straight_through") != bool(self.gradient_of),
+                "straight_through needs gradient_of, and only it",
+            ),
+            (self.baseline != "none" and self.placement not in ("reward", "reward_to_go"), "only a reward has a baseline"),
+            (self.ratio_gradient and self.correction == "none", "there is no ratio to differentiate"),
+            (
+                self.ratio_gradient and self.placement not in ("loss", "straight_through", "full"),
+                "a score's weight is detached",
+            ),
+            (
+                self.level == "sequence"
+                and self.correction in ("token_ratio", "prefix_ratio")
+                and self.placement not in ("reward",),
+                f"one term for the whole sequence cannot have a {self.correction}",
+            ),
+        )
+        return next((text for wrong, text in rules if wrong), "")
+
+    @property
+    def spec(self) -> str:
+        """The parts, as :func:`parse` reads them."""
+        value = f"{self.estimator}>{self.gradient_of}" if self.gradient_of else self.estimator
+        ratio = self.correction + (DIFFERENTIATED if self.ratio_gradient else "")
+        return f"{value}/{self.placement}/{self.level}/{ratio}/{self.baseline}"
+
+    def claimed(self, *, tokens: int, stale: bool) -> Gradient | None:
+        """What it claims for sequences of so many tokens, sampled by the policy itself or (stale) by another."""
+        if stale and not self.off_policy:
+            return None
+        return self.one_token if tokens == 1 and self.one_token else self.claim
+
+
+def parse(spec: str) -> Combination:
+    """A combination from ``estimator/placement[/level[/correction[/baseline]]]``.
+
+    ``k3>k2`` is a value of k3 and a gradient of k2; ``token_ratio:differentiated`` a weight that is differentiated too.
+
+    Raises
+    ------
+    ConfigError
+        A part is unknown, or the parts do not go together.
+    """
+    given = spec.split("/")
+    if not 2 <= len(given) <= 5:
+        raise ConfigError(f"combination {spec!r}: expected estimator/placement/level/correction/baseline")
+    value, placement, level, correction, baseline = (*given, *("", "", "token", "none", "none")[len(given) :])
+    estimator, _, gradient_of = value.partition(">")
+    ratio_gradient = correction.endswith(DIFFERENTIATED)
+    correction = correction.removesuffix(DIFFERENTIATED)
+    for name in filter(None, (estimator, gradient_of)):
+        if name != EXACT:
+            estimators.get(name)
+    return Combination(
+        spec,
+        estimator,
+        _word("placement", placement, Placement),
+        _word("level", level, Level),
+        _word("correction", correction, Correction),
+        _word("baseline", baseline, Baseline),
+        ratio_gradient=ratio_gradient,
+        gradient_of=gradient_of,
+    )
+
+
+def _word(kind: str, word: str, words: Any) -> Any:
+    if word not in get_args(words):
+        raise unknown(kind, word, get_args(words))
+    return word
+
+
+def grid(
+    names: Sequence[str],
+    placements: Sequence[Placement],
+    levels: Sequence[Level],
+    corrections: Sequence[Correction],
+    baselines: Sequence[Baseline],
+) -> Iterator[Combination]:
+    """Every combination of these that goes together; a full placement comes once, whatever the estimators."""
+    seen = set()
+    for name, placement, level, correction, baseline in product(names, placements, levels, corrections, baselines):
+        estimator = EXACT if placement in ("full", "full_with_score") else name
+        if placement == "straight_through" and estimator == "k2":
+            continue  # k2 in the loss
+        value = f"{estimator}>k2" if placement == "straight_through" else estimator
+        ratios: list[str] = [correction]
+        if correction != "none" and placement in ("loss", "straight_through", "full"):
+            ratios.append(correction + DIFFERENTIATED)
+        for ratio in ratios:
+            spec = f"{value}/{placement}/{level}/{ratio}/{baseline}"
+            if spec in seen:
+                continue
+            seen.add(spec)
+            try:
+                yield parse(spec)
+            except ConfigError:
+                continue

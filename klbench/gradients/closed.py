@@ -1,0 +1,116 @@
+"""The same in closed form, for single draws whose coefficients are sums of ``c r^a (log r)^b``: Gaussians and exponentials."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from klbench import estimators
+from klbench.gradients._combination import SCORED, Combination
+from klbench.gradients.exact import GradientMoments
+from klbench.types import Atoms, GradientTask, Polynomial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+def _slope(polynomial: Polynomial) -> Polynomial:
+    """The derivative with respect to ``log q``, which is minus that with respect to ``log r``."""
+    powers = tuple((-c * a, a, b) for c, a, b in polynomial if a)
+    logs = tuple((-c * b, a, b - 1) for c, a, b in polynomial if b)
+    return powers + logs
+
+
+def coefficient(combination: Combination) -> Polynomial | None:
+    """What multiplies the score of a single draw sampled by the policy itself; None where it has no such form.
+
+    A baseline that a group gives has none: it depends on several draws.
+    """
+    if combination.baseline in ("batch_mean", "leave_one_out") or combination.placement in ("full", "full_with_score"):
+        return None
+    value = estimators.get(combination.estimator).polynomial
+    path = estimators.get(combination.gradient_of).polynomial if combination.gradient_of else value
+    if value is None or path is None:
+        return None
+    in_reward = combination.placement in ("reward", "reward_to_go")
+    scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
+    return (() if in_reward else _slope(path)) + (value if scored else ())
+
+
+def _product(a: Polynomial, b: Polynomial) -> Polynomial:
+    return tuple((c * d, e + f, g + h) for c, e, g in a for d, f, h in b)
+
+
+class _Integrals:
+    """``E_q[c r^a (log r)^b f]`` for the task's own points; None where it diverges."""
+
+    def __init__(self, task: GradientTask) -> None:
+        self._task = task
+        self._rules: dict[float, Atoms | None] = {}
+
+    def __call__(self, polynomial: Polynomial, f: Callable[[Atoms, Tensor], Tensor]) -> Tensor | None:
+        import torch
+
+        result = None
+        for power in {a for _, a, _ in polynomial}:
+            if power not in self._rules:
+                self._rules[power] = self._task.tilted(power)
+            rule = self._rules[power]
+            if rule is None:
+                return None
+            log_ratio = rule.rollouts.log_p - rule.rollouts.log_q
+            factor = sum((c * log_ratio**b for c, a, b in polynomial if a == power), torch.zeros_like(log_ratio))
+            value = f(rule, factor)
+            result = value if result is None else result + value
+        return result
+
+    def mean(self, polynomial: Polynomial, baseline: float) -> Tensor | None:
+        """``E[(polynomial - baseline) s]``."""
+        import torch
+
+        def pulled(rule: Atoms, factor: Tensor) -> Tensor:
+            return rule.scores.pull(rule.probability[:, None] * factor, torch.zeros_like(factor))
+
+        return self((*polynomial, (-baseline, 0.0, 0)), pulled)
+
+    def square(self, polynomial: Polynomial, baseline: float) -> float:
+        """``E[(polynomial - baseline)^2 ‖s‖^2]``; infinite where it diverges."""
+
+        def norm(rule: Atoms, factor: Tensor) -> Tensor:
+            return rule.probability @ (factor[:, 0] * rule.scores.gram()[:, 0, 0])
+
+        whole = (*polynomial, (-baseline, 0.0, 0))
+        value = self(_product(whole, whole), norm)
+        return math.inf if value is None else float(value)
+
+    def expectation(self, polynomial: Polynomial) -> float:
+        value = self(polynomial, lambda rule, factor: rule.probability @ factor[:, 0])
+        return math.nan if value is None else float(value)
+
+
+def moments(combination: Combination, task: GradientTask) -> GradientMoments | None:
+    """Expected gradient and variance of a combination on-policy; None where no closed form serves or the mean diverges."""
+    integrals = _Integrals(task)
+    if task.atoms() is not None or task.tilted(0.0) is None:
+        return None
+    kl = integrals.expectation(((-1.0, 0.0, 1),))
+    if combination.placement in ("full", "full_with_score"):
+        exact = task.gradient("kl_qp")
+        return GradientMoments(exact, 0.0, integrals.square(((1.0, 0.0, 1),), -kl) - float(exact @ exact))
+    polynomial = coefficient(combination)
+    if polynomial is None:
+        return None
+    baseline = kl if combination.baseline == "token_kl" else 0.0
+    mean = integrals.mean(polynomial, baseline)
+    if mean is None:
+        return None
+    variance = integrals.square(polynomial, baseline) - float(mean @ mean)
+    both = (*polynomial, (1.0, 0.0, 1))  # the reward is -log r
+    value = estimators.get(combination.estimator).polynomial or ()
+    offset = -kl + (integrals.expectation(value) if combination.placement in SCORED else 0.0)
+    total_mean = integrals.mean(both, offset)
+    if total_mean is None or math.isnan(offset):
+        return GradientMoments(mean, variance, math.inf)
+    return GradientMoments(mean, variance, integrals.square(both, offset) - float(total_mean @ total_mean))

@@ -1,0 +1,121 @@
+"""The loss that a trainer differentiates, for every combination, written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from klbench import estimators
+from klbench.gradients._combination import SCORED, Combination
+from klbench.types import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A surrogate loss taken apart: ``direct + sum over t of weights * (returns - baseline) * log_q``, one a sequence.
+
+    Parameters
+    ----------
+    direct
+        What is differentiated as it stands, shape ``(n,)``.
+    weights, returns
+        Constants, shape ``(n, T)``; ``returns`` before any baseline that the group gives. None where no score is used.
+    """
+
+    direct: Tensor
+    weights: Tensor | None
+    returns: Tensor | None
+
+
+def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
+    """The estimator's terms, ``(n, T)`` at token level and ``(n, 1)`` at sequence level."""
+    log_ratio = rollouts.log_p - rollouts.log_q
+    if combination.level == "sequence":
+        terms: Tensor = estimators.get(name).terms(log_ratio.sum(-1, keepdim=True))
+        return terms
+    # Every estimator is 0 at log r = 0 but for rounding; a masked token gets exactly that.
+    result: Tensor = estimators.get(name).terms(log_ratio) * rollouts.mask
+    return result
+
+
+def ratio(combination: Combination, rollouts: Rollouts) -> Tensor:
+    """The weight of each term, ``(n, T)``, or ``(n, 1)`` where all have the sequence's; 1 without a correction."""
+    import torch
+
+    log_weight = rollouts.log_q - rollouts.log_mu
+    if not combination.ratio_gradient:
+        log_weight = log_weight.detach()
+    whole = log_weight.sum(-1, keepdim=True)
+    kinds: dict[str, Callable[[], Tensor]] = {
+        "none": lambda: torch.ones_like(whole),
+        "token_ratio": lambda: log_weight.exp(),
+        "prefix_ratio": lambda: log_weight.cumsum(-1).exp(),
+        "sequence_ratio": lambda: whole.exp(),
+        "truncated_ratio": lambda: (log_weight if combination.level == "token" else whole).exp().clamp(max=combination.cap),
+    }
+    return kinds[combination.correction]()
+
+
+def _future(terms: Tensor) -> Tensor:
+    """Each term and those after it, summed: ``(n, T)``."""
+    return terms.flip(-1).cumsum(-1).flip(-1)
+
+
+def parts(combination: Combination, rollouts: Rollouts) -> Parts:
+    """The surrogate loss of each sequence, taken apart."""
+    import torch
+
+    placement = combination.placement
+    weight = ratio(combination, rollouts)
+    if placement in ("full", "full_with_score"):
+        terms = rollouts.kl * rollouts.mask
+    else:
+        terms = _terms(combination.estimator, combination, rollouts)
+    if placement == "straight_through":
+        path = _terms(combination.gradient_of, combination, rollouts)
+        terms = terms.detach() + path - path.detach()
+    in_loss = placement not in ("reward", "reward_to_go")
+    direct = (weight * terms).sum(-1) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
+    if placement not in SCORED:
+        return Parts(direct, None, None)
+    constant = terms.detach()
+    if placement == "reward_to_go":
+        returns = _future(constant)
+    elif placement == "full_with_score":
+        returns = _future(constant) - constant
+    else:
+        returns = constant.sum(-1, keepdim=True).expand_as(rollouts.log_q)
+    if combination.baseline == "token_kl":
+        returns = returns - rollouts.kl.detach()
+    return Parts(direct, weight.detach() * rollouts.mask, returns)
+
+
+def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = None) -> Tensor:
+    """The loss of each sequence, shape ``(n,)``; the mean of its gradient is the combination's gradient.
+
+    The sequences are samples of one prompt; each ``group`` of consecutive ones (all of them, where it is None) shares the
+    baselines that are means over a group.
+
+    Raises
+    ------
+    ValueError
+        A leave-one-out baseline with fewer than 2 sequences, or a group size that does not divide ``n``.
+    """
+    pieces = parts(combination, rollouts)
+    if pieces.weights is None or pieces.returns is None:
+        return pieces.direct
+    returns = pieces.returns
+    if combination.baseline in ("batch_mean", "leave_one_out"):
+        n = group or len(returns)
+        if len(returns) % n:
+            raise ValueError(f"{len(returns)} sequences do not make groups of {n}")
+        if combination.baseline == "leave_one_out" and n < 2:
+            raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {n}")
+        grouped = returns.reshape(-1, n, returns.shape[-1])
+        centred = (grouped - grouped.mean(1, keepdim=True)).reshape(returns.shape)
+        returns = centred * (n / (n - 1)) if combination.baseline == "leave_one_out" else centred
+    return pieces.direct + (pieces.weights * returns * rollouts.log_q).sum(-1)

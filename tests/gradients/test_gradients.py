@@ -1,0 +1,240 @@
+"""Every combination's expected gradient and variance, by three ways that share little: enumeration, brute force, samples."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from klbench import gradients, pairs, streams
+from klbench.gradients import closed, exact, sampled
+from klbench.gradients._combination import Baseline, Correction, Level, Placement, grid
+from klbench.gradients.surrogate import surrogate
+from klbench.pairs._sequence_gradient import Samples
+from klbench.types import ConfigError
+
+CORRECTIONS = ("none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio")
+BASELINES = ("none", "batch_mean", "leave_one_out", "token_kl")
+GRID = tuple(grid(("k1", "k2", "k3"), Placement.__args__, Level.__args__, CORRECTIONS, BASELINES))
+NAMED = tuple(gradients.get(name) for name in gradients.names())
+CAP_THAT_BITES = 0.3  # nats of lag: some ratios exceed 2
+
+
+def sequence(**fields):
+    return pairs.get("sequence")(**{"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, **fields})
+
+
+def every_sequence(task, prompt):
+    """All that can follow one prompt, in the form in which a trainer gets its samples."""
+    node, token, mask = task.tree.paths
+    sides = (torch.where(mask, log_probs[prompt][node, token], 0.0) for log_probs in (task._log_p, task._log_mu))
+    samples = Samples(prompt, node, torch.where(mask, token, 0), mask, *sides)
+    return samples, samples.log_mu.sum(-1).exp()
+
+
+def take(samples, index):
+    return Samples(samples.prompt, *(each[index] for each in samples[1:]))
+
+
+def gradients_of(losses, theta):
+    """The gradient of each loss, ``(n, parameters)``."""
+    if not losses.requires_grad:
+        return torch.zeros(len(losses), len(theta), dtype=theta.dtype)
+    return torch.autograd.grad(losses, theta, torch.eye(len(losses), dtype=theta.dtype), is_grads_batched=True)[0]
+
+
+def one_by_one(combination, task):
+    """Mean gradient and variance given the prompt, by a backward pass for each sequence that there is."""
+    means, variances = [], []
+    for prompt in range(task.prompts):
+        samples, p = every_sequence(task, prompt)
+        theta = task.theta().requires_grad_()
+        each = gradients_of(surrogate(combination, task.rollouts(theta, samples)), theta)
+        means.append(p @ each)
+        variances.append(float(p @ (each**2).sum(-1)) - float(means[-1] @ means[-1]))
+    return torch.stack(means).mean(0), sum(variances) / len(variances)
+
+
+@pytest.mark.parametrize("lag", [0.0, CAP_THAT_BITES])
+@pytest.mark.parametrize("model", ["table", "gru"])
+def test_enumeration_is_the_sum_over_backward_passes(model, lag):
+    task = sequence(model=model, lag=lag).gradient_task()
+    some = [each for each in (*NAMED, *GRID[::7]) if each.baseline in ("none", "token_kl")]
+    assert {each.placement for each in some} == set(Placement.__args__)
+    for combination, found in zip(some, exact.all_moments(some, task), strict=True):
+        mean, variance = one_by_one(combination, task)
+        torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-11, msg=combination.spec)
+        assert found.variance == pytest.approx(variance, rel=1e-9, abs=1e-11), combination.spec
+
+
+@pytest.mark.parametrize("lag", [0.0, CAP_THAT_BITES])
+@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("spec", [
+    "k1/reward/token/none/leave_one_out", "k3/reward/token/none/batch_mean", "k2/reward_to_go/token/none/leave_one_out",
+    "k1/reward_to_go/token/token_ratio/batch_mean", "k3/reward/sequence/sequence_ratio/leave_one_out",
+])  # fmt: skip
+def test_a_group_is_the_sum_over_all_groups(spec, n, lag):
+    task = sequence(model="transformer", horizon=2, prompts=1, lag=lag).gradient_task()
+    combination = gradients.get(spec)
+    samples, p = every_sequence(task, 0)
+    groups = torch.tensor(list(itertools.product(range(len(p)), repeat=n)))
+    weight = p[groups].prod(-1)
+    theta = task.theta().requires_grad_()
+    losses = surrogate(combination, task.rollouts(theta, take(samples, groups.ravel())), n)
+    each = gradients_of(losses.reshape(-1, n).mean(-1), theta)
+    mean = weight @ each
+    variance = n * (float(weight @ (each**2).sum(-1)) - float(mean @ mean))
+    found = exact.moments(combination, task, group=n)
+    torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-12)
+    assert found.variance == pytest.approx(variance, rel=1e-9)
+
+
+@pytest.mark.parametrize("lag", [0.0, CAP_THAT_BITES])
+def test_samples_agree_with_enumeration(lag):
+    task = sequence(model="transformer", prompts=1, lag=lag).gradient_task()
+    everything = list({each.spec: each for each in (*NAMED, *GRID[::3])}.values())
+    truths = exact.all_moments(everything, task, group=4)
+    drawn = sampled.sample(everything, task, streams.generator(3, "test"), batches=80, size=32, group=4)
+    for combination, truth, found in zip(everything, truths, drawn, strict=True):
+        distance, se = found.squared_distance(truth.mean)
+        assert abs(distance) <= 5 * se + 1e-24, combination.spec
+        assert abs(found.variance - truth.variance) <= 5 * found.variance_se + 1e-18, combination.spec
+
+
+@pytest.mark.parametrize("combination", NAMED, ids=lambda c: c.name)
+@pytest.mark.parametrize(("model", "lag"), [("table", 0.0), ("gru", 0.0), ("transformer", 0.0), ("gru", 0.3)])
+def test_claims(combination, model, lag):
+    task = sequence(model=model, lag=lag).gradient_task()
+    claim = combination.claimed(tokens=3, stale=lag > 0)
+    qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
+    exactly = {"grad KL(q‖p)": qp, "grad KL(p‖q)": pq, "grad KL(q‖p) - grad KL(p‖q)": qp - pq, "0": 0 * qp}
+    distances = {
+        name: float((exact.moments(combination, task).mean - each).norm() / qp.norm()) for name, each in exactly.items()
+    }
+    if claim == "biased":
+        assert min(distances.values()) > 1e-3
+    elif claim is not None:
+        assert distances[claim] < 1e-10
+
+
+@pytest.mark.parametrize("combination", [each for each in NAMED if each.one_token], ids=lambda c: c.name)
+def test_claims_for_one_token(combination):
+    task = pairs.get("categorical")(random={"size": 5, "kl": 0.7}).gradient_task()
+    qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
+    exactly = {"grad KL(q‖p)": qp, "grad KL(p‖q)": pq, "grad KL(q‖p) - grad KL(p‖q)": qp - pq}
+    torch.testing.assert_close(exact.moments(combination, task).mean, exactly[combination.one_token], rtol=1e-10, atol=1e-12)
+
+
+def test_k1_in_the_reward_cancels_its_own_noise_at_the_optimum():
+    """There reward - KL is constant, so that nothing is left but what the baseline removes."""
+    task = sequence().gradient_task()
+    scale = float(task.gradient("kl_qp").norm())
+    total = {
+        name: exact.moments(gradients.get(name), task).total_variance
+        for name in ("k1_reward", "k2_sequence_loss", "full_with_score")
+    }
+    assert total["k1_reward"] < 1e-20 * scale**2
+    assert min(total["k2_sequence_loss"], total["full_with_score"]) > 1e-2 * scale**2
+
+
+def test_the_total_at_the_optimum_by_backward_passes():
+    """The reward's gradient, -(log q/p - its mean) times the score, added to the penalty's."""
+    task = sequence(model="transformer", prompts=1).gradient_task()
+    for name in ("k1_loss", "k2_sequence_loss", "k3_loss", "full_loss", "k3_sequence_ratio_loss"):
+        combination = gradients.get(name)
+        samples, p = every_sequence(task, 0)
+        theta = task.theta().requires_grad_()
+        rollouts = task.rollouts(theta, samples)
+        u = (rollouts.log_q - rollouts.log_p).sum(-1).detach()
+        found = gradients_of(surrogate(combination, rollouts) - (u - p @ u) * rollouts.log_q.sum(-1), theta)
+        mean = p @ found
+        variance = float(p @ (found**2).sum(-1)) - float(mean @ mean)
+        assert exact.moments(combination, task).total_variance == pytest.approx(variance, rel=1e-9), name
+
+
+GAUSSIAN = {"q": {"mean": 0.2, "std": 0.9}, "p": {"mean": -0.4, "std": 1.1}}
+EXPONENTIAL = {"q": {"rate": 1.3}, "p": {"rate": 0.9}}
+
+
+@pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
+@pytest.mark.parametrize("spec", [
+    "k1/loss", "k2/loss", "k3/loss", "k2/reward", "k3/reward", "k3/loss_and_reward", "k3>k2/straight_through",
+    "k1/reward/token/none/token_kl", "k3/loss/token/token_ratio:differentiated", "k_lambda:0.3/loss",
+])  # fmt: skip
+def test_closed_forms_against_quadrature(kind, sides, spec):
+    task = pairs.get(kind)(**sides).gradient_task()
+    combination = gradients.get(spec)
+    found = closed.moments(combination, task)
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    edges = np.linspace(-14.0, 14.0, 29) if kind == "gaussian" else np.concatenate([[0.0], np.geomspace(0.1, 90.0, 24)])
+    half = np.diff(edges)[:, None] / 2
+    x = torch.from_numpy((edges[:-1, None] + half * (nodes + 1)).reshape(-1, 1))
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, x)
+    p = torch.from_numpy((half * weights).ravel()) * rollouts.log_mu[:, 0].exp()
+    each = gradients_of(surrogate(combination, rollouts), theta)
+    mean = p @ each
+    torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-11)
+    assert found.variance == pytest.approx(float(p @ (each**2).sum(-1)) - float(mean @ mean), rel=1e-9, abs=1e-11)
+
+
+def test_where_the_second_moment_diverges_the_variance_is_infinite():
+    task = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.5}).gradient_task()
+    assert closed.moments(gradients.get("k3_loss"), task).variance == math.inf
+    assert closed.moments(gradients.get("k1_reward"), task).variance < math.inf
+
+
+def test_a_pure_shift_of_gaussians_cannot_tell_the_gradients_apart():
+    task = pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 1.0}).gradient_task()
+    difference = task.gradient("kl_qp") - task.gradient("kl_pq")
+    assert abs(float(difference[0])) < 1e-15
+    assert abs(float(difference[1])) > 0.1  # the scale, which a location family hides
+
+
+@pytest.mark.parametrize(("spec", "message"), [
+    ("k3/los", "unknown placement 'los'; did you mean 'loss'?"),
+    ("k4/loss", "unknown estimator 'k4'"),
+    ("k3/loss/word", "unknown level 'word'"),
+    ("k3/loss/token/tokn_ratio", "unknown correction 'tokn_ratio'; did you mean 'token_ratio'?"),
+    ("k3/loss/token/none/leave_one_out", "only a reward has a baseline"),
+    ("k3/reward_to_go/sequence", "reward_to_go is of level token"),
+    ("k3/full", "full_kl and the placements full and full_with_score go together"),
+    ("full_kl/loss", "full_kl and the placements full and full_with_score go together"),
+    ("k3/straight_through", "straight_through needs gradient_of"),
+    ("k3/reward/token/token_ratio:differentiated", "a score's weight is detached"),
+    ("k3/loss/token/none:differentiated", "there is no ratio to differentiate"),
+    ("k3/loss/sequence/token_ratio", "one term for the whole sequence cannot have a token_ratio"),
+    ("k_fitted/loss", "k_fitted is no mean of terms of the log-ratio alone"),
+    ("k3", "unknown combination 'k3'"),
+    ("k3/loss/token/none/none/none", "expected estimator/placement/level/correction/baseline"),
+])  # fmt: skip
+def test_what_does_not_go_together_is_refused(spec, message):
+    with pytest.raises(ConfigError, match=r".") as error:
+        gradients.get(spec)
+    assert message in str(error.value)
+
+
+def test_names_aliases_and_specs_find_the_same():
+    assert gradients.get("trl_grpo") is gradients.get("k3_loss")
+    for combination in NAMED:
+        spelled = gradients.get(combination.spec)
+        assert spelled.spec == combination.spec
+        for alias in combination.aliases:
+            assert gradients.get(alias) is combination
+
+
+def test_leave_one_out_needs_two():
+    task = sequence(model="transformer", prompts=1).gradient_task()
+    samples, _ = every_sequence(task, 0)
+    with pytest.raises(ValueError, match="at least 2 sequences in a group, got 1"):
+        surrogate(gradients.get("trl_rloo"), task.rollouts(task.theta(), take(samples, [0])))
+    with pytest.raises(ValueError, match="3 sequences do not make groups of 2"):
+        surrogate(gradients.get("trl_rloo"), task.rollouts(task.theta(), take(samples, [0, 1, 2])), 2)
+
+
+def test_the_grid_covers_every_placement_correction_and_baseline():
+    assert {each.placement for each in GRID} == set(Placement.__args__)
+    assert {each.correction for each in GRID} == set(Correction.__args__)
+    assert {each.baseline for each in GRID} == set(Baseline.__args__)
+    assert len({each.spec for each in GRID}) == len(GRID)
