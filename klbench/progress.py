@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterator, Sequence
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-COLUMNS: tuple[tuple[str, Literal["left", "right"]], ...] = (
-    ("estimator", "left"), ("target", "left"), ("truth", "right"), ("bias, 95% interval", "right"),
-    ("std", "right"), ("rmse", "right"), ("flag", "left"),
-)  # fmt: skip
+from klbench.studies import Summary
 
 
 @contextlib.contextmanager
@@ -38,48 +30,21 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
         yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what[:40])
 
 
-def _digits(value: float, uncertainty: float) -> str:
-    """The value to the second digit of its uncertainty."""
-    if not math.isfinite(value):
-        return f"{value}"
-    if not (math.isfinite(uncertainty) and uncertainty > 0):
-        return f"{value:.3g}"
-    places = max(0, 1 - math.floor(math.log10(uncertainty)))
-    return f"{value:.{min(places, 12)}f}"
-
-
-def _with_interval(value: float, standard_error: float) -> str:
-    half = 1.96 * standard_error
-    return f"{_digits(value, half)} ± {_digits(half, half)}"
-
-
-def print_summary(table: pd.DataFrame) -> None:
-    """One row an estimator, for one pair or two of all; what was skipped is named below with its reason."""
+def print_summary(summaries: Sequence[Summary]) -> None:
+    """Small tables, one below the other."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console(width=None if Console().is_terminal else 110)
-    titles = list(dict.fromkeys(table["pair"]))
-    for title in dict.fromkeys([*titles[:1], *titles[len(titles) // 2 :][:1]]):
-        skipped = table["status"].str.startswith("skipped")
-        rows = table[(table["pair"] == title) & ~skipped]
-        if rows.empty:
-            continue
-        first = rows.iloc[0]
-        out = Table(
-            title=f"{title}, batches of {first['batch']}, {first['samples']:,} samples (nats)", title_justify="left", box=None
-        )
-        for name, justify in COLUMNS:
-            out.add_column(name, justify=justify)
-        for row in rows.to_dict("records"):
-            flag = "" if row["status"] == "ok" else row["status"]
-            out.add_row(
-                row["estimator"], row["target"], f"{row['truth']:.4g}", _with_interval(row["bias"], row["bias_se"]),
-                f"{row['std']:.4g}", f"{row['rmse']:.4g}", flag,
-            )  # fmt: skip
-        console.print(out)
-        for reason, group in table[(table["pair"] == title) & skipped].groupby("status", sort=False):
-            console.print(f" {reason}: {', '.join(group['estimator'])}", markup=False, highlight=False)
+    for summary in summaries:
+        out = Table(title=Text(summary.title, style="italic"), title_justify="left", box=None)
+        for name in summary.columns:
+            out.add_column(Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+        for row in summary.rows:
+            out.add_row(*map(Text, row))
+        if summary.rows:
+            console.print(out)
+        for note in summary.notes:
+            console.print(f" {note}", markup=False, highlight=False)
         console.print()
-    if len(titles) > 2:
-        console.print(f"{len(titles) - 2} further pairs are in the report.")

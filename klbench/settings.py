@@ -73,7 +73,7 @@ class Settings:
 
 
 def _show(value: Any) -> str:
-    text = " ".join(repr(value).split())
+    text = value.kind if isinstance(value, Pair) else " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -198,7 +198,9 @@ def read_sets(conf: Path) -> dict[str, list[str]]:
 
 
 def _pairs(config: dict[str, Any], experiment: str) -> list[Pair]:
-    one, many = config.pop("pair", None), config.pop("pairs", None)
+    one, many, instead = (config.pop(key, None) for key in ("pair", "pairs", "default_pairs"))
+    if one is None and many is None:
+        many = instead  # what an experiment measures where the user names no pair
     if one is not None and many is not None:
         raise ConfigError(
             f"pair={_show(one.get('kind', one))}: experiment {experiment} brings its own pairs; measure yours with +exp=value"

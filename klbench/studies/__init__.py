@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from klbench.registry import Registry
-from klbench.studies._base import Context, Study
+from klbench.studies._base import Context, Study, Summary
 
 registry: Registry[Study] = Registry("study", __name__)
 
@@ -29,4 +29,4 @@ def get(name: str) -> Study:
     return registry.get(name)
 
 
-__all__ = ["Context", "Study", "get", "names", "register", "registry"]
+__all__ = ["Context", "Study", "Summary", "get", "names", "register", "registry"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -123,6 +123,26 @@ def _connect(cluster: Cluster, workers: int) -> Any:
 
 
 @dataclass(frozen=True)
+class Summary:
+    """A small table for the terminal.
+
+    Parameters
+    ----------
+    columns
+        Headings; those that start with ``>`` stand to the right, as numbers do.
+    rows
+        As many texts each.
+    notes
+        Lines below it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Study:
     """A kind of experiment.
 
@@ -133,7 +153,7 @@ class Study:
     run
         Settings and context to tables by name. On Ctrl-C it returns what was finished and sets ``context.interrupted``.
     summarize
-        Tables to the compact one that the terminal shows when it is done.
+        Tables to the compact ones that the terminal shows when it is done.
     devices
         Where it can run.
     """
@@ -142,5 +162,5 @@ class Study:
     summary: str
     options: type[Options]
     run: Callable[[Any, Context], Mapping[str, pd.DataFrame]]
-    summarize: Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame] | None = None
+    summarize: Callable[[Mapping[str, pd.DataFrame]], Sequence[Summary]] | None = None
     devices: tuple[str, ...] = ("cpu",)

@@ -15,6 +15,7 @@ from klbench.app import experiments
 VALUE = ["+exp=value"]
 GAUSSIAN = [*VALUE, "pair=gaussian"]
 CATEGORICAL = [*VALUE, "pair=categorical"]
+SEQUENCE = [*VALUE, "pair=sequence"]
 EVEN = ["pair.p.probs=[0.5,0.5]"]
 # Should one of these be taken for right, the run that follows is a short one.
 SHORT = ["samples=100", "workers=1"]
@@ -104,6 +105,11 @@ NUMBERS = [
     case(*GAUSSIAN, "pair.q.mean=[0,0]", "pair.p.mean=[0,0,0]", says=("one dimension", "q: 2, p: 3")),
     case(*GAUSSIAN, "pair.q.mean=[0,0]", "pair.q.std=[1,1,1]", says=("pair.q", "one dimension", "2 and 3")),
     case(*GAUSSIAN, "pair.q.mean=[]", says=("pair.q", "one dimension", "0")),
+    case(*SEQUENCE, "pair.model=lstm", says=("pair.model='lstm'", "'table', 'gru' or 'transformer'")),
+    case(*SEQUENCE, "pair.horizon=11", says=("pair.horizon=11", "must be at most 10")),
+    case(*SEQUENCE, "pair.kl=0", says=("pair.kl=0", "greater than 0")),
+    case(*SEQUENCE, "pair.kl=500", says=("kl=500 is out of reach for this gru", "at most about")),
+    case(*SEQUENCE, "pair.vocabulary=64", says=("vocabulary=64, horizon=4", "sequences", "at most 2,000,000")),
     case(*CATEGORICAL, says=("pair", "q and p, or random")),
     case(*CATEGORICAL, *EVEN, says=("pair", "q and p, or random")),
     case(*CATEGORICAL, *EVEN, "pair.q.probs=[0.5,0.6]", says=("pair.q.probs=[0.5, 0.6]", "sum to 1", "1.1")),

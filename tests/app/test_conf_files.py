@@ -44,13 +44,14 @@ def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
     assert settings.experiment == path.stem
     assert settings.study.name == said["study"]
     options = settings.options.model_dump()
-    if "pairs" in said:
-        assert [pair.kind for pair in settings.options.pairs] == [node["kind"] for node in said["pairs"]]
+    own = said.get("pairs", said.get("default_pairs"))
+    if own is not None:
+        assert [pair.kind for pair in settings.options.pairs] == [node["kind"] for node in own]
         titles = [pair.title for pair in settings.options.pairs]
         assert len(set(titles)) == len(titles)
     if "estimators" in said:
         assert options["estimators"] == tuple(expand_estimators(said["estimators"], read_sets(CONF)))
-    for key in said.keys() - {"study", "pairs", "estimators"}:
+    for key in said.keys() - {"study", "pairs", "default_pairs", "estimators"}:
         assert options[key] == (tuple(said[key]) if isinstance(said[key], list) else said[key])
 
 
