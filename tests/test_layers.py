@@ -10,12 +10,12 @@ ROOT = Path(__file__).parent.parent / "klbench"
 
 # The package itself comes last: it only hands out, on demand, what lies below it.
 LEVELS = {
-    0: {"types"},
+    0: {"types", "compiled"},
     1: {"numerics", "streams", "registry", "runs", "machine"},
     2: {"divergences", "oracles", "kernels"},
     3: {"estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
-    5: {"rlhf"},
+    5: {"rlhf", "claims"},
     6: {"studies", "report"},
     7: {"settings", "progress"},
     8: {"app"},

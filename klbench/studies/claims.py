@@ -1,0 +1,79 @@
+"""What is commonly said about KL estimators in RLHF, checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, field_validator
+
+from klbench import claims
+from klbench.studies import Context, Study, Summary, register
+from klbench.types import Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LONGEST = 74
+"""Letters of evidence that the terminal shows; the report and the table have all of it."""
+
+
+def _all() -> tuple[str, ...]:
+    return tuple(claims.names())
+
+
+class ClaimsOptions(Options):
+    """Settings of the claims study.
+
+    Parameters
+    ----------
+    claims
+        Which to check: names, one name, or ``all``.
+    """
+
+    claims: tuple[str, ...] = Field(default_factory=_all, min_length=1)
+
+    @field_validator("claims", mode="before")
+    @classmethod
+    def _one_or_all(cls, value: Any) -> Any:
+        return (_all() if value == "all" else (value,)) if isinstance(value, str) else value
+
+    @field_validator("claims")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            claims.get(name)
+        if len(set(value)) < len(value):
+            raise ValueError(f"{next(name for name in value if value.count(name) > 1)} is named twice")
+        return value
+
+
+def run(options: ClaimsOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Table ``claims``: one row a claim."""
+    import pandas as pd
+
+    rows = []
+    for done, claim in enumerate(map(claims.get, options.claims)):
+        context.progress(done, len(options.claims), claim.name)
+        found = claim.check(context.seed)
+        rows.append(
+            {
+                "claim": claim.name, "statement": claim.statement, "verdict": found.verdict, "evidence": found.evidence,
+                "source": claim.source, "tex": claim.tex, "topic": claim.topic, "value": found.value, "bound": found.bound,
+            }
+        )  # fmt: skip
+    return {"claims": pd.DataFrame(rows)}
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0].rstrip(",;:.") + " ..."
+
+
+def summarize(tables: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
+    """Each claim with its verdict and the beginning of its evidence."""
+    found = tables["claims"].to_dict("records")
+    rows = [(str(row["claim"]), str(row["verdict"]), _shortened(str(row["evidence"]))) for row in found]
+    return [Summary(f"{len(rows)} claims", ("claim", "verdict", "evidence"), rows)]
+
+
+register(Study("claims", "what is said about KL estimators, checked one by one", ClaimsOptions, run, summarize))
