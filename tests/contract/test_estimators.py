@@ -147,6 +147,44 @@ def test_a_batch_of_terms_is_a_sum_of_one_term_each_unless_declared_batchwise(na
 
 
 @every
+def test_the_gradient_is_that_of_the_values(name) -> None:
+    """Against central differences of the batch's mean, in float64."""
+    log_ratio, log_weight = sample((8,), seed=4)
+    log_ratio[:3] = 0.02, 3.1, -2.7  # no kink, clamp or switch within a step
+    step = 1e-5
+    x = torch.tensor(log_ratio, requires_grad=True)
+    (got,) = torch.autograd.grad(terms(name, x, torch.tensor(log_weight)).mean(), x)
+    moved = step * np.eye(8)
+    differences = [terms(name, log_ratio + e, log_weight).mean() - terms(name, log_ratio - e, log_weight).mean() for e in moved]
+    np.testing.assert_allclose(got.numpy(), np.array(differences) / (2 * step), rtol=2e-7, atol=2e-9)
+
+
+GRADIENTS = {
+    "0": lambda qp, pq: 0.0 * qp,
+    "grad KL(q‖p)": lambda qp, pq: qp,
+    "grad KL(p‖q)": lambda qp, pq: pq,
+}
+
+
+@every
+def test_the_gradient_is_of_what_is_claimed(name) -> None:
+    """Used as a loss on-policy, against the exact gradients of a softmax."""
+    estimator = estimators.get(name)
+    if estimator.claims.gradient is None:
+        return
+    task = CategoricalPair(random={"size": 5, "kl": 0.4}).gradient_task()
+    theta = task.theta().requires_grad_()
+    log_q = theta.log_softmax(0)
+    log_p = next(task.atoms()).rollouts.log_p[:, 0]
+    draws = Draws(log_p - log_q, log_q - log_q.detach() if estimator.needs_weight else None)
+    (got,) = torch.autograd.grad(log_q.detach().exp() @ estimator.terms(draws), theta)
+    claim = estimator.claims.gradient.removeprefix("lambda ")
+    weight = 1.0 if claim == estimator.claims.gradient else float(name.partition(":")[2] or 0.5)
+    claimed = weight * GRADIENTS[claim](task.gradient("kl_qp"), task.gradient("kl_pq"))
+    torch.testing.assert_close(got, claimed, rtol=1e-12, atol=1e-14)
+
+
+@every
 def test_not_a_number_in_is_not_a_number_out(name) -> None:
     log_ratio, log_weight = sample((6,))
     log_ratio[3] = np.nan
