@@ -40,10 +40,11 @@ class SampledGradients:
         squares = ((self.gradients - self.mean) ** 2).sum(-1)
         return float(squares.std()) / math.sqrt(len(squares)) * self.size
 
-    def squared_distance(self, target: Tensor) -> tuple[float, float]:
-        """``‖E g - target‖^2`` without the bias that noise gives the plug-in, and its standard error.
+    def squared_distance(self, target: Tensor) -> tuple[float, float, float]:
+        """``‖E g - target‖^2`` without the bias that noise gives the plug-in, its standard error, and that if it were 0.
 
-        The mean of the inner products of different batches' deviations: a U-statistic of order 2.
+        The mean of the inner products of different batches' deviations: a U-statistic of order 2. Its standard error grows
+        with the distance; whether there is any distance is for the last one to say.
         """
         deviations = self.gradients - target
         n = len(deviations)
@@ -53,8 +54,8 @@ class SampledGradients:
         gram = noise @ noise.T
         squares = float((gram**2).sum() - (gram.diagonal() ** 2).sum()) / (n * (n - 1))  # tr(cov^2), nearly unbiased
         along = noise @ deviations.mean(0)
-        variance = 4 * float(along.var()) / n + 2 * max(squares, 0.0) / n**2
-        return value, math.sqrt(variance)
+        null = 2 * max(squares, 0.0) / n**2
+        return value, math.sqrt(4 * float(along.var()) / n + null), math.sqrt(null)
 
 
 def sample(

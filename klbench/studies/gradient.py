@@ -123,8 +123,8 @@ def _noisy_comparison(found: Any, task: GradientTask) -> dict[str, Any]:
     exact = candidates(task)
     scale = float(exact["KL(q‖p)"].norm())
     squares = {name: found.squared_distance(each) for name, each in exact.items()}
-    matching = [name for name, (value, se) in squares.items() if value <= SURPRISE * se]
-    square, se = squares["KL(q‖p)"]
+    matching = [name for name, (value, _, null_se) in squares.items() if value <= SURPRISE * null_se]
+    square, se, _ = squares["KL(q‖p)"]
     bias = math.sqrt(max(square, 0.0))
     return {
         "rel_bias": bias / scale, "rel_bias_se": (se / (2 * bias) if bias**2 > 2 * se else math.sqrt(se)) / scale,

@@ -1,0 +1,194 @@
+"""The studies of gradients, from settings to tables."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import klbench
+from klbench import gradients, pairs
+from klbench.settings import build
+from klbench.studies import Context, get
+from klbench.studies.gradient import GradientOptions
+from klbench.types import ConfigError
+
+TINY = {"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, "model": "transformer"}
+PROMISED = (
+    "pair", "estimator", "placement", "level", "correction", "staleness", "rel_bias", "cosine", "variance", "rel_std", "method",
+    "unbiased_claim", "status",
+)  # fmt: skip
+WORDS = {
+    "placement": {"loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"},
+    "level": {"token", "sequence"},
+    "correction": {"none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio"},
+    "method": {"enumeration", "closed-form", "sampling"},
+}
+
+
+def pair(kind="sequence", **fields):
+    return pairs.get(kind)(**({**TINY, **fields} if kind == "sequence" else fields))
+
+
+LAPLACE = pair("laplace", q={"loc": 0.0, "scale": 1.0}, p={"loc": 1.0, "scale": 1.0})
+GAUSSIAN = pair("gaussian", q={"mean": 0.0, "std": 1.0}, p={"mean": 0.8, "std": 0.75})
+
+
+def tables(name, seed=0, workers=1, **options):
+    study = get(name)
+    return study.run(study.options(**options), Context(seed, workers=workers))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, pd.DataFrame]:
+    return tables("gradient", pairs=(pair(), GAUSSIAN, pair("exponential", q={"rate": 1.0}, p={"rate": 0.7})), samples=20_000)
+
+
+def test_the_columns_and_words_that_are_promised(measured) -> None:
+    table = measured["gradients"]
+    assert set(PROMISED) <= set(table.columns)
+    for column, allowed in WORDS.items():
+        assert set(table[column]) <= allowed
+    assert set(table["method"]) == {"enumeration", "closed-form", "sampling"}
+    assert set(table["status"]) == {"ok"}
+    assert len(table) == 3 * len(gradients.names())
+
+
+def test_what_is_found_is_what_is_known(measured) -> None:
+    table = measured["gradients"].set_index(["pair", "combination"])
+    sequence = pair().title
+    for name, found in (("k1_loss", "0"), ("k1_reward", "KL(q‖p)"), ("k3_sequence_loss", "KL(p‖q)"), ("k3_loss", "none")):
+        assert table.loc[(sequence, name), "matches"] == found
+    assert table.loc[(sequence, "k1_reward_batch_mean"), "rel_bias"] == pytest.approx(1 / 8)
+    assert math.isnan(table.loc[(sequence, "k1_loss"), "cosine"])
+    assert table.loc[(sequence, "k1_reward"), "balance_batch"] == math.inf
+    row = table.loc[(sequence, "k3_loss")]
+    bias = row["rel_bias"] * math.sqrt(row["variance"]) / row["rel_std"]
+    assert row["balance_batch"] == pytest.approx(row["variance"] / bias**2)
+    sampled = table.loc[(GAUSSIAN.title, "k1_reward_leave_one_out")]
+    assert sampled["method"] == "sampling"
+    assert sampled["rel_bias"] <= 5 * sampled["rel_bias_se"]
+    assert sampled["matches"] == "KL(q‖p)"
+
+
+def test_a_policy_of_two_parameters_can_be_drawn(measured) -> None:
+    arrows = measured["arrows"].set_index("combination")
+    assert set(arrows["pair"]) == {GAUSSIAN.title}
+    exact = GAUSSIAN.gradient_task().gradient("kl_qp").tolist()
+    assert arrows.loc["exact KL(q‖p)", ["first", "second"]].tolist() == pytest.approx(exact)
+    assert arrows.loc["k1_reward", ["first", "second"]].tolist() == pytest.approx(exact)
+
+
+def test_one_seed_one_table_whatever_the_workers() -> None:
+    settings = {"pairs": (pair(), GAUSSIAN), "combinations": ("k3_loss", "trl_rloo", "abs_reward"), "samples": 4096}
+    one, two = (tables("gradient", seed=5, workers=n, **settings)["gradients"] for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    other = tables("gradient", seed=6, **settings)["gradients"]
+    differs = (one["rel_std"] != other["rel_std"]).to_numpy()
+    np.testing.assert_array_equal(differs, one["method"] == "sampling")
+
+
+def test_axes_in_place_of_names() -> None:
+    options = GradientOptions(pairs=(GAUSSIAN,), estimators=("k3",), placements=("loss", "full"), corrections=("token_ratio",))
+    found = [each.spec for each in options.chosen()]
+    assert "k3/loss/token/token_ratio/none" in found
+    assert "k3/loss/token/token_ratio:differentiated/none" in found
+    assert {each.placement for each in options.chosen()} == {"loss", "full"}
+
+
+def test_a_heavy_tail_has_no_variance_sampled_or_not() -> None:
+    wide = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": 1.5})
+    table = tables("gradient", pairs=(wide,), combinations=("k3_loss", "bregman_chi2/reward", "k1_reward"), samples=2048)[
+        "gradients"
+    ]
+    assert table["status"].tolist() == ["infinite variance", "infinite variance", "ok"]
+    assert table["variance"].tolist()[:2] == [math.inf, math.inf]
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
+    ({"combinations": ["k3_loss", "trl_grpo"]}, "k3_loss and k3_loss are the same combination"),
+    ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
+    ({"combinations": []}, "needs at least 1 of them"),
+    ({"placements": ["los"]}, "must be one of 'loss'"),
+    ({"estimators": ["k3"], "placements": ["full"], "levels": ["sequence"]}, "no combination of these"),
+    ({"group": 1}, "must be at least 2"),
+    ({"pairs": [LAPLACE]}, "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: "),
+])  # fmt: skip
+def test_bad_settings_get_one_line(options, message) -> None:
+    with pytest.raises(ConfigError, match=r".") as error:
+        build(GradientOptions, {"pairs": [GAUSSIAN]} | options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_staleness_takes_a_pair_that_can_lag() -> None:
+    with pytest.raises(ConfigError, match="gaussian pairs have no lag; staleness is measured on pair=sequence"):
+        build(get("staleness").options, {"pairs": [GAUSSIAN]})
+
+
+def test_staleness() -> None:
+    table = tables("staleness", pairs=(pair(),), lags=(0.1, 0.0))["staleness"]
+    assert list(dict.fromkeys(table["staleness"])) == [0.0, 0.1]
+    assert len(set(table["pair"])) == 1
+    now, later = (table[table["staleness"] == lag].set_index("combination") for lag in (0.0, 0.1))
+    assert now["ess"].iloc[0] == pytest.approx(1.0)
+    assert 0.0 < later["ess"].iloc[0] < later["ess_token"].iloc[0] < 1.0
+    exact_anyhow = [name for name in later.index if gradients.get(name).off_policy]
+    assert exact_anyhow
+    assert (later.loc[exact_anyhow, "matches"] == "KL(q‖p)").all()
+    assert later.loc["k1_reward", "rel_bias"] > 0.1
+    assert now.loc["k1_reward", "rel_bias"] < 1e-12
+
+
+def test_effective_sample_size_by_the_draws() -> None:
+    stale = pair(lag=0.1)
+    found = get("staleness").run(get("staleness").options(pairs=(pair(),), lags=(0.1,)), Context(0))["staleness"]["ess"].iloc[0]
+    per_prompt = []
+    for atoms in stale.gradient_task().atoms():
+        weight = (atoms.rollouts.log_q - atoms.rollouts.log_mu).sum(-1).exp()
+        assert float(atoms.probability @ weight) == pytest.approx(1.0)
+        per_prompt.append(float(atoms.probability @ weight) ** 2 / float(atoms.probability @ weight**2))
+    assert found == pytest.approx(np.mean(per_prompt))
+
+
+def test_lambda_is_least_where_it_is_said_to_be() -> None:
+    one = pair("categorical", random={"size": 6, "kl": 0.4})
+    row = tables("lambda", pairs=(one,))["lambda"].iloc[0]
+    assert row["lambda_value"] == pytest.approx((row["kl_qp"] + row["kl_pq"]) / row["chi2"])
+    assert row["value_std_best"] < min(row["value_std_k1"], row["value_std_k3"])
+    best = row["gradient_rel_std_gradient_best"]
+    assert best < min(row["gradient_rel_std_0"], row["gradient_rel_std_1"], row["gradient_rel_std_value_best"])
+    # The same by the loss itself: k_lambda with its ratio differentiated.
+    for weight, column in ((row["lambda_gradient"], best), (0.0, row["gradient_rel_std_0"])):
+        spec = f"k_lambda:{float(weight)!r}/loss/sequence/sequence_ratio:differentiated"
+        table = tables("gradient", pairs=(one,), combinations=(spec,))["gradients"].iloc[0]
+        assert table["rel_bias"] < 1e-12
+        assert table["rel_std"] == pytest.approx(column, rel=1e-9)
+
+
+def test_lambda_refuses_what_it_cannot_enumerate() -> None:
+    with pytest.raises(ConfigError, match="gaussian pairs have no end of samples"):
+        build(get("lambda").options, {"pairs": [GAUSSIAN]})
+    with pytest.raises(ConfigError, match="on-policy"):
+        build(get("lambda").options, {"pairs": [pair(lag=0.1)]})
+
+
+def test_one_kl_in_many_shapes() -> None:
+    table = tables("same_kl", kls=(0.1, 0.3))["shapes"]
+    assert len(table) == 12
+    assert np.allclose(table["kl_qp"], np.tile([0.1, 0.3], 6), rtol=1e-10)
+    wins = table["chi2"] < table["two_j"]
+    np.testing.assert_array_equal(table["value_winner"] == "k3", wins)
+    assert 0 < wins.sum() < 12  # the KL does not decide
+    with pytest.raises(ConfigError, match=r"kls=1\.5: the shape sharpened reaches"):
+        tables("same_kl", shapes=("sharpened",), kls=(1.5,), size=4)
+
+
+def test_from_the_command_line_to_the_page(tmp_path) -> None:
+    run = klbench.run(
+        "gradient", "pair=sequence", *(f"pair.{key}={value}" for key, value in TINY.items()), "combinations=[k1_loss,trl_grpo]",
+        f"out={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_loss"]
+    assert "k3_loss" in (run.path / "index.html").read_text(encoding="utf-8")
