@@ -282,3 +282,49 @@ class GradientTask(Protocol):
 
     def rollouts(self, theta: Tensor, samples: Any) -> Rollouts:
         """What the samples mean under parameters ``theta``; ``log_q`` and ``kl`` can be differentiated."""
+
+
+@dataclass(frozen=True)
+class Completions:
+    """Completions of language models, token by token, as NumPy arrays of shape ``(n, T)``; what ``mask`` leaves out is padding.
+
+    The end-of-sequence token counts, the prompt does not. Log-probabilities and divergences are float64, in nats.
+
+    Parameters
+    ----------
+    log_q, log_p
+        Log-probability of each token under policy and reference.
+    mask
+        Which tokens count.
+    log_mu
+        Under the distribution that the tokens were sampled from, where that is not ``q``: another temperature, an older policy.
+    kl_qp, kl_pq
+        ``KL(q(.|h) ‖ p(.|h))`` and ``KL(p(.|h) ‖ q(.|h))`` over the next token, from the full distributions.
+    token
+        Token ids, int64.
+    prompt
+        Which prompt each completion answers, shape ``(n,)``, int64.
+
+    Raises
+    ------
+    ValueError
+        A shape differs from ``log_q``'s.
+    """
+
+    log_q: np.ndarray
+    log_p: np.ndarray
+    mask: np.ndarray
+    log_mu: np.ndarray | None = None
+    kl_qp: np.ndarray | None = None
+    kl_pq: np.ndarray | None = None
+    token: np.ndarray | None = None
+    prompt: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.log_q.shape
+        for name in ("log_p", "mask", "log_mu", "kl_qp", "kl_pq", "token"):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name} must have log_q's shape {shape}, got {value.shape}")
+        if self.prompt is not None and self.prompt.shape != shape[:1]:
+            raise ValueError(f"prompt must have shape {shape[:1]}, got {self.prompt.shape}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from klbench import divergences
 from klbench.oracles import EPS, ExactMoments, expectation
-from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
+from klbench.types import Completions, Draws, Estimator, GradientTask, Options, Skip, Truth
 
 
 class Pair(Options, ABC):
@@ -71,6 +71,10 @@ class Pair(Options, ABC):
     def gradient_task(self) -> GradientTask | Skip:
         """The policy as something with parameters, for the studies of gradients; or why it is none."""
         return Skip(f"{self.kind} pairs have no policy gradient here")
+
+    def completions(self, seed: int, shard: int, n: int) -> Completions | Skip:
+        """Completions of shard ``shard``, at most ``n``; fewer where there are no more. Or why there are no tokens here."""
+        return Skip(f"{self.kind} pairs have no tokens")
 
     @property
     def title(self) -> str:
