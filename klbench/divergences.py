@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from klbench.numerics import expm1_and_gap, namespace
 from klbench.registry import Registry
 from klbench.types import ConfigError, Draws, Polynomial
@@ -84,14 +86,21 @@ def _kl_pq_gap(draws: Draws) -> Array:
     # Further out, where r*l is negligible beside l or e*l overflows, r(l - 1) + 1.
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
-    if math.prod(log_ratio.shape) and xp.max(log_ratio) <= 5.0 and xp.min(log_ratio) >= -5.0:
-        excess, gap = draws.derived(expm1_and_gap)
-        return excess * log_ratio - gap
     far = xp.abs(log_ratio) > 5.0
+    some_far = bool(xp.any(far))
+    if not some_far or (isinstance(log_ratio, np.ndarray) and log_ratio.ndim):
+        excess, gap = draws.derived(expm1_and_gap)
+        with np.errstate(over="ignore", invalid="ignore"):
+            value = excess * log_ratio - gap
+        if some_far:  # few, as a rule: NumPy, which has no gradients to keep, mends only those
+            value[far] = _kl_pq_far(log_ratio[far])
+        return value
     excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
-    near_value = excess * log_ratio - gap
-    r = xp.exp(log_ratio)
-    return xp.where(far, r * (log_ratio - 1.0) + 1.0, near_value)
+    return xp.where(far, _kl_pq_far(log_ratio), excess * log_ratio - gap)
+
+
+def _kl_pq_far(log_ratio: Array) -> Array:
+    return namespace(log_ratio).exp(log_ratio) * (log_ratio - 1.0) + 1.0
 
 
 def _js_gap(draws: Draws) -> Array:

@@ -84,21 +84,21 @@ def _other_lambda(sums: Array) -> Array:
     return weight[::-1]
 
 
-def _estimate(sums: Array, sizes: Array) -> Array:
+def _estimate(sums: Array, size: Array) -> Array:
     terms = _other_lambda(sums) * sums[1]
     terms -= sums[0]
-    return (terms[0] + terms[1]) / sizes.sum()
+    return (terms[0] + terms[1]) / size
 
 
 def _spread_features(draws: Draws) -> tuple[Array, ...]:
     return (draws.log_ratio * draws.log_ratio,)
 
 
-def _variance(sums: Array, sizes: Array) -> Array:
-    weight, n = _other_lambda(sums), sizes.sum()
+def _variance(sums: Array, size: Array) -> Array:
+    weight = _other_lambda(sums)
     total = (weight * sums[1] - sums[0]).sum(axis=0)
     squares = (sums[4] - 2.0 * weight * sums[2] + weight * weight * sums[3]).sum(axis=0)
-    return (squares - total * total / n) / (n * (n - 1))
+    return (squares - total * total / size) / (size * (size - 1.0))
 
 
 registry.add_family("k_lambda", _make, default=0.5, aliases=("k_lam",))

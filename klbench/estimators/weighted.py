@@ -40,7 +40,7 @@ def _features(draws: Draws) -> tuple[Array, ...]:
     return weight * -draws.log_ratio, weight
 
 
-def _estimate(sums: Array, sizes: Array) -> Array:
+def _estimate(sums: Array, size: Array) -> Array:
     return sums[0, 0] / sums[1, 0]
 
 
@@ -50,9 +50,9 @@ def _spread_features(draws: Draws) -> tuple[Array, ...]:
     return squared, product, product * -draws.log_ratio
 
 
-def _variance(sums: Array, sizes: Array) -> Array:
+def _variance(sums: Array, size: Array) -> Array:
     """``sum w^2 (-log r - estimate)^2 / (sum w)^2`` (Owen 2013, eq. 9.8)."""
-    estimate = _estimate(sums, sizes)
+    estimate = _estimate(sums, size)
     return (sums[4, 0] - 2.0 * estimate * sums[3, 0] + estimate**2 * sums[2, 0]) / sums[1, 0] ** 2
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from klbench.metrics.folds import folds
 from klbench.types import Draws, Estimator
 
 Array = Any
@@ -79,53 +80,16 @@ def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
     return np.concatenate([kept, more[: limit - kept.size]]) if more.size and kept.size < limit else kept
 
 
-class _Sums:
-    """Sums over batches of growing size, each made from the one before; which samples share a batch is left open."""
-
-    def __init__(self, values: Sequence[np.ndarray]) -> None:
-        self._values = values  # each (n,)
-        self._size, self._sums = 0, np.empty((len(values), 0))
-
-    def over(self, size: int) -> np.ndarray:
-        """Sums over batches of ``size`` samples, ``(values, n // size)``; samples that fill no batch are left out."""
-        count = self._values[0].size // size
-        ratio = size // self._size if self._size and size % self._size == 0 else 0
-        if not ratio or self._sums.shape[1] < ratio * count:
-            self._sums, ratio = self._first(count, size)
-        self._size, self._sums = size, self._fold(self._sums[:, : ratio * count], ratio)
-        return self._sums
-
-    def _first(self, count: int, size: int) -> tuple[np.ndarray, int]:
-        """The first fold, from separate arrays into one, and what is left to fold: a stack of all would not fit the cache."""
-        if size >= 32:  # long enough for sums over consecutive samples to be the faster ones
-            return np.stack([np.add.reduce(x[: size * count].reshape(count, size), axis=1) for x in self._values]), 1
-        if size % 2:
-            return np.stack([np.add.reduce(x[: size * count].reshape(size, count), axis=0) for x in self._values]), 1
-        half = size * count // 2
-        sums = np.empty((len(self._values), half))
-        for x, row in zip(self._values, sums, strict=True):
-            np.add(x[:half], x[half : 2 * half], out=row)
-        return sums, size // 2
-
-    @staticmethod
-    def _fold(x: np.ndarray, ratio: int) -> np.ndarray:
-        while ratio % 2 == 0:  # halves onto halves, for speed
-            half = x.shape[1] // 2
-            x = x[:, :half] + x[:, half:]
-            ratio //= 2
-        return x if ratio == 1 else np.add.reduce(x.reshape(len(x), ratio, -1), axis=1)
-
-
 def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
+    from klbench import compiled
+
     n = terms.size
-    total = float(np.add.reduce(terms))
+    total, squares = compiled.sums(terms, 0.0)
     mean = total / n
-    squares = float(np.dot(terms, terms))
     scatter = squares - total * mean
     if not scatter > 1e-4 * squares:  # what is left after cancellation has lost 4 digits or more: centre first
-        centered = terms - mean
-        mean += float(np.add.reduce(centered)) / n
-        scatter = float(np.dot(centered, centered))
+        total, scatter = compiled.sums(terms, mean)
+        mean += total / n
     return mean, scatter / (n - 1) if n > 1 else np.nan
 
 
@@ -158,7 +122,7 @@ class PanelMeter:
         with np.errstate(all="ignore"):
             for i, estimator in enumerate(self._plan.estimators):
                 if estimator.batch is None:
-                    terms = estimator.formula(draws)
+                    terms = np.ascontiguousarray(estimator.formula(draws))
                     if id(terms) not in seen:
                         seen[id(terms)] = terms, *_mean_and_variance(terms)
                     _, mean, variance = seen[id(terms)]
@@ -176,63 +140,54 @@ class PanelMeter:
         """One row a panel, ``(panels, 2 columns)``: means of all columns, then variances; and the panel sizes."""
         return np.array(self._vectors), np.array(self._weights, dtype=float)
 
-    def _tally(self, i: int, j: int, estimates: np.ndarray) -> None:
-        counts = self.counts
+    def _tally(self, i: int, j: int, estimates: np.ndarray, variances: np.ndarray | None) -> None:
+        """Count batches of the j-th size; those of one sample have no variance and no interval."""
+        from klbench import compiled
+
+        counts, truth = self.counts, self._plan.truths[i]
         counts.batches[i, j] += estimates.size
-        counts.negative[i, j] += np.count_nonzero(estimates < 0.0)
-        counts.errors[i][j] = _first(counts.errors[i][j], estimates - self._plan.truths[i], self._keep)
+        if counts.errors[i][j].size < self._keep:
+            counts.errors[i][j] = _first(counts.errors[i][j], estimates[: self._keep] - truth, self._keep)
+        if variances is None:
+            counts.negative[i, j] += np.count_nonzero(estimates < 0.0)
+            return
+        negative, covered = compiled.tally(estimates, variances, truth, self._t_squared[j])
+        counts.negative[i, j] += negative
+        if not np.isnan(truth):
+            counts.covered[i, j] += covered
+            counts.tested[i, j] += estimates.size
 
-    def _cover(self, i: int, j: int, errors: np.ndarray, variance_of_mean: np.ndarray) -> None:
-        if not np.isnan(self._plan.truths[i]):
-            self.counts.tested[i, j] += errors.size
-            self.counts.covered[i, j] += np.count_nonzero(errors * errors <= self._t_squared[j] * variance_of_mean)
-
-    def _diagnose(self, i: int, terms: np.ndarray, center: float) -> None:
-        centered = terms - center if np.isfinite(center) else terms
-        offset = center if np.isfinite(center) else 0.0
-        sums = _Sums((centered, centered * centered))
-        for j, n in enumerate(self._plan.batches):
-            if n > terms.size:
-                break
-            if n == 1:
-                self._tally(i, j, terms)
-                continue
-            total, squares = sums.over(n)
-            mean = total / n
-            estimates = mean + offset
-            self._tally(i, j, estimates)
-            variance_of_mean = (squares - total * mean) / (n * (n - 1))
-            self._cover(i, j, estimates - self._plan.truths[i], variance_of_mean)
+    def _diagnose(self, i: int, terms: np.ndarray, mean: float) -> None:
+        center = mean if np.isfinite(mean) else 0.0
+        sizes = self._plan.batches
+        if sizes[0] == 1:
+            self._tally(i, 0, terms, None)
+        first = int(sizes[0] == 1)
+        layout = folds(terms.size, tuple(n for n in sizes[first:] if n <= terms.size))
+        centered = terms - center
+        total, squares = layout.sums((centered, centered * centered))[:, 0]
+        means = total / layout.size
+        variances = (squares - total * means) / (layout.size * (layout.size - 1.0))
+        means += center
+        for j, part in enumerate(layout.parts, first):
+            self._tally(i, j, means[part], variances[part])
 
     def _batchwise(self, i: int, draws: Draws, diagnose: bool) -> list[tuple[float, float]]:
         form = self._plan.estimators[i].batch
         assert form is not None
-        features = form.features(draws) + (form.spread_features(draws) if diagnose else ())
-        size = draws.log_ratio.size
-        sums = _Sums(features)
+        samples = draws.log_ratio.size
+        sizes = [n for n in self._plan.batches if n >= form.min_size]
+        layout = folds(samples, tuple(n for n in sizes if 2 * n <= samples), form.folds)
+        sums = layout.sums(form.features(draws) + (form.spread_features(draws) if diagnose else ()))
+        estimates = form.estimate(sums, layout.size)
+        variances = form.variance(sums, layout.size) if diagnose else None
         result = []
-        for j, n in enumerate(self._plan.batches):
-            if n < form.min_size:
-                continue
-            count = size // n
-            if count < 2:
-                result.append((np.nan, np.nan))
-                continue
-            if n % form.folds == 0:
-                # Fold f of a batch is any other fold-sized batch: they are all independent.
-                sizes = np.full(form.folds, n // form.folds)
-                folded = sums.over(n // form.folds)[:, : form.folds * count].reshape(-1, form.folds, count)
-            else:
-                edges = [k * n // form.folds for k in range(form.folds)]
-                sizes = np.diff([*edges, n])
-                folded = np.stack([np.add.reduceat(x[: n * count].reshape(n, count), edges, axis=0) for x in features])
-            estimates = form.estimate(folded, sizes)
-            mean, variance = _mean_and_variance(estimates)
+        for j, part in enumerate(layout.parts, len(self._plan.batches) - len(sizes)):
+            values = estimates[part]
+            mean, variance = _mean_and_variance(values)
             result.append((mean, variance))
             if not np.isfinite(mean):
-                self.counts.nonfinite[i] += np.count_nonzero(~np.isfinite(estimates))
-            if diagnose:
-                self._tally(i, j, estimates)
-                if n > 1:
-                    self._cover(i, j, estimates - self._plan.truths[i], form.variance(folded, sizes))
-        return result
+                self.counts.nonfinite[i] += np.count_nonzero(~np.isfinite(values))
+            if variances is not None:
+                self._tally(i, j, values, variances[part] if self._plan.batches[j] > 1 else None)
+        return result + [(np.nan, np.nan)] * (len(sizes) - len(result))

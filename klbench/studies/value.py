@@ -26,8 +26,8 @@ from klbench.types import Draws, Estimator, Options
 if TYPE_CHECKING:
     import pandas as pd
 
-PANEL = 32_768
-"""Samples measured at once: few enough that all of a panel's arrays stay in cache."""
+PANEL = 65_536
+"""Samples measured at once: few enough that a panel's arrays stay in cache, many enough that calls cost little."""
 SHARD = 2**20
 """Most samples of one task and one random stream."""
 KEPT_ERRORS = 4_096
@@ -114,7 +114,7 @@ def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, 
 
 @cache
 def _thread_pools() -> Any:
-    """The control over BLAS threads; on first use in a process, also tells glibc to keep freed memory.
+    """The control over BLAS threads; on first use in a process, also loads compiled code and tells glibc to keep freed memory.
 
     Arrays of a panel come and go thousands of times; given back to the system each time, they would cost more in page faults
     than in arithmetic.
@@ -123,6 +123,8 @@ def _thread_pools() -> Any:
     import sys
 
     from threadpoolctl import ThreadpoolController
+
+    from klbench import compiled  # noqa: F401  # now, not while the first panel waits
 
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
