@@ -1,0 +1,135 @@
+"""Small tables of the gradient studies, and what a page says of them without its marks."""
+
+from __future__ import annotations
+
+import html
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from markupsafe import escape
+
+from klbench.report.blocks import Block, Bullets, Paragraph, Table
+
+NEAR, FAR, ONE = "sequences near", "sequences far", "one token"
+KL = {NEAR: 0.05, FAR: 2.0, ONE: 0.5}
+QP, PQ, DIFFERENCE = "KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)"
+# name: placement, (bias, sd, sd with the reward) near and far, what its mean is the gradient of, and of one token
+FORMS: dict[str, tuple[str, Sequence[tuple[float, float, float]], str, str]] = {
+    "k1_loss": ("loss", ((1.0, 15.0, 16.0), (1.0, 2.3, 6.4)), "0", "0"),
+    "k2_loss": ("loss", ((0.054, 3.8, 4.8), (0.335, 2.7, 5.3)), "none", QP),
+    "k2_twin": ("loss", ((0.054, 3.8, 4.8), (0.335, 2.7, 5.3)), "none", QP),
+    "k3_sequence_loss": ("loss", ((0.14, 6.4, 7.0), (0.73, 134.0, 130.0)), PQ, PQ),
+    "k1_reward": ("reward", ((0.0, 6.4, 0.0), (0.0, 7.1, 0.0)), QP, QP),
+    "k2_reward": ("reward", ((0.94, 2.2, 5.7), (0.50, 9.8, 4.7)), "none", "none"),
+    "k3_sequence_reward": ("reward", ((0.99, 3.2, 3.0), (0.60, 134.0, 130.0)), DIFFERENCE, DIFFERENCE),
+    "full_with_score": ("full_with_score", ((0.0, 2.0, 6.0), (0.0, 2.6, 5.3)), QP, QP),
+}
+SHAPES = (("tilt", 0.1, 0.5, "k3"), ("tilt", 1.0, 7.0, "k1"), ("hole", 0.1, 70.0, "k1"))
+
+
+def row(pair: str, name: str, **others: Any) -> dict[str, Any]:
+    placement, numbers, sequences, one = FORMS[name]
+    bias, std, total = numbers[0 if pair == NEAR else 1]
+    matches = one if pair == ONE else sequences
+    bias = 0.0 if matches == QP else bias
+    claim = "biased" if matches == "none" else "0" if matches == "0" else "grad " + matches.replace(" - ", " - grad ")
+    return {
+        "pair": pair, "series": "one" if pair == ONE else "GRU", "combination": name, "estimator": name[:2],
+        "placement": placement, "level": "sequence" if "sequence" in name else "token", "correction": "none",
+        "baseline": "none",
+        "staleness": 0.0, "rel_bias": bias, "rel_bias_se": 0.0, "cosine": -0.2 if (name, pair) == ("k2_reward", ONE) else 0.9,
+        "variance": std**2, "variance_se": 0.0, "rel_std": std, "matches": matches, "claim": claim,
+        "unbiased_claim": claim == "grad KL(q‖p)", "method": "enumeration", "status": "ok", "kl_qp": KL[pair],
+        "kl_pq": KL[pair],
+        "ratio_gradient": False, "gradient_of": "", "norm_ratio": 1.0, "total_rel_std": total, "snr": 1.0, "rel_bias_pq": 1.0,
+        "samples": 0, "balance_batch": math.inf if bias == 0 else (std / bias) ** 2,
+    } | others  # fmt: skip
+
+
+def content(pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tuple(FORMS)) -> dict[str, pd.DataFrame]:
+    known = pd.DataFrame(
+        {
+            "combination": name,
+            "aliases": "",
+            "used_by": f"<b>{name}</b> & others" if "loss" in name else "",
+            "claim": "",
+            "off_policy": False,
+            "one_token": "grad KL(q‖p)" if name.startswith("k2_") else "",
+            "source": "E_q[score] = 0",
+        }
+        for name in names
+    )
+    return {"gradients": pd.DataFrame([row(pair, name) for pair in pairs for name in names]), "combinations": known}
+
+
+def arrows(pair: str) -> pd.DataFrame:
+    ends = {
+        "k1_loss": (0.0, 1e-17), "k2_loss": (-1.4, 0.8), "k1_reward": (-1.4, 0.8), "k3_loss": (-0.8, -0.2),
+        "k2_reward": (math.nan, 1.0), "exact KL(q‖p)": (-1.4, 0.8), "exact KL(p‖q)": (-0.8, -0.2), "exact 0": (0.0, 0.0),
+    }  # fmt: skip
+    return pd.DataFrame({"pair": pair, "combination": k, "first": x, "second": y} for k, (x, y) in ends.items())
+
+
+def stale(lags: Sequence[float] = (0.0, 0.1), pair: str = FAR) -> dict[str, pd.DataFrame]:
+    rows = []
+    for lag in lags:
+        about = {"staleness": lag, "ess": 1 - 4 * lag, "ess_token": 1 - 2 * lag, "total_rel_std": math.nan}
+        rows += [
+            row(pair, "full_with_score", rel_std=2.0 + 10 * lag, correction="sequence_ratio", **about),
+            row(pair, "k1_reward", rel_bias=2 * lag, matches="none" if lag else QP, rel_std=7.0, **about),
+            row(pair, "k2_loss", rel_bias=0.3, rel_std=1.0, **about),
+        ]
+    return {"staleness": pd.DataFrame(rows).drop(columns="total_rel_std"), "combinations": content()["combinations"]}
+
+
+def lambda_table(*gaps: float, **others: Any) -> dict[str, pd.DataFrame]:
+    rows = [
+        {
+            "pair": f"pair {i}", "series": "<i>sequences</i>", "kl_qp": 0.01 * 10**i, "kl_pq": 0.01, "chi2": 0.1,
+            "lambda_value": 1.0 - gap, "lambda_gradient": 1.0 + gap, "value_std_k1": 0.1, "value_std_k3": 0.02,
+            "value_std_best": 0.01, "gradient_rel_std_0": 9.0, "gradient_rel_std_1": 6.0,
+            "gradient_rel_std_value_best": 6.0 + 3 * gap, "gradient_rel_std_gradient_best": 6.0,
+        }
+        | others
+        for i, gap in enumerate(gaps)
+    ]  # fmt: skip
+    return {"lambda": pd.DataFrame(rows)}
+
+
+def shape_table(*rows: tuple[str, float, float, str]) -> dict[str, pd.DataFrame]:
+    """Of shape, KL, chi-squared over 2J and who wins."""
+    return {
+        "shapes": pd.DataFrame(
+            {
+                "pair": f"{shape}, KL={kl:g}", "shape": shape, "kl_qp": kl, "kl_pq": kl, "chi2": ratio * 4 * kl,
+                "two_j": 4 * kl,
+                "x_over_2j": ratio, "value_std_k1": 1.0, "value_std_k3": 0.5 if winner == "k3" else 8.0, "value_winner": winner,
+                "gradient_rel_bias_k2_loss": 1e-16, "gradient_rel_std_k2_loss": 3.0,
+                "gradient_rel_bias_k3_loss": 0.2 * ratio, "gradient_rel_std_k3_loss": 30.0 * ratio,
+            }
+            for shape, kl, ratio, winner in rows
+        )
+    }  # fmt: skip
+
+
+def plain(blocks: Sequence[Block]) -> str:
+    """Paragraphs and cards without their marks."""
+    texts: list[str] = []
+    for block in blocks:
+        texts += [str(escape(block.text))] if isinstance(block, Paragraph) else []
+        texts += [str(escape(item)) for item in block.items] if isinstance(block, Bullets) else []
+    words = re.sub(r"<br>|</p>", " | ", " ".join(texts)).replace("<wbr>", "")
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", words)))
+
+
+def table(blocks: Sequence[Block], start: str) -> Table:
+    return next(block for block in blocks if isinstance(block, Table) and block.caption.startswith(start))
+
+
+def cells(found: Table, name: str) -> list[str]:
+    """The texts of a row, by the name in its first cell."""
+    texts = ([re.sub(r"<[^>]+>", "", str(cell.text)) for cell in line] for line in found.rows)
+    return next(line for line in texts if line[0] == name)
