@@ -20,7 +20,7 @@ INTRODUCTION = (
     "A language model that is trained against rewards is held close to a reference model, and the distance is measured by the "
     "Kullback-Leibler divergence KL(q‖p), where q is the model in training (the policy, which samples) and p the reference. "
     "It is not computed but estimated from samples, and there are several formulas for it. klbench measures what each one is "
-    "worth: how wrong it is and how noisy, what rounding does to it, and what it costs."
+    "worth: how wrong it is and how noisy, what gradient it gives, what rounding does to it, and what it costs."
 )
 
 
