@@ -56,7 +56,12 @@ def _show(result: Run) -> int:
 
 
 def _help() -> str:
-    from klbench import estimators, pairs
+    from textwrap import fill
+
+    from klbench import claims, estimators, gradients, pairs
+
+    def listed(title: str, names: list[str]) -> str:
+        return f"{title}:\n" + fill(", ".join(names), 118, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
 
     def block(title: str, lines: Mapping[str, str]) -> str:
         width = max(map(len, lines))
@@ -84,5 +89,7 @@ def _help() -> str:
             block("experiments", experiments()),
             block("pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)", {name: pairs.get(name).summary for name in pairs.names()}),
             block("estimators", {name: estimators.get(name).summary for name in estimators.names()}),
+            listed("combinations (of +exp=gradient and +exp=staleness)", gradients.names()),
+            listed("claims (of +exp=claims)", claims.names()),
         ]
     )

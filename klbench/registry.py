@@ -13,10 +13,10 @@ from klbench.types import ConfigError
 T = TypeVar("T")
 
 
-def unknown(kind: str, name: str, available: Iterable[str]) -> ConfigError:
-    """The error for a name that does not exist: what came, the nearest name, and what there is."""
+def unknown(kind: str, name: str, available: Iterable[str], aliases: Iterable[str] = ()) -> ConfigError:
+    """The error for a name that does not exist: what came, the nearest name or alias, and what there is."""
     names = list(available)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, [*names, *aliases], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? Available" if near else "available"
     return ConfigError(f"unknown {kind} {name!r}; {hint}: {', '.join(names)}")
 
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
         base, colon, number = name.partition(":")
         base = self._aliases.get(base, base)
         if base not in self._makers:
-            raise unknown(self.kind, name, self._makers)
+            raise unknown(self.kind, name, self._makers, self._aliases)
         try:
             return self._makers[base](base + colon + number, float(number) if colon else None)
         except ConfigError:

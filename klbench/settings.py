@@ -133,7 +133,7 @@ def _line(model: type[Options], error: ErrorDetails, prefix: str) -> str:
         return f"{key}: missing; {prefix.rstrip('.') or 'this'} needs it"
     message = _EXPECTED[kind].format(**context) if kind in _EXPECTED else error["msg"].removeprefix("Value error, ")
     if kind == "value_error" and isinstance(error["input"], Mapping):  # about several fields together
-        return f"{key.rstrip('.')}: {message}"
+        return f"{key.rstrip('.')}: {message}" if key.rstrip(".") else message
     return f"{key}={_show(error['input'])}: {message}"
 
 

@@ -97,7 +97,7 @@ def _sigmoid(x: Tensor) -> Tensor:
     return x.sigmoid()
 
 
-@claim("dpo_gradient", "DPO's gradient pushes the chosen answer up and the rejected one down, with weight β σ(−margin).",
+@claim("dpo_gradient", "DPO's gradient is the rejected answer's score minus the chosen one's, times β σ(−margin).",
        r"\nabla L = -\beta\, \sigma(-m)\, [\nabla \log \pi(c) - \nabla \log \pi(r)]", f"{RAFAILOV}, section 4")  # fmt: skip
 def dpo_gradient(seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: _sigmoid(-margin)) -> Finding:
     """The formula against automatic differentiation of ``-log sigma(margin)``, on sampled pairs of answers."""
@@ -148,10 +148,11 @@ def _overtaken(atoms: Atoms) -> float:
     rows = torch.eye(n, dtype=torch.float64)[:, :, None] * atoms.rollouts.mask
     scores = torch.stack([atoms.scores.pull(row, torch.zeros_like(row)) for row in rows])
     gram = scores @ scores.T
+    # The second one rises where the first would fall with the two exchanged: the same share.
     return float((gram.diagonal()[:, None] - gram < 0.0).sum()) / (n * (n - 1))
 
 
-@claim("dpo_raises_chosen", "A DPO step raises the probability of the chosen answer.",
+@claim("dpo_raises_chosen", "A DPO step raises the probability of the chosen answer and lowers that of the rejected one.",
        r"\log \pi_{\theta - \eta \nabla L}(c) > \log \pi_\theta(c)",
        "a common reading of Rafailov et al. 2023; against it, Razin et al. 2024, arXiv:2410.08847")  # fmt: skip
 def dpo_raises_chosen(seed: int, features: Tensor | None = None) -> Finding:
@@ -177,7 +178,8 @@ def dpo_raises_chosen(seed: int, features: Tensor | None = None) -> Finding:
         verdict(agree and len(fallen) < len(moves), not fallen and share == 0.0, condition),
         f"With a logit for each answer it rose in all of {len(moves) - 1} steps; with one parameter shared by three answers it "
         f"went from {percent(float(before))} to {percent(float(after))}; in a small recurrent policy it falls, to first order, "
-        f"for {percent(share)} of the pairs of sequences.",
+        f"for {percent(share)} of the ordered pairs of sequences, and the rejected one rises for as many: those with the two "
+        "exchanged.",
         share, 0.0,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ its expected gradient and its variance follow by enumeration, in closed form, or
 
 from __future__ import annotations
 
-from klbench.gradients._combination import EXACT, Combination, parse
+from klbench.gradients._combination import EXACT, SCORED, Baseline, Combination, Correction, Level, Placement, grid, parse
 from klbench.registry import Registry
 
 registry: Registry[Combination] = Registry("combination", __name__)
@@ -33,4 +33,17 @@ def get(name: str) -> Combination:
     return parse(name) if "/" in name else registry.get(name)
 
 
-__all__ = ["EXACT", "Combination", "get", "names", "register", "registry"]
+__all__ = [
+    "EXACT",
+    "SCORED",
+    "Baseline",
+    "Combination",
+    "Correction",
+    "Level",
+    "Placement",
+    "get",
+    "grid",
+    "names",
+    "register",
+    "registry",
+]

@@ -21,6 +21,9 @@ EXACT = "full_kl"
 """The name of the estimator that a full placement has: the exact KL over the next token."""
 SCORED = ("reward", "reward_to_go", "loss_and_reward", "full_with_score")
 DIFFERENTIATED = ":differentiated"
+MEAN = ":mean"
+CAP = 2.0
+"""Where ``truncated_ratio`` cuts off, unless it says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Combination:
         the tokens before it, and is the Rao-Blackwell gradient.
     level
         The estimator is applied to each token's log-ratio and summed, or to the log-ratio of the whole sequence.
+    length_mean
+        The sum over tokens is divided by the sequence's own length, as some trainers do; only in the loss.
     correction
         The weight q/mu on each term: of its token, of all tokens up to it, of the whole sequence, or cut off at ``cap`` (the
         token's at token level, the sequence's at sequence level).
@@ -62,7 +67,8 @@ class Combination:
     baseline: Baseline = "none"
     ratio_gradient: bool = False
     gradient_of: str = ""
-    cap: float = 2.0
+    length_mean: bool = False
+    cap: float = CAP
     claim: Gradient | None = None
     off_policy: bool = False
     one_token: Gradient | None = None
@@ -90,6 +96,9 @@ class Combination:
             ),
             (self.baseline != "none" and self.placement not in ("reward", "reward_to_go"), "only a reward has a baseline"),
             (self.ratio_gradient and self.correction == "none", "there is no ratio to differentiate"),
+            (not self.cap > 0, f"the ratio is cut off at a positive number, not at {self.cap:g}"),
+            (self.length_mean and self.level != "token", "only a sum over tokens can be divided by the length"),
+            (self.length_mean and self.placement in SCORED, "only what stands in the loss is divided by the length"),
             (
                 self.ratio_gradient and self.placement not in ("loss", "straight_through", "full"),
                 "a score's weight is detached",
@@ -106,9 +115,11 @@ class Combination:
     @property
     def spec(self) -> str:
         """The parts, as :func:`parse` reads them."""
-        value = f"{self.estimator}>{self.gradient_of}" if self.gradient_of else self.estimator
-        ratio = self.correction + (DIFFERENTIATED if self.ratio_gradient else "")
-        return f"{value}/{self.placement}/{self.level}/{ratio}/{self.baseline}"
+        value = f"{self.estimator}@{self.gradient_of}" if self.gradient_of else self.estimator
+        level = self.level + (MEAN if self.length_mean else "")
+        cap = f":{self.cap:g}" if self.correction == "truncated_ratio" and self.cap != CAP else ""
+        ratio = self.correction + cap + (DIFFERENTIATED if self.ratio_gradient else "")
+        return f"{value}/{self.placement}/{level}/{ratio}/{self.baseline}"
 
     def claimed(self, *, tokens: int, stale: bool) -> Gradient | None:
         """What it claims for sequences of so many tokens, sampled by the policy itself or (stale) by another."""
@@ -120,7 +131,8 @@ class Combination:
 def parse(spec: str) -> Combination:
     """A combination from ``estimator/placement[/level[/correction[/baseline]]]``.
 
-    ``k3>k2`` is a value of k3 and a gradient of k2; ``token_ratio:differentiated`` a weight that is differentiated too.
+    ``k3@k2`` is a value of k3 and a gradient of k2; ``token:mean`` divides by the length; ``truncated_ratio:5`` is cut off
+    at 5; ``token_ratio:differentiated`` is a weight that is differentiated too.
 
     Raises
     ------
@@ -131,9 +143,11 @@ def parse(spec: str) -> Combination:
     if not 2 <= len(given) <= 5:
         raise ConfigError(f"combination {spec!r}: expected estimator/placement/level/correction/baseline")
     value, placement, level, correction, baseline = (*given, *("", "", "token", "none", "none")[len(given) :])
-    estimator, _, gradient_of = value.partition(">")
+    estimator, _, gradient_of = value.partition("@")
     ratio_gradient = correction.endswith(DIFFERENTIATED)
-    correction = correction.removesuffix(DIFFERENTIATED)
+    correction, _, cap = correction.removesuffix(DIFFERENTIATED).partition(":")
+    if cap and correction != "truncated_ratio":
+        raise ConfigError(f"combination {spec!r}: only truncated_ratio takes a number")
     for name in filter(None, (estimator, gradient_of)):
         if name != EXACT:
             estimators.get(name)
@@ -141,12 +155,21 @@ def parse(spec: str) -> Combination:
         spec,
         estimator,
         _word("placement", placement, Placement),
-        _word("level", level, Level),
+        _word("level", level.removesuffix(MEAN), Level),
         _word("correction", correction, Correction),
         _word("baseline", baseline, Baseline),
         ratio_gradient=ratio_gradient,
         gradient_of=gradient_of,
+        length_mean=level.endswith(MEAN),
+        cap=_number(spec, cap) if cap else CAP,
     )
+
+
+def _number(spec: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"combination {spec!r}: expected a number after truncated_ratio, got {text!r}") from None
 
 
 def _word(kind: str, word: str, words: Any) -> Any:
@@ -162,13 +185,21 @@ def grid(
     corrections: Sequence[Correction],
     baselines: Sequence[Baseline],
 ) -> Iterator[Combination]:
-    """Every combination of these that goes together; a full placement comes once, whatever the estimators."""
+    """Every combination of these that goes together; a full placement comes once, whatever the estimators.
+
+    Raises
+    ------
+    ConfigError
+        An estimator is unknown, or has no gradient of its own.
+    """
+    for name in names:
+        Combination(name, name, "loss")
     seen = set()
     for name, placement, level, correction, baseline in product(names, placements, levels, corrections, baselines):
         estimator = EXACT if placement in ("full", "full_with_score") else name
         if placement == "straight_through" and estimator == "k2":
             continue  # k2 in the loss
-        value = f"{estimator}>k2" if placement == "straight_through" else estimator
+        value = f"{estimator}@k2" if placement == "straight_through" else estimator
         ratios: list[str] = [correction]
         if correction != "none" and placement in ("loss", "straight_through", "full"):
             ratios.append(correction + DIFFERENTIATED)

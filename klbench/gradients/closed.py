@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+NEAR = 1e-4
+"""Below this KL in nats powers of r are not expanded: ``r - 1 - log r`` would be the difference of its own terms."""
+
+
 def _slope(polynomial: Polynomial) -> Polynomial:
     """The derivative with respect to ``log q``, which is minus that with respect to ``log r``."""
     powers = tuple((-c * a, a, b) for c, a, b in polynomial if a)
@@ -100,7 +104,7 @@ def moments(combination: Combination, task: GradientTask) -> GradientMoments | N
         exact = task.gradient("kl_qp")
         return GradientMoments(exact, 0.0, integrals.square(((1.0, 0.0, 1),), -kl) - float(exact @ exact))
     polynomial = coefficient(combination)
-    if polynomial is None:
+    if polynomial is None or (kl < NEAR and any(a for _, a, _ in polynomial)):
         return None
     baseline = kl if combination.baseline == "token_kl" else 0.0
     mean = integrals.mean(polynomial, baseline)

@@ -13,7 +13,7 @@ DIFFERENCE: Gradient = "grad KL(q‖p) - grad KL(p‖q)"
 register(Combination(
     "k1_loss", "k1", "loss", claim="0",
     aliases=("verl_kl_loss_k1", "openrlhf_k1_loss"),
-    used_by="verl kl_loss_type=kl; OpenRLHF --use_kl_loss --kl_estimator k1",
+    used_by="verl kl_loss_type=kl; OpenRLHF --use_kl_loss --kl_estimator k1 (clamped to +-10)",
     source="E_q[grad log q] = 0",
 ))  # fmt: skip
 register(Combination(
@@ -24,14 +24,27 @@ register(Combination(
 ))  # fmt: skip
 register(Combination(
     "k3_loss", "k3", "loss", claim="biased", one_token=PQ,
-    aliases=("trl_grpo", "grpo", "verl_kl_loss_low_var_kl", "openrlhf_k3_loss"),
-    used_by="TRL GRPO; verl kl_loss_type=low_var_kl; OpenRLHF --kl_estimator k3; NeMo-RL k3",
+    aliases=("trl_grpo", "grpo"),
+    used_by="TRL GRPO (loss_type=dapo and others that sum over tokens)",
     source="Shao et al. 2024, DeepSeekMath, eq. 4",
 ))  # fmt: skip
 register(Combination(
     "k3_verl_loss", "k3_verl", "loss", claim="biased",
-    aliases=("verl_low_var_kl_clamped",),
-    used_by="verl low_var_kl with its clamps", source="log-ratio to +-20, value to +-10",
+    aliases=("verl_kl_loss_low_var_kl", "nemo_rl_k3_of_2025"),
+    used_by="verl kl_loss_type=low_var_kl; NeMo-RL k3 (2025)", source="log-ratio clamped to +-20, value to +-10",
+))  # fmt: skip
+register(Combination(
+    "k3_openrlhf_loss", "k3_openrlhf", "loss", claim="biased", aliases=("openrlhf_k3_loss",),
+    used_by="OpenRLHF --use_kl_loss --kl_estimator k3", source="value clamped to +-10",
+))  # fmt: skip
+register(Combination(
+    "k1_loss_length_mean", "k1", "loss", length_mean=True, claim="biased", one_token="0",
+    used_by="k1 in a loss that is averaged over each sequence's own tokens",
+    source="short sequences weigh more: the scores no longer average to 0",
+))  # fmt: skip
+register(Combination(
+    "k3_loss_length_mean", "k3", "loss", length_mean=True, claim="biased", one_token=PQ, aliases=("trl_grpo_sequence_mean",),
+    used_by="TRL GRPO with loss_type=grpo; OpenRLHF with a mean over each sequence's tokens",
 ))  # fmt: skip
 register(Combination("k1_sequence_loss", "k1", "loss", "sequence", claim="0", source="E_q[grad log q] = 0"))
 register(Combination(
@@ -67,7 +80,10 @@ register(Combination(
 ))  # fmt: skip
 register(Combination("k2_reward", "k2", "reward", claim="biased", used_by="verl kl_penalty=mse in the reward"))
 register(Combination(
-    "k3_reward", "k3", "reward", claim="biased", one_token=DIFFERENCE, used_by="verl kl_penalty=low_var_kl in the reward",
+    "k3_reward", "k3", "reward", claim="biased", one_token=DIFFERENCE,
+))  # fmt: skip
+register(Combination(
+    "k3_verl_reward", "k3_verl", "reward", claim="biased", used_by="verl kl_penalty=low_var_kl in the reward",
 ))  # fmt: skip
 register(Combination("k2_sequence_reward", "k2", "reward", "sequence", claim="biased"))
 register(Combination(
@@ -85,7 +101,8 @@ register(Combination(
 # Straight-through: the value of one, the gradient of another.
 register(Combination(
     "k3_plus", "k3", "straight_through", gradient_of="k2", claim="biased", one_token=QP,
-    aliases=("k3+", "verl_low_var_kl_plus"), used_by="verl kl_loss_type=k3+ (low_var_kl+)",
+    aliases=("k3+", "verl_low_var_kl_plus", "nemo_rl"),
+    used_by="verl kl_loss_type=k3+ (low_var_kl+); NeMo-RL since it multiplies k3 by exp(x - stop_gradient(x))",
 ))  # fmt: skip
 register(Combination(
     "k1_plus", "k1", "straight_through", gradient_of="k2", claim="biased", one_token=QP, aliases=("k1+",),
@@ -93,15 +110,16 @@ register(Combination(
 ))  # fmt: skip
 register(Combination("k3_plus_sequence", "k3", "straight_through", "sequence", gradient_of="k2", claim=QP))
 register(Combination(
-    "openrlhf_unbiased_gradient", "k3", "straight_through", "token", "truncated_ratio", gradient_of="k2",
-    claim="biased", one_token=QP, used_by="OpenRLHF unbiased_gradient=True: k2's gradient times the clamped, detached ratio",
+    "openrlhf_unbiased_gradient", "k3", "straight_through", "token", "truncated_ratio", gradient_of="k2", cap=10.0,
+    claim="biased", one_token=QP,
+    used_by="OpenRLHF unbiased_gradient=True: k2's gradient times the detached ratio, cut off at 10",
 ))  # fmt: skip
 
 # With the ratio of policy to sampler.
 register(Combination(
     "k3_ratio_loss", "k3", "loss", "token", "token_ratio", ratio_gradient=True, claim="biased", one_token=QP,
     aliases=("deepseek_v3_2", "trl_grpo_bias_correction", "nemo_rl_on_policy_kl"),
-    used_by="DeepSeek-V3.2; TRL GRPO use_bias_correction_kl; NeMo-RL",
+    used_by="DeepSeek-V3.2; TRL GRPO use_bias_correction_kl; NeMo-RL use_on_policy_kl_approximation",
     source="DeepSeek-AI 2025, DeepSeek-V3.2",
 ))  # fmt: skip
 register(Combination(
@@ -129,13 +147,13 @@ register(Combination(
 ))  # fmt: skip
 register(Combination(
     "k1_reward_truncated_ratio", "k1", "reward_to_go", "token", "truncated_ratio", claim=QP, aliases=("tis",),
-    used_by="truncated importance sampling against the generation engine (verl, TRL)",
+    used_by="truncated importance sampling per token, cut off at 2, as in verl's rollout correction",
 ))  # fmt: skip
 
 # The exact KL over each next token.
 register(Combination(
-    "full_loss", EXACT, "full", claim="biased", one_token=QP, aliases=("verl_full",),
-    used_by="full-vocabulary KL in the loss; verl kl_penalty=full",
+    "full_loss", EXACT, "full", claim="biased", one_token=QP,
+    used_by="full-vocabulary KL in the loss",
 ))  # fmt: skip
 register(Combination(
     "full_with_score", EXACT, "full_with_score", claim=QP, aliases=("rao_blackwell",), source="Amini et al. 2025",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from klbench.gradients._combination import Combination
 from klbench.gradients.surrogate import surrogate
@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 
     import numpy as np
     from torch import Tensor
+
+
+FIVE_SIGMA = 5.7e-7
+"""How often a normal variable is more than 5 standard deviations off."""
+
+
+class SquaredDistance(NamedTuple):
+    """A squared distance, its standard error, and how far chance alone takes it where it is 0, but once in 1.7 million."""
+
+    value: float
+    se: float
+    furthest: float
 
 
 @dataclass(frozen=True)
@@ -40,22 +52,27 @@ class SampledGradients:
         squares = ((self.gradients - self.mean) ** 2).sum(-1)
         return float(squares.std()) / math.sqrt(len(squares)) * self.size
 
-    def squared_distance(self, target: Tensor) -> tuple[float, float, float]:
-        """``‖E g - target‖^2`` without the bias that noise gives the plug-in, its standard error, and that if it were 0.
+    def squared_distance(self, target: Tensor) -> SquaredDistance:
+        """``‖E g - target‖^2`` without the bias that noise gives the plug-in.
 
-        The mean of the inner products of different batches' deviations: a U-statistic of order 2. Its standard error grows
-        with the distance; whether there is any distance is for the last one to say.
+        The mean of the inner products of different batches' deviations: a U-statistic of order 2. Where the distance is 0 it
+        is not normal but a centred, weighted chi-square; two of its moments give the degrees of freedom (Satterthwaite 1946).
         """
+        from scipy.stats import chi2
+
         deviations = self.gradients - target
         n = len(deviations)
         products = deviations @ deviations.T
         value = float(products.sum() - products.diagonal().sum()) / (n * (n - 1))
         noise = self.gradients - self.mean
         gram = noise @ noise.T
-        squares = float((gram**2).sum() - (gram.diagonal() ** 2).sum()) / (n * (n - 1))  # tr(cov^2), nearly unbiased
+        squares = max(float((gram**2).sum() - (gram.diagonal() ** 2).sum()) / (n * (n - 1)), 0.0)  # tr(cov^2), nearly
+        trace = float(gram.diagonal().sum()) / (n - 1)
         along = noise @ deviations.mean(0)
-        null = 2 * max(squares, 0.0) / n**2
-        return value, math.sqrt(4 * float(along.var()) / n + null), math.sqrt(null)
+        null = math.sqrt(2 * squares) / n
+        freedom = min(trace**2 / squares, 1e9) if squares else 1.0
+        furthest = null * float(chi2.isf(FIVE_SIGMA, freedom) - freedom) / math.sqrt(2 * freedom)
+        return SquaredDistance(value, math.sqrt(4 * float(along.var()) / n + null**2), furthest)
 
 
 def sample(

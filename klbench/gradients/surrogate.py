@@ -80,6 +80,8 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
         terms = terms.detach() + path - path.detach()
     in_loss = placement not in ("reward", "reward_to_go")
     direct = (weight * terms).sum(-1) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
+    if combination.length_mean:
+        direct = direct / rollouts.mask.sum(-1)
     if placement not in SCORED:
         return Parts(direct, None, None)
     constant = terms.detach()

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
@@ -17,7 +17,7 @@ from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.pairs._policies import POLICIES, Name, Policy
 from klbench.pairs._tree import Tree
-from klbench.types import Draws, Estimator, GradientTask, Skip, Truth
+from klbench.types import Completions, Draws, Estimator, GradientTask, Skip, Truth
 
 if TYPE_CHECKING:
     from klbench.pairs._sequence_gradient import SequenceTask
@@ -35,17 +35,21 @@ class SequencePair(Pair):
 
     A sequence ends with its end token or is cut off at the horizon; prompts are equally likely. Everything is a sum over all
     sequences. The policy's parameters are the reference's plus a multiple of a random direction, so that
-    ``KL(q‖p) = kl``, the mean over prompts; the sampler's are the policy's plus another, so that ``KL(q‖mu) = lag``.
+    ``KL(q‖p) = kl``, the mean over prompts. The sampler stands behind the policy, on the straight path from the reference
+    (``behind=path``), or off it by another random direction (``behind=random``), so that ``KL(q‖mu) = lag``.
     """
 
     kind: ClassVar[str] = "sequence"
-    summary: ClassVar[str] = "tiny token policies (model, vocabulary, horizon, prompts, kl, lag): every sequence enumerated"
+    summary: ClassVar[str] = (
+        "tiny token policies (model, vocabulary, horizon, prompts, kl, lag, behind): every sequence enumerated"
+    )
     model: Name = "gru"
     vocabulary: int = Field(default=6, ge=2, le=64)
     horizon: int = Field(default=4, ge=1, le=10)
     prompts: int = Field(default=8, ge=1, le=256)
     kl: PositiveFloat = 0.5
     lag: NonNegativeFloat = 0.0
+    behind: Literal["path", "random"] = "path"
     seed: NonNegativeInt = 0
     width: int = Field(default=8, ge=1, le=64)
 
@@ -80,7 +84,8 @@ class SequencePair(Pair):
         self._check_distance("kl", at_q - at_p)
         if not self.off_policy:
             return {"q": q, "p": p}
-        mu = self._moved("lag", q, self._random("sampler"), lambda at_mu: self._divergence(at_q, at_mu))
+        away = p - q if self.behind == "path" else self._random("sampler")
+        mu = self._moved("lag", q, away, lambda at_mu: self._divergence(at_q, at_mu))
         self._check_distance("lag", at_q - self._leaves_under(mu))
         return {"q": q, "p": p, "mu": mu}
 
@@ -111,9 +116,12 @@ class SequencePair(Pair):
         from scipy.optimize import brentq
 
         kl: float = getattr(self, key)
+        most = 0.0  # on the way: far out it may fall again
 
         def excess(log_scale: float) -> float:
+            nonlocal most
             found = divergence(self._leaves_under(origin + math.exp(log_scale) * direction))
+            most = max(most, found)
             return math.log(max(found, sys.float_info.min) / kl)
 
         # Divergences are quadratic in a small step, and the logarithm is nearly a line: start from where it leads.
@@ -123,8 +131,7 @@ class SequencePair(Pair):
             low -= 0.5
         while (missing := excess(high)) < 0.0:
             if high > FARTHEST:
-                most = f"at most about {kl * math.exp(missing):.3g} is possible here"
-                raise ValueError(f"{key}={kl:g} is out of reach for this {self.model}: {most}")
+                raise ValueError(f"{key}={kl:g} is out of reach for this {self.model}: about {most:.3g} is possible here")
             low, high = high, high + min(0.01 - 0.6 * missing, 0.5)
         return np.asarray(origin + math.exp(brentq(excess, low, high, xtol=1e-13)) * direction)
 
@@ -187,6 +194,40 @@ class SequencePair(Pair):
         index = np.searchsorted(self._cumulative, stream.random(n), side="right")
         log_ratio, log_weight, _ = self._atoms
         return Draws(log_ratio[index], None if log_weight is None else log_weight[index])
+
+    @cached_property
+    def _token_kl(self) -> dict[str, np.ndarray]:
+        """``kl_qp`` and ``kl_pq`` over the next token at every inner prefix, ``(prompts, nodes)``."""
+        q, log_ratio = self.token_log_probs["q"], self.token_log_probs["p"] - self.token_log_probs["q"]
+        return {key: np.sum(np.exp(q) * divergences.get(key).gap(Draws(log_ratio)), axis=-1) for key in ("kl_qp", "kl_pq")}
+
+    @cached_property
+    def _cumulative_tokens(self) -> np.ndarray:
+        """Of the next token at every inner prefix, as the sampler draws it, ``(prompts, nodes, tokens - 1)``."""
+        total = np.cumsum(np.exp(self.token_log_probs["mu" if self.off_policy else "q"]), axis=-1)
+        return total[..., :-1] / total[..., -1:]
+
+    def completions(self, seed: int, shard: int, n: int) -> Completions:
+        """Sampled token by token; there are always ``n``. ``token`` is ``vocabulary`` where a sequence ends."""
+        name = self.model_dump_json(exclude={"label", "series"})
+        stream = streams.generator(seed, "completions", self.kind, name, shard)
+        prompt = stream.integers(self.prompts, size=n)
+        uniform = stream.random((n, self.horizon))
+        tree, end = self.tree, self.vocabulary
+        node, alive = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
+        nodes, token = np.zeros((2, n, self.horizon), dtype=np.int64)
+        mask = np.zeros((n, self.horizon), dtype=bool)
+        for depth in range(self.horizon):
+            drawn = np.sum(uniform[:, depth, None] >= self._cumulative_tokens[prompt, node], axis=-1)
+            nodes[:, depth], token[:, depth], mask[:, depth] = node, np.where(alive, drawn, 0), alive
+            alive = alive & (drawn != end)
+            if depth < self.horizon - 1:
+                after = tree.starts[depth + 1] + (node - tree.starts[depth]) * self.vocabulary + drawn
+                node = np.where(alive, after, tree.starts[depth + 1])  # wherever; what follows the end is masked
+        at = prompt[:, None], nodes
+        log_probs = {side: np.where(mask, each[*at, token], 0.0) for side, each in self.token_log_probs.items()}
+        kl = {key: np.where(mask, each[at], 0.0) for key, each in self._token_kl.items()}
+        return Completions(log_probs["q"], log_probs["p"], mask, log_probs.get("mu"), kl["kl_qp"], kl["kl_pq"], token, prompt)
 
     def truth(self, target: str) -> Truth:
         q = np.exp(self.leaf_log_probs["q"].ravel()) / self.prompts

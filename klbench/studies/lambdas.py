@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 from klbench import estimators
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
+from klbench.studies._gradient_rows import exactly
 from klbench.studies.gradient import Differentiable
 from klbench.types import Options, Skip
 
@@ -59,7 +60,7 @@ def measure(pair: Pair) -> dict[str, Any]:
     def gradient_noise(weight: float) -> float:
         return math.sqrt(max(square - 2 * weight * product + weight**2 * scores - mean, 0.0)) / scale
 
-    kl_qp, kl_pq, chi2 = (_exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
+    kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
     value_best, gradient_best = (kl_qp + kl_pq) / chi2, product / scores
     values = pair.exact([estimators.get(name) for name in ("k1", "k3", f"k_lambda:{value_best!r}")])
     k1, k3, best = (math.nan if each is None else each.std for each in values)
@@ -71,11 +72,6 @@ def measure(pair: Pair) -> dict[str, Any]:
         "gradient_rel_std_value_best": gradient_noise(value_best),
         "gradient_rel_std_gradient_best": gradient_noise(gradient_best),
     }  # fmt: skip
-
-
-def _exactly(pair: Pair, target: str) -> float:
-    truth = pair.truth(target)
-    return math.nan if truth is None else truth.value
 
 
 def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:

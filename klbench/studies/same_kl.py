@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from klbench import estimators, gradients, pairs, streams
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
+from klbench.studies._gradient_rows import exactly
+from klbench.studies.gradient import listed
 from klbench.types import ConfigError, Options, Skip
 
 if TYPE_CHECKING:
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 Shape = Literal["tilt", "noise", "sharpened", "flattened", "hole", "spike"]
 GRADIENTS = ("k1_reward", "k1_reward_leave_one_out", "k2_loss", "k3_loss")
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
 
 
 class SameKlOptions(Options):
@@ -36,11 +42,16 @@ class SameKlOptions(Options):
         p of the category that a spike raises.
     """
 
-    shapes: tuple[Shape, ...] = Field(default=get_args(Shape), min_length=1)
-    kls: tuple[Annotated[float, Field(gt=0.0, le=1.5)], ...] = Field(default=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0), min_length=1)
+    shapes: Annotated[tuple[Shape, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_once)] = get_args(Shape)
+    kls: Annotated[
+        tuple[Annotated[float, Field(ge=1e-6, le=1.5)], ...],
+        BeforeValidator(listed),
+        Field(min_length=1),
+        AfterValidator(_once),
+    ] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
     size: int = Field(default=32, ge=4, le=1_000)
-    depth: float = Field(default=1e-3, gt=0.0, lt=0.1)
-    rarity: float = Field(default=1e-3, gt=0.0, lt=0.1)
+    depth: float = Field(default=1e-3, ge=1e-12, lt=0.1)
+    rarity: float = Field(default=1e-3, ge=1e-9, lt=0.1)
 
 
 def _normalized(logits: np.ndarray) -> np.ndarray:
@@ -109,7 +120,7 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
 
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
-    kl_qp, kl_pq, chi2 = (truth.value if (truth := pair.truth(target)) else math.nan for target in ("kl_qp", "kl_pq", "chi2"))
+    kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
     k1, k3 = (each.std if each else math.nan for each in pair.exact([estimators.get("k1"), estimators.get("k3")]))
     row = {
         "pair": pair.title, "shape": shape, "kl_qp": kl_qp, "kl_pq": kl_pq, "chi2": chi2, "two_j": 2 * (kl_qp + kl_pq),

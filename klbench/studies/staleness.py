@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from klbench import gradients
 from klbench.gradients import Combination
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
-from klbench.studies.gradient import TOLERANCE, Combinations, Differentiable, combinations_table, measure
+from klbench.studies._gradient_rows import measure
+from klbench.studies.gradient import Combinations, Differentiable, combinations_table, listed, shown
 from klbench.types import Options, Skip
 
 if TYPE_CHECKING:
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 def _can_lag(pair: Pair) -> Pair:
     if "lag" not in type(pair).model_fields:
         raise ValueError(f"{pair.kind} pairs have no lag; staleness is measured on pair=sequence")
+    if pair.lag:  # type: ignore[attr-defined]
+        raise ValueError("its lag is set by lags=[...], which has several")
     return pair
+
+
+def _behind(pair: Pair, lag: float) -> Pair:
+    """The same pair with a sampler that lags; a new one, since a copy would keep what was cached."""
+    fields = {name: getattr(pair, name) for name in type(pair).model_fields}
+    return type(pair)(**fields | {"lag": lag, "label": pair.title})
 
 
 class StalenessOptions(Options):
@@ -36,7 +45,9 @@ class StalenessOptions(Options):
     """
 
     pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(min_length=1)
-    lags: tuple[Annotated[float, Field(ge=0.0)], ...] = Field(default=(0.0, 0.003, 0.01, 0.03, 0.1, 0.3), min_length=1)
+    lags: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)] = (
+        0.0, 0.01, 0.03, 0.1, 0.3,
+    )  # fmt: skip
     combinations: Combinations = (
         "k1_reward", "k1_reward_token_ratio", "k1_reward_truncated_ratio", "k1/reward_to_go/token/prefix_ratio",
         "k1_reward_sequence_ratio", "k1/reward/sequence/truncated_ratio", "k1_prefix_ratio_loss", "k2_sequence_loss",
@@ -44,6 +55,16 @@ class StalenessOptions(Options):
         "full_with_score", "full_with_score_sequence_ratio",
     )  # fmt: skip
     group: int = Field(default=8, ge=2, le=4096)
+
+    @model_validator(mode="after")
+    def _within_reach(self) -> StalenessOptions:
+        for pair in self.pairs:
+            for lag in self.lags:
+                try:
+                    _behind(pair, lag)
+                except ValidationError as error:
+                    raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
 
 
 def effective_sample_size(pair: Pair) -> dict[str, float]:
@@ -64,8 +85,7 @@ def effective_sample_size(pair: Pair) -> dict[str, float]:
 
 def measure_lag(pair: Pair, lag: float, chosen: Sequence[Combination], group: int, seed: int) -> list[dict[str, Any]]:
     """One task: one pair at one lag."""
-    fields = {name: getattr(pair, name) for name in type(pair).model_fields}
-    stale = type(pair)(**fields | {"lag": lag, "label": pair.title})  # a new one: a copy would keep what was cached
+    stale = _behind(pair, lag)
     rows, _ = measure(stale, chosen, group, 0, seed)
     sizes = effective_sample_size(stale)
     return [row | sizes for row in rows]
@@ -100,16 +120,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         Summary(
             f"{first['pair']}: sampler {first['staleness']:g} nats behind, effective sample size {first['ess']:.0%}",
             ("combination", ">bias / exact", ">cosine", ">sd / exact", "is the gradient of"),
-            [
-                (
-                    row["combination"],
-                    "0" if row["rel_bias"] < TOLERANCE else f"{row['rel_bias']:.3g}",
-                    f"{row['cosine']:.3f}",
-                    f"{row['rel_std']:.3g}",
-                    row["matches"],
-                )
-                for row in rows.to_dict("records")
-            ],
+            [(row["combination"], *shown(row)) for row in rows.to_dict("records")],
         )
     ]
 

@@ -108,7 +108,7 @@ NUMBERS = [
     case(*SEQUENCE, "pair.model=lstm", says=("pair.model='lstm'", "'table', 'gru' or 'transformer'")),
     case(*SEQUENCE, "pair.horizon=11", says=("pair.horizon=11", "must be at most 10")),
     case(*SEQUENCE, "pair.kl=0", says=("pair.kl=0", "greater than 0")),
-    case(*SEQUENCE, "pair.kl=500", says=("kl=500 is out of reach for this gru", "at most about")),
+    case(*SEQUENCE, "pair.kl=500", says=("kl=500 is out of reach for this gru", "is possible here")),
     case(*SEQUENCE, "pair.vocabulary=64", says=("vocabulary=64, horizon=4", "sequences", "at most 2,000,000")),
     case(*CATEGORICAL, says=("pair", "q and p, or random")),
     case(*CATEGORICAL, *EVEN, says=("pair", "q and p, or random")),

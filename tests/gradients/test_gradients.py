@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from klbench import gradients, pairs, streams
-from klbench.gradients import closed, exact, sampled
-from klbench.gradients._combination import Baseline, Correction, Level, Placement, grid
-from klbench.gradients.surrogate import surrogate
+from klbench.gradients import Baseline, Correction, Level, Placement, closed, exact, grid, sampled
+from klbench.gradients.surrogate import ratio, surrogate
 from klbench.pairs._sequence_gradient import Samples
 from klbench.types import ConfigError
 
@@ -59,8 +58,8 @@ def one_by_one(combination, task):
 @pytest.mark.parametrize("lag", [0.0, CAP_THAT_BITES])
 @pytest.mark.parametrize("model", ["table", "gru"])
 def test_enumeration_is_the_sum_over_backward_passes(model, lag):
-    task = sequence(model=model, lag=lag).gradient_task()
-    some = [each for each in (*NAMED, *GRID[::7]) if each.baseline in ("none", "token_kl")]
+    task = sequence(model=model, horizon=2, lag=lag).gradient_task()
+    some = [each for each in (*NAMED, *GRID[::2]) if each.baseline in ("none", "token_kl")]
     assert {each.placement for each in some} == set(Placement.__args__)
     for combination, found in zip(some, exact.all_moments(some, task), strict=True):
         mean, variance = one_by_one(combination, task)
@@ -92,38 +91,50 @@ def test_a_group_is_the_sum_over_all_groups(spec, n, lag):
 
 @pytest.mark.parametrize("lag", [0.0, CAP_THAT_BITES])
 def test_samples_agree_with_enumeration(lag):
-    task = sequence(model="transformer", prompts=1, lag=lag).gradient_task()
-    everything = list({each.spec: each for each in (*NAMED, *GRID[::3])}.values())
+    task = sequence(model="table", horizon=2, prompts=1, lag=lag).gradient_task()
+    everything = list({each.spec: each for each in (*NAMED, *GRID)}.values())
     truths = exact.all_moments(everything, task, group=4)
-    drawn = sampled.sample(everything, task, streams.generator(3, "test"), batches=80, size=32, group=4)
+    drawn = sampled.sample(everything, task, streams.generator(3, "test"), batches=60, size=32, group=4)
     for combination, truth, found in zip(everything, truths, drawn, strict=True):
-        distance, _, se = found.squared_distance(truth.mean)
-        assert abs(distance) <= 5 * se + 1e-24, combination.spec
+        distance = found.squared_distance(truth.mean)
+        assert distance.value <= distance.furthest + 1e-24, combination.spec
         assert abs(found.variance - truth.variance) <= 5 * found.variance_se + 1e-18, combination.spec
 
 
-@pytest.mark.parametrize("combination", NAMED, ids=lambda c: c.name)
-@pytest.mark.parametrize(("model", "lag"), [("table", 0.0), ("gru", 0.0), ("transformer", 0.0), ("gru", 0.3)])
-def test_claims(combination, model, lag):
-    task = sequence(model=model, lag=lag).gradient_task()
-    claim = combination.claimed(tokens=3, stale=lag > 0)
+def distances(task, mean):
+    """Of an expected gradient from each of those that can be claimed, in units of the one that is wanted."""
     qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
     exactly = {"grad KL(q‖p)": qp, "grad KL(p‖q)": pq, "grad KL(q‖p) - grad KL(p‖q)": qp - pq, "0": 0 * qp}
-    distances = {
-        name: float((exact.moments(combination, task).mean - each).norm() / qp.norm()) for name, each in exactly.items()
-    }
-    if claim == "biased":
-        assert min(distances.values()) > 1e-3
-    elif claim is not None:
-        assert distances[claim] < 1e-10
+    return {name: float((mean - each).norm() / qp.norm()) for name, each in exactly.items()}
+
+
+@pytest.mark.parametrize("model", ["table", "gru", "transformer"])
+def test_claims(model):
+    task = sequence(model=model).gradient_task()
+    for combination, found in zip(NAMED, exact.all_moments(NAMED, task), strict=True):
+        assert combination.claim is not None
+        off = distances(task, found.mean)
+        if combination.claim == "biased":
+            assert min(off.values()) > 1e-3, combination.name
+        else:
+            assert off[combination.claim] < 1e-10, combination.name
+
+
+@pytest.mark.parametrize("behind", ["path", "random"])
+def test_claims_on_stale_samples_hold_where_they_are_said_to_and_nowhere_else(behind):
+    task = sequence(lag=0.2, behind=behind).gradient_task()
+    for combination, found in zip(NAMED, exact.all_moments(NAMED, task), strict=True):
+        off = distances(task, found.mean)
+        if combination.claimed(tokens=3, stale=True):
+            assert off[combination.claim] < 1e-10, combination.name
+        elif combination.claim != "biased":
+            assert off[combination.claim] > 1e-3, combination.name
 
 
 @pytest.mark.parametrize("combination", [each for each in NAMED if each.one_token], ids=lambda c: c.name)
 def test_claims_for_one_token(combination):
     task = pairs.get("categorical")(random={"size": 5, "kl": 0.7}).gradient_task()
-    qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
-    exactly = {"grad KL(q‖p)": qp, "grad KL(p‖q)": pq, "grad KL(q‖p) - grad KL(p‖q)": qp - pq}
-    torch.testing.assert_close(exact.moments(combination, task).mean, exactly[combination.one_token], rtol=1e-10, atol=1e-12)
+    assert distances(task, exact.moments(combination, task).mean)[combination.one_token] < 1e-10
 
 
 def test_k1_in_the_reward_cancels_its_own_noise_at_the_optimum():
@@ -159,7 +170,7 @@ EXPONENTIAL = {"q": {"rate": 1.3}, "p": {"rate": 0.9}}
 
 @pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
 @pytest.mark.parametrize("spec", [
-    "k1/loss", "k2/loss", "k3/loss", "k2/reward", "k3/reward", "k3/loss_and_reward", "k3>k2/straight_through",
+    "k1/loss", "k2/loss", "k3/loss", "k2/reward", "k3/reward", "k3/loss_and_reward", "k3@k2/straight_through",
     "k1/reward/token/none/token_kl", "k3/loss/token/token_ratio:differentiated", "k_lambda:0.3/loss",
 ])  # fmt: skip
 def test_closed_forms_against_quadrature(kind, sides, spec):
@@ -205,6 +216,12 @@ def test_a_pure_shift_of_gaussians_cannot_tell_the_gradients_apart():
     ("k3/reward/token/token_ratio:differentiated", "a score's weight is detached"),
     ("k3/loss/token/none:differentiated", "there is no ratio to differentiate"),
     ("k3/loss/sequence/token_ratio", "one term for the whole sequence cannot have a token_ratio"),
+    ("k3/loss/token:mean/none/leave_one_out", "only a reward has a baseline"),
+    ("k3/loss/sequence:mean", "only a sum over tokens can be divided by the length"),
+    ("k3/reward/token:mean", "only what stands in the loss is divided by the length"),
+    ("k3/loss/token/truncated_ratio:0", "cut off at a positive number, not at 0"),
+    ("k3/loss/token/token_ratio:3", "only truncated_ratio takes a number"),
+    ("k3/loss/token/truncated_ratio:x", "expected a number after truncated_ratio, got 'x'"),
     ("k_fitted/loss", "k_fitted is no mean of terms of the log-ratio alone"),
     ("k3", "unknown combination 'k3'"),
     ("k3/loss/token/none/none/none", "expected estimator/placement/level/correction/baseline"),
@@ -222,6 +239,24 @@ def test_names_aliases_and_specs_find_the_same():
         assert spelled.spec == combination.spec
         for alias in combination.aliases:
             assert gradients.get(alias) is combination
+
+
+def test_length_mean_divides_by_the_tokens_that_count():
+    task = sequence(prompts=1, model="table").gradient_task()
+    samples, _ = every_sequence(task, 0)
+    rollouts = task.rollouts(task.theta(), samples)
+    summed, mean = (surrogate(gradients.get(spec), rollouts) for spec in ("k3/loss", "k3/loss/token:mean"))
+    torch.testing.assert_close(mean * rollouts.mask.sum(-1), summed)
+    assert rollouts.mask.sum(-1).unique().tolist() == [1, 2, 3]
+
+
+def test_where_it_is_cut_off():
+    task = sequence(prompts=1, model="table", lag=0.3).gradient_task()
+    samples, _ = every_sequence(task, 0)
+    rollouts = task.rollouts(task.theta(), samples)
+    free, cut = (ratio(gradients.get(f"k1/loss/sequence/{c}"), rollouts) for c in ("sequence_ratio", "truncated_ratio:1.5"))
+    torch.testing.assert_close(cut, free.clamp(max=1.5))
+    assert float(free.max()) > 1.5
 
 
 def test_leave_one_out_needs_two():

@@ -80,7 +80,8 @@ def test_a_policy_of_two_parameters_can_be_drawn(measured) -> None:
 
 
 def test_one_seed_one_table_whatever_the_workers() -> None:
-    settings = {"pairs": (pair(), GAUSSIAN), "combinations": ("k3_loss", "trl_rloo", "abs_reward"), "samples": 4096}
+    small = pair(model="table", horizon=2)
+    settings = {"pairs": (small, GAUSSIAN), "combinations": ("k3_loss", "trl_rloo", "abs_reward"), "samples": 4096}
     one, two = (tables("gradient", seed=5, workers=n, **settings)["gradients"] for n in (1, 2))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     other = tables("gradient", seed=6, **settings)["gradients"]
@@ -96,23 +97,59 @@ def test_axes_in_place_of_names() -> None:
     assert {each.placement for each in options.chosen()} == {"loss", "full"}
 
 
-def test_a_heavy_tail_has_no_variance_sampled_or_not() -> None:
-    wide = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": 1.5})
-    table = tables("gradient", pairs=(wide,), combinations=("k3_loss", "bregman_chi2/reward", "k1_reward"), samples=2048)[
-        "gradients"
-    ]
-    assert table["status"].tolist() == ["infinite variance", "infinite variance", "ok"]
-    assert table["variance"].tolist()[:2] == [math.inf, math.inf]
+@pytest.mark.parametrize(("spread", "heavy"), [(1.5, "k3_loss"), (1.2, "bregman_chi2/loss")])
+def test_a_heavy_tail_has_no_variance_in_closed_form_or_sampled(spread, heavy) -> None:
+    wide = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": spread})
+    table = tables("gradient", pairs=(wide,), combinations=(heavy, "k1_reward"), samples=2048)["gradients"]
+    assert table["status"].tolist() == ["infinite variance", "ok"]
+    assert table["variance"].iloc[0] == math.inf
+
+
+def test_a_mean_that_diverges_is_no_number() -> None:
+    wider = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": 1.6})
+    row = tables("gradient", pairs=(wider,), combinations=("bregman_chi2/loss",), samples=2048)["gradients"].iloc[0]
+    assert row["status"] == "infinite mean"
+    assert math.isnan(row["rel_bias"])
+    assert row["matches"] == ""
+
+
+@pytest.mark.parametrize(("spread", "status"), [(1.5, "infinite variance"), (0.9, "ok")])
+def test_a_sampler_with_light_tails_has_weights_without_variance(spread, status) -> None:
+    stale = pair("gaussian", q={"std": spread}, p={"mean": 0.3, "std": 1.0}, mu={"std": 1.0})
+    names = ("k1_reward_sequence_ratio", "k3_sequence_ratio_loss")
+    table = tables("gradient", pairs=(stale,), combinations=names, samples=16_384)["gradients"]
+    assert table["status"].tolist() == [status] * 2
+    if status == "ok":
+        assert table["matches"].tolist() == ["KL(q‖p)"] * 2
+
+
+def test_so_near_the_reference_that_all_is_rounding() -> None:
+    near = pair("gaussian", q={"mean": 0.0}, p={"mean": 1e-8})
+    some = ("k1_loss", "k2_loss", "k3_loss", "k3_reward", "full_loss")
+    table = tables("gradient", pairs=(near,), combinations=some, samples=2048)["gradients"].set_index("combination")
+    assert set(table["status"]) == {"ok"}
+    assert table.loc["k1_loss", "matches"].endswith("0")
+
+
+def test_chance_does_not_break_an_exact_claim() -> None:
+    near = pair("exponential", q={"rate": 1.0}, p={"rate": 0.7})
+    settings = {"pairs": (near,), "combinations": ("trl_rloo",), "samples": 2048}
+    found = {tables("gradient", seed=seed, **settings)["gradients"]["status"].iloc[0] for seed in range(20)}
+    assert found == {"ok"}
 
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
-    ({"combinations": ["k3_loss", "trl_grpo"]}, "k3_loss and k3_loss are the same combination"),
+    ({"combinations": ["k3_loss", "trl_grpo"]}, "k3_loss and trl_grpo are the same combination"),
     ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
     ({"combinations": []}, "needs at least 1 of them"),
     ({"placements": ["los"]}, "must be one of 'loss'"),
     ({"estimators": ["k3"], "placements": ["full"], "levels": ["sequence"]}, "no combination of these"),
     ({"group": 1}, "must be at least 2"),
+    ({"samples": 512}, "samples=512 must be at least 256 times group=8: 2048"),
+    ({"combinations": ["k3_loss"], "estimators": ["k1"]}, "not both"),
+    ({"combinations": "trl_grp"}, "did you mean 'trl_grpo'?"),
+    ({"pairs": [pair("gaussian", q={"mean": 1.0}, p={"mean": 1.0})]}, "policy and reference are the same"),
     ({"pairs": [LAPLACE]}, "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: "),
 ])  # fmt: skip
 def test_bad_settings_get_one_line(options, message) -> None:
@@ -125,6 +162,18 @@ def test_bad_settings_get_one_line(options, message) -> None:
 def test_staleness_takes_a_pair_that_can_lag() -> None:
     with pytest.raises(ConfigError, match="gaussian pairs have no lag; staleness is measured on pair=sequence"):
         build(get("staleness").options, {"pairs": [GAUSSIAN]})
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"lags": 1000.0}, "lag=1000 is out of reach"),
+    ({"lags": []}, "lags=[]: needs at least 1 of them"),
+    ({"pairs": [pair(lag=0.1)]}, "its lag is set by lags=[...]"),
+])  # fmt: skip
+def test_bad_lags_get_one_line(options, message) -> None:
+    with pytest.raises(ConfigError, match=r".") as error:
+        build(get("staleness").options, {"pairs": [pair()]} | options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_staleness() -> None:
@@ -191,4 +240,4 @@ def test_from_the_command_line_to_the_page(tmp_path) -> None:
         f"out={tmp_path / 'run'}",
     )  # fmt: skip
     assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_loss"]
-    assert "k3_loss" in (run.path / "index.html").read_text(encoding="utf-8")
+    assert "TRL GRPO" in (run.path / "index.html").read_text(encoding="utf-8")

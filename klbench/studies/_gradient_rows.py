@@ -1,0 +1,190 @@
+"""What is said of one pair's gradients: rows of the tables ``gradients`` and ``arrows``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from klbench import estimators, gradients, streams
+from klbench.gradients import Combination
+from klbench.pairs import Pair
+from klbench.types import GradientTask, Skip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.gradients.exact import GradientMoments
+    from klbench.gradients.sampled import SampledGradients
+
+TOLERANCE = 1e-8
+"""Relative distance below which an enumerated gradient is the exact one, up to rounding."""
+ROUNDING = 1e-13
+"""The same in units of one sample's gradient, for policies so near the reference that all gradients are rounding."""
+BATCHES = 256
+"""Independent batches that a sampled gradient comes from: their spread is its standard error."""
+
+Row = dict[str, Any]
+
+
+def exactly(pair: Pair, target: str) -> float:
+    """The exact divergence of that key; NaN where it is unknown."""
+    truth = pair.truth(target)
+    return math.nan if truth is None else truth.value
+
+
+def described(combination: Combination) -> Row:
+    """The parts of a combination, as columns."""
+    return {
+        "combination": combination.name, "estimator": combination.estimator, "placement": combination.placement,
+        "level": combination.level, "length_mean": combination.length_mean, "correction": combination.correction,
+        "ratio_gradient": combination.ratio_gradient, "baseline": combination.baseline, "gradient_of": combination.gradient_of,
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Exact:
+    """A task's exact gradients, computed once."""
+
+    task: GradientTask
+    candidates: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, task: GradientTask) -> Exact:
+        """What an expected gradient may turn out to be."""
+        qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
+        return cls(task, {"KL(q‖p)": qp, "KL(p‖q)": pq, "KL(q‖p) - KL(p‖q)": qp - pq, "0": 0.0 * qp})
+
+    @property
+    def scale(self) -> float:
+        """The length of the gradient of KL(q‖p)."""
+        return float(self.candidates["KL(q‖p)"].norm())
+
+    def row(self, mean: Tensor, variance: float, total: float | None) -> Row:
+        """What follows from a mean and a variance, however they were found."""
+        target, scale, norm = self.candidates["KL(q‖p)"], self.scale, float(mean.norm())
+        # The mean of what has mean zero is rounding, and has no direction.
+        direction = float(mean @ target) / (norm * scale) if norm > TOLERANCE * scale else math.nan
+        # A variance is a difference of two moments: where it is 0, rounding may leave less.
+        return {
+            "cosine": direction, "norm_ratio": norm / scale, "variance": variance,
+            "rel_std": math.sqrt(max(variance, 0.0)) / scale,
+            "total_rel_std": math.nan if total is None else math.sqrt(max(total, 0.0)) / scale,
+            "snr": norm / math.sqrt(variance) if variance > 0 else math.inf,
+        }  # fmt: skip
+
+    def known(self, moments: GradientMoments) -> Row:
+        """A row for a gradient that is known up to rounding."""
+        distances = {name: float((moments.mean - each).norm()) for name, each in self.candidates.items()}
+        sample = math.sqrt(max(moments.variance, 0.0) + float(moments.mean @ moments.mean))
+        near = TOLERANCE * self.scale + (ROUNDING * sample if math.isfinite(sample) else 0.0)
+        bias = distances["KL(q‖p)"]
+        return self.row(moments.mean, moments.variance, moments.total_variance) | {
+            "rel_bias": bias / self.scale, "rel_bias_se": 0.0, "rel_bias_pq": distances["KL(p‖q)"] / self.scale,
+            "variance_se": 0.0, "matches": _joined(name for name, distance in distances.items() if distance <= near),
+            "balance_batch": moments.variance / bias**2 if bias > near else math.inf,
+        }  # fmt: skip
+
+    def sampled(self, found: SampledGradients) -> Row:
+        """A row for sampled gradients: distances without the noise's share, and what chance alone cannot tell apart."""
+        distances = {name: found.squared_distance(each) for name, each in self.candidates.items()}
+        matching = [name for name, distance in distances.items() if distance.value <= distance.furthest]
+        square, se, _ = distances["KL(q‖p)"]
+        bias = math.sqrt(max(square, 0.0))
+        bias_se = se / (2 * bias) if bias**2 > 2 * se else math.sqrt(se)
+        return self.row(found.mean, found.variance, None) | {
+            "rel_bias": bias / self.scale, "rel_bias_se": bias_se / self.scale,
+            "rel_bias_pq": math.sqrt(max(distances["KL(p‖q)"].value, 0.0)) / self.scale,
+            "variance_se": found.variance_se, "matches": _joined(matching),
+            "balance_batch": math.inf if "KL(q‖p)" in matching else found.variance / bias**2,
+        }  # fmt: skip
+
+
+def _joined(names: Any) -> str:
+    return " = ".join(names) or "none"
+
+
+def _finite(pair: Pair, combination: Combination, order: float) -> bool:
+    """Whether that moment of the coefficient is finite: it grows like the estimator's terms and the correction's weight."""
+    names = {combination.estimator, combination.gradient_of or combination.estimator} - {gradients.EXACT}
+    weight = order if combination.correction not in ("none", "truncated_ratio") else 0.0
+    growths = [0.0]
+    for name in names:
+        growths += [estimators.get(name).growth, -estimators.get(name).growth_at_zero]
+    return all(pair.finite_moment(order * growth, weight) for growth in growths)
+
+
+UNKNOWN = ("rel_bias", "rel_bias_se", "rel_bias_pq", "cosine", "norm_ratio", "snr", "balance_batch")
+
+
+def _mended(row: Row, pair: Pair, combination: Combination) -> Row:
+    """A sampled row whose mean or variance is infinite says so, in place of numbers that mean nothing."""
+    if not _finite(pair, combination, 1.0):
+        return (
+            row
+            | dict.fromkeys(UNKNOWN, math.nan)
+            | {"variance": math.inf, "rel_std": math.inf, "matches": "", "status": "infinite mean"}
+        )
+    if not _finite(pair, combination, 2.0):
+        return row | {"variance": math.inf, "rel_std": math.inf, "snr": 0.0, "matches": "", "status": "infinite variance"}
+    return row
+
+
+def measured(
+    pair: Pair, exact: Exact, chosen: Sequence[Combination], group: int, samples: int, seed: int
+) -> list[tuple[Tensor, Row]]:
+    """Mean gradient of each combination and what is to be said of it: by enumeration, in closed form, or from samples."""
+    from klbench.gradients import closed
+    from klbench.gradients.exact import all_moments
+    from klbench.gradients.sampled import sample
+
+    task = exact.task
+    known: Sequence[GradientMoments | None]
+    if task.atoms() is not None:
+        method, known = "enumeration", all_moments(chosen, task, group)
+    else:
+        method, known = "closed-form", [closed.moments(each, task) for each in chosen]
+    size = group * (samples // (BATCHES * group))
+    unknown = [each for each, moments in zip(chosen, known, strict=True) if moments is None]
+    stream = streams.generator(seed, "gradient", pair.title)
+    drawn = iter(sample(unknown, task, stream, BATCHES, size, group) if unknown else ())
+    result = []
+    for combination, moments in zip(chosen, known, strict=True):
+        if moments is not None:
+            result.append((moments.mean, exact.known(moments) | {"method": method, "samples": 0}))
+        else:
+            found = next(drawn)
+            row = exact.sampled(found) | {"method": "sampling", "samples": BATCHES * size}
+            result.append((found.mean, _mended(row, pair, combination)))
+    return result
+
+
+def _status(row: Mapping[str, Any], claim: str | None) -> str:
+    if not math.isfinite(row["variance"]):
+        return "infinite variance"
+    if claim is None or claim == "biased":
+        return "ok"
+    promised = claim.removeprefix("grad ").replace(" - grad ", " - ")
+    return "ok" if promised in row["matches"].split(" = ") else "claim broken"
+
+
+def measure(pair: Pair, chosen: Sequence[Combination], group: int, samples: int, seed: int) -> tuple[list[Row], list[Row]]:
+    """One task: rows of ``gradients`` and, for a policy of two parameters, of ``arrows``."""
+    task = pair.gradient_task()
+    assert not isinstance(task, Skip)
+    exact = Exact.of(task)
+    shared = {"pair": pair.title, "series": pair.series, "tokens": task.tokens, "staleness": task.staleness}
+    shared |= {target: exactly(pair, target) for target in ("kl_qp", "kl_pq")}
+    rows, arrows = [], []
+    for combination, (mean, row) in zip(chosen, measured(pair, exact, chosen, group, samples, seed), strict=True):
+        claim = combination.claimed(tokens=task.tokens, stale=task.staleness > 0.0)
+        promise = {"claim": claim or "", "unbiased_claim": claim == "grad KL(q‖p)", "status": _status(row, claim)}
+        rows.append(shared | described(combination) | promise | row)
+        arrows.append(shared | described(combination) | _components(mean))
+    arrows += [shared | {"combination": f"exact {name}"} | _components(each) for name, each in exact.candidates.items()]
+    return rows, arrows if task.parameters == 2 else []
+
+
+def _components(vector: Tensor) -> dict[str, float]:
+    return {"first": float(vector[0]), "second": float(vector[-1])}
