@@ -112,9 +112,11 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """The largest lag."""
+    """The first pair at its largest lag."""
     table = results["staleness"]
-    rows = table[table["staleness"] == table["staleness"].max()]
+    first = table.iloc[0]
+    rows = table[(table["pair"] == first["pair"]) & (table["series"] == first["series"])]
+    rows = rows[rows["staleness"] == rows["staleness"].max()]
     first = rows.iloc[0]
     return [
         Summary(
