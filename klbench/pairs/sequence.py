@@ -185,9 +185,10 @@ class SequencePair(Pair):
         return self.lag > 0.0
 
     def describe(self) -> str:
+        off_path = ", sampler off the path" if self.behind == "random" else ""
         return (
             f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon}, {self.prompts} prompts, "
-            f"KL={self.kl:g}, seed {self.seed}" + (f", lag {self.lag:g}" if self.off_policy else "")
+            f"KL={self.kl:g}, seed {self.seed}" + (f", lag {self.lag:g}" if self.off_policy else "") + off_path
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
