@@ -22,6 +22,9 @@ PACKAGES = (
     "matplotlib",
     "seaborn",
     "arviz-stats",
+    "transformers",
+    "tokenizers",
+    "peft",
 )
 
 

@@ -1,0 +1,74 @@
+"""The gradient of the compiled kernels: forward keeps four numbers a row, backward reads the logits again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOG_Q, LOG_P, KL_QP, KL_PQ, ENTROPY, MAX_Q, MAX_P, LOG_SUM_Q, SHIFT = range(9)
+"""Columns of what forward finds in a row: the results, the largest logits, ``log sum exp(policy - MAX_Q)``, and the same of
+the reference less that of the policy."""
+FOUND = 9
+Results: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]"
+
+
+class Implementation(Protocol):
+    """A module with these functions."""
+
+    def forward(self, policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
+        """The columns above, of shape ``(n, FOUND)``."""
+
+    def backward(
+        self, policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
+    ) -> Tensor:
+        """The gradient of a sum of results with these weights, in shape and dtype of ``policy``.
+
+        ``weights``, shape ``(n, 5)``, float32: of q log q/p, of p, of q log q, of q, and of the token alone; zeros where
+        nothing is to be done. With ``u = log q/p`` the gradient is ``q (w0 u + w2 log q + w3) + w1 p``, and ``w4`` more at the
+        token.
+        """
+
+
+def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
+    """Of the five results' gradients, what each element's is made of.
+
+    ``d log_q = onehot - q``, ``d kl_qp = q (u - kl_qp)``, ``d kl_pq = q - p``, ``d entropy = -q (log q + entropy)``.
+    """
+    import torch
+
+    zero = torch.zeros_like(found[:, 0])
+    log_q, _, kl_qp, kl_pq, entropy = (zero if g is None else g.to(found.dtype) for g in upstream)
+    nowhere = torch.full_like(zero, torch.nan)
+    # 0 where nobody asks: a divergence may be infinite in rows that the loss leaves out.
+    center_qp = torch.where(kl_qp == 0, zero, torch.where(found[:, KL_QP].isinf(), nowhere, kl_qp * found[:, KL_QP]))
+    center_pq = torch.where(kl_pq == 0, zero, torch.where(found[:, KL_PQ].isinf(), nowhere, kl_pq))
+    center_h = torch.where(entropy == 0, zero, entropy * found[:, ENTROPY])
+    return torch.stack([kl_qp, -kl_pq, -entropy, center_pq - center_qp - center_h - log_q, log_q], dim=1).float()
+
+
+def divergences(policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None) -> Results:
+    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32; all but ``log_p`` have gradients."""
+    import torch
+    from torch.autograd.function import once_differentiable
+
+    class Divergences(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, policy: Tensor) -> tuple[Tensor, ...]:
+            found = implementation.forward(policy, reference, tokens, block_rows)
+            ctx.save_for_backward(policy, reference, tokens, found)
+            ctx.set_materialize_grads(False)
+            results = tuple(found[:, k].float() for k in range(ENTROPY + 1))
+            ctx.mark_non_differentiable(results[LOG_P])
+            return results
+
+        @staticmethod
+        @once_differentiable
+        def backward(ctx: Any, *upstream: Tensor | None) -> Tensor:
+            policy, reference, tokens, found = ctx.saved_tensors
+            weights = _weights(found, upstream)
+            return implementation.backward(policy, reference, tokens, found, weights, block_rows)
+
+    apply: Any = Divergences.apply
+    return apply(policy)

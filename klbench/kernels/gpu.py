@@ -1,0 +1,71 @@
+"""The kernel for a GPU, in Triton: one program a row, one read of its logits; and again for the gradient."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def obstacle(policy: Tensor, reference: Tensor) -> str | None:
+    """Why it cannot take these logits; None where it can."""
+    import torch
+
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if torch.float64 in (policy.dtype, reference.dtype):
+        return "it computes in float32, and the logits are float64"
+    if policy.device.type != "cuda" and not interpreted():
+        return f"the logits are on {policy.device}, not on a GPU, and TRITON_INTERPRET=1 is not set"
+    return None
+
+
+def interpreted() -> bool:
+    """Whether Triton's kernels run as Python, on any device: for tests, and slowly. Set before Triton is first imported."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
+    """What :class:`klbench.kernels.autograd.Implementation` says, in float32.
+
+    Logits whose columns are not neighbours are copied first.
+    """
+    import torch
+
+    from klbench.kernels import _tiles
+    from klbench.kernels.autograd import FOUND
+
+    policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
+    n, size = policy.shape
+    found = torch.empty(n, FOUND, dtype=torch.float32, device=policy.device)
+    if n:
+        _tiles.forward[(n,)](
+            policy, policy.stride(0), reference, reference.stride(0), tokens, found, size, WIDTH=_tiles.width(size)
+        )  # fmt: skip
+    return found
+
+
+def backward(
+    policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
+) -> Tensor:
+    """What :class:`klbench.kernels.autograd.Implementation` says."""
+    import torch
+
+    from klbench.kernels import _tiles
+
+    policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
+    n, size = policy.shape
+    gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)
+    if n:
+        _tiles.backward[(n,)](
+            policy, policy.stride(0), reference, reference.stride(0), tokens, found, weights.contiguous(),
+            gradient, gradient.stride(0), size, WIDTH=_tiles.width(size),
+        )  # fmt: skip
+    return gradient

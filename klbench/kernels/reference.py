@@ -1,0 +1,65 @@
+"""The plain kernel: torch in float64, as one would write it down, a block of rows at a time."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ABSENT = -1e30
+"""A logit of this or less is a probability of 0."""
+BLOCK = 2**20
+"""Logits in a block, unless told: 8 MiB of float64."""
+
+
+def obstacle(policy: Tensor, reference: Tensor) -> str | None:
+    """It takes everything."""
+    return None
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    x = logits.double()
+    return x.masked_fill(x <= ABSENT, -inf).log_softmax(-1)
+
+
+def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    import torch
+
+    log_q, log_p = _log_softmax(policy), _log_softmax(reference)
+    q, p = log_q.exp(), log_p.exp()
+    q_absent, p_absent = log_q.isneginf(), log_p.isneginf()
+    # 0 log 0 is 0: any finite number will do in the place of log 0, and the gradient stays finite.
+    some_q, some_p = log_q.masked_fill(q_absent, 0.0), log_p.masked_fill(p_absent, 0.0)
+    at = tokens.long()[:, None]
+
+    def infinite(where: Tensor, finite: Tensor) -> Tensor:
+        # A product with a sum that is 1, so that its gradient is NaN, and so is itself in a row that is.
+        scale = torch.where(where, inf, 0.0)
+        return torch.where(where, scale * (q.sum(-1) * p.sum(-1)), finite)
+
+    return (
+        log_q.gather(-1, at)[:, 0],
+        log_p.gather(-1, at)[:, 0],
+        infinite((p_absent & ~q_absent).any(-1), (q * (some_q - some_p)).sum(-1)),
+        infinite((q_absent & ~p_absent).any(-1), (p * (some_p - some_q)).sum(-1)),
+        -(q * some_q).sum(-1),
+    )
+
+
+def divergences(
+    policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """``log_q, log_p, kl_qp, kl_pq, entropy``, each of shape ``(n,)``; to be differentiated by autograd.
+
+    A gradient of 0 that arrives at an infinite divergence makes NaN here, as autograd does with 0 times infinity.
+    """
+    import torch
+
+    rows = block_rows or max(1, BLOCK // policy.shape[1])
+    starts = range(0, max(1, len(tokens)), rows)  # one block at least, if an empty one
+    blocks = [_block(*(x[start : start + rows] for x in (policy, reference, tokens))) for start in starts]
+    dtype = torch.float64 if torch.float64 in (policy.dtype, reference.dtype) else torch.float32
+    log_q, log_p, kl_qp, kl_pq, entropy = (torch.cat(parts).to(dtype) for parts in zip(*blocks, strict=True))
+    return log_q, log_p, kl_qp, kl_pq, entropy

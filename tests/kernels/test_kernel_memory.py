@@ -1,0 +1,42 @@
+"""What the cpu kernel holds beyond its inputs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CODE = """
+import pathlib, torch
+from klbench.kernels import token_divergences
+
+def case(rows, size, dtype):
+    policy, reference = (torch.full((rows, size), 0.5, dtype=dtype) for _ in range(2))
+    return policy, reference, torch.zeros(rows, dtype=torch.int64)
+
+def peak():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+
+torch.set_num_threads(2)
+for dtype, rows in ((torch.float32, 1024), (torch.bfloat16, 256), (torch.float16, 256)):
+    token_divergences(*case(600, 1000, dtype), kernel="cpu")  # loads what it needs
+    logits = case(rows, 50257, dtype)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+    before = peak()
+    token_divergences(*logits, kernel="cpu")
+    print(peak() - before)
+    held = torch.ones(8 * 2**20)  # what is held shows: 32 MiB
+    assert peak() - before > 30
+    del logits, held
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset here")
+def test_less_than_16_mib():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True)
+    if "PermissionError" in done.stderr:
+        pytest.skip("the peak cannot be reset here")
+    assert done.returncode == 0, done.stderr
+    beyond = [float(line) for line in done.stdout.split()]
+    assert len(beyond) == 3
+    assert max(beyond) < 16.0
