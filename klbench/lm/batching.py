@@ -1,0 +1,66 @@
+"""Sequences in batches: a batch that does not fit into memory is halved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+from klbench.lm.quiet import quiet
+from klbench.types import RunError
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an error of torch's means, on a GPU or off it."""
+    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int) -> int:
+    """Call ``work`` with the indices of every batch, sequences of a like length together, and return the batch size in the end.
+
+    ``work`` may be called again with a part of what it failed at for want of memory; the first time that is said in a warning.
+
+    Raises
+    ------
+    RunError
+        Not even one sequence fits.
+    """
+    with quiet():
+        left = _all_in_batches(work, lengths, batch)
+    if left < batch:
+        warnings.warn(f"out of memory with {batch} sequences at a time; went on with {left}", stacklevel=3)
+    return left
+
+
+def _all_in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int) -> int:
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # what does not fit shows at once
+    start = 0
+    while start < len(order):
+        chosen = order[start : start + batch]
+        try:
+            work(chosen)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(chosen) == 1:
+                raise RunError(f"out of memory with a single sequence of {lengths[chosen[0]]} tokens") from None
+            short = True
+        else:
+            short = False
+        if short:  # after the handler, whose traceback would hold on to what did not fit
+            batch = len(chosen) // 2
+            _free()
+        else:
+            start += len(chosen)
+    return batch
+
+
+def _free() -> None:
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

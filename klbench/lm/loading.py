@@ -1,0 +1,267 @@
+"""Language models from a hub, from a folder, or from what comes with klbench; and what two of them must share."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from klbench.lm import names
+from klbench.lm.quiet import quiet
+from klbench.types import ConfigError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, eq=False)
+class LanguageModel:
+    """A causal language model that is ready to run, and its tokenizer.
+
+    Parameters
+    ----------
+    name
+        What it was asked for by.
+    vocabulary
+        How many tokens its logits are over.
+    context
+        The longest sequence it takes; None where its configuration names none.
+    end
+        Ids of the tokens that end a sequence; none where it has no such token.
+    pad
+        What fills up a batch; no result depends on it.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    device: str
+    vocabulary: int
+    context: int | None
+    end: tuple[int, ...]
+    pad: int
+
+    def encode(self, prompt: str) -> list[int]:
+        """The ids of a prompt, with what the tokenizer puts before every text.
+
+        Raises
+        ------
+        ConfigError
+            Not one token comes of it.
+        """
+        with quiet():
+            ids: list[int] = self.tokenizer(prompt)["input_ids"]
+        if not ids:
+            raise ConfigError(f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one before it")
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token by itself."""
+        with quiet():
+            return [self.tokenizer.decode([int(each)]) for each in ids]
+
+
+def check_device(device: str) -> None:
+    """Check that a device is there.
+
+    Raises
+    ------
+    ConfigError
+        ``cuda`` without a GPU.
+    """
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device='cuda': torch sees no GPU here; use device=cpu")
+
+
+def load(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+    """The model of that name: ``embedded:...``, a local folder, or a hub id. Nothing that it brings is ever executed.
+
+    Weights are read from safetensors only. A folder with an ``adapter_config.json`` is a LoRA adapter on its base model, the
+    revision is then the base's. The last few models stay loaded: one that is asked for again is the same object.
+
+    Raises
+    ------
+    ConfigError
+        There is none, or it is not of a kind that can be read.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
+    names.check(name)
+    check_device(device)
+    return _load(names.resolved(name), name, revision, dtype, device)
+
+
+@lru_cache(maxsize=4)  # policy and reference, each in two dtypes
+def _load(where: str, name: str, revision: str | None, dtype: str, device: str) -> LanguageModel:
+    with quiet():
+        adapted = (Path(where) / "adapter_config.json").is_file()
+        model, tokenizer = (_adapted if adapted else _plain)(where, name, revision, dtype)
+        return _ready(name, model.to(device).eval().requires_grad_(False), tokenizer, device)
+
+
+def _plain(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+    return _model(where, name, revision, dtype), _tokenizer(where, name, revision)
+
+
+def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
+    """A LoRA adapter in a folder, on its base."""
+    if importlib.util.find_spec("peft") is None:
+        raise ConfigError(f"{name}: a LoRA adapter needs peft, which is not installed here; pip install 'klbench[lm]'")
+    folder = Path(where)
+    base = _base_of(folder, name)
+    base_where = names.resolved(base)
+    model = _model(base_where, f"{base}, the base of {name}", revision, dtype)
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(model, where, is_trainable=False)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{name}: the adapter does not fit its base {base}: {_line(error)}") from None
+    has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
+    tokenizer = _tokenizer(where, name, None) if has_tokenizer else _tokenizer(base_where, base, revision)
+    return adapted.get_base_model(), tokenizer  # the layers hold the adapter by now
+
+
+def _base_of(folder: Path, name: str) -> str:
+    """What the adapter in a folder says that it is for, after a check that it is an adapter to be read here."""
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(f"{name}: no adapter_model.safetensors there; other formats can run code and are not read")
+    file = folder / "adapter_config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read as JSON ({_line(error)})") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise ConfigError(f"{file}: expected an adapter with peft_type LORA")
+    if config.get("megatron_config"):
+        raise ConfigError(f"{file}: megatron_config names a module to import, which is never done here")
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ConfigError(f"{file}: base_model_name_or_path must name the model that the adapter is for")
+    if (folder / base).is_dir():
+        base = str(folder / base)
+    if Path(base, "adapter_config.json").is_file():
+        raise ConfigError(f"{name}: its base {base} is an adapter itself; merge the two first")
+    names.check(base)
+    return base
+
+
+def _model(where: str, name: str, revision: str | None, dtype: str) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    if Path(where).is_dir():
+        _check_folder(Path(where), name)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            where,
+            revision=revision or "main",
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=names.from_disk_only(where),
+        )
+    except (OSError, ValueError, KeyError, SafetensorError, ImportError, RuntimeError) as error:
+        raise ConfigError(_why(where, name, revision, error)) from None
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{name}: no config.json there; expected a folder that save_pretrained of transformers wrote")
+    if not any(folder.glob("*.safetensors")):
+        pickled = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))), None)
+        have = f"only {pickled}, and such a file can run code when it is read" if pickled else "nor any other weights"
+        raise ConfigError(f"{name}: no *.safetensors there, {have}; save it with save_pretrained(..., safe_serialization=True)")
+
+
+def _tokenizer(where: str, name: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    missing = f"{name}: no tokenizer there; save it beside the model with tokenizer.save_pretrained"
+    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    if Path(where).is_dir() and not any((Path(where) / file).is_file() for file in files):
+        raise ConfigError(missing)
+    try:
+        return AutoTokenizer.from_pretrained(
+            where, revision=revision or "main", trust_remote_code=False, local_files_only=names.from_disk_only(where)
+        )
+    except Exception as error:  # noqa: BLE001  # the Rust side of tokenizers raises bare Exception
+        raise ConfigError(f"{missing} ({_line(error)})") from None
+
+
+def _why(where: str, name: str, revision: str | None, error: Exception) -> str:
+    if Path(where).is_dir():
+        return f"{name}: cannot be loaded as a causal language model: {_line(error)}"
+    text = str(error)
+    if "trust_remote_code" in text:
+        return f"{name}: needs code of its own from the hub, which is never run here"
+    if "safetensors" in text:
+        return f"{name}: has no safetensors weights on the hub; other formats can run code when they are read"
+    at = f" at revision {revision}" if revision else ""
+    return (
+        f"{name}: no such folder, and neither in the local cache of the hub nor to be had from it{at}; "
+        f"name a folder, or fetch it first where there is a network ({_line(error)})"
+    )
+
+
+def _line(error: BaseException, most: int = 160) -> str:
+    """The first line of an error, cut to size."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= most else lines[0][: most - 3] + "..."
+
+
+def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
+    head = model.get_output_embeddings()
+    if head is None:
+        raise ConfigError(f"{name}: has no output over tokens; expected a causal language model")
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ends = tokenizer.eos_token_id if ends is None else ends
+    end = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
+    pad = tokenizer.pad_token_id
+    config = model.config.get_text_config()
+    return LanguageModel(
+        name=name,
+        model=model,
+        tokenizer=tokenizer,
+        device=device,
+        vocabulary=int(head.weight.shape[0]),
+        context=getattr(config, "max_position_embeddings", None),
+        end=tuple(int(each) for each in end),
+        pad=int(pad if pad is not None else end[0] if end else 0),
+    )
+
+
+def check_same_tokens(policy: LanguageModel, reference: LanguageModel) -> None:
+    """Check that the two speak of the same tokens: log-ratios and divergences are meaningless otherwise.
+
+    Raises
+    ------
+    ConfigError
+        The first token that differs, or the two sizes.
+    """
+    if policy is reference:
+        return
+    ours, theirs = ({index: token for token, index in each.tokenizer.get_vocab().items()} for each in (policy, reference))
+    if ours != theirs:
+        first = next(i for i in sorted(ours.keys() | theirs.keys()) if ours.get(i) != theirs.get(i))
+        raise ConfigError(
+            f"policy {policy.name} and reference {reference.name} have different tokenizers: token {first} is "
+            f"{ours.get(first)!r} in one and {theirs.get(first)!r} in the other; both must be of one family"
+        )
+    if policy.vocabulary != reference.vocabulary:
+        raise ConfigError(
+            f"policy {policy.name} has logits over {policy.vocabulary} tokens and reference {reference.name} over "
+            f"{reference.vocabulary}; both must be of one family"
+        )
+    sample = 'Same "text", same tokens:\n\t x1 = 3.5 — naïve, 你好'
+    if policy.encode(sample) != reference.encode(sample):
+        raise ConfigError(
+            f"policy {policy.name} and reference {reference.name} have the same tokens and cut a text into them differently; "
+            f"both must be of one family"
+        )

@@ -1,0 +1,63 @@
+"""The names that a model is asked for by: an embedded one, a local folder, a hub id."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from klbench.lm import embedded
+from klbench.types import ConfigError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def check(name: str) -> None:
+    """Check what can be checked of a name without loading anything.
+
+    Raises
+    ------
+    ConfigError
+        No such embedded model, no such folder, or nothing that a hub could know.
+    """
+    if name.startswith(embedded.PREFIX):
+        embedded.check_name(name)
+    elif _is_local(name):
+        if not _path(name).is_dir():
+            raise ConfigError(f"{name}: no such folder; give a model's folder, a hub id, or {embedded.PREFIX}NAME")
+    elif not _HUB_ID.fullmatch(name):
+        raise ConfigError(f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {embedded.PREFIX}NAME")
+
+
+def _path(name: str) -> Path:
+    return Path(name).expanduser()
+
+
+def _is_local(name: str) -> bool:
+    looks_it = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
+    return looks_it or (name != "" and _path(name).exists())
+
+
+def resolved(name: str) -> str:
+    """The folder, or the hub id where there is none."""
+    if name.startswith(embedded.PREFIX):
+        return str(embedded.folder(name))
+    return str(_path(name).resolve()) if _is_local(name) else name
+
+
+def from_disk_only(where: str) -> bool:
+    """Whether to look no further than this machine: the hub's own client would try for a minute to reach it in vain."""
+    from huggingface_hub import constants
+
+    if Path(where).is_dir() or constants.HF_HUB_OFFLINE:
+        return True
+    if urllib.request.getproxies():
+        return False
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=5.0):
+            return False
+    except OSError:
+        return True

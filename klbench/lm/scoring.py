@@ -1,0 +1,178 @@
+"""What policy and reference say of given completions: log-probabilities, and exact divergences over each next token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench.kernels import token_divergences
+from klbench.lm.batching import in_batches
+from klbench.lm.generation import accepted
+from klbench.lm.sampling import Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.lm.loading import LanguageModel
+
+BLOCK = {"cpu": 2**21, "cuda": 2**26}
+"""Most logits of one model that are worked on at once."""
+DIVERGENCES = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Arrays of shape ``(n, T)``, float64, in nats, 0 where masked; of the models' own distributions unless it says otherwise.
+
+    Parameters
+    ----------
+    log_q, log_p
+        Log-probability of each token under policy and reference.
+    kl_qp, kl_pq
+        ``KL(q ‖ p)`` and ``KL(p ‖ q)`` over the next token.
+    entropy
+        Of the policy over the next token.
+    log_mu
+        Log-probability under the distribution that tokens are sampled from; None where none was asked for.
+    truncated
+        By k: ``KL(q ‖ p)`` over the policy's k most probable tokens and one bucket of all others; never above ``kl_qp``.
+    """
+
+    log_q: np.ndarray
+    log_p: np.ndarray
+    kl_qp: np.ndarray
+    kl_pq: np.ndarray
+    entropy: np.ndarray
+    log_mu: np.ndarray | None
+    truncated: dict[int, np.ndarray]
+
+
+def score(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    token: np.ndarray,
+    mask: np.ndarray,
+    *,
+    batch: int = 8,
+    kernel: str = "auto",
+    sampling: Sampling | None = None,
+    truncate: Sequence[int] = (),
+) -> Scores:
+    """Score completions ``token``, shape ``(n, T)``, of which ``mask`` counts, each after its prompt.
+
+    Logits of ``batch`` sequences are held of either model; all else is computed from them in blocks of rows.
+
+    Raises
+    ------
+    RunError
+        Not even one sequence fits into memory.
+    """
+    out = {name: np.zeros(token.shape) for name in (*DIVERGENCES, *["log_mu"] * (sampling is not None))}
+    tails = {k: np.zeros(token.shape) for k in truncate}
+    lengths = [len(prompt) + int(row.sum()) for prompt, row in zip(prompts, mask, strict=True)]
+
+    def work(chosen: Sequence[int]) -> None:
+        import torch
+
+        rows = list(chosen)
+        ids, places = _layout([prompts[i] for i in rows], token[rows], mask[rows], policy.pad)
+        with torch.inference_mode():
+            ours, theirs = (_logits(lm, ids, places) for lm in (policy, reference))
+            tokens = torch.from_numpy(token[rows][mask[rows]]).to(ours.device)
+            found = _in_blocks(ours, theirs, tokens, kernel, sampling, truncate)
+        sequence, step = np.nonzero(mask[rows])
+        target = np.asarray(rows)[sequence]
+        for name, values in found.items():
+            (tails[name] if isinstance(name, int) else out[name])[target, step] = values
+
+    in_batches(work, lengths, batch)
+    return Scores(**{"log_mu": None} | out, truncated=tails)  # type: ignore[arg-type]
+
+
+def _layout(prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts and completions padded on the right, ``(n, L)``, and where each counted token is predicted, ``(rows, 2)``.
+
+    Padding on the right comes after all that counts, so that no causal model sees it.
+    """
+    sequences = [[*prompt, *row[keep].tolist()] for prompt, row, keep in zip(prompts, token, mask, strict=True)]
+    ids = np.full((len(sequences), max(map(len, sequences))), pad, dtype=np.int64)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    places = [(i, len(p) - 1 + t) for i, p in enumerate(prompts) for t in range(int(mask[i].sum()))]
+    return ids, np.asarray(places, dtype=np.int64).reshape(-1, 2)
+
+
+class _Rows:
+    """The rows of logits that predict counted tokens, handed out block by block."""
+
+    def __init__(self, logits: Tensor, index: Tensor) -> None:
+        self._logits, self._index, self.device = logits.flatten(0, 1), index, logits.device
+
+    def __getitem__(self, block: slice) -> Tensor:
+        return self._logits[self._index[block]]
+
+    @property
+    def vocabulary(self) -> int:
+        return self._logits.shape[-1]
+
+
+def _logits(lm: LanguageModel, ids: np.ndarray, places: np.ndarray) -> _Rows:
+    import torch
+
+    length = ids.shape[1]
+    first = int(places[:, 1].min()) if len(places) else length - 1
+    takes = accepted(type(lm.model).forward)
+    kept = {"logits_to_keep": length - first} if "logits_to_keep" in takes else {}  # of prompts nothing is needed
+    x = torch.from_numpy(ids).to(lm.device)
+    logits = lm.model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False, **kept).logits
+    width = logits.shape[1]
+    index = places[:, 0] * width + places[:, 1] - (length - width)
+    return _Rows(logits, torch.from_numpy(index).to(logits.device))
+
+
+def _in_blocks(
+    ours: _Rows, theirs: _Rows, tokens: Tensor, kernel: str, sampling: Sampling | None, truncate: Sequence[int]
+) -> dict[str | int, np.ndarray]:
+    rows = max(1, BLOCK[ours.device.type] // ours.vocabulary)
+    parts: list[dict[str | int, Any]] = []
+    for start in range(0, tokens.shape[0], rows):
+        block = slice(start, start + rows)
+        q, p, chosen = ours[block], theirs[block], tokens[block]
+        part = _token_divergences(q, p, chosen, kernel)
+        if sampling is not None:
+            part["log_mu"] = sampling.log_probs(q).gather(-1, chosen[:, None])[:, 0]
+        part |= {k: truncated_kl(q, p, k) for k in truncate}
+        parts.append(part)
+    if not parts:
+        return {}
+    return {name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]}
+
+
+def _token_divergences(q: Tensor, p: Tensor, tokens: Tensor, kernel: str) -> dict[str | int, Any]:
+    """Log-probabilities, divergences and entropy of each row; the one place that says what computes them."""
+    found = token_divergences(q, p, tokens, kernel=kernel)
+    return {name: getattr(found, name) for name in DIVERGENCES}
+
+
+def truncated_kl(q: Tensor, p: Tensor, k: int) -> Tensor:
+    """``KL(q ‖ p)`` of logits ``(rows, vocabulary)`` when all but the policy's k most probable tokens are taken for one.
+
+    Lumping loses information and never adds any: the result is at most the exact divergence, and equal to it from
+    ``k = vocabulary - 1`` on.
+    """
+    import torch
+
+    log_q, log_p = q.double().log_softmax(-1), p.double().log_softmax(-1)
+    k = min(k, log_q.shape[-1])
+    top = log_q.topk(k).indices
+    gap = log_q.gather(-1, top) - log_p.gather(-1, top)
+    result: Tensor = (log_q.gather(-1, top).exp() * gap).sum(-1)
+    if k < log_q.shape[-1]:
+        # Summed over what is left, since 1 minus the rest would leave nothing but rounding of a small tail.
+        tail_q, tail_p = (x.scatter(-1, top, -torch.inf).logsumexp(-1) for x in (log_q, log_p))
+        result = result + tail_q.exp() * (tail_q - tail_p)
+    return result

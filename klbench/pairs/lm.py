@@ -1,0 +1,230 @@
+"""Causal language models: a policy that completes prompts, and the reference it is held to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field, PositiveFloat, field_validator
+
+from klbench import streams
+from klbench.lm import embedded, loading, names, prompts
+from klbench.lm.sampling import Sampling
+from klbench.oracles import ExactMoments
+from klbench.pairs import register
+from klbench.pairs._base import Pair
+from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
+
+if TYPE_CHECKING:
+    from klbench.lm.loading import LanguageModel
+    from klbench.lm.scoring import Scores
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+FEW_PARAMETERS = 5_000_000
+"""Models with no more run on one thread: more would not be faster, and the last bits would depend on how many."""
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """``KL(q(.|h) ‖ p(.|h))`` over the policy's k most probable tokens and one bucket of all others, in nats.
+
+    Parameters
+    ----------
+    kl_qp
+        Shape ``(n, T)``, 0 where masked.
+    error
+        How far that lies below the exact divergence, the same shape; never negative but for rounding.
+    """
+
+    k: int
+    kl_qp: np.ndarray
+    error: np.ndarray
+
+
+@register
+class LmPair(Pair):
+    """A policy and a reference with one tokenizer, and completions that the policy samples after prompts.
+
+    A completion ends with the end-of-sequence token or is cut off after ``max_new_tokens``. ``q`` and ``p`` are the models'
+    own distributions; where temperature, top-p or top-k say otherwise, samples come from a third, ``mu``. Nothing is loaded,
+    and the embedded models are not built, before they are first needed.
+    """
+
+    kind: ClassVar[str] = "lm"
+    summary: ClassVar[str] = "causal language models (policy, reference: embedded:NAME, a folder or a hub id)"
+    policy: str = "embedded:finetuned-midway"
+    reference: str = "embedded:reference"
+    revision: str = ""
+    reference_revision: str = ""
+    dtype: Dtype = "float32"
+    device: Literal["cpu", "cuda"] = "cpu"
+    batch: int = Field(default=64, ge=1, le=65_536)
+    score_batch: int = Field(default=16, ge=1, le=65_536)
+    prompts: str = ""
+    prompt_count: int = Field(default=64, ge=1, le=1_000_000)
+    max_new_tokens: int = Field(default=32, ge=1, le=1_000_000)
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    kernel: Literal["auto", "triton", "cpu", "reference"] = "auto"
+
+    @field_validator("policy", "reference")
+    @classmethod
+    def _check_model(cls, name: str) -> str:
+        names.check(name)
+        return name
+
+    @field_validator("prompts")
+    @classmethod
+    def _check_prompts(cls, path: str) -> str:
+        if path:
+            prompts.check_path(path)
+        return path
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are chosen."""
+        return Sampling(self.temperature, self.top_p, self.top_k)
+
+    @property
+    def off_policy(self) -> bool:
+        return not self.sampling.plain
+
+    def describe(self) -> str:
+        how = [f"{self.max_new_tokens} tokens"]
+        how += [f"T={self.temperature:g}"] * (self.temperature != 1.0)
+        how += [f"top-p {self.top_p:g}"] * (self.top_p < 1.0) + [f"top-k {self.top_k}"] * (self.top_k > 0)
+        how += [self.dtype] * (self.dtype != "float32")
+        return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}"
+
+    def prepare(self) -> None:
+        """Load, and where it is the first time build, all that the pair needs, so that what is wrong is said at once.
+
+        Raises
+        ------
+        ConfigError
+            A model, a tokenizer or the prompts cannot be used, or the two models are not over the same tokens.
+        """
+        _ = self._models, self._prompts
+
+    @cached_property
+    def _models(self) -> tuple[LanguageModel, LanguageModel]:
+        return self._models_in(self.dtype)
+
+    def _models_in(self, dtype: str) -> tuple[LanguageModel, LanguageModel]:
+        policy = loading.load(self.policy, self.revision or None, dtype, self.device)
+        reference = loading.load(self.reference, self.reference_revision or None, dtype, self.device)
+        loading.check_same_tokens(policy, reference)
+        return policy, reference
+
+    @cached_property
+    def _prompts(self) -> list[list[int]]:
+        encoded = [self._models[0].encode(prompt) for prompt in prompts.load(self.prompts, self.prompt_count)]
+        longest = max(map(len, encoded))
+        for lm in self._models:
+            if lm.context is not None and longest + self.max_new_tokens > lm.context:
+                raise ConfigError(
+                    f"max_new_tokens={self.max_new_tokens} after a prompt of {longest} tokens is more than the "
+                    f"{lm.context} tokens of {lm.name}'s context"
+                )
+        return encoded
+
+    def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The text of each token."""
+        return self._models[0].decode([int(each) for each in token_ids])
+
+    def completions(self, seed: int, shard: int, n: int) -> Completions:
+        """``n`` completions; the i-th answers prompt ``shard * n + i``, around and around."""
+        count = len(self._prompts)
+        prompt = (shard * n + np.arange(n, dtype=np.int64)) % count
+        # What changes the arithmetic and not the distribution keeps the stream: dtypes are compared on the same numbers.
+        decides = self.model_dump(include={"policy", "revision", "prompts", "max_new_tokens", "temperature", "top_p", "top_k"})
+        stream = streams.generator(seed, "lm", json.dumps(decides, sort_keys=True), shard)
+        return self._sampled(prompt, stream.random((n, self.max_new_tokens)))
+
+    def _sampled(self, prompt: np.ndarray, uniform: np.ndarray) -> Completions:
+        from klbench.lm.generation import generate
+
+        policy, reference = self._models
+        with self._threads():
+            sampled = generate(policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self.batch)
+            scores = self._scored(policy, reference, prompt, sampled.token, sampled.mask)
+        log_mu = sampled.log_mu if self.off_policy else None
+        return _completions(scores, sampled.token, sampled.mask, prompt, log_mu)
+
+    def _scored(
+        self, policy: LanguageModel, reference: LanguageModel, prompt: np.ndarray, token: np.ndarray, mask: np.ndarray,
+        truncate: Sequence[int] = (),
+    ) -> Scores:  # fmt: skip
+        from klbench.lm.scoring import score
+
+        contexts = [self._prompts[i] for i in prompt]
+        return score(policy, reference, contexts, token, mask, batch=self.score_batch, kernel=self.kernel, truncate=truncate)
+
+    def _threads(self) -> AbstractContextManager[None]:
+        small = all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in self._models)
+        return embedded.one_thread() if small else nullcontext()
+
+    def rescored(self, completions: Completions, dtype: Dtype) -> Completions:
+        """The same tokens, scored by the same models in another dtype; ``log_mu`` stays what it was.
+
+        Raises
+        ------
+        ValueError
+            The completions have no tokens or prompts.
+        """
+        token, prompt = _tokens(completions)
+        with self._threads():
+            scores = self._scored(*self._models_in(dtype), prompt, token, completions.mask)
+        return _completions(scores, token, completions.mask, prompt, completions.log_mu)
+
+    def truncated(self, completions: Completions, k: int) -> Truncated:
+        """What is left of the exact divergences when only the policy's k most probable tokens are told apart.
+
+        Raises
+        ------
+        ValueError
+            The completions have no tokens or prompts.
+        """
+        token, prompt = _tokens(completions)
+        with self._threads():
+            scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
+        return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
+
+    def draw(self, stream: np.random.Generator, n: int) -> Draws:
+        """``n`` completions of prompts chosen at random, as log-ratios of whole completions."""
+        prompt = stream.integers(len(self._prompts), size=n)
+        found = self._sampled(prompt, stream.random((n, self.max_new_tokens)))
+        log_weight = None if found.log_mu is None else (found.log_q - found.log_mu).sum(-1)
+        return Draws((found.log_p - found.log_q).sum(-1), log_weight)
+
+    def truth(self, target: str) -> Truth | None:
+        return None  # there is no end of completions
+
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        return True  # finitely many completions, and a softmax leaves none of them out
+
+    def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        return [None] * len(estimators)
+
+
+def _short(name: str) -> str:
+    return name.removeprefix(embedded.PREFIX).rstrip("/").rpartition("/")[2]
+
+
+def _tokens(completions: Completions) -> tuple[np.ndarray, np.ndarray]:
+    if completions.token is None or completions.prompt is None:
+        raise ValueError("completions without tokens and prompts cannot be scored again")
+    return completions.token, completions.prompt
+
+
+def _completions(
+    scores: Scores, token: np.ndarray, mask: np.ndarray, prompt: np.ndarray, log_mu: np.ndarray | None
+) -> Completions:
+    fields: dict[str, Any] = {name: getattr(scores, name) for name in ("log_q", "log_p", "kl_qp", "kl_pq")}
+    return Completions(**fields, mask=mask, log_mu=log_mu, token=token, prompt=prompt)

@@ -1,0 +1,89 @@
+"""The batched sampler against a slow loop: one sequence at a time, no cache, no padding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from klbench.lm.generation import generate
+from klbench.lm.sampling import Sampling, choose
+
+END, PAD = 3, 0  # of the models in conftest.py
+STEPS = 10
+UNIFORM = np.random.default_rng(2).random((15, STEPS))
+SAMPLINGS = [Sampling(), Sampling(0.7), Sampling(1.0, 0.8, 0), Sampling(1.3, 0.9, 6)]
+
+
+def slowly(lm, prompts, uniform, sampling):
+    token, mask, log_mu = np.full(uniform.shape, PAD), np.zeros(uniform.shape, bool), np.zeros(uniform.shape)
+    for i, prompt in enumerate(prompts):
+        ids = list(prompt)
+        for t in range(uniform.shape[1]):
+            log_probs = sampling.log_probs(lm.model(torch.tensor([ids])).logits[:, -1])
+            chosen = choose(log_probs, torch.from_numpy(uniform[i, t : t + 1])).item()
+            ids.append(chosen)
+            token[i, t], mask[i, t], log_mu[i, t] = chosen, True, log_probs[0, chosen]
+            if chosen == END:
+                break
+    return token, mask, log_mu
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+def test_the_sampler_is_the_slow_loop(lms, prompts, sampling) -> None:
+    lm = lms[0]
+    token, mask, log_mu = slowly(lm, prompts, UNIFORM, sampling)
+    for batch in (1, 3, 8, 64):
+        found = generate(lm, prompts, UNIFORM, sampling, batch)
+        np.testing.assert_array_equal(found.token, token)
+        np.testing.assert_array_equal(found.mask, mask)
+        np.testing.assert_allclose(found.log_mu, log_mu, atol=1e-5)
+
+
+def test_a_completion_ends_with_its_end_token_or_is_cut_off(lms, prompts) -> None:
+    found = generate(lms[0], prompts, UNIFORM, Sampling())
+    ended = (found.token == END).any(-1)
+    assert 3 <= ended.sum() <= len(prompts) - 3, "both should be tested"
+    for token, mask, log_mu, end in zip(found.token, found.mask, found.log_mu, ended, strict=True):
+        length = mask.sum()
+        assert mask[:length].all()
+        assert length == (np.argmax(token == END) + 1 if end else STEPS)
+        assert (token[length:] == PAD).all()
+        assert (log_mu[length:] == 0.0).all()
+        assert (log_mu[:length] < 0.0).all()
+
+
+def test_a_completion_depends_on_its_own_prompt_and_numbers_alone(random_lm, prompts) -> None:
+    lm = random_lm()
+    whole = generate(lm, prompts, UNIFORM, Sampling())
+    some = generate(lm, prompts[5:9], UNIFORM[5:9], Sampling())
+    np.testing.assert_array_equal(whole.token[5:9], some.token)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.8, 0.95, 10)], ids=str)
+def test_pairs_of_tokens_come_as_often_as_they_are_probable(lms, sampling) -> None:
+    lm, n, prompt = lms[0], 20_000, [5, 7, 2]
+    found = generate(lm, [prompt] * n, np.random.default_rng(3).random((n, 2)), sampling, batch=n)
+    first = sampling.log_probs(lm.model(torch.tensor([prompt])).logits[0, -1]).exp()
+    after = torch.tensor([[*prompt, k] for k in range(len(first))])
+    second = sampling.log_probs(lm.model(after).logits[:, -1]).exp()
+    p = (first[:, None] * second).numpy()
+    p[END] = 0.0
+    whole = found.mask.all(-1)
+    counts = np.zeros(p.shape)
+    np.add.at(counts, tuple(found.token[whole].T), 1)
+    assert abs(whole.mean() - p.sum()) <= 5 * np.sqrt(p.sum() * (1 - p.sum()) / n) + 1e-12
+    assert (np.abs(counts / n - p) <= 5 * np.sqrt(p * (1 - p) / n) + 2 / n).all()
+
+
+def test_a_model_without_an_end_token_goes_on_to_the_limit(random_lm, prompts) -> None:
+    found = generate(replace(random_lm(), end=()), prompts, UNIFORM, Sampling())
+    assert found.mask.all()
+
+
+def test_all_of_several_end_tokens_end(random_lm, prompts) -> None:
+    found = generate(replace(random_lm(), end=(END, 5, 9)), prompts, UNIFORM, Sampling())
+    last = found.token[np.arange(len(prompts)), found.mask.sum(-1) - 1]
+    inside = found.token[found.mask & (np.cumsum(found.mask, -1) < found.mask.sum(-1, keepdims=True))]
+    assert len(set(last.tolist()) & {END, 5, 9}) >= 2
+    assert not set(inside.tolist()) & {END, 5, 9}

@@ -1,0 +1,285 @@
+"""What is loaded, and what is refused with one line."""
+
+import json
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from klbench.lm import embedded, loading, names
+from klbench.lm.loading import check_same_tokens, load
+from klbench.lm.quiet import quiet
+from klbench.types import ConfigError
+
+REFERENCE, POLICY = "embedded:reference", "embedded:finetuned-far"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A copy of the reference, to be damaged."""
+    shutil.copytree(embedded.folder(REFERENCE), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def refused(name: object, **options: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        load(str(name), **options)
+    line = str(error.value)
+    assert "\n" not in line
+    assert str(options.get("dtype", options.get("device", name))) in line
+    return line
+
+
+def test_an_embedded_model_is_one_like_any_other(capfd) -> None:
+    lm = load(REFERENCE)
+    assert (lm.name, lm.device, lm.context, lm.vocabulary) == (REFERENCE, "cpu", 96, 288)
+    assert lm.end == (lm.tokenizer.eos_token_id,)
+    assert lm.pad == lm.tokenizer.pad_token_id
+    assert not lm.model.training
+    assert not any(p.requires_grad for p in lm.model.parameters())
+    assert load(REFERENCE) is lm
+    again = load(str(embedded.folder(REFERENCE)))
+    for ours, theirs in zip(lm.model.parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_may_be_relative_or_below_home(folder, monkeypatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    assert load("model").vocabulary == load("./model/").vocabulary == 288
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert load("~/model").vocabulary == 288
+
+
+def test_the_dtype_is_the_one_asked_for() -> None:
+    for dtype in loading.DTYPES:
+        assert load(REFERENCE, dtype=dtype).model.dtype == getattr(torch, dtype)
+    assert "float32, bfloat16, float16" in refused(REFERENCE, dtype="float8")
+
+
+def test_a_gpu_that_is_not_there(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert refused(REFERENCE, device="cuda") == "device='cuda': torch sees no GPU here; use device=cpu"
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c", "nothing/"])
+def test_a_folder_that_is_not_there(name, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "no such folder" in refused(name)
+    with pytest.raises(ConfigError, match="no such folder"):
+        names.check(name)
+
+
+def test_a_name_that_is_none() -> None:
+    for name in ("", "what is this", "org/name with space", "-x"):
+        with pytest.raises(ConfigError, match="neither a folder that exists, nor a hub id"):
+            names.check(name)
+    with pytest.raises(ConfigError, match="did you mean 'reference'"):
+        names.check("embedded:refrence")
+    for name in ("gpt2", "org/name", "Qwen/Qwen2.5-0.5B"):
+        names.check(name)
+
+
+def test_a_hub_id_that_cannot_be_reached() -> None:
+    line = refused("no-such-org/no-such-model")
+    assert "no such folder" in line
+    assert "hub" in line
+
+
+def test_the_hub_is_not_waited_for_where_there_is_no_way_to_it(monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    assert names.from_disk_only("org/name")  # HF_HUB_OFFLINE, of these tests
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(names.urllib.request, "getproxies", dict)
+    reached = []
+
+    def connect(address, timeout):
+        reached.append(address)
+        if len(reached) == 1:
+            raise OSError("no way")
+        return nullcontext()
+
+    monkeypatch.setattr(names.socket, "create_connection", connect)
+    assert names.from_disk_only("org/name")
+    assert not names.from_disk_only("org/name")
+    assert reached == [("huggingface.co", 443)] * 2
+    monkeypatch.setattr(names.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+    assert not names.from_disk_only("org/name")
+    assert names.from_disk_only(str(embedded.folder(REFERENCE)))
+    assert len(reached) == 2
+
+
+def test_weights_that_are_pickled_are_refused(folder) -> None:
+    (folder / "model.safetensors").unlink()
+    assert "no *.safetensors there, nor any other weights" in refused(folder)
+    torch.save({"x": Bomb()}, folder / "pytorch_model.bin")
+    line = refused(folder)
+    assert "only pytorch_model.bin" in line
+    assert "can run code" in line
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was read",)
+
+
+def test_code_that_a_folder_brings_is_not_run(folder) -> None:
+    (folder / "mine.py").write_text("raise SystemExit('was run')")
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    refused(folder)
+
+
+@pytest.mark.parametrize(("file", "content", "says"), [
+    ("config.json", None, "no config.json there"),
+    ("config.json", "{", "cannot be loaded"),
+    ("config.json", '{"model_type": "nope"}', "cannot be loaded"),
+    ("config.json", '{"model_type": "vit"}', "cannot be loaded"),
+    ("model.safetensors", "", "cannot be loaded"),
+    ("tokenizer.json", "{", "no tokenizer there"),
+])  # fmt: skip
+def test_a_damaged_folder_is_refused(folder, file, content, says) -> None:
+    if content is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_text(content)
+    assert says in refused(folder)
+
+
+def test_a_folder_without_a_tokenizer(folder) -> None:
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    line = refused(folder)
+    assert "no tokenizer there" in line
+    assert "tokenizer.save_pretrained" in line
+
+
+def test_weights_of_another_shape_are_refused(folder) -> None:
+    config = json.loads((folder / "config.json").read_text()) | {"n_embd": 32}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "cannot be loaded" in refused(folder)
+
+
+def test_another_tokenizer_is_named_by_its_first_difference(folder) -> None:
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text.replace('"Ā"', '"XX"'), encoding="utf-8")
+    ours, theirs = load(REFERENCE), load(str(folder))
+    index = ours.tokenizer.convert_tokens_to_ids("Ā")
+    with pytest.raises(ConfigError) as error:
+        check_same_tokens(ours, theirs)
+    assert f"token {index} is 'Ā' in one and 'XX' in the other" in str(error.value)
+    check_same_tokens(ours, load(POLICY))
+    check_same_tokens(ours, ours)
+
+
+def test_another_size_or_another_way_to_cut_a_text_is_refused(folder) -> None:
+    ours = load(REFERENCE)
+    with pytest.raises(ConfigError, match=r"logits over 288 tokens and reference .* over 300"):
+        check_same_tokens(ours, replace(load(POLICY), vocabulary=300))
+    settings = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    settings["pre_tokenizer"]["add_prefix_space"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(settings), encoding="utf-8")
+    with pytest.raises(ConfigError, match="cut a text into them differently"):
+        check_same_tokens(ours, load(str(folder)))
+
+
+def test_a_prompt_without_tokens_is_refused(monkeypatch) -> None:
+    lm = replace(load(REFERENCE), tokenizer=lambda text: {"input_ids": []})
+    with pytest.raises(ConfigError, match="the prompt 'x' has no tokens"):
+        lm.encode("x")
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> Path:
+    """A LoRA adapter on the embedded reference, with weights that are not zero."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import GPT2LMHeadModel
+
+    target = tmp_path_factory.mktemp("lora") / "adapter"
+    with quiet(), torch.random.fork_rng(devices=[]):
+        base = GPT2LMHeadModel.from_pretrained(embedded.folder(REFERENCE))
+        torch.manual_seed(0)
+        adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True))
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.3)
+        adapted.save_pretrained(target)
+    return target
+
+
+def test_a_lora_adapter_is_its_base_and_its_change(adapter) -> None:
+    from peft import PeftModel
+    from transformers import GPT2LMHeadModel
+
+    base = load(REFERENCE)
+    lm = load(str(adapter))
+    ids = torch.tensor([base.encode("The value of")])
+    with quiet():
+        plain = GPT2LMHeadModel.from_pretrained(embedded.folder(REFERENCE)).eval()
+        merged = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
+    torch.testing.assert_close(lm.model(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
+    assert (lm.model(ids).logits - base.model(ids).logits).abs().max() > 1e-3
+    check_same_tokens(lm, base)
+    assert lm.context == 96
+
+
+def changed(adapter: Path, target: Path, **keys: object) -> Path:
+    shutil.copytree(adapter, target)
+    config = json.loads((target / "adapter_config.json").read_text()) | keys
+    (target / "adapter_config.json").write_text(json.dumps(config))
+    return target
+
+
+def test_the_base_of_an_adapter_may_have_any_name_that_a_model_has(adapter, tmp_path) -> None:
+    ids = torch.tensor([[3, 4, 5]])
+    expected = load(str(adapter)).model(ids).logits
+    named = changed(adapter, tmp_path / "named", base_model_name_or_path=REFERENCE)
+    beside = changed(adapter, tmp_path / "beside", base_model_name_or_path="base")
+    shutil.copytree(embedded.folder(REFERENCE), beside / "base")
+    for folder in (named, beside):
+        torch.testing.assert_close(load(str(folder)).model(ids).logits, expected)
+
+
+@pytest.mark.parametrize(("keys", "says"), [
+    ({"base_model_name_or_path": None}, "base_model_name_or_path must name"),
+    ({"base_model_name_or_path": "/nothing/here"}, "/nothing/here: no such folder"),
+    ({"base_model_name_or_path": "embedded:nope"}, "unknown embedded model 'nope'"),
+    ({"peft_type": "IA3"}, "peft_type LORA"),
+    ({"megatron_config": {"a": 1}, "megatron_core": "mine"}, "megatron_config"),
+    ({"target_modules": ["nowhere"]}, "does not fit its base"),
+    ({"r": 3}, "does not fit its base"),
+])  # fmt: skip
+def test_an_adapter_that_cannot_be_used(adapter, tmp_path, keys, says) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(str(changed(adapter, tmp_path / "changed", **keys)))
+    assert says in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_adapters_that_are_pickled_broken_or_on_adapters(adapter, tmp_path) -> None:
+    pickled = changed(adapter, tmp_path / "pickled")
+    (pickled / "adapter_model.safetensors").unlink()
+    torch.save({"x": Bomb()}, pickled / "adapter_model.bin")
+    assert "no adapter_model.safetensors there" in refused(pickled)
+    broken = changed(adapter, tmp_path / "broken")
+    (broken / "adapter_config.json").write_text("{")
+    assert "cannot be read as JSON" in refused(broken)
+    assert "is an adapter itself" in refused(changed(adapter, tmp_path / "upper", base_model_name_or_path=str(adapter)))
+
+
+def test_an_adapter_without_peft(adapter, monkeypatch) -> None:
+    loading._load.cache_clear()
+    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'klbench[lm]'" in refused(adapter)
+
+
+def test_decode_gives_each_token_by_itself() -> None:
+    lm = load(REFERENCE)
+    ids = lm.encode("of the value")
+    assert "".join(lm.decode(np.array(ids[1:]))) == "of the value"
