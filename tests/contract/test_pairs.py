@@ -55,6 +55,8 @@ EXAMPLES: dict[str, list[dict]] = {
         {"model": "transformer", "vocabulary": 2, "horizon": 4, "prompts": 1, "kl": 0.2, "width": 4},
     ],
 }  # fmt: skip
+# Kinds without an exact value have nothing to hold the promises below against; their own tests do what can be done.
+WITHOUT_TRUTH = {"lm", "recorded"}
 CASES = [(kind, i) for kind in EXAMPLES for i in range(len(EXAMPLES[kind]))]
 SAMPLES = 100_000
 
@@ -78,7 +80,7 @@ def exact_of(kind: str, i: int):
 
 
 def test_every_registered_pair_has_an_example() -> None:
-    assert set(pairs.names()) == set(EXAMPLES), "a new pair: add examples of it above"
+    assert set(pairs.names()) == set(EXAMPLES) | WITHOUT_TRUTH, "a new pair: add examples of it above"
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)

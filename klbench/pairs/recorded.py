@@ -1,0 +1,194 @@
+"""Rollouts that somebody's own training has recorded: log-probabilities of policy and reference, token by token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from klbench.oracles import ExactMoments
+from klbench.pairs import _rollouts, register
+from klbench.pairs._base import Pair
+from klbench.pairs._rollouts import Block, Reader
+from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
+
+CHECKED = 64
+"""Rows that are looked at before a run begins."""
+SLACK = 1e-4
+"""What rounding may add to a log-probability of 0, or take from a divergence of 0."""
+ZEROS = 8
+"""So many tokens at the end of a row whose log-probabilities are all exactly 0 are padding that nobody has marked."""
+FIELDS = {
+    "logprobs": "log_q", "ref_logprobs": "log_p", "old_logprobs": "log_mu", "kl": "kl_qp", "kl_pq": "kl_pq", "tokens": "token",
+}  # fmt: skip
+
+
+def _checked_path(value: Any) -> str:
+    if not isinstance(value, str | Path) or not str(value):
+        raise ValueError(f"name a file of rollouts: path=FILE{', path=FILE'.join(_rollouts.READERS)}")
+    path = str(value)
+    if "\0" in path:
+        raise ValueError("no such file")
+    read(_rollouts.reader(path), 0, CHECKED)
+    return path
+
+
+@register
+class RecordedPair(Pair):
+    """Rollouts in a file, one a row, in the order of the file; what is exact about them is what the file says.
+
+    Columns of one number a token: ``logprobs`` (of the policy ``q``) and ``ref_logprobs`` (of the reference ``p``); if there,
+    ``old_logprobs`` (of whoever sampled, where that was not ``q``), ``kl`` and ``kl_pq`` (exact ``KL(q‖p)`` and ``KL(p‖q)``
+    over the next token), ``tokens`` (ids) and ``mask`` (1 where a token counts). Of one value a row: ``prompt``.
+
+    Rows may differ in length. Where they are padded to one, ``mask`` says what counts, and nothing is asked of the rest;
+    without a mask, NaN or null at the end of a row is padding, in all columns alike. What does not count is left out, so that
+    positions are counted among the tokens that do.
+
+    Raises
+    ------
+    ConfigError
+        While reading: a row that is not as it should be, with the file, the row (counted from 1) and the column.
+    """
+
+    kind: ClassVar[str] = "recorded"
+    summary: ClassVar[str] = "rollouts of your own (path): Parquet, JSON lines or npz, with logprobs and ref_logprobs per token"
+    path: Annotated[str, BeforeValidator(_checked_path)] = Field()
+
+    @property
+    def available(self) -> int:
+        """Rollouts in the file."""
+        return _rollouts.reader(self.path).rows
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when the file does."""
+        return "-".join(map(str, _rollouts.fingerprint(self.path)))
+
+    @property
+    def off_policy(self) -> bool:
+        return "old_logprobs" in _rollouts.reader(self.path).columns
+
+    def describe(self) -> str:
+        return f"Rollouts of {Path(self.path).name}"
+
+    def completions(self, seed: int, shard: int, n: int) -> Completions:
+        """Rows ``n * shard`` and following; the seed changes nothing."""
+        return read(_rollouts.reader(self.path), n * shard, n)
+
+    def draw(self, stream: np.random.Generator, n: int) -> Draws:
+        raise ConfigError(
+            f"pair=recorded: {self.path} is read as it is and cannot be drawn from; measure it with +exp=recorded"
+        )
+
+    def truth(self, target: str) -> Truth | None:
+        return None
+
+    def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
+        return True
+
+    def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        return [None] * len(estimators)
+
+
+def _prompt_id(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    return int.from_bytes(hashlib.sha256(json.dumps(value).encode()).digest()[:7], "little")
+
+
+def read(reader: Reader, start: int, n: int) -> Completions:
+    """Rows of a file as completions, checked; fewer where it ends, ``(0, 0)`` beyond its end."""
+    block = reader.read(start, n)
+    lengths = block.columns["logprobs"].lengths
+    for name, column in block.columns.items():
+        wrong = np.flatnonzero(column.lengths != lengths)
+        if wrong.size:
+            row = int(wrong[0])
+            raise reader.fail(start + row, f"{name} has {column.lengths[row]} tokens, logprobs {lengths[row]}")
+    rows = np.repeat(np.arange(lengths.size), lengths)
+    kept = _kept(reader, start, block, rows)
+    counted = np.bincount(rows[kept], minlength=lengths.size)
+    if not counted.all():
+        row = int(np.flatnonzero(counted == 0)[0])
+        why = "it is empty" if lengths[row] == 0 else "none of its tokens counts"
+        raise reader.fail(start + row, f"logprobs: {why}; leave such rows out of the file")
+    for name, column in block.columns.items():
+        _check_values(reader, start, name, column.values, rows, kept, np.concatenate([[0], np.cumsum(lengths)]))
+    mask = np.arange(counted.max(initial=0)) < counted[:, None]
+    arrays: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        if name in block.columns:
+            values = block.columns[name].values[kept]
+            array = np.zeros(mask.shape, dtype=np.int64 if name == "tokens" else np.float64)
+            array[mask] = values.astype(array.dtype)
+            arrays[field] = array
+    if block.prompt is not None:
+        arrays["prompt"] = np.array([_prompt_id(each) for each in block.prompt], dtype=np.int64)
+    return Completions(mask=mask, **arrays)
+
+
+def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndarray:
+    """Which tokens count: those of the mask, or else all but the NaNs at the end of a row."""
+    logprobs, ref = block.columns["logprobs"], block.columns["ref_logprobs"]
+    if "mask" in block.columns:
+        mask = block.columns["mask"].values
+        wrong = np.flatnonzero((mask != 0.0) & (mask != 1.0))
+        if wrong.size:
+            at = int(wrong[0])
+            raise reader.fail(start + int(rows[at]), f"mask must be 0 or 1, got {mask[at]:g}")
+        return mask == 1.0
+    there = np.zeros(rows.size, dtype=bool)
+    for column in block.columns.values():
+        there |= ~np.isnan(column.values)
+    zero = (logprobs.values == 0.0) & (ref.values == 0.0)
+    ends, lengths = np.cumsum(logprobs.lengths), logprobs.lengths
+    places = np.arange(rows.size)
+    last = np.full(lengths.size, -1)
+    np.maximum.at(last, rows[there], places[there])  # of the tokens that are there
+    last_nonzero = ends - lengths - 1
+    np.maximum.at(last_nonzero, rows[there & ~zero], places[there & ~zero])
+    padded = np.flatnonzero(last - last_nonzero >= ZEROS)
+    if padded.size:
+        row = int(padded[0])
+        raise reader.fail(
+            start + row,
+            f"logprobs and ref_logprobs are exactly 0 for the last {last[row] - last_nonzero[row]} tokens; "
+            f"if that is padding, mark it in a column mask",
+        )
+    return np.asarray(places <= last[rows])
+
+
+def _check_values(
+    reader: Reader, start: int, name: str, values: np.ndarray, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
+) -> None:
+    """Nothing but numbers; log-probabilities not above 0, divergences not below it, ids whole."""
+    if name == "mask":
+        return
+    with np.errstate(invalid="ignore"):
+        bad = ~np.isfinite(values)
+        if name == "tokens":
+            bad |= values != np.floor(values)
+        else:
+            bad |= values < -SLACK if name.startswith("kl") else values > SLACK
+    wrong = np.flatnonzero(bad & kept)
+    if not wrong.size:
+        return
+    at = int(wrong[0])
+    row, value = int(rows[at]), float(values[at])
+    if not np.isfinite(value):
+        said = "is missing (NaN); padding goes at the end of a row, or is marked in a column mask" if np.isnan(value) else (
+            f"is {value}, it must be finite"
+        )  # fmt: skip
+    elif name == "tokens":
+        said = f"is {value:g}, a token id is a whole number"
+    elif name.startswith("kl"):
+        said = f"is {value:g}, a KL divergence is never negative"
+    else:
+        said = f"is {value:g}, a log-probability is never above 0; if that is padding, mark it in a column mask"
+    raise reader.fail(start + row, f"{name} at token {at - int(begins[row]) + 1} {said}")

@@ -1,0 +1,339 @@
+"""Recorded rollouts: one content in every format gives one table, big files are read in pieces, mistakes are one line."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from klbench import app
+from klbench.pairs import _rollouts, recorded
+from klbench.pairs.recorded import RecordedPair
+from klbench.settings import build
+from klbench.studies import Context, get
+from klbench.studies.lm import LmOptions
+from klbench.types import ConfigError
+
+PER_TOKEN = ("logprobs", "ref_logprobs", "old_logprobs", "kl", "kl_pq", "tokens")
+TIMED = {"throughput", "cost"}
+GOOD = {"logprobs": [-1.0, -2.0, -0.5], "ref_logprobs": [-1.1, -1.5, -0.6]}
+
+
+def rollouts(n: int = 300) -> list[dict]:
+    """Rows of 1 to 12 tokens."""
+    stream, rows = np.random.default_rng(4), []
+    for i in range(n):
+        size = int(stream.integers(1, 13))
+        row = {name: (-stream.gamma(1.0, 1.0, size)).round(6).tolist() for name in PER_TOKEN[:3]}
+        row |= {name: stream.gamma(1.0, 0.1, size).round(6).tolist() for name in ("kl", "kl_pq")}
+        rows.append(row | {"tokens": stream.integers(0, 50, size).tolist(), "prompt": i % 7})
+    return rows
+
+
+def padded(rows: list[dict], filler: float) -> list[dict]:
+    """To one length, with a mask; what is filled in is nonsense."""
+    longest = max(len(row["logprobs"]) for row in rows)
+    return [
+        {name: [*row[name], *[filler] * (longest - len(row[name]))] for name in PER_TOKEN}
+        | {"mask": [1] * len(row["logprobs"]) + [0] * (longest - len(row["logprobs"])), "prompt": row["prompt"]}
+        for row in rows
+    ]  # fmt: skip
+
+
+def holed(rows: list[dict]) -> list[dict]:
+    """With a token that does not count before each that does, as of a prompt or a tool."""
+    return [
+        {name: [x for value in row[name] for x in (7.0, value)] for name in PER_TOKEN}
+        | {"mask": [False, True] * len(row["logprobs"]), "prompt": row["prompt"]}
+        for row in rows
+    ]  # fmt: skip
+
+
+def as_jsonl(path: Path, rows: list) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def as_parquet(path: Path, rows: list[dict], group: int = 64) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    return path
+
+
+def as_npz(path: Path, rows: list[dict]) -> Path:
+    np.savez(path, **{name: np.array([row[name] for row in rows]) for name in rows[0]})
+    return path
+
+
+def as_flat_npz(path: Path, rows: list[dict]) -> Path:
+    arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0] if isinstance(rows[0][name], list)}
+    np.savez(path, **arrays, lengths=[len(row["logprobs"]) for row in rows], prompt=[row["prompt"] for row in rows])
+    return path
+
+
+def nan_ended(rows: list[dict]) -> list[dict]:
+    return [{name: values for name, values in row.items() if name != "mask"} for row in padded(rows, float("nan"))]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder, rows = tmp_path_factory.mktemp("rollouts"), rollouts()
+    return {
+        "jsonl": as_jsonl(folder / "ragged.jsonl", rows),
+        "jsonl, padded": as_jsonl(folder / "padded.ndjson", padded(rows, 5.0)),
+        "jsonl, null": as_jsonl(folder / "null.jsonl", [json.dumps(row).replace("NaN", "null") for row in nan_ended(rows)]),
+        "jsonl, holes": as_jsonl(folder / "holes.jsonl", holed(rows)),
+        "parquet": as_parquet(folder / "ragged.parquet", rows),
+        "parquet, one group": as_parquet(folder / "group.pq", padded(rows, 5.0), 10**6),
+        "npz": as_npz(folder / "padded.npz", padded(rows, 5.0)),
+        "npz, nan": as_npz(folder / "nan.npz", nan_ended(rows)),
+        "npz, flat": as_flat_npz(folder / "flat.npz", rows),
+    }  # fmt: skip
+
+
+KINDS = [
+    "jsonl", "jsonl, padded", "jsonl, null", "jsonl, holes", "parquet", "parquet, one group", "npz", "npz, nan", "npz, flat",
+]  # fmt: skip
+
+
+def tables(path: Path, workers: int = 1, **options) -> dict[str, pd.DataFrame]:
+    pair = RecordedPair(path=str(path), label="rollouts")
+    found = get("lm").run(LmOptions(pairs=(pair,), **{"shard": 77} | options), Context(0, workers=workers))
+    return {name: table.drop(columns="parameters", errors="ignore") for name, table in found.items() if name not in TIMED}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_content_in_every_format_is_one_table(files, kind) -> None:
+    expected, found = tables(files["jsonl"]), tables(files[kind])
+    assert set(found) == set(expected) == {"values", "tokens", "top_tokens", "sampling", "pairs", "estimators"}
+    for name, table in expected.items():
+        pd.testing.assert_frame_equal(found[name], table, check_exact=True, obj=name)
+
+
+def test_the_tables_say_what_the_rows_say(files) -> None:
+    rows, found = rollouts(), tables(files["jsonl"])
+    table = found["values"].set_index(["estimator", "level", "per"])
+    k1 = [sum(q - p for q, p in zip(row["logprobs"], row["ref_logprobs"], strict=True)) for row in rows]
+    assert table.loc[("k1", "sequence", "sequence"), "mean"] == pytest.approx(np.mean(k1))
+    assert table.loc[("k1", "token", "sequence"), "mean_se"] == pytest.approx(np.std(k1, ddof=1) / np.sqrt(300))
+    tokens = sum(len(row["logprobs"]) for row in rows)
+    assert table.loc[("k1", "token", "token"), "mean"] == pytest.approx(sum(k1) / tokens)
+    exact = [sum(row["kl"]) for row in rows]
+    assert table.loc[("rao_blackwell", "token", "sequence"), "mean"] == pytest.approx(np.mean(exact))
+    assert found["pairs"]["off_policy"].tolist() == [True]
+    assert (found["tokens"]["n"].iloc[0], found["pairs"]["completions"].iloc[0]) == (300, 300)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "parquet, one group", "npz"])
+def test_rows_come_in_any_order(files, kind) -> None:
+    pair = RecordedPair(path=str(files[kind]))
+    assert pair.available == 300
+    forward = [pair.completions(0, k, 64) for k in range(5)]
+    for k in (4, 0, 2, 2, 1, 3):
+        found = pickle.loads(pickle.dumps(pair)).completions(1, k, 64)
+        for name, array in vars(forward[k]).items():
+            np.testing.assert_array_equal(getattr(found, name), array)
+    assert [len(each.log_q) for each in forward] == [64, 64, 64, 64, 44]
+    assert len(pair.completions(0, 5, 64).log_q) == len(pair.completions(0, 99, 64).log_q) == 0
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet, one group"])
+def test_workers_change_nothing(files, kind) -> None:
+    alone, shared = (tables(files[kind], workers=n) for n in (1, 2))
+    for name, table in alone.items():
+        pd.testing.assert_frame_equal(shared[name], table, check_exact=True, obj=name)
+
+
+def test_samples_cut_the_file_short(files) -> None:
+    assert tables(files["parquet"], samples=100)["values"]["samples"].unique().tolist() == [100]
+    assert tables(files["parquet"], samples=10_000)["values"]["samples"].unique().tolist() == [300]
+
+
+def test_rollouts_without_the_exact_divergence_have_rows_without_a_truth(tmp_path) -> None:
+    rows = [{name: row[name] for name in ("logprobs", "ref_logprobs")} for row in rollouts()]
+    found = tables(as_jsonl(tmp_path / "bare.jsonl", rows))
+    table = found["values"]
+    assert set(table["truth_method"]) == {"unknown"}
+    assert table["truth"].isna().all()
+    exact = table["estimator"] == "rao_blackwell"
+    assert set(table[exact]["status"]) == {"skipped: the rollouts have no exact divergence (kl)"}
+    assert table[~exact]["mean"].notna().all()
+    assert set(found) == {"values", "tokens", "pairs", "estimators"}
+    assert set(found["tokens"]["share_of"]) == {"k1"}
+
+
+def test_a_file_that_changes_is_read_again(tmp_path) -> None:
+    path = as_jsonl(tmp_path / "r.jsonl", [GOOD] * 3)
+    pair = RecordedPair(path=str(path))
+    before = pair.fingerprint
+    as_jsonl(path, [GOOD] * 5)
+    assert pair.available == 5
+    assert pair.fingerprint != before
+
+
+def test_long_files_are_read_a_piece_at_a_time(tmp_path, monkeypatch) -> None:
+    path = as_parquet(tmp_path / "long.parquet", [GOOD] * 5_000, group=500)
+    opened = _rollouts.reader(str(path))
+    groups, file = [], opened._file
+
+    class Watched:
+        metadata = file.metadata
+
+        def iter_batches(self, size, row_groups, columns):
+            groups.append(row_groups)
+            return file.iter_batches(size, row_groups=row_groups, columns=columns)
+
+    monkeypatch.setattr(opened, "_file", Watched())
+    assert len(recorded.read(opened, 4_000, 100).log_q) == 100
+    assert groups == [[8, 9]]
+    assert len(recorded.read(opened, 4_100, 100).log_q) == 100
+    assert len(groups) == 1  # goes on from where it was
+
+
+def wrong(**columns) -> dict:
+    return GOOD | columns
+
+
+NAN = float("nan")
+ROWS = [
+    ([GOOD, GOOD, wrong(ref_logprobs=[-1.0, -2.0])], "rollouts.jsonl row 3: ref_logprobs has 2 tokens, logprobs 3"),
+    (
+        [GOOD, wrong(logprobs=[-1.0, 0.5, -1.0])],
+        "rollouts.jsonl row 2: logprobs at token 2 is 0.5, a log-probability is never above",
+    ),
+    ([GOOD, wrong(ref_logprobs=[-1.0, -1.0, NAN])], "rollouts.jsonl row 2: ref_logprobs at token 3 is missing (NaN)"),
+    ([wrong(logprobs=[-1.0, None, -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is missing (NaN)"),
+    ([wrong(logprobs=[-1.0, -float("inf"), -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is -inf, it must be finite"),
+    ([wrong(mask=[0, 0, 0])], "row 1: logprobs: none of its tokens counts"),
+    ([wrong(mask=[0, 2, 1])], "row 1: mask must be 0 or 1, got 2"),
+    ([wrong(mask=[1, 1])], "row 1: mask has 2 tokens, logprobs 3"),
+    ([wrong(kl=[0.1, -0.2, 0.1])], "row 1: kl at token 2 is -0.2, a KL divergence is never negative"),
+    ([wrong(tokens=[1, 2.5, 3])], "row 1: tokens at token 2 is 2.5, a token id is a whole number"),
+    ([wrong(logprobs=[], ref_logprobs=[])], "row 1: logprobs: it is empty"),
+    ([wrong(logprobs=[-1.0] + [0.0] * 9, ref_logprobs=[-2.0] + [0.0] * 9)], "exactly 0 for the last 9 tokens"),
+    ([{"logprobs": [-1.0], "reference": [-1.0]}], "rollouts.jsonl: no column 'ref_logprobs'; there are: logprobs, reference"),
+    ([wrong(kl=[0.1, 0.1, 0.1]), GOOD], "rollouts.jsonl row 2: no column 'kl', which row 1 has"),
+    ([GOOD, "{nope"], "rollouts.jsonl line 2: not JSON"),
+    ([GOOD, "[1]"], "rollouts.jsonl line 2: expected a JSON object, got list"),
+    ([GOOD, "", GOOD], "rollouts.jsonl row 2: an empty line"),
+    ([wrong(logprobs="abc")], 'row 1: logprobs must be a list of numbers, got "abc"'),
+    ([wrong(logprobs=[[1.0]])], "row 1: logprobs must be a list of numbers, got [[1.0]]"),
+    ([wrong(logprobs=["a", 1, 2])], 'row 1: logprobs must be a list of numbers, got ["a", 1, 2]'),
+    ([wrong(logprobs=3)], "row 1: logprobs must be a list of numbers, got 3"),
+    ([], "rollouts.jsonl: the file is empty"),
+]
+
+
+def refused(path: Path | str | None) -> str:
+    with pytest.raises(ConfigError) as error:
+        build(RecordedPair, {"path": None if path is None else str(path)}, "pair.")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("rows", "message"), ROWS, ids=[message for _, message in ROWS])
+def test_a_row_that_is_wrong_is_said_at_once(tmp_path, rows, message) -> None:
+    said = refused(as_jsonl(tmp_path / "rollouts.jsonl", rows))
+    assert said.startswith("pair.path=")
+    assert message in said
+
+
+def test_trailing_lines_and_old_padding_are_right(tmp_path) -> None:
+    path = as_jsonl(tmp_path / "r.jsonl", [GOOD, GOOD, "", " "])
+    assert RecordedPair(path=str(path)).available == 2
+    assert len(RecordedPair(path=str(path)).completions(0, 0, 10).log_q) == 2
+    path = as_jsonl(tmp_path / "s.jsonl", [wrong(logprobs=[-1.0, 1.0, 1.0], ref_logprobs=[-1.0, 1.0, NAN], mask=[1, 0, 0])])
+    assert RecordedPair(path=str(path)).completions(0, 0, 1).log_q.tolist() == [[-1.0]]
+    texts = [GOOD | {"prompt": text} for text in ("a", "b", "a")]
+    prompt = RecordedPair(path=str(as_jsonl(tmp_path / "t.jsonl", texts))).completions(0, 0, 3).prompt
+    assert prompt[0] == prompt[2] != prompt[1]
+
+
+ONES = -np.ones((2, 3))
+NPZ = [
+    ({"logprobs": np.array([[1], [1, 2]], dtype=object), "ref_logprobs": ONES}, "logprobs holds pickled Python objects"),
+    ({"logprobs": ONES, "ref_logprobs": -np.ones((2, 4))}, "ref_logprobs has shape (2, 4), expected (2, 3)"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0]}, "logprobs has shape (3,), expected a rectangle (rows, tokens)"),
+    ({"logprobs": ONES, "ref_logprobs": ONES, "lengths": [3, 3]}, "logprobs has shape (2, 3), expected all tokens one after"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1, 1]}, "lengths sum to 2, logprobs has 3"),
+    ({"logprobs": ONES[:0], "ref_logprobs": ONES[:0]}, "the file has no rows"),
+    ({"logprobs": np.array([["a"]]), "ref_logprobs": ONES[:1, :1]}, "logprobs must hold numbers, it holds <U1"),
+    ({"logprobs": ONES, "x": ONES}, "no column 'ref_logprobs'; there are: logprobs, x"),
+    ({"logprobs": ONES, "ref_logprobs": ONES, "prompt": [1]}, "prompt has shape (1,), expected (2,)"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), NPZ, ids=[message for _, message in NPZ])
+def test_an_npz_that_is_wrong(tmp_path, arrays, message) -> None:
+    np.savez(tmp_path / "rollouts.npz", **arrays)
+    assert f"rollouts.npz: {message}" in refused(tmp_path / "rollouts.npz")
+
+
+LISTS = [[-1.0]]
+PARQUET = [
+    ({"logprobs": [-1.0], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds double"),
+    ({"logprobs": [["a"]], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds list<"),
+    ({"logprobs": [[-1.0], None], "ref_logprobs": [[-1.0], [-1.0]]}, "row 2: logprobs is missing"),
+    ({"logprobs": [[-1.0, -2.0]], "ref_logprobs": LISTS}, "row 1: ref_logprobs has 1 tokens, logprobs 2"),
+    ({"logprobs": LISTS}, "no column 'ref_logprobs'; there are: logprobs"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), PARQUET, ids=[message for _, message in PARQUET])
+def test_a_parquet_that_is_wrong(tmp_path, columns, message) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "rollouts.parquet")
+    assert f"rollouts.parquet{' ' if message.startswith('row') else ': '}{message}" in refused(tmp_path / "rollouts.parquet")
+
+
+def test_files_that_are_none(tmp_path) -> None:
+    for name, message in (("x.parquet", "not a Parquet file"), ("x.npz", "not an npz file"), ("x.jsonl", "line 1: not JSON")):
+        (tmp_path / name).write_bytes(b"hello \xff")
+        assert message in refused(tmp_path / name)
+    np.save(tmp_path / "y", ONES)
+    (tmp_path / "y.npy").rename(tmp_path / "y.npz")
+    assert "not an npz file" in refused(tmp_path / "y.npz")
+    assert "no such file" in refused(tmp_path / "nowhere.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "it is a folder" in refused(tmp_path / "folder.jsonl")
+    assert "ends in .parquet, .pq, .jsonl, .ndjson, .npz" in refused(tmp_path / "x.csv")
+    assert "name a file of rollouts" in refused(None)
+    assert "name a file of rollouts" in refused("")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistake_far_down_ends_the_run_with_the_same_line(tmp_path, workers) -> None:
+    path = as_jsonl(tmp_path / "late.jsonl", [GOOD] * 500 + [wrong(logprobs=[-1.0, 2.0, -1.0])])
+    with pytest.raises(ConfigError, match=r"^late\.jsonl row 501: logprobs at token 2 is 2"):
+        tables(path, workers=workers)
+
+
+def test_it_has_tokens_and_nothing_to_draw(tmp_path) -> None:
+    pair = RecordedPair(path=str(as_jsonl(tmp_path / "r.jsonl", [GOOD])))
+    with pytest.raises(ConfigError, match=r"measure it with \+exp=recorded"):
+        pair.draw(np.random.default_rng(0), 1)
+    assert pair.truth("kl_qp") is None
+    assert pair.exact([]) == []
+    assert pair.title == "Rollouts of r.jsonl"
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
+    from klbench.cli import command_line
+
+    monkeypatch.chdir(tmp_path)
+    as_jsonl(tmp_path / "r.jsonl", rollouts(60))
+    for arguments in (["+exp=recorded", "path=r.jsonl"], ["+exp=lm", "pair=recorded", "pair.path=r.jsonl"],
+                      ["+exp=lm", "pair=recorded", "path=r.jsonl"]):  # fmt: skip
+        app.check(app.normalized(arguments))
+    assert command_line(["+exp=recorded", "path=r.jsonl", "workers=1", "out=run"]) == 0
+    said = capsys.readouterr().out
+    assert "Rollouts of r.jsonl, 60 completions" in said
+    assert said.splitlines()[-1] == str(Path("run/index.html"))
+    page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+    assert "Token by token" in page
+    assert command_line(["+exp=recorded", "path=nowhere.jsonl"]) == 2
+    assert capsys.readouterr().err == "klbench: pairs.0.path='nowhere.jsonl': no such file\n"
+    assert command_line(["+exp=recorded"]) == 2
+    assert not (tmp_path / "reports").exists()

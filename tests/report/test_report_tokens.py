@@ -1,0 +1,170 @@
+"""The page of the study of completions: what it says, and that all it is given is shown as text."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from report_runs import write
+
+from klbench.pairs.sequence import SequencePair
+from klbench.report import render
+from klbench.report.sections import _tokens_data, discover, tokens
+from klbench.report.sections._tokens_data import Data, known, load, percent_of, visible
+from klbench.studies import Context, get
+from klbench.studies.lm import LmOptions
+from klbench.types import Completions
+
+SMALL: dict[str, Any] = {"vocabulary": 3, "horizon": 5, "prompts": 2}
+
+
+class Model(SequencePair):
+    """A small policy that can do what language models can."""
+
+    def rescored(self, completions: Completions, dtype: str) -> Completions:
+        off = np.where(completions.mask, 0.02 * np.sign(completions.log_q + 1.0), 0.0)
+        return Completions(**{**vars(completions), "log_q": completions.log_q - off})
+
+    def truncated(self, completions: Completions, k: int) -> Any:
+        assert completions.kl_qp is not None
+        return type("Truncated", (), {"kl_qp": completions.kl_qp * k / (1.0 + k)})
+
+    def decode(self, ids: list[int]) -> list[str]:
+        return ["<script>alert(1)</script>", " a", "\n", "\x00\u202eb"][: max(ids) + 1] if len(ids) > 3 else ["?"] * len(ids)
+
+
+@cache
+def tables(kind: str = "models") -> dict[str, pd.DataFrame]:
+    pairs: tuple[SequencePair, ...]
+    if kind == "models":
+        pairs = (
+            Model(**SMALL, kl=0.3, label="near ‖ <b>ref</b>"),
+            Model(**SMALL, kl=1.5, lag=0.1, label="far ‖ <b>ref</b>, T=2"),
+        )
+    else:
+        pairs = (SequencePair(**SMALL, kl=0.3),)
+    options = LmOptions(pairs=pairs, samples=2_000, shard=1_000, rescored=500)
+    return dict(get("lm").run(options, Context(0)))
+
+
+def text(blocks: Any) -> str:
+    """All that the top of the page says."""
+    items = [item for block in blocks for item in (getattr(block, "items", None) or [block.text])]
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", " ".join(str(item) for item in items)))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return render(write(tmp_path_factory.mktemp("tokens") / "run", tables())).read_text(encoding="utf-8")
+
+
+def test_the_section_is_chosen_and_the_one_of_the_value_study_is_not(page: str) -> None:
+    assert "Token by token" in page
+    assert "How wrong, how noisy" not in page
+    assert "Other tables" not in page
+    assert tokens.SECTION in discover()
+    assert page.count('id="tokens"') == 1
+
+
+def test_what_the_top_says() -> None:
+    said = text(tokens.answer(tables()))
+    data = load(tables())
+    assert "4,000 completions of" in said
+    assert "Here the exact value is enumerated over all sequences." in said
+    for pair in data.pairs:
+        best = min(
+            (row for row in data.measured(pair) if row["estimator"] not in _tokens_data.EXACT and row["status"] == "ok"),
+            key=lambda row: row["rmse_100"],
+        )
+        assert re.search(rf"{data.labels[pair]} \(KL [^)]*\): {best['estimator']}", said)
+    for words in ("of the whole sequence's log-ratio instead of the sum", "Where in a completion the KL arises",
+                  "Samples of another distribution μ", "Only the most probable tokens", "(sd)",
+                  "Completions for a standard error"):  # fmt: skip
+        assert words in said, words
+    assert "half has arisen by position" in said
+    assert "missing are 50 % with 1" in said.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_what_it_says_where_nobody_knows_the_truth() -> None:
+    found = {name: table.copy() for name, table in tables("plain").items()}
+    unknown = ["truth", "truth_error", "bias", "bias_se", "rel_bias", "rel_bias_se", "rel_std", "rmse", "rmse_100"]
+    found["values"][unknown] = np.nan
+    found["values"][["truth_method", "bias_method"]] = "unknown"
+    found["tokens"][["kl_qp", "kl_qp_se", "kl_pq", "kl_pq_se"]] = np.nan
+    said = text(tokens.answer(found))
+    assert "no column kl" in said
+    assert "Nearest" not in said
+    assert tokens.build(found)
+
+
+def test_completions_of_somebody_else_are_found_out() -> None:
+    found = {name: table.copy() for name, table in tables("plain").items()}
+    assert "were not sampled from the" not in text(tokens.answer(found))
+    k1 = (found["values"]["estimator"] == "k1") & (found["values"]["level"] == "token")
+    found["values"].loc[k1, "bias"] = 9 * found["values"].loc[k1, "bias_se"]
+    said = text(tokens.answer(found))
+    assert "were not sampled from the distribution" in said
+    assert "9 standard errors" in said
+
+
+def test_text_is_shown_as_text(page: str) -> None:
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<b>ref</b>" not in page
+    assert "␣a" in page
+    assert "⏎" in page
+    assert "‹0›‹202e›b" in page
+
+
+@pytest.mark.parametrize(("raw", "shown"), [
+    (" the", "␣the"), ("\n\n", "⏎⏎"), ("\t", "⇥"), ("你", "你"), ("\u200b", "‹200b›"), ("", ""), (None, ""), (float("nan"), ""),
+])  # fmt: skip
+def test_white_space_is_visible(raw: Any, shown: str) -> None:
+    assert visible(raw) == shown
+
+
+def test_numbers() -> None:
+    assert known(0.5, 1e-15) == "0.500"
+    assert known(0.5, 0.01) == "0.500 ± 0.020"
+    assert percent_of(0.1234) == "+12 %"
+    assert percent_of(-0.5) == "−50 %"
+    assert percent_of(0.0) == "0 %"
+    assert percent_of(float("nan")) == "–"
+
+
+def test_labels_leave_out_what_all_share() -> None:
+    def labels(*pairs: str) -> list[str]:
+        data = Data([], [{"pair": each} for each in pairs], [], [], [], [], {}, [], [])
+        return list(data.labels.values())
+
+    assert labels("LM a ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens, T=0.7") == ["a", "b", "b, T=0.7"]
+    assert labels("LM a ‖ ref", "LM a ‖ other") == ["LM a ‖ ref", "LM a ‖ other"]
+    assert labels("only, one") == ["only, one"]
+    assert labels("x, 1", "x, 1, 1") == ["x, 1", "x, 1, 1"]
+
+
+def test_each_figure_and_table_is_there(page: str) -> None:
+    for name in ("bias", "noise", "positions"):
+        assert f'id="figure-completions-{name}"' in page
+    for words in ("By position", "Which log-probabilities", "Scored again", "KL over the k most probable tokens",
+                  "What a standard error of 1 % takes", "Speed", "that carry most"):  # fmt: skip
+        assert words in page, words
+
+
+def test_runs_side_by_side(tmp_path: Path) -> None:
+    from klbench.report import combine
+
+    one, two = (write(tmp_path / name, tables("plain"), config=f"seed: {i}\n") for i, name in enumerate(("one", "two")))
+    page = combine([one, two], tmp_path / "both.html").read_text(encoding="utf-8")
+    assert "4,000 completions" in page
+    assert "seed=1" in page
+
+
+def test_a_run_without_completions_says_so() -> None:
+    assert text(tokens.answer({"tokens": tables("plain")["tokens"].head(0)})) == "No completion was measured."
+    assert tokens.build({"tokens": tables("plain")["tokens"].head(0)}) == []

@@ -1,0 +1,399 @@
+"""The study of completions against what enumeration says of small policies, and its sums, tails, tokens and interruptions."""
+
+import math
+from functools import cache
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from klbench import estimators, pairs
+from klbench.pairs.sequence import SequencePair
+from klbench.runs import RunFolder
+from klbench.settings import build
+from klbench.studies import Context, get, lm
+from klbench.studies._lm_found import Found, Kept, Sums, Vocabulary
+from klbench.studies._lm_measure import Shard, found_in
+from klbench.studies._lm_values import tail_shape
+from klbench.studies.lm import LmOptions
+from klbench.types import Completions, ConfigError, Draws
+
+SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3}
+NAMES = ("k1", "k2", "k3", "k_lambda:0.3", "abs", "k3_clamped:0.2", "bregman_kl_pq", "k1_weighted", "k3_weighted")
+PROMISED = """pair estimator target batch samples truth truth_error truth_method mean mean_se bias bias_se variance std rmse
+rel_bias rel_std exact_bias exact_std frac_negative n_nonfinite khat status level per"""
+TIMED = {"throughput", "cost"}
+
+
+@cache
+def pair(lag: float = 0.0) -> SequencePair:
+    return SequencePair(**SMALL, lag=lag)
+
+
+def tables(*measured, seed=0, workers=1, folder=None, **options) -> dict[str, pd.DataFrame]:
+    context = Context(seed, workers=workers, folder=folder)
+    return dict(get("lm").run(LmOptions(pairs=measured, **{"samples": 20_000, "shard": 2_048} | options), context))
+
+
+@cache
+def measured(lag: float) -> dict[str, pd.DataFrame]:
+    return tables(pair(lag), estimators=NAMES)
+
+
+def atoms(p: SequencePair):
+    """Every sequence of every prompt: its probability under the sampler; by token log-ratio, log-weight, KLs, mask."""
+    paths = [np.asarray(each) for each in p.tree.paths]
+    node, token, mask = paths
+    log_probs = {side: each[:, node, token] for side, each in p.token_log_probs.items()}
+    mu = log_probs.get("mu", log_probs["q"])
+    probability = np.exp(np.where(mask, mu, 0.0).sum(-1)) / p.prompts
+    q, ref = p.token_log_probs["q"], p.token_log_probs["p"]
+    kl_qp = (np.exp(q) * (q - ref)).sum(-1)[:, node]
+    kl_pq = (np.exp(ref) * (ref - q)).sum(-1)[:, node]
+    mask = np.broadcast_to(mask, mu.shape)
+    fields = (log_probs["p"] - log_probs["q"], log_probs["q"] - mu, kl_qp, kl_pq)
+    return probability, *(np.where(mask, each, 0.0) for each in fields), mask
+
+
+def row(table: pd.DataFrame, name: str, level: str, per: str = "sequence") -> pd.Series:
+    (found,) = (
+        each for _, each in table[(table["estimator"] == name) & (table["level"] == level)].iterrows() if each["per"] == per
+    )
+    return found
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.1])
+def test_means_and_spreads_are_those_of_enumeration(lag) -> None:
+    probability, log_ratio, log_weight, _, _, mask = atoms(pair(lag))
+    table, length = measured(lag)["values"], float((probability * mask.sum(-1)).sum())
+    assert probability.sum() == pytest.approx(1.0)
+    compared = 0
+    for name in NAMES:
+        estimator = estimators.get(name)
+        if estimator.needs_weight and not lag:
+            assert set(table[table["estimator"] == name]["status"]) == {"skipped: needs log-probabilities of a third sampler"}
+            continue
+        tokens = np.where(mask, estimator.terms(Draws(log_ratio, log_weight)), 0.0).sum(-1)
+        whole = estimator.terms(Draws(log_ratio.sum(-1), log_weight.sum(-1)))
+        for level, terms in (("token", tokens), ("sequence", whole)):
+            found, mean = row(table, name, level), float((probability * terms).sum())
+            variance = float((probability * (terms - mean) ** 2).sum())
+            assert abs(found["mean"] - mean) <= 5 * found["mean_se"]
+            assert abs(found["variance"] - variance) <= 5 * found["variance_se"]
+            assert found["std"] ** 2 == pytest.approx(found["variance"])
+            negative = float((probability * (terms < 0)).sum())
+            assert abs(found["frac_negative"] - negative) <= 5 * math.sqrt(negative * (1 - negative) / 20_000)
+            if found["bias_method"] == "paired":
+                target = found["truth"] if found["truth_method"] == "enumeration" else mean - found["bias"]
+                assert abs(found["bias"] - (mean - target)) <= 5 * found["bias_se"]
+                compared += found["truth_method"] == "enumeration"
+        found = row(table, name, "token", "token")
+        assert abs(found["mean"] - float((probability * tokens).sum()) / length) <= 5 * found["mean_se"]
+    assert compared >= 10
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.1])
+def test_the_exact_sums_and_what_is_measured_against_them(lag) -> None:
+    probability, _, log_weight, kl_qp, kl_pq, mask = atoms(pair(lag))
+    table = measured(lag)["values"]
+    plain = row(table, "rao_blackwell", "token")
+    assert abs(plain["mean"] - float((probability * kl_qp.sum(-1)).sum())) <= 5 * plain["mean_se"]
+    assert plain["truth"] == pytest.approx(0.3)
+    assert plain["truth_method"] == "enumeration"
+    prefix = np.exp(np.cumsum(log_weight, -1) - log_weight)
+    weighted = float((probability * (prefix * kl_qp).sum(-1)).sum())
+    assert weighted == pytest.approx(0.3)
+    if lag:
+        assert plain["mean"] != pytest.approx(0.3, abs=5 * plain["mean_se"])
+        unbiased = row(table, "rao_blackwell_weighted", "token")
+        assert abs(unbiased["bias"]) <= 5 * unbiased["bias_se"]
+    assert plain["std"] < row(table, "k1", "token")["std"]
+    # A sum of the tokens' KL(p‖q) along q's prefixes is what the token level of that direction aims at, not the sequences' own.
+    truth = row(table, "bregman_kl_pq", "token")
+    expected = float((probability * (prefix * kl_pq).sum(-1)).sum())
+    assert truth["truth_method"] == "monte-carlo"
+    assert abs(truth["truth"] - expected) <= 5 * truth["truth_error"]
+    assert abs(truth["truth"] - row(table, "bregman_kl_pq", "sequence")["truth"]) > 1e-3
+    per_token = row(table, "k1", "token", "token")
+    length = float((probability * (prefix * mask).sum(-1)).sum())
+    assert abs(per_token["truth"] - 0.3 / length) <= 5 * per_token["truth_error"]
+    assert row(table, "k1", "sequence")["bias_method"] == "paired"
+
+
+def test_standard_errors_come_true_over_many_seeds() -> None:
+    seeds, found = 300, []
+    probability, log_ratio, *_, mask = atoms(pair())
+    chosen = (estimators.get("abs"),)  # terms whose distribution is mild: intervals of k3 come true only slowly
+    tokens = np.where(mask, chosen[0](log_ratio), 0.0).sum(-1)
+    mean, length = float((probability * tokens).sum()), float((probability * mask.sum(-1)).sum())
+    variance = float((probability * (tokens - mean) ** 2).sum())
+    for seed in range(seeds):
+        shard = found_in(pair().completions(seed, 0, 500), chosen, 0.0, keep=False)
+        table = lm.values([lm._solved(pair(), chosen, shard, None)])
+        one, per_token, exact = (
+            row(table, "abs", "token"),
+            row(table, "abs", "token", "token"),
+            row(table, "rao_blackwell", "token"),
+        )
+        found.append(
+            (
+                (one["mean"] - mean) / one["mean_se"],
+                (one["variance"] - variance) / one["variance_se"],
+                (one["bias"] - (mean - 0.3)) / one["bias_se"],
+                (per_token["mean"] - mean / length) / per_token["mean_se"],
+                (per_token["bias"] - (mean - 0.3) / length) / per_token["bias_se"],
+                (exact["mean"] - 0.3) / exact["mean_se"],
+                (per_token["truth"] - 0.3 / length) / per_token["truth_error"],
+            )
+        )
+    z = np.array(found)
+    assert (np.abs(z.mean(0)) < 5 / math.sqrt(seeds) + 0.1).all()
+    np.testing.assert_allclose(z.std(0), 1.0, atol=0.2)
+
+
+def test_the_columns_that_are_promised() -> None:
+    for lag in (0.0, 0.1):
+        found = measured(lag)
+        assert set(PROMISED.split()) <= set(found["values"].columns)
+        assert {"values", "tokens", "top_tokens", "pairs", "estimators", *TIMED} <= set(found)
+        assert ("sampling" in found) == (lag > 0)
+        assert "dtype" not in found
+        assert set(found["values"]["level"]) == {"token", "sequence"}
+        assert set(found["estimators"]["estimator"]) >= set(found["values"]["estimator"])
+
+
+def test_positions_are_those_of_enumeration_and_add_up() -> None:
+    probability, log_ratio, _, kl_qp, _, mask = atoms(pair())
+    table = measured(0.0)["tokens"]
+    assert table["position"].tolist() == [1, 2, 3]
+    assert table["n"].iloc[0] == 20_000
+    for t, found in enumerate(table.to_dict("records")):
+        alive = float((probability * mask[..., t]).sum())
+        assert abs(found["n"] / 20_000 - alive) <= 5 * math.sqrt(alive * (1 - alive) / 20_000) + 1e-12
+        for name, values in (("kl_qp", kl_qp), ("k1", -log_ratio), ("k3", estimators.get("k3")(log_ratio))):
+            exact = float((probability * values[..., t]).sum()) / alive
+            assert abs(found[name] - exact) <= 5 * found[f"{name}_se"] + 1e-12
+        assert 0.0 < found["frac_negative"] < 1.0
+    assert table["share"].sum() == pytest.approx(1.0)
+    exact = row(measured(0.0)["values"], "rao_blackwell", "token")
+    assert (table["n"] * table["kl_qp"]).sum() == pytest.approx(20_000 * exact["mean"])
+
+
+def completions(log_q, log_p, mask, **others) -> Completions:
+    return Completions(np.array(log_q, float), np.array(log_p, float), np.array(mask, bool), **others)
+
+
+def test_padding_never_counts_and_a_mask_may_have_holes() -> None:
+    nonsense = [[-1.0, 99.0, -2.0], [math.nan, -0.5, math.nan]]
+    ref = [[-1.5, math.nan, -1.0], [99.0, -0.2, 7.0]]
+    holes = completions(nonsense, ref, [[1, 0, 1], [0, 1, 0]], token=np.array([[4, 9, 5], [9, 4, 9]]))
+    plain = completions(
+        [[-1.0, -2.0], [-0.5, 0.0]], [[-1.5, -1.0], [-0.2, 0.0]], [[1, 1], [1, 0]], token=np.array([[4, 5], [4, 0]])
+    )
+    chosen = [estimators.get(name) for name in ("k1", "k3")]
+    one, other = (found_in(each, chosen, 0.0, keep=True).flat() for each in (holes, plain))
+    for name, array in one.items():
+        if not name.startswith("clock"):
+            np.testing.assert_array_equal(array, other[name], err_msg=name)
+    shard = Shard(holes)
+    assert shard.lengths.tolist() == [2, 1]
+    assert shard.position.tolist() == [0, 1, 0]
+    np.testing.assert_allclose(shard.summed(-shard.log_ratio), [0.5 - 1.0, -0.3])
+
+
+def test_prefix_weights_stop_before_the_token() -> None:
+    found = Shard(
+        completions([[-1.0, -2.0], [-1.0, 0.0]], [[-1.0, -1.0]] * 2, [[1, 1], [1, 0]], log_mu=np.array([[-2.0, -1.0]] * 2))
+    )
+    np.testing.assert_allclose(found.prefix_weight(), [1.0, math.e, 1.0])
+
+
+def test_sums_merge_to_what_they_are_of_all() -> None:
+    stream = np.random.default_rng(0)
+    x = stream.exponential(size=(101, 3)) + np.array([0.0, 1e3, -5.0])
+    whole, merged = Sums.of_vectors(x), Sums.of_vectors(x[:1])
+    for part in (x[1:40], x[40:41], x[41:]):
+        merged = merged.merge(Sums.of_vectors(part))
+    for name in ("count", "mean", "scatter", "cubes", "fourths"):
+        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
+    centred = x - x.mean(0)
+    np.testing.assert_allclose(whole.fourths, (centred**4).sum(0))
+    np.testing.assert_allclose(whole.cubes, (centred**3).sum(0))
+    np.testing.assert_allclose(np.diag(whole.covariance), x.var(0, ddof=1))
+
+
+def test_shards_of_any_length_merge_to_the_whole() -> None:
+    chosen = [estimators.get(name) for name in ("k1", "k3")]
+    whole = pair().completions(3, 0, 500)
+    cut = [lm_first(whole, slice(0, 7), 1), lm_first(whole, slice(7, 300), 3), lm_first(whole, slice(300, 500), 3)]
+    parts = [found_in(each, chosen, 1.0, keep=True) for each in cut]
+    merged, expected = parts[0].merge(parts[1]).merge(parts[2]), found_in(whole, chosen, 3.0, keep=True)
+    # The first shard's completions are cut to one token: only their later tokens are missing.
+    assert merged.places.count[0] == expected.places.count[0] == 500
+    assert merged.sums.count == 500
+    again = Found.restored({name: np.array(array) for name, array in merged.flat().items()})
+    assert again.columns == merged.columns
+    for name, array in merged.flat().items():
+        np.testing.assert_array_equal(again.flat()[name], array, err_msg=name)
+
+
+def lm_first(whole: Completions, rows: slice, tokens: int) -> Completions:
+    return Completions(
+        **{name: None if x is None else x[rows] if x.ndim == 1 else x[rows, :tokens] for name, x in vars(whole).items()}
+    )
+
+
+def test_memory_is_bounded() -> None:
+    full = Kept(*(np.zeros(3) for _ in range(5)), full=np.array(True))
+    assert full.merge(full) is full
+    assert Kept.enough(2**14, 1)
+    assert Kept.enough(1, 2**22)
+    assert not Kept.enough(2**14 - 1, 2**22 - 1)
+    one, two = (
+        Vocabulary.of_tokens(np.array(ids), np.array(x), None)
+        for ids, x in (([5, 2, 5], [1.0, -2.0, 3.0]), ([9, 2], [0.5, 4.0]))
+    )
+    both = one.merge(two)
+    assert both.token.tolist() == [2, 5, 9]
+    assert both.count.tolist() == [2, 2, 1]
+    assert both.k1.tolist() == [-2.0, -4.0, -0.5]
+    assert both.largest.tolist() == [4.0, 3.0, 0.5]
+
+
+def test_tokens_that_carry_the_divergence() -> None:
+    table, sums = measured(0.0)["top_tokens"], measured(0.0)["values"]
+    assert sorted(table["token"]) == [0, 1, 2, 3]
+    assert table["rank"].tolist() == [1, 2, 3, 4]
+    assert table["k1_sum"].abs().is_monotonic_decreasing
+    assert table["k1_sum"].sum() == pytest.approx(20_000 * row(sums, "k1", "token")["mean"])
+    assert table["kl_sum"].sum() == pytest.approx(20_000 * row(sums, "rao_blackwell", "token")["mean"])
+    assert table["count"].sum() == sums["tokens"].iloc[0]
+    probability, log_ratio, *_ = atoms(pair())
+    token, mask = (np.asarray(pair().tree.paths[i]) for i in (1, 2))
+    for found in table.to_dict("records"):
+        exact = float((probability * np.where(mask & (token == found["token"]), -log_ratio, 0.0).sum(-1)).sum())
+        assert abs(found["k1_sum"] - 20_000 * exact) <= 5 * found["k1_sum_se"]
+
+
+def test_a_tail_that_repeats_has_no_shape() -> None:
+    stream = np.random.default_rng(0)
+    assert math.isnan(tail_shape(np.repeat([0.1, 0.2, 0.3], 2_000))[0])
+    khat, se, n = tail_shape(stream.exponential(0.7, 20_000))
+    assert abs(khat - 0.7) <= 5 * se
+    assert n == 20_000
+    assert math.isnan(tail_shape(np.zeros(0))[0])
+
+
+def test_samples_of_another_distribution() -> None:
+    table = measured(0.1)["sampling"].set_index(["log_ratio", "estimator", "level"])
+    probability, log_ratio, log_weight, *_ = atoms(pair(0.1))
+    assert (table["kl_qp"] - 0.3).abs().max() < 1e-9
+    from_mu = float((probability * -(log_ratio + log_weight).sum(-1)).sum())
+    for level in ("token", "sequence"):
+        found = table.loc[("log p - log mu", "k1", level)]
+        assert abs(found["mean"] - from_mu) <= 5 * found["mean_se"]
+        assert found["kl_mup"] == pytest.approx(found["mean"])
+        found = table.loc[("log p - log mu", "k3", level)]
+        # Both are unbiased for the sampler's own divergence, at either level.
+        assert abs(found["mean"] - from_mu) <= 5 * found["mean_se"]
+
+
+def assert_same(one: dict[str, pd.DataFrame], two: dict[str, pd.DataFrame]) -> None:
+    assert set(one) == set(two)
+    for name in set(one) - TIMED:
+        pd.testing.assert_frame_equal(one[name], two[name], check_exact=True, obj=name)
+
+
+def test_the_same_bits_whatever_the_workers_and_another_seed_is_another_run() -> None:
+    alone = tables(pair(), pair(0.1), samples=1_000, shard=128)
+    assert_same(alone, tables(pair(), pair(0.1), samples=1_000, shard=128, workers=2))
+    assert alone["values"]["samples"].unique().tolist() == [1_000]
+    other = tables(pair(), pair(0.1), samples=1_000, shard=128, seed=1)
+    assert not alone["values"]["mean"].equals(other["values"]["mean"])
+    # An estimator more or less changes no other's numbers.
+    few = tables(pair(), pair(0.1), samples=1_000, shard=128, estimators=("k3",))["values"]
+    same = alone["values"].merge(few, on=["pair", "estimator", "level", "per"], suffixes=("", "_few"))
+    kept = same[~same["status"].str.startswith("skipped")]
+    np.testing.assert_array_equal(kept["mean"], kept["mean_few"])
+    np.testing.assert_allclose(kept["bias_se"], kept["bias_se_few"], rtol=1e-9, atol=1e-12)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> None:
+    folder = RunFolder(tmp_path)
+    calls = []
+
+    def stopped(*arguments):
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(arguments)
+        return real(*arguments)
+
+    real = lm.measure_shard
+    monkeypatch.setattr(lm, "measure_shard", stopped)
+    first = tables(pair(), pair(0.1), samples=1_000, shard=256, folder=folder)
+    assert set(first["values"]["pair"]) == {pair().title}  # the first is done, the second is not
+    monkeypatch.setattr(lm, "measure_shard", real)
+    measured_again = []
+    monkeypatch.setattr(lm, "measure_shard", lambda *a: measured_again.append(a) or real(*a))
+    found = tables(pair(), pair(0.1), samples=1_000, shard=256, folder=folder)
+    assert len(measured_again) == 3
+    assert_same(found, tables(pair(), pair(0.1), samples=1_000, shard=256))
+
+
+def test_what_is_no_mean_of_terms_is_a_row_with_the_reason() -> None:
+    found = tables(pair(), estimators=("k1", "k_fitted"), samples=300)["values"]
+    assert set(found[found["estimator"] == "k_fitted"]["status"]) == {"skipped: is no mean of terms"}
+
+
+def test_cost_and_speed() -> None:
+    found = measured(0.0)
+    cost = found["cost"].set_index(["estimator", "level"])
+    values = row(found["values"], "k3", "token")
+    assert cost.loc[("k3", "token"), "completions_needed"] == pytest.approx((100 * values["rel_std"]) ** 2)
+    assert (cost["seconds_needed"] > 0).all()
+    assert found["throughput"]["peak_mib"].min() > 10
+    assert set(found["throughput"]["stage"]) == {"completions", *(n for n in NAMES if not n.endswith("weighted"))}
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"pairs": [pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 1.0})]}, "gaussian pairs have no tokens; pairs with "),
+    ({"samples": 1}, "samples=1: must be at least 2"),
+    ({"shard": 0}, "shard=0: must be at least 1"),
+    ({"dtypes": ["float8"]}, "dtypes.0='float8'"),
+    ({"truncations": [0]}, "truncations.0=0: must be at least 1"),
+])  # fmt: skip
+def test_bad_settings_get_one_line(options, message) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(LmOptions, {"pairs": [pair()]} | options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+class Rescoring(SequencePair):
+    """A sequence pair that can score again as a language model does: with a known error, and with a bucket."""
+
+    def rescored(self, completions, dtype):
+        off = np.where(completions.mask, 0.01 * (-1.0) ** np.arange(completions.mask.shape[1]), 0.0)
+        return Completions(**{**vars(completions), "log_p": completions.log_p + off, "log_q": completions.log_q - off})
+
+    def truncated(self, completions, k):
+        return type("Truncated", (), {"kl_qp": completions.kl_qp * (1.0 - 1.0 / (1 + k))})
+
+    def decode(self, ids):
+        return [f" {each}\n" for each in ids]
+
+
+def test_scoring_again() -> None:
+    found = tables(Rescoring(**SMALL), samples=500, shard=500, rescored=200, truncations=(1, 3))
+    dtype = found["dtype"].set_index(["what", "estimator", "level"])
+    assert set(dtype["completions"]) == {200}
+    itself = dtype.loc["policy against itself"]
+    assert itself.loc[("k2", "token"), "change"] == pytest.approx(0.5e-4 * dtype["tokens"].iloc[0] / 200)
+    k1 = dtype.loc[("policy against reference", "k1", "token")]
+    assert k1["change"] == pytest.approx(k1["mean_there"] - k1["mean"])
+    assert k1["largest"] == pytest.approx(0.02)
+    table = found["truncation"].set_index("k")
+    assert table.loc[1, "share"] == pytest.approx(0.5)
+    assert table.loc[3, "missing"] == pytest.approx(0.25 * table.loc[3, "exact"])
+    assert found["top_tokens"]["text"].str.endswith("\n").all()
+    assert "dtype" not in tables(Rescoring(**SMALL), samples=300, rescored=0)
