@@ -1,0 +1,208 @@
+"""What the training study found, in sentences made from its tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from klbench.report.blocks import Block, Bullets, Heading, Paragraph
+from klbench.report.numbers import count, number, percent, short
+from klbench.report.sections._gradient_data import code
+from klbench.report.sections._training_data import FLOORS, GREEDY, OPTIMUM, REFERENCE, UNKNOWN, WORDS, Row, Trained, families
+
+WHY = (
+    "Does it matter for the policy in the end? Small policies are trained against a reward r less β times the penalty, once "
+    "with each estimator and place, on the same prompts, rewards and random numbers. All their sequences are enumerated, so "
+    "that the best possible policy is known, and with it each policy's regret: how far its exact objective E r − β KL(q‖p) "
+    "stays below the largest possible one."
+)
+MOST_RUNS = 4
+
+
+def interval(row: Row, name: str, digits: int = 2) -> str:
+    """``0.024 (0.018 to 0.036)``."""
+    if math.isnan(row[f"{name}_low"]):
+        return number(row[name], digits)
+    return f"{number(row[name], digits)} ({number(row[f'{name}_low'], digits)} to {number(row[f'{name}_high'], digits)})"
+
+
+def _lines(rows: Sequence[Row], said: Sequence[str]) -> Markup:
+    lines = [Markup("{}: {}").format(code(row["combination"]), text) for row, text in zip(rows, said, strict=True)]
+    return Markup("<p>{}</p>").format(Markup("<br>").join(lines))
+
+
+def _regrets(rows: Sequence[Row]) -> Markup:
+    return _lines(rows, [interval(row, "regret") for row in rows])
+
+
+def _gone(row: Row) -> str:
+    return percent(1.0 - row["regret"] / row["start_regret"])
+
+
+def _optimum(trained: Trained) -> Markup | None:
+    rows = trained.toward(OPTIMUM)
+    if not rows:
+        return None
+    best = rows[0]
+    text = Markup("<p><b>Head for the optimum</b></p><p>Their mean gradient vanishes at the best policy. Regret left:</p>")
+    text += _regrets(rows)
+    said = f"Of the regret before training, {_gone(best)} to {_gone(rows[-1])} is gone."
+    if len(rows) == 1:
+        said = f"Of the regret before training, {_gone(best)} is gone."
+    point = trained.points.get(best["combination"], {})
+    left = point.get("noise_free_regret", math.nan)
+    if not math.isnan(left):
+        said += (
+            f" Without noise, on exact gradients, the same policy keeps {number(left, 2)}: what its shape and the number of "
+            "steps leave. The rest is noise."
+        )
+    return text + Markup("<p>{}</p>").format(said)
+
+
+def _floors(trained: Trained) -> Markup | None:
+    found = families(trained.toward(*FLOORS))
+    if not found:
+        return None
+    text = Markup("<p><b>Stall at a floor that was predicted</b></p>")
+    for point, rows in found.items():
+        predicted = trained.points.get(rows[0]["combination"], {})
+        floor = predicted.get("predicted_regret", math.nan)
+        said = f"Fixed point of {WORDS[point]}: regret {number(floor, 2)}"
+        reached = predicted.get("noise_free_regret", math.nan)
+        said += f", {number(reached, 2)} in training without noise" if not math.isnan(reached) else ""
+        text += Markup("<p>{}. With noise:</p>").format(said) + _regrets(rows)
+    few, seeds = next((row["seeds"] for row in trained.points.values()), 0), trained.final[0]["seeds"]
+    if few not in (0, seeds):
+        text += Markup("<p>Predictions, and training without noise, are for {} of the {} seeds.</p>").format(few, seeds)
+    return text
+
+
+def _unheld(trained: Trained) -> Markup | None:
+    rows = trained.toward(GREEDY)
+    if not rows:
+        return None
+    text = Markup("<p><b>Do not regularise at all</b></p><p>No gradient on average: nothing holds the policy. KL, exact:</p>")
+    text += _lines(rows, [f"{number(row['kl'], 2)} nats, regret {number(row['regret'], 2)}" for row in rows])
+    if trained.reference:
+        said = f"{REFERENCE} ends at {number(trained.reference['kl'], 2)} nats. "
+        said += f"Regret before training: {number(rows[0]['start_regret'], 2)}."
+        text += Markup("<p>{}</p>").format(said)
+    return text
+
+
+def _others(trained: Trained) -> Markup | None:
+    rows = trained.toward(UNKNOWN)
+    if not rows:
+        return None
+    text = Markup("<p><b>No fixed point is known</b></p><p>Their mean gradient is of no divergence. Regret left:</p>")
+    worse = [row for row in rows if row["outcome"] == "worse than not training"]
+    text += _regrets(rows)
+    if worse:
+        said = Markup(" and ").join(code(row["combination"]) for row in worse)
+        text += Markup("<p>Worse than not to train at all ({}): {}.</p>").format(number(worse[0]["start_regret"], 2), said)
+    return text
+
+
+def _sure(trained: Trained) -> Markup | None:
+    """By how much each is behind the comparison, and how sure that is."""
+    rows = [row for row in trained.final if row["combination"] != REFERENCE and not math.isnan(row["difference_low"])]
+    if not rows:
+        return None
+    behind = [row for row in rows if row["difference_low"] > 0]
+    ahead = [row for row in rows if row["difference_high"] < 0]
+    open_ = [row for row in rows if row not in behind and row not in ahead]
+    text = Markup("<p><b>How sure?</b></p><p>Paired over {}, against {}: ").format(
+        count(trained.final[0]["seeds"], "seed"), code(REFERENCE)
+    )
+    text += f"{len(behind)} of {count(len(rows), 'combination')} {'are' if len(behind) != 1 else 'is'} behind for sure"
+    text += f", {len(ahead)} ahead" if ahead else ""
+    text += f", {len(open_)} cannot be told from it" if open_ else ""
+    text += Markup(" (95 % bootstrap intervals).</p>")
+    if behind:
+        least = min(behind, key=lambda row: row["difference"])
+        most = max(behind, key=lambda row: row["difference"])
+        text += Markup("<p>The least: {}, by {}. The most: {}, by {}.</p>").format(
+            code(least["combination"]), interval(least, "difference"), code(most["combination"]), interval(most, "difference")
+        )
+    if ahead or open_:
+        text += _lines([*ahead, *open_], [f"{interval(row, 'difference')}" for row in [*ahead, *open_]])
+    return text
+
+
+def _frontier(trained: Trained) -> Markup | None:
+    rows = [row for row in trained.rows("frontier") if not math.isnan(row["shortfall"])]
+    if not rows:
+        return None
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(str(row["combination"]), []).append(row)
+    text = Markup("<p><b>At equal KL</b></p><p>Reward that is missing to the best policy of the same KL, over all β:</p>")
+    groups = sorted(by_name.values(), key=lambda group: _short(max(group, key=_short)))
+    leaders = [group[0] for group in groups]
+    spans = [[number(row["shortfall"], 2) for row in (min(g, key=_short), max(g, key=_short))] for g in groups]
+    text += _lines(leaders, [" to ".join(span) for span in spans])
+    return text + Markup("<p>At a fixed β a penalty that does not hold would win on reward; here it cannot.</p>")
+
+
+def _short(row: Row) -> float:
+    return float(row["shortfall"])
+
+
+def _lead(trained: Trained) -> str:
+    first = trained.final[0]
+    where = f"{trained.label}: " if trained.label else ""
+    return (
+        f"{where}{count(len(trained.final), 'way', 'ways')} to penalise, {trained.algorithm.upper()} with β = "
+        f"{short(trained.beta)}, {count(trained.updates, 'update')}, {count(first['seeds'], 'seed')}. Regret before training "
+        f"{number(first['start_regret'], 2)}; after it from {number(first['regret'], 2)} to "
+        f"{number(trained.final[-1]['regret'], 2)}."
+    )
+
+
+def answer(runs: Sequence[Trained]) -> list[Block]:
+    """The question, and what the tables answer for each run."""
+    blocks: list[Block] = []
+    for trained in runs[:MOST_RUNS]:
+        blocks.append(Paragraph(_lead(trained), "lead"))
+        if trained is runs[0]:
+            blocks.append(Paragraph(WHY))
+        blocks += [*_stopped(trained), *_altered(trained)]
+        parts = (_optimum, _floors, _unheld, _others, _sure, _frontier)
+        cards = [each for part in parts if (each := part(trained))]
+        blocks.append(Bullets(cards, cards=True))
+    if len(runs) > MOST_RUNS:
+        blocks.append(Paragraph(f"The first {MOST_RUNS} of {len(runs)} runs; the others are in the tables below.", "note"))
+    return blocks
+
+
+def _altered(trained: Trained) -> list[Block]:
+    """Where training follows another gradient than that of the objective."""
+    settings = str(trained.final[0].get("altered_by") or "")
+    if not settings:
+        return []
+    return [
+        Paragraph(
+            f"This run has {settings}. That changes the reward's gradient, or its weight against a penalty in the loss: the "
+            "fixed points named below are those of the objective as written, and need not be where this run is going.",
+            "warning",
+        )
+    ]
+
+
+def _stopped(trained: Trained) -> list[Block]:
+    if not trained.diverged:
+        return []
+    said = "; ".join(f"{name}, seed {seed}: {status}" for name, seed, status in trained.diverged[:6])
+    more = f"; and {len(trained.diverged) - 6} more" if len(trained.diverged) > 6 else ""
+    return [
+        Paragraph(
+            f"{count(len(trained.diverged), 'replica')} diverged and stayed where it was stopped ({said}{more}).", "warning"
+        )
+    ]
+
+
+def heading(trained: Trained) -> list[Block]:
+    """What opens a run's part, where there are several."""
+    return [Heading(trained.label)] if trained.label else []

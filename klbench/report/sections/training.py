@@ -1,0 +1,59 @@
+"""The section of the training study: what each estimator, in its place, makes of a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from klbench.report.blocks import Block, Section, Tables
+from klbench.report.sections import _terms, _training_answer, _training_figures, _training_tables
+from klbench.report.sections._training_data import COLUMNS, COVERS, load
+
+
+def answer(tables: Tables) -> Sequence[Block]:
+    """What the top of the page says."""
+    return _training_answer.answer([trained for trained in load(tables) if trained.final])
+
+
+def build(tables: Tables) -> Sequence[Block]:
+    """Figures and tables of each run."""
+    return [
+        block
+        for trained in load(tables)
+        if trained.final
+        for part in (_training_answer.heading, _training_figures.figures, _training_tables.tables)
+        for block in part(trained)
+    ]
+
+
+TERMS = (
+    _terms.DISTRIBUTIONS,
+    _terms.RATIO,
+    _terms.SCHULMAN,
+    *_terms.GRADIENTS,
+    ("β", "The penalty's weight: training is to make E r − β KL(q‖p) large."),
+    (
+        "J, J*, regret",
+        (
+            "J is that objective of a policy, exactly; J* the largest there is. It belongs to the reference times exp(r/β), "
+            "normalised. The regret J* − J is β times the KL of the policy from that one."
+        ),
+    ),
+    (
+        "fixed point",
+        (
+            "A policy at which the mean gradient of the whole objective is zero: training can rest nowhere else. If it is not "
+            "the optimum, its regret is a floor."
+        ),
+    ),
+    (
+        "seed",
+        "One draw of reference, reward and random numbers, the same for all combinations; differences are taken seed by seed.",
+    ),
+    (
+        "bootstrap interval",
+        "Seeds are drawn again with replacement, 9,999 times; the interval is where 95 % of the means fall (BCa).",
+    ),
+    ("clip, clamp", "A clip stops the gradient where the ratio q/μ leaves 1 ± 0.2 or so; a clamp cuts off the penalty itself."),
+)
+
+SECTION = Section("What training makes of it", "training", build, COLUMNS, answer, covers=COVERS, order=10, terms=TERMS)

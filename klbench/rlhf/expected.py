@@ -1,0 +1,176 @@
+"""The same training without sampling noise: on the exact expected gradient of each combination, by enumeration.
+
+On-policy, one step a batch, no clip: there the reward's expected gradient is that of ``E_pi[r]``, whatever the baseline, and
+the penalty's is what :mod:`klbench.gradients` says of the combination. It is found here from the whole tree at once, prefix by
+prefix where the combination allows, so that it costs little more than the network itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from klbench.gradients import EXACT, Combination
+from klbench.gradients.surrogate import parts
+from klbench.rlhf.penalty import Arm, blocks
+from klbench.rlhf.replicas import Adam
+from klbench.rlhf.testbed import Testbed, padded, reach
+from klbench.types import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SAME = 1e-9
+"""Relative distance below which two expected gradients are the same but for rounding."""
+
+
+def expected_loss(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, beta: Tensor, group: int) -> Tensor:
+    """A number a replica, ``(arms, seeds)``, whose gradient is the expected gradient of the loss ``-r + beta * penalty``.
+
+    ``log_q`` are next-token log-probabilities ``(arms, seeds, prompts, nodes, tokens)``, differentiable; ``beta``
+    is ``(arms,)``.
+    """
+    import torch
+
+    tree = testbed.tree
+    leaves = tree.sum_along(log_q)
+    rows = []
+    for where, combination in blocks(arms):
+        direct, taken = _penalty(testbed, combination, log_q[where], leaves[where], group)
+        weight = beta[where, None, None]
+        # grad sum pi(x) c(x) is the score's expectation with c for a coefficient.
+        score = (leaves[where].exp() * (testbed.reward - weight[..., None] * taken).detach()).sum(-1)
+        rows.append((weight * direct - score).mean(-1))
+    return torch.cat(rows)
+
+
+def _penalty(
+    testbed: Testbed, combination: Combination | None, log_q: Tensor, leaves: Tensor, group: int
+) -> tuple[Tensor, Tensor]:
+    """What stands in the loss, ``(..., prompts)``, and what is taken from the return, ``(..., prompts, leaves)``."""
+    import torch
+
+    if combination is None:
+        return torch.zeros_like(leaves[..., 0]), torch.zeros_like(leaves)
+    shrink = 1.0 - 1.0 / group if combination.baseline == "batch_mean" else 1.0
+    plain = replace(combination, name="", baseline="none")  # in expectation a baseline does nothing else
+    # A differentiated weight of all the tokens before, and a division by the length, reach beyond the token's own prefix.
+    far = plain.level == "token" and (
+        plain.length_mean or (plain.ratio_gradient and plain.correction in ("prefix_ratio", "sequence_ratio"))
+    )
+    direct, taken = (_by_sequence if far else _by_leaf if plain.level == "sequence" else _by_token)(
+        testbed, plain, log_q, leaves
+    )
+    return direct, shrink * taken
+
+
+def _enumerated(log_q: Tensor, log_p: Tensor, kl: Tensor, mask: Tensor) -> Rollouts:
+    """Of the policy's own samples."""
+    return Rollouts(log_q, log_p.expand_as(log_q), log_q.detach(), kl, mask)
+
+
+def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+    """Every token after every prefix is a sequence of one token, weighted by how often it comes."""
+    import torch
+
+    log_p = testbed.log_p.expand_as(log_q)
+    kl = (log_q.exp() * (log_q - log_p)).sum(-1, keepdim=True).expand_as(log_q)
+    ones = torch.ones_like(log_q, dtype=torch.bool)
+    pieces = parts(combination, _enumerated(*(each.reshape(-1, 1) for each in (log_q, log_p, kl, ones))))
+    often = (reach(testbed.tree, log_q)[..., None] + log_q).exp().detach()
+    direct = (often * pieces.direct.view(log_q.shape)).sum((-2, -1))
+    if pieces.returns is None:
+        return direct, torch.zeros_like(leaves)
+    # The score's own and earlier terms do not count in expectation: all of a sequence's terms may stand in its return.
+    terms = kl if combination.estimator == EXACT else pieces.returns.view(log_q.shape)
+    return direct, testbed.tree.sum_along(terms.detach())
+
+
+def _by_leaf(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+    """Every sequence is one token."""
+    import torch
+
+    log_q, log_p = (each.reshape(-1, 1) for each in (leaves, testbed.leaf_log_p.expand_as(leaves)))
+    ones = torch.ones_like(log_q, dtype=torch.bool)
+    pieces = parts(combination, _enumerated(log_q, log_p, torch.zeros_like(log_q), ones))
+    direct = (leaves.exp().detach() * pieces.direct.view(leaves.shape)).sum(-1)
+    return direct, torch.zeros_like(leaves) if pieces.returns is None else pieces.returns.view(leaves.shape)
+
+
+def _by_sequence(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+    """Every sequence with all its tokens: slow, and right for everything that stands in the loss."""
+    import torch
+
+    node, token, mask = testbed.tree.paths
+    kl = (log_q.exp() * (log_q - testbed.log_p)).sum(-1)
+    along = [torch.where(mask, each[..., node, token], 0.0) for each in (log_q, testbed.log_p.expand_as(log_q))]
+    along.append(torch.where(mask, kl[..., node], 0.0))
+    along.append(mask.expand_as(along[0]))
+    pieces = parts(combination, _enumerated(*(each.reshape(-1, each.shape[-1]) for each in along)))
+    return (leaves.exp().detach() * pieces.direct.view(leaves.shape)).sum(-1), torch.zeros_like(leaves)
+
+
+def gradients(
+    testbed: Testbed, arms: Sequence[Arm], theta: Tensor, beta: Tensor, group: int, *, free: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Loss and expected gradient of each replica at parameters ``(arms, seeds, parameters)``; free: they are all logits."""
+    import torch
+
+    theta = theta.detach().requires_grad_()
+    loss = expected_loss(testbed, arms, log_probs(testbed, theta, free=free), beta, group)
+    (gradient,) = torch.autograd.grad(loss.sum(), theta)
+    return loss.detach(), gradient
+
+
+def log_probs(testbed: Testbed, theta: Tensor, *, free: bool = False) -> Tensor:
+    """Next-token log-probabilities under parameters, or under logits in their order."""
+    return theta.view(*theta.shape[:-1], *testbed.log_p.shape[1:]).log_softmax(-1) if free else testbed.everywhere(theta)
+
+
+def alike(testbed: Testbed, arms: Sequence[Arm], group: int) -> list[int]:
+    """For each arm the first one with the same ``beta`` that has the same expected gradient, at policies drawn at random."""
+    import torch
+
+    one = replace(testbed, seeds=testbed.seeds[:1])
+    drawn = padded(one.policy.random(one.stream(one.seeds[0], "probe"))[None])
+    theta = (one.reference + 0.5 * drawn).expand(len(arms), -1, -1)
+    _, found = gradients(one, arms, theta, torch.tensor([each.beta for each in arms], dtype=theta.dtype), group)
+    scale = float(found.norm(dim=-1).max())
+    return [
+        next(
+            j for j in range(i + 1)
+            if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale
+        )
+        for i in range(len(arms))
+    ]  # fmt: skip
+
+
+def train(
+    testbed: Testbed,
+    arms: Sequence[Arm],
+    *,
+    steps: int,
+    rate: float,
+    clip: float | None,
+    decay: bool,
+    group: int,
+    every: int,
+    free: bool = False,
+) -> Iterator[tuple[int, Tensor]]:
+    """Adam on exact expected gradients; yields log-probabilities before every so many steps, and at last.
+
+    Free policies have a logit of their own for each token after each prefix, and start from the testbed's reference too.
+    """
+    import torch
+
+    start = testbed.log_p.flatten(1) if free else testbed.reference
+    theta = start.repeat(len(arms), 1, 1)
+    beta = torch.tensor([each.beta for each in arms], dtype=theta.dtype)
+    optimizer = Adam(theta, rate, clip, steps if decay else None)
+    for step in range(steps + 1):
+        if step % every == 0 or step == steps:
+            with torch.no_grad():
+                yield step, log_probs(testbed, theta, free=free)
+        if step < steps:
+            optimizer.descend(*gradients(testbed, arms, theta, beta, group, free=free), step)

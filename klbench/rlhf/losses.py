@@ -1,0 +1,145 @@
+"""The pure functions that the loops are made of, each with its formula and where it is from.
+
+Sequences are ``(..., n, T)``: any stack of replicas, ``n`` sequences, ``T`` tokens; ``mask`` says which tokens count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Baseline = Literal["none", "batch_mean", "leave_one_out"]
+Whitening = Literal["none", "batch", "group"]
+Normalisation = Literal["sum", "token", "sequence"]
+
+EPSILON = 1e-8
+"""Added to standard deviations before they divide."""
+
+
+def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
+    """``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, to be maximised; ``rho A`` without a clip.
+
+    ``log_ratio`` is ``log q - log mu`` of policy and sampler. Without a clip, and where the policy itself has sampled, its
+    gradient is REINFORCE's, ``A grad log q``. (Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7; eq. 6
+    without.)
+    """
+    ratio = log_ratio.exp()
+    if clip is None:
+        return ratio * advantage
+    return (ratio * advantage).minimum(ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+
+
+def clip_active(log_ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
+    """Where the clipped surrogate has no gradient because of its clip: boolean."""
+    import torch
+
+    if clip is None:
+        return torch.zeros_like(log_ratio, dtype=torch.bool)
+    ratio = log_ratio.exp()
+    return ((advantage > 0) & (ratio > 1.0 + clip)) | ((advantage < 0) & (ratio < 1.0 - clip))
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace: float) -> Tensor:
+    """``sum over l of (discount trace)^l delta_{t+l}``, ``delta_t = r_t + discount V_{t+1} - V_t``; 0 where masked.
+
+    Nothing follows the last token: its next value is 0, for sequences that were cut off too, since their reward is final.
+    (Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation", eqs. 11 and 16.)
+    """
+    import torch
+
+    alive = mask.to(values.dtype)
+    values = values * alive
+    following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
+    deltas = (rewards + discount * following - values) * alive
+    result, total = [], torch.zeros_like(deltas[..., 0])
+    for t in reversed(range(deltas.shape[-1])):
+        total = deltas[..., t] + discount * trace * total
+        result.append(total)
+    return torch.stack(result[::-1], dim=-1) * alive
+
+
+def value_loss(values: Tensor, targets: Tensor, old: Tensor | None = None, clip: float | None = None) -> Tensor:
+    """``(V - target)^2 / 2``; with a clip, the larger of it and that of ``V`` kept within ``clip`` of its old value.
+
+    (Schulman et al. 2017, eq. 9; the clip is that of OpenAI's baselines and of TRL.)
+    """
+    plain = 0.5 * (values - targets) ** 2
+    if clip is None or old is None:
+        return plain
+    kept = old + (values - old).clamp(-clip, clip)
+    return plain.maximum(0.5 * (kept - targets) ** 2)
+
+
+def adapted_beta(beta: Tensor, kl: Tensor, target: float, gain: float = 0.1) -> Tensor:
+    """``beta (1 + gain clip((kl - target) / target, -0.2, 0.2))``: a proportional controller in log space.
+
+    (Ziegler et al. 2019, "Fine-tuning language models from human preferences", section 2.2.)
+    """
+    return beta * (1.0 + gain * ((kl - target) / target).clamp(-0.2, 0.2))
+
+
+def centred(returns: Tensor, group: int, baseline: Baseline) -> Tensor:
+    """Returns ``(..., n, T)`` less a baseline that each ``group`` of consecutive sequences, those of one prompt, gives.
+
+    ``batch_mean`` subtracts the mean of the group, which shrinks the gradient by ``1 - 1/group`` (Shao et al. 2024,
+    "DeepSeekMath", section 4.1.2); ``leave_one_out`` the mean of the others, which does not (Kool et al. 2019; Ahmadian et al.
+    2024, eq. 7).
+
+    Raises
+    ------
+    ValueError
+        The group does not divide ``n``, or leaves nothing when one is left out.
+    """
+    if baseline == "none":
+        return returns
+    n = returns.shape[-2]
+    if n % group:
+        raise ValueError(f"{n} sequences do not make groups of {group}")
+    if baseline == "leave_one_out" and group < 2:
+        raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {group}")
+    grouped = returns.reshape(*returns.shape[:-2], n // group, group, returns.shape[-1])
+    result = (grouped - grouped.mean(-2, keepdim=True)).flatten(-3, -2)
+    return result * (group / (group - 1)) if baseline == "leave_one_out" else result
+
+
+def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) -> Tensor:
+    """Advantages in units of their spread: over the batch, less its mean, or within each group as GRPO has it.
+
+    Over the batch: ``(A - mean) / (std + 1e-8)`` of all tokens that count. By group: ``A / (std + 1e-8)`` with the sample
+    standard deviation, within the group, of each sequence's mean over its tokens; the baseline has centred it before.
+    (Shao et al. 2024, section 4.1.2.) A penalty in the loss is not in these units: whitening changes its weight.
+    """
+    alive = mask.to(advantage.dtype)
+    if whitening == "none":
+        return advantage * alive
+    if whitening == "batch":
+        count = alive.sum((-2, -1), keepdim=True)
+        mean = (advantage * alive).sum((-2, -1), keepdim=True) / count
+        deviation = (advantage - mean) * alive
+        spread = (deviation.square().sum((-2, -1), keepdim=True) / (count - 1).clamp(min=1)).sqrt()
+        return deviation / (spread + EPSILON)
+    each = (advantage * alive).sum(-1) / alive.sum(-1)
+    spread = each.reshape(*each.shape[:-1], each.shape[-1] // group, group).std(-1)
+    return advantage * alive / (spread.repeat_interleave(group, dim=-1)[..., None] + EPSILON)
+
+
+def reduced(per_token: Tensor, mask: Tensor, normalisation: Normalisation) -> Tensor:
+    """Per-token losses ``(..., n, T)`` to one of each replica, ``(...)``.
+
+    ``sum``: the mean over sequences of their sums, which is what the policy gradient theorem has. ``token``: over all tokens of
+    the batch. ``sequence``: the mean over sequences of their means.
+    """
+    return reduced_sequences((per_token * mask).sum(-1), mask, normalisation)
+
+
+def reduced_sequences(per_sequence: Tensor, mask: Tensor, normalisation: Normalisation) -> Tensor:
+    """The same from sums over tokens, ``(..., n)``; a penalty and a reward that are reduced alike keep their proportion."""
+    lengths: Callable[[], Tensor] = lambda: mask.sum(-1).to(per_sequence.dtype)  # noqa: E731
+    if normalisation == "sum":
+        return per_sequence.mean(-1)
+    if normalisation == "token":
+        return per_sequence.sum(-1) / lengths().sum(-1)
+    return (per_sequence / lengths()).mean(-1)

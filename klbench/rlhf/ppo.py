@@ -1,0 +1,207 @@
+"""PPO with a KL penalty, for a whole stack of replicas at once; REINFORCE and GRPO are settings of it.
+
+    python -m klbench +exp=ppo                                   # clipped surrogate, leave-one-out baseline, 2 epochs
+    python -m klbench +exp=ppo algorithm=reinforce               # no clip, 1 epoch
+    python -m klbench +exp=ppo algorithm=grpo                    # group mean, advantages in units of the group's spread
+
+The loop knows nothing of what it trains: a :class:`World` samples, scores and steps. The testbed's is
+:class:`klbench.rlhf.replicas.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from klbench.rlhf import losses
+from klbench.rlhf.losses import Baseline, Normalisation, Whitening
+from klbench.rlhf.penalty import Arm, estimates, in_loss
+from klbench.rlhf.penalty import returns as penalty_returns
+from klbench.types import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sequences that were sampled together, those of one prompt next to each other.
+
+    Parameters
+    ----------
+    reward
+        Of each sequence, ``(arms, seeds, n)``.
+    mask
+        Which tokens count, ``(arms, seeds, n, T)``.
+    inputs
+        What the world needs to score them again; not the loop's business.
+    rows
+        Which of the sampled sequences these are, ``(n,)``; None: all.
+    """
+
+    reward: Tensor
+    mask: Tensor
+    inputs: object
+    rows: Tensor | None = None
+
+    def take(self, rows: Tensor) -> Batch:
+        """Some of the sequences."""
+        return Batch(self.reward[..., rows], self.mask[..., rows, :], self.inputs, rows)
+
+
+class World(Protocol):
+    """What is trained: policies, their references, and whatever gives the reward."""
+
+    def sample(self, update: int, lag: int) -> Batch:
+        """Sequences from the policies of ``lag`` updates ago."""
+
+    def rollouts(self, batch: Batch) -> Rollouts:
+        """The batch under the policies of now, ``(arms, seeds, n, T)``; ``log_q`` and ``kl`` can be differentiated."""
+
+    def values(self, batch: Batch) -> Tensor:
+        """The critics' values before each token, ``(arms, seeds, n, T)``, differentiable; only with a critic."""
+
+    def order(self, update: int, epoch: int, n: int) -> Tensor:
+        """The order, ``(n,)``, in which an epoch goes through its sequences."""
+
+    def step(self, loss: Tensor, update: int) -> None:
+        """One step of each replica's optimiser down its own loss, ``(arms, seeds)``."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of the loop.
+
+    Parameters
+    ----------
+    updates, epochs, minibatches
+        Batches that are sampled, passes over each, and the parts that a pass is cut into.
+    group
+        Sequences of one prompt.
+    clip
+        Of the probability ratio; None: no clip.
+    baseline, whitening, normalisation
+        See :mod:`klbench.rlhf.losses`. A critic takes the baseline's place.
+    critic, trace, value_weight
+        Whether values are learned and advantages made by GAE, its lambda (the discount is 1), the weight of the value loss.
+    lag
+        How many updates ago the sampler was the policy.
+    clamp
+        Largest log-ratio, in nats, that the penalty sees, gradient included; None: as it is.
+    target_kl
+        With it, ``beta`` follows Ziegler's controller on the penalty's own estimate.
+    every
+        Updates between two reports.
+    """
+
+    updates: int = 200
+    epochs: int = 2
+    minibatches: int = 1
+    group: int = 8
+    clip: float | None = 0.2
+    baseline: Baseline = "leave_one_out"
+    whitening: Whitening = "none"
+    normalisation: Normalisation = "sum"
+    critic: bool = False
+    trace: float = 0.95
+    value_weight: float = 0.5
+    lag: int = 0
+    clamp: float | None = None
+    target_kl: float | None = None
+    every: int = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What training itself can see, before the update of that number; each ``(arms, seeds)``.
+
+    ``kl_estimate`` and its standard error over the batch, in nats a sequence, are the arm's own estimator's; the shares of
+    tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
+    """
+
+    update: int
+    beta: Tensor
+    kl_estimate: Tensor
+    kl_estimate_se: Tensor
+    sampled_reward: Tensor
+    clip_fraction: Tensor
+    clamp_fraction: Tensor
+
+
+def train(world: World, arms: Sequence[Arm], recipe: Recipe) -> Iterator[Report]:
+    """Train; pause for a report before every so many updates, and after the last one."""
+    import torch
+
+    beta: Tensor | None = None
+    clips: list[Tensor] = []
+    for update in range(recipe.updates + 1):
+        batch = world.sample(update, recipe.lag)
+        first = world.rollouts(batch)
+        before = Rollouts(first.log_q.detach(), first.log_p, first.log_mu, first.kl.detach(), first.mask)
+        values = world.values(batch).detach() if recipe.critic else None
+        if beta is None:
+            beta = torch.tensor([[each.beta] for each in arms], dtype=before.log_q.dtype).expand(batch.reward.shape[:2])
+        if update % recipe.every == 0 or update == recipe.updates:
+            kl, cut = estimates(arms, before, recipe.clamp)
+            clipped = torch.stack(clips).mean(0) if clips else torch.zeros_like(beta)
+            spread = kl.std(-1) / kl.shape[-1] ** 0.5
+            yield Report(update, beta, kl.mean(-1), spread, batch.reward.mean(-1), clipped, cut)
+            clips = []
+        if update == recipe.updates:
+            return
+
+        # The penalty in the return and the baselines are constants of the update, as the sampler's log-probabilities are.
+        advantage, targets, scored = _advantages(arms, recipe, beta, batch, before, values)
+        for epoch in range(recipe.epochs):
+            for rows in world.order(update, epoch, batch.reward.shape[-1]).chunk(recipe.minibatches):
+                part = batch.take(rows)
+                mask, here = part.mask, advantage[..., rows, :]
+                untouched = epoch == 0 and recipe.minibatches == 1  # the policy is still the one that was just asked
+                rollouts = _rows(first, rows) if untouched else world.rollouts(part)
+                log_ratio = rollouts.log_q - rollouts.log_mu
+                gain = losses.clipped_surrogate(log_ratio, here, recipe.clip)
+                penalty = in_loss(arms, rollouts, recipe.clamp)
+                # A return with an off-policy weight of its own is not weighted by the clipped ratio as well.
+                weighted = penalty.weights * scored[..., rows, :] * rollouts.log_q
+                loss = losses.reduced(beta[..., None, None] * weighted - gain, mask, recipe.normalisation)
+                loss = loss + beta * losses.reduced_sequences(penalty.direct, mask, recipe.normalisation)
+                if targets is not None:
+                    error = losses.value_loss(world.values(part), targets[..., rows, :])
+                    loss = loss + recipe.value_weight * losses.reduced(error, mask, recipe.normalisation)
+                active = losses.clip_active(log_ratio.detach(), here, recipe.clip) & mask
+                clips.append(active.sum((-2, -1)) / mask.sum((-2, -1)))
+                world.step(loss, update)
+        if recipe.target_kl is not None:
+            beta = losses.adapted_beta(beta, estimates(arms, before, recipe.clamp)[0].mean(-1), recipe.target_kl)
+
+
+def _rows(rollouts: Rollouts, rows: Tensor) -> Rollouts:
+    return Rollouts(*(getattr(rollouts, name)[..., rows, :] for name in ("log_q", "log_p", "log_mu", "kl", "mask")))
+
+
+def _advantages(
+    arms: Sequence[Arm], recipe: Recipe, beta: Tensor, batch: Batch, before: Rollouts, values: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Advantages ``(arms, seeds, n, T)``, what the critic should have said, and returns that have weights of their own.
+
+    The return is ``r - beta * penalty``; a baseline and a weight that the penalty's combination names, it keeps.
+    """
+    import torch
+
+    group = recipe.group
+    penalty = penalty_returns(arms, before, group, recipe.clamp)
+    own, corrected = (flag[:, None, None, None] for flag in (penalty.owned, penalty.corrected))
+    less = torch.where(own, penalty.values, losses.centred(penalty.values, group, recipe.baseline))
+    merged = torch.where(corrected, 0.0, beta[..., None, None] * (less if values is None else penalty.values))
+    if values is None:
+        advantage, targets = losses.centred(batch.reward[..., None], group, recipe.baseline) - merged, None
+    else:
+        # Rewards a token: what the return loses from one token to the next; the last one has the sequence's reward.
+        alive = batch.mask.to(merged.dtype)
+        following = torch.cat([alive[..., 1:], torch.zeros_like(alive[..., :1])], dim=-1)
+        later = torch.cat([merged[..., 1:], torch.zeros_like(merged[..., :1])], dim=-1) * following
+        rewards = (alive - following) * batch.reward[..., None] - (merged * alive - later)
+        advantage = losses.gae(rewards, values, batch.mask, discount=1.0, trace=recipe.trace)
+        targets = advantage + values
+    return losses.whitened(advantage, batch.mask, group, recipe.whitening), targets, less

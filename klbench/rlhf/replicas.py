@@ -1,0 +1,229 @@
+"""Stacked policies on the testbed: sampled with common random numbers, stepped by an Adam of their own, each on its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from klbench import streams
+from klbench.rlhf.ppo import Batch
+from klbench.rlhf.testbed import Testbed, padded
+from klbench.types import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Adam:
+    """Adam with gradient clipping for each vector of a stack, and a vector that fails is stopped, alone.
+
+    (Kingma and Ba 2015, algorithm 1, with their beta_1, beta_2 and epsilon; the clip is that of the gradient's norm, Pascanu
+    et al. 2013.)
+
+    Parameters
+    ----------
+    theta
+        Parameters, ``(..., parameters)``, a leaf that is differentiated; changed in place.
+    rate, clip
+        Learning rate, and the largest norm of a gradient (None: any).
+    steps
+        The rate falls to 0 along a line over so many steps; None: it stays.
+    """
+
+    def __init__(self, theta: Tensor, rate: float, clip: float | None, steps: int | None) -> None:
+        import torch
+
+        self.theta, self.rate, self.clip, self.last = theta, rate, clip, steps
+        self._first, self._second = torch.zeros(2, *theta.shape, dtype=theta.dtype)
+        self._steps = 0
+        self.alive = torch.ones(theta.shape[:-1], dtype=torch.bool)
+        self.causes: dict[tuple[int, ...], tuple[int, str]] = {}
+        """Of each vector that was stopped: the update, and why."""
+
+    def step(self, loss: Tensor, update: int) -> None:
+        """One step down each vector's own loss, of the stack's shape."""
+        import torch
+
+        (gradient,) = torch.autograd.grad(loss.sum(), self.theta)
+        with torch.no_grad():
+            self.descend(loss, gradient, update)
+
+    def descend(self, loss: Tensor, gradient: Tensor, update: int) -> None:
+        """The same for gradients that are known."""
+        import torch
+
+        norm = gradient.norm(dim=-1)
+        self._stop(~loss.isfinite(), "the loss", loss, update)
+        self._stop(~norm.isfinite(), "the gradient's norm", norm, update)
+        if self.clip is not None:
+            gradient = gradient * (self.clip / norm.clamp(min=self.clip))[..., None]
+        self._steps += 1
+        first = 0.9 * self._first + 0.1 * gradient
+        second = 0.999 * self._second + 0.001 * gradient.square()
+        change = (first / (1 - 0.9**self._steps)) / ((second / (1 - 0.999**self._steps)).sqrt() + 1e-8)
+        left = 1.0 if self.last is None else 1.0 - (self._steps - 1) / self.last
+        moved = self.theta - self.rate * left * change
+        going = self.alive[..., None]
+        self.theta.copy_(torch.where(going, moved, self.theta))
+        self._first = torch.where(going, first, self._first)
+        self._second = torch.where(going, second, self._second)
+
+    def _stop(self, failed: Tensor, what: str, value: Tensor, update: int) -> None:
+        for place in (failed & self.alive).nonzero().tolist():
+            self.causes[tuple(place)] = (update, f"{what} is {float(value[tuple(place)]):g}")
+        self.alive &= ~failed
+
+
+class Inputs(NamedTuple):
+    """Sampled sequences, ``(arms, seeds, n, T)`` each: prefixes, tokens, and log-probabilities of reference and sampler."""
+
+    node: Tensor
+    token: Tensor
+    log_p: Tensor
+    log_mu: Tensor
+
+
+class Replicas:
+    """Policies ``(arms, seeds)`` on a testbed, as :func:`klbench.rlhf.ppo.train` wants them.
+
+    All arms of a seed start from its reference and draw with the same uniforms: what differs between them is their own doing.
+
+    Parameters
+    ----------
+    group
+        Sequences of each prompt in a batch; a batch has all prompts.
+    rate, clip, steps
+        Of :class:`Adam`.
+    critic
+        Whether each replica has values: of a second network of the policy's shape, the first output at each prefix.
+    """
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        arms: int,
+        *,
+        group: int,
+        rate: float,
+        clip: float | None,
+        steps: int | None,
+        critic: bool,
+        lag: int,
+    ) -> None:
+        import torch
+
+        self.testbed, self.group, self.arms = testbed, group, arms
+        start = testbed.reference
+        self._split = start.shape[-1]
+        if critic:
+            start = torch.cat([start, padded(self._critics())], dim=-1)
+        self.theta = start.repeat(arms, 1, 1).requires_grad_()
+        self.optimizer = Adam(self.theta, rate, clip, steps)
+        self._history: deque[Tensor] = deque(maxlen=lag + 1)
+        self._prompts = torch.arange(testbed.prompts).repeat_interleave(group)
+
+    def _critics(self) -> np.ndarray:
+        policy = self.testbed.policy
+        return 0.5 * np.stack([policy.random(self.testbed.stream(k, "critic")) for k in self.testbed.seeds])
+
+    @property
+    def policies(self) -> Tensor:
+        """The policies' parameters, ``(arms, seeds, parameters)``, padded."""
+        return self.theta.detach()[..., : self._split]
+
+    def _along(self, theta: Tensor, prompts: Tensor, tokens: Tensor) -> Tensor:
+        """What each network puts out before and after tokens ``(arms, seeds, n, t)``: ``(arms, seeds, n, t + 1, tokens)``."""
+        import torch
+
+        policy = self.testbed.policy
+
+        def one(each: Tensor, token: Tensor) -> Tensor:
+            return policy.along(policy.split(each), prompts, token)
+
+        result: Tensor = torch.vmap(one)(theta.flatten(0, 1)[:, : policy.parameters], tokens.flatten(0, 1))
+        # As in the testbed: the order of sums must not depend on the stack.
+        return result.contiguous().view(*theta.shape[:2], *result.shape[1:])
+
+    def sample(self, update: int, lag: int) -> Batch:
+        """``group`` sequences of each prompt, token by token, from the policies of ``lag`` updates ago (the first, before)."""
+        import torch
+
+        tree, n = self.testbed.tree, len(self._prompts)
+        self._history.append(self.policies.clone())
+        theta = self._history[0]
+        assert lag + 1 == self._history.maxlen
+        draws = [self.testbed.stream(k, "samples", update).random((n, tree.horizon)) for k in self.testbed.seeds]
+        uniform = torch.from_numpy(np.stack(draws)).expand(self.arms, -1, -1, -1)
+        node, token = torch.zeros(2, *uniform.shape, dtype=torch.int64)
+        alive = torch.ones(uniform.shape, dtype=torch.bool)
+        log_mu = torch.zeros(uniform.shape, dtype=theta.dtype)
+        with torch.no_grad():
+            for t in range(tree.horizon):
+                log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :t]))[..., -1, :].log_softmax(-1)
+                drawn = (uniform[..., t, None] >= log_probs.exp().cumsum(-1)[..., :-1]).sum(-1)
+                log_mu[..., t] = log_probs.gather(-1, drawn[..., None])[..., 0]
+                token[..., t] = drawn
+                if t + 1 < tree.horizon:
+                    alive[..., t + 1] = alive[..., t] & (drawn < tree.vocabulary)
+                    node[..., t + 1] = torch.where(alive[..., t + 1], tree.child(node[..., t], drawn, t), 0)
+        return self._batch(node, torch.where(alive, token, 0), alive, torch.where(alive, log_mu, 0.0))
+
+    def _ordinary(self, tokens: Tensor) -> Tensor:
+        """Tokens that may come before others: after the end token nothing counts, and any will do."""
+        return tokens.clamp(max=self.testbed.vocabulary - 1)
+
+    def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> Batch:
+        import torch
+
+        tree = self.testbed.tree
+        log_p = torch.where(alive, self._reference(self._prompts, node).gather(-1, token[..., None])[..., 0], 0.0)
+        last = alive.sum(-1, keepdim=True) - 1
+        end, action = node.gather(-1, last)[..., 0], token.gather(-1, last)[..., 0]
+        first = tree.starts[-1]
+        # Leaves are numbered by the prefix that they end after, up to the last depth, where each token makes one.
+        leaf = torch.where(end < first, end, first + (end - first) * tree.tokens + action)
+        seed = torch.arange(len(self.testbed.seeds))[:, None]
+        reward = self.testbed.reward[seed, self._prompts, leaf]
+        return Batch(reward, alive, Inputs(node, token, log_p, log_mu))
+
+    def _reference(self, prompts: Tensor, node: Tensor) -> Tensor:
+        """The reference's next-token log-probabilities at prefixes ``(arms, seeds, n, T)`` of prompts ``(n,)``."""
+        import torch
+
+        seed = torch.arange(len(self.testbed.seeds))[:, None, None]
+        return self.testbed.log_p[seed, prompts[:, None], node]
+
+    def _inputs(self, batch: Batch) -> tuple[Inputs, Tensor]:
+        """The batch's sequences and their prompts."""
+        inputs = batch.inputs
+        assert isinstance(inputs, Inputs)
+        if batch.rows is None:
+            return inputs, self._prompts
+        return Inputs(*(each[..., batch.rows, :] for each in inputs)), self._prompts[batch.rows]
+
+    def rollouts(self, batch: Batch) -> Rollouts:
+        """The batch under the policies of now."""
+        import torch
+
+        (node, token, log_p, log_mu), prompts = self._inputs(batch)
+        log_probs = self._along(self.theta[..., : self._split], prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
+        log_q = log_probs.gather(-1, token[..., None])[..., 0]
+        kl = (log_probs.exp() * (log_probs - self._reference(prompts, node))).sum(-1)
+        return Rollouts(torch.where(batch.mask, log_q, 0.0), log_p, log_mu, torch.where(batch.mask, kl, 0.0), batch.mask)
+
+    def values(self, batch: Batch) -> Tensor:
+        """The critics' values."""
+        (_, token, _, _), prompts = self._inputs(batch)
+        return self._along(self.theta[..., self._split :], prompts, self._ordinary(token[..., :-1]))[..., 0] * batch.mask
+
+    def order(self, update: int, epoch: int, n: int) -> Tensor:
+        """The same for all replicas."""
+        import torch
+
+        return torch.from_numpy(streams.generator(self.testbed.seed, "training", "order", update, epoch).permutation(n))
+
+    def step(self, loss: Tensor, update: int) -> None:
+        """One step of Adam."""
+        self.optimizer.step(loss, update)

@@ -1,0 +1,59 @@
+"""Predicted fixed points beside what training reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench.studies._training_options import TrainingOptions
+from klbench.studies._training_tables import by_seed, described, summarized
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def fixed_points_table(
+    options: TrainingOptions,
+    seed: int,
+    points: Mapping[str, tuple[str, float]],
+    training: pd.DataFrame,
+    noise_free: pd.DataFrame,
+    free: pd.DataFrame,
+) -> pd.DataFrame:
+    """One row a combination: regret, KL and reward where its expected gradient vanishes, and where three trainings ended.
+
+    ``free_``: exact gradients and a logit for every token after every prefix, which is what the prediction is for;
+    ``noise_free_``: exact gradients and the policy's own shape; ``sampled_``: as it was trained. ``residual`` is the norm of
+    the expected gradient at the prediction over that at the reference.
+    """
+    import pandas as pd
+    import torch
+
+    from klbench.rlhf import fixed_points
+    from klbench.studies._training_tasks import testbed
+
+    few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
+    bed = testbed(options, seed, few)
+    beta = torch.tensor([options.beta], dtype=torch.float64)
+    exact = {
+        name: bed.exact(fixed_points.predicted(bed, name, beta), beta) for name in fixed_points.NAMES
+    } | {"greedy": fixed_points.greedy(bed, beta)}  # fmt: skip
+    rows = []
+    for name, (point, residual) in points.items():
+        row: dict[str, Any] = described(name) | {
+            "fixed_point": point, "formula": fixed_points.FORMULAS.get(point, ""), "residual": residual, "seeds": len(few),
+        }  # fmt: skip
+        predicted = exact.get(point)
+        for column in ("regret", "kl", "reward"):
+            values = np.full(1, math.nan) if predicted is None else getattr(predicted, column)[0].numpy()
+            row |= summarized(f"predicted_{column}", values, name)
+            for kind, table in (("free", free), ("noise_free", noise_free), ("sampled", training)):
+                if not len(table):
+                    continue
+                reached = by_seed(table[table["seed"].isin(few)], name, column)
+                row |= summarized(f"{kind}_{column}", reached, name)
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,156 @@
+"""What one process of the training study computes: some seeds, all arms of one kind of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from klbench.rlhf.penalty import Arm, arm
+from klbench.rlhf.testbed import Exact, Testbed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.rlhf.ppo import Report
+    from klbench.rlhf.replicas import Replicas
+    from klbench.studies._training_options import TrainingOptions
+
+SEEDS_A_TASK = 4
+"""Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
+FREE_RATE, FREE_STEPS = 0.3, 150
+"""Adam's rate and steps on free logits: ten nats and more are within reach."""
+
+Kind = Literal["sampled", "frontier", "noise_free", "free"]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of training, its arms by name and weight, and numbers of seeds."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Every combination with every weight."""
+        return [arm(name, beta) for name in self.names for beta in self.betas]
+
+
+def testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
+    """The testbed of some seeds."""
+    return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+
+
+def perform(options: TrainingOptions, seed: int, task: Task) -> tuple[Task, Rows]:
+    """The task and its rows: one an arm, seed and evaluation."""
+    with one_thread():
+        bed = testbed(options, seed, task.seeds)
+        rows = {"sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _expected}[task.kind](
+            options, bed, task
+        )
+    return task, rows
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The order of sums, and so their bits, would depend on the threads; and a busy machine makes two slower than one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    import torch
+
+    from klbench.rlhf.ppo import Recipe, train
+    from klbench.rlhf.replicas import Replicas
+
+    every = options.every if task.kind == "sampled" else options.updates
+    shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
+    recipe = Recipe(**shared | {"every": every})
+    steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
+    world = Replicas(
+        bed, len(task.arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
+        critic=options.critic, lag=options.lag,
+    )  # fmt: skip
+    beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
+    rows: Rows = []
+    for report in train(world, task.arms, recipe):
+        with torch.no_grad():
+            exact = bed.exact(bed.everywhere(world.policies), beta)
+            best = bed.frontier(exact.kl) if report.update == options.updates else torch.full_like(exact.kl, torch.nan)
+        rows += _rows(task, report.update, exact, {"frontier_reward": best} | _seen(report))
+    return [row | _status(world, task, row) for row in rows]
+
+
+def _seen(report: Report) -> dict[str, Tensor]:
+    names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction")
+    return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
+
+
+def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
+    place = (row.pop("arm"), task.seeds.index(row["seed"]))
+    update, cause = world.optimizer.causes.get(place, (row["step"], ""))
+    stopped = cause and row["step"] > update
+    return {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
+
+
+def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    import torch
+
+    from klbench.rlhf import expected
+
+    free = task.kind == "free"
+    # One step an update: what more epochs are for, to use a batch again, does not arise.
+    steps = FREE_STEPS if free else options.updates
+    beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
+    path = expected.train(
+        bed, task.arms, steps=steps, rate=FREE_RATE if free else options.learning_rate,
+        clip=None if free else options.gradient_clip, decay=free or options.decay, group=options.group,
+        every=steps if free else options.every, free=free,
+    )  # fmt: skip
+    rows: Rows = []
+    for step, log_probs in path:
+        rows += _rows(task, step, bed.exact(log_probs, beta), {})
+    return [{key: value for key, value in row.items() if key != "arm"} for row in rows]
+
+
+def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
+    values = exact._asdict() | more
+    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    return [
+        {"arm": i, "combination": each.name, "beta": each.beta, "seed": k, "step": step}
+        | {name: column[i][j] for name, column in plain.items()}
+        for i, each in enumerate(task.arms)
+        for j, k in enumerate(task.seeds)
+    ]
+
+
+def chunks(seeds: int) -> list[tuple[int, ...]]:
+    """Numbers of seeds, a task each."""
+    return [tuple(range(first, min(first + SEEDS_A_TASK, seeds))) for first in range(0, seeds, SEEDS_A_TASK)]
+
+
+def plan(options: TrainingOptions, alike: Sequence[int]) -> list[Task]:
+    """All tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once."""
+    names = options.combinations
+    firsts = tuple(names[i] for i in sorted(set(alike)))
+    one = (options.beta,)
+    others = tuple(beta for beta in sorted(set(options.betas)) if beta != options.beta)
+    result = [Task("sampled", names, one, seeds) for seeds in chunks(options.seeds)]
+    if options.frontier and others:
+        few = min(options.frontier_seeds, options.seeds)
+        result += [Task("frontier", options.frontier, others, seeds) for seeds in chunks(few)]
+    few = min(options.noise_free_seeds, options.seeds)
+    result += [Task("noise_free", firsts, one, seeds) for seeds in chunks(few)]
+    return result + [Task("free", firsts, one, seeds) for seeds in chunks(few)]

@@ -1,0 +1,173 @@
+"""The part on training: sentences that follow from the tables, figures and tables of each run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from gradient_runs import plain
+
+from klbench.report import combine, render
+from klbench.report.sections import training
+from klbench.report.sections._training_data import COVERS, load
+
+MakeRun = Callable[..., Path]
+# Fixed point, regret at the end, KL at the end, predicted regret.
+ENDS = {
+    "k1_reward": ("optimum", 0.02, 1.0, 0.0),
+    "k2_sequence_loss": ("optimum", 0.03, 1.1, 0.0),
+    "k2_loss": ("token_kl", 0.05, 1.2, 0.04),
+    "k3_loss": ("token_k3", 0.09, 1.3, 0.08),
+    "k3_reward": ("", 0.5, 4.0, math.nan),
+    "none": ("greedy", 1.0, 8.0, 1.6),
+}
+STEPS, SEEDS, START = (0, 10, 20), 4, 0.4
+
+
+def spread(name: str, value: float, half: float = 0.005) -> dict[str, float]:
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+
+def parts(name: str) -> dict[str, str]:
+    placement = "reward" if "reward" in name else "loss"
+    return {"estimator": name[:2], "placement": placement, "level": "token", "correction": "none", "baseline": "none"}
+
+
+def outcome(name: str, regret: float) -> str:
+    if name == "k1_reward":
+        return "the comparison"
+    return "worse than not training" if regret > START else "behind k1_reward"
+
+
+def content(ends: dict[str, tuple[str, float, float, float]] | None = None, status: str = "ok") -> dict[str, pd.DataFrame]:
+    ends = ends or ENDS
+    rows, final, curves, frontier, matched, points = [], [], [], [], [], []
+    for name, (point, regret, kl, predicted) in ends.items():
+        for step in STEPS:
+            now = START if step == 0 else regret * (1 + 20 / step - 1)
+            curve = {"combination": name, "step": step}
+            for column, value in (("regret", now), ("kl", kl * step / 20), ("kl_estimate", kl), ("reward", 0.5)):
+                curve |= spread(column, value, 0.1 * value)
+            curves.append(curve)
+            rows += [
+                {"algorithm": "ppo", "combination": name, **parts(name), "beta": 0.2, "seed": seed, "step": step,
+                 "reward": 0.5, "kl": kl, "kl_estimate": kl, "objective": 0.3, "regret": now, "kl_to_optimum": now / 0.2,
+                 "status": status if (name, seed, step) == ("k3_reward", 1, 20) else "ok"}
+                for seed in range(SEEDS)
+            ]  # fmt: skip
+        row = {"combination": name, **parts(name), "seeds": SEEDS, "fixed_point": point, "start_regret": START}
+        row |= spread("regret", regret) | spread("difference", regret - 0.02, 0.0 if name == "k1_reward" else 0.005)
+        row |= {"effect_size": 2.0, "reward": 0.5, "kl": kl, "kl_to_optimum": 5 * regret} | spread("estimate_error", -0.01)
+        row |= {"clip_fraction": 0.001, "clamp_fraction": 0.0, "diverged": 0, "outcome": outcome(name, regret)}
+        final.append(row)
+        points.append(
+            {"combination": name, **parts(name), "fixed_point": point, "formula": "π = ref" if point else "", "residual": 1e-16,
+             "seeds": 2} | spread("predicted_regret", predicted) | spread("predicted_kl", kl) | spread("free_regret", 0.04)
+            | spread("noise_free_regret", 0.015) | spread("sampled_regret", regret) | spread("sampled_kl", kl)
+        )  # fmt: skip
+    for name, missing in (("k1_reward", 0.02), ("k3_loss", 0.06)):
+        for beta, kl in ((0.1, 2.0), (0.2, 1.0)):
+            row = {"combination": name, "beta": beta, "seeds": 2, "frontier_reward": 0.6} | spread("kl", kl)
+            frontier.append(row | spread("reward", 0.6 - missing) | spread("shortfall", missing * (1 + beta)))
+            if name != "k1_reward":
+                matched.append({"combination": name, "beta": beta, "kl": kl, "seeds": 2} | spread("difference", -0.04))
+    names = ("training", "final", "curves", "frontier", "matched", "fixed_points")
+    return dict(zip(names, map(pd.DataFrame, (rows, final, curves, frontier, matched, points)), strict=True))
+
+
+def said(tables: dict[str, pd.DataFrame]) -> str:
+    return plain(training.answer(tables))
+
+
+def test_the_answer_is_that_of_the_tables() -> None:
+    text = said(content())
+    assert (
+        "6 ways to penalise, PPO with β = 0.2, 20 updates, 4 seeds. Regret before training 0.40; after it from 0.020 to 1.0"
+        in text
+    )
+    assert "Head for the optimum" in text
+    assert "k1_reward: 0.020 (0.015 to 0.025)" in text
+    assert "Of the regret before training, 95 % to 92.5 % is gone." in text
+    assert "the same policy keeps 0.015" in text
+    assert "Fixed point of token-level KL(q‖p): regret 0.040, 0.015 in training without noise." in text
+    assert "Fixed point of token-level KL(p‖q): regret 0.080" in text
+    assert "are for 2 of the 4 seeds" in text
+    assert "none: 8.0 nats, regret 1.0" in text
+    assert "k1_reward ends at 1.0 nats." in text
+    assert "Worse than not to train at all (0.40): k3_reward." in text
+    assert "5 of 5 combinations are behind for sure (95 % bootstrap intervals)." in text
+    assert "The least: k2_sequence_loss, by 0.010 (0.0050 to 0.015). The most: none, by 0.98" in text
+    assert "k1_reward: 0.022 to 0.024" in text
+    assert text.index("k1_reward: 0.022") < text.index("k3_loss: 0.066 to 0.072")
+
+
+def test_other_numbers_other_sentences() -> None:
+    text = said(content({
+        "k1_reward": ("optimum", 0.02, 1.0, 0.0), "full_with_score": ("optimum", 0.01, 1.0, 0.0),
+        "k3_plus_sequence": ("optimum", 0.021, 1.0, 0.0),
+    }))  # fmt: skip
+    assert "0 of 2 combinations are behind for sure, 1 ahead, 1 cannot be told from it" in text
+    assert "full_with_score: −0.010" in text
+    assert "Stall" not in text
+    assert "Do not regularise" not in text
+
+
+def test_what_diverged_is_told_first() -> None:
+    text = said(content(status="diverged at update 12: the loss is nan"))
+    assert (
+        "1 replica diverged and stayed where it was stopped (k3_reward, seed 1: diverged at update 12: the loss is nan)."
+        in text
+    )
+
+
+def test_settings_that_change_the_gradient_are_told() -> None:
+    tables = content()
+    assert "need not be where this run is going" not in said(tables)
+    tables["final"]["altered_by"] = "whitening=group"
+    assert "This run has whitening=group. That changes the reward's gradient" in said(tables)
+
+
+def test_one_seed_has_no_intervals() -> None:
+    tables = content()
+    for name in ("final", "fixed_points"):
+        columns = [column for column in tables[name] if column.endswith(("_low", "_high"))]
+        tables[name][columns] = math.nan
+    text = said(tables)
+    assert "k1_reward: 0.020" in text
+    assert "How sure?" not in text
+    assert "nan" not in text
+
+
+def test_figures_and_tables(make_run: MakeRun) -> None:
+    page = render(make_run("ppo", content()))
+    text = page.read_text(encoding="utf-8")
+    for name in ("training-curves", "training-optimum", "training-forest", "training-fixed-points", "training-frontier"):
+        assert (page.parent / "figures" / f"{name}.svg").is_file()
+    assert "After training, the least regret first" in text
+    assert "Predicted, and reached" in text
+    assert "Other tables" not in text
+
+
+@pytest.mark.parametrize("missing", [name for name in COVERS if name in content()])
+def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, missing: str) -> None:
+    tables = content()
+    del tables[missing]
+    page = render(make_run("ppo", tables)).read_text(encoding="utf-8")
+    assert ("After training, the least regret first" in page) == (missing != "final")
+
+
+def test_several_runs_stand_apart(make_run: MakeRun, tmp_path: Path) -> None:
+    worse = {name: (point, 2 * regret, kl, predicted) for name, (point, regret, kl, predicted) in ENDS.items()}
+    folders = [make_run("a", content(), config="beta: 0.2\n"), make_run("b", content(worse), config="beta: 0.1\n")]
+    out = tmp_path / "both.html"
+    combine(folders, out)
+    text = out.read_text(encoding="utf-8")
+    assert "beta=0.2: 6 ways to penalise" in text
+    assert "beta=0.1: 6 ways to penalise" in text
+
+
+def test_runs_without_a_final_table_are_left_alone() -> None:
+    assert load({"training": content()["training"]}) == []

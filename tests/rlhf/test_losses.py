@@ -1,0 +1,117 @@
+"""The pure functions against cases worked by hand, loops, and finite differences."""
+
+import math
+
+import pytest
+import torch
+
+from klbench.rlhf import losses
+
+F64 = torch.float64
+
+
+def t(*values):
+    return torch.tensor(values, dtype=F64)
+
+
+def test_clipped_surrogate_by_hand() -> None:
+    log_ratio = t(math.log(1.5), math.log(1.5), math.log(0.5), math.log(0.5), 0.0)
+    advantage = t(2.0, -2.0, 2.0, -2.0, 3.0)
+    # Only what would gain from leaving the interval is cut off.
+    assert losses.clipped_surrogate(log_ratio, advantage, 0.2).tolist() == pytest.approx([2.4, -3.0, 1.0, -1.6, 3.0])
+    assert losses.clip_active(log_ratio, advantage, 0.2).tolist() == [True, False, False, True, False]
+    assert losses.clipped_surrogate(log_ratio, advantage, None).tolist() == pytest.approx([3.0, -3.0, 1.0, -1.0, 3.0])
+    assert not losses.clip_active(log_ratio, advantage, None).any()
+
+
+def test_without_a_clip_its_first_gradient_is_reinforces() -> None:
+    advantage = t(2.0, -1.0)
+    log_ratio = torch.zeros(2, dtype=F64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(losses.clipped_surrogate(log_ratio, advantage, None).sum(), log_ratio)
+    assert gradient.tolist() == advantage.tolist()
+
+
+@pytest.mark.parametrize("name", ["clipped_surrogate", "value_loss", "value_loss_clipped", "reduced_token"])
+def test_gradients_against_finite_differences(name) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = 0.5 * torch.randn(3, 4, dtype=F64, generator=generator)
+    other, old = (torch.randn(3, 4, dtype=F64, generator=generator) for _ in range(2))
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    function = {
+        "clipped_surrogate": lambda x: losses.clipped_surrogate(x, other, 0.2),
+        "value_loss": lambda x: losses.value_loss(x, other),
+        "value_loss_clipped": lambda x: losses.value_loss(x, other, old, 0.3),
+        "reduced_token": lambda x: losses.reduced(x**2, mask, "token"),
+    }[name]
+    assert torch.autograd.gradcheck(function, x.requires_grad_())
+
+
+def test_gae_against_its_sum() -> None:
+    rewards, values = t(1.0, 0.0, 2.0, 9.0), t(0.5, 1.0, -1.0, 7.0)
+    mask = torch.tensor([True, True, True, False])
+    discount, trace = 0.9, 0.8
+    deltas = [1.0 + 0.9 * 1.0 - 0.5, 0.0 + 0.9 * -1.0 - 1.0, 2.0 - -1.0]
+    expected = [sum((discount * trace) ** (k - i) * deltas[k] for k in range(i, 3)) for i in range(3)]
+    found = losses.gae(rewards, values, mask, discount=discount, trace=trace)
+    assert found.tolist() == pytest.approx([*expected, 0.0])
+
+
+def test_gae_with_a_full_trace_is_the_return_less_the_value() -> None:
+    rewards, values, mask = t(1.0, -1.0, 4.0), t(0.3, 0.2, 0.1), torch.ones(3, dtype=torch.bool)
+    found = losses.gae(rewards, values, mask, discount=1.0, trace=1.0)
+    assert found.tolist() == pytest.approx([4.0 - 0.3, 3.0 - 0.2, 4.0 - 0.1])
+
+
+def test_value_loss_by_hand() -> None:
+    assert losses.value_loss(t(2.0), t(0.0)).tolist() == [2.0]
+    assert losses.value_loss(t(2.0), t(0.0), old=t(0.0), clip=0.5).tolist() == [2.0]
+    assert losses.value_loss(t(2.0), t(3.0), old=t(0.0), clip=0.5).tolist() == [0.5 * 2.5**2]
+
+
+@pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (60.0, 1.02), (0.0, 0.98), (5.4, 0.99)])
+def test_zieglers_controller(kl, factor) -> None:
+    assert float(losses.adapted_beta(t(0.2), t(kl), target=6.0)) == pytest.approx(0.2 * factor)
+
+
+def test_baselines_by_hand() -> None:
+    returns = t(1.0, 3.0, 8.0, 10.0, 20.0, 60.0)[:, None]
+    assert losses.centred(returns, 3, "none").flatten().tolist() == [1, 3, 8, 10, 20, 60]
+    assert losses.centred(returns, 3, "batch_mean").flatten().tolist() == pytest.approx([-3, -1, 4, -20, -10, 30])
+    assert losses.centred(returns, 3, "leave_one_out").flatten().tolist() == pytest.approx([-4.5, -1.5, 6, -30, -15, 45])
+    with pytest.raises(ValueError, match="6 sequences do not make groups of 4"):
+        losses.centred(returns, 4, "batch_mean")
+    with pytest.raises(ValueError, match="at least 2 sequences in a group, got 1"):
+        losses.centred(returns, 1, "leave_one_out")
+
+
+def test_the_baselines_are_those_of_the_gradients() -> None:
+    from klbench import gradients
+    from klbench.gradients.surrogate import parts, surrogate
+    from klbench.types import Rollouts
+
+    log_q = torch.randn(4, 3, dtype=F64, generator=torch.Generator().manual_seed(1)) - 1.5
+    rollouts = Rollouts(log_q, log_q - 0.3 * log_q**2, log_q, 0 * log_q, torch.ones(4, 3, dtype=torch.bool))
+    for kind in ("batch_mean", "leave_one_out"):
+        theirs = surrogate(gradients.get(f"k1_reward_{kind}"), rollouts, 2)
+        returns = parts(gradients.get("k1_reward"), rollouts).returns
+        assert torch.allclose((losses.centred(returns, 2, kind) * log_q).sum(-1), theirs, atol=1e-14)
+
+
+def test_whitening() -> None:
+    advantage = t(*range(8)).view(4, 2)
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
+    white = losses.whitened(advantage, mask, 2, "batch")
+    kept = white[mask]
+    assert float(kept.mean()) == pytest.approx(0.0, abs=1e-12)
+    assert float(kept.std()) == pytest.approx(1.0)
+    assert float(white[~mask].abs().sum()) == 0.0
+    grouped = losses.whitened(t(1.0, -1.0, 4.0, -4.0)[:, None], torch.ones(4, 1, dtype=torch.bool), 2, "group")
+    assert grouped.flatten().tolist() == pytest.approx([1 / 2**0.5, -1 / 2**0.5, 1 / 2**0.5, -1 / 2**0.5])
+
+
+def test_normalisations_by_hand() -> None:
+    per_token = t(1.0, 2.0, 3.0, 4.0).view(2, 2)
+    mask = torch.tensor([[True, True], [True, False]])
+    assert float(losses.reduced(per_token, mask, "sum")) == 3.0
+    assert float(losses.reduced(per_token, mask, "token")) == 2.0
+    assert float(losses.reduced(per_token, mask, "sequence")) == (1.5 + 3.0) / 2

@@ -1,0 +1,239 @@
+"""The loop: what it samples, what it follows, and what one replica's failure does to the others."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from klbench import gradients
+from klbench.gradients import Combination
+from klbench.rlhf import expected, testbed
+from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.rlhf.ppo import Recipe, train
+from klbench.rlhf.replicas import Adam, Replicas
+
+BETA = 0.2
+SHORT = Recipe(updates=4, epochs=2, group=4, every=2)
+
+
+def world(bed, arms, recipe, rate=0.02, clip=1.0):
+    return Replicas(bed, len(arms), group=recipe.group, rate=rate, clip=clip, steps=None, critic=recipe.critic, lag=recipe.lag)
+
+
+def trained(bed, names, recipe=SHORT, **kwargs):
+    arms = [arm(name, BETA) for name in names]
+    replicas = world(bed, arms, recipe, **kwargs)
+    return replicas, list(train(replicas, arms, recipe))
+
+
+def first_gradients(bed, arms, recipe):
+    """Gradients of the first step of every replica."""
+    replicas = world(bed, arms, recipe)
+    found = []
+    replicas.optimizer.descend = lambda loss, gradient, update: found.append(gradient)
+    list(train(replicas, arms, dataclasses.replace(recipe, updates=1, epochs=1)))
+    return found[0]
+
+
+def test_samples_follow_the_policy_and_are_common_to_all_arms(bed) -> None:
+    replicas = Replicas(bed, 2, group=4000, rate=0.1, clip=None, steps=None, critic=False, lag=0)
+    batch = replicas.sample(0, 0)
+    assert torch.equal(batch.inputs.token[0], batch.inputs.token[1])
+    rollouts = replicas.rollouts(batch)
+    assert torch.allclose(rollouts.log_q, rollouts.log_mu, atol=1e-14)
+    assert torch.allclose(rollouts.log_q, rollouts.log_p, atol=1e-12)
+    exact = bed.exact(bed.log_p[None], torch.tensor([BETA], dtype=torch.float64))
+    n = batch.reward.shape[-1]
+    z = (batch.reward[0].mean(-1) - exact.reward[0]) / (batch.reward[0].std(-1) / math.sqrt(n))
+    assert bool((z.abs() < 5).all())
+    # Every sequence's end counts: its reward is that of its leaf.
+    paths = {tuple(t[m].tolist()): i for i, (t, m) in enumerate(zip(bed.tree.paths.token, bed.tree.paths.mask, strict=True))}
+    for i in range(0, n, 997):
+        sequence = tuple(batch.inputs.token[0, 1, i][batch.mask[0, 1, i]].tolist())
+        assert float(batch.reward[0, 1, i]) == float(bed.reward[1, i // 4000, paths[sequence]])
+
+
+@pytest.mark.parametrize("baseline", ["none", "leave_one_out"])
+def test_the_first_step_follows_the_expected_gradient(baseline) -> None:
+    # One prompt, sequences of two tokens: 8 batches of 2,000 samples say enough.
+    bed = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=1, width=2, seed=3, seeds=(0,))
+    start = (bed.reference + 0.5 * torch.sin(1.0 + torch.arange(bed.reference.shape[-1])))[None]
+    names = gradients.names()
+    arms = [arm(name, 0.7) for name in names]
+    recipe = Recipe(updates=8, epochs=1, group=2000, clip=None, baseline=baseline)
+    replicas = world(bed, arms, recipe)
+    with torch.no_grad():
+        replicas.theta.copy_(start)
+    found = []
+    replicas.optimizer.descend = lambda loss, gradient, update: found.append(gradient[:, 0])  # and stay
+    list(train(replicas, arms, recipe))
+    sampled = torch.stack(found)
+    beta = torch.full((len(arms),), 0.7, dtype=torch.float64)
+    _, exact = expected.gradients(bed, arms, start.expand(len(arms), -1, -1), beta, recipe.group)
+    z = (sampled.mean(0) - exact[:, 0]) / (sampled.std(0) / math.sqrt(len(sampled)) + 1e-12)
+    for name, each in zip(names, z, strict=True):
+        assert float(each.abs().max()) < 12, name  # Student's t with 7 degrees of freedom
+
+
+def test_k1_in_the_reward_is_k2_of_the_sequence_without_baseline(bed) -> None:
+    arms = [arm(name, BETA) for name in ("k1_reward", "k2_sequence_loss")]
+    recipe = dataclasses.replace(SHORT, baseline="none", clip=None)
+    replicas = world(bed, arms, recipe)
+    with torch.no_grad():
+        replicas.theta += 0.1 * torch.sin(torch.arange(replicas.theta.shape[-1]))
+    found = []
+    replicas.optimizer.descend = lambda loss, gradient, update: found.append(gradient)
+    list(train(replicas, arms, dataclasses.replace(recipe, updates=1, epochs=1)))
+    assert torch.allclose(found[0][0], found[0][1], atol=1e-14)
+
+
+def test_a_combinations_own_baseline_and_weight_are_kept(bed) -> None:
+    names = ["k1_reward", "k1_reward_leave_one_out", "k1_reward_batch_mean", "k1_reward_sequence_ratio"]
+    found = first_gradients(bed, [arm(name, BETA) for name in names], SHORT)
+    # At the reference, where the policy has sampled, all weights are 1 and the KL terms 0.
+    for other in found[1:]:
+        assert torch.allclose(other, found[0], atol=1e-14)
+    lagged = dataclasses.replace(SHORT, updates=6, lag=2)
+    replicas, _ = trained(bed, names, lagged)
+    theta = replicas.policies
+    assert torch.allclose(theta[0], theta[1], atol=1e-12)
+    assert not torch.allclose(theta[0], theta[2], atol=1e-6)
+    assert not torch.allclose(theta[0], theta[3], atol=1e-6)
+
+
+def test_normalisation_keeps_the_proportion_of_reward_and_penalty(bed) -> None:
+    arms = [arm("k2_loss", BETA)]
+    by_sum, by_token = (first_gradients(bed, arms, dataclasses.replace(SHORT, normalisation=kind)) for kind in ("sum", "token"))
+    ratio = by_sum[0, 0][by_sum[0, 0].abs() > 1e-6] / by_token[0, 0][by_sum[0, 0].abs() > 1e-6]
+    assert float(ratio.std()) < 1e-9  # the mean length, everywhere
+
+
+@pytest.mark.parametrize("changes", [
+    {"critic": True}, {"lag": 2}, {"clip": None, "epochs": 1}, {"baseline": "batch_mean", "whitening": "group"},
+    {"whitening": "batch"}, {"minibatches": 3}, {"normalisation": "sequence"}, {"normalisation": "token"},
+    {"clamp": 0.5}, {"target_kl": 0.3}, {"baseline": "none"},
+])  # fmt: skip
+def test_every_setting_trains(bed, changes) -> None:
+    recipe = dataclasses.replace(SHORT, updates=20, every=20, **changes)
+    names = ["k1_reward", "k3_loss", "full_with_score", "k1_reward_sequence_ratio", "k1_reward_to_go", "none"]
+    replicas, (first, last) = trained(bed, names, recipe)
+    beta = torch.full((len(names),), BETA, dtype=torch.float64)
+    start = bed.exact(bed.log_p.expand(len(names), -1, -1, -1, -1), beta)
+    end = bed.exact(bed.everywhere(replicas.policies), beta)
+    assert float(end.reward.mean()) > float(start.reward.mean()) + 0.05
+    assert first.update == 0
+    assert last.update == 20
+    assert float(first.kl_estimate.abs().max()) < 1e-12
+    assert not replicas.optimizer.causes
+    if "clamp" in changes:
+        assert 0 < float(last.clamp_fraction.max()) <= 1
+    if "target_kl" in changes:
+        assert not torch.allclose(last.beta, first.beta)
+
+
+def test_a_lag_makes_the_samples_those_of_an_older_policy(bed) -> None:
+    replicas = Replicas(bed, 1, group=4, rate=0.1, clip=None, steps=None, critic=False, lag=2)
+    thetas = []
+    for update in range(4):
+        with torch.no_grad():
+            replicas.theta += 0.3 * torch.sin(torch.arange(replicas.theta.shape[-1]) + update)
+        thetas.append(replicas.policies.clone())
+        batch = replicas.sample(update, 2)
+    older = Replicas(bed, 1, group=4, rate=0.1, clip=None, steps=None, critic=False, lag=0)
+    with torch.no_grad():
+        older.theta.copy_(thetas[1])
+    assert torch.equal(older.sample(3, 0).inputs.log_mu, batch.inputs.log_mu)
+
+
+def test_estimates_and_clamp_hits_by_hand(bed) -> None:
+    names = ["k1_loss", "k3_loss", "k3_sequence_loss", "full_loss", "none", "k3_verl_loss"]
+    arms = [arm(name, BETA) for name in names]
+    arms.append(Arm(Combination("tight", "k3_clamped:0.001", "loss"), BETA))
+    replicas = world(bed, arms, SHORT)
+    with torch.no_grad():
+        replicas.theta += 0.3 * torch.sin(torch.arange(replicas.theta.shape[-1]))
+        rollouts = replicas.rollouts(replicas.sample(0, 0))
+    values, hits = estimates(arms, rollouts)
+    u = (rollouts.log_q - rollouts.log_p)[0]
+    assert torch.allclose(values[0], u.sum(-1))
+    assert torch.allclose(values[1], (torch.exp(-u) - 1 + u).sum(-1))
+    assert torch.allclose(values[2], torch.exp(-u.sum(-1)) - 1 + u.sum(-1))
+    assert torch.allclose(values[3], rollouts.kl[0].sum(-1))
+    assert torch.equal(values[4], values[0])
+    assert torch.allclose(values[5], values[1])
+    assert float(hits[:6].max()) == 0.0
+    share = ((torch.exp(-u) - 1 + u) > 0.001).sum((-2, -1)) / rollouts.mask[0].sum((-2, -1))
+    assert torch.allclose(hits[6], share.to(hits.dtype))
+    _, clamped = estimates(arms[:1], dataclasses.replace(rollouts), clamp=0.2)
+    assert torch.allclose(clamped[0], ((u.abs() > 0.2) & rollouts.mask[0]).sum((-2, -1)) / rollouts.mask[0].sum((-2, -1)))
+
+
+def test_a_replica_that_fails_is_stopped_and_the_others_go_on(bed) -> None:
+    names = ["k1_reward", "k3_loss"]
+    healthy, _ = trained(bed, names)
+    arms = [arm(name, BETA) for name in names]
+    replicas = world(bed, arms, SHORT)
+    step = replicas.step
+
+    def poisoned(loss, update):
+        bad = torch.zeros_like(loss)
+        bad[1, 0] = math.inf if update == 2 else 0.0
+        step(loss + bad, update)
+
+    replicas.step = poisoned
+    reports = list(train(replicas, arms, SHORT))
+    assert replicas.optimizer.causes == {(1, 0): (2, "the loss is inf")}
+    assert [r.update for r in reports] == [0, 2, 4]
+    assert bool(torch.isfinite(replicas.theta).all())
+    for place in ((0, 0), (0, 1), (1, 1)):
+        assert torch.equal(replicas.theta[place], healthy.theta[place])
+    assert not torch.equal(replicas.theta[1, 0], healthy.theta[1, 0])
+
+
+def test_overflow_of_its_own_making_is_named(bed) -> None:
+    # Without a clamp exp(log p - log q) overflows where the policy has lost what the reference holds.
+    arms = [arm("k3_sequence_loss", BETA), arm("k1_reward", BETA)]
+    replicas = world(bed, arms, SHORT)
+    sample = replicas.sample
+
+    def lost(update, lag):
+        batch = sample(update, lag)
+        if update == 1:
+            batch.inputs.log_p[0, 1] += 2000.0
+        return batch
+
+    replicas.sample = lost
+    list(train(replicas, arms, SHORT))
+    assert list(replicas.optimizer.causes) == [(0, 1)]
+    update, cause = replicas.optimizer.causes[0, 1]
+    assert update == 1
+    assert cause in ("the loss is inf", "the gradient's norm is nan", "the gradient's norm is inf")
+
+
+def test_adam_is_torchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 3, 5, dtype=torch.float64, generator=generator)
+    mine = start.clone().requires_grad_()
+    adam = Adam(mine, 0.05, 0.5, None)
+    theirs = [start[i, j].clone().requires_grad_() for i in range(2) for j in range(3)]
+    optimizers = [torch.optim.Adam([each], lr=0.05) for each in theirs]
+    target = torch.randn(2, 3, 5, dtype=torch.float64, generator=generator)
+    for update in range(10):
+        adam.step(((mine - target) ** 2).sum(-1), update)
+        for each, optimizer, aim in zip(theirs, optimizers, target.view(6, 5), strict=True):
+            optimizer.zero_grad()
+            ((each - aim) ** 2).sum().backward()
+            torch.nn.utils.clip_grad_norm_([each], 0.5)
+            optimizer.step()
+    # torch's clip divides by the norm plus 1e-6.
+    assert torch.allclose(mine.view(6, 5), torch.stack(theirs), atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer", "table"])
+def test_nobody_else_changes_a_replicas_bits(bed, model) -> None:
+    two = dataclasses.replace(bed, model=model)
+    one = dataclasses.replace(two, seeds=(1,))
+    many, _ = trained(two, ["k1_reward", "k1_loss", "full_loss", "k3_loss"])
+    few, _ = trained(one, ["full_loss"])
+    assert torch.equal(many.theta[2, 1], few.theta[0, 0])

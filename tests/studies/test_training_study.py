@@ -1,0 +1,202 @@
+"""The training study, from settings to tables."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from klbench import app
+from klbench.rlhf import fixed_points
+from klbench.settings import build
+from klbench.studies import Context, get
+from klbench.studies._training_options import TrainingOptions
+from klbench.studies._training_tables import interval
+from klbench.studies._training_tasks import Task, chunks, perform, plan
+from klbench.types import ConfigError
+
+PROMISED = {
+    "algorithm", "estimator", "placement", "level", "seed", "step", "reward", "kl", "kl_estimate", "objective", "regret",
+    "kl_to_optimum", "beta", "combination", "correction", "baseline", "kl_estimate_se", "clip_fraction", "status",
+}  # fmt: skip
+TINY = {
+    "vocabulary": 2, "horizon": 3, "prompts": 2, "width": 4, "seeds": 5, "updates": 12, "every": 4, "group": 4,
+    "combinations": ("k1_reward", "k2_sequence_loss", "k2_loss", "k3_loss", "k1_loss", "none"), "learning_rate": 0.05,
+    "frontier": ("k1_reward", "k3_loss"), "betas": (0.1, 0.4), "frontier_seeds": 2, "noise_free_seeds": 2,
+}  # fmt: skip
+
+
+def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
+    study = get("training")
+    return dict(study.run(TrainingOptions(**TINY | changes), Context(seed, workers=workers)))
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, pd.DataFrame]:
+    return tables()
+
+
+def test_the_tables_and_their_columns(trained) -> None:
+    assert set(trained) == {
+        "training", "final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations",
+    }  # fmt: skip
+    training = trained["training"]
+    assert set(training.columns) >= PROMISED
+    assert len(training) == 6 * 5 * 4
+    assert set(training["step"]) == {0, 4, 8, 12}
+    assert set(training["status"]) == {"ok"}
+    assert np.allclose(training["regret"], 0.2 * training["kl_to_optimum"], atol=1e-9)
+    assert np.allclose(training["objective"], training["reward"] - 0.2 * training["kl"])
+    assert bool((training.loc[training["step"] == 0, "kl"].abs() < 1e-12).all())
+
+
+def test_final_has_paired_differences(trained) -> None:
+    final = trained["final"].set_index("combination")
+    last = trained["training"].query("step == 12").pivot_table(index="seed", columns="combination", values="regret")
+    difference = last["k3_loss"] - last["k1_reward"]
+    row = final.loc["k3_loss"]
+    assert row["difference"] == pytest.approx(difference.mean())
+    assert row["effect_size"] == pytest.approx(difference.mean() / difference.std())
+    assert row["difference_low"] < row["difference"] < row["difference_high"]
+    assert final.loc["k1_reward", "difference"] == 0.0
+    assert final.loc["k1_reward", "outcome"] == "the comparison"
+    assert dict(final["fixed_point"]) == {
+        "k1_reward": "optimum", "k2_sequence_loss": "optimum", "k2_loss": "token_kl", "k3_loss": "token_k3",
+        "k1_loss": "greedy", "none": "greedy",
+    }  # fmt: skip
+
+
+def test_fixed_points_beside_what_was_reached(trained) -> None:
+    points = trained["fixed_points"].set_index("combination")
+    assert bool((points["residual"] < fixed_points.VANISHES).all())
+    assert abs(points.loc["k1_reward", "predicted_regret"]) < 1e-12
+    for name in ("k1_reward", "k2_loss", "k3_loss"):
+        assert points.loc[name, "free_regret"] == pytest.approx(points.loc[name, "predicted_regret"], abs=5e-3)
+    assert points.loc["none", "predicted_regret"] > points.loc["none", "noise_free_regret"]
+    same = trained["noise_free"].drop_duplicates("combination").set_index("combination")["same_gradient_as"]
+    assert dict(same) == {
+        "k1_reward": "k1_reward", "k2_sequence_loss": "k1_reward", "k2_loss": "k2_loss", "k3_loss": "k3_loss",
+        "k1_loss": "k1_loss", "none": "k1_loss",
+    }  # fmt: skip
+
+
+def test_the_frontier(trained) -> None:
+    frontier, matched = trained["frontier"], trained["matched"]
+    assert len(frontier) == 2 * 3
+    assert bool((frontier["shortfall"] > 0).all())
+    assert np.allclose(frontier["shortfall"], frontier["frontier_reward"] - frontier["reward"])
+    kl = frontier.query("combination == 'k1_reward'").sort_values("beta")["kl"]
+    assert list(kl) == sorted(kl, reverse=True)
+    assert set(matched["combination"]) == {"k3_loss"}
+    assert set(matched["beta"]) <= {0.1, 0.2, 0.4}
+
+
+def test_the_same_bits_whatever_the_workers(trained) -> None:
+    other = tables(workers=2, noise_free_seeds=0, frontier=())
+    del other["fixed_points"]
+    for name, table in other.items():
+        pd.testing.assert_frame_equal(table, trained[name], check_exact=True)
+
+
+def test_neither_others_seeds_nor_others_combinations_matter(trained) -> None:
+    few = tables(seeds=1, combinations=("k1_reward", "k3_loss"), frontier=(), noise_free_seeds=0)["training"]
+    all_of_them = trained["training"]
+    same = all_of_them[(all_of_them["seed"] == 0) & all_of_them["combination"].isin(["k1_reward", "k3_loss"])]
+    pd.testing.assert_frame_equal(few, same.reset_index(drop=True), check_exact=True)
+
+
+def test_one_seed_has_no_intervals_and_says_so() -> None:
+    final = tables(seeds=1, updates=4, frontier=(), noise_free_seeds=0)["final"].set_index("combination")
+    assert math.isnan(final.loc["k3_loss", "difference_low"])
+    assert final.loc["k2_loss", "outcome"] == "too few seeds to tell"
+
+
+def test_another_seed_another_run(trained) -> None:
+    other = tables(seed=1, seeds=2, frontier=(), noise_free_seeds=0)["training"]
+    assert not np.allclose(other["regret"].to_numpy()[:4], trained["training"]["regret"].to_numpy()[:4])
+
+
+def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
+    from klbench.rlhf.replicas import Replicas
+
+    step = Replicas.step
+
+    def poisoned(self, loss, update):
+        place = loss.new_zeros(loss.shape)
+        place[1, 1] = math.nan if update == 6 else 0.0
+        step(self, loss + place, update)
+
+    monkeypatch.setattr(Replicas, "step", poisoned)
+    options = TrainingOptions(**TINY)
+    _, rows = perform(options, 0, Task("sampled", options.combinations, (0.2,), (0, 1)))
+    told = {(row["combination"], row["seed"], row["step"]) for row in rows if row["status"] != "ok"}
+    assert told == {("k2_sequence_loss", 1, step) for step in (8, 12)}
+    statuses = {row["status"] for row in rows} - {"ok"}
+    assert statuses == {"diverged at update 6: the loss is nan"}
+
+
+def test_presets_and_algorithms_give_way_to_keys() -> None:
+    assert TrainingOptions().epochs == 2
+    assert TrainingOptions().clip == 0.2
+    assert TrainingOptions(algorithm="reinforce").clip is None
+    assert TrainingOptions(algorithm="reinforce", epochs=3).epochs == 3
+    grpo = TrainingOptions(algorithm="grpo")
+    assert (grpo.baseline, grpo.whitening) == ("batch_mean", "group")
+    assert grpo.altered_by == "baseline=batch_mean, whitening=group"
+    assert TrainingOptions().altered_by == ""
+    thorough = TrainingOptions(preset="thorough", seeds=3)
+    assert thorough.seeds == 3
+    assert thorough.updates > TrainingOptions().updates
+    assert len(TrainingOptions().combinations) >= 10
+    assert TrainingOptions(combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == ("k1_reward", "k3_loss")
+
+
+def test_the_plan_covers_all_seeds_once() -> None:
+    assert [k for part in chunks(9) for k in part] == list(range(9))
+    options = TrainingOptions(**TINY | {"betas": (0.2,)})
+    kinds = [task.kind for task in plan(options, range(6))]
+    assert "frontier" not in kinds  # no weight but the main one
+    assert dataclasses.is_dataclass(Task)
+
+
+def test_intervals() -> None:
+    assert interval(np.array([2.0, 2.0, 2.0])) == (2.0, 2.0)
+    assert all(math.isnan(end) for end in interval(np.array([1.0])))
+    low, high = interval(np.random.default_rng(0).normal(1.0, 1.0, 50))
+    assert 0.5 < low < 1.0 < high < 1.6
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"combinations": ["k1_rewrd"]}, "combinations=['k1_rewrd']: unknown combination 'k1_rewrd'; did you mean 'k1_reward'?"),
+    ({"combinations": ["k3_loss"], "frontier": []}, "combinations must have k1_reward"),
+    ({"combinations": ["k1_reward", "reinforce_k1"]}, "are the same combination"),
+    ({"frontier": ["k3_loss"]}, "frontier must have k1_reward"),
+    ({"frontier": ["k1_reward", "abs_reward"]}, "frontier has abs_reward, which combinations has not"),
+    ({"seeds": 0}, "seeds=0: must be at least 1"),
+    ({"group": 1}, "group=1: baselines and spreads within a group need at least 2 sequences"),
+    ({"minibatches": 65}, "minibatches=65: a batch has 64 sequences"),
+    ({"vocabulary": 20, "horizon": 6}, "sequences, at most 200,000"),
+    ({"clip": 1.5}, "clip=1.5: must be less than 1"),
+    ({"beta": -1}, "beta=-1: must be greater than 0"),
+    ({"preset": "quick"}, "preset='quick': must be one of 'default' or 'thorough'"),
+    ({"algorithm": "dpo"}, "algorithm='dpo': must be one of 'ppo', 'reinforce' or 'grpo'"),
+    ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'?"),
+    ({"normalisation": "sequence", "combinations": ["k1_reward", "k3_loss_length_mean"], "frontier": []}, "does already"),
+])  # fmt: skip
+def test_bad_settings_get_one_line(change, message) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(TrainingOptions, change)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_from_the_command_line(tmp_path, capsys) -> None:
+    overrides = [f"++{key}={json.dumps(value)}" for key, value in TINY.items()]
+    run = app.run("ppo", *overrides, f"out={tmp_path / 'run'}", "seeds=2", "updates=4", "workers=1")
+    assert (run.path / "index.html").is_file()
+    assert (run.path / "tables" / "training.csv").is_file()
+    summary = get("training").summarize(run.tables)[0]
+    assert len(summary.rows) == 6
+    assert "k1_reward" in {row[0] for row in summary.rows}
