@@ -56,6 +56,8 @@ class Context:
     def _map_processes(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         from joblib import Parallel, delayed
 
+        # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user could act on.
+        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
         results: Any = None
         try:
             with _deaf_to_interrupts():

@@ -1,6 +1,7 @@
 """From plain data to typed settings, and the one line for what is wrong with it."""
 
 import os
+from pathlib import Path
 
 import pytest
 import yaml
@@ -161,9 +162,13 @@ def test_text_that_looks_like_an_interpolation_is_text_to_a_run_that_goes_on() -
 
 
 @pytest.mark.parametrize("name", pairs.names())
-def test_every_pair_refuses_a_key_that_it_does_not_know(name: str) -> None:
+def test_every_pair_refuses_a_key_that_it_does_not_know(name: str, tmp_path: Path) -> None:
+    (tmp_path / "rollouts.jsonl").write_text('{"logprobs": [-1.0], "ref_logprobs": [-1.1]}\n', encoding="utf-8")
     known = yaml.safe_load((CONF / "pair" / f"{name}.yaml").read_text(encoding="utf-8"))
-    needed = {"categorical": {"random": {"size": 3, "kl": 0.1}}}.get(name, {})
+    needed = {
+        "categorical": {"random": {"size": 3, "kl": 0.1}},
+        "recorded": {"path": str(tmp_path / "rollouts.jsonl")},
+    }.get(name, {})
     assert build_pair(known | needed, "pair").kind == name
     assert "unknown key 'pair.zzz'; available here: " in message(build_pair, known | needed | {"zzz": 1}, "pair")
 
