@@ -60,7 +60,7 @@ class ValueOptions(Options):
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
         1, 4, 16, 64, 256, 1_024, 4_096,
     )  # fmt: skip
-    diagnostic_samples: int = Field(default=2**21, ge=0)
+    diagnostic_samples: int = Field(default=2**20, ge=0)
 
 
 def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:
