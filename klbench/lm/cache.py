@@ -72,6 +72,5 @@ def _fill(target: Path, build: Callable[[Path], None]) -> None:
 def _unwritable(error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or str(error)
     return ConfigError(
-        f"{root()}: the cache for the embedded models cannot be written ({reason}); "
-        f"set {VARIABLE} to a folder that can, such as {VARIABLE}=/tmp/klbench"
+        f"{root()}: the cache for the embedded models cannot be written ({reason}); set {VARIABLE} to a folder that can"
     )

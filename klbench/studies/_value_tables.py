@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,7 +17,6 @@ from klbench.metrics.moments import Moments
 from klbench.metrics.tails import HEAVY
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
-from klbench.studies._base import Summary
 from klbench.types import Estimator, Skip, Truth
 
 NAN = math.nan
@@ -316,45 +315,3 @@ def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
         "pairs": pairs(results),
         "estimators": described(chosen),
     }
-
-
-def _digits(value: float, uncertainty: float) -> str:
-    """The value to the second digit of its uncertainty."""
-    if not math.isfinite(value):
-        return f"{value}"
-    if not (math.isfinite(uncertainty) and uncertainty > 0):
-        return f"{value:.3g}"
-    places = max(0, 1 - math.floor(math.log10(uncertainty)))
-    return f"{value:.{min(places, 12)}f}"
-
-
-def _with_interval(value: float, standard_error: float) -> str:
-    half = 1.96 * standard_error
-    return f"{_digits(value, half)} ± {_digits(half, half)}"
-
-
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """One row an estimator at the smallest batch size, for one pair or two of all; below it what was skipped, and why."""
-    table = results["values"]
-    table = table[table["batch"] == table["batch"].min()]
-    titles = list(dict.fromkeys(table["pair"]))
-    summaries = []
-    for title in dict.fromkeys([*titles[:1], *titles[len(titles) // 2 :][:1]]):
-        skipped = table["status"].str.startswith("skipped")
-        records = table[(table["pair"] == title) & ~skipped].to_dict("records")
-        rows = [
-            (
-                row["estimator"], row["target"], f"{row['truth']:.4g}", _with_interval(row["bias"], row["bias_se"]),
-                f"{row['std']:.4g}", f"{row['rmse']:.4g}", "" if row["status"] == "ok" else row["status"],
-            )
-            for row in records
-        ]  # fmt: skip
-        if rows:
-            heading = f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples (nats)"
-            left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)
-            notes = [f"{reason}: {', '.join(group['estimator'])}" for reason, group in left_out]
-            columns = ("estimator", "target", ">truth", ">bias, 95% interval", ">std", ">rmse", "flag")
-            summaries.append(Summary(heading, columns, rows, notes))
-    if len(titles) > 2:
-        summaries.append(Summary("", (), (), (f"{len(titles) - 2} further pairs are in the report.",)))
-    return summaries

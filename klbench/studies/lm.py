@@ -27,7 +27,7 @@ from klbench.studies._lm_again import Dtype, drawn_again, dtype_table, truncatio
 from klbench.studies._lm_found import Found
 from klbench.studies._lm_measure import measure_shard, measured
 from klbench.studies._lm_values import Measured, values
-from klbench.studies._value_tables import _with_interval
+from klbench.studies._value_summary import with_interval
 from klbench.types import Estimator, Options, RunError, Truth
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     lines = [
         (
             row["estimator"], row["level"], row["target"], f"{row['truth']:.4g}", f"{row['mean']:.4g}",
-            _with_interval(row["bias"], row["bias_se"]), f"{row['std']:.4g}", "" if row["status"] == "ok" else row["status"],
+            with_interval(row["bias"], row["bias_se"]), f"{row['std']:.4g}", "" if row["status"] == "ok" else row["status"],
         )
         for row in kept
     ]  # fmt: skip

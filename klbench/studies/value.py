@@ -20,7 +20,8 @@ from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
 from klbench.studies import Study, register
 from klbench.studies._base import Context
-from klbench.studies._value_tables import Exact, Measured, skip_reason, summarize, tables, tail_variable
+from klbench.studies._value_summary import summarize
+from klbench.studies._value_tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.types import Draws, Estimator, Options
 
 if TYPE_CHECKING:
