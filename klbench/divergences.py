@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,9 @@ class Divergence:
         ``1 / (4 |alpha (1 - alpha)|)``.
     curvature
         ``f''(1)``: ``D_f = f''(1)/2 theta' F theta + O(theta^3)`` near ``p = q``.
+    slope
+        What probability costs a policy: ``d/dq [q f(p/q)] = f(r) - r f'(r)``, shifted to 0 at ``r = 1``, as a function of the
+        log-ratio. It is ``phi'(q/p)`` of ``phi(t) = t f(1/t)``, for which ``D_f = E_p[phi(q/p)]``.
     polynomial, growth, growth_at_zero
         As in :class:`klbench.types.Estimator`.
     """
@@ -51,6 +54,7 @@ class Divergence:
     growth: float
     growth_at_zero: float = 0.0
     polynomial: Polynomial | None = None
+    slope: Callable[[Array], Array] = field(kw_only=True)
 
 
 registry: Registry[Divergence] = Registry("divergence", "klbench.divergences")
@@ -75,6 +79,18 @@ def names() -> list[str]:
 
 def _log(r: Array) -> Array:
     return namespace(r).log(r)
+
+
+def _power_slope(power: float, scale: float = 1.0) -> Callable[[Array], Array]:
+    """``scale (1 - r^power) / power``: the slope of all generators that are powers."""
+    return lambda log_ratio: namespace(log_ratio).expm1(power * log_ratio) * (-scale / power)
+
+
+def _js_slope(log_ratio: Array) -> Array:
+    # -log((1 + r)/2)/2, with (1 + r)/2 = exp(l/2) cosh(l/2).
+    xp = namespace(log_ratio)
+    size = xp.abs(log_ratio)
+    return -0.25 * (log_ratio + size) - 0.5 * xp.log1p(xp.expm1(-size) / 2.0)
 
 
 def _kl_qp_gap(draws: Draws) -> Array:
@@ -135,6 +151,7 @@ registry.add(
     Divergence(
         "kl_qp", "KL(q‖p)", r"f(r) = -\log r", lambda r: -_log(r), lambda r: -1.0 / r, _kl_qp_gap,
         curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
+        slope=lambda log_ratio: -log_ratio,
     ),
 )  # fmt: skip
 registry.add(
@@ -142,6 +159,7 @@ registry.add(
     Divergence(
         "kl_pq", "KL(p‖q)", r"f(r) = r \log r", lambda r: r * _log(r), lambda r: _log(r) + 1.0, _kl_pq_gap,
         curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 1), (-1.0, 1.0, 0), (1.0, 0.0, 0)),
+        slope=_power_slope(1.0),
     ),
 )  # fmt: skip
 registry.add(
@@ -149,7 +167,7 @@ registry.add(
     Divergence(
         "js", "JS(q, p)", r"f(r) = \tfrac12\left(r \log r - (1+r) \log\tfrac{1+r}{2}\right)",
         lambda r: 0.5 * (r * _log(r) - (1.0 + r) * _log((1.0 + r) / 2.0)), lambda r: 0.5 * _log(2.0 * r / (1.0 + r)), _js_gap,
-        curvature=0.25, growth=1.0,
+        curvature=0.25, growth=1.0, slope=_js_slope,
     ),
 )  # fmt: skip
 registry.add(
@@ -158,6 +176,7 @@ registry.add(
         "hellinger", "H²(q, p)", r"f(r) = \tfrac12 (\sqrt r - 1)^2",
         lambda r: 0.5 * (r**0.5 - 1.0) ** 2, lambda r: 0.5 * (1.0 - r**-0.5), _hellinger_gap,
         curvature=0.25, growth=1.0, polynomial=((0.5, 1.0, 0), (-1.0, 0.5, 0), (0.5, 0.0, 0)),
+        slope=_power_slope(0.5, 0.25),
     ),
 )  # fmt: skip
 registry.add(
@@ -165,6 +184,7 @@ registry.add(
     Divergence(
         "chi2", "χ²(p‖q)", r"f(r) = (r - 1)^2", lambda r: (r - 1.0) ** 2, lambda r: 2.0 * (r - 1.0), _chi2_gap,
         curvature=2.0, growth=2.0, polynomial=((1.0, 2.0, 0), (-2.0, 1.0, 0), (1.0, 0.0, 0)),
+        slope=_power_slope(2.0, 2.0),
     ),
 )  # fmt: skip
 
@@ -210,6 +230,7 @@ def _alpha(name: str, alpha: float) -> Divergence:
         growth=max(1.0, alpha),
         growth_at_zero=max(0.0, -alpha),
         polynomial=((scale, alpha, 0), (-scale * alpha, 1.0, 0), (scale * (alpha - 1.0), 0.0, 0)),
+        slope=_power_slope(alpha),
     )
 
 
@@ -221,7 +242,7 @@ def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Arra
 
     Its gap is computed as written, ``f(r) - f(1) - f'(1)(r - 1)``, and so is only as accurate as that subtraction: near
     ``r = 1`` it is of size ``(log r)^2`` and carries the rounding of ``f``, some ``eps * |f(1)|``, in absolute terms.
-    ``growth`` is the power of ``r`` that ``f`` grows with.
+    ``growth`` is the power of ``r`` that ``f`` grows with. The slope, too, is computed as written.
     """
 
     def gap(draws: Draws) -> Array:
@@ -230,4 +251,9 @@ def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Arra
         one = xp.ones_like(draws.log_ratio)
         return f(1.0 + excess) - f(one) - df(one) * excess
 
-    return Divergence(name, f"D_{name}", f"f = {name}", f, df, gap, curvature=math.nan, growth=growth)
+    def slope(log_ratio: Array) -> Array:
+        r = namespace(log_ratio).exp(log_ratio)
+        one = namespace(r).ones_like(r)
+        return f(r) - f(one) - r * df(r) + df(one)
+
+    return Divergence(name, f"D_{name}", f"f = {name}", f, df, gap, curvature=math.nan, growth=growth, slope=slope)
