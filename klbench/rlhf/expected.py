@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 SAME = 1e-9
 """Relative distance below which two expected gradients are the same but for rounding."""
+FREE_STEP, FREE_LARGEST = 0.3, 1.0
+"""The first and the largest change of a free logit in one step, in nats."""
 
 
-def expected_loss(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, beta: Tensor, group: int) -> Tensor:
+def expected_loss(
+    testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, beta: Tensor, group: int, pretraining_weight: float = 0.0
+) -> Tensor:
     """A number a replica, ``(arms, seeds)``, whose gradient is the expected gradient of the loss ``-r + beta * penalty``.
 
     ``log_q`` are next-token log-probabilities ``(arms, seeds, prompts, nodes, tokens)``, differentiable; ``beta``
-    is ``(arms,)``.
+    is ``(arms,)``. With a ``pretraining_weight``, less so many times the mean log-probability of the reference's sequences.
     """
     import torch
 
@@ -42,7 +46,10 @@ def expected_loss(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, beta: Te
         # grad sum pi(x) c(x) is the score's expectation with c for a coefficient.
         score = (leaves[where].exp() * (testbed.reward - weight[..., None] * taken).detach()).sum(-1)
         rows.append((weight * direct - score).mean(-1))
-    return torch.cat(rows)
+    loss = torch.cat(rows)
+    if pretraining_weight:
+        loss = loss - pretraining_weight * (testbed.leaf_log_p.exp() * leaves).sum(-1).mean(-1)
+    return loss
 
 
 def _penalty(
@@ -112,13 +119,20 @@ def _by_sequence(testbed: Testbed, combination: Combination, log_q: Tensor, leav
 
 
 def gradients(
-    testbed: Testbed, arms: Sequence[Arm], theta: Tensor, beta: Tensor, group: int, *, free: bool = False
+    testbed: Testbed,
+    arms: Sequence[Arm],
+    theta: Tensor,
+    beta: Tensor,
+    group: int,
+    *,
+    free: bool = False,
+    pretraining_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Loss and expected gradient of each replica at parameters ``(arms, seeds, parameters)``; free: they are all logits."""
     import torch
 
     theta = theta.detach().requires_grad_()
-    loss = expected_loss(testbed, arms, log_probs(testbed, theta, free=free), beta, group)
+    loss = expected_loss(testbed, arms, log_probs(testbed, theta, free=free), beta, group, pretraining_weight)
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
     return loss.detach(), gradient
 
@@ -156,21 +170,42 @@ def train(
     decay: bool,
     group: int,
     every: int,
-    free: bool = False,
+    pretraining_weight: float = 0.0,
+    start: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Adam on exact expected gradients; yields log-probabilities before every so many steps, and at last.
 
-    Free policies have a logit of their own for each token after each prefix, and start from the testbed's reference too.
+    From parameters ``start``, ``(arms, seeds, parameters)``; None: the reference's.
     """
     import torch
 
-    start = testbed.log_p.flatten(1) if free else testbed.reference
-    theta = start.repeat(len(arms), 1, 1)
+    theta = testbed.reference.repeat(len(arms), 1, 1) if start is None else start.clone()
     beta = torch.tensor([each.beta for each in arms], dtype=theta.dtype)
     optimizer = Adam(theta, rate, clip, steps if decay else None)
     for step in range(steps + 1):
         if step % every == 0 or step == steps:
             with torch.no_grad():
-                yield step, log_probs(testbed, theta, free=free)
+                yield step, log_probs(testbed, theta)
         if step < steps:
-            optimizer.descend(*gradients(testbed, arms, theta, beta, group, free=free), step)
+            found = gradients(testbed, arms, theta, beta, group, pretraining_weight=pretraining_weight)
+            optimizer.descend(*found, step)
+
+
+def settle(testbed: Testbed, arms: Sequence[Arm], *, steps: int, group: int, pretraining_weight: float = 0.0) -> Tensor:
+    """Where free policies come to rest, a logit of their own for each token after each prefix: log-probabilities.
+
+    From the testbed's reference, by the sign alone of each logit's exact expected gradient, with a step that grows while the
+    sign stays (Riedmiller and Braun 1993, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm").
+    A token that has become improbable has a gradient as small as its probability: by its size, it would never come back.
+    """
+    import torch
+
+    theta = testbed.log_p.flatten(1).repeat(len(arms), 1, 1)
+    beta = torch.tensor([each.beta for each in arms], dtype=theta.dtype)
+    optimizer = torch.optim.Rprop([theta], lr=FREE_STEP, step_sizes=(1e-9, FREE_LARGEST))
+    for _ in range(steps):
+        _, gradient = gradients(testbed, arms, theta, beta, group, free=True, pretraining_weight=pretraining_weight)
+        # One that overflows stays where it is, and stops no other.
+        theta.grad = torch.where(gradient.isfinite().all(-1, keepdim=True), gradient, 0.0)
+        optimizer.step()
+    return log_probs(testbed, theta, free=True)

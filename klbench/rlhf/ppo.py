@@ -10,7 +10,7 @@ The loop knows nothing of what it trains: a :class:`World` samples, scores and s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -90,7 +90,10 @@ class Recipe:
     clamp
         Largest log-ratio, in nats, that the penalty sees, gradient included; None: as it is.
     target_kl
-        With it, ``beta`` follows Ziegler's controller on the penalty's own estimate.
+        With it, ``beta`` follows Ziegler's controller on the penalty's own estimate, a step an update.
+    pretraining_weight
+        ``gamma`` of the term ``gamma E[log pi(x)]`` over pretraining sequences; 0: none. (Ouyang et al. 2022, "Training
+        language models to follow instructions with human feedback", eq. 2.)
     every
         Updates between two reports.
     """
@@ -109,6 +112,7 @@ class Recipe:
     lag: int = 0
     clamp: float | None = None
     target_kl: float | None = None
+    pretraining_weight: float = 0.0
     every: int = 10
 
 
@@ -129,10 +133,18 @@ class Report:
     clamp_fraction: Tensor
 
 
-def train(world: World, arms: Sequence[Arm], recipe: Recipe) -> Iterator[Report]:
-    """Train; pause for a report before every so many updates, and after the last one."""
+def train(
+    world: World, arms: Sequence[Arm], recipe: Recipe, pretraining: Callable[[int], Tensor] | None = None
+) -> Iterator[Report]:
+    """Train; pause for a report before every so many updates, and after the last one.
+
+    ``pretraining``, which a weight for it needs, gives the policies' mean log-probability of an update's pretraining sequences,
+    ``(arms, seeds)``, differentiable.
+    """
     import torch
 
+    if recipe.pretraining_weight and pretraining is None:
+        raise ValueError("pretraining_weight needs pretraining sequences, got none")
     beta: Tensor | None = None
     clips: list[Tensor] = []
     for update in range(recipe.updates + 1):
@@ -166,6 +178,8 @@ def train(world: World, arms: Sequence[Arm], recipe: Recipe) -> Iterator[Report]
                 weighted = penalty.weights * scored[..., rows, :] * rollouts.log_q
                 loss = losses.reduced(beta[..., None, None] * weighted - gain, mask, recipe.normalisation)
                 loss = loss + beta * losses.reduced_sequences(penalty.direct, mask, recipe.normalisation)
+                if pretraining is not None and recipe.pretraining_weight:
+                    loss = loss - recipe.pretraining_weight * pretraining(update)
                 if targets is not None:
                     error = losses.value_loss(world.values(part), targets[..., rows, :])
                     loss = loss + recipe.value_weight * losses.reduced(error, mask, recipe.normalisation)

@@ -218,6 +218,25 @@ class Replicas:
         (_, token, _, _), prompts = self._inputs(batch)
         return self._along(self.theta[..., self._split :], prompts, self._ordinary(token[..., :-1]))[..., 0] * batch.mask
 
+    def pretraining(self, update: int, *, exact: bool) -> Tensor:
+        """``E[log q(x)]`` over sequences of the reference, ``(arms, seeds)``: of all of them, or of ``group`` for each prompt.
+
+        The sampled ones are the same for all arms.
+        """
+        import torch
+
+        bed = self.testbed
+        theta = self.theta[..., : self._split]
+        if exact:
+            return (bed.leaf_log_p.exp() * bed.tree.sum_along(bed.everywhere(theta))).sum(-1).mean(-1)
+        n = len(self._prompts)
+        draws = np.stack([bed.stream(k, "pretraining", update).random(n) for k in bed.seeds])
+        below = bed.leaf_log_p.exp().cumsum(-1)[:, self._prompts, :-1]
+        leaf = (torch.from_numpy(draws)[..., None] >= below).sum(-1).expand(self.arms, -1, -1)
+        _, token, mask = (part[leaf] for part in bed.tree.paths)
+        log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
+        return torch.where(mask, log_probs.gather(-1, token[..., None])[..., 0], 0.0).sum(-1).mean(-1)
+
     def order(self, update: int, epoch: int, n: int) -> Tensor:
         """The same for all replicas."""
         import torch

@@ -89,6 +89,9 @@ class TrainingOptions(Options):
         Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
     clip, baseline, whitening, normalisation, lag, clamp, target_kl, critic, trace, value_weight
         As in :class:`klbench.rlhf.ppo.Recipe`.
+    pretraining_weight, pretraining
+        The weight of the log-probability of the reference's sequences, as in :class:`klbench.rlhf.ppo.Recipe`; of ``exact``:
+        all of them, or of ``sampled`` ones, as many as in a batch.
     every
         Updates between evaluations.
     """
@@ -124,6 +127,8 @@ class TrainingOptions(Options):
     critic: bool = False
     trace: float = Field(default=0.95, ge=0.0, le=1.0)
     value_weight: float = Field(default=0.5, gt=0.0)
+    pretraining_weight: float = Field(default=0.0, ge=0.0, le=1e3)
+    pretraining: Literal["sampled", "exact"] = "sampled"
     every: int = Field(default=10, ge=1)
 
     @model_validator(mode="before")
@@ -170,6 +175,7 @@ class TrainingOptions(Options):
             "baseline": self.baseline == "batch_mean", "whitening": self.whitening != "none",
             "normalisation": self.normalisation == "sequence", "clamp": self.clamp is not None,
             "target_kl": self.target_kl is not None, "critic": self.critic, "lag": self.lag > 0,
+            "pretraining_weight": self.pretraining_weight > 0,
         }  # fmt: skip
         return ", ".join(f"{key}={getattr(self, key)}" for key, is_so in changed.items() if is_so)
 

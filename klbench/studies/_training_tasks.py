@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from klbench.rlhf.penalty import Arm, arm
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 
 SEEDS_A_TASK = 4
 """Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
-FREE_RATE, FREE_STEPS = 0.3, 150
-"""Adam's rate and steps on free logits: ten nats and more are within reach."""
+FREE_STEPS = 300
+"""Of free logits, up to 1 nat each: what the slowest combination needs to exchange one preferred sequence for another."""
 
 Kind = Literal["sampled", "frontier", "noise_free", "free"]
 Rows = list[dict[str, Any]]
@@ -50,7 +51,7 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> tuple[Task, Rows
     """The task and its rows: one an arm, seed and evaluation."""
     with one_thread():
         bed = testbed(options, seed, task.seeds)
-        rows = {"sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _expected}[task.kind](
+        rows = {"sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free}[task.kind](
             options, bed, task
         )
     return task, rows
@@ -85,7 +86,8 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     )  # fmt: skip
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
-    for report in train(world, task.arms, recipe):
+    corpus = partial(world.pretraining, exact=options.pretraining == "exact")
+    for report in train(world, task.arms, recipe, corpus):
         with torch.no_grad():
             exact = bed.exact(bed.everywhere(world.policies), beta)
             best = bed.frontier(exact.kl) if report.update == options.updates else torch.full_like(exact.kl, torch.nan)
@@ -106,22 +108,30 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
 
 
 def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    import torch
-
     from klbench.rlhf import expected
 
-    free = task.kind == "free"
     # One step an update: what more epochs are for, to use a batch again, does not arise.
-    steps = FREE_STEPS if free else options.updates
-    beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     path = expected.train(
-        bed, task.arms, steps=steps, rate=FREE_RATE if free else options.learning_rate,
-        clip=None if free else options.gradient_clip, decay=free or options.decay, group=options.group,
-        every=steps if free else options.every, free=free,
+        bed, task.arms, steps=options.updates, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
+        group=options.group, every=options.every, pretraining_weight=options.pretraining_weight,
     )  # fmt: skip
-    rows: Rows = []
-    for step, log_probs in path:
-        rows += _rows(task, step, bed.exact(log_probs, beta), {})
+    return [row for step, log_probs in path for row in _exact(bed, task, step, log_probs)]
+
+
+def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    from klbench.rlhf import expected
+
+    found = expected.settle(
+        bed, task.arms, steps=FREE_STEPS, group=options.group, pretraining_weight=options.pretraining_weight
+    )
+    return _exact(bed, task, FREE_STEPS, found)
+
+
+def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor) -> Rows:
+    import torch
+
+    beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
+    rows = _rows(task, step, bed.exact(log_probs, beta), {})
     return [{key: value for key, value in row.items() if key != "arm"} for row in rows]
 
 

@@ -70,8 +70,9 @@ def _floors(trained: Trained) -> Markup | None:
         predicted = trained.points.get(rows[0]["combination"], {})
         floor = predicted.get("predicted_regret", math.nan)
         said = f"Fixed point of {WORDS[point]}: regret {number(floor, 2)}"
-        reached = predicted.get("noise_free_regret", math.nan)
-        said += f", {number(reached, 2)} in training without noise" if not math.isnan(reached) else ""
+        for kind, how in (("free", "with a free logit for every token"), ("noise_free", "in training without noise")):
+            reached = predicted.get(f"{kind}_regret", math.nan)
+            said += f", {number(reached, 2)} {how}" if not math.isnan(reached) else ""
         text += Markup("<p>{}. With noise:</p>").format(said) + _regrets(rows)
     few, seeds = next((row["seeds"] for row in trained.points.values()), 0), trained.final[0]["seeds"]
     if few not in (0, seeds):

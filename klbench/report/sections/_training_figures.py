@@ -224,10 +224,9 @@ def predicted(trained: Trained, stem: str) -> list[Figure]:
     panel = Panel("Regret", svg[0], f"Regret predicted and reached: {said}.")
     caption = (
         "The diamond is the regret of the policy at which the combination's mean gradient vanishes, computed from reference, "
-        f"reward and β = {short(trained.beta)} alone. Free logits: trained on exact gradients, with a logit for every token "
-        "after every prefix. Without noise: the small policy itself on exact gradients; it cannot be every policy, and the "
-        "steps are few. "
-        "With noise: as it was trained. The scale is logarithmic beyond 0.01."
+        f"reward and β = {short(trained.beta)} alone. Free logits: a logit for every token after every prefix, each moved by "
+        "the sign of its exact gradient. Without noise: the small policy itself on exact gradients; it cannot be every "
+        "policy, and the steps are few. With noise: as it was trained. The scale is logarithmic beyond 0.01."
     )
     return [Figure(f"training-fixed-points{stem}", "Predicted, and reached", caption, [panel], legend)]
 

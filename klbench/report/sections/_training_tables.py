@@ -58,7 +58,9 @@ def points(trained: Trained) -> Table | None:
         Column("Gradient", "norm of the mean gradient there, over that at the reference: 0 but for rounding", numeric=True),
         Column("Predicted", "regret at the fixed point, computed before training", numeric=True),
         Column(
-            "Free logits", "regret reached on exact gradients with a logit for every token after every prefix", numeric=True
+            "Free logits",
+            "regret reached by the signs of exact gradients, a logit for every token after every prefix",
+            numeric=True,
         ),
         Column("No noise", "regret reached on exact gradients by the policy itself", numeric=True),
         Column("Noise", "regret reached in training, on the same seeds", numeric=True),
