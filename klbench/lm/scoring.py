@@ -79,7 +79,7 @@ def score(
         import torch
 
         rows = list(chosen)
-        ids, places = _layout([prompts[i] for i in rows], token[rows], mask[rows], policy.pad)
+        ids, places = layout([prompts[i] for i in rows], token[rows], mask[rows], policy.pad)
         with torch.inference_mode():
             ours, theirs = (_logits(lm, ids, places) for lm in (policy, reference))
             tokens = torch.from_numpy(token[rows][mask[rows]]).to(ours.device)
@@ -93,7 +93,7 @@ def score(
     return Scores(**{"log_mu": None} | out, truncated=tails)  # type: ignore[arg-type]
 
 
-def _layout(prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
+def layout(prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
     """Prompts and completions padded on the right, ``(n, L)``, and where each counted token is predicted, ``(rows, 2)``.
 
     Padding on the right comes after all that counts, so that no causal model sees it.
@@ -104,6 +104,15 @@ def _layout(prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, p
         row[: len(sequence)] = sequence
     places = [(i, len(p) - 1 + t) for i, p in enumerate(prompts) for t in range(int(mask[i].sum()))]
     return ids, np.asarray(places, dtype=np.int64).reshape(-1, 2)
+
+
+def token_logits(lm: LanguageModel, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:
+    """The logits that predict the tokens that count, in the order of ``mask``'s rows: ``(counted, vocabulary)``.
+
+    All in one pass, and differentiable, unlike :func:`score`.
+    """
+    ids, places = layout(list(prompts), token, mask, lm.pad)
+    return _logits(lm, ids, places)[:]
 
 
 class _Rows:

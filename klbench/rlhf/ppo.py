@@ -134,22 +134,28 @@ class Report:
 
 
 def train(
-    world: World, arms: Sequence[Arm], recipe: Recipe, pretraining: Callable[[int], Tensor] | None = None
+    world: World,
+    arms: Sequence[Arm],
+    recipe: Recipe,
+    pretraining: Callable[[int], Tensor] | None = None,
+    start: int = 0,
+    beta: Tensor | None = None,
 ) -> Iterator[Report]:
     """Train; pause for a report before every so many updates, and after the last one.
 
     ``pretraining``, which a weight for it needs, gives the policies' mean log-probability of an update's pretraining sequences,
-    ``(arms, seeds)``, differentiable.
+    ``(arms, seeds)``, differentiable. A world that was kept at a report goes on from its number, ``start``, and its ``beta``:
+    the first report is that one again.
     """
     import torch
 
     if recipe.pretraining_weight and pretraining is None:
         raise ValueError("pretraining_weight needs pretraining sequences, got none")
-    beta: Tensor | None = None
     clips: list[Tensor] = []
-    for update in range(recipe.updates + 1):
+    for update in range(start, recipe.updates + 1):
         batch = world.sample(update, recipe.lag)
-        first = world.rollouts(batch)
+        with torch.set_grad_enabled(recipe.minibatches == 1):  # the first step needs no second pass through the policy
+            first = world.rollouts(batch)
         before = Rollouts(first.log_q.detach(), first.log_p, first.log_mu, first.kl.detach(), first.mask)
         values = world.values(batch).detach() if recipe.critic else None
         if beta is None:
