@@ -185,7 +185,8 @@ def train(
     for step in range(steps + 1):
         if step % every == 0 or step == steps:
             with torch.no_grad():
-                yield step, log_probs(testbed, theta)
+                now = log_probs(testbed, theta)
+            yield step, now  # outside: the mode is the caller's too
         if step < steps:
             found = gradients(testbed, arms, theta, beta, group, pretraining_weight=pretraining_weight)
             optimizer.descend(*found, step)

@@ -39,6 +39,8 @@ class Adam:
         self._first, self._second = torch.zeros(2, *theta.shape, dtype=theta.dtype)
         self._steps = 0
         self.alive = torch.ones(theta.shape[:-1], dtype=torch.bool)
+        self.norm = torch.zeros(theta.shape[:-1], dtype=theta.dtype)
+        """Of each vector's last gradient, before the clip."""
         self.causes: dict[tuple[int, ...], tuple[int, str]] = {}
         """Of each vector that was stopped: the update, and why."""
 
@@ -54,7 +56,7 @@ class Adam:
         """The same for gradients that are known."""
         import torch
 
-        norm = gradient.norm(dim=-1)
+        norm = self.norm = gradient.norm(dim=-1)
         self._stop(~loss.isfinite(), "the loss", loss, update)
         self._stop(~norm.isfinite(), "the gradient's norm", norm, update)
         if self.clip is not None:

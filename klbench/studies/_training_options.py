@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -24,6 +24,7 @@ DEFAULT: dict[str, Any] = {
     ),
     "frontier": ("k1_reward", "full_loss", "k3_loss", "k3_sequence_loss"),
     "betas": (0.1, 0.4), "seeds": 8, "updates": 200, "frontier_seeds": 4, "noise_free_seeds": 4,
+    "recovery": ("k1_reward", "k2_loss", "full_loss", "k3_loss", "k3_reward", "none"),
 }  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "default": DEFAULT,
@@ -35,6 +36,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         ),
         "frontier": (*DEFAULT["frontier"], "k1_reward_to_go", "full_with_score", "k2_loss", "k3_ratio_loss", "k3_reward"),
         "betas": (0.025, 0.05, 0.1, 0.4, 0.8), "seeds": 16, "updates": 400, "frontier_seeds": 8, "noise_free_seeds": 16,
+        "recovery": (*DEFAULT["recovery"], "k1_reward_to_go", "k3_ratio_loss", "full_with_score", "k3_verl_loss"),
     },
 }  # fmt: skip
 
@@ -54,6 +56,8 @@ class TrainingOptions(LoopOptions):
         Combinations that are trained with these other weights too, on so many of the seeds.
     noise_free_seeds
         Seeds on which the exact expected gradients are followed too.
+    recovery, recovery_nats
+        Combinations that start from a reference with one token pushed down by so many nats; empty: none.
     seeds
         How many; each draws its own reference, reward and samples.
     lag
@@ -73,6 +77,8 @@ class TrainingOptions(LoopOptions):
     betas: tuple[Weight, ...]
     frontier_seeds: int = Field(ge=0, le=4096)
     noise_free_seeds: int = Field(ge=0, le=4096)
+    recovery: Names
+    recovery_nats: tuple[Annotated[float, Field(ge=0.0, le=50.0)], ...] = (2.0, 4.0, 6.0, 8.0, 10.0)
     seeds: int = Field(ge=1, le=4096)
     lag: int = Field(default=0, ge=0, le=1000)
     pretraining: Literal["sampled", "exact"] = "sampled"

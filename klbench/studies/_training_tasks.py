@@ -14,7 +14,7 @@ from klbench.rlhf.testbed import Exact, Testbed
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Report
+    from klbench.rlhf.ppo import Recipe, Report
     from klbench.rlhf.replicas import Replicas
     from klbench.studies._training_options import TrainingOptions
 
@@ -23,7 +23,7 @@ SEEDS_A_TASK = 4
 FREE_STEPS = 300
 """Of free logits, up to 1 nat each: what the slowest combination needs to exchange one preferred sequence for another."""
 
-Kind = Literal["sampled", "frontier", "noise_free", "free"]
+Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
 Rows = list[dict[str, Any]]
 
 
@@ -51,9 +51,9 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> tuple[Task, Rows
     """The task and its rows: one an arm, seed and evaluation."""
     with one_thread():
         bed = testbed(options, seed, task.seeds)
-        rows = {"sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free}[task.kind](
-            options, bed, task
-        )
+        rows = {
+            "sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free, "recovery": _recovery,
+        }[task.kind](options, bed, task)  # fmt: skip
     return task, rows
 
 
@@ -70,15 +70,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _recipe(options: TrainingOptions, every: int) -> Recipe:
+    from klbench.rlhf.ppo import Recipe
+
+    shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
+    return Recipe(**shared | {"every": every})
+
+
+def _recovery(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    from klbench.studies import _training_recovery
+
+    return _training_recovery.perform(options, bed, task.names, _recipe(options, options.every))
+
+
 def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     import torch
 
-    from klbench.rlhf.ppo import Recipe, train
+    from klbench.rlhf.ppo import train
     from klbench.rlhf.replicas import Replicas
 
-    every = options.every if task.kind == "sampled" else options.updates
-    shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
-    recipe = Recipe(**shared | {"every": every})
+    recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
     world = Replicas(
         bed, len(task.arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
@@ -161,6 +172,8 @@ def plan(options: TrainingOptions, alike: Sequence[int]) -> list[Task]:
     if options.frontier and others:
         few = min(options.frontier_seeds, options.seeds)
         result += [Task("frontier", options.frontier, others, seeds) for seeds in chunks(few)]
+    if options.recovery and options.recovery_nats:
+        result += [Task("recovery", options.recovery, one, seeds) for seeds in chunks(options.seeds)]
     few = min(options.noise_free_seeds, options.seeds)
     result += [Task("noise_free", firsts, one, seeds) for seeds in chunks(few)]
     return result + [Task("free", firsts, one, seeds) for seeds in chunks(few)]

@@ -25,7 +25,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
         alike = expected.alike(bed, arms, options.group)
         points = fixed_points.which(bed, arms, options.group)
     plan = tasks.plan(options, alike)
-    found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": []}
+    found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": [], "recovery": []}
     try:
         for done, (task, rows) in enumerate(context.map(tasks.perform, ((options, context.seed, each) for each in plan)), 1):
             found[task.kind] += rows
@@ -53,6 +53,7 @@ def _tables(
     from klbench import gradients
     from klbench.studies import _training_tables as tables
     from klbench.studies._training_fixed_points import fixed_points_table
+    from klbench.studies._training_recovery import recovery_tables
     from klbench.studies.gradient import combinations_table
 
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
@@ -60,6 +61,7 @@ def _tables(
     noise_free = tables.noise_free_table(found["noise_free"], alike)
     free = tables.noise_free_table(found["free"], alike)
     frontier, matched = tables.frontier_tables(sampled, others, options)
+    recovery, recovery_curves = recovery_tables(found["recovery"])
     result = {
         "training": training,
         "final": tables.final_table(training, options, {name: point for name, (point, _) in points.items()}),
@@ -68,6 +70,8 @@ def _tables(
         "matched": matched,
         "noise_free": noise_free,
         "fixed_points": fixed_points_table(options, seed, points, training, noise_free, free),
+        "recovery": recovery,
+        "recovery_curves": recovery_curves,
         "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),
     }
     return {name: table for name, table in result.items() if len(table)}

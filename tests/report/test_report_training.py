@@ -74,8 +74,30 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
             frontier.append(row | spread("reward", 0.6 - missing) | spread("shortfall", missing * (1 + beta)))
             if name != "k1_reward":
                 matched.append({"combination": name, "beta": beta, "kl": kl, "seeds": 2} | spread("difference", -0.04))
-    names = ("training", "final", "curves", "frontier", "matched", "fixed_points")
-    return dict(zip(names, map(pd.DataFrame, (rows, final, curves, frontier, matched, points)), strict=True))
+    names = ("training", "final", "curves", "frontier", "matched", "fixed_points", "recovery", "recovery_curves")
+    found = (rows, final, curves, frontier, matched, points, *lost_tokens())
+    return dict(zip(names, map(pd.DataFrame, found), strict=True))
+
+
+def lost_tokens() -> tuple[list[dict], list[dict]]:
+    rows, curves = [], []
+    for name, back, largest in (("full_loss", 0.1, 0.2), ("k3_loss", 0.03, 9.0), ("none", 1e-4, 0.15)):
+        for lost in (2.0, 6.0, 10.0):
+            row = {"combination": name, **parts(name), "lost": lost, "seeds": SEEDS, "updates": 20, "optimum_probability": 0.3}
+            row |= {
+                "reference_probability": 0.45,
+                "start_sampled": 0.16,
+                "start_probability": 0.0027,
+                "norm_max": largest + lost,
+            }
+            for column in ("probability", "exact_probability", "sampled_share", "expected_norm", "norm_median", "norm_99"):
+                row |= spread(column, back)
+            rows.append(row | {"never_sampled": 0.0, "first_sampled": 7.0, "norm_max": largest * lost / 10})
+            curves += [
+                {"combination": name, "lost": lost, "step": step, "probability": back, "exact_probability": back, "low": back,
+                 "high": back} for step in STEPS
+            ]  # fmt: skip
+    return rows, curves
 
 
 def said(tables: dict[str, pd.DataFrame]) -> str:
@@ -102,6 +124,21 @@ def test_the_answer_is_that_of_the_tables() -> None:
     assert "The least: k2_sequence_loss, by 0.010 (0.0050 to 0.015). The most: none, by 0.98" in text
     assert "k1_reward: 0.022 to 0.024" in text
     assert text.index("k1_reward: 0.022") < text.index("k3_loss: 0.066 to 0.072")
+
+
+def test_a_lost_token_is_told() -> None:
+    text = said(content())
+    assert "with 0.45 on average, is pushed down by 6 nats, to 0.0027: 16 % of batches have one." in text
+    assert "The optimum holds 0.30. After 20 updates on samples (and on exact gradients) the policy holds:" in text
+    assert text.index("full_loss: 0.10 (0.10)") < text.index("k3_loss: 0.030 (0.030)") < text.index("none: 0.00010 (0.00010)")
+    assert (
+        "The largest gradient, in the rare batch that has the token: k3_loss 9.0 with 10 nats lost (half are below 0.030)"
+        in text
+    )
+    assert "without it, at most 0.20." in text
+    calm = content()
+    calm["recovery"]["norm_max"] = 0.2
+    assert "No gradient is larger than 0.20." in said(calm)
 
 
 def test_other_numbers_other_sentences() -> None:
@@ -144,7 +181,14 @@ def test_one_seed_has_no_intervals() -> None:
 def test_figures_and_tables(make_run: MakeRun) -> None:
     page = render(make_run("ppo", content()))
     text = page.read_text(encoding="utf-8")
-    for name in ("training-curves", "training-optimum", "training-forest", "training-fixed-points", "training-frontier"):
+    for name in (
+        "training-curves",
+        "training-optimum",
+        "training-forest",
+        "training-fixed-points",
+        "training-frontier",
+        "training-recovery",
+    ):
         assert (page.parent / "figures" / f"{name}.svg").is_file()
     assert "After training, the least regret first" in text
     assert "Predicted, and reached" in text

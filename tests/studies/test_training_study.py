@@ -25,6 +25,7 @@ TINY = {
     "vocabulary": 2, "horizon": 3, "prompts": 2, "width": 4, "seeds": 5, "updates": 12, "every": 4, "group": 4,
     "combinations": ("k1_reward", "k2_sequence_loss", "k2_loss", "k3_loss", "k1_loss", "none"), "learning_rate": 0.05,
     "frontier": ("k1_reward", "k3_loss"), "betas": (0.1, 0.4), "frontier_seeds": 2, "noise_free_seeds": 2,
+    "recovery": ("k1_reward", "k3_loss"), "recovery_nats": (2.0, 6.0),
 }  # fmt: skip
 
 
@@ -41,6 +42,7 @@ def trained() -> dict[str, pd.DataFrame]:
 def test_the_tables_and_their_columns(trained) -> None:
     assert set(trained) == {
         "training", "final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations",
+        "recovery", "recovery_curves",
     }  # fmt: skip
     training = trained["training"]
     assert set(training.columns) >= PROMISED

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Heading, Paragraph
 from klbench.report.numbers import count, number, percent, short
+from klbench.report.sections import _training_recovery
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._training_data import FLOORS, GREEDY, OPTIMUM, REFERENCE, UNKNOWN, WORDS, Row, Trained, families
 
@@ -170,7 +171,7 @@ def answer(runs: Sequence[Trained]) -> list[Block]:
         if trained is runs[0]:
             blocks.append(Paragraph(WHY))
         blocks += [*_stopped(trained), *_altered(trained)]
-        parts = (_optimum, _floors, _unheld, _others, _sure, _frontier)
+        parts = (_optimum, _floors, _unheld, _others, _sure, _frontier, _training_recovery.card)
         cards = [each for part in parts if (each := part(trained))]
         blocks.append(Bullets(cards, cards=True))
     if len(runs) > MOST_RUNS:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = frozenset({"algorithm", "combination", "placement", "level", "beta", "seed", "step", "regret", "kl", "kl_estimate"})
-COVERS = ("final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations")
+COVERS = ("final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations", "recovery", "recovery_curves")
 REFERENCE, NONE = "k1_reward", "none"
 OPTIMUM, GREEDY, UNKNOWN = "optimum", "greedy", ""
 FLOORS = ("token_kl", "token_k3", "sequence_k3")

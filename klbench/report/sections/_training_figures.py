@@ -12,6 +12,7 @@ from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import number, short
 from klbench.report.sections._training_data import OPTIMUM, REFERENCE, Row, Trained
+from klbench.report.sections._training_recovery import figures as recovery
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -234,4 +235,4 @@ def predicted(trained: Trained, stem: str) -> list[Figure]:
 def figures(trained: Trained) -> list[Figure]:
     """All of a run's figures."""
     stem = "-" + re.sub(r"[^a-z0-9]+", "-", trained.label.lower()).strip("-") if trained.label else ""
-    return [figure for part in (curves, forest, predicted, frontier) for figure in part(trained, stem)]
+    return [figure for part in (curves, forest, predicted, frontier, recovery) for figure in part(trained, stem)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Section, Tables
-from klbench.report.sections import _terms, _training_answer, _training_figures, _training_tables
+from klbench.report.sections import _terms, _training_answer, _training_figures, _training_recovery, _training_tables
 from klbench.report.sections._training_data import COLUMNS, COVERS, load
 
 
@@ -20,7 +20,7 @@ def build(tables: Tables) -> Sequence[Block]:
         block
         for trained in load(tables)
         if trained.final
-        for part in (_training_answer.heading, _training_figures.figures, _training_tables.tables)
+        for part in (_training_answer.heading, _training_figures.figures, _training_tables.tables, _training_recovery.table)
         for block in part(trained)
     ]
 
