@@ -170,6 +170,15 @@ class RunFolder:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
 
+    def save_rows(self, name: str, result: Any) -> None:
+        """Keep what JSON can hold, to the last bit, infinities and NaN included."""
+        write_text(self.path / "parts" / f"{name}.json", json.dumps(result))
+
+    def load_rows(self, name: str) -> Any:
+        """What was kept under that name; None if nothing was."""
+        path = self.path / "parts" / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
     def drop_parts(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,7 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     interrupted: bool = field(default=False, init=False)
 
-    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
         """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them."""
         if self.cluster is not None:
             yield from self._map_cluster(function, tasks)
@@ -52,6 +52,24 @@ class Context:
                 yield function(*task)
         else:
             yield from self._map_processes(function, tasks)
+
+    def map_kept(self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
+        """Names with ``function(*task)``, in order, each kept in the run folder: a run that is continued does only the others.
+
+        Results are what JSON holds: numbers, texts, lists, and dicts by text.
+        """
+        folder = self.folder
+        kept = {} if folder is None else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
+        missing = [task for name, task in tasks.items() if name not in kept]
+        with contextlib.closing(self.map(function, missing)) as fresh:
+            for name in tasks:
+                if name not in kept:
+                    result = next(fresh)
+                    if folder is not None:
+                        folder.save_rows(name, result)
+                    yield name, result
+                else:
+                    yield name, kept.pop(name)
 
     def _map_processes(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         from joblib import Parallel, delayed

@@ -37,6 +37,11 @@ class Task:
     seeds: tuple[int, ...]
 
     @property
+    def label(self) -> str:
+        """What no other task of a run is called."""
+        return f"{self.kind}-seeds-{self.seeds[0]}-{self.seeds[-1]}"
+
+    @property
     def arms(self) -> list[Arm]:
         """Every combination with every weight."""
         return [arm(name, beta) for name in self.names for beta in self.betas]
@@ -47,14 +52,14 @@ def testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Test
     return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
 
 
-def perform(options: TrainingOptions, seed: int, task: Task) -> tuple[Task, Rows]:
-    """The task and its rows: one an arm, seed and evaluation."""
+def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
+    """The task's rows: one an arm, seed and evaluation."""
     with one_thread():
         bed = testbed(options, seed, task.seeds)
-        rows = {
+        train = {
             "sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free, "recovery": _recovery,
-        }[task.kind](options, bed, task)  # fmt: skip
-    return task, rows
+        }[task.kind]  # fmt: skip
+        return train(options, bed, task)
 
 
 @contextmanager

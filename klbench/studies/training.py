@@ -27,7 +27,8 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     plan = tasks.plan(options, alike)
     found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": [], "recovery": []}
     try:
-        for done, (task, rows) in enumerate(context.map(tasks.perform, ((options, context.seed, each) for each in plan)), 1):
+        work = {task.label: (options, context.seed, task) for task in plan}
+        for done, (task, (_, rows)) in enumerate(zip(plan, context.map_kept(tasks.perform, work), strict=True), 1):
             found[task.kind] += rows
             context.progress(
                 done, len(plan), f"{task.kind.replace('_', '-')} training, seeds {task.seeds[0]} to {task.seeds[-1]}"

@@ -25,7 +25,7 @@ def bed() -> testbed.Testbed:
 
 @pytest.fixture(scope="module")
 def rows():
-    return perform(OPTIONS, 0, Task("recovery", NAMES, (BETA,), (0, 1, 2)))[1]
+    return perform(OPTIONS, 0, Task("recovery", NAMES, (BETA,), (0, 1, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_curves_end_where_the_table_does(rows, recovery) -> None:
 
 
 def test_a_seed_does_not_know_the_others() -> None:
-    (_, alone), (_, both) = (perform(OPTIONS, 0, Task("recovery", ("k3_loss",), (BETA,), seeds)) for seeds in ((1,), (0, 1)))
+    alone, both = (perform(OPTIONS, 0, Task("recovery", ("k3_loss",), (BETA,), seeds)) for seeds in ((1,), (0, 1)))
     mine = [row for row in both if row["seed"] == 1]
     pd.testing.assert_frame_equal(pd.DataFrame(alone), pd.DataFrame(mine), check_exact=True)
 

@@ -10,6 +10,7 @@ import pytest
 
 from klbench import app
 from klbench.rlhf import fixed_points
+from klbench.runs import RunFolder
 from klbench.settings import build
 from klbench.studies import Context, get
 from klbench.studies._training_options import TrainingOptions
@@ -102,6 +103,25 @@ def test_the_same_bits_whatever_the_workers(trained) -> None:
         pd.testing.assert_frame_equal(table, trained[name], check_exact=True)
 
 
+def test_an_interrupted_run_continues_to_the_same_bits(trained, tmp_path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    study, options, folder = get("training"), TrainingOptions(**TINY), RunFolder(tmp_path)
+    context = Context(0, folder=folder, progress=stop)
+    partial = study.run(options, context)
+    assert context.interrupted
+    assert set(partial["training"]["seed"]) == set(range(5))
+    assert "noise_free" not in partial
+    kept = {path.stem for path in (tmp_path / "parts").iterdir()}
+    assert len(kept) == 3
+    again = study.run(options, Context(0, folder=folder))
+    assert {path.stem for path in (tmp_path / "parts").iterdir()} > kept
+    for name, table in trained.items():
+        pd.testing.assert_frame_equal(again[name], table, check_exact=True)
+
+
 def test_neither_others_seeds_nor_others_combinations_matter(trained) -> None:
     few = tables(seeds=1, combinations=("k1_reward", "k3_loss"), frontier=(), noise_free_seeds=0)["training"]
     all_of_them = trained["training"]
@@ -132,7 +152,7 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
 
     monkeypatch.setattr(Replicas, "step", poisoned)
     options = TrainingOptions(**TINY)
-    _, rows = perform(options, 0, Task("sampled", options.combinations, (0.2,), (0, 1)))
+    rows = perform(options, 0, Task("sampled", options.combinations, (0.2,), (0, 1)))
     told = {(row["combination"], row["seed"], row["step"]) for row in rows if row["status"] != "ok"}
     assert told == {("k2_sequence_loss", 1, step) for step in (8, 12)}
     statuses = {row["status"] for row in rows} - {"ok"}
