@@ -1,4 +1,4 @@
-"""How long the kernels take, beside what they replace and beside one read: ``pytest benchmarks/test_kernel_speed.py -s``."""
+"""How long the kernels take, beside what they replace and beside one read: ``pytest benchmarks/test_kernel_speed.py -m heavy -s``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from klbench.kernels import token_divergences
 
 ROWS, VOCABULARY, THREADS, ROUNDS = 1_024, 50_257, 2, 5
 Job = Callable[[], object]
+
+pytestmark = pytest.mark.heavy
 
 
 def full(policy: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -1,4 +1,4 @@
-"""How long estimating takes beside drawing, in one run: ``pytest benchmarks/test_value_speed.py -s``."""
+"""How long estimating takes beside drawing, in one run: ``pytest benchmarks/test_value_speed.py -m heavy -s``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from klbench.studies.value import PANEL, SHARD, _thread_pools
 CORE = ("k1", "k2", "k3", "k_lambda", "k_fitted", "bregman_kl_qp", "bregman_kl_pq", "k3_clamped", "abs")
 SAMPLES = 100_000_000
 WORKERS = 2
+
+pytestmark = pytest.mark.heavy
 
 
 def draw(shard: int) -> float:
