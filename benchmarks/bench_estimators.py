@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from klbench import estimators, streams
 from klbench.types import Draws
@@ -35,6 +34,8 @@ def bench_numpy(name: str, logs: np.ndarray, benchmark: Any) -> None:
 
 @every
 def bench_torch(name: str, logs: np.ndarray, benchmark: Any) -> None:
+    import torch
+
     estimator, tensors = estimators.get(name), torch.from_numpy(logs)
     terms = benchmark(lambda: estimator.terms(draws(estimator, *tensors)))
     assert terms.shape == (SAMPLES,)
@@ -42,6 +43,8 @@ def bench_torch(name: str, logs: np.ndarray, benchmark: Any) -> None:
 
 @every
 def bench_torch_backward(name: str, logs: np.ndarray, benchmark: Any) -> None:
+    import torch
+
     estimator, (log_ratio, log_weight) = estimators.get(name), torch.from_numpy(logs)
     leaf = log_ratio.clone().requires_grad_()
 

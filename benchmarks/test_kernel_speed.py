@@ -1,4 +1,4 @@
-"""How long the kernels take, beside what they replace and beside one read: ``pytest benchmarks/test_kernel_speed.py -m heavy -s``."""
+"""How long the kernels take, beside what they replace and one read: ``pytest benchmarks/test_kernel_speed.py -m heavy -s``."""
 
 from __future__ import annotations
 
