@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
 
 from klbench.rlhf import expected, testbed
 from klbench.rlhf.penalty import arm
@@ -33,6 +32,8 @@ def bench_ppo_update(critic: bool, bed: testbed.Testbed, benchmark: Any) -> None
 
 
 def bench_expected_gradient(bed: testbed.Testbed, benchmark: Any) -> None:
+    import torch
+
     arms = [arm(name, 0.2) for name in NAMES]
     beta = torch.full((len(arms),), 0.2, dtype=torch.float64)
     start = bed.reference.expand(len(arms), *bed.reference.shape)
@@ -40,5 +41,7 @@ def bench_expected_gradient(bed: testbed.Testbed, benchmark: Any) -> None:
 
 
 def bench_evaluation(bed: testbed.Testbed, benchmark: Any) -> None:
+    import torch
+
     beta = torch.tensor([0.2], dtype=torch.float64)
     assert float(benchmark(bed.exact, bed.log_p[None], beta).kl.abs().max()) < 1e-12

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -148,7 +148,7 @@ def worktree(revision: str) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(tree))
 
 
-def compare(base: Path, here: Path, arguments: Sequence[str], threshold: float) -> list[Row]:
+def compare(base: Path, here: Path, arguments: Sequence[str], threshold: float, times: Path | None) -> list[Row]:
     """Sessions until everything is decided, or there are no more; what is undecided goes on in sessions of its own."""
     found: dict[str, list[list[tuple[float, float]]]] = {}
     rows: list[Row] = []
@@ -163,7 +163,21 @@ def compare(base: Path, here: Path, arguments: Sequence[str], threshold: float) 
             rows = judged(found, threshold)
     if not rows:
         raise CannotCompareError("the two revisions have no benchmark in common that runs on both")
+    if times:
+        _write(times, found)
     return rows
+
+
+def _write(file: Path, found: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
+    import pandas as pd
+
+    rows = [
+        {"benchmark": name, "session": k, "base": base, "here": here}
+        for name, sessions in found.items()
+        for k, turns in enumerate(sessions)
+        for base, here in turns
+    ]
+    pd.DataFrame(rows).to_parquet(file, index=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,13 +186,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("base", help="a revision, such as main")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"ratio that counts as slower ({THRESHOLD})")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="append the table to this file, as Markdown")
+    parser.add_argument("--times", type=Path, metavar="FILE", help="write the times of all turns to this Parquet file")
     parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARG", help="for pytest, such as -k k3")
     given = parser.parse_args(arguments)
     if not given.threshold > 1.0:
         parser.error(f"--threshold must be above 1, got {given.threshold}")
     try:
         with worktree(given.base) as base:
-            rows = compare(base, HERE, given.rest, given.threshold)
+            rows = compare(base, HERE, given.rest, given.threshold, given.times)
     except CannotCompareError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

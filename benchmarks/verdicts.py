@@ -50,7 +50,9 @@ def interval(sessions: Sequence[Sequence[tuple[float, float]]], level: float) ->
     return float(np.exp(middle)), float(np.exp(low)), float(np.exp(high))
 
 
-def judged(found: Mapping[str, Sequence[Sequence[tuple[float, float]]]], threshold: float, family: int | None = None) -> list[Row]:
+def judged(
+    found: Mapping[str, Sequence[Sequence[tuple[float, float]]]], threshold: float, family: int | None = None
+) -> list[Row]:
     """A row a benchmark.
 
     ``slower``: the whole interval lies beyond the threshold; ``faster``: it lies below the threshold's inverse. Each interval
@@ -71,7 +73,9 @@ def judged(found: Mapping[str, Sequence[Sequence[tuple[float, float]]]], thresho
 def markdown(rows: Sequence[Row], base: str, threshold: float) -> str:
     """The verdict in a sentence, and a table, the slowest first."""
     slower, faster = ([row for row in rows if row.verdict == word] for word in ("slower", "faster"))
-    head = f"**{len(slower)} of {len(rows)} benchmarks are slower than {base}** by more than {threshold:g}x, {len(faster)} faster."
+    head = (
+        f"**{len(slower)} of {len(rows)} benchmarks are slower than {base}** by more than {threshold:g}x, {len(faster)} faster."
+    )
     lines = [
         f"| {row.name.replace('|', chr(92) + '|')} | {row.base * 1e3:.4g} | {row.here * 1e3:.4g} | {row.ratio:.3f} | "
         f"{row.low:.3f} to {row.high:.3f} | {row.verdict} |"
