@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lockstep import Channel
-from verdicts import THRESHOLD, Row, judged, markdown
+from verdicts import THRESHOLD, Row, Sessions, judged, markdown
 
 HERE = Path(__file__).resolve().parents[1]
 SESSIONS = 3
@@ -168,7 +168,7 @@ def compare(base: Path, here: Path, arguments: Sequence[str], threshold: float, 
     return rows
 
 
-def _write(file: Path, found: Mapping[str, Sequence[Sequence[tuple[float, float]]]]) -> None:
+def _write(file: Path, found: Mapping[str, Sessions]) -> None:
     import pandas as pd
 
     rows = [

@@ -12,6 +12,9 @@ FAMILY_ERROR = 0.05
 """Probability that any interval of the family misses, if nothing else were wrong with them."""
 RESAMPLES = 20_000
 
+Sessions = Sequence[Sequence[tuple[float, float]]]
+"""Of one benchmark, in each session the turns: seconds of a call there, and here."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,7 +33,7 @@ class Row:
         return self.low <= threshold <= self.high
 
 
-def interval(sessions: Sequence[Sequence[tuple[float, float]]], level: float) -> tuple[float, float, float]:
+def interval(sessions: Sessions, level: float) -> tuple[float, float, float]:
     """The ratio and the ends of its bootstrap interval.
 
     A session is a pair of processes, and a turn's two times are neighbours in it: what slows the machine for more than a few
@@ -73,9 +76,7 @@ def judged(
 def markdown(rows: Sequence[Row], base: str, threshold: float) -> str:
     """The verdict in a sentence, and a table, the slowest first."""
     slower, faster = ([row for row in rows if row.verdict == word] for word in ("slower", "faster"))
-    head = (
-        f"**{len(slower)} of {len(rows)} benchmarks are slower than {base}** by more than {threshold:g}x, {len(faster)} faster."
-    )
+    head = f"**{len(slower)} of {len(rows)} benchmarks are slower than {base}** beyond {threshold:g}x, {len(faster)} faster."
     lines = [
         f"| {row.name.replace('|', chr(92) + '|')} | {row.base * 1e3:.4g} | {row.here * 1e3:.4g} | {row.ratio:.3f} | "
         f"{row.low:.3f} to {row.high:.3f} | {row.verdict} |"
