@@ -1,6 +1,9 @@
 # `make run` and `make test` need Python 3.11 to 3.13 and make; everything else goes into .venv.
 PYTHON ?= python3
 EXP ?= gaussian
+BASE ?= main
+THRESHOLD ?= 1.15
+HISTORY ?= reports/benchmarks.parquet
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -23,11 +26,11 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest bench clean
+.PHONY: help run test lint format types pytest golden bench bench-compare clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.run ## run an experiment (EXP=gaussian, ARGS="samples=1e6 ..."); the last line is the path of its report
 	@$(BIN)/python -m klbench +exp=$(EXP) $(ARGS)
@@ -46,13 +49,19 @@ types: $(VENV)/.test ## check types with mypy
 	$(BIN)/mypy
 
 # One thread a process: OpenMP's threads spin when several processes share the cores.
-pytest bench: export OMP_NUM_THREADS ?= 1
+pytest golden bench bench-compare published: export OMP_NUM_THREADS ?= 1
 
 pytest: $(VENV)/.test ## run the tests, with coverage (ARGS="-k gaussian ...")
 	$(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
 
-bench: $(VENV)/.test ## run the benchmarks (ARGS="--benchmark-autosave ...")
-	$(BIN)/python -m pytest benchmarks $(ARGS)
+golden: $(VENV)/.test ## make fixed small runs again and compare their numbers with the committed ones (UPDATE=1 takes the new)
+	$(BIN)/python benchmarks/golden.py $(if $(UPDATE),--update) $(ARGS)
+
+bench: $(VENV)/.test ## run the benchmarks, add them to the history (ARGS="-k k3 ..."; the long ones: ARGS="-m heavy -s")
+	$(BIN)/python -m pytest benchmarks --history $(HISTORY) --benchmark-columns=min,median,iqr,rounds,iterations $(ARGS)
+
+bench-compare: $(VENV)/.test ## is this slower than another revision? (BASE=main THRESHOLD=1.15 ARGS="-k k3 ...")
+	$(BIN)/python benchmarks/compare.py $(BASE) --threshold $(THRESHOLD) $(ARGS)
 
 clean: ## remove the environment, caches and build outputs; run folders stay
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*

@@ -182,18 +182,20 @@ def _write(file: Path, found: Mapping[str, Sessions]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
-    parser = argparse.ArgumentParser(description="Compare the speed of this revision with that of another one.")
+    parser = argparse.ArgumentParser(
+        description="Compare the speed of this revision with another one's. What else is given, such as -k k3, is pytest's.",
+        allow_abbrev=False,
+    )
     parser.add_argument("base", help="a revision, such as main")
     parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"ratio that counts as slower ({THRESHOLD})")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="append the table to this file, as Markdown")
     parser.add_argument("--times", type=Path, metavar="FILE", help="write the times of all turns to this Parquet file")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="ARG", help="for pytest, such as -k k3")
-    given = parser.parse_args(arguments)
+    given, rest = parser.parse_known_args(arguments)
     if not given.threshold > 1.0:
         parser.error(f"--threshold must be above 1, got {given.threshold}")
     try:
         with worktree(given.base) as base:
-            rows = compare(base, HERE, given.rest, given.threshold, given.times)
+            rows = compare(base, HERE, rest, given.threshold, given.times)
     except CannotCompareError as error:
         print(f"compare: {error}", file=sys.stderr)
         return 2

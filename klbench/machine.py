@@ -28,13 +28,31 @@ PACKAGES = (
 )
 
 
-def _cpu() -> str:
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor; nothing elsewhere."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    first = info.read_text().partition("\n\n")[0] if info.exists() else ""
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+
+
+def _cpu() -> str:
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def kind() -> str:
+    """The class of this machine, such as ``Linux x86_64, AMD EPYC, family 26 model 2, AVX-512``.
+
+    On one kind, with the same versions, the same numbers have the same bits: they depend on which of their loops NumPy, torch
+    and the compilers choose, and these choose by the processor's generation and its vector instructions.
+    """
+    info = _cpuinfo()
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    parts = [f"{platform.system()} {platform.machine()}", _cpu()]
+    if "cpu family" in info:
+        parts.append(f"family {info['cpu family']} model {info.get('model', '?')}")
+    known = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("sve", "SVE"), ("asimd", "NEON"))
+    parts += [name for flag, name in known if flag in flags][:1]
+    return ", ".join(parts)
 
 
 def _git() -> dict[str, Any] | None:
@@ -45,12 +63,19 @@ def _git() -> dict[str, Any] | None:
         revision = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
         )
+        committed = subprocess.run(
+            ["git", "show", "-s", "--format=%cI", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+        )
         changed = subprocess.run(
             ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"revision": revision.stdout.strip(), "dirty": bool(changed.stdout.strip())}
+    return {
+        "revision": revision.stdout.strip(),
+        "committed": committed.stdout.strip(),
+        "dirty": bool(changed.stdout.strip()),
+    }
 
 
 def _version(package: str) -> str | None:

@@ -106,7 +106,9 @@ def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float)
 def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
     used = np.flatnonzero(gradient)  # a column that is not finite spoils only what depends on it
     variance = float(gradient[used] @ covariance[np.ix_(used, used)] @ gradient[used])
-    return math.sqrt(variance) if variance >= 0.0 else NAN
+    # Two estimators that are one here differ by nothing, and the last places of their covariances decide the sign of that.
+    rounding = 1e-12 * float(gradient[used] ** 2 @ np.diag(covariance)[used])
+    return math.sqrt(max(variance, 0.0)) if variance >= -rounding else NAN
 
 
 def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:

@@ -13,7 +13,7 @@ from klbench.metrics.batches import PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.pairs.exponential import Exponential, ExponentialPair
 from klbench.pairs.gaussian import GaussianPair, Normal
-from klbench.studies import Context, value
+from klbench.studies import Context, _value_tables, value
 from klbench.studies.value import PANEL, SHARD, ValueOptions, panel_sizes
 from klbench.types import Claims, Draws, Estimator
 
@@ -196,3 +196,12 @@ def test_error_quantiles_are_those_of_the_batches() -> None:
             z = stats.norm.ppf(q)
             se = math.sqrt(q * (1 - q) / row["batches"]) / stats.norm.pdf(z)
             assert row[f"q{100 * q:g}"] == pytest.approx(scale * z, abs=5 * scale * se)
+
+
+def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
+    """The quadratic form is 0 but for rounding, which may leave it below."""
+    covariance = np.array([[1.0, 1.0 + 2e-16], [1.0 + 2e-16, 1.0]])
+    contrast = np.array([1.0, -1.0])
+    assert contrast @ covariance @ contrast < 0.0
+    assert _value_tables._standard_error(contrast, covariance) == 0.0
+    assert np.isnan(_value_tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
