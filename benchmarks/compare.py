@@ -88,12 +88,15 @@ class Side:
         return float(answer)
 
     def end(self) -> None:
-        """Wait for its end, or make it end."""
+        """Let it end; one that is not at its end is stopped."""
+        self._channel.close()
         try:
-            self._process.wait(10 if not self.name else 0)
+            self._process.wait(0 if self.name else 30)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if not self.name and self._process.returncode < 0:
+            raise CannotCompareError(f"the process of {self.tree} was killed by signal {-self._process.returncode}")
 
 
 def session(base: Path, here: Path, folder: Path, arguments: Sequence[str], wanted: set[str] | None = None) -> Pairs:

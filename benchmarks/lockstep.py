@@ -33,6 +33,10 @@ class Channel:
         """The next line; empty where the other end is gone."""
         return self._lines.readline().rstrip("\n")
 
+    def close(self) -> None:
+        self._lines.close()
+        self._end.close()
+
     def hear_all(self) -> list[str]:
         """Lines up to an empty one."""
         return list(iter(self.hear, ""))

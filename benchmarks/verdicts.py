@@ -10,7 +10,7 @@ import numpy as np
 THRESHOLD = 1.15
 FAMILY_ERROR = 0.05
 """Probability that any interval of the family misses, if nothing else were wrong with them."""
-RESAMPLES = 20_000
+RESAMPLES = 10_000
 
 Sessions = Sequence[Sequence[tuple[float, float]]]
 """Of one benchmark, in each session the turns: seconds of a call there, and here."""
