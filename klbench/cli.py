@@ -31,14 +31,13 @@ def command_line(arguments: Sequence[str]) -> int:
             from klbench.sweep import sweep
 
             return sweep(overrides)
-        result = launch(arguments)
+        return _show(launch(arguments))
     except (ConfigError, RunError) as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return WRONG if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         print("klbench: interrupted", file=sys.stderr)
         return INTERRUPTED
-    return _show(result)
 
 
 def _show(result: Run) -> int:

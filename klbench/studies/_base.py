@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from klbench.studies._workers import deaf_to_interrupts, on_processes
 from klbench.types import Options
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class Context:
             for task in tasks:
                 yield function(*task)
         else:
-            yield from self._map_processes(function, tasks)
+            yield from on_processes(function, tasks, self.workers)
 
     def map_kept(self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
         """Names with ``function(*task)``, in order, each kept in the run folder: a run that is continued does only the others.
@@ -71,30 +70,12 @@ class Context:
                 else:
                     yield name, kept.pop(name)
 
-    def _map_processes(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
-        from joblib import Parallel, delayed
-
-        # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user could act on.
-        warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-        results: Any = None
-        try:
-            with _deaf_to_interrupts():
-                results = Parallel(n_jobs=self.workers, return_as="generator")(delayed(function)(*task) for task in tasks)
-            # Not `yield from`: it would close the results itself, and joblib warns of what was cut short.
-            for result in results:  # noqa: UP028
-                yield result
-        finally:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                if results is not None:
-                    results.close()
-
     def _map_cluster(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         from joblib import Parallel, delayed, parallel_config
 
         assert self.cluster is not None
         with contextlib.ExitStack() as stack:
-            with _deaf_to_interrupts():
+            with deaf_to_interrupts():
                 stack.enter_context(_connect(self.cluster, self.workers))
             stack.enter_context(parallel_config(backend=self.cluster.kind))
             parallel = stack.enter_context(Parallel())
@@ -102,22 +83,6 @@ class Context:
             # In waves: not every backend can hand its results out one by one.
             while wave := list(islice(remaining, 32 * self.workers)):
                 yield from parallel(delayed(function)(*task) for task in wave)
-
-
-@contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, here; processes that start in the block never get it. (POSIX; elsewhere, nothing.)"""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # it clears the mask when it starts, and would do so inside the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _connect(cluster: Cluster, workers: int) -> Any:
