@@ -13,6 +13,7 @@ import csv
 import io
 import json
 import math
+import shlex
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -48,7 +49,7 @@ class Case:
 
     @property
     def command(self) -> str:
-        return " ".join(("python -m klbench", *self.words))
+        return f"python -m klbench {shlex.join(self.words)}"
 
 
 PAIRS = (
@@ -77,7 +78,11 @@ CASES = (
         ),
         fast=True,
     ),
-    Case("far", ("+exp=value", "pair=gaussian", "pair.p.mean=6", f"estimators=[{ESTIMATORS}]", "samples=5000", "batches=[1]"), fast=True),
+    Case(
+        "far",
+        ("+exp=value", "pair=gaussian", "pair.p.mean=6", f"estimators=[{ESTIMATORS}]", "samples=5000", "batches=[1]"),
+        fast=True,
+    ),
     Case("gradient", ("+exp=gradient", f"pairs=[{SEQUENCE % ''}]", f"combinations=[{COMBINATIONS}]"), fast=True),
     Case("recorded", ("+exp=recorded", "path=rollouts.jsonl"), fast=True),
     Case("claims", ("+exp=claims",)),
