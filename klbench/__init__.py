@@ -6,13 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from klbench import divergences, estimators, pairs
-    from klbench.app import Run, run
+    from klbench.app import run
+    from klbench.execution import Run
     from klbench.machine import __version__
     from klbench.types import ConfigError, Draws, RunError
 
 __all__ = ["ConfigError", "Draws", "Run", "RunError", "__version__", "divergences", "estimators", "pairs", "run"]
 
-_HOME = {"Run": "app", "run": "app", "ConfigError": "types", "Draws": "types", "RunError": "types", "__version__": "machine"}
+_HOME = {
+    "Run": "execution",
+    "run": "app",
+    "ConfigError": "types",
+    "Draws": "types",
+    "RunError": "types",
+    "__version__": "machine",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,27 +1,21 @@
-"""The command line and ``klbench.run``: the one module that knows Hydra."""
+"""From a command line, or ``klbench.run``, to a run: the one module that knows Hydra."""
 
 from __future__ import annotations
 
 import datetime as dt
-import os
-import shlex
-import socket
-import time
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from klbench.execution import ALONE, Run, assist, execute
+from klbench.processes import Group
 from klbench.registry import unknown
-from klbench.runs import RunFolder, now, write_text
-from klbench.types import ConfigError, RunError
+from klbench.runs import RunFolder
+from klbench.types import ConfigError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from klbench.settings import Settings
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -40,25 +34,6 @@ def experiments() -> dict[str, str]:
     return {path.stem: path.read_text(encoding="utf-8").splitlines()[2].lstrip("# ") for path in files}
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes
-    ----------
-    path
-        The run folder.
-    tables
-        Its tables by name, such as ``tables["values"]``.
-    status
-        ``done`` or ``interrupted``.
-    """
-
-    path: Path
-    tables: dict[str, pd.DataFrame]
-    status: str = "done"
-
-
 def run(experiment: str, *overrides: str) -> Run:
     """Run an experiment from Python: ``klbench.run("gaussian", "samples=1_000_000")``.
 
@@ -69,17 +44,44 @@ def run(experiment: str, *overrides: str) -> Run:
     RunError
         The run failed; its folder's ``log.txt`` says where.
     """
-    return launch([f"+exp={experiment}", *overrides])
+    result = launch([f"+exp={experiment}", *overrides])
+    assert result is not None, "a process that is alone is the main one"
+    return result
 
 
-def launch(arguments: Sequence[str]) -> Run:
-    """Run what a command line asks for, a new run or one to resume."""
-    overrides = normalized(arguments)
+def launch(arguments: Sequence[str], group: Group = ALONE) -> Run | None:
+    """Run what a command line asks for, a new run or one to resume; None in a process that only helps the main one."""
+    overrides = group.agreed(lambda: normalized(arguments))
     keys = {key for key, _ in map(split, overrides)}
+    resumed: RunFolder | None = None
     if "resume" in keys:
-        return _resume(overrides, keys, arguments)
-    settings = _settings(overrides)
-    return execute(settings, _new_folder(settings), arguments)
+        plan = group.agreed(lambda: _resumed(overrides, keys) if group.main else None)
+        experiment, config, resumed = group.from_main(plan)  # type: ignore[misc]
+    else:
+        experiment, config = group.agreed(lambda: (_experiment(overrides), _compose(overrides)))
+    settings = group.agreed(lambda: _checked(config, experiment, group))
+    folder = group.agreed(lambda: (resumed or _new_folder(settings)) if group.main else None)
+    if folder is None:
+        assist(settings, group)
+        return None
+    try:
+        return execute(settings, folder, arguments, group)
+    except ConfigError:  # what showed only at work, in a model or in the middle of a file
+        if resumed is None:
+            folder.discard()
+        raise
+
+
+def _checked(config: dict[str, Any], experiment: str, group: Group) -> Settings:
+    from klbench.settings import settings
+
+    found = settings(config, experiment, conf_folder())
+    if group.size > 1 and not found.study.shares:
+        raise ConfigError(
+            f"the {found.study.name} study cannot be shared by the {group.size} processes of accelerate launch or torchrun; "
+            f"start it by itself, with workers={group.size}"
+        )
+    return found
 
 
 def split(override: str) -> tuple[str, str]:
@@ -171,15 +173,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     return {str(key): value for key, value in config.items()}
 
 
-def _settings(overrides: Sequence[str]) -> Settings:
-    experiment = _experiment(overrides)
-    config = _compose(overrides)
-    from klbench.settings import settings
-
-    return settings(config, experiment, conf_folder())
-
-
-def check(overrides: Sequence[str]) -> None:
+def check(overrides: Sequence[str]) -> Settings:
     """Compose and check a configuration without running it.
 
     Raises
@@ -187,7 +181,8 @@ def check(overrides: Sequence[str]) -> None:
     ConfigError
         Something is wrong with it.
     """
-    _settings(overrides)
+    experiment = _experiment(overrides)
+    return _checked(_compose(overrides), experiment, ALONE)
 
 
 def default_out(name: str) -> Path:
@@ -202,7 +197,8 @@ def _new_folder(settings: Settings) -> RunFolder:
     return RunFolder(path)
 
 
-def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) -> Run:
+def _resumed(overrides: Sequence[str], keys: set[str]) -> tuple[str, dict[str, Any], RunFolder]:
+    """Experiment, configuration and folder of a run that is to be continued."""
     given = dict(map(split, overrides))
     folder = RunFolder.open(path_of("resume", overrides))
     info = folder.info
@@ -218,8 +214,6 @@ def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) 
             f"resume={folder.path}: that run is done; render it again with python -m klbench.report {folder.path}"
         )
     folder.check_free()
-    from klbench.settings import settings
-
     try:
         config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -229,55 +223,4 @@ def _resume(overrides: Sequence[str], keys: set[str], arguments: Sequence[str]) 
     if not isinstance(config, dict):
         raise ConfigError(f"{folder.path / 'config.yaml'}: expected keys and values")
     config |= {key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given}
-    return execute(settings(config, str(info.get("experiment")), conf_folder()), folder, arguments)
-
-
-def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str]) -> Run:
-    """Run checked settings into a folder."""
-    from klbench import report
-    from klbench.machine import describe
-    from klbench.progress import progress_bar
-    from klbench.studies import Context
-
-    folder.create()
-    if not (folder.path / "config.yaml").exists():
-        write_text(folder.path / "config.yaml", yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True))
-    folder.update(
-        "finished", "seconds", "error",  # of an earlier part of this run
-        status="running", experiment=settings.experiment, study=settings.study.name,
-        command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
-        device=settings.common.device, started=now(), pid=os.getpid(), host=socket.gethostname(), **describe(),
-    )  # fmt: skip
-    folder.log(f"started: {shlex.join(arguments)}")
-    started = time.monotonic()
-    try:
-        with progress_bar() as progress:
-            context = Context(
-                settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress,
-            )  # fmt: skip
-            tables = dict(settings.study.run(settings.options, context))
-        studied = time.monotonic()
-        folder.write_tables(tables)
-        status = "interrupted" if context.interrupted else "done"
-        seconds = {"study": round(studied - started, 3)}
-        folder.update(status=status, finished=now(), seconds=seconds)  # first, since the page says it too
-        report.render(folder.path)
-    except ConfigError as error:
-        folder.update(status="failed", finished=now(), error=str(error))
-        raise
-    except KeyboardInterrupt:
-        folder.update(status="interrupted", finished=now())
-        folder.log("interrupted before anything was finished")
-        return Run(folder.path, {}, "interrupted")
-    except Exception as error:
-        folder.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
-        folder.log(traceback.format_exc())
-        raise RunError(
-            f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}"
-        ) from error
-    seconds["report"] = round(time.monotonic() - studied, 3)
-    folder.update(seconds=seconds)
-    folder.log(f"{status}: {seconds}")
-    if status == "done":
-        folder.drop_parts()
-    return Run(folder.path, tables, status)
+    return str(info.get("experiment")), config, folder

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 from collections.abc import Mapping, Sequence
 
-from klbench.app import DONE, FAILED, INTERRUPTED, WRONG, Run, experiments, launch
+from klbench import processes
+from klbench.app import DONE, FAILED, INTERRUPTED, WRONG, experiments, launch
+from klbench.execution import Run
 from klbench.machine import __version__
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
 
 
 def command_line(arguments: Sequence[str]) -> int:
-    """The command line: prints the summary and the report's path, and gives back the exit code."""
+    """The command line: prints the summary and the report's path, and gives back the exit code.
+
+    Of several processes that share a run only the main one prints, and all give back the same code.
+    """
+    processes.hush_helpers()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
     if not arguments or {"-h", "--help"} & set(arguments):
@@ -27,17 +34,33 @@ def command_line(arguments: Sequence[str]) -> int:
         flags = [argument for argument in overrides if argument.startswith("-")]
         if flags:
             raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version and -m, all else is key=value")
+        group = processes.join()
         if len(overrides) < len(arguments):
             from klbench.sweep import sweep
 
+            if group.size > 1:
+                raise ConfigError(f"-m: a sweep cannot be shared by {group.size} processes; start it by itself")
             return sweep(overrides)
-        return _show(launch(arguments))
+        return _run(arguments, group)
     except (ConfigError, RunError) as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return WRONG if isinstance(error, ConfigError) else FAILED
     except KeyboardInterrupt:
         print("klbench: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        processes.leave()
+
+
+def _run(arguments: Sequence[str], group: processes.Group) -> int:
+    result = launch(arguments, group)
+    if result is None:
+        return group.from_main(DONE)
+    code = _show(result)
+    if result.status == "done":  # else the others are elsewhere, or gone
+        with contextlib.suppress(RunError):
+            group.from_main(code)
+    return code
 
 
 def _show(result: Run) -> int:

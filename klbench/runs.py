@@ -179,6 +179,14 @@ class RunFolder:
         path = self.path / "parts" / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
+    def discard(self) -> None:
+        """Remove a run that began and has nothing to show; what else is in its folder stays, and the folder with it."""
+        self.drop_parts()
+        for name in ("config.yaml", "run.json", "log.txt"):
+            (self.path / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
     def drop_parts(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.path / "parts", ignore_errors=True)

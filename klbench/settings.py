@@ -248,8 +248,10 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
         left["pairs"] = tuple(_pairs(left, experiment))
     if "estimators" in fields and ("estimators" in left or fields["estimators"].is_required()):
         left["estimators"] = tuple(expand_estimators(left.get("estimators", "all"), read_sets(conf)))
+    # What is wrong with a pair first: it may bring a key that only another study knows, such as recorded rollouts their path.
+    options = build(study.options, {key: value for key, value in left.items() if key in fields})
     for key in left:
         if key not in fields:
             known = [*fields, *(["pair"] if "pairs" in fields else []), *Common.model_fields, "resume"]
             raise unknown("key", key, known)
-    return Settings(experiment, study, build(study.options, left), common, kept)
+    return Settings(experiment, study, options, common, kept)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from klbench import app
+from klbench.execution import execute
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
 
@@ -26,7 +27,7 @@ def _job(config: Any) -> str:
     out = Path(hydra.runtime.output_dir)
     checked = settings({str(k): v for k, v in plain.items()}, hydra.runtime.choices["exp"], app.conf_folder())
     try:
-        result = app.execute(checked, RunFolder(out), list(hydra.overrides.task))
+        result = execute(checked, RunFolder(out), list(hydra.overrides.task))
     except (ConfigError, RunError) as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return "failed"

@@ -32,6 +32,10 @@ class RunError(RuntimeError):
     """A run that was configured well and failed all the same. The command line exits with 1."""
 
 
+class Notice(UserWarning):
+    """Something to know of that stops nothing, such as a batch that was halved: one line on the terminal and in the log."""
+
+
 class Options(BaseModel):
     """Base of every typed, range-checked node of the configuration: unknown keys and NaN are refused."""
 

@@ -11,18 +11,19 @@ ROOT = Path(__file__).parent.parent / "klbench"
 # The package itself comes last: it only hands out, on demand, what lies below it.
 LEVELS = {
     0: {"types", "compiled"},
-    1: {"numerics", "streams", "registry", "runs", "machine"},
+    1: {"numerics", "streams", "registry", "runs", "machine", "processes"},
     2: {"divergences", "oracles", "kernels"},
     3: {"estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims"},
     6: {"studies", "report"},
     7: {"settings", "progress"},
-    8: {"app"},
-    9: {"sweep"},
-    10: {"cli"},
-    11: {"__main__"},
-    12: {"__init__"},
+    8: {"execution"},
+    9: {"app"},
+    10: {"sweep"},
+    11: {"cli"},
+    12: {"__main__"},
+    13: {"__init__"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 

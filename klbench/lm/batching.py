@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from klbench.lm.quiet import quiet
-from klbench.types import RunError
+from klbench.types import Notice, RunError
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -19,7 +19,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int) -> int:
     """Call ``work`` with the indices of every batch, sequences of a like length together, and return the batch size in the end.
 
-    ``work`` may be called again with a part of what it failed at for want of memory; the first time that is said in a warning.
+    ``work`` may be called again with a part of what it failed at for want of memory; that is said in a :class:`Notice`.
 
     Raises
     ------
@@ -29,7 +29,7 @@ def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], ba
     with quiet():
         left = _all_in_batches(work, lengths, batch)
     if left < batch:
-        warnings.warn(f"out of memory with {batch} sequences at a time; went on with {left}", stacklevel=3)
+        warnings.warn(f"out of memory with {batch} sequences at a time; went on with {left}", Notice, stacklevel=3)
     return left
 
 

@@ -27,10 +27,13 @@ class Pair(Options, ABC):
         What the tables call this pair; made from the parameters where it is not given.
     series
         What it is one of, in a sweep: figures join the pairs of one series.
+    measured_with
+        The command for pairs that have no exact divergence of their own, and are measured token by token instead.
     """
 
     kind: ClassVar[str]
     summary: ClassVar[str]
+    measured_with: ClassVar[str] = ""
     label: str = ""
     series: str = ""
 

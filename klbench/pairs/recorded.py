@@ -58,6 +58,7 @@ class RecordedPair(Pair):
 
     kind: ClassVar[str] = "recorded"
     summary: ClassVar[str] = "rollouts of your own (path): Parquet, JSON lines or npz, with logprobs and ref_logprobs per token"
+    measured_with: ClassVar[str] = "+exp=recorded path=FILE"
     path: Annotated[str, BeforeValidator(_checked_path)] = Field()
 
     @property

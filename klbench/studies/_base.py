@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from klbench.processes import Group
 from klbench.studies._workers import deaf_to_interrupts, on_processes
 from klbench.types import Options
 
@@ -32,7 +33,10 @@ def _no_progress(done: int, total: int, what: str) -> None:
 
 @dataclass
 class Context:
-    """What a study may use of the outside: the seed, the workers, a place for intermediate results, a progress bar."""
+    """What a study may use of the outside: the seed, the workers, a place for intermediate results, a progress bar.
+
+    Where several processes share the run, ``group`` says which of them this is; only the main one has a folder.
+    """
 
     seed: int
     workers: int = 1
@@ -40,11 +44,17 @@ class Context:
     cluster: Cluster | None = None
     folder: RunFolder | None = None
     progress: Callable[[int, int, str], None] = _no_progress
+    group: Group = field(default_factory=Group)
     interrupted: bool = field(default=False, init=False)
 
     def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
-        """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them."""
-        if self.cluster is not None:
+        """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them.
+
+        Where several processes share the run they are the workers, and those that are not the main one get None for each.
+        """
+        if self.group.size > 1:
+            yield from self.group.map(function, tasks)
+        elif self.cluster is not None:
             yield from self._map_cluster(function, tasks)
         elif self.workers == 1:
             for task in tasks:
@@ -141,6 +151,8 @@ class Study:
         Tables to the compact ones that the terminal shows when it is done.
     devices
         Where it can run.
+    shares
+        Whether several processes (see :mod:`klbench.processes`) can run it together.
     """
 
     name: str
@@ -149,3 +161,4 @@ class Study:
     run: Callable[[Any, Context], Mapping[str, pd.DataFrame]]
     summarize: Callable[[Mapping[str, pd.DataFrame]], Sequence[Summary]] | None = None
     devices: tuple[str, ...] = ("cpu",)
+    shares: bool = False

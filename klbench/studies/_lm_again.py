@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from klbench import estimators
+from klbench.pairs import Pair
+from klbench.studies import Context
 from klbench.studies._lm_measure import LEVELS, Shard, first, skip_reason
 from klbench.types import Completions, Estimator, Skip
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from klbench.studies._lm_values import Measured
 
 Dtype = Literal["bfloat16", "float16", "float32", "float64"]
 SELF = ("k1", "k2", "k3")
@@ -58,70 +58,85 @@ def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
     return rows
 
 
-Again = Sequence[tuple["Measured", Completions]]
+def scored_again(
+    pairs: Sequence[Pair],
+    chosen: Sequence[Sequence[Estimator]],
+    context: Context,
+    n: int,
+    dtypes: Sequence[str],
+    ks: Sequence[int],
+) -> dict[str, pd.DataFrame]:
+    """Tables ``dtype`` and ``truncation``, from ``n`` completions of each pair that can score them again; those with rows."""
+    import pandas as pd
+
+    able = [hasattr(pair, "rescored") or hasattr(pair, "truncated") for pair in pairs]
+    tasks = [
+        (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
+        for pair, each, can in zip(pairs, chosen, able, strict=True) if can and n
+    ]  # fmt: skip
+    found = [each for each in context.group.map(_rows, tasks) if each is not None]
+    tables = {"dtype": [row for rows, _ in found for row in rows], "truncation": [row for _, rows in found for row in rows]}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
 
 
-def drawn_again(results: Sequence[Measured], n: int, seed: int) -> Again:
-    """``n`` completions of each pair that can score them again."""
-    able = [m for m in results if n and (hasattr(m.pair, "rescored") or hasattr(m.pair, "truncated"))]
-    found = [(m, m.pair.completions(seed, 0, n)) for m in able]
-    return [(m, first(each, n)) for m, each in found if not isinstance(each, Skip)]
+def _rows(
+    pair: Pair, chosen: Sequence[Estimator], seed: int, n: int, dtypes: Sequence[str], ks: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    drawn = pair.completions(seed, 0, n)
+    if isinstance(drawn, Skip):
+        return [], []
+    completions = first(drawn, n)
+    return _dtype_rows(pair, chosen, completions, dtypes), _truncation_rows(pair, completions, ks)
 
 
-def dtype_table(again: Again, dtypes: Sequence[str]) -> pd.DataFrame | None:
-    """Completions scored in each format; None where no pair can.
+def _dtype_rows(
+    pair: Pair, chosen: Sequence[Estimator], completions: Completions, dtypes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Completions scored in each format.
 
     ``change`` is the mean of each estimator, per completion, in the format minus that in the pair's own; ``sd_log_ratio`` the
     standard deviation, over tokens, of what the log-ratio changes by. Of ``policy against itself``, whose true divergence is 0,
     the policy in the format takes the place of the reference.
     """
-    import pandas as pd
-
-    rows = []
-    for m, completions in again:
-        rescored: Callable[[Completions, str], Completions | Skip] | None = getattr(m.pair, "rescored", None)
-        if rescored is None:
+    rescored: Callable[[Completions, str], Completions | Skip] | None = getattr(pair, "rescored", None)
+    if rescored is None:
+        return []
+    rows, here = [], Shard(completions)
+    usable = [each for each in chosen if skip_reason(each, off_policy=here.log_mu is not None) is None]
+    for dtype in dtypes:
+        scored = rescored(completions, dtype)
+        if isinstance(scored, Skip):
             continue
-        here = Shard(completions)
-        usable = [each for each in m.chosen if skip_reason(each, off_policy=here.log_mu is not None) is None]
-        for dtype in dtypes:
-            scored = rescored(completions, dtype)
-            if isinstance(scored, Skip):
-                continue
-            there = Shard(scored)
-            moved = there.log_ratio - here.log_ratio
-            shared = {
-                "pair": m.pair.title, "dtype": dtype, "completions": here.n, "tokens": here.row.size,
-                "sd_log_ratio": float(moved.std()), "largest": float(np.abs(moved).max(initial=0.0)),
-                "sd_log_q": float((there.log_q - here.log_q).std()),
-            }  # fmt: skip
-            found = [row for each in usable for row in _changes(each, here, there)] + _false(here, there)
-            rows += [shared | row for row in found]
-    return pd.DataFrame(rows) if rows else None
+        there = Shard(scored)
+        moved = there.log_ratio - here.log_ratio
+        shared = {
+            "pair": pair.title, "dtype": dtype, "completions": here.n, "tokens": here.row.size,
+            "sd_log_ratio": float(moved.std()), "largest": float(np.abs(moved).max(initial=0.0)),
+            "sd_log_q": float((there.log_q - here.log_q).std()),
+        }  # fmt: skip
+        found = [row for each in usable for row in _changes(each, here, there)] + _false(here, there)
+        rows += [shared | row for row in found]
+    return rows
 
 
-def truncation_table(again: Again, ks: Sequence[int]) -> pd.DataFrame | None:
+def _truncation_rows(pair: Pair, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
     """What of the Rao-Blackwell sum is left, per completion, when only the k most probable tokens are told apart.
 
-    None where no pair can say. ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
+    ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
     """
-    import pandas as pd
-
-    rows = []
-    for m, completions in again:
-        truncated: Callable[[Completions, int], Any] | None = getattr(m.pair, "truncated", None)
-        if truncated is None or completions.kl_qp is None:
-            continue
-        here = Shard(completions)
-        exact = here.summed(completions.kl_qp[here.mask])
-        for k in ks:
-            left = here.summed(truncated(completions, k).kl_qp[here.mask])
-            mean, mean_se = _mean_se(left)
-            missing, missing_se = _mean_se(exact - left)
-            rows.append(
-                {
-                    "pair": m.pair.title, "k": k, "completions": here.n, "exact": float(exact.mean()), "mean": mean,
-                    "mean_se": mean_se, "missing": missing, "missing_se": missing_se, "share": missing / float(exact.mean()),
-                }
-            )  # fmt: skip
-    return pd.DataFrame(rows) if rows else None
+    truncated: Callable[[Completions, int], Any] | None = getattr(pair, "truncated", None)
+    if truncated is None or completions.kl_qp is None:
+        return []
+    rows, here = [], Shard(completions)
+    exact = here.summed(completions.kl_qp[here.mask])
+    for k in ks:
+        left = here.summed(truncated(completions, k).kl_qp[here.mask])
+        mean, mean_se = _mean_se(left)
+        missing, missing_se = _mean_se(exact - left)
+        rows.append(
+            {
+                "pair": pair.title, "k": k, "completions": here.n, "exact": float(exact.mean()), "mean": mean,
+                "mean_se": mean_se, "missing": missing, "missing_se": missing_se, "share": missing / float(exact.mean()),
+            }
+        )  # fmt: skip
+    return rows

@@ -2,7 +2,8 @@
 
 Completions are measured in shards that are merged in a fixed order: memory does not grow with their number, what was merged is
 kept in the run folder, and the tables but for ``throughput`` and ``cost`` are the same to the bit whoever did the work.
-Language models stay in this process, where torch has its threads; everything else goes to the workers.
+Language models stay in this process, where torch has its threads; everything else goes to the workers. Several processes that
+share the run (``accelerate launch -m klbench``) take shards in turn, each on a GPU of its own.
 
 The truth of a pair whose truth is not known is the mean, over completions of the policy, of the exact divergences of their
 tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is measured on the very same completions, as the mean of
@@ -23,7 +24,7 @@ from klbench import estimators
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
 from klbench.studies import _lm_tables as made
-from klbench.studies._lm_again import Dtype, drawn_again, dtype_table, truncation_table
+from klbench.studies._lm_again import Dtype, scored_again
 from klbench.studies._lm_found import Found
 from klbench.studies._lm_measure import measure_shard, measured
 from klbench.studies._lm_values import Measured, values
@@ -118,6 +119,7 @@ class _Progress:
         part = context.folder.load_part(self._name) if context.folder else None
         if part is not None:
             self._merged = int(part["shards"]), Found.restored(part)
+        self._merged = context.group.from_main(self.shards), self.found
 
     @property
     def shards(self) -> int:
@@ -154,8 +156,9 @@ def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progre
     if in_process(pair) and progress.shards < shards:
         prepare = getattr(pair, "prepare", None)
         if prepare is not None:
-            prepare()  # lest the first shard's clock run while a model is loaded, or built
-    results = (measure_shard(*task) for task in tasks) if in_process(pair) else context.map(measure_shard, tasks)
+            context.group.agreed(prepare)  # lest the first shard's clock run while a model is loaded, or built
+    here = in_process(pair) and context.group.size == 1
+    results = (measure_shard(*task) for task in tasks) if here else context.map(measure_shard, tasks)
     for found in results:
         progress.add(found, last=progress.shards == shards - 1)
         yield progress.shards
@@ -217,30 +220,35 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
         own, found = own_sampler(pair), finished.get(_part(pair))
         if found is not None and (own is None or _part(own) in finished):
             results.append(_solved(pair, options.chosen(pair), found, None if own is None else finished[_part(own)]))
+    again: dict[str, pd.DataFrame] = {}
+    if not context.interrupted:
+        chosen = [options.chosen(pair) for pair in wanted]
+        again = scored_again(wanted, chosen, context, options.rescored, options.dtypes, options.truncations)
     if not results:
-        if context.interrupted:
+        if context.interrupted or not context.group.main:
             return {}
         raise RunError("there are no completions to measure")
-    return _tables(results, options, context)
+    return _tables(results, again, context)
 
 
-def _tables(results: list[Measured], options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
+def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Context) -> dict[str, pd.DataFrame]:
     found = values(results)
     used = {each.name: each for m in results for each in m.chosen}
-    again: dict[str, pd.DataFrame | None] = {}
-    if not context.interrupted:
-        drawn = drawn_again(results, options.rescored, context.seed)
-        again = {"dtype": dtype_table(drawn, options.dtypes), "truncation": truncation_table(drawn, options.truncations)}
-    optional = {"top_tokens": made.top_tokens(results), "sampling": made.sampling(results)} | again
+    optional = {"top_tokens": made.top_tokens(results), "sampling": made.sampling(results)}
     return {
         "values": found,
         "tokens": made.positions(results),
         **{name: table for name, table in optional.items() if table is not None},
+        **again,
         "pairs": made.pairs(results),
         "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
         "throughput": made.throughput(results, context.device),
         "cost": made.cost(results, found),
     }
+
+
+def _known(value: float, text: str) -> str:
+    return "–" if value != value else text
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
@@ -252,10 +260,13 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     if not kept:
         return []
     notes = [f"{len(titles) - 1} further pairs are in the report."] if len(titles) > 1 else []
+    if all(row["truth"] != row["truth"] for row in kept):
+        notes.append("The exact divergence is not known: these rollouts have no column kl.")
     lines = [
         (
-            row["estimator"], row["level"], row["target"], f"{row['truth']:.4g}", f"{row['mean']:.4g}",
-            with_interval(row["bias"], row["bias_se"]), f"{row['std']:.4g}", "" if row["status"] == "ok" else row["status"],
+            row["estimator"], row["level"], row["target"], _known(row["truth"], f"{row['truth']:.4g}"), f"{row['mean']:.4g}",
+            _known(row["bias"], with_interval(row["bias"], row["bias_se"])), _known(row["std"], f"{row['std']:.4g}"),
+            "" if row["status"] == "ok" else row["status"],
         )
         for row in kept
     ]  # fmt: skip
@@ -264,4 +275,4 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     return [Summary(heading, columns, lines, notes)]
 
 
-register(Study("lm", "estimators on completions, token by token", LmOptions, run, summarize, ("cpu", "cuda")))
+register(Study("lm", "estimators on completions, token by token", LmOptions, run, summarize, ("cpu", "cuda"), shares=True))

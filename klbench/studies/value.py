@@ -42,6 +42,15 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
+def _has_truth(pair: Pair) -> Pair:
+    if pair.measured_with:
+        raise ValueError(
+            f"the value study holds estimators against a divergence that is known exactly, and {pair.kind} pairs have none; "
+            f"measure it with {pair.measured_with}"
+        )
+    return pair
+
+
 class ValueOptions(Options):
     """Settings of the value study.
 
@@ -55,7 +64,7 @@ class ValueOptions(Options):
         Coverage, negative fractions and error distributions come from the first so many samples.
     """
 
-    pairs: tuple[Pair, ...] = Field(min_length=1)
+    pairs: tuple[Annotated[Pair, AfterValidator(_has_truth)], ...] = Field(min_length=1)
     estimators: tuple[str, ...] = Field(min_length=1)
     samples: int = Field(default=1_000_000, ge=2, le=10**15)
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (

@@ -50,7 +50,7 @@ def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_che
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
 def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
     *_, words = (shlex.split(line.removeprefix("# ")) for line in opening(path)[:2])
-    settings = app._settings(app.normalized(words[3:]))
+    settings = app.check(app.normalized(words[3:]))
     said = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert settings.experiment == path.stem
     assert settings.study.name == said["study"]
@@ -77,7 +77,7 @@ def test_every_pair_has_a_node_and_every_node_a_pair() -> None:
 @pytest.mark.parametrize("path", PAIRS, ids=stem)
 def test_a_pair_node_makes_its_pair(path: Path) -> None:
     overrides = app.normalized(["exp=value", f"pair={path.stem}", *NEEDED.get(path.stem, [])])
-    (pair,) = app._settings(overrides).options.pairs
+    (pair,) = app.check(overrides).options.pairs
     assert pair.kind == yaml.safe_load(path.read_text(encoding="utf-8"))["kind"] == path.stem
     assert type(pair) is pairs.get(path.stem)
     assert path.stem in WITHOUT_TRUTH or pair.truth("kl_qp").value > 0.0
@@ -97,6 +97,6 @@ def test_the_set_of_all_is_all() -> None:
 def test_a_node_is_the_value_it_looks_like() -> None:
     """Numbers with an exponent and underscores are numbers to Hydra, and not text."""
     for text, samples in (("1e4", 10_000), ("1_000_000", 1_000_000), ("1000.0", 1000), ("2.5e3", 2500)):
-        settings = app._settings(app.normalized(["exp=value", "pair=gaussian", f"samples={text}"]))
+        settings = app.check(app.normalized(["exp=value", "pair=gaussian", f"samples={text}"]))
         assert settings.options.samples == samples
         assert type(settings.options.samples) is int

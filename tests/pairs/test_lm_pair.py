@@ -185,6 +185,13 @@ def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, mo
     assert "\n" not in str(error.value)
 
 
+def test_the_value_study_sends_language_models_to_theirs() -> None:
+    from klbench import app
+
+    with pytest.raises(ConfigError, match=r"lm pairs have none; measure it with \+exp=lm pair=lm pair\.policy"):
+        app.check(app.normalized(["+exp=value", "pair=lm"]))
+
+
 def test_models_of_two_tokenizers_are_refused(tmp_path) -> None:
     import shutil
 

@@ -336,4 +336,20 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert command_line(["+exp=recorded", "path=nowhere.jsonl"]) == 2
     assert capsys.readouterr().err == "klbench: pairs.0.path='nowhere.jsonl': no such file\n"
     assert command_line(["+exp=recorded"]) == 2
+    for path in ("path=r.jsonl", "pair.path=r.jsonl"):
+        assert command_line(["+exp=value", "pair=recorded", path]) == 2
+        said = capsys.readouterr().err
+        assert "recorded pairs have none; measure it with +exp=recorded path=FILE\n" in said
     assert not (tmp_path / "reports").exists()
+
+
+def test_a_wrong_row_in_the_middle_of_a_file_leaves_no_run_behind(tmp_path, monkeypatch, capsys) -> None:
+    from klbench.cli import command_line
+
+    monkeypatch.chdir(tmp_path)
+    rows = rollouts(200)
+    rows[150]["ref_logprobs"][0] = 3.0
+    as_jsonl(tmp_path / "r.jsonl", rows)
+    assert command_line(["+exp=recorded", "path=r.jsonl", "shard=50", "workers=1", "out=run"]) == 2
+    assert capsys.readouterr().err.startswith("klbench: r.jsonl row 151: ref_logprobs at token 1 is 3, a log-probability")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]

@@ -1,0 +1,135 @@
+"""A run: checked settings into a run folder, by one process or with the help of others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import socket
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import yaml
+
+from klbench.processes import Group
+from klbench.runs import RunFolder, now, write_text
+from klbench.types import ConfigError, Notice, RunError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from klbench.settings import Settings
+
+ALONE = Group()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes
+    ----------
+    path
+        The run folder.
+    tables
+        Its tables by name, such as ``tables["values"]``.
+    status
+        ``done`` or ``interrupted``.
+    """
+
+    path: Path
+    tables: dict[str, pd.DataFrame]
+    status: str = "done"
+
+
+@contextlib.contextmanager
+def _noticing(folder: RunFolder) -> Iterator[None]:
+    """What is to be known goes to the terminal, on one line, and into the log."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def notice(
+            message: Warning | str, category: type[Warning], filename: str, lineno: int,
+            file: TextIO | None = None, line: str | None = None,
+        ) -> None:  # fmt: skip
+            if issubclass(category, Notice):
+                print("klbench:", message, file=sys.stderr)
+                folder.log(f"note: {message}")
+            else:
+                show(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = notice
+        yield
+
+
+def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], group: Group = ALONE) -> Run:
+    """Run checked settings into a folder."""
+    from klbench import report
+    from klbench.machine import describe
+    from klbench.progress import progress_bar
+    from klbench.studies import Context
+
+    folder.create()
+    if not (folder.path / "config.yaml").exists():
+        write_text(folder.path / "config.yaml", yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True))
+    folder.update(
+        "finished", "seconds", "error",  # of an earlier part of this run
+        status="running", experiment=settings.experiment, study=settings.study.name,
+        command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
+        processes=group.size, device=settings.common.device, started=now(), pid=os.getpid(), host=socket.gethostname(),
+        **describe(),
+    )  # fmt: skip
+    folder.log(f"started: {shlex.join(arguments)}")
+    started = time.monotonic()
+    try:
+        with progress_bar() as progress, _noticing(folder):
+            context = Context(
+                settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress, group,
+            )  # fmt: skip
+            tables = dict(settings.study.run(settings.options, context))
+        studied = time.monotonic()
+        folder.write_tables(tables)
+        status = "interrupted" if context.interrupted else "done"
+        seconds = {"study": round(studied - started, 3)}
+        folder.update(status=status, finished=now(), seconds=seconds)  # first, since the page says it too
+        report.render(folder.path)
+    except ConfigError as error:
+        folder.update(status="failed", finished=now(), error=str(error))
+        raise
+    except KeyboardInterrupt:
+        folder.update(status="interrupted", finished=now())
+        folder.log("interrupted before anything was finished")
+        return Run(folder.path, {}, "interrupted")
+    except Exception as error:
+        folder.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
+        folder.log(traceback.format_exc())
+        raise RunError(
+            f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}"
+        ) from error
+    seconds["report"] = round(time.monotonic() - studied, 3)
+    folder.update(seconds=seconds)
+    folder.log(f"{status}: {seconds}")
+    if status == "done":
+        folder.drop_parts()
+    return Run(folder.path, tables, status)
+
+
+def assist(settings: Settings, group: Group) -> None:
+    """Take a share of the work and leave all else to the main process."""
+    from klbench.studies import Context
+
+    context = Context(settings.common.seed, device=settings.common.device, group=group)
+    try:
+        settings.study.run(settings.options, context)
+    except (ConfigError, RunError):
+        raise
+    except Exception as error:
+        raise RunError(f"{type(error).__name__}: {error}") from error  # the main process has it from here
+    if context.interrupted:
+        raise KeyboardInterrupt
