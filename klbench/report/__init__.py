@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["combine", "render"]
+__all__ = ["combine", "history", "render"]
 
 
 def render(folder: Path) -> Path:
@@ -37,3 +37,16 @@ def combine(folders: Sequence[Path], out: Path) -> Path:
     from klbench.report import sources, writing
 
     return writing.write_combined(sources.combined([Path(folder) for folder in folders]), Path(out))
+
+
+def history(files: Sequence[Path], out: Path) -> Path:
+    """Write the page of a history of timings, of one file or of several, to ``out``.
+
+    Raises
+    ------
+    ConfigError
+        A file is no history, or ``out`` is a file that klbench did not make.
+    """
+    from klbench.report import writing
+
+    return writing.write_history([Path(file) for file in files], Path(out))

@@ -1,4 +1,4 @@
-"""``python -m klbench.report RUN [RUN ...] [--out FILE]``."""
+"""``python -m klbench.report RUN [RUN ...] [--out FILE]``, or ``--history FILE [FILE ...]``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from klbench.report import combine, render
+from klbench.report import combine, history, render
 from klbench.types import ConfigError
 
 DONE, WRONG = 0, 2
@@ -16,12 +16,19 @@ DONE, WRONG = 0, 2
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m klbench.report",
-        description="Render a run again, or one page from several runs. The last line printed is the path of the page.",
+        description="Render a run again, one page from several runs, or a history of timings. The last line printed is the "
+        "path of the page.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="a run folder, or a folder that holds run folders (a sweep)"
+        "runs", nargs="*", type=Path, metavar="RUN", help="a run folder, or a folder that holds run folders (a sweep)"
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="where the page of several runs goes (comparison.html)")
+    parser.add_argument("--history", nargs="+", type=Path, metavar="FILE", help="Parquet files that make bench wrote")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="where the page goes (of several runs comparison.html, of a history history.html)",
+    )
     return parser
 
 
@@ -60,9 +67,12 @@ def write(runs: Sequence[Path], out: Path | None) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if bool(given.runs) == bool(given.history):
+        parser.error("name run folders, or a history with --history FILE, and not both")
     try:
-        print(write(given.runs, given.out))
+        print(history(given.history, given.out or Path("history.html")) if given.history else write(given.runs, given.out))
     except ConfigError as error:
         print(f"klbench.report: {error}", file=sys.stderr)
         return WRONG

@@ -10,6 +10,7 @@ from klbench.report import provenance
 from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Section, Tables
 from klbench.report.figures import as_file
 from klbench.report.generic import generic
+from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
 from klbench.report.sections import discover
 from klbench.report.sources import Combined, Source
@@ -91,12 +92,35 @@ def write_combined(combined: Combined, out: Path) -> Path:
     ConfigError
         ``out`` is a folder, or a file that klbench did not make.
     """
-    if out.is_dir():
-        raise ConfigError(f"{out}: expected the path of a file to write, got a folder")
-    if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise ConfigError(f"{out}: exists already and was not made by klbench; name another file with --out")
+    _check_own(out)
     names = list(dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources))
     title = f"{', '.join(names)}: {len(combined.sources)} runs"
     subtitle = "; ".join(source.label for source in combined.sources if source.label)
     write_text(out, html(Page(title, subtitle, _blocks(combined.sources, combined.tables, out))))
+    return out
+
+
+def _check_own(out: Path) -> None:
+    """Refuse to write where a folder is, or a file that klbench did not make."""
+    if out.is_dir():
+        raise ConfigError(f"{out}: expected the path of a file to write, got a folder")
+    if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:2000]:
+        raise ConfigError(f"{out}: exists already and was not made by klbench; name another file with --out")
+
+
+def write_history(files: Sequence[Path], out: Path) -> Path:
+    """The page of a history of timings.
+
+    Raises
+    ------
+    ConfigError
+        A history cannot be read; ``out`` is a folder, or a file that klbench did not make.
+    """
+    from klbench.report import timings
+
+    machines = timings.read(files)
+    _check_own(out)
+    commits = len({commit for machine in machines for commit in machine.commits})
+    subtitle = ", ".join((count(commits, "commit"), count(len(machines), "kind of machine", "kinds of machine")))
+    write_text(out, html(Page("The speed of klbench", subtitle, timings.blocks(machines))))
     return out

@@ -1,0 +1,248 @@
+"""The page of a history of timings: what became slower or faster from commit to commit, on each kind of machine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from klbench.report.axes import tick
+from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, Heading, LegendEntry, Panel, Paragraph, Table
+from klbench.report.figures import TEXT, colour, drawing
+from klbench.report.numbers import MISSING, count, number
+from klbench.types import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_NEEDED = "benchmark commit committed dirty machine measured seconds seconds_q25 seconds_q75"
+COLUMNS = frozenset(_NEEDED.split())
+NOTABLE = 1.15
+"""A ratio beyond this, or below its inverse, is worth a sentence; smaller ones a busy machine makes by itself."""
+NAMED = 5
+MOST_TICKS = 6
+TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
+LEGEND = (LegendEntry("each benchmark", 5, "o"), LegendEntry("the one that changed most", 1, "s"))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one benchmark at one commit: the median of its rounds and their quartiles, seconds of a call."""
+
+    seconds: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Track:
+    """One benchmark on one kind of machine: what was timed at which of the machine's commits, by their place."""
+
+    name: str
+    timings: dict[int, Timing]
+
+    @property
+    def suite(self) -> str:
+        """The function that it is a case of."""
+        return self.name.partition("[")[0]
+
+    @property
+    def first(self) -> Timing:
+        return self.timings[min(self.timings)]
+
+    @property
+    def last(self) -> Timing:
+        return self.timings[max(self.timings)]
+
+    @property
+    def change(self) -> float:
+        """The last time over the first."""
+        return self.last.seconds / self.first.seconds
+
+    def step(self, place: int) -> float:
+        """The time at that commit over the one before it; NaN where it was not timed at both."""
+        known = self.timings.get(place), self.timings.get(place - 1)
+        return known[0].seconds / known[1].seconds if known[0] and known[1] else math.nan
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A kind of machine, its commits in the order in which they were made, and its benchmarks."""
+
+    kind: str
+    commits: Sequence[str]
+    tracks: Sequence[Track]
+
+
+def read(files: Sequence[Path]) -> list[Machine]:
+    """Histories, several as one; of what was timed twice, what was timed last.
+
+    Raises
+    ------
+    ConfigError
+        A file is missing, no Parquet table, or lacks a column or any row.
+    """
+    import pandas as pd
+
+    table = pd.concat([_read(file) for file in files], ignore_index=True)
+    return [_machine(str(kind), rows) for kind, rows in table.groupby("machine", sort=True)]
+
+
+def _read(file: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if not file.is_file():
+        raise ConfigError(f"--history {file}: expected a Parquet file that make bench wrote, found no such file")
+    try:
+        table = pd.read_parquet(file)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--history {file}: cannot be read as Parquet, {' '.join(str(error).split())[:120]}") from None
+    missing = sorted(COLUMNS - set(table.columns))
+    if missing:
+        raise ConfigError(f"--history {file}: is no history of make bench, it has no column {', '.join(missing)}")
+    if not len(table):
+        raise ConfigError(f"--history {file}: holds no row")
+    if not pd.api.types.is_numeric_dtype(table["seconds"]) or not (table["seconds"] > 0).all():
+        raise ConfigError(f"--history {file}: column seconds must hold positive numbers")
+    return table
+
+
+def _machine(kind: str, rows: pd.DataFrame) -> Machine:
+    rows = rows.sort_values(["committed", "dirty", "measured"], kind="stable")
+    labels = [
+        f"{commit[:7] or 'no commit'}{'+' if dirty else ''}"
+        for commit, dirty in zip(rows["commit"], rows["dirty"], strict=True)
+    ]
+    commits = list(dict.fromkeys(labels))
+    tracks: dict[str, dict[int, Timing]] = {}
+    for label, row in zip(labels, rows.to_dict("records"), strict=True):
+        timing = Timing(float(row["seconds"]), float(row["seconds_q25"]), float(row["seconds_q75"]))
+        tracks.setdefault(str(row["benchmark"]), {})[commits.index(label)] = timing
+    return Machine(kind, commits, [Track(name, timings) for name, timings in sorted(tracks.items())])
+
+
+def _code(text: str) -> Markup:
+    return Markup("<code>{}</code>").format(text)
+
+
+def _ranked(tracks: Sequence[Track], ratios: dict[str, float], *, slower: bool) -> Markup:
+    found = sorted((ratios[each.name], each.name) for each in tracks if not math.isnan(ratios[each.name]))
+    kept = (
+        [pair for pair in reversed(found) if pair[0] > NOTABLE] if slower else [pair for pair in found if pair[0] < 1 / NOTABLE]
+    )
+    word = "slower" if slower else "faster"
+    if not kept:
+        return Markup("None is {}.").format(word)
+    named = Markup(", ").join(Markup("{} ({} times)").format(_code(name), number(ratio)) for ratio, name in kept[:NAMED])
+    rest = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
+    return Markup("{} {} {}: {}{}.").format(len(kept), "is" if len(kept) == 1 else "are", word, named, rest)
+
+
+def _card(machine: Machine) -> Markup:
+    head = Markup("<p><b>{}</b>: {} at {}.</p>").format(
+        machine.kind, count(len(machine.tracks), "benchmark"), count(len(machine.commits), "commit")
+    )
+    last = len(machine.commits) - 1
+    if last == 0:
+        return head + Markup("<p>With one commit there is nothing to compare yet; the table has its times.</p>")
+    ratios = {each.name: each.step(last) for each in machine.tracks}
+    known = sum(not math.isnan(ratio) for ratio in ratios.values())
+    said = Markup("<p>From {} to {}, {} timed at both: {} {}</p>").format(
+        _code(machine.commits[last - 1]), _code(machine.commits[last]), count(known, "benchmark"),
+        _ranked(machine.tracks, ratios, slower=True), _ranked(machine.tracks, ratios, slower=False),
+    )  # fmt: skip
+    if last > 1:
+        since = {each.name: each.change for each in machine.tracks}
+        said += Markup("<p>From the first commit of each to its last: {} {}</p>").format(
+            _ranked(machine.tracks, since, slower=True), _ranked(machine.tracks, since, slower=False)
+        )
+    return head + said
+
+
+def _answer(machines: Sequence[Machine]) -> list[Block]:
+    asked = (
+        f"Has klbench become slower? Here is what {count(len({t.name for m in machines for t in m.tracks}), 'benchmark')} took."
+    )
+    note = (
+        f"Named are changes of the median beyond {NOTABLE:g} times. Each commit was timed at a moment of its own, on a machine "
+        "with what else it had to do then: a change of all benchmarks alike is the machine's. Whether a change is real, "
+        "make bench-compare says, which times both revisions at once. A plus marks changes that were not committed."
+    )
+    return [Paragraph(asked, "lead"), Paragraph(note), Bullets([_card(each) for each in machines], cards=True)]
+
+
+def _ticks(low: float, high: float) -> Sequence[float]:
+    if high / low < 5:
+        return TICKS
+    return [10.0**k for k in range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)]
+
+
+def _panel(machine: Machine, suite: str, tracks: Sequence[Track]) -> Panel:
+    most = max(tracks, key=lambda each: abs(math.log(each.change)))
+    ends = [t.seconds / each.first.seconds for each in tracks for t in each.timings.values()]
+    low, high = min(*ends, 1 / 1.3) / 1.05, max(*ends, 1.3) * 1.05
+    with drawing(left=0.15) as (axes, svg):
+        axes.axhline(1.0, color=TEXT, linewidth=0.9, zorder=1)
+        for each in [*(track for track in tracks if track is not most), most]:
+            x = sorted(each.timings)
+            y = [each.timings[k].seconds / each.first.seconds for k in x]
+            shown = LEGEND[each is most]
+            axes.plot(x, y, marker=shown.marker, markersize=4.5 if each is most else 2.5, color=colour(shown.slot),
+                      linewidth=1.8 if each is most else 0.7, zorder=3 if each is most else 2)  # fmt: skip
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        ticks = [each for each in _ticks(low, high) if low <= each <= high]
+        axes.set_yticks(ticks, [tick(each) for each in ticks])
+        axes.set_yticks([], minor=True)
+        places = range(0, len(machine.commits), math.ceil(len(machine.commits) / MOST_TICKS))
+        axes.set_xticks(list(places), [machine.commits[k] for k in places])
+        axes.set_xlim(-0.3, len(machine.commits) - 0.7)
+        axes.set_ylabel("time, first = 1")
+    case = most.name.partition("[")[2].rstrip("]") or most.name.rpartition("::")[2]
+    title = suite.rpartition("::")[2].removeprefix("bench_").replace("_", " ")
+    said = f"{case}: {number(most.change)} times from first to last"
+    alt = f"Times of {count(len(tracks), 'benchmark')} of {suite} over the commits; the one that changed most is {said}."
+    return Panel(title, svg[0], alt, said)
+
+
+def _figure(machine: Machine, place: int) -> Figure:
+    suites = groupby(machine.tracks, key=lambda each: each.suite)
+    panels = [_panel(machine, suite, list(tracks)) for suite, tracks in suites]
+    caption = (
+        "Lower is better. Each line is a benchmark's median, in units of its first one; commits in the order they were made."
+    )
+    return Figure(f"history-{place}", f"Over the commits, on {machine.kind}", caption, panels, LEGEND)
+
+
+def _table(machine: Machine) -> Table:
+    last = len(machine.commits) - 1
+    columns = [
+        Column("Benchmark", "its name in benchmarks/"),
+        Column("Milliseconds", "of a call at its last commit: median, and first and third quartile of the rounds", True),
+        Column("Beside the commit before", "the median over that of the commit before", True),
+        Column("Beside its first", "the median over that of its first commit", True),
+    ]  # fmt: skip
+    rows = []
+    for each in sorted(machine.tracks, key=lambda each: -(each.step(last) if each.step(last) > 0 else 0.0)):
+        step, now = each.step(last), each.last
+        tone = "bad" if step > NOTABLE else "good" if step < 1 / NOTABLE else ""
+        spread = f"{number(now.seconds * 1e3)} ({number(now.low * 1e3)} to {number(now.high * 1e3)})"
+        rows.append([
+            Cell(_code(each.name)), Cell(spread, now.seconds),
+            Cell(MISSING if math.isnan(step) else number(step), step, tone), Cell(number(each.change), each.change),
+        ])  # fmt: skip
+    return Table(f"On {machine.kind}", columns, rows)
+
+
+def blocks(machines: Sequence[Machine]) -> list[Block]:
+    """The page: the answer, a figure and a table for each kind of machine."""
+    result: list[Block] = [Heading("The answer in short", 2, "answer"), *_answer(machines)]
+    drawn: list[Any] = [_figure(each, place) for place, each in enumerate(machines) if len(each.commits) > 1]
+    if drawn:
+        result += [Heading("Over the commits", 2, "history"), *drawn]
+    return [*result, Heading("Every benchmark", 2, "benchmarks"), *(_table(each) for each in machines)]
