@@ -27,7 +27,7 @@ def on_processes(
     """``function(*task)`` for each task, in order; two tasks a worker are under way at a time.
 
     Not joblib's ``Parallel``: it hands tasks out from a thread that, when all is ended early, may wait for the lock under which
-    it is itself waited for. Nor more tasks than fit the pool's queue, since ending a pool with others fails.
+    it is itself waited for.
 
     Raises
     ------
@@ -58,8 +58,25 @@ def on_processes(
                 while ordered and ordered[0].done():
                     yield ordered.popleft().result()
         finally:
-            if pool is not None and ordered:  # cut short
-                pool.shutdown(wait=True, kill_workers=True)
+            if running:  # cut short
+                _end(pool, running)
+
+
+def _end(pool: Any, running: set[Future[Any]]) -> None:
+    """End a pool with all that is under way.
+
+    Its own ``shutdown(kill_workers=True)`` fails where a task has just been submitted; to lose its workers, it is prepared.
+    """
+    from multiprocessing import active_children
+
+    from joblib.externals.loky.backend.process import LokyProcess
+
+    while running:
+        for child in active_children():
+            if isinstance(child, LokyProcess):
+                child.terminate()
+        _, running = wait(running, GLANCE_SECONDS)
+    pool.shutdown()
 
 
 @contextlib.contextmanager

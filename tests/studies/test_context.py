@@ -96,6 +96,13 @@ def test_ctrl_c_while_workers_are_busy_is_raised_between_results_and_the_next_ma
     assert list(Context(0, 2).map(power, [(3, 2)])) == [9]
 
 
+def test_work_is_cut_short_at_any_moment_without_a_word() -> None:
+    for count in range(1, 8):
+        results = Context(0, 2).map(power, ((base, 2) for base in range(1, 1000)))
+        assert [next(results) for _ in range(count)] == [base**2 for base in range(1, count + 1)]
+        results.close()
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_a_task_raises_is_raised_here(workers: int) -> None:
     results = Context(0, workers).map(fail, [(k,) for k in range(5)])
