@@ -80,6 +80,21 @@ class Context:
                 else:
                     yield name, kept.pop(name)
 
+    def collect(self, function: Callable[..., Any], tasks: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+        """The results of :meth:`map_kept`; each task comes with what the progress bar says of it once it is done.
+
+        On Ctrl-C ``interrupted`` is set, and those that were finished come back.
+        """
+        results: list[Any] = []
+        numbered = {f"task-{k}": task for k, (_, task) in enumerate(tasks)}
+        try:
+            for (what, _), (_, result) in zip(tasks, self.map_kept(function, numbered), strict=True):
+                results.append(result)
+                self.progress(len(results), len(tasks), what)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        return results
+
     def _map_cluster(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         from joblib import Parallel, delayed, parallel_config
 

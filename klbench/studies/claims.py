@@ -48,21 +48,22 @@ class ClaimsOptions(Options):
         return value
 
 
+def check(name: str, seed: int) -> dict[str, Any]:
+    """One task: a claim's row."""
+    claim = claims.get(name)
+    found = claim.check(seed)
+    return {
+        "claim": claim.name, "statement": claim.statement, "verdict": found.verdict, "evidence": found.evidence,
+        "source": claim.source, "tex": claim.tex, "topic": claim.topic, "value": found.value, "bound": found.bound,
+    }  # fmt: skip
+
+
 def run(options: ClaimsOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``claims``: one row a claim."""
     import pandas as pd
 
-    rows = []
-    for done, claim in enumerate(map(claims.get, options.claims)):
-        context.progress(done, len(options.claims), claim.name)
-        found = claim.check(context.seed)
-        rows.append(
-            {
-                "claim": claim.name, "statement": claim.statement, "verdict": found.verdict, "evidence": found.evidence,
-                "source": claim.source, "tex": claim.tex, "topic": claim.topic, "value": found.value, "bound": found.bound,
-            }
-        )  # fmt: skip
-    return {"claims": pd.DataFrame(rows)}
+    rows = context.collect(check, [(name, (name, context.seed)) for name in options.claims])
+    return {"claims": pd.DataFrame(rows)} if rows else {}
 
 
 def _shortened(text: str) -> str:

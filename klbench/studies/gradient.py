@@ -140,16 +140,9 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     chosen = options.chosen()
-    tasks = ((pair, chosen, options.group, options.samples, context.seed) for pair in options.pairs)
-    rows: list[dict[str, Any]] = []
-    arrows: list[dict[str, Any]] = []
-    try:
-        for done, (more, drawn) in enumerate(context.map(measure, tasks), 1):
-            rows += more
-            arrows += drawn
-            context.progress(done, len(options.pairs), more[0]["pair"])
-    except KeyboardInterrupt:
-        context.interrupted = True
+    tasks = [(pair.title, (pair, chosen, options.group, options.samples, context.seed)) for pair in options.pairs]
+    found = context.collect(measure, tasks)
+    rows, arrows = ([row for part in found for row in part[k]] for k in (0, 1))
     if not rows:
         return {}
     table = pd.DataFrame(rows)

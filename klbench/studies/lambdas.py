@@ -78,13 +78,7 @@ def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``lambda``: one row a pair."""
     import pandas as pd
 
-    rows = []
-    try:
-        for done, row in enumerate(context.map(measure, ((pair,) for pair in options.pairs)), 1):
-            rows.append(row)
-            context.progress(done, len(options.pairs), row["pair"])
-    except KeyboardInterrupt:
-        context.interrupted = True
+    rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs])
     return {"lambda": pd.DataFrame(rows)} if rows else {}
 
 

@@ -140,13 +140,7 @@ def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
-    rows = []
-    try:
-        for done, row in enumerate(context.map(measure, made), 1):
-            rows.append(row)
-            context.progress(done, len(made), row["pair"])
-    except KeyboardInterrupt:
-        context.interrupted = True
+    rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made])
     return {"shapes": pd.DataFrame(rows)} if rows else {}
 
 

@@ -96,15 +96,12 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     chosen = [gradients.get(name) for name in options.combinations]
-    points = [(pair, lag) for pair in options.pairs for lag in sorted(set(options.lags))]
-    tasks = ((pair, lag, chosen, options.group, context.seed) for pair, lag in points)
-    rows: list[dict[str, Any]] = []
-    try:
-        for done, more in enumerate(context.map(measure_lag, tasks), 1):
-            rows += more
-            context.progress(done, len(points), f"lag {more[0]['staleness']:g}")
-    except KeyboardInterrupt:
-        context.interrupted = True
+    tasks = [
+        (f"lag {lag:g} of {pair.title}", (pair, lag, chosen, options.group, context.seed))
+        for pair in options.pairs
+        for lag in sorted(set(options.lags))
+    ]
+    rows = [row for more in context.collect(measure_lag, tasks) for row in more]
     if not rows:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])

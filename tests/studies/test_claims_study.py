@@ -45,7 +45,7 @@ def test_one_seed_one_table() -> None:
 def test_progress_is_told() -> None:
     told = []
     study.run(study.ClaimsOptions(claims=FEW), Context(0, progress=lambda *args: told.append(args)))
-    assert told == [(k, 3, name) for k, name in enumerate(FEW)]
+    assert told == [(k, 3, name) for k, name in enumerate(FEW, 1)]
 
 
 def test_the_terminal_gets_a_short_row_a_claim() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import klbench
 from klbench import gradients, pairs
+from klbench.runs import RunFolder
 from klbench.settings import build
 from klbench.studies import Context, get
 from klbench.studies.gradient import GradientOptions
@@ -32,6 +33,7 @@ def pair(kind="sequence", **fields):
 
 LAPLACE = pair("laplace", q={"loc": 0.0, "scale": 1.0}, p={"loc": 1.0, "scale": 1.0})
 GAUSSIAN = pair("gaussian", q={"mean": 0.0, "std": 1.0}, p={"mean": 0.8, "std": 0.75})
+EXPONENTIAL = pair("exponential", q={"rate": 1.0}, p={"rate": 0.7})
 
 
 def tables(name, seed=0, workers=1, **options):
@@ -41,7 +43,24 @@ def tables(name, seed=0, workers=1, **options):
 
 @pytest.fixture(scope="module")
 def measured() -> dict[str, pd.DataFrame]:
-    return tables("gradient", pairs=(pair(), GAUSSIAN, pair("exponential", q={"rate": 1.0}, p={"rate": 0.7})), samples=20_000)
+    return tables("gradient", pairs=(pair(), GAUSSIAN, EXPONENTIAL), samples=20_000)
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_continues_to_the_same_bits(measured, tmp_path) -> None:
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    study, folder = get("gradient"), RunFolder(tmp_path)
+    options = study.options(pairs=(pair(), GAUSSIAN, EXPONENTIAL), samples=20_000)
+    context = Context(0, folder=folder, progress=stop)
+    partial = study.run(options, context)
+    assert context.interrupted
+    assert list(dict.fromkeys(partial["gradients"]["pair"])) == [pair().title, GAUSSIAN.title]
+    assert {path.stem for path in (tmp_path / "parts").iterdir()} == {"task-0", "task-1"}
+    again = study.run(options, Context(0, folder=folder))
+    for name, table in measured.items():
+        pd.testing.assert_frame_equal(again[name], table, check_exact=True)
 
 
 def test_the_columns_and_words_that_are_promised(measured) -> None:
