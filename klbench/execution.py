@@ -109,9 +109,8 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
     except Exception as error:
         folder.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
         folder.log(traceback.format_exc())
-        raise RunError(
-            f"the run failed: {type(error).__name__}: {' '.join(str(error).split())}; see {folder.path / 'log.txt'}"
-        ) from error
+        what = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
+        raise RunError(f"the run failed: {what}{' '.join(str(error).split())}; see {folder.path / 'log.txt'}") from error
     seconds["report"] = round(time.monotonic() - studied, 3)
     folder.update(seconds=seconds)
     folder.log(f"{status}: {seconds}")

@@ -125,8 +125,7 @@ class Group:
         try:
             talk(torch.distributed)
         except RuntimeError as error:
-            why = str(error).splitlines()[0][:200]
-            raise RunError(f"one of the {self.size} processes of this run ended before its work was done ({why})") from None
+            raise RunError(f"one of the {self.size} processes of this run ended before its work was done") from error
 
 
 def hush_helpers() -> None:

@@ -8,23 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from klbench.studies._lm_arrays import Arrays
+from klbench.studies._lm_prompts import Prompts
+
 KEPT_COMPLETIONS = 2**14
 KEPT_TOKENS = 2**22
 """Log-ratios are kept, for the shape of their tails, from the first so many completions, or so many tokens of them."""
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """A bundle of arrays that can be written to a file and read back."""
-
-    def flat(self, prefix: str) -> dict[str, np.ndarray]:
-        """By name, ``prefix.field``."""
-        return {f"{prefix}.{each.name}": getattr(self, each.name) for each in fields(self)}
-
-    @classmethod
-    def of(cls, stored: Mapping[str, np.ndarray], prefix: str) -> Arrays:
-        """What :meth:`flat` made."""
-        return cls(**{each.name: stored[f"{prefix}.{each.name}"] for each in fields(cls)})
 
 
 @dataclass(frozen=True)
@@ -236,6 +225,7 @@ class Found:
     kept: Kept
     tallies: Tallies
     clock: Clock
+    prompts: Prompts | None = None
 
     def merge(self, later: Found) -> Found:
         """Both together; the order matters to the last bit."""
@@ -243,6 +233,7 @@ class Found:
             self.columns, self.sums.merge(later.sums), self.places.merge(later.places),
             None if self.vocabulary is None or later.vocabulary is None else self.vocabulary.merge(later.vocabulary),
             self.kept.merge(later.kept), self.tallies.merge(later.tallies), self.clock.merge(later.clock),
+            None if self.prompts is None or later.prompts is None else self.prompts.merge(later.prompts),
         )  # fmt: skip
 
     def flat(self) -> dict[str, np.ndarray]:
@@ -263,6 +254,7 @@ class Found:
             "kept": Kept,
             "tallies": Tallies,
             "clock": Clock,
+            "prompts": Prompts,
         }
         present = {name.partition(".")[0] for name in stored}
         parts: dict[str, Any] = {name: kind.of(stored, name) if name in present else None for name, kind in kinds.items()}

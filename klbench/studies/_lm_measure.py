@@ -13,6 +13,7 @@ import numpy as np
 from klbench import estimators
 from klbench.pairs import Pair
 from klbench.studies._lm_found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
+from klbench.studies._lm_prompts import Prompts
 from klbench.types import Completions, ConfigError, Draws, Estimator, Skip
 
 LEVELS = ("token", "sequence")
@@ -127,6 +128,14 @@ def _positions(shard: Shard) -> Places:
     return Places.of_tokens(shard.position, np.array([*exact, *terms]), shard.log_ratio)
 
 
+def _by_prompt(shard: Shard) -> Prompts | None:
+    prompt, exact = shard.completions.prompt, shard.kl["kl_qp"]
+    if prompt is None:
+        return None
+    k1, k3 = (shard.summed(estimators.get(name)(shard.log_ratio)) for name in ("k1", "k3"))
+    return Prompts.of_completions(prompt, k1, k3, None if exact is None else shard.summed(exact))
+
+
 def peak_memory() -> float:
     """The most memory this process has held, MiB; NaN where the system does not say."""
     try:
@@ -161,7 +170,7 @@ def found_in(completions: Completions, chosen: Sequence[Estimator], seconds: flo
             tuple(columns), Sums.of_vectors(np.column_stack(list(columns.values()))), _positions(shard), vocabulary,
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
-            Clock(np.array(seconds), np.array(spent), np.array(peak_memory())),
+            Clock(np.array(seconds), np.array(spent), np.array(peak_memory())), _by_prompt(shard),
         )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from klbench.studies._lm_measure import LEVELS, MIXED
+from klbench.studies._lm_prompts import prompt_rows
 from klbench.studies._lm_values import (
     NAN,
     RAO_BLACKWELL,
@@ -104,6 +105,12 @@ def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
                             "kl_mup": m.mean(own), "kl_mup_se": root(m.linear((own, 1.0)) / m.n),
                         }
                     )  # fmt: skip
+    return pd.DataFrame(rows) if rows else None
+
+
+def prompts(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """What it does to standard errors that some completions answer the same prompt; None where no two do."""
+    rows = prompt_rows({m.pair.title: m.found.prompts for m in results})
     return pd.DataFrame(rows) if rows else None
 
 

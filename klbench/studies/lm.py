@@ -9,6 +9,9 @@ The truth of a pair whose truth is not known is the mean, over completions of th
 tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is measured on the very same completions, as the mean of
 its difference from that sum, which has less noise than either. A language model that samples from another distribution than
 its own (a temperature, top-p) gets as many further completions from its own, for the truth.
+
+Standard errors take completions for independent. Where several answer one prompt that is too careful for the mean over these
+very prompts, and not careful enough for that over prompts of which these are a sample; ``prompts`` says by how much.
 """
 
 from __future__ import annotations
@@ -192,8 +195,8 @@ def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]
 
 
 def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``values``, ``tokens``, ``top_tokens``, ``sampling``, ``dtype``, ``truncation``, ``pairs``, ``estimators``,
-    ``throughput`` and ``cost``.
+    """Tables ``values``, ``tokens``, ``top_tokens``, ``sampling``, ``prompts``, ``dtype``, ``truncation``, ``pairs``,
+    ``estimators``, ``throughput`` and ``cost``.
     """  # noqa: D205
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
@@ -234,7 +237,7 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
 def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Context) -> dict[str, pd.DataFrame]:
     found = values(results)
     used = {each.name: each for m in results for each in m.chosen}
-    optional = {"top_tokens": made.top_tokens(results), "sampling": made.sampling(results)}
+    optional = {"top_tokens": made.top_tokens(results), "sampling": made.sampling(results), "prompts": made.prompts(results)}
     return {
         "values": found,
         "tokens": made.positions(results),

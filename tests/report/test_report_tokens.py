@@ -14,6 +14,7 @@ from report_runs import write
 
 from klbench.pairs.sequence import SequencePair
 from klbench.report import render
+from klbench.report.numbers import number
 from klbench.report.sections import _tokens_data, discover, tokens
 from klbench.report.sections._tokens_data import Data, known, load, percent_of, visible
 from klbench.studies import Context, get
@@ -84,10 +85,13 @@ def test_what_the_top_says() -> None:
         assert re.search(rf"{data.labels[pair]} \(KL [^)]*\): {best['estimator']}", said)
     for words in ("of the whole sequence's log-ratio instead of the sum", "Where in a completion the KL arises",
                   "Samples of another distribution μ", "Only the most probable tokens", "(sd)",
-                  "Completions for a standard error"):  # fmt: skip
-        assert words in said, words
+                  "What a standard error of 1 % takes"):  # fmt: skip
+        assert words in said.replace("\N{NO-BREAK SPACE}", " "), words
     assert "half has arisen by position" in said
-    assert "missing are 50 % with 1" in said.replace("\N{NO-BREAK SPACE}", " ")
+    assert "1 token told apart: 50 % is missing" in said.replace("\N{NO-BREAK SPACE}", " ")
+    k1, exact, k3 = (data.at(data.pairs[0], name, "token")["std"] for name in ("k1", "rao_blackwell", "k3"))
+    assert f"needs {number((k1 / exact) ** 2, 2)} times fewer completions than k1" in said
+    assert f"k3 summed over tokens needs {number((k1 / k3) ** 2, 2)} times fewer" in said
 
 
 def test_what_it_says_where_nobody_knows_the_truth() -> None:
@@ -139,7 +143,7 @@ def test_numbers() -> None:
 
 def test_labels_leave_out_what_all_share() -> None:
     def labels(*pairs: str) -> list[str]:
-        data = Data([], [{"pair": each} for each in pairs], [], [], [], [], {}, [], [])
+        data = Data([], [{"pair": each} for each in pairs], [], [], [], [], {}, [], [], [])
         return list(data.labels.values())
 
     assert labels("LM a ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens, T=0.7") == ["a", "b", "b, T=0.7"]

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
-from klbench.report.numbers import Z95, count, listing, number, percent, short, with_interval
+from klbench.report.numbers import count, listing, number, percent, short, with_interval
+from klbench.report.sections import _tokens_advice
+from klbench.report.sections._tokens_advice import spread
 from klbench.report.sections._tokens_data import EXACT, Data, Record, code, finite, known, percent_of
 
 HOW = (
@@ -24,7 +26,7 @@ ENUMERATED = "Here the exact value is enumerated over all sequences."
 
 
 def _off(row: Record) -> str:
-    return f"{percent_of(row['rel_bias'])} ± {percent(Z95 * row['rel_bias_se'])}"
+    return f"{with_interval(100.0 * row['rel_bias'], 100.0 * row['rel_bias_se'])} %"
 
 
 def _noise(row: Record) -> str:
@@ -108,32 +110,28 @@ def _where(data: Data) -> Markup | None:
 def _dtype(data: Data) -> Markup | None:
     """What another format does to the log-ratio, and the divergence that it invents."""
     lines = []
-    for pair in data.pairs:
-        for dtype in dict.fromkeys(row["dtype"] for row in data.dtype if row["pair"] == pair):
-            rows = [row for row in data.dtype if row["pair"] == pair and row["dtype"] == dtype]
-            false = next((r for r in rows if r["what"] == "policy against itself" and r["estimator"] == "k3"), None)
-            moved = next((r for r in rows if r["estimator"] == "k3" and r["what"] == "policy against reference"), None)
-            if false is None:
-                continue
-            kl, _ = data.truth(pair)
-            share = f", {percent(false['change'] / kl)} of the true KL" if finite(kl) and kl else ""
-            said = "{}, {}: log r moves by {} (sd); {} against itself {}{}"
-            text = Markup(said).format(
-                data.labels[pair], dtype, number(false["sd_log_ratio"], 2), code("k3"),
-                with_interval(false["change"], false["change_se"]), share,
-            )  # fmt: skip
-            if moved is not None:
-                change = with_interval(moved["change"], moved["change_se"])
-                text += Markup("; against the reference it changes by {}").format(change)
-            lines.append(text)
+    for dtype in dict.fromkeys(row["dtype"] for row in data.dtype):
+        rows = [row for row in data.dtype if row["dtype"] == dtype and row["estimator"] == "k3" and row["level"] == "token"]
+        false = [row for row in rows if row["what"] == "policy against itself"]
+        moved = [row for row in rows if row["what"] != "policy against itself" and row["change_se"] > 0.0]
+        if not false:
+            continue
+        moves, invented = (spread([row[key] for row in false]) for key in ("sd_log_ratio", "change"))
+        said = "{}: a token's log r moves by {} (sd), and {} of the policy against itself, whose KL is 0, comes to {} nats"
+        text = Markup(said).format(dtype, moves, code("k3"), invented)
+        shares = [row["change"] / data.truth(str(row["pair"]))[0] for row in false if data.truth(str(row["pair"]))[0] > 0.0]
+        text += f", up to {percent(max(shares))} of the true KL" if shares else ""
+        if moved:
+            far = max(abs(row["change"] / row["change_se"]) for row in moved)
+            text += f". Against the reference it changes by at most {number(far, 2)} standard errors of that change"
+        lines.append(text)
     if not lines:
         return None
     items = Markup("").join(Markup("<li>{}.</li>").format(line) for line in lines)
     return Markup(
-        "<p><b>Scored again in fewer bits.</b></p><p>The same completions by the same models: how far a token's "
-        "log-ratio moves, what {} summed over tokens makes of the policy against itself, whose KL is 0, and what it changes by "
-        "against the reference; nats a completion.</p><ul>{}</ul>"
-    ).format(code("k3"), items)
+        "<p><b>Scored again in fewer bits.</b></p><p>The same completions by the same models; sums over the tokens of a "
+        "completion{}.</p><ul>{}</ul>"
+    ).format(", over all pairs" if len(data.pairs) > 1 else "", items)
 
 
 def _samplers(data: Data) -> Markup | None:
@@ -165,19 +163,19 @@ def _samplers(data: Data) -> Markup | None:
 
 def _truncated(data: Data) -> Markup | None:
     """What the most probable tokens leave out."""
-    lines = []
-    for pair in dict.fromkeys(str(row["pair"]) for row in data.truncation):
-        rows = [row for row in data.truncation if row["pair"] == pair and finite(row["share"])]
-        if rows:
-            parts = listing([f"{percent(row['share'])} with {row['k']}" for row in rows])
-            lines.append(f"{data.labels.get(pair, pair)}: missing are {parts}")
-    if not lines:
+    rows = [row for row in data.truncation if finite(row["share"])]
+    if not rows:
         return None
+    lines = []
+    for k in dict.fromkeys(row["k"] for row in rows):
+        shares = [row["share"] for row in rows if row["k"] == k]
+        ends = dict.fromkeys(percent(each) for each in (min(shares), max(shares)))
+        lines.append(f"{count(int(k), 'token')} told apart: {' to '.join(ends)} is missing")
     items = Markup("").join(Markup("<li>{}.</li>").format(line) for line in lines)
     return Markup(
         "<p><b>Only the most probable tokens.</b></p><p>The exact sum with the k most probable tokens told apart and all "
-        "others in one bucket: it is always too low.</p><ul>{}</ul>"
-    ).format(items)
+        "others in one bucket: it is always too low{}.</p><ul>{}</ul>"
+    ).format(", by pair more or less so" if len(data.pairs) > 1 else "", items)
 
 
 def _cost(data: Data) -> Markup | None:
@@ -191,17 +189,21 @@ def _cost(data: Data) -> Markup | None:
         unbiased = [row for row in rows if (row["estimator"], row["level"]) in {("k1", "token"), ("k3", "token")}]
         exact = [row for row in rows if row["estimator"] == EXACT[0]]
         if unbiased and not data.off_policy(pair):
-            said = [f"{row['estimator']} {_completions(row)}" for row in exact + unbiased]
-            lines.append(f"{data.labels[pair]}: {', '.join(said)}")
+            said = [Markup("{} {}").format(code(row["estimator"]), _completions(row)) for row in exact + unbiased]
+            lines.append(Markup("{}: {}").format(data.labels[pair], Markup(", ").join(said)))
     if not lines:
         return None
     items = Markup("").join(Markup("<li>{}.</li>").format(line) for line in lines)
-    return Markup("<p><b>Completions for a standard error of 1 %.</b></p><ul>{}</ul>").format(items)
+    return Markup(
+        "<p><b>What a standard error of 1 % takes.</b></p><p>Completions, and seconds to sample, score and estimate them at "
+        "the speed of this run.</p><ul>{}</ul>"
+    ).format(items)
 
 
 def _completions(row: Record) -> str:
     needed = float(f"{row['completions_needed']:.2g}")
-    return f"{number(needed, 2)} completions"
+    seconds = float(f"{row['seconds_needed']:.2g}")
+    return f"{number(needed, 2)} ({number(seconds, 2)} s)"
 
 
 STRANGE = 5.0
@@ -243,6 +245,7 @@ def answer(data: Data) -> Sequence[Block]:
     blocks.append(
         Paragraph(WITHOUT if methods <= {"unknown"} else HOW + (f" {ENUMERATED}" if "enumeration" in methods else ""))
     )
+    blocks += _tokens_advice.advice(data)
     doubtful = sorted(
         {str(row["estimator"]) for row in data.values if str(row["status"]) in ("heavy tail", "non-finite values")}
     )
@@ -257,4 +260,4 @@ def answer(data: Data) -> Sequence[Block]:
         )  # fmt: skip
     blocks += _strangers(data)
     cards = [Markup(str(card).replace(" %", "\N{NO-BREAK SPACE}%")) for part in PARTS if (card := part(data)) is not None]
-    return [*blocks, *([Bullets(cards, cards=True)] if cards else [])]
+    return [*blocks, *([Bullets(cards, cards=True)] if cards else []), *_tokens_advice.prompts(data)]

@@ -58,6 +58,7 @@ class Data:
     about: Mapping[str, Record]
     throughput: list[Record]
     cost: list[Record]
+    prompts: list[Record]
 
     @cached_property
     def pairs(self) -> list[str]:
@@ -116,6 +117,7 @@ def load(tables: Tables) -> Data:
     return Data(
         values, _rows(tables, "tokens"), _rows(tables, "top_tokens"), _rows(tables, "dtype"), _rows(tables, "truncation"),
         _rows(tables, "sampling"), about, _rows(tables, "throughput", ("stage",)), _rows(tables, "cost"),
+        _rows(tables, "prompts", ("what", "se_new")),
     )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def bias(data: Data) -> Figure | None:
                 x = row["rel_bias"]
                 ok = row["status"] == "ok"
                 face = colour(entry.slot) if ok else "none"
-                if abs(x) > edge:
+                if abs(x) > 0.97 * edge:  # half a mark would be cut off
                     beyond = math.copysign(0.93 * edge, x)
                     axes.annotate(
                         "", xy=(math.copysign(edge, x), y), xytext=(beyond * 0.86, y),

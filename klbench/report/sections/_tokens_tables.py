@@ -2,46 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Paragraph, Table
-from klbench.report.numbers import MISSING, Z95, count, number, percent, with_interval
-from klbench.report.sections._tokens_data import LEVELS, Data, Record, code, finite, known, percent_of, visible
+from klbench.report.numbers import MISSING, count, percent, with_interval
+from klbench.report.sections import _tokens_cost
+from klbench.report.sections._tokens_cells import (
+    MAX_OPEN,
+    interval_cell,
+    negative_cell,
+    number_cell,
+    pair_cell,
+    pair_column,
+    share_cell,
+)
+from klbench.report.sections._tokens_data import LEVELS, Data, code, finite, known, visible
 
 MAX_ROWS = 400
-MAX_OPEN = 20
-"""Tables with more rows are folded away."""
 PER_TOKEN = (
     "Trainers often log a mean over all tokens instead: the sum of all terms over the number of tokens. Long completions weigh "
     "more in it. It is a ratio of two means, and its standard error is that of one (delta method)."
 )
-
-
-def _number(x: float, digits: int = 3) -> Cell:
-    return Cell(number(x, digits), float(x)) if finite(x) else Cell(MISSING if math.isnan(x) else "∞", x)
-
-
-def _interval(x: float, se: float) -> Cell:
-    return Cell(with_interval(x, se) if finite(x) else MISSING, x)
-
-
-def _negative(x: float) -> Cell:
-    return Cell(percent(x) if x else "0", x)
-
-
-def _share(x: float) -> Cell:
-    return Cell(percent_of(x), x)
-
-
-def _pair_column(data: Data) -> list[Column]:
-    return [Column("Pair", "policy ‖ reference")] if len(data.pairs) > 1 else []
-
-
-def _pair_cell(data: Data, row: Record) -> list[Cell]:
-    return [Cell(data.labels.get(str(row["pair"]), str(row["pair"])))] if len(data.pairs) > 1 else []
 
 
 def values(data: Data, pair: str, per: str) -> Table | None:
@@ -65,14 +48,16 @@ def values(data: Data, pair: str, per: str) -> Table | None:
     ]
     cells = []
     for row in rows:
-        bias = f"{percent_of(row['rel_bias'])} ± {percent(Z95 * row['rel_bias_se'])}" if finite(row["rel_bias"]) else MISSING
+        off = with_interval(100.0 * row["rel_bias"], 100.0 * row["rel_bias_se"])
+        bias = f"{off} %" if finite(row["rel_bias"]) else MISSING
         if row["bias_method"] == "is the truth":
             bias = "is the truth"
         cells.append(
             [
                 Cell(code(str(row["estimator"]))), Cell(LEVELS[str(row["level"])]), Cell(str(row["target"])),
-                Cell(known(row["truth"], row["truth_error"]), row["truth"]), _number(row["mean"]),
-                Cell(bias, row["rel_bias"]), _number(row["std"]), _negative(row["frac_negative"]), _number(row["khat"], 2),
+                Cell(known(row["truth"], row["truth_error"]), row["truth"]), number_cell(row["mean"]),
+                Cell(bias, row["rel_bias"]), number_cell(row["std"]), negative_cell(row["frac_negative"]),
+                number_cell(row["khat"], 2),
                 Cell("" if row["status"] == "ok" else str(row["status"]), tone="" if row["status"] == "ok" else "doubtful"),
             ]
         )  # fmt: skip
@@ -106,8 +91,8 @@ def positions(data: Data, pair: str) -> Table:
         rows.append(
             [
                 Cell(f"{row['position']:,}", row["position"]), Cell(f"{row['n']:,}", row["n"]),
-                *(_interval(row[name], row[se]) for name, se in pairs),
-                _negative(row["frac_negative"]), _number(row["khat"], 2),
+                *(interval_cell(row[name], row[se]) for name, se in pairs),
+                negative_cell(row["frac_negative"]), number_cell(row["khat"], 2),
                 Cell(percent(row["share"]) if finite(row["share"]) else MISSING, row["share"]),
             ]
         )  # fmt: skip
@@ -135,8 +120,8 @@ def top(data: Data, pair: str) -> list[Block]:
     cells = [
         [
             *([Cell(code(visible(row["text"])))] if named else []), Cell(f"{row['token']}", row["token"]),
-            Cell(f"{row['count']:,}", row["count"]), _share(row["share"]), _number(row["k1_mean"], 2),
-            _number(row["kl_sum"], 3), _number(row["largest"], 2),
+            Cell(f"{row['count']:,}", row["count"]), share_cell(row["share"]), number_cell(row["k1_mean"], 2),
+            number_cell(row["kl_sum"], 3), number_cell(row["largest"], 2),
         ]
         for row in rows
     ]  # fmt: skip
@@ -150,7 +135,7 @@ def dtype(data: Data) -> list[Block]:
     if not rows:
         return []
     columns = [
-        *_pair_column(data), Column("Format", "that the same completions were scored in"),
+        *pair_column(data), Column("Format", "that the same completions were scored in"),
         Column("What", "policy against reference, or against itself: then the true divergence is 0"),
         Column("Estimator", "name in klbench"), Column("Of", "each token or the whole sequence"),
         Column("Before", "mean in the pair's own format, nats a completion", numeric=True),
@@ -159,9 +144,9 @@ def dtype(data: Data) -> list[Block]:
     ]  # fmt: skip
     cells = [
         [
-            *_pair_cell(data, row), Cell(str(row["dtype"])), Cell(str(row["what"])), Cell(code(str(row["estimator"]))),
-            Cell(LEVELS[str(row["level"])]), _number(row["mean"]), _interval(row["change"], row["change_se"]),
-            _number(row["sd_log_ratio"], 2),
+            *pair_cell(data, row), Cell(str(row["dtype"])), Cell(str(row["what"])), Cell(code(str(row["estimator"]))),
+            Cell(LEVELS[str(row["level"])]), number_cell(row["mean"]), interval_cell(row["change"], row["change_se"]),
+            number_cell(row["sd_log_ratio"], 2),
         ]
         for row in rows
     ]  # fmt: skip
@@ -175,14 +160,14 @@ def truncation(data: Data) -> list[Block]:
     if not data.truncation:
         return []
     columns = [
-        *_pair_column(data), Column("k", "tokens told apart; all others are one bucket", numeric=True),
+        *pair_column(data), Column("k", "tokens told apart; all others are one bucket", numeric=True),
         Column("All tokens", "the exact sum, nats a completion", numeric=True),
         Column("k and a bucket", "what is left of it, with its 95 % interval", numeric=True),
         Column("Missing", "share of the exact sum", numeric=True),
     ]  # fmt: skip
     cells = [
-        [*_pair_cell(data, row), Cell(f"{row['k']:,}", row["k"]), _number(row["exact"]), _interval(row["mean"], row["mean_se"]),
-         Cell(percent(row["share"]), row["share"])]
+        [*pair_cell(data, row), Cell(f"{row['k']:,}", row["k"]), number_cell(row["exact"]),
+         interval_cell(row["mean"], row["mean_se"]), Cell(percent(row["share"]), row["share"])]
         for row in data.truncation
     ]  # fmt: skip
     return [Heading("Only the most probable tokens"), Table("KL over the k most probable tokens", columns, cells)]
@@ -193,7 +178,7 @@ def sampling(data: Data) -> list[Block]:
     if not data.sampling:
         return []
     columns = [
-        *_pair_column(data), Column("Log-ratio", "whose log-probabilities are compared with the reference's"),
+        *pair_column(data), Column("Log-ratio", "whose log-probabilities are compared with the reference's"),
         Column("Estimator", "on samples of μ, without weights"), Column("Of", "each token or the whole sequence"),
         Column("Mean", "nats a completion, with its 95 % interval", numeric=True),
         Column("KL(q‖p)", "of the policy, exact", numeric=True), Column("Off by", "of it", numeric=True),
@@ -201,9 +186,9 @@ def sampling(data: Data) -> list[Block]:
     ]  # fmt: skip
     cells = [
         [
-            *_pair_cell(data, row), Cell(str(row["log_ratio"]).replace("mu", "μ").replace("-", "−")),
-            Cell(code(str(row["estimator"]))), Cell(LEVELS[str(row["level"])]), _interval(row["mean"], row["mean_se"]),
-            _number(row["kl_qp"]), _share(row["rel_bias"]), _interval(row["kl_mup"], row["kl_mup_se"]),
+            *pair_cell(data, row), Cell(str(row["log_ratio"]).replace("mu", "μ").replace("-", "−")),
+            Cell(code(str(row["estimator"]))), Cell(LEVELS[str(row["level"])]), interval_cell(row["mean"], row["mean_se"]),
+            number_cell(row["kl_qp"]), share_cell(row["rel_bias"]), interval_cell(row["kl_mup"], row["kl_mup_se"]),
         ]
         for row in data.sampling
     ]  # fmt: skip
@@ -212,45 +197,6 @@ def sampling(data: Data) -> list[Block]:
         "tokens are not the policy's; with the sampler's it measures how far the sampler is from the reference."
     )
     return [Heading("Samples of another distribution"), Paragraph(said), Table("Which log-probabilities", columns, cells)]
-
-
-def cost(data: Data) -> list[Block]:
-    """What a standard error of one per cent takes, and the speed."""
-    rows = [row for row in data.cost if finite(row["completions_needed"])]
-    speed = [row for row in data.throughput if row["stage"] == "completions"]
-    blocks: list[Block] = []
-    if rows:
-        columns = [
-            *_pair_column(data), Column("Estimator", "name in klbench"), Column("Of", "each token or the whole sequence"),
-            Column("Completions", "for a standard error of 1 % of the exact KL", numeric=True),
-            Column("Seconds", "for them, at the speed of this run: making, scoring and estimating", numeric=True),
-            Column("Bias", "what no number of completions takes away", numeric=True),
-            Column("Flag", "why the row is not to be trusted"),
-        ]  # fmt: skip
-        cells = [
-            [
-                *_pair_cell(data, row), Cell(code(str(row["estimator"]))), Cell(LEVELS[str(row["level"])]),
-                _number(row["completions_needed"], 2), _number(row["seconds_needed"], 2), _share(row["rel_bias"]),
-                Cell("" if row["status"] == "ok" else str(row["status"]), tone="" if row["status"] == "ok" else "doubtful"),
-            ]
-            for row in rows
-        ]  # fmt: skip
-        table = Table("What a standard error of 1 % takes", columns, cells)
-        blocks.append(table if len(rows) <= MAX_OPEN else Details("Every estimator", [table]))
-    if speed:
-        columns = [
-            *_pair_column(data), Column("Completions a second", "made and scored, or read", numeric=True),
-            Column("Tokens a second", "that count", numeric=True),
-            Column("Memory, MiB", "the most that the process held", numeric=True),
-            Column("Device", "where"),
-        ]  # fmt: skip
-        cells = [
-            [*_pair_cell(data, row), _number(row["completions_per_second"]), _number(row["tokens_per_second"]),
-             _number(row["peak_mib"]), Cell(str(row["device"]))]
-            for row in speed
-        ]  # fmt: skip
-        blocks.append(Table("Speed", columns, cells))
-    return [Heading("What it costs"), *blocks] if blocks else []
 
 
 def all_tables(data: Data) -> Sequence[Block]:
@@ -276,4 +222,4 @@ def all_tables(data: Data) -> Sequence[Block]:
             for pair, found in listed
             if found
         ]
-    return [*blocks, *sampling(data), *dtype(data), *truncation(data), *cost(data)]
+    return [*blocks, *sampling(data), *dtype(data), *truncation(data), *_tokens_cost.cost(data), *_tokens_cost.prompts(data)]

@@ -69,7 +69,7 @@ SECTION = Section(
     COLUMNS,
     answer,
     covers=(
-        "values", "top_tokens", "dtype", "truncation", "sampling", "pairs", "estimators", "throughput", "cost",
+        "values", "top_tokens", "dtype", "truncation", "sampling", "pairs", "estimators", "throughput", "cost", "prompts",
     ),
     order=5,
     terms=TERMS,

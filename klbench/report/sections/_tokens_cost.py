@@ -1,0 +1,71 @@
+"""Tables of what completions cost, and of what it means that some answer the same prompt."""
+
+from __future__ import annotations
+
+from klbench.report.blocks import Block, Cell, Column, Details, Heading, Table
+from klbench.report.numbers import percent
+from klbench.report.sections._tokens_cells import MAX_OPEN, number_cell, pair_cell, pair_column, share_cell
+from klbench.report.sections._tokens_data import LEVELS, Data, code, finite
+
+
+def prompts(data: Data) -> list[Block]:
+    """Standard errors that take completions of one prompt for what they are."""
+    if not data.prompts:
+        return []
+    columns = [
+        *pair_column(data), Column("Of", "the mean over completions of this, summed over tokens"),
+        Column("Prompts", "that were answered", numeric=True), Column("Completions", "in all", numeric=True),
+        Column("Mean", "nats a completion", numeric=True),
+        Column("S.e.", "as everywhere on this page: completions taken for independent", numeric=True),
+        Column("These prompts", "standard error for the mean over these very prompts", numeric=True),
+        Column("New prompts", "standard error for the mean over prompts of which these are a sample", numeric=True),
+        Column("Between", "share of the variance that is between prompts", numeric=True),
+    ]  # fmt: skip
+    cells = [
+        [*pair_cell(data, row), Cell(str(row["what"])), Cell(f"{row['prompts']:,}", row["prompts"]),
+         Cell(f"{row['completions']:,}", row["completions"]), number_cell(row["mean"]), number_cell(row["se"], 2),
+         number_cell(row["se_same"], 2), number_cell(row["se_new"], 2),
+         Cell(percent(row["between_share"]), row["between_share"])]
+        for row in data.prompts
+    ]  # fmt: skip
+    table = Table("Completions of the same prompts", columns, cells)
+    return [Details("Standard errors, with completions of one prompt taken together", [table])]
+
+
+def cost(data: Data) -> list[Block]:
+    """What a standard error of one per cent takes, and the speed."""
+    rows = [row for row in data.cost if finite(row["completions_needed"])]
+    speed = [row for row in data.throughput if row["stage"] == "completions"]
+    blocks: list[Block] = []
+    if rows:
+        columns = [
+            *pair_column(data), Column("Estimator", "name in klbench"), Column("Of", "each token or the whole sequence"),
+            Column("Completions", "for a standard error of 1 % of the exact KL", numeric=True),
+            Column("Seconds", "for them, at the speed of this run: making, scoring and estimating", numeric=True),
+            Column("Bias", "what no number of completions takes away", numeric=True),
+            Column("Flag", "why the row is not to be trusted"),
+        ]  # fmt: skip
+        cells = [
+            [
+                *pair_cell(data, row), Cell(code(str(row["estimator"]))), Cell(LEVELS[str(row["level"])]),
+                number_cell(row["completions_needed"], 2), number_cell(row["seconds_needed"], 2), share_cell(row["rel_bias"]),
+                Cell("" if row["status"] == "ok" else str(row["status"]), tone="" if row["status"] == "ok" else "doubtful"),
+            ]
+            for row in rows
+        ]  # fmt: skip
+        table = Table("What a standard error of 1 % takes", columns, cells)
+        blocks.append(table if len(rows) <= MAX_OPEN else Details("Every estimator", [table]))
+    if speed:
+        columns = [
+            *pair_column(data), Column("Completions a second", "made and scored, or read", numeric=True),
+            Column("Tokens a second", "that count", numeric=True),
+            Column("Memory, MiB", "the most that the process held", numeric=True),
+            Column("Device", "where"),
+        ]  # fmt: skip
+        cells = [
+            [*pair_cell(data, row), number_cell(row["completions_per_second"]), number_cell(row["tokens_per_second"]),
+             number_cell(row["peak_mib"]), Cell(str(row["device"]))]
+            for row in speed
+        ]  # fmt: skip
+        blocks.append(Table("Speed", columns, cells))
+    return [Heading("What it costs"), *blocks] if blocks else []

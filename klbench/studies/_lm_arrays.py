@@ -1,0 +1,23 @@
+"""Bundles of arrays that are merged in order and kept in files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A bundle of arrays that can be written to a file and read back."""
+
+    def flat(self, prefix: str) -> dict[str, np.ndarray]:
+        """By name, ``prefix.field``."""
+        return {f"{prefix}.{each.name}": getattr(self, each.name) for each in fields(self)}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, np.ndarray], prefix: str) -> Self:
+        """What :meth:`flat` made."""
+        return cls(**{each.name: stored[f"{prefix}.{each.name}"] for each in fields(cls)})
