@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers published clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -63,8 +63,21 @@ bench: $(VENV)/.test ## run the benchmarks, add them to the history (ARGS="-k k3
 bench-compare: $(VENV)/.test ## is this slower than another revision? (BASE=main THRESHOLD=1.15 ARGS="-k k3 ...")
 	$(BIN)/python benchmarks/compare.py $(BASE) --threshold $(THRESHOLD) $(ARGS)
 
+# Their versions of other packages exclude each other, and nothing of these is needed.
+PEERS := .peers
+$(PEERS)/.installed: constraints.txt $(VENV)/.run
+	@rm -rf $(PEERS)
+	$(pip_install) --no-deps --target $(PEERS) trl verl openrlhf liger-kernel
+	@touch $@
+
+peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (ARGS="out=...")
+	@PYTHONPATH=$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
+
+published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
+	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
+
 clean: ## remove the environment, caches and build outputs; run folders stay
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*
+	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*
 	find klbench tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Nothing below runs again until pyproject.toml or constraints.txt change, or the interpreter does.
