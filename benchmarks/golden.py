@@ -131,7 +131,7 @@ def recompute(case: Case) -> Tables:
         file = Path(folder) / "rollouts.jsonl"
         rollouts(file)
         words = [f"path={file}" if word.startswith("path=") else word for word in case.words]
-        settings = app._settings(app.normalized(words))
+        settings = app.check(app.normalized(words))
         found = settings.study.run(settings.options, Context(seed=settings.common.seed))
     return {name: _read(io.StringIO(_text(table, folder))) for name, table in sorted(found.items()) if name not in TIMINGS}
 

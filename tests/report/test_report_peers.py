@@ -1,6 +1,7 @@
 """The section of the comparison with other libraries says what the tables hold."""
 
 import pandas as pd
+from markupsafe import escape
 
 from klbench.report.sections import peers
 
@@ -26,7 +27,10 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def text(blocks) -> str:
-    return " ".join(str(getattr(block, "text", "")) + " ".join(map(str, getattr(block, "items", ()))) for block in blocks)
+    """As the page has it: escaped, but for what is markup."""
+    return " ".join(
+        str(escape(each)) for block in blocks for each in (getattr(block, "text", ""), *getattr(block, "items", ()))
+    )
 
 
 def test_the_answer_names_errors_gradients_and_times() -> None:

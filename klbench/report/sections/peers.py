@@ -115,7 +115,7 @@ def answer(tables: Tables) -> Sequence[Block]:
     )
     gone = tables["peers"][tables["peers"]["status"] != "ok"]
     missing = (
-        [Paragraph(f"Not compared: {'; '.join(f'{r.library} {r[3]} ({r.status})' for r in gone.itertuples())}.", "warning")]
+        [Paragraph(f"Not compared: {'; '.join(f'{r.library} {r.name} ({r.status})' for r in gone.itertuples())}.", "warning")]
         if len(gone)
         else []
     )
