@@ -1,7 +1,9 @@
 """Training a policy against a reward with a KL penalty: the loops, their losses, and a testbed where the optimum is known.
 
 :mod:`klbench.rlhf.ppo` is the loop, for stacked replicas on the testbed and for anything else that follows its protocol;
-:mod:`klbench.rlhf.losses` the pure functions it is made of; :mod:`klbench.rlhf.preferences` the losses of ranked pairs;
+:mod:`klbench.rlhf.losses` the pure functions it is made of; :mod:`klbench.rlhf.preferences` the losses of ranked pairs,
+:mod:`klbench.rlhf.dpo` the loop that descends them, :mod:`klbench.rlhf.ranked` and :mod:`klbench.rlhf.implied` its pairs and
+its exact ends on the testbed;
 :mod:`klbench.rlhf.testbed` the exact values;
 :mod:`klbench.rlhf.expected` the same training without sampling noise; :mod:`klbench.rlhf.fixed_points` where it must end.
 """

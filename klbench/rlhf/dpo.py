@@ -1,0 +1,118 @@
+"""DPO from ranked pairs, for a whole stack of replicas at once; f-DPO and conservative DPO are arms of it.
+
+    python -m klbench +exp=dpo                                   # number of pairs, divergences, smoothing
+    python -m klbench +exp=dpo 'divergences=[kl_qp]' batch=64    # standard DPO, in minibatches
+
+The loop knows nothing of what it trains: a :class:`World` scores pairs and steps. The testbed's is
+:class:`klbench.rlhf.ranked.Ranked`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single model is a stack of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from klbench.rlhf.preferences import bradley_terry_loss, implicit_reward
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A loss that is compared: see :func:`klbench.rlhf.preferences.dpo_loss`.
+
+    Parameters
+    ----------
+    name
+        What it is called in tables.
+    beta
+        The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference of rewards.
+    divergence, smoothing
+        The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss takes to be wrong.
+    """
+
+    name: str
+    beta: float
+    divergence: str = "kl_qp"
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ranked pairs under the policies of now.
+
+    Parameters
+    ----------
+    chosen, rejected
+        ``log pi/ref`` of whole sequences, ``(arms, seeds, n)``, in nats, differentiable.
+    wrong
+        Probability that the label is the other way round, ``(seeds, n)``; None: labels are as they are.
+    weight
+        Of each pair, ``(seeds, n)``, 1 in sum over ``n``; None: all alike.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    wrong: Tensor | None = None
+    weight: Tensor | None = None
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Over the pairs: ``(..., n)`` to ``(...)``."""
+        return values.mean(-1) if self.weight is None else (values * self.weight).sum(-1)
+
+
+class World(Protocol):
+    """What is trained: policies, their references, and pairs."""
+
+    def log_ratios(self, step: int) -> Batch:
+        """The pairs of that step under the policies of now."""
+
+    def step(self, loss: Tensor, step: int) -> None:
+        """One step of each replica's optimiser down its own loss, ``(arms, seeds)``."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What training itself sees of the step's pairs, before that step; each ``(arms, seeds)``.
+
+    ``accuracy`` is the share of pairs that the implicit reward ranks as they are labelled, where equal rewards count half;
+    ``margin`` the mean difference of implicit rewards.
+    """
+
+    step: int
+    loss: Tensor
+    accuracy: Tensor
+    margin: Tensor
+
+
+def train(world: World, arms: Sequence[Arm], *, steps: int, every: int, start: int = 0) -> Iterator[Report]:
+    """Train; pause for a report before every so many steps, and after the last one."""
+    for step in range(start, steps + 1):
+        report = judged(arms, world.log_ratios(step), step)
+        if step % every == 0 or step == steps:
+            yield replace(report, loss=report.loss.detach())
+        if step < steps:
+            world.step(report.loss, step)
+
+
+def judged(arms: Sequence[Arm], batch: Batch, step: int = 0) -> Report:
+    """The arms' losses on a batch, differentiable, and what else there is to say of it."""
+    import torch
+
+    losses, margins = [], []
+    for i, arm in enumerate(arms):
+        # In float64, lest two rewards that float32 cannot hold have no difference.
+        both = (each[i].double() for each in (batch.chosen, batch.rejected))
+        chosen, rejected = (implicit_reward(each, arm.beta, arm.divergence) for each in both)
+        loss = bradley_terry_loss(chosen, rejected, arm.smoothing)
+        if batch.wrong is not None:  # by its other label too: linear in the label, so is its expectation
+            loss = loss + batch.wrong * (bradley_terry_loss(rejected, chosen, arm.smoothing) - loss)
+        losses.append(loss)
+        margins.append((chosen - rejected).detach())
+    margin = torch.stack(margins)
+    right = 0.5 * (1.0 + margin.sign())
+    if batch.wrong is not None:
+        right = right + batch.wrong * (1.0 - 2.0 * right)
+    return Report(step, batch.mean(torch.stack(losses)), batch.mean(right), batch.mean(margin))

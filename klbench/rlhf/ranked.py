@@ -1,0 +1,146 @@
+"""Ranked pairs on the testbed, a finite number of them or all that there are, and stacked policies that learn from them.
+
+Both answers to a prompt come from its reference; the better one by Bradley and Terry is the first with probability
+``sigma(scale * (r - r'))``. With ``beta_dpo = scale * beta`` the population's DPO loss is least at
+``pi* = ref exp(r / beta) / Z``. (Rafailov et al. 2023, eqs. 4 and 6.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from klbench import streams
+from klbench.rlhf.dpo import Batch
+from klbench.rlhf.expected import log_probs
+from klbench.rlhf.replicas import Adam
+from klbench.rlhf.testbed import Testbed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Places of two sequences among those of all prompts, ``prompt * leaves + leaf``, each ``(seeds, n)``.
+
+    Parameters
+    ----------
+    chosen, rejected
+        The better and the worse one, as they are labelled.
+    wrong, weight
+        As in :class:`klbench.rlhf.dpo.Batch`.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    wrong: Tensor | None = None
+    weight: Tensor | None = None
+
+    def take(self, rows: Tensor) -> Pairs:
+        """Some of the pairs, all alike in weight."""
+        wrong = None if self.wrong is None else self.wrong[:, rows]
+        return Pairs(self.chosen[:, rows], self.rejected[:, rows], wrong)
+
+
+def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Pairs:
+    """``n`` pairs of each seed, of which a share ``flips`` is labelled the wrong way; fewer are the first of more."""
+    import torch
+
+    places = []
+    for index, k in enumerate(testbed.seeds):
+        uniform = testbed.stream(k, "pairs").random((n, 5))
+        prompt = (uniform[:, 0] * testbed.prompts).astype(np.int64)
+        below = testbed.leaf_log_p[index].exp().cumsum(-1).numpy()[prompt, :-1]
+        leaf = [(uniform[:, j, None] >= below).sum(-1) for j in (1, 2)]
+        first, second = (testbed.reward[index].numpy()[prompt, each] for each in leaf)
+        better = uniform[:, 3] < 1.0 / (1.0 + np.exp(-scale * (first - second)))
+        better ^= uniform[:, 4] < flips
+        both = prompt * testbed.tree.leaves + np.stack(leaf)
+        places.append(np.where(better, both, both[::-1]))
+    chosen, rejected = torch.from_numpy(np.stack(places, axis=1))
+    return Pairs(chosen, rejected)
+
+
+def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Pairs:
+    """All pairs of each prompt in both orders at once: how often they come, and how often the second is the better one."""
+    import torch
+
+    leaves = testbed.tree.leaves
+    one, other = torch.triu_indices(leaves, leaves)
+    p, reward = testbed.leaf_log_p.exp(), testbed.reward
+    weight = p[..., one] * p[..., other] * torch.where(one == other, 1.0, 2.0) / testbed.prompts
+    wrong = torch.sigmoid(scale * (reward[..., other] - reward[..., one]))
+    wrong = flips + (1.0 - 2.0 * flips) * wrong
+    first = torch.arange(testbed.prompts)[:, None] * leaves
+    chosen, rejected = ((first + each).flatten().expand(len(testbed.seeds), -1) for each in (one, other))
+    return Pairs(chosen, rejected, wrong.flatten(1), weight.flatten(1))
+
+
+def ratios(testbed: Testbed, log_q: Tensor, pairs: Pairs) -> Batch:
+    """Pairs under policies that are given by log-probabilities of sequences, ``(arms, seeds, prompts, leaves)``."""
+    log_ratio = (log_q - testbed.leaf_log_p).flatten(-2)
+
+    def at(places: Tensor) -> Tensor:
+        return log_ratio.gather(-1, places.expand(len(log_ratio), -1, -1))
+
+    return Batch(at(pairs.chosen), at(pairs.rejected), pairs.wrong, pairs.weight)
+
+
+class Ranked:
+    """Policies ``(arms, seeds)`` on a testbed, as :func:`klbench.rlhf.dpo.train` wants them; all start from the reference.
+
+    Parameters
+    ----------
+    pairs
+        What they learn from, the same for all arms of a seed.
+    rate, clip, steps
+        Of :class:`klbench.rlhf.replicas.Adam`.
+    batch
+        Pairs in a step, each once in every epoch and in the same order for all replicas; None: all of them.
+    free
+        Whether every token after every prefix has a logit of its own, whatever the policy's shape.
+    """
+
+    def __init__(
+        self,
+        testbed: Testbed,
+        arms: int,
+        pairs: Pairs,
+        *,
+        rate: float,
+        clip: float | None,
+        steps: int | None,
+        batch: int | None = None,
+        free: bool = False,
+    ) -> None:
+        self.testbed, self.pairs, self.free = testbed, pairs, free
+        n = pairs.chosen.shape[-1]
+        self.batch = batch if batch is not None and batch < n else None
+        start = testbed.log_p.flatten(1) if free else testbed.reference
+        self.theta = start.repeat(arms, 1, 1).requires_grad_()
+        self.optimizer = Adam(self.theta, rate, clip, steps)
+
+    @property
+    def log_q(self) -> Tensor:
+        """Next-token log-probabilities of the policies of now, ``(arms, seeds, prompts, nodes, tokens)``."""
+        return log_probs(self.testbed, self.theta, free=self.free)
+
+    def log_ratios(self, step: int) -> Batch:
+        """The step's pairs."""
+        pairs = self.pairs if self.batch is None else self.pairs.take(self._rows(step, self.batch))
+        return ratios(self.testbed, self.testbed.tree.sum_along(self.log_q), pairs)
+
+    def _rows(self, step: int, batch: int) -> Tensor:
+        import torch
+
+        n = self.pairs.chosen.shape[-1]
+        epoch, part = divmod(step, n // batch)  # what is left over at an epoch's end waits for another order
+        order = streams.generator(self.testbed.seed, "training", "pairs", n, epoch).permutation(n)
+        return torch.from_numpy(order[part * batch : (part + 1) * batch])
+
+    def step(self, loss: Tensor, step: int) -> None:
+        """One step of Adam."""
+        self.optimizer.step(loss, step)
