@@ -53,12 +53,15 @@ def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Pairs
     for index, k in enumerate(testbed.seeds):
         uniform = testbed.stream(k, "pairs").random((n, 5))
         prompt = (uniform[:, 0] * testbed.prompts).astype(np.int64)
-        below = testbed.leaf_log_p[index].exp().cumsum(-1).numpy()[prompt, :-1]
-        leaf = [(uniform[:, j, None] >= below).sum(-1) for j in (1, 2)]
+        below = testbed.leaf_log_p[index].exp().cumsum(-1)[:, :-1].numpy()
+        leaf = np.empty((2, n), dtype=np.int64)
+        for x in range(testbed.prompts):
+            mine = prompt == x
+            leaf[:, mine] = np.searchsorted(below[x], uniform[mine, 1:3].T, side="right")
         first, second = (testbed.reward[index].numpy()[prompt, each] for each in leaf)
         better = uniform[:, 3] < 1.0 / (1.0 + np.exp(-scale * (first - second)))
         better ^= uniform[:, 4] < flips
-        both = prompt * testbed.tree.leaves + np.stack(leaf)
+        both = prompt * testbed.tree.leaves + leaf
         places.append(np.where(better, both, both[::-1]))
     chosen, rejected = torch.from_numpy(np.stack(places, axis=1))
     return Pairs(chosen, rejected)
