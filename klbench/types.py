@@ -6,7 +6,7 @@ Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -308,6 +308,8 @@ class Completions:
         Token ids, int64.
     prompt
         Which prompt each completion answers, shape ``(n,)``, int64.
+    seconds
+        What making them took, by stage, where that is known.
 
     Raises
     ------
@@ -323,6 +325,7 @@ class Completions:
     kl_pq: np.ndarray | None = None
     token: np.ndarray | None = None
     prompt: np.ndarray | None = None
+    seconds: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_q.shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from klbench.lm.batching import in_batches
 from klbench.lm.sampling import Sampling, choose
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from klbench.lm.loading import LanguageModel
 
 
@@ -77,36 +79,66 @@ def _batch(
     """Tokens, mask and log-probabilities of one batch, ``(n, t)`` with t as many tokens as the longest took."""
     import torch
 
-    longest = max(map(len, prompts))
-    # On the left, so that all continue at the same column.
-    ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in prompts], device=lm.device)
-    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=lm.device)
     numbers = torch.from_numpy(np.ascontiguousarray(uniform)).to(lm.device)
     end = torch.tensor(lm.end, device=lm.device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=lm.device)
-    positions = (seen.cumsum(-1) - 1).clamp(min=0)
-    kept = {"logits_to_keep": 1} if "logits_to_keep" in accepted(type(lm.model).forward) else {}
-    placed = "position_ids" in accepted(type(lm.model).forward)
-    past = None  # the model makes the kind of cache that its layers need
     tokens, masks, log_mus = [], [], []
     with torch.inference_mode():
+        steps = _with_cache(lm, prompts)
+        logits = next(steps)
         for t in range(uniform.shape[1]):
-            where = {"position_ids": positions} if placed else {}
-            output = lm.model(input_ids=ids, attention_mask=seen, past_key_values=past, use_cache=True, **where, **kept)
-            past = output.past_key_values
-            log_probs = sampling.log_probs(output.logits[:, -1])
+            log_probs = sampling.log_probs(logits)
             token = choose(log_probs, numbers[:, t])
             tokens.append(torch.where(alive, token, lm.pad))
             masks.append(alive)
             log_mus.append(torch.where(alive, log_probs.gather(-1, token[:, None])[:, 0], 0.0))
             alive = alive & ~torch.isin(token, end)
-            if not alive.any():
+            if t + 1 == uniform.shape[1] or not alive.any():
                 break
-            ids = tokens[-1][:, None]
-            seen = torch.cat([seen, torch.ones_like(ids)], dim=-1)
-            positions = positions[:, -1:] + 1
+            logits = steps.send(tokens[-1])
     return (
         torch.stack(tokens, -1).cpu().numpy(),
         torch.stack(masks, -1).cpu().numpy(),
         torch.stack(log_mus, -1).cpu().numpy(),
     )
+
+
+def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Tensor, Tensor, None]:
+    """Logits of the next tokens, ``(n, vocabulary)``, for the first and whenever the tokens that were chosen are sent."""
+    import torch
+
+    longest = max(map(len, prompts))
+    # On the left, so that all continue at the same column.
+    ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in prompts], device=lm.device)
+    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=lm.device)
+    positions = (seen.cumsum(-1) - 1).clamp(min=0)
+    takes = accepted(type(lm.model).forward)
+    kept = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+    past = None  # the model makes the kind of cache that its layers need
+    while True:
+        where = {"position_ids": positions} if "position_ids" in takes else {}
+        cache: dict[str, Any] = {} if past is None else {"past_key_values": past}
+        output = lm.model(input_ids=ids, attention_mask=seen, use_cache=True, **cache, **where, **kept)
+        past = getattr(output, "past_key_values", None)
+        if past is None:  # a recurrent model, which hands its state on in ways of its own, padding and all
+            yield from _without_cache(lm, prompts)
+            return
+        ids = (yield output.logits[:, -1])[:, None]
+        seen = torch.cat([seen, torch.ones_like(ids)], dim=-1)
+        positions = positions[:, -1:] + 1
+
+
+def _without_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Tensor, Tensor, None]:
+    """The same, from the beginning for every token; padded on the right, which comes after all that counts."""
+    import torch
+
+    lengths = torch.tensor([len(p) for p in prompts], device=lm.device)
+    row = torch.arange(len(prompts), device=lm.device)
+    longest = int(lengths.max())
+    ids = torch.tensor([list(p) + [lm.pad] * (longest - len(p)) for p in prompts], device=lm.device)
+    while True:
+        output = lm.model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        chosen = yield output.logits[row, lengths - 1]
+        ids = torch.cat([ids, torch.full_like(ids[:, :1], lm.pad)], dim=-1)
+        ids[row, lengths] = chosen
+        lengths = lengths + 1

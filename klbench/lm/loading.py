@@ -56,6 +56,11 @@ class LanguageModel:
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
         if not ids:
             raise ConfigError(f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one before it")
+        if max(ids) >= self.vocabulary:
+            raise ConfigError(
+                f"{self.name}: its tokenizer has token {max(ids)}, which is beyond the {self.vocabulary} that the model knows "
+                f"(in the prompt {prompt!r:.60})"
+            )
         return ids
 
     def decode(self, ids: Sequence[int]) -> list[str]:
@@ -223,17 +228,19 @@ def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
     end = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
-    pad = tokenizer.pad_token_id
+    vocabulary = int(head.weight.shape[0])
+    # A padding token that was added to the tokenizer alone has no embedding; any that has one does as well.
+    pad = next((int(each) for each in (tokenizer.pad_token_id, *end) if each is not None and each < vocabulary), 0)
     config = model.config.get_text_config()
     return LanguageModel(
         name=name,
         model=model,
         tokenizer=tokenizer,
         device=device,
-        vocabulary=int(head.weight.shape[0]),
+        vocabulary=vocabulary,
         context=getattr(config, "max_position_embeddings", None),
         end=tuple(int(each) for each in end),
-        pad=int(pad if pad is not None else end[0] if end else 0),
+        pad=pad,
     )
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -153,10 +154,13 @@ class LmPair(Pair):
 
         policy, reference = self._models
         with self._threads():
+            started = time.perf_counter()
             sampled = generate(policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self.batch)
+            generated = time.perf_counter()
             scores = self._scored(policy, reference, prompt, sampled.token, sampled.mask)
+        seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
         log_mu = sampled.log_mu if self.off_policy else None
-        return _completions(scores, sampled.token, sampled.mask, prompt, log_mu)
+        return replace(_completions(scores, sampled.token, sampled.mask, prompt, log_mu), seconds=seconds)
 
     def _scored(
         self, policy: LanguageModel, reference: LanguageModel, prompt: np.ndarray, token: np.ndarray, mask: np.ndarray,

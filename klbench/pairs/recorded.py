@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from klbench.oracles import ExactMoments
 from klbench.pairs import _rollouts, register
 from klbench.pairs._base import Pair
-from klbench.pairs._rollouts import Block, Reader
+from klbench.pairs._rollout_reader import Block, Reader
 from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
 
 CHECKED = 64
@@ -23,6 +23,8 @@ SLACK = 1e-4
 """What rounding may add to a log-probability of 0, or take from a divergence of 0."""
 ZEROS = 8
 """So many tokens at the end of a row whose log-probabilities are all exactly 0 are padding that nobody has marked."""
+MAX_TOKEN = 2.0**53
+"""Larger whole numbers are not all told apart in float64."""
 FIELDS = {
     "logprobs": "log_q", "ref_logprobs": "log_p", "old_logprobs": "log_mu", "kl": "kl_qp", "kl_pq": "kl_pq", "tokens": "token",
 }  # fmt: skip
@@ -98,9 +100,9 @@ class RecordedPair(Pair):
 
 
 def _prompt_id(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
-    return int.from_bytes(hashlib.sha256(json.dumps(value).encode()).digest()[:7], "little")
+    return int.from_bytes(hashlib.sha256(json.dumps(value, default=repr).encode()).digest()[:7], "little")
 
 
 def read(reader: Reader, start: int, n: int) -> Completions:
@@ -174,7 +176,7 @@ def _check_values(
     with np.errstate(invalid="ignore"):
         bad = ~np.isfinite(values)
         if name == "tokens":
-            bad |= values != np.floor(values)
+            bad |= (values != np.floor(values)) | (np.abs(values) > MAX_TOKEN)
         else:
             bad |= values < -SLACK if name.startswith("kl") else values > SLACK
     wrong = np.flatnonzero(bad & kept)
@@ -187,7 +189,7 @@ def _check_values(
             f"is {value}, it must be finite"
         )  # fmt: skip
     elif name == "tokens":
-        said = f"is {value:g}, a token id is a whole number"
+        said = f"is {value:g}, a token id is a whole number of a size that is one"
     elif name.startswith("kl"):
         said = f"is {value:g}, a KL divergence is never negative"
     else:

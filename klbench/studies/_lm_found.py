@@ -201,17 +201,22 @@ class Tallies(Arrays):
 
 @dataclass(frozen=True)
 class Clock(Arrays):
-    """Seconds: of making the completions, and of each estimator's token and sequence terms ``(estimators,)``; peak MiB."""
+    """Seconds: of making the completions, and of each estimator's token and sequence terms ``(estimators,)``; peak MiB.
+
+    ``stages`` ``(2,)`` are the seconds of generation and of scoring, NaN where nobody says.
+    """
 
     completions: np.ndarray
+    stages: np.ndarray
     estimators: np.ndarray
     peak: np.ndarray
 
     def merge(self, later: Clock) -> Clock:
         """Both together."""
         return Clock(
-            self.completions + later.completions, self.estimators + later.estimators, np.maximum(self.peak, later.peak)
-        )
+            self.completions + later.completions, self.stages + later.stages, self.estimators + later.estimators,
+            np.maximum(self.peak, later.peak),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

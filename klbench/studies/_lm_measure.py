@@ -17,6 +17,7 @@ from klbench.studies._lm_prompts import Prompts
 from klbench.types import Completions, ConfigError, Draws, Estimator, Skip
 
 LEVELS = ("token", "sequence")
+STAGES = ("generation", "scoring")
 MIXED = ("k1", "k3")
 """Estimators whose log q is exchanged for log mu, to see what that does."""
 
@@ -136,8 +137,12 @@ def _by_prompt(shard: Shard) -> Prompts | None:
     return Prompts.of_completions(prompt, k1, k3, None if exact is None else shard.summed(exact))
 
 
-def peak_memory() -> float:
-    """The most memory this process has held, MiB; NaN where the system does not say."""
+def peak_memory(device: str = "cpu") -> float:
+    """The most memory this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource
     except ImportError:
@@ -146,7 +151,14 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def found_in(completions: Completions, chosen: Sequence[Estimator], seconds: float, *, keep: bool) -> Found:
+def _stages(completions: Completions) -> np.ndarray:
+    found = completions.seconds or {}
+    return np.array([found.get(name, float("nan")) for name in STAGES])
+
+
+def found_in(
+    completions: Completions, chosen: Sequence[Estimator], seconds: float, *, keep: bool, device: str = "cpu"
+) -> Found:  # fmt: skip
     """All that the study wants of a shard; ``keep`` its log-ratios as well."""
     shard = Shard(completions)
     usable = measured(chosen, off_policy=shard.log_mu is not None)
@@ -170,7 +182,7 @@ def found_in(completions: Completions, chosen: Sequence[Estimator], seconds: flo
             tuple(columns), Sums.of_vectors(np.column_stack(list(columns.values()))), _positions(shard), vocabulary,
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
-            Clock(np.array(seconds), np.array(spent), np.array(peak_memory())), _by_prompt(shard),
+            Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _by_prompt(shard),
         )  # fmt: skip
 
 
@@ -204,10 +216,12 @@ def measure_shard(pair: Pair, chosen: Sequence[Estimator], seed: int, shard: int
     if not len(completions.log_q):
         return None
     with pools.limit(limits=1):  # a sum's bits depend on how many threads share it
-        return found_in(completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS)
+        return found_in(
+            completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=getattr(pair, "device", "cpu")
+        )
 
 
 def first(completions: Completions, n: int) -> Completions:
     """The first so many."""
-    parts: dict[str, Any] = {name: None if each is None else each[:n] for name, each in vars(completions).items()}
+    parts: dict[str, Any] = {k: each[:n] if isinstance(each, np.ndarray) else each for k, each in vars(completions).items()}
     return Completions(**parts)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klbench.studies._lm_measure import LEVELS, MIXED
+from klbench.studies._lm_measure import LEVELS, MIXED, STAGES
 from klbench.studies._lm_prompts import prompt_rows
 from klbench.studies._lm_values import (
     NAN,
@@ -40,6 +40,8 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
         by_name = dict(zip(("kl_qp", "kl_pq", "k1", "k2", "k3"), zip(places.mean, se, strict=True), strict=True))
         share_of = "k1" if np.isnan(by_name["kl_qp"][0]).all() else "kl_qp"
         sums = by_name[share_of][0] * places.count
+        with np.errstate(all="ignore"):  # NaN where there is no divergence to have a share of
+            share = sums / sums.sum()
         order = np.argsort(kept.position, kind="stable")
         ends = np.searchsorted(kept.position[order], np.arange(places.count.size + 1))
         khats = [tail_shape(kept.token_ratio[order[a:b]]) for a, b in pairwise(ends)]
@@ -48,7 +50,7 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
             columns |= {name: mean, f"{name}_se": mean_se}
         columns |= {
             "frac_negative": places.negative / places.count, "largest": places.largest, "khat": [k for k, _, _ in khats],
-            "khat_se": [s for _, s, _ in khats], "khat_samples": [n for _, _, n in khats], "share": sums / sums.sum(),
+            "khat_se": [s for _, s, _ in khats], "khat_samples": [n for _, _, n in khats], "share": share,
             "share_of": share_of,
         }  # fmt: skip
         frames.append(pd.DataFrame(columns))
@@ -160,11 +162,15 @@ def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFr
 
 
 def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
-    """Completions and tokens a second of making the completions and of each estimator's terms, both levels together."""
+    """Completions and tokens a second of making the completions and of each estimator's terms, both levels together.
+
+    Of one process: seconds are added up over all that shared the run, and memory is that of the one which held most.
+    """
     rows = []
     for m in results:
         clock = m.found.clock
         stages = [("completions", float(clock.completions))]
+        stages += [(name, float(each)) for name, each in zip(STAGES, clock.stages, strict=True) if each == each]
         stages += [(each.name, float(seconds)) for each, seconds in zip(m.usable, clock.estimators, strict=True)]
         for stage, seconds in stages:
             rows.append(

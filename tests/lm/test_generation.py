@@ -1,5 +1,6 @@
 """The batched sampler against a slow loop: one sequence at a time, no cache, no padding."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,12 @@ import pytest
 import torch
 
 from klbench.lm.generation import generate
+from klbench.lm.loading import LanguageModel
+from klbench.lm.quiet import quiet
 from klbench.lm.sampling import Sampling, choose
+from klbench.lm.scoring import score
 
-END, PAD = 3, 0  # of the models in conftest.py
+END, PAD, VOCABULARY = 3, 0, 24  # of the models in conftest.py
 STEPS = 10
 UNIFORM = np.random.default_rng(2).random((15, STEPS))
 SAMPLINGS = [Sampling(), Sampling(0.7), Sampling(1.0, 0.8, 0), Sampling(1.3, 0.9, 6)]
@@ -20,7 +24,7 @@ def slowly(lm, prompts, uniform, sampling):
     for i, prompt in enumerate(prompts):
         ids = list(prompt)
         for t in range(uniform.shape[1]):
-            log_probs = sampling.log_probs(lm.model(torch.tensor([ids])).logits[:, -1])
+            log_probs = sampling.log_probs(lm.model(torch.tensor([ids]), use_cache=False).logits[:, -1])
             chosen = choose(log_probs, torch.from_numpy(uniform[i, t : t + 1])).item()
             ids.append(chosen)
             token[i, t], mask[i, t], log_mu[i, t] = chosen, True, log_probs[0, chosen]
@@ -38,6 +42,48 @@ def test_the_sampler_is_the_slow_loop(lms, prompts, sampling) -> None:
         np.testing.assert_array_equal(found.token, token)
         np.testing.assert_array_equal(found.mask, mask)
         np.testing.assert_allclose(found.log_mu, log_mu, atol=1e-5)
+
+
+def kinds() -> dict[str, Callable[[], torch.nn.Module]]:
+    """Where positions come from, what a token sees and how a state is handed on differ."""
+    import transformers as hf
+
+    own = {"vocab_size": VOCABULARY, "bos_token_id": END, "eos_token_id": END, "pad_token_id": PAD}
+    layers = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "initializer_range": 0.4,
+    }
+    opt = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 16}
+    mamba = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "initializer_range": 0.4}
+    return {
+        "a window of 4": lambda: hf.MistralForCausalLM(
+            hf.MistralConfig(**own, **layers, sliding_window=4, num_key_value_heads=2)
+        ),
+        "alibi": lambda: hf.BloomForCausalLM(hf.BloomConfig(**own, hidden_size=16, n_layer=2, n_head=4, initializer_range=0.4)),
+        "positions from the mask": lambda: hf.OPTForCausalLM(
+            hf.OPTConfig(**own, **opt, max_position_embeddings=64, init_std=0.4)
+        ),
+        "recurrent": lambda: hf.MambaForCausalLM(hf.MambaConfig(**own, **mamba)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["a window of 4", "alibi", "positions from the mask", "recurrent"])
+def test_padding_reaches_no_kind_of_model(kind, prompts) -> None:
+    with quiet(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = kinds()[kind]().eval().requires_grad_(False)
+    lm = LanguageModel(kind, model, None, "cpu", VOCABULARY, 64, (END,), PAD)
+    some, numbers = prompts[:9], UNIFORM[:9]
+    token, mask, log_mu = slowly(lm, some, numbers, Sampling(0.9))
+    for batch in (1, 4, 9):
+        found = generate(lm, some, numbers, Sampling(0.9), batch)
+        np.testing.assert_array_equal(found.token, token)
+        np.testing.assert_allclose(found.log_mu, log_mu, atol=1e-5)
+        scores = score(lm, lm, some, token, mask, batch=batch, sampling=Sampling(0.9))
+        np.testing.assert_allclose(scores.log_mu, log_mu, atol=1e-5)
 
 
 def test_a_completion_ends_with_its_end_token_or_is_cut_off(lms, prompts) -> None:

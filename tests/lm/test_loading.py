@@ -190,6 +190,34 @@ def test_another_size_or_another_way_to_cut_a_text_is_refused(folder) -> None:
         check_same_tokens(ours, load(str(folder)))
 
 
+@pytest.mark.parametrize("added", ["<|fill|>", None])
+def test_padding_that_the_model_does_not_know_or_the_tokenizer_does_not_have(folder, added) -> None:
+    from transformers import AutoTokenizer
+
+    from klbench.pairs.lm import LmPair
+
+    with quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if added:
+            tokenizer.add_special_tokens({"pad_token": added})
+        else:
+            tokenizer.pad_token = None
+        tokenizer.save_pretrained(folder)
+    lm = load(str(folder))
+    assert (lm.tokenizer.pad_token_id or 0) >= lm.vocabulary or lm.tokenizer.pad_token_id is None
+    assert lm.pad == lm.end[0] < lm.vocabulary
+    mine, same = (
+        LmPair(policy=str(folder), reference=each, prompt_count=5, max_new_tokens=6) for each in (str(folder), POLICY)
+    )
+    found = mine.completions(0, 0, 5)
+    assert (found.kl_qp == 0.0).all()
+    if not added:
+        assert same.completions(0, 0, 5).kl_qp.sum() > 0.0
+        return
+    with pytest.raises(ConfigError, match=r"token 288, which is beyond the 288 that the model knows \(in the prompt"):
+        lm.encode("one <|fill|>")
+
+
 def test_a_prompt_without_tokens_is_refused(monkeypatch) -> None:
     lm = replace(load(REFERENCE), tokenizer=lambda text: {"input_ids": []})
     with pytest.raises(ConfigError, match="the prompt 'x' has no tokens"):

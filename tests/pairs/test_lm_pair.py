@@ -93,6 +93,16 @@ def test_another_temperature_is_another_sampler() -> None:
         assert (cut.log_mu - cut.log_q).sum() > 0.5
 
 
+def test_generation_and_scoring_have_their_own_times() -> None:
+    from klbench.studies import Context, get
+    from klbench.studies.lm import LmOptions
+
+    found = dict(get("lm").run(LmOptions(pairs=(pair(),), samples=20, shard=10, rescored=0), Context(0)))["throughput"]
+    seconds = found.set_index("stage")["seconds"]
+    assert seconds["generation"] > 0.0 < seconds["scoring"]
+    assert seconds["generation"] + seconds["scoring"] <= seconds["completions"]
+
+
 def test_draws_are_log_ratios_of_whole_completions() -> None:
     draws, same = (pair().draw(np.random.default_rng(5), 30) for _ in range(2))
     np.testing.assert_array_equal(draws.log_ratio, same.log_ratio)

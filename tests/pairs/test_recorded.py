@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,7 @@ def tables(path: Path, workers: int = 1, **options) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_content_in_every_format_is_one_table(files, kind) -> None:
     expected, found = tables(files["jsonl"]), tables(files[kind])
-    assert set(found) == set(expected) == {"values", "tokens", "top_tokens", "sampling", "pairs", "estimators"}
+    assert set(found) == set(expected) == {"values", "tokens", "top_tokens", "sampling", "prompts", "pairs", "estimators"}
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table, check_exact=True, obj=name)
 
@@ -222,6 +223,8 @@ ROWS = [
     ([wrong(logprobs="abc")], 'row 1: logprobs must be a list of numbers, got "abc"'),
     ([wrong(logprobs=[[1.0]])], "row 1: logprobs must be a list of numbers, got [[1.0]]"),
     ([wrong(logprobs=["a", 1, 2])], 'row 1: logprobs must be a list of numbers, got ["a", 1, 2]'),
+    ([wrong(logprobs=[-1, "-2.5", 0])], 'row 1: logprobs must be a list of numbers, got [-1, "-2.5", 0]'),
+    ([wrong(tokens=[1, 1e300, 3])], "row 1: tokens at token 2 is 1e+300, a token id is a whole number"),
     ([wrong(logprobs=3)], "row 1: logprobs must be a list of numbers, got 3"),
     ([], "rollouts.jsonl: the file is empty"),
 ]
@@ -259,6 +262,9 @@ NPZ = [
     ({"logprobs": ONES[0], "ref_logprobs": ONES[0]}, "logprobs has shape (3,), expected a rectangle (rows, tokens)"),
     ({"logprobs": ONES, "ref_logprobs": ONES, "lengths": [3, 3]}, "logprobs has shape (2, 3), expected all tokens one after"),
     ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1, 1]}, "lengths sum to 2, logprobs has 3"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [5, -2]}, "lengths must be whole numbers, one a row and no"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1.5, 1.5]}, "lengths must be whole numbers, one a row"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": 3}, "lengths must be whole numbers, one a row and none"),
     ({"logprobs": ONES[:0], "ref_logprobs": ONES[:0]}, "the file has no rows"),
     ({"logprobs": np.array([["a"]]), "ref_logprobs": ONES[:1, :1]}, "logprobs must hold numbers, it holds <U1"),
     ({"logprobs": ONES, "x": ONES}, "no column 'ref_logprobs'; there are: logprobs, x"),
@@ -274,6 +280,10 @@ def test_an_npz_that_is_wrong(tmp_path, arrays, message) -> None:
 
 LISTS = [[-1.0]]
 PARQUET = [
+    (
+        pa.Table.from_arrays([pa.array(LISTS)] * 3, names=["logprobs", "logprobs", "ref_logprobs"]),
+        "column 'logprobs' is there more",
+    ),
     ({"logprobs": [-1.0], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds double"),
     ({"logprobs": [["a"]], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds list<"),
     ({"logprobs": [[-1.0], None], "ref_logprobs": [[-1.0], [-1.0]]}, "row 2: logprobs is missing"),
@@ -284,14 +294,48 @@ PARQUET = [
 
 @pytest.mark.parametrize(("columns", "message"), PARQUET, ids=[message for _, message in PARQUET])
 def test_a_parquet_that_is_wrong(tmp_path, columns, message) -> None:
-    pq.write_table(pa.table(columns), tmp_path / "rollouts.parquet")
+    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), tmp_path / "rollouts.parquet")
     assert f"rollouts.parquet{' ' if message.startswith('row') else ': '}{message}" in refused(tmp_path / "rollouts.parquet")
+
+
+def test_a_parquet_that_is_damaged_inside(tmp_path) -> None:
+    path = as_parquet(tmp_path / "r.parquet", rollouts(20))
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56
+    path.write_bytes(content)
+    assert "r.parquet: cannot be read from row 1 on" in refused(path)
+
+
+def test_prompts_of_any_kind_are_told_apart(tmp_path) -> None:
+    odd = ["a", "a", None, {"role": "user"}, [1, 2], 10**30, -5, True]
+    path = as_jsonl(tmp_path / "r.jsonl", [{**GOOD, "prompt": each} for each in odd])
+    found = RecordedPair(path=str(path)).completions(0, 0, 99).prompt
+    assert found[0] == found[1]
+    assert len(set(found.tolist())) == len(odd) - 1
+    table = pa.table({"logprobs": [[-1.0]] * 3, "ref_logprobs": [[-1.0]] * 3, "prompt": [b"x", b"y", b"x"]})
+    pq.write_table(table, tmp_path / "r.parquet")
+    first, second, third = RecordedPair(path=str(tmp_path / "r.parquet")).completions(0, 0, 9).prompt
+    assert first == third != second
+
+
+def test_extreme_values_are_counted_and_warn_of_nothing(tmp_path) -> None:
+    rows = [GOOD, wrong(logprobs=[-1e308, -2.0, -1.0], ref_logprobs=[-1.0, -1e308, -1.0])]
+    found = tables(as_jsonl(tmp_path / "far.jsonl", rows))["values"]
+    assert found[(found["estimator"] == "k3") & (found["level"] == "token")]["n_nonfinite"].min() == 1
+    same = tables(as_jsonl(tmp_path / "same.jsonl", [wrong(ref_logprobs=GOOD["logprobs"])] * 9))
+    assert set(same["values"][same["values"]["estimator"] == "k3"]["mean"]) == {0.0}
+    assert same["tokens"]["share"].isna().all()
 
 
 def test_files_that_are_none(tmp_path) -> None:
     for name, message in (("x.parquet", "not a Parquet file"), ("x.npz", "not an npz file"), ("x.jsonl", "line 1: not JSON")):
         (tmp_path / name).write_bytes(b"hello \xff")
         assert message in refused(tmp_path / name)
+    (tmp_path / "deep.jsonl").write_bytes(b"[" * 100_000)
+    assert "line 1: not JSON" in refused(tmp_path / "deep.jsonl")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
+        archive.writestr("logprobs.npy", b"\x93NUMPYjunk")
+    assert "z.npz: logprobs cannot be read" in refused(tmp_path / "z.npz")
     np.save(tmp_path / "y", ONES)
     (tmp_path / "y.npy").rename(tmp_path / "y.npz")
     assert "not an npz file" in refused(tmp_path / "y.npz")

@@ -7,6 +7,8 @@ from klbench.report.numbers import percent
 from klbench.report.sections._tokens_cells import MAX_OPEN, number_cell, pair_cell, pair_column, share_cell
 from klbench.report.sections._tokens_data import LEVELS, Data, code, finite
 
+STAGES = {"completions": "all", "generation": "generation", "scoring": "scoring"}
+
 
 def prompts(data: Data) -> list[Block]:
     """Standard errors that take completions of one prompt for what they are."""
@@ -35,7 +37,7 @@ def prompts(data: Data) -> list[Block]:
 def cost(data: Data) -> list[Block]:
     """What a standard error of one per cent takes, and the speed."""
     rows = [row for row in data.cost if finite(row["completions_needed"])]
-    speed = [row for row in data.throughput if row["stage"] == "completions"]
+    speed = [row for row in data.throughput if row["stage"] in STAGES]
     blocks: list[Block] = []
     if rows:
         columns = [
@@ -57,14 +59,16 @@ def cost(data: Data) -> list[Block]:
         blocks.append(table if len(rows) <= MAX_OPEN else Details("Every estimator", [table]))
     if speed:
         columns = [
-            *pair_column(data), Column("Completions a second", "made and scored, or read", numeric=True),
+            *pair_column(data),
+            Column("Of", "all that it takes to have completions; of that, sampling them, and scoring them by both models"),
+            Column("Completions a second", "of one process", numeric=True),
             Column("Tokens a second", "that count", numeric=True),
-            Column("Memory, MiB", "the most that the process held", numeric=True),
+            Column("Memory, MiB", "the most that a process held; on a GPU, that its tensors held", numeric=True),
             Column("Device", "where"),
         ]  # fmt: skip
         cells = [
-            [*pair_cell(data, row), number_cell(row["completions_per_second"]), number_cell(row["tokens_per_second"]),
-             number_cell(row["peak_mib"]), Cell(str(row["device"]))]
+            [*pair_cell(data, row), Cell(STAGES[row["stage"]]), number_cell(row["completions_per_second"]),
+             number_cell(row["tokens_per_second"]), number_cell(row["peak_mib"]), Cell(str(row["device"]))]
             for row in speed
         ]  # fmt: skip
         blocks.append(Table("Speed", columns, cells))
