@@ -71,10 +71,10 @@ $(PEERS)/.installed: constraints.txt $(VENV)/.run
 	@touch $@
 
 peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (ARGS="out=...")
-	@PYTHONPATH=$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
+	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
 
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
-	PYTHONPATH=$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
+	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
 
 clean: ## remove the environment, caches and build outputs; run folders stay
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*
