@@ -48,7 +48,9 @@ def test_the_answer_names_errors_gradients_and_times() -> None:
 
 
 def test_accuracy_and_time_stand_in_one_table() -> None:
-    (table,) = peers.build(tables())
+    figure, table = peers.build(tables())
+    assert [panel.title for panel in figure.panels] == ["k3"]
+    assert "klbench 1.0×10⁻⁸, <b>lib 0.13." in figure.panels[0].alt
     assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
     titles = [str(column.title) for column in table.columns]
     other = dict(zip(titles, table.rows[1], strict=True))

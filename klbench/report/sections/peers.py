@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Cell, Column, Paragraph, Section, Table, Tables
 from klbench.report.numbers import MISSING, count, number, percent
-from klbench.report.sections import _terms
+from klbench.report.sections import _peers_figures, _terms
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,9 +123,15 @@ def answer(tables: Tables) -> Sequence[Block]:
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """A table for each thing that is computed: accuracy and time side by side."""
+    """What rounding leaves, drawn; and a table for each thing that is computed: accuracy and time side by side."""
     measured = _measured(tables)
-    return [_table(str(subject), rows, tables.get("peers_speed")) for subject, rows in measured.groupby("subject", sort=False)]
+    if not len(measured):
+        return []
+    drawn = _peers_figures.figures(measured)
+    return [
+        *drawn,
+        *(_table(str(subject), rows, tables.get("peers_speed")) for subject, rows in measured.groupby("subject", sort=False)),
+    ]
 
 
 def _table(subject: str, rows: pd.DataFrame, speed: pd.DataFrame | None) -> Table:
