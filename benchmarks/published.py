@@ -1,8 +1,8 @@
 """The findings of ``reports/published/``, made again by their own commands, and where a number has moved: ``make published``.
 
 A number with a standard error, ``x_se`` beside ``x``, has moved where the two differ by more than three of their common errors;
-a text has where it is another. Of those without an uncertainty, columns that are off by more than 1 % are told; numbers that are
-other within all that are counted. ``--update`` takes the new folders.
+a text has where it is another. Of numbers without an uncertainty, columns that are off by more than 1 % are told; what is other
+within all that is counted. ``--update`` takes the new folders.
 """
 
 from __future__ import annotations

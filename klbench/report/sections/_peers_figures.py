@@ -51,8 +51,8 @@ def figures(measured: pd.DataFrame) -> list[Figure]:
     top = max(10.0, 3.0 * float(rows["median_rel_error"].max()))
     panels = [_panel(str(subject), of, legend, top) for subject, of in rows.groupby("subject", sort=False)]
     caption = (
-        "Lower is better. Half of the values are off by more than the point says, as a fraction of the exact one; at the dashed "
-        "line nothing is left of them. Policy and reference are all but equal at near, where training with a KL penalty begins, "
-        "with log-ratios (or differences of logits) of about 0.001, of 0.3 at usual and of 3 at far."
+        "Lower is better. Half of the values are off by more than the point says, as a fraction of the exact one; at the "
+        "dashed line nothing is left of them. At near, where training with a KL penalty begins, policy and reference are all "
+        "but equal: log-ratios, or differences of logits, of about 0.001. At usual they are 0.3, at far 3."
     )
     return [Figure("peers", f"What rounding leaves of the value, {dtype}", caption, panels, list(legend.values()))]
