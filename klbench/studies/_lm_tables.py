@@ -191,7 +191,8 @@ def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
         m = by_title[row["pair"]]
         names = [each.name for each in m.usable]
         own = float(m.found.clock.estimators[names.index(row["estimator"])]) / m.n if row["estimator"] in names else 0.0
-        each = float(m.found.clock.completions) / m.n
+        # What took somebody else's rollouts to be sampled and scored is not known; reading them took less.
+        each = NAN if hasattr(m.pair, "available") else float(m.found.clock.completions) / m.n
         needed = (row["rel_std"] / 0.01) ** 2
         rows.append(
             {

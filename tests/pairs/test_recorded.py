@@ -153,6 +153,12 @@ def test_samples_cut_the_file_short(files) -> None:
     assert tables(files["parquet"], samples=10_000)["values"]["samples"].unique().tolist() == [300]
 
 
+def test_what_it_took_to_sample_somebody_elses_rollouts_is_not_known(files) -> None:
+    cost = dict(get("lm").run(LmOptions(pairs=(RecordedPair(path=str(files["jsonl"])),)), Context(0)))["cost"]
+    assert cost["completions_needed"].notna().any()
+    assert cost["seconds_needed"].isna().all()
+
+
 def test_rollouts_without_the_exact_divergence_have_rows_without_a_truth(tmp_path) -> None:
     rows = [{name: row[name] for name in ("logprobs", "ref_logprobs")} for row in rollouts()]
     found = tables(as_jsonl(tmp_path / "bare.jsonl", rows))

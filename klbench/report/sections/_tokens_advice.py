@@ -61,9 +61,7 @@ def advice(data: Data) -> list[Block]:
     whole = [row for pair in on_policy if (row := data.at(pair, "k3", "sequence")) is not None]
     heavy = sum(row["status"] == "heavy tail" for row in whole)
     if heavy:
-        parts.append(
-            Markup(
-                "Do not take {} of a whole completion's log-ratio: its tail is too heavy to be averaged on {} of {}."
-            ).format(code("k3"), heavy, count(len(whole), "pair"))
-        )
+        where = "" if len(whole) == 1 else f" on {heavy} of {count(len(whole), 'pair')}"
+        said = "Do not take {} of a whole completion's log-ratio: its tail is too heavy to be averaged{}."
+        parts.append(Markup(said).format(code("k3"), where))
     return [Paragraph(Markup(" ").join(parts))] if parts else []

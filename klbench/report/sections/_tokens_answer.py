@@ -194,14 +194,15 @@ def _cost(data: Data) -> Markup | None:
     if not lines:
         return None
     items = Markup("").join(Markup("<li>{}.</li>").format(line) for line in lines)
-    return Markup(
-        "<p><b>What a standard error of 1 % takes.</b></p><p>Completions, and seconds to sample, score and estimate them at "
-        "the speed of this run.</p><ul>{}</ul>"
-    ).format(items)
+    timed = any(finite(row["seconds_needed"]) for row in data.cost)
+    seconds = ", and seconds to sample, score and estimate them at the speed of this run" if timed else ""
+    return Markup("<p><b>What a standard error of 1 % takes.</b></p><p>Completions{}.</p><ul>{}</ul>").format(seconds, items)
 
 
 def _completions(row: Record) -> str:
     needed = float(f"{row['completions_needed']:.2g}")
+    if not finite(row["seconds_needed"]):
+        return number(needed, 2)
     seconds = float(f"{row['seconds_needed']:.2g}")
     return f"{number(needed, 2)} ({number(seconds, 2)} s)"
 

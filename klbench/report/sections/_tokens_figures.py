@@ -118,11 +118,14 @@ def noise(data: Data) -> Figure | None:
         panels.append(Panel(data.labels[pair], svg[0], f"Noise on {pair}: {said}."))
     if not panels:
         return None
+    above = any(finite(row["rel_bias"]) for row in data.values)
     caption = (
         "Further left is better, on a logarithmic axis. To halve the noise of a mean takes four times the completions. Little "
-        "noise is worth nothing with a large bias: see the figure above. Hollow marks are not to be trusted." + _cut(data)
+        f"noise is worth nothing with a large bias{': see the figure above' if above else ''}. Hollow marks are not to be "
+        "trusted." + _cut(data)
     )
-    return Figure("completions-noise", "How noisy one completion is", caption, panels, [TOKEN, WHOLE, SUM])
+    exact = [SUM] if any(row["estimator"] in EXACT for pair in data.pairs for row in data.measured(pair)) else []
+    return Figure("completions-noise", "How noisy one completion is", caption, panels, [TOKEN, WHOLE, *exact])
 
 
 def _thinned(rows: list[Record]) -> list[Record]:
