@@ -45,3 +45,16 @@ def bench_evaluation(bed: testbed.Testbed, benchmark: Any) -> None:
 
     beta = torch.tensor([0.2], dtype=torch.float64)
     assert float(benchmark(bed.exact, bed.log_p[None], beta).kl.abs().max()) < 1e-12
+
+
+def bench_dpo_step(bed: testbed.Testbed, benchmark: Any) -> None:
+    ranked = pytest.importorskip("klbench.rlhf.ranked")
+    dpo = pytest.importorskip("klbench.rlhf.dpo")
+    arms = [dpo.Arm(name, 1.0, name) for name in ("kl_qp", "kl_pq", "js", "hellinger")]
+    pairs = ranked.sampled(bed, 256, 4.0)
+
+    def step() -> Any:
+        world = ranked.Ranked(bed, len(arms), pairs, rate=0.02, clip=1.0, steps=None)
+        return list(dpo.train(world, arms, steps=1, every=1))
+
+    assert len(benchmark(step)) == 2
