@@ -126,6 +126,18 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
     return advantage * alive / (spread.repeat_interleave(group, dim=-1)[..., None] + EPSILON)
 
 
+def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:
+    """What whitening has divided advantages by, ``(...)``: the ``s`` with which ``s * white`` comes closest to them; 1 without.
+
+    A penalty in the loss, which is not divided, has ``s`` times its weight against the reward.
+    """
+    import torch
+
+    alive = mask.to(white.dtype)
+    shared, own = ((each * white * alive).sum((-2, -1)) for each in (advantage, white))
+    return torch.where(own > 0, shared / own, 1.0)
+
+
 def reduced(per_token: Tensor, mask: Tensor, normalisation: Normalisation) -> Tensor:
     """Per-token losses ``(..., n, T)`` to one of each replica, ``(...)``.
 

@@ -122,6 +122,8 @@ class Report:
 
     ``kl_estimate`` and its standard error over the batch, in nats a sequence, are the arm's own estimator's; the shares of
     tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
+    ``loss_beta``, on average since the last report, is what a penalty in the loss weighs against the reward: ``beta`` times
+    what whitening has divided the advantages by.
     """
 
     update: int
@@ -131,6 +133,7 @@ class Report:
     sampled_reward: Tensor
     clip_fraction: Tensor
     clamp_fraction: Tensor
+    loss_beta: Tensor
 
 
 def train(
@@ -152,6 +155,7 @@ def train(
     if recipe.pretraining_weight and pretraining is None:
         raise ValueError("pretraining_weight needs pretraining sequences, got none")
     clips: list[Tensor] = []
+    weights: list[Tensor] = []
     for update in range(start, recipe.updates + 1):
         batch = world.sample(update, recipe.lag)
         with torch.set_grad_enabled(recipe.minibatches == 1):  # the first step needs no second pass through the policy
@@ -163,14 +167,17 @@ def train(
         if update % recipe.every == 0 or update == recipe.updates:
             kl, cut = estimates(arms, before, recipe.clamp)
             clipped = torch.stack(clips).mean(0) if clips else torch.zeros_like(beta)
+            weight = torch.stack(weights).mean(0) if weights else beta
             spread = kl.std(-1) / kl.shape[-1] ** 0.5
-            yield Report(update, beta, kl.mean(-1), spread, batch.reward.mean(-1), clipped, cut)
-            clips = []
+            yield Report(update, beta, kl.mean(-1), spread, batch.reward.mean(-1), clipped, cut, weight)
+            clips, weights = [], []
         if update == recipe.updates:
             return
 
         # The penalty in the return and the baselines are constants of the update, as the sampler's log-probabilities are.
-        advantage, targets, scored = _advantages(arms, recipe, beta, batch, before, values)
+        plain, targets, scored = _advantages(arms, recipe, beta, batch, before, values)
+        advantage = losses.whitened(plain, batch.mask, recipe.group, recipe.whitening)
+        weights.append(beta * losses.unit(plain, advantage, batch.mask))
         for epoch in range(recipe.epochs):
             for rows in world.order(update, epoch, batch.reward.shape[-1]).chunk(recipe.minibatches):
                 part = batch.take(rows)
@@ -205,7 +212,8 @@ def _advantages(
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Advantages ``(arms, seeds, n, T)``, what the critic should have said, and returns that have weights of their own.
 
-    The return is ``r - beta * penalty``; a baseline and a weight that the penalty's combination names, it keeps.
+    The return is ``r - beta * penalty``; a baseline and a weight that the penalty's combination names, it keeps. Advantages are
+    in units of the reward, not whitened.
     """
     import torch
 
@@ -224,4 +232,4 @@ def _advantages(
         rewards = (alive - following) * batch.reward[..., None] - (merged * alive - later)
         advantage = losses.gae(rewards, values, batch.mask, discount=1.0, trace=recipe.trace)
         targets = advantage + values
-    return losses.whitened(advantage, batch.mask, group, recipe.whitening), targets, less
+    return advantage, targets, less

@@ -99,6 +99,7 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
         row |= {column: by_seed(training, name, column).mean() for column in ("reward", "kl", "kl_to_optimum")}
         row |= summarized("estimate_error", error, name)
         row |= {"clip_fraction": own["clip_fraction"].mean(), "clamp_fraction": own["clamp_fraction"].mean()}
+        row |= {"loss_beta": own["loss_beta"].mean()}
         row |= {"diverged": int((own[own["step"] == own["step"].max()]["status"] != "ok").sum())}
         rows.append(row | {"outcome": _outcome(row, name), "altered_by": options.altered_by})
     return pd.DataFrame(rows)

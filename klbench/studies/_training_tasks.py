@@ -112,7 +112,7 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
 
 
 def _seen(report: Report) -> dict[str, Tensor]:
-    names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction")
+    names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction", "loss_beta")
     return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
 
 

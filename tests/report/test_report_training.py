@@ -165,6 +165,9 @@ def test_settings_that_change_the_gradient_are_told() -> None:
     assert "need not be where this run is going" not in said(tables)
     tables["final"]["altered_by"] = "whitening=group"
     assert "This run has whitening=group. That changes the reward's gradient" in said(tables)
+    assert "in effect" not in said(tables)
+    tables["final"]["loss_beta"] = [0.2, 0.05, 0.04, 0.05, 0.2, 0.05]
+    assert "β = 0.2 of a penalty in the loss has in effect been 0.040 to 0.050." in said(tables)
 
 
 def test_one_seed_has_no_intervals() -> None:
@@ -209,7 +212,8 @@ def test_several_runs_stand_apart(make_run: MakeRun, tmp_path: Path) -> None:
     out = tmp_path / "both.html"
     combine(folders, out)
     text = out.read_text(encoding="utf-8")
-    assert "beta=0.2: 6 ways to penalise" in text
+    assert "Regret after training, run by run" in text
+    assert text.index("The least regret in each run") < text.index("beta=0.2: 6 ways to penalise")
     assert "beta=0.1: 6 ways to penalise" in text
 
 

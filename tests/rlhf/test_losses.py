@@ -109,6 +109,21 @@ def test_whitening() -> None:
     assert grouped.flatten().tolist() == pytest.approx([1 / 2**0.5, -1 / 2**0.5, 1 / 2**0.5, -1 / 2**0.5])
 
 
+def test_the_unit_is_what_whitening_divided_by() -> None:
+    advantage = t(*range(8)).view(4, 2)
+    mask = torch.tensor([[1, 1], [1, 0], [1, 1], [1, 1]], dtype=torch.bool)
+    plain = losses.whitened(advantage, mask, 2, "none")
+    assert float(losses.unit(plain, plain, mask)) == 1.0
+    batch = losses.whitened(plain, mask, 2, "batch")
+    assert float(losses.unit(plain, batch, mask)) == pytest.approx(float(advantage[mask].std()), rel=1e-6)
+    centred = t(1.0, -1.0, 4.0, -4.0)[:, None]
+    ones = torch.ones(4, 1, dtype=torch.bool)
+    white = losses.whitened(centred, ones, 2, "group")
+    # Groups of spreads sqrt(2) and 4 sqrt(2), all weights alike.
+    assert float(losses.unit(centred, white, ones)) == pytest.approx(2.5 * 2**0.5)
+    assert float(losses.unit(0 * centred, 0 * centred, ones)) == 1.0
+
+
 def test_normalisations_by_hand() -> None:
     per_token = t(1.0, 2.0, 3.0, 4.0).view(2, 2)
     mask = torch.tensor([[True, True], [True, False]])

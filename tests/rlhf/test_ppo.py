@@ -182,6 +182,36 @@ def test_the_pretraining_term_is_the_gradient_of_the_other_kl(bed) -> None:
         next(train(replicas, [arm("none", BETA)], dataclasses.replace(recipe, pretraining_weight=1.0)))
 
 
+def test_generalised_advantages_by_hand(bed) -> None:
+    # One sequence of two tokens and one of one: reward 1 and -2, k1 terms u in the reward, beta 0.5, trace 0.9.
+    from klbench.rlhf.ppo import Batch, _advantages
+    from klbench.types import Rollouts
+
+    def stacked(rows):
+        return torch.tensor([[rows]], dtype=torch.float64)
+
+    mask = torch.tensor([[[[True, True], [True, False]]]])
+    u = stacked([[0.2, -0.6], [0.4, 0.0]])
+    values = stacked([[0.3, 0.1], [-1.0, 0.0]])
+    log_p = stacked([[-1.0, -2.0], [-1.5, 0.0]])
+    rollouts = Rollouts(log_p + u, log_p, log_p + u, 0 * u, mask)
+    batch = Batch(stacked([1.0, -2.0]), mask, None)
+    beta = torch.tensor([[0.5]], dtype=torch.float64)
+    recipe = Recipe(critic=True, trace=0.9, group=2)
+    for name, rewards in (
+        # The whole penalty stands in each token's return: it is paid once, at the end, less what is left to pay.
+        ("k1_reward", ([0.0, 1.0 + 0.5 * 0.4], [-2.0 - 0.5 * 0.4])),
+        ("k1_reward_to_go", ([-0.5 * 0.2, 1.0 + 0.5 * 0.6], [-2.0 - 0.5 * 0.4])),
+    ):
+        advantage, targets, _ = _advantages([arm(name, 0.5)], recipe, beta, batch, rollouts, values)
+        (r0, r1), (r2,) = rewards
+        last = r1 - 0.1
+        first = (r0 + 0.1 - 0.3) + 0.9 * last
+        expected_ = [[first, last], [r2 + 1.0, 0.0]]
+        assert torch.allclose(advantage, stacked(expected_), atol=1e-14), name
+        assert torch.allclose(targets, advantage + values)
+
+
 def test_a_lag_makes_the_samples_those_of_an_older_policy(bed) -> None:
     replicas = Replicas(bed, 1, group=4, rate=0.1, clip=None, steps=None, critic=False, lag=2)
     thetas = []

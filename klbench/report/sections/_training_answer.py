@@ -7,11 +7,22 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from klbench.report.blocks import Block, Bullets, Heading, Paragraph
+from klbench.report.blocks import Block, Bullets, Cell, Column, Heading, Paragraph, Table
 from klbench.report.numbers import count, number, percent, short
 from klbench.report.sections import _training_recovery
 from klbench.report.sections._gradient_data import code
-from klbench.report.sections._training_data import FLOORS, GREEDY, OPTIMUM, REFERENCE, UNKNOWN, WORDS, Row, Trained, families
+from klbench.report.sections._training_data import (
+    FLOORS,
+    GREEDY,
+    NONE,
+    OPTIMUM,
+    REFERENCE,
+    UNKNOWN,
+    WORDS,
+    Row,
+    Trained,
+    families,
+)
 
 WHY = (
     "Does it matter for the policy in the end? Small policies are trained against a reward r less β times the penalty, once "
@@ -165,7 +176,7 @@ def _lead(trained: Trained) -> str:
 
 def answer(runs: Sequence[Trained]) -> list[Block]:
     """The question, and what the tables answer for each run."""
-    blocks: list[Block] = []
+    blocks: list[Block] = _side_by_side(runs) if len(runs) > 1 else []
     for trained in runs[:MOST_RUNS]:
         blocks.append(Paragraph(_lead(trained), "lead"))
         if trained is runs[0]:
@@ -179,6 +190,26 @@ def answer(runs: Sequence[Trained]) -> list[Block]:
     return blocks
 
 
+def _side_by_side(runs: Sequence[Trained]) -> list[Block]:
+    """What a sweep is read for: regret and KL of every combination in every run."""
+    names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
+    best = [
+        Markup("{}: {}, {}").format(trained.label, code(trained.final[0]["combination"]), interval(trained.final[0], "regret"))
+        for trained in runs
+    ]
+    tables: list[Block] = []
+    for column, title in (("regret", "Regret after training, run by run"), ("kl", "KL after training, run by run")):
+        columns = [Column("Combination", "name in klbench")]
+        columns += [Column(trained.label, "exact, mean over seeds", numeric=True) for trained in runs]
+        found = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
+        cells = [
+            [Cell(code(name)), *(Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan)) for each in found)]
+            for name in names
+        ]
+        tables.append(Table(title, columns, cells))
+    return [Paragraph("The least regret in each run:"), Bullets(best), *tables]
+
+
 def _altered(trained: Trained) -> list[Block]:
     """Where training follows another gradient than that of the objective."""
     settings = str(trained.final[0].get("altered_by") or "")
@@ -187,10 +218,22 @@ def _altered(trained: Trained) -> list[Block]:
     return [
         Paragraph(
             f"This run has {settings}. That changes the reward's gradient, or its weight against a penalty in the loss: the "
-            "fixed points named below are those of the objective as written, and need not be where this run is going.",
+            "fixed points named below are those of the objective as written, and need not be where this run is going."
+            + _in_effect(trained),
             "warning",
         )
     ]
+
+
+def _in_effect(trained: Trained) -> str:
+    """What whitening, or a controller, has made of beta for penalties in the loss."""
+    rows = [row for row in trained.final if row["placement"] not in ("reward", "reward_to_go", NONE)]
+    found = [row["loss_beta"] for row in rows if not math.isnan(row.get("loss_beta", math.nan))]
+    if not found or max(abs(each / trained.beta - 1.0) for each in found) < 0.02:
+        return ""
+    low, high = number(min(found), 2), number(max(found), 2)
+    span = low if low == high else f"{low} to {high}"
+    return f" Against the reward, β = {short(trained.beta)} of a penalty in the loss has in effect been {span}."
 
 
 def _stopped(trained: Trained) -> list[Block]:
