@@ -14,8 +14,7 @@ from report_runs import write
 
 from klbench.pairs.sequence import SequencePair
 from klbench.report import render
-from klbench.report.numbers import number
-from klbench.report.sections import _tokens_data, discover, tokens
+from klbench.report.sections import _tokens_advice, _tokens_data, discover, tokens
 from klbench.report.sections._tokens_data import Data, known, load, percent_of, visible
 from klbench.studies import Context, get
 from klbench.studies.lm import LmOptions
@@ -89,9 +88,24 @@ def test_what_the_top_says() -> None:
         assert words in said.replace("\N{NO-BREAK SPACE}", " "), words
     assert "half has arisen by position" in said
     assert "1 token told apart: 50 % is missing" in said.replace("\N{NO-BREAK SPACE}", " ")
-    k1, exact, k3 = (data.at(data.pairs[0], name, "token")["std"] for name in ("k1", "rao_blackwell", "k3"))
-    assert f"needs {number((k1 / exact) ** 2, 2)} times fewer completions than k1" in said
-    assert f"k3 summed over tokens needs {number((k1 / k3) ** 2, 2)} times fewer" in said
+
+
+@pytest.mark.parametrize(("fewer", "words"), [
+    ([2.0, 5.0], "2.0 to 5.0 times fewer completions than"), ([3.0], "3.0 times fewer"),
+    ([0.5, 0.8], "1.2 to 2.0 times as many"),
+    ([0.5, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, but 2.0 times as many on the pair where it is worst"),
+])  # fmt: skip
+def test_fewer_or_more_completions_than_k1(fewer: list[float], words: str) -> None:
+    assert words in _tokens_advice._than_k1(fewer)
+
+
+def test_the_advice_is_that_of_the_table() -> None:
+    found = {name: table.copy() for name, table in tables().items()}
+    data = load(found)
+    on_policy = [pair for pair in data.pairs if not data.off_policy(pair)]
+    k1, exact = ([data.at(pair, name, "token")["std"] for pair in on_policy] for name in ("k1", "rao_blackwell"))
+    ratios = [(a / b) ** 2 for a, b in zip(k1, exact, strict=True)]
+    assert str(_tokens_advice._than_k1(ratios)).replace("<code>", "").replace("</code>", "") in text(tokens.answer(found))
 
 
 def test_what_it_says_where_nobody_knows_the_truth() -> None:

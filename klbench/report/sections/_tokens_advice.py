@@ -49,15 +49,12 @@ def advice(data: Data) -> list[Block]:
     parts = []
     exact, k3 = fewer(EXACT[0]), fewer("k3")
     if exact:
-        parts.append(
-            Markup("Where both models' logits are at hand, take the exact KL of each token's distribution ({}): to be as sure, "
-                   "it needs {} times fewer completions than {}.").format(code(EXACT[0]), spread(exact), code("k1"))
-        )  # fmt: skip
+        said = "Where both models' logits are at hand, take the exact KL of each token's distribution ({}): to be as sure, it "
+        said += "needs {}."
+        parts.append(Markup(said).format(code(EXACT[0]), _than_k1(exact)))
     if k3:
-        parts.append(
-            Markup("With nothing but the sampled tokens' log-probabilities, {} summed over tokens needs {} times fewer than "
-                   "{}.").format(code("k3"), spread(k3), code("k1"))
-        )  # fmt: skip
+        said = "With nothing but the sampled tokens' log-probabilities, {} summed over tokens needs {}."
+        parts.append(Markup(said).format(code("k3"), _than_k1(k3)))
     whole = [row for pair in on_policy if (row := data.at(pair, "k3", "sequence")) is not None]
     heavy = sum(row["status"] == "heavy tail" for row in whole)
     if heavy:
@@ -65,3 +62,14 @@ def advice(data: Data) -> list[Block]:
         said = "Do not take {} of a whole completion's log-ratio: its tail is too heavy to be averaged{}."
         parts.append(Markup(said).format(code("k3"), where))
     return [Paragraph(Markup(" ").join(parts))] if parts else []
+
+
+def _than_k1(fewer: Sequence[float]) -> Markup:
+    """How many times fewer completions, in words that hold where it is more of them."""
+    low, high = min(fewer), max(fewer)
+    if low >= 1.0:
+        return Markup("{} times fewer completions than {}").format(spread(fewer), code("k1"))
+    if high <= 1.0:
+        return Markup("{} times as many completions as {}").format(spread([1.0 / each for each in fewer]), code("k1"))
+    said = "up to {} times fewer completions than {}, but {} times as many on the pair where it is worst"
+    return Markup(said).format(number(high, 2), code("k1"), number(1.0 / low, 2))
