@@ -19,7 +19,7 @@ SWITCHES = [k * math.log(2) / 2 for k in (1, 3, 5, 2001)]  # where the power of 
 
 def expm1_and_gap(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     excess, gap = np.full_like(x, -7.0), np.full_like(x, -7.0)
-    compiled.expm1_and_gap(x, numerics._COEFFICIENTS[64], excess, gap)
+    compiled.expm1_and_gap(x, numerics.REDUCED, excess, gap)
     return excess, gap
 
 
