@@ -57,6 +57,7 @@ def test_only_one_token_is_left(kernel, device):
     assert got.entropy.tolist() == [0.0, 0.0]
 
 
+@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")  # Triton 3.7's interpreter, of its own NumPy
 def test_what_is_no_logit_gives_nan_in_its_row_alone(kernel, device):
     bad = [(value, where) for value in (nan, -nan, inf) for where in (0, 3_333, SIZE - 1)]
     n = len(bad)
