@@ -95,7 +95,7 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
         error = (own["kl_estimate"] - own["kl"]).groupby(own["seed"]).mean().to_numpy()
         row = described(name) | {"seeds": len(regret), "fixed_point": points[name], "start_regret": float(start[name])}
         row |= summarized("regret", regret, name) | summarized("difference", difference, name)
-        row |= {"effect_size": _effect(difference)}
+        row |= {"effect_size": effect(difference)}
         row |= {column: by_seed(training, name, column).mean() for column in ("reward", "kl", "kl_to_optimum")}
         row |= summarized("estimate_error", error, name)
         row |= {"clip_fraction": own["clip_fraction"].mean(), "clamp_fraction": own["clamp_fraction"].mean()}
@@ -105,7 +105,7 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
     return pd.DataFrame(rows)
 
 
-def _effect(difference: np.ndarray) -> float:
+def effect(difference: np.ndarray) -> float:
     """Mean over standard deviation of paired differences (Cohen's d_z)."""
     spread = float(difference.std(ddof=1)) if len(difference) > 1 else math.nan
     return float(difference.mean()) / spread if spread > 0 else math.nan

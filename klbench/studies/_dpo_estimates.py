@@ -1,0 +1,85 @@
+"""What samples say of a policy's KL while DPO trains it: from its own completions, from the reference's, from the pairs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench import estimators
+from klbench.rlhf.testbed import Testbed
+from klbench.types import Draws
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.rlhf.ranked import Pairs
+
+
+def _leaves(log_q: Tensor, uniform: np.ndarray) -> Tensor:
+    """Sequences by inversion: ``(..., prompts, leaves)`` and uniforms ``(seeds, prompts, n)`` to ``(..., prompts, n)``."""
+    import torch
+
+    ends = log_q.exp().cumsum(-1)[..., :-1].contiguous()
+    drawn = torch.from_numpy(uniform).expand(*log_q.shape[:-1], -1).contiguous()
+    return torch.searchsorted(ends, drawn, right=True)
+
+
+def _mean(values: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the sampled sequences of all prompts, and its standard error, by prompt: ``(..., prompts, n)`` to ``(...)``."""
+    each = values.gather(-1, leaves)
+    return each.mean((-2, -1)), (each.var(-1).mean(-1) / (each.shape[-1] * each.shape[-2])).sqrt()
+
+
+def _uniform(bed: Testbed, n: int, step: int, what: str) -> np.ndarray:
+    return np.stack([bed.stream(k, what, step).random((bed.prompts, n)) for k in bed.seeds])
+
+
+def k1(bed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
+    """``kl_estimate`` and its standard error for a stack ``(arms, seeds, prompts, leaves)``, by k1 from its own completions."""
+    mean, error = _mean(log_q - bed.leaf_log_p, _leaves(log_q, _uniform(bed, n, step, "completions")))
+    return {"kl_estimate": mean, "kl_estimate_se": error}
+
+
+def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
+    """What each estimator, ``(name, level)``, says of each sequence, ``(seeds, prompts, leaves)``.
+
+    ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of exact KLs over these.
+    """
+    import torch
+
+    node, token, mask = bed.tree.paths
+    log_ratio = torch.where(mask, (bed.log_p - log_probs)[..., node, token], 0.0)
+    kl = torch.where(mask, (log_probs.exp() * (log_probs - bed.log_p)).sum(-1)[..., node], 0.0).sum(-1)
+    whole = log_ratio.sum(-1)
+    result = {("k1", "sequence"): -whole}
+    for name in ("k2", "k3"):
+        terms = estimators.get(name).terms
+        result[name, "token"] = (terms(Draws(log_ratio)) * mask).sum(-1)
+        result[name, "sequence"] = terms(Draws(whole))
+    return result | {("full", "token"): kl}
+
+
+def rows(bed: Testbed, log_probs: Tensor, pairs: Pairs, n: int, size: int, step: int) -> list[dict[str, Any]]:
+    """One row a seed and estimator: what it said, what it says on average, and the exact KL."""
+    log_q = bed.tree.sum_along(log_probs.detach())
+    exact = (log_q.exp() * (log_q - bed.leaf_log_p)).sum(-1).mean(-1)
+    found = {}
+    mine = _leaves(log_q, _uniform(bed, n, step, "completions"))
+    for (name, level), values in views(bed, log_probs.detach()).items():
+        found["policy", name, level] = (*_mean(values, mine), (log_q.exp() * values).sum(-1).mean(-1))
+    # Both answers of a pair come from the reference: weighted by q/p, t log t with t = q/p, they tell KL(q‖p) too.
+    weighted = (log_q - bed.leaf_log_p).exp() * (log_q - bed.leaf_log_p)
+    theirs = _leaves(bed.leaf_log_p, _uniform(bed, n, step, "answers"))
+    found["reference", "k1 weighted", "sequence"] = (*_mean(weighted, theirs), exact)
+    both = [weighted.flatten(1).gather(-1, places) for places in (pairs.chosen, pairs.rejected)]
+    seen = (both[0] + both[1]) / 2.0
+    found["pairs", "k1 weighted", "sequence"] = (seen.mean(-1), seen.std(-1) / seen.shape[-1] ** 0.5, exact)
+    return [
+        {
+            "pairs": size, "step": step, "seed": k, "samples_of": source, "estimator": name, "level": level,
+            "kl": float(exact[j]), "estimate": float(mean[j]), "estimate_se": float(error[j]), "expected": float(expected[j]),
+        }
+        for (source, name, level), (mean, error, expected) in found.items()
+        for j, k in enumerate(bed.seeds)
+    ]  # fmt: skip

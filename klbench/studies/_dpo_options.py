@@ -1,0 +1,129 @@
+"""Settings of the DPO study."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from klbench import divergences
+from klbench.pairs._policies import Name
+from klbench.pairs._tree import Tree
+from klbench.rlhf.dpo import Arm
+from klbench.types import Options
+
+Preset = Literal["default", "thorough"]
+
+STANDARD = "dpo"
+"""The arm that all others are compared with: KL of the policy from the reference, no smoothing."""
+MOST_PAIRS = 400_000
+"""Pairs of all prompts that one seed may have: the population's loss is their sum, at every evaluation."""
+
+DEFAULT: dict[str, Any] = {
+    "divergences": ("kl_qp", "js", "hellinger", "kl_pq", "chi2"), "smoothings": (0.1,),
+    "comparisons": (64, 256, 1024, 4096, 16384), "seeds": 8, "steps": 300, "every": 20,
+}  # fmt: skip
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": DEFAULT,
+    "thorough": {
+        "divergences": ("kl_qp", "alpha:0.25", "js", "hellinger", "alpha:0.75", "kl_pq", "chi2"),
+        "smoothings": (0.01, 0.1, 0.3), "comparisons": (64, 256, 1024, 4096, 16384, 65536), "seeds": 16, "steps": 600,
+        "every": 20,
+    },
+}  # fmt: skip
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        divergences.get(name)
+        if name.startswith("alpha:") and float(name.partition(":")[2]) < 0:
+            raise ValueError(
+                f"{name} lets a policy lose a sequence for good at a finite price, and has no DPO: alpha must be > 0"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError("each divergence once")
+    return names
+
+
+def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(sizes)))
+
+
+class DpoOptions(Options):
+    """Settings of the DPO study. What a preset sets, a key of one's own overrides.
+
+    Rewards are in (-1, 1); labels come from ``sigma(scale * (r - r'))``.
+
+    Parameters
+    ----------
+    preset
+        ``default``, or ``thorough``: more divergences, smoothings, pairs, seeds and steps.
+    model, vocabulary, horizon, prompts, width
+        Of the policies, as in ``pair=sequence``.
+    beta
+        The penalty's weight against the reward; the loss has ``scale * beta``, and for other divergences than KL(q‖p) that over
+        ``f''(1)``, so that all weigh alike near the reference.
+    scale, flips
+        Sharpness of the labels, and the share of them that is turned round.
+    divergences, smoothings
+        Penalties by name; label smoothings of KL(q‖p).
+    comparisons
+        Numbers of ranked pairs, over all prompts. All there are come on top.
+    batch
+        Pairs in a step (null: all of them).
+    seeds, steps, every
+        Seeds; steps of Adam; steps between evaluations.
+    completions
+        Sequences of each prompt, sampled at every evaluation, from which the estimators tell the KL.
+    learning_rate, decay, gradient_clip
+        Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
+    """
+
+    preset: Preset = "default"
+    model: Name = "gru"
+    vocabulary: int = Field(default=4, ge=2, le=64)
+    horizon: int = Field(default=3, ge=1, le=10)
+    prompts: int = Field(default=8, ge=1, le=256)
+    width: int = Field(default=8, ge=1, le=64)
+    beta: float = Field(default=0.2, gt=0.0, le=1e3)
+    scale: float = Field(default=5.0, gt=0.0, le=1e3)
+    flips: float = Field(default=0.0, ge=0.0, lt=0.5)
+    divergences: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]
+    smoothings: tuple[Annotated[float, Field(gt=0.0, lt=0.5)], ...]
+    comparisons: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(min_length=1), AfterValidator(_ascending)]
+    batch: int | None = Field(default=None, ge=1)
+    seeds: int = Field(ge=1, le=4096)
+    steps: int = Field(ge=1, le=100_000)
+    every: int = Field(ge=1)
+    completions: int = Field(default=64, ge=2, le=100_000)
+    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
+    decay: bool = True
+    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, given: Any) -> Any:
+        return PRESETS.get(str(given.get("preset", "default")), DEFAULT) | given if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _check(self) -> DpoOptions:
+        if "kl_qp" not in self.divergences:
+            raise ValueError("divergences must have kl_qp, with which the others are compared")
+        leaves = Tree(self.vocabulary, self.horizon).leaves
+        pairs = self.prompts * leaves * (leaves + 1) // 2
+        if pairs > MOST_PAIRS:
+            raise ValueError(
+                f"vocabulary={self.vocabulary}, horizon={self.horizon} and prompts={self.prompts} make {pairs:,} pairs, "
+                f"at most {MOST_PAIRS:,} are summed at every evaluation"
+            )
+        return self
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """What is compared, the standard first."""
+        others = [name for name in self.divergences if name != "kl_qp"]
+        return (
+            Arm(STANDARD, self.scale * self.beta),
+            *(Arm(f"f-dpo {name}", self.scale * self.beta / divergences.get(name).curvature, name) for name in others),
+            *(Arm(f"dpo smoothed {each:g}", self.scale * self.beta, "kl_qp", each) for each in sorted(set(self.smoothings))),
+        )

@@ -1,0 +1,194 @@
+"""From the rows of DPO to what is said of them: where each number of pairs leads, when it was best, what was told of the KL."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench.studies._dpo_options import STANDARD, DpoOptions
+from klbench.studies._training_tables import BAND, effect, summarized
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEANS = (
+    "reward", "kl", "regret", "kl_to_own", "divergence_value", "accuracy", "population_accuracy", "loss", "population_loss",
+    "reward_slope", "reward_correlation", "policy_slope", "policy_correlation",
+)  # fmt: skip
+CURVES = ("kl_to_optimum", "kl_to_own", "kl", "loss", "population_loss")
+
+
+def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
+    """What each arm is made of."""
+    return {
+        arm.name: {
+            "arm": arm.name, "divergence": arm.divergence, "smoothing": arm.smoothing, "beta": options.beta,
+            "beta_dpo": arm.beta,
+        }
+        for arm in options.arms
+    }  # fmt: skip
+
+
+def training_table(rows: Sequence[Mapping[str, Any]], options: DpoOptions) -> pd.DataFrame:
+    """One row an arm, number of pairs (infinite: all there are), seed and evaluation."""
+    import pandas as pd
+
+    # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
+    fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
+    arms = described(options)
+    first = (
+        "algorithm", "arm", "estimator", "placement", "level", "pairs", "seed", "step", "reward", "kl", "kl_estimate",
+        "kl_estimate_se", "objective", "regret", "kl_to_optimum", "kl_to_own",
+    )  # fmt: skip
+    table = pd.DataFrame([fixed | arms[row["arm"]] | dict(row) for row in rows])
+    return table[[*first, *(name for name in table if name not in first)]]
+
+
+def _at(table: pd.DataFrame, places: pd.Series[int]) -> pd.DataFrame:
+    """Rows by label, one a seed, in the seeds' order."""
+    return table.loc[places].sort_values("seed")
+
+
+def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
+    """One row an arm and number of pairs: KL(pi‖pi*) of the last, the best, and the checkpoint with the least population loss.
+
+    Differences are from the standard arm on the same seeds and pairs.
+    """
+    import pandas as pd
+
+    rows = []
+    for size in training["pairs"].unique():
+        mine = training[training["pairs"] == size]
+        standard: dict[str, np.ndarray] = {}
+        for name, own in mine.groupby("arm", sort=False):
+            by_seed = own.groupby("seed", sort=False)
+            kinds = {
+                "last": own[own["step"] == own["step"].max()].sort_values("seed"),
+                "best": _at(own, by_seed["kl_to_optimum"].idxmin()),
+                "stopped": _at(own, by_seed["population_loss"].idxmin()),
+            }
+            last = kinds["last"]
+            row = described(options)[str(name)] | {"pairs": size, "seeds": len(last)}
+            for kind, table in kinds.items():
+                values = table["kl_to_optimum"].to_numpy()
+                row |= summarized(kind, values, name, str(size))
+                difference = values - standard.setdefault(kind, values)
+                row |= summarized(f"{kind}_difference", difference, name, str(size))
+                row |= {f"{kind}_effect_size": effect(difference), f"{kind}_step": float(table["step"].median())}
+            row |= {column: float(last[column].mean()) for column in MEANS}
+            row |= {"best_kl": float(kinds["best"]["kl"].mean()), "diverged": int((last["status"] != "ok").sum())}
+            rows.append(row | {"outcome": _outcome(row, str(name))})
+    return pd.DataFrame(rows)
+
+
+def _outcome(row: Mapping[str, Any], name: str) -> str:
+    if row["diverged"]:
+        return "diverged on some seeds"
+    if name == STANDARD:
+        return "the comparison"
+    if not math.isfinite(row["last_difference_low"]):
+        return "too few seeds to tell"
+    if row["last_difference_low"] > 0:
+        return "further from the optimum"
+    return "nearer to the optimum" if row["last_difference_high"] < 0 else "not told from the standard"
+
+
+def curves_table(training: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds at each evaluation, and the band that most seeds lie in."""
+    import pandas as pd
+
+    rows = []
+    for (name, size, step), group in training.groupby(["arm", "pairs", "step"], sort=False):
+        row: dict[str, Any] = {"arm": name, "pairs": size, "step": step}
+        for column in CURVES:
+            values = group[column].to_numpy()
+            low, high = np.quantile(values, BAND)
+            row |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def rates_table(training: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm: the power of the number of pairs that KL(pi‖pi*) goes with, by a line through each seed's logarithms."""
+    import pandas as pd
+
+    finite = training[np.isfinite(training["pairs"])]
+    rows = []
+    for name, own in finite.groupby("arm", sort=False):
+        row: dict[str, Any] = {"arm": name}
+        for kind, values in (
+            ("last", own[own["step"] == own["step"].max()].set_index(["seed", "pairs"])["kl_to_optimum"]),
+            ("best", own.groupby(["seed", "pairs"])["kl_to_optimum"].min()),
+        ):
+            grid = values.unstack("pairs").sort_index()
+            if grid.shape[1] < 2 or bool((grid <= 0).any(axis=None)) or bool(grid.isna().any(axis=None)):
+                continue
+            slopes = np.polyfit(np.log(grid.columns.to_numpy(dtype=float)), np.log(grid.to_numpy()).T, 1)[0]
+            row |= summarized(f"{kind}_exponent", slopes, name)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
+    """One row an arm: its exact population optimum, how far that is from ``pi*``, and where training on all pairs ended."""
+    import pandas as pd
+
+    table, last = pd.DataFrame(rows), training[np.isinf(training["pairs"]) & (training["step"] == training["step"].max())]
+    result = []
+    for name, what in described(options).items():
+        own, reached = (each[each["arm"] == name].sort_values("seed") for each in (table, last))
+        row = what | {"seeds": len(own), "start": float(own["start"].mean()), "residual": float(own["residual"].max())}
+        for column in ("kl_to_optimum", "kl", "reward", "divergence_value", "slope", "correlation"):
+            row |= summarized(f"own_{column}", own[column].to_numpy(), name)
+        for column in ("kl_to_optimum", "kl_to_own", "kl"):
+            if len(reached):
+                row |= summarized(f"reached_{column}", reached[column].to_numpy(), name)
+        result.append(row)
+    return pd.DataFrame(result)
+
+
+def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row a number of pairs, evaluation and estimator: means over seeds of what the standard arm's samples said of its KL.
+
+    ``error`` is the mean of estimate less exact KL with a standard error over seeds, ``bias`` that of the estimator's own
+    expectation, ``below`` the share of seeds that it left below.
+    """
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    result = []
+    keys = ["pairs", "step", "samples_of", "estimator", "level"]
+    for key, group in table[table["step"] > 0].groupby(keys, sort=False):
+        error = (group["estimate"] - group["kl"]).to_numpy()
+        n = len(error)
+        result.append(
+            dict(zip(keys, key, strict=True))
+            | {
+                "seeds": n, "kl": group["kl"].mean(), "estimate": group["estimate"].mean(), "error": error.mean(),
+                "error_se": error.std(ddof=1) / n**0.5 if n > 1 else math.nan, "rmse": float(np.sqrt(np.mean(error**2))),
+                "bias": (group["expected"] - group["kl"]).mean(), "below": float((error < 0).mean()),
+                "claimed_se": float(group["estimate_se"].mean()),
+            }
+        )  # fmt: skip
+    return pd.DataFrame(result)
+
+
+def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """One row an estimator and number of pairs: its error over all evaluations, in units of the exact KL, by seed."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    result = []
+    keys = ["pairs", "samples_of", "estimator", "level"]
+    for key, group in table[table["step"] > 0].groupby(keys, sort=False):
+        relative = ((group["estimate"] - group["kl"]) / group["kl"]).groupby(group["seed"]).mean().to_numpy()
+        spread = (((group["estimate"] - group["kl"]) / group["kl"]) ** 2).groupby(group["seed"]).mean() ** 0.5
+        row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"seeds": len(relative), "kl": group["kl"].mean()}
+        row |= summarized("rel_error", relative, *map(str, key)) | {"rel_rmse": float(spread.mean())}
+        row |= {"rel_bias": float(((group["expected"] - group["kl"]) / group["kl"]).mean())}
+        row |= {"below": float((group["estimate"] < group["kl"]).mean())}
+        result.append(row)
+    return pd.DataFrame(result)
