@@ -24,7 +24,7 @@ PROMISED = {
 }  # fmt: skip
 TINY = {
     "vocabulary": 2, "horizon": 2, "prompts": 2, "width": 4, "seeds": 5, "steps": 20, "every": 10, "comparisons": (16, 256),
-    "divergences": ("kl_qp", "kl_pq"), "smoothings": (0.2,), "completions": 40,
+    "divergences": ("kl_qp", "kl_pq"), "smoothings": (0.2,), "completions": 40, "learning_rate": 0.05,
 }  # fmt: skip
 ARMS = ["dpo", "f-dpo kl_pq", "dpo smoothed 0.2"]
 
