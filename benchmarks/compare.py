@@ -99,8 +99,10 @@ class Side:
             raise CannotCompareError(f"the process of {self.tree} was killed by signal {-self._process.returncode}")
 
 
-def session(base: Path, here: Path, folder: Path, arguments: Sequence[str], wanted: set[str] | None = None) -> Pairs:
-    """Both sides in step; benchmarks that only one of them has, or can run, are left out."""
+def session(
+    base: Path, here: Path, folder: Path, arguments: Sequence[str], wanted: set[str] | None = None
+) -> tuple[Pairs, set[str]]:
+    """Both sides in step; and the names of the benchmarks that only one of them has, or can run."""
     sides = (Side(base, folder, arguments), Side(here, folder, arguments))
     found: Pairs = {}
     try:
@@ -120,7 +122,7 @@ def session(base: Path, here: Path, folder: Path, arguments: Sequence[str], want
     finally:
         for side in sides:
             side.end()
-    return found
+    return found, (set(there) | set(now) if wanted is None else wanted) - found.keys()
 
 
 def _turns(base: Side, here: Side) -> list[tuple[float, float]]:
@@ -161,7 +163,10 @@ def compare(base: Path, here: Path, arguments: Sequence[str], threshold: float, 
             if wanted is not None and not wanted:
                 break
             print(f"session {k + 1}{f', {len(wanted)} benchmarks undecided' if wanted else ''}", file=sys.stderr, flush=True)
-            for name, pairs in session(base, here, Path(folder), arguments, wanted).items():
+            timed, left = session(base, here, Path(folder), arguments, wanted)
+            if left and k == 0:
+                print(f"not compared, since they ran on one side at most: {', '.join(sorted(left))}", file=sys.stderr)
+            for name, pairs in timed.items():
                 found.setdefault(name, []).append(pairs)
             rows = judged(found, threshold)
     if not rows:

@@ -72,11 +72,11 @@ def test_the_interval_covers_the_ratio() -> None:
     """Sessions differ by 3 %, turns by 5 %: of three sessions a nominal 99 % is rather 90 %; the threshold allows for that."""
     stream = np.random.Generator(np.random.Philox(key=1))
     covered = 0
-    for k in range(100):
+    for k in range(60):
         offsets = np.exp(0.03 * stream.standard_normal(3))
         low, high = interval([turns(1.1 * o, noise=0.05, seed=10 * k + i) for i, o in enumerate(offsets)], 0.99)[1:]
         covered += low <= 1.1 <= high
-    assert covered >= 80
+    assert covered >= 48
 
 
 class Fake:
@@ -117,14 +117,17 @@ class Fake:
 def test_sides_that_differ_stay_in_step(base, here, wanted, common, tmp_path, monkeypatch) -> None:
     sides = iter((base, here))
     monkeypatch.setattr(compare, "Side", lambda *_: next(sides))
-    assert list(compare.session(tmp_path, tmp_path, tmp_path, [], wanted)) == common
+    found, left = compare.session(tmp_path, tmp_path, tmp_path, [], wanted)
+    assert list(found) == common
+    assert left == (wanted or {*base.names(), *here.names()}) - set(common)
     assert base.ended
     assert here.ended
 
 
 def test_two_processes_take_turns(tmp_path) -> None:
     here = compare.HERE
-    found = compare.session(here, here, tmp_path, ["-k", "bench_moments"])
+    found, left = compare.session(here, here, tmp_path, ["-k", "bench_moments"])
+    assert left == set()
     assert list(found) == ["bench_engine.py::bench_moments"]
     (pairs,) = found.values()
     assert compare.FEWEST <= len(pairs) <= compare.MOST

@@ -1,5 +1,6 @@
 """Rows of timings, kept in a file that grows, and the page that is drawn from it."""
 
+import platform
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -46,6 +47,7 @@ def test_a_row_says_what_was_timed_where_and_of_which_commit() -> None:
     assert list(rows["benchmark"]) == list(NAMES)
     assert (rows[["seconds", "seconds_q25", "seconds_q75", "least"]] == [1.2e-3, 1.1e-3, 1.3e-3, 1e-3]).all(axis=None)
     assert set(rows["machine"]) == {kind()}
+    assert kind().startswith(f"{platform.system()} {platform.machine()}, ")
     assert (rows["rounds"] == 5).all()
 
 
