@@ -50,7 +50,8 @@ class Run:
 
 @contextlib.contextmanager
 def _noticing(folder: RunFolder) -> Iterator[None]:
-    """What is to be known goes to the terminal, on one line, and into the log."""
+    """What is to be known goes to the terminal, on one line, and into the log; once, however often it happens."""
+    said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
@@ -59,6 +60,9 @@ def _noticing(folder: RunFolder) -> Iterator[None]:
             file: TextIO | None = None, line: str | None = None,
         ) -> None:  # fmt: skip
             if issubclass(category, Notice):
+                if str(message) in said:
+                    return
+                said.add(str(message))
                 print("klbench:", message, file=sys.stderr)
                 folder.log(f"note: {message}")
             else:

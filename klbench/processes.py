@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -49,7 +49,6 @@ class Group:
     rank: int = 0
     size: int = 1
     channel: Any = None
-    _heard: set[str] = field(default_factory=set, repr=False, compare=False)
 
     @property
     def main(self) -> bool:
@@ -90,9 +89,7 @@ class Group:
     def _repeat(self, rank: int, attempt: _Attempt) -> None:
         """The main process says what another one was warned of."""
         for text in attempt.said if self.main else ():
-            if text not in self._heard:
-                self._heard.add(text)
-                warnings.warn(f"process {rank} of {self.size}: {text}", Notice, stacklevel=3)
+            warnings.warn(f"process {rank} of {self.size}: {text}", Notice, stacklevel=3)
 
     def from_main(self, value: T) -> T:
         """What the main process has."""

@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from klbench import processes
 from klbench.processes import Group
-from klbench.types import ConfigError
+from klbench.types import ConfigError, Notice
 
 RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
@@ -123,6 +124,24 @@ def test_a_run_whose_main_process_ended_goes_on_to_the_same_bits(both, alone) ->
     assert "no space left" in came_to(both, "stopped")["err"]
     assert codes(both, "resumed") == [0, 0]
     assert_same_tables(both / "stopped", alone / "done")
+
+
+def test_what_is_to_be_known_is_one_line_and_in_the_log(call, monkeypatch, tmp_path) -> None:
+    from klbench.studies import lm
+
+    measure = lm.measure_shard
+
+    def halving(*task):
+        warnings.warn("out of memory with 64 sequences at a time; went on with 32", Notice, stacklevel=1)
+        return measure(*task)
+
+    monkeypatch.setattr(lm, "measure_shard", halving)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        called = call(*RUN, "samples=4", "shard=2", "rescored=0", "out=run", folder=tmp_path)
+    assert called.code == 0
+    assert called.err == "klbench: out of memory with 64 sequences at a time; went on with 32\n"
+    assert "note: out of memory with 64" in (tmp_path / "run" / "log.txt").read_text()
 
 
 def test_alone_a_group_is_nothing_but_itself() -> None:
