@@ -98,6 +98,20 @@ CASES = (
             "frontier_seeds=1",
         ),
     ),
+    Case(
+        "dpo",
+        (
+            "+exp=dpo", "vocabulary=3", "horizon=2", "prompts=2", "width=4", "divergences=[kl_qp,js]", "comparisons=[40]",
+            "smoothings=[0.2]", "seeds=2", "steps=20", "every=10", "completions=16",
+        ),
+    ),
+    Case(
+        "reward_model",
+        (
+            "+exp=reward_model", "vocabulary=3", "horizon=2", "prompts=2", "width=4", "sizes=[40]", "model_steps=20", "seeds=2",
+            "betas=[1.0,0.2]", "best_of=[1,4]", "updates=10",
+        ),
+    ),
 )  # fmt: skip
 
 
