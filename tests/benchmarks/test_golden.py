@@ -138,7 +138,7 @@ def test_rows_columns_and_tables_that_come_or_go_are_told(tmp_path) -> None:
     ]
     golden.write(case, tables, tmp_path)
     table = tables["lambda"]
-    assert "2 rows became 1" in golden.differences(case, {"lambda": table.iloc[:1]}, tmp_path)[0][0]
+    assert "2 rows, now 1" in golden.differences(case, {"lambda": table.iloc[:1]}, tmp_path)[0][0]
     assert "gone: ['kl_qp']" in golden.differences(case, {"lambda": table.drop(columns="kl_qp")}, tmp_path)[0][0]
     assert golden.differences(case, tables | {"more": table}, tmp_path)[0] == ["lambda: table more is in one of both only"]
 
