@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from klbench.report.blocks import Block, Cell, Column, Details, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent
 from klbench.report.sections import _overoptimisation_answer, _overoptimisation_figures, _terms
-from klbench.report.sections._overoptimisation_data import COLUMNS, COVERS, Learned, Row, load, named
+from klbench.report.sections._overoptimisation_data import COLUMNS, COVERS, GOLD, Learned, Row, load, named
 from klbench.report.sections._training_answer import interval
 
 
@@ -34,6 +34,10 @@ def _number(value: float) -> Cell:
 
 def _ranged(row: Row, name: str) -> Cell:
     return Cell(interval(row, name), row[name])
+
+
+def _proxy(name: str) -> Cell:
+    return Cell("the true reward" if name == GOLD else name)
 
 
 def _models(learned: Learned) -> list[Table]:
@@ -81,7 +85,7 @@ def _peaks(learned: Learned) -> list[Table]:
     cells = [
         [
             Cell(named((row["method"], row["combination"] or ""))),
-            Cell(row["proxy"], None if math.isnan(row["pairs"]) else row["pairs"]), _ranged(row, "peak_gold"),
+            _proxy(row["proxy"]), _ranged(row, "peak_gold"),
             *(_number(row[each]) for each in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
             _ranged(row, "lost"), _ranged(row, "missed"),
         ]
@@ -104,7 +108,7 @@ def _equal(learned: Learned) -> list[Table]:
     ]
     cells = [
         [
-            Cell(named((row["method"], row["combination"] or ""))), Cell(row["proxy"]), _number(row["kl"]),
+            Cell(named((row["method"], row["combination"] or ""))), _proxy(row["proxy"]), _number(row["kl"]),
             _ranged(row, "gold_gain"), _ranged(row, "difference"), Cell(str(row["seeds"]), row["seeds"]),
         ]
         for row in rows
