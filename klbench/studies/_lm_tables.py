@@ -26,7 +26,7 @@ from klbench.studies._lm_values import (
 from klbench.studies._value_tables import described
 from klbench.types import Estimator, Truth
 
-TOP = 50
+TOP, TOP_RATIOS = 50, 20
 """Tokens of a pair that are listed."""
 
 
@@ -82,6 +82,24 @@ def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
                 }
             )
         )  # fmt: skip
+    return pd.concat(frames, ignore_index=True) if frames else None
+
+
+def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """The tokens whose log-ratio was ever the largest, in either direction; None where nobody names tokens."""
+    frames = []
+    for m in results:
+        found = m.found.vocabulary
+        if found is None:
+            continue
+        top = np.lexsort((found.token, -found.largest))[:TOP_RATIOS]
+        decode: Callable[[list[int]], list[str]] | None = getattr(m.pair, "decode", None)
+        ids = found.token[top]
+        columns = {
+            "pair": m.pair.title, "rank": np.arange(1, top.size + 1), "token": ids,
+            "text": decode(ids.tolist()) if decode else "", "largest": found.largest[top], "count": found.count[top], "k1_mean": found.k1[top] / found.count[top],
+        }  # fmt: skip
+        frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True) if frames else None
 
 

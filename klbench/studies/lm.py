@@ -195,8 +195,8 @@ def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]
 
 
 def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``values``, ``tokens``, ``top_tokens``, ``sampling``, ``prompts``, ``dtype``, ``truncation``, ``pairs``,
-    ``estimators``, ``throughput`` and ``cost``.
+    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``dtype``, ``truncation``,
+    ``pairs``, ``estimators``, ``throughput`` and ``cost``.
     """  # noqa: D205
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
@@ -237,7 +237,10 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
 def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Context) -> dict[str, pd.DataFrame]:
     found = values(results)
     used = {each.name: each for m in results for each in m.chosen}
-    optional = {"top_tokens": made.top_tokens(results), "sampling": made.sampling(results), "prompts": made.prompts(results)}
+    optional = {
+        "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
+        "sampling": made.sampling(results), "prompts": made.prompts(results),
+    }  # fmt: skip
     return {
         "values": found,
         "tokens": made.positions(results),

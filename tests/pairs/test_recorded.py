@@ -109,7 +109,11 @@ def tables(path: Path, workers: int = 1, **options) -> dict[str, pd.DataFrame]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_content_in_every_format_is_one_table(files, kind) -> None:
     expected, found = tables(files["jsonl"]), tables(files[kind])
-    assert set(found) == set(expected) == {"values", "tokens", "top_tokens", "sampling", "prompts", "pairs", "estimators"}
+    assert (
+        set(found)
+        == set(expected)
+        == {"values", "tokens", "top_tokens", "largest_ratios", "sampling", "prompts", "pairs", "estimators"}
+    )
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table, check_exact=True, obj=name)
 

@@ -157,7 +157,7 @@ def test_numbers() -> None:
 
 def test_labels_leave_out_what_all_share() -> None:
     def labels(*pairs: str) -> list[str]:
-        data = Data([], [{"pair": each} for each in pairs], [], [], [], [], {}, [], [], [])
+        data = Data([], [{"pair": each} for each in pairs], [], [], [], [], {}, [], [], [], [])
         return list(data.labels.values())
 
     assert labels("LM a ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens, T=0.7") == ["a", "b", "b, T=0.7"]

@@ -275,6 +275,17 @@ def test_tokens_that_carry_the_divergence() -> None:
         assert abs(found["k1_sum"] - 20_000 * exact) <= 5 * found["k1_sum_se"]
 
 
+def test_tokens_with_the_largest_ratios() -> None:
+    table = measured(0.0)["largest_ratios"]
+    assert table["largest"].is_monotonic_decreasing
+    assert table["rank"].tolist() == [1, 2, 3, 4]
+    _, log_ratio, *_ = atoms(pair())
+    token, mask = (np.asarray(pair().tree.paths[i]) for i in (1, 2))
+    for found in table.to_dict("records"):  # 20,000 completions of such a policy meet all that there are
+        exact = np.abs(np.where(mask & (token == found["token"]), log_ratio, 0.0)).max()
+        assert found["largest"] == pytest.approx(exact)
+
+
 def test_a_tail_that_repeats_has_no_shape() -> None:
     stream = np.random.default_rng(0)
     assert math.isnan(tail_shape(np.repeat([0.1, 0.2, 0.3], 2_000))[0])

@@ -59,6 +59,7 @@ class Data:
     throughput: list[Record]
     cost: list[Record]
     prompts: list[Record]
+    ratios: list[Record]
 
     @cached_property
     def pairs(self) -> list[str]:
@@ -117,7 +118,7 @@ def load(tables: Tables) -> Data:
     return Data(
         values, _rows(tables, "tokens"), _rows(tables, "top_tokens"), _rows(tables, "dtype"), _rows(tables, "truncation"),
         _rows(tables, "sampling"), about, _rows(tables, "throughput", ("stage",)), _rows(tables, "cost"),
-        _rows(tables, "prompts", ("what", "se_new")),
+        _rows(tables, "prompts", ("what", "se_new")), _rows(tables, "largest_ratios", ("text", "largest")),
     )  # fmt: skip
 
 

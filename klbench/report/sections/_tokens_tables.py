@@ -129,6 +129,30 @@ def top(data: Data, pair: str) -> list[Block]:
     return [Table(f"{count(len(rows), 'token')} of {total:,} that carry most: {data.labels[pair]}", columns, cells)]
 
 
+def ratios(data: Data, pair: str) -> list[Block]:
+    """The tokens with the largest ratios."""
+    rows = [row for row in data.ratios if row["pair"] == pair]
+    if not rows:
+        return []
+    named = any(row["text"] for row in rows)
+    columns = [
+        *([Column("Token", "its text; ␣ is a space, ⏎ the end of a line")] if named else []),
+        Column("Id", "in the tokenizer", numeric=True),
+        Column("Largest |log r|", "of any time it was drawn, nats", numeric=True),
+        Column("Drawn", "how often", numeric=True),
+        Column("log q/p", "mean where it was drawn, nats", numeric=True),
+    ]
+    cells = [
+        [
+            *([Cell(code(visible(row["text"])))] if named else []), Cell(f"{row['token']}", row["token"]),
+            number_cell(row["largest"]), Cell(f"{row['count']:,}", row["count"]), number_cell(row["k1_mean"], 2),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    title = f"Tokens with the largest ratios: {data.labels[pair]}"
+    return [Details(title, [Table(title, columns, cells)])]
+
+
 def dtype(data: Data) -> list[Block]:
     """What another format changes."""
     rows = [row for row in data.dtype if row["estimator"] in ("k1", "k2", "k3")]
@@ -222,4 +246,5 @@ def all_tables(data: Data) -> Sequence[Block]:
             for pair, found in listed
             if found
         ]
+        blocks += [block for pair in data.pairs for block in ratios(data, pair)]
     return [*blocks, *sampling(data), *dtype(data), *truncation(data), *_tokens_cost.cost(data), *_tokens_cost.prompts(data)]

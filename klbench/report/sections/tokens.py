@@ -70,6 +70,7 @@ SECTION = Section(
     answer,
     covers=(
         "values", "top_tokens", "dtype", "truncation", "sampling", "pairs", "estimators", "throughput", "cost", "prompts",
+        "largest_ratios",
     ),
     order=5,
     terms=TERMS,
