@@ -97,7 +97,8 @@ def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
         ids = found.token[top]
         columns = {
             "pair": m.pair.title, "rank": np.arange(1, top.size + 1), "token": ids,
-            "text": decode(ids.tolist()) if decode else "", "largest": found.largest[top], "count": found.count[top], "k1_mean": found.k1[top] / found.count[top],
+            "text": decode(ids.tolist()) if decode else "", "largest": found.largest[top], "count": found.count[top],
+            "k1_mean": found.k1[top] / found.count[top],
         }  # fmt: skip
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True) if frames else None
