@@ -97,6 +97,8 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
                 settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress, group,
             )  # fmt: skip
             tables = dict(settings.study.run(settings.options, context))
+        if context.interrupted and not tables:
+            raise KeyboardInterrupt
         studied = time.monotonic()
         folder.write_tables(tables)
         status = "interrupted" if context.interrupted else "done"
