@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from klbench.lm import names
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -64,6 +66,19 @@ class LanguageModel:
             )
         return ids
 
+    def continued(self, completion: str) -> list[int]:
+        """The ids of what follows a prompt, without what the tokenizer puts around a text of its own."""
+        with quiet():
+            ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def texts(self, token: np.ndarray, mask: np.ndarray) -> list[str]:
+        """Completions ``(n, T)`` as texts, without special tokens."""
+        with quiet():
+            rows = [row[keep].tolist() for row, keep in zip(token, mask, strict=True)]
+            found: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        return found
+
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each token by itself."""
         with quiet():
@@ -71,26 +86,17 @@ class LanguageModel:
 
 
 def check_device(device: str) -> None:
-    """Check that a device is there; of several processes on a machine, each takes the GPU of its number (``LOCAL_RANK``).
+    """Check that a device is there.
 
     Raises
     ------
     ConfigError
-        ``cuda`` without a GPU, or with fewer than there are processes.
+        ``cuda`` without a GPU.
     """
-    if device != "cuda":
-        return
     import torch
 
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device='cuda': torch sees no GPU here; use device=cpu")
-    local, gpus = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
-    if local.isdecimal():
-        if int(local) >= gpus:
-            raise ConfigError(
-                f"device='cuda': there is no GPU for process {int(local) + 1} of this machine, torch sees {gpus}; start {gpus}"
-            )
-        torch.cuda.set_device(int(local))  # what "cuda" means from here on
 
 
 def load(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
