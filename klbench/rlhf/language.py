@@ -1,0 +1,234 @@
+"""A causal language model as what :func:`klbench.rlhf.ppo.train` trains: a policy, its reference, a reward, perhaps a critic.
+
+A stack of one, ``(1, 1, n, T)``: every combination is a world of its own, and all of them draw with the same uniforms after
+the same prompts. The loop's arithmetic, a few numbers a token, is done in float64 on the CPU; the models stay where they are,
+and autograd finds its way back to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from klbench import streams
+from klbench.kernels import token_divergences
+from klbench.lm.generation import generate
+from klbench.lm.sampling import Sampling
+from klbench.lm.scalar import Scalar
+from klbench.lm.scoring import token_logits
+from klbench.lm.trained import precision, trainable
+from klbench.processes import Group
+from klbench.rlhf.descent import Descent
+from klbench.rlhf.ppo import Batch
+from klbench.types import Rollouts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.lm.loading import LanguageModel
+
+Judge = Callable[[Sequence[Sequence[int]], np.ndarray, np.ndarray], np.ndarray]
+"""Prompts, and completions ``(n, T)`` with what counts of them, to rewards ``(n,)``."""
+
+
+@dataclass
+class Completed:
+    """Completions, and what scores them again.
+
+    Parameters
+    ----------
+    prompt
+        Which prompt each answers, ``(n,)``.
+    token, mask
+        As in :class:`klbench.lm.generation.Sampled`, ``(n, T)``.
+    reward
+        ``(n,)``.
+    log_mu
+        The policy's own log-probabilities when it sampled, ``(n, T)``: from the pass that scores them first, as trainers do
+        it, and not from the one that generates, whose rounding differs.
+    """
+
+    prompt: np.ndarray
+    token: np.ndarray
+    mask: np.ndarray
+    reward: np.ndarray
+    log_mu: Tensor | None = None
+
+    @property
+    def batch(self) -> Batch:
+        """The same as the loop takes it."""
+        import torch
+
+        return Batch(torch.from_numpy(self.reward)[None, None], torch.from_numpy(self.mask)[None, None], self)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a language model is trained.
+
+    Parameters
+    ----------
+    prompts_each, group, tokens
+        Prompts of a batch, completions of each, and most tokens of one.
+    rate, clip, steps
+        Of :class:`klbench.rlhf.descent.Descent`.
+    critic
+        Whether there are values: another copy of the model, with an output of its own.
+    dtype
+        ``float32``, or ``bfloat16`` for the layers; parameters, log-probabilities and divergences are float32.
+    batch
+        Completions that are generated or, without a gradient, scored at once.
+    """
+
+    prompts_each: int
+    group: int
+    tokens: int
+    rate: float
+    clip: float | None
+    steps: int | None
+    critic: bool = False
+    dtype: str = "float32"
+    batch: int = 64
+
+
+class Language:
+    """A policy that starts as ``start``, is held to ``reference`` and rewarded by ``judge``.
+
+    Parameters
+    ----------
+    prompts
+        Token ids of each prompt; a batch answers some of them.
+    names
+        Of its random streams: (seed, names...).
+    group
+        Processes that share every batch; each has its part of the completions, and all of them all numbers.
+    """
+
+    def __init__(
+        self,
+        start: LanguageModel,
+        reference: LanguageModel,
+        prompts: Sequence[Sequence[int]],
+        judge: Judge,
+        setting: Setting,
+        names: tuple[int | str, ...],
+        group: Group,
+    ) -> None:
+        self.policy, self.reference = trainable(start), reference
+        self.prompts, self.judge, self.setting, self.names, self.group = prompts, judge, setting, names, group
+        self.critic = Scalar(start) if setting.critic else None
+        self.descent = Descent(list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps, group)
+        self.latest: tuple[Completed, Rollouts] | None = None
+        """The last whole batch, without gradients."""
+
+    def named_parameters(self) -> dict[str, Tensor]:
+        """All that is learned."""
+        own = {f"policy.{name}": each for name, each in self.policy.model.named_parameters()}
+        return own | ({} if self.critic is None else {f"critic.{k}": v for k, v in self.critic.named_parameters().items()})
+
+    def stream(self, *names: int | str) -> np.random.Generator:
+        """A stream of the world's own."""
+        seed, *first = self.names
+        return streams.generator(int(seed), *first, *names)
+
+    def sample(self, update: int, lag: int) -> Batch:
+        """``group`` completions of each of some prompts, all prompts equally often in the long run."""
+        assert lag == 0, "a language model's older parameters are not kept"
+        stream = self.stream("samples", update)
+        chosen = np.resize(stream.permutation(len(self.prompts)), self.setting.prompts_each)
+        uniform = stream.random((self.setting.prompts_each * self.setting.group, self.setting.tokens))
+        return self.completed(chosen.repeat(self.setting.group), uniform).batch
+
+    def completed(self, prompt: np.ndarray, uniform: np.ndarray) -> Completed:
+        """Completions of these prompts, and their rewards."""
+        mine = self._mine(len(prompt))
+        prompts = [self.prompts[i] for i in prompt[mine]]
+        with precision(self.setting.dtype, self.policy.device):
+            found = generate(self.policy, prompts, uniform[mine], Sampling(), self.setting.batch)
+        own = found.token, found.mask, self.judge(prompts, found.token, found.mask)
+        token, mask, reward = (np.concatenate(each) for each in zip(*self.group.gathered(own), strict=True))
+        return Completed(prompt, token, mask, reward)
+
+    def _mine(self, n: int) -> np.ndarray:
+        return np.array_split(np.arange(n), self.group.size)[self.group.rank]
+
+    def rollouts(self, batch: Batch) -> Rollouts:
+        """The batch under the policy of now."""
+        import torch
+
+        done = batch.inputs
+        assert isinstance(done, Completed)
+        whole = batch.rows is None
+        rows = np.arange(len(done.prompt)) if batch.rows is None else batch.rows.numpy()
+        log_q, log_p, kl = self._shared(self._scored, done, rows, 3)
+        if done.log_mu is None:
+            assert whole, "a batch is scored as a whole first"
+            done.log_mu = log_q.detach()
+        mask = torch.from_numpy(done.mask[rows])
+        found = Rollouts(*(each[None, None] for each in (log_q, log_p.detach(), done.log_mu[rows], kl, mask)))
+        if whole:
+            self.latest = done, Rollouts(*(each.detach() for each in vars(found).values()))
+        return found
+
+    def values(self, batch: Batch) -> Tensor:
+        """The critic's values."""
+        done = batch.inputs
+        assert isinstance(done, Completed)
+        rows = np.arange(len(done.prompt)) if batch.rows is None else batch.rows.numpy()
+        return self._shared(self._valued, done, rows, 1)[0][None, None]
+
+    def _shared(
+        self,
+        work: Callable[[list[Sequence[int]], np.ndarray, np.ndarray], list[Tensor]],
+        done: Completed,
+        rows: np.ndarray,
+        k: int,
+    ) -> Tensor:
+        """``k`` numbers a token of these rows, ``(k, rows, T)``, float64; with a gradient those of this process alone."""
+        import torch
+
+        result = torch.zeros(k, *done.mask[rows].shape, dtype=torch.float64)
+        mine = self._mine(len(rows))
+        part = rows[mine]
+        where = torch.from_numpy(done.mask[part])
+        own = torch.zeros(k, *where.shape, dtype=torch.float64)
+        step = len(part) if torch.is_grad_enabled() else self.setting.batch  # a graph would be held of all of it anyway
+        found = []
+        with precision(self.setting.dtype, self.policy.device):
+            for first in range(0, len(part), max(1, step)):
+                these = part[first : first + step]
+                prompts = [self.prompts[i] for i in done.prompt[these]]
+                found.append(torch.stack([each.cpu().double() for each in work(prompts, done.token[these], done.mask[these])]))
+        if found:
+            own = own.masked_scatter(where, torch.cat(found, dim=1))
+        if self.group.size == 1:
+            return own
+        others = self.group.gathered(own.detach().numpy())
+        result = torch.from_numpy(np.concatenate(others, axis=1))
+        return result.index_copy(1, torch.from_numpy(mine), own)
+
+    def _scored(self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> list[Tensor]:
+        import torch
+
+        ours = token_logits(self.policy, prompts, token, mask)
+        with torch.no_grad():
+            theirs = token_logits(self.reference, prompts, token, mask)
+        found = token_divergences(ours, theirs, torch.from_numpy(token[mask]).to(ours.device))
+        return [found.log_q, found.log_p, found.kl_qp]
+
+    def _valued(self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> list[Tensor]:
+        assert self.critic is not None
+        return [self.critic.before_each(prompts, token, mask)]
+
+    def order(self, update: int, epoch: int, n: int) -> Tensor:
+        """The same in every process and for every combination."""
+        import torch
+
+        return torch.from_numpy(self.stream("order", update, epoch).permutation(n))
+
+    def step(self, loss: Tensor, update: int) -> None:
+        """One step of AdamW down the loss of the one policy."""
+        self.descent.step(loss.sum(), update)
