@@ -13,7 +13,9 @@ from klbench.report.blocks import Tables
 if TYPE_CHECKING:
     import pandas as pd
 
-COLUMNS = frozenset({"algorithm", "combination", "placement", "level", "beta", "seed", "step", "regret", "kl", "kl_estimate"})
+COLUMNS = frozenset({
+    "algorithm", "combination", "placement", "level", "beta", "seed", "step", "regret", "kl", "kl_estimate", "sampled_reward",
+})  # fmt: skip
 COVERS = ("final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations", "recovery", "recovery_curves")
 REFERENCE, NONE = "k1_reward", "none"
 OPTIMUM, GREEDY, UNKNOWN = "optimum", "greedy", ""

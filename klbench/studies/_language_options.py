@@ -1,0 +1,143 @@
+"""Settings of the studies that train language models: what is trained, after which prompts, against which reward."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from klbench import trackers
+from klbench.lm import names, prompts, rows
+from klbench.rlhf import rewards
+from klbench.rlhf.sft import KEYS as EXAMPLE
+from klbench.studies._loop_options import NONE, LoopOptions
+from klbench.types import Options
+
+RANKED = ("prompt", "chosen", "rejected")
+"""Keys of a file of ranked pairs."""
+
+
+class LanguageOptions(Options):
+    """Settings that training language models shares, whatever the algorithm.
+
+    Parameters
+    ----------
+    policy, revision
+        What training starts from: ``embedded:NAME``, a folder, or a hub id at a revision.
+    reference, reference_revision
+        What the policy is held to; null: itself, before training.
+    dtype
+        Of the layers; parameters, log-probabilities and divergences are float32.
+    batch
+        Completions that are generated or, without a gradient, scored at once.
+    prompts, prompt_count, max_new_tokens
+        As in ``pair=lm``.
+    reward
+        A program's: see :mod:`klbench.rlhf.rewards`.
+    reward_model
+        ``trained``: one that is trained here, on ``reward_pairs`` completions of the reference ranked by ``reward``, or on
+        ``preferences``, takes its place; ``none``.
+    reward_pairs, label_scale, preferences
+        Pairs, whose first completion is labelled the better one with probability ``sigma(label_scale * difference)``; or a file
+        of pairs (``prompt``, ``chosen``, ``rejected``), .jsonl or .parquet.
+    sft, sft_steps, sft_rate
+        A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is trained first, for so many
+        batches of 32; the reference is then what comes of it, unless it is named.
+    seeds
+        Runs of each kind, with streams of their own.
+    samples
+        Completions of every trained policy that are measured in the end.
+    checkpoints
+        Whether trained policies are saved, in transformers' format, under ``checkpoints/`` of the run folder.
+    tracker
+        Where the progress is logged too: see :mod:`klbench.trackers`.
+    """
+
+    policy: str = "embedded:reference"
+    revision: str = ""
+    reference: str | None = None
+    reference_revision: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch: int = Field(default=64, ge=1, le=65_536)
+    prompts: str = ""
+    prompt_count: int = Field(default=64, ge=1, le=1_000_000)
+    max_new_tokens: int = Field(default=24, ge=1, le=1_000_000)
+    reward: str = "vowels"
+    reward_model: Literal["none", "trained"] = "none"
+    reward_pairs: int = Field(default=512, ge=2, le=10**7)
+    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
+    preferences: str = ""
+    sft: str = ""
+    sft_steps: int = Field(default=100, ge=1, le=10**7)
+    sft_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    seeds: int = Field(default=2, ge=1, le=4096)
+    samples: int = Field(default=512, ge=2, le=10**9)
+    checkpoints: bool = True
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    @field_validator("policy", "reference")
+    @classmethod
+    def _check_model(cls, name: str | None) -> str | None:
+        if name is not None:
+            names.check(name)
+        return name
+
+    @field_validator("prompts")
+    @classmethod
+    def _check_prompts(cls, path: str) -> str:
+        if path:
+            prompts.check_path(path)
+        return path
+
+    @field_validator("preferences")
+    @classmethod
+    def _check_preferences(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, RANKED)
+        return path
+
+    @field_validator("sft")
+    @classmethod
+    def _check_sft(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, EXAMPLE, lines=True)
+        return path
+
+    @field_validator("reward")
+    @classmethod
+    def _check_reward(cls, name: str) -> str:
+        rewards.get(name)
+        return name
+
+    @field_validator("tracker")
+    @classmethod
+    def _check_tracker(cls, name: str) -> str:
+        trackers.check(name)
+        return name
+
+
+class PpoLmOptions(LanguageOptions, LoopOptions):
+    """Settings of PPO on language models.
+
+    Parameters
+    ----------
+    prompts_each
+        Prompts of a batch; each has ``group`` completions.
+    pretraining
+        A file of examples, as for ``sft``, whose log-probability ``pretraining_weight`` weighs.
+    """
+
+    prompts_each: int = Field(default=16, ge=1, le=65_536)
+    pretraining: str = ""
+
+    @field_validator("pretraining")
+    @classmethod
+    def _check_pretraining(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, EXAMPLE, lines=True)
+        return path
+
+    @property
+    def everything(self) -> tuple[str, ...]:
+        """The combinations, each once."""
+        return tuple(name for name in self.combinations if name != NONE) + ((NONE,) if NONE in self.combinations else ())

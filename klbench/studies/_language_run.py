@@ -1,0 +1,156 @@
+"""What every run of training a language model has: a place, parts that are kept, the final measurement, a saved policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench import trackers
+from klbench.lm import trained
+from klbench.rlhf.language import Language
+from klbench.studies._language_stage import Place, Stage, described, measures
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.rlhf.language import Completed
+    from klbench.studies._language_options import LanguageOptions
+    from klbench.types import Rollouts
+
+UNTRAINED = "untrained"
+"""What a policy is called that has not been trained."""
+TEXTS = 3
+"""Completions that are kept as texts."""
+MOST_CHARACTERS = 200
+
+
+def slug(combination: str, seed: int) -> str:
+    """A name for files: ``k3_loss-seed-0``."""
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', combination)}-seed-{seed}"
+
+
+@dataclass
+class Kept:
+    """What is known of one run so far, in its part file.
+
+    Parameters
+    ----------
+    state
+        What is no tensor, plain enough for JSON: ``rows`` of tables, ``done``, and the loop's own.
+    tensors
+        Parameters and the optimiser's moments; none once the run is done.
+    """
+
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def found(cls, place: Place, name: str) -> Kept | None:
+        """That of a run that was begun before, in every process."""
+
+        def read() -> Kept | None:
+            file = place.part(name) if place.group.main else None
+            there = None if file is None else trained.kept(file)
+            return None if there is None else cls(there[1], there[0])
+
+        return place.group.from_main(place.group.agreed(read))
+
+    def save(self, place: Place, name: str) -> None:
+        """Keep it."""
+        file = place.part(name)
+        if file is not None and place.group.main:
+            trained.keep(file, self.tensors, self.state)
+
+
+def snapshot(world: Language, **state: Any) -> Kept:
+    """All that decides how a world goes on; its streams have no state, they are named by the update."""
+    parameters = {f"parameter {name}": each for name, each in world.named_parameters().items()}
+    moments = {f"moment {name}": each for name, each in world.descent.tensors().items()}
+    return Kept({"taken": world.descent.taken, "cause": world.descent.cause} | state, parameters | moments)
+
+
+def restore(world: Language, kept: Kept) -> None:
+    """Put a world where it was."""
+    import torch
+
+    own = world.named_parameters()
+    with torch.no_grad():
+        for name, each in own.items():
+            each.copy_(kept.tensors[f"parameter {name}"])
+    moments = {k.removeprefix("moment "): v for k, v in kept.tensors.items() if k.startswith("moment ")}
+    world.descent.restore(moments, kept.state["taken"], kept.state["cause"])
+
+
+def ended(world: Language, done: Completed) -> Tensor:
+    """Which completions came to their end."""
+    import torch
+
+    last = done.token[np.arange(len(done.token)), done.mask.sum(-1) - 1]
+    return torch.from_numpy(np.isin(last, world.policy.end))
+
+
+Estimate = Callable[["Rollouts"], np.ndarray]
+"""What the estimator in use says of each completion, ``(n,)``."""
+
+
+def seen(world: Language, beta: float, estimate: Estimate | None) -> dict[str, float]:
+    """Means and standard errors over the last batch."""
+    assert world.latest is not None
+    done, rollouts = world.latest
+    values = measures(done.reward, rollouts, beta, ended(world, done))
+    if estimate is not None:
+        own = estimate(rollouts)
+        values |= {"kl_estimate": own, "estimate_error": own - values["kl"]}
+    return described(values, done.prompt)
+
+
+def measured(world: Language, options: LanguageOptions, beta: float, estimate: Estimate | None) -> dict[str, Any]:
+    """The policy of now on completions that all runs of a seed draw with the same numbers: statistics, values, some texts."""
+    import torch
+
+    prompt = np.resize(np.arange(len(world.prompts)), options.samples)
+    done = world.completed(prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens)))
+    with torch.no_grad():
+        rollouts = world.rollouts(done.batch)
+        statistics = seen(world, beta, estimate)
+    kl = rollouts.kl[0, 0].sum(-1).tolist()
+    prompts = ["".join(world.policy.decode(world.prompts[i][-40:])) for i in prompt[:TEXTS]]
+    texts = world.policy.texts(done.token[:TEXTS], done.mask[:TEXTS])
+    return {
+        "statistics": statistics,
+        "values": {"prompt": prompt.tolist(), "reward": done.reward.tolist(), "kl": kl},
+        "texts": [
+            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": reward, "kl": each}
+            for asked, text, reward, each in zip(prompts, texts, done.reward.tolist(), kl, strict=False)
+        ],
+    }
+
+
+def finish(world: Language, options: LanguageOptions, place: Place, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Save the policy, and what is left of the part: its rows and measurements."""
+    state = dict(found) | {"done": True}
+    if options.checkpoints and place.folder is not None and place.group.main:
+        trained.export(world.policy, place.folder / "checkpoints" / name)
+    Kept(state, {}).save(place, name)
+    return state
+
+
+def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Tracker:
+    """The run's tracker, in the main process."""
+    if place.folder is None or not place.group.main:
+        return trackers.start("none", Path(), name, {})
+    return trackers.start(options.tracker, place.folder, name, options.model_dump(mode="json"))
+
+
+def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any) -> Language:
+    """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
+    from klbench.rlhf.language import Setting
+
+    settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
+    names = (place.seed, "language", seed)
+    return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, names, place.group)

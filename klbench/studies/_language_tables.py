@@ -1,0 +1,102 @@
+"""From runs on language models to tables: while they were trained, and compared in the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench.studies._language_run import UNTRAINED
+from klbench.studies._language_stage import clustered
+from klbench.studies._loop_options import NONE
+from klbench.studies._training_tables import described
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Run = Mapping[str, Any]
+PAIRED = ("reward", "kl")
+HALF = 0.5
+"""A penalty holds the policy if it leaves less than so much of the KL that training without one comes to."""
+
+
+def training_table(runs: Sequence[Run], algorithm: str, beta: float) -> pd.DataFrame:
+    """One row a combination, seed and report; no optimum is known here."""
+    import pandas as pd
+
+    first = (
+        "algorithm", "combination", "estimator", "placement", "level", "correction", "baseline", "beta", "seed", "step",
+        "reward", "kl", "kl_estimate", "objective", "regret", "kl_to_optimum",
+    )  # fmt: skip
+    unknown = {"regret": math.nan, "kl_to_optimum": math.nan}
+    rows = [
+        {"algorithm": algorithm, "beta": beta} | described(run["combination"]) | row | unknown
+        for run in runs
+        for row in run["rows"]
+    ]
+    table = pd.DataFrame(rows)
+    return table[[*first, *(name for name in table if name not in first)]]
+
+
+def compared_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
+    """One row a combination: what its policies do in the end, means over seeds, and the paired difference from ``reference``.
+
+    Standard errors are those of the completions measured, given the trained policies; ``_spread`` is the standard deviation
+    between seeds, NaN with one.
+    """
+    import pandas as pd
+
+    rows = []
+    for name in dict.fromkeys(run["combination"] for run in runs):
+        own = [run for run in runs if run["combination"] == name]
+        row = described(NONE if name == UNTRAINED else name) | {"combination": name, "seeds": len(own)}
+        keys = [key for key in own[0]["statistics"] if not key.endswith("_se")]
+        for key in keys:
+            values = np.array([run["statistics"][key] for run in own])
+            errors = np.array([run["statistics"][f"{key}_se"] for run in own])
+            row |= {key: values.mean(), f"{key}_se": float(np.sqrt(np.square(errors).sum()) / len(own))}
+            if key in PAIRED:
+                row[f"{key}_spread"] = float(values.std(ddof=1)) if len(own) > 1 else math.nan
+        for other, word in ((reference, "difference"), (UNTRAINED, "gain")):
+            row |= _differences(own, [run for run in runs if run["combination"] == other], word)
+        row["diverged"] = sum(run["status"] != "ok" for run in own)
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    free = table.loc[table["combination"] == NONE, "kl"]
+    table["kl_share"] = table["kl"] / float(free.iloc[0]) if len(free) else math.nan
+    table["outcome"] = [_outcome(row | {"kl_share": share}) for row, share in zip(rows, table["kl_share"], strict=True)]
+    return table
+
+
+def _differences(own: Sequence[Run], others: Sequence[Run], word: str) -> dict[str, float]:
+    """Means over seeds of paired differences, on the same prompts and random numbers, with standard errors."""
+    by_seed = {run["seed"]: run for run in others}
+    pairs = [(run, by_seed[run["seed"]]) for run in own if run["seed"] in by_seed]
+    result: dict[str, float] = {}
+    for key in PAIRED:
+        found = [
+            clustered(np.subtract(run["values"][key], other["values"][key]), np.array(run["values"]["prompt"]))
+            for run, other in pairs
+        ]
+        mean, se = (np.array(each) for each in zip(*found, strict=True)) if found else (np.array([math.nan]),) * 2
+        result |= {f"{key}_{word}": float(mean.mean()), f"{key}_{word}_se": float(np.sqrt(np.square(se).sum()) / len(se))}
+    return result
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    if row["diverged"]:
+        return "diverged"
+    if row["combination"] in (UNTRAINED, NONE) or math.isnan(row["kl_share"]):
+        return ""
+    return "holds" if row["kl_share"] < HALF else "does not hold"
+
+
+def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Some completions of each policy."""
+    import pandas as pd
+
+    return pd.DataFrame([
+        {"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]
+    ])  # fmt: skip

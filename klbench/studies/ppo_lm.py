@@ -1,0 +1,77 @@
+"""PPO on language models: what each combination makes of a policy whose optimum nobody knows.
+
+Every combination and seed is a run of its own, in a worker, or one after the other where a GPU or several processes are shared.
+It is kept at every report and continued from there to the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies._language_options import PpoLmOptions
+from klbench.studies._loop_options import NONE, REFERENCE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from klbench.studies._language_stage import Place
+
+
+def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``training``, ``compared``, ``texts`` and ``combinations``."""
+    from klbench.studies._language_run import UNTRAINED
+    from klbench.studies._language_stage import Place, prepare
+
+    place = Place(context.seed, context.device, context.folder.path if context.folder else None, context.group)
+    place.group.agreed(lambda: prepare(options, place))
+    plan = [(name, seed) for seed in range(options.seeds) for name in (UNTRAINED, *options.combinations)]
+    found: list[dict[str, Any]] = []
+    try:
+        for done, result in enumerate(_performed(options, context, place, plan), 1):
+            found.append(result)
+            context.progress(done, len(plan), f"{result['combination']}, seed {result['seed']}")
+    except KeyboardInterrupt:
+        context.interrupted = True
+    return _tables(options, found) if any(result["rows"] for result in found) else {}
+
+
+def _performed(options: PpoLmOptions, context: Context, place: Place, plan: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    from klbench.studies._ppo_lm_tasks import perform
+
+    tasks = ((options, place, name, seed) for name, seed in plan)
+    if context.device == "cpu" and place.group.size == 1:
+        return context.map(perform, tasks)
+    return (perform(*task) for task in tasks)  # one model at a time on a GPU, and all processes on the same one
+
+
+def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    from klbench import gradients
+    from klbench.studies import _language_tables as tables
+    from klbench.studies.gradient import combinations_table
+
+    return {
+        "training": tables.training_table(found, options.algorithm, options.beta),
+        "compared": tables.compared_table(found, REFERENCE),
+        "texts": tables.texts_table(found),
+        "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),
+    }
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """Where every combination ended."""
+    table = results["compared"]
+    columns = ("combination", ">reward", ">KL, exact", ">as estimated", ">of the KL without penalty", "outcome")
+    rows = [
+        (
+            row["combination"], f"{row['reward']:.3f} ± {row['reward_se']:.3f}", f"{row['kl']:.2f} ± {row['kl_se']:.2f}",
+            f"{row['kl_estimate']:.2f} ± {row['kl_estimate_se']:.2f}", f"{100 * row['kl_share']:.0f} %", row["outcome"],
+        )
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    first = table.iloc[0]
+    return [Summary(f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)", columns, rows)]
+
+
+register(Study("ppo_lm", "language models trained with each combination", PpoLmOptions, run, summarize, ("cpu", "cuda")))

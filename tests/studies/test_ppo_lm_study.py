@@ -1,0 +1,179 @@
+"""PPO on language models, from settings to tables, checkpoints, and on from where it was interrupted."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from klbench import app
+from klbench.lm import loading
+from klbench.rlhf.language import Language
+from klbench.runs import RunFolder
+from klbench.studies import Context, _ppo_lm_tasks, get
+from klbench.studies._language_options import PpoLmOptions
+
+PROMISED = {
+    "algorithm", "combination", "estimator", "placement", "level", "correction", "beta", "seed", "step", "reward", "reward_se",
+    "kl", "kl_se", "kl_estimate", "kl_estimate_se", "k1", "k2", "k3", "objective", "regret", "kl_to_optimum", "tokens", "ended",
+    "clip_fraction", "status",
+}  # fmt: skip
+NAMES = ("k1_reward", "k3_loss", "none")
+TINY = {
+    "combinations": NAMES, "updates": 4, "every": 2, "group": 4, "prompts_each": 4, "prompt_count": 6, "samples": 24,
+    "max_new_tokens": 6, "seeds": 1, "beta": 0.05, "learning_rate": 0.01, "critic": True, "target_kl": 0.2, "minibatches": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _embedded(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KLBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KLBENCH_EMBEDDED", "tiny")
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+def study(folder, workers=1, **changes) -> dict[str, pd.DataFrame]:
+    folder.mkdir(exist_ok=True)
+    context = Context(0, workers=workers, folder=RunFolder(folder))
+    found = dict(get("ppo_lm").run(PpoLmOptions(**TINY | changes), context))
+    assert not context.interrupted
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, study(folder)
+
+
+def same(tables, others) -> None:
+    assert tables.keys() == others.keys()
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(table, others[name], check_exact=True, obj=name)
+
+
+def test_the_tables_and_their_columns(whole) -> None:
+    _, tables = whole
+    assert set(tables) == {"training", "compared", "texts", "combinations"}
+    training = tables["training"]
+    assert set(training.columns) >= PROMISED
+    assert [tuple(each) for each in training[["combination", "step"]].to_numpy()] == [(n, s) for n in NAMES for s in (0, 2, 4)]
+    assert bool((training["status"] == "ok").all())
+    start = training[training["step"] == 0]
+    assert float(start["kl"].abs().max()) == 0.0
+    assert start["reward"].nunique() == 1  # all draw with the same numbers
+    assert bool((training[training["step"] > 0]["kl"] > 0).all())
+    assert np.allclose(training["objective"], training["reward"] - 0.05 * training["kl"])
+    assert bool(training[["regret", "kl_to_optimum"]].isna().all(axis=None))
+    assert bool((training.loc[training["step"] > 0, "beta_used"] != 0.05).all())
+    full = training[training["combination"] == "k1_reward"]
+    assert np.allclose(full["kl_estimate"], full["k1"])
+    full = training[training["combination"] == "k3_loss"]
+    assert np.allclose(full["kl_estimate"], full["k3"])
+
+
+def test_the_comparison_is_paired_and_says_how_sure_it_is(whole) -> None:
+    compared = whole[1]["compared"].set_index("combination")
+    assert list(compared.index) == ["untrained", *NAMES]
+    assert compared.loc["untrained", "kl"] == 0.0
+    assert compared.loc["k1_reward", "kl_difference"] == 0.0
+    for name in NAMES:
+        row = compared.loc[name]
+        assert row["reward_gain"] == pytest.approx(row["reward"] - compared.loc["untrained", "reward"])
+        assert row["kl_difference"] == pytest.approx(row["kl"] - compared.loc["k1_reward", "kl"])
+        assert row["kl_share"] == pytest.approx(row["kl"] / compared.loc["none", "kl"])
+        assert row["reward_se"] > 0
+        assert math.isnan(row["kl_spread"])
+    assert set(compared["outcome"]) <= {"", "holds", "does not hold"}
+    assert len(whole[1]["texts"]) == 4 * 3
+
+
+def test_workers_change_no_bit(whole, tmp_path) -> None:
+    same(whole[1], study(tmp_path, workers=2))
+
+
+@pytest.mark.parametrize("after", [1, 3, 7])
+def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatch, after) -> None:
+    """Ctrl-C comes in the middle of a run, after so many of its updates."""
+    steps = []
+
+    step = Language.step
+
+    def counted(self, loss, update):
+        steps.append(update)
+        if len(steps) > 4 * after:  # 2 epochs in 2 parts
+            raise KeyboardInterrupt
+        step(self, loss, update)
+
+    monkeypatch.setattr(Language, "step", counted)
+    context = Context(0, workers=1, folder=RunFolder(tmp_path))
+    found = dict(get("ppo_lm").run(PpoLmOptions(**TINY), context))
+    assert context.interrupted
+    assert ("training" in found) == (after > 4)
+    monkeypatch.undo()
+    same(whole[1], study(tmp_path))
+
+
+def test_ctrl_c_before_anything_is_finished_keeps_the_run_to_be_continued(tmp_path, monkeypatch) -> None:
+    step = Language.step
+
+    def interrupted(self, loss, update):
+        if update == 1:
+            raise KeyboardInterrupt
+        step(self, loss, update)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Language, "step", interrupted)
+    small = ("updates=2", "every=1", "group=2", "prompts_each=2", "prompt_count=2", "samples=4", "max_new_tokens=3", "seeds=1")
+    run = app.run("ppo_lm", *small, "combinations=[k1_reward]", "workers=1", "checkpoints=false", "out=run")
+    assert (run.status, run.tables) == ("interrupted", {})
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run = app.launch(["resume=run"])
+    assert run.status == "done"
+    assert list(run.tables["training"]["step"]) == [0, 1, 2]
+    assert not (tmp_path / "run" / "parts").exists()
+
+
+def test_checkpoints_are_models_that_pair_lm_measures(whole, tmp_path, monkeypatch) -> None:
+    folder, tables = whole
+    names = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert names == [f"{name}-seed-0" for name in sorted((*NAMES, "untrained"))]
+    lm = loading.load(str(folder / "checkpoints" / "none-seed-0"))
+    assert lm.vocabulary == 288
+    monkeypatch.chdir(tmp_path)
+    run = app.run(
+        "lm", "pair=lm", f"pair.policy={folder}/checkpoints/none-seed-0", "samples=256", "pair.prompt_count=6",
+        "pair.max_new_tokens=6", "estimators=[k1]", "rescored=0", "out=measured",
+    )  # fmt: skip
+    row = run.tables["values"].query("estimator == 'k1' and level == 'token' and per == 'sequence'").iloc[0]
+    compared = tables["compared"].set_index("combination").loc["none"]
+    assert abs(row["truth"] - compared["kl"]) < 5 * math.hypot(row["truth_error"], compared["kl_se"])
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monkeypatch) -> None:
+    step = Language.step
+
+    def poisoned(self, loss, update):
+        fails = poisoned.name == "k3_loss" and update == 1
+        step(self, loss * math.inf if fails else loss, update)
+
+    perform = _ppo_lm_tasks.perform
+
+    def named(options, place, name, seed):
+        poisoned.name = name
+        return perform(options, place, name, seed)
+
+    monkeypatch.setattr(Language, "step", poisoned)
+    monkeypatch.setattr(_ppo_lm_tasks, "perform", named)
+    found = study(tmp_path)
+    training = found["training"]
+    last = training.groupby("combination").last()
+    assert last.loc["k3_loss", "status"].startswith("diverged at update 1: the loss is ")
+    assert last.loc["k3_loss", "step"] == 2
+    assert set(training.query("combination != 'k3_loss'")["status"]) == {"ok"}
+    healthy = whole[1]["training"].query("combination != 'k3_loss'").reset_index(drop=True)
+    found = training.query("combination != 'k3_loss'").reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, healthy, check_exact=True)
