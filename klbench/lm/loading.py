@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -86,17 +87,26 @@ class LanguageModel:
 
 
 def check_device(device: str) -> None:
-    """Check that a device is there.
+    """Check that a device is there; of several processes on a machine, each takes the GPU of its number (``LOCAL_RANK``).
 
     Raises
     ------
     ConfigError
-        ``cuda`` without a GPU.
+        ``cuda`` without a GPU, or with fewer than there are processes.
     """
+    if device != "cuda":
+        return
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if not torch.cuda.is_available():
         raise ConfigError("device='cuda': torch sees no GPU here; use device=cpu")
+    local, gpus = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()
+    if local.isdecimal():
+        if int(local) >= gpus:
+            raise ConfigError(
+                f"device='cuda': there is no GPU for process {int(local) + 1} of this machine, torch sees {gpus}; start {gpus}"
+            )
+        torch.cuda.set_device(int(local))  # what "cuda" means from here on
 
 
 def load(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> LanguageModel:

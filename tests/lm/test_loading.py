@@ -66,6 +66,24 @@ def test_a_gpu_that_is_not_there(monkeypatch) -> None:
     assert refused(REFERENCE, device="cuda") == "device='cuda': torch sees no GPU here; use device=cpu"
 
 
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch) -> None:
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    loading.check_device("cuda")
+    assert taken == []  # a process that is alone keeps the one it has
+    for local in ("0", "1"):
+        monkeypatch.setenv("LOCAL_RANK", local)
+        loading.check_device("cuda")
+        loading.check_device("cpu")
+    assert taken == [0, 1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ConfigError, match="there is no GPU for process 3 of this machine, torch sees 2; start 2"):
+        loading.check_device("cuda")
+
+
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c", "nothing/"])
 def test_a_folder_that_is_not_there(name, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
