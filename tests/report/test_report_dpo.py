@@ -42,6 +42,7 @@ def content(shift: float = 0.0, status: str = "ok") -> dict[str, pd.DataFrame]:
             row |= spread("last", end + shift) | spread("best", 0.9 * end) | spread("stopped", 0.95 * end)
             row |= spread("last_difference", end - base, 0.0 if name == "dpo" else 0.05)
             row |= {"kl_to_own": 0.3, "accuracy": 0.9, "population_accuracy": 0.7, "reward_slope": 1.2, "diverged": 0}
+            row |= {"loss": 0.3, "population_loss": 1.9}
             final.append(row | {"reward_correlation": 0.8, "policy_correlation": 0.4, "outcome": "x"})
             for step in STEPS:
                 curve = {"arm": name, "pairs": size, "step": step}
@@ -74,7 +75,8 @@ def test_the_answer_is_that_of_the_tables() -> None:
     assert "64 pairs: 2.0 (1.9 to 2.0), at its best 1.8" in text or "64 pairs: 2.0 (1.9 to 2.1), at its best 1.8" in text
     assert "to the power −0.43 (−0.48 to −0.38)" in text
     assert "With 64 pairs the policy ends further from the optimum than the reference was" in text
-    assert "With 64 pairs it ranks 90 % of its own pairs as they are labelled, and 70 % of all pairs." in text
+    assert "With 64 pairs its loss on them went from 0.69 to 0.30, and that on all pairs to 1.9." in text
+    assert "It ranks 90 % of its own pairs as they are labelled, and 70 % of all pairs." in text
     assert "f-dpo chi2: −0.20 (−0.25 to −0.15)" in text
     assert "With all pairs nearer for sure: none; further for sure: f-dpo chi2, dpo smoothed 0.1." in text
     assert "χ²(p‖q): 2.4 from q*, 3.4 from the reference" in text
