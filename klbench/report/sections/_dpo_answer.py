@@ -62,11 +62,10 @@ def _early(run: Preferred) -> Markup | None:
     held = "; ".join(f"{pairs(row['pairs'])} {number(row['stopped'], 2)}" for row in rows)
     return _card(
         "Does it overfit?", said,
-        f"With {pairs(first['pairs'])} its loss on them went from {number(math.log(2), 2)} to "
-        f"{number(first['loss'], 2)}, "
-        f"and that on all pairs to {number(first['population_loss'], 2)}. It ranks {percent(first['accuracy'])} of its own pairs as they are labelled, and "
-        f"{percent(first['population_accuracy'])} of all pairs. Its KL(q‖p) is then {number(first['kl'], 2)} nats; the "
-        f"optimum's is {number(run.optima.get(STANDARD, {}).get('own_kl', math.nan), 2)}.",
+        f"With {pairs(first['pairs'])} its loss on them went from {number(math.log(2), 2)} to {number(first['loss'], 2)}, and "
+        f"that on all pairs to {number(first['population_loss'], 2)}. It ranks {percent(first['accuracy'])} of its own pairs "
+        f"as they are labelled, and {percent(first['population_accuracy'])} of all pairs. Its KL(q‖p) is then "
+        f"{number(first['kl'], 2)} nats; the optimum's is {number(run.optima.get(STANDARD, {}).get('own_kl', math.nan), 2)}.",
         f"Stopped where the loss on all pairs is least, KL(q‖q*) would be: {held}.",
     )  # fmt: skip
 
