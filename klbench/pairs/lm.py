@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from klbench.lm.scoring import Scores
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+COLDEST = 1e-6
 FEW_PARAMETERS = 5_000_000
 """Models with no more run on one thread: more would not be faster, and the last bits would depend on how many."""
 
@@ -80,6 +81,13 @@ class LmPair(Pair):
     def _check_model(cls, name: str) -> str:
         names.check(name)
         return name
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, value: float) -> float:
+        if value < COLDEST:
+            raise ValueError(f"must be at least {COLDEST:g}, where the most probable token is all but certain")
+        return value
 
     @field_validator("prompts")
     @classmethod

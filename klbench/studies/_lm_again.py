@@ -11,12 +11,13 @@ from klbench import estimators
 from klbench.pairs import Pair
 from klbench.studies import Context
 from klbench.studies._lm_measure import LEVELS, Shard, first, skip_reason
+from klbench.studies._lm_values import ratio_of
 from klbench.types import Completions, Estimator, Skip
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Dtype = Literal["bfloat16", "float16", "float32", "float64"]
+Dtype = Literal["bfloat16", "float16", "float32"]
 SELF = ("k1", "k2", "k3")
 
 
@@ -136,7 +137,8 @@ def _truncation_rows(pair: Pair, completions: Completions, ks: Sequence[int]) ->
         rows.append(
             {
                 "pair": pair.title, "k": k, "completions": here.n, "exact": float(exact.mean()), "mean": mean,
-                "mean_se": mean_se, "missing": missing, "missing_se": missing_se, "share": missing / float(exact.mean()),
+                "mean_se": mean_se, "missing": missing, "missing_se": missing_se,
+                "share": ratio_of(missing, float(exact.mean())),
             }
         )  # fmt: skip
     return rows

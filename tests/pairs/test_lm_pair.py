@@ -103,6 +103,25 @@ def test_generation_and_scoring_have_their_own_times() -> None:
     assert seconds["generation"] + seconds["scoring"] <= seconds["completions"]
 
 
+def test_a_policy_that_is_still_its_reference(tmp_path) -> None:
+    from klbench.report import render
+    from klbench.runs import RunFolder
+    from klbench.studies import Context, get
+    from klbench.studies.lm import LmOptions
+
+    same = pair(policy="embedded:reference")
+    found = dict(get("lm").run(LmOptions(pairs=(same,), samples=20, shard=10, rescored=5), Context(0)))
+    values = found["values"]
+    assert set(values[values["target"] == "KL(q‖p)"]["mean"]) == {0.0}
+    assert set(found["truncation"]["missing"]) == {0.0}
+    assert found["truncation"]["share"].isna().all()
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    folder.update(status="done", experiment="lm", study="lm")
+    folder.write_tables(found)
+    assert render(folder.path).is_file()
+
+
 def test_draws_are_log_ratios_of_whole_completions() -> None:
     draws, same = (pair().draw(np.random.default_rng(5), 30) for _ in range(2))
     np.testing.assert_array_equal(draws.log_ratio, same.log_ratio)
@@ -182,6 +201,7 @@ def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
     ({"kernel": "fast"}, "'auto', 'triton', 'cpu' or 'reference'"),
     ({"batch": 0}, "pair.batch=0: must be at least 1"),
     ({"temperature": 0}, "pair.temperature=0: must be greater than 0"),
+    ({"temperature": 1e-320}, "must be at least 1e-06"),
     ({"top_p": 1.5}, "pair.top_p=1.5: must be at most 1"),
     ({"top_k": -1}, "pair.top_k=-1: must be at least 0"),
     ({"max_new_tokens": 0}, "pair.max_new_tokens=0: must be at least 1"),
