@@ -76,7 +76,8 @@ def value_loss(values: Tensor, targets: Tensor, old: Tensor | None = None, clip:
 def adapted_beta(beta: Tensor, kl: Tensor, target: float, gain: float = 0.1) -> Tensor:
     """``beta (1 + gain clip((kl - target) / target, -0.2, 0.2))``: a proportional controller in log space.
 
-    (Ziegler et al. 2019, "Fine-tuning language models from human preferences", section 2.2.)
+    Once an update, ``kl`` in nats a sequence. (Ziegler et al. 2019, "Fine-tuning language models from human preferences",
+    section 2.2, with 0.1 for the gain; their code has the number of samples in an update over a horizon of 10,000.)
     """
     return beta * (1.0 + gain * ((kl - target) / target).clamp(-0.2, 0.2))
 
