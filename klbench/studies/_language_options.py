@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from klbench import trackers
 from klbench.lm import names, prompts, rows
 from klbench.rlhf import rewards
 from klbench.rlhf.sft import KEYS as EXAMPLE
-from klbench.studies._loop_options import NONE, LoopOptions
+from klbench.studies._loop_options import LoopOptions
 from klbench.types import Options
-
-RANKED = ("prompt", "chosen", "rejected")
-"""Keys of a file of ranked pairs."""
 
 
 class LanguageOptions(Options):
@@ -34,12 +31,6 @@ class LanguageOptions(Options):
         As in ``pair=lm``.
     reward
         A program's: see :mod:`klbench.rlhf.rewards`.
-    reward_model
-        ``trained``: one that is trained here, on ``reward_pairs`` completions of the reference ranked by ``reward``, or on
-        ``preferences``, takes its place; ``none``.
-    reward_pairs, label_scale, preferences
-        Pairs, whose first completion is labelled the better one with probability ``sigma(label_scale * difference)``; or a file
-        of pairs (``prompt``, ``chosen``, ``rejected``), .jsonl or .parquet.
     sft, sft_steps, sft_rate
         A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is trained first, for so many
         batches of 32; the reference is then what comes of it, unless it is named.
@@ -63,10 +54,6 @@ class LanguageOptions(Options):
     prompt_count: int = Field(default=64, ge=1, le=1_000_000)
     max_new_tokens: int = Field(default=24, ge=1, le=1_000_000)
     reward: str = "vowels"
-    reward_model: Literal["none", "trained"] = "none"
-    reward_pairs: int = Field(default=512, ge=2, le=10**7)
-    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
-    preferences: str = ""
     sft: str = ""
     sft_steps: int = Field(default=100, ge=1, le=10**7)
     sft_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
@@ -87,13 +74,6 @@ class LanguageOptions(Options):
     def _check_prompts(cls, path: str) -> str:
         if path:
             prompts.check_path(path)
-        return path
-
-    @field_validator("preferences")
-    @classmethod
-    def _check_preferences(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, RANKED)
         return path
 
     @field_validator("sft")
@@ -137,7 +117,11 @@ class PpoLmOptions(LanguageOptions, LoopOptions):
             rows.check_path(path, EXAMPLE, lines=True)
         return path
 
-    @property
-    def everything(self) -> tuple[str, ...]:
-        """The combinations, each once."""
-        return tuple(name for name in self.combinations if name != NONE) + ((NONE,) if NONE in self.combinations else ())
+    @model_validator(mode="after")
+    def _check_weight(self) -> PpoLmOptions:
+        if bool(self.pretraining) != (self.pretraining_weight > 0):
+            raise ValueError(
+                f"pretraining={self.pretraining or 'none'} with pretraining_weight={self.pretraining_weight:g}: "
+                "a file of examples and a weight above 0 go together"
+            )
+        return self

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from klbench import estimators
-from klbench.lm import embedded, loading, prompts
+from klbench.lm import embedded, loading, prompts, trained
 from klbench.pairs.lm import FEW_PARAMETERS
 from klbench.processes import Group
-from klbench.rlhf import rewards
+from klbench.rlhf import rewards, sft
 from klbench.rlhf.rewards import Written
 from klbench.types import ConfigError
 
@@ -63,8 +63,12 @@ class Stage:
     @property
     def threads(self) -> AbstractContextManager[None]:
         """One thread for small models: more would not be faster, and the last bits would depend on how many."""
-        small = self.start.model.num_parameters() <= FEW_PARAMETERS
-        return embedded.one_thread() if small else nullcontext()
+        return threads(self.start)
+
+
+def threads(lm: LanguageModel) -> AbstractContextManager[None]:
+    """One for small models, or as many as there are."""
+    return embedded.one_thread() if lm.model.num_parameters() <= FEW_PARAMETERS else nullcontext()
 
 
 def stage(options: LanguageOptions, place: Place) -> Stage:
@@ -76,6 +80,8 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
         A model, a tokenizer or the prompts cannot be used, or policy and reference are not over the same tokens.
     """
     start = loading.load(options.policy, options.revision or None, "float32", place.device)
+    if options.sft:
+        start = fine_tuned(start, options, place)
     reference = start
     if options.reference is not None:
         reference = loading.load(options.reference, options.reference_revision or None, "float32", place.device)
@@ -89,6 +95,29 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
                 f"{lm.context} tokens of {lm.name}'s context"
             )
     return Stage(start, reference, encoded, programmed(options.reward, start, options.max_new_tokens))
+
+
+def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> LanguageModel:
+    """The model after its examples; kept while the run is unfinished."""
+    import torch
+
+    file = place.part("sft")
+    there = None if file is None else trained.kept(file)
+    if there is None:
+        with threads(start):
+            lm, _ = sft.train(
+                start, sft.load(options.sft, start), steps=options.sft_steps, rate=options.sft_rate, seed=place.seed,
+                dtype=options.dtype, group=place.group,
+            )  # fmt: skip
+        if file is not None:
+            trained.keep(file, dict(lm.model.named_parameters()), {})
+    else:
+        lm = trained.trainable(start)
+        with torch.no_grad():
+            for name, each in lm.model.named_parameters():
+                each.copy_(there[0][name])
+        lm.model.requires_grad_(False)
+    return replace(lm, name=f"{start.name}, fine-tuned")
 
 
 def prepare(options: LanguageOptions, place: Place) -> None:

@@ -11,10 +11,12 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from klbench.lm.loading import LanguageModel
 from klbench.processes import Group
+from klbench.rlhf import sft
 from klbench.rlhf.descent import Descent
 from klbench.rlhf.language import Language, Setting
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Recipe, train
+from klbench.rlhf.sft import Examples
 
 V, END, PAD = 7, 3, 0
 BETA = 0.3
@@ -274,3 +276,18 @@ def test_bfloat16_layers_start_at_the_reference_and_keep_float32_parameters() ->
     assert {each.dtype for each in learner.named_parameters().values()} == {torch.float32}
     assert learner.descent.cause is None
     assert float(learner.latest[1].kl.max()) > 0.0
+
+
+def test_fine_tuning_learns_completions_and_their_end_and_no_prompt() -> None:
+    prompts, answers = [(1, 2), (4,), (5, 6, 1)], [[4, END], [6, 6, 2, END], [END]]
+    token, mask = sft.padded(answers, PAD)
+    examples, start = Examples(prompts, token, mask), model(1)
+    pairs = zip(prompts, answers, strict=True)
+    by_hand = sum(log_softmax(start, *pair)[range(len(pair[1])), pair[1]].sum() for pair in pairs)
+    learned, losses = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32", group=Group())
+    assert losses[0] == pytest.approx(-float(by_hand) / 7, rel=1e-5)
+    assert losses[-1] < 0.5 * losses[0]
+    assert not any(each.requires_grad for each in learned.model.parameters())
+    again, _ = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32", group=Group())
+    pairs = zip(learned.model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)

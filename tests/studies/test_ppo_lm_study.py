@@ -1,6 +1,7 @@
 """PPO on language models, from settings to tables, checkpoints, and on from where it was interrupted."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
 from klbench.studies import Context, _ppo_lm_tasks, get
 from klbench.studies._language_options import PpoLmOptions
+from klbench.types import ConfigError
 
 PROMISED = {
     "algorithm", "combination", "estimator", "placement", "level", "correction", "beta", "seed", "step", "reward", "reward_se",
@@ -177,3 +179,50 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
     healthy = whole[1]["training"].query("combination != 'k3_loss'").reset_index(drop=True)
     found = training.query("combination != 'k3_loss'").reset_index(drop=True)
     pd.testing.assert_frame_equal(found, healthy, check_exact=True)
+
+
+def test_fine_tuning_comes_first_and_the_reference_is_what_comes_of_it(whole, tmp_path) -> None:
+    examples = tmp_path / "examples.txt"
+    examples.write_text("aaaaaaaa aaaaaaaa aaaaaaaa aaaaaaaa\n" * 32)
+    changes = {"combinations": ("k1_reward",), "updates": 1, "every": 1, "sft_steps": 80, "sft_rate": 0.01, "seeds": 1}
+    found = study(tmp_path / "run", sft=str(examples), **changes)
+    row = found["compared"].set_index("combination").loc["untrained"]
+    before = whole[1]["compared"].set_index("combination").loc["untrained"]
+    assert row["kl"] == 0.0
+    assert row["reward"] > before["reward"] + 5 * math.hypot(row["reward_se"], before["reward_se"])  # a is a vowel
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"prompt": "x"}\n', "examples.jsonl, line 1: no key 'completion'; expected prompt, completion, this one has prompt"),
+        ("[1]\n", "examples.jsonl, line 1: expected an object with the keys prompt, completion, this is list"),
+        ("\n{\n", "examples.jsonl, line 2: not JSON"),
+        ('{"prompt": "x", "completion": 3}\n', "line 1: 'completion' must be text that is not empty, got 3"),
+        ("", "examples.jsonl: there is nothing in it"),
+    ],
+)  # fmt: skip
+def test_examples_that_cannot_be_read_are_named_and_nothing_is_left(tmp_path, monkeypatch, content, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples.jsonl").write_text(content)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        app.run("ppo_lm", "sft=examples.jsonl", "workers=1", "out=run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sft=none.jsonl", "none.jsonl: no such file"),
+        ("reward=vowel", "did you mean 'vowels'?"),
+        ("reward=length:0", "expected a number of tokens, 1 or more, after the colon"),
+        ("pretraining_weight=1", "a file of examples and a weight above 0 go together"),
+        ("tracker=wandb", "pip install 'klbench[wandb]'"),
+        ("policy=nothere/", "no such folder"),
+    ],
+)
+def test_wrong_settings_are_one_line(monkeypatch, override, message) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        app.check(["+exp=ppo_lm", f"++{override}"])
+    assert "\n" not in str(error.value)
