@@ -47,7 +47,8 @@ class Examples:
         token, mask = self.token[which], self.mask[which]
         logits = token_logits(lm, [self.prompts[i] for i in which], token, mask)
         target = torch.from_numpy(token[mask]).to(logits.device)
-        return -torch.nn.functional.cross_entropy(logits.float(), target, reduction="none")
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return -torch.nn.functional.cross_entropy(wide, target, reduction="none")
 
 
 def load(path: str, lm: LanguageModel) -> Examples:

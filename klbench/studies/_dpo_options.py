@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -49,6 +50,20 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
+Divergences = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]
+Smoothing = Annotated[float, Field(gt=0.0, lt=0.5)]
+
+
+def arms(names: Sequence[str], smoothings: Sequence[float], beta: float) -> tuple[Arm, ...]:
+    """A loss for each divergence, the standard first, and for each smoothing of the standard."""
+    others = [name for name in names if name != "kl_qp"]
+    return (
+        Arm(STANDARD, beta),
+        *(Arm(f"f-dpo {name}", beta / divergences.get(name).curvature, name) for name in others),
+        *(Arm(f"dpo smoothed {each:g}", beta, "kl_qp", each) for each in sorted(set(smoothings))),
+    )
+
+
 class DpoOptions(Options):
     """Settings of the DPO study. What a preset sets, a key of one's own overrides.
 
@@ -88,8 +103,8 @@ class DpoOptions(Options):
     beta: float = Field(default=0.2, gt=0.0, le=1e3)
     scale: float = Field(default=5.0, gt=0.0, le=1e3)
     flips: float = Field(default=0.0, ge=0.0, lt=0.5)
-    divergences: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]
-    smoothings: tuple[Annotated[float, Field(gt=0.0, lt=0.5)], ...]
+    divergences: Divergences
+    smoothings: tuple[Smoothing, ...]
     comparisons: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(min_length=1), AfterValidator(_ascending)]
     batch: int | None = Field(default=None, ge=1)
     seeds: int = Field(ge=1, le=4096)
@@ -121,9 +136,4 @@ class DpoOptions(Options):
     @property
     def arms(self) -> tuple[Arm, ...]:
         """What is compared, the standard first."""
-        others = [name for name in self.divergences if name != "kl_qp"]
-        return (
-            Arm(STANDARD, self.scale * self.beta),
-            *(Arm(f"f-dpo {name}", self.scale * self.beta / divergences.get(name).curvature, name) for name in others),
-            *(Arm(f"dpo smoothed {each:g}", self.scale * self.beta, "kl_qp", each) for each in sorted(set(self.smoothings))),
-        )
+        return arms(self.divergences, self.smoothings, self.scale * self.beta)

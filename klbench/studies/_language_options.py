@@ -9,7 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from klbench import trackers
 from klbench.lm import names, prompts, rows
 from klbench.rlhf import rewards
+from klbench.rlhf.dpo import Arm
+from klbench.rlhf.preferring import KEYS as RANKED
 from klbench.rlhf.sft import KEYS as EXAMPLE
+from klbench.studies._dpo_options import Divergences, Smoothing, arms
 from klbench.studies._loop_options import LoopOptions
 from klbench.types import Options
 
@@ -125,3 +128,59 @@ class PpoLmOptions(LanguageOptions, LoopOptions):
                 "a file of examples and a weight above 0 go together"
             )
         return self
+
+
+class DpoLmOptions(LanguageOptions):
+    """Settings of DPO on language models.
+
+    Parameters
+    ----------
+    beta
+        The penalty's weight against the reward; the loss has ``label_scale * beta``, and for other divergences than KL(q‖p)
+        that over ``f''(1)``, so that all weigh alike near the reference.
+    divergences, smoothings
+        Penalties by name; label smoothings of KL(q‖p).
+    ranked_pairs, label_scale
+        Pairs of the reference's completions, the first of which is labelled the better one with probability
+        ``sigma(label_scale * (r - r'))``.
+    preferences
+        A file of pairs (``prompt``, ``chosen``, ``rejected``) instead, .jsonl or .parquet; ``label_scale=1`` makes
+        beta that of the literature.
+    updates, pairs_each, learning_rate, decay, gradient_clip, every
+        Steps; pairs of each; of AdamW; steps between evaluations.
+    prompts_each, group
+        Prompts, and completions of each, that are sampled at every evaluation.
+    """
+
+    beta: float = Field(default=0.03, gt=0.0, le=1e3)
+    divergences: Divergences = ("kl_qp", "js", "kl_pq")
+    smoothings: tuple[Smoothing, ...] = ()
+    ranked_pairs: int = Field(default=2048, ge=1, le=10**7)
+    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
+    preferences: str = ""
+    updates: int = Field(default=100, ge=1, le=100_000)
+    pairs_each: int = Field(default=64, ge=1, le=65_536)
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    decay: bool = True
+    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+    every: int = Field(default=10, ge=1)
+    prompts_each: int = Field(default=32, ge=1, le=65_536)
+    group: int = Field(default=4, ge=1, le=4096)
+
+    @field_validator("preferences")
+    @classmethod
+    def _check_preferences(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, RANKED)
+        return path
+
+    @model_validator(mode="after")
+    def _check_divergences(self) -> DpoLmOptions:
+        if "kl_qp" not in self.divergences:
+            raise ValueError("divergences must have kl_qp, with which the others are compared")
+        return self
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """What is compared, the standard first."""
+        return arms(self.divergences, self.smoothings, self.label_scale * self.beta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.rlhf.language import Completed
+    from klbench.studies import Context
     from klbench.studies._language_options import LanguageOptions
     from klbench.types import Rollouts
 
@@ -154,3 +155,26 @@ def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **set
     settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
     names = (place.seed, "language", seed)
     return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, names, place.group)
+
+
+def status(world: Language) -> str:
+    """``ok``, or when and why it was stopped."""
+    cause = world.descent.cause
+    return "ok" if cause is None else f"diverged at update {cause[0]}: {cause[1]}"
+
+
+def all_of(
+    perform: Callable[..., dict[str, Any]], options: Any, context: Context, place: Place, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every run of every seed, in workers, or one after the other on a GPU; those that were finished before Ctrl-C."""
+    plan = [(name, seed) for seed in range(options.seeds) for name in names]
+    tasks = ((options, place, name, seed) for name, seed in plan)
+    results = context.map(perform, tasks) if context.device == "cpu" else (perform(*task) for task in tasks)
+    found = []
+    try:
+        for result in results:
+            found.append(result)
+            context.progress(len(found), len(plan), f"{result['combination']}, seed {result['seed']}")
+    except KeyboardInterrupt:
+        context.interrupted = True
+    return found

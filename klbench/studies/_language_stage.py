@@ -120,11 +120,6 @@ def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> 
     return replace(lm, name=f"{start.name}, fine-tuned")
 
 
-def prepare(options: LanguageOptions, place: Place) -> None:
-    """Load, and train what comes before, so that what is wrong is said at once."""
-    stage(options, place)
-
-
 def programmed(name: str, lm: LanguageModel, most: int) -> Judge:
     """A program's reward of completions."""
     reward = rewards.get(name)

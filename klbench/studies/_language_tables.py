@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Run = Mapping[str, Any]
+Made = Callable[[str], dict[str, Any]]
+"""What columns say of a combination of that name."""
 PAIRED = ("reward", "kl")
 HALF = 0.5
 """A penalty holds the policy if it leaves less than so much of the KL that training without one comes to."""
 
 
-def training_table(runs: Sequence[Run], algorithm: str, beta: float) -> pd.DataFrame:
+def training_table(runs: Sequence[Run], algorithm: str, beta: float, made: Made = described) -> pd.DataFrame:
     """One row a combination, seed and report; no optimum is known here."""
     import pandas as pd
 
@@ -32,15 +34,13 @@ def training_table(runs: Sequence[Run], algorithm: str, beta: float) -> pd.DataF
     )  # fmt: skip
     unknown = {"regret": math.nan, "kl_to_optimum": math.nan}
     rows = [
-        {"algorithm": algorithm, "beta": beta} | described(run["combination"]) | row | unknown
-        for run in runs
-        for row in run["rows"]
+        {"algorithm": algorithm, "beta": beta} | made(run["combination"]) | row | unknown for run in runs for row in run["rows"]
     ]
     table = pd.DataFrame(rows)
     return table[[*first, *(name for name in table if name not in first)]]
 
 
-def compared_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
+def compared_table(runs: Sequence[Run], reference: str, made: Made = described) -> pd.DataFrame:
     """One row a combination: what its policies do in the end, means over seeds, and the paired difference from ``reference``.
 
     Standard errors are those of the completions measured, given the trained policies; ``_spread`` is the standard deviation
@@ -51,7 +51,7 @@ def compared_table(runs: Sequence[Run], reference: str) -> pd.DataFrame:
     rows = []
     for name in dict.fromkeys(run["combination"] for run in runs):
         own = [run for run in runs if run["combination"] == name]
-        row = described(NONE if name == UNTRAINED else name) | {"combination": name, "seeds": len(own)}
+        row = made(NONE if name == UNTRAINED else name) | {"combination": name, "seeds": len(own)}
         keys = [key for key in own[0]["statistics"] if not key.endswith("_se")]
         for key in keys:
             values = np.array([run["statistics"][key] for run in own])

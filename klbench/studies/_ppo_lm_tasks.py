@@ -15,6 +15,7 @@ from klbench.studies._language_run import (
     seen,
     slug,
     snapshot,
+    status,
     tracker,
     world,
 )
@@ -66,7 +67,7 @@ def _performed(options: PpoLmOptions, place: Place, shared: Stage, name: str, se
         finally:
             log.close()
     found = {"combination": name, "seed": seed, "rows": rows} | measured(learner, options, options.beta, estimate)
-    return finish(learner, options, place, slug(name, seed), found | {"status": _status(learner)})
+    return finish(learner, options, place, slug(name, seed), found | {"status": status(learner)})
 
 
 def _followed(
@@ -96,7 +97,7 @@ def _followed(
             numbers = {"beta_used": report.beta, "clip_fraction": report.clip_fraction, "clamp_fraction": report.clamp_fraction}
             row = seen(learner, options.beta, estimate) | {key: float(value) for key, value in numbers.items()}
             log(report.update, {key: row[key] for key in LOGGED})
-            rows.append({"combination": used.name, "seed": seed, "step": report.update} | row | {"status": _status(learner)})
+            rows.append({"combination": used.name, "seed": seed, "step": report.update} | row | {"status": status(learner)})
             if report.update < recipe.updates:
                 snapshot(learner, rows=rows, update=report.update, beta=float(report.beta)).save(place, slug(used.name, seed))
         if learner.descent.cause is not None:
@@ -112,8 +113,3 @@ def _pretraining(options: PpoLmOptions, learner: Language) -> Callable[[int], Te
 
     examples = sft.load(options.pretraining, learner.policy)
     return lambda update: sft.mean_log_prob(learner, examples, update)[None, None]
-
-
-def _status(learner: Language) -> str:
-    cause = learner.descent.cause
-    return "ok" if cause is None else f"diverged at update {cause[0]}: {cause[1]}"

@@ -1,12 +1,12 @@
 """PPO on language models: what each combination makes of a policy whose optimum nobody knows.
 
-Every combination and seed is a run of its own, in a worker, or one after the other where a GPU or several processes are shared.
+Every combination and seed is a run of its own, in a worker, or one after the other on a GPU.
 It is kept at every report and continued from there to the same bits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from klbench.studies import Context, Study, Summary, register
@@ -16,34 +16,17 @@ from klbench.studies._loop_options import NONE, REFERENCE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from klbench.studies._language_stage import Place
-
 
 def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``training``, ``compared``, ``texts`` and ``combinations``."""
-    from klbench.studies._language_run import UNTRAINED
-    from klbench.studies._language_stage import Place, prepare
-
-    place = Place(context.seed, context.device, context.folder.path if context.folder else None, context.group)
-    place.group.agreed(lambda: prepare(options, place))
-    plan = [(name, seed) for seed in range(options.seeds) for name in (UNTRAINED, *options.combinations)]
-    found: list[dict[str, Any]] = []
-    try:
-        for done, result in enumerate(_performed(options, context, place, plan), 1):
-            found.append(result)
-            context.progress(done, len(plan), f"{result['combination']}, seed {result['seed']}")
-    except KeyboardInterrupt:
-        context.interrupted = True
-    return _tables(options, found) if any(result["rows"] for result in found) else {}
-
-
-def _performed(options: PpoLmOptions, context: Context, place: Place, plan: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
+    from klbench.studies._language_run import UNTRAINED, all_of
+    from klbench.studies._language_stage import Place, stage
     from klbench.studies._ppo_lm_tasks import perform
 
-    tasks = ((options, place, name, seed) for name, seed in plan)
-    if context.device == "cpu" and place.group.size == 1:
-        return context.map(perform, tasks)
-    return (perform(*task) for task in tasks)  # one model at a time on a GPU, and all processes on the same one
+    place = Place(context.seed, context.device, context.folder.path if context.folder else None, context.group)
+    stage(options, place)  # what is wrong is said at once, and what comes before is trained
+    found = all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
+    return _tables(options, found) if any(result["rows"] for result in found) else {}
 
 
 def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:

@@ -54,7 +54,8 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
             curves.append(curve)
             rows += [
                 {"algorithm": "ppo", "combination": name, **parts(name), "beta": 0.2, "seed": seed, "step": step,
-                 "reward": 0.5, "kl": kl, "kl_estimate": kl, "objective": 0.3, "regret": now, "kl_to_optimum": now / 0.2,
+                 "reward": 0.5, "sampled_reward": 0.5, "kl": kl, "kl_estimate": kl, "objective": 0.3,
+                 "regret": now, "kl_to_optimum": now / 0.2,
                  "status": status if (name, seed, step) == ("k3_reward", 1, 20) else "ok"}
                 for seed in range(SEEDS)
             ]  # fmt: skip

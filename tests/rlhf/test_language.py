@@ -7,9 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from small_lm import END, PAD, V, judge, log_softmax, model
 
-from klbench.lm.loading import LanguageModel
 from klbench.processes import Group
 from klbench.rlhf import sft
 from klbench.rlhf.descent import Descent
@@ -18,35 +17,12 @@ from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Recipe, train
 from klbench.rlhf.sft import Examples
 
-V, END, PAD = 7, 3, 0
 BETA = 0.3
-
-
-def model(seed: int, dtype: torch.dtype = torch.float64) -> LanguageModel:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = GPT2Config(
-            vocab_size=V, n_positions=16, n_embd=8, n_layer=1, n_head=2, initializer_range=0.4, bos_token_id=END,
-            eos_token_id=END, pad_token_id=PAD,
-        )  # fmt: skip
-        made = GPT2LMHeadModel(config).to(dtype).eval().requires_grad_(False)
-    return LanguageModel(f"random-{seed}", made, None, "cpu", V, 16, (END,), PAD)
-
-
-def judge(prompts, token, mask) -> np.ndarray:
-    """The mean token, in units of the vocabulary."""
-    return (token * mask).sum(-1) / mask.sum(-1) / V
 
 
 def world(prompts=((1, 2),), *, tokens=2, each=1, group=4, critic=False, dtype=torch.float64, seed=0, batch=64) -> Language:
     setting = Setting(each, group, tokens, rate=0.01, clip=None, steps=None, critic=critic, batch=batch)
     return Language(model(1, dtype), model(2, dtype), prompts, judge, setting, (seed, "test"), Group())
-
-
-def log_softmax(lm, prompt, tokens) -> torch.Tensor:
-    """Next-token log-probabilities before each of the tokens."""
-    ids = torch.tensor([[*prompt, *tokens]])
-    return lm.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
 
 
 def completions(most: int):

@@ -17,6 +17,11 @@ WHY = (
     "prompts and random numbers. Nobody knows the best policy here; but the KL of every sampled completion is a sum of exact "
     "KLs over its tokens, so that what the penalty holds is measured and not estimated by the estimator in question."
 )
+WHY_DPO = (
+    "DPO learns from ranked pairs of completions, by one loss for each f-divergence from the reference, on the same pairs in "
+    "the same order; no completion of the policy is sampled to train it. Those below were sampled to measure it: the KL of "
+    "each is a sum of exact KLs over its tokens, and k1 to k3 are what the usual estimators say of the same completions."
+)
 MOST_RUNS = 4
 
 
@@ -54,7 +59,7 @@ def _estimates(trained: LmTrained) -> Markup | None:
     rows = [row for row in trained.trained if not math.isnan(row.get("kl_estimate", math.nan))]
     if not rows:
         return None
-    text = Markup("<p><b>What the estimator in use says of the KL</b></p>")
+    text = Markup("<p><b>{} says of the KL</b></p>").format("What k1" if trained.dpo else "What the estimator in use")
     text += _lines(rows, [f"{number(row['kl_estimate'], 3)} nats where it is {number(row['kl'], 3)}" for row in rows])
     sure = [row for row in rows if abs(row["estimate_error"]) > Z95 * row["estimate_error_se"]]
     if sure:
@@ -89,8 +94,11 @@ def _spread(trained: LmTrained) -> Markup | None:
 def _lead(trained: LmTrained) -> str:
     where = f"{trained.label}: " if trained.label else ""
     start, first = trained.of(UNTRAINED), trained.first
+    none = "" if trained.of(NONE) is None else " and none at all"
+    words = ("loss", "losses") if trained.dpo else ("way to penalise", "ways to penalise")
+    penalised = count(sum(row["combination"] != NONE for row in trained.trained), *words)
     said = (
-        f"{where}{count(len(trained.trained), 'way', 'ways')} to penalise, {str(first['algorithm']).upper()} with "
+        f"{where}{penalised}{none}, {str(first['algorithm']).upper()} with "
         f"β = {short(first['beta'])}, {count(trained.updates, 'update')}, {count(trained.compared[0]['seeds'], 'seed')}. "
     )
     if start is None:
@@ -108,7 +116,7 @@ def answer(runs: Sequence[LmTrained]) -> list[Block]:
     for trained in runs[:MOST_RUNS]:
         blocks.append(Paragraph(_lead(trained), "lead"))
         if trained is runs[0]:
-            blocks.append(Paragraph(WHY))
+            blocks.append(Paragraph(WHY_DPO if trained.dpo else WHY))
         if trained.diverged:
             blocks.append(Paragraph(f"Stopped where numbers failed: {'; '.join(trained.diverged[:6])}.", "warning"))
         parts = (_held, _not_held, _estimates, _objective, _spread)

@@ -56,6 +56,11 @@ class LmTrained:
         return self.rows("training")[0]
 
     @cached_property
+    def dpo(self) -> bool:
+        """Whether it learned from ranked pairs."""
+        return bool(self.first["algorithm"] == "dpo")
+
+    @cached_property
     def updates(self) -> int:
         """The last step."""
         return int(self.tables["training"]["step"].max())

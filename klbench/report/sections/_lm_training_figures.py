@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from klbench.report.axes import log_ticks
+from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import MARKERS, colour, drawing
 from klbench.report.numbers import number
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_LINES = 8
+SOME_NATS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 FLOOR = 1e-2
 """Nats below which a logarithmic scale has no room."""
 
@@ -65,10 +66,15 @@ def _panel(trained: LmTrained, entries: dict[str, LegendEntry], column: str, lab
 
 
 def _paths(trained: LmTrained, entries: dict[str, LegendEntry]) -> Panel:
+    from matplotlib.ticker import FixedLocator, FuncFormatter
+
     with drawing(left=0.16) as (axes, svg):
         _lines(axes, trained, entries, "reward", over="kl")
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set_xlim(left=0.0)
+        most = axes.get_xlim()[1]
+        axes.xaxis.set_major_locator(FixedLocator([each for each in SOME_NATS if each <= most]))
+        axes.xaxis.set_major_formatter(FuncFormatter(tick))
         axes.set_xlabel("exact KL(q‖p), nats")
         axes.set_ylabel("reward")
     return Panel("Reward over KL", svg[0], f"Reward over KL; rewards in the end: {_said(trained, entries, 'reward')}.")

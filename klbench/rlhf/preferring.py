@@ -1,0 +1,123 @@
+"""Ranked pairs of completions, and a language model that learns from them: what :func:`klbench.rlhf.dpo.train` trains.
+
+A stack of one: every loss is a world of its own, and all of them see the same pairs in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from klbench.lm import rows
+from klbench.lm.generation import generate
+from klbench.lm.sampling import Sampling
+from klbench.lm.trained import precision
+from klbench.rlhf import sft
+from klbench.rlhf.dpo import Batch
+from klbench.rlhf.sft import Examples
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.lm.loading import LanguageModel
+    from klbench.rlhf.language import Judge, Language
+
+KEYS = ("prompt", "chosen", "rejected")
+"""Keys of a file of ranked pairs."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The better and the worse answer to each prompt, as they are labelled."""
+
+    chosen: Examples
+    rejected: Examples
+
+    def __len__(self) -> int:
+        return len(self.chosen.prompts)
+
+
+def load(path: str, lm: LanguageModel) -> Pairs:
+    """The pairs of a file.
+
+    Raises
+    ------
+    ConfigError
+        The file, its line and key; or a prompt that leaves no room.
+    """
+    found = rows.load(path, KEYS)
+    return Pairs(*(sft.encoded([(row["prompt"], row[key]) for row in found], lm) for key in KEYS[1:]))
+
+
+def sampled(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], judge: Judge, n: int, *, scale: float, tokens: int, batch: int,
+    dtype: str, stream: np.random.Generator,
+) -> Pairs:  # fmt: skip
+    """``n`` pairs of the model's own completions, all prompts equally often as far as ``n`` allows.
+
+    The first of two is labelled the better one with probability ``sigma(scale * (r - r'))``. (Bradley and Terry 1952.)
+    """
+    asked = [prompts[i] for i in np.resize(np.arange(len(prompts)), n).tolist()]
+    uniform, label = stream.random((2, n, tokens)), stream.random(n)
+    with precision(dtype, lm.device):
+        found = generate(lm, [*asked, *asked], uniform.reshape(2 * n, tokens), Sampling(), batch)
+    reward = judge([*asked, *asked], found.token, found.mask).reshape(2, n)
+    first = label < 0.5 * (1.0 + np.tanh(0.5 * scale * (reward[0] - reward[1])))
+    places = np.where(first, [np.arange(n), np.arange(n, 2 * n)], [np.arange(n, 2 * n), np.arange(n)])
+    return Pairs(*(Examples(asked, found.token[each], found.mask[each]) for each in places))
+
+
+class Preferring:
+    """A policy that learns from pairs.
+
+    Parameters
+    ----------
+    learner
+        The policy, its reference and its optimiser.
+    batch
+        Pairs of a step; each stands once in every pass over them.
+    """
+
+    def __init__(self, learner: Language, pairs: Pairs, batch: int) -> None:
+        import torch
+
+        self.learner, self.pairs, self.batch = learner, pairs, batch
+        with torch.no_grad():
+            self._reference = {
+                part: torch.cat([
+                    self._whole(learner.reference, part, each)
+                    for each in np.array_split(np.arange(len(pairs)), -(-len(pairs) // learner.setting.batch))
+                ])
+                for part in KEYS[1:]
+            }  # fmt: skip
+
+    def _whole(self, lm: LanguageModel, part: str, which: np.ndarray) -> Tensor:
+        """Log-probabilities of whole completions, ``(n,)``, float64."""
+        import torch
+
+        examples: Examples = getattr(self.pairs, part)
+        with precision(self.learner.setting.dtype, lm.device):
+            found = examples.log_probs(lm, which).cpu().double()
+        row = torch.from_numpy(np.nonzero(examples.mask[which])[0])
+        return torch.zeros(len(which), dtype=torch.float64).index_add(0, row, found)
+
+    def which(self, step: int) -> np.ndarray:
+        """The pairs of a step."""
+        each = -(-len(self.pairs) // self.batch)
+        order = self.learner.stream("order of pairs", step // each).permutation(len(self.pairs))
+        return order[(step % each) * self.batch :][: self.batch]
+
+    def log_ratios(self, step: int) -> Batch:
+        """The step's pairs under the policy of now."""
+        which = self.which(step)
+        chosen, rejected = (
+            (self._whole(self.learner.policy, part, which) - self._reference[part][which])[None, None] for part in KEYS[1:]
+        )
+        return Batch(chosen, rejected)
+
+    def step(self, loss: Tensor, step: int) -> None:
+        """One step of AdamW down the loss of the one policy."""
+        self.learner.step(loss, step)

@@ -1,0 +1,85 @@
+"""DPO of a language model, against losses and gradients that are written out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from small_lm import END, PAD, V, judge, log_softmax, model
+
+from klbench import streams
+from klbench.processes import Group
+from klbench.rlhf.dpo import Arm, train
+from klbench.rlhf.language import Language, Setting
+from klbench.rlhf.preferring import Pairs, Preferring, sampled
+from klbench.rlhf.sft import Examples, padded
+
+PROMPTS = [(1, 2), (4,), (5, 6, 1)]
+CHOSEN = [[4, END], [6, 6, 2, END], [END]]
+REJECTED = [[2, 2, END], [1], [5, 5, 5, 5]]
+
+
+def learner() -> Language:
+    setting = Setting(2, 2, 4, rate=0.02, clip=None, steps=None)
+    return Language(model(1), model(2), PROMPTS, judge, setting, (0, "test"), Group())
+
+
+def examples(answers) -> Examples:
+    return Examples(PROMPTS, *padded(answers, PAD))
+
+
+def log_ratio(world: Language, prompt, answer) -> torch.Tensor:
+    at = range(len(answer)), answer
+    ours, theirs = (log_softmax(lm, prompt, answer)[at].sum() for lm in (world.policy, world.reference))
+    return ours - theirs
+
+
+def test_the_loss_and_its_gradient_are_those_written_out() -> None:
+    world = learner()
+    beta, smoothing = 0.7, 0.1
+    margins = torch.stack([
+        log_ratio(world, prompt, chosen) - log_ratio(world, prompt, rejected)
+        for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
+    ])  # fmt: skip
+    sigmoid = torch.sigmoid(beta * margins)
+    expected = -((1 - smoothing) * sigmoid.log() + smoothing * (1 - sigmoid).log()).mean()
+    gradient = torch.autograd.grad(expected, list(world.policy.model.parameters()))
+    preferring = Preferring(world, Pairs(examples(CHOSEN), examples(REJECTED)), batch=3)
+    found = []
+    preferring.step = lambda loss, step: found.append(torch.autograd.grad(loss.sum(), list(world.policy.model.parameters())))
+    report, _ = train(preferring, [Arm("dpo", beta, "kl_qp", smoothing)], steps=1, every=1)
+    assert float(report.loss) == pytest.approx(float(expected.detach()), rel=1e-12)
+    assert float(report.accuracy) == pytest.approx(float((margins > 0).double().mean()))
+    for mine, theirs in zip(found[0], gradient, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-8, atol=1e-11)
+
+
+def test_every_pair_stands_once_in_a_pass_and_passes_differ() -> None:
+    preferring = Preferring(learner(), Pairs(examples(CHOSEN), examples(REJECTED)), batch=2)
+    passes = [np.concatenate([preferring.which(2 * k), preferring.which(2 * k + 1)]) for k in range(8)]
+    assert all(sorted(each) == [0, 1, 2] for each in passes)
+    assert len({tuple(each) for each in passes}) > 1
+
+
+def test_it_learns_to_rank() -> None:
+    preferring = Preferring(learner(), Pairs(examples(CHOSEN), examples(REJECTED)), batch=3)
+    reports = list(train(preferring, [Arm("dpo", 0.7)], steps=20, every=20))
+    assert float(reports[-1].loss) < 0.5 * float(reports[0].loss)
+    assert float(reports[-1].accuracy) == 1.0
+
+
+def test_labels_follow_bradley_and_terry() -> None:
+    n, scale = 4000, 6.0
+    lm = model(2)
+    stream = streams.generator(0, "test")
+    pairs = sampled(lm, PROMPTS, judge, n, scale=scale, tokens=4, batch=1000, dtype="float32", stream=stream)
+    assert [pairs.chosen.prompts[i] for i in range(4)] == [*PROMPTS, PROMPTS[0]]
+    better, worse = (judge(None, each.token, each.mask) for each in (pairs.chosen, pairs.rejected))
+    margin = better - worse
+    # E[label | both rewards] = sigma(scale |m|): the share of pairs labelled as their rewards rank them.
+    apart = margin[margin != 0]
+    chance = 1 / (1 + np.exp(-scale * np.abs(apart)))
+    error = math.sqrt((chance * (1 - chance)).sum()) / len(apart)
+    assert abs((apart > 0).mean() - chance.mean()) < 5 * error
+    assert chance.mean() - 5 * error > 0.5
+    assert pairs.chosen.token.max() < V
