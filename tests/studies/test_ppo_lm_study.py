@@ -13,6 +13,7 @@ from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
 from klbench.studies import Context, _ppo_lm_tasks, get
 from klbench.studies._language_options import PpoLmOptions
+from klbench.trackers import Tracker
 from klbench.types import ConfigError
 
 PROMISED = {
@@ -226,3 +227,17 @@ def test_wrong_settings_are_one_line(monkeypatch, override, message) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         app.check(["+exp=ppo_lm", f"++{override}"])
     assert "\n" not in str(error.value)
+
+
+def test_a_tracker_is_told_every_report_of_every_combination(tmp_path, monkeypatch) -> None:
+    told = []
+
+    def start(name, folder, run, config):
+        assert (name, folder) == ("wandb", tmp_path)
+        return Tracker(lambda step, numbers: told.append((run, step, numbers["kl"])), lambda: told.append((run, "closed")))
+
+    monkeypatch.setattr("klbench.trackers.check", lambda name: None)
+    monkeypatch.setattr("klbench.trackers.start", start)
+    found = study(tmp_path, combinations=("k1_reward",), tracker="wandb", updates=2)["training"]
+    expected = [("k1_reward-seed-0", step, kl) for step, kl in zip(found["step"], found["kl"], strict=True)]
+    assert told == [*expected, ("k1_reward-seed-0", "closed")]

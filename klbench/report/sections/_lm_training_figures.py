@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -33,11 +34,14 @@ def _by_seed(trained: LmTrained, name: str) -> list[list[Row]]:
     return list(found.values())
 
 
-def _lines(axes: Axes, trained: LmTrained, entries: dict[str, LegendEntry], column: str, over: str = "step") -> None:
+def _lines(
+    axes: Axes, trained: LmTrained, entries: dict[str, LegendEntry], column: str, over: str = "step", least: float = -math.inf
+) -> None:
     for name, entry in entries.items():
         for k, rows in enumerate(_by_seed(trained, name)):
+            values = [row[column] if row[column] > least else math.nan for row in rows]
             axes.plot(
-                [row[over] for row in rows], [row[column] for row in rows], color=colour(entry.slot), marker=entry.marker,
+                [row[over] for row in rows], values, color=colour(entry.slot), marker=entry.marker,
                 markevery=max(1, len(rows) // 5), markersize=4.5, alpha=1.0 if k == 0 else 0.55,
             )  # fmt: skip
 
@@ -57,7 +61,7 @@ def _said(trained: LmTrained, entries: dict[str, LegendEntry], column: str) -> s
 
 def _panel(trained: LmTrained, entries: dict[str, LegendEntry], column: str, label: str, title: str, *, log: bool) -> Panel:
     with drawing(left=0.16) as (axes, svg):
-        _lines(axes, trained, entries, column)
+        _lines(axes, trained, entries, column, least=FLOOR if log else -math.inf)
         if log:
             _log(axes, trained, column)
         axes.set_xlabel("update")
@@ -95,6 +99,6 @@ def figures(trained: LmTrained) -> list[Figure]:
     caption = (
         "A line a seed, from each update's own completions. The exact KL is the sum of the KL of every next-token distribution "
         "along a completion (the Rao-Blackwell estimate); beside it what the estimator in use says of the same completions. "
-        f"The scales of both are logarithmic from {FLOOR:g} nats on."
+        f"Both scales are logarithmic, from {FLOOR:g} nats on: before the first update the KL is 0."
     )
     return [Figure(f"lm-training{stem}", "While training", caption, panels, legend)]
