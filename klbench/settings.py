@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -214,6 +214,30 @@ def _pairs(config: dict[str, Any], experiment: str) -> list[Pair]:
     return [build_pair(node, f"pairs.{k}") for k, node in enumerate(many)]
 
 
+def _give_to_pair(config: dict[str, Any], known: Container[str]) -> None:
+    """Move to the pair's node what only the pair knows: ``pair=lm policy=...`` is ``pair=lm pair.policy=...``."""
+    node = config.get("pair")
+    if not isinstance(node, Mapping) or node.get("kind") not in pairs.names():
+        return
+    fields = pairs.get(node["kind"]).model_fields
+    for key in [key for key in config if key in fields and key not in known and not isinstance(config[key], Mapping)]:
+        value = config.pop(key)
+        if node.get(key, value) not in (value, fields[key].default):
+            raise ConfigError(f"{key}={_show(value)} and pair.{key}={_show(node[key])}: give it once")
+        config["pair"] = node = {**node, key: value}
+
+
+def _unknown(key: str, study: Study, measured: Iterable[Pair]) -> ConfigError:
+    """What to say of a key that nobody knows, or only a pair that was not asked for by its name."""
+    of_pairs = {name: pair.kind for pair in measured for name in type(pair).model_fields}
+    if key in of_pairs:
+        kind = of_pairs[key]
+        return ConfigError(f"{key!r} is a key of the pair: say pair={kind} too, which takes the place of the experiment's own")
+    fields = study.options.model_fields
+    known = [*fields, *(["pair"] if "pairs" in fields else []), *Common.model_fields, "resume"]
+    return unknown("key", key, known, of_pairs)
+
+
 def _check_device(device: str, study: Study) -> None:
     if device not in study.devices:
         raise ConfigError(f"device={device!r}: the {study.name} study runs on {' or '.join(study.devices)}")
@@ -233,11 +257,14 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
         An unknown key, a value out of range, an unknown pair, estimator or study.
     """
     left = {key: value for key, value in config.items() if key not in ("out", "resume")}
-    kept = dict(left)
     if left.get("study") in (None, "???"):
         raise ConfigError(f"experiment {experiment} names no study; available: {', '.join(studies.names())}")
-    study = studies.get(str(left.pop("study")))
+    study = studies.get(str(left["study"]))
     fields = study.options.model_fields
+    if "pairs" in fields:
+        _give_to_pair(left, fields.keys() | Common.model_fields.keys())
+    kept = dict(left)
+    del left["study"]
     common = build(
         Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")}
     )
@@ -252,6 +279,5 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
     options = build(study.options, {key: value for key, value in left.items() if key in fields})
     for key in left:
         if key not in fields:
-            known = [*fields, *(["pair"] if "pairs" in fields else []), *Common.model_fields, "resume"]
-            raise unknown("key", key, known)
+            raise _unknown(key, study, getattr(options, "pairs", ()) if "default_pairs" in kept else ())
     return Settings(experiment, study, options, common, kept)

@@ -59,7 +59,7 @@ class LmPair(Pair):
 
     kind: ClassVar[str] = "lm"
     summary: ClassVar[str] = "causal language models (policy, reference: embedded:NAME, a folder or a hub id)"
-    measured_with: ClassVar[str] = "+exp=lm pair=lm pair.policy=... pair.reference=..."
+    measured_with: ClassVar[str] = "+exp=lm pair=lm policy=... reference=..."
     policy: str = "embedded:finetuned-midway"
     reference: str = "embedded:reference"
     revision: str = ""

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 import klbench
-from klbench import estimators, pairs
+from klbench import app, estimators, pairs
 from klbench.app import experiments
 from klbench.cli import command_line
 
@@ -157,6 +157,17 @@ def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch)
     assert set(run.tables) == {"values", "differences", "errors", "pairs", "estimators"}
     for name, table in run.tables.items():
         pd.testing.assert_frame_equal(table, pd.read_parquet(path / "tables" / f"{name}.parquet"), check_exact=True)
+
+
+def test_a_key_that_only_the_pair_knows_needs_no_prefix() -> None:
+    def checked(*arguments: str):
+        return app.check(app.normalized(["+exp=lm", *arguments]))
+
+    bare = checked("pair=lm", "policy=embedded:finetuned-far", "reference=embedded:finetuned-near", "kernel=cpu", "samples=9")
+    long = ("pair.policy=embedded:finetuned-far", "pair.reference=embedded:finetuned-near", "pair.kernel=cpu", "samples=9")
+    assert bare.options == checked("pair=lm", *long).options
+    assert bare.config == checked("pair=lm", *long).config  # what the run folder says, and resume= reads
+    assert checked("pair=sequence", "kl=2").options.pairs[0].kl == 2.0
 
 
 @pytest.mark.parametrize("arguments", [

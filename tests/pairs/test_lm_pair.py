@@ -218,7 +218,7 @@ def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, mo
 def test_the_value_study_sends_language_models_to_theirs() -> None:
     from klbench import app
 
-    with pytest.raises(ConfigError, match=r"lm pairs have none; measure it with \+exp=lm pair=lm pair\.policy"):
+    with pytest.raises(ConfigError, match=r"lm pairs have none; measure it with \+exp=lm pair=lm policy"):
         app.check(app.normalized(["+exp=value", "pair=lm"]))
 
 
