@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from klbench.lm.quiet import quiet
 from klbench.types import Notice, RunError
@@ -11,13 +12,20 @@ from klbench.types import Notice, RunError
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
+@dataclass
+class Batch:
+    """Sequences at a time, of call after call: what did not fit into memory once is not tried again."""
+
+    size: int
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether that is what an error of torch's means, on a GPU or off it."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 
-def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int) -> int:
-    """Call ``work`` with the indices of every batch, sequences of a like length together, and return the batch size in the end.
+def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int | Batch) -> None:
+    """Call ``work`` with the indices of every batch, sequences of a like length together; a :class:`Batch` remembers what fits.
 
     ``work`` may be called again with a part of what it failed at for want of memory; that is said in a :class:`Notice`.
 
@@ -26,11 +34,12 @@ def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], ba
     RunError
         Not even one sequence fits.
     """
+    fits = batch if isinstance(batch, Batch) else Batch(batch)
+    asked = fits.size
     with quiet():
-        left = _all_in_batches(work, lengths, batch)
-    if left < batch:
-        warnings.warn(f"out of memory with {batch} sequences at a time; went on with {left}", Notice, stacklevel=3)
-    return left
+        fits.size = _all_in_batches(work, lengths, asked)
+    if fits.size < asked:
+        warnings.warn(f"out of memory with {asked} sequences at a time; went on with {fits.size}", Notice, stacklevel=3)
 
 
 def _all_in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from klbench.lm.batching import in_batches
+from klbench.lm.batching import Batch, in_batches
 from klbench.lm.sampling import Sampling, choose
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def accepted(forward: Any) -> frozenset[str]:
 
 
 def generate(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], uniform: np.ndarray, sampling: Sampling, batch: int = 64
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], uniform: np.ndarray, sampling: Sampling, batch: int | Batch = 64
 ) -> Sampled:
     """One completion of each prompt; ``uniform``, shape ``(n, T)`` in [0, 1), decides every token.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench.kernels import token_divergences
-from klbench.lm.batching import in_batches
+from klbench.lm.batching import Batch, in_batches
 from klbench.lm.generation import accepted
 from klbench.lm.sampling import Sampling
 
@@ -57,7 +57,7 @@ def score(
     token: np.ndarray,
     mask: np.ndarray,
     *,
-    batch: int = 8,
+    batch: int | Batch = 8,
     kernel: str = "auto",
     sampling: Sampling | None = None,
     truncate: Sequence[int] = (),

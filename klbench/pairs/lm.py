@@ -15,6 +15,7 @@ from pydantic import Field, PositiveFloat, field_validator
 
 from klbench import streams
 from klbench.lm import embedded, loading, names, prompts
+from klbench.lm.batching import Batch
 from klbench.lm.sampling import Sampling
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
@@ -133,6 +134,14 @@ class LmPair(Pair):
         return policy, reference
 
     @cached_property
+    def _generating(self) -> Batch:
+        return Batch(self.batch)
+
+    @cached_property
+    def _scoring(self) -> Batch:
+        return Batch(self.score_batch)
+
+    @cached_property
     def _prompts(self) -> list[list[int]]:
         encoded = [self._models[0].encode(prompt) for prompt in prompts.load(self.prompts, self.prompt_count)]
         longest = max(map(len, encoded))
@@ -163,7 +172,7 @@ class LmPair(Pair):
         policy, reference = self._models
         with self._threads():
             started = time.perf_counter()
-            sampled = generate(policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self.batch)
+            sampled = generate(policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self._generating)
             generated = time.perf_counter()
             scores = self._scored(policy, reference, prompt, sampled.token, sampled.mask)
         seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
@@ -177,7 +186,7 @@ class LmPair(Pair):
         from klbench.lm.scoring import score
 
         contexts = [self._prompts[i] for i in prompt]
-        return score(policy, reference, contexts, token, mask, batch=self.score_batch, kernel=self.kernel, truncate=truncate)
+        return score(policy, reference, contexts, token, mask, batch=self._scoring, kernel=self.kernel, truncate=truncate)
 
     def _threads(self) -> AbstractContextManager[None]:
         small = all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in self._models)

@@ -167,6 +167,17 @@ def test_generation_halves_its_batch_too(lms, prompts) -> None:
     np.testing.assert_array_equal(found.token, expected.token)
 
 
+def test_what_did_not_fit_once_is_not_tried_again(lms, prompts) -> None:
+    uniform = np.random.default_rng(5).random((len(prompts), STEPS))
+    scarce, batch = Scarce(lms[0].model, 5, ERRORS[0]), batching.Batch(15)
+    with pytest.warns(UserWarning, match="with 15 .* went on with 3"):
+        generate(replace(lms[0], model=scarce), prompts, uniform, Sampling(), batch)
+    scarce.asked.clear()
+    with warnings.catch_warnings(action="error"):
+        generate(replace(lms[0], model=scarce), prompts, uniform, Sampling(), batch)
+    assert max(scarce.asked) == batch.size == 3
+
+
 def test_one_sequence_that_does_not_fit_is_the_end(lms, prompts, sampled) -> None:
     scarce = replace(lms[0], model=Scarce(lms[0].model, 0, ERRORS[0]))
     with pytest.raises(RunError, match=r"^out of memory with a single sequence of \d+ tokens$"):
@@ -182,7 +193,7 @@ def test_another_error_is_not_taken_for_want_of_memory(lms, prompts, sampled) ->
 def test_all_is_done_once_and_in_batches_of_like_length() -> None:
     lengths, done = [5, 1, 4, 1, 3], []
     with warnings.catch_warnings(action="error"):
-        assert batching.in_batches(lambda chosen: done.append(list(chosen)), lengths, 2) == 2
+        batching.in_batches(lambda chosen: done.append(list(chosen)), lengths, 2)
     assert done == [[0, 2], [4, 1], [3]]
 
 

@@ -185,6 +185,26 @@ def test_prompts_of_a_file(tmp_path) -> None:
     assert chosen.completions(0, 0, 5).prompt.tolist() == [0, 1, 0, 1, 0]
 
 
+def test_a_batch_that_did_not_fit_stays_halved_from_shard_to_shard(monkeypatch) -> None:
+    from klbench.lm import batching, scoring
+
+    chosen, whole = pair(score_batch=8), pair().completions(0, 1, 8)
+    logits, most = scoring._logits, []
+
+    def scarce(lm, ids, places):
+        most.append(len(ids))
+        if len(ids) > 2:
+            raise MemoryError
+        return logits(lm, ids, places)
+
+    monkeypatch.setattr(scoring, "_logits", scarce)
+    with pytest.warns(batching.Notice, match="with 8 sequences at a time; went on with 2"):
+        chosen.completions(0, 0, 8)
+    most.clear()
+    np.testing.assert_allclose(chosen.completions(0, 1, 8).kl_qp, whole.kl_qp, atol=1e-5)
+    assert max(most) == 2
+
+
 def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
     with pytest.raises(ConfigError, match=r"max_new_tokens=90 after a prompt of \d+ tokens .* the 96 tokens of embedded:fine"):
         pair(max_new_tokens=90).prepare()
