@@ -1,8 +1,8 @@
 """The findings of ``reports/published/``, made again by their own commands, and where a number has moved: ``make published``.
 
 A number with a standard error, ``x_se`` beside ``x``, has moved where the two differ by more than three of their common errors;
-a text has where it is another. Of numbers without an uncertainty, columns that are off by more than 1 % are told; what is other
-within all that is counted. ``--update`` takes the new folders.
+a text has where it is another, and so has what is gone or no number any more. Of numbers without an uncertainty, columns that
+are off by more than 1 % are told; what is other within all that is counted. ``--update`` takes the new folders.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ TIMINGS = ("throughput", "cost", "peers_speed")
 ERRORS, RELATIVE = 3.0, 0.01
 ROUNDING, ABSOLUTE = 1e-9, 1e-10
 SHOWN = 10
+GONE = "gone"
+"""The last word on a table, column or row that was published and is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,11 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
     both = sides[0].merge(sides[1], on=[*keys, "_n"], how="outer", suffixes=("", " new"), indicator=True)
     notes = [
         f"{name}: {count} rows {word}"
-        for word, count in (("gone", (both["_merge"] == "left_only").sum()), ("new", (both["_merge"] == "right_only").sum()))
+        for word, count in ((GONE, (both["_merge"] == "left_only").sum()), ("new", (both["_merge"] == "right_only").sum()))
         if count
     ]
     gone = [column for column in old if column not in new]
-    notes += [f"{name}: column {column} is gone" for column in gone]
+    notes += [f"{name}: column {column} is {GONE}" for column in gone]
     common = both[both["_merge"] == "both"].reset_index(drop=True)
     found, within = [], 0
     for column in (each for each in old if each not in keys and each not in gone):
@@ -95,21 +97,25 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
         se = _se(common, column)
         with np.errstate(all="ignore"):
             distance = np.abs(x - y)
-            amount = distance / (np.maximum(np.abs(x), np.abs(y)) if se is None else se)
-            far = (amount > (RELATIVE if se is None else ERRORS)) & (distance > ROUNDING * np.abs(x) + ABSOLUTE)
-        far = (far | ~np.isfinite(distance)) & ~same
-        within += int((~far & ~same).sum())
-        if se is None and far.any():
-            notes.append(f"{name}: {far.sum()} of {column}, without an uncertainty, are off by up to {np.max(amount[far]):.0%}")
-        elif se is not None:
-            found += [
-                Moved(name, _row(common, keys, k), column, x[k], y[k], f"{amount[k]:.2g} errors") for k in np.flatnonzero(far)
-            ]
+            errors, relative = distance / se, distance / np.maximum(np.abs(x), np.abs(y))
+            certain = np.isfinite(se)
+            far = np.where(certain, errors > ERRORS, relative > RELATIVE) & (distance > ROUNDING * np.abs(x) + ABSOLUTE)
+        lost = ~np.isfinite(distance) & ~same
+        told = far & ~certain & ~same & ~lost
+        far = (far & certain & ~same) | lost
+        within += int((~far & ~told & ~same).sum())
+        if told.any():
+            notes.append(
+                f"{name}: {told.sum()} of {column}, without an uncertainty, are off by up to {np.max(relative[told]):.0%}"
+            )
+        found += [
+            Moved(name, _row(common, keys, k), column, x[k], y[k], f"{errors[k]:.2g} errors") for k in np.flatnonzero(far)
+        ]
     return found, within, notes
 
 
-def _se(table: pd.DataFrame, column: str) -> np.ndarray | None:
-    """The common standard error of both, where it is known: beside the number, or by what the number is."""
+def _se(table: pd.DataFrame, column: str) -> np.ndarray:
+    """The common standard error of both, where it is known: beside the number, or by what the number is. NaN elsewhere."""
 
     def beside(side: str) -> np.ndarray | None:
         if column.endswith("_z"):
@@ -121,7 +127,7 @@ def _se(table: pd.DataFrame, column: str) -> np.ndarray | None:
         return None
 
     old, new = beside(""), beside(" new")
-    return None if old is None or new is None else np.hypot(old, new)
+    return np.full(len(table), np.nan) if old is None or new is None else np.hypot(old, new)
 
 
 def _row(table: pd.DataFrame, keys: Sequence[str], k: int) -> str:
@@ -152,7 +158,8 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
 
 def compared(old: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -> tuple[list[Moved], int, list[str]]:
     """:func:`moved` of all tables together."""
-    found, within, notes = [], 0, [f"table {name} is in one of both only" for name in sorted(old.keys() ^ new.keys())]
+    found, within = [], 0
+    notes = [f"table {name} is {GONE if name in old else 'new'}" for name in sorted(old.keys() ^ new.keys())]
     for name in sorted(old.keys() & new.keys()):
         more = moved(name, old[name], new[name])
         found, within, notes = found + more[0], within + more[1], notes + more[2]
@@ -204,8 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 any_moved = True
                 continue
             found, within, notes = compared(tables(folder), tables(new))
-            any_moved |= bool(found)
-            said = f"{len(found)} numbers moved" if found else "nothing moved"
+            lost = any(note.endswith(GONE) for note in notes)
+            any_moved |= bool(found) or lost
+            said = f"{len(found)} numbers moved" if found else "something is gone" if lost else "nothing moved"
             print(f"  {said}, {within} are other within their uncertainty")
             print("".join(f"  {line}\n" for line in [*notes, *map(str, found[:SHOWN])]), end="", flush=True)
             if given.update:

@@ -188,6 +188,15 @@ class LmPair(Pair):
         contexts = [self._prompts[i] for i in prompt]
         return score(policy, reference, contexts, token, mask, batch=self._scoring, kernel=self.kernel, truncate=truncate)
 
+    @property
+    def chosen_kernel(self) -> str:
+        """The kernel that scores, where ``kernel`` leaves the choice to the device."""
+        import torch
+
+        from klbench.kernels import choose
+
+        return choose(torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device), kernel=self.kernel)
+
     def _threads(self) -> AbstractContextManager[None]:
         small = all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in self._models)
         return embedded.one_thread() if small else nullcontext()

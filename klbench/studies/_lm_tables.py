@@ -191,11 +191,13 @@ def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
         stages = [("completions", float(clock.completions))]
         stages += [(name, float(each)) for name, each in zip(STAGES, clock.stages, strict=True) if each == each]
         stages += [(each.name, float(seconds)) for each, seconds in zip(m.usable, clock.estimators, strict=True)]
+        kernel = getattr(m.pair, "chosen_kernel", "")
         for stage, seconds in stages:
             rows.append(
                 {
                     "pair": m.pair.title, "stage": stage, "seconds": seconds, "completions_per_second": ratio_of(m.n, seconds),
                     "tokens_per_second": ratio_of(m.tokens, seconds), "peak_mib": float(clock.peak), "device": device,
+                    "kernel": kernel if stage == "scoring" else "",
                 }
             )  # fmt: skip
     return pd.DataFrame(rows)

@@ -46,6 +46,15 @@ def test_a_number_without_an_uncertainty_is_told_and_does_not_fail() -> None:
     assert changed(exact=[0.5, 0.6, 1.0]) == ([], 0, ["values: 1 of exact, without an uncertainty, are off by up to 17%"])
 
 
+def test_a_standard_error_that_is_none_hides_nothing() -> None:
+    heavy = OLD.assign(mean_se=[np.nan, 0.001, 0.01])
+    assert published.moved("values", heavy, heavy.assign(mean=[0.9, 0.5, 1.0])) == (
+        [], 0, ["values: 1 of mean, without an uncertainty, are off by up to 44%"]
+    )  # fmt: skip
+    assert len(published.moved("values", heavy, heavy.assign(mean=[np.nan, 0.5, 1.0]))[0]) == 1
+    assert changed(exact=[np.inf, 0.5, 1.0])[0] == ["values, a, k1, 1: exact 0.5 -> inf (nan errors)"]
+
+
 def test_another_word_has_moved() -> None:
     assert changed(status=["ok", "heavy tail", "ok"])[0] == ["values, a, k3, 1: status ok -> heavy tail (another)"]
 
@@ -55,7 +64,30 @@ def test_rows_are_found_whatever_their_order_and_those_that_come_or_go_are_told(
     assert published.moved("values", OLD, OLD.iloc[:2])[2] == ["values: 1 rows gone"]
     assert published.moved("values", OLD.iloc[:2], OLD)[2] == ["values: 1 rows new"]
     assert published.moved("values", OLD, OLD.drop(columns="exact"))[2] == ["values: column exact is gone"]
-    assert published.compared({"values": OLD, "more": OLD}, {"values": OLD})[2] == ["table more is in one of both only"]
+    assert published.compared({"values": OLD, "more": OLD}, {"values": OLD})[2] == ["table more is gone"]
+    assert published.compared({"values": OLD}, {"values": OLD, "more": OLD})[2] == ["table more is new"]
+
+
+@pytest.mark.parametrize(("change", "code", "says"), [
+    (lambda table: table, 0, "nothing moved, 0 are other within their uncertainty\n"),
+    (lambda table: table.assign(mean_se=2.0), 0, "nothing moved"),
+    (lambda table: table.assign(more=1.0), 0, "nothing moved"),
+    (lambda table: table.assign(mean=2.0), 1, "3 numbers moved"),
+    (lambda table: table.iloc[:2], 1, "something is gone, 0 are other within their uncertainty\n  values: 1 rows gone"),
+    (lambda table: table.drop(columns="exact"), 1, "values: column exact is gone"),
+])  # fmt: skip
+def test_what_moved_or_is_gone_ends_with_1(tmp_path, monkeypatch, capsys, change, code, says) -> None:
+    def write(folder: Path, table: pd.DataFrame) -> Path:
+        (folder / "tables").mkdir(parents=True)
+        table.to_parquet(folder / "tables" / "values.parquet")
+        (folder / "run.json").write_text(json.dumps({"command": "python -m klbench +exp=value"}))
+        return folder
+
+    monkeypatch.setattr(published, "ROOT", tmp_path)
+    write(tmp_path / published.FOLDER / "one", OLD)
+    monkeypatch.setattr(published, "again", lambda words, place: write(place / "new", change(OLD)))
+    assert published.main([]) == code
+    assert says in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", FINDINGS)

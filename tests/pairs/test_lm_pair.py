@@ -185,6 +185,11 @@ def test_prompts_of_a_file(tmp_path) -> None:
     assert chosen.completions(0, 0, 5).prompt.tolist() == [0, 1, 0, 1, 0]
 
 
+def test_the_kernel_that_is_chosen_is_told() -> None:
+    assert pair().chosen_kernel == pair(kernel="cpu").chosen_kernel == "cpu"
+    assert pair(kernel="reference").chosen_kernel == "reference"
+
+
 def test_a_batch_that_did_not_fit_stays_halved_from_shard_to_shard(monkeypatch) -> None:
     from klbench.lm import batching, scoring
 

@@ -14,7 +14,7 @@ from report_runs import write
 
 from klbench.pairs.sequence import SequencePair
 from klbench.report import render
-from klbench.report.sections import _tokens_advice, _tokens_data, discover, tokens
+from klbench.report.sections import _tokens_advice, _tokens_cost, _tokens_data, discover, tokens
 from klbench.report.sections._tokens_data import Data, known, load, percent_of, visible
 from klbench.studies import Context, get
 from klbench.studies.lm import LmOptions
@@ -33,6 +33,10 @@ class Model(SequencePair):
     def truncated(self, completions: Completions, k: int) -> Any:
         assert completions.kl_qp is not None
         return type("Truncated", (), {"kl_qp": completions.kl_qp * k / (1.0 + k)})
+
+    @property
+    def chosen_kernel(self) -> str:
+        return "abacus"
 
     def decode(self, ids: list[int]) -> list[str]:
         return ["<script>alert(1)</script>", " a", "\n", "\x00\u202eb"][: max(ids) + 1] if len(ids) > 3 else ["?"] * len(ids)
@@ -61,6 +65,16 @@ def text(blocks: Any) -> str:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     return render(write(tmp_path_factory.mktemp("tokens") / "run", tables())).read_text(encoding="utf-8")
+
+
+def test_the_kernel_that_scored_is_said_where_there_was_one(page: str) -> None:
+    assert not tables("exact")["throughput"]["kernel"].any()
+    assert {*tables()["throughput"].query("stage == 'completions'")["kernel"]} == {""}
+    timed = tables()["throughput"].assign(stage="scoring", kernel="abacus")
+    shown = [str(block) for block in _tokens_cost.cost(load(tables() | {"throughput": timed}))]
+    assert any("Kernel" in each and "abacus" in each for each in shown)
+    older = [str(block) for block in _tokens_cost.cost(load(tables() | {"throughput": timed.drop(columns="kernel")}))]
+    assert not any("Kernel" in each for each in older)
 
 
 def test_the_section_is_chosen_and_the_one_of_the_value_study_is_not(page: str) -> None:

@@ -58,6 +58,8 @@ def cost(data: Data) -> list[Block]:
         table = Table("What a standard error of 1 % takes", columns, cells)
         blocks.append(table if len(rows) <= MAX_OPEN else Details("Every estimator", [table]))
     if speed:
+        kernels = [str(row["kernel"]) for row in speed] if all(isinstance(row.get("kernel"), str) for row in speed) else []
+        kernels = kernels if any(kernels) else []
         columns = [
             *pair_column(data),
             Column("Of", "all that it takes to have completions; of that, sampling them, and scoring them by both models"),
@@ -65,11 +67,13 @@ def cost(data: Data) -> list[Block]:
             Column("Tokens a second", "that count", numeric=True),
             Column("Memory, MiB", "the most that a process held; on a GPU, that its tensors held", numeric=True),
             Column("Device", "where"),
+            *([Column("Kernel", "what computed log-probabilities and exact KL from the logits")] if kernels else []),
         ]  # fmt: skip
         cells = [
             [*pair_cell(data, row), Cell(STAGES[row["stage"]]), number_cell(row["completions_per_second"]),
-             number_cell(row["tokens_per_second"]), number_cell(row["peak_mib"]), Cell(str(row["device"]))]
-            for row in speed
+             number_cell(row["tokens_per_second"]), number_cell(row["peak_mib"]), Cell(str(row["device"])),
+             *([Cell(kernel)] if kernels else [])]
+            for row, kernel in zip(speed, kernels or [""] * len(speed), strict=True)
         ]  # fmt: skip
         blocks.append(Table("Speed", columns, cells))
     return [Heading("What it costs"), *blocks] if blocks else []
