@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from klbench.lm import names
+from klbench.lm import files, names
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
 
@@ -136,7 +137,7 @@ def _load(where: str, name: str, revision: str | None, dtype: str, device: str) 
 
 
 def _plain(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
-    return _model(where, name, revision, dtype), _tokenizer(where, name, revision)
+    return files.model(where, name, revision, dtype), files.tokenizer(where, name, revision)
 
 
 def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
@@ -146,15 +147,20 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
     folder = Path(where)
     base = _base_of(folder, name)
     base_where = names.resolved(base)
-    model = _model(base_where, f"{base}, the base of {name}", revision, dtype)
+    model = files.model(base_where, f"{base}, the base of {name}", revision, dtype)
     from peft import PeftModel
 
     try:
-        adapted = PeftModel.from_pretrained(model, where, is_trainable=False)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            adapted = PeftModel.from_pretrained(model, where, is_trainable=False)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{name}: the adapter does not fit its base {base}: {_line(error)}") from None
+        raise ConfigError(f"{name}: the adapter does not fit its base {base}: {files.line(error)}") from None
+    missing = next((str(each.message) for each in said if "missing adapter keys" in str(each.message)), None)
+    if missing is not None:
+        raise ConfigError(f"{name}: the adapter lacks weights that its adapter_config.json speaks of ({files.line(missing)})")
     has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
-    tokenizer = _tokenizer(where, name, None) if has_tokenizer else _tokenizer(base_where, base, revision)
+    tokenizer = files.tokenizer(where, name, None) if has_tokenizer else files.tokenizer(base_where, base, revision)
     return adapted.get_base_model(), tokenizer  # the layers hold the adapter by now
 
 
@@ -166,7 +172,7 @@ def _base_of(folder: Path, name: str) -> str:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read as JSON ({_line(error)})") from None
+        raise ConfigError(f"{file}: cannot be read as JSON ({files.line(error)})") from None
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigError(f"{file}: expected an adapter with peft_type LORA")
     if config.get("megatron_config"):
@@ -182,75 +188,12 @@ def _base_of(folder: Path, name: str) -> str:
     return base
 
 
-def _model(where: str, name: str, revision: str | None, dtype: str) -> Any:
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    if Path(where).is_dir():
-        _check_folder(Path(where), name)
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            where,
-            revision=revision or "main",
-            dtype=getattr(torch, dtype),
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=names.from_disk_only(where),
-        )
-    except (OSError, ValueError, KeyError, SafetensorError, ImportError, RuntimeError) as error:
-        raise ConfigError(_why(where, name, revision, error)) from None
-
-
-def _check_folder(folder: Path, name: str) -> None:
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"{name}: no config.json there; expected a folder that save_pretrained of transformers wrote")
-    if not any(folder.glob("*.safetensors")):
-        pickled = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))), None)
-        have = f"only {pickled}, and such a file can run code when it is read" if pickled else "nor any other weights"
-        raise ConfigError(f"{name}: no *.safetensors there, {have}; save it with save_pretrained(..., safe_serialization=True)")
-
-
-def _tokenizer(where: str, name: str, revision: str | None) -> Any:
-    from transformers import AutoTokenizer
-
-    missing = f"{name}: no tokenizer there; save it beside the model with tokenizer.save_pretrained"
-    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
-    if Path(where).is_dir() and not any((Path(where) / file).is_file() for file in files):
-        raise ConfigError(missing)
-    try:
-        return AutoTokenizer.from_pretrained(
-            where, revision=revision or "main", trust_remote_code=False, local_files_only=names.from_disk_only(where)
-        )
-    except Exception as error:  # noqa: BLE001  # the Rust side of tokenizers raises bare Exception
-        raise ConfigError(f"{missing} ({_line(error)})") from None
-
-
-def _why(where: str, name: str, revision: str | None, error: Exception) -> str:
-    if Path(where).is_dir():
-        return f"{name}: cannot be loaded as a causal language model: {_line(error)}"
-    text = str(error)
-    if "trust_remote_code" in text:
-        return f"{name}: needs code of its own from the hub, which is never run here"
-    if "safetensors" in text:
-        return f"{name}: has no safetensors weights on the hub; other formats can run code when they are read"
-    at = f" at revision {revision}" if revision else ""
-    return (
-        f"{name}: no such folder, and neither in the local cache of the hub nor to be had from it{at}; "
-        f"name a folder, or fetch it first where there is a network ({_line(error)})"
-    )
-
-
-def _line(error: BaseException, most: int = 160) -> str:
-    """The first line of an error, cut to size."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= most else lines[0][: most - 3] + "..."
-
-
 def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
     head = model.get_output_embeddings()
     if head is None:
         raise ConfigError(f"{name}: has no output over tokens; expected a causal language model")
+    if not _is_causal(model, head.weight.shape[0]):
+        raise ConfigError(f"{name}: what it says of a token depends on later ones; expected a causal language model")
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
     end = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
@@ -268,6 +211,17 @@ def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
         end=tuple(int(each) for each in end),
         pad=pad,
     )
+
+
+def _is_causal(model: Any, vocabulary: int) -> bool:
+    """Whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
+    import torch
+
+    ids = torch.tensor([[0, 1, 2], [0, 2, 1]], device=model.device) % vocabulary
+    with torch.inference_mode():
+        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].float()
+    rounding = 1e-4 if model.dtype == torch.float32 else 0.05
+    return bool((one - other).abs().max() <= rounding * one.abs().max())
 
 
 def check_same_tokens(policy: LanguageModel, reference: LanguageModel) -> None:

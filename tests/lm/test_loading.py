@@ -185,6 +185,32 @@ def test_weights_of_another_shape_are_refused(folder) -> None:
     assert "cannot be loaded" in refused(folder)
 
 
+def test_weights_that_are_missing_are_not_drawn_at_random(folder) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    some = {key: each for key, each in weights.items() if "ln_f" not in key}
+    save_file(some, folder / "model.safetensors", {"format": "pt"})
+    assert refused(folder).endswith("its weights lack transformer.ln_f.bias and 1 others")
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_a_model_that_sees_later_tokens_is_refused(folder, is_decoder) -> None:
+    from transformers import BertConfig, BertLMHeadModel
+
+    config = BertConfig(
+        vocab_size=288, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
+        is_decoder=is_decoder, initializer_range=0.5,
+    )  # fmt: skip
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertLMHeadModel(config).save_pretrained(folder)
+    if is_decoder:
+        assert load(str(folder)).vocabulary == 288
+    else:
+        assert "depends on later ones" in refused(folder)
+
+
 def test_another_tokenizer_is_named_by_its_first_difference(folder) -> None:
     text = (folder / "tokenizer.json").read_text(encoding="utf-8")
     (folder / "tokenizer.json").write_text(text.replace('"Ā"', '"XX"'), encoding="utf-8")
@@ -318,6 +344,15 @@ def test_adapters_that_are_pickled_broken_or_on_adapters(adapter, tmp_path) -> N
     (broken / "adapter_config.json").write_text("{")
     assert "cannot be read as JSON" in refused(broken)
     assert "is an adapter itself" in refused(changed(adapter, tmp_path / "upper", base_model_name_or_path=str(adapter)))
+
+
+def test_an_adapter_without_some_of_its_weights(adapter, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(adapter, tmp_path / "some")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(dict(list(weights.items())[1:]), tmp_path / "some" / "adapter_model.safetensors", {"format": "pt"})
+    assert "the adapter lacks weights" in refused(tmp_path / "some")
 
 
 def test_an_adapter_without_peft(adapter, monkeypatch) -> None:
