@@ -1,4 +1,4 @@
-"""The language models that come with klbench: a small reference and policies made from it, trained here on first use.
+"""The language models that come with klbench: a small reference and policies made from it, on first use.
 
 They are small, and they are language models in every way that matters to an estimator: subword tokens, an end-of-sequence
 token, attention over what precedes, and a policy that was fine-tuned away from its reference, or sharpened.
@@ -10,7 +10,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from klbench.lm import cache
 from klbench.lm.corpus import corpus
 from klbench.registry import unknown
+from klbench.types import ConfigError
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -27,6 +28,8 @@ PREFIX = "embedded:"
 END, PAD = "<|end|>", "<|pad|>"
 LEVELS = ("near", "midway", "far")
 NAMES = ("reference", *(f"{how}-{level}" for how in ("finetuned", "sharpened") for level in LEVELS))
+TRAINED = ("ppo-midway", "dpo-midway")
+"""Policies that take more than this package to train: what lies above it says how, by :func:`add_trainer`."""
 VARIABLE = "KLBENCH_EMBEDDED"
 """Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model that has learned anything."""
 
@@ -75,12 +78,28 @@ def check_name(name: str) -> None:
     ConfigError
         It is not; the nearest one is offered.
     """
-    if name.removeprefix(PREFIX) not in NAMES:
-        raise unknown("embedded model", name.removeprefix(PREFIX), NAMES)
+    if name.removeprefix(PREFIX) not in (*NAMES, *TRAINED):
+        raise unknown("embedded model", name.removeprefix(PREFIX), (*NAMES, *TRAINED))
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """How one of ``TRAINED`` is made from the reference: all that decides what comes of it, and the work itself."""
+
+    made_with: Callable[[], Any]
+    train: Callable[[Path], None]
+
+
+_trainers: dict[str, Trainer] = {}
+
+
+def add_trainer(name: str, trainer: Trainer) -> None:
+    """Say how a policy of ``TRAINED`` is made; ``train`` fills an empty folder."""
+    _trainers[name] = trainer
 
 
 def folder(name: str) -> Path:
-    """The folder of that model in the form that transformers loads; all of them are built first if they are not there yet.
+    """The folder of that model in the form that transformers loads; it is made first if it is not there yet.
 
     Raises
     ------
@@ -88,12 +107,19 @@ def folder(name: str) -> Path:
         No such model, or the cache cannot be written.
     """
     check_name(name)
-    return built() / name.removeprefix(PREFIX)
+    short = name.removeprefix(PREFIX)
+    if short in NAMES:
+        return built() / short
+    if short not in _trainers:
+        raise ConfigError(f"{name}: it is trained by the studies of klbench, which are not loaded: import klbench.studies.lm")
+    trainer, start = _trainers[short], built()
+    made_with = json.dumps([start.name, trainer.made_with()], sort_keys=True)
+    return cache.folder("lm-trained", hashlib.sha256(made_with.encode()).hexdigest()[:16], trainer.train)
 
 
 def built() -> Path:
     """The folder of the whole set: one folder a model, and ``made.json`` (see :func:`describe`)."""
-    recipe = _recipe()
+    recipe = RECIPES[recipe_in_use()]
     return cache.folder("lm", _key(recipe), lambda unfinished: build(recipe, unfinished))
 
 
@@ -103,11 +129,12 @@ def describe() -> dict[str, Any]:
     return made
 
 
-def _recipe() -> Recipe:
+def recipe_in_use() -> str:
+    """Its name: ``standard``, or what ``KLBENCH_EMBEDDED`` says."""
     name = os.environ.get(VARIABLE) or "standard"
     if name not in RECIPES:
         raise unknown(f"recipe {VARIABLE}=", name, RECIPES)
-    return RECIPES[name]
+    return name
 
 
 def _made_with(recipe: Recipe) -> dict[str, Any]:

@@ -18,7 +18,7 @@ COLUMNS = frozenset(("pair", "position", "n", "kl_qp", "kl_qp_se", "k1", "k1_se"
 MAIN_TARGET = "KL(q‖p)"
 EXACT = ("rao_blackwell", "rao_blackwell_weighted")
 LEVELS = {"token": "each token", "sequence": "whole sequence"}
-MAX_PANELS = 6
+MAX_PANELS = 8
 _VISIBLE = str.maketrans({" ": "␣", "\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 

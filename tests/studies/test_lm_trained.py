@@ -1,0 +1,66 @@
+"""The embedded policies that PPO and DPO have trained."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from klbench import studies
+from klbench.lm import cache, embedded
+from klbench.lm.loading import load
+from klbench.pairs.lm import LmPair
+from klbench.studies import _lm_trained
+from klbench.types import ConfigError
+
+NAMES = [embedded.PREFIX + name for name in embedded.TRAINED]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def lm_cache(tmp_path_factory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KLBENCH_CACHE", str(tmp_path_factory.mktemp("lm-cache")))
+        patch.setenv("KLBENCH_EMBEDDED", "tiny")
+        yield
+
+
+def test_every_one_has_a_trainer() -> None:
+    assert list(_lm_trained.TRAINED) == list(_lm_trained.TINY) == list(embedded.TRAINED)
+    for name, (study, _, _) in _lm_trained.TRAINED.items():
+        studies.get(study).options(**_lm_trained.SHARED | _lm_trained.TRAINED[name][1])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) -> None:
+    pair = LmPair(policy=name, max_new_tokens=6, prompt_count=4)
+    found = pair.completions(0, 0, 8)
+    assert found.kl_qp.sum() > 0.0
+    assert pair.title == f"LM {name.removeprefix('embedded:')} ‖ reference, 6 tokens"
+    ours, theirs = (dict(load(each).model.named_parameters()) for each in (name, "embedded:reference"))
+    assert any(not torch.equal(ours[key], theirs[key]) for key in theirs)
+    monkeypatch.setattr(studies, "get", lambda *_: pytest.fail("trained again"))
+    assert (embedded.folder(name) / "model.safetensors").is_file()
+    monkeypatch.setattr(embedded, "_trainers", {})
+    with pytest.raises(ConfigError, match=r"import klbench\.studies\.lm"):
+        embedded.folder(name)
+
+
+def test_other_settings_or_code_are_another_policy(monkeypatch) -> None:
+    before = _lm_trained._made_with("ppo-midway")
+    assert before != _lm_trained._made_with("dpo-midway")
+    monkeypatch.setattr(_lm_trained, "DECIDES", ("lm",))
+    after = _lm_trained._made_with("ppo-midway")
+    assert before["code"] != after["code"]
+    assert before["settings"] == after["settings"]
+
+
+def test_one_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path) -> None:
+    from klbench.studies import _ppo_lm_tasks
+
+    def interrupt(*task):
+        raise KeyboardInterrupt
+
+    embedded.built()
+    monkeypatch.setattr(_ppo_lm_tasks, "perform", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        cache.folder("broken", "off", lambda target: _lm_trained._train("ppo-midway", target))
+    assert not (cache.root() / "broken" / "off").exists()
