@@ -1,7 +1,7 @@
 """How long the kernels take, beside what they replace and one read: ``pytest benchmarks/test_kernel_speed.py -m heavy -s``.
 
-In float32, the ``cpu`` kernel has to be four times as fast as both log-softmaxes and the exact sum (measured: 12 times), and faster
-than what has the tokens' log-probabilities alone (measured: 3 times); all in the same rounds.
+In float32, the ``cpu`` kernel has to be four times as fast as both log-softmaxes and the exact sum (measured: 12 times), and
+faster than what has the tokens' log-probabilities alone (measured: 3 times); all in the same rounds.
 """
 
 from __future__ import annotations

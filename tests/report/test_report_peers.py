@@ -43,7 +43,7 @@ def test_the_answer_names_errors_gradients_and_times() -> None:
     assert "Time, klbench&#39;s = 1, forward: &lt;b&gt;lib <code>low_var_kl</code>: 0.25" in said.replace(
         "klbench's", "klbench&#39;s"
     )
-    assert "Not compared: trl GRPO (skipped: trl is not installed)" in said
+    assert "Not compared: GRPO (trl is not installed). make peers, in a checkout, has them all." in said
     assert "<b>lib" not in said
 
 

@@ -113,13 +113,20 @@ def answer(tables: Tables) -> Sequence[Block]:
         "relative, against float64 on the inputs as that format has them: what rounding these has cost is nobody's fault "
         "here. A library's clamp counts as an error where the exact value is another one; it may be meant."
     )
+    return [Paragraph(asked, "lead"), Paragraph(note), *_missing(tables), Bullets(cards, cards=True)]
+
+
+def _missing(tables: Tables) -> list[Block]:
+    """What was not compared, once for each reason."""
     gone = tables["peers"][tables["peers"]["status"] != "ok"]
-    missing = (
-        [Paragraph(f"Not compared: {'; '.join(f'{r.library} {r.name} ({r.status})' for r in gone.itertuples())}.", "warning")]
-        if len(gone)
-        else []
-    )
-    return [Paragraph(asked, "lead"), Paragraph(note), *missing, Bullets(cards, cards=True)]
+    if not len(gone):
+        return []
+    reasons: dict[str, list[str]] = {}
+    for row in gone.itertuples():
+        reasons.setdefault(str(row.status).removeprefix("skipped: "), []).append(str(row.name))
+    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    hint = " make peers, in a checkout, has them all." if any("not installed" in reason for reason in reasons) else ""
+    return [Paragraph(f"Not compared: {said}.{hint}", "warning")]
 
 
 def build(tables: Tables) -> Sequence[Block]:
