@@ -211,7 +211,7 @@ def _panel(machine: Machine, suite: str, tracks: Sequence[Track]) -> Panel:
 
 
 def _figure(machine: Machine, place: int) -> Figure:
-    suites = groupby(machine.tracks, key=lambda each: each.suite)
+    suites = groupby((each for each in machine.tracks if len(each.timings) > 1), key=lambda each: each.suite)
     panels = [_panel(machine, suite, list(tracks)) for suite, tracks in suites]
     caption = (
         "Lower is better. Each line is a benchmark's median, in units of its first one; commits in the order they were made."
@@ -234,7 +234,8 @@ def _table(machine: Machine) -> Table:
         spread = f"{number(now.seconds * 1e3)} ({number(now.low * 1e3)} to {number(now.high * 1e3)})"
         rows.append([
             Cell(_code(each.name)), Cell(spread, now.seconds),
-            Cell(MISSING if math.isnan(step) else number(step), step, tone), Cell(number(each.change), each.change),
+            Cell(MISSING if math.isnan(step) else number(step), step, tone),
+            Cell(number(each.change) if len(each.timings) > 1 else MISSING, each.change),
         ])  # fmt: skip
     return Table(f"On {machine.kind}", columns, rows)
 
@@ -242,7 +243,9 @@ def _table(machine: Machine) -> Table:
 def blocks(machines: Sequence[Machine]) -> list[Block]:
     """The page: the answer, a figure and a table for each kind of machine."""
     result: list[Block] = [Heading("The answer in short", 2, "answer"), *_answer(machines)]
-    drawn: list[Any] = [_figure(each, place) for place, each in enumerate(machines) if len(each.commits) > 1]
+    drawn: list[Any] = [
+        _figure(each, place) for place, each in enumerate(machines) if any(len(t.timings) > 1 for t in each.tracks)
+    ]
     if drawn:
         result += [Heading("Over the commits", 2, "history"), *drawn]
     return [*result, Heading("Every benchmark", 2, "benchmarks"), *(_table(each) for each in machines)]

@@ -1,6 +1,7 @@
 """Rows of timings, kept in a file that grows, and the page that is drawn from it."""
 
 import platform
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,9 @@ import pandas as pd
 import pytest
 
 from klbench.machine import kind
+from klbench.report import timings
 from klbench.report.__main__ import main
+from klbench.report.blocks import Figure
 
 NAMES = ("bench_a.py::bench_terms[k1]", "bench_a.py::bench_terms[k3]", "bench_b.py::bench_page")
 
@@ -106,6 +109,16 @@ def test_a_file_of_somebody_else_stays_as_it_is(file, tmp_path, capsys) -> None:
     assert main(["--history", str(file), "--out", str(out)]) == 2
     assert "was not made by klbench" in capsys.readouterr().err
     assert out.read_text() == "mine"
+
+
+def test_what_was_timed_at_one_commit_alone_is_not_drawn() -> None:
+    both, alone = (timings.Timing(1.0, 0.9, 1.1) for _ in range(2))
+    tracks = [timings.Track("b.py::bench_both[x]", {0: both, 1: both}), timings.Track("b.py::bench_alone[x]", {1: alone})]
+    machine = timings.Machine("a kind", ["one", "two"], tracks)
+    assert [panel.title for panel in timings._figure(machine, 0).panels] == ["both"]
+    said = [[cell.text for cell in row][-1] for row in timings._table(machine).rows]
+    assert said == ["1.00", "–"]
+    assert not any(isinstance(each, Figure) for each in timings.blocks([replace(machine, tracks=tracks[1:])]))
 
 
 @pytest.mark.parametrize("arguments", [[], ["run", "--history", "file"]])
