@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusal import Bomb, refused
 
 from klbench.lm import embedded, loading, names
 from klbench.lm.loading import check_same_tokens, load
@@ -23,15 +24,6 @@ def folder(tmp_path) -> Path:
     """A copy of the reference, to be damaged."""
     shutil.copytree(embedded.folder(REFERENCE), tmp_path / "model")
     return tmp_path / "model"
-
-
-def refused(name: object, **options: str) -> str:
-    with pytest.raises(ConfigError) as error:
-        load(str(name), **options)
-    line = str(error.value)
-    assert "\n" not in line
-    assert str(options.get("dtype", options.get("device", name))) in line
-    return line
 
 
 def test_an_embedded_model_is_one_like_any_other(capfd) -> None:
@@ -140,11 +132,6 @@ def test_weights_that_are_pickled_are_refused(folder) -> None:
     line = refused(folder)
     assert "only pytorch_model.bin" in line
     assert "can run code" in line
-
-
-class Bomb:
-    def __reduce__(self):
-        return pytest.fail, ("a pickle was read",)
 
 
 def test_code_that_a_folder_brings_is_not_run(folder) -> None:
@@ -266,99 +253,6 @@ def test_a_prompt_without_tokens_is_refused(monkeypatch) -> None:
     lm = replace(load(REFERENCE), tokenizer=lambda text: {"input_ids": []})
     with pytest.raises(ConfigError, match="the prompt 'x' has no tokens"):
         lm.encode("x")
-
-
-@pytest.fixture(scope="module")
-def adapter(tmp_path_factory) -> Path:
-    """A LoRA adapter on the embedded reference, with weights that are not zero."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import GPT2LMHeadModel
-
-    target = tmp_path_factory.mktemp("lora") / "adapter"
-    with quiet(), torch.random.fork_rng(devices=[]):
-        base = GPT2LMHeadModel.from_pretrained(embedded.folder(REFERENCE))
-        torch.manual_seed(0)
-        adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True))
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(parameter, std=0.3)
-        adapted.save_pretrained(target)
-    return target
-
-
-def test_a_lora_adapter_is_its_base_and_its_change(adapter) -> None:
-    from peft import PeftModel
-    from transformers import GPT2LMHeadModel
-
-    base = load(REFERENCE)
-    lm = load(str(adapter))
-    ids = torch.tensor([base.encode("The value of")])
-    with quiet():
-        plain = GPT2LMHeadModel.from_pretrained(embedded.folder(REFERENCE)).eval()
-        merged = PeftModel.from_pretrained(plain, adapter).merge_and_unload()
-    torch.testing.assert_close(lm.model(ids).logits, merged(ids).logits, rtol=1e-4, atol=1e-5)
-    assert (lm.model(ids).logits - base.model(ids).logits).abs().max() > 1e-3
-    check_same_tokens(lm, base)
-    assert lm.context == 96
-
-
-def changed(adapter: Path, target: Path, **keys: object) -> Path:
-    shutil.copytree(adapter, target)
-    config = json.loads((target / "adapter_config.json").read_text()) | keys
-    (target / "adapter_config.json").write_text(json.dumps(config))
-    return target
-
-
-def test_the_base_of_an_adapter_may_have_any_name_that_a_model_has(adapter, tmp_path) -> None:
-    ids = torch.tensor([[3, 4, 5]])
-    expected = load(str(adapter)).model(ids).logits
-    named = changed(adapter, tmp_path / "named", base_model_name_or_path=REFERENCE)
-    beside = changed(adapter, tmp_path / "beside", base_model_name_or_path="base")
-    shutil.copytree(embedded.folder(REFERENCE), beside / "base")
-    for folder in (named, beside):
-        torch.testing.assert_close(load(str(folder)).model(ids).logits, expected)
-
-
-@pytest.mark.parametrize(("keys", "says"), [
-    ({"base_model_name_or_path": None}, "base_model_name_or_path must name"),
-    ({"base_model_name_or_path": "/nothing/here"}, "/nothing/here: no such folder"),
-    ({"base_model_name_or_path": "embedded:nope"}, "unknown embedded model 'nope'"),
-    ({"peft_type": "IA3"}, "peft_type LORA"),
-    ({"megatron_config": {"a": 1}, "megatron_core": "mine"}, "megatron_config"),
-    ({"target_modules": ["nowhere"]}, "does not fit its base"),
-    ({"r": 3}, "does not fit its base"),
-])  # fmt: skip
-def test_an_adapter_that_cannot_be_used(adapter, tmp_path, keys, says) -> None:
-    with pytest.raises(ConfigError) as error:
-        load(str(changed(adapter, tmp_path / "changed", **keys)))
-    assert says in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_adapters_that_are_pickled_broken_or_on_adapters(adapter, tmp_path) -> None:
-    pickled = changed(adapter, tmp_path / "pickled")
-    (pickled / "adapter_model.safetensors").unlink()
-    torch.save({"x": Bomb()}, pickled / "adapter_model.bin")
-    assert "no adapter_model.safetensors there" in refused(pickled)
-    broken = changed(adapter, tmp_path / "broken")
-    (broken / "adapter_config.json").write_text("{")
-    assert "cannot be read as JSON" in refused(broken)
-    assert "is an adapter itself" in refused(changed(adapter, tmp_path / "upper", base_model_name_or_path=str(adapter)))
-
-
-def test_an_adapter_without_some_of_its_weights(adapter, tmp_path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(adapter, tmp_path / "some")
-    weights = load_file(adapter / "adapter_model.safetensors")
-    save_file(dict(list(weights.items())[1:]), tmp_path / "some" / "adapter_model.safetensors", {"format": "pt"})
-    assert "the adapter lacks weights" in refused(tmp_path / "some")
-
-
-def test_an_adapter_without_peft(adapter, monkeypatch) -> None:
-    loading._load.cache_clear()
-    monkeypatch.setattr(loading.importlib.util, "find_spec", lambda name: None)
-    assert "pip install 'klbench[lm]'" in refused(adapter)
 
 
 def test_decode_gives_each_token_by_itself() -> None:

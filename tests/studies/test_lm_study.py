@@ -12,11 +12,9 @@ from klbench.pairs.sequence import SequencePair
 from klbench.runs import RunFolder
 from klbench.settings import build
 from klbench.studies import Context, get, lm
-from klbench.studies._lm_found import Found, Kept, Sums, Vocabulary
-from klbench.studies._lm_measure import Shard, found_in
-from klbench.studies._lm_values import tail_shape
+from klbench.studies._lm_measure import found_in
 from klbench.studies.lm import LmOptions
-from klbench.types import Completions, ConfigError, Draws
+from klbench.types import ConfigError, Draws
 
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3}
 NAMES = ("k1", "k2", "k3", "k_lambda:0.3", "abs", "k3_clamped:0.2", "bregman_kl_pq", "k1_weighted", "k3_weighted")
@@ -179,87 +177,6 @@ def test_positions_are_those_of_enumeration_and_add_up() -> None:
     assert (table["n"] * table["kl_qp"]).sum() == pytest.approx(20_000 * exact["mean"])
 
 
-def completions(log_q, log_p, mask, **others) -> Completions:
-    return Completions(np.array(log_q, float), np.array(log_p, float), np.array(mask, bool), **others)
-
-
-def test_padding_never_counts_and_a_mask_may_have_holes() -> None:
-    nonsense = [[-1.0, 99.0, -2.0], [math.nan, -0.5, math.nan]]
-    ref = [[-1.5, math.nan, -1.0], [99.0, -0.2, 7.0]]
-    holes = completions(nonsense, ref, [[1, 0, 1], [0, 1, 0]], token=np.array([[4, 9, 5], [9, 4, 9]]))
-    plain = completions(
-        [[-1.0, -2.0], [-0.5, 0.0]], [[-1.5, -1.0], [-0.2, 0.0]], [[1, 1], [1, 0]], token=np.array([[4, 5], [4, 0]])
-    )
-    chosen = [estimators.get(name) for name in ("k1", "k3")]
-    one, other = (found_in(each, chosen, 0.0, keep=True).flat() for each in (holes, plain))
-    for name, array in one.items():
-        if not name.startswith("clock"):
-            np.testing.assert_array_equal(array, other[name], err_msg=name)
-    shard = Shard(holes)
-    assert shard.lengths.tolist() == [2, 1]
-    assert shard.position.tolist() == [0, 1, 0]
-    np.testing.assert_allclose(shard.summed(-shard.log_ratio), [0.5 - 1.0, -0.3])
-
-
-def test_prefix_weights_stop_before_the_token() -> None:
-    found = Shard(
-        completions([[-1.0, -2.0], [-1.0, 0.0]], [[-1.0, -1.0]] * 2, [[1, 1], [1, 0]], log_mu=np.array([[-2.0, -1.0]] * 2))
-    )
-    np.testing.assert_allclose(found.prefix_weight(), [1.0, math.e, 1.0])
-
-
-def test_sums_merge_to_what_they_are_of_all() -> None:
-    stream = np.random.default_rng(0)
-    x = stream.exponential(size=(101, 3)) + np.array([0.0, 1e3, -5.0])
-    whole, merged = Sums.of_vectors(x), Sums.of_vectors(x[:1])
-    for part in (x[1:40], x[40:41], x[41:]):
-        merged = merged.merge(Sums.of_vectors(part))
-    for name in ("count", "mean", "scatter", "cubes", "fourths"):
-        np.testing.assert_allclose(getattr(merged, name), getattr(whole, name), rtol=1e-9, atol=1e-9)
-    centred = x - x.mean(0)
-    np.testing.assert_allclose(whole.fourths, (centred**4).sum(0))
-    np.testing.assert_allclose(whole.cubes, (centred**3).sum(0))
-    np.testing.assert_allclose(np.diag(whole.covariance), x.var(0, ddof=1))
-
-
-def test_shards_of_any_length_merge_to_the_whole() -> None:
-    chosen = [estimators.get(name) for name in ("k1", "k3")]
-    whole = pair().completions(3, 0, 500)
-    cut = [lm_first(whole, slice(0, 7), 1), lm_first(whole, slice(7, 300), 3), lm_first(whole, slice(300, 500), 3)]
-    parts = [found_in(each, chosen, 1.0, keep=True) for each in cut]
-    merged, expected = parts[0].merge(parts[1]).merge(parts[2]), found_in(whole, chosen, 3.0, keep=True)
-    # The first shard's completions are cut to one token: only their later tokens are missing.
-    assert merged.places.count[0] == expected.places.count[0] == 500
-    assert merged.sums.count == 500
-    again = Found.restored({name: np.array(array) for name, array in merged.flat().items()})
-    assert again.columns == merged.columns
-    for name, array in merged.flat().items():
-        np.testing.assert_array_equal(again.flat()[name], array, err_msg=name)
-
-
-def lm_first(whole: Completions, rows: slice, tokens: int) -> Completions:
-    return Completions(
-        **{name: None if x is None else x[rows] if x.ndim == 1 else x[rows, :tokens] for name, x in vars(whole).items()}
-    )
-
-
-def test_memory_is_bounded() -> None:
-    full = Kept(*(np.zeros(3) for _ in range(5)), full=np.array(True))
-    assert full.merge(full) is full
-    assert Kept.enough(2**14, 1)
-    assert Kept.enough(1, 2**22)
-    assert not Kept.enough(2**14 - 1, 2**22 - 1)
-    one, two = (
-        Vocabulary.of_tokens(np.array(ids), np.array(x), None)
-        for ids, x in (([5, 2, 5], [1.0, -2.0, 3.0]), ([9, 2], [0.5, 4.0]))
-    )
-    both = one.merge(two)
-    assert both.token.tolist() == [2, 5, 9]
-    assert both.count.tolist() == [2, 2, 1]
-    assert both.k1.tolist() == [-2.0, -4.0, -0.5]
-    assert both.largest.tolist() == [4.0, 3.0, 0.5]
-
-
 def test_tokens_that_carry_the_divergence() -> None:
     table, sums = measured(0.0)["top_tokens"], measured(0.0)["values"]
     assert sorted(table["token"]) == [0, 1, 2, 3]
@@ -284,15 +201,6 @@ def test_tokens_with_the_largest_ratios() -> None:
     for found in table.to_dict("records"):  # 20,000 completions of such a policy meet all that there are
         exact = np.abs(np.where(mask & (token == found["token"]), log_ratio, 0.0)).max()
         assert found["largest"] == pytest.approx(exact)
-
-
-def test_a_tail_that_repeats_has_no_shape() -> None:
-    stream = np.random.default_rng(0)
-    assert math.isnan(tail_shape(np.repeat([0.1, 0.2, 0.3], 2_000))[0])
-    khat, se, n = tail_shape(stream.exponential(0.7, 20_000))
-    assert abs(khat - 0.7) <= 5 * se
-    assert n == 20_000
-    assert math.isnan(tail_shape(np.zeros(0))[0])
 
 
 def test_samples_of_another_distribution() -> None:
@@ -378,33 +286,3 @@ def test_bad_settings_get_one_line(options, message) -> None:
         build(LmOptions, {"pairs": [pair()]} | options)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
-
-
-class Rescoring(SequencePair):
-    """A sequence pair that can score again as a language model does: with a known error, and with a bucket."""
-
-    def rescored(self, completions, dtype):
-        off = np.where(completions.mask, 0.01 * (-1.0) ** np.arange(completions.mask.shape[1]), 0.0)
-        return Completions(**{**vars(completions), "log_p": completions.log_p + off, "log_q": completions.log_q - off})
-
-    def truncated(self, completions, k):
-        return type("Truncated", (), {"kl_qp": completions.kl_qp * (1.0 - 1.0 / (1 + k))})
-
-    def decode(self, ids):
-        return [f" {each}\n" for each in ids]
-
-
-def test_scoring_again() -> None:
-    found = tables(Rescoring(**SMALL), samples=500, shard=500, rescored=200, truncations=(1, 3))
-    dtype = found["dtype"].set_index(["what", "estimator", "level"])
-    assert set(dtype["completions"]) == {200}
-    itself = dtype.loc["policy against itself"]
-    assert itself.loc[("k2", "token"), "change"] == pytest.approx(0.5e-4 * dtype["tokens"].iloc[0] / 200)
-    k1 = dtype.loc[("policy against reference", "k1", "token")]
-    assert k1["change"] == pytest.approx(k1["mean_there"] - k1["mean"])
-    assert k1["largest"] == pytest.approx(0.02)
-    table = found["truncation"].set_index("k")
-    assert table.loc[1, "share"] == pytest.approx(0.5)
-    assert table.loc[3, "missing"] == pytest.approx(0.25 * table.loc[3, "exact"])
-    assert found["top_tokens"]["text"].str.endswith("\n").all()
-    assert "dtype" not in tables(Rescoring(**SMALL), samples=300, rescored=0)

@@ -1,0 +1,220 @@
+"""Recorded rollouts that are odd or wrong: a mistake is one line, which names row and column."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rollout_files import GOOD, as_jsonl, as_parquet, rollouts, tables
+
+from klbench import app
+from klbench.pairs.recorded import RecordedPair
+from klbench.settings import build
+from klbench.types import ConfigError
+
+
+def wrong(**columns) -> dict:
+    return GOOD | columns
+
+
+NAN = float("nan")
+ROWS = [
+    ([GOOD, GOOD, wrong(ref_logprobs=[-1.0, -2.0])], "rollouts.jsonl row 3: ref_logprobs has 2 tokens, logprobs 3"),
+    (
+        [GOOD, wrong(logprobs=[-1.0, 0.5, -1.0])],
+        "rollouts.jsonl row 2: logprobs at token 2 is 0.5, a log-probability is never above",
+    ),
+    ([GOOD, wrong(ref_logprobs=[-1.0, -1.0, NAN])], "rollouts.jsonl row 2: ref_logprobs at token 3 is missing (NaN)"),
+    ([wrong(logprobs=[-1.0, None, -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is missing (NaN)"),
+    ([wrong(logprobs=[-1.0, -float("inf"), -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is -inf, it must be finite"),
+    ([wrong(mask=[0, 0, 0])], "row 1: logprobs: none of its tokens counts"),
+    ([wrong(mask=[0, 2, 1])], "row 1: mask must be 0 or 1, got 2"),
+    ([wrong(mask=[1, 1])], "row 1: mask has 2 tokens, logprobs 3"),
+    ([wrong(kl=[0.1, -0.2, 0.1])], "row 1: kl at token 2 is -0.2, a KL divergence is never negative"),
+    ([wrong(tokens=[1, 2.5, 3])], "row 1: tokens at token 2 is 2.5, a token id is a whole number"),
+    ([wrong(logprobs=[], ref_logprobs=[])], "row 1: logprobs: it is empty"),
+    ([wrong(logprobs=[-1.0] + [0.0] * 9, ref_logprobs=[-2.0] + [0.0] * 9)], "exactly 0 for the last 9 tokens"),
+    ([{"logprobs": [-1.0], "reference": [-1.0]}], "rollouts.jsonl: no column 'ref_logprobs'; there are: logprobs, reference"),
+    ([wrong(kl=[0.1, 0.1, 0.1]), GOOD], "rollouts.jsonl row 2: no column 'kl', which row 1 has"),
+    ([GOOD, "{nope"], "rollouts.jsonl line 2: not JSON"),
+    ([GOOD, "[1]"], "rollouts.jsonl line 2: expected a JSON object, got list"),
+    ([GOOD, "", GOOD], "rollouts.jsonl row 2: an empty line"),
+    ([wrong(logprobs="abc")], 'row 1: logprobs must be a list of numbers, got "abc"'),
+    ([wrong(logprobs=[[1.0]])], "row 1: logprobs must be a list of numbers, got [[1.0]]"),
+    ([wrong(logprobs=["a", 1, 2])], 'row 1: logprobs must be a list of numbers, got ["a", 1, 2]'),
+    ([wrong(logprobs=[-1, "-2.5", 0])], 'row 1: logprobs must be a list of numbers, got [-1, "-2.5", 0]'),
+    ([wrong(tokens=[1, 1e300, 3])], "row 1: tokens at token 2 is 1e+300, a token id is a whole number"),
+    ([wrong(logprobs=3)], "row 1: logprobs must be a list of numbers, got 3"),
+    ([], "rollouts.jsonl: the file is empty"),
+]
+
+
+def refused(path: Path | str | None) -> str:
+    with pytest.raises(ConfigError) as error:
+        build(RecordedPair, {"path": None if path is None else str(path)}, "pair.")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("rows", "message"), ROWS, ids=[message for _, message in ROWS])
+def test_a_row_that_is_wrong_is_said_at_once(tmp_path, rows, message) -> None:
+    said = refused(as_jsonl(tmp_path / "rollouts.jsonl", rows))
+    assert said.startswith("pair.path=")
+    assert message in said
+
+
+def test_trailing_lines_and_old_padding_are_right(tmp_path) -> None:
+    path = as_jsonl(tmp_path / "r.jsonl", [GOOD, GOOD, "", " "])
+    assert RecordedPair(path=str(path)).available == 2
+    assert len(RecordedPair(path=str(path)).completions(0, 0, 10).log_q) == 2
+    path = as_jsonl(tmp_path / "s.jsonl", [wrong(logprobs=[-1.0, 1.0, 1.0], ref_logprobs=[-1.0, 1.0, NAN], mask=[1, 0, 0])])
+    assert RecordedPair(path=str(path)).completions(0, 0, 1).log_q.tolist() == [[-1.0]]
+    texts = [GOOD | {"prompt": text} for text in ("a", "b", "a")]
+    prompt = RecordedPair(path=str(as_jsonl(tmp_path / "t.jsonl", texts))).completions(0, 0, 3).prompt
+    assert prompt[0] == prompt[2] != prompt[1]
+
+
+ONES = -np.ones((2, 3))
+NPZ = [
+    ({"logprobs": np.array([[1], [1, 2]], dtype=object), "ref_logprobs": ONES}, "logprobs holds pickled Python objects"),
+    ({"logprobs": ONES, "ref_logprobs": -np.ones((2, 4))}, "ref_logprobs has shape (2, 4), expected (2, 3)"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0]}, "logprobs has shape (3,), expected a rectangle (rows, tokens)"),
+    ({"logprobs": ONES, "ref_logprobs": ONES, "lengths": [3, 3]}, "logprobs has shape (2, 3), expected all tokens one after"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1, 1]}, "lengths sum to 2, logprobs has 3"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [5, -2]}, "lengths must be whole numbers, one a row and no"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1.5, 1.5]}, "lengths must be whole numbers, one a row"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": 3}, "lengths must be whole numbers, one a row and none"),
+    ({"logprobs": ONES[:0], "ref_logprobs": ONES[:0]}, "the file has no rows"),
+    ({"logprobs": np.array([["a"]]), "ref_logprobs": ONES[:1, :1]}, "logprobs must hold numbers, it holds <U1"),
+    ({"logprobs": ONES, "x": ONES}, "no column 'ref_logprobs'; there are: logprobs, x"),
+    ({"logprobs": ONES, "ref_logprobs": ONES, "prompt": [1]}, "prompt has shape (1,), expected (2,)"),
+]
+
+
+@pytest.mark.parametrize(("arrays", "message"), NPZ, ids=[message for _, message in NPZ])
+def test_an_npz_that_is_wrong(tmp_path, arrays, message) -> None:
+    np.savez(tmp_path / "rollouts.npz", **arrays)
+    assert f"rollouts.npz: {message}" in refused(tmp_path / "rollouts.npz")
+
+
+LISTS = [[-1.0]]
+PARQUET = [
+    (
+        pa.Table.from_arrays([pa.array(LISTS)] * 3, names=["logprobs", "logprobs", "ref_logprobs"]),
+        "column 'logprobs' is there more",
+    ),
+    ({"logprobs": [-1.0], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds double"),
+    ({"logprobs": [["a"]], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds list<"),
+    ({"logprobs": [[-1.0], None], "ref_logprobs": [[-1.0], [-1.0]]}, "row 2: logprobs is missing"),
+    ({"logprobs": [[-1.0, -2.0]], "ref_logprobs": LISTS}, "row 1: ref_logprobs has 1 tokens, logprobs 2"),
+    ({"logprobs": LISTS}, "no column 'ref_logprobs'; there are: logprobs"),
+]
+
+
+@pytest.mark.parametrize(("columns", "message"), PARQUET, ids=[message for _, message in PARQUET])
+def test_a_parquet_that_is_wrong(tmp_path, columns, message) -> None:
+    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), tmp_path / "rollouts.parquet")
+    assert f"rollouts.parquet{' ' if message.startswith('row') else ': '}{message}" in refused(tmp_path / "rollouts.parquet")
+
+
+def test_a_parquet_that_is_damaged_inside(tmp_path) -> None:
+    path = as_parquet(tmp_path / "r.parquet", rollouts(20))
+    content = bytearray(path.read_bytes())
+    content[4:60] = b"\xff" * 56
+    path.write_bytes(content)
+    assert "r.parquet: cannot be read from row 1 on" in refused(path)
+
+
+def test_prompts_of_any_kind_are_told_apart(tmp_path) -> None:
+    odd = ["a", "a", None, {"role": "user"}, [1, 2], 10**30, -5, True]
+    path = as_jsonl(tmp_path / "r.jsonl", [{**GOOD, "prompt": each} for each in odd])
+    found = RecordedPair(path=str(path)).completions(0, 0, 99).prompt
+    assert found[0] == found[1]
+    assert len(set(found.tolist())) == len(odd) - 1
+    table = pa.table({"logprobs": [[-1.0]] * 3, "ref_logprobs": [[-1.0]] * 3, "prompt": [b"x", b"y", b"x"]})
+    pq.write_table(table, tmp_path / "r.parquet")
+    first, second, third = RecordedPair(path=str(tmp_path / "r.parquet")).completions(0, 0, 9).prompt
+    assert first == third != second
+
+
+def test_extreme_values_are_counted_and_warn_of_nothing(tmp_path) -> None:
+    rows = [GOOD, wrong(logprobs=[-1e308, -2.0, -1.0], ref_logprobs=[-1.0, -1e308, -1.0])]
+    found = tables(as_jsonl(tmp_path / "far.jsonl", rows))["values"]
+    assert found[(found["estimator"] == "k3") & (found["level"] == "token")]["n_nonfinite"].min() == 1
+    same = tables(as_jsonl(tmp_path / "same.jsonl", [wrong(ref_logprobs=GOOD["logprobs"])] * 9))
+    assert set(same["values"][same["values"]["estimator"] == "k3"]["mean"]) == {0.0}
+    assert same["tokens"]["share"].isna().all()
+
+
+def test_files_that_are_none(tmp_path) -> None:
+    for name, message in (("x.parquet", "not a Parquet file"), ("x.npz", "not an npz file"), ("x.jsonl", "line 1: not JSON")):
+        (tmp_path / name).write_bytes(b"hello \xff")
+        assert message in refused(tmp_path / name)
+    (tmp_path / "deep.jsonl").write_bytes(b"[" * 100_000)
+    assert "line 1: not JSON" in refused(tmp_path / "deep.jsonl")
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
+        archive.writestr("logprobs.npy", b"\x93NUMPYjunk")
+    assert "z.npz: logprobs cannot be read" in refused(tmp_path / "z.npz")
+    np.save(tmp_path / "y", ONES)
+    (tmp_path / "y.npy").rename(tmp_path / "y.npz")
+    assert "not an npz file" in refused(tmp_path / "y.npz")
+    assert "no such file" in refused(tmp_path / "nowhere.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "it is a folder" in refused(tmp_path / "folder.jsonl")
+    assert "ends in .parquet, .pq, .jsonl, .ndjson, .npz" in refused(tmp_path / "x.csv")
+    assert "name a file of rollouts" in refused(None)
+    assert "name a file of rollouts" in refused("")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_mistake_far_down_ends_the_run_with_the_same_line(tmp_path, workers) -> None:
+    path = as_jsonl(tmp_path / "late.jsonl", [GOOD] * 500 + [wrong(logprobs=[-1.0, 2.0, -1.0])])
+    with pytest.raises(ConfigError, match=r"^late\.jsonl row 501: logprobs at token 2 is 2"):
+        tables(path, workers=workers)
+
+
+def test_it_has_tokens_and_nothing_to_draw(tmp_path) -> None:
+    pair = RecordedPair(path=str(as_jsonl(tmp_path / "r.jsonl", [GOOD])))
+    with pytest.raises(ConfigError, match=r"measure it with \+exp=recorded"):
+        pair.draw(np.random.default_rng(0), 1)
+    assert pair.truth("kl_qp") is None
+    assert pair.exact([]) == []
+    assert pair.title == "Rollouts of r.jsonl"
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
+    from klbench.cli import command_line
+
+    monkeypatch.chdir(tmp_path)
+    as_jsonl(tmp_path / "r.jsonl", rollouts(60))
+    for arguments in (["+exp=recorded", "path=r.jsonl"], ["+exp=lm", "pair=recorded", "pair.path=r.jsonl"],
+                      ["+exp=lm", "pair=recorded", "path=r.jsonl"]):  # fmt: skip
+        app.check(app.normalized(arguments))
+    assert command_line(["+exp=recorded", "path=r.jsonl", "workers=1", "out=run"]) == 0
+    said = capsys.readouterr().out
+    assert "Rollouts of r.jsonl, 60 completions" in said
+    assert said.splitlines()[-1] == str(Path("run/index.html"))
+    page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
+    assert "Token by token" in page
+    assert command_line(["+exp=recorded", "path=nowhere.jsonl"]) == 2
+    assert capsys.readouterr().err == "klbench: pairs.0.path='nowhere.jsonl': no such file\n"
+    assert command_line(["+exp=recorded"]) == 2
+    for path in ("path=r.jsonl", "pair.path=r.jsonl"):
+        assert command_line(["+exp=value", "pair=recorded", path]) == 2
+        said = capsys.readouterr().err
+        assert "recorded pairs have none; measure it with +exp=recorded path=FILE\n" in said
+    assert not (tmp_path / "reports").exists()
+
+
+def test_a_wrong_row_in_the_middle_of_a_file_leaves_no_run_behind(tmp_path, monkeypatch, capsys) -> None:
+    from klbench.cli import command_line
+
+    monkeypatch.chdir(tmp_path)
+    rows = rollouts(200)
+    rows[150]["ref_logprobs"][0] = 3.0
+    as_jsonl(tmp_path / "r.jsonl", rows)
+    assert command_line(["+exp=recorded", "path=r.jsonl", "shard=50", "workers=1", "out=run"]) == 2
+    assert capsys.readouterr().err.startswith("klbench: r.jsonl row 151: ref_logprobs at token 1 is 3, a log-probability")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]

@@ -1,0 +1,44 @@
+"""What the study of completions says of completions that are scored again."""
+
+import numpy as np
+import pytest
+
+from klbench.pairs.sequence import SequencePair
+from klbench.studies import Context, get
+from klbench.studies.lm import LmOptions
+from klbench.types import Completions
+
+
+class Rescoring(SequencePair):
+    """A sequence pair that can score again as a language model does: with a known error, and with a bucket."""
+
+    def rescored(self, completions, dtype):
+        off = np.where(completions.mask, 0.01 * (-1.0) ** np.arange(completions.mask.shape[1]), 0.0)
+        return Completions(**{**vars(completions), "log_p": completions.log_p + off, "log_q": completions.log_q - off})
+
+    def truncated(self, completions, k):
+        return type("Truncated", (), {"kl_qp": completions.kl_qp * (1.0 - 1.0 / (1 + k))})
+
+    def decode(self, ids):
+        return [f" {each}\n" for each in ids]
+
+
+def tables(**options):
+    pair = Rescoring(vocabulary=3, horizon=3, prompts=2, kl=0.3)
+    return get("lm").run(LmOptions(pairs=(pair,), **options), Context(0))
+
+
+def test_scoring_again() -> None:
+    found = tables(samples=500, shard=500, rescored=200, truncations=(1, 3))
+    dtype = found["dtype"].set_index(["what", "estimator", "level"])
+    assert set(dtype["completions"]) == {200}
+    itself = dtype.loc["policy against itself"]
+    assert itself.loc[("k2", "token"), "change"] == pytest.approx(0.5e-4 * dtype["tokens"].iloc[0] / 200)
+    k1 = dtype.loc[("policy against reference", "k1", "token")]
+    assert k1["change"] == pytest.approx(k1["mean_there"] - k1["mean"])
+    assert k1["largest"] == pytest.approx(0.02)
+    table = found["truncation"].set_index("k")
+    assert table.loc[1, "share"] == pytest.approx(0.5)
+    assert table.loc[3, "missing"] == pytest.approx(0.25 * table.loc[3, "exact"])
+    assert found["top_tokens"]["text"].str.endswith("\n").all()
+    assert "dtype" not in tables(samples=300, rescored=0)
