@@ -111,7 +111,7 @@ def folder(name: str) -> Path:
     if short in NAMES:
         return built() / short
     if short not in _trainers:
-        raise ConfigError(f"{name}: it is trained by the studies of klbench, which are not loaded: import klbench.studies.lm")
+        raise ConfigError(f"{name}: it is trained by the studies of klbench, which are not loaded: import klbench.studies")
     trainer, start = _trainers[short], built()
     made_with = json.dumps([start.name, trainer.made_with()], sort_keys=True)
     return cache.folder("lm-trained", hashlib.sha256(made_with.encode()).hexdigest()[:16], trainer.train)

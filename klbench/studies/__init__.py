@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from klbench.registry import Registry
+from klbench.studies import _lm_trained
 from klbench.studies._base import Context, Study, Summary
 
 registry: Registry[Study] = Registry("study", __name__)
+_lm_trained.add_all()  # here, so that workers know them too
 
 
 def register(study: Study) -> Study:

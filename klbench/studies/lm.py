@@ -25,7 +25,7 @@ from pydantic import AfterValidator, Field
 
 from klbench import estimators
 from klbench.pairs import Pair
-from klbench.studies import Context, Study, Summary, _lm_trained, register
+from klbench.studies import Context, Study, Summary, register
 from klbench.studies import _lm_tables as made
 from klbench.studies._lm_again import Dtype, scored_again
 from klbench.studies._lm_found import Found
@@ -281,5 +281,4 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     return [Summary(heading, columns, lines, notes)]
 
 
-_lm_trained.add_all()
 register(Study("lm", "estimators on completions, token by token", LmOptions, run, summarize, ("cpu", "cuda"), shares=True))

@@ -1,5 +1,7 @@
 """The embedded policies that PPO and DPO have trained."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -40,8 +42,18 @@ def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) ->
     monkeypatch.setattr(studies, "get", lambda *_: pytest.fail("trained again"))
     assert (embedded.folder(name) / "model.safetensors").is_file()
     monkeypatch.setattr(embedded, "_trainers", {})
-    with pytest.raises(ConfigError, match=r"import klbench\.studies\.lm"):
+    with pytest.raises(ConfigError, match=r"import klbench\.studies$"):
         embedded.folder(name)
+
+
+def test_every_process_that_runs_a_study_knows_them() -> None:
+    code = (
+        "import sys; from klbench.studies import _ppo_lm_tasks; from klbench.lm import embedded;"
+        f"assert set(embedded._trainers) == {set(embedded.TRAINED)!r}"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
+    light = "import sys, klbench.studies; assert not {'torch', 'transformers', 'pandas', 'scipy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stderr == ""
 
 
 def test_other_settings_or_code_are_another_policy(monkeypatch) -> None:
