@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import warnings
@@ -38,6 +39,8 @@ def on_processes(
 
     # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user could act on.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+    # Workers that others have left idle have the environment of their start: one that says other things of klbench has others.
+    environment = ONE_THREAD | {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
     remaining = iter(tasks)
     ordered: deque[Future[Any]] = deque()
     running: set[Future[Any]] = set()
@@ -46,7 +49,7 @@ def on_processes(
         try:
             while True:
                 with deaf_to_interrupts():
-                    pool = pool or get_reusable_executor(max_workers=workers, timeout=IDLE_SECONDS, env=ONE_THREAD)
+                    pool = pool or get_reusable_executor(max_workers=workers, timeout=IDLE_SECONDS, env=environment)
                     while len(running) < 2 * workers and (task := next(remaining, None)) is not None:
                         ordered.append(pool.submit(function, *task))
                         running.add(ordered[-1])
