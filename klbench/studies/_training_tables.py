@@ -29,7 +29,11 @@ def described(name: str) -> dict[str, Any]:
 
 
 def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
-    """A 95 % interval of the mean over seeds: bias-corrected, accelerated bootstrap. (Efron 1987; scipy.stats.bootstrap.)"""
+    """A 95 % interval of the mean over seeds, nominally: bias-corrected, accelerated bootstrap.
+
+    It is too short for few seeds, since resampling spreads by 1/n and never leaves the values' range: of normal values it
+    covers the mean 88 % of the time with 8 seeds, 92 % with 16, and half of the time with 2. (Efron 1987; SciPy's bootstrap.)
+    """
     from scipy.stats import bootstrap
 
     if len(values) < 2 or not np.isfinite(values).all():

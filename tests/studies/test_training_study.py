@@ -222,3 +222,12 @@ def test_from_the_command_line(tmp_path, capsys) -> None:
     summary = get("training").summarize(run.tables)[0]
     assert len(summary.rows) == 6
     assert "k1_reward" in {row[0] for row in summary.rows}
+
+
+def test_intervals_cover_what_is_said_of_them() -> None:
+    """Of 8 normal values 88 %, measured apart from this with 2,000 draws (s.e. 0.7 %); of 2, their range: one half."""
+    draws = np.random.default_rng(1).normal(size=(800, 8))
+    ends = np.array([interval(values) for values in draws])
+    covered = float(((ends[:, 0] <= 0.0) & (ends[:, 1] >= 0.0)).mean())
+    assert abs(covered - 0.882) <= 5 * math.hypot(math.sqrt(0.882 * 0.118 / len(draws)), 0.007)
+    assert interval(np.array([1.0, 3.0])) == (1.0, 3.0)
