@@ -16,12 +16,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from klbench.types import ConfigError, Notice, RunError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 T = TypeVar("T")
 TO_MEET = timedelta(minutes=10)
@@ -101,20 +98,6 @@ class Group:
         box = [value]
         self._exchange(lambda talk: talk.broadcast_object_list(box, src=0, group=self.channel))
         return box[0]
-
-    def gathered(self, value: T) -> list[T]:
-        """What each process has, by rank, in every process."""
-        found = [value] * self.size
-        if self.size > 1:
-            self._exchange(lambda talk: talk.all_gather_object(found, value, group=self.channel))
-        return found
-
-    def add_up(self, tensors: Iterable[Tensor]) -> None:
-        """Replace each tensor by its sum over the processes, the same bits in all of them."""
-        for each in tensors if self.size > 1 else ():
-            total = each.detach().cpu()
-            self._exchange(lambda talk, total=total: talk.all_reduce(total, group=self.channel))  # type: ignore[misc]
-            each.detach().copy_(total)
 
     def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Iterator[T | None]:
         """``function(*task)`` for each task, shared out; the main process gets the results in order, the others None for each.

@@ -45,9 +45,9 @@ class Scalar:
             raise ConfigError(
                 f"{lm.name}: transformers has no model with a number as its output for {type(config).__name__}"
             ) from None
+        self.model.to(lm.device, lm.model.dtype).requires_grad_().eval()
         self.model.base_model.load_state_dict(lm.model.base_model.state_dict())
         self.pad, self.device = lm.pad, lm.device
-        self.model.to(lm.device).requires_grad_().eval()
         torch.nn.init.zeros_(self.model.score.weight)  # whatever it reads, it says 0 at first
 
     def named_parameters(self) -> dict[str, Tensor]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from klbench.processes import Group
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -22,15 +20,12 @@ class Descent:
         Learning rate, and the largest norm of a gradient (None: any).
     steps
         The rate falls to 0 along a line over so many steps; None: it stays.
-    processes
-        Those that share the work; each has the loss of its own part, and the gradients are summed.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None, group: Group) -> None:
+    def __init__(self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None) -> None:
         import torch
 
         self.parameters, self.rate, self.clip, self.steps = list(parameters), rate, clip, steps
-        self._group = group
         self.adam = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0)
         self.taken = 0
         self.cause: tuple[int, str] | None = None
@@ -45,10 +40,8 @@ class Descent:
         self.adam.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [each.grad for each in self.parameters if each.grad is not None]
-        total = loss.detach().clone()
-        self._group.add_up([*gradients, total])  # a part that is not finite makes a sum that is not
         norm = torch.nn.utils.get_total_norm(gradients)
-        for what, value in (("the loss", total), ("the gradient's norm", norm)):
+        for what, value in (("the loss", loss.detach()), ("the gradient's norm", norm)):
             if not bool(value.isfinite()):
                 self.cause = update, f"{what} is {float(value):g}"
                 return

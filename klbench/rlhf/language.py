@@ -20,7 +20,6 @@ from klbench.lm.sampling import Sampling
 from klbench.lm.scalar import Scalar
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
-from klbench.processes import Group
 from klbench.rlhf.descent import Descent
 from klbench.rlhf.ppo import Batch
 from klbench.types import Rollouts
@@ -103,8 +102,6 @@ class Language:
         Token ids of each prompt; a batch answers some of them.
     names
         Of its random streams: (seed, names...).
-    group
-        Processes that share every batch; each has its part of the completions, and all of them all numbers.
     """
 
     def __init__(
@@ -115,12 +112,11 @@ class Language:
         judge: Judge,
         setting: Setting,
         names: tuple[int | str, ...],
-        group: Group,
     ) -> None:
         self.policy, self.reference = trainable(start), reference
-        self.prompts, self.judge, self.setting, self.names, self.group = prompts, judge, setting, names, group
+        self.prompts, self.judge, self.setting, self.names = prompts, judge, setting, names
         self.critic = Scalar(start) if setting.critic else None
-        self.descent = Descent(list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps, group)
+        self.descent = Descent(list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps)
         self.latest: tuple[Completed, Rollouts] | None = None
         """The last whole batch, without gradients."""
 
@@ -144,16 +140,10 @@ class Language:
 
     def completed(self, prompt: np.ndarray, uniform: np.ndarray) -> Completed:
         """Completions of these prompts, and their rewards."""
-        mine = self._mine(len(prompt))
-        prompts = [self.prompts[i] for i in prompt[mine]]
+        prompts = [self.prompts[i] for i in prompt]
         with precision(self.setting.dtype, self.policy.device):
-            found = generate(self.policy, prompts, uniform[mine], Sampling(), self.setting.batch)
-        own = found.token, found.mask, self.judge(prompts, found.token, found.mask)
-        token, mask, reward = (np.concatenate(each) for each in zip(*self.group.gathered(own), strict=True))
-        return Completed(prompt, token, mask, reward)
-
-    def _mine(self, n: int) -> np.ndarray:
-        return np.array_split(np.arange(n), self.group.size)[self.group.rank]
+            found = generate(self.policy, prompts, uniform, Sampling(), self.setting.batch)
+        return Completed(prompt, found.token, found.mask, self.judge(prompts, found.token, found.mask))
 
     def rollouts(self, batch: Batch) -> Rollouts:
         """The batch under the policy of now."""
@@ -163,7 +153,7 @@ class Language:
         assert isinstance(done, Completed)
         whole = batch.rows is None
         rows = np.arange(len(done.prompt)) if batch.rows is None else batch.rows.numpy()
-        log_q, log_p, kl = self._shared(self._scored, done, rows, 3)
+        log_q, log_p, kl = self._in_batches(self._scored, done, rows, 3)
         if done.log_mu is None:
             assert whole, "a batch is scored as a whole first"
             done.log_mu = log_q.detach()
@@ -178,37 +168,27 @@ class Language:
         done = batch.inputs
         assert isinstance(done, Completed)
         rows = np.arange(len(done.prompt)) if batch.rows is None else batch.rows.numpy()
-        return self._shared(self._valued, done, rows, 1)[0][None, None]
+        return self._in_batches(self._valued, done, rows, 1)[0][None, None]
 
-    def _shared(
+    def _in_batches(
         self,
         work: Callable[[list[Sequence[int]], np.ndarray, np.ndarray], list[Tensor]],
         done: Completed,
         rows: np.ndarray,
         k: int,
     ) -> Tensor:
-        """``k`` numbers a token of these rows, ``(k, rows, T)``, float64; with a gradient those of this process alone."""
+        """``k`` numbers a token of these rows, ``(k, rows, T)``, float64."""
         import torch
 
-        result = torch.zeros(k, *done.mask[rows].shape, dtype=torch.float64)
-        mine = self._mine(len(rows))
-        part = rows[mine]
-        where = torch.from_numpy(done.mask[part])
-        own = torch.zeros(k, *where.shape, dtype=torch.float64)
-        step = len(part) if torch.is_grad_enabled() else self.setting.batch  # a graph would be held of all of it anyway
+        where = torch.from_numpy(done.mask[rows])
+        step = len(rows) if torch.is_grad_enabled() else self.setting.batch  # a graph would be held of all of it anyway
         found = []
         with precision(self.setting.dtype, self.policy.device):
-            for first in range(0, len(part), max(1, step)):
-                these = part[first : first + step]
+            for first in range(0, len(rows), step):
+                these = rows[first : first + step]
                 prompts = [self.prompts[i] for i in done.prompt[these]]
                 found.append(torch.stack([each.cpu().double() for each in work(prompts, done.token[these], done.mask[these])]))
-        if found:
-            own = own.masked_scatter(where, torch.cat(found, dim=1))
-        if self.group.size == 1:
-            return own
-        others = self.group.gathered(own.detach().numpy())
-        result = torch.from_numpy(np.concatenate(others, axis=1))
-        return result.index_copy(1, torch.from_numpy(mine), own)
+        return torch.zeros(k, *where.shape, dtype=torch.float64).masked_scatter(where, torch.cat(found, dim=1))
 
     def _scored(self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> list[Tensor]:
         import torch

@@ -16,16 +16,13 @@ import numpy as np
 from klbench.pairs._policies import POLICIES, Name
 from klbench.rlhf.ranked import Pairs
 from klbench.rlhf.replicas import Adam
-from klbench.rlhf.reward_model import Scored
+from klbench.rlhf.reward_model import HELD_OUT, Scored
 from klbench.rlhf.testbed import Testbed, padded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
-
-HELD_OUT = 5
-"""Every so manyth pair is held out."""
 
 
 class RewardModels:

@@ -4,7 +4,7 @@
     python -m klbench +exp=reward_model 'sizes=[1000,10000]' scale=3
 
 The loop knows nothing of what it trains: a :class:`World` scores pairs, steps and keeps. The testbed's is
-:class:`klbench.rlhf.proxies.RewardModels`. A stack has any shape; a single model is a stack of one.
+:class:`klbench.rlhf.proxies.RewardModels`, that of a language model :class:`klbench.rlhf.rater.Rater`. A stack has any shape.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from klbench.rlhf.preferences import bradley_terry_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+HELD_OUT = 5
+"""Every so manyth pair is held out."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from klbench import streams
 from klbench.lm import rows
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
-from klbench.processes import Group
 from klbench.rlhf.descent import Descent
 from klbench.types import ConfigError, RunError
 
@@ -91,7 +90,7 @@ def padded(answers: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.n
 
 
 def train(
-    start: LanguageModel, examples: Examples, *, steps: int, rate: float, seed: int, dtype: str, group: Group
+    start: LanguageModel, examples: Examples, *, steps: int, rate: float, seed: int, dtype: str
 ) -> tuple[LanguageModel, list[float]]:
     """A copy of the model after so many steps of AdamW, and the mean loss of each step's batch, in nats a token.
 
@@ -103,15 +102,13 @@ def train(
         A loss or gradient was not finite.
     """
     learner = trainable(start)
-    descent = Descent(list(learner.model.parameters()), rate, 1.0, None, group)
+    descent = Descent(list(learner.model.parameters()), rate, 1.0, None)
     losses = []
-    for step, which in zip(range(steps), batches(len(examples.prompts), BATCH, seed, "sft"), strict=False):
+    for step, which in zip(range(steps), batches(len(examples.prompts), BATCH, (seed, "language", "sft")), strict=False):
         descent.rate = rate * min(1.0, 10 * (step + 1) / steps) * (1.0 - step / steps)
-        mine = np.array_split(which, group.size)[group.rank]
-        count = int(examples.mask[which].sum())
         with precision(dtype, learner.device):
-            loss = -examples.log_probs(learner, mine).sum() / count
-        losses.append(sum(group.gathered(float(loss.detach()))))
+            loss = -examples.log_probs(learner, which).mean()
+        losses.append(float(loss.detach()))
         descent.step(loss, step)
         if descent.cause is not None:
             raise RunError(f"fine-tuning on examples ended at step {descent.cause[0]}: {descent.cause[1]}")
@@ -120,21 +117,21 @@ def train(
 
 
 def mean_log_prob(world: Language, examples: Examples, update: int) -> Tensor:
-    """The mean log-probability of a whole sequence, over a batch of examples of each update's own; differentiable.
-
-    Of several processes each has its part, and 0 for that of the others.
-    """
+    """The mean log-probability of a whole sequence, over a batch of examples of each update's own; differentiable."""
     stream = world.stream("pretraining", update)
     which = stream.permutation(len(examples.prompts))[:BATCH]
-    mine = np.array_split(which, world.group.size)[world.group.rank]
     with precision(world.setting.dtype, world.policy.device):
-        return examples.log_probs(world.policy, mine).double().sum().cpu() / len(which)
+        return examples.log_probs(world.policy, which).double().sum().cpu() / len(which)
 
 
-def batches(n: int, size: int, seed: int, name: str) -> Iterator[np.ndarray]:
-    """Numbers of examples, batch after batch without end; each once in every pass over them, in an order of its own."""
+def batches(n: int, size: int, names: tuple[int | str, ...]) -> Iterator[np.ndarray]:
+    """Numbers of examples, batch after batch without end; each once in every pass over them, in an order of its own.
+
+    Orders come from the streams (seed, names..., pass).
+    """
     passes = 0
+    seed, *others = names
     while True:
-        order = streams.generator(seed, "language", name, passes).permutation(n)
+        order = streams.generator(int(seed), *others, passes).permutation(n)
         yield from (order[first : first + size] for first in range(0, n, size))
         passes += 1

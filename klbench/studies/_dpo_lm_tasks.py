@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from klbench import streams
 from klbench.rlhf.penalty import arm as penalty_arm
 from klbench.rlhf.penalty import estimates
 from klbench.studies import _language_run as runs
+from klbench.studies._language_pairs import pairs
 from klbench.studies._language_run import UNTRAINED, Kept
-from klbench.studies._language_stage import Place, Stage, stage
+from klbench.studies._language_stage import Place, stage
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,19 +46,6 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
                 log.close()
         found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(learner, options, options.beta, k1)
         return runs.finish(learner, options, place, runs.slug(name, seed), found | {"status": runs.status(learner)})
-
-
-def pairs(options: DpoLmOptions, place: Place, shared: Stage, seed: int) -> Pairs:
-    """The ranked pairs of a seed, the same for all losses; those of a file are the same for all seeds."""
-    from klbench.rlhf import preferring
-
-    if options.preferences:
-        return preferring.load(options.preferences, shared.start)
-    return preferring.sampled(
-        shared.reference, shared.prompts, shared.judge, options.ranked_pairs, scale=options.label_scale,
-        tokens=options.max_new_tokens, batch=options.batch, dtype=options.dtype,
-        stream=streams.generator(place.seed, "language", seed, "pairs"),
-    )  # fmt: skip
 
 
 def k1(rollouts: Rollouts) -> np.ndarray:

@@ -99,18 +99,53 @@ class LanguageOptions(Options):
         return name
 
 
-class PpoLmOptions(LanguageOptions, LoopOptions):
+class RankedOptions(Options):
+    """Settings of ranked pairs, for what learns from them.
+
+    Parameters
+    ----------
+    ranked_pairs, label_scale
+        Pairs of the reference's completions, the first of which is labelled the better one with probability
+        ``sigma(label_scale * (r - r'))``.
+    preferences
+        A file of pairs (``prompt``, ``chosen``, ``rejected``) instead, .jsonl or .parquet; ``label_scale=1`` makes
+        beta that of the literature.
+    pairs_each
+        Pairs of a step.
+    """
+
+    ranked_pairs: int = Field(default=2048, ge=2, le=10**7)
+    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
+    preferences: str = ""
+    pairs_each: int = Field(default=64, ge=1, le=65_536)
+
+    @field_validator("preferences")
+    @classmethod
+    def _check_preferences(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, RANKED)
+        return path
+
+
+class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
     """Settings of PPO on language models.
 
     Parameters
     ----------
     prompts_each
         Prompts of a batch; each has ``group`` completions.
+    reward_model
+        Whether training is paid by a reward model that learns from ranked pairs first; ``reward`` is measured all the same.
+    reward_steps, reward_rate
+        Steps of it, and of its AdamW.
     pretraining
         A file of examples, as for ``sft``, whose log-probability ``pretraining_weight`` weighs.
     """
 
     prompts_each: int = Field(default=16, ge=1, le=65_536)
+    reward_model: bool = False
+    reward_steps: int = Field(default=100, ge=1, le=10**6)
+    reward_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
     pretraining: str = ""
 
     @field_validator("pretraining")
@@ -127,10 +162,12 @@ class PpoLmOptions(LanguageOptions, LoopOptions):
                 f"pretraining={self.pretraining or 'none'} with pretraining_weight={self.pretraining_weight:g}: "
                 "a file of examples and a weight above 0 go together"
             )
+        if self.preferences and not self.reward_model:
+            raise ValueError("preferences are what a reward model learns from: reward_model=true")
         return self
 
 
-class DpoLmOptions(LanguageOptions):
+class DpoLmOptions(LanguageOptions, RankedOptions):
     """Settings of DPO on language models.
 
     Parameters
@@ -140,14 +177,8 @@ class DpoLmOptions(LanguageOptions):
         that over ``f''(1)``, so that all weigh alike near the reference.
     divergences, smoothings
         Penalties by name; label smoothings of KL(q‖p).
-    ranked_pairs, label_scale
-        Pairs of the reference's completions, the first of which is labelled the better one with probability
-        ``sigma(label_scale * (r - r'))``.
-    preferences
-        A file of pairs (``prompt``, ``chosen``, ``rejected``) instead, .jsonl or .parquet; ``label_scale=1`` makes
-        beta that of the literature.
-    updates, pairs_each, learning_rate, decay, gradient_clip, every
-        Steps; pairs of each; of AdamW; steps between evaluations.
+    updates, learning_rate, decay, gradient_clip, every
+        Steps; of AdamW; steps between evaluations.
     prompts_each, group
         Prompts, and completions of each, that are sampled at every evaluation.
     """
@@ -155,24 +186,13 @@ class DpoLmOptions(LanguageOptions):
     beta: float = Field(default=0.03, gt=0.0, le=1e3)
     divergences: Divergences = ("kl_qp", "js", "kl_pq")
     smoothings: tuple[Smoothing, ...] = ()
-    ranked_pairs: int = Field(default=2048, ge=1, le=10**7)
-    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
-    preferences: str = ""
     updates: int = Field(default=100, ge=1, le=100_000)
-    pairs_each: int = Field(default=64, ge=1, le=65_536)
     learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
     decay: bool = True
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     every: int = Field(default=10, ge=1)
     prompts_each: int = Field(default=32, ge=1, le=65_536)
     group: int = Field(default=4, ge=1, le=4096)
-
-    @field_validator("preferences")
-    @classmethod
-    def _check_preferences(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, RANKED)
-        return path
 
     @model_validator(mode="after")
     def _check_divergences(self) -> DpoLmOptions:

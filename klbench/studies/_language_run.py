@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from klbench.studies._language_stage import Place, Stage, described, measures
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.language import Completed
+    from klbench.rlhf.language import Completed, Judge
     from klbench.studies import Context
     from klbench.studies._language_options import LanguageOptions
     from klbench.types import Rollouts
@@ -52,19 +52,15 @@ class Kept:
 
     @classmethod
     def found(cls, place: Place, name: str) -> Kept | None:
-        """That of a run that was begun before, in every process."""
-
-        def read() -> Kept | None:
-            file = place.part(name) if place.group.main else None
-            there = None if file is None else trained.kept(file)
-            return None if there is None else cls(there[1], there[0])
-
-        return place.group.from_main(place.group.agreed(read))
+        """That of a run that was begun before."""
+        file = place.part(name)
+        there = None if file is None else trained.kept(file)
+        return None if there is None else cls(there[1], there[0])
 
     def save(self, place: Place, name: str) -> None:
         """Keep it."""
         file = place.part(name)
-        if file is not None and place.group.main:
+        if file is not None:
             trained.keep(file, self.tensors, self.state)
 
 
@@ -99,18 +95,27 @@ Estimate = Callable[["Rollouts"], np.ndarray]
 """What the estimator in use says of each completion, ``(n,)``."""
 
 
-def seen(world: Language, beta: float, estimate: Estimate | None) -> dict[str, float]:
-    """Means and standard errors over the last batch."""
+def true_reward(world: Language, done: Completed, gold: Judge | None) -> np.ndarray:
+    """The program's, whoever pays."""
+    return done.reward if gold is None else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
+
+
+def seen(world: Language, beta: float, estimate: Estimate | None, gold: Judge | None = None) -> dict[str, float]:
+    """Means and standard errors over the last batch; ``proxy`` is what a reward model says, where one pays."""
     assert world.latest is not None
     done, rollouts = world.latest
-    values = measures(done.reward, rollouts, beta, ended(world, done))
+    values = measures(true_reward(world, done, gold), rollouts, beta, ended(world, done))
+    if gold is not None:
+        values["proxy"] = done.reward
     if estimate is not None:
         own = estimate(rollouts)
         values |= {"kl_estimate": own, "estimate_error": own - values["kl"]}
     return described(values, done.prompt)
 
 
-def measured(world: Language, options: LanguageOptions, beta: float, estimate: Estimate | None) -> dict[str, Any]:
+def measured(
+    world: Language, options: LanguageOptions, beta: float, estimate: Estimate | None, gold: Judge | None = None
+) -> dict[str, Any]:
     """The policy of now on completions that all runs of a seed draw with the same numbers: statistics, values, some texts."""
     import torch
 
@@ -118,16 +123,18 @@ def measured(world: Language, options: LanguageOptions, beta: float, estimate: E
     done = world.completed(prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens)))
     with torch.no_grad():
         rollouts = world.rollouts(done.batch)
-        statistics = seen(world, beta, estimate)
+        statistics = seen(world, beta, estimate, gold)
+    reward = true_reward(world, done, gold).tolist()
     kl = rollouts.kl[0, 0].sum(-1).tolist()
     prompts = ["".join(world.policy.decode(world.prompts[i][-40:])) for i in prompt[:TEXTS]]
     texts = world.policy.texts(done.token[:TEXTS], done.mask[:TEXTS])
+    paid = {} if gold is None else {"proxy": done.reward.tolist()}
     return {
         "statistics": statistics,
-        "values": {"prompt": prompt.tolist(), "reward": done.reward.tolist(), "kl": kl},
+        "values": {"prompt": prompt.tolist(), "reward": reward, "kl": kl} | paid,
         "texts": [
-            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": reward, "kl": each}
-            for asked, text, reward, each in zip(prompts, texts, done.reward.tolist(), kl, strict=False)
+            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": own, "kl": each}
+            for asked, text, own, each in zip(prompts, texts, reward, kl, strict=False)
         ],
     }
 
@@ -135,15 +142,15 @@ def measured(world: Language, options: LanguageOptions, beta: float, estimate: E
 def finish(world: Language, options: LanguageOptions, place: Place, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
     """Save the policy, and what is left of the part: its rows and measurements."""
     state = dict(found) | {"done": True}
-    if options.checkpoints and place.folder is not None and place.group.main:
+    if options.checkpoints and place.folder is not None:
         trained.export(world.policy, place.folder / "checkpoints" / name)
     Kept(state, {}).save(place, name)
     return state
 
 
 def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Tracker:
-    """The run's tracker, in the main process."""
-    if place.folder is None or not place.group.main:
+    """The run's tracker."""
+    if place.folder is None:
         return trackers.start("none", Path(), name, {})
     return trackers.start(options.tracker, place.folder, name, options.model_dump(mode="json"))
 
@@ -153,8 +160,7 @@ def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **set
     from klbench.rlhf.language import Setting
 
     settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
-    names = (place.seed, "language", seed)
-    return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, names, place.group)
+    return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, (place.seed, "language", seed))
 
 
 def status(world: Language) -> str:
@@ -163,16 +169,21 @@ def status(world: Language) -> str:
     return "ok" if cause is None else f"diverged at update {cause[0]}: {cause[1]}"
 
 
+def mapped(context: Context, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """``function(*task)`` for each, in order: in workers, shared out among processes, or one by one on a GPU."""
+    apart = context.device == "cpu" or context.group.size > 1
+    results = context.map(function, tasks) if apart else (function(*task) for task in tasks)
+    return (result for result in results if result is not None)
+
+
 def all_of(
     perform: Callable[..., dict[str, Any]], options: Any, context: Context, place: Place, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Every run of every seed, in workers, or one after the other on a GPU; those that were finished before Ctrl-C."""
+    """Every run of every seed that was finished before Ctrl-C, if it came; in a process that only helps, none."""
     plan = [(name, seed) for seed in range(options.seeds) for name in names]
-    tasks = ((options, place, name, seed) for name, seed in plan)
-    results = context.map(perform, tasks) if context.device == "cpu" else (perform(*task) for task in tasks)
-    found = []
+    found: list[dict[str, Any]] = []
     try:
-        for result in results:
+        for result in mapped(context, perform, [(options, place, name, seed) for name, seed in plan]):
             found.append(result)
             context.progress(len(found), len(plan), f"{result['combination']}, seed {result['seed']}")
     except KeyboardInterrupt:

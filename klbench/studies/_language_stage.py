@@ -13,7 +13,6 @@ import numpy as np
 from klbench import estimators
 from klbench.lm import embedded, loading, prompts, trained
 from klbench.pairs.lm import FEW_PARAMETERS
-from klbench.processes import Group
 from klbench.rlhf import rewards, sft
 from klbench.rlhf.rewards import Written
 from klbench.types import ConfigError
@@ -23,18 +22,24 @@ if TYPE_CHECKING:
 
     from klbench.lm.loading import LanguageModel
     from klbench.rlhf.language import Judge
+    from klbench.studies import Context
     from klbench.studies._language_options import LanguageOptions
     from klbench.types import Rollouts
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is done: the run's seed, the device, the run folder if there is one, the processes that share it."""
+    """Where a run is done: the run's seed, the device, the run folder if there is one."""
 
     seed: int
     device: str
     folder: Path | None
-    group: Group
+
+    @classmethod
+    def of(cls, context: Context) -> Place:
+        """Where all runs of a study are done: processes that share them keep their parts in one folder."""
+        folder = context.group.from_main(context.folder.path.absolute() if context.folder else None)
+        return cls(context.seed, context.device, folder)
 
     def part(self, name: str) -> Path | None:
         """The file that an unfinished run is continued from."""
@@ -52,13 +57,16 @@ class Stage:
     prompts
         Token ids of each.
     judge
-        The reward.
+        The reward that training is paid.
+    gold
+        The program's reward, where a reward model pays another; None: ``judge`` is the program's.
     """
 
     start: LanguageModel
     reference: LanguageModel
     prompts: list[list[int]]
     judge: Judge
+    gold: Judge | None = None
 
     @property
     def threads(self) -> AbstractContextManager[None]:
@@ -69,6 +77,14 @@ class Stage:
 def threads(lm: LanguageModel) -> AbstractContextManager[None]:
     """One for small models, or as many as there are."""
     return embedded.one_thread() if lm.model.num_parameters() <= FEW_PARAMETERS else nullcontext()
+
+
+def prepared(options: LanguageOptions, context: Context) -> tuple[Place, Stage]:
+    """Where and what, in every process; the main one comes first and trains what comes before."""
+    place, group = Place.of(context), context.group
+    if group.size > 1:
+        group.agreed(lambda: stage(options, place) if group.main else None)
+    return place, group.agreed(lambda: stage(options, place))
 
 
 def stage(options: LanguageOptions, place: Place) -> Stage:
@@ -107,7 +123,7 @@ def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> 
         with threads(start):
             lm, _ = sft.train(
                 start, sft.load(options.sft, start), steps=options.sft_steps, rate=options.sft_rate, seed=place.seed,
-                dtype=options.dtype, group=place.group,
+                dtype=options.dtype,
             )  # fmt: skip
         if file is not None:
             trained.keep(file, dict(lm.model.named_parameters()), {})

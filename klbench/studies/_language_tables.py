@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 Run = Mapping[str, Any]
 Made = Callable[[str], dict[str, Any]]
 """What columns say of a combination of that name."""
-PAIRED = ("reward", "kl")
+PAIRED = ("reward", "kl", "proxy")
+"""What is compared completion by completion; there is a proxy where a reward model pays."""
 HALF = 0.5
 """A penalty holds the policy if it leaves less than so much of the KL that training without one comes to."""
 
@@ -75,7 +76,7 @@ def _differences(own: Sequence[Run], others: Sequence[Run], word: str) -> dict[s
     by_seed = {run["seed"]: run for run in others}
     pairs = [(run, by_seed[run["seed"]]) for run in own if run["seed"] in by_seed]
     result: dict[str, float] = {}
-    for key in PAIRED:
+    for key in (each for each in PAIRED if each in own[0]["values"]):
         found = [
             clustered(np.subtract(run["values"][key], other["values"][key]), np.array(run["values"]["prompt"]))
             for run, other in pairs

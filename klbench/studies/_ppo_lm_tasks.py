@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.studies._language_pairs import paid_by_model
 from klbench.studies._language_run import (
     UNTRAINED,
     Kept,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from klbench.rlhf.language import Language
+    from klbench.rlhf.language import Judge, Language
     from klbench.rlhf.ppo import Recipe
     from klbench.studies._language_options import PpoLmOptions
     from klbench.types import Rollouts
@@ -41,6 +42,8 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
         return kept.state
     shared = stage(options, place)
     with shared.threads:
+        if options.reward_model:
+            shared = paid_by_model(options, place, shared, seed)
         return _performed(options, place, shared, name, seed, kept)
 
 
@@ -63,10 +66,10 @@ def _performed(options: PpoLmOptions, place: Place, shared: Stage, name: str, se
     if name != UNTRAINED:
         log = tracker(options, place, slug(name, seed))
         try:
-            rows = _followed(options, place, learner, used, recipe, estimate, seed, kept, log.log)
+            rows = _followed(options, place, learner, used, recipe, estimate, shared.gold, seed, kept, log.log)
         finally:
             log.close()
-    found = {"combination": name, "seed": seed, "rows": rows} | measured(learner, options, options.beta, estimate)
+    found = {"combination": name, "seed": seed, "rows": rows} | measured(learner, options, options.beta, estimate, shared.gold)
     return finish(learner, options, place, slug(name, seed), found | {"status": status(learner)})
 
 
@@ -77,6 +80,7 @@ def _followed(
     used: Arm,
     recipe: Recipe,
     estimate: Callable[[Rollouts], np.ndarray],
+    gold: Judge | None,
     seed: int,
     kept: Kept | None,
     log: Callable[[int, dict[str, float]], None],
@@ -95,7 +99,7 @@ def _followed(
     for report in train(learner, [used], recipe, _pretraining(options, learner), max(start, 0), beta):
         if report.update > start:
             numbers = {"beta_used": report.beta, "clip_fraction": report.clip_fraction, "clamp_fraction": report.clamp_fraction}
-            row = seen(learner, options.beta, estimate) | {key: float(value) for key, value in numbers.items()}
+            row = seen(learner, options.beta, estimate, gold) | {key: float(value) for key, value in numbers.items()}
             log(report.update, {key: row[key] for key in LOGGED})
             rows.append({"combination": used.name, "seed": seed, "step": report.update} | row | {"status": status(learner)})
             if report.update < recipe.updates:

@@ -16,14 +16,13 @@ if TYPE_CHECKING:
 def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``training``, ``compared`` and ``texts``."""
     from klbench.studies import _language_tables as tables
-    from klbench.studies._dpo_lm_tasks import pairs, perform
+    from klbench.studies._dpo_lm_tasks import perform
+    from klbench.studies._language_pairs import check
     from klbench.studies._language_run import UNTRAINED, all_of
-    from klbench.studies._language_stage import Place, stage
+    from klbench.studies._language_stage import prepared
 
-    place = Place(context.seed, context.device, context.folder.path if context.folder else None, context.group)
-    shared = stage(options, place)
-    if options.preferences:
-        pairs(options, place, shared, 0)  # what is wrong with the file is said at once
+    place, shared = prepared(options, context)
+    context.group.agreed(lambda: check(options, shared))
     names = (UNTRAINED, *(arm.name for arm in options.arms))
     found = all_of(perform, options, context, place, names)
     if not any(result["rows"] for result in found):
@@ -56,4 +55,4 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     return [Summary(title, columns, rows)]
 
 
-register(Study("dpo_lm", "language models trained on ranked pairs", DpoLmOptions, run, summarize, ("cpu", "cuda")))
+register(Study("dpo_lm", "language models trained on ranked pairs", DpoLmOptions, run, summarize, ("cpu", "cuda"), shares=True))

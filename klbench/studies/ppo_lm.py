@@ -18,15 +18,22 @@ if TYPE_CHECKING:
 
 
 def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``training``, ``compared``, ``texts`` and ``combinations``."""
+    """Tables ``training``, ``compared``, ``texts`` and ``combinations``; with reward models also ``raters``."""
+    import pandas as pd
+
+    from klbench.studies._language_pairs import check, learned
     from klbench.studies._language_run import UNTRAINED, all_of
-    from klbench.studies._language_stage import Place, stage
+    from klbench.studies._language_stage import prepared
     from klbench.studies._ppo_lm_tasks import perform
 
-    place = Place(context.seed, context.device, context.folder.path if context.folder else None, context.group)
-    stage(options, place)  # what is wrong is said at once, and what comes before is trained
-    found = all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
-    return _tables(options, found) if any(result["rows"] for result in found) else {}
+    place, shared = prepared(options, context)
+    raters = []
+    if options.reward_model:
+        context.group.agreed(lambda: check(options, shared))
+        raters = learned(options, context, place)
+    found = [] if context.interrupted else all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
+    tables = _tables(options, found) if any(result["rows"] for result in found) else {}
+    return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
 
 
 def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
@@ -57,4 +64,6 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     return [Summary(f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)", columns, rows)]
 
 
-register(Study("ppo_lm", "language models trained with each combination", PpoLmOptions, run, summarize, ("cpu", "cuda")))
+register(
+    Study("ppo_lm", "language models trained with each combination", PpoLmOptions, run, summarize, ("cpu", "cuda"), shares=True)
+)

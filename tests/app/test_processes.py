@@ -17,6 +17,10 @@ from klbench.types import ConfigError, Notice
 
 RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
+TRAINED = (
+    "exp=ppo_lm", "combinations=[k1_reward,none]", "seeds=1", "updates=2", "every=1", "group=4", "prompts_each=4", "samples=8",
+    "prompt_count=4", "max_new_tokens=6", "reward_model=true", "ranked_pairs=20", "reward_steps=2",
+)  # fmt: skip
 TIMED = {"throughput", "cost"}
 
 
@@ -44,6 +48,7 @@ def alone(call, rollouts, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     assert call(*RUN, *SIZE, "out=done", folder=folder).code == 0
     assert call("exp=recorded", f"path={rollouts}", "shard=8", "out=recorded", folder=folder).code == 0
+    assert call(*TRAINED, "out=trained", folder=folder).code == 0
     return folder
 
 
@@ -74,12 +79,12 @@ def codes(both: Path, name: str) -> list:
 def assert_same_tables(one: Path, other: Path) -> None:
     names = {path.stem for path in (one / "tables").glob("*.csv")}
     assert names == {path.stem for path in (other / "tables").glob("*.csv")}
-    assert "values" in names
+    assert names & {"values", "training"}
     for name in names - TIMED:
         assert (one / "tables" / f"{name}.csv").read_bytes() == (other / "tables" / f"{name}.csv").read_bytes(), name
 
 
-@pytest.mark.parametrize("name", ["done", "recorded"])
+@pytest.mark.parametrize("name", ["done", "recorded", "trained"])
 def test_two_processes_make_the_tables_of_one_to_the_bit(both, alone, name) -> None:
     assert codes(both, name) == [0, 0]
     assert_same_tables(both / name, alone / name)

@@ -29,6 +29,10 @@ from klbench.types import ConfigError  # noqa: E402
 report.render = lambda run: (Path(run) / "index.html").write_text("blank")
 RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
+TRAINED = (
+    "exp=ppo_lm", "combinations=[k1_reward,none]", "seeds=1", "updates=2", "every=1", "group=4", "prompts_each=4", "samples=8",
+    "prompt_count=4", "max_new_tokens=6", "reward_model=true", "ranked_pairs=20", "reward_steps=2",
+)  # fmt: skip
 results = {}
 
 
@@ -96,5 +100,6 @@ with instead(lm, "measure_shard", warns, where=1):
 with instead(RunFolder, "save_part", stops, where=0):
     call("stopped", *RUN, *SIZE, "out=stopped")
 call("resumed", "resume=stopped")
+call("trained", *TRAINED, "out=trained")
 call("recorded", "exp=recorded", f"path={recorded}", "shard=8", "out=recorded")
 (folder / f"{rank}.json").write_text(json.dumps(results))

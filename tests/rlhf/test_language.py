@@ -9,7 +9,6 @@ import pytest
 import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
-from klbench.processes import Group
 from klbench.rlhf import sft
 from klbench.rlhf.descent import Descent
 from klbench.rlhf.language import Language, Setting
@@ -22,7 +21,7 @@ BETA = 0.3
 
 def world(prompts=((1, 2),), *, tokens=2, each=1, group=4, critic=False, dtype=torch.float64, seed=0, batch=64) -> Language:
     setting = Setting(each, group, tokens, rate=0.01, clip=None, steps=None, critic=critic, batch=batch)
-    return Language(model(1, dtype), model(2, dtype), prompts, judge, setting, (seed, "test"), Group())
+    return Language(model(1, dtype), model(2, dtype), prompts, judge, setting, (seed, "test"))
 
 
 def completions(most: int):
@@ -220,7 +219,7 @@ def test_training_raises_the_reward_and_a_penalty_holds_it() -> None:
 def test_a_descent_is_torchs_and_stops_where_numbers_fail() -> None:
     start = torch.tensor([1.0, -2.0, 0.5])
     mine, theirs = (start.clone().requires_grad_() for _ in range(2))
-    descent = Descent([mine], 0.1, 0.5, 4, Group())
+    descent = Descent([mine], 0.1, 0.5, 4)
     adam = torch.optim.AdamW([theirs], lr=0.1, weight_decay=0.0)
     for step in range(3):
         descent.step((mine**2).sum(), step)
@@ -234,7 +233,7 @@ def test_a_descent_is_torchs_and_stops_where_numbers_fail() -> None:
     assert descent.cause == (7, "the loss is nan")
     descent.step((mine**2).sum(), 8)
     assert torch.equal(mine, theirs)
-    other = Descent([mine], 0.1, None, None, Group())
+    other = Descent([mine], 0.1, None, None)
     mine.data[0] = 0.0
     other.step(mine.abs().sqrt().sum(), 2)  # finite, with an infinite slope at 0
     assert other.cause is not None
@@ -244,7 +243,7 @@ def test_a_descent_is_torchs_and_stops_where_numbers_fail() -> None:
 def test_bfloat16_layers_start_at_the_reference_and_keep_float32_parameters() -> None:
     setting = Setting(2, 4, 4, rate=0.01, clip=None, steps=None, dtype="bfloat16")
     start = model(1, torch.float32)
-    learner = Language(start, start, ((1, 2), (4,)), judge, setting, (0, "test"), Group())
+    learner = Language(start, start, ((1, 2), (4,)), judge, setting, (0, "test"))
     rollouts = learner.rollouts(learner.sample(0, 0))
     assert float(rollouts.kl.detach().abs().max()) == 0.0
     assert torch.equal(rollouts.log_q, rollouts.log_p)
@@ -260,10 +259,10 @@ def test_fine_tuning_learns_completions_and_their_end_and_no_prompt() -> None:
     examples, start = Examples(prompts, token, mask), model(1)
     pairs = zip(prompts, answers, strict=True)
     by_hand = sum(log_softmax(start, *pair)[range(len(pair[1])), pair[1]].sum() for pair in pairs)
-    learned, losses = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32", group=Group())
+    learned, losses = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32")
     assert losses[0] == pytest.approx(-float(by_hand) / 7, rel=1e-5)
     assert losses[-1] < 0.5 * losses[0]
     assert not any(each.requires_grad for each in learned.model.parameters())
-    again, _ = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32", group=Group())
+    again, _ = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32")
     pairs = zip(learned.model.parameters(), again.model.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)

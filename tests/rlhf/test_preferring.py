@@ -8,7 +8,6 @@ import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
-from klbench.processes import Group
 from klbench.rlhf.dpo import Arm, train
 from klbench.rlhf.language import Language, Setting
 from klbench.rlhf.preferring import Pairs, Preferring, sampled
@@ -21,7 +20,7 @@ REJECTED = [[2, 2, END], [1], [5, 5, 5, 5]]
 
 def learner() -> Language:
     setting = Setting(2, 2, 4, rate=0.02, clip=None, steps=None)
-    return Language(model(1), model(2), PROMPTS, judge, setting, (0, "test"), Group())
+    return Language(model(1), model(2), PROMPTS, judge, setting, (0, "test"))
 
 
 def examples(answers) -> Examples:

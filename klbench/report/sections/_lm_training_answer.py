@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
@@ -34,14 +34,18 @@ def _ends(row: Row) -> str:
     return f"reward {with_interval(row['reward'], row['reward_se'])}, KL {with_interval(row['kl'], row['kl_se'])} nats"
 
 
+def _range(shares: Iterable[float]) -> str:
+    ends = [percent(each) for each in sorted(shares)]
+    return ends[0] if ends[0] == ends[-1] else f"{ends[0]} to {ends[-1]}"
+
+
 def _held(trained: LmTrained) -> Markup | None:
     rows = trained.toward(HOLDS)
     if not rows:
         return None
     text = Markup("<p><b>Hold the policy</b></p>") + _lines(rows, [_ends(row) for row in rows])
-    return text + Markup("<p>Less than half of the KL that training without a penalty comes to: {} to {} of it.</p>").format(
-        *(percent(end([row["kl_share"] for row in rows])) for end in (min, max))
-    )
+    said = "<p>Less than half of the KL that training without a penalty comes to: {} of it.</p>"
+    return text + Markup(said).format(_range(row["kl_share"] for row in rows))
 
 
 def _not_held(trained: LmTrained) -> Markup | None:
@@ -78,6 +82,26 @@ def _objective(trained: LmTrained) -> Markup | None:
     if start is not None:
         text += Markup("<p>Before training: {}.</p>").format(with_interval(start["objective"], start["objective_se"]))
     return text
+
+
+def _gain(row: Row, name: str) -> str:
+    return with_interval(row[f"{name}_gain"], row[f"{name}_gain_se"])
+
+
+def _proxy(trained: LmTrained) -> Markup | None:
+    if not trained.paid:
+        return None
+    text = Markup("<p><b>What the reward model paid</b></p><p>Training saw the score of a model that has learned from ranked "
+                  "pairs. How much that score has risen, and the reward itself, completion by completion:</p>")  # fmt: skip
+    text += _lines(trained.trained, [f"score {_gain(row, 'proxy')}, reward {_gain(row, 'reward')}" for row in trained.trained])
+    ranked = [row["held_out_accuracy"] for row in trained.kept_raters]
+    if not ranked:
+        return text
+    text += Markup("<p>Of pairs held out it ranks {} as they are labelled.</p>").format(_range(ranked))
+    idle = [str(row["seed"]) for row in trained.kept_raters if row["kept"] == 0]
+    return text + (
+        Markup("<p>It has learned nothing in seed {}, and pays nothing there.</p>").format(", ".join(idle)) if idle else ""
+    )
 
 
 def _spread(trained: LmTrained) -> Markup | None:
@@ -119,7 +143,7 @@ def answer(runs: Sequence[LmTrained]) -> list[Block]:
             blocks.append(Paragraph(WHY_DPO if trained.dpo else WHY))
         if trained.diverged:
             blocks.append(Paragraph(f"Stopped where numbers failed: {'; '.join(trained.diverged[:6])}.", "warning"))
-        parts = (_held, _not_held, _estimates, _objective, _spread)
+        parts = (_held, _not_held, _proxy, _estimates, _objective, _spread)
         blocks.append(Bullets([each for part in parts if (each := part(trained))], cards=True))
     if len(runs) > MOST_RUNS:
         blocks.append(Paragraph(f"The first {MOST_RUNS} of {len(runs)} runs; the others are in the tables below.", "note"))

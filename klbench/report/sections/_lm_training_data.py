@@ -11,7 +11,7 @@ from typing import Any
 from klbench.report.blocks import Tables
 
 COLUMNS = frozenset({"combination", "reward", "reward_se", "kl", "kl_se", "reward_gain", "kl_share", "outcome", "seeds"})
-COVERS = ("training", "texts", "combinations")
+COVERS = ("training", "texts", "combinations", "raters")
 UNTRAINED, NONE = "untrained", "none"
 HOLDS, FAILS = "holds", "does not hold"
 
@@ -59,6 +59,17 @@ class LmTrained:
     def dpo(self) -> bool:
         """Whether it learned from ranked pairs."""
         return bool(self.first["algorithm"] == "dpo")
+
+    @cached_property
+    def paid(self) -> bool:
+        """Whether a reward model paid."""
+        return any("proxy" in row for row in self.compared)
+
+    @cached_property
+    def kept_raters(self) -> list[Row]:
+        """Reward models as they were kept: of each the report with the least loss on held-out pairs."""
+        last = {row["seed"]: row["kept"] for row in self.rows("raters")}
+        return [row for row in self.rows("raters") if row["step"] == last[row["seed"]]]
 
     @cached_property
     def updates(self) -> int:

@@ -92,6 +92,7 @@ def figures(trained: LmTrained) -> list[Figure]:
     has_estimate = any("kl_estimate" in row for row in trained.rows("training"))
     panels = [
         _panel(trained, entries, "reward", "reward", "Reward", log=False),
+        *([_panel(trained, entries, "proxy", "score", "What the reward model says", log=False)] if trained.paid else []),
         _panel(trained, entries, "kl", "KL(q‖p), nats", "KL, exact", log=True),
         *([_panel(trained, entries, "kl_estimate", "estimate, nats", "KL, as estimated", log=True)] if has_estimate else []),
         _paths(trained, entries),

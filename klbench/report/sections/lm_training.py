@@ -21,11 +21,15 @@ def _interval(row: Row, name: str) -> Cell:
     return Cell(with_interval(row[name], row[f"{name}_se"]), row[name]) if name in row else Cell(MISSING, math.nan)
 
 
+PAID = Column("Paid", "score of the reward model, in the reward's units, 0 on the pairs it learned from, ± 95 %", numeric=True)
+
+
 def _compared(trained: LmTrained) -> Table:
     columns = [
         Column("Combination", "name in klbench; none: no penalty at all; untrained: the policy before training"),
         Column("Reward", "mean over completions of the trained policies, ± 95 %", numeric=True),
         Column("Gain", "paired difference from the untrained policy, ± 95 %", numeric=True),
+        *([PAID] if trained.paid else []),
         Column("KL", "KL(q‖p) of whole completions, sum of the tokens' exact KLs, nats, ± 95 %", numeric=True),
         Column("Of none's", "KL over that of training without a penalty", numeric=True),
         Column("k1", "the usual estimators on the same completions, nats, ± 95 %", numeric=True),
@@ -37,7 +41,8 @@ def _compared(trained: LmTrained) -> Table:
     ]
     rows = [
         [
-            name_cell(row["combination"]), _interval(row, "reward"), _interval(row, "reward_gain"), _interval(row, "kl"),
+            name_cell(row["combination"]), _interval(row, "reward"), _interval(row, "reward_gain"),
+            *([_interval(row, "proxy")] if trained.paid else []), _interval(row, "kl"),
             Cell(MISSING if math.isnan(row["kl_share"]) else percent(row["kl_share"]), row["kl_share"]),
             *(_interval(row, name) for name in ("k1", "k2", "k3")), _interval(row, "objective"),
             Cell(number(row["tokens"], 3), row["tokens"]), Cell(row["outcome"] or MISSING),
@@ -45,6 +50,30 @@ def _compared(trained: LmTrained) -> Table:
         for row in trained.compared
     ]  # fmt: skip
     return Table("After training", columns, rows)
+
+
+def _raters(trained: LmTrained) -> Table | None:
+    rows = trained.rows("raters")
+    if not rows:
+        return None
+    columns = [
+        Column("Seed", "of the runs that it pays", numeric=True),
+        Column("Step", "of its training", numeric=True),
+        Column("Loss", "Bradley and Terry's on the step's pairs, nats a pair", numeric=True),
+        Column("Accuracy", "share of them that it ranks as they are labelled", numeric=True),
+        Column("Loss, held out", "on the fifth of the pairs that it never learns from", numeric=True),
+        Column("Accuracy, held out", "share of those", numeric=True),
+        Column("Kept", "of all steps so far the one with the least loss on held-out pairs; the last one pays", numeric=True),
+    ]
+    names = ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
+    cells = [
+        [
+            Cell(f"{row['seed']}", row["seed"]), Cell(f"{row['step']:.0f}", row["step"]),
+            *(Cell(number(row[name], 3), row[name]) for name in names), Cell(f"{row['kept']:.0f}", row["kept"]),
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return Table("Reward models", columns, cells)
 
 
 def _texts(trained: LmTrained) -> Table | None:
@@ -78,6 +107,8 @@ def build(tables: Tables) -> Sequence[Block]:
         blocks += [Heading(trained.label)] if trained.label else []
         texts = _texts(trained)
         blocks += [*_lm_training_figures.figures(trained), _compared(trained)]
+        raters = _raters(trained)
+        blocks += [Details("How the reward models learned", [raters])] if raters else []
         blocks += [Details("Some completions", [texts])] if texts else []
     return blocks
 
