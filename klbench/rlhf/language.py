@@ -15,6 +15,7 @@ import numpy as np
 
 from klbench import streams
 from klbench.kernels import token_divergences
+from klbench.lm.batching import Batch as Fits
 from klbench.lm.generation import generate
 from klbench.lm.sampling import Sampling
 from klbench.lm.scalar import Scalar
@@ -117,6 +118,7 @@ class Language:
         self.prompts, self.judge, self.setting, self.names = prompts, judge, setting, names
         self.critic = Scalar(start) if setting.critic else None
         self.descent = Descent(list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps)
+        self._fits = Fits(setting.batch)
         self.latest: tuple[Completed, Rollouts] | None = None
         """The last whole batch, without gradients."""
 
@@ -142,7 +144,7 @@ class Language:
         """Completions of these prompts, and their rewards."""
         prompts = [self.prompts[i] for i in prompt]
         with precision(self.setting.dtype, self.policy.device):
-            found = generate(self.policy, prompts, uniform, Sampling(), self.setting.batch)
+            found = generate(self.policy, prompts, uniform, Sampling(), self._fits)
         return Completed(prompt, found.token, found.mask, self.judge(prompts, found.token, found.mask))
 
     def rollouts(self, batch: Batch) -> Rollouts:

@@ -41,7 +41,8 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
             log = runs.tracker(options, place, runs.slug(name, seed))
             try:
                 (used,) = [each for each in options.arms if each.name == name]
-                rows = _followed(options, place, learner, used, pairs(options, place, shared, seed), seed, kept, log)
+                with runs.enough_memory(2 * options.pairs_each):
+                    rows = _followed(options, place, learner, used, pairs(options, place, shared, seed), seed, kept, log)
             finally:
                 log.close()
         found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(learner, options, options.beta, k1)

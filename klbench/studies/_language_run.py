@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +13,10 @@ import numpy as np
 
 from klbench import trackers
 from klbench.lm import trained
+from klbench.lm.batching import is_out_of_memory
 from klbench.rlhf.language import Language
 from klbench.studies._language_stage import Place, Stage, described, measures
+from klbench.types import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,6 +164,26 @@ def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **set
 
     settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
     return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, (place.seed, "language", seed))
+
+
+@contextmanager
+def enough_memory(completions: int) -> Iterator[None]:
+    """A step of training is not halved when it does not fit, since that would change it; what to change is said.
+
+    Raises
+    ------
+    RunError
+        Out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or isinstance(error, RunError):
+            raise
+        raise RunError(
+            f"out of memory while training on {completions} completions at a time: fewer of them fit, or shorter ones, or "
+            "dtype=bfloat16"
+        ) from None
 
 
 def status(world: Language) -> str:

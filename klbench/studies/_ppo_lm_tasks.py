@@ -10,6 +10,7 @@ from klbench.studies._language_pairs import paid_by_model
 from klbench.studies._language_run import (
     UNTRAINED,
     Kept,
+    enough_memory,
     finish,
     measured,
     restore,
@@ -66,7 +67,8 @@ def _performed(options: PpoLmOptions, place: Place, shared: Stage, name: str, se
     if name != UNTRAINED:
         log = tracker(options, place, slug(name, seed))
         try:
-            rows = _followed(options, place, learner, used, recipe, estimate, shared.gold, seed, kept, log.log)
+            with enough_memory(options.prompts_each * options.group // options.minibatches):
+                rows = _followed(options, place, learner, used, recipe, estimate, shared.gold, seed, kept, log.log)
         finally:
             log.close()
     found = {"combination": name, "seed": seed, "rows": rows} | measured(learner, options, options.beta, estimate, shared.gold)

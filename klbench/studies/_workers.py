@@ -10,6 +10,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ def on_processes(
 
     # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user could act on.
     warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
-    # Workers that others have left idle have the environment of their start: one that says other things of klbench has others.
-    environment = ONE_THREAD | {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
+    # Workers that others have left idle have the environment and the folder of their start: where these differ, new ones start.
+    own = {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
+    environment = ONE_THREAD | own | {"PWD": str(Path.cwd())}
     remaining = iter(tasks)
     ordered: deque[Future[Any]] = deque()
     running: set[Future[Any]] = set()

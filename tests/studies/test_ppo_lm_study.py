@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from klbench import app
 from klbench.lm import loading
@@ -184,6 +185,15 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
     healthy = whole[1]["training"].query("combination != 'k3_loss'").reset_index(drop=True)
     found = training.query("combination != 'k3_loss'").reset_index(drop=True)
     pd.testing.assert_frame_equal(found, healthy, check_exact=True)
+
+
+def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monkeypatch) -> None:
+    def full(self, loss, update):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Language, "step", full)
+    with pytest.raises(RunError, match="out of memory while training on 8 completions at a time: fewer of them fit"):
+        study(tmp_path)
 
 
 def test_fine_tuning_comes_first_and_the_reference_is_what_comes_of_it(whole, tmp_path) -> None:

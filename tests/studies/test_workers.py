@@ -1,4 +1,4 @@
-"""Workers: processes that are used again, and what they know of the environment."""
+"""Workers: processes that are used again, and what they know of where they are."""
 
 import os
 
@@ -17,6 +17,13 @@ def test_workers_know_the_environment_of_now(monkeypatch) -> None:
         else:
             monkeypatch.setenv("KLBENCH_CACHE", value)
         assert list(Context(0, workers=2).map(told, [("KLBENCH_CACHE",)] * 3)) == [value] * 3
+
+
+def test_workers_are_in_the_folder_of_now(tmp_path, monkeypatch) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert list(Context(0, workers=2).map(os.getcwd, [()] * 3)) == [str(tmp_path / name)] * 3
 
 
 def test_workers_are_used_again() -> None:
