@@ -7,14 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ppo_lm_runs import NAMES, TINY, same, study
 
 from klbench import app
 from klbench.lm import loading
-from klbench.report.blocks import Figure
-from klbench.report.numbers import percent, with_interval
-from klbench.report.sections import lm_training
 from klbench.rlhf.language import Language
-from klbench.rlhf.rater import Rater
 from klbench.runs import RunFolder
 from klbench.studies import Context, _ppo_lm_tasks, get
 from klbench.studies._language_options import PpoLmOptions
@@ -26,40 +23,13 @@ PROMISED = {
     "kl", "kl_se", "kl_estimate", "kl_estimate_se", "k1", "k2", "k3", "objective", "regret", "kl_to_optimum", "tokens", "ended",
     "clip_fraction", "status",
 }  # fmt: skip
-NAMES = ("k1_reward", "k3_loss", "none")
-TINY = {
-    "combinations": NAMES, "updates": 4, "every": 2, "group": 4, "prompts_each": 4, "prompt_count": 6, "samples": 24,
-    "max_new_tokens": 6, "seeds": 1, "beta": 0.05, "learning_rate": 0.01, "critic": True, "target_kl": 0.2, "minibatches": 2,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _embedded(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KLBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("KLBENCH_EMBEDDED", "tiny")
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        yield
-
-
-def study(folder, workers=1, **changes) -> dict[str, pd.DataFrame]:
-    folder.mkdir(exist_ok=True)
-    context = Context(0, workers=workers, folder=RunFolder(folder))
-    found = dict(get("ppo_lm").run(PpoLmOptions(**TINY | changes), context))
-    assert not context.interrupted
-    return found
+pytestmark = pytest.mark.usefixtures("tiny_models")
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tiny_models, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     return folder, study(folder)
-
-
-def same(tables, others) -> None:
-    assert tables.keys() == others.keys()
-    for name, table in tables.items():
-        pd.testing.assert_frame_equal(table, others[name], check_exact=True, obj=name)
 
 
 def test_the_tables_and_their_columns(whole) -> None:
@@ -205,90 +175,6 @@ def test_fine_tuning_comes_first_and_the_reference_is_what_comes_of_it(whole, tm
     before = whole[1]["compared"].set_index("combination").loc["untrained"]
     assert row["kl"] == 0.0
     assert row["reward"] > before["reward"] + 5 * math.hypot(row["reward_se"], before["reward_se"])  # a is a vowel
-
-
-RATED = {
-    "combinations": ("k1_reward", "none"), "critic": False, "target_kl": None, "reward_model": True, "ranked_pairs": 4000,
-    "reward_steps": 60, "reward_rate": 0.01, "pairs_each": 64, "updates": 16, "group": 8, "samples": 96, "prompt_count": 48,
-    "prompts_each": 8,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def rated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("rated")
-    return folder, study(folder, **RATED)
-
-
-def test_a_reward_model_pays_and_the_programs_reward_is_measured_beside_it(rated) -> None:
-    folder, tables = rated
-    raters = tables["raters"]
-    assert list(raters["step"]) == list(range(0, 61, 6))
-    kept = raters.set_index("step").loc[raters["kept"].iloc[-1]]
-    assert kept["held_out_loss"] == raters["held_out_loss"].min() < math.log(2)
-    compared = tables["compared"].set_index("combination")
-    for text in tables["texts"].to_dict("records"):
-        letters = [each for each in text["completion"].lower() if each.isascii() and each.isalpha()]
-        assert text["reward"] == sum(each in "aeiou" for each in letters) / max(len(letters), 6)
-    paid = compared.loc["none"]
-    assert paid["proxy_gain"] == pytest.approx(paid["proxy"] - compared.loc["untrained", "proxy"])
-    assert paid["proxy_gain"] > 5 * paid["proxy_gain_se"]  # what pays is what rises
-    assert {"proxy", "proxy_se"} <= set(tables["training"].columns)
-    from transformers import AutoModelForSequenceClassification
-
-    made = AutoModelForSequenceClassification.from_pretrained(folder / "checkpoints" / "reward-model-seed-0")
-    assert made.config.num_labels == 1
-
-
-def test_the_page_says_what_the_reward_model_paid(rated) -> None:
-    tables = rated[1]
-    said = str([vars(block) for block in lm_training.answer(tables)])
-    row = tables["compared"].set_index("combination").loc["none"]
-    assert f"score {with_interval(row['proxy_gain'], row['proxy_gain_se'])}" in said
-    accuracy = tables["raters"].query("step == kept")["held_out_accuracy"].iloc[-1]
-    assert f"it ranks {percent(accuracy)} as they are labelled" in said
-    titles = [panel.title for block in lm_training.build(tables) if isinstance(block, Figure) for panel in block.panels]
-    assert "What the reward model says" in titles
-
-
-@pytest.mark.parametrize("when", ["while the reward model learns", "later"])
-def test_a_run_with_a_reward_model_goes_on_to_the_same_bits(rated, tmp_path, monkeypatch, when) -> None:
-    owner, limit = (Rater, 20) if when.startswith("while") else (Language, 3)
-    step = owner.step
-    steps = []
-
-    def counted(self, *arguments):
-        steps.append(1)
-        if len(steps) > limit:
-            raise KeyboardInterrupt
-        step(self, *arguments)
-
-    monkeypatch.setattr(owner, "step", counted)
-    context = Context(0, workers=1, folder=RunFolder(tmp_path))
-    get("ppo_lm").run(PpoLmOptions(**TINY | RATED), context)
-    assert context.interrupted
-    monkeypatch.undo()
-    same(rated[1], study(tmp_path, workers=2, **RATED))
-
-
-def test_a_reward_model_that_diverges_ends_the_run_and_says_so(tmp_path) -> None:
-    with pytest.raises(RunError, match=r"the reward model of seed 0 diverged at step \d+: .*; try a smaller reward_rate"):
-        study(tmp_path, **RATED | {"reward_rate": 10.0, "reward_steps": 400})
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        (['{"prompt": "x", "chosen": "y", "rejected": "z"}'], "pairs.jsonl: expected at least 2 pairs, got 1"),
-        (['{"prompt": "x", "chosen": "y"}'], "pairs.jsonl, line 1: no key 'rejected'"),
-    ],
-)
-def test_preferences_that_teach_nothing_are_named_and_nothing_is_left(tmp_path, monkeypatch, lines, message) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match=re.escape(message)):
-        app.run("ppo_lm", "reward_model=true", "preferences=pairs.jsonl", "label_scale=1", "workers=1", "out=run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
