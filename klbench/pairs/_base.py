@@ -5,13 +5,35 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import AfterValidator, PositiveFloat
 
 from klbench import divergences
 from klbench.oracles import EPS, ExactMoments, expectation
 from klbench.types import Completions, Draws, Estimator, GradientTask, Options, Skip, Truth
+
+EXTREME = 1e15
+"""Parameters beyond this, and scales below its inverse, have powers that doubles do not hold."""
+
+
+def not_extreme(value: float) -> float:
+    """A location, refused where its powers would overflow."""
+    if abs(value) > EXTREME:
+        raise ValueError(f"must be at most {EXTREME:g} in size, to be computed with")
+    return value
+
+
+def not_extreme_scale(value: float) -> float:
+    """A positive scale or rate, refused where its powers would overflow or vanish."""
+    if not 1.0 / EXTREME <= value <= EXTREME:
+        raise ValueError(f"must be from {1.0 / EXTREME:g} to {EXTREME:g}, to be computed with")
+    return value
+
+
+Location = Annotated[float, AfterValidator(not_extreme)]
+Scale = Annotated[PositiveFloat, AfterValidator(not_extreme_scale)]
 
 
 class Pair(Options, ABC):

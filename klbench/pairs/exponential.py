@@ -7,12 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from pydantic import PositiveFloat
 
 from klbench.numerics import expm1_and_gap
 from klbench.oracles import closed_form
 from klbench.pairs import register
-from klbench.pairs._base import Density, ScalarPair
+from klbench.pairs._base import Density, ScalarPair, Scale
 from klbench.types import GradientTask, Truth
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ class Exponential(Density):
     """``rate * exp(-rate x)`` on ``x > 0``."""
 
     lower: ClassVar[float] = 0.0
-    rate: PositiveFloat
+    rate: Scale
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         return math.log(self.rate) - self.rate * x

@@ -14,7 +14,7 @@ from klbench import divergences
 from klbench.numerics import expm1_and_gap
 from klbench.oracles import EPS, LARGEST, ExactMoments, closed_form, expectation, polynomial_moments
 from klbench.pairs import register
-from klbench.pairs._base import Pair
+from klbench.pairs._base import Pair, not_extreme, not_extreme_scale
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 if TYPE_CHECKING:
@@ -35,11 +35,20 @@ class Normal(Options):
     std: Vector | None = None
     cov: Matrix | None = None
 
+    @field_validator("mean")
+    @classmethod
+    def _not_extreme(cls, mean: Vector) -> Vector:
+        for each in np.ravel(mean):
+            not_extreme(float(each))
+        return mean
+
     @field_validator("std")
     @classmethod
     def _positive(cls, std: Vector | None) -> Vector | None:
         if std is not None and not np.all(np.asarray(std) > 0):
             raise ValueError("must be positive")
+        for each in () if std is None else np.ravel(std):
+            not_extreme_scale(float(each))
         return std
 
     @field_validator("cov")
@@ -52,9 +61,11 @@ class Normal(Options):
         matrix = np.array(cov)
         if not np.allclose(matrix, matrix.T, rtol=1e-12, atol=0.0):
             raise ValueError("must be symmetric")
-        smallest = float(np.linalg.eigvalsh(matrix)[0]) if len(cov) else 0.0
-        if not smallest > 0.0:
-            raise ValueError(f"must be positive definite, its smallest eigenvalue is {smallest:g}")
+        eigenvalues = np.linalg.eigvalsh(matrix).tolist() if len(cov) else [0.0]
+        if not eigenvalues[0] > 0.0:
+            raise ValueError(f"must be positive definite, its smallest eigenvalue is {eigenvalues[0]:g}")
+        for each in eigenvalues[0], eigenvalues[-1]:
+            not_extreme_scale(math.sqrt(each))
         return cov
 
     @model_validator(mode="after")

@@ -6,20 +6,19 @@ import math
 from typing import ClassVar
 
 import numpy as np
-from pydantic import PositiveFloat
 
 from klbench.numerics import expm1_and_gap
 from klbench.oracles import closed_form
 from klbench.pairs import register
-from klbench.pairs._base import Density, ScalarPair
+from klbench.pairs._base import Density, Location, ScalarPair, Scale
 from klbench.types import Truth
 
 
 class Laplace(Density):
     """``exp(-|x - loc| / scale) / (2 scale)``."""
 
-    loc: float = 0.0
-    scale: PositiveFloat = 1.0
+    loc: Location = 0.0
+    scale: Scale = 1.0
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         return -np.abs(x - self.loc) / self.scale - math.log(2.0 * self.scale)

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import PositiveFloat, field_validator, model_validator
 
 from klbench.pairs import register
-from klbench.pairs._base import Density, ScalarPair
+from klbench.pairs._base import Density, Location, ScalarPair, Scale
 
 LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -19,8 +19,8 @@ class Mixture(Density):
     """``sum of weights[i] * N(means[i], stds[i]^2)``."""
 
     weights: tuple[PositiveFloat, ...]
-    means: tuple[float, ...]
-    stds: tuple[PositiveFloat, ...]
+    means: tuple[Location, ...]
+    stds: tuple[Scale, ...]
 
     @field_validator("weights")
     @classmethod

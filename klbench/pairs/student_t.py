@@ -10,15 +10,15 @@ import numpy as np
 from pydantic import PositiveFloat
 
 from klbench.pairs import register
-from klbench.pairs._base import Density, ScalarPair
+from klbench.pairs._base import Density, Location, ScalarPair, Scale
 
 
 class StudentT(Density):
     """Student's t with ``df`` degrees of freedom, shifted by ``loc`` and stretched by ``scale``."""
 
     df: PositiveFloat
-    loc: float = 0.0
-    scale: PositiveFloat = 1.0
+    loc: Location = 0.0
+    scale: Scale = 1.0
 
     @cached_property
     def _log_normalizer(self) -> float:

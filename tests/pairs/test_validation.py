@@ -1,9 +1,10 @@
 """A pair that makes no sense is refused, in words that say what is wrong."""
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from klbench import pairs
+from klbench import estimators, pairs
 from klbench.types import ConfigError
 
 NAN, INF = float("nan"), float("inf")
@@ -29,6 +30,15 @@ REFUSED = [
     ("gaussian", {"q": {"mean": []}}, "q", "must have one dimension, got 0"),
     ("gaussian", {"q": {"mean": [0, 0]}, "p": {"mean": [0, 0, 0]}}, "", "all sides must have one dimension, got q: 2, p: 3"),
     ("gaussian", {"q": {"mean": [0.0, 0.0]}, "mu": {"std": [1.0]}}, "", "got q: 2, mu: 1"),
+    ("gaussian", {"p": {"mean": 1e200}}, "p.mean", "must be at most 1e+15 in size"),
+    ("gaussian", {"p": {"mean": [0.0, -1e200]}}, "p.mean", "must be at most 1e+15 in size"),
+    ("gaussian", {"q": {"std": 1e-200}}, "q.std", "must be from 1e-15 to 1e+15"),
+    ("gaussian", {"q": {"std": [1.0, 1e200]}}, "q.std", "must be from 1e-15 to 1e+15"),
+    ("gaussian", {"q": {"cov": [[1e200]]}}, "q.cov", "must be from 1e-15 to 1e+15"),
+    ("exponential", {"q": {"rate": 1e300}, "p": {"rate": 1.0}}, "q.rate", "must be from 1e-15 to 1e+15"),
+    ("laplace", {"q": {"scale": 1e-250}, "p": {}}, "q.scale", "must be from 1e-15 to 1e+15"),
+    ("student_t", {"q": {"df": 3, "loc": 1e200}, "p": {"df": 3}}, "q.loc", "must be at most 1e+15 in size"),
+    ("mixture", {"q": {**ONE, "stds": [1e-200]}, "p": ONE}, "q.stds", "must be from 1e-15 to 1e+15"),
     ("gaussian", {"q": {"sd": 1.0}}, "q.sd", "not permitted"),
     ("categorical", {"q": {"probs": [0.5, 0.4]}, "p": HALF}, "q.probs", "must sum to 1, these sum to 0.9"),
     ("categorical", {"q": {"probs": [1.5, -0.5]}, "p": HALF}, "q.probs", "must not be negative, got -0.5"),
@@ -88,3 +98,18 @@ def test_nothing_is_taken_that_is_not_known(kind) -> None:
 def test_an_unknown_kind_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown pair 'gausian'; did you mean 'gaussian'"):
         pairs.get("gausian")
+
+
+@pytest.mark.parametrize("std", [1e-15, 1.0, 1e15])
+@pytest.mark.parametrize("mean", [0.0, 1e15])
+def test_the_most_extreme_gaussians_that_are_taken_can_be_computed_with(std: float, mean: float) -> None:
+    other = 1e15 if std < 1.0 else 1e-15
+    pair = pairs.get("gaussian").model_validate({"q": {"std": std}, "p": {"mean": mean, "std": other}})
+    truth = pair.truth("kl_qp")
+    k1, k2 = pair.exact([estimators.get("k1"), estimators.get("k2")])
+    assert truth is not None
+    assert k1 is not None
+    assert k2 is not None
+    assert truth.value == pytest.approx(0.5 * ((std / other) ** 2 + (mean / other) ** 2 - 1.0) - np.log(std / other), rel=1e-12)
+    assert k1.mean == pytest.approx(truth.value, rel=1e-12)
+    assert k2.std > 0.0
