@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench.studies._dpo_options import STANDARD, DpoOptions
-from klbench.studies._training_tables import BAND, effect, summarized
+from klbench.studies._training_tables import BAND, effect, going, mean, summarized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +47,11 @@ def training_table(rows: Sequence[Mapping[str, Any]], options: DpoOptions) -> pd
     return table[[*first, *(name for name in table if name not in first)]]
 
 
+def without_diverged(own: pd.DataFrame) -> pd.DataFrame:
+    """Rows of one arm and number of pairs of the seeds that came to the end."""
+    return own[own["seed"].isin(going(own[own["step"] == own["step"].max()])["seed"])]
+
+
 def _at(table: pd.DataFrame, places: pd.Series[int]) -> pd.DataFrame:
     """Rows by label, one a seed, in the seeds' order."""
     return table.loc[places].sort_values("seed")
@@ -55,15 +60,17 @@ def _at(table: pd.DataFrame, places: pd.Series[int]) -> pd.DataFrame:
 def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     """One row an arm and number of pairs: KL(pi‖pi*) of the last, the best, and the checkpoint with the least population loss.
 
-    Differences are from the standard arm on the same seeds and pairs.
+    Over ``seeds`` that did not diverge; differences are from the standard arm on the same pairs and seeds, ``difference_seeds``
+    of which diverged in neither.
     """
     import pandas as pd
 
     rows = []
     for size in training["pairs"].unique():
         mine = training[training["pairs"] == size]
-        standard: dict[str, np.ndarray] = {}
-        for name, own in mine.groupby("arm", sort=False):
+        standard: dict[str, pd.Series[float]] = {}
+        for name, every in mine.groupby("arm", sort=False):
+            own = without_diverged(every)
             by_seed = own.groupby("seed", sort=False)
             kinds = {
                 "last": own[own["step"] == own["step"].max()].sort_values("seed"),
@@ -73,20 +80,21 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
             last = kinds["last"]
             row = described(options)[str(name)] | {"pairs": size, "seeds": len(last)}
             for kind, table in kinds.items():
-                values = table["kl_to_optimum"].to_numpy()
-                row |= summarized(kind, values, name, str(size))
-                difference = values - standard.setdefault(kind, values)
+                values = table.set_index("seed")["kl_to_optimum"]
+                row |= summarized(kind, values.to_numpy(), name, str(size))
+                difference = (values - standard.setdefault(kind, values)).dropna().to_numpy()
+                row |= {"difference_seeds": len(difference)}
                 row |= summarized(f"{kind}_difference", difference, name, str(size))
                 row |= {f"{kind}_effect_size": effect(difference), f"{kind}_step": float(table["step"].median())}
-            row |= {column: float(last[column].mean()) for column in MEANS}
-            row |= {"best_kl": float(kinds["best"]["kl"].mean()), "diverged": int((last["status"] != "ok").sum())}
+            row |= {column: mean(last[column].to_numpy()) for column in MEANS}
+            row |= {"best_kl": mean(kinds["best"]["kl"].to_numpy()), "diverged": every["seed"].nunique() - len(last)}
             rows.append(row | {"outcome": _outcome(row, str(name))})
     return pd.DataFrame(rows)
 
 
 def _outcome(row: Mapping[str, Any], name: str) -> str:
     if row["diverged"]:
-        return "diverged on some seeds"
+        return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"
     if name == STANDARD:
         return "the comparison"
     if not math.isfinite(row["last_difference_low"]):
@@ -97,12 +105,12 @@ def _outcome(row: Mapping[str, Any], name: str) -> str:
 
 
 def curves_table(training: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds at each evaluation, and the band that most seeds lie in."""
+    """Means at each evaluation over seeds that have not diverged, and the band that most of them lie in."""
     import pandas as pd
 
     rows = []
-    for (name, size, step), group in training.groupby(["arm", "pairs", "step"], sort=False):
-        row: dict[str, Any] = {"arm": name, "pairs": size, "step": step}
+    for (name, size, step), group in going(training).groupby(["arm", "pairs", "step"], sort=False):
+        row: dict[str, Any] = {"arm": name, "pairs": size, "step": step, "seeds": len(group)}
         for column in CURVES:
             values = group[column].to_numpy()
             low, high = np.quantile(values, BAND)
@@ -112,19 +120,23 @@ def curves_table(training: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates_table(training: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm: the power of the number of pairs that KL(pi‖pi*) goes with, by a line through each seed's logarithms."""
+    """One row an arm: the power of the number of pairs that KL(pi‖pi*) goes with, by a line through each seed's logarithms.
+
+    Over ``seeds`` that diverged with no number of pairs.
+    """
     import pandas as pd
 
     finite = training[np.isfinite(training["pairs"])]
     rows = []
-    for name, own in finite.groupby("arm", sort=False):
-        row: dict[str, Any] = {"arm": name}
+    for name, every in finite.groupby("arm", sort=False):
+        own = every[~every["seed"].isin(every[every["status"] != "ok"]["seed"])]
+        row: dict[str, Any] = {"arm": name, "seeds": own["seed"].nunique()}
         for kind, values in (
             ("last", own[own["step"] == own["step"].max()].set_index(["seed", "pairs"])["kl_to_optimum"]),
             ("best", own.groupby(["seed", "pairs"])["kl_to_optimum"].min()),
         ):
             grid = values.unstack("pairs").sort_index()
-            if grid.shape[1] < 2 or bool((grid <= 0).any(axis=None)) or bool(grid.isna().any(axis=None)):
+            if not len(grid) or grid.shape[1] < 2 or bool((grid <= 0).any(axis=None)) or bool(grid.isna().any(axis=None)):
                 continue
             slopes = np.polyfit(np.log(grid.columns.to_numpy(dtype=float)), np.log(grid.to_numpy()).T, 1)[0]
             row |= summarized(f"{kind}_exponent", slopes, name)
@@ -137,6 +149,7 @@ def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, opti
     import pandas as pd
 
     table, last = pd.DataFrame(rows), training[np.isinf(training["pairs"]) & (training["step"] == training["step"].max())]
+    last = going(last)
     result = []
     for name, what in described(options).items():
         own, reached = (each[each["arm"] == name].sort_values("seed") for each in (table, last))

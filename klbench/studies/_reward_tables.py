@@ -13,6 +13,7 @@ from klbench.studies._training_tables import described, summarized
 if TYPE_CHECKING:
     import pandas as pd
 
+PEAKS = ("peak_gold", "peak_proxy", "peak_kl", "end_gold", "end_proxy", "end_kl", "lost", "missed")
 EQUAL_KL = (0.5, 1.0, 2.0, 4.0)
 """Nats at which methods are compared."""
 MODEL_COLUMNS = (
@@ -38,7 +39,10 @@ def training_table(rows: Rows, options: RewardModelOptions) -> pd.DataFrame:
 
 
 def models_table(rows: Rows) -> pd.DataFrame:
-    """One row a number of pairs: quality of the models, means over seeds with intervals."""
+    """One row a number of pairs: quality of the models, means over seeds with intervals.
+
+    A model that diverged counts: what is kept of it is from before, where held-out pairs were predicted best.
+    """
     import pandas as pd
 
     table, result = pd.DataFrame(rows), []
@@ -66,7 +70,10 @@ def calibration_table(rows: Rows) -> pd.DataFrame:
 
 
 def paths_table(paths: Rows, training: pd.DataFrame) -> pd.DataFrame:
-    """One row a way to make the proxy large, proxy, seed and setting: exact KL, and gains of proxy and gold."""
+    """One row a way to make the proxy large, proxy, seed and setting: exact KL, and gains of proxy and gold.
+
+    NaN where training diverged: where a policy was stopped is no result of it.
+    """
     import pandas as pd
 
     exact = pd.DataFrame(paths).assign(combination="")
@@ -77,6 +84,9 @@ def paths_table(paths: Rows, training: pd.DataFrame) -> pd.DataFrame:
         "method", "combination", "proxy", "pairs", "seed", "beta", "n", "step", "kl", "proxy_gain", "gold_gain", "kl_bound",
         "k1_estimate", "k3_estimate",
     ]  # fmt: skip
+    replica = [trained[column] for column in ("combination", "proxy", "seed")]
+    stopped = (trained["status"] != "ok").groupby(replica).transform("any")
+    trained.loc[stopped, ["kl", "proxy_gain", "gold_gain", "k1_estimate", "k3_estimate"]] = np.nan
     return pd.concat([each.reindex(columns=columns) for each in (exact, trained)], ignore_index=True)
 
 
@@ -85,12 +95,13 @@ SETTING = ["beta", "n", "step"]
 
 
 def curves_table(paths: pd.DataFrame) -> pd.DataFrame:
-    """One row a method, proxy and setting: means over seeds, with standard errors."""
+    """One row a method, proxy and setting: means over ``seeds`` that did not diverge, with standard errors."""
     import pandas as pd
 
     result = []
     for key, group in paths.groupby([*KEYS, *SETTING], sort=False, dropna=False):
-        row = dict(zip([*KEYS, *SETTING], key, strict=True)) | {"pairs": group["pairs"].iloc[0], "seeds": len(group)}
+        row = dict(zip([*KEYS, *SETTING], key, strict=True)) | {"pairs": group["pairs"].iloc[0]}
+        row |= {"seeds": int(group["kl"].notna().sum()), "diverged": int(group["kl"].isna().sum())}
         row |= {"kl_bound": group["kl_bound"].iloc[0]}
         for column in ("kl", "proxy_gain", "gold_gain", "k1_estimate", "k3_estimate"):
             row |= {column: group[column].mean(), f"{column}_se": group[column].sem()}
@@ -121,6 +132,8 @@ def peaks_table(paths: pd.DataFrame) -> pd.DataFrame:
         names = dict(zip(KEYS, map(str, key), strict=True))
         found = []
         for seed, path in group.groupby("seed"):
+            if path["kl"].isna().all():  # it diverged
+                continue
             path = _ordered(path)
             top, end = path.iloc[int(path["gold_gain"].to_numpy().argmax())], path.iloc[-1]
             best = ideal["optimum" if names["method"] == "ppo" else names["method"], seed]
@@ -131,10 +144,10 @@ def peaks_table(paths: pd.DataFrame) -> pd.DataFrame:
                     "lost": top["gold_gain"] - end["gold_gain"], "missed": best - top["gold_gain"],
                 }
             )  # fmt: skip
-        table = pd.DataFrame(found)
-        row: dict[str, Any] = names | {"pairs": group["pairs"].iloc[0], "seeds": len(table)}
-        for column in table:
-            row |= summarized(str(column), table[column].to_numpy(), *names.values())
+        row: dict[str, Any] = names | {"pairs": group["pairs"].iloc[0], "seeds": len(found)}
+        row |= {"diverged": group["seed"].nunique() - len(found)}
+        for column in PEAKS:
+            row |= summarized(column, np.array([each[column] for each in found]), *names.values())
         result.append(row)
     return pd.DataFrame(result)
 

@@ -18,7 +18,7 @@ from klbench.rlhf.penalty import Arm, arm
 from klbench.rlhf.replicas import Replicas
 from klbench.rlhf.testbed import Testbed
 from klbench.studies._training_options import TrainingOptions
-from klbench.studies._training_tables import described, summarized
+from klbench.studies._training_tables import described, going, mean, summarized
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,9 +103,9 @@ def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe
     for report, (_, log_probs) in zip(ppo.train(world, arms, recipe, _corpus(options, world)), exact, strict=True):
         with torch.no_grad():
             now = {"probability": held(bed, bed.everywhere(world.policies)), "exact_probability": held(bed, log_probs)}
-        rows += _rows(arms, nats, bed, report.update, now)
+        rows += _rows(arms, nats, bed, report.update, now, world)
     last = len(arms) * len(bed.seeds)
-    return rows[:-last] + _rows(arms, nats, bed, recipe.updates, now | _of_the_run(options, bed, world, arms, start))
+    return rows[:-last] + _rows(arms, nats, bed, recipe.updates, now | _of_the_run(options, bed, world, arms, start), world)
 
 
 def _corpus(options: TrainingOptions, world: Replicas) -> Any:
@@ -137,10 +137,12 @@ def _of_the_run(
     }  # fmt: skip
 
 
-def _rows(arms: Sequence[Arm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor]) -> Rows:
+def _rows(arms: Sequence[Arm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas) -> Rows:
+    stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     return [
         {"combination": each.name, "lost": float(nats[i]), "seed": k, "step": step}
+        | {"status": "diverged" if (i, j) in stopped else "ok"}
         | {name: column[i][j] for name, column in plain.items()}
         for i, each in enumerate(arms)
         for j, k in enumerate(bed.seeds)
@@ -148,7 +150,10 @@ def _rows(arms: Sequence[Arm], nats: Tensor, bed: Testbed, step: int, values: Ma
 
 
 def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``recovery``: one row a combination and nats lost, over seeds; ``recovery_curves``: the token's probability meanwhile."""
+    """``recovery``: one row a combination and nats lost, over seeds; ``recovery_curves``: the token's probability meanwhile.
+
+    Without the replicas that diverged, but for the largest norm, that may be why.
+    """
     import pandas as pd
 
     if not rows:
@@ -157,17 +162,19 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
     step, ends, curves = table["step"].max(), [], []
     for (name, lost), group in table.groupby(["combination", "lost"], sort=False):
         names = (str(name), str(lost))
-        last = group[group["step"] == step].sort_values("seed")
+        every = group[group["step"] == step].sort_values("seed")
+        last = going(every)
         row: dict[str, Any] = described(str(name)) | {"lost": lost, "seeds": len(last), "updates": step}
-        row |= {each: last[each].mean() for each in ("reference_probability", "optimum_probability", "start_sampled")}
+        row |= {"diverged": len(every) - len(last)}
+        row |= {each: every[each].mean() for each in ("reference_probability", "optimum_probability", "start_sampled")}
         row |= {"start_probability": group[group["step"] == 0]["probability"].mean()}
         for column in ("probability", "exact_probability", "sampled_share", "expected_norm", "norm_median", "norm_99"):
             row |= summarized(column, last[column].to_numpy(), *names)
         never = last["first_sampled"].isna()
-        row |= {"norm_max": last["norm_max"].max(), "never_sampled": never.mean()}
+        row |= {"norm_max": every["norm_max"].max(), "never_sampled": mean(never.to_numpy())}
         row |= {"first_sampled": math.nan if never.all() else float(np.nanmedian(last["first_sampled"]))}
         ends.append(row)
-        for at, point in group.groupby("step"):
+        for at, point in going(group).groupby("step"):
             curve = {"combination": name, "lost": lost, "step": at}
             for column in ("probability", "exact_probability"):
                 curve |= {column: point[column].mean()}

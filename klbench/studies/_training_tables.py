@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RESAMPLES = 9_999
+FEW = 8
+"""With fewer values their resamples' means do not reach as far as an interval has to."""
 BAND = (0.1, 0.9)
 """Quantiles over seeds between which a learning curve's band lies."""
 
@@ -29,25 +31,48 @@ def described(name: str) -> dict[str, Any]:
 
 
 def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
-    """A 95 % interval of the mean over seeds, nominally: bias-corrected, accelerated bootstrap.
+    """A 95 % interval of the mean over seeds: bias-corrected, accelerated bootstrap, of a level raised for their number.
 
-    It is too short for few seeds, since resampling spreads by 1/n and never leaves the values' range: of normal values it
-    covers the mean 88 % of the time with 8 seeds, 92 % with 16, and half of the time with 2. (Efron 1987; SciPy's bootstrap.)
+    Resampling n values spreads by 1/n where the variance wants 1/(n-1), and by the normal distribution where Student's t is
+    due: at the level ``2 Phi(sqrt(n/(n-1)) t(0.975, n-1)) - 1`` it is as wide as the t interval, where values are normal, and
+    leans to where they are skewed (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", 5.3; Efron 1987).
+    Below 8 values no resample goes so far, and the interval is Student's t. Coverage of a normal mean, by simulation: 94 %
+    with 8 values, 95 % with 4 and 16; of an exponential one 91 %, 88 % and 92 %. NaN: of one value, or of any that is not
+    finite.
     """
-    from scipy.stats import bootstrap
+    from scipy.stats import bootstrap, norm, t
 
-    if len(values) < 2 or not np.isfinite(values).all():
+    n = len(values)
+    if n < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
     if np.ptp(values) <= 1e-12 * np.abs(values).max():  # nothing to resample
         return float(values.mean()), float(values.mean())
-    found = bootstrap((values,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=streams.generator(0, "bootstrap", *names))
+    quantile = float(t.ppf(0.975, n - 1))
+    if n < FEW:
+        half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
+        return float(values.mean()) - half, float(values.mean()) + half
+    level = 2.0 * float(norm.cdf(math.sqrt(n / (n - 1)) * quantile)) - 1.0
+    found = bootstrap(
+        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa",
+        rng=streams.generator(0, "bootstrap", *names),
+    )  # fmt: skip
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def summarized(name: str, values: np.ndarray, *names: str | int) -> dict[str, float]:
     """Mean and interval under ``name``, ``name_low`` and ``name_high``."""
     low, high = interval(values, name, *names)
-    return {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
+
+
+def mean(values: np.ndarray) -> float:
+    """NaN of nothing, as where all seeds diverged."""
+    return float(values.mean()) if len(values) else math.nan
+
+
+def going(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of replicas that had not been stopped: one that diverged stays where it was, which is no result of training."""
+    return table[table["status"] == "ok"] if "status" in table else table
 
 
 def training_table(rows: Sequence[Mapping[str, Any]], options: TrainingOptions) -> pd.DataFrame:
@@ -65,12 +90,12 @@ def training_table(rows: Sequence[Mapping[str, Any]], options: TrainingOptions) 
 
 
 def curves_table(training: pd.DataFrame) -> pd.DataFrame:
-    """Mean regret, KL and reward over seeds at each evaluation, and the band that most seeds lie in."""
+    """Mean regret, KL and reward at each evaluation, and the band that most seeds lie in; without those that have diverged."""
     import pandas as pd
 
     rows = []
-    for (name, step), group in training.groupby(["combination", "step"], sort=False):
-        row: dict[str, Any] = {"combination": name, "step": step}
+    for (name, step), group in going(training).groupby(["combination", "step"], sort=False):
+        row: dict[str, Any] = {"combination": name, "step": step, "seeds": len(group)}
         for column in ("regret", "kl", "kl_estimate", "reward"):
             values = group[column].to_numpy()
             low, high = np.quantile(values, BAND)
@@ -79,32 +104,35 @@ def curves_table(training: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_seed(table: pd.DataFrame, name: str, column: str) -> np.ndarray:
-    """A column of one combination, by seed, at its last step."""
-    rows = table[(table["combination"] == name) & (table["step"] == table["step"].max())].sort_values("seed")
-    result: np.ndarray = rows[column].to_numpy(dtype=float)
-    return result
+def by_seed(table: pd.DataFrame, name: str, column: str) -> pd.Series[float]:
+    """A column of one combination at its last step, of the seeds that did not diverge."""
+    rows = going(table[(table["combination"] == name) & (table["step"] == table["step"].max())]).sort_values("seed")
+    return rows.set_index("seed")[column].astype(float)
 
 
 def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
-    """One row a combination: where it ended, and the paired difference from k1 in the reward."""
+    """One row a combination: where it ended, and the paired difference from k1 in the reward.
+
+    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either.
+    """
     import pandas as pd
 
-    start = training[training["step"] == 0].groupby("combination", sort=False)["regret"].mean()
     rows = []
     for name in options.combinations:
+        every = training[training["combination"] == name]
         regret = by_seed(training, name, "regret")
-        difference = regret - by_seed(training, REFERENCE, "regret")
-        own = training[(training["combination"] == name) & (training["step"] > 0)]
+        difference = (regret - by_seed(training, REFERENCE, "regret")).dropna().to_numpy()
+        kept = every[every["seed"].isin(regret.index)]
+        start, own = every[every["step"] == 0]["regret"].mean(), kept[kept["step"] > 0]
         error = (own["kl_estimate"] - own["kl"]).groupby(own["seed"]).mean().to_numpy()
-        row = described(name) | {"seeds": len(regret), "fixed_point": points[name], "start_regret": float(start[name])}
-        row |= summarized("regret", regret, name) | summarized("difference", difference, name)
-        row |= {"effect_size": effect(difference)}
-        row |= {column: by_seed(training, name, column).mean() for column in ("reward", "kl", "kl_to_optimum")}
+        row = described(name) | {"seeds": len(regret), "fixed_point": points[name], "start_regret": float(start)}
+        row |= summarized("regret", regret.to_numpy(), name) | {"difference_seeds": len(difference)}
+        row |= summarized("difference", difference, name) | {"effect_size": effect(difference)}
+        row |= {column: mean(by_seed(training, name, column).to_numpy()) for column in ("reward", "kl", "kl_to_optimum")}
         row |= summarized("estimate_error", error, name)
         row |= {"clip_fraction": own["clip_fraction"].mean(), "clamp_fraction": own["clamp_fraction"].mean()}
         row |= {"loss_beta": own["loss_beta"].mean()}
-        row |= {"diverged": int((own[own["step"] == own["step"].max()]["status"] != "ok").sum())}
+        row |= {"diverged": every["seed"].nunique() - len(regret)}
         rows.append(row | {"outcome": _outcome(row, name), "altered_by": options.altered_by})
     return pd.DataFrame(rows)
 
@@ -112,12 +140,12 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
 def effect(difference: np.ndarray) -> float:
     """Mean over standard deviation of paired differences (Cohen's d_z)."""
     spread = float(difference.std(ddof=1)) if len(difference) > 1 else math.nan
-    return float(difference.mean()) / spread if spread > 0 else math.nan
+    return mean(difference) / spread if spread > 0 else math.nan
 
 
 def _outcome(row: Mapping[str, Any], name: str) -> str:
     if row["diverged"]:
-        return "diverged on some seeds"
+        return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"
     if row["regret_low"] > row["start_regret"]:
         return "worse than not training"
     if name == REFERENCE:
@@ -140,14 +168,15 @@ def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: Traini
     starts = sampled[(sampled["step"] == 0) & (sampled["combination"] == REFERENCE)].set_index("seed")["reward"]
     rows = []
     for (name, beta), group in kept.groupby(["combination", "beta"], sort=False):
+        every, group = len(group), going(group)
         shortfall = (group["frontier_reward"] - group["reward"]).to_numpy()
-        row = {"combination": name, "beta": beta, "seeds": len(group)}
+        row = {"combination": name, "beta": beta, "seeds": len(group), "diverged": every - len(group)}
         for column in ("kl", "reward"):
             row |= summarized(column, group[column].to_numpy(), name, str(beta))
         row |= {"frontier_reward": group["frontier_reward"].mean()}
         rows.append(row | summarized("shortfall", shortfall, name, str(beta)))
     frontier = pd.DataFrame(rows).sort_values(["combination", "beta"], ignore_index=True) if rows else pd.DataFrame()
-    return frontier, _matched(kept[columns], starts, options)
+    return frontier, _matched(going(kept)[columns], starts, options)
 
 
 def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions) -> pd.DataFrame:
@@ -161,7 +190,10 @@ def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOpti
                 continue
             differences, kls = [], []
             for seed, group in kept.groupby("seed"):
-                aim = group[(group["combination"] == REFERENCE) & (group["beta"] == beta)].iloc[0]
+                aims = group[(group["combination"] == REFERENCE) & (group["beta"] == beta)]
+                if not len(aims):  # it diverged
+                    continue
+                aim = aims.iloc[0]
                 points = group[group["combination"] == name].sort_values("kl")
                 # No training is a point of every frontier: KL 0 and the reference's own reward.
                 x = np.sqrt(np.concatenate([[0.0], points["kl"]]))
@@ -171,8 +203,8 @@ def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOpti
                 kls.append(aim["kl"])
             values = np.array(differences)
             within = values[np.isfinite(values)]
-            row = {"combination": name, "beta": beta, "kl": float(np.mean(kls)), "seeds": len(within)}
             if len(within):
+                row = {"combination": name, "beta": beta, "kl": float(np.mean(kls)), "seeds": len(within)}
                 rows.append(row | summarized("difference", within, name, str(beta)))
     return pd.DataFrame(rows)
 

@@ -94,7 +94,10 @@ def test_other_numbers_other_sentences() -> None:
 
 def test_what_diverged_is_told_first() -> None:
     text = said(content(status="diverged at step 12: the loss is nan"))
-    assert "1 replica diverged and stayed where it was stopped (f-dpo chi2, 64 pairs, seed 1: diverged at step 12: " in text
+    assert (
+        "1 replica diverged and is left out of all means and intervals (f-dpo chi2, 64 pairs, seed 1: diverged at step 12: "
+        in text
+    )
 
 
 def test_one_seed_has_no_intervals() -> None:

@@ -68,6 +68,7 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
             {"combination": name, **parts(name), "fixed_point": point, "formula": "π = ref" if point else "", "residual": 1e-16,
              "seeds": 2} | spread("predicted_regret", predicted) | spread("predicted_kl", kl) | spread("free_regret", 0.04)
             | spread("noise_free_regret", 0.015) | spread("sampled_regret", regret) | spread("sampled_kl", kl)
+            | {"start_regret": START, "sampled_seeds": 2, "sampled_way": (START - regret) / (START - predicted)}
         )  # fmt: skip
     for name, missing in (("k1_reward", 0.02), ("k3_loss", 0.06)):
         for beta, kl in ((0.1, 2.0), (0.2, 1.0)):
@@ -117,11 +118,13 @@ def test_the_answer_is_that_of_the_tables() -> None:
     assert "the same policy keeps 0.015" in text
     assert "Fixed point of token-level KL(q‖p): regret 0.040, 0.040 with a free logit for every token, 0.015 in" in text
     assert "Fixed point of token-level KL(p‖q): regret 0.080" in text
-    assert "are for 2 of the 4 seeds" in text
+    assert "All of this card is for 2 of the 4 seeds." in text
+    assert "is at most 25 % of the way from the regret before training." in text
+    assert "Not at the floor" not in text
     assert "none: 8.0 nats, regret 1.0" in text
     assert "k1_reward ends at 1.0 nats." in text
     assert "Worse than not to train at all (0.40): k3_reward." in text
-    assert "5 of 5 combinations are behind for sure (95 % bootstrap intervals)." in text
+    assert "5 of 5 combinations are behind for sure (95 % intervals)." in text
     assert "The least: k2_sequence_loss, by 0.010 (0.0050 to 0.015). The most: none, by 0.98" in text
     assert "k1_reward: 0.022 to 0.024" in text
     assert text.index("k1_reward: 0.022") < text.index("k3_loss: 0.066 to 0.072")
@@ -156,9 +159,38 @@ def test_other_numbers_other_sentences() -> None:
 def test_what_diverged_is_told_first() -> None:
     text = said(content(status="diverged at update 12: the loss is nan"))
     assert (
-        "1 replica diverged and stayed where it was stopped (k3_reward, seed 1: diverged at update 12: the loss is nan)."
-        in text
+        "1 replica diverged and is left out of all means and intervals (k3_reward, seed 1: diverged at update 12: the loss is "
+        "nan)." in text
     )
+
+
+def test_a_floor_that_training_has_not_come_to_is_none_that_it_stalls_at() -> None:
+    """Noise may stop it on the way; then the card says how far it came, with the numbers of the prediction's own seeds."""
+    tables = content(ENDS | {"k3_sequence_loss": ("sequence_k3", 0.46, 2.0, 0.95)})
+    points = tables["fixed_points"].set_index("combination")
+    points.loc["k3_sequence_loss", ["sampled_regret", "sampled_regret_low", "sampled_regret_high"]] = 0.5, 0.3, 0.7
+    tables["fixed_points"] = points.reset_index()
+    text = said(tables)
+    stalls, others = text.index("Stall at a floor"), text.index("Not at the floor that is predicted for them")
+    card = text[others:]
+    assert stalls < text.index("k3_loss: 0.090") < others
+    assert "Fixed point of KL(p‖q) of sequences: regret 0.95, 0.040 with a free logit" in card
+    assert "k3_sequence_loss: 0.50 (0.30 to 0.70)" in card
+    assert "they have gone: k3_sequence_loss 10.9 %." in card
+
+
+def test_what_diverged_everywhere_has_no_numbers(make_run: MakeRun) -> None:
+    tables = content()
+    gone = tables["final"]["combination"] == "k3_reward"
+    columns = tables["final"].select_dtypes("float").columns.drop("start_regret")
+    tables["final"].loc[gone, columns] = math.nan
+    tables["final"].loc[gone, ["seeds", "diverged", "outcome"]] = 0, SEEDS, "diverged on all seeds"
+    text = said(tables)
+    assert "20 updates, 4 seeds. Regret before training 0.40; after it from 0.020 to 1.0" in text
+    assert "k3_reward: –" in text
+    assert "nan" not in text
+    page = render(make_run("ppo", tables)).read_text(encoding="utf-8")
+    assert "diverged on all seeds" in page
 
 
 def test_settings_that_change_the_gradient_are_told() -> None:

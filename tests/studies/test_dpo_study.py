@@ -212,3 +212,30 @@ def test_from_the_command_line(tmp_path) -> None:
     assert (run.path / "tables" / "training.csv").is_file()
     summaries = get("dpo").summarize(run.tables)
     assert [len(summary.rows) for summary in summaries] == [3, 3, 3]
+
+
+def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
+    step = ranked.Ranked.step
+
+    def poisoned(self, loss, update):
+        place = loss.new_zeros(loss.shape)
+        if update == 6:
+            place[0, 0] = place[1, 1] = place[2] = math.nan
+        step(self, loss + place, update)
+
+    monkeypatch.setattr(ranked.Ranked, "step", poisoned)
+    found = tables(seeds=3)
+    final = found["dpo_final"].query("pairs == 256").set_index("arm")
+    last = (
+        found["training"].query("pairs == 256 and step == 20").pivot_table(index="seed", columns="arm", values="kl_to_optimum")
+    )
+    standard, other, gone = (final.loc[name] for name in ARMS)
+    assert standard["last"] == pytest.approx(last["dpo"][[1, 2]].mean())
+    assert (other["seeds"], other["diverged"], other["outcome"]) == (2, 1, "diverged on some seeds")
+    assert other["difference_seeds"] == 1
+    assert other["last_difference"] == pytest.approx(last[ARMS[1]][2] - last["dpo"][2])
+    assert (gone["seeds"], gone["diverged"], gone["outcome"]) == (0, 3, "diverged on all seeds")
+    assert gone[["last", "last_low", "best", "stopped", "last_difference", "kl", "best_kl"]].isna().all()
+    curves = found["dpo_curves"].query("pairs == 256 and arm == @ARMS[1]")
+    assert list(curves["seeds"]) == [3, 2, 2]
+    assert found["dpo_rates"].set_index("arm").loc[ARMS[1], "seeds"] == 2

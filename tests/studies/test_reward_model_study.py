@@ -133,3 +133,31 @@ def test_from_the_command_line(tmp_path) -> None:
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "True reward and proxy, by pairs" in page
     assert "Other tables" not in page
+
+
+def test_policies_that_diverged_are_in_no_mean(monkeypatch) -> None:
+    from klbench.rlhf.replicas import Replicas
+
+    step = Replicas.step
+
+    def poisoned(self, loss, update):
+        place = loss.new_zeros(loss.shape)  # of proxies times seeds
+        if update == 15:
+            place[0, 0], place[1] = math.nan, math.nan
+        step(self, loss + place, update)
+
+    monkeypatch.setattr(Replicas, "step", poisoned)
+    found = tables(seeds=2)
+    last = found["training"].query("combination == 'k1_reward' and pairs == 20 and step == 20").set_index("seed")
+    assert str(last.loc[0, "status"]).startswith("diverged at update 15")
+    row = found["peaks"].query("combination == 'k1_reward' and pairs == 20").iloc[0]
+    assert (row["seeds"], row["diverged"]) == (1, 1)
+    assert row["end_gold"] == last.loc[1, "gold"]
+    gone = found["peaks"].query("combination == 'none'")
+    assert set(gone["diverged"]) == {2}
+    assert gone[["end_gold", "peak_gold", "lost", "lost_low"]].isna().all(axis=None)
+    curve = found["overoptimisation"].query("combination == 'k1_reward' and pairs == 20 and step == 20").iloc[0]
+    assert (curve["seeds"], curve["diverged"]) == (1, 1)
+    assert curve["gold_gain"] == last.loc[1, "gold"]
+    assert "none" not in set(found["equal_kl"]["combination"])
+    assert set(found["peaks"].query("combination == ''")["diverged"]) == {0}

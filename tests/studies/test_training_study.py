@@ -159,6 +159,48 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
     assert statuses == {"diverged at update 6: the loss is nan"}
 
 
+def test_what_diverged_is_in_no_mean() -> None:
+    """Steps of 10 nats: the weight of a token that the policy has left overflows, for some seeds and combinations."""
+    found = tables(learning_rate=10.0, updates=40, every=20, combinations=("k1_reward", "k3_loss", "k3_sequence_loss"))
+    training, final = found["training"], found["final"].set_index("combination")
+    last = training[training["step"] == 40].set_index("seed")
+    diverged = last[last["status"] != "ok"].groupby("combination").size()
+    assert diverged["k3_loss"] > 0
+    for name, row in final.iterrows():
+        assert row["diverged"] == diverged.get(name, 0)
+        assert row["seeds"] == 5 - row["diverged"]
+    kept, base = (last[(last["combination"] == name) & (last["status"] == "ok")]["regret"] for name in ("k3_loss", "k1_reward"))
+    row = final.loc["k3_loss"]
+    assert (row["regret"], row["difference"]) == pytest.approx((kept.mean(), (kept - base).mean()), nan_ok=True)
+    assert row["difference_seeds"] == len(kept.index.intersection(base.index))
+
+
+def test_where_all_seeds_diverged_nothing_is_said_of_the_end(monkeypatch) -> None:
+    from klbench.rlhf.replicas import Replicas
+
+    step = Replicas.step
+
+    def poisoned(self, loss, update):
+        place = loss.new_zeros(loss.shape)
+        place[1] = math.nan if update == 6 else 0.0
+        step(self, loss + place, update)
+
+    monkeypatch.setattr(Replicas, "step", poisoned)
+    found = tables(seeds=3, combinations=("k1_reward", "k3_loss"), noise_free_seeds=1)
+    row = found["final"].set_index("combination").loc["k3_loss"]
+    assert row["outcome"] == "diverged on all seeds"
+    assert (row["seeds"], row["diverged"], row["difference_seeds"]) == (0, 3, 0)
+    assert row[["regret", "regret_low", "difference", "difference_low", "kl", "reward", "estimate_error"]].isna().all()
+    assert row["start_regret"] > 0
+    curves = found["curves"].query("combination == 'k3_loss'")
+    assert dict(zip(curves["step"], curves["seeds"], strict=True)) == {0: 3, 4: 3}
+    points = found["fixed_points"].set_index("combination").loc["k3_loss"]
+    assert points["sampled_seeds"] == 0
+    assert math.isnan(points["sampled_regret"])
+    assert math.isnan(points["sampled_way"])
+    assert found["frontier"].query("combination == 'k3_loss'")["reward"].isna().any()
+
+
 def test_presets_and_algorithms_give_way_to_keys() -> None:
     assert TrainingOptions().epochs == 2
     assert TrainingOptions().clip == 0.2
@@ -224,10 +266,17 @@ def test_from_the_command_line(tmp_path, capsys) -> None:
     assert "k1_reward" in {row[0] for row in summary.rows}
 
 
-def test_intervals_cover_what_is_said_of_them() -> None:
-    """Of 8 normal values 88 %, measured apart from this with 2,000 draws (s.e. 0.7 %); of 2, their range: one half."""
-    draws = np.random.default_rng(1).normal(size=(800, 8))
-    ends = np.array([interval(values) for values in draws])
+@pytest.mark.parametrize(("n", "draws"), [(2, 4000), (4, 4000), (7, 4000), (8, 700), (16, 700)])
+def test_intervals_cover_what_is_said_of_them(n: int, draws: int) -> None:
+    """Of the mean of normal values: 95 % by Student's t, and nearly so by the bootstrap of a raised level."""
+    values = np.random.default_rng(n).normal(size=(draws, n))
+    ends = np.array([interval(each) for each in values])
     covered = float(((ends[:, 0] <= 0.0) & (ends[:, 1] >= 0.0)).mean())
-    assert abs(covered - 0.882) <= 5 * math.hypot(math.sqrt(0.882 * 0.118 / len(draws)), 0.007)
-    assert interval(np.array([1.0, 3.0])) == (1.0, 3.0)
+    expected = {8: 0.938, 16: 0.949}.get(n, 0.95)  # of the bootstrap: measured apart from this, within 0.3 %
+    assert abs(covered - expected) <= 5 * math.sqrt(expected * (1 - expected) / draws)
+
+
+def test_intervals_lean_to_where_values_are_skewed() -> None:
+    values = np.random.default_rng(3).lognormal(size=16)
+    low, high = interval(values)
+    assert high - values.mean() > 1.2 * (values.mean() - low)

@@ -106,7 +106,7 @@ def _compared(run: Preferred) -> Markup | None:
     words = [f"nearer for sure: {', '.join(nearer) or 'none'}", f"further for sure: {', '.join(further) or 'none'}"]
     return _card(
         "Against standard DPO",
-        f"KL(q‖q*) after training on {pairs(run.middle)}, less that of standard DPO on the same seeds (95 % bootstrap "
+        f"KL(q‖q*) after training on {pairs(run.middle)}, less that of standard DPO on the same seeds (95 % "
         "intervals; below 0 is nearer):",
         _lines(lines), f"With {pairs(most)} {'; '.join(words)}." if far and most != run.middle else "",
     )  # fmt: skip
@@ -202,12 +202,9 @@ def answer(runs: Sequence[Preferred]) -> list[Block]:
             blocks.append(Paragraph(WHY))
         if run.diverged:
             more = f"; and {len(run.diverged) - 6} more" if len(run.diverged) > 6 else ""
-            said = "; ".join(run.diverged[:6])
-            blocks.append(
-                Paragraph(
-                    f"{count(len(run.diverged), 'replica')} diverged and stayed where it was stopped ({said}{more}).", "warning"
-                )
-            )
+            said, verb = "; ".join(run.diverged[:6]), "is" if len(run.diverged) == 1 else "are"
+            text = f"{count(len(run.diverged), 'replica')} diverged and {verb} left out of all means and intervals"
+            blocks.append(Paragraph(f"{text} ({said}{more}).", "warning"))
         parts = (_by_pairs, _early, _compared, _elsewhere, _smoothing, _implied, _seen)
         blocks.append(Bullets([card for part in parts if (card := part(run))], cards=True))
     if len(runs) > MOST_RUNS:

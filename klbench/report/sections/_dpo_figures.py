@@ -73,7 +73,7 @@ def over_pairs(run: Preferred, stem: str) -> list[Figure]:
             Panel(title, svg[0], f"{title}, KL(q‖q*) by number of pairs ({', '.join(map(pairs, run.sizes))}): {said}.")
         )
     caption = (
-        "Distance of the policy from the exact optimum, means over seeds; the band is the 95 % bootstrap interval of standard "
+        "Distance of the policy from the exact optimum, means over seeds; the band is the 95 % interval of standard "
         "DPO. Dashed: the reference. Both scales are logarithmic. The best checkpoint is the one of the run that is nearest to "
         "the optimum, which a user could not know."
     )
@@ -137,7 +137,7 @@ def forest(run: Preferred, stem: str) -> list[Figure]:
     legend = [LegendEntry("further", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("nearer", 2, "o")]
     caption = (
         "After training; further left is nearer to the optimum. Each seed's KL(q‖q*) less that of standard DPO on the same "
-        "seed and pairs; the line is the 95 % bootstrap interval of the mean."
+        "seed and pairs; the line is the 95 % interval of the mean."
     )
     return [Figure(f"dpo-forest{stem}", "Against standard DPO", caption, panels, legend)]
 

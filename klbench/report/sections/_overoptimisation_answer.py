@@ -175,8 +175,8 @@ def _stopped(learned: Learned) -> list[Block]:
     if not said:
         return []
     more = f"; and {len(said) - 6} more" if len(said) > 6 else ""
-    where = "it was" if len(said) == 1 else "they were"
-    text = f"{count(len(said), 'replica')} diverged and stayed where {where} stopped ({'; '.join(said[:6])}{more})."
+    text = f"{count(len(said), 'replica')} diverged ({'; '.join(said[:6])}{more}). "
+    text += "Policies that did are left out of all means; of a reward model counts what predicted held-out pairs best, before."
     return [Paragraph(text, "warning")]
 
 

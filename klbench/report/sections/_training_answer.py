@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Cell, Column, Heading, Paragraph, Table
-from klbench.report.numbers import count, number, percent, short
+from klbench.report.numbers import MISSING, count, number, percent, short
 from klbench.report.sections import _training_recovery
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._training_data import (
@@ -31,6 +31,8 @@ WHY = (
     "stays below the largest possible one."
 )
 MOST_RUNS = 4
+NEAR = 0.25
+"""A floor is reached where so much of the way to it is left, or so far beyond it training came."""
 
 
 def interval(row: Row, name: str, digits: int = 2) -> str:
@@ -74,22 +76,58 @@ def _optimum(trained: Trained) -> Markup | None:
 
 
 def _floors(trained: Trained) -> Markup | None:
-    found = families(trained.toward(*FLOORS))
-    if not found:
+    rows = [row for row in trained.toward(*FLOORS) if _there(trained, row)]
+    if not rows:
         return None
-    text = Markup("<p><b>Stall at a floor that was predicted</b></p>")
-    for point, rows in found.items():
-        predicted = trained.points.get(rows[0]["combination"], {})
-        floor = predicted.get("predicted_regret", math.nan)
-        said = f"Fixed point of {WORDS[point]}: regret {number(floor, 2)}"
+    text = Markup("<p><b>Stall at a floor that was predicted</b></p>") + _points(trained, rows)
+    return text + Markup(
+        "<p>At the floor: what is left of the way to it, or lies beyond, is at most {} of the way from the regret before "
+        "training.{}</p>"
+    ).format(percent(NEAR), _on_which(trained))
+
+
+def _under_way(trained: Trained) -> Markup | None:
+    rows = [row for row in trained.toward(*FLOORS) if not _there(trained, row)]
+    if not rows:
+        return None
+    text = Markup("<p><b>Not at the floor that is predicted for them</b></p>") + _points(trained, rows)
+    ways = [(row, _way(trained, row)) for row in rows]
+    said = [Markup("{} {}").format(code(row["combination"]), percent(way)) for row, way in ways if math.isfinite(way)]
+    text += (
+        Markup("<p>Of the way from the regret before training to the predicted one they have gone: {}.</p>").format(
+            Markup(", ").join(said)
+        )
+        if said
+        else Markup("")
+    )
+    return text + Markup("<p>Where more training would lead them is not shown here.{}</p>").format(_on_which(trained))
+
+
+def _way(trained: Trained, row: Row) -> float:
+    return float(trained.points.get(row["combination"], {}).get("sampled_way", math.nan))
+
+
+def _there(trained: Trained, row: Row) -> bool:
+    return abs(1.0 - _way(trained, row)) <= NEAR
+
+
+def _points(trained: Trained, rows: Sequence[Row]) -> Markup:
+    """By fixed point: what is predicted, and what three trainings reached on the same seeds."""
+    text = Markup("")
+    for point, members in families(rows).items():
+        reached = [trained.points.get(row["combination"], {}) for row in members]
+        said = f"Fixed point of {WORDS[point]}: regret {number(reached[0].get('predicted_regret', math.nan), 2)}"
         for kind, how in (("free", "with a free logit for every token"), ("noise_free", "in training without noise")):
-            reached = predicted.get(f"{kind}_regret", math.nan)
-            said += f", {number(reached, 2)} {how}" if not math.isnan(reached) else ""
-        text += Markup("<p>{}. With noise:</p>").format(said) + _regrets(rows)
-    few, seeds = next((row["seeds"] for row in trained.points.values()), 0), trained.final[0]["seeds"]
-    if few not in (0, seeds):
-        text += Markup("<p>Predictions, and training without noise, are for {} of the {} seeds.</p>").format(few, seeds)
+            value = reached[0].get(f"{kind}_regret", math.nan)
+            said += f", {number(value, 2)} {how}" if not math.isnan(value) else ""
+        lines = [interval(each, "sampled_regret") if "sampled_regret" in each else MISSING for each in reached]
+        text += Markup("<p>{}. With noise:</p>").format(said) + _lines(members, lines)
     return text
+
+
+def _on_which(trained: Trained) -> str:
+    few, seeds = next((row["seeds"] for row in trained.points.values()), 0), trained.seeds
+    return f" All of this card is for {few} of the {seeds} seeds." if few not in (0, seeds) else ""
 
 
 def _unheld(trained: Trained) -> Markup | None:
@@ -127,12 +165,12 @@ def _sure(trained: Trained) -> Markup | None:
     ahead = [row for row in rows if row["difference_high"] < 0]
     open_ = [row for row in rows if row not in behind and row not in ahead]
     text = Markup("<p><b>How sure?</b></p><p>Paired over {}, against {}: ").format(
-        count(trained.final[0]["seeds"], "seed"), code(REFERENCE)
+        count(trained.seeds, "seed"), code(REFERENCE)
     )
     text += f"{len(behind)} of {count(len(rows), 'combination')} {'are' if len(behind) != 1 else 'is'} behind for sure"
     text += f", {len(ahead)} ahead" if ahead else ""
     text += f", {len(open_)} cannot be told from it" if open_ else ""
-    text += Markup(" (95 % bootstrap intervals).</p>")
+    text += Markup(" (95 % intervals).</p>")
     if behind:
         least = min(behind, key=lambda row: row["difference"])
         most = max(behind, key=lambda row: row["difference"])
@@ -164,13 +202,13 @@ def _short(row: Row) -> float:
 
 
 def _lead(trained: Trained) -> str:
-    first = trained.final[0]
+    first, last = trained.final[0], [row for row in trained.final if math.isfinite(row["regret"])][-1:]
     where = f"{trained.label}: " if trained.label else ""
     return (
         f"{where}{count(len(trained.final), 'way', 'ways')} to penalise, {trained.algorithm.upper()} with β = "
-        f"{short(trained.beta)}, {count(trained.updates, 'update')}, {count(first['seeds'], 'seed')}. Regret before training "
+        f"{short(trained.beta)}, {count(trained.updates, 'update')}, {count(trained.seeds, 'seed')}. Regret before training "
         f"{number(first['start_regret'], 2)}; after it from {number(first['regret'], 2)} to "
-        f"{number(trained.final[-1]['regret'], 2)}."
+        f"{number(last[0]['regret'] if last else math.nan, 2)}."
     )
 
 
@@ -182,7 +220,7 @@ def answer(runs: Sequence[Trained]) -> list[Block]:
         if trained is runs[0]:
             blocks.append(Paragraph(WHY))
         blocks += [*_stopped(trained), *_altered(trained)]
-        parts = (_optimum, _floors, _unheld, _others, _sure, _frontier, _training_recovery.card)
+        parts = (_optimum, _floors, _under_way, _unheld, _others, _sure, _frontier, _training_recovery.card)
         cards = [each for part in parts if (each := part(trained))]
         blocks.append(Bullets(cards, cards=True))
     if len(runs) > MOST_RUNS:
@@ -241,11 +279,9 @@ def _stopped(trained: Trained) -> list[Block]:
         return []
     said = "; ".join(f"{name}, seed {seed}: {status}" for name, seed, status in trained.diverged[:6])
     more = f"; and {len(trained.diverged) - 6} more" if len(trained.diverged) > 6 else ""
-    return [
-        Paragraph(
-            f"{count(len(trained.diverged), 'replica')} diverged and stayed where it was stopped ({said}{more}).", "warning"
-        )
-    ]
+    verb = "is" if len(trained.diverged) == 1 else "are"
+    text = f"{count(len(trained.diverged), 'replica')} diverged and {verb} left out of all means and intervals ({said}{more})."
+    return [Paragraph(text, "warning")]
 
 
 def heading(trained: Trained) -> list[Block]:

@@ -56,6 +56,11 @@ class Trained:
         return {row["combination"]: row for row in self.rows("fixed_points")}
 
     @cached_property
+    def seeds(self) -> int:
+        """That were trained, whether they diverged or not."""
+        return max(int(row["seeds"] + row.get("diverged", 0)) for row in self.final)
+
+    @cached_property
     def reference(self) -> Row | None:
         """What the others are compared with."""
         return next((row for row in self.final if row["combination"] == REFERENCE), None)

@@ -129,7 +129,7 @@ def forest(trained: Trained, stem: str) -> list[Figure]:
     panel = Panel("Difference in final regret", svg[0], f"Paired difference in regret from {REFERENCE}: {said}.")
     legend = [LegendEntry("behind", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("ahead", 2, "o")]
     caption = (
-        f"Further left is better. Each seed's regret less that of {REFERENCE} on the same seed; the line is the 95 % bootstrap "
+        f"Further left is better. Each seed's regret less that of {REFERENCE} on the same seed; the line is the 95 % "
         "interval of the mean. The scale is logarithmic beyond 0.01."
     )
     return [Figure(f"training-forest{stem}", f"Against {REFERENCE}", caption, [panel], legend)]
@@ -138,7 +138,7 @@ def forest(trained: Trained, stem: str) -> list[Figure]:
 def frontier(trained: Trained, stem: str) -> list[Figure]:
     """Reward over KL, a point for each beta, and the best there is."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in trained.rows("frontier"):
+    for row in (each for each in trained.rows("frontier") if math.isfinite(each["kl"])):
         found.setdefault(row["combination"], []).append(row)
     if not found:
         return []
@@ -165,7 +165,7 @@ def frontier(trained: Trained, stem: str) -> list[Figure]:
     panels = [Panel("Reward over KL", svg[0], f"Reward at exact KL, a point for each beta. {said}.")]
     matched = _matched(trained, entries)
     caption = (
-        "Higher is better. Each point is a β; vertical lines are 95 % bootstrap intervals of the reward over seeds. Dashed: "
+        "Higher is better. Each point is a β; vertical lines are 95 % intervals of the reward over seeds. Dashed: "
         "the most reward that any policy of that KL can have. The second panel: the reward less that of k1_reward at the KL "
         "to which that came, interpolated between each seed's points."
     )

@@ -28,19 +28,20 @@ def final(trained: Trained) -> Table:
     """Where every combination ended."""
     columns = [
         Column("Combination", "name in klbench; none: no penalty at all"),
-        Column("Regret", "J* − J(q) after training, mean over seeds, with a 95 % bootstrap interval", numeric=True),
-        Column("Against k1_reward", "difference in regret on the same seeds, with a 95 % bootstrap interval", numeric=True),
+        Column("Regret", "J* − J(q) after training, mean over seeds, with a 95 % interval", numeric=True),
+        Column("Against k1_reward", "difference in regret on the same seeds, with a 95 % interval", numeric=True),
         Column("Effect", "mean over standard deviation of these differences (Cohen's d for pairs)", numeric=True),
         Column("Reward", "E r, exact", numeric=True),
         Column("KL", "KL(q‖p) of whole sequences, exact, in nats", numeric=True),
+        Column("Seeds", "that did not diverge, over which all of this is", numeric=True),
         Column("Heads for", "the fixed point at which its mean gradient vanishes"),
         Column("Outcome", "what the intervals say"),
     ]
     rows = [
         [
             name_cell(row["combination"]), _ranged(row, "regret"), _ranged(row, "difference"), _number(row["effect_size"], 2),
-            _number(row["reward"]), _number(row["kl"]), Cell(WORDS.get(row["fixed_point"] or "") or row["fixed_point"]),
-            Cell(row["outcome"]),
+            _number(row["reward"]), _number(row["kl"]), Cell(str(row["seeds"]), row["seeds"]),
+            Cell(WORDS.get(row["fixed_point"] or "") or row["fixed_point"]), Cell(row["outcome"]),
         ]
         for row in trained.final
     ]  # fmt: skip
@@ -105,8 +106,8 @@ def frontier(trained: Trained) -> list[Table]:
         columns = [
             Column("Combination", "name in klbench"),
             Column("β", "weight of the penalty", numeric=True),
-            Column("KL", "exact, in nats, with a 95 % bootstrap interval", numeric=True),
-            Column("Reward", "exact, with a 95 % bootstrap interval", numeric=True),
+            Column("KL", "exact, in nats, with a 95 % interval", numeric=True),
+            Column("Reward", "exact, with a 95 % interval", numeric=True),
             Column("Missing", "reward missing to the best policy of the same KL", numeric=True),
         ]
         rows = [
@@ -122,7 +123,7 @@ def frontier(trained: Trained) -> list[Table]:
         columns = [
             Column("Combination", "name in klbench"),
             Column("KL", "to which k1_reward comes, in nats", numeric=True),
-            Column("Reward − that of k1_reward", "at the same KL, interpolated, with a 95 % bootstrap interval", numeric=True),
+            Column("Reward − that of k1_reward", "at the same KL, interpolated, with a 95 % interval", numeric=True),
             Column("Seeds", "whose points reach that KL", numeric=True),
         ]
         rows = [

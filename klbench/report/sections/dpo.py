@@ -29,8 +29,8 @@ def _final(run: Preferred) -> Table:
     columns = [
         Column("Loss", "which arm: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful"),
         Column("Pairs", "ranked pairs that it was trained on; all: every pair there is, as often as it comes", numeric=True),
-        Column("KL(q‖q*)", "after training, mean over seeds, with a 95 % bootstrap interval, in nats", numeric=True),
-        Column("− standard's", "difference on the same seeds and pairs, with a 95 % bootstrap interval", numeric=True),
+        Column("KL(q‖q*)", "after training, mean over seeds, with a 95 % interval, in nats", numeric=True),
+        Column("− standard's", "difference on the same seeds and pairs, with a 95 % interval", numeric=True),
         Column("Effect", "mean over standard deviation of these differences (Cohen's d for pairs)", numeric=True),
         Column("Best", "KL(q‖q*) at the checkpoint that is nearest to the optimum", numeric=True),
         Column("At step", "median step of that checkpoint", numeric=True),
@@ -87,9 +87,7 @@ def _seen(run: Preferred) -> list[Block]:
     columns = [
         Column("Pairs", "that standard DPO was trained on", numeric=True),
         Column("Estimate", "estimator, level, and whose answers"),
-        Column(
-            "Error", "mean over seeds and checkpoints, in units of the exact KL, with a 95 % bootstrap interval", numeric=True
-        ),
+        Column("Error", "mean over seeds and checkpoints, in units of the exact KL, with a 95 % interval", numeric=True),
         Column("RMS", "root of the mean squared error, likewise", numeric=True),
         Column("Bias", "of the estimator's expectation, by enumeration; 0 if unbiased", numeric=True),
         Column("Below", "share of estimates below the exact KL", numeric=True),

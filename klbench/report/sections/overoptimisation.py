@@ -46,7 +46,7 @@ def _models(learned: Learned) -> list[Table]:
         return []
     columns = [
         Column("Pairs", "that the model has, a fifth of them held out"),
-        Column("Accuracy", "new pairs ranked as they are labelled, with a 95 % bootstrap interval over seeds", numeric=True),
+        Column("Accuracy", "new pairs ranked as they are labelled, with a 95 % interval over seeds", numeric=True),
         Column("Best", "the same for the true reward", numeric=True),
         Column("True order", "new pairs ranked as the true reward ranks them", numeric=True),
         Column("Loss", "Bradley-Terry loss on new pairs", numeric=True),
@@ -73,7 +73,7 @@ def _peaks(learned: Learned) -> list[Table]:
     columns = [
         Column("By", "the way in which the proxy is made large"),
         Column("Proxy", "the reward model, or the true reward"),
-        Column("Peak", "largest gain of true reward on the way, mean over seeds with a 95 % bootstrap interval", numeric=True),
+        Column("Peak", "largest gain of true reward on the way, mean over seeds with a 95 % interval", numeric=True),
         Column("KL there", "exact, in nats", numeric=True),
         Column("Proxy there", "what the proxy says", numeric=True),
         Column("End", "gain of true reward at the end of the way", numeric=True),
@@ -138,8 +138,11 @@ TERMS = (
     ("β", "The penalty's weight: the optimum of E proxy − β KL(q‖p) is the reference times exp(proxy/β), normalised."),
     ("seed", "One draw of reference, true reward, pairs and random numbers; differences are taken seed by seed."),
     (
-        "bootstrap interval",
-        "Seeds are drawn again with replacement, 9,999 times; the interval is where 95 % of the means fall (BCa).",
+        "95 % interval",
+        (
+            "Of a mean over seeds. From 8 seeds on they are drawn again with replacement, 9,999 times, and the interval is "
+            "where so many of the means fall that it covers 95 % (bootstrap, BCa). Of fewer seeds: Student's t."
+        ),
     ),
 )
 

@@ -50,8 +50,11 @@ TERMS = (
         "One draw of reference, reward and random numbers, the same for all combinations; differences are taken seed by seed.",
     ),
     (
-        "bootstrap interval",
-        "Seeds are drawn again with replacement, 9,999 times; the interval is where 95 % of the means fall (BCa).",
+        "95 % interval",
+        (
+            "Of a mean over seeds. From 8 seeds on they are drawn again with replacement, 9,999 times, and the interval is "
+            "where so many of the means fall that it covers 95 % (bootstrap, BCa). Of fewer seeds: Student's t."
+        ),
     ),
     ("clip, clamp", "A clip stops the gradient where the ratio q/μ leaves 1 ± 0.2 or so; a clamp cuts off the penalty itself."),
 )
