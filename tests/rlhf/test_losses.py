@@ -1,10 +1,12 @@
 """The pure functions against cases worked by hand, loops, and finite differences."""
 
 import math
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 
+from klbench.estimators import get
 from klbench.rlhf import losses
 
 F64 = torch.float64
@@ -130,3 +132,35 @@ def test_normalisations_by_hand() -> None:
     assert float(losses.reduced(per_token, mask, "sum")) == 3.0
     assert float(losses.reduced(per_token, mask, "token")) == 2.0
     assert float(losses.reduced(per_token, mask, "sequence")) == (1.5 + 3.0) / 2
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("grpo", "sequence"), ("bnpo", "token"), ("luspo", "sum")])
+def test_the_clipped_loss_with_k3_in_it_is_trls(theirs, ours) -> None:
+    """GRPO's, as TRL 1.16.0 has it, inside its trainer; gradients too."""
+    trl = pytest.importorskip("trl")
+    generator = torch.Generator().manual_seed(4)
+    log_q, old, ref = (-torch.rand(4, 5, dtype=F64, generator=generator) for _ in range(3))
+    log_q.requires_grad_()
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])
+    advantage, beta = t(1.5, -0.7, -2.0, 0.4), 0.3
+    trainer = MagicMock(
+        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=beta,
+        loss_type=theirs, epsilon_low=0.2, epsilon_high=0.2, use_vllm=False, aux_loss_enabled=False,
+        _entropy_bonus_enabled=False, args=MagicMock(use_bias_correction_kl=False, delta=None),
+    )  # fmt: skip
+    trainer.model.training = False
+    trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
+    trainer._get_per_token_logps_and_entropies.return_value = (log_q, torch.ones_like(log_q), None)
+    ids = torch.zeros(4, 5, dtype=torch.long)
+    inputs = {
+        "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(4, 1), "completion_ids": ids, "completion_mask": mask,
+        "advantages": advantage, "old_per_token_logps": old, "ref_per_token_logps": ref,
+    }  # fmt: skip
+    expected = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
+    penalty = get("k3").terms(ref - log_q)
+    per_token = beta * penalty - losses.clipped_surrogate(log_q - old, advantage[:, None], 0.2)
+    found = losses.reduced(per_token, mask.bool(), ours)
+    assert losses.clip_active(log_q - old, advantage[:, None], 0.2)[mask.bool()].any()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(each, log_q)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)

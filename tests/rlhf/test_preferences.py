@@ -142,3 +142,20 @@ def test_losses_are_trls(ours, beta, theirs) -> None:
     expected = trl.DPOTrainer._compute_loss(trainer, model, inputs, False)
     found = dpo_loss((logps - ref)[:2], (logps - ref)[2:], beta, divergence=ours).mean()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_the_loss_of_reward_models_is_trls() -> None:
+    """As TRL 1.16.0 has it, inside its trainer; gradients too."""
+    trl = pytest.importorskip("trl")
+    rewards = t(0.3, -2.0, 40.0, 1.0, 1.5, -60.0).requires_grad_()  # chosen, then rejected
+    args = MagicMock(center_rewards_coefficient=None)
+    model = MagicMock(return_value=MagicMock(logits=rewards[:, None]))
+    trainer = MagicMock(args=args)
+    trainer.model.training = False
+    trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
+    inputs = {"input_ids": torch.zeros(6, 2), "attention_mask": torch.ones(6, 2)}
+    expected = trl.RewardTrainer.compute_loss(trainer, model, inputs)
+    found = bradley_terry_loss(rewards[:3], rewards[3:]).mean()
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0)
+    gradients = [torch.autograd.grad(each, rewards)[0] for each in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-14, atol=0)
