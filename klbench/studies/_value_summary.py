@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FEW_SAMPLES = 100
+
+
 def _digits(value: float, uncertainty: float) -> str:
     """The value to the second digit of its uncertainty."""
     if not math.isfinite(value):
@@ -48,6 +51,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             heading = f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples (nats)"
             left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)
             notes = [f"{reason}: {', '.join(group['estimator'])}" for reason, group in left_out]
+            if records[0]["samples"] < FEW_SAMPLES:
+                notes.append(f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are taken for normal.")
             columns = ("estimator", "target", ">truth", ">bias, 95% interval", ">std", ">rmse", "flag")
             summaries.append(Summary(heading, columns, rows, notes))
     if len(titles) > 2:

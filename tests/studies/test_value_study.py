@@ -13,6 +13,7 @@ from klbench.metrics.batches import PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.pairs.exponential import Exponential, ExponentialPair
 from klbench.pairs.gaussian import GaussianPair, Normal
+from klbench.report.sections import values
 from klbench.studies import Context, _value_tables, value
 from klbench.studies.value import PANEL, SHARD, ValueOptions, panel_sizes
 from klbench.types import Claims, Draws, Estimator
@@ -205,3 +206,12 @@ def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
     assert contrast @ covariance @ contrast < 0.0
     assert _value_tables._standard_error(contrast, covariance) == 0.0
     assert np.isnan(_value_tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
+
+
+def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
+    for samples, few in ((20, True), (200, False)):
+        tables = value.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
+        (summary,) = value.summarize(tables)
+        assert any("too narrow" in note for note in summary.notes) == few
+        page = values.answer(tables)
+        assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few

@@ -13,6 +13,7 @@ from klbench.report.sections._values_claims import broken
 from klbench.report.sections._values_data import Data, code, plainness
 from klbench.report.sections._values_ranking import LEVEL, Span, spans, where
 
+FEW_SAMPLES = 100
 MAX_SERIES = 16
 """More are not read: the rest is in the tables."""
 
@@ -277,4 +278,7 @@ def answer(data: Data) -> list[Block]:
     if data.measured.empty:
         return [Paragraph("Nothing was measured: the run has no row with numbers.", "warning")]
     said = (*k1_or_k3(data), *bias_floor(data), *broken(data))
-    return [Paragraph(_asked(data), "lead"), *winners(data), *map(Paragraph, said), *untrusted(data)]
+    few = data.measured["samples"].min() < FEW_SAMPLES
+    said_of_few = "With so few samples intervals are too narrow: the errors are taken for normal."
+    narrow = [Paragraph(said_of_few, "warning")] if few else []
+    return [Paragraph(_asked(data), "lead"), *narrow, *winners(data), *map(Paragraph, said), *untrusted(data)]
