@@ -45,14 +45,15 @@ def compared_table(runs: Sequence[Run], reference: str, made: Made = described) 
     """One row a combination: what its policies do in the end, means over seeds, and the paired difference from ``reference``.
 
     Standard errors are those of the completions measured, given the trained policies; ``_spread`` is the standard deviation
-    between seeds, NaN with one.
+    between seeds, NaN with one. Runs that diverged are counted and left out, unless all of a combination did.
     """
     import pandas as pd
 
     rows = []
     for name in dict.fromkeys(run["combination"] for run in runs):
-        own = [run for run in runs if run["combination"] == name]
-        row = made(NONE if name == UNTRAINED else name) | {"combination": name, "seeds": len(own)}
+        every = [run for run in runs if run["combination"] == name]
+        own = _sound(every) or every
+        row = made(NONE if name == UNTRAINED else name) | {"combination": name, "seeds": len(_sound(every))}
         keys = [key for key in own[0]["statistics"] if not key.endswith("_se")]
         for key in keys:
             values = np.array([run["statistics"][key] for run in own])
@@ -61,14 +62,18 @@ def compared_table(runs: Sequence[Run], reference: str, made: Made = described) 
             if key in PAIRED:
                 row[f"{key}_spread"] = float(values.std(ddof=1)) if len(own) > 1 else math.nan
         for other, word in ((reference, "difference"), (UNTRAINED, "gain")):
-            row |= _differences(own, [run for run in runs if run["combination"] == other], word)
-        row["diverged"] = sum(run["status"] != "ok" for run in own)
+            row |= _differences(own, _sound([run for run in runs if run["combination"] == other]), word)
+        row["diverged"] = len(every) - len(_sound(every))
         rows.append(row)
     table = pd.DataFrame(rows)
     free = table.loc[table["combination"] == NONE, "kl"]
     table["kl_share"] = table["kl"] / float(free.iloc[0]) if len(free) else math.nan
     table["outcome"] = [_outcome(row | {"kl_share": share}) for row, share in zip(rows, table["kl_share"], strict=True)]
     return table
+
+
+def _sound(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run["status"] == "ok"]
 
 
 def _differences(own: Sequence[Run], others: Sequence[Run], word: str) -> dict[str, float]:
@@ -87,7 +92,7 @@ def _differences(own: Sequence[Run], others: Sequence[Run], word: str) -> dict[s
 
 
 def _outcome(row: Mapping[str, Any]) -> str:
-    if row["diverged"]:
+    if not row["seeds"]:
         return "diverged"
     if row["combination"] in (UNTRAINED, NONE) or math.isnan(row["kl_share"]):
         return ""

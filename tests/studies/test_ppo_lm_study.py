@@ -15,6 +15,7 @@ from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
 from klbench.studies import Context, _ppo_lm_tasks, get
 from klbench.studies._language_options import PpoLmOptions
+from klbench.studies._language_tables import compared_table
 from klbench.trackers import Tracker
 from klbench.types import ConfigError, RunError
 
@@ -155,6 +156,23 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
     healthy = whole[1]["training"].query("combination != 'k3_loss'").reset_index(drop=True)
     found = training.query("combination != 'k3_loss'").reset_index(drop=True)
     pd.testing.assert_frame_equal(found, healthy, check_exact=True)
+
+
+def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
+    def run(name, seed, kl, status="ok"):
+        values = {"prompt": [0, 1], "reward": [kl, kl], "kl": [kl - 1, kl + 1]}
+        statistics = {"reward": kl, "reward_se": 0.1, "kl": kl, "kl_se": 0.1}
+        return {"combination": name, "seed": seed, "statistics": statistics, "values": values, "status": status}
+
+    runs = [
+        run("untrained", 0, 0.0), run("untrained", 1, 0.0), run("k1_reward", 0, 1.0), run("k1_reward", 1, 3.0),
+        run("k3_loss", 0, 2.0), run("k3_loss", 1, 50.0, "diverged"), run("k2_loss", 0, 9.0, "diverged"), run("none", 0, 10.0),
+    ]  # fmt: skip
+    found = compared_table(runs, "k1_reward").set_index("combination")
+    assert found[["seeds", "diverged"]].to_numpy().tolist() == [[2, 0], [2, 0], [1, 1], [0, 1], [1, 0]]
+    assert found["kl"].tolist() == [0.0, 2.0, 2.0, 9.0, 10.0]
+    assert found.loc["k3_loss", "kl_difference"] == 1.0  # from the first seed of k1_reward
+    assert found["outcome"].tolist() == ["", "holds", "holds", "diverged", ""]
 
 
 def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monkeypatch) -> None:
