@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 9_999
 FEW = 8
-"""With fewer values their resamples' means do not reach as far as an interval has to."""
+"""With fewer values the means of resamples do not range as far as an interval has to."""
 BAND = (0.1, 0.9)
 """Quantiles over seeds between which a learning curve's band lies."""
 
@@ -35,10 +35,10 @@ def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
 
     Resampling n values spreads by 1/n where the variance wants 1/(n-1), and by the normal distribution where Student's t is
     due: at the level ``2 Phi(sqrt(n/(n-1)) t(0.975, n-1)) - 1`` it is as wide as the t interval, where values are normal, and
-    leans to where they are skewed (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", 5.3; Efron 1987).
-    Below 8 values no resample goes so far, and the interval is Student's t. Coverage of a normal mean, by simulation: 94 %
-    with 8 values, 95 % with 4 and 16; of an exponential one 91 %, 88 % and 93 %. It may pass a bound that the values
-    have. NaN: of one value, or of any that is not finite.
+    leans to where they are skewed (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", on the expanded percentile
+    interval; Efron 1987). Below 8 values resamples range less far, and the interval is Student's t. By simulation it covers
+    a normal mean in 95.0 % with 4 values, 93.8 % with 8 and 94.9 % with 16, an exponential one in 88 %, 91 % and 93 %. It may
+    pass a bound that the values have. NaN: of one value, or of any that is not finite.
     """
     from scipy.stats import bootstrap, norm, t
 
