@@ -103,7 +103,10 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         try:
             OverridesParser.create().parse_override(argument)
         except HydraException as error:
-            raise ConfigError(f"{argument}: cannot be read, {str(error).splitlines()[0]}") from None
+            raise ConfigError(
+                f"{argument}: cannot be read, {str(error).splitlines()[0]}; "
+                f"a text with such signs stands in quotes of its own, inside the shell's: \"{key}='...'\""
+            ) from None
         if key.startswith(("hydra.", "hydra/", "~")):
             result.append(argument)
         elif key in ("exp", "pair"):

@@ -29,6 +29,7 @@ NAMES = [
     case("+exp=valeu", says=("'valeu'", "did you mean 'value'?", "gaussian")),
     case("exp=gausian", says=("'gausian'", "did you mean 'gaussian'?", "value")),
     case("exp=", says=("experiment ''", "gaussian")),
+    case("exp=value", "out=\u00fc<x", says=("cannot be read", "quotes of its own", "\"out='...'\"")),
     case("exp=../exp/value", says=("'../exp/value'", "gaussian")),
     case("pair=gaussian", says=("+exp=NAME", "gaussian", "value")),
     case("exp=value", "exp=gaussian", says=("exp", "2 times", "value, gaussian")),
