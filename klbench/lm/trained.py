@@ -69,6 +69,15 @@ def keep(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) ->
         save_file(plain, partial, metadata={STATE: json.dumps(state)})
 
 
+def put_back(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Give each parameter the values that were kept of it."""
+    import torch
+
+    with torch.no_grad():
+        for name, each in parameters.items():
+            each.copy_(tensors[name])
+
+
 def kept(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """What :func:`keep` wrote; None where there is no such file.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from klbench.lm.scalar import Scalar
-from klbench.lm.trained import precision
+from klbench.lm.trained import precision, put_back
 from klbench.rlhf import sft
 from klbench.rlhf.descent import Descent
 from klbench.rlhf.reward_model import HELD_OUT, Scored
@@ -84,9 +84,8 @@ class Rater:
         """Put the kept parameters back, and say the mean score of the pairs it learned from."""
         import torch
 
+        put_back(self.model.named_parameters(), self.kept)
         with torch.no_grad():
-            for name, each in self.model.named_parameters().items():
-                each.copy_(self.kept[name])
             parts = (self.pairs.chosen, self.pairs.rejected)
             return float(torch.cat([self._all(part, self._own) for part in parts]).mean())
 

@@ -41,7 +41,7 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
             log = runs.tracker(options, place, runs.slug(name, seed))
             try:
                 (used,) = [each for each in options.arms if each.name == name]
-                with runs.enough_memory(2 * options.pairs_each):
+                with runs.enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
                     rows = _followed(options, place, learner, used, pairs(options, place, shared, seed), seed, kept, log)
             finally:
                 log.close()

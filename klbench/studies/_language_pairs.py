@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from klbench import streams
 from klbench.lm import trained
-from klbench.studies._language_run import mapped
+from klbench.studies._language_run import enough_memory, mapped
 from klbench.studies._language_stage import Place, Stage, stage
 from klbench.types import ConfigError, RunError
 
@@ -79,8 +79,6 @@ def paid_by_model(options: PpoLmOptions, place: Place, shared: Stage, seed: int)
 
 def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
     """Model, and what is known of it: ``rows`` and ``level``; kept while the run is unfinished."""
-    import torch
-
     from klbench.lm.scalar import Scalar
 
     name = f"reward-model-seed-{seed}"
@@ -88,9 +86,7 @@ def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tup
     there = None if file is None else trained.kept(file)
     if there is not None:
         model = Scalar(shared.start)
-        with torch.no_grad():
-            for key, each in model.named_parameters().items():
-                each.copy_(there[0][key])
+        trained.put_back(model.named_parameters(), there[0])
         return model, there[1]
     model, state = _trained(options, place, shared, seed)
     if place.folder is not None and file is not None:
@@ -110,7 +106,8 @@ def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> t
         names=(place.seed, "language", seed, "reward model"),
     )  # fmt: skip
     reports = train(rater, steps=options.reward_steps, every=max(1, options.reward_steps // REPORTS))
-    rows = [{"seed": seed} | {key: float(value) for key, value in vars(report).items()} for report in reports]
+    with enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
+        rows = [{"seed": seed} | {key: float(value) for key, value in vars(report).items()} for report in reports]
     if rater.descent.cause is not None:
         step, why = rater.descent.cause
         raise RunError(f"the reward model of seed {seed} diverged at step {step}: {why}; try a smaller reward_rate")

@@ -76,12 +76,8 @@ def snapshot(world: Language, **state: Any) -> Kept:
 
 def restore(world: Language, kept: Kept) -> None:
     """Put a world where it was."""
-    import torch
-
-    own = world.named_parameters()
-    with torch.no_grad():
-        for name, each in own.items():
-            each.copy_(kept.tensors[f"parameter {name}"])
+    parameters = {k.removeprefix("parameter "): v for k, v in kept.tensors.items() if k.startswith("parameter ")}
+    trained.put_back(world.named_parameters(), parameters)
     moments = {k.removeprefix("moment "): v for k, v in kept.tensors.items() if k.startswith("moment ")}
     world.descent.restore(moments, kept.state["taken"], kept.state["cause"])
 
@@ -98,22 +94,25 @@ Estimate = Callable[["Rollouts"], np.ndarray]
 """What the estimator in use says of each completion, ``(n,)``."""
 
 
-def true_reward(world: Language, done: Completed, gold: Judge | None) -> np.ndarray:
-    """The program's, whoever pays."""
-    return done.reward if gold is None else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
+def values(
+    world: Language, done: Completed, rollouts: Rollouts, beta: float, estimate: Estimate | None, gold: Judge | None
+) -> dict[str, np.ndarray]:
+    """Of each completion; ``reward`` is the program's, whoever pays, and ``proxy`` what a reward model says, where one pays."""
+    reward = done.reward if gold is None else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
+    found = measures(reward, rollouts, beta, ended(world, done))
+    if gold is not None:
+        found["proxy"] = done.reward
+    if estimate is not None:
+        own = estimate(rollouts)
+        found |= {"kl_estimate": own, "estimate_error": own - found["kl"]}
+    return found
 
 
 def seen(world: Language, beta: float, estimate: Estimate | None, gold: Judge | None = None) -> dict[str, float]:
-    """Means and standard errors over the last batch; ``proxy`` is what a reward model says, where one pays."""
+    """Means and standard errors over the last batch."""
     assert world.latest is not None
     done, rollouts = world.latest
-    values = measures(true_reward(world, done, gold), rollouts, beta, ended(world, done))
-    if gold is not None:
-        values["proxy"] = done.reward
-    if estimate is not None:
-        own = estimate(rollouts)
-        values |= {"kl_estimate": own, "estimate_error": own - values["kl"]}
-    return described(values, done.prompt)
+    return described(values(world, done, rollouts, beta, estimate, gold), done.prompt)
 
 
 def measured(
@@ -126,18 +125,16 @@ def measured(
     done = world.completed(prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens)))
     with torch.no_grad():
         rollouts = world.rollouts(done.batch)
-        statistics = seen(world, beta, estimate, gold)
-    reward = true_reward(world, done, gold).tolist()
-    kl = rollouts.kl[0, 0].sum(-1).tolist()
+    found = values(world, done, rollouts, beta, estimate, gold)
+    each = {key: found[key].tolist() for key in ("reward", "kl", "proxy") if key in found}
     prompts = ["".join(world.policy.decode(world.prompts[i][-40:])) for i in prompt[:TEXTS]]
     texts = world.policy.texts(done.token[:TEXTS], done.mask[:TEXTS])
-    paid = {} if gold is None else {"proxy": done.reward.tolist()}
     return {
-        "statistics": statistics,
-        "values": {"prompt": prompt.tolist(), "reward": reward, "kl": kl} | paid,
+        "statistics": described(found, done.prompt),
+        "values": {"prompt": prompt.tolist()} | each,
         "texts": [
-            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": own, "kl": each}
-            for asked, text, own, each in zip(prompts, texts, reward, kl, strict=False)
+            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": reward, "kl": kl}
+            for asked, text, reward, kl in zip(prompts, texts, each["reward"], each["kl"], strict=False)
         ],
     }
 
@@ -167,8 +164,8 @@ def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **set
 
 
 @contextmanager
-def enough_memory(completions: int) -> Iterator[None]:
-    """A step of training is not halved when it does not fit, since that would change it; what to change is said.
+def enough_memory(completions: int, lower: str) -> Iterator[None]:
+    """A step of training is not halved when it does not fit, since that would change it; which settings to lower is said.
 
     Raises
     ------
@@ -181,8 +178,7 @@ def enough_memory(completions: int) -> Iterator[None]:
         if not is_out_of_memory(error) or isinstance(error, RunError):
             raise
         raise RunError(
-            f"out of memory while training on {completions} completions at a time: fewer of them fit, or shorter ones, or "
-            "dtype=bfloat16"
+            f"out of memory while training on {completions} completions at a time: lower {lower}, or set dtype=bfloat16"
         ) from None
 
 

@@ -115,8 +115,6 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
 
 def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> LanguageModel:
     """The model after its examples; kept while the run is unfinished."""
-    import torch
-
     file = place.part("sft")
     there = None if file is None else trained.kept(file)
     if there is None:
@@ -129,9 +127,7 @@ def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> 
             trained.keep(file, dict(lm.model.named_parameters()), {})
     else:
         lm = trained.trainable(start)
-        with torch.no_grad():
-            for name, each in lm.model.named_parameters():
-                each.copy_(there[0][name])
+        trained.put_back(dict(lm.model.named_parameters()), there[0])
         lm.model.requires_grad_(False)
     return replace(lm, name=f"{start.name}, fine-tuned")
 

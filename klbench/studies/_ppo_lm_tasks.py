@@ -67,7 +67,8 @@ def _performed(options: PpoLmOptions, place: Place, shared: Stage, name: str, se
     if name != UNTRAINED:
         log = tracker(options, place, slug(name, seed))
         try:
-            with enough_memory(options.prompts_each * options.group // options.minibatches):
+            lower = "prompts_each, group or max_new_tokens, raise minibatches"
+            with enough_memory(options.prompts_each * options.group // options.minibatches, lower):
                 rows = _followed(options, place, learner, used, recipe, estimate, shared.gold, seed, kept, log.log)
         finally:
             log.close()

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 
 FEW_SAMPLES = 100
+"""From here on Student's quantile, 1.98, is as good as 1.96."""
 
 
 def _digits(value: float, uncertainty: float) -> str:

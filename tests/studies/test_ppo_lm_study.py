@@ -180,7 +180,7 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monk
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(Language, "step", full)
-    with pytest.raises(RunError, match="out of memory while training on 8 completions at a time: fewer of them fit"):
+    with pytest.raises(RunError, match="out of memory while training on 8 completions at a time: lower prompts_each, group or"):
         study(tmp_path)
 
 

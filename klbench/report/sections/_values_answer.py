@@ -14,6 +14,7 @@ from klbench.report.sections._values_data import Data, code, plainness
 from klbench.report.sections._values_ranking import LEVEL, Span, spans, where
 
 FEW_SAMPLES = 100
+"""From here on Student's quantile, 1.98, is as good as 1.96."""
 MAX_SERIES = 16
 """More are not read: the rest is in the tables."""
 
