@@ -92,6 +92,13 @@ def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:
     return panel, per_shard, -(-panels // per_shard)
 
 
+def whole_batches(samples: int, sizes: tuple[int, ...]) -> dict[int, int]:
+    """Return how many whole batches of each size the panels of so many samples hold."""
+    panel, _, _ = panel_sizes(samples, sizes[-1])
+    full = max(1, samples // panel) - 1
+    return {n: full * (panel // n) + (samples - full * panel) // n for n in sizes}
+
+
 def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
     """The panel sizes of one shard; the very last panel takes what is left over."""
     panel, per_shard, shards = panel_sizes(samples, largest_batch)
@@ -283,8 +290,9 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
         for state in states:
             if 0 < state.shards < shards:
                 state.save()
+    formed = whole_batches(options.samples, options.batches)
     finished = [
-        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats)
+        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats, formed)
         for pair, exact, state in zip(options.pairs, exacts, states, strict=False)
         if state.shards == shards and state.found is not None
     ]
