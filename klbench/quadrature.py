@@ -226,7 +226,7 @@ class _Moments:
         with np.errstate(over="ignore", invalid="ignore"):
             values, moved = sign * np.exp(size), moved_sign * np.exp(moved_size)
             error = rounding * (3.0 * np.abs(values) + np.abs(moved - values) / STEP)
-        return values, np.where(doubtful, DOUBT * np.abs(values), error)
+            return values, np.where(doubtful, DOUBT * np.abs(values), error)
 
     def reach(self, scale: float, direction: float) -> float:
         """Return where the mass of every integrand has ended, from the origin in one direction, looking from the scale on."""
@@ -309,7 +309,8 @@ def moments(
         std, unit = np.sqrt(variance), np.exp(0.5 * units)
         # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however small v is.
         std_error = np.minimum(variance_error / np.maximum(std, TINY), np.sqrt(variance_error))
-        return mean, mean_error, std * unit, std_error * unit
+        unknown = ~np.isfinite(std * unit)  # a variance, or the mean it is about, is beyond a float
+        return mean, mean_error, np.where(unknown, math.inf, std * unit), np.where(unknown, math.inf, std_error * unit)
 
 
 def _edges(line: _Line, scales: Sequence[float], limits: Sequence[float], levels: Sequence[float]) -> np.ndarray:

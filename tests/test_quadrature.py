@@ -303,3 +303,11 @@ def test_integrals_are_as_good_as_their_error_says_and_silent() -> None:
     assert np.all(error <= 1e-11 * value)
     assert not np.isfinite(nothing[0])
     assert unknown[0] == math.inf
+
+
+def test_a_mean_beyond_a_float_leaves_no_nan() -> None:
+    """Narrow modes far from each other: the reference's is 200 standard deviations out, seen from a sampler that is wide."""
+    q, p, mu = mixture([1.0], [13.6], [0.45]), mixture([1.0], [-17.1], [0.23]), mixture([1.0], [0.0], [8.0])
+    chosen = [estimators.get(name) for name in ("k1", "k3", "bregman_js", "k3_clamped")]
+    for exact in pairs.get("mixture")(q=q, p=p, mu=mu).exact(chosen):
+        assert not math.isnan(exact.mean + exact.mean_error + exact.std + exact.std_error)
