@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -17,14 +17,12 @@ from klbench.numerics import expm1_and_gap
 from klbench.oracles import EPS, LARGEST, ExactMoments, closed_form, polynomial_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair, exact_moments, not_extreme, not_extreme_scale
+from klbench.pairs._quadratic import Bell, Quadratic, solved
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 if TYPE_CHECKING:
     from klbench.pairs._density_gradient import GaussianTask
 
-LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
-ORDERS = 7
-"""Taylor coefficients kept: the second moment of a term with ``(log r)^3`` takes as many."""
 SURE = 1e-9
 """Relative error of the parameters up to which quadrature is worth its while."""
 Vector = float | tuple[float, ...]
@@ -106,38 +104,10 @@ class Normal(Options):
         return f"N({mean[0]:.4g}, {math.sqrt(cov[0, 0]):.4g}²)"
 
 
-@dataclass(frozen=True)
-class _Bell:
-    """A normal density of one dimension."""
-
-    mean: float
-    std: float
-    lower: ClassVar[float] = -math.inf
-
-    @property
-    def modes(self) -> tuple[tuple[float, float], ...]:
-        return ((self.mean, self.std),)
-
-    def log_density(self, x: np.ndarray) -> np.ndarray:
-        z = (x - self.mean) / self.std
-        return -0.5 * z * z - (LOG_ROOT_2PI + math.log(self.std))
-
-    def shifted(self, by: float) -> _Bell:
-        return _Bell(self.mean + by, self.std)
-
-    @classmethod
-    def of(cls, normal: Normal) -> _Bell:
-        """The density of a normal distribution of one dimension."""
-        (mean,), ((variance,),) = normal.moments(1)
-        return cls(float(mean), math.sqrt(variance))
-
-
-def _solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Return ``factor^-1 right`` for a lower triangular factor."""
-    from scipy.linalg import solve_triangular
-
-    result: np.ndarray = solve_triangular(factor, right, lower=True)
-    return result
+def _bell(normal: Normal) -> Bell:
+    """Return the density of a normal distribution of one dimension."""
+    (mean,), ((variance,),) = normal.moments(1)
+    return Bell(float(mean), math.sqrt(variance))
 
 
 def _growth(margin: float) -> float:
@@ -153,112 +123,6 @@ def _widened(exact: ExactMoments, moved: ExactMoments | None) -> ExactMoments:
         0.0 if math.isinf(exact.std) else 2.0 * abs(exact.std - moved.std),
     )
     return replace(exact, mean_error=exact.mean_error + mean_error, std_error=exact.std_error + std_error)
-
-
-def _condition(factor: np.ndarray) -> float:
-    """Return the condition number of a covariance with this Cholesky factor, of its correlations: scales cost no digits."""
-    singular = np.linalg.svd(factor / np.linalg.norm(factor, axis=1, keepdims=True), compute_uv=False)
-    return float((singular[0] / singular[-1]) ** 2)
-
-
-class _Quadratic:
-    """The log-ratio in the coordinates of ``z ~ N(0, I)``, ``x = mean_q + L z``, where both covariances are diagonal.
-
-    ``log r = constant + sum(slope z + curvature z^2 / 2)``. Coordinates that do not matter are left out, and all those
-    without curvature become one, so that a shift in any dimension needs one normal a sample.
-
-    Attributes
-    ----------
-    variances, shift
-        Of p along each axis, in units of q's standard deviation.
-    uncertainty
-        Relative error of the variances and of squared shifts: rounding, times the condition of the covariances, since a
-        relative change of eps in either moves them by no more than that (Demmel and Veselic 1992, theorem 2.3).
-    """
-
-    def __init__(self, q: tuple[np.ndarray, np.ndarray], p: tuple[np.ndarray, np.ndarray]) -> None:
-        of_q, of_p = np.linalg.cholesky(q[1]), np.linalg.cholesky(p[1])
-        axes, stds, _ = np.linalg.svd(_solved(of_q, of_p))
-        axes, self.variances = axes[:, ::-1], stds[::-1] ** 2
-        axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(stds))])
-        self.shift = axes.T @ _solved(of_q, p[0] - q[0])
-        self.uncertainty = 4 * EPS * len(stds) * (_condition(of_q) + _condition(of_p))
-        same = np.abs(self.variances - 1.0) <= self.uncertainty
-        self.variances[same] = 1.0
-        bent = ~same
-        flat_shift = float(np.linalg.norm(self.shift[same]))
-        has_flat = [flat_shift] if flat_shift > 0.0 else []
-        # Per active coordinate: variance of p, shift of p.
-        self.active = np.array([*self.variances[bent], *([1.0] * len(has_flat))]), np.array([*self.shift[bent], *has_flat])
-        v, m = self.active
-        self.curvature = 1.0 - 1.0 / v
-        self.slope = m / v
-        self.constant = float(-0.5 * np.sum(m * m / v + np.log(v)))
-        self._known: dict[float, tuple[list[float], list[float]] | None] = {}
-
-    @property
-    def size(self) -> int:
-        return len(self.curvature)
-
-    def log_ratio(self, z: np.ndarray) -> np.ndarray:
-        """``(size, n)`` to ``(n,)``; works in ``z`` itself, which is used up."""
-        if not len(z):
-            return np.zeros(z.shape[-1])
-        for row, slope, curvature in zip(z, self.slope, self.curvature, strict=True):
-            if curvature:
-                part = row * (0.5 * curvature)
-                part += slope
-                row *= part
-            else:
-                row *= slope
-        total: np.ndarray = z[0]
-        for row in z[1:]:
-            total += row
-        total += self.constant
-        return total
-
-    def margin(self, parts: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-        """Return how far a sum over coordinates can be off by what is uncertain about these.
-
-        ``parts`` maps variances and shifts of p, ``(d,)``, to the coordinates' parts of the sum, ``(..., d)``.
-        """
-        v, m = self.variances, self.shift
-        spread = math.exp(self.uncertainty) if self.uncertainty < 1.0 else math.inf
-        with np.errstate(all="ignore"):
-            moved = [parts(v * a, m * b) for a in (spread, 1.0 / spread) for b in (math.sqrt(spread), math.sqrt(1.0 / spread))]
-            off: np.ndarray = np.max(np.abs(np.array(moved) - parts(v, m)), axis=0).sum(axis=-1)
-        return np.where(np.isnan(off), math.inf, off)
-
-    def series(self, s: float, order: int) -> tuple[list[float], list[float]] | None:
-        """Taylor coefficients of ``log M`` at ``s``, and how far each can be off; None where ``M(s)`` is infinite.
-
-        ``M(s)`` is the product over coordinates of ``a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``, ``a = 1 + s(1/v - 1)``.
-        """
-        if s not in self._known:
-            finite = np.all(1.0 + s * (1.0 / self.active[0] - 1.0) > 0.0)
-            parts = partial(_series_parts, s=s)
-            with np.errstate(invalid="ignore"):
-                value = parts(*self.active).sum(axis=-1)
-            self._known[s] = (value.tolist(), self.margin(parts).tolist()) if finite else None
-        known = self._known[s]
-        return None if known is None else (known[0][: order + 1], known[1][: order + 1])
-
-
-def _series_parts(v: np.ndarray, m: np.ndarray, s: float) -> np.ndarray:
-    """Return each coordinate's part of the first Taylor coefficients of ``log M`` at ``s``, ``(ORDERS, d)``."""
-    numerator = s * (1.0 - s), 1.0 - 2.0 * s, -1.0
-    rows = []
-    with np.errstate(all="ignore"):  # extreme scales have extreme powers, of which few are asked for
-        c = 1.0 / v - 1.0
-        a = 1.0 + c * s
-        powers = [(-c / a) ** k for k in range(ORDERS)]
-        for k, power in enumerate(powers):
-            log_a = np.log(a) if k == 0 else -power / k
-            fraction = sum(numerator[j] * powers[k - j] / a for j in range(min(k, 2) + 1))
-            rows.append(-0.5 * log_a - m * m / (2.0 * v) * fraction)
-    rows[0] = rows[0] - 0.5 * s * np.log(v)
-    rows[1] = rows[1] - 0.5 * np.log(v)
-    return np.array(rows)
 
 
 @register
@@ -290,8 +154,8 @@ class GaussianPair(Pair):
         return next((each.dimension for _, each in self._sides() if each.dimension is not None), 1)
 
     @cached_property
-    def _form(self) -> _Quadratic:
-        return _Quadratic(self.q.moments(self.dimension), self.p.moments(self.dimension))
+    def _form(self) -> Quadratic:
+        return Quadratic(self.q.moments(self.dimension), self.p.moments(self.dimension))
 
     @property
     def off_policy(self) -> bool:
@@ -320,7 +184,7 @@ class GaussianPair(Pair):
         """At ``origin + offset``, up to ``-dim/2 log 2 pi``, which cancels in every ratio; ``offset`` is ``(d, n)``."""
         mean, cov = normal.moments(self.dimension)
         factor = np.linalg.cholesky(cov)
-        z = _solved(factor, (origin - mean)[:, None] + offset)
+        z = solved(factor, (origin - mean)[:, None] + offset)
         result: np.ndarray = -0.5 * np.sum(z * z, axis=0) - np.log(np.diag(factor)).sum()
         return result
 
@@ -338,7 +202,7 @@ class GaussianPair(Pair):
         """Inverse covariances of mu, q and p, in units of mu's standard deviations."""
         assert self.mu is not None
         of_mu, of_q, of_p = (np.linalg.cholesky(each.moments(self.dimension)[1]) for each in (self.mu, self.q, self.p))
-        ratios = _solved(of_q, of_mu), _solved(of_p, of_mu)
+        ratios = solved(of_q, of_mu), solved(of_p, of_mu)
         return np.eye(self.dimension), ratios[0].T @ ratios[0], ratios[1].T @ ratios[1]
 
     def truth(self, target: str) -> Truth | None:
@@ -381,7 +245,7 @@ class GaussianPair(Pair):
         if self.mu is None:
             found = self._in_one_coordinate(left)
         elif self.dimension == 1:
-            found = exact_moments(self, _Bell.of(self.q), _Bell.of(self.p), _Bell.of(self.mu), left)
+            found = exact_moments(self, _bell(self.q), _bell(self.p), _bell(self.mu), left)
         else:
             found = [None] * len(left)
         known |= {e.name: exact for e, exact in zip(left, found, strict=True) if exact}
@@ -395,8 +259,8 @@ class GaussianPair(Pair):
         on_policy = self.model_copy(update={"mu": None})
 
         def found(factor: float) -> list[ExactMoments | None]:
-            p = _Bell(shift * factor, math.sqrt(variance) * factor)
-            return exact_moments(on_policy, _Bell(0.0, 1.0), p, None, estimators)
+            p = Bell(shift * factor, math.sqrt(variance) * factor)
+            return exact_moments(on_policy, Bell(0.0, 1.0), p, None, estimators)
 
         if self.dimension == 1:  # what is uncertain is the last bit, which quadrature has in its bounds
             return found(1.0)
