@@ -258,7 +258,7 @@ class Npz(Reader):
         return array
 
     def _columns(self) -> list[str]:
-        return self._all
+        return [name for name in self._all if name != "lengths"]
 
     def _check(self) -> None:
         shape = self._arrays["logprobs"].shape

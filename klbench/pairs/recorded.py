@@ -90,6 +90,11 @@ class RecordedPair(Pair):
     def off_policy(self) -> bool:
         return "old_logprobs" in _rollouts.reader(self.path).columns
 
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Columns of the file that are not read."""
+        return _rollouts.reader(self.path).unread
+
     def describe(self) -> str:
         return f"Rollouts of {Path(self.path).name}"
 

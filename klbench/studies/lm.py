@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
+from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
 from klbench.studies import _lm_tables as made
@@ -195,8 +196,8 @@ def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]
 
 
 def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``dtype``, ``truncation``,
-    ``pairs``, ``estimators``, ``throughput`` and ``cost``.
+    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``checks``, ``dtype``,
+    ``truncation``, ``pairs``, ``estimators``, ``throughput`` and ``cost``.
     """  # noqa: D205
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
@@ -239,7 +240,7 @@ def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Co
     used = {each.name: each for m in results for each in m.chosen}
     optional = {
         "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
-        "sampling": made.sampling(results), "prompts": made.prompts(results),
+        "sampling": made.sampling(results), "prompts": made.prompts(results), "checks": made.checks(results),
     }  # fmt: skip
     return {
         "values": found,
@@ -268,6 +269,12 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     notes = [f"{len(titles) - 1} further pairs are in the report."] if len(titles) > 1 else []
     if all(row["truth"] != row["truth"] for row in kept):
         notes.append("The exact divergence is not known: these rollouts have no column kl.")
+    checks = results["checks"].to_dict("records") if "checks" in results else []
+    notes += [
+        f"The mean of {row['ratio']} over tokens must be 1 and is {with_interval(row['mean'], row['mean_se'])}: "
+        "these completions fail a check of their own."
+        for row in checks if row["pair"] == titles[0] and row["verdict"] == FAILS
+    ]  # fmt: skip
     lines = [
         (
             row["estimator"], row["level"], row["target"], _known(row["truth"], f"{row['truth']:.4g}"), f"{row['mean']:.4g}",

@@ -247,4 +247,5 @@ def all_tables(data: Data) -> Sequence[Block]:
             if found
         ]
         blocks += [block for pair in data.pairs for block in ratios(data, pair)]
-    return [*blocks, *sampling(data), *dtype(data), *truncation(data), *_tokens_cost.cost(data), *_tokens_cost.prompts(data)]
+    blocks += [*sampling(data), *dtype(data), *truncation(data), *_tokens_cost.cost(data)]
+    return [*blocks, *_tokens_cost.prompts(data), *_tokens_cost.checks(data)]
