@@ -10,6 +10,9 @@ tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is measur
 its difference from that sum, which has less noise than either. A language model that samples from another distribution than
 its own (a temperature, top-p) gets as many further completions from its own, for the truth.
 
+Per token, everything is divided by one number: the plain count of the tokens that were measured, whoever sampled them. That
+holds for the truth and for weighted estimators as well, so that an estimator that is right per completion is right per token.
+
 Standard errors take completions for independent. Where several answer one prompt that is too careful for the mean over these
 very prompts, and not careful enough for that over prompts of which these are a sample; ``prompts`` says by how much.
 """
@@ -67,8 +70,8 @@ class LmOptions(Options):
     shard
         Completions that are made and measured at once.
     rescored, dtypes, truncations
-        So many completions are scored again in these formats, and with so many of the most probable tokens told apart from the
-        rest, where the pair can.
+        So many completions, at most all that are measured, are scored again in these formats, and with so many of the most
+        probable tokens told apart from the rest, where the pair can.
     path
         The file that ``pair=recorded`` reads.
     """
@@ -152,7 +155,8 @@ class _Progress:
 
 def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progress) -> Iterator[int]:
     """Merge a pair's shards; yields how many are done."""
-    total, size, chosen = options.completions(pair), options.shard, options.chosen(pair)
+    total, chosen = options.completions(pair), options.chosen(pair)
+    size = min(options.shard, total)  # lest more be made than are asked for
     shards = -(-total // size)
     tasks = (
         (pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards)
@@ -227,7 +231,8 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     again: dict[str, pd.DataFrame] = {}
     if not context.interrupted:
         chosen = [options.chosen(pair) for pair in wanted]
-        again = scored_again(wanted, chosen, context, options.rescored, options.dtypes, options.truncations)
+        most = [min(options.rescored, options.completions(pair)) for pair in wanted]
+        again = scored_again(wanted, chosen, context, most, options.dtypes, options.truncations)
     if not results:
         if context.interrupted or not context.group.main:
             return {}

@@ -23,7 +23,8 @@ from klbench.report.sections._tokens_data import LEVELS, Data, code, finite, kno
 MAX_ROWS = 400
 PER_TOKEN = (
     "Trainers often log a mean over all tokens instead: the sum of all terms over the number of tokens. Long completions weigh "
-    "more in it. It is a ratio of two means, and its standard error is that of one (delta method)."
+    "more in it. It is a ratio of two means, and its standard error is that of one (delta method). Estimates, with weights or "
+    "without, and the exact value are all divided by this one number, the tokens of these completions."
 )
 
 
