@@ -5,29 +5,20 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from klbench.pairs._rollout_reader import KNOWN, Block, Ragged, Reader
+from klbench.pairs._rollout_reader import KNOWN, Block, Ragged, Reader, one_line
 from klbench.types import ConfigError
 
 BATCH = 1_024
 """Rows that are decoded from Parquet at a time."""
 DEFLATED = 1_032
 """The most bytes that one byte of a compressed file can stand for."""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def _joined(pieces: Sequence[np.ndarray]) -> Ragged:
-    lengths = np.array([piece.size for piece in pieces], dtype=np.int64)
-    return Ragged(np.concatenate([np.empty(0), *pieces]), lengths)
 
 
 class JsonLines(Reader):
@@ -96,7 +87,7 @@ class JsonLines(Reader):
                     prompts.append(found[name])
                 else:
                     pieces[name].append(self._numbers(row, name, found[name]))
-        return Block({name: _joined(each) for name, each in pieces.items()}, prompts if "prompt" in self.columns else None)
+        return Block({name: Ragged.of(each) for name, each in pieces.items()}, prompts if "prompt" in self.columns else None)
 
     def _numbers(self, row: int, name: str, value: Any) -> np.ndarray:
         try:
@@ -123,7 +114,7 @@ class Parquet(Reader):
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ConfigError(f"{path.name}: not a Parquet file, {_one_line(error)}") from None
+            raise ConfigError(f"{path.name}: not a Parquet file, {one_line(error)}") from None
         self._next = -1
         self._batches: Iterator[Any] = iter(())
         self._left: Any = None
@@ -170,7 +161,7 @@ class Parquet(Reader):
             try:
                 self._left = next(self._batches, None)
             except (pa.ArrowException, OSError) as error:
-                raise ConfigError(f"{self.name}: cannot be read from row {self._next + 1:,} on, {_one_line(error)}") from None
+                raise ConfigError(f"{self.name}: cannot be read from row {self._next + 1:,} on, {one_line(error)}") from None
         if self._left is None:
             return None
         taken, self._left = self._left.slice(0, most), self._left.slice(most)
@@ -187,7 +178,7 @@ class Parquet(Reader):
             parts.append(part)
         names = [name for name in self.columns if name != "prompt"]
         if not parts:
-            return Block({name: _joined([]) for name in names}, [] if "prompt" in self.columns else None)
+            return Block({name: Ragged.of([]) for name in names}, [] if "prompt" in self.columns else None)
         table = pa.Table.from_batches(parts)
         prompts = table["prompt"].to_pylist() if "prompt" in self.columns else None
         return Block({name: self._lists(start, name, table[name]) for name in names}, prompts)
@@ -237,7 +228,7 @@ class Npz(Reader):
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001  # what zipfile and NumPy raise on damaged files is no closed list
-            raise ConfigError(f"{path.name}: not a whole npz file, {_one_line(error)}") from None
+            raise ConfigError(f"{path.name}: not a whole npz file, {one_line(error)}") from None
         super().__init__(path)
         self._check()
 
@@ -248,7 +239,7 @@ class Npz(Reader):
             array = np.asarray(file[name])
         except ValueError as error:
             if "pickle" not in str(error):
-                raise ConfigError(f"{path.name}: {name} cannot be read, {_one_line(error)}") from None
+                raise ConfigError(f"{path.name}: {name} cannot be read, {one_line(error)}") from None
             raise ConfigError(
                 f"{path.name}: {name} holds pickled Python objects, which are not read; save numbers: a rectangle with a mask, "
                 f"or all tokens one after the other, with lengths"

@@ -25,6 +25,11 @@ class Ragged:
     values: np.ndarray
     lengths: np.ndarray
 
+    @classmethod
+    def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
+        """Of one array a row."""
+        return cls(np.concatenate([np.empty(0), *pieces]), np.array([piece.size for piece in pieces], dtype=np.int64))
+
 
 @dataclass(frozen=True)
 class Block:
@@ -32,6 +37,11 @@ class Block:
 
     columns: dict[str, Ragged]
     prompt: Sequence[Any] | None
+
+
+def one_line(error: Exception) -> str:
+    """What an error of a library says, as the end of a line of ours."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 class Reader(ABC):
