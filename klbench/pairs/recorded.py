@@ -32,7 +32,9 @@ IMPOSSIBLE = {
 FILLER = -100.0
 """A whole log-probability as low as this is one that fills rows: -100, -9999, -1e10."""
 ZEROS, SAME, UNCHANGED = 2, 3, 8
-"""Tokens at the end of a row that are padding if their log-probabilities are all 0; are one number; do not change."""
+"""So many tokens are padding at the end of a row if their log-probabilities are all 0, and at either end if all are one number,
+or do not change.
+"""
 MAX_TOKEN = 2.0**53
 """Larger whole numbers are not all told apart in float64."""
 FIELDS = {
@@ -177,33 +179,33 @@ def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndar
 
 
 def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray) -> None:
-    """Refuse what only fills a row and is marked nowhere: log-probabilities that no model gives, or that stand still.
+    """Refuse what fills a row and is marked nowhere: log-probabilities that no model gives, or that stand still at its ends.
 
-    Coarse formats repeat log-probabilities, 0 above all, so the end of a row must stand still for longer than any place inside.
+    Coarse formats repeat log-probabilities, 0 above all. So an end must stand still for half as long again as any place inside.
     """
     if not kept.any():
         return
     names = [name for name in LOG_PROBS if name in block.columns]
     values, rows, places = np.array([block.columns[name].values for name in names])[:, kept], rows[kept], np.flatnonzero(kept)
-    other_row = rows[1:] != rows[:-1]
-    runs = np.flatnonzero(np.append(True, (values[:, 1:] != values[:, :-1]).any(axis=0) | other_row))
-    lengths, ends = np.diff(runs, append=rows.size), np.flatnonzero(np.append(other_row, True))
-    closing = np.isin(runs + lengths - 1, ends)
-    same, inside = lengths[closing], lengths[~closing].max(initial=1)
-    last, low = values[:, ends], (values <= FILLER) & (values == np.floor(values))
-    still = (same >= UNCHANGED) | ((same >= SAME) & (last == last[0]).all(axis=0))
-    still &= same < np.diff(ends, prepend=-1)
-    still |= (same >= ZEROS) & (last == 0.0).all(axis=0)
-    filled = low.all(axis=0) & (values == values[0]).all(axis=0)
-    filled[ends] |= low[:, ends].any(axis=0) | (still & (same > inside))
-    wrong = np.flatnonzero(filled)
+    other_row = np.concatenate([[True], rows[1:] != rows[:-1], [True]])
+    changes = np.append(True, (values[:, 1:] != values[:, :-1]).any(axis=0)) | other_row[:-1]
+    runs = np.flatnonzero(changes)  # of tokens whose log-probabilities are all the same
+    sizes, value = np.diff(runs, append=rows.size), values[:, runs]
+    opens, closes = other_row[runs], other_row[runs + sizes]
+    low, one = (value <= FILLER) & (value == np.floor(value)), (value == value[0]).all(axis=0)
+    still = (opens ^ closes) & ((sizes >= UNCHANGED) | ((sizes >= SAME) & one))
+    still |= closes & (sizes >= ZEROS) & (value == 0.0).all(axis=0)
+    still &= sizes > 1.5 * sizes[~opens & ~closes].max(initial=1)
+    wrong = np.flatnonzero(still | (closes & low.any(axis=0)) | (one & low.all(axis=0)))
     if wrong.size:
-        at = int(wrong[0])
-        run = int(same[np.searchsorted(ends, at)]) if at in ends else 1
-        where = f"the last {run} tokens are" if run > 1 else f"token {places[at] - begins[rows[at]] + 1} is"
-        said = ", ".join(f"{value:g} in {name}" for name, value in zip(names, values[:, at], strict=True))
+        at, size = int(runs[wrong[0]]), int(sizes[wrong[0]])
+        row, token = int(rows[at]), int(places[at] - begins[rows[at]]) + 1
+        where = f"token {token} is" if size == 1 else f"the last {size} tokens are" if closes[wrong[0]] else (
+            f"tokens {token} to {token + size - 1} are"
+        )  # fmt: skip
+        said = ", ".join(f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True))
         raise reader.fail(
-            start + int(rows[at]),
+            start + row,
             f"{where} {said}, which looks like padding; say in a column mask which tokens count (1 for all, if these do)",
         )
 

@@ -263,6 +263,20 @@ def _known(value: float, text: str) -> str:
     return "–" if value != value else text
 
 
+def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
+    """What is odd about a pair's completions."""
+    about = next(row for row in results["pairs"].to_dict("records") if row["pair"] == pair)
+    above, unread = about["above_zero"], about["unread"]
+    notes = [f"Columns that were not read: {unread}."] if unread else []
+    if above:
+        notes.append(f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are taken as they are.")
+    for row in results["checks"].to_dict("records") if "checks" in results else []:
+        if row["pair"] == pair and row["verdict"] == FAILS:
+            mean = with_interval(row["mean"], row["mean_se"])
+            notes.append(f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions fail their own check.")
+    return notes
+
+
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """One row an estimator and level, per sequence, of the first pair."""
     table = results["values"]
@@ -274,12 +288,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     notes = [f"{len(titles) - 1} further pairs are in the report."] if len(titles) > 1 else []
     if all(row["truth"] != row["truth"] for row in kept):
         notes.append("The exact divergence is not known: these rollouts have no column kl.")
-    checks = results["checks"].to_dict("records") if "checks" in results else []
-    notes += [
-        f"The mean of {row['ratio']} over tokens must be 1 and is {with_interval(row['mean'], row['mean_se'])}: "
-        "these completions fail a check of their own."
-        for row in checks if row["pair"] == titles[0] and row["verdict"] == FAILS
-    ]  # fmt: skip
+    notes += _notes(results, titles[0])
     lines = [
         (
             row["estimator"], row["level"], row["target"], _known(row["truth"], f"{row['truth']:.4g}"), f"{row['mean']:.4g}",

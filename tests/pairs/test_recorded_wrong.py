@@ -28,6 +28,7 @@ ROWS = [
         [GOOD, wrong(logprobs=[-1.0, 0.5, -1.0])],
         "rollouts.jsonl row 2: logprobs at token 2 is 0.5, a log-probability is never above",
     ),
+    ([wrong(ref_logprobs=[0.125, 0.1251, -1.0])], "row 1: ref_logprobs at token 2 is 0.1251, a log-probability is never above"),
     ([GOOD, wrong(ref_logprobs=[-1.0, -1.0, NAN])], "rollouts.jsonl row 2: ref_logprobs at token 3 is missing (NaN)"),
     ([wrong(logprobs=[-1.0, None, -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is missing (NaN)"),
     ([wrong(logprobs=[-1.0, -float("inf"), -1.0])], "row 1: logprobs at token 2 is -inf, so the policy cannot have"),
@@ -140,6 +141,17 @@ def test_a_number_that_no_model_gives_is_found_wherever_it_stands(tmp_path) -> N
     assert "row 1: token 1 is -100 in logprobs, -100 in ref_logprobs" in refused(as_jsonl(tmp_path / "r.jsonl", rows))
 
 
+def test_a_prompt_that_is_set_to_0_is_found_and_hides_no_padding(tmp_path) -> None:
+    """Log-probabilities of prompt and completion, times a mask."""
+    for before, after, where in (
+        (20, 0, "tokens 1 to 20 are 0"),
+        (20, 5, "tokens 1 to 20 are 0"),
+        (2, 5, "the last 5 tokens are 0"),
+    ):
+        rows = [{name: [0.0] * before + values + [0.0] * after for name, values in GOOD.items()}]
+        assert f"row 1: {where} in logprobs, 0 in ref_logprobs" in refused(as_jsonl(tmp_path / "r.jsonl", rows))
+
+
 def test_certain_tokens_and_coarse_numbers_are_no_padding(tmp_path) -> None:
     def measured(*rows: tuple[list, list]) -> int:
         path = as_jsonl(tmp_path / "r.jsonl", [{"logprobs": q, "ref_logprobs": p} for q, p in rows])
@@ -147,6 +159,7 @@ def test_certain_tokens_and_coarse_numbers_are_no_padding(tmp_path) -> None:
 
     assert measured(([-1.0, 0.0], [-2.0, 0.0])) == 2  # an end of sequence that both are sure of
     assert measured(([-1.0, -1.0, -1.0], [-1.0, -1.0, -1.0])) == 3
+    assert measured(([0.0, 0.0, -1.0], [0.0, 0.0, -1.2])) == 3  # an opening that both are sure of
     certain = ([-1.0, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0], [-1.5, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0])
     assert measured(certain) == 7  # zeros stand inside the row as well, and for longer
     assert measured(([-1.0, -0.25, -0.25], [-1.0, -0.5, -0.5])) == 3
@@ -309,13 +322,17 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     from klbench.cli import command_line
 
     monkeypatch.chdir(tmp_path)
-    as_jsonl(tmp_path / "r.jsonl", rollouts(60))
+    rows = [row | {"reward": 1.0} for row in rollouts(60)]
+    rows[0]["logprobs"][0] = 0.0625
+    as_jsonl(tmp_path / "r.jsonl", rows)
     for arguments in (["+exp=recorded", "path=r.jsonl"], ["+exp=lm", "pair=recorded", "pair.path=r.jsonl"],
                       ["+exp=lm", "pair=recorded", "path=r.jsonl"]):  # fmt: skip
         app.check(app.normalized(arguments))
     assert command_line(["+exp=recorded", "path=r.jsonl", "workers=1", "out=run"]) == 0
     said = capsys.readouterr().out
     assert "Rollouts of r.jsonl, 60 completions" in said
+    assert "Columns that were not read: reward." in said
+    assert "Tokens with a log-probability above 0, as rounding leaves them: 1." in said
     assert said.splitlines()[-1] == str(Path("run/index.html"))
     page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
     assert "Token by token" in page

@@ -110,6 +110,7 @@ def test_what_the_top_says() -> None:
 @pytest.mark.parametrize(("fewer", "words"), [
     ([2.0, 5.0], "2.0 to 5.0 times fewer completions than"), ([3.0], "3.0 times fewer"),
     ([0.5, 0.8], "1.2 to 2.0 times as many"),
+    ([0.97, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, and as many on the pair where it is worst"),
     ([0.5, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, but 2.0 times as many on the pair where it is worst"),
 ])  # fmt: skip
 def test_fewer_or_more_completions_than_k1(fewer: list[float], words: str) -> None:

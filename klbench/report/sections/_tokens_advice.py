@@ -28,8 +28,8 @@ def checks(data: Data) -> list[Block]:
     failed = [row for row in data.checks if row["verdict"] == FAILS]
     if failed:
         lines = [
-            f"{data.labels[row['pair']]} (mean of {row['ratio']}: {with_interval(row['mean'], row['mean_se'])}, "
-            f"{abs(row['z']):,.0f} standard errors off)"
+            f"{data.labels.get(row['pair'], row['pair'])} (mean of {row['ratio']}: "
+            f"{with_interval(row['mean'], row['mean_se'])}, {abs(row['z']):,.0f} standard errors off)"
             for row in failed
         ]
         said = (
@@ -51,7 +51,8 @@ def checks(data: Data) -> list[Block]:
             "log-probabilities as old_logprobs), or the wrong tokens masked. Nothing is recommended on them."
         )
         blocks.append(Paragraph(Markup("{} ").format(code("k1")) + Markup(text).format(said), "warning"))
-    unsure = dict.fromkeys(data.labels[row["pair"]] for row in data.checks if row["verdict"] == CANNOT_TELL)
+    doubtful = [str(row["pair"]) for row in data.checks if row["verdict"] == CANNOT_TELL]
+    unsure = dict.fromkeys(data.labels.get(pair, pair) for pair in doubtful)
     if unsure:
         said = (
             f"Whether the ratios to the sampler have the mean 1 that k3 and weights rest on, these completions cannot tell: "
@@ -136,5 +137,6 @@ def _than_k1(fewer: Sequence[float]) -> Markup:
         return Markup("{} times fewer completions than {}").format(spread(fewer), code("k1"))
     if high <= 1.0:
         return Markup("{} times as many completions as {}").format(spread([1.0 / each for each in fewer]), code("k1"))
-    said = "up to {} times fewer completions than {}, but {} times as many on the pair where it is worst"
-    return Markup(said).format(number(high, 2), code("k1"), number(1.0 / low, 2))
+    worst = number(1.0 / low, 2)
+    said = "up to {} times fewer completions than {}, {} on the pair where it is worst"
+    return Markup(said).format(number(high, 2), code("k1"), "and as many" if worst == "1.0" else f"but {worst} times as many")
