@@ -112,19 +112,18 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
     standard deviation, within the group, of each sequence's mean over its tokens; the baseline has centred it before.
     (Shao et al. 2024, section 4.1.2.) A penalty in the loss is not in these units: whitening changes its weight.
     """
-    advantage = advantage.where(mask, 0.0)
-    alive = mask.to(advantage.dtype)
+    advantage, alive = advantage.where(mask, 0.0), mask.to(advantage.dtype)
     if whitening == "none":
-        return advantage
+        return advantage * alive
     if whitening == "batch":
         count = alive.sum((-2, -1), keepdim=True)
-        mean = advantage.sum((-2, -1), keepdim=True) / count
+        mean = (advantage * alive).sum((-2, -1), keepdim=True) / count
         deviation = (advantage - mean) * alive
         spread = (deviation.square().sum((-2, -1), keepdim=True) / (count - 1).clamp(min=1)).sqrt()
         return deviation / (spread + EPSILON)
-    each = advantage.sum(-1) / alive.sum(-1)
+    each = (advantage * alive).sum(-1) / alive.sum(-1)
     spread = each.reshape(*each.shape[:-1], each.shape[-1] // group, group).std(-1)
-    return advantage / (spread.repeat_interleave(group, dim=-1)[..., None] + EPSILON)
+    return advantage * alive / (spread.repeat_interleave(group, dim=-1)[..., None] + EPSILON)
 
 
 def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:

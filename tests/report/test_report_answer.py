@@ -11,14 +11,13 @@ import pandas as pd
 import pytest
 from report_runs import FORMS, differences, tables
 
-from klbench.pairs import get as get_pair
+from klbench import pairs
 from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.sections import _values_answer as answering
 from klbench.report.sections import _values_claims as claiming
 from klbench.report.sections import _values_ranking as ranking
 from klbench.report.sections._values_data import load
-from klbench.studies import Context
-from klbench.studies import get as get_study
+from klbench.studies import Context, value
 from klbench.studies.value import ValueOptions
 
 
@@ -126,9 +125,9 @@ def test_samples_of_a_third_distribution_break_no_claim_of_the_unweighted() -> N
 
 def test_what_q_never_samples_is_said_and_breaks_no_claim() -> None:
     """q = (.6, .4, 0), p = (.5, .3, .2): k3 is off by 0.2 of 0.2245."""
-    pair = get_pair("categorical")(q={"probs": [0.6, 0.4, 0.0]}, p={"probs": [0.5, 0.3, 0.2]})
+    pair = pairs.get("categorical")(q={"probs": [0.6, 0.4, 0.0]}, p={"probs": [0.5, 0.3, 0.2]})
     options = ValueOptions(pairs=(pair,), estimators=("k1", "k3", "bregman_kl_pq"), samples=20_000, batches=(1, 64))
-    text = said(dict(get_study("value").run(options, Context(0))))
+    text = said(value.run(options, Context(0)))
     assert "Claims: none is broken" in text
     assert "p gives 0.200 of its probability to it. The mean of r is 0.800 and not 1" in text
     assert "Bias over the exact KL(q‖p): k1 0 % and k3 −89.1 %. Infinite there: KL(p‖q)." in text
