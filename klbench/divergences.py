@@ -237,6 +237,20 @@ def _alpha(name: str, alpha: float) -> Divergence:
 registry.add_family("alpha", _alpha, default=0.5)
 
 
+def unreached(name: str) -> float:
+    """``lim gap(r) / r`` as r grows: what each unit of p's probability adds to a divergence where q has none; often infinite.
+
+    With ``m`` the probability that p has there, ``D_f = E_q[gap(r)] + m lim gap(r)/r``: the divergence counts what no sample of
+    q ever shows. (Liese and Vajda 2006, "On divergences and informations in statistics and information theory".)
+    """
+    divergence = get(name)
+    if divergence.polynomial is None:
+        return float(divergence.gap(Draws(np.array([600.0])))[0] / math.exp(600.0))
+    if any(c and (a > 1.0 or (a == 1.0 and b)) for c, a, b in divergence.polynomial):
+        return math.inf
+    return sum(c for c, a, _ in divergence.polynomial if a == 1.0)
+
+
 def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Array], *, growth: float = 1.0) -> Divergence:
     """A divergence from a convex ``f`` of your own, with derivative ``df``, both functions of ``r``.
 

@@ -209,8 +209,8 @@ class Estimator:
 class Rollouts:
     """Sampled or enumerated sequences, token by token: all that a gradient estimator may use of them.
 
-    Every field is a torch tensor of shape ``(n, T)``, float64 but for ``mask``, and 0 where ``mask`` is False. Single draws are
-    sequences of one token.
+    Every field is a torch tensor of shape ``(n, T)``, float64 but for ``mask``, and set to 0 where ``mask`` is False, whatever
+    is given there. Single draws are sequences of one token.
 
     Parameters
     ----------
@@ -228,6 +228,11 @@ class Rollouts:
     log_mu: Tensor
     kl: Tensor
     mask: Tensor
+
+    def __post_init__(self) -> None:
+        # Selected, not multiplied: padding may be -inf or NaN, which no product with 0 takes away.
+        for name in ("log_q", "log_p", "log_mu", "kl"):
+            object.__setattr__(self, name, getattr(self, name).where(self.mask, 0.0))
 
 
 class Scores(Protocol):

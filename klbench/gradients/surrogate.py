@@ -38,7 +38,7 @@ def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
         terms: Tensor = estimators.get(name).terms(log_ratio.sum(-1, keepdim=True))
         return terms
     # Every estimator is 0 at log r = 0 but for rounding; a masked token gets exactly that.
-    result: Tensor = estimators.get(name).terms(log_ratio) * rollouts.mask
+    result: Tensor = estimators.get(name).terms(log_ratio).where(rollouts.mask, 0.0)
     return result
 
 
@@ -65,21 +65,25 @@ def _future(terms: Tensor) -> Tensor:
     return terms.flip(-1).cumsum(-1).flip(-1)
 
 
+def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
+    """Over the tokens that count; ``(n, 1)`` are of whole sequences. A weight of inf after the end must not become a NaN."""
+    whole = values.shape[-1] == 1 and rollouts.mask.shape[-1] > 1
+    return (values if whole else values.where(rollouts.mask, 0.0)).sum(-1)
+
+
 def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     """The surrogate loss of each sequence, taken apart."""
     import torch
 
     placement = combination.placement
     weight = ratio(combination, rollouts)
-    if placement in ("full", "full_with_score"):
-        terms = rollouts.kl * rollouts.mask
-    else:
-        terms = _terms(combination.estimator, combination, rollouts)
+    full = placement in ("full", "full_with_score")
+    terms = rollouts.kl if full else _terms(combination.estimator, combination, rollouts)
     if placement == "straight_through":
         path = _terms(combination.gradient_of, combination, rollouts)
         terms = terms.detach() + path - path.detach()
     in_loss = placement not in ("reward", "reward_to_go")
-    direct = (weight * terms).sum(-1) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
+    direct = _summed(weight * terms, rollouts) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
     if combination.length_mean:
         direct = direct / rollouts.mask.sum(-1)
     if placement not in SCORED:
@@ -93,7 +97,7 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
         returns = constant.sum(-1, keepdim=True).expand_as(rollouts.log_q)
     if combination.baseline == "token_kl":
         returns = returns - rollouts.kl.detach()
-    return Parts(direct, weight.detach() * rollouts.mask, returns)
+    return Parts(direct, weight.detach().where(rollouts.mask, 0.0), returns)
 
 
 def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = None) -> Tensor:
@@ -120,4 +124,4 @@ def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = 
         grouped = returns.reshape(-1, n, returns.shape[-1])
         centred = (grouped - grouped.mean(1, keepdim=True)).reshape(returns.shape)
         returns = centred * (n / (n - 1)) if combination.baseline == "leave_one_out" else centred
-    return pieces.direct + (pieces.weights * returns * rollouts.log_q).sum(-1)
+    return pieces.direct + _summed(pieces.weights * returns * rollouts.log_q, rollouts)

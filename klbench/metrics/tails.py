@@ -10,6 +10,28 @@ import numpy as np
 HEAVY = 0.5
 """At a k of 0.5 and above the variance is infinite."""
 
+HOLDS, FAILS, CANNOT_TELL = "holds", "fails", "cannot tell"
+STRANGE, ROUNDING = 5.0, 1e-9
+"""A mean is not 1 if it is off by so many standard errors, and by more than sums round."""
+ENOUGH_ROLLOUTS, ENOUGH_TERMS = 30, 100.0
+"""With fewer rollouts, or no more terms that carry the mean, a standard error says little."""
+
+
+def unit_mean(excess: float, se: float, *, ess: float, khat: float, rollouts: int) -> str:
+    """Whether a ratio's mean is 1, as it is over samples of its denominator wherever these reach: one of the three words.
+
+    Parameters
+    ----------
+    excess, se
+        The mean of ``r - 1`` and its standard error, over ``rollouts`` that are independent.
+    ess, khat
+        Effective sample size ``(sum r)^2 / sum r^2``, and Pareto k; NaN where the tail ends in an atom.
+    """
+    known = math.isfinite(excess) and math.isfinite(se) and ess > ENOUGH_TERMS and rollouts >= ENOUGH_ROLLOUTS
+    if not known or khat >= HEAVY:
+        return CANNOT_TELL
+    return FAILS if abs(excess) > max(STRANGE * se, ROUNDING) else HOLDS
+
 
 def pareto_khat(log_ratio: np.ndarray) -> tuple[float, float]:
     """k-hat of the upper tail of ``exp(log_ratio)`` and its standard error, from the ``3 sqrt(n)`` largest values.

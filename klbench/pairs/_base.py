@@ -70,6 +70,11 @@ class Pair(Options, ABC):
         return state | {"__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
 
     @property
+    def unreached(self) -> float:
+        """The probability that p gives to what q never samples: by so much is ``E_q[r]`` less than 1."""
+        return 0.0
+
+    @property
     @abstractmethod
     def off_policy(self) -> bool:
         """Whether samples come from ``mu``, so that the draws carry ``log_weight``."""

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
+import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from klbench.pairs._rollout_reader import KNOWN, Block, Ragged, Reader
+from klbench.pairs._rollout_reader import KNOWN, Block, Ragged, Reader, one_line
 from klbench.types import ConfigError
 
 BATCH = 1_024
 """Rows that are decoded from Parquet at a time."""
-
-
-def _joined(pieces: Sequence[np.ndarray]) -> Ragged:
-    lengths = np.array([piece.size for piece in pieces], dtype=np.int64)
-    return Ragged(np.concatenate([np.empty(0), *pieces]), lengths)
+DEFLATED = 1_032
+"""The most bytes that one byte of a compressed file can stand for."""
 
 
 class JsonLines(Reader):
@@ -79,6 +77,9 @@ class JsonLines(Reader):
         pieces: dict[str, list[np.ndarray]] = {name: [] for name in self.columns if name != "prompt"}
         prompts = []
         for row, found in self._objects(start, n):
+            late = [name for name in found if name not in self.found and (name in KNOWN or "mask" in name.lower())]
+            if late:
+                raise self.fail(row, f"column {late[0]!r}, which row 1 has not")
             for name in self.columns:
                 if name not in found:
                     raise self.fail(row, f"no column {name!r}, which row 1 has")
@@ -86,7 +87,7 @@ class JsonLines(Reader):
                     prompts.append(found[name])
                 else:
                     pieces[name].append(self._numbers(row, name, found[name]))
-        return Block({name: _joined(each) for name, each in pieces.items()}, prompts if "prompt" in self.columns else None)
+        return Block({name: Ragged.of(each) for name, each in pieces.items()}, prompts if "prompt" in self.columns else None)
 
     def _numbers(self, row: int, name: str, value: Any) -> np.ndarray:
         try:
@@ -113,7 +114,7 @@ class Parquet(Reader):
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ConfigError(f"{path.name}: not a Parquet file, {' '.join(str(error).split())[:120]}") from None
+            raise ConfigError(f"{path.name}: not a Parquet file, {one_line(error)}") from None
         self._next = -1
         self._batches: Iterator[Any] = iter(())
         self._left: Any = None
@@ -160,9 +161,7 @@ class Parquet(Reader):
             try:
                 self._left = next(self._batches, None)
             except (pa.ArrowException, OSError) as error:
-                raise ConfigError(
-                    f"{self.name}: cannot be read from row {self._next + 1:,} on, {' '.join(str(error).split())[:120]}"
-                ) from None
+                raise ConfigError(f"{self.name}: cannot be read from row {self._next + 1:,} on, {one_line(error)}") from None
         if self._left is None:
             return None
         taken, self._left = self._left.slice(0, most), self._left.slice(most)
@@ -179,7 +178,7 @@ class Parquet(Reader):
             parts.append(part)
         names = [name for name in self.columns if name != "prompt"]
         if not parts:
-            return Block({name: _joined([]) for name in names}, [] if "prompt" in self.columns else None)
+            return Block({name: Ragged.of([]) for name in names}, [] if "prompt" in self.columns else None)
         table = pa.Table.from_batches(parts)
         prompts = table["prompt"].to_pylist() if "prompt" in self.columns else None
         return Block({name: self._lists(start, name, table[name]) for name in names}, prompts)
@@ -196,6 +195,26 @@ class Parquet(Reader):
         return Ragged(np.asarray(values, dtype=np.float64), lengths)
 
 
+def _check_header(path: Path, file: Any, name: str) -> None:
+    """Refuse an array that claims more bytes than the whole file can hold, before there is room made for them.
+
+    Raises
+    ------
+    ValueError
+        It does, or its header cannot be read.
+    """
+    inside = file.zip.namelist()
+    with file.zip.open(name if name in inside else f"{name}.npy") as stream:
+        readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        version, _ = np.lib.format.read_magic(stream)
+        if version not in readers:
+            return  # only of arrays with named fields, which are no numbers
+        shape, _, dtype = readers[version](stream)
+    claimed = dtype.itemsize * math.prod(shape)
+    if not dtype.hasobject and (min(shape, default=0) < 0 or claimed > DEFLATED * path.stat().st_size):
+        raise ValueError(f"it claims the shape {shape}, {claimed:,} bytes, in a file of {path.stat().st_size:,}")
+
+
 class Npz(Reader):
     """Rectangles of shape ``(rows, tokens)``; or flat arrays of all tokens, and ``lengths``, how many each row has."""
 
@@ -203,21 +222,24 @@ class Npz(Reader):
         if not zipfile.is_zipfile(path):
             raise ConfigError(f"{path.name}: not an npz file, as numpy.savez writes it")
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 self._all = list(file.files)
                 self._arrays = {name: self._array(path, file, name) for name in file.files if name in (*KNOWN, "lengths")}
-        except zipfile.BadZipFile as error:
-            raise ConfigError(f"{path.name}: not a whole npz file, {' '.join(str(error).split())[:120]}") from None
+        except ConfigError:
+            raise
+        except Exception as error:  # noqa: BLE001  # what zipfile and NumPy raise on damaged files is no closed list
+            raise ConfigError(f"{path.name}: not a whole npz file, {one_line(error)}") from None
         super().__init__(path)
         self._check()
 
     @staticmethod
     def _array(path: Path, file: Any, name: str) -> np.ndarray:
         try:
+            _check_header(path, file, name)
             array = np.asarray(file[name])
         except ValueError as error:
             if "pickle" not in str(error):
-                raise ConfigError(f"{path.name}: {name} cannot be read, {' '.join(str(error).split())[:120]}") from None
+                raise ConfigError(f"{path.name}: {name} cannot be read, {one_line(error)}") from None
             raise ConfigError(
                 f"{path.name}: {name} holds pickled Python objects, which are not read; save numbers: a rectangle with a mask, "
                 f"or all tokens one after the other, with lengths"
@@ -227,7 +249,7 @@ class Npz(Reader):
         return array
 
     def _columns(self) -> list[str]:
-        return self._all
+        return [name for name in self._all if name != "lengths"]
 
     def _check(self) -> None:
         shape = self._arrays["logprobs"].shape
@@ -246,10 +268,13 @@ class Npz(Reader):
             wanted = (self.rows,) if name == "prompt" else shape
             if found != wanted:
                 raise ConfigError(f"{self.name}: {name} has shape {found}, expected {wanted}, as logprobs has {shape}")
-        if flat and int(self._arrays["lengths"].sum()) != shape[0]:
-            raise ConfigError(f"{self.name}: lengths sum to {int(self._arrays['lengths'].sum()):,}, logprobs has {shape[0]:,}")
         if not self.rows:
             raise ConfigError(f"{self.name}: the file has no rows")
+        if lengths is not None:
+            total = math.fsum(lengths)  # in integers of 64 bits, lengths that are wrong can sum to what is right
+            if total != shape[0]:
+                raise ConfigError(f"{self.name}: lengths sum to {total:,.0f}, logprobs has {shape[0]:,}")
+            self._arrays["lengths"] = lengths.astype(np.int64)
 
     @property
     def rows(self) -> int:

@@ -13,8 +13,9 @@ import numpy as np
 from klbench.types import ConfigError
 
 NEEDED = ("logprobs", "ref_logprobs")
-PER_TOKEN = (*NEEDED, "old_logprobs", "mask", "kl", "kl_pq", "tokens")
-KNOWN = (*PER_TOKEN, "prompt")
+MASKS = ("mask", "response_mask", "completion_mask", "action_mask", "loss_mask")
+"""What trainers call the column that says which tokens count."""
+KNOWN = (*NEEDED, "old_logprobs", *MASKS, "kl", "kl_pq", "tokens", "prompt")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Ragged:
 
     values: np.ndarray
     lengths: np.ndarray
+
+    @classmethod
+    def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
+        """Of one array a row."""
+        return cls(np.concatenate([np.empty(0), *pieces]), np.array([piece.size for piece in pieces], dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -33,13 +39,26 @@ class Block:
     prompt: Sequence[Any] | None
 
 
+def one_line(error: Exception) -> str:
+    """What an error of a library says, as the end of a line of ours."""
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
 class Reader(ABC):
     """A file of rollouts.
 
     Raises
     ------
     ConfigError
-        It cannot be read, or a column that is needed is missing: one line with the file, the row and the column.
+        It cannot be read, a column that is needed is missing, or a mask is there that is not read: one line with the file, the
+        row and the column.
+
+    Attributes
+    ----------
+    columns, unread
+        The columns that are read, and those that are there beside them.
+    mask
+        The column that says which tokens count, if there is one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,6 +69,22 @@ class Reader(ABC):
             there = ", ".join(self.found[:20]) or "none"
             raise ConfigError(f"{self.name}: no column {missing[0]!r}; there are: {there}")
         self.columns = tuple(name for name in KNOWN if name in self.found)
+        self.unread = tuple(name for name in self.found if name not in self.columns)
+        self.mask = self._mask()
+
+    def _mask(self) -> str | None:
+        """A mask of another name must not be left out in silence: padding would be measured."""
+        masks = [name for name in self.found if "mask" in name.lower()]
+        if len(masks) > 1:
+            raise ConfigError(
+                f"{self.name}: columns {' and '.join(map(repr, masks[:4]))} may all say which tokens count; leave one, as mask"
+            )
+        if masks and masks[0] not in MASKS:
+            raise ConfigError(
+                f"{self.name}: column {masks[0]!r} is not read, though it may say which tokens count; name it mask if it is 1 "
+                f"where a token of the completion counts and 0 elsewhere, or leave it out (read are {', '.join(MASKS)})"
+            )
+        return masks[0] if masks else None
 
     def fail(self, row: int, message: str) -> ConfigError:
         """An error about a row, counted from 0 here and from 1 in the message."""

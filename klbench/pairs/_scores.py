@@ -74,7 +74,7 @@ class DenseScores:
             block[:, last, shared] = mixed
             block[:, shared, last] = mixed
             block[:, last, last] = squares[self.edge_of[part, last]]
-        return result.mul_(_square(self.mask))
+        return result.masked_fill_(~_square(self.mask), 0.0)
 
 
 @dataclass(frozen=True)
@@ -127,13 +127,13 @@ class TableScores:
         n, T = self.mask.shape
         result = self.log_q.new_zeros(n, 2 * T, 2 * T)
         for part, row, column in ((token, 0, 0), (mixed, 0, T), (mixed, T, 0), (full, T, T)):
-            result[:, row : row + T, column : column + T].diagonal(dim1=1, dim2=2).copy_(part * self.mask)
+            result[:, row : row + T, column : column + T].diagonal(dim1=1, dim2=2).copy_(part.where(self.mask, 0.0))
         return result
 
 
 def _totals(values: Tensor, places: Tensor, mask: Tensor, size: int) -> Tensor:
     """Sums of the values that count, by place: shape ``(size,)``."""
-    return values.new_zeros(size).index_add_(0, places.flatten(), (values * mask).flatten())
+    return values.new_zeros(size).index_add_(0, places.flatten(), values.where(mask, 0.0).flatten())
 
 
 def _square(mask: Tensor) -> Tensor:

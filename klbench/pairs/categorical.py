@@ -96,7 +96,11 @@ def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
 
 @register
 class CategoricalPair(Pair):
-    """Categorical distributions, given or drawn from a seed with a chosen size and divergence."""
+    """Categorical distributions, given or drawn from a seed with a chosen size and divergence.
+
+    Where q is 0, p need not be. What p has there no sample of q shows: ``E_q[r]`` is 1 less that mass, every estimator with
+    ``r - 1`` in it is off by as much, and KL(p‖q) is infinite.
+    """
 
     kind: ClassVar[str] = "categorical"
     summary: ClassVar[str] = "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by enumeration"
@@ -115,7 +119,7 @@ class CategoricalPair(Pair):
                 "all sides must have one number of categories, got " + ", ".join(f"{k}: {v}" for k, v in sizes.items())
             )
         support = {side: np.isfinite(log_probs) for side, log_probs in self._log_probs.items()}
-        for inside, outside, expression in (("q", "p", "KL(q‖p)"), ("p", "q", "KL(p‖q)"), ("q", "mu", "the weight q/mu")):
+        for inside, outside, expression in (("q", "p", "KL(q‖p)"), ("q", "mu", "the weight q/mu")):
             if outside in support and np.any(missing := support[inside] & ~support[outside]):
                 raise ValueError(
                     f"{outside} is zero at category {int(np.argmax(missing))}, where {inside} is not: {expression} is infinite"
@@ -147,6 +151,10 @@ class CategoricalPair(Pair):
         log_weight = (log_q - log_sampler)[inside] if self.off_policy else None
         return log_ratio, log_q[inside], log_weight, np.exp(log_sampler[inside])
 
+    @property
+    def unreached(self) -> float:
+        return math.fsum(np.exp(self._log_probs["p"][~np.isfinite(self._log_probs["q"])]))
+
     @cached_property
     def _cumulative(self) -> np.ndarray:
         total = np.cumsum(self._atoms[3])
@@ -160,7 +168,8 @@ class CategoricalPair(Pair):
         if self.random is not None:
             return f"Categorical {self.random.size}, KL={self.random.kl:g}, seed {self.random.seed}"
         return f"Categorical {len(self._log_probs['q'])}, KL={self.truth('kl_qp').value:.4g}" + (
-            " off-policy" if self.off_policy else ""
+            (f", {self.unreached:.3g} of p out of q's reach" if self.unreached else "")
+            + (" off-policy" if self.off_policy else "")
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
@@ -172,7 +181,9 @@ class CategoricalPair(Pair):
         log_ratio, log_q, _, _ = self._atoms
         inside = np.isfinite(log_q)
         terms = np.exp(log_q[inside]) * divergences.get(target).gap(Draws(log_ratio[inside]))
-        return Truth(math.fsum(terms), 16 * EPS * math.fsum(np.abs(terms)), "enumeration")
+        missed = self.unreached * divergences.unreached(target) if self.unreached else 0.0
+        total = math.fsum(terms) + missed
+        return Truth(total, 16 * EPS * (math.fsum(np.abs(terms)) + missed) if math.isfinite(total) else 0.0, "enumeration")
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
         return True

@@ -20,9 +20,21 @@ from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
 CHECKED = 64
 """Rows that are looked at before a run begins."""
 SLACK = 1e-4
-"""What rounding may add to a log-probability of 0, or take from a divergence of 0."""
-ZEROS = 8
-"""So many tokens at the end of a row whose log-probabilities are all exactly 0 are padding that nobody has marked."""
+"""What rounding may take from a divergence of 0."""
+ROUNDED = 0.125
+"""What rounding to bfloat16 may add to a log-probability of 0, where the logits are below 32."""
+LOG_PROBS = ("logprobs", "ref_logprobs", "old_logprobs")
+IMPOSSIBLE = {
+    "logprobs": "so the policy cannot have sampled this token", "old_logprobs": "so nobody can have sampled this token",
+    "ref_logprobs": "so the reference never says this token, and KL(q‖p) is infinite",
+}  # fmt: skip
+"""What a probability of 0 means."""
+FILLER = -100.0
+"""A whole log-probability as low as this is one that fills rows: -100, -9999, -1e10."""
+ZEROS, SAME, UNCHANGED = 2, 3, 8
+"""So many tokens are padding at the end of a row if their log-probabilities are all 0, and at either end if all are one number,
+or do not change.
+"""
 MAX_TOKEN = 2.0**53
 """Larger whole numbers are not all told apart in float64."""
 FIELDS = {
@@ -46,11 +58,14 @@ class RecordedPair(Pair):
 
     Columns of one number a token: ``logprobs`` (of the policy ``q``) and ``ref_logprobs`` (of the reference ``p``); if there,
     ``old_logprobs`` (of whoever sampled, where that was not ``q``), ``kl`` and ``kl_pq`` (exact ``KL(q‖p)`` and ``KL(p‖q)``
-    over the next token), ``tokens`` (ids) and ``mask`` (1 where a token counts). Of one value a row: ``prompt``.
+    over the next token), ``tokens`` (ids) and ``mask`` (1 where a token counts), which may also be named ``response_mask``,
+    ``completion_mask``, ``action_mask`` or ``loss_mask``. Of one value a row: ``prompt``.
 
     Rows may differ in length. Where they are padded to one, ``mask`` says what counts, and nothing is asked of the rest;
-    without a mask, NaN or null at the end of a row is padding, in all columns alike. What does not count is left out, so that
-    positions are counted among the tokens that do.
+    without a mask, NaN or null at the end of a row is padding, in all columns alike, and what looks like other padding is
+    refused. What does not count is left out, so that positions are counted among the tokens that do.
+
+    Log-probabilities up to 0.125 above 0, as bfloat16 leaves them, are taken as they are; the tables count them.
 
     Raises
     ------
@@ -76,6 +91,11 @@ class RecordedPair(Pair):
     @property
     def off_policy(self) -> bool:
         return "old_logprobs" in _rollouts.reader(self.path).columns
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Columns of the file that are not read."""
+        return _rollouts.reader(self.path).unread
 
     def describe(self) -> str:
         return f"Rollouts of {Path(self.path).name}"
@@ -117,12 +137,16 @@ def read(reader: Reader, start: int, n: int) -> Completions:
     rows = np.repeat(np.arange(lengths.size), lengths)
     kept = _kept(reader, start, block, rows)
     counted = np.bincount(rows[kept], minlength=lengths.size)
+    begins = np.cumsum(lengths) - lengths
     if not counted.all():
         row = int(np.flatnonzero(counted == 0)[0])
         why = "it is empty" if lengths[row] == 0 else "none of its tokens counts"
         raise reader.fail(start + row, f"logprobs: {why}; leave such rows out of the file")
     for name, column in block.columns.items():
-        _check_values(reader, start, name, column.values, rows, kept, np.concatenate([[0], np.cumsum(lengths)]))
+        if name != reader.mask:
+            _check_values(reader, start, name, column.values, rows, kept, begins)
+    if reader.mask is None:
+        _check_filled(reader, start, block, rows, kept, begins)
     mask = np.arange(counted.max(initial=0)) < counted[:, None]
     arrays: dict[str, Any] = {}
     for name, field in FIELDS.items():
@@ -138,60 +162,78 @@ def read(reader: Reader, start: int, n: int) -> Completions:
 
 def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndarray:
     """Which tokens count: those of the mask, or else all but the NaNs at the end of a row."""
-    logprobs, ref = block.columns["logprobs"], block.columns["ref_logprobs"]
-    if "mask" in block.columns:
-        mask = block.columns["mask"].values
+    if reader.mask is not None:
+        mask = block.columns[reader.mask].values
         wrong = np.flatnonzero((mask != 0.0) & (mask != 1.0))
         if wrong.size:
             at = int(wrong[0])
-            raise reader.fail(start + int(rows[at]), f"mask must be 0 or 1, got {mask[at]:g}")
+            raise reader.fail(start + int(rows[at]), f"{reader.mask} must be 0 or 1, got {mask[at]:g}")
         return mask == 1.0
     there = np.zeros(rows.size, dtype=bool)
     for column in block.columns.values():
         there |= ~np.isnan(column.values)
-    zero = (logprobs.values == 0.0) & (ref.values == 0.0)
-    ends, lengths = np.cumsum(logprobs.lengths), logprobs.lengths
     places = np.arange(rows.size)
-    last = np.full(lengths.size, -1)
-    np.maximum.at(last, rows[there], places[there])  # of the tokens that are there
-    last_nonzero = ends - lengths - 1
-    np.maximum.at(last_nonzero, rows[there & ~zero], places[there & ~zero])
-    padded = np.flatnonzero(last - last_nonzero >= ZEROS)
-    if padded.size:
-        row = int(padded[0])
+    last = np.full(block.columns["logprobs"].lengths.size, -1)
+    np.maximum.at(last, rows[there], places[there])
+    return np.asarray(places <= last[rows])
+
+
+def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray) -> None:
+    """Refuse what fills a row and is marked nowhere: log-probabilities that no model gives, or that stand still at its ends.
+
+    Coarse formats repeat log-probabilities, 0 above all. So an end must stand still for half as long again as any place inside.
+    """
+    if not kept.any():
+        return
+    names = [name for name in LOG_PROBS if name in block.columns]
+    values, rows, places = np.array([block.columns[name].values for name in names])[:, kept], rows[kept], np.flatnonzero(kept)
+    other_row = np.concatenate([[True], rows[1:] != rows[:-1], [True]])
+    changes = np.append(True, (values[:, 1:] != values[:, :-1]).any(axis=0)) | other_row[:-1]
+    runs = np.flatnonzero(changes)  # of tokens whose log-probabilities are all the same
+    sizes, value = np.diff(runs, append=rows.size), values[:, runs]
+    opens, closes = other_row[runs], other_row[runs + sizes]
+    low, one = (value <= FILLER) & (value == np.floor(value)), (value == value[0]).all(axis=0)
+    still = (opens ^ closes) & ((sizes >= UNCHANGED) | ((sizes >= SAME) & one))
+    still |= closes & (sizes >= ZEROS) & (value == 0.0).all(axis=0)
+    still &= sizes > 1.5 * sizes[~opens & ~closes].max(initial=1)
+    wrong = np.flatnonzero(still | (closes & low.any(axis=0)) | (one & low.all(axis=0)))
+    if wrong.size:
+        at, size = int(runs[wrong[0]]), int(sizes[wrong[0]])
+        row, token = int(rows[at]), int(places[at] - begins[rows[at]]) + 1
+        where = f"token {token} is" if size == 1 else f"the last {size} tokens are" if closes[wrong[0]] else (
+            f"tokens {token} to {token + size - 1} are"
+        )  # fmt: skip
+        said = ", ".join(f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True))
         raise reader.fail(
             start + row,
-            f"logprobs and ref_logprobs are exactly 0 for the last {last[row] - last_nonzero[row]} tokens; "
-            f"if that is padding, mark it in a column mask",
+            f"{where} {said}, which looks like padding; say in a column mask which tokens count (1 for all, if these do)",
         )
-    return np.asarray(places <= last[rows])
 
 
 def _check_values(
     reader: Reader, start: int, name: str, values: np.ndarray, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
 ) -> None:
     """Nothing but numbers; log-probabilities not above 0, divergences not below it, ids whole."""
-    if name == "mask":
-        return
     with np.errstate(invalid="ignore"):
         bad = ~np.isfinite(values)
         if name == "tokens":
             bad |= (values != np.floor(values)) | (np.abs(values) > MAX_TOKEN)
         else:
-            bad |= values < -SLACK if name.startswith("kl") else values > SLACK
+            bad |= values < -SLACK if name.startswith("kl") else values > ROUNDED
     wrong = np.flatnonzero(bad & kept)
     if not wrong.size:
         return
     at = int(wrong[0])
     row, value = int(rows[at]), float(values[at])
     if not np.isfinite(value):
-        said = "is missing (NaN); padding goes at the end of a row, or is marked in a column mask" if np.isnan(value) else (
-            f"is {value}, it must be finite"
-        )  # fmt: skip
+        said = f"is {value}, {IMPOSSIBLE[name] if name in IMPOSSIBLE and value < 0 else 'it must be finite'}"
+        if np.isnan(value):
+            said = "is missing (NaN); padding goes at the end of a row, or is marked in a column mask"
     elif name == "tokens":
         said = f"is {value:g}, a token id is a whole number of a size that is one"
     elif name.startswith("kl"):
         said = f"is {value:g}, a KL divergence is never negative"
     else:
-        said = f"is {value:g}, a log-probability is never above 0; if that is padding, mark it in a column mask"
+        said = f"is {value:g}, a log-probability is never above 0 but for rounding, by {ROUNDED:g} at the most; if that is "
+        said += "padding, mark it in a column mask"
     raise reader.fail(start + row, f"{name} at token {at - int(begins[row]) + 1} {said}")

@@ -50,15 +50,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace
     """
     import torch
 
-    alive = mask.to(values.dtype)
-    values = values * alive
+    values = values.where(mask, 0.0)
     following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
-    deltas = (rewards + discount * following - values) * alive
+    deltas = (rewards + discount * following - values).where(mask, 0.0)
     result, total = [], torch.zeros_like(deltas[..., 0])
     for t in reversed(range(deltas.shape[-1])):
         total = deltas[..., t] + discount * trace * total
         result.append(total)
-    return torch.stack(result[::-1], dim=-1) * alive
+    return torch.stack(result[::-1], dim=-1).where(mask, 0.0)
 
 
 def value_loss(values: Tensor, targets: Tensor, old: Tensor | None = None, clip: float | None = None) -> Tensor:
@@ -113,7 +112,7 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
     standard deviation, within the group, of each sequence's mean over its tokens; the baseline has centred it before.
     (Shao et al. 2024, section 4.1.2.) A penalty in the loss is not in these units: whitening changes its weight.
     """
-    alive = mask.to(advantage.dtype)
+    advantage, alive = advantage.where(mask, 0.0), mask.to(advantage.dtype)
     if whitening == "none":
         return advantage * alive
     if whitening == "batch":
@@ -134,8 +133,7 @@ def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:
     """
     import torch
 
-    alive = mask.to(white.dtype)
-    shared, own = ((each * white * alive).sum((-2, -1)) for each in (advantage, white))
+    shared, own = ((each * white).where(mask, 0.0).sum((-2, -1)) for each in (advantage, white))
     return torch.where(own > 0, shared / own, 1.0)
 
 
@@ -145,7 +143,7 @@ def reduced(per_token: Tensor, mask: Tensor, normalisation: Normalisation) -> Te
     ``sum``: the mean over sequences of their sums, which is what the policy gradient theorem has. ``token``: over all tokens of
     the batch. ``sequence``: the mean over sequences of their means.
     """
-    return reduced_sequences((per_token * mask).sum(-1), mask, normalisation)
+    return reduced_sequences(per_token.where(mask, 0.0).sum(-1), mask, normalisation)
 
 
 def reduced_sequences(per_sequence: Tensor, mask: Tensor, normalisation: Normalisation) -> Tensor:

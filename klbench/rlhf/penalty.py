@@ -179,12 +179,12 @@ def _value(combination: Combination, rollouts: Rollouts) -> Tensor:
     weight = ratio(combination, rollouts).detach()
     log_ratio = rollouts.log_p - rollouts.log_q
     terms: dict[bool, Callable[[], Tensor]] = {
-        True: lambda: rollouts.kl * rollouts.mask,
-        False: lambda: estimators.get(combination.estimator).terms(log_ratio) * rollouts.mask,
+        True: lambda: rollouts.kl,
+        False: lambda: estimators.get(combination.estimator).terms(log_ratio),
     }
     if combination.level == "sequence":
         whole: Tensor = estimators.get(combination.estimator).terms(log_ratio.sum(-1, keepdim=True))
         if weight.shape[-1] > 1:  # a weight a token on one term: the last one's is that of the whole sequence, or its own
             weight = weight[..., -1:]
         return (weight * whole).sum(-1)
-    return (weight * terms[combination.estimator == EXACT]()).sum(-1)
+    return (weight * terms[combination.estimator == EXACT]()).where(rollouts.mask, 0.0).sum(-1)

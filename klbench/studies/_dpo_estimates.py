@@ -55,7 +55,7 @@ def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
     result = {("k1", "sequence"): -whole}
     for name in ("k2", "k3"):
         terms = estimators.get(name).terms
-        result[name, "token"] = (terms(Draws(log_ratio)) * mask).sum(-1)
+        result[name, "token"] = torch.where(mask, terms(Draws(log_ratio)), 0.0).sum(-1)
         result[name, "sequence"] = terms(Draws(whole))
     return result | {("full", "token"): kl}
 

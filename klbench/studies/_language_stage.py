@@ -173,7 +173,7 @@ def measures(reward: np.ndarray, rollouts: Rollouts, beta: float, end: Tensor) -
     kl = rollouts.kl[0, 0].sum(-1).numpy()
     found: dict[str, Any] = {"reward": reward, "kl": kl}
     for name in ("k1", "k2", "k3"):
-        found[name] = (estimators.get(name).terms(log_ratio) * rollouts.mask[0, 0]).sum(-1).numpy()
+        found[name] = estimators.get(name).terms(log_ratio).where(rollouts.mask[0, 0], 0.0).sum(-1).numpy()
     found["objective"] = reward - beta * kl
     found["tokens"] = rollouts.mask[0, 0].sum(-1).double().numpy()
     found["ended"] = end.double().numpy()

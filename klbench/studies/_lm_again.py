@@ -63,17 +63,17 @@ def scored_again(
     pairs: Sequence[Pair],
     chosen: Sequence[Sequence[Estimator]],
     context: Context,
-    n: int,
+    counts: Sequence[int],
     dtypes: Sequence[str],
     ks: Sequence[int],
 ) -> dict[str, pd.DataFrame]:
-    """Tables ``dtype`` and ``truncation``, from ``n`` completions of each pair that can score them again; those with rows."""
+    """Tables ``dtype`` and ``truncation``, from so many completions of each pair that can score them again; those with rows."""
     import pandas as pd
 
     able = [hasattr(pair, "rescored") or hasattr(pair, "truncated") for pair in pairs]
     tasks = [
         (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
-        for pair, each, can in zip(pairs, chosen, able, strict=True) if can and n
+        for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True) if can and n
     ]  # fmt: skip
     found = [each for each in context.group.map(_rows, tasks) if each is not None]
     tables = {"dtype": [row for rows, _ in found for row in rows], "truncation": [row for _, rows in found for row in rows]}

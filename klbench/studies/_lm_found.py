@@ -221,7 +221,10 @@ class Clock(Arrays):
 
 @dataclass(frozen=True)
 class Found:
-    """All that one or more shards of a pair say; ``columns`` names the entries of the vectors in ``sums``."""
+    """All that one or more shards of a pair say; ``columns`` names the entries of the vectors in ``sums``.
+
+    The vectors in ``checks`` are apart from these, so that no estimator's bits depend on them.
+    """
 
     columns: tuple[str, ...]
     sums: Sums
@@ -230,6 +233,7 @@ class Found:
     kept: Kept
     tallies: Tallies
     clock: Clock
+    checks: Sums
     prompts: Prompts | None = None
 
     def merge(self, later: Found) -> Found:
@@ -238,6 +242,7 @@ class Found:
             self.columns, self.sums.merge(later.sums), self.places.merge(later.places),
             None if self.vocabulary is None or later.vocabulary is None else self.vocabulary.merge(later.vocabulary),
             self.kept.merge(later.kept), self.tallies.merge(later.tallies), self.clock.merge(later.clock),
+            self.checks.merge(later.checks),
             None if self.prompts is None or later.prompts is None else self.prompts.merge(later.prompts),
         )  # fmt: skip
 
@@ -259,6 +264,7 @@ class Found:
             "kept": Kept,
             "tallies": Tallies,
             "clock": Clock,
+            "checks": Sums,
             "prompts": Prompts,
         }
         present = {name.partition(".")[0] for name in stored}

@@ -20,6 +20,10 @@ LEVELS = ("token", "sequence")
 STAGES = ("generation", "scoring")
 MIXED = ("k1", "k3")
 """Estimators whose log q is exchanged for log mu, to see what that does."""
+UNIT = {False: ("r",), True: ("w", "wr")}
+"""Ratios to whoever sampled: of each token their mean is 1, whatever precedes it. On the policy's samples, and on others'."""
+ABOVE = 1e-6
+"""Log-probabilities beyond this are above 0 by more than float32 leaves them."""
 
 
 def skip_reason(estimator: Estimator, *, off_policy: bool) -> str | None:
@@ -75,6 +79,13 @@ class Shard:
             return Draws(self.log_ratio, weight)
         return Draws(self.summed(self.log_ratio), None if weight is None else self.summed(weight))
 
+    def log_of(self, name: str) -> np.ndarray:
+        """Of each token: the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` = p/mu."""
+        if name == "r":
+            return self.log_ratio
+        assert self.log_weight is not None
+        return self.log_weight if name == "w" else self.log_ratio + self.log_weight
+
     def prefix_weight(self) -> np.ndarray:
         """``q/mu`` of what precedes each token."""
         assert self.log_weight is not None
@@ -121,6 +132,21 @@ def _kept(shard: Shard) -> Kept:
 
 NONE = np.empty(0)
 NOTHING_KEPT = Kept(np.empty(0, dtype=np.int64), NONE, NONE, NONE, NONE, np.array(True))
+
+
+def check_columns(*, off_policy: bool) -> tuple[str, ...]:
+    """Names of the entries of ``Found.checks``."""
+    return ("tokens", "above zero", *(f"{what} {name}" for name in UNIT[off_policy] for what in ("excess", "square")))
+
+
+def _checks(shard: Shard) -> Sums:
+    """Of each completion: tokens, those with a log-probability above 0, and sums of ``x - 1`` and ``x^2`` of unit ratios."""
+    above = np.max([each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0) > ABOVE
+    columns = [shard.lengths, shard.summed(above)]
+    for name in UNIT[shard.log_mu is not None]:
+        x = shard.log_of(name)
+        columns += [shard.summed(np.expm1(x)), shard.summed(np.exp(2.0 * x))]
+    return Sums.of_vectors(np.column_stack(columns).astype(np.float64))
 
 
 def _positions(shard: Shard) -> Places:
@@ -182,7 +208,8 @@ def found_in(
             tuple(columns), Sums.of_vectors(np.column_stack(list(columns.values()))), _positions(shard), vocabulary,
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
-            Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _by_prompt(shard),
+            Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _checks(shard),
+            _by_prompt(shard),
         )  # fmt: skip
 
 

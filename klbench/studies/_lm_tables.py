@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klbench.studies._lm_measure import LEVELS, MIXED, STAGES
+from klbench.metrics.tails import unit_mean
+from klbench.studies._lm_measure import LEVELS, MIXED, STAGES, UNIT, check_columns
 from klbench.studies._lm_prompts import prompt_rows
 from klbench.studies._lm_values import (
     NAN,
@@ -28,6 +29,7 @@ from klbench.types import Estimator, Truth
 
 TOP, TOP_RATIOS = 50, 20
 """Tokens of a pair that are listed."""
+RATIOS = {"r": "p/q", "w": "q/μ", "wr": "p/μ"}
 
 
 def positions(results: Sequence[Measured]) -> pd.DataFrame:
@@ -135,6 +137,37 @@ def prompts(results: Sequence[Measured]) -> pd.DataFrame | None:
     return pd.DataFrame(rows) if rows else None
 
 
+def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """One row a pair and ratio whose mean over tokens must be 1: whether it is, completions taken for independent.
+
+    ``khat`` and ``ess``, the effective sample size, say whether so few tokens can tell: where the tail is heavy or few tokens
+    carry the mean, a standard error says little. A sampler of which klbench itself knows what it leaves out is not checked.
+    """
+    rows = []
+    for m in results:
+        if m.own is not None:
+            continue
+        sums, covariance = m.found.checks, m.found.checks.covariance
+        columns = check_columns(off_policy=m.off_policy)
+        tokens = float(sums.mean[0])
+        for name in UNIT[m.off_policy]:
+            at, square = columns.index(f"excess {name}"), float(sums.mean[columns.index(f"square {name}")])
+            excess = float(sums.mean[at]) / tokens
+            with np.errstate(invalid="ignore"):
+                variance = covariance[at, at] - 2 * excess * covariance[at, 0] + excess**2 * covariance[0, 0]
+            se = root(float(np.maximum(variance, 0.0)) / m.n) / tokens
+            ess = ratio_of(m.n * (tokens * (1.0 + excess)) ** 2, square)
+            khat = m.khats["token", name][0]
+            rows.append(
+                {
+                    "pair": m.pair.title, "ratio": RATIOS[name], "completions": m.n, "tokens": m.tokens, "mean": 1.0 + excess,
+                    "mean_se": se, "z": ratio_of(excess, se), "ess": ess, "khat": khat,
+                    "verdict": unit_mean(excess, se, ess=ess, khat=khat, rollouts=m.n),
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows) if rows else None
+
+
 def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     """One row a pair: its completions, its divergence a sequence and a token, its parameters."""
     rows = []
@@ -147,6 +180,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
                 "exact_kl": "exact kl_qp" in m.place, "kl_qp": truth.value, "kl_qp_se": truth.error,
                 "kl_qp_method": truth.method if truth.value == truth.value else "unknown",
                 "largest": float(m.found.places.largest.max(initial=0.0)),
+                "above_zero": round(m.n * float(m.found.checks.mean[1])), "unread": ", ".join(getattr(m.pair, "unread", ())),
                 "parameters": m.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True),
             }
         )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -109,11 +109,6 @@ class Measured:
         name = f"{'weighted' if self.off_policy else 'exact'} {key}"
         return name if name in self.place else None
 
-    @property
-    def length(self) -> str:
-        """The column whose mean is the length of the policy's own completions."""
-        return "weighted tokens" if self.off_policy else "tokens"
-
     def mean(self, column: str) -> float:
         """Of a column."""
         return float(self.found.sums.mean[self.place[column]])
@@ -153,17 +148,25 @@ class Kind:
 
 
 def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
-    """The truth of a row, and the column it is measured against."""
+    """The truth of a row, and the column it is measured against.
+
+    Per token it is that per completion over the mean length of the completions that were measured, whoever sampled them.
+    """
     comparable = kind.target == "kl_qp" or (kind.target == "kl_pq" and kind.level == "token")
-    if m.own is not None:
-        return (truth_of(m.own, kind)[0] if comparable else None), None
     column = m.reference(kind.target) if comparable else None
     if kind.per == "token":
-        if column is None:
+        whole, length = _own_truth(m, kind), m.mean("tokens")
+        parts: list[tuple[str, float]] = []
+        if column is not None:
+            parts, value, error = [(column, 1.0)], m.mean(column), 0.0
+        elif whole is not None:
+            value, error = whole.value, whole.error / length
+        else:
             return None, None
-        ratio = m.mean(column) / m.mean(m.length)
-        variance = m.linear((column, 1.0), (m.length, -ratio)) / m.mean(m.length) ** 2
-        return Truth(ratio, root(variance / m.n), "monte-carlo"), column
+        variance = m.linear(*parts, ("tokens", -value / length)) / length**2
+        return Truth(value / length, math.hypot(root(variance / m.n), error), "monte-carlo"), column
+    if m.own is not None:
+        return _own_truth(m, kind), None
     # Along a sequence only KL(q‖p) is the sum of what the tokens have.
     exact = m.truths.get(kind.target) if kind.level == "sequence" or kind.target == "kl_qp" else None
     if exact is None and column is not None:
@@ -171,21 +174,28 @@ def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
     return exact, column
 
 
+def _own_truth(m: Measured, kind: Kind) -> Truth | None:
+    """What the policy's own further completions say that a completion has, where there are any and they can say it."""
+    comparable = kind.target == "kl_qp" or (kind.target == "kl_pq" and kind.level == "token")
+    return truth_of(m.own, replace(kind, per="sequence"))[0] if m.own is not None and comparable else None
+
+
 def bias_of(m: Measured, kind: Kind, mean: float, mean_se: float) -> tuple[float, float, str]:
     """Mean minus truth, its standard error, and how it was had."""
     truth, column = truth_of(m, kind)
     if truth is None:
         return NAN, NAN, "unknown"
-    if column is None or (column == kind.column and truth.method != "monte-carlo"):
-        return mean - truth.value, math.hypot(mean_se, truth.error), "plain"
-    if column == kind.column:
+    if column == kind.column and truth.method == "monte-carlo":
         return 0.0, truth.error, "is the truth"
-    if kind.per == "sequence":
-        return (*m.difference(kind.column, column), "paired")
-    own, other = m.mean("tokens"), m.mean(m.length)
-    slopes = {kind.column: 1.0 / own, column: -1.0 / other, "tokens": -mean / own}
-    slopes[m.length] = slopes.get(m.length, 0.0) + truth.value / other
-    return mean - truth.value, root(m.linear(*slopes.items()) / m.n), "paired"
+    if kind.per == "token":  # both sides are over the same length
+        length, whole = m.mean("tokens"), _own_truth(m, kind)
+        parts = () if column is None else ((column, -1.0 / length),)
+        variance = m.linear((kind.column, 1.0 / length), *parts, ("tokens", -mean / length + truth.value / length))
+        error = math.hypot(root(variance / m.n), whole.error / length if whole is not None else 0.0)
+        return mean - truth.value, error, "plain" if column is None else "paired"
+    if column is None or column == kind.column:
+        return mean - truth.value, math.hypot(mean_se, truth.error), "plain"
+    return (*m.difference(kind.column, column), "paired")
 
 
 def _row(m: Measured, kind: Kind, tallied: int | None, khat: tuple[float, float, int], growth: float) -> dict[str, Any]:

@@ -274,7 +274,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     for measured in results:
         truths = measured.exact.truths
         row: dict[str, Any] = {"pair": measured.pair.title, "series": measured.pair.series, "kind": measured.pair.kind}
-        row["off_policy"] = measured.pair.off_policy
+        row["off_policy"], row["unreached"] = measured.pair.off_policy, measured.pair.unreached
         row |= {key: truth.value if (truth := truths[key]) else NAN for key in ("kl_qp", "kl_pq", "chi2")}
         khat, khat_se, khat_samples = measured.khats.get("r", (NAN, NAN, 0))
         row |= {"tail_index": measured.exact.tail_index, "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples}
@@ -285,6 +285,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
         "series",
         "kind",
         "off_policy",
+        "unreached",
         "kl_qp",
         "kl_pq",
         "chi2",

@@ -10,6 +10,9 @@ tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is measur
 its difference from that sum, which has less noise than either. A language model that samples from another distribution than
 its own (a temperature, top-p) gets as many further completions from its own, for the truth.
 
+Per token, everything is divided by one number: the plain count of the tokens that were measured, whoever sampled them. That
+holds for the truth and for weighted estimators as well, so that an estimator that is right per completion is right per token.
+
 Standard errors take completions for independent. Where several answer one prompt that is too careful for the mean over these
 very prompts, and not careful enough for that over prompts of which these are a sample; ``prompts`` says by how much.
 """
@@ -24,6 +27,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
+from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
 from klbench.studies import _lm_tables as made
@@ -66,8 +70,8 @@ class LmOptions(Options):
     shard
         Completions that are made and measured at once.
     rescored, dtypes, truncations
-        So many completions are scored again in these formats, and with so many of the most probable tokens told apart from the
-        rest, where the pair can.
+        So many completions, at most all that are measured, are scored again in these formats, and with so many of the most
+        probable tokens told apart from the rest, where the pair can.
     path
         The file that ``pair=recorded`` reads.
     """
@@ -151,7 +155,8 @@ class _Progress:
 
 def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progress) -> Iterator[int]:
     """Merge a pair's shards; yields how many are done."""
-    total, size, chosen = options.completions(pair), options.shard, options.chosen(pair)
+    total, chosen = options.completions(pair), options.chosen(pair)
+    size = min(options.shard, total)  # lest more be made than are asked for
     shards = -(-total // size)
     tasks = (
         (pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards)
@@ -195,8 +200,8 @@ def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]
 
 
 def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``dtype``, ``truncation``,
-    ``pairs``, ``estimators``, ``throughput`` and ``cost``.
+    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``checks``, ``dtype``,
+    ``truncation``, ``pairs``, ``estimators``, ``throughput`` and ``cost``.
     """  # noqa: D205
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
@@ -226,7 +231,8 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     again: dict[str, pd.DataFrame] = {}
     if not context.interrupted:
         chosen = [options.chosen(pair) for pair in wanted]
-        again = scored_again(wanted, chosen, context, options.rescored, options.dtypes, options.truncations)
+        most = [min(options.rescored, options.completions(pair)) for pair in wanted]
+        again = scored_again(wanted, chosen, context, most, options.dtypes, options.truncations)
     if not results:
         if context.interrupted or not context.group.main:
             return {}
@@ -239,7 +245,7 @@ def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Co
     used = {each.name: each for m in results for each in m.chosen}
     optional = {
         "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
-        "sampling": made.sampling(results), "prompts": made.prompts(results),
+        "sampling": made.sampling(results), "prompts": made.prompts(results), "checks": made.checks(results),
     }  # fmt: skip
     return {
         "values": found,
@@ -257,6 +263,20 @@ def _known(value: float, text: str) -> str:
     return "–" if value != value else text
 
 
+def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
+    """What is odd about a pair's completions."""
+    about = next(row for row in results["pairs"].to_dict("records") if row["pair"] == pair)
+    above, unread = about["above_zero"], about["unread"]
+    notes = [f"Columns that were not read: {unread}."] if unread else []
+    if above:
+        notes.append(f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are taken as they are.")
+    for row in results["checks"].to_dict("records") if "checks" in results else []:
+        if row["pair"] == pair and row["verdict"] == FAILS:
+            mean = with_interval(row["mean"], row["mean_se"])
+            notes.append(f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions fail their own check.")
+    return notes
+
+
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """One row an estimator and level, per sequence, of the first pair."""
     table = results["values"]
@@ -268,6 +288,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     notes = [f"{len(titles) - 1} further pairs are in the report."] if len(titles) > 1 else []
     if all(row["truth"] != row["truth"] for row in kept):
         notes.append("The exact divergence is not known: these rollouts have no column kl.")
+    notes += _notes(results, titles[0])
     lines = [
         (
             row["estimator"], row["level"], row["target"], _known(row["truth"], f"{row['truth']:.4g}"), f"{row['mean']:.4g}",

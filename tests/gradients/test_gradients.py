@@ -11,7 +11,7 @@ from klbench import gradients, pairs, streams
 from klbench.gradients import Baseline, Correction, Level, Placement, closed, exact, grid, sampled
 from klbench.gradients.surrogate import ratio, surrogate
 from klbench.pairs._sequence_gradient import Samples
-from klbench.types import ConfigError
+from klbench.types import ConfigError, Rollouts
 
 CORRECTIONS = ("none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio")
 BASELINES = ("none", "batch_mean", "leave_one_out", "token_kl")
@@ -248,6 +248,48 @@ def test_length_mean_divides_by_the_tokens_that_count():
     summed, mean = (surrogate(gradients.get(spec), rollouts) for spec in ("k3/loss", "k3/loss/token:mean"))
     torch.testing.assert_close(mean * rollouts.mask.sum(-1), summed)
     assert rollouts.mask.sum(-1).unique().tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("filler", [math.nan, math.inf, -math.inf, 1e308])
+def test_what_stands_where_the_mask_is_false_changes_nothing(filler):
+    """Losses and their gradients are those of the sequences without any padding."""
+    stream = torch.Generator().manual_seed(3)
+    plain = [-torch.rand(4, 2, generator=stream, dtype=torch.float64) for _ in range(4)]
+    mask = torch.tensor([[True, True, False, False]] * 4)
+
+    def differentiated(combination, columns, mask):
+        log_q, kl = (columns[i].clone().requires_grad_() for i in (0, 3))
+        found = surrogate(combination, Rollouts(log_q, columns[1], columns[2], kl, mask), 2)
+        grads = (torch.zeros_like(log_q), torch.zeros_like(kl))
+        if found.requires_grad:
+            grads = torch.autograd.grad(found.sum(), (log_q, kl), allow_unused=True, materialize_grads=True)
+        return found.detach(), *grads
+
+    padded = [torch.cat([each, torch.full_like(each, filler)], dim=1) for each in plain]
+    for combination in (*GRID, *NAMED):
+        expected = differentiated(combination, plain, mask[:, :2])
+        losses, *grads = differentiated(combination, padded, mask)
+        torch.testing.assert_close(losses, expected[0], rtol=1e-13, atol=1e-13)
+        for found, exact_grad in zip(grads, expected[1:], strict=True):
+            torch.testing.assert_close(found[:, :2], exact_grad, rtol=1e-13, atol=1e-13)
+            assert not found[:, 2:].any()
+
+
+def test_a_weight_that_overflows_after_the_end_is_not_summed():
+    """The weight of the prefix is exp(800) = inf at its one token and at the padding after it, whose term is 0."""
+    zero, mask = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[True, False]])
+    rollouts = Rollouts(zero, zero - 0.5, torch.tensor([[-800.0, 0.0]], dtype=torch.float64), zero, mask)
+    assert surrogate(gradients.get("k1/loss/token/prefix_ratio"), rollouts).tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("filler", [math.nan, math.inf])
+def test_scores_select_what_counts(filler):
+    task = sequence(prompts=1, model="table").gradient_task()
+    for each in task.atoms():
+        token, mask = torch.ones_like(each.rollouts.log_q), each.rollouts.mask
+        assert not mask.all()
+        bad = torch.where(mask, token, filler)
+        torch.testing.assert_close(each.scores.pull(bad, bad), each.scores.pull(token * mask, token * mask))
 
 
 def test_where_it_is_cut_off():

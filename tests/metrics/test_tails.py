@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from klbench.metrics.tails import pareto_khat
+from klbench.metrics.tails import pareto_khat, unit_mean
 
 
 def pareto_log_ratio(k: float, n: int, seed: int) -> np.ndarray:
@@ -67,3 +67,32 @@ def test_where_there_is_no_tail_to_fit_there_is_no_answer(log_ratio) -> None:
     khat, se = pareto_khat(log_ratio)
     assert math.isnan(khat)
     assert math.isnan(se)
+
+
+SPEAKS = {"excess": 0.0, "se": 0.01, "ess": 101.0, "khat": 0.4, "rollouts": 30}
+
+
+@pytest.mark.parametrize(("change", "verdict"), [
+    ({}, "holds"), ({"excess": 0.05}, "holds"), ({"excess": -0.0501}, "fails"), ({"excess": 0.0501}, "fails"),
+    ({"ess": 100.0}, "cannot tell"), ({"khat": 0.5}, "cannot tell"), ({"rollouts": 29}, "cannot tell"),
+    ({"excess": 0.0501, "khat": 0.499}, "fails"), ({"excess": 9.0, "khat": 0.5}, "cannot tell"),
+    ({"khat": math.nan}, "holds"),  # a tail that ends in an atom
+    ({"se": math.nan}, "cannot tell"), ({"excess": math.inf}, "cannot tell"), ({"ess": math.nan}, "cannot tell"),
+    ({"excess": 0.0, "se": 0.0}, "holds"), ({"excess": 1e-15, "se": 0.0}, "holds"), ({"excess": 1e-3, "se": 0.0}, "fails"),
+])  # fmt: skip
+def test_whether_a_mean_of_1_holds_is_only_said_where_the_data_can_tell(change, verdict) -> None:
+    arguments = SPEAKS | change
+    assert unit_mean(arguments.pop("excess"), arguments.pop("se"), **arguments) == verdict
+
+
+def test_on_right_data_it_never_fails_and_on_wrong_data_it_does() -> None:
+    """Log-normal ratios whose mean is 1, and the same with a fiftieth taken away."""
+    said = {"right": set(), "wrong": set()}
+    for seed in range(60):
+        ratio = np.exp(np.random.default_rng(seed).normal(-0.02, 0.2, (400, 20)))
+        for name, x in (("right", ratio), ("wrong", 0.98 * ratio)):
+            rows = x.mean(1) - 1.0
+            se, ess = float(rows.std(ddof=1)) / 20.0, float(x.sum() ** 2 / (x * x).sum())
+            said[name].add(unit_mean(float(rows.mean()), se, ess=ess, khat=pareto_khat(np.log(x).ravel())[0], rollouts=400))
+    assert said["right"] == {"holds"}
+    assert "fails" in said["wrong"]

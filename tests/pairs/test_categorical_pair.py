@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
 
-from klbench import estimators
+from klbench import divergences, estimators
 from klbench.pairs.categorical import CategoricalPair
 from klbench.types import Draws
 
@@ -58,6 +59,43 @@ def test_probs_and_logits_are_two_ways_to_say_one_thing() -> None:
     a = CategoricalPair(q={"probs": (0.2, 0.8)}, p={"probs": (0.5, 0.5)})
     b = CategoricalPair(q={"logits": (900.0, 900.0 + math.log(4.0))}, p={"logits": (-3.0, -3.0)})
     assert a.truth("kl_qp").value == pytest.approx(b.truth("kl_qp").value, rel=1e-12)
+
+
+BEYOND = {"q": {"probs": [0.6, 0.4, 0.0]}, "p": {"probs": [0.5, 0.3, 0.2]}}
+
+
+def test_truths_count_what_p_has_where_q_has_nothing() -> None:
+    """By the sums over all categories that define them."""
+    pair = CategoricalPair(**BEYOND)
+    q, p = np.array([0.6, 0.4, 0.0]), np.array([0.5, 0.3, 0.2])
+    expected = {
+        "kl_qp": 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.3), "kl_pq": math.inf, "chi2": math.inf,
+        "js": jensenshannon(q, p) ** 2, "hellinger": 0.5 * ((np.sqrt(q) - np.sqrt(p)) ** 2).sum(),
+        "alpha:0.5": ((p**0.5 * q**0.5).sum() - 1.0) / (0.5 * -0.5), "alpha:2": math.inf,
+        "alpha:-1": ((q**2 / p).sum() - 1.0) / 2.0, "alpha:0.998": ((p**0.998 * q**0.002).sum() - 1.0) / (0.998 * -0.002),
+    }  # fmt: skip
+    assert {name.partition(":")[0] for name in expected} == set(divergences.names())
+    for name, value in expected.items():
+        truth = pair.truth(name)
+        assert truth.value == pytest.approx(value, rel=1e-12), name
+        assert truth.error < 1e-12
+    assert pair.truth("kl_qp").value == pytest.approx(0.22447, abs=5e-6)
+
+
+def test_what_it_does_to_each_estimator_that_p_reaches_beyond_q() -> None:
+    """E[r] = 0.8: k3 is off by -0.2, k_lambda by lambda times that, k1 by nothing."""
+    pair = CategoricalPair(**BEYOND)
+    kl, names = pair.truth("kl_qp").value, ("k1", "k3", "k_lambda:0.3", "k2")
+    k1, k3, k_lambda, k2 = (each.mean for each in pair.exact([estimators.get(name) for name in names]))
+    assert k1 == pytest.approx(kl)
+    assert k3 == pytest.approx(kl - 0.2)
+    assert k3 == pytest.approx(0.02447, abs=5e-6)
+    assert k_lambda == pytest.approx(kl - 0.3 * 0.2)
+    assert k2 == pytest.approx(0.3 * math.log(1.2) ** 2 + 0.2 * math.log(0.75) ** 2)
+    assert pair.unreached == pytest.approx(0.2)
+    assert "0.2 of p out of q's reach" in pair.title
+    np.testing.assert_allclose(np.unique(log_ratios(pair)), [math.log(0.3 / 0.4), math.log(0.5 / 0.6)])
+    assert "no logit gives" in pair.gradient_task().reason
 
 
 def test_a_category_that_no_side_has_changes_nothing() -> None:

@@ -1,6 +1,7 @@
 """Recorded rollouts: one content in every format gives one table, big files are read in pieces."""
 
 import json
+import math
 import pickle
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_one_content_in_every_format_is_one_table(files, kind) -> None:
     assert (
         set(found)
         == set(expected)
-        == {"values", "tokens", "top_tokens", "largest_ratios", "sampling", "prompts", "pairs", "estimators"}
+        == {"values", "tokens", "top_tokens", "largest_ratios", "sampling", "prompts", "checks", "pairs", "estimators"}
     )
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table, check_exact=True, obj=name)
@@ -93,6 +94,74 @@ def test_workers_change_nothing(files, kind) -> None:
         pd.testing.assert_frame_equal(shared[name], table, check_exact=True, obj=name)
 
 
+def drawn(mean: float, sd: float, n: int = 400, tokens: int = 12, between: float = 0.0) -> list[dict]:
+    """Rows whose tokens' log p/q is normal with this mean and sd, and a part of it, ``between``, is a whole row's own."""
+    stream, rows = np.random.default_rng(11), []
+    for _ in range(n):
+        size = int(stream.integers(2, tokens + 1))
+        log_ratio = stream.normal(mean, sd, size) + between * stream.standard_normal()
+        log_q = -10.0 - stream.gamma(1.0, 1.0, size)
+        rows.append({"logprobs": log_q.tolist(), "ref_logprobs": (log_q + log_ratio).tolist()})
+    return rows
+
+
+def checked(path: Path, rows: list[dict], **options) -> dict:
+    (row,) = tables(as_jsonl(path, rows), **options)["checks"].to_dict("records")
+    return row
+
+
+def test_the_check_of_the_ratio_is_that_of_the_jackknife(tmp_path) -> None:
+    """Leave out one rollout at a time: standard errors are clustered by rollout, whose tokens have something in common."""
+    rows = drawn(-0.02, 0.2, between=0.3)
+    found = checked(tmp_path / "r.jsonl", rows)
+    ratios = [np.exp(np.subtract(row["ref_logprobs"], row["logprobs"])) for row in rows]
+    sums, sizes = np.array([each.sum() for each in ratios]), np.array([each.size for each in ratios])
+    left = (sums.sum() - sums) / (sizes.sum() - sizes)
+    n, every = len(rows), np.concatenate(ratios)
+    assert found["mean"] == pytest.approx(every.mean(), rel=1e-12)
+    assert found["mean_se"] == pytest.approx(math.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()), rel=0.01)
+    assert found["mean_se"] > 1.5 * every.std() / math.sqrt(every.size)
+    assert found["ess"] == pytest.approx(every.sum() ** 2 / (every**2).sum(), rel=1e-12)
+    assert found["z"] == pytest.approx((every.mean() - 1.0) / found["mean_se"])
+
+
+@pytest.mark.parametrize(("rows", "verdict"), [
+    (drawn(-0.02, 0.2), "holds"),  # exp(-0.02 + 0.2^2/2) = 1
+    (drawn(-0.16, 0.05), "fails"),  # k1 of 12 tokens: 1.9, k3: 0.1
+    (drawn(-2.0, 2.0), "cannot tell"),  # exp(-2 + 2^2/2) = 1, of which few tokens carry most
+    (drawn(-0.16, 0.05, n=29), "cannot tell"),
+    (drawn(0.0, 0.0), "holds"),  # policy and reference are one
+])  # fmt: skip
+def test_a_ratio_whose_mean_must_be_1_holds_fails_or_cannot_be_told(tmp_path, rows, verdict) -> None:
+    assert checked(tmp_path / "r.jsonl", rows)["verdict"] == verdict
+
+
+def test_ratios_to_another_sampler_are_those_to_its_own_log_probabilities(tmp_path) -> None:
+    """Samples of mu: w = q/mu has the mean 1 and p/mu has, while p/q has not."""
+    rows = [{"logprobs": row["ref_logprobs"], "ref_logprobs": row["ref_logprobs"], "old_logprobs": row["logprobs"]}
+            for row in drawn(-0.02, 0.2)]  # fmt: skip
+    found = tables(as_jsonl(tmp_path / "r.jsonl", rows))["checks"]
+    assert found["ratio"].tolist() == ["q/μ", "p/μ"]
+    assert found["verdict"].tolist() == ["holds", "holds"]
+    moved = [row | {"old_logprobs": (np.array(row["old_logprobs"]) + 0.1).tolist()} for row in rows]
+    assert set(tables(as_jsonl(tmp_path / "r.jsonl", moved))["checks"]["verdict"]) == {"fails"}
+
+
+def test_log_probabilities_above_0_are_taken_and_counted(tmp_path) -> None:
+    """As bfloat16 leaves them: k1 of 0.03 - (-0.25), of -0.5 - 0.125 and of -1 + 1.5."""
+    rows = [{"logprobs": [0.03, -0.5, -1.0], "ref_logprobs": [-0.25, 0.125, -1.5]}] * 40
+    found = tables(as_jsonl(tmp_path / "r.jsonl", rows), samples=30)
+    assert found["pairs"]["above_zero"].tolist() == [60]
+    k1 = found["values"].query("estimator == 'k1' and level == 'token' and per == 'sequence'")["mean"]
+    assert k1.tolist() == pytest.approx([0.28 - 0.625 + 0.5])
+    assert tables(as_jsonl(tmp_path / "s.jsonl", [GOOD] * 40))["pairs"]["above_zero"].tolist() == [0]
+
+
+def test_columns_that_are_not_read_are_named(tmp_path) -> None:
+    found = tables(as_jsonl(tmp_path / "r.jsonl", [GOOD | {"reward": 1.0, "old_log_probs": [0.0]}] * 40))
+    assert found["pairs"]["unread"].tolist() == ["reward, old_log_probs"]
+
+
 def test_samples_cut_the_file_short(files) -> None:
     assert tables(files["parquet"], samples=100)["values"]["samples"].unique().tolist() == [100]
     assert tables(files["parquet"], samples=10_000)["values"]["samples"].unique().tolist() == [300]
@@ -113,7 +182,7 @@ def test_rollouts_without_the_exact_divergence_have_rows_without_a_truth(tmp_pat
     exact = table["estimator"] == "rao_blackwell"
     assert set(table[exact]["status"]) == {"skipped: the rollouts have no exact divergence (kl)"}
     assert table[~exact]["mean"].notna().all()
-    assert set(found) == {"values", "tokens", "pairs", "estimators"}
+    assert set(found) == {"values", "tokens", "checks", "pairs", "estimators"}
     assert set(found["tokens"]["share_of"]) == {"k1"}
 
 

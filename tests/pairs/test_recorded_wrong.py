@@ -1,5 +1,6 @@
 """Recorded rollouts that are odd or wrong: a mistake is one line, which names row and column."""
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -7,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rollout_files import GOOD, as_jsonl, as_parquet, rollouts, tables
+from rollout_files import GOOD, as_flat_npz, as_jsonl, as_npz, as_parquet, rollouts, tables
 
 from klbench import app
+from klbench.pairs import _rollouts, recorded
 from klbench.pairs.recorded import RecordedPair
 from klbench.settings import build
 from klbench.types import ConfigError
@@ -26,16 +28,23 @@ ROWS = [
         [GOOD, wrong(logprobs=[-1.0, 0.5, -1.0])],
         "rollouts.jsonl row 2: logprobs at token 2 is 0.5, a log-probability is never above",
     ),
+    ([wrong(ref_logprobs=[0.125, 0.1251, -1.0])], "row 1: ref_logprobs at token 2 is 0.1251, a log-probability is never above"),
     ([GOOD, wrong(ref_logprobs=[-1.0, -1.0, NAN])], "rollouts.jsonl row 2: ref_logprobs at token 3 is missing (NaN)"),
     ([wrong(logprobs=[-1.0, None, -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is missing (NaN)"),
-    ([wrong(logprobs=[-1.0, -float("inf"), -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is -inf, it must be finite"),
+    ([wrong(logprobs=[-1.0, -float("inf"), -1.0])], "row 1: logprobs at token 2 is -inf, so the policy cannot have"),
+    ([wrong(ref_logprobs=[-1.0, -float("inf"), -1.0])], "row 1: ref_logprobs at token 2 is -inf, so the reference never says "),
+    ([wrong(old_logprobs=[-1.0, -1.0, -float("inf")])], "row 1: old_logprobs at token 3 is -inf, so nobody can have sampled"),
+    ([wrong(ref_logprobs=[-1.0, float("inf"), -1.0])], "row 1: ref_logprobs at token 2 is inf, it must be finite"),
     ([wrong(mask=[0, 0, 0])], "row 1: logprobs: none of its tokens counts"),
     ([wrong(mask=[0, 2, 1])], "row 1: mask must be 0 or 1, got 2"),
     ([wrong(mask=[1, 1])], "row 1: mask has 2 tokens, logprobs 3"),
     ([wrong(kl=[0.1, -0.2, 0.1])], "row 1: kl at token 2 is -0.2, a KL divergence is never negative"),
     ([wrong(tokens=[1, 2.5, 3])], "row 1: tokens at token 2 is 2.5, a token id is a whole number"),
     ([wrong(logprobs=[], ref_logprobs=[])], "row 1: logprobs: it is empty"),
-    ([wrong(logprobs=[-1.0] + [0.0] * 9, ref_logprobs=[-2.0] + [0.0] * 9)], "exactly 0 for the last 9 tokens"),
+    (
+        [wrong(logprobs=[-1.0] + [0.0] * 9, ref_logprobs=[-2.0] + [0.0] * 9)],
+        "row 1: the last 9 tokens are 0 in logprobs, 0 in ref_logprobs, which looks like padding",
+    ),
     ([{"logprobs": [-1.0], "reference": [-1.0]}], "rollouts.jsonl: no column 'ref_logprobs'; there are: logprobs, reference"),
     ([wrong(kl=[0.1, 0.1, 0.1]), GOOD], "rollouts.jsonl row 2: no column 'kl', which row 1 has"),
     ([GOOD, "{nope"], "rollouts.jsonl line 2: not JSON"),
@@ -76,8 +85,92 @@ def test_trailing_lines_and_old_padding_are_right(tmp_path) -> None:
     assert prompt[0] == prompt[2] != prompt[1]
 
 
+@pytest.mark.parametrize("name", ["mask", "response_mask", "completion_mask", "action_mask", "loss_mask"])
+@pytest.mark.parametrize("write", [as_jsonl, as_parquet, as_npz])
+def test_a_mask_is_read_by_the_names_that_trainers_give_it(tmp_path, name, write) -> None:
+    """Four tokens of 0.1, -0.5, 0.1 and 5.3: the last does not count."""
+    row = {each: [*values, last] for (each, values), last in zip(GOOD.items(), (0.0, -5.3), strict=True)}
+    path = write(tmp_path / f"r.{write.__name__.removeprefix('as_')}", [row | {name: [1, 1, 1, 0]}] * 4)
+    found = RecordedPair(path=str(path)).completions(0, 0, 4)
+    np.testing.assert_allclose((found.log_q - found.log_p).sum(1), [0.1 - 0.5 + 0.1] * 4)
+    assert found.mask.shape == (4, 3)
+    bad = write(path, [row | {name: [1, 2, 1, 0]}] * 4)
+    assert f"row 1: {name} must be 0 or 1, got 2" in refused(bad)
+
+
+@pytest.mark.parametrize("write", [as_jsonl, as_parquet, as_npz])
+def test_a_mask_that_is_not_read_is_refused(tmp_path, write) -> None:
+    path = tmp_path / f"r.{write.__name__.removeprefix('as_')}"
+    for name in ("attention_mask", "padding_mask", "Mask", "tool_mask"):
+        assert f"column '{name}' is not read, though it may say which tokens count" in refused(
+            write(path, [wrong(**{name: [1, 1, 0]})] * 4)
+        )
+    both = refused(write(path, [wrong(mask=[1, 1, 0], response_mask=[1, 1, 1])] * 4))
+    assert "columns 'mask' and 'response_mask' may all say which tokens count; leave one" in both
+
+
+@pytest.mark.parametrize("name", ["mask", "attention_mask", "old_logprobs"])
+def test_a_column_that_begins_late_is_not_left_out(tmp_path, name) -> None:
+    path = as_jsonl(tmp_path / "r.jsonl", [GOOD, wrong(**{name: [1, 1, 0]})])
+    assert f"row 2: column '{name}', which row 1 has not" in refused(path)
+
+
+FILLED = [
+    (-100.0, -100.0, 1), (-9999.0, -9999.0, 1), (-1e10, -1e10, 3), (0.0, -100.0, 1), (-3.4028234663852886e38, 0.0, 1),
+    (0.0, 0.0, 2), (0.0, 0.0, 7), (0.0, 0.0, 8), (-1.0, -1.0, 3), (-1.0, -2.0, 8), (1.0, 1.0, 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("q", "p", "n"), FILLED)
+def test_padding_that_is_marked_nowhere_is_refused(tmp_path, q, p, n) -> None:
+    row = {name: GOOD[name] + [value] * n for name, value in zip(GOOD, (q, p), strict=True)}
+    path = as_jsonl(tmp_path / "r.jsonl", [GOOD, row])
+    said = refused(path)
+    assert "r.jsonl row 2: " in said
+    assert ("looks like padding; say in a column mask" if q <= 0.0 else "if that is padding, mark it") in said
+    marked = [wrong(mask=[1, 1, 1]), row | {"mask": [1, 1, 1] + [0] * n}]
+    found = RecordedPair(path=str(as_jsonl(path, marked))).completions(0, 0, 2)
+    np.testing.assert_array_equal(found.log_q, [GOOD["logprobs"]] * 2)
+    if q <= 0.0:  # somebody who says so is believed
+        meant = as_jsonl(path, [wrong(mask=[1, 1, 1]), row | {"mask": [1] * (3 + n)}])
+        assert RecordedPair(path=str(meant)).completions(0, 0, 2).mask.sum() == 6 + n
+
+
+def test_a_number_that_no_model_gives_is_found_wherever_it_stands(tmp_path) -> None:
+    rows = [{name: [-100.0, *values] for name, values in GOOD.items()}]
+    assert "row 1: token 1 is -100 in logprobs, -100 in ref_logprobs" in refused(as_jsonl(tmp_path / "r.jsonl", rows))
+
+
+def test_a_prompt_that_is_set_to_0_is_found_and_hides_no_padding(tmp_path) -> None:
+    """Log-probabilities of prompt and completion, times a mask."""
+    for before, after, where in (
+        (20, 0, "tokens 1 to 20 are 0"),
+        (20, 5, "tokens 1 to 20 are 0"),
+        (2, 5, "the last 5 tokens are 0"),
+    ):
+        rows = [{name: [0.0] * before + values + [0.0] * after for name, values in GOOD.items()}]
+        assert f"row 1: {where} in logprobs, 0 in ref_logprobs" in refused(as_jsonl(tmp_path / "r.jsonl", rows))
+
+
+def test_certain_tokens_and_coarse_numbers_are_no_padding(tmp_path) -> None:
+    def measured(*rows: tuple[list, list]) -> int:
+        path = as_jsonl(tmp_path / "r.jsonl", [{"logprobs": q, "ref_logprobs": p} for q, p in rows])
+        return int(RecordedPair(path=str(path)).completions(0, 0, 9).mask.sum())
+
+    assert measured(([-1.0, 0.0], [-2.0, 0.0])) == 2  # an end of sequence that both are sure of
+    assert measured(([-1.0, -1.0, -1.0], [-1.0, -1.0, -1.0])) == 3
+    assert measured(([0.0, 0.0, -1.0], [0.0, 0.0, -1.2])) == 3  # an opening that both are sure of
+    certain = ([-1.0, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0], [-1.5, 0.0, 0.0, 0.0, -0.5, 0.0, 0.0])
+    assert measured(certain) == 7  # zeros stand inside the row as well, and for longer
+    assert measured(([-1.0, -0.25, -0.25], [-1.0, -0.5, -0.5])) == 3
+    assert measured(([-120.5, -1.0], [-120.0, -1.0])) == 2
+
+
 ONES = -np.ones((2, 3))
+BIG = 2**62
 NPZ = [
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": np.array([BIG] * 4 + [3])}, "lengths sum to 18,446,744,073,"),
+    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": np.array([BIG * 2] * 2 + [3], "u8")}, "lengths sum to 18,4"),
     ({"logprobs": np.array([[1], [1, 2]], dtype=object), "ref_logprobs": ONES}, "logprobs holds pickled Python objects"),
     ({"logprobs": ONES, "ref_logprobs": -np.ones((2, 4))}, "ref_logprobs has shape (2, 4), expected (2, 3)"),
     ({"logprobs": ONES[0], "ref_logprobs": ONES[0]}, "logprobs has shape (3,), expected a rectangle (rows, tokens)"),
@@ -117,6 +210,47 @@ PARQUET = [
 def test_a_parquet_that_is_wrong(tmp_path, columns, message) -> None:
     pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), tmp_path / "rollouts.parquet")
     assert f"rollouts.parquet{' ' if message.startswith('row') else ': '}{message}" in refused(tmp_path / "rollouts.parquet")
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
+def test_lengths_of_any_whole_type_are_read(tmp_path, kind) -> None:
+    ones = -np.arange(1.0, 6.0)
+    np.savez(tmp_path / "r.npz", logprobs=ones, ref_logprobs=ones, lengths=np.array([2, 3], kind))
+    found = RecordedPair(path=str(tmp_path / "r.npz")).completions(0, 0, 9)
+    assert found.log_q.tolist() == [[-1.0, -2.0, 0.0], [-3.0, -4.0, -5.0]]
+    assert RecordedPair(path=str(tmp_path / "r.npz")).completions(0, 1, 1).log_q.tolist() == [[-3.0, -4.0, -5.0]]
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6), (2**32, 2**32), (10**7, 2), (-1, 5)])
+def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path, shape) -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(tmp_path / "r.npz", "w") as archive:
+        for name in ("logprobs", "ref_logprobs"):
+            archive.writestr(f"{name}.npy", content.getvalue() + b"\0" * 40)
+    assert f"r.npz: logprobs cannot be read, it claims the shape {shape}" in refused(tmp_path / "r.npz")
+
+
+WRITERS = {"npz": as_flat_npz, "parquet": as_parquet, "jsonl": as_jsonl}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_damaged_files_are_read_or_refused_in_a_line(tmp_path, kind) -> None:
+    stream, whole = np.random.default_rng(7), WRITERS[kind](tmp_path / f"whole.{kind}", rollouts(20)).read_bytes()
+    path, said = tmp_path / f"damaged.{kind}", []
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(int(stream.integers(1, 6))):
+            at = int(stream.integers(len(content)))
+            kinds = (bytes([stream.integers(256)]), b"", (2 ** int(stream.integers(64))).to_bytes(8, "little"))
+            content[at : at + int(stream.choice([1, 8, 40]))] = kinds[stream.integers(3)]
+        path.write_bytes(content)
+        try:
+            recorded.read(_rollouts.READERS[path.suffix](path), 0, 64)
+        except ConfigError as error:
+            said.append(str(error))
+    assert 100 < len(said) < 300
+    assert all("\n" not in each and each.startswith("damaged.") for each in said)
 
 
 def test_a_parquet_that_is_damaged_inside(tmp_path) -> None:
@@ -188,13 +322,17 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     from klbench.cli import command_line
 
     monkeypatch.chdir(tmp_path)
-    as_jsonl(tmp_path / "r.jsonl", rollouts(60))
+    rows = [row | {"reward": 1.0} for row in rollouts(60)]
+    rows[0]["logprobs"][0] = 0.0625
+    as_jsonl(tmp_path / "r.jsonl", rows)
     for arguments in (["+exp=recorded", "path=r.jsonl"], ["+exp=lm", "pair=recorded", "pair.path=r.jsonl"],
                       ["+exp=lm", "pair=recorded", "path=r.jsonl"]):  # fmt: skip
         app.check(app.normalized(arguments))
     assert command_line(["+exp=recorded", "path=r.jsonl", "workers=1", "out=run"]) == 0
     said = capsys.readouterr().out
     assert "Rollouts of r.jsonl, 60 completions" in said
+    assert "Columns that were not read: reward." in said
+    assert "Tokens with a log-probability above 0, as rounding leaves them: 1." in said
     assert said.splitlines()[-1] == str(Path("run/index.html"))
     page = (tmp_path / "run" / "index.html").read_text(encoding="utf-8")
     assert "Token by token" in page

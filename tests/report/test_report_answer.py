@@ -117,6 +117,16 @@ def test_samples_of_a_third_distribution_break_no_claim_of_the_unweighted() -> N
     assert "unweighted estimators are off, at worst k1 by 40.6 %" in said(tables())
 
 
+def test_what_q_never_samples_is_said_and_breaks_no_claim() -> None:
+    """q = (.6, .4, 0), p = (.5, .3, .2): k3 is off by 0.2 of 0.2245."""
+    pair = pairs.get("categorical")(q={"probs": [0.6, 0.4, 0.0]}, p={"probs": [0.5, 0.3, 0.2]})
+    options = ValueOptions(pairs=(pair,), estimators=("k1", "k3", "bregman_kl_pq"), samples=20_000, batches=(1, 64))
+    text = said(value.run(options, Context(0)))
+    assert "Claims: none is broken" in text
+    assert "p gives 0.200 of its probability to it. The mean of r is 0.800 and not 1" in text
+    assert "Bias over the exact KL(q‖p): k1 0 % and k3 −89.1 %. Infinite there: KL(p‖q)." in text
+
+
 def test_columns_that_say_who_needs_weights_are_believed() -> None:
     content: dict[str, Any] = tables()
     content["estimators"] = content["estimators"].assign(needs_weight=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from functools import cache
 from pathlib import Path
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 from report_runs import write
 
+from klbench.pairs.recorded import RecordedPair
 from klbench.pairs.sequence import SequencePair
 from klbench.report import render
+from klbench.report.blocks import Paragraph
 from klbench.report.sections import _tokens_advice, _tokens_cost, _tokens_data, discover, tokens
 from klbench.report.sections._tokens_data import Data, known, load, percent_of, visible
 from klbench.studies import Context, get
@@ -107,6 +110,7 @@ def test_what_the_top_says() -> None:
 @pytest.mark.parametrize(("fewer", "words"), [
     ([2.0, 5.0], "2.0 to 5.0 times fewer completions than"), ([3.0], "3.0 times fewer"),
     ([0.5, 0.8], "1.2 to 2.0 times as many"),
+    ([0.97, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, and as many on the pair where it is worst"),
     ([0.5, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, but 2.0 times as many on the pair where it is worst"),
 ])  # fmt: skip
 def test_fewer_or_more_completions_than_k1(fewer: list[float], words: str) -> None:
@@ -142,6 +146,73 @@ def test_completions_of_somebody_else_are_found_out() -> None:
     said = text(tokens.answer(found))
     assert "were not sampled from the distribution" in said
     assert "9 standard errors" in said
+
+
+def recorded(path: Path, log_ratio: Any, kl: float | None = None) -> dict[str, pd.DataFrame]:
+    """Of 400 rollouts of 12 tokens, where ``log_ratio(stream, 12)`` is each token's log p/q."""
+    stream, rows = np.random.default_rng(5), []
+    for _ in range(400):
+        log_q = -10.0 - stream.gamma(1.0, 1.0, 12)
+        row = {"logprobs": log_q.tolist(), "ref_logprobs": (log_q + log_ratio(stream, 12)).tolist()}
+        rows.append(row if kl is None else row | {"kl": stream.gamma(4.0, kl / 4.0, 12).tolist()})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = LmOptions(pairs=(RecordedPair(path=str(path)),))
+    return {name: table for name, table in get("lm").run(options, Context(0)).items() if name != "cost"}
+
+
+RECOMMENDS = ("times fewer completions", "times as many completions", "Nearest to the exact value", "take the exact KL")
+
+
+def test_nothing_is_recommended_on_data_that_fail_their_own_check(tmp_path: Path) -> None:
+    """k1 is 1.92 here and k3 0.16: they disagree by many standard errors, so that k3 has no support."""
+    for kl in (None, 0.16):
+        found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.16, 0.05, n), kl)
+        said = text(tokens.answer(found))
+        assert "fail a check of their own, and nothing is recommended on them" in said
+        assert re.search(r"mean of p/q: 0\.85\d* ± 0\.00\d+, \d+ standard errors off", said)
+        assert not any(words in said for words in RECOMMENDS)
+
+
+def test_what_passes_is_recommended_and_what_cannot_be_told_is_said(tmp_path: Path) -> None:
+    said = text(tokens.answer(recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n))))
+    assert "k3 summed over tokens needs" in said
+    assert "fail a check" not in said
+    assert "cannot tell" not in said
+    heavy = recorded(tmp_path / "s.jsonl", lambda stream, n: 0.8 * stream.standard_exponential(n) - 1.6, 0.8)
+    said = text(tokens.answer(heavy))
+    assert "these completions cannot tell: Rollouts of s.jsonl" in said
+    assert "k3 summed over tokens needs" not in said
+    assert "take the exact KL" in said
+
+
+def test_a_pair_whose_tail_is_too_heavy_is_left_out_of_how_many_completions_are_needed() -> None:
+    """A row that is not to be trusted must not say what is worst: by its noise, k3 needs 100 times as many completions."""
+    found = {name: table.copy() for name, table in tables().items()}
+    near = load(found).pairs[0]
+    k1, k3 = (
+        found["values"][(found["values"]["pair"] == near) & (found["values"]["estimator"] == name)].assign(pair="other")
+        for name in ("k1", "k3")
+    )
+    k3 = k3.assign(std=10.0 * float(k1["std"].iloc[0]), status="heavy tail")
+    found["values"] = pd.concat([found["values"], k1, k3], ignore_index=True)
+    found["tokens"] = pd.concat([found["tokens"], found["tokens"].head(1).assign(pair="other")], ignore_index=True)
+    found["pairs"] = pd.concat([found["pairs"], found["pairs"].head(1).assign(pair="other")], ignore_index=True)
+    said = text(_tokens_advice.advice(load(found)))
+    assert "on the pair where it is worst" not in said
+    assert "k3 summed over tokens needs" in said
+    assert "on the 1 of 2 pairs whose completions can tell" in said
+
+
+def test_what_was_not_read_and_what_lies_above_0_is_said(tmp_path: Path) -> None:
+    found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n))
+    found["pairs"] = found["pairs"].assign(above_zero=12, unread="reward, <b>x</b>")
+    notes = [block for block in tokens.answer(found) if isinstance(block, Paragraph) and block.tone == "note"]
+    (said,) = (str(block.text).replace("\N{NO-BREAK SPACE}", " ") for block in notes)
+    assert "12 tokens have a log-probability above 0 (0.25 %), as rounding leaves them; they are taken as they are." in said
+    assert "columns that are not read: reward, <b>x</b>." in said
+    page = render(write(tmp_path / "run", found)).read_text(encoding="utf-8")
+    assert "Ratios whose mean is 1" in page
+    assert "columns that are not read: reward, &lt;b&gt;x&lt;/b&gt;" in page
 
 
 def test_text_is_shown_as_text(page: str) -> None:

@@ -126,6 +126,28 @@ def test_the_unit_is_what_whitening_divided_by() -> None:
     assert float(losses.unit(0 * centred, 0 * centred, ones)) == 1.0
 
 
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), -float("inf")])
+def test_what_stands_where_the_mask_is_false_changes_nothing(filler) -> None:
+    stream = torch.Generator().manual_seed(1)
+    plain, other = (torch.randn(4, 2, dtype=F64, generator=stream) for _ in range(2))
+    padded, beside = (torch.cat([x, torch.full_like(x, filler)], dim=1) for x in (plain, other))
+    mask = torch.tensor([[True, True, False, False]] * 4)
+    functions = {
+        "whitened": lambda x, _, m, kind: losses.whitened(x, m, 2, kind),
+        "reduced": lambda x, _, m, kind: losses.reduced(x, m, kind),
+        "unit": lambda x, y, m, _: losses.unit(x, y, m),
+        "gae": lambda x, y, m, _: losses.gae(x, y, m, discount=0.9, trace=0.8),
+    }
+    kinds = {"whitened": ("none", "batch", "group"), "reduced": ("sum", "token", "sequence")}
+    for name, function in functions.items():
+        for kind in kinds.get(name, ("",)):
+            expected, found = function(plain, other, mask[:, :2], kind), function(padded, beside, mask, kind)
+            if name in ("whitened", "gae"):
+                assert not found[:, 2:].any()
+                found = found[:, :2]
+            torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+
+
 def test_normalisations_by_hand() -> None:
     per_token = t(1.0, 2.0, 3.0, 4.0).view(2, 2)
     mask = torch.tensor([[True, True], [True, False]])

@@ -28,6 +28,18 @@ def tables(**options):
     return get("lm").run(LmOptions(pairs=(pair,), **options), Context(0))
 
 
+def test_no_more_are_made_or_scored_again_than_are_measured(monkeypatch) -> None:
+    made, scored = [], []
+    completions, rescored = SequencePair.completions, Rescoring.rescored
+    monkeypatch.setattr(Rescoring, "completions", lambda self, *of: made.append(of[2]) or completions(self, *of))
+    monkeypatch.setattr(Rescoring, "rescored", lambda self, of, *a: scored.append(len(of.log_q)) or rescored(self, of, *a))
+    found = tables(samples=64, shard=256, rescored=128, truncations=(1,))
+    assert set(found["values"]["samples"]) == {64}
+    assert set(found["dtype"]["completions"]) == set(found["truncation"]["completions"]) == {64}
+    assert made == [64, 64]
+    assert scored == [64]
+
+
 def test_scoring_again() -> None:
     found = tables(samples=500, shard=500, rescored=200, truncations=(1, 3))
     dtype = found["dtype"].set_index(["what", "estimator", "level"])

@@ -112,26 +112,28 @@ def test_the_exact_sums_and_what_is_measured_against_them(lag) -> None:
     assert truth["truth_method"] == "monte-carlo"
     assert abs(truth["truth"] - expected) <= 5 * truth["truth_error"]
     assert abs(truth["truth"] - row(table, "bregman_kl_pq", "sequence")["truth"]) > 1e-3
-    per_token = row(table, "k1", "token", "token")
-    length = float((probability * (prefix * mask).sum(-1)).sum())
-    assert abs(per_token["truth"] - 0.3 / length) <= 5 * per_token["truth_error"]
+    length = float((probability * mask.sum(-1)).sum())
+    for name in ("k1", "k1_weighted") if lag else ("k1",):
+        per_token = row(table, name, "token", "token")
+        assert abs(per_token["truth"] - 0.3 / length) <= 5 * per_token["truth_error"]
     assert row(table, "k1", "sequence")["bias_method"] == "paired"
 
 
-def test_standard_errors_come_true_over_many_seeds() -> None:
+@pytest.mark.parametrize("lag", [0.0, 0.1])
+def test_standard_errors_come_true_over_many_seeds(lag) -> None:
     seeds, found = 300, []
-    probability, log_ratio, *_, mask = atoms(pair())
+    probability, log_ratio, *_, mask = atoms(pair(lag))
     chosen = (estimators.get("abs"),)  # terms whose distribution is mild: intervals of k3 come true only slowly
     tokens = np.where(mask, chosen[0](log_ratio), 0.0).sum(-1)
     mean, length = float((probability * tokens).sum()), float((probability * mask.sum(-1)).sum())
     variance = float((probability * (tokens - mean) ** 2).sum())
     for seed in range(seeds):
-        shard = found_in(pair().completions(seed, 0, 500), chosen, 0.0, keep=False)
-        table = lm.values([lm._solved(pair(), chosen, shard, None)])
+        shard = found_in(pair(lag).completions(seed, 0, 500), chosen, 0.0, keep=False)
+        table = lm.values([lm._solved(pair(lag), chosen, shard, None)])
         one, per_token, exact = (
             row(table, "abs", "token"),
             row(table, "abs", "token", "token"),
-            row(table, "rao_blackwell", "token"),
+            row(table, "rao_blackwell_weighted" if lag else "rao_blackwell", "token"),
         )
         found.append(
             (
@@ -147,6 +149,46 @@ def test_standard_errors_come_true_over_many_seeds() -> None:
     z = np.array(found)
     assert (np.abs(z.mean(0)) < 5 / math.sqrt(seeds) + 0.1).all()
     np.testing.assert_allclose(z.std(0), 1.0, atol=0.2)
+
+
+def test_per_token_everything_is_per_completion_over_one_length() -> None:
+    """An estimator that is right per completion is right per token, weighted or not, and so is one that is off by a tenth."""
+    table = measured(0.1)["values"]
+    length = float(table["tokens"].iloc[0] / table["samples"].iloc[0])
+    compared = table[(table["per"] == "token") & table["mean"].notna()]
+    assert {"k1", "k1_weighted", "k3_weighted", "rao_blackwell"} <= set(compared["estimator"])
+    for found in compared.to_dict("records"):
+        whole = row(table, found["estimator"], "token")
+        assert found["mean"] == pytest.approx(whole["mean"] / length, rel=1e-12)
+        if found["bias"] == found["bias"]:
+            assert found["bias"] == pytest.approx(whole["bias"] / length, rel=1e-9, abs=1e-12)
+
+
+class Warmer(SequencePair):
+    """A pair whose samples are mu's own at a temperature of 2 by name, and whose truth is from the policy's own completions."""
+
+    temperature: float = 2.0
+    top_p: float = 1.0
+    top_k: int = 0
+
+    @property
+    def off_policy(self):
+        return self.temperature != 1.0
+
+    def completions(self, seed, shard, n):
+        drawn = super().completions(seed, shard, n)
+        return drawn if self.off_policy else SequencePair(**SMALL).completions(seed, shard, n)
+
+
+def test_the_truth_from_the_policys_own_completions_is_over_the_same_length() -> None:
+    found = tables(Warmer(**SMALL, lag=0.1), estimators=("k1", "k1_weighted"))["values"]
+    probability, *_, mask = atoms(pair(0.1))
+    length = float((probability * mask.sum(-1)).sum())
+    for name in ("k1", "k1_weighted"):
+        per_token, whole = row(found, name, "token", "token"), row(found, name, "token")
+        assert abs(per_token["truth"] - 0.3 / length) <= 5 * per_token["truth_error"]
+        assert per_token["bias"] == pytest.approx(whole["bias"] * found["samples"].iloc[0] / found["tokens"].iloc[0])
+        assert per_token["bias_se"] == pytest.approx(whole["bias_se"] / length, rel=0.1)
 
 
 def test_the_columns_that_are_promised() -> None:

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.numbers import count, listing, number, percent, short, with_interval
 from klbench.report.sections import _tokens_advice
-from klbench.report.sections._tokens_advice import spread
+from klbench.report.sections._tokens_advice import off, spread
 from klbench.report.sections._tokens_data import EXACT, Data, Record, code, finite, known, percent_of
 
 HOW = (
@@ -25,10 +25,6 @@ WITHOUT = (
 ENUMERATED = "Here the exact value is enumerated over all sequences."
 
 
-def _off(row: Record) -> str:
-    return f"{with_interval(100.0 * row['rel_bias'], 100.0 * row['rel_bias_se'])} %"
-
-
 def _noise(row: Record) -> str:
     return f"{number(row['rel_std'], 2)} times"
 
@@ -36,7 +32,7 @@ def _noise(row: Record) -> str:
 def _nearest(data: Data) -> Markup | None:
     """On each pair, the estimator whose mean over a hundred completions has the least error, and how it compares."""
     lines = []
-    for pair in data.pairs:
+    for pair in filter(data.sound, data.pairs):
         rows = [row for row in data.measured(pair) if finite(row["rmse_100"], row["rel_bias"], row["rel_bias_se"])]
         found = [row for row in rows if row["estimator"] not in EXACT and row["status"] == "ok"]
         if not found:
@@ -45,7 +41,7 @@ def _nearest(data: Data) -> Markup | None:
         kl, se = data.truth(pair)
         where = "summed over tokens" if best["level"] == "token" else "of the whole sequence"
         text = Markup("<b>{}</b> (KL {}): {} {}, off by {}, noise {} the KL").format(
-            data.labels[pair], known(kl, se), code(best["estimator"]), where, _off(best), _noise(best)
+            data.labels[pair], known(kl, se), code(best["estimator"]), where, off(best), _noise(best)
         )
         exact = data.at(pair, EXACT[0], "token")
         if exact is not None and not data.off_policy(pair):
@@ -181,7 +177,7 @@ def _truncated(data: Data) -> Markup | None:
 def _cost(data: Data) -> Markup | None:
     """What a standard error of one per cent takes."""
     lines = []
-    for pair in data.pairs:
+    for pair in filter(data.sound, data.pairs):
         rows = [
             row for row in data.cost
             if row["pair"] == pair and row["status"] == "ok" and finite(row["completions_needed"])
@@ -207,28 +203,7 @@ def _completions(row: Record) -> str:
     return f"{number(needed, 2)} ({number(seconds, 2)} s)"
 
 
-STRANGE = 5.0
-"""Standard errors of a bias that should be none, beyond which it is no accident."""
 PARTS: tuple[Callable[[Data], Markup | None], ...] = (_nearest, _levels, _where, _cost, _samplers, _dtype, _truncated)
-
-
-def _strangers(data: Data) -> Sequence[Block]:
-    """k1 has no bias on samples of the policy: where it has, they are none."""
-    lines = []
-    for pair in data.pairs:
-        row = data.at(pair, "k1", "token")
-        if row is None or data.off_policy(pair) or row["bias_method"] != "paired" or not row["bias_se"] > 0.0:
-            continue
-        if abs(row["bias"]) > STRANGE * row["bias_se"]:
-            lines.append(f"{data.labels[pair]} (off by {_off(row)}, {abs(row['bias'] / row['bias_se']):.0f} standard errors)")
-    if not lines:
-        return []
-    said = (
-        "has no bias on samples of the policy itself, and has one here: {}. These completions were not sampled from the "
-        "distribution whose log-probabilities are given as the policy's: another temperature, an older policy (give its "
-        "log-probabilities as old_logprobs), or the wrong tokens masked."
-    )
-    return [Paragraph(Markup("{} ").format(code("k1")) + Markup(said).format("; ".join(lines)), "warning")]
 
 
 def answer(data: Data) -> Sequence[Block]:
@@ -246,7 +221,7 @@ def answer(data: Data) -> Sequence[Block]:
     blocks.append(
         Paragraph(WITHOUT if methods <= {"unknown"} else HOW + (f" {ENUMERATED}" if "enumeration" in methods else ""))
     )
-    blocks += _tokens_advice.advice(data)
+    blocks += [*_tokens_advice.checks(data), *_tokens_advice.advice(data)]
     doubtful = sorted(
         {str(row["estimator"]) for row in data.values if str(row["status"]) in ("heavy tail", "non-finite values")}
     )
@@ -259,6 +234,5 @@ def answer(data: Data) -> Sequence[Block]:
                 "warning",
             )
         )  # fmt: skip
-    blocks += _strangers(data)
     cards = [Markup(str(card).replace(" %", "\N{NO-BREAK SPACE}%")) for part in PARTS if (card := part(data)) is not None]
     return [*blocks, *([Bullets(cards, cards=True)] if cards else []), *_tokens_advice.prompts(data)]

@@ -1,10 +1,11 @@
-"""Tables of what completions cost, and of what it means that some answer the same prompt."""
+"""Tables of what completions cost, of whether they can be trusted, and of what it means that some answer the same prompt."""
 
 from __future__ import annotations
 
+from klbench.metrics.tails import HOLDS
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Table
 from klbench.report.numbers import percent
-from klbench.report.sections._tokens_cells import MAX_OPEN, number_cell, pair_cell, pair_column, share_cell
+from klbench.report.sections._tokens_cells import MAX_OPEN, interval_cell, number_cell, pair_cell, pair_column, share_cell
 from klbench.report.sections._tokens_data import LEVELS, Data, code, finite
 
 STAGES = {"completions": "all", "generation": "generation", "scoring": "scoring"}
@@ -32,6 +33,27 @@ def prompts(data: Data) -> list[Block]:
     ]  # fmt: skip
     table = Table("Completions of the same prompts", columns, cells)
     return [Details("Standard errors, with completions of one prompt taken together", [table])]
+
+
+def checks(data: Data) -> list[Block]:
+    """Ratios to whoever sampled, whose mean over tokens must be 1."""
+    if not data.checks:
+        return []
+    columns = [
+        *pair_column(data), Column("Ratio", "of a token's probabilities; below the line is who sampled"),
+        Column("Mean", "over all tokens, with its 95 % interval, completions taken for independent", numeric=True),
+        Column("Standard errors", "by which the mean is not 1", numeric=True),
+        Column("Effective tokens", "that carry the mean: (sum r)² / sum r²", numeric=True),
+        Column("k-hat", "how heavy the tail of the ratio is; at 0.5 and above there is no variance", numeric=True),
+        Column("Mean of 1", "holds, fails beyond 5 standard errors, or cannot be told from these completions"),
+    ]  # fmt: skip
+    cells = [
+        [*pair_cell(data, row), Cell(str(row["ratio"])), interval_cell(row["mean"], row["mean_se"]), number_cell(row["z"], 2),
+         number_cell(row["ess"]), number_cell(row["khat"], 2),
+         Cell(str(row["verdict"]), tone="" if row["verdict"] == HOLDS else "doubtful")]
+        for row in data.checks
+    ]  # fmt: skip
+    return [Details("Whether ratios have the mean that they must have", [Table("Ratios whose mean is 1", columns, cells)])]
 
 
 def cost(data: Data) -> list[Block]:

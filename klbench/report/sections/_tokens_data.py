@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from markupsafe import Markup
 
+from klbench.metrics.tails import CANNOT_TELL, FAILS, HOLDS, STRANGE
 from klbench.report.blocks import Tables
 from klbench.report.numbers import number, short, with_interval
 
@@ -60,6 +61,7 @@ class Data:
     cost: list[Record]
     prompts: list[Record]
     ratios: list[Record]
+    checks: list[Record] = field(default_factory=list)
 
     @cached_property
     def pairs(self) -> list[str]:
@@ -106,6 +108,22 @@ class Data:
         """Whether the completions are not the policy's own."""
         return bool(self.about.get(pair, {}).get("off_policy", False))
 
+    def verdict(self, pair: str) -> str:
+        """Whether ratios of a pair have the mean 1 that they must have: the worst that was found, ``holds`` where none was."""
+        found = {row["verdict"] for row in self.checks if row["pair"] == pair}
+        return FAILS if FAILS in found else CANNOT_TELL if CANNOT_TELL in found else HOLDS
+
+    def stranger(self, pair: str) -> Record | None:
+        """The row of k1 where it has a bias, which it never has on samples of the policy itself."""
+        row = self.at(pair, "k1", "token")
+        if row is None or self.off_policy(pair) or row["bias_method"] != "paired" or not row["bias_se"] > 0.0:
+            return None
+        return row if abs(row["bias"]) > STRANGE * row["bias_se"] else None
+
+    def sound(self, pair: str) -> bool:
+        """Whether nothing speaks against a pair's completions: only then is anything recommended on them."""
+        return self.verdict(pair) != FAILS and self.stranger(pair) is None
+
 
 def load(tables: Tables) -> Data:
     """The study's tables."""
@@ -119,6 +137,7 @@ def load(tables: Tables) -> Data:
         values, _rows(tables, "tokens"), _rows(tables, "top_tokens"), _rows(tables, "dtype"), _rows(tables, "truncation"),
         _rows(tables, "sampling"), about, _rows(tables, "throughput", ("stage",)), _rows(tables, "cost"),
         _rows(tables, "prompts", ("what", "se_new")), _rows(tables, "largest_ratios", ("text", "largest")),
+        _rows(tables, "checks", ("ratio", "verdict", "mean_se", "z")),
     )  # fmt: skip
 
 

@@ -23,7 +23,8 @@ from klbench.report.sections._tokens_data import LEVELS, Data, code, finite, kno
 MAX_ROWS = 400
 PER_TOKEN = (
     "Trainers often log a mean over all tokens instead: the sum of all terms over the number of tokens. Long completions weigh "
-    "more in it. It is a ratio of two means, and its standard error is that of one (delta method)."
+    "more in it. It is a ratio of two means, and its standard error is that of one (delta method). Estimates, with weights or "
+    "without, and the exact value are all divided by this one number, the tokens of these completions."
 )
 
 
@@ -247,4 +248,5 @@ def all_tables(data: Data) -> Sequence[Block]:
             if found
         ]
         blocks += [block for pair in data.pairs for block in ratios(data, pair)]
-    return [*blocks, *sampling(data), *dtype(data), *truncation(data), *_tokens_cost.cost(data), *_tokens_cost.prompts(data)]
+    blocks += [*sampling(data), *dtype(data), *truncation(data), *_tokens_cost.cost(data)]
+    return [*blocks, *_tokens_cost.prompts(data), *_tokens_cost.checks(data)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -47,8 +47,11 @@ class Judged:
 
 
 def _rows(data: Data, name: str) -> pd.DataFrame:
-    """The rows that judge an estimator's claim: samples of q, or of the third distribution when weighted; no skewed pairs."""
-    ok = data.ok[(data.ok["estimator"] == name) & ~data.ok["pair"].isin(data.skewed)]
+    """The rows that judge an estimator's claim: samples of q, or of the third distribution when weighted; no skewed pairs.
+
+    Nor pairs whose p reaches beyond q: claims are for a ratio whose mean is 1.
+    """
+    ok = data.ok[(data.ok["estimator"] == name) & ~data.ok["pair"].isin({*data.skewed, *data.unreached})]
     ok = ok[ok["pair"].isin(data.off_policy) == (name in data.weighted)]
     return ok[(ok["bias_se"] > 0) & ok["bias"].notna()]
 
@@ -106,7 +109,30 @@ def broken(data: Data) -> list[Markup]:
         said = Markup("<b>Claims:</b> those of {} are broken. {}.").format(
             count(len(found), "estimator"), Markup("; ").join(parts)
         )
-    return [said, *_off_policy(data)]
+    return [said, *_off_policy(data), *_unreached(data)]
+
+
+def _relative(row: dict[str, Any]) -> float:
+    """The exact bias over the truth, or the measured one where it is not known; 0 for what rounding leaves of it."""
+    bias = float(row["exact_bias"] / row["truth"] if math.isfinite(row["exact_bias"]) else row["rel_bias"])
+    return bias if abs(bias) > 1e-12 else 0.0
+
+
+def _unreached(data: Data) -> list[Markup]:
+    """What it does to each estimator that no sample shows a part of p."""
+    result = []
+    for pair, mass in data.unreached.items():
+        rows = data.at(pair, data.batches[-1]).values()
+        off = [row for row in rows if row["target"] == data.target and math.isfinite(row["rel_bias"])]
+        infinite = sorted({str(row["target"]) for row in rows if math.isinf(row["truth"])})
+        biases = listing([f"{row['estimator']} {percent(_relative(row))}" for row in off])
+        said = Markup(
+            "<b>What q never samples:</b> on {} p gives {} of its probability to it. The mean of r is {} and not 1, and what "
+            "has r in it is off. Bias over the exact {}: {}."
+        ).format(pair, number(mass), number(1.0 - mass), data.target, biases)
+        said += Markup(" Infinite there: {}.").format(listing(infinite)) if infinite else Markup("")
+        result.append(said + Markup(" No claim covers that, so it breaks none."))
+    return result
 
 
 def _off_policy(data: Data) -> list[Markup]:

@@ -154,6 +154,14 @@ class Data:
         return frozenset(self.pairs["pair"][self.pairs["off_policy"].astype(bool)])
 
     @cached_property
+    def unreached(self) -> dict[str, float]:
+        """Pairs whose p gives probability to what q never samples, and how much."""
+        if "unreached" not in self.pairs:
+            return {}
+        masses = zip(self.pairs["pair"], self.pairs["unreached"], strict=True)
+        return {str(pair): float(mass) for pair, mass in masses if mass > 0}
+
+    @cached_property
     def series(self) -> dict[str, list[str]]:
         """Pairs by series, each by rising KL."""
         table = self.values.drop_duplicates("pair").sort_values("kl", kind="stable")

@@ -70,7 +70,7 @@ SECTION = Section(
     answer,
     covers=(
         "values", "top_tokens", "dtype", "truncation", "sampling", "pairs", "estimators", "throughput", "cost", "prompts",
-        "largest_ratios",
+        "largest_ratios", "checks",
     ),
     order=5,
     terms=TERMS,
