@@ -42,6 +42,8 @@ class Divergence:
         log-ratio. It is ``phi'(q/p)`` of ``phi(t) = t f(1/t)``, for which ``D_f = E_p[phi(q/p)]``.
     polynomial, growth, growth_at_zero
         As in :class:`klbench.types.Estimator`.
+    dual
+        The name of the divergence that is the same with the two sides exchanged; empty where none has a name.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Divergence:
     growth_at_zero: float = 0.0
     polynomial: Polynomial | None = None
     slope: Callable[[Array], Array] = field(kw_only=True)
+    dual: str = field(default="", kw_only=True)
 
 
 registry: Registry[Divergence] = Registry("divergence", "klbench.divergences")
@@ -75,6 +78,24 @@ def get(name: str) -> Divergence:
 def names() -> list[str]:
     """The names of all divergences."""
     return registry.names()
+
+
+FAR = 100.0
+"""Beyond this log-ratio a divergence is summed from the side of p, where nothing overflows."""
+
+
+def terms(name: str, log_q: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """``q gap(p/q)``, the terms whose sum is the divergence of that name, from finite log-probabilities of one shape.
+
+    A term is infinite only where it is too large for a float, not where the ratio is.
+    """
+    divergence, log_ratio = get(name), log_p - log_q
+    far = (log_ratio > FAR) & bool(divergence.dual)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.exp(log_q) * divergence.gap(Draws(np.where(far, 0.0, log_ratio)))
+        if far.any():
+            result[far] = np.exp(log_p[far]) * get(divergence.dual).gap(Draws(-log_ratio[far]))
+    return np.where(np.isnan(result) & (log_ratio > FAR), math.inf, result)  # the gap overflows, and q has long vanished
 
 
 def _log(r: Array) -> Array:
@@ -151,7 +172,7 @@ registry.add(
     Divergence(
         "kl_qp", "KL(q‖p)", r"f(r) = -\log r", lambda r: -_log(r), lambda r: -1.0 / r, _kl_qp_gap,
         curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
-        slope=lambda log_ratio: -log_ratio,
+        slope=lambda log_ratio: -log_ratio, dual="kl_pq",
     ),
 )  # fmt: skip
 registry.add(
@@ -159,7 +180,7 @@ registry.add(
     Divergence(
         "kl_pq", "KL(p‖q)", r"f(r) = r \log r", lambda r: r * _log(r), lambda r: _log(r) + 1.0, _kl_pq_gap,
         curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 1), (-1.0, 1.0, 0), (1.0, 0.0, 0)),
-        slope=_power_slope(1.0),
+        slope=_power_slope(1.0), dual="kl_qp",
     ),
 )  # fmt: skip
 registry.add(
@@ -167,7 +188,7 @@ registry.add(
     Divergence(
         "js", "JS(q, p)", r"f(r) = \tfrac12\left(r \log r - (1+r) \log\tfrac{1+r}{2}\right)",
         lambda r: 0.5 * (r * _log(r) - (1.0 + r) * _log((1.0 + r) / 2.0)), lambda r: 0.5 * _log(2.0 * r / (1.0 + r)), _js_gap,
-        curvature=0.25, growth=1.0, slope=_js_slope,
+        curvature=0.25, growth=1.0, slope=_js_slope, dual="js",
     ),
 )  # fmt: skip
 registry.add(
@@ -176,7 +197,7 @@ registry.add(
         "hellinger", "H²(q, p)", r"f(r) = \tfrac12 (\sqrt r - 1)^2",
         lambda r: 0.5 * (r**0.5 - 1.0) ** 2, lambda r: 0.5 * (1.0 - r**-0.5), _hellinger_gap,
         curvature=0.25, growth=1.0, polynomial=((0.5, 1.0, 0), (-1.0, 0.5, 0), (0.5, 0.0, 0)),
-        slope=_power_slope(0.5, 0.25),
+        slope=_power_slope(0.5, 0.25), dual="hellinger",
     ),
 )  # fmt: skip
 registry.add(
@@ -211,8 +232,11 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     return xp.where(small, total * near * near, xp.where(xp.isinf(linear), linear, gap))  # not inf - inf
 
 
+LARGEST_ALPHA = 20.0
+
+
 def _alpha(name: str, alpha: float) -> Divergence:
-    if not math.isfinite(alpha) or abs(alpha) > 20.0:
+    if not math.isfinite(alpha) or abs(alpha) > LARGEST_ALPHA:
         raise ConfigError(f"divergence {name!r}: alpha must lie within -20 and 20, got {alpha}")
     if min(abs(alpha), abs(alpha - 1.0)) < 1e-3:
         raise ConfigError(
@@ -231,6 +255,7 @@ def _alpha(name: str, alpha: float) -> Divergence:
         growth_at_zero=max(0.0, -alpha),
         polynomial=((scale, alpha, 0), (-scale * alpha, 1.0, 0), (scale * (alpha - 1.0), 0.0, 0)),
         slope=_power_slope(alpha),
+        dual=f"alpha:{1.0 - alpha!r}" if abs(1.0 - alpha) <= LARGEST_ALPHA else "",
     )
 
 

@@ -169,9 +169,9 @@ class CategoricalPair(Pair):
         return Draws(log_ratio[index], None if log_weight is None else log_weight[index])
 
     def truth(self, target: str) -> Truth:
-        log_ratio, log_q, _, _ = self._atoms
+        log_q, log_p = self._log_probs["q"], self._log_probs["p"]
         inside = np.isfinite(log_q)
-        terms = np.exp(log_q[inside]) * divergences.get(target).gap(Draws(log_ratio[inside]))
+        terms = divergences.terms(target, log_q[inside], log_p[inside])
         return Truth(math.fsum(terms), 16 * EPS * math.fsum(np.abs(terms)), "enumeration")
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:

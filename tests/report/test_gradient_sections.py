@@ -87,7 +87,9 @@ def test_broken_claims_and_infinite_variances_are_warned_of() -> None:
     frame = changed["gradients"]
     frame.loc[(frame["combination"] == "k2_loss") & (frame["pair"] == ONE), ["matches", "status"]] = ["none", "claim broken"]
     frame.loc[frame["combination"] == "k3_sequence_loss", ["rel_std", "status"]] = [math.inf, "infinite variance"]
+    frame.loc[frame["combination"] == "k1_loss", ["rel_bias", "status"]] = [math.inf, "beyond float64"]
     text = said(changed)
+    assert "k1_loss has a bias or a noise too large" in text
     assert "k2_loss does not have the gradient that it claims (one, KL 0.5)" in text
     assert "k3_sequence_loss has no finite variance" in text
     claims = gradients.build(changed)[-1].blocks[0]  # type: ignore[union-attr]

@@ -205,6 +205,7 @@ def warnings(data: Data) -> list[Block]:
     for status, said in (
         ("claim broken", "does not have the gradient that it claims"),
         ("infinite variance", "has no finite variance: averages over batches settle only slowly"),
+        ("beyond float64", "has a bias or a noise too large, or an exact gradient too small, for a float"),
     ):
         rows = [row for row in data.rows if row.status == status]
         if rows:
