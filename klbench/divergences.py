@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from klbench.numerics import expm1_and_gap, namespace
+from klbench.numerics import expm1_and_gap, namespace, overflow, times_exp
 from klbench.registry import Registry
 from klbench.types import ConfigError, Draws, Polynomial
 
@@ -140,11 +140,18 @@ def _kl_pq_far(log_ratio: Array) -> Array:
     return namespace(log_ratio).exp(log_ratio) * (log_ratio - 1.0) + 1.0
 
 
+CERTAIN = 45.0
+"""From this log-ratio on ``1 / r``, and ``log r`` beside r, are less than rounding."""
+
+
 def _js_gap(draws: Draws) -> Array:
     # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the bracket is
-    # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) far out.
-    half = namespace(draws.log_ratio).abs(draws.log_ratio) / 2.0
-    xp = namespace(half)
+    # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) further out; beyond, r log(2)/2.
+    log_ratio = draws.log_ratio
+    xp = namespace(log_ratio)
+    certain = log_ratio > CERTAIN
+    inside = xp.where(certain, xp.zeros_like(log_ratio), log_ratio)
+    half = xp.abs(inside) / 2.0
     small = half < 0.5
     u = xp.tanh(xp.where(small, half, xp.zeros_like(half)))
     squared = u * u
@@ -154,7 +161,10 @@ def _js_gap(draws: Draws) -> Array:
     far = xp.where(small, xp.ones_like(half), half)
     t = xp.exp(-2.0 * far)
     bracket = xp.where(small, total, math.log(2.0) - xp.log1p(t) - 2.0 * far * t / (1.0 + t))
-    return (0.5 + 0.5 * xp.exp(draws.log_ratio)) * bracket
+    result = (0.5 + 0.5 * xp.exp(inside)) * bracket
+    if not bool(xp.any(certain)):
+        return result
+    return xp.where(certain, times_exp(0.5 * math.log(2.0), xp.where(certain, log_ratio, xp.zeros_like(log_ratio))), result)
 
 
 def _hellinger_gap(draws: Draws) -> Array:
@@ -214,12 +224,14 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     # Near 0 the series sum l^k/k! (1 + a + ... + a^(k-2)), k >= 2; beyond, the definition, whose terms no longer cancel.
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
-    small = xp.abs(log_ratio) * max(1.0, abs(alpha)) < 1.0
+    size = log_ratio * max(1.0, abs(alpha))
+    small = xp.abs(size) < 1.0
     near = xp.where(small, log_ratio, xp.zeros_like(log_ratio))
     total = xp.zeros_like(near)
     for k in range(20, 1, -1):
         total = total * near + sum(alpha**j for j in range(k - 1)) / math.factorial(k)
-    far = xp.where(small, xp.ones_like(log_ratio), log_ratio)
+    outer = xp.abs(size) > OUTER if alpha < 0.0 else size > OUTER
+    far = xp.where(small | outer, xp.ones_like(log_ratio), log_ratio)
     r = xp.exp(far)
     if 0.0 < alpha < 1.0:
         power = xp.exp(alpha * far)  # never the largest term, and with a gradient where r underflows
@@ -228,8 +240,40 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     else:
         power = xp.exp(-far) ** -alpha  # of 1/r, lest its gradient overflow before its value does
     gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
-    linear = max(1.0, alpha) * r
-    return xp.where(small, total * near * near, xp.where(xp.isinf(linear), linear, gap))  # not inf - inf
+    result = xp.where(small, total * near * near, gap)
+    return xp.where(outer, _alpha_outer(xp.where(outer, log_ratio, far), alpha), result) if bool(xp.any(outer)) else result
+
+
+OUTER = 8.0
+"""Beyond this ``max(1, |alpha|) log r`` the alpha family is made of its largest term, which alone may overflow."""
+
+
+def _alpha_outer(log_ratio: Array, alpha: float) -> Array:
+    """The gap as ``a r^alpha + b r + c``: r times the rest where r is large, and its power in halves where that is."""
+    xp = namespace(log_ratio)
+    a, b, c = 1.0 / (alpha * (alpha - 1.0)), -1.0 / (alpha - 1.0), 1.0 / alpha
+    one = xp.ones_like(log_ratio)
+    # Beyond this the result is infinite, and so is its slope, which would be made of parts of which one is 0.
+    most = overflow(log_ratio)
+    most = min(most, (most + 1.0 - math.log(a)) / alpha) if alpha > 1.0 else max(most, most + 1.0 - math.log(b))
+    infinite = log_ratio > most
+    up = xp.where((log_ratio > 0.0) & ~infinite, log_ratio, one)
+    if alpha > 1.0:
+        rest = b + a * xp.exp(up) ** ((alpha - 1.0) / 2.0) * xp.exp(up) ** ((alpha - 1.0) / 2.0)
+    else:
+        decay = (1.0 - alpha) * up
+        gone = decay > CERTAIN
+        rest = b + xp.where(gone, 0.0 * one, a * xp.exp(-xp.where(gone, one, decay)))
+    result = times_exp(rest, up) + c
+    if alpha < 0.0:
+        down = xp.where(log_ratio < 0.0, log_ratio, -one)
+        part = 2.0 ** math.floor(math.log2(-alpha / 2.0))  # of the exponent, without rounding: a power from 1 to 2 is left
+
+        def half() -> Array:
+            return xp.exp(-part * down) ** (-alpha / 2.0 / part)
+
+        result = xp.where(log_ratio < 0.0, (a * half()) * half() + (b * xp.exp(down) + c), result)
+    return xp.where(infinite, xp.where(infinite, log_ratio, one) * math.inf, result)
 
 
 LARGEST_ALPHA = 20.0

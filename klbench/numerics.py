@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import array_api_compat.numpy
@@ -40,6 +41,17 @@ WORTH_COMPILING = 4_096
 def namespace(x: Array) -> Any:
     """The array-API namespace of an array; NumPy's without the search, which would cost as much as a small formula."""
     return array_api_compat.numpy if type(x) is np.ndarray else array_namespace(x)
+
+
+def times_exp(factor: Array, x: Array) -> Array:
+    """``factor * exp(x)``, which overflows only where the product does: half of the exponential at a time."""
+    xp = namespace(x)
+    return (factor * xp.exp(x / 2.0)) * xp.exp(x / 2.0)  # two of them, lest their gradients be added before they are halved
+
+
+def overflow(x: Array) -> float:
+    """The largest exponent whose exponential the dtype of ``x`` holds."""
+    return math.log(float(namespace(x).finfo(x.dtype).max))
 
 
 def _series(x: Array, bits: int) -> Array:
