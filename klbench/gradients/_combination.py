@@ -59,6 +59,8 @@ class Combination:
         The claim holds whoever samples.
     one_token
         The claim for sequences of one token, where it differs.
+    called_unbiased_by
+        Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own KL.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Combination:
     one_token: Gradient | None = None
     aliases: tuple[str, ...] = ()
     used_by: str = ""
+    called_unbiased_by: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:

@@ -334,12 +334,36 @@ def test_what_does_not_go_together_is_refused(spec, message):
 
 
 def test_names_aliases_and_specs_find_the_same():
-    assert gradients.get("trl_grpo") is gradients.get("k3_loss")
+    assert gradients.get("trl_grpo") is gradients.get("trl_grpo@1.16") is gradients.get("k3_ratio_loss")
+    assert gradients.get("trl_grpo@1.9") is gradients.get("k3_loss")
     for combination in NAMED:
         spelled = gradients.get(combination.spec)
         assert spelled.spec == combination.spec
         for alias in combination.aliases:
             assert gradients.get(alias) is combination
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.3])
+@pytest.mark.parametrize(("name", "corrected", "length_mean"), [
+    ("trl_grpo", True, False), ("trl_grpo@1.9", False, False), ("trl_grpo_sequence_mean", True, True),
+    ("trl_grpo_sequence_mean@1.9", False, True),
+])  # fmt: skip
+def test_trls_names_are_what_trl_computes(name, corrected, length_mean, lag):
+    """``GRPOTrainer._compute_loss`` of TRL 1.9.2 and 1.16.0, beta 1, as it is written there; old: who sampled."""
+    task = sequence(prompts=1, model="table", lag=lag).gradient_task()
+    samples, p = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    per_token_logps, ref, old, mask = rollouts.log_q, rollouts.log_p, rollouts.log_mu.detach(), rollouts.mask
+    per_token_kl = torch.exp(ref - per_token_logps) - (ref - per_token_logps) - 1
+    if corrected:
+        per_token_kl = per_token_kl * torch.exp(per_token_logps - old)
+    loss = (per_token_kl * mask).sum(-1)
+    if length_mean:
+        loss = loss / mask.sum(-1).clamp(min=1.0)
+    (expected,) = torch.autograd.grad(p @ loss, theta, retain_graph=True)
+    found = exact.moments(gradients.get(name), task).mean
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_length_mean_divides_by_the_tokens_that_count():

@@ -68,6 +68,16 @@ def test_a_number_flipped_flips_the_sentence() -> None:
     assert "The wrong sign" not in text
 
 
+def test_what_trainers_call_unbiased_is_said_to_be_so_per_token_alone() -> None:
+    """Where sequences have one token, and of what is exact, there is nothing to say."""
+    called = r"Called unbiased by a trainer: per token, not per sequence \| [^|]* \| k2_loss = k2_twin: 5.4 % → 34 %"
+    assert re.search(called, said(content()))
+    assert "Called unbiased" not in said(content(pairs=(ONE,)))
+    stale_only = content()
+    stale_only["gradients"]["staleness"] = 0.1
+    assert "Called unbiased" not in said(stale_only)
+
+
 def test_quiet_alone_is_told_from_quiet_in_training() -> None:
     text = said(content())
     assert "the penalty's own gradient is least noisy with full_with_score (2.6)" in text

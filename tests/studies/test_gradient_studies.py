@@ -233,7 +233,7 @@ def test_chance_does_not_break_an_exact_claim() -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
-    ({"combinations": ["k3_loss", "trl_grpo"]}, "k3_loss and trl_grpo are the same combination"),
+    ({"combinations": ["k3_ratio_loss", "trl_grpo"]}, "k3_ratio_loss and trl_grpo are the same combination"),
     ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
     ({"combinations": []}, "needs at least 1 of them"),
     ({"placements": ["los"]}, "must be one of 'loss'"),
@@ -332,5 +332,5 @@ def test_from_the_command_line_to_the_page(tmp_path) -> None:
         "gradient", "pair=sequence", *(f"pair.{key}={value}" for key, value in TINY.items()), "combinations=[k1_loss,trl_grpo]",
         f"out={tmp_path / 'run'}",
     )  # fmt: skip
-    assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_loss"]
+    assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_ratio_loss"]
     assert "TRL GRPO" in (run.path / "index.html").read_text(encoding="utf-8")
