@@ -90,18 +90,25 @@ NEAR = 1.0
 """Up to this log-ratio differentiation keeps all digits; beyond it, powers of r that should cancel leave their rounding."""
 
 
-def _cancelled(combination: Combination, rollouts: Rollouts) -> Tensor | None:
-    """The coefficients of single tokens, from the polynomial in which powers of r have cancelled; None where there is none."""
+def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor] | None:
+    """Coefficients from the polynomial in which powers of r have cancelled, and where to take them; None where there are none.
+
+    That is, of one score for all tokens: those of a whole sequence's ratio, and of sequences of one token.
+    """
     import torch
 
-    polynomial = coefficient(combination)
-    if rollouts.mask.shape[-1] > 1 or polynomial is None or combination.correction == "truncated_ratio":
+    polynomial, correction = coefficient(combination), combination.correction
+    whole = combination.level == "sequence" and correction in ("none", "sequence_ratio")
+    single = rollouts.mask.shape[-1] == 1 and correction != "truncated_ratio"
+    if polynomial is None or not (whole or single):
         return None
-    log_ratio = rollouts.log_p - rollouts.log_q
+    log_ratio = (rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
     total = sum((c * torch.exp(a * log_ratio) * log_ratio**b for c, a, b in polynomial), torch.zeros_like(log_ratio))
     if combination.baseline == "token_kl":
         total = total - rollouts.kl
-    return total if combination.correction == "none" else total * (rollouts.log_q - rollouts.log_mu).exp()
+    if correction != "none":
+        total = total * (rollouts.log_q - rollouts.log_mu).sum(-1, keepdim=True).exp()
+    return total * rollouts.mask, (log_ratio.abs() > NEAR).expand_as(rollouts.mask)
 
 
 def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Tensor, Parts]:
@@ -115,9 +122,9 @@ def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, 
     if pieces.weights is not None and pieces.returns is not None:
         scored = pieces.weights * pieces.returns
         token, size = token + scored, size + scored.abs()
-    exact = _cancelled(combination, rollouts)
-    if exact is not None:
-        far = (rollouts.log_p - rollouts.log_q).abs() > NEAR
+    cancelled = _cancelled(combination, rollouts)
+    if cancelled is not None:
+        exact, far = cancelled
         token, size = torch.where(far, exact, token), torch.where(far, exact.abs(), size)
     return Coefficients(token, direct.full), size * rollouts.mask, pieces
 

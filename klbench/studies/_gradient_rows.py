@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from klbench import estimators, streams
+import numpy as np
+
+from klbench import divergences, estimators, streams
 from klbench.gradients import Combination
 from klbench.gradients._combination import GROUPED, coefficient
 from klbench.pairs import Pair
@@ -140,6 +142,11 @@ def _powers(combination: Combination) -> set[float]:
     if polynomial is not None and not cut:
         return {power for _, power, _ in polynomial}
     of = [estimators.get(name) for name in (combination.estimator, combination.gradient_of or combination.estimator)]
+    divergence = divergences.get(of[0].target)
+    both = (combination.placement == "loss_and_reward" or combination.ratio_gradient) and of[0] is of[1]
+    if both and not cut and of[0].formula is divergence.gap:
+        far = np.log(np.abs(divergence.slope(np.array([-400.0, -200.0, 200.0, 400.0]))))  # f(r) - r f'(r)
+        return {round(float(far[k + 1] - far[k]) / 200.0, 1) for k in (0, 2)}
     return {power for each in of for power in (each.growth, -each.growth_at_zero)}
 
 

@@ -150,6 +150,14 @@ def test_k1_in_the_reward_cancels_its_own_noise_at_the_optimum():
     assert min(total["k2_sequence_loss"], total["full_with_score"]) > 1e-2 * scale**2
 
 
+def test_nothing_is_left_of_that_noise_far_out_either():
+    """Log-ratios to 104: of k3's own 1e45, -log r is to be found."""
+    task = sequence(model="table", vocabulary=4, kl=6.714).gradient_task()
+    scale = float(task.gradient("kl_qp").norm())
+    total = [exact.moments(gradients.get(name), task).total_variance for name in ("k1_reward", "k3_sequence_loss_and_reward")]
+    assert max(total) < 1e-24 * scale**2
+
+
 def test_the_total_at_the_optimum_by_backward_passes():
     """The reward's gradient, -(log q/p - its mean) times the score, added to the penalty's."""
     task = sequence(model="transformer", prompts=1).gradient_task()

@@ -127,14 +127,18 @@ def test_a_heavy_tail_has_no_variance_in_closed_form_or_sampled(spread, heavy) -
 def test_a_tail_that_cancels_is_none() -> None:
     """Off-policy too, where it is sampled: r - 1 in the reward and 1 - r, its slope, leave -log r."""
     sides = {"q": {"mean": 0.3, "std": 1.0}, "p": {"mean": 1.0, "std": 1.5}}
-    names = ("k3_loss_and_reward", "k3_ratio_loss", "k3_detached_ratio_loss", "k3/loss/token/truncated_ratio:differentiated")
+    names = (
+        "k3_loss_and_reward", "k3_ratio_loss", "k3_detached_ratio_loss", "k3/loss/token/truncated_ratio:differentiated",
+        "bregman_js/loss_and_reward", "bregman_js/loss",
+    )  # fmt: skip
     table = tables("gradient", pairs=(pair("gaussian", **sides),), combinations=names[:3], samples=2048)["gradients"]
     assert table["status"].tolist() == ["ok", "ok", "infinite variance"]
     assert table["variance"].tolist() == [pytest.approx(5.107667, abs=5e-7)] * 2 + [math.inf]
     stale = pair("gaussian", **sides, mu={"std": 0.95})
     table = tables("gradient", pairs=(stale,), combinations=names, samples=65_536)["gradients"]
     # A ratio that is cut off has no slope, so that nothing cancels k3's own beyond the cap; detached, nothing does at all.
-    assert table["status"].tolist() == ["ok", "ok", "infinite variance", "infinite variance"]
+    # Of JS, f(r) - r f'(r) is -log((1 + r) / 2) / 2.
+    assert table["status"].tolist() == ["ok", "ok", "infinite variance", "infinite variance", "ok", "infinite variance"]
     assert table["matches"].iloc[1] == "KL(q‖p)"
 
 
