@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -17,8 +15,11 @@ EPS = float(np.finfo(np.float64).eps)
 LARGEST = math.log(np.finfo(np.float64).max)
 """The largest exponent whose exponential is a float."""
 Method = Literal["closed-form", "quadrature", "enumeration"]
-Series = Callable[[float, int], list[float] | None]
-"""``series(s, order)``: the Taylor coefficients of ``log M`` at ``s``, or None where ``M(s)`` is infinite."""
+Series = Callable[[float, int], tuple[list[float], list[float]] | None]
+"""``series(s, order)``: Taylor coefficients of ``log M`` at ``s``, and bounds on their errors beyond rounding.
+
+None where ``M(s)`` is infinite.
+"""
 
 
 @dataclass(frozen=True)
@@ -41,80 +42,6 @@ def closed_form(value: float, operations: int = 16) -> Truth:
     return Truth(float(value), error, "closed-form")
 
 
-def integrate(
-    function: Callable[[np.ndarray], np.ndarray],
-    lower: float,
-    upper: float,
-    *,
-    points: Sequence[float] = (),
-    center: float = 0.0,
-    scale: float = 1.0,
-    rtol: float = 1e-11,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Integrals of a vector-valued function of one variable, by adaptive Gauss-Kronrod (``scipy.integrate.cubature``).
-
-    Parameters
-    ----------
-    function
-        ``(n,)`` points to ``(m, n)`` values.
-    lower, upper
-        Limits, infinite ones allowed.
-    points
-        Where the function has kinks or where its mass sits: the interval is cut there.
-    center, scale
-        Of the mass, so that an infinite interval is mapped where the function lives.
-
-    Returns
-    -------
-    The values and the rule's error estimates, both ``(m,)``.
-    """
-    from scipy.integrate import cubature
-
-    def standardized(u: np.ndarray, sign: float = 1.0) -> np.ndarray:
-        with np.errstate(all="ignore"):
-            return scale * function(center + sign * scale * u[:, 0]).T
-
-    cuts = sorted({(x - center) / scale for x in points if lower < x < upper})
-    edges = [(lower - center) / scale, *cuts, (upper - center) / scale]
-    # Overflow inside a piece is seen in the result, which is then not finite.
-    pieces = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        for a, b in pairwise(edges):
-            # SciPy 1.17's cubature takes (-inf, b) for (-b, inf) without changing the sign of x: mirror it here.
-            sign = -1.0 if math.isinf(a) and math.isfinite(b) else 1.0
-            low, high = (a, b) if sign > 0 else (-b, -a)
-            pieces.append(
-                cubature(standardized, [low], [high], rule="gk21", rtol=rtol, atol=1e-14, max_subdivisions=2000, args=(sign,))
-            )
-    values = np.sum([piece.estimate for piece in pieces], axis=0)
-    errors = np.sum([piece.error for piece in pieces], axis=0)
-    return values, errors + 8 * EPS * np.abs(values)
-
-
-def expectation(
-    log_density: Callable[[np.ndarray], np.ndarray],
-    terms: Callable[[np.ndarray], np.ndarray],
-    lower: float,
-    upper: float,
-    *,
-    points: Sequence[float],
-    center: float = 0.0,
-    scale: float = 1.0,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Expectations of ``terms`` (``(n,)`` points to ``(m, n)`` values) over a density; the rest as in :func:`integrate`."""
-
-    def integrand(x: np.ndarray) -> np.ndarray:
-        values = terms(x)
-        log_weight = log_density(x)
-        # In log space, since far out the density underflows long before its product with a growing term does.
-        product = np.sign(values) * np.exp(log_weight + np.log(np.abs(values)))
-        # Where the term itself overflows, the product is negligible if the expectation exists at all.
-        return np.where(~np.isfinite(values) & (log_weight < -300.0), 0.0, product)
-
-    return integrate(integrand, lower, upper, points=points, center=center, scale=scale)
-
-
 def exp_series(coefficients: Sequence[float]) -> list[float]:
     """Taylor coefficients of ``exp(g)`` from those of ``g``: ``h' = g' h``, term by term."""
     if coefficients[0] > LARGEST:
@@ -125,12 +52,16 @@ def exp_series(coefficients: Sequence[float]) -> list[float]:
     return result
 
 
-def _power_moment(series: Series, a: float, b: int) -> float:
-    """``E_q[r^a (log r)^b]``, the b-th derivative of M at a; inf where it diverges."""
-    coefficients = series(a, b)
-    if coefficients is None:
-        return math.inf
-    return exp_series(coefficients)[b] * math.factorial(b)
+def _power_moment(series: Series, a: float, b: int) -> tuple[float, float]:
+    """Return ``E_q[r^a (log r)^b]``, the b-th derivative of M at a, and a bound on its error; inf where it diverges."""
+    known = series(a, b)
+    if known is None:
+        return math.inf, 0.0
+    coefficients, margins = known
+    moments = exp_series(coefficients)
+    # The derivative of the k-th coefficient of exp(g) by the j-th one of g is the (k-j)-th one of exp(g).
+    off = sum(margin * abs(moments[b - j]) for j, margin in enumerate(margins))
+    return moments[b] * math.factorial(b), (8 * EPS * abs(moments[b]) + off) * math.factorial(b)
 
 
 def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
@@ -139,17 +70,24 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
     The terms cancel where r is near 1, and the error bound says by how much.
     """
     polynomial = tuple(part for part in polynomial if part[0])  # 0 times an infinite moment is 0
-    first = [c * _power_moment(series, a, b) for c, a, b in polynomial]
-    second = [c * d * _power_moment(series, a + e, b + f) for c, a, b in polynomial for d, e, f in polynomial]
-    mean, mean_error = (math.fsum(first), 8 * EPS * sum(map(abs, first))) if all(map(math.isfinite, first)) else (math.inf, 0.0)
-    if not all(map(math.isfinite, second)):
-        return ExactMoments(mean, mean_error, math.inf, 0.0, "closed-form")
-    variance = math.fsum([*second, -mean * mean])
-    variance_error = 16 * EPS * (sum(map(abs, second)) + mean * mean)
-    std = math.sqrt(max(variance, 0.0))
-    return ExactMoments(
-        mean, mean_error, std, variance_error / (2 * std) if std > 0 else math.sqrt(variance_error), "closed-form"
+    mean, mean_error = _combined([(c, *_power_moment(series, a, b)) for c, a, b in polynomial])
+    second, second_error = _combined(
+        [(c * d, *_power_moment(series, a + e, b + f)) for c, a, b in polynomial for d, e, f in polynomial]
     )
+    if not math.isfinite(second):
+        return ExactMoments(mean, mean_error, math.inf, 0.0, "closed-form")
+    variance = second - mean * mean
+    error = second_error + 2.0 * abs(mean) * mean_error + 8 * EPS * mean * mean
+    std = math.sqrt(max(variance, 0.0))
+    # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however small v is.
+    return ExactMoments(mean, mean_error, std, min(error / std if std else math.inf, math.sqrt(error)), "closed-form")
+
+
+def _combined(parts: list[tuple[float, float, float]]) -> tuple[float, float]:
+    """Return the sum of coefficients times moments, and a bound on its error; inf where one of them is."""
+    if not all(math.isfinite(moment) for _, moment, _ in parts):
+        return math.inf, 0.0
+    return math.fsum(c * moment for c, moment, _ in parts), math.fsum(abs(c) * error for c, _, error in parts)
 
 
 def enumerate_moments(probabilities: np.ndarray, terms: np.ndarray) -> ExactMoments:

@@ -157,6 +157,8 @@ class Estimator:
     growth, growth_at_zero
         Its terms grow like ``r^growth`` as ``r -> inf`` and like ``r^-growth_at_zero`` as ``r -> 0``, up to logarithms:
         the second moment is finite where ``E[r^(2 growth)]`` and ``E[r^(-2 growth_at_zero)]`` are.
+    kinks
+        The log-ratios at which its terms have no derivative, as at the ends of a clamp: quadrature cuts there.
     batch
         Set for estimators that are no mean of independent terms.
     """
@@ -173,6 +175,7 @@ class Estimator:
     polynomial: Polynomial | None = None
     growth: float = 0.0
     growth_at_zero: float = 0.0
+    kinks: tuple[float, ...] = ()
     batch: BatchForm | None = None
 
     def terms(self, draws: Draws | Array) -> Array:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "klbench"
 LEVELS = {
     0: {"types", "compiled"},
     1: {"numerics", "streams", "registry", "runs", "machine", "processes", "trackers"},
-    2: {"divergences", "oracles", "kernels"},
+    2: {"divergences", "oracles", "quadrature", "kernels"},
     3: {"estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims"},

@@ -1,78 +1,13 @@
 import math
-import warnings
 
 import mpmath
 import numpy as np
 import pytest
 from scipy import stats
 
-from klbench.oracles import EPS, closed_form, enumerate_moments, exp_series, expectation, integrate, polynomial_moments
+from klbench.oracles import EPS, closed_form, enumerate_moments, exp_series, polynomial_moments
 
 INF = math.inf
-EULER = 0.57721566490153286
-
-
-def gumbel(x):
-    """Steep on the left, slow on the right: its mirror image has another mean."""
-    return np.exp(-(x + np.exp(-x)))
-
-
-INTEGRALS = {
-    "left tail": (lambda x: x * np.exp(x), -INF, 0.7, {}, (0.7 - 1.0) * math.exp(0.7)),
-    "left tail, cut": (lambda x: x * np.exp(x), -INF, 0.7, {"points": (-3.0, 0.0)}, (0.7 - 1.0) * math.exp(0.7)),
-    "left tail, off centre": (lambda x: x * np.exp(x), -INF, 0.7, {"center": -4.0, "scale": 2.5}, (0.7 - 1.0) * math.exp(0.7)),
-    "right tail": (lambda x: x * np.exp(-2 * x), 0.5, INF, {}, 0.5 * math.exp(-1.0)),
-    "both tails, asymmetric": (lambda x: x * gumbel(x), -INF, INF, {"points": (-2.0, 0.0, 5.0)}, EULER),
-    "both tails, one cut": (lambda x: x * gumbel(x), -INF, INF, {"points": (1.0,)}, EULER),
-    "both tails, far from the origin": (
-        lambda x: x * gumbel((x - 40.0) / 7.0) / 7.0, -INF, INF, {"points": (26.0, 40.0, 75.0), "center": 40.0, "scale": 7.0},
-        40.0 + 7.0 * EULER,
-    ),
-    "finite": (lambda x: x**3 + x, -1.0, 3.0, {}, 24.0),
-    "kink": (lambda x: np.abs(x - 0.3), 0.0, 1.0, {"points": (0.3,)}, (0.09 + 0.49) / 2),
-    "points beyond the limits": (lambda x: x, 0.0, 1.0, {"points": (-1.0, 0.0, 1.0, 2.0)}, 0.5),
-    "heavy tails": (lambda x: x * stats.t.pdf(x, 2.5, 1.5, 2.0), -INF, INF, {"points": (-8.0, 1.5, 12.0), "scale": 4.0}, 1.5),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", INTEGRALS)
-def test_integrals_are_as_good_as_their_error_says_and_silent(name) -> None:
-    function, lower, upper, options, exact = INTEGRALS[name]
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        value, error = integrate(lambda x: function(x)[None], lower, upper, **options)
-    assert caught == []
-    assert value.shape == error.shape == (1,)
-    assert abs(value[0] - exact) <= max(error[0], 2e-10 if name == "heavy tails" else 0.0)
-    assert error[0] <= 1e-9
-
-
-def test_several_functions_are_integrated_at_once() -> None:
-    value, error = integrate(lambda x: gumbel(x) * np.stack([np.ones_like(x), x, x * x]), -INF, INF, points=(-2.0, 0.0, 5.0))
-    np.testing.assert_allclose(value, [1.0, EULER, EULER**2 + math.pi**2 / 6], rtol=1e-12)
-    assert error.shape == (3,)
-
-
-def test_an_expectation_holds_where_the_term_overflows_beyond_the_density() -> None:
-    """Where the quadrature looks, far out, ``exp(5 z)`` is infinite and the density zero: their product is not NaN."""
-
-    def log_density(z):
-        return -0.5 * z * z - 0.5 * math.log(2 * math.pi)
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        (value,), _ = expectation(log_density, lambda z: np.exp(5.0 * z)[None], -INF, INF, points=(-4.0, 0.0, 4.0))
-        (square,), _ = expectation(log_density, lambda z: (z * z * np.exp(-3.0 * z))[None], -INF, INF, points=(-4.0, 0.0, 4.0))
-        (steep,), _ = expectation(lambda x: -8.0 * x, lambda x: np.exp(7.5 * x)[None], 0.0, INF, points=(1.0, 8.0))
-    assert caught == []
-    assert value == pytest.approx(math.exp(12.5), rel=1e-10)
-    assert square == pytest.approx(10.0 * math.exp(4.5), rel=1e-10)
-    assert steep == pytest.approx(2.0, rel=1e-9)
-
-
-def test_negative_and_vanishing_terms_keep_their_sign() -> None:
-    (value,), _ = expectation(lambda x: -x, lambda x: (np.floor(x) % 2 - 1.0)[None], 0.0, INF, points=tuple(range(1, 12)))
-    assert value == pytest.approx(-1.0 / (1.0 + math.exp(-1.0)), abs=1e-6)
 
 
 def test_the_series_of_an_exponential_is_that_of_the_composition() -> None:
@@ -84,8 +19,8 @@ def test_the_series_of_an_exponential_is_that_of_the_composition() -> None:
 def shifted(t: float):
     """``log M`` for Gaussians of variance 1 and a squared shift ``t``: ``t s (s - 1) / 2``."""
 
-    def series(s: float, order: int) -> list[float] | None:
-        return [t * s * (s - 1) / 2, t * (2 * s - 1) / 2, t / 2, *[0.0] * order][: order + 1]
+    def series(s: float, order: int) -> tuple[list[float], list[float]] | None:
+        return [t * s * (s - 1) / 2, t * (2 * s - 1) / 2, t / 2, *[0.0] * order][: order + 1], [0.0] * (order + 1)
 
     return series
 

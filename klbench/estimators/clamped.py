@@ -47,13 +47,26 @@ def k3_openrlhf(draws: Draws) -> Array:
     return k3_clamped(draws, limit=10.0)
 
 
+def _kinks(limit: float) -> tuple[float, float]:
+    """Return the two log-ratios at which k3 reaches a limit."""
+
+    def crossing(below: float, beyond: float) -> float:
+        for _ in range(200):
+            middle = 0.5 * (below + beyond)
+            below, beyond = (middle, beyond) if math.expm1(middle) - middle < limit else (below, middle)
+        return middle
+
+    # k3 is at least x^2/2 where x > 0, and -x - 1 where x < 0.
+    return crossing(0.0, -limit - 1.0), crossing(0.0, min(math.sqrt(2.0 * limit), math.log1p(limit) + 2.0))
+
+
 def _make(name: str, limit: float) -> Estimator:
     if not 0.0 < limit < float("inf"):
         raise ConfigError(f"estimator {name!r}: the limit must be positive and finite, got {limit}")
     return Estimator(
         name, partial(k3_clamped, limit=limit), "kl_qp", rf"\min((r-1) - \log r,\ {limit:g})",
         f"k3 cut off at {limit:g}: finite variance, biased low, no gradient beyond the limit",
-        Claims(unbiased=False, nonnegative=True), source="a common guard in trainers",
+        Claims(unbiased=False, nonnegative=True), source="a common guard in trainers", kinks=_kinks(limit),
     )  # fmt: skip
 
 
@@ -63,13 +76,18 @@ register(
         "k3_verl", k3_verl, "kl_qp", r"\mathrm{clip}(k_3(\mathrm{clip}(\log r, \pm 20)), \pm 10)",
         "k3 as verl clamps it: log-ratio to +-20, then value to +-10",
         Claims(unbiased=False, nonnegative=True), source="verl, trainer/ppo/core_algos.py, kl_penalty (low_var_kl)",
+        kinks=(-20.0, *_kinks(10.0), 20.0),
     )
 )  # fmt: skip
-for _name, _formula, _nonnegative in (("k1", k1_openrlhf, False), ("k2", k2_openrlhf, True), ("k3", k3_openrlhf, True)):
+for _name, _formula, _nonnegative, _at in (
+    ("k1", k1_openrlhf, False, (-10.0, 10.0)),
+    ("k2", k2_openrlhf, True, (-math.sqrt(20.0), math.sqrt(20.0))),
+    ("k3", k3_openrlhf, True, _kinks(10.0)),
+):
     register(
         Estimator(
             f"{_name}_openrlhf", _formula, "kl_qp", rf"\mathrm{{clip}}(k_{_name[1]}, \pm 10)",
             f"{_name} as OpenRLHF clamps it: value to +-10",
-            Claims(unbiased=False, nonnegative=_nonnegative), source="OpenRLHF, models/utils.py, compute_approx_kl",
+            Claims(unbiased=False, nonnegative=_nonnegative), source="OpenRLHF, models/utils.py, compute_approx_kl", kinks=_at,
         )
     )  # fmt: skip

@@ -58,6 +58,6 @@ register(
 register(
     Estimator(
         "abs", absolute, "kl_qp", r"|\log r|", "the absolute log-ratio: of the order of sqrt(KL), no estimate of KL(q‖p)",
-        Claims(unbiased=False, nonnegative=True), aliases=("absolute",), source="a kl_penalty option of verl",
+        Claims(unbiased=False, nonnegative=True), aliases=("absolute",), source="a kl_penalty option of verl", kinks=(0.0,),
     )
 )  # fmt: skip

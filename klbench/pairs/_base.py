@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import AfterValidator, PositiveFloat
 
-from klbench import divergences
-from klbench.oracles import EPS, ExactMoments, expectation
+from klbench import divergences, quadrature
+from klbench.estimators.bregman import bregman
+from klbench.oracles import ExactMoments
 from klbench.types import Completions, Draws, Estimator, GradientTask, Options, Skip, Truth
 
 EXTREME = 1e15
@@ -146,8 +147,12 @@ class Density(Options, ABC):
 
     @property
     @abstractmethod
-    def landmarks(self) -> tuple[float, ...]:
-        """Where the mass and the kinks are: quadrature cuts there."""
+    def modes(self) -> tuple[tuple[float, float], ...]:
+        """Location and scale of each mode; kinks are at modes only."""
+
+    @abstractmethod
+    def shifted(self, by: float) -> Self:
+        """The density of ``x + by``."""
 
     @abstractmethod
     def __str__(self) -> str: ...
@@ -191,44 +196,28 @@ class ScalarPair(Pair):
         known = self.closed_form(target)
         if known is not None:
             return known
-        value, error = self._expect(self.q, lambda x: divergence.gap(self._on_policy_draws(x))[None])
-        return Truth(float(value[0]), float(error[0]), "quadrature")
-
-    def _on_policy_draws(self, x: np.ndarray) -> Draws:
-        return Draws(self.p.log_density(x) - self.q.log_density(x))
+        (value,), (error,), _, _ = quadrature.moments(self.q, self.p, None, [bregman(divergence)], [False])
+        return Truth(float(value), float(error), "quadrature")
 
     def _on_policy_finite(self, order: float) -> bool:
         return self.model_copy(update={"mu": None}).finite_moment(order)
 
-    def _expect(self, density: Density, function: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Expectation of ``function`` (points to ``(m, n)`` values) over the density."""
-        landmarks = sorted({x for each in (self.q, self.p, self.mu) if each is not None for x in each.landmarks})
-        own = sorted(density.landmarks)
-        return expectation(
-            density.log_density, function, density.lower, math.inf, points=landmarks,
-            center=own[len(own) // 2], scale=max(own[-1] - own[0], EPS),
-        )  # fmt: skip
-
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
-        usable = [e for e in estimators if e.batch is None and (self.off_policy or not e.needs_weight) and self.finite_mean(e)]
-        if not usable:
-            return [None] * len(estimators)
-        density = self.sampler
-        means, mean_errors = self._expect(density, lambda x: self._terms(usable, x))
-        finite = np.array([self.finite_second_moment(e) for e in usable])
-        spread = [e for e, ok in zip(usable, finite, strict=True) if ok]
-        variances, variance_errors = (
-            self._expect(density, lambda x: (self._terms(spread, x) - means[finite, None]) ** 2) if spread else ((), ())
-        )
-        stds, std_errors = np.full(len(usable), math.inf), np.zeros(len(usable))
-        stds[finite] = np.sqrt(variances)
-        std_errors[finite] = variance_errors / np.maximum(2 * stds[finite], EPS) if spread else 0.0
-        known = {
-            e.name: ExactMoments(float(m), float(me), float(s), float(se), "quadrature")
-            for e, m, me, s, se in zip(usable, means, mean_errors, stds, std_errors, strict=True)
-        }
-        return [known.get(e.name) for e in estimators]
+        return exact_moments(self, self.q, self.p, self.mu, estimators)
 
-    def _terms(self, estimators: Sequence[Estimator], x: np.ndarray) -> np.ndarray:
-        draws = self.draws_at(x)
-        return np.stack([e.formula(draws) for e in estimators])
+
+def exact_moments(
+    pair: Pair, q: quadrature.Density, p: quadrature.Density, mu: quadrature.Density | None, estimators: Sequence[Estimator]
+) -> list[ExactMoments | None]:
+    """Return the exact moments of the estimators that have a mean on the pair, whose log-ratio these densities have."""
+    usable = [e for e in estimators if e.batch is None and (mu is not None or not e.needs_weight) and pair.finite_mean(e)]
+    if not usable:
+        return [None] * len(estimators)
+    finite = [pair.finite_second_moment(e) for e in usable]
+    stds, std_errors = np.full(len(usable), math.inf), np.zeros(len(usable))
+    means, mean_errors, stds[finite], std_errors[finite] = quadrature.moments(q, p, mu, usable, finite)
+    known = {
+        e.name: ExactMoments(float(m), float(me), float(s), float(se), "quadrature")
+        for e, m, me, s, se in zip(usable, means, mean_errors, stds, std_errors, strict=True)
+    }
+    return [known.get(e.name) for e in estimators]

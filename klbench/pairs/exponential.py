@@ -31,8 +31,12 @@ class Exponential(Density):
         return stream.standard_exponential(n) / self.rate
 
     @property
-    def landmarks(self) -> tuple[float, ...]:
-        return (0.0, 1.0 / self.rate, 8.0 / self.rate)
+    def modes(self) -> tuple[tuple[float, float], ...]:
+        return ((0.0, 1.0 / self.rate),)
+
+    def shifted(self, by: float) -> Exponential:
+        assert by == 0.0  # its one mode is the origin
+        return self
 
     def __str__(self) -> str:
         return f"Exp({self.rate:g})"

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import field_validator, model_validator
 
 from klbench import divergences
+from klbench.estimators.bregman import bregman
 from klbench.numerics import expm1_and_gap
-from klbench.oracles import EPS, LARGEST, ExactMoments, closed_form, expectation, polynomial_moments
+from klbench.oracles import EPS, LARGEST, ExactMoments, closed_form, polynomial_moments
 from klbench.pairs import register
-from klbench.pairs._base import Pair, not_extreme, not_extreme_scale
+from klbench.pairs._base import Pair, exact_moments, not_extreme, not_extreme_scale
+from klbench.pairs._quadratic import Bell, Quadratic, solved
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 if TYPE_CHECKING:
     from klbench.pairs._density_gradient import GaussianTask
 
-LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
+SURE = 1e-9
+"""Relative error of the parameters up to which quadrature is worth its while."""
 Vector = float | tuple[float, ...]
 Matrix = tuple[tuple[float, ...], ...]
 
@@ -100,73 +104,25 @@ class Normal(Options):
         return f"N({mean[0]:.4g}, {math.sqrt(cov[0, 0]):.4g}²)"
 
 
-class _Quadratic:
-    """The log-ratio in the coordinates of ``z ~ N(0, I)``, ``x = mean_q + L z``, where both covariances are diagonal.
+def _bell(normal: Normal) -> Bell:
+    """Return the density of a normal distribution of one dimension."""
+    (mean,), ((variance,),) = normal.moments(1)
+    return Bell(float(mean), math.sqrt(variance))
 
-    ``log r = constant + sum(slope z + curvature z^2 / 2)``. Coordinates that do not matter are left out, and all those
-    without curvature become one, so that a shift in any dimension needs one normal a sample.
-    """
 
-    def __init__(self, q: tuple[np.ndarray, np.ndarray], p: tuple[np.ndarray, np.ndarray]) -> None:
-        factor = np.linalg.cholesky(q[1])
-        half = np.linalg.solve(factor, p[1])
-        variances, axes = np.linalg.eigh(np.linalg.solve(factor, half.T))
-        self.shift = axes.T @ np.linalg.solve(factor, p[0] - q[0])
-        self.variances = variances  # of p, along each axis, in units of q's
-        same = np.abs(variances - 1.0) <= 8 * EPS * len(variances)
-        self.variances[same] = 1.0
-        bent = ~same
-        flat_shift = float(np.linalg.norm(self.shift[same]))
-        has_flat = [flat_shift] if flat_shift > 0.0 else []
-        # Per active coordinate: variance of p, shift of p.
-        self.active = np.array([*variances[bent], *([1.0] * len(has_flat))]), np.array([*self.shift[bent], *has_flat])
-        v, m = self.active
-        self.curvature = 1.0 - 1.0 / v
-        self.slope = m / v
-        self.constant = float(-0.5 * np.sum(m * m / v + np.log(v)))
+def _growth(margin: float) -> float:
+    """Return the relative error of an exponential whose exponent is off by ``margin``."""
+    return math.expm1(margin) if margin < LARGEST else math.inf
 
-    @property
-    def size(self) -> int:
-        return len(self.curvature)
 
-    def log_ratio(self, z: np.ndarray) -> np.ndarray:
-        """``(size, n)`` to ``(n,)``; works in ``z`` itself, which is used up."""
-        if not len(z):
-            return np.zeros(z.shape[-1])
-        for row, slope, curvature in zip(z, self.slope, self.curvature, strict=True):
-            if curvature:
-                part = row * (0.5 * curvature)
-                part += slope
-                row *= part
-            else:
-                row *= slope
-        total: np.ndarray = z[0]
-        for row in z[1:]:
-            total += row
-        total += self.constant
-        return total
-
-    def series(self, s: float, order: int) -> list[float] | None:
-        """Taylor coefficients of ``log M`` at ``s``.
-
-        ``M(s)`` is the product over coordinates of ``a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``, ``a = 1 + s(1/v - 1)``.
-        """
-        total = [0.0] * (order + 1)
-        for v, m in zip(*map(np.ndarray.tolist, self.active), strict=True):
-            c = 1.0 / v - 1.0
-            a = 1.0 + c * s
-            if a <= 0.0:
-                return None
-            inverse = [(-c / a) ** k / a for k in range(order + 1)]
-            numerator = [s * (1.0 - s), 1.0 - 2.0 * s, -1.0]
-            for k in range(order + 1):
-                log_a = math.log(a) if k == 0 else -((-c / a) ** k) / k
-                fraction = sum(numerator[j] * inverse[k - j] for j in range(min(k, 2) + 1))
-                total[k] -= 0.5 * log_a + m * m / (2.0 * v) * fraction
-            total[0] -= 0.5 * s * math.log(v)
-            if order:
-                total[1] -= 0.5 * math.log(v)
-        return total
+def _widened(exact: ExactMoments, moved: ExactMoments | None) -> ExactMoments:
+    """Return the moments with errors that make room for parameters that are off by as much as those of ``moved``."""
+    assert moved is not None
+    mean_error, std_error = (
+        2.0 * abs(exact.mean - moved.mean),
+        0.0 if math.isinf(exact.std) else 2.0 * abs(exact.std - moved.std),
+    )
+    return replace(exact, mean_error=exact.mean_error + mean_error, std_error=exact.std_error + std_error)
 
 
 @register
@@ -198,8 +154,8 @@ class GaussianPair(Pair):
         return next((each.dimension for _, each in self._sides() if each.dimension is not None), 1)
 
     @cached_property
-    def _form(self) -> _Quadratic:
-        return _Quadratic(self.q.moments(self.dimension), self.p.moments(self.dimension))
+    def _form(self) -> Quadratic:
+        return Quadratic(self.q.moments(self.dimension), self.p.moments(self.dimension))
 
     @property
     def off_policy(self) -> bool:
@@ -220,30 +176,40 @@ class GaussianPair(Pair):
     def _draws_from_mu(self, z: np.ndarray) -> Draws:
         assert self.mu is not None
         mean, cov = self.mu.moments(self.dimension)
-        x = mean[:, None] + np.linalg.cholesky(cov) @ z
-        log_q, log_p, log_mu = (self._log_density(each, x) for each in (self.q, self.p, self.mu))
+        offset = np.linalg.cholesky(cov) @ z  # from the sampler's mean: further from the origin, digits would be lost
+        log_q, log_p, log_mu = (self._log_density(each, mean, offset) for each in (self.q, self.p, self.mu))
         return Draws(log_p - log_q, log_q - log_mu)
 
-    def _log_density(self, normal: Normal, x: np.ndarray) -> np.ndarray:
-        """Up to ``-dim/2 log 2 pi``, which cancels in every ratio; ``x`` is ``(d, n)``."""
+    def _log_density(self, normal: Normal, origin: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """At ``origin + offset``, up to ``-dim/2 log 2 pi``, which cancels in every ratio; ``offset`` is ``(d, n)``."""
         mean, cov = normal.moments(self.dimension)
         factor = np.linalg.cholesky(cov)
-        z = np.linalg.solve(factor, x - mean[:, None])
+        z = solved(factor, (origin - mean)[:, None] + offset)
         result: np.ndarray = -0.5 * np.sum(z * z, axis=0) - np.log(np.diag(factor)).sum()
         return result
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        sampler = self.q if self.mu is None else self.mu
-        weights = (1 - weight_order, sampler), (weight_order - order, self.q), (order, self.p)
-        precision = sum(w * np.linalg.inv(each.moments(self.dimension)[1]) for w, each in weights)
+        if self.mu is None:
+            return bool(np.all(1.0 + order * (1.0 / self._form.variances - 1.0) > 0.0))
+        precision = sum(
+            weight * part
+            for weight, part in zip((1.0 - weight_order, weight_order - order, order), self._precisions, strict=True)
+        )
         return bool(np.linalg.eigvalsh(precision)[0] > 0.0)
 
+    @cached_property
+    def _precisions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Inverse covariances of mu, q and p, in units of mu's standard deviations."""
+        assert self.mu is not None
+        of_mu, of_q, of_p = (np.linalg.cholesky(each.moments(self.dimension)[1]) for each in (self.mu, self.q, self.p))
+        ratios = solved(of_q, of_mu), solved(of_p, of_mu)
+        return np.eye(self.dimension), ratios[0].T @ ratios[0], ratios[1].T @ ratios[1]
+
     def truth(self, target: str) -> Truth | None:
-        v, m = self._form.active
         if target == "kl_qp":
-            return closed_form(0.5 * float(np.sum(expm1_and_gap(-np.log(v))[1] + m * m / v)))
+            return self._kl(lambda v, m: 0.5 * (expm1_and_gap(-np.log(v))[1] + m * m / v))
         if target == "kl_pq":
-            return closed_form(0.5 * float(np.sum(expm1_and_gap(np.log(v))[1] + m * m)))
+            return self._kl(lambda v, m: 0.5 * (expm1_and_gap(np.log(v))[1] + m * m))
         divergence = divergences.get(target)
         if divergence.polynomial is None:
             return self._quadrature_truth(divergence)
@@ -255,47 +221,60 @@ class GaussianPair(Pair):
         series = self._form.series(power, 0)
         if series is None:
             return Truth(math.inf, 0.0, "closed-form")
-        value = scale * math.expm1(series[0]) if series[0] <= LARGEST else math.inf
+        (log_moment,), (margin,) = series
+        if log_moment > LARGEST:
+            return Truth(math.inf, 0.0 if log_moment - margin > LARGEST else math.inf, "closed-form")
+        value = scale * math.expm1(log_moment)
         # M is rounded where it is, near 1.
-        return Truth(value, 16 * EPS * (abs(value) + abs(scale) * self._form.size), "closed-form")
+        error = 16 * EPS * (abs(value) + abs(scale) * self._form.size) + (abs(value) + abs(scale)) * _growth(margin)
+        return Truth(value, error, "closed-form")
+
+    def _kl(self, parts: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Truth:
+        truth = closed_form(float(np.sum(parts(*self._form.active))))
+        return replace(truth, error=truth.error + float(self._form.margin(parts)))
 
     def _quadrature_truth(self, divergence: divergences.Divergence) -> Truth | None:
-        if self._form.size > 1:
-            return None
         if self._form.size == 0:
             return Truth(0.0, 0.0, "closed-form")
-        value, error = _standard_normal_expectation(lambda z: divergence.gap(Draws(self._form.log_ratio(z[None].copy())))[None])
-        return Truth(float(value[0]), float(error[0]), "quadrature")
+        (exact,) = self._in_one_coordinate([bregman(divergence)])
+        return None if exact is None else Truth(exact.mean, exact.mean_error, "quadrature")
 
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
-        return [None if e.batch is not None else self._exact(e) for e in estimators]
+        known = {} if self.off_policy else {e.name: exact for e in estimators if (exact := self._closed_form_moments(e))}
+        left = [e for e in estimators if e.name not in known]
+        if self.mu is None:
+            found = self._in_one_coordinate(left)
+        elif self.dimension == 1:
+            found = exact_moments(self, _bell(self.q), _bell(self.p), _bell(self.mu), left)
+        else:
+            found = [None] * len(left)
+        known |= {e.name: exact for e, exact in zip(left, found, strict=True) if exact}
+        return [known.get(e.name) for e in estimators]
 
-    def _draws_at(self, z: np.ndarray) -> Draws:
-        """The draws that standard normals ``(n,)`` make, where one a sample is enough."""
-        return self._draws_from_mu(z[None]) if self.off_policy else Draws(self._form.log_ratio(z[None].copy()))
+    def _in_one_coordinate(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
+        """Exact moments on-policy, by quadrature; None where policy and reference differ in more than one coordinate."""
+        if self._form.size != 1 or self._form.uncertainty > SURE:
+            return [None] * len(estimators)
+        (variance,), (shift,) = self._form.active
+        on_policy = self.model_copy(update={"mu": None})
 
-    def _exact(self, estimator: Estimator) -> ExactMoments | None:
-        if estimator.needs_weight and not self.off_policy:
+        def found(factor: float) -> list[ExactMoments | None]:
+            p = Bell(shift * factor, math.sqrt(variance) * factor)
+            return exact_moments(on_policy, Bell(0.0, 1.0), p, None, estimators)
+
+        if self.dimension == 1:  # what is uncertain is the last bit, which quadrature has in its bounds
+            return found(1.0)
+        moved = found(math.exp(0.5 * self._form.uncertainty))
+        return [one and _widened(one, other) for one, other in zip(found(1.0), moved, strict=True)]
+
+    def _closed_form_moments(self, estimator: Estimator) -> ExactMoments | None:
+        if estimator.batch is not None or estimator.polynomial is None or not self.finite_mean(estimator):
             return None
-        if not self.finite_mean(estimator):
-            return None
-        if not self.off_policy and estimator.polynomial is not None:
-            exact = polynomial_moments(estimator.polynomial, self._form.series)
-            if exact.std_error <= 1e-9 * exact.std:
-                return exact
-        if (self.dimension if self.off_policy else self._form.size) != 1:
-            return None
-        second = self._form.series(2.0 * estimator.growth, 0)
-        if second is not None and second[0] > 300.0:  # the mass of the second moment lies where the terms overflow
-            return None
-        (mean,), (mean_error,) = _standard_normal_expectation(lambda z: estimator.formula(self._draws_at(z))[None])
-        if not self.finite_second_moment(estimator):
-            return ExactMoments(float(mean), float(mean_error), math.inf, 0.0, "quadrature")
-        (variance,), (error,) = _standard_normal_expectation(
-            lambda z: ((estimator.formula(self._draws_at(z)) - mean) ** 2)[None]
-        )
-        std = math.sqrt(variance)
-        return ExactMoments(float(mean), float(mean_error), std, float(error) / max(2 * std, EPS), "quadrature")
+        exact = polynomial_moments(estimator.polynomial, self._form.series)
+        if math.isinf(exact.std) and self.finite_second_moment(estimator):
+            return None  # the variance is finite, and beyond a float
+        # Where much cancels, quadrature knows better, if there is one coordinate.
+        return exact if exact.std_error <= 1e-9 * exact.std or self._form.size != 1 else None
 
     def gradient_task(self) -> GradientTask | Skip:
         for side, normal in self._sides():
@@ -311,7 +290,3 @@ class GaussianPair(Pair):
         sides = {side: normal.moments(self.dimension) for side, normal in self._sides()}
         vectors = {side: np.concatenate([mean, 0.5 * np.log(np.diag(cov))]) for side, (mean, cov) in sides.items()}
         return GaussianTask(vectors["q"], vectors["p"], vectors.get("mu"))
-
-
-def _standard_normal_expectation(function: Any) -> tuple[np.ndarray, np.ndarray]:
-    return expectation(lambda z: -0.5 * z * z - LOG_ROOT_2PI, function, -math.inf, math.inf, points=(-4.0, 0.0, 4.0))

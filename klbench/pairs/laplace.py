@@ -27,8 +27,11 @@ class Laplace(Density):
         return stream.laplace(self.loc, self.scale, n)
 
     @property
-    def landmarks(self) -> tuple[float, ...]:
-        return (self.loc - 4.0 * self.scale, self.loc, self.loc + 4.0 * self.scale)
+    def modes(self) -> tuple[tuple[float, float], ...]:
+        return ((self.loc, self.scale),)
+
+    def shifted(self, by: float) -> Laplace:
+        return self.model_construct(**(self.model_dump() | {"loc": self.loc + by}))
 
     def __str__(self) -> str:
         return f"Laplace({self.loc:g}, {self.scale:g})"

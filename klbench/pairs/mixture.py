@@ -53,8 +53,11 @@ class Mixture(Density):
         return np.array(self.means)[component] + np.array(self.stds)[component] * stream.standard_normal(n)
 
     @property
-    def landmarks(self) -> tuple[float, ...]:
-        return tuple(m + k * s for m, s in zip(self.means, self.stds, strict=True) for k in (-4.0, 0.0, 4.0))
+    def modes(self) -> tuple[tuple[float, float], ...]:
+        return tuple(zip(self.means, self.stds, strict=True))
+
+    def shifted(self, by: float) -> Mixture:
+        return self.model_construct(**(self.model_dump() | {"means": tuple(m + by for m in self.means)}))
 
     def __str__(self) -> str:
         parts = " + ".join(f"{w:.3g} N({m:g}, {s:g}²)" for w, m, s in zip(self.weights, self.means, self.stds, strict=True))

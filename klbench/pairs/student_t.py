@@ -33,8 +33,11 @@ class StudentT(Density):
         return self.loc + self.scale * stream.standard_t(self.df, n)
 
     @property
-    def landmarks(self) -> tuple[float, ...]:
-        return (self.loc - 4.0 * self.scale, self.loc, self.loc + 4.0 * self.scale)
+    def modes(self) -> tuple[tuple[float, float], ...]:
+        return ((self.loc, self.scale),)
+
+    def shifted(self, by: float) -> StudentT:
+        return self.model_construct(**(self.model_dump() | {"loc": self.loc + by}))
 
     def __str__(self) -> str:
         return f"t{self.df:g}({self.loc:g}, {self.scale:g})"

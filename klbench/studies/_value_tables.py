@@ -42,7 +42,10 @@ class Exact:
 
 @dataclass(frozen=True)
 class Measured:
-    """All that was measured on one pair, and all that is exact about it."""
+    """All that was measured on one pair, and all that is exact about it.
+
+    ``formed`` is how many whole batches of each size the panels held: what fills no batch of a panel is in none.
+    """
 
     pair: Pair
     exact: Exact
@@ -50,6 +53,7 @@ class Measured:
     moments: Moments
     counts: Counts
     khats: dict[str, tuple[float, float, int]]
+    formed: dict[int, int]
 
 
 def skip_reason(estimator: Estimator, pair: Pair) -> Skip | None:
@@ -147,7 +151,7 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
         )
         return row | {"status": f"skipped: {reason}"}
     mean, variance = float(mean_vector[at.mean]), float(mean_vector[at.variance]) / at.per
-    independent = samples if estimator.batch is None else samples // batch
+    independent = samples if estimator.batch is None else measured.formed[batch]
     mean_se = math.sqrt(float(mean_vector[at.variance]) / independent)
     bias, std = mean - truth.value, math.sqrt(variance)
     rmse = _rmse(bias, variance)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +24,7 @@ from klbench.studies import Study, register
 from klbench.studies._base import Context
 from klbench.studies._value_summary import summarize
 from klbench.studies._value_tables import Exact, Measured, skip_reason, tables, tail_variable
-from klbench.types import Draws, Estimator, Options
+from klbench.types import Draws, Estimator, Notice, Options
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +37,8 @@ KEPT_ERRORS = 4_096
 """Batch errors kept of each kind, for their distribution; they come from the first few shards."""
 KEEPING_SHARDS = 16
 TAIL_SAMPLES = 2**17
+DIGITS = 6
+"""Digits of an exact divergence below which a line says so."""
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -86,6 +90,13 @@ def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:
     per_shard = max(1, min(SHARD, samples // 16) // panel)
     panels = max(1, samples // panel)
     return panel, per_shard, -(-panels // per_shard)
+
+
+def whole_batches(samples: int, sizes: tuple[int, ...]) -> dict[int, int]:
+    """Return how many whole batches of each size the panels of so many samples hold."""
+    panel, _, _ = panel_sizes(samples, sizes[-1])
+    full = max(1, samples // panel) - 1
+    return {n: full * (panel // n) + (samples - full * panel) // n for n in sizes}
 
 
 def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
@@ -173,6 +184,15 @@ def solve(pair: Pair, chosen: tuple[Estimator, ...]) -> Exact:
     )
 
 
+def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
+    """Tell in a line where fewer than ``DIGITS`` digits of the divergence are sure."""
+    truth = exact.truths["kl_qp"]
+    if truth is not None and math.isfinite(truth.value) and truth.error > 10.0**-DIGITS * truth.value:
+        error = f"{truth.error / truth.value:.0e}" if truth.value else "any part"
+        text = f"{pair.title}: the exact KL(q‖p) may be off by {error} of its value; the parameters are ill-conditioned"
+        warnings.warn(text, Notice, stacklevel=2)
+
+
 def stream_name(pair: Pair) -> str:
     """The name of a pair's random stream: its parameters, not its place in the list, so that other pairs change nothing."""
     content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})}"
@@ -249,6 +269,7 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
     try:
         for exact in context.map(solve, zip(options.pairs, usable, strict=True)):
             exacts.append(exact)
+            _tell_lost_digits(options.pairs[len(exacts) - 1], exact)
             context.progress(len(exacts), total, "exact values")
         for pair, some, exact in zip(options.pairs, usable, exacts, strict=True):
             values = tuple(truth.value if (truth := exact.truths[e.target]) else np.nan for e in some)
@@ -269,8 +290,9 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
         for state in states:
             if 0 < state.shards < shards:
                 state.save()
+    formed = whole_batches(options.samples, options.batches)
     finished = [
-        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats)
+        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats, formed)
         for pair, exact, state in zip(options.pairs, exacts, states, strict=False)
         if state.shards == shards and state.found is not None
     ]

@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -159,3 +160,64 @@ def test_equal_sides_are_zero_apart() -> None:
 ])  # fmt: skip
 def test_labels(sides, label) -> None:
     assert GaussianPair(**sides).title == label
+
+
+def rotated(eigenvalues, stream) -> np.ndarray:
+    axes = np.linalg.qr(stream.normal(size=(len(eigenvalues), len(eigenvalues))))[0]
+    cov = (axes * eigenvalues) @ axes.T
+    return (cov + cov.T) / 2
+
+
+def exact_gaussians(q, p) -> dict[str, mpmath.mpf]:
+    """Divergences and the end of the moments of r, of the doubles as they are, at 100 digits."""
+    with mpmath.workdps(100):
+        (mean_q, cov_q), (mean_p, cov_p) = ((mpmath.matrix(m.tolist()), mpmath.matrix(c.tolist())) for m, c in (q, p))
+        shift = mean_p - mean_q
+
+        def kl(a, b):
+            inverse = b**-1
+            product = inverse * a
+            trace = mpmath.fsum(product[i, i] for i in range(product.rows))
+            return (trace + (shift.T * inverse * shift)[0] - product.rows - mpmath.log(mpmath.det(product))) / 2
+
+        precision = 2 * cov_p**-1 - cov_q**-1
+        linear = 2 * cov_p**-1 * shift
+        log_moment = -mpmath.log(mpmath.det(precision * cov_q) * mpmath.det(cov_p * cov_q**-1) ** 2) / 2
+        log_moment -= ((shift.T * linear)[0] - (linear.T * precision**-1 * linear)[0]) / 2
+        largest = 1 / min(mpmath.eigsy(mpmath.cholesky(cov_q).T * cov_p**-1 * mpmath.cholesky(cov_q), eigvals_only=True))
+        finite = min(mpmath.eigsy(precision, eigvals_only=True)) > 0
+        return {"kl_qp": kl(cov_q, cov_p), "kl_pq": kl(cov_p, cov_q), "tail": 1 - 1 / largest,
+                "chi2": mpmath.expm1(log_moment) if finite else mpmath.inf}  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("orders", [1, 4, 8, 11, 13, 14])
+def test_ill_conditioned_covariances_keep_their_error_bounds(orders, seed) -> None:
+    """Eigenvalues over ``orders`` powers of ten, alike in both: the bound grows with the condition, and holds."""
+    stream = np.random.default_rng([orders, seed])
+    cov = rotated(10.0 ** np.linspace(-8.0, orders - 8.0, 10), stream)
+    factor = np.linalg.cholesky(cov)
+    q = np.zeros(10), cov
+    near = rotated(1.0 + 0.3 * stream.random(10), stream)
+    p = 0.5 * factor @ stream.normal(size=10) / math.sqrt(10), factor @ near @ factor.T
+    p = p[0], (p[1] + p[1].T) / 2
+    pair, exact = pair_of(q, p), exact_gaussians(q, p)
+    for target in ("kl_qp", "kl_pq", "chi2"):
+        truth = pair.truth(target)
+        if math.isfinite(truth.error) and math.isfinite(truth.value):
+            assert abs(truth.value - exact[target]) <= truth.error, target
+        assert target == "chi2" or orders > 11 or truth.error <= 10.0 ** (orders - 11) * truth.value
+    if orders <= 11:
+        assert pair.tail_index() == pytest.approx(float(exact["tail"]), abs=10.0 ** (orders - 12))
+    (k3,) = pair.exact([estimators.get("k3")])
+    assert k3 is None or not math.isfinite(k3.mean_error) or abs(k3.mean - exact["kl_qp"]) <= k3.mean_error
+
+
+def test_scales_that_differ_cost_no_digits() -> None:
+    """Standard deviations from 1e-6 to 1e6 in correlated coordinates: the condition that counts is that of the correlations."""
+    stream = np.random.default_rng(0)
+    scales = 10.0 ** np.linspace(-6.0, 6.0, 5)
+    q, p = ((scales * m, scales[:, None] * c * scales) for m, c in (random_normal(stream, 5) for _ in range(2)))
+    truth, exact = pair_of(q, p).truth("kl_qp"), exact_gaussians(q, p)
+    assert abs(truth.value - exact["kl_qp"]) <= truth.error
+    assert truth.error <= 1e-12 * truth.value

@@ -11,11 +11,14 @@ import pandas as pd
 import pytest
 from report_runs import FORMS, differences, tables
 
+from klbench import pairs
 from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.sections import _values_answer as answering
 from klbench.report.sections import _values_claims as claiming
 from klbench.report.sections import _values_ranking as ranking
 from klbench.report.sections._values_data import load
+from klbench.studies import Context, value
+from klbench.studies.value import ValueOptions
 
 
 def plain(blocks: list[Block]) -> str:
@@ -41,19 +44,13 @@ def swapped(content: dict[str, pd.DataFrame], a: str, b: str) -> dict[str, pd.Da
 
 def test_the_winner_is_named_with_its_range_and_margin() -> None:
     text = said(tables())
-    assert (
-        "One sample: k3 up to KL 0.5 (at KL 0.02, rmse 0.0285 against 0.200 for k1 , 0.17153 ± 0.00004 less), k1 at KL 2."
-        in text
-    )
+    assert "One sample: k3 up to KL 0.5 (at KL 0.02, rmse 0.0285 against 0.200 for k1 , 0.172 less), k1 at KL 2." in text
     assert "k1 or k3 ? The better of the two, one sample at a time: shift : k3 up to KL 0.5, k1 at KL 2." in text
 
 
 def test_swapping_the_winner_swaps_the_sentence() -> None:
     text = said(swapped(tables(), "k1", "k3"))
-    assert (
-        "One sample: k1 up to KL 0.5 (at KL 0.02, rmse 0.0285 against 0.200 for k3 , 0.17153 ± 0.00004 less), k3 at KL 2."
-        in text
-    )
+    assert "One sample: k1 up to KL 0.5 (at KL 0.02, rmse 0.0285 against 0.200 for k3 , 0.172 less), k3 at KL 2." in text
 
 
 def test_a_biased_winner_comes_second() -> None:
@@ -135,6 +132,23 @@ def test_ranges_join_while_the_winner_is_level() -> None:
     assert [(span.winner, len(span.bests)) for span in spans] == [("k3", 3)]
 
 
+def test_a_known_exact_error_ranks_whatever_the_tail() -> None:
+    """N(0, 1) against N(0, 1.25^2): k_lambda's exact std is 0.1262 and k1's 0.2546, and the ratio has no third moment."""
+    pair = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.25})
+    chosen = ("k1", "k3", "k_lambda", "k_fitted")
+    options = ValueOptions(pairs=(pair,), estimators=chosen, samples=200_000, batches=(1, 1024))
+    content = value.run(options, Context(0))
+    assert set(content["values"]["status"]) == {"ok", "heavy tail", "skipped: needs batches of at least 2"}
+    text = said(content)
+    assert "One sample: k_lambda (rmse 0.126 against 0.255 for k1 , 0.128 less)." in text
+    assert "Batches of 1,024: k_lambda (rmse 0.00394 against 0.00795 for k1 , 0.00401 less)" in text
+    assert "k1 or k3 ? The better of the two, one sample at a time: N(0, 1²) ‖ N(0, 1.25²) : k1 ." in text
+    assert "the known tail index 1/3 or more" in text
+    assert "Measured less, and not ranked" not in text.split("Batches of")[0]
+    alone = content | {"values": content["values"][content["values"]["estimator"].isin(["k1", "k_fitted"])]}
+    assert "not ranked since the tail is heavy and the exact noise unknown: k_fitted on 1 pair." in said(alone)
+
+
 def test_many_series_are_cut_with_a_word() -> None:
     content = tables([0.02 * 1.2**i for i in range(20)])
     values = content["values"]
@@ -144,14 +158,14 @@ def test_many_series_are_cut_with_a_word() -> None:
 
 def test_a_difference_within_its_interval_decides_nothing() -> None:
     content = tables([0.5])
+    content["values"]["exact_std"] = float("nan")
     content["differences"]["rmse_difference_se"] = 10.0
     assert "neither" in said(content)
 
 
 def test_a_run_without_pairs_of_known_divergence() -> None:
     content = tables()
-    content["values"]["truth"] = float("nan")
-    content["values"]["rmse"] = float("nan")
+    content["values"][["truth", "rmse", "exact_bias"]] = float("nan")
     content["pairs"]["kl_qp"] = float("nan")
     assert "no row of it can be trusted" in said(content)
 

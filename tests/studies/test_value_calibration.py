@@ -170,3 +170,13 @@ def test_estimators_of_whole_batches_are_calibrated() -> None:
         rows = of(table, batch=batch)
         assert_calibrated(rows["mean"].to_numpy(), rows["mean_se"].to_numpy())
         assert_calibrated(rows["std"].to_numpy(), rows["std_se"].to_numpy())
+
+
+def test_batches_that_do_not_divide_a_panel_are_counted_as_they_are_formed() -> None:
+    """A panel of 1,024 holds two batches of 350: the estimator's mean is one of 64 batches, not of 93."""
+    z = []
+    for seed in range(300):
+        row = run(seed, pairs=(SHIFT,), estimators=("k_fitted",), batches=(350,), samples=32_768)["values"].iloc[0]
+        z.append((row["mean"] - row["truth"]) / row["mean_se"])
+    assert_standard(np.array(z))
+    assert row["mean_se"] == pytest.approx(math.sqrt(row["variance"] / 64), rel=1e-12)

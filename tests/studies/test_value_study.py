@@ -16,7 +16,7 @@ from klbench.pairs.gaussian import GaussianPair, Normal
 from klbench.report.sections import values
 from klbench.studies import Context, _value_tables, value
 from klbench.studies.value import PANEL, SHARD, ValueOptions, panel_sizes
-from klbench.types import Claims, Draws, Estimator
+from klbench.types import Claims, Draws, Estimator, Notice
 
 SHIFT = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3))
 OTHER = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3), mu=Normal(mean=0.1))
@@ -215,3 +215,14 @@ def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
         assert any("too narrow" in note for note in summary.notes) == few
         page = values.answer(tables)
         assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few
+
+
+def test_few_sure_digits_of_the_truth_are_told_in_a_line() -> None:
+    """Covariances of condition 1e14 leave a digit at most; the truth's own error says so too."""
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    cov = (axes * [1e-8, 1.0, 1e6]) @ axes.T
+    side = {"cov": tuple(map(tuple, (cov + cov.T) / 2))}
+    pair = GaussianPair(q=Normal(mean=(0.0, 0.0, 0.0), **side), p=Normal(mean=(1.0, 0.0, 0.0), **side))
+    with pytest.warns(Notice, match=r"exact KL\(q‖p\) may be off by [1-9]e-0[0-2] of its value"):
+        table = run(1_000, "k1", pairs=(pair,))
+    assert (table["truth_error"] > 0.01 * table["truth"]).all()

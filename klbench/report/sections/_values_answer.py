@@ -11,7 +11,7 @@ from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.numbers import Z95, count, number, short, with_interval
 from klbench.report.sections._values_claims import broken
 from klbench.report.sections._values_data import Data, code, plainness
-from klbench.report.sections._values_ranking import LEVEL, Span, spans, where
+from klbench.report.sections._values_ranking import LEVEL, Span, spans, unranked, where
 
 FEW_SAMPLES = 100
 """From here on Student's quantile, 1.98, is as good as 1.96."""
@@ -22,8 +22,8 @@ MEANINGS = {
     "infinite mean": "there is no finite mean to estimate",
     "infinite variance": "no standard deviation exists, so the measured noise and intervals mean nothing",
     "heavy tail": (
-        "the largest values lie so far out (k-hat from 0.5 on, or far less noise than is known to be there) "
-        "that the measured noise is most likely too small"
+        "k-hat is 0.5 or more, or the known tail index 1/3 or more, or far less noise was measured than is known to be there; "
+        "the measured noise may be too small, and intervals hold the truth less often than they say"
     ),
     "non-finite values": "some values overflowed or are not numbers",
 }
@@ -48,7 +48,7 @@ def _margin(data: Data, batch: int, span: Span) -> Markup:
     text = Markup(" ({}rmse {} against {} for {}").format(
         place, number(at.rmse[span.winner]), number(at.rmse[rival]), code(rival)
     )
-    found = data.rmse_difference(at.pair, batch, rival, span.winner)
+    found = data.error_difference(at.pair, batch, rival, span.winner)
     return text + (f", {with_interval(*found)} less)" if found is not None else ")")
 
 
@@ -82,6 +82,10 @@ def _winners(data: Data, series: str, batch: int) -> Markup | None:
     text = label + _ranges(data, series, batch, honest, margin=True) + "."
     if [(span.winner, span.pairs) for span in honest] != [(span.winner, span.pairs) for span in everyone]:
         text += Markup(" Counting the biased ones too: {}.").format(_ranges(data, series, batch, everyone, margin=False))
+    beyond = unranked(data, [each for span in everyone for each in span.bests], batch)
+    if beyond:
+        said = Markup(", ").join(Markup("{} on {}").format(code(name), count(n, "pair")) for name, n in beyond.items())
+        text += Markup(" Measured less, and not ranked since the tail is heavy and the exact noise unknown: {}.").format(said)
     return text
 
 
@@ -112,7 +116,7 @@ def _alike(data: Data) -> list[list[str]]:
 def _rmse_of(data: Data, series: str, name: str, batch: int) -> str:
     """``0.1 at KL 0.005, 2.8 at KL 3.92``: from one end of a series to the other."""
     rows = [(pair, data.at(pair, batch).get(name)) for pair in data.series[series]]
-    found = [(pair, row["rmse"]) for pair, row in rows if row and row["status"] == "ok" and math.isfinite(row["rmse"])]
+    found = [(pair, row["error"]) for pair, row in rows if row and math.isfinite(row["error"])]
     ends = [found[0], found[-1]] if len(found) > 1 else found
     told = len({data.kl[pair] for pair, _ in ends}) == len(ends)
     return ", ".join(f"{number(rmse)} {f'at KL {short(data.kl[pair])}' if told else f'on {pair}'}" for pair, rmse in ends)
@@ -147,10 +151,9 @@ def winners(data: Data) -> list[Block]:
     lead = Markup(
         "<b>Which estimator of {} has the least error?</b> Error is the root-mean-square error (rmse) in nats, which "
         "joins bias and noise. "
-        "First come those that claim to be unbiased. Where several are within {} of the least, or the samples cannot "
-        "tell them from it, one is "
-        "named, an unbiased and plain one if there is any. Behind ± are 95&nbsp;% intervals of the difference on the "
-        "same samples."
+        "Where the exact error is known, it ranks. First come those that claim to be unbiased. Where several are within {} of "
+        "the least, or the samples cannot tell them from it, one is named, an unbiased and plain one if there is any. "
+        "Behind ± are 95&nbsp;% intervals of the difference."
     ).format(data.target, f"{100 * LEVEL:g} %")
     left = max(0, len(data.series) - MAX_SERIES)
     rest = [Paragraph(f"{left} more series are in the table of ranges below.", "note")] if left else []
@@ -159,11 +162,11 @@ def winners(data: Data) -> list[Block]:
 
 def _k1_or_k3(data: Data, pair: str, batch: int) -> str | None:
     rows = data.at(pair, batch)
-    if not {"k1", "k3"} <= set(rows) or rows["k1"]["status"] != "ok":
+    if not {"k1", "k3"} <= set(rows) or math.isnan(rows["k1"]["error"]):
         return None
-    if rows["k3"]["status"] != "ok":
+    if math.isnan(rows["k3"]["error"]):
         return "k1"
-    found = data.rmse_difference(pair, batch, "k1", "k3")
+    found = data.error_difference(pair, batch, "k1", "k3")
     if found is None:
         return None
     return "neither" if abs(found[0]) <= Z95 * found[1] else "k3" if found[0] > 0 else "k1"
@@ -254,8 +257,8 @@ def untrusted(data: Data) -> list[Block]:
             )
         ]
     text = Markup(
-        "<b>What cannot be trusted?</b> {} of {} (a row is a pair, an estimator and a batch size). They are not "
-        "ranked, and drawn hollow."
+        "<b>What cannot be trusted?</b> {} of {} (a row is a pair, an estimator and a batch size). They are drawn hollow, and "
+        "not ranked unless their exact noise is known."
     )
     return [Paragraph(text.format(f"{len(data.measured) - len(data.ok):,}", total)), Bullets(items)]
 

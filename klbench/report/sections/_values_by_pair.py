@@ -107,8 +107,8 @@ def coverage(data: Data) -> Figure | None:
         return said
 
     caption = (
-        "Should be on the dashed line. From each batch an interval was made as usual, mean ± 1.96 standard deviations "
-        "/ √n, which promises to "
+        "Should be on the dashed line. From each batch of n an interval was made as usual, mean ± t standard deviations "
+        "/ √n with Student's t at n - 1 degrees of freedom, which promises to "
         "hold the true value 95 % of the time. Small batches miss because the values are skewed; biased estimators "
         "miss more the larger "
         "the batch, since the interval closes around the wrong value; heavy tails miss at every size, without any sign of it."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,7 +78,12 @@ def plainness(name: str) -> tuple[int, int, str]:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """``values`` with the pair's exact ``kl`` in each row, and the tables beside it (empty where a run lacks one)."""
+    """``values`` and the tables beside it (empty where a run lacks one).
+
+    Each row of ``values`` has two columns more: the pair's exact ``kl``, and ``error``, the root-mean-square error to rank
+    the row by. It is the exact one where that is known, heavy tail or not, or else the measured one of a row that can be
+    trusted; NaN where there is neither.
+    """
 
     values: pd.DataFrame
     differences: pd.DataFrame
@@ -184,8 +190,16 @@ class Data:
         rows = zip(*(self.differences[column] for column in columns), strict=True)
         return {(pair, int(batch), first, second): (float(d), float(se)) for pair, batch, first, second, d, se in rows}
 
-    def rmse_difference(self, pair: str, batch: int, first: str, second: str) -> tuple[float, float] | None:
-        """``rmse(first) - rmse(second)`` on the same samples and its paired standard error, where the table has it."""
+    def error_difference(self, pair: str, batch: int, first: str, second: str) -> tuple[float, float] | None:
+        """``error(first) - error(second)`` and its standard error: 0 where both are exact; None where it is not known.
+
+        Of two measured ones on the same samples, as the table of differences has it.
+        """
+        rows = [self.at(pair, batch)[name] for name in (first, second)]
+        exact = [bool(row["error_is_exact"]) for row in rows]
+        if any(exact):
+            unsure = [float(row["rmse_se"]) for row, known in zip(rows, exact, strict=True) if not known]
+            return float(rows[0]["error"]) - float(rows[1]["error"]), math.hypot(*unsure) if unsure else 0.0
         if (pair, batch, first, second) in self._differences:
             return self._differences[pair, batch, first, second]
         found = self._differences.get((pair, batch, second, first))
@@ -257,10 +271,14 @@ def load(tables: Tables) -> Data:
     single = values["series"].fillna("").astype(str).str.strip().eq("").all()
     only = str(values["pair"].iloc[0]) if values["pair"].nunique() == 1 else "all pairs"
     values["series"] = values["series"].fillna("").astype(str).replace("", only if single else "other pairs")
-    exact = beside["pairs"].drop_duplicates("pair").set_index("pair")["kl_qp"]
+    of_pairs = beside["pairs"].drop_duplicates("pair").set_index("pair")["kl_qp"]
     own = values[values["target"] == MAIN_TARGET].drop_duplicates("pair").set_index("pair")["truth"]
-    values["kl"] = values["pair"].map(exact).astype(float).fillna(values["pair"].map(own).astype(float))
+    values["kl"] = values["pair"].map(of_pairs).astype(float).fillna(values["pair"].map(own).astype(float))
     values["status"] = values["status"].fillna("ok").astype(str)
+    exact = (values["exact_bias"].astype(float) ** 2 + values["exact_std"].astype(float) ** 2) ** 0.5
+    values["error_is_exact"] = (exact < math.inf) & values["status"].isin(["ok", "heavy tail"])
+    measured = values["rmse"].astype(float).where(values["status"] == "ok")
+    values["error"] = exact.where(values["error_is_exact"], measured)
     beside["pairs"] = beside["pairs"].drop_duplicates("pair")
     beside["estimators"] = beside["estimators"].drop_duplicates("estimator")
     return Data(values, beside["differences"], beside["errors"], beside["pairs"], beside["estimators"])

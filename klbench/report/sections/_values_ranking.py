@@ -47,19 +47,22 @@ class Span:
 
 
 def best(data: Data, pair: str, batch: int, *, unbiased: bool = False) -> Best | None:
-    """The least rmse among the trusted rows of the main target; ``unbiased``: among those that claim to be, on such samples."""
-    rows = [row for row in data.at(pair, batch).values() if row["status"] == "ok" and row["target"] == data.target]
+    """Return the least rmse among the rows of the main target that have one to rank by.
+
+    ``unbiased``: among those that claim to be, on such samples.
+    """
+    rows = [row for row in data.at(pair, batch).values() if row["target"] == data.target]
     if unbiased:
         own = data.unbiased & data.weighted if pair in data.off_policy else data.unbiased - data.weighted
         rows = [row for row in rows if row["estimator"] in own]
-    rmse = {row["estimator"]: row["rmse"] for row in rows if math.isfinite(row["rmse"])}
+    rmse = {row["estimator"]: row["error"] for row in rows if math.isfinite(row["error"])}
     if not rmse:
         return None
     least = min(rmse.values())
     level = {name for name in rmse if rmse[name] <= least * (1 + LEVEL)}
     first = min(level, key=lambda name: (name not in data.unbiased, plainness(name)))
     for name in rmse:
-        found = data.rmse_difference(pair, batch, name, first)
+        found = data.error_difference(pair, batch, name, first)
         if found is not None and abs(found[0]) <= Z95 * found[1]:
             level.add(name)
     return Best(pair, rmse, first, frozenset(level))
@@ -81,6 +84,17 @@ def spans(data: Data, series: str, batch: int, *, unbiased: bool = False) -> lis
         elif each is not None:
             groups.append([each])
     return [Span(_winner(group), group) for group in groups]
+
+
+def unranked(data: Data, bests: Sequence[Best], batch: int) -> dict[str, int]:
+    """Return who measured less than the least, on how many pairs, and is not ranked since its tail is heavy."""
+    found: dict[str, int] = {}
+    for each in bests:
+        for name, row in data.at(each.pair, batch).items():
+            rivals = row["target"] == data.target and math.isnan(row["error"]) and row["status"] == "heavy tail"
+            if rivals and row["rmse"] < each.rmse[each.first]:
+                found[name] = found.get(name, 0) + 1
+    return found
 
 
 def runner_up(at: Best, winner: str) -> str | None:
@@ -126,7 +140,7 @@ def table(data: Data) -> Table:
         Column("Next", "the next best on that pair, of those that are behind beyond doubt if there are any"),
         Column(
             "Behind by",
-            "rmse of the next minus rmse of the first, on the same samples, with its paired 95 % interval, nats",
+            "rmse of the next minus rmse of the first, nats; where one of them is measured, with its 95 % interval",
             numeric=True,
         ),
         Column("Least unbiased", "the one with the least rmse on that pair among those that claim to be unbiased"),
@@ -137,7 +151,7 @@ def table(data: Data) -> Table:
             for span in spans(data, series, batch):
                 kls, at = [data.kl[pair] for pair in span.pairs], span.middle
                 rival = runner_up(at, span.winner)
-                found = data.rmse_difference(at.pair, batch, rival, span.winner) if rival else None
+                found = data.error_difference(at.pair, batch, rival, span.winner) if rival else None
                 honest = best(data, at.pair, batch, unbiased=True)
                 rows.append(
                     [

@@ -29,7 +29,9 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
         Column("Series", "what the pairs have in common"),
         Column("KL(q‖p)", "exact, nats", numeric=True),
         *(
-            Column(name, f"root-mean-square error of {name}, nats; bold: the least of the row; *: not to be trusted", True)
+            Column(
+                name, f"rmse of {name}, nats, the exact one if known; bold: the least of the row; *: not to be trusted", True
+            )
             for name in names
         ),
     ]
@@ -37,7 +39,7 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
     for series, pairs in data.series.items():
         for pair in (pair for pair in pairs if (pair in data.off_policy) == off_policy):
             found = {name: indexed.get((pair, name)) for name in names}
-            trusted = [row["rmse"] for row in found.values() if row and row["status"] == "ok" and math.isfinite(row["rmse"])]
+            trusted = [row["error"] for row in found.values() if row and math.isfinite(row["error"])]
             least = min(trusted, default=math.nan)
             cells.append(
                 [
@@ -58,9 +60,9 @@ def _size(batch: int) -> str:
 def _rmse(row: Any, least: float) -> Cell:
     if row is None:
         return Cell("–", math.nan)
-    value = float(row["rmse"])
-    if row["status"] != "ok":
-        return Cell(f"{number(value)}*", value, "doubtful")
+    if math.isnan(row["error"]):
+        return Cell(f"{number(row['rmse'])}*", float(row["rmse"]), "doubtful")
+    value = float(row["error"])
     return Cell(number(value), value, "best" if value <= least * (1 + 1e-9) else "")
 
 
