@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from klbench.numerics import expm1_and_gap, namespace, overflow, times_exp
+from klbench.numerics import expm1_and_gap, namespace, overflow, replaced, times_exp
 from klbench.registry import Registry
 from klbench.types import ConfigError, Draws, Polynomial
 
@@ -124,16 +124,12 @@ def _kl_pq_gap(draws: Draws) -> Array:
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
     far = xp.abs(log_ratio) > 5.0
-    some_far = bool(xp.any(far))
-    if not some_far or (isinstance(log_ratio, np.ndarray) and log_ratio.ndim):
+    if isinstance(log_ratio, np.ndarray) and log_ratio.ndim:
         excess, gap = draws.derived(expm1_and_gap)
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = excess * log_ratio - gap
-        if some_far:  # few, as a rule: NumPy, which has no gradients to keep, mends only those
-            value[far] = _kl_pq_far(log_ratio[far])
-        return value
-    excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
-    return xp.where(far, _kl_pq_far(log_ratio), excess * log_ratio - gap)
+    else:
+        excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return replaced(excess * log_ratio - gap, far, _kl_pq_far, log_ratio)
 
 
 def _kl_pq_far(log_ratio: Array) -> Array:
@@ -162,9 +158,7 @@ def _js_gap(draws: Draws) -> Array:
     t = xp.exp(-2.0 * far)
     bracket = xp.where(small, total, math.log(2.0) - xp.log1p(t) - 2.0 * far * t / (1.0 + t))
     result = (0.5 + 0.5 * xp.exp(inside)) * bracket
-    if not bool(xp.any(certain)):
-        return result
-    return xp.where(certain, times_exp(0.5 * math.log(2.0), xp.where(certain, log_ratio, xp.zeros_like(log_ratio))), result)
+    return replaced(result, certain, lambda x: times_exp(0.5 * math.log(2.0), x), log_ratio)
 
 
 def _hellinger_gap(draws: Draws) -> Array:
@@ -240,8 +234,7 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     else:
         power = xp.exp(-far) ** -alpha  # of 1/r, lest its gradient overflow before its value does
     gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
-    result = xp.where(small, total * near * near, gap)
-    return xp.where(outer, _alpha_outer(xp.where(outer, log_ratio, far), alpha), result) if bool(xp.any(outer)) else result
+    return replaced(xp.where(small, total * near * near, gap), outer, lambda x: _alpha_outer(x, alpha), log_ratio)
 
 
 OUTER = 8.0

@@ -29,11 +29,11 @@ def k3_weighted(draws: Draws) -> Array:
     log_ratio: Array = draws.log_ratio
     log_weight: Array = draws.log_weight
     xp = namespace(log_ratio)
+    if not bool(xp.any(xp.abs(log_ratio) > CERTAIN)):
+        return weighted(draws, formula=k3)
     most = overflow(log_ratio)
     up, down = (log_ratio > CERTAIN) & ((log_ratio > most) | (log_weight > most)), log_ratio < -CERTAIN
     far = up | down
-    if not bool(xp.any(far)):
-        return weighted(draws, formula=k3)
     zero = xp.zeros_like(log_ratio)
     near = xp.exp(xp.where(far, zero, log_weight)) * expm1_and_gap(xp.where(far, zero, log_ratio))[1]
     above = xp.exp(xp.where(up, log_ratio + log_weight, zero))
