@@ -283,6 +283,25 @@ def test_closed_forms_against_quadrature(kind, sides, spec):
     assert found.variance == pytest.approx(float(p @ (each**2).sum(-1)) - float(mean @ mean), rel=1e-9, abs=1e-11)
 
 
+@pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
+def test_totals_in_closed_form(kind, sides):
+    """With k1 in the reward, reward and penalty cancel sample by sample at the optimum; k1 in the loss adds a score."""
+    task = pairs.get(kind)(**sides).gradient_task()
+    scale = float(task.gradient("kl_qp").norm())
+    for name in ("k1_reward", "k1_reward_token_kl", "k1_reward_sequence_ratio", "k3_loss_and_reward"):
+        assert closed.moments(gradients.get(name), task).total_variance == pytest.approx(0.0, abs=1e-24 * scale**2), name
+    samples = task.sample(np.random.default_rng(5), 400_000)
+    rollouts = task.rollouts(task.theta(), samples)
+    u = rollouts.log_q - rollouts.log_p
+    each = (1.0 - (u - u.mean())) * task.scores(
+        task.theta(), samples
+    )  # less the reward, log q/p less its mean, times the score
+    squares = (each**2).sum(1)
+    found = float(squares.mean() - (each.mean(0) ** 2).sum())
+    error = 5 * float(squares.std()) / math.sqrt(len(u))
+    assert abs(closed.moments(gradients.get("k1_loss"), task).total_variance - found) <= error
+
+
 def test_where_the_second_moment_diverges_the_variance_is_infinite():
     task = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.5}).gradient_task()
     assert closed.moments(gradients.get("k3_loss"), task).variance == math.inf
