@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pandas as pd
 import pytest
@@ -311,6 +312,26 @@ def test_lambda_is_least_where_it_is_said_to_be() -> None:
         table = tables("gradient", pairs=(one,), combinations=(spec,))["gradients"].iloc[0]
         assert table["rel_bias"] < 1e-12
         assert table["rel_std"] == pytest.approx(column, rel=1e-9)
+
+
+def test_lambdas_far_from_the_reference_keep_their_digits() -> None:
+    """Two outcomes, by hand: squared scores have the weights ``2 q_a q_b^2``, and the gradient is ``q_0 q_1 (u_0 - u_1)``."""
+    far = pair("categorical", q={"logits": (0.0, -40.0)}, p={"logits": (0.0, 0.0)})
+    row = tables("lambda", pairs=(far,))["lambda"].iloc[0]
+    with mpmath.workdps(60):
+        rare = mpmath.exp(-40) / (1 + mpmath.exp(-40))
+        q = (1 - rare, rare)
+        u = [mpmath.log(2 * each) for each in q]
+        weights = [2 * q[0] * q[1] ** 2, 2 * q[1] * q[0] ** 2]
+        best = 1 + sum(w * x for w, x in zip(weights, u, strict=True)) / sum(weights)
+        square = 2 * (q[0] * q[1] * (u[0] - u[1])) ** 2
+        noise = {
+            at: mpmath.sqrt((sum(w * (x + 1 - at) ** 2 for w, x in zip(weights, u, strict=True)) - square) / square)
+            for at in (0, 1, best)
+        }
+    assert row["lambda_gradient"] == pytest.approx(float(best), rel=1e-13)
+    for at, column in ((0, "0"), (1, "1"), (best, "gradient_best")):
+        assert row[f"gradient_rel_std_{column}"] == pytest.approx(float(noise[at]), rel=1e-10, abs=1e-6), column
 
 
 def test_lambda_refuses_what_it_cannot_enumerate() -> None:
