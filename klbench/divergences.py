@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from klbench.numerics import expm1_and_gap, namespace
+from klbench.numerics import expm1_and_gap, namespace, overflow, replaced, times_exp
 from klbench.registry import Registry
 from klbench.types import ConfigError, Draws, Polynomial
 
@@ -42,6 +42,8 @@ class Divergence:
         log-ratio. It is ``phi'(q/p)`` of ``phi(t) = t f(1/t)``, for which ``D_f = E_p[phi(q/p)]``.
     polynomial, growth, growth_at_zero
         As in :class:`klbench.types.Estimator`.
+    dual
+        The name of the divergence that is the same with the two sides exchanged; empty where none has a name.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Divergence:
     growth_at_zero: float = 0.0
     polynomial: Polynomial | None = None
     slope: Callable[[Array], Array] = field(kw_only=True)
+    dual: str = field(default="", kw_only=True)
 
 
 registry: Registry[Divergence] = Registry("divergence", "klbench.divergences")
@@ -75,6 +78,24 @@ def get(name: str) -> Divergence:
 def names() -> list[str]:
     """The names of all divergences."""
     return registry.names()
+
+
+FAR = 100.0
+"""Beyond this log-ratio a divergence is summed from the side of p, where nothing overflows."""
+
+
+def terms(name: str, log_q: np.ndarray, log_p: np.ndarray) -> np.ndarray:
+    """``q gap(p/q)``, the terms whose sum is the divergence of that name, from finite log-probabilities of one shape.
+
+    A term is infinite only where it is too large for a float, not where the ratio is.
+    """
+    divergence, log_ratio = get(name), log_p - log_q
+    far = (log_ratio > FAR) & bool(divergence.dual)
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.exp(log_q) * divergence.gap(Draws(np.where(far, 0.0, log_ratio)))
+        if far.any():
+            result[far] = np.exp(log_p[far]) * get(divergence.dual).gap(Draws(-log_ratio[far]))
+    return np.where(np.isnan(result) & (log_ratio > FAR), math.inf, result)  # the gap overflows, and q has long vanished
 
 
 def _log(r: Array) -> Array:
@@ -103,27 +124,30 @@ def _kl_pq_gap(draws: Draws) -> Array:
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
     far = xp.abs(log_ratio) > 5.0
-    some_far = bool(xp.any(far))
-    if not some_far or (isinstance(log_ratio, np.ndarray) and log_ratio.ndim):
+    if isinstance(log_ratio, np.ndarray) and log_ratio.ndim:
         excess, gap = draws.derived(expm1_and_gap)
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = excess * log_ratio - gap
-        if some_far:  # few, as a rule: NumPy, which has no gradients to keep, mends only those
-            value[far] = _kl_pq_far(log_ratio[far])
-        return value
-    excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
-    return xp.where(far, _kl_pq_far(log_ratio), excess * log_ratio - gap)
+    else:
+        excess, gap = expm1_and_gap(xp.where(far, xp.zeros_like(log_ratio), log_ratio))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return replaced(excess * log_ratio - gap, far, _kl_pq_far, log_ratio)
 
 
 def _kl_pq_far(log_ratio: Array) -> Array:
     return namespace(log_ratio).exp(log_ratio) * (log_ratio - 1.0) + 1.0
 
 
+CERTAIN = 45.0
+"""From this log-ratio on ``1 / r``, and ``log r`` beside r, are less than rounding."""
+
+
 def _js_gap(draws: Draws) -> Array:
     # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the bracket is
-    # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) far out.
-    half = namespace(draws.log_ratio).abs(draws.log_ratio) / 2.0
-    xp = namespace(half)
+    # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) further out; beyond, r log(2)/2.
+    log_ratio = draws.log_ratio
+    xp = namespace(log_ratio)
+    certain = log_ratio > CERTAIN
+    inside = xp.where(certain, xp.zeros_like(log_ratio), log_ratio)
+    half = xp.abs(inside) / 2.0
     small = half < 0.5
     u = xp.tanh(xp.where(small, half, xp.zeros_like(half)))
     squared = u * u
@@ -133,7 +157,8 @@ def _js_gap(draws: Draws) -> Array:
     far = xp.where(small, xp.ones_like(half), half)
     t = xp.exp(-2.0 * far)
     bracket = xp.where(small, total, math.log(2.0) - xp.log1p(t) - 2.0 * far * t / (1.0 + t))
-    return (0.5 + 0.5 * xp.exp(draws.log_ratio)) * bracket
+    result = (0.5 + 0.5 * xp.exp(inside)) * bracket
+    return replaced(result, certain, lambda x: times_exp(0.5 * math.log(2.0), x), log_ratio)
 
 
 def _hellinger_gap(draws: Draws) -> Array:
@@ -151,7 +176,7 @@ registry.add(
     Divergence(
         "kl_qp", "KL(q‖p)", r"f(r) = -\log r", lambda r: -_log(r), lambda r: -1.0 / r, _kl_qp_gap,
         curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
-        slope=lambda log_ratio: -log_ratio,
+        slope=lambda log_ratio: -log_ratio, dual="kl_pq",
     ),
 )  # fmt: skip
 registry.add(
@@ -159,7 +184,7 @@ registry.add(
     Divergence(
         "kl_pq", "KL(p‖q)", r"f(r) = r \log r", lambda r: r * _log(r), lambda r: _log(r) + 1.0, _kl_pq_gap,
         curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 1), (-1.0, 1.0, 0), (1.0, 0.0, 0)),
-        slope=_power_slope(1.0),
+        slope=_power_slope(1.0), dual="kl_qp",
     ),
 )  # fmt: skip
 registry.add(
@@ -167,7 +192,7 @@ registry.add(
     Divergence(
         "js", "JS(q, p)", r"f(r) = \tfrac12\left(r \log r - (1+r) \log\tfrac{1+r}{2}\right)",
         lambda r: 0.5 * (r * _log(r) - (1.0 + r) * _log((1.0 + r) / 2.0)), lambda r: 0.5 * _log(2.0 * r / (1.0 + r)), _js_gap,
-        curvature=0.25, growth=1.0, slope=_js_slope,
+        curvature=0.25, growth=1.0, slope=_js_slope, dual="js",
     ),
 )  # fmt: skip
 registry.add(
@@ -176,7 +201,7 @@ registry.add(
         "hellinger", "H²(q, p)", r"f(r) = \tfrac12 (\sqrt r - 1)^2",
         lambda r: 0.5 * (r**0.5 - 1.0) ** 2, lambda r: 0.5 * (1.0 - r**-0.5), _hellinger_gap,
         curvature=0.25, growth=1.0, polynomial=((0.5, 1.0, 0), (-1.0, 0.5, 0), (0.5, 0.0, 0)),
-        slope=_power_slope(0.5, 0.25),
+        slope=_power_slope(0.5, 0.25), dual="hellinger",
     ),
 )  # fmt: skip
 registry.add(
@@ -193,12 +218,14 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     # Near 0 the series sum l^k/k! (1 + a + ... + a^(k-2)), k >= 2; beyond, the definition, whose terms no longer cancel.
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
-    small = xp.abs(log_ratio) * max(1.0, abs(alpha)) < 1.0
+    size = log_ratio * max(1.0, abs(alpha))
+    small = xp.abs(size) < 1.0
     near = xp.where(small, log_ratio, xp.zeros_like(log_ratio))
     total = xp.zeros_like(near)
     for k in range(20, 1, -1):
         total = total * near + sum(alpha**j for j in range(k - 1)) / math.factorial(k)
-    far = xp.where(small, xp.ones_like(log_ratio), log_ratio)
+    outer = xp.abs(size) > OUTER if alpha < 0.0 else size > OUTER
+    far = xp.where(small | outer, xp.ones_like(log_ratio), log_ratio)
     r = xp.exp(far)
     if 0.0 < alpha < 1.0:
         power = xp.exp(alpha * far)  # never the largest term, and with a gradient where r underflows
@@ -207,12 +234,46 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     else:
         power = xp.exp(-far) ** -alpha  # of 1/r, lest its gradient overflow before its value does
     gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
-    linear = max(1.0, alpha) * r
-    return xp.where(small, total * near * near, xp.where(xp.isinf(linear), linear, gap))  # not inf - inf
+    return replaced(xp.where(small, total * near * near, gap), outer, lambda x: _alpha_outer(x, alpha), log_ratio)
+
+
+OUTER = 8.0
+"""Beyond this ``max(1, |alpha|) log r`` the alpha family is made of its largest term, which alone may overflow."""
+
+
+def _alpha_outer(log_ratio: Array, alpha: float) -> Array:
+    """The gap as ``a r^alpha + b r + c``: r times the rest where r is large, and its power in halves where that is."""
+    xp = namespace(log_ratio)
+    a, b, c = 1.0 / (alpha * (alpha - 1.0)), -1.0 / (alpha - 1.0), 1.0 / alpha
+    one = xp.ones_like(log_ratio)
+    # Beyond this the result is infinite, and so is its slope, which would be made of parts of which one is 0.
+    most = overflow(log_ratio)
+    most = min(most, (most + 1.0 - math.log(a)) / alpha) if alpha > 1.0 else max(most, most + 1.0 - math.log(b))
+    infinite = log_ratio > most
+    up = xp.where((log_ratio > 0.0) & ~infinite, log_ratio, one)
+    if alpha > 1.0:
+        rest = b + a * xp.exp(up) ** ((alpha - 1.0) / 2.0) * xp.exp(up) ** ((alpha - 1.0) / 2.0)
+    else:
+        decay = (1.0 - alpha) * up
+        gone = decay > CERTAIN
+        rest = b + xp.where(gone, 0.0 * one, a * xp.exp(-xp.where(gone, one, decay)))
+    result = times_exp(rest, up) + c
+    if alpha < 0.0:
+        down = xp.where(log_ratio < 0.0, log_ratio, -one)
+        part = 2.0 ** math.floor(math.log2(-alpha / 2.0))  # of the exponent, without rounding: a power from 1 to 2 is left
+
+        def half() -> Array:
+            return xp.exp(-part * down) ** (-alpha / 2.0 / part)
+
+        result = xp.where(log_ratio < 0.0, (a * half()) * half() + (b * xp.exp(down) + c), result)
+    return xp.where(infinite, xp.where(infinite, log_ratio, one) * math.inf, result)
+
+
+LARGEST_ALPHA = 20.0
 
 
 def _alpha(name: str, alpha: float) -> Divergence:
-    if not math.isfinite(alpha) or abs(alpha) > 20.0:
+    if not math.isfinite(alpha) or abs(alpha) > LARGEST_ALPHA:
         raise ConfigError(f"divergence {name!r}: alpha must lie within -20 and 20, got {alpha}")
     if min(abs(alpha), abs(alpha - 1.0)) < 1e-3:
         raise ConfigError(
@@ -231,6 +292,7 @@ def _alpha(name: str, alpha: float) -> Divergence:
         growth_at_zero=max(0.0, -alpha),
         polynomial=((scale, alpha, 0), (-scale * alpha, 1.0, 0), (scale * (alpha - 1.0), 0.0, 0)),
         slope=_power_slope(alpha),
+        dual=f"alpha:{1.0 - alpha!r}" if abs(1.0 - alpha) <= LARGEST_ALPHA else "",
     )
 
 

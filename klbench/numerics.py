@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import array_api_compat.numpy
@@ -40,6 +42,30 @@ WORTH_COMPILING = 4_096
 def namespace(x: Array) -> Any:
     """The array-API namespace of an array; NumPy's without the search, which would cost as much as a small formula."""
     return array_api_compat.numpy if type(x) is np.ndarray else array_namespace(x)
+
+
+def times_exp(factor: Array, x: Array) -> Array:
+    """``factor * exp(x)``, which overflows only where the product does: half of the exponential at a time."""
+    xp = namespace(x)
+    return (factor * xp.exp(x / 2.0)) * xp.exp(x / 2.0)  # two of them, lest their gradients be added before they are halved
+
+
+def replaced(value: Array, where: Array, function: Callable[[Array], Array], x: Array) -> Array:
+    """``value``, which may be overwritten, but ``function(x)`` where ``where`` holds; it sees nothing else of ``x``."""
+    xp = namespace(x)
+    if not bool(xp.any(where)):
+        return value
+    if (
+        isinstance(value, np.ndarray) and value.ndim
+    ):  # few, as a rule: NumPy, which has no gradients to keep, computes only those
+        value[where] = function(x[where])
+        return value
+    return xp.where(where, function(xp.where(where, x, xp.ones_like(x))), value)
+
+
+def overflow(x: Array) -> float:
+    """The largest exponent whose exponential the dtype of ``x`` holds."""
+    return math.log(float(namespace(x).finfo(x.dtype).max))
 
 
 def _series(x: Array, bits: int) -> Array:

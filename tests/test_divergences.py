@@ -123,6 +123,41 @@ def test_gradients_survive_where_the_ratio_underflows(name, dtype) -> None:
     assert x.grad.item() == pytest.approx({"kl_qp": -1.0, "alpha:-1": -math.inf}.get(name, 0.0), abs=1e-200)
 
 
+@pytest.mark.parametrize("name", [*NAMES, "alpha:20", "alpha:-20", "alpha:-2.5", "alpha:0.1", "alpha:-0.1"])
+@pytest.mark.parametrize("dtype", TORCH)
+def test_a_gap_overflows_only_where_its_value_does(name, dtype, worst_ulps) -> None:
+    """Up to the last place before it; and its gradient is infinite, not 0 times infinity, from there on."""
+    divergence = divergences.get(name)
+    alpha = float(name[6:]) if name.startswith("alpha:") else None
+    gap = ORACLES[name][0] if name in ORACLES else alpha_gap(alpha)
+    largest = math.log(float(np.finfo(dtype).max))
+    edges = [_edge(gap, 0.0, 2.0 * largest, np.finfo(dtype).max)]
+    if alpha is not None and alpha < 0.0:
+        edges.append(_edge(gap, 0.0, -20.0 * largest, np.finfo(dtype).max))
+    for edge in edges:
+        inside = (edge * (1.0 - np.geomspace(1e-6, 0.9, 60))).astype(dtype)
+        x = torch.tensor(np.concatenate([inside, np.array([1.001, 1.5, 100.0]) * edge]).astype(dtype), requires_grad=True)
+        got = divergence.gap(Draws(x))
+        got.sum().backward()
+        with mpmath.workdps(60):
+            truth = [gap(mpmath.mpf(float(each))) for each in inside]
+        assert torch.isfinite(got[:60]).all()
+        allowed = BOUND if alpha is None else max(BOUND, abs(alpha)) / min(1.0, 4.0 * abs(alpha * (1.0 - alpha)))
+        assert worst_ulps(got[:60].detach(), truth, dtype) <= allowed
+        assert got[60:].tolist() == [math.inf] * 3
+        assert x.grad[60:].tolist() == [math.copysign(math.inf, edge)] * 3
+        assert not x.grad.isnan().any()
+
+
+def _edge(gap, low, high, largest) -> float:
+    """Where the gap is the largest float, by bisection."""
+    with mpmath.workdps(40):
+        for _ in range(80):
+            middle = (low + high) / 2.0
+            low, high = (low, middle) if gap(mpmath.mpf(middle)) > mpmath.mpf(float(largest)) else (middle, high)
+    return low
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("make", [np.asarray, torch.asarray])
 @pytest.mark.parametrize("shape", [(), (0,), (0, 3), (1,), (2, 0)])

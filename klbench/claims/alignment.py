@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from klbench import claims, streams
@@ -123,65 +124,93 @@ def dpo_gradient(seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: 
     )  # fmt: skip
 
 
-def _step(features: Tensor, theta: Tensor, chosen: int, rejected: int, size: float) -> tuple[float, float]:
-    """For a softmax over answers with these features: how far a DPO step moves ``log pi(chosen)``, and by its slope."""
+@dataclass(frozen=True)
+class _Step:
+    """Log-probabilities of the chosen and the rejected answer, ``(2,)``, around a DPO step, and their slopes along it."""
+
+    before: Tensor
+    after: Tensor
+    slopes: Tensor
+
+    @property
+    def as_said(self) -> bool:
+        """Whether the chosen answer rose and the rejected one fell."""
+        moved = self.after - self.before
+        return bool(moved[0] > 0.0 > moved[1])
+
+    @property
+    def foreseen(self) -> bool:
+        """Whether the condition is met."""
+        return bool(self.slopes[0] > 0.0 > self.slopes[1])
+
+
+def _step(features: Tensor, theta: Tensor, chosen: int, rejected: int, size: float) -> _Step:
+    """A step of a softmax over answers with these features, the reference being the policy as it is: the margin is 0."""
     import torch
 
-    def log_pi(at: Tensor) -> Tensor:
-        return (features @ at).log_softmax(0)
-
-    at = theta.clone().requires_grad_()
-    each = log_pi(at)
-    scores = [torch.autograd.grad(each[k], at, retain_graph=True)[0] for k in (chosen, rejected)]
-    # The reference is the policy as it is: the margin is 0.
-    loss = -torch.nn.functional.logsigmoid(BETA * ((each[chosen] - each[rejected]) - (each[chosen] - each[rejected]).detach()))
+    at, answers = theta.clone().requires_grad_(), [chosen, rejected]
+    both = (features @ at).log_softmax(0)[answers]
+    scores = torch.stack([torch.autograd.grad(each, at, retain_graph=True)[0] for each in both])
+    loss = -torch.nn.functional.logsigmoid(BETA * ((both[0] - both[1]) - (both[0] - both[1]).detach()))
     (gradient,) = torch.autograd.grad(loss, at)
-    moved = log_pi(theta - size * gradient)[chosen] - each[chosen]
-    return float(moved.detach()), float(scores[0] @ (scores[0] - scores[1]))
+    after = (features @ (theta - size * gradient)).log_softmax(0)[answers]
+    return _Step(both.detach(), after, scores @ (scores[0] - scores[1]))
 
 
-def _overtaken(atoms: Atoms) -> float:
-    """Share of ordered pairs of different sequences whose first one falls when a small DPO step prefers it to the second."""
+def _exceptions(atoms: Atoms) -> tuple[float, float]:
+    """Shares of ordered pairs of sequences where a small DPO step lowers the first, which it prefers, or raises the second."""
     import torch
 
     n = len(atoms.probability)
     rows = torch.eye(n, dtype=torch.float64)[:, :, None] * atoms.rollouts.mask
     scores = torch.stack([atoms.scores.pull(row, torch.zeros_like(row)) for row in rows])
     gram = scores @ scores.T
-    # The second one rises where the first would fall with the two exchanged: the same share.
-    return float((gram.diagonal()[:, None] - gram < 0.0).sum()) / (n * (n - 1))
+    falls, rises = gram > gram.diagonal()[:, None], gram > gram.diagonal()[None, :]
+    return float(falls.sum()) / (n * (n - 1)), float(rises.sum()) / (n * (n - 1))
 
 
 @claim("dpo_raises_chosen", "A DPO step raises the probability of the chosen answer and lowers that of the rejected one.",
-       r"\log \pi_{\theta - \eta \nabla L}(c) > \log \pi_\theta(c)",
+       r"\theta' = \theta - \eta \nabla L:\ \ \log \pi_{\theta'}(c) > \log \pi_\theta(c),\ \ "
+       r"\log \pi_{\theta'}(r) < \log \pi_\theta(r)",
        "a common reading of Rafailov et al. 2023; against it, Razin et al. 2024, arXiv:2410.08847")  # fmt: skip
-def dpo_raises_chosen(seed: int, features: Tensor | None = None) -> Finding:
-    """To first order it moves by ``∇log pi(c) · (∇log pi(c) - ∇log pi(r))``: positive in a table, not always else."""
+def dpo_raises_chosen(
+    seed: int, sinking: Sequence[float] = (1.0, 0.0, 3.0), rising: Sequence[float] = (2.0, 1.0, -3.0)
+) -> Finding:
+    """To first order each moves by its score times ``∇log pi(c) - ∇log pi(r)``: as said in a table, not always else."""
     import torch
 
     stream = streams.generator(seed, "claims", "dpo_raises_chosen")
     table = torch.eye(4, dtype=torch.float64)
-    shared = torch.tensor([[1.0], [0.0], [3.0]], dtype=torch.float64) if features is None else features
-    moves = [
+    steps = [
         _step(table, torch.from_numpy(stream.standard_normal(4)), c, r, 1e-3)
         for _ in range(10) for c in range(4) for r in range(4) if c != r
     ]  # fmt: skip
-    start = torch.ones(shared.shape[1], dtype=torch.float64)
-    moves.append(_step(shared, start, 0, 1, 1e-3))
-    agree = all((moved > 0.0) == (slope > 0.0) for moved, slope in moves)
-    fallen = [moved for moved, _ in moves if moved <= 0.0]
-    share = max(_overtaken(atoms) for atoms in enumerated(task()))
-    condition = "∇log π(chosen) · (∇log π(chosen) − ∇log π(rejected)) > 0"
-    before = (shared @ start).softmax(0)[0]
-    after = before * math.exp(_step(shared, start, 0, 1, 1.0)[0])
+    in_table = all(step.as_said for step in steps)
+    # One parameter for all answers, the first chosen and the second rejected.
+    shared = [
+        (torch.tensor(each, dtype=torch.float64)[:, None], torch.tensor([at], dtype=torch.float64))
+        for each, at in ((sinking, 1.0), (rising, 0.0))
+    ]
+    steps += [_step(*each, 0, 1, 1e-3) for each in shared]
+    agree = all(step.as_said == step.foreseen for step in steps)
+    falls, rises = (max(shares) for shares in zip(*(_exceptions(atoms) for atoms in enumerated(task())), strict=True))
+    condition = "∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"
+    first, second = (_step(*each, 0, 1, 1.0) for each in shared)
+    sunk, risen = (
+        " to ".join(percent(float(at[k].exp())) for at in (step.before, step.after)) for step, k in ((first, 0), (second, 1))
+    )
     return Finding(
-        verdict(agree and len(fallen) < len(moves), not fallen and share == 0.0, condition),
-        f"With a logit for each answer it rose in all of {len(moves) - 1} steps; with one parameter shared by three answers it "
-        f"went from {percent(float(before))} to {percent(float(after))}; in a small recurrent policy it falls, to first order, "
-        f"for {percent(share)} of the ordered pairs of sequences, and the rejected one rises for as many: those with the two "
-        "exchanged.",
-        share, 0.0,
+        verdict(agree and in_table, all(step.as_said for step in steps) and falls + rises == 0.0, condition),
+        f"With a logit for each answer both moved as said in all of {len(steps) - 2} steps. With one parameter for three "
+        f"answers the chosen one went from {sunk} with features {_listed(sinking)}, and the rejected one from {risen} with "
+        f"features {_listed(rising)}. In a small recurrent policy the chosen one falls, to first order, for {percent(falls)} "
+        f"of the ordered pairs of sequences, and the rejected one rises for {percent(rises)}: those with the two exchanged.",
+        falls + rises, 0.0,
     )  # fmt: skip
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:g}".replace("-", "−") for number in numbers)
 
 
 @claim("bradley_terry_saturates", "The gradient of the Bradley-Terry loss vanishes as the margin grows.",

@@ -6,6 +6,8 @@ import math
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from klbench.estimators import register, registry
 from klbench.estimators.schulman import k1, k2, k3
 from klbench.numerics import namespace
@@ -19,7 +21,9 @@ def _clip(x: Array, low: float | None, high: float | None) -> Array:
 
 
 def k3_clamped(draws: Draws, *, limit: float) -> Array:
-    """``min(k3, limit)``."""
+    """``min(k3, limit)``; its gradient is 0 where it is cut off."""
+    if not isinstance(draws.log_ratio, np.ndarray):  # with a gradient, which would be 0 times infinity where r overflows
+        draws = Draws(_clip(draws.log_ratio, None, math.log(2.0) + math.log(limit + 2.0)))  # k3 is above the limit there
     return _clip(k3(draws), None, limit)
 
 
@@ -39,8 +43,8 @@ def k2_openrlhf(draws: Draws) -> Array:
 
 
 def k3_openrlhf(draws: Draws) -> Array:
-    """k3 clamped to +-10."""
-    return _clip(k3(draws), -10.0, 10.0)
+    """k3 clamped to +-10, of which it never meets the lower."""
+    return k3_clamped(draws, limit=10.0)
 
 
 def _kinks(limit: float) -> tuple[float, float]:

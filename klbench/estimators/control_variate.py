@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from klbench.estimators import register, registry
-from klbench.numerics import expm1_and_gap, namespace
+from klbench.numerics import expm1_and_gap, namespace, overflow
 from klbench.types import BatchForm, Claims, ConfigError, Draws, Estimator
 
 Array = Any
@@ -58,8 +58,12 @@ def k_fitted(draws: Draws) -> Array:
     n = log_ratio.shape[-1]
     if n < 2:
         raise ValueError(f"k_fitted needs at least 2 samples on the last axis, got {n}")
-    excess, gap = draws.derived(expm1_and_gap)
     first, second = slice(None, n // 2), slice(n // 2, None)
+    # Half of what overflows: the square of r is what lambda is fitted with.
+    if bool(xp.any(log_ratio > overflow(log_ratio) / 2.0 - 1.0)):
+        halves = (log_ratio[..., first], log_ratio[..., second])
+        return xp.concat([_far_fitted(*halves), _far_fitted(*halves[::-1])], axis=-1)
+    excess, gap = draws.derived(expm1_and_gap)
 
     def fit(half: slice) -> Array:
         e, ell = excess[..., half], log_ratio[..., half]
@@ -69,6 +73,25 @@ def k_fitted(draws: Draws) -> Array:
         return weight * gap[..., half] - (1.0 - weight) * log_ratio[..., half]
 
     return xp.concat([apply(first, fit(second)), apply(second, fit(first))], axis=-1)
+
+
+def _far_fitted(log_ratio: Array, other: Array) -> Array:
+    """The terms of one half with the lambda of the other, whose largest r is taken out of lambda and multiplied in again."""
+    xp = namespace(log_ratio)
+    largest = xp.max(other, axis=-1, keepdims=True)
+    largest = xp.where(largest > 0.0, largest, xp.zeros_like(largest))
+
+    def scaled(x: Array) -> Array:
+        """``(r - 1) / largest r``."""
+        near = x < 1.0
+        excess = expm1_and_gap(xp.where(near, x, xp.zeros_like(x)))[0]
+        return xp.where(
+            near, excess * xp.exp(-largest), xp.exp(xp.where(near, xp.zeros_like(x), x) - largest) - xp.exp(-largest)
+        )
+
+    e = scaled(other)
+    weight = _slope(xp.sum(e * other, axis=-1, keepdims=True), xp.sum(e * e, axis=-1, keepdims=True))
+    return weight * scaled(log_ratio) - log_ratio
 
 
 def _features(draws: Draws) -> tuple[Array, ...]:

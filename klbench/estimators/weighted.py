@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from klbench.divergences import CERTAIN
 from klbench.estimators import register
 from klbench.estimators.schulman import k1, k2, k3
-from klbench.numerics import namespace
+from klbench.numerics import expm1_and_gap, namespace, overflow
 from klbench.types import BatchForm, Claims, Draws, Estimator
 
 Array = Any
@@ -21,6 +22,23 @@ def _weight(draws: Draws) -> Array:
 def weighted(draws: Draws, *, formula: Any) -> Array:
     """``w k(r)``: its mean over ``x ~ mu`` is that of ``k(r)`` over ``x ~ q``."""
     return _weight(draws) * formula(draws)
+
+
+def k3_weighted(draws: Draws) -> Array:
+    """``w k3(r)``, finite where ``w r = p/mu`` is though r or w is not."""
+    log_ratio: Array = draws.log_ratio
+    log_weight: Array = draws.log_weight
+    xp = namespace(log_ratio)
+    if not bool(xp.any(xp.abs(log_ratio) > CERTAIN)):
+        return weighted(draws, formula=k3)
+    most = overflow(log_ratio)
+    up, down = (log_ratio > CERTAIN) & ((log_ratio > most) | (log_weight > most)), log_ratio < -CERTAIN
+    far = up | down
+    zero = xp.zeros_like(log_ratio)
+    near = xp.exp(xp.where(far, zero, log_weight)) * expm1_and_gap(xp.where(far, zero, log_ratio))[1]
+    above = xp.exp(xp.where(up, log_ratio + log_weight, zero))
+    below = xp.exp(xp.where(down, log_weight, zero)) * (-1.0 - xp.where(down, log_ratio, zero))
+    return xp.where(up, above, xp.where(down, below, near))
 
 
 def _normalized_weight(draws: Draws) -> Array:
@@ -72,7 +90,7 @@ register(
 )  # fmt: skip
 register(
     Estimator(
-        "k3_weighted", partial(weighted, formula=k3), "kl_qp", r"w\,((r-1) - \log r)",
+        "k3_weighted", k3_weighted, "kl_qp", r"w\,((r-1) - \log r)",
         "importance-weighted k3, for samples of a third distribution",
         Claims(unbiased=True, nonnegative=True, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True, growth=1.0,
     )

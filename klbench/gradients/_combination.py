@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Literal, get_args
 
 from klbench import estimators
 from klbench.registry import unknown
-from klbench.types import ConfigError
+from klbench.types import ConfigError, Polynomial
 
 Placement = Literal["loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"]
 Level = Literal["token", "sequence"]
@@ -20,6 +20,8 @@ Gradient = Literal["grad KL(q‖p)", "grad KL(p‖q)", "grad KL(q‖p) - grad KL
 EXACT = "full_kl"
 """The name of the estimator that a full placement has: the exact KL over the next token."""
 SCORED = ("reward", "reward_to_go", "loss_and_reward", "full_with_score")
+GROUPED = ("batch_mean", "leave_one_out")
+"""The baselines that tie a group of samples together."""
 DIFFERENTIATED = ":differentiated"
 MEAN = ":mean"
 CAP = 2.0
@@ -57,6 +59,8 @@ class Combination:
         The claim holds whoever samples.
     one_token
         The claim for sequences of one token, where it differs.
+    called_unbiased_by
+        Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own KL.
     """
 
     name: str
@@ -74,6 +78,7 @@ class Combination:
     one_token: Gradient | None = None
     aliases: tuple[str, ...] = ()
     used_by: str = ""
+    called_unbiased_by: str = ""
     source: str = ""
 
     def __post_init__(self) -> None:
@@ -126,6 +131,38 @@ class Combination:
         if stale and not self.off_policy:
             return None
         return self.one_token if tokens == 1 and self.one_token else self.claim
+
+
+def merged(polynomial: Iterable[tuple[float, float, int]]) -> Polynomial:
+    """The same polynomial with one term for each pair of powers, and none where they cancel."""
+    totals: dict[tuple[float, int], float] = {}
+    for c, a, b in polynomial:
+        totals[a, b] = totals.get((a, b), 0.0) + c
+    return tuple((c, a, b) for (a, b), c in totals.items() if c)
+
+
+def _slope(polynomial: Polynomial) -> Polynomial:
+    """The derivative with respect to ``log q``, which is minus that with respect to ``log r``."""
+    powers = tuple((-c * a, a, b) for c, a, b in polynomial if a)
+    logs = tuple((-c * b, a, b - 1) for c, a, b in polynomial if b)
+    return powers + logs
+
+
+def coefficient(combination: Combination) -> Polynomial | None:
+    """What multiplies the score of a single draw, before its weight and without its baseline; None where it has no such form.
+
+    Where the estimator is both differentiated and scored its highest powers of r may cancel: ``r - 1 - log r`` in the reward
+    and ``1 - r``, its slope, leave ``-log r``.
+    """
+    if combination.placement in ("full", "full_with_score"):
+        return None
+    value = estimators.get(combination.estimator).polynomial
+    path = estimators.get(combination.gradient_of).polynomial if combination.gradient_of else value
+    if value is None or path is None:
+        return None
+    in_reward = combination.placement in ("reward", "reward_to_go")
+    scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
+    return merged((() if in_reward else _slope(path)) + (value if scored else ()))
 
 
 def parse(spec: str) -> Combination:

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from klbench import estimators
-from klbench.gradients._combination import SCORED, Combination
+from klbench.gradients._combination import GROUPED, SCORED, Combination, coefficient, merged
 from klbench.gradients.exact import GradientMoments
 from klbench.types import Atoms, GradientTask, Polynomial
 
@@ -20,31 +20,8 @@ NEAR = 1e-4
 """Below this KL in nats powers of r are not expanded: ``r - 1 - log r`` would be the difference of its own terms."""
 
 
-def _slope(polynomial: Polynomial) -> Polynomial:
-    """The derivative with respect to ``log q``, which is minus that with respect to ``log r``."""
-    powers = tuple((-c * a, a, b) for c, a, b in polynomial if a)
-    logs = tuple((-c * b, a, b - 1) for c, a, b in polynomial if b)
-    return powers + logs
-
-
-def coefficient(combination: Combination) -> Polynomial | None:
-    """What multiplies the score of a single draw sampled by the policy itself; None where it has no such form.
-
-    A baseline that a group gives has none: it depends on several draws.
-    """
-    if combination.baseline in ("batch_mean", "leave_one_out") or combination.placement in ("full", "full_with_score"):
-        return None
-    value = estimators.get(combination.estimator).polynomial
-    path = estimators.get(combination.gradient_of).polynomial if combination.gradient_of else value
-    if value is None or path is None:
-        return None
-    in_reward = combination.placement in ("reward", "reward_to_go")
-    scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
-    return (() if in_reward else _slope(path)) + (value if scored else ())
-
-
 def _product(a: Polynomial, b: Polynomial) -> Polynomial:
-    return tuple((c * d, e + f, g + h) for c, e, g in a for d, f, h in b)
+    return merged((c * d, e + f, g + h) for c, e, g in a for d, f, h in b)
 
 
 class _Integrals:
@@ -58,7 +35,7 @@ class _Integrals:
         import torch
 
         result = None
-        for power in {a for _, a, _ in polynomial}:
+        for power in {a for _, a, _ in polynomial} or {0.0}:  # all has cancelled: 0
             if power not in self._rules:
                 self._rules[power] = self._task.tilted(power)
             rule = self._rules[power]
@@ -85,7 +62,7 @@ class _Integrals:
         def norm(rule: Atoms, factor: Tensor) -> Tensor:
             return rule.probability @ (factor[:, 0] * rule.scores.gram()[:, 0, 0])
 
-        whole = (*polynomial, (-baseline, 0.0, 0))
+        whole = merged((*polynomial, (-baseline, 0.0, 0)))
         value = self(_product(whole, whole), norm)
         return math.inf if value is None else float(value)
 
@@ -103,7 +80,7 @@ def moments(combination: Combination, task: GradientTask) -> GradientMoments | N
     if combination.placement in ("full", "full_with_score"):
         exact = task.gradient("kl_qp")
         return GradientMoments(exact, 0.0, integrals.square(((1.0, 0.0, 1),), -kl) - float(exact @ exact))
-    polynomial = coefficient(combination)
+    polynomial = None if combination.baseline in GROUPED else coefficient(combination)
     if polynomial is None or (kl < NEAR and any(a for _, a, _ in polynomial)):
         return None
     baseline = kl if combination.baseline == "token_kl" else 0.0
@@ -111,7 +88,7 @@ def moments(combination: Combination, task: GradientTask) -> GradientMoments | N
     if mean is None:
         return None
     variance = integrals.square(polynomial, baseline) - float(mean @ mean)
-    both = (*polynomial, (1.0, 0.0, 1))  # the reward is -log r
+    both = merged((*polynomial, (1.0, 0.0, 1)))  # the reward is -log r
     value = estimators.get(combination.estimator).polynomial or ()
     offset = -kl + (integrals.expectation(value) if combination.placement in SCORED else 0.0)
     total_mean = integrals.mean(both, offset)

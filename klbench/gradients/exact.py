@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from klbench.gradients._combination import Combination
+from klbench.gradients._combination import GROUPED, Combination, coefficient
 from klbench.gradients.surrogate import Parts, parts
 from klbench.types import Atoms, GradientTask, Rollouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -29,11 +29,15 @@ class GradientMoments:
     total_variance
         The same of the whole objective's gradient, reward and penalty together, at the optimum: the policy is the best one for
         the reward ``log q/p``, and both share one baseline, the exact mean. None off-policy.
+    size
+        The expected length of what the mean is a sum of, before anything cancels: rounding leaves the mean so many units in the
+        last place. None where that is no more than one sample's gradient is long.
     """
 
     mean: Tensor
     variance: float
     total_variance: float | None = None
+    size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,15 +49,29 @@ class Coefficients:
 
     def pull(self, atoms: Atoms) -> Tensor:
         """The expected gradient, ``(parameters,)``."""
-        weight = atoms.probability[:, None]
-        return atoms.scores.pull(weight * self.token, weight * self.full)
+        # A coefficient may be as large as its sequence is rare: half of the weight before the product, half after.
+        root = _root(atoms)
+        return atoms.scores.pull(root * (root * self.token), root * (root * self.full))
 
     def second_moment(self, atoms: Atoms, gram: Tensor) -> float:
         """``E ‖g‖^2``."""
         import torch
 
-        vectors = torch.cat([self.token, self.full], dim=-1)
-        return float(atoms.probability @ torch.einsum("ni,nij,nj->n", vectors, gram, vectors))
+        vectors = _root(atoms) * torch.cat([self.token, self.full], dim=-1)
+        return float(torch.einsum("ni,nij,nj->", vectors, gram, vectors))
+
+    def size(self, atoms: Atoms, gram: Tensor) -> float:
+        """The expected sum of the lengths of all that the gradient is a sum of."""
+        import torch
+
+        root = _root(atoms)
+        lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
+        return float((root * (root * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum())
+
+
+def _root(atoms: Atoms) -> Tensor:
+    """The root of each sequence's probability, ``(n, 1)``."""
+    return (atoms.rollouts.log_mu.sum(-1, keepdim=True) / 2.0).exp()
 
 
 def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Parts]:
@@ -68,14 +86,57 @@ def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Coefficie
     return Coefficients(token * rollouts.mask, full * rollouts.mask), pieces
 
 
-def _total(direct: Coefficients, pieces: Parts, atoms: Atoms) -> Coefficients:
-    """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every return is centred."""
-    rollouts = atoms.rollouts
-    reward = -(rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
-    token = direct.token - (reward - atoms.probability @ reward) * rollouts.mask
+NEAR = 1.0
+"""Up to this log-ratio differentiation keeps all digits; beyond it, powers of r that should cancel leave their rounding."""
+
+
+def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor] | None:
+    """Coefficients from the polynomial in which powers of r have cancelled, and where to take them; None where there are none.
+
+    That is, of one score for all tokens: those of a whole sequence's ratio, and of sequences of one token.
+    """
+    import torch
+
+    polynomial, correction = coefficient(combination), combination.correction
+    whole = combination.level == "sequence" and correction in ("none", "sequence_ratio")
+    single = rollouts.mask.shape[-1] == 1 and correction != "truncated_ratio"
+    if polynomial is None or not (whole or single):
+        return None
+    log_ratio = (rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
+    total = sum((c * torch.exp(a * log_ratio) * log_ratio**b for c, a, b in polynomial), torch.zeros_like(log_ratio))
+    if combination.baseline == "token_kl":
+        total = total - rollouts.kl
+    if correction != "none":
+        total = total * (rollouts.log_q - rollouts.log_mu).sum(-1, keepdim=True).exp()
+    return total * rollouts.mask, (log_ratio.abs() > NEAR).expand_as(rollouts.mask)
+
+
+def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Tensor, Parts]:
+    """All that multiplies each sequence's vectors, how large the scores' part was before anything cancelled, and the parts."""
+    import torch
+
+    direct, pieces = taken_apart(combination, rollouts)
+    token, size = direct.token, direct.token.abs()
+    if combination.ratio_gradient:
+        size = size + pieces.direct.detach().abs()[:, None]
     if pieces.weights is not None and pieces.returns is not None:
-        token = token + pieces.weights * (pieces.returns - atoms.probability @ pieces.returns)
-    return Coefficients(token, direct.full)
+        scored = pieces.weights * pieces.returns
+        token, size = token + scored, size + scored.abs()
+    cancelled = _cancelled(combination, rollouts)
+    if cancelled is not None:
+        exact, far = cancelled
+        token, size = torch.where(far, exact, token), torch.where(far, exact.abs(), size)
+    return Coefficients(token, direct.full), size * rollouts.mask, pieces
+
+
+def _total(whole: Coefficients, pieces: Parts, atoms: Atoms) -> Coefficients:
+    """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every return is centred."""
+    rollouts, p = atoms.rollouts, atoms.probability
+    token = whole.token
+    if pieces.weights is not None and pieces.returns is not None:
+        token = token - pieces.weights * (p @ pieces.returns)
+    reward = -(rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
+    return Coefficients(token - (reward - p @ reward) * rollouts.mask, whole.full)
 
 
 @dataclass(frozen=True)
@@ -145,27 +206,23 @@ class _Group:
         return self._pull(token)
 
 
-def _prompt(
-    combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool
-) -> tuple[Tensor, float, float | None]:
-    direct, pieces = taken_apart(combination, atoms.rollouts)
+def _prompt(combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool) -> GradientMoments:
+    whole, size, pieces = _whole(combination, atoms.rollouts)
     total = None
     if on_policy:
-        both = _total(direct, pieces, atoms)
+        both = _total(whole, pieces, atoms)
         mean = both.pull(atoms)
         total = both.second_moment(atoms, gram) - float(mean @ mean)
-    if combination.baseline in ("batch_mean", "leave_one_out"):
+    if combination.baseline in GROUPED:
         assert pieces.weights is not None
         assert pieces.returns is not None
         gradient, variance = _Group(atoms, gram, pieces.weights, pieces.returns).moments(group)
         shrink = 1 - 1 / group if combination.baseline == "batch_mean" else 1.0
-        return shrink * gradient, shrink**2 * variance, total
-    token = direct.token
-    if pieces.weights is not None and pieces.returns is not None:
-        token = token + pieces.weights * pieces.returns
-    whole = Coefficients(token, direct.full)
-    mean = whole.pull(atoms)
-    return mean, whole.second_moment(atoms, gram) - float(mean @ mean), total
+        mean, variance = shrink * gradient, shrink**2 * variance
+    else:
+        mean = whole.pull(atoms)
+        variance = whole.second_moment(atoms, gram) - float(mean @ mean)
+    return GradientMoments(mean, variance, total, Coefficients(size, whole.full).size(atoms, gram))
 
 
 def all_moments(combinations: Sequence[Combination], task: GradientTask, group: int = 8) -> list[GradientMoments]:
@@ -179,19 +236,26 @@ def all_moments(combinations: Sequence[Combination], task: GradientTask, group: 
     prompts: Iterator[Atoms] | None = task.atoms()
     if prompts is None:
         raise ValueError("this task cannot be enumerated")
-    found: list[list[tuple[Tensor, float, float | None]]] = []
+    found: list[list[GradientMoments]] = []
     for atoms in prompts:
         gram = atoms.scores.gram()
         found.append([_prompt(each, atoms, gram, group, on_policy=task.staleness == 0.0) for each in combinations])
     return [_averaged([of_prompt[k] for of_prompt in found]) for k in range(len(combinations))]
 
 
-def _averaged(rows: Sequence[tuple[Tensor, float, float | None]]) -> GradientMoments:
+def _averaged(rows: Sequence[GradientMoments]) -> GradientMoments:
+    """The mean over prompts."""
     import torch
 
-    means, variances, totals = zip(*rows, strict=True)
-    total = None if totals[0] is None else sum(totals) / len(rows)
-    return GradientMoments(torch.stack(means).mean(0), sum(variances) / len(rows), total)
+    def mean(values: Iterable[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(rows) if known else None
+
+    variance = sum(each.variance for each in rows) / len(rows)
+    return GradientMoments(
+        torch.stack([each.mean for each in rows]).mean(0), variance,
+        mean(each.total_variance for each in rows), mean(each.size for each in rows),
+    )  # fmt: skip
 
 
 def moments(combination: Combination, task: GradientTask, group: int = 8) -> GradientMoments:

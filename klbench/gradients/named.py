@@ -19,13 +19,13 @@ register(Combination(
 register(Combination(
     "k2_loss", "k2", "loss", claim="biased", one_token=QP,
     aliases=("verl_kl_loss_mse", "openrlhf_k2_loss"),
-    used_by="verl kl_loss_type=mse; OpenRLHF --use_kl_loss --kl_estimator k2",
+    used_by="verl kl_loss_type=mse; OpenRLHF --use_kl_loss --kl_estimator k2", called_unbiased_by="verl 0.9.1",
     source="per token, without the score of the tokens before",
 ))  # fmt: skip
 register(Combination(
     "k3_loss", "k3", "loss", claim="biased", one_token=PQ,
-    aliases=("trl_grpo", "grpo"),
-    used_by="TRL GRPO (loss_type=dapo and others that sum over tokens)",
+    aliases=("trl_grpo@1.9", "grpo"),
+    used_by="TRL GRPO up to 1.9 (loss_type=dapo and others that sum over tokens); later with use_bias_correction_kl=False",
     source="Shao et al. 2024, DeepSeekMath, eq. 4",
 ))  # fmt: skip
 register(Combination(
@@ -43,8 +43,9 @@ register(Combination(
     source="short sequences weigh more: the scores no longer average to 0",
 ))  # fmt: skip
 register(Combination(
-    "k3_loss_length_mean", "k3", "loss", length_mean=True, claim="biased", one_token=PQ, aliases=("trl_grpo_sequence_mean",),
-    used_by="TRL GRPO with loss_type=grpo; OpenRLHF with a mean over each sequence's tokens",
+    "k3_loss_length_mean", "k3", "loss", length_mean=True, claim="biased", one_token=PQ,
+    aliases=("trl_grpo_sequence_mean@1.9",),
+    used_by="TRL GRPO up to 1.9 with loss_type=grpo; OpenRLHF with a mean over each sequence's tokens",
 ))  # fmt: skip
 register(Combination("k1_sequence_loss", "k1", "loss", "sequence", claim="0", source="E_q[grad log q] = 0"))
 register(Combination(
@@ -101,26 +102,33 @@ register(Combination(
 # Straight-through: the value of one, the gradient of another.
 register(Combination(
     "k3_plus", "k3", "straight_through", gradient_of="k2", claim="biased", one_token=QP,
-    aliases=("k3+", "verl_low_var_kl_plus", "nemo_rl"),
+    aliases=("k3+", "verl_low_var_kl_plus", "nemo_rl"), called_unbiased_by="verl 0.9.1",
     used_by="verl kl_loss_type=k3+ (low_var_kl+); NeMo-RL since it multiplies k3 by exp(x - stop_gradient(x))",
 ))  # fmt: skip
 register(Combination(
     "k1_plus", "k1", "straight_through", gradient_of="k2", claim="biased", one_token=QP, aliases=("k1+",),
-    used_by="verl kl_loss_type=k1+",
+    used_by="verl kl_loss_type=k1+", called_unbiased_by="verl 0.9.1",
 ))  # fmt: skip
 register(Combination("k3_plus_sequence", "k3", "straight_through", "sequence", gradient_of="k2", claim=QP))
 register(Combination(
     "openrlhf_unbiased_gradient", "k3", "straight_through", "token", "truncated_ratio", gradient_of="k2", cap=10.0,
     claim="biased", one_token=QP,
     used_by="OpenRLHF unbiased_gradient=True: k2's gradient times the detached ratio, cut off at 10",
+    called_unbiased_by="OpenRLHF 0.11.2",
 ))  # fmt: skip
 
 # With the ratio of policy to sampler.
 register(Combination(
     "k3_ratio_loss", "k3", "loss", "token", "token_ratio", ratio_gradient=True, claim="biased", one_token=QP,
-    aliases=("deepseek_v3_2", "trl_grpo_bias_correction", "nemo_rl_on_policy_kl"),
-    used_by="DeepSeek-V3.2; TRL GRPO use_bias_correction_kl; NeMo-RL use_on_policy_kl_approximation",
-    source="DeepSeek-AI 2025, DeepSeek-V3.2",
+    aliases=("trl_grpo", "trl_grpo@1.16", "deepseek_v3_2", "trl_grpo_bias_correction", "nemo_rl_on_policy_kl"),
+    used_by="TRL GRPO (read: 1.16.0; use_bias_correction_kl, on by default since 1.10; loss_type=dapo and others that sum over "
+    "tokens); DeepSeek-V3.2; NeMo-RL use_on_policy_kl_approximation",
+    called_unbiased_by="TRL 1.16.0", source="DeepSeek-AI 2025, DeepSeek-V3.2; k2's gradient per token, sample by sample",
+))  # fmt: skip
+register(Combination(
+    "k3_ratio_loss_length_mean", "k3", "loss", "token", "token_ratio", ratio_gradient=True, length_mean=True, claim="biased",
+    one_token=QP, aliases=("trl_grpo_sequence_mean",), used_by="TRL GRPO with loss_type=grpo (read: 1.16.0)",
+    source="short sequences weigh more, and long ones less than a sum over tokens gives them",
 ))  # fmt: skip
 register(Combination(
     "k3_detached_ratio_loss", "k3", "loss", "token", "token_ratio", claim="biased", one_token=PQ,

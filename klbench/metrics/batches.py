@@ -86,6 +86,8 @@ def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
     n = terms.size
     total, squares = compiled.sums(terms, 0.0)
     mean = total / n
+    if not np.isfinite(mean):  # infinite terms have a mean, unless of both signs, and none of them a spread
+        return float(np.sum(terms / n)), np.nan
     scatter = squares - total * mean
     if not scatter > 1e-4 * squares:  # what is left after cancellation has lost 4 digits or more: centre first
         total, scatter = compiled.sums(terms, mean)

@@ -35,10 +35,12 @@ class Moments:
     def of(cls, vectors: np.ndarray, weights: np.ndarray) -> Moments:
         """Moments of ``(m, d)`` vectors with weights ``(m,)``."""
         weight = float(weights.sum())
-        # Non-finite entries spoil their own row and column, and are counted elsewhere.
+        # Non-finite entries spoil their own row and column of the scatter, and are counted elsewhere.
         with np.errstate(all="ignore"):
             # A first guess is taken out before the mean is formed, so that the mean itself is exact to the last places.
             mean = vectors[0] + weights @ (vectors - vectors[0]) / weight
+            infinite = ~np.isfinite(mean)  # a difference of infinities is none
+            mean[infinite] = (weights / weight) @ vectors[:, infinite]
             centered = vectors - mean
             return cls(len(vectors), weight, mean, (centered * weights[:, None]).T @ centered)
 
@@ -48,6 +50,7 @@ class Moments:
         with np.errstate(all="ignore"):
             step = other.mean - self.mean
             mean = self.mean + step * (other.weight / weight)
+            mean = np.where(np.isfinite(mean), mean, self.mean * (self.weight / weight) + other.mean * (other.weight / weight))
             scatter = self.scatter + other.scatter + np.outer(step, step) * (self.weight * other.weight / weight)
         return Moments(self.count + other.count, weight, mean, scatter)
 

@@ -103,15 +103,14 @@ class TableScores:
 
     def _full(self) -> Tensor:
         """``d`` at each prefix, in its own row of the table: shape ``(rows, tokens)``."""
-        log_ratio = self.log_q - self.log_p
         q = self.log_q.exp()
-        return q * (log_ratio - (q * log_ratio).sum(1, keepdim=True))
+        return against_softmax(q * (self.log_q - self.log_p), q)
 
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``; ``(n, T)`` twice to ``(parameters,)``."""
         rows, tokens = self.log_q.shape
         taken = _totals(token, self.node_of * tokens + self.token_of, self.mask, rows * tokens).view(rows, tokens)
-        table = taken - taken.sum(1, keepdim=True) * self.log_q.exp()
+        table = against_softmax(taken, self.log_q.exp())
         table += _totals(full, self.node_of, self.mask, rows)[:, None] * self._full()
         result = self.log_q.new_zeros(self.parameters)
         result[self.start : self.start + rows * tokens] = table.flatten()
@@ -121,14 +120,31 @@ class TableScores:
         """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``: shape ``(n, 2T, 2T)``."""
         q, d = self.log_q.exp(), self._full()
         edge_of = self.node_of * q.shape[1] + self.token_of
-        token = (1.0 - 2.0 * q + (q * q).sum(1, keepdim=True)).flatten()[edge_of]
-        mixed = (d - (q * d).sum(1, keepdim=True)).flatten()[edge_of]
+        token = (others(q) ** 2 + others(q * q)).flatten()[edge_of]
+        mixed = (d * others(q) - others(q * d)).flatten()[edge_of]  # d sums to 0
         full = (d * d).sum(1)[self.node_of]
         n, T = self.mask.shape
         result = self.log_q.new_zeros(n, 2 * T, 2 * T)
         for part, row, column in ((token, 0, 0), (mixed, 0, T), (mixed, T, 0), (full, T, T)):
             result[:, row : row + T, column : column + T].diagonal(dim1=1, dim2=2).copy_(part.where(self.mask, 0.0))
         return result
+
+
+def others(x: Tensor) -> Tensor:
+    """Sums over all other entries of the last axis, nowhere as a difference: shape of ``x``.
+
+    ``others(q)`` is ``1 - q`` with all its digits where q is 1 but for what is rarer than rounding.
+    """
+    import torch
+
+    before = torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1].cumsum(-1)], dim=-1)
+    after = torch.cat([x[..., 1:].flip(-1).cumsum(-1).flip(-1), torch.zeros_like(x[..., :1])], dim=-1)
+    return before + after
+
+
+def against_softmax(weights: Tensor, q: Tensor) -> Tensor:
+    """``sum over a of weights[a] (e_a - q)``, the weighted scores of a softmax in its logits; q sums to 1 on the last axis."""
+    return weights * others(q) - q * others(weights)
 
 
 def _totals(values: Tensor, places: Tensor, mask: Tensor, size: int) -> Tensor:

@@ -178,9 +178,9 @@ class CategoricalPair(Pair):
         return Draws(log_ratio[index], None if log_weight is None else log_weight[index])
 
     def truth(self, target: str) -> Truth:
-        log_ratio, log_q, _, _ = self._atoms
+        log_q, log_p = self._log_probs["q"], self._log_probs["p"]
         inside = np.isfinite(log_q)
-        terms = np.exp(log_q[inside]) * divergences.get(target).gap(Draws(log_ratio[inside]))
+        terms = divergences.terms(target, log_q[inside], log_p[inside])
         missed = self.unreached * divergences.unreached(target) if self.unreached else 0.0
         total = math.fsum(terms) + missed
         return Truth(total, 16 * EPS * (math.fsum(np.abs(terms)) + missed) if math.isfinite(total) else 0.0, "enumeration")

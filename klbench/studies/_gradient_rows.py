@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from klbench import estimators, gradients, streams
+import numpy as np
+
+from klbench import divergences, estimators, streams
 from klbench.gradients import Combination
+from klbench.gradients._combination import GROUPED, coefficient
 from klbench.pairs import Pair
 from klbench.types import GradientTask, Skip
 
@@ -58,38 +62,45 @@ class Exact:
 
     @property
     def scale(self) -> float:
-        """The length of the gradient of KL(q‖p)."""
-        return float(self.candidates["KL(q‖p)"].norm())
+        """The length of the gradient of KL(q‖p); 0 where it is below the smallest float that has all its digits."""
+        found = length(self.candidates["KL(q‖p)"])
+        return found if found >= sys.float_info.min else 0.0
+
+    def near(self, size: float) -> float:
+        """How far apart two gradients may be that are the same up to rounding, the means of something so long."""
+        return TOLERANCE * self.scale + (ROUNDING * size if math.isfinite(size) else 0.0)
 
     def row(self, mean: Tensor, variance: float, total: float | None) -> Row:
         """What follows from a mean and a variance, however they were found."""
-        target, scale, norm = self.candidates["KL(q‖p)"], self.scale, float(mean.norm())
+        target, scale, norm = self.candidates["KL(q‖p)"], self.scale, length(mean)
         # The mean of what has mean zero is rounding, and has no direction.
-        direction = float(mean @ target) / (norm * scale) if norm > TOLERANCE * scale else math.nan
+        direction = float((mean / norm) @ (target / scale)) if TOLERANCE * scale < norm < math.inf and scale else math.nan
         # A variance is a difference of two moments: where it is 0, rounding may leave less.
+        std = math.sqrt(max(variance, 0.0))
         return {
-            "cosine": direction, "norm_ratio": norm / scale, "variance": variance,
-            "rel_std": math.sqrt(max(variance, 0.0)) / scale,
-            "total_rel_std": math.nan if total is None else math.sqrt(max(total, 0.0)) / scale,
-            "snr": norm / math.sqrt(variance) if variance > 0 else math.inf,
+            "cosine": direction, "norm_ratio": over(norm, scale), "variance": variance, "rel_std": over(std, scale),
+            "total_rel_std": math.nan if total is None else over(math.sqrt(max(total, 0.0)), scale),
+            "snr": norm / std if std > 0.0 else math.inf,
         }  # fmt: skip
 
     def known(self, moments: GradientMoments) -> Row:
         """A row for a gradient that is known up to rounding."""
-        distances = {name: float((moments.mean - each).norm()) for name, each in self.candidates.items()}
+        distances = {name: length(moments.mean - each) for name, each in self.candidates.items()}
         sample = math.sqrt(max(moments.variance, 0.0) + float(moments.mean @ moments.mean))
-        near = TOLERANCE * self.scale + (ROUNDING * sample if math.isfinite(sample) else 0.0)
+        near = self.near(sample if moments.size is None else moments.size)
         bias = distances["KL(q‖p)"]
         return self.row(moments.mean, moments.variance, moments.total_variance) | {
-            "rel_bias": bias / self.scale, "rel_bias_se": 0.0, "rel_bias_pq": distances["KL(p‖q)"] / self.scale,
+            "rel_bias": over(bias, self.scale), "rel_bias_se": 0.0, "rel_bias_pq": over(distances["KL(p‖q)"], self.scale),
             "variance_se": 0.0, "matches": _joined(name for name, distance in distances.items() if distance <= near),
-            "balance_batch": moments.variance / bias**2 if bias > near else math.inf,
+            "balance_batch": _balance(moments.variance, bias) if bias > near else math.inf,
         }  # fmt: skip
 
     def sampled(self, found: SampledGradients) -> Row:
         """A row for sampled gradients: distances without the noise's share, and what chance alone cannot tell apart."""
         distances = {name: found.squared_distance(each) for name, each in self.candidates.items()}
-        matching = [name for name, distance in distances.items() if distance.value <= distance.furthest]
+        # Without noise chance explains nothing, and what is left of a distance is rounding.
+        floor = self.near(math.sqrt(max(found.variance, 0.0) + float(found.mean @ found.mean))) ** 2
+        matching = [name for name, distance in distances.items() if distance.value <= max(distance.furthest, floor)]
         square, se, _ = distances["KL(q‖p)"]
         bias = math.sqrt(max(square, 0.0))
         bias_se = se / (2 * bias) if bias**2 > 2 * se else math.sqrt(se)
@@ -97,24 +108,57 @@ class Exact:
             "rel_bias": bias / self.scale, "rel_bias_se": bias_se / self.scale,
             "rel_bias_pq": math.sqrt(max(distances["KL(p‖q)"].value, 0.0)) / self.scale,
             "variance_se": found.variance_se, "matches": _joined(matching),
-            "balance_batch": math.inf if "KL(q‖p)" in matching else found.variance / bias**2,
+            "balance_batch": math.inf if "KL(q‖p)" in matching else _balance(found.variance, bias),
         }  # fmt: skip
+
+
+def length(vector: Tensor) -> float:
+    """Its Euclidean length, whose square need be no float."""
+    largest = float(vector.abs().max())
+    return largest * float((vector / largest).norm()) if 0.0 < largest < math.inf else largest
+
+
+def over(x: float, scale: float) -> float:
+    """``x / scale``: infinite where a scale below the smallest float is 0, and not a number where x is 0 too."""
+    return x / scale if scale else x * math.inf
+
+
+def _balance(variance: float, bias: float) -> float:
+    """The batch whose noise is as long as the bias."""
+    root = math.sqrt(max(variance, 0.0)) / bias
+    return root * root
 
 
 def _joined(names: Any) -> str:
     return " = ".join(names) or "none"
 
 
+def _powers(combination: Combination) -> set[float]:
+    """The powers of r in what multiplies the score of a single draw; those that cancel are none."""
+    if combination.placement in ("full", "full_with_score"):
+        return {0.0}
+    polynomial = coefficient(combination)
+    cut = combination.correction == "truncated_ratio" and combination.ratio_gradient  # a ratio that is cut off has no slope
+    if polynomial is not None and not cut:
+        return {power for _, power, _ in polynomial}
+    of = [estimators.get(name) for name in (combination.estimator, combination.gradient_of or combination.estimator)]
+    divergence = divergences.get(of[0].target)
+    both = (combination.placement == "loss_and_reward" or combination.ratio_gradient) and of[0] is of[1]
+    if both and not cut and of[0].formula is divergence.gap:
+        far = np.log(np.abs(divergence.slope(np.array([-400.0, -200.0, 200.0, 400.0]))))  # f(r) - r f'(r)
+        return {round(float(far[k + 1] - far[k]) / 200.0, 1) for k in (0, 2)}
+    return {power for each in of for power in (each.growth, -each.growth_at_zero)}
+
+
 def _finite(pair: Pair, combination: Combination, order: float) -> bool:
-    """Whether that moment of the coefficient is finite: it grows like the estimator's terms and the correction's weight."""
-    names = {combination.estimator, combination.gradient_of or combination.estimator} - {gradients.EXACT}
-    weight = order if combination.correction not in ("none", "truncated_ratio") else 0.0
-    growths = [0.0]
-    for name in names:
-        growths += [estimators.get(name).growth, -estimators.get(name).growth_at_zero]
-    return all(pair.finite_moment(order * growth, weight) for growth in growths)
+    """Whether that moment of the coefficient, its weight included, is finite; and that of a baseline from other samples."""
+    weighted = combination.correction not in ("none", "truncated_ratio")
+    weights = {order if weighted else 0.0} | ({0.0} if combination.baseline in GROUPED else set())
+    return all(pair.finite_moment(order * power, weight) for power in _powers(combination) for weight in weights)
 
 
+BEYOND = "beyond float64"
+"""The status of a row whose numbers are finite, and too large or too small for a float."""
 UNKNOWN = ("rel_bias", "rel_bias_se", "rel_bias_pq", "cosine", "norm_ratio", "snr", "balance_batch")
 
 
@@ -129,6 +173,15 @@ def _mended(row: Row, pair: Pair, combination: Combination) -> Row:
     if not _finite(pair, combination, 2.0):
         return row | {"variance": math.inf, "rel_std": math.inf, "snr": 0.0, "matches": "", "status": "infinite variance"}
     return row
+
+
+def _ended(row: Row, pair: Pair, combination: Combination) -> Row:
+    """A row known exactly of which some number is not finite says whether that is so, or only so in float64."""
+    if all(math.isfinite(row[key]) for key in ("rel_bias", "variance", "rel_std")):
+        return row
+    if not _finite(pair, combination, 2.0):
+        return row | {"status": "infinite variance"}
+    return row | {"cosine": math.nan, "snr": math.nan, "balance_batch": math.nan, "matches": "", "status": BEYOND}
 
 
 def measured(
@@ -152,7 +205,8 @@ def measured(
     result = []
     for combination, moments in zip(chosen, known, strict=True):
         if moments is not None:
-            result.append((moments.mean, exact.known(moments) | {"method": method, "samples": 0}))
+            row = exact.known(moments) | {"method": method, "samples": 0}
+            result.append((moments.mean, _ended(row, pair, combination)))
         else:
             found = next(drawn)
             row = exact.sampled(found) | {"method": "sampling", "samples": BATCHES * size}
@@ -161,8 +215,6 @@ def measured(
 
 
 def _status(row: Mapping[str, Any], claim: str | None) -> str:
-    if not math.isfinite(row["variance"]):
-        return "infinite variance"
     if claim is None or claim == "biased":
         return "ok"
     promised = claim.removeprefix("grad ").replace(" - grad ", " - ")
@@ -180,7 +232,7 @@ def measure(pair: Pair, chosen: Sequence[Combination], group: int, samples: int,
     for combination, (mean, row) in zip(chosen, measured(pair, exact, chosen, group, samples, seed), strict=True):
         claim = combination.claimed(tokens=task.tokens, stale=task.staleness > 0.0)
         promise = {"claim": claim or "", "unbiased_claim": claim == "grad KL(q‖p)", "status": _status(row, claim)}
-        rows.append(shared | described(combination) | promise | row)
+        rows.append(shared | described(combination) | promise | row)  # a row's own status stands
         arrows.append(shared | described(combination) | _components(mean))
     arrows += [shared | {"combination": f"exact {name}"} | _components(each) for name, each in exact.candidates.items()]
     return rows, arrows if task.parameters == 2 else []

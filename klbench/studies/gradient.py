@@ -127,7 +127,8 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
         [
             described(each)
             | {
-                "aliases": ", ".join(each.aliases), "used_by": each.used_by, "claim": each.claim or "",
+                "aliases": ", ".join(each.aliases), "used_by": each.used_by,
+                "called_unbiased_by": each.called_unbiased_by, "claim": each.claim or "",
                 "off_policy": each.off_policy, "one_token": each.one_token or "", "source": each.source,
             }
             for each in chosen

@@ -6,13 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
 from klbench.pairs import Pair
 from klbench.studies import Context, Study, Summary, register
-from klbench.studies._gradient_rows import exactly
+from klbench.studies._gradient_rows import exactly, length, over
 from klbench.studies.gradient import Differentiable
 from klbench.types import Options, Skip
 
@@ -53,15 +52,17 @@ def measure(pair: Pair) -> dict[str, Any]:
         tokens = u.new_ones(rollouts.mask.shape)
         norm = atoms.scores.gram()[:, : task.tokens, : task.tokens].sum((1, 2))
         expected = atoms.scores.pull((p * u)[:, None] * tokens, 0.0 * tokens)
-        found.append([p @ norm, p @ (norm * (u + 1)), p @ (norm * (u + 1) ** 2), expected @ expected])
-    scores, product, square, mean = np.array(found, dtype=float).mean(0).tolist()
-    scale = float(task.gradient("kl_qp").norm())
+        found.append((p * norm, u + 1, float(expected @ expected)))
+    scores, product = sum(float(w.sum()) for w, _, _ in found), sum(float(w @ x) for w, x, _ in found)
+    scale = length(task.gradient("kl_qp"))
 
     def gradient_noise(weight: float) -> float:
-        return math.sqrt(max(square - 2 * weight * product + weight**2 * scores - mean, 0.0)) / scale
+        # Not from moments of u: far from the reference they cancel.
+        variance = sum(float(w @ (x - weight) ** 2) - square for w, x, square in found) / len(found)
+        return over(math.sqrt(max(variance, 0.0)), scale)
 
     kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
-    value_best, gradient_best = (kl_qp + kl_pq) / chi2, product / scores
+    value_best, gradient_best = over(kl_qp + kl_pq, chi2), over(product, scores)
     values = pair.exact([estimators.get(name) for name in ("k1", "k3", f"k_lambda:{value_best!r}")])
     k1, k3, best = (math.nan if each is None else each.std for each in values)
     return {

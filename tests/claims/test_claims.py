@@ -38,7 +38,7 @@ VERDICTS = {
     "regularised_optimum": "holds",
     "reward_from_policy": f"{ONLY}both answers are to the same prompt",
     "dpo_gradient": "holds",
-    "dpo_raises_chosen": f"{ONLY}∇log π(chosen) · (∇log π(chosen) − ∇log π(rejected)) > 0",
+    "dpo_raises_chosen": (f"{ONLY}∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"),
     "bradley_terry_saturates": "holds",
 }
 
@@ -124,6 +124,24 @@ WRONG = {
 def test_another_formula_gets_another_verdict(case: str) -> None:
     check, instead, expected = WRONG[case]
     assert check(0, **instead).verdict == expected
+
+
+@pytest.mark.parametrize(("features", "theta", "chosen_rises", "rejected_falls"), [
+    ((2.0, 1.0, -3.0), 0.0, True, False), ((1.0, 0.0, 3.0), 1.0, False, True), ((1.0, -1.0, 0.0), 0.0, True, True),
+    ((-1.0, -2.0, 3.0), 0.0, False, True),
+])  # fmt: skip
+def test_a_dpo_step_by_hand(features, theta, chosen_rises, rejected_falls) -> None:
+    """One parameter: an answer's score is its feature less the mean, and the step goes along the chosen less the rejected."""
+    f = np.array(features)
+    p = np.exp(f * theta) / np.exp(f * theta).sum()
+    score, along = f - p @ f, f[0] - f[1]
+    assert (score[0] * along > 0.0, score[1] * along < 0.0) == (chosen_rises, rejected_falls)
+    step = alignment._step(torch.tensor(f)[:, None], torch.tensor([theta], dtype=torch.float64), 0, 1, 1e-4)
+    moved = (step.after - step.before).tolist()
+    # -L' = beta / 2 at a margin of 0
+    assert moved == pytest.approx([1e-4 * alignment.BETA / 2.0 * score[k] * along for k in (0, 1)], rel=1e-3)
+    assert (moved[0] > 0.0, moved[1] < 0.0) == (chosen_rises, rejected_falls)
+    assert step.as_said == step.foreseen == (chosen_rises and rejected_falls)
 
 
 def test_a_wrong_curvature_is_found(monkeypatch) -> None:

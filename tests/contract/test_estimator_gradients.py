@@ -2,6 +2,7 @@
 
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -85,6 +86,52 @@ def test_autograd_agrees_with_finite_differences(name) -> None:
         assert torch.autograd.gradcheck(lambda x, w: estimator.terms(Draws(x, w)), (log_ratio, log_weight))
     else:
         assert torch.autograd.gradcheck(estimator.terms, (log_ratio,))
+
+
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# Where r, its root or its square stop being floats of some dtype, and far beyond.
+SIZES = [50.0, 89.0, 95.0, 180.0, 355.0, 712.0, 800.0, 1500.0, 1e4]
+EXTREME = [
+    *NAMES,
+    "k_lambda:-1",
+    "bregman_alpha:3",
+    "bregman_alpha:1.5",
+    "bregman_alpha:20",
+    "bregman_alpha:-20",
+    "bregman_alpha:-0.1",
+]
+
+
+@pytest.mark.parametrize("name", EXTREME)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_far_out_value_and_gradient_are_numbers_or_infinite(name, dtype) -> None:
+    """And with a weight that is the inverse of r, or beyond a float itself; beside mild samples of the same batch."""
+    estimator = estimators.get(name)
+    for log_ratio in (*SIZES, *(-size for size in SIZES)):
+        for log_weight in (0.0, -log_ratio, 1e4, -1e4) if estimator.needs_weight else (0.0,):
+            x = torch.tensor([log_ratio, 0.3, -0.2, log_ratio], dtype=dtype, requires_grad=True)
+            w = torch.tensor([log_weight, 0.1, -0.3, log_weight], dtype=dtype, requires_grad=True)
+            got = estimator.terms(Draws(x, w))
+            got.sum().backward()
+            assert not got.isnan().any(), (log_ratio, log_weight)
+            assert not x.grad.isnan().any(), (log_ratio, log_weight)
+            assert w.grad is None or not w.grad.isnan().any(), (log_ratio, log_weight)
+
+
+@pytest.mark.parametrize("limit", [0.5, 2.0, 10.0, 1e30])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_clamp_has_its_value_and_no_gradient_however_far_out(limit, dtype) -> None:
+    """Just inside the clamp the gradient is that of k3, r - 1."""
+    edge = float(mpmath.findroot(lambda x: x - mpmath.log(limit + 1 + x), float(np.log(limit + 2.0)) + 0.1))
+    x = torch.tensor([edge * 0.999, edge * 1.001, 95.0, 800.0, 1e4, -1e4], dtype=dtype, requires_grad=True)
+    names = [f"k3_clamped:{limit}", *(["k3_openrlhf"] if limit == 10.0 else [])]
+    for name in names:
+        x.grad = None
+        got = estimators.get(name).terms(x)
+        got.sum().backward()
+        assert got[1:5].tolist() == [float(torch.tensor(limit, dtype=dtype))] * 4
+        far_below = 0.0 if limit < 1e4 else -1.0  # where k3 is 1e4 - 1
+        assert x.grad.tolist() == [pytest.approx(np.expm1(float(x[0].detach())), rel=1e-5), 0.0, 0.0, 0.0, 0.0, far_below]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 import itertools
 
+import mpmath
 import numpy as np
 import pytest
 from hypothesis import given
@@ -105,3 +106,17 @@ def test_fitting_comes_near_the_least_variance() -> None:
     least = Q @ (best * (r - 1) - LOG_RATIO - KL) ** 2 / 4_096
     assert means.var(ddof=1) == pytest.approx(least, rel=5 * np.sqrt(2 / 2_000) + 0.01)
     assert abs(means.mean() - KL) <= 5 * means.std() / np.sqrt(2_000)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"), [(np.float32, 50.0), (np.float32, 300.0), (np.float64, 400.0), (np.float64, 1e4)]
+)
+def test_lambda_is_fitted_though_the_square_of_r_is_no_float(dtype, largest) -> None:
+    """Each half with the other's least-squares lambda, at 60 digits."""
+    x = np.array([0.5, largest, -0.3, 1.2, largest - 2.0, 0.1], dtype=dtype)
+    with mpmath.workdps(60):
+        halves = [list(map(mpmath.mpf, map(float, half))) for half in (x[:3], x[3:])]
+        fitted = [sum(a * mpmath.expm1(a) for a in half) / sum(mpmath.expm1(a) ** 2 for a in half) for half in halves]
+        exact = [float(fitted[1 - k] * mpmath.expm1(a) - a) for k in (0, 1) for a in halves[k]]
+    # exp(x - largest) has the rounding of its argument.
+    np.testing.assert_allclose(estimators.get("k_fitted").terms(x), exact, rtol=8 * np.finfo(dtype).eps * largest)

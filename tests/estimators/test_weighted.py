@@ -1,8 +1,10 @@
 import itertools
 import math
 
+import mpmath
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,3 +74,18 @@ def test_the_bias_of_self_normalization_falls_as_one_over_n() -> None:
 def test_a_weight_that_would_overflow_does_not_where_only_its_share_counts() -> None:
     got = estimators.get("k1_self_normalized").terms(Draws(np.array([-1.0, -2.0]), np.array([2000.0, 2000.0 + math.log(3.0)])))
     np.testing.assert_allclose(got, [0.5, 3.0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("make", [np.asarray, torch.asarray])
+def test_a_ratio_beyond_a_float_times_a_weight_below_one_is_a_number(make) -> None:
+    """w (r - 1 - log r), at 50 digits: 0 times infinity in float64."""
+    log_ratio = np.array([800.0, 1e4, 712.0, -800.0, 3.0, 720.0])
+    log_weight = np.array([-800.0, -9990.0, -3.0, 2.0, -1.0, 5.0])
+    with np.errstate(over="ignore"):  # of the last
+        got = np.asarray(estimators.get("k3_weighted").terms(Draws(make(log_ratio), make(log_weight))))
+    with mpmath.workdps(50):
+        x, w = (list(map(mpmath.mpf, each)) for each in (log_ratio, log_weight))
+        exact = [float(mpmath.exp(b) * (mpmath.expm1(a) - a)) for a, b in zip(x, w, strict=True)]
+    np.testing.assert_allclose(got, exact, rtol=1e-12)
+    assert got[0] == 1.0
+    assert got[-1] == np.inf

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import torch
@@ -149,6 +150,14 @@ def test_k1_in_the_reward_cancels_its_own_noise_at_the_optimum():
     assert min(total["k2_sequence_loss"], total["full_with_score"]) > 1e-2 * scale**2
 
 
+def test_nothing_is_left_of_that_noise_far_out_either():
+    """Log-ratios to 104: of k3's own 1e45, -log r is to be found."""
+    task = sequence(model="table", vocabulary=4, kl=6.714).gradient_task()
+    scale = float(task.gradient("kl_qp").norm())
+    total = [exact.moments(gradients.get(name), task).total_variance for name in ("k1_reward", "k3_sequence_loss_and_reward")]
+    assert max(total) < 1e-24 * scale**2
+
+
 def test_the_total_at_the_optimum_by_backward_passes():
     """The reward's gradient, -(log q/p - its mean) times the score, added to the penalty's."""
     task = sequence(model="transformer", prompts=1).gradient_task()
@@ -162,6 +171,90 @@ def test_the_total_at_the_optimum_by_backward_passes():
         mean = p @ found
         variance = float(p @ (found**2).sum(-1)) - float(mean @ mean)
         assert exact.moments(combination, task).total_variance == pytest.approx(variance, rel=1e-9), name
+
+
+DEFINED = {
+    "k1": (lambda x: -x, lambda x: mpmath.mpf(-1)),
+    "k2": (lambda x: x * x / 2, lambda x: x),
+    "k3": (lambda x: mpmath.exp(x) - 1 - x, lambda x: mpmath.exp(x) - 1),
+}
+"""Each estimator and its slope, as functions of the log-ratio."""
+
+
+def by_hand(combination, q, p, mu):
+    """Mean, its size before anything cancels, and variance of the gradient of one token of a softmax, at 60 digits.
+
+    ``w f`` has the derivative ``w (f [if the weight is differentiated] - f')`` in ``log q``; a score brings another ``w f``.
+    """
+    log_q, log_p, log_mu = ([x - mpmath.log(sum(map(mpmath.exp, side))) for x in map(mpmath.mpf, side)] for side in (q, p, mu))
+    probability, sampler = (list(map(mpmath.exp, side)) for side in (log_q, log_mu))
+    in_reward = combination.placement in ("reward", "reward_to_go")
+    value, slope = (DEFINED[name or combination.estimator] for name in (combination.estimator, combination.gradient_of))
+    coefficients = []
+    for a in range(len(q)):
+        x = log_p[a] - log_q[a]
+        weight = 1 if combination.correction == "none" else mpmath.exp(log_q[a] - log_mu[a])
+        scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
+        coefficients.append(weight * ((value[0](x) if scored else 0) - (0 if in_reward else slope[1](x))))
+    scores = [[(a == b) - probability[b] for b in range(len(q))] for a in range(len(q))]
+    terms = [[w * c * each for each in score] for w, c, score in zip(sampler, coefficients, scores, strict=True)]
+    mean = [sum(column) for column in zip(*terms, strict=True)]
+    size = sum(mpmath.norm(term) for term in terms)
+    square = sum(w * c * c * mpmath.norm(score) ** 2 for w, c, score in zip(sampler, coefficients, scores, strict=True))
+    return mean, size, square - mpmath.norm(mean) ** 2
+
+
+ONE_TOKEN = [
+    each for each in {each.spec: each for each in (*NAMED, *GRID)}.values()
+    if each.estimator in DEFINED and each.baseline == "none" and each.correction != "truncated_ratio"
+]  # fmt: skip
+FAR = {
+    **{f"{x}": ((0.0, x), (0.0, 0.0), (0.0, x)) for x in (-36.0, -60.0, -300.0)},
+    "three": ((0.0, -40.0, -2.0), (0.0, -1.0, 0.5), (0.0, -40.0, -2.0)),
+    "the rare one is the reference's": ((0.0, 0.3), (0.0, -50.0), (0.0, 0.3)),
+    "stale": ((0.0, -40.0, -2.0), (0.0, -1.0, 0.5), (0.1, -38.0, -2.5)),
+    "a sampler that is barely stale": ((0.0, -60.0), (0.0, 0.0), (0.0, -61.0)),
+}
+
+
+@pytest.mark.parametrize("name", FAR)
+def test_gradients_far_from_the_reference_keep_their_digits(name):
+    """Where q is all but certain, 1 - q and whatever else is the difference of larger numbers would be rounding."""
+    q, p, mu = FAR[name]
+    sides = {"q": {"logits": q}, "p": {"logits": p}} | ({} if q == mu else {"mu": {"logits": mu}})
+    task = pairs.get("categorical")(**sides).gradient_task()
+    assert (task.staleness > 0.0) == (q != mu)
+    found = exact.all_moments(ONE_TOKEN, task)
+    with mpmath.workdps(60 + int(max(map(abs, q)))):
+        for combination, moments in zip(ONE_TOKEN, found, strict=True):
+            mean, size, variance = by_hand(combination, q, p, mu)
+            off = mpmath.norm([mpmath.mpf(a) - b for a, b in zip(moments.mean.tolist(), mean, strict=True)])
+            assert off <= 1e-14 * size, combination.spec
+            assert moments.variance == pytest.approx(float(variance), rel=1e-12, abs=1e-13 * float(size) ** 2), combination.spec
+        qp, pq = (task.gradient(target).tolist() for target in ("kl_qp", "kl_pq"))
+        probability, reference = (
+            [x / sum(map(mpmath.exp, side)) for x in map(mpmath.exp, side)] for side in (q, p)
+        )  # fmt: skip
+        log_ratio = [mpmath.log(a / b) for a, b in zip(probability, reference, strict=True)]
+        kl = sum(a * u for a, u in zip(probability, log_ratio, strict=True))
+        assert qp == pytest.approx([float(a * (u - kl)) for a, u in zip(probability, log_ratio, strict=True)], rel=1e-13)
+        assert pq == pytest.approx([float(a - b) for a, b in zip(probability, reference, strict=True)], rel=1e-13)
+
+
+def test_a_group_far_from_the_reference_is_the_sum_over_its_counts():
+    """Of eight samples k take the rare token: the gradient is k (n - k) / n / (n - 1) times a difference of rewards."""
+    n, x = 8, -40.0
+    task = pairs.get("categorical")(q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)}).gradient_task()
+    found = exact.moments(gradients.get("trl_rloo"), task, n)
+    with mpmath.workdps(60):
+        rare = mpmath.exp(x) / (1 + mpmath.exp(x))
+        # The gradient of the group is this times (e_rare - e_other), of length sqrt 2.
+        step = [mpmath.mpf(k * (n - k)) / (n * (n - 1)) * x for k in range(n + 1)]
+        p = [mpmath.binomial(n, k) * rare**k * (1 - rare) ** (n - k) for k in range(n + 1)]
+        mean = sum(a * b for a, b in zip(p, step, strict=True))
+        variance = 2 * n * (sum(a * b * b for a, b in zip(p, step, strict=True)) - mean**2)
+        assert found.mean.tolist() == pytest.approx([-float(mean), float(mean)], rel=1e-12)
+        assert found.variance == pytest.approx(float(variance), rel=1e-12)
 
 
 GAUSSIAN = {"q": {"mean": 0.2, "std": 0.9}, "p": {"mean": -0.4, "std": 1.1}}
@@ -190,10 +283,45 @@ def test_closed_forms_against_quadrature(kind, sides, spec):
     assert found.variance == pytest.approx(float(p @ (each**2).sum(-1)) - float(mean @ mean), rel=1e-9, abs=1e-11)
 
 
+@pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
+def test_totals_in_closed_form(kind, sides):
+    """With k1 in the reward, reward and penalty cancel sample by sample at the optimum; k1 in the loss adds a score."""
+    task = pairs.get(kind)(**sides).gradient_task()
+    scale = float(task.gradient("kl_qp").norm())
+    for name in ("k1_reward", "k1_reward_token_kl", "k1_reward_sequence_ratio", "k3_loss_and_reward"):
+        assert closed.moments(gradients.get(name), task).total_variance == pytest.approx(0.0, abs=1e-24 * scale**2), name
+    samples = task.sample(np.random.default_rng(5), 400_000)
+    rollouts = task.rollouts(task.theta(), samples)
+    u = rollouts.log_q - rollouts.log_p
+    each = (1.0 - (u - u.mean())) * task.scores(
+        task.theta(), samples
+    )  # less the reward, log q/p less its mean, times the score
+    squares = (each**2).sum(1)
+    found = float(squares.mean() - (each.mean(0) ** 2).sum())
+    error = 5 * float(squares.std()) / math.sqrt(len(u))
+    assert abs(closed.moments(gradients.get("k1_loss"), task).total_variance - found) <= error
+
+
 def test_where_the_second_moment_diverges_the_variance_is_infinite():
     task = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.5}).gradient_task()
     assert closed.moments(gradients.get("k3_loss"), task).variance == math.inf
     assert closed.moments(gradients.get("k1_reward"), task).variance < math.inf
+
+
+@pytest.mark.parametrize(("mean", "variance"), [(1.0, 5.107667), (0.0, 4.550875)])
+@pytest.mark.parametrize("name", ["k2_loss", "k3_loss_and_reward", "k3_ratio_loss"])
+def test_powers_of_the_ratio_that_cancel_have_no_tail(name, mean, variance):
+    """With the score that belongs to it, the path of k3 is ``-log r`` times the score, sample by sample, as that of k2."""
+    task = pairs.get("gaussian")(q={"mean": 0.3, "std": 1.0}, p={"mean": mean, "std": 1.5}).gradient_task()
+    found = closed.moments(gradients.get(name), task)
+    torch.testing.assert_close(found.mean, task.gradient("kl_qp"), rtol=1e-12, atol=1e-14)
+    # E[u^2 (z^2 + (z^2 - 1)^2)] - |E[u s]|^2, u = log q/p, on a fine grid of z.
+    z = np.linspace(-12.0, 12.0, 48_001)
+    u = 0.5 * ((0.3 + z - mean) / 1.5) ** 2 - 0.5 * z * z + math.log(1.5)
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) * (z[1] - z[0])
+    on_grid = density @ (u**2 * (z**2 + (z**2 - 1.0) ** 2)) - (density @ (u * z)) ** 2 - (density @ (u * (z**2 - 1.0))) ** 2
+    assert found.variance == pytest.approx(on_grid, rel=1e-10)
+    assert found.variance == pytest.approx(variance, abs=5e-7)
 
 
 def test_a_pure_shift_of_gaussians_cannot_tell_the_gradients_apart():
@@ -233,12 +361,36 @@ def test_what_does_not_go_together_is_refused(spec, message):
 
 
 def test_names_aliases_and_specs_find_the_same():
-    assert gradients.get("trl_grpo") is gradients.get("k3_loss")
+    assert gradients.get("trl_grpo") is gradients.get("trl_grpo@1.16") is gradients.get("k3_ratio_loss")
+    assert gradients.get("trl_grpo@1.9") is gradients.get("k3_loss")
     for combination in NAMED:
         spelled = gradients.get(combination.spec)
         assert spelled.spec == combination.spec
         for alias in combination.aliases:
             assert gradients.get(alias) is combination
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.3])
+@pytest.mark.parametrize(("name", "corrected", "length_mean"), [
+    ("trl_grpo", True, False), ("trl_grpo@1.9", False, False), ("trl_grpo_sequence_mean", True, True),
+    ("trl_grpo_sequence_mean@1.9", False, True),
+])  # fmt: skip
+def test_trls_names_are_what_trl_computes(name, corrected, length_mean, lag):
+    """``GRPOTrainer._compute_loss`` of TRL 1.9.2 and 1.16.0, beta 1, as it is written there; old: who sampled."""
+    task = sequence(prompts=1, model="table", lag=lag).gradient_task()
+    samples, p = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    per_token_logps, ref, old, mask = rollouts.log_q, rollouts.log_p, rollouts.log_mu.detach(), rollouts.mask
+    per_token_kl = torch.exp(ref - per_token_logps) - (ref - per_token_logps) - 1
+    if corrected:
+        per_token_kl = per_token_kl * torch.exp(per_token_logps - old)
+    loss = (per_token_kl * mask).sum(-1)
+    if length_mean:
+        loss = loss / mask.sum(-1).clamp(min=1.0)
+    (expected,) = torch.autograd.grad(p @ loss, theta, retain_graph=True)
+    found = exact.moments(gradients.get(name), task).mean
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_length_mean_divides_by_the_tokens_that_count():

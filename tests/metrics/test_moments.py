@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from klbench.metrics.batches import _mean_and_variance
 from klbench.metrics.moments import Moments
 
 EPS = np.finfo(float).eps
@@ -88,8 +89,22 @@ def test_an_infinite_entry_spoils_only_its_own_row_and_column() -> None:
     vectors[0, 1], vectors[5, 1] = np.inf, np.nan
     spoiled = Moments.of(vectors, weights)
     for moments, reference in ((spoiled, clean), (spoiled.merge(clean), clean.merge(clean))):
-        assert not np.isfinite(moments.mean[1])
+        assert np.isnan(moments.mean[1])
         others = np.ix_([0, 2], [0, 2])
         np.testing.assert_allclose(moments.mean[[0, 2]], reference.mean[[0, 2]], rtol=1e-14)
         np.testing.assert_allclose(moments.scatter[others], reference.scatter[others], rtol=1e-13)
         assert not np.isfinite(moments.scatter[1]).any()
+
+
+@pytest.mark.parametrize(("entries", "mean"), [
+    ((np.inf, np.inf), np.inf), ((np.inf, 1.0), np.inf), ((1.0, -np.inf), -np.inf), ((-np.inf, -np.inf), -np.inf),
+    ((np.inf, -np.inf), np.nan), ((np.nan, np.inf), np.nan), ((1e308, 1e308), 1e308), ((1e308, -1e308), 0.0),
+])  # fmt: skip
+def test_infinities_of_one_sign_have_a_mean(entries, mean) -> None:
+    """However they are shared out: in one piece, in two that are merged, and as terms of one panel."""
+    vectors, weights = np.array(entries)[:, None], np.ones(2)
+    merged = Moments.of(vectors[:1], weights[:1]).merge(Moments.of(vectors[1:], weights[1:]))
+    for moments in (Moments.of(vectors, weights), merged):
+        np.testing.assert_allclose(moments.mean, [mean], rtol=1e-15)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(_mean_and_variance(np.array(entries))[0], mean, rtol=1e-15)

@@ -55,6 +55,7 @@ def content(pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tupl
             "combination": name,
             "aliases": "",
             "used_by": f"<b>{name}</b> & others" if "loss" in name else "",
+            "called_unbiased_by": "a trainer" if name in ("k2_loss", "k2_twin", "k1_reward") else "",
             "claim": "",
             "off_policy": False,
             "one_token": "grad KL(q‖p)" if name.startswith("k2_") else "",

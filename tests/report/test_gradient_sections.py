@@ -68,6 +68,16 @@ def test_a_number_flipped_flips_the_sentence() -> None:
     assert "The wrong sign" not in text
 
 
+def test_what_trainers_call_unbiased_is_said_to_be_so_per_token_alone() -> None:
+    """Where sequences have one token, and of what is exact, there is nothing to say."""
+    called = r"Called unbiased by a trainer: per token, not per sequence \| [^|]* \| k2_loss = k2_twin: 5.4 % → 34 %"
+    assert re.search(called, said(content()))
+    assert "Called unbiased" not in said(content(pairs=(ONE,)))
+    stale_only = content()
+    stale_only["gradients"]["staleness"] = 0.1
+    assert "Called unbiased" not in said(stale_only)
+
+
 def test_quiet_alone_is_told_from_quiet_in_training() -> None:
     text = said(content())
     assert "the penalty's own gradient is least noisy with full_with_score (2.6)" in text
@@ -87,7 +97,9 @@ def test_broken_claims_and_infinite_variances_are_warned_of() -> None:
     frame = changed["gradients"]
     frame.loc[(frame["combination"] == "k2_loss") & (frame["pair"] == ONE), ["matches", "status"]] = ["none", "claim broken"]
     frame.loc[frame["combination"] == "k3_sequence_loss", ["rel_std", "status"]] = [math.inf, "infinite variance"]
+    frame.loc[frame["combination"] == "k1_loss", ["rel_bias", "status"]] = [math.inf, "beyond float64"]
     text = said(changed)
+    assert "k1_loss has a bias or a noise too large" in text
     assert "k2_loss does not have the gradient that it claims (one, KL 0.5)" in text
     assert "k3_sequence_loss has no finite variance" in text
     claims = gradients.build(changed)[-1].blocks[0]  # type: ignore[union-attr]

@@ -2,6 +2,7 @@
 
 import math
 
+import mpmath
 import numpy as np
 import pandas as pd
 import pytest
@@ -124,6 +125,84 @@ def test_a_heavy_tail_has_no_variance_in_closed_form_or_sampled(spread, heavy) -
     assert table["variance"].iloc[0] == math.inf
 
 
+def test_a_tail_that_cancels_is_none() -> None:
+    """Off-policy too, where it is sampled: r - 1 in the reward and 1 - r, its slope, leave -log r."""
+    sides = {"q": {"mean": 0.3, "std": 1.0}, "p": {"mean": 1.0, "std": 1.5}}
+    names = (
+        "k3_loss_and_reward", "k3_ratio_loss", "k3_detached_ratio_loss", "k3/loss/token/truncated_ratio:differentiated",
+        "bregman_js/loss_and_reward", "bregman_js/loss",
+    )  # fmt: skip
+    table = tables("gradient", pairs=(pair("gaussian", **sides),), combinations=names[:3], samples=2048)["gradients"]
+    assert table["status"].tolist() == ["ok", "ok", "infinite variance"]
+    assert table["variance"].tolist() == [pytest.approx(5.107667, abs=5e-7)] * 2 + [math.inf]
+    stale = pair("gaussian", **sides, mu={"std": 0.95})
+    table = tables("gradient", pairs=(stale,), combinations=names, samples=65_536)["gradients"]
+    # A ratio that is cut off has no slope, so that nothing cancels k3's own beyond the cap; detached, nothing does at all.
+    # Of JS, f(r) - r f'(r) is -log((1 + r) / 2) / 2.
+    assert table["status"].tolist() == ["ok", "ok", "infinite variance", "infinite variance", "ok", "infinite variance"]
+    assert table["matches"].iloc[1] == "KL(q‖p)"
+
+
+@pytest.mark.parametrize(("logit", "bias", "noise"), [
+    (-36.0, 5.98782159321545e13, 6.43957462905751e7), (-40.0, 2.94231583546274e15, 4.76757923227188e8),
+    (-60.0, 9.51672824846402e23, 1.05630195860860e13),
+])  # fmt: skip
+def test_far_from_the_reference_no_digit_is_lost_and_no_claim_is_broken(logit, bias, noise) -> None:
+    """The right values are from 60 digits: (p - q) against q (1 - q) logit, both times (1, -1)."""
+    far = pair("categorical", q={"logits": (0.0, logit)}, p={"logits": (0.0, 0.0)})
+    table = tables("gradient", pairs=(far,))["gradients"].set_index("combination")
+    assert set(table["status"]) == {"ok"}
+    k3, k1 = table.loc["k3_loss"], table.loc["k1_reward"]
+    assert k3["rel_bias"] == pytest.approx(bias, rel=1e-12)
+    assert k3["cosine"] == pytest.approx(1.0, abs=1e-12)
+    assert (k3["matches"], k1["matches"]) == ("KL(p‖q)", "KL(q‖p)")
+    assert k1["rel_bias"] < 1e-12
+    assert k1["rel_std"] == pytest.approx(noise, rel=1e-12)
+    assert table.loc["k1_loss", "matches"] == "0"
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_float64_ends_the_row_says_so() -> None:
+    """At -800 the bias of k3 in the loss is 1.7e344, and the exact gradient itself too small for a float."""
+    ends = tuple(pair("categorical", q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)}) for x in (-700.0, -800.0))
+    near, beyond = (part for _, part in tables("gradient", pairs=ends)["gradients"].groupby("kl_pq"))
+    assert near["kl_pq"].iloc[0] == pytest.approx(350.0 - math.log(2.0))
+    assert beyond["kl_pq"].iloc[0] == pytest.approx(400.0 - math.log(2.0))
+    near, beyond = (part.set_index("combination") for part in (near, beyond))
+    assert near.loc[["k1_reward", "k2_loss", "k3_ratio_loss"], "status"].tolist() == ["ok"] * 3
+    assert near.loc["k3_loss", "status"] == "beyond float64"  # its noise is 1e456
+    assert near.loc["k3_loss", "rel_bias"] == pytest.approx(7.2445146766790e300, rel=1e-12)
+    assert set(beyond["status"]) == {"beyond float64"}
+    assert set(beyond["matches"]) == {""}
+    assert beyond.loc["k3_loss", "rel_bias"] == math.inf
+    assert beyond[["cosine", "snr", "balance_batch"]].isna().all().all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+def test_the_best_lambdas_where_float64_ends_are_no_numbers() -> None:
+    beyond = pair("categorical", q={"logits": (0.0, -800.0)}, p={"logits": (0.0, 0.0)})
+    row = tables("lambda", pairs=(beyond,))["lambda"].iloc[0]
+    assert (row["chi2"], row["lambda_value"]) == (math.inf, 0.0)
+    assert math.isnan(row["lambda_gradient"])
+
+
+def test_moments_beyond_float64_are_not_called_infinite() -> None:
+    """E[r^2] = e^1600 for a shift of 40."""
+    shift = pair("gaussian", q={"mean": 0.0}, p={"mean": 40.0})
+    row = tables("gradient", pairs=(shift,), combinations=("k3_loss",), samples=2048)["gradients"].iloc[0]
+    assert (row["variance"], row["status"]) == (math.inf, "beyond float64")
+
+
+def test_a_sampled_gradient_without_noise_is_matched_up_to_rounding() -> None:
+    far = pair("gaussian", q={"mean": [0.1, 0.7, -0.3]}, p={"mean": 0.0, "std": [1.2, 0.8, 1.0]})
+    table = tables("gradient", pairs=(far,), combinations=("full_loss", "k2_loss"), samples=2048)["gradients"]
+    row = table.iloc[0]
+    assert row["method"] == "sampling"
+    assert row["variance"] < 1e-24
+    assert 0.0 < row["rel_bias"] < 1e-12
+    assert (row["matches"], row["status"]) == ("KL(q‖p)", "ok")
+
+
 def test_a_mean_that_diverges_is_no_number() -> None:
     wider = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": 1.6})
     row = tables("gradient", pairs=(wider,), combinations=("bregman_chi2/loss",), samples=2048)["gradients"].iloc[0]
@@ -159,7 +238,7 @@ def test_chance_does_not_break_an_exact_claim() -> None:
 
 @pytest.mark.parametrize(("options", "message"), [
     ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
-    ({"combinations": ["k3_loss", "trl_grpo"]}, "k3_loss and trl_grpo are the same combination"),
+    ({"combinations": ["k3_ratio_loss", "trl_grpo"]}, "k3_ratio_loss and trl_grpo are the same combination"),
     ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
     ({"combinations": []}, "needs at least 1 of them"),
     ({"placements": ["los"]}, "must be one of 'loss'"),
@@ -235,6 +314,26 @@ def test_lambda_is_least_where_it_is_said_to_be() -> None:
         assert table["rel_std"] == pytest.approx(column, rel=1e-9)
 
 
+def test_lambdas_far_from_the_reference_keep_their_digits() -> None:
+    """Two outcomes, by hand: squared scores have the weights ``2 q_a q_b^2``, and the gradient is ``q_0 q_1 (u_0 - u_1)``."""
+    far = pair("categorical", q={"logits": (0.0, -40.0)}, p={"logits": (0.0, 0.0)})
+    row = tables("lambda", pairs=(far,))["lambda"].iloc[0]
+    with mpmath.workdps(60):
+        rare = mpmath.exp(-40) / (1 + mpmath.exp(-40))
+        q = (1 - rare, rare)
+        u = [mpmath.log(2 * each) for each in q]
+        weights = [2 * q[0] * q[1] ** 2, 2 * q[1] * q[0] ** 2]
+        best = 1 + sum(w * x for w, x in zip(weights, u, strict=True)) / sum(weights)
+        square = 2 * (q[0] * q[1] * (u[0] - u[1])) ** 2
+        noise = {
+            at: mpmath.sqrt((sum(w * (x + 1 - at) ** 2 for w, x in zip(weights, u, strict=True)) - square) / square)
+            for at in (0, 1, best)
+        }
+    assert row["lambda_gradient"] == pytest.approx(float(best), rel=1e-13)
+    for at, column in ((0, "0"), (1, "1"), (best, "gradient_best")):
+        assert row[f"gradient_rel_std_{column}"] == pytest.approx(float(noise[at]), rel=1e-10, abs=1e-6), column
+
+
 def test_lambda_refuses_what_it_cannot_enumerate() -> None:
     with pytest.raises(ConfigError, match="gaussian pairs have no end of samples"):
         build(get("lambda").options, {"pairs": [GAUSSIAN]})
@@ -258,5 +357,5 @@ def test_from_the_command_line_to_the_page(tmp_path) -> None:
         "gradient", "pair=sequence", *(f"pair.{key}={value}" for key, value in TINY.items()), "combinations=[k1_loss,trl_grpo]",
         f"out={tmp_path / 'run'}",
     )  # fmt: skip
-    assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_loss"]
+    assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_ratio_loss"]
     assert "TRL GRPO" in (run.path / "index.html").read_text(encoding="utf-8")

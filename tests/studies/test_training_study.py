@@ -214,7 +214,7 @@ def test_presets_and_algorithms_give_way_to_keys() -> None:
     assert thorough.seeds == 3
     assert thorough.updates > TrainingOptions().updates
     assert len(TrainingOptions().combinations) >= 10
-    assert TrainingOptions(combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == ("k1_reward", "k3_loss")
+    assert TrainingOptions(combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == ("k1_reward", "k3_ratio_loss")
 
 
 def test_the_plan_covers_all_seeds_once() -> None:

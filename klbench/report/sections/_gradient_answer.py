@@ -116,6 +116,26 @@ def _sometimes(data: Data) -> Markup | None:
     return text
 
 
+CALLED_UNBIASED = (
+    "So it is for each token's own KL, given the tokens before it. A penalty on sequences also holds a token to account for "
+    "what it makes of the later ones: from that gradient the mean is off by:"
+)
+
+
+def _called_unbiased(data: Data) -> Markup | None:
+    """What trainers call unbiased, and is so per token alone."""
+    said = {name: data.known.get(name, {}).get("called_unbiased_by", "") for name in data.names}
+    # On samples of the policy itself they fail on nothing but sequences.
+    biased = {row.combination for row in data.rows if row.status == "ok" and row.lag == 0.0 and not row.exact}
+    names = [name for name in data.names if said[name] and name in biased]
+    if not names:
+        return None
+    who = listing(list(dict.fromkeys(said[name] for name in names)))
+    groups = data.groups(names)
+    text = Markup("<p><b>Called unbiased by {}: per token, not per sequence</b></p><p>{}</p>").format(who, CALLED_UNBIASED)
+    return text + lines(groups, [_off(data, group.leader) for group in groups])
+
+
 def _other(data: Data, target: str, title: str, explained: str) -> Markup | None:
     names = [name for name in data.names if data.verdicts[name] == target]
     if not names:
@@ -205,6 +225,7 @@ def warnings(data: Data) -> list[Block]:
     for status, said in (
         ("claim broken", "does not have the gradient that it claims"),
         ("infinite variance", "has no finite variance: averages over batches settle only slowly"),
+        ("beyond float64", "has a bias or a noise too large, or an exact gradient too small, for a float"),
     ):
         rows = [row for row in data.rows if row.status == status]
         if rows:
@@ -251,6 +272,7 @@ def answer(data: Data) -> list[Block]:
     )
     cards = [
         _exact(data),
+        _called_unbiased(data),
         _biased(data),
         _sometimes(data),
         _ranking(data),
