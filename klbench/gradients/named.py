@@ -120,7 +120,8 @@ register(Combination(
 # With the ratio of policy to sampler.
 register(Combination(
     "k3_ratio_loss", "k3", "loss", "token", "token_ratio", ratio_gradient=True, claim="biased", one_token=QP,
-    aliases=("trl_grpo", "trl_grpo@1.16", "deepseek_v3_2", "trl_grpo_bias_correction", "nemo_rl_on_policy_kl"),
+    aliases=("trl_grpo", "trl_grpo@1.16", "trl_grpo@1.15", "trl_grpo@1.10", "deepseek_v3_2", "trl_grpo_bias_correction",
+             "nemo_rl_on_policy_kl"),
     used_by="TRL GRPO (read: 1.16.0; use_bias_correction_kl, on by default since 1.10; loss_type=dapo and others that sum over "
     "tokens); DeepSeek-V3.2; NeMo-RL use_on_policy_kl_approximation",
     called_unbiased_by="TRL 1.16.0", source="DeepSeek-AI 2025, DeepSeek-V3.2; k2's gradient per token, sample by sample",
