@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from klbench.processes import Group
-from klbench.studies._workers import deaf_to_interrupts, on_processes
+from klbench.studies._workers import deaf_to, on_processes
 from klbench.types import Options
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Context:
 
         assert self.cluster is not None
         with contextlib.ExitStack() as stack:
-            with deaf_to_interrupts():
+            with deaf_to(signal.SIGINT):  # SIGTERM ends the cluster's own processes
                 stack.enter_context(_connect(self.cluster, self.workers))
             stack.enter_context(parallel_config(backend=self.cluster.kind))
             parallel = stack.enter_context(Parallel())

@@ -56,11 +56,31 @@ def whole(call, tmp_path_factory) -> dict[str, bytes]:
     return tables(folder)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_from_there(call, start, whole, tmp_path, workers: int) -> None:
+def alive(group: int) -> list[str]:
+    """The processes of a group that have not ended, as ``/proc`` has them; a parent may still have to take note of others."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                found.append(stat.parent.name)
+    return found
+
+
+# Ctrl-C goes to every process of a terminal's foreground; ``kill PID`` to one, some schedulers' SIGTERM to all.
+@pytest.mark.parametrize(("workers", "send"), [
+    (1, lambda pid: os.killpg(pid, signal.SIGINT)),
+    (2, lambda pid: os.killpg(pid, signal.SIGINT)),
+    (1, lambda pid: os.kill(pid, signal.SIGTERM)),
+    (2, lambda pid: os.kill(pid, signal.SIGTERM)),
+    (2, lambda pid: os.killpg(pid, signal.SIGTERM)),
+], ids=["ctrl-c, 1", "ctrl-c, 2", "kill, 1", "kill, 2", "kill all, 2"])  # fmt: skip
+def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
+    call, start, whole, tmp_path, workers: int, send: Callable[[int], None]
+) -> None:
     process = start(*RUN, f"workers={workers}", folder=tmp_path)
     wait_for(lambda: parts(tmp_path), process)
-    os.killpg(process.pid, signal.SIGINT)
+    send(process.pid)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "klbench: interrupted; continue with: python -m klbench resume=run\n"
@@ -83,6 +103,20 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_from_there(call, star
     assert info(tmp_path)["status"] == "done"
     assert info(tmp_path)["workers"] == 3 - workers
     assert no_half_files(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc/PID/stat here to see processes")
+def test_workers_and_what_helps_them_end_with_a_run_that_is_killed(start, tmp_path) -> None:
+    process = start(*RUN, "workers=2", folder=tmp_path)
+    wait_for(lambda: parts(tmp_path), process)
+    assert len(alive(process.pid)) >= 3
+    process.kill()
+    process.wait()
+    for _ in range(3000):
+        if not alive(process.pid):
+            return
+        time.sleep(0.01)
+    raise AssertionError(alive(process.pid))
 
 
 def test_ctrl_c_while_workers_start_is_quiet_too(start, tmp_path) -> None:
