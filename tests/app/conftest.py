@@ -18,6 +18,7 @@ from klbench.cli import command_line
 LISTENING = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # For tests that look at tables: drawing the figures takes longer than all else.
 BLANK_PAGES = "import klbench.report as r; r.render = lambda folder: (folder / 'index.html').write_text('blank'); "
+WORKERS_AT_ONCE = "import klbench.studies._base as b; b.START_SECONDS = 0.0; "  # as the fixture of that name
 RUN = "runpy.run_module('klbench', run_name='__main__', alter_sys=True)"
 
 
@@ -62,7 +63,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     started = []
 
     def start(*arguments: str, folder: Path, pages: bool = False) -> subprocess.Popen[str]:
-        program = LISTENING + ("" if pages else BLANK_PAGES) + RUN
+        program = LISTENING + WORKERS_AT_ONCE + ("" if pages else BLANK_PAGES) + RUN
         process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
             cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,

@@ -17,6 +17,8 @@ from klbench.metrics.batches import Counts
 from klbench.runs import RunFolder
 from klbench.studies import value
 
+pytestmark = pytest.mark.usefixtures("workers_at_once")
+
 QUICK = "{kind: gaussian, p: {mean: 0.5}, label: quick}"
 SLOW = f"{{kind: gaussian, q: {{mean: [{','.join(['0.0'] * 24)}]}}, p: {{mean: 0.1}}, mu: {{mean: 0.05}}, label: slow}}"
 RUN = ("exp=value", f"pairs=[{QUICK},{SLOW}]", "estimators=[k1,k3,k_fitted,k1_weighted]", "samples=2e5", "out=run")
