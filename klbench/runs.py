@@ -92,6 +92,20 @@ class RunFolder:
             raise ConfigError(f"{path}: its run.json is not one that klbench wrote")
         return folder
 
+    def check_inside(self) -> None:
+        """Refuse a folder with an entry that leads out of it: what is written there would change something else.
+
+        Raises
+        ------
+        ConfigError
+            It has one.
+        """
+        root = os.path.realpath(self.path)
+        for entry in self.path.iterdir():
+            target = os.path.realpath(entry)
+            if entry.is_symlink() and os.path.commonpath((root, target)) != root:
+                raise ConfigError(f"{entry}: leads out of the run folder, to {target}; klbench writes to nothing outside it")
+
     def create(self) -> None:
         """Make the folder.
 
@@ -128,8 +142,9 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            It is being written.
+            It is being written, or an entry leads out of it.
         """
+        self.check_inside()
         info = self.info
         if info.get("status") == "running" and info.get("host") == socket.gethostname() and info.get("pid") != os.getpid():
             with contextlib.suppress(ProcessLookupError, PermissionError):
