@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 import yaml
 
 from klbench.processes import Group
-from klbench.runs import RunFolder, now, write_text
+from klbench.runs import RunFolder, now, start_of, write_text
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
     from klbench.studies import Context
 
     folder.create()
+    folder.drop_partials()
     if not (folder.path / "config.yaml").exists():
         write_text(folder.path / "config.yaml", yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True))
     folder.update(
         "finished", "seconds", "error",  # of an earlier part of this run
         status="running", experiment=settings.experiment, study=settings.study.name,
         command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
-        processes=group.size, device=settings.common.device, started=now(), pid=os.getpid(), host=socket.gethostname(),
-        **describe(),
+        processes=group.size, device=settings.common.device, started=now(), pid=os.getpid(),
+        pid_started=start_of(os.getpid()), host=socket.gethostname(), **describe(),
     )  # fmt: skip
     folder.log(f"started: {shlex.join(arguments)}")
     started = time.monotonic()
@@ -103,8 +104,8 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
         folder.write_tables(tables)
         status = "interrupted" if context.interrupted else "done"
         seconds = {"study": round(studied - started, 3)}
-        folder.update(status=status, finished=now(), seconds=seconds)  # first, since the page says it too
-        report.render(folder.path)
+        outcome = {"status": status, "finished": now(), "seconds": seconds}
+        report.render(folder.path, outcome)
     except ConfigError as error:
         folder.update(status="failed", finished=now(), error=str(error))
         raise
@@ -118,7 +119,7 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
         what = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
         raise RunError(f"the run failed: {what}{' '.join(str(error).split())}; see {folder.path / 'log.txt'}") from error
     seconds["report"] = round(time.monotonic() - studied, 3)
-    folder.update(seconds=seconds)
+    folder.update(**outcome)  # once the page is there
     folder.log(f"{status}: {seconds}")
     if status == "done":
         folder.drop_parts()

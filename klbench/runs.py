@@ -37,6 +37,30 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def start_of(pid: int) -> str | None:
+    """When a process started, as Linux counts it; None elsewhere, and where no such process runs.
+
+    With its number it names one process: numbers alone are given again.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+
+
+def _runs(pid: Any, started: Any) -> bool:
+    """Whether a process of that number runs here, and is the one that started then, if that is known."""
+    if started is not None:
+        return bool(start_of(pid) == started)
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError, TypeError):
+        return False
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as partial:
@@ -146,12 +170,10 @@ class RunFolder:
         """
         self.check_inside()
         info = self.info
-        if info.get("status") == "running" and info.get("host") == socket.gethostname() and info.get("pid") != os.getpid():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(info["pid"]), 0)
-                raise ConfigError(
-                    f"resume={self.path}: process {info['pid']} is still writing it; wait for it or stop it first"
-                )
+        pid = info.get("pid")
+        here = info.get("status") == "running" and info.get("host") == socket.gethostname() and pid != os.getpid()
+        if here and _runs(pid, info.get("pid_started")):
+            raise ConfigError(f"resume={self.path}: process {pid} is still writing it; wait for it or stop it first")
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table as Parquet with a CSV beside it."""
@@ -201,6 +223,14 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    def drop_partials(self) -> None:
+        """Remove what a process that was killed had half written."""
+        for path in self.path.rglob(".*.partial"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def drop_parts(self) -> None:
         """Remove what only an unfinished run needs."""

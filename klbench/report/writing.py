@@ -64,7 +64,10 @@ def write_run(source: Source) -> Path:
     ConfigError
         An entry of the folder leads out of it.
     """
-    RunFolder(source.path).check_inside()
+    folder = RunFolder(source.path)
+    folder.check_inside()
+    if source.info.get("status") != "running":
+        folder.drop_partials()
     out = source.path / "index.html"
     blocks = _blocks([source], source.tables, out)
     written = set()

@@ -150,7 +150,7 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
 
 def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("klbench.report.render", lambda folder: (folder / "index.html").write_text("blank"))
+    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank"))
     run = klbench.run("value", *ONE)
     assert run.status == "done"
     assert run.path.resolve().parent == tmp_path / "reports"
@@ -266,7 +266,7 @@ def test_an_experiment_from_a_folder_of_the_users_own(call, tmp_path) -> None:
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("klbench.report.render", lambda folder: (folder / "index.html").write_text("blank"))
+    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank"))
     monkeypatch.chdir(tmp_path)
     for encoding in ("ascii", "cp1252"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from klbench import report
 from klbench.metrics.batches import Counts
-from klbench.runs import RunFolder
+from klbench.runs import RunFolder, start_of
 from klbench.studies import value
 
 pytestmark = pytest.mark.usefixtures("workers_at_once")
@@ -237,7 +239,7 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
 
 
 def test_ctrl_c_while_the_report_is_drawn(call, tmp_path, monkeypatch) -> None:
-    def render(folder: Path) -> None:
+    def render(folder: Path, outcome: dict[str, object]) -> None:
         raise KeyboardInterrupt
 
     (tmp_path / "whole").mkdir()
@@ -251,6 +253,74 @@ def test_ctrl_c_while_the_report_is_drawn(call, tmp_path, monkeypatch) -> None:
     assert call("resume=run", "workers=1", folder=tmp_path).code == 0
     assert tables(tmp_path) == tables(tmp_path / "whole")
     assert info(tmp_path)["status"] == "done"
+
+
+def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(call, tmp_path, monkeypatch) -> None:
+    render, seen = report.render, []
+
+    def watched(folder: Path, outcome: dict[str, object]) -> Path:
+        seen.append(info(tmp_path)["status"])
+        return render(folder, outcome)
+
+    monkeypatch.setattr("klbench.report.render", watched)
+    assert call(*SMALL, folder=tmp_path, pages=True).code == 0
+    assert seen == ["running"]
+    assert info(tmp_path)["status"] == "done"
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert "was still going" not in page
+    assert str(info(tmp_path)["finished"])[:16].replace("T", " ") in page
+
+
+def test_what_a_kill_left_half_written_is_removed(call, tmp_path) -> None:
+    assert call(*SMALL, folder=tmp_path).code == 0
+    left = [tmp_path / "run" / name for name in (".index.html.1.partial", "tables/.values.csv.77.partial")]
+    unfinished = tmp_path / "run" / "checkpoints" / ".k1-abc.partial"
+    for status, clean in (
+        ("interrupted", lambda: call("resume=run", "workers=1", folder=tmp_path)),
+        ("done", lambda: report.render(tmp_path / "run")),
+    ):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(info(tmp_path) | {"status": status}))
+        unfinished.mkdir(parents=True)
+        for path in (*left, unfinished / "model.safetensors"):
+            path.write_text("half")
+        clean()
+        assert no_half_files(tmp_path)
+    left[0].write_text("half")  # of a run that goes on elsewhere, which will need it
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info(tmp_path) | {"status": "running"}))
+    report.render(tmp_path / "run")
+    assert left[0].exists()
+
+
+@pytest.mark.skipif(start_of(os.getpid()) is None, reason="this system does not say when a process started")
+def test_a_number_that_another_process_has_now_does_not_hold_a_run_up(call, tmp_path) -> None:
+    assert call(*SMALL, folder=tmp_path).code == 0
+    other = os.getppid()  # it runs
+    started = start_of(other)
+    assert started is not None
+    running = info(tmp_path) | {"status": "running", "pid": other}
+    for known, code in ((started, 2), (None, 2), (f"{started}0", 0), (f"a boot before {started}", 0)):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(running | {"pid_started": known}))
+        called = call("resume=run", "workers=1", folder=tmp_path)
+        assert called.code == code, called
+    assert info(tmp_path)["pid_started"] == start_of(os.getpid())
+
+
+def test_an_ended_process_that_nobody_has_taken_note_of_yet_is_no_process() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.read()  # until it ends
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert start_of(child.pid) is None
+    child.communicate()
+
+
+@pytest.mark.parametrize("pid", [None, "x", 2**80, 0.5])
+def test_a_run_whose_process_has_no_number_may_be_continued(call, tmp_path, pid: object) -> None:
+    assert call(*SMALL, folder=tmp_path).code == 0
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps(info(tmp_path) | {"status": "running", "pid": pid, "pid_started": None})
+    )
+    assert call("resume=run", "workers=1", folder=tmp_path).code == 0
 
 
 def test_ctrl_c_before_anything_has_started(call, tmp_path, monkeypatch) -> None:
