@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from klbench.types import ConfigError
+from klbench.types import ConfigError, RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +66,27 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _overwrite(path: Path, text: str) -> None:
+    """Write a text into the blocks that a small file has already: the way that is left on a full disk.
+
+    Raises
+    ------
+    OSError
+        They do not suffice; the file is as it was.
+    """
+    before, after = path.read_bytes(), text.encode()
+    file = os.open(path, os.O_WRONLY)
+    try:
+        written = os.pwrite(file, after, 0)
+        if written < len(after):
+            after = before
+            os.pwrite(file, before, 0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.truncate(file, len(after))
+        os.close(file)
 
 
 @dataclass(frozen=True)
@@ -149,16 +171,43 @@ class RunFolder:
         result: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return result
 
-    def update(self, *dropped: str, **values: Any) -> None:
-        """Drop and change entries of ``run.json``."""
+    def begin(self, *dropped: str, **values: Any) -> None:
+        """Write ``run.json``; of one that is there already, drop and change entries."""
         info = self.info if (self.path / "run.json").exists() else {}
         info = {key: value for key, value in info.items() if key not in dropped}
         write_text(self.path / "run.json", json.dumps(info | values, indent=2, ensure_ascii=False) + "\n")
 
+    def update(self, **values: Any) -> None:
+        """Change entries of ``run.json``, on a full disk too where its blocks suffice.
+
+        Raises
+        ------
+        RunError
+            The folder was removed meanwhile.
+        """
+        try:
+            info = self.info
+        except FileNotFoundError:
+            raise self._removed() from None
+        text = json.dumps(info | values, indent=2, ensure_ascii=False) + "\n"
+        try:
+            write_text(self.path / "run.json", text)
+        except OSError:
+            _overwrite(self.path / "run.json", text)
+
     def log(self, line: str) -> None:
         """Append a line with the time to ``log.txt``."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with self._inside("log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{now()} {line}\n")
+
+    def _inside(self, *names: str) -> Path:
+        """A path to write to, unless somebody has removed the folder: it is not to come back in part."""
+        if not self.path.is_dir():
+            raise self._removed()
+        return self.path.joinpath(*names)
+
+    def _removed(self) -> RunError:
+        return RunError(f"{self.path} was removed while the run was writing it")
 
     def check_free(self) -> None:
         """Refuse a run that another live process on this machine is writing.
@@ -178,9 +227,9 @@ class RunFolder:
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table as Parquet with a CSV beside it."""
         for name, table in tables.items():
-            with atomic(self.path / "tables" / f"{name}.parquet") as partial:
+            with atomic(self._inside("tables", f"{name}.parquet")) as partial:
                 table.to_parquet(partial, index=False)
-            with atomic(self.path / "tables" / f"{name}.csv") as partial:
+            with atomic(self._inside("tables", f"{name}.csv")) as partial:
                 table.to_csv(partial, index=False)
 
     @property
@@ -194,7 +243,7 @@ class RunFolder:
         """Keep intermediate results, so that the run can be continued."""
         import numpy as np
 
-        with atomic(self.path / "parts" / f"{name}.npz") as partial, partial.open("wb") as file:
+        with atomic(self._inside("parts", f"{name}.npz")) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **dict[str, Any](arrays))
 
     def load_part(self, name: str) -> dict[str, np.ndarray] | None:
@@ -209,7 +258,7 @@ class RunFolder:
 
     def save_rows(self, name: str, result: Any) -> None:
         """Keep what JSON can hold, to the last bit, infinities and NaN included."""
-        write_text(self.path / "parts" / f"{name}.json", json.dumps(result))
+        write_text(self._inside("parts", f"{name}.json"), json.dumps(result))
 
     def load_rows(self, name: str) -> Any:
         """What was kept under that name; None if nothing was."""

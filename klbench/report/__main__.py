@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from klbench.processes import exit_code
 from klbench.report import combine, history, render
 from klbench.types import ConfigError
 
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bool(given.runs) == bool(given.history):
         parser.error("name run folders, or a history with --history FILE, and not both")
     try:
-        print(history(given.history, given.out or Path("history.html")) if given.history else write(given.runs, given.out))
+        page = history(given.history, given.out or Path("history.html")) if given.history else write(given.runs, given.out)
     except ConfigError as error:
         wrong = str(error)
     except OSError as error:
@@ -89,10 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  # files may hold anything, and it fails wherever it is used
         wrong = f"{', '.join(map(str, given.history or given.runs))}: {_unexpected(error)}"
     else:
+        print(page)
         return DONE
     print("klbench.report:", *wrong.split(), file=sys.stderr)
     return WRONG
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main, "klbench.report"))

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -380,8 +381,119 @@ def test_a_full_disk_leaves_no_half_table(call, tmp_path, monkeypatch) -> None:
     assert len(tables(tmp_path)) == 10
 
 
+@pytest.fixture
+def full_disk(monkeypatch) -> Callable[[], None]:
+    """``full_disk()``: from then on a file gets no new block; what is written over what it has is written."""
+    write, append = Path.write_text, RunFolder.log
+
+    def full_disk() -> None:
+        def write_text(path: Path, text: str, **options: object) -> int:
+            write(path, text[:100], **options)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        def log(folder: RunFolder, line: str) -> None:
+            append(folder, line[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.path / "log.txt"))
+
+        monkeypatch.setattr(Path, "write_text", write_text)
+        monkeypatch.setattr(RunFolder, "log", log)
+        monkeypatch.setattr(RunFolder, "write_tables", lambda folder, tables: write_text(folder.path / "table", "x" * 200))
+
+    return full_disk
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(call, tmp_path, monkeypatch, full_disk) -> None:
+    measure = value.measure_shard
+
+    def measure_shard(*arguments: object) -> value.Found:
+        full_disk()
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(value, "measure_shard", measure_shard)
+        patch.setattr(RunFolder, "save_part", lambda *arguments: None)
+        called = call(*SMALL, folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err.startswith("klbench: the run failed: OSError: [Errno 28] No space left on device")
+    assert called.err.count("\n") == 1
+    assert info(tmp_path)["status"] == "failed"
+    assert "No space left" in str(info(tmp_path)["error"])
+    assert info(tmp_path)["versions"]  # the rest stands too
+    assert no_half_files(tmp_path)
+    monkeypatch.undo()
+    assert call("resume=run", "workers=1", folder=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json"])
+def test_a_disk_that_is_full_at_once_is_one_line_and_leaves_nothing(call, tmp_path, monkeypatch, name: str) -> None:
+    write = Path.write_text
+
+    def write_text(path: Path, text: str, **options: object) -> int:
+        if name in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    called = call(*SMALL, folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err.endswith("cannot be written, No space left on device\n")
+    assert called.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_blocks_do_not_suffice_stays_what_it_was(tmp_path, monkeypatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(status="running", experiment="value")
+    before = (tmp_path / "run.json").read_bytes()
+    pwrite = os.pwrite
+    monkeypatch.setattr(Path, "write_text", lambda *arguments, **options: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, place: pwrite(file, data[: len(before)], place))
+    with pytest.raises(OSError, match="No space left"):
+        folder.update(status="failed", error="x" * 100)
+    assert (tmp_path / "run.json").read_bytes() == before
+    folder.update(status="failed")  # a letter less
+    assert folder.info == {"status": "failed", "experiment": "value"}
+
+
+@pytest.mark.parametrize("shards", [0, 7, 40])
+def test_a_run_folder_that_is_removed_does_not_come_back(call, tmp_path, monkeypatch, shards: int) -> None:
+    measure, calls = value.measure_shard, []
+
+    def measure_shard(*arguments: object) -> value.Found:
+        calls.append(1)
+        found = measure(*arguments)
+        if len(calls) > min(shards, 39):
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(value, "measure_shard", measure_shard)
+    called = call(*SMALL, folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err == "klbench: the run failed: run was removed while the run was writing it\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("program", ["klbench", "klbench.report"])
+def test_output_that_cannot_be_written_is_one_line_or_none(program: str, tmp_path) -> None:
+    arguments = [sys.executable, "-m", program, "--help"] if program == "klbench" else [sys.executable, "-m", program, "run"]
+    made = RunFolder(tmp_path / "run")
+    made.create()
+    made.begin(status="done")
+    made.write_tables({"mine": pd.DataFrame({"x": [1.0]})})
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"{program}: the output: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)  # a reader that has gone
+    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_a_table_that_cannot_be_replaced_stays_what_it_was(tmp_path, monkeypatch) -> None:
     folder = RunFolder(tmp_path / "run")
+    folder.create()
     table = pd.DataFrame({"x": [1.0, 2.0]})
     folder.write_tables({"values": table})
     before = tables(tmp_path)
@@ -400,6 +512,7 @@ def test_a_table_that_cannot_be_replaced_stays_what_it_was(tmp_path, monkeypatch
 
 def test_files_that_a_kill_left_half_written_are_not_taken_for_tables_or_parts(tmp_path) -> None:
     folder = RunFolder(tmp_path / "run")
+    folder.create()
     folder.write_tables({"values": pd.DataFrame({"x": [1.0]})})
     (tmp_path / "run" / "tables" / ".values.parquet.1.partial").write_bytes(b"PAR1")
     (tmp_path / "run" / "parts").mkdir()

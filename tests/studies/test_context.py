@@ -160,6 +160,7 @@ def rows_of(name: str, number: int) -> list[dict[str, float | str]]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_finished_is_kept_and_not_done_again(workers: int, tmp_path: Path) -> None:
     folder, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    folder.create()
     tasks = {f"task-{number}": (str(log), number) for number in range(6)}
     first = Context(0, workers, folder=folder).map_kept(rows_of, tasks)
     early = [next(first) for _ in range(3)]
