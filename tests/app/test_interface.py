@@ -109,7 +109,10 @@ def test_the_log_has_the_time_and_the_end(path) -> None:
 def test_the_configuration_is_kept_and_says_all(call, path, tmp_path) -> None:
     config = yaml.safe_load((path / "config.yaml").read_text())
     assert config["samples"] == 1000
-    assert config["pair"] == {"kind": "gaussian", "q": {"mean": 0.0}, "p": {"mean": 1.0}}
+    assert config["pair"]["kind"] == "gaussian"
+    assert (config["pair"]["q"]["mean"], config["pair"]["p"]["mean"]) == (0.0, 1.0)
+    assert config["batches"] == [1, 4, 16, 64, 256, 1024, 4096]  # not typed
+    assert config["estimators"] == estimators.names()
     assert "out" not in config
     # It is enough to make the same tables again.
     (tmp_path / "again").mkdir()
@@ -119,6 +122,22 @@ def test_the_configuration_is_kept_and_says_all(call, path, tmp_path) -> None:
     assert call("resume=again", folder=tmp_path).code == 0
     for table in (path / "tables").iterdir():
         assert (tmp_path / "again" / "tables" / table.name).read_bytes() == table.read_bytes()
+
+
+def test_a_run_goes_on_with_the_options_that_it_began_with(call, path, tmp_path) -> None:
+    """Those of its ``config.yaml``; what an older one does not hold is what it is by default."""
+    typed = {"study": "value", "samples": 1000, "workers": 1, "pair": {"kind": "gaussian", "q": {"mean": 0}, "p": {"mean": 1}}}
+    for name, config in (("older", typed), ("other", typed | {"batches": [1, 8], "estimators": ["k3"]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        info = json.loads((path / "run.json").read_text()) | {"status": "interrupted"}
+        (tmp_path / name / "run.json").write_text(json.dumps(info))
+        assert call(f"resume={name}", folder=tmp_path).code == 0
+        assert yaml.safe_load((tmp_path / name / "config.yaml").read_text()) == config
+    exact = (path / "tables" / "values.parquet").read_bytes()
+    assert (tmp_path / "older" / "tables" / "values.parquet").read_bytes() == exact
+    table = pd.read_parquet(tmp_path / "other" / "tables" / "values.parquet")
+    assert (set(table["estimator"]), set(table["batch"])) == ({"k3"}, {1, 8})
 
 
 def test_the_values_table_has_its_columns(path) -> None:
