@@ -90,7 +90,7 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
     _begin(settings, folder, arguments, group)
     started = time.monotonic()
     try:
-        with progress_bar() as progress, _noticing(folder):
+        with progress_bar(folder.log) as progress, _noticing(folder):
             context = Context(
                 settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress, group,
             )  # fmt: skip

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 import klbench
-from klbench import app, estimators, pairs
+from klbench import app, estimators, pairs, progress
 from klbench.app import experiments
 from klbench.cli import command_line
 
@@ -104,6 +105,57 @@ def test_the_log_has_the_time_and_the_end(path) -> None:
     assert " done: " in lines[-1]
     for line in lines:
         dt.datetime.fromisoformat(line.split()[0])
+
+
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """The time that progress is measured by; ``clock.seconds`` sets it."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    return clock
+
+
+def test_without_a_terminal_progress_is_a_line_every_half_minute_at_most(clock, capsys) -> None:
+    log = []
+    with progress.progress_bar(log.append) as show:
+        for done in range(1, 101):  # a task takes seven seconds
+            clock.seconds = 7.0 * done
+            show(done, 100, f"task {done}")
+    # At 35, 70, ... seconds: the fifth, tenth, ... task, each with seven seconds for each that is left.
+    assert len(log) == 20
+    assert log[0] == "5 of 100 done, about 0:11:05 left: task 5"
+    assert log[1] == "10 of 100 done, about 0:10:30 left: task 10"
+    assert log[-1] == "100 of 100 done, about 0:00:00 left: task 100"
+    assert capsys.readouterr() == ("", "".join(f"klbench: {line}\n" for line in log))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 60])
+def test_what_was_kept_does_not_shorten_the_time_that_is_left(clock, capsys, kept: int) -> None:
+    log = []
+    with progress.progress_bar(log.append) as show:
+        for done in range(1, kept + 1):
+            clock.seconds = 0.01 * done
+            show(done, 100, "kept")
+        clock.seconds = 100.0
+        show(kept + 1, 100, "new")
+        clock.seconds = 129.9
+        show(kept + 2, 100, "too soon")
+        clock.seconds = 7300.0
+        show(kept + 3, 100, "newer")
+    assert log == [
+        f"{kept + 1} of 100 done, about {dt.timedelta(seconds=100 * (99 - kept))} left: new",
+        f"{kept + 3} of 100 done, about {dt.timedelta(seconds=round(7300 / 3 * (97 - kept)))} left: newer",
+    ]
+
+
+def test_progress_is_in_the_log_of_a_run(call, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "KEPT_SECONDS", -1.0)
+    called = call("exp=value", *ONE, "out=run", folder=tmp_path)
+    assert called.code == 0
+    said = [line.partition(" ")[2] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()[1:-1]]
+    assert [line.partition(", about")[0] for line in said] == [f"{done} of 22 done" for done in range(1, 23)]
+    assert called.err == "".join(f"klbench: {line}\n" for line in said)
 
 
 def test_the_configuration_is_kept_and_says_all(call, path, tmp_path) -> None:
