@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that spreadsheets take for a formula."""
+
+
 def now() -> str:
     """The time, UTC, to the second, ISO 8601."""
     return dt.datetime.now(dt.UTC).replace(microsecond=0).isoformat()
@@ -36,6 +40,21 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a ``'`` before each text that a spreadsheet would take for a formula, and run.
+
+    A carriage return becomes a line feed: the CSV writer leaves it without quotes, and what follows would begin a row.
+    """
+
+    def guarded(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return ("'" if value.startswith(FORMULA) else "") + value.replace("\r\n", "\n").replace("\r", "\n")
+
+    texts = table.select_dtypes(exclude=["number", "bool"])
+    return table.assign(**{str(name): texts[name].map(guarded) for name in texts})
 
 
 def start_of(pid: int) -> str | None:
@@ -225,12 +244,12 @@ class RunFolder:
             raise ConfigError(f"resume={self.path}: process {pid} is still writing it; wait for it or stop it first")
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Write each table as Parquet with a CSV beside it."""
+        """Write each table as Parquet with a CSV beside it, in which no text is taken for a formula."""
         for name, table in tables.items():
             with atomic(self._inside("tables", f"{name}.parquet")) as partial:
                 table.to_parquet(partial, index=False)
             with atomic(self._inside("tables", f"{name}.csv")) as partial:
-                table.to_csv(partial, index=False)
+                _for_spreadsheets(table).to_csv(partial, index=False)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:

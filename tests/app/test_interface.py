@@ -19,6 +19,7 @@ import klbench
 from klbench import app, estimators, pairs, progress
 from klbench.app import experiments
 from klbench.cli import command_line
+from klbench.runs import RunFolder
 
 ONE = ("pair=gaussian", "samples=1_000", "workers=1")
 
@@ -216,7 +217,33 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
         if pd.api.types.is_float_dtype(exact[column]):
             np.testing.assert_array_equal([float(text or "nan") for text in written], exact[column])
         else:
-            assert written == ["" if pd.isna(value) else str(value) for value in exact[column]]
+            texts = ["" if pd.isna(value) else str(value) for value in exact[column]]
+            assert written == [f"'{text}" if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu" else text
+                               for text in texts]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["object", "string"])
+def test_no_text_of_a_csv_is_a_formula(tmp_path, dtype: str) -> None:
+    texts = ["=1+1", "+a", "-a", "@a", "\t=1", "a\r=1", "a=1", " -a", "", None, "'=1", "−1"]
+    numbers = [-float(k) for k in range(len(texts))]
+    table = pd.DataFrame({"label": pd.Series(texts, dtype=dtype), "x": numbers, "n": range(-12, 0), "yes": [True] * 12})
+    folder = RunFolder(tmp_path)
+    folder.write_tables({"mine": table})
+    assert [None if pd.isna(text) else text for text in folder.tables["mine"]["label"]] == texts
+    with (tmp_path / "tables" / "mine.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [
+        "'=1+1", "'+a", "'-a", "'@a", "'\t=1", "a\n=1", "a=1", " -a", "", "", "'=1", "−1",
+    ]  # fmt: skip
+    assert [float(row["x"]) for row in rows] == numbers
+    assert [int(row["n"]) for row in rows] == list(range(-12, 0))
+
+
+def test_a_label_that_is_a_formula(call, tmp_path) -> None:
+    called = call("exp=value", *ONE, "pair.label='=HYPERLINK(1)'", "estimators=[k1]", "out=run", folder=tmp_path)
+    assert called.code == 0
+    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")["pair"]) == {"=HYPERLINK(1)"}
+    assert set(pd.read_csv(tmp_path / "run" / "tables" / "values.csv")["pair"]) == {"'=HYPERLINK(1)"}
 
 
 def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch) -> None:
