@@ -9,18 +9,22 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
 
-from klbench.types import ConfigError, RunError
+from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
 
+T = TypeVar("T")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a cell begins that spreadsheets take for a formula."""
 
@@ -269,11 +273,11 @@ class RunFolder:
         """Intermediate results of that name, if they were saved."""
         import numpy as np
 
-        path = self.path / "parts" / f"{name}.npz"
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        def read(path: Path) -> dict[str, np.ndarray]:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+
+        return self._load(f"{name}.npz", read)
 
     def save_rows(self, name: str, result: Any) -> None:
         """Keep what JSON can hold, to the last bit, infinities and NaN included."""
@@ -281,8 +285,15 @@ class RunFolder:
 
     def load_rows(self, name: str) -> Any:
         """What was kept under that name; None if nothing was."""
-        path = self.path / "parts" / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return self._load(f"{name}.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+    def _load(self, name: str, read: Callable[[Path], T]) -> T | None:
+        path = self.path / "parts" / name
+        try:
+            return read(path) if path.exists() else None
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+            warnings.warn(f"{path}: cannot be read ({error!s:.100}); that part is done again", Notice, stacklevel=2)
+            return None
 
     def discard(self) -> None:
         """Remove a run that began and has nothing to show; what else is in its folder stays, and the folder with it."""

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -519,6 +520,32 @@ def test_files_that_a_kill_left_half_written_are_not_taken_for_tables_or_parts(t
     (tmp_path / "run" / "parts" / ".value-x.npz.1.partial").write_bytes(b"PK")
     assert list(folder.tables) == ["values"]
     assert folder.load_part("value-x") is None
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    if how == "overwritten":
+        return content[:300] + b"\x7f" * 8 + content[308:]
+    return content[: {"truncated": len(content) // 2, "empty": 0}[how]]
+
+
+@pytest.mark.parametrize("how", ["overwritten", "truncated", "empty"])
+def test_a_part_that_cannot_be_read_is_done_again(call, tmp_path, monkeypatch, interrupted_after, how: str) -> None:
+    (tmp_path / "whole").mkdir()
+    assert call(*SMALL, folder=tmp_path / "whole").code == 0
+    with monkeypatch.context():
+        interrupted_after(22)
+        assert call(*SMALL, folder=tmp_path).code == 130
+    monkeypatch.undo()
+    part = min(parts(tmp_path))
+    part.write_bytes(damaged(part.read_bytes(), how))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        called = call("resume=run", "workers=1", folder=tmp_path)
+    assert called.code == 0
+    assert called.err.startswith(f"klbench: run/parts/{part.name}: cannot be read (")
+    assert called.err.endswith("); that part is done again\n")
+    assert called.err.count("\n") == 1
+    assert tables(tmp_path) == tables(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("state", ["interrupted", "failed", "running"])
