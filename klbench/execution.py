@@ -102,7 +102,10 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
         status = "interrupted" if context.interrupted else "done"
         seconds = {"study": round(studied - started, 3)}
         outcome = {"status": status, "finished": now(), "seconds": seconds}
-        report.render(folder.path, outcome)
+        try:
+            report.render(folder.path, outcome)
+        except ConfigError as error:  # no mistake of the user's any more: the tables stand, and are not to be discarded
+            raise RunError(str(error)) from error
         seconds["report"] = round(time.monotonic() - studied, 3)
         folder.update(**outcome)  # once the page is there
         folder.log(f"{status}: {seconds}")

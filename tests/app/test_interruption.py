@@ -20,6 +20,7 @@ from klbench import report
 from klbench.metrics.batches import Counts
 from klbench.runs import RunFolder, start_of
 from klbench.studies import value
+from klbench.types import ConfigError
 
 pytestmark = pytest.mark.usefixtures("workers_at_once")
 
@@ -271,6 +272,21 @@ def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(call, tmp_pat
     page = (tmp_path / "run" / "index.html").read_text()
     assert "was still going" not in page
     assert str(info(tmp_path)["finished"])[:16].replace("T", " ") in page
+
+
+def test_a_page_that_cannot_be_made_costs_no_table(call, tmp_path, monkeypatch) -> None:
+    def render(folder: Path, outcome: dict[str, object]) -> None:
+        raise ConfigError(f"{folder / 'tables' / 'values.parquet'}: expected a Parquet table, could not read it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("klbench.report.render", render)
+        called = call(*SMALL, folder=tmp_path, pages=True)
+    assert called.code == 1
+    assert called.err.startswith("klbench: the run failed: run/tables/values.parquet: expected a Parquet table")
+    before = tables(tmp_path)
+    assert info(tmp_path)["status"] == "failed"
+    assert call("resume=run", "workers=1", folder=tmp_path).code == 0
+    assert tables(tmp_path) == before
 
 
 def test_what_a_kill_left_half_written_is_removed(call, tmp_path) -> None:
