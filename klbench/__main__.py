@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is kept, as on Ctrl-C
     from klbench.cli import command_line
+    from klbench.processes import exit_code
 
-    try:
-        code = command_line(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, head or a pager, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 1
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done: Ctrl-C while the interpreter ends is no news
+    code = exit_code(lambda: command_line(sys.argv[1:]), "klbench")
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, signal.SIG_IGN)  # all is done: Ctrl-C while the interpreter ends is no news
     sys.exit(code)
 
 

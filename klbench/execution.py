@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
 from klbench.processes import Group
-from klbench.runs import RunFolder, now, write_text
+from klbench.runs import RunFolder, now, start_of, write_text
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ def _noticing(folder: RunFolder) -> Iterator[None]:
                 if str(message) in said:
                     return
                 said.add(str(message))
-                print("klbench:", message, file=sys.stderr)
+                with contextlib.suppress(OSError):  # nobody has to read it
+                    print("klbench:", message, file=sys.stderr)
                 folder.log(f"note: {message}")
             else:
                 show(message, category, filename, lineno, file, line)
@@ -73,26 +74,23 @@ def _noticing(folder: RunFolder) -> Iterator[None]:
 
 
 def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], group: Group = ALONE) -> Run:
-    """Run checked settings into a folder."""
+    """Run checked settings into a folder.
+
+    Raises
+    ------
+    ConfigError
+        What is wrong showed only at work, in a model or in the middle of a file.
+    RunError
+        The run failed; its ``log.txt`` has the traceback.
+    """
     from klbench import report
-    from klbench.machine import describe
     from klbench.progress import progress_bar
     from klbench.studies import Context
 
-    folder.create()
-    if not (folder.path / "config.yaml").exists():
-        write_text(folder.path / "config.yaml", yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True))
-    folder.update(
-        "finished", "seconds", "error",  # of an earlier part of this run
-        status="running", experiment=settings.experiment, study=settings.study.name,
-        command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
-        processes=group.size, device=settings.common.device, started=now(), pid=os.getpid(), host=socket.gethostname(),
-        **describe(),
-    )  # fmt: skip
-    folder.log(f"started: {shlex.join(arguments)}")
+    _begin(settings, folder, arguments, group)
     started = time.monotonic()
     try:
-        with progress_bar() as progress, _noticing(folder):
+        with progress_bar(folder.log) as progress, _noticing(folder):
             context = Context(
                 settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress, group,
             )  # fmt: skip
@@ -103,26 +101,64 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
         folder.write_tables(tables)
         status = "interrupted" if context.interrupted else "done"
         seconds = {"study": round(studied - started, 3)}
-        folder.update(status=status, finished=now(), seconds=seconds)  # first, since the page says it too
-        report.render(folder.path)
+        outcome = {"status": status, "finished": now(), "seconds": seconds}
+        try:
+            report.render(folder.path, outcome)
+        except ConfigError as error:  # no mistake of the user's any more: the tables stand, and are not to be discarded
+            raise RunError(str(error)) from error
+        seconds["report"] = round(time.monotonic() - studied, 3)
+        folder.update(**outcome)  # once the page is there
+        folder.log(f"{status}: {seconds}")
     except ConfigError as error:
-        folder.update(status="failed", finished=now(), error=str(error))
+        _end(folder, "", status="failed", error=str(error))
         raise
     except KeyboardInterrupt:
-        folder.update(status="interrupted", finished=now())
-        folder.log("interrupted before anything was finished")
+        _end(folder, "interrupted before anything was finished", status="interrupted")
         return Run(folder.path, {}, "interrupted")
     except Exception as error:
-        folder.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
-        folder.log(traceback.format_exc())
-        what = "" if isinstance(error, RunError) else f"{type(error).__name__}: "
-        raise RunError(f"the run failed: {what}{' '.join(str(error).split())}; see {folder.path / 'log.txt'}") from error
-    seconds["report"] = round(time.monotonic() - studied, 3)
-    folder.update(seconds=seconds)
-    folder.log(f"{status}: {seconds}")
+        what = " ".join(str(error).split()) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        _end(folder, traceback.format_exc(), status="failed", error=what)
+        log = folder.path / "log.txt"
+        raise RunError(f"the run failed: {' '.join(what.split())}{f'; see {log}' if log.exists() else ''}") from error
     if status == "done":
         folder.drop_parts()
     return Run(folder.path, tables, status)
+
+
+def _begin(settings: Settings, folder: RunFolder, arguments: Sequence[str], group: Group) -> None:
+    """Make the folder, or take it up again, and write down what runs here, and where."""
+    from klbench.machine import describe
+
+    folder.create()
+    try:
+        folder.drop_partials()
+        if not (folder.path / "config.yaml").exists():
+            config = yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True)
+            write_text(folder.path / "config.yaml", config)
+        folder.begin(
+            "finished", "seconds", "error",  # of an earlier part of this run
+            status="running", experiment=settings.experiment, study=settings.study.name,
+            command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
+            processes=group.size, device=settings.common.device, started=now(), pid=os.getpid(),
+            pid_started=start_of(os.getpid()), host=socket.gethostname(), **describe(),
+        )  # fmt: skip
+        folder.log(f"started: {shlex.join(arguments)}")
+    except OSError as error:
+        what = f"{error.filename or folder.path}: cannot be written, {error.strerror}"
+        if (folder.path / "run.json").exists():
+            _end(folder, "", status="failed", error=what)
+        else:
+            folder.discard()
+        raise RunError(what) from error
+
+
+def _end(folder: RunFolder, log: str, **outcome: Any) -> None:
+    """Write down how a run came to an early end, as far as it can be: its disk may be full, its folder gone."""
+    with contextlib.suppress(OSError, RunError):
+        folder.update(finished=now(), **outcome)
+    with contextlib.suppress(OSError, RunError):
+        if log:
+            folder.log(log)
 
 
 def assist(settings: Settings, group: Group) -> None:

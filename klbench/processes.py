@@ -24,6 +24,8 @@ T = TypeVar("T")
 TO_MEET = timedelta(minutes=10)
 PATIENCE = timedelta(days=7)
 """A process that ends is noticed at once; one that is slow is waited for."""
+PIPE_CLOSED = 128 + 13
+"""The exit code of a program that SIGPIPE ends, as shells have it."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,24 @@ class Group:
             talk(torch.distributed)
         except RuntimeError as error:
             raise RunError(f"one of the {self.size} processes of this run ended before its work was done") from error
+
+
+def exit_code(program: Callable[[], int], name: str) -> int:
+    """The exit code of a command-line program, also where what it prints cannot be written."""
+    try:
+        code = program()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, head or a pager, has seen enough
+        code = PIPE_CLOSED
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            print(f"{name}: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+        code = 1
+    else:
+        return code
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again as the interpreter ends
+    return code
 
 
 def hush_helpers() -> None:

@@ -1,22 +1,30 @@
-"""The terminal: a progress bar with the time left, and the summary of a run."""
+"""The terminal: a progress bar with the time left, and the summary of a run; lines where there is no terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 
 from klbench.studies import Summary
 
+LINE_SECONDS = 30.0
+"""What lies between two lines of progress at least."""
+KEPT_SECONDS = 1.0
+"""What is done this early was kept of an earlier part of the run, and says nothing of the time that is left."""
+
 
 @contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
-    """A function ``(done, total, what)`` that moves a bar on a terminal, and does nothing elsewhere."""
+def progress_bar(log: Callable[[str], None]) -> Iterator[Callable[[int, int, str], None]]:
+    """A function ``(done, total, what)`` that moves a bar on a terminal; elsewhere it says a line now and then, and logs it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda done, total, what: None
+        yield _lines(log)
         return
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -28,6 +36,26 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting")
         yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what[:40])
+
+
+def _lines(log: Callable[[str], None]) -> Callable[[int, int, str], None]:
+    began = said = time.monotonic()
+    steps = 0
+
+    def show(done: int, total: int, what: str) -> None:
+        nonlocal said, steps
+        now = time.monotonic()
+        steps += now - began > KEPT_SECONDS
+        if now - said < LINE_SECONDS:
+            return
+        said = now
+        left = timedelta(seconds=round((now - began) / steps * (total - done)))
+        line = f"{done:,} of {total:,} done, about {left} left: {' '.join(what.split())}"
+        with contextlib.suppress(OSError):  # nobody has to read it
+            print("klbench:", line, file=sys.stderr, flush=True)
+        log(line)
+
+    return show
 
 
 def print_summary(summaries: Sequence[Summary]) -> None:

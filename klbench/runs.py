@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import errno
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
 
-from klbench.types import ConfigError
+from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+
+
+T = TypeVar("T")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that spreadsheets take for a formula."""
 
 
 def now() -> str:
@@ -37,10 +46,70 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a ``'`` before each text that a spreadsheet would take for a formula, and run.
+
+    A carriage return becomes a line feed: the CSV writer leaves it without quotes, and what follows would begin a row.
+    """
+
+    def guarded(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return ("'" if value.startswith(FORMULA) else "") + value.replace("\r\n", "\n").replace("\r", "\n")
+
+    texts = table.select_dtypes(exclude=["number", "bool"])
+    return table.assign(**{str(name): texts[name].map(guarded) for name in texts})
+
+
+def start_of(pid: int) -> str | None:
+    """When a process started, as Linux counts it; None elsewhere, and where no such process runs.
+
+    With its number it names one process: numbers alone are given again.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
+
+
+def _runs(pid: Any, started: Any) -> bool:
+    """Whether a process of that number runs here, and is the one that started then, if that is known."""
+    if started is not None:
+        return bool(start_of(pid) == started)
+    try:
+        os.kill(pid, 0)
+    except (OSError, OverflowError, TypeError):
+        return False
+    return True
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def _overwrite(path: Path, text: str) -> None:
+    """Write a text into the blocks that a small file has already: the way that is left on a full disk.
+
+    Raises
+    ------
+    OSError
+        They do not suffice; the file is as it was.
+    """
+    before, after = path.read_bytes(), text.encode()
+    file = os.open(path, os.O_WRONLY)
+    try:
+        written = os.pwrite(file, after, 0)
+        if written < len(after):
+            after = before
+            os.pwrite(file, before, 0)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.truncate(file, len(after))
+        os.close(file)
 
 
 @dataclass(frozen=True)
@@ -92,6 +161,20 @@ class RunFolder:
             raise ConfigError(f"{path}: its run.json is not one that klbench wrote")
         return folder
 
+    def check_inside(self) -> None:
+        """Refuse a folder with an entry that leads out of it: what is written there would change something else.
+
+        Raises
+        ------
+        ConfigError
+            It has one.
+        """
+        root = os.path.realpath(self.path)
+        for entry in self.path.iterdir():
+            target = os.path.realpath(entry)
+            if entry.is_symlink() and os.path.commonpath((root, target)) != root:
+                raise ConfigError(f"{entry}: leads out of the run folder, to {target}; klbench writes to nothing outside it")
+
     def create(self) -> None:
         """Make the folder.
 
@@ -111,16 +194,43 @@ class RunFolder:
         result: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return result
 
-    def update(self, *dropped: str, **values: Any) -> None:
-        """Drop and change entries of ``run.json``."""
+    def begin(self, *dropped: str, **values: Any) -> None:
+        """Write ``run.json``; of one that is there already, drop and change entries."""
         info = self.info if (self.path / "run.json").exists() else {}
         info = {key: value for key, value in info.items() if key not in dropped}
         write_text(self.path / "run.json", json.dumps(info | values, indent=2, ensure_ascii=False) + "\n")
 
+    def update(self, **values: Any) -> None:
+        """Change entries of ``run.json``, on a full disk too where its blocks suffice.
+
+        Raises
+        ------
+        RunError
+            The folder was removed meanwhile.
+        """
+        try:
+            info = self.info
+        except FileNotFoundError:
+            raise self._removed() from None
+        text = json.dumps(info | values, indent=2, ensure_ascii=False) + "\n"
+        try:
+            write_text(self.path / "run.json", text)
+        except OSError:
+            _overwrite(self.path / "run.json", text)
+
     def log(self, line: str) -> None:
         """Append a line with the time to ``log.txt``."""
-        with (self.path / "log.txt").open("a", encoding="utf-8") as file:
+        with self._inside("log.txt").open("a", encoding="utf-8") as file:
             file.write(f"{now()} {line}\n")
+
+    def _inside(self, *names: str) -> Path:
+        """A path to write to, unless somebody has removed the folder: it is not to come back in part."""
+        if not self.path.is_dir():
+            raise self._removed()
+        return self.path.joinpath(*names)
+
+    def _removed(self) -> RunError:
+        return RunError(f"{self.path} was removed while the run was writing it")
 
     def check_free(self) -> None:
         """Refuse a run that another live process on this machine is writing.
@@ -128,23 +238,22 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            It is being written.
+            It is being written, or an entry leads out of it.
         """
+        self.check_inside()
         info = self.info
-        if info.get("status") == "running" and info.get("host") == socket.gethostname() and info.get("pid") != os.getpid():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(int(info["pid"]), 0)
-                raise ConfigError(
-                    f"resume={self.path}: process {info['pid']} is still writing it; wait for it or stop it first"
-                )
+        pid = info.get("pid")
+        here = info.get("status") == "running" and info.get("host") == socket.gethostname() and pid != os.getpid()
+        if here and _runs(pid, info.get("pid_started")):
+            raise ConfigError(f"resume={self.path}: process {pid} is still writing it; wait for it or stop it first")
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Write each table as Parquet with a CSV beside it."""
+        """Write each table as Parquet with a CSV beside it, in which no text is taken for a formula."""
         for name, table in tables.items():
-            with atomic(self.path / "tables" / f"{name}.parquet") as partial:
+            with atomic(self._inside("tables", f"{name}.parquet")) as partial:
                 table.to_parquet(partial, index=False)
-            with atomic(self.path / "tables" / f"{name}.csv") as partial:
-                table.to_csv(partial, index=False)
+            with atomic(self._inside("tables", f"{name}.csv")) as partial:
+                _for_spreadsheets(table).to_csv(partial, index=False)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -157,27 +266,34 @@ class RunFolder:
         """Keep intermediate results, so that the run can be continued."""
         import numpy as np
 
-        with atomic(self.path / "parts" / f"{name}.npz") as partial, partial.open("wb") as file:
+        with atomic(self._inside("parts", f"{name}.npz")) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **dict[str, Any](arrays))
 
     def load_part(self, name: str) -> dict[str, np.ndarray] | None:
         """Intermediate results of that name, if they were saved."""
         import numpy as np
 
-        path = self.path / "parts" / f"{name}.npz"
-        if not path.exists():
-            return None
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        def read(path: Path) -> dict[str, np.ndarray]:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return dict(arrays)
+
+        return self._load(f"{name}.npz", read)
 
     def save_rows(self, name: str, result: Any) -> None:
         """Keep what JSON can hold, to the last bit, infinities and NaN included."""
-        write_text(self.path / "parts" / f"{name}.json", json.dumps(result))
+        write_text(self._inside("parts", f"{name}.json"), json.dumps(result))
 
     def load_rows(self, name: str) -> Any:
         """What was kept under that name; None if nothing was."""
-        path = self.path / "parts" / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return self._load(f"{name}.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
+
+    def _load(self, name: str, read: Callable[[Path], T]) -> T | None:
+        path = self.path / "parts" / name
+        try:
+            return read(path) if path.exists() else None
+        except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+            warnings.warn(f"{path}: cannot be read ({error!s:.100}); that part is done again", Notice, stacklevel=2)
+            return None
 
     def discard(self) -> None:
         """Remove a run that began and has nothing to show; what else is in its folder stays, and the folder with it."""
@@ -186,6 +302,14 @@ class RunFolder:
             (self.path / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    def drop_partials(self) -> None:
+        """Remove what a process that was killed had half written."""
+        for path in self.path.rglob(".*.partial"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def drop_parts(self) -> None:
         """Remove what only an unfinished run needs."""

@@ -52,13 +52,21 @@ _CLUSTER_MODULES = {"dask": "distributed", "ray": "ray"}
 
 @dataclass(frozen=True)
 class Settings:
-    """A checked configuration, ready to run; ``config`` is what it was made from."""
+    """A checked configuration, ready to run."""
 
     experiment: str
     study: Study
     options: Options
     common: Common
-    config: dict[str, Any]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every option but ``out``, defaults included, as plain data: :func:`settings` makes the same of it again."""
+        config = {"study": self.study.name} | _plain(self.common) | _plain(self.options)
+        del config["out"]
+        if len(config.get("pairs", ())) == 1:
+            (config["pair"],) = config.pop("pairs")
+        return config
 
     @property
     def workers(self) -> int:
@@ -70,6 +78,16 @@ class Settings:
     def cluster(self) -> Cluster | None:
         """The cluster to work on, if one was named."""
         return None if self.common.cluster is None else Cluster(kind=self.common.cluster, address=self.common.address)
+
+
+def _plain(value: Any) -> Any:
+    """Options, and whatever they hold, as what YAML has."""
+    if isinstance(value, Options):
+        kind = {"kind": value.kind} if isinstance(value, Pair) else {}
+        return kind | {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 def _show(value: Any) -> str:
@@ -263,7 +281,7 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
     fields = study.options.model_fields
     if "pairs" in fields:
         _give_to_pair(left, fields.keys() | Common.model_fields.keys())
-    kept = dict(left)
+    named_none = "default_pairs" in left
     del left["study"]
     common = build(
         Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")}
@@ -273,11 +291,11 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
         raise ConfigError(f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'")
     if "pairs" in fields:
         left["pairs"] = tuple(_pairs(left, experiment))
-    if "estimators" in fields and ("estimators" in left or fields["estimators"].is_required()):
+    if "estimators" in fields and (left.get("estimators") is not None or fields["estimators"].is_required()):
         left["estimators"] = tuple(expand_estimators(left.get("estimators", "all"), read_sets(conf)))
     # What is wrong with a pair first: it may bring a key that only another study knows, such as recorded rollouts their path.
     options = build(study.options, {key: value for key, value in left.items() if key in fields})
     for key in left:
         if key not in fields:
-            raise _unknown(key, study, getattr(options, "pairs", ()) if "default_pairs" in kept else ())
-    return Settings(experiment, study, options, common, kept)
+            raise _unknown(key, study, getattr(options, "pairs", ()) if named_none else ())
+    return Settings(experiment, study, options, common)

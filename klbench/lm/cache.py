@@ -1,16 +1,22 @@
-"""Where what is built once is kept: folders named by their content, whole or not there at all."""
+"""Where what is built once is kept: folders named by what they were made with, each as it was written or made again."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
+import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from klbench.types import ConfigError
+from klbench.runs import write_text
+from klbench.types import ConfigError, Notice
 
 VARIABLE = "KLBENCH_CACHE"
+FORGOTTEN_SECONDS = 86_400
+"""What has been half built for longer was left by a process that is no more."""
 
 
 def root() -> Path:
@@ -25,8 +31,9 @@ def root() -> Path:
 def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     """``root/kind/key``; where it is not there yet, ``build`` fills an empty folder that then takes that name.
 
-    Of several processes that want it at once, one builds and the others wait. A build that is broken off leaves nothing that
-    would be taken for a whole one.
+    ``key.sha256`` beside it holds the checksums of its files, as ``sha256sum`` writes them. Where they no longer agree, the
+    folder is made again, with a notice. Of several processes that want it at once, one builds and the others wait. A build that
+    is broken off leaves nothing that would be taken for a whole one.
 
     Raises
     ------
@@ -34,7 +41,7 @@ def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
         The cache cannot be written; said before anything is built.
     """
     target = root() / kind / key
-    if target.is_dir():
+    if _fault(target) is None:
         return target
     from filelock import FileLock
 
@@ -45,25 +52,62 @@ def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     except (OSError, NotImplementedError) as error:
         raise _unwritable(error) from None
     try:
-        if not target.is_dir():
+        fault = _fault(target)
+        if fault is not None:
+            if target.is_dir():
+                warnings.warn(f"{target}: {fault}; it is made again", Notice, stacklevel=2)
             _fill(target, build)
     finally:
         lock.release()
     return target
 
 
+def _sums(folder: Path) -> dict[str, str]:
+    """The checksum of each file below a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _sums_file(target: Path) -> Path:
+    return target.with_name(f"{target.name}.sha256")
+
+
+def _fault(target: Path) -> str | None:
+    """What keeps a folder from being used: it is not there, or its files are not those that were written."""
+    if not target.is_dir():
+        return "is not there"
+    try:
+        lines = _sums_file(target).read_text(encoding="utf-8").splitlines()
+        found = _sums(target)
+    except FileNotFoundError:
+        return "has no checksums"
+    except (OSError, ValueError):
+        return "cannot be read"
+    written = {name.removeprefix(f"{target.name}/"): digest for digest, _, name in (line.partition("  ") for line in lines)}
+    wrong = next((name for name, digest in written.items() if found.get(name) != digest), None)
+    return None if wrong is None else f"{wrong} is not as it was written"
+
+
 def _fill(target: Path, build: Callable[[Path], None]) -> None:
+    for path in target.parent.glob(f".{target.name}-*"):
+        if path.stat().st_mtime < time.time() - FORGOTTEN_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
     try:
         unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     except OSError as error:
         raise _unwritable(error) from None
     try:
+        faulty = target.is_dir()
         build(unfinished)
+        sums = "".join(f"{digest}  {target.name}/{name}\n" for name, digest in _sums(unfinished).items())
         # The lock is advice: on a file system that has none, another process may have been faster, and its folder serves.
         try:
+            if faulty:
+                shutil.rmtree(target)
             unfinished.rename(target)
+            write_text(_sums_file(target), sums)
         except OSError as error:
-            if not target.is_dir():
+            if faulty or not target.is_dir():
                 raise _unwritable(error) from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -48,7 +48,7 @@ def precision(dtype: str, device: str) -> AbstractContextManager[Any]:
 def export(lm: LanguageModel, folder: Path) -> None:
     """Save model and tokenizer as transformers does, all or nothing; a folder of that name is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
     try:
         with quiet():
             lm.model.save_pretrained(unfinished)

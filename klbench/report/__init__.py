@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 __all__ = ["combine", "history", "render"]
 
 
-def render(folder: Path) -> Path:
+def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
     """Write ``figures/*.svg`` and ``index.html`` into a run folder, atomically.
+
+    Parameters
+    ----------
+    outcome
+        What takes the place of entries of ``run.json`` on the page: how a run ends that has yet to write it down.
 
     Returns
     -------
@@ -23,7 +29,7 @@ def render(folder: Path) -> Path:
     """
     from klbench.report import sources, writing
 
-    return writing.write_run(sources.read(Path(folder)))
+    return writing.write_run(sources.read(Path(folder), outcome))
 
 
 def combine(folders: Sequence[Path], out: Path) -> Path:

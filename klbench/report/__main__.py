@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from klbench.processes import exit_code
 from klbench.report import combine, history, render
 from klbench.types import ConfigError
 
@@ -65,6 +67,14 @@ def write(runs: Sequence[Path], out: Path | None) -> Path:
     return combine([each for run in runs for each in _expanded(run)], out or Path("comparison.html"))
 
 
+def _unexpected(error: Exception) -> str:
+    """Where in klbench it came up, so that it can be told from a mistake in klbench."""
+    places = traceback.extract_tb(error.__traceback__)
+    place = [each for each in places if Path(each.filename).is_relative_to(Path(__file__).parents[1])][-1]
+    why = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
+    return f"no page can be made of its tables and run.json; are they as klbench wrote them? ({why:.300})"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
     parser = _parser()
@@ -72,12 +82,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bool(given.runs) == bool(given.history):
         parser.error("name run folders, or a history with --history FILE, and not both")
     try:
-        print(history(given.history, given.out or Path("history.html")) if given.history else write(given.runs, given.out))
+        page = history(given.history, given.out or Path("history.html")) if given.history else write(given.runs, given.out)
     except ConfigError as error:
-        print(f"klbench.report: {error}", file=sys.stderr)
-        return WRONG
-    return DONE
+        wrong = str(error)
+    except OSError as error:
+        wrong = f"{error.filename or 'the page'}: {error.strerror or error}"
+    except Exception as error:  # noqa: BLE001  # files may hold anything, and it fails wherever it is used
+        wrong = f"{', '.join(map(str, given.history or given.runs))}: {_unexpected(error)}"
+    else:
+        print(page)
+        return DONE
+    print("klbench.report:", *wrong.split(), file=sys.stderr)
+    return WRONG
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_code(main, "klbench.report"))

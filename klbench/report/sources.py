@@ -42,8 +42,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def read(path: Path) -> Source:
-    """A run from its folder.
+def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
+    """A run from its folder; ``outcome`` takes the place of what ``run.json`` says.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def read(path: Path) -> Source:
     import pandas as pd
 
     folder = RunFolder.open(path)
-    info = folder.info
+    info = folder.info | dict(outcome or {})
     files = sorted((path / "tables").glob("*.parquet"))
     if not files:
         raise ConfigError(f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}")

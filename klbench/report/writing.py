@@ -14,7 +14,7 @@ from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
 from klbench.report.sections import discover
 from klbench.report.sources import Combined, Source
-from klbench.runs import write_text
+from klbench.runs import RunFolder, write_text
 from klbench.types import ConfigError
 
 INTRODUCTION = (
@@ -57,7 +57,17 @@ def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
 
 
 def write_run(source: Source) -> Path:
-    """The figures and the page of one run, in its folder; figures of an earlier rendering that are no more are removed."""
+    """The figures and the page of one run, in its folder; figures of an earlier rendering that are no more are removed.
+
+    Raises
+    ------
+    ConfigError
+        An entry of the folder leads out of it.
+    """
+    folder = RunFolder(source.path)
+    folder.check_inside()
+    if source.info.get("status") != "running":
+        folder.drop_partials()
     out = source.path / "index.html"
     blocks = _blocks([source], source.tables, out)
     written = set()

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from klbench.processes import Group
-from klbench.studies._workers import deaf_to_interrupts, on_processes
+from klbench.studies._workers import deaf_to, on_processes
 from klbench.types import Options
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from klbench.runs import RunFolder
+
+
+START_SECONDS = 1.0
+"""What it takes a worker to start, most of it imports: work that takes less is done here."""
 
 
 class Cluster(Options):
@@ -46,9 +52,15 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     group: Group = field(default_factory=Group)
     interrupted: bool = field(default=False, init=False)
+    _tried_seconds: float = field(default=0.0, init=False)
 
-    def map(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Generator[Any, None, None]:
+    def map(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, short: bool = False
+    ) -> Generator[Any, None, None]:
         """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them.
+
+        Workers are started for two tasks or more, one a task at most. Where tasks are ``short`` (a few seconds at most), they
+        get what is left after this process has worked for as long as they need to start.
 
         Where several processes share the run they are the workers, and those that are not the main one get None for each.
         """
@@ -56,21 +68,35 @@ class Context:
             yield from self.group.map(function, tasks)
         elif self.cluster is not None:
             yield from self._map_cluster(function, tasks)
-        elif self.workers == 1:
-            for task in tasks:
-                yield function(*task)
         else:
-            yield from on_processes(function, tasks, self.workers)
+            remaining = iter(tasks)
+            if short:
+                yield from self._try_here(function, remaining)
+            first = list(islice(remaining, self.workers))
+            if len(first) < 2:
+                yield from (function(*task) for task in chain(first, remaining))
+            else:
+                yield from on_processes(function, chain(first, remaining), len(first))
 
-    def map_kept(self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]]) -> Iterator[tuple[str, Any]]:
+    def _try_here(self, function: Callable[..., Any], remaining: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
+        """Results of the first tasks, until this run has done as much of its work here as is spent on starting workers."""
+        while self._tried_seconds < START_SECONDS and (task := next(remaining, None)) is not None:
+            started = time.monotonic()
+            result = function(*task)
+            self._tried_seconds += time.monotonic() - started
+            yield result
+
+    def map_kept(
+        self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], *, short: bool = False
+    ) -> Iterator[tuple[str, Any]]:
         """Names with ``function(*task)``, in order, each kept in the run folder: a run that is continued does only the others.
 
-        Results are what JSON holds: numbers, texts, lists, and dicts by text.
+        Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of :meth:`map`.
         """
         folder = self.folder
         kept = {} if folder is None else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
         missing = [task for name, task in tasks.items() if name not in kept]
-        with contextlib.closing(self.map(function, missing)) as fresh:
+        with contextlib.closing(self.map(function, missing, short=short)) as fresh:
             for name in tasks:
                 if name not in kept:
                     result = next(fresh)
@@ -80,7 +106,9 @@ class Context:
                 else:
                     yield name, kept.pop(name)
 
-    def collect(self, function: Callable[..., Any], tasks: Sequence[tuple[str, tuple[Any, ...]]]) -> list[Any]:
+    def collect(
+        self, function: Callable[..., Any], tasks: Sequence[tuple[str, tuple[Any, ...]]], *, short: bool = False
+    ) -> list[Any]:
         """The results of :meth:`map_kept`; each task comes with what the progress bar says of it once it is done.
 
         On Ctrl-C ``interrupted`` is set, and those that were finished come back.
@@ -88,7 +116,7 @@ class Context:
         results: list[Any] = []
         numbered = {f"task-{k}": task for k, (_, task) in enumerate(tasks)}
         try:
-            for (what, _), (_, result) in zip(tasks, self.map_kept(function, numbered), strict=True):
+            for (what, _), (_, result) in zip(tasks, self.map_kept(function, numbered, short=short), strict=True):
                 results.append(result)
                 self.progress(len(results), len(tasks), what)
         except KeyboardInterrupt:
@@ -100,7 +128,7 @@ class Context:
 
         assert self.cluster is not None
         with contextlib.ExitStack() as stack:
-            with deaf_to_interrupts():
+            with deaf_to(signal.SIGINT):  # SIGTERM ends the cluster's own processes
                 stack.enter_context(_connect(self.cluster, self.workers))
             stack.enter_context(parallel_config(backend=self.cluster.kind))
             parallel = stack.enter_context(Parallel())

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -21,6 +22,10 @@ IDLE_SECONDS = 300
 """How long workers wait for more before they end."""
 GLANCE_SECONDS = 0.1
 """How long Ctrl-C may wait to be seen."""
+PARENT_SECONDS = 1.0
+"""How long a worker may outlive the process that started it."""
+STOPS = (signal.SIGINT, signal.SIGTERM)
+"""Ctrl-C, and what ``kill``, service managers and schedulers of jobs send."""
 
 
 def on_processes(
@@ -50,8 +55,11 @@ def on_processes(
         pool = None
         try:
             while True:
-                with deaf_to_interrupts():
-                    pool = pool or get_reusable_executor(max_workers=workers, timeout=IDLE_SECONDS, env=environment)
+                with deaf_to(*STOPS):
+                    pool = pool or get_reusable_executor(
+                        max_workers=workers, timeout=IDLE_SECONDS, env=environment,
+                        initializer=end_with_parent, initargs=(os.getpid(),),
+                    )  # fmt: skip
                     while len(running) < 2 * workers and (task := next(remaining, None)) is not None:
                         ordered.append(pool.submit(function, *task))
                         running.add(ordered[-1])
@@ -76,49 +84,68 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
 
     from joblib.externals.loky.backend.process import LokyProcess
 
+    kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # workers are deaf to what can be blocked
     while running:
         for child in active_children():
-            if isinstance(child, LokyProcess):
-                child.terminate()
+            if isinstance(child, LokyProcess) and child.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, kill)
         _, running = wait(running, GLANCE_SECONDS)
     pool.shutdown()
+
+
+def end_with_parent(parent: int) -> None:
+    """End this worker soon after its parent process has ended, even by a signal that nobody can catch.
+
+    Not by Linux's parent-death signal, which comes when the thread that started the worker ends.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="klbench-parent", daemon=True).start()
 
 
 @contextlib.contextmanager
 def interrupts_kept() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is kept, and only a second one interrupts at once. Yields whether there has been one.
 
-    Raised in this thread wherever it happens to be, KeyboardInterrupt may leave a lock of the pool's taken for good: the pool
-    then never ends.
+    So is SIGTERM where it is treated as Ctrl-C. Raised in this thread wherever it happens to be, KeyboardInterrupt may leave a
+    lock of the pool's taken for good: the pool then never ends.
     """
     came = False
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield lambda: came
-        return
+    kept = [number for number in STOPS if signal.getsignal(number) is signal.default_int_handler]
+    if threading.current_thread() is not threading.main_thread():
+        kept = []
 
-    def keep(number: int, frame: object) -> None:
+    def heard(number: int, frame: object) -> None:
         nonlocal came
         came = True
-        signal.signal(signal.SIGINT, before)
+        listen(signal.default_int_handler)
 
-    signal.signal(signal.SIGINT, keep)
+    def listen(handler: Callable[[int, Any], Any]) -> None:
+        for number in kept:
+            signal.signal(number, handler)
+
+    listen(heard)
     try:
         yield lambda: came
     finally:
-        signal.signal(signal.SIGINT, before)
+        listen(signal.default_int_handler)
 
 
 @contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Ctrl-C waits until the block ends, here; processes that start in the block never get it. (POSIX; elsewhere, nothing.)"""
+def deaf_to(*signals: signal.Signals) -> Iterator[None]:
+    """These signals wait until the block ends, here; processes that start in it never get them. (POSIX; elsewhere, nothing.)"""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     from multiprocessing import resource_tracker
 
     resource_tracker.ensure_running()  # it clears the mask when it starts, and would do so inside the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:

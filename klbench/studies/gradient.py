@@ -142,7 +142,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
 
     chosen = options.chosen()
     tasks = [(pair.title, (pair, chosen, options.group, options.samples, context.seed)) for pair in options.pairs]
-    found = context.collect(measure, tasks)
+    found = context.collect(measure, tasks, short=True)
     rows, arrows = ([row for part in found for row in part[k]] for k in (0, 1))
     if not rows:
         return {}

@@ -79,7 +79,7 @@ def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``lambda``: one row a pair."""
     import pandas as pd
 
-    rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs])
+    rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs], short=True)
     return {"lambda": pd.DataFrame(rows)} if rows else {}
 
 

@@ -166,7 +166,7 @@ def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progre
         if prepare is not None:
             context.group.agreed(prepare)  # lest the first shard's clock run while a model is loaded, or built
     here = in_process(pair) and context.group.size == 1
-    results = (measure_shard(*task) for task in tasks) if here else context.map(measure_shard, tasks)
+    results = (measure_shard(*task) for task in tasks) if here else context.map(measure_shard, tasks, short=True)
     for found in results:
         progress.add(found, last=progress.shards == shards - 1)
         yield progress.shards

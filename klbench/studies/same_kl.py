@@ -140,7 +140,7 @@ def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
     import pandas as pd
 
     made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
-    rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made])
+    rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True)
     return {"shapes": pd.DataFrame(rows)} if rows else {}
 
 

@@ -101,7 +101,7 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
         for pair in options.pairs
         for lag in sorted(set(options.lags))
     ]
-    rows = [row for more in context.collect(measure_lag, tasks) for row in more]
+    rows = [row for more in context.collect(measure_lag, tasks, short=True) for row in more]
     if not rows:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])

@@ -267,7 +267,7 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
     exacts: list[Exact] = []
     states: list[_Progress] = []
     try:
-        for exact in context.map(solve, zip(options.pairs, usable, strict=True)):
+        for exact in context.map(solve, zip(options.pairs, usable, strict=True), short=True):
             exacts.append(exact)
             _tell_lost_digits(options.pairs[len(exacts) - 1], exact)
             context.progress(len(exacts), total, "exact values")
@@ -281,7 +281,7 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
              options.samples, options.diagnostic_samples, k)
             for i, k in order
         )  # fmt: skip
-        for (i, k), shard in zip(order, context.map(measure_shard, tasks), strict=True):
+        for (i, k), shard in zip(order, context.map(measure_shard, tasks, short=True), strict=True):
             states[i].add(shard, last=k == shards - 1)
             done += 1
             context.progress(done, total, options.pairs[i].title)

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from klbench import app, estimators, pairs
-from klbench.settings import expand_estimators, read_sets
+from klbench.settings import Common, Settings, expand_estimators, read_sets
+from klbench.settings import settings as checked
 
 CONF = app.conf_folder()
 EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))
@@ -66,6 +67,40 @@ def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
         assert options[key] == (tuple(said[key]) if isinstance(said[key], list) else said[key])
 
 
+def assert_said_in_full(settings: Settings) -> None:
+    """What is written of settings names every option, and makes the same settings, unless a default changes."""
+    text = yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True)
+    config = yaml.safe_load(text)
+    assert checked(config, settings.experiment, CONF) == settings
+    expected = {"study", *Common.model_fields, *settings.study.options.model_fields} - {"out"}
+    if hasattr(settings.options, "pairs"):
+        several = len(settings.options.pairs) > 1
+        nodes = config["pairs"] if several else [config["pair"]]
+        assert [set(node) for node in nodes] == [{"kind", *type(pair).model_fields} for pair in settings.options.pairs]
+        expected = expected if several else expected - {"pairs"} | {"pair"}
+    assert set(config) == expected
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+def test_what_is_written_of_an_experiment_says_all_and_makes_the_same_again(path: Path) -> None:
+    words = shlex.split(opening(path)[1].removeprefix("# "))[3:]
+    assert_said_in_full(app.check(app.normalized(words)))
+    assert_said_in_full(app.check(app.normalized([*words, "seed=7", "workers=3"])))
+
+
+@pytest.mark.parametrize("words", [
+    ["exp=value", "pair=gaussian", "pair.q.mean=[0,1]", "pair.q.std=2", "pair.mu.mean=0.3", "pair.label='a: \"b\" ‖'"],
+    ["exp=value", "pair=gaussian", "pair.p.mean=[0,1]", "pair.p.cov=[[1,0.5],[0.5,1]]", "pair.q.mean=[0,0]"],
+    ["exp=value", "pair=categorical", "pair.random.size=5", "pair.random.kl=0.3"],
+    ["exp=value", "pair=mixture", "estimators=schulman", "batches=[1,8]", "samples=1e4"],
+    ["exp=gradient", "pair=sequence", "pair.model=table", "combinations=[k1_reward]"],
+    ["exp=gradient", "estimators=[k1,k_lambda:0.5]", "placements=[loss]"],
+    ["exp=lm", "policy=embedded:finetuned-near", "temperature=0.7", "pair=lm"],
+], ids=lambda words: f"{words[0]} {words[1]}")  # fmt: skip
+def test_what_is_written_of_options_that_were_typed_makes_the_same_again(words: list[str]) -> None:
+    assert_said_in_full(app.check(app.normalized(words)))
+
+
 def test_every_experiment_is_one_of_the_help() -> None:
     assert list(app.experiments()) == [path.stem for path in EXPERIMENTS]
 
@@ -77,8 +112,9 @@ def test_every_pair_has_a_node_and_every_node_a_pair() -> None:
 @pytest.mark.parametrize("path", PAIRS, ids=stem)
 def test_a_pair_node_makes_its_pair(path: Path) -> None:
     experiment = path.stem if path.stem in WITHOUT_TRUTH else "value"  # which measures against a known truth
-    overrides = app.normalized([f"exp={experiment}", f"pair={path.stem}", *NEEDED.get(path.stem, [])])
-    (pair,) = app.check(overrides).options.pairs
+    settings = app.check(app.normalized([f"exp={experiment}", f"pair={path.stem}", *NEEDED.get(path.stem, [])]))
+    assert_said_in_full(settings)
+    (pair,) = settings.options.pairs
     assert pair.kind == yaml.safe_load(path.read_text(encoding="utf-8"))["kind"] == path.stem
     assert type(pair) is pairs.get(path.stem)
     assert path.stem in WITHOUT_TRUTH or pair.truth("kl_qp").value > 0.0

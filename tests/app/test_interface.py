@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,10 @@ import pytest
 import yaml
 
 import klbench
-from klbench import app, estimators, pairs
+from klbench import app, estimators, pairs, progress
 from klbench.app import experiments
 from klbench.cli import command_line
+from klbench.runs import RunFolder
 
 ONE = ("pair=gaussian", "samples=1_000", "workers=1")
 
@@ -106,10 +108,64 @@ def test_the_log_has_the_time_and_the_end(path) -> None:
         dt.datetime.fromisoformat(line.split()[0])
 
 
+@pytest.fixture
+def clock(monkeypatch) -> SimpleNamespace:
+    """The time that progress is measured by; ``clock.seconds`` sets it."""
+    clock = SimpleNamespace(seconds=0.0)
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    return clock
+
+
+def test_without_a_terminal_progress_is_a_line_every_half_minute_at_most(clock, capsys) -> None:
+    log = []
+    with progress.progress_bar(log.append) as show:
+        for done in range(1, 101):  # a task takes seven seconds
+            clock.seconds = 7.0 * done
+            show(done, 100, f"task {done}")
+    # At 35, 70, ... seconds: the fifth, tenth, ... task, each with seven seconds for each that is left.
+    assert len(log) == 20
+    assert log[0] == "5 of 100 done, about 0:11:05 left: task 5"
+    assert log[1] == "10 of 100 done, about 0:10:30 left: task 10"
+    assert log[-1] == "100 of 100 done, about 0:00:00 left: task 100"
+    assert capsys.readouterr() == ("", "".join(f"klbench: {line}\n" for line in log))
+
+
+@pytest.mark.parametrize("kept", [0, 1, 60])
+def test_what_was_kept_does_not_shorten_the_time_that_is_left(clock, capsys, kept: int) -> None:
+    log = []
+    with progress.progress_bar(log.append) as show:
+        for done in range(1, kept + 1):
+            clock.seconds = 0.01 * done
+            show(done, 100, "kept")
+        clock.seconds = 100.0
+        show(kept + 1, 100, "new")
+        clock.seconds = 129.9
+        show(kept + 2, 100, "too soon")
+        clock.seconds = 7300.0
+        show(kept + 3, 100, "newer")
+    assert log == [
+        f"{kept + 1} of 100 done, about {dt.timedelta(seconds=100 * (99 - kept))} left: new",
+        f"{kept + 3} of 100 done, about {dt.timedelta(seconds=round(7300 / 3 * (97 - kept)))} left: newer",
+    ]
+
+
+def test_progress_is_in_the_log_of_a_run(call, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "KEPT_SECONDS", -1.0)
+    called = call("exp=value", *ONE, "out=run", folder=tmp_path)
+    assert called.code == 0
+    said = [line.partition(" ")[2] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()[1:-1]]
+    assert [line.partition(", about")[0] for line in said] == [f"{done} of 22 done" for done in range(1, 23)]
+    assert called.err == "".join(f"klbench: {line}\n" for line in said)
+
+
 def test_the_configuration_is_kept_and_says_all(call, path, tmp_path) -> None:
     config = yaml.safe_load((path / "config.yaml").read_text())
     assert config["samples"] == 1000
-    assert config["pair"] == {"kind": "gaussian", "q": {"mean": 0.0}, "p": {"mean": 1.0}}
+    assert config["pair"]["kind"] == "gaussian"
+    assert (config["pair"]["q"]["mean"], config["pair"]["p"]["mean"]) == (0.0, 1.0)
+    assert config["batches"] == [1, 4, 16, 64, 256, 1024, 4096]  # not typed
+    assert config["estimators"] == estimators.names()
     assert "out" not in config
     # It is enough to make the same tables again.
     (tmp_path / "again").mkdir()
@@ -119,6 +175,22 @@ def test_the_configuration_is_kept_and_says_all(call, path, tmp_path) -> None:
     assert call("resume=again", folder=tmp_path).code == 0
     for table in (path / "tables").iterdir():
         assert (tmp_path / "again" / "tables" / table.name).read_bytes() == table.read_bytes()
+
+
+def test_a_run_goes_on_with_the_options_that_it_began_with(call, path, tmp_path) -> None:
+    """Those of its ``config.yaml``; what an older one does not hold is what it is by default."""
+    typed = {"study": "value", "samples": 1000, "workers": 1, "pair": {"kind": "gaussian", "q": {"mean": 0}, "p": {"mean": 1}}}
+    for name, config in (("older", typed), ("other", typed | {"batches": [1, 8], "estimators": ["k3"]})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        info = json.loads((path / "run.json").read_text()) | {"status": "interrupted"}
+        (tmp_path / name / "run.json").write_text(json.dumps(info))
+        assert call(f"resume={name}", folder=tmp_path).code == 0
+        assert yaml.safe_load((tmp_path / name / "config.yaml").read_text()) == config
+    exact = (path / "tables" / "values.parquet").read_bytes()
+    assert (tmp_path / "older" / "tables" / "values.parquet").read_bytes() == exact
+    table = pd.read_parquet(tmp_path / "other" / "tables" / "values.parquet")
+    assert (set(table["estimator"]), set(table["batch"])) == ({"k3"}, {1, 8})
 
 
 def test_the_values_table_has_its_columns(path) -> None:
@@ -145,12 +217,38 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
         if pd.api.types.is_float_dtype(exact[column]):
             np.testing.assert_array_equal([float(text or "nan") for text in written], exact[column])
         else:
-            assert written == ["" if pd.isna(value) else str(value) for value in exact[column]]
+            texts = ["" if pd.isna(value) else str(value) for value in exact[column]]
+            assert written == [f"'{text}" if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu" else text
+                               for text in texts]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["object", "string"])
+def test_no_text_of_a_csv_is_a_formula(tmp_path, dtype: str) -> None:
+    texts = ["=1+1", "+a", "-a", "@a", "\t=1", "a\r=1", "a=1", " -a", "", None, "'=1", "−1"]
+    numbers = [-float(k) for k in range(len(texts))]
+    table = pd.DataFrame({"label": pd.Series(texts, dtype=dtype), "x": numbers, "n": range(-12, 0), "yes": [True] * 12})
+    folder = RunFolder(tmp_path)
+    folder.write_tables({"mine": table})
+    assert [None if pd.isna(text) else text for text in folder.tables["mine"]["label"]] == texts
+    with (tmp_path / "tables" / "mine.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [
+        "'=1+1", "'+a", "'-a", "'@a", "'\t=1", "a\n=1", "a=1", " -a", "", "", "'=1", "−1",
+    ]  # fmt: skip
+    assert [float(row["x"]) for row in rows] == numbers
+    assert [int(row["n"]) for row in rows] == list(range(-12, 0))
+
+
+def test_a_label_that_is_a_formula(call, tmp_path) -> None:
+    called = call("exp=value", *ONE, "pair.label='=HYPERLINK(1)'", "estimators=[k1]", "out=run", folder=tmp_path)
+    assert called.code == 0
+    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")["pair"]) == {"=HYPERLINK(1)"}
+    assert set(pd.read_csv(tmp_path / "run" / "tables" / "values.csv")["pair"]) == {"'=HYPERLINK(1)"}
 
 
 def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("klbench.report.render", lambda folder: (folder / "index.html").write_text("blank"))
+    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank"))
     run = klbench.run("value", *ONE)
     assert run.status == "done"
     assert run.path.resolve().parent == tmp_path / "reports"
@@ -266,7 +364,7 @@ def test_an_experiment_from_a_folder_of_the_users_own(call, tmp_path) -> None:
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("klbench.report.render", lambda folder: (folder / "index.html").write_text("blank"))
+    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank"))
     monkeypatch.chdir(tmp_path)
     for encoding in ("ascii", "cp1252"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)

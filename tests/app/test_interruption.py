@@ -4,18 +4,25 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
+import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from klbench import report
 from klbench.metrics.batches import Counts
-from klbench.runs import RunFolder
+from klbench.runs import RunFolder, start_of
 from klbench.studies import value
+from klbench.types import ConfigError
+
+pytestmark = pytest.mark.usefixtures("workers_at_once")
 
 QUICK = "{kind: gaussian, p: {mean: 0.5}, label: quick}"
 SLOW = f"{{kind: gaussian, q: {{mean: [{','.join(['0.0'] * 24)}]}}, p: {{mean: 0.1}}, mu: {{mean: 0.05}}, label: slow}}"
@@ -56,11 +63,31 @@ def whole(call, tmp_path_factory) -> dict[str, bytes]:
     return tables(folder)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_from_there(call, start, whole, tmp_path, workers: int) -> None:
+def alive(group: int) -> list[str]:
+    """The processes of a group that have not ended, as ``/proc`` has them; a parent may still have to take note of others."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                found.append(stat.parent.name)
+    return found
+
+
+# Ctrl-C goes to every process of a terminal's foreground; ``kill PID`` to one, some schedulers' SIGTERM to all.
+@pytest.mark.parametrize(("workers", "send"), [
+    (1, lambda pid: os.killpg(pid, signal.SIGINT)),
+    (2, lambda pid: os.killpg(pid, signal.SIGINT)),
+    (1, lambda pid: os.kill(pid, signal.SIGTERM)),
+    (2, lambda pid: os.kill(pid, signal.SIGTERM)),
+    (2, lambda pid: os.killpg(pid, signal.SIGTERM)),
+], ids=["ctrl-c, 1", "ctrl-c, 2", "kill, 1", "kill, 2", "kill all, 2"])  # fmt: skip
+def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
+    call, start, whole, tmp_path, workers: int, send: Callable[[int], None]
+) -> None:
     process = start(*RUN, f"workers={workers}", folder=tmp_path)
     wait_for(lambda: parts(tmp_path), process)
-    os.killpg(process.pid, signal.SIGINT)
+    send(process.pid)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "klbench: interrupted; continue with: python -m klbench resume=run\n"
@@ -83,6 +110,20 @@ def test_ctrl_c_keeps_what_is_finished_and_the_run_goes_on_from_there(call, star
     assert info(tmp_path)["status"] == "done"
     assert info(tmp_path)["workers"] == 3 - workers
     assert no_half_files(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc/PID/stat here to see processes")
+def test_workers_and_what_helps_them_end_with_a_run_that_is_killed(start, tmp_path) -> None:
+    process = start(*RUN, "workers=2", folder=tmp_path)
+    wait_for(lambda: parts(tmp_path), process)
+    assert len(alive(process.pid)) >= 3
+    process.kill()
+    process.wait()
+    for _ in range(3000):
+        if not alive(process.pid):
+            return
+        time.sleep(0.01)
+    raise AssertionError(alive(process.pid))
 
 
 def test_ctrl_c_while_workers_start_is_quiet_too(start, tmp_path) -> None:
@@ -201,7 +242,7 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
 
 
 def test_ctrl_c_while_the_report_is_drawn(call, tmp_path, monkeypatch) -> None:
-    def render(folder: Path) -> None:
+    def render(folder: Path, outcome: dict[str, object]) -> None:
         raise KeyboardInterrupt
 
     (tmp_path / "whole").mkdir()
@@ -215,6 +256,89 @@ def test_ctrl_c_while_the_report_is_drawn(call, tmp_path, monkeypatch) -> None:
     assert call("resume=run", "workers=1", folder=tmp_path).code == 0
     assert tables(tmp_path) == tables(tmp_path / "whole")
     assert info(tmp_path)["status"] == "done"
+
+
+def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(call, tmp_path, monkeypatch) -> None:
+    render, seen = report.render, []
+
+    def watched(folder: Path, outcome: dict[str, object]) -> Path:
+        seen.append(info(tmp_path)["status"])
+        return render(folder, outcome)
+
+    monkeypatch.setattr("klbench.report.render", watched)
+    assert call(*SMALL, folder=tmp_path, pages=True).code == 0
+    assert seen == ["running"]
+    assert info(tmp_path)["status"] == "done"
+    page = (tmp_path / "run" / "index.html").read_text()
+    assert "was still going" not in page
+    assert str(info(tmp_path)["finished"])[:16].replace("T", " ") in page
+
+
+def test_a_page_that_cannot_be_made_costs_no_table(call, tmp_path, monkeypatch) -> None:
+    def render(folder: Path, outcome: dict[str, object]) -> None:
+        raise ConfigError(f"{folder / 'tables' / 'values.parquet'}: expected a Parquet table, could not read it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("klbench.report.render", render)
+        called = call(*SMALL, folder=tmp_path, pages=True)
+    assert called.code == 1
+    assert called.err.startswith("klbench: the run failed: run/tables/values.parquet: expected a Parquet table")
+    before = tables(tmp_path)
+    assert info(tmp_path)["status"] == "failed"
+    assert call("resume=run", "workers=1", folder=tmp_path).code == 0
+    assert tables(tmp_path) == before
+
+
+def test_what_a_kill_left_half_written_is_removed(call, tmp_path) -> None:
+    assert call(*SMALL, folder=tmp_path).code == 0
+    left = [tmp_path / "run" / name for name in (".index.html.1.partial", "tables/.values.csv.77.partial")]
+    unfinished = tmp_path / "run" / "checkpoints" / ".k1-abc.partial"
+    for status, clean in (
+        ("interrupted", lambda: call("resume=run", "workers=1", folder=tmp_path)),
+        ("done", lambda: report.render(tmp_path / "run")),
+    ):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(info(tmp_path) | {"status": status}))
+        unfinished.mkdir(parents=True)
+        for path in (*left, unfinished / "model.safetensors"):
+            path.write_text("half")
+        clean()
+        assert no_half_files(tmp_path)
+    left[0].write_text("half")  # of a run that goes on elsewhere, which will need it
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info(tmp_path) | {"status": "running"}))
+    report.render(tmp_path / "run")
+    assert left[0].exists()
+
+
+@pytest.mark.skipif(start_of(os.getpid()) is None, reason="this system does not say when a process started")
+def test_a_number_that_another_process_has_now_does_not_hold_a_run_up(call, tmp_path) -> None:
+    assert call(*SMALL, folder=tmp_path).code == 0
+    other = os.getppid()  # it runs
+    started = start_of(other)
+    assert started is not None
+    running = info(tmp_path) | {"status": "running", "pid": other}
+    for known, code in ((started, 2), (None, 2), (f"{started}0", 0), (f"a boot before {started}", 0)):
+        (tmp_path / "run" / "run.json").write_text(json.dumps(running | {"pid_started": known}))
+        called = call("resume=run", "workers=1", folder=tmp_path)
+        assert called.code == code, called
+    assert info(tmp_path)["pid_started"] == start_of(os.getpid())
+
+
+def test_an_ended_process_that_nobody_has_taken_note_of_yet_is_no_process() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.read()  # until it ends
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert start_of(child.pid) is None
+    child.communicate()
+
+
+@pytest.mark.parametrize("pid", [None, "x", 2**80, 0.5])
+def test_a_run_whose_process_has_no_number_may_be_continued(call, tmp_path, pid: object) -> None:
+    assert call(*SMALL, folder=tmp_path).code == 0
+    (tmp_path / "run" / "run.json").write_text(
+        json.dumps(info(tmp_path) | {"status": "running", "pid": pid, "pid_started": None})
+    )
+    assert call("resume=run", "workers=1", folder=tmp_path).code == 0
 
 
 def test_ctrl_c_before_anything_has_started(call, tmp_path, monkeypatch) -> None:
@@ -274,8 +398,119 @@ def test_a_full_disk_leaves_no_half_table(call, tmp_path, monkeypatch) -> None:
     assert len(tables(tmp_path)) == 10
 
 
+@pytest.fixture
+def full_disk(monkeypatch) -> Callable[[], None]:
+    """``full_disk()``: from then on a file gets no new block; what is written over what it has is written."""
+    write, append = Path.write_text, RunFolder.log
+
+    def full_disk() -> None:
+        def write_text(path: Path, text: str, **options: object) -> int:
+            write(path, text[:100], **options)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+        def log(folder: RunFolder, line: str) -> None:
+            append(folder, line[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder.path / "log.txt"))
+
+        monkeypatch.setattr(Path, "write_text", write_text)
+        monkeypatch.setattr(RunFolder, "log", log)
+        monkeypatch.setattr(RunFolder, "write_tables", lambda folder, tables: write_text(folder.path / "table", "x" * 200))
+
+    return full_disk
+
+
+def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(call, tmp_path, monkeypatch, full_disk) -> None:
+    measure = value.measure_shard
+
+    def measure_shard(*arguments: object) -> value.Found:
+        full_disk()
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(value, "measure_shard", measure_shard)
+        patch.setattr(RunFolder, "save_part", lambda *arguments: None)
+        called = call(*SMALL, folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err.startswith("klbench: the run failed: OSError: [Errno 28] No space left on device")
+    assert called.err.count("\n") == 1
+    assert info(tmp_path)["status"] == "failed"
+    assert "No space left" in str(info(tmp_path)["error"])
+    assert info(tmp_path)["versions"]  # the rest stands too
+    assert no_half_files(tmp_path)
+    monkeypatch.undo()
+    assert call("resume=run", "workers=1", folder=tmp_path).code == 0
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "run.json"])
+def test_a_disk_that_is_full_at_once_is_one_line_and_leaves_nothing(call, tmp_path, monkeypatch, name: str) -> None:
+    write = Path.write_text
+
+    def write_text(path: Path, text: str, **options: object) -> int:
+        if name in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    called = call(*SMALL, folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err.endswith("cannot be written, No space left on device\n")
+    assert called.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_whose_blocks_do_not_suffice_stays_what_it_was(tmp_path, monkeypatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.begin(status="running", experiment="value")
+    before = (tmp_path / "run.json").read_bytes()
+    pwrite = os.pwrite
+    monkeypatch.setattr(Path, "write_text", lambda *arguments, **options: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+    monkeypatch.setattr(os, "pwrite", lambda file, data, place: pwrite(file, data[: len(before)], place))
+    with pytest.raises(OSError, match="No space left"):
+        folder.update(status="failed", error="x" * 100)
+    assert (tmp_path / "run.json").read_bytes() == before
+    folder.update(status="failed")  # a letter less
+    assert folder.info == {"status": "failed", "experiment": "value"}
+
+
+@pytest.mark.parametrize("shards", [0, 7, 40])
+def test_a_run_folder_that_is_removed_does_not_come_back(call, tmp_path, monkeypatch, shards: int) -> None:
+    measure, calls = value.measure_shard, []
+
+    def measure_shard(*arguments: object) -> value.Found:
+        calls.append(1)
+        found = measure(*arguments)
+        if len(calls) > min(shards, 39):
+            shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(value, "measure_shard", measure_shard)
+    called = call(*SMALL, folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err == "klbench: the run failed: run was removed while the run was writing it\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("program", ["klbench", "klbench.report"])
+def test_output_that_cannot_be_written_is_one_line_or_none(program: str, tmp_path) -> None:
+    arguments = [sys.executable, "-m", program, "--help"] if program == "klbench" else [sys.executable, "-m", program, "run"]
+    made = RunFolder(tmp_path / "run")
+    made.create()
+    made.begin(status="done")
+    made.write_tables({"mine": pd.DataFrame({"x": [1.0]})})
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"{program}: the output: No space left on device\n")
+    reading, writing = os.pipe()
+    os.close(reading)  # a reader that has gone
+    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 def test_a_table_that_cannot_be_replaced_stays_what_it_was(tmp_path, monkeypatch) -> None:
     folder = RunFolder(tmp_path / "run")
+    folder.create()
     table = pd.DataFrame({"x": [1.0, 2.0]})
     folder.write_tables({"values": table})
     before = tables(tmp_path)
@@ -294,12 +529,39 @@ def test_a_table_that_cannot_be_replaced_stays_what_it_was(tmp_path, monkeypatch
 
 def test_files_that_a_kill_left_half_written_are_not_taken_for_tables_or_parts(tmp_path) -> None:
     folder = RunFolder(tmp_path / "run")
+    folder.create()
     folder.write_tables({"values": pd.DataFrame({"x": [1.0]})})
     (tmp_path / "run" / "tables" / ".values.parquet.1.partial").write_bytes(b"PAR1")
     (tmp_path / "run" / "parts").mkdir()
     (tmp_path / "run" / "parts" / ".value-x.npz.1.partial").write_bytes(b"PK")
     assert list(folder.tables) == ["values"]
     assert folder.load_part("value-x") is None
+
+
+def damaged(content: bytes, how: str) -> bytes:
+    if how == "overwritten":
+        return content[:300] + b"\x7f" * 8 + content[308:]
+    return content[: {"truncated": len(content) // 2, "empty": 0}[how]]
+
+
+@pytest.mark.parametrize("how", ["overwritten", "truncated", "empty"])
+def test_a_part_that_cannot_be_read_is_done_again(call, tmp_path, monkeypatch, interrupted_after, how: str) -> None:
+    (tmp_path / "whole").mkdir()
+    assert call(*SMALL, folder=tmp_path / "whole").code == 0
+    with monkeypatch.context():
+        interrupted_after(22)
+        assert call(*SMALL, folder=tmp_path).code == 130
+    monkeypatch.undo()
+    part = min(parts(tmp_path))
+    part.write_bytes(damaged(part.read_bytes(), how))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        called = call("resume=run", "workers=1", folder=tmp_path)
+    assert called.code == 0
+    assert called.err.startswith(f"klbench: run/parts/{part.name}: cannot be read (")
+    assert called.err.endswith("); that part is done again\n")
+    assert called.err.count("\n") == 1
+    assert tables(tmp_path) == tables(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("state", ["interrupted", "failed", "running"])

@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
+pytestmark = pytest.mark.usefixtures("workers_at_once")
+
 NORMAL = "{kind: gaussian, p: {mean: 0.5}}"
 COIN = "{kind: categorical, q: {probs: [0.5, 0.5]}, p: {probs: [0.6, 0.4]}}"
 WIDE = "{kind: gaussian, q: {mean: [0.0, 0.0, 0.0]}, p: {mean: [0.3, 0.2, 0.1], std: [1.1, 0.9, 1.0]}, mu: {mean: 0.1}}"

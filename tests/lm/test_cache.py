@@ -1,5 +1,7 @@
 """What is built once is whole or not there."""
 
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from klbench.lm import cache
-from klbench.types import ConfigError
+from klbench.types import ConfigError, Notice
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +96,54 @@ def test_where_there_are_no_locks_the_faster_one_is_used(root) -> None:
     (root / "kind").mkdir(parents=True)
     found = cache.folder("kind", "key", build)
     assert [path.name for path in found.iterdir()] == ["faster"]
+
+
+def overwrite(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[100:108] = b"\xff" * 8
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("damage", "said"), [
+    (lambda folder: overwrite(folder / "deep" / "weights"), "deep/weights is not as it was written"),
+    (lambda folder: (folder / "deep" / "weights").write_bytes(b"x" * 150), "deep/weights is not as it was written"),
+    (lambda folder: (folder / "config").unlink(), "config is not as it was written"),
+    (lambda folder: folder.with_name("key.sha256").unlink(), "has no checksums"),
+    (lambda folder: folder.with_name("key.sha256").write_bytes(b"\xff"), "cannot be read"),
+    (lambda folder: folder.with_name("key.sha256").write_text("nonsense"), "is not as it was written"),
+])  # fmt: skip
+def test_what_is_not_as_it_was_written_is_made_again_and_said(root, damage, said) -> None:
+    def build(folder: Path) -> None:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "weights").write_bytes(bytes(200))
+        (folder / "config").write_text("{}")
+
+    folder = cache.folder("kind", "key", build)
+    damage(folder)
+    with pytest.warns(Notice) as notices:
+        assert cache.folder("kind", "key", build) == folder
+    assert len(notices) == 1
+    assert str(notices[0].message).startswith(f"{folder}: ")
+    assert f"{said}; it is made again" in str(notices[0].message)
+    assert (folder / "deep" / "weights").read_bytes() == bytes(200)
+    assert (folder / "config").read_text() == "{}"
+    cache.folder("kind", "key", lambda folder: pytest.fail("built once more"))
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
+def test_checksums_are_those_of_sha256sum(root) -> None:
+    cache.folder("kind", "key", lambda folder: (folder / "file").write_text("x"))
+    said = subprocess.run(["sha256sum", "-c", "key.sha256"], cwd=root / "kind", capture_output=True, text=True, check=True)
+    assert said.stdout == "key/file: OK\n"
+
+
+def test_what_was_half_built_long_ago_is_removed(root) -> None:
+    for name in (".key-old", ".key-new", ".other-old"):
+        (root / "kind" / name).mkdir(parents=True)
+    for name in (".key-old", ".other-old"):
+        os.utime(root / "kind" / name, (0, 0))
+    cache.folder("kind", "key", lambda folder: None)
+    assert {path.name for path in (root / "kind").iterdir() if path.is_dir()} == {"key", ".key-new", ".other-old"}
 
 
 @pytest.mark.parametrize("place", ["/proc/klbench", "file/below"])

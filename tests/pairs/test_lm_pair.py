@@ -117,7 +117,7 @@ def test_a_policy_that_is_still_its_reference(tmp_path) -> None:
     assert found["truncation"]["share"].isna().all()
     folder = RunFolder(tmp_path / "run")
     folder.create()
-    folder.update(status="done", experiment="lm", study="lm")
+    folder.begin(status="done", experiment="lm", study="lm")
     folder.write_tables(found)
     assert render(folder.path).is_file()
 

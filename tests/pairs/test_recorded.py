@@ -87,6 +87,7 @@ def test_rows_come_in_any_order(files, kind) -> None:
     assert len(pair.completions(0, 5, 64).log_q) == len(pair.completions(0, 99, 64).log_q) == 0
 
 
+@pytest.mark.usefixtures("workers_at_once")
 @pytest.mark.parametrize("kind", ["jsonl", "parquet, one group"])
 def test_workers_change_nothing(files, kind) -> None:
     alone, shared = (tables(files[kind], workers=n) for n in (1, 2))

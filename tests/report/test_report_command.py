@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from report_runs import tables
 
 from klbench.report import combine
 from klbench.report.__main__ import main
+from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
 MakeRun = Callable[..., Path]
@@ -36,12 +38,47 @@ def _broken_json(folder: Path) -> None:
     (folder / "run.json").write_text("{")
 
 
+def _text_for_numbers(folder: Path) -> None:
+    table = tables()["values"].assign(batch="abc")
+    table.to_parquet(folder / "tables" / "values.parquet", index=False)
+
+
+def _nothing_but_nan(folder: Path) -> None:
+    table = tables()["values"]
+    table = table.assign(**dict.fromkeys(table.select_dtypes("number"), float("nan")))
+    table.to_parquet(folder / "tables" / "values.parquet", index=False)
+
+
+def _wrong_types(folder: Path) -> None:
+    (folder / "run.json").write_text(json.dumps({"status": "done", "seconds": {"study": "long"}}))
+
+
+def _lone_surrogate(folder: Path) -> None:
+    (folder / "run.json").write_text(json.dumps({"status": "done", "experiment": chr(0xD800)}))
+
+
+def _file_for_figures(folder: Path) -> None:
+    (folder / "figures").write_text("")
+
+
+def _figures_elsewhere(folder: Path) -> None:
+    (folder / "figures").symlink_to(folder.parent)
+
+
+def _log_elsewhere(folder: Path) -> None:
+    (folder / "log.txt").symlink_to("/tmp/../nowhere/log.txt")
+
+
 def _no_json(folder: Path) -> None:
     (folder / "run.json").unlink()
 
 
 @pytest.mark.parametrize(("damage", "said"), [
     (_broken_parquet, "expected a Parquet table"), (_no_tables, "expected tables/*.parquet, found none"),
+    (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in _values_data.py"),
+    (_wrong_types, "could not convert string to float: 'long'"), (_lone_surrogate, "UnicodeEncodeError"),
+    (_file_for_figures, "figures: File exists"), (_figures_elsewhere, "figures: leads out of the run folder, to "),
+    (_log_elsewhere, "log.txt: leads out of the run folder, to /nowhere/log.txt"),
     (_broken_json, "run.json is not one that klbench wrote"), (_no_json, "expected a run folder with a run.json"),
 ])  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -55,6 +92,22 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert error.startswith("klbench.report: ")
     assert len(error.splitlines()) == 1
     assert not (folder / "index.html").exists()
+
+
+def test_a_link_out_of_the_run_folder_is_never_followed(make_run: MakeRun, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "drawing.svg").write_text("<svg/>")
+    folder = make_run()
+    (folder / "figures").symlink_to("../theirs")
+    assert main([str(folder)]) == 2
+    with pytest.raises(ConfigError, match="leads out of the run folder"):
+        RunFolder(folder).check_free()  # what resume asks first
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["drawing.svg"]
+    (folder / "figures").unlink()
+    (folder / "drawings").mkdir()
+    (folder / "figures").symlink_to("drawings")  # inside, links are the owner's business
+    assert main([str(folder)]) == 0
+    assert (folder / "drawings" / "noise.svg").is_file()
 
 
 def test_a_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ COLUMNS = ["claim", "statement", "verdict", "evidence", "source"]
 
 @pytest.fixture
 def blank_pages(monkeypatch) -> None:
-    monkeypatch.setattr(klbench.report, "render", lambda folder: None)
+    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: None)
 
 
 def run(*names: str, seed: int = 0) -> pd.DataFrame:

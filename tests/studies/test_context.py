@@ -7,11 +7,12 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from klbench.runs import RunFolder
-from klbench.studies import Context
+from klbench.studies import Context, _base
 
 
 def power(base: int, exponent: int) -> int:
@@ -111,6 +112,45 @@ def test_what_a_task_raises_is_raised_here(workers: int) -> None:
     assert list(Context(0, workers).map(fail, [(0,)])) == [0]
 
 
+@pytest.mark.parametrize("tasks", [0, 1])
+def test_less_than_two_tasks_are_done_here_whatever_the_number_of_workers(tasks: int) -> None:
+    assert list(Context(0, 150).map(os.getpid, [()] * tasks)) == [os.getpid()] * tasks
+
+
+def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
+    asked = []
+
+    def on_processes(function, tasks, workers):
+        asked.append(workers)
+        return (function(*task) for task in tasks)
+
+    monkeypatch.setattr(_base, "on_processes", on_processes)
+    for workers, tasks in ((150, 2), (150, 7), (3, 7), (3, 3)):
+        assert list(Context(0, workers).map(slow, ((k,) for k in range(tasks)))) == list(range(tasks))
+    assert asked == [2, 7, 3, 3]
+
+
+@pytest.mark.parametrize(("start_seconds", "here"), [(0.0, 0), (2.5, 3), (3.0, 3), (3.5, 4), (100.0, 6)])
+def test_short_tasks_are_done_here_until_starting_workers_would_have_cost_no_more(monkeypatch, start_seconds, here) -> None:
+    clock = iter(range(1000))  # each task takes one second of it
+    monkeypatch.setattr(_base, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(_base, "START_SECONDS", start_seconds)
+    monkeypatch.setattr(_base, "on_processes", lambda function, tasks, workers: (("worker", *task) for task in tasks))
+    found = list(Context(0, 2).map(lambda k: ("here", k), [(k,) for k in range(6)], short=True))
+    assert found == [("here", k) for k in range(here)] + [("worker", k) for k in range(here, 6)]
+
+
+def test_what_was_done_here_counts_for_the_whole_run(monkeypatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(_base, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(_base, "START_SECONDS", 4.0)
+    monkeypatch.setattr(_base, "on_processes", lambda function, tasks, workers: ("worker" for _ in tasks))
+    context = Context(0, 2)
+    assert list(context.map(lambda: "here", [()] * 3, short=True)) == ["here"] * 3
+    assert list(context.map(lambda: "here", [()] * 4, short=True)) == ["here", "worker", "worker", "worker"]
+    assert list(context.map(lambda: "here", [()] * 2)) == ["worker", "worker"]
+
+
 def rows_of(name: str, number: int) -> list[dict[str, float | str]]:
     with Path(name).open("a", encoding="utf-8") as file:
         file.write(f"{number}\n")
@@ -120,6 +160,7 @@ def rows_of(name: str, number: int) -> list[dict[str, float | str]]:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_is_finished_is_kept_and_not_done_again(workers: int, tmp_path: Path) -> None:
     folder, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    folder.create()
     tasks = {f"task-{number}": (str(log), number) for number in range(6)}
     first = Context(0, workers, folder=folder).map_kept(rows_of, tasks)
     early = [next(first) for _ in range(3)]

@@ -99,6 +99,7 @@ def test_a_policy_of_two_parameters_can_be_drawn(measured) -> None:
     assert arrows.loc["k1_reward", ["first", "second"]].tolist() == pytest.approx(exact)
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_one_seed_one_table_whatever_the_workers() -> None:
     small = pair(model="table", horizon=2)
     settings = {"pairs": (small, GAUSSIAN), "combinations": ("k3_loss", "trl_rloo", "abs_reward"), "samples": 4096}

@@ -265,6 +265,7 @@ def assert_same(one: dict[str, pd.DataFrame], two: dict[str, pd.DataFrame]) -> N
         pd.testing.assert_frame_equal(one[name], two[name], check_exact=True, obj=name)
 
 
+@pytest.mark.usefixtures("workers_at_once")
 def test_the_same_bits_whatever_the_workers_and_another_seed_is_another_run() -> None:
     alone = tables(pair(), pair(0.1), samples=1_000, shard=128)
     assert_same(alone, tables(pair(), pair(0.1), samples=1_000, shard=128, workers=2))
