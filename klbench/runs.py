@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from klbench import inputs
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
@@ -58,15 +59,15 @@ class RunFolder:
         ConfigError
             The folder holds something already, is no folder, or its parent cannot be written to.
         """
-        try:
+        if (found := inputs.kind(path)).startswith("no such file, "):
+            raise ConfigError(f"out={path}: cannot be made, {found.partition(', ')[2]}; name a folder that can")
+        with inputs.refused(f"out={path}: cannot be looked into, name another folder"):
             taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        except OSError as error:
-            raise ConfigError(f"out={path}: cannot be looked into, {error.strerror}; name another folder") from None
+            parent = next(each for each in (path, *path.absolute().parents) if each.exists())
         if taken:
             raise ConfigError(
                 f"out={path}: exists already; name a new folder, or continue an unfinished run with resume={path}"
             )
-        parent = next(each for each in (path, *path.absolute().parents) if each.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise ConfigError(f"out={path}: {parent} cannot be written to; name a folder that can")
 
@@ -79,10 +80,9 @@ class RunFolder:
         ConfigError
             There is none.
         """
-        if not (path / "run.json").is_file():
-            raise ConfigError(
-                f"{path}: expected a run folder with a run.json, found {'none there' if path.is_dir() else 'no such folder'}"
-            )
+        if inputs.kind(path / "run.json") != inputs.FILE:
+            found = "none there" if inputs.kind(path) == inputs.FOLDER else "no such folder"
+            raise ConfigError(f"{path}: expected a run folder with a run.json, found {found}")
         folder = cls(path)
         try:
             readable = isinstance(folder.info, dict)
@@ -108,7 +108,7 @@ class RunFolder:
     @property
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says."""
-        result: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        result: dict[str, Any] = inputs.read_json(self.path / "run.json")
         return result
 
     def update(self, *dropped: str, **values: Any) -> None:
@@ -165,7 +165,7 @@ class RunFolder:
         import numpy as np
 
         path = self.path / "parts" / f"{name}.npz"
-        if not path.exists():
+        if not path.is_file():
             return None
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
@@ -177,13 +177,14 @@ class RunFolder:
     def load_rows(self, name: str) -> Any:
         """What was kept under that name; None if nothing was."""
         path = self.path / "parts" / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def discard(self) -> None:
         """Remove a run that began and has nothing to show; what else is in its folder stays, and the folder with it."""
         self.drop_parts()
         for name in ("config.yaml", "run.json", "log.txt"):
-            (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
