@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from klbench.types import ConfigError
@@ -22,6 +24,19 @@ def unknown(kind: str, name: str, available: Iterable[str], aliases: Iterable[st
     near = difflib.get_close_matches(name, [*names, *aliases], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? Available" if near else "available"
     return ConfigError(f"unknown {kind} {shown}; {hint}: {', '.join(names)}")
+
+
+def submodule(package: str, name: str) -> ModuleType:
+    """A module of a package, imported when it is first asked for as an attribute: what the package's ``__getattr__`` gives.
+
+    Raises
+    ------
+    AttributeError
+        The package has no public module of that name.
+    """
+    if name.startswith("_") or importlib.util.find_spec(f"{package}.{name}") is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return importlib.import_module(f"{package}.{name}")
 
 
 class Registry(Generic[T]):
