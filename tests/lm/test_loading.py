@@ -12,7 +12,7 @@ import pytest
 import torch
 from refusal import Bomb, refused
 
-from klbench.lm import embedded, loading, names
+from klbench.lm import embedded, loading, names, trained
 from klbench.lm.loading import check_same_tokens, load
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
@@ -368,3 +368,17 @@ def test_an_index_of_weights_in_several_files(folder) -> None:
     for other, says in (("gone", "no such file"), ("../pipe", "a pipe"), (".", "a folder"), (3, "a weight_map from")):
         index.write_text(json.dumps({"metadata": {}, "weight_map": names | {"lm_head.weight": other}}))
         assert says in refused(folder)
+
+
+def test_a_checkpoint_of_training_that_is_none(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "kept.safetensors"
+    assert trained.kept(file) is None
+    trained.keep(file, {"x": torch.ones(2)}, {"taken": 3})
+    tensors, state = trained.kept(file)
+    assert (tensors["x"].tolist(), state) == ([1.0, 1.0], {"taken": 3})
+    for header in ({}, {trained.STATE: "{"}, {trained.STATE: "[" * 10**5}):
+        save_file({"x": torch.ones(2)}, file, header)
+        with pytest.raises(ConfigError, match=r"kept\.safetensors: not a checkpoint that klbench wrote: [^\n]+$"):
+            trained.kept(file)
