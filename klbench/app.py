@@ -145,7 +145,7 @@ def normalized(arguments: Sequence[str]) -> list[str]:
 def _check_hydra(argument: str, key: str) -> None:
     if not key.startswith(HYDRA_KEYS) or "_target_" in argument:
         shown = key if len(key) <= LONGEST else key[: LONGEST - 3] + "..."
-        raise ConfigError(f"{shown!r} is not for klbench; of Hydra's own keys there are {', '.join(HYDRA_KEYS)}KEY")
+        raise ConfigError(f"{shown!r}: of Hydra's own keys only these may be given: {', '.join(HYDRA_KEYS)}KEY")
     if key == "hydra.searchpath":
         for folder in _searched(argument):
             if (found := inputs.kind(folder)) != inputs.FOLDER:

@@ -99,7 +99,7 @@ def _check_index(folder: Path) -> None:
     for file in sorted(set(files.values())):
         found = inputs.kind(folder / file)
         if found != inputs.FILE:
-            raise ConfigError(f"{folder / INDEX}: names {file!r}, expected a file beside it, that is {found}")
+            raise ConfigError(f"{folder / INDEX}: names {file!r}, expected a file beside it, found {found}")
 
 
 def _check_layers(folder: Path, name: str) -> None:
@@ -127,13 +127,13 @@ def tokenizer(where: str, name: str, revision: str | None) -> Any:
     """
     from transformers import AutoTokenizer
 
-    help_ = "save it beside the model with tokenizer.save_pretrained"
+    advice = "save it beside the model with tokenizer.save_pretrained"
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
     if Path(where).is_dir():
         inputs.check_folder(Path(where))
         if not any((Path(where) / file).is_file() for file in files):
-            raise ConfigError(f"{name}: no tokenizer there; {help_}")
-    with inputs.refused(f"{name}: its tokenizer cannot be read, {help_}"):
+            raise ConfigError(f"{name}: no tokenizer there; {advice}")
+    with inputs.refused(f"{name}: its tokenizer cannot be read, {advice}"):
         return AutoTokenizer.from_pretrained(
             where, revision=revision or "main", trust_remote_code=False, local_files_only=names.from_disk_only(where)
         )
