@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from klbench import inputs
 from klbench.execution import ALONE, Run, assist, execute
 from klbench.processes import Group
-from klbench.registry import unknown
+from klbench.registry import LONGEST, unknown
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 RESUMABLE_KEYS = ("exp", "resume", "workers", "cluster", "address")
+HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
+"""What may be asked of Hydra itself; the rest of its keys would move runs, or let one sweep's jobs share a folder."""
 
 
 def conf_folder() -> Path:
@@ -64,14 +69,29 @@ def launch(arguments: Sequence[str], group: Group = ALONE) -> Run | None:
     if folder is None:
         assist(settings, group)
         return None
+    made = missing_parents(folder.path)
     try:
         return execute(settings, folder, arguments, group)
     except ConfigError:  # what showed only at work, in a model or in the middle of a file
         if resumed is None:
             folder.discard()
+            remove_empty(made)
         raise
 
 
+def missing_parents(path: Path) -> list[Path]:
+    """The folders above a path that are not there yet, the innermost first."""
+    return [parent for parent in path.parents if not parent.exists()]
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove those folders that hold nothing."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+@inputs.refused("the configuration cannot be used")
 def _checked(config: dict[str, Any], experiment: str, group: Group) -> Settings:
     from klbench.settings import settings
 
@@ -97,16 +117,22 @@ def normalized(arguments: Sequence[str]) -> list[str]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
+    with inputs.refused("the working folder is not there any more; change to one that is"):
+        Path.cwd()
     result = []
     for argument in arguments:
         key, value = split(argument)
-        try:
-            OverridesParser.create().parse_override(argument)
-        except HydraException as error:
-            raise ConfigError(
-                f"{argument}: cannot be read, {str(error).splitlines()[0]}; "
-                f"a text with such signs stands in quotes of its own, inside the shell's: \"{key}='...'\""
-            ) from None
+        with inputs.refused(f"{argument:.{LONGEST}}"):
+            inputs.check_text(argument)
+            try:
+                OverridesParser.create().parse_override(argument)
+            except HydraException as error:
+                raise ConfigError(
+                    f"{argument}: cannot be read, {str(error).splitlines()[0]}; "
+                    f"a text with such signs stands in quotes of its own, inside the shell's: \"{key}='...'\""
+                ) from None
+        if key.lstrip("~").startswith(("hydra.", "hydra/")):
+            _check_hydra(argument, key)
         if key.startswith(("hydra.", "hydra/", "~")):
             result.append(argument)
         elif key in ("exp", "pair"):
@@ -114,6 +140,27 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         else:
             result.append(f"++{key}={value}")
     return result
+
+
+def _check_hydra(argument: str, key: str) -> None:
+    if not key.startswith(HYDRA_KEYS) or "_target_" in argument:
+        shown = key if len(key) <= LONGEST else key[: LONGEST - 3] + "..."
+        raise ConfigError(f"{shown!r}: of Hydra's own keys only these may be given: {', '.join(HYDRA_KEYS)}KEY")
+    if key == "hydra.searchpath":
+        for folder in _searched(argument):
+            if (found := inputs.kind(folder)) != inputs.FOLDER:
+                raise ConfigError(f"{argument}: {folder}: expected a folder with exp/NAME.yaml in it, found {found}")
+            for each in (folder, *(below for below in folder.iterdir() if below.is_dir())):
+                inputs.check_folder(each)
+
+
+def _searched(argument: str) -> list[Path]:
+    """The local folders of a ``hydra.searchpath=[file://FOLDER]``."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    value = OverridesParser.create().parse_override(argument).value()
+    places = [str(each) for each in value] if isinstance(value, list) else []
+    return [Path(each.removeprefix("file://")) for each in places if "://" not in each or each.startswith("file://")]
 
 
 def path_of(key: str, overrides: Sequence[str]) -> Path:
@@ -153,10 +200,7 @@ def _experiment(overrides: Sequence[str]) -> str:
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from klbench import pairs
@@ -164,16 +208,40 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     for key, value in map(split, overrides):
         if key == "pair" and value not in pairs.names():
             raise unknown("pair", value, pairs.names())
-    GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+        config = _container(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        message = " ".join(str(error).splitlines()[0].split()).replace("'++", "'").replace("'+", "'")
+        message = re.sub(r"(?<=['\s])\++(?=\w)", "", " ".join(str(error).splitlines()[0].split()))
+        if message.startswith("Error merging") and error.__cause__ is not None:
+            message += f", {str(error.__cause__).splitlines()[0]}"
         hint = "; a list is written [a,b], and a sweep needs -m" if message.startswith("Ambiguous") else ""
         raise ConfigError(message + hint) from None
-    assert isinstance(config, dict)
-    return {str(key): value for key, value in config.items()}
+    except Exception as error:  # Hydra leaves much to the code below it, as the wrong index of a list
+        raise ConfigError(f"{_culprit(overrides):.{LONGEST}}: cannot be set, {inputs.reason(error)}") from error
+    with inputs.refused("the configuration"):
+        return {str(key): value for key, value in inputs.plain(config).items()}
+
+
+def _container(overrides: Sequence[str]) -> Any:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def _culprit(overrides: Sequence[str]) -> str:
+    """The first override without which, and those after it, the configuration would compose."""
+    groups = [each for each in overrides if split(each)[0] in ("exp", "pair")]
+    values = [each for each in overrides if each not in groups]
+    for k, each in enumerate(values):
+        try:
+            _container([*groups, *values[: k + 1]])
+        except Exception:  # noqa: BLE001  # whatever it is, it is this override's
+            return each.lstrip("+")
+    return "the configuration"
 
 
 def check(overrides: Sequence[str]) -> Settings:
@@ -194,36 +262,37 @@ def default_out(name: str) -> Path:
     return next(path for k in range(1, 1000) if not (path := Path("reports") / (stem if k == 1 else f"{stem}-{k}")).exists())
 
 
+@inputs.refused("the run folder cannot be made")
 def _new_folder(settings: Settings) -> RunFolder:
     path = default_out(settings.experiment) if settings.common.out is None else Path(settings.common.out)
     RunFolder.check_new(path)
     return RunFolder(path)
 
 
+@inputs.refused("the run cannot be continued")
 def _resumed(overrides: Sequence[str], keys: set[str]) -> tuple[str, dict[str, Any], RunFolder]:
     """Experiment, configuration and folder of a run that is to be continued."""
     given = dict(map(split, overrides))
     folder = RunFolder.open(path_of("resume", overrides))
     info = folder.info
+    experiment = info.get("experiment")
+    if not isinstance(experiment, str):
+        raise ConfigError(f"{folder.path}: its run.json names no experiment")
     other = sorted(keys - set(RESUMABLE_KEYS))
     if other:
         raise ConfigError(
             f"{other[0]}={given[other[0]]}: with resume= only workers and cluster may change, the rest stays as it was"
         )
-    if "exp" in given and given["exp"] != info.get("experiment"):
-        raise ConfigError(f"exp={given['exp']}: {folder.path} is a run of {info.get('experiment')}")
+    if "exp" in given and given["exp"] != experiment:
+        raise ConfigError(f"exp={given['exp']}: {folder.path} is a run of {experiment}")
     if info.get("status") == "done":
         raise ConfigError(
             f"resume={folder.path}: that run is done; render it again with python -m klbench.report {folder.path}"
         )
     folder.check_free()
-    try:
-        config = yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{folder.path / 'config.yaml'}: cannot be read as plain YAML, {str(error).splitlines()[0]}"
-        ) from None
+    config = inputs.read_yaml(folder.path / "config.yaml")
     if not isinstance(config, dict):
         raise ConfigError(f"{folder.path / 'config.yaml'}: expected keys and values")
+    config = {str(key): value for key, value in config.items()}
     config |= {key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given}
-    return str(info.get("experiment")), config, folder
+    return experiment, config, folder

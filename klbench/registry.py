@@ -4,21 +4,39 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable
+from types import ModuleType
 from typing import Generic, TypeVar
 
 from klbench.types import ConfigError
 
 T = TypeVar("T")
+LONGEST = 80
+"""Characters of a name that are repeated in an error."""
 
 
 def unknown(kind: str, name: str, available: Iterable[str], aliases: Iterable[str] = ()) -> ConfigError:
     """The error for a name that does not exist: what came, the nearest name or alias, and what there is."""
-    names = list(available)
+    names, shown = list(available), repr(name)
+    shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
     near = difflib.get_close_matches(name, [*names, *aliases], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? Available" if near else "available"
-    return ConfigError(f"unknown {kind} {name!r}; {hint}: {', '.join(names)}")
+    return ConfigError(f"unknown {kind} {shown}; {hint}: {', '.join(names)}")
+
+
+def submodule(package: str, name: str) -> ModuleType:
+    """A module of a package, imported when it is first asked for as an attribute: what the package's ``__getattr__`` gives.
+
+    Raises
+    ------
+    AttributeError
+        The package has no public module of that name.
+    """
+    if name.startswith("_") or importlib.util.find_spec(f"{package}.{name}") is None:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    return importlib.import_module(f"{package}.{name}")
 
 
 class Registry(Generic[T]):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zipfile import BadZipFile
 
+from klbench import inputs
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
@@ -127,15 +128,15 @@ class RunFolder:
         ConfigError
             The folder holds something already, is no folder, or its parent cannot be written to.
         """
-        try:
+        if (found := inputs.kind(path)).startswith("no such file, "):
+            raise ConfigError(f"out={path}: cannot be made, {found.partition(', ')[2]}; name a folder that can")
+        with inputs.refused(f"out={path}: cannot be looked into, name another folder"):
             taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-        except OSError as error:
-            raise ConfigError(f"out={path}: cannot be looked into, {error.strerror}; name another folder") from None
+            parent = next(each for each in (path, *path.absolute().parents) if each.exists())
         if taken:
             raise ConfigError(
                 f"out={path}: exists already; name a new folder, or continue an unfinished run with resume={path}"
             )
-        parent = next(each for each in (path, *path.absolute().parents) if each.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise ConfigError(f"out={path}: {parent} cannot be written to; name a folder that can")
 
@@ -148,10 +149,9 @@ class RunFolder:
         ConfigError
             There is none.
         """
-        if not (path / "run.json").is_file():
-            raise ConfigError(
-                f"{path}: expected a run folder with a run.json, found {'none there' if path.is_dir() else 'no such folder'}"
-            )
+        if inputs.kind(path / "run.json") != inputs.FILE:
+            found = "none there" if inputs.kind(path) == inputs.FOLDER else "no such folder"
+            raise ConfigError(f"{path}: expected a run folder with a run.json, found {found}")
         folder = cls(path)
         try:
             readable = isinstance(folder.info, dict)
@@ -191,7 +191,7 @@ class RunFolder:
     @property
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says."""
-        result: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        result: dict[str, Any] = inputs.read_json(self.path / "run.json")
         return result
 
     def begin(self, *dropped: str, **values: Any) -> None:
@@ -290,7 +290,7 @@ class RunFolder:
     def _load(self, name: str, read: Callable[[Path], T]) -> T | None:
         path = self.path / "parts" / name
         try:
-            return read(path) if path.exists() else None
+            return read(path) if path.is_file() else None
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
             warnings.warn(f"{path}: cannot be read ({error!s:.100}); that part is done again", Notice, stacklevel=2)
             return None
@@ -299,7 +299,8 @@ class RunFolder:
         """Remove a run that began and has nothing to show; what else is in its folder stays, and the folder with it."""
         self.drop_parts()
         for name in ("config.yaml", "run.json", "log.txt"):
-            (self.path / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
         with contextlib.suppress(OSError):
             self.path.rmdir()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+import re
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,8 @@ class Common(Options):
 
 
 _CLUSTER_MODULES = {"dask": "distributed", "ray": "ray"}
+_SCHEMES = {"dask": ("tcp", "tls", "ws", "wss", "ucx"), "ray": ("ray",)}
+_ADDRESS = re.compile(r"(?:([a-z]+)://)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(\d{1,5})")
 
 
 @dataclass(frozen=True)
@@ -266,6 +269,17 @@ def _check_device(device: str, study: Study) -> None:
             raise ConfigError("device='cuda': torch sees no GPU here; use device=cpu")
 
 
+def _check_address(cluster: str, address: str) -> None:
+    """Check that an address could be a scheduler's, before anything waits for an answer from it."""
+    if address == "" or (cluster == "ray" and address in ("auto", "local")):
+        return
+    found, schemes = _ADDRESS.fullmatch(address), _SCHEMES[cluster]
+    if found is None or found[1] not in (None, *schemes) or not 0 < int(found[2]) < 2**16:
+        raise ConfigError(
+            f"address={address!r:.80}: expected HOST:PORT, alone or after {' or '.join(f'{each}://' for each in schemes)}"
+        )
+
+
 def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings:
     """Check a composed configuration.
 
@@ -289,6 +303,8 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
     _check_device(common.device, study)
     if common.cluster is not None and importlib.util.find_spec(_CLUSTER_MODULES[common.cluster]) is None:
         raise ConfigError(f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'")
+    if common.cluster is not None:
+        _check_address(common.cluster, common.address)
     if "pairs" in fields:
         left["pairs"] = tuple(_pairs(left, experiment))
     if "estimators" in fields and (left.get("estimators") is not None or fields["estimators"].is_required()):

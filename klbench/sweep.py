@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from klbench import app
+from klbench import app, inputs
 from klbench.execution import execute
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
@@ -36,6 +37,41 @@ def _job(config: Any) -> str:
     return result.status
 
 
+MOST_JOBS = 1_000
+"""Runs of a sweep: each is checked before the first one starts, which takes a tenth of a second."""
+
+
+def _count(sweeps: Iterable[Any]) -> int:
+    """The number of runs that overrides with several values ask for, without listing them."""
+    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
+
+    jobs = 1
+    for each in sweeps:
+        values, override = each.value(), f"{each.input_line.lstrip('+'):.80}"
+        if isinstance(values, RangeSweep):
+            found = _length(override, values.start or 0, values.stop or 0, values.step)
+        elif isinstance(values, ChoiceSweep):
+            found = len(values.list)
+        else:
+            raise ConfigError(f"{override}: expected values, a,b,c, or range(start,stop,step)")
+        if not found:
+            raise ConfigError(f"{override}: there is no value in it")
+        jobs *= found
+    if jobs > MOST_JOBS:
+        raise ConfigError(f"-m: these are {jobs:,} runs, expected {MOST_JOBS:,} at most; start several sweeps")
+    return jobs
+
+
+def _length(override: str, start: float, stop: float, step: float) -> int:
+    if not all(math.isfinite(each) for each in (start, stop, step)) or step == 0:
+        raise ConfigError(f"{override}: expected range(start,stop,step) of finite numbers, with a step that is not 0")
+    length = (stop - start) / step
+    if not math.isfinite(length):
+        raise ConfigError(f"{override}: the step is too small for the range")
+    return max(0, math.ceil(length))
+
+
+@inputs.refused("the sweep cannot be made")
 def _check(overrides: Sequence[str]) -> int:
     """Compose and check every job before the first one starts, so that a wrong one costs nothing; gives their number."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -46,6 +82,7 @@ def _check(overrides: Sequence[str]) -> int:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
+    _count(each for each in parsed if each.is_sweep_override())
     jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
     for job in jobs:
         app.check(job)
@@ -73,9 +110,11 @@ def sweep(arguments: Sequence[str]) -> int:
     jobs = _check(overrides)
     root = root or app.default_out(f"{given['exp'].replace(',', '-')}-sweep")
     RunFolder.check_new(root)
+    made = [root, *app.missing_parents(root)]
     RunFolder(root).create()
     quoted = str(root).replace("'", r"\'")
-    program, sys.argv = sys.argv, ["klbench", "--multirun", *overrides, f"hydra.sweep.dir='{quoted}'"]
+    own = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=${hydra.job.num}"]  # whatever an experiment's file says
+    program, sys.argv = sys.argv, ["klbench", "--multirun", *overrides, *own]
     full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"  # Hydra raises, and does not exit
     try:
         hydra.main(version_base="1.3", config_path=str(app.conf_folder()), config_name="config")(_job)()
@@ -83,6 +122,7 @@ def sweep(arguments: Sequence[str]) -> int:
         print(f"klbench: interrupted; continue a job with: python -m klbench resume={root}/NUMBER", file=sys.stderr)
         return app.INTERRUPTED
     except Exception as error:
+        app.remove_empty(made)
         raise RunError(f"the sweep failed: {type(error).__name__}: {' '.join(str(error).split())}; see {root}") from error
     finally:
         sys.argv = program

@@ -6,8 +6,10 @@ its expected gradient and its variance follow by enumeration, in closed form, or
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from klbench.gradients._combination import EXACT, SCORED, Baseline, Combination, Correction, Level, Placement, grid, parse
-from klbench.registry import Registry
+from klbench.registry import Registry, submodule
 
 registry: Registry[Combination] = Registry("combination", __name__)
 
@@ -31,6 +33,10 @@ def get(name: str) -> Combination:
         No such name, or the parts do not go together.
     """
     return parse(name) if "/" in name else registry.get(name)
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name)
 
 
 __all__ = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import warnings
 from collections.abc import Sequence
@@ -12,12 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from klbench import inputs
 from klbench.lm import files, names
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -130,7 +131,7 @@ def load(name: str, revision: str | None = None, dtype: str = "float32", device:
 
 @lru_cache(maxsize=4)  # policy and reference, each in two dtypes
 def _load(where: str, name: str, revision: str | None, dtype: str, device: str) -> LanguageModel:
-    with quiet():
+    with quiet(), inputs.refused(f"{name}: cannot be used as a causal language model"):
         adapted = (Path(where) / "adapter_config.json").is_file()
         model, tokenizer = (_adapted if adapted else _plain)(where, name, revision, dtype)
         return _ready(name, model.to(device).eval().requires_grad_(False), tokenizer, device)
@@ -150,15 +151,16 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
     model = files.model(base_where, f"{base}, the base of {name}", revision, dtype)
     from peft import PeftModel
 
-    try:
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            adapted = PeftModel.from_pretrained(model, where, is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{name}: the adapter does not fit its base {base}: {files.line(error)}") from None
-    missing = next((str(each.message) for each in said if "missing adapter keys" in str(each.message)), None)
-    if missing is not None:
-        raise ConfigError(f"{name}: the adapter lacks weights that its adapter_config.json speaks of ({files.line(missing)})")
+    with (
+        inputs.refused(f"{name}: the adapter does not fit its base {base}"),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
+        adapted = PeftModel.from_pretrained(model, where, is_trainable=False)
+    missing = next((each.message for each in said if "missing adapter keys" in str(each.message)), None)
+    if isinstance(missing, Warning):
+        said_of_it = inputs.reason(missing)
+        raise ConfigError(f"{name}: the adapter lacks weights that its adapter_config.json speaks of ({said_of_it})")
     has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
     tokenizer = files.tokenizer(where, name, None) if has_tokenizer else files.tokenizer(base_where, base, revision)
     return adapted.get_base_model(), tokenizer  # the layers hold the adapter by now
@@ -168,11 +170,9 @@ def _base_of(folder: Path, name: str) -> str:
     """What the adapter in a folder says that it is for, after a check that it is an adapter to be read here."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise ConfigError(f"{name}: no adapter_model.safetensors there; other formats can run code and are not read")
+    inputs.check_folder(folder)
     file = folder / "adapter_config.json"
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read as JSON ({files.line(error)})") from None
+    config = inputs.read_json(file)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigError(f"{file}: expected an adapter with peft_type LORA")
     if config.get("megatron_config"):
@@ -180,9 +180,9 @@ def _base_of(folder: Path, name: str) -> str:
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ConfigError(f"{file}: base_model_name_or_path must name the model that the adapter is for")
-    if (folder / base).is_dir():
+    if inputs.kind(folder / base) == inputs.FOLDER:
         base = str(folder / base)
-    if Path(base, "adapter_config.json").is_file():
+    if inputs.kind(Path(base, "adapter_config.json")) == inputs.FILE:
         raise ConfigError(f"{name}: its base {base} is an adapter itself; merge the two first")
     names.check(base)
     return base
@@ -192,12 +192,21 @@ def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
     head = model.get_output_embeddings()
     if head is None:
         raise ConfigError(f"{name}: has no output over tokens; expected a causal language model")
-    if not _is_causal(model, head.weight.shape[0]):
+    logits = _logits(model, head.weight.shape[0])
+    if not bool(logits.isfinite().all()):
+        raise ConfigError(
+            f"{name}: its logits are NaN or infinite, though its weights are not; "
+            f"expected a config.json that fits the weights, and a dtype that holds what comes of them (this is {model.dtype})"
+        )
+    if not _is_causal(logits, model):
         raise ConfigError(f"{name}: what it says of a token depends on later ones; expected a causal language model")
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
     end = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
     vocabulary = int(head.weight.shape[0])
+    for each in end:
+        if type(each) is not int or not 0 <= each < vocabulary:
+            raise ConfigError(f"{name}: eos_token_id={each!r}: must be a token of the model, 0 to {vocabulary - 1:,}")
     # A padding token that was added to the tokenizer alone has no embedding; any that has one does as well.
     pad = next((int(each) for each in (tokenizer.pad_token_id, *end) if each is not None and each < vocabulary), 0)
     config = model.config.get_text_config()
@@ -208,18 +217,25 @@ def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
         device=device,
         vocabulary=vocabulary,
         context=getattr(config, "max_position_embeddings", None),
-        end=tuple(int(each) for each in end),
+        end=end,
         pad=pad,
     )
 
 
-def _is_causal(model: Any, vocabulary: int) -> bool:
-    """Whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
+def _logits(model: Any, vocabulary: int) -> Tensor:
+    """Logits after a first token that two different ones follow, one in each of two rows."""
     import torch
 
     ids = torch.tensor([[0, 1, 2], [0, 2, 1]], device=model.device) % vocabulary
     with torch.inference_mode():
-        one, other = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].float()
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].float()
+
+
+def _is_causal(logits: Tensor, model: Any) -> bool:
+    """Whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
+    import torch
+
+    one, other = logits
     rounding = 1e-4 if model.dtype == torch.float32 else 0.05
     return bool((one - other).abs().max() <= rounding * one.abs().max())
 

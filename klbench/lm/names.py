@@ -8,10 +8,11 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 
+from klbench import inputs
 from klbench.lm import embedded
 from klbench.types import ConfigError
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
 
 
 def check(name: str) -> None:
@@ -25,19 +26,21 @@ def check(name: str) -> None:
     if name.startswith(embedded.PREFIX):
         embedded.check_name(name)
     elif _is_local(name):
-        if not _path(name).is_dir():
-            raise ConfigError(f"{name}: no such folder; give a model's folder, a hub id, or {embedded.PREFIX}NAME")
+        found = inputs.kind(_path(name))
+        if found != inputs.FOLDER:
+            found = found.replace("no such file", "no such folder")
+            raise ConfigError(f"{name}: {found}; give a model's folder, a hub id, or {embedded.PREFIX}NAME")
     elif not _HUB_ID.fullmatch(name):
         raise ConfigError(f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {embedded.PREFIX}NAME")
 
 
 def _path(name: str) -> Path:
-    return Path(name).expanduser()
+    return inputs.expanded(name)
 
 
 def _is_local(name: str) -> bool:
     looks_it = name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1
-    return looks_it or (name != "" and _path(name).exists())
+    return looks_it or (name != "" and not inputs.kind(_path(name)).startswith("no such"))
 
 
 def resolved(name: str) -> str:

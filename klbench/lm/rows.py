@@ -1,11 +1,13 @@
-"""Files of texts in several columns, examples and ranked pairs: JSON lines, Parquet, or plain lines. All of it is text."""
+"""Files of texts in one column or several, prompts, examples and ranked pairs: JSON lines, Parquet, or plain lines."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
+from klbench import inputs
 from klbench.types import ConfigError
 
 Row = dict[str, str]
@@ -20,73 +22,82 @@ def check_path(path: str, keys: Sequence[str], *, lines: bool = False) -> None:
         There is none.
     """
     known = (".jsonl", ".parquet", *([".txt"] if lines else []))
-    place = Path(path).expanduser()
+    place = inputs.expanded(path)
     wanted = f"expected {', '.join(known)} with {', '.join(map(repr, keys))}" + (" (.txt: a text a line)" if lines else "")
-    if not place.is_file():
-        raise ConfigError(f"{path}: no such file; {wanted}")
+    found = inputs.kind(place)
+    if found != inputs.FILE:
+        raise ConfigError(f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found}; {wanted}")
     if place.suffix not in known:
         raise ConfigError(f"{path}: unknown format {place.suffix or 'without a suffix'!r}; {wanted}")
 
 
-def load(path: str, keys: Sequence[str]) -> list[Row]:
-    """All rows, each with a text for every key; a line of a .txt file is the last key's, the others are empty.
+def load(path: str, keys: Sequence[str], count: int | None = None) -> list[Row]:
+    """The first ``count`` rows, or all, each with a text for every key.
+
+    A line of a .txt file is the last key's, the others are empty.
 
     Raises
     ------
     ConfigError
         Which file, line and key, and what was expected there.
     """
-    file = Path(path).expanduser()
-    found = list(_parquet(file, keys) if file.suffix == ".parquet" else _lines(file, keys))
+    file = inputs.expanded(path)
+    read, form = (_parquet, "Parquet") if file.suffix == ".parquet" else (_lines, "text in UTF-8")
+    with inputs.refused(f"{file}: cannot be read as {form}"):
+        found = list(islice(read(file, keys), count))
     if not found:
-        raise ConfigError(f"{path}: there is nothing in it")
+        raise ConfigError(f"{path}: there is nothing in it, expected {', '.join(keys)}")
     return found
 
 
 def _lines(file: Path, keys: Sequence[str]) -> Iterator[Row]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as text in UTF-8 ({error})") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
-        where = f"{file}, line {number}"
-        if file.suffix == ".txt":
-            yield dict.fromkeys(keys, "") | {keys[-1]: line}
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"{where}: not JSON ({error})") from None
-        if not isinstance(row, dict):
-            raise ConfigError(f"{where}: expected an object with the keys {', '.join(keys)}, this is {type(row).__name__}")
-        yield _checked(row, keys, where)
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{file}, line {number}"
+            if file.suffix == ".txt":
+                yield dict.fromkeys(keys, "") | {keys[-1]: line.rstrip("\r\n")}
+                continue
+            with inputs.refused(f"{where}: not JSON"):
+                row = json.loads(line)
+            if not isinstance(row, dict):
+                wanted = f"the keys {', '.join(keys)}" if len(keys) > 1 else f"the key {keys[0]!r}"
+                raise ConfigError(f"{where}: expected an object with {wanted}, this is {type(row).__name__}")
+            yield checked(row, keys, where)
 
 
 def _parquet(file: Path, keys: Sequence[str]) -> Iterator[Row]:
     import pyarrow.parquet
 
-    try:
-        with pyarrow.parquet.ParquetFile(file) as table:
-            columns = table.schema_arrow.names
-            missing = [key for key in keys if key not in columns]
-            if missing:
-                raise ConfigError(f"{file}: expected a column {missing[0]!r}, this file has {', '.join(columns)}")
-            read = table.read(columns=list(keys)).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ConfigError(f"{file}: cannot be read as Parquet ({str(error).splitlines()[0]})") from None
-    for number, row in enumerate(read, 1):
-        yield _checked(row, keys, f"{file}, row {number}")
+    with pyarrow.parquet.ParquetFile(file) as table:
+        columns = table.schema_arrow.names
+        missing = [key for key in keys if key not in columns]
+        if missing:
+            raise ConfigError(f"{file}: expected a column {missing[0]!r}, this file has {', '.join(columns)}")
+        number = 0
+        for part in table.iter_batches(batch_size=1_024, columns=list(keys)):
+            for row in part.to_pylist():
+                number += 1
+                yield checked(row, keys, f"{file}, row {number}")
 
 
-def _checked(row: dict[str, object], keys: Sequence[str], where: str) -> Row:
+def checked(row: Mapping[str, object], keys: Sequence[str], where: str) -> Row:
+    """The texts of a row.
+
+    Raises
+    ------
+    ConfigError
+        A key is missing, or what it has is no text.
+    """
     found: Row = {}
     for key in keys:
-        value = row.get(key)
         if key not in row:
             raise ConfigError(f"{where}: no key {key!r}; expected {', '.join(keys)}, this one has {', '.join(row) or 'none'}")
+        value = row[key]
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{where}: {key!r} must be text that is not empty, got {value!r:.60}")
+        with inputs.refused(f"{where}: {key!r} must be text"):
+            inputs.check_text(value)
         found[key] = value
     return found

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from klbench import inputs
 from klbench.lm.quiet import quiet
 from klbench.runs import atomic
 from klbench.types import ConfigError
@@ -86,13 +87,10 @@ def kept(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     ConfigError
         It cannot be read.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not file.is_file():
         return None
-    try:
-        with safe_open(file, framework="pt") as opened:
-            state = json.loads(opened.metadata()[STATE])
-            return {name: opened.get_tensor(name) for name in opened.keys()}, state  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file}: not a checkpoint that klbench wrote ({str(error).splitlines()[0]:.160})") from None
+    with inputs.refused(f"{file}: not a checkpoint that klbench wrote"), safe_open(file, framework="pt") as opened:
+        state = json.loads(opened.metadata()[STATE])
+        return {name: opened.get_tensor(name) for name in opened.keys()}, state  # noqa: SIM118  # no mapping

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+from klbench import inputs
 from klbench.pairs._rollout_formats import JsonLines, Npz, Parquet
 from klbench.pairs._rollout_reader import Reader
 from klbench.types import ConfigError
@@ -35,8 +36,8 @@ def reader(path: str) -> Reader:
     """
     if Path(path).suffix.lower() not in READERS:
         raise ConfigError(f"expected a name that ends in {', '.join(READERS)}, since that says how to read it")
-    if not Path(path).is_file():
-        raise ConfigError("it is a folder, name a file in it" if Path(path).is_dir() else "no such file")
+    if (found := inputs.kind(path)) != inputs.FILE:
+        raise ConfigError("it is a folder, name a file in it" if found == inputs.FOLDER else found)
     try:
         return _opened(path, *fingerprint(path))
     except OSError as error:

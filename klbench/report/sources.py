@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from klbench import inputs
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
@@ -57,6 +58,7 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
     files = sorted((path / "tables").glob("*.parquet"))
     if not files:
         raise ConfigError(f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}")
+    inputs.check_folder(path / "tables")
     tables = {}
     for file in files:
         try:

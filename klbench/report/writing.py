@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from klbench import inputs
 from klbench.report import provenance
 from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Section, Tables
 from klbench.report.figures import as_file
@@ -112,8 +113,8 @@ def write_combined(combined: Combined, out: Path) -> Path:
 
 def _check_own(out: Path) -> None:
     """Refuse to write where a folder is, or a file that klbench did not make."""
-    if out.is_dir():
-        raise ConfigError(f"{out}: expected the path of a file to write, got a folder")
+    if not (found := inputs.kind(out)).startswith((inputs.FILE, "no such")):
+        raise ConfigError(f"{out}: expected the path of a file to write, got {found}")
     if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise ConfigError(f"{out}: exists already and was not made by klbench; name another file with --out")
 

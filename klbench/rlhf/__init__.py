@@ -7,3 +7,13 @@ its exact ends on the testbed; :mod:`klbench.rlhf.reward_model` the loop of rewa
 becomes of the true reward when theirs is made large; :mod:`klbench.rlhf.testbed` the exact values;
 :mod:`klbench.rlhf.expected` the same training without sampling noise; :mod:`klbench.rlhf.fixed_points` where it must end.
 """
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from klbench.registry import submodule
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name)

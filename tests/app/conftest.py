@@ -44,9 +44,9 @@ def _blank_page(path: Path) -> Path:
 def call() -> Callable[..., Called]:
     """``call(*arguments, folder=..., pages=False)`` runs the command line in a folder, in this process."""
 
-    def call(*arguments: str, folder: Path, pages: bool = False) -> Called:
+    def call(*arguments: str, folder: Path | None, pages: bool = False) -> Called:
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder):
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder) if folder else contextlib.nullcontext():
             if not pages:
                 patch.setattr(report, "render", lambda run, outcome: _blank_page(Path(run) / "index.html"))
                 patch.setattr(report, "combine", lambda runs, page: _blank_page(Path(page)))

@@ -1,6 +1,7 @@
 """A user's mistake: exit code 2, one line that names the key, the value and what is allowed, and nothing written."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,26 @@ KEYS = [
     case(*GAUSSIAN, "hydra.nope=3", says=("'hydra.nope'",)),
     case(*GAUSSIAN, "pair.kind=nope", says=("pair 'nope'", "laplace")),
     case(*GAUSSIAN, "pair.kind=3", says=("'kind': 3", "a kind", "laplace")),
+    case("exp=gaussian", "pairs.x=1", says=("pairs.x=1: cannot be set", "'x'")),
+    case("exp=gaussian", "samples=9", "pairs.99=1", says=("pairs.99=1", "out of range")),
+    case(*GAUSSIAN, f"{'1' * 5000}=3", says=("11111",), name="a key of 5,000 digits"),
+    case(*GAUSSIAN, f"pair.{'1' * 5000}=3", says=("pair.11111", "File name too long"), name="a deeper key of 5,000 digits"),
+    case(*GAUSSIAN, f"seed={'1' * 5000}", says=("seed=11111", "4300 digits"), name="a number of 5,000 digits"),
+    case(
+        *GAUSSIAN,
+        f"k{'x' * 200}=3",
+        says=("unknown key 'kxxxx", "xxx...; available: "),
+        name="an unknown key of 200 letters",
+    ),
+    case(*GAUSSIAN, "hydra.sweep.subdir=x", says=("'hydra.sweep.subdir'", "hydra.searchpath")),
+    case(*GAUSSIAN, "hydra.job.chdir=true", says=("'hydra.job.chdir'", "hydra.launcher.KEY")),
+    case(*GAUSSIAN, "~hydra.sweep", says=("'~hydra.sweep'", "key=value")),
+    case(*GAUSSIAN, "~hydra.sweep.subdir=1", says=("'~hydra.sweep.subdir'", "hydra.searchpath")),
+    case(
+        *GAUSSIAN, "hydra.searchpath=[file:///nothing]", says=("/nothing: expected a folder with exp/NAME.yaml", "no such file")
+    ),
+    case(*GAUSSIAN, "hydra.searchpath=[file]", says=("expected a folder with exp/NAME.yaml", "found a file")),
+    case("exp=coin", "hydra.searchpath=[piped]", says=("piped/exp/coin.yaml: a pipe",)),
 ]
 
 NUMBERS = [
@@ -181,6 +202,22 @@ COMMON = [
     case("exp=throughput", "seconds=0", says=("seconds=0", "greater than 0")),
     case("exp=throughput", "seconds=nan", says=("seconds=nan",)),
     case("exp=throughput", "repeats=1", says=("repeats=1", "at least 3")),
+    *(
+        case(*GAUSSIAN, *SHORT, f"cluster={cluster}", f"address='{address}'", says=(f"address='{address}'", "HOST:PORT", says))
+        for cluster, says in (("dask", "tcp://"),)
+        for address in (
+            "garbage",
+            "tcp://",
+            "tcp://x",
+            "nope://x:1",
+            "ray://x:1",
+            "x:0",
+            "x:65536",
+            "tcp://x:8786/",
+            "x:y",
+            ":1",
+        )
+    ),
 ]
 
 SYNTAX = [
@@ -195,6 +232,11 @@ SYNTAX = [
     case(*GAUSSIAN, "pair.q.mean=${nope}", says=("'nope'", "not found")),
     case(*GAUSSIAN, "pair.q.mean=${nope:1}", says=("nope",)),
     case(*GAUSSIAN, "pair.q.mean=${", says=("pair.q.mean=${", "cannot be read")),
+    case(*GAUSSIAN, "pair.label='\udcff'", says=(r"\udcff, half of a character",)),
+    case(
+        *GAUSSIAN, f"estimators={'[' * 5000}{']' * 5000}", says=("estimators=[[[", "nested too deeply"), name="5,000 brackets"
+    ),
+    case(*GAUSSIAN, f"estimators={'[' * 90}{']' * 90}", says=("nested more than 64 levels deep",), name="90 brackets"),
 ]
 
 PLACES = [
@@ -203,6 +245,36 @@ PLACES = [
     case(*GAUSSIAN, *SHORT, "out=file/below", says=("out=file/below", "cannot be", "name a folder that can")),
     case(*GAUSSIAN, *SHORT, "out=/proc/klbench/run", says=("out=/proc/klbench/run", "cannot be", "name a folder that can")),
     case(*GAUSSIAN, *SHORT, f"out={'a' * 300}", says=("out=aaa", "too long"), name="out of 300 letters"),
+    case(*GAUSSIAN, *SHORT, "out=loop", says=("out=loop", "symbolic links", "name a folder that can")),
+    case(*GAUSSIAN, *SHORT, "out=loop/below", says=("out=loop/below", "symbolic links")),
+    case(*GAUSSIAN, *SHORT, "out='a\0b'", says=("null byte",), name="out with a null byte"),
+    case("resume=pipe", says=("pipe", "a run folder")),
+    case(
+        f"resume={'a' * 300}", says=("aaa", "a run folder with a run.json, found no such folder"), name="resume of 300 letters"
+    ),
+    *(
+        case(*before, f"{key}{name}", says=(said,), name=f"{key}{label}")
+        for before, key in (
+            (("exp=lm", "pair=lm"), "prompts="),
+            (("exp=ppo_lm",), "sft="),
+            (("exp=dpo_lm",), "preferences="),
+            (("exp=recorded",), "path="),
+            (("exp=ppo_lm", "pretraining_weight=1"), "pretraining="),
+        )
+        for label, name, said in (
+            ("a pipe", "pipe.jsonl", "a pipe, neither a file nor a folder"),
+            ("300 letters", "a" * 300 + ".jsonl", "File name too long"),
+            ("a loop", "loop.jsonl", "symbolic links"),
+        )
+    ),
+    *(
+        case(*before, f"{key}=/dev/zero", says=("a device, neither a file nor a folder",))
+        for before, key in ((("exp=lm", "pair=lm"), "prompts"), (("exp=ppo_lm",), "sft"), (("exp=dpo_lm",), "policy"))
+    ),
+    *(
+        case("exp=dpo_lm", f"policy={name}", says=said, name=f"policy={name[:5]} of 300 letters")
+        for name, said in (("./" + "a" * 300, ("no such folder", "too long")), ("a" * 300, ("nor a hub id such as org/name",)))
+    ),
     case(*GAUSSIAN, *SHORT, "out=3", says=("out=3", "text")),
     case(*GAUSSIAN, *SHORT, "out=[a]", says=("out=['a']", "text")),
     case("resume=nothing", says=("nothing", "a run folder", "no such folder")),
@@ -227,17 +299,40 @@ SWEEPS = [
     case("-m", *GAUSSIAN, *SHORT, "seed=range(1,3", says=("seed=range(1,3", "cannot be read")),
     case("-m", *GAUSSIAN, *SHORT, "seed=1,2", "hydra/launcher=nope", says=("hydra/launcher/nope",)),
     case("-m", *GAUSSIAN, *SHORT, "seed=1,2", "hydra.nope=3", says=("'hydra.nope'",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=1,2", "hydra.sweeper._target_=os.system", says=("'hydra.sweeper._target_'",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=1,2", "hydra.launcher._target_=os.system", says=("'hydra.launcher._target_'",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=1,2", "hydra.launcher.x={_target_:os.system}", says=("'hydra.launcher.x'",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=1,2", "hydra.sweep.subdir=x", says=("'hydra.sweep.subdir'",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=range(0,1,0)", says=("seed=range(0,1,0)", "a step that is not 0")),
+    case("-m", *GAUSSIAN, *SHORT, "pair.q.mean=range(0.0,1.0,0.0)", says=("a step that is not 0",)),
+    case("-m", *GAUSSIAN, *SHORT, "pair.q.mean=range(0,1,1e-320)", says=("too small for the range",)),
+    case("-m", *GAUSSIAN, *SHORT, "pair.q.mean=range(0,inf)", says=("range(0,inf)",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=range(3,3)", says=("seed=range(3,3): there is no value in it",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=range(3,0)", says=("seed=range(3,0): there is no value in it",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=glob(*)", says=("seed=glob(*): expected values, a,b,c, or range(start,stop,step)",)),
+    case("-m", *GAUSSIAN, *SHORT, "exp=glob(*)", says=("glob(*)",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=interval(0,1)", says=("seed=interval(0,1): expected values",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=range(1,1000000000)", says=("these are 999,999,999 runs, expected 1,000 at most",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=shuffle(range(1,1000000000))", says=("these are 999,999,999 runs",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=range(0,1001)", says=("these are 1,001 runs",)),
+    case("-m", *GAUSSIAN, *SHORT, "seed=range(0,500)", "samples=2,3,4", says=("these are 1,500 runs",)),
+    case("-m", *GAUSSIAN, *SHORT, "pair.q.mean=range(0,1,1e-6)", says=("these are 1,000,000 runs",)),
 ]
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with a file, a folder that is taken, and a ``run.json`` of somebody else."""
+    """A folder with a file, a folder that is taken, a ``run.json`` of somebody else, pipes, and links to themselves."""
     (tmp_path / "file").touch()
     for name, text in (("full", ""), ("strange", "[1, 2")):
         (tmp_path / name).mkdir()
         (tmp_path / name / ("run.json" if text else "kept")).write_text(text)
     monkeypatch.setenv("KLBENCH_TEST", "/some where")
+    (tmp_path / "piped" / "exp").mkdir(parents=True)
+    for name in ("pipe", "pipe.jsonl", "piped/exp/coin.yaml"):
+        os.mkfifo(tmp_path / name)
+    for name in ("loop", "loop.jsonl"):
+        (tmp_path / name).symlink_to(name)
     return tmp_path
 
 
@@ -365,6 +460,54 @@ def test_resume_of_a_configuration_that_was_meddled_with_is_data_that_is_wrong(c
     (unfinished / "run" / "config.yaml").write_text(text)
     refused(call, contents, unfinished, "resume=run")
     assert not (unfinished / "ran").exists()
+
+
+@pytest.mark.parametrize(("name", "text", "says"), [
+    ("config.yaml", "[" * 5000, "nested too deeply"),
+    ("config.yaml", "study: value\nx: " + "[" * 90 + "]" * 90, "nested more than 64 levels deep"),
+    ("config.yaml", 'study: value\nlabel: "\\ud800"', "half of a character"),
+    ("config.yaml", "study: value\nseed: " + "1" * 5000, "Exceeds the limit"),
+    ("config.yaml", "1: 2\nstudy: value\npair: {kind: gaussian}\nsamples: 9", "unknown key '1'"),
+    ("config.yaml", "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}' if k else '1'] * 9)}]\n" for k in range(9)), "values"),
+    ("run.json", "[" * 10**5, "its run.json is not one that klbench wrote"),
+    ("run.json", '{"experiment": "\\ud800"}', "its run.json is not one that klbench wrote"),
+    ("run.json", "1" * 5000, "its run.json is not one that klbench wrote"),
+    ("run.json", '{"experiment": 3}', "its run.json names no experiment"),
+    ("run.json", None, "a run folder with a run.json"),
+    ("config.yaml", None, "a pipe"),
+])  # fmt: skip
+def test_resume_of_files_that_cannot_be_taken_in(call, contents, unfinished, name: str, text: str | None, says: str) -> None:
+    (unfinished / "run" / name).unlink()
+    if text is None:
+        os.mkfifo(unfinished / "run" / name)
+    else:
+        (unfinished / "run" / name).write_text(text)
+    assert says in refused(call, contents, unfinished, "resume=run")
+
+
+def test_from_a_folder_that_is_no_more(call, tmp_path, monkeypatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for arguments in (["exp=value", "pair=gaussian", "out=x"], ["-m", *GAUSSIAN, "seed=1,2"], ["resume=x"]):
+        called = call(*arguments, folder=None)
+        assert (called.code, called.out) == (2, "")
+        assert called.err.startswith("klbench: the working folder is not there any more")
+        assert called.err.count("\n") == 1
+
+
+def test_what_shows_only_at_work_leaves_no_folder_either(call, contents, place, monkeypatch) -> None:
+    from klbench.pairs.gaussian import GaussianPair
+
+    def draw(self: object, stream: object, n: int) -> None:
+        raise klbench.ConfigError("no more draws")
+
+    monkeypatch.setattr(GaussianPair, "draw", draw)
+    for out in ("out=a/b/c", "out=d"):
+        assert refused(call, contents, place, *GAUSSIAN, *SHORT, out) == "klbench: no more draws"
+    (place / "a").mkdir()
+    assert call(*GAUSSIAN, *SHORT, "out=a/b/c", folder=place).code == 2
+    assert list((place / "a").iterdir()) == []  # it was there before
 
 
 def test_resume_without_its_configuration(call, contents, unfinished) -> None:

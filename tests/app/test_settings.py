@@ -9,7 +9,7 @@ from pydantic import Field
 
 from klbench import app, estimators, pairs, studies
 from klbench.pairs.gaussian import GaussianPair, Normal
-from klbench.settings import Common, build, build_pair, expand_estimators, read_sets, settings
+from klbench.settings import Common, _check_address, build, build_pair, expand_estimators, read_sets, settings
 from klbench.types import ConfigError, Options
 
 CONF = app.conf_folder()
@@ -141,6 +141,22 @@ def test_without_workers_there_are_as_many_as_this_process_may_use(monkeypatch) 
     assert settings(PLAIN | {"workers": 2}, "value", CONF).workers == 2
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert made.workers == 1
+
+
+@pytest.mark.parametrize(("cluster", "address"), [
+    ("dask", ""), ("dask", "127.0.0.1:8786"), ("dask", "tcp://head.site:1"), ("dask", "tls://[::1]:65535"), ("ray", ""),
+    ("ray", "auto"), ("ray", "local"), ("ray", "ray://head:10001"), ("ray", "head_1:6379"),
+])  # fmt: skip
+def test_an_address_that_could_be_a_schedulers(cluster: str, address: str) -> None:
+    _check_address(cluster, address)
+
+
+@pytest.mark.parametrize(("cluster", "address"), [
+    ("dask", "garbage"), ("dask", "auto"), ("dask", "tcp://head"), ("dask", "ray://head:1"), ("dask", "head:0"),
+    ("ray", "garbage"), ("ray", "tcp://head:1"), ("ray", "ray://head"), ("ray", "head:65536"), ("ray", "auto "),
+])  # fmt: skip
+def test_an_address_that_could_not(cluster: str, address: str) -> None:
+    assert message(_check_address, cluster, address).startswith(f"address={address!r}: expected HOST:PORT")
 
 
 @pytest.mark.parametrize("node", [

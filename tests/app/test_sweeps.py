@@ -91,6 +91,33 @@ def test_over_pairs_and_ranges(call, tmp_path) -> None:
     assert seen == {(kind, seed) for kind in ("gaussian", "laplace") for seed in (0, 1)}
 
 
+def experiment(folder: Path, text: str) -> str:
+    """An experiment of the user's own, ``mine``, and where it is to be found."""
+    (folder / "mine" / "exp").mkdir(parents=True)
+    pair = "pairs: [{kind: categorical, q: {probs: [0.5, 0.5]}, p: {probs: [0.6, 0.4]}}]"
+    (folder / "mine" / "exp" / "mine.yaml").write_text(f"# @package _global_\nstudy: value\nsamples: 100\n{pair}\n{text}\n")
+    return f"hydra.searchpath=[file://{folder / 'mine'}]"
+
+
+def test_no_two_jobs_share_a_folder_whatever_an_experiment_says(call, tmp_path) -> None:
+    where = experiment(tmp_path, "hydra: {sweep: {dir: elsewhere, subdir: x}}")
+    called = call(
+        "-m", "exp=mine", where, "seed=range(2)", "batches=[1]", "estimators=[k1]", "workers=1", "out=s", folder=tmp_path
+    )
+    assert (called.code, called.err) == (0, ""), called
+    assert [json.loads((tmp_path / "s" / k / "run.json").read_text())["seed"] for k in "01"] == [0, 1]
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine", "s"]
+
+
+def test_a_sweep_that_cannot_start_leaves_nothing(call, tmp_path) -> None:
+    where = experiment(tmp_path, "hydra: {launcher: {_target_: os.getcwd}}")
+    called = call("-m", "exp=mine", where, "seed=1,2", "workers=1", "out=a/b", folder=tmp_path)
+    assert (called.code, called.out) == (1, "")
+    assert called.err.startswith("klbench: the sweep failed: ")
+    assert called.err.count("\n") == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["mine"]
+
+
 def test_one_job_that_fails_leaves_the_others_and_is_named(call, tmp_path, monkeypatch) -> None:
     def draw(self: object, stream: object, n: int) -> None:
         raise ArithmeticError("the dog ate\nthe draws")

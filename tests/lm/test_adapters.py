@@ -75,6 +75,12 @@ def test_the_base_of_an_adapter_may_have_any_name_that_a_model_has(adapter, tmp_
     ({"megatron_config": {"a": 1}, "megatron_core": "mine"}, "megatron_config"),
     ({"target_modules": ["nowhere"]}, "does not fit its base"),
     ({"r": 3}, "does not fit its base"),
+    ({"r": "x"}, "does not fit its base"),
+    ({"r": 0}, "does not fit its base"),
+    ({"lora_alpha": None}, "does not fit its base"),
+    ({"target_modules": 3}, "does not fit its base"),
+    ({"layers_to_transform": "x"}, "does not fit its base"),
+    ({"base_model_name_or_path": "a" * 300}, "neither a folder that exists, nor a hub id"),
 ])  # fmt: skip
 def test_an_adapter_that_cannot_be_used(adapter, tmp_path, keys, says) -> None:
     with pytest.raises(ConfigError) as error:
@@ -91,6 +97,8 @@ def test_adapters_that_are_pickled_broken_or_on_adapters(adapter, tmp_path) -> N
     broken = changed(adapter, tmp_path / "broken")
     (broken / "adapter_config.json").write_text("{")
     assert "cannot be read as JSON" in refused(broken)
+    (broken / "adapter_config.json").write_text("[" * 10**5)
+    assert "cannot be read as JSON: nested too deeply" in refused(broken)
     assert "is an adapter itself" in refused(changed(adapter, tmp_path / "upper", base_model_name_or_path=str(adapter)))
 
 

@@ -1,6 +1,7 @@
 """What is loaded, and what is refused with one line."""
 
 import json
+import os
 import shutil
 from contextlib import nullcontext
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from refusal import Bomb, refused
 
-from klbench.lm import embedded, loading, names
+from klbench.lm import embedded, loading, names, trained
 from klbench.lm.loading import check_same_tokens, load
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
@@ -148,7 +149,7 @@ def test_code_that_a_folder_brings_is_not_run(folder) -> None:
     ("config.json", '{"model_type": "nope"}', "cannot be loaded"),
     ("config.json", '{"model_type": "vit"}', "cannot be loaded"),
     ("model.safetensors", "", "cannot be loaded"),
-    ("tokenizer.json", "{", "no tokenizer there"),
+    ("tokenizer.json", "{", "its tokenizer cannot be read"),
 ])  # fmt: skip
 def test_a_damaged_folder_is_refused(folder, file, content, says) -> None:
     if content is None:
@@ -259,3 +260,125 @@ def test_decode_gives_each_token_by_itself() -> None:
     lm = load(REFERENCE)
     ids = lm.encode("of the value")
     assert "".join(lm.decode(np.array(ids[1:]))) == "of the value"
+
+
+def damaged(folder: Path, **keys: object) -> Path:
+    """A folder whose ``config.json`` says something else."""
+    config = json.loads((folder / "config.json").read_text()) | keys
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def reweighted(folder: Path, change) -> Path:
+    """A folder whose weights are what ``change`` makes of them."""
+    from safetensors.torch import load_file, save_file
+
+    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    loading._load.cache_clear()
+    return folder
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize(
+    ("name", "place"), [("transformer.wte.weight", (200, 3)), ("transformer.h.0.attn.c_attn.weight", (0, 0))]
+)
+def test_weights_that_are_not_finite_are_said_to_be_that(folder, name, place, value) -> None:
+    """The rows of tokens that are not looked at among them."""
+
+    def change(weights):
+        weights[name][place] = value
+        return weights
+
+    assert f"the weight {name} holds NaN or infinity in float32" in refused(reweighted(folder, change))
+
+
+def test_weights_that_a_dtype_cannot_hold_and_logits_that_overflow(folder) -> None:
+    def change(weights):
+        weights["transformer.ln_f.bias"][0] = 1e5
+        return weights
+
+    reweighted(folder, change)
+    assert load(str(folder)).vocabulary == 288
+    assert "the weight transformer.ln_f.bias holds NaN or infinity in float16" in refused(folder, dtype="float16")
+    refused_for = refused(reweighted(folder, lambda weights: {key: 1e20 * each for key, each in weights.items()}))
+    assert "its logits are NaN or infinite, though its weights are not" in refused_for
+
+
+@pytest.mark.parametrize("layers", [0, -1, 2, 17])
+def test_layers_that_are_not_those_of_the_weights(folder, layers) -> None:
+    says = {0: "config.json does not describe its weights, they have transformer.h.0.", 2: "its weights lack transformer.h.1."}
+    assert says.get(layers, f"speaks of {layers} layers, all weights together are 16") in refused(
+        damaged(folder, n_layer=layers)
+    )
+
+
+def test_a_billion_layers_are_not_built(folder) -> None:
+    assert "speaks of 1,000,000,000 layers, all weights together are 16" in refused(damaged(folder, n_layer=10**9))
+
+
+@pytest.mark.parametrize(("extra", "says"), [
+    ("transformer.h.1.ln_1.weight", "they have transformer.h.1.ln_1.weight more"),
+    ("h.1.ln_1.weight", "they have h.1.ln_1.weight more"),  # as the first GPT-2 names them
+    ("lm_head.bias", "they have lm_head.bias more"),
+    ("transformer.h.0.attn.c_attn.scale", "they have transformer.h.0.attn.c_attn.scale more"),
+    ("v_head.summary.weight", ""),  # of what TRL trains beside a policy
+    ("transformer.h.0.attn.bias", ""),  # the causal mask, which old versions saved too
+    ("transformer.h.0.attn.masked_bias", ""),
+])  # fmt: skip
+def test_weights_that_the_configuration_has_no_place_for(folder, extra, says) -> None:
+    reweighted(folder, lambda weights: weights | {extra: torch.ones(16)})
+    if says:
+        assert says in refused(folder)
+    else:
+        ids = torch.tensor([[3, 4, 5]])
+        assert torch.equal(load(str(folder)).model(ids).logits, load(REFERENCE).model(ids).logits)
+
+
+@pytest.mark.parametrize("end", [288, 9999, -1, [0, 288], True, "x", 0.5, [[1]]])
+def test_an_end_that_is_no_token_of_the_model(folder, end) -> None:
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+    wrong = end[-1] if isinstance(end, list) else end
+    assert f"eos_token_id={wrong!r}: must be a token of the model, 0 to 287" in refused(folder)
+
+
+def test_ends_that_are_tokens_of_the_model(folder) -> None:
+    for end, ends in ((287, (287,)), ([0, 287], (0, 287)), (None, (0,))):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
+        loading._load.cache_clear()
+        assert load(str(folder)).end == ends
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "generation_config.json", "merges.txt"])
+def test_a_pipe_in_a_folder_is_not_waited_for(folder, name) -> None:
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    assert refused(folder) == f"{folder / name}: a pipe, neither a file nor a folder"
+
+
+def test_an_index_of_weights_in_several_files(folder) -> None:
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    from safetensors.torch import load_file
+
+    names = dict.fromkeys(load_file(folder / "part.safetensors"), "part.safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    assert load(str(folder)).vocabulary == 288
+    loading._load.cache_clear()
+    os.mkfifo(folder.parent / "pipe")
+    for other, says in (("gone", "no such file"), ("../pipe", "a pipe"), (".", "a folder"), (3, "a weight_map from")):
+        index.write_text(json.dumps({"metadata": {}, "weight_map": names | {"lm_head.weight": other}}))
+        assert says in refused(folder)
+
+
+def test_a_checkpoint_of_training_that_is_none(tmp_path) -> None:
+    from safetensors.torch import save_file
+
+    file = tmp_path / "kept.safetensors"
+    assert trained.kept(file) is None
+    trained.keep(file, {"x": torch.ones(2)}, {"taken": 3})
+    tensors, state = trained.kept(file)
+    assert (tensors["x"].tolist(), state) == ([1.0, 1.0], {"taken": 3})
+    for header in ({}, {trained.STATE: "{"}, {trained.STATE: "[" * 10**5}):
+        save_file({"x": torch.ones(2)}, file, header)
+        with pytest.raises(ConfigError, match=r"kept\.safetensors: not a checkpoint that klbench wrote: [^\n]+$"):
+            trained.kept(file)

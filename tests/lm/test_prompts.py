@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from klbench.lm import prompts
+from klbench.lm import prompts, rows
 from klbench.lm.corpus import corpus
 from klbench.types import ConfigError
 
@@ -60,15 +60,15 @@ def test_a_folder_with_splits(tmp_path, capfd) -> None:
 
 @pytest.mark.parametrize("name", FORMATS[:3])
 def test_an_empty_file(tmp_path, name) -> None:
-    with pytest.raises(ConfigError, match=f"{name}: there are no prompts in it"):
+    with pytest.raises(ConfigError, match=f"{name}: there is nothing in it, expected prompt"):
         prompts.load(write(tmp_path, name, []), 9)
 
 
 @pytest.mark.parametrize(("line", "says"), [
     ("{", "line 2: not JSON"),
-    ("[1]", "line 2: expected an object with the key 'prompt', this one is list"),
-    ('{"text": "a", "id": 3}', "line 2: expected an object with the key 'prompt', this one has text, id"),
-    ("{}", "has no keys"),
+    ("[1]", "line 2: expected an object with the key 'prompt', this is list"),
+    ('{"text": "a", "id": 3}', "line 2: no key 'prompt'; expected prompt, this one has text, id"),
+    ("{}", "this one has none"),
     ('{"prompt": 3}', "line 2: 'prompt' must be text that is not empty, got 3"),
     ('{"prompt": ""}', "line 2: 'prompt' must be text that is not empty"),
 ])  # fmt: skip
@@ -88,7 +88,7 @@ def test_a_column_that_is_missing_or_holds_something_else(tmp_path) -> None:
     with pytest.raises(ConfigError, match="expected a column 'prompt', this file has text, n"):
         prompts.load(str(tmp_path / "a.parquet"), 9)
     pd.DataFrame({"prompt": ["a", None]}).to_parquet(tmp_path / "b.parquet")
-    with pytest.raises(ConfigError, match=r"b\.parquet, row 1: 'prompt' must be text"):
+    with pytest.raises(ConfigError, match=r"b\.parquet, row 2: 'prompt' must be text"):
         prompts.load(str(tmp_path / "b.parquet"), 9)
     datasets = pytest.importorskip("datasets")
     datasets.disable_progress_bars()
@@ -112,6 +112,14 @@ def test_a_path_is_checked_without_reading(tmp_path) -> None:
         prompts.check_path(str(tmp_path / "a.csv"))
     with pytest.raises(ConfigError, match="nothing: no such file"):
         prompts.check_path(str(tmp_path / "nothing"))
+
+
+def test_lines_end_where_json_lines_do(tmp_path) -> None:
+    """And nowhere else: a line separator of Unicode, or a form feed, is a character of the text."""
+    texts = ["one\u2028two", "three\x0cfour"]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"prompt": each}, ensure_ascii=False) + "\n" for each in texts))
+    assert prompts.load(str(tmp_path / "a.jsonl"), 9) == texts
+    assert [row["prompt"] for row in rows.load(str(tmp_path / "a.jsonl"), ("prompt",))] == texts
 
 
 def test_a_folder_without_datasets(tmp_path, monkeypatch) -> None:

@@ -1,0 +1,91 @@
+"""What README and CONTRIBUTING show can be run."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import klbench
+from klbench import app, sweep
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS if (ROOT / name).is_file()}
+# Of each document: language and code of its blocks.
+FENCED = [(name, *block) for name, text in TEXTS.items() for block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)]
+BLOCKS = [(name, code) for name, language, code in FENCED if language == "python"]
+DOTTED = r"\bklbench(?:\.[a-z_]+)+(?=\()|(?<=`)klbench(?:\.[a-z_]+)+(?=`)"
+NAMES = sorted({name for text in TEXTS.values() for name in re.findall(DOTTED, text)})
+COMMANDS = sorted({
+    line.partition("#")[0].strip() for _, language, code in FENCED if language == "sh"
+    for line in code.splitlines() if re.search(r"-m klbench (?!resume|--)", line)
+})  # fmt: skip
+# What is afterwards true of a block that registers something.
+TRUE_AFTER = {
+    "CONTRIBUTING.md": "import numpy as np; from klbench import estimators; "
+    "assert np.allclose(estimators.get('k1_pq')(np.log([0.5, 2.0])), [0.5 * np.log(0.5), 2.0 * np.log(2.0)])",
+    "README.md": "",
+}
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True)
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(BLOCKS) >= 3
+    assert {"klbench.rlhf.preferences.dpo_loss", "klbench.gradients.get"} <= set(NAMES)
+    assert len(COMMANDS) >= 20
+
+
+@pytest.mark.parametrize(("document", "code"), BLOCKS, ids=[f"{name}-{k}" for k, (name, _) in enumerate(BLOCKS)])
+def test_a_block_of_code_runs(document: str, code: str, tmp_path) -> None:
+    ended = run(f"{code}\n{TRUE_AFTER[document]}", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_there_once_klbench_is_imported(name: str, tmp_path) -> None:
+    ended = run(f"import klbench\n{name}", tmp_path)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_what_is_not_there_is_said_as_python_says_it(tmp_path) -> None:
+    for owner in (klbench, klbench.rlhf, klbench.gradients):
+        for name in ("nothing", "_combinations", "__path"):
+            with pytest.raises(AttributeError, match=f"^module '{owner.__name__}' has no attribute '{name}'$"):
+                getattr(owner, name)
+
+
+def test_import_loads_nothing_that_is_not_asked_for(tmp_path) -> None:
+    heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'pydantic', 'numba', 'matplotlib'} & set(sys.modules)"
+    assert run(f"import sys, klbench; sys.exit(str({heavy}) if {heavy} else 0)", tmp_path).returncode == 0
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_passes_the_checks(command: str, tmp_path, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for folder in ("runs/ppo/step-400", "runs/sft", "runs/lora"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "prompts.jsonl").touch()
+    pd.DataFrame({"logprobs": [[-1.0]], "ref_logprobs": [[-1.1]]}).to_parquet(tmp_path / "rollouts.parquet")
+    words = shlex.split(command.partition("-m klbench ")[2])
+    overrides = app.normalized([word for word in words if word != "-m"])
+    if "-m" in words:
+        assert sweep._check(overrides) > 1
+    else:
+        assert app.check(overrides).experiment in command
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        "runs",
+        "prompts.jsonl",
+        "examples.jsonl",
+        "pairs.jsonl",
+        "rollouts.parquet",
+    }
