@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from klbench.rlhf import losses
 from klbench.rlhf.losses import Baseline, Normalisation, Whitening
-from klbench.rlhf.penalty import Arm, estimates, in_loss
+from klbench.rlhf.penalty import Arm, estimates, in_loss, standard_error
 from klbench.rlhf.penalty import returns as penalty_returns
 from klbench.types import Rollouts
 
@@ -120,8 +120,8 @@ class Recipe:
 class Report:
     """What training itself can see, before the update of that number; each ``(arms, seeds)``.
 
-    ``kl_estimate`` and its standard error over the batch, in nats a sequence, are the arm's own estimator's; the shares of
-    tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
+    ``kl_estimate`` and its standard error, for the prompts of the batch, in nats a sequence, are the arm's own estimator's; the
+    shares of tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
     ``loss_beta``, on average since the last report, is what a penalty in the loss weighs against the reward: ``beta`` times
     what whitening has divided the advantages by.
     """
@@ -168,8 +168,8 @@ def train(
             kl, cut = estimates(arms, before, recipe.clamp)
             clipped = torch.stack(clips).mean(0) if clips else torch.zeros_like(beta)
             weight = torch.stack(weights).mean(0) if weights else beta
-            spread = kl.std(-1) / kl.shape[-1] ** 0.5
-            yield Report(update, beta, kl.mean(-1), spread, batch.reward.mean(-1), clipped, cut, weight)
+            error = standard_error(kl, recipe.group)
+            yield Report(update, beta, kl.mean(-1), error, batch.reward.mean(-1), clipped, cut, weight)
             clips, weights = [], []
         if update == recipe.updates:
             return
