@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench.metrics.seeds import mean, share, summarized
+from klbench.rlhf.expected import REST
 from klbench.studies._training_options import TrainingOptions
 from klbench.studies._training_tables import by_seed, described, starts
 
@@ -26,9 +27,11 @@ def fixed_points_table(
 ) -> pd.DataFrame:
     """One row a combination: regret, KL and reward where its expected gradient vanishes, and where three trainings ended.
 
-    ``free_``: exact gradients and a logit for every token after every prefix, which is what the prediction is for;
-    ``noise_free_``: exact gradients and the policy's own shape; ``sampled_``: as it was trained. ``residual`` is the norm of
-    the expected gradient at the prediction over that at the reference. ``sampled_seeds`` did not diverge; ``sampled_way``: how
+    ``free_``: exact gradients and a logit for every token after every prefix, which is what the prediction is for, so that
+    where none is known there is nothing; ``noise_free_``: exact gradients and the policy's own shape; ``sampled_``: as it was
+    trained. ``residual`` is the norm of the expected gradient at the prediction over that at the reference, and
+    ``free_residual`` its largest one over seeds after at most ``free_steps``, which for ``free_unsettled`` seeds is no rest.
+    ``sampled_seeds`` did not diverge; ``sampled_way``: how
     much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
     """
     import pandas as pd
@@ -56,11 +59,18 @@ def fixed_points_table(
             for kind, table in (("free", free), ("noise_free", noise_free), ("sampled", training)):
                 if not len(table):
                     continue
-                reached = by_seed(table[table["seed"].isin(few)], name, column)
+                mine = table[(table["combination"] == name) & table["seed"].isin(few)]
+                if not len(mine):
+                    continue
+                reached = by_seed(mine, name, column)
                 row |= summarized(f"{kind}_{column}", reached.to_numpy(), name)
                 if kind == "sampled" and column == "regret":
                     aim = pd.Series(values if predicted is not None else math.nan, index=few)
                     row |= {"sampled_seeds": len(reached)}
                     row |= share("sampled_way", start - reached, start - aim, name)
+        rest = free[free["combination"] == name] if len(free) else free
+        if len(rest):
+            row |= {"free_steps": int(rest["steps_taken"].max()), "free_residual": float(rest["residual"].max())}
+            row |= {"free_unsettled": int((~(rest["residual"] <= REST)).sum())}
         rows.append(row)
     return pd.DataFrame(rows)

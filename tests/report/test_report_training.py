@@ -182,6 +182,13 @@ def test_a_floor_that_training_has_not_come_to_is_none_that_it_stalls_at() -> No
     assert "they have gone (95 % intervals): k3_sequence_loss 10.9 % (10.4 % to 11.4 %)." in card
 
 
+def test_free_logits_that_are_not_at_rest_are_told() -> None:
+    tables = content()
+    assert "not yet at rest" not in said(tables)
+    tables["fixed_points"] = tables["fixed_points"].assign(free_unsettled=1.0, free_steps=3000.0)
+    assert "0.040 with a free logit for every token (1 of 2 seeds not yet at rest after 3,000 steps)," in said(tables)
+
+
 @pytest.mark.parametrize(("low", "high", "title"), [
     (0.76, 1.24, "Stall at a floor that was predicted"),
     (0.70, 1.00, "At the predicted floor or not: these seeds do not tell"),

@@ -91,6 +91,19 @@ def test_fixed_points_beside_what_was_reached(trained) -> None:
     }  # fmt: skip
 
 
+def test_a_combination_without_a_fixed_point_has_no_place_of_rest() -> None:
+    found = tables(seeds=2, updates=4, combinations=("k1_reward", "k3_reward", "k3_sequence_loss"), frontier=(), recovery=())
+    points = found["fixed_points"].set_index("combination")
+    assert points.loc["k3_reward", "fixed_point"] == ""
+    assert points.loc["k3_reward", [column for column in points if column.startswith("free_")]].isna().all()
+    assert math.isfinite(points.loc["k3_reward", "noise_free_regret"])
+    row = points.loc["k3_sequence_loss"]
+    assert row["free_regret"] == pytest.approx(row["predicted_regret"], abs=1e-4)
+    assert row["free_residual"] <= 1e-6
+    assert row["free_unsettled"] == 0
+    assert row["free_steps"] >= 300
+
+
 def test_the_way_to_a_floor_is_paired_by_seed(trained) -> None:
     """By hand, of the two seeds of the prediction: the ratio of means, and Student's interval of it to first order."""
     bed = testbed.Testbed("gru", 2, 3, 2, 4, 0, (0, 1))
@@ -240,8 +253,10 @@ def test_presets_and_algorithms_give_way_to_keys() -> None:
 def test_the_plan_covers_all_seeds_once() -> None:
     assert [k for part in chunks(9) for k in part] == list(range(9))
     options = TrainingOptions(**TINY | {"betas": (0.2,)})
-    kinds = [task.kind for task in plan(options, range(6))]
-    assert "frontier" not in kinds  # no weight but the main one
+    tasks = plan(options, range(6), ["optimum", "optimum", "", "token_k3", "greedy", "greedy"])
+    assert "frontier" not in [task.kind for task in tasks]  # no weight but the main one
+    free = {task.names for task in tasks if task.kind == "free"}
+    assert free == {tuple(name for name in options.combinations if name != "k2_loss")}  # the one without a fixed point
     assert dataclasses.is_dataclass(Task)
 
 

@@ -139,9 +139,17 @@ def _points(trained: Trained, rows: Sequence[Row]) -> Markup:
         for kind, how in (("free", "with a free logit for every token"), ("noise_free", "in training without noise")):
             value = reached[0].get(f"{kind}_regret", math.nan)
             said += f", {number(value, 2)} {how}" if not math.isnan(value) else ""
+            said += _unsettled(reached[0]) if kind == "free" else ""
         lines = [interval(each, "sampled_regret") if "sampled_regret" in each else MISSING for each in reached]
         text += Markup("<p>{}. With noise:</p>").format(said) + _lines(members, lines)
     return text
+
+
+def _unsettled(point: Row) -> str:
+    left = point.get("free_unsettled", 0)
+    if not left > 0:  # none, or no such training
+        return ""
+    return f" ({left:.0f} of {count(point['seeds'], 'seed')} not yet at rest after {count(int(point['free_steps']), 'step')})"
 
 
 def _on_which(trained: Trained) -> str:

@@ -63,6 +63,7 @@ def points(trained: Trained) -> Table | None:
             "regret reached by the signs of exact gradients, a logit for every token after every prefix",
             numeric=True,
         ),
+        Column("Not at rest", "seeds whose free logits still had a gradient when their steps were used up", numeric=True),
         Column("No noise", "regret reached on exact gradients by the policy itself", numeric=True),
         Column("Noise", "regret reached in training, on the same seeds", numeric=True),
         Column("KL", "at the fixed point, in nats", numeric=True),
@@ -73,7 +74,9 @@ def points(trained: Trained) -> Table | None:
         rows.append([
             name_cell(row["combination"]), Cell(row["formula"], tone="words"),
             Cell(number(row["residual"], 2), row["residual"]),
-            *(_number(row.get(f"{kind}_regret", missing)) for kind in ("predicted", "free", "noise_free", "sampled")),
+            *(_number(row.get(f"{kind}_regret", missing)) for kind in ("predicted", "free")),
+            _number(row.get("free_unsettled", missing), 1),
+            *(_number(row.get(f"{kind}_regret", missing)) for kind in ("noise_free", "sampled")),
             _number(row["predicted_kl"]),
         ])  # fmt: skip
     return Table("Predicted, and reached", columns, rows)
