@@ -102,6 +102,8 @@ def centred(returns: Tensor, group: int, baseline: Baseline) -> Tensor:
     if baseline == "leave_one_out" and group < 2:
         raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {group}")
     grouped = returns.reshape(*returns.shape[:-2], n // group, group, returns.shape[-1])
+    # Equal returns have no advantage: what rounding would leave of it, whitening and Adam make into steps.
+    grouped = grouped - grouped[..., :1, :]
     result = (grouped - grouped.mean(-2, keepdim=True)).flatten(-3, -2)
     return result * (group / (group - 1)) if baseline == "leave_one_out" else result
 
