@@ -242,6 +242,9 @@ def test_presets_and_algorithms_give_way_to_keys() -> None:
     grpo = TrainingOptions(algorithm="grpo")
     assert (grpo.baseline, grpo.whitening) == ("batch_mean", "group")
     assert grpo.altered_by == "baseline=batch_mean, whitening=group"
+    verl = TrainingOptions(algorithm="verl_ppo")
+    assert (verl.critic, verl.trace, verl.dual_clip, verl.epochs) == (True, 1.0, 3.0, 1)
+    assert TrainingOptions(algorithm="openrlhf_ppo", critic=False).critic is False
     assert TrainingOptions().altered_by == ""
     thorough = TrainingOptions(preset="thorough", seeds=3)
     assert thorough.seeds == 3
@@ -273,7 +276,10 @@ def test_the_plan_covers_all_seeds_once() -> None:
     ({"clip": 1.5}, "clip=1.5: must be less than 1"),
     ({"beta": -1}, "beta=-1: must be greater than 0"),
     ({"preset": "quick"}, "preset='quick': must be one of 'default' or 'thorough'"),
-    ({"algorithm": "dpo"}, "algorithm='dpo': must be one of 'ppo', 'reinforce' or 'grpo'"),
+    ({"algorithm": "dpo"}, "algorithm='dpo': must be one of 'ppo', 'reinforce', 'grpo', 'trl_grpo', 'verl_ppo' or"),
+    ({"algorithm": "grpo", "critic": True}, "leave_one_out and critic=false, got baseline=batch_mean and critic=true"),
+    ({"algorithm": "trl_grpo", "critic": True}, "whitening=group_trl divides what the mean of a group has centred"),
+    ({"whitening": "group", "baseline": "none"}, "got baseline=none and critic=false"),
     ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'?"),
     ({"normalisation": "sequence", "combinations": ["k1_reward", "k3_loss_length_mean"], "frontier": []}, "does already"),
 ])  # fmt: skip

@@ -140,7 +140,7 @@ def _lead(trained: LmTrained) -> str:
     words = ("loss", "losses") if trained.dpo else ("way to penalise", "ways to penalise")
     penalised = count(sum(row["combination"] != NONE for row in trained.trained), *words)
     said = (
-        f"{where}{penalised}{none}, {str(first['algorithm']).upper()} with "
+        f"{where}{penalised}{none}, {str(first['algorithm']).replace('_', ' ').upper()} with "
         f"β = {short(first['beta'])}, {count(trained.updates, 'update')}, {count(trained.compared[0]['seeds'], 'seed')}. "
     )
     if start is None:

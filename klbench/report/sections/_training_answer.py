@@ -232,9 +232,10 @@ def _short(row: Row) -> float:
 def _lead(trained: Trained) -> str:
     first, last = trained.final[0], [row for row in trained.final if math.isfinite(row["regret"])][-1:]
     where = f"{trained.label}: " if trained.label else ""
+    algorithm = trained.algorithm.replace("_", " ").upper()
     return (
-        f"{where}{count(len(trained.final), 'way', 'ways')} to penalise, {trained.algorithm.upper()} with β = "
-        f"{short(trained.beta)}, {count(trained.updates, 'update')}, {count(trained.seeds, 'seed')}. Regret before training "
+        f"{where}{count(len(trained.final), 'way', 'ways')} to penalise, {algorithm} with β = {short(trained.beta)}, "
+        f"{count(trained.updates, 'update')}, {count(trained.seeds, 'seed')}. Regret before training "
         f"{number(first['start_regret'], 2)}; after it from {number(first['regret'], 2)} to "
         f"{number(last[0]['regret'] if last else math.nan, 2)}."
     )

@@ -72,7 +72,7 @@ class Trained:
 
     @cached_property
     def algorithm(self) -> str:
-        """``ppo``, ``reinforce`` or ``grpo``."""
+        """``ppo``, ``reinforce``, ``grpo`` or a trainer's."""
         return str(self.tables["training"]["algorithm"].iloc[0])
 
     @cached_property
