@@ -8,6 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 
+from klbench.rlhf.losses import whitened
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Batch, Recipe, train
 from klbench.studies._loop_options import LoopOptions
@@ -232,8 +233,6 @@ def test_openrlhf_ppo(data, installed, combination) -> None:
 
 def test_spreads_of_nothing_divide_by_what_each_trainer_adds() -> None:
     """Equal rewards, and a mean that is not quite theirs: 1e-6 over the spread 0."""
-    from klbench.rlhf.losses import whitened
-
     advantage, mask = torch.full((4, 1), 1e-6, dtype=F64), torch.ones(4, 1, dtype=torch.bool)
     assert torch.allclose(whitened(advantage, mask, 2, "group"), torch.full((4, 1), 1e-6 / 1e-8, dtype=F64))
     assert torch.allclose(whitened(advantage, mask, 2, "group_trl"), torch.full((4, 1), 1e-6 / 1e-4, dtype=F64))

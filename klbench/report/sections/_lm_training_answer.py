@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
-from klbench.report.numbers import MISSING, Z95, count, number, percent, short, with_interval
+from klbench.report.numbers import Z95, count, number, percent, percent_interval, short, with_interval
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._lm_training_data import FAILS, FEW, HOLDS, NONE, UNTOLD, UNTRAINED, LmTrained, Row
 
@@ -54,16 +54,7 @@ def _untold(trained: LmTrained) -> Markup | None:
         return None
     text = Markup("<p><b>Hold it or not: these runs do not tell</b></p><p>KL over that of training without a penalty, with its "
                   "95 % interval; a half would be the border:</p>")  # fmt: skip
-    return text + _lines(rows, [shared(row) for row in rows])
-
-
-def shared(row: Row) -> str:
-    """``2.1 % (1.8 % to 2.4 %)``: the KL over that of training without a penalty."""
-    if math.isnan(row["kl_share"]):
-        return MISSING
-    if math.isnan(row.get("kl_share_low", math.nan)):
-        return percent(row["kl_share"])
-    return f"{percent(row['kl_share'])} ({percent(row['kl_share_low'])} to {percent(row['kl_share_high'])})"
+    return text + _lines(rows, [percent_interval(row, "kl_share") for row in rows])
 
 
 def _not_held(trained: LmTrained) -> Markup | None:

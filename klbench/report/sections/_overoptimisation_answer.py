@@ -12,7 +12,7 @@ from klbench.report.blocks import Block, Bullets, Heading, Paragraph
 from klbench.report.numbers import count, number, percent
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._overoptimisation_data import BEST, GOLD, OPTIMUM, PPO, Learned, Row, extremes, named
-from klbench.report.sections._training_answer import interval
+from klbench.report.sections._training_data import interval
 
 WHY = (
     "A reward that was learned from ranked pairs is only a proxy: where it is made large, it is soon large for the wrong "

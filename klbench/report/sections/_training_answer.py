@@ -9,8 +9,8 @@ from functools import partial
 from markupsafe import Markup
 
 from klbench.metrics.seeds import side
-from klbench.report.blocks import Block, Bullets, Cell, Column, Heading, Paragraph, Table
-from klbench.report.numbers import MISSING, count, number, percent, short
+from klbench.report.blocks import Block, Bullets, Heading, Paragraph
+from klbench.report.numbers import MISSING, count, number, percent, percent_interval, short
 from klbench.report.sections import _training_recovery
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._training_data import (
@@ -24,7 +24,9 @@ from klbench.report.sections._training_data import (
     Row,
     Trained,
     families,
+    interval,
 )
+from klbench.report.sections._training_tables import side_by_side
 
 WHY = (
     "Does it matter for the policy in the end? Small policies are trained against a reward r less β times the penalty, once "
@@ -35,13 +37,6 @@ WHY = (
 MOST_RUNS = 4
 NEAR = 0.25
 """A floor is reached where at most so much of the way to it is left, or training came no further beyond it."""
-
-
-def interval(row: Row, name: str, digits: int = 2) -> str:
-    """``0.024 (0.018 to 0.036)``."""
-    if math.isnan(row.get(f"{name}_low", math.nan)):
-        return number(row[name], digits)
-    return f"{number(row[name], digits)} ({number(row[f'{name}_low'], digits)} to {number(row[f'{name}_high'], digits)})"
 
 
 def _lines(rows: Sequence[Row], said: Sequence[str]) -> Markup:
@@ -104,7 +99,7 @@ def _floor(trained: Trained, there: bool | None) -> Markup | None:
 def _ways(trained: Trained, rows: Sequence[Row]) -> Markup:
     points = [trained.points.get(row["combination"], {}) for row in rows]
     said = [
-        Markup("{} {}").format(code(row["combination"]), _shared(point, "sampled_way"))
+        Markup("{} {}").format(code(row["combination"]), percent_interval(point, "sampled_way"))
         for row, point in zip(rows, points, strict=True)
         if math.isfinite(point.get("sampled_way", math.nan))
     ]
@@ -112,13 +107,6 @@ def _ways(trained: Trained, rows: Sequence[Row]) -> Markup:
         return Markup("")
     text = "<p>Of the way from the regret before training to the predicted one they have gone (95 % intervals): {}.</p>"
     return Markup(text).format(Markup(", ").join(said))
-
-
-def _shared(row: Row, name: str) -> str:
-    """``61 % (40 % to 82 %)``."""
-    if math.isnan(row.get(f"{name}_low", math.nan)):
-        return percent(row[name])
-    return f"{percent(row[name])} ({percent(row[f'{name}_low'])} to {percent(row[f'{name}_high'])})"
 
 
 def _there(trained: Trained, row: Row) -> bool | None:
@@ -243,7 +231,7 @@ def _lead(trained: Trained) -> str:
 
 def answer(runs: Sequence[Trained]) -> list[Block]:
     """The question, and what the tables answer for each run."""
-    blocks: list[Block] = _side_by_side(runs) if len(runs) > 1 else []
+    blocks: list[Block] = side_by_side(runs) if len(runs) > 1 else []
     for trained in runs[:MOST_RUNS]:
         blocks.append(Paragraph(_lead(trained), "lead"))
         if trained is runs[0]:
@@ -256,26 +244,6 @@ def answer(runs: Sequence[Trained]) -> list[Block]:
     if len(runs) > MOST_RUNS:
         blocks.append(Paragraph(f"The first {MOST_RUNS} of {len(runs)} runs; the others are in the tables below.", "note"))
     return blocks
-
-
-def _side_by_side(runs: Sequence[Trained]) -> list[Block]:
-    """What a sweep is read for: regret and KL of every combination in every run."""
-    names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
-    best = [
-        Markup("{}: {}, {}").format(trained.label, code(trained.final[0]["combination"]), interval(trained.final[0], "regret"))
-        for trained in runs
-    ]
-    tables: list[Block] = []
-    for column, title in (("regret", "Regret after training, run by run"), ("kl", "KL after training, run by run")):
-        columns = [Column("Combination", "name in klbench")]
-        columns += [Column(trained.label, "exact, mean over seeds", numeric=True) for trained in runs]
-        found = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
-        cells = [
-            [Cell(code(name)), *(Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan)) for each in found)]
-            for name in names
-        ]
-        tables.append(Table(title, columns, cells))
-    return [Paragraph("The least regret in each run:"), Bullets(best), *tables]
 
 
 def _altered(trained: Trained) -> list[Block]:

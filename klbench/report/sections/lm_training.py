@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
-from klbench.report.numbers import MISSING, number, with_interval
+from klbench.report.numbers import MISSING, number, percent_interval, with_interval
 from klbench.report.sections import _lm_training_answer, _lm_training_figures, _terms
 from klbench.report.sections._gradient_tables import name_cell
 from klbench.report.sections._lm_training_data import COLUMNS, COVERS, LmTrained, Row, load
+from klbench.report.sections._training_data import ALGORITHMS
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -43,7 +44,7 @@ def _compared(trained: LmTrained) -> Table:
         [
             name_cell(row["combination"]), _interval(row, "reward"), _interval(row, "reward_gain"),
             *([_interval(row, "proxy")] if trained.paid else []), _interval(row, "kl"),
-            Cell(_lm_training_answer.shared(row), row["kl_share"]),
+            Cell(MISSING if math.isnan(row["kl_share"]) else percent_interval(row, "kl_share"), row["kl_share"]),
             *(_interval(row, name) for name in ("k1", "k2", "k3")), _interval(row, "objective"),
             Cell(number(row["tokens"], 3), row["tokens"]), Cell(row["outcome"] or MISSING),
         ]
@@ -118,6 +119,7 @@ TERMS = (
     _terms.RATIO,
     _terms.SCHULMAN,
     *_terms.GRADIENTS,
+    ALGORITHMS,
     ("β", "The penalty's weight: training is to make E r − β KL(q‖p) large."),
     (
         "exact KL of a completion",
