@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-Z95 = 1.959963984540054
+from klbench.metrics.seeds import Z95 as Z95
+
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -34,6 +36,12 @@ def short(x: float, digits: int = 3) -> str:
     """Like :func:`number`, without closing zeros: 0.5 and not 0.500."""
     text = number(x, digits)
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
+
+
+def percent_interval(row: Mapping[str, Any], name: str) -> str:
+    """``61 % (40 % to 82 %)`` of a share with ``_low`` and ``_high``; without them, the share alone."""
+    low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
+    return percent(row[name]) if math.isnan(low) else f"{percent(row[name])} ({percent(low)} to {percent(high)})"
 
 
 def with_interval(x: float, se: float) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from klbench.gradients import EXACT, Combination
 from klbench.gradients.surrogate import parts
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SAME = 1e-9
 """Relative distance below which two expected gradients are the same but for rounding."""
+REST = 1e-6
+"""A free policy is at rest where its gradient is this small against that at the reference."""
 FREE_STEP, FREE_LARGEST = 0.3, 1.0
 """The first and the largest change of a free logit in one step, in nats."""
 
@@ -192,21 +194,49 @@ def train(
             optimizer.descend(*found, step)
 
 
-def settle(testbed: Testbed, arms: Sequence[Arm], *, steps: int, group: int, pretraining_weight: float = 0.0) -> Tensor:
-    """Where free policies come to rest, a logit of their own for each token after each prefix: log-probabilities.
+class Settled(NamedTuple):
+    """Where free policies are: log-probabilities, and of each replica, ``(arms, seeds)``, how many steps it has taken.
+
+    ``residual`` is the norm of its gradient there over that at the reference; not at most :data:`REST`, it is not at rest.
+    """
+
+    log_probs: Tensor
+    steps: Tensor
+    residual: Tensor
+
+
+def settle(
+    testbed: Testbed, arms: Sequence[Arm], *, least: int, most: int, group: int, pretraining_weight: float = 0.0
+) -> Settled:
+    """Let free policies, a logit of their own for each token after each prefix, come to rest; each for itself.
 
     From the testbed's reference, by the sign alone of each logit's exact expected gradient, with a step that grows while the
     sign stays (Riedmiller and Braun 1993, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm").
     A token that has become improbable has a gradient as small as its probability: by its size, it would never come back.
+    So a small gradient alone is no rest: ``least`` steps are taken whatever it is, and at the ``most`` so many.
     """
     import torch
 
-    theta = testbed.log_p.flatten(1).repeat(len(arms), 1, 1)
-    beta = torch.tensor([each.beta for each in arms], dtype=theta.dtype)
+    found = [_settled(testbed, each, least, most, group, pretraining_weight) for each in arms]
+    return Settled(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+
+def _settled(testbed: Testbed, arm: Arm, least: int, most: int, group: int, pretraining_weight: float) -> Settled:
+    import torch
+
+    theta = testbed.log_p.flatten(1)[None].clone()
+    beta = torch.tensor([arm.beta], dtype=theta.dtype)
     optimizer = torch.optim.Rprop([theta], lr=FREE_STEP, step_sizes=(1e-9, FREE_LARGEST))
-    for _ in range(steps):
-        _, gradient = gradients(testbed, arms, theta, beta, group, free=True, pretraining_weight=pretraining_weight)
+    steps, start = torch.zeros(theta.shape[:-1], dtype=torch.int64), None
+    for step in range(most + 1):
+        _, gradient = gradients(testbed, [arm], theta, beta, group, free=True, pretraining_weight=pretraining_weight)
+        start = gradient.norm(dim=-1) if start is None else start
+        residual = gradient.norm(dim=-1) / start
         # One that overflows stays where it is, and stops no other.
-        theta.grad = torch.where(gradient.isfinite().all(-1, keepdim=True), gradient, 0.0)
+        going = residual.isfinite() & ((residual > REST) | (step < least))
+        if step == most or not bool(going.any()):
+            break
+        theta.grad = torch.where(going[..., None], gradient, 0.0)
         optimizer.step()
-    return log_probs(testbed, theta, free=True)
+        steps += going
+    return Settled(log_probs(testbed, theta, free=True), steps, residual)

@@ -7,7 +7,8 @@ and autograd finds its way back to them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,23 @@ class Setting:
     critic: bool = False
     dtype: str = "float32"
     batch: int = 64
+
+
+@contextmanager
+def held(lm: LanguageModel) -> Iterator[None]:
+    """Score a reference without gradients, by the kernels that its policy is scored by.
+
+    Some of torch's are chosen by whether a model's parameters are to be learned, and round otherwise: a policy that is its
+    reference would differ from it.
+    """
+    import torch
+
+    lm.model.requires_grad_(True)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        lm.model.requires_grad_(False)
 
 
 class Language:
@@ -196,7 +214,7 @@ class Language:
         import torch
 
         ours = token_logits(self.policy, prompts, token, mask)
-        with torch.no_grad():
+        with held(self.reference):
             theirs = token_logits(self.reference, prompts, token, mask)
         found = token_divergences(ours, theirs, torch.from_numpy(token[mask]).to(ours.device))
         return [found.log_q, found.log_p, found.kl_qp]

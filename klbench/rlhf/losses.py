@@ -12,34 +12,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Baseline = Literal["none", "batch_mean", "leave_one_out"]
-Whitening = Literal["none", "batch", "group"]
+Whitening = Literal["none", "batch", "group", "group_trl", "batch_verl", "batch_openrlhf"]
 Normalisation = Literal["sum", "token", "sequence"]
 
-EPSILON = 1e-8
-"""Added to standard deviations before they divide."""
+EPSILON, TRL_EPSILON = 1e-8, 1e-4
+"""Added to standard deviations before they divide; TRL's."""
+GROUPED = ("group", "group_trl")
+"""Whitenings within groups, which a baseline has to have centred."""
 
 
-def clipped_surrogate(log_ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
+def clipped_surrogate(
+    log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None, limit: float | None = None
+) -> Tensor:
     """``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, to be maximised; ``rho A`` without a clip.
 
     ``log_ratio`` is ``log q - log mu`` of policy and sampler. Without a clip, and where the policy itself has sampled, its
     gradient is REINFORCE's, ``A grad log q``. (Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7; eq. 6
-    without.)
+    without.) With a ``dual_clip`` no less than ``dual_clip A`` where ``A < 0`` (Ye et al. 2020, "Mastering complex control in
+    MOBA games with deep reinforcement learning", eq. 5); with a ``limit``, ``log_ratio`` is clamped to it first.
     """
-    ratio = log_ratio.exp()
-    if clip is None:
-        return ratio * advantage
-    return (ratio * advantage).minimum(ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
-
-
-def clip_active(log_ratio: Tensor, advantage: Tensor, clip: float | None) -> Tensor:
-    """Where the clipped surrogate has no gradient because of its clip: boolean."""
     import torch
 
-    if clip is None:
-        return torch.zeros_like(log_ratio, dtype=torch.bool)
+    ratio = (log_ratio if limit is None else log_ratio.clamp(-limit, limit)).exp()
+    gain = ratio * advantage
+    if clip is not None:
+        gain = gain.minimum(ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
+    return gain if dual_clip is None else torch.where(advantage < 0, gain.maximum(dual_clip * advantage), gain)
+
+
+def clip_active(log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None) -> Tensor:
+    """Where the clipped surrogate has no gradient because of its clips: boolean."""
+    import torch
+
+    active = torch.zeros_like(log_ratio, dtype=torch.bool)
     ratio = log_ratio.exp()
-    return ((advantage > 0) & (ratio > 1.0 + clip)) | ((advantage < 0) & (ratio < 1.0 - clip))
+    if clip is not None:
+        active = ((advantage > 0) & (ratio > 1.0 + clip)) | ((advantage < 0) & (ratio < 1.0 - clip))
+    return active if dual_clip is None else active | ((advantage < 0) & (ratio > dual_clip))
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace: float) -> Tensor:
@@ -101,6 +110,8 @@ def centred(returns: Tensor, group: int, baseline: Baseline) -> Tensor:
     if baseline == "leave_one_out" and group < 2:
         raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {group}")
     grouped = returns.reshape(*returns.shape[:-2], n // group, group, returns.shape[-1])
+    # Equal returns have no advantage: what rounding would leave of it, whitening and Adam make into steps.
+    grouped = grouped - grouped[..., :1, :]
     result = (grouped - grouped.mean(-2, keepdim=True)).flatten(-3, -2)
     return result * (group / (group - 1)) if baseline == "leave_one_out" else result
 
@@ -110,20 +121,26 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
 
     Over the batch: ``(A - mean) / (std + 1e-8)`` of all tokens that count. By group: ``A / (std + 1e-8)`` with the sample
     standard deviation, within the group, of each sequence's mean over its tokens; the baseline has centred it before.
-    (Shao et al. 2024, section 4.1.2.) A penalty in the loss is not in these units: whitening changes its weight.
+    (Shao et al. 2024, section 4.1.2.) ``group_trl`` adds 1e-4 instead, as TRL 1.16 does. ``batch_verl`` divides by the root of
+    the variance and 1e-8 together, as verl 0.9 does; ``batch_openrlhf`` by that of the variance over n, or of 1e-8 if that is
+    more, as OpenRLHF 0.11 does. A penalty in the loss is not in these units: whitening changes its weight.
     """
     advantage, alive = advantage.where(mask, 0.0), mask.to(advantage.dtype)
     if whitening == "none":
         return advantage * alive
-    if whitening == "batch":
+    if whitening not in GROUPED:
         count = alive.sum((-2, -1), keepdim=True)
         mean = (advantage * alive).sum((-2, -1), keepdim=True) / count
         deviation = (advantage - mean) * alive
-        spread = (deviation.square().sum((-2, -1), keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-        return deviation / (spread + EPSILON)
+        total = deviation.square().sum((-2, -1), keepdim=True)
+        if whitening == "batch_openrlhf":
+            return deviation / (total / count).clamp(min=EPSILON).sqrt()
+        variance = total / (count - 1).clamp(min=1)
+        return deviation / ((variance + EPSILON).sqrt() if whitening == "batch_verl" else variance.sqrt() + EPSILON)
     each = (advantage * alive).sum(-1) / alive.sum(-1)
     spread = each.reshape(*each.shape[:-1], each.shape[-1] // group, group).std(-1)
-    return advantage * alive / (spread.repeat_interleave(group, dim=-1)[..., None] + EPSILON)
+    epsilon = TRL_EPSILON if whitening == "group_trl" else EPSILON
+    return advantage * alive / (spread.repeat_interleave(group, dim=-1)[..., None] + epsilon)
 
 
 def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:

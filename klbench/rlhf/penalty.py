@@ -174,6 +174,20 @@ def estimates(arms: Sequence[Arm], rollouts: Rollouts, clamp: float | None = Non
     return torch.cat(values), torch.cat(hits)
 
 
+def standard_error(values: Tensor, group: int) -> Tensor:
+    """Of the mean of ``(..., n)``, of which each ``group`` of consecutive ones has one prompt: ``sqrt(mean variance / n)``.
+
+    The prompts of a batch are not drawn, they are all there are: what sets them apart from each other is no noise, and the
+    variance is that within each. NaN with one sequence a prompt, which does not tell it.
+    """
+    import torch
+
+    if group < 2:
+        return torch.full_like(values[..., 0], torch.nan)
+    grouped = values.reshape(*values.shape[:-1], -1, group)
+    return (grouped.var(-1).mean(-1) / values.shape[-1]).sqrt()
+
+
 def _value(combination: Combination, rollouts: Rollouts) -> Tensor:
     """The estimate of each sequence, ``(n,)``."""
     weight = ratio(combination, rollouts).detach()

@@ -1,8 +1,9 @@
-"""PPO with a KL penalty, for a whole stack of replicas at once; REINFORCE and GRPO are settings of it.
+"""PPO with a KL penalty, for a whole stack of replicas at once; REINFORCE, GRPO and what trainers call so are settings of it.
 
     python -m klbench +exp=ppo                                   # clipped surrogate, leave-one-out baseline, 2 epochs
-    python -m klbench +exp=ppo algorithm=reinforce               # no clip, 1 epoch
-    python -m klbench +exp=ppo algorithm=grpo                    # group mean, advantages in units of the group's spread
+    python -m klbench +exp=ppo algorithm=reinforce               # no clip, 1 epoch: REINFORCE leave-one-out, RLOO
+    python -m klbench +exp=ppo algorithm=grpo                    # group mean, returns in units of their group's spread
+    python -m klbench +exp=ppo algorithm=trl_grpo                # also verl_ppo, openrlhf_ppo: their losses and defaults
 
 The loop knows nothing of what it trains: a :class:`World` samples, scores and steps. The testbed's is
 :class:`klbench.rlhf.replicas.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from klbench.rlhf import losses
 from klbench.rlhf.losses import Baseline, Normalisation, Whitening
-from klbench.rlhf.penalty import Arm, estimates, in_loss
+from klbench.rlhf.penalty import Arm, estimates, in_loss, standard_error
 from klbench.rlhf.penalty import returns as penalty_returns
 from klbench.types import Rollouts
 
@@ -79,12 +80,14 @@ class Recipe:
         Batches that are sampled, passes over each, and the parts that a pass is cut into.
     group
         Sequences of one prompt.
-    clip
-        Of the probability ratio; None: no clip.
+    clip, dual_clip, ratio_limit
+        Of the probability ratio, and the largest one of a token whose advantage is negative; the largest absolute log-ratio
+        that either sees. None: none.
     baseline, whitening, normalisation
         See :mod:`klbench.rlhf.losses`. A critic takes the baseline's place.
-    critic, trace, value_weight
-        Whether values are learned and advantages made by GAE, its lambda (the discount is 1), the weight of the value loss.
+    critic, trace, value_weight, value_clip
+        Whether values are learned and advantages made by GAE, its lambda (the discount is 1), the weight of the value loss,
+        and how far a value may go from what it was before its loss does not see it (None: any). One optimiser has both.
     lag
         How many updates ago the sampler was the policy.
     clamp
@@ -103,12 +106,15 @@ class Recipe:
     minibatches: int = 1
     group: int = 8
     clip: float | None = 0.2
+    dual_clip: float | None = None
+    ratio_limit: float | None = None
     baseline: Baseline = "leave_one_out"
     whitening: Whitening = "none"
     normalisation: Normalisation = "sum"
     critic: bool = False
     trace: float = 0.95
     value_weight: float = 0.5
+    value_clip: float | None = None
     lag: int = 0
     clamp: float | None = None
     target_kl: float | None = None
@@ -120,8 +126,8 @@ class Recipe:
 class Report:
     """What training itself can see, before the update of that number; each ``(arms, seeds)``.
 
-    ``kl_estimate`` and its standard error over the batch, in nats a sequence, are the arm's own estimator's; the shares of
-    tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
+    ``kl_estimate`` and its standard error, for the prompts of the batch, in nats a sequence, are the arm's own estimator's; the
+    shares of tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
     ``loss_beta``, on average since the last report, is what a penalty in the loss weighs against the reward: ``beta`` times
     what whitening has divided the advantages by.
     """
@@ -168,8 +174,8 @@ def train(
             kl, cut = estimates(arms, before, recipe.clamp)
             clipped = torch.stack(clips).mean(0) if clips else torch.zeros_like(beta)
             weight = torch.stack(weights).mean(0) if weights else beta
-            spread = kl.std(-1) / kl.shape[-1] ** 0.5
-            yield Report(update, beta, kl.mean(-1), spread, batch.reward.mean(-1), clipped, cut, weight)
+            error = standard_error(kl, recipe.group)
+            yield Report(update, beta, kl.mean(-1), error, batch.reward.mean(-1), clipped, cut, weight)
             clips, weights = [], []
         if update == recipe.updates:
             return
@@ -185,7 +191,7 @@ def train(
                 untouched = epoch == 0 and recipe.minibatches == 1  # the policy is still the one that was just asked
                 rollouts = _rows(first, rows) if untouched else world.rollouts(part)
                 log_ratio = rollouts.log_q - rollouts.log_mu
-                gain = losses.clipped_surrogate(log_ratio, here, recipe.clip)
+                gain = losses.clipped_surrogate(log_ratio, here, recipe.clip, recipe.dual_clip, recipe.ratio_limit)
                 penalty = in_loss(arms, rollouts, recipe.clamp)
                 # A return with an off-policy weight of its own is not weighted by the clipped ratio as well.
                 weighted = penalty.weights * scored[..., rows, :] * rollouts.log_q
@@ -193,10 +199,11 @@ def train(
                 loss = loss + beta * losses.reduced_sequences(penalty.direct, mask, recipe.normalisation)
                 if pretraining is not None and recipe.pretraining_weight:
                     loss = loss - recipe.pretraining_weight * pretraining(update)
-                if targets is not None:
-                    error = losses.value_loss(world.values(part), targets[..., rows, :])
+                if values is not None and targets is not None:
+                    now, old = world.values(part), values[..., rows, :]
+                    error = losses.value_loss(now, targets[..., rows, :], old, recipe.value_clip)
                     loss = loss + recipe.value_weight * losses.reduced(error, mask, recipe.normalisation)
-                active = losses.clip_active(log_ratio.detach(), here, recipe.clip) & mask
+                active = losses.clip_active(log_ratio.detach(), here, recipe.clip, recipe.dual_clip) & mask
                 clips.append(active.sum((-2, -1)) / mask.sum((-2, -1)))
                 world.step(loss, update)
         if recipe.target_kl is not None:

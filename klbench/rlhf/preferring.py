@@ -17,13 +17,13 @@ from klbench.lm.sampling import Sampling
 from klbench.lm.trained import precision
 from klbench.rlhf import sft
 from klbench.rlhf.dpo import Batch
+from klbench.rlhf.language import Judge, Language, held
 from klbench.rlhf.sft import Examples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.lm.loading import LanguageModel
-    from klbench.rlhf.language import Judge, Language
 
 KEYS = ("prompt", "chosen", "rejected")
 """Keys of a file of ranked pairs."""
@@ -85,14 +85,13 @@ class Preferring:
         import torch
 
         self.learner, self.pairs, self.batch = learner, pairs, batch
-        with torch.no_grad():
-            self._reference = {
-                part: torch.cat([
-                    self._whole(learner.reference, part, each)
-                    for each in np.array_split(np.arange(len(pairs)), -(-len(pairs) // learner.setting.batch))
-                ])
-                for part in KEYS[1:]
-            }  # fmt: skip
+        self._reference = {part: torch.zeros(len(pairs), dtype=torch.float64) for part in KEYS[1:]}
+        # In the batches of the first pass: what a batch pads rounds, and a policy that is its reference has a ratio of 1.
+        with held(learner.reference):
+            for step in range(self._steps_a_pass):
+                which = self.which(step)
+                for part, found in self._reference.items():
+                    found[which] = self._whole(learner.reference, part, which)
 
     def _whole(self, lm: LanguageModel, part: str, which: np.ndarray) -> Tensor:
         """Log-probabilities of whole completions, ``(n,)``, float64."""
@@ -104,9 +103,13 @@ class Preferring:
         row = torch.from_numpy(np.nonzero(examples.mask[which])[0])
         return torch.zeros(len(which), dtype=torch.float64).index_add(0, row, found)
 
+    @property
+    def _steps_a_pass(self) -> int:
+        return -(-len(self.pairs) // self.batch)
+
     def which(self, step: int) -> np.ndarray:
         """The pairs of a step."""
-        each = -(-len(self.pairs) // self.batch)
+        each = self._steps_a_pass
         order = self.learner.stream("order of pairs", step // each).permutation(len(self.pairs))
         return order[(step % each) * self.batch :][: self.batch]
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ROUNDING = 1.5e-14
+"""A gradient this small against the weight of its terms, 64 units in their last place, is 0 but for rounding."""
+TIE = 1e-10
+"""Scores this near to each other, in units of the largest, are equal but for rounding."""
+
+
 class RewardModels:
     """Models ``(sizes, seeds)`` that learn from the first so many pairs each, as :func:`klbench.rlhf.reward_model.train` wants.
 
@@ -51,6 +57,8 @@ class RewardModels:
         self.testbed, self.pairs, self.sizes = testbed, pairs, tuple(sizes)
         self._policy = POLICIES[model](testbed.tree, testbed.prompts, width)
         drawn = padded(np.stack([self._policy.random(testbed.stream(k, model, "reward model")) for k in testbed.seeds]))
+        if model == "table":  # it is linear: where it starts is no part of its score, and would only round it
+            drawn = torch.zeros_like(drawn)
         self.theta = drawn.repeat(len(self.sizes), 1, 1).requires_grad_()
         self.optimizer = Adam(self.theta, rate, None, steps)
         self.kept = self.theta.detach().clone()
@@ -59,14 +67,24 @@ class RewardModels:
         number = torch.arange(pairs.chosen.shape[-1])
         mine = torch.stack([number < size for size in self.sizes])
         self._weights = [self._shares(mine & part) for part in (number % HELD_OUT != 0, number % HELD_OUT == 0)]
+        self._floor = ROUNDING * self._touched(self._weights[0])
 
     @staticmethod
     def _shares(chosen: Tensor) -> Tensor:
         shares = chosen.double() / chosen.sum(-1, keepdim=True)
         return shares[:, None]
 
+    def _touched(self, weight: Tensor) -> Tensor:
+        """Of each token after each prefix the weight of all answers that have it: more than its gradient's terms add up to."""
+        import torch
+
+        outputs = torch.zeros(len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True)
+        both = torch.stack(self._answers(self.testbed.tree.sum_along(outputs)))
+        (found,) = torch.autograd.grad((weight * both).sum(), outputs)
+        return found
+
     def _outputs(self, theta: Tensor) -> Tensor:
-        """Of all sequences: ``(..., parameters)`` to ``(..., prompts, leaves)``."""
+        """Of all tokens after all prefixes: ``(..., parameters)`` to ``(..., prompts, nodes, tokens)``."""
         import torch
 
         prompts = torch.arange(self.testbed.prompts)
@@ -76,18 +94,26 @@ class RewardModels:
 
         result: Tensor = torch.vmap(one)(theta.reshape(-1, theta.shape[-1])[:, : self._policy.parameters])
         # As in the testbed: the order of sums must not depend on the stack.
-        return self.testbed.tree.sum_along(result.contiguous().view(*theta.shape[:-1], *result.shape[1:]))
+        return result.contiguous().view(*theta.shape[:-1], *result.shape[1:])
 
     def scores(self, theta: Tensor) -> Tensor:
         """Scores of all sequences, ``(sizes, seeds, prompts, leaves)``, in the labels' units."""
-        return self._outputs(theta) - self._start
+        return self.testbed.tree.sum_along(self._outputs(theta) - self._start)
 
     def _scored(self, theta: Tensor, weight: Tensor) -> Scored:
-        flat = self.scores(theta).flatten(-2)
-        chosen, rejected = (
-            flat.gather(-1, each.expand(len(self.sizes), -1, -1)) for each in (self.pairs.chosen, self.pairs.rejected)
-        )
+        change = self._outputs(theta) - self._start
+        if change.requires_grad:  # Adam makes steps of what rounding leaves of 0
+            change.register_hook(self._without_rounding)  # type: ignore[no-untyped-call]
+        chosen, rejected = self._answers(self.testbed.tree.sum_along(change))
         return Scored(chosen, rejected, weight)
+
+    def _answers(self, scores: Tensor) -> list[Tensor]:
+        """Scores of all sequences to those of the pairs' better and worse answers, ``(sizes, seeds, n)`` each."""
+        flat = scores.flatten(-2)
+        return [flat.gather(-1, each.expand(len(self.sizes), -1, -1)) for each in (self.pairs.chosen, self.pairs.rejected)]
+
+    def _without_rounding(self, gradient: Tensor) -> Tensor:
+        return gradient.masked_fill(gradient.abs() <= self._floor, 0.0)
 
     def training(self, step: int) -> Scored:
         """All pairs that are not held out, in every step."""
@@ -107,12 +133,27 @@ class RewardModels:
 
         self.kept = torch.where(better[..., None], self.theta.detach(), self.kept)
 
-    def proxies(self, scale: float) -> Tensor:
-        """The kept models' rewards in the reward's own units, as :func:`gain` reckons, ``(sizes, seeds, prompts, leaves)``."""
+    def kept_scores(self) -> Tensor:
+        """The kept models' scores; those that only rounding can have set apart are equal: see :func:`tied`."""
         import torch
 
         with torch.no_grad():
-            return gain(self.testbed, self.scores(self.kept) / scale)
+            return tied(self.scores(self.kept))
+
+
+def tied(score: Tensor) -> Tensor:
+    """Scores over the last axis, each that is within ``1e-10`` of the largest one's size of the next lower one equal to that.
+
+    Two answers that the same pairs speak for have the same score in exact arithmetic; the order of sums takes their last bits
+    apart. What is best of n depends on it: of two equal scores neither is preferred.
+    """
+    import torch
+
+    value, order = score.sort(-1)
+    apart = value.diff() > TIE * score.abs().amax(-1, keepdim=True)
+    first = torch.nn.functional.pad(apart, (1, 0), value=True)
+    lowest = torch.where(first, value, -torch.inf).cummax(-1).values
+    return torch.empty_like(score).scatter_(-1, order, lowest)
 
 
 def gain(testbed: Testbed, reward: Tensor) -> Tensor:

@@ -113,11 +113,13 @@ class Testbed:
         shared, own = stream.standard_normal(tokens), stream.standard_normal((self.prompts, tokens))
         bigrams = stream.standard_normal((tokens, tokens))
         _, token, mask = (part.numpy() for part in self.tree.paths)
-        singles = np.where(mask, (shared + own)[:, token], 0.0).sum(-1)
-        pairs = np.where(mask[:, 1:], bigrams[token[:, :-1], token[:, 1:]], 0.0).sum(-1)
+        singles = np.where(mask, (shared + own)[:, token], 0.0)
+        pairs = np.where(mask[:, 1:], bigrams[token[:, :-1], token[:, 1:]], 0.0)
+        terms = np.concatenate([singles, np.broadcast_to(pairs, (*singles.shape[:-1], pairs.shape[-1]))], axis=-1)
+        total = np.sort(terms, axis=-1).sum(-1)  # aaba and abaa have the same terms, and are to have the same bits
         # Two unit weights a token and one a pair: divided by the spread of a full sequence's sum.
         scale = REWARD_SPREAD / np.sqrt(3 * self.horizon - 1)
-        result: np.ndarray = np.tanh(scale * (singles + pairs))
+        result: np.ndarray = np.tanh(scale * total)
         return result
 
     def everywhere(self, theta: Tensor) -> Tensor:

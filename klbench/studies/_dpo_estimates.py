@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench import estimators
+from klbench.rlhf.penalty import standard_error
 from klbench.rlhf.testbed import Testbed
 from klbench.types import Draws
 
@@ -28,7 +29,7 @@ def _leaves(log_q: Tensor, uniform: np.ndarray) -> Tensor:
 def _mean(values: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
     """Mean over the sampled sequences of all prompts, and its standard error, by prompt: ``(..., prompts, n)`` to ``(...)``."""
     each = values.gather(-1, leaves)
-    return each.mean((-2, -1)), (each.var(-1).mean(-1) / (each.shape[-1] * each.shape[-2])).sqrt()
+    return each.mean((-2, -1)), standard_error(each.flatten(-2), each.shape[-1])
 
 
 def _uniform(bed: Testbed, n: int, step: int, what: str) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from klbench.metrics.seeds import effect, mean, paired, summarized, told
 from klbench.studies._dpo_options import STANDARD, DpoOptions
-from klbench.studies._training_tables import BAND, effect, going, mean, summarized
+from klbench.studies._training_tables import BAND, going
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +61,8 @@ def _at(table: pd.DataFrame, places: pd.Series[int]) -> pd.DataFrame:
 def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     """One row an arm and number of pairs: KL(pi‖pi*) of the last, the best, and the checkpoint with the least population loss.
 
-    Over ``seeds`` that did not diverge; differences are from the standard arm on the same pairs and seeds, ``difference_seeds``
-    of which diverged in neither.
+    Over ``seeds`` that did not diverge; ``_difference`` is from the standard arm on the same pairs and seeds, and
+    ``_start_difference`` from before training, each over ``_seeds`` that diverged in neither.
     """
     import pandas as pd
 
@@ -77,15 +78,15 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
                 "best": _at(own, by_seed["kl_to_optimum"].idxmin()),
                 "stopped": _at(own, by_seed["population_loss"].idxmin()),
             }
-            last = kinds["last"]
+            last, start = kinds["last"], own[own["step"] == 0].set_index("seed")["kl_to_optimum"]
             row = described(options)[str(name)] | {"pairs": size, "seeds": len(last)}
             for kind, table in kinds.items():
                 values = table.set_index("seed")["kl_to_optimum"]
                 row |= summarized(kind, values.to_numpy(), name, str(size))
-                difference = (values - standard.setdefault(kind, values)).dropna().to_numpy()
-                row |= {"difference_seeds": len(difference)}
-                row |= summarized(f"{kind}_difference", difference, name, str(size))
-                row |= {f"{kind}_effect_size": effect(difference), f"{kind}_step": float(table["step"].median())}
+                other = standard.setdefault(kind, values)
+                row |= paired(f"{kind}_difference", values, other, name, str(size))
+                row |= {f"{kind}_effect_size": effect(values, other), f"{kind}_step": float(table["step"].median())}
+                row |= paired(f"{kind}_start_difference", values, start, name, str(size))
             row |= {column: mean(last[column].to_numpy()) for column in MEANS}
             row |= {"best_kl": mean(kinds["best"]["kl"].to_numpy()), "diverged": every["seed"].nunique() - len(last)}
             rows.append(row | {"outcome": _outcome(row, str(name))})
@@ -97,11 +98,7 @@ def _outcome(row: Mapping[str, Any], name: str) -> str:
         return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"
     if name == STANDARD:
         return "the comparison"
-    if not math.isfinite(row["last_difference_low"]):
-        return "too few seeds to tell"
-    if row["last_difference_low"] > 0:
-        return "further from the optimum"
-    return "nearer to the optimum" if row["last_difference_high"] < 0 else "not told from the standard"
+    return told(row, "last_difference", "nearer to the optimum", "not told from the standard", "further from the optimum")
 
 
 def curves_table(training: pd.DataFrame) -> pd.DataFrame:

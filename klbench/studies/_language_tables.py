@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from klbench.metrics import seeds
 from klbench.studies._language_run import UNTRAINED
 from klbench.studies._language_stage import clustered
 from klbench.studies._loop_options import NONE
@@ -22,7 +23,7 @@ Made = Callable[[str], dict[str, Any]]
 PAIRED = ("reward", "kl", "proxy")
 """What is compared completion by completion; there is a proxy where a reward model pays."""
 HALF = 0.5
-"""A penalty holds the policy if it leaves less than so much of the KL that training without one comes to."""
+"""A penalty holds the policy if it leaves less than so much of the KL that training without one comes to, for sure."""
 
 
 def training_table(runs: Sequence[Run], algorithm: str, beta: float, made: Made = described) -> pd.DataFrame:
@@ -45,11 +46,14 @@ def compared_table(runs: Sequence[Run], reference: str, made: Made = described) 
     """One row a combination: what its policies do in the end, means over seeds, and the paired difference from ``reference``.
 
     Standard errors are those of the completions measured, given the trained policies; ``_spread`` is the standard deviation
-    between seeds, NaN with one. Runs that diverged are counted and left out, unless all of a combination did.
+    between seeds, NaN with one. ``kl_share`` is the KL over that of training without a penalty on the same seeds, with a 95 %
+    interval over seeds; with one seed, over its completions. Runs that diverged are counted and left out, unless all of a
+    combination did.
     """
     import pandas as pd
 
     rows = []
+    free = _sound([run for run in runs if run["combination"] == NONE])
     for name in dict.fromkeys(run["combination"] for run in runs):
         every = [run for run in runs if run["combination"] == name]
         own = _sound(every) or every
@@ -63,13 +67,9 @@ def compared_table(runs: Sequence[Run], reference: str, made: Made = described) 
                 row[f"{key}_spread"] = float(values.std(ddof=1)) if len(own) > 1 else math.nan
         for other, word in ((reference, "difference"), (UNTRAINED, "gain")):
             row |= _differences(own, _sound([run for run in runs if run["combination"] == other]), word)
-        row["diverged"] = len(every) - len(_sound(every))
-        rows.append(row)
-    table = pd.DataFrame(rows)
-    free = table.loc[table["combination"] == NONE, "kl"]
-    table["kl_share"] = table["kl"] / float(free.iloc[0]) if len(free) else math.nan
-    table["outcome"] = [_outcome(row | {"kl_share": share}) for row, share in zip(rows, table["kl_share"], strict=True)]
-    return table
+        row |= {"diverged": len(every) - len(_sound(every))} | _share(_sound(own), free, name)
+        rows.append(row | {"outcome": _outcome(row)})
+    return pd.DataFrame(rows)
 
 
 def _sound(runs: Sequence[Run]) -> list[Run]:
@@ -91,12 +91,27 @@ def _differences(own: Sequence[Run], others: Sequence[Run], word: str) -> dict[s
     return result
 
 
+def _share(own: Sequence[Run], free: Sequence[Run], name: str) -> dict[str, float]:
+    """The KL over that of training without a penalty, by seed; of one seed by completion, on the same prompts and numbers."""
+    import pandas as pd
+
+    kl, others = (pd.Series({run["seed"]: run["statistics"]["kl"] for run in each}, dtype=float) for each in (own, free))
+    found = seeds.share("kl_share", kl, others, name)
+    pairs = [(run, other) for run in own for other in free if run["seed"] == other["seed"]]
+    if len(pairs) == 1:
+        run, other = pairs[0]
+        rest = np.subtract(run["values"]["kl"], found["kl_share"] * np.array(other["values"]["kl"]))
+        half = seeds.Z95 * clustered(rest, np.array(run["values"]["prompt"]))[1] / other["statistics"]["kl"]
+        found |= {"kl_share_low": found["kl_share"] - half, "kl_share_high": found["kl_share"] + half}
+    return found
+
+
 def _outcome(row: Mapping[str, Any]) -> str:
     if not row["seeds"]:
         return "diverged"
     if row["combination"] in (UNTRAINED, NONE) or math.isnan(row["kl_share"]):
         return ""
-    return "holds" if row["kl_share"] < HALF else "does not hold"
+    return seeds.told(row, "kl_share", "holds", "not told", "does not hold", of=HALF)
 
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:

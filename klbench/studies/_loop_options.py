@@ -7,10 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import gradients
-from klbench.rlhf.losses import Baseline, Normalisation, Whitening
+from klbench.rlhf.losses import GROUPED, Baseline, Normalisation, Whitening
 from klbench.types import Options
 
-Algorithm = Literal["ppo", "reinforce", "grpo"]
+Algorithm = Literal["ppo", "reinforce", "grpo", "trl_grpo", "verl_ppo", "openrlhf_ppo"]
 Weight = Annotated[float, Field(gt=0.0, le=1e3)]
 
 REFERENCE = "k1_reward"
@@ -22,7 +22,16 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "ppo": {"clip": 0.2, "epochs": 2, "baseline": "leave_one_out", "whitening": "none"},
     "reinforce": {"clip": None, "epochs": 1, "baseline": "leave_one_out", "whitening": "none"},
     "grpo": {"clip": 0.2, "epochs": 2, "baseline": "batch_mean", "whitening": "group"},
-}
+    "trl_grpo": {"clip": 0.2, "epochs": 1, "baseline": "batch_mean", "whitening": "group_trl", "normalisation": "token"},
+    "verl_ppo": {
+        "clip": 0.2, "epochs": 1, "baseline": "none", "whitening": "batch_verl", "normalisation": "token", "critic": True,
+        "trace": 1.0, "value_clip": 0.5, "dual_clip": 3.0, "ratio_limit": 20.0,
+    },
+    "openrlhf_ppo": {
+        "clip": 0.2, "epochs": 1, "baseline": "none", "whitening": "batch_openrlhf", "normalisation": "token", "critic": True,
+        "trace": 1.0, "value_clip": 0.5, "ratio_limit": 20.0,
+    },
+}  # fmt: skip
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -44,8 +53,10 @@ class LoopOptions(Options):
     Parameters
     ----------
     algorithm
-        ``ppo``: clipped surrogate, 2 epochs, leave-one-out. ``reinforce``: no clip, 1 epoch. ``grpo``: group mean, advantages
-        in units of the group's spread.
+        ``ppo``: clipped surrogate, 2 epochs, and no critic but the mean of a group's others. ``reinforce``: no clip, 1 epoch,
+        the same baseline, which is RLOO. ``grpo``: group mean, returns (less the penalty, where it stands in them) in units of
+        their group's spread. All three sum over tokens. ``trl_grpo`` (1.16, which has its penalty in the loss), ``verl_ppo``
+        (0.9), ``openrlhf_ppo`` (0.11): the advantages and losses of these trainers, by their defaults, means over tokens.
     beta
         The penalty's weight against the reward.
     combinations
@@ -54,7 +65,9 @@ class LoopOptions(Options):
         Batches sampled; sequences of each prompt in one; passes over it; the parts of a pass.
     learning_rate, decay, gradient_clip
         Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
-    clip, baseline, whitening, normalisation, clamp, target_kl, critic, trace, value_weight, pretraining_weight
+    clip, dual_clip, ratio_limit, baseline, whitening, normalisation, clamp, target_kl
+        As in :class:`klbench.rlhf.ppo.Recipe`.
+    critic, trace, value_weight, value_clip, pretraining_weight
         As in :class:`klbench.rlhf.ppo.Recipe`.
     every
         Updates between evaluations.
@@ -71,6 +84,8 @@ class LoopOptions(Options):
     decay: bool = True
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     clip: float | None = Field(gt=0.0, lt=1.0)
+    dual_clip: float | None = Field(default=None, gt=1.0)
+    ratio_limit: float | None = Field(default=None, gt=0.0)
     baseline: Baseline
     whitening: Whitening
     normalisation: Normalisation = "sum"
@@ -79,6 +94,7 @@ class LoopOptions(Options):
     critic: bool = False
     trace: float = Field(default=0.95, ge=0.0, le=1.0)
     value_weight: float = Field(default=0.5, gt=0.0)
+    value_clip: float | None = Field(default=None, gt=0.0)
     pretraining_weight: float = Field(default=0.0, ge=0.0, le=1e3)
     every: int = Field(default=10, ge=1)
 
@@ -98,7 +114,12 @@ class LoopOptions(Options):
     def _check_loop(self) -> LoopOptions:
         if REFERENCE not in self.combinations:
             raise ValueError(f"combinations must have {REFERENCE}, with which the others are compared")
-        if self.group < 2 and (self.baseline == "leave_one_out" or self.whitening == "group" or self._grouped()):
+        if self.whitening in GROUPED and (self.critic or self.baseline == "none"):
+            raise ValueError(
+                f"whitening={self.whitening} divides what the mean of a group has centred: it needs baseline=batch_mean or "
+                f"leave_one_out and critic=false, got baseline={self.baseline} and critic={str(self.critic).lower()}"
+            )
+        if self.group < 2 and (self.baseline == "leave_one_out" or self.whitening in GROUPED or self._grouped()):
             raise ValueError(f"group={self.group}: baselines and spreads within a group need at least 2 sequences")
         mean = [name for name in self.combinations if name != NONE and gradients.get(name).length_mean]
         if mean and self.normalisation == "sequence":

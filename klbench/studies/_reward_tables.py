@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from klbench.metrics.seeds import paired, summarized
 from klbench.studies._reward_options import RewardModelOptions
-from klbench.studies._training_tables import described, summarized
+from klbench.studies._training_tables import described
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,10 @@ SETTING = ["beta", "n", "step"]
 
 
 def curves_table(paths: pd.DataFrame) -> pd.DataFrame:
-    """One row a method, proxy and setting: means over ``seeds`` that did not diverge, with standard errors."""
+    """One row a method, proxy and setting: means over ``seeds`` that did not diverge, with standard errors.
+
+    ``gold_gain`` and the errors of estimates, each less the exact KL of the same policy, have intervals.
+    """
     import pandas as pd
 
     result = []
@@ -103,11 +107,13 @@ def curves_table(paths: pd.DataFrame) -> pd.DataFrame:
         row = dict(zip([*KEYS, *SETTING], key, strict=True)) | {"pairs": group["pairs"].iloc[0]}
         row |= {"seeds": int(group["kl"].notna().sum()), "diverged": int(group["kl"].isna().sum())}
         row |= {"kl_bound": group["kl_bound"].iloc[0]}
-        for column in ("kl", "proxy_gain", "gold_gain", "k1_estimate", "k3_estimate"):
+        group = group[group["kl"].notna()].set_index("seed").sort_index()
+        for column in ("kl", "proxy_gain", "k1_estimate", "k3_estimate"):
             row |= {column: group[column].mean(), f"{column}_se": group[column].sem()}
-        for column in ("k1", "k3"):  # of the same seeds' policies
-            error = group[f"{column}_estimate"] - group["kl"]
-            row |= {f"{column}_error": error.mean(), f"{column}_error_se": error.sem()}
+        names = [str(each) for each in key]
+        row |= summarized("gold_gain", group["gold_gain"].to_numpy(), *names)
+        for column in ("k1", "k3"):
+            row |= paired(f"{column}_error", group[f"{column}_estimate"], group["kl"], *names)
         result.append(row)
     return pd.DataFrame(result)
 

@@ -63,8 +63,6 @@ def _take(pairs: Pairs, first: int, last: int) -> Pairs:
 
 def _models(options: RewardModelOptions, bed: Testbed, pairs: Pairs) -> tuple[Rows, Tensor, Rows]:
     """Trains all models; their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
-    import torch
-
     from klbench.rlhf import reward_model
 
     most = max(options.sizes)
@@ -75,8 +73,7 @@ def _models(options: RewardModelOptions, bed: Testbed, pairs: Pairs) -> tuple[Ro
     every = max(1, options.model_steps // 60)
     for each in reward_model.train(world, steps=options.model_steps, every=every, smoothing=options.smoothing):
         report = each
-    with torch.no_grad():
-        scores = world.scores(world.kept)
+    scores = world.kept_scores()
     test = _take(pairs, most, most + TEST_PAIRS)
     values = _quality(options, bed, scores, test) | {
         "kept_step": report.kept, "train_loss": report.loss, "train_accuracy": report.accuracy,

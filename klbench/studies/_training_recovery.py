@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from klbench.metrics.seeds import mean, summarized
 from klbench.rlhf.penalty import Arm, arm
 from klbench.rlhf.replicas import Replicas
 from klbench.rlhf.testbed import Testbed
 from klbench.studies._training_options import TrainingOptions
-from klbench.studies._training_tables import described, going, mean, summarized
+from klbench.studies._training_tables import described, going
 
 if TYPE_CHECKING:
     import pandas as pd

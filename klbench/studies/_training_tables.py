@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from klbench import gradients, streams
+from klbench import gradients
+from klbench.metrics.seeds import effect, mean, paired, side, summarized, told
 from klbench.studies._training_options import NONE, REFERENCE, TrainingOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-RESAMPLES = 9_999
-FEW = 8
-"""With fewer values the means of resamples do not range as far as an interval has to."""
 BAND = (0.1, 0.9)
 """Quantiles over seeds between which a learning curve's band lies."""
 
@@ -28,46 +26,6 @@ def described(name: str) -> dict[str, Any]:
         return {"combination": NONE} | dict.fromkeys(parts, NONE)
     combination = gradients.get(name)
     return {"combination": name} | {part: getattr(combination, part) for part in parts}
-
-
-def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
-    """A 95 % interval of the mean over seeds: bias-corrected, accelerated bootstrap, of a level raised for their number.
-
-    Resampling n values spreads by 1/n where the variance wants 1/(n-1), and by the normal distribution where Student's t is
-    due: at the level ``2 Phi(sqrt(n/(n-1)) t(0.975, n-1)) - 1`` it is as wide as the t interval, where values are normal, and
-    leans to where they are skewed (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", on the expanded percentile
-    interval; Efron 1987). Below 8 values resamples range less far, and the interval is Student's t. By simulation it covers
-    a normal mean in 95.0 % with 4 values, 93.8 % with 8 and 94.9 % with 16, an exponential one in 88 %, 91 % and 93 %. It may
-    pass a bound that the values have. NaN: of one value, or of any that is not finite.
-    """
-    from scipy.stats import bootstrap, norm, t
-
-    n = len(values)
-    if n < 2 or not np.isfinite(values).all():
-        return math.nan, math.nan
-    if np.ptp(values) <= 1e-12 * np.abs(values).max():  # nothing to resample
-        return float(values.mean()), float(values.mean())
-    quantile = float(t.ppf(0.975, n - 1))
-    if n < FEW:
-        half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
-        return float(values.mean()) - half, float(values.mean()) + half
-    level = 2.0 * float(norm.cdf(math.sqrt(n / (n - 1)) * quantile)) - 1.0
-    found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa",
-        rng=streams.generator(0, "bootstrap", *names),
-    )  # fmt: skip
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def summarized(name: str, values: np.ndarray, *names: str | int) -> dict[str, float]:
-    """Mean and interval under ``name``, ``name_low`` and ``name_high``."""
-    low, high = interval(values, name, *names)
-    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
-
-
-def mean(values: np.ndarray) -> float:
-    """NaN of nothing, as where all seeds diverged."""
-    return float(values.mean()) if len(values) else math.nan
 
 
 def going(table: pd.DataFrame) -> pd.DataFrame:
@@ -110,10 +68,17 @@ def by_seed(table: pd.DataFrame, name: str, column: str) -> pd.Series[float]:
     return rows.set_index("seed")[column].astype(float)
 
 
-def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
-    """One row a combination: where it ended, and the paired difference from k1 in the reward.
+def starts(training: pd.DataFrame, name: str) -> pd.Series[float]:
+    """Regret before training of each seed of a combination."""
+    rows = training[(training["combination"] == name) & (training["step"] == 0)]
+    return rows.set_index("seed")["regret"].astype(float).sort_index()
 
-    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either.
+
+def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
+    """One row a combination: where it ended, and the paired differences from k1 in the reward and from before training.
+
+    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either;
+    ``start_regret`` is that of all seeds.
     """
     import pandas as pd
 
@@ -121,13 +86,13 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
     for name in options.combinations:
         every = training[training["combination"] == name]
         regret = by_seed(training, name, "regret")
-        difference = (regret - by_seed(training, REFERENCE, "regret")).dropna().to_numpy()
-        kept = every[every["seed"].isin(regret.index)]
-        start, own = every[every["step"] == 0]["regret"].mean(), kept[kept["step"] > 0]
+        reference = by_seed(training, REFERENCE, "regret")
+        start = starts(training, name)
+        own = every[every["seed"].isin(regret.index) & (every["step"] > 0)]
         error = (own["kl_estimate"] - own["kl"]).groupby(own["seed"]).mean().to_numpy()
-        row = described(name) | {"seeds": len(regret), "fixed_point": points[name], "start_regret": float(start)}
-        row |= summarized("regret", regret.to_numpy(), name) | {"difference_seeds": len(difference)}
-        row |= summarized("difference", difference, name) | {"effect_size": effect(difference)}
+        row = described(name) | {"seeds": len(regret), "fixed_point": points[name], "start_regret": mean(start.to_numpy())}
+        row |= summarized("regret", regret.to_numpy(), name) | paired("start_difference", regret, start, name)
+        row |= paired("difference", regret, reference, name) | {"effect_size": effect(regret, reference)}
         row |= {column: mean(by_seed(training, name, column).to_numpy()) for column in ("reward", "kl", "kl_to_optimum")}
         row |= summarized("estimate_error", error, name)
         row |= {"clip_fraction": own["clip_fraction"].mean(), "clamp_fraction": own["clamp_fraction"].mean()}
@@ -137,24 +102,14 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
     return pd.DataFrame(rows)
 
 
-def effect(difference: np.ndarray) -> float:
-    """Mean over standard deviation of paired differences (Cohen's d_z)."""
-    spread = float(difference.std(ddof=1)) if len(difference) > 1 else math.nan
-    return mean(difference) / spread if spread > 0 else math.nan
-
-
 def _outcome(row: Mapping[str, Any], name: str) -> str:
     if row["diverged"]:
         return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"
-    if row["regret_low"] > row["start_regret"]:
+    if side(row, "start_difference") == 1:
         return "worse than not training"
     if name == REFERENCE:
         return "the comparison"
-    if not math.isfinite(row["difference_low"]):
-        return "too few seeds to tell"
-    if row["difference_low"] > 0:
-        return f"behind {REFERENCE}"
-    return f"ahead of {REFERENCE}" if row["difference_high"] < 0 else f"not told from {REFERENCE}"
+    return told(row, "difference", f"ahead of {REFERENCE}", f"not told from {REFERENCE}", f"behind {REFERENCE}")
 
 
 def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions) -> tuple[pd.DataFrame, pd.DataFrame]:

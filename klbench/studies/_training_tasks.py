@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 SEEDS_A_TASK = 4
 """Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
-FREE_STEPS = 300
-"""Of free logits, up to 1 nat each: what the slowest combination needs to exchange one preferred sequence for another."""
+FREE_STEPS, MOST_FREE_STEPS = 300, 3000
+"""Of free logits, up to 1 nat each: what the slowest combination needs to exchange one preferred sequence for another, and how
+many it gets where its gradient has not vanished by then."""
 
 Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
 Rows = list[dict[str, Any]]
@@ -138,16 +139,17 @@ def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     from klbench.rlhf import expected
 
     found = expected.settle(
-        bed, task.arms, steps=FREE_STEPS, group=options.group, pretraining_weight=options.pretraining_weight
-    )
-    return _exact(bed, task, FREE_STEPS, found)
+        bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,
+        pretraining_weight=options.pretraining_weight,
+    )  # fmt: skip
+    return _exact(bed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
 
 
-def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor) -> Rows:
+def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
     import torch
 
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
-    rows = _rows(task, step, bed.exact(log_probs, beta), {})
+    rows = _rows(task, step, bed.exact(log_probs, beta), more)
     return [{key: value for key, value in row.items() if key != "arm"} for row in rows]
 
 
@@ -167,8 +169,11 @@ def chunks(seeds: int) -> list[tuple[int, ...]]:
     return [tuple(range(first, min(first + SEEDS_A_TASK, seeds))) for first in range(0, seeds, SEEDS_A_TASK)]
 
 
-def plan(options: TrainingOptions, alike: Sequence[int]) -> list[Task]:
-    """All tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once."""
+def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
+    """All tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
+
+    Free logits are let go to where they rest for those alone that have a fixed point, ``""`` being none.
+    """
     names = options.combinations
     firsts = tuple(names[i] for i in sorted(set(alike)))
     one = (options.beta,)
@@ -181,4 +186,5 @@ def plan(options: TrainingOptions, alike: Sequence[int]) -> list[Task]:
         result += [Task("recovery", options.recovery, one, seeds) for seeds in chunks(options.seeds)]
     few = min(options.noise_free_seeds, options.seeds)
     result += [Task("noise_free", firsts, one, seeds) for seeds in chunks(few)]
-    return result + [Task("free", firsts, one, seeds) for seeds in chunks(few)]
+    resting = tuple(names[i] for i in sorted(set(alike)) if points[i])
+    return result + [Task("free", resting, one, seeds) for seeds in chunks(few) if resting]

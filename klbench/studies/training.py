@@ -24,7 +24,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     with tasks.one_thread():
         alike = expected.alike(bed, arms, options.group)
         points = fixed_points.which(bed, arms, options.group)
-    plan = tasks.plan(options, alike)
+    plan = tasks.plan(options, alike, [point for point, _ in points])
     found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": [], "recovery": []}
     try:
         work = {task.label: (options, context.seed, task) for task in plan}

@@ -41,6 +41,7 @@ def content(shift: float = 0.0, status: str = "ok") -> dict[str, pd.DataFrame]:
             row = what | {"pairs": size, "seeds": 4, "last_effect_size": 1.0, "best_step": 10.0, "kl": 1.1, "reward": 0.4}
             row |= spread("last", end + shift) | spread("best", 0.9 * end) | spread("stopped", 0.95 * end)
             row |= spread("last_difference", end - base, 0.0 if name == "dpo" else 0.05)
+            row |= spread("last_start_difference", end + shift - START, 0.6)
             row |= {"kl_to_own": 0.3, "accuracy": 0.9, "population_accuracy": 0.7, "reward_slope": 1.2, "diverged": 0}
             row |= {"loss": 0.3, "population_loss": 1.9}
             final.append(row | {"reward_correlation": 0.8, "policy_correlation": 0.4, "outcome": "x"})
@@ -74,7 +75,9 @@ def test_the_answer_is_that_of_the_tables() -> None:
     )
     assert "64 pairs: 2.0 (1.9 to 2.0), at its best 1.8" in text or "64 pairs: 2.0 (1.9 to 2.1), at its best 1.8" in text
     assert "to the power −0.43 (−0.48 to −0.38)" in text
-    assert "With 64 pairs the policy ends further from the optimum than the reference was" in text
+    assert (
+        "With 64 pairs it cannot be told from the reference. With 1,024 pairs it ends nearer. (Paired by seed, 95 %.)" in text
+    )
     assert "With 64 pairs its loss on them went from 0.69 to 0.30, and that on all pairs to 1.9." in text
     assert "It ranks 90 % of its own pairs as they are labelled, and 70 % of all pairs." in text
     assert "f-dpo chi2: −0.20 (−0.25 to −0.15)" in text
@@ -87,9 +90,9 @@ def test_the_answer_is_that_of_the_tables() -> None:
 
 
 def test_other_numbers_other_sentences() -> None:
-    text = said(content(shift=-0.6))
-    assert "At no number of pairs does the policy end further from the optimum" in text
-    assert "Standard DPO ends 1.4 nats from the optimum" in text
+    text = said(content(shift=0.2))
+    assert "With 64 pairs the policy ends further from the optimum than the reference was. With 1,024 pairs it ends" in text
+    assert "Standard DPO ends 2.2 nats from the optimum" in text
 
 
 def test_what_diverged_is_told_first() -> None:
@@ -107,6 +110,7 @@ def test_one_seed_has_no_intervals() -> None:
     text = said(tables)
     assert "64 pairs: 2.0, at its best 1.8" in text
     assert "Against standard DPO" not in text
+    assert "Too few seeds to tell." in text
     assert "nan" not in text
 
 

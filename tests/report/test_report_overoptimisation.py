@@ -46,8 +46,8 @@ def content(status: str = "ok") -> dict[str, pd.DataFrame]:
                     "k1_estimate": 2.1 * i,
                     "k3_estimate": 1.2 * i,
                 }
-                row |= {"k1_error": 0.1 * i, "k3_error": -0.8 * i, "k1_error_se": 0.1, "k3_error_se": 0.2}
-                row |= {f"{name}_se": 0.01 for name in ("kl", "proxy_gain", "gold_gain", "k1_estimate", "k3_estimate")}
+                row |= spread("gold_gain", 0.2 * i) | spread("k1_error", 0.1 * i, 0.3) | spread("k3_error", -0.8 * i, 0.5)
+                row |= {f"{name}_se": 0.01 for name in ("kl", "proxy_gain", "k1_estimate", "k3_estimate")}
                 curves.append(row | {"kl_bound": 2.2 * i if method == "best_of_n" else math.nan})
             top, end, kl, end_kl, says = PEAKS[proxy]
             row = what | {"seeds": 4, "peak_kl": kl, "peak_proxy": top, "end_gold": end, "end_kl": end_kl, "end_proxy": says}
@@ -91,16 +91,18 @@ def test_the_answer_is_that_of_the_tables() -> None:
     assert "4,096 pairs: 0.74 at 7.5 nats, then 0.74 at 10: hardly anything lost" in text
     assert "The best of 16 is 4.00 nats from the reference; the usual log n − (n − 1)/n says 4.40" in text
     assert "PPO, k1_reward: −0.050 (−0.055 to −0.045)" in text
-    assert "k1_reward: 4.00 exact; k1 0.20 ± 0.20, k3 −1.6 ± 0.4" in text
+    assert "k1_reward: 4.00 exact; k1 0.20 (−0.10 to 0.50), k3 −1.6 (−2.1 to −1.1)" in text
     assert "With k1_reward and none k3 is short" in text
 
 
 def test_other_numbers_other_sentences() -> None:
     tables = content()
-    tables["overoptimisation"]["k3_error"] = 0.1
+    tables["overoptimisation"]["k3_error_high"] = 0.1
+    tables["peaks"]["lost_high"] = 0.0021
     tables["reward_models"]["untrained"] = 0
     text = said(tables)
     assert "k3 is short" not in text
+    assert "hardly anything lost" not in text
     assert "Held-out pairs confirm nothing" not in text
 
 
@@ -112,7 +114,7 @@ def test_what_diverged_is_told() -> None:
 
 def test_one_seed_has_no_intervals() -> None:
     tables = content()
-    for name in ("peaks", "equal_kl", "reward_models"):
+    for name in ("overoptimisation", "peaks", "equal_kl", "reward_models"):
         columns = [column for column in tables[name] if column.endswith(("_low", "_high"))]
         tables[name][columns] = math.nan
     tables["overoptimisation"][[c for c in tables["overoptimisation"] if c.endswith("_se")]] = math.nan

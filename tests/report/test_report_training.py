@@ -61,6 +61,7 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
             ]  # fmt: skip
         row = {"combination": name, **parts(name), "seeds": SEEDS, "fixed_point": point, "start_regret": START}
         row |= spread("regret", regret) | spread("difference", regret - 0.02, 0.0 if name == "k1_reward" else 0.005)
+        row |= spread("start_difference", regret - START) | {"start_difference_seeds": SEEDS}
         row |= {"effect_size": 2.0, "reward": 0.5, "kl": kl, "kl_to_optimum": 5 * regret} | spread("estimate_error", -0.01)
         row |= {"clip_fraction": 0.001, "clamp_fraction": 0.0, "diverged": 0, "outcome": outcome(name, regret)}
         final.append(row)
@@ -68,7 +69,7 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
             {"combination": name, **parts(name), "fixed_point": point, "formula": "π = ref" if point else "", "residual": 1e-16,
              "seeds": 2} | spread("predicted_regret", predicted) | spread("predicted_kl", kl) | spread("free_regret", 0.04)
             | spread("noise_free_regret", 0.015) | spread("sampled_regret", regret) | spread("sampled_kl", kl)
-            | {"start_regret": START, "sampled_seeds": 2, "sampled_way": (START - regret) / (START - predicted)}
+            | {"start_regret": START, "sampled_seeds": 2} | spread("sampled_way", (START - regret) / (START - predicted))
         )  # fmt: skip
     for name, missing in (("k1_reward", 0.02), ("k3_loss", 0.06)):
         for beta, kl in ((0.1, 2.0), (0.2, 1.0)):
@@ -119,11 +120,13 @@ def test_the_answer_is_that_of_the_tables() -> None:
     assert "Fixed point of token-level KL(q‖p): regret 0.040, 0.040 with a free logit for every token, 0.015 in" in text
     assert "Fixed point of token-level KL(p‖q): regret 0.080" in text
     assert "All of this card is for 2 of the 4 seeds." in text
-    assert "is at most 25 % of the way from the regret before training." in text
+    assert "is at most 25 % of the way from the regret before training, by the whole of its 95 % interval" in text
     assert "Not at the floor" not in text
+    assert "do not tell" not in text
     assert "none: 8.0 nats, regret 1.0" in text
     assert "k1_reward ends at 1.0 nats." in text
-    assert "Worse than not to train at all (0.40): k3_reward." in text
+    assert "Worse than not to train at all (0.40), paired by seed: k3_reward by 0.10 (0.095 to " in text
+    assert "Cannot be told from not to train" not in text
     assert "5 of 5 combinations are behind for sure (95 % intervals)." in text
     assert "The least: k2_sequence_loss, by 0.010 (0.0050 to 0.015). The most: none, by 0.98" in text
     assert "k1_reward: 0.022 to 0.024" in text
@@ -176,7 +179,42 @@ def test_a_floor_that_training_has_not_come_to_is_none_that_it_stalls_at() -> No
     assert stalls < text.index("k3_loss: 0.090") < others
     assert "Fixed point of KL(p‖q) of sequences: regret 0.95, 0.040 with a free logit" in card
     assert "k3_sequence_loss: 0.50 (0.30 to 0.70)" in card
-    assert "they have gone: k3_sequence_loss 10.9 %." in card
+    assert "they have gone (95 % intervals): k3_sequence_loss 10.9 % (10.4 % to 11.4 %)." in card
+
+
+def test_free_logits_that_are_not_at_rest_are_told() -> None:
+    tables = content()
+    assert "not yet at rest" not in said(tables)
+    tables["fixed_points"] = tables["fixed_points"].assign(free_unsettled=1.0, free_steps=3000.0)
+    assert "0.040 with a free logit for every token (1 of 2 seeds not yet at rest after 3,000 steps)," in said(tables)
+
+
+@pytest.mark.parametrize(("low", "high", "title"), [
+    (0.76, 1.24, "Stall at a floor that was predicted"),
+    (0.70, 1.00, "At the predicted floor or not: these seeds do not tell"),
+    (1.00, 1.30, "At the predicted floor or not: these seeds do not tell"),
+    (0.10, 0.74, "Not at the floor that is predicted for them"),
+    (1.26, 1.50, "Not at the floor that is predicted for them"),
+    (math.nan, math.nan, "At the predicted floor or not: these seeds do not tell"),
+])  # fmt: skip
+def test_the_whole_interval_decides_of_a_floor(low: float, high: float, title: str) -> None:
+    tables = content({name: end for name, end in ENDS.items() if name in ("k1_reward", "k3_loss")})
+    points = tables["fixed_points"].set_index("combination")
+    points.loc["k3_loss", ["sampled_way_low", "sampled_way_high"]] = low, high
+    tables["fixed_points"] = points.reset_index()
+    titles = ("Stall at", "Not at the floor", "At the predicted floor or not")
+    assert title in said(tables)
+    assert sum(each in said(tables) for each in titles) == 1
+
+
+def test_a_regret_above_the_start_that_pairs_do_not_tell_is_none() -> None:
+    tables = content()
+    final = tables["final"].set_index("combination")
+    final.loc["k3_reward", ["start_difference_low", "start_difference_high"]] = -0.025, 0.216
+    tables["final"] = final.reset_index()
+    text = said(tables)
+    assert "Worse than not" not in text
+    assert "Cannot be told from not to train at all (0.40), paired by seed: k3_reward by 0.10 (−0.025 to 0.22)." in text
 
 
 def test_what_diverged_everywhere_has_no_numbers(make_run: MakeRun) -> None:

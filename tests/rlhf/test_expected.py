@@ -81,12 +81,28 @@ def test_with_one_token_the_token_formulas_are_those_of_the_sequence(bed) -> Non
 
 def test_without_noise_training_goes_where_it_is_predicted(bed) -> None:
     names = ["k1_reward", "k2_loss", "k3_loss", "k3_sequence_loss"]
-    exact = bed.exact(expected.settle(bed, [arm(n, BETA) for n in names], steps=200, group=8), betas(4))
+    found = expected.settle(bed, [arm(n, BETA) for n in names], least=60, most=2000, group=8)
+    exact = bed.exact(found.log_probs, betas(4))
     for i, point in enumerate(("optimum", "token_kl", "token_k3", "sequence_k3")):
         predicted = bed.exact(fixed_points.predicted(bed, point, betas(1)), betas(1))
         assert torch.allclose(exact.regret[i], predicted.regret[0], atol=1e-6 if i < 3 else 1e-4), point
+        assert torch.allclose(exact.kl[i], predicted.kl[0], atol=1e-4), point
+    assert bool((found.residual <= expected.REST).all())
+    assert bool((found.steps >= 60).all())
     assert float(exact.regret[0].max()) < 1e-6
     assert float(exact.regret[1:].min()) > 1e-3
+
+
+def test_where_steps_do_not_suffice_it_is_no_rest(bed) -> None:
+    names = ["k1_reward", "k3_sequence_loss", "k3_reward"]
+    short = expected.settle(bed, [arm(n, BETA) for n in names], least=10, most=10, group=8)
+    assert bool((short.residual > expected.REST).all())
+    assert bool((short.steps == 10).all())
+    long = expected.settle(bed, [arm(n, BETA) for n in names[:2]], least=40, most=3000, group=8)
+    assert bool((long.residual <= expected.REST).all())
+    assert bool((long.steps[1] > long.steps[0]).all())
+    none = expected.settle(bed, [arm("k3_reward", BETA)], least=40, most=200, group=8)
+    assert bool((none.residual > 0.01).all())
 
 
 def test_a_free_policy_that_overflows_stops_no_other(bed, monkeypatch) -> None:
@@ -101,10 +117,15 @@ def test_a_free_policy_that_overflows_stops_no_other(bed, monkeypatch) -> None:
         return loss, gradient
 
     monkeypatch.setattr(expected, "gradients", watched)
-    both = expected.settle(bed, [arm("k1_reward", BETA), arm("k3_reward", 5.0)], steps=60, group=8)
-    assert torch.stack(overflowed).any(0).any(-1).tolist() == [False, True]
-    assert bool(both.isfinite().all())
-    assert torch.equal(both[0], expected.settle(bed, [arm("k1_reward", BETA)], steps=60, group=8)[0])
+    found = expected.settle(bed, [arm("k1_reward", BETA), arm("k3_reward", 5.0)], least=60, most=60, group=8)
+    assert torch.cat(overflowed).any()
+    assert found.residual.isfinite().all(-1).tolist() == [True, False]
+    assert bool(found.log_probs.isfinite().all())
+    for k, seed in enumerate(bed.seeds):
+        alone = expected.settle(
+            dataclasses.replace(bed, seeds=(seed,)), [arm("k3_reward", 5.0)], least=60, most=60, group=8
+        ).log_probs
+        assert torch.equal(found.log_probs[1, k], alone[0, 0])
 
 
 def test_k1_in_the_loss_drifts_as_if_there_were_no_kl(bed) -> None:

@@ -266,3 +266,15 @@ def test_fine_tuning_learns_completions_and_their_end_and_no_prompt() -> None:
     again, _ = sft.train(start, examples, steps=40, rate=0.03, seed=0, dtype="float32")
     pairs = zip(learned.model.parameters(), again.model.parameters(), strict=True)
     assert all(torch.equal(one, other) for one, other in pairs)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 12])
+def test_a_policy_that_is_its_reference_has_a_ratio_of_one_to_the_bit(n) -> None:
+    start = model(1, torch.float32)
+    setting = Setting(n, 1, 4, rate=0.02, clip=None, steps=None, batch=3)
+    world = Language(start, start, [(1, 2), (4,), (5, 6, 1)], judge, setting, (0, "test"))
+    for update in range(6):
+        rollouts = world.rollouts(world.sample(update, 0))
+        assert torch.equal(rollouts.log_q.detach(), rollouts.log_p)
+        assert float(rollouts.kl.detach().abs().max()) == 0.0
+    assert not any(each.requires_grad for each in start.model.parameters())

@@ -186,3 +186,14 @@ def test_the_clipped_loss_with_k3_in_it_is_trls(theirs, ours) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
     gradients = [torch.autograd.grad(each, log_q)[0] for each in (found, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("baseline", ["batch_mean", "leave_one_out"])
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -0.7])
+def test_equal_returns_have_no_advantage_to_the_bit(baseline, value) -> None:
+    """0.1 three times has the mean 0.10000000000000002 in float64, and 1e-17 over a spread of 0 would be a step of Adam's."""
+    returns = torch.full((6, 1), value, dtype=F64)
+    advantage = losses.centred(returns, 6, baseline)
+    assert torch.equal(advantage, torch.zeros_like(returns))
+    mask = torch.ones(6, 1, dtype=torch.bool)
+    assert torch.equal(losses.whitened(advantage, mask, 6, "group"), torch.zeros_like(returns))

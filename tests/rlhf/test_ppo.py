@@ -3,13 +3,14 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from klbench import gradients
 from klbench.gradients import Combination
 from klbench.rlhf import expected, testbed
-from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.rlhf.penalty import Arm, arm, estimates, standard_error
 from klbench.rlhf.ppo import Recipe, train
 from klbench.rlhf.replicas import Adam, Replicas
 
@@ -267,3 +268,25 @@ def test_nobody_else_changes_a_replicas_bits(bed, model) -> None:
     many, _ = trained(two, ["k1_reward", "k1_loss", "full_loss", "k3_loss"])
     few, _ = trained(one, ["full_loss"])
     assert torch.equal(many.theta[2, 1], few.theta[0, 0])
+
+
+def test_the_standard_error_of_the_estimate_is_that_of_its_error() -> None:
+    """Prompts of whose policies some have left the reference and some have not: (estimate - exact) / se has an sd of 1."""
+    bed = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=6, width=2, seed=5, seeds=tuple(range(300)))
+    arms = [arm(name, BETA) for name in ("k1_reward", "full_loss")]
+    recipe = Recipe(updates=0, group=64)
+    replicas = world(bed, arms, recipe)
+    draws = torch.from_numpy(np.random.default_rng(2).normal(size=replicas.theta.shape[1:]))
+    with torch.no_grad():
+        replicas.theta += draws * torch.linspace(0.0, 0.7, draws.shape[-1], dtype=torch.float64)
+        exact = bed.exact(bed.everywhere(replicas.policies), torch.full((2,), BETA, dtype=torch.float64)).kl
+    (report,) = train(replicas, arms, recipe)
+    z = (report.kl_estimate - exact) / report.kl_estimate_se
+    assert bool((z.mean(-1).abs() < 5 / math.sqrt(300)).all())
+    assert bool(((z.std(-1) - 1.0).abs() < 5 / math.sqrt(2 * 300)).all())  # the standard error of an sd of normal values
+
+
+def test_one_sequence_a_prompt_does_not_tell_the_error() -> None:
+    values = torch.tensor([[1.0, 3.0, 10.0, 14.0]])
+    assert float(standard_error(values, 2)) == pytest.approx(math.sqrt((2.0 + 8.0) / 2 / 4))  # variances 2 and 8, by hand
+    assert bool(standard_error(values, 1).isnan().all())

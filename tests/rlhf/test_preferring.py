@@ -8,7 +8,7 @@ import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
-from klbench.rlhf.dpo import Arm, train
+from klbench.rlhf.dpo import Arm, judged, train
 from klbench.rlhf.language import Language, Setting
 from klbench.rlhf.preferring import Pairs, Preferring, sampled
 from klbench.rlhf.sft import Examples, padded
@@ -58,6 +58,21 @@ def test_every_pair_stands_once_in_a_pass_and_passes_differ() -> None:
     passes = [np.concatenate([preferring.which(2 * k), preferring.which(2 * k + 1)]) for k in range(8)]
     assert all(sorted(each) == [0, 1, 2] for each in passes)
     assert len({tuple(each) for each in passes}) > 1
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 7])
+def test_a_policy_that_is_its_reference_ranks_nothing(batch) -> None:
+    """In float32 the log-probability of a completion depends on what it is padded to; that of the reference is no other's."""
+    setting = Setting(2, 2, 4, rate=0.02, clip=None, steps=None, batch=3)
+    start = model(1, torch.float32)
+    world = Language(start, start, PROMPTS, judge, setting, (0, "test"))
+    stream = streams.generator(0, "test")
+    pairs = sampled(start, PROMPTS, judge, 40, scale=6.0, tokens=4, batch=40, dtype="float32", stream=stream)
+    preferring = Preferring(world, pairs, batch)
+    for step in range(-(-40 // batch)):
+        report = judged([Arm("dpo", 0.7)], preferring.log_ratios(step))
+        assert float(report.margin) == 0.0
+        assert float(report.accuracy) == 0.5
 
 
 def test_it_learns_to_rank() -> None:

@@ -66,6 +66,41 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
         assert np.abs(one - 1.0 / (1.0 + np.exp(-truth))).mean() < 0.05
 
 
+@pytest.mark.parametrize(("vocabulary", "n"), [(2, 20), (4, 20), (4, 64)])
+def test_what_no_pair_sets_apart_has_the_same_score(vocabulary, n) -> None:
+    """From few pairs a table has many scores that are equal in exact arithmetic, and gaps far above rounding between others.
+
+    Best of n, by hand from scores that count as equal within 1e-9: of 1,024 answers it hangs on which of the best ones tie.
+    """
+    bed = testbed.Testbed("gru", vocabulary=vocabulary, horizon=3, prompts=2, width=4, seed=0, seeds=tuple(range(8)))
+    world, _ = models(bed, (n,), 100, rate=0.01)
+    list(reward_model.train(world, steps=100, every=10))
+    gaps = world.scores(world.kept).sort(-1).values.diff()
+    assert not bool(((gaps > 1e-13) & (gaps < 1e-9)).any())  # no step was made of what rounding left of a gradient of 0
+    score = world.kept_scores()
+    gaps = score.sort(-1).values.diff()
+    assert not bool(((gaps > 0) & (gaps < 1e-9)).any())
+    assert bool((gaps == 0).any())
+    found = proxies.best_of_n(bed, score, torch.tensor([1024.0], dtype=F64)).kl[0, 0]
+    for k in range(8):
+        kl = 0.0
+        for prompt in range(2):
+            p, s = bed.leaf_log_p[k, prompt].exp().numpy(), score[0, k, prompt].numpy()
+            below, equal = ((s[None] < s[:, None] - 1e-9) @ p, (np.abs(s[None] - s[:, None]) <= 1e-9) @ p)
+            q = p / equal * ((below + equal) ** 1024 - below**1024)
+            kl += float(q[q > 0] @ np.log(q[q > 0] / p[q > 0])) / 2
+        assert float(found[k]) == pytest.approx(kl, abs=1e-9)
+
+
+def test_scores_that_rounding_sets_apart_are_one_and_no_others() -> None:
+    eps = 2.0**-52
+    score = torch.tensor([3.0, 1.0 + 2 * eps, -4.0, 1.0, 3.0 - 4 * eps, 1.0 + 4 * eps, 1.0 + 1e-9, 0.0, 0.0], dtype=F64)
+    expected = torch.tensor([3.0 - 4 * eps, 1.0, -4.0, 1.0, 3.0 - 4 * eps, 1.0, 1.0 + 1e-9, 0.0, 0.0], dtype=F64)
+    assert torch.equal(proxies.tied(score), expected)
+    assert torch.equal(proxies.tied(torch.stack([score, -score])), torch.stack([expected, proxies.tied(-score)]))
+    assert torch.equal(proxies.tied(torch.zeros(3, dtype=F64)), torch.zeros(3, dtype=F64))
+
+
 def test_its_gradient_by_finite_differences(small) -> None:
     world, _ = models(small, (40, 200), 5, model="gru")
     with torch.no_grad():

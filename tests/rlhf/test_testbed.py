@@ -105,3 +105,16 @@ def test_rewards_are_bounded_structured_and_a_seeds_own(bed) -> None:
     assert torch.equal(alone.log_p[0], bed.log_p[1])
     assert not torch.equal(bed.reward[0], bed.reward[1])
     assert not torch.equal(dataclasses.replace(bed, seed=1).reward, bed.reward)
+
+
+def test_sequences_with_the_same_tokens_and_neighbours_have_the_same_reward() -> None:
+    """``aaba`` and ``abaa`` have the same terms in another order: in exact arithmetic, and so to the bit, the same sum."""
+    bed = testbed.Testbed("gru", vocabulary=3, horizon=5, prompts=1, width=4, seed=0, seeds=(0, 1))
+    neighbours = ([f"{a}{b}" for a, b in itertools.pairwise(sequence)] for sequence in sequences(bed))
+    terms = [tuple(sorted([*map(str, each), *two])) for each, two in zip(sequences(bed), neighbours, strict=True)]
+    for k in range(2):
+        found: dict[tuple[str, ...], set[float]] = {}
+        for each, reward in zip(terms, rewards_by_hand(bed, k, 0).values(), strict=True):
+            found.setdefault(each, set()).add(reward)
+        assert len(found) < len(terms)
+        assert all(len(values) == 1 for values in found.values())

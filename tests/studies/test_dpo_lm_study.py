@@ -51,6 +51,8 @@ def test_the_tables_hold_the_exact_kl_beside_what_samples_say_of_it(whole) -> No
     start = training[training["step"] == 0]
     assert float(start["kl"].abs().max()) == 0.0
     assert np.allclose(start.loc[start["combination"] != "dpo smoothed 0.1", "loss"], math.log(2.0))
+    assert bool((start["accuracy"] == 0.5).all())  # the policy is its reference, to the bit: every pair is a tie
+    assert bool((start["margin"] == 0.0).all())
     later = training[training["step"] > 0]
     assert bool((later["kl"] > 0).all())
     assert bool((later["loss"] < math.log(2.0) + 0.1).all())

@@ -232,7 +232,8 @@ def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
     standard, other, gone = (final.loc[name] for name in ARMS)
     assert standard["last"] == pytest.approx(last["dpo"][[1, 2]].mean())
     assert (other["seeds"], other["diverged"], other["outcome"]) == (2, 1, "diverged on some seeds")
-    assert other["difference_seeds"] == 1
+    assert other["last_difference_seeds"] == 1
+    assert other["last_start_difference_seeds"] == 2
     assert other["last_difference"] == pytest.approx(last[ARMS[1]][2] - last["dpo"][2])
     assert (gone["seeds"], gone["diverged"], gone["outcome"]) == (0, 3, "diverged on all seeds")
     assert gone[["last", "last_low", "best", "stopped", "last_difference", "kl", "best_kl"]].isna().all()

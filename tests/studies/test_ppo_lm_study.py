@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from ppo_lm_runs import NAMES, TINY, same, study
+from scipy.stats import t
 
 from klbench import app
 from klbench.lm import loading
@@ -65,7 +66,7 @@ def test_the_comparison_is_paired_and_says_how_sure_it_is(whole) -> None:
         assert row["kl_share"] == pytest.approx(row["kl"] / compared.loc["none", "kl"])
         assert row["reward_se"] > 0
         assert math.isnan(row["kl_spread"])
-    assert set(compared["outcome"]) <= {"", "holds", "does not hold"}
+    assert set(compared["outcome"]) <= {"", "holds", "does not hold", "not told"}
     assert len(whole[1]["texts"]) == 4 * 3
 
 
@@ -158,12 +159,13 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
     pd.testing.assert_frame_equal(found, healthy, check_exact=True)
 
 
-def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
-    def run(name, seed, kl, status="ok"):
-        values = {"prompt": [0, 1], "reward": [kl, kl], "kl": [kl - 1, kl + 1]}
-        statistics = {"reward": kl, "reward_se": 0.1, "kl": kl, "kl_se": 0.1}
-        return {"combination": name, "seed": seed, "statistics": statistics, "values": values, "status": status}
+def run(name, seed, kl, status="ok"):
+    values = {"prompt": [0, 1], "reward": [kl, kl], "kl": [kl - 1, kl + 1]}
+    statistics = {"reward": kl, "reward_se": 0.1, "kl": kl, "kl_se": 0.1}
+    return {"combination": name, "seed": seed, "statistics": statistics, "values": values, "status": status}
 
+
+def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
     runs = [
         run("untrained", 0, 0.0), run("untrained", 1, 0.0), run("k1_reward", 0, 1.0), run("k1_reward", 1, 3.0),
         run("k3_loss", 0, 2.0), run("k3_loss", 1, 50.0, "diverged"), run("k2_loss", 0, 9.0, "diverged"), run("none", 0, 10.0),
@@ -173,6 +175,32 @@ def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
     assert found["kl"].tolist() == [0.0, 2.0, 2.0, 9.0, 10.0]
     assert found.loc["k3_loss", "kl_difference"] == 1.0  # from the first seed of k1_reward
     assert found["outcome"].tolist() == ["", "holds", "holds", "diverged", ""]
+    assert found.loc["k1_reward", "kl_share"] == pytest.approx(0.1)  # of the one seed that both have
+
+
+@pytest.mark.parametrize(("kls", "outcome"), [
+    ((1.9, 12.0), "holds"), ((3.9, 20.0), "not told"), ((6.1, 41.0), "not told"), ((7.0, 42.6), "does not hold"),
+])  # fmt: skip
+def test_a_penalty_holds_where_the_whole_interval_over_seeds_is_below_a_half(kls, outcome) -> None:
+    """Seeds whose KL without a penalty is 10 and 60: the share is a ratio of means, its interval Student's of one degree."""
+    free = np.array([10.0, 60.0])
+    ends = {"untrained": (0.0, 0.0), "k1_reward": kls, "none": free}
+    runs = [run(name, seed, kl) for name, each in ends.items() for seed, kl in enumerate(each)]
+    row = compared_table(runs, "k1_reward").set_index("combination").loc["k1_reward"]
+    share = sum(kls) / 70.0
+    half = t.ppf(0.975, 1) * np.std(np.array(kls) - share * free, ddof=1) / math.sqrt(2) / 35.0
+    assert (row["kl_share"], row["kl_share_low"], row["kl_share_high"]) == pytest.approx((share, share - half, share + half))
+    assert row["outcome"] == outcome
+
+
+@pytest.mark.parametrize(("kl", "outcome"), [(3.0, "holds"), (4.9, "not told"), (5.1, "not told"), (7.0, "does not hold")])
+def test_of_one_seed_the_interval_is_over_its_completions(kl, outcome) -> None:
+    """Two prompts, a completion each, ``kl - 1`` and ``kl + 1`` beside 9 and 11: the sum of squares by hand."""
+    table = compared_table([run("untrained", 0, 0.0), run("k1_reward", 0, kl), run("none", 0, 10.0)], "k1_reward")
+    row = table.set_index("combination").loc["k1_reward"]
+    half = 1.959964 * abs(1.0 - kl / 10.0) / 10.0
+    assert (row["kl_share_low"], row["kl_share_high"]) == pytest.approx((kl / 10.0 - half, kl / 10.0 + half))
+    assert row["outcome"] == outcome
 
 
 def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monkeypatch) -> None:

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import ttest_1samp, ttest_rel
 
 from klbench import app
 from klbench.settings import build
@@ -54,13 +55,16 @@ def test_means_are_those_of_the_seeds(found) -> None:
     mine = by_seed.query("method == 'best_of_n' and proxy == '20 pairs' and n == 64")
     row = curves.query("method == 'best_of_n' and proxy == '20 pairs' and n == 64").iloc[0]
     assert row["gold_gain"] == pytest.approx(mine["gold_gain"].mean())
-    assert row["gold_gain_se"] == pytest.approx(mine["gold_gain"].std() / math.sqrt(5))
+    ends = ttest_1samp(mine["gold_gain"], 0.0).confidence_interval(0.95)
+    assert (row["gold_gain_low"], row["gold_gain_high"]) == pytest.approx(tuple(ends))
     assert row["kl_bound"] == pytest.approx(math.log(64) - 63 / 64)
     assert row["kl"] <= row["kl_bound"]
     last = found["training"].query("combination == 'none' and pairs == 2000 and step == 20")
     row = curves.query("combination == 'none' and pairs == 2000 and step == 20").iloc[0]
     assert row["proxy_gain"] == pytest.approx(last["reward"].mean())
     assert row["k3_error"] == pytest.approx((last["k3_estimate"] - last["kl"]).mean())
+    ends = ttest_rel(last["k3_estimate"], last["kl"]).confidence_interval(0.95)
+    assert (row["k3_error_low"], row["k3_error_high"]) == pytest.approx(tuple(ends))
 
 
 def test_more_pairs_better_models_and_more_of_the_true_reward(found) -> None:

@@ -7,14 +7,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy.stats import t, ttest_rel
 
 from klbench import app
-from klbench.rlhf import fixed_points
+from klbench.rlhf import fixed_points, testbed
 from klbench.runs import RunFolder
 from klbench.settings import build
 from klbench.studies import Context, get
 from klbench.studies._training_options import TrainingOptions
-from klbench.studies._training_tables import interval
 from klbench.studies._training_tasks import Task, chunks, perform, plan
 from klbench.types import ConfigError
 
@@ -63,6 +64,11 @@ def test_final_has_paired_differences(trained) -> None:
     assert row["difference"] == pytest.approx(difference.mean())
     assert row["effect_size"] == pytest.approx(difference.mean() / difference.std())
     assert row["difference_low"] < row["difference"] < row["difference_high"]
+    first = trained["training"].query("step == 0").pivot_table(index="seed", columns="combination", values="regret")
+    for name, row in final.iterrows():
+        ends = ttest_rel(last[name], first[name]).confidence_interval(0.95)
+        assert (row["start_difference_low"], row["start_difference_high"]) == pytest.approx(tuple(ends))
+        assert (row["outcome"] == "worse than not training") == (ends.low > 0)
     assert final.loc["k1_reward", "difference"] == 0.0
     assert final.loc["k1_reward", "outcome"] == "the comparison"
     assert dict(final["fixed_point"]) == {
@@ -83,6 +89,33 @@ def test_fixed_points_beside_what_was_reached(trained) -> None:
         "k1_reward": "k1_reward", "k2_sequence_loss": "k1_reward", "k2_loss": "k2_loss", "k3_loss": "k3_loss",
         "k1_loss": "k1_loss", "none": "k1_loss",
     }  # fmt: skip
+
+
+def test_a_combination_without_a_fixed_point_has_no_place_of_rest() -> None:
+    found = tables(seeds=2, updates=4, combinations=("k1_reward", "k3_reward", "k3_sequence_loss"), frontier=(), recovery=())
+    points = found["fixed_points"].set_index("combination")
+    assert points.loc["k3_reward", "fixed_point"] == ""
+    assert points.loc["k3_reward", [column for column in points if column.startswith("free_")]].isna().all()
+    assert math.isfinite(points.loc["k3_reward", "noise_free_regret"])
+    row = points.loc["k3_sequence_loss"]
+    assert row["free_regret"] == pytest.approx(row["predicted_regret"], abs=1e-4)
+    assert row["free_residual"] <= 1e-6
+    assert row["free_unsettled"] == 0
+    assert row["free_steps"] >= 300
+
+
+def test_the_way_to_a_floor_is_paired_by_seed(trained) -> None:
+    """By hand, of the two seeds of the prediction: the ratio of means, and Student's interval of it to first order."""
+    bed = testbed.Testbed("gru", 2, 3, 2, 4, 0, (0, 1))
+    beta = torch.tensor([0.2], dtype=torch.float64)
+    aim = bed.exact(fixed_points.predicted(bed, "token_k3", beta), beta).regret[0].numpy()
+    mine = trained["training"].query("combination == 'k3_loss' and seed < 2").pivot_table("regret", "seed", "step")
+    gone, whole = (mine[0] - mine[12]).to_numpy(), mine[0].to_numpy() - aim
+    way = gone.mean() / whole.mean()
+    half = t.ppf(0.975, 1) * np.std(gone - way * whole, ddof=1) / math.sqrt(2) / whole.mean()
+    row = trained["fixed_points"].set_index("combination").loc["k3_loss"]
+    found = row[["sampled_way", "sampled_way_low", "sampled_way_high"]]
+    assert tuple(found) == pytest.approx((way, way - abs(half), way + abs(half)))
 
 
 def test_the_frontier(trained) -> None:
@@ -209,6 +242,9 @@ def test_presets_and_algorithms_give_way_to_keys() -> None:
     grpo = TrainingOptions(algorithm="grpo")
     assert (grpo.baseline, grpo.whitening) == ("batch_mean", "group")
     assert grpo.altered_by == "baseline=batch_mean, whitening=group"
+    verl = TrainingOptions(algorithm="verl_ppo")
+    assert (verl.critic, verl.trace, verl.dual_clip, verl.epochs) == (True, 1.0, 3.0, 1)
+    assert TrainingOptions(algorithm="openrlhf_ppo", critic=False).critic is False
     assert TrainingOptions().altered_by == ""
     thorough = TrainingOptions(preset="thorough", seeds=3)
     assert thorough.seeds == 3
@@ -220,16 +256,11 @@ def test_presets_and_algorithms_give_way_to_keys() -> None:
 def test_the_plan_covers_all_seeds_once() -> None:
     assert [k for part in chunks(9) for k in part] == list(range(9))
     options = TrainingOptions(**TINY | {"betas": (0.2,)})
-    kinds = [task.kind for task in plan(options, range(6))]
-    assert "frontier" not in kinds  # no weight but the main one
+    tasks = plan(options, range(6), ["optimum", "optimum", "", "token_k3", "greedy", "greedy"])
+    assert "frontier" not in [task.kind for task in tasks]  # no weight but the main one
+    free = {task.names for task in tasks if task.kind == "free"}
+    assert free == {tuple(name for name in options.combinations if name != "k2_loss")}  # the one without a fixed point
     assert dataclasses.is_dataclass(Task)
-
-
-def test_intervals() -> None:
-    assert interval(np.array([2.0, 2.0, 2.0])) == (2.0, 2.0)
-    assert all(math.isnan(end) for end in interval(np.array([1.0])))
-    low, high = interval(np.random.default_rng(0).normal(1.0, 1.0, 50))
-    assert 0.5 < low < 1.0 < high < 1.6
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -245,7 +276,10 @@ def test_intervals() -> None:
     ({"clip": 1.5}, "clip=1.5: must be less than 1"),
     ({"beta": -1}, "beta=-1: must be greater than 0"),
     ({"preset": "quick"}, "preset='quick': must be one of 'default' or 'thorough'"),
-    ({"algorithm": "dpo"}, "algorithm='dpo': must be one of 'ppo', 'reinforce' or 'grpo'"),
+    ({"algorithm": "dpo"}, "algorithm='dpo': must be one of 'ppo', 'reinforce', 'grpo', 'trl_grpo', 'verl_ppo' or"),
+    ({"algorithm": "grpo", "critic": True}, "leave_one_out and critic=false, got baseline=batch_mean and critic=true"),
+    ({"algorithm": "trl_grpo", "critic": True}, "whitening=group_trl divides what the mean of a group has centred"),
+    ({"whitening": "group", "baseline": "none"}, "got baseline=none and critic=false"),
     ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'?"),
     ({"normalisation": "sequence", "combinations": ["k1_reward", "k3_loss_length_mean"], "frontier": []}, "does already"),
 ])  # fmt: skip
@@ -264,19 +298,3 @@ def test_from_the_command_line(tmp_path, capsys) -> None:
     summary = get("training").summarize(run.tables)[0]
     assert len(summary.rows) == 6
     assert "k1_reward" in {row[0] for row in summary.rows}
-
-
-@pytest.mark.parametrize(("n", "draws"), [(2, 4000), (4, 4000), (7, 4000), (8, 700), (16, 700)])
-def test_intervals_cover_what_is_said_of_them(n: int, draws: int) -> None:
-    """Of the mean of normal values: 95 % by Student's t, and nearly so by the bootstrap of a raised level."""
-    values = np.random.default_rng(n).normal(size=(draws, n))
-    ends = np.array([interval(each) for each in values])
-    covered = float(((ends[:, 0] <= 0.0) & (ends[:, 1] >= 0.0)).mean())
-    expected = {8: 0.938, 16: 0.949}.get(n, 0.95)  # of the bootstrap: measured apart from this, within 0.3 %
-    assert abs(covered - expected) <= 5 * math.sqrt(expected * (1 - expected) / draws)
-
-
-def test_intervals_lean_to_where_values_are_skewed() -> None:
-    values = np.random.default_rng(3).lognormal(size=16)
-    low, high = interval(values)
-    assert high - values.mean() > 1.2 * (values.mean() - low)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.numbers import count, number, percent, short
 from klbench.report.sections._dpo_data import STANDARD, SYMBOLS, Preferred, Row, interval, pairs
@@ -49,15 +50,13 @@ def _by_pairs(run: Preferred) -> Markup | None:
 def _early(run: Preferred) -> Markup | None:
     start = run.optima.get(STANDARD, {}).get("start", math.nan)
     rows = [row for row in run.of(STANDARD) if math.isfinite(row["pairs"])]
-    worse = [row for row in rows if row["last"] > start]
     if not rows or math.isnan(start):
         return None
-    said = (
-        f"With {' and with '.join(pairs(row['pairs']) for row in worse)} the policy ends further from the optimum than the "
-        "reference was."
-        if worse
-        else "At no number of pairs does the policy end further from the optimum than the reference was."
-    )
+    worse, open_, nearer = ([row for row in rows if side(row, "last_start_difference") == which] for which in (1, 0, -1))
+    said = f"With {_with(worse)} the policy ends further from the optimum than the reference was. " if worse else ""
+    said += f"With {_with(open_)} it cannot be told from the reference. " if open_ else ""
+    said += f"With {_with(nearer)} it ends nearer. " if nearer else ""
+    said = f"{said}(Paired by seed, 95 %.)" if said else "Too few seeds to tell."
     first = rows[0]
     held = "; ".join(f"{pairs(row['pairs'])} {number(row['stopped'], 2)}" for row in rows)
     return _card(
@@ -68,6 +67,10 @@ def _early(run: Preferred) -> Markup | None:
         f"{number(first['kl'], 2)} nats; the optimum's is {number(run.optima.get(STANDARD, {}).get('own_kl', math.nan), 2)}.",
         f"Stopped where the loss on all pairs is least, KL(q‖q*) would be: {held}.",
     )  # fmt: skip
+
+
+def _with(rows: Sequence[Row]) -> str:
+    return " and with ".join(pairs(row["pairs"]) for row in rows)
 
 
 def _elsewhere(run: Preferred) -> Markup | None:
@@ -102,7 +105,7 @@ def _compared(run: Preferred) -> Markup | None:
     ]
     most = run.sizes[-1]
     far = [row for row in run.at(most) if row["arm"] != STANDARD and math.isfinite(row["last_difference_low"])]
-    nearer, further = ([row["arm"] for row in far if test(row)] for test in (_nearer, _further))
+    nearer, further = ([row["arm"] for row in far if side(row, "last_difference") == which] for which in (-1, 1))
     words = [f"nearer for sure: {', '.join(nearer) or 'none'}", f"further for sure: {', '.join(further) or 'none'}"]
     return _card(
         "Against standard DPO",
@@ -110,14 +113,6 @@ def _compared(run: Preferred) -> Markup | None:
         "intervals; below 0 is nearer):",
         _lines(lines), f"With {pairs(most)} {'; '.join(words)}." if far and most != run.middle else "",
     )  # fmt: skip
-
-
-def _nearer(row: Row) -> bool:
-    return bool(row["last_difference_high"] < 0)
-
-
-def _further(row: Row) -> bool:
-    return bool(row["last_difference_low"] > 0)
 
 
 def _smoothing(run: Preferred) -> Markup | None:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
-from klbench.report.numbers import Z95, count, number, percent, short, with_interval
+from klbench.report.numbers import Z95, count, number, percent, percent_interval, short, with_interval
 from klbench.report.sections._gradient_data import code
-from klbench.report.sections._lm_training_data import FAILS, HOLDS, NONE, UNTRAINED, LmTrained, Row
+from klbench.report.sections._lm_training_data import FAILS, FEW, HOLDS, NONE, UNTOLD, UNTRAINED, LmTrained, Row
 
 WHY = (
     "A language model is trained against a reward r less β times a KL penalty, once with each estimator and place, on the same "
@@ -44,8 +44,17 @@ def _held(trained: LmTrained) -> Markup | None:
     if not rows:
         return None
     text = Markup("<p><b>Hold the policy</b></p>") + _lines(rows, [_ends(row) for row in rows])
-    said = "<p>Less than half of the KL that training without a penalty comes to: {} of it.</p>"
+    said = "<p>Less than half of the KL that training without a penalty comes to, by the whole 95 % interval: {} of it.</p>"
     return text + Markup(said).format(_range(row["kl_share"] for row in rows))
+
+
+def _untold(trained: LmTrained) -> Markup | None:
+    rows = trained.toward(UNTOLD, FEW)
+    if not rows:
+        return None
+    text = Markup("<p><b>Hold it or not: these runs do not tell</b></p><p>KL over that of training without a penalty, with its "
+                  "95 % interval; a half would be the border:</p>")  # fmt: skip
+    return text + _lines(rows, [percent_interval(row, "kl_share") for row in rows])
 
 
 def _not_held(trained: LmTrained) -> Markup | None:
@@ -122,7 +131,7 @@ def _lead(trained: LmTrained) -> str:
     words = ("loss", "losses") if trained.dpo else ("way to penalise", "ways to penalise")
     penalised = count(sum(row["combination"] != NONE for row in trained.trained), *words)
     said = (
-        f"{where}{penalised}{none}, {str(first['algorithm']).upper()} with "
+        f"{where}{penalised}{none}, {str(first['algorithm']).replace('_', ' ').upper()} with "
         f"β = {short(first['beta'])}, {count(trained.updates, 'update')}, {count(trained.compared[0]['seeds'], 'seed')}. "
     )
     if start is None:
@@ -143,7 +152,7 @@ def answer(runs: Sequence[LmTrained]) -> list[Block]:
             blocks.append(Paragraph(WHY_DPO if trained.dpo else WHY))
         if trained.diverged:
             blocks.append(Paragraph(f"Stopped where numbers failed: {'; '.join(trained.diverged[:6])}.", "warning"))
-        parts = (_held, _not_held, _proxy, _estimates, _objective, _spread)
+        parts = (_held, _not_held, _untold, _proxy, _estimates, _objective, _spread)
         blocks.append(Bullets([each for part in parts if (each := part(trained))], cards=True))
     if len(runs) > MOST_RUNS:
         blocks.append(Paragraph(f"The first {MOST_RUNS} of {len(runs)} runs; the others are in the tables below.", "note"))

@@ -13,7 +13,7 @@ from klbench.report.blocks import Tables
 COLUMNS = frozenset({"combination", "reward", "reward_se", "kl", "kl_se", "reward_gain", "kl_share", "outcome", "seeds"})
 COVERS = ("training", "texts", "combinations", "raters")
 UNTRAINED, NONE = "untrained", "none"
-HOLDS, FAILS = "holds", "does not hold"
+HOLDS, FAILS, UNTOLD, FEW = "holds", "does not hold", "not told", "too few seeds to tell"
 
 Row = Mapping[str, Any]
 
@@ -46,9 +46,9 @@ class LmTrained:
         """The row of a combination."""
         return next((row for row in self.compared if row["combination"] == name), None)
 
-    def toward(self, outcome: str) -> list[Row]:
-        """Combinations with that outcome."""
-        return [row for row in self.trained if row["outcome"] == outcome]
+    def toward(self, *outcomes: str) -> list[Row]:
+        """Combinations with these outcomes."""
+        return [row for row in self.trained if row["outcome"] in outcomes]
 
     @cached_property
     def first(self) -> Row:

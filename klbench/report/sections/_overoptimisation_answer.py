@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Heading, Paragraph
-from klbench.report.numbers import count, number, percent, with_interval
+from klbench.report.numbers import count, number, percent
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._overoptimisation_data import BEST, GOLD, OPTIMUM, PPO, Learned, Row, extremes, named
-from klbench.report.sections._training_answer import interval
+from klbench.report.sections._training_data import interval
 
 WHY = (
     "A reward that was learned from ranked pairs is only a proxy: where it is made large, it is soon large for the wrong "
@@ -20,6 +21,8 @@ WHY = (
     "from what the reference has."
 )
 MOST_RUNS = 4
+HARDLY = 0.002
+"""A loss of true reward below this, its whole interval, is hardly any."""
 
 
 def _lines(pairs: Sequence[tuple[str, str]]) -> Markup:
@@ -79,9 +82,8 @@ def _end(row: Row) -> str:
 
 
 def _lost(row: Row) -> str:
-    if row["lost"] < 0.002:
-        return "hardly anything lost"
-    return f"{interval(row, 'lost')} lost" if not math.isnan(row["lost_low"]) else f"{number(row['lost'], 2)} lost"
+    most = row["lost_high"] if math.isfinite(row["lost_high"]) else row["lost"]
+    return "hardly anything lost" if most < HARDLY else f"{interval(row, 'lost')} lost"
 
 
 def _best_of(learned: Learned) -> Markup | None:
@@ -133,19 +135,18 @@ def _told(learned: Learned) -> Markup | None:
     if not rows or math.isnan(rows[0]["k1_error"]):
         return None
     lines = [
-        (row["combination"], f"{number(row['kl'], 3)} exact; k1 {_off(row, 'k1_error')}, k3 {_off(row, 'k3_error')}")
+        (
+            row["combination"],
+            f"{number(row['kl'], 3)} exact; k1 {interval(row, 'k1_error')}, k3 {interval(row, 'k3_error')}",
+        )
         for row in rows
     ]
     text = f"KL(q‖p) of sequences at the end of PPO ({proxy}), and by how much the last batches' estimates are off:"
-    short = [code(row["combination"]) for row in rows if row["k3_error"] < -2.0 * row["k3_error_se"]]
+    short = [code(row["combination"]) for row in rows if side(row, "k3_error") == -1]
     note = Markup("<p>With {} k3 is short, though it is unbiased: what it lacks are rare tokens with a huge ratio.</p>")
     return _card(
         "What training was told of the KL", text, _lines(lines), *([note.format(Markup(" and ").join(short))] if short else [])
     )
-
-
-def _off(row: Row, name: str) -> str:
-    return with_interval(row[name], row[f"{name}_se"])
 
 
 def answer(runs: Sequence[Learned]) -> list[Block]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from klbench.report.axes import log_ticks
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import Z95, count, number
+from klbench.report.numbers import count, number
 from klbench.report.sections._overoptimisation_data import BEST, GOLD, PPO, Learned, Row, named
 
 MAX_LINES = 6
@@ -33,9 +33,8 @@ def _panel(learned: Learned, way: tuple[str, str], entries: dict[str, LegendEntr
         for name, entry in entries.items():
             rows = learned.path(way, name)
             x = [math.sqrt(max(row["kl"], 0.0)) for row in rows]
-            gold, half = [row["gold_gain"] for row in rows], [Z95 * row["gold_gain_se"] for row in rows]
-            if rows and all(map(math.isfinite, half)):
-                low, high = ([g + sign * h for g, h in zip(gold, half, strict=True)] for sign in (-1, 1))
+            gold, low, high = ([row.get(f"gold_gain{end}", math.nan) for row in rows] for end in ("", "_low", "_high"))
+            if rows and all(map(math.isfinite, low)):
                 axes.fill_between(x, low, high, color=colour(entry.slot), alpha=0.1, linewidth=0)
             every = max(1, len(x) // 6)
             axes.plot(x, gold, color=colour(entry.slot), marker=entry.marker, markevery=every, markersize=4.5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from markupsafe import Markup
 
-from klbench.report.blocks import Block, Bullets, Cell, Column, Heading, Paragraph, Table
-from klbench.report.numbers import MISSING, count, number, percent, short
+from klbench.metrics.seeds import side
+from klbench.report.blocks import Block, Bullets, Heading, Paragraph
+from klbench.report.numbers import MISSING, count, number, percent, percent_interval, short
 from klbench.report.sections import _training_recovery
 from klbench.report.sections._gradient_data import code
 from klbench.report.sections._training_data import (
@@ -22,7 +24,9 @@ from klbench.report.sections._training_data import (
     Row,
     Trained,
     families,
+    interval,
 )
+from klbench.report.sections._training_tables import side_by_side
 
 WHY = (
     "Does it matter for the policy in the end? Small policies are trained against a reward r less β times the penalty, once "
@@ -32,14 +36,7 @@ WHY = (
 )
 MOST_RUNS = 4
 NEAR = 0.25
-"""A floor is reached where so much of the way to it is left, or so far beyond it training came."""
-
-
-def interval(row: Row, name: str, digits: int = 2) -> str:
-    """``0.024 (0.018 to 0.036)``."""
-    if math.isnan(row[f"{name}_low"]):
-        return number(row[name], digits)
-    return f"{number(row[name], digits)} ({number(row[f'{name}_low'], digits)} to {number(row[f'{name}_high'], digits)})"
+"""A floor is reached where at most so much of the way to it is left, or training came no further beyond it."""
 
 
 def _lines(rows: Sequence[Row], said: Sequence[str]) -> Markup:
@@ -52,7 +49,8 @@ def _regrets(rows: Sequence[Row]) -> Markup:
 
 
 def _gone(row: Row) -> str:
-    return percent(1.0 - row["regret"] / row["start_regret"])
+    gone = -row.get("start_difference", row["regret"] - row["start_regret"])  # of the same seeds
+    return percent(gone / (row["regret"] + gone))
 
 
 def _optimum(trained: Trained) -> Markup | None:
@@ -75,40 +73,49 @@ def _optimum(trained: Trained) -> Markup | None:
     return text + Markup("<p>{}</p>").format(said)
 
 
-def _floors(trained: Trained) -> Markup | None:
-    rows = [row for row in trained.toward(*FLOORS) if _there(trained, row)]
+FLOOR_CARDS: dict[bool | None, tuple[str, str]] = {
+    True: (
+        "Stall at a floor that was predicted",
+        (
+            f"At the floor: what is left of the way to it, or lies beyond, is at most {percent(NEAR)} of the way from the "
+            "regret before training, by the whole of its 95 % interval, paired by seed."
+        ),
+    ),
+    False: ("Not at the floor that is predicted for them", "Where more training would lead them is not shown here."),
+    None: ("At the predicted floor or not: these seeds do not tell", ""),
+}
+
+
+def _floor(trained: Trained, there: bool | None) -> Markup | None:
+    rows = [row for row in trained.toward(*FLOORS) if _there(trained, row) is there]
     if not rows:
         return None
-    text = Markup("<p><b>Stall at a floor that was predicted</b></p>") + _points(trained, rows)
-    return text + Markup(
-        "<p>At the floor: what is left of the way to it, or lies beyond, is at most {} of the way from the regret before "
-        "training.{}</p>"
-    ).format(percent(NEAR), _on_which(trained))
+    title, closing = FLOOR_CARDS[there]
+    text = Markup("<p><b>{}</b></p>").format(title) + _points(trained, rows) + ("" if there else _ways(trained, rows))
+    closing = f"{closing} {_on_which(trained)}".strip()
+    return text + (Markup("<p>{}</p>").format(closing) if closing else "")
 
 
-def _under_way(trained: Trained) -> Markup | None:
-    rows = [row for row in trained.toward(*FLOORS) if not _there(trained, row)]
-    if not rows:
+def _ways(trained: Trained, rows: Sequence[Row]) -> Markup:
+    points = [trained.points.get(row["combination"], {}) for row in rows]
+    said = [
+        Markup("{} {}").format(code(row["combination"]), percent_interval(point, "sampled_way"))
+        for row, point in zip(rows, points, strict=True)
+        if math.isfinite(point.get("sampled_way", math.nan))
+    ]
+    if not said:
+        return Markup("")
+    text = "<p>Of the way from the regret before training to the predicted one they have gone (95 % intervals): {}.</p>"
+    return Markup(text).format(Markup(", ").join(said))
+
+
+def _there(trained: Trained, row: Row) -> bool | None:
+    """Whether training has come to its floor, by the interval of how much of the way it went; None where that is open."""
+    point = trained.points.get(row["combination"], {})
+    near, far = (side(point, "sampled_way", of=1.0 + sign * NEAR) for sign in (-1, 1))
+    if near is None or far is None:
         return None
-    text = Markup("<p><b>Not at the floor that is predicted for them</b></p>") + _points(trained, rows)
-    ways = [(row, _way(trained, row)) for row in rows]
-    said = [Markup("{} {}").format(code(row["combination"]), percent(way)) for row, way in ways if math.isfinite(way)]
-    text += (
-        Markup("<p>Of the way from the regret before training to the predicted one they have gone: {}.</p>").format(
-            Markup(", ").join(said)
-        )
-        if said
-        else Markup("")
-    )
-    return text + Markup("<p>Where more training would lead them is not shown here.{}</p>").format(_on_which(trained))
-
-
-def _way(trained: Trained, row: Row) -> float:
-    return float(trained.points.get(row["combination"], {}).get("sampled_way", math.nan))
-
-
-def _there(trained: Trained, row: Row) -> bool:
-    return abs(1.0 - _way(trained, row)) <= NEAR
+    return True if (near, far) == (1, -1) else False if near == -1 or far == 1 else None
 
 
 def _points(trained: Trained, rows: Sequence[Row]) -> Markup:
@@ -120,14 +127,22 @@ def _points(trained: Trained, rows: Sequence[Row]) -> Markup:
         for kind, how in (("free", "with a free logit for every token"), ("noise_free", "in training without noise")):
             value = reached[0].get(f"{kind}_regret", math.nan)
             said += f", {number(value, 2)} {how}" if not math.isnan(value) else ""
+            said += _unsettled(reached[0]) if kind == "free" else ""
         lines = [interval(each, "sampled_regret") if "sampled_regret" in each else MISSING for each in reached]
         text += Markup("<p>{}. With noise:</p>").format(said) + _lines(members, lines)
     return text
 
 
+def _unsettled(point: Row) -> str:
+    left = point.get("free_unsettled", 0)
+    if not left > 0:  # none, or no such training
+        return ""
+    return f" ({left:.0f} of {count(point['seeds'], 'seed')} not yet at rest after {count(int(point['free_steps']), 'step')})"
+
+
 def _on_which(trained: Trained) -> str:
     few, seeds = next((row["seeds"] for row in trained.points.values()), 0), trained.seeds
-    return f" All of this card is for {few} of the {seeds} seeds." if few not in (0, seeds) else ""
+    return f"All of this card is for {few} of the {seeds} seeds." if few not in (0, seeds) else ""
 
 
 def _unheld(trained: Trained) -> Markup | None:
@@ -148,11 +163,14 @@ def _others(trained: Trained) -> Markup | None:
     if not rows:
         return None
     text = Markup("<p><b>No fixed point is known</b></p><p>Their mean gradient is of no divergence. Regret left:</p>")
-    worse = [row for row in rows if row["outcome"] == "worse than not training"]
     text += _regrets(rows)
-    if worse:
-        said = Markup(" and ").join(code(row["combination"]) for row in worse)
-        text += Markup("<p>Worse than not to train at all ({}): {}.</p>").format(number(worse[0]["start_regret"], 2), said)
+    for which, words in ((1, "Worse than not to train at all"), (0, "Cannot be told from not to train at all")):
+        found = [row for row in rows if side(row, "start_difference") == which]
+        if found:
+            said = [Markup("{} by {}").format(code(row["combination"]), interval(row, "start_difference")) for row in found]
+            text += Markup("<p>{} ({}), paired by seed: {}.</p>").format(
+                words, number(found[0]["start_regret"], 2), Markup(", ").join(said)
+            )
     return text
 
 
@@ -161,9 +179,7 @@ def _sure(trained: Trained) -> Markup | None:
     rows = [row for row in trained.final if row["combination"] != REFERENCE and not math.isnan(row["difference_low"])]
     if not rows:
         return None
-    behind = [row for row in rows if row["difference_low"] > 0]
-    ahead = [row for row in rows if row["difference_high"] < 0]
-    open_ = [row for row in rows if row not in behind and row not in ahead]
+    behind, ahead, open_ = ([row for row in rows if side(row, "difference") == which] for which in (1, -1, 0))
     text = Markup("<p><b>How sure?</b></p><p>Paired over {}, against {}: ").format(
         count(trained.seeds, "seed"), code(REFERENCE)
     )
@@ -204,9 +220,10 @@ def _short(row: Row) -> float:
 def _lead(trained: Trained) -> str:
     first, last = trained.final[0], [row for row in trained.final if math.isfinite(row["regret"])][-1:]
     where = f"{trained.label}: " if trained.label else ""
+    algorithm = trained.algorithm.replace("_", " ").upper()
     return (
-        f"{where}{count(len(trained.final), 'way', 'ways')} to penalise, {trained.algorithm.upper()} with β = "
-        f"{short(trained.beta)}, {count(trained.updates, 'update')}, {count(trained.seeds, 'seed')}. Regret before training "
+        f"{where}{count(len(trained.final), 'way', 'ways')} to penalise, {algorithm} with β = {short(trained.beta)}, "
+        f"{count(trained.updates, 'update')}, {count(trained.seeds, 'seed')}. Regret before training "
         f"{number(first['start_regret'], 2)}; after it from {number(first['regret'], 2)} to "
         f"{number(last[0]['regret'] if last else math.nan, 2)}."
     )
@@ -214,38 +231,19 @@ def _lead(trained: Trained) -> str:
 
 def answer(runs: Sequence[Trained]) -> list[Block]:
     """The question, and what the tables answer for each run."""
-    blocks: list[Block] = _side_by_side(runs) if len(runs) > 1 else []
+    blocks: list[Block] = side_by_side(runs) if len(runs) > 1 else []
     for trained in runs[:MOST_RUNS]:
         blocks.append(Paragraph(_lead(trained), "lead"))
         if trained is runs[0]:
             blocks.append(Paragraph(WHY))
         blocks += [*_stopped(trained), *_altered(trained)]
-        parts = (_optimum, _floors, _under_way, _unheld, _others, _sure, _frontier, _training_recovery.card)
+        parts: list[Callable[[Trained], Markup | None]] = [_optimum, *(partial(_floor, there=there) for there in FLOOR_CARDS)]
+        parts += [_unheld, _others, _sure, _frontier, _training_recovery.card]
         cards = [each for part in parts if (each := part(trained))]
         blocks.append(Bullets(cards, cards=True))
     if len(runs) > MOST_RUNS:
         blocks.append(Paragraph(f"The first {MOST_RUNS} of {len(runs)} runs; the others are in the tables below.", "note"))
     return blocks
-
-
-def _side_by_side(runs: Sequence[Trained]) -> list[Block]:
-    """What a sweep is read for: regret and KL of every combination in every run."""
-    names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
-    best = [
-        Markup("{}: {}, {}").format(trained.label, code(trained.final[0]["combination"]), interval(trained.final[0], "regret"))
-        for trained in runs
-    ]
-    tables: list[Block] = []
-    for column, title in (("regret", "Regret after training, run by run"), ("kl", "KL after training, run by run")):
-        columns = [Column("Combination", "name in klbench")]
-        columns += [Column(trained.label, "exact, mean over seeds", numeric=True) for trained in runs]
-        found = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
-        cells = [
-            [Cell(code(name)), *(Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan)) for each in found)]
-            for name in names
-        ]
-        tables.append(Table(title, columns, cells))
-    return [Paragraph("The least regret in each run:"), Bullets(best), *tables]
 
 
 def _altered(trained: Trained) -> list[Block]:

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from klbench.report.blocks import Tables
+from klbench.report.numbers import number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,6 +29,17 @@ WORDS = {
     "greedy": "the best sequence alone",
     "": "none known",
 }
+
+ALGORITHMS = (
+    "PPO, REINFORCE, GRPO",
+    (
+        "Settings of one loop here, and not all that trainers call so. PPO: the clipped surrogate, with the mean of a group's "
+        "others for a critic. REINFORCE: the same baseline without a clip, which is RLOO. GRPO: returns in units of their "
+        "group's spread, a penalty that stands in them included. All sum over tokens. TRL GRPO, VERL PPO and OPENRLHF PPO are "
+        "those of the trainers."
+    ),
+)
+"""The term that says what the algorithms' names mean."""
 
 Row = Mapping[str, Any]
 
@@ -72,7 +84,7 @@ class Trained:
 
     @cached_property
     def algorithm(self) -> str:
-        """``ppo``, ``reinforce`` or ``grpo``."""
+        """``ppo``, ``reinforce``, ``grpo`` or a trainer's."""
         return str(self.tables["training"]["algorithm"].iloc[0])
 
     @cached_property
@@ -104,6 +116,13 @@ class Trained:
                 seen.add(point)
                 names.append(row["combination"])
         return names
+
+
+def interval(row: Row, name: str, digits: int = 2) -> str:
+    """``0.024 (0.018 to 0.036)``."""
+    if math.isnan(row.get(f"{name}_low", math.nan)):
+        return number(row[name], digits)
+    return f"{number(row[name], digits)} ({number(row[f'{name}_low'], digits)} to {number(row[f'{name}_high'], digits)})"
 
 
 def load(tables: Tables) -> list[Trained]:

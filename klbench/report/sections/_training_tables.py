@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report.blocks import Block, Cell, Column, Details, Table
+from markupsafe import Markup
+
+from klbench.report.blocks import Block, Bullets, Cell, Column, Details, Paragraph, Table
 from klbench.report.numbers import MISSING, number, percent, short
+from klbench.report.sections._gradient_data import code
 from klbench.report.sections._gradient_tables import name_cell
-from klbench.report.sections._training_answer import interval
-from klbench.report.sections._training_data import WORDS, Row, Trained
+from klbench.report.sections._training_data import WORDS, Row, Trained, interval
 
 ROUNDING = 1e-12
 
@@ -63,6 +65,7 @@ def points(trained: Trained) -> Table | None:
             "regret reached by the signs of exact gradients, a logit for every token after every prefix",
             numeric=True,
         ),
+        Column("Not at rest", "seeds whose free logits still had a gradient when their steps were used up", numeric=True),
         Column("No noise", "regret reached on exact gradients by the policy itself", numeric=True),
         Column("Noise", "regret reached in training, on the same seeds", numeric=True),
         Column("KL", "at the fixed point, in nats", numeric=True),
@@ -73,7 +76,9 @@ def points(trained: Trained) -> Table | None:
         rows.append([
             name_cell(row["combination"]), Cell(row["formula"], tone="words"),
             Cell(number(row["residual"], 2), row["residual"]),
-            *(_number(row.get(f"{kind}_regret", missing)) for kind in ("predicted", "free", "noise_free", "sampled")),
+            *(_number(row.get(f"{kind}_regret", missing)) for kind in ("predicted", "free")),
+            _number(row.get("free_unsettled", missing), 1),
+            *(_number(row.get(f"{kind}_regret", missing)) for kind in ("noise_free", "sampled")),
             _number(row["predicted_kl"]),
         ])  # fmt: skip
     return Table("Predicted, and reached", columns, rows)
@@ -144,3 +149,23 @@ def tables(trained: Trained) -> Sequence[Block]:
     predicted = points(trained)
     more = [estimates(trained), *frontier(trained)]
     return [final(trained), *([predicted] if predicted else []), Details("Estimates in training, and reward over KL", more)]
+
+
+def side_by_side(runs: Sequence[Trained]) -> list[Block]:
+    """What a sweep is read for: regret and KL of every combination in every run."""
+    names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
+    best = [
+        Markup("{}: {}, {}").format(trained.label, code(trained.final[0]["combination"]), interval(trained.final[0], "regret"))
+        for trained in runs
+    ]
+    tables: list[Block] = []
+    for column, title in (("regret", "Regret after training, run by run"), ("kl", "KL after training, run by run")):
+        columns = [Column("Combination", "name in klbench")]
+        columns += [Column(trained.label, "exact, mean over seeds", numeric=True) for trained in runs]
+        found = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
+        cells = [
+            [Cell(code(name)), *(Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan)) for each in found)]
+            for name in names
+        ]
+        tables.append(Table(title, columns, cells))
+    return [Paragraph("The least regret in each run:"), Bullets(best), *tables]

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
-from klbench.report.numbers import MISSING, number, percent, with_interval
+from klbench.report.numbers import MISSING, number, percent_interval, with_interval
 from klbench.report.sections import _lm_training_answer, _lm_training_figures, _terms
 from klbench.report.sections._gradient_tables import name_cell
 from klbench.report.sections._lm_training_data import COLUMNS, COVERS, LmTrained, Row, load
+from klbench.report.sections._training_data import ALGORITHMS
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -31,19 +32,19 @@ def _compared(trained: LmTrained) -> Table:
         Column("Gain", "paired difference from the untrained policy, ± 95 %", numeric=True),
         *([PAID] if trained.paid else []),
         Column("KL", "KL(q‖p) of whole completions, sum of the tokens' exact KLs, nats, ± 95 %", numeric=True),
-        Column("Of none's", "KL over that of training without a penalty", numeric=True),
+        Column("Of none's", "KL over that of training without a penalty, 95 % over seeds (one: completions)", numeric=True),
         Column("k1", "the usual estimators on the same completions, nats, ± 95 %", numeric=True),
         Column("k2", "as k1", numeric=True),
         Column("k3", "as k1", numeric=True),
         Column("Objective", "reward − β KL, ± 95 %", numeric=True),
         Column("Tokens", "mean length of a completion", numeric=True),
-        Column("Outcome", "holds: less than half of the KL without a penalty"),
+        Column("Outcome", "holds: less than half of the KL without a penalty, by the whole interval"),
     ]
     rows = [
         [
             name_cell(row["combination"]), _interval(row, "reward"), _interval(row, "reward_gain"),
             *([_interval(row, "proxy")] if trained.paid else []), _interval(row, "kl"),
-            Cell(MISSING if math.isnan(row["kl_share"]) else percent(row["kl_share"]), row["kl_share"]),
+            Cell(MISSING if math.isnan(row["kl_share"]) else percent_interval(row, "kl_share"), row["kl_share"]),
             *(_interval(row, name) for name in ("k1", "k2", "k3")), _interval(row, "objective"),
             Cell(number(row["tokens"], 3), row["tokens"]), Cell(row["outcome"] or MISSING),
         ]
@@ -118,6 +119,7 @@ TERMS = (
     _terms.RATIO,
     _terms.SCHULMAN,
     *_terms.GRADIENTS,
+    ALGORITHMS,
     ("β", "The penalty's weight: training is to make E r − β KL(q‖p) large."),
     (
         "exact KL of a completion",

@@ -9,7 +9,7 @@ from klbench.report.blocks import Block, Cell, Column, Details, Section, Table, 
 from klbench.report.numbers import MISSING, number, percent
 from klbench.report.sections import _overoptimisation_answer, _overoptimisation_figures, _terms
 from klbench.report.sections._overoptimisation_data import COLUMNS, COVERS, GOLD, Learned, Row, load, named
-from klbench.report.sections._training_answer import interval
+from klbench.report.sections._training_data import interval
 
 
 def answer(tables: Tables) -> Sequence[Block]:

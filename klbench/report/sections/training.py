@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Section, Tables
 from klbench.report.sections import _terms, _training_answer, _training_figures, _training_recovery, _training_tables
-from klbench.report.sections._training_data import COLUMNS, COVERS, load
+from klbench.report.sections._training_data import ALGORITHMS, COLUMNS, COVERS, load
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -56,6 +56,7 @@ TERMS = (
             "where so many of the means fall that it covers 95 % (bootstrap, BCa). Of fewer seeds: Student's t."
         ),
     ),
+    ALGORITHMS,
     ("clip, clamp", "A clip stops the gradient where the ratio q/μ leaves 1 ± 0.2 or so; a clamp cuts off the penalty itself."),
 )
 
