@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 START_SECONDS = 1.0
-"""What it takes a worker to start, most of it imports: work that takes less is done here."""
+"""What it takes a worker to start, most of it imports, in seconds of a CPU: each is to have work for as long at least."""
 
 
 class Cluster(Options):
@@ -52,7 +53,6 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     group: Group = field(default_factory=Group)
     interrupted: bool = field(default=False, init=False)
-    _tried_seconds: float = field(default=0.0, init=False)
 
     def map(
         self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, short: bool = False
@@ -60,7 +60,7 @@ class Context:
         """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them.
 
         Workers are started for two tasks or more, one a task at most. Where tasks are ``short`` (a few seconds at most), they
-        get what is left after this process has worked for as long as they need to start.
+        are done here as long as what is left seems to be less work than starting workers.
 
         Where several processes share the run they are the workers, and those that are not the main one get None for each.
         """
@@ -69,22 +69,34 @@ class Context:
         elif self.cluster is not None:
             yield from self._map_cluster(function, tasks)
         else:
-            remaining = iter(tasks)
-            if short:
-                yield from self._try_here(function, remaining)
-            first = list(islice(remaining, self.workers))
+            remaining, workers = iter(tasks), self.workers
+            if short and workers > 1:
+                left = deque(remaining)
+                workers = yield from self._try_here(function, left)
+                remaining = iter(left)
+            first = list(islice(remaining, workers))
             if len(first) < 2:
                 yield from (function(*task) for task in chain(first, remaining))
             else:
                 yield from on_processes(function, chain(first, remaining), len(first))
 
-    def _try_here(self, function: Callable[..., Any], remaining: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
-        """Results of the first tasks, until this run has done as much of its work here as is spent on starting workers."""
-        while self._tried_seconds < START_SECONDS and (task := next(remaining, None)) is not None:
-            started = time.monotonic()
-            result = function(*task)
-            self._tried_seconds += time.monotonic() - started
+    def _try_here(self, function: Callable[..., Any], left: deque[tuple[Any, ...]]) -> Generator[Any, None, int]:
+        """Do tasks until two workers or more would have work for as long as they need to start; returns for how many there is.
+
+        By the mean time of the tasks so far without the first, which may have imports to do.
+        """
+        if START_SECONDS == 0.0:
+            return self.workers
+        seconds: list[float] = []
+        while left:
+            began = time.process_time()
+            result = function(*left.popleft())
+            seconds.append(time.process_time() - began)
             yield result
+            worth = sum(seconds[1:]) / max(len(seconds) - 1, 1) * len(left) / START_SECONDS
+            if worth >= 2.0:
+                return min(self.workers, int(worth))
+        return 1
 
     def map_kept(
         self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], *, short: bool = False

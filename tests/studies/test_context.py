@@ -130,25 +130,44 @@ def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
     assert asked == [2, 7, 3, 3]
 
 
-@pytest.mark.parametrize(("start_seconds", "here"), [(0.0, 0), (2.5, 3), (3.0, 3), (3.5, 4), (100.0, 6)])
-def test_short_tasks_are_done_here_until_starting_workers_would_have_cost_no_more(monkeypatch, start_seconds, here) -> None:
-    clock = iter(range(1000))  # each task takes one second of it
-    monkeypatch.setattr(_base, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+# The first task takes the imports too. What a second one takes, times those that are left, is to be worth two workers' start.
+@pytest.mark.parametrize(("seconds", "start_seconds", "here", "workers"), [
+    ([9.0] + [1.0] * 9, 4.0, 2, 2),  # 8 seconds left, as two workers take to start
+    ([9.0] + [1.0] * 9, 4.1, 10, None),
+    ([9.0] + [1.0] * 9, 2.0, 2, 4),
+    ([9.0] + [1.0] * 9, 0.1, 2, 5),  # as many as there are to have
+    ([9.0] + [1.0] * 9, 0.0, 0, 5),
+    ([0.0] + [1.0] * 4 + [16.0] * 5, 4.1, 6, 3),  # it turns out to be more: 4 x the mean of four ones and a sixteen
+    ([9.0], 1.0, 1, None),
+    ([], 1.0, 0, None),
+])  # fmt: skip
+def test_short_tasks_are_done_here_unless_they_are_worth_the_start_of_workers(
+    monkeypatch, seconds, start_seconds, here, workers
+) -> None:
+    clock, asked = SimpleNamespace(now=0.0), []
+
+    def task(number: int) -> tuple[str, int]:
+        clock.now += seconds[number]
+        return "here", number
+
+    def on_processes(function, tasks, workers):
+        asked.append(workers)
+        return (("worker", *task) for task in tasks)
+
+    monkeypatch.setattr(_base, "time", SimpleNamespace(process_time=lambda: clock.now))
     monkeypatch.setattr(_base, "START_SECONDS", start_seconds)
-    monkeypatch.setattr(_base, "on_processes", lambda function, tasks, workers: (("worker", *task) for task in tasks))
-    found = list(Context(0, 2).map(lambda k: ("here", k), [(k,) for k in range(6)], short=True))
-    assert found == [("here", k) for k in range(here)] + [("worker", k) for k in range(here, 6)]
+    monkeypatch.setattr(_base, "on_processes", on_processes)
+    found = []
+    for each in Context(0, 5).map(task, ((k,) for k in range(len(seconds))), short=True):
+        clock.now += 100.0  # what is done with a result is no work of theirs
+        found.append(each)
+    assert found == [("here", k) for k in range(here)] + [("worker", k) for k in range(here, len(seconds))]
+    assert asked == ([] if workers is None else [workers])
 
 
-def test_what_was_done_here_counts_for_the_whole_run(monkeypatch) -> None:
-    clock = iter(range(1000))
-    monkeypatch.setattr(_base, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(_base, "START_SECONDS", 4.0)
+def test_tasks_that_are_not_short_are_handed_out_at_once(monkeypatch) -> None:
     monkeypatch.setattr(_base, "on_processes", lambda function, tasks, workers: ("worker" for _ in tasks))
-    context = Context(0, 2)
-    assert list(context.map(lambda: "here", [()] * 3, short=True)) == ["here"] * 3
-    assert list(context.map(lambda: "here", [()] * 4, short=True)) == ["here", "worker", "worker", "worker"]
-    assert list(context.map(lambda: "here", [()] * 2)) == ["worker", "worker"]
+    assert list(Context(0, 2).map(lambda: "here", [()] * 2)) == ["worker", "worker"]
 
 
 def rows_of(name: str, number: int) -> list[dict[str, float | str]]:
