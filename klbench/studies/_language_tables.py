@@ -98,7 +98,7 @@ def _share(own: Sequence[Run], free: Sequence[Run], name: str) -> dict[str, floa
     kl, others = (pd.Series({run["seed"]: run["statistics"]["kl"] for run in each}, dtype=float) for each in (own, free))
     found = seeds.share("kl_share", kl, others, name)
     pairs = [(run, other) for run in own for other in free if run["seed"] == other["seed"]]
-    if len(pairs) == 1:
+    if len(pairs) == 1 and math.isfinite(found["kl_share"]):
         run, other = pairs[0]
         rest = np.subtract(run["values"]["kl"], found["kl_share"] * np.array(other["values"]["kl"]))
         half = seeds.Z95 * clustered(rest, np.array(run["values"]["prompt"]))[1] / other["statistics"]["kl"]

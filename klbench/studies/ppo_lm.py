@@ -6,6 +6,7 @@ It is kept at every report and continued from there to the same bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     rows = [
         (
             row["combination"], f"{row['reward']:.3f} ± {row['reward_se']:.3f}", f"{row['kl']:.2f} ± {row['kl_se']:.2f}",
-            f"{row['kl_estimate']:.2f} ± {row['kl_estimate_se']:.2f}", f"{100 * row['kl_share']:.0f} %", row["outcome"],
+            f"{row['kl_estimate']:.2f} ± {row['kl_estimate_se']:.2f}",
+            "" if math.isnan(row["kl_share"]) else f"{100 * row['kl_share']:.0f} %", row["outcome"],
         )
         for row in table.to_dict("records")
     ]  # fmt: skip

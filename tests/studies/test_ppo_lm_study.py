@@ -272,3 +272,10 @@ def test_a_tracker_is_told_every_report_of_every_combination(tmp_path, monkeypat
     found = study(tmp_path, combinations=("k1_reward",), tracker="wandb", updates=2)["training"]
     expected = [("k1_reward-seed-0", step, kl) for step, kl in zip(found["step"], found["kl"], strict=True)]
     assert told == [*expected, ("k1_reward-seed-0", "closed")]
+
+
+def test_where_training_without_a_penalty_went_nowhere_there_is_no_share_of_its_kl() -> None:
+    table = compared_table([run(name, 0, 0.0) for name in ("untrained", "k1_reward", "none")], "k1_reward")
+    row = table.set_index("combination").loc["k1_reward"]
+    assert row[["kl_share", "kl_share_low", "kl_share_high"]].isna().all()
+    assert row["outcome"] == ""
