@@ -208,11 +208,9 @@ class RunFolder:
         RunError
             The folder was removed meanwhile.
         """
-        try:
-            info = self.info
-        except FileNotFoundError:
-            raise self._removed() from None
-        text = json.dumps(info | values, indent=2, ensure_ascii=False) + "\n"
+        if inputs.kind(self.path / "run.json") != inputs.FILE:
+            raise self._removed()
+        text = json.dumps(self.info | values, indent=2, ensure_ascii=False) + "\n"
         try:
             write_text(self.path / "run.json", text)
         except OSError:
