@@ -11,7 +11,7 @@ from datetime import timedelta
 from klbench.studies import Summary
 
 LINE_SECONDS = 30.0
-"""What lies between two lines of progress at least."""
+"""The least time between two lines of progress."""
 KEPT_SECONDS = 1.0
 """What is done this early was kept of an earlier part of the run, and says nothing of the time that is left."""
 

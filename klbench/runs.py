@@ -76,7 +76,7 @@ def start_of(pid: int) -> str | None:
 
 
 def _runs(pid: Any, started: Any) -> bool:
-    """Whether a process of that number runs here, and is the one that started then, if that is known."""
+    """Return whether a process of that number runs here, and is the one that started then, if that is known."""
     if started is not None:
         return bool(start_of(pid) == started)
     try:
