@@ -56,7 +56,7 @@ def check_folder(folder: Path) -> None:
 
 
 def reason(error: BaseException, most: int = MOST_CHARACTERS) -> str:
-    """What an error says, as one line that any terminal can show; with its type, where it was not made to be read by users."""
+    """Return an error's message as one line that any terminal can show; with its type, if it was not made for users."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -11,7 +11,7 @@ from datetime import timedelta
 from klbench.studies import Summary
 
 LINE_SECONDS = 30.0
-"""What lies between two lines of progress at least."""
+"""The least time between two lines of progress."""
 KEPT_SECONDS = 1.0
 """What is done this early was kept of an earlier part of the run, and says nothing of the time that is left."""
 
@@ -65,14 +65,16 @@ def print_summary(summaries: Sequence[Summary]) -> None:
     from rich.text import Text
 
     console = Console(width=None if Console().is_terminal else 110)
-    for summary in summaries:
-        out = Table(title=Text(summary.title, style="italic"), title_justify="left", box=None)
-        for name in summary.columns:
-            out.add_column(Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
-        for row in summary.rows:
-            out.add_row(*map(Text, row))
-        if summary.rows:
-            console.print(out)
-        for note in summary.notes:
-            console.print(f" {note}", markup=False, highlight=False)
-        console.print()
+    with console.capture() as captured:  # where the reader has gone, rich itself would end the program, with exit code 1
+        for summary in summaries:
+            out = Table(title=Text(summary.title, style="italic"), title_justify="left", box=None)
+            for name in summary.columns:
+                out.add_column(Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+            for row in summary.rows:
+                out.add_row(*map(Text, row))
+            if summary.rows:
+                console.print(out)
+            for note in summary.notes:
+                console.print(f" {note}", markup=False, highlight=False)
+            console.print()
+    print(captured.get(), end="")

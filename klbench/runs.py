@@ -76,7 +76,7 @@ def start_of(pid: int) -> str | None:
 
 
 def _runs(pid: Any, started: Any) -> bool:
-    """Whether a process of that number runs here, and is the one that started then, if that is known."""
+    """Return whether a process of that number runs here, and is the one that started then, if that is known."""
     if started is not None:
         return bool(start_of(pid) == started)
     try:
@@ -208,7 +208,7 @@ class RunFolder:
         RunError
             The folder was removed meanwhile.
         """
-        if not (self.path / "run.json").is_file():
+        if inputs.kind(self.path / "run.json") != inputs.FILE:
             raise self._removed()
         text = json.dumps(self.info | values, indent=2, ensure_ascii=False) + "\n"
         try:

@@ -134,13 +134,13 @@ class _Step:
 
     @property
     def as_said(self) -> bool:
-        """Whether the chosen answer rose and the rejected one fell."""
+        """Return whether the chosen answer rose and the rejected one fell."""
         moved = self.after - self.before
         return bool(moved[0] > 0.0 > moved[1])
 
     @property
     def foreseen(self) -> bool:
-        """Whether the condition is met."""
+        """Return whether the condition is met."""
         return bool(self.slopes[0] > 0.0 > self.slopes[1])
 
 

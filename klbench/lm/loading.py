@@ -232,7 +232,7 @@ def _logits(model: Any, vocabulary: int) -> Tensor:
 
 
 def _is_causal(logits: Tensor, model: Any) -> bool:
-    """Whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
+    """Return whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
     import torch
 
     one, other = logits

@@ -103,7 +103,7 @@ Side = Literal[-1, 0, 1]
 
 
 def side(row: Mapping[str, Any], name: str, of: float = 0.0) -> Side | None:
-    """On which side of ``of`` the whole interval of ``name`` lies, -1 or 1; 0 where it has both; None where there is none."""
+    """Return the side of ``of`` on which the whole interval of ``name`` lies, -1 or 1; 0 for both; None without an interval."""
     low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
     if not (math.isfinite(low) and math.isfinite(high)):
         return None
@@ -111,6 +111,6 @@ def side(row: Mapping[str, Any], name: str, of: float = 0.0) -> Side | None:
 
 
 def told(row: Mapping[str, Any], name: str, below: str, between: str, above: str, of: float = 0.0) -> str:
-    """What that side is called, or that there are too few seeds."""
+    """Return the word for that side, or that there are too few seeds."""
     words: dict[Side | None, str] = {-1: below, 0: between, 1: above}
     return words.get(side(row, name, of), "too few seeds to tell")

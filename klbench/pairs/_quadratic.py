@@ -73,7 +73,7 @@ class Quadratic:
         axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(stds))])
         self.shift = axes.T @ solved(of_q, p[0] - q[0])
         self.uncertainty = 4 * EPS * len(stds) * (_condition(of_q) + _condition(of_p))
-        same = np.abs(self.variances - 1.0) <= self.uncertainty
+        same = np.abs(np.log(self.variances)) <= self.uncertainty
         self.variances[same] = 1.0
         bent = ~same
         flat_shift = float(np.linalg.norm(self.shift[same]))

@@ -27,7 +27,7 @@ class Ragged:
 
     @classmethod
     def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
-        """Of one array a row."""
+        """Join one array a row."""
         return cls(np.concatenate([np.empty(0), *pieces]), np.array([piece.size for piece in pieces], dtype=np.int64))
 
 
@@ -40,7 +40,7 @@ class Block:
 
 
 def one_line(error: Exception) -> str:
-    """What an error of a library says, as the end of a line of ours."""
+    """Return the message of a library's error, short enough to end a line of ours."""
     return " ".join(str(error).split())[:120] or type(error).__name__
 
 

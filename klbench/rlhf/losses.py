@@ -41,7 +41,7 @@ def clipped_surrogate(
 
 
 def clip_active(log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None) -> Tensor:
-    """Where the clipped surrogate has no gradient because of its clips: boolean."""
+    """Return a boolean for each token: whether a clip takes the gradient of the surrogate there."""
     import torch
 
     active = torch.zeros_like(log_ratio, dtype=torch.bool)

@@ -264,7 +264,7 @@ def _known(value: float, text: str) -> str:
 
 
 def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
-    """What is odd about a pair's completions."""
+    """Return sentences on what is odd about a pair's completions."""
     about = next(row for row in results["pairs"].to_dict("records") if row["pair"] == pair)
     above, unread = about["above_zero"], about["unread"]
     notes = [f"Columns that were not read: {unread}."] if unread else []

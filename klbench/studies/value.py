@@ -188,8 +188,9 @@ def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
     """Tell in a line where fewer than ``DIGITS`` digits of the divergence are sure."""
     truth = exact.truths["kl_qp"]
     if truth is not None and math.isfinite(truth.value) and truth.error > 10.0**-DIGITS * truth.value:
-        error = f"{truth.error / truth.value:.0e}" if truth.value else "any part"
-        text = f"{pair.title}: the exact KL(q‖p) may be off by {error} of its value; the parameters are ill-conditioned"
+        off = truth.error / truth.value if truth.value else math.inf
+        error = f"by {off:.0e} of its value" if off < 1.0 else "in its first digit"
+        text = f"{pair.title}: the exact KL(q‖p) may be off {error}; the parameters are ill-conditioned"
         warnings.warn(text, Notice, stacklevel=2)
 
 

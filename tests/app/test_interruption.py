@@ -20,7 +20,7 @@ from klbench import report
 from klbench.metrics.batches import Counts
 from klbench.runs import RunFolder, start_of
 from klbench.studies import value
-from klbench.types import ConfigError
+from klbench.types import ConfigError, RunError
 
 pytestmark = pytest.mark.usefixtures("workers_at_once")
 
@@ -506,6 +506,27 @@ def test_output_that_cannot_be_written_is_one_line_or_none(program: str, tmp_pat
     done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+def test_tables_that_nobody_reads_are_no_failure(tmp_path) -> None:
+    """After the run, rich prints, which would end the program by an exit code of its own."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    arguments = [sys.executable, "-m", "klbench", *SMALL]
+    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert info(tmp_path)["status"] == "done"
+
+
+def test_a_run_folder_that_is_removed_has_no_status_to_change(tmp_path) -> None:
+    """Nor is that the user's mistake, as a file that is not there is elsewhere."""
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    folder.begin(status="running")
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(RunError, match="was removed while the run was writing it"):
+        folder.update(status="failed")
 
 
 def test_a_table_that_cannot_be_replaced_stays_what_it_was(tmp_path, monkeypatch) -> None:

@@ -213,6 +213,16 @@ def test_ill_conditioned_covariances_keep_their_error_bounds(orders, seed) -> No
     assert k3 is None or not math.isfinite(k3.mean_error) or abs(k3.mean - exact["kl_qp"]) <= k3.mean_error
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_where_no_digit_is_sure_the_variances_of_p_are_not_taken_for_those_of_q(seed) -> None:
+    """A variance of 1e-13 is no 1, however uncertain it is; its size decides the divergence."""
+    stream = np.random.default_rng([14, seed])
+    q, p = ((np.zeros(10), rotated(10.0 ** np.linspace(-8.0, 6.0, 10), stream)) for _ in range(2))
+    truth = pair_of(q, p).truth("kl_qp")
+    assert math.isinf(truth.error)
+    assert truth.value == pytest.approx(float(exact_gaussians(q, p)["kl_qp"]), rel=0.5)
+
+
 def test_scales_that_differ_cost_no_digits() -> None:
     """Standard deviations from 1e-6 to 1e6 in correlated coordinates: the condition that counts is that of the correlations."""
     stream = np.random.default_rng(0)

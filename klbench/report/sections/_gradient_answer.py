@@ -123,7 +123,7 @@ CALLED_UNBIASED = (
 
 
 def _called_unbiased(data: Data) -> Markup | None:
-    """What trainers call unbiased, and is so per token alone."""
+    """Return a sentence on the combinations that trainers call unbiased and that are so per token alone."""
     said = {name: data.known.get(name, {}).get("called_unbiased_by", "") for name in data.names}
     # On samples of the policy itself they fail on nothing but sequences.
     biased = {row.combination for row in data.rows if row.status == "ok" and row.lag == 0.0 and not row.exact}

@@ -23,7 +23,7 @@ def off(row: Record) -> str:
 
 
 def checks(data: Data) -> list[Block]:
-    """What speaks against the completions, or cannot be told from them: without it nothing is recommended."""
+    """Return blocks on what speaks against the completions, or cannot be told from them."""
     blocks: list[Block] = []
     failed = [row for row in data.checks if row["verdict"] == FAILS]
     if failed:
@@ -64,7 +64,7 @@ def checks(data: Data) -> list[Block]:
 
 
 def _read(data: Data) -> list[Block]:
-    """What is odd about the file that the completions come from."""
+    """Return sentences on what is odd about the file that the completions come from."""
     lines = []
     for pair in data.pairs:
         about = data.about.get(pair, {})

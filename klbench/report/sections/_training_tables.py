@@ -152,7 +152,7 @@ def tables(trained: Trained) -> Sequence[Block]:
 
 
 def side_by_side(runs: Sequence[Trained]) -> list[Block]:
-    """What a sweep is read for: regret and KL of every combination in every run."""
+    """Return the table that a sweep is read for: regret and KL of every combination in every run."""
     names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
     best = [
         Markup("{}: {}, {}").format(trained.label, code(trained.final[0]["combination"]), interval(trained.final[0], "regret"))

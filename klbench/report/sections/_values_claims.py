@@ -119,7 +119,7 @@ def _relative(row: dict[str, Any]) -> float:
 
 
 def _unreached(data: Data) -> list[Markup]:
-    """What it does to each estimator that no sample shows a part of p."""
+    """Return sentences on what each estimator loses where no sample shows a part of p."""
     result = []
     for pair, mass in data.unreached.items():
         rows = data.at(pair, data.batches[-1]).values()
