@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from klbench.oracles import ExactMoments, enumerate_moments
 from klbench.types import Draws, Estimator
 
 EPS = float(np.finfo(np.float64).eps)
@@ -160,6 +161,28 @@ def _far_terms(estimator: Estimator, log_ratio: np.ndarray) -> tuple[np.ndarray,
     grown = size - np.log(np.abs(_formula(estimator, nearer)))
     pure = np.abs(grown - growth * np.abs(near - nearer)) < 1e-9
     return np.sign(terms), size + growth * np.abs(log_ratio - near), ~pure
+
+
+def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray) -> ExactMoments:
+    """Return the exact moments of an estimator's terms over finitely many draws, those that overflow weighed in log space."""
+    with np.errstate(all="ignore"):
+        terms = estimator.formula(draws)
+    far = ~np.isfinite(terms) & np.isfinite(draws.log_ratio)
+    if not far.any():
+        return enumerate_moments(np.exp(log_probabilities), terms)
+    sign, size, doubtful = log_terms(estimator, draws)
+    near, logs = np.exp(log_probabilities[~far]), log_probabilities[far]
+    with np.errstate(over="ignore"):
+        parts = np.concatenate([near * terms[~far], sign[far] * np.exp(size[far] + logs)])
+        mean = float(np.sum(parts)) if np.isinf(parts).any() else math.fsum(parts)
+        if doubtful.any() or not math.isfinite(mean):
+            return ExactMoments(math.inf if math.isnan(mean) else mean, math.inf, math.inf, math.inf, "enumeration")
+        roundings = 8 * EPS * np.concatenate([np.ones(near.size), 1.0 + np.abs(size[far]) + np.abs(logs)])
+        # Beside a term beyond a float the mean is nothing.
+        roots = np.concatenate([np.sqrt(near) * np.abs(terms[~far] - mean), np.exp(size[far] + 0.5 * logs)])
+        std, error = float(np.hypot.reduce(roots)), math.fsum(np.abs(parts) * roundings)
+        std_error = std * float(roundings.max()) + error if math.isfinite(std) else math.inf
+    return ExactMoments(mean, error, std, std_error, "enumeration")
 
 
 @dataclass(frozen=True)

@@ -365,3 +365,19 @@ def test_a_mean_beyond_a_float_leaves_no_nan() -> None:
     chosen = [estimators.get(name) for name in ("k1", "k3", "bregman_js", "k3_clamped")]
     for exact in pairs.get("mixture")(q=q, p=p, mu=mu).exact(chosen):
         assert not math.isnan(exact.mean + exact.mean_error + exact.std + exact.std_error)
+
+
+@pytest.mark.parametrize("gap", [40, 720, 800, 1400])
+def test_categories_whose_ratio_is_beyond_a_float_are_weighed(gap) -> None:
+    pair = pairs.get("categorical")(q={"logits": [0, -gap]}, p={"logits": [0, 0]})
+    with mpmath.workdps(700):
+        z = mpmath.log(1 + mpmath.exp(-gap))
+        log_q, log_p = (-z, -gap - z), -mpmath.log(2)
+        kl = sum(mpmath.exp(each) * (each - log_p) for each in log_q)
+        variance = sum(mpmath.exp(each) * (mpmath.expm1(log_p - each) - (log_p - each) - kl) ** 2 for each in log_q)
+    (k3,) = pair.exact([estimators.get("k3")])
+    assert abs(k3.mean - kl) <= k3.mean_error < 1e-11
+    assert abs(k3.std - mpmath.sqrt(variance)) <= k3.std_error < 1e-11 * k3.std
+    (chi2,) = pair.exact([estimators.get("bregman_chi2")])
+    assert not math.isnan(chi2.mean)
+    assert not math.isnan(chi2.std)

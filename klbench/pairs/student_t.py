@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
-from pydantic import PositiveFloat
+from pydantic import Field
 
 from klbench.pairs import register
 from klbench.pairs._base import Density, Location, ScalarPair, Scale
@@ -27,7 +27,7 @@ def _log_gamma_step(x: float) -> float:
 class StudentT(Density):
     """Student's t with ``df`` degrees of freedom, shifted by ``loc`` and stretched by ``scale``."""
 
-    df: PositiveFloat
+    df: Annotated[float, Field(ge=0.01, le=1e12)]
     loc: Location = 0.0
     scale: Scale = 1.0
 
