@@ -16,6 +16,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from klbench.oracles import ExactMoments, enumerate_moments
 from klbench.types import Draws, Estimator
 
 EPS = float(np.finfo(np.float64).eps)
@@ -35,7 +36,9 @@ BIG = 600.0
 DOUBT = 1e10
 """What a power of ``log r`` that nobody told of is taken to be worth at most, where the formula overflows."""
 STEP = 1e-6
-"""Step in the log-ratio that shows how an integrand depends on it."""
+"""Relative step in the log-ratio that shows how an integrand depends on it."""
+LONGEST_STEP = 0.1
+"""The same in nats, past which a power of r would change too much, unless the log-ratio itself has no digit as small."""
 Integrand = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """``(n,)`` points to values and to bounds on their rounding errors, both ``(m, n)``."""
 
@@ -160,6 +163,28 @@ def _far_terms(estimator: Estimator, log_ratio: np.ndarray) -> tuple[np.ndarray,
     return np.sign(terms), size + growth * np.abs(log_ratio - near), ~pure
 
 
+def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray) -> ExactMoments:
+    """Return the exact moments of an estimator's terms over finitely many draws, those that overflow weighed in log space."""
+    with np.errstate(all="ignore"):
+        terms = estimator.formula(draws)
+    far = ~np.isfinite(terms) & np.isfinite(draws.log_ratio)
+    if not far.any():
+        return enumerate_moments(np.exp(log_probabilities), terms)
+    sign, size, doubtful = log_terms(estimator, draws)
+    near, logs = np.exp(log_probabilities[~far]), log_probabilities[far]
+    with np.errstate(over="ignore"):
+        parts = np.concatenate([near * terms[~far], sign[far] * np.exp(size[far] + logs)])
+        mean = float(np.sum(parts)) if np.isinf(parts).any() else math.fsum(parts)
+        if doubtful.any() or not math.isfinite(mean):
+            return ExactMoments(math.inf if math.isnan(mean) else mean, math.inf, math.inf, math.inf, "enumeration")
+        roundings = 8 * EPS * np.concatenate([np.ones(near.size), 1.0 + np.abs(size[far]) + np.abs(logs)])
+        # Beside a term beyond a float the mean is nothing.
+        roots = np.concatenate([np.sqrt(near) * np.abs(terms[~far] - mean), np.exp(size[far] + 0.5 * logs)])
+        std, error = float(np.hypot.reduce(roots)), math.fsum(np.abs(parts) * roundings)
+        std_error = std * float(roundings.max()) + error if math.isfinite(std) else math.inf
+    return ExactMoments(mean, error, std, std_error, "enumeration")
+
+
 @dataclass(frozen=True)
 class _Line:
     """A policy, a reference and perhaps a third distribution that samples, in coordinates with their origin at a mode."""
@@ -172,24 +197,30 @@ class _Line:
     def densities(self) -> tuple[Density, ...]:
         return (self.q, self.p) if self.mu is None else (self.q, self.p, self.mu)
 
-    def cells(self) -> Iterator[tuple[_Line, list[float], float, float]]:
-        """Yield each mode's coordinates, its scales, and where its cell begins and ends in them."""
-        scales: dict[float, list[float]] = {}
-        for location, scale in sorted(mode for density in self.densities for mode in density.modes):
-            scales.setdefault(location, []).append(scale)
-        bounds = [self.q.lower, *(0.5 * (a + b) for a, b in pairwise(scales)), math.inf]
-        for (low, high), (location, each) in zip(pairwise(bounds), scales.items(), strict=True):
+    def cells(self) -> Iterator[tuple[_Line, float, float, float]]:
+        """Yield each mode's coordinates, its scale, and where its cell begins and ends in them."""
+        scales: dict[float, float] = {}
+        for location, scale in (mode for density in self.densities for mode in density.modes):
+            scales[location] = max(scale, scales.get(location, 0.0))
+        locations = sorted(scales)
+        bounds = [self.q.lower, *(0.5 * (a + b) for a, b in pairwise(locations)), math.inf]
+        for (low, high), location in zip(pairwise(bounds), locations, strict=True):
             mu = None if self.mu is None else self.mu.shifted(-location)
             moved = _Line(self.q.shifted(-location), self.p.shifted(-location), mu)
-            yield moved, each, low - location, high - location
+            yield moved, scales[location], low - location, high - location
 
-    def draws(self, x: np.ndarray) -> tuple[Draws, np.ndarray, np.ndarray]:
-        """Return the draws at ``x``, the sampler's log-density, and a bound on the rounding error of each logarithm."""
+    def draws(self, x: np.ndarray) -> tuple[Draws, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the draws at ``x``, the sampler's log-density, and bounds on rounding errors.
+
+        Of the sampler's log-density and its weight together, and of the log-ratio: a term may be tiny beside its logarithms.
+        """
         with np.errstate(over="ignore", invalid="ignore"):
             log_q, log_p = self.q.log_density(x), self.p.log_density(x)
             log_mu = log_q if self.mu is None else self.mu.log_density(x)
-            rounding = 4.0 * EPS * (1.0 + np.abs(log_q) + np.abs(log_p) + np.abs(log_mu))
-            return Draws(log_p - log_q, None if self.mu is None else log_q - log_mu), log_mu, rounding
+            of_q = 4.0 * EPS * (1.0 + np.abs(log_q))
+            of_mu = of_q if self.mu is None else of_q + 4.0 * EPS * np.abs(log_mu)
+            draws = Draws(log_p - log_q, None if self.mu is None else log_q - log_mu)
+            return draws, log_mu, of_mu, of_q + 4.0 * EPS * np.abs(log_p)
 
 
 @dataclass(frozen=True)
@@ -205,27 +236,30 @@ class _Moments:
     centers: np.ndarray
     units: np.ndarray
 
-    def log_sizes(self, x: np.ndarray, shift: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return signs and log-sizes of the integrands, which are doubtful, and the rounding error of their logarithms.
+    def log_sizes(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return signs and log-sizes of the integrands, ``(m, n)`` both."""
+        draws, log_density, _, _ = self.line.draws(x)
+        return self._log_sizes(draws, log_density)[:2]
 
-        All ``(m, n)`` but for the last, ``(n,)``. ``shift`` is added to the log-ratio, to see how much depends on it.
-        """
-        draws, log_density, rounding = self.line.draws(x)
-        draws = Draws(draws.log_ratio + shift, draws.log_weight)
+    def _log_sizes(self, draws: Draws, log_density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return signs and log-sizes of the integrands, and which are doubtful, all ``(m, n)``."""
         sign, size, doubtful = (np.stack(each) for each in zip(*(log_terms(e, draws) for e in self.estimators), strict=True))
         with np.errstate(all="ignore"):
             some, signs = size[self.spread], sign[self.spread]
             near = np.log(np.abs(signs * np.exp(np.minimum(some, BIG)) - self.centers[self.spread, None]))
             size = np.concatenate([size, 2.0 * np.where(some < BIG, near, some) - self.units[:, None]]) + log_density
         size[:, np.isneginf(log_density)] = -math.inf
-        return np.concatenate([sign, np.ones_like(some)]), size, np.concatenate([doubtful, doubtful[self.spread]]), rounding
+        return np.concatenate([sign, np.ones_like(some)]), size, np.concatenate([doubtful, doubtful[self.spread]])
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        sign, size, doubtful, rounding = self.log_sizes(x)
-        moved_sign, moved_size, _, _ = self.log_sizes(x, STEP)
+        draws, log_density, of_density, of_ratio = self.line.draws(x)
+        sign, size, doubtful = self._log_sizes(draws, log_density)
+        far = np.abs(draws.log_ratio)
         with np.errstate(over="ignore", invalid="ignore"):
+            step = np.maximum(np.clip(STEP * far, STEP, LONGEST_STEP), 8.0 * EPS * far)
+            moved_sign, moved_size, _ = self._log_sizes(Draws(draws.log_ratio + step, draws.log_weight), log_density)
             values, moved = sign * np.exp(size), moved_sign * np.exp(moved_size)
-            error = rounding * (3.0 * np.abs(values) + np.abs(moved - values) / STEP)
+            error = 3.0 * of_density * np.abs(values) + of_ratio / step * np.abs(moved - values)
             return values, np.where(doubtful, DOUBT * np.abs(values), error)
 
     def reach(self, scale: float, direction: float) -> float:
@@ -239,7 +273,7 @@ class _Moments:
 
     def beyond(self, x: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the integrals from ``x`` on to infinity, by the power of ``x`` that each falls with there; as errors, too."""
-        sign, size, _, _ = self.log_sizes(np.array([x, 2.0 * x]))
+        sign, size = self.log_sizes(np.array([x, 2.0 * x]))
         with np.errstate(over="ignore", invalid="ignore"):
             excess = (size[:, 0] - size[:, 1]) / math.log(2.0) - 1.0
             rest = np.where(excess > 0.0, np.exp(size[:, 0]) * abs(x) / excess, math.inf)
@@ -285,10 +319,10 @@ def moments(
     some, levels = which.sum(), sorted({x for e in estimators for x in e.kinks})
     parts = []
     units = np.full(some, -math.inf)
-    for line, scales, low, high in _Line(q, p, mu).cells():
+    for line, scale, low, high in _Line(q, p, mu).cells():
         plain = _Moments(line, estimators, which, np.zeros(which.size), np.zeros(some))
-        limits = [plain.reach(max(scales), sign) if math.isinf(x) else x for x, sign in ((low, -1.0), (high, 1.0))]
-        edges = _edges(line, scales, limits, levels)
+        limits = [plain.reach(scale, sign) if math.isinf(x) else x for x, sign in ((low, -1.0), (high, 1.0))]
+        edges = _edges(line, limits, levels)
         parts.append((line, edges, [x for x, cell in zip(limits, (low, high), strict=True) if math.isinf(cell)]))
         sizes = plain.log_sizes(0.5 * (edges[1:] + edges[:-1]))[1][which.size :] + np.log(np.diff(edges))
         units = np.fmax(units, np.max(np.where(sizes < math.inf, sizes, -math.inf), axis=1, initial=-math.inf))
@@ -313,10 +347,16 @@ def moments(
         return mean, mean_error, np.where(unknown, math.inf, std * unit), np.where(unknown, math.inf, std_error * unit)
 
 
-def _edges(line: _Line, scales: Sequence[float], limits: Sequence[float], levels: Sequence[float]) -> np.ndarray:
-    """Return the cuts of a cell: by factors of 2 from its mode, in each scale, and where the log-ratio crosses the levels."""
+def _edges(line: _Line, limits: Sequence[float], levels: Sequence[float]) -> np.ndarray:
+    """Return the cuts of a cell: by factors of 2 from every mode, in its scale, and where the log-ratio crosses the levels.
+
+    From those of other cells too: a narrow mode may lie closer to the middle of a wide one than the narrow one's own scale.
+    """
     low, high = limits
-    width = max(-low, high)
-    cuts = [s * 2.0 ** np.arange(-1.0, max(0.0, math.log2(width / s)) + 1.0) for s in scales]
-    edges = np.unique(np.clip(np.concatenate([[low, 0.0, high], *cuts, *(-x for x in cuts)]), low, high))
+    cuts = [np.array([low, 0.0, high])]
+    for location, scale in {mode for density in line.densities for mode in density.modes}:
+        width = max(high - location, location - low)
+        steps = scale * 2.0 ** np.arange(-1.0, max(0.0, math.log2(width / scale)) + 1.0)
+        cuts += [location + steps, location - steps]
+    edges = np.unique(np.clip(np.concatenate(cuts), low, high))
     return np.unique([*edges, *_crossings(line, edges, levels)])

@@ -184,6 +184,60 @@ def k3_crossings(limit):
     return sorted(-1 - limit - mpmath.lambertw(argument, k).real for k in (0, -1))
 
 
+@pytest.mark.parametrize("offset", [-6.8, 0.3, 40.0])
+@pytest.mark.parametrize("narrow", [1.0, 1e-3])
+def test_a_narrow_mode_close_to_the_middle_of_a_wide_one_is_seen(offset, narrow) -> None:
+    """The narrow mode's own cell ends half-way to the middle of the wide one, amid the narrow one's mass."""
+    wide, offset = 1e7, offset * narrow
+    means, stds, of_q, of_p = (0.0, offset), (wide, narrow), (0.9, 0.1), (0.001, 0.999)
+    sides = {side: {"weights": w, "means": means, "stds": stds} for side, w in (("q", of_q), ("p", of_p))}
+    pair = pairs.get("mixture")(**sides)
+    with mpmath.workdps(30):
+
+        def log_density(weights):
+            parts = [(mpmath.mpf(w), mpmath.mpf(m), mpmath.mpf(s)) for w, m, s in zip(weights, means, stds, strict=True)]
+            return lambda x: mpmath.log(sum(w / s * mpmath.exp(-(((x - m) / s) ** 2) / 2) for w, m, s in parts))
+
+        log_q, log_p = log_density(of_q), log_density(of_p)
+        near = {m + s * mpmath.mpf(k) for m, s in zip(means, stds, strict=True) for k in range(-14, 15, 2)}
+        far = {offset + sign * mpmath.mpf(narrow) * 30 * 4**k for k in range(17) for sign in (-1, 1)}
+        kl = mpmath.quad(
+            lambda x: mpmath.exp(log_q(x)) * (log_q(x) - log_p(x)) / mpmath.sqrt(2 * mpmath.pi),
+            sorted(near | far),
+        )
+    for known in pair.exact([estimators.get("k1"), estimators.get("k3")]):
+        assert abs(known.mean - kl) <= known.mean_error < 1e-10
+    truth = pair.truth("kl_qp")
+    assert abs(truth.value - kl) <= truth.error
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e-12])
+def test_a_reference_far_narrower_than_the_policy_has_digits_to_its_value(scale) -> None:
+    """``KL`` and ``E[k1] = E[k3]`` of ``N(0, 1)`` and ``N(0, s^2)`` are ``(s^-2 - 1) / 2 + log s``."""
+    one = {"weights": (1.0,), "means": (0.0,)}
+    pair = pairs.get("mixture")(q=one | {"stds": (1.0,)}, p=one | {"stds": (scale,)})
+    with mpmath.workdps(40):
+        s = mpmath.mpf(scale)
+        kl = (s**-2 - 1) / 2 + mpmath.log(s)
+        std = (s**-2 - 1) / mpmath.sqrt(2)
+    k1, k3 = pair.exact([estimators.get("k1"), estimators.get("k3")])
+    assert abs(k1.mean - kl) <= k1.mean_error < 1e-12 * kl
+    assert abs(k3.mean - kl) <= k3.mean_error < 1e-12 * kl
+    assert abs(k1.std - std) <= k1.std_error < 1e-12 * std
+
+
+@pytest.mark.parametrize("df", [30.0, 1e4, 1e6, 1e10])
+def test_student_t_of_many_degrees_of_freedom_keeps_its_normalizer(df) -> None:
+    x = np.array([0.0, 1.5, -40.0])
+    found = pairs.get("student_t")(q={"df": df}, p={"df": 1.0}).q.log_density(x)
+    with mpmath.workdps(40):
+        half = mpmath.mpf(df) / 2
+        top = mpmath.loggamma(half + 0.5) - mpmath.loggamma(half) - mpmath.log(2 * mpmath.pi * half) / 2
+        exact = [top - (half + 0.5) * mpmath.log1p(mpmath.mpf(float(each)) ** 2 / df) for each in x]
+    for value, known in zip(found, exact, strict=True):
+        assert abs(value - known) <= 1e-15 * (1 + abs(known))
+
+
 @pytest.mark.parametrize("limit", ["0.5", "1e-6", "10", "1e6", "0.003"])
 @pytest.mark.parametrize("mu", [(-0.3, 0.9), (0.2, 1.3)])
 def test_the_ends_of_a_clamp_are_cut_points(limit, mu) -> None:
@@ -311,3 +365,19 @@ def test_a_mean_beyond_a_float_leaves_no_nan() -> None:
     chosen = [estimators.get(name) for name in ("k1", "k3", "bregman_js", "k3_clamped")]
     for exact in pairs.get("mixture")(q=q, p=p, mu=mu).exact(chosen):
         assert not math.isnan(exact.mean + exact.mean_error + exact.std + exact.std_error)
+
+
+@pytest.mark.parametrize("gap", [40, 720, 800, 1400])
+def test_categories_whose_ratio_is_beyond_a_float_are_weighed(gap) -> None:
+    pair = pairs.get("categorical")(q={"logits": [0, -gap]}, p={"logits": [0, 0]})
+    with mpmath.workdps(700):
+        z = mpmath.log(1 + mpmath.exp(-gap))
+        log_q, log_p = (-z, -gap - z), -mpmath.log(2)
+        kl = sum(mpmath.exp(each) * (each - log_p) for each in log_q)
+        variance = sum(mpmath.exp(each) * (mpmath.expm1(log_p - each) - (log_p - each) - kl) ** 2 for each in log_q)
+    (k3,) = pair.exact([estimators.get("k3")])
+    assert abs(k3.mean - kl) <= k3.mean_error < 1e-11
+    assert abs(k3.std - mpmath.sqrt(variance)) <= k3.std_error < 1e-11 * k3.std
+    (chi2,) = pair.exact([estimators.get("bregman_chi2")])
+    assert not math.isnan(chi2.mean)
+    assert not math.isnan(chi2.std)

@@ -72,7 +72,7 @@ class Quadratic:
         axes, self.variances = axes[:, ::-1], stds[::-1] ** 2
         axes = axes * np.sign(axes[np.argmax(np.abs(axes), axis=0), np.arange(len(stds))])
         self.shift = axes.T @ solved(of_q, p[0] - q[0])
-        self.uncertainty = 4 * EPS * len(stds) * (_condition(of_q) + _condition(of_p))
+        self.uncertainty = 8 * EPS * len(stds) * (_condition(of_q) + _condition(of_p))
         same = np.abs(np.log(self.variances)) <= self.uncertainty
         self.variances[same] = 1.0
         bent = ~same
@@ -139,7 +139,7 @@ def _series_parts(v: np.ndarray, m: np.ndarray, s: float) -> np.ndarray:
     numerator = s * (1.0 - s), 1.0 - 2.0 * s, -1.0
     rows = []
     with np.errstate(all="ignore"):  # extreme scales have extreme powers, of which few are asked for
-        c = 1.0 / v - 1.0
+        c = (1.0 - v) / v  # 1/v - 1 would lose the digits of a v near 1, and log v would not cancel against it
         a = 1.0 + c * s
         powers = [(-c / a) ** k for k in range(ORDERS)]
         for k, power in enumerate(powers):

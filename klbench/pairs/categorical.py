@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
 from klbench import divergences, streams
-from klbench.oracles import EPS, ExactMoments, enumerate_moments
+from klbench.oracles import EPS, ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
+from klbench.quadrature import enumerated
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class CategoricalPair(Pair):
 
     @cached_property
     def _atoms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-        """Log-ratio, log q, log-weight and sampling probabilities, over the sampler's support inside q's."""
+        """Log-ratio, log q, log-weight and the sampler's log-probabilities, over the sampler's support inside q's."""
         log_q, log_p = self._log_probs["q"], self._log_probs["p"]
         log_sampler = self._log_probs.get("mu", log_q)
         inside = np.isfinite(log_sampler)
@@ -149,7 +150,7 @@ class CategoricalPair(Pair):
             # Where mu samples what q never does, the weight is 0 and the ratio, 0/0, is never used: any number serves.
             log_ratio = np.where(np.isfinite(log_q), log_p - log_q, 0.0)[inside]
         log_weight = (log_q - log_sampler)[inside] if self.off_policy else None
-        return log_ratio, log_q[inside], log_weight, np.exp(log_sampler[inside])
+        return log_ratio, log_q[inside], log_weight, log_sampler[inside]
 
     @property
     def unreached(self) -> float:
@@ -157,7 +158,7 @@ class CategoricalPair(Pair):
 
     @cached_property
     def _cumulative(self) -> np.ndarray:
-        total = np.cumsum(self._atoms[3])
+        total = np.cumsum(np.exp(self._atoms[3]))
         return total[:-1] / total[-1]
 
     @property
@@ -189,12 +190,10 @@ class CategoricalPair(Pair):
         return True
 
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
-        log_ratio, _, log_weight, probabilities = self._atoms
+        log_ratio, _, log_weight, log_probabilities = self._atoms
         draws = Draws(log_ratio, log_weight)
         return [
-            None
-            if e.batch is not None or (e.needs_weight and not self.off_policy)
-            else enumerate_moments(probabilities, e.formula(draws))
+            None if e.batch is not None or (e.needs_weight and not self.off_policy) else enumerated(e, draws, log_probabilities)
             for e in estimators
         ]
 

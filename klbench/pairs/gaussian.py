@@ -115,13 +115,11 @@ def _growth(margin: float) -> float:
     return math.expm1(margin) if margin < LARGEST else math.inf
 
 
-def _widened(exact: ExactMoments, moved: ExactMoments | None) -> ExactMoments:
-    """Return the moments with errors that make room for parameters that are off by as much as those of ``moved``."""
-    assert moved is not None
-    mean_error, std_error = (
-        2.0 * abs(exact.mean - moved.mean),
-        0.0 if math.isinf(exact.std) else 2.0 * abs(exact.std - moved.std),
-    )
+def _widened(exact: ExactMoments, *moved: ExactMoments | None) -> ExactMoments:
+    """Return the moments with errors that make room for parameters that are off by as much as those of each of ``moved``."""
+    others = [each for each in moved if each is not None]
+    mean_error = 2.0 * sum(abs(exact.mean - each.mean) for each in others)
+    std_error = 0.0 if math.isinf(exact.std) else 2.0 * sum(abs(exact.std - each.std) for each in others)
     return replace(exact, mean_error=exact.mean_error + mean_error, std_error=exact.std_error + std_error)
 
 
@@ -258,14 +256,16 @@ class GaussianPair(Pair):
         (variance,), (shift,) = self._form.active
         on_policy = self.model_copy(update={"mu": None})
 
-        def found(factor: float) -> list[ExactMoments | None]:
-            p = Bell(shift * factor, math.sqrt(variance) * factor)
+        def found(of_shift: float = 1.0, of_std: float = 1.0) -> list[ExactMoments | None]:
+            p = Bell(shift * of_shift, math.sqrt(variance) * of_std)
             return exact_moments(on_policy, Bell(0.0, 1.0), p, None, estimators)
 
         if self.dimension == 1:  # what is uncertain is the last bit, which quadrature has in its bounds
-            return found(1.0)
-        moved = found(math.exp(0.5 * self._form.uncertainty))
-        return [one and _widened(one, other) for one, other in zip(found(1.0), moved, strict=True)]
+            return found()
+        factor = math.exp(0.5 * self._form.uncertainty)
+        # Each by itself: moved together, they leave the shift in units of p's standard deviation as it is.
+        parts = zip(found(), found(of_shift=factor), found(of_std=factor), strict=True)
+        return [one and _widened(one, *moved) for one, *moved in parts]
 
     def _closed_form_moments(self, estimator: Estimator) -> ExactMoments | None:
         if estimator.batch is not None or estimator.polynomial is None or not self.finite_mean(estimator):

@@ -39,6 +39,8 @@ KEEPING_SHARDS = 16
 TAIL_SAMPLES = 2**17
 DIGITS = 6
 """Digits of an exact divergence below which a line says so."""
+NOTHING = 1e-12
+"""Error in nats, such as rounding leaves where the two sides are one, that no line is made of."""
 CHECKPOINT_SECONDS = 10.0
 
 
@@ -187,7 +189,7 @@ def solve(pair: Pair, chosen: tuple[Estimator, ...]) -> Exact:
 def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
     """Tell in a line where fewer than ``DIGITS`` digits of the divergence are sure."""
     truth = exact.truths["kl_qp"]
-    if truth is not None and math.isfinite(truth.value) and truth.error > 10.0**-DIGITS * truth.value:
+    if truth is not None and math.isfinite(truth.value) and truth.error > max(10.0**-DIGITS * truth.value, NOTHING):
         off = truth.error / truth.value if truth.value else math.inf
         error = f"by {off:.0e} of its value" if off < 1.0 else "in its first digit"
         text = f"{pair.title}: the exact KL(q‖p) may be off {error}; the parameters are ill-conditioned"

@@ -270,3 +270,30 @@ def test_truths_from_the_moment_function_keep_their_error_bounds(target, power, 
     else:
         exact = mpmath.mpf(scale) * (moment_of_gaussians(power, mean, std) - 1)
         assert abs(truth.value - exact) <= truth.error
+
+
+@pytest.mark.parametrize("bent", [0.0, 1e-9, 1e-5, 1e-2])
+@pytest.mark.parametrize(("dimension", "condition"), [(1, 0.0), (2, 0.0), (3, 3.0), (6, 4.0)])
+def test_exact_moments_of_nearly_equal_gaussians_keep_within_their_bounds(dimension, condition, bent) -> None:
+    """The KL, the mean of k1 and its variance ``tr((S_p^-1 S_q - 1)^2)/2 + d' S_p^-1 S_q S_p^-1 d``, at 80 digits."""
+    stream = np.random.default_rng(dimension)
+    axes, _ = np.linalg.qr(stream.normal(size=(dimension, dimension)))
+    cov = (axes * 10.0 ** np.linspace(-condition / 2, condition / 2, dimension)) @ axes.T
+    cov, shift = 0.5 * (cov + cov.T), stream.normal(size=dimension) * 1e-4
+    q, p = {"mean": [0.0] * dimension, "cov": cov.tolist()}, {"mean": shift.tolist(), "cov": (cov * (1.0 + bent)).tolist()}
+    pair = pairs.get("gaussian")(q=q, p=p)
+    with mpmath.workdps(80):
+        of_q, of_p, d = (mpmath.matrix(each) for each in (q["cov"], p["cov"], p["mean"]))
+        inverse, one = of_p**-1, mpmath.eye(dimension)
+
+        def trace(matrix):
+            return sum(matrix[i, i] for i in range(dimension))
+
+        off = inverse * of_q - one
+        log_det = mpmath.log(mpmath.det(of_p) / mpmath.det(of_q))
+        kl = (trace(off) + (d.T * inverse * d)[0] + log_det) / 2
+        std = mpmath.sqrt(trace(off * off) / 2 + (d.T * inverse * of_q * inverse * d)[0])
+    (k1,), truth = pair.exact([estimators.get("k1")]), pair.truth("kl_qp")
+    assert abs(truth.value - kl) <= truth.error
+    assert abs(k1.mean - kl) <= k1.mean_error
+    assert abs(k1.std - std) <= k1.std_error
