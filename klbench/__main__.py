@@ -8,13 +8,14 @@ import sys
 
 def main() -> None:
     """Run the command line and exit with its code."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is finished is kept, as on Ctrl-C
+    stops = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    for stop in (each for each in stops if signal.getsignal(each) is signal.SIG_DFL):
+        signal.signal(stop, signal.default_int_handler)  # what is finished is kept, as on Ctrl-C
     from klbench.cli import command_line
     from klbench.processes import exit_code
 
     code = exit_code(lambda: command_line(sys.argv[1:]), "klbench")
-    for stop in (signal.SIGINT, signal.SIGTERM):
+    for stop in (signal.SIGINT, *stops):
         signal.signal(stop, signal.SIG_IGN)  # all is done: Ctrl-C while the interpreter ends is no news
     sys.exit(code)
 

@@ -266,7 +266,7 @@ def default_out(name: str) -> Path:
 def _new_folder(settings: Settings) -> RunFolder:
     path = default_out(settings.experiment) if settings.common.out is None else Path(settings.common.out)
     RunFolder.check_new(path)
-    return RunFolder(path)
+    return RunFolder(path, new=True)
 
 
 @inputs.refused("the run cannot be continued")

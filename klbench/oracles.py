@@ -85,7 +85,7 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
 
 def _combined(parts: list[tuple[float, float, float]]) -> tuple[float, float]:
     """Return the sum of coefficients times moments, and a bound on its error; inf where one of them is."""
-    if not all(math.isfinite(moment) for _, moment, _ in parts):
+    if not all(math.isfinite(c * moment) and math.isfinite(c * error) for c, moment, error in parts):
         return math.inf, 0.0
     return math.fsum(c * moment for c, moment, _ in parts), math.fsum(abs(c) * error for c, _, error in parts)
 

@@ -113,11 +113,21 @@ def _overwrite(path: Path, text: str) -> None:
         os.close(file)
 
 
+KINDS: dict[str, type] = {
+    **dict.fromkeys(("status", "experiment", "study", "command", "device", "started", "finished", "error"), str),
+    **dict.fromkeys(("seed", "workers", "processes", "pid"), int),
+    **dict.fromkeys(("seconds", "versions", "machine", "git"), dict),
+}
+"""What the entries of ``run.json`` that are read again must be."""
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """``config.yaml``, ``run.json``, ``tables/``, ``figures/``, ``index.html``, ``log.txt`` and, while it runs, ``parts/``."""
 
     path: Path
+    new: bool = False
+    """Whether it must not be there yet when it is made."""
 
     @classmethod
     def check_new(cls, path: Path) -> None:
@@ -159,6 +169,10 @@ class RunFolder:
             readable = False
         if not readable:
             raise ConfigError(f"{path}: its run.json is not one that klbench wrote")
+        for key, kind in KINDS.items():
+            value = folder.info.get(key)
+            if value is not None and not isinstance(value, kind):
+                raise ConfigError(f"{path}: its run.json says {key}={value!r:.40}, where klbench writes a {kind.__name__}")
         return folder
 
     def check_inside(self) -> None:
@@ -181,10 +195,14 @@ class RunFolder:
         Raises
         ------
         ConfigError
-            It cannot be made.
+            It cannot be made, or another run has made it since it was found to be new.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            if self.new:
+                (self.path / "log.txt").open("x").close()
+        except FileExistsError:
+            raise ConfigError(f"out={self.path}: another run has just begun there; name a new folder") from None
         except OSError as error:
             raise ConfigError(f"out={self.path}: cannot be made, {error.strerror}; name a folder that can") from None
 

@@ -291,7 +291,8 @@ def test_the_mean_gap_is_the_divergence(name, sides) -> None:
 @given(sides=logits)
 def test_ratios_average_to_one(sides) -> None:
     pair = pair_of(*sides)
-    log_ratio, _, _, probabilities = pair._atoms
+    log_ratio, _, _, log_probabilities = pair._atoms
+    probabilities = np.exp(log_probabilities)
     assert math.fsum(probabilities * np.exp(log_ratio)) == pytest.approx(1.0, rel=1e-12)
 
 

@@ -95,3 +95,9 @@ def test_a_closed_form_is_trusted_to_a_few_roundings() -> None:
     assert closed_form(0.0) == closed_form(-0.0)
     assert closed_form(0.0).error == 0.0
     assert (closed_form(INF).value, closed_form(INF).error) == (INF, 0.0)
+
+
+def test_coefficients_beyond_what_a_float_can_multiply_make_infinite_moments() -> None:
+    exact = polynomial_moments(((-1.0, 0.0, 1), (1e308, 1.0, 0), (-1e308, 0.0, 0)), shifted(3.0))
+    assert exact.std == INF
+    assert not math.isnan(exact.mean)

@@ -8,7 +8,7 @@ from typing import Any
 from klbench.divergences import CERTAIN
 from klbench.estimators import register
 from klbench.estimators.schulman import k1, k2, k3
-from klbench.numerics import expm1_and_gap, namespace, overflow
+from klbench.numerics import expm1_and_gap, namespace, overflow, times_exp
 from klbench.types import BatchForm, Claims, Draws, Estimator
 
 Array = Any
@@ -20,8 +20,17 @@ def _weight(draws: Draws) -> Array:
 
 
 def weighted(draws: Draws, *, formula: Any) -> Array:
-    """``w k(r)``: its mean over ``x ~ mu`` is that of ``k(r)`` over ``x ~ q``."""
-    return _weight(draws) * formula(draws)
+    """``w k(r)``: its mean over ``x ~ mu`` is that of ``k(r)`` over ``x ~ q``. 0 where k is, however large the weight."""
+    log_weight: Array = draws.log_weight
+    terms: Array = formula(draws)
+    xp = namespace(terms)
+    far = log_weight > overflow(log_weight)
+    if not bool(xp.any(far)):
+        return _weight(draws) * terms
+    near = xp.exp(xp.where(far, xp.zeros_like(log_weight), log_weight)) * terms
+    infinite = far & (terms != 0.0)
+    beyond = times_exp(xp.where(infinite, terms, xp.ones_like(terms)), xp.where(infinite, log_weight, xp.zeros_like(terms)))
+    return xp.where(infinite, beyond, xp.where(far, terms, near))
 
 
 def k3_weighted(draws: Draws) -> Array:

@@ -221,7 +221,7 @@ class GaussianPair(Pair):
             return Truth(math.inf, 0.0, "closed-form")
         (log_moment,), (margin,) = series
         if log_moment > LARGEST:
-            return Truth(math.inf, 0.0 if log_moment - margin > LARGEST else math.inf, "closed-form")
+            return Truth(math.inf, math.inf, "closed-form")  # finite, and beyond a float
         value = scale * math.expm1(log_moment)
         # M is rounded where it is, near 1.
         error = 16 * EPS * (abs(value) + abs(scale) * self._form.size) + (abs(value) + abs(scale)) * _growth(margin)

@@ -24,8 +24,8 @@ GLANCE_SECONDS = 0.1
 """How long Ctrl-C may wait to be seen."""
 PARENT_SECONDS = 1.0
 """How long a worker may outlive the process that started it."""
-STOPS = (signal.SIGINT, signal.SIGTERM)
-"""Ctrl-C, and what ``kill``, service managers and schedulers of jobs send."""
+STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+"""Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a terminal."""
 
 
 def on_processes(

@@ -20,6 +20,7 @@ from klbench import app, estimators, pairs, progress
 from klbench.app import experiments
 from klbench.cli import command_line
 from klbench.runs import RunFolder
+from klbench.types import ConfigError
 
 ONE = ("pair=gaussian", "samples=1_000", "workers=1")
 
@@ -374,3 +375,12 @@ def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) 
         lines = stream.buffer.getvalue().decode(encoding).splitlines()
         assert lines[0].startswith("N(0, 1?) ? N(1, 1?)" if encoding == "ascii" else "N(0, 1²) ? N(1, 1²)")
         assert (tmp_path / lines[-1]).is_file()
+
+
+def test_of_two_runs_that_begin_in_one_folder_at_once_one_is_refused(tmp_path) -> None:
+    """Both have found the folder to be new, and only one makes it."""
+    first, second = RunFolder(tmp_path / "run", new=True), RunFolder(tmp_path / "run", new=True)
+    RunFolder.check_new(tmp_path / "run")
+    first.create()
+    with pytest.raises(ConfigError, match="another run has just begun there"):
+        second.create()

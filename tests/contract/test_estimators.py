@@ -212,7 +212,8 @@ def test_nonnegative_means_never_negative_and_no_less_is_claimed(name, make, dty
 
 def by_enumeration(name, pair: CategoricalPair, n: int) -> float:
     """The exact mean of the estimate over all batches of ``n``."""
-    log_ratio, _, log_weight, probabilities = pair._atoms
+    log_ratio, _, log_weight, log_probabilities = pair._atoms
+    probabilities = np.exp(log_probabilities)
     batches = np.array(list(itertools.product(range(len(probabilities)), repeat=n)))
     weight = log_weight[batches] if log_weight is not None else None
     means = terms(name, log_ratio[batches], weight).mean(axis=-1)

@@ -89,3 +89,20 @@ def test_a_ratio_beyond_a_float_times_a_weight_below_one_is_a_number(make) -> No
     np.testing.assert_allclose(got, exact, rtol=1e-12)
     assert got[0] == 1.0
     assert got[-1] == np.inf
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_no_weight_makes_a_term_that_is_not_a_number(dtype) -> None:
+    """``w k(r)`` beside mpmath: 0 where k is 0, inf only where the product is too large for the dtype."""
+    x, w = (each.ravel().astype(dtype) for each in np.meshgrid([0.0, 1e-3, -3.0, 40.0], [-1e4, -700.0, 0.0, 80.0, 700.0, 1e4]))
+    largest = float(np.finfo(dtype).max)
+    for name, formula in (("k1_weighted", lambda t: -t), ("k2_weighted", lambda t: t * t / 2)):
+        with np.errstate(all="ignore"):
+            terms = estimators.get(name).terms(Draws(x, w))
+        for found, t, log_weight in zip(terms, map(mpmath.mpf, x.tolist()), map(mpmath.mpf, w.tolist()), strict=True):
+            exact = formula(t) * mpmath.exp(log_weight)
+            assert not np.isnan(found)
+            if abs(exact) > 2 * largest:
+                assert found == math.copysign(math.inf, exact)
+            elif abs(exact) < largest / 2:
+                assert float(found) == pytest.approx(float(exact), rel=4e-3 if dtype == np.float16 else 1e-4, abs=1e-7)

@@ -35,7 +35,8 @@ def tables():
 
 def by_enumeration(name: str, pair: CategoricalPair, n: int) -> tuple[float, float]:
     """Mean and standard deviation of the estimate over all batches of ``n``."""
-    log_ratio, _, log_weight, probabilities = pair._atoms
+    log_ratio, _, log_weight, log_probabilities = pair._atoms
+    probabilities = np.exp(log_probabilities)
     batches = np.array(list(itertools.product(range(3), repeat=n)))
     weight = np.prod(probabilities[batches], axis=-1)
     draws = Draws(log_ratio[batches], None if log_weight is None else log_weight[batches])

@@ -57,6 +57,10 @@ def _lone_surrogate(folder: Path) -> None:
     (folder / "run.json").write_text(json.dumps({"status": "done", "experiment": chr(0xD800)}))
 
 
+def _list_for_status(folder: Path) -> None:
+    (folder / "run.json").write_text(json.dumps({"status": [1]}))
+
+
 def _file_for_figures(folder: Path) -> None:
     (folder / "figures").write_text("")
 
@@ -77,6 +81,7 @@ def _no_json(folder: Path) -> None:
     (_broken_parquet, "expected a Parquet table"), (_no_tables, "expected tables/*.parquet, found none"),
     (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in _values_data.py"),
     (_wrong_types, "could not convert string to float: 'long'"), (_lone_surrogate, "run.json is not one that klbench wrote"),
+    (_list_for_status, "its run.json says status=[1], where klbench writes a str"),
     (_file_for_figures, "figures: File exists"), (_figures_elsewhere, "figures: leads out of the run folder, to "),
     (_log_elsewhere, "log.txt: leads out of the run folder, to /nowhere/log.txt"),
     (_broken_json, "run.json is not one that klbench wrote"), (_no_json, "expected a run folder with a run.json"),
