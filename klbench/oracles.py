@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from klbench.types import Polynomial, Truth
+from klbench.log_terms import log_terms
+from klbench.types import Draws, Estimator, Polynomial, Truth
 
 EPS = float(np.finfo(np.float64).eps)
 LARGEST = math.log(np.finfo(np.float64).max)
@@ -96,3 +97,25 @@ def enumerate_moments(probabilities: np.ndarray, terms: np.ndarray) -> ExactMome
     variance = math.fsum(probabilities * (terms - mean) ** 2)
     error = 8 * EPS * math.fsum(probabilities * np.abs(terms))
     return ExactMoments(mean, error, math.sqrt(variance), 8 * EPS * math.sqrt(variance) + error, "enumeration")
+
+
+def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray) -> ExactMoments:
+    """Return the exact moments of an estimator's terms over finitely many draws, those that overflow weighed in log space."""
+    with np.errstate(all="ignore"):
+        terms = estimator.formula(draws)
+    far = ~np.isfinite(terms) & np.isfinite(draws.log_ratio)
+    if not far.any():
+        return enumerate_moments(np.exp(log_probabilities), terms)
+    sign, size, doubtful = log_terms(estimator, draws)
+    near, logs = np.exp(log_probabilities[~far]), log_probabilities[far]
+    with np.errstate(over="ignore"):
+        parts = np.concatenate([near * terms[~far], sign[far] * np.exp(size[far] + logs)])
+        mean = float(np.sum(parts)) if np.isinf(parts).any() else math.fsum(parts)
+        if doubtful.any() or not math.isfinite(mean):
+            return ExactMoments(math.inf if math.isnan(mean) else mean, math.inf, math.inf, math.inf, "enumeration")
+        roundings = 8 * EPS * np.concatenate([np.ones(near.size), 1.0 + np.abs(size[far]) + np.abs(logs)])
+        # Beside a term beyond a float the mean is nothing.
+        roots = np.concatenate([np.sqrt(near) * np.abs(terms[~far] - mean), np.exp(size[far] + 0.5 * logs)])
+        std, error = float(np.hypot.reduce(roots)), math.fsum(np.abs(parts) * roundings)
+        std_error = std * float(roundings.max()) + error if math.isfinite(std) else math.inf
+    return ExactMoments(mean, error, std, std_error, "enumeration")

@@ -16,7 +16,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from klbench.oracles import ExactMoments, enumerate_moments
+from klbench.log_terms import log_terms
 from klbench.types import Draws, Estimator
 
 EPS = float(np.finfo(np.float64).eps)
@@ -118,71 +118,6 @@ def _rules(function: Integrand, low: np.ndarray, high: np.ndarray) -> tuple[np.n
     values, rounding = (y.reshape(len(y), *x.shape) for y in function(x.ravel()))
     with np.errstate(invalid="ignore"):
         return (values @ weights) * half, ((rounding + EPS * np.abs(values)) @ weights) * half
-
-
-def log_terms(estimator: Estimator, draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return signs and log-sizes of an estimator's terms, where the terms themselves overflow too, and which are doubtful.
-
-    Where the formula overflows, the terms follow from its polynomial, or else from its growth. They are doubtful where the
-    growth is not a pure power of ``r``, and no polynomial says what else is in it.
-    """
-    log_ratio = draws.log_ratio
-    weighted = estimator.needs_weight
-    doubtful = np.zeros(log_ratio.shape, bool)
-    with np.errstate(all="ignore"):
-        # Such terms are proportional to the weight, which joins in log space.
-        terms = _formula(estimator, log_ratio)
-        sign, size = np.sign(terms), np.log(np.abs(terms))
-        far = ~np.isfinite(terms) & np.isfinite(log_ratio)
-        if far.any():
-            sign[far], size[far], doubtful[far] = _far_terms(estimator, log_ratio[far])
-    return sign, size + draws.log_weight if weighted else size, doubtful
-
-
-def _formula(estimator: Estimator, log_ratio: np.ndarray) -> np.ndarray:
-    """Return the terms, but for the weight that some are proportional to."""
-    terms: np.ndarray = estimator.formula(Draws(log_ratio, np.zeros_like(log_ratio) if estimator.needs_weight else None))
-    return terms
-
-
-def _far_terms(estimator: Estimator, log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | bool]:
-    if estimator.polynomial is not None:
-        parts = [part for part in estimator.polynomial if part[0]]
-        c, a, b = (np.array(column)[:, None] for column in zip(*parts, strict=True))
-        size = np.log(np.abs(c)) + a * log_ratio + b * np.log(np.abs(log_ratio))
-        top = size.max(axis=0)
-        total = np.sum(np.sign(c) * np.sign(log_ratio) ** b * np.exp(size - top), axis=0)
-        return np.sign(total), top + np.log(np.abs(total)), False
-    growth = np.where(log_ratio > 0.0, estimator.growth, estimator.growth_at_zero)
-    # At two places short of the overflow: between them, a pure power of r grows by no more and no less than that power.
-    near, nearer = (np.copysign(x / np.maximum(growth, 1.0), log_ratio) for x in (600.0, 300.0))
-    terms = _formula(estimator, near)
-    size = np.log(np.abs(terms))
-    grown = size - np.log(np.abs(_formula(estimator, nearer)))
-    pure = np.abs(grown - growth * np.abs(near - nearer)) < 1e-9
-    return np.sign(terms), size + growth * np.abs(log_ratio - near), ~pure
-
-
-def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray) -> ExactMoments:
-    """Return the exact moments of an estimator's terms over finitely many draws, those that overflow weighed in log space."""
-    with np.errstate(all="ignore"):
-        terms = estimator.formula(draws)
-    far = ~np.isfinite(terms) & np.isfinite(draws.log_ratio)
-    if not far.any():
-        return enumerate_moments(np.exp(log_probabilities), terms)
-    sign, size, doubtful = log_terms(estimator, draws)
-    near, logs = np.exp(log_probabilities[~far]), log_probabilities[far]
-    with np.errstate(over="ignore"):
-        parts = np.concatenate([near * terms[~far], sign[far] * np.exp(size[far] + logs)])
-        mean = float(np.sum(parts)) if np.isinf(parts).any() else math.fsum(parts)
-        if doubtful.any() or not math.isfinite(mean):
-            return ExactMoments(math.inf if math.isnan(mean) else mean, math.inf, math.inf, math.inf, "enumeration")
-        roundings = 8 * EPS * np.concatenate([np.ones(near.size), 1.0 + np.abs(size[far]) + np.abs(logs)])
-        # Beside a term beyond a float the mean is nothing.
-        roots = np.concatenate([np.sqrt(near) * np.abs(terms[~far] - mean), np.exp(size[far] + 0.5 * logs)])
-        std, error = float(np.hypot.reduce(roots)), math.fsum(np.abs(parts) * roundings)
-        std_error = std * float(roundings.max()) + error if math.isfinite(std) else math.inf
-    return ExactMoments(mean, error, std, std_error, "enumeration")
 
 
 @dataclass(frozen=True)

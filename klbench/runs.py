@@ -115,7 +115,7 @@ def _overwrite(path: Path, text: str) -> None:
 
 KINDS: dict[str, type] = {
     **dict.fromkeys(("status", "experiment", "study", "command", "device", "started", "finished", "error"), str),
-    **dict.fromkeys(("seed", "workers", "processes", "pid"), int),
+    **dict.fromkeys(("seed", "workers", "processes"), int),
     **dict.fromkeys(("seconds", "versions", "machine", "git"), dict),
 }
 """What the entries of ``run.json`` that are read again must be."""

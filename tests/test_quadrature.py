@@ -13,7 +13,8 @@ import pytest
 
 from klbench import divergences, estimators, pairs
 from klbench.estimators.bregman import bregman
-from klbench.quadrature import integrate, log_terms
+from klbench.log_terms import log_terms
+from klbench.quadrature import integrate
 from klbench.types import Claims, Draws, Estimator
 
 BREGMAN = ("bregman_kl_pq", "bregman_chi2", "bregman_hellinger", "bregman_alpha:3", "bregman_alpha:-0.7")

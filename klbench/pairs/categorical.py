@@ -11,10 +11,9 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
 from klbench import divergences, streams
-from klbench.oracles import EPS, ExactMoments
+from klbench.oracles import EPS, ExactMoments, enumerated
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.quadrature import enumerated
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 if TYPE_CHECKING:

@@ -155,7 +155,7 @@ NUMBERS = [
     case(*CATEGORICAL, "pair.random.size=5", "pair.random.kl=100", says=("random.kl=100", "out of reach", "5 categories")),
     case(*CATEGORICAL, "pair.random.size=5", says=("pair.random.kl", "missing")),
     case(*VALUE, "pair=exponential", "pair.q.rate=0", says=("pair.q.rate=0", "greater than 0")),
-    case(*VALUE, "pair=student_t", "pair.p.df=-1", says=("pair.p.df=-1", "greater than 0")),
+    case(*VALUE, "pair=student_t", "pair.p.df=-1", says=("pair.p.df=-1", "at least 0.01")),
     case(*VALUE, "pair=laplace", "pair.q.scale=nan", says=("pair.q.scale=nan",)),
     case(*VALUE, "pair=mixture", "pair.q.weights=[0.5,0.6]", says=("pair.q.weights=[0.5, 0.6]", "sum to 1", "1.1")),
     case(*VALUE, "pair=mixture", "pair.q.weights=[1.0]", says=("pair.q", "one length", "1, 2 and 2")),
@@ -471,7 +471,8 @@ def test_resume_of_a_configuration_that_was_meddled_with_is_data_that_is_wrong(c
     ("run.json", "[" * 10**5, "its run.json is not one that klbench wrote"),
     ("run.json", '{"experiment": "\\ud800"}', "its run.json is not one that klbench wrote"),
     ("run.json", "1" * 5000, "its run.json is not one that klbench wrote"),
-    ("run.json", '{"experiment": 3}', "its run.json names no experiment"),
+    ("run.json", '{"experiment": 3}', "its run.json says experiment=3, where klbench writes a str"),
+    ("run.json", '{"status": "running"}', "its run.json names no experiment"),
     ("run.json", None, "a run folder with a run.json"),
     ("config.yaml", None, "a pipe"),
 ])  # fmt: skip
