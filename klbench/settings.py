@@ -19,7 +19,7 @@ from klbench import estimators, pairs, studies
 from klbench.pairs import Pair
 from klbench.registry import unknown
 from klbench.studies import Study
-from klbench.studies._base import Cluster
+from klbench.studies.context import Cluster
 from klbench.types import ConfigError, Options
 
 

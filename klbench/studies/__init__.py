@@ -1,18 +1,16 @@
-"""Studies: one file a kind of experiment; settings in, tidy tables out."""
+"""Studies: one folder a kind of experiment; settings in, tidy tables out, and their part of the page."""
 
 from __future__ import annotations
 
 from klbench.registry import Registry
-from klbench.studies import _lm_trained
-from klbench.studies._base import Context, Study, Summary
+from klbench.studies.context import Context, Study, Summary
 
 registry: Registry[Study] = Registry("study", __name__)
-_lm_trained.add_all()  # here, so that workers know them too
 
 
 def register(study: Study) -> Study:
     """Register a study under its name."""
-    return registry.add(study.name, study)
+    return registry.add(study.name, study, study.aliases)
 
 
 def names() -> list[str]:
@@ -30,5 +28,9 @@ def get(name: str) -> Study:
     """
     return registry.get(name)
 
+
+from klbench.studies.language import trained  # noqa: E402
+
+trained.add_all()  # here, so that workers know them too
 
 __all__ = ["Context", "Study", "Summary", "get", "names", "register", "registry"]

@@ -19,7 +19,7 @@ import pytest
 from klbench import report
 from klbench.metrics.batches import Counts
 from klbench.runs import RunFolder, start_of
-from klbench.studies import value
+from klbench.studies.value import run as value_run
 from klbench.types import ConfigError, RunError
 
 pytestmark = pytest.mark.usefixtures("workers_at_once")
@@ -174,15 +174,15 @@ def interrupted_after(monkeypatch):
     """``interrupted_after(n)``: Ctrl-C comes with the n-th shard."""
 
     def interrupted_after(n: int) -> None:
-        measure, calls = value.measure_shard, []
+        measure, calls = value_run.measure_shard, []
 
-        def measure_shard(*arguments: object) -> value.Found:
+        def measure_shard(*arguments: object) -> value_run.Found:
             calls.append(1)
             if len(calls) > n:
                 raise KeyboardInterrupt
             return measure(*arguments)
 
-        monkeypatch.setattr(value, "measure_shard", measure_shard)
+        monkeypatch.setattr(value_run, "measure_shard", measure_shard)
 
     return interrupted_after
 
@@ -209,7 +209,7 @@ def test_it_goes_on_from_any_place(call, tmp_path, monkeypatch, interrupted_afte
 
 
 @pytest.mark.parametrize(("place", "name"), [
-    (value.Moments, "merge"),
+    (value_run.Moments, "merge"),
     (Counts, "merge"),
     (RunFolder, "save_part"),
 ])  # fmt: skip
@@ -218,14 +218,14 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
 ) -> None:
     (tmp_path / "whole").mkdir()
     assert call(*SMALL, folder=tmp_path / "whole").code == 0
-    original, add, merging = getattr(place, name), value._Progress.add, []
+    original, add, merging = getattr(place, name), value_run._Progress.add, []
 
     def interrupted(*arguments: object) -> object:
         if merging and merging[0].shards >= 7:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    def watched(self: value._Progress, *arguments: object, **more: object) -> None:
+    def watched(self: value_run._Progress, *arguments: object, **more: object) -> None:
         merging.append(self)
         try:
             add(self, *arguments, **more)
@@ -233,10 +233,10 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
             merging.clear()
 
     with monkeypatch.context() as patch:
-        patch.setattr(value._Progress, "add", watched)
+        patch.setattr(value_run._Progress, "add", watched)
         patch.setattr(place, name, interrupted)
         if name == "save_part":
-            patch.setattr(value, "CHECKPOINT_SECONDS", 0.0)
+            patch.setattr(value_run, "CHECKPOINT_SECONDS", 0.0)
         assert call(*SMALL, folder=tmp_path).code == 130
     assert call("resume=run", "workers=1", folder=tmp_path).code == 0
     assert tables(tmp_path) == tables(tmp_path / "whole")
@@ -359,7 +359,7 @@ def test_a_run_that_fails_says_so_in_one_line_and_the_rest_in_its_log(call, tmp_
 
     monkeypatch.setattr("klbench.pairs.laplace.LaplacePair.draw", draw)
     if workers == 2:  # the workers of other tests know nothing of this
-        monkeypatch.setattr("klbench.studies._base.on_processes", lambda f, tasks, workers: (f(*task) for task in tasks))
+        monkeypatch.setattr("klbench.studies.context.on_processes", lambda f, tasks, workers: (f(*task) for task in tasks))
     arguments = [each for each in SMALL if not each.startswith("workers")]
     called = call(*arguments, f"workers={workers}", folder=tmp_path)
     assert (called.code, called.out) == (1, "")
@@ -421,14 +421,14 @@ def full_disk(monkeypatch) -> Callable[[], None]:
 
 
 def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(call, tmp_path, monkeypatch, full_disk) -> None:
-    measure = value.measure_shard
+    measure = value_run.measure_shard
 
-    def measure_shard(*arguments: object) -> value.Found:
+    def measure_shard(*arguments: object) -> value_run.Found:
         full_disk()
         return measure(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(value, "measure_shard", measure_shard)
+        patch.setattr(value_run, "measure_shard", measure_shard)
         patch.setattr(RunFolder, "save_part", lambda *arguments: None)
         called = call(*SMALL, folder=tmp_path)
     assert (called.code, called.out) == (1, "")
@@ -475,16 +475,16 @@ def test_a_file_whose_blocks_do_not_suffice_stays_what_it_was(tmp_path, monkeypa
 
 @pytest.mark.parametrize("shards", [0, 7, 40])
 def test_a_run_folder_that_is_removed_does_not_come_back(call, tmp_path, monkeypatch, shards: int) -> None:
-    measure, calls = value.measure_shard, []
+    measure, calls = value_run.measure_shard, []
 
-    def measure_shard(*arguments: object) -> value.Found:
+    def measure_shard(*arguments: object) -> value_run.Found:
         calls.append(1)
         found = measure(*arguments)
         if len(calls) > min(shards, 39):
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
         return found
 
-    monkeypatch.setattr(value, "measure_shard", measure_shard)
+    monkeypatch.setattr(value_run, "measure_shard", measure_shard)
     called = call(*SMALL, folder=tmp_path)
     assert (called.code, called.out) == (1, "")
     assert called.err == "klbench: the run failed: run was removed while the run was writing it\n"

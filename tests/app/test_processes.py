@@ -132,15 +132,15 @@ def test_a_run_whose_main_process_ended_goes_on_to_the_same_bits(both, alone) ->
 
 
 def test_what_is_to_be_known_is_one_line_and_in_the_log(call, monkeypatch, tmp_path) -> None:
-    from klbench.studies import lm
+    from klbench.studies.lm import run as lm_run
 
-    measure = lm.measure_shard
+    measure = lm_run.measure_shard
 
     def halving(*task):
         warnings.warn("out of memory with 64 sequences at a time; went on with 32", Notice, stacklevel=1)
         return measure(*task)
 
-    monkeypatch.setattr(lm, "measure_shard", halving)
+    monkeypatch.setattr(lm_run, "measure_shard", halving)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         called = call(*RUN, "samples=4", "shard=2", "rescored=0", "out=run", folder=tmp_path)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from klbench.studies import value
+from klbench.studies.value import run as value_run
 
 SHORT = ("samples=1000", "estimators=[k1,k3]", "batches=[1]", "workers=1")
 SWEEP = ("-m", "+exp=value", "pair=gaussian", "pair.p.mean=0.1,0.5", *SHORT)
@@ -143,7 +143,7 @@ def test_ctrl_c_stops_the_sweep_and_its_jobs_can_be_continued(call, tmp_path, mo
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(value, "measure_shard", measure_shard)
+        patch.setattr(value_run, "measure_shard", measure_shard)
         called = call(*SWEEP, "out=sweep", folder=tmp_path)
     assert called.code == 130
     assert called.err == "klbench: interrupted; continue a job with: python -m klbench resume=sweep/NUMBER\n"

@@ -23,7 +23,7 @@ from klbench import report  # noqa: E402
 from klbench.cli import command_line  # noqa: E402
 from klbench.lm import loading  # noqa: E402
 from klbench.runs import RunFolder  # noqa: E402
-from klbench.studies import lm  # noqa: E402
+from klbench.studies.lm import run as lm_run  # noqa: E402
 from klbench.types import ConfigError  # noqa: E402
 
 report.render = lambda run, outcome: (Path(run) / "index.html").write_text("blank")
@@ -83,8 +83,8 @@ def stops(self, name, arrays):
         raise OSError("no space left")
 
 
-measure, save = lm.measure_shard, RunFolder.save_part
-lm.CHECKPOINT_SECONDS = 0.0
+measure, save = lm_run.measure_shard, RunFolder.save_part
+lm_run.CHECKPOINT_SECONDS = 0.0
 os.chdir(folder)
 call("done", *RUN, *SIZE, "out=done")
 call("taken", *RUN, *SIZE, "out=done")
@@ -93,9 +93,9 @@ call("other study", "exp=gaussian", "samples=1000", "out=none")
 call("sweep", "-m", *RUN, "seed=1,2", "out=none")
 with instead(loading, "load", missing, where=1):
     call("missing", *RUN, *SIZE, "out=none")
-with instead(lm, "measure_shard", breaks, where=1):
+with instead(lm_run, "measure_shard", breaks, where=1):
     call("broken", *RUN, *SIZE, "out=broken")
-with instead(lm, "measure_shard", warns, where=1):
+with instead(lm_run, "measure_shard", warns, where=1):
     call("warned", *RUN, *SIZE, "out=warned")
 with instead(RunFolder, "save_part", stops, where=0):
     call("stopped", *RUN, *SIZE, "out=stopped")

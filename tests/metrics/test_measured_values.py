@@ -10,8 +10,8 @@ import pytest
 from klbench import estimators
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
-from klbench.studies import value
-from klbench.studies._base import Context
+from klbench.studies.context import Context
+from klbench.studies.value import run as value_run
 from klbench.types import Claims, Draws, Estimator, Truth
 
 Q, P, MU = (0.2, 0.5, 0.3), (0.5, 0.1, 0.4), (0.3, 0.3, 0.4)
@@ -24,13 +24,13 @@ SIZES = (1, 2, 3, 5, 8)
 
 @pytest.fixture(scope="module")
 def tables():
-    options = value.ValueOptions(
+    options = value_run.ValueOptions(
         pairs=tuple(PAIRS.values()),
         estimators=("k1", "k3", "k_fitted", "k1_weighted", "k3_weighted", "k1_self_normalized"),
         samples=400_000,
         batches=SIZES,
     )
-    return value.run(options, Context(seed=3))
+    return value_run.run(options, Context(seed=3))
 
 
 def by_enumeration(name: str, pair: CategoricalPair, n: int) -> tuple[float, float]:
@@ -99,8 +99,8 @@ def test_a_mean_of_a_million_with_a_spread_of_a_thousandth_keeps_its_variance(mo
         "offset", lambda draws: 1e6 + 1e-3 * draws.log_ratio, "kl_qp", "x", "an offset and a little noise", Claims(False, False)
     )  # fmt: skip
     monkeypatch.setitem(estimators.registry._makers, "offset", lambda asked, number: offset)
-    options = value.ValueOptions(pairs=(Standard(),), estimators=("offset", "k1"), samples=samples, batches=(1, 16))
-    values = value.run(options, Context(seed=0))["values"].set_index(["estimator", "batch"])
+    options = value_run.ValueOptions(pairs=(Standard(),), estimators=("offset", "k1"), samples=samples, batches=(1, 16))
+    values = value_run.run(options, Context(seed=0))["values"].set_index(["estimator", "batch"])
     for n in (1, 16):
         row = values.loc[("offset", n)]
         assert row["std"] == pytest.approx(1e-3 / math.sqrt(n), rel=5 / math.sqrt(2 * samples) + 1e-6)

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from klbench.pairs.recorded import RecordedPair
 from klbench.studies import Context, get
-from klbench.studies.lm import LmOptions
+from klbench.studies.lm.run import LmOptions
 
 PER_TOKEN = ("logprobs", "ref_logprobs", "old_logprobs", "kl", "kl_pq", "tokens")
 TIMED = {"throughput", "cost"}

@@ -24,7 +24,7 @@ from rollout_files import (
 from klbench.pairs import _rollouts, recorded
 from klbench.pairs.recorded import RecordedPair
 from klbench.studies import Context, get
-from klbench.studies.lm import LmOptions
+from klbench.studies.lm.run import LmOptions
 
 
 @pytest.fixture(scope="module")

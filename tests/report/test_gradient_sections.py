@@ -28,14 +28,18 @@ from test_report_browser import CHROMIUM
 
 from klbench.report import combine, render
 from klbench.report.blocks import Paragraph
-from klbench.report.sections import _gradient_figures, gradients, lambdas, shapes, staleness
-from klbench.report.sections._gradient_data import load
+from klbench.studies.gradient import section as gradient_section
+from klbench.studies.gradient import section_figures
+from klbench.studies.gradient.section_data import load
+from klbench.studies.lambda_ import section as lambda_section
+from klbench.studies.same_kl import section as same_kl_section
+from klbench.studies.staleness import section as staleness_section
 
 MakeRun = Callable[..., Path]
 
 
 def said(tables: dict[str, pd.DataFrame]) -> str:
-    return plain(gradients.answer(tables))
+    return plain(gradient_section.answer(tables))
 
 
 def test_the_verdicts_are_those_of_the_table() -> None:
@@ -92,7 +96,9 @@ def test_quiet_alone_is_told_from_quiet_in_training() -> None:
 
 
 def test_broken_claims_and_infinite_variances_are_warned_of() -> None:
-    assert not [block for block in gradients.answer(content()) if isinstance(block, Paragraph) and block.tone == "warning"]
+    assert not [
+        block for block in gradient_section.answer(content()) if isinstance(block, Paragraph) and block.tone == "warning"
+    ]
     changed = content()
     frame = changed["gradients"]
     frame.loc[(frame["combination"] == "k2_loss") & (frame["pair"] == ONE), ["matches", "status"]] = ["none", "claim broken"]
@@ -102,13 +108,13 @@ def test_broken_claims_and_infinite_variances_are_warned_of() -> None:
     assert "k1_loss has a bias or a noise too large" in text
     assert "k2_loss does not have the gradient that it claims (one, KL 0.5)" in text
     assert "k3_sequence_loss has no finite variance" in text
-    claims = gradients.build(changed)[-1].blocks[0]  # type: ignore[union-attr]
+    claims = gradient_section.build(changed)[-1].blocks[0]  # type: ignore[union-attr]
     assert cells(claims, "k2_loss")[2] == "2 of 3"  # type: ignore[arg-type]
     assert cells(claims, "k1_reward")[2] == "3 of 3"  # type: ignore[arg-type]
 
 
 def test_the_tables_of_bias_and_noise() -> None:
-    blocks = gradients.build(content())
+    blocks = gradient_section.build(content())
     bias, noise = table(blocks, "Bias"), table(blocks, "Noise")
     assert [str(column.title) for column in bias.columns] == [
         "Combination", "GRU<br>KL 0.05", "GRU<br>KL 2", "one<br>KL 0.5", "Where",
@@ -129,7 +135,7 @@ def test_a_sampled_match_is_no_exact_zero() -> None:
     frame.loc[sampled, ["method", "rel_bias"]] = ["sampling", 0.01]
     lucky = (frame["combination"] == "k2_reward") & (frame["pair"] == ONE)
     frame.loc[lucky, ["method", "matches"]] = ["sampling", QP]
-    assert cells(table(gradients.build(changed), "Bias"), "full_with_score")[3] == "≈ 0"
+    assert cells(table(gradient_section.build(changed), "Bias"), "full_with_score")[3] == "≈ 0"
     text = said(changed)
     assert "2 of them have the gradient" in text
     assert re.search(r"Another gradient \| [^|]*\| k2_reward", text)
@@ -147,13 +153,13 @@ def test_names_in_the_wild_are_escaped_and_explained(make_run: MakeRun) -> None:
 
 def test_arrows_that_end_together_share_a_label() -> None:
     data = load("gradients")(content() | {"arrows": arrows(ONE)})
-    figure = _gradient_figures.arrows(data)
+    figure = section_figures.arrows(data)
     assert figure is not None
     assert "∇ KL(q‖p), k2_loss, k1_reward at (−1.4, 0.8)" in figure.panels[0].alt
     assert "∇ KL(p‖q), k3_loss at (−0.8, −0.2)" in figure.panels[0].alt
     assert "k1_loss at (0, 0)" in figure.panels[0].alt
     assert "k2_reward" not in figure.panels[0].svg
-    assert _gradient_figures.arrows(load("gradients")(content())) is None
+    assert section_figures.arrows(load("gradients")(content())) is None
 
 
 @pytest.mark.parametrize("pairs", [(NEAR,), (ONE,), (NEAR, ONE)])
@@ -180,13 +186,13 @@ def test_numbers_that_are_none(make_run: MakeRun) -> None:
 
 def test_nothing_measured() -> None:
     empty = {name: content()["gradients"].head(0) for name in ("gradients", "staleness")}
-    for section in (gradients, staleness):
+    for section in (gradient_section, staleness_section):
         assert "Nothing was measured" in plain(section.answer(empty))
         assert section.build(empty) == []
 
 
 def test_a_lag_parts_the_exact_from_the_others() -> None:
-    text = plain(staleness.answer(stale()))
+    text = plain(staleness_section.answer(stale()))
     assert "up to 0.1 nats behind. At that lag a batch is worth 60 % of its size" in text
     assert re.search(r"Exact at every lag \| [^|]*\| full_with_score: 2.0 → 3.0", text)
     assert re.search(r"Exact on fresh samples, biased on stale ones \| [^|]*\| k1_reward: 0 → 20 %", text)
@@ -195,12 +201,12 @@ def test_a_lag_parts_the_exact_from_the_others() -> None:
 
 def test_a_bias_is_forgiven_in_small_batches_only() -> None:
     # 3² - 1² = 8 of variance saved, for a bias of 0.3² = 0.09: less error up to 88 samples.
-    text = plain(staleness.answer(stale()))
+    text = plain(staleness_section.answer(stale()))
     assert re.search(r"these err less than full_with_score, for all their bias, .*: \| k2_loss: 88 \|", text)
     noisy = stale()
     noisy["staleness"].loc[noisy["staleness"]["combination"] == "k2_loss", "rel_std"] = 4.0
-    assert "full_with_score errs less than each of the biased ones" in plain(staleness.answer(noisy))
-    batches = table(staleness.build(noisy), "Bias or noise?")
+    assert "full_with_score errs less than each of the biased ones" in plain(staleness_section.answer(noisy))
+    batches = table(staleness_section.build(noisy), "Bias or noise?")
     assert cells(batches, "k2_loss")[4:] == ["never"]
 
 
@@ -219,12 +225,12 @@ def test_several_lagging_pairs(make_run: MakeRun) -> None:
 
 
 def test_the_two_lambdas_are_compared() -> None:
-    text = plain(lambdas.answer(lambda_table(0.0, 0.5)))
+    text = plain(lambda_section.answer(lambda_table(0.0, 0.5)))
     assert (
         "The best λ is not one number. On <i>sequences</i>, at KL 0.1, λ = 0.50 makes the value least noisy and λ = 1.5" in text
     )
     assert "loses most at KL 0.1: noise of 7.50 instead of 6.00 times" in text
-    same = plain(lambdas.answer(lambda_table(0.0, 0.001)))
+    same = plain(lambda_section.answer(lambda_table(0.0, 0.001)))
     assert "The same λ" in same
     assert "the value's λ is as good" in same
 
@@ -242,7 +248,7 @@ def test_a_lambda_that_is_not_known(make_run: MakeRun, column: str, odd: float) 
 
 
 def test_who_wins_is_said_of_one_kl() -> None:
-    text = plain(shapes.answer(shape_table(*SHAPES)))
+    text = plain(same_kl_section.answer(shape_table(*SHAPES)))
     assert "At one and the same KL of 0.1, k1 is less noisy on hole and k3 on tilt." in text
     assert "On “hole”, the standard deviation of one term is 1.0 nats with k1 and 8.0 with k3; on “tilt”, 1.0 and 0.50." in text
     assert "χ² against 2J does." in text
@@ -252,7 +258,7 @@ def test_who_wins_is_said_of_one_kl() -> None:
 
 
 def test_a_pair_against_the_rule_is_named() -> None:
-    text = plain(shapes.answer(shape_table(("tilt", 0.1, 0.5, "k1"), *SHAPES[1:])))
+    text = plain(same_kl_section.answer(shape_table(("tilt", 0.1, 0.5, "k1"), *SHAPES[1:])))
     assert "χ² against 2J says it on 2 of 3 pairs." in text
     assert "Not on: tilt (0.1)." in text
     assert "The KL does not say who wins" not in text

@@ -13,12 +13,13 @@ from report_runs import FORMS, differences, tables
 
 from klbench import pairs
 from klbench.report.blocks import Block, Bullets, Paragraph
-from klbench.report.sections import _values_answer as answering
-from klbench.report.sections import _values_claims as claiming
-from klbench.report.sections import _values_ranking as ranking
-from klbench.report.sections._values_data import load
-from klbench.studies import Context, value
-from klbench.studies.value import ValueOptions
+from klbench.studies import Context
+from klbench.studies.value import run as value_run
+from klbench.studies.value import section_answer as answering
+from klbench.studies.value import section_claims as claiming
+from klbench.studies.value import section_ranking as ranking
+from klbench.studies.value.run import ValueOptions
+from klbench.studies.value.section_data import load
 
 
 def plain(blocks: list[Block]) -> str:
@@ -121,7 +122,7 @@ def test_what_q_never_samples_is_said_and_breaks_no_claim() -> None:
     """q = (.6, .4, 0), p = (.5, .3, .2): k3 is off by 0.2 of 0.2245."""
     pair = pairs.get("categorical")(q={"probs": [0.6, 0.4, 0.0]}, p={"probs": [0.5, 0.3, 0.2]})
     options = ValueOptions(pairs=(pair,), estimators=("k1", "k3", "bregman_kl_pq"), samples=20_000, batches=(1, 64))
-    text = said(value.run(options, Context(0)))
+    text = said(value_run.run(options, Context(0)))
     assert "Claims: none is broken" in text
     assert "p gives 0.200 of its probability to it. The mean of r is 0.800 and not 1" in text
     assert "Bias over the exact KL(q‖p): k1 0 % and k3 −89.1 %. Infinite there: KL(p‖q)." in text
@@ -147,7 +148,7 @@ def test_a_known_exact_error_ranks_whatever_the_tail() -> None:
     pair = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.25})
     chosen = ("k1", "k3", "k_lambda", "k_fitted")
     options = ValueOptions(pairs=(pair,), estimators=chosen, samples=200_000, batches=(1, 1024))
-    content = value.run(options, Context(0))
+    content = value_run.run(options, Context(0))
     assert set(content["values"]["status"]) == {"ok", "heavy tail", "skipped: needs batches of at least 2"}
     text = said(content)
     assert "One sample: k_lambda (rmse 0.126 against 0.255 for k1 , 0.128 less)." in text

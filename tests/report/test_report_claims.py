@@ -12,7 +12,7 @@ import pandas as pd
 
 from klbench.report import combine, render
 from klbench.report.blocks import Block, Details
-from klbench.report.sections.claims import answer, build, judged
+from klbench.studies.claims.section import answer, build, judged
 
 
 def row(claim: str, verdict: str = "holds", **others: Any) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def _no_json(folder: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "said"), [
     (_broken_parquet, "expected a Parquet table"), (_no_tables, "expected tables/*.parquet, found none"),
-    (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in _values_data.py"),
+    (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in section_data.py"),
     (_wrong_types, "could not convert string to float: 'long'"), (_lone_surrogate, "run.json is not one that klbench wrote"),
     (_list_for_status, "its run.json says status=[1], where klbench writes a str"),
     (_file_for_figures, "figures: File exists"), (_figures_elsewhere, "figures: leads out of the run folder, to "),

@@ -11,8 +11,8 @@ import pytest
 from gradient_runs import plain
 
 from klbench.report import combine, render
-from klbench.report.sections import dpo
-from klbench.report.sections._dpo_data import COVERS
+from klbench.studies.dpo import section as dpo_section
+from klbench.studies.dpo.section_data import COVERS
 
 MakeRun = Callable[..., Path]
 SIZES, STEPS, START = (64.0, 1024.0, math.inf), (0, 10, 20), 1.5
@@ -64,7 +64,7 @@ def content(shift: float = 0.0, status: str = "ok") -> dict[str, pd.DataFrame]:
 
 
 def said(tables: dict[str, pd.DataFrame]) -> str:
-    return plain(dpo.answer(tables))
+    return plain(dpo_section.answer(tables))
 
 
 def test_the_answer_is_that_of_the_tables() -> None:

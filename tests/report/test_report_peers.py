@@ -3,7 +3,7 @@
 import pandas as pd
 from markupsafe import escape
 
-from klbench.report.sections import peers
+from klbench.studies.peers import section as peers_section
 
 ROW = {
     "subject": "k3", "version": "1.0", "dtype": "float32", "values": 9, "max_rel_error": 1e-7, "median_rel_error": 1e-8,
@@ -34,7 +34,7 @@ def text(blocks) -> str:
 
 
 def test_the_answer_names_errors_gradients_and_times() -> None:
-    said = text(peers.answer(tables()))
+    said = text(peers_section.answer(tables()))
     assert "half of the values are off by more than (and the worst by)" in said
     assert "low_var_kl</code>: 0.13 (85)" in said
     assert "Extreme, values off by 1 % or more" in said
@@ -48,7 +48,7 @@ def test_the_answer_names_errors_gradients_and_times() -> None:
 
 
 def test_accuracy_and_time_stand_in_one_table() -> None:
-    figure, table = peers.build(tables())
+    figure, table = peers_section.build(tables())
     assert [panel.title for panel in figure.panels] == ["k3"]
     assert "klbench 1.0×10⁻⁸, <b>lib 0.13." in figure.panels[0].alt
     assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
@@ -62,5 +62,5 @@ def test_accuracy_and_time_stand_in_one_table() -> None:
 
 
 def test_without_any_library_it_says_so() -> None:
-    (block,) = peers.answer({"peers": tables()["peers"].iloc[-1:]})
+    (block,) = peers_section.answer({"peers": tables()["peers"].iloc[-1:]})
     assert block.tone == "warning"

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 
 from klbench.report import render
-from klbench.report.sections._precision_answer import answer, table
-from klbench.report.sections._precision_data import load
+from klbench.studies.precision.section_answer import answer, table
+from klbench.studies.precision.section_data import load
 
 EPS = 2.0**-23
 

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 
 from klbench.report import combine, render
-from klbench.report.sections._throughput_answer import answer
-from klbench.report.sections._throughput_data import load
+from klbench.studies.throughput.section_answer import answer
+from klbench.studies.throughput.section_data import load
 
 RATES = {"k1": 2e9, "k2": 1e9, "k3": 5e7, "slow": 1e7}
 

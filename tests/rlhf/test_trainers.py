@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from klbench.rlhf.losses import whitened
+from klbench.rlhf.options import LoopOptions
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Batch, Recipe, train
-from klbench.studies._loop_options import LoopOptions
-from klbench.studies._peers_found import MissingError, function, module
+from klbench.studies.peers.found import MissingError, function, module
 from klbench.types import Rollouts
 
 F64 = torch.float64

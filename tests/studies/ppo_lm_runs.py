@@ -4,7 +4,7 @@ import pandas as pd
 
 from klbench.runs import RunFolder
 from klbench.studies import Context, get
-from klbench.studies._language_options import PpoLmOptions
+from klbench.studies.language.options import PpoLmOptions
 
 NAMES = ("k1_reward", "k3_loss", "none")
 TINY = {

@@ -6,7 +6,7 @@ import pytest
 import klbench
 from klbench import claims
 from klbench.studies import Context
-from klbench.studies import claims as study
+from klbench.studies.claims import run as study
 from klbench.types import ConfigError
 
 FEW = ("ratio_mean_one", "k3_less_variance", "shifted_gaussians_suffice")

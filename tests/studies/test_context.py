@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from klbench.runs import RunFolder
-from klbench.studies import Context, _base
+from klbench.studies import Context, context
 
 
 def power(base: int, exponent: int) -> int:
@@ -124,7 +124,7 @@ def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
         asked.append(workers)
         return (function(*task) for task in tasks)
 
-    monkeypatch.setattr(_base, "on_processes", on_processes)
+    monkeypatch.setattr(context, "on_processes", on_processes)
     for workers, tasks in ((150, 2), (150, 7), (3, 7), (3, 3)):
         assert list(Context(0, workers).map(slow, ((k,) for k in range(tasks)))) == list(range(tasks))
     assert asked == [2, 7, 3, 3]
@@ -154,9 +154,9 @@ def test_short_tasks_are_done_here_unless_they_are_worth_the_start_of_workers(
         asked.append(workers)
         return (("worker", *task) for task in tasks)
 
-    monkeypatch.setattr(_base, "time", SimpleNamespace(process_time=lambda: clock.now))
-    monkeypatch.setattr(_base, "START_SECONDS", start_seconds)
-    monkeypatch.setattr(_base, "on_processes", on_processes)
+    monkeypatch.setattr(context, "time", SimpleNamespace(process_time=lambda: clock.now))
+    monkeypatch.setattr(context, "START_SECONDS", start_seconds)
+    monkeypatch.setattr(context, "on_processes", on_processes)
     found = []
     for each in Context(0, 5).map(task, ((k,) for k in range(len(seconds))), short=True):
         clock.now += 100.0  # what is done with a result is no work of theirs
@@ -166,7 +166,7 @@ def test_short_tasks_are_done_here_unless_they_are_worth_the_start_of_workers(
 
 
 def test_tasks_that_are_not_short_are_handed_out_at_once(monkeypatch) -> None:
-    monkeypatch.setattr(_base, "on_processes", lambda function, tasks, workers: ("worker" for _ in tasks))
+    monkeypatch.setattr(context, "on_processes", lambda function, tasks, workers: ("worker" for _ in tasks))
     assert list(Context(0, 2).map(lambda: "here", [()] * 2)) == ["worker", "worker"]
 
 

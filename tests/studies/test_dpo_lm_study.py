@@ -12,7 +12,7 @@ from klbench import app
 from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
 from klbench.studies import Context, get
-from klbench.studies._language_options import DpoLmOptions
+from klbench.studies.language.options import DpoLmOptions
 from klbench.types import ConfigError
 
 TINY = {

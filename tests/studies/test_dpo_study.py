@@ -13,9 +13,9 @@ from klbench.rlhf import ranked
 from klbench.runs import RunFolder
 from klbench.settings import build
 from klbench.studies import Context, get
-from klbench.studies import _dpo_estimates as estimates
-from klbench.studies._dpo_options import DpoOptions
-from klbench.studies._dpo_tasks import optimum_rows, perform, testbed
+from klbench.studies.dpo import estimates
+from klbench.studies.dpo.options import DpoOptions
+from klbench.studies.dpo.tasks import optimum_rows, perform, testbed
 from klbench.types import ConfigError
 
 PROMISED = {

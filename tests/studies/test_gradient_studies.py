@@ -12,7 +12,7 @@ from klbench import gradients, pairs
 from klbench.runs import RunFolder
 from klbench.settings import build
 from klbench.studies import Context, get
-from klbench.studies.gradient import GradientOptions
+from klbench.studies.gradient.run import GradientOptions
 from klbench.types import ConfigError
 
 TINY = {"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, "model": "transformer"}

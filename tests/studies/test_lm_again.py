@@ -5,7 +5,7 @@ import pytest
 
 from klbench.pairs.sequence import SequencePair
 from klbench.studies import Context, get
-from klbench.studies.lm import LmOptions
+from klbench.studies.lm.run import LmOptions
 from klbench.types import Completions
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from klbench import estimators
 from klbench.pairs.sequence import SequencePair
-from klbench.studies._lm_found import Found, Kept, Sums, Vocabulary
-from klbench.studies._lm_measure import Shard, found_in
-from klbench.studies._lm_values import tail_shape
+from klbench.studies.lm.found import Found, Kept, Sums, Vocabulary
+from klbench.studies.lm.measure import Shard, found_in
+from klbench.studies.lm.values import tail_shape
 from klbench.types import Completions
 
 

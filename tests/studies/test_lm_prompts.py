@@ -6,8 +6,8 @@ import pytest
 from klbench import streams
 from klbench.pairs.sequence import SequencePair
 from klbench.studies import Context, get
-from klbench.studies._lm_prompts import MOST, NAMES, Prompts, prompt_rows
-from klbench.studies.lm import LmOptions
+from klbench.studies.lm.prompts import MOST, NAMES, Prompts, prompt_rows
+from klbench.studies.lm.run import LmOptions
 
 PER_PROMPT = np.array([3, 9, 6, 2, 12, 8, 5, 4, 7, 10, 6, 8])
 PROMPT = np.repeat(np.arange(PER_PROMPT.size), PER_PROMPT)

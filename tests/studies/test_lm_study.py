@@ -11,9 +11,10 @@ from klbench import estimators, pairs
 from klbench.pairs.sequence import SequencePair
 from klbench.runs import RunFolder
 from klbench.settings import build
-from klbench.studies import Context, get, lm
-from klbench.studies._lm_measure import found_in
-from klbench.studies.lm import LmOptions
+from klbench.studies import Context, get
+from klbench.studies.lm import run as lm_run
+from klbench.studies.lm.measure import found_in
+from klbench.studies.lm.run import LmOptions
 from klbench.types import ConfigError, Draws
 
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3}
@@ -129,7 +130,7 @@ def test_standard_errors_come_true_over_many_seeds(lag) -> None:
     variance = float((probability * (tokens - mean) ** 2).sum())
     for seed in range(seeds):
         shard = found_in(pair(lag).completions(seed, 0, 500), chosen, 0.0, keep=False)
-        table = lm.values([lm._solved(pair(lag), chosen, shard, None)])
+        table = lm_run.values([lm_run._solved(pair(lag), chosen, shard, None)])
         one, per_token, exact = (
             row(table, "abs", "token"),
             row(table, "abs", "token", "token"),
@@ -290,13 +291,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> N
         calls.append(arguments)
         return real(*arguments)
 
-    real = lm.measure_shard
-    monkeypatch.setattr(lm, "measure_shard", stopped)
+    real = lm_run.measure_shard
+    monkeypatch.setattr(lm_run, "measure_shard", stopped)
     first = tables(pair(), pair(0.1), samples=1_000, shard=256, folder=folder)
     assert set(first["values"]["pair"]) == {pair().title}  # the first is done, the second is not
-    monkeypatch.setattr(lm, "measure_shard", real)
+    monkeypatch.setattr(lm_run, "measure_shard", real)
     measured_again = []
-    monkeypatch.setattr(lm, "measure_shard", lambda *a: measured_again.append(a) or real(*a))
+    monkeypatch.setattr(lm_run, "measure_shard", lambda *a: measured_again.append(a) or real(*a))
     found = tables(pair(), pair(0.1), samples=1_000, shard=256, folder=folder)
     assert len(measured_again) == 3
     assert_same(found, tables(pair(), pair(0.1), samples=1_000, shard=256))

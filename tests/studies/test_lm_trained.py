@@ -11,7 +11,7 @@ from klbench import studies
 from klbench.lm import cache, embedded
 from klbench.lm.loading import load
 from klbench.pairs.lm import LmPair
-from klbench.studies import _lm_trained
+from klbench.studies.language import trained
 from klbench.types import ConfigError
 
 NAMES = [embedded.PREFIX + name for name in embedded.TRAINED]
@@ -26,9 +26,9 @@ def lm_cache(tmp_path_factory) -> Iterator[None]:
 
 
 def test_every_one_has_a_trainer() -> None:
-    assert list(_lm_trained.TRAINED) == list(_lm_trained.TINY) == list(embedded.TRAINED)
-    for name, (study, _, _) in _lm_trained.TRAINED.items():
-        studies.get(study).options(**_lm_trained.SHARED | _lm_trained.TRAINED[name][1])
+    assert list(trained.TRAINED) == list(trained.TINY) == list(embedded.TRAINED)
+    for name, (study, _, _) in trained.TRAINED.items():
+        studies.get(study).options(**trained.SHARED | trained.TRAINED[name][1])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -48,7 +48,7 @@ def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) ->
 
 def test_every_process_that_runs_a_study_knows_them() -> None:
     code = (
-        "import sys; from klbench.studies import _ppo_lm_tasks; from klbench.lm import embedded;"
+        "import sys; from klbench.studies.ppo_lm import tasks; from klbench.lm import embedded;"
         f"assert set(embedded._trainers) == {set(embedded.TRAINED)!r}"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
@@ -57,22 +57,22 @@ def test_every_process_that_runs_a_study_knows_them() -> None:
 
 
 def test_other_settings_or_code_are_another_policy(monkeypatch) -> None:
-    before = _lm_trained._made_with("ppo-midway")
-    assert before != _lm_trained._made_with("dpo-midway")
-    monkeypatch.setattr(_lm_trained, "DECIDES", ("lm",))
-    after = _lm_trained._made_with("ppo-midway")
+    before = trained._made_with("ppo-midway")
+    assert before != trained._made_with("dpo-midway")
+    monkeypatch.setattr(trained, "DECIDES", ("lm",))
+    after = trained._made_with("ppo-midway")
     assert before["code"] != after["code"]
     assert before["settings"] == after["settings"]
 
 
 def test_one_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path) -> None:
-    from klbench.studies import _ppo_lm_tasks
+    from klbench.studies.ppo_lm import tasks
 
     def interrupt(*task):
         raise KeyboardInterrupt
 
     embedded.built()
-    monkeypatch.setattr(_ppo_lm_tasks, "perform", interrupt)
+    monkeypatch.setattr(tasks, "perform", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cache.folder("broken", "off", lambda target: _lm_trained._train("ppo-midway", target))
+        cache.folder("broken", "off", lambda target: trained._train("ppo-midway", target))
     assert not (cache.root() / "broken" / "off").exists()

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from klbench.studies import Context, _peers_cases, peers
-from klbench.studies._peers_cases import Peer, Subject
-from klbench.studies._peers_found import MissingError, expression, function, module
+from klbench.studies import Context
+from klbench.studies.peers import cases
+from klbench.studies.peers import run as peers_run
+from klbench.studies.peers.cases import Peer, Subject
+from klbench.studies.peers.found import MissingError, expression, function, module
 from klbench.types import RunError
 
 SOURCE = '''
@@ -101,17 +103,17 @@ def test_what_is_not_there_is_named(library) -> None:
         expression(library, code, "Loss.compute", "other", ())
 
 
-OPTIONS = peers.PeersOptions(tokens=900, rows=8, vocabulary=64, repeats=3, seconds=1e-4)
+OPTIONS = peers_run.PeersOptions(tokens=900, rows=8, vocabulary=64, repeats=3, seconds=1e-4)
 
 
 @pytest.fixture(scope="module")
 def tables() -> dict[str, pd.DataFrame]:
-    return dict(peers.run(OPTIONS, Context(seed=0)))
+    return dict(peers_run.run(OPTIONS, Context(seed=0)))
 
 
 def test_every_library_has_its_rows_or_a_reason(tables) -> None:
     table = tables["peers"]
-    for subject in _peers_cases.SUBJECTS:
+    for subject in cases.SUBJECTS:
         for peer in subject.peers:
             rows = table[(table["subject"] == subject.name) & (table["library"] == peer.library) & (table["name"] == peer.name)]
             assert len(rows) == 8 or rows["status"].iloc[0] == f"skipped: {peer.library} is not installed", (subject, peer)
@@ -164,9 +166,9 @@ def test_times_are_beside_those_of_klbench(tables) -> None:
     ids=["plain", "clamped", "nothing but NaN"],
 )
 def test_clamps_and_nans_are_told_apart(formula, expected) -> None:
-    subject = next(each for each in _peers_cases.SUBJECTS if each.name == "k3")
-    pair = (torch.tensor(x, dtype=torch.float64) for x in _peers_cases.inputs("log-probs", "extreme", (9,), 0))
-    found = peers._accuracy(subject, formula, *pair)
+    subject = next(each for each in cases.SUBJECTS if each.name == "k3")
+    pair = (torch.tensor(x, dtype=torch.float64) for x in cases.inputs("log-probs", "extreme", (9,), 0))
+    found = peers_run._accuracy(subject, formula, *pair)
     assert {key: found[key] for key in expected} == expected
 
 
@@ -175,15 +177,15 @@ def test_a_library_that_fails_is_a_row_and_no_crash() -> None:
         raise RuntimeError("no kernel\nfor this")
 
     subject = Subject("k1", "log-probs", lambda q, p: q - p, (Peer("x", "f", lambda: fails),))
-    log_q, log_p = (torch.tensor(x) for x in _peers_cases.inputs("log-probs", "near", (9,), 0))
-    assert peers._measured(subject, fails, log_q, log_p) == {"status": "failed: no kernel for this"}
+    log_q, log_p = (torch.tensor(x) for x in cases.inputs("log-probs", "near", (9,), 0))
+    assert peers_run._measured(subject, fails, log_q, log_p) == {"status": "failed: no kernel for this"}
 
 
-@pytest.mark.parametrize("subject", _peers_cases.SUBJECTS, ids=lambda subject: subject.name)
+@pytest.mark.parametrize("subject", cases.SUBJECTS, ids=lambda subject: subject.name)
 def test_the_twins_of_what_is_installed_have_its_numbers(subject: Subject) -> None:
-    functions, reasons = peers._had(subject)
+    functions, reasons = peers_run._had(subject)
     twins = [peer for peer in functions if peer.twin]
     if not twins:
         pytest.skip("; ".join(dict.fromkeys(reasons.values())) or "no twin")
     for peer in twins:
-        assert peers._twin(peer, functions[peer], OPTIONS, 0) < 1e-5, peer  # OpenRLHF computes in float32
+        assert peers_run._twin(peer, functions[peer], OPTIONS, 0) < 1e-5, peer  # OpenRLHF computes in float32

@@ -9,12 +9,12 @@ from ppo_lm_runs import TINY, same, study
 from klbench import app
 from klbench.report.blocks import Figure
 from klbench.report.numbers import percent, with_interval
-from klbench.report.sections import lm_training
 from klbench.rlhf.language import Language
 from klbench.rlhf.rater import Rater
 from klbench.runs import RunFolder
 from klbench.studies import Context, get
-from klbench.studies._language_options import PpoLmOptions
+from klbench.studies.language import section as language_section
+from klbench.studies.language.options import PpoLmOptions
 from klbench.types import ConfigError, RunError
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
@@ -54,12 +54,12 @@ def test_a_reward_model_pays_and_the_programs_reward_is_measured_beside_it(rated
 
 def test_the_page_says_what_the_reward_model_paid(rated) -> None:
     tables = rated[1]
-    said = str([vars(block) for block in lm_training.answer(tables)])
+    said = str([vars(block) for block in language_section.answer(tables)])
     row = tables["compared"].set_index("combination").loc["none"]
     assert f"score {with_interval(row['proxy_gain'], row['proxy_gain_se'])}" in said
     accuracy = tables["raters"].query("step == kept")["held_out_accuracy"].iloc[-1]
     assert f"it ranks {percent(accuracy)} as they are labelled" in said
-    titles = [panel.title for block in lm_training.build(tables) if isinstance(block, Figure) for panel in block.panels]
+    titles = [panel.title for block in language_section.build(tables) if isinstance(block, Figure) for panel in block.panels]
     assert "What the reward model says" in titles
 
 

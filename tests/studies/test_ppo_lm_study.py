@@ -14,9 +14,10 @@ from klbench import app
 from klbench.lm import loading
 from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
-from klbench.studies import Context, _ppo_lm_tasks, get
-from klbench.studies._language_options import PpoLmOptions
-from klbench.studies._language_tables import compared_table
+from klbench.studies import Context, get
+from klbench.studies.language.options import PpoLmOptions
+from klbench.studies.language.tables import compared_table
+from klbench.studies.ppo_lm import tasks
 from klbench.trackers import Tracker
 from klbench.types import ConfigError, RunError
 
@@ -140,14 +141,14 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
         fails = poisoned.name == "k3_loss" and update == 1
         step(self, loss * math.inf if fails else loss, update)
 
-    perform = _ppo_lm_tasks.perform
+    perform = tasks.perform
 
     def named(options, place, name, seed):
         poisoned.name = name
         return perform(options, place, name, seed)
 
     monkeypatch.setattr(Language, "step", poisoned)
-    monkeypatch.setattr(_ppo_lm_tasks, "perform", named)
+    monkeypatch.setattr(tasks, "perform", named)
     found = study(tmp_path)
     training = found["training"]
     last = training.groupby("combination").last()

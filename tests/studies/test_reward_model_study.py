@@ -11,7 +11,7 @@ from scipy.stats import ttest_1samp, ttest_rel
 from klbench import app
 from klbench.settings import build
 from klbench.studies import Context, get
-from klbench.studies._reward_options import RewardModelOptions
+from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.types import ConfigError
 
 PROMISED = {

@@ -13,8 +13,9 @@ from klbench.pairs import Pair
 from klbench.pairs.categorical import Categorical, CategoricalPair
 from klbench.pairs.gaussian import GaussianPair, Normal
 from klbench.pairs.laplace import Laplace, LaplacePair
-from klbench.studies import Context, value
-from klbench.studies.value import ValueOptions
+from klbench.studies import Context
+from klbench.studies.value import run as value_run
+from klbench.studies.value.run import ValueOptions
 
 SEEDS = 40
 RARE = 1e-5
@@ -29,14 +30,14 @@ PAIRS: tuple[Pair, ...] = (SHIFT, COIN, NARROW)
 
 def run(seed: int, samples: int = 8192, **options: object) -> dict[str, pd.DataFrame]:
     chosen = {"pairs": PAIRS, "estimators": ("k1", "k2", "k3"), "batches": (1, 16), "samples": samples} | options
-    return value.run(ValueOptions(**chosen), Context(seed))
+    return value_run.run(ValueOptions(**chosen), Context(seed))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _solved_once() -> Iterator[None]:
     """What is exact about a pair is the same for all seeds, and takes longer than the rest."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(value, "solve", cache(value.solve))
+        patch.setattr(value_run, "solve", cache(value_run.solve))
         yield
 
 

@@ -13,9 +13,11 @@ from klbench.metrics.batches import PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.pairs.exponential import Exponential, ExponentialPair
 from klbench.pairs.gaussian import GaussianPair, Normal
-from klbench.report.sections import values
-from klbench.studies import Context, _value_tables, value
-from klbench.studies.value import PANEL, SHARD, ValueOptions, panel_sizes
+from klbench.studies import Context
+from klbench.studies.value import run as value_run
+from klbench.studies.value import section as value_section
+from klbench.studies.value import tables
+from klbench.studies.value.run import PANEL, SHARD, ValueOptions, panel_sizes
 from klbench.types import Claims, Draws, Estimator, Notice
 
 SHIFT = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3))
@@ -24,7 +26,7 @@ OTHER = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3), mu=Normal(mean=0.1)
 
 def run(samples: int, *chosen: str, pairs: tuple[object, ...] = (SHIFT,), batches: tuple[int, ...] = (1, 64)) -> pd.DataFrame:
     options = ValueOptions(pairs=pairs, estimators=chosen, samples=samples, batches=batches)
-    return value.run(options, Context(0))["values"]
+    return value_run.run(options, Context(0))["values"]
 
 
 def test_what_is_skipped_is_a_row_with_the_reason() -> None:
@@ -95,7 +97,7 @@ def test_a_pair_far_apart_is_measured_all_the_same() -> None:
 @pytest.mark.parametrize("largest", [1, 64, 4096, 2**20])
 def test_panels_hold_every_sample_once(samples: int, largest: int) -> None:
     panel, per_shard, shards = panel_sizes(samples, largest)
-    sizes = [value._panels(samples, largest, shard) for shard in range(shards)]
+    sizes = [value_run._panels(samples, largest, shard) for shard in range(shards)]
     assert sum(map(sum, sizes)) == samples
     assert all(size == panel for sizes_of_shard in sizes for size in sizes_of_shard[:-1])
     assert all(len(each) <= per_shard for each in sizes)
@@ -161,7 +163,7 @@ def test_batch_means_are_of_disjoint_batches_that_use_every_sample() -> None:
 
 def test_no_diagnostic_samples_leave_the_moments_as_they_are() -> None:
     some, none = (
-        value.run(
+        value_run.run(
             ValueOptions(pairs=(SHIFT,), estimators=("k1",), samples=20_000, batches=(1, 16), diagnostic_samples=n), Context(0)
         )["values"]
         for n in (2**22, 0)
@@ -175,7 +177,7 @@ def test_no_diagnostic_samples_leave_the_moments_as_they_are() -> None:
 
 def test_every_estimator_has_its_rows_and_a_description() -> None:
     options = ValueOptions(pairs=(OTHER,), estimators=tuple(estimators.names()), samples=8192, batches=(64,))
-    tables = value.run(options, Context(0))
+    tables = value_run.run(options, Context(0))
     assert list(tables["values"]["estimator"]) == estimators.names() == list(tables["estimators"]["estimator"])
     assert not tables["values"]["status"].str.startswith("skipped").any()
     assert len(tables["pairs"]) == 1
@@ -183,14 +185,14 @@ def test_every_estimator_has_its_rows_and_a_description() -> None:
 
 def test_differences_are_between_estimators_of_one_target() -> None:
     options = ValueOptions(pairs=(SHIFT,), estimators=("k1", "k3", "bregman_kl_pq", "bregman_js"), samples=2048, batches=(1,))
-    table = value.run(options, Context(0))["differences"]
+    table = value_run.run(options, Context(0))["differences"]
     assert table[["first", "second"]].to_numpy().tolist() == [["k1", "k3"]]
 
 
 def test_error_quantiles_are_those_of_the_batches() -> None:
     """k1 of a shift is normal: its quantiles are known."""
     options = ValueOptions(pairs=(SHIFT,), estimators=("k1",), samples=2**20, batches=(1, 16))
-    table = value.run(options, Context(0))["errors"]
+    table = value_run.run(options, Context(0))["errors"]
     for row in table.to_dict("records"):
         scale = 0.3 / math.sqrt(row["batch"])
         for q in (0.05, 0.25, 0.5, 0.75, 0.95):
@@ -204,16 +206,16 @@ def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
     covariance = np.array([[1.0, 1.0 + 2e-16], [1.0 + 2e-16, 1.0]])
     contrast = np.array([1.0, -1.0])
     assert contrast @ covariance @ contrast < 0.0
-    assert _value_tables._standard_error(contrast, covariance) == 0.0
-    assert np.isnan(_value_tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
+    assert tables._standard_error(contrast, covariance) == 0.0
+    assert np.isnan(tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
 
 
 def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
     for samples, few in ((20, True), (200, False)):
-        tables = value.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
-        (summary,) = value.summarize(tables)
+        tables = value_run.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
+        (summary,) = value_run.summarize(tables)
         assert any("too narrow" in note for note in summary.notes) == few
-        page = values.answer(tables)
+        page = value_section.answer(tables)
         assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few
 
 

@@ -1,0 +1,222 @@
+"""What a study is given and what it gives back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from klbench.processes import Group
+from klbench.studies.workers import deaf_to, on_processes
+from klbench.types import Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from klbench.runs import RunFolder
+
+
+START_SECONDS = 1.0
+"""What it takes a worker to start, most of it imports, in seconds of a CPU: each is to have work for as long at least."""
+
+
+class Cluster(Options):
+    """Where the work goes: ``dask`` or ``ray`` and the scheduler's address (empty: one on this machine)."""
+
+    kind: str = Field(pattern="^(dask|ray)$")
+    address: str = ""
+
+
+def _no_progress(done: int, total: int, what: str) -> None:
+    pass
+
+
+@dataclass
+class Context:
+    """What a study may use of the outside: the seed, the workers, a place for intermediate results, a progress bar.
+
+    Where several processes share the run, ``group`` says which of them this is; only the main one has a folder.
+    """
+
+    seed: int
+    workers: int = 1
+    device: str = "cpu"
+    cluster: Cluster | None = None
+    folder: RunFolder | None = None
+    progress: Callable[[int, int, str], None] = _no_progress
+    group: Group = field(default_factory=Group)
+    interrupted: bool = field(default=False, init=False)
+
+    def map(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, short: bool = False
+    ) -> Generator[Any, None, None]:
+        """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them.
+
+        Workers are started for two tasks or more, one a task at most. Where tasks are ``short`` (a few seconds at most), they
+        are done here as long as what is left seems to be less work than starting workers.
+
+        Where several processes share the run they are the workers, and those that are not the main one get None for each.
+        """
+        if self.group.size > 1:
+            yield from self.group.map(function, tasks)
+        elif self.cluster is not None:
+            yield from self._map_cluster(function, tasks)
+        else:
+            remaining, workers = iter(tasks), self.workers
+            if short and workers > 1:
+                left = deque(remaining)
+                workers = yield from self._try_here(function, left)
+                remaining = iter(left)
+            first = list(islice(remaining, workers))
+            if len(first) < 2:
+                yield from (function(*task) for task in chain(first, remaining))
+            else:
+                yield from on_processes(function, chain(first, remaining), len(first))
+
+    def _try_here(self, function: Callable[..., Any], left: deque[tuple[Any, ...]]) -> Generator[Any, None, int]:
+        """Do tasks until two workers or more would have work for as long as they need to start; returns for how many there is.
+
+        By the mean time of the tasks so far without the first, which may have imports to do.
+        """
+        if START_SECONDS == 0.0:
+            return self.workers
+        seconds: list[float] = []
+        while left:
+            began = time.process_time()
+            result = function(*left.popleft())
+            seconds.append(time.process_time() - began)
+            yield result
+            worth = sum(seconds[1:]) / max(len(seconds) - 1, 1) * len(left) / START_SECONDS
+            if worth >= 2.0:
+                return min(self.workers, int(worth))
+        return 1
+
+    def map_kept(
+        self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], *, short: bool = False
+    ) -> Iterator[tuple[str, Any]]:
+        """Names with ``function(*task)``, in order, each kept in the run folder: a run that is continued does only the others.
+
+        Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of :meth:`map`.
+        """
+        folder = self.folder
+        kept = {} if folder is None else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
+        missing = [task for name, task in tasks.items() if name not in kept]
+        with contextlib.closing(self.map(function, missing, short=short)) as fresh:
+            for name in tasks:
+                if name not in kept:
+                    result = next(fresh)
+                    if folder is not None:
+                        folder.save_rows(name, result)
+                    yield name, result
+                else:
+                    yield name, kept.pop(name)
+
+    def collect(
+        self, function: Callable[..., Any], tasks: Sequence[tuple[str, tuple[Any, ...]]], *, short: bool = False
+    ) -> list[Any]:
+        """The results of :meth:`map_kept`; each task comes with what the progress bar says of it once it is done.
+
+        On Ctrl-C ``interrupted`` is set, and those that were finished come back.
+        """
+        results: list[Any] = []
+        numbered = {f"task-{k}": task for k, (_, task) in enumerate(tasks)}
+        try:
+            for (what, _), (_, result) in zip(tasks, self.map_kept(function, numbered, short=short), strict=True):
+                results.append(result)
+                self.progress(len(results), len(tasks), what)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        return results
+
+    def _map_cluster(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+        from joblib import Parallel, delayed, parallel_config
+
+        assert self.cluster is not None
+        with contextlib.ExitStack() as stack:
+            with deaf_to(signal.SIGINT):  # SIGTERM ends the cluster's own processes
+                stack.enter_context(_connect(self.cluster, self.workers))
+            stack.enter_context(parallel_config(backend=self.cluster.kind))
+            parallel = stack.enter_context(Parallel())
+            remaining = iter(tasks)
+            # In waves: not every backend can hand its results out one by one.
+            while wave := list(islice(remaining, 32 * self.workers)):
+                yield from parallel(delayed(function)(*task) for task in wave)
+
+
+def _connect(cluster: Cluster, workers: int) -> Any:
+    if cluster.kind == "dask":
+        from dask.distributed import Client
+
+        if cluster.address:
+            return Client(cluster.address)
+        return Client(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+    import ray
+    from ray.util.joblib import register_ray
+
+    @contextlib.contextmanager
+    def session() -> Iterator[None]:
+        ray.init(address=cluster.address or None, num_cpus=None if cluster.address else workers)
+        register_ray()
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+    return session()
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A small table for the terminal.
+
+    Parameters
+    ----------
+    columns
+        Headings; those that start with ``>`` stand to the right, as numbers do.
+    rows
+        As many texts each.
+    notes
+        Lines below it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Study:
+    """A kind of experiment.
+
+    Parameters
+    ----------
+    options
+        The typed node of its own settings.
+    run
+        Settings and context to tables by name. On Ctrl-C it returns what was finished and sets ``context.interrupted``.
+    summarize
+        Tables to the compact ones that the terminal shows when it is done.
+    devices
+        Where it can run.
+    shares
+        Whether several processes (see :mod:`klbench.processes`) can run it together.
+    aliases
+        What earlier versions called it, so that their runs go on.
+    """
+
+    name: str
+    summary: str
+    options: type[Options]
+    run: Callable[[Any, Context], Mapping[str, pd.DataFrame]]
+    summarize: Callable[[Mapping[str, pd.DataFrame]], Sequence[Summary]] | None = None
+    devices: tuple[str, ...] = ("cpu",)
+    shares: bool = False
+    aliases: tuple[str, ...] = ()

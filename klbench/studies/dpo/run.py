@@ -1,0 +1,79 @@
+"""How near to the exact optimum DPO comes, by the number of ranked pairs and by the divergence that its loss stands for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.dpo.options import DpoOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``training``, ``dpo_final``, ``dpo_curves``, ``dpo_rates``, ``dpo_optima``, ``dpo_estimates``, ``dpo_seen``."""
+    from klbench.studies.dpo import tables, tasks
+    from klbench.studies.ppo.tasks import chunks
+
+    plan = [(size, seeds) for size in (math.inf, *reversed(options.comparisons)) for seeds in chunks(options.seeds)]
+    words = {math.inf: "all pairs"}
+    work = [
+        (f"{words.get(size, f'{size:,.0f} pairs')}, seeds {seeds[0]} to {seeds[-1]}", (options, context.seed, size, seeds))
+        for size, seeds in plan
+    ]
+    found = context.collect(tasks.perform, work)
+    if not found:
+        return {}
+    rows = sorted((row for each in found for row in each["training"]), key=lambda row: row["pairs"])
+    told = sorted((row for each in found for row in each["estimates"]), key=lambda row: row["pairs"])
+    best = [row for seeds in chunks(options.seeds) for row in tasks.optimum_rows(options, context.seed, seeds)]
+    training = tables.training_table(rows, options)
+    result = {
+        "training": training,
+        "dpo_final": tables.final_table(training, options),
+        "dpo_curves": tables.curves_table(training),
+        "dpo_rates": tables.rates_table(training),
+        "dpo_optima": tables.optima_table(best, training, options),
+        "dpo_estimates": tables.estimates_table(told) if told else None,
+        "dpo_seen": tables.seen_table(told) if told else None,
+    }
+    return {name: table for name, table in result.items() if table is not None and len(table)}
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """Standard DPO by the number of pairs, and all arms with one number of them and with all there are."""
+    from klbench.studies.dpo.options import STANDARD
+
+    table, start = results["dpo_final"], results["dpo_optima"]["start"].iloc[0]
+    sizes = sorted(table["pairs"].unique())
+    finite = [size for size in sizes if math.isfinite(size)]
+    shown = [(f"{STANDARD}, by the number of pairs", table[table["arm"] == STANDARD])]
+    shown += [
+        (f"every loss, {'all pairs' if math.isinf(size) else f'{size:,.0f} pairs'}", table[table["pairs"] == size])
+        for size in dict.fromkeys((*finite[len(finite) // 2 :][:1], *sizes[-1:]))
+    ]
+    return [
+        Summary(
+            f"KL(pi‖pi*), mean of {table['seeds'].iloc[0]} seeds (untrained: {start:.3f}): {what}",
+            ("loss", ">pairs", ">last", ">best", ">last - dpo's", ">95 % interval", ">KL(pi‖ref)"),
+            [
+                (
+                    row["arm"], "all" if math.isinf(row["pairs"]) else f"{row['pairs']:,.0f}", f"{row['last']:.3f}",
+                    f"{row['best']:.3f}", f"{row['last_difference']:+.3f}",
+                    f"{row['last_difference_low']:+.2f} to {row['last_difference_high']:+.2f}", f"{row['kl']:.2f}",
+                )
+                for row in rows.to_dict("records")
+            ],
+        )
+        for what, rows in shown
+    ]  # fmt: skip
+
+
+register(
+    Study(
+        "dpo", "DPO from ranked pairs, by their number and by divergence, against the exact optimum", DpoOptions, run, summarize
+    )
+)

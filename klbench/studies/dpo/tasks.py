@@ -1,0 +1,122 @@
+"""What one process of the DPO study computes: some seeds, one number of pairs, all arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from klbench.rlhf.dpo import Arm
+from klbench.rlhf.testbed import Testbed
+from klbench.studies.dpo.options import DpoOptions
+from klbench.studies.ppo.tasks import one_thread
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+Rows = list[dict[str, Any]]
+
+
+def testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
+    """The testbed of some seeds."""
+    return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+
+
+def optima(options: DpoOptions, bed: Testbed) -> Tensor:
+    """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
+    import torch
+
+    from klbench.rlhf import implied
+
+    result = []
+    for arm in options.arms:
+        wrong = arm.smoothing + options.flips - 2.0 * arm.smoothing * options.flips
+        result.append(implied.optimum(bed, arm.divergence, implied.population_rewards(bed, options.scale, wrong) / arm.beta))
+    return torch.stack(result)
+
+
+def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...]) -> dict[str, Rows]:
+    """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
+    import torch
+
+    from klbench.rlhf import implied
+    from klbench.rlhf.dpo import judged, train
+    from klbench.rlhf.ranked import Ranked, population, ratios, sampled
+    from klbench.studies.dpo import estimates
+
+    with one_thread():
+        bed, arms = testbed(options, seed, seeds), options.arms
+        every = population(bed, options.scale, options.flips)
+        pairs = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
+        world = Ranked(
+            bed, len(arms), pairs, rate=options.learning_rate, clip=options.gradient_clip,
+            steps=options.steps if options.decay else None, batch=None if math.isinf(size) else options.batch,
+        )  # fmt: skip
+        own, training, told = optima(options, bed), [], []
+        for report in train(world, arms, steps=options.steps, every=options.every):
+            with torch.no_grad():
+                log_probs = world.log_q
+                log_q = bed.tree.sum_along(log_probs)
+                values = _exact(options, bed, arms, log_q, own)
+                whole = judged(arms, ratios(bed, log_q, every))
+                told_now = estimates.k1(bed, log_q, options.completions, report.step)
+                reward = implied.fit(bed, arms, log_q, options.scale, bed.leaf_log_p.exp())
+                where_it_goes = implied.fit(bed, arms, log_q, options.scale, log_q.exp())
+            values |= {
+                "loss": report.loss, "accuracy": report.accuracy, "margin": report.margin, "population_loss": whole.loss,
+                "population_accuracy": whole.accuracy, "reward_slope": reward.slope, "reward_correlation": reward.correlation,
+                "policy_slope": where_it_goes.slope, "policy_correlation": where_it_goes.correlation,
+            } | told_now  # fmt: skip
+            training += _rows(arms, seeds, size, report.step, values, world.optimizer.causes)
+            if not math.isinf(size):
+                told += estimates.rows(bed, log_probs[0], pairs, options.completions, int(size), report.step)
+        return {"training": training, "estimates": told}
+
+
+def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[Arm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
+    """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
+    import torch
+
+    from klbench.rlhf import implied
+
+    exact = bed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
+    to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
+    penalty = torch.stack([implied.divergence_of(bed, log_q[i], arm.divergence) for i, arm in enumerate(arms)])
+    return exact._asdict() | {"kl_to_own": to_own, "divergence_value": penalty}
+
+
+def _rows(
+    arms: Sequence[Arm], seeds: Sequence[int], size: float, step: int, values: Mapping[str, Tensor],
+    causes: Mapping[tuple[int, ...], tuple[int, str]],
+) -> Rows:  # fmt: skip
+    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    rows = []
+    for i, arm in enumerate(arms):
+        for j, k in enumerate(seeds):
+            when, cause = causes.get((i, j), (step, ""))
+            rows.append(
+                {"arm": arm.name, "pairs": float(size), "seed": k, "step": step}
+                | {name: column[i][j] for name, column in plain.items()}
+                | {"status": f"diverged at step {when}: {cause}" if cause and step > when else "ok"}
+            )
+    return rows
+
+
+def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows:
+    """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
+    import torch
+
+    from klbench.rlhf import implied
+    from klbench.rlhf.ranked import population
+
+    with one_thread():
+        bed, arms = testbed(options, seed, seeds), options.arms
+        own = optima(options, bed)
+        values = _exact(options, bed, arms, own, own)
+        with torch.no_grad():
+            values |= implied.fit(bed, arms, own, options.scale, bed.leaf_log_p.exp())._asdict()
+            start = bed.exact_leaves(bed.leaf_log_p.expand_as(own), torch.full((len(arms),), options.beta, dtype=torch.float64))
+        values |= {"start": start.kl_to_optimum}
+        values |= {"residual": implied.population_gradient(bed, arms, own, population(bed, options.scale, options.flips))}
+        return _rows(arms, seeds, math.inf, 0, values, {})

@@ -1,0 +1,3 @@
+"""DPO on language models."""
+
+from klbench.studies.dpo_lm import run as run  # which registers the study

@@ -1,0 +1,58 @@
+"""DPO on language models: where each loss leads from the same ranked pairs, and what samples say of the KL on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.dpo.options import STANDARD
+from klbench.studies.language.options import DpoLmOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``training``, ``compared`` and ``texts``."""
+    from klbench.studies.dpo_lm.tasks import perform
+    from klbench.studies.language import tables
+    from klbench.studies.language.preferences import check
+    from klbench.studies.language.runs import UNTRAINED, all_of
+    from klbench.studies.language.stage import prepared
+
+    place, shared = prepared(options, context)
+    context.group.agreed(lambda: check(options, shared))
+    names = (UNTRAINED, *(arm.name for arm in options.arms))
+    found = all_of(perform, options, context, place, names)
+    if not any(result["rows"] for result in found):
+        return {}
+
+    def described(name: str) -> dict[str, Any]:
+        arm = next((each for each in options.arms if each.name == name), None)
+        # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
+        fixed = {"combination": name, "estimator": "none", "placement": "loss", "level": "sequence", "correction": "none"}
+        own = {} if arm is None else {"divergence": arm.divergence, "smoothing": arm.smoothing, "beta_dpo": arm.beta}
+        return fixed | {"baseline": "none"} | own
+
+    return {
+        "training": tables.training_table(found, "dpo", options.beta, described),
+        "compared": tables.compared_table(found, STANDARD, described),
+        "texts": tables.texts_table(found),
+    }
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """Where every loss ended."""
+    table = results["compared"]
+    columns = ("loss", ">reward", ">KL, exact", ">k1", ">k2", ">k3")
+    rows = [
+        (row["combination"], f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
+         *(f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("kl", "k1", "k2", "k3")))
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    title = f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard error)"
+    return [Summary(title, columns, rows)]
+
+
+register(Study("dpo_lm", "language models trained on ranked pairs", DpoLmOptions, run, summarize, ("cpu", "cuda"), shares=True))

@@ -1,0 +1,101 @@
+"""The best lambda of ``-log r + lambda (r - 1)``: for the value, and for the gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from klbench import estimators
+from klbench.pairs import Pair
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.gradient.rows import exactly, length, over
+from klbench.studies.gradient.run import Differentiable
+from klbench.types import Options, Skip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def _enumerable(pair: Pair) -> Pair:
+    task = pair.gradient_task()
+    if isinstance(task, Skip) or task.atoms() is None:
+        raise ValueError(f"{pair.kind} pairs have no end of samples; this needs categorical or sequence")
+    if task.staleness:
+        raise ValueError("its samples come from another distribution; the best lambda is measured on-policy")
+    return pair
+
+
+class LambdaOptions(Options):
+    """Settings of the lambda study: pairs that can be enumerated and are sampled by their own policy."""
+
+    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(min_length=1)
+
+
+def measure(pair: Pair) -> dict[str, Any]:
+    """One task: both best lambdas of one pair, and what is lost at others.
+
+    For the value, the variance of k1 + lambda (r - 1) is least at ``J / X``. For the gradient the estimator is put in the loss
+    with the sequence's ratio differentiated, which is exact for every lambda: the score of the sequence is multiplied by
+    ``u + 1 - lambda``, ``u = log q/p``, so that lambda is a baseline; the best is ``1 + E[u ‖s‖^2] / E[‖s‖^2]``.
+    """
+    task = pair.gradient_task()
+    assert not isinstance(task, Skip)
+    prompts = task.atoms()
+    assert prompts is not None
+    found = []
+    for atoms in prompts:
+        p, rollouts = atoms.probability, atoms.rollouts
+        u = (rollouts.log_q - rollouts.log_p).sum(-1)
+        tokens = u.new_ones(rollouts.mask.shape)
+        norm = atoms.scores.gram()[:, : task.tokens, : task.tokens].sum((1, 2))
+        expected = atoms.scores.pull((p * u)[:, None] * tokens, 0.0 * tokens)
+        found.append((p * norm, u + 1, float(expected @ expected)))
+    scores, product = sum(float(w.sum()) for w, _, _ in found), sum(float(w @ x) for w, x, _ in found)
+    scale = length(task.gradient("kl_qp"))
+
+    def gradient_noise(weight: float) -> float:
+        # Not from moments of u: far from the reference they cancel.
+        variance = sum(float(w @ (x - weight) ** 2) - square for w, x, square in found) / len(found)
+        return over(math.sqrt(max(variance, 0.0)), scale)
+
+    kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
+    value_best, gradient_best = over(kl_qp + kl_pq, chi2), over(product, scores)
+    values = pair.exact([estimators.get(name) for name in ("k1", "k3", f"k_lambda:{value_best!r}")])
+    k1, k3, best = (math.nan if each is None else each.std for each in values)
+    return {
+        "pair": pair.title, "series": pair.series, "kl_qp": kl_qp, "kl_pq": kl_pq, "chi2": chi2,
+        "lambda_value": value_best, "lambda_gradient": gradient_best,
+        "value_std_k1": k1, "value_std_k3": k3, "value_std_best": best,
+        "gradient_rel_std_0": gradient_noise(0.0), "gradient_rel_std_1": gradient_noise(1.0),
+        "gradient_rel_std_value_best": gradient_noise(value_best),
+        "gradient_rel_std_gradient_best": gradient_noise(gradient_best),
+    }  # fmt: skip
+
+
+def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Table ``lambda``: one row a pair."""
+    import pandas as pd
+
+    rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs], short=True)
+    return {"lambda": pd.DataFrame(rows)} if rows else {}
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """Both lambdas of each pair."""
+    rows = results["lambda"].to_dict("records")
+    return [
+        Summary(
+            "the lambda with the least noise",
+            ("pair", ">KL(q‖p)", ">for the value", ">for the gradient"),
+            [
+                (row["pair"], f"{row['kl_qp']:.3g}", f"{row['lambda_value']:.3f}", f"{row['lambda_gradient']:.3f}")
+                for row in rows
+            ],
+        )
+    ]
+
+
+register(Study("lambda", "the best lambda for the value and for the gradient", LambdaOptions, run, summarize))

@@ -1,0 +1,206 @@
+"""Settings of the studies that train language models: what is trained, after which prompts, against which reward."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from klbench import trackers
+from klbench.lm import names, prompts, rows
+from klbench.rlhf import rewards
+from klbench.rlhf.dpo import Arm
+from klbench.rlhf.options import LoopOptions
+from klbench.rlhf.preferring import KEYS as RANKED
+from klbench.rlhf.sft import KEYS as EXAMPLE
+from klbench.studies.dpo.options import Divergences, Smoothing, arms
+from klbench.types import Options
+
+
+class LanguageOptions(Options):
+    """Settings that training language models shares, whatever the algorithm.
+
+    Parameters
+    ----------
+    policy, revision
+        What training starts from: ``embedded:NAME``, a folder, or a hub id at a revision.
+    reference, reference_revision
+        What the policy is held to; null: itself, before training.
+    dtype
+        Of the layers; parameters, log-probabilities and divergences are float32.
+    batch
+        Completions that are generated or, without a gradient, scored at once.
+    prompts, prompt_count, max_new_tokens
+        As in ``pair=lm``.
+    reward
+        A program's: see :mod:`klbench.rlhf.rewards`.
+    sft, sft_steps, sft_rate
+        A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is trained first, for so many
+        batches of 32; the reference is then what comes of it, unless it is named.
+    seeds
+        Runs of each kind, with streams of their own.
+    samples
+        Completions of every trained policy that are measured in the end.
+    checkpoints
+        Whether trained policies are saved, in transformers' format, under ``checkpoints/`` of the run folder.
+    tracker
+        Where the progress is logged too: see :mod:`klbench.trackers`.
+    """
+
+    policy: str = "embedded:reference"
+    revision: str = ""
+    reference: str | None = None
+    reference_revision: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    batch: int = Field(default=64, ge=1, le=65_536)
+    prompts: str = ""
+    prompt_count: int = Field(default=64, ge=1, le=1_000_000)
+    max_new_tokens: int = Field(default=24, ge=1, le=1_000_000)
+    reward: str = "vowels"
+    sft: str = ""
+    sft_steps: int = Field(default=100, ge=1, le=10**7)
+    sft_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    seeds: int = Field(default=2, ge=1, le=4096)
+    samples: int = Field(default=512, ge=2, le=10**9)
+    checkpoints: bool = True
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+
+    @field_validator("policy", "reference")
+    @classmethod
+    def _check_model(cls, name: str | None) -> str | None:
+        if name is not None:
+            names.check(name)
+        return name
+
+    @field_validator("prompts")
+    @classmethod
+    def _check_prompts(cls, path: str) -> str:
+        if path:
+            prompts.check_path(path)
+        return path
+
+    @field_validator("sft")
+    @classmethod
+    def _check_sft(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, EXAMPLE, lines=True)
+        return path
+
+    @field_validator("reward")
+    @classmethod
+    def _check_reward(cls, name: str) -> str:
+        rewards.get(name)
+        return name
+
+    @field_validator("tracker")
+    @classmethod
+    def _check_tracker(cls, name: str) -> str:
+        trackers.check(name)
+        return name
+
+
+class RankedOptions(Options):
+    """Settings of ranked pairs, for what learns from them.
+
+    Parameters
+    ----------
+    ranked_pairs, label_scale
+        Pairs of the reference's completions, the first of which is labelled the better one with probability
+        ``sigma(label_scale * (r - r'))``.
+    preferences
+        A file of pairs (``prompt``, ``chosen``, ``rejected``) instead, .jsonl or .parquet; ``label_scale=1`` makes
+        beta that of the literature.
+    pairs_each
+        Pairs of a step.
+    """
+
+    ranked_pairs: int = Field(default=2048, ge=2, le=10**7)
+    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
+    preferences: str = ""
+    pairs_each: int = Field(default=64, ge=1, le=65_536)
+
+    @field_validator("preferences")
+    @classmethod
+    def _check_preferences(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, RANKED)
+        return path
+
+
+class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
+    """Settings of PPO on language models.
+
+    Parameters
+    ----------
+    prompts_each
+        Prompts of a batch; each has ``group`` completions.
+    reward_model
+        Whether training is paid by a reward model that learns from ranked pairs first; ``reward`` is measured all the same.
+    reward_steps, reward_rate
+        Steps of it, and of its AdamW.
+    pretraining
+        A file of examples, as for ``sft``, whose log-probability ``pretraining_weight`` weighs.
+    """
+
+    prompts_each: int = Field(default=16, ge=1, le=65_536)
+    reward_model: bool = False
+    reward_steps: int = Field(default=100, ge=1, le=10**6)
+    reward_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    pretraining: str = ""
+
+    @field_validator("pretraining")
+    @classmethod
+    def _check_pretraining(cls, path: str) -> str:
+        if path:
+            rows.check_path(path, EXAMPLE, lines=True)
+        return path
+
+    @model_validator(mode="after")
+    def _check_weight(self) -> PpoLmOptions:
+        if bool(self.pretraining) != (self.pretraining_weight > 0):
+            raise ValueError(
+                f"pretraining={self.pretraining or 'none'} with pretraining_weight={self.pretraining_weight:g}: "
+                "a file of examples and a weight above 0 go together"
+            )
+        if self.preferences and not self.reward_model:
+            raise ValueError("preferences are what a reward model learns from: reward_model=true")
+        return self
+
+
+class DpoLmOptions(LanguageOptions, RankedOptions):
+    """Settings of DPO on language models.
+
+    Parameters
+    ----------
+    beta
+        The penalty's weight against the reward; the loss has ``label_scale * beta``, and for other divergences than KL(q‖p)
+        that over ``f''(1)``, so that all weigh alike near the reference.
+    divergences, smoothings
+        Penalties by name; label smoothings of KL(q‖p).
+    updates, learning_rate, decay, gradient_clip, every
+        Steps; of AdamW; steps between evaluations.
+    prompts_each, group
+        Prompts, and completions of each, that are sampled at every evaluation.
+    """
+
+    beta: float = Field(default=0.03, gt=0.0, le=1e3)
+    divergences: Divergences = ("kl_qp", "js", "kl_pq")
+    smoothings: tuple[Smoothing, ...] = ()
+    updates: int = Field(default=100, ge=1, le=100_000)
+    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    decay: bool = True
+    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+    every: int = Field(default=10, ge=1)
+    prompts_each: int = Field(default=32, ge=1, le=65_536)
+    group: int = Field(default=4, ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _check_divergences(self) -> DpoLmOptions:
+        if "kl_qp" not in self.divergences:
+            raise ValueError("divergences must have kl_qp, with which the others are compared")
+        return self
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """What is compared, the standard first."""
+        return arms(self.divergences, self.smoothings, self.label_scale * self.beta)

@@ -1,0 +1,210 @@
+"""What every run of training a language model has: a place, parts that are kept, the final measurement, a saved policy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench import trackers
+from klbench.lm import trained
+from klbench.lm.batching import is_out_of_memory
+from klbench.rlhf.language import Language
+from klbench.studies.language.stage import Place, Stage, described, measures
+from klbench.types import RunError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.rlhf.language import Completed, Judge
+    from klbench.studies import Context
+    from klbench.studies.language.options import LanguageOptions
+    from klbench.types import Rollouts
+
+UNTRAINED = "untrained"
+"""What a policy is called that has not been trained."""
+TEXTS = 3
+"""Completions that are kept as texts."""
+MOST_CHARACTERS = 200
+
+
+def slug(combination: str, seed: int) -> str:
+    """A name for files: ``k3_loss-seed-0``."""
+    return f"{re.sub(r'[^A-Za-z0-9_.]+', '-', combination)}-seed-{seed}"
+
+
+@dataclass
+class Kept:
+    """What is known of one run so far, in its part file.
+
+    Parameters
+    ----------
+    state
+        What is no tensor, plain enough for JSON: ``rows`` of tables, ``done``, and the loop's own.
+    tensors
+        Parameters and the optimiser's moments; none once the run is done.
+    """
+
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @classmethod
+    def found(cls, place: Place, name: str) -> Kept | None:
+        """That of a run that was begun before."""
+        file = place.part(name)
+        there = None if file is None else trained.kept(file)
+        return None if there is None else cls(there[1], there[0])
+
+    def save(self, place: Place, name: str) -> None:
+        """Keep it."""
+        file = place.part(name)
+        if file is not None:
+            trained.keep(file, self.tensors, self.state)
+
+
+def snapshot(world: Language, **state: Any) -> Kept:
+    """All that decides how a world goes on; its streams have no state, they are named by the update."""
+    parameters = {f"parameter {name}": each for name, each in world.named_parameters().items()}
+    moments = {f"moment {name}": each for name, each in world.descent.tensors().items()}
+    return Kept({"taken": world.descent.taken, "cause": world.descent.cause} | state, parameters | moments)
+
+
+def restore(world: Language, kept: Kept) -> None:
+    """Put a world where it was."""
+    parameters = {k.removeprefix("parameter "): v for k, v in kept.tensors.items() if k.startswith("parameter ")}
+    trained.put_back(world.named_parameters(), parameters)
+    moments = {k.removeprefix("moment "): v for k, v in kept.tensors.items() if k.startswith("moment ")}
+    world.descent.restore(moments, kept.state["taken"], kept.state["cause"])
+
+
+def ended(world: Language, done: Completed) -> Tensor:
+    """Which completions came to their end."""
+    import torch
+
+    last = done.token[np.arange(len(done.token)), done.mask.sum(-1) - 1]
+    return torch.from_numpy(np.isin(last, world.policy.end))
+
+
+Estimate = Callable[["Rollouts"], np.ndarray]
+"""What the estimator in use says of each completion, ``(n,)``."""
+
+
+def values(
+    world: Language, done: Completed, rollouts: Rollouts, beta: float, estimate: Estimate | None, gold: Judge | None
+) -> dict[str, np.ndarray]:
+    """Of each completion; ``reward`` is the program's, whoever pays, and ``proxy`` what a reward model says, where one pays."""
+    reward = done.reward if gold is None else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
+    found = measures(reward, rollouts, beta, ended(world, done))
+    if gold is not None:
+        found["proxy"] = done.reward
+    if estimate is not None:
+        own = estimate(rollouts)
+        found |= {"kl_estimate": own, "estimate_error": own - found["kl"]}
+    return found
+
+
+def seen(world: Language, beta: float, estimate: Estimate | None, gold: Judge | None = None) -> dict[str, float]:
+    """Means and standard errors over the last batch."""
+    assert world.latest is not None
+    done, rollouts = world.latest
+    return described(values(world, done, rollouts, beta, estimate, gold), done.prompt)
+
+
+def measured(
+    world: Language, options: LanguageOptions, beta: float, estimate: Estimate | None, gold: Judge | None = None
+) -> dict[str, Any]:
+    """The policy of now on completions that all runs of a seed draw with the same numbers: statistics, values, some texts."""
+    import torch
+
+    prompt = np.resize(np.arange(len(world.prompts)), options.samples)
+    done = world.completed(prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens)))
+    with torch.no_grad():
+        rollouts = world.rollouts(done.batch)
+    found = values(world, done, rollouts, beta, estimate, gold)
+    each = {key: found[key].tolist() for key in ("reward", "kl", "proxy") if key in found}
+    prompts = ["".join(world.policy.decode(world.prompts[i][-40:])) for i in prompt[:TEXTS]]
+    texts = world.policy.texts(done.token[:TEXTS], done.mask[:TEXTS])
+    return {
+        "statistics": described(found, done.prompt),
+        "values": {"prompt": prompt.tolist()} | each,
+        "texts": [
+            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": reward, "kl": kl}
+            for asked, text, reward, kl in zip(prompts, texts, each["reward"], each["kl"], strict=False)
+        ],
+    }
+
+
+def finish(world: Language, options: LanguageOptions, place: Place, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Save the policy, and what is left of the part: its rows and measurements."""
+    state = dict(found) | {"done": True}
+    if options.checkpoints and place.folder is not None:
+        trained.export(world.policy, place.folder / "checkpoints" / name)
+    Kept(state, {}).save(place, name)
+    return state
+
+
+def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Tracker:
+    """The run's tracker."""
+    if place.folder is None:
+        return trackers.start("none", Path(), name, {})
+    return trackers.start(options.tracker, place.folder, name, options.model_dump(mode="json"))
+
+
+def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any) -> Language:
+    """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
+    from klbench.rlhf.language import Setting
+
+    settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
+    return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, (place.seed, "language", seed))
+
+
+@contextmanager
+def enough_memory(completions: int, lower: str) -> Iterator[None]:
+    """A step of training is not halved when it does not fit, since that would change it; which settings to lower is said.
+
+    Raises
+    ------
+    RunError
+        Out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or isinstance(error, RunError):
+            raise
+        raise RunError(
+            f"out of memory while training on {completions} completions at a time: lower {lower}, or set dtype=bfloat16"
+        ) from None
+
+
+def status(world: Language) -> str:
+    """``ok``, or when and why it was stopped."""
+    cause = world.descent.cause
+    return "ok" if cause is None else f"diverged at update {cause[0]}: {cause[1]}"
+
+
+def mapped(context: Context, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+    """``function(*task)`` for each, in order: in workers, shared out among processes, or one by one on a GPU."""
+    apart = context.device == "cpu" or context.group.size > 1
+    results = context.map(function, tasks) if apart else (function(*task) for task in tasks)
+    return (result for result in results if result is not None)
+
+
+def all_of(
+    perform: Callable[..., dict[str, Any]], options: Any, context: Context, place: Place, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Every run of every seed that was finished before Ctrl-C, if it came; in a process that only helps, none."""
+    plan = [(name, seed) for seed in range(options.seeds) for name in names]
+    found: list[dict[str, Any]] = []
+    try:
+        for result in mapped(context, perform, [(options, place, name, seed) for name, seed in plan]):
+            found.append(result)
+            context.progress(len(found), len(plan), f"{result['combination']}, seed {result['seed']}")
+    except KeyboardInterrupt:
+        context.interrupted = True
+    return found

@@ -1,0 +1,144 @@
+"""What scoring the same completions again changes: in another format, or with most of the vocabulary in one bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from klbench import estimators
+from klbench.pairs import Pair
+from klbench.studies import Context
+from klbench.studies.lm.measure import LEVELS, Shard, first, skip_reason
+from klbench.studies.lm.values import ratio_of
+from klbench.types import Completions, Estimator, Skip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+SELF = ("k1", "k2", "k3")
+
+
+def _mean_se(x: np.ndarray) -> tuple[float, float]:
+    return float(x.mean()), float(x.std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else float("nan")
+
+
+def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, Any]]:
+    rows = []
+    for level in LEVELS:
+        before, after = (
+            each.summed(estimator.terms(each.draws(level))) if level == "token" else estimator.terms(each.draws(level))
+            for each in (here, there)
+        )
+        change, change_se = _mean_se(after - before)
+        rows.append(
+            {
+                "what": "policy against reference", "estimator": estimator.name, "level": level, "mean": float(before.mean()),
+                "mean_there": float(after.mean()), "change": change, "change_se": change_se,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
+    """The divergence that the policy seems to have from itself: scored there in place of the reference."""
+    log_ratio = there.log_q - here.log_q
+    rows = []
+    for name in SELF:
+        terms = estimators.get(name)
+        for level, values in (("token", here.summed(terms(log_ratio))), ("sequence", terms(here.summed(log_ratio)))):
+            mean, se = _mean_se(values)
+            rows.append(
+                {
+                    "what": "policy against itself", "estimator": name, "level": level, "mean": 0.0, "mean_there": mean,
+                    "change": mean, "change_se": se,
+                }
+            )  # fmt: skip
+    return rows
+
+
+def scored_again(
+    pairs: Sequence[Pair],
+    chosen: Sequence[Sequence[Estimator]],
+    context: Context,
+    counts: Sequence[int],
+    dtypes: Sequence[str],
+    ks: Sequence[int],
+) -> dict[str, pd.DataFrame]:
+    """Tables ``dtype`` and ``truncation``, from so many completions of each pair that can score them again; those with rows."""
+    import pandas as pd
+
+    able = [hasattr(pair, "rescored") or hasattr(pair, "truncated") for pair in pairs]
+    tasks = [
+        (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
+        for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True) if can and n
+    ]  # fmt: skip
+    found = [each for each in context.group.map(_rows, tasks) if each is not None]
+    tables = {"dtype": [row for rows, _ in found for row in rows], "truncation": [row for _, rows in found for row in rows]}
+    return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
+
+
+def _rows(
+    pair: Pair, chosen: Sequence[Estimator], seed: int, n: int, dtypes: Sequence[str], ks: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    drawn = pair.completions(seed, 0, n)
+    if isinstance(drawn, Skip):
+        return [], []
+    completions = first(drawn, n)
+    return _dtype_rows(pair, chosen, completions, dtypes), _truncation_rows(pair, completions, ks)
+
+
+def _dtype_rows(
+    pair: Pair, chosen: Sequence[Estimator], completions: Completions, dtypes: Sequence[str]
+) -> list[dict[str, Any]]:
+    """Completions scored in each format.
+
+    ``change`` is the mean of each estimator, per completion, in the format minus that in the pair's own; ``sd_log_ratio`` the
+    standard deviation, over tokens, of what the log-ratio changes by. Of ``policy against itself``, whose true divergence is 0,
+    the policy in the format takes the place of the reference.
+    """
+    rescored: Callable[[Completions, str], Completions | Skip] | None = getattr(pair, "rescored", None)
+    if rescored is None:
+        return []
+    rows, here = [], Shard(completions)
+    usable = [each for each in chosen if skip_reason(each, off_policy=here.log_mu is not None) is None]
+    for dtype in dtypes:
+        scored = rescored(completions, dtype)
+        if isinstance(scored, Skip):
+            continue
+        there = Shard(scored)
+        moved = there.log_ratio - here.log_ratio
+        shared = {
+            "pair": pair.title, "dtype": dtype, "completions": here.n, "tokens": here.row.size,
+            "sd_log_ratio": float(moved.std()), "largest": float(np.abs(moved).max(initial=0.0)),
+            "sd_log_q": float((there.log_q - here.log_q).std()),
+        }  # fmt: skip
+        found = [row for each in usable for row in _changes(each, here, there)] + _false(here, there)
+        rows += [shared | row for row in found]
+    return rows
+
+
+def _truncation_rows(pair: Pair, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
+    """What of the Rao-Blackwell sum is left, per completion, when only the k most probable tokens are told apart.
+
+    ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
+    """
+    truncated: Callable[[Completions, int], Any] | None = getattr(pair, "truncated", None)
+    if truncated is None or completions.kl_qp is None:
+        return []
+    rows, here = [], Shard(completions)
+    exact = here.summed(completions.kl_qp[here.mask])
+    for k in ks:
+        left = here.summed(truncated(completions, k).kl_qp[here.mask])
+        mean, mean_se = _mean_se(left)
+        missing, missing_se = _mean_se(exact - left)
+        rows.append(
+            {
+                "pair": pair.title, "k": k, "completions": here.n, "exact": float(exact.mean()), "mean": mean,
+                "mean_se": mean_se, "missing": missing, "missing_se": missing_se,
+                "share": ratio_of(missing, float(exact.mean())),
+            }
+        )  # fmt: skip
+    return rows

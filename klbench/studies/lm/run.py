@@ -1,0 +1,305 @@
+"""Estimators on completions, token by token: language models, recorded rollouts, and sequences whose truth is enumerated.
+
+Completions are measured in shards that are merged in a fixed order: memory does not grow with their number, what was merged is
+kept in the run folder, and the tables but for ``throughput`` and ``cost`` are the same to the bit whoever did the work.
+Language models stay in this process, where torch has its threads; everything else goes to the workers. Several processes that
+share the run (``accelerate launch -m klbench``) take shards in turn, each on a GPU of its own.
+
+The truth of a pair whose truth is not known is the mean, over completions of the policy, of the exact divergences of their
+tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is measured on the very same completions, as the mean of
+its difference from that sum, which has less noise than either. A language model that samples from another distribution than
+its own (a temperature, top-p) gets as many further completions from its own, for the truth.
+
+Per token, everything is divided by one number: the plain count of the tokens that were measured, whoever sampled them. That
+holds for the truth and for weighted estimators as well, so that an estimator that is right per completion is right per token.
+
+Standard errors take completions for independent. Where several answer one prompt that is too careful for the mean over these
+very prompts, and not careful enough for that over prompts of which these are a sample; ``prompts`` says by how much.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, Field
+
+from klbench import estimators
+from klbench.metrics.tails import FAILS
+from klbench.pairs import Pair
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.lm import tables as made
+from klbench.studies.lm.again import Dtype, scored_again
+from klbench.studies.lm.found import Found
+from klbench.studies.lm.measure import measure_shard, measured
+from klbench.studies.lm.values import Measured, values
+from klbench.studies.value.summary import with_interval
+from klbench.types import Estimator, Options, RunError, Truth
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CORE = ("k1", "k2", "k3", "k_lambda", "abs", "k3_clamped", "k3_verl", "bregman_kl_pq")
+WEIGHTED = ("k1_weighted", "k2_weighted", "k3_weighted")
+SAMPLES = 2_048
+"""Completions of each pair that can make any number, unless the settings say how many."""
+CHECKPOINT_SECONDS = 10.0
+
+
+def _has_tokens(pair: Pair) -> Pair:
+    if type(pair).completions is Pair.completions:
+        from klbench import pairs
+
+        kinds = [name for name in pairs.names() if pairs.get(name).completions is not Pair.completions]
+        raise ValueError(f"{pair.kind} pairs have no tokens; pairs with tokens: {', '.join(kinds)}")
+    return pair
+
+
+class LmOptions(Options):
+    """Settings of the study of completions.
+
+    Parameters
+    ----------
+    estimators
+        Those that are means of terms; where none are named: the usual ones, and the weighted ones where a third distribution
+        sampled.
+    samples
+        Completions of each pair; all there are, or 2,048 where there is no end of them.
+    shard
+        Completions that are made and measured at once.
+    rescored, dtypes, truncations
+        So many completions, at most all that are measured, are scored again in these formats, and with so many of the most
+        probable tokens told apart from the rest, where the pair can.
+    path
+        The file that ``pair=recorded`` reads.
+    """
+
+    pairs: tuple[Annotated[Pair, AfterValidator(_has_tokens)], ...] = Field(min_length=1)
+    estimators: tuple[str, ...] | None = None
+    samples: int | None = Field(default=None, ge=2, le=10**12)
+    shard: int = Field(default=256, ge=1, le=65_536)
+    rescored: int = Field(default=256, ge=0, le=10**6)
+    dtypes: tuple[Dtype, ...] = ("bfloat16",)
+    truncations: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 64)
+    path: str | None = None
+
+    def chosen(self, pair: Pair) -> tuple[Estimator, ...]:
+        """The estimators to measure on a pair."""
+        names = self.estimators if self.estimators is not None else CORE + (WEIGHTED if pair.off_policy else ())
+        return tuple(estimators.get(name) for name in names)
+
+    def completions(self, pair: Pair) -> int:
+        """How many of a pair's completions to measure."""
+        available: int | None = getattr(pair, "available", None)
+        asked = self.samples or available or SAMPLES
+        return asked if available is None else min(asked, available)
+
+
+def own_sampler(pair: Pair) -> Pair | None:
+    """The same pair with completions of the policy itself, where it samples from something else and could do otherwise."""
+    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""}
+    if not pair.off_policy or not plain.keys() <= type(pair).model_fields.keys():
+        return None
+    return pair.model_copy(update=plain)
+
+
+def in_process(pair: Pair) -> bool:
+    """Whether a pair holds a model, which no worker should load again."""
+    return hasattr(pair, "rescored")
+
+
+def _part(pair: Pair) -> str:
+    """A name for what is kept of a pair: its parameters, and the state of the file that it reads."""
+    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})} {getattr(pair, 'fingerprint', '')}"
+    return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+
+
+class _Progress:
+    """Merges shards in order and keeps what is merged, so that a run can be continued to the same bits."""
+
+    def __init__(self, context: Context, pair: Pair) -> None:
+        self._context, self._name, self._saved = context, _part(pair), time.monotonic()
+        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
+        self._merged: tuple[int, Found | None] = (0, None)
+        part = context.folder.load_part(self._name) if context.folder else None
+        if part is not None:
+            self._merged = int(part["shards"]), Found.restored(part)
+        self._merged = context.group.from_main(self.shards), self.found
+
+    @property
+    def shards(self) -> int:
+        """Shards merged so far."""
+        return self._merged[0]
+
+    @property
+    def found(self) -> Found | None:
+        """What they found."""
+        return self._merged[1]
+
+    def add(self, shard: Found | None, *, last: bool) -> None:
+        merged = self.found if shard is None else shard if self.found is None else self.found.merge(shard)
+        self._merged = self.shards + 1, merged
+        if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        import numpy as np
+
+        shards, found = self._merged
+        if self._context.folder is not None and found is not None:
+            self._context.folder.save_part(self._name, {"shards": np.array(shards)} | found.flat())
+            self._saved = time.monotonic()
+
+
+def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progress) -> Iterator[int]:
+    """Merge a pair's shards; yields how many are done."""
+    total, chosen = options.completions(pair), options.chosen(pair)
+    size = min(options.shard, total)  # lest more be made than are asked for
+    shards = -(-total // size)
+    tasks = (
+        (pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards)
+    )  # fmt: skip
+    if in_process(pair) and progress.shards < shards:
+        prepare = getattr(pair, "prepare", None)
+        if prepare is not None:
+            context.group.agreed(prepare)  # lest the first shard's clock run while a model is loaded, or built
+    here = in_process(pair) and context.group.size == 1
+    results = (measure_shard(*task) for task in tasks) if here else context.map(measure_shard, tasks, short=True)
+    for found in results:
+        progress.add(found, last=progress.shards == shards - 1)
+        yield progress.shards
+
+
+def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found | None) -> Measured:
+    """With what is exact about the pair."""
+    truths: dict[str, Truth | None] = {each.target: pair.truth(each.target) for each in chosen}
+    truths["kl_qp"] = pair.truth("kl_qp")
+    usable = measured(chosen, off_policy=pair.off_policy)
+    moments = {each.name: exact for each, exact in zip(usable, pair.exact(usable), strict=True)}
+    return Measured(pair, chosen, found, truths, moments, None if own is None else Measured(pair, (), own, {}))
+
+
+def _placed(pair: Pair, device: str) -> Pair:
+    """On the device of the run, where a pair can be."""
+    if device == "cpu" or "device" not in type(pair).model_fields:
+        return pair
+    return pair.model_copy(update={"device": device})
+
+
+def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]:
+    """The pairs to report, and before them the same and what their truths need, each once."""
+    wanted = [_placed(pair, device) for pair in options.pairs]
+    needed = {_part(pair): pair for pair in wanted}
+    for pair in wanted:
+        own = own_sampler(pair)
+        if own is not None:
+            needed.setdefault(_part(own), own)
+    return wanted, list(needed.values())
+
+
+def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``checks``, ``dtype``,
+    ``truncation``, ``pairs``, ``estimators``, ``throughput`` and ``cost``.
+    """  # noqa: D205
+    wanted, needed = _all_pairs(options, context.device)
+    counts = [-(-options.completions(pair) // options.shard) for pair in needed]
+    states: dict[str, _Progress] = {}
+    done = 0
+    try:
+        for pair, count in zip(needed, counts, strict=True):
+            state = states[_part(pair)] = _Progress(context, pair)
+            context.progress(done + state.shards, sum(counts), pair.title)
+            for shards in _measure(pair, options, context, state):
+                context.progress(done + shards, sum(counts), pair.title)
+            done += count
+    except KeyboardInterrupt:
+        context.interrupted = True
+        for state in states.values():
+            state.save()
+    finished = {
+        _part(pair): states[_part(pair)].found
+        for pair, count in zip(needed, counts, strict=True)
+        if _part(pair) in states and states[_part(pair)].shards == count
+    }
+    results = []
+    for pair in wanted:
+        own, found = own_sampler(pair), finished.get(_part(pair))
+        if found is not None and (own is None or _part(own) in finished):
+            results.append(_solved(pair, options.chosen(pair), found, None if own is None else finished[_part(own)]))
+    again: dict[str, pd.DataFrame] = {}
+    if not context.interrupted:
+        chosen = [options.chosen(pair) for pair in wanted]
+        most = [min(options.rescored, options.completions(pair)) for pair in wanted]
+        again = scored_again(wanted, chosen, context, most, options.dtypes, options.truncations)
+    if not results:
+        if context.interrupted or not context.group.main:
+            return {}
+        raise RunError("there are no completions to measure")
+    return _tables(results, again, context)
+
+
+def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Context) -> dict[str, pd.DataFrame]:
+    found = values(results)
+    used = {each.name: each for m in results for each in m.chosen}
+    optional = {
+        "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
+        "sampling": made.sampling(results), "prompts": made.prompts(results), "checks": made.checks(results),
+    }  # fmt: skip
+    return {
+        "values": found,
+        "tokens": made.positions(results),
+        **{name: table for name, table in optional.items() if table is not None},
+        **again,
+        "pairs": made.pairs(results),
+        "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
+        "throughput": made.throughput(results, context.device),
+        "cost": made.cost(results, found),
+    }
+
+
+def _known(value: float, text: str) -> str:
+    return "–" if value != value else text
+
+
+def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
+    """Return sentences on what is odd about a pair's completions."""
+    about = next(row for row in results["pairs"].to_dict("records") if row["pair"] == pair)
+    above, unread = about["above_zero"], about["unread"]
+    notes = [f"Columns that were not read: {unread}."] if unread else []
+    if above:
+        notes.append(f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are taken as they are.")
+    for row in results["checks"].to_dict("records") if "checks" in results else []:
+        if row["pair"] == pair and row["verdict"] == FAILS:
+            mean = with_interval(row["mean"], row["mean_se"])
+            notes.append(f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions fail their own check.")
+    return notes
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """One row an estimator and level, per sequence, of the first pair."""
+    table = results["values"]
+    titles = list(dict.fromkeys(table["pair"]))
+    rows = table[(table["pair"] == titles[0]) & (table["per"] == "sequence")]
+    kept = rows[~rows["status"].str.startswith("skipped")].to_dict("records")
+    if not kept:
+        return []
+    notes = [f"{len(titles) - 1} further pairs are in the report."] if len(titles) > 1 else []
+    if all(row["truth"] != row["truth"] for row in kept):
+        notes.append("The exact divergence is not known: these rollouts have no column kl.")
+    notes += _notes(results, titles[0])
+    lines = [
+        (
+            row["estimator"], row["level"], row["target"], _known(row["truth"], f"{row['truth']:.4g}"), f"{row['mean']:.4g}",
+            _known(row["bias"], with_interval(row["bias"], row["bias_se"])), _known(row["std"], f"{row['std']:.4g}"),
+            "" if row["status"] == "ok" else row["status"],
+        )
+        for row in kept
+    ]  # fmt: skip
+    heading = f"{titles[0]}, {kept[0]['samples']:,} completions, {kept[0]['tokens']:,} tokens (nats per completion)"
+    columns = ("estimator", "level", "target", ">truth", ">mean", ">bias, 95% interval", ">std", "flag")
+    return [Summary(heading, columns, lines, notes)]
+
+
+register(Study("lm", "estimators on completions, token by token", LmOptions, run, summarize, ("cpu", "cuda"), shares=True))

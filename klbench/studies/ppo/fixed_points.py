@@ -1,0 +1,76 @@
+"""Predicted fixed points beside what training reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench.metrics.seeds import mean, share, summarized
+from klbench.rlhf.expected import REST
+from klbench.studies.ppo.options import TrainingOptions
+from klbench.studies.ppo.tables import by_seed, described, starts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def fixed_points_table(
+    options: TrainingOptions,
+    seed: int,
+    points: Mapping[str, tuple[str, float]],
+    training: pd.DataFrame,
+    noise_free: pd.DataFrame,
+    free: pd.DataFrame,
+) -> pd.DataFrame:
+    """One row a combination: regret, KL and reward where its expected gradient vanishes, and where three trainings ended.
+
+    ``free_``: exact gradients and a logit for every token after every prefix, which is what the prediction is for, so that
+    where none is known there is nothing; ``noise_free_``: exact gradients and the policy's own shape; ``sampled_``: as it was
+    trained. ``residual`` is the norm of the expected gradient at the prediction over that at the reference, and
+    ``free_residual`` its largest one over seeds after at most ``free_steps``, which for ``free_unsettled`` seeds is no rest.
+    ``sampled_seeds`` did not diverge; ``sampled_way``: how
+    much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
+    """
+    import pandas as pd
+    import torch
+
+    from klbench.rlhf import fixed_points
+    from klbench.studies.ppo.tasks import testbed
+
+    few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
+    bed = testbed(options, seed, few)
+    beta = torch.tensor([options.beta], dtype=torch.float64)
+    exact = {
+        name: bed.exact(fixed_points.predicted(bed, name, beta), beta) for name in fixed_points.NAMES
+    } | {"greedy": fixed_points.greedy(bed, beta)}  # fmt: skip
+    rows = []
+    for name, (point, residual) in points.items():
+        row: dict[str, Any] = described(name) | {
+            "fixed_point": point, "formula": fixed_points.FORMULAS.get(point, ""), "residual": residual, "seeds": len(few),
+        }  # fmt: skip
+        predicted, start = exact.get(point), starts(training, name).reindex(few)
+        row |= {"start_regret": mean(start.to_numpy())}
+        for column in ("regret", "kl", "reward"):
+            values = np.full(1, math.nan) if predicted is None else getattr(predicted, column)[0].numpy()
+            row |= summarized(f"predicted_{column}", values, name)
+            for kind, table in (("free", free), ("noise_free", noise_free), ("sampled", training)):
+                if not len(table):
+                    continue
+                mine = table[(table["combination"] == name) & table["seed"].isin(few)]
+                if not len(mine):
+                    continue
+                reached = by_seed(mine, name, column)
+                row |= summarized(f"{kind}_{column}", reached.to_numpy(), name)
+                if kind == "sampled" and column == "regret":
+                    aim = pd.Series(values if predicted is not None else math.nan, index=few)
+                    row |= {"sampled_seeds": len(reached)}
+                    row |= share("sampled_way", start - reached, start - aim, name)
+        rest = free[free["combination"] == name] if len(free) else free
+        if len(rest):
+            row |= {"free_steps": int(rest["steps_taken"].max()), "free_residual": float(rest["residual"].max())}
+            row |= {"free_unsettled": int((~(rest["residual"] <= REST)).sum())}
+        rows.append(row)
+    return pd.DataFrame(rows)

@@ -1,0 +1,183 @@
+"""A token that the policy has lost and the reference holds: who brings it back, and how gently.
+
+Sequences of one token, a logit of its own for each token of each prompt. At every prompt the token that the reference holds
+most has its logit pushed down by so many nats; then training goes on as elsewhere. Its samples are rare, and what an estimator
+says at them is what brings it back: k3's gradient there is ``1 - exp(log p - log q)``, as large as the token is rare.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from klbench.metrics.seeds import mean, summarized
+from klbench.rlhf.penalty import Arm, arm
+from klbench.rlhf.replicas import Replicas
+from klbench.rlhf.testbed import Testbed
+from klbench.studies.ppo.options import TrainingOptions
+from klbench.studies.ppo.tables import described, going
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from klbench.rlhf.ppo import Batch, Recipe
+
+Rows = list[dict[str, Any]]
+
+
+class _Watched(Replicas):
+    """Replicas that keep the norm of every gradient, before any clip, and whether a batch had a lost token."""
+
+    lost: Tensor
+    norms: list[Tensor]
+    seen: list[Tensor]
+
+    def sample(self, update: int, lag: int) -> Batch:
+        """As ever."""
+        batch = super().sample(update, lag)
+        self.seen.append((batch.inputs.token[..., 0] == self.lost[:, self._prompts]).any(-1))  # type: ignore[attr-defined]
+        return batch
+
+    def step(self, loss: Tensor, update: int) -> None:
+        """As ever."""
+        super().step(loss, update)
+        self.norms.append(self.optimizer.norm)
+
+
+def short_bed(bed: Testbed) -> Testbed:
+    """The testbed's sequences cut to one token, each with a logit of its own."""
+    return replace(bed, model="table", horizon=1)
+
+
+def lost_tokens(bed: Testbed) -> Tensor:
+    """The ordinary token that the reference holds most, ``(seeds, prompts)``."""
+    return bed.log_p[:, :, 0, :-1].argmax(-1)
+
+
+def held(bed: Testbed, log_probs: Tensor) -> Tensor:
+    """Probability of the lost token, mean over prompts: ``(..., seeds, prompts, 1, tokens)`` to ``(..., seeds)``."""
+    first = log_probs[..., 0, :]
+    where = lost_tokens(bed)[..., None].expand(*first.shape[:-1], 1)
+    return first.gather(-1, where)[..., 0].exp().mean(-1)
+
+
+def without(bed: Testbed, nats: Tensor) -> Tensor:
+    """The reference's parameters with each prompt's lost token pushed down: ``(arms, seeds, parameters)`` for ``(arms,)``."""
+    import torch
+
+    theta = bed.reference.repeat(len(nats), 1, 1)
+    logits = theta[..., : bed.policy.parameters].view(len(nats), len(bed.seeds), bed.prompts, bed.tree.tokens)
+    where = lost_tokens(bed).expand(len(nats), -1, -1)[..., None]
+    logits.scatter_add_(-1, where, -nats[:, None, None, None].expand_as(where).to(torch.float64))
+    return theta
+
+
+def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe: Recipe) -> Rows:
+    """One row a combination, nats lost, seed and evaluation; what the whole run had stands in the last ones."""
+    import torch
+
+    from klbench.rlhf import expected, ppo
+
+    bed = short_bed(bed)
+    arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
+    nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
+    start, steps = without(bed, nats), recipe.updates * recipe.epochs * recipe.minibatches
+    world = _Watched(
+        bed, len(arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip,
+        steps=steps if options.decay else None, critic=options.critic, lag=options.lag,
+    )  # fmt: skip
+    world.lost, world.norms, world.seen = lost_tokens(bed), [], []
+    with torch.no_grad():
+        world.theta[..., : start.shape[-1]] = start
+    # As many steps on exact gradients as on samples.
+    each = recipe.every * recipe.epochs * recipe.minibatches
+    exact = expected.train(
+        bed, arms, steps=steps, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
+        group=options.group, every=each, start=start, pretraining_weight=options.pretraining_weight,
+    )  # fmt: skip
+    rows: Rows = []
+    for report, (_, log_probs) in zip(ppo.train(world, arms, recipe, _corpus(options, world)), exact, strict=True):
+        with torch.no_grad():
+            now = {"probability": held(bed, bed.everywhere(world.policies)), "exact_probability": held(bed, log_probs)}
+        rows += _rows(arms, nats, bed, report.update, now, world)
+    last = len(arms) * len(bed.seeds)
+    return rows[:-last] + _rows(arms, nats, bed, recipe.updates, now | _of_the_run(options, bed, world, arms, start), world)
+
+
+def _corpus(options: TrainingOptions, world: Replicas) -> Any:
+    return lambda update: world.pretraining(update, exact=options.pretraining == "exact")
+
+
+def _of_the_run(
+    options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[Arm], start: Tensor
+) -> dict[str, Tensor]:
+    """Exact values at the start, and what was seen of the gradients on the way; each ``(arms, seeds)``."""
+    import torch
+
+    from klbench.rlhf import expected
+
+    shape = (len(arms), len(bed.seeds))
+    beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
+    _, gradient = expected.gradients(bed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight)
+    norms, seen = torch.stack(world.norms), torch.stack(world.seen[:-1])  # the last batch is for the report alone
+    first = torch.where(seen.any(0), seen.to(torch.float64).argmax(0).to(torch.float64), torch.nan)
+    with torch.no_grad():
+        q = bed.everywhere(start)[..., 0, :].gather(-1, lost_tokens(bed).expand(*shape, -1)[..., None])[..., 0].exp()
+    return {
+        "reference_probability": held(bed, bed.log_p).expand(shape),
+        "optimum_probability": held(bed, bed.log_optimum(beta)[..., None, :]),
+        "start_sampled": 1.0 - (-q).log1p().sum(-1).mul(options.group).exp(),
+        "sampled_share": seen.to(torch.float64).mean(0), "first_sampled": first,
+        "expected_norm": gradient.norm(dim=-1), "norm_median": norms.quantile(0.5, dim=0),
+        "norm_99": norms.quantile(0.99, dim=0), "norm_max": norms.max(0)[0],
+    }  # fmt: skip
+
+
+def _rows(arms: Sequence[Arm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas) -> Rows:
+    stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
+    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    return [
+        {"combination": each.name, "lost": float(nats[i]), "seed": k, "step": step}
+        | {"status": "diverged" if (i, j) in stopped else "ok"}
+        | {name: column[i][j] for name, column in plain.items()}
+        for i, each in enumerate(arms)
+        for j, k in enumerate(bed.seeds)
+    ]
+
+
+def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """``recovery``: one row a combination and nats lost, over seeds; ``recovery_curves``: the token's probability meanwhile.
+
+    Without the replicas that diverged, but for the largest norm, that may be why.
+    """
+    import pandas as pd
+
+    if not rows:
+        return pd.DataFrame(), pd.DataFrame()
+    table = pd.DataFrame(rows)
+    step, ends, curves = table["step"].max(), [], []
+    for (name, lost), group in table.groupby(["combination", "lost"], sort=False):
+        names = (str(name), str(lost))
+        every = group[group["step"] == step].sort_values("seed")
+        last = going(every)
+        row: dict[str, Any] = described(str(name)) | {"lost": lost, "seeds": len(last), "updates": step}
+        row |= {"diverged": len(every) - len(last)}
+        row |= {each: every[each].mean() for each in ("reference_probability", "optimum_probability", "start_sampled")}
+        row |= {"start_probability": group[group["step"] == 0]["probability"].mean()}
+        for column in ("probability", "exact_probability", "sampled_share", "expected_norm", "norm_median", "norm_99"):
+            row |= summarized(column, last[column].to_numpy(), *names)
+        never = last["first_sampled"].isna()
+        row |= {"norm_max": every["norm_max"].max(), "never_sampled": mean(never.to_numpy())}
+        row |= {"first_sampled": math.nan if never.all() else float(np.nanmedian(last["first_sampled"]))}
+        ends.append(row)
+        for at, point in going(group).groupby("step"):
+            curve = {"combination": name, "lost": lost, "step": at}
+            for column in ("probability", "exact_probability"):
+                curve |= {column: point[column].mean()}
+            curves.append(curve | {"low": point["probability"].min(), "high": point["probability"].max()})
+    return pd.DataFrame(ends), pd.DataFrame(curves)

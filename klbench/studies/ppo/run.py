@@ -1,0 +1,101 @@
+"""What the choice of the KL estimator, of its place and its correction does to a trained policy, against the exact optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.ppo.options import NONE, TrainingOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
+    from klbench.rlhf import expected, fixed_points
+    from klbench.rlhf.penalty import arm
+    from klbench.studies.ppo import tasks
+
+    names = options.combinations
+    arms = [arm(name, options.beta) for name in names]
+    bed = tasks.testbed(options, context.seed, (0,))
+    with tasks.one_thread():
+        alike = expected.alike(bed, arms, options.group)
+        points = fixed_points.which(bed, arms, options.group)
+    plan = tasks.plan(options, alike, [point for point, _ in points])
+    found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": [], "recovery": []}
+    try:
+        work = {task.label: (options, context.seed, task) for task in plan}
+        for done, (task, (_, rows)) in enumerate(zip(plan, context.map_kept(tasks.perform, work), strict=True), 1):
+            found[task.kind] += rows
+            context.progress(
+                done, len(plan), f"{task.kind.replace('_', '-')} training, seeds {task.seeds[0]} to {task.seeds[-1]}"
+            )
+    except KeyboardInterrupt:
+        context.interrupted = True
+    if not found["sampled"]:
+        return {}
+    firsts = {name: names[i] for name, i in zip(names, alike, strict=True)}
+    with tasks.one_thread():
+        return _tables(options, context.seed, found, firsts, dict(zip(names, points, strict=True)))
+
+
+def _tables(
+    options: TrainingOptions,
+    seed: int,
+    found: Mapping[str, Sequence[Mapping[str, Any]]],
+    alike: Mapping[str, str],
+    points: Mapping[str, tuple[str, float]],
+) -> dict[str, pd.DataFrame]:
+    import pandas as pd
+
+    from klbench import gradients
+    from klbench.studies.gradient.run import combinations_table
+    from klbench.studies.ppo import tables
+    from klbench.studies.ppo.fixed_points import fixed_points_table
+    from klbench.studies.ppo.recovery import recovery_tables
+
+    sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
+    training = tables.training_table(found["sampled"], options)
+    noise_free = tables.noise_free_table(found["noise_free"], alike)
+    free = tables.noise_free_table(found["free"], alike)
+    frontier, matched = tables.frontier_tables(sampled, others, options)
+    recovery, recovery_curves = recovery_tables(found["recovery"])
+    result = {
+        "training": training,
+        "final": tables.final_table(training, options, {name: point for name, (point, _) in points.items()}),
+        "curves": tables.curves_table(training),
+        "frontier": frontier,
+        "matched": matched,
+        "noise_free": noise_free,
+        "fixed_points": fixed_points_table(options, seed, points, training, noise_free, free),
+        "recovery": recovery,
+        "recovery_curves": recovery_curves,
+        "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),
+    }
+    return {name: table for name, table in result.items() if len(table)}
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """Where every combination ended."""
+    table = results["final"]
+    first = table.iloc[0]
+    return [
+        Summary(
+            f"Regret J* - J after training, mean of {first['seeds']} seeds (untrained: {first['start_regret']:.3f})",
+            ("combination", ">regret", ">against k1_reward", ">95 % interval", ">KL", "fixed point", "outcome"),
+            [
+                (
+                    row["combination"], f"{row['regret']:.4f}", f"{row['difference']:+.4f}",
+                    f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}", f"{row['kl']:.2f}",
+                    row["fixed_point"] or "none predicted", row["outcome"],
+                )
+                for row in table.sort_values("regret").to_dict("records")
+            ],
+        )
+    ]  # fmt: skip
+
+
+register(Study("ppo", "policies trained with each combination, against the exact optimum", TrainingOptions, run, summarize))

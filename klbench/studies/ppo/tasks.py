@@ -1,0 +1,190 @@
+"""What one process of the training study computes: some seeds, all arms of one kind of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from klbench.rlhf.penalty import Arm, arm
+from klbench.rlhf.testbed import Exact, Testbed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.rlhf.ppo import Recipe, Report
+    from klbench.rlhf.replicas import Replicas
+    from klbench.studies.ppo.options import TrainingOptions
+
+SEEDS_A_TASK = 4
+"""Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
+FREE_STEPS, MOST_FREE_STEPS = 300, 3000
+"""Of free logits, up to 1 nat each: what the slowest combination needs to exchange one preferred sequence for another, and how
+many it gets where its gradient has not vanished by then."""
+
+Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of training, its arms by name and weight, and numbers of seeds."""
+
+    kind: Kind
+    names: tuple[str, ...]
+    betas: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def label(self) -> str:
+        """What no other task of a run is called."""
+        return f"{self.kind}-seeds-{self.seeds[0]}-{self.seeds[-1]}"
+
+    @property
+    def arms(self) -> list[Arm]:
+        """Every combination with every weight."""
+        return [arm(name, beta) for name in self.names for beta in self.betas]
+
+
+def testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
+    """The testbed of some seeds."""
+    return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+
+
+def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
+    """The task's rows: one an arm, seed and evaluation."""
+    with one_thread():
+        bed = testbed(options, seed, task.seeds)
+        train = {
+            "sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free, "recovery": _recovery,
+        }[task.kind]  # fmt: skip
+        return train(options, bed, task)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """The order of sums, and so their bits, would depend on the threads; and a busy machine makes two slower than one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _recipe(options: TrainingOptions, every: int) -> Recipe:
+    from klbench.rlhf.ppo import Recipe
+
+    shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
+    return Recipe(**shared | {"every": every})
+
+
+def _recovery(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    from klbench.studies.ppo import recovery
+
+    return recovery.perform(options, bed, task.names, _recipe(options, options.every))
+
+
+def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    import torch
+
+    from klbench.rlhf.ppo import train
+    from klbench.rlhf.replicas import Replicas
+
+    recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
+    steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
+    world = Replicas(
+        bed, len(task.arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
+        critic=options.critic, lag=options.lag,
+    )  # fmt: skip
+    beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
+    rows: Rows = []
+    corpus = partial(world.pretraining, exact=options.pretraining == "exact")
+    for report in train(world, task.arms, recipe, corpus):
+        with torch.no_grad():
+            exact = bed.exact(bed.everywhere(world.policies), beta)
+            best = bed.frontier(exact.kl) if report.update == options.updates else torch.full_like(exact.kl, torch.nan)
+        rows += _rows(task, report.update, exact, {"frontier_reward": best} | _seen(report))
+    return [row | _status(world, task, row) for row in rows]
+
+
+def _seen(report: Report) -> dict[str, Tensor]:
+    names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction", "loss_beta")
+    return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
+
+
+def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
+    place = (row.pop("arm"), task.seeds.index(row["seed"]))
+    update, cause = world.optimizer.causes.get(place, (row["step"], ""))
+    stopped = cause and row["step"] > update
+    return {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
+
+
+def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    from klbench.rlhf import expected
+
+    # One step an update: what more epochs are for, to use a batch again, does not arise.
+    path = expected.train(
+        bed, task.arms, steps=options.updates, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
+        group=options.group, every=options.every, pretraining_weight=options.pretraining_weight,
+    )  # fmt: skip
+    return [row for step, log_probs in path for row in _exact(bed, task, step, log_probs)]
+
+
+def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+    from klbench.rlhf import expected
+
+    found = expected.settle(
+        bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,
+        pretraining_weight=options.pretraining_weight,
+    )  # fmt: skip
+    return _exact(bed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
+
+
+def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
+    import torch
+
+    beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
+    rows = _rows(task, step, bed.exact(log_probs, beta), more)
+    return [{key: value for key, value in row.items() if key != "arm"} for row in rows]
+
+
+def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
+    values = exact._asdict() | more
+    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    return [
+        {"arm": i, "combination": each.name, "beta": each.beta, "seed": k, "step": step}
+        | {name: column[i][j] for name, column in plain.items()}
+        for i, each in enumerate(task.arms)
+        for j, k in enumerate(task.seeds)
+    ]
+
+
+def chunks(seeds: int) -> list[tuple[int, ...]]:
+    """Numbers of seeds, a task each."""
+    return [tuple(range(first, min(first + SEEDS_A_TASK, seeds))) for first in range(0, seeds, SEEDS_A_TASK)]
+
+
+def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
+    """All tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
+
+    Free logits are let go to where they rest for those alone that have a fixed point, ``""`` being none.
+    """
+    names = options.combinations
+    firsts = tuple(names[i] for i in sorted(set(alike)))
+    one = (options.beta,)
+    others = tuple(beta for beta in sorted(set(options.betas)) if beta != options.beta)
+    result = [Task("sampled", names, one, seeds) for seeds in chunks(options.seeds)]
+    if options.frontier and others:
+        few = min(options.frontier_seeds, options.seeds)
+        result += [Task("frontier", options.frontier, others, seeds) for seeds in chunks(few)]
+    if options.recovery and options.recovery_nats:
+        result += [Task("recovery", options.recovery, one, seeds) for seeds in chunks(options.seeds)]
+    few = min(options.noise_free_seeds, options.seeds)
+    result += [Task("noise_free", firsts, one, seeds) for seeds in chunks(few)]
+    resting = tuple(names[i] for i in sorted(set(alike)) if points[i])
+    return result + [Task("free", resting, one, seeds) for seeds in chunks(few) if resting]

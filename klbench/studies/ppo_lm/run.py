@@ -1,0 +1,71 @@
+"""PPO on language models: what each combination makes of a policy whose optimum nobody knows.
+
+Every combination and seed is a run of its own, in a worker, or one after the other on a GPU.
+It is kept at every report and continued from there to the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from klbench.rlhf.options import NONE, REFERENCE
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.language.options import PpoLmOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``training``, ``compared``, ``texts`` and ``combinations``; with reward models also ``raters``."""
+    import pandas as pd
+
+    from klbench.studies.language.preferences import check, learned
+    from klbench.studies.language.runs import UNTRAINED, all_of
+    from klbench.studies.language.stage import prepared
+    from klbench.studies.ppo_lm.tasks import perform
+
+    place, shared = prepared(options, context)
+    raters = []
+    if options.reward_model:
+        context.group.agreed(lambda: check(options, shared))
+        raters = learned(options, context, place)
+    found = [] if context.interrupted else all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
+    tables = _tables(options, found) if any(result["rows"] for result in found) else {}
+    return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
+
+
+def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+    from klbench import gradients
+    from klbench.studies.gradient.run import combinations_table
+    from klbench.studies.language import tables
+
+    return {
+        "training": tables.training_table(found, options.algorithm, options.beta),
+        "compared": tables.compared_table(found, REFERENCE),
+        "texts": tables.texts_table(found),
+        "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),
+    }
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """Where every combination ended."""
+    table = results["compared"]
+    columns = ("combination", ">reward", ">KL, exact", ">as estimated", ">of the KL without penalty", "outcome")
+    rows = [
+        (
+            row["combination"], f"{row['reward']:.3f} ± {row['reward_se']:.3f}", f"{row['kl']:.2f} ± {row['kl_se']:.2f}",
+            f"{row['kl_estimate']:.2f} ± {row['kl_estimate_se']:.2f}",
+            "" if math.isnan(row["kl_share"]) else f"{100 * row['kl_share']:.0f} %", row["outcome"],
+        )
+        for row in table.to_dict("records")
+    ]  # fmt: skip
+    first = table.iloc[0]
+    return [Summary(f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)", columns, rows)]
+
+
+register(
+    Study("ppo_lm", "language models trained with each combination", PpoLmOptions, run, summarize, ("cpu", "cuda"), shares=True)
+)

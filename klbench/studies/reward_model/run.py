@@ -1,0 +1,73 @@
+"""What is lost when a learned reward is made large in place of the true one, by how much the reward model has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.reward_model.options import RewardModelOptions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``, ``calibration``, ``training`` ..."""
+    import pandas as pd
+
+    from klbench.studies.ppo.tasks import chunks
+    from klbench.studies.reward_model import tables, tasks
+
+    found: tasks.Found = {"models": [], "calibration": [], "paths": [], "training": []}
+    plan = chunks(options.seeds)
+    try:
+        work = {f"seeds-{seeds[0]}-{seeds[-1]}": (options, context.seed, seeds) for seeds in plan}
+        for done, (_, rows) in enumerate(context.map_kept(tasks.perform, work), 1):
+            for name in found:
+                found[name] += rows[name]
+            context.progress(done, len(plan), "reward models, and policies that make them large")
+    except KeyboardInterrupt:
+        context.interrupted = True
+    if not found["paths"]:
+        return {}
+    training = tables.training_table(found["training"], options)
+    paths = tables.paths_table(found["paths"], training)
+    return {
+        "overoptimisation": tables.curves_table(paths),
+        "overoptimisation_by_seed": paths[paths["method"] != "ppo"],  # training has its own, each evaluation
+        "peaks": tables.peaks_table(paths),
+        "equal_kl": tables.equal_kl_table(paths),
+        "reward_models": tables.models_table(found["models"]),
+        "reward_models_by_seed": pd.DataFrame(found["models"]),
+        "calibration": tables.calibration_table(found["calibration"]),
+        "training": training,
+    }
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
+    """Quality of the models, and where the true reward peaks."""
+    models = [
+        (
+            row["proxy"], f"{row['accuracy']:.3f}", f"{row['best_accuracy']:.3f}", f"{row['order']:.3f}",
+            f"{row['correlation']:.3f}", f"{row['calibration_error']:.3f}",
+        )
+        for row in results["reward_models"].to_dict("records")
+    ]  # fmt: skip
+    peaks = [
+        (
+            row["combination"] or row["method"], row["proxy"], f"{row['peak_gold']:.3f}", f"{row['peak_kl']:.2f}",
+            f"{row['end_gold']:.3f}", f"{row['end_kl']:.2f}", f"{row['lost']:.3f}",
+            f"{row['lost_low']:.3f} to {row['lost_high']:.3f}",
+        )
+        for row in results["peaks"].to_dict("records")
+    ]  # fmt: skip
+    return [
+        Summary("Reward models", ("proxy", ">accuracy", ">at best", ">true order", ">correlation", ">miscalibration"), models),
+        Summary("True reward gained", ("by", "of", ">at its peak", ">at KL", ">at the end", ">at KL", ">lost", ">95 %"), peaks),
+    ]
+
+
+register(
+    Study("reward_model", "over-optimisation of reward models learned from ranked pairs", RewardModelOptions, run, summarize)
+)

@@ -1,0 +1,233 @@
+"""What one process of the reward-model study computes: some seeds, from pairs to policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from klbench.rlhf import proxies
+from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.rlhf.replicas import Replicas
+from klbench.rlhf.testbed import Testbed
+from klbench.studies.ppo.tasks import one_thread
+from klbench.studies.reward_model.options import RewardModelOptions
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from klbench.rlhf.ppo import Batch
+    from klbench.rlhf.ranked import Pairs
+
+TEST_PAIRS = 16_384
+"""Pairs of each seed that no model has seen."""
+BINS = 10
+COLUMNS = ("kl", "proxy_gain", "gold_gain")
+GOLD = "gold"
+"""Stands among the proxies for the true reward."""
+
+Rows = list[dict[str, Any]]
+Found = dict[str, Rows]
+
+
+class _Watched(Replicas):
+    """Replicas that keep the last batch that was sampled."""
+
+    last: Batch
+
+    def sample(self, update: int, lag: int) -> Batch:
+        """As ever."""
+        self.last = super().sample(update, lag)
+        return self.last
+
+
+def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
+    """Rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
+    from klbench.rlhf import ranked
+
+    with one_thread():
+        bed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+        pairs = ranked.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
+        models, scores, calibration = _models(options, bed, pairs)
+        proxy = proxies.gain(bed, scores / options.scale)
+        return {
+            "models": models, "calibration": calibration, "paths": _paths(options, bed, proxy),
+            "training": _trained(options, bed, proxy),
+        }  # fmt: skip
+
+
+def _take(pairs: Pairs, first: int, last: int) -> Pairs:
+    import torch
+
+    return pairs.take(torch.arange(first, last))
+
+
+def _models(options: RewardModelOptions, bed: Testbed, pairs: Pairs) -> tuple[Rows, Tensor, Rows]:
+    """Trains all models; their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
+    from klbench.rlhf import reward_model
+
+    most = max(options.sizes)
+    world = proxies.RewardModels(
+        bed, _take(pairs, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
+        rate=options.model_rate, steps=options.model_steps,
+    )  # fmt: skip
+    every = max(1, options.model_steps // 60)
+    for each in reward_model.train(world, steps=options.model_steps, every=every, smoothing=options.smoothing):
+        report = each
+    scores = world.kept_scores()
+    test = _take(pairs, most, most + TEST_PAIRS)
+    values = _quality(options, bed, scores, test) | {
+        "kept_step": report.kept, "train_loss": report.loss, "train_accuracy": report.accuracy,
+        "held_out_loss": report.held_out_loss,
+    }  # fmt: skip
+    predicted, true = _confidence(options, bed, scores, test)
+    calibration: Rows = []
+    rows: Rows = []
+    for i, size in enumerate(options.sizes):
+        for j, k in enumerate(bed.seeds):
+            step, cause = world.optimizer.causes.get((i, j), (0, ""))
+            status = f"diverged at step {step}: {cause}" if cause else "ok"
+            one = {name: float(column[i, j]) for name, column in values.items()}
+            binned = _binned(predicted[i, j], true[i, j])
+            error = sum(each["share"] * abs(each["predicted"] - each["true"]) for each in binned)
+            rows.append({"proxy": label(size), "pairs": size, "seed": k} | one | {"calibration_error": error, "status": status})
+            calibration += [{"proxy": label(size), "pairs": size, "seed": k} | each for each in binned]
+    return rows, scores, calibration
+
+
+def label(size: int) -> str:
+    """What a model of so many pairs is called."""
+    return f"{size:,} pairs"
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """Values of sequences, ``(..., seeds, prompts, leaves)``, at places of them, ``(seeds, n)``."""
+    flat = values.flatten(-2)
+    return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
+
+
+def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pairs) -> dict[str, Tensor]:
+    """On new pairs: how often the label is met, and how often the gold order; the loss; and the exact correlation."""
+    from klbench.rlhf.reward_model import Scored
+
+    p, gold, proxy = bed.leaf_log_p.exp(), proxies.gain(bed, bed.reward), proxies.gain(bed, scores)
+    found, ideal = (
+        Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * bed.reward[None])
+    )
+    order = (found.chosen - found.rejected).sign() * (ideal.chosen - ideal.rejected).sign()
+    moments = [(p * one * other).sum((-2, -1)) for one, other in ((proxy, gold), (proxy, proxy), (gold, gold))]
+    shape = scores.shape[:2]
+    return {
+        "accuracy": found.accuracy(), "best_accuracy": ideal.accuracy().expand(shape), "order": 0.5 * (1.0 + order).mean(-1),
+        "loss": found.loss(), "best_loss": ideal.loss().expand(shape),
+        # A model that has learned nothing says the same of all sequences, and goes along with nothing.
+        "correlation": moments[0] / (moments[1] * moments[2]).sqrt().clamp(min=1e-300),
+    }  # fmt: skip
+
+
+def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pairs) -> tuple[Tensor, Tensor]:
+    """For new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
+
+    Where it prefers neither, either may be meant: both are a half.
+    """
+    import torch
+
+    margin = _at(scores, test.chosen) - _at(scores, test.rejected)
+    gold = options.scale * (_at(bed.reward, test.chosen) - _at(bed.reward, test.rejected))
+    return torch.sigmoid(margin.abs()), torch.sigmoid(margin.sign() * gold)
+
+
+def _binned(predicted: Tensor, true: Tensor) -> Rows:
+    """Means in bins of the predicted probability, from a half to one; bins without pairs are left out."""
+    import torch
+
+    index = ((predicted - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
+    rows: Rows = []
+    for number in sorted(set(index.tolist())):
+        mine = index == number
+        share = float(mine.to(torch.float64).mean())
+        rows.append(
+            {"bin": number, "share": share, "predicted": float(predicted[mine].mean()), "true": float(true[mine].mean())}
+        )
+    return rows
+
+
+def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
+    """The exact optimum of each proxy over beta, and the best of n; those of the gold reward too."""
+    import torch
+
+    every = torch.cat([proxy, proxies.gain(bed, bed.reward)[None]])
+    rows: Rows = []
+    ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., proxies.Optimised]], ...] = (
+        ("optimum", "beta", options.betas, proxies.tilted),
+        ("best_of_n", "n", tuple(float(n) for n in options.best_of), proxies.best_of_n),
+    )
+    for method, key, values, optimised in ways:
+        found = optimised(bed, every, torch.tensor(values, dtype=torch.float64))
+        for a, value in enumerate(values):
+            for i, name in enumerate([*map(label, options.sizes), GOLD]):
+                rows += [
+                    {
+                        "method": method,
+                        "proxy": name,
+                        "pairs": options.sizes[i] if name != GOLD else None,
+                        "seed": k,
+                        key: value,
+                    }
+                    | {column: float(each[a, i, j]) for column, each in zip(COLUMNS, found, strict=True)}
+                    for j, k in enumerate(bed.seeds)
+                ]
+    return rows
+
+
+def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
+    """PPO with each combination on each proxy, all at once."""
+    import torch
+
+    from klbench.rlhf.ppo import Recipe, train
+
+    mine = proxies.with_proxy(bed, proxy)
+    arms = [arm(name, options.beta) for name in options.combinations]
+    names = set(Recipe.__dataclass_fields__) - {"lag"}
+    recipe = Recipe(**{name: getattr(options, name) for name in names})
+    steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
+    world = _Watched(
+        mine, len(arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
+        critic=options.critic, lag=0,
+    )  # fmt: skip
+    beta = torch.full((len(arms),), options.beta, dtype=torch.float64)
+    gold = proxies.gain(bed, bed.reward).repeat(len(options.sizes), 1, 1)
+    rows: Rows = []
+    for report in train(world, arms, recipe, lambda update: world.pretraining(update, exact=False)):
+        with torch.no_grad():
+            leaves = mine.tree.sum_along(mine.everywhere(world.policies))
+            exact = mine.exact_leaves(leaves, beta)
+            seen = world.rollouts(world.last)
+            values = exact._asdict() | {
+                "gold": (leaves.exp() * gold).sum(-1).mean(-1), "kl_estimate": report.kl_estimate,
+                "kl_estimate_se": report.kl_estimate_se, "clip_fraction": report.clip_fraction, "beta_used": report.beta,
+                "k1_estimate": estimates([arm("k1_loss", 0.0)] * len(arms), seen)[0].mean(-1),
+                "k3_estimate": estimates([arm("k3_loss", 0.0)] * len(arms), seen)[0].mean(-1),
+            }  # fmt: skip
+        rows += _training_rows(options, bed, world, arms, report.update, values)
+    return rows
+
+
+def _training_rows(
+    options: RewardModelOptions, bed: Testbed, world: Replicas, arms: list[Arm], step: int, values: Mapping[str, Tensor]
+) -> Rows:
+    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    rows: Rows = []
+    for i, each in enumerate(arms):
+        for place in range(len(options.sizes) * len(bed.seeds)):
+            size, k = divmod(place, len(bed.seeds))
+            update, cause = world.optimizer.causes.get((i, place), (step, ""))
+            stopped = cause and step > update
+            rows.append(
+                {
+                    "combination": each.name, "beta": each.beta, "proxy": label(options.sizes[size]),
+                    "pairs": options.sizes[size], "seed": bed.seeds[k], "step": step,
+                }
+                | {name: column[i][place] for name, column in plain.items()}
+                | {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
+            )  # fmt: skip
+    return rows

@@ -1,0 +1,166 @@
+"""Pairs with the same KL(q‖p) and another shape: chi-squared against 2J says who wins, the KL does not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+import numpy as np
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from klbench import estimators, gradients, pairs, streams
+from klbench.pairs import Pair
+from klbench.studies import Context, Study, Summary, register
+from klbench.studies.gradient.rows import exactly
+from klbench.studies.gradient.run import listed
+from klbench.types import ConfigError, Options, Skip
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Shape = Literal["tilt", "noise", "sharpened", "flattened", "hole", "spike"]
+GRADIENTS = ("k1_reward", "k1_reward_leave_one_out", "k2_loss", "k3_loss")
+
+
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+class SameKlOptions(Options):
+    """Settings of the study of shapes.
+
+    Parameters
+    ----------
+    kls
+        ``KL(q‖p)`` in nats.
+    size
+        Categories.
+    depth
+        q/p inside a hole.
+    rarity
+        p of the category that a spike raises.
+    """
+
+    shapes: Annotated[tuple[Shape, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_once)] = get_args(Shape)
+    kls: Annotated[
+        tuple[Annotated[float, Field(ge=1e-6, le=1.5)], ...],
+        BeforeValidator(listed),
+        Field(min_length=1),
+        AfterValidator(_once),
+    ] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    size: int = Field(default=32, ge=4, le=1_000)
+    depth: float = Field(default=1e-3, ge=1e-12, lt=0.1)
+    rarity: float = Field(default=1e-3, ge=1e-9, lt=0.1)
+
+
+def _normalized(logits: np.ndarray) -> np.ndarray:
+    logits = logits - logits.max()
+    return np.asarray(logits - math.log(np.exp(logits).sum()))
+
+
+def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
+    """Log-probabilities: ``mass`` on the first category, or shared by the first half; the rest shared by the others."""
+    first = 1 if at_one else size // 2
+    probabilities = np.concatenate([np.full(first, mass / first), np.full(size - first, (1 - mass) / (size - first))])
+    return np.log(probabilities)
+
+
+def _families(options: SameKlOptions, seed: int) -> dict[Shape, tuple[Callable[[float], tuple[np.ndarray, np.ndarray]], float]]:
+    """For each shape, a strength to ``(log q, log p)``, and the largest strength that makes sense."""
+    stream = streams.generator(seed, "same_kl", options.size)
+    p = _normalized(stream.standard_normal(options.size))
+    noise = stream.standard_normal(options.size)
+    ramp = np.linspace(-1.0, 1.0, options.size)
+    size, depth, rarity = options.size, options.depth, options.rarity
+
+    def hole(mass: float) -> tuple[np.ndarray, np.ndarray]:
+        return _two_levels(depth * mass, size, False), _two_levels(mass, size, False)
+
+    def spike(mass: float) -> tuple[np.ndarray, np.ndarray]:
+        return _two_levels(rarity + mass * (1 - rarity), size, True), _two_levels(rarity, size, True)
+
+    return {
+        "tilt": (lambda s: (_normalized(p + s * ramp), p), 50.0),
+        "noise": (lambda s: (_normalized(p + s * noise), p), 50.0),
+        "sharpened": (lambda s: (_normalized(p * (1 + s)), p), 50.0),
+        "flattened": (lambda s: (p, _normalized(p * (1 + s))), 50.0),
+        "hole": (hole, 1 - 1e-9),
+        "spike": (spike, 1 - 1e-9),
+    }
+
+
+def make_pair(shape: Shape, kl: float, options: SameKlOptions, seed: int) -> Pair:
+    """The categorical pair of that shape whose ``KL(q‖p)`` is ``kl``.
+
+    Raises
+    ------
+    ConfigError
+        The shape cannot reach it.
+    """
+    from scipy.optimize import brentq
+
+    family, limit = _families(options, seed)[shape]
+
+    def excess(log_strength: float) -> float:
+        log_q, log_p = family(math.exp(log_strength))
+        return float(np.exp(log_q) @ (log_q - log_p)) - kl
+
+    high = math.log(limit)
+    if excess(high) < 0.0:
+        raise ConfigError(f"kls={kl:g}: the shape {shape} reaches {excess(high) + kl:.3g} at most here")
+    log_q, log_p = family(math.exp(brentq(excess, -25.0, high, xtol=1e-14, rtol=1e-14)))
+    sides = {"q": {"logits": log_q.tolist()}, "p": {"logits": log_p.tolist()}}
+    return pairs.get("categorical").model_validate(sides | {"label": f"{shape}, KL={kl:g}"})
+
+
+def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
+    """One task: one pair's divergences, and the noise of estimators and gradients on it."""
+    from klbench.gradients import exact
+
+    task = pair.gradient_task()
+    assert not isinstance(task, Skip)
+    kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
+    k1, k3 = (each.std if each else math.nan for each in pair.exact([estimators.get("k1"), estimators.get("k3")]))
+    row = {
+        "pair": pair.title, "shape": shape, "kl_qp": kl_qp, "kl_pq": kl_pq, "chi2": chi2, "two_j": 2 * (kl_qp + kl_pq),
+        "x_over_2j": chi2 / (2 * (kl_qp + kl_pq)), "value_std_k1": k1, "value_std_k3": k3,
+        "value_winner": "k1" if k1 < k3 else "k3",
+    }  # fmt: skip
+    gradient = task.gradient("kl_qp")
+    scale = float(gradient.norm())
+    for name, found in zip(GRADIENTS, exact.all_moments([gradients.get(name) for name in GRADIENTS], task), strict=True):
+        row[f"gradient_rel_bias_{name}"] = float((found.mean - gradient).norm()) / scale
+        row[f"gradient_rel_std_{name}"] = math.sqrt(found.variance) / scale
+    return row
+
+
+def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Table ``shapes``: one row a shape and a KL."""
+    import pandas as pd
+
+    made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
+    rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True)
+    return {"shapes": pd.DataFrame(rows)} if rows else {}
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """The shapes at the largest KL that all have."""
+    table = results["shapes"]
+    rows = table[np.isclose(table["kl_qp"], table.groupby("shape")["kl_qp"].max().min())]
+    return [
+        Summary(
+            f"the same KL(q‖p) = {rows['kl_qp'].iloc[0]:.3g} nats in other shapes",
+            ("shape", ">KL(p‖q)", ">chi2 / 2J", ">sd of k1", ">sd of k3", "less noise"),
+            [
+                (
+                    row["shape"], f"{row['kl_pq']:.3g}", f"{row['x_over_2j']:.3g}", f"{row['value_std_k1']:.3g}",
+                    f"{row['value_std_k3']:.3g}", row["value_winner"],
+                )
+                for row in rows.to_dict("records")
+            ],
+        )
+    ]  # fmt: skip
+
+
+register(Study("same_kl", "pairs of one KL and another shape: where k3 beats k1", SameKlOptions, run, summarize))

@@ -1,0 +1,305 @@
+"""How wrong and how noisy each estimator's value is, over pairs and batch sizes, against the exact divergence."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import AfterValidator, Field
+
+from klbench import estimators, streams
+from klbench.metrics.batches import Counts, PanelMeter, Plan
+from klbench.metrics.moments import Moments
+from klbench.metrics.tails import pareto_khat
+from klbench.pairs import Pair
+from klbench.studies import Study, register
+from klbench.studies.context import Context
+from klbench.studies.value.summary import summarize
+from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
+from klbench.types import Draws, Estimator, Notice, Options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PANEL = 65_536
+"""Samples measured at once: few enough that a panel's arrays stay in cache, many enough that calls cost little."""
+SHARD = 2**20
+"""Most samples of one task and one random stream."""
+KEPT_ERRORS = 4_096
+"""Batch errors kept of each kind, for their distribution; they come from the first few shards."""
+KEEPING_SHARDS = 16
+TAIL_SAMPLES = 2**17
+DIGITS = 6
+"""Digits of an exact divergence below which a line says so."""
+NOTHING = 1e-12
+"""Error in nats, such as rounding leaves where the two sides are one, that no line is made of."""
+CHECKPOINT_SECONDS = 10.0
+
+
+def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(set(sizes)))
+
+
+def _has_truth(pair: Pair) -> Pair:
+    if pair.measured_with:
+        raise ValueError(
+            f"the value study holds estimators against a divergence that is known exactly, and {pair.kind} pairs have none; "
+            f"measure it with {pair.measured_with}"
+        )
+    return pair
+
+
+class ValueOptions(Options):
+    """Settings of the value study.
+
+    Parameters
+    ----------
+    samples
+        Samples drawn from each pair.
+    batches
+        Batch sizes: what is estimated is the mean over a batch.
+    diagnostic_samples
+        Coverage, negative fractions and error distributions come from the first so many samples.
+    """
+
+    pairs: tuple[Annotated[Pair, AfterValidator(_has_truth)], ...] = Field(min_length=1)
+    estimators: tuple[str, ...] = Field(min_length=1)
+    samples: int = Field(default=1_000_000, ge=2, le=10**15)
+    batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
+        1, 4, 16, 64, 256, 1_024, 4_096,
+    )  # fmt: skip
+    diagnostic_samples: int = Field(default=2**20, ge=0)
+
+
+def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:
+    """Panel size, panels a shard and number of shards for so many samples.
+
+    At least 32 panels, since the spread between panels says how sure the variances are; at least 16 samples each; and room
+    for 4 of the largest batches where there are samples enough.
+    """
+    panel = max(PANEL, 4 * largest_batch)
+    if samples < 32 * panel:
+        panel = max(16, 2 ** ((samples // 32).bit_length() - 1)) if samples >= 32 else 16
+    # 16 shards at least, so that there is work to share out; large ones where there is much of it.
+    per_shard = max(1, min(SHARD, samples // 16) // panel)
+    panels = max(1, samples // panel)
+    return panel, per_shard, -(-panels // per_shard)
+
+
+def whole_batches(samples: int, sizes: tuple[int, ...]) -> dict[int, int]:
+    """Return how many whole batches of each size the panels of so many samples hold."""
+    panel, _, _ = panel_sizes(samples, sizes[-1])
+    full = max(1, samples // panel) - 1
+    return {n: full * (panel // n) + (samples - full * panel) // n for n in sizes}
+
+
+def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
+    """The panel sizes of one shard; the very last panel takes what is left over."""
+    panel, per_shard, shards = panel_sizes(samples, largest_batch)
+    if shard < shards - 1:
+        return [panel] * per_shard
+    left = samples - shard * per_shard * panel
+    count = max(1, left // panel)
+    return [panel] * (count - 1) + [left - (count - 1) * panel]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one or more shards found: moments over panels, counts over batches, and from the first one the tail's shape."""
+
+    moments: Moments
+    counts: Counts
+    khats: dict[str, tuple[float, float, int]]
+
+    def merge(self, later: Found) -> Found:
+        """Both together; the order matters to the last bit."""
+        counts = self.counts.merge(later.counts, KEPT_ERRORS)
+        return Found(self.moments.merge(later.moments), counts, self.khats or later.khats)
+
+
+def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, int]]:
+    log_ratio = np.concatenate([d.log_ratio for d in draws])[:TAIL_SAMPLES]
+    variables = {"r": log_ratio}
+    if draws[0].log_weight is not None:
+        log_weight = np.concatenate([d.log_weight for d in draws])[:TAIL_SAMPLES]
+        variables |= {"w": log_weight, "wr": log_weight + log_ratio}
+    needed = {tail_variable(e) for e in plan.estimators}
+    return {name: (*pareto_khat(x), x.size) for name, x in variables.items() if name in needed}
+
+
+@cache
+def _thread_pools() -> Any:
+    """The control over BLAS threads; on first use in a process, also loads compiled code and tells glibc to keep freed memory.
+
+    Arrays of a panel come and go thousands of times; given back to the system each time, they would cost more in page faults
+    than in arithmetic.
+    """
+    import ctypes
+    import sys
+
+    from threadpoolctl import ThreadpoolController
+
+    from klbench import compiled  # noqa: F401  # now, not while the first panel waits
+
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
+            mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+    return ThreadpoolController()
+
+
+def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int) -> Found:
+    """One task: draw a shard's samples, panel by panel, and measure them. Pure: the same arguments give the same bits."""
+    generator = streams.generator(seed, "value", stream, shard)
+    largest = plan.batches[-1]
+    panel, per_shard, _ = panel_sizes(samples, largest)
+    meter = PanelMeter(plan, KEPT_ERRORS if shard < KEEPING_SHARDS else 0)
+    first: list[Draws] = []
+    with _thread_pools().limit(limits=1):  # a sum's bits depend on how many threads share it
+        for k, size in enumerate(_panels(samples, largest, shard)):
+            start = (shard * per_shard + k) * panel
+            draws = pair.draw(generator, size)
+            if start < TAIL_SAMPLES:
+                first.append(draws)
+            meter.add(draws, diagnose=start < diagnostic)
+        return Found(Moments.of(*meter.vectors()), meter.counts, _khats(first, plan) if first and shard == 0 else {})
+
+
+def solve(pair: Pair, chosen: tuple[Estimator, ...]) -> Exact:
+    """One task: all that is exact about a pair."""
+    targets = {e.target for e in chosen} | {"kl_qp", "kl_pq", "chi2"}
+    return Exact(
+        {target: pair.truth(target) for target in sorted(targets)},
+        pair.exact(chosen),
+        [pair.finite_mean(e) for e in chosen],
+        [pair.finite_second_moment(e) for e in chosen],
+        pair.tail_index(),
+    )
+
+
+def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
+    """Tell in a line where fewer than ``DIGITS`` digits of the divergence are sure."""
+    truth = exact.truths["kl_qp"]
+    if truth is not None and math.isfinite(truth.value) and truth.error > max(10.0**-DIGITS * truth.value, NOTHING):
+        off = truth.error / truth.value if truth.value else math.inf
+        error = f"by {off:.0e} of its value" if off < 1.0 else "in its first digit"
+        text = f"{pair.title}: the exact KL(q‖p) may be off {error}; the parameters are ill-conditioned"
+        warnings.warn(text, Notice, stacklevel=2)
+
+
+def stream_name(pair: Pair) -> str:
+    """The name of a pair's random stream: its parameters, not its place in the list, so that other pairs change nothing."""
+    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})}"
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+class _Progress:
+    """Merges shards in order and keeps what is merged, so that a run can be continued to the same bits."""
+
+    def __init__(self, context: Context, name: str, plan: Plan) -> None:
+        self._context, self._name, self.plan = context, f"value-{name}", plan
+        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
+        self._merged: tuple[int, Found | None] = (0, None)
+        self._saved = time.monotonic()
+        part = context.folder.load_part(self._name) if context.folder else None
+        if part is not None:
+            self._merged = int(part["shards"]), _restored(part)
+
+    @property
+    def shards(self) -> int:
+        """Shards merged so far."""
+        return self._merged[0]
+
+    @property
+    def found(self) -> Found | None:
+        """What they found."""
+        return self._merged[1]
+
+    def add(self, shard: Found, *, last: bool) -> None:
+        self._merged = self.shards + 1, shard if self.found is None else self.found.merge(shard)
+        if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        shards, found = self._merged
+        if self._context.folder is None or found is None:
+            return
+        counts, moments = found.counts, found.moments
+        sizes = np.array([[e.size for e in row] for row in counts.errors])
+        self._context.folder.save_part(
+            self._name,
+            {
+                "shards": np.array(shards), "count": np.array(moments.count), "weight": np.array(moments.weight),
+                "mean": moments.mean, "scatter": moments.scatter, "batches": counts.batches, "negative": counts.negative,
+                "covered": counts.covered, "tested": counts.tested, "nonfinite": counts.nonfinite,
+                "errors": np.concatenate([e for row in counts.errors for e in row]), "error_sizes": sizes,
+                "khat_names": np.array(list(found.khats)), "khats": np.array(list(found.khats.values())),
+            },
+        )  # fmt: skip
+        self._saved = time.monotonic()
+
+
+def _restored(part: dict[str, np.ndarray]) -> Found:
+    ends = np.cumsum(part["error_sizes"].ravel())
+    pieces = [part["errors"][a:b] for a, b in pairwise([0, *ends])]
+    columns = part["error_sizes"].shape[1]
+    errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
+    khats = zip(part["khat_names"], part["khats"], strict=True)
+    return Found(
+        Moments(int(part["count"]), float(part["weight"]), part["mean"], part["scatter"]),
+        Counts(part["batches"], part["negative"], part["covered"], part["tested"], part["nonfinite"], errors),
+        {str(name): (float(khat), float(se), int(n)) for name, (khat, se, n) in khats},
+    )
+
+
+def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
+    """Draw, measure, merge; then the tables ``values``, ``differences``, ``errors``, ``pairs`` and ``estimators``."""
+    chosen = tuple(estimators.get(name) for name in options.estimators)
+    usable = [tuple(e for e in chosen if skip_reason(e, pair) is None) for pair in options.pairs]
+    _, _, shards = panel_sizes(options.samples, options.batches[-1])
+    total = len(options.pairs) * (shards + 1)
+    exacts: list[Exact] = []
+    states: list[_Progress] = []
+    try:
+        for exact in context.map(solve, zip(options.pairs, usable, strict=True), short=True):
+            exacts.append(exact)
+            _tell_lost_digits(options.pairs[len(exacts) - 1], exact)
+            context.progress(len(exacts), total, "exact values")
+        for pair, some, exact in zip(options.pairs, usable, exacts, strict=True):
+            values = tuple(truth.value if (truth := exact.truths[e.target]) else np.nan for e in some)
+            states.append(_Progress(context, stream_name(pair), Plan(some, values, options.batches)))
+        order = [(i, k) for i, state in enumerate(states) for k in range(state.shards, shards)]
+        done = total - len(order)
+        tasks = (
+            (options.pairs[i], states[i].plan, context.seed, stream_name(options.pairs[i]),
+             options.samples, options.diagnostic_samples, k)
+            for i, k in order
+        )  # fmt: skip
+        for (i, k), shard in zip(order, context.map(measure_shard, tasks, short=True), strict=True):
+            states[i].add(shard, last=k == shards - 1)
+            done += 1
+            context.progress(done, total, options.pairs[i].title)
+    except KeyboardInterrupt:
+        context.interrupted = True
+        for state in states:
+            if 0 < state.shards < shards:
+                state.save()
+    formed = whole_batches(options.samples, options.batches)
+    finished = [
+        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats, formed)
+        for pair, exact, state in zip(options.pairs, exacts, states, strict=False)
+        if state.shards == shards and state.found is not None
+    ]
+    return tables(finished, chosen, options.samples)
+
+
+register(Study("value", "bias, variance and coverage of the estimators' values", ValueOptions, run, summarize))

@@ -1,0 +1,61 @@
+"""What the terminal shows of the value study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from klbench.studies.context import Summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+FEW_SAMPLES = 100
+"""From here on Student's quantile, 1.98, is as good as 1.96."""
+
+
+def _digits(value: float, uncertainty: float) -> str:
+    """The value to the second digit of its uncertainty."""
+    if not math.isfinite(value):
+        return f"{value}"
+    if not (math.isfinite(uncertainty) and uncertainty > 0):
+        return f"{value:.3g}"
+    places = max(0, 1 - math.floor(math.log10(uncertainty)))
+    return f"{value:.{min(places, 12)}f}"
+
+
+def with_interval(value: float, standard_error: float) -> str:
+    """The value and its 95 % interval, to the second digit of the interval."""
+    half = 1.96 * standard_error
+    return f"{_digits(value, half)} ± {_digits(half, half)}"
+
+
+def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+    """One row an estimator at the smallest batch size, for one pair or two of all; below it what was skipped, and why."""
+    table = results["values"]
+    table = table[table["batch"] == table["batch"].min()]
+    titles = list(dict.fromkeys(table["pair"]))
+    summaries = []
+    for title in dict.fromkeys([*titles[:1], *titles[len(titles) // 2 :][:1]]):
+        skipped = table["status"].str.startswith("skipped")
+        records = table[(table["pair"] == title) & ~skipped].to_dict("records")
+        rows = [
+            (
+                row["estimator"], row["target"], f"{row['truth']:.4g}", with_interval(row["bias"], row["bias_se"]),
+                f"{row['std']:.4g}", f"{row['rmse']:.4g}", "" if row["status"] == "ok" else row["status"],
+            )
+            for row in records
+        ]  # fmt: skip
+        if rows:
+            heading = f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples (nats)"
+            left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)
+            notes = [f"{reason}: {', '.join(group['estimator'])}" for reason, group in left_out]
+            if records[0]["samples"] < FEW_SAMPLES:
+                notes.append(f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are taken for normal.")
+            columns = ("estimator", "target", ">truth", ">bias, 95% interval", ">std", ">rmse", "flag")
+            summaries.append(Summary(heading, columns, rows, notes))
+    if len(titles) > 2:
+        summaries.append(Summary("", (), (), (f"{len(titles) - 2} further pairs are in the report.",)))
+    return summaries
