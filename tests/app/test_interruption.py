@@ -81,7 +81,7 @@ def alive(group: int) -> list[str]:
     (1, lambda pid: os.kill(pid, signal.SIGTERM)),
     (2, lambda pid: os.kill(pid, signal.SIGTERM)),
     (2, lambda pid: os.killpg(pid, signal.SIGTERM)),
-    (2, lambda pid: os.killpg(pid, signal.SIGHUP)),
+    (2, lambda pid: os.kill(pid, signal.SIGHUP)),
 ], ids=["ctrl-c, 1", "ctrl-c, 2", "kill, 1", "kill, 2", "kill all, 2", "hang up, 2"])  # fmt: skip
 def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
     call, start, whole, tmp_path, workers: int, send: Callable[[int], None]
