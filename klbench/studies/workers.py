@@ -22,6 +22,8 @@ IDLE_SECONDS = 300
 """How long workers wait for more before they end."""
 GLANCE_SECONDS = 0.1
 """How long Ctrl-C may wait to be seen."""
+KILLED_SECONDS = 3.0
+"""How long a pool may take to see that its workers are gone."""
 PARENT_SECONDS = 1.0
 """How long a worker may outlive the process that started it."""
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -85,11 +87,16 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
     from joblib.externals.loky.backend.process import LokyProcess
 
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # workers are deaf to what can be blocked
+    killed = time.monotonic()
     while running:
         for child in active_children():
             if isinstance(child, LokyProcess) and child.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, kill)
+        if time.monotonic() - killed > KILLED_SECONDS:
+            # A worker was killed half-way through a message, and the pool waits for the rest: its end of the pipe is the last.
+            with contextlib.suppress(AttributeError, OSError):
+                pool._result_queue._writer.close()
         _, running = wait(running, GLANCE_SECONDS)
     pool.shutdown()
 
