@@ -70,7 +70,7 @@ def _figures_elsewhere(folder: Path) -> None:
 
 
 def _log_elsewhere(folder: Path) -> None:
-    (folder / "log.txt").symlink_to("/tmp/../nowhere/log.txt")
+    (folder / "log.txt").symlink_to("/usr/../nowhere/log.txt")
 
 
 def _no_json(folder: Path) -> None:
