@@ -98,4 +98,13 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     ]  # fmt: skip
 
 
-register(Study("ppo", "policies trained with each combination, against the exact optimum", TrainingOptions, run, summarize))
+register(
+    Study(
+        "ppo",
+        "policies trained with each combination, against the exact optimum",
+        TrainingOptions,
+        run,
+        summarize,
+        aliases=("training",),
+    )
+)
