@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "klbench"
 LEVELS = {
     0: {"types", "compiled"},
     1: {"numerics", "streams", "registry", "inputs", "log_terms", "machine", "processes", "trackers"},
-    2: {"divergences", "oracles", "quadrature", "kernels", "runs"},
+    2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs"},
     3: {"estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report"},

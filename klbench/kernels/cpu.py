@@ -101,7 +101,7 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     """What :class:`klbench.kernels.autograd.Implementation` says, in float64."""
     import torch
 
-    from klbench.kernels import _loops
+    from klbench.kernels import loops
     from klbench.kernels.autograd import FOUND
 
     n, size = policy.shape
@@ -114,7 +114,7 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
         for row in range(first, last, step):
             q.load(row, of_q)
             p.load(row, of_p)
-            _loops.forward(of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table)
+            loops.forward(of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table)
 
     _share(n, size, block_rows, work)
     return found
@@ -126,7 +126,7 @@ def backward(
     """What :class:`klbench.kernels.autograd.Implementation` says."""
     import torch
 
-    from klbench.kernels import _loops
+    from klbench.kernels import loops
 
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype)
@@ -139,7 +139,7 @@ def backward(
         for row in range(first, last, step):
             q.load(row, of_q)
             p.load(row, of_p)
-            _loops.backward(of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table, w, to, out.stride)
+            loops.backward(of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table, w, to, out.stride)
             out.store(row, to)
 
     _share(n, size, block_rows, work)

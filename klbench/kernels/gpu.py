@@ -39,15 +39,15 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     """
     import torch
 
-    from klbench.kernels import _tiles
+    from klbench.kernels import tiles
     from klbench.kernels.autograd import FOUND
 
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float32, device=policy.device)
     if n:
-        _tiles.forward[(n,)](
-            policy, policy.stride(0), reference, reference.stride(0), tokens, found, size, WIDTH=_tiles.width(size)
+        tiles.forward[(n,)](
+            policy, policy.stride(0), reference, reference.stride(0), tokens, found, size, WIDTH=tiles.width(size)
         )  # fmt: skip
     return found
 
@@ -58,14 +58,14 @@ def backward(
     """What :class:`klbench.kernels.autograd.Implementation` says."""
     import torch
 
-    from klbench.kernels import _tiles
+    from klbench.kernels import tiles
 
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)
     if n:
-        _tiles.backward[(n,)](
+        tiles.backward[(n,)](
             policy, policy.stride(0), reference, reference.stride(0), tokens, found, weights.contiguous(),
-            gradient, gradient.stride(0), size, WIDTH=_tiles.width(size),
+            gradient, gradient.stride(0), size, WIDTH=tiles.width(size),
         )  # fmt: skip
     return gradient

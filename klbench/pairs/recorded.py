@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import BeforeValidator, Field
 
+from klbench import rollouts
 from klbench.oracles import ExactMoments
-from klbench.pairs import _rollouts, register
+from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.pairs._rollout_reader import Block, Reader
+from klbench.rollouts.base import Block, Reader
 from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
 
 CHECKED = 64
@@ -44,11 +45,11 @@ FIELDS = {
 
 def _checked_path(value: Any) -> str:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError(f"name a file of rollouts: path=FILE{', path=FILE'.join(_rollouts.READERS)}")
+        raise ValueError(f"name a file of rollouts: path=FILE{', path=FILE'.join(rollouts.READERS)}")
     path = str(value)
     if "\0" in path:
         raise ValueError("no such file")
-    read(_rollouts.reader(path), 0, CHECKED)
+    read(rollouts.reader(path), 0, CHECKED)
     return path
 
 
@@ -81,28 +82,28 @@ class RecordedPair(Pair):
     @property
     def available(self) -> int:
         """Rollouts in the file."""
-        return _rollouts.reader(self.path).rows
+        return rollouts.reader(self.path).rows
 
     @property
     def fingerprint(self) -> str:
         """What changes when the file does."""
-        return "-".join(map(str, _rollouts.fingerprint(self.path)))
+        return "-".join(map(str, rollouts.fingerprint(self.path)))
 
     @property
     def off_policy(self) -> bool:
-        return "old_logprobs" in _rollouts.reader(self.path).columns
+        return "old_logprobs" in rollouts.reader(self.path).columns
 
     @property
     def unread(self) -> tuple[str, ...]:
         """Columns of the file that are not read."""
-        return _rollouts.reader(self.path).unread
+        return rollouts.reader(self.path).unread
 
     def describe(self) -> str:
         return f"Rollouts of {Path(self.path).name}"
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
         """Rows ``n * shard`` and following; the seed changes nothing."""
-        return read(_rollouts.reader(self.path), n * shard, n)
+        return read(rollouts.reader(self.path), n * shard, n)
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         raise ConfigError(

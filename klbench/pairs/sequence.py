@@ -15,8 +15,8 @@ from klbench import divergences, streams
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.pairs._policies import POLICIES, Name, Policy
-from klbench.pairs._tree import Tree
+from klbench.policies.shapes import POLICIES, Name, Policy
+from klbench.policies.tree import Tree
 from klbench.types import Completions, Draws, Estimator, GradientTask, Skip, Truth
 
 if TYPE_CHECKING:

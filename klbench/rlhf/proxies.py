@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from klbench.pairs._policies import POLICIES, Name
+from klbench.policies.shapes import POLICIES, Name
 from klbench.rlhf.ranked import Pairs
 from klbench.rlhf.replicas import Adam
 from klbench.rlhf.reward_model import HELD_OUT, Scored

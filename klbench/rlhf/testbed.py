@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from klbench import streams
-from klbench.pairs._policies import POLICIES, Name, Policy
-from klbench.pairs._tree import Tree
+from klbench.policies.shapes import POLICIES, Name, Policy
+from klbench.policies.tree import Tree
 from klbench.types import RunError
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from rollout_files import (
     tables,
 )
 
-from klbench.pairs import _rollouts, recorded
+from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
+from klbench.rollouts import reader
 from klbench.studies import Context, get
 from klbench.studies.lm.run import LmOptions
 
@@ -198,7 +199,7 @@ def test_a_file_that_changes_is_read_again(tmp_path) -> None:
 
 def test_long_files_are_read_a_piece_at_a_time(tmp_path, monkeypatch) -> None:
     path = as_parquet(tmp_path / "long.parquet", [GOOD] * 5_000, group=500)
-    opened = _rollouts.reader(str(path))
+    opened = reader(str(path))
     groups, file = [], opened._file
 
     class Watched:

@@ -11,8 +11,9 @@ import pytest
 from rollout_files import GOOD, as_flat_npz, as_jsonl, as_npz, as_parquet, rollouts, tables
 
 from klbench import app
-from klbench.pairs import _rollouts, recorded
+from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
+from klbench.rollouts import READERS
 from klbench.settings import build
 from klbench.types import ConfigError
 
@@ -246,7 +247,7 @@ def test_damaged_files_are_read_or_refused_in_a_line(tmp_path, kind) -> None:
             content[at : at + int(stream.choice([1, 8, 40]))] = kinds[stream.integers(3)]
         path.write_bytes(content)
         try:
-            recorded.read(_rollouts.READERS[path.suffix](path), 0, 64)
+            recorded.read(READERS[path.suffix](path), 0, 64)
         except ConfigError as error:
             said.append(str(error))
     assert 100 < len(said) < 300

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 
 from klbench import pairs, streams
-from klbench.pairs._tree import Tree
 from klbench.pairs.sequence import SequencePair
+from klbench.policies.tree import Tree
 
 MODELS = ["table", "gru", "transformer"]
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3}

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import divergences
-from klbench.pairs._policies import Name
-from klbench.pairs._tree import Tree
+from klbench.policies.shapes import Name
+from klbench.policies.tree import Tree
 from klbench.rlhf.dpo import Arm
 from klbench.types import Options
 

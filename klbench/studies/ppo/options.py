@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from klbench.pairs._policies import Name
-from klbench.pairs._tree import Tree
+from klbench.policies.shapes import Name
+from klbench.policies.tree import Tree
 from klbench.rlhf.options import NONE, REFERENCE, LoopOptions, Names, Weight
 
 __all__ = ["NONE", "REFERENCE", "TrainingOptions"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from klbench.pairs._rollout_reader import KNOWN, Block, Ragged, Reader, one_line
+from klbench.rollouts.base import KNOWN, Block, Ragged, Reader, one_line
 from klbench.types import ConfigError
 
 BATCH = 1_024

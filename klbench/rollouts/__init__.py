@@ -6,8 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from klbench import inputs
-from klbench.pairs._rollout_formats import JsonLines, Npz, Parquet
-from klbench.pairs._rollout_reader import Reader
+from klbench.rollouts.base import Reader
+from klbench.rollouts.formats import JsonLines, Npz, Parquet
 from klbench.types import ConfigError
 
 READERS: dict[str, type[Reader]] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from klbench.pairs._tree import Tree
+from klbench.policies.tree import Tree
 
 if TYPE_CHECKING:
     from torch import Tensor
