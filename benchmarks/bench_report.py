@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from klbench import pairs, report, studies
+from klbench.context import Context
 from klbench.runs import RunFolder
-from klbench.studies import Context
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def rollouts(file: Path) -> None:
 def recompute(case: Case) -> Tables:
     """The tables of a run, made in this process by one worker, without those of timings."""
     from klbench import app
-    from klbench.studies import Context
+    from klbench.context import Context
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rollouts.jsonl"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from klbench import pairs, streams, studies
-from klbench.studies import Context
+from klbench.context import Context
 from klbench.studies.value.run import PANEL, SHARD, _thread_pools
 
 CORE = ("k1", "k2", "k3", "k_lambda", "k_fitted", "bregman_kl_qp", "bregman_kl_pq", "k3_clamped", "abs")

@@ -84,8 +84,8 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
         The run failed; its ``log.txt`` has the traceback.
     """
     from klbench import report
+    from klbench.context import Context
     from klbench.progress import progress_bar
-    from klbench.studies import Context
 
     _begin(settings, folder, arguments, group)
     started = time.monotonic()
@@ -163,7 +163,7 @@ def _end(folder: RunFolder, log: str, **outcome: Any) -> None:
 
 def assist(settings: Settings, group: Group) -> None:
     """Take a share of the work and leave all else to the main process."""
-    from klbench.studies import Context
+    from klbench.context import Context
 
     context = Context(settings.common.seed, device=settings.common.device, group=group)
     try:

@@ -16,10 +16,9 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from klbench import estimators, pairs, studies
+from klbench.context import Cluster, Study
 from klbench.pairs import Pair
 from klbench.registry import unknown
-from klbench.studies import Study
-from klbench.studies.context import Cluster
 from klbench.types import ConfigError, Options
 
 

@@ -24,7 +24,7 @@ def _workers_end_with_the_session() -> Iterator[None]:
 @pytest.fixture
 def workers_at_once(monkeypatch) -> None:
     """Workers get all tasks, however short the work is: for tests of what they do."""
-    monkeypatch.setattr("klbench.studies.context.START_SECONDS", 0.0)
+    monkeypatch.setattr("klbench.context.START_SECONDS", 0.0)
 
 
 def _worst_ulps(got: Any, exact: Sequence[mpmath.mpf], dtype: type) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from klbench.context import Study
 from klbench.registry import Registry
-from klbench.studies.context import Context, Study, Summary
+from klbench.studies.language import trained
 
 registry: Registry[Study] = Registry("study", __name__)
+trained.add_all(registry)  # here, so that workers know them too
 
 
 def register(study: Study) -> Study:
@@ -27,10 +29,3 @@ def get(name: str) -> Study:
         No such name.
     """
     return registry.get(name)
-
-
-from klbench.studies.language import trained  # noqa: E402
-
-trained.add_all()  # here, so that workers know them too
-
-__all__ = ["Context", "Study", "Summary", "get", "names", "register", "registry"]

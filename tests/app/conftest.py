@@ -18,7 +18,7 @@ from klbench.cli import command_line
 LISTENING = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # For tests that look at tables: drawing the figures takes longer than all else.
 BLANK_PAGES = "import klbench.report as r; r.render = lambda folder, outcome: (folder / 'index.html').write_text('blank'); "
-WORKERS_AT_ONCE = "import klbench.studies.context as b; b.START_SECONDS = 0.0; "  # as the fixture of that name
+WORKERS_AT_ONCE = "import klbench.context as b; b.START_SECONDS = 0.0; "  # as the fixture of that name
 RUN = "runpy.run_module('klbench', run_name='__main__', alter_sys=True)"
 
 

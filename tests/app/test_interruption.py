@@ -359,7 +359,7 @@ def test_a_run_that_fails_says_so_in_one_line_and_the_rest_in_its_log(call, tmp_
 
     monkeypatch.setattr("klbench.pairs.laplace.LaplacePair.draw", draw)
     if workers == 2:  # the workers of other tests know nothing of this
-        monkeypatch.setattr("klbench.studies.context.on_processes", lambda f, tasks, workers: (f(*task) for task in tasks))
+        monkeypatch.setattr("klbench.context.on_processes", lambda f, tasks, workers: (f(*task) for task in tasks))
     arguments = [each for each in SMALL if not each.startswith("workers")]
     called = call(*arguments, f"workers={workers}", folder=tmp_path)
     assert (called.code, called.out) == (1, "")

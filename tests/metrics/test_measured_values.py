@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from klbench import estimators
+from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
-from klbench.studies.context import Context
 from klbench.studies.value import run as value_run
 from klbench.types import Claims, Draws, Estimator, Truth
 

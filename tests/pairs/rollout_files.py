@@ -8,8 +8,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from klbench.context import Context
 from klbench.pairs.recorded import RecordedPair
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.lm.run import LmOptions
 
 PER_TOKEN = ("logprobs", "ref_logprobs", "old_logprobs", "kl", "kl_pq", "tokens")

@@ -21,10 +21,11 @@ from rollout_files import (
     tables,
 )
 
+from klbench.context import Context
 from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
 from klbench.rollouts import reader
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.lm.run import LmOptions
 
 

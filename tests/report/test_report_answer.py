@@ -12,8 +12,8 @@ import pytest
 from report_runs import FORMS, differences, tables
 
 from klbench import pairs
+from klbench.context import Context
 from klbench.report.blocks import Block, Bullets, Paragraph
-from klbench.studies import Context
 from klbench.studies.value import run as value_run
 from klbench.studies.value import section_answer as answering
 from klbench.studies.value import section_claims as claiming

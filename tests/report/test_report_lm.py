@@ -13,12 +13,13 @@ import pandas as pd
 import pytest
 from report_runs import write
 
+from klbench.context import Context
 from klbench.pairs.recorded import RecordedPair
 from klbench.pairs.sequence import SequencePair
 from klbench.report import render
 from klbench.report.blocks import Paragraph
 from klbench.report.sections import discover
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.lm import section as lm_section
 from klbench.studies.lm import section_advice, section_cost, section_data
 from klbench.studies.lm.run import LmOptions

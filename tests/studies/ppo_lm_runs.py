@@ -2,8 +2,9 @@
 
 import pandas as pd
 
+from klbench.context import Context
 from klbench.runs import RunFolder
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.language.options import PpoLmOptions
 
 NAMES = ("k1_reward", "k3_loss", "none")

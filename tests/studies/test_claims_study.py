@@ -5,7 +5,7 @@ import pytest
 
 import klbench
 from klbench import claims
-from klbench.studies import Context
+from klbench.context import Context
 from klbench.studies.claims import run as study
 from klbench.types import ConfigError
 

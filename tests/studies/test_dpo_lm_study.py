@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from klbench import app
+from klbench.context import Context
 from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.language.options import DpoLmOptions
 from klbench.types import ConfigError
 

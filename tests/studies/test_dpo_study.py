@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from klbench import app
+from klbench.context import Context
 from klbench.rlhf import ranked
 from klbench.runs import RunFolder
 from klbench.settings import build
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.dpo import estimates
 from klbench.studies.dpo.options import DpoOptions
 from klbench.studies.dpo.tasks import optimum_rows, perform, testbed

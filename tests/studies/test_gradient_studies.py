@@ -9,9 +9,10 @@ import pytest
 
 import klbench
 from klbench import gradients, pairs
+from klbench.context import Context
 from klbench.runs import RunFolder
 from klbench.settings import build
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.gradient.run import GradientOptions
 from klbench.types import ConfigError
 

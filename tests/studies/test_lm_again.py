@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from klbench.context import Context
 from klbench.pairs.sequence import SequencePair
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.lm.run import LmOptions
 from klbench.types import Completions
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from klbench import streams
+from klbench.context import Context
 from klbench.pairs.sequence import SequencePair
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.lm.prompts import MOST, NAMES, Prompts, prompt_rows
 from klbench.studies.lm.run import LmOptions
 

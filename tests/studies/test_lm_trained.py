@@ -39,7 +39,7 @@ def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) ->
     assert pair.title == f"LM {name.removeprefix('embedded:')} ‖ reference, 6 tokens"
     ours, theirs = (dict(load(each).model.named_parameters()) for each in (name, "embedded:reference"))
     assert any(not torch.equal(ours[key], theirs[key]) for key in theirs)
-    monkeypatch.setattr(studies, "get", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(studies.registry, "get", lambda *_: pytest.fail("trained again"))
     assert (embedded.folder(name) / "model.safetensors").is_file()
     monkeypatch.setattr(embedded, "_trainers", {})
     with pytest.raises(ConfigError, match=r"import klbench\.studies$"):
@@ -74,5 +74,5 @@ def test_one_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path) -> None:
     embedded.built()
     monkeypatch.setattr(tasks, "perform", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cache.folder("broken", "off", lambda target: trained._train("ppo-midway", target))
+        cache.folder("broken", "off", lambda target: trained._train(studies.registry, "ppo-midway", target))
     assert not (cache.root() / "broken" / "off").exists()

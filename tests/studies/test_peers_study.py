@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from klbench.studies import Context
+from klbench.context import Context
 from klbench.studies.peers import cases
 from klbench.studies.peers import run as peers_run
 from klbench.studies.peers.cases import Peer, Subject

@@ -7,12 +7,13 @@ import pytest
 from ppo_lm_runs import TINY, same, study
 
 from klbench import app
+from klbench.context import Context
 from klbench.report.blocks import Figure
 from klbench.report.numbers import percent, with_interval
 from klbench.rlhf.language import Language
 from klbench.rlhf.rater import Rater
 from klbench.runs import RunFolder
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.language import section as language_section
 from klbench.studies.language.options import PpoLmOptions
 from klbench.types import ConfigError, RunError

@@ -11,10 +11,11 @@ from ppo_lm_runs import NAMES, TINY, same, study
 from scipy.stats import t
 
 from klbench import app
+from klbench.context import Context
 from klbench.lm import loading
 from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.language.options import PpoLmOptions
 from klbench.studies.language.tables import compared_table
 from klbench.studies.ppo_lm import tasks

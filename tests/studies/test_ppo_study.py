@@ -11,10 +11,11 @@ import torch
 from scipy.stats import t, ttest_rel
 
 from klbench import app
+from klbench.context import Context
 from klbench.rlhf import fixed_points, testbed
 from klbench.runs import RunFolder
 from klbench.settings import build
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.tasks import Task, chunks, perform, plan
 from klbench.types import ConfigError

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klbench.studies import Context
+from klbench.context import Context
 from klbench.studies.precision import run as precision_run
 from klbench.studies.precision.run import PrecisionOptions
 

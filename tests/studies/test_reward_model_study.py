@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
 from klbench import app
+from klbench.context import Context
 from klbench.settings import build
-from klbench.studies import Context, get
+from klbench.studies import get
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.types import ConfigError
 

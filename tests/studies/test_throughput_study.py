@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from klbench import estimators
-from klbench.studies import Context
+from klbench.context import Context
 from klbench.studies.throughput import run as throughput_run
 from klbench.studies.throughput.run import ThroughputOptions
 

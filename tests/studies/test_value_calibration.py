@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.pairs.categorical import Categorical, CategoricalPair
 from klbench.pairs.gaussian import GaussianPair, Normal
 from klbench.pairs.laplace import Laplace, LaplacePair
-from klbench.studies import Context
 from klbench.studies.value import run as value_run
 from klbench.studies.value.run import ValueOptions
 

@@ -9,11 +9,11 @@ import pytest
 from scipy import stats
 
 from klbench import estimators
+from klbench.context import Context
 from klbench.metrics.batches import PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.pairs.exponential import Exponential, ExponentialPair
 from klbench.pairs.gaussian import GaussianPair, Normal
-from klbench.studies import Context
 from klbench.studies.value import run as value_run
 from klbench.studies.value import section as value_section
 from klbench.studies.value import tables

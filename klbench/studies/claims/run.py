@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from klbench import claims
-from klbench.studies import Context, Study, Summary, register
+from klbench.context import Context, Study, Summary
+from klbench.studies import register
 from klbench.types import Options
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from klbench.studies import Context, Study, Summary, register
+from klbench.context import Context, Study, Summary
+from klbench.studies import register
 from klbench.studies.dpo.options import DpoOptions
 
 if TYPE_CHECKING:

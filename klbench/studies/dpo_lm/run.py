@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from klbench.studies import Context, Study, Summary, register
+from klbench.context import Context, Study, Summary
+from klbench.studies import register
 from klbench.studies.dpo.options import STANDARD
 from klbench.studies.language.options import DpoLmOptions
 

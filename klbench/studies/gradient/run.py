@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from klbench import gradients
+from klbench.context import Context, Study, Summary
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
-from klbench.studies import Context, Study, Summary, register
+from klbench.studies import register
 from klbench.studies.gradient.rows import BATCHES, TOLERANCE, described, exactly, measure
 from klbench.types import Options, Skip
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
+from klbench.context import Context, Study, Summary
 from klbench.pairs import Pair
-from klbench.studies import Context, Study, Summary, register
+from klbench.studies import register
 from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.gradient.run import Differentiable
 from klbench.types import Options, Skip

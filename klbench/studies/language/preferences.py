@@ -12,9 +12,9 @@ from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import ConfigError, RunError
 
 if TYPE_CHECKING:
+    from klbench.context import Context
     from klbench.lm.scalar import Scalar
     from klbench.rlhf.preferring import Pairs
-    from klbench.studies import Context
     from klbench.studies.language.options import DpoLmOptions, PpoLmOptions
 
 REPORTS = 10

@@ -21,8 +21,8 @@ from klbench.types import RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from klbench.context import Context
     from klbench.rlhf.language import Completed, Judge
-    from klbench.studies import Context
     from klbench.studies.language.options import LanguageOptions
     from klbench.types import Rollouts
 

@@ -20,9 +20,9 @@ from klbench.types import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from klbench.context import Context
     from klbench.lm.loading import LanguageModel
     from klbench.rlhf.language import Judge
-    from klbench.studies import Context
     from klbench.studies.language.options import LanguageOptions
     from klbench.types import Rollouts
 

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from klbench import studies
+from klbench.context import Context, Study
 from klbench.lm import embedded
+from klbench.registry import Registry
 from klbench.runs import RunFolder
-from klbench.studies.context import Context
 
 SHARED: dict[str, Any] = {"policy": f"{embedded.PREFIX}reference", "max_new_tokens": 32, "seeds": 1, "samples": 2}
 # Of each policy: the study, what it is told, and the checkpoint that is kept. beta and updates put KL(q‖p) near 2 nats.
@@ -48,7 +48,7 @@ def _made_with(name: str) -> dict[str, Any]:
     return {"study": TRAINED[name][0], "settings": _settings(name), "code": code}
 
 
-def _train(name: str, target: Path) -> None:
+def _train(studies: Registry[Study], name: str, target: Path) -> None:
     study = studies.get(TRAINED[name][0])
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place) / "run")
@@ -60,7 +60,7 @@ def _train(name: str, target: Path) -> None:
         shutil.copytree(folder.path / "checkpoints" / TRAINED[name][2], target, dirs_exist_ok=True)
 
 
-def add_all() -> None:
-    """So that they can be asked for by their names."""
+def add_all(studies: Registry[Study]) -> None:
+    """Make them known by their names; ``studies`` are those that train them."""
     for name in TRAINED:
-        embedded.add_trainer(name, embedded.Trainer(partial(_made_with, name), partial(_train, name)))
+        embedded.add_trainer(name, embedded.Trainer(partial(_made_with, name), partial(_train, studies, name)))

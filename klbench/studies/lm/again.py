@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from klbench import estimators
+from klbench.context import Context
 from klbench.pairs import Pair
-from klbench.studies import Context
 from klbench.studies.lm.measure import LEVELS, Shard, first, skip_reason
 from klbench.studies.lm.values import ratio_of
 from klbench.types import Completions, Estimator, Skip

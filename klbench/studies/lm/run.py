@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
+from klbench.context import Context, Study, Summary
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
-from klbench.studies import Context, Study, Summary, register
+from klbench.studies import register
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import Dtype, scored_again
 from klbench.studies.lm.found import Found

@@ -11,7 +11,8 @@ import numpy as np
 from pydantic import Field
 
 from klbench import estimators
-from klbench.studies import Context, Study, Summary, register
+from klbench.context import Context, Study, Summary
+from klbench.studies import register
 from klbench.studies.peers.cases import HERE, REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.found import MissingError
 from klbench.types import Options, RunError

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from klbench.context import Context, Study, Summary
 from klbench.rlhf.options import NONE, REFERENCE
-from klbench.studies import Context, Study, Summary, register
+from klbench.studies import register
 from klbench.studies.language.options import PpoLmOptions
 
 if TYPE_CHECKING:

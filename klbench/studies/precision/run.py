@@ -9,7 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from klbench import divergences, streams
-from klbench.studies import Context, Study, register
+from klbench.context import Context, Study
+from klbench.studies import register
 from klbench.types import Options
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from klbench.studies import Context, Study, Summary, register
+from klbench.context import Context, Study, Summary
+from klbench.studies import register
 from klbench.studies.reward_model.options import RewardModelOptions
 
 if TYPE_CHECKING:

@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from klbench import estimators, gradients, pairs, streams
+from klbench.context import Context, Study, Summary
 from klbench.pairs import Pair
-from klbench.studies import Context, Study, Summary, register
+from klbench.studies import register
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.gradient.run import listed
 from klbench.types import ConfigError, Options, Skip

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from klbench import gradients
+from klbench.context import Context, Study, Summary
 from klbench.gradients import Combination
 from klbench.pairs import Pair
-from klbench.studies import Context, Study, Summary, register
+from klbench.studies import register
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
 from klbench.types import Options, Skip

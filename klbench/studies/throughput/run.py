@@ -10,7 +10,8 @@ import numpy as np
 from pydantic import Field
 
 from klbench import estimators, streams
-from klbench.studies import Context, Study, register
+from klbench.context import Context, Study
+from klbench.studies import register
 from klbench.types import Draws, Estimator, Options
 
 if TYPE_CHECKING:

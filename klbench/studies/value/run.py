@@ -16,12 +16,12 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from klbench import estimators, streams
+from klbench.context import Context, Study
 from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
-from klbench.studies import Study, register
-from klbench.studies.context import Context
+from klbench.studies import register
 from klbench.studies.value.summary import summarize
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.types import Draws, Estimator, Notice, Options

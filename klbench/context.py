@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from klbench.processes import Group
-from klbench.studies.workers import deaf_to, on_processes
 from klbench.types import Options
+from klbench.workers import deaf_to, on_processes
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,7 +2,7 @@
 
 import os
 
-from klbench.studies import Context
+from klbench.context import Context
 
 
 def told(name: str) -> str | None:

@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from klbench import context
+from klbench.context import Context
 from klbench.runs import RunFolder
-from klbench.studies import Context, context
 
 
 def power(base: int, exponent: int) -> int:
