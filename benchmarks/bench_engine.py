@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from klbench import estimators, pairs, streams
-from klbench.app import conf_folder
+from klbench.engine.app import conf_folder
 from klbench.metrics.batches import PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat

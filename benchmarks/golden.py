@@ -138,8 +138,8 @@ def rollouts(file: Path) -> None:
 
 def recompute(case: Case) -> Tables:
     """The tables of a run, made in this process by one worker, without those of timings."""
-    from klbench import app
     from klbench.context import Context
+    from klbench.engine import app
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "rollouts.jsonl"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from klbench import divergences, estimators, gradients, kernels, pairs, rlhf, streams
-    from klbench.app import run
-    from klbench.execution import Run
+    from klbench.engine.app import run
+    from klbench.engine.execution import Run
     from klbench.machine import __version__
     from klbench.types import ConfigError, Draws, RunError
 
@@ -17,8 +17,8 @@ __all__ = [
 ]  # fmt: skip
 
 _HOME = {
-    "Run": "execution",
-    "run": "app",
+    "Run": "engine.execution",
+    "run": "engine.app",
     "ConfigError": "types",
     "Draws": "types",
     "RunError": "types",

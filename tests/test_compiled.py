@@ -139,9 +139,10 @@ def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
 
 def test_nothing_is_loaded_before_it_is_needed() -> None:
     code = (
-        "import sys, numpy as np, klbench.cli, klbench.studies.value.run\n"
+        "import sys, numpy as np, klbench.engine.cli, klbench.studies.value.run\n"
         "from klbench import estimators\n"
-        "estimators.get('k3')(np.ones(9)), klbench.cli.command_line(['--help']), klbench.cli.command_line(['+exp=gauss'])\n"
+        "from klbench.engine.cli import command_line\n"
+        "estimators.get('k3')(np.ones(9)), command_line(['--help']), command_line(['+exp=gauss'])\n"
         "assert 'numba' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

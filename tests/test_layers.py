@@ -17,13 +17,9 @@ LEVELS = {
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report"},
     6: {"studies"},
-    7: {"settings", "progress"},
-    8: {"execution"},
-    9: {"app"},
-    10: {"sweep"},
-    11: {"cli"},
-    12: {"__main__"},
-    13: {"__init__"},
+    7: {"engine"},
+    8: {"__main__"},
+    9: {"__init__"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 
@@ -125,14 +121,16 @@ def test_an_import_downwards_or_within_a_package_passes(source: str) -> None:
 
 
 def test_the_package_imports_on_demand_only() -> None:
-    on_demand = "def __getattr__(name):\n    from klbench.app import run\n    return run"
+    on_demand = "def __getattr__(name):\n    from klbench.engine.app import run\n    return run"
     assert offences(on_demand, "__init__.py") == []
-    assert offences("if TYPE_CHECKING:\n    from klbench.app import run", "__init__.py") == []
-    for source in ("from klbench.app import run", "from .types import Draws", "if True:\n    import klbench.types"):
+    assert offences("if TYPE_CHECKING:\n    from klbench.engine.app import run", "__init__.py") == []
+    for source in ("from klbench.engine.app import run", "from .types import Draws", "if True:\n    import klbench.types"):
         assert len(offences(source, "__init__.py")) == 1
 
 
-@pytest.mark.parametrize(("source", "file"), [("", "novel.py"), ("", "novel/a.py"), ("import klbench.novel.a", "app.py")])
+@pytest.mark.parametrize(
+    ("source", "file"), [("", "novel.py"), ("", "novel/a.py"), ("import klbench.novel.a", "engine/app.py")]
+)
 def test_a_part_without_a_level_is_told_to_get_one(source: str, file: str) -> None:
     with pytest.raises(AssertionError, match=r"klbench\.novel has no level: give it one in LEVELS, in test_layers\.py"):
         offences(source, file)

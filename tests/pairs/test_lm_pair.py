@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from klbench import pairs, settings
+from klbench import pairs
+from klbench.engine import settings
 from klbench.lm import embedded
 from klbench.pairs.lm import LmPair
 from klbench.types import ConfigError
@@ -243,7 +244,7 @@ def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, mo
 
 
 def test_the_value_study_sends_language_models_to_theirs() -> None:
-    from klbench import app
+    from klbench.engine import app
 
     with pytest.raises(ConfigError, match=r"lm pairs have none; measure it with \+exp=lm pair=lm policy"):
         app.check(app.normalized(["+exp=value", "pair=lm"]))

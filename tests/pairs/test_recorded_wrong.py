@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from rollout_files import GOOD, as_flat_npz, as_jsonl, as_npz, as_parquet, rollouts, tables
 
-from klbench import app
+from klbench.engine import app
+from klbench.engine.settings import build
 from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
 from klbench.rollouts import READERS
-from klbench.settings import build
 from klbench.types import ConfigError
 
 
@@ -320,7 +320,7 @@ def test_it_has_tokens_and_nothing_to_draw(tmp_path) -> None:
 
 
 def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
-    from klbench.cli import command_line
+    from klbench.engine.cli import command_line
 
     monkeypatch.chdir(tmp_path)
     rows = [row | {"reward": 1.0} for row in rollouts(60)]
@@ -348,7 +348,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_a_wrong_row_in_the_middle_of_a_file_leaves_no_run_behind(tmp_path, monkeypatch, capsys) -> None:
-    from klbench.cli import command_line
+    from klbench.engine.cli import command_line
 
     monkeypatch.chdir(tmp_path)
     rows = rollouts(200)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from klbench import app
 from klbench.context import Context
+from klbench.engine import app
 from klbench.rlhf.language import Language
 from klbench.runs import RunFolder
 from klbench.studies import get

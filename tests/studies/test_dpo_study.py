@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 
-from klbench import app
 from klbench.context import Context
+from klbench.engine import app
+from klbench.engine.settings import build
 from klbench.rlhf import ranked
 from klbench.runs import RunFolder
-from klbench.settings import build
 from klbench.studies import get
 from klbench.studies.dpo import estimates
 from klbench.studies.dpo.options import DpoOptions

@@ -10,8 +10,8 @@ import pytest
 import klbench
 from klbench import gradients, pairs
 from klbench.context import Context
+from klbench.engine.settings import build
 from klbench.runs import RunFolder
-from klbench.settings import build
 from klbench.studies import get
 from klbench.studies.gradient.run import GradientOptions
 from klbench.types import ConfigError

@@ -9,9 +9,9 @@ import pytest
 
 from klbench import estimators, pairs
 from klbench.context import Context
+from klbench.engine.settings import build
 from klbench.pairs.sequence import SequencePair
 from klbench.runs import RunFolder
-from klbench.settings import build
 from klbench.studies import get
 from klbench.studies.lm import run as lm_run
 from klbench.studies.lm.measure import found_in

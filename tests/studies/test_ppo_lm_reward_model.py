@@ -6,8 +6,8 @@ import re
 import pytest
 from ppo_lm_runs import TINY, same, study
 
-from klbench import app
 from klbench.context import Context
+from klbench.engine import app
 from klbench.report.blocks import Figure
 from klbench.report.numbers import percent, with_interval
 from klbench.rlhf.language import Language

@@ -10,8 +10,8 @@ import torch
 from ppo_lm_runs import NAMES, TINY, same, study
 from scipy.stats import t
 
-from klbench import app
 from klbench.context import Context
+from klbench.engine import app
 from klbench.lm import loading
 from klbench.rlhf.language import Language
 from klbench.runs import RunFolder

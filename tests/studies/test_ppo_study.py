@@ -10,11 +10,11 @@ import pytest
 import torch
 from scipy.stats import t, ttest_rel
 
-from klbench import app
 from klbench.context import Context
+from klbench.engine import app
+from klbench.engine.settings import build
 from klbench.rlhf import fixed_points, testbed
 from klbench.runs import RunFolder
-from klbench.settings import build
 from klbench.studies import get
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.tasks import Task, chunks, perform, plan

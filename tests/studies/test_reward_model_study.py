@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from klbench import app
 from klbench.context import Context
-from klbench.settings import build
+from klbench.engine import app
+from klbench.engine.settings import build
 from klbench.studies import get
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.types import ConfigError

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from klbench import app, estimators, pairs
-from klbench.settings import Common, Settings, expand_estimators, read_sets
-from klbench.settings import settings as checked
+from klbench import estimators, pairs
+from klbench.engine import app
+from klbench.engine.settings import Common, Settings, expand_estimators, read_sets
+from klbench.engine.settings import settings as checked
 
 CONF = app.conf_folder()
 EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))

@@ -24,7 +24,7 @@ from klbench.types import ConfigError, Notice, RunError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from klbench.settings import Settings
+    from klbench.engine.settings import Settings
 
 ALONE = Group()
 
@@ -85,7 +85,7 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
     """
     from klbench import report
     from klbench.context import Context
-    from klbench.progress import progress_bar
+    from klbench.engine.progress import progress_bar
 
     _begin(settings, folder, arguments, group)
     started = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from klbench import report
-from klbench.cli import command_line
+from klbench.engine.cli import command_line
 
 # As from an interactive shell: SIGINT interrupts, even where the tests themselves run in the background.
 LISTENING = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "

@@ -7,9 +7,10 @@ import pytest
 import yaml
 from pydantic import Field
 
-from klbench import app, estimators, pairs, studies
+from klbench import estimators, pairs, studies
+from klbench.engine import app
+from klbench.engine.settings import Common, _check_address, build, build_pair, expand_estimators, read_sets, settings
 from klbench.pairs.gaussian import GaussianPair, Normal
-from klbench.settings import Common, _check_address, build, build_pair, expand_estimators, read_sets, settings
 from klbench.types import ConfigError, Options
 
 CONF = app.conf_folder()

@@ -16,9 +16,10 @@ import pytest
 import yaml
 
 import klbench
-from klbench import app, estimators, pairs, progress
-from klbench.app import experiments
-from klbench.cli import command_line
+from klbench import estimators, pairs
+from klbench.engine import app, progress
+from klbench.engine.app import experiments
+from klbench.engine.cli import command_line
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from klbench import app, inputs
-from klbench.execution import execute
+from klbench import inputs
+from klbench.engine import app
+from klbench.engine.execution import execute
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
 
@@ -20,7 +21,7 @@ def _job(config: Any) -> str:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from klbench.settings import settings
+    from klbench.engine.settings import settings
 
     hydra = HydraConfig.get()
     plain = OmegaConf.to_container(config, resolve=True)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import klbench
-from klbench import app, sweep
+from klbench.engine import app, sweep
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")

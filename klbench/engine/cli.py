@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from klbench import processes
-from klbench.app import DONE, FAILED, INTERRUPTED, WRONG, experiments, launch
-from klbench.execution import Run
+from klbench.engine.app import DONE, FAILED, INTERRUPTED, WRONG, experiments, launch
+from klbench.engine.execution import Run
 from klbench.machine import __version__
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
@@ -36,7 +36,7 @@ def command_line(arguments: Sequence[str]) -> int:
             raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version and -m, all else is key=value")
         group = processes.join()
         if len(overrides) < len(arguments):
-            from klbench.sweep import sweep
+            from klbench.engine.sweep import sweep
 
             if group.size > 1:
                 raise ConfigError(f"-m: a sweep cannot be shared by {group.size} processes; start it by itself")
@@ -65,7 +65,7 @@ def _run(arguments: Sequence[str], group: processes.Group) -> int:
 
 def _show(result: Run) -> int:
     from klbench import studies
-    from klbench.progress import print_summary
+    from klbench.engine.progress import print_summary
 
     study = studies.get(RunFolder(result.path).info["study"])
     if study.summarize is not None and result.tables:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from klbench import inputs
-from klbench.execution import ALONE, Run, assist, execute
+from klbench.engine.execution import ALONE, Run, assist, execute
 from klbench.processes import Group
 from klbench.registry import LONGEST, unknown
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
-    from klbench.settings import Settings
+    from klbench.engine.settings import Settings
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 RESUMABLE_KEYS = ("exp", "resume", "workers", "cluster", "address")
@@ -29,7 +29,7 @@ HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
 
 def conf_folder() -> Path:
     """Where the configuration is: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
 
@@ -93,7 +93,7 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 @inputs.refused("the configuration cannot be used")
 def _checked(config: dict[str, Any], experiment: str, group: Group) -> Settings:
-    from klbench.settings import settings
+    from klbench.engine.settings import settings
 
     found = settings(config, experiment, conf_folder())
     if group.size > 1 and not found.study.shares:

@@ -346,7 +346,7 @@ def test_ctrl_c_before_anything_has_started(call, tmp_path, monkeypatch) -> None
     def settings(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("klbench.settings.settings", settings)
+    monkeypatch.setattr("klbench.engine.settings.settings", settings)
     called = call(*SMALL, folder=tmp_path)
     assert (called.code, called.out, called.err) == (130, "", "klbench: interrupted\n")
     assert list(tmp_path.iterdir()) == []

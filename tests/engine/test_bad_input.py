@@ -11,7 +11,7 @@ import pytest
 
 import klbench
 from klbench import estimators, pairs
-from klbench.app import experiments
+from klbench.engine.app import experiments
 
 VALUE = ["+exp=value"]
 GAUSSIAN = [*VALUE, "pair=gaussian"]
@@ -519,7 +519,7 @@ def test_a_process_of_its_own_says_the_same_at_once(place, contents) -> None:
     """And it has loaded nothing of what only a run needs."""
     before = contents(place)
     program = (
-        "import sys; from klbench.cli import command_line; code = command_line(sys.argv[1:]);"
+        "import sys; from klbench.engine.cli import command_line; code = command_line(sys.argv[1:]);"
         "heavy = {'torch', 'scipy', 'matplotlib', 'seaborn', 'joblib'} & set(sys.modules);"
         "sys.exit(f'loaded {heavy}' if heavy else code)"
     )

@@ -1,0 +1,1 @@
+"""The engine: from a command line to a run folder."""
