@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zipfile import BadZipFile
 
-from klbench import inputs
+from klbench import inputs, schema
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
@@ -265,9 +265,14 @@ class RunFolder:
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table as Parquet with a CSV beside it, in which no text is taken for a formula."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
         for name, table in tables.items():
             with atomic(self._inside("tables", f"{name}.parquet")) as partial:
-                table.to_parquet(partial, index=False)
+                arrow = pa.Table.from_pandas(table, preserve_index=False)
+                stated = {**(arrow.schema.metadata or {}), b"schema_version": str(schema.VERSION).encode()}
+                pq.write_table(arrow.replace_schema_metadata(stated), partial)
             with atomic(self._inside("tables", f"{name}.csv")) as partial:
                 _for_spreadsheets(table).to_csv(partial, index=False)
 
