@@ -18,8 +18,6 @@ from klbench.types import Options
 from klbench.workers import deaf_to, on_processes
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from klbench.runs import RunFolder
 
 
@@ -170,53 +168,3 @@ def _connect(cluster: Cluster, workers: int) -> Any:
             ray.shutdown()
 
     return session()
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A small table for the terminal.
-
-    Parameters
-    ----------
-    columns
-        Headings; those that start with ``>`` stand to the right, as numbers do.
-    rows
-        As many texts each.
-    notes
-        Lines below it.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Study:
-    """A kind of experiment.
-
-    Parameters
-    ----------
-    options
-        The typed node of its own settings.
-    run
-        Settings and context to tables by name. On Ctrl-C it returns what was finished and sets ``context.interrupted``.
-    summarize
-        Tables to the compact ones that the terminal shows when it is done.
-    devices
-        Where it can run.
-    shares
-        Whether several processes (see :mod:`klbench.processes`) can run it together.
-    aliases
-        What earlier versions called it, so that their runs go on.
-    """
-
-    name: str
-    summary: str
-    options: type[Options]
-    run: Callable[[Any, Context], Mapping[str, pd.DataFrame]]
-    summarize: Callable[[Mapping[str, pd.DataFrame]], Sequence[Summary]] | None = None
-    devices: tuple[str, ...] = ("cpu",)
-    shares: bool = False
-    aliases: tuple[str, ...] = ()

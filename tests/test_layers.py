@@ -11,15 +11,16 @@ ROOT = Path(__file__).parent.parent / "klbench"
 # The package itself comes last: it only hands out, on demand, what lies below it.
 LEVELS = {
     0: {"types", "compiled"},
-    1: {"numerics", "streams", "registry", "inputs", "log_terms", "machine", "processes", "trackers", "workers"},
-    2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs"},
+    1: {"numerics", "streams", "registry", "inputs", "log_terms", "machine", "processes", "trackers", "workers", "schema"},
+    2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs", "columns"},
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report"},
-    6: {"studies"},
-    7: {"engine"},
-    8: {"__main__"},
-    9: {"__init__"},
+    6: {"study"},
+    7: {"studies"},
+    8: {"engine"},
+    9: {"__main__"},
+    10: {"__init__"},
 }
 LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 
@@ -140,3 +141,52 @@ def test_every_part_has_a_level() -> None:
     for path in ROOT.iterdir():
         if path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py"))):
             level(path.stem)
+
+
+STUDIES = ROOT / "studies"
+SECTIONS = sorted(str(path.relative_to(STUDIES)) for path in STUDIES.glob("*/section*.py"))
+
+
+def section_offences(source: str, file: str) -> list[str]:
+    """What a part of a page, ``source`` of ``file`` below studies/, imports beside the toolkit and its study's columns."""
+    study = Path(file).parts[0]
+    own = f"klbench.studies.{study}"
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("klbench"):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("klbench")]
+        else:
+            continue
+        allowed = ("klbench.report.", f"{own}.section", f"{own}.columns.")
+        found += [f"{file}:{node.lineno}: imports {name}" for name in names if not name.startswith(allowed)]
+    return found
+
+
+@pytest.mark.parametrize("file", SECTIONS)
+def test_a_section_imports_the_toolkit_and_its_own_columns_alone(file: str) -> None:
+    assert section_offences((STUDIES / file).read_text(encoding="utf-8"), file) == []
+
+
+@pytest.mark.parametrize("source", [
+    "from klbench.studies.value.run import run",
+    "from klbench.studies.value import run",
+    "from klbench.studies.lm.columns import VALUES",
+    "from klbench.studies.lm.section import SECTION",
+    "def f():\n    from klbench.metrics import seeds",
+    "import klbench.pairs",
+])  # fmt: skip
+def test_a_section_that_imports_more_is_found(source: str) -> None:
+    assert len(section_offences(source, "value/section.py")) == 1
+
+
+@pytest.mark.parametrize("source", [
+    "from klbench.report import cells",
+    "from klbench.report.tables import table",
+    "from klbench.studies.value.columns import VALUES",
+    "from klbench.studies.value import section_figures",
+    "import math",
+])  # fmt: skip
+def test_a_section_may_import_the_toolkit_and_its_own_parts(source: str) -> None:
+    assert section_offences(source, "value/section.py") == []

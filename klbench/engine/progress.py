@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
-from klbench.context import Summary
+from klbench.study import Summary
 
 LINE_SECONDS = 30.0
 """The least time between two lines of progress."""

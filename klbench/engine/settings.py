@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from klbench import estimators, pairs, studies
-from klbench.context import Cluster, Study
+from klbench.context import Cluster
 from klbench.pairs import Pair
 from klbench.registry import unknown
+from klbench.study import Study
 from klbench.types import ConfigError, Options
 
 

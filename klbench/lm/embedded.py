@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 from klbench.lm import cache
 from klbench.lm.corpus import corpus
 from klbench.registry import unknown
-from klbench.types import ConfigError
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -29,7 +28,9 @@ END, PAD = "<|end|>", "<|pad|>"
 LEVELS = ("near", "midway", "far")
 NAMES = ("reference", *(f"{how}-{level}" for how in ("finetuned", "sharpened") for level in LEVELS))
 TRAINED = ("ppo-midway", "dpo-midway")
-"""Policies that take more than this package to train: what lies above it says how, by :func:`add_trainer`."""
+"""Policies that take more than this package to train: the module :data:`TRAINED_BY` says how."""
+TRAINED_BY = "klbench.studies.language.trained"
+"""Found by name, as plugins are: its ``trainer(name)`` returns a :class:`Trainer`."""
 VARIABLE = "KLBENCH_EMBEDDED"
 """Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model that has learned anything."""
 
@@ -90,14 +91,6 @@ class Trainer:
     train: Callable[[Path], None]
 
 
-_trainers: dict[str, Trainer] = {}
-
-
-def add_trainer(name: str, trainer: Trainer) -> None:
-    """Say how a policy of ``TRAINED`` is made; ``train`` fills an empty folder."""
-    _trainers[name] = trainer
-
-
 def folder(name: str) -> Path:
     """The folder of that model in the form that transformers loads; it is made first if it is not there yet.
 
@@ -110,9 +103,8 @@ def folder(name: str) -> Path:
     short = name.removeprefix(PREFIX)
     if short in NAMES:
         return built() / short
-    if short not in _trainers:
-        raise ConfigError(f"{name}: it is trained by the studies of klbench, which are not loaded: import klbench.studies")
-    trainer, start = _trainers[short], built()
+    trainer: Trainer = importlib.import_module(TRAINED_BY).trainer(short)
+    start = built()
     made_with = json.dumps([start.name, trainer.made_with()], sort_keys=True)
     return cache.folder("lm-trained", hashlib.sha256(made_with.encode()).hexdigest()[:16], trainer.train)
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
+from klbench.schema import Schema
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -133,22 +135,18 @@ Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | F
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page, made from one kind of table.
+    """The part of the page that a study has: it is given the run's tables, and computes no statistic that none of them holds.
 
     Parameters
     ----------
     title
         Its heading.
-    table
-        The table it needs; a run without it has no such part.
-    columns
-        Of that table, what must be there; a table without them is shown as it is.
+    main
+        The table without which it has nothing to say.
     build
         Tables by name to the part's blocks.
     answer
         Tables by name to what the part says at the top of the page.
-    covers
-        Other tables that it shows.
     order
         Parts with smaller numbers come first.
     terms
@@ -156,10 +154,8 @@ class Section:
     """
 
     title: str
-    table: str
+    main: Schema
     build: Callable[[Tables], Sequence[Block]]
-    columns: frozenset[str] = frozenset()
     answer: Callable[[Tables], Sequence[Block]] | None = None
-    covers: tuple[str, ...] = ()
     order: int = 100
     terms: Sequence[tuple[Text, Text]] = ()

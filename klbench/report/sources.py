@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from klbench import inputs
+from klbench.report.blocks import Tables
+from klbench.report.sections import schemas, study_name
 from klbench.runs import RunFolder
+from klbench.schema import by_table, version_of
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
@@ -27,16 +30,21 @@ class Source:
     path: Path
     info: Mapping[str, Any]
     config: str
-    tables: Mapping[str, pd.DataFrame]
+    tables: Tables
     label: str = ""
+
+    @property
+    def study(self) -> str:
+        """The name of the run's study, as it is called today; empty where ``run.json`` has none."""
+        return study_name(str(self.info.get("study") or ""))
 
 
 @dataclass(frozen=True)
 class Combined:
-    """Several runs as one."""
+    """Several runs as one: the tables of all runs of a study together, by the study's name."""
 
     sources: Sequence[Source]
-    tables: Mapping[str, pd.DataFrame]
+    tables: Mapping[str, Tables]
 
 
 def _one_line(error: Exception) -> str:
@@ -52,6 +60,7 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
         There is none, it has no tables, or one of its files cannot be read.
     """
     import pandas as pd
+    import pyarrow.parquet as pq
 
     folder = RunFolder.open(path)
     info = folder.info | dict(outcome or {})
@@ -59,12 +68,18 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
     if not files:
         raise ConfigError(f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}")
     inputs.check_folder(path / "tables")
+    declared = by_table(schemas(str(info.get("study") or "")))
     tables = {}
     for file in files:
         try:
+            version = version_of(pq.read_schema(file).metadata)
             tables[file.stem] = pd.read_parquet(file)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file}: expected a Parquet table, could not read it: {_one_line(error)}") from None
+        if file.stem in declared:
+            tables[file.stem] = declared[file.stem].migrated(tables[file.stem], version)
     config = path / "config.yaml"
     return Source(path, info, config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "", tables)
 
@@ -134,17 +149,22 @@ def combined(folders: Sequence[Path]) -> Combined:
     ConfigError
         One of them cannot be read.
     """
-    import pandas as pd
-
     found = [read(path) for path in folders]
     if not found:
         raise ConfigError("expected run folders, got none")
     if len(found) == 1:
-        return Combined(found, found[0].tables)
+        return Combined(found, {found[0].study: found[0].tables})
     named = [Source(s.path, s.info, s.config, s.tables, label) for s, label in zip(found, labels(found), strict=True)]
     seen = [{str(pair) for table in s.tables.values() if "pair" in table for pair in table["pair"]} for s in named]
     shared = sum(map(len, seen)) > len(set().union(*seen))
-    parts = [_labelled(source, shared) for source in named]
+    studies = dict.fromkeys(source.study for source in named)
+    return Combined(named, {study: _together([_labelled(s, shared) for s in named if s.study == study]) for study in studies})
+
+
+def _together(parts: Sequence[Tables]) -> Tables:
+    """Return the tables of several runs, each with the rows of all."""
+    import pandas as pd
+
     tables = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         present = [part[name] for part in parts if name in part]
@@ -152,4 +172,4 @@ def combined(folders: Sequence[Path]) -> Combined:
         tables[name] = pd.concat([each.dropna(axis=1, how="all") for each in present], ignore_index=True)
         columns = list(dict.fromkeys(column for each in present for column in each.columns))
         tables[name] = tables[name].reindex(columns=columns)
-    return Combined(named, tables)
+    return tables

@@ -8,12 +8,11 @@ from typing import Any
 
 from klbench import inputs
 from klbench.report import provenance
-from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Section, Tables
+from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Tables
 from klbench.report.figures import as_file
-from klbench.report.generic import generic
 from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
-from klbench.report.sections import discover
+from klbench.report.sections import part
 from klbench.report.sources import Combined, Source
 from klbench.runs import RunFolder, write_text
 from klbench.types import ConfigError
@@ -26,24 +25,15 @@ INTRODUCTION = (
 )
 
 
-def _sections(tables: Tables) -> list[Section]:
-    return [each for each in discover() if each.table in tables and each.columns <= set(tables[each.table].columns)]
-
-
-def _blocks(sources: Sequence[Source], tables: Tables, page: Path) -> list[Block]:
-    sections = _sections(tables)
+def _blocks(sources: Sequence[Source], tables: Mapping[str, Tables], page: Path) -> list[Block]:
+    parts = [part(study, each) for study, each in tables.items()]
+    parts.sort(key=lambda each: (each.section.order, each.section.title) if each.section else (1000, each.study))
     blocks: list[Block] = [*provenance.status(sources), Heading("The answer in short", 2, "answer"), Paragraph(INTRODUCTION)]
-    for section in sections:
-        blocks += section.answer(tables) if section.answer else []
-    for section in sections:
-        built = section.build(tables)
-        blocks += [Heading(section.title, 2, section.table), *built] if built else []
-    covered = {name for section in sections for name in (section.table, *section.covers)}
-    others = [name for name in tables if name not in covered]
-    if others:
-        blocks.append(Heading("Other tables", 2, "other"))
-        blocks += [block for name in others for block in generic(name, tables[name])]
-    terms = list(dict.fromkeys(term for section in sections for term in section.terms))
+    blocks += [block for each in parts for block in each.answer()]
+    blocks += [block for each in parts for block in each.build()]
+    if rest := [block for each in parts for block in each.rest()]:
+        blocks += [Heading("Other tables", 2, "other"), *rest]
+    terms = list(dict.fromkeys(term for each in parts if each.shown and each.section for term in each.section.terms))
     if terms:
         blocks += [Heading("Terms", 2, "terms"), Definitions(terms)]
     return [*blocks, Heading("How it was made", 2, "made"), *provenance.made(sources, page)]
@@ -70,7 +60,7 @@ def write_run(source: Source) -> Path:
     if source.info.get("status") != "running":
         folder.drop_partials()
     out = source.path / "index.html"
-    blocks = _blocks([source], source.tables, out)
+    blocks = _blocks([source], {source.study: source.tables}, out)
     written = set()
     for figure in _figures(blocks):
         file = source.path / "figures" / f"{figure.name}.svg"

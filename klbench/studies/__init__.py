@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from klbench.context import Study
+import importlib
+import pkgutil
+from functools import cache
+
 from klbench.registry import Registry
-from klbench.studies.language import trained
+from klbench.study import Study
 
 registry: Registry[Study] = Registry("study", __name__)
-trained.add_all(registry)  # here, so that workers know them too
 
 
 def register(study: Study) -> Study:
@@ -15,17 +17,28 @@ def register(study: Study) -> Study:
     return registry.add(study.name, study, study.aliases)
 
 
+@cache
+def _discover() -> None:
+    """Register the ``STUDY`` of every folder that has one; nothing else of them is imported."""
+    for module in pkgutil.iter_modules(__path__):
+        study = getattr(importlib.import_module(f"{__name__}.{module.name}"), "STUDY", None)
+        if study is not None:
+            register(study)
+
+
 def names() -> list[str]:
-    """The names of all studies."""
+    """Return the names of all studies."""
+    _discover()
     return registry.names()
 
 
 def get(name: str) -> Study:
-    """The study of that name.
+    """Return the study of that name.
 
     Raises
     ------
     klbench.types.ConfigError
         No such name.
     """
+    _discover()
     return registry.get(name)

@@ -1,3 +1,12 @@
 """What is commonly said of KL estimators, checked."""
 
-from klbench.studies.claims import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "claims",
+    "what is said about KL estimators, checked one by one",
+    __name__,
+    options_at=".run:ClaimsOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+)

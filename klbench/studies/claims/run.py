@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from klbench import claims
-from klbench.context import Context, Study, Summary
-from klbench.studies import register
+from klbench.context import Context
+from klbench.study import Summary
 from klbench.types import Options
 
 if TYPE_CHECKING:
@@ -76,6 +76,3 @@ def summarize(tables: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
     found = tables["claims"].to_dict("records")
     rows = [(str(row["claim"]), str(row["verdict"]), _shortened(str(row["evidence"]))) for row in found]
     return [Summary(f"{len(rows)} claims", ("claim", "verdict", "evidence"), rows)]
-
-
-register(Study("claims", "what is said about KL estimators, checked one by one", ClaimsOptions, run, summarize))

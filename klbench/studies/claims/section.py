@@ -12,6 +12,7 @@ from klbench.report import terms
 from klbench.report.blocks import Block, Bullets, Details, Heading, Paragraph, Section, Tables
 from klbench.report.formulas import formula
 from klbench.report.numbers import listing
+from klbench.schema import Schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -144,4 +145,4 @@ TERMS = (
     ),
 )
 
-SECTION = Section("What is said, and what holds", "claims", build, COLUMNS, answer, order=45, terms=TERMS)
+SECTION = Section("What is said, and what holds", Schema("claims", "", ()), build, answer, order=45, terms=TERMS)

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from klbench.context import Context, Study, Summary
-from klbench.studies import register
+from klbench.context import Context
 from klbench.studies.dpo.options import DpoOptions
+from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,10 +71,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         )
         for what, rows in shown
     ]  # fmt: skip
-
-
-register(
-    Study(
-        "dpo", "DPO from ranked pairs, by their number and by divergence, against the exact optimum", DpoOptions, run, summarize
-    )
-)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from klbench.report import terms
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent
+from klbench.schema import Schema
 from klbench.studies.dpo import section_answer, section_figures
-from klbench.studies.dpo.section_data import COLUMNS, COVERS, SYMBOLS, Preferred, Row, interval, load
+from klbench.studies.dpo.section_data import SYMBOLS, Preferred, Row, interval, load
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -131,4 +132,4 @@ TERMS = (
     ),
 )
 
-SECTION = Section("From ranked pairs", "dpo_final", build, COLUMNS, answer, covers=COVERS, order=12, terms=TERMS)
+SECTION = Section("From ranked pairs", Schema("dpo_final", "", ()), build, answer, order=12, terms=TERMS)

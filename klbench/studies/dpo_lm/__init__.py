@@ -1,3 +1,15 @@
 """DPO on language models."""
 
-from klbench.studies.dpo_lm import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "dpo_lm",
+    "language models trained on ranked pairs",
+    __name__,
+    options_at="klbench.studies.language.options:DpoLmOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+    section_at="klbench.studies.language.section:SECTION",
+    devices=("cpu", "cuda"),
+    shares=True,
+)

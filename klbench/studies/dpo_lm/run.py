@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from klbench.context import Context, Study, Summary
-from klbench.studies import register
+from klbench.context import Context
 from klbench.studies.dpo.options import STANDARD
 from klbench.studies.language.options import DpoLmOptions
+from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     ]  # fmt: skip
     title = f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard error)"
     return [Summary(title, columns, rows)]
-
-
-register(Study("dpo_lm", "language models trained on ranked pairs", DpoLmOptions, run, summarize, ("cpu", "cuda"), shares=True))

@@ -1,3 +1,12 @@
 """The gradient of each combination against the exact ones."""
 
-from klbench.studies.gradient import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "gradient",
+    "what each combination's gradient is, against the exact ones",
+    __name__,
+    options_at=".run:GradientOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from klbench import gradients
-from klbench.context import Context, Study, Summary
+from klbench.context import Context
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
-from klbench.studies import register
 from klbench.studies.gradient.rows import BATCHES, TOLERANCE, described, exactly, measure
+from klbench.study import Summary
 from klbench.types import Options, Skip
 
 if TYPE_CHECKING:
@@ -177,6 +177,3 @@ def shown(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
         f"{row['rel_std']:.3g}",
         ("≈ " if sampled else "") + row["matches"],
     )
-
-
-register(Study("gradient", "what each combination's gradient is, against the exact ones", GradientOptions, run, summarize))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Details, Section, Tables
+from klbench.schema import Schema
 from klbench.studies.gradient import section_answer, section_figures, section_tables
-from klbench.studies.gradient.section_data import COLUMNS, load
+from klbench.studies.gradient.section_data import load
 
 read = load("gradients")
 
@@ -38,6 +39,4 @@ TERMS = (
     *terms.GRADIENTS,
 )
 
-SECTION = Section(
-    "What the gradient really is", "gradients", build, COLUMNS, answer, covers=("combinations", "arrows"), order=10, terms=TERMS
-)
+SECTION = Section("What the gradient really is", Schema("gradients", "", ()), build, answer, order=10, terms=TERMS)

@@ -1,3 +1,12 @@
 """The best lambda for the value and for the gradient."""
 
-from klbench.studies.lambda_ import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "lambda",
+    "the best lambda for the value and for the gradient",
+    __name__,
+    options_at=".run:LambdaOptions",
+    summarize_at=".run:summarize",
+    tables_at=".columns:TABLES",
+)

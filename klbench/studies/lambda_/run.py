@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
-from klbench.context import Context, Study, Summary
+from klbench.context import Context
 from klbench.pairs import Pair
-from klbench.studies import register
 from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.gradient.run import Differentiable
+from klbench.study import Summary
 from klbench.types import Options, Skip
 
 if TYPE_CHECKING:
@@ -97,6 +97,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ],
         )
     ]
-
-
-register(Study("lambda", "the best lambda for the value and for the gradient", LambdaOptions, run, summarize))

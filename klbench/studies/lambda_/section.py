@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
-from klbench.report import terms
+from klbench.report import cells, terms
 from klbench.report.axes import kl_axis, log_ticks
-from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, LegendEntry, Panel, Paragraph, Section, Table, Tables
+from klbench.report.blocks import Block, Bullets, Cell, Figure, LegendEntry, Panel, Paragraph, Section, Tables
 from klbench.report.figures import TEXT, colour, drawing
 from klbench.report.numbers import MISSING, number, short
-
-Record = dict[str, Any]
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.lambda_.columns import LAMBDA
 
 MEASURES = (
     "lambda_value", "lambda_gradient", "value_std_k1", "value_std_k3", "value_std_best", "gradient_rel_std_0",
     "gradient_rel_std_1", "gradient_rel_std_value_best", "gradient_rel_std_gradient_best",
 )  # fmt: skip
-COLUMNS = frozenset(("pair", "series", "kl_qp", *MEASURES))
 LAMBDAS = (
     ("lambda_value", LegendEntry("best for the value", 0, "o")),
     ("lambda_gradient", LegendEntry("best for the gradient", 1, "s")),
@@ -45,23 +43,22 @@ WHY = (
 )
 
 
-def _series(tables: Tables) -> dict[str, list[Record]]:
+def _series(tables: Tables) -> dict[str, list[Row]]:
     """Rows by series, each by rising KL; without KL there is no place for a row."""
-    found: dict[str, list[Record]] = {}
-    for row in tables["lambda"].to_dict("records"):
-        record = {str(key): value for key, value in row.items()}
-        if isinstance(record["kl_qp"], int | float) and math.isfinite(record["kl_qp"]):
-            series = record["series"] if isinstance(record["series"], str) else ""
-            found.setdefault(series or "all pairs", []).append(record)
+    found: dict[str, list[Row]] = {}
+    for row in LAMBDA.rows(tables[LAMBDA.table]):
+        if math.isfinite(row["kl_qp"]):
+            row["series"] = row["series"] or "all pairs"
+            found.setdefault(row["series"], []).append(row)
     return {name: sorted(rows, key=lambda row: float(row["kl_qp"])) for name, rows in found.items()}
 
 
-def _from_to(rows: Sequence[Record], key: str, digits: int = 2) -> str:
+def _from_to(rows: Sequence[Row], key: str, digits: int = 2) -> str:
     low, high = _shown(rows[0][key], digits), _shown(rows[-1][key], digits)
     return low if low == high else f"{low} → {high}"
 
 
-def _card(series: str, rows: Sequence[Record]) -> Markup:
+def _card(series: str, rows: Sequence[Row]) -> Markup:
     kls = " → ".join(dict.fromkeys(short(row["kl_qp"], 2) for row in (rows[0], rows[-1])))
     head = Markup("<p><b>{}</b>, KL {}</p>").format(series[:1].upper() + series[1:], kls)
     both = Markup("<p>Best λ for the value: {}. Best λ for the gradient: {}.</p>").format(
@@ -81,7 +78,7 @@ def _card(series: str, rows: Sequence[Record]) -> Markup:
     return head + both + Markup("<p>{}</p>").format(said.format(short(worst["kl_qp"], 2), number(other, 3), number(own, 3)))
 
 
-def _loss(row: Record) -> float:
+def _loss(row: Row) -> float:
     lost = float(row["gradient_rel_std_value_best"]) - float(row["gradient_rel_std_gradient_best"])
     return lost if math.isfinite(lost) else -math.inf
 
@@ -102,12 +99,12 @@ def answer(tables: Tables) -> Sequence[Block]:
     return [Paragraph(lead, "lead"), Paragraph(WHY), Bullets([_card(name, each) for name, each in found.items()], cards=True)]
 
 
-def _gap(row: Record) -> float:
+def _gap(row: Row) -> float:
     gap = abs(float(row["lambda_value"]) - float(row["lambda_gradient"]))
     return gap if math.isfinite(gap) else -1.0
 
 
-def _panel(series: str, rows: Sequence[Record], lines: Sequence[tuple[str, LegendEntry]], label: str, *, log: bool) -> Panel:
+def _panel(series: str, rows: Sequence[Row], lines: Sequence[tuple[str, LegendEntry]], label: str, *, log: bool) -> Panel:
     kls = [float(row["kl_qp"]) for row in rows]
     said = []
     with drawing(left=0.17) as (axes, svg):
@@ -154,32 +151,15 @@ def build(tables: Tables) -> Sequence[Block]:
             "best λ of each. Where the value's best λ lies above the gradient's, it is the wrong one to train with."
         )
         blocks.append(Figure("lambda-noise", "What the best λ gains", caption, panels, [entry for _, entry in GRADIENT]))
-    return [*blocks, _table(found)]
+    rows = [row for each in found.values() for row in each]
+    return [*blocks, table("The best λ, pair by pair", LAMBDA, rows, SHOWN)]
 
 
-TITLES = (
-    ("Best λ, value", "λ with the least noise of the value"), ("Best λ, gradient", "λ with the least noise of the gradient"),
-    ("Value, k1", "standard deviation of one term of k1, nats"), ("Value, k3", "the same of k3"),
-    ("Value, best λ", "the same at the value's best λ"),
-    ("Gradient, λ = 0", "standard deviation of one sample's gradient in units of the exact one, λ = 0"),
-    ("Gradient, λ = 1", "the same, λ = 1"),
-    ("Gradient, value's λ", "the same at the value's best λ"), ("Gradient, best λ", "the same at the gradient's best λ"),
-)  # fmt: skip
+def _lambda(row: Row, name: str) -> Cell:
+    return Cell(_shown(row[name]), float(row[name]))
 
 
-def _table(found: dict[str, list[Record]]) -> Table:
-    columns = [Column("Series", "pairs that belong together"), Column("KL(q‖p)", "exact, in nats", numeric=True)]
-    columns += [Column(title, meaning, numeric=True) for title, meaning in TITLES]
-    rows = [
-        [
-            Cell(name),
-            Cell(short(row["kl_qp"]), float(row["kl_qp"])),
-            *(Cell(_shown(row[key]), float(row[key])) for key in MEASURES),
-        ]
-        for name, each in found.items()
-        for row in each
-    ]
-    return Table("The best λ, pair by pair", columns, rows)
+SHOWN = (Shown("series", cells.text), Shown("kl_qp", cells.short()), *(Shown(name, _lambda) for name in MEASURES))
 
 
 def _shown(x: float, digits: int = 3) -> str:
@@ -194,4 +174,4 @@ TERMS = (
     *terms.GRADIENTS,
 )
 
-SECTION = Section("The best λ", "lambda", build, COLUMNS, answer, order=25, terms=TERMS)
+SECTION = Section("The best λ", LAMBDA, build, answer, order=25, terms=TERMS)

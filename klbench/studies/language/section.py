@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from klbench.report import terms
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent_interval, with_interval
+from klbench.schema import Schema
 from klbench.studies.gradient.section_tables import name_cell
 from klbench.studies.language import section_answer, section_figures
-from klbench.studies.language.section_data import COLUMNS, COVERS, LmTrained, Row, load
+from klbench.studies.language.section_data import LmTrained, Row, load
 from klbench.studies.ppo.section_data import ALGORITHMS
 
 
@@ -131,4 +132,4 @@ TERMS = (
     ),
 )
 
-SECTION = Section("Language models in training", "compared", build, COLUMNS, answer, covers=COVERS, order=11, terms=TERMS)
+SECTION = Section("Language models in training", Schema("compared", "", ()), build, answer, order=11, terms=TERMS)

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from klbench.context import Context, Study
+from klbench import studies
+from klbench.context import Context
 from klbench.lm import embedded
-from klbench.registry import Registry
 from klbench.runs import RunFolder
 
 SHARED: dict[str, Any] = {"policy": f"{embedded.PREFIX}reference", "max_new_tokens": 32, "seeds": 1, "samples": 2}
@@ -48,7 +48,7 @@ def _made_with(name: str) -> dict[str, Any]:
     return {"study": TRAINED[name][0], "settings": _settings(name), "code": code}
 
 
-def _train(studies: Registry[Study], name: str, target: Path) -> None:
+def _train(name: str, target: Path) -> None:
     study = studies.get(TRAINED[name][0])
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place) / "run")
@@ -60,7 +60,6 @@ def _train(studies: Registry[Study], name: str, target: Path) -> None:
         shutil.copytree(folder.path / "checkpoints" / TRAINED[name][2], target, dirs_exist_ok=True)
 
 
-def add_all(studies: Registry[Study]) -> None:
-    """Make them known by their names; ``studies`` are those that train them."""
-    for name in TRAINED:
-        embedded.add_trainer(name, embedded.Trainer(partial(_made_with, name), partial(_train, studies, name)))
+def trainer(name: str) -> embedded.Trainer:
+    """Return how one of these policies is trained."""
+    return embedded.Trainer(partial(_made_with, name), partial(_train, name))

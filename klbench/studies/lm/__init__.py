@@ -1,3 +1,14 @@
 """Estimators on completions of language models, token by token."""
 
-from klbench.studies.lm import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "lm",
+    "estimators on completions, token by token",
+    __name__,
+    options_at=".run:LmOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+    devices=("cpu", "cuda"),
+    shares=True,
+)

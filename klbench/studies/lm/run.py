@@ -27,16 +27,16 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field
 
 from klbench import estimators
-from klbench.context import Context, Study, Summary
+from klbench.context import Context
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
-from klbench.studies import register
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import Dtype, scored_again
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import measure_shard, measured
 from klbench.studies.lm.values import Measured, values
 from klbench.studies.value.summary import with_interval
+from klbench.study import Summary
 from klbench.types import Estimator, Options, RunError, Truth
 
 if TYPE_CHECKING:
@@ -301,6 +301,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     heading = f"{titles[0]}, {kept[0]['samples']:,} completions, {kept[0]['tokens']:,} tokens (nats per completion)"
     columns = ("estimator", "level", "target", ">truth", ">mean", ">bias, 95% interval", ">std", "flag")
     return [Summary(heading, columns, lines, notes)]
-
-
-register(Study("lm", "estimators on completions, token by token", LmOptions, run, summarize, ("cpu", "cuda"), shares=True))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Section, Tables
+from klbench.schema import Schema
 from klbench.studies.lm import section_answer, section_figures, section_tables
-from klbench.studies.lm.section_data import COLUMNS, load
+from klbench.studies.lm.section_data import load
 
 FIGURES = (section_figures.bias, section_figures.noise, section_figures.by_position)
 
@@ -65,14 +66,9 @@ TERMS = (
 
 SECTION = Section(
     "Token by token",
-    "tokens",
+    Schema("tokens", "", ()),
     build,
-    COLUMNS,
     answer,
-    covers=(
-        "values", "top_tokens", "dtype", "truncation", "sampling", "pairs", "estimators", "throughput", "cost", "prompts",
-        "largest_ratios", "checks",
-    ),
     order=5,
     terms=TERMS,
 )  # fmt: skip

@@ -1,3 +1,12 @@
 """The functions of other libraries beside klbench's."""
 
-from klbench.studies.peers import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "peers",
+    "the functions of TRL, verl, OpenRLHF, Liger, torch and SciPy beside klbench's",
+    __name__,
+    options_at=".run:PeersOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+)

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import Field
 
 from klbench import estimators
-from klbench.context import Context, Study, Summary
-from klbench.studies import register
+from klbench.context import Context
 from klbench.studies.peers.cases import HERE, REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.found import MissingError
+from klbench.study import Summary
 from klbench.types import Options, RunError
 
 if TYPE_CHECKING:
@@ -237,10 +237,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     notes = [f"{row['library']} {row['name']}: {row['status']}" for row in gone.to_dict("records")]
     columns = ("subject", "whose", ">near", ">usual", ">far", ">wrong at the extreme", ">NaN gradients")
     return [Summary("Worst relative error of values against float64, float32", columns, lines, notes)]
-
-
-register(
-    Study(
-        "peers", "the functions of TRL, verl, OpenRLHF, Liger, torch and SciPy beside klbench's", PeersOptions, run, summarize
-    )
-)

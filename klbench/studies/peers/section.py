@@ -10,6 +10,7 @@ from markupsafe import Markup
 from klbench.report import terms
 from klbench.report.blocks import Block, Bullets, Cell, Column, Paragraph, Section, Table, Tables
 from klbench.report.numbers import MISSING, count, number, percent
+from klbench.schema import Schema
 from klbench.studies.peers import section_figures
 
 if TYPE_CHECKING:
@@ -207,4 +208,4 @@ TERMS = (
     terms.DTYPES,
 )
 
-SECTION = Section("Beside other libraries", "peers", build, COLUMNS, answer, covers=("peers_speed",), order=55, terms=TERMS)
+SECTION = Section("Beside other libraries", Schema("peers", "", ()), build, answer, order=55, terms=TERMS)

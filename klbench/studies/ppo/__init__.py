@@ -1,3 +1,13 @@
 """PPO on enumerable policies, against the exact optimum."""
 
-from klbench.studies.ppo import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "ppo",
+    "policies trained with each combination, against the exact optimum",
+    __name__,
+    options_at=".options:TrainingOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+    aliases=("training",),
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from klbench.context import Context, Study, Summary
-from klbench.studies import register
+from klbench.context import Context
 from klbench.studies.ppo.options import NONE, TrainingOptions
+from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,15 +97,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ],
         )
     ]  # fmt: skip
-
-
-register(
-    Study(
-        "ppo",
-        "policies trained with each combination, against the exact optimum",
-        TrainingOptions,
-        run,
-        summarize,
-        aliases=("training",),
-    )
-)

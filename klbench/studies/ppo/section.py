@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Section, Tables
+from klbench.schema import Schema
 from klbench.studies.ppo import section_answer, section_figures, section_recovery, section_tables
-from klbench.studies.ppo.section_data import ALGORITHMS, COLUMNS, COVERS, load
+from klbench.studies.ppo.section_data import ALGORITHMS, load
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -61,4 +62,4 @@ TERMS = (
     ("clip, clamp", "A clip stops the gradient where the ratio q/μ leaves 1 ± 0.2 or so; a clamp cuts off the penalty itself."),
 )
 
-SECTION = Section("What training makes of it", "training", build, COLUMNS, answer, covers=COVERS, order=10, terms=TERMS)
+SECTION = Section("What training makes of it", Schema("training", "", ()), build, answer, order=10, terms=TERMS)

@@ -10,10 +10,10 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from klbench.context import Context, Study, Summary
+from klbench.context import Context
 from klbench.rlhf.options import NONE, REFERENCE
-from klbench.studies import register
 from klbench.studies.language.options import PpoLmOptions
+from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +65,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     ]  # fmt: skip
     first = table.iloc[0]
     return [Summary(f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)", columns, rows)]
-
-
-register(
-    Study("ppo_lm", "language models trained with each combination", PpoLmOptions, run, summarize, ("cpu", "cuda"), shares=True)
-)

@@ -1,3 +1,11 @@
 """Rounding errors by dtype."""
 
-from klbench.studies.precision import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "precision",
+    "rounding error against |log r| in each dtype",
+    __name__,
+    options_at=".run:PrecisionOptions",
+    tables_at="",
+)

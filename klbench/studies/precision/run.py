@@ -9,8 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from klbench import divergences, streams
-from klbench.context import Context, Study
-from klbench.studies import register
+from klbench.context import Context
 from klbench.types import Options
 
 if TYPE_CHECKING:
@@ -146,6 +145,3 @@ def run(options: PrecisionOptions, context: Context) -> dict[str, pd.DataFrame]:
                 done += 1
                 context.progress(done, total, f"{estimator} {dtype}")
     return {"precision": pd.DataFrame(rows)}
-
-
-register(Study("precision", "rounding error against |log r| in each dtype", PrecisionOptions, run))

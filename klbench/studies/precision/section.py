@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Details, Section, Tables
+from klbench.schema import Schema
 from klbench.studies.precision import section_answer, section_figures
-from klbench.studies.precision.section_data import COLUMNS, load
+from klbench.studies.precision.section_data import load
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -55,4 +56,4 @@ TERMS = (
     ("gradient", "The derivative of a value with respect to log r, as automatic differentiation gives it."),
 )
 
-SECTION = Section("What rounding does", "precision", build, COLUMNS, answer, order=50, terms=TERMS)
+SECTION = Section("What rounding does", Schema("precision", "", ()), build, answer, order=50, terms=TERMS)

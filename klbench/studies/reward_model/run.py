@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from klbench.context import Context, Study, Summary
-from klbench.studies import register
+from klbench.context import Context
 from klbench.studies.reward_model.options import RewardModelOptions
+from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,8 +67,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
         Summary("Reward models", ("proxy", ">accuracy", ">at best", ">true order", ">correlation", ">miscalibration"), models),
         Summary("True reward gained", ("by", "of", ">at its peak", ">at KL", ">at the end", ">at KL", ">lost", ">95 %"), peaks),
     ]
-
-
-register(
-    Study("reward_model", "over-optimisation of reward models learned from ranked pairs", RewardModelOptions, run, summarize)
-)

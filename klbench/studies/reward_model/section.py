@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from klbench.report import terms
 from klbench.report.blocks import Block, Cell, Column, Details, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent
+from klbench.schema import Schema
 from klbench.studies.ppo.section_data import interval
 from klbench.studies.reward_model import section_answer, section_figures
-from klbench.studies.reward_model.section_data import COLUMNS, COVERS, GOLD, Learned, Row, load, named
+from klbench.studies.reward_model.section_data import GOLD, Learned, Row, load, named
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -147,6 +148,4 @@ TERMS = (
     ),
 )
 
-SECTION = Section(
-    "When the reward is learned", "overoptimisation", build, COLUMNS, answer, covers=COVERS, order=12, terms=TERMS
-)
+SECTION = Section("When the reward is learned", Schema("overoptimisation", "", ()), build, answer, order=12, terms=TERMS)

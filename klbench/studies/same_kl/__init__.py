@@ -1,3 +1,12 @@
 """Pairs of one KL and another shape."""
 
-from klbench.studies.same_kl import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "same_kl",
+    "pairs of one KL and another shape: where k3 beats k1",
+    __name__,
+    options_at=".run:SameKlOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+)

@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from klbench import estimators, gradients, pairs, streams
-from klbench.context import Context, Study, Summary
+from klbench.context import Context
 from klbench.pairs import Pair
-from klbench.studies import register
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.gradient.run import listed
+from klbench.study import Summary
 from klbench.types import ConfigError, Options, Skip
 
 if TYPE_CHECKING:
@@ -162,6 +162,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ],
         )
     ]  # fmt: skip
-
-
-register(Study("same_kl", "pairs of one KL and another shape: where k3 beats k1", SameKlOptions, run, summarize))

@@ -13,6 +13,7 @@ from klbench.report.axes import log_ticks
 from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, LegendEntry, Panel, Paragraph, Section, Table, Tables
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import count, listing, number, short
+from klbench.schema import Schema
 from klbench.studies.gradient.section_data import code, percent_or_times
 
 Record = dict[str, Any]
@@ -267,4 +268,4 @@ TERMS = (
     *terms.GRADIENTS,
 )
 
-SECTION = Section("One KL, other shapes", "shapes", build, COLUMNS, answer, order=30, terms=TERMS)
+SECTION = Section("One KL, other shapes", Schema("shapes", "", ()), build, answer, order=30, terms=TERMS)

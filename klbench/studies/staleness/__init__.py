@@ -1,3 +1,12 @@
 """A sampler that lags behind the policy."""
 
-from klbench.studies.staleness import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "staleness",
+    "a sampler that lags behind: bias and noise of each correction",
+    __name__,
+    options_at=".run:StalenessOptions",
+    summarize_at=".run:summarize",
+    tables_at="",
+)

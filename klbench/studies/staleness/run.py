@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from klbench import gradients
-from klbench.context import Context, Study, Summary
+from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.pairs import Pair
-from klbench.studies import register
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
+from klbench.study import Summary
 from klbench.types import Options, Skip
 
 if TYPE_CHECKING:
@@ -123,6 +123,3 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             [(row["combination"], *shown(row)) for row in rows.to_dict("records")],
         )
     ]
-
-
-register(Study("staleness", "a sampler that lags behind: bias and noise of each correction", StalenessOptions, run, summarize))

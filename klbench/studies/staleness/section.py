@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Section, Tables
-from klbench.studies.gradient.section_data import COLUMNS, load
+from klbench.schema import Schema
+from klbench.studies.gradient.section_data import load
 from klbench.studies.staleness import section_answer, section_figures
 
 read = load("staleness")
@@ -41,6 +42,4 @@ TERMS = (
     ),
 )
 
-SECTION = Section(
-    "When the sampler lags behind", "staleness", build, COLUMNS, answer, covers=("combinations",), order=20, terms=TERMS
-)
+SECTION = Section("When the sampler lags behind", Schema("staleness", "", ()), build, answer, order=20, terms=TERMS)

@@ -1,3 +1,12 @@
 """Terms a second."""
 
-from klbench.studies.throughput import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "throughput",
+    "terms a second on NumPy and torch",
+    __name__,
+    options_at=".run:ThroughputOptions",
+    tables_at="",
+    devices=("cpu", "cuda"),
+)

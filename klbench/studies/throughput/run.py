@@ -10,8 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from klbench import estimators, streams
-from klbench.context import Context, Study
-from klbench.studies import register
+from klbench.context import Context
 from klbench.types import Draws, Estimator, Options
 
 if TYPE_CHECKING:
@@ -119,6 +118,3 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
     finally:
         torch.set_num_threads(threads)
     return {"throughput": pd.DataFrame(rows)}
-
-
-register(Study("throughput", "terms a second on NumPy and torch", ThroughputOptions, run, devices=("cpu", "cuda")))

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Section, Tables
+from klbench.schema import Schema
 from klbench.studies.throughput import section_answer, section_figures
-from klbench.studies.throughput.section_data import COLUMNS, load
+from klbench.studies.throughput.section_data import load
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -40,4 +41,4 @@ TERMS = (
     ),
 )
 
-SECTION = Section("How fast", "throughput", build, COLUMNS, answer, order=60, terms=TERMS)
+SECTION = Section("How fast", Schema("throughput", "", ()), build, answer, order=60, terms=TERMS)

@@ -1,3 +1,12 @@
 """Bias, variance and coverage of the estimators' values."""
 
-from klbench.studies.value import run as run  # which registers the study
+from klbench.study import Study
+
+STUDY = Study(
+    "value",
+    "bias, variance and coverage of the estimators' values",
+    __name__,
+    options_at=".run:ValueOptions",
+    summarize_at=".summary:summarize",
+    tables_at="",
+)

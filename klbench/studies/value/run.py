@@ -16,13 +16,11 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from klbench import estimators, streams
-from klbench.context import Context, Study
+from klbench.context import Context
 from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
-from klbench.studies import register
-from klbench.studies.value.summary import summarize
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.types import Draws, Estimator, Notice, Options
 
@@ -300,6 +298,3 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
         if state.shards == shards and state.found is not None
     ]
     return tables(finished, chosen, options.samples)
-
-
-register(Study("value", "bias, variance and coverage of the estimators' values", ValueOptions, run, summarize))

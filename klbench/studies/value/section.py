@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Heading, Section, Tables
+from klbench.schema import Schema
 from klbench.studies.value import section_answer, section_by_pair, section_claims, section_over_kl, section_tables
-from klbench.studies.value.section_data import COLUMNS, load
+from klbench.studies.value.section_data import load
 
 FIGURES = (
     section_over_kl.noise,
@@ -83,11 +84,9 @@ TERMS = (
 
 SECTION = Section(
     "How wrong, how noisy",
-    "values",
+    Schema("values", "", ()),
     build,
-    COLUMNS,
     answer,
-    covers=("differences", "errors", "pairs", "estimators"),
     order=0,
     terms=TERMS,
 )

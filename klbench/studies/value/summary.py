@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from klbench.context import Summary
+from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd

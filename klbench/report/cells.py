@@ -1,0 +1,86 @@
+"""Cells of tables: each function takes a row and the name of a column, or returns a function that does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from klbench.report import numbers
+from klbench.report.blocks import Cell
+from klbench.schema import Row
+
+Show = Callable[[Row, str], Cell]
+"""A row and the name of a column to the cell."""
+
+ROUNDING = 1e-12
+"""Smaller values are rounding of 0, and shown as 0."""
+
+
+def text(row: Row, name: str) -> Cell:
+    """Show a text as it is."""
+    return Cell(str(row[name]))
+
+
+def words(row: Row, name: str) -> Cell:
+    """Show a text that may be long."""
+    return Cell(str(row[name]), tone="words")
+
+
+def code(name: str) -> Markup:
+    """Return a name as the page writes it; it may break after an underscore or a slash."""
+    parts = (Markup("_<wbr>").join(part.split("_")) for part in name.split("/"))
+    return Markup("<code>{}</code>").format(Markup("/<wbr>").join(parts))
+
+
+def codes(names: Sequence[str], glue: str = ", ") -> Markup:
+    """Return names, one after the other, as the page writes them."""
+    return Markup(glue).join(map(code, names))
+
+
+def name(row: Row, column: str) -> Cell:
+    """Show the name of an estimator, a combination or the like."""
+    return Cell(code(str(row[column])), tone="name")
+
+
+def whole(row: Row, name: str) -> Cell:
+    """Show a whole number."""
+    value = row[name]
+    return Cell(numbers.MISSING, math.nan) if math.isnan(value) else Cell(f"{value:,.0f}", value)
+
+
+def number(digits: int = 3) -> Show:
+    """Return what shows a number with so many digits."""
+
+    def show(row: Row, name: str) -> Cell:
+        value = 0.0 if abs(row[name]) < ROUNDING else row[name]
+        return Cell(numbers.number(value, digits), value)
+
+    return show
+
+
+def short(digits: int = 3) -> Show:
+    """Return what shows a number with at most so many digits, without closing zeros."""
+    return lambda row, name: Cell(numbers.short(row[name], digits), row[name])
+
+
+def interval(digits: int = 2) -> Show:
+    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``."""
+    return lambda row, name: Cell(numbers.interval(row, name, digits), row[name])
+
+
+def with_error(row: Row, name: str) -> Cell:
+    """Show a value with the half width of its 95 % interval, from its standard error ``_se``."""
+    return Cell(numbers.with_interval(row[name], row[f"{name}_se"]), row[name])
+
+
+def percent(row: Row, name: str) -> Cell:
+    """Show a fraction in per cent."""
+    return Cell(numbers.percent(row[name]), row[name])
+
+
+def computed(function: Callable[[Row], Any]) -> Show:
+    """Return what shows a cell that needs the whole row."""
+    return lambda row, _: function(row)

@@ -1,0 +1,173 @@
+"""The plots of the pages: lines with bands, intervals side by side, and marks down a list of names.
+
+Each returns a panel: a drawing with its text alternative. Colours and markers come from legend entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from klbench.report.axes import log_ticks, tick
+from klbench.report.blocks import LegendEntry, Panel
+from klbench.report.figures import MARKERS, TEXT, colour, drawing
+from klbench.report.numbers import number
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_ENTRIES = 8
+"""As many as the palette has colours."""
+ROW = 17
+"""Height of a name's row, in points."""
+FADED = 0.13
+"""Opacity of a band."""
+
+
+def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, LegendEntry]:
+    """Return a colour and a marker for each of the first eight names; ``labels`` stand in place of the names."""
+    shown = labels or names
+    return {
+        name: LegendEntry(label, i, MARKERS[i % len(MARKERS)])
+        for i, (name, label) in enumerate(zip(names[:MOST_ENTRIES], shown, strict=False))
+    }
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points along x, joined; ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``)."""
+
+    entry: LegendEntry
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
+    bars: bool = False
+    marked: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What an axis says, and its scale.
+
+    Parameters
+    ----------
+    label
+        With its unit.
+    scale
+        ``linear``, ``log``, or ``symlog``: even up to ``threshold`` and logarithmic beyond.
+    levels
+        Values at which a thin line is drawn across.
+    place
+        Sets the axis up in another way, after all else: ``place(axes)``.
+    """
+
+    label: str
+    scale: str = "linear"
+    threshold: float = 0.01
+    levels: Sequence[float] = ()
+    place: Callable[[Axes], None] | None = None
+
+
+def lines(title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16) -> Panel:
+    """Return a panel of lines; the text alternative gives the last value of each."""
+    with drawing(left=left) as (axes, svg):
+        for line in drawn:
+            _line(axes, line)
+        values = [value for line in drawn for each in (line.y, line.low, line.high) for value in each]
+        _set(axes, "y", y, values)
+        _set(axes, "x", x, [value for line in drawn for value in line.x])
+    said = "; ".join(f"{line.entry.label} {number(line.y[-1], 2)}" for line in drawn if len(line.y))
+    return Panel(title, svg[0], f"{title}, {y.label} over {x.label}, at the right end: {said}.", detail)
+
+
+def _line(axes: Axes, line: Line) -> None:
+    own = colour(line.entry.slot)
+    if line.bars:
+        for at, low, high in zip(line.x, line.low, line.high, strict=True):
+            if math.isfinite(low) and math.isfinite(high):
+                axes.plot([at, at], [low, high], color=own, linewidth=0.9)
+    elif len(line.low):
+        axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
+    axes.plot(
+        line.x, line.y, color=own, linestyle="--" if line.entry.dashed else "-", markersize=4.5,
+        marker=line.entry.marker if line.marked else None, markevery=max(1, len(line.x) // 6),
+    )  # fmt: skip
+
+
+def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
+    """Give an axis its label, its scale, and the lines across."""
+    finite = [value for value in values if math.isfinite(value)]
+    for level in axis.levels:
+        (axes.axhline if which == "y" else axes.axvline)(level, color=TEXT, linewidth=0.9, zorder=1)
+    getattr(axes, f"set_{which}label")(axis.label)
+    if axis.scale == "log" and (positive := [value for value in finite if value > 0]):
+        low, high = min(positive) / 1.15, max(positive) * 1.15
+        getattr(axes, f"set_{which}scale")("log")
+        getattr(axes, f"set_{which}lim")(low, high)
+        log_ticks(getattr(axes, f"{which}axis"), low, high)
+    elif axis.scale == "symlog":
+        _symlog(axes, which, finite, axis.threshold)
+    if axis.place is not None:
+        axis.place(axes)
+
+
+def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -> None:
+    """Set a scale that is even near 0 and logarithmic beyond, with ticks at a few decades."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=0.5)
+    low, high = min([0.0, *values]), max([threshold, *values])
+    getattr(axes, f"set_{which}lim")(1.3 * low if low < 0 else -0.2 * threshold, 1.35 * high)
+    decades = [threshold * 10**k for k in range(1 + max(0, math.ceil(math.log10(max(high, -low) / threshold))))]
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(FixedLocator([0.0, *decades, *(-each for each in decades if -each >= low)]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(tick))
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A mark in the row of a name, with the ends of its interval where it has one; hollow where it is not to be trusted."""
+
+    name: str
+    value: float
+    entry: LegendEntry
+    low: float = math.nan
+    high: float = math.nan
+    hollow: bool = False
+    size: float = 5.0
+    offset: float = 0.0
+
+
+def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: float = 0.43) -> Panel:
+    """Return a panel with a row for each name, the first on top, and its marks along x."""
+    names = list(dict.fromkeys(mark.name for mark in marks))
+    height = 62 + ROW * max(3, len(names))
+    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
+        for mark in marks:
+            y, own = names.index(mark.name) + mark.offset, colour(mark.entry.slot)
+            if math.isfinite(mark.low) and math.isfinite(mark.high):
+                axes.plot([mark.low, mark.high], [y, y], color=own, linewidth=1.8)
+            axes.plot(
+                [mark.value], [y], marker=mark.entry.marker, color=own, linestyle="none", markersize=mark.size,
+                markerfacecolor="none" if mark.hollow else own,
+            )  # fmt: skip
+        _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", labelsize=8.5)
+    said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks)
+    return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
+
+
+BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("ahead", 2, "o")
+"""Where less is better: the whole interval of a difference is above 0, holds it, or is below it."""
+
+
+def verdict(low: float, high: float) -> LegendEntry:
+    """Return the entry for a difference by its interval: behind, ahead, or open."""
+    return BEHIND if low > 0 else AHEAD if high < 0 else OPEN

@@ -1,0 +1,45 @@
+"""The sentences of a page: macros of a Jinja template that stands beside the study, ``answer.html.j2``."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from klbench.report import cells, numbers
+
+
+def _listing(items: Any, last: str = "and") -> Any:
+    """Join texts, markup or not: ``a, b and c``."""
+    from markupsafe import Markup
+
+    parts = [Markup("{}").format(each) for each in items]
+    return Markup(f" {last} ").join(part for part in (Markup(", ").join(parts[:-1]), *parts[-1:]) if part)
+
+
+@cache
+def prose(package: str, name: str = "answer.html.j2") -> Any:
+    """Return the macros of a package's template as functions that return markup; what they are given is escaped.
+
+    A macro may use the filters ``number``, ``short``, ``percent``, ``count``, ``interval``, ``code`` and ``listing``.
+
+    Raises
+    ------
+    FileNotFoundError
+        The package has no such template.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {
+        "number": numbers.number,
+        "short": numbers.short,
+        "percent": numbers.percent,
+        "count": numbers.count,
+        "interval": numbers.interval,
+        "percent_interval": numbers.percent_interval,
+        "with_interval": numbers.with_interval,
+        "code": cells.code,
+        "listing": _listing,
+    }
+    return environment.from_string(files(package).joinpath(name).read_text(encoding="utf-8")).module

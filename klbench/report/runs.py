@@ -1,0 +1,54 @@
+"""The tables of a page, run by run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from klbench.report.blocks import Tables
+from klbench.schema import Row, Schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, eq=False)
+class RunTables:
+    """One run: its label, empty where it is the only one on the page, and its tables."""
+
+    label: str
+    tables: Tables
+
+    def rows(self, schema: Schema) -> list[Row]:
+        """Return a table's rows; none where the run has no such table."""
+        return schema.rows(self.tables[schema.table]) if schema.table in self.tables else []
+
+    def frame(self, schema: Schema) -> pd.DataFrame:
+        """Return a table; an empty one with all its columns where the run has none."""
+        import pandas as pd
+
+        found = self.tables.get(schema.table)
+        return pd.DataFrame(columns=[column.name for column in schema.columns]) if found is None else found
+
+    @property
+    def stem(self) -> str:
+        """The end of the names of this run's figures: empty where it is the only run."""
+        return "-" + re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-") if self.label else ""
+
+
+R = TypeVar("R", bound=RunTables)
+
+
+def by_run(kind: type[R], tables: Tables, main: Schema) -> Sequence[R]:
+    """Return the tables of each run that has the main one, as a page over several runs labels them."""
+    if main.table not in tables:
+        return []
+    found = tables[main.table]
+    if "run" not in found:
+        return [kind("", tables)]
+    return [
+        kind(str(label), {name: table[table["run"] == label] for name, table in tables.items() if "run" in table})
+        for label in found["run"].unique()
+    ]

@@ -1,0 +1,28 @@
+"""The smallest run of each experiment that has all its tables, as the words of its command."""
+
+TESTBED = "vocabulary=3 horizon=2 prompts=2 width=4 seeds=2"
+SEQUENCE = "{{kind: sequence, vocabulary: 3, horizon: 2, prompts: 2, width: 4, kl: 0.5{}}}"
+COMPLETIONS = "seeds=1 prompt_count=4 prompts_each=4 group=4 samples=16 max_new_tokens=4 learning_rate=0.01"
+
+RUNS = {
+    "categorical": "samples=2000 batches=[1,16]",
+    "claims": "claims=[dpo_gradient]",
+    "dpo": f"{TESTBED} divergences=[kl_qp,js] comparisons=[40] smoothings=[0.2] steps=20 every=10 completions=16",
+    "dpo_lm": f"{COMPLETIONS} divergences=[kl_qp] smoothings=[] updates=4 every=2 ranked_pairs=40 pairs_each=16",
+    "gaussian": "samples=2000 batches=[1,16]",
+    "gradient": f"pairs=[{SEQUENCE.format('')},{{kind:gaussian,p:{{mean:0.5}}}}] combinations=[k1_loss,k3_loss,k1_reward]",
+    "lambda": f"pairs=[{SEQUENCE.format('')}]",
+    "lm": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
+    "peers": "tokens=64 rows=8 vocabulary=64 repeats=3 seconds=0.001",
+    "ppo": f"{TESTBED} updates=10 noise_free_seeds=1 frontier_seeds=1",
+    "ppo_lm": f"{COMPLETIONS} combinations=[k1_reward,k3_loss] updates=4 every=2",
+    "precision": "estimators=[k3] points=4 smallest=-8",
+    "recorded": "path=ROLLOUTS",
+    "reward_model": f"{TESTBED} sizes=[40] model_steps=20 betas=[1.0,0.2] best_of=[1,4] updates=10",
+    "same_kl": "",
+    "schulman": "samples=2000",
+    "staleness": f"pairs=[{SEQUENCE.format(', behind: random')}] combinations=[k1_loss,k3_loss,k1_reward]",
+    "tails": "samples=2000 batches=[1,16]",
+    "throughput": "samples=1000 repeats=3 seconds=0.001",
+    "value": "pair=gaussian pair.p.mean=0.5 samples=2000 batches=[1,16]",
+}
