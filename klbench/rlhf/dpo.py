@@ -4,7 +4,8 @@
     python -m klbench +exp=dpo 'divergences=[kl_qp]' batch=64    # standard DPO, in minibatches
 
 The loop knows nothing of what it trains: a :class:`World` scores pairs and steps. The testbed's is
-:class:`klbench.rlhf.ranked.Ranked`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single model is a stack of one.
+:class:`klbench.rlhf.testbed.dpo_world.Ranked`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single model is a stack
+of one.
 """
 
 from __future__ import annotations

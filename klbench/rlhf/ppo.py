@@ -6,7 +6,7 @@
     python -m klbench +exp=ppo algorithm=trl_grpo                # also verl_ppo, openrlhf_ppo: their losses and defaults
 
 The loop knows nothing of what it trains: a :class:`World` samples, scores and steps. The testbed's is
-:class:`klbench.rlhf.replicas.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
+:class:`klbench.rlhf.testbed.ppo_world.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
 """
 
 from __future__ import annotations

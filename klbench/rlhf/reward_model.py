@@ -4,7 +4,8 @@
     python -m klbench +exp=reward_model 'sizes=[1000,10000]' scale=3
 
 The loop knows nothing of what it trains: a :class:`World` scores pairs, steps and keeps. The testbed's is
-:class:`klbench.rlhf.proxies.RewardModels`, that of a language model :class:`klbench.rlhf.rater.Rater`. A stack has any shape.
+:class:`klbench.rlhf.testbed.reward_world.RewardModels`, that of a language model
+:class:`klbench.rlhf.language.reward_world.Rater`. A stack has any shape.
 """
 
 from __future__ import annotations

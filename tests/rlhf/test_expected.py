@@ -8,9 +8,8 @@ import torch
 
 from klbench import gradients, pairs
 from klbench.gradients.exact import all_moments
-from klbench.rlhf import expected, fixed_points
 from klbench.rlhf.penalty import Arm, arm
-from klbench.rlhf.testbed import padded
+from klbench.rlhf.testbed import expected, fixed_points, padded
 
 BETA = 0.2
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "width": 4}

@@ -9,10 +9,11 @@ import torch
 
 from klbench import gradients
 from klbench.gradients import Combination
-from klbench.rlhf import expected, testbed
+from klbench.rlhf import testbed
 from klbench.rlhf.penalty import Arm, arm, estimates, standard_error
 from klbench.rlhf.ppo import Recipe, train
-from klbench.rlhf.replicas import Adam, Replicas
+from klbench.rlhf.testbed import expected
+from klbench.rlhf.testbed.ppo_world import Adam, Replicas
 
 BETA = 0.2
 SHORT = Recipe(updates=4, epochs=2, group=4, every=2)

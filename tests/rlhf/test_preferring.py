@@ -9,9 +9,9 @@ from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
 from klbench.rlhf.dpo import Arm, judged, train
-from klbench.rlhf.language import Language, Setting
-from klbench.rlhf.preferring import Pairs, Preferring, sampled
-from klbench.rlhf.sft import Examples, padded
+from klbench.rlhf.language.dpo_world import Pairs, Preferring, sampled
+from klbench.rlhf.language.ppo_world import Language, Setting
+from klbench.rlhf.language.sft import Examples, padded
 
 PROMPTS = [(1, 2), (4,), (5, 6, 1)]
 CHOSEN = [[4, END], [6, 6, 2, END], [END]]

@@ -9,11 +9,11 @@ import torch
 from small_lm import END, PAD, V, judge, model
 
 from klbench import streams
-from klbench.rlhf import sft
-from klbench.rlhf.preferring import Pairs, sampled
-from klbench.rlhf.rater import Rater, judging
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.dpo_world import Pairs, sampled
+from klbench.rlhf.language.reward_world import Rater, judging
+from klbench.rlhf.language.sft import Examples, padded
 from klbench.rlhf.reward_model import train
-from klbench.rlhf.sft import Examples, padded
 
 PROMPTS = [(1, 2), (4,), (5, 6, 1), (2, 2)]
 CHOSEN = [[4, END], [6, 6, 2, END], [END], [5]]

@@ -14,7 +14,7 @@ from klbench.types import Draws
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ranked import Pairs
+    from klbench.rlhf.testbed.dpo_world import Pairs
 
 
 def _leaves(log_q: Tensor, uniform: np.ndarray) -> Tensor:

@@ -27,7 +27,7 @@ def optima(options: DpoOptions, bed: Testbed) -> Tensor:
     """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
     import torch
 
-    from klbench.rlhf import implied
+    from klbench.rlhf.testbed import implied
 
     result = []
     for arm in options.arms:
@@ -40,9 +40,9 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
     """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
     import torch
 
-    from klbench.rlhf import implied
     from klbench.rlhf.dpo import judged, train
-    from klbench.rlhf.ranked import Ranked, population, ratios, sampled
+    from klbench.rlhf.testbed import implied
+    from klbench.rlhf.testbed.dpo_world import Ranked, population, ratios, sampled
     from klbench.studies.dpo import estimates
 
     with one_thread():
@@ -78,7 +78,7 @@ def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[Arm], log_q: Tensor
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
     import torch
 
-    from klbench.rlhf import implied
+    from klbench.rlhf.testbed import implied
 
     exact = bed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
     to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
@@ -107,8 +107,8 @@ def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows
     """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
     import torch
 
-    from klbench.rlhf import implied
-    from klbench.rlhf.ranked import population
+    from klbench.rlhf.testbed import implied
+    from klbench.rlhf.testbed.dpo_world import population
 
     with one_thread():
         bed, arms = testbed(options, seed, seeds), options.arms

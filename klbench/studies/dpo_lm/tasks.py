@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from klbench.rlhf.dpo import Arm
-    from klbench.rlhf.language import Language
-    from klbench.rlhf.preferring import Pairs
+    from klbench.rlhf.language.dpo_world import Pairs
+    from klbench.rlhf.language.ppo_world import Language
     from klbench.studies.language.options import DpoLmOptions
     from klbench.trackers import Tracker
     from klbench.types import Rollouts
@@ -63,7 +63,7 @@ def _followed(
     import torch
 
     from klbench.rlhf.dpo import train
-    from klbench.rlhf.preferring import Preferring
+    from klbench.rlhf.language.dpo_world import Preferring
 
     rows: list[dict[str, Any]] = []
     start = -1

@@ -8,11 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from klbench import trackers
 from klbench.lm import names, prompts, rows
-from klbench.rlhf import rewards
 from klbench.rlhf.dpo import Arm
+from klbench.rlhf.language import rewards
+from klbench.rlhf.language.dpo_world import KEYS as RANKED
+from klbench.rlhf.language.sft import KEYS as EXAMPLE
 from klbench.rlhf.options import LoopOptions
-from klbench.rlhf.preferring import KEYS as RANKED
-from klbench.rlhf.sft import KEYS as EXAMPLE
 from klbench.studies.dpo.options import Divergences, Smoothing, arms
 from klbench.types import Options
 
@@ -33,7 +33,7 @@ class LanguageOptions(Options):
     prompts, prompt_count, max_new_tokens
         As in ``pair=lm``.
     reward
-        A program's: see :mod:`klbench.rlhf.rewards`.
+        A program's: see :mod:`klbench.rlhf.language.rewards`.
     sft, sft_steps, sft_rate
         A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is trained first, for so many
         batches of 32; the reference is then what comes of it, unless it is named.

@@ -16,8 +16,8 @@ import numpy as np
 
 from klbench.metrics.seeds import mean, summarized
 from klbench.rlhf.penalty import Arm, arm
-from klbench.rlhf.replicas import Replicas
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.tables import described, going
 
@@ -81,7 +81,8 @@ def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe
     """One row a combination, nats lost, seed and evaluation; what the whole run had stands in the last ones."""
     import torch
 
-    from klbench.rlhf import expected, ppo
+    from klbench.rlhf import ppo
+    from klbench.rlhf.testbed import expected
 
     bed = short_bed(bed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
@@ -119,7 +120,7 @@ def _of_the_run(
     """Exact values at the start, and what was seen of the gradients on the way; each ``(arms, seeds)``."""
     import torch
 
-    from klbench.rlhf import expected
+    from klbench.rlhf.testbed import expected
 
     shape = (len(arms), len(bed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.rlhf.ppo import Recipe, Report
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.testbed.ppo_world import Replicas
     from klbench.studies.ppo.options import TrainingOptions
 
 SEEDS_A_TASK = 4
@@ -93,7 +93,7 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     import torch
 
     from klbench.rlhf.ppo import train
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.testbed.ppo_world import Replicas
 
     recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
@@ -125,7 +125,7 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
 
 
 def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf import expected
+    from klbench.rlhf.testbed import expected
 
     # One step an update: what more epochs are for, to use a batch again, does not arise.
     path = expected.train(
@@ -136,7 +136,7 @@ def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
 
 
 def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf import expected
+    from klbench.rlhf.testbed import expected
 
     found = expected.settle(
         bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,

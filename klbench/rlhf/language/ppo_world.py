@@ -22,7 +22,7 @@ from klbench.lm.sampling import Sampling
 from klbench.lm.scalar import Scalar
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
-from klbench.rlhf.descent import Descent
+from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.ppo import Batch
 from klbench.types import Rollouts
 
@@ -75,7 +75,7 @@ class Setting:
     prompts_each, group, tokens
         Prompts of a batch, completions of each, and most tokens of one.
     rate, clip, steps
-        Of :class:`klbench.rlhf.descent.Descent`.
+        Of :class:`klbench.rlhf.language.descent.Descent`.
     critic
         Whether there are values: another copy of the model, with an output of its own.
     dtype

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from klbench.rlhf.expected import expected_loss
 from klbench.rlhf.penalty import Arm
 from klbench.rlhf.testbed import Exact, Testbed, by_level
+from klbench.rlhf.testbed.expected import expected_loss
 
 if TYPE_CHECKING:
     from torch import Tensor

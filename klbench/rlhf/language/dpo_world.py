@@ -15,10 +15,10 @@ from klbench.lm import rows
 from klbench.lm.generation import generate
 from klbench.lm.sampling import Sampling
 from klbench.lm.trained import precision
-from klbench.rlhf import sft
 from klbench.rlhf.dpo import Batch
-from klbench.rlhf.language import Judge, Language, held
-from klbench.rlhf.sft import Examples
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.ppo_world import Judge, Language, held
+from klbench.rlhf.language.sft import Examples
 
 if TYPE_CHECKING:
     from torch import Tensor

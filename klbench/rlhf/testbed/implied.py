@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from klbench import divergences
 from klbench.rlhf.dpo import Arm, judged
-from klbench.rlhf.expected import log_probs
-from klbench.rlhf.fixed_points import conditionals
 from klbench.rlhf.preferences import implicit_reward
-from klbench.rlhf.ranked import Pairs, ratios
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.dpo_world import Pairs, ratios
+from klbench.rlhf.testbed.expected import log_probs
+from klbench.rlhf.testbed.fixed_points import conditionals
 from klbench.types import Draws, RunError
 
 if TYPE_CHECKING:

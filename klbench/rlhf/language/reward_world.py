@@ -15,17 +15,17 @@ import numpy as np
 
 from klbench.lm.scalar import Scalar
 from klbench.lm.trained import precision, put_back
-from klbench.rlhf import sft
-from klbench.rlhf.descent import Descent
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.reward_model import HELD_OUT, Scored
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.lm.loading import LanguageModel
-    from klbench.rlhf.language import Judge
-    from klbench.rlhf.preferring import Pairs
-    from klbench.rlhf.sft import Examples
+    from klbench.rlhf.language.dpo_world import Pairs
+    from klbench.rlhf.language.ppo_world import Judge
+    from klbench.rlhf.language.sft import Examples
 
 
 class Rater:
@@ -40,7 +40,7 @@ class Rater:
     each, batch
         Pairs of a step, and completions that are scored at once without a gradient.
     rate, steps
-        Of :class:`klbench.rlhf.descent.Descent`; the rate falls to 0 along a line.
+        Of :class:`klbench.rlhf.language.descent.Descent`; the rate falls to 0 along a line.
     names
         Of the stream that orders the pairs: (seed, names...).
     """
@@ -105,7 +105,7 @@ def judging(model: Scalar, *, level: float, scale: float, batch: int, dtype: str
     """
     import torch
 
-    from klbench.rlhf.sft import Examples
+    from klbench.rlhf.language.sft import Examples
 
     def judge(asked: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> np.ndarray:
         examples = Examples(asked, token, mask)

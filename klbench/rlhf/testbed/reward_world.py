@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from klbench.policies.shapes import POLICIES, Name
-from klbench.rlhf.ranked import Pairs
-from klbench.rlhf.replicas import Adam
 from klbench.rlhf.reward_model import HELD_OUT, Scored
 from klbench.rlhf.testbed import Testbed, padded
+from klbench.rlhf.testbed.dpo_world import Pairs
+from klbench.rlhf.testbed.ppo_world import Adam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +46,7 @@ class RewardModels:
     model, width
         The models' shape.
     rate, steps
-        Of :class:`klbench.rlhf.replicas.Adam`; the rate falls to 0 along a line.
+        Of :class:`klbench.rlhf.testbed.ppo_world.Adam`; the rate falls to 0 along a line.
     """
 
     def __init__(

@@ -14,9 +14,9 @@ import numpy as np
 
 from klbench import streams
 from klbench.rlhf.dpo import Batch
-from klbench.rlhf.expected import log_probs
-from klbench.rlhf.replicas import Adam
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.expected import log_probs
+from klbench.rlhf.testbed.ppo_world import Adam
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +100,7 @@ class Ranked:
     pairs
         What they learn from, the same for all arms of a seed.
     rate, clip, steps
-        Of :class:`klbench.rlhf.replicas.Adam`.
+        Of :class:`klbench.rlhf.testbed.ppo_world.Adam`.
     batch
         Pairs in a step, each once in every epoch and in the same order for all replicas; None: all of them.
     free

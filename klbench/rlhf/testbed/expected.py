@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from klbench.gradients import EXACT, Combination
 from klbench.gradients.surrogate import parts
 from klbench.rlhf.penalty import Arm, blocks
-from klbench.rlhf.replicas import Adam
 from klbench.rlhf.testbed import Testbed, padded, reach
+from klbench.rlhf.testbed.ppo_world import Adam
 from klbench.types import Rollouts
 
 if TYPE_CHECKING:
