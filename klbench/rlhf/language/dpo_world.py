@@ -23,7 +23,7 @@ from klbench.rlhf.language.sft import Examples
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 KEYS = ("prompt", "chosen", "rejected")
 """Keys of a file of ranked pairs."""

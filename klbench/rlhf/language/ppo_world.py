@@ -29,7 +29,7 @@ from klbench.types import Rollouts
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 Judge = Callable[[Sequence[Sequence[int]], np.ndarray, np.ndarray], np.ndarray]
 """Prompts, and completions ``(n, T)`` with what counts of them, to rewards ``(n,)``."""

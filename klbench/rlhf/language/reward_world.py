@@ -22,7 +22,7 @@ from klbench.rlhf.reward_model import HELD_OUT, Scored
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
     from klbench.rlhf.language.dpo_world import Pairs
     from klbench.rlhf.language.ppo_world import Judge
     from klbench.rlhf.language.sft import Examples

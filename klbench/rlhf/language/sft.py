@@ -23,7 +23,7 @@ from klbench.types import ConfigError, RunError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
     from klbench.rlhf.language.ppo_world import Language
 
 KEYS = ("prompt", "completion")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.context import Context
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
     from klbench.rlhf.language.ppo_world import Judge
     from klbench.studies.language.options import LanguageOptions
     from klbench.types import Rollouts
