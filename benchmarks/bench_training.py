@@ -51,7 +51,7 @@ def bench_evaluation(bed: testbed.Testbed, benchmark: Any) -> None:
 def bench_dpo_step(bed: testbed.Testbed, benchmark: Any) -> None:
     dpo_world = pytest.importorskip("klbench.rlhf.testbed.dpo_world")
     dpo = pytest.importorskip("klbench.rlhf.dpo")
-    arms = [dpo.Arm(name, 1.0, name) for name in ("kl_qp", "kl_pq", "js", "hellinger")]
+    arms = [dpo.DpoArm(name, 1.0, name) for name in ("kl_qp", "kl_pq", "js", "hellinger")]
     pairs = dpo_world.sampled(bed, 256, 4.0)
 
     def step() -> Any:

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 
 from klbench import divergences
 from klbench.rlhf import testbed
-from klbench.rlhf.dpo import Arm, Batch, judged, train
+from klbench.rlhf.dpo import DpoArm, DpoBatch, judged, train
 from klbench.rlhf.preferences import dpo_loss
 from klbench.rlhf.testbed import dpo_world, fixed_points, implied
 from klbench.rlhf.testbed.expected import log_probs
@@ -19,8 +19,8 @@ BETA, SCALE = 0.3, 4.0
 NAMES = ("kl_qp", "js", "hellinger", "kl_pq", "chi2", "alpha:0.3")
 
 
-def arm(name: str = "kl_qp", smoothing: float = 0.0) -> Arm:
-    return Arm(name, SCALE * BETA / divergences.get(name).curvature, name, smoothing)
+def arm(name: str = "kl_qp", smoothing: float = 0.0) -> DpoArm:
+    return DpoArm(name, SCALE * BETA / divergences.get(name).curvature, name, smoothing)
 
 
 def own(bed, each, flips=0.0) -> torch.Tensor:
@@ -173,16 +173,16 @@ def test_a_single_model_in_float32_is_a_stack_of_one() -> None:
     reference = torch.zeros(3).log_softmax(-1)
 
     class One:
-        def log_ratios(self, step: int) -> Batch:
+        def log_ratios(self, step: int) -> DpoBatch:
             ratio = weights.log_softmax(-1) - reference
-            return Batch(ratio[[0, 0, 1]][None, None], ratio[[1, 2, 2]][None, None])
+            return DpoBatch(ratio[[0, 0, 1]][None, None], ratio[[1, 2, 2]][None, None])
 
         def step(self, loss: torch.Tensor, step: int) -> None:
             (gradient,) = torch.autograd.grad(loss.sum(), weights)
             with torch.no_grad():
                 weights.sub_(gradient)
 
-    last = list(train(One(), [Arm("dpo", 0.5)], steps=20, every=5, start=10))[-1]
+    last = list(train(One(), [DpoArm("dpo", 0.5)], steps=20, every=5, start=10))[-1]
     assert last.step == 20
     assert float(last.accuracy) == 1.0
     assert weights.tolist() == sorted(weights.tolist(), reverse=True)

@@ -8,7 +8,7 @@ import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
-from klbench.rlhf.dpo import Arm, judged, train
+from klbench.rlhf.dpo import DpoArm, judged, train
 from klbench.rlhf.language.dpo_world import Pairs, Preferring, sampled
 from klbench.rlhf.language.ppo_world import Language, Setting
 from klbench.rlhf.language.sft import Examples, padded
@@ -46,7 +46,7 @@ def test_the_loss_and_its_gradient_are_those_written_out() -> None:
     preferring = Preferring(world, Pairs(examples(CHOSEN), examples(REJECTED)), batch=3)
     found = []
     preferring.step = lambda loss, step: found.append(torch.autograd.grad(loss.sum(), list(world.policy.model.parameters())))
-    report, _ = train(preferring, [Arm("dpo", beta, "kl_qp", smoothing)], steps=1, every=1)
+    report, _ = train(preferring, [DpoArm("dpo", beta, "kl_qp", smoothing)], steps=1, every=1)
     assert float(report.loss) == pytest.approx(float(expected.detach()), rel=1e-12)
     assert float(report.accuracy) == pytest.approx(float((margins > 0).double().mean()))
     for mine, theirs in zip(found[0], gradient, strict=True):
@@ -70,14 +70,14 @@ def test_a_policy_that_is_its_reference_ranks_nothing(batch) -> None:
     pairs = sampled(start, PROMPTS, judge, 40, scale=6.0, tokens=4, batch=40, dtype="float32", stream=stream)
     preferring = Preferring(world, pairs, batch)
     for step in range(-(-40 // batch)):
-        report = judged([Arm("dpo", 0.7)], preferring.log_ratios(step))
+        report = judged([DpoArm("dpo", 0.7)], preferring.log_ratios(step))
         assert float(report.margin) == 0.0
         assert float(report.accuracy) == 0.5
 
 
 def test_it_learns_to_rank() -> None:
     preferring = Preferring(learner(), Pairs(examples(CHOSEN), examples(REJECTED)), batch=3)
-    reports = list(train(preferring, [Arm("dpo", 0.7)], steps=20, every=20))
+    reports = list(train(preferring, [DpoArm("dpo", 0.7)], steps=20, every=20))
     assert float(reports[-1].loss) < 0.5 * float(reports[0].loss)
     assert float(reports[-1].accuracy) == 1.0
 

@@ -15,7 +15,7 @@ from klbench.lm import rows
 from klbench.lm.generation import generate
 from klbench.lm.sampling import Sampling
 from klbench.lm.trained import precision
-from klbench.rlhf.dpo import Batch
+from klbench.rlhf.dpo import DpoBatch
 from klbench.rlhf.language import sft
 from klbench.rlhf.language.ppo_world import Judge, Language, held
 from klbench.rlhf.language.sft import Examples
@@ -113,13 +113,13 @@ class Preferring:
         order = self.learner.stream("order of pairs", step // each).permutation(len(self.pairs))
         return order[(step % each) * self.batch :][: self.batch]
 
-    def log_ratios(self, step: int) -> Batch:
+    def log_ratios(self, step: int) -> DpoBatch:
         """The step's pairs under the policy of now."""
         which = self.which(step)
         chosen, rejected = (
             (self._whole(self.learner.policy, part, which) - self._reference[part][which])[None, None] for part in KEYS[1:]
         )
-        return Batch(chosen, rejected)
+        return DpoBatch(chosen, rejected)
 
     def step(self, loss: Tensor, step: int) -> None:
         """One step of AdamW down the loss of the one policy."""

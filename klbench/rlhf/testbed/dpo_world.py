@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from klbench import streams
-from klbench.rlhf.dpo import Batch
+from klbench.rlhf.dpo import DpoBatch
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.expected import log_probs
 from klbench.rlhf.testbed.ppo_world import Adam
@@ -31,7 +31,7 @@ class Pairs:
     chosen, rejected
         The better and the worse one, as they are labelled.
     wrong, weight
-        As in :class:`klbench.rlhf.dpo.Batch`.
+        As in :class:`klbench.rlhf.dpo.DpoBatch`.
     """
 
     chosen: Tensor
@@ -82,14 +82,14 @@ def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Pairs:
     return Pairs(chosen, rejected, wrong.flatten(1), weight.flatten(1))
 
 
-def ratios(testbed: Testbed, log_q: Tensor, pairs: Pairs) -> Batch:
+def ratios(testbed: Testbed, log_q: Tensor, pairs: Pairs) -> DpoBatch:
     """Pairs under policies that are given by log-probabilities of sequences, ``(arms, seeds, prompts, leaves)``."""
     log_ratio = (log_q - testbed.leaf_log_p).flatten(-2)
 
     def at(places: Tensor) -> Tensor:
         return log_ratio.gather(-1, places.expand(len(log_ratio), -1, -1))
 
-    return Batch(at(pairs.chosen), at(pairs.rejected), pairs.wrong, pairs.weight)
+    return DpoBatch(at(pairs.chosen), at(pairs.rejected), pairs.wrong, pairs.weight)
 
 
 class Ranked:
@@ -131,7 +131,7 @@ class Ranked:
         """Next-token log-probabilities of the policies of now, ``(arms, seeds, prompts, nodes, tokens)``."""
         return log_probs(self.testbed, self.theta, free=self.free)
 
-    def log_ratios(self, step: int) -> Batch:
+    def log_ratios(self, step: int) -> DpoBatch:
         """The step's pairs."""
         pairs = self.pairs if self.batch is None else self.pairs.take(self._rows(step, self.batch))
         return ratios(self.testbed, self.testbed.tree.sum_along(self.log_q), pairs)

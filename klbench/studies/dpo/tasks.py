@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.dpo import Arm
+from klbench.rlhf.dpo import DpoArm
 from klbench.rlhf.testbed import Testbed
 from klbench.studies.dpo.options import DpoOptions
 from klbench.studies.ppo.tasks import one_thread
@@ -74,7 +74,7 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
         return {"training": training, "estimates": told}
 
 
-def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[Arm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
+def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
     import torch
 
@@ -87,7 +87,7 @@ def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[Arm], log_q: Tensor
 
 
 def _rows(
-    arms: Sequence[Arm], seeds: Sequence[int], size: float, step: int, values: Mapping[str, Tensor],
+    arms: Sequence[DpoArm], seeds: Sequence[int], size: float, step: int, values: Mapping[str, Tensor],
     causes: Mapping[tuple[int, ...], tuple[int, str]],
 ) -> Rows:  # fmt: skip
     plain = {name: tensor.tolist() for name, tensor in values.items()}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.penalty import arm as penalty_arm
-from klbench.rlhf.penalty import estimates
+from klbench.rlhf.penalty import arm, estimates
 from klbench.studies.language import runs
 from klbench.studies.language.preferences import pairs
 from klbench.studies.language.runs import UNTRAINED, Kept
@@ -14,7 +13,7 @@ from klbench.studies.language.stage import Place, stage
 if TYPE_CHECKING:
     import numpy as np
 
-    from klbench.rlhf.dpo import Arm
+    from klbench.rlhf.dpo import DpoArm
     from klbench.rlhf.language.dpo_world import Pairs
     from klbench.rlhf.language.ppo_world import Language
     from klbench.studies.language.options import DpoLmOptions
@@ -51,12 +50,12 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 
 def k1(rollouts: Rollouts) -> np.ndarray:
     """What k1 says of each completion."""
-    found: np.ndarray = estimates([penalty_arm("none", 1.0)], rollouts)[0][0, 0].numpy()
+    found: np.ndarray = estimates([arm("none", 1.0)], rollouts)[0][0, 0].numpy()
     return found
 
 
 def _followed(
-    options: DpoLmOptions, place: Place, learner: Language, used: Arm, ranked: Pairs, seed: int, kept: Kept | None,
+    options: DpoLmOptions, place: Place, learner: Language, used: DpoArm, ranked: Pairs, seed: int, kept: Kept | None,
     log: Tracker,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train to the end, or until a number fails; a row a report, from completions of the policy of that step."""

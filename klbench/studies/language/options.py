@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from klbench import trackers
 from klbench.lm import names, prompts, rows
-from klbench.rlhf.dpo import Arm
+from klbench.rlhf.dpo import DpoArm
 from klbench.rlhf.language import rewards
 from klbench.rlhf.language.dpo_world import KEYS as RANKED
 from klbench.rlhf.language.sft import KEYS as EXAMPLE
@@ -201,6 +201,6 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
         return self
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[DpoArm, ...]:
         """What is compared, the standard first."""
         return arms(self.divergences, self.smoothings, self.label_scale * self.beta)

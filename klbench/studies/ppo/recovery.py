@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench.metrics.seeds import mean, summarized
-from klbench.rlhf.penalty import Arm, arm
+from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.options import TrainingOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Batch, Recipe
+    from klbench.rlhf.ppo import PpoBatch, Recipe
 
 Rows = list[dict[str, Any]]
 
@@ -37,7 +37,7 @@ class _Watched(Replicas):
     norms: list[Tensor]
     seen: list[Tensor]
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """As ever."""
         batch = super().sample(update, lag)
         self.seen.append((batch.inputs.token[..., 0] == self.lost[:, self._prompts]).any(-1))  # type: ignore[attr-defined]
@@ -115,7 +115,7 @@ def _corpus(options: TrainingOptions, world: Replicas) -> Any:
 
 
 def _of_the_run(
-    options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[Arm], start: Tensor
+    options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[PenaltyArm], start: Tensor
 ) -> dict[str, Tensor]:
     """Exact values at the start, and what was seen of the gradients on the way; each ``(arms, seeds)``."""
     import torch
@@ -139,7 +139,9 @@ def _of_the_run(
     }  # fmt: skip
 
 
-def _rows(arms: Sequence[Arm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas) -> Rows:
+def _rows(
+    arms: Sequence[PenaltyArm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas
+) -> Rows:
     stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     return [

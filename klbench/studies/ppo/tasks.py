@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from klbench.rlhf.penalty import Arm, arm
+from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.testbed import Exact, Testbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Recipe, Report
+    from klbench.rlhf.ppo import PpoReport, Recipe
     from klbench.rlhf.testbed.ppo_world import Replicas
     from klbench.studies.ppo.options import TrainingOptions
 
@@ -43,7 +43,7 @@ class Task:
         return f"{self.kind}-seeds-{self.seeds[0]}-{self.seeds[-1]}"
 
     @property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[PenaltyArm]:
         """Every combination with every weight."""
         return [arm(name, beta) for name in self.names for beta in self.betas]
 
@@ -112,7 +112,7 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     return [row | _status(world, task, row) for row in rows]
 
 
-def _seen(report: Report) -> dict[str, Tensor]:
+def _seen(report: PpoReport) -> dict[str, Tensor]:
     names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction", "loss_beta")
     return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
 

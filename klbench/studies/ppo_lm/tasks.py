@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.rlhf.penalty import PenaltyArm, arm, estimates
 from klbench.studies.language.preferences import paid_by_model
 from klbench.studies.language.runs import (
     UNTRAINED,
@@ -80,7 +80,7 @@ def _followed(
     options: PpoLmOptions,
     place: Place,
     learner: Language,
-    used: Arm,
+    used: PenaltyArm,
     recipe: Recipe,
     estimate: Callable[[Rollouts], np.ndarray],
     gold: Judge | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.rlhf.penalty import PenaltyArm, arm, estimates
 from klbench.rlhf.testbed import Testbed, reward_world
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.tasks import one_thread
@@ -14,7 +14,7 @@ from klbench.studies.reward_model.options import RewardModelOptions
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Batch
+    from klbench.rlhf.ppo import PpoBatch
     from klbench.rlhf.testbed.dpo_world import Pairs
 
 TEST_PAIRS = 16_384
@@ -31,9 +31,9 @@ Found = dict[str, Rows]
 class _Watched(Replicas):
     """Replicas that keep the last batch that was sampled."""
 
-    last: Batch
+    last: PpoBatch
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """As ever."""
         self.last = super().sample(update, lag)
         return self.last
@@ -212,7 +212,7 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
 
 
 def _training_rows(
-    options: RewardModelOptions, bed: Testbed, world: Replicas, arms: list[Arm], step: int, values: Mapping[str, Tensor]
+    options: RewardModelOptions, bed: Testbed, world: Replicas, arms: list[PenaltyArm], step: int, values: Mapping[str, Tensor]
 ) -> Rows:
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     rows: Rows = []
