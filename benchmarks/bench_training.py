@@ -52,10 +52,10 @@ def bench_dpo_step(bed: testbed.Testbed, benchmark: Any) -> None:
     dpo_world = pytest.importorskip("klbench.rlhf.testbed.dpo_world")
     dpo = pytest.importorskip("klbench.rlhf.dpo")
     arms = [dpo.DpoArm(name, 1.0, name) for name in ("kl_qp", "kl_pq", "js", "hellinger")]
-    pairs = dpo_world.sampled(bed, 256, 4.0)
+    preferences = dpo_world.sampled(bed, 256, 4.0)
 
     def step() -> Any:
-        world = dpo_world.Ranked(bed, len(arms), pairs, rate=0.02, clip=1.0, steps=None)
+        world = dpo_world.PreferenceReplicas(bed, len(arms), preferences, rate=0.02, clip=1.0, steps=None)
         return list(dpo.train(world, arms, steps=1, every=1))
 
     assert len(benchmark(step)) == 2

@@ -1,11 +1,11 @@
-"""DPO from ranked pairs, for a whole stack of replicas at once; f-DPO and conservative DPO are arms of it.
+"""DPO from preferences, for a whole stack of replicas at once; f-DPO and conservative DPO are arms of it.
 
     python -m klbench +exp=dpo                                   # number of pairs, divergences, smoothing
     python -m klbench +exp=dpo 'divergences=[kl_qp]' batch=64    # standard DPO, in minibatches
 
-The loop knows nothing of what it trains: a :class:`DpoWorld` scores pairs and steps. The testbed's is
-:class:`klbench.rlhf.testbed.dpo_world.Ranked`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single model is a stack
-of one.
+The loop knows nothing of what it trains: a :class:`DpoWorld` scores preferences and steps. The testbed's is
+:class:`klbench.rlhf.testbed.dpo_world.PreferenceReplicas`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single
+model is a stack of one.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class DpoArm:
 
 @dataclass(frozen=True)
 class DpoBatch:
-    """Ranked pairs under the policies of now.
+    """Preferences under the policies of now.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class DpoBatch:
 
 
 class DpoWorld(Protocol):
-    """What is trained: policies, their references, and pairs."""
+    """What is trained: policies, their references, and preferences."""
 
     def log_ratios(self, step: int) -> DpoBatch:
         """The pairs of that step under the policies of now."""

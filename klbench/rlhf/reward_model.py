@@ -1,4 +1,4 @@
-"""A reward model from ranked pairs, for a whole stack of replicas at once.
+"""A reward model from preferences, for a whole stack of replicas at once.
 
     python -m klbench +exp=reward_model                          # on the testbed, by number of pairs
     python -m klbench +exp=reward_model 'sizes=[1000,10000]' scale=3
@@ -25,7 +25,7 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class Scored:
-    """Ranked pairs under the models of now.
+    """Preferences under the models of now.
 
     Parameters
     ----------

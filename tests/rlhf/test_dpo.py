@@ -44,11 +44,11 @@ def test_the_optimum_of_kl_to_the_reference_is_the_predicted_fixed_point(bed) ->
 
 @pytest.mark.parametrize("each", ARMS, ids=lambda each: f"{each.name}-{each.smoothing}")
 def test_optima_are_where_the_populations_gradient_vanishes(bed, each) -> None:
-    pairs, best = dpo_world.population(bed, SCALE), own(bed, each)
+    preferences, best = dpo_world.population(bed, SCALE), own(bed, each)
     torch.testing.assert_close(best.logsumexp(-1), torch.zeros(2, 2, dtype=F64), rtol=0, atol=1e-12)
-    assert float(implied.population_gradient(bed, [each], best[None], pairs).max()) < 1e-10
+    assert float(implied.population_gradient(bed, [each], best[None], preferences).max()) < 1e-10
     other = own(bed, arm("js" if each.name != "js" else "kl_qp"))
-    assert float(implied.population_gradient(bed, [each], other[None], pairs).min()) > 1e-3
+    assert float(implied.population_gradient(bed, [each], other[None], preferences).min()) > 1e-3
     slope = divergences.get(each.divergence).slope(bed.leaf_log_p - best)
     rewards = implied.population_rewards(bed, SCALE, each.smoothing) / each.beta
     constant = rewards - slope  # its derivative is the reward's but for a constant of the prompt
@@ -58,12 +58,12 @@ def test_optima_are_where_the_populations_gradient_vanishes(bed, each) -> None:
 @pytest.mark.parametrize(("each", "flips"), [(arm(), 0.0), (arm("hellinger"), 0.0), (arm(smoothing=0.2), 0.0), (arm(), 0.15)])
 def test_optima_are_scipys_minimisers(each, flips) -> None:
     small = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=1, width=4, seed=3, seeds=(0,))
-    pairs = dpo_world.population(small, SCALE, flips)
+    preferences = dpo_world.population(small, SCALE, flips)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         theta = torch.from_numpy(flat.reshape(1, 1, -1)).requires_grad_()
         leaves = small.tree.sum_along(log_probs(small, theta, free=True))
-        value = judged([each], dpo_world.ratios(small, leaves, pairs)).loss.sum()
+        value = judged([each], dpo_world.ratios(small, leaves, preferences)).loss.sum()
         return float(value.detach()), torch.autograd.grad(value, theta)[0].flatten().numpy()
 
     start = small.log_p.flatten().numpy().copy()
@@ -90,9 +90,9 @@ def test_kl_of_the_policy_is_plain_dpo(bed) -> None:
 
 def test_the_population_is_what_many_pairs_are_like(bed) -> None:
     n, flips = 40_000, 0.1
-    pairs, every = dpo_world.sampled(bed, n, SCALE, flips), dpo_world.population(bed, SCALE, flips)
+    preferences, every = dpo_world.sampled(bed, n, SCALE, flips), dpo_world.population(bed, SCALE, flips)
     log_q = own(bed, arm("js"))[None]
-    sample, whole = dpo_world.ratios(bed, log_q, pairs), dpo_world.ratios(bed, log_q, every)
+    sample, whole = dpo_world.ratios(bed, log_q, preferences), dpo_world.ratios(bed, log_q, every)
     assert whole.weight is not None
     torch.testing.assert_close(whole.weight.sum(-1), torch.ones(2, dtype=F64))
     for each in (arm(), arm(smoothing=0.2), arm("hellinger")):
@@ -133,7 +133,7 @@ def test_divergences_of_policies_are_their_definition(bed) -> None:
 
 def test_training_comes_nearer_to_its_own_optimum_and_stops_one_replica_alone(bed) -> None:
     arms = [arm(), arm("kl_pq")]
-    world = dpo_world.Ranked(bed, 2, dpo_world.population(bed, SCALE), rate=0.1, clip=None, steps=150, free=True)
+    world = dpo_world.PreferenceReplicas(bed, 2, dpo_world.population(bed, SCALE), rate=0.1, clip=None, steps=150, free=True)
     step = world.step
 
     def poisoned(loss: torch.Tensor, number: int) -> None:
@@ -154,10 +154,10 @@ def test_training_comes_nearer_to_its_own_optimum_and_stops_one_replica_alone(be
 
 
 def test_an_epoch_has_every_pair_once_and_a_stack_changes_nothing(bed) -> None:
-    pairs = dpo_world.sampled(bed, 12, SCALE)
+    preferences = dpo_world.sampled(bed, 12, SCALE)
 
-    def world(arms: int) -> dpo_world.Ranked:
-        return dpo_world.Ranked(bed, arms, pairs, rate=0.05, clip=1.0, steps=8, batch=4)
+    def world(arms: int) -> dpo_world.PreferenceReplicas:
+        return dpo_world.PreferenceReplicas(bed, arms, preferences, rate=0.05, clip=1.0, steps=8, batch=4)
 
     seen = torch.cat([world(1)._rows(step, 4) for step in range(3)])
     assert sorted(seen.tolist()) == list(range(12))

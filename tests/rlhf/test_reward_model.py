@@ -23,8 +23,8 @@ def small() -> testbed.Testbed:
 
 
 def models(bed, sizes, steps, rate=0.1, model="table"):
-    pairs = sampled(bed, max(sizes), SCALE)
-    return reward_world.RewardModels(bed, pairs, sizes, model=model, width=4, rate=rate, steps=steps), pairs
+    preferences = sampled(bed, max(sizes), SCALE)
+    return reward_world.RewardModels(bed, preferences, sizes, model=model, width=4, rate=rate, steps=steps), preferences
 
 
 def test_the_loss_and_the_accuracy_by_hand() -> None:
@@ -39,7 +39,7 @@ def test_the_loss_and_the_accuracy_by_hand() -> None:
 
 def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
     # A table is linear: one indicator for each token after each prefix. Enough pairs that no direction is separable.
-    world, pairs = models(small, (3000,), 3000)
+    world, preferences = models(small, (3000,), 3000)
     *_, last = reward_model.train(world, steps=3000, every=1000)
     paths, leaves = small.tree.paths, small.tree.leaves
     for k in range(2):
@@ -49,7 +49,7 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
                 place = (prompt * small.tree.nodes + int(paths.node[leaf, t])) * small.tree.tokens + int(paths.token[leaf, t])
                 features[prompt * leaves + leaf, place] += 1.0
         rows = np.arange(3000) % reward_world.HELD_OUT != 0
-        x = (features[pairs.chosen[k].numpy()] - features[pairs.rejected[k].numpy()])[rows]
+        x = (features[preferences.chosen[k].numpy()] - features[preferences.rejected[k].numpy()])[rows]
 
         def loss(w, x=x):
             margin = x @ w
@@ -59,11 +59,14 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
         assert float(last.loss[0, k]) == pytest.approx(best.fun, abs=1e-5)
         # Where two sequences are hardly ever compared, scores may run far and change nothing: probabilities of pairs are alike.
         mine, theirs = world.scores(world.theta.detach())[0, k].flatten().numpy(), features @ best.x
-        margins = (each[pairs.chosen[k].numpy()] - each[pairs.rejected[k].numpy()] for each in (mine, theirs))
+        margins = (each[preferences.chosen[k].numpy()] - each[preferences.rejected[k].numpy()] for each in (mine, theirs))
         one, other = (1.0 / (1.0 + np.exp(-each)) for each in margins)
         assert np.abs(one - other).mean() < 1e-3
         # And near the truth: 3,000 labels, 14 probabilities.
-        truth = SCALE * (small.reward[k].flatten()[pairs.chosen[k]] - small.reward[k].flatten()[pairs.rejected[k]]).numpy()
+        truth = (
+            SCALE
+            * (small.reward[k].flatten()[preferences.chosen[k]] - small.reward[k].flatten()[preferences.rejected[k]]).numpy()
+        )
         assert np.abs(one - 1.0 / (1.0 + np.exp(-truth))).mean() < 0.05
 
 

@@ -165,14 +165,14 @@ def test_flipped_labels_have_an_optimum_of_their_own() -> None:
 
 
 def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
-    step = dpo_world.Ranked.step
+    step = dpo_world.PreferenceReplicas.step
 
     def poisoned(self, loss, number):
         place = loss.new_zeros(loss.shape)
         place[1, 1] = math.nan if number == 12 else 0.0
         step(self, loss + place, number)
 
-    monkeypatch.setattr(dpo_world.Ranked, "step", poisoned)
+    monkeypatch.setattr(dpo_world.PreferenceReplicas, "step", poisoned)
     rows = perform(DpoOptions(**TINY), 0, 16, (0, 1))["training"]
     told = {(row["arm"], row["seed"], row["step"], row["status"]) for row in rows if row["status"] != "ok"}
     assert told == {("f-dpo kl_pq", 1, 20, "diverged at step 12: the loss is nan")}
@@ -216,7 +216,7 @@ def test_from_the_command_line(tmp_path) -> None:
 
 
 def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
-    step = dpo_world.Ranked.step
+    step = dpo_world.PreferenceReplicas.step
 
     def poisoned(self, loss, update):
         place = loss.new_zeros(loss.shape)
@@ -224,7 +224,7 @@ def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
             place[0, 0] = place[1, 1] = place[2] = math.nan
         step(self, loss + place, update)
 
-    monkeypatch.setattr(dpo_world.Ranked, "step", poisoned)
+    monkeypatch.setattr(dpo_world.PreferenceReplicas, "step", poisoned)
     found = tables(seeds=3)
     final = found["dpo_final"].query("pairs == 256").set_index("arm")
     last = (

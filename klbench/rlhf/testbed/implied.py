@@ -9,7 +9,7 @@ from klbench import divergences
 from klbench.rlhf.dpo import DpoArm, judged
 from klbench.rlhf.preferences import implicit_reward
 from klbench.rlhf.testbed import Testbed
-from klbench.rlhf.testbed.dpo_world import Pairs, ratios
+from klbench.rlhf.testbed.dpo_world import Preferences, ratios
 from klbench.rlhf.testbed.expected import log_probs
 from klbench.rlhf.testbed.fixed_points import conditionals
 from klbench.types import Draws, RunError
@@ -120,7 +120,7 @@ def fit(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, scale: float, w
     return Fit(both / other, both / (own * other).sqrt())
 
 
-def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, pairs: Pairs) -> Tensor:
+def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, preferences: Preferences) -> Tensor:
     """Norm of the population loss's gradient at policies over that at the reference, ``(arms, seeds)``.
 
     With respect to a logit for every token after every prefix; ``log_q`` is ``(arms, seeds, prompts, leaves)``.
@@ -132,6 +132,6 @@ def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor,
     for start in (conditionals(testbed, log_q), reference):
         theta = start.flatten(2).detach().requires_grad_()
         leaves = testbed.tree.sum_along(log_probs(testbed, theta, free=True))
-        (gradient,) = torch.autograd.grad(judged(arms, ratios(testbed, leaves, pairs)).loss.sum(), theta)
+        (gradient,) = torch.autograd.grad(judged(arms, ratios(testbed, leaves, preferences)).loss.sum(), theta)
         norms.append(gradient.norm(dim=-1))
     return norms[0] / norms[1]

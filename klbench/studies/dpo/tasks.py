@@ -42,15 +42,15 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
 
     from klbench.rlhf.dpo import judged, train
     from klbench.rlhf.testbed import implied
-    from klbench.rlhf.testbed.dpo_world import Ranked, population, ratios, sampled
+    from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
     from klbench.studies.dpo import estimates
 
     with one_thread():
         bed, arms = testbed(options, seed, seeds), options.arms
         every = population(bed, options.scale, options.flips)
-        pairs = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
-        world = Ranked(
-            bed, len(arms), pairs, rate=options.learning_rate, clip=options.gradient_clip,
+        preferences = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
+        world = PreferenceReplicas(
+            bed, len(arms), preferences, rate=options.learning_rate, clip=options.gradient_clip,
             steps=options.steps if options.decay else None, batch=None if math.isinf(size) else options.batch,
         )  # fmt: skip
         own, training, told = optima(options, bed), [], []
@@ -70,7 +70,7 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
             } | told_now  # fmt: skip
             training += _rows(arms, seeds, size, report.step, values, world.optimizer.causes)
             if not math.isinf(size):
-                told += estimates.rows(bed, log_probs[0], pairs, options.completions, int(size), report.step)
+                told += estimates.rows(bed, log_probs[0], preferences, options.completions, int(size), report.step)
         return {"training": training, "estimates": told}
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from klbench.rlhf.penalty import arm, estimates
 from klbench.studies.language import runs
-from klbench.studies.language.preferences import pairs
+from klbench.studies.language.preferences import preferences
 from klbench.studies.language.runs import UNTRAINED, Kept
 from klbench.studies.language.stage import Place, stage
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from klbench.rlhf.dpo import DpoArm
-    from klbench.rlhf.language.dpo_world import Pairs
+    from klbench.rlhf.language.dpo_world import Preferences
     from klbench.rlhf.language.ppo_world import Language
     from klbench.studies.language.options import DpoLmOptions
     from klbench.trackers import Tracker
@@ -41,7 +41,7 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
             try:
                 (used,) = [each for each in options.arms if each.name == name]
                 with runs.enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
-                    rows = _followed(options, place, learner, used, pairs(options, place, shared, seed), seed, kept, log)
+                    rows = _followed(options, place, learner, used, preferences(options, place, shared, seed), seed, kept, log)
             finally:
                 log.close()
         found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(learner, options, options.beta, k1)
@@ -55,7 +55,7 @@ def k1(rollouts: Rollouts) -> np.ndarray:
 
 
 def _followed(
-    options: DpoLmOptions, place: Place, learner: Language, used: DpoArm, ranked: Pairs, seed: int, kept: Kept | None,
+    options: DpoLmOptions, place: Place, learner: Language, used: DpoArm, preferred: Preferences, seed: int, kept: Kept | None,
     log: Tracker,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train to the end, or until a number fails; a row a report, from completions of the policy of that step."""
@@ -69,7 +69,7 @@ def _followed(
     if kept is not None:
         runs.restore(learner, kept)
         rows, start = kept.state["rows"], kept.state["update"]
-    world = Preferring(learner, ranked, options.pairs_each)
+    world = Preferring(learner, preferred, options.pairs_each)
     for report in train(world, [used], steps=options.updates, every=options.every, start=max(start, 0)):
         if report.step > start:
             with torch.no_grad():

@@ -10,7 +10,7 @@ from klbench import trackers
 from klbench.lm import names, prompts, rows
 from klbench.rlhf.dpo import DpoArm
 from klbench.rlhf.language import rewards
-from klbench.rlhf.language.dpo_world import KEYS as RANKED
+from klbench.rlhf.language.dpo_world import KEYS as PREFERENCE
 from klbench.rlhf.language.sft import KEYS as EXAMPLE
 from klbench.rlhf.options import LoopOptions
 from klbench.studies.dpo.options import Divergences, Smoothing, arms
@@ -100,7 +100,7 @@ class LanguageOptions(Options):
 
 
 class RankedOptions(Options):
-    """Settings of ranked pairs, for what learns from them.
+    """Settings of preferences, for what learns from them.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class RankedOptions(Options):
     @classmethod
     def _check_preferences(cls, path: str) -> str:
         if path:
-            rows.check_path(path, RANKED)
+            rows.check_path(path, PREFERENCE)
         return path
 
 

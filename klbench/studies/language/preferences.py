@@ -1,4 +1,4 @@
-"""Ranked pairs of completions, and the reward models that learn from them."""
+"""Preferences between completions, and the reward models that learn from them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from klbench.types import ConfigError, RunError
 if TYPE_CHECKING:
     from klbench.context import Context
     from klbench.lm.scalar import Scalar
-    from klbench.rlhf.language.dpo_world import Pairs
+    from klbench.rlhf.language.dpo_world import Preferences
     from klbench.studies.language.options import DpoLmOptions, PpoLmOptions
 
 REPORTS = 10
 """How often a reward model's losses are looked at, and it is kept where they are least."""
 
 
-def pairs(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Pairs:
-    """The ranked pairs of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
+def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Preferences:
+    """The preferences of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
     from klbench.rlhf.language import dpo_world
 
     if options.preferences:
@@ -35,7 +35,7 @@ def pairs(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, see
 
 
 def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
-    """What is wrong with a file of pairs is said before anything is trained.
+    """What is wrong with a file of preferences is said before anything is trained.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> t
     from klbench.rlhf.reward_model import train
 
     rater = Rater(
-        shared.start, pairs(options, place, shared, seed), each=options.pairs_each, batch=options.batch,
+        shared.start, preferences(options, place, shared, seed), each=options.pairs_each, batch=options.batch,
         rate=options.reward_rate, steps=options.reward_steps, dtype=options.dtype,
         names=(place.seed, "language", seed, "reward model"),
     )  # fmt: skip

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.rlhf.ppo import PpoBatch
-    from klbench.rlhf.testbed.dpo_world import Pairs
+    from klbench.rlhf.testbed.dpo_world import Preferences
 
 TEST_PAIRS = 16_384
 """Pairs of each seed that no model has seen."""
@@ -45,8 +45,8 @@ def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> F
 
     with one_thread():
         bed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
-        pairs = dpo_world.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
-        models, scores, calibration = _models(options, bed, pairs)
+        preferences = dpo_world.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
+        models, scores, calibration = _models(options, bed, preferences)
         proxy = reward_world.gain(bed, scores / options.scale)
         return {
             "models": models, "calibration": calibration, "paths": _paths(options, bed, proxy),
@@ -54,26 +54,26 @@ def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> F
         }  # fmt: skip
 
 
-def _take(pairs: Pairs, first: int, last: int) -> Pairs:
+def _take(preferences: Preferences, first: int, last: int) -> Preferences:
     import torch
 
-    return pairs.take(torch.arange(first, last))
+    return preferences.take(torch.arange(first, last))
 
 
-def _models(options: RewardModelOptions, bed: Testbed, pairs: Pairs) -> tuple[Rows, Tensor, Rows]:
+def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
     """Trains all models; their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
     from klbench.rlhf import reward_model
 
     most = max(options.sizes)
     world = reward_world.RewardModels(
-        bed, _take(pairs, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
+        bed, _take(preferences, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
         rate=options.model_rate, steps=options.model_steps,
     )  # fmt: skip
     every = max(1, options.model_steps // 60)
     for each in reward_model.train(world, steps=options.model_steps, every=every, smoothing=options.smoothing):
         report = each
     scores = world.kept_scores()
-    test = _take(pairs, most, most + TEST_PAIRS)
+    test = _take(preferences, most, most + TEST_PAIRS)
     values = _quality(options, bed, scores, test) | {
         "kept_step": report.kept, "train_loss": report.loss, "train_accuracy": report.accuracy,
         "held_out_loss": report.held_out_loss,
@@ -104,7 +104,7 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
 
 
-def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pairs) -> dict[str, Tensor]:
+def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
     """On new pairs: how often the label is met, and how often the gold order; the loss; and the exact correlation."""
     from klbench.rlhf.reward_model import Scored
 
@@ -123,7 +123,7 @@ def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pa
     }  # fmt: skip
 
 
-def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pairs) -> tuple[Tensor, Tensor]:
+def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> tuple[Tensor, Tensor]:
     """For new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
 
     Where it prefers neither, either may be meant: both are a half.
