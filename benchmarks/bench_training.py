@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from klbench.rlhf import expected, testbed
+from klbench.rlhf import testbed
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Recipe, train
-from klbench.rlhf.replicas import Replicas
+from klbench.rlhf.testbed import expected
+from klbench.rlhf.testbed.ppo_world import Replicas
 
 NAMES = ("k1_reward", "k2_loss", "k3_loss", "full_loss")
 
@@ -48,13 +49,13 @@ def bench_evaluation(bed: testbed.Testbed, benchmark: Any) -> None:
 
 
 def bench_dpo_step(bed: testbed.Testbed, benchmark: Any) -> None:
-    ranked = pytest.importorskip("klbench.rlhf.ranked")
+    dpo_world = pytest.importorskip("klbench.rlhf.testbed.dpo_world")
     dpo = pytest.importorskip("klbench.rlhf.dpo")
-    arms = [dpo.Arm(name, 1.0, name) for name in ("kl_qp", "kl_pq", "js", "hellinger")]
-    pairs = ranked.sampled(bed, 256, 4.0)
+    arms = [dpo.DpoArm(name, 1.0, name) for name in ("kl_qp", "kl_pq", "js", "hellinger")]
+    preferences = dpo_world.sampled(bed, 256, 4.0)
 
     def step() -> Any:
-        world = ranked.Ranked(bed, len(arms), pairs, rate=0.02, clip=1.0, steps=None)
+        world = dpo_world.PreferenceReplicas(bed, len(arms), preferences, rate=0.02, clip=1.0, steps=None)
         return list(dpo.train(world, arms, steps=1, every=1))
 
     assert len(benchmark(step)) == 2

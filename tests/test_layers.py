@@ -1,7 +1,8 @@
-"""The direction of the imports: a module imports only from levels below its own."""
+"""The direction of the imports: a module imports only from levels below its own, and none in a circle."""
 
 import ast
-from collections.abc import Iterator
+import graphlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -30,8 +31,8 @@ def level(part: str) -> int:
     return LEVEL[part]
 
 
-def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """Line and part of klbench of every import, wherever it stands; ``package`` is what a relative import starts from."""
+def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, list[str]]]:
+    """Each import of something of klbench, wherever it stands; ``package`` is what a relative import starts from."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             paths = [alias.name.split(".") for alias in node.names]
@@ -43,11 +44,15 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
             paths = [arg.value.split(".") for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         else:
             continue
-        for path in paths:
-            if path[0] == "klbench":
-                # `from klbench import x` takes a part where there is one of that name, else something of the package itself.
-                taken_from_package = isinstance(node, ast.ImportFrom) and len(path) == 2 and not is_part(path[1])
-                yield node.lineno, "__init__" if len(path) == 1 or taken_from_package else path[1]
+        yield from ((node, path) for path in paths if path[0] == "klbench")
+
+
+def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """Line and part of klbench of every import."""
+    for node, path in imports(tree, package):
+        # `from klbench import x` takes a part where there is one of that name, else something of the package itself.
+        taken_from_package = isinstance(node, ast.ImportFrom) and len(path) == 2 and not is_part(path[1])
+        yield node.lineno, "__init__" if len(path) == 1 or taken_from_package else path[1]
 
 
 def is_part(name: str) -> bool:
@@ -78,9 +83,56 @@ def is_type_checking(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
 
 
-@pytest.mark.parametrize("file", sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py")))
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """Files that import each other in a circle, the first again at the end; empty if none do.
+
+    ``sources`` are texts by file, a path below klbench/; what is imported inside functions or for types alone counts too.
+    """
+    modules = {tuple(Path(file).with_suffix("").parts): file for file in sources}
+    modules = {("klbench", *(parts[:-1] if parts[-1] == "__init__" else parts)): file for parts, file in modules.items()}
+    graph = {}
+    for module, file in modules.items():
+        package = module if Path(file).name == "__init__.py" else module[:-1]
+        paths = [tuple(path) for _, path in imports(ast.parse(sources[file]), package)]
+        # The last part of a path may be what a module holds.
+        found = [modules.get(path) or modules.get(path[:-1]) for path in paths]
+        graph[file] = {each for each in found if each not in (None, file)}
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_imports_point_down(file: str) -> None:
     assert offences((ROOT / file).read_text(encoding="utf-8"), file) == []
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    assert circle({file: (ROOT / file).read_text(encoding="utf-8") for file in FILES}) == []
+
+
+@pytest.mark.parametrize("back", [
+    "from klbench.a.x import f",
+    "from klbench.a import x",
+    "import klbench.a.x",
+    "from .x import f",
+    "from . import x",
+    "def f():\n    from klbench.a.x import f",
+    "if TYPE_CHECKING:\n    from klbench.a.x import f",
+    "import importlib\nimportlib.import_module('klbench.a.x')",
+])  # fmt: skip
+def test_a_circle_is_found_and_named(back: str) -> None:
+    sources = {"a/__init__.py": "", "a/x.py": "from klbench.b import g", "b.py": "from klbench.a.y import h", "a/y.py": back}
+    found = circle(sources)
+    assert set(found) == {"a/x.py", "b.py", "a/y.py"}
+    assert found[0] == found[-1]
+    assert circle(sources | {"a/y.py": ""}) == []
+    assert circle(sources | {"a/y.py": "from klbench.a import f"}) == []  # something of the package itself
 
 
 @pytest.mark.parametrize("source", [

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import TYPE_CHECKING
+
+from klbench.kernels.interpreter import interpreted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,11 +22,6 @@ def obstacle(policy: Tensor, reference: Tensor) -> str | None:
     if policy.device.type != "cuda" and not interpreted():
         return f"the logits are on {policy.device}, not on a GPU, and TRITON_INTERPRET=1 is not set"
     return None
-
-
-def interpreted() -> bool:
-    """Whether Triton's kernels run as Python, on any device: for tests, and slowly. Set before Triton is first imported."""
-    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")
 
 
 def _rows(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from klbench.kernels.gpu import interpreted
+from klbench.kernels.interpreter import interpreted
 
 ABSENT = tl.constexpr(-1e30)
 CERTAIN = tl.constexpr(1e29)

@@ -270,12 +270,16 @@ def _distance(target: Path, name: str, recipe: Recipe) -> dict[str, float]:
     import numpy as np
 
     from klbench import streams
+    from klbench.lm import files
     from klbench.lm.generation import generate
-    from klbench.lm.loading import load
+    from klbench.lm.model import ready
     from klbench.lm.sampling import Sampling
     from klbench.lm.scoring import score
 
-    policy, reference = (load(str(target / each)) for each in (name, "reference"))
+    paths = [str(target / each) for each in (name, "reference")]
+    policy, reference = (
+        ready(path, files.model(path, path, None, "float32"), files.tokenizer(path, path, None), "cpu") for path in paths
+    )
     texts = corpus().prompts
     prompts = [policy.encode(texts[i % len(texts)]) for i in range(recipe.measured)]
     uniform = streams.generator(recipe.seed, "lm", "distance", name).random((recipe.measured, recipe.tokens))

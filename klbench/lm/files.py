@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from klbench import inputs
-from klbench.lm import names
 from klbench.types import ConfigError
 
 INDEX = "model.safetensors.index.json"
@@ -38,7 +40,7 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
-            local_files_only=names.from_disk_only(where),
+            local_files_only=from_disk_only(where),
         )
     except ConfigError:
         raise
@@ -135,7 +137,7 @@ def tokenizer(where: str, name: str, revision: str | None) -> Any:
             raise ConfigError(f"{name}: no tokenizer there; {advice}")
     with inputs.refused(f"{name}: its tokenizer cannot be read, {advice}"):
         return AutoTokenizer.from_pretrained(
-            where, revision=revision or "main", trust_remote_code=False, local_files_only=names.from_disk_only(where)
+            where, revision=revision or "main", trust_remote_code=False, local_files_only=from_disk_only(where)
         )
 
 
@@ -152,3 +154,19 @@ def _why(where: str, name: str, revision: str | None, error: Exception) -> str:
         f"{name}: no such folder, and neither in the local cache of the hub nor to be had from it{at}; "
         f"name a folder, or fetch it first where there is a network ({inputs.reason(error)})"
     )
+
+
+def from_disk_only(where: str) -> bool:
+    """Whether to look no further than this machine: the hub's own client would try for a minute to reach it in vain."""
+    from huggingface_hub import constants
+
+    if Path(where).is_dir() or constants.HF_HUB_OFFLINE:
+        return True
+    if urllib.request.getproxies():
+        return False
+    hub = urllib.parse.urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=5.0):
+            return False
+    except OSError:
+        return True

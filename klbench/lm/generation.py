@@ -16,7 +16,7 @@ from klbench.lm.sampling import Sampling, choose
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 
 @dataclass(frozen=True)

@@ -5,87 +5,17 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from klbench import inputs
 from klbench.lm import files, names
+from klbench.lm.model import LanguageModel, ready
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
 DTYPES = ("float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True, eq=False)
-class LanguageModel:
-    """A causal language model that is ready to run, and its tokenizer.
-
-    Parameters
-    ----------
-    name
-        What it was asked for by.
-    vocabulary
-        How many tokens its logits are over.
-    context
-        The longest sequence it takes; None where its configuration names none.
-    end
-        Ids of the tokens that end a sequence; none where it has no such token.
-    pad
-        What fills up a batch; no result depends on it.
-    """
-
-    name: str
-    model: Any
-    tokenizer: Any
-    device: str
-    vocabulary: int
-    context: int | None
-    end: tuple[int, ...]
-    pad: int
-
-    def encode(self, prompt: str) -> list[int]:
-        """The ids of a prompt, with what the tokenizer puts before every text.
-
-        Raises
-        ------
-        ConfigError
-            Not one token comes of it.
-        """
-        with quiet():
-            ids: list[int] = self.tokenizer(prompt)["input_ids"]
-        if not ids:
-            raise ConfigError(f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one before it")
-        if max(ids) >= self.vocabulary:
-            raise ConfigError(
-                f"{self.name}: its tokenizer has token {max(ids)}, which is beyond the {self.vocabulary} that the model knows "
-                f"(in the prompt {prompt!r:.60})"
-            )
-        return ids
-
-    def continued(self, completion: str) -> list[int]:
-        """The ids of what follows a prompt, without what the tokenizer puts around a text of its own."""
-        with quiet():
-            ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def texts(self, token: np.ndarray, mask: np.ndarray) -> list[str]:
-        """Completions ``(n, T)`` as texts, without special tokens."""
-        with quiet():
-            rows = [row[keep].tolist() for row, keep in zip(token, mask, strict=True)]
-            found: list[str] = self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-        return found
-
-    def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token by itself."""
-        with quiet():
-            return [self.tokenizer.decode([int(each)]) for each in ids]
 
 
 def check_device(device: str) -> None:
@@ -134,7 +64,7 @@ def _load(where: str, name: str, revision: str | None, dtype: str, device: str) 
     with quiet(), inputs.refused(f"{name}: cannot be used as a causal language model"):
         adapted = (Path(where) / "adapter_config.json").is_file()
         model, tokenizer = (_adapted if adapted else _plain)(where, name, revision, dtype)
-        return _ready(name, model.to(device).eval().requires_grad_(False), tokenizer, device)
+        return ready(name, model, tokenizer, device)
 
 
 def _plain(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
@@ -186,58 +116,6 @@ def _base_of(folder: Path, name: str) -> str:
         raise ConfigError(f"{name}: its base {base} is an adapter itself; merge the two first")
     names.check(base)
     return base
-
-
-def _ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
-    head = model.get_output_embeddings()
-    if head is None:
-        raise ConfigError(f"{name}: has no output over tokens; expected a causal language model")
-    logits = _logits(model, head.weight.shape[0])
-    if not bool(logits.isfinite().all()):
-        raise ConfigError(
-            f"{name}: its logits are NaN or infinite, though its weights are not; "
-            f"expected a config.json that fits the weights, and a dtype that holds what comes of them (this is {model.dtype})"
-        )
-    if not _is_causal(logits, model):
-        raise ConfigError(f"{name}: what it says of a token depends on later ones; expected a causal language model")
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = tokenizer.eos_token_id if ends is None else ends
-    end = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
-    vocabulary = int(head.weight.shape[0])
-    for each in end:
-        if type(each) is not int or not 0 <= each < vocabulary:
-            raise ConfigError(f"{name}: eos_token_id={each!r}: must be a token of the model, 0 to {vocabulary - 1:,}")
-    # A padding token that was added to the tokenizer alone has no embedding; any that has one does as well.
-    pad = next((int(each) for each in (tokenizer.pad_token_id, *end) if each is not None and each < vocabulary), 0)
-    config = model.config.get_text_config()
-    return LanguageModel(
-        name=name,
-        model=model,
-        tokenizer=tokenizer,
-        device=device,
-        vocabulary=vocabulary,
-        context=getattr(config, "max_position_embeddings", None),
-        end=end,
-        pad=pad,
-    )
-
-
-def _logits(model: Any, vocabulary: int) -> Tensor:
-    """Logits after a first token that two different ones follow, one in each of two rows."""
-    import torch
-
-    ids = torch.tensor([[0, 1, 2], [0, 2, 1]], device=model.device) % vocabulary
-    with torch.inference_mode():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].float()
-
-
-def _is_causal(logits: Tensor, model: Any) -> bool:
-    """Return whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
-    import torch
-
-    one, other = logits
-    rounding = 1e-4 if model.dtype == torch.float32 else 0.05
-    return bool((one - other).abs().max() <= rounding * one.abs().max())
 
 
 def check_same_tokens(policy: LanguageModel, reference: LanguageModel) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 from klbench import inputs
@@ -48,19 +45,3 @@ def resolved(name: str) -> str:
     if name.startswith(embedded.PREFIX):
         return str(embedded.folder(name))
     return str(_path(name).resolve()) if _is_local(name) else name
-
-
-def from_disk_only(where: str) -> bool:
-    """Whether to look no further than this machine: the hub's own client would try for a minute to reach it in vain."""
-    from huggingface_hub import constants
-
-    if Path(where).is_dir() or constants.HF_HUB_OFFLINE:
-        return True
-    if urllib.request.getproxies():
-        return False
-    hub = urllib.parse.urlsplit(constants.ENDPOINT)
-    try:
-        with socket.create_connection((hub.hostname or "", hub.port or 443), timeout=5.0):
-            return False
-    except OSError:
-        return True

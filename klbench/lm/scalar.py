@@ -15,7 +15,7 @@ from klbench.types import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 
 class Scalar:

@@ -16,7 +16,7 @@ from klbench.lm.sampling import Sampling
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Most logits of one model that are worked on at once."""

@@ -20,7 +20,7 @@ from klbench.types import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 STATE = "state"
 """The key of a checkpoint's header under which what is no tensor stands, as JSON."""

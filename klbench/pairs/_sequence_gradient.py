@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from klbench.pairs.sequence import SequencePair
+    from klbench.policies.shapes import Policy
 
 CHUNK_BYTES = 16e6
 """How much of the Jacobian is made at a time."""
@@ -32,16 +32,28 @@ class Samples(NamedTuple):
 
 
 class SequenceTask:
-    """The gradient task of a sequence pair; what it has to say of a prompt is computed when it is asked for."""
+    """The gradient task of a sequence pair; what it has to say of a prompt is computed when it is asked for.
 
-    def __init__(self, pair: SequencePair) -> None:
-        self.tree, self.policy, self.prompts = pair.tree, pair.policy, pair.prompts
-        self.parameters = pair.policy.parameters
-        self.staleness = pair.lag
-        self.tokens = pair.horizon
-        self._theta = torch.from_numpy(pair.parameters["q"])
-        self._log_q, self._log_p = (torch.from_numpy(pair.token_log_probs[side]) for side in ("q", "p"))
-        self._log_mu = torch.from_numpy(pair.token_log_probs["mu"]) if pair.off_policy else self._log_q
+    Parameters
+    ----------
+    theta
+        The policy's parameters, ``(parameters,)``.
+    log_probs
+        Of ``q``, ``p`` and, off-policy, ``mu``: log-probabilities of the next token, ``(prompts, nodes, tokens)``.
+    staleness
+        ``KL(q‖mu)`` in nats.
+    """
+
+    def __init__(
+        self, policy: Policy, prompts: int, theta: np.ndarray, log_probs: Mapping[str, np.ndarray], staleness: float
+    ) -> None:
+        self.tree, self.policy, self.prompts, self.staleness = policy.tree, policy, prompts, staleness
+        self.parameters = policy.parameters
+        self.tokens = self.tree.horizon
+        self._theta = torch.from_numpy(theta)
+        sides = {side: torch.from_numpy(each) for side, each in log_probs.items()}
+        self._log_q, self._log_p = sides["q"], sides["p"]
+        self._log_mu = sides.get("mu", self._log_q)
         q = self._log_q.exp()
         self._log_ratio = self._log_q - self._log_p
         self._kl = (q * self._log_ratio).sum(-1)

@@ -23,7 +23,7 @@ from klbench.pairs._base import Pair
 from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
 
 if TYPE_CHECKING:
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
     from klbench.lm.scoring import Scores
 
 Dtype = Literal["float32", "bfloat16", "float16"]

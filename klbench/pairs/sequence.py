@@ -262,4 +262,4 @@ class SequencePair(Pair):
     def _task(self) -> SequenceTask:
         from klbench.pairs._sequence_gradient import SequenceTask
 
-        return SequenceTask(self)
+        return SequenceTask(self.policy, self.prompts, self.parameters["q"], self.token_log_probs, self.lag)

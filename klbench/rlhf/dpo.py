@@ -1,10 +1,11 @@
-"""DPO from ranked pairs, for a whole stack of replicas at once; f-DPO and conservative DPO are arms of it.
+"""DPO from preferences, for a whole stack of replicas at once; f-DPO and conservative DPO are arms of it.
 
     python -m klbench +exp=dpo                                   # number of pairs, divergences, smoothing
     python -m klbench +exp=dpo 'divergences=[kl_qp]' batch=64    # standard DPO, in minibatches
 
-The loop knows nothing of what it trains: a :class:`World` scores pairs and steps. The testbed's is
-:class:`klbench.rlhf.ranked.Ranked`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single model is a stack of one.
+The loop knows nothing of what it trains: a :class:`DpoWorld` scores preferences and steps. The testbed's is
+:class:`klbench.rlhf.testbed.dpo_world.PreferenceReplicas`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single
+model is a stack of one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Arm:
+class DpoArm:
     """A loss that is compared: see :func:`klbench.rlhf.preferences.dpo_loss`.
 
     Parameters
@@ -40,8 +41,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Ranked pairs under the policies of now.
+class DpoBatch:
+    """Preferences under the policies of now.
 
     Parameters
     ----------
@@ -63,10 +64,10 @@ class Batch:
         return values.mean(-1) if self.weight is None else (values * self.weight).sum(-1)
 
 
-class World(Protocol):
-    """What is trained: policies, their references, and pairs."""
+class DpoWorld(Protocol):
+    """What is trained: policies, their references, and preferences."""
 
-    def log_ratios(self, step: int) -> Batch:
+    def log_ratios(self, step: int) -> DpoBatch:
         """The pairs of that step under the policies of now."""
 
     def step(self, loss: Tensor, step: int) -> None:
@@ -74,7 +75,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class DpoReport:
     """What training itself sees of the step's pairs, before that step; each ``(arms, seeds)``.
 
     ``accuracy`` is the share of pairs that the implicit reward ranks as they are labelled, where equal rewards count half;
@@ -87,7 +88,7 @@ class Report:
     margin: Tensor
 
 
-def train(world: World, arms: Sequence[Arm], *, steps: int, every: int, start: int = 0) -> Iterator[Report]:
+def train(world: DpoWorld, arms: Sequence[DpoArm], *, steps: int, every: int, start: int = 0) -> Iterator[DpoReport]:
     """Train; pause for a report before every so many steps, and after the last one."""
     for step in range(start, steps + 1):
         report = judged(arms, world.log_ratios(step), step)
@@ -97,7 +98,7 @@ def train(world: World, arms: Sequence[Arm], *, steps: int, every: int, start: i
             world.step(report.loss, step)
 
 
-def judged(arms: Sequence[Arm], batch: Batch, step: int = 0) -> Report:
+def judged(arms: Sequence[DpoArm], batch: DpoBatch, step: int = 0) -> DpoReport:
     """The arms' losses on a batch, differentiable, and what else there is to say of it."""
     import torch
 
@@ -115,4 +116,4 @@ def judged(arms: Sequence[Arm], batch: Batch, step: int = 0) -> Report:
     right = 0.5 * (1.0 + margin.sign())
     if batch.wrong is not None:
         right = right + batch.wrong * (1.0 - 2.0 * right)
-    return Report(step, batch.mean(torch.stack(losses)), batch.mean(right), batch.mean(margin))
+    return DpoReport(step, batch.mean(torch.stack(losses)), batch.mean(right), batch.mean(margin))

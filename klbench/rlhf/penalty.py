@@ -22,7 +22,7 @@ CLAMPS = ("_verl", "_openrlhf", "_clamped")
 
 
 @dataclass(frozen=True)
-class Arm:
+class PenaltyArm:
     """What is compared: a combination (None: no penalty at all) and its weight ``beta`` against the reward."""
 
     combination: Combination | None
@@ -34,7 +34,7 @@ class Arm:
         return self.combination.name if self.combination else "none"
 
 
-def arm(name: str, beta: float) -> Arm:
+def arm(name: str, beta: float) -> PenaltyArm:
     """An arm by the name of its combination.
 
     Raises
@@ -42,7 +42,7 @@ def arm(name: str, beta: float) -> Arm:
     klbench.types.ConfigError
         No such combination.
     """
-    return Arm(None if name == "none" else get_combination(name), beta)
+    return PenaltyArm(None if name == "none" else get_combination(name), beta)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class InLoss:
     weights: Tensor
 
 
-def blocks(arms: Sequence[Arm]) -> Iterator[tuple[slice, Combination | None]]:
+def blocks(arms: Sequence[PenaltyArm]) -> Iterator[tuple[slice, Combination | None]]:
     """Neighbouring arms of one combination."""
     start = 0
     for combination, same in groupby(arms, key=lambda each: each.combination):
@@ -105,7 +105,7 @@ def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
     ))  # fmt: skip
 
 
-def returns(arms: Sequence[Arm], rollouts: Rollouts, group: int, clamp: float | None = None) -> Returns:
+def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None) -> Returns:
     """The returns of a stack of rollouts ``(arms, seeds, n, T)``; each ``group`` of consecutive sequences has one prompt."""
     import torch
 
@@ -131,7 +131,7 @@ def _corrects(combination: Combination | None) -> bool:
     return combination is not None and combination.placement in SCORED and combination.correction != "none"
 
 
-def in_loss(arms: Sequence[Arm], rollouts: Rollouts, clamp: float | None = None) -> InLoss:
+def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> InLoss:
     """What a stack of rollouts ``(arms, seeds, n, T)`` adds to the loss."""
     import torch
 
@@ -149,7 +149,7 @@ def in_loss(arms: Sequence[Arm], rollouts: Rollouts, clamp: float | None = None)
     return InLoss(torch.cat(direct), weights)
 
 
-def estimates(arms: Sequence[Arm], rollouts: Rollouts, clamp: float | None = None) -> tuple[Tensor, Tensor]:
+def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> tuple[Tensor, Tensor]:
     """What the sampled terms of each arm's own estimator say the KL of a sequence is, ``(arms, seeds, n)``, and clamp hits.
 
     With the arm's off-policy correction, where it has one; k1's for an arm without a penalty. Hits: the share of tokens,

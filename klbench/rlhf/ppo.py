@@ -5,8 +5,8 @@
     python -m klbench +exp=ppo algorithm=grpo                    # group mean, returns in units of their group's spread
     python -m klbench +exp=ppo algorithm=trl_grpo                # also verl_ppo, openrlhf_ppo: their losses and defaults
 
-The loop knows nothing of what it trains: a :class:`World` samples, scores and steps. The testbed's is
-:class:`klbench.rlhf.replicas.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
+The loop knows nothing of what it trains: a :class:`PpoWorld` samples, scores and steps. The testbed's is
+:class:`klbench.rlhf.testbed.ppo_world.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from klbench.rlhf import losses
 from klbench.rlhf.losses import Baseline, Normalisation, Whitening
-from klbench.rlhf.penalty import Arm, estimates, in_loss, standard_error
+from klbench.rlhf.penalty import PenaltyArm, estimates, in_loss, standard_error
 from klbench.rlhf.penalty import returns as penalty_returns
 from klbench.types import Rollouts
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Batch:
+class PpoBatch:
     """Sequences that were sampled together, those of one prompt next to each other.
 
     Parameters
@@ -46,21 +46,21 @@ class Batch:
     inputs: object
     rows: Tensor | None = None
 
-    def take(self, rows: Tensor) -> Batch:
+    def take(self, rows: Tensor) -> PpoBatch:
         """Some of the sequences."""
-        return Batch(self.reward[..., rows], self.mask[..., rows, :], self.inputs, rows)
+        return PpoBatch(self.reward[..., rows], self.mask[..., rows, :], self.inputs, rows)
 
 
-class World(Protocol):
+class PpoWorld(Protocol):
     """What is trained: policies, their references, and whatever gives the reward."""
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """Sequences from the policies of ``lag`` updates ago."""
 
-    def rollouts(self, batch: Batch) -> Rollouts:
+    def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policies of now, ``(arms, seeds, n, T)``; ``log_q`` and ``kl`` can be differentiated."""
 
-    def values(self, batch: Batch) -> Tensor:
+    def values(self, batch: PpoBatch) -> Tensor:
         """The critics' values before each token, ``(arms, seeds, n, T)``, differentiable; only with a critic."""
 
     def order(self, update: int, epoch: int, n: int) -> Tensor:
@@ -123,7 +123,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Report:
+class PpoReport:
     """What training itself can see, before the update of that number; each ``(arms, seeds)``.
 
     ``kl_estimate`` and its standard error, for the prompts of the batch, in nats a sequence, are the arm's own estimator's; the
@@ -143,13 +143,13 @@ class Report:
 
 
 def train(
-    world: World,
-    arms: Sequence[Arm],
+    world: PpoWorld,
+    arms: Sequence[PenaltyArm],
     recipe: Recipe,
     pretraining: Callable[[int], Tensor] | None = None,
     start: int = 0,
     beta: Tensor | None = None,
-) -> Iterator[Report]:
+) -> Iterator[PpoReport]:
     """Train; pause for a report before every so many updates, and after the last one.
 
     ``pretraining``, which a weight for it needs, gives the policies' mean log-probability of an update's pretraining sequences,
@@ -175,7 +175,7 @@ def train(
             clipped = torch.stack(clips).mean(0) if clips else torch.zeros_like(beta)
             weight = torch.stack(weights).mean(0) if weights else beta
             error = standard_error(kl, recipe.group)
-            yield Report(update, beta, kl.mean(-1), error, batch.reward.mean(-1), clipped, cut, weight)
+            yield PpoReport(update, beta, kl.mean(-1), error, batch.reward.mean(-1), clipped, cut, weight)
             clips, weights = [], []
         if update == recipe.updates:
             return
@@ -215,7 +215,7 @@ def _rows(rollouts: Rollouts, rows: Tensor) -> Rollouts:
 
 
 def _advantages(
-    arms: Sequence[Arm], recipe: Recipe, beta: Tensor, batch: Batch, before: Rollouts, values: Tensor | None
+    arms: Sequence[PenaltyArm], recipe: Recipe, beta: Tensor, batch: PpoBatch, before: Rollouts, values: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Advantages ``(arms, seeds, n, T)``, what the critic should have said, and returns that have weights of their own.
 

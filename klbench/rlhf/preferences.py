@@ -1,4 +1,4 @@
-"""Losses of pairs that were ranked, and the reward that a policy's loss implies.
+"""Losses of preferences, pairs of which one is the better, and the reward that a policy's loss implies.
 
 A label says which of two answers is the better one; by Bradley and Terry that is so with probability ``sigma(r_w - r_l)``.
 (Bradley and Terry 1952, "Rank analysis of incomplete block designs".)

@@ -1,10 +1,11 @@
-"""A reward model from ranked pairs, for a whole stack of replicas at once.
+"""A reward model from preferences, for a whole stack of replicas at once.
 
     python -m klbench +exp=reward_model                          # on the testbed, by number of pairs
     python -m klbench +exp=reward_model 'sizes=[1000,10000]' scale=3
 
-The loop knows nothing of what it trains: a :class:`World` scores pairs, steps and keeps. The testbed's is
-:class:`klbench.rlhf.proxies.RewardModels`, that of a language model :class:`klbench.rlhf.rater.Rater`. A stack has any shape.
+The loop knows nothing of what it trains: a :class:`RewardWorld` scores pairs, steps and keeps. The testbed's is
+:class:`klbench.rlhf.testbed.reward_world.RewardModels`, that of a language model
+:class:`klbench.rlhf.language.reward_world.Rater`. A stack has any shape.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class Scored:
-    """Ranked pairs under the models of now.
+    """Preferences under the models of now.
 
     Parameters
     ----------
@@ -51,7 +52,7 @@ class Scored:
         return self.mean(0.5 * (1.0 + (self.chosen - self.rejected).detach().sign()))
 
 
-class World(Protocol):
+class RewardWorld(Protocol):
     """What is trained, and the pairs."""
 
     def training(self, step: int) -> Scored:
@@ -68,7 +69,7 @@ class World(Protocol):
 
 
 @dataclass(frozen=True)
-class Report:
+class RewardReport:
     """Before the step of that number, each ``(...)``: on the step's pairs, and on those held out.
 
     ``kept`` is the step with the least loss on held-out pairs so far: there the world has kept the model.
@@ -82,7 +83,7 @@ class Report:
     kept: Tensor
 
 
-def train(world: World, *, steps: int, every: int, smoothing: float = 0.0) -> Iterator[Report]:
+def train(world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0) -> Iterator[RewardReport]:
     """Train by the Bradley-Terry loss; look at the held-out pairs before every so many steps, and after the last one.
 
     (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1.) More steps on the same
@@ -103,6 +104,6 @@ def train(world: World, *, steps: int, every: int, smoothing: float = 0.0) -> It
                 better = found < least  # never where it is not a number
                 least, kept = torch.where(better, found, least), torch.where(better, float(step), kept)
                 world.keep(better)
-            yield Report(step, loss.detach(), scored.accuracy(), found, held_out.accuracy(), kept)
+            yield RewardReport(step, loss.detach(), scored.accuracy(), found, held_out.accuracy(), kept)
         if step < steps:
             world.step(loss, step)

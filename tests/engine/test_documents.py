@@ -55,7 +55,7 @@ def test_a_name_is_there_once_klbench_is_imported(name: str, tmp_path) -> None:
 
 
 def test_what_is_not_there_is_said_as_python_says_it(tmp_path) -> None:
-    for owner in (klbench, klbench.rlhf, klbench.gradients):
+    for owner in (klbench, klbench.rlhf, klbench.rlhf.testbed, klbench.rlhf.language, klbench.gradients):
         for name in ("nothing", "_combinations", "__path"):
             with pytest.raises(AttributeError, match=f"^module '{owner.__name__}' has no attribute '{name}'$"):
                 getattr(owner, name)

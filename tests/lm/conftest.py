@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from klbench.lm.loading import LanguageModel
+from klbench.lm.model import LanguageModel
 
 VOCABULARY, END, PAD = 24, 3, 0
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from klbench.lm.generation import generate
-from klbench.lm.loading import LanguageModel
+from klbench.lm.model import LanguageModel
 from klbench.lm.quiet import quiet
 from klbench.lm.sampling import Sampling, choose
 from klbench.lm.scoring import score

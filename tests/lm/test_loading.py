@@ -12,7 +12,7 @@ import pytest
 import torch
 from refusal import Bomb, refused
 
-from klbench.lm import embedded, loading, names, trained
+from klbench.lm import embedded, files, loading, names, trained
 from klbench.lm.loading import check_same_tokens, load
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
@@ -104,9 +104,9 @@ def test_a_hub_id_that_cannot_be_reached() -> None:
 def test_the_hub_is_not_waited_for_where_there_is_no_way_to_it(monkeypatch) -> None:
     from huggingface_hub import constants
 
-    assert names.from_disk_only("org/name")  # HF_HUB_OFFLINE, of these tests
+    assert files.from_disk_only("org/name")  # HF_HUB_OFFLINE, of these tests
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(names.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(files.urllib.request, "getproxies", dict)
     reached = []
 
     def connect(address, timeout):
@@ -115,14 +115,14 @@ def test_the_hub_is_not_waited_for_where_there_is_no_way_to_it(monkeypatch) -> N
             raise OSError("no way")
         return nullcontext()
 
-    monkeypatch.setattr(names.socket, "create_connection", connect)
-    assert names.from_disk_only("org/name")
-    assert not names.from_disk_only("org/name")
+    monkeypatch.setattr(files.socket, "create_connection", connect)
+    assert files.from_disk_only("org/name")
+    assert not files.from_disk_only("org/name")
     host = constants.ENDPOINT.removeprefix("https://")
     assert reached == [(host, 443)] * 2
-    monkeypatch.setattr(names.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
-    assert not names.from_disk_only("org/name")
-    assert names.from_disk_only(str(embedded.folder(REFERENCE)))
+    monkeypatch.setattr(files.urllib.request, "getproxies", lambda: {"https": "http://proxy"})
+    assert not files.from_disk_only("org/name")
+    assert files.from_disk_only(str(embedded.folder(REFERENCE)))
     assert len(reached) == 2
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from klbench.lm.loading import LanguageModel
+from klbench.lm.model import LanguageModel
 
 V, END, PAD = 7, 3, 0
 

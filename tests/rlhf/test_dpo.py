@@ -8,18 +8,19 @@ import torch
 from scipy.optimize import minimize
 
 from klbench import divergences
-from klbench.rlhf import fixed_points, implied, ranked, testbed
-from klbench.rlhf.dpo import Arm, Batch, judged, train
-from klbench.rlhf.expected import log_probs
+from klbench.rlhf import testbed
+from klbench.rlhf.dpo import DpoArm, DpoBatch, judged, train
 from klbench.rlhf.preferences import dpo_loss
+from klbench.rlhf.testbed import dpo_world, fixed_points, implied
+from klbench.rlhf.testbed.expected import log_probs
 
 F64 = torch.float64
 BETA, SCALE = 0.3, 4.0
 NAMES = ("kl_qp", "js", "hellinger", "kl_pq", "chi2", "alpha:0.3")
 
 
-def arm(name: str = "kl_qp", smoothing: float = 0.0) -> Arm:
-    return Arm(name, SCALE * BETA / divergences.get(name).curvature, name, smoothing)
+def arm(name: str = "kl_qp", smoothing: float = 0.0) -> DpoArm:
+    return DpoArm(name, SCALE * BETA / divergences.get(name).curvature, name, smoothing)
 
 
 def own(bed, each, flips=0.0) -> torch.Tensor:
@@ -43,11 +44,11 @@ def test_the_optimum_of_kl_to_the_reference_is_the_predicted_fixed_point(bed) ->
 
 @pytest.mark.parametrize("each", ARMS, ids=lambda each: f"{each.name}-{each.smoothing}")
 def test_optima_are_where_the_populations_gradient_vanishes(bed, each) -> None:
-    pairs, best = ranked.population(bed, SCALE), own(bed, each)
+    preferences, best = dpo_world.population(bed, SCALE), own(bed, each)
     torch.testing.assert_close(best.logsumexp(-1), torch.zeros(2, 2, dtype=F64), rtol=0, atol=1e-12)
-    assert float(implied.population_gradient(bed, [each], best[None], pairs).max()) < 1e-10
+    assert float(implied.population_gradient(bed, [each], best[None], preferences).max()) < 1e-10
     other = own(bed, arm("js" if each.name != "js" else "kl_qp"))
-    assert float(implied.population_gradient(bed, [each], other[None], pairs).min()) > 1e-3
+    assert float(implied.population_gradient(bed, [each], other[None], preferences).min()) > 1e-3
     slope = divergences.get(each.divergence).slope(bed.leaf_log_p - best)
     rewards = implied.population_rewards(bed, SCALE, each.smoothing) / each.beta
     constant = rewards - slope  # its derivative is the reward's but for a constant of the prompt
@@ -57,12 +58,12 @@ def test_optima_are_where_the_populations_gradient_vanishes(bed, each) -> None:
 @pytest.mark.parametrize(("each", "flips"), [(arm(), 0.0), (arm("hellinger"), 0.0), (arm(smoothing=0.2), 0.0), (arm(), 0.15)])
 def test_optima_are_scipys_minimisers(each, flips) -> None:
     small = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=1, width=4, seed=3, seeds=(0,))
-    pairs = ranked.population(small, SCALE, flips)
+    preferences = dpo_world.population(small, SCALE, flips)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
         theta = torch.from_numpy(flat.reshape(1, 1, -1)).requires_grad_()
         leaves = small.tree.sum_along(log_probs(small, theta, free=True))
-        value = judged([each], ranked.ratios(small, leaves, pairs)).loss.sum()
+        value = judged([each], dpo_world.ratios(small, leaves, preferences)).loss.sum()
         return float(value.detach()), torch.autograd.grad(value, theta)[0].flatten().numpy()
 
     start = small.log_p.flatten().numpy().copy()
@@ -76,7 +77,7 @@ def test_optima_are_scipys_minimisers(each, flips) -> None:
 def test_kl_of_the_policy_is_plain_dpo(bed) -> None:
     noise = torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
     log_q = bed.tree.sum_along(bed.log_p + noise)[None]
-    batch = ranked.ratios(bed, log_q, ranked.sampled(bed, 50, SCALE))
+    batch = dpo_world.ratios(bed, log_q, dpo_world.sampled(bed, 50, SCALE))
     margin = SCALE * BETA * (batch.chosen - batch.rejected)
     found = judged([arm()], batch)
     torch.testing.assert_close(found.loss, -torch.nn.functional.logsigmoid(margin).mean(-1), rtol=1e-15, atol=1e-15)
@@ -89,9 +90,9 @@ def test_kl_of_the_policy_is_plain_dpo(bed) -> None:
 
 def test_the_population_is_what_many_pairs_are_like(bed) -> None:
     n, flips = 40_000, 0.1
-    pairs, every = ranked.sampled(bed, n, SCALE, flips), ranked.population(bed, SCALE, flips)
+    preferences, every = dpo_world.sampled(bed, n, SCALE, flips), dpo_world.population(bed, SCALE, flips)
     log_q = own(bed, arm("js"))[None]
-    sample, whole = ranked.ratios(bed, log_q, pairs), ranked.ratios(bed, log_q, every)
+    sample, whole = dpo_world.ratios(bed, log_q, preferences), dpo_world.ratios(bed, log_q, every)
     assert whole.weight is not None
     torch.testing.assert_close(whole.weight.sum(-1), torch.ones(2, dtype=F64))
     for each in (arm(), arm(smoothing=0.2), arm("hellinger")):
@@ -102,11 +103,11 @@ def test_the_population_is_what_many_pairs_are_like(bed) -> None:
 
 
 def test_fewer_pairs_are_the_first_of_more_and_one_prompts(bed) -> None:
-    few, many = ranked.sampled(bed, 20, SCALE), ranked.sampled(bed, 300, SCALE)
+    few, many = dpo_world.sampled(bed, 20, SCALE), dpo_world.sampled(bed, 300, SCALE)
     assert torch.equal(few.chosen, many.chosen[:, :20])
     assert torch.equal(few.rejected, many.rejected[:, :20])
     assert torch.equal(many.chosen // bed.tree.leaves, many.rejected // bed.tree.leaves)
-    flipped = ranked.sampled(bed, 300, SCALE, flips=0.3)
+    flipped = dpo_world.sampled(bed, 300, SCALE, flips=0.3)
     turned = (flipped.chosen == many.rejected) & (flipped.rejected == many.chosen) & (many.chosen != many.rejected)
     assert 0.15 < float(turned.double().mean()) < 0.45
     assert bool((turned | (flipped.chosen == many.chosen)).all())
@@ -132,7 +133,7 @@ def test_divergences_of_policies_are_their_definition(bed) -> None:
 
 def test_training_comes_nearer_to_its_own_optimum_and_stops_one_replica_alone(bed) -> None:
     arms = [arm(), arm("kl_pq")]
-    world = ranked.Ranked(bed, 2, ranked.population(bed, SCALE), rate=0.1, clip=None, steps=150, free=True)
+    world = dpo_world.PreferenceReplicas(bed, 2, dpo_world.population(bed, SCALE), rate=0.1, clip=None, steps=150, free=True)
     step = world.step
 
     def poisoned(loss: torch.Tensor, number: int) -> None:
@@ -153,10 +154,10 @@ def test_training_comes_nearer_to_its_own_optimum_and_stops_one_replica_alone(be
 
 
 def test_an_epoch_has_every_pair_once_and_a_stack_changes_nothing(bed) -> None:
-    pairs = ranked.sampled(bed, 12, SCALE)
+    preferences = dpo_world.sampled(bed, 12, SCALE)
 
-    def world(arms: int) -> ranked.Ranked:
-        return ranked.Ranked(bed, arms, pairs, rate=0.05, clip=1.0, steps=8, batch=4)
+    def world(arms: int) -> dpo_world.PreferenceReplicas:
+        return dpo_world.PreferenceReplicas(bed, arms, preferences, rate=0.05, clip=1.0, steps=8, batch=4)
 
     seen = torch.cat([world(1)._rows(step, 4) for step in range(3)])
     assert sorted(seen.tolist()) == list(range(12))
@@ -172,16 +173,16 @@ def test_a_single_model_in_float32_is_a_stack_of_one() -> None:
     reference = torch.zeros(3).log_softmax(-1)
 
     class One:
-        def log_ratios(self, step: int) -> Batch:
+        def log_ratios(self, step: int) -> DpoBatch:
             ratio = weights.log_softmax(-1) - reference
-            return Batch(ratio[[0, 0, 1]][None, None], ratio[[1, 2, 2]][None, None])
+            return DpoBatch(ratio[[0, 0, 1]][None, None], ratio[[1, 2, 2]][None, None])
 
         def step(self, loss: torch.Tensor, step: int) -> None:
             (gradient,) = torch.autograd.grad(loss.sum(), weights)
             with torch.no_grad():
                 weights.sub_(gradient)
 
-    last = list(train(One(), [Arm("dpo", 0.5)], steps=20, every=5, start=10))[-1]
+    last = list(train(One(), [DpoArm("dpo", 0.5)], steps=20, every=5, start=10))[-1]
     assert last.step == 20
     assert float(last.accuracy) == 1.0
     assert weights.tolist() == sorted(weights.tolist(), reverse=True)

@@ -8,9 +8,8 @@ import torch
 
 from klbench import gradients, pairs
 from klbench.gradients.exact import all_moments
-from klbench.rlhf import expected, fixed_points
-from klbench.rlhf.penalty import Arm, arm
-from klbench.rlhf.testbed import padded
+from klbench.rlhf.penalty import PenaltyArm, arm
+from klbench.rlhf.testbed import expected, fixed_points, padded
 
 BETA = 0.2
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "width": 4}
@@ -31,7 +30,7 @@ def test_every_combination_has_the_gradient_of_the_gradients_study(bed, model) -
     mine.__dict__["reference"] = padded(pair.parameters["p"][None])
     mine.__dict__["reward"] = torch.zeros(1, 2, mine.tree.leaves, dtype=torch.float64)
     theta = padded(pair.parameters["q"][None]).expand(len(names), -1, -1)
-    _, found = expected.gradients(mine, [Arm(each, BETA) for each in chosen], theta, betas(len(names)), 8)
+    _, found = expected.gradients(mine, [PenaltyArm(each, BETA) for each in chosen], theta, betas(len(names)), 8)
     size = mine.policy.parameters
     for name, gradient, moments in zip(names, found[:, 0, :size], all_moments(chosen, task, 8), strict=True):
         scale = float(task.gradient("kl_qp").norm())

@@ -9,12 +9,12 @@ import pytest
 import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
-from klbench.rlhf import sft
-from klbench.rlhf.descent import Descent
-from klbench.rlhf.language import Language, Setting
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.descent import Descent
+from klbench.rlhf.language.ppo_world import Language, Setting
+from klbench.rlhf.language.sft import Examples
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Recipe, train
-from klbench.rlhf.sft import Examples
 
 BETA = 0.3
 

@@ -9,10 +9,11 @@ import torch
 
 from klbench import gradients
 from klbench.gradients import Combination
-from klbench.rlhf import expected, testbed
-from klbench.rlhf.penalty import Arm, arm, estimates, standard_error
+from klbench.rlhf import testbed
+from klbench.rlhf.penalty import PenaltyArm, arm, estimates, standard_error
 from klbench.rlhf.ppo import Recipe, train
-from klbench.rlhf.replicas import Adam, Replicas
+from klbench.rlhf.testbed import expected
+from klbench.rlhf.testbed.ppo_world import Adam, Replicas
 
 BETA = 0.2
 SHORT = Recipe(updates=4, epochs=2, group=4, every=2)
@@ -135,7 +136,7 @@ def test_every_setting_trains(bed, changes) -> None:
 
 def test_generalised_advantages_by_hand(bed) -> None:
     # One sequence of two tokens and one of one: reward 1 and -2, k1 terms u in the reward, beta 0.5, trace 0.9.
-    from klbench.rlhf.ppo import Batch, _advantages
+    from klbench.rlhf.ppo import PpoBatch, _advantages
     from klbench.types import Rollouts
 
     def stacked(rows):
@@ -146,7 +147,7 @@ def test_generalised_advantages_by_hand(bed) -> None:
     values = stacked([[0.3, 0.1], [-1.0, 0.0]])
     log_p = stacked([[-1.0, -2.0], [-1.5, 0.0]])
     rollouts = Rollouts(log_p + u, log_p, log_p + u, 0 * u, mask)
-    batch = Batch(stacked([1.0, -2.0]), mask, None)
+    batch = PpoBatch(stacked([1.0, -2.0]), mask, None)
     beta = torch.tensor([[0.5]], dtype=torch.float64)
     recipe = Recipe(critic=True, trace=0.9, group=2)
     for name, rewards in (
@@ -180,7 +181,7 @@ def test_a_lag_makes_the_samples_those_of_an_older_policy(bed) -> None:
 def test_estimates_and_clamp_hits_by_hand(bed) -> None:
     names = ["k1_loss", "k3_loss", "k3_sequence_loss", "full_loss", "none", "k3_verl_loss"]
     arms = [arm(name, BETA) for name in names]
-    arms.append(Arm(Combination("tight", "k3_clamped:0.001", "loss"), BETA))
+    arms.append(PenaltyArm(Combination("tight", "k3_clamped:0.001", "loss"), BETA))
     replicas = world(bed, arms, SHORT)
     with torch.no_grad():
         replicas.theta += 0.3 * torch.sin(torch.arange(replicas.theta.shape[-1]))

@@ -8,10 +8,10 @@ import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
-from klbench.rlhf.dpo import Arm, judged, train
-from klbench.rlhf.language import Language, Setting
-from klbench.rlhf.preferring import Pairs, Preferring, sampled
-from klbench.rlhf.sft import Examples, padded
+from klbench.rlhf.dpo import DpoArm, judged, train
+from klbench.rlhf.language.dpo_world import Preferences, Preferring, sampled
+from klbench.rlhf.language.ppo_world import Language, Setting
+from klbench.rlhf.language.sft import Examples, padded
 
 PROMPTS = [(1, 2), (4,), (5, 6, 1)]
 CHOSEN = [[4, END], [6, 6, 2, END], [END]]
@@ -43,10 +43,10 @@ def test_the_loss_and_its_gradient_are_those_written_out() -> None:
     sigmoid = torch.sigmoid(beta * margins)
     expected = -((1 - smoothing) * sigmoid.log() + smoothing * (1 - sigmoid).log()).mean()
     gradient = torch.autograd.grad(expected, list(world.policy.model.parameters()))
-    preferring = Preferring(world, Pairs(examples(CHOSEN), examples(REJECTED)), batch=3)
+    preferring = Preferring(world, Preferences(examples(CHOSEN), examples(REJECTED)), batch=3)
     found = []
     preferring.step = lambda loss, step: found.append(torch.autograd.grad(loss.sum(), list(world.policy.model.parameters())))
-    report, _ = train(preferring, [Arm("dpo", beta, "kl_qp", smoothing)], steps=1, every=1)
+    report, _ = train(preferring, [DpoArm("dpo", beta, "kl_qp", smoothing)], steps=1, every=1)
     assert float(report.loss) == pytest.approx(float(expected.detach()), rel=1e-12)
     assert float(report.accuracy) == pytest.approx(float((margins > 0).double().mean()))
     for mine, theirs in zip(found[0], gradient, strict=True):
@@ -54,7 +54,7 @@ def test_the_loss_and_its_gradient_are_those_written_out() -> None:
 
 
 def test_every_pair_stands_once_in_a_pass_and_passes_differ() -> None:
-    preferring = Preferring(learner(), Pairs(examples(CHOSEN), examples(REJECTED)), batch=2)
+    preferring = Preferring(learner(), Preferences(examples(CHOSEN), examples(REJECTED)), batch=2)
     passes = [np.concatenate([preferring.which(2 * k), preferring.which(2 * k + 1)]) for k in range(8)]
     assert all(sorted(each) == [0, 1, 2] for each in passes)
     assert len({tuple(each) for each in passes}) > 1
@@ -67,17 +67,17 @@ def test_a_policy_that_is_its_reference_ranks_nothing(batch) -> None:
     start = model(1, torch.float32)
     world = Language(start, start, PROMPTS, judge, setting, (0, "test"))
     stream = streams.generator(0, "test")
-    pairs = sampled(start, PROMPTS, judge, 40, scale=6.0, tokens=4, batch=40, dtype="float32", stream=stream)
-    preferring = Preferring(world, pairs, batch)
+    preferences = sampled(start, PROMPTS, judge, 40, scale=6.0, tokens=4, batch=40, dtype="float32", stream=stream)
+    preferring = Preferring(world, preferences, batch)
     for step in range(-(-40 // batch)):
-        report = judged([Arm("dpo", 0.7)], preferring.log_ratios(step))
+        report = judged([DpoArm("dpo", 0.7)], preferring.log_ratios(step))
         assert float(report.margin) == 0.0
         assert float(report.accuracy) == 0.5
 
 
 def test_it_learns_to_rank() -> None:
-    preferring = Preferring(learner(), Pairs(examples(CHOSEN), examples(REJECTED)), batch=3)
-    reports = list(train(preferring, [Arm("dpo", 0.7)], steps=20, every=20))
+    preferring = Preferring(learner(), Preferences(examples(CHOSEN), examples(REJECTED)), batch=3)
+    reports = list(train(preferring, [DpoArm("dpo", 0.7)], steps=20, every=20))
     assert float(reports[-1].loss) < 0.5 * float(reports[0].loss)
     assert float(reports[-1].accuracy) == 1.0
 
@@ -86,9 +86,9 @@ def test_labels_follow_bradley_and_terry() -> None:
     n, scale = 4000, 6.0
     lm = model(2)
     stream = streams.generator(0, "test")
-    pairs = sampled(lm, PROMPTS, judge, n, scale=scale, tokens=4, batch=1000, dtype="float32", stream=stream)
-    assert [pairs.chosen.prompts[i] for i in range(4)] == [*PROMPTS, PROMPTS[0]]
-    better, worse = (judge(None, each.token, each.mask) for each in (pairs.chosen, pairs.rejected))
+    preferences = sampled(lm, PROMPTS, judge, n, scale=scale, tokens=4, batch=1000, dtype="float32", stream=stream)
+    assert [preferences.chosen.prompts[i] for i in range(4)] == [*PROMPTS, PROMPTS[0]]
+    better, worse = (judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected))
     margin = better - worse
     # E[label | both rewards] = sigma(scale |m|): the share of pairs labelled as their rewards rank them.
     apart = margin[margin != 0]
@@ -96,4 +96,4 @@ def test_labels_follow_bradley_and_terry() -> None:
     error = math.sqrt((chance * (1 - chance)).sum()) / len(apart)
     assert abs((apart > 0).mean() - chance.mean()) < 5 * error
     assert chance.mean() - 5 * error > 0.5
-    assert pairs.chosen.token.max() < V
+    assert preferences.chosen.token.max() < V

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from klbench.rlhf import expected
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import Recipe, train
-from klbench.rlhf.replicas import Replicas
+from klbench.rlhf.testbed import expected
+from klbench.rlhf.testbed.ppo_world import Replicas
 
 BETA = 0.2
 SHORT = Recipe(updates=4, epochs=2, group=4, every=2)

@@ -9,11 +9,11 @@ import torch
 from small_lm import END, PAD, V, judge, model
 
 from klbench import streams
-from klbench.rlhf import sft
-from klbench.rlhf.preferring import Pairs, sampled
-from klbench.rlhf.rater import Rater, judging
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.dpo_world import Preferences, sampled
+from klbench.rlhf.language.reward_world import Rater, judging
+from klbench.rlhf.language.sft import Examples, padded
 from klbench.rlhf.reward_model import train
-from klbench.rlhf.sft import Examples, padded
 
 PROMPTS = [(1, 2), (4,), (5, 6, 1), (2, 2)]
 CHOSEN = [[4, END], [6, 6, 2, END], [END], [5]]
@@ -25,8 +25,8 @@ def examples(answers) -> Examples:
     return Examples(PROMPTS, *padded(answers, PAD))
 
 
-def rater(pairs: Pairs, *, each=8, steps=30, rate=0.02) -> Rater:
-    made = Rater(model(1), pairs, each=each, batch=3, rate=rate, steps=steps, dtype="float32", names=(0, "test"))
+def rater(preferences: Preferences, *, each=8, steps=30, rate=0.02) -> Rater:
+    made = Rater(model(1), preferences, each=each, batch=3, rate=rate, steps=steps, dtype="float32", names=(0, "test"))
     with torch.no_grad():
         made.model.model.score.weight.copy_(torch.linspace(-1, 1, 8)[None])  # from 0 on, no layer but the last would learn
     return made
@@ -38,13 +38,13 @@ def score(one: Rater, prompt, answer) -> torch.Tensor:
 
 
 def test_it_begins_at_0() -> None:
-    pairs = Pairs(examples(CHOSEN), examples(REJECTED))
-    fresh = Rater(model(1), pairs, each=2, batch=3, rate=0.1, steps=1, dtype="float32", names=(0, "test"))
+    preferences = Preferences(examples(CHOSEN), examples(REJECTED))
+    fresh = Rater(model(1), preferences, each=2, batch=3, rate=0.1, steps=1, dtype="float32", names=(0, "test"))
     assert float(fresh.held_out().chosen.detach().abs().max()) == 0.0
 
 
 def test_scores_and_the_losss_gradient_are_those_written_out() -> None:
-    one = rater(Pairs(examples(CHOSEN), examples(REJECTED)))
+    one = rater(Preferences(examples(CHOSEN), examples(REJECTED)))
     margins = torch.stack([
         score(one, prompt, chosen) - score(one, prompt, rejected)
         for prompt, chosen, rejected in zip(PROMPTS[1:], CHOSEN[1:], REJECTED[1:], strict=True)
@@ -61,7 +61,7 @@ def test_scores_and_the_losss_gradient_are_those_written_out() -> None:
 
 
 def test_what_it_says_as_a_reward() -> None:
-    one = rater(Pairs(examples(CHOSEN), examples(REJECTED)))
+    one = rater(Preferences(examples(CHOSEN), examples(REJECTED)))
     said = judging(one.model, level=0.25, scale=SCALE, batch=3, dtype="float32")(PROMPTS, *padded(REJECTED, PAD))
     by_hand = [(float(score(one, *each).detach()) - 0.25) / SCALE for each in zip(PROMPTS, REJECTED, strict=True)]
     assert np.allclose(said, by_hand, rtol=1e-10)
@@ -69,10 +69,10 @@ def test_what_it_says_as_a_reward() -> None:
 
 def test_it_learns_the_reward_that_labels_come_from_and_the_best_step_is_kept() -> None:
     lm = model(2)
-    pairs = sampled(
+    preferences = sampled(
         lm, PROMPTS, judge, 600, scale=SCALE, tokens=4, batch=1200, dtype="float32", stream=streams.generator(0, "test")
     )
-    one = rater(pairs, each=64, steps=60)
+    one = rater(preferences, each=64, steps=60)
     reports = list(train(one, steps=60, every=10))
     level = one.back()
     losses = [float(each.held_out_loss) for each in reports]
@@ -82,13 +82,13 @@ def test_it_learns_the_reward_that_labels_come_from_and_the_best_step_is_kept() 
     assert min(losses) < math.log(2) - 0.05
     said = judging(one.model, level=level, scale=SCALE, batch=500, dtype="float32")
     whole = [
-        said(each.prompts, each.token, each.mask) for each in (pairs.chosen, pairs.rejected)
+        said(each.prompts, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)
     ]  # fmt: skip
-    own = np.arange(len(pairs)) % 5 != 0
+    own = np.arange(len(preferences)) % 5 != 0
     assert abs(np.concatenate([each[own] for each in whole]).mean()) < 1e-9
-    true = np.concatenate([judge(None, each.token, each.mask) for each in (pairs.chosen, pairs.rejected)])
+    true = np.concatenate([judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)])
     assert np.corrcoef(np.concatenate(whole), true)[0, 1] > 0.7
-    assert pairs.chosen.token.max() < V
+    assert preferences.chosen.token.max() < V
 
 
 def test_batches_go_through_all_in_every_pass() -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from klbench.rlhf import proxies, reward_model, testbed
-from klbench.rlhf.ranked import sampled
+from klbench.rlhf import reward_model, testbed
 from klbench.rlhf.reward_model import Scored
+from klbench.rlhf.testbed import reward_world
+from klbench.rlhf.testbed.dpo_world import sampled
 
 F64 = torch.float64
 SCALE = 3.0
@@ -22,8 +23,8 @@ def small() -> testbed.Testbed:
 
 
 def models(bed, sizes, steps, rate=0.1, model="table"):
-    pairs = sampled(bed, max(sizes), SCALE)
-    return proxies.RewardModels(bed, pairs, sizes, model=model, width=4, rate=rate, steps=steps), pairs
+    preferences = sampled(bed, max(sizes), SCALE)
+    return reward_world.RewardModels(bed, preferences, sizes, model=model, width=4, rate=rate, steps=steps), preferences
 
 
 def test_the_loss_and_the_accuracy_by_hand() -> None:
@@ -38,7 +39,7 @@ def test_the_loss_and_the_accuracy_by_hand() -> None:
 
 def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
     # A table is linear: one indicator for each token after each prefix. Enough pairs that no direction is separable.
-    world, pairs = models(small, (3000,), 3000)
+    world, preferences = models(small, (3000,), 3000)
     *_, last = reward_model.train(world, steps=3000, every=1000)
     paths, leaves = small.tree.paths, small.tree.leaves
     for k in range(2):
@@ -47,8 +48,8 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
             if paths.mask[leaf, t]:
                 place = (prompt * small.tree.nodes + int(paths.node[leaf, t])) * small.tree.tokens + int(paths.token[leaf, t])
                 features[prompt * leaves + leaf, place] += 1.0
-        rows = np.arange(3000) % proxies.HELD_OUT != 0
-        x = (features[pairs.chosen[k].numpy()] - features[pairs.rejected[k].numpy()])[rows]
+        rows = np.arange(3000) % reward_world.HELD_OUT != 0
+        x = (features[preferences.chosen[k].numpy()] - features[preferences.rejected[k].numpy()])[rows]
 
         def loss(w, x=x):
             margin = x @ w
@@ -58,11 +59,14 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
         assert float(last.loss[0, k]) == pytest.approx(best.fun, abs=1e-5)
         # Where two sequences are hardly ever compared, scores may run far and change nothing: probabilities of pairs are alike.
         mine, theirs = world.scores(world.theta.detach())[0, k].flatten().numpy(), features @ best.x
-        margins = (each[pairs.chosen[k].numpy()] - each[pairs.rejected[k].numpy()] for each in (mine, theirs))
+        margins = (each[preferences.chosen[k].numpy()] - each[preferences.rejected[k].numpy()] for each in (mine, theirs))
         one, other = (1.0 / (1.0 + np.exp(-each)) for each in margins)
         assert np.abs(one - other).mean() < 1e-3
         # And near the truth: 3,000 labels, 14 probabilities.
-        truth = SCALE * (small.reward[k].flatten()[pairs.chosen[k]] - small.reward[k].flatten()[pairs.rejected[k]]).numpy()
+        truth = (
+            SCALE
+            * (small.reward[k].flatten()[preferences.chosen[k]] - small.reward[k].flatten()[preferences.rejected[k]]).numpy()
+        )
         assert np.abs(one - 1.0 / (1.0 + np.exp(-truth))).mean() < 0.05
 
 
@@ -81,7 +85,7 @@ def test_what_no_pair_sets_apart_has_the_same_score(vocabulary, n) -> None:
     gaps = score.sort(-1).values.diff()
     assert not bool(((gaps > 0) & (gaps < 1e-9)).any())
     assert bool((gaps == 0).any())
-    found = proxies.best_of_n(bed, score, torch.tensor([1024.0], dtype=F64)).kl[0, 0]
+    found = reward_world.best_of_n(bed, score, torch.tensor([1024.0], dtype=F64)).kl[0, 0]
     for k in range(8):
         kl = 0.0
         for prompt in range(2):
@@ -96,9 +100,9 @@ def test_scores_that_rounding_sets_apart_are_one_and_no_others() -> None:
     eps = 2.0**-52
     score = torch.tensor([3.0, 1.0 + 2 * eps, -4.0, 1.0, 3.0 - 4 * eps, 1.0 + 4 * eps, 1.0 + 1e-9, 0.0, 0.0], dtype=F64)
     expected = torch.tensor([3.0 - 4 * eps, 1.0, -4.0, 1.0, 3.0 - 4 * eps, 1.0, 1.0 + 1e-9, 0.0, 0.0], dtype=F64)
-    assert torch.equal(proxies.tied(score), expected)
-    assert torch.equal(proxies.tied(torch.stack([score, -score])), torch.stack([expected, proxies.tied(-score)]))
-    assert torch.equal(proxies.tied(torch.zeros(3, dtype=F64)), torch.zeros(3, dtype=F64))
+    assert torch.equal(reward_world.tied(score), expected)
+    assert torch.equal(reward_world.tied(torch.stack([score, -score])), torch.stack([expected, reward_world.tied(-score)]))
+    assert torch.equal(reward_world.tied(torch.zeros(3, dtype=F64)), torch.zeros(3, dtype=F64))
 
 
 def test_its_gradient_by_finite_differences(small) -> None:
@@ -163,14 +167,14 @@ def drawn_best(p, score, n):
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_best_of_n_against_all_draws_ties_included(score, n) -> None:
     p = np.array([0.1, 0.3, 0.25, 0.05, 0.3])
-    found = proxies.log_best_of_n(torch.tensor(p).log()[None], torch.tensor([score], dtype=F64), n)
+    found = reward_world.log_best_of_n(torch.tensor(p).log()[None], torch.tensor([score], dtype=F64), n)
     assert np.allclose(found.exp().numpy()[0], drawn_best(p, score, n), atol=1e-13)
 
 
 def test_best_of_n_on_the_tree(small) -> None:
     proxy = torch.stack([small.reward.round(decimals=1), small.reward])  # the first with ties
     n = torch.tensor([1.0, 3.0, 1000.0], dtype=F64)
-    found = proxies.best_of_n(small, proxy, n)
+    found = reward_world.best_of_n(small, proxy, n)
     for i, k in itertools.product(range(2), range(2)):
         kl = gold = 0.0
         for prompt in range(2):
@@ -192,14 +196,14 @@ def test_best_of_n_on_the_tree(small) -> None:
 def test_best_of_n_of_many_answers_comes_to_the_bound() -> None:
     p = torch.full((1, 200_000), 1 / 200_000, dtype=F64)
     score = torch.arange(200_000, dtype=F64)[None]
-    log_q = proxies.log_best_of_n(p.log(), score, 100)
+    log_q = reward_world.log_best_of_n(p.log(), score, 100)
     assert float(log_q.exp().sum()) == pytest.approx(1.0)
     assert float((log_q.exp() * (log_q - p.log())).sum()) == pytest.approx(math.log(100) - 0.99, abs=1e-3)
 
 
 def test_a_tilt_is_the_optimum_of_the_testbed(small) -> None:
     beta = torch.tensor([0.1, 0.7], dtype=F64)
-    found = proxies.tilted(small, proxies.gain(small, small.reward)[None], beta)
+    found = reward_world.tilted(small, reward_world.gain(small, small.reward)[None], beta)
     exact = small.exact_leaves(small.log_optimum(beta), beta)
     start = (small.leaf_log_p.exp() * small.reward).sum(-1).mean(-1)
     assert torch.allclose(found.kl[:, 0], exact.kl)
@@ -209,7 +213,7 @@ def test_a_tilt_is_the_optimum_of_the_testbed(small) -> None:
 
 def test_another_reward_for_every_size_and_the_same_draws(small) -> None:
     proxy = torch.stack([small.reward, -small.reward, 0 * small.reward])
-    mine = proxies.with_proxy(small, proxy)
+    mine = reward_world.with_proxy(small, proxy)
     assert mine.seeds == (0, 1, 0, 1, 0, 1)
     assert torch.equal(mine.log_p[2:4], small.log_p)
     assert torch.equal(mine.reward[2:4], -small.reward)

@@ -11,7 +11,7 @@ import torch
 from klbench.rlhf.losses import whitened
 from klbench.rlhf.options import LoopOptions
 from klbench.rlhf.penalty import arm
-from klbench.rlhf.ppo import Batch, Recipe, train
+from klbench.rlhf.ppo import PpoBatch, Recipe, train
 from klbench.studies.peers.found import MissingError, function, module
 from klbench.types import Rollouts
 
@@ -45,7 +45,7 @@ class Fixed:
         self.data, self.losses = data, []
 
     def sample(self, update, lag):
-        return Batch(self.data.reward[None, None], self.data.mask[None, None], None)
+        return PpoBatch(self.data.reward[None, None], self.data.mask[None, None], None)
 
     def rollouts(self, batch):
         log_q = self.data.new if self.losses else self.data.old.clone().requires_grad_()

@@ -10,7 +10,7 @@ import pytest
 
 from klbench.context import Context
 from klbench.engine import app
-from klbench.rlhf.language import Language
+from klbench.rlhf.language.ppo_world import Language
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.language.options import DpoLmOptions

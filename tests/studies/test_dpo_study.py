@@ -11,7 +11,7 @@ import torch
 from klbench.context import Context
 from klbench.engine import app
 from klbench.engine.settings import build
-from klbench.rlhf import ranked
+from klbench.rlhf.testbed import dpo_world
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.dpo import estimates
@@ -115,7 +115,7 @@ def test_estimators_by_enumeration() -> None:
     whole = (log_q.exp() * (log_q - bed.leaf_log_p) ** 2 / 2).sum(-1)
     torch.testing.assert_close((log_q.exp() * views["k2", "sequence"]).sum(-1), whole)
     n = 20_000
-    for row in estimates.rows(bed, log_probs, ranked.sampled(bed, n, 1.0), n, n, 3):
+    for row in estimates.rows(bed, log_probs, dpo_world.sampled(bed, n, 1.0), n, n, 3):
         assert abs(row["estimate"] - row["expected"]) <= 5 * row["estimate_se"]
     told = estimates.k1(bed, log_q[None], n, 3)
     assert bool(((told["kl_estimate"][0] - exact.mean(-1)).abs() <= 5 * told["kl_estimate_se"][0]).all())
@@ -165,14 +165,14 @@ def test_flipped_labels_have_an_optimum_of_their_own() -> None:
 
 
 def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
-    step = ranked.Ranked.step
+    step = dpo_world.PreferenceReplicas.step
 
     def poisoned(self, loss, number):
         place = loss.new_zeros(loss.shape)
         place[1, 1] = math.nan if number == 12 else 0.0
         step(self, loss + place, number)
 
-    monkeypatch.setattr(ranked.Ranked, "step", poisoned)
+    monkeypatch.setattr(dpo_world.PreferenceReplicas, "step", poisoned)
     rows = perform(DpoOptions(**TINY), 0, 16, (0, 1))["training"]
     told = {(row["arm"], row["seed"], row["step"], row["status"]) for row in rows if row["status"] != "ok"}
     assert told == {("f-dpo kl_pq", 1, 20, "diverged at step 12: the loss is nan")}
@@ -216,7 +216,7 @@ def test_from_the_command_line(tmp_path) -> None:
 
 
 def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
-    step = ranked.Ranked.step
+    step = dpo_world.PreferenceReplicas.step
 
     def poisoned(self, loss, update):
         place = loss.new_zeros(loss.shape)
@@ -224,7 +224,7 @@ def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
             place[0, 0] = place[1, 1] = place[2] = math.nan
         step(self, loss + place, update)
 
-    monkeypatch.setattr(ranked.Ranked, "step", poisoned)
+    monkeypatch.setattr(dpo_world.PreferenceReplicas, "step", poisoned)
     found = tables(seeds=3)
     final = found["dpo_final"].query("pairs == 256").set_index("arm")
     last = (

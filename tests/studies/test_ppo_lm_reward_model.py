@@ -10,8 +10,8 @@ from klbench.context import Context
 from klbench.engine import app
 from klbench.report.blocks import Figure
 from klbench.report.numbers import percent, with_interval
-from klbench.rlhf.language import Language
-from klbench.rlhf.rater import Rater
+from klbench.rlhf.language.ppo_world import Language
+from klbench.rlhf.language.reward_world import Rater
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.language import section as language_section

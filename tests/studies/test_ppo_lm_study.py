@@ -13,7 +13,7 @@ from scipy.stats import t
 from klbench.context import Context
 from klbench.engine import app
 from klbench.lm import loading
-from klbench.rlhf.language import Language
+from klbench.rlhf.language.ppo_world import Language
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.language.options import PpoLmOptions

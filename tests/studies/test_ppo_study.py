@@ -13,7 +13,8 @@ from scipy.stats import t, ttest_rel
 from klbench.context import Context
 from klbench.engine import app
 from klbench.engine.settings import build
-from klbench.rlhf import fixed_points, testbed
+from klbench.rlhf import testbed
+from klbench.rlhf.testbed import fixed_points
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.ppo.options import TrainingOptions
@@ -175,7 +176,7 @@ def test_another_seed_another_run(trained) -> None:
 
 
 def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.testbed.ppo_world import Replicas
 
     step = Replicas.step
 
@@ -210,7 +211,7 @@ def test_what_diverged_is_in_no_mean() -> None:
 
 
 def test_where_all_seeds_diverged_nothing_is_said_of_the_end(monkeypatch) -> None:
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.testbed.ppo_world import Replicas
 
     step = Replicas.step
 

@@ -141,7 +141,7 @@ def test_from_the_command_line(tmp_path) -> None:
 
 
 def test_policies_that_diverged_are_in_no_mean(monkeypatch) -> None:
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.testbed.ppo_world import Replicas
 
     step = Replicas.step
 

@@ -14,7 +14,7 @@ from klbench.types import Draws
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ranked import Pairs
+    from klbench.rlhf.testbed.dpo_world import Preferences
 
 
 def _leaves(log_q: Tensor, uniform: np.ndarray) -> Tensor:
@@ -61,7 +61,7 @@ def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
     return result | {("full", "token"): kl}
 
 
-def rows(bed: Testbed, log_probs: Tensor, pairs: Pairs, n: int, size: int, step: int) -> list[dict[str, Any]]:
+def rows(bed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size: int, step: int) -> list[dict[str, Any]]:
     """One row a seed and estimator: what it said, what it says on average, and the exact KL."""
     log_q = bed.tree.sum_along(log_probs.detach())
     exact = (log_q.exp() * (log_q - bed.leaf_log_p)).sum(-1).mean(-1)
@@ -73,7 +73,7 @@ def rows(bed: Testbed, log_probs: Tensor, pairs: Pairs, n: int, size: int, step:
     weighted = (log_q - bed.leaf_log_p).exp() * (log_q - bed.leaf_log_p)
     theirs = _leaves(bed.leaf_log_p, _uniform(bed, n, step, "answers"))
     found["reference", "k1 weighted", "sequence"] = (*_mean(weighted, theirs), exact)
-    both = [weighted.flatten(1).gather(-1, places) for places in (pairs.chosen, pairs.rejected)]
+    both = [weighted.flatten(1).gather(-1, places) for places in (preferences.chosen, preferences.rejected)]
     seen = (both[0] + both[1]) / 2.0
     found["pairs", "k1 weighted", "sequence"] = (seen.mean(-1), seen.std(-1) / seen.shape[-1] ** 0.5, exact)
     return [

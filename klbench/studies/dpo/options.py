@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from klbench import divergences
 from klbench.policies.shapes import Name
 from klbench.policies.tree import Tree
-from klbench.rlhf.dpo import Arm
+from klbench.rlhf.dpo import DpoArm
 from klbench.types import Options
 
 Preset = Literal["default", "thorough"]
@@ -54,13 +54,13 @@ Divergences = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_kn
 Smoothing = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 
-def arms(names: Sequence[str], smoothings: Sequence[float], beta: float) -> tuple[Arm, ...]:
+def arms(names: Sequence[str], smoothings: Sequence[float], beta: float) -> tuple[DpoArm, ...]:
     """A loss for each divergence, the standard first, and for each smoothing of the standard."""
     others = [name for name in names if name != "kl_qp"]
     return (
-        Arm(STANDARD, beta),
-        *(Arm(f"f-dpo {name}", beta / divergences.get(name).curvature, name) for name in others),
-        *(Arm(f"dpo smoothed {each:g}", beta, "kl_qp", each) for each in sorted(set(smoothings))),
+        DpoArm(STANDARD, beta),
+        *(DpoArm(f"f-dpo {name}", beta / divergences.get(name).curvature, name) for name in others),
+        *(DpoArm(f"dpo smoothed {each:g}", beta, "kl_qp", each) for each in sorted(set(smoothings))),
     )
 
 
@@ -134,6 +134,6 @@ class DpoOptions(Options):
         return self
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[DpoArm, ...]:
         """What is compared, the standard first."""
         return arms(self.divergences, self.smoothings, self.scale * self.beta)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.dpo import Arm
+from klbench.rlhf.dpo import DpoArm
 from klbench.rlhf.testbed import Testbed
 from klbench.studies.dpo.options import DpoOptions
 from klbench.studies.ppo.tasks import one_thread
@@ -27,7 +27,7 @@ def optima(options: DpoOptions, bed: Testbed) -> Tensor:
     """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
     import torch
 
-    from klbench.rlhf import implied
+    from klbench.rlhf.testbed import implied
 
     result = []
     for arm in options.arms:
@@ -40,17 +40,17 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
     """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
     import torch
 
-    from klbench.rlhf import implied
     from klbench.rlhf.dpo import judged, train
-    from klbench.rlhf.ranked import Ranked, population, ratios, sampled
+    from klbench.rlhf.testbed import implied
+    from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
     from klbench.studies.dpo import estimates
 
     with one_thread():
         bed, arms = testbed(options, seed, seeds), options.arms
         every = population(bed, options.scale, options.flips)
-        pairs = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
-        world = Ranked(
-            bed, len(arms), pairs, rate=options.learning_rate, clip=options.gradient_clip,
+        preferences = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
+        world = PreferenceReplicas(
+            bed, len(arms), preferences, rate=options.learning_rate, clip=options.gradient_clip,
             steps=options.steps if options.decay else None, batch=None if math.isinf(size) else options.batch,
         )  # fmt: skip
         own, training, told = optima(options, bed), [], []
@@ -70,15 +70,15 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
             } | told_now  # fmt: skip
             training += _rows(arms, seeds, size, report.step, values, world.optimizer.causes)
             if not math.isinf(size):
-                told += estimates.rows(bed, log_probs[0], pairs, options.completions, int(size), report.step)
+                told += estimates.rows(bed, log_probs[0], preferences, options.completions, int(size), report.step)
         return {"training": training, "estimates": told}
 
 
-def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[Arm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
+def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
     import torch
 
-    from klbench.rlhf import implied
+    from klbench.rlhf.testbed import implied
 
     exact = bed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
     to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
@@ -87,7 +87,7 @@ def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[Arm], log_q: Tensor
 
 
 def _rows(
-    arms: Sequence[Arm], seeds: Sequence[int], size: float, step: int, values: Mapping[str, Tensor],
+    arms: Sequence[DpoArm], seeds: Sequence[int], size: float, step: int, values: Mapping[str, Tensor],
     causes: Mapping[tuple[int, ...], tuple[int, str]],
 ) -> Rows:  # fmt: skip
     plain = {name: tensor.tolist() for name, tensor in values.items()}
@@ -107,8 +107,8 @@ def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows
     """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
     import torch
 
-    from klbench.rlhf import implied
-    from klbench.rlhf.ranked import population
+    from klbench.rlhf.testbed import implied
+    from klbench.rlhf.testbed.dpo_world import population
 
     with one_thread():
         bed, arms = testbed(options, seed, seeds), options.arms

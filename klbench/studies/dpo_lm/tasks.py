@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.penalty import arm as penalty_arm
-from klbench.rlhf.penalty import estimates
+from klbench.rlhf.penalty import arm, estimates
 from klbench.studies.language import runs
-from klbench.studies.language.preferences import pairs
+from klbench.studies.language.preferences import preferences
 from klbench.studies.language.runs import UNTRAINED, Kept
 from klbench.studies.language.stage import Place, stage
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from klbench.rlhf.dpo import Arm
-    from klbench.rlhf.language import Language
-    from klbench.rlhf.preferring import Pairs
+    from klbench.rlhf.dpo import DpoArm
+    from klbench.rlhf.language.dpo_world import Preferences
+    from klbench.rlhf.language.ppo_world import Language
     from klbench.studies.language.options import DpoLmOptions
     from klbench.trackers import Tracker
     from klbench.types import Rollouts
@@ -42,7 +41,7 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
             try:
                 (used,) = [each for each in options.arms if each.name == name]
                 with runs.enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
-                    rows = _followed(options, place, learner, used, pairs(options, place, shared, seed), seed, kept, log)
+                    rows = _followed(options, place, learner, used, preferences(options, place, shared, seed), seed, kept, log)
             finally:
                 log.close()
         found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(learner, options, options.beta, k1)
@@ -51,26 +50,26 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 
 def k1(rollouts: Rollouts) -> np.ndarray:
     """What k1 says of each completion."""
-    found: np.ndarray = estimates([penalty_arm("none", 1.0)], rollouts)[0][0, 0].numpy()
+    found: np.ndarray = estimates([arm("none", 1.0)], rollouts)[0][0, 0].numpy()
     return found
 
 
 def _followed(
-    options: DpoLmOptions, place: Place, learner: Language, used: Arm, ranked: Pairs, seed: int, kept: Kept | None,
+    options: DpoLmOptions, place: Place, learner: Language, used: DpoArm, preferred: Preferences, seed: int, kept: Kept | None,
     log: Tracker,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Train to the end, or until a number fails; a row a report, from completions of the policy of that step."""
     import torch
 
     from klbench.rlhf.dpo import train
-    from klbench.rlhf.preferring import Preferring
+    from klbench.rlhf.language.dpo_world import Preferring
 
     rows: list[dict[str, Any]] = []
     start = -1
     if kept is not None:
         runs.restore(learner, kept)
         rows, start = kept.state["rows"], kept.state["update"]
-    world = Preferring(learner, ranked, options.pairs_each)
+    world = Preferring(learner, preferred, options.pairs_each)
     for report in train(world, [used], steps=options.updates, every=options.every, start=max(start, 0)):
         if report.step > start:
             with torch.no_grad():

@@ -8,11 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from klbench import trackers
 from klbench.lm import names, prompts, rows
-from klbench.rlhf import rewards
-from klbench.rlhf.dpo import Arm
+from klbench.rlhf.dpo import DpoArm
+from klbench.rlhf.language import rewards
+from klbench.rlhf.language.dpo_world import KEYS as PREFERENCE
+from klbench.rlhf.language.sft import KEYS as EXAMPLE
 from klbench.rlhf.options import LoopOptions
-from klbench.rlhf.preferring import KEYS as RANKED
-from klbench.rlhf.sft import KEYS as EXAMPLE
 from klbench.studies.dpo.options import Divergences, Smoothing, arms
 from klbench.types import Options
 
@@ -33,7 +33,7 @@ class LanguageOptions(Options):
     prompts, prompt_count, max_new_tokens
         As in ``pair=lm``.
     reward
-        A program's: see :mod:`klbench.rlhf.rewards`.
+        A program's: see :mod:`klbench.rlhf.language.rewards`.
     sft, sft_steps, sft_rate
         A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is trained first, for so many
         batches of 32; the reference is then what comes of it, unless it is named.
@@ -100,7 +100,7 @@ class LanguageOptions(Options):
 
 
 class RankedOptions(Options):
-    """Settings of ranked pairs, for what learns from them.
+    """Settings of preferences, for what learns from them.
 
     Parameters
     ----------
@@ -123,7 +123,7 @@ class RankedOptions(Options):
     @classmethod
     def _check_preferences(cls, path: str) -> str:
         if path:
-            rows.check_path(path, RANKED)
+            rows.check_path(path, PREFERENCE)
         return path
 
 
@@ -201,6 +201,6 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
         return self
 
     @property
-    def arms(self) -> tuple[Arm, ...]:
+    def arms(self) -> tuple[DpoArm, ...]:
         """What is compared, the standard first."""
         return arms(self.divergences, self.smoothings, self.label_scale * self.beta)

@@ -1,4 +1,4 @@
-"""Ranked pairs of completions, and the reward models that learn from them."""
+"""Preferences between completions, and the reward models that learn from them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from klbench.types import ConfigError, RunError
 if TYPE_CHECKING:
     from klbench.context import Context
     from klbench.lm.scalar import Scalar
-    from klbench.rlhf.preferring import Pairs
+    from klbench.rlhf.language.dpo_world import Preferences
     from klbench.studies.language.options import DpoLmOptions, PpoLmOptions
 
 REPORTS = 10
 """How often a reward model's losses are looked at, and it is kept where they are least."""
 
 
-def pairs(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Pairs:
-    """The ranked pairs of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
-    from klbench.rlhf import preferring
+def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Preferences:
+    """The preferences of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
+    from klbench.rlhf.language import dpo_world
 
     if options.preferences:
-        return preferring.load(options.preferences, shared.start)
-    return preferring.sampled(
+        return dpo_world.load(options.preferences, shared.start)
+    return dpo_world.sampled(
         shared.reference, shared.prompts, shared.judge, options.ranked_pairs, scale=options.label_scale,
         tokens=options.max_new_tokens, batch=options.batch, dtype=options.dtype,
         stream=streams.generator(place.seed, "language", seed, "pairs"),
@@ -35,16 +35,16 @@ def pairs(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, see
 
 
 def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
-    """What is wrong with a file of pairs is said before anything is trained.
+    """What is wrong with a file of preferences is said before anything is trained.
 
     Raises
     ------
     ConfigError
         The file, its line and key; or there is one pair, none of which could be held out.
     """
-    from klbench.rlhf import preferring
+    from klbench.rlhf.language import dpo_world
 
-    if options.preferences and len(preferring.load(options.preferences, shared.start)) < 2:
+    if options.preferences and len(dpo_world.load(options.preferences, shared.start)) < 2:
         raise ConfigError(f"{options.preferences}: expected at least 2 pairs, got 1")
 
 
@@ -70,7 +70,7 @@ def learn(options: PpoLmOptions, place: Place, seed: int) -> list[dict[str, Any]
 
 def paid_by_model(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> Stage:
     """The same with the seed's reward model as its judge."""
-    from klbench.rlhf.rater import judging
+    from klbench.rlhf.language.reward_world import judging
 
     model, state = _rater(options, place, shared, seed)
     judge = judging(model, level=state["level"], scale=options.label_scale, batch=options.batch, dtype=options.dtype)
@@ -97,11 +97,11 @@ def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tup
 
 
 def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
-    from klbench.rlhf.rater import Rater
+    from klbench.rlhf.language.reward_world import Rater
     from klbench.rlhf.reward_model import train
 
     rater = Rater(
-        shared.start, pairs(options, place, shared, seed), each=options.pairs_each, batch=options.batch,
+        shared.start, preferences(options, place, shared, seed), each=options.pairs_each, batch=options.batch,
         rate=options.reward_rate, steps=options.reward_steps, dtype=options.dtype,
         names=(place.seed, "language", seed, "reward model"),
     )  # fmt: skip

@@ -14,7 +14,7 @@ import numpy as np
 from klbench import trackers
 from klbench.lm import trained
 from klbench.lm.batching import is_out_of_memory
-from klbench.rlhf.language import Language
+from klbench.rlhf.language.ppo_world import Language
 from klbench.studies.language.stage import Place, Stage, described, measures
 from klbench.types import RunError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.context import Context
-    from klbench.rlhf.language import Completed, Judge
+    from klbench.rlhf.language.ppo_world import Completed, Judge
     from klbench.studies.language.options import LanguageOptions
     from klbench.types import Rollouts
 
@@ -157,7 +157,7 @@ def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Track
 
 def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any) -> Language:
     """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
-    from klbench.rlhf.language import Setting
+    from klbench.rlhf.language.ppo_world import Setting
 
     settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
     return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, (place.seed, "language", seed))

@@ -13,16 +13,16 @@ import numpy as np
 from klbench import estimators
 from klbench.lm import embedded, loading, prompts, trained
 from klbench.pairs.lm import FEW_PARAMETERS
-from klbench.rlhf import rewards, sft
-from klbench.rlhf.rewards import Written
+from klbench.rlhf.language import rewards, sft
+from klbench.rlhf.language.rewards import Written
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from klbench.context import Context
-    from klbench.lm.loading import LanguageModel
-    from klbench.rlhf.language import Judge
+    from klbench.lm.model import LanguageModel
+    from klbench.rlhf.language.ppo_world import Judge
     from klbench.studies.language.options import LanguageOptions
     from klbench.types import Rollouts
 

@@ -43,7 +43,7 @@ def _settings(name: str) -> dict[str, Any]:
 
 def _made_with(name: str) -> dict[str, Any]:
     package = Path(__file__).resolve().parents[2]
-    files = sorted({file for each in DECIDES for file in package.glob(f"{each}/*.py")})
+    files = sorted({file for each in DECIDES for file in package.glob(f"{each}/**/*.py")})
     code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return {"study": TRAINED[name][0], "settings": _settings(name), "code": code}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench.metrics.seeds import mean, share, summarized
-from klbench.rlhf.expected import REST
+from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.tables import by_seed, described, starts
 
@@ -37,7 +37,7 @@ def fixed_points_table(
     import pandas as pd
     import torch
 
-    from klbench.rlhf import fixed_points
+    from klbench.rlhf.testbed import fixed_points
     from klbench.studies.ppo.tasks import testbed
 
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench.metrics.seeds import mean, summarized
-from klbench.rlhf.penalty import Arm, arm
-from klbench.rlhf.replicas import Replicas
+from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.tables import described, going
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Batch, Recipe
+    from klbench.rlhf.ppo import PpoBatch, Recipe
 
 Rows = list[dict[str, Any]]
 
@@ -37,7 +37,7 @@ class _Watched(Replicas):
     norms: list[Tensor]
     seen: list[Tensor]
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """As ever."""
         batch = super().sample(update, lag)
         self.seen.append((batch.inputs.token[..., 0] == self.lost[:, self._prompts]).any(-1))  # type: ignore[attr-defined]
@@ -81,7 +81,8 @@ def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe
     """One row a combination, nats lost, seed and evaluation; what the whole run had stands in the last ones."""
     import torch
 
-    from klbench.rlhf import expected, ppo
+    from klbench.rlhf import ppo
+    from klbench.rlhf.testbed import expected
 
     bed = short_bed(bed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
@@ -114,12 +115,12 @@ def _corpus(options: TrainingOptions, world: Replicas) -> Any:
 
 
 def _of_the_run(
-    options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[Arm], start: Tensor
+    options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[PenaltyArm], start: Tensor
 ) -> dict[str, Tensor]:
     """Exact values at the start, and what was seen of the gradients on the way; each ``(arms, seeds)``."""
     import torch
 
-    from klbench.rlhf import expected
+    from klbench.rlhf.testbed import expected
 
     shape = (len(arms), len(bed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
@@ -138,7 +139,9 @@ def _of_the_run(
     }  # fmt: skip
 
 
-def _rows(arms: Sequence[Arm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas) -> Rows:
+def _rows(
+    arms: Sequence[PenaltyArm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas
+) -> Rows:
     stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     return [

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
-    from klbench.rlhf import expected, fixed_points
     from klbench.rlhf.penalty import arm
+    from klbench.rlhf.testbed import expected, fixed_points
     from klbench.studies.ppo import tasks
 
     names = options.combinations

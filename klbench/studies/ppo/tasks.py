@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from klbench.rlhf.penalty import Arm, arm
+from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.testbed import Exact, Testbed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Recipe, Report
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.ppo import PpoReport, Recipe
+    from klbench.rlhf.testbed.ppo_world import Replicas
     from klbench.studies.ppo.options import TrainingOptions
 
 SEEDS_A_TASK = 4
@@ -43,7 +43,7 @@ class Task:
         return f"{self.kind}-seeds-{self.seeds[0]}-{self.seeds[-1]}"
 
     @property
-    def arms(self) -> list[Arm]:
+    def arms(self) -> list[PenaltyArm]:
         """Every combination with every weight."""
         return [arm(name, beta) for name in self.names for beta in self.betas]
 
@@ -93,7 +93,7 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     import torch
 
     from klbench.rlhf.ppo import train
-    from klbench.rlhf.replicas import Replicas
+    from klbench.rlhf.testbed.ppo_world import Replicas
 
     recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
@@ -112,7 +112,7 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     return [row | _status(world, task, row) for row in rows]
 
 
-def _seen(report: Report) -> dict[str, Tensor]:
+def _seen(report: PpoReport) -> dict[str, Tensor]:
     names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction", "loss_beta")
     return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
 
@@ -125,7 +125,7 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
 
 
 def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf import expected
+    from klbench.rlhf.testbed import expected
 
     # One step an update: what more epochs are for, to use a batch again, does not arise.
     path = expected.train(
@@ -136,7 +136,7 @@ def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
 
 
 def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf import expected
+    from klbench.rlhf.testbed import expected
 
     found = expected.settle(
         bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf.penalty import Arm, arm, estimates
+from klbench.rlhf.penalty import PenaltyArm, arm, estimates
 from klbench.studies.language.preferences import paid_by_model
 from klbench.studies.language.runs import (
     UNTRAINED,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from klbench.rlhf.language import Judge, Language
+    from klbench.rlhf.language.ppo_world import Judge, Language
     from klbench.rlhf.ppo import Recipe
     from klbench.studies.language.options import PpoLmOptions
     from klbench.types import Rollouts
@@ -80,7 +80,7 @@ def _followed(
     options: PpoLmOptions,
     place: Place,
     learner: Language,
-    used: Arm,
+    used: PenaltyArm,
     recipe: Recipe,
     estimate: Callable[[Rollouts], np.ndarray],
     gold: Judge | None,
@@ -116,7 +116,7 @@ def _pretraining(options: PpoLmOptions, learner: Language) -> Callable[[int], Te
     """The mean log-probability of an update's examples, as the loop takes it."""
     if not options.pretraining:
         return None
-    from klbench.rlhf import sft
+    from klbench.rlhf.language import sft
 
     examples = sft.load(options.pretraining, learner.policy)
     return lambda update: sft.mean_log_prob(learner, examples, update)[None, None]

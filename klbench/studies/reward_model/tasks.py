@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from klbench.rlhf import proxies
-from klbench.rlhf.penalty import Arm, arm, estimates
-from klbench.rlhf.replicas import Replicas
-from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.penalty import PenaltyArm, arm, estimates
+from klbench.rlhf.testbed import Testbed, reward_world
+from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.tasks import one_thread
 from klbench.studies.reward_model.options import RewardModelOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.rlhf.ppo import Batch
-    from klbench.rlhf.ranked import Pairs
+    from klbench.rlhf.ppo import PpoBatch
+    from klbench.rlhf.testbed.dpo_world import Preferences
 
 TEST_PAIRS = 16_384
 """Pairs of each seed that no model has seen."""
@@ -32,9 +31,9 @@ Found = dict[str, Rows]
 class _Watched(Replicas):
     """Replicas that keep the last batch that was sampled."""
 
-    last: Batch
+    last: PpoBatch
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """As ever."""
         self.last = super().sample(update, lag)
         return self.last
@@ -42,39 +41,39 @@ class _Watched(Replicas):
 
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
     """Rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
-    from klbench.rlhf import ranked
+    from klbench.rlhf.testbed import dpo_world
 
     with one_thread():
         bed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
-        pairs = ranked.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
-        models, scores, calibration = _models(options, bed, pairs)
-        proxy = proxies.gain(bed, scores / options.scale)
+        preferences = dpo_world.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
+        models, scores, calibration = _models(options, bed, preferences)
+        proxy = reward_world.gain(bed, scores / options.scale)
         return {
             "models": models, "calibration": calibration, "paths": _paths(options, bed, proxy),
             "training": _trained(options, bed, proxy),
         }  # fmt: skip
 
 
-def _take(pairs: Pairs, first: int, last: int) -> Pairs:
+def _take(preferences: Preferences, first: int, last: int) -> Preferences:
     import torch
 
-    return pairs.take(torch.arange(first, last))
+    return preferences.take(torch.arange(first, last))
 
 
-def _models(options: RewardModelOptions, bed: Testbed, pairs: Pairs) -> tuple[Rows, Tensor, Rows]:
+def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
     """Trains all models; their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
     from klbench.rlhf import reward_model
 
     most = max(options.sizes)
-    world = proxies.RewardModels(
-        bed, _take(pairs, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
+    world = reward_world.RewardModels(
+        bed, _take(preferences, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
         rate=options.model_rate, steps=options.model_steps,
     )  # fmt: skip
     every = max(1, options.model_steps // 60)
     for each in reward_model.train(world, steps=options.model_steps, every=every, smoothing=options.smoothing):
         report = each
     scores = world.kept_scores()
-    test = _take(pairs, most, most + TEST_PAIRS)
+    test = _take(preferences, most, most + TEST_PAIRS)
     values = _quality(options, bed, scores, test) | {
         "kept_step": report.kept, "train_loss": report.loss, "train_accuracy": report.accuracy,
         "held_out_loss": report.held_out_loss,
@@ -105,11 +104,11 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
 
 
-def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pairs) -> dict[str, Tensor]:
+def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
     """On new pairs: how often the label is met, and how often the gold order; the loss; and the exact correlation."""
     from klbench.rlhf.reward_model import Scored
 
-    p, gold, proxy = bed.leaf_log_p.exp(), proxies.gain(bed, bed.reward), proxies.gain(bed, scores)
+    p, gold, proxy = bed.leaf_log_p.exp(), reward_world.gain(bed, bed.reward), reward_world.gain(bed, scores)
     found, ideal = (
         Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * bed.reward[None])
     )
@@ -124,7 +123,7 @@ def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pa
     }  # fmt: skip
 
 
-def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pairs) -> tuple[Tensor, Tensor]:
+def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> tuple[Tensor, Tensor]:
     """For new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
 
     Where it prefers neither, either may be meant: both are a half.
@@ -155,11 +154,11 @@ def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
     """The exact optimum of each proxy over beta, and the best of n; those of the gold reward too."""
     import torch
 
-    every = torch.cat([proxy, proxies.gain(bed, bed.reward)[None]])
+    every = torch.cat([proxy, reward_world.gain(bed, bed.reward)[None]])
     rows: Rows = []
-    ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., proxies.Optimised]], ...] = (
-        ("optimum", "beta", options.betas, proxies.tilted),
-        ("best_of_n", "n", tuple(float(n) for n in options.best_of), proxies.best_of_n),
+    ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., reward_world.Optimised]], ...] = (
+        ("optimum", "beta", options.betas, reward_world.tilted),
+        ("best_of_n", "n", tuple(float(n) for n in options.best_of), reward_world.best_of_n),
     )
     for method, key, values, optimised in ways:
         found = optimised(bed, every, torch.tensor(values, dtype=torch.float64))
@@ -185,7 +184,7 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
 
     from klbench.rlhf.ppo import Recipe, train
 
-    mine = proxies.with_proxy(bed, proxy)
+    mine = reward_world.with_proxy(bed, proxy)
     arms = [arm(name, options.beta) for name in options.combinations]
     names = set(Recipe.__dataclass_fields__) - {"lag"}
     recipe = Recipe(**{name: getattr(options, name) for name in names})
@@ -195,7 +194,7 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
         critic=options.critic, lag=0,
     )  # fmt: skip
     beta = torch.full((len(arms),), options.beta, dtype=torch.float64)
-    gold = proxies.gain(bed, bed.reward).repeat(len(options.sizes), 1, 1)
+    gold = reward_world.gain(bed, bed.reward).repeat(len(options.sizes), 1, 1)
     rows: Rows = []
     for report in train(world, arms, recipe, lambda update: world.pretraining(update, exact=False)):
         with torch.no_grad():
@@ -213,7 +212,7 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
 
 
 def _training_rows(
-    options: RewardModelOptions, bed: Testbed, world: Replicas, arms: list[Arm], step: int, values: Mapping[str, Tensor]
+    options: RewardModelOptions, bed: Testbed, world: Replicas, arms: list[PenaltyArm], step: int, values: Mapping[str, Tensor]
 ) -> Rows:
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     rows: Rows = []

@@ -1,4 +1,4 @@
-"""Ranked pairs of completions, and a language model that learns from them: what :func:`klbench.rlhf.dpo.train` trains.
+"""Preferences between completions, and a language model that learns from them: what :func:`klbench.rlhf.dpo.train` trains.
 
 A stack of one: every loss is a world of its own, and all of them see the same pairs in the same order.
 """
@@ -15,22 +15,22 @@ from klbench.lm import rows
 from klbench.lm.generation import generate
 from klbench.lm.sampling import Sampling
 from klbench.lm.trained import precision
-from klbench.rlhf import sft
-from klbench.rlhf.dpo import Batch
-from klbench.rlhf.language import Judge, Language, held
-from klbench.rlhf.sft import Examples
+from klbench.rlhf.dpo import DpoBatch
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.ppo_world import Judge, Language, held
+from klbench.rlhf.language.sft import Examples
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 KEYS = ("prompt", "chosen", "rejected")
-"""Keys of a file of ranked pairs."""
+"""Keys of a file of preferences."""
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Preferences:
     """The better and the worse answer to each prompt, as they are labelled."""
 
     chosen: Examples
@@ -40,8 +40,8 @@ class Pairs:
         return len(self.chosen.prompts)
 
 
-def load(path: str, lm: LanguageModel) -> Pairs:
-    """The pairs of a file.
+def load(path: str, lm: LanguageModel) -> Preferences:
+    """The preferences of a file.
 
     Raises
     ------
@@ -49,13 +49,13 @@ def load(path: str, lm: LanguageModel) -> Pairs:
         The file, its line and key; or a prompt that leaves no room.
     """
     found = rows.load(path, KEYS)
-    return Pairs(*(sft.encoded([(row["prompt"], row[key]) for row in found], lm) for key in KEYS[1:]))
+    return Preferences(*(sft.encoded([(row["prompt"], row[key]) for row in found], lm) for key in KEYS[1:]))
 
 
 def sampled(
     lm: LanguageModel, prompts: Sequence[Sequence[int]], judge: Judge, n: int, *, scale: float, tokens: int, batch: int,
     dtype: str, stream: np.random.Generator,
-) -> Pairs:  # fmt: skip
+) -> Preferences:  # fmt: skip
     """``n`` pairs of the model's own completions, all prompts equally often as far as ``n`` allows.
 
     The first of two is labelled the better one with probability ``sigma(scale * (r - r'))``. (Bradley and Terry 1952.)
@@ -67,11 +67,11 @@ def sampled(
     reward = judge([*asked, *asked], found.token, found.mask).reshape(2, n)
     first = label < 0.5 * (1.0 + np.tanh(0.5 * scale * (reward[0] - reward[1])))
     places = np.where(first, [np.arange(n), np.arange(n, 2 * n)], [np.arange(n, 2 * n), np.arange(n)])
-    return Pairs(*(Examples(asked, found.token[each], found.mask[each]) for each in places))
+    return Preferences(*(Examples(asked, found.token[each], found.mask[each]) for each in places))
 
 
 class Preferring:
-    """A policy that learns from pairs.
+    """A policy that learns from preferences.
 
     Parameters
     ----------
@@ -81,11 +81,11 @@ class Preferring:
         Pairs of a step; each stands once in every pass over them.
     """
 
-    def __init__(self, learner: Language, pairs: Pairs, batch: int) -> None:
+    def __init__(self, learner: Language, preferences: Preferences, batch: int) -> None:
         import torch
 
-        self.learner, self.pairs, self.batch = learner, pairs, batch
-        self._reference = {part: torch.zeros(len(pairs), dtype=torch.float64) for part in KEYS[1:]}
+        self.learner, self.preferences, self.batch = learner, preferences, batch
+        self._reference = {part: torch.zeros(len(preferences), dtype=torch.float64) for part in KEYS[1:]}
         # In the batches of the first pass: what a batch pads rounds, and a policy that is its reference has a ratio of 1.
         with held(learner.reference):
             for step in range(self._steps_a_pass):
@@ -97,7 +97,7 @@ class Preferring:
         """Log-probabilities of whole completions, ``(n,)``, float64."""
         import torch
 
-        examples: Examples = getattr(self.pairs, part)
+        examples: Examples = getattr(self.preferences, part)
         with precision(self.learner.setting.dtype, lm.device):
             found = examples.log_probs(lm, which).cpu().double()
         row = torch.from_numpy(np.nonzero(examples.mask[which])[0])
@@ -105,21 +105,21 @@ class Preferring:
 
     @property
     def _steps_a_pass(self) -> int:
-        return -(-len(self.pairs) // self.batch)
+        return -(-len(self.preferences) // self.batch)
 
     def which(self, step: int) -> np.ndarray:
         """The pairs of a step."""
         each = self._steps_a_pass
-        order = self.learner.stream("order of pairs", step // each).permutation(len(self.pairs))
+        order = self.learner.stream("order of pairs", step // each).permutation(len(self.preferences))
         return order[(step % each) * self.batch :][: self.batch]
 
-    def log_ratios(self, step: int) -> Batch:
+    def log_ratios(self, step: int) -> DpoBatch:
         """The step's pairs under the policy of now."""
         which = self.which(step)
         chosen, rejected = (
             (self._whole(self.learner.policy, part, which) - self._reference[part][which])[None, None] for part in KEYS[1:]
         )
-        return Batch(chosen, rejected)
+        return DpoBatch(chosen, rejected)
 
     def step(self, loss: Tensor, step: int) -> None:
         """One step of AdamW down the loss of the one policy."""

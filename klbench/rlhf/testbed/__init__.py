@@ -3,6 +3,10 @@
 For a prompt ``x``, a reference ``ref`` and a reward ``r``, the objective ``J(pi) = E_pi[r] - beta KL(pi‖ref)`` is largest for
 ``pi* = ref exp(r / beta) / Z``, where it is ``J* = beta log Z``; and ``J* - J(pi) = beta KL(pi‖pi*)`` for every ``pi``.
 (Ziebart 2010; Rafailov et al. 2023, eq. 4.) All values are means over equally likely prompts.
+
+:mod:`klbench.rlhf.testbed.ppo_world`, :mod:`klbench.rlhf.testbed.dpo_world` and :mod:`klbench.rlhf.testbed.reward_world` train
+on it; :mod:`klbench.rlhf.testbed.expected` is PPO without sampling noise, :mod:`klbench.rlhf.testbed.fixed_points` where that
+must end, and :mod:`klbench.rlhf.testbed.implied` where DPO must.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,6 +22,7 @@ import numpy as np
 from klbench import streams
 from klbench.policies.shapes import POLICIES, Name, Policy
 from klbench.policies.tree import Tree
+from klbench.registry import submodule
 from klbench.types import RunError
 
 if TYPE_CHECKING:
@@ -28,6 +34,10 @@ ALIGNED = 8
 """Numbers of float64 in 64 bytes."""
 REWARD_SPREAD = 0.8
 """Standard deviation, about, of what the reward squashes."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    return submodule(__name__, name)
 
 
 class Exact(NamedTuple):

@@ -1,4 +1,4 @@
-"""A reward model made of a language model, which learns from ranked pairs of completions.
+"""A reward model made of a language model, which learns from preferences between completions.
 
     python -m klbench +exp=ppo_lm reward_model=true              # first this, then PPO for what it says
     python -m klbench +exp=ppo_lm reward_model=true preferences=pairs.jsonl label_scale=1
@@ -15,42 +15,42 @@ import numpy as np
 
 from klbench.lm.scalar import Scalar
 from klbench.lm.trained import precision, put_back
-from klbench.rlhf import sft
-from klbench.rlhf.descent import Descent
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.reward_model import HELD_OUT, Scored
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
-    from klbench.rlhf.language import Judge
-    from klbench.rlhf.preferring import Pairs
-    from klbench.rlhf.sft import Examples
+    from klbench.lm.model import LanguageModel
+    from klbench.rlhf.language.dpo_world import Preferences
+    from klbench.rlhf.language.ppo_world import Judge
+    from klbench.rlhf.language.sft import Examples
 
 
 class Rater:
-    """A model whose score of a completion, after its last token, is a reward that learns from pairs; it begins at 0.
+    """A model whose score of a completion, after its last token, is a reward that learns from preferences; it begins at 0.
 
     Parameters
     ----------
     start
         Whose layers it begins with.
-    pairs
+    preferences
         Every fifth is held out; there must be two at least.
     each, batch
         Pairs of a step, and completions that are scored at once without a gradient.
     rate, steps
-        Of :class:`klbench.rlhf.descent.Descent`; the rate falls to 0 along a line.
+        Of :class:`klbench.rlhf.language.descent.Descent`; the rate falls to 0 along a line.
     names
         Of the stream that orders the pairs: (seed, names...).
     """
 
     def __init__(
-        self, start: LanguageModel, pairs: Pairs, *, each: int, batch: int, rate: float, steps: int, dtype: str,
+        self, start: LanguageModel, preferences: Preferences, *, each: int, batch: int, rate: float, steps: int, dtype: str,
         names: tuple[int | str, ...],
     ) -> None:  # fmt: skip
-        self.model, self.pairs, self.batch, self.dtype = Scalar(start), pairs, batch, dtype
-        held_out = np.arange(len(pairs)) % HELD_OUT == 0
+        self.model, self.preferences, self.batch, self.dtype = Scalar(start), preferences, batch, dtype
+        held_out = np.arange(len(preferences)) % HELD_OUT == 0
         self._own, self._held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         self._order = sft.batches(len(self._own), each, names)
         self.descent = Descent(list(self.model.named_parameters().values()), rate, 1.0, steps)
@@ -59,11 +59,13 @@ class Rater:
     def training(self, step: int) -> Scored:
         """The next pairs; each stands once in every pass over them."""
         which = self._own[next(self._order)]
-        return Scored(*(_scores(self.model, part, which, self.dtype) for part in (self.pairs.chosen, self.pairs.rejected)))
+        return Scored(
+            *(_scores(self.model, part, which, self.dtype) for part in (self.preferences.chosen, self.preferences.rejected))
+        )
 
     def held_out(self) -> Scored:
         """All that are held out."""
-        return Scored(*(self._all(part, self._held_out) for part in (self.pairs.chosen, self.pairs.rejected)))
+        return Scored(*(self._all(part, self._held_out) for part in (self.preferences.chosen, self.preferences.rejected)))
 
     def _all(self, examples: Examples, which: np.ndarray) -> Tensor:
         import torch
@@ -86,7 +88,7 @@ class Rater:
 
         put_back(self.model.named_parameters(), self.kept)
         with torch.no_grad():
-            parts = (self.pairs.chosen, self.pairs.rejected)
+            parts = (self.preferences.chosen, self.preferences.rejected)
             return float(torch.cat([self._all(part, self._own) for part in parts]).mean())
 
 
@@ -105,7 +107,7 @@ def judging(model: Scalar, *, level: float, scale: float, batch: int, dtype: str
     """
     import torch
 
-    from klbench.rlhf.sft import Examples
+    from klbench.rlhf.language.sft import Examples
 
     def judge(asked: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> np.ndarray:
         examples = Examples(asked, token, mask)

@@ -17,14 +17,14 @@ from klbench import streams
 from klbench.lm import rows
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
-from klbench.rlhf.descent import Descent
+from klbench.rlhf.language.descent import Descent
 from klbench.types import ConfigError, RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
-    from klbench.rlhf.language import Language
+    from klbench.lm.model import LanguageModel
+    from klbench.rlhf.language.ppo_world import Language
 
 KEYS = ("prompt", "completion")
 BATCH = 32

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from klbench import divergences
-from klbench.rlhf.dpo import Arm, judged
-from klbench.rlhf.expected import log_probs
-from klbench.rlhf.fixed_points import conditionals
+from klbench.rlhf.dpo import DpoArm, judged
 from klbench.rlhf.preferences import implicit_reward
-from klbench.rlhf.ranked import Pairs, ratios
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.dpo_world import Preferences, ratios
+from klbench.rlhf.testbed.expected import log_probs
+from klbench.rlhf.testbed.fixed_points import conditionals
 from klbench.types import Draws, RunError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Fit(NamedTuple):
     correlation: Tensor
 
 
-def fit(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, scale: float, weight: Tensor) -> Fit:
+def fit(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, scale: float, weight: Tensor) -> Fit:
     """Regression of ``beta_dpo phi'(pi/ref)`` on ``scale * r`` over the sequences of all prompts.
 
     ``log_q`` is ``(arms, seeds, prompts, leaves)``, and so, or as far as it spreads over that, are the weights, which sum to
@@ -120,7 +120,7 @@ def fit(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, scale: float, weig
     return Fit(both / other, both / (own * other).sqrt())
 
 
-def population_gradient(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, pairs: Pairs) -> Tensor:
+def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, preferences: Preferences) -> Tensor:
     """Norm of the population loss's gradient at policies over that at the reference, ``(arms, seeds)``.
 
     With respect to a logit for every token after every prefix; ``log_q`` is ``(arms, seeds, prompts, leaves)``.
@@ -132,6 +132,6 @@ def population_gradient(testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, pa
     for start in (conditionals(testbed, log_q), reference):
         theta = start.flatten(2).detach().requires_grad_()
         leaves = testbed.tree.sum_along(log_probs(testbed, theta, free=True))
-        (gradient,) = torch.autograd.grad(judged(arms, ratios(testbed, leaves, pairs)).loss.sum(), theta)
+        (gradient,) = torch.autograd.grad(judged(arms, ratios(testbed, leaves, preferences)).loss.sum(), theta)
         norms.append(gradient.norm(dim=-1))
     return norms[0] / norms[1]

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from klbench.gradients import EXACT, Combination
 from klbench.gradients.surrogate import parts
-from klbench.rlhf.penalty import Arm, blocks
-from klbench.rlhf.replicas import Adam
+from klbench.rlhf.penalty import PenaltyArm, blocks
 from klbench.rlhf.testbed import Testbed, padded, reach
+from klbench.rlhf.testbed.ppo_world import Adam
 from klbench.types import Rollouts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ FREE_STEP, FREE_LARGEST = 0.3, 1.0
 
 
 def expected_loss(
-    testbed: Testbed, arms: Sequence[Arm], log_q: Tensor, beta: Tensor, group: int, pretraining_weight: float = 0.0
+    testbed: Testbed, arms: Sequence[PenaltyArm], log_q: Tensor, beta: Tensor, group: int, pretraining_weight: float = 0.0
 ) -> Tensor:
     """A number a replica, ``(arms, seeds)``, whose gradient is the expected gradient of the loss ``-r + beta * penalty``.
 
@@ -122,7 +122,7 @@ def _by_sequence(testbed: Testbed, combination: Combination, log_q: Tensor, leav
 
 def gradients(
     testbed: Testbed,
-    arms: Sequence[Arm],
+    arms: Sequence[PenaltyArm],
     theta: Tensor,
     beta: Tensor,
     group: int,
@@ -144,7 +144,7 @@ def log_probs(testbed: Testbed, theta: Tensor, *, free: bool = False) -> Tensor:
     return theta.view(*theta.shape[:-1], *testbed.log_p.shape[1:]).log_softmax(-1) if free else testbed.everywhere(theta)
 
 
-def alike(testbed: Testbed, arms: Sequence[Arm], group: int) -> list[int]:
+def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]:
     """For each arm the first one with the same ``beta`` that has the same expected gradient, at policies drawn at random."""
     import torch
 
@@ -164,7 +164,7 @@ def alike(testbed: Testbed, arms: Sequence[Arm], group: int) -> list[int]:
 
 def train(
     testbed: Testbed,
-    arms: Sequence[Arm],
+    arms: Sequence[PenaltyArm],
     *,
     steps: int,
     rate: float,
@@ -206,7 +206,7 @@ class Settled(NamedTuple):
 
 
 def settle(
-    testbed: Testbed, arms: Sequence[Arm], *, least: int, most: int, group: int, pretraining_weight: float = 0.0
+    testbed: Testbed, arms: Sequence[PenaltyArm], *, least: int, most: int, group: int, pretraining_weight: float = 0.0
 ) -> Settled:
     """Let free policies, a logit of their own for each token after each prefix, come to rest; each for itself.
 
@@ -221,7 +221,7 @@ def settle(
     return Settled(*(torch.cat(each) for each in zip(*found, strict=True)))
 
 
-def _settled(testbed: Testbed, arm: Arm, least: int, most: int, group: int, pretraining_weight: float) -> Settled:
+def _settled(testbed: Testbed, arm: PenaltyArm, least: int, most: int, group: int, pretraining_weight: float) -> Settled:
     import torch
 
     theta = testbed.log_p.flatten(1)[None].clone()

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from klbench.policies.shapes import POLICIES, Name
-from klbench.rlhf.ranked import Pairs
-from klbench.rlhf.replicas import Adam
 from klbench.rlhf.reward_model import HELD_OUT, Scored
 from klbench.rlhf.testbed import Testbed, padded
+from klbench.rlhf.testbed.dpo_world import Preferences
+from klbench.rlhf.testbed.ppo_world import Adam
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,22 +39,30 @@ class RewardModels:
 
     Parameters
     ----------
-    pairs
+    preferences
         Of each seed; every fifth is held out.
     sizes
         How many of them each model has, those that are held out included.
     model, width
         The models' shape.
     rate, steps
-        Of :class:`klbench.rlhf.replicas.Adam`; the rate falls to 0 along a line.
+        Of :class:`klbench.rlhf.testbed.ppo_world.Adam`; the rate falls to 0 along a line.
     """
 
     def __init__(
-        self, testbed: Testbed, pairs: Pairs, sizes: Sequence[int], *, model: Name, width: int, rate: float, steps: int
+        self,
+        testbed: Testbed,
+        preferences: Preferences,
+        sizes: Sequence[int],
+        *,
+        model: Name,
+        width: int,
+        rate: float,
+        steps: int,
     ) -> None:
         import torch
 
-        self.testbed, self.pairs, self.sizes = testbed, pairs, tuple(sizes)
+        self.testbed, self.preferences, self.sizes = testbed, preferences, tuple(sizes)
         self._policy = POLICIES[model](testbed.tree, testbed.prompts, width)
         drawn = padded(np.stack([self._policy.random(testbed.stream(k, model, "reward model")) for k in testbed.seeds]))
         if model == "table":  # it is linear: where it starts is no part of its score, and would only round it
@@ -64,7 +72,7 @@ class RewardModels:
         self.kept = self.theta.detach().clone()
         with torch.no_grad():
             self._start = self._outputs(drawn[None])
-        number = torch.arange(pairs.chosen.shape[-1])
+        number = torch.arange(preferences.chosen.shape[-1])
         mine = torch.stack([number < size for size in self.sizes])
         self._weights = [self._shares(mine & part) for part in (number % HELD_OUT != 0, number % HELD_OUT == 0)]
         self._floor = ROUNDING * self._touched(self._weights[0])
@@ -110,7 +118,10 @@ class RewardModels:
     def _answers(self, scores: Tensor) -> list[Tensor]:
         """Scores of all sequences to those of the pairs' better and worse answers, ``(sizes, seeds, n)`` each."""
         flat = scores.flatten(-2)
-        return [flat.gather(-1, each.expand(len(self.sizes), -1, -1)) for each in (self.pairs.chosen, self.pairs.rejected)]
+        return [
+            flat.gather(-1, each.expand(len(self.sizes), -1, -1))
+            for each in (self.preferences.chosen, self.preferences.rejected)
+        ]
 
     def _without_rounding(self, gradient: Tensor) -> Tensor:
         return gradient.masked_fill(gradient.abs() <= self._floor, 0.0)

@@ -16,20 +16,20 @@ import numpy as np
 
 from klbench import streams
 from klbench.kernels import token_divergences
-from klbench.lm.batching import Batch as Fits
+from klbench.lm.batching import Batch
 from klbench.lm.generation import generate
 from klbench.lm.sampling import Sampling
 from klbench.lm.scalar import Scalar
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
-from klbench.rlhf.descent import Descent
-from klbench.rlhf.ppo import Batch
+from klbench.rlhf.language.descent import Descent
+from klbench.rlhf.ppo import PpoBatch
 from klbench.types import Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from klbench.lm.loading import LanguageModel
+    from klbench.lm.model import LanguageModel
 
 Judge = Callable[[Sequence[Sequence[int]], np.ndarray, np.ndarray], np.ndarray]
 """Prompts, and completions ``(n, T)`` with what counts of them, to rewards ``(n,)``."""
@@ -59,11 +59,11 @@ class Completed:
     log_mu: Tensor | None = None
 
     @property
-    def batch(self) -> Batch:
+    def batch(self) -> PpoBatch:
         """The same as the loop takes it."""
         import torch
 
-        return Batch(torch.from_numpy(self.reward)[None, None], torch.from_numpy(self.mask)[None, None], self)
+        return PpoBatch(torch.from_numpy(self.reward)[None, None], torch.from_numpy(self.mask)[None, None], self)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Setting:
     prompts_each, group, tokens
         Prompts of a batch, completions of each, and most tokens of one.
     rate, clip, steps
-        Of :class:`klbench.rlhf.descent.Descent`.
+        Of :class:`klbench.rlhf.language.descent.Descent`.
     critic
         Whether there are values: another copy of the model, with an output of its own.
     dtype
@@ -136,7 +136,7 @@ class Language:
         self.prompts, self.judge, self.setting, self.names = prompts, judge, setting, names
         self.critic = Scalar(start) if setting.critic else None
         self.descent = Descent(list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps)
-        self._fits = Fits(setting.batch)
+        self._fits = Batch(setting.batch)
         self.latest: tuple[Completed, Rollouts] | None = None
         """The last whole batch, without gradients."""
 
@@ -150,7 +150,7 @@ class Language:
         seed, *first = self.names
         return streams.generator(int(seed), *first, *names)
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """``group`` completions of each of some prompts, all prompts equally often in the long run."""
         assert lag == 0, "a language model's older parameters are not kept"
         stream = self.stream("samples", update)
@@ -165,7 +165,7 @@ class Language:
             found = generate(self.policy, prompts, uniform, Sampling(), self._fits)
         return Completed(prompt, found.token, found.mask, self.judge(prompts, found.token, found.mask))
 
-    def rollouts(self, batch: Batch) -> Rollouts:
+    def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policy of now."""
         import torch
 
@@ -183,7 +183,7 @@ class Language:
             self.latest = done, Rollouts(*(each.detach() for each in vars(found).values()))
         return found
 
-    def values(self, batch: Batch) -> Tensor:
+    def values(self, batch: PpoBatch) -> Tensor:
         """The critic's values."""
         done = batch.inputs
         assert isinstance(done, Completed)

@@ -1,4 +1,4 @@
-"""Ranked pairs on the testbed, a finite number of them or all that there are, and stacked policies that learn from them.
+"""Preferences on the testbed, a finite number of them or all that there are, and stacked policies that learn from them.
 
 Both answers to a prompt come from its reference; the better one by Bradley and Terry is the first with probability
 ``sigma(scale * (r - r'))``. With ``beta_dpo = scale * beta`` the population's DPO loss is least at
@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from klbench import streams
-from klbench.rlhf.dpo import Batch
-from klbench.rlhf.expected import log_probs
-from klbench.rlhf.replicas import Adam
+from klbench.rlhf.dpo import DpoBatch
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.expected import log_probs
+from klbench.rlhf.testbed.ppo_world import Adam
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Preferences:
     """Places of two sequences among those of all prompts, ``prompt * leaves + leaf``, each ``(seeds, n)``.
 
     Parameters
@@ -31,7 +31,7 @@ class Pairs:
     chosen, rejected
         The better and the worse one, as they are labelled.
     wrong, weight
-        As in :class:`klbench.rlhf.dpo.Batch`.
+        As in :class:`klbench.rlhf.dpo.DpoBatch`.
     """
 
     chosen: Tensor
@@ -39,13 +39,13 @@ class Pairs:
     wrong: Tensor | None = None
     weight: Tensor | None = None
 
-    def take(self, rows: Tensor) -> Pairs:
+    def take(self, rows: Tensor) -> Preferences:
         """Some of the pairs, all alike in weight."""
         wrong = None if self.wrong is None else self.wrong[:, rows]
-        return Pairs(self.chosen[:, rows], self.rejected[:, rows], wrong)
+        return Preferences(self.chosen[:, rows], self.rejected[:, rows], wrong)
 
 
-def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Pairs:
+def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Preferences:
     """``n`` pairs of each seed, of which a share ``flips`` is labelled the wrong way; fewer are the first of more."""
     import torch
 
@@ -64,10 +64,10 @@ def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Pairs
         both = prompt * testbed.tree.leaves + leaf
         places.append(np.where(better, both, both[::-1]))
     chosen, rejected = torch.from_numpy(np.stack(places, axis=1))
-    return Pairs(chosen, rejected)
+    return Preferences(chosen, rejected)
 
 
-def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Pairs:
+def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Preferences:
     """All pairs of each prompt in both orders at once: how often they come, and how often the second is the better one."""
     import torch
 
@@ -79,28 +79,28 @@ def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Pairs:
     wrong = flips + (1.0 - 2.0 * flips) * wrong
     first = torch.arange(testbed.prompts)[:, None] * leaves
     chosen, rejected = ((first + each).flatten().expand(len(testbed.seeds), -1) for each in (one, other))
-    return Pairs(chosen, rejected, wrong.flatten(1), weight.flatten(1))
+    return Preferences(chosen, rejected, wrong.flatten(1), weight.flatten(1))
 
 
-def ratios(testbed: Testbed, log_q: Tensor, pairs: Pairs) -> Batch:
+def ratios(testbed: Testbed, log_q: Tensor, preferences: Preferences) -> DpoBatch:
     """Pairs under policies that are given by log-probabilities of sequences, ``(arms, seeds, prompts, leaves)``."""
     log_ratio = (log_q - testbed.leaf_log_p).flatten(-2)
 
     def at(places: Tensor) -> Tensor:
         return log_ratio.gather(-1, places.expand(len(log_ratio), -1, -1))
 
-    return Batch(at(pairs.chosen), at(pairs.rejected), pairs.wrong, pairs.weight)
+    return DpoBatch(at(preferences.chosen), at(preferences.rejected), preferences.wrong, preferences.weight)
 
 
-class Ranked:
+class PreferenceReplicas:
     """Policies ``(arms, seeds)`` on a testbed, as :func:`klbench.rlhf.dpo.train` wants them; all start from the reference.
 
     Parameters
     ----------
-    pairs
+    preferences
         What they learn from, the same for all arms of a seed.
     rate, clip, steps
-        Of :class:`klbench.rlhf.replicas.Adam`.
+        Of :class:`klbench.rlhf.testbed.ppo_world.Adam`.
     batch
         Pairs in a step, each once in every epoch and in the same order for all replicas; None: all of them.
     free
@@ -111,7 +111,7 @@ class Ranked:
         self,
         testbed: Testbed,
         arms: int,
-        pairs: Pairs,
+        preferences: Preferences,
         *,
         rate: float,
         clip: float | None,
@@ -119,8 +119,8 @@ class Ranked:
         batch: int | None = None,
         free: bool = False,
     ) -> None:
-        self.testbed, self.pairs, self.free = testbed, pairs, free
-        n = pairs.chosen.shape[-1]
+        self.testbed, self.preferences, self.free = testbed, preferences, free
+        n = preferences.chosen.shape[-1]
         self.batch = batch if batch is not None and batch < n else None
         start = testbed.log_p.flatten(1) if free else testbed.reference
         self.theta = start.repeat(arms, 1, 1).requires_grad_()
@@ -131,15 +131,15 @@ class Ranked:
         """Next-token log-probabilities of the policies of now, ``(arms, seeds, prompts, nodes, tokens)``."""
         return log_probs(self.testbed, self.theta, free=self.free)
 
-    def log_ratios(self, step: int) -> Batch:
+    def log_ratios(self, step: int) -> DpoBatch:
         """The step's pairs."""
-        pairs = self.pairs if self.batch is None else self.pairs.take(self._rows(step, self.batch))
-        return ratios(self.testbed, self.testbed.tree.sum_along(self.log_q), pairs)
+        preferences = self.preferences if self.batch is None else self.preferences.take(self._rows(step, self.batch))
+        return ratios(self.testbed, self.testbed.tree.sum_along(self.log_q), preferences)
 
     def _rows(self, step: int, batch: int) -> Tensor:
         import torch
 
-        n = self.pairs.chosen.shape[-1]
+        n = self.preferences.chosen.shape[-1]
         epoch, part = divmod(step, n // batch)  # what is left over at an epoch's end waits for another order
         order = streams.generator(self.testbed.seed, "training", "pairs", n, epoch).permutation(n)
         return torch.from_numpy(order[part * batch : (part + 1) * batch])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from klbench import streams
-from klbench.rlhf.ppo import Batch
+from klbench.rlhf.ppo import PpoBatch
 from klbench.rlhf.testbed import Testbed, padded
 from klbench.types import Rollouts
 
@@ -148,7 +148,7 @@ class Replicas:
         # As in the testbed: the order of sums must not depend on the stack.
         return result.contiguous().view(*theta.shape[:2], *result.shape[1:])
 
-    def sample(self, update: int, lag: int) -> Batch:
+    def sample(self, update: int, lag: int) -> PpoBatch:
         """``group`` sequences of each prompt, token by token, from the policies of ``lag`` updates ago (the first, before)."""
         import torch
 
@@ -176,7 +176,7 @@ class Replicas:
         """Tokens that may come before others: after the end token nothing counts, and any will do."""
         return tokens.clamp(max=self.testbed.vocabulary - 1)
 
-    def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> Batch:
+    def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> PpoBatch:
         import torch
 
         tree = self.testbed.tree
@@ -188,7 +188,7 @@ class Replicas:
         leaf = torch.where(end < first, end, first + (end - first) * tree.tokens + action)
         seed = torch.arange(len(self.testbed.seeds))[:, None]
         reward = self.testbed.reward[seed, self._prompts, leaf]
-        return Batch(reward, alive, Inputs(node, token, log_p, log_mu))
+        return PpoBatch(reward, alive, Inputs(node, token, log_p, log_mu))
 
     def _reference(self, prompts: Tensor, node: Tensor) -> Tensor:
         """The reference's next-token log-probabilities at prefixes ``(arms, seeds, n, T)`` of prompts ``(n,)``."""
@@ -197,7 +197,7 @@ class Replicas:
         seed = torch.arange(len(self.testbed.seeds))[:, None, None]
         return self.testbed.log_p[seed, prompts[:, None], node]
 
-    def _inputs(self, batch: Batch) -> tuple[Inputs, Tensor]:
+    def _inputs(self, batch: PpoBatch) -> tuple[Inputs, Tensor]:
         """The batch's sequences and their prompts."""
         inputs = batch.inputs
         assert isinstance(inputs, Inputs)
@@ -205,7 +205,7 @@ class Replicas:
             return inputs, self._prompts
         return Inputs(*(each[..., batch.rows, :] for each in inputs)), self._prompts[batch.rows]
 
-    def rollouts(self, batch: Batch) -> Rollouts:
+    def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policies of now."""
         import torch
 
@@ -215,7 +215,7 @@ class Replicas:
         kl = (log_probs.exp() * (log_probs - self._reference(prompts, node))).sum(-1)
         return Rollouts(torch.where(batch.mask, log_q, 0.0), log_p, log_mu, torch.where(batch.mask, kl, 0.0), batch.mask)
 
-    def values(self, batch: Batch) -> Tensor:
+    def values(self, batch: PpoBatch) -> Tensor:
         """The critics' values."""
         (_, token, _, _), prompts = self._inputs(batch)
         return self._along(self.theta[..., self._split :], prompts, self._ordinary(token[..., :-1]))[..., 0] * batch.mask

@@ -21,9 +21,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from klbench.rlhf.expected import expected_loss
-from klbench.rlhf.penalty import Arm
+from klbench.rlhf.penalty import PenaltyArm
 from klbench.rlhf.testbed import Exact, Testbed, by_level
+from klbench.rlhf.testbed.expected import expected_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,7 @@ def greedy(testbed: Testbed, beta: Tensor) -> Exact:
     return Exact(reward, kl, objective, regret, regret / beta[:, None])
 
 
-def residuals(testbed: Testbed, arms: Sequence[Arm], group: int) -> dict[str, Tensor]:
+def residuals(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> dict[str, Tensor]:
     """For each fixed point the norm of each arm's expected gradient there, over that at the reference: ``(arms, seeds)``.
 
     The gradient is that of the whole objective with respect to free logits. ``greedy`` has the norm of the penalty's gradient
@@ -141,7 +141,7 @@ def residuals(testbed: Testbed, arms: Sequence[Arm], group: int) -> dict[str, Te
     return result | {"greedy": penalty.flatten(2).norm(dim=-1) / scale}
 
 
-def _gradient(testbed: Testbed, arms: Sequence[Arm], logits: Tensor, beta: Tensor, group: int) -> Tensor:
+def _gradient(testbed: Testbed, arms: Sequence[PenaltyArm], logits: Tensor, beta: Tensor, group: int) -> Tensor:
     import torch
 
     logits = logits.detach().clone().requires_grad_()
@@ -150,11 +150,11 @@ def _gradient(testbed: Testbed, arms: Sequence[Arm], logits: Tensor, beta: Tenso
     return gradient
 
 
-def _norm(testbed: Testbed, arms: Sequence[Arm], log_probs: Tensor, beta: Tensor, group: int) -> Tensor:
+def _norm(testbed: Testbed, arms: Sequence[PenaltyArm], log_probs: Tensor, beta: Tensor, group: int) -> Tensor:
     return _gradient(testbed, arms, log_probs, beta, group).flatten(2).norm(dim=-1)
 
 
-def which(testbed: Testbed, arms: Sequence[Arm], group: int) -> list[tuple[str, float]]:
+def which(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[tuple[str, float]]:
     """Each arm's fixed point, found by where its gradient vanishes, and the largest residual over seeds; ``""`` where none."""
     found = residuals(testbed, arms, group)
     result = []
