@@ -65,5 +65,5 @@ def test_one_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path) -> None:
     embedded.built()
     monkeypatch.setattr(tasks, "perform", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        cache.folder("broken", "off", lambda target: trained._train(studies.registry, "ppo-midway", target))
+        cache.folder("broken", "off", lambda target: trained._train("ppo-midway", target))
     assert not (cache.root() / "broken" / "off").exists()
