@@ -150,7 +150,7 @@ class Section:
     order
         Parts with smaller numbers come first.
     terms
-        What the glossary must explain for it.
+        Keys of the glossary's terms that it uses.
     """
 
     title: str
@@ -158,4 +158,4 @@ class Section:
     build: Callable[[Tables], Sequence[Block]]
     answer: Callable[[Tables], Sequence[Block]] | None = None
     order: int = 100
-    terms: Sequence[tuple[Text, Text]] = ()
+    terms: Sequence[str] = ()

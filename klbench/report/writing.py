@@ -14,6 +14,7 @@ from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
 from klbench.report.sections import part
 from klbench.report.sources import Combined, Source
+from klbench.report.terms import explained
 from klbench.runs import RunFolder, write_text
 from klbench.types import ConfigError
 
@@ -33,9 +34,9 @@ def _blocks(sources: Sequence[Source], tables: Mapping[str, Tables], page: Path)
     blocks += [block for each in parts for block in each.build()]
     if rest := [block for each in parts for block in each.rest()]:
         blocks += [Heading("Other tables", 2, "other"), *rest]
-    terms = list(dict.fromkeys(term for each in parts if each.shown and each.section for term in each.section.terms))
-    if terms:
-        blocks += [Heading("Terms", 2, "terms"), Definitions(terms)]
+    keys = [key for each in parts if each.shown and each.section for key in each.section.terms]
+    if keys:
+        blocks += [Heading("Terms", 2, "terms"), Definitions(explained(keys))]
     return [*blocks, Heading("How it was made", 2, "made"), *provenance.made(sources, page)]
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from klbench.report import terms
 from klbench.report.blocks import Block, Bullets, Details, Heading, Paragraph, Section, Tables
 from klbench.report.formulas import formula
 from klbench.report.numbers import listing
@@ -122,27 +121,18 @@ def build(tables: Tables) -> Sequence[Block]:
 
 
 TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    (
-        "KL(q‖p), KL(p‖q)",
-        "The mean of log q/p over samples of q, and that of log p/q over samples of p: in nats.",
-    ),
-    ("χ²(p‖q)", "The mean of (r − 1)² over samples of q."),
-    ("enumerated", "All that can be sampled is gone through, so that a mean is a sum and not an estimate."),
-    ("∇", "The gradient with respect to the policy's parameters; ∇ log q of a sample is its score."),
-    (
-        "in the loss, in the reward",
-        "An estimator in the loss is differentiated as it stands; in the reward, it is a number that multiplies the score.",
-    ),
-    ("whole sequence, token", "A sequence's log-ratio is the sum of its tokens'; an estimator takes the sum, or each token's."),
-    ("stale, μ", "Samples of an earlier policy μ, from which the present one has moved on."),
-    ("R, β, Z, π*", "The reward, the weight of the KL penalty, the normalisation, and the policy that is best for both."),
-    (
-        "c, r, m, σ",
-        "In DPO: the chosen and the rejected answer, the margin of their implicit rewards, the logistic function.",
-    ),
+    "q_p",
+    "r",
+    "schulman",
+    "both_kl",
+    "chi2",
+    "enumerated",
+    "gradient_sign",
+    "placements",
+    "levels",
+    "stale_mu",
+    "optimum",
+    "claim_symbols",
 )
 
 SECTION = Section("What is said, and what holds", Schema("claims", "", ()), build, answer, order=45, terms=TERMS)

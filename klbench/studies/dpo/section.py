@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report import terms
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent
 from klbench.schema import Schema
@@ -114,22 +113,6 @@ def build(tables: Tables) -> Sequence[Block]:
     return blocks
 
 
-TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    ("q*", "The policy with the largest E r − β KL(q‖p): the reference times exp(r/β), normalised."),
-    (
-        "pair",
-        "Two answers of the reference to one prompt; the first is labelled the better one with probability σ(s (r − r')).",
-    ),
-    ("implicit reward", "What the loss takes for the reward: s β φ'(q/p), which for KL(q‖p) is s β log q/p."),
-    ("f-DPO", "DPO with another divergence, D = E_p[φ(q/p)], in place of KL(q‖p); all weigh alike near the reference here."),
-    ("label smoothing", "A loss that takes a share of the labels to be wrong, though none is."),
-    (
-        "weighted k1",
-        "t log t with t = q/p, averaged over answers of the reference: an estimate of KL(q‖p) without new samples.",
-    ),
-)
+TERMS = ("q_p", "r", "schulman", "own_optimum", "pair", "implicit_reward", "f_dpo", "label_smoothing", "weighted_k1")
 
 SECTION = Section("From ranked pairs", Schema("dpo_final", "", ()), build, answer, order=12, terms=TERMS)

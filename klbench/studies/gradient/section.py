@@ -32,11 +32,6 @@ def build(tables: Tables) -> Sequence[Block]:
     ]
 
 
-TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    *terms.GRADIENTS,
-)
+TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS)
 
 SECTION = Section("What the gradient really is", Schema("gradients", "", ()), build, answer, order=10, terms=TERMS)

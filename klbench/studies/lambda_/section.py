@@ -166,12 +166,6 @@ def _shown(x: float, digits: int = 3) -> str:
     return MISSING if math.isnan(x) else "0" if 0 <= x < 5e-4 else number(x, digits)
 
 
-TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    ("λ", "The weight of the control variate r − 1, whose mean is zero: −log r + λ(r − 1) is k1 at λ = 0 and k3 at λ = 1."),
-    *terms.GRADIENTS,
-)
+TERMS = ("q_p", "r", "schulman", "lambda", *terms.GRADIENTS)
 
 SECTION = Section("The best λ", LAMBDA, build, answer, order=25, terms=TERMS)

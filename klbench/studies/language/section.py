@@ -12,7 +12,6 @@ from klbench.schema import Schema
 from klbench.studies.gradient.section_tables import name_cell
 from klbench.studies.language import section_answer, section_figures
 from klbench.studies.language.section_data import LmTrained, Row, load
-from klbench.studies.ppo.section_data import ALGORITHMS
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -116,20 +115,6 @@ def build(tables: Tables) -> Sequence[Block]:
     return blocks
 
 
-TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    *terms.GRADIENTS,
-    ALGORITHMS,
-    ("β", "The penalty's weight: training is to make E r − β KL(q‖p) large."),
-    (
-        "exact KL of a completion",
-        (
-            "The sum, over its tokens, of the KL between both models' whole next-token distributions. Its mean over sampled "
-            "completions is KL(q‖p) of whole completions: a Rao-Blackwell estimate, with far less noise than k1."
-        ),
-    ),
-)
+TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "algorithms", "beta", "completion_kl")
 
 SECTION = Section("Language models in training", Schema("compared", "", ()), build, answer, order=11, terms=TERMS)

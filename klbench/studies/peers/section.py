@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from klbench.report import terms
 from klbench.report.blocks import Block, Bullets, Cell, Column, Paragraph, Section, Table, Tables
 from klbench.report.numbers import MISSING, count, number, percent
 from klbench.schema import Schema
@@ -200,12 +199,6 @@ def _time(speed: pd.DataFrame | None, *key: object) -> Cell:
     return Cell(MISSING, float("nan"))
 
 
-TERMS = (
-    terms.RATIO,
-    terms.SCHULMAN,
-    ("near, usual, far, extreme, masked", "; ".join(f"{name}: {meaning}" for name, meaning in REGIMES.items()) + "."),
-    ("Jensen-Shannon", "(KL(q‖m) + KL(p‖m)) / 2 with m the mean of q and p."),
-    terms.DTYPES,
-)
+TERMS = ("r", "schulman", "regimes", "jensen_shannon", "dtypes")
 
 SECTION = Section("Beside other libraries", Schema("peers", "", ()), build, answer, order=55, terms=TERMS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from klbench.report import terms
 from klbench.report.blocks import Block, Details, Section, Tables
 from klbench.schema import Schema
 from klbench.studies.precision import section_answer, section_figures
@@ -29,31 +28,6 @@ def build(tables: Tables) -> Sequence[Block]:
     ]
 
 
-TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    ("k3", "(r − 1) − log r, Schulman's third estimator of KL(q‖p): positive unless q(x) = p(x)."),
-    terms.BREGMAN,
-    terms.DTYPES,
-    (
-        "relative error",
-        (
-            "The distance of the computed value from the exact one, divided by the exact one; the exact one is computed with "
-            "60 digits from the rounded log-ratio, so that the input's own rounding does not count. At 1 (100 %) nothing is "
-            "left of the value: a result of 0 has it."
-        ),
-    ),
-    (
-        "eps, unit in the last place",
-        (
-            "The step from 1 to the next number of a format. Correct rounding is off by half of it at most. Errors are "
-            "counted in it: relative error / eps."
-        ),
-    ),
-    ("as written", "The formula typed in as it stands in a paper. Near r = 1 it subtracts numbers that are almost equal."),
-    ("with expm1", "expm1(log r) − log r: the usual repair of k3, which saves r − 1 but not the second subtraction."),
-    ("here", "What klbench computes for the same formula."),
-    ("gradient", "The derivative of a value with respect to log r, as automatic differentiation gives it."),
-)
+TERMS = ("q_p", "r", "k3", "bregman", "dtypes", "relative_error", "eps", "as_written", "with_expm1", "here", "gradient")
 
 SECTION = Section("What rounding does", Schema("precision", "", ()), build, answer, order=50, terms=TERMS)

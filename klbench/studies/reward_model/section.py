@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report import terms
 from klbench.report.blocks import Block, Cell, Column, Details, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent
 from klbench.schema import Schema
@@ -124,28 +123,16 @@ def _tables(learned: Learned) -> list[Block]:
 
 
 TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    ("proxy, true reward", "What a reward model says of an answer, and what it stands for; both in the true reward's units."),
-    ("gain", "A policy's mean reward less the reference's."),
-    (
-        "Bradley-Terry",
-        (
-            "Of two answers the first is labelled the better with a probability that is the logistic function of the "
-            "difference of their rewards; a reward model makes the labels that came likely."
-        ),
-    ),
-    ("best of n", "Draw n answers from the reference and take the one with the largest score, the first where some tie."),
-    ("β", "The penalty's weight: the optimum of E proxy − β KL(q‖p) is the reference times exp(proxy/β), normalised."),
-    ("seed", "One draw of reference, true reward, pairs and random numbers; differences are taken seed by seed."),
-    (
-        "95 % interval",
-        (
-            "Of a mean over seeds. From 8 seeds on they are drawn again with replacement, 9,999 times, and the interval is "
-            "where so many of the means fall that it covers 95 % (bootstrap, BCa). Of fewer seeds: Student's t."
-        ),
-    ),
+    "q_p",
+    "r",
+    "schulman",
+    "proxy",
+    "gain",
+    "bradley_terry",
+    "best_of_n",
+    "beta_reward_model",
+    "seed_reward_model",
+    "interval_seeds",
 )
 
 SECTION = Section("When the reward is learned", Schema("overoptimisation", "", ()), build, answer, order=12, terms=TERMS)

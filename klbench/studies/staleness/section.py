@@ -24,22 +24,6 @@ def build(tables: Tables) -> Sequence[Block]:
     return [*section_figures.figures(data), *section_answer.tables(data)] if data.rows else []
 
 
-TERMS = (
-    terms.DISTRIBUTIONS,
-    terms.RATIO,
-    terms.SCHULMAN,
-    *terms.GRADIENTS,
-    (
-        "lag, stale",
-        "KL(q‖μ), in nats: how far the policy has moved from the one that drew the samples. Fresh samples have lag 0.",
-    ),
-    (
-        "effective sample size",
-        (
-            "1 over the mean of the squared weights q/μ: as many unweighted samples would give a mean of the same precision. "
-            "At 50 %, half of the samples are paid for in vain."
-        ),
-    ),
-)
+TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "lag", "effective_sample_size")
 
 SECTION = Section("When the sampler lags behind", Schema("staleness", "", ()), build, answer, order=20, terms=TERMS)
