@@ -134,6 +134,28 @@ Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | F
 
 
 @dataclass(frozen=True)
+class Lead:
+    """What a page opens with.
+
+    Parameters
+    ----------
+    question
+        The page's title, a question: "Which estimator has the least error on Gaussian pairs?"
+    verdict
+        One sentence that answers it, with the numbers that matter.
+    figure
+        The figure that shows it; None where there is nothing to draw.
+    more
+        Three sentences at most that a reader must not miss.
+    """
+
+    question: str
+    verdict: Text
+    figure: Figure | None
+    more: Sequence[Text] = ()
+
+
+@dataclass(frozen=True)
 class Section:
     """The part of the page that a study has: it is given the run's tables, and computes no statistic that none of them holds.
 
@@ -145,8 +167,8 @@ class Section:
         The table without which it has nothing to say.
     build
         Tables by name to the part's blocks.
-    answer
-        Tables by name to what the part says at the top of the page.
+    lead
+        Tables by name to what the page opens with.
     order
         Parts with smaller numbers come first.
     terms
@@ -157,5 +179,6 @@ class Section:
     main: Schema
     build: Callable[[Tables], Sequence[Block]]
     answer: Callable[[Tables], Sequence[Block]] | None = None
+    lead: Callable[[Tables], Lead] | None = None
     order: int = 100
     terms: Sequence[str] = ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from klbench.report.blocks import Block, Heading, Paragraph, Section, Tables
+from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.generic import generic
 from klbench.report.numbers import listing
 from klbench.schema import Schema, by_table
@@ -74,11 +75,22 @@ class Part:
         """Whether the section has what it needs."""
         return self.section is not None and self.section.main.table in self.tables
 
+    @cached_property
+    def lead(self) -> Lead | None:
+        """What the page opens with; None where there is nothing to say."""
+        return self.section.lead(self.tables) if self.shown and self.section and self.section.lead else None
+
     def answer(self) -> Iterator[Block]:
         """Yield what is wrong with the tables, and what the section says at the top of the page."""
         for text in self.warnings:
             yield Paragraph(text, "warning")
-        if self.shown and self.section is not None and self.section.answer:
+        if self.lead is not None:
+            yield Paragraph(self.lead.verdict, "lead")
+            if self.lead.figure is not None:
+                yield self.lead.figure
+            for text in self.lead.more:
+                yield Paragraph(text)
+        elif self.shown and self.section is not None and self.section.answer:
             yield from self.section.answer(self.tables)
 
     def build(self) -> Iterator[Block]:

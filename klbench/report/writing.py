@@ -12,7 +12,7 @@ from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, 
 from klbench.report.figures import as_file
 from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
-from klbench.report.sections import part
+from klbench.report.sections import Part, part
 from klbench.report.sources import Combined, Source
 from klbench.report.terms import explained
 from klbench.runs import RunFolder, write_text
@@ -26,10 +26,20 @@ INTRODUCTION = (
 )
 
 
-def _blocks(sources: Sequence[Source], tables: Mapping[str, Tables], page: Path) -> list[Block]:
+def _parts(tables: Mapping[str, Tables]) -> list[Part]:
+    """Return the parts of the page in its order."""
     parts = [part(study, each) for study, each in tables.items()]
-    parts.sort(key=lambda each: (each.section.order, each.section.title) if each.section else (1000, each.study))
-    blocks: list[Block] = [*provenance.status(sources), Heading("The answer in short", 2, "answer"), Paragraph(INTRODUCTION)]
+    return sorted(parts, key=lambda each: (each.section.order, each.section.title) if each.section else (1000, each.study))
+
+
+def _title(parts: Sequence[Part], otherwise: str) -> str:
+    """Return the question that the page answers, if it has one."""
+    return next((each.lead.question for each in parts if each.lead is not None), otherwise)
+
+
+def _blocks(sources: Sequence[Source], parts: Sequence[Part], page: Path) -> list[Block]:
+    blocks: list[Block] = [*provenance.status(sources), Heading("The answer in short", 2, "answer")]
+    blocks += [] if all(each.lead for each in parts) else [Paragraph(INTRODUCTION)]
     blocks += [block for each in parts for block in each.answer()]
     blocks += [block for each in parts for block in each.build()]
     if rest := [block for each in parts for block in each.rest()]:
@@ -61,7 +71,8 @@ def write_run(source: Source) -> Path:
     if source.info.get("status") != "running":
         folder.drop_partials()
     out = source.path / "index.html"
-    blocks = _blocks([source], {source.study: source.tables}, out)
+    parts = _parts({source.study: source.tables})
+    blocks = _blocks([source], parts, out)
     written = set()
     for figure in _figures(blocks):
         file = source.path / "figures" / f"{figure.name}.svg"
@@ -69,8 +80,10 @@ def write_run(source: Source) -> Path:
         written.add(file)
     for stale in set((source.path / "figures").glob("*.svg")) - written:
         stale.unlink()
-    info = source.info
-    write_text(out, html(Page(f"Experiment {info.get('experiment', 'unnamed')}", _when(info), blocks)))
+    experiment = f"Experiment {source.info.get('experiment', 'unnamed')}"
+    title = _title(parts, experiment)
+    subtitle = ", ".join(filter(None, (experiment if title != experiment else "", _when(source.info))))
+    write_text(out, html(Page(title, subtitle, blocks)))
     return out
 
 
@@ -96,9 +109,11 @@ def write_combined(combined: Combined, out: Path) -> Path:
     """
     _check_own(out)
     names = list(dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources))
-    title = f"{', '.join(names)}: {len(combined.sources)} runs"
-    subtitle = "; ".join(source.label for source in combined.sources if source.label)
-    write_text(out, html(Page(title, subtitle, _blocks(combined.sources, combined.tables, out))))
+    runs = f"{', '.join(names)}: {len(combined.sources)} runs"
+    parts = _parts(combined.tables)
+    title = _title(parts, runs)
+    labels = [runs if title != runs else "", *(source.label for source in combined.sources)]
+    write_text(out, html(Page(title, "; ".join(filter(None, labels)), _blocks(combined.sources, parts, out))))
     return out
 
 
