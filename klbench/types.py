@@ -6,6 +6,7 @@ Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -139,6 +140,18 @@ class BatchForm:
 
 
 @dataclass(frozen=True)
+class Clamp:
+    """The log-ratios below ``low`` and above ``high``, at which terms are cut off: constant, with a gradient of 0."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def active(self, log_ratio: Array) -> Array:
+        """Whether each term is cut off: booleans, shape of ``log_ratio``; False at NaN."""
+        return (log_ratio < self.low) | (log_ratio > self.high)
+
+
+@dataclass(frozen=True)
 class Estimator:
     """A value estimator: a pure function of the log-ratio, written once against the array API.
 
@@ -157,8 +170,10 @@ class Estimator:
     growth, growth_at_zero
         Its terms grow like ``r^growth`` as ``r -> inf`` and like ``r^-growth_at_zero`` as ``r -> 0``, up to logarithms:
         the second moment is finite where ``E[r^(2 growth)]`` and ``E[r^(-2 growth_at_zero)]`` are.
+    clamp
+        Where its terms are cut off; None where they are nowhere.
     kinks
-        The log-ratios at which its terms have no derivative, as at the ends of a clamp: quadrature cuts there.
+        The log-ratios at which its terms have no derivative: quadrature cuts there. The ends of ``clamp`` are added to them.
     batch
         Set for estimators that are no mean of independent terms.
     """
@@ -175,8 +190,13 @@ class Estimator:
     polynomial: Polynomial | None = None
     growth: float = 0.0
     growth_at_zero: float = 0.0
+    clamp: Clamp | None = None
     kinks: tuple[float, ...] = ()
     batch: BatchForm | None = None
+
+    def __post_init__(self) -> None:
+        ends = () if self.clamp is None else (self.clamp.low, self.clamp.high)
+        object.__setattr__(self, "kinks", tuple(sorted({*self.kinks, *filter(math.isfinite, ends)})))
 
     def terms(self, draws: Draws | Array) -> Array:
         """Terms whose mean over the last axis is the estimate; shape and dtype of ``log_ratio``.
