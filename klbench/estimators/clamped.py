@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from klbench.estimators import register, registry
 from klbench.estimators.schulman import k1, k2, k3
 from klbench.numerics import namespace
-from klbench.types import Claims, Clamp, ConfigError, Draws, Estimator
-
-Array = Any
+from klbench.types import Array, Claims, Clamp, ConfigError, Draws, Estimator
 
 
 def _clip(x: Array, low: float | None, high: float | None) -> Array:
