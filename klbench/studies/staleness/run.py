@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from klbench import gradients
 from klbench.gradients import Combination
 from klbench.pairs import Pair
+from klbench.pairs.sequence import SequencePair
 from klbench.studies import Context, Study, Summary, register
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 
 def _can_lag(pair: Pair) -> Pair:
-    if "lag" not in type(pair).model_fields:
+    if not isinstance(pair, SequencePair):
         raise ValueError(f"{pair.kind} pairs have no lag; staleness is measured on pair=sequence")
-    if pair.lag:  # type: ignore[attr-defined]
+    if pair.lag:
         raise ValueError("its lag is set by lags=[...], which has several")
     return pair
 
