@@ -144,4 +144,5 @@ def test_every_column_of_every_table_is_explained(study) -> None:
     for table in studies.get(study).tables:
         assert table.meaning.endswith(".")
         for column in table.columns:
-            assert len(column.meaning) > 2 and "TODO" not in column.meaning, f"{table.table}.{column.name}"
+            assert len(column.meaning) > 2, f"{table.table}.{column.name}"
+            assert "TODO" not in column.meaning, f"{table.table}.{column.name}"
