@@ -8,7 +8,6 @@ STUDY = Study(
     __name__,
     options_at=".run:LmOptions",
     summarize_at=".run:summarize",
-    tables_at="",
     devices=("cpu", "cuda"),
     shares=True,
 )
