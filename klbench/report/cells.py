@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -40,7 +40,7 @@ def codes(names: Sequence[str], glue: str = ", ") -> Markup:
     return Markup(glue).join(map(code, names))
 
 
-def name(row: Row, column: str) -> Cell:
+def name(row: Mapping[str, Any], column: str) -> Cell:
     """Show the name of an estimator, a combination or the like."""
     return Cell(code(str(row[column])), tone="name")
 

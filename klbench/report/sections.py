@@ -89,11 +89,7 @@ class Part:
         for text in self.warnings:
             yield Paragraph(text, "warning")
         if self.lead is not None:
-            yield Paragraph(self.lead.verdict, "lead")
-            if self.lead.figure is not None:
-                yield self.lead.figure
-            for text in self.lead.more:
-                yield Paragraph(text)
+            yield self.lead
         elif self.shown and self.section is not None and self.section.answer:
             yield from self.section.answer(self.tables)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
+from klbench.report.cells import code, codes
 from klbench.report.numbers import count, listing, short
 from klbench.studies.gradient.section_data import (
     DIFFERENCE,
@@ -19,8 +20,6 @@ from klbench.studies.gradient.section_data import (
     Group,
     Row,
     amount,
-    code,
-    codes,
 )
 
 WHY = (

@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from klbench.report.blocks import Tables
+from klbench.report.cells import codes
 from klbench.report.numbers import MISSING, number, short
 
 QP, PQ, DIFFERENCE, NOTHING = "KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)", "0"
@@ -81,18 +82,6 @@ def percent_or_times(x: float) -> str:
 def amount(x: float) -> str:
     """A noise in a cell: two digits, 0 for rounding."""
     return "0" if 0 <= x < ROUNDING else number(x, 2)
-
-
-def code(name: str) -> Markup:
-    """A name as the page writes it; it may break after an underscore or a slash."""
-    return Markup("<code>{}</code>").format(
-        Markup("/<wbr>").join(Markup("_<wbr>").join(part.split("_")) for part in name.split("/"))
-    )
-
-
-def codes(names: Iterable[str], glue: str = ", ") -> Markup:
-    """Names, one after the other."""
-    return Markup(glue).join(map(code, names))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Cell, Column, Heading, Paragraph, Table
+from klbench.report.cells import code
 from klbench.report.numbers import MISSING, listing, short
-from klbench.studies.gradient.section_data import DIFFERENCE, NOTHING, ROUNDING, Data, Row, amount, code
+from klbench.studies.gradient.section_data import DIFFERENCE, NOTHING, ROUNDING, Data, Row, amount
 from klbench.studies.gradient.section_words import PLACES, in_words
 
 MAX_PAIRS = 16

@@ -10,8 +10,8 @@ from markupsafe import Markup
 
 from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Heading, Paragraph
+from klbench.report.cells import code
 from klbench.report.numbers import MISSING, count, number, percent, percent_interval, short
-from klbench.studies.gradient.section_data import code
 from klbench.studies.ppo import section_recovery
 from klbench.studies.ppo.section_data import (
     FLOORS,

@@ -8,12 +8,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from klbench.report import cells
 from klbench.report.axes import log_ticks
 from klbench.report.blocks import Block, Cell, Column, Details, Figure, LegendEntry, Panel, Table
+from klbench.report.cells import code
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import MISSING, count, listing, number, percent, short
-from klbench.studies.gradient.section_data import code
-from klbench.studies.gradient.section_tables import name_cell
 from klbench.studies.ppo.section_data import NONE, Row, Trained
 
 MAX_LINES = 8
@@ -167,9 +167,9 @@ def table(trained: Trained) -> list[Block]:
         Column("99 %", "quantile of the norms, mean over seeds", numeric=True),
         Column("Largest", "norm over all updates and seeds", numeric=True),
     ]
-    cells = [
+    lines = [
         [
-            name_cell(row["combination"]), Cell(short(row["lost"]), row["lost"]),
+            cells.name(row, "combination"), Cell(short(row["lost"]), row["lost"]),
             *(_number(row[each]) for each in ("start_probability", "probability", "exact_probability")),
             *(Cell(percent(row[each]), row[each]) for each in ("sampled_share", "never_sampled")),
             *(_number(row[each]) for each in ("expected_norm", "norm_median", "norm_99", "norm_max")),
@@ -177,7 +177,7 @@ def table(trained: Trained) -> list[Block]:
         for row in rows
     ]  # fmt: skip
     return [
-        Details("Bringing back a lost token, in numbers", [Table("A token pushed down, and after training", columns, cells)])
+        Details("Bringing back a lost token, in numbers", [Table("A token pushed down, and after training", columns, lines)])
     ]
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from klbench.report import cells
 from klbench.report.blocks import Block, Bullets, Cell, Column, Details, Paragraph, Table
+from klbench.report.cells import code
 from klbench.report.numbers import MISSING, number, percent, short
-from klbench.studies.gradient.section_data import code
-from klbench.studies.gradient.section_tables import name_cell
 from klbench.studies.ppo.section_data import WORDS, Row, Trained, interval
 
 ROUNDING = 1e-12
@@ -41,7 +41,7 @@ def final(trained: Trained) -> Table:
     ]
     rows = [
         [
-            name_cell(row["combination"]), _ranged(row, "regret"), _ranged(row, "difference"), _number(row["effect_size"], 2),
+            cells.name(row, "combination"), _ranged(row, "regret"), _ranged(row, "difference"), _number(row["effect_size"], 2),
             _number(row["reward"]), _number(row["kl"]), Cell(str(row["seeds"]), row["seeds"]),
             Cell(WORDS.get(row["fixed_point"] or "") or row["fixed_point"]), Cell(row["outcome"]),
         ]
@@ -74,7 +74,7 @@ def points(trained: Trained) -> Table | None:
     for row in found:
         missing = math.nan
         rows.append([
-            name_cell(row["combination"]), Cell(row["formula"], tone="words"),
+            cells.name(row, "combination"), Cell(row["formula"], tone="words"),
             Cell(number(row["residual"], 2), row["residual"]),
             *(_number(row.get(f"{kind}_regret", missing)) for kind in ("predicted", "free")),
             _number(row.get("free_unsettled", missing), 1),
@@ -95,7 +95,7 @@ def estimates(trained: Trained) -> Table:
     ]
     rows = [
         [
-            name_cell(row["combination"]), _number(row["kl"]), _ranged(row, "estimate_error"),
+            cells.name(row, "combination"), _number(row["kl"]), _ranged(row, "estimate_error"),
             *(Cell(percent(row[f"{each}_fraction"]), row[f"{each}_fraction"]) for each in ("clip", "clamp")),
         ]
         for row in trained.final
@@ -117,7 +117,7 @@ def frontier(trained: Trained) -> list[Table]:
         ]
         rows = [
             [
-                name_cell(row["combination"]), Cell(short(row["beta"]), row["beta"]),
+                cells.name(row, "combination"), Cell(short(row["beta"]), row["beta"]),
                 *(_ranged(row, each) for each in ("kl", "reward", "shortfall")),
             ]
             for row in found
@@ -133,7 +133,7 @@ def frontier(trained: Trained) -> list[Table]:
         ]
         rows = [
             [
-                name_cell(row["combination"]),
+                cells.name(row, "combination"),
                 _number(row["kl"]),
                 _ranged(row, "difference"),
                 Cell(str(row["seeds"]), row["seeds"]),
@@ -163,9 +163,9 @@ def side_by_side(runs: Sequence[Trained]) -> list[Block]:
         columns = [Column("Combination", "name in klbench")]
         columns += [Column(trained.label, "exact, mean over seeds", numeric=True) for trained in runs]
         found = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
-        cells = [
+        lines = [
             [Cell(code(name)), *(Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan)) for each in found)]
             for name in names
         ]
-        tables.append(Table(title, columns, cells))
+        tables.append(Table(title, columns, lines))
     return [Paragraph("The least regret in each run:"), Bullets(best), *tables]

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Heading, Paragraph
+from klbench.report.cells import code
 from klbench.report.numbers import count, number, percent
-from klbench.studies.gradient.section_data import code
 from klbench.studies.ppo.section_data import interval
 from klbench.studies.reward_model.section_data import BEST, GOLD, OPTIMUM, PPO, Learned, Row, extremes, named
 

@@ -11,10 +11,11 @@ from markupsafe import Markup
 from klbench.report import terms
 from klbench.report.axes import log_ticks
 from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, LegendEntry, Panel, Paragraph, Section, Table, Tables
+from klbench.report.cells import code
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import count, listing, number, short
 from klbench.schema import Schema
-from klbench.studies.gradient.section_data import code, percent_or_times
+from klbench.studies.gradient.section_data import percent_or_times
 
 Record = dict[str, Any]
 COLUMNS = frozenset(

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Cell, Column, Heading, Paragraph, Table
+from klbench.report.cells import code
 from klbench.report.numbers import number, short
 from klbench.studies.gradient.section_answer import lines, span_of, warnings
-from klbench.studies.gradient.section_data import Data, Group, amount, code, percent_or_times
+from klbench.studies.gradient.section_data import Data, Group, amount, percent_or_times
 from klbench.studies.gradient.section_tables import bias_cell, name_cell, noise_cell
 from klbench.studies.staleness.section_data import ALWAYS, FRESH, NEVER, Lagging, beaten_up_to, benchmarks, by_pair
 
