@@ -8,6 +8,7 @@ STUDY = Study(
     __name__,
     options_at=".run:LmOptions",
     summarize_at=".run:summarize",
+    complete_at=".verdicts:complete",
     devices=("cpu", "cuda"),
     shares=True,
 )

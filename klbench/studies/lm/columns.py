@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from klbench.columns import ESTIMATORS
 from klbench.schema import Column, Schema, flag, integer, text, with_error
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAIR = text("pair", "policy and reference", "Pair")
 ESTIMATOR = text("estimator", "its name in klbench; rao_blackwell is the exact KL of each token's distribution", "Estimator")
@@ -16,6 +21,28 @@ KHAT = (
 COMPLETIONS = integer("completions", "completions that were measured", "Completions")
 TOKENS_OF_ALL = integer("tokens", "tokens that count in these completions", "Tokens")
 LARGEST = Column("largest", "the largest |log p/q| of a token", "nats", heading="Largest |log r|")
+
+
+POSITIONED = ("kl_qp", "k1", "k2", "k3")
+"""Quantities of tokens that are also added up along the completion."""
+
+
+def with_totals(tokens: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of positions with the sums up to each position, over all completions of a pair."""
+    pairs = tokens["pair"]
+    completions = tokens.groupby(pairs, sort=False)["n"].transform("first")
+    sums = {name: (tokens[name] * tokens["n"]).groupby(pairs, sort=False).cumsum() for name in POSITIONED}
+    return tokens.assign(**{f"{name}_total": total / completions for name, total in sums.items()})
+
+
+def with_relative_errors(values: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of values with the error of a mean over 100 completions relative to the exact divergence."""
+    return values.assign(rel_rmse_100=values["rmse_100"] / values["truth"].where(values["truth"] != 0.0))
+
+
+def with_inflation(prompts: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of prompts with the factors by which standard errors change."""
+    return prompts.assign(same_over_se=prompts["se_same"] / prompts["se"], new_over_se=prompts["se_new"] / prompts["se"])
 
 
 def mean_at(name: str, meaning: str, heading: str) -> tuple[Column, Column]:
@@ -75,7 +102,14 @@ VALUES = Schema(
         integer("n_nonfinite", "terms that are infinite or not a number"),
         *KHAT,
         STATUS,
+        Column(
+            "rel_rmse_100",
+            "root-mean-square error of the mean over 100 completions, over the exact divergence",
+            heading="Error of 100",
+            since=1,
+        ),
     ),
+    migrate=lambda frame, _: with_relative_errors(frame),
 )
 
 TOKENS = Schema(
@@ -95,7 +129,9 @@ TOKENS = Schema(
         *KHAT,
         Column("share", "share of the divergence of a completion that arises there", heading="Share"),
         SHARE_OF,
+        *(Column(f"{name}_total", f"sum of {name} up to that position, a completion", "nats", since=1) for name in POSITIONED),
     ),
+    migrate=lambda frame, _: with_totals(frame),
 )
 
 TOP_TOKENS = Schema(
@@ -124,6 +160,51 @@ LARGEST_RATIOS = Schema(
     "One row for each pair and token of the vocabulary, for the 20 tokens with the largest |log p/q|.",
     token_columns(LARGEST_OF_TOKEN, DRAWN, K1_MEAN),
     optional=True,
+)
+
+TOKEN_MEANS = Schema(
+    "token_means",
+    "One row for each pair and estimator: its mean over each completion's tokens, and that over all completions.",
+    (
+        PAIR,
+        ESTIMATOR,
+        text("target", "the divergence that it estimates"),
+        *with_error(Column("mean", "mean over completions of the mean over their tokens", "nats")),
+    ),
+    optional=True,
+)
+
+AGREEMENT = Schema(
+    "agreement",
+    "One row for each pair: k1 against k3, both summed over tokens, on the same completions.",
+    (
+        PAIR,
+        flag("off_policy", "whether another distribution than the policy sampled the completions"),
+        *with_error(Column("k1", "mean of k1, a completion", "nats", heading="k1")),
+        *with_error(Column("k3", "mean of k3, a completion", "nats", heading="k3")),
+        *with_error(Column("difference", "mean of k3 − k1, a completion: the sum of p/q − 1", "nats", heading="k3 − k1")),
+        Column("z", "distance of the difference from 0, in standard errors", heading="Standard errors"),
+        text("verdict", "agree; differ, beyond 5 standard errors; or cannot tell", "Verdict"),
+    ),
+)
+
+VERDICTS = Schema(
+    "verdicts",
+    "One row for each pair: what speaks against its completions, and what can be recommended on them.",
+    (
+        PAIR,
+        flag("sound", "whether nothing speaks against the completions; if not, nothing is recommended", "Sound"),
+        text("ratios", "the worst verdict of the table checks: holds, fails, cannot tell", "Ratios of mean 1"),
+        Column("k1_z", "distance of k1 from the exact sum where both are of the policy, in standard errors", heading="k1 off"),
+        text("nearest", "the estimator with the least rmse_100, the exact ones left out", "Nearest"),
+        text("nearest_level", "its level: token or sequence", "Of"),
+        Column("nearest_rel_rmse_100", "its error over 100 completions, over the exact divergence", heading="Error of 100"),
+        Column("exact_saving", "completions that k1 needs over those that rao_blackwell needs, for the same precision"),
+        Column("k3_saving", "completions that k1 needs over those that k3 summed over tokens needs, for the same precision"),
+        Column("whole_k3_noise", "std of k3 of the whole log-ratio over that of k3 summed over tokens"),
+        text("whole_k3_status", "ok, or why k3 of the whole log-ratio is not to be trusted"),
+        integer("half_by", "position by which half of the divergence has arisen", "Half by position"),
+    ),
 )
 
 SAMPLING = Schema(
@@ -158,8 +239,11 @@ PROMPTS = Schema(
         Column("se_same", "standard error for the mean over these very prompts", "nats", heading="These prompts"),
         Column("se_new", "standard error for the mean over prompts of which these are a sample", "nats", heading="New prompts"),
         Column("between_share", "share of the variance that is between prompts", heading="Between"),
+        Column("same_over_se", "se_same over se", since=1),
+        Column("new_over_se", "se_new over se", since=1),
     ),
     optional=True,
+    migrate=lambda frame, _: with_inflation(frame),
 )
 
 CHECKS = Schema(
@@ -269,6 +353,6 @@ COST = Schema(
 )
 
 TABLES = (
-    VALUES, TOKENS, TOP_TOKENS, LARGEST_RATIOS, SAMPLING, PROMPTS, CHECKS, DTYPE, TRUNCATION, PAIRS, ESTIMATORS, THROUGHPUT,
-    COST,
+    VALUES, TOKENS, TOKEN_MEANS, AGREEMENT, VERDICTS, TOP_TOKENS, LARGEST_RATIOS, SAMPLING, PROMPTS, CHECKS, DTYPE, TRUNCATION,
+    PAIRS, ESTIMATORS, THROUGHPUT, COST,
 )  # fmt: skip
