@@ -17,9 +17,6 @@ from klbench.types import Rollouts
 if TYPE_CHECKING:
     from torch import Tensor
 
-CLAMPS = ("_verl", "_openrlhf", "_clamped")
-"""What in an estimator's name says that it clamps what the part before it computes."""
-
 
 @dataclass(frozen=True)
 class PenaltyArm:
@@ -166,10 +163,9 @@ def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | Non
         values.append(_value(chosen, each).view(block[:-1]))
         log_ratio, mask = (rollouts.log_p - rollouts.log_q)[where], rollouts.mask[where]
         cut = torch.zeros_like(mask) if clamp is None else log_ratio.abs() > clamp
-        if any(word in chosen.estimator for word in CLAMPS):
-            sums = log_ratio.sum(-1, keepdim=True) if chosen.level == "sequence" else log_ratio
-            plain = estimators.get(chosen.estimator.split("_")[0]).terms(sums)
-            cut = cut | (estimators.get(chosen.estimator).terms(sums) != plain)
+        own = None if chosen.estimator == EXACT else estimators.get(chosen.estimator).clamp
+        if own is not None:
+            cut = cut | own.active(log_ratio.sum(-1, keepdim=True) if chosen.level == "sequence" else log_ratio)
         hits.append((cut & mask).sum((-2, -1)) / mask.sum((-2, -1)))
     return torch.cat(values), torch.cat(hits)
 

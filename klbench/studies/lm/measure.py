@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from klbench import estimators
-from klbench.pairs import Pair
 from klbench.studies.lm.found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
 from klbench.studies.lm.prompts import Prompts
-from klbench.types import Completions, ConfigError, Draws, Estimator, Skip
+from klbench.types import Completions, CompletionSource, ConfigError, Draws, Estimator, Skip
 
 LEVELS = ("token", "sequence")
 STAGES = ("generation", "scoring")
@@ -235,7 +234,9 @@ def _thread_pools() -> Any:
     return ThreadpoolController()
 
 
-def measure_shard(pair: Pair, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int) -> Found | None:
+def measure_shard(
+    pair: CompletionSource, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int
+) -> Found | None:
     """One task: the first ``n`` completions of a shard of ``size``. None where there are none.
 
     Pure but for its timings: the same arguments give the same bits.
@@ -256,9 +257,7 @@ def measure_shard(pair: Pair, chosen: Sequence[Estimator], seed: int, shard: int
     if not len(completions.log_q):
         return None
     with pools.limit(limits=1):  # a sum's bits depend on how many threads share it
-        return found_in(
-            completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=getattr(pair, "device", "cpu")
-        )
+        return found_in(completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=pair.compute_device)
 
 
 def first(completions: Completions, n: int) -> Completions:
