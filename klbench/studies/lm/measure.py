@@ -148,6 +148,19 @@ def _checks(shard: Shard) -> Sums:
     return Sums.of_vectors(np.column_stack(columns).astype(np.float64))
 
 
+def _logged(shard: Shard, usable: Sequence[Estimator]) -> Sums:
+    """Sum up what trainers log of each completion.
+
+    The entries: k1, k3 and k3 - k1, summed over its tokens; then the mean over its tokens of each estimator's terms, and last
+    of the exact KL, where that is known.
+    """
+    k1, k3 = (estimators.get(name)(shard.log_ratio) for name in MIXED)
+    exact = shard.kl["kl_qp"]
+    terms = [each.terms(shard.draws("token")) for each in usable] + ([] if exact is None else [exact])
+    sums = [shard.summed(each) for each in (k1, k3, k3 - k1)]
+    return Sums.of_vectors(np.column_stack([*sums, *(shard.summed(each) / shard.lengths for each in terms)]))
+
+
 def _positions(shard: Shard) -> Places:
     terms = [estimators.get(name)(shard.log_ratio) for name in ("k1", "k2", "k3")]
     exact = [np.full(shard.log_ratio.size, np.nan) if kl is None else kl for kl in shard.kl.values()]
@@ -208,7 +221,7 @@ def found_in(
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
             Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _checks(shard),
-            _by_prompt(shard),
+            _by_prompt(shard), _logged(shard, usable),
         )  # fmt: skip
 
 

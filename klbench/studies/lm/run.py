@@ -35,6 +35,7 @@ from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import measure_shard, measured
 from klbench.studies.lm.values import Measured, values
+from klbench.studies.lm.verdicts import complete
 from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
 from klbench.types import Dtype, Estimator, Options, RunError, Truth
@@ -176,9 +177,7 @@ def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]
 
 
 def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``checks``, ``dtype``,
-    ``truncation``, ``pairs``, ``estimators``, ``throughput`` and ``cost``.
-    """  # noqa: D205
+    """Return the tables that :mod:`klbench.studies.lm.columns` declares."""
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
     states: dict[str, _Progress] = {}
@@ -222,17 +221,20 @@ def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Co
     optional = {
         "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
         "sampling": made.sampling(results), "prompts": made.prompts(results), "checks": made.checks(results),
+        "token_means": made.token_means(results), "agreement": made.agreement(results),
     }  # fmt: skip
-    return {
-        "values": found,
-        "tokens": made.positions(results),
-        **{name: table for name, table in optional.items() if table is not None},
-        **again,
-        "pairs": made.pairs(results),
-        "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
-        "throughput": made.throughput(results, context.device),
-        "cost": made.cost(results, found),
-    }
+    return complete(
+        {
+            "values": found,
+            "tokens": made.positions(results),
+            **{name: table for name, table in optional.items() if table is not None},
+            **again,
+            "pairs": made.pairs(results),
+            "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
+            "throughput": made.throughput(results, context.device),
+            "cost": made.cost(results, found),
+        }
+    )
 
 
 def _known(value: float, text: str) -> str:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from klbench import divergences
 from klbench.metrics.tails import unit_mean
+from klbench.studies.lm.columns import with_inflation, with_totals
 from klbench.studies.lm.measure import LEVELS, MIXED, STAGES, UNIT, check_columns
 from klbench.studies.lm.prompts import prompt_rows
 from klbench.studies.lm.values import (
@@ -56,7 +58,43 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
             "share_of": share_of,
         }  # fmt: skip
         frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
+    return with_totals(pd.concat(frames, ignore_index=True))
+
+
+def token_means(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """Return the mean over completions of each one's mean over tokens; None for what an earlier version measured."""
+    rows = []
+    for m in results:
+        kinds = [(each.name, divergences.get(each.target).symbol) for each in m.usable]
+        kinds += [(RAO_BLACKWELL, "KL(q‖p)")] if "exact kl_qp" in m.place else []
+        rows += [
+            {"pair": m.pair.title, "estimator": name, "target": target, "mean": mean, "mean_se": error}
+            for (name, target), (mean, error) in zip(kinds, _logged(m)[3:], strict=False)
+        ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def agreement(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """Return k1, k3 and their difference, summed over tokens; None for what an earlier version measured."""
+    rows = []
+    for m in results:
+        if logged := _logged(m):
+            (k1, k1_se), (k3, k3_se), (difference, difference_se) = logged[:3]
+            rows.append(
+                {
+                    "pair": m.pair.title, "off_policy": m.off_policy, "k1": k1, "k1_se": k1_se, "k3": k3, "k3_se": k3_se,
+                    "difference": difference, "difference_se": difference_se,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows) if rows else None
+
+
+def _logged(m: Measured) -> list[tuple[float, float]]:
+    """Return means and standard errors of what is logged of each completion."""
+    if m.found.logged is None:
+        return []
+    variances = np.diag(m.found.logged.covariance)
+    return [(float(mean), root(float(variance) / m.n)) for mean, variance in zip(m.found.logged.mean, variances, strict=True)]
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
@@ -132,7 +170,7 @@ def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
 def prompts(results: Sequence[Measured]) -> pd.DataFrame | None:
     """What it does to standard errors that some completions answer the same prompt; None where no two do."""
     rows = prompt_rows({m.pair.title: m.found.prompts for m in results})
-    return pd.DataFrame(rows) if rows else None
+    return with_inflation(pd.DataFrame(rows)) if rows else None
 
 
 def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
