@@ -72,7 +72,7 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def links(source: Source, page: Path) -> list[Markup]:
-    """Return a relative link to each table of a run; one that follows from others, as the page of an older run has, has none."""
+    """Return a relative link to each table of a run that is a file; those that are completed on reading are none."""
     result = []
     for name, table in source.tables.items():
         files = [source.path / "tables" / f"{name}.{kind}" for kind in ("csv", "parquet")]
