@@ -224,9 +224,14 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
 
 def _container(overrides: Sequence[str]) -> Any:
     from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    from klbench import pairs
+
+    for name in pairs.names():  # a pair needs no file: its class says what there is
+        ConfigStore.instance().store(name, pairs.get(name).node(), group="pair", provider="klbench")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)

@@ -78,6 +78,11 @@ class RecordedPair(Pair):
     measured_with: ClassVar[str] = "+exp=recorded path=FILE"
     path: Annotated[str, BeforeValidator(_checked_path)] = Field()
 
+    @classmethod
+    def node(cls) -> dict[str, Any]:
+        """Return the plain data of ``pair=recorded``: its path is the experiment's, unless it has one of its own."""
+        return super().node() | {"path": "${oc.select:path,null}"}
+
     @property
     def available(self) -> int:
         """Rollouts in the file."""

@@ -19,6 +19,7 @@ import klbench
 from klbench import app, estimators, pairs, progress
 from klbench.app import experiments
 from klbench.cli import command_line
+from klbench.pairs.laplace import Laplace, LaplacePair
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
@@ -362,6 +363,40 @@ def test_an_experiment_from_a_folder_of_the_users_own(call, tmp_path) -> None:
     assert call("-m", "exp=coin", where, "workers=1", "seed=1,2", "out=two", folder=tmp_path).code == 0
     for run in ("one", "two/0", "two/1"):
         assert pd.read_parquet(tmp_path / run / "tables" / "pairs.parquet")["kind"].tolist() == ["categorical"]
+
+
+@pytest.fixture
+def plugin(monkeypatch) -> type[LaplacePair]:
+    """A pair of somebody else's: a class, registered while the test lasts, and nothing else."""
+    monkeypatch.setattr(pairs.registry, "_makers", dict(pairs.registry._makers))
+
+    @pairs.register
+    class OtherLaplacePair(LaplacePair):
+        kind = "plugin_laplace"
+        summary = "Laplace densities (loc, scale) from outside"
+        q: Laplace = Laplace(loc=0.25)
+        p: Laplace = Laplace(loc=1.0, scale=2.0)
+        wide: bool = False
+
+    return OtherLaplacePair
+
+
+def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
+    short = ("samples=1_000", "workers=1", "batches=[1]", "estimators=[k1]")
+    called = call("+exp=value", "pair=plugin_laplace", "pair.p.scale=3", "wide=true", *short, "out=run", folder=tmp_path)
+    assert (called.code, called.err) == (0, "")
+    node = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["pair"]
+    assert node == {"kind": "plugin_laplace", "label": "", "series": "", "q": {"loc": 0.25, "scale": 1.0},
+                    "p": {"loc": 1.0, "scale": 3.0}, "mu": None, "wide": True}  # fmt: skip
+    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "pairs.parquet")["kind"]) == {"plugin_laplace"}
+    assert call("-m", "+exp=value", "pair=plugin_laplace,gaussian", *short, "out=both", folder=tmp_path).code == 0
+    assert "vailable: " in (wrong := call("+exp=value", "pair=plugin_laplac", folder=tmp_path).err)
+    assert "did you mean 'plugin_laplace'?" in wrong
+    assert ", plugin_laplace" in wrong
+    assert "plugin_laplace" in call("+exp=value", folder=tmp_path).err
+    wrong = call("+exp=value", "pair=plugin_laplace", "pair.p.scael=3", folder=tmp_path).err
+    assert wrong == "klbench: unknown key 'pair.p.scael'; did you mean 'pair.p.scale'? available here: loc, scale\n"
+    assert "  plugin_laplace " in call("--help", folder=tmp_path).out
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:
