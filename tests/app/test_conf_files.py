@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from klbench import app, estimators, pairs
+from klbench import app, estimators, pairs, studies
 from klbench.settings import Common, Settings, expand_estimators, read_sets
 from klbench.settings import settings as checked
 
@@ -62,8 +62,43 @@ def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
         assert len(set(titles)) == len(titles)
     if "estimators" in said:
         assert options["estimators"] == tuple(expand_estimators(said["estimators"], read_sets(CONF)))
-    for key in said.keys() - {"study", "pairs", "default_pairs", "estimators", "path"}:
+    for key in said.keys() - {"defaults", "study", "pairs", "default_pairs", "estimators", "path"}:
         assert options[key] == (tuple(said[key]) if isinstance(said[key], list) else said[key])
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo", "reward_model", "ppo_lm", "dpo_lm"])
+def test_the_file_of_a_training_experiment_shows_all_that_is_run(name: str) -> None:
+    """Its own lines and those of the algorithm it names: every option of the study, each once."""
+    own = yaml.safe_load((CONF / "exp" / f"{name}.yaml").read_text(encoding="utf-8"))
+    chosen = {group[1:]: file for entry in own.pop("defaults", []) if isinstance(entry, dict) for group, file in entry.items()}
+    read = [yaml.safe_load((CONF / each / f"{chosen[each]}.yaml").read_text()) for each in app.groups() if each in chosen]
+    keys = [key for file in (own, *read) for key in file]
+    settings = app.check([f"+exp={name}"])
+    assert sorted(keys) == sorted(["study", *type(settings.options).model_fields])
+    options = settings.options.model_dump()
+    for file in read:
+        for key, value in file.items():
+            assert options[key] == value
+
+
+@pytest.mark.parametrize("path", sorted(path for group in app.groups() for path in (CONF / group).rglob("*.yaml")), ids=stem)
+def test_a_preset_or_algorithm_sets_only_options_of_the_studies_that_have_it(path: Path) -> None:
+    group, *study, _ = path.relative_to(CONF).parts
+    for name in study or [name for name in studies.names() if group in studies.get(name).options.model_fields]:
+        settings = app.check([f"+exp={name}", f"{group}={path.stem}"])
+        options = settings.options.model_dump()
+        for key, value in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
+            assert options[key] == (tuple(value) if isinstance(value, list) else value)
+        # What is typed wins over it.
+        assert app.check([f"+exp={name}", f"{group}={path.stem}", "++beta=0.123"]).options.beta == 0.123
+
+
+def test_what_is_typed_wins_over_an_algorithm_that_wins_over_nothing_else() -> None:
+    settings = app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=verl_ppo", "clip=0.3", "seeds=3"]))
+    options = settings.options
+    assert (options.preset, options.algorithm, options.clip, options.seeds) == ("thorough", "verl_ppo", 0.3, 3)
+    assert (options.updates, options.critic, options.dual_clip) == (400, True, 3.0)
+    assert_said_in_full(settings)
 
 
 def assert_said_in_full(settings: Settings) -> None:
