@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent / "klbench"
 # The package itself comes last: it only hands out, on demand, what lies below it.
 LEVELS = {
     0: {"types", "compiled"},
-    1: {"numerics", "streams", "registry", "inputs", "log_terms", "machine", "processes", "trackers"},
+    1: {"numerics", "streams", "registry", "inputs", "log_terms", "machine", "processes", "threads", "trackers"},
     2: {"divergences", "oracles", "quadrature", "kernels", "runs"},
     3: {"estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},

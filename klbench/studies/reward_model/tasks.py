@@ -9,8 +9,8 @@ from klbench.rlhf import proxies
 from klbench.rlhf.penalty import Arm, arm, estimates
 from klbench.rlhf.replicas import Replicas
 from klbench.rlhf.testbed import Testbed
-from klbench.studies.ppo.tasks import one_thread
 from klbench.studies.reward_model.options import RewardModelOptions
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
