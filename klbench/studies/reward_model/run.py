@@ -34,7 +34,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
         return {}
     training = tables.training_table(found["training"], options)
     paths = tables.paths_table(found["paths"], training)
-    return {
+    result = {
         "overoptimisation": tables.curves_table(paths),
         "overoptimisation_by_seed": paths[paths["method"] != "ppo"],  # training has its own, each evaluation
         "peaks": tables.peaks_table(paths),
@@ -44,6 +44,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
         "calibration": tables.calibration_table(found["calibration"]),
         "training": training,
     }
+    return {name: table for name, table in result.items() if len(table)}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
