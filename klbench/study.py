@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from klbench.schema import check
+from klbench.schema import VERSION, by_table, check
 from klbench.types import Options
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ class Study:
         Tables to the compact ones that the terminal shows when it is done.
     tables_at
         The schemas of its tables, which are checked before they are written; empty: they are not checked.
+    complete_at
+        ``complete(tables)`` returns the tables of a run of an earlier version with those that it did not have yet, which
+        follow from the others.
     section_at
         Its part of the page; empty: its tables are shown as they are.
     devices
@@ -77,6 +80,7 @@ class Study:
     run_at: Place = ".run:run"
     summarize_at: Place = ""
     tables_at: Place = ".columns:TABLES"
+    complete_at: Place = ""
     section_at: Place = ".section:SECTION"
     devices: tuple[str, ...] = ("cpu",)
     shares: bool = False
@@ -114,6 +118,14 @@ class Study:
     def tables(self) -> Sequence[Schema]:
         """The schemas of its tables; none where they are not declared."""
         return self._at(self.tables_at) if self.tables_at else ()
+
+    def completed(self, tables: Mapping[str, pd.DataFrame], version: int) -> Mapping[str, pd.DataFrame]:
+        """Return tables of an earlier schema version as they would be written today."""
+        declared = by_table(self.tables)
+        found = {name: declared[name].migrated(table, version) if name in declared else table for name, table in tables.items()}
+        if version < VERSION and self.complete_at:
+            found = {**self._at(self.complete_at)(found)}
+        return found
 
     @cached_property
     def section(self) -> Section | None:

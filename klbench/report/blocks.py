@@ -130,9 +130,6 @@ class Table:
     kind: str = field(default="table", init=False)
 
 
-Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | Figure | Table
-
-
 @dataclass(frozen=True)
 class Lead:
     """What a page opens with.
@@ -153,6 +150,10 @@ class Lead:
     verdict: Text
     figure: Figure | None
     more: Sequence[Text] = ()
+    kind: str = field(default="lead", init=False)
+
+
+Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | Figure | Table | Lead
 
 
 @dataclass(frozen=True)

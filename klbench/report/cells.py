@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -40,7 +40,7 @@ def codes(names: Sequence[str], glue: str = ", ") -> Markup:
     return Markup(glue).join(map(code, names))
 
 
-def name(row: Row, column: str) -> Cell:
+def name(row: Mapping[str, Any], column: str) -> Cell:
     """Show the name of an estimator, a combination or the like."""
     return Cell(code(str(row[column])), tone="name")
 
@@ -89,3 +89,14 @@ def percent(row: Row, name: str) -> Cell:
 def computed(function: Callable[[Row], Any]) -> Show:
     """Return what shows a cell that needs the whole row."""
     return lambda row, _: function(row)
+
+
+def signed_percent(row: Row, name: str) -> Cell:
+    """Show a difference in per cent with its sign."""
+    return Cell(numbers.signed_percent(row[name]), row[name])
+
+
+def flag(row: Row, name: str) -> Cell:
+    """Show why a row is not to be trusted; nothing where its status is ok."""
+    status = str(row[name])
+    return Cell("", tone="") if status == "ok" else Cell(status, tone="doubtful")

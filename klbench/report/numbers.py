@@ -84,6 +84,28 @@ def percent(x: float) -> str:
     return f"{short(100 * x, 2 if abs(x) < 0.095 else 3 if abs(x) < 0.995 else 2)} %".replace("-", "−")
 
 
+def signed_percent(x: float) -> str:
+    """Return a difference in per cent with its sign, to two digits: ``+12 %``."""
+    if not math.isfinite(x):
+        return MISSING
+    return ("+" if x > 0 else "") + (f"{short(100 * x, 2)} %" if abs(x) >= 5e-5 else "0 %")
+
+
+def exact(value: float, se: float) -> str:
+    """Return an exact value, with its interval where that is wide enough to show."""
+    return with_interval(value, se) if math.isfinite(se) and abs(se) > 1e-6 * abs(value) else number(value)
+
+
+def percent_or_times(x: float) -> str:
+    """Return a share of something's length in two digits: ``21 %``, ``14 ×``."""
+    if math.isinf(x):
+        return "∞"
+    if 0 < x < 1e-3:
+        return "< 0.1 %"
+    x *= 1 + 1e-9  # so that an eighth is 13 % on whatever side rounding left it
+    return f"{number(x, 2)} ×" if x >= 10 else f"{number(100 * x, 2)} %"
+
+
 def count(n: float, one: str, many: str = "") -> str:
     """``1 pair``, ``21 pairs``."""
     return f"{int(n):,} {one if n == 1 else many or one + 's'}"

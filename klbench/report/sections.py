@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.generic import generic
@@ -17,33 +17,37 @@ from klbench.types import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
+
 STUDIES = "klbench.studies"
 """Where studies are found, by name as plugins are: nothing here is imported from above."""
 
 
-def study_name(name: str) -> str:
-    """Return the name that a study has today; the same one where it is not known here."""
+class Declared(Protocol):
+    """What a page needs of a study's declaration, :class:`klbench.study.Study`."""
+
+    @property
+    def name(self) -> str:
+        """What it is called today."""
+
+    @property
+    def tables(self) -> Sequence[Schema]:
+        """The tables that it declares."""
+
+    @property
+    def section(self) -> Section | None:
+        """Its part of the page."""
+
+    def completed(self, tables: Tables, version: int) -> Tables:
+        """Return tables of an earlier schema version as they would be written today."""
+
+
+def study(name: str) -> Declared | None:
+    """Return the study of that name, or of that name in an earlier version; None where it is not known here."""
     try:
-        return str(importlib.import_module(STUDIES).get(name).name)
-    except ConfigError:
-        return name
-
-
-def schemas(study: str) -> Sequence[Schema]:
-    """Return the tables that a study declares; none for a study that is not known here."""
-    try:
-        found: Sequence[Schema] = importlib.import_module(STUDIES).get(study).tables
-    except ConfigError:
-        return ()
-    return found
-
-
-def _section(study: str) -> Section | None:
-    try:
-        section: Section | None = importlib.import_module(STUDIES).get(study).section
+        found: Declared = importlib.import_module(STUDIES).get(name)
     except ConfigError:
         return None
-    return section
+    return found
 
 
 @dataclass(frozen=True)
@@ -85,11 +89,7 @@ class Part:
         for text in self.warnings:
             yield Paragraph(text, "warning")
         if self.lead is not None:
-            yield Paragraph(self.lead.verdict, "lead")
-            if self.lead.figure is not None:
-                yield self.lead.figure
-            for text in self.lead.more:
-                yield Paragraph(text)
+            yield self.lead
         elif self.shown and self.section is not None and self.section.answer:
             yield from self.section.answer(self.tables)
 
@@ -106,22 +106,23 @@ class Part:
             yield from generic(name, table)
 
 
-def part(study: str, tables: Tables) -> Part:
+def part(name: str, tables: Tables) -> Part:
     """Return the part of a page that one study has: its section, given those of the tables that are as declared."""
-    section, declared = _section(study), by_table(schemas(study))
+    known = study(name)
+    section, declared = (known.section, by_table(known.tables)) if known else (None, {})
     if section is None:
-        unknown = f"The study {study} is not known here: its tables are shown as they are."
-        return Part(study, None, {}, tables, [unknown] if study and not declared else [])
+        unknown = f"The study {name} is not known here: its tables are shown as they are."
+        return Part(name, None, {}, tables, [unknown] if name and not known else [])
     if not declared:
-        return Part(study, section, tables, {}, [])
-    missing = {name: declared[name].missing(table) if name in declared else [] for name, table in tables.items()}
+        return Part(name, section, tables, {}, [])
+    missing = {key: declared[key].missing(table) if key in declared else [] for key, table in tables.items()}
     warnings = [
-        f"Table {name} lacks the {'column' if len(names) == 1 else 'columns'} {listing(names)}. What this page makes of the "
+        f"Table {key} lacks the {'column' if len(names) == 1 else 'columns'} {listing(names)}. What this page makes of the "
         "table is left out; the table itself stands below."
-        for name, names in missing.items()
+        for key, names in missing.items()
         if names
     ]
     absent = [schema.table for schema in declared.values() if schema.table not in tables and not schema.optional]
-    warnings += [f"The run has no table {name}. What this page makes of it is left out." for name in absent]
-    good = {name: table for name, table in tables.items() if name in declared and not missing[name]}
-    return Part(study, section, good, {name: table for name, table in tables.items() if name not in good}, warnings)
+    warnings += [f"The run has no table {key}. What this page makes of it is left out." for key in absent]
+    good = {key: table for key, table in tables.items() if key in declared and not missing[key]}
+    return Part(name, section, good, {key: table for key, table in tables.items() if key not in good}, warnings)

@@ -11,9 +11,9 @@ import yaml
 
 from klbench import inputs
 from klbench.report.blocks import Tables
-from klbench.report.sections import schemas, study_name
+from klbench.report.sections import study
 from klbench.runs import RunFolder
-from klbench.schema import by_table, version_of
+from klbench.schema import VERSION, version_of
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,9 @@ class Source:
     @property
     def study(self) -> str:
         """The name of the run's study, as it is called today; empty where ``run.json`` has none."""
-        return study_name(str(self.info.get("study") or ""))
+        name = str(self.info.get("study") or "")
+        known = study(name)
+        return known.name if known else name
 
 
 @dataclass(frozen=True)
@@ -68,20 +70,20 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
     if not files:
         raise ConfigError(f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}")
     inputs.check_folder(path / "tables")
-    declared = by_table(schemas(str(info.get("study") or "")))
-    tables = {}
+    tables: dict[str, pd.DataFrame] = {}
+    version = VERSION
     for file in files:
         try:
-            version = version_of(pq.read_schema(file).metadata)
+            version = min(version, version_of(pq.read_schema(file).metadata))
             tables[file.stem] = pd.read_parquet(file)
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         except (OSError, ValueError) as error:
             raise ConfigError(f"{file}: expected a Parquet table, could not read it: {_one_line(error)}") from None
-        if file.stem in declared:
-            tables[file.stem] = declared[file.stem].migrated(tables[file.stem], version)
+    known = study(str(info.get("study") or ""))
+    completed = known.completed(tables, version) if known else tables
     config = path / "config.yaml"
-    return Source(path, info, config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "", tables)
+    return Source(path, info, config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "", completed)
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from klbench import inputs
 from klbench.report import provenance
-from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Paragraph, Tables
+from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Paragraph, Tables
 from klbench.report.figures import as_file
 from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
@@ -38,8 +38,9 @@ def _title(parts: Sequence[Part], otherwise: str) -> str:
 
 
 def _blocks(sources: Sequence[Source], parts: Sequence[Part], page: Path) -> list[Block]:
-    blocks: list[Block] = [*provenance.status(sources), Heading("The answer in short", 2, "answer")]
-    blocks += [] if all(each.lead for each in parts) else [Paragraph(INTRODUCTION)]
+    blocks = provenance.status(sources)
+    if not all(each.lead for each in parts):
+        blocks += [Heading("The answer in short", 2, "answer"), Paragraph(INTRODUCTION)]
     blocks += [block for each in parts for block in each.answer()]
     blocks += [block for each in parts for block in each.build()]
     if rest := [block for each in parts for block in each.rest()]:
@@ -56,6 +57,8 @@ def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
             yield block
         elif isinstance(block, Details):
             yield from _figures(block.blocks)
+        elif isinstance(block, Lead) and block.figure is not None:
+            yield block.figure
 
 
 def write_run(source: Source) -> Path:

@@ -11,13 +11,12 @@ from markupsafe import Markup
 from klbench.report.blocks import Block, Bullets, Details, Heading, Paragraph, Section, Tables
 from klbench.report.formulas import formula
 from klbench.report.numbers import listing
-from klbench.schema import Schema
+from klbench.studies.claims.columns import CLAIMS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 KEYS = ("claim", "statement", "verdict", "evidence", "source", "tex", "topic")
-COLUMNS = frozenset(KEYS)
 TONES = {"holds": "good", "fails": "bad"}
 TOPICS = {
     "values": "What the estimators estimate, and how noisily",
@@ -135,4 +134,4 @@ TERMS = (
     "claim_symbols",
 )
 
-SECTION = Section("What is said, and what holds", Schema("claims", "", ()), build, answer, order=45, terms=TERMS)
+SECTION = Section("What is said, and what holds", CLAIMS, build, answer, order=45, terms=TERMS)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report import terms
+from klbench.report import cells, terms
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
 from klbench.report.numbers import MISSING, number, percent_interval, with_interval
 from klbench.schema import Schema
-from klbench.studies.gradient.section_tables import name_cell
 from klbench.studies.language import section_answer, section_figures
 from klbench.studies.language.section_data import LmTrained, Row, load
 
@@ -43,7 +42,7 @@ def _compared(trained: LmTrained) -> Table:
     ]
     rows = [
         [
-            name_cell(row["combination"]), _interval(row, "reward"), _interval(row, "reward_gain"),
+            cells.name(row, "combination"), _interval(row, "reward"), _interval(row, "reward_gain"),
             *([_interval(row, "proxy")] if trained.paid else []), _interval(row, "kl"),
             Cell(MISSING if math.isnan(row["kl_share"]) else percent_interval(row, "kl_share"), row["kl_share"]),
             *(_interval(row, name) for name in ("k1", "k2", "k3")), _interval(row, "objective"),
@@ -68,14 +67,14 @@ def _raters(trained: LmTrained) -> Table | None:
         Column("Kept", "of all steps so far the one with the least loss on held-out pairs; the last one pays", numeric=True),
     ]
     names = ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
-    cells = [
+    lines = [
         [
             Cell(f"{row['seed']}", row["seed"]), Cell(f"{row['step']:.0f}", row["step"]),
             *(Cell(number(row[name], 3), row[name]) for name in names), Cell(f"{row['kept']:.0f}", row["kept"]),
         ]
         for row in rows
     ]  # fmt: skip
-    return Table("Reward models", columns, cells)
+    return Table("Reward models", columns, lines)
 
 
 def _texts(trained: LmTrained) -> Table | None:
@@ -94,7 +93,7 @@ def _texts(trained: LmTrained) -> Table | None:
         columns,
         [
             [
-                name_cell(row["combination"]), Cell(row["prompt"], tone="words"), Cell(row["completion"], tone="words"),
+                cells.name(row, "combination"), Cell(row["prompt"], tone="words"), Cell(row["completion"], tone="words"),
                 Cell(number(row["reward"], 2), row["reward"]), Cell(number(row["kl"], 2), row["kl"]),
             ]
             for row in rows

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
+from klbench.report.cells import code
 from klbench.report.numbers import Z95, count, number, percent, percent_interval, short, with_interval
-from klbench.studies.gradient.section_data import code
 from klbench.studies.language.section_data import FAILS, FEW, HOLDS, NONE, UNTOLD, UNTRAINED, LmTrained, Row
 
 WHY = (

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Cell, Column, Paragraph, Section, Table, Tables
 from klbench.report.numbers import MISSING, count, number, percent
-from klbench.schema import Schema
 from klbench.studies.peers import section_figures
+from klbench.studies.peers.columns import PEERS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 HERE = "klbench"
 LOST = 0.01
 """A relative error of this or more leaves little of a value."""
-_NEEDED = """
-subject library name version dtype regime max_rel_error median_rel_error frac_wrong n_nonfinite
-max_gradient_rel_error frac_flat n_nan_gradient status
-"""
-COLUMNS = frozenset(_NEEDED.split())
 REGIMES = {
     "near": "policy and reference all but equal: log-ratios, or differences of logits, of about 0.001",
     "usual": "of about 0.3",
@@ -201,4 +196,4 @@ def _time(speed: pd.DataFrame | None, *key: object) -> Cell:
 
 TERMS = ("r", "schulman", "regimes", "jensen_shannon", "dtypes")
 
-SECTION = Section("Beside other libraries", Schema("peers", "", ()), build, answer, order=55, terms=TERMS)
+SECTION = Section("Beside other libraries", PEERS, build, answer, order=55, terms=TERMS)

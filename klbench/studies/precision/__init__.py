@@ -7,5 +7,4 @@ STUDY = Study(
     "rounding error against |log r| in each dtype",
     __name__,
     options_at=".run:PrecisionOptions",
-    tables_at="",
 )

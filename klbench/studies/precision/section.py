@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Details, Section, Tables
-from klbench.schema import Schema
 from klbench.studies.precision import section_answer, section_figures
+from klbench.studies.precision.columns import PRECISION
 from klbench.studies.precision.section_data import load
 
 
@@ -30,4 +30,4 @@ def build(tables: Tables) -> Sequence[Block]:
 
 TERMS = ("q_p", "r", "k3", "bregman", "dtypes", "relative_error", "eps", "as_written", "with_expm1", "here", "gradient")
 
-SECTION = Section("What rounding does", Schema("precision", "", ()), build, answer, order=50, terms=TERMS)
+SECTION = Section("What rounding does", PRECISION, build, answer, order=50, terms=TERMS)

@@ -18,9 +18,6 @@ VARIANTS = ("as written", "with expm1", HERE)
 LOST = 0.01
 """A relative error beyond which a value is of little use."""
 
-_NEEDED = "estimator variant dtype decade sign eps max_rel_error max_ulp max_gradient_rel_error frac_negative"
-COLUMNS = frozenset(_NEEDED.split())
-
 
 @dataclass(frozen=True)
 class Curve:

@@ -7,6 +7,5 @@ STUDY = Study(
     "terms a second on NumPy and torch",
     __name__,
     options_at=".run:ThroughputOptions",
-    tables_at="",
     devices=("cpu", "cuda"),
 )

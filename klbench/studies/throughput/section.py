@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Section, Tables
-from klbench.schema import Schema
 from klbench.studies.throughput import section_answer, section_figures
+from klbench.studies.throughput.columns import THROUGHPUT
 from klbench.studies.throughput.section_data import load
 
 
@@ -38,4 +38,4 @@ TERMS = (
     "median",
 )
 
-SECTION = Section("How fast", Schema("throughput", "", ()), build, answer, order=60, terms=TERMS)
+SECTION = Section("How fast", THROUGHPUT, build, answer, order=60, terms=TERMS)

@@ -11,11 +11,6 @@ MILLION = 1e6
 FORWARD = "forward"
 LIBRARIES = {"numpy": "NumPy"}
 
-_NEEDED = """
-estimator backend pass dtype device samples terms_per_second terms_per_second_q25 terms_per_second_q75 repeats
-"""
-COLUMNS = frozenset(_NEEDED.split())
-
 
 @dataclass(frozen=True)
 class Setting:
