@@ -37,7 +37,10 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 
 @dataclass(frozen=True)
 class Line:
-    """Points along x, joined; ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``)."""
+    """Points along x, joined; ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
+
+    ``dotted``: a second line of the same entry. Not ``joined``: the points alone.
+    """
 
     entry: LegendEntry
     x: Sequence[float]
@@ -46,6 +49,8 @@ class Line:
     high: Sequence[float] = ()
     bars: bool = False
     marked: bool = True
+    dotted: bool = False
+    joined: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Axis:
     scale: str = "linear"
     threshold: float = 0.01
     levels: Sequence[float] = ()
-    place: Callable[[Axes], None] | None = None
+    place: Callable[[Axes], object] | None = None
 
 
 def lines(title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16) -> Panel:
@@ -91,10 +96,10 @@ def _line(axes: Axes, line: Line) -> None:
                 axes.plot([at, at], [low, high], color=own, linewidth=0.9)
     elif len(line.low):
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
-    axes.plot(
-        line.x, line.y, color=own, linestyle="--" if line.entry.dashed else "-", markersize=4.5,
-        marker=line.entry.marker if line.marked else None, markevery=max(1, len(line.x) // 6),
-    )  # fmt: skip
+    style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
+    every = max(1, len(line.x) // 6) if line.joined else 1
+    marker = line.entry.marker if line.marked else None
+    axes.plot(line.x, line.y, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
 
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
