@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES = 8
 """As many as the palette has colours."""
-ROW = 17
+ROW = 18
 """Height of a name's row, in points."""
 FADED = 0.13
 """Opacity of a band."""
@@ -159,7 +159,6 @@ def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: 
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", labelsize=8.5)
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks)
     return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
 
