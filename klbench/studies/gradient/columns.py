@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from klbench.columns import COMBINATIONS, DESCRIBED, MEASURED, OF_EXACT, TASK
+from klbench.columns import COMBINATIONS as COMBINATIONS
+from klbench.columns import DESCRIBED, MEASURED, OF_EXACT, TASK
 from klbench.schema import Column, Schema
 
 GRADIENTS = Schema(
