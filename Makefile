@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers published clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers published tables clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -75,6 +75,9 @@ peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (
 
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
+
+tables: $(VENV)/.run ## write the data dictionary, docs/tables.md, again from the studies' declarations
+	$(BIN)/python -m klbench.studies > docs/tables.md
 
 clean: ## remove the environment, caches and build outputs; run folders stay
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*

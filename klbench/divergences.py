@@ -10,15 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from klbench.numerics import expm1_and_gap, namespace, overflow, replaced, times_exp
 from klbench.registry import Registry
-from klbench.types import ConfigError, Draws, Polynomial
-
-Array = Any
+from klbench.types import Array, ConfigError, Draws, Polynomial
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import array_api_compat.numpy
 import numpy as np
 from array_api_compat import array_namespace
 
-Array = Any
+from klbench.types import Array
 
 SWITCH = {64: 0.5, 32: 1.0}
 """By bits of the dtype: below this ``|x|`` a polynomial serves, above it ``exp(x) - 1 - x``, which loses 3 bits at most.

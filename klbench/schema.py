@@ -249,6 +249,7 @@ def check(schemas: Sequence[Schema], tables: Mapping[str, pd.DataFrame]) -> None
 def dictionary(schemas: Sequence[Schema]) -> Iterator[str]:
     """Yield the data dictionary of tables, as lines of Markdown."""
     for schema in schemas:
+        yield ""
         yield f"### `{schema.table}`"
         yield ""
         yield schema.meaning + (" Only some runs have it." if schema.optional else "")
@@ -258,7 +259,6 @@ def dictionary(schemas: Sequence[Schema]) -> Iterator[str]:
         for column in schema.columns:
             meaning = f"{column.meaning}{' (only in some runs)' if column.optional else ''}".replace("|", "\\|")
             yield f"| `{column.name}` | {column.type} | {column.unit} | {meaning} |"
-        yield ""
 
 
 def version_of(said: Mapping[bytes, bytes] | None) -> int:

@@ -6,9 +6,10 @@ Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from array_api_compat import array_namespace
 from pydantic import BaseModel, ConfigDict
@@ -139,6 +140,18 @@ class BatchForm:
 
 
 @dataclass(frozen=True)
+class Clamp:
+    """The log-ratios below ``low`` and above ``high``, at which terms are cut off: constant, with a gradient of 0."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def active(self, log_ratio: Array) -> Array:
+        """Whether each term is cut off: booleans, shape of ``log_ratio``; False at NaN."""
+        return (log_ratio < self.low) | (log_ratio > self.high)
+
+
+@dataclass(frozen=True)
 class Estimator:
     """A value estimator: a pure function of the log-ratio, written once against the array API.
 
@@ -157,8 +170,10 @@ class Estimator:
     growth, growth_at_zero
         Its terms grow like ``r^growth`` as ``r -> inf`` and like ``r^-growth_at_zero`` as ``r -> 0``, up to logarithms:
         the second moment is finite where ``E[r^(2 growth)]`` and ``E[r^(-2 growth_at_zero)]`` are.
+    clamp
+        Where its terms are cut off; None where they are nowhere.
     kinks
-        The log-ratios at which its terms have no derivative, as at the ends of a clamp: quadrature cuts there.
+        The log-ratios at which its terms have no derivative: quadrature cuts there. The ends of ``clamp`` are added to them.
     batch
         Set for estimators that are no mean of independent terms.
     """
@@ -175,8 +190,13 @@ class Estimator:
     polynomial: Polynomial | None = None
     growth: float = 0.0
     growth_at_zero: float = 0.0
+    clamp: Clamp | None = None
     kinks: tuple[float, ...] = ()
     batch: BatchForm | None = None
+
+    def __post_init__(self) -> None:
+        ends = () if self.clamp is None else (self.clamp.low, self.clamp.high)
+        object.__setattr__(self, "kinks", tuple(sorted({*self.kinks, *filter(math.isfinite, ends)})))
 
     def terms(self, draws: Draws | Array) -> Array:
         """Terms whose mean over the last axis is the estimate; shape and dtype of ``log_ratio``.
@@ -343,3 +363,102 @@ class Completions:
                 raise ValueError(f"{name} must have log_q's shape {shape}, got {value.shape}")
         if self.prompt is not None and self.prompt.shape != shape[:1]:
             raise ValueError(f"prompt must have shape {shape[:1]}, got {self.prompt.shape}")
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+"""The format that a language model computes in."""
+
+
+@dataclass(frozen=True)
+class Truncated:
+    """``KL(q(.|h) ‖ p(.|h))`` over the policy's k most probable tokens and one bucket of all others, in nats.
+
+    Parameters
+    ----------
+    kl_qp
+        Shape ``(n, T)``, 0 where masked.
+    error
+        How far that lies below the exact divergence, the same shape; never negative but for rounding.
+    """
+
+    k: int
+    kl_qp: np.ndarray
+    error: np.ndarray
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a kind of pair can do with completions.
+
+    Parameters
+    ----------
+    completions
+        It has completions.
+    rescored, truncated
+        It can score them again in another dtype, and with few tokens told apart.
+    in_process
+        It holds a model: work on it stays in the process, since no worker should load the model again.
+    """
+
+    completions: bool = False
+    rescored: bool = False
+    truncated: bool = False
+    in_process: bool = False
+
+
+class CompletionSource(Protocol):
+    """A pair as the study of completions sees it.
+
+    Attributes
+    ----------
+    capabilities
+        What may be asked of it; known of the class, before there is a pair.
+    title
+        What the tables call it.
+    available
+        How many completions there are; None where there is no end of them.
+    fingerprint
+        A text that changes when the file does that completions are read from; empty where there is none.
+    unread
+        Columns of that file that are not read.
+    compute_device
+        Where it computes: ``cpu`` or ``cuda``.
+    chosen_kernel
+        The kernel that scores; empty where none does.
+    """
+
+    capabilities: ClassVar[Capabilities]
+
+    @property
+    def title(self) -> str: ...
+    @property
+    def available(self) -> int | None: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def unread(self) -> tuple[str, ...]: ...
+    @property
+    def compute_device(self) -> str: ...
+    @property
+    def chosen_kernel(self) -> str: ...
+
+    def placed(self, device: str) -> Self:
+        """Return the same pair on that device, where it can be there."""
+
+    def prepare(self) -> None:
+        """Load, and where it is the first time build, all that it needs."""
+
+    def on_policy(self) -> Self | None:
+        """Return the pair whose completions give this one's truth: the policy's own. None where no others are needed."""
+
+    def completions(self, seed: int, shard: int, n: int) -> Completions | Skip:
+        """Return completions of shard ``shard``, at most ``n``; fewer where there are no more. Or why there are no tokens."""
+
+    def rescored(self, completions: Completions, dtype: Dtype) -> Completions | Skip:
+        """Return the same tokens, scored in another dtype; or why not."""
+
+    def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
+        """Return what the exact divergences are when only k tokens are told apart; or why not."""
+
+    def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
+        """Return the text of each token; empty where it is not known."""

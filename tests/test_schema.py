@@ -1,12 +1,13 @@
 """Tables as data: what is checked when they are written, what is filled in when they are read."""
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from klbench import schema
+from klbench import schema, studies
 from klbench.runs import RunFolder
 from klbench.schema import Column, Schema, SchemaError, flag, integer, interval, text, with_error
 from klbench.types import ConfigError
@@ -110,7 +111,7 @@ def test_tables_of_a_run_are_held_against_what_its_study_declares() -> None:
 
 def test_the_dictionary_has_a_line_for_each_column() -> None:
     lines = list(schema.dictionary([TABLE]))
-    assert lines[0] == "### `final`"
+    assert lines[1] == "### `final`"
     assert "| `regret` | float | nats | distance from the best |" in lines
     assert sum(line.startswith("| `") for line in lines) == len(TABLE.columns)
 
@@ -128,3 +129,20 @@ def test_a_version_that_is_not_known_is_refused() -> None:
     for stated in (b"999", b"x", b"-1"):
         with pytest.raises(ConfigError, match="schema_version"):
             schema.version_of({b"schema_version": stated})
+
+
+def test_the_data_dictionary_is_that_of_the_declared_tables() -> None:
+    from klbench.studies.__main__ import lines
+
+    file = Path(__file__).parents[1] / "docs" / "tables.md"
+    assert file.read_text(encoding="utf-8").splitlines() == list(lines()), "make tables writes it again"
+
+
+@pytest.mark.parametrize("study", studies.names())
+def test_every_column_of_every_table_is_explained(study) -> None:
+    assert studies.get(study).tables
+    for table in studies.get(study).tables:
+        assert table.meaning.endswith(".")
+        for column in table.columns:
+            assert len(column.meaning) > 2, f"{table.table}.{column.name}"
+            assert "TODO" not in column.meaning, f"{table.table}.{column.name}"

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from klbench.estimators import register, registry
 from klbench.estimators.schulman import k1, k2, k3
 from klbench.numerics import namespace
-from klbench.types import Claims, ConfigError, Draws, Estimator
-
-Array = Any
+from klbench.types import Array, Claims, Clamp, ConfigError, Draws, Estimator
 
 
 def _clip(x: Array, low: float | None, high: float | None) -> Array:
@@ -47,8 +44,8 @@ def k3_openrlhf(draws: Draws) -> Array:
     return k3_clamped(draws, limit=10.0)
 
 
-def _kinks(limit: float) -> tuple[float, float]:
-    """Return the two log-ratios at which k3 reaches a limit."""
+def _k3_clamp(limit: float) -> Clamp:
+    """Return the clamp between whose two ends k3 is below a limit."""
 
     def crossing(below: float, beyond: float) -> float:
         for _ in range(200):
@@ -57,7 +54,7 @@ def _kinks(limit: float) -> tuple[float, float]:
         return middle
 
     # k3 is at least x^2/2 where x > 0, and -x - 1 where x < 0.
-    return crossing(0.0, -limit - 1.0), crossing(0.0, min(math.sqrt(2.0 * limit), math.log1p(limit) + 2.0))
+    return Clamp(crossing(0.0, -limit - 1.0), crossing(0.0, min(math.sqrt(2.0 * limit), math.log1p(limit) + 2.0)))
 
 
 def _make(name: str, limit: float) -> Estimator:
@@ -66,7 +63,7 @@ def _make(name: str, limit: float) -> Estimator:
     return Estimator(
         name, partial(k3_clamped, limit=limit), "kl_qp", rf"\min((r-1) - \log r,\ {limit:g})",
         f"k3 cut off at {limit:g}: finite variance, biased low, no gradient beyond the limit",
-        Claims(unbiased=False, nonnegative=True), source="a common guard in trainers", kinks=_kinks(limit),
+        Claims(unbiased=False, nonnegative=True), source="a common guard in trainers", clamp=_k3_clamp(limit),
     )  # fmt: skip
 
 
@@ -76,18 +73,19 @@ register(
         "k3_verl", k3_verl, "kl_qp", r"\mathrm{clip}(k_3(\mathrm{clip}(\log r, \pm 20)), \pm 10)",
         "k3 as verl clamps it: log-ratio to +-20, then value to +-10",
         Claims(unbiased=False, nonnegative=True), source="verl, trainer/ppo/core_algos.py, kl_penalty (low_var_kl)",
-        kinks=(-20.0, *_kinks(10.0), 20.0),
+        clamp=_k3_clamp(10.0), kinks=(-20.0, 20.0),
     )
 )  # fmt: skip
-for _name, _formula, _nonnegative, _at in (
-    ("k1", k1_openrlhf, False, (-10.0, 10.0)),
-    ("k2", k2_openrlhf, True, (-math.sqrt(20.0), math.sqrt(20.0))),
-    ("k3", k3_openrlhf, True, _kinks(10.0)),
+for _name, _formula, _nonnegative, _clamp in (
+    ("k1", k1_openrlhf, False, Clamp(-10.0, 10.0)),
+    ("k2", k2_openrlhf, True, Clamp(-math.sqrt(20.0), math.sqrt(20.0))),
+    ("k3", k3_openrlhf, True, _k3_clamp(10.0)),
 ):
     register(
         Estimator(
             f"{_name}_openrlhf", _formula, "kl_qp", rf"\mathrm{{clip}}(k_{_name[1]}, \pm 10)",
             f"{_name} as OpenRLHF clamps it: value to +-10",
-            Claims(unbiased=False, nonnegative=_nonnegative), source="OpenRLHF, models/utils.py, compute_approx_kl", kinks=_at,
+            Claims(unbiased=False, nonnegative=_nonnegative), source="OpenRLHF, models/utils.py, compute_approx_kl",
+            clamp=_clamp,
         )
     )  # fmt: skip

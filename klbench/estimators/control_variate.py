@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from klbench.estimators import register, registry
 from klbench.numerics import expm1_and_gap, namespace, overflow
-from klbench.types import BatchForm, Claims, ConfigError, Draws, Estimator
-
-Array = Any
+from klbench.types import Array, BatchForm, Claims, ConfigError, Draws, Estimator
 
 
 def k_lambda(draws: Draws, *, weight: float) -> Array:

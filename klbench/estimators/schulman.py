@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from klbench.divergences import get as divergence
 from klbench.estimators import register
 from klbench.numerics import expm1_and_gap, namespace
-from klbench.types import Claims, Draws, Estimator
+from klbench.types import Array, Claims, Draws, Estimator
 
-Array = Any
 SOURCE = "Schulman 2020, joschu.net/blog/kl-approx.html"
 
 

@@ -9,9 +9,8 @@ from klbench.divergences import CERTAIN
 from klbench.estimators import register
 from klbench.estimators.schulman import k1, k2, k3
 from klbench.numerics import expm1_and_gap, namespace, overflow, times_exp
-from klbench.types import BatchForm, Claims, Draws, Estimator
+from klbench.types import Array, BatchForm, Claims, Draws, Estimator
 
-Array = Any
 SOURCE = "Owen 2013, ch. 9: importance sampling"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from klbench import estimators
 from klbench.gradients._combination import GROUPED, Combination, coefficient
 from klbench.gradients.surrogate import Parts, parts
-from klbench.types import Atoms, GradientTask, Rollouts
+from klbench.oracles import enumerated
+from klbench.types import Atoms, Draws, GradientTask, Rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -42,81 +45,103 @@ class GradientMoments:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What multiplies each sequence's vectors: ``(n, T)`` of the scores and of the gradients of ``kl``."""
+    """What multiplies each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
+
+    ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It is as large as its sequence
+    is rare, and the two meet in log space.
+    """
 
     token: Tensor
     full: Tensor
+    log_scale: Tensor
 
     def pull(self, atoms: Atoms) -> Tensor:
         """The expected gradient, ``(parameters,)``."""
         # A coefficient may be as large as its sequence is rare: half of the weight before the product, half after.
-        root = _root(atoms)
-        return atoms.scores.pull(root * (root * self.token), root * (root * self.full))
+        half = self._half(atoms)
+        return atoms.scores.pull(half * (half * self.token), half * (half * self.full))
 
     def second_moment(self, atoms: Atoms, gram: Tensor) -> float:
-        """``E ‖g‖^2``."""
+        """``E ‖g‖^2``; inf where that is beyond a float."""
         import torch
 
-        vectors = _root(atoms) * torch.cat([self.token, self.full], dim=-1)
+        vectors = (_log_probability(atoms) / 2.0 + self.log_scale).exp() * torch.cat([self.token, self.full], dim=-1)
+        if bool(vectors.isinf().any()):
+            return math.inf
         return float(torch.einsum("ni,nij,nj->", vectors, gram, vectors))
 
     def size(self, atoms: Atoms, gram: Tensor) -> float:
         """The expected sum of the lengths of all that the gradient is a sum of."""
         import torch
 
-        root = _root(atoms)
+        half = self._half(atoms)
         lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
-        return float((root * (root * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum())
+        return float((half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum())
+
+    def _half(self, atoms: Atoms) -> Tensor:
+        """The root of each sequence's probability times ``exp(log_scale)``, ``(n, 1)``."""
+        return ((_log_probability(atoms) + self.log_scale) / 2.0).exp()
 
 
-def _root(atoms: Atoms) -> Tensor:
-    """The root of each sequence's probability, ``(n, 1)``."""
-    return (atoms.rollouts.log_mu.sum(-1, keepdim=True) / 2.0).exp()
+def _log_probability(atoms: Atoms) -> Tensor:
+    """The log-probability of each sequence under the sampler, ``(n, 1)``."""
+    return atoms.rollouts.log_mu.sum(-1, keepdim=True)
 
 
-def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Parts]:
-    """The coefficients of the direct part, by differentiating the surrogate loss itself, and its parts."""
+def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Parts]:
+    """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate loss itself, and its parts."""
     import torch
 
     log_q, kl = (x.detach().clone().requires_grad_() for x in (rollouts.log_q, rollouts.kl))
     pieces = parts(combination, Rollouts(log_q, rollouts.log_p, rollouts.log_mu, kl, rollouts.mask))
     if not pieces.direct.requires_grad:
-        return Coefficients(torch.zeros_like(log_q), torch.zeros_like(kl)), pieces
+        return torch.zeros_like(log_q), torch.zeros_like(kl), pieces
     token, full = torch.autograd.grad(pieces.direct.sum(), (log_q, kl), allow_unused=True, materialize_grads=True)
-    return Coefficients(token * rollouts.mask, full * rollouts.mask), pieces
+    return token * rollouts.mask, full * rollouts.mask, pieces
 
 
 NEAR = 1.0
 """Up to this log-ratio differentiation keeps all digits; beyond it, powers of r that should cancel leave their rounding."""
+FAR = 600.0
+"""Beyond this exponent a power of r is split into a float and a ``log_scale``: floats end near ``exp(709)``."""
 
 
-def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor] | None:
-    """Coefficients from the polynomial in which powers of r have cancelled, and where to take them; None where there are none.
+def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Coefficients from the polynomial in which powers of r have cancelled, their ``log_scale``, and where to take them.
 
-    That is, of one score for all tokens: those of a whole sequence's ratio, and of sequences of one token.
+    None where there are none: they are those of one score for all tokens, of a whole sequence's ratio or of one token.
     """
     import torch
 
     polynomial, correction = coefficient(combination), combination.correction
-    whole = combination.level == "sequence" and correction in ("none", "sequence_ratio")
-    single = rollouts.mask.shape[-1] == 1 and correction != "truncated_ratio"
-    if polynomial is None or not (whole or single):
+    whole = combination.level == "sequence" and correction in ("none", "sequence_ratio", "truncated_ratio")
+    single = rollouts.mask.shape[-1] == 1
+    truncated = correction == "truncated_ratio"
+    if polynomial is None or not (whole or single) or (truncated and combination.ratio_gradient):
         return None
     log_ratio = (rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
-    total = sum((c * torch.exp(a * log_ratio) * log_ratio**b for c, a, b in polynomial), torch.zeros_like(log_ratio))
+    far, log_scale = log_ratio.abs() > NEAR, torch.zeros_like(log_ratio)
+    for _, a, _ in polynomial:
+        log_scale = log_scale.maximum(a * log_ratio - FAR)
+    total = torch.zeros_like(log_ratio)
+    for c, a, b in polynomial:
+        total = total + c * torch.exp(a * log_ratio - log_scale) * log_ratio**b
     if combination.baseline == "token_kl":
-        total = total - rollouts.kl
+        total = total - rollouts.kl * (-log_scale).exp()
     if correction != "none":
-        total = total * (rollouts.log_q - rollouts.log_mu).sum(-1, keepdim=True).exp()
-    return total * rollouts.mask, (log_ratio.abs() > NEAR).expand_as(rollouts.mask)
+        log_weight = (rollouts.log_q - rollouts.log_mu).sum(-1, keepdim=True)
+        beyond = torch.zeros_like(log_weight) if truncated else (log_weight - FAR).clamp(min=0.0)
+        total = total * (log_weight - beyond).exp().clamp(max=combination.cap if truncated else math.inf)
+        log_scale, far = log_scale + beyond, far | (beyond > 0.0)
+    return total * rollouts.mask, log_scale, far.expand_as(rollouts.mask)
 
 
 def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Tensor, Parts]:
     """All that multiplies each sequence's vectors, how large the scores' part was before anything cancelled, and the parts."""
     import torch
 
-    direct, pieces = taken_apart(combination, rollouts)
-    token, size = direct.token, direct.token.abs()
+    token, full, pieces = taken_apart(combination, rollouts)
+    size, log_scale = token.abs(), torch.zeros_like(token[:, :1])
     if combination.ratio_gradient:
         size = size + pieces.direct.detach().abs()[:, None]
     if pieces.weights is not None and pieces.returns is not None:
@@ -124,19 +149,30 @@ def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, 
         token, size = token + scored, size + scored.abs()
     cancelled = _cancelled(combination, rollouts)
     if cancelled is not None:
-        exact, far = cancelled
+        exact, log_scale, far = cancelled
         token, size = torch.where(far, exact, token), torch.where(far, exact.abs(), size)
-    return Coefficients(token, direct.full), size * rollouts.mask, pieces
+    return Coefficients(token, full, log_scale), size * rollouts.mask, pieces
 
 
-def _total(whole: Coefficients, pieces: Parts, atoms: Atoms) -> Coefficients:
+def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Tensor:
+    """The expected return, ``(T,)``; terms beyond a float are weighed in log space, where there is one a sequence."""
+    one_term = combination.level == "sequence" or returns.shape[-1] == 1
+    if not one_term or bool(returns.isfinite().all()):
+        return atoms.probability @ returns
+    log_ratio = (atoms.rollouts.log_p - atoms.rollouts.log_q).sum(-1)
+    term = enumerated(estimators.get(combination.estimator), Draws(log_ratio.numpy()), _log_probability(atoms)[:, 0].numpy())
+    offset = atoms.probability @ atoms.rollouts.kl if combination.baseline == "token_kl" else 0.0
+    return returns.new_full(returns.shape[1:], term.mean) - offset
+
+
+def _total(combination: Combination, whole: Coefficients, pieces: Parts, atoms: Atoms) -> Coefficients:
     """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every return is centred."""
     rollouts, p = atoms.rollouts, atoms.probability
-    token = whole.token
+    token, unit = whole.token, (-whole.log_scale).exp()
     if pieces.weights is not None and pieces.returns is not None:
-        token = token - pieces.weights * (p @ pieces.returns)
+        token = token - pieces.weights * _mean_return(combination, pieces.returns, atoms) * unit
     reward = -(rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
-    return Coefficients(token - (reward - p @ reward) * rollouts.mask, whole.full)
+    return Coefficients(token - (reward - p @ reward) * rollouts.mask * unit, whole.full, whole.log_scale)
 
 
 @dataclass(frozen=True)
@@ -166,11 +202,11 @@ class _Group:
         b_scores = torch.einsum("n,ns,nt,nst->t", p, b, self.weights, scores)
         squared = float(torch.einsum("n,ns,nt,nst->", p, b, b, scores))
 
-        mean_b = self._pull(b)
+        mean_b = self.pull(b)
         ones = torch.ones_like(self.returns)
         mean_w = torch.stack([self._column(ones, t) for t in range(tokens)])  # (T, P)
         v = torch.stack([torch.stack([self._column(self.returns[:, [s]], t) for t in range(tokens)]) for s in range(tokens)])
-        return_b = torch.stack([self._pull(b * self.returns[:, [t]]) for t in range(tokens)])
+        return_b = torch.stack([self.pull(b * self.returns[:, [t]]) for t in range(tokens)])
         gradient = mean_b - mean_return @ mean_w
 
         crossed = float(torch.einsum("stp,tsp->", v, v))
@@ -180,7 +216,7 @@ class _Group:
         ) / 4  # fmt: skip
 
         d = self.weights * (self.returns - mean_return)
-        mean_d, mean_n = self._pull(d), mean_return @ mean_w
+        mean_d, mean_n = self.pull(d), mean_return @ mean_w
         return_d = return_b - torch.einsum("t,stp->sp", mean_return, v)
         projected = (
             float(torch.einsum("n,ns,nt,nst->", p, d, d, scores)) + float(mean_b @ mean_b)
@@ -192,10 +228,11 @@ class _Group:
         variance = 2 / (n * (n - 1)) * (2 * (n - 2) * (projected - square) + kernel - square)
         return gradient, n * variance
 
-    def _pull(self, token: Tensor) -> Tensor:
+    def pull(self, token: Tensor) -> Tensor:
+        """The expected gradient of scores times these, ``(n, T)`` to ``(parameters,)``."""
         import torch
 
-        return Coefficients(token, torch.zeros_like(token)).pull(self.atoms)
+        return Coefficients(token, torch.zeros_like(token), torch.zeros_like(token[:, :1])).pull(self.atoms)
 
     def _column(self, factor: Tensor, t: int) -> Tensor:
         """``E[factor W_t]``."""
@@ -203,26 +240,32 @@ class _Group:
 
         token = torch.zeros_like(self.weights)
         token[:, t] = (factor[:, t] if factor.shape[-1] > 1 else factor[:, 0]) * self.weights[:, t]
-        return self._pull(token)
+        return self.pull(token)
 
 
 def _prompt(combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool) -> GradientMoments:
     whole, size, pieces = _whole(combination, atoms.rollouts)
     total = None
     if on_policy:
-        both = _total(whole, pieces, atoms)
+        both = _total(combination, whole, pieces, atoms)
         mean = both.pull(atoms)
         total = both.second_moment(atoms, gram) - float(mean @ mean)
     if combination.baseline in GROUPED:
         assert pieces.weights is not None
         assert pieces.returns is not None
-        gradient, variance = _Group(atoms, gram, pieces.weights, pieces.returns).moments(group)
+        groups = _Group(atoms, gram, pieces.weights, pieces.returns)
+        if not bool(whole.log_scale.any()) or bool(pieces.returns.isfinite().all()):
+            gradient, variance = groups.moments(group)
+        else:  # returns beyond a float, the same for all tokens of a sequence
+            gradient = whole.pull(atoms) - _mean_return(combination, pieces.returns, atoms)[0] * groups.pull(pieces.weights)
+            # A single sequence's second moment is part of it.
+            variance = math.inf if math.isinf(whole.second_moment(atoms, gram)) else math.nan
         shrink = 1 - 1 / group if combination.baseline == "batch_mean" else 1.0
         mean, variance = shrink * gradient, shrink**2 * variance
     else:
         mean = whole.pull(atoms)
         variance = whole.second_moment(atoms, gram) - float(mean @ mean)
-    return GradientMoments(mean, variance, total, Coefficients(size, whole.full).size(atoms, gram))
+    return GradientMoments(mean, variance, total, Coefficients(size, whole.full, whole.log_scale).size(atoms, gram))
 
 
 def all_moments(combinations: Sequence[Combination], task: GradientTask, group: int = 8) -> list[GradientMoments]:

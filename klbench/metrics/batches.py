@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from klbench.metrics.folds import folds
 from klbench.types import Draws, Estimator
-
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,18 @@ from pydantic import AfterValidator, PositiveFloat
 from klbench import divergences, quadrature
 from klbench.estimators.bregman import bregman
 from klbench.oracles import ExactMoments
-from klbench.types import Completions, Draws, Estimator, GradientTask, Options, Skip, Truth
+from klbench.types import (
+    Capabilities,
+    Completions,
+    Draws,
+    Dtype,
+    Estimator,
+    GradientTask,
+    Options,
+    Skip,
+    Truncated,
+    Truth,
+)
 
 EXTREME = 1e15
 """Parameters beyond this, and scales below its inverse, have powers that doubles do not hold."""
@@ -52,11 +63,14 @@ class Pair(Options, ABC):
         What it is one of, in a sweep: figures join the pairs of one series.
     measured_with
         The command for pairs that have no exact divergence of their own, and are measured token by token instead.
+    capabilities
+        What it can do with completions, of which :class:`klbench.types.CompletionSource` says more.
     """
 
     kind: ClassVar[str]
     summary: ClassVar[str]
     measured_with: ClassVar[str] = ""
+    capabilities: ClassVar[Capabilities] = Capabilities()
     label: str = ""
     series: str = ""
 
@@ -103,9 +117,59 @@ class Pair(Options, ABC):
         """The policy as something with parameters, for the studies of gradients; or why it is none."""
         return Skip(f"{self.kind} pairs have no policy gradient here")
 
+    # What follows is klbench.types.CompletionSource, of a pair without completions.
+
     def completions(self, seed: int, shard: int, n: int) -> Completions | Skip:
         """Completions of shard ``shard``, at most ``n``; fewer where there are no more. Or why there are no tokens here."""
         return Skip(f"{self.kind} pairs have no tokens")
+
+    @property
+    def available(self) -> int | None:
+        """How many completions there are; None where there is no end of them."""
+        return None
+
+    @property
+    def fingerprint(self) -> str:
+        """A text that changes when the file does that completions are read from; empty where there is none."""
+        return ""
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Columns of that file that are not read."""
+        return ()
+
+    @property
+    def compute_device(self) -> str:
+        """Where the pair computes: ``cpu`` or ``cuda``."""
+        return "cpu"
+
+    @property
+    def chosen_kernel(self) -> str:
+        """The kernel that scores; empty where none does."""
+        return ""
+
+    def placed(self, device: str) -> Self:
+        """The same pair on that device, where it can be there."""
+        return self
+
+    def prepare(self) -> None:
+        """Load, and where it is the first time build, all that the pair needs."""
+
+    def on_policy(self) -> Self | None:
+        """The pair whose completions give this one's truth: the policy's own. None where no others are needed."""
+        return None
+
+    def rescored(self, completions: Completions, dtype: Dtype) -> Completions | Skip:
+        """The same tokens, scored in another dtype; or why not."""
+        return Skip(f"{self.kind} pairs score nothing again")
+
+    def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
+        """What the exact divergences are when only k tokens are told apart; or why not."""
+        return Skip(f"{self.kind} pairs score nothing again")
+
+    def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The text of each token; empty where it is not known."""
+        return [""] * len(token_ids)
 
     @property
     def title(self) -> str:

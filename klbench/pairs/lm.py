@@ -6,9 +6,9 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, PositiveFloat, field_validator
@@ -20,33 +20,15 @@ from klbench.lm.sampling import Sampling
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
+from klbench.types import Capabilities, Completions, ConfigError, Draws, Dtype, Estimator, Truncated, Truth
 
 if TYPE_CHECKING:
     from klbench.lm.model import LanguageModel
     from klbench.lm.scoring import Scores
 
-Dtype = Literal["float32", "bfloat16", "float16"]
 COLDEST = 1e-6
 FEW_PARAMETERS = 5_000_000
 """Models with no more run on one thread: more would not be faster, and the last bits would depend on how many."""
-
-
-@dataclass(frozen=True)
-class Truncated:
-    """``KL(q(.|h) ‖ p(.|h))`` over the policy's k most probable tokens and one bucket of all others, in nats.
-
-    Parameters
-    ----------
-    kl_qp
-        Shape ``(n, T)``, 0 where masked.
-    error
-        How far that lies below the exact divergence, the same shape; never negative but for rounding.
-    """
-
-    k: int
-    kl_qp: np.ndarray
-    error: np.ndarray
 
 
 @register
@@ -61,6 +43,7 @@ class LmPair(Pair):
     kind: ClassVar[str] = "lm"
     summary: ClassVar[str] = "causal language models (policy, reference: embedded:NAME, a folder or a hub id)"
     measured_with: ClassVar[str] = "+exp=lm pair=lm policy=... reference=..."
+    capabilities: ClassVar[Capabilities] = Capabilities(completions=True, rescored=True, truncated=True, in_process=True)
     policy: str = "embedded:finetuned-midway"
     reference: str = "embedded:reference"
     revision: str = ""
@@ -113,6 +96,18 @@ class LmPair(Pair):
         how += [self.dtype] * (self.dtype != "float32")
         return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}"
 
+    def on_policy(self) -> Self | None:
+        if not self.off_policy:
+            return None
+        return self.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""})
+
+    @property
+    def compute_device(self) -> str:
+        return self.device
+
+    def placed(self, device: str) -> Self:
+        return self if device == "cpu" else self.model_copy(update={"device": device})
+
     def prepare(self) -> None:
         """Load, and where it is the first time build, all that the pair needs, so that what is wrong is said at once.
 
@@ -154,7 +149,6 @@ class LmPair(Pair):
         return encoded
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
-        """The text of each token."""
         return self._models[0].decode([int(each) for each in token_ids])
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:

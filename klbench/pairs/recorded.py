@@ -16,7 +16,7 @@ from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.rollouts.base import Block, Reader
-from klbench.types import Completions, ConfigError, Draws, Estimator, Truth
+from klbench.types import Capabilities, Completions, ConfigError, Draws, Estimator, Truth
 
 CHECKED = 64
 """Rows that are looked at before a run begins."""
@@ -77,16 +77,15 @@ class RecordedPair(Pair):
     kind: ClassVar[str] = "recorded"
     summary: ClassVar[str] = "rollouts of your own (path): Parquet, JSON lines or npz, with logprobs and ref_logprobs per token"
     measured_with: ClassVar[str] = "+exp=recorded path=FILE"
+    capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     path: Annotated[str, BeforeValidator(_checked_path)] = Field()
 
     @property
     def available(self) -> int:
-        """Rollouts in the file."""
         return rollouts.reader(self.path).rows
 
     @property
     def fingerprint(self) -> str:
-        """What changes when the file does."""
         return "-".join(map(str, rollouts.fingerprint(self.path)))
 
     @property
@@ -95,7 +94,6 @@ class RecordedPair(Pair):
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Columns of the file that are not read."""
         return rollouts.reader(self.path).unread
 
     def describe(self) -> str:

@@ -17,7 +17,7 @@ from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.policies.shapes import POLICIES, Name, Policy
 from klbench.policies.tree import Tree
-from klbench.types import Completions, Draws, Estimator, GradientTask, Skip, Truth
+from klbench.types import Capabilities, Completions, Draws, Estimator, GradientTask, Skip, Truth
 
 if TYPE_CHECKING:
     from klbench.pairs._sequence_gradient import SequenceTask
@@ -43,6 +43,7 @@ class SequencePair(Pair):
     summary: ClassVar[str] = (
         "tiny token policies (model, vocabulary, horizon, prompts, kl, lag, behind): every sequence enumerated"
     )
+    capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     model: Name = "gru"
     vocabulary: int = Field(default=6, ge=2, le=64)
     horizon: int = Field(default=4, ge=1, le=10)

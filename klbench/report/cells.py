@@ -84,3 +84,14 @@ def percent(row: Row, name: str) -> Cell:
 def computed(function: Callable[[Row], Any]) -> Show:
     """Return what shows a cell that needs the whole row."""
     return lambda row, _: function(row)
+
+
+def signed_percent(row: Row, name: str) -> Cell:
+    """Show a difference in per cent with its sign."""
+    return Cell(numbers.signed_percent(row[name]), row[name])
+
+
+def flag(row: Row, name: str) -> Cell:
+    """Show why a row is not to be trusted; nothing where its status is ok."""
+    status = str(row[name])
+    return Cell("", tone="") if status == "ok" else Cell(status, tone="doubtful")

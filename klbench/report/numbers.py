@@ -93,6 +93,18 @@ def percent_or_times(x: float) -> str:
     return f"{number(x, 2)} ×" if x >= 10 else f"{number(100 * x, 2)} %"
 
 
+def signed_percent(x: float) -> str:
+    """Return a difference in per cent with its sign, to two digits: ``+12 %``."""
+    if not math.isfinite(x):
+        return MISSING
+    return ("+" if x > 0 else "") + (f"{short(100 * x, 2)} %" if abs(x) >= 5e-5 else "0 %")
+
+
+def exact(value: float, se: float) -> str:
+    """Return an exact value, with its interval where that is wide enough to show."""
+    return with_interval(value, se) if math.isfinite(se) and abs(se) > 1e-6 * abs(value) else number(value)
+
+
 def count(n: float, one: str, many: str = "") -> str:
     """``1 pair``, ``21 pairs``."""
     return f"{int(n):,} {one if n == 1 else many or one + 's'}"

@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING
 from klbench import estimators
 from klbench.gradients import EXACT, SCORED, Combination
 from klbench.gradients import get as get_combination
-from klbench.gradients.surrogate import parts, ratio
-from klbench.rlhf.losses import centred
+from klbench.gradients.surrogate import centred, parts, ratio
 from klbench.types import Rollouts
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CLAMPS = ("_verl", "_openrlhf", "_clamped")
-"""What in an estimator's name says that it clamps what the part before it computes."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +112,7 @@ def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: f
         if combination is not None and scored:
             found = parts(combination, _sequences(rollouts, where)).returns
             assert found is not None
-            each = found.view(values[where].shape)
-            if combination.baseline == "batch_mean":
-                each = centred(each, group, "batch_mean")
-            elif combination.baseline == "leave_one_out":
-                each = centred(each, group, "leave_one_out")
-            values[where] = each
+            values[where] = centred(found.view(values[where].shape), group, combination.baseline)
         owned += [combination is not None and combination.baseline != "none"] * (where.stop - where.start)
         corrected += [_corrects(combination)] * (where.stop - where.start)
     return Returns(values, torch.tensor(owned), torch.tensor(corrected))
@@ -166,10 +157,9 @@ def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | Non
         values.append(_value(chosen, each).view(block[:-1]))
         log_ratio, mask = (rollouts.log_p - rollouts.log_q)[where], rollouts.mask[where]
         cut = torch.zeros_like(mask) if clamp is None else log_ratio.abs() > clamp
-        if any(word in chosen.estimator for word in CLAMPS):
-            sums = log_ratio.sum(-1, keepdim=True) if chosen.level == "sequence" else log_ratio
-            plain = estimators.get(chosen.estimator.split("_")[0]).terms(sums)
-            cut = cut | (estimators.get(chosen.estimator).terms(sums) != plain)
+        own = None if chosen.estimator == EXACT else estimators.get(chosen.estimator).clamp
+        if own is not None:
+            cut = cut | own.active(log_ratio.sum(-1, keepdim=True) if chosen.level == "sequence" else log_ratio)
         hits.append((cut & mask).sum((-2, -1)) / mask.sum((-2, -1)))
     return torch.cat(values), torch.cat(hits)
 

@@ -21,6 +21,8 @@ def register(study: Study) -> Study:
 def _discover() -> None:
     """Register the ``STUDY`` of every folder that has one; nothing else of them is imported."""
     for module in pkgutil.iter_modules(__path__):
+        if not module.ispkg:
+            continue
         study = getattr(importlib.import_module(f"{__name__}.{module.name}"), "STUDY", None)
         if study is not None:
             register(study)

@@ -15,10 +15,11 @@ from klbench.pairs.categorical import CategoricalPair
 from klbench.pairs.exponential import ExponentialPair
 from klbench.pairs.gaussian import GaussianPair
 from klbench.pairs.laplace import LaplacePair
-from klbench.types import Draws
+from klbench.types import Clamp, Draws
 
 FAMILY_MEMBERS = [
     "k_lambda:0", "k_lambda:1", "k_lambda:0.3", "bregman_alpha:-1", "bregman_alpha:2", "bregman_alpha:0.1", "k3_clamped:2",
+    "k3_clamped:0.05",
 ]  # fmt: skip
 NAMES = [*estimators.names(), *FAMILY_MEMBERS]
 TARGETS = {
@@ -292,6 +293,47 @@ def test_growth_is_how_fast_terms_grow(name) -> None:
 
     assert (size(200.0) - size(100.0)) / 100.0 == pytest.approx(estimator.growth, abs=0.02)
     assert (size(-200.0) - size(-100.0)) / 100.0 == pytest.approx(estimator.growth_at_zero, abs=0.02)
+
+
+def cut_off(estimator, x: np.ndarray, step: float) -> np.ndarray:
+    """Whether the term stands still at each log-ratio: no gradient, and the same value to the last bit a step to both sides.
+
+    Beside three mild samples, so that it holds for those that look at the whole batch.
+    """
+
+    def batches(at: np.ndarray) -> torch.Tensor:
+        return torch.tensor(np.column_stack([at, *np.broadcast_to([[0.3], [-0.2], [0.4]], (3, at.size))]))
+
+    def first_terms(batch: torch.Tensor) -> torch.Tensor:
+        return estimator.terms(Draws(batch, torch.zeros_like(batch) if estimator.needs_weight else None))[:, 0]
+
+    batch = batches(x).requires_grad_()
+    (gradient,) = torch.autograd.grad(first_terms(batch).sum(), batch)
+    here, *beside = (first_terms(batches(x + by)) for by in (0.0, -step, step))
+    return ((gradient[:, 0] == 0.0) & (here == beside[0]) & (here == beside[1])).numpy()
+
+
+GRID = np.linspace(-30.0, 30.0, 6001)  # beyond, gaps that level off as r vanishes move by less than the last bit
+
+
+@every
+def test_a_clamp_is_declared_where_the_terms_are_cut_off_and_nowhere_else(name) -> None:
+    estimator = estimators.get(name)
+    clamp = estimator.clamp or Clamp()
+    ends = np.array([end for end in (clamp.low, clamp.high) if np.isfinite(end)])
+    grid = GRID[(np.abs(GRID[:, None] - ends) > 2e-3).all(axis=1)]
+    np.testing.assert_array_equal(cut_off(estimator, grid, 1e-3), clamp.active(grid))
+    if estimator.clamp is not None:
+        assert ends.size
+        for x, step in ((np.concatenate([ends - 1e-5, ends + 1e-5]), 1e-6), (np.array([-1e7, -500.0, 500.0, 1e7]), 1.0)):
+            np.testing.assert_array_equal(cut_off(estimator, x, step), clamp.active(x))
+        assert set(ends) <= set(estimator.kinks)
+
+
+def test_the_ends_of_a_clamp_count_as_within_it_and_infinite_log_ratios_as_beyond() -> None:
+    x = torch.tensor([-torch.inf, -2.0, -1.0, 0.0, 3.0, 4.0, torch.inf, torch.nan])
+    assert Clamp(-1.0, 3.0).active(x).tolist() == [True, True, False, False, False, True, True, False]
+    assert Clamp(high=3.0).active(x).tolist() == [False] * 5 + [True, True, False]
 
 
 # ---- names and descriptions

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from klbench import divergences, estimators, pairs
 from klbench.pairs import Pair
+from klbench.types import Skip
 
 # A pair kind that is registered has examples here: mild ones, and one whose chi-squared is infinite where there is such.
 EXAMPLES: dict[str, list[dict]] = {
@@ -90,6 +91,27 @@ def test_a_kind_is_described_and_refuses_what_it_does_not_know(kind) -> None:
     assert cls.summary
     with pytest.raises(ValidationError, match="colour"):
         cls(**EXAMPLES[kind][0], colour="red")
+
+
+@pytest.mark.parametrize("kind", pairs.names())
+def test_a_kind_declares_what_it_can_do_with_completions_and_no_more(kind) -> None:
+    cls = pairs.get(kind)
+    for ability in ("completions", "rescored", "truncated"):
+        assert getattr(cls.capabilities, ability) == (getattr(cls, ability) is not getattr(Pair, ability)), ability
+
+
+@every
+def test_what_a_pair_cannot_do_with_completions_it_skips(kind, i) -> None:
+    pair = pair_of(kind, i)
+    drawn = pair.completions(0, 0, 5)
+    assert isinstance(drawn, Skip) == (not pair.capabilities.completions)
+    if not isinstance(drawn, Skip):
+        assert len(drawn.log_q) == 5
+        assert isinstance(pair.rescored(drawn, "bfloat16"), Skip) == (not pair.capabilities.rescored)
+        assert isinstance(pair.truncated(drawn, 2), Skip) == (not pair.capabilities.truncated)
+    assert pair.decode(np.arange(3)) == ["", "", ""]
+    assert pair.on_policy() is None  # the truth is exact, whoever samples
+    assert pair.placed("cuda") is pair
 
 
 @every

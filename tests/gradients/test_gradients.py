@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import mpmath
 import numpy as np
@@ -194,6 +195,7 @@ def by_hand(combination, q, p, mu):
     for a in range(len(q)):
         x = log_p[a] - log_q[a]
         weight = 1 if combination.correction == "none" else mpmath.exp(log_q[a] - log_mu[a])
+        weight = min(weight, combination.cap) if combination.correction == "truncated_ratio" else weight
         scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
         coefficients.append(weight * ((value[0](x) if scored else 0) - (0 if in_reward else slope[1](x))))
     scores = [[(a == b) - probability[b] for b in range(len(q))] for a in range(len(q))]
@@ -206,14 +208,17 @@ def by_hand(combination, q, p, mu):
 
 ONE_TOKEN = [
     each for each in {each.spec: each for each in (*NAMED, *GRID)}.values()
-    if each.estimator in DEFINED and each.baseline == "none" and each.correction != "truncated_ratio"
+    if each.estimator in DEFINED and each.baseline == "none"
+    and not (each.correction == "truncated_ratio" and each.ratio_gradient)
 ]  # fmt: skip
 FAR = {
-    **{f"{x}": ((0.0, x), (0.0, 0.0), (0.0, x)) for x in (-36.0, -60.0, -300.0)},
+    **{f"{x}": ((0.0, x), (0.0, 0.0), (0.0, x)) for x in (-36.0, -40.0, -60.0, -300.0, -800.0, -1600.0)},
     "three": ((0.0, -40.0, -2.0), (0.0, -1.0, 0.5), (0.0, -40.0, -2.0)),
     "the rare one is the reference's": ((0.0, 0.3), (0.0, -50.0), (0.0, 0.3)),
     "stale": ((0.0, -40.0, -2.0), (0.0, -1.0, 0.5), (0.1, -38.0, -2.5)),
     "a sampler that is barely stale": ((0.0, -60.0), (0.0, 0.0), (0.0, -61.0)),
+    "a sampler that all but never goes there": ((0.0, -0.3), (0.0, 2.5), (0.0, -800.0)),
+    "a stale one beyond floats": ((0.0, -800.0, -2.0), (0.0, -1.0, 0.5), (0.1, -780.0, -2.5)),
 }
 
 
@@ -225,11 +230,12 @@ def test_gradients_far_from_the_reference_keep_their_digits(name):
     task = pairs.get("categorical")(**sides).gradient_task()
     assert (task.staleness > 0.0) == (q != mu)
     found = exact.all_moments(ONE_TOKEN, task)
-    with mpmath.workdps(60 + int(max(map(abs, q)))):
+    reach = max(map(abs, (*q, *mu)))  # a log-ratio so large is rounded by so many units, and its exponential with it
+    with mpmath.workdps(60 + int(reach)):
         for combination, moments in zip(ONE_TOKEN, found, strict=True):
             mean, size, variance = by_hand(combination, q, p, mu)
             off = mpmath.norm([mpmath.mpf(a) - b for a, b in zip(moments.mean.tolist(), mean, strict=True)])
-            assert off <= 1e-14 * size, combination.spec
+            assert off <= 1e-14 * max(1.0, reach / 50.0) * size + sys.float_info.min, combination.spec
             assert moments.variance == pytest.approx(float(variance), rel=1e-12, abs=1e-13 * float(size) ** 2), combination.spec
         qp, pq = (task.gradient(target).tolist() for target in ("kl_qp", "kl_pq"))
         probability, reference = (
@@ -255,6 +261,21 @@ def test_a_group_far_from_the_reference_is_the_sum_over_its_counts():
         variance = 2 * n * (sum(a * b * b for a, b in zip(p, step, strict=True)) - mean**2)
         assert found.mean.tolist() == pytest.approx([-float(mean), float(mean)], rel=1e-12)
         assert found.variance == pytest.approx(float(variance), rel=1e-12)
+
+
+@pytest.mark.parametrize("x", [-40.0, -300.0, -800.0])
+@pytest.mark.parametrize("baseline", ["token_kl", "leave_one_out", "batch_mean"])
+def test_a_baseline_takes_nothing_from_a_ratio_that_no_float_holds(baseline, x):
+    """The score has mean 0: the mean gradient is that without a baseline, of a group's own mean 7/8."""
+    sides = (0.0, x), (0.0, 0.0)
+    task = pairs.get("categorical")(**{side: {"logits": each} for side, each in zip("qp", sides, strict=True)}).gradient_task()
+    found = exact.moments(gradients.get(f"k3/reward/token/none/{baseline}"), task, 8)
+    with mpmath.workdps(60 + int(abs(x))):
+        mean, _, _ = by_hand(gradients.get("k3_reward"), *sides, sides[0])
+    share = 7 / 8 if baseline == "batch_mean" else 1.0
+    assert found.mean.tolist() == pytest.approx([float(share * each) for each in mean], rel=1e-12)
+    assert found.variance > 1e16
+    assert found.total_variance > 1e16
 
 
 GAUSSIAN = {"q": {"mean": 0.2, "std": 0.9}, "p": {"mean": -0.4, "std": 1.1}}

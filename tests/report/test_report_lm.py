@@ -24,7 +24,7 @@ from klbench.studies.lm import section as lm_section
 from klbench.studies.lm import section_advice, section_cost, section_data
 from klbench.studies.lm.run import LmOptions
 from klbench.studies.lm.section_data import Data, known, load, percent_of, visible
-from klbench.types import Completions
+from klbench.types import Capabilities, Completions, Truncated
 
 SMALL: dict[str, Any] = {"vocabulary": 3, "horizon": 5, "prompts": 2}
 
@@ -32,13 +32,15 @@ SMALL: dict[str, Any] = {"vocabulary": 3, "horizon": 5, "prompts": 2}
 class Model(SequencePair):
     """A small policy that can do what language models can."""
 
+    capabilities = Capabilities(completions=True, rescored=True, truncated=True, in_process=True)
+
     def rescored(self, completions: Completions, dtype: str) -> Completions:
         off = np.where(completions.mask, 0.02 * np.sign(completions.log_q + 1.0), 0.0)
         return Completions(**{**vars(completions), "log_q": completions.log_q - off})
 
-    def truncated(self, completions: Completions, k: int) -> Any:
+    def truncated(self, completions: Completions, k: int) -> Truncated:
         assert completions.kl_qp is not None
-        return type("Truncated", (), {"kl_qp": completions.kl_qp * k / (1.0 + k)})
+        return Truncated(k, completions.kl_qp * k / (1.0 + k), completions.kl_qp / (1.0 + k))
 
     @property
     def chosen_kernel(self) -> str:

@@ -1,19 +1,22 @@
 """The loop: what it samples, what it follows, and what one replica's failure does to the others."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from klbench import gradients
+from klbench import estimators, gradients
+from klbench.estimators.schulman import k3
 from klbench.gradients import Combination
 from klbench.rlhf import testbed
 from klbench.rlhf.penalty import PenaltyArm, arm, estimates, standard_error
 from klbench.rlhf.ppo import Recipe, train
 from klbench.rlhf.testbed import expected
 from klbench.rlhf.testbed.ppo_world import Adam, Replicas
+from klbench.types import Draws, Rollouts
 
 BETA = 0.2
 SHORT = Recipe(updates=4, epochs=2, group=4, every=2)
@@ -137,7 +140,6 @@ def test_every_setting_trains(bed, changes) -> None:
 def test_generalised_advantages_by_hand(bed) -> None:
     # One sequence of two tokens and one of one: reward 1 and -2, k1 terms u in the reward, beta 0.5, trace 0.9.
     from klbench.rlhf.ppo import PpoBatch, _advantages
-    from klbench.types import Rollouts
 
     def stacked(rows):
         return torch.tensor([[rows]], dtype=torch.float64)
@@ -199,6 +201,41 @@ def test_estimates_and_clamp_hits_by_hand(bed) -> None:
     assert torch.allclose(hits[6], share.to(hits.dtype))
     _, clamped = estimates(arms[:1], dataclasses.replace(rollouts), clamp=0.2)
     assert torch.allclose(clamped[0], ((u.abs() > 0.2) & rollouts.mask[0]).sum((-2, -1)) / rollouts.mask[0].sum((-2, -1)))
+
+
+def capped(draws: Draws) -> torch.Tensor:
+    return k3(draws).clamp(max=0.01)
+
+
+@pytest.mark.parametrize(("name", "level", "is_cut"), [
+    ("k3_capped", "token", lambda u: torch.exp(-u) - 1 + u > 0.01),
+    ("k3_capped", "sequence", lambda u: torch.exp(-u) - 1 + u > 0.01),
+    ("k3_clamped:0.01", "token", lambda u: torch.exp(-u) - 1 + u > 0.01),
+    ("k3_clamped:0.01", "sequence", lambda u: torch.exp(-u) - 1 + u > 0.01),
+    ("k1_openrlhf", "token", lambda u: u.abs() > 10),
+    ("k2_openrlhf", "token", lambda u: u * u / 2 > 10),
+    ("k3_openrlhf", "token", lambda u: torch.exp(-u) - 1 + u > 10),
+    ("k3_verl", "token", lambda u: (torch.exp(-u) - 1 + u > 10) | (u.abs() > 20)),
+    ("k3_verl", "sequence", lambda u: (torch.exp(-u) - 1 + u > 10) | (u.abs() > 20)),
+    ("k3", "token", lambda u: u > torch.inf),
+])  # fmt: skip
+def test_the_clamp_fraction_is_the_share_of_tokens_whose_terms_are_cut_off(monkeypatch, name, level, is_cut) -> None:
+    known = estimators.get("k3_clamped:0.01")
+    own = dataclasses.replace(known, name="k3_capped", formula=capped)
+    monkeypatch.setitem(estimators.registry._makers, "k3_capped", lambda *_: own)
+    stream = torch.Generator().manual_seed(1)
+    u = 8.0 * torch.randn(1, 3, 50, 4, dtype=torch.float64, generator=stream) / torch.arange(1.0, 5.0)
+    u[0, 0] *= 0.01
+    mask = torch.arange(4) < torch.randint(1, 5, (1, 3, 50, 1), generator=stream)
+    rollouts = Rollouts(u, torch.zeros_like(u), u, torch.zeros_like(u), mask)
+    _, hits = estimates([PenaltyArm(Combination("own", name, "loss", level), BETA)], rollouts)
+    counted = [0, 0, 0]
+    for seed, row, token in itertools.product(range(3), range(50), range(4)):
+        at = rollouts.log_q[0, seed, row]
+        counted[seed] += bool(mask[0, seed, row, token] and is_cut(at.sum() if level == "sequence" else at[token]))
+    expected_hits = torch.tensor(counted) / mask[0].sum((-2, -1))
+    assert torch.equal(hits[0], expected_hits)
+    assert (name == "k3") == (float(hits.max()) == 0.0)
 
 
 def test_a_replica_that_fails_is_stopped_and_the_others_go_on(bed) -> None:

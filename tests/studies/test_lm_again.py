@@ -7,18 +7,20 @@ from klbench.context import Context
 from klbench.pairs.sequence import SequencePair
 from klbench.studies import get
 from klbench.studies.lm.run import LmOptions
-from klbench.types import Completions
+from klbench.types import Capabilities, Completions, Truncated
 
 
 class Rescoring(SequencePair):
     """A sequence pair that can score again as a language model does: with a known error, and with a bucket."""
+
+    capabilities = Capabilities(completions=True, rescored=True, truncated=True, in_process=True)
 
     def rescored(self, completions, dtype):
         off = np.where(completions.mask, 0.01 * (-1.0) ** np.arange(completions.mask.shape[1]), 0.0)
         return Completions(**{**vars(completions), "log_p": completions.log_p + off, "log_q": completions.log_q - off})
 
     def truncated(self, completions, k):
-        return type("Truncated", (), {"kl_qp": completions.kl_qp * (1.0 - 1.0 / (1 + k))})
+        return Truncated(k, completions.kl_qp * (1.0 - 1.0 / (1 + k)), completions.kl_qp / (1 + k))
 
     def decode(self, ids):
         return [f" {each}\n" for each in ids]

@@ -167,15 +167,16 @@ def test_per_token_everything_is_per_completion_over_one_length() -> None:
 
 
 class Warmer(SequencePair):
-    """A pair whose samples are mu's own at a temperature of 2 by name, and whose truth is from the policy's own completions."""
+    """A pair whose samples are mu's, and whose truth is from the policy's own completions."""
 
-    temperature: float = 2.0
-    top_p: float = 1.0
-    top_k: int = 0
+    warm: bool = True
 
     @property
     def off_policy(self):
-        return self.temperature != 1.0
+        return self.warm
+
+    def on_policy(self):
+        return self.model_copy(update={"warm": False}) if self.warm else None
 
     def completions(self, seed, shard, n):
         drawn = super().completions(seed, shard, n)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +12,11 @@ from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.studies.lm.measure import LEVELS, Shard, first, skip_reason
 from klbench.studies.lm.values import ratio_of
-from klbench.types import Completions, Estimator, Skip
+from klbench.types import Completions, CompletionSource, Dtype, Estimator, Skip
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Dtype = Literal["bfloat16", "float16", "float32"]
 SELF = ("k1", "k2", "k3")
 
 
@@ -64,13 +63,13 @@ def scored_again(
     chosen: Sequence[Sequence[Estimator]],
     context: Context,
     counts: Sequence[int],
-    dtypes: Sequence[str],
+    dtypes: Sequence[Dtype],
     ks: Sequence[int],
 ) -> dict[str, pd.DataFrame]:
     """Tables ``dtype`` and ``truncation``, from so many completions of each pair that can score them again; those with rows."""
     import pandas as pd
 
-    able = [hasattr(pair, "rescored") or hasattr(pair, "truncated") for pair in pairs]
+    able = [pair.capabilities.rescored or pair.capabilities.truncated for pair in pairs]
     tasks = [
         (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
         for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True) if can and n
@@ -81,7 +80,7 @@ def scored_again(
 
 
 def _rows(
-    pair: Pair, chosen: Sequence[Estimator], seed: int, n: int, dtypes: Sequence[str], ks: Sequence[int]
+    pair: CompletionSource, chosen: Sequence[Estimator], seed: int, n: int, dtypes: Sequence[Dtype], ks: Sequence[int]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     drawn = pair.completions(seed, 0, n)
     if isinstance(drawn, Skip):
@@ -91,7 +90,7 @@ def _rows(
 
 
 def _dtype_rows(
-    pair: Pair, chosen: Sequence[Estimator], completions: Completions, dtypes: Sequence[str]
+    pair: CompletionSource, chosen: Sequence[Estimator], completions: Completions, dtypes: Sequence[Dtype]
 ) -> list[dict[str, Any]]:
     """Completions scored in each format.
 
@@ -99,13 +98,10 @@ def _dtype_rows(
     standard deviation, over tokens, of what the log-ratio changes by. Of ``policy against itself``, whose true divergence is 0,
     the policy in the format takes the place of the reference.
     """
-    rescored: Callable[[Completions, str], Completions | Skip] | None = getattr(pair, "rescored", None)
-    if rescored is None:
-        return []
     rows, here = [], Shard(completions)
     usable = [each for each in chosen if skip_reason(each, off_policy=here.log_mu is not None) is None]
     for dtype in dtypes:
-        scored = rescored(completions, dtype)
+        scored = pair.rescored(completions, dtype)
         if isinstance(scored, Skip):
             continue
         there = Shard(scored)
@@ -120,18 +116,20 @@ def _dtype_rows(
     return rows
 
 
-def _truncation_rows(pair: Pair, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
+def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
     """What of the Rao-Blackwell sum is left, per completion, when only the k most probable tokens are told apart.
 
     ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
     """
-    truncated: Callable[[Completions, int], Any] | None = getattr(pair, "truncated", None)
-    if truncated is None or completions.kl_qp is None:
+    if completions.kl_qp is None:
         return []
     rows, here = [], Shard(completions)
     exact = here.summed(completions.kl_qp[here.mask])
     for k in ks:
-        left = here.summed(truncated(completions, k).kl_qp[here.mask])
+        truncated = pair.truncated(completions, k)
+        if isinstance(truncated, Skip):
+            continue
+        left = here.summed(truncated.kl_qp[here.mask])
         mean, mean_se = _mean_se(left)
         missing, missing_se = _mean_se(exact - left)
         rows.append(

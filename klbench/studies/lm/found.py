@@ -223,7 +223,7 @@ class Clock(Arrays):
 class Found:
     """All that one or more shards of a pair say; ``columns`` names the entries of the vectors in ``sums``.
 
-    The vectors in ``checks`` are apart from these, so that no estimator's bits depend on them.
+    The vectors in ``checks`` and ``logged`` are apart from these, so that no estimator's bits depend on them.
     """
 
     columns: tuple[str, ...]
@@ -235,6 +235,7 @@ class Found:
     clock: Clock
     checks: Sums
     prompts: Prompts | None = None
+    logged: Sums | None = None
 
     def merge(self, later: Found) -> Found:
         """Both together; the order matters to the last bit."""
@@ -244,6 +245,7 @@ class Found:
             self.kept.merge(later.kept), self.tallies.merge(later.tallies), self.clock.merge(later.clock),
             self.checks.merge(later.checks),
             None if self.prompts is None or later.prompts is None else self.prompts.merge(later.prompts),
+            None if self.logged is None or later.logged is None else self.logged.merge(later.logged),
         )  # fmt: skip
 
     def flat(self) -> dict[str, np.ndarray]:
@@ -266,6 +268,7 @@ class Found:
             "clock": Clock,
             "checks": Sums,
             "prompts": Prompts,
+            "logged": Sums,
         }
         present = {name.partition(".")[0] for name in stored}
         parts: dict[str, Any] = {name: kind.of(stored, name) if name in present else None for name, kind in kinds.items()}

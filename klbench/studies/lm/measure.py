@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from klbench import estimators
-from klbench.pairs import Pair
 from klbench.studies.lm.found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
 from klbench.studies.lm.prompts import Prompts
-from klbench.types import Completions, ConfigError, Draws, Estimator, Skip
+from klbench.types import Completions, CompletionSource, ConfigError, Draws, Estimator, Skip
 
 LEVELS = ("token", "sequence")
 STAGES = ("generation", "scoring")
@@ -149,6 +148,19 @@ def _checks(shard: Shard) -> Sums:
     return Sums.of_vectors(np.column_stack(columns).astype(np.float64))
 
 
+def _logged(shard: Shard, usable: Sequence[Estimator]) -> Sums:
+    """Sum up what trainers log of each completion.
+
+    The entries: k1, k3 and k3 - k1, summed over its tokens; then the mean over its tokens of each estimator's terms, and last
+    of the exact KL, where that is known.
+    """
+    k1, k3 = (estimators.get(name)(shard.log_ratio) for name in MIXED)
+    exact = shard.kl["kl_qp"]
+    terms = [each.terms(shard.draws("token")) for each in usable] + ([] if exact is None else [exact])
+    sums = [shard.summed(each) for each in (k1, k3, k3 - k1)]
+    return Sums.of_vectors(np.column_stack([*sums, *(shard.summed(each) / shard.lengths for each in terms)]))
+
+
 def _positions(shard: Shard) -> Places:
     terms = [estimators.get(name)(shard.log_ratio) for name in ("k1", "k2", "k3")]
     exact = [np.full(shard.log_ratio.size, np.nan) if kl is None else kl for kl in shard.kl.values()]
@@ -209,7 +221,7 @@ def found_in(
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
             Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _checks(shard),
-            _by_prompt(shard),
+            _by_prompt(shard), _logged(shard, usable),
         )  # fmt: skip
 
 
@@ -222,7 +234,9 @@ def _thread_pools() -> Any:
     return ThreadpoolController()
 
 
-def measure_shard(pair: Pair, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int) -> Found | None:
+def measure_shard(
+    pair: CompletionSource, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int
+) -> Found | None:
     """One task: the first ``n`` completions of a shard of ``size``. None where there are none.
 
     Pure but for its timings: the same arguments give the same bits.
@@ -243,9 +257,7 @@ def measure_shard(pair: Pair, chosen: Sequence[Estimator], seed: int, shard: int
     if not len(completions.log_q):
         return None
     with pools.limit(limits=1):  # a sum's bits depend on how many threads share it
-        return found_in(
-            completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=getattr(pair, "device", "cpu")
-        )
+        return found_in(completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=pair.compute_device)
 
 
 def first(completions: Completions, n: int) -> Completions:

@@ -26,18 +26,19 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
-from klbench import estimators
+from klbench import estimators, pairs
 from klbench.context import Context
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.studies.lm import tables as made
-from klbench.studies.lm.again import Dtype, scored_again
+from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import measure_shard, measured
 from klbench.studies.lm.values import Measured, values
+from klbench.studies.lm.verdicts import complete
 from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
-from klbench.types import Estimator, Options, RunError, Truth
+from klbench.types import Dtype, Estimator, Options, RunError, Truth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +51,8 @@ CHECKPOINT_SECONDS = 10.0
 
 
 def _has_tokens(pair: Pair) -> Pair:
-    if type(pair).completions is Pair.completions:
-        from klbench import pairs
-
-        kinds = [name for name in pairs.names() if pairs.get(name).completions is not Pair.completions]
+    if not pair.capabilities.completions:
+        kinds = [name for name in pairs.names() if pairs.get(name).capabilities.completions]
         raise ValueError(f"{pair.kind} pairs have no tokens; pairs with tokens: {', '.join(kinds)}")
     return pair
 
@@ -93,27 +92,13 @@ class LmOptions(Options):
 
     def completions(self, pair: Pair) -> int:
         """How many of a pair's completions to measure."""
-        available: int | None = getattr(pair, "available", None)
-        asked = self.samples or available or SAMPLES
-        return asked if available is None else min(asked, available)
-
-
-def own_sampler(pair: Pair) -> Pair | None:
-    """The same pair with completions of the policy itself, where it samples from something else and could do otherwise."""
-    plain = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""}
-    if not pair.off_policy or not plain.keys() <= type(pair).model_fields.keys():
-        return None
-    return pair.model_copy(update=plain)
-
-
-def in_process(pair: Pair) -> bool:
-    """Whether a pair holds a model, which no worker should load again."""
-    return hasattr(pair, "rescored")
+        asked = self.samples or pair.available or SAMPLES
+        return asked if pair.available is None else min(asked, pair.available)
 
 
 def _part(pair: Pair) -> str:
     """A name for what is kept of a pair: its parameters, and the state of the file that it reads."""
-    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})} {getattr(pair, 'fingerprint', '')}"
+    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})} {pair.fingerprint}"
     return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
@@ -162,11 +147,9 @@ def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progre
     tasks = (
         (pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards)
     )  # fmt: skip
-    if in_process(pair) and progress.shards < shards:
-        prepare = getattr(pair, "prepare", None)
-        if prepare is not None:
-            context.group.agreed(prepare)  # lest the first shard's clock run while a model is loaded, or built
-    here = in_process(pair) and context.group.size == 1
+    if pair.capabilities.in_process and progress.shards < shards:
+        context.group.agreed(pair.prepare)  # lest the first shard's clock run while a model is loaded, or built
+    here = pair.capabilities.in_process and context.group.size == 1
     results = (measure_shard(*task) for task in tasks) if here else context.map(measure_shard, tasks, short=True)
     for found in results:
         progress.add(found, last=progress.shards == shards - 1)
@@ -182,28 +165,19 @@ def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found 
     return Measured(pair, chosen, found, truths, moments, None if own is None else Measured(pair, (), own, {}))
 
 
-def _placed(pair: Pair, device: str) -> Pair:
-    """On the device of the run, where a pair can be."""
-    if device == "cpu" or "device" not in type(pair).model_fields:
-        return pair
-    return pair.model_copy(update={"device": device})
-
-
 def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]:
     """The pairs to report, and before them the same and what their truths need, each once."""
-    wanted = [_placed(pair, device) for pair in options.pairs]
+    wanted = [pair.placed(device) for pair in options.pairs]
     needed = {_part(pair): pair for pair in wanted}
     for pair in wanted:
-        own = own_sampler(pair)
+        own = pair.on_policy()
         if own is not None:
             needed.setdefault(_part(own), own)
     return wanted, list(needed.values())
 
 
 def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``values``, ``tokens``, ``top_tokens``, ``largest_ratios``, ``sampling``, ``prompts``, ``checks``, ``dtype``,
-    ``truncation``, ``pairs``, ``estimators``, ``throughput`` and ``cost``.
-    """  # noqa: D205
+    """Return the tables that :mod:`klbench.studies.lm.columns` declares."""
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
     states: dict[str, _Progress] = {}
@@ -226,7 +200,7 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     }
     results = []
     for pair in wanted:
-        own, found = own_sampler(pair), finished.get(_part(pair))
+        own, found = pair.on_policy(), finished.get(_part(pair))
         if found is not None and (own is None or _part(own) in finished):
             results.append(_solved(pair, options.chosen(pair), found, None if own is None else finished[_part(own)]))
     again: dict[str, pd.DataFrame] = {}
@@ -247,17 +221,20 @@ def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Co
     optional = {
         "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
         "sampling": made.sampling(results), "prompts": made.prompts(results), "checks": made.checks(results),
+        "token_means": made.token_means(results), "agreement": made.agreement(results),
     }  # fmt: skip
-    return {
-        "values": found,
-        "tokens": made.positions(results),
-        **{name: table for name, table in optional.items() if table is not None},
-        **again,
-        "pairs": made.pairs(results),
-        "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
-        "throughput": made.throughput(results, context.device),
-        "cost": made.cost(results, found),
-    }
+    return complete(
+        {
+            "values": found,
+            "tokens": made.positions(results),
+            **{name: table for name, table in optional.items() if table is not None},
+            **again,
+            "pairs": made.pairs(results),
+            "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
+            "throughput": made.throughput(results, context.device),
+            "cost": made.cost(results, found),
+        }
+    )
 
 
 def _known(value: float, text: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Section, Tables
-from klbench.schema import Schema
 from klbench.studies.lm import section_answer, section_figures, section_tables
+from klbench.studies.lm.columns import TOKENS
 from klbench.studies.lm.section_data import load
 
 FIGURES = (section_figures.bias, section_figures.noise, section_figures.by_position)
@@ -43,7 +43,7 @@ TERMS = (
 
 SECTION = Section(
     "Token by token",
-    Schema("tokens", "", ()),
+    TOKENS,
     build,
     answer,
     order=5,

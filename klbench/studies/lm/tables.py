@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from klbench import divergences
 from klbench.metrics.tails import unit_mean
+from klbench.studies.lm.columns import with_inflation, with_totals
 from klbench.studies.lm.measure import LEVELS, MIXED, STAGES, UNIT, check_columns
 from klbench.studies.lm.prompts import prompt_rows
 from klbench.studies.lm.values import (
@@ -56,7 +58,43 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
             "share_of": share_of,
         }  # fmt: skip
         frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
+    return with_totals(pd.concat(frames, ignore_index=True))
+
+
+def token_means(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """Return the mean over completions of each one's mean over tokens; None for what an earlier version measured."""
+    rows = []
+    for m in results:
+        kinds = [(each.name, divergences.get(each.target).symbol) for each in m.usable]
+        kinds += [(RAO_BLACKWELL, "KL(q‖p)")] if "exact kl_qp" in m.place else []
+        rows += [
+            {"pair": m.pair.title, "estimator": name, "target": target, "mean": mean, "mean_se": error}
+            for (name, target), (mean, error) in zip(kinds, _logged(m)[3:], strict=False)
+        ]
+    return pd.DataFrame(rows) if rows else None
+
+
+def agreement(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """Return k1, k3 and their difference, summed over tokens; None for what an earlier version measured."""
+    rows = []
+    for m in results:
+        if logged := _logged(m):
+            (k1, k1_se), (k3, k3_se), (difference, difference_se) = logged[:3]
+            rows.append(
+                {
+                    "pair": m.pair.title, "off_policy": m.off_policy, "k1": k1, "k1_se": k1_se, "k3": k3, "k3_se": k3_se,
+                    "difference": difference, "difference_se": difference_se,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows) if rows else None
+
+
+def _logged(m: Measured) -> list[tuple[float, float]]:
+    """Return means and standard errors of what is logged of each completion."""
+    if m.found.logged is None:
+        return []
+    variances = np.diag(m.found.logged.covariance)
+    return [(float(mean), root(float(variance) / m.n)) for mean, variance in zip(m.found.logged.mean, variances, strict=True)]
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
@@ -69,13 +107,12 @@ def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
         exact = "exact kl_qp" in m.place
         total = m.n * m.mean("exact kl_qp") if exact else float(found.k1.sum())
         top = np.lexsort((found.token, -np.abs(found.k1)))[:TOP]
-        decode: Callable[[list[int]], list[str]] | None = getattr(m.pair, "decode", None)
         ids = found.token[top]
         frames.append(
             pd.DataFrame(
                 {
                     "pair": m.pair.title, "rank": np.arange(1, top.size + 1), "token": ids,
-                    "text": decode(ids.tolist()) if decode else "", "count": found.count[top],
+                    "text": m.pair.decode(ids), "count": found.count[top],
                     "frequency": found.count[top] / m.tokens, "k1_sum": found.k1[top],
                     "k1_sum_se": np.sqrt(found.k1_squared[top]), "k1_mean": found.k1[top] / found.count[top],
                     "kl_sum": found.kl[top] if exact else NAN,
@@ -95,11 +132,10 @@ def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
         if found is None:
             continue
         top = np.lexsort((found.token, -found.largest))[:TOP_RATIOS]
-        decode: Callable[[list[int]], list[str]] | None = getattr(m.pair, "decode", None)
         ids = found.token[top]
         columns = {
             "pair": m.pair.title, "rank": np.arange(1, top.size + 1), "token": ids,
-            "text": decode(ids.tolist()) if decode else "", "largest": found.largest[top], "count": found.count[top],
+            "text": m.pair.decode(ids), "largest": found.largest[top], "count": found.count[top],
             "k1_mean": found.k1[top] / found.count[top],
         }  # fmt: skip
         frames.append(pd.DataFrame(columns))
@@ -134,7 +170,7 @@ def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
 def prompts(results: Sequence[Measured]) -> pd.DataFrame | None:
     """What it does to standard errors that some completions answer the same prompt; None where no two do."""
     rows = prompt_rows({m.pair.title: m.found.prompts for m in results})
-    return pd.DataFrame(rows) if rows else None
+    return with_inflation(pd.DataFrame(rows)) if rows else None
 
 
 def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
@@ -180,7 +216,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
                 "exact_kl": "exact kl_qp" in m.place, "kl_qp": truth.value, "kl_qp_se": truth.error,
                 "kl_qp_method": truth.method if truth.value == truth.value else "unknown",
                 "largest": float(m.found.places.largest.max(initial=0.0)),
-                "above_zero": round(m.n * float(m.found.checks.mean[1])), "unread": ", ".join(getattr(m.pair, "unread", ())),
+                "above_zero": round(m.n * float(m.found.checks.mean[1])), "unread": ", ".join(m.pair.unread),
                 "parameters": m.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True),
             }
         )  # fmt: skip
@@ -225,7 +261,7 @@ def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
         stages = [("completions", float(clock.completions))]
         stages += [(name, float(each)) for name, each in zip(STAGES, clock.stages, strict=True) if each == each]
         stages += [(each.name, float(seconds)) for each, seconds in zip(m.usable, clock.estimators, strict=True)]
-        kernel = getattr(m.pair, "chosen_kernel", "")
+        kernel = m.pair.chosen_kernel
         for stage, seconds in stages:
             rows.append(
                 {
@@ -247,7 +283,7 @@ def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
         names = [each.name for each in m.usable]
         own = float(m.found.clock.estimators[names.index(row["estimator"])]) / m.n if row["estimator"] in names else 0.0
         # What took somebody else's rollouts to be sampled and scored is not known; reading them took less.
-        each = NAN if hasattr(m.pair, "available") else float(m.found.clock.completions) / m.n
+        each = NAN if m.pair.available is not None else float(m.found.clock.completions) / m.n
         needed = (row["rel_std"] / 0.01) ** 2
         rows.append(
             {

@@ -15,6 +15,7 @@ from klbench import divergences
 from klbench.metrics.tails import HEAVY, pareto_khat
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
+from klbench.studies.lm.columns import with_relative_errors
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import LEVELS, measured, skip_reason
 from klbench.studies.value.tables import tail_variable
@@ -279,4 +280,4 @@ def values(results: Sequence[Measured]) -> pd.DataFrame:
                     truth = truth_of(m, kind)[0] or Truth(NAN, NAN, "closed-form")
                     reason = skip_reason(estimator, off_policy=m.off_policy)
                     rows.append(_head(m, kind, truth) | {"status": f"skipped: {reason}"})
-    return pd.DataFrame(rows, columns=list(VALUES))
+    return with_relative_errors(pd.DataFrame(rows, columns=list(VALUES)))

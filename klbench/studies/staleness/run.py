@@ -11,6 +11,7 @@ from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.pairs import Pair
+from klbench.pairs.sequence import SequencePair
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
 from klbench.study import Summary
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def _can_lag(pair: Pair) -> Pair:
-    if "lag" not in type(pair).model_fields:
+    if not isinstance(pair, SequencePair):
         raise ValueError(f"{pair.kind} pairs have no lag; staleness is measured on pair=sequence")
-    if pair.lag:  # type: ignore[attr-defined]
+    if pair.lag:
         raise ValueError("its lag is set by lags=[...], which has several")
     return pair
 
