@@ -143,6 +143,7 @@ def tables(kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: st
             "series": row["series"],
             "kind": "gaussian",
             "off_policy": row["pair"] == "from mu",
+            "unreached": 0.0,
             "kl_qp": row["truth"],
             "kl_pq": row["truth"],
             "chi2": 1.0,

@@ -19,12 +19,12 @@ from klbench.studies.value import section_answer as answering
 from klbench.studies.value import section_claims as claiming
 from klbench.studies.value import section_ranking as ranking
 from klbench.studies.value.run import ValueOptions
-from klbench.studies.value.section_data import load
+from klbench.studies.value.section_data import Data
 
 
 def plain(blocks: list[Block]) -> str:
     texts = [text for block in blocks for text in _texts(block)]
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)) for text in texts).replace("\xa0", " ")
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text.replace("<wbr>", ""))) for text in texts).replace("\xa0", " ")
 
 
 def _texts(block: Block) -> list[str]:
@@ -34,7 +34,7 @@ def _texts(block: Block) -> list[str]:
 
 
 def said(content: dict[str, pd.DataFrame]) -> str:
-    return re.sub(r"\s+", " ", plain(answering.answer(load(content))))
+    return re.sub(r"\s+", " ", plain(answering.answer(Data("", content))))
 
 
 def swapped(content: dict[str, pd.DataFrame], a: str, b: str) -> dict[str, pd.DataFrame]:
@@ -106,11 +106,11 @@ def test_a_broken_claim_is_named(change: dict[str, float], sentence: str, verdic
     values = content["values"]
     values.loc[(values["estimator"] == "k3") & (values["truth"] == 0.5), list(change)] = list(change.values())
     assert sentence in said(content)
-    assert {each.name: each.verdict for each in claiming.judged(load(content))}["k3"] == verdict
+    assert {each.name: each.verdict for each in claiming.judged(Data("", content))}["k3"] == verdict
 
 
 def test_samples_of_a_third_distribution_break_no_claim_of_the_unweighted() -> None:
-    data = load(tables())
+    data = Data("", tables())
     verdicts = {each.name: each for each in claiming.judged(data)}
     assert verdicts["k1"].verdict == "kept"
     assert verdicts["k1"].rows == 9
@@ -132,14 +132,14 @@ def test_columns_that_say_who_needs_weights_are_believed() -> None:
     content: dict[str, Any] = tables()
     content["estimators"] = content["estimators"].assign(needs_weight=False)
     content["pairs"] = content["pairs"].assign(off_policy=False)
-    data = load(content)
+    data = Data("", content)
     assert data.weighted == frozenset()
     assert data.off_policy == frozenset()
 
 
 def test_ranges_join_while_the_winner_is_level() -> None:
     content = tables([0.01, 0.1, 0.5])
-    spans = ranking.spans(load(content), "shift", 1)
+    spans = ranking.spans(Data("", content), "shift", 1)
     assert [(span.winner, len(span.bests)) for span in spans] == [("k3", 3)]
 
 
@@ -187,7 +187,7 @@ def test_a_line_joins_only_pairs_that_differ_steadily() -> None:
 
     def family(changed: list[dict[str, Any]]) -> bool:
         texts = [json.dumps({"p": each}) for each in [*changed, {"mean": 0.0}]]
-        return load(content | {"pairs": content["pairs"].assign(parameters=texts)}).is_one_family("shift")
+        return Data("", content | {"pairs": content["pairs"].assign(parameters=texts)}).is_one_family("shift")
 
     assert family(parameters)
     assert family(parameters[::-1])

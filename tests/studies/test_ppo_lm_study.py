@@ -176,7 +176,7 @@ def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
     assert found[["seeds", "diverged"]].to_numpy().tolist() == [[2, 0], [2, 0], [1, 1], [0, 1], [1, 0]]
     assert found["kl"].tolist() == [0.0, 2.0, 2.0, 9.0, 10.0]
     assert found.loc["k3_loss", "kl_difference"] == 1.0  # from the first seed of k1_reward
-    assert found["outcome"].tolist() == ["", "holds", "holds", "diverged", ""]
+    assert found["outcome"].tolist() == ["", "holds", "holds", "diverged on all seeds", ""]
     assert found.loc["k1_reward", "kl_share"] == pytest.approx(0.1)  # of the one seed that both have
 
 

@@ -16,6 +16,7 @@ from klbench.pairs.exponential import Exponential, ExponentialPair
 from klbench.pairs.gaussian import GaussianPair, Normal
 from klbench.studies.value import run as value_run
 from klbench.studies.value import section as value_section
+from klbench.studies.value import summary as value_summary
 from klbench.studies.value import tables
 from klbench.studies.value.run import PANEL, SHARD, ValueOptions, panel_sizes
 from klbench.types import Claims, Draws, Estimator, Notice
@@ -213,7 +214,7 @@ def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
 def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
     for samples, few in ((20, True), (200, False)):
         tables = value_run.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
-        (summary,) = value_run.summarize(tables)
+        (summary,) = value_summary.summarize(tables)
         assert any("too narrow" in note for note in summary.notes) == few
         page = value_section.answer(tables)
         assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from functools import partial
@@ -13,6 +12,7 @@ from klbench import studies
 from klbench.context import Context
 from klbench.lm import embedded
 from klbench.runs import RunFolder
+from klbench.types import Options
 
 SHARED: dict[str, Any] = {"policy": f"{embedded.PREFIX}reference", "max_new_tokens": 32, "seeds": 1, "samples": 2}
 # Of each policy: the study, what it is told, and the checkpoint that is kept. beta and updates put KL(q‖p) near 2 nats.
@@ -33,19 +33,19 @@ TINY: dict[str, dict[str, Any]] = {
     "dpo-midway": {"updates": 2, "ranked_pairs": 8, "pairs_each": 4, "prompts_each": 2, "max_new_tokens": 4},
 }
 """What tests are content with."""
-DECIDES = ("lm", "rlhf", "gradients", "studies/language", "studies/ppo_lm", "studies/dpo_lm")
-"""Code that what is trained depends on."""
+VERSION = 1
+"""To be raised with every change of the code by which other weights come of the same settings: policies that are kept from
+before are then trained again. A test compares the weights.
+"""
 
 
-def _settings(name: str) -> dict[str, Any]:
-    return SHARED | TRAINED[name][1] | (TINY[name] if embedded.recipe_in_use() == "tiny" else {})
+def _options(name: str) -> Options:
+    settings = SHARED | TRAINED[name][1] | (TINY[name] if embedded.recipe_in_use() == "tiny" else {})
+    return studies.get(TRAINED[name][0]).options(**settings)
 
 
 def _made_with(name: str) -> dict[str, Any]:
-    package = Path(__file__).resolve().parents[2]
-    files = sorted({file for each in DECIDES for file in package.glob(f"{each}/**/*.py")})
-    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return {"study": TRAINED[name][0], "settings": _settings(name), "code": code}
+    return {"version": VERSION, "study": TRAINED[name][0], "options": _options(name).model_dump(mode="json")}
 
 
 def _train(name: str, target: Path) -> None:
@@ -54,7 +54,7 @@ def _train(name: str, target: Path) -> None:
         folder = RunFolder(Path(place) / "run")
         folder.create()
         context = Context(seed=0, folder=folder)
-        study.run(study.options(**_settings(name)), context)
+        study.run(_options(name), context)
         if context.interrupted:
             raise KeyboardInterrupt
         shutil.copytree(folder.path / "checkpoints" / TRAINED[name][2], target, dirs_exist_ok=True)

@@ -53,13 +53,16 @@ def _tables(
     import pandas as pd
 
     from klbench import gradients
+    from klbench.metrics.seeds import SeedFrame, band
+    from klbench.rlhf.rows import described, training_table
     from klbench.studies.gradient.run import combinations_table
     from klbench.studies.ppo import tables
     from klbench.studies.ppo.fixed_points import fixed_points_table
     from klbench.studies.ppo.recovery import recovery_tables
 
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
-    training = tables.training_table(found["sampled"], options)
+    rows = ({"algorithm": options.algorithm, **described(row["combination"]), **row} for row in found["sampled"])
+    training = training_table(rows).drop(columns="frontier_reward")
     noise_free = tables.noise_free_table(found["noise_free"], alike)
     free = tables.noise_free_table(found["free"], alike)
     frontier, matched = tables.frontier_tables(sampled, others, options)
@@ -67,7 +70,9 @@ def _tables(
     result = {
         "training": training,
         "final": tables.final_table(training, options, {name: point for name, (point, _) in points.items()}),
-        "curves": tables.curves_table(training),
+        "curves": band(
+            SeedFrame.of(training, "combination"), ("combination", "step"), ("regret", "kl", "kl_estimate", "reward")
+        ),
         "frontier": frontier,
         "matched": matched,
         "noise_free": noise_free,

@@ -8,5 +8,4 @@ STUDY = Study(
     __name__,
     options_at=".run:ValueOptions",
     summarize_at=".summary:summarize",
-    tables_at="",
 )

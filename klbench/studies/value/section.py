@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from klbench.report.blocks import Block, Heading, Section, Tables
-from klbench.schema import Schema
 from klbench.studies.value import section_answer, section_by_pair, section_claims, section_over_kl, section_tables
-from klbench.studies.value.section_data import load
+from klbench.studies.value.columns import VALUES
+from klbench.studies.value.section_data import Data
 
 FIGURES = (
     section_over_kl.noise,
@@ -22,12 +22,12 @@ FIGURES = (
 
 def answer(tables: Tables) -> Sequence[Block]:
     """What the top of the page says."""
-    return section_answer.answer(load(tables))
+    return section_answer.answer(Data("", tables))
 
 
 def build(tables: Tables) -> Sequence[Block]:
     """Figures, tables, claims."""
-    data = load(tables)
+    data = Data("", tables)
     if data.measured.empty:
         return []
     return [
@@ -61,11 +61,4 @@ TERMS = (
     "exact",
 )
 
-SECTION = Section(
-    "How wrong, how noisy",
-    Schema("values", "", ()),
-    build,
-    answer,
-    order=0,
-    terms=TERMS,
-)
+SECTION = Section("How wrong, how noisy", VALUES, build, answer, order=0, terms=TERMS)

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
+from klbench.report.cells import code
 from klbench.report.numbers import Z95, count, number, short, with_interval
 from klbench.studies.value.section_claims import broken
-from klbench.studies.value.section_data import Data, code, plainness
+from klbench.studies.value.section_data import Data, plainness
 from klbench.studies.value.section_ranking import LEVEL, Span, spans, unranked, where
 
 FEW_SAMPLES = 100

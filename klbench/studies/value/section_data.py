@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from markupsafe import Markup
-
-from klbench.report.blocks import LegendEntry, Tables
+from klbench.report.blocks import LegendEntry
 from klbench.report.figures import LIGHT, MARKERS
+from klbench.report.runs import RunTables
+from klbench.studies.value.columns import DIFFERENCES, ERRORS, ESTIMATORS, PAIRS, VALUES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,34 +42,6 @@ SKEWED = 1 / 3
 LARGE_Z = 5.0
 """Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
 
-_NEEDED = """
-pair series estimator target batch samples truth mean bias bias_se std std_se rmse rmse_se rel_bias rel_bias_se
-exact_bias exact_std frac_negative coverage coverage_se khat khat_se status
-"""
-COLUMNS = frozenset(_NEEDED.split())
-_EMPTY = {
-    "differences": ("pair", "target", "batch", "first", "second", "rmse_difference", "rmse_difference_se"),
-    "errors": ("pair", "estimator", "batch", "batches", "q2.5", "q25", "q50", "q75", "q97.5"),
-    "pairs": ("pair", "series", "kl_qp", "tail_index", "khat", "khat_se", "off_policy", "parameters"),
-    "estimators": (
-        "estimator",
-        "target",
-        "tex",
-        "summary",
-        "unbiased_claim",
-        "nonnegative_claim",
-        "gradient_claim",
-        "needs_weight",
-        "aliases",
-        "source",
-    ),
-}
-
-
-def code(name: str) -> Markup:
-    """A name as the page writes it."""
-    return Markup("<code>{}</code>").format(name)
-
 
 def plainness(name: str) -> tuple[int, int, str]:
     """Sorts names: the plain ones first, then the short ones."""
@@ -77,19 +49,49 @@ def plainness(name: str) -> tuple[int, int, str]:
 
 
 @dataclass(frozen=True, eq=False)
-class Data:
-    """``values`` and the tables beside it (empty where a run lacks one).
+class Data(RunTables):
+    """The study's tables, of one run or of several; those that a run lacks are empty."""
 
-    Each row of ``values`` has two columns more: the pair's exact ``kl``, and ``error``, the root-mean-square error to rank
-    the row by. It is the exact one where that is known, heavy tail or not, or else the measured one of a row that can be
-    trusted; NaN where there is neither.
-    """
+    @cached_property
+    def values(self) -> pd.DataFrame:
+        """The main table, with three more columns.
 
-    values: pd.DataFrame
-    differences: pd.DataFrame
-    errors: pd.DataFrame
-    pairs: pd.DataFrame
-    estimators: pd.DataFrame
+        ``kl`` is the pair's exact divergence. ``error`` is the root-mean-square error to rank the row by: the exact one where
+        that is known, heavy tail or not (``error_is_exact``), or else the measured one of a row that can be trusted; NaN where
+        there is neither.
+        """
+        values = self.frame(VALUES).copy()
+        values["series"] = values["series"].fillna("").astype(str).str.strip()
+        only = str(values["pair"].iloc[0]) if values["pair"].nunique() == 1 else "all pairs"
+        values["series"] = values["series"].replace("", "other pairs" if values["series"].ne("").any() else only)
+        of_pairs = self.pairs.set_index("pair")["kl_qp"]
+        own = values[values["target"] == MAIN_TARGET].drop_duplicates("pair").set_index("pair")["truth"]
+        values["kl"] = values["pair"].map(of_pairs).astype(float).fillna(values["pair"].map(own).astype(float))
+        exact = (values["exact_bias"].astype(float) ** 2 + values["exact_std"].astype(float) ** 2) ** 0.5
+        values["error_is_exact"] = (exact < math.inf) & values["status"].isin(["ok", "heavy tail"])
+        measured = values["rmse"].astype(float).where(values["status"] == "ok")
+        values["error"] = exact.where(values["error_is_exact"], measured)
+        return values
+
+    @cached_property
+    def differences(self) -> pd.DataFrame:
+        """Paired differences of two estimators."""
+        return self.frame(DIFFERENCES)
+
+    @cached_property
+    def errors(self) -> pd.DataFrame:
+        """Quantiles of the errors of batches."""
+        return self.frame(ERRORS)
+
+    @cached_property
+    def pairs(self) -> pd.DataFrame:
+        """One row for each pair."""
+        return self.frame(PAIRS).drop_duplicates("pair")
+
+    @cached_property
+    def estimators(self) -> pd.DataFrame:
+        """One row for each estimator."""
+        return self.frame(ESTIMATORS).drop_duplicates("estimator")
 
     @cached_property
     def measured(self) -> pd.DataFrame:
@@ -156,8 +158,6 @@ class Data:
     @cached_property
     def unreached(self) -> dict[str, float]:
         """Pairs whose p gives probability to what q never samples, and how much."""
-        if "unreached" not in self.pairs:
-            return {}
         masses = zip(self.pairs["pair"], self.pairs["unreached"], strict=True)
         return {str(pair): float(mass) for pair, mass in masses if mass > 0}
 
@@ -264,29 +264,3 @@ def _leaves(node: Any, path: str = "") -> dict[str, Any]:
         return {path: node}
     items = node.items() if isinstance(node, dict) else enumerate(node)
     return {key: value for name, each in items for key, value in _leaves(each, f"{path}.{name}").items()}
-
-
-def load(tables: Tables) -> Data:
-    """The study's tables, completed."""
-    import pandas as pd
-
-    beside = {name: tables.get(name, pd.DataFrame(columns=list(columns))) for name, columns in _EMPTY.items()}
-    beside = {
-        name: each if set(_EMPTY[name]) <= set(each) else pd.DataFrame(columns=list(_EMPTY[name]))
-        for name, each in beside.items()
-    }
-    values = tables["values"].copy()
-    single = values["series"].fillna("").astype(str).str.strip().eq("").all()
-    only = str(values["pair"].iloc[0]) if values["pair"].nunique() == 1 else "all pairs"
-    values["series"] = values["series"].fillna("").astype(str).replace("", only if single else "other pairs")
-    of_pairs = beside["pairs"].drop_duplicates("pair").set_index("pair")["kl_qp"]
-    own = values[values["target"] == MAIN_TARGET].drop_duplicates("pair").set_index("pair")["truth"]
-    values["kl"] = values["pair"].map(of_pairs).astype(float).fillna(values["pair"].map(own).astype(float))
-    values["status"] = values["status"].fillna("ok").astype(str)
-    exact = (values["exact_bias"].astype(float) ** 2 + values["exact_std"].astype(float) ** 2) ** 0.5
-    values["error_is_exact"] = (exact < math.inf) & values["status"].isin(["ok", "heavy tail"])
-    measured = values["rmse"].astype(float).where(values["status"] == "ok")
-    values["error"] = exact.where(values["error_is_exact"], measured)
-    beside["pairs"] = beside["pairs"].drop_duplicates("pair")
-    beside["estimators"] = beside["estimators"].drop_duplicates("estimator")
-    return Data(values, beside["differences"], beside["errors"], beside["pairs"], beside["estimators"])

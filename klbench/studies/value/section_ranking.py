@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from klbench.report.blocks import Cell, Column, Table
+from klbench.report.cells import code
 from klbench.report.numbers import Z95, listing, number, short, with_interval
-from klbench.studies.value.section_data import Data, code, plainness
+from klbench.studies.value.section_data import Data, plainness
 
 SAME = 1e-9
 """Errors that differ by a smaller fraction are the same numbers by another name."""

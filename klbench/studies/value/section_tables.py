@@ -8,10 +8,14 @@ from typing import Any
 
 from markupsafe import Markup
 
+from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
-from klbench.report.numbers import number, percent, short, with_interval
+from klbench.report.cells import code
+from klbench.report.numbers import number, short
+from klbench.report.tables import Shown, table
 from klbench.studies.value import section_ranking
-from klbench.studies.value.section_data import Data, code
+from klbench.studies.value.columns import VALUES
+from klbench.studies.value.section_data import Data
 
 MAX_ROWS = 600
 
@@ -35,13 +39,13 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
             for name in names
         ),
     ]
-    cells = []
+    body = []
     for series, pairs in data.series.items():
         for pair in (pair for pair in pairs if (pair in data.off_policy) == off_policy):
             found = {name: indexed.get((pair, name)) for name in names}
             trusted = [row["error"] for row in found.values() if row and math.isfinite(row["error"])]
             least = min(trusted, default=math.nan)
-            cells.append(
+            body.append(
                 [
                     Cell(pair),
                     Cell(series),
@@ -50,7 +54,7 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
                 ]
             )
     where = ", samples of a third distribution" if off_policy else ""
-    return [Table(f"Root-mean-square error, {_size(batch)}{where}, nats", columns, cells)]
+    return [Table(f"Root-mean-square error, {_size(batch)}{where}, nats", columns, body)]
 
 
 def _size(batch: int) -> str:
@@ -71,47 +75,25 @@ def every_row(data: Data, batch: int) -> tuple[Table, int]:
     rows = data.measured[data.measured["batch"] == batch].sort_values(["kl"], kind="stable")
     order = {pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)}
     rows = rows.assign(order=rows["pair"].map(order)).sort_values("order", kind="stable")
-    columns = [
-        Column("Pair", "q ‖ p"),
-        Column("Estimator", "name in klbench"),
-        Column("Estimates", "the divergence that it aims at"),
-        Column("Truth", "exact value of that divergence, nats", numeric=True),
-        Column("Bias", "mean of the estimate minus the truth, with its 95 % interval, nats", numeric=True),
-        Column("Std", "standard deviation of the estimate, with its 95 % interval, nats", numeric=True),
-        Column("Rmse", "root-mean-square error, with its 95 % interval, nats", numeric=True),
-        Column("Negative", "share of estimates below zero", numeric=True),
-        Column(
-            "Coverage", "share of nominal 95 % intervals that hold the truth (needs more than one sample a batch)", numeric=True
-        ),
-        Column(
-            "k-hat",
-            "measured tail index of the ratio that the estimator holds, with its 95 % interval; the measured spread "
-            "means little from 0.5 on",
-            True,
-        ),
-        Column("Status", "ok, or why the row is not to be trusted"),
+    drawn = [
+        Shown("pair", lambda row, name: Cell(row[name], float(row["order"]))),
+        Shown("estimator", cells.name),
+        Shown("target", cells.text),
+        Shown("truth", cells.number()),
+        *(Shown(name, cells.with_error) for name in ("bias", "std", "rmse")),
+        Shown("frac_negative", cells.percent),
+        Shown("coverage", cells.percent),
+        Shown("khat", cells.with_error),
+        Shown("status", lambda row, name: Cell(row[name], tone="" if row[name] == "ok" else "bad")),
     ]
-    cells = [
-        [
-            Cell(row["pair"], float(row["order"])),
-            Cell(code(row["estimator"])),
-            Cell(row["target"]),
-            Cell(number(row["truth"]), row["truth"]),
-            *(Cell(with_interval(row[name], row[f"{name}_se"]), row[name]) for name in ("bias", "std", "rmse")),
-            Cell("0 %" if row["frac_negative"] == 0 else percent(row["frac_negative"]), row["frac_negative"]),
-            Cell(percent(row["coverage"]), row["coverage"]),
-            Cell(with_interval(row["khat"], row["khat_se"]), row["khat"]),
-            Cell(row["status"], tone="" if row["status"] == "ok" else "bad"),
-        ]
-        for row in rows.head(MAX_ROWS).to_dict("records")
-    ]
-    return Table(f"Every estimator, {_size(batch)}", columns, cells), len(rows)
+    shown = VALUES.rows(rows.head(MAX_ROWS))
+    return table(f"Every estimator, {_size(batch)}", VALUES, shown, drawn), len(rows)
 
 
-def _cut(table: Table, total: int) -> list[Block]:
-    left = total - len(table.rows)
+def _cut(shown: Table, total: int) -> list[Block]:
+    left = total - len(shown.rows)
     return [
-        table,
+        shown,
         *([Paragraph(Markup("{} more rows are in the table's file.").format(f"{left:,}"), "note")] if left > 0 else []),
     ]
 
@@ -127,10 +109,10 @@ def skipped(data: Data) -> list[Block]:
         Column("Reason", "why it was not measured"),
         Column("Rows", "rows of the table, one for each pair and batch size", True),
     ]
-    cells = [
+    body = [
         [Cell(code(name)), Cell(status.removeprefix("skipped: ")), Cell(f"{n:,}", n)] for (name, status), n in counts.items()
     ]
-    return [Details(f"What was not measured ({len(rows):,} rows)", [Table("Not measured", columns, cells)])]
+    return [Details(f"What was not measured ({len(rows):,} rows)", [Table("Not measured", columns, body)])]
 
 
 def all_tables(data: Data) -> list[Block]:
@@ -139,6 +121,6 @@ def all_tables(data: Data) -> list[Block]:
     for batch in data.ends:
         blocks += [*at_a_glance(data, batch), *at_a_glance(data, batch, off_policy=True)]
     for batch in data.ends:
-        table, total = every_row(data, batch)
-        blocks.append(Details(f"Every estimator on every pair, {_size(batch)} ({total:,} rows)", _cut(table, total)))
+        shown, total = every_row(data, batch)
+        blocks.append(Details(f"Every estimator on every pair, {_size(batch)} ({total:,} rows)", _cut(shown, total)))
     return [*blocks, *skipped(data)]

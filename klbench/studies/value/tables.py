@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,10 +17,11 @@ from klbench.metrics.moments import Moments
 from klbench.metrics.tails import HEAVY
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
+from klbench.schema import Schema
+from klbench.studies.value.columns import DIFFERENCES, ERRORS, PAIRS, QUANTILES, VALUES, quantile
 from klbench.types import Estimator, Skip, Truth
 
 NAN = math.nan
-QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
 SKEWED = 1.0 / 3.0
 """At a known tail index of a third and above there is no skewness, and normal intervals come true only slowly."""
 SURPRISE = 5.0
@@ -184,6 +185,10 @@ def _z(difference: float, standard_error: float) -> float:
     return difference / standard_error if standard_error > 0 and math.isfinite(difference) else NAN
 
 
+def _frame(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[column.name for column in schema.columns])
+
+
 def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> pd.DataFrame:
     """One row a pair, estimator and batch size; what could not be measured is a row with the reason."""
     rows = []
@@ -205,13 +210,7 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
                             "status": f"skipped: {skip.reason if skip else ''}",
                         }
                     )  # fmt: skip
-    columns = [
-        "pair", "series", "estimator", "target", "batch", "samples", "truth", "truth_error", "truth_method", "mean", "mean_se",
-        "bias", "bias_se", "variance", "variance_se", "std", "std_se", "rmse", "rmse_se", "rel_bias", "rel_bias_se", "rel_std",
-        "exact_bias", "exact_std", "bias_z", "std_z", "batches", "frac_negative", "frac_negative_se", "coverage", "coverage_se",
-        "n_nonfinite", "khat", "khat_se", "khat_samples", "status",
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    return _frame(VALUES, rows)
 
 
 def _compare(measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray) -> dict[str, float] | None:
@@ -247,9 +246,7 @@ def differences(results: Sequence[Measured]) -> pd.DataFrame:
                 if compared is not None:
                     key = {"pair": measured.pair.title, "target": divergences.get(first.target).symbol, "batch": batch}
                     rows.append(key | {"first": first.name, "second": second.name} | compared)
-    columns = ["pair", "target", "batch", "first", "second"]
-    numbers = ["mean_difference", "mean_difference_se", "rmse_difference", "rmse_difference_se"]
-    return pd.DataFrame(rows, columns=columns + numbers)
+    return _frame(DIFFERENCES, rows)
 
 
 def errors(results: Sequence[Measured]) -> pd.DataFrame:
@@ -261,11 +258,11 @@ def errors(results: Sequence[Measured]) -> pd.DataFrame:
                 kept = measured.counts.errors[i][j]
                 if kept.size >= MIN_ERRORS and np.isfinite(kept).all():
                     quantiles = np.quantile(kept, QUANTILES)
-                    named = {f"q{100 * q:g}": float(x) for q, x in zip(QUANTILES, quantiles, strict=True)}
+                    named = {quantile(q): float(x) for q, x in zip(QUANTILES, quantiles, strict=True)}
                     rows.append(
                         {"pair": measured.pair.title, "estimator": estimator.name, "batch": batch, "batches": kept.size} | named
                     )
-    return pd.DataFrame(rows, columns=["pair", "estimator", "batch", "batches", *(f"q{100 * q:g}" for q in QUANTILES)])
+    return _frame(ERRORS, rows)
 
 
 def pairs(results: Sequence[Measured]) -> pd.DataFrame:
@@ -280,22 +277,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
         row |= {"tail_index": measured.exact.tail_index, "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples}
         row["parameters"] = measured.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True)
         rows.append(row)
-    columns = [
-        "pair",
-        "series",
-        "kind",
-        "off_policy",
-        "unreached",
-        "kl_qp",
-        "kl_pq",
-        "chi2",
-        "tail_index",
-        "khat",
-        "khat_se",
-        "khat_samples",
-        "parameters",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    return _frame(PAIRS, rows)
 
 
 def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
