@@ -157,9 +157,14 @@ class Mark:
     width: float = 1.8
 
 
-def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: float = 0.43) -> Panel:
-    """Return a panel with a row for each name, the first on top, and its marks along x."""
-    names = list(dict.fromkeys(mark.name for mark in marks))
+def down(
+    title: str, marks: Sequence[Mark], x: Axis, *, names: Sequence[str] = (), detail: str = "", left: float = 0.43
+) -> Panel:
+    """Return a panel with a row for each name, the first on top, and its marks along x.
+
+    ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
+    """
+    names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
     height = 62 + ROW * max(3, len(names))
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
