@@ -221,3 +221,24 @@ BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told
 def verdict(low: float, high: float) -> LegendEntry:
     """Return the entry for a difference by its interval: behind, ahead, or open."""
     return BEHIND if low > 0 else AHEAD if high < 0 else OPEN
+
+
+def shares(title: str, counts: Mapping[str, Sequence[tuple[LegendEntry, int]]], x: Axis, *, left: float = 0.25) -> Panel:
+    """Return a panel with a bar for each name, cut into parts with their numbers."""
+    names = list(counts)
+    height = 70 + 34 * len(names)
+    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
+        for y, parts in enumerate(counts.values()):
+            start = 0
+            for entry, count in parts:
+                if count:
+                    axes.barh(y, count, left=start, height=0.62, color=colour(entry.slot), alpha=0.85)
+                    axes.text(start + count / 2, y, str(count), ha="center", va="center", color=TEXT)
+                start += count
+        _set(axes, "x", x, [])
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+    said = "; ".join(f"{name}: {', '.join(f'{n} {entry.label}' for entry, n in parts if n)}" for name, parts in counts.items())
+    return Panel(title, svg[0], f"{x.label[:1].upper()}{x.label[1:]} by name: {said}.")
