@@ -102,7 +102,7 @@ def _help() -> str:
                 {
                     "seed": "all random numbers come from it (0)",
                     "samples": "samples drawn from each pair",
-                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a set: all, schulman, core, bregman, clamps, weighted",
+                    "estimators": f"a list, [k1,k3,k_lambda:0.3], or a set: {', '.join(estimators.sets())}",
                     "workers": "processes (the cores of this machine)",
                     "device": "cpu or cuda, for the studies that use torch",
                     "out": "the run folder (reports/EXPERIMENT-TIME)",
