@@ -20,7 +20,7 @@ LEVELS = {
     7: {"settings", "progress"},
     8: {"execution"},
     9: {"app"},
-    10: {"sweep"},
+    10: {"sweep", "inspection"},
     11: {"cli"},
     12: {"__main__"},
     13: {"__init__"},
