@@ -29,6 +29,7 @@ from klbench import estimators, pairs
 from klbench.context import Checkpoint, Context
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
+from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
@@ -37,7 +38,7 @@ from klbench.studies.lm.values import Measured, values
 from klbench.studies.lm.verdicts import complete
 from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
-from klbench.types import Dtype, Estimator, Options, RunError, Truth
+from klbench.types import Dtype, Estimator, RunError, Truth
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ def _has_tokens(pair: Pair) -> Pair:
     return pair
 
 
-class LmOptions(Options):
+class LmOptions(PairOptions):
     """Settings of the study of completions.
 
     Parameters
@@ -74,8 +75,8 @@ class LmOptions(Options):
         The file that ``pair=recorded`` reads.
     """
 
-    pairs: tuple[Annotated[Pair, AfterValidator(_has_tokens)], ...] = Field(min_length=1)
-    estimators: tuple[str, ...] | None = None
+    pairs: tuple[Annotated[AnyPair, AfterValidator(_has_tokens)], ...] = Field(default=(), min_length=1)
+    estimators: EstimatorNamesOrNone = None
     samples: int | None = Field(default=None, ge=2, le=10**12)
     shard: int = Field(default=256, ge=1, le=65_536)
     rescored: int = Field(default=256, ge=0, le=10**6)

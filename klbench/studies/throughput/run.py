@@ -11,6 +11,7 @@ from pydantic import Field
 
 from klbench import estimators, streams
 from klbench.context import Context
+from klbench.studies.choices import EstimatorNames, every_estimator
 from klbench.threads import one_thread
 from klbench.types import Draws, Estimator, Options
 
@@ -29,7 +30,7 @@ class ThroughputOptions(Options):
         Timed calls of each kind: so many blocks, each of calls that together take about so long.
     """
 
-    estimators: tuple[str, ...] = Field(min_length=1)
+    estimators: EstimatorNames = Field(default_factory=every_estimator)
     samples: int = Field(default=65_536, ge=2, le=2**28)
     repeats: int = Field(default=9, ge=3, le=1000)
     seconds: float = Field(default=0.01, gt=0.0, le=60.0)

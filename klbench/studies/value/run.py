@@ -20,9 +20,10 @@ from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
+from klbench.studies.choices import AnyPair, EstimatorNames, PairOptions, every_estimator
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.threads import one_thread
-from klbench.types import Draws, Estimator, Notice, Options
+from klbench.types import Draws, Estimator, Notice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ def _has_truth(pair: Pair) -> Pair:
     return pair
 
 
-class ValueOptions(Options):
+class ValueOptions(PairOptions):
     """Settings of the value study.
 
     Parameters
@@ -67,8 +68,8 @@ class ValueOptions(Options):
         Coverage, negative fractions and error distributions come from the first so many samples.
     """
 
-    pairs: tuple[Annotated[Pair, AfterValidator(_has_truth)], ...] = Field(min_length=1)
-    estimators: tuple[str, ...] = Field(min_length=1)
+    pairs: tuple[Annotated[AnyPair, AfterValidator(_has_truth)], ...] = Field(default=(), min_length=1)
+    estimators: EstimatorNames = Field(default_factory=every_estimator)
     samples: int = Field(default=1_000_000, ge=2, le=10**15)
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
         1, 4, 16, 64, 256, 1_024, 4_096,
