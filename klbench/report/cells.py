@@ -61,6 +61,11 @@ def number(digits: int = 3) -> Show:
     return show
 
 
+def plain(digits: int = 3) -> Show:
+    """Return what shows a number with so many digits, however small."""
+    return lambda row, name: Cell(numbers.number(row[name], digits), row[name])
+
+
 def short(digits: int = 3) -> Show:
     """Return what shows a number with at most so many digits, without closing zeros."""
     return lambda row, name: Cell(numbers.short(row[name], digits), row[name])

@@ -96,6 +96,16 @@ def exact(value: float, se: float) -> str:
     return with_interval(value, se) if math.isfinite(se) and abs(se) > 1e-6 * abs(value) else number(value)
 
 
+def percent_or_times(x: float) -> str:
+    """Return a share of something's length in two digits: ``21 %``, ``14 ×``."""
+    if math.isinf(x):
+        return "∞"
+    if 0 < x < 1e-3:
+        return "< 0.1 %"
+    x *= 1 + 1e-9  # so that an eighth is 13 % on whatever side rounding left it
+    return f"{number(x, 2)} ×" if x >= 10 else f"{number(100 * x, 2)} %"
+
+
 def count(n: float, one: str, many: str = "") -> str:
     """``1 pair``, ``21 pairs``."""
     return f"{int(n):,} {one if n == 1 else many or one + 's'}"

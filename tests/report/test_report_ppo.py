@@ -11,8 +11,10 @@ import pytest
 from gradient_runs import plain
 
 from klbench.report import combine, render
+from klbench.schema import by_table
 from klbench.studies.ppo import section as ppo_section
-from klbench.studies.ppo.section_data import COVERS, load
+from klbench.studies.ppo.columns import TABLES
+from klbench.studies.ppo.section_data import load
 
 MakeRun = Callable[..., Path]
 # Fixed point, regret at the end, KL at the end, predicted regret.
@@ -63,7 +65,14 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
         row |= spread("regret", regret) | spread("difference", regret - 0.02, 0.0 if name == "k1_reward" else 0.005)
         row |= spread("start_difference", regret - START) | {"start_difference_seeds": SEEDS}
         row |= {"effect_size": 2.0, "reward": 0.5, "kl": kl, "kl_to_optimum": 5 * regret} | spread("estimate_error", -0.01)
-        row |= {"clip_fraction": 0.001, "clamp_fraction": 0.0, "diverged": 0, "outcome": outcome(name, regret)}
+        row |= {
+            "clip_fraction": 0.001,
+            "clamp_fraction": 0.0,
+            "diverged": 0,
+            "outcome": outcome(name, regret),
+            "altered_by": "",
+            "loss_beta": math.nan,
+        }
         final.append(row)
         points.append(
             {"combination": name, **parts(name), "fixed_point": point, "formula": "π = ref" if point else "", "residual": 1e-16,
@@ -79,7 +88,8 @@ def content(ends: dict[str, tuple[str, float, float, float]] | None = None, stat
                 matched.append({"combination": name, "beta": beta, "kl": kl, "seeds": 2} | spread("difference", -0.04))
     names = ("training", "final", "curves", "frontier", "matched", "fixed_points", "recovery", "recovery_curves")
     found = (rows, final, curves, frontier, matched, points, *lost_tokens())
-    return dict(zip(names, map(pd.DataFrame, found), strict=True))
+    schemas = by_table(TABLES)
+    return {name: schemas[name].example(**pd.DataFrame(each).to_dict("list")) for name, each in zip(names, found, strict=True)}
 
 
 def lost_tokens() -> tuple[list[dict], list[dict]]:
@@ -227,7 +237,7 @@ def test_what_diverged_everywhere_has_no_numbers(make_run: MakeRun) -> None:
     assert "20 updates, 4 seeds. Regret before training 0.40; after it from 0.020 to 1.0" in text
     assert "k3_reward: –" in text
     assert "nan" not in text
-    page = render(make_run("ppo", tables)).read_text(encoding="utf-8")
+    page = render(make_run("ppo", tables, study="ppo")).read_text(encoding="utf-8")
     assert "diverged on all seeds" in page
 
 
@@ -253,7 +263,7 @@ def test_one_seed_has_no_intervals() -> None:
 
 
 def test_figures_and_tables(make_run: MakeRun) -> None:
-    page = render(make_run("ppo", content()))
+    page = render(make_run("ppo", content(), study="ppo"))
     text = page.read_text(encoding="utf-8")
     for name in (
         "training-curves",
@@ -269,17 +279,20 @@ def test_figures_and_tables(make_run: MakeRun) -> None:
     assert "Other tables" not in text
 
 
-@pytest.mark.parametrize("missing", [name for name in COVERS if name in content()])
+@pytest.mark.parametrize("missing", sorted(content()))
 def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, missing: str) -> None:
     tables = content()
     del tables[missing]
-    page = render(make_run("ppo", tables)).read_text(encoding="utf-8")
+    page = render(make_run("ppo", tables, study="ppo")).read_text(encoding="utf-8")
     assert ("After training, the least regret first" in page) == (missing != "final")
 
 
 def test_several_runs_stand_apart(make_run: MakeRun, tmp_path: Path) -> None:
     worse = {name: (point, 2 * regret, kl, predicted) for name, (point, regret, kl, predicted) in ENDS.items()}
-    folders = [make_run("a", content(), config="beta: 0.2\n"), make_run("b", content(worse), config="beta: 0.1\n")]
+    folders = [
+        make_run("a", content(), study="ppo", config="beta: 0.2\n"),
+        make_run("b", content(worse), study="ppo", config="beta: 0.1\n"),
+    ]
     out = tmp_path / "both.html"
     combine(folders, out)
     text = out.read_text(encoding="utf-8")

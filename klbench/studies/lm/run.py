@@ -20,14 +20,13 @@ very prompts, and not careful enough for that over prompts of which these are a 
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field
 
 from klbench import estimators, pairs
-from klbench.context import Context
+from klbench.context import Checkpoint, Context
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.studies.lm import tables as made
@@ -47,7 +46,6 @@ CORE = ("k1", "k2", "k3", "k_lambda", "abs", "k3_clamped", "k3_verl", "bregman_k
 WEIGHTED = ("k1_weighted", "k2_weighted", "k3_weighted")
 SAMPLES = 2_048
 """Completions of each pair that can make any number, unless the settings say how many."""
-CHECKPOINT_SECONDS = 10.0
 
 
 def _has_tokens(pair: Pair) -> Pair:
@@ -102,44 +100,7 @@ def _part(pair: Pair) -> str:
     return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-class _Progress:
-    """Merges shards in order and keeps what is merged, so that a run can be continued to the same bits."""
-
-    def __init__(self, context: Context, pair: Pair) -> None:
-        self._context, self._name, self._saved = context, _part(pair), time.monotonic()
-        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
-        self._merged: tuple[int, Found | None] = (0, None)
-        part = context.folder.load_part(self._name) if context.folder else None
-        if part is not None:
-            self._merged = int(part["shards"]), Found.restored(part)
-        self._merged = context.group.from_main(self.shards), self.found
-
-    @property
-    def shards(self) -> int:
-        """Shards merged so far."""
-        return self._merged[0]
-
-    @property
-    def found(self) -> Found | None:
-        """What they found."""
-        return self._merged[1]
-
-    def add(self, shard: Found | None, *, last: bool) -> None:
-        merged = self.found if shard is None else shard if self.found is None else self.found.merge(shard)
-        self._merged = self.shards + 1, merged
-        if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        import numpy as np
-
-        shards, found = self._merged
-        if self._context.folder is not None and found is not None:
-            self._context.folder.save_part(self._name, {"shards": np.array(shards)} | found.flat())
-            self._saved = time.monotonic()
-
-
-def _measure(pair: Pair, options: LmOptions, context: Context, progress: _Progress) -> Iterator[int]:
+def _measure(pair: Pair, options: LmOptions, context: Context, progress: Checkpoint[Found]) -> Iterator[int]:
     """Merge a pair's shards; yields how many are done."""
     total, chosen = options.completions(pair), options.chosen(pair)
     size = min(options.shard, total)  # lest more be made than are asked for
@@ -180,11 +141,11 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return the tables that :mod:`klbench.studies.lm.columns` declares."""
     wanted, needed = _all_pairs(options, context.device)
     counts = [-(-options.completions(pair) // options.shard) for pair in needed]
-    states: dict[str, _Progress] = {}
+    states: dict[str, Checkpoint[Found]] = {}
     done = 0
     try:
         for pair, count in zip(needed, counts, strict=True):
-            state = states[_part(pair)] = _Progress(context, pair)
+            state = states[_part(pair)] = Checkpoint(context, _part(pair), Found)
             context.progress(done + state.shards, sum(counts), pair.title)
             for shards in _measure(pair, options, context, state):
                 context.progress(done + shards, sum(counts), pair.title)

@@ -8,6 +8,5 @@ STUDY = Study(
     __name__,
     options_at=".options:TrainingOptions",
     summarize_at=".run:summarize",
-    tables_at="",
     aliases=("training",),
 )

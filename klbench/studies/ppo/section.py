@@ -6,23 +6,22 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Section, Tables
-from klbench.schema import Schema
-from klbench.studies.ppo import section_answer, section_figures, section_recovery, section_tables
+from klbench.studies.ppo import section_answer, section_figures, section_tables
+from klbench.studies.ppo.columns import FINAL
 from klbench.studies.ppo.section_data import load
 
 
 def answer(tables: Tables) -> Sequence[Block]:
-    """What the top of the page says."""
-    return section_answer.answer([trained for trained in load(tables) if trained.final])
+    """Return what the top of the page says."""
+    return section_answer.answer(load(tables))
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Figures and tables of each run."""
+    """Return figures and tables of each run."""
     return [
         block
         for trained in load(tables)
-        if trained.final
-        for part in (section_answer.heading, section_figures.figures, section_tables.tables, section_recovery.table)
+        for part in (section_answer.heading, section_figures.figures, section_tables.tables)
         for block in part(trained)
     ]
 
@@ -41,4 +40,4 @@ TERMS = (
     "clip",
 )
 
-SECTION = Section("What training makes of it", Schema("training", "", ()), build, answer, order=10, terms=TERMS)
+SECTION = Section("What training makes of it", FINAL, build, answer, order=10, terms=TERMS)

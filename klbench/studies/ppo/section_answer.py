@@ -8,11 +8,12 @@ from functools import partial
 
 from markupsafe import Markup
 
-from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Heading, Paragraph
 from klbench.report.cells import code
-from klbench.report.numbers import MISSING, count, number, percent, percent_interval, short
+from klbench.report.numbers import count, interval, number, percent, percent_interval, short, side
+from klbench.report.tables import Row
 from klbench.studies.ppo import section_recovery
+from klbench.studies.ppo.columns import FRONTIER
 from klbench.studies.ppo.section_data import (
     FLOORS,
     GREEDY,
@@ -21,10 +22,8 @@ from klbench.studies.ppo.section_data import (
     REFERENCE,
     UNKNOWN,
     WORDS,
-    Row,
     Trained,
     families,
-    interval,
 )
 from klbench.studies.ppo.section_tables import side_by_side
 
@@ -49,7 +48,7 @@ def _regrets(rows: Sequence[Row]) -> Markup:
 
 
 def _gone(row: Row) -> str:
-    gone = -row.get("start_difference", row["regret"] - row["start_regret"])  # of the same seeds
+    gone = -row["start_difference"]  # of the same seeds
     return percent(gone / (row["regret"] + gone))
 
 
@@ -63,8 +62,8 @@ def _optimum(trained: Trained) -> Markup | None:
     said = f"Of the regret before training, {_gone(best)} to {_gone(rows[-1])} is gone."
     if len(rows) == 1:
         said = f"Of the regret before training, {_gone(best)} is gone."
-    point = trained.points.get(best["combination"], {})
-    left = point.get("noise_free_regret", math.nan)
+    point = trained.points.get(best["combination"])
+    left = point["noise_free_regret"] if point else math.nan
     if not math.isnan(left):
         said += (
             f" Without noise, on exact gradients, the same policy keeps {number(left, 2)}: what its shape and the number of "
@@ -97,11 +96,10 @@ def _floor(trained: Trained, there: bool | None) -> Markup | None:
 
 
 def _ways(trained: Trained, rows: Sequence[Row]) -> Markup:
-    points = [trained.points.get(row["combination"], {}) for row in rows]
     said = [
         Markup("{} {}").format(code(row["combination"]), percent_interval(point, "sampled_way"))
-        for row, point in zip(rows, points, strict=True)
-        if math.isfinite(point.get("sampled_way", math.nan))
+        for row in rows
+        if (point := trained.points.get(row["combination"])) and math.isfinite(point["sampled_way"])
     ]
     if not said:
         return Markup("")
@@ -110,8 +108,9 @@ def _ways(trained: Trained, rows: Sequence[Row]) -> Markup:
 
 
 def _there(trained: Trained, row: Row) -> bool | None:
-    """Whether training has come to its floor, by the interval of how much of the way it went; None where that is open."""
-    point = trained.points.get(row["combination"], {})
+    """Tell whether training has come to its floor, by the interval of how much of the way it went; None: that is open."""
+    if not (point := trained.points.get(row["combination"])):
+        return None
     near, far = (side(point, "sampled_way", of=1.0 + sign * NEAR) for sign in (-1, 1))
     if near is None or far is None:
         return None
@@ -121,20 +120,20 @@ def _there(trained: Trained, row: Row) -> bool | None:
 def _points(trained: Trained, rows: Sequence[Row]) -> Markup:
     """By fixed point: what is predicted, and what three trainings reached on the same seeds."""
     text = Markup("")
-    for point, members in families(rows).items():
-        reached = [trained.points.get(row["combination"], {}) for row in members]
-        said = f"Fixed point of {WORDS[point]}: regret {number(reached[0].get('predicted_regret', math.nan), 2)}"
+    for point, members in families([row for row in rows if row["combination"] in trained.points]).items():
+        reached = [trained.points[row["combination"]] for row in members]
+        said = f"Fixed point of {WORDS[point]}: regret {number(reached[0]['predicted_regret'], 2)}"
         for kind, how in (("free", "with a free logit for every token"), ("noise_free", "in training without noise")):
-            value = reached[0].get(f"{kind}_regret", math.nan)
+            value = reached[0][f"{kind}_regret"]
             said += f", {number(value, 2)} {how}" if not math.isnan(value) else ""
             said += _unsettled(reached[0]) if kind == "free" else ""
-        lines = [interval(each, "sampled_regret") if "sampled_regret" in each else MISSING for each in reached]
-        text += Markup("<p>{}. With noise:</p>").format(said) + _lines(members, lines)
+        text += Markup("<p>{}. With noise:</p>").format(said)
+        text += _lines(members, [interval(each, "sampled_regret") for each in reached])
     return text
 
 
 def _unsettled(point: Row) -> str:
-    left = point.get("free_unsettled", 0)
+    left = point["free_unsettled"]
     if not left > 0:  # none, or no such training
         return ""
     return f" ({left:.0f} of {count(point['seeds'], 'seed')} not yet at rest after {count(int(point['free_steps']), 'step')})"
@@ -199,7 +198,7 @@ def _sure(trained: Trained) -> Markup | None:
 
 
 def _frontier(trained: Trained) -> Markup | None:
-    rows = [row for row in trained.rows("frontier") if not math.isnan(row["shortfall"])]
+    rows = [row for row in trained.rows(FRONTIER) if not math.isnan(row["shortfall"])]
     if not rows:
         return None
     by_name: dict[str, list[Row]] = {}
@@ -248,7 +247,7 @@ def answer(runs: Sequence[Trained]) -> list[Block]:
 
 def _altered(trained: Trained) -> list[Block]:
     """Where training follows another gradient than that of the objective."""
-    settings = str(trained.final[0].get("altered_by") or "")
+    settings = trained.final[0]["altered_by"]
     if not settings:
         return []
     return [
@@ -264,7 +263,7 @@ def _altered(trained: Trained) -> list[Block]:
 def _in_effect(trained: Trained) -> str:
     """What whitening, or a controller, has made of beta for penalties in the loss."""
     rows = [row for row in trained.final if row["placement"] not in ("reward", "reward_to_go", NONE)]
-    found = [row["loss_beta"] for row in rows if not math.isnan(row.get("loss_beta", math.nan))]
+    found = [row["loss_beta"] for row in rows if not math.isnan(row["loss_beta"])]
     if not found or max(abs(each / trained.beta - 1.0) for each in found) < 0.02:
         return ""
     low, high = number(min(found), 2), number(max(found), 2)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
 
 from klbench.report.blocks import Tables
-from klbench.report.numbers import number
+from klbench.report.runs import RunTables, by_run
+from klbench.report.tables import Row
+from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-COLUMNS = frozenset({
-    "algorithm", "combination", "placement", "level", "beta", "seed", "step", "regret", "kl", "kl_estimate", "sampled_reward",
-})  # fmt: skip
-COVERS = ("final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations", "recovery", "recovery_curves")
 REFERENCE, NONE = "k1_reward", "none"
 OPTIMUM, GREEDY, UNKNOWN = "optimum", "greedy", ""
 FLOORS = ("token_kl", "token_k3", "sequence_k3")
@@ -30,84 +24,66 @@ WORDS = {
     "": "none known",
 }
 
-ALGORITHMS = (
-    "PPO, REINFORCE, GRPO",
-    (
-        "Settings of one loop here, and not all that trainers call so. PPO: the clipped surrogate, with the mean of a group's "
-        "others for a critic. REINFORCE: the same baseline without a clip, which is RLOO. GRPO: returns in units of their "
-        "group's spread, a penalty that stands in them included. All sum over tokens. TRL GRPO, VERL PPO and OPENRLHF PPO are "
-        "those of the trainers."
-    ),
-)
-"""The term that says what the algorithms' names mean."""
-
-Row = Mapping[str, Any]
-
 
 @dataclass(frozen=True, eq=False)
-class Trained:
-    """One run: its label, empty where it is the only one, and its tables."""
+class Trained(RunTables):
+    """One run of the training study."""
 
-    label: str
-    tables: Tables
-
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """A table's rows; none where there is no such table."""
-        if table not in self.tables:
-            return []
-        return [{str(key): value for key, value in row.items()} for row in self.tables[table].to_dict("records")]
+    @cached_property
+    def training(self) -> list[Row]:
+        """The evaluations of all replicas."""
+        return self.rows(TRAINING)
 
     @cached_property
     def final(self) -> list[Row]:
         """One a combination, the least regret first."""
-        return sorted(self.rows("final"), key=lambda row: (math.isnan(row["regret"]), row["regret"]))
+        return sorted(self.rows(FINAL), key=lambda row: (math.isnan(row["regret"]), row["regret"]))
 
     @cached_property
     def points(self) -> dict[str, Row]:
         """Predicted and reached, by combination."""
-        return {row["combination"]: row for row in self.rows("fixed_points")}
+        return {row["combination"]: row for row in self.rows(FIXED_POINTS)}
 
     @cached_property
     def seeds(self) -> int:
-        """That were trained, whether they diverged or not."""
-        return max(int(row["seeds"] + row.get("diverged", 0)) for row in self.final)
+        """The number of seeds that were trained, whether they diverged or not."""
+        return max(int(row["seeds"] + row["diverged"]) for row in self.final)
 
     @cached_property
     def reference(self) -> Row | None:
-        """What the others are compared with."""
+        """The combination that the others are compared with."""
         return next((row for row in self.final if row["combination"] == REFERENCE), None)
 
     @cached_property
     def beta(self) -> float:
         """The penalty's weight."""
-        return float(self.tables["training"]["beta"].iloc[0])
+        return float(self.training[0]["beta"]) if self.training else math.nan
 
     @cached_property
     def algorithm(self) -> str:
         """``ppo``, ``reinforce``, ``grpo`` or a trainer's."""
-        return str(self.tables["training"]["algorithm"].iloc[0])
+        return str(self.training[0]["algorithm"]) if self.training else ""
 
     @cached_property
     def updates(self) -> int:
-        """Batches that were trained on."""
-        return int(self.tables["training"]["step"].max())
+        """The number of batches that were trained on."""
+        return max((int(row["step"]) for row in self.training), default=0)
 
     @cached_property
     def diverged(self) -> list[tuple[str, int, str]]:
         """Combination, seed and why, of replicas that were stopped."""
-        table = self.tables["training"]
-        if "status" not in table:
-            return []
-        stopped = table[(table["status"] != "ok") & table["status"].notna()]
-        found = stopped.drop_duplicates(["combination", "seed"])
-        return [(str(r["combination"]), int(r["seed"]), str(r["status"])) for r in found.to_dict("records")]
+        found: dict[tuple[str, int], str] = {}
+        for row in self.training:
+            if row["status"] not in ("ok", ""):
+                found.setdefault((row["combination"], int(row["seed"])), row["status"])
+        return [(name, seed, status) for (name, seed), status in found.items()]
 
     def toward(self, *points: str) -> list[Row]:
-        """Combinations with these fixed points, the least regret first."""
-        return [row for row in self.final if (row["fixed_point"] or UNKNOWN) in points]
+        """Return combinations with these fixed points, the least regret first."""
+        return [row for row in self.final if row["fixed_point"] in points]
 
     def leaders(self) -> list[str]:
-        """One combination for each fixed point, k1 in the reward and then by regret; each unknown one for itself."""
+        """Return one combination for each fixed point, k1_reward for the optimum, else the best; and all without one."""
         names: list[str] = [REFERENCE] if self.reference else []
         seen = {OPTIMUM} if self.reference else set()
         for row in self.final:
@@ -118,26 +94,11 @@ class Trained:
         return names
 
 
-def interval(row: Row, name: str, digits: int = 2) -> str:
-    """``0.024 (0.018 to 0.036)``."""
-    if math.isnan(row.get(f"{name}_low", math.nan)):
-        return number(row[name], digits)
-    return f"{number(row[name], digits)} ({number(row[f'{name}_low'], digits)} to {number(row[f'{name}_high'], digits)})"
-
-
 def load(tables: Tables) -> list[Trained]:
-    """Each run's own; those without a final table have nothing to say here."""
-    if "final" not in tables:
-        return []
-    training: pd.DataFrame = tables["training"]
-    if "run" not in training:
-        return [Trained("", tables)]
-    return [
-        Trained(str(label), {name: table[table["run"] == label] for name, table in tables.items() if "run" in table})
-        for label in training["run"].unique()
-    ]
+    """Return each run's own tables."""
+    return list(by_run(Trained, tables, FINAL))
 
 
 def families(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by fixed point, in the order of :data:`FLOORS`."""
+    """Return rows by fixed point, in the order of :data:`FLOORS`."""
     return {point: found for point in FLOORS if (found := [row for row in rows if row["fixed_point"] == point])}

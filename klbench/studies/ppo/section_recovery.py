@@ -1,22 +1,20 @@
-"""A token that the policy has lost and the reference holds: sentences, figure and table."""
+"""A token that the policy has lost and the reference holds: sentences and figures."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from markupsafe import Markup
 
-from klbench.report import cells
-from klbench.report.axes import log_ticks
-from klbench.report.blocks import Block, Cell, Column, Details, Figure, LegendEntry, Panel, Table
+from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.cells import code
-from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import MISSING, count, listing, number, percent, short
-from klbench.studies.ppo.section_data import NONE, Row, Trained
+from klbench.report.numbers import count, number, percent, short
+from klbench.report.plots import Axis, Line, legend, lines
+from klbench.report.tables import Row
+from klbench.studies.ppo.columns import RECOVERY, RECOVERY_CURVES
+from klbench.studies.ppo.section_data import Trained
 
-MAX_LINES = 8
 FLOOR = 1e-6
 """Probabilities below are drawn there."""
 VIOLENT = 3.0
@@ -25,19 +23,19 @@ VIOLENT = 3.0
 
 def _middle(trained: Trained) -> float:
     """The nats lost of which the sentences speak."""
-    nats = sorted({row["lost"] for row in trained.rows("recovery")})
+    nats = sorted({row["lost"] for row in trained.rows(RECOVERY)})
     return float(nats[len(nats) // 2])
 
 
 def _at(trained: Trained, lost: float) -> list[Row]:
     """One row a combination, what came back most first."""
-    rows = [row for row in trained.rows("recovery") if row["lost"] == lost]
+    rows = [row for row in trained.rows(RECOVERY) if row["lost"] == lost]
     return sorted(rows, key=lambda row: -row["probability"] if math.isfinite(row["probability"]) else 0.0)
 
 
 def card(trained: Trained) -> Markup | None:
     """What the tables say of it."""
-    if not trained.rows("recovery"):
+    if not trained.rows(RECOVERY):
         return None
     lost = _middle(trained)
     rows = _at(trained, lost)
@@ -59,7 +57,7 @@ def card(trained: Trained) -> Markup | None:
 def _violence(trained: Trained) -> Markup:
     """Which combinations have rare large gradients, each where it had the largest."""
     worst: dict[str, Row] = {}
-    for row in trained.rows("recovery"):
+    for row in trained.rows(RECOVERY):
         if math.isfinite(row["norm_max"]) and row["norm_max"] > worst.get(row["combination"], {"norm_max": 0.0})["norm_max"]:
             worst[row["combination"]] = row
     rows = sorted(worst.values(), key=lambda row: -row["norm_max"])
@@ -79,63 +77,40 @@ def _violence(trained: Trained) -> Markup:
     return text.format(Markup(", ").join(said), "these" if len(violent) > 1 else "it", rest)
 
 
-def _entries(trained: Trained) -> dict[str, LegendEntry]:
-    names = list(dict.fromkeys(str(row["combination"]) for row in trained.rows("recovery")))[:MAX_LINES]
-    return {name: LegendEntry(name, i, MARKERS[i % len(MARKERS)]) for i, name in enumerate(names)}
-
-
-def _decades(axes: Any, values: Sequence[float]) -> None:
-    axes.set_yscale("log")
-    low, high = min(values) / 1.5, max(values) * 1.5
-    axes.set_ylim(low, high)
-    log_ticks(axes.yaxis, low, high)
+def _points(rows: Sequence[Row], x: str, column: str) -> tuple[list[float], list[float]]:
+    """Return finite points by rising x, those below :data:`FLOOR` at it."""
+    kept = [row for row in sorted(rows, key=lambda row: float(row[x])) if math.isfinite(row[column])]
+    return [row[x] for row in kept], [max(row[column], FLOOR) for row in kept]
 
 
 def _meanwhile(trained: Trained, entries: dict[str, LegendEntry], lost: float) -> Panel:
-    rows = [row for row in trained.rows("recovery_curves") if row["lost"] == lost and row["combination"] in entries]
+    drawn = []
+    for name, entry in entries.items():
+        mine = [row for row in trained.rows(RECOVERY_CURVES) if row["lost"] == lost and row["combination"] == name]
+        drawn += [
+            Line(entry, *_points(mine, "step", "probability")),
+            Line(entry, *_points(mine, "step", "exact_probability"), marked=False, dotted=True),
+        ]
     optimum = _at(trained, lost)[0]["optimum_probability"]
-    with drawing(left=0.17) as (axes, svg):
-        values = [optimum]
-        for name, entry in entries.items():
-            mine = sorted((row for row in rows if row["combination"] == name), key=lambda row: row["step"])
-            for column, style in (("probability", "-"), ("exact_probability", ":")):
-                y = [max(row[column], FLOOR) for row in mine if math.isfinite(row[column])]
-                values += y
-                axes.plot(
-                    [row["step"] for row in mine if math.isfinite(row[column])], y, color=colour(entry.slot), linestyle=style,
-                    marker=entry.marker if style == "-" else None, markevery=max(1, len(y) // 6), markersize=4.5,
-                )  # fmt: skip
-        axes.axhline(optimum, color=TEXT, linewidth=0.9, linestyle="--")
-        _decades(axes, values)
-        axes.set_xlabel("update")
-        axes.set_ylabel("probability of the lost token")
-    ends = {row["combination"]: number(row["probability"], 2) for row in rows if row["step"] == max(r["step"] for r in rows)}
-    said = "; ".join(f"{name} {end}" for name, end in ends.items())
-    return Panel(f"{short(lost)} nats lost", svg[0], f"Probability of the lost token after the last update: {said}.")
+    y = Axis("probability of the lost token", "log", levels=[optimum])
+    return lines(f"{short(lost)} nats lost", drawn, Axis("update"), y, left=0.17)
 
 
 def _over_nats(trained: Trained, entries: dict[str, LegendEntry], column: str, title: str, label: str) -> Panel:
-    with drawing(left=0.17) as (axes, svg):
-        values, said = [], []
-        for name, entry in entries.items():
-            mine = sorted((r for r in trained.rows("recovery") if r["combination"] == name), key=lambda r: r["lost"])
-            kept = [(row["lost"], max(row[column], FLOOR)) for row in mine if math.isfinite(row[column])]
-            if not kept:
-                continue
-            values += [y for _, y in kept]
-            axes.plot(*zip(*kept, strict=True), color=colour(entry.slot), marker=entry.marker, markersize=4.5)
-            said.append(f"{name} {listing([number(y, 2) for _, y in kept])}")
-        _decades(axes, values or [1.0])
-        axes.set_xlabel("nats that its logit was pushed down")
-        axes.set_ylabel(label)
-    return Panel(title, svg[0], f"{title}, by nats lost: {'; '.join(said)}.")
+    drawn = [
+        Line(entry, *points)
+        for name, entry in entries.items()
+        if any(points := _points([row for row in trained.rows(RECOVERY) if row["combination"] == name], "lost", column))
+    ]
+    return lines(title, drawn, Axis("nats that its logit was pushed down"), Axis(label, "log"), left=0.17)
 
 
 def figures(trained: Trained, stem: str) -> list[Figure]:
     """The token's probability meanwhile and at the end, and the largest gradient on the way."""
-    if not trained.rows("recovery") or not trained.rows("recovery_curves"):
+    if not trained.rows(RECOVERY) or not trained.rows(RECOVERY_CURVES):
         return []
-    entries, lost = _entries(trained), _middle(trained)
+    entries = legend(list(dict.fromkeys(row["combination"] for row in trained.rows(RECOVERY))))
+    lost = _middle(trained)
     caption = (
         "Sequences of one token; at each prompt the token that the reference holds most has its logit pushed down. Lines: "
         "trained on samples, means over seeds. Dotted: as many steps on exact gradients. Dashed: what the optimum holds. Norms "
@@ -147,39 +122,3 @@ def figures(trained: Trained, stem: str) -> list[Figure]:
         _over_nats(trained, entries, "norm_max", "Largest gradient", "norm of the gradient"),
     ]
     return [Figure(f"training-recovery{stem}", "A lost token", caption, panels, list(entries.values()))]
-
-
-def table(trained: Trained) -> list[Block]:
-    """All numbers."""
-    rows = trained.rows("recovery")
-    if not rows:
-        return []
-    columns = [
-        Column("Combination", f"name in klbench; {NONE}: the reward alone"),
-        Column("Lost", "nats by which the token's logit was pushed down", numeric=True),
-        Column("Start", "the token's probability then, mean over prompts and seeds", numeric=True),
-        Column("End", "after training on samples", numeric=True),
-        Column("Exact", "after as many steps on exact gradients", numeric=True),
-        Column("Drawn", "share of updates whose batch had it at some prompt", numeric=True),
-        Column("Never", "share of seeds that never drew it", numeric=True),
-        Column("Exact norm", "of the exact gradient at the start", numeric=True),
-        Column("Median norm", "of the sampled gradients, mean over seeds", numeric=True),
-        Column("99 %", "quantile of the norms, mean over seeds", numeric=True),
-        Column("Largest", "norm over all updates and seeds", numeric=True),
-    ]
-    lines = [
-        [
-            cells.name(row, "combination"), Cell(short(row["lost"]), row["lost"]),
-            *(_number(row[each]) for each in ("start_probability", "probability", "exact_probability")),
-            *(Cell(percent(row[each]), row[each]) for each in ("sampled_share", "never_sampled")),
-            *(_number(row[each]) for each in ("expected_norm", "norm_median", "norm_99", "norm_max")),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return [
-        Details("Bringing back a lost token, in numbers", [Table("A token pushed down, and after training", columns, lines)])
-    ]
-
-
-def _number(value: float) -> Cell:
-    return Cell(MISSING if math.isnan(value) else number(value, 2), value)

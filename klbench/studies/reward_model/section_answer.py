@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Heading, Paragraph
 from klbench.report.cells import code
-from klbench.report.numbers import count, number, percent
-from klbench.studies.ppo.section_data import interval
-from klbench.studies.reward_model.section_data import BEST, GOLD, OPTIMUM, PPO, Learned, Row, extremes, named
+from klbench.report.numbers import count, interval, number, percent, side
+from klbench.report.tables import Row
+from klbench.studies.reward_model.columns import EQUAL_KL, GOLD, REWARD_MODELS, REWARD_MODELS_BY_SEED, TRAINING
+from klbench.studies.reward_model.section_data import BEST, OPTIMUM, PPO, Learned, extremes, named, way_of
 
 WHY = (
     "A reward that was learned from ranked pairs is only a proxy: where it is made large, it is soon large for the wrong "
@@ -52,7 +52,7 @@ def _lead(learned: Learned) -> str:
 
 
 def _models(learned: Learned) -> Markup | None:
-    rows = learned.rows("reward_models")
+    rows = learned.rows(REWARD_MODELS)
     if not rows:
         return None
     text = "New pairs that the model ranks as they are labelled, and the share at which its confidence is off on average:"
@@ -118,12 +118,12 @@ def _ppo(learned: Learned) -> Markup | None:
 
 def _equal(learned: Learned) -> Markup | None:
     proxy = learned.proxies[-1]
-    rows = [row for row in learned.rows("equal_kl") if row["proxy"] == proxy and row["method"] != OPTIMUM]
+    rows = [row for row in learned.rows(EQUAL_KL) if row["proxy"] == proxy and row["method"] != OPTIMUM]
     if not rows:
         return None
     kl = max(row["kl"] for row in rows if row["seeds"] == max(each["seeds"] for each in rows))
     mine = sorted((row for row in rows if row["kl"] == kl), key=lambda row: -row["difference"])
-    lines = [(named((row["method"], row["combination"] or "")), interval(row, "difference")) for row in mine]
+    lines = [(named(way_of(row)), interval(row, "difference")) for row in mine]
     text = f"True reward at {number(kl, 2)} nats, less that of the exact optimum of the same proxy ({proxy}), paired by seed:"
     return _card("At equal KL", text, _lines(lines))
 
@@ -169,8 +169,8 @@ def answer(runs: Sequence[Learned]) -> list[Block]:
 
 
 def _stopped(learned: Learned) -> list[Block]:
-    models = [r for r in learned.rows("reward_models_by_seed") if r["status"] != "ok"]
-    policies = {(r["combination"], r["proxy"], r["seed"]): r["status"] for r in learned.rows("training") if r["status"] != "ok"}
+    models = [r for r in learned.rows(REWARD_MODELS_BY_SEED) if r["status"] != "ok"]
+    policies = {(r["combination"], r["proxy"], r["seed"]): r["status"] for r in learned.rows(TRAINING) if r["status"] != "ok"}
     said = [f"reward model of {row['proxy']}, seed {row['seed']}: {row['status']}" for row in models]
     said += [f"{name}, {proxy}, seed {seed}: {status}" for (name, proxy, seed), status in policies.items()]
     if not said:

@@ -1,4 +1,4 @@
-"""The tables of the gradient studies, with what the parts of their sections ask of them."""
+"""What the pages on gradients share: rows of combinations, groups with equal numbers, and cells of bias and noise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from klbench.report.blocks import Tables
-from klbench.report.cells import codes
-from klbench.report.numbers import MISSING, number, short
+from klbench.report.blocks import Block, Cell, Paragraph, Tables
+from klbench.report.cells import code, codes
+from klbench.report.numbers import MISSING, listing, number, percent_or_times, short
+from klbench.report.runs import RunTables
+from klbench.schema import Schema
 
 QP, PQ, DIFFERENCE, NOTHING = "KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)", "0"
 PLACEMENTS = ("loss", "straight_through", "loss_and_reward", "reward", "reward_to_go", "full", "full_with_score")
@@ -20,12 +22,6 @@ ROUNDING = 1e-8
 """Relative bias below which an enumerated gradient is the exact one."""
 SAME = 1e-6
 """Relative difference below which two combinations have the same numbers."""
-
-_NEEDED = """
-pair series combination estimator placement level correction baseline staleness kl_qp rel_bias cosine rel_std matches claim
-method status
-"""
-COLUMNS = frozenset(_NEEDED.split())
 
 
 @dataclass(frozen=True)
@@ -67,16 +63,6 @@ class Row:
         if self.exact:
             return "≈ 0" if self.sampled else "0"
         return MISSING if math.isnan(self.bias) else "0" if self.bias < ROUNDING else percent_or_times(self.bias)
-
-
-def percent_or_times(x: float) -> str:
-    """A share of the exact gradient, in two digits: ``21 %``, ``14 ×``."""
-    if math.isinf(x):
-        return "∞"
-    if 0 < x < 1e-3:
-        return "< 0.1 %"
-    x *= 1 + 1e-9  # so that an eighth is 13 % on whatever side rounding left it
-    return f"{number(x, 2)} ×" if x >= 10 else f"{number(100 * x, 2)} %"
 
 
 def amount(x: float) -> str:
@@ -221,48 +207,119 @@ def _close(a: float, b: float) -> bool:
     return (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=SAME, abs_tol=ROUNDING)
 
 
-def _float(record: Mapping[str, Any], key: str) -> float:
-    value = record.get(key)
-    return math.nan if value is None else float(value)
-
-
-def _text(record: Mapping[str, Any], key: str) -> str:
-    value = record.get(key)
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
-
-
-def _row(record: Mapping[str, Any]) -> Row:
-    def text(key: str) -> str:
-        return _text(record, key)
-
+def _row(row: Mapping[str, Any]) -> Row:
     return Row(
-        text("pair"), text("series"), text("combination"), text("estimator"), text("placement"), text("level"),
-        text("correction"), text("ratio_gradient") == "True", text("baseline"), text("gradient_of"),
-        lag=_float(record, "staleness"), kl=_float(record, "kl_qp"), bias=_float(record, "rel_bias"),
-        cosine=_float(record, "cosine"), noise=_float(record, "rel_std"), total=_float(record, "total_rel_std"),
-        matches=frozenset(text("matches").split(" = ")) - {"none", ""}, claim=text("claim"),
-        sampled=text("method") == "sampling", status=text("status") or "ok", balance=_float(record, "balance_batch"),
-        ess=_float(record, "ess"), ess_token=_float(record, "ess_token"),
+        row["pair"], row["series"], row["combination"], row["estimator"], row["placement"], row["level"], row["correction"],
+        bool(row["ratio_gradient"]), row["baseline"], row["gradient_of"],
+        lag=row["staleness"], kl=row["kl_qp"], bias=row["rel_bias"], cosine=row["cosine"], noise=row["rel_std"],
+        total=row.get("total_rel_std", math.nan), matches=frozenset(row["matches"].split(" = ")) - {"none", ""},
+        claim=row["claim"], sampled=row["method"] == "sampling", status=row["status"], balance=row["balance_batch"],
+        ess=row.get("ess", math.nan), ess_token=row.get("ess_token", math.nan),
     )  # fmt: skip
 
 
-def _records(tables: Tables, name: str, needed: Iterable[str]) -> list[dict[str, Any]]:
-    """A table's rows; none where it or one of the needed columns is missing."""
-    table = tables.get(name)
-    if table is None or not set(needed) <= set(table):
-        return []
-    return [{str(key): value for key, value in record.items()} for record in table.to_dict("records")]
-
-
-def load(name: str) -> Callable[[Tables], Data]:
-    """A reader of the table of that name, with the tables beside it."""
+def load(main: Schema, combinations: Schema, arrows: Schema | None = None) -> Callable[[Tables], Data]:
+    """Return a reader of the main table, with the tables beside it."""
 
     def read(tables: Tables) -> Data:
-        rows = [_row(record) for record in _records(tables, name, COLUMNS)]
-        known = {
-            _text(record, "combination"): {key: _text(record, key) for key in record}
-            for record in reversed(_records(tables, "combinations", {"combination"}))
-        }
-        return Data(rows, known, _records(tables, "arrows", {"pair", "combination", "first", "second"}))
+        run = RunTables("", tables)
+        known = {row["combination"]: row for row in reversed(run.rows(combinations))}
+        return Data([*map(_row, run.rows(main))], known, run.rows(arrows) if arrows else [])
 
     return read
+
+
+BIAS_STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 0.995, 2.0)
+NOISE_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+
+
+def _depth(x: float, steps: Sequence[float]) -> int:
+    return 1 + sum(x >= step for step in steps)
+
+
+def bias_cell(row: Row | None) -> Cell:
+    """A bias, tinted."""
+    if row is None:
+        return Cell(MISSING, math.nan)
+    value = 0.0 if row.exact or row.bias < ROUNDING else row.bias
+    return Cell(row.off, value, "tint-exact" if value == 0 else f"tint-bias-{_depth(value, BIAS_STEPS)}" if value > 0 else "")
+
+
+def noise_cell(noise: float) -> Cell:
+    """A noise, tinted."""
+    return Cell(amount(noise), noise, "" if math.isnan(noise) else f"tint-noise-{_depth(noise, NOISE_STEPS)}")
+
+
+def span_of(values: Sequence[str]) -> str:
+    """``2.0 → 2.6``, near the reference and far from it, or one number."""
+    return values[0] if len(set(values)) == 1 else f"{values[0]} → {values[-1]}"
+
+
+def lines(groups: Iterable[Group], said: Sequence[str]) -> Markup:
+    """Groups, a line each, with a number each."""
+    lines = [Markup("{}: {}").format(group.text, each) for group, each in zip(groups, said, strict=True)]
+    return Markup("<p>{}</p>").format(Markup("<br>").join(lines))
+
+
+def warnings(data: Data) -> list[Block]:
+    """What must not be overlooked: broken claims, and variances that do not exist."""
+    blocks: list[Block] = []
+    for status, said in (
+        ("claim broken", "does not have the gradient that it claims"),
+        ("infinite variance", "has no finite variance: averages over batches settle only slowly"),
+        ("beyond float64", "has a bias or a noise too large, or an exact gradient too small, for a float"),
+    ):
+        rows = [row for row in data.rows if row.status == status]
+        if rows:
+            names = list(dict.fromkeys(row.combination for row in rows))
+            parts = [
+                Markup("{} {} ({})").format(
+                    code(name), said, listing([data.label(r.pair) for r in rows if r.combination == name])
+                )
+                for name in names
+            ]
+            blocks.append(Paragraph(Markup("; ").join(parts) + ".", "warning"))
+    return blocks
+
+
+BASELINES = {
+    "batch_mean": "minus the group's mean",
+    "leave_one_out": "minus the mean of the others of its group",
+    "token_kl": "minus the exact KL of each next token",
+}
+RATIOS = {
+    "token_ratio": "the token's q/μ",
+    "prefix_ratio": "q/μ of the tokens up to it",
+    "sequence_ratio": "q/μ of the whole sequence",
+}
+PLACES = {
+    "loss": "loss",
+    "straight_through": "straight-through",
+    "loss_and_reward": "loss and reward",
+    "reward": "reward",
+    "reward_to_go": "reward to go",
+    "full": "full KL",
+    "full_with_score": "full KL and score",
+}
+
+
+def in_words(row: Row) -> str:
+    """What is done: which number of what, what becomes of it, and what it is weighted with."""
+    of = "of the whole sequence" if row.level == "sequence" else "of each token"
+    said = {
+        "loss": f"{row.estimator} {of}, differentiated",
+        "straight_through": f"value of {row.estimator}, gradient of {row.gradient_of}, {of}",
+        "loss_and_reward": f"{row.estimator} {of}, differentiated, and also held fixed times the score",
+        "reward": f"{row.estimator} {of}, held fixed, times the score of the whole sequence",
+        "reward_to_go": f"{row.estimator} {of}, held fixed, times the score of the tokens up to it",
+        "full": "KL over the whole vocabulary at each token, differentiated",
+        "full_with_score": "KL over the whole vocabulary at each token, differentiated, and times the score of the tokens "
+        "before it",
+    }.get(row.placement, f"{row.estimator} {of}, {row.placement}")
+    if row.baseline not in ("none", ""):
+        said += f", {BASELINES.get(row.baseline, row.baseline)}"
+    if row.correction not in ("none", ""):
+        cut = "the " + ("sequence" if row.level == "sequence" else "token") + "'s q/μ, cut off"
+        ratio = cut if row.correction == "truncated_ratio" else RATIOS.get(row.correction, row.correction)
+        said += f"; weighted with {ratio}" + (", which is differentiated too" if row.ratio_gradient else "")
+    return said
