@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from klbench.report.blocks import Block, Lead, Paragraph, Section, Tables, Text
 from klbench.report.prose import prose
 from klbench.studies.lm import section_figures, section_tables
-from klbench.studies.lm.columns import CHECKS, PROMPTS, TOKENS
+from klbench.studies.lm.columns import CHECKS, PAIRS, PROMPTS, TOKENS
 from klbench.studies.lm.section_data import Completions, finite, spread
 
 SAY = prose(__package__)
@@ -77,7 +77,7 @@ def warnings(data: Completions) -> Iterator[Block]:
         if verdict["ratios"] == "fails":
             failed = [row for row in data.rows(CHECKS) if row["pair"] == pair and row["verdict"] == "fails"]
             yield Paragraph(SAY.ratio_fails(label, failed), "warning")
-        elif not verdict["sound"]:
+        elif label in data.unsound:
             yield Paragraph(SAY.k1_off(label, data.at(pair, "k1"), verdict["k1_z"]), "warning")
     doubtful = [data.labels[pair] for pair in data.pairs if data.verdicts[pair]["ratios"] == "cannot tell"]
     if doubtful:
@@ -117,7 +117,7 @@ def build(tables: Tables) -> Sequence[Block]:
         section_figures.truncation,
     ]
     drawn = [figure for make in figures if (figure := make(data)) is not None]
-    return [Paragraph(SAY.measured(list(data.about.values()))), *warnings(data), *drawn, *section_tables.blocks(data)]
+    return [Paragraph(SAY.measured(data.rows(PAIRS))), *warnings(data), *drawn, *section_tables.blocks(data)]
 
 
 SECTION = Section("Token by token", TOKENS, build, lead=lead, order=5, terms=TERMS)

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.numbers import Z95, exact, signed_percent
+from klbench.report.numbers import Z95, exact, short
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
@@ -27,7 +27,7 @@ MOST_TOKENS = 10
 SCHULMAN = ("k1", "k2", "k3")
 FAR = 4.0
 """A value so many times the median of all is not drawn beside them."""
-NAMES = 0.36
+NAMES = 0.44
 """The part of a panel that names of estimators take."""
 
 
@@ -63,7 +63,7 @@ def _figure(
 def _percent_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick < 0.8 * high])  # a label at the very end is cut
-    axes.xaxis.set_major_formatter(lambda x, _: signed_percent(x).replace("+", ""))
+    axes.xaxis.set_major_formatter(lambda x, _: short(100.0 * x))
 
 
 def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
@@ -100,14 +100,15 @@ def errors(data: Completions) -> Figure | None:
             if row["level"] == level
         ]
         if marks:
-            axis = Axis("error of a mean over 100 completions", "log", place=place)
+            axis = Axis("error over 100 completions, %", "log", place=place)
             panels.append(down(title, marks, axis, names=names, left=NAMES))
     return _figure(data, "completions-errors", SAY.errors_title(), panels, list(key.values()), SAY.errors_caption())
 
 
 def ways(data: Completions) -> Figure | None:
     """Return every way of logging the KL: per completion and per token, of each estimator."""
-    panels, used, beyond = [], [], []
+    panels, used = [], []
+    beyond: list[str] = []
     for pair in data.pairs[:MOST_PAIRS]:
         completion = _marks(data.measured(pair), "mean", error="mean_se")
         token = [mark for row in data.measured(pair, "token") for mark in _as(OVER_ALL, row, -0.17)]
@@ -149,7 +150,7 @@ def agreement(data: Completions) -> Figure | None:
     ]
     if not marks:
         return None
-    panel = down("k3 − k1", marks, Axis("k3 − k1, in its standard errors", levels=(-5.0, 0.0, 5.0)))
+    panel = down("k3 − k1", marks, Axis("k3 − k1, standard errors", levels=(-5.0, 0.0, 5.0)))
     caption = SAY.agreement_caption(any(row["off_policy"] for row in data.agreement.values()))
     return Figure("completions-agreement", SAY.agreement_title(), caption, [panel], _used([marks], (AGREES, DIFFERS, UNKNOWN)))
 
@@ -161,7 +162,7 @@ def bias(data: Completions) -> Figure | None:
         rows = [row for row in data.measured(pair) if row["bias_method"] != "is the truth"]
         return _marks(rows, "rel_bias", error="rel_bias_se")
 
-    axis = Axis("bias / exact KL", "symlog", 0.1, (0.0,), _percent_ticks)
+    axis = Axis("bias / exact KL, %", "symlog", 0.1, (0.0,), _percent_ticks)
     return _by_pair(data, "completions-bias", marks, axis, SAY.bias_title(), SAY.bias_caption())
 
 
@@ -177,7 +178,7 @@ def noise(data: Completions) -> Figure | None:
             rows = [row | {"std": needed.get(each, float("nan"))} for row, each in zip(rows, key, strict=True)]
         return [mark for mark in _marks(rows, "std") if mark.value > 0.0]
 
-    axis = Axis("completions for a standard error of 1 %" if known else "sd of one completion, nats", "log")
+    axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log")
     return _by_pair(data, "completions-noise", marks, axis, SAY.noise_title(known), SAY.noise_caption(known))
 
 
@@ -230,7 +231,7 @@ def top_tokens(data: Completions) -> Figure | None:
         marks = [Mark(name, row["share"], TOKEN, 0.0, row["share"]) for name, row in zip(names, rows, strict=True)]
         if marks:
             panels.append(
-                down(data.labels[pair], marks, Axis("share of the KL", levels=(0.0,), place=_percent_ticks), left=0.24)
+                down(data.labels[pair], marks, Axis("share of the KL, %", levels=(0.0,), place=_percent_ticks), left=0.28)
             )
     caption = SAY.top_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
     return Figure("completions-tokens", SAY.top_title(), caption, panels) if panels else None

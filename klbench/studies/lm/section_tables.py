@@ -9,8 +9,7 @@ from klbench.report.blocks import Block, Cell, Details, Heading, Paragraph
 from klbench.report.cells import Show
 from klbench.report.numbers import exact
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
-from klbench.schema import Schema
+from klbench.report.tables import Row, Schema, Shown, table
 from klbench.studies.lm.columns import (
     AGREEMENT,
     CHECKS,
@@ -212,17 +211,13 @@ def _tables(
     """Yield one table, or one for each pair, without the columns that are empty in all its rows."""
     rows = data.rows(schema) if rows is None else rows
     several = len(data.pairs) > 1
-    pair = (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),) if several and not each else ()
-    for label in data.pairs if each else [""]:
-        kept = [row for row in rows if not label or row["pair"] == label][:MAX_ROWS]
-        used = [
-            column
-            for column in shown
-            if any(row[column.name] not in ("", None) and row[column.name] == row[column.name] for row in kept)
-        ]
-        caption = SAY.of_pair(title, data.labels[label]) if label and several else title
+    label = (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),) if several and not each else ()
+    for pair in data.pairs if each else [""]:
+        kept = [row for row in rows if pair in ("", row["pair"])][:MAX_ROWS]
+        used = [one for one in shown if any(row[one.name] != "" and row[one.name] == row[one.name] for row in kept)]
+        caption = SAY.of_pair(title, data.labels[pair]) if pair and several else title
         if kept:
-            made = table(caption, schema, kept, [*pair, *used])
+            made = table(caption, schema, kept, [*label, *used])
             yield made if is_open else Details(caption, [*([Paragraph(note)] if note else []), made])
 
 
