@@ -60,7 +60,7 @@ class Completions(RunTables):
 
     @property
     def recorded(self) -> bool:
-        """Whether all completions were read from files."""
+        """True where all completions were read from files."""
         return all(row["kind"] == "recorded" for row in self.about.values())
 
     @cached_property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.numbers import Z95, exact, short
@@ -66,18 +67,19 @@ def _percent_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: short(100.0 * x))
 
 
+def _mark(name: str, value: float, error: float, entry: LegendEntry, **others: Any) -> Mark:
+    """Return a mark with its 95 % interval from a standard error."""
+    return Mark(name, value, entry, value - Z95 * error, value + Z95 * error, **others)
+
+
 def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
     """Return a mark for each row that has a value, with its interval where the row can be trusted."""
     found = []
     for row in rows:
         if finite(row[value]):
-            half = Z95 * row[error] if error and row["status"] == "ok" else float("nan")
-            found.append(
-                Mark(
-                    _named(row), row[value], _entry(row), row[value] - half, row[value] + half,
-                    hollow=row["status"] != "ok", offset=_offset(row),
-                )
-            )  # fmt: skip
+            doubted = row["status"] != "ok"
+            se = row[error] if error and not doubted else math.nan
+            found.append(_mark(_named(row), row[value], se, _entry(row), hollow=doubted, offset=_offset(row)))
     return found
 
 
@@ -135,16 +137,17 @@ def _apart(mark: Mark, marks: Sequence[Mark]) -> bool:
 
 
 def _as(entry: LegendEntry, row: Row, offset: float) -> list[Mark]:
-    half = Z95 * row["mean_se"]
-    name, value, doubted = _named(row), row["mean"], row["status"] != "ok"
-    return [Mark(name, value, entry, value - half, value + half, hollow=doubted, offset=offset)] if finite(value) else []
+    """Return the mark of a mean over tokens."""
+    doubted = row["status"] != "ok"
+    mark = _mark(_named(row), row["mean"], row["mean_se"], entry, hollow=doubted, offset=offset)
+    return [mark] if finite(row["mean"]) else []
 
 
 def agreement(data: Completions) -> Figure | None:
     """Return the difference of k1 and k3 on each pair, in standard errors."""
     entries = {entry.label: entry for entry in (AGREES, DIFFERS, UNKNOWN)}
     marks = [
-        Mark(data.labels[pair], row["z"], entries[row["verdict"]], row["z"] - Z95, row["z"] + Z95)
+        _mark(data.labels[pair], row["z"], 1.0, entries[row["verdict"]])
         for pair in data.pairs
         if (row := data.agreement[pair]) and finite(row["z"])
     ]
@@ -175,7 +178,7 @@ def noise(data: Completions) -> Figure | None:
         rows = data.measured(pair)
         if known:
             key = [(pair, row["estimator"], row["level"]) for row in rows]
-            rows = [row | {"std": needed.get(each, float("nan"))} for row, each in zip(rows, key, strict=True)]
+            rows = [row | {"std": needed.get(each, math.nan)} for row, each in zip(rows, key, strict=True)]
         return [mark for mark in _marks(rows, "std") if mark.value > 0.0]
 
     axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log")
@@ -245,8 +248,7 @@ def samplers(data: Completions) -> Figure | None:
         if not marks:
             marks += [Mark("exact KL(q‖p)", row["kl_qp"], EXACT_SUM)] if finite(row["kl_qp"]) else []
         name = f"{row['estimator']} of {'log p/μ' if row['log_ratio'].endswith('mu') else 'log p/q'}"
-        half = Z95 * row["mean_se"]
-        marks.append(Mark(name, row["mean"], _entry(row), row["mean"] - half, row["mean"] + half, offset=_offset(row)))
+        marks.append(_mark(name, row["mean"], row["mean_se"], _entry(row), offset=_offset(row)))
     if not panels:
         return None
     axis = Axis("nats a completion", levels=(0.0,))
@@ -262,12 +264,10 @@ def formats(data: Completions) -> Figure | None:
     rows = [row for row in data.rows(DTYPE) if row["what"] == "policy against itself" and row["level"] == "token"]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         marks = [
-            Mark(
-                data.labels[row["pair"]], row["change"], key[row["estimator"]], row["change"] - Z95 * row["change_se"],
-                row["change"] + Z95 * row["change_se"], offset=0.2 * (list(key).index(row["estimator"]) - 1),
-            )
-            for row in rows if row["dtype"] == dtype and row["estimator"] in key
-        ]  # fmt: skip
+            _mark(data.labels[row["pair"]], row["change"], row["change_se"], entry, offset=0.2 * (entry.slot - 1))
+            for row in rows
+            if row["dtype"] == dtype and (entry := key.get(row["estimator"]))
+        ]
         panels.append(down(dtype, marks, Axis("nats a completion", levels=(0.0,))))
     return (
         Figure("completions-formats", SAY.formats_title(), SAY.formats_caption(), panels, list(key.values()))
