@@ -1,4 +1,4 @@
-"""Summaries of shards of completions: arrays that are merged in order and kept in files, of a size that samples do not change."""
+"""Summaries of shards of completions: arrays of a fixed size that are merged in order and kept in files."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def check_columns(*, off_policy: bool) -> tuple[str, ...]:
 
 
 def _checks(shard: Shard) -> Sums:
-    """Sum up, over completions: tokens, those with a log-probability above 0, and sums of ``x - 1`` and ``x^2`` of unit ratios."""
+    """Sum up, over completions: tokens, those with a log-probability above 0, sums of ``x - 1`` and ``x^2`` of unit ratios."""
     above = np.max([each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0) > ABOVE
     columns = [shard.lengths, shard.summed(above)]
     for name in UNIT[shard.log_mu is not None]:

@@ -17,7 +17,7 @@ NAMES = ("exact KL", "k1", "k3", "k1 - exact KL", "k3 - exact KL")
 
 @dataclass(frozen=True)
 class Prompts(Arrays):
-    """Sums for each prompt, ids rising: ``count`` ``(p,)`` completions, and ``total`` ``(p, 5)``, the sums of what ``NAMES`` says.
+    """Sums for each prompt, ids rising: ``count`` ``(p,)`` completions, and ``total`` ``(p, 5)``, the sums of ``NAMES``.
 
     ``squares`` ``(5,)`` are sums over all completions. Of more than ``MOST`` prompts nothing is kept: ``full``.
     """

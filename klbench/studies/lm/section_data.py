@@ -106,7 +106,6 @@ class Completions(RunTables):
         return [row[name] for row in self.verdicts.values() if finite(row[name])]
 
 
-def spread(found: Sequence[float]) -> tuple[float, ...]:
-    """Return the least and the largest, or one number where both round to the same two digits."""
-    low, high = min(found), max(found)
-    return (low,) if f"{low:.2g}" == f"{high:.2g}" else (low, high)
+def spread(found: Sequence[float], digits: int = 2) -> tuple[float, ...]:
+    """Return the least and the largest with so many digits, or one number where both are the same."""
+    return tuple(dict.fromkeys(float(f"{each:.{digits}g}") for each in (min(found), max(found))))

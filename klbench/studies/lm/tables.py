@@ -35,7 +35,7 @@ RATIOS = {"r": "p/q", "w": "q/μ", "wr": "p/μ"}
 
 
 def positions(results: Sequence[Measured]) -> pd.DataFrame:
-    """Return a row for each pair and position, counted from 1: means with standard errors, tail, share of the sequence's divergence."""
+    """Return a row for each pair and position, counted from 1: means with standard errors, tail, share of the divergence."""
     frames = []
     for m in results:
         places, kept = m.found.places, m.found.kept

@@ -38,7 +38,7 @@ def ratio_of(a: float, b: float) -> float:
 
 
 def tail_shape(log_ratio: np.ndarray) -> tuple[float, float, int]:
-    """Return Pareto k, its standard error, and the number of values; NaN where the largest values repeat, as small policies' do.
+    """Return Pareto k, its standard error and the number of values; NaN where the largest values repeat, as in small policies.
 
     A tail of a few values that come again and again has no shape, and none is needed: it ends.
     """
@@ -104,7 +104,7 @@ class Measured:
         return measured(self.chosen, off_policy=self.off_policy)
 
     def reference(self, key: str) -> str | None:
-        """Return the column whose mean is the exact divergence along the policy's own prefixes, where the rollouts say what it is."""
+        """Return the column whose mean is the exact divergence along the policy's own prefixes; None where it is not known."""
         if self.own is not None:
             return None  # weights do not reach what the sampler never samples
         name = f"{'weighted' if self.off_policy else 'exact'} {key}"
