@@ -85,12 +85,12 @@ class LmOptions(PairOptions):
     path: str | None = None
 
     def chosen(self, pair: Pair) -> tuple[Estimator, ...]:
-        """The estimators to measure on a pair."""
+        """Return the estimators to measure on a pair."""
         names = self.estimators if self.estimators is not None else CORE + (WEIGHTED if pair.off_policy else ())
         return tuple(estimators.get(name) for name in names)
 
     def completions(self, pair: Pair) -> int:
-        """How many of a pair's completions to measure."""
+        """Return the number of a pair's completions to measure."""
         asked = self.samples or pair.available or SAMPLES
         return asked if pair.available is None else min(asked, pair.available)
 
@@ -119,7 +119,7 @@ def _measure(pair: Pair, options: LmOptions, context: Context, progress: Checkpo
 
 
 def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found | None) -> Measured:
-    """With what is exact about the pair."""
+    """Return what was measured, with what is exact about the pair."""
     truths: dict[str, Truth | None] = {each.target: pair.truth(each.target) for each in chosen}
     truths["kl_qp"] = pair.truth("kl_qp")
     usable = measured(chosen, off_policy=pair.off_policy)
@@ -128,7 +128,7 @@ def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found 
 
 
 def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to report, and before them the same and what their truths need, each once."""
+    """Return the pairs to report, and all that must be measured for them, each once."""
     wanted = [pair.placed(device) for pair in options.pairs]
     needed = {_part(pair): pair for pair in wanted}
     for pair in wanted:
@@ -218,7 +218,7 @@ def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """One row an estimator and level, per sequence, of the first pair."""
+    """Return a row for each estimator and level, per sequence, of the first pair."""
     table = results["values"]
     titles = list(dict.fromkeys(table["pair"]))
     rows = table[(table["pair"] == titles[0]) & (table["per"] == "sequence")]
