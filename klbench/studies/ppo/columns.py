@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from klbench.columns import COMBINATION, COMBINATIONS
-from klbench.schema import Column, Schema, integer, interval, text, with_error
+from klbench.schema import Column, Schema, flag, integer, interval, text, with_error
 
 WITHOUT_PENALTY = "; none: the reward alone, no penalty at all"
 WHO = (replace(COMBINATION[0], meaning=COMBINATION[0].meaning + WITHOUT_PENALTY), *COMBINATION[1:])
@@ -95,6 +95,8 @@ FINAL = Schema(
         DIVERGED,
         text("outcome", "verdict of the intervals", "Outcome"),
         text("altered_by", "settings by which training follows another gradient than that of the objective as written"),
+        flag("leads", "stands for its fixed point: k1_reward for the optimum, else the best; all without one do", since=1),
+        text("start_outcome", "verdict of the interval of start_difference", "Against no training", since=1),
     ),
 )
 
@@ -182,7 +184,9 @@ def _reached(column: str, what: str, unit: str = "", short: str = "") -> tuple[C
     return tuple(each for one in columns for each in interval(one))
 
 
-WAY = Column("sampled_way", "share of the way in regret from the start to the prediction that training has gone")
+WAY = Column(
+    "sampled_way", "share of the way in regret from the start to the prediction that training has gone", heading="Way gone"
+)
 
 FIXED_POINTS = Schema(
     "fixed_points",
@@ -209,6 +213,13 @@ FIXED_POINTS = Schema(
             "seeds whose free logits still had a gradient when their steps were used up",
             heading="Not at rest",
             optional=True,
+            since=1,
+        ),
+        text(
+            "arrived",
+            "training came to the fixed point: within 25 % of the distance from the start, by the whole 95 % interval of "
+            "sampled_way; empty for the optimum, and where nothing holds the policy",
+            "Arrived",
             since=1,
         ),
     ),
