@@ -7,6 +7,20 @@ from dataclasses import replace
 from klbench.columns import COMBINATION, COMBINATIONS
 from klbench.schema import Column, Schema, flag, integer, interval, text, with_error
 
+REFERENCE, NONE = "k1_reward", "none"
+"""The combination that others are compared with, and no penalty at all."""
+OPTIMUM, GREEDY = "optimum", "greedy"
+FLOORS = ("token_kl", "token_k3", "sequence_k3")
+"""Fixed points that are not the optimum, and that training can come to rest at."""
+WORDS = {
+    OPTIMUM: "the optimum",
+    "token_kl": "token-level KL(q‖p)",
+    "token_k3": "token-level KL(p‖q)",
+    "sequence_k3": "KL(p‖q) of sequences",
+    GREEDY: "the best sequence alone",
+    "": "none known",
+}
+
 WITHOUT_PENALTY = "; none: the reward alone, no penalty at all"
 WHO = (replace(COMBINATION[0], meaning=COMBINATION[0].meaning + WITHOUT_PENALTY), *COMBINATION[1:])
 NAME = WHO[0]
@@ -72,7 +86,7 @@ FINAL = Schema(
         SEEDS,
         text("fixed_point", "the policy at which its mean gradient vanishes; empty: none is known", "Heads for"),
         Column("start_regret", "regret before training, mean over all seeds"),
-        *interval(replace(REGRET, meaning=f"{REGRET.meaning}, after training, mean over seeds")),
+        *interval(replace(REGRET, meaning=f"{REGRET.meaning}, after training, mean over seeds; its interval ends at 0")),
         *interval(Column("start_difference", "regret after training less that before, of the same seeds", since=1), seeds=True),
         *interval(
             Column("difference", "regret less that of k1_reward on the same seeds", heading="Against k1_reward"), seeds=True

@@ -8,13 +8,14 @@ from typing import Any
 import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, outcome, paired, side, verdict
-from klbench.studies.ppo.options import REFERENCE
+from klbench.studies.ppo.columns import FLOORS, OPTIMUM, REFERENCE
 
-OPTIMUM = "optimum"
-FLOORS = ("token_kl", "token_k3", "sequence_k3")
-"""Fixed points that are not the optimum, and that training can come to rest at."""
 NEAR = 0.25
 """A fixed point is reached within this share of the distance from the start, on either side of it."""
+
+
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def told(row: Mapping[str, Any]) -> str:
@@ -31,25 +32,25 @@ def told(row: Mapping[str, Any]) -> str:
 
 def judged_final(final: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``final`` with ``leads`` and ``start_outcome``."""
-    return final.assign(leads=_leads(final), start_outcome=[_against_start(row) for row in final.to_dict("records")])
+    return final.assign(leads=_leads(final), start_outcome=[_against_start(row) for row in _rows(final)])
 
 
 def _leads(final: pd.DataFrame) -> list[bool]:
     """Mark one combination of each fixed point: k1_reward of the optimum, else the one of least regret; all without one."""
     leading = {OPTIMUM: REFERENCE} if REFERENCE in set(final["combination"]) else {}
-    for row in final.sort_values("regret", kind="stable").to_dict("records"):
+    for row in _rows(final.sort_values("regret", kind="stable")):
         leading.setdefault(row["fixed_point"] or row["combination"], row["combination"])
     return final["combination"].isin(list(leading.values())).tolist()
 
 
 def _against_start(row: Mapping[str, Any]) -> str:
-    words = (f"{word} not training" for word in ("better than", "not told from", "worse than"))
+    words = ("better than not training", "not told from not training", "worse than not training")
     return verdict(row, "start_difference", *words) if row["seeds"] else ""
 
 
 def judged_points(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``fixed_points`` with ``arrived``."""
-    return points.assign(arrived=[_arrived(row) for row in points.to_dict("records")])
+    return points.assign(arrived=[_arrived(row) for row in _rows(points)])
 
 
 def _arrived(row: Mapping[str, Any]) -> str:
@@ -80,4 +81,4 @@ def _with_differences(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFra
     arms = ((name, frame.where(combination=name)) for name in final["combination"])
     rows = [paired("start_difference", arm.last("regret"), arm.first("regret"), name) for name, arm in arms]
     final = final.assign(**pd.DataFrame(rows, index=final.index))
-    return final.assign(outcome=[told(row) for row in final.to_dict("records")])
+    return final.assign(outcome=[told(row) for row in _rows(final)])
