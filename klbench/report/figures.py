@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.path import Path as MarkerPath
 
 WIDTH, HEIGHT = 360, 250
+SMALLEST = 11.0
+"""Size of all text in a drawing, which a phone shows as large as it is."""
 TEXT, FAINT = "#010203", "#040506"
 FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
@@ -59,10 +61,10 @@ def _style() -> Iterator[None]:
         "svg.hashsalt": "klbench",
         "font.family": "sans-serif",
         "font.sans-serif": ["DejaVu Sans"],
-        "font.size": 10.5,
-        "axes.labelsize": 10.5,
-        "xtick.labelsize": 9.5,
-        "ytick.labelsize": 9.5,
+        "font.size": SMALLEST,
+        "axes.labelsize": SMALLEST,
+        "xtick.labelsize": SMALLEST,
+        "ytick.labelsize": SMALLEST,
         "axes.unicode_minus": True,
         "text.parse_math": False,
         "text.color": TEXT,

@@ -6,7 +6,7 @@ Each returns a panel: a drawing with its text alternative. Colours and markers c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_ENTRIES = 8
 """As many as the palette has colours."""
-ROW = 17
+ROW = 18
 """Height of a name's row, in points."""
 FADED = 0.13
 """Opacity of a band."""
@@ -37,9 +37,9 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 
 @dataclass(frozen=True)
 class Line:
-    """Points along x, joined; ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
+    """Points along x, ``joined`` or not; hollow ones are not to be trusted. ``dotted`` is for a second line of one entry.
 
-    ``dotted``: a second line of the same entry. Not ``joined``: the points alone.
+    ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
     """
 
     entry: LegendEntry
@@ -51,6 +51,7 @@ class Line:
     marked: bool = True
     dotted: bool = False
     joined: bool = True
+    hollow: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,15 @@ def _line(axes: Axes, line: Line) -> None:
                 axes.plot([at, at], [low, high], color=own, linewidth=0.9)
     elif len(line.low):
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
+    full = [i for i, hollow in enumerate(line.hollow) if not hollow]
+    every = full if line.hollow else max(1, len(line.x) // 6) if line.joined else 1
     style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
-    every = max(1, len(line.x) // 6) if line.joined else 1
     marker = line.entry.marker if line.marked else None
     axes.plot(line.x, line.y, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
+    if any(line.hollow):
+        rest = [(x, y) for x, y, hollow in zip(line.x, line.y, line.hollow, strict=True) if hollow]
+        x, y = zip(*rest, strict=True)
+        axes.plot(x, y, color=own, linestyle="none", markersize=4.5, marker=line.entry.marker, markerfacecolor="none")
 
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
@@ -135,7 +141,10 @@ def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark in the row of a name, with the ends of its interval where it has one; hollow where it is not to be trusted."""
+    """A mark in the row of a name, with the ends of its interval where it has one; hollow where it is not to be trusted.
+
+    Without a value it is a bar alone, ``width`` points thick.
+    """
 
     name: str
     value: float
@@ -145,17 +154,23 @@ class Mark:
     hollow: bool = False
     size: float = 5.0
     offset: float = 0.0
+    width: float = 1.8
 
 
-def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: float = 0.43) -> Panel:
-    """Return a panel with a row for each name, the first on top, and its marks along x."""
-    names = list(dict.fromkeys(mark.name for mark in marks))
+def down(
+    title: str, marks: Sequence[Mark], x: Axis, *, names: Sequence[str] = (), detail: str = "", left: float = 0.43
+) -> Panel:
+    """Return a panel with a row for each name, the first on top, and its marks along x.
+
+    ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
+    """
+    names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
     height = 62 + ROW * max(3, len(names))
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
             y, own = names.index(mark.name) + mark.offset, colour(mark.entry.slot)
             if math.isfinite(mark.low) and math.isfinite(mark.high):
-                axes.plot([mark.low, mark.high], [y, y], color=own, linewidth=1.8)
+                axes.plot([mark.low, mark.high], [y, y], color=own, linewidth=mark.width, solid_capstyle="butt")
             axes.plot(
                 [mark.value], [y], marker=mark.entry.marker, color=own, linestyle="none", markersize=mark.size,
                 markerfacecolor="none" if mark.hollow else own,
@@ -164,9 +179,39 @@ def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: 
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", labelsize=8.5)
-    said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks)
+    said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))
     return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number of a heat map: what is written, and the slot of its colour with its opacity."""
+
+    text: str
+    slot: int = 0
+    opacity: float = 0.0
+
+
+def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str], x: str, *, detail: str = "") -> Panel:
+    """Return a panel with a row of tiles for each name, one tile in each column."""
+    from matplotlib.patches import Rectangle
+
+    height = 62 + 22 * max(2, len(rows))
+    with drawing(left=0.34, bottom=48 / height, height=height) as (axes, svg):
+        for i, tiles in enumerate(rows.values()):
+            for j, tile in enumerate(tiles):
+                own = colour(tile.slot)
+                axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=own, alpha=tile.opacity, linewidth=0))
+                axes.text(j, i, tile.text, ha="center", va="center", color=TEXT)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_yticks(range(len(rows)), list(rows))
+        axes.set_xlim(-0.5, len(columns) - 0.5)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        axes.set_xlabel(x)
+    said = "; ".join(f"{name} {', '.join(tile.text for tile in tiles)}" for name, tiles in rows.items())
+    return Panel(title, svg[0], f"{title}, {x} {', '.join(columns)}: {said}.", detail)
 
 
 BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("ahead", 2, "o")
@@ -176,3 +221,24 @@ BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told
 def verdict(low: float, high: float) -> LegendEntry:
     """Return the entry for a difference by its interval: behind, ahead, or open."""
     return BEHIND if low > 0 else AHEAD if high < 0 else OPEN
+
+
+def shares(title: str, counts: Mapping[str, Sequence[tuple[LegendEntry, int]]], x: Axis, *, left: float = 0.25) -> Panel:
+    """Return a panel with a bar for each name, cut into parts with their numbers."""
+    names = list(counts)
+    height = 70 + 34 * len(names)
+    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
+        for y, parts in enumerate(counts.values()):
+            start = 0
+            for entry, count in parts:
+                if count:
+                    axes.barh(y, count, left=start, height=0.62, color=colour(entry.slot), alpha=0.85)
+                    axes.text(start + count / 2, y, str(count), ha="center", va="center", color=TEXT)
+                start += count
+        _set(axes, "x", x, [])
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+    said = "; ".join(f"{name}: {', '.join(f'{n} {entry.label}' for entry, n in parts if n)}" for name, parts in counts.items())
+    return Panel(title, svg[0], f"{x.label[:1].upper()}{x.label[1:]} by name: {said}.")

@@ -62,6 +62,16 @@ NAMES = [
     case("exp=throughput", "estimators=[k9]", says=("'k9'", "did you mean 'k", "abs")),
     case(*VALUE, "study=nope", says=("study 'nope'", "precision", "value")),
     case("study=value", says=("+exp=NAME", "gaussian")),
+    case("exp=ppo", "preset=thorogh", says=("preset 'thorogh'", "did you mean 'thorough'?", "default")),
+    case("exp=ppo_lm", "algorithm=gpro", says=("algorithm 'gpro'", "did you mean 'grpo'?", "openrlhf_ppo", "verl_ppo")),
+    case("exp=dpo", "algorithm=grpo", says=("unknown key 'algorithm'", "comparisons")),
+    case("exp=ppo_lm", "preset=thorough", says=("unknown key 'preset'", "prompts_each")),
+    case(*GAUSSIAN, "preset=thorough", says=("unknown key 'preset'", "samples")),
+    case("exp=ppo", "preset=[thorough]", says=("preset=[thorough]: expected a name", "default, thorough")),
+    case("exp=ppo", "algorithm=null", says=("algorithm=null: expected a name", "grpo")),
+    case("exp=ppo", "algorithm.clip=1", says=("algorithm={'clip': 1}", "defaults: [ppo, override /algorithm:")),
+    case("exp=ppo", "preset=default,thorough", says=("preset=default,thorough", "-m")),
+    case("-m", "exp=ppo", "preset=default,thorogh", says=("preset 'thorogh'", "did you mean 'thorough'?")),
 ]
 
 KEYS = [

@@ -182,7 +182,7 @@ def test_text_that_looks_like_an_interpolation_is_text_to_a_run_that_goes_on() -
 @pytest.mark.parametrize("name", pairs.names())
 def test_every_pair_refuses_a_key_that_it_does_not_know(name: str, tmp_path: Path) -> None:
     (tmp_path / "rollouts.jsonl").write_text('{"logprobs": [-1.0], "ref_logprobs": [-1.1]}\n', encoding="utf-8")
-    known = yaml.safe_load((CONF / "pair" / f"{name}.yaml").read_text(encoding="utf-8"))
+    known = pairs.get(name).node()
     needed = {
         "categorical": {"random": {"size": 3, "kl": 0.1}},
         "recorded": {"path": str(tmp_path / "rollouts.jsonl")},

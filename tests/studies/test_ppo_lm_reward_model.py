@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+from experiments import configured
 from ppo_lm_runs import TINY, same, study
 
 from klbench.context import Context
@@ -15,7 +16,6 @@ from klbench.rlhf.language.reward_world import Rater
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.language import section as language_section
-from klbench.studies.language.options import PpoLmOptions
 from klbench.types import ConfigError, RunError
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
@@ -78,7 +78,7 @@ def test_a_run_with_a_reward_model_goes_on_to_the_same_bits(rated, tmp_path, mon
 
     monkeypatch.setattr(owner, "step", counted)
     context = Context(0, workers=1, folder=RunFolder(tmp_path))
-    get("ppo_lm").run(PpoLmOptions(**TINY | RATED), context)
+    get("ppo_lm").run(configured("ppo_lm", **TINY | RATED), context)
     assert context.interrupted
     monkeypatch.undo()
     same(rated[1], study(tmp_path, workers=2, **RATED))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from klbench import estimators
 from klbench.studies.lm.found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
 from klbench.studies.lm.prompts import Prompts
+from klbench.threads import one_thread
 from klbench.types import Completions, CompletionSource, ConfigError, Draws, Estimator, Skip
 
 LEVELS = ("token", "sequence")
@@ -225,15 +225,6 @@ def found_in(
         )  # fmt: skip
 
 
-@cache
-def _thread_pools() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    from klbench import compiled  # noqa: F401  # now, not while an estimator's clock runs
-
-    return ThreadpoolController()
-
-
 def measure_shard(
     pair: CompletionSource, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int
 ) -> Found | None:
@@ -246,7 +237,8 @@ def measure_shard(
     ConfigError
         The pair has no completions after all, or what it reads is not as it should be.
     """
-    pools = _thread_pools()
+    from klbench import compiled  # noqa: F401  # now, not while an estimator's clock runs
+
     started = time.perf_counter()
     completions = pair.completions(seed, shard, size)
     seconds = time.perf_counter() - started
@@ -256,7 +248,7 @@ def measure_shard(
         completions = first(completions, n)
     if not len(completions.log_q):
         return None
-    with pools.limit(limits=1):  # a sum's bits depend on how many threads share it
+    with one_thread(torch=False):  # a sum's bits depend on how many threads share it
         return found_in(completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=pair.compute_device)
 
 

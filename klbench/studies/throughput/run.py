@@ -11,6 +11,7 @@ from pydantic import Field
 
 from klbench import estimators, streams
 from klbench.context import Context
+from klbench.threads import one_thread
 from klbench.types import Draws, Estimator, Options
 
 if TYPE_CHECKING:
@@ -99,9 +100,7 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
     log_ratio, log_weight = 0.3 * stream.standard_normal((2, options.samples))
     name = torch.cuda.get_device_name() if context.device == "cuda" else "cpu"
     rows = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as many as NumPy uses: what is compared is the arithmetic
-    try:
+    with one_thread():  # as many as NumPy uses: what is compared is the arithmetic
         for done, estimator in enumerate(map(estimators.get, options.estimators)):
             context.progress(done, len(options.estimators), estimator.name)
             for dtype in options.dtypes:
@@ -115,6 +114,4 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
                             "terms_per_second_q75": high, "repeats": options.repeats,
                         }
                     )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
     return {"throughput": pd.DataFrame(rows)}

@@ -8,4 +8,5 @@ STUDY = Study(
     __name__,
     options_at=".run:ValueOptions",
     summarize_at=".summary:summarize",
+    complete_at=".ranking:complete",
 )

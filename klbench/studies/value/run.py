@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import AfterValidator, Field
@@ -21,6 +21,7 @@ from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
+from klbench.threads import one_thread
 from klbench.types import Draws, Estimator, Notice, Options
 
 if TYPE_CHECKING:
@@ -158,16 +159,14 @@ def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, 
 
 
 @cache
-def _thread_pools() -> Any:
-    """The control over BLAS threads; on first use in a process, also loads compiled code and tells glibc to keep freed memory.
+def _prepare() -> None:
+    """Load compiled code, and tell glibc to keep freed memory, once in a process.
 
     Arrays of a panel come and go thousands of times; given back to the system each time, they would cost more in page faults
     than in arithmetic.
     """
     import ctypes
     import sys
-
-    from threadpoolctl import ThreadpoolController
 
     from klbench import compiled  # noqa: F401  # now, not while the first panel waits
 
@@ -176,7 +175,6 @@ def _thread_pools() -> Any:
         if mallopt is not None:
             mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
             mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-    return ThreadpoolController()
 
 
 def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int) -> Found:
@@ -186,7 +184,8 @@ def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, 
     panel, per_shard, _ = panel_sizes(samples, largest)
     meter = PanelMeter(plan, KEPT_ERRORS if shard < KEEPING_SHARDS else 0)
     first: list[Draws] = []
-    with _thread_pools().limit(limits=1):  # a sum's bits depend on how many threads share it
+    _prepare()
+    with one_thread(torch=False):
         for k, size in enumerate(_panels(samples, largest, shard)):
             start = (shard * per_shard + k) * panel
             draws = pair.draw(generator, size)
