@@ -110,7 +110,7 @@ def _line(axes: Axes, line: Line) -> None:
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
     """Give an axis its label, its scale, and the lines across."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in (*values, *axis.levels) if math.isfinite(value)]
     for level in axis.levels:
         (axes.axhline if which == "y" else axes.axvline)(level, color=TEXT, linewidth=0.9, zorder=1)
     getattr(axes, f"set_{which}label")(axis.label)
