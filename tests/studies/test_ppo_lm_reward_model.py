@@ -55,12 +55,14 @@ def test_a_reward_model_pays_and_the_programs_reward_is_measured_beside_it(rated
 
 def test_the_page_says_what_the_reward_model_paid(rated) -> None:
     tables = rated[1]
-    said = str([vars(block) for block in language_section.answer(tables)])
+    said = str([vars(block) for block in language_section.PPO.answer(tables)])
     row = tables["compared"].set_index("combination").loc["none"]
     assert f"score {with_interval(row['proxy_gain'], row['proxy_gain_se'])}" in said
     accuracy = tables["raters"].query("step == kept")["held_out_accuracy"].iloc[-1]
     assert f"it ranks {percent(accuracy)} as they are labelled" in said
-    titles = [panel.title for block in language_section.build(tables) if isinstance(block, Figure) for panel in block.panels]
+    titles = [
+        panel.title for block in language_section.PPO.build(tables) if isinstance(block, Figure) for panel in block.panels
+    ]
     assert "What the reward model says" in titles
 
 
