@@ -22,6 +22,8 @@ MOST_ENTRIES = 8
 """As many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
+LONGEST = 21
+"""Characters of a name for which a row has room."""
 FADED = 0.13
 """Opacity of a band."""
 
@@ -37,7 +39,7 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 
 @dataclass(frozen=True)
 class Line:
-    """Points along x, ``joined`` or not; hollow ones are not to be trusted.
+    """Points along x, ``joined`` or not; hollow ones are not to be trusted, and never joined.
 
     ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
     """
@@ -96,13 +98,14 @@ def _line(axes: Axes, line: Line) -> None:
                 axes.plot([at, at], [low, high], color=own, linewidth=0.9)
     elif len(line.low):
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
-    full = [i for i, hollow in enumerate(line.hollow) if not hollow]
+    hollow = line.hollow or [False] * len(line.y)
+    trusted = [math.nan if each else y for y, each in zip(line.y, hollow, strict=True)]
     axes.plot(
-        line.x, line.y, color=own, linestyle=("--" if line.entry.dashed else "-") if line.joined else "none", markersize=4.5,
-        marker=line.entry.marker if line.marked else None, markevery=full if line.hollow else max(1, len(line.x) // 6),
+        line.x, trusted, color=own, linestyle=("--" if line.entry.dashed else "-") if line.joined else "none", markersize=4.5,
+        marker=line.entry.marker if line.marked else None, markevery=1 if line.hollow else max(1, len(line.x) // 6),
     )  # fmt: skip
     if any(line.hollow):
-        rest = [(x, y) for x, y, hollow in zip(line.x, line.y, line.hollow, strict=True) if hollow]
+        rest = [(x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each]
         axes.plot(
             *zip(*rest, strict=True),
             color=own,
@@ -162,9 +165,14 @@ class Mark:
     width: float = 1.8
 
 
-def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: float = 0.43) -> Panel:
-    """Return a panel with a row for each name, the first on top, and its marks along x."""
-    names = list(dict.fromkeys(mark.name for mark in marks))
+def down(
+    title: str, marks: Sequence[Mark], x: Axis, *, names: Sequence[str] = (), detail: str = "", left: float = 0.43
+) -> Panel:
+    """Return a panel with a row for each name, the first on top, and its marks along x.
+
+    ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
+    """
+    names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
     height = 62 + ROW * max(3, len(names))
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
@@ -176,7 +184,7 @@ def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: 
                 markerfacecolor="none" if mark.hollow else own,
             )  # fmt: skip
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))
