@@ -34,6 +34,8 @@ TIMINGS = ("throughput", "cost")
 ROUNDING = ("precision",)
 """Tables of rounding errors, which are the machine's own."""
 RELATIVE, OF_SE, ABSOLUTE = 1e-9, 1e-6, 1e-10
+ROOT = 1e-9
+"""How far from 0 a standard error of an exact 0 may come out: it is the root of a variance that cancels to about 1e-19."""
 SHOWN = 8
 
 Tables = dict[str, "pd.DataFrame"]
@@ -191,7 +193,7 @@ def write(case: Case, tables: Mapping[str, pd.DataFrame], folder: Path = FOLDER)
     write_text(folder / case.name / "made.json", json.dumps({"command": case.command} | made(), indent=2) + "\n")
 
 
-def tolerated(old: np.ndarray, new: np.ndarray, se: np.ndarray | None) -> np.ndarray:
+def tolerated(old: np.ndarray, new: np.ndarray, se: np.ndarray | None, absolute: float = ABSOLUTE) -> np.ndarray:
     """Whether numbers may stand for each other where the last bits cannot be the same.
 
     Within 1e-9 of their size, as what is summed over thousands of terms is, each a few units in the last place off. A bias or a
@@ -201,7 +203,7 @@ def tolerated(old: np.ndarray, new: np.ndarray, se: np.ndarray | None) -> np.nda
     """
     same = (old == new) | (np.isnan(old) & np.isnan(new))
     with np.errstate(invalid="ignore"):
-        close = np.abs(old - new) <= RELATIVE * np.maximum(np.abs(old), np.abs(new)) + ABSOLUTE
+        close = np.abs(old - new) <= RELATIVE * np.maximum(np.abs(old), np.abs(new)) + absolute
         if se is not None:
             close |= np.abs(old - new) <= OF_SE * se
     return same | (close & np.isfinite(old) & np.isfinite(new))
@@ -219,7 +221,8 @@ def _table(where: str, old: pd.DataFrame, new: pd.DataFrame, *, exact: bool) -> 
         if is_numeric_dtype(a) and is_numeric_dtype(b):
             x, y = a.to_numpy(dtype=float), b.to_numpy(dtype=float)
             se = old[f"{column}_se"].to_numpy(dtype=float) if f"{column}_se" in old else None
-            good = (x == y) | (np.isnan(x) & np.isnan(y)) if exact else tolerated(x, y, se)
+            absolute = ROOT if str(column).endswith("_se") else ABSOLUTE
+            good = (x == y) | (np.isnan(x) & np.isnan(y)) if exact else tolerated(x, y, se, absolute)
         else:
             good = (a.astype(str) == b.astype(str)).to_numpy()
         lines += [f"{where}, {_place(old, row)}: {column} was {a[row]}, is {b[row]}" for row in np.flatnonzero(~good)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from klbench.schema import Schema, flag, text
+from klbench.schema import Column, Schema, flag, integer, text, with_error
 
 COMBINATION = (
     text("combination", "name in klbench", "Combination"),
@@ -33,6 +33,39 @@ COMBINATIONS = Schema(
         text("source", "where it is described", "Source"),
     ),
 )
+
+DESCRIBED = COMBINATIONS.columns[: 1 + COMBINATIONS.columns.index(COMBINATIONS["gradient_of"])]
+"""A combination with all its parts."""
+
+TASK = (
+    text("pair", "policy and reference", "Pair"),
+    text("series", "pairs that belong together", "Series"),
+    integer("tokens", "most tokens of a sequence"),
+    Column("staleness", "KL(q‖μ) of the policy from the sampler μ; 0: the policy itself samples", "nats", heading="Lag"),
+    Column("kl_qp", "KL(q‖p), exact", "nats", heading="KL(q‖p)"),
+    Column("kl_pq", "KL(p‖q), exact", "nats", heading="KL(p‖q)"),
+)
+"""A pair whose gradients are measured."""
+
+OF_EXACT = "in lengths of the exact gradient of KL(q‖p)"
+
+MEASURED = (
+    text("claim", "what its mean gradient is claimed to be on this pair", "Claims to be the gradient of"),
+    flag("unbiased_claim", "whether that is the gradient of KL(q‖p)"),
+    text("status", "ok, claim broken, infinite mean, infinite variance, or beyond float64"),
+    *with_error(Column("rel_bias", f"distance of its mean gradient from that of KL(q‖p), {OF_EXACT}", heading="Off by")),
+    Column("rel_bias_pq", f"distance of its mean gradient from that of KL(p‖q), {OF_EXACT}"),
+    Column("cosine", "cosine between its mean gradient and that of KL(q‖p); below 0 it points the other way"),
+    Column("norm_ratio", f"length of its mean gradient, {OF_EXACT}"),
+    *with_error(Column("variance", "variance of one sample's gradient, summed over the parameters")),
+    Column("rel_std", f"root of that variance, {OF_EXACT}", heading="Noise"),
+    Column("snr", "length of the mean gradient over the root of that variance"),
+    Column("balance_batch", "batch whose noise is as long as the bias", heading="Bias = noise at"),
+    text("matches", "divergences whose gradient the mean is, joined by =; none where it is that of none of them"),
+    text("method", "enumeration, closed-form, or sampling"),
+    integer("samples", "samples that were drawn; 0 where none was needed"),
+)
+"""A combination's gradient on a pair."""
 
 ESTIMATORS = Schema(
     "estimators",

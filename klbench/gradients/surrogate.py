@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from klbench import estimators
-from klbench.gradients._combination import SCORED, Combination
+from klbench.gradients._combination import GROUPED, SCORED, Combination
 from klbench.types import Rollouts
 
 if TYPE_CHECKING:
@@ -100,6 +100,32 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     return Parts(direct, weight.detach().where(rollouts.mask, 0.0), returns)
 
 
+def centred(returns: Tensor, group: int, baseline: str) -> Tensor:
+    """Return returns ``(..., n, T)`` less a baseline that each ``group`` of consecutive sequences, those of one prompt, gives.
+
+    ``batch_mean`` subtracts the mean of the group, which shrinks the gradient by ``1 - 1/group`` (Shao et al. 2024,
+    "DeepSeekMath", section 4.1.2); ``leave_one_out`` the mean of the others, which does not (Kool et al. 2019; Ahmadian et al.
+    2024, eq. 7). Other baselines are none of a group, and nothing is subtracted.
+
+    Raises
+    ------
+    ValueError
+        The group does not divide ``n``, or leaves nothing when one is left out.
+    """
+    if baseline not in GROUPED:
+        return returns
+    n = returns.shape[-2]
+    if n % group:
+        raise ValueError(f"{n} sequences do not make groups of {group}")
+    if baseline == "leave_one_out" and group < 2:
+        raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {group}")
+    grouped = returns.reshape(*returns.shape[:-2], n // group, group, returns.shape[-1])
+    # Equal returns have no advantage: what rounding would leave of it, whitening and Adam make into steps.
+    grouped = grouped - grouped[..., :1, :]
+    result = (grouped - grouped.mean(-2, keepdim=True)).flatten(-3, -2)
+    return result * (group / (group - 1)) if baseline == "leave_one_out" else result
+
+
 def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = None) -> Tensor:
     """The loss of each sequence, shape ``(n,)``; the mean of its gradient is the combination's gradient.
 
@@ -114,14 +140,5 @@ def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = 
     pieces = parts(combination, rollouts)
     if pieces.weights is None or pieces.returns is None:
         return pieces.direct
-    returns = pieces.returns
-    if combination.baseline in ("batch_mean", "leave_one_out"):
-        n = group or len(returns)
-        if len(returns) % n:
-            raise ValueError(f"{len(returns)} sequences do not make groups of {n}")
-        if combination.baseline == "leave_one_out" and n < 2:
-            raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {n}")
-        grouped = returns.reshape(-1, n, returns.shape[-1])
-        centred = (grouped - grouped.mean(1, keepdim=True)).reshape(returns.shape)
-        returns = centred * (n / (n - 1)) if combination.baseline == "leave_one_out" else centred
+    returns = centred(pieces.returns, group or len(pieces.returns), combination.baseline)
     return pieces.direct + _summed(pieces.weights * returns * rollouts.log_q, rollouts)

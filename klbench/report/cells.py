@@ -61,14 +61,19 @@ def number(digits: int = 3) -> Show:
     return show
 
 
+def plain(digits: int = 3) -> Show:
+    """Return what shows a number with so many digits, however small."""
+    return lambda row, name: Cell(numbers.number(row[name], digits), row[name])
+
+
 def short(digits: int = 3) -> Show:
     """Return what shows a number with at most so many digits, without closing zeros."""
     return lambda row, name: Cell(numbers.short(row[name], digits), row[name])
 
 
-def interval(digits: int = 2) -> Show:
-    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``."""
-    return lambda row, name: Cell(numbers.interval(row, name, digits), row[name])
+def interval(digits: int = 2, least: float = -math.inf) -> Show:
+    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``, which does not pass ``least``."""
+    return lambda row, name: Cell(numbers.interval(row, name, digits, least), row[name])
 
 
 def with_error(row: Row, name: str) -> Cell:
@@ -81,6 +86,22 @@ def percent(row: Row, name: str) -> Cell:
     return Cell(numbers.percent(row[name]), row[name])
 
 
+def percent_interval(row: Row, name: str) -> Cell:
+    """Show a fraction in per cent with the ends of its interval, ``_low`` and ``_high``."""
+    return Cell(numbers.percent_interval(row, name), row[name])
+
+
 def computed(function: Callable[[Row], Any]) -> Show:
     """Return what shows a cell that needs the whole row."""
     return lambda row, _: function(row)
+
+
+def signed_percent(row: Row, name: str) -> Cell:
+    """Show a difference in per cent with its sign."""
+    return Cell(numbers.signed_percent(row[name]), row[name])
+
+
+def flag(row: Row, name: str) -> Cell:
+    """Show why a row is not to be trusted; nothing where its status is ok."""
+    status = str(row[name])
+    return Cell("", tone="") if status == "ok" else Cell(status, tone="doubtful")

@@ -41,7 +41,7 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 class Line:
     """Points along x, ``joined`` or not; hollow ones are not to be trusted, and never joined.
 
-    ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
+    ``dotted`` is for a second line of one entry. ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
     """
 
     entry: LegendEntry
@@ -51,6 +51,7 @@ class Line:
     high: Sequence[float] = ()
     bars: bool = False
     marked: bool = True
+    dotted: bool = False
     joined: bool = True
     hollow: Sequence[bool] = ()
 
@@ -75,7 +76,7 @@ class Axis:
     scale: str = "linear"
     threshold: float = 0.01
     levels: Sequence[float] = ()
-    place: Callable[[Axes], None] | None = None
+    place: Callable[[Axes], object] | None = None
 
 
 def lines(title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16) -> Panel:
@@ -100,25 +101,18 @@ def _line(axes: Axes, line: Line) -> None:
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
     hollow = line.hollow or [False] * len(line.y)
     trusted = [math.nan if each else y for y, each in zip(line.y, hollow, strict=True)]
-    axes.plot(
-        line.x, trusted, color=own, linestyle=("--" if line.entry.dashed else "-") if line.joined else "none", markersize=4.5,
-        marker=line.entry.marker if line.marked else None, markevery=1 if line.hollow else max(1, len(line.x) // 6),
-    )  # fmt: skip
-    if any(line.hollow):
-        rest = [(x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each]
-        axes.plot(
-            *zip(*rest, strict=True),
-            color=own,
-            linestyle="none",
-            markersize=4.5,
-            marker=line.entry.marker,
-            markerfacecolor="none",
-        )
+    every = max(1, len(line.x) // 6) if line.joined and not line.hollow else 1
+    style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
+    marker = line.entry.marker if line.marked else None
+    axes.plot(line.x, trusted, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
+    if any(hollow):
+        x, y = zip(*((x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each), strict=True)
+        axes.plot(x, y, color=own, linestyle="none", markersize=4.5, marker=line.entry.marker, markerfacecolor="none")
 
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
     """Give an axis its label, its scale, and the lines across."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in (*values, *axis.levels) if math.isfinite(value)]
     for level in axis.levels:
         (axes.axhline if which == "y" else axes.axvline)(level, color=TEXT, linewidth=0.9, zorder=1)
     getattr(axes, f"set_{which}label")(axis.label)
@@ -229,3 +223,24 @@ BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told
 def verdict(low: float, high: float) -> LegendEntry:
     """Return the entry for a difference by its interval: behind, ahead, or open."""
     return BEHIND if low > 0 else AHEAD if high < 0 else OPEN
+
+
+def shares(title: str, counts: Mapping[str, Sequence[tuple[LegendEntry, int]]], x: Axis, *, left: float = 0.25) -> Panel:
+    """Return a panel with a bar for each name, cut into parts with their numbers."""
+    names = list(counts)
+    height = 70 + 34 * len(names)
+    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
+        for y, parts in enumerate(counts.values()):
+            start = 0
+            for entry, count in parts:
+                if count:
+                    axes.barh(y, count, left=start, height=0.62, color=colour(entry.slot), alpha=0.85)
+                    axes.text(start + count / 2, y, str(count), ha="center", va="center", color=TEXT)
+                start += count
+        _set(axes, "x", x, [])
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+    said = "; ".join(f"{name}: {', '.join(f'{n} {entry.label}' for entry, n in parts if n)}" for name, parts in counts.items())
+    return Panel(title, svg[0], f"{x.label[:1].upper()}{x.label[1:]} by name: {said}.")

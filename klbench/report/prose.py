@@ -21,7 +21,8 @@ def _listing(items: Any, last: str = "and") -> Any:
 def prose(package: str, name: str = "answer.html.j2") -> Any:
     """Return the macros of a package's template as functions that return markup; what they are given is escaped.
 
-    A macro may use the filters ``number``, ``short``, ``percent``, ``count``, ``interval``, ``code`` and ``listing``.
+    A macro may use the filters ``number``, ``short``, ``percent``, ``signed_percent``, ``count``, ``interval``, ``exact``,
+    ``code`` and ``listing``.
 
     Raises
     ------
@@ -39,6 +40,8 @@ def prose(package: str, name: str = "answer.html.j2") -> Any:
         "interval": numbers.interval,
         "percent_interval": numbers.percent_interval,
         "with_interval": numbers.with_interval,
+        "signed_percent": numbers.signed_percent,
+        "exact": numbers.exact,
         "code": cells.code,
         "listing": _listing,
     }

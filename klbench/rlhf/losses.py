@@ -90,32 +90,6 @@ def adapted_beta(beta: Tensor, kl: Tensor, target: float, gain: float = 0.1) -> 
     return beta * (1.0 + gain * ((kl - target) / target).clamp(-0.2, 0.2))
 
 
-def centred(returns: Tensor, group: int, baseline: Baseline) -> Tensor:
-    """Returns ``(..., n, T)`` less a baseline that each ``group`` of consecutive sequences, those of one prompt, gives.
-
-    ``batch_mean`` subtracts the mean of the group, which shrinks the gradient by ``1 - 1/group`` (Shao et al. 2024,
-    "DeepSeekMath", section 4.1.2); ``leave_one_out`` the mean of the others, which does not (Kool et al. 2019; Ahmadian et al.
-    2024, eq. 7).
-
-    Raises
-    ------
-    ValueError
-        The group does not divide ``n``, or leaves nothing when one is left out.
-    """
-    if baseline == "none":
-        return returns
-    n = returns.shape[-2]
-    if n % group:
-        raise ValueError(f"{n} sequences do not make groups of {group}")
-    if baseline == "leave_one_out" and group < 2:
-        raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {group}")
-    grouped = returns.reshape(*returns.shape[:-2], n // group, group, returns.shape[-1])
-    # Equal returns have no advantage: what rounding would leave of it, whitening and Adam make into steps.
-    grouped = grouped - grouped[..., :1, :]
-    result = (grouped - grouped.mean(-2, keepdim=True)).flatten(-3, -2)
-    return result * (group / (group - 1)) if baseline == "leave_one_out" else result
-
-
 def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) -> Tensor:
     """Advantages in units of their spread: over the batch, less its mean, or within each group as GRPO has it.
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from klbench import estimators
 from klbench.gradients import EXACT, SCORED, Combination
 from klbench.gradients import get as get_combination
-from klbench.gradients.surrogate import parts, ratio
-from klbench.rlhf.losses import centred
+from klbench.gradients.surrogate import centred, parts, ratio
 from klbench.types import Rollouts
 
 if TYPE_CHECKING:
@@ -113,12 +112,7 @@ def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: f
         if combination is not None and scored:
             found = parts(combination, _sequences(rollouts, where)).returns
             assert found is not None
-            each = found.view(values[where].shape)
-            if combination.baseline == "batch_mean":
-                each = centred(each, group, "batch_mean")
-            elif combination.baseline == "leave_one_out":
-                each = centred(each, group, "leave_one_out")
-            values[where] = each
+            values[where] = centred(found.view(values[where].shape), group, combination.baseline)
         owned += [combination is not None and combination.baseline != "none"] * (where.stop - where.start)
         corrected += [_corrects(combination)] * (where.stop - where.start)
     return Returns(values, torch.tensor(owned), torch.tensor(corrected))

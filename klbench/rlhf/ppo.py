@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from klbench.gradients.surrogate import centred
 from klbench.rlhf import losses
 from klbench.rlhf.losses import Baseline, Normalisation, Whitening
 from klbench.rlhf.penalty import PenaltyArm, estimates, in_loss, standard_error
@@ -227,10 +228,10 @@ def _advantages(
     group = recipe.group
     penalty = penalty_returns(arms, before, group, recipe.clamp)
     own, corrected = (flag[:, None, None, None] for flag in (penalty.owned, penalty.corrected))
-    less = torch.where(own, penalty.values, losses.centred(penalty.values, group, recipe.baseline))
+    less = torch.where(own, penalty.values, centred(penalty.values, group, recipe.baseline))
     merged = torch.where(corrected, 0.0, beta[..., None, None] * (less if values is None else penalty.values))
     if values is None:
-        advantage, targets = losses.centred(batch.reward[..., None], group, recipe.baseline) - merged, None
+        advantage, targets = centred(batch.reward[..., None], group, recipe.baseline) - merged, None
     else:
         # Rewards a token: what the return loses from one token to the next; the last one has the sequence's reward.
         alive = batch.mask.to(merged.dtype)

@@ -13,6 +13,7 @@ from klbench import pairs
 from klbench.engine import settings
 from klbench.lm import embedded
 from klbench.pairs.lm import LmPair
+from klbench.studies.choices import OnePair
 from klbench.types import ConfigError
 
 T = 12
@@ -238,7 +239,7 @@ def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
 def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        settings.build_pair({"kind": "lm", **options}, "pair")
+        settings.build(OnePair, {"pair": {"kind": "lm", **options}})
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -11,7 +11,9 @@ from typing import Any
 import pandas as pd
 from markupsafe import escape
 
+from klbench.columns import COMBINATIONS
 from klbench.report.blocks import Block, Bullets, Paragraph, Table
+from klbench.studies.gradient.columns import ARROWS
 
 NEAR, FAR, ONE = "sequences near", "sequences far", "one token"
 KL = {NEAR: 0.05, FAR: 2.0, ONE: 0.5}
@@ -44,23 +46,20 @@ def row(pair: str, name: str, **others: Any) -> dict[str, Any]:
         "variance": std**2, "variance_se": 0.0, "rel_std": std, "matches": matches, "claim": claim,
         "unbiased_claim": claim == "grad KL(q‖p)", "method": "enumeration", "status": "ok", "kl_qp": KL[pair],
         "kl_pq": KL[pair],
-        "ratio_gradient": False, "gradient_of": "", "norm_ratio": 1.0, "total_rel_std": total, "snr": 1.0, "rel_bias_pq": 1.0,
+        "ratio_gradient": False, "length_mean": False, "tokens": 1,
+        "gradient_of": "", "norm_ratio": 1.0, "total_rel_std": total, "snr": 1.0, "rel_bias_pq": 1.0,
         "samples": 0, "balance_batch": math.inf if bias == 0 else (std / bias) ** 2,
     } | others  # fmt: skip
 
 
 def content(pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tuple(FORMS)) -> dict[str, pd.DataFrame]:
-    known = pd.DataFrame(
-        {
-            "combination": name,
-            "aliases": "",
-            "used_by": f"<b>{name}</b> & others" if "loss" in name else "",
-            "called_unbiased_by": "a trainer" if name in ("k2_loss", "k2_twin", "k1_reward") else "",
-            "claim": "",
-            "off_policy": False,
-            "one_token": "grad KL(q‖p)" if name.startswith("k2_") else "",
-            "source": "E_q[score] = 0",
-        }
+    known = pd.concat(
+        COMBINATIONS.example(
+            combination=name,
+            used_by=f"<b>{name}</b> & others" if "loss" in name else "",
+            called_unbiased_by="a trainer" if name in ("k2_loss", "k2_twin", "k1_reward") else "",
+            one_token="grad KL(q‖p)" if name.startswith("k2_") else "",
+        )
         for name in names
     )
     return {"gradients": pd.DataFrame([row(pair, name) for pair in pairs for name in names]), "combinations": known}
@@ -71,7 +70,7 @@ def arrows(pair: str) -> pd.DataFrame:
         "k1_loss": (0.0, 1e-17), "k2_loss": (-1.4, 0.8), "k1_reward": (-1.4, 0.8), "k3_loss": (-0.8, -0.2),
         "k2_reward": (math.nan, 1.0), "exact KL(q‖p)": (-1.4, 0.8), "exact KL(p‖q)": (-0.8, -0.2), "exact 0": (0.0, 0.0),
     }  # fmt: skip
-    return pd.DataFrame({"pair": pair, "combination": k, "first": x, "second": y} for k, (x, y) in ends.items())
+    return pd.concat(ARROWS.example(pair=pair, combination=k, first=x, second=y) for k, (x, y) in ends.items())
 
 
 def stale(lags: Sequence[float] = (0.0, 0.1), pair: str = FAR) -> dict[str, pd.DataFrame]:
@@ -108,6 +107,8 @@ def shape_table(*rows: tuple[str, float, float, str]) -> dict[str, pd.DataFrame]
                 "pair": f"{shape}, KL={kl:g}", "shape": shape, "kl_qp": kl, "kl_pq": kl, "chi2": ratio * 4 * kl,
                 "two_j": 4 * kl,
                 "x_over_2j": ratio, "value_std_k1": 1.0, "value_std_k3": 0.5 if winner == "k3" else 8.0, "value_winner": winner,
+                "gradient_rel_bias_k1_reward": 0.0, "gradient_rel_std_k1_reward": 1.0,
+                "gradient_rel_bias_k1_reward_leave_one_out": 0.0, "gradient_rel_std_k1_reward_leave_one_out": 1.0,
                 "gradient_rel_bias_k2_loss": 1e-16, "gradient_rel_std_k2_loss": 3.0,
                 "gradient_rel_bias_k3_loss": 0.2 * ratio, "gradient_rel_std_k3_loss": 30.0 * ratio,
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -30,7 +31,6 @@ from klbench.report import combine, render
 from klbench.report.blocks import Paragraph
 from klbench.studies.gradient import section as gradient_section
 from klbench.studies.gradient import section_figures
-from klbench.studies.gradient.section_data import load
 from klbench.studies.lambda_ import section as lambda_section
 from klbench.studies.same_kl import section as same_kl_section
 from klbench.studies.staleness import section as staleness_section
@@ -142,7 +142,7 @@ def test_a_sampled_match_is_no_exact_zero() -> None:
 
 
 def test_names_in_the_wild_are_escaped_and_explained(make_run: MakeRun) -> None:
-    page = render(make_run(content=content(), experiment="gradient")).read_text(encoding="utf-8")
+    page = render(make_run(content=content(), study="gradient")).read_text(encoding="utf-8")
     assert "<b>k2_loss</b>" not in page
     assert "&lt;b&gt;k2_loss&lt;/b&gt; &amp; others" in page
     assert "k2 of each token, differentiated" in page
@@ -152,21 +152,21 @@ def test_names_in_the_wild_are_escaped_and_explained(make_run: MakeRun) -> None:
 
 
 def test_arrows_that_end_together_share_a_label() -> None:
-    data = load("gradients")(content() | {"arrows": arrows(ONE)})
+    data = gradient_section.read(content() | {"arrows": arrows(ONE)})
     figure = section_figures.arrows(data)
     assert figure is not None
     assert "∇ KL(q‖p), k2_loss, k1_reward at (−1.4, 0.8)" in figure.panels[0].alt
     assert "∇ KL(p‖q), k3_loss at (−0.8, −0.2)" in figure.panels[0].alt
     assert "k1_loss at (0, 0)" in figure.panels[0].alt
     assert "k2_reward" not in figure.panels[0].svg
-    assert section_figures.arrows(load("gradients")(content())) is None
+    assert section_figures.arrows(gradient_section.read(content())) is None
 
 
 @pytest.mark.parametrize("pairs", [(NEAR,), (ONE,), (NEAR, ONE)])
 @pytest.mark.parametrize("names", [("k1_reward",), ("k2_loss", "k1_reward"), ("k2_reward",)])
 def test_few_rows(make_run: MakeRun, pairs: Sequence[str], names: Sequence[str]) -> None:
     tables = content(pairs, names)
-    page = render(make_run(content=tables)).read_text(encoding="utf-8")
+    page = render(make_run(content=tables, study="gradient")).read_text(encoding="utf-8")
     assert "What the gradient really is</h2>" in page
     assert ("on every pair" in said(tables)) == (len(pairs) > 1)
     if names == ("k2_reward",):
@@ -177,11 +177,10 @@ def test_numbers_that_are_none(make_run: MakeRun) -> None:
     tables = content()
     tables["gradients"].loc[:, ["rel_bias", "rel_std", "cosine", "total_rel_std", "kl_qp"]] = math.nan
     tables["gradients"]["series"] = None
-    del tables["combinations"]
-    page = render(make_run(content=tables)).read_text(encoding="utf-8")
+    page = render(make_run(content=tables, study="gradient")).read_text(encoding="utf-8")
     assert ">nan" not in page
     tables["gradients"].loc[:, ["rel_bias", "rel_std"]] = math.inf
-    assert "∞" in render(make_run("infinite", tables)).read_text(encoding="utf-8")
+    assert "∞" in render(make_run("infinite", tables, study="gradient")).read_text(encoding="utf-8")
 
 
 def test_nothing_measured() -> None:
@@ -212,14 +211,14 @@ def test_a_bias_is_forgiven_in_small_batches_only() -> None:
 
 def test_a_pair_without_a_lag(make_run: MakeRun) -> None:
     tables = stale((0.0,))
-    page = render(make_run(content=tables, experiment="staleness")).read_text(encoding="utf-8")
+    page = render(make_run(content=tables, study="staleness")).read_text(encoding="utf-8")
     assert "samples of the policy itself, without a lag" in page
     assert "<svg viewBox" not in page[page.index("At each lag") :]
 
 
 def test_several_lagging_pairs(make_run: MakeRun) -> None:
-    both = {"staleness": pd.concat([stale()["staleness"], stale(pair=NEAR)["staleness"]])}
-    page = render(make_run(content=both)).read_text(encoding="utf-8")
+    both = stale() | {"staleness": pd.concat([stale()["staleness"], stale(pair=NEAR)["staleness"]])}
+    page = render(make_run(content=both, study="staleness")).read_text(encoding="utf-8")
     assert "Noise of one sample, GRU, KL 0.05" in page
     assert "Noise of one sample, GRU, KL 2" in page
 
@@ -240,10 +239,10 @@ def test_the_two_lambdas_are_compared() -> None:
 def test_a_lambda_that_is_not_known(make_run: MakeRun, column: str, odd: float) -> None:
     tables = lambda_table(0.0, 0.5)
     tables["lambda"].loc[0, column] = odd
-    page = render(make_run(content=tables)).read_text(encoding="utf-8")
+    page = render(make_run(content=tables, study="lambda")).read_text(encoding="utf-8")
     assert "The best λ</h2>" in page
     assert "<i>" not in page
-    none = render(make_run("none", lambda_table(0.1, **{column: odd}))).read_text(encoding="utf-8")
+    none = render(make_run("none", lambda_table(0.1, **{column: odd}), study="lambda")).read_text(encoding="utf-8")
     assert ("Nothing was measured" in none) == (column == "kl_qp")
 
 
@@ -268,14 +267,15 @@ def test_shapes_of_several_runs_and_odd_numbers(make_run: MakeRun, tmp_path: Pat
     odd = shape_table(*SHAPES)
     odd["shapes"].loc[0, "chi2"] = math.inf
     odd["shapes"].loc[1, "gradient_rel_bias_k3_loss"] = math.nan
-    runs = [make_run("a", odd, config="seed: 0\n"), make_run("b", shape_table(*SHAPES), config="seed: 1\n")]
+    runs = [("a", odd), ("b", shape_table(*SHAPES))]
+    runs = [make_run(name, each, study="same_kl", config=f"seed: {i}\n") for i, (name, each) in enumerate(runs)]
     page = combine(runs, tmp_path / "both.html").read_text(encoding="utf-8")
     assert "5 pairs of 4 shapes" in page
     assert "tilt, seed=1" in page
 
 
 def test_gradients_of_several_runs(make_run: MakeRun, tmp_path: Path) -> None:
-    runs = [make_run(name, content(), config=f"seed: {i}\n") for i, name in enumerate("ab")]
+    runs = [make_run(name, content(), study="gradient", config=f"seed: {i}\n") for i, name in enumerate("ab")]
     page = combine(runs, tmp_path / "both.html").read_text(encoding="utf-8")
     assert "on 6 policies with their references" in page
     assert "GRU, seed=1<br>KL 2" in page
@@ -298,11 +298,16 @@ def test_a_real_run(tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_all_parts_fit_a_phone(make_run: MakeRun) -> None:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    tables = content() | {"arrows": arrows(ONE)} | lambda_table(0.0, 0.5) | shape_table(*SHAPES)
-    url = render(make_run(content=tables | {"staleness": stale()["staleness"]})).as_uri()
+    found = {
+        "gradient": content() | {"arrows": arrows(ONE)},
+        "lambda": lambda_table(0.0, 0.5),
+        "same_kl": shape_table(*SHAPES),
+        "staleness": stale(),
+    }
+    urls = [render(make_run(name, tables, study=name)).as_uri() for name, tables in found.items()]
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        for width in (360, 1280):
+        for url, width in itertools.product(urls, (360, 1280)):
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.goto(url)
             page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")

@@ -206,7 +206,7 @@ def test_a_difference_within_its_interval_ends_no_range() -> None:
     content["values"]["status"] = "ok"
     assert won(content, TWO) == [("k3", 0.5, 0.5), ("k1", 2.0, 2.0)]
     content["differences"]["rmse_difference_se"] = 10.0
-    assert won(content, TWO) == [("k3", 0.5, 2.0)]
+    assert won(content, TWO) == [("k1", 0.5, 2.0)]
 
 
 def test_a_run_without_pairs_of_known_divergence_ranks_nothing() -> None:

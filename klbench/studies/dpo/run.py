@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``training``, ``dpo_final``, ``dpo_curves``, ``dpo_rates``, ``dpo_optima``, ``dpo_estimates``, ``dpo_seen``."""
+    from klbench.metrics.seeds import SeedFrame, band
+    from klbench.rlhf.rows import training_table
     from klbench.studies.dpo import tables, tasks
     from klbench.studies.ppo.tasks import chunks
 
@@ -31,11 +33,14 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     rows = sorted((row for each in found for row in each["training"]), key=lambda row: row["pairs"])
     told = sorted((row for each in found for row in each["estimates"]), key=lambda row: row["pairs"])
     best = [row for seeds in chunks(options.seeds) for row in tasks.optimum_rows(options, context.seed, seeds)]
-    training = tables.training_table(rows, options)
+    # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
+    fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
+    arms = tables.described(options)
+    training = training_table(fixed | arms[row["arm"]] | row for row in rows)
     result = {
         "training": training,
         "dpo_final": tables.final_table(training, options),
-        "dpo_curves": tables.curves_table(training),
+        "dpo_curves": band(SeedFrame.of(training, "arm", "pairs"), ("arm", "pairs", "step"), tables.CURVES),
         "dpo_rates": tables.rates_table(training),
         "dpo_optima": tables.optima_table(best, training, options),
         "dpo_estimates": tables.estimates_table(told) if told else None,

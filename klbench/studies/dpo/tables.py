@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from klbench.metrics.seeds import effect, mean, paired, summarized, told
+from klbench.metrics.seeds import SeedFrame, by_seed, effect, mean, outcome, paired, summary, verdict
 from klbench.studies.dpo.options import STANDARD, DpoOptions
-from klbench.studies.ppo.tables import BAND, going
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,26 +32,6 @@ def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def training_table(rows: Sequence[Mapping[str, Any]], options: DpoOptions) -> pd.DataFrame:
-    """One row an arm, number of pairs (infinite: all there are), seed and evaluation."""
-    import pandas as pd
-
-    # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
-    fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
-    arms = described(options)
-    first = (
-        "algorithm", "arm", "estimator", "placement", "level", "pairs", "seed", "step", "reward", "kl", "kl_estimate",
-        "kl_estimate_se", "objective", "regret", "kl_to_optimum", "kl_to_own",
-    )  # fmt: skip
-    table = pd.DataFrame([fixed | arms[row["arm"]] | dict(row) for row in rows])
-    return table[[*first, *(name for name in table if name not in first)]]
-
-
-def without_diverged(own: pd.DataFrame) -> pd.DataFrame:
-    """Rows of one arm and number of pairs of the seeds that came to the end."""
-    return own[own["seed"].isin(going(own[own["step"] == own["step"].max()])["seed"])]
-
-
 def _at(table: pd.DataFrame, places: pd.Series[int]) -> pd.DataFrame:
     """Rows by label, one a seed, in the seeds' order."""
     return table.loc[places].sort_values("seed")
@@ -67,53 +46,33 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for size in training["pairs"].unique():
-        mine = training[training["pairs"] == size]
-        standard: dict[str, pd.Series[float]] = {}
-        for name, every in mine.groupby("arm", sort=False):
-            own = without_diverged(every)
-            by_seed = own.groupby("seed", sort=False)
-            kinds = {
-                "last": own[own["step"] == own["step"].max()].sort_values("seed"),
-                "best": _at(own, by_seed["kl_to_optimum"].idxmin()),
-                "stopped": _at(own, by_seed["population_loss"].idxmin()),
-            }
-            last, start = kinds["last"], own[own["step"] == 0].set_index("seed")["kl_to_optimum"]
-            row = described(options)[str(name)] | {"pairs": size, "seeds": len(last)}
-            for kind, table in kinds.items():
-                values = table.set_index("seed")["kl_to_optimum"]
-                row |= summarized(kind, values.to_numpy(), name, str(size))
-                other = standard.setdefault(kind, values)
-                row |= paired(f"{kind}_difference", values, other, name, str(size))
-                row |= {f"{kind}_effect_size": effect(values, other), f"{kind}_step": float(table["step"].median())}
-                row |= paired(f"{kind}_start_difference", values, start, name, str(size))
-            row |= {column: mean(last[column].to_numpy()) for column in MEANS}
-            row |= {"best_kl": mean(kinds["best"]["kl"].to_numpy()), "diverged": every["seed"].nunique() - len(last)}
-            rows.append(row | {"outcome": _outcome(row, str(name))})
+    standard: dict[tuple[float, str], pd.Series[float]] = {}
+    for (size, name), mine in SeedFrame.of(training, "arm", "pairs").groups(("pairs", "arm")):
+        own, start = mine.kept, mine.first("kl_to_optimum")
+        places = own.groupby("seed", sort=False)
+        kinds = {
+            "last": own[own["step"] == own["step"].max()].sort_values("seed"),
+            "best": _at(own, places["kl_to_optimum"].idxmin()),
+            "stopped": _at(own, places["population_loss"].idxmin()),
+        }
+        row = {**described(options)[name], "pairs": size, "seeds": mine.counts["seeds"]}
+        for kind, table in kinds.items():
+            values = by_seed(table, "kl_to_optimum")
+            row |= summary(kind, values.to_numpy(), name, str(size))
+            other = standard.setdefault((size, kind), values)
+            row |= paired(f"{kind}_difference", values, other, name, str(size))
+            row |= {f"{kind}_effect_size": effect(values, other), f"{kind}_step": float(table["step"].median())}
+            row |= paired(f"{kind}_start_difference", values, start, name, str(size))
+        row |= {column: mean(kinds["last"][column].to_numpy()) for column in MEANS}
+        row |= {"best_kl": mean(kinds["best"]["kl"].to_numpy()), "diverged": mine.counts["diverged"]}
+        rows.append(row | {"outcome": outcome(row, _verdict(row, name))})
     return pd.DataFrame(rows)
 
 
-def _outcome(row: Mapping[str, Any], name: str) -> str:
-    if row["diverged"]:
-        return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"
+def _verdict(row: Mapping[str, Any], name: str) -> str:
     if name == STANDARD:
         return "the comparison"
-    return told(row, "last_difference", "nearer to the optimum", "not told from the standard", "further from the optimum")
-
-
-def curves_table(training: pd.DataFrame) -> pd.DataFrame:
-    """Means at each evaluation over seeds that have not diverged, and the band that most of them lie in."""
-    import pandas as pd
-
-    rows = []
-    for (name, size, step), group in going(training).groupby(["arm", "pairs", "step"], sort=False):
-        row: dict[str, Any] = {"arm": name, "pairs": size, "step": step, "seeds": len(group)}
-        for column in CURVES:
-            values = group[column].to_numpy()
-            low, high = np.quantile(values, BAND)
-            row |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    return verdict(row, "last_difference", "nearer to the optimum", "not told from the standard", "further from the optimum")
 
 
 def rates_table(training: pd.DataFrame) -> pd.DataFrame:
@@ -123,11 +82,10 @@ def rates_table(training: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    finite = training[np.isfinite(training["pairs"])]
     rows = []
-    for name, every in finite.groupby("arm", sort=False):
-        own = every[~every["seed"].isin(every[every["status"] != "ok"]["seed"])]
-        row: dict[str, Any] = {"arm": name, "seeds": own["seed"].nunique()}
+    for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(("arm",)):
+        own = mine.kept
+        row: dict[str, Any] = {"arm": name, "seeds": mine.counts["seeds"]}
         for kind, values in (
             ("last", own[own["step"] == own["step"].max()].set_index(["seed", "pairs"])["kl_to_optimum"]),
             ("best", own.groupby(["seed", "pairs"])["kl_to_optimum"].min()),
@@ -136,7 +94,7 @@ def rates_table(training: pd.DataFrame) -> pd.DataFrame:
             if not len(grid) or grid.shape[1] < 2 or bool((grid <= 0).any(axis=None)) or bool(grid.isna().any(axis=None)):
                 continue
             slopes = np.polyfit(np.log(grid.columns.to_numpy(dtype=float)), np.log(grid.to_numpy()).T, 1)[0]
-            row |= summarized(f"{kind}_exponent", slopes, name)
+            row |= summary(f"{kind}_exponent", slopes, name)
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -145,17 +103,17 @@ def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, opti
     """One row an arm: its exact population optimum, how far that is from ``pi*``, and where training on all pairs ended."""
     import pandas as pd
 
-    table, last = pd.DataFrame(rows), training[np.isinf(training["pairs"]) & (training["step"] == training["step"].max())]
-    last = going(last)
+    table = pd.DataFrame(rows)
+    reached = SeedFrame.of(training[np.isinf(training["pairs"])], "arm")
     result = []
     for name, what in described(options).items():
-        own, reached = (each[each["arm"] == name].sort_values("seed") for each in (table, last))
+        own, ends = table[table["arm"] == name].sort_values("seed"), reached.where(arm=name)
         row = what | {"seeds": len(own), "start": float(own["start"].mean()), "residual": float(own["residual"].max())}
         for column in ("kl_to_optimum", "kl", "reward", "divergence_value", "slope", "correlation"):
-            row |= summarized(f"own_{column}", own[column].to_numpy(), name)
+            row |= summary(f"own_{column}", own[column].to_numpy(), name)
         for column in ("kl_to_optimum", "kl_to_own", "kl"):
-            if len(reached):
-                row |= summarized(f"reached_{column}", reached[column].to_numpy(), name)
+            if len(ends.kept):
+                row |= summary(f"reached_{column}", ends.last(column).to_numpy(), name)
         result.append(row)
     return pd.DataFrame(result)
 
@@ -197,7 +155,7 @@ def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         relative = ((group["estimate"] - group["kl"]) / group["kl"]).groupby(group["seed"]).mean().to_numpy()
         spread = (((group["estimate"] - group["kl"]) / group["kl"]) ** 2).groupby(group["seed"]).mean() ** 0.5
         row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"seeds": len(relative), "kl": group["kl"].mean()}
-        row |= summarized("rel_error", relative, *map(str, key)) | {"rel_rmse": float(spread.mean())}
+        row |= summary("rel_error", relative, *map(str, key)) | {"rel_rmse": float(spread.mean())}
         row |= {"rel_bias": float(((group["expected"] - group["kl"]) / group["kl"]).mean())}
         row |= {"below": float((group["estimate"] < group["kl"]).mean())}
         result.append(row)

@@ -37,7 +37,7 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
         return fixed | {"baseline": "none"} | own
 
     return {
-        "training": tables.training_table(found, "dpo", options.beta, described),
+        "training": tables.trained_table(found, "dpo", options.beta, described),
         "compared": tables.compared_table(found, STANDARD, described),
         "texts": tables.texts_table(found),
     }

@@ -12,9 +12,10 @@ from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
+from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.studies.gradient.rows import BATCHES, TOLERANCE, described, exactly, measure
 from klbench.study import Summary
-from klbench.types import Options, Skip
+from klbench.types import Skip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,12 +53,12 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Differentiable = Annotated[Pair, AfterValidator(_differentiable)]
+Differentiable = Annotated[AnyPair, AfterValidator(_differentiable)]
 Combinations = Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)]
 Some = (BeforeValidator(listed), Field(min_length=1))
 
 
-class GradientOptions(Options):
+class GradientOptions(PairOptions):
     """Settings of the gradient study.
 
     Parameters
@@ -73,9 +74,9 @@ class GradientOptions(Options):
         Samples of each pair whose gradients are known neither by enumeration nor in closed form.
     """
 
-    pairs: tuple[Differentiable, ...] = Field(min_length=1)
+    pairs: tuple[Differentiable, ...] = Field(default=(), min_length=1)
     combinations: Combinations | None = None
-    estimators: Annotated[tuple[str, ...], *Some] | None = None
+    estimators: EstimatorNamesOrNone = None
     placements: Annotated[tuple[Placement, ...], *Some] | None = None
     levels: Annotated[tuple[Level, ...], *Some] | None = None
     corrections: Annotated[tuple[Correction, ...], *Some] | None = None

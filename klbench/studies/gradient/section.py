@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Details, Section, Tables
-from klbench.schema import Schema
+from klbench.report.combinations import load
 from klbench.studies.gradient import section_answer, section_figures, section_tables
-from klbench.studies.gradient.section_data import load
+from klbench.studies.gradient.columns import ARROWS, COMBINATIONS, GRADIENTS
 
-read = load("gradients")
+read = load(GRADIENTS, COMBINATIONS, ARROWS)
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -34,4 +34,4 @@ def build(tables: Tables) -> Sequence[Block]:
 
 TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS)
 
-SECTION = Section("What the gradient really is", Schema("gradients", "", ()), build, answer, order=10, terms=TERMS)
+SECTION = Section("What the gradient really is", GRADIENTS, build, answer, order=10, terms=TERMS)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.cells import code, codes
-from klbench.report.numbers import count, listing, short
-from klbench.studies.gradient.section_data import (
+from klbench.report.combinations import (
     DIFFERENCE,
     NOTHING,
     PQ,
@@ -20,7 +18,11 @@ from klbench.studies.gradient.section_data import (
     Group,
     Row,
     amount,
+    lines,
+    span_of,
+    warnings,
 )
+from klbench.report.numbers import count, listing, short
 
 WHY = (
     "Whoever adds a KL penalty to training chooses a formula for its value, and then, often without noticing, what becomes of "
@@ -29,11 +31,6 @@ WHY = (
     "Averaged over all samples, is its gradient that of KL(q‖p)? And how far does one sample's gradient stray from that "
     "average?"
 )
-
-
-def span_of(values: Sequence[str]) -> str:
-    """``2.0 → 2.6``, near the reference and far from it, or one number."""
-    return values[0] if len(set(values)) == 1 else f"{values[0]} → {values[-1]}"
 
 
 def _ends(data: Data, name: str) -> list[Row]:
@@ -49,12 +46,6 @@ def _noise(data: Data, name: str) -> float:
 def _at(data: Data, pair: str) -> str:
     """One pair in words."""
     return f"at {data.label(pair)}" if data.label(pair).startswith("KL ") else f"on {data.label(pair)}"
-
-
-def lines(groups: Iterable[Group], said: Sequence[str]) -> Markup:
-    """Groups, a line each, with a number each."""
-    lines = [Markup("{}: {}").format(group.text, each) for group, each in zip(groups, said, strict=True)]
-    return Markup("<p>{}</p>").format(Markup("<br>").join(lines))
 
 
 def _off(data: Data, name: str) -> str:
@@ -216,27 +207,6 @@ def _ranking(data: Data) -> Markup | None:
         code(quiet.leader), f"number {place}", len(found), amount(quiet_row.total),
     )  # fmt: skip
     return text
-
-
-def warnings(data: Data) -> list[Block]:
-    """What must not be overlooked: broken claims, and variances that do not exist."""
-    blocks: list[Block] = []
-    for status, said in (
-        ("claim broken", "does not have the gradient that it claims"),
-        ("infinite variance", "has no finite variance: averages over batches settle only slowly"),
-        ("beyond float64", "has a bias or a noise too large, or an exact gradient too small, for a float"),
-    ):
-        rows = [row for row in data.rows if row.status == status]
-        if rows:
-            names = list(dict.fromkeys(row.combination for row in rows))
-            parts = [
-                Markup("{} {} ({})").format(
-                    code(name), said, listing([data.label(r.pair) for r in rows if r.combination == name])
-                )
-                for name in names
-            ]
-            blocks.append(Paragraph(Markup("; ").join(parts) + ".", "warning"))
-    return blocks
 
 
 def _reading(data: Data) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from klbench.report.axes import rows_of_bars
 from klbench.report.blocks import Figure, LegendEntry, Panel
+from klbench.report.combinations import Data, amount
 from klbench.report.figures import FAINT, TEXT, colour, drawing
 from klbench.report.numbers import short
 from klbench.studies.gradient.section_answer import ranked
-from klbench.studies.gradient.section_data import Data, amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

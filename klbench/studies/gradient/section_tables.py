@@ -9,41 +9,16 @@ from markupsafe import Markup
 
 from klbench.report.blocks import Block, Cell, Column, Heading, Paragraph, Table
 from klbench.report.cells import code
-from klbench.report.numbers import MISSING, listing, short
-from klbench.studies.gradient.section_data import DIFFERENCE, NOTHING, ROUNDING, Data, Row, amount
-from klbench.studies.gradient.section_words import PLACES, in_words
+from klbench.report.combinations import DIFFERENCE, NOTHING, PLACES, Data, Row, bias_cell, in_words, noise_cell
+from klbench.report.numbers import listing, short
 
 MAX_PAIRS = 16
-BIAS_STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 0.995, 2.0)
-NOISE_STEPS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-
-
-def _depth(x: float, steps: Sequence[float]) -> int:
-    return 1 + sum(x >= step for step in steps)
-
-
-def bias_cell(row: Row | None) -> Cell:
-    """A bias, tinted."""
-    if row is None:
-        return Cell(MISSING, math.nan)
-    value = 0.0 if row.exact or row.bias < ROUNDING else row.bias
-    return Cell(row.off, value, "tint-exact" if value == 0 else f"tint-bias-{_depth(value, BIAS_STEPS)}" if value > 0 else "")
-
-
-def noise_cell(noise: float) -> Cell:
-    """A noise, tinted."""
-    return Cell(amount(noise), noise, "" if math.isnan(noise) else f"tint-noise-{_depth(noise, NOISE_STEPS)}")
 
 
 def _two_lines(data: Data, pair: str) -> Markup:
     """A pair's label as a heading: the series above the KL."""
     series, comma, kl = data.label(pair).rpartition(", KL ")
     return Markup("{}<br>KL {}").format(series, kl) if comma else Markup("{}").format(data.label(pair))
-
-
-def name_cell(name: str) -> Cell:
-    """A combination's name."""
-    return Cell(code(name), tone="name")
 
 
 def _text(text: str | Markup) -> Cell:
@@ -61,7 +36,7 @@ def _heat(data: Data, caption: str, *, bias: bool) -> Table:
         found = [data.at(name, pair) for pair in pairs]
         cells = [bias_cell(row) if bias else noise_cell(math.nan if row is None else row.noise) for row in found]
         placement = data.of(name)[0].placement
-        rows.append([name_cell(name), *cells, Cell(PLACES.get(placement, placement))])
+        rows.append([Cell(code(name), tone="name"), *cells, Cell(PLACES.get(placement, placement))])
     return Table(caption, columns, rows)
 
 
@@ -128,7 +103,8 @@ def in_the_wild(data: Data) -> list[Block]:
         last = found[-1]
         rows.append(
             [
-                name_cell(name), _text(known["used_by"]), _text(in_words(data.of(name)[0])), _text(measured_target(data, name)),
+                Cell(code(name), tone="name"), _text(known["used_by"]), _text(in_words(data.of(name)[0])),
+                _text(measured_target(data, name)),
                 *map(bias_cell, found), noise_cell(math.nan if last is None else last.noise),
                 noise_cell(math.nan if last is None else last.total), _text(known.get("aliases", "")),
             ]
@@ -181,7 +157,7 @@ def claims(data: Data) -> Table:
         how = "exact" if not sampled else "from samples" if sampled == len(found) else f"exact, {sampled} from samples"
         rows.append(
             [
-                name_cell(name), _text(_claimed(data, found)),
+                Cell(code(name), tone="name"), _text(_claimed(data, found)),
                 Cell(f"{len(agreeing)} of {len(found)}", share, "good" if share == 1 else "bad"),
                 _text(measured_target(data, name)), Cell(how), _text(data.known.get(name, {}).get("source", "")),
             ]

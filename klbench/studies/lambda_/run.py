@@ -11,10 +11,11 @@ from pydantic import AfterValidator, Field
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
+from klbench.studies.choices import PairOptions
 from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.gradient.run import Differentiable
 from klbench.study import Summary
-from klbench.types import Options, Skip
+from klbench.types import Skip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,10 +30,10 @@ def _enumerable(pair: Pair) -> Pair:
     return pair
 
 
-class LambdaOptions(Options):
+class LambdaOptions(PairOptions):
     """Settings of the lambda study: pairs that can be enumerated and are sampled by their own policy."""
 
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(min_length=1)
+    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(default=(), min_length=1)
 
 
 def measure(pair: Pair) -> dict[str, Any]:

@@ -8,7 +8,7 @@ STUDY = Study(
     __name__,
     options_at=".run:LmOptions",
     summarize_at=".run:summarize",
-    tables_at="",
+    complete_at=".verdicts:complete",
     devices=("cpu", "cuda"),
     shares=True,
 )

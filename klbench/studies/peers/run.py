@@ -15,6 +15,7 @@ from klbench.context import Context
 from klbench.studies.peers.cases import HERE, REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.found import MissingError
 from klbench.study import Summary
+from klbench.threads import one_thread
 from klbench.types import Options, RunError
 
 if TYPE_CHECKING:
@@ -189,9 +190,7 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
 
     rows: list[dict[str, Any]] = []
     speed: list[dict[str, Any]] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as many as every library uses: what is compared is the arithmetic
-    try:
+    with one_thread():  # as many as every library uses: what is compared is the arithmetic
         for done, subject in enumerate(SUBJECTS):
             context.progress(done, len(SUBJECTS), subject.name)
             functions, reasons = _had(subject)
@@ -207,8 +206,6 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
                         rows.append(key | _measured(subject, function, *tensors) | twin)
             for dtype in options.dtypes:
                 speed += _speed(subject, functions, dtype, options, context.seed)
-    finally:
-        torch.set_num_threads(threads)
     return {"peers": pd.DataFrame(rows), "peers_speed": pd.DataFrame(speed)}
 
 

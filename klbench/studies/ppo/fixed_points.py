@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from klbench.metrics.seeds import mean, share, summarized
+from klbench.metrics.seeds import SeedFrame, mean, share, summary
+from klbench.rlhf.rows import described
 from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
-from klbench.studies.ppo.tables import by_seed, described, starts
+from klbench.studies.ppo.verdicts import judged_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,31 +47,32 @@ def fixed_points_table(
     exact = {
         name: bed.exact(fixed_points.predicted(bed, name, beta), beta) for name in fixed_points.NAMES
     } | {"greedy": fixed_points.greedy(bed, beta)}  # fmt: skip
+    kinds = {"free": free, "noise_free": noise_free, "sampled": training}
+    frames = {
+        kind: SeedFrame.of(table[table["seed"].isin(few)], "combination") for kind, table in kinds.items() if len(table)
+    }  # fmt: skip
     rows = []
     for name, (point, residual) in points.items():
-        row: dict[str, Any] = described(name) | {
-            "fixed_point": point, "formula": fixed_points.FORMULAS.get(point, ""), "residual": residual, "seeds": len(few),
+        row: dict[str, Any] = {
+            **described(name), "fixed_point": point, "formula": fixed_points.FORMULAS.get(point, ""), "residual": residual,
+            "seeds": len(few),
         }  # fmt: skip
-        predicted, start = exact.get(point), starts(training, name).reindex(few)
+        mine = {kind: part for kind, frame in frames.items() if len((part := frame.where(combination=name)).every)}
+        predicted, start = exact.get(point), mine["sampled"].first("regret").reindex(few)
         row |= {"start_regret": mean(start.to_numpy())}
         for column in ("regret", "kl", "reward"):
             values = np.full(1, math.nan) if predicted is None else getattr(predicted, column)[0].numpy()
-            row |= summarized(f"predicted_{column}", values, name)
-            for kind, table in (("free", free), ("noise_free", noise_free), ("sampled", training)):
-                if not len(table):
-                    continue
-                mine = table[(table["combination"] == name) & table["seed"].isin(few)]
-                if not len(mine):
-                    continue
-                reached = by_seed(mine, name, column)
-                row |= summarized(f"{kind}_{column}", reached.to_numpy(), name)
+            row |= summary(f"predicted_{column}", values, name)
+            for kind, part in mine.items():
+                reached = part.last(column)
+                row |= summary(f"{kind}_{column}", reached.to_numpy(), name)
                 if kind == "sampled" and column == "regret":
                     aim = pd.Series(values if predicted is not None else math.nan, index=few)
                     row |= {"sampled_seeds": len(reached)}
                     row |= share("sampled_way", start - reached, start - aim, name)
-        rest = free[free["combination"] == name] if len(free) else free
-        if len(rest):
+        if "free" in mine:
+            rest = mine["free"].every
             row |= {"free_steps": int(rest["steps_taken"].max()), "free_residual": float(rest["residual"].max())}
             row |= {"free_unsettled": int((~(rest["residual"] <= REST)).sum())}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return judged_points(pd.DataFrame(rows))

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from klbench.metrics.seeds import mean, summarized
+from klbench.metrics.seeds import SeedFrame, band, mean, summary
 from klbench.rlhf.penalty import PenaltyArm, arm
+from klbench.rlhf.rows import described
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.options import TrainingOptions
-from klbench.studies.ppo.tables import described, going
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -162,25 +162,22 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
 
     if not rows:
         return pd.DataFrame(), pd.DataFrame()
-    table = pd.DataFrame(rows)
-    step, ends, curves = table["step"].max(), [], []
-    for (name, lost), group in table.groupby(["combination", "lost"], sort=False):
+    by, means = ["combination", "lost", "step"], ("probability", "exact_probability")
+    frame, ends, bands = SeedFrame.of(pd.DataFrame(rows), "combination", "lost"), [], []
+    step = frame.every["step"].max()
+    for (name, lost), group in frame.groups(("combination", "lost")):
         names = (str(name), str(lost))
-        every = group[group["step"] == step].sort_values("seed")
-        last = going(every)
-        row: dict[str, Any] = described(str(name)) | {"lost": lost, "seeds": len(last), "updates": step}
-        row |= {"diverged": len(every) - len(last)}
+        end = group.where(step=step)
+        every, last = end.every, end.kept.sort_values("seed")
+        row: dict[str, Any] = {**described(str(name)), "lost": lost, "seeds": len(last), "updates": step} | end.counts
         row |= {each: every[each].mean() for each in ("reference_probability", "optimum_probability", "start_sampled")}
-        row |= {"start_probability": group[group["step"] == 0]["probability"].mean()}
+        row |= {"start_probability": mean(group.first("probability").to_numpy())}
         for column in ("probability", "exact_probability", "sampled_share", "expected_norm", "norm_median", "norm_99"):
-            row |= summarized(column, last[column].to_numpy(), *names)
+            row |= summary(column, last[column].to_numpy(), *names)
         never = last["first_sampled"].isna()
         row |= {"norm_max": every["norm_max"].max(), "never_sampled": mean(never.to_numpy())}
         row |= {"first_sampled": math.nan if never.all() else float(np.nanmedian(last["first_sampled"]))}
         ends.append(row)
-        for at, point in going(group).groupby("step"):
-            curve = {"combination": name, "lost": lost, "step": at}
-            for column in ("probability", "exact_probability"):
-                curve |= {column: point[column].mean()}
-            curves.append(curve | {"low": point["probability"].min(), "high": point["probability"].max()})
-    return pd.DataFrame(ends), pd.DataFrame(curves)
+        bands.append(band(group, by, means, quantiles=(0.0, 1.0)))
+    curves = pd.concat(bands, ignore_index=True).rename(columns={"probability_low": "low", "probability_high": "high"})
+    return pd.DataFrame(ends), curves[[*by, *means, "low", "high"]]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from klbench.context import Context
 from klbench.studies.ppo.options import NONE, TrainingOptions
 from klbench.study import Summary
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
     bed = tasks.testbed(options, context.seed, (0,))
-    with tasks.one_thread():
+    with one_thread():
         alike = expected.alike(bed, arms, options.group)
         points = fixed_points.which(bed, arms, options.group)
     plan = tasks.plan(options, alike, [point for point, _ in points])
@@ -39,7 +40,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not found["sampled"]:
         return {}
     firsts = {name: names[i] for name, i in zip(names, alike, strict=True)}
-    with tasks.one_thread():
+    with one_thread():
         return _tables(options, context.seed, found, firsts, dict(zip(names, points, strict=True)))
 
 
@@ -53,13 +54,16 @@ def _tables(
     import pandas as pd
 
     from klbench import gradients
+    from klbench.metrics.seeds import SeedFrame, band
+    from klbench.rlhf.rows import described, training_table
     from klbench.studies.gradient.run import combinations_table
     from klbench.studies.ppo import tables
     from klbench.studies.ppo.fixed_points import fixed_points_table
     from klbench.studies.ppo.recovery import recovery_tables
 
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
-    training = tables.training_table(found["sampled"], options)
+    rows = ({"algorithm": options.algorithm, **described(row["combination"]), **row} for row in found["sampled"])
+    training = training_table(rows).drop(columns="frontier_reward")
     noise_free = tables.noise_free_table(found["noise_free"], alike)
     free = tables.noise_free_table(found["free"], alike)
     frontier, matched = tables.frontier_tables(sampled, others, options)
@@ -67,7 +71,9 @@ def _tables(
     result = {
         "training": training,
         "final": tables.final_table(training, options, {name: point for name, (point, _) in points.items()}),
-        "curves": tables.curves_table(training),
+        "curves": band(
+            SeedFrame.of(training, "combination"), ("combination", "step"), ("regret", "kl", "kl_estimate", "reward")
+        ),
         "frontier": frontier,
         "matched": matched,
         "noise_free": noise_free,

@@ -2,76 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from klbench import gradients
-from klbench.metrics.seeds import effect, mean, paired, side, summarized, told
-from klbench.studies.ppo.options import NONE, REFERENCE, TrainingOptions
+from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, paired, summarised, summary
+from klbench.rlhf.rows import described
+from klbench.studies.ppo.options import REFERENCE, TrainingOptions
+from klbench.studies.ppo.verdicts import judged_final, told
 
 if TYPE_CHECKING:
     import pandas as pd
-
-BAND = (0.1, 0.9)
-"""Quantiles over seeds between which a learning curve's band lies."""
-
-
-def described(name: str) -> dict[str, Any]:
-    """What a combination is made of."""
-    parts = ("estimator", "placement", "level", "correction", "baseline")
-    if name == NONE:
-        return {"combination": NONE} | dict.fromkeys(parts, NONE)
-    combination = gradients.get(name)
-    return {"combination": name} | {part: getattr(combination, part) for part in parts}
-
-
-def going(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of replicas that had not been stopped: one that diverged stays where it was, which is no result of training."""
-    return table[table["status"] == "ok"] if "status" in table else table
-
-
-def training_table(rows: Sequence[Mapping[str, Any]], options: TrainingOptions) -> pd.DataFrame:
-    """One row a combination, seed and evaluation."""
-    import pandas as pd
-
-    first = (
-        "algorithm", "combination", "estimator", "placement", "level", "correction", "baseline", "beta", "seed", "step",
-        "reward", "kl", "kl_estimate", "kl_estimate_se", "objective", "regret", "kl_to_optimum",
-    )  # fmt: skip
-    what = {name: described(name) for name in options.combinations}
-    table = pd.DataFrame([{"algorithm": options.algorithm} | what[row["combination"]] | dict(row) for row in rows])
-    table = table.drop(columns="frontier_reward")
-    return table[[*first, *(name for name in table if name not in first)]]
-
-
-def curves_table(training: pd.DataFrame) -> pd.DataFrame:
-    """Mean regret, KL and reward at each evaluation, and the band that most seeds lie in; without those that have diverged."""
-    import pandas as pd
-
-    rows = []
-    for (name, step), group in going(training).groupby(["combination", "step"], sort=False):
-        row: dict[str, Any] = {"combination": name, "step": step, "seeds": len(group)}
-        for column in ("regret", "kl", "kl_estimate", "reward"):
-            values = group[column].to_numpy()
-            low, high = np.quantile(values, BAND)
-            row |= {column: values.mean(), f"{column}_low": low, f"{column}_high": high}
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def by_seed(table: pd.DataFrame, name: str, column: str) -> pd.Series[float]:
-    """A column of one combination at its last step, of the seeds that did not diverge."""
-    rows = going(table[(table["combination"] == name) & (table["step"] == table["step"].max())]).sort_values("seed")
-    return rows.set_index("seed")[column].astype(float)
-
-
-def starts(training: pd.DataFrame, name: str) -> pd.Series[float]:
-    """Regret before training of each seed of a combination."""
-    rows = training[(training["combination"] == name) & (training["step"] == 0)]
-    return rows.set_index("seed")["regret"].astype(float).sort_index()
 
 
 def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
@@ -82,86 +23,57 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
     """
     import pandas as pd
 
+    frame = SeedFrame.of(training, "combination")
+    reference = frame.where(combination=REFERENCE).last("regret")
     rows = []
     for name in options.combinations:
-        every = training[training["combination"] == name]
-        regret = by_seed(training, name, "regret")
-        reference = by_seed(training, REFERENCE, "regret")
-        start = starts(training, name)
-        own = every[every["seed"].isin(regret.index) & (every["step"] > 0)]
+        mine = frame.where(combination=name)
+        regret, start = mine.last("regret"), mine.first("regret")
+        own = mine.kept[mine.kept["step"] > 0]
         error = (own["kl_estimate"] - own["kl"]).groupby(own["seed"]).mean().to_numpy()
-        row = described(name) | {"seeds": len(regret), "fixed_point": points[name], "start_regret": mean(start.to_numpy())}
-        row |= summarized("regret", regret.to_numpy(), name) | paired("start_difference", regret, start, name)
+        row = {**described(name), "seeds": len(regret), "fixed_point": points[name], "start_regret": mean(start.to_numpy())}
+        row |= summary("regret", regret.to_numpy(), name) | paired("start_difference", regret, start, name)
         row |= paired("difference", regret, reference, name) | {"effect_size": effect(regret, reference)}
-        row |= {column: mean(by_seed(training, name, column).to_numpy()) for column in ("reward", "kl", "kl_to_optimum")}
-        row |= summarized("estimate_error", error, name)
-        row |= {"clip_fraction": own["clip_fraction"].mean(), "clamp_fraction": own["clamp_fraction"].mean()}
-        row |= {"loss_beta": own["loss_beta"].mean()}
-        row |= {"diverged": every["seed"].nunique() - len(regret)}
-        rows.append(row | {"outcome": _outcome(row, name), "altered_by": options.altered_by})
-    return pd.DataFrame(rows)
-
-
-def _outcome(row: Mapping[str, Any], name: str) -> str:
-    if row["diverged"]:
-        return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"
-    if side(row, "start_difference") == 1:
-        return "worse than not training"
-    if name == REFERENCE:
-        return "the comparison"
-    return told(row, "difference", f"ahead of {REFERENCE}", f"not told from {REFERENCE}", f"behind {REFERENCE}")
+        row |= {column: mean(mine.last(column).to_numpy()) for column in ("reward", "kl", "kl_to_optimum")}
+        row |= summary("estimate_error", error, name)
+        row |= {column: own[column].mean() for column in ("clip_fraction", "clamp_fraction", "loss_beta")}
+        row |= {"diverged": mine.counts["diverged"]}
+        rows.append(row | {"outcome": told(row), "altered_by": options.altered_by})
+    return judged_final(pd.DataFrame(rows))
 
 
 def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``frontier``: reward and KL of each weight, with what the best policy of that KL would get; ``matched``: at equal KL."""
     import pandas as pd
 
-    columns = ["combination", "beta", "seed", "kl", "reward", "frontier_reward"]
-    last = pd.concat([each[each["step"] == each["step"].max()] for each in (sampled, others) if len(each)])
-    seeds = set(others["seed"]) if len(others) else set()
-    kept = last[last["combination"].isin(options.frontier) & last["seed"].isin(seeds)]
-    starts = sampled[(sampled["step"] == 0) & (sampled["combination"] == REFERENCE)].set_index("seed")["reward"]
-    rows = []
-    for (name, beta), group in kept.groupby(["combination", "beta"], sort=False):
-        every, group = len(group), going(group)
-        shortfall = (group["frontier_reward"] - group["reward"]).to_numpy()
-        row = {"combination": name, "beta": beta, "seeds": len(group), "diverged": every - len(group)}
-        for column in ("kl", "reward"):
-            row |= summarized(column, group[column].to_numpy(), name, str(beta))
-        row |= {"frontier_reward": group["frontier_reward"].mean()}
-        rows.append(row | summarized("shortfall", shortfall, name, str(beta)))
-    frontier = pd.DataFrame(rows).sort_values(["combination", "beta"], ignore_index=True) if rows else pd.DataFrame()
-    return frontier, _matched(going(kept)[columns], starts, options)
+    if not len(others):
+        return pd.DataFrame(), pd.DataFrame()
+    last = pd.concat([each[each["step"] == each["step"].max()] for each in (sampled, others)])
+    last = last[last["combination"].isin(options.frontier) & last["seed"].isin(others["seed"])]
+    last = last.assign(shortfall=last["frontier_reward"] - last["reward"])
+    frame, by = SeedFrame.of(last, "combination", "beta"), ["combination", "beta"]
+    frontier = summarised(frame, by, ("kl", "reward", "frontier_reward", "shortfall"), plain=("frontier_reward",))
+    starts = SeedFrame.of(sampled, "combination").where(combination=REFERENCE).first("reward")
+    return frontier.sort_values(by, ignore_index=True), _matched(frame.kept, starts, options)
 
 
 def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions) -> pd.DataFrame:
-    """Reward at the KL that k1 in the reward came to with each weight, by interpolation in sqrt(KL) between a seed's points."""
+    """Reward at the KL that k1 in the reward came to with each weight, by interpolation between a seed's points.
+
+    Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which k1 in the reward did not diverge.
+    """
     import pandas as pd
 
     rows = []
-    for beta in sorted(set(kept["beta"])):
-        for name in options.frontier:
-            if name == REFERENCE:
-                continue
-            differences, kls = [], []
-            for seed, group in kept.groupby("seed"):
-                aims = group[(group["combination"] == REFERENCE) & (group["beta"] == beta)]
-                if not len(aims):  # it diverged
-                    continue
-                aim = aims.iloc[0]
-                points = group[group["combination"] == name].sort_values("kl")
-                # No training is a point of every frontier: KL 0 and the reference's own reward.
-                x = np.sqrt(np.concatenate([[0.0], points["kl"]]))
-                y = np.concatenate([[starts[seed]], points["reward"]])
-                at = math.sqrt(aim["kl"])
-                differences.append(float(np.interp(at, x, y)) - aim["reward"] if at <= x[-1] else math.nan)
-                kls.append(aim["kl"])
-            values = np.array(differences)
-            within = values[np.isfinite(values)]
-            if len(within):
-                row = {"combination": name, "beta": beta, "kl": float(np.mean(kls)), "seeds": len(within)}
-                rows.append(row | summarized("difference", within, name, str(beta)))
-    return pd.DataFrame(rows)
+    others = [name for name in options.frontier if name != REFERENCE]
+    for beta, aims in kept[kept["combination"] == REFERENCE].groupby("beta"):
+        for name, aim in product(others, aims.to_dict("records")):
+            path = kept[(kept["combination"] == name) & (kept["seed"] == aim["seed"])]
+            reward = at_kl(path, "reward", aim["kl"], starts[aim["seed"]])
+            row = {"combination": name, "beta": beta, "kl": aims["kl"].mean(), "seed": aim["seed"]}
+            rows.append(row | {"difference": float(reward) - aim["reward"]})
+    found = pd.DataFrame(rows, columns=["combination", "beta", "kl", "seed", "difference"]).dropna()
+    return summarised(SeedFrame.of(found), ["combination", "beta"], ("difference",), carried=("kl",))
 
 
 def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]) -> pd.DataFrame:
@@ -172,9 +84,7 @@ def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]
     for row in rows:
         found.setdefault(row["combination"], []).append(row)
     return pd.DataFrame(
-        [
-            described(name) | {"same_gradient_as": first} | {k: v for k, v in row.items() if k != "combination"}
-            for name, first in alike.items()
-            for row in found.get(first, [])
-        ]
+        {**described(name), "same_gradient_as": first} | {k: v for k, v in row.items() if k != "combination"}
+        for name, first in alike.items()
+        for row in found.get(first, [])
     )

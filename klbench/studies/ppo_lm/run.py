@@ -44,7 +44,7 @@ def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.
     from klbench.studies.language import tables
 
     return {
-        "training": tables.training_table(found, options.algorithm, options.beta),
+        "training": tables.trained_table(found, options.algorithm, options.beta),
         "compared": tables.compared_table(found, REFERENCE),
         "texts": tables.texts_table(found),
         "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from klbench import divergences, streams
 from klbench.context import Context
+from klbench.studies.choices import chosen_estimators
 from klbench.types import Options
 
 if TYPE_CHECKING:
@@ -41,7 +42,13 @@ class PrecisionOptions(Options):
         Decades of ``|log r|``: from ``10^smallest`` to ``10^largest``.
     """
 
-    estimators: tuple[Name, ...] = ("k3", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2")
+    estimators: Annotated[tuple[Name, ...], BeforeValidator(chosen_estimators)] = (
+        "k3",
+        "bregman_kl_pq",
+        "bregman_js",
+        "bregman_hellinger",
+        "bregman_chi2",
+    )
     dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16")
     points: int = Field(default=16, ge=2, le=10_000)
     smallest: int = Field(default=-12, ge=-30, le=0)

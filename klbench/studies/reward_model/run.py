@@ -17,6 +17,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
     """Tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``, ``calibration``, ``training`` ..."""
     import pandas as pd
 
+    from klbench.rlhf.rows import described, training_table
     from klbench.studies.ppo.tasks import chunks
     from klbench.studies.reward_model import tables, tasks
 
@@ -32,11 +33,14 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
         context.interrupted = True
     if not found["paths"]:
         return {}
-    training = tables.training_table(found["training"], options)
-    paths = tables.paths_table(found["paths"], training)
-    return {
+    training = training_table(
+        {"algorithm": options.algorithm, **described(row["combination"]), **row} for row in found["training"]
+    )
+    paths = tables.paths_frame(found["paths"], training)
+    exact = paths.every[paths.every["method"] != "ppo"]  # training has its own table, each evaluation
+    result = {
         "overoptimisation": tables.curves_table(paths),
-        "overoptimisation_by_seed": paths[paths["method"] != "ppo"],  # training has its own, each evaluation
+        "overoptimisation_by_seed": exact.drop(columns="status"),
         "peaks": tables.peaks_table(paths),
         "equal_kl": tables.equal_kl_table(paths),
         "reward_models": tables.models_table(found["models"]),
@@ -44,6 +48,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
         "calibration": tables.calibration_table(found["calibration"]),
         "training": training,
     }
+    return {name: table for name, table in result.items() if len(table)}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:

@@ -14,6 +14,7 @@ from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.gradient.run import listed
+from klbench.studies.same_kl.columns import GRADIENTS
 from klbench.study import Summary
 from klbench.types import ConfigError, Options, Skip
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Shape = Literal["tilt", "noise", "sharpened", "flattened", "hole", "spike"]
-GRADIENTS = ("k1_reward", "k1_reward_leave_one_out", "k2_loss", "k3_loss")
 
 
 def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -8,19 +8,15 @@ from typing import Any
 
 from markupsafe import Markup
 
-from klbench.report import terms
+from klbench.report import cells, terms
 from klbench.report.axes import log_ticks
-from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, LegendEntry, Panel, Paragraph, Section, Table, Tables
+from klbench.report.blocks import Block, Bullets, Cell, Figure, LegendEntry, Panel, Paragraph, Section, Table, Tables
 from klbench.report.cells import code
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import count, listing, number, short
-from klbench.schema import Schema
-from klbench.studies.gradient.section_data import percent_or_times
+from klbench.report.numbers import count, listing, number, percent_or_times, short
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.same_kl.columns import GRADIENTS, SHAPES
 
-Record = dict[str, Any]
-COLUMNS = frozenset(
-    ("pair", "shape", "kl_qp", "kl_pq", "chi2", "two_j", "x_over_2j", "value_std_k1", "value_std_k3", "value_winner")
-)
 MEANINGS = {
     "tilt": "the logits are tilted along a ramp",
     "noise": "random noise on all logits",
@@ -37,9 +33,8 @@ WHY = (
 )
 
 
-def _rows(tables: Tables) -> list[Record]:
-    rows = [{str(key): value for key, value in row.items()} for row in tables["shapes"].to_dict("records")]
-    rows = [row for row in rows if all(_known(row[key]) for key in ("kl_qp", "chi2", "two_j"))]
+def _rows(tables: Tables) -> list[Row]:
+    rows = [row for row in SHAPES.rows(tables[SHAPES.table]) if all(_known(row[key]) for key in ("kl_qp", "chi2", "two_j"))]
     several = len({row.get("run") for row in rows}) > 1
     return [row | {"shape": f"{row['shape']}, {row['run']}"} for row in rows] if several else rows
 
@@ -48,7 +43,7 @@ def _known(x: Any) -> bool:
     return isinstance(x, int | float) and math.isfinite(x)
 
 
-def _places(rows: Sequence[Record]) -> str:
+def _places(rows: Sequence[Row]) -> str:
     """Shapes, each with the KL at which it was seen."""
     by_shape: dict[str, list[float]] = {}
     for row in rows:
@@ -60,9 +55,9 @@ def _nearly(kl: float) -> str:
     return f"{kl:.3g}"
 
 
-def _split(rows: Sequence[Record]) -> Markup | None:
+def _split(rows: Sequence[Row]) -> Markup | None:
     """A KL at which both win, and by how much."""
-    at: dict[str, list[Record]] = {}
+    at: dict[str, list[Row]] = {}
     for row in rows:
         at.setdefault(_nearly(float(row["kl_qp"])), []).append(row)
     both = [each for each in at.values() if {str(row["value_winner"]) for row in each} >= {"k1", "k3"}]
@@ -84,12 +79,12 @@ def _split(rows: Sequence[Record]) -> Markup | None:
     )  # fmt: skip
 
 
-def _against_the_rule(rows: Sequence[Record]) -> list[Record]:
+def _against_the_rule(rows: Sequence[Row]) -> list[Row]:
     """Where the less noisy one is not on the side of χ² = 2J that it should be on."""
     return [row for row in rows if (row["value_winner"] == "k3") != (row["chi2"] < row["two_j"])]
 
 
-def _rule(rows: Sequence[Record]) -> Markup:
+def _rule(rows: Sequence[Row]) -> Markup:
     """Whether chi-squared against 2J says it, on every pair."""
     wrong = _against_the_rule(rows)
     threes = [row for row in rows if row["value_winner"] == "k3"]
@@ -107,11 +102,10 @@ def _rule(rows: Sequence[Record]) -> Markup:
     return head + Markup("; ").join(parts) + Markup(".</p>")
 
 
-def _gradients(rows: Sequence[Record]) -> Markup | None:
+def _gradients(rows: Sequence[Row]) -> Markup | None:
     """What k2 and k3 in the loss do on them."""
-    names = [key.removeprefix(BIAS) for key in rows[0] if key.startswith(BIAS)]
     lines = []
-    for name in names:
+    for name in GRADIENTS:
         known = [row for row in rows if _known(row[BIAS + name])]
         if not known:
             continue
@@ -161,7 +155,7 @@ def answer(tables: Tables) -> Sequence[Block]:
     ]
 
 
-def _panel(rows: Sequence[Record], legend: Sequence[LegendEntry], x: str, y: str, words: tuple[str, str, str, str]) -> Panel:
+def _panel(rows: Sequence[Row], legend: Sequence[LegendEntry], x: str, y: str, words: tuple[str, str, str, str]) -> Panel:
     """Points of each shape, filled where k3 won, and the line on which both are equal."""
     title, detail, along, up = words
     spans = [(min(row[key] for row in rows) / 2.5, max(row[key] for row in rows) * 2.5) for key in (x, y)]
@@ -192,7 +186,7 @@ def _panel(rows: Sequence[Record], legend: Sequence[LegendEntry], x: str, y: str
     return Panel(title, svg[0], f"{up} against {along}: {said}.", detail)
 
 
-def _diagram(rows: Sequence[Record]) -> Figure | None:
+def _diagram(rows: Sequence[Row]) -> Figure | None:
     drawn = [row for row in rows if row["chi2"] > 0 and row["two_j"] > 0 and row["kl_qp"] > 0]
     if not drawn:
         return None
@@ -217,38 +211,22 @@ def _diagram(rows: Sequence[Record]) -> Figure | None:
     return Figure("shapes", "Who is less noisy?", caption, panels, legend)
 
 
-def _table(rows: Sequence[Record]) -> Table:
-    columns = [
-        Column("Shape", "how policy and reference differ"),
-        Column("KL(q‖p)", "exact, in nats", numeric=True),
-        Column("KL(p‖q)", "the other direction, in nats", numeric=True),
-        Column("χ² / 2J", "χ²(p‖q) over twice the sum of both KL; below 1, k3 has less noise", numeric=True),
-        Column("sd of k1", "standard deviation of one term, nats", numeric=True),
-        Column("sd of k3", "the same of k3", numeric=True),
-        Column("Less noise", "whose standard deviation is smaller"),
+def _off(row: Row, name: str) -> Cell:
+    return Cell(percent_or_times(row[name]), row[name])
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    biased = [BIAS + name for name in GRADIENTS if any(row[BIAS + name] >= 1e-8 for row in rows)]
+    noisy = [NOISE + name for name in GRADIENTS if any(_known(row[NOISE + name]) for row in rows)]
+    numbers = ("kl_qp", "kl_pq", "x_over_2j", "value_std_k1", "value_std_k3")
+    shown = [
+        Shown("shape", cells.text),
+        *(Shown(name, cells.short()) for name in numbers),
+        Shown("value_winner", cells.name),
+        *(Shown(name, _off) for name in biased),
+        *(Shown(name, cells.number(2)) for name in noisy),
     ]
-    extra = [(key, BIAS) for key in rows[0] if key.startswith(BIAS) and any(row[key] >= 1e-8 for row in rows)]
-    extra += [(key, NOISE) for key in rows[0] if key.startswith(NOISE)]
-    for key, prefix in extra:
-        name = key.removeprefix(prefix)
-        what = "off by" if prefix == BIAS else "noise"
-        meaning = "bias of its mean gradient" if prefix == BIAS else "standard deviation of one sample's gradient"
-        columns.append(
-            Column(Markup("{}, {}").format(code(name), what), f"{name}: {meaning}, in units of the exact one", numeric=True)
-        )
-    shown = []
-    for row in rows:
-        cells = [Cell(str(row["shape"]))]
-        cells += [
-            Cell(short(row[key]), float(row[key])) for key in ("kl_qp", "kl_pq", "x_over_2j", "value_std_k1", "value_std_k3")
-        ]
-        cells.append(Cell(code(str(row["value_winner"]))))
-        cells += [
-            Cell(percent_or_times(row[key]) if prefix == BIAS else number(row[key], 2), float(row[key]))
-            for key, prefix in extra
-        ]
-        shown.append(cells)
-    return Table("Shape by shape", columns, shown)
+    return table("Shape by shape", SHAPES, rows, shown)
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -262,4 +240,4 @@ def build(tables: Tables) -> Sequence[Block]:
 
 TERMS = ("q_p", "r", "schulman", "chi2_same_kl", "jeffreys", *terms.GRADIENTS)
 
-SECTION = Section("One KL, other shapes", Schema("shapes", "", ()), build, answer, order=30, terms=TERMS)
+SECTION = Section("One KL, other shapes", SHAPES, build, answer, order=30, terms=TERMS)

@@ -8,5 +8,4 @@ STUDY = Study(
     __name__,
     options_at=".run:StalenessOptions",
     summarize_at=".run:summarize",
-    tables_at="",
 )

@@ -12,10 +12,11 @@ from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.pairs import Pair
 from klbench.pairs.sequence import SequencePair
+from klbench.studies.choices import PairOptions
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
 from klbench.study import Summary
-from klbench.types import Options, Skip
+from klbench.types import Skip
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ def _behind(pair: Pair, lag: float) -> Pair:
     return type(pair)(**fields | {"lag": lag, "label": pair.title})
 
 
-class StalenessOptions(Options):
+class StalenessOptions(PairOptions):
     """Settings of the staleness study.
 
     Parameters
@@ -46,7 +47,7 @@ class StalenessOptions(Options):
         Samples of one prompt that share a baseline.
     """
 
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(min_length=1)
+    pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(default=(), min_length=1)
     lags: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)] = (
         0.0, 0.01, 0.03, 0.1, 0.3,
     )  # fmt: skip

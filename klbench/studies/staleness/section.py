@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from klbench.report import terms
 from klbench.report.blocks import Block, Section, Tables
-from klbench.schema import Schema
-from klbench.studies.gradient.section_data import load
+from klbench.report.combinations import load
 from klbench.studies.staleness import section_answer, section_figures
+from klbench.studies.staleness.columns import COMBINATIONS, STALENESS
 
-read = load("staleness")
+read = load(STALENESS, COMBINATIONS)
 
 
 def answer(tables: Tables) -> Sequence[Block]:
@@ -26,4 +26,4 @@ def build(tables: Tables) -> Sequence[Block]:
 
 TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "lag", "effective_sample_size")
 
-SECTION = Section("When the sampler lags behind", Schema("staleness", "", ()), build, answer, order=20, terms=TERMS)
+SECTION = Section("When the sampler lags behind", STALENESS, build, answer, order=20, terms=TERMS)

@@ -9,10 +9,8 @@ from markupsafe import Markup
 
 from klbench.report.blocks import Block, Bullets, Cell, Column, Heading, Paragraph, Table
 from klbench.report.cells import code
-from klbench.report.numbers import number, short
-from klbench.studies.gradient.section_answer import lines, span_of, warnings
-from klbench.studies.gradient.section_data import Data, Group, amount, percent_or_times
-from klbench.studies.gradient.section_tables import bias_cell, name_cell, noise_cell
+from klbench.report.combinations import Data, Group, amount, bias_cell, lines, noise_cell, span_of, warnings
+from klbench.report.numbers import number, percent_or_times, short
 from klbench.studies.staleness.section_data import ALWAYS, FRESH, NEVER, Lagging, beaten_up_to, benchmarks, by_pair
 
 MOST = 5
@@ -129,7 +127,7 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
         cells = [
             bias_cell(at.get(lag)) if bias else noise_cell(at[lag].noise if lag in at else math.nan) for lag in lagging.lags
         ]
-        rows.append([name_cell(name), *cells, Cell(first.correction.replace("_", " "))])
+        rows.append([Cell(code(name), tone="name"), *cells, Cell(first.correction.replace("_", " "))])
     return Table(f"{'Bias' if bias else 'Noise'} at each lag, {lagging.pair}", columns, rows)
 
 
@@ -157,7 +155,7 @@ def _batches(lagging: Lagging) -> Table | None:
         limits = [beaten_up_to(row, lagging.last(rival)) for rival in rivals]
         rows.append(
             [
-                name_cell(name),
+                Cell(code(name), tone="name"),
                 bias_cell(row),
                 noise_cell(row.noise),
                 Cell(_batch(row.balance), row.balance),

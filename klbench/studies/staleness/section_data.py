@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from klbench.studies.gradient.section_data import QP, Data, Group, Row
+from klbench.report.combinations import QP, Data, Group, Row
 
 ALWAYS, FRESH, NEVER = "always", "fresh", "never"
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from klbench.report.axes import tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
+from klbench.report.combinations import Data, Group, Row
 from klbench.report.figures import MARKERS, colour, drawing
 from klbench.report.numbers import number, short
-from klbench.studies.gradient.section_data import Data, Group, Row
 from klbench.studies.staleness.section_data import ALWAYS, FRESH, NEVER, Lagging, by_pair
 
 if TYPE_CHECKING:

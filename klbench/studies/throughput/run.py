@@ -11,6 +11,8 @@ from pydantic import Field
 
 from klbench import estimators, streams
 from klbench.context import Context
+from klbench.studies.choices import EstimatorNames, every_estimator
+from klbench.threads import one_thread
 from klbench.types import Draws, Estimator, Options
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ class ThroughputOptions(Options):
         Timed calls of each kind: so many blocks, each of calls that together take about so long.
     """
 
-    estimators: tuple[str, ...] = Field(min_length=1)
+    estimators: EstimatorNames = Field(default_factory=every_estimator)
     samples: int = Field(default=65_536, ge=2, le=2**28)
     repeats: int = Field(default=9, ge=3, le=1000)
     seconds: float = Field(default=0.01, gt=0.0, le=60.0)
@@ -99,9 +101,7 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
     log_ratio, log_weight = 0.3 * stream.standard_normal((2, options.samples))
     name = torch.cuda.get_device_name() if context.device == "cuda" else "cpu"
     rows = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as many as NumPy uses: what is compared is the arithmetic
-    try:
+    with one_thread():  # as many as NumPy uses: what is compared is the arithmetic
         for done, estimator in enumerate(map(estimators.get, options.estimators)):
             context.progress(done, len(options.estimators), estimator.name)
             for dtype in options.dtypes:
@@ -115,6 +115,4 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
                             "terms_per_second_q75": high, "repeats": options.repeats,
                         }
                     )  # fmt: skip
-    finally:
-        torch.set_num_threads(threads)
     return {"throughput": pd.DataFrame(rows)}

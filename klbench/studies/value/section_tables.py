@@ -184,7 +184,7 @@ def claims(data: Data) -> list[Block]:
         runs.setdefault(str(row.get("run", "")), []).append(row)
     z = max((row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])), default=math.nan)
     return [
-        Paragraph(SAY.claims_note(int(sum(row["judged"] for row in data.estimators)), LARGE_Z)),
+        Paragraph(SAY.claims_note(sum(int(row["judged"]) for row in data.estimators if row["verdict"]), LARGE_Z)),
         *(table(str(SAY.claims_title(run)), ESTIMATORS, rows, CLAIM) for run, rows in runs.items()),
         *([Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note")] if math.isfinite(z) else []),
     ]
