@@ -22,6 +22,8 @@ MOST_ENTRIES = 8
 """As many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
+LONGEST = 21
+"""Characters of a name for which a row has room."""
 FADED = 0.13
 """Opacity of a band."""
 
@@ -37,9 +39,9 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 
 @dataclass(frozen=True)
 class Line:
-    """Points along x, ``joined`` or not; hollow ones are not to be trusted. ``dotted`` is for a second line of one entry.
+    """Points along x, ``joined`` or not; hollow ones are not to be trusted, and never joined.
 
-    ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
+    ``dotted`` is for a second line of one entry. ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
     """
 
     entry: LegendEntry
@@ -97,14 +99,14 @@ def _line(axes: Axes, line: Line) -> None:
                 axes.plot([at, at], [low, high], color=own, linewidth=0.9)
     elif len(line.low):
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
-    full = [i for i, hollow in enumerate(line.hollow) if not hollow]
-    every = full if line.hollow else max(1, len(line.x) // 6) if line.joined else 1
+    hollow = line.hollow or [False] * len(line.y)
+    trusted = [math.nan if each else y for y, each in zip(line.y, hollow, strict=True)]
+    every = max(1, len(line.x) // 6) if line.joined and not line.hollow else 1
     style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
     marker = line.entry.marker if line.marked else None
-    axes.plot(line.x, line.y, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
-    if any(line.hollow):
-        rest = [(x, y) for x, y, hollow in zip(line.x, line.y, line.hollow, strict=True) if hollow]
-        x, y = zip(*rest, strict=True)
+    axes.plot(line.x, trusted, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
+    if any(hollow):
+        x, y = zip(*((x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each), strict=True)
         axes.plot(x, y, color=own, linestyle="none", markersize=4.5, marker=line.entry.marker, markerfacecolor="none")
 
 
@@ -176,7 +178,7 @@ def down(
                 markerfacecolor="none" if mark.hollow else own,
             )  # fmt: skip
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))

@@ -217,7 +217,7 @@ def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
         tables = value_run.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
         (summary,) = value_summary.summarize(tables)
         assert any("too narrow" in note for note in summary.notes) == few
-        page = value_section.answer(tables)
+        page = value_section.build(tables)
         assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few
 
 
