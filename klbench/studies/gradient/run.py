@@ -13,6 +13,7 @@ from klbench.context import Context
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import BATCHES, TOLERANCE, described, exactly, measure
+from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
 from klbench.types import Options, Skip
 
@@ -137,8 +138,13 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def typed(names: Sequence[str] | None) -> dict[str, str]:
+    """Return by combination the names that were typed; none where all combinations were asked for."""
+    return {} if names is None or set(names) == set(gradients.names()) else {gradients.get(name).name: name for name in names}
+
+
 def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``gradients``, ``combinations`` and, for policies of two parameters, ``arrows``."""
+    """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two parameters, ``arrows``."""
     import pandas as pd
 
     chosen = options.chosen()
@@ -149,7 +155,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
         return {}
     table = pd.DataFrame(rows)
     tables = {"gradients": table[[*ORDER, *(c for c in table if c not in ORDER)]], "combinations": combinations_table(chosen)}
-    return tables | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
+    return tables | judged(tables, typed(options.combinations)) | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

@@ -13,7 +13,8 @@ from klbench.gradients import Combination
 from klbench.pairs import Pair
 from klbench.pairs.sequence import SequencePair
 from klbench.studies.gradient.rows import measure
-from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
+from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown, typed
+from klbench.studies.staleness.tables import corrections
 from klbench.study import Summary
 from klbench.types import Options, Skip
 
@@ -94,7 +95,7 @@ def measure_lag(pair: Pair, lag: float, chosen: Sequence[Combination], group: in
 
 
 def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``staleness`` and ``combinations``."""
+    """Return tables ``staleness``, ``corrections`` and ``combinations``."""
     import pandas as pd
 
     chosen = [gradients.get(name) for name in options.combinations]
@@ -107,7 +108,8 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not rows:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])
-    return {"staleness": table, "combinations": combinations_table(chosen)}
+    found = corrections(table, typed(options.combinations))
+    return {"staleness": table, "corrections": found, "combinations": combinations_table(chosen)}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
