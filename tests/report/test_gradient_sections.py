@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,8 @@ def test_several_lagging_pairs(make_run: MakeRun) -> None:
     both = stale() | {"staleness": pd.concat([stale()["staleness"], stale(pair=NEAR)["staleness"]])}
     page = render(make_run(content=both, study="staleness")).read_text(encoding="utf-8")
     assert page.count("<h4>GRU, KL 0.05</h4>") == page.count("<h4>GRU, KL 2</h4>") == 4
+    figures = re.findall(r'id="(figure-[^"]+)"', page)
+    assert len(set(figures)) == len(figures) == 5
 
 
 def test_the_two_lambdas_are_compared() -> None:

@@ -99,7 +99,7 @@ def over_lags(run: Staleness) -> Iterator[Figure]:
             panels.append(_over_lags(lagging, drawn, SAY.noise_axis() if right else SAY.bias_axis()))
         caption = SAY.lag_caption(verdict, len(list(names)[MOST:]), len(run.lagging[MAX_PAIRS:]))
         yield Figure(
-            f"staleness-{verdict.split()[-1]}{run.stem}", SAY.lag_title(verdict), caption, panels, list(entries.values())
+            f"staleness-{verdict.replace(' ', '-')}{run.stem}", SAY.lag_title(verdict), caption, panels, list(entries.values())
         )
     sized = [
         (lagging, [(entry, [(row["staleness"], row[size]) for row in lagging.rows]) for size, entry in SIZES])
