@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from pydantic import Field
 
@@ -18,9 +18,13 @@ from klbench.types import Options
 from klbench.workers import deaf_to, on_processes
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from klbench.runs import RunFolder
 
 
+CHECKPOINT_SECONDS = 10.0
+"""Results are kept no more often than this while shards are merged."""
 START_SECONDS = 1.0
 """What it takes a worker to start, most of it imports, in seconds of a CPU: each is to have work for as long at least."""
 
@@ -146,6 +150,63 @@ class Context:
             # In waves: not every backend can hand its results out one by one.
             while wave := list(islice(remaining, 32 * self.workers)):
                 yield from parallel(delayed(function)(*task) for task in wave)
+
+
+class Mergeable(Protocol):
+    """What a shard found, and what several did, merged in their order."""
+
+    def merge(self, later: Self, /) -> Self:
+        """Return both together."""
+
+    def flat(self) -> dict[str, np.ndarray]:
+        """Return everything as arrays by name."""
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, np.ndarray], /) -> Self:
+        """Return what :meth:`flat` was made from."""
+
+
+F = TypeVar("F", bound=Mergeable)
+
+
+class Checkpoint(Generic[F]):
+    """What the shards of one task found, merged in order and kept under a name: a run is continued from it to the same bits.
+
+    Where several processes share the run, only the main one has contents; all have its count.
+    """
+
+    def __init__(self, context: Context, name: str, kind: type[F]) -> None:
+        self._folder, self._name, self._saved = context.folder, name, time.monotonic()
+        part = None if self._folder is None else self._folder.load_part(name)
+        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
+        self._merged: tuple[int, F | None] = (0, None) if part is None else (int(part["shards"]), kind.restored(part))
+        self._merged = context.group.from_main(self.shards), self.found
+
+    @property
+    def shards(self) -> int:
+        """Shards merged so far."""
+        return self._merged[0]
+
+    @property
+    def found(self) -> F | None:
+        """What they found."""
+        return self._merged[1]
+
+    def add(self, shard: F | None, *, last: bool) -> None:
+        """Merge the next shard, None for one without contents; keep what there is, but not more often than is worth it."""
+        merged = self.found if shard is None else shard if self.found is None else self.found.merge(shard)
+        self._merged = self.shards + 1, merged
+        if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Keep what is merged."""
+        import numpy as np
+
+        shards, found = self._merged
+        if self._folder is not None and found is not None:
+            self._folder.save_part(self._name, {"shards": np.array(shards)} | found.flat())
+            self._saved = time.monotonic()
 
 
 def _connect(cluster: Cluster, workers: int) -> Any:

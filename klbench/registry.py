@@ -79,6 +79,11 @@ class Registry(Generic[T]):
                 if not module.name.startswith("_"):
                     importlib.import_module(f"{self._package}.{module.name}")
 
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is an item of that name or alias."""
+        self._discover()
+        return isinstance(name, str) and (name in self._makers or name in self._aliases)
+
     def names(self) -> list[str]:
         """All names, in the order of registration, aliases left out."""
         self._discover()

@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent / "klbench"
 # The package itself comes last: it only hands out, on demand, what lies below it.
 LEVELS = {
     0: {"types", "compiled"},
-    1: {"numerics", "streams", "registry", "inputs", "log_terms", "machine", "processes", "trackers", "workers", "schema"},
+    1: {
+        "numerics",
+        "streams",
+        "registry",
+        "inputs",
+        "log_terms",
+        "machine",
+        "processes",
+        "threads",
+        "trackers",
+        "workers",
+        "schema",
+    },
     2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs", "columns"},
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +27,14 @@ HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
 """What may be asked of Hydra itself; the rest of its keys would move runs, or let one sweep's jobs share a folder."""
 
 
-def conf_folder() -> Path:
-    """Where the configuration is: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+def groups() -> list[str]:
+    """The names of the folders of ``conf/`` from which an experiment's file chooses one file each, such as ``preset``."""
+    return sorted(path.name for path in inputs.conf_folder().iterdir() if path.is_dir() and path.name != "exp")
 
 
 def experiments() -> dict[str, str]:
     """All experiments with one line each, from the third line of their files."""
-    files = sorted((conf_folder() / "exp").glob("*.yaml"))
+    files = sorted((inputs.conf_folder() / "exp").glob("*.yaml"))
     return {path.stem: path.read_text(encoding="utf-8").splitlines()[2].lstrip("# ") for path in files}
 
 
@@ -64,7 +63,7 @@ def launch(arguments: Sequence[str], group: Group = ALONE) -> Run | None:
         experiment, config, resumed = group.from_main(plan)  # type: ignore[misc]
     else:
         experiment, config = group.agreed(lambda: (_experiment(overrides), _compose(overrides)))
-    settings = group.agreed(lambda: _checked(config, experiment, group))
+    settings = group.agreed(lambda: checked(config, experiment, group))
     folder = group.agreed(lambda: (resumed or _new_folder(settings)) if group.main else None)
     if folder is None:
         assist(settings, group)
@@ -92,10 +91,17 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 @inputs.refused("the configuration cannot be used")
-def _checked(config: dict[str, Any], experiment: str, group: Group) -> Settings:
+def checked(config: dict[str, Any], experiment: str, group: Group = ALONE) -> Settings:
+    """Return the settings of a composed configuration.
+
+    Raises
+    ------
+    ConfigError
+        Something is wrong with it, or several processes cannot share it.
+    """
     from klbench.engine.settings import settings
 
-    found = settings(config, experiment, conf_folder())
+    found = settings(_completed(config), experiment)
     if group.size > 1 and not found.study.shares:
         raise ConfigError(
             f"the {found.study.name} study cannot be shared by the {group.size} processes of accelerate launch or torchrun; "
@@ -113,19 +119,23 @@ def split(override: str) -> tuple[str, str]:
 
 
 def normalized(arguments: Sequence[str]) -> list[str]:
-    """Hydra's overrides from a user's: keys need no plus, whether or not the configuration has them yet."""
+    """Hydra's overrides from a user's: keys need no plus, whether or not the configuration has them yet.
+
+    A group's choice needs none either, and stands without one: it takes the place of the experiment's own.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import QuotedString
     from hydra.errors import HydraException
 
     with inputs.refused("the working folder is not there any more; change to one that is"):
         Path.cwd()
-    result = []
+    result, chosen = [], groups()
     for argument in arguments:
         key, value = split(argument)
         with inputs.refused(f"{argument:.{LONGEST}}"):
             inputs.check_text(argument)
             try:
-                OverridesParser.create().parse_override(argument)
+                parsed = OverridesParser.create().parse_override(argument)
             except HydraException as error:
                 raise ConfigError(
                     f"{argument}: cannot be read, {str(error).splitlines()[0]}; "
@@ -135,6 +145,11 @@ def normalized(arguments: Sequence[str]) -> list[str]:
             _check_hydra(argument, key)
         if key.startswith(("hydra.", "hydra/", "~")):
             result.append(argument)
+        elif key in chosen:
+            if not parsed.is_sweep_override() and not isinstance(parsed.value(), str | QuotedString):
+                names = sorted(path.stem for path in (inputs.conf_folder() / key).glob("*.yaml"))
+                raise ConfigError(f"{argument:.{LONGEST}}: expected a name; available: {', '.join(names)}")
+            result.append(f"{key}={value}")
         elif key in ("exp", "pair"):
             result.append(f"+{key}={value}")
         else:
@@ -200,7 +215,44 @@ def _experiment(overrides: Sequence[str]) -> str:
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    from hydra.errors import HydraException
+    """Return the configuration that overrides make.
+
+    Raises
+    ------
+    ConfigError
+        They make none, or it names a file of a group that was not read: its values would be those of another.
+    """
+    config, choices = _composed(overrides)
+    for name in groups():
+        if name in choices and config.get(name) != choices[name]:
+            raise ConfigError(
+                f"{name}={config.get(name)!r:.{LONGEST}}: an experiment's file chooses it among its defaults, as in "
+                f"'defaults: [{config.get('study')}, override /{name}: {config.get(name)!s:.{LONGEST}}, _self_]'"
+            )
+    return config
+
+
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """Add what the study of a configuration needs and the configuration leaves out, from the experiment of the study's name.
+
+    Experiments of the user's own may be short, and earlier versions wrote only what was typed.
+    """
+    from klbench import studies
+
+    if config.get("study") not in studies.registry:
+        return config
+    study = studies.get(config["study"])
+    missing = [key for key, field in study.options.model_fields.items() if field.is_required() and key not in config]
+    if not missing or study.name not in experiments():
+        return config
+    chosen = [f"{name}={config[name]}" for name in groups() if name in config]
+    whole, _ = _composed(normalized([f"exp={study.name}", *chosen]))
+    return config | {key: whole[key] for key in missing if key in whole}
+
+
+def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The configuration, and the file that was chosen of each group."""
+    from hydra.errors import HydraException, MissingConfigException
     from omegaconf.errors import OmegaConfBaseException
 
     from klbench import pairs
@@ -208,9 +260,18 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     for key, value in map(split, overrides):
         if key == "pair" and value not in pairs.names():
             raise unknown("pair", value, pairs.names())
+    typed = dict(map(split, overrides))
     try:
-        config = _container(overrides)
+        config, choices = _container(overrides)
     except (HydraException, OmegaConfBaseException) as error:
+        if isinstance(error, MissingConfigException):
+            group = str(error.missing_cfg_file).partition("/")[0]
+            if group in groups():
+                raise unknown(group, typed.get(group, str(error.missing_cfg_file)), error.options or ()) from None
+        not_chosen = re.match(r"Could not override '(\w+)'", str(error))
+        if not_chosen and not_chosen[1] in groups():  # a key like any other, to an experiment whose file has no such choice
+            config, choices = _composed([each for each in overrides if split(each)[0] != not_chosen[1]])
+            return config | {not_chosen[1]: typed[not_chosen[1]]}, choices
         message = re.sub(r"(?<=['\s])\++(?=\w)", "", " ".join(str(error).splitlines()[0].split()))
         if message.startswith("Error merging") and error.__cause__ is not None:
             message += f", {str(error.__cause__).splitlines()[0]}"
@@ -219,17 +280,35 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     except Exception as error:  # Hydra leaves much to the code below it, as the wrong index of a list
         raise ConfigError(f"{_culprit(overrides):.{LONGEST}}: cannot be set, {inputs.reason(error)}") from error
     with inputs.refused("the configuration"):
-        return {str(key): value for key, value in inputs.plain(config).items()}
+        return {str(key): value for key, value in inputs.plain(config).items()}, choices
 
 
-def _container(overrides: Sequence[str]) -> Any:
-    from hydra import compose, initialize_config_dir
+@contextlib.contextmanager
+def initialized(*kinds: str) -> Iterator[Any]:
+    """Hydra, with klbench's configuration and these kinds of pairs, all where none is named, as files of its group ``pair``."""
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
+    from klbench import pairs
+
+    for name in kinds or pairs.names():  # a pair needs no file: its class says what there is
+        ConfigStore.instance().store(name, pairs.get(name).node(), group="pair", provider="klbench")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+    with initialize_config_dir(str(inputs.conf_folder()), "klbench", version_base="1.3"):
+        yield GlobalHydra.instance().hydra
+
+
+def _container(overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    from hydra import compose
+    from omegaconf import OmegaConf, flag_override
+
+    with initialized(*(value for key, value in map(split, overrides) if key == "pair")):
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    with flag_override(config, ["struct", "readonly"], [False, False]):
+        del config["hydra"]
+    return OmegaConf.to_container(config, resolve=True), choices
 
 
 def _culprit(overrides: Sequence[str]) -> str:
@@ -253,7 +332,7 @@ def check(overrides: Sequence[str]) -> Settings:
         Something is wrong with it.
     """
     experiment = _experiment(overrides)
-    return _checked(_compose(overrides), experiment, ALONE)
+    return checked(_compose(overrides), experiment)
 
 
 def default_out(name: str) -> Path:

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from klbench.lm import cache
 from klbench.lm.corpus import corpus
 from klbench.registry import unknown
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -141,19 +141,6 @@ def _made_with(recipe: Recipe) -> dict[str, Any]:
 
 def _key(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(_made_with(recipe), sort_keys=True).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch: a second one costs such small products more than it brings, and the last bits depend on it."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def build(recipe: Recipe, target: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 from pydantic import AfterValidator, PositiveFloat
+from pydantic_core import PydanticUndefined
 
 from klbench import divergences, quadrature
 from klbench.estimators.bregman import bregman
@@ -82,6 +83,19 @@ class Pair(Options, ABC):
         # Fields only: what a process has cached it would otherwise send to the others, and a task's tensors do not travel.
         state = super().__getstate__()
         return state | {"__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
+
+    @classmethod
+    def node(cls) -> dict[str, Any]:
+        """Return the plain data that ``pair=NAME`` stands for: the kind, and the class's defaults."""
+        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        return {"kind": cls.kind} | {
+            name: value.model_dump(exclude_unset=True) if isinstance(value, Options) else value
+            for name, value in defaults.items()
+            if value is not None and value is not PydanticUndefined
+        }
+
+    def plain(self) -> dict[str, Any]:
+        return {"kind": self.kind} | super().plain()
 
     @property
     def unreached(self) -> float:

@@ -48,8 +48,8 @@ class ExponentialPair(ScalarPair):
 
     kind: ClassVar[str] = "exponential"
     summary: ClassVar[str] = "exponentials (rate): the ratio is exactly Pareto, k = 1 - b/a"
-    q: Exponential
-    p: Exponential
+    q: Exponential = Exponential(rate=1.0)
+    p: Exponential = Exponential(rate=0.7)
     mu: Exponential | None = None
 
     def closed_form(self, target: str) -> Truth | None:

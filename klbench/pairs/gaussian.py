@@ -132,7 +132,7 @@ class GaussianPair(Pair):
 
     kind: ClassVar[str] = "gaussian"
     summary: ClassVar[str] = "Gaussians in any dimension (mean, std or cov): closed forms for nearly everything"
-    q: Normal = Normal()
+    q: Normal = Normal(mean=0.0)
     p: Normal = Normal(mean=1.0)
     mu: Normal | None = None
 

@@ -51,8 +51,8 @@ class LaplacePair(ScalarPair):
 
     kind: ClassVar[str] = "laplace"
     summary: ClassVar[str] = "Laplace densities (loc, scale): kinks, exponential tails"
-    q: Laplace
-    p: Laplace
+    q: Laplace = Laplace(loc=0.0, scale=1.0)
+    p: Laplace = Laplace(loc=0.5, scale=1.5)
     mu: Laplace | None = None
 
     def closed_form(self, target: str) -> Truth | None:

@@ -20,6 +20,7 @@ from klbench.lm.sampling import Sampling
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
+from klbench.threads import one_thread
 from klbench.types import Capabilities, Completions, ConfigError, Draws, Dtype, Estimator, Truncated, Truth
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 COLDEST = 1e-6
 FEW_PARAMETERS = 5_000_000
 """Models with no more run on one thread: more would not be faster, and the last bits would depend on how many."""
+
+
+def threads(*models: LanguageModel) -> AbstractContextManager[None]:
+    """Return a context of one thread for small models, and of as many as there are for others."""
+    return one_thread() if all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in models) else nullcontext()
 
 
 @register
@@ -164,7 +170,7 @@ class LmPair(Pair):
         from klbench.lm.generation import generate
 
         policy, reference = self._models
-        with self._threads():
+        with threads(*self._models):
             started = time.perf_counter()
             sampled = generate(policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self._generating)
             generated = time.perf_counter()
@@ -191,10 +197,6 @@ class LmPair(Pair):
 
         return choose(torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device), kernel=self.kernel)
 
-    def _threads(self) -> AbstractContextManager[None]:
-        small = all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in self._models)
-        return embedded.one_thread() if small else nullcontext()
-
     def rescored(self, completions: Completions, dtype: Dtype) -> Completions:
         """The same tokens, scored by the same models in another dtype; ``log_mu`` stays what it was.
 
@@ -204,7 +206,7 @@ class LmPair(Pair):
             The completions have no tokens or prompts.
         """
         token, prompt = _tokens(completions)
-        with self._threads():
+        with threads(*self._models):
             scores = self._scored(*self._models_in(dtype), prompt, token, completions.mask)
         return _completions(scores, token, completions.mask, prompt, completions.log_mu)
 
@@ -217,7 +219,7 @@ class LmPair(Pair):
             The completions have no tokens or prompts.
         """
         token, prompt = _tokens(completions)
-        with self._threads():
+        with threads(*self._models):
             scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
         return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
 

@@ -70,8 +70,8 @@ class MixturePair(ScalarPair):
 
     kind: ClassVar[str] = "mixture"
     summary: ClassVar[str] = "Gaussian mixtures (weights, means, stds): several modes, truth by quadrature"
-    q: Mixture
-    p: Mixture
+    q: Mixture = Mixture(weights=(0.3, 0.7), means=(-1.0, 1.0), stds=(0.5, 1.0))
+    p: Mixture = Mixture(weights=(0.5, 0.5), means=(-1.0, 1.0), stds=(0.6, 1.1))
     mu: Mixture | None = None
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:

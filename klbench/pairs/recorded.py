@@ -80,6 +80,11 @@ class RecordedPair(Pair):
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     path: Annotated[str, BeforeValidator(_checked_path)] = Field()
 
+    @classmethod
+    def node(cls) -> dict[str, Any]:
+        """Return the plain data of ``pair=recorded``: its path is the experiment's, unless it has one of its own."""
+        return super().node() | {"path": "${oc.select:path,null}"}
+
     @property
     def available(self) -> int:
         return rollouts.reader(self.path).rows

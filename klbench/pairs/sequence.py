@@ -16,7 +16,7 @@ from klbench.oracles import EPS, ExactMoments, enumerate_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.policies.shapes import POLICIES, Name, Policy
-from klbench.policies.tree import Tree
+from klbench.policies.tree import Tree, check_number
 from klbench.types import Capabilities, Completions, Draws, Estimator, GradientTask, Skip, Truth
 
 if TYPE_CHECKING:
@@ -56,12 +56,7 @@ class SequencePair(Pair):
 
     @model_validator(mode="after")
     def _check(self) -> SequencePair:
-        total = self.tree.leaves * self.prompts
-        if total > MOST_SEQUENCES:
-            raise ValueError(
-                f"vocabulary={self.vocabulary}, horizon={self.horizon} and prompts={self.prompts} make {total:,} sequences, "
-                f"at most {MOST_SEQUENCES:,} can be enumerated"
-            )
+        check_number(self, self.tree.leaves * self.prompts, "sequences", MOST_SEQUENCES, "can be enumerated")
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         return self
 

@@ -59,8 +59,8 @@ class StudentTPair(ScalarPair):
 
     kind: ClassVar[str] = "student_t"
     summary: ClassVar[str] = "Student-t densities (df, loc, scale): polynomial tails, truth by quadrature"
-    q: StudentT
-    p: StudentT
+    q: StudentT = StudentT(df=8.0, loc=0.0, scale=1.0)
+    p: StudentT = StudentT(df=6.0, loc=0.5, scale=1.0)
     mu: StudentT | None = None
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:

@@ -3,10 +3,36 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Shape(Protocol):
+    """Settings that name the size of a tree and the number of prompts."""
+
+    @property
+    def vocabulary(self) -> int: ...
+    @property
+    def horizon(self) -> int: ...
+    @property
+    def prompts(self) -> int: ...
+
+
+def check_number(shape: Shape, number: int, what: str, most: int, purpose: str) -> None:
+    """Refuse a shape with more sequences, or more of what is made of them, than a study can enumerate.
+
+    Raises
+    ------
+    ValueError
+        The keys that make ``number``, and that ``most`` is the largest for this purpose.
+    """
+    if number > most:
+        raise ValueError(
+            f"vocabulary={shape.vocabulary}, horizon={shape.horizon} and prompts={shape.prompts} make {number:,} {what}, "
+            f"at most {most:,} {purpose}"
+        )
 
 
 class Paths(NamedTuple):

@@ -61,14 +61,19 @@ def number(digits: int = 3) -> Show:
     return show
 
 
+def plain(digits: int = 3) -> Show:
+    """Return what shows a number with so many digits, however small."""
+    return lambda row, name: Cell(numbers.number(row[name], digits), row[name])
+
+
 def short(digits: int = 3) -> Show:
     """Return what shows a number with at most so many digits, without closing zeros."""
     return lambda row, name: Cell(numbers.short(row[name], digits), row[name])
 
 
-def interval(digits: int = 2) -> Show:
-    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``."""
-    return lambda row, name: Cell(numbers.interval(row, name, digits), row[name])
+def interval(digits: int = 2, least: float = -math.inf) -> Show:
+    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``, which does not pass ``least``."""
+    return lambda row, name: Cell(numbers.interval(row, name, digits, least), row[name])
 
 
 def with_error(row: Row, name: str) -> Cell:
@@ -79,6 +84,11 @@ def with_error(row: Row, name: str) -> Cell:
 def percent(row: Row, name: str) -> Cell:
     """Show a fraction in per cent."""
     return Cell(numbers.percent(row[name]), row[name])
+
+
+def percent_interval(row: Row, name: str) -> Cell:
+    """Show a fraction in per cent with the ends of its interval, ``_low`` and ``_high``."""
+    return Cell(numbers.percent_interval(row, name), row[name])
 
 
 def computed(function: Callable[[Row], Any]) -> Show:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from klbench.metrics.seeds import Z95 as Z95
+from klbench.metrics.seeds import side as side
 
 MISSING = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -38,12 +39,15 @@ def short(x: float, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
 
 
-def interval(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
-    """``0.024 (0.018 to 0.036)`` of a value with ``_low`` and ``_high``; what is rounding of 0 is 0."""
+def interval(row: Mapping[str, Any], name: str, digits: int = 2, least: float = -math.inf) -> str:
+    """``0.024 (0.018 to 0.036)`` of a value with ``_low`` and ``_high``; what is rounding of 0 is 0.
+
+    An interval of what cannot be below ``least`` ends there, which its table or caption must say.
+    """
     value, low, high = (0.0 if abs(x) < 1e-12 else x for x in (row[name], *(row[f"{name}_{end}"] for end in ("low", "high"))))
     if math.isnan(low) or low == high:
         return number(value, digits)
-    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+    return f"{number(value, digits)} ({number(max(low, least), digits)} to {number(high, digits)})"
 
 
 def percent_interval(row: Mapping[str, Any], name: str) -> str:
@@ -83,16 +87,6 @@ def percent(x: float) -> str:
     return f"{short(100 * x, 2 if abs(x) < 0.095 else 3 if abs(x) < 0.995 else 2)} %".replace("-", "−")
 
 
-def percent_or_times(x: float) -> str:
-    """Return a share of something's length in two digits: ``21 %``, ``14 ×``."""
-    if math.isinf(x):
-        return "∞"
-    if 0 < x < 1e-3:
-        return "< 0.1 %"
-    x *= 1 + 1e-9  # so that an eighth is 13 % on whatever side rounding left it
-    return f"{number(x, 2)} ×" if x >= 10 else f"{number(100 * x, 2)} %"
-
-
 def signed_percent(x: float) -> str:
     """Return a difference in per cent with its sign, to two digits: ``+12 %``."""
     if not math.isfinite(x):
@@ -103,6 +97,16 @@ def signed_percent(x: float) -> str:
 def exact(value: float, se: float) -> str:
     """Return an exact value, with its interval where that is wide enough to show."""
     return with_interval(value, se) if math.isfinite(se) and abs(se) > 1e-6 * abs(value) else number(value)
+
+
+def percent_or_times(x: float) -> str:
+    """Return a share of something's length in two digits: ``21 %``, ``14 ×``."""
+    if math.isinf(x):
+        return "∞"
+    if 0 < x < 1e-3:
+        return "< 0.1 %"
+    x *= 1 + 1e-9  # so that an eighth is 13 % on whatever side rounding left it
+    return f"{number(x, 2)} ×" if x >= 10 else f"{number(100 * x, 2)} %"
 
 
 def count(n: float, one: str, many: str = "") -> str:

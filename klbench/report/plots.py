@@ -37,7 +37,7 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 
 @dataclass(frozen=True)
 class Line:
-    """Points along x, ``joined`` or not; hollow ones are not to be trusted.
+    """Points along x, ``joined`` or not; hollow ones are not to be trusted. ``dotted`` is for a second line of one entry.
 
     ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
     """
@@ -49,6 +49,7 @@ class Line:
     high: Sequence[float] = ()
     bars: bool = False
     marked: bool = True
+    dotted: bool = False
     joined: bool = True
     hollow: Sequence[bool] = ()
 
@@ -73,7 +74,7 @@ class Axis:
     scale: str = "linear"
     threshold: float = 0.01
     levels: Sequence[float] = ()
-    place: Callable[[Axes], None] | None = None
+    place: Callable[[Axes], object] | None = None
 
 
 def lines(title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16) -> Panel:
@@ -97,25 +98,19 @@ def _line(axes: Axes, line: Line) -> None:
     elif len(line.low):
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
     full = [i for i, hollow in enumerate(line.hollow) if not hollow]
-    axes.plot(
-        line.x, line.y, color=own, linestyle=("--" if line.entry.dashed else "-") if line.joined else "none", markersize=4.5,
-        marker=line.entry.marker if line.marked else None, markevery=full if line.hollow else max(1, len(line.x) // 6),
-    )  # fmt: skip
+    every = full if line.hollow else max(1, len(line.x) // 6) if line.joined else 1
+    style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
+    marker = line.entry.marker if line.marked else None
+    axes.plot(line.x, line.y, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
     if any(line.hollow):
         rest = [(x, y) for x, y, hollow in zip(line.x, line.y, line.hollow, strict=True) if hollow]
-        axes.plot(
-            *zip(*rest, strict=True),
-            color=own,
-            linestyle="none",
-            markersize=4.5,
-            marker=line.entry.marker,
-            markerfacecolor="none",
-        )
+        x, y = zip(*rest, strict=True)
+        axes.plot(x, y, color=own, linestyle="none", markersize=4.5, marker=line.entry.marker, markerfacecolor="none")
 
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
     """Give an axis its label, its scale, and the lines across."""
-    finite = [value for value in values if math.isfinite(value)]
+    finite = [value for value in (*values, *axis.levels) if math.isfinite(value)]
     for level in axis.levels:
         (axes.axhline if which == "y" else axes.axvline)(level, color=TEXT, linewidth=0.9, zorder=1)
     getattr(axes, f"set_{which}label")(axis.label)
@@ -162,9 +157,14 @@ class Mark:
     width: float = 1.8
 
 
-def down(title: str, marks: Sequence[Mark], x: Axis, *, detail: str = "", left: float = 0.43) -> Panel:
-    """Return a panel with a row for each name, the first on top, and its marks along x."""
-    names = list(dict.fromkeys(mark.name for mark in marks))
+def down(
+    title: str, marks: Sequence[Mark], x: Axis, *, names: Sequence[str] = (), detail: str = "", left: float = 0.43
+) -> Panel:
+    """Return a panel with a row for each name, the first on top, and its marks along x.
+
+    ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
+    """
+    names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
     height = 62 + ROW * max(3, len(names))
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
@@ -263,3 +263,24 @@ BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told
 def verdict(low: float, high: float) -> LegendEntry:
     """Return the entry for a difference by its interval: behind, ahead, or open."""
     return BEHIND if low > 0 else AHEAD if high < 0 else OPEN
+
+
+def shares(title: str, counts: Mapping[str, Sequence[tuple[LegendEntry, int]]], x: Axis, *, left: float = 0.25) -> Panel:
+    """Return a panel with a bar for each name, cut into parts with their numbers."""
+    names = list(counts)
+    height = 70 + 34 * len(names)
+    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
+        for y, parts in enumerate(counts.values()):
+            start = 0
+            for entry, count in parts:
+                if count:
+                    axes.barh(y, count, left=start, height=0.62, color=colour(entry.slot), alpha=0.85)
+                    axes.text(start + count / 2, y, str(count), ha="center", va="center", color=TEXT)
+                start += count
+        _set(axes, "x", x, [])
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.grid(visible=False, axis="y")
+    said = "; ".join(f"{name}: {', '.join(f'{n} {entry.label}' for entry, n in parts if n)}" for name, parts in counts.items())
+    return Panel(title, svg[0], f"{x.label[:1].upper()}{x.label[1:]} by name: {said}.")

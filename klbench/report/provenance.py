@@ -72,12 +72,13 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def links(source: Source, page: Path) -> list[Markup]:
-    """A relative link to each table of a run."""
+    """Return a relative link to each table of a run that is a file; those that are completed on reading are none."""
     result = []
     for name, table in source.tables.items():
-        file = source.path / "tables" / f"{name}.csv"
-        if not file.exists():
-            file = file.with_suffix(".parquet")
+        files = [source.path / "tables" / f"{name}.{kind}" for kind in ("csv", "parquet")]
+        file = next((each for each in files if each.exists()), None)
+        if file is None:
+            continue
         href = quote(Path(os.path.relpath(file, page.parent)).as_posix())
         result.append(Markup('<a href="{}">tables/{}</a> ({})').format(href, file.name, count(len(table), "row")))
     return result

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import gradients
+from klbench.policies.shapes import Name
+from klbench.policies.tree import Tree, check_number
 from klbench.rlhf.losses import GROUPED, Baseline, Normalisation, Whitening
 from klbench.types import Options
 
-Algorithm = Literal["ppo", "reinforce", "grpo", "trl_grpo", "verl_ppo", "openrlhf_ppo"]
 Weight = Annotated[float, Field(gt=0.0, le=1e3)]
 
 REFERENCE = "k1_reward"
 """What every other combination is compared with."""
 NONE = "none"
 """Stands among the combinations for no penalty at all."""
-
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "ppo": {"clip": 0.2, "epochs": 2, "baseline": "leave_one_out", "whitening": "none"},
-    "reinforce": {"clip": None, "epochs": 1, "baseline": "leave_one_out", "whitening": "none"},
-    "grpo": {"clip": 0.2, "epochs": 2, "baseline": "batch_mean", "whitening": "group"},
-    "trl_grpo": {"clip": 0.2, "epochs": 1, "baseline": "batch_mean", "whitening": "group_trl", "normalisation": "token"},
-    "verl_ppo": {
-        "clip": 0.2, "epochs": 1, "baseline": "none", "whitening": "batch_verl", "normalisation": "token", "critic": True,
-        "trace": 1.0, "value_clip": 0.5, "dual_clip": 3.0, "ratio_limit": 20.0,
-    },
-    "openrlhf_ppo": {
-        "clip": 0.2, "epochs": 1, "baseline": "none", "whitening": "batch_openrlhf", "normalisation": "token", "critic": True,
-        "trace": 1.0, "value_clip": 0.5, "ratio_limit": 20.0,
-    },
-}  # fmt: skip
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -47,16 +33,34 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 Names = Annotated[tuple[str, ...], AfterValidator(_known)]
 
 
+class ShapeOptions(Options):
+    """The shape of policies whose every sequence is enumerated.
+
+    Parameters
+    ----------
+    model, vocabulary, horizon, prompts, width
+        As in ``pair=sequence``.
+    """
+
+    model: Name
+    vocabulary: int = Field(ge=2, le=64)
+    horizon: int = Field(ge=1, le=10)
+    prompts: int = Field(ge=1, le=256)
+    width: int = Field(ge=1, le=64)
+
+    @property
+    def leaves(self) -> int:
+        """The number of sequences after one prompt."""
+        return Tree(self.vocabulary, self.horizon).leaves
+
+
 class LoopOptions(Options):
-    """Settings of the loop. What an algorithm sets, a key of one's own overrides.
+    """Settings of the loop. Their values are those of the experiment's file and of the algorithm that it names.
 
     Parameters
     ----------
     algorithm
-        ``ppo``: clipped surrogate, 2 epochs, and no critic but the mean of a group's others. ``reinforce``: no clip, 1 epoch,
-        the same baseline, which is RLOO. ``grpo``: group mean, returns (less the penalty, where it stands in them) in units of
-        their group's spread. All three sum over tokens. ``trl_grpo`` (1.16, which has its penalty in the loss), ``verl_ppo``
-        (0.9), ``openrlhf_ppo`` (0.11): the advantages and losses of these trainers, by their defaults, means over tokens.
+        The file of ``conf/algorithm/`` that the settings come from, unless they were typed.
     beta
         The penalty's weight against the reward.
     combinations
@@ -73,42 +77,30 @@ class LoopOptions(Options):
         Updates between evaluations.
     """
 
-    algorithm: Algorithm = "ppo"
-    beta: Weight = 0.2
+    algorithm: str
+    beta: Weight
     combinations: Names = Field(min_length=1)
     updates: int = Field(ge=1, le=100_000)
-    group: int = Field(default=8, ge=1, le=4096)
+    group: int = Field(ge=1, le=4096)
     epochs: int = Field(ge=1, le=100)
-    minibatches: int = Field(default=1, ge=1, le=1024)
-    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
-    decay: bool = True
-    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+    minibatches: int = Field(ge=1, le=1024)
+    learning_rate: float = Field(gt=0.0, le=10.0)
+    decay: bool
+    gradient_clip: float | None = Field(gt=0.0)
     clip: float | None = Field(gt=0.0, lt=1.0)
-    dual_clip: float | None = Field(default=None, gt=1.0)
-    ratio_limit: float | None = Field(default=None, gt=0.0)
+    dual_clip: float | None = Field(gt=1.0)
+    ratio_limit: float | None = Field(gt=0.0)
     baseline: Baseline
     whitening: Whitening
-    normalisation: Normalisation = "sum"
-    clamp: float | None = Field(default=None, gt=0.0)
-    target_kl: float | None = Field(default=None, gt=0.0)
-    critic: bool = False
-    trace: float = Field(default=0.95, ge=0.0, le=1.0)
-    value_weight: float = Field(default=0.5, gt=0.0)
-    value_clip: float | None = Field(default=None, gt=0.0)
-    pretraining_weight: float = Field(default=0.0, ge=0.0, le=1e3)
-    every: int = Field(default=10, ge=1)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return cls.filled(given) | given
-
-    @classmethod
-    def filled(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """What the chosen algorithm sets."""
-        return ALGORITHMS.get(str(given.get("algorithm", "ppo")), ALGORITHMS["ppo"])
+    normalisation: Normalisation
+    clamp: float | None = Field(gt=0.0)
+    target_kl: float | None = Field(gt=0.0)
+    critic: bool
+    trace: float = Field(ge=0.0, le=1.0)
+    value_weight: float = Field(gt=0.0)
+    value_clip: float | None = Field(gt=0.0)
+    pretraining_weight: float = Field(ge=0.0, le=1e3)
+    every: int = Field(ge=1)
 
     @model_validator(mode="after")
     def _check_loop(self) -> LoopOptions:
@@ -129,3 +121,32 @@ class LoopOptions(Options):
     def _grouped(self) -> bool:
         chosen = [gradients.get(name) for name in self.combinations if name != NONE]
         return any(each.baseline in ("batch_mean", "leave_one_out") for each in chosen)
+
+
+class TestbedOptions(ShapeOptions, LoopOptions):
+    """Settings of the loop on enumerated policies, beside their shape. What a preset sets, a key of one's own overrides.
+
+    Attributes
+    ----------
+    most_sequences, counted_for
+        Sequences of all prompts that one seed may have, and what is done with all of them.
+
+    Parameters
+    ----------
+    preset
+        The file of ``conf/preset/`` that changes the experiment's settings.
+    seeds
+        How many; each draws its own reference, reward and samples.
+    """
+
+    most_sequences: ClassVar[int]
+    counted_for: ClassVar[str]
+    preset: str
+    seeds: int = Field(ge=1, le=4096)
+
+    @model_validator(mode="after")
+    def _check_size(self) -> TestbedOptions:
+        if self.minibatches > self.prompts * self.group:
+            raise ValueError(f"minibatches={self.minibatches}: a batch has {self.prompts * self.group} sequences")
+        check_number(self, self.leaves * self.prompts, "sequences", self.most_sequences, self.counted_for)
+        return self

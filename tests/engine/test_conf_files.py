@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from klbench import estimators, pairs
+from klbench import estimators, inputs, pairs, studies
 from klbench.engine import app
-from klbench.engine.settings import Common, Settings, expand_estimators, read_sets
+from klbench.engine.settings import Common, Settings
 from klbench.engine.settings import settings as checked
+from klbench.studies.choices import chosen_estimators
 
-CONF = app.conf_folder()
+CONF = inputs.conf_folder()
 EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))
-PAIRS = sorted((CONF / "pair").glob("*.yaml"))
 # What a node leaves to the user.
 NEEDED = {
     "categorical": ["pair.q.probs=[0.2,0.8]", "pair.p.probs=[0.5,0.5]"],
@@ -63,16 +63,51 @@ def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
         titles = [pair.title for pair in settings.options.pairs]
         assert len(set(titles)) == len(titles)
     if "estimators" in said:
-        assert options["estimators"] == tuple(expand_estimators(said["estimators"], read_sets(CONF)))
-    for key in said.keys() - {"study", "pairs", "default_pairs", "estimators", "path"}:
+        assert options["estimators"] == chosen_estimators(said["estimators"])
+    for key in said.keys() - {"defaults", "study", "pairs", "default_pairs", "estimators", "path"}:
         assert options[key] == (tuple(said[key]) if isinstance(said[key], list) else said[key])
+
+
+@pytest.mark.parametrize("name", ["ppo", "dpo", "reward_model", "ppo_lm", "dpo_lm"])
+def test_the_file_of_a_training_experiment_shows_all_that_is_run(name: str) -> None:
+    """Its own lines and those of the algorithm it names: every option of the study, each once."""
+    own = yaml.safe_load((CONF / "exp" / f"{name}.yaml").read_text(encoding="utf-8"))
+    chosen = {group[1:]: file for entry in own.pop("defaults", []) if isinstance(entry, dict) for group, file in entry.items()}
+    read = [yaml.safe_load((CONF / each / f"{chosen[each]}.yaml").read_text()) for each in app.groups() if each in chosen]
+    keys = [key for file in (own, *read) for key in file]
+    settings = app.check([f"+exp={name}"])
+    assert sorted(keys) == sorted(["study", *type(settings.options).model_fields])
+    options = settings.options.model_dump()
+    for file in read:
+        for key, value in file.items():
+            assert options[key] == value
+
+
+@pytest.mark.parametrize("path", sorted(path for group in app.groups() for path in (CONF / group).rglob("*.yaml")), ids=stem)
+def test_a_preset_or_algorithm_sets_only_options_of_the_studies_that_have_it(path: Path) -> None:
+    group, *study, _ = path.relative_to(CONF).parts
+    for name in study or [name for name in studies.names() if group in studies.get(name).options.model_fields]:
+        settings = app.check([f"+exp={name}", f"{group}={path.stem}"])
+        options = settings.options.model_dump()
+        for key, value in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
+            assert options[key] == (tuple(value) if isinstance(value, list) else value)
+        # What is typed wins over it.
+        assert app.check([f"+exp={name}", f"{group}={path.stem}", "++beta=0.123"]).options.beta == 0.123
+
+
+def test_what_is_typed_wins_over_an_algorithm_that_wins_over_nothing_else() -> None:
+    settings = app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=verl_ppo", "clip=0.3", "seeds=3"]))
+    options = settings.options
+    assert (options.preset, options.algorithm, options.clip, options.seeds) == ("thorough", "verl_ppo", 0.3, 3)
+    assert (options.updates, options.critic, options.dual_clip) == (400, True, 3.0)
+    assert_said_in_full(settings)
 
 
 def assert_said_in_full(settings: Settings) -> None:
     """What is written of settings names every option, and makes the same settings, unless a default changes."""
     text = yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True)
     config = yaml.safe_load(text)
-    assert checked(config, settings.experiment, CONF) == settings
+    assert checked(config, settings.experiment) == settings
     expected = {"study", *Common.model_fields, *settings.study.options.model_fields} - {"out"}
     if hasattr(settings.options, "pairs"):
         several = len(settings.options.pairs) > 1
@@ -106,30 +141,26 @@ def test_every_experiment_is_one_of_the_help() -> None:
     assert list(app.experiments()) == [path.stem for path in EXPERIMENTS]
 
 
-def test_every_pair_has_a_node_and_every_node_a_pair() -> None:
-    assert {path.stem for path in PAIRS} == set(pairs.names())
-
-
-@pytest.mark.parametrize("path", PAIRS, ids=stem)
-def test_a_pair_node_makes_its_pair(path: Path) -> None:
-    experiment = path.stem if path.stem in WITHOUT_TRUTH else "value"  # which measures against a known truth
-    settings = app.check(app.normalized([f"exp={experiment}", f"pair={path.stem}", *NEEDED.get(path.stem, [])]))
+@pytest.mark.parametrize("name", pairs.names())
+def test_the_name_of_a_pair_is_enough(name: str) -> None:
+    experiment = name if name in WITHOUT_TRUTH else "value"  # which measures against a known truth
+    settings = app.check(app.normalized([f"exp={experiment}", f"pair={name}", *NEEDED.get(name, [])]))
     assert_said_in_full(settings)
     (pair,) = settings.options.pairs
-    assert pair.kind == yaml.safe_load(path.read_text(encoding="utf-8"))["kind"] == path.stem
-    assert type(pair) is pairs.get(path.stem)
-    assert path.stem in WITHOUT_TRUTH or pair.truth("kl_qp").value > 0.0
+    assert type(pair) is pairs.get(name)
+    assert pair.kind == name
+    assert name in WITHOUT_TRUTH or pair.truth("kl_qp").value > 0.0
 
 
-@pytest.mark.parametrize("name", read_sets(CONF))
+@pytest.mark.parametrize("name", estimators.sets())
 def test_a_set_of_estimators_names_only_what_there_is(name: str) -> None:
-    names = expand_estimators(name, read_sets(CONF))
+    names = list(chosen_estimators(name))
     assert names == [estimators.get(each).name for each in names]
     assert len(set(names)) == len(names) > 0
 
 
 def test_the_set_of_all_is_all() -> None:
-    assert expand_estimators("all", read_sets(CONF)) == estimators.names()
+    assert list(chosen_estimators("all")) == estimators.names()
 
 
 def test_a_node_is_the_value_it_looks_like() -> None:

@@ -16,10 +16,11 @@ import pytest
 import yaml
 
 import klbench
-from klbench import estimators, pairs
+from klbench import estimators, pairs, studies
 from klbench.engine import app, progress
 from klbench.engine.app import experiments
 from klbench.engine.cli import command_line
+from klbench.pairs.laplace import Laplace, LaplacePair
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
@@ -73,7 +74,8 @@ def test_the_run_folder_holds_what_it_should(path) -> None:
     assert names == {"config.yaml", "run.json", "tables", "figures", "index.html", "log.txt"}
     assert {each.suffix for each in (path / "figures").iterdir()} == {".svg"}
     tables = {each.name for each in (path / "tables").iterdir()}
-    stems = {"values", "differences", "errors", "pairs", "estimators"}
+    stems = {schema.table for schema in studies.get("value").tables}
+    assert {"values", "differences", "errors", "pairs", "estimators"} < stems
     assert tables == {f"{stem}.{kind}" for stem in stems for kind in ("parquet", "csv")}
 
 
@@ -195,6 +197,24 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(call, path, tmp_path)
     assert (set(table["estimator"]), set(table["batch"])) == ({"k3"}, {1, 8})
 
 
+def test_runs_of_earlier_versions_go_on(call, tmp_path) -> None:
+    """They wrote only what was typed; or all, names of preset and algorithm among it, in which case files change nothing."""
+    tiny = {"vocabulary": 2, "horizon": 2, "prompts": 2, "width": 4, "seeds": 2, "updates": 2, "group": 2, "model": "table",
+            "combinations": ["k1_reward", "k3_loss"], "frontier": [], "recovery": [], "noise_free_seeds": 0}  # fmt: skip
+    typed = {"study": "ppo", "seed": 0, "workers": 1, "preset": "thorough", "algorithm": "grpo"} | tiny
+    info = json.dumps({"experiment": "ppo", "study": "ppo", "status": "interrupted", "seed": 0, "workers": 1})
+    whole = app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=grpo"])).config | typed | {"clip": 0.3}
+    for name, config, clip in (("typed", typed, 0.2), ("whole", whole, 0.3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(info)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
+        experiment, found, _ = app._resumed([f"++resume={tmp_path / name}"], {"resume"})
+        options = app.checked(found, experiment, app.ALONE).options
+        assert (options.clip, options.baseline, options.betas[0], options.seeds) == (clip, "batch_mean", 0.025, 2)
+        assert call(f"resume={tmp_path / name}", folder=tmp_path).code == 0
+        assert set(pd.read_parquet(tmp_path / name / "tables" / "training.parquet")["algorithm"]) == {"grpo"}
+
+
 def test_the_values_table_has_its_columns(path) -> None:
     table = pd.read_parquet(path / "tables" / "values.parquet")
     assert {name.strip() for name in COLUMNS.split(",")} <= set(table.columns)
@@ -254,7 +274,7 @@ def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch)
     run = klbench.run("value", *ONE)
     assert run.status == "done"
     assert run.path.resolve().parent == tmp_path / "reports"
-    assert set(run.tables) == {"values", "differences", "errors", "pairs", "estimators"}
+    assert set(run.tables) > {"values", "differences", "errors", "pairs", "estimators"}
     for name, table in run.tables.items():
         pd.testing.assert_frame_equal(table, pd.read_parquet(path / "tables" / f"{name}.parquet"), check_exact=True)
 
@@ -363,6 +383,57 @@ def test_an_experiment_from_a_folder_of_the_users_own(call, tmp_path) -> None:
     assert call("-m", "exp=coin", where, "workers=1", "seed=1,2", "out=two", folder=tmp_path).code == 0
     for run in ("one", "two/0", "two/1"):
         assert pd.read_parquet(tmp_path / run / "tables" / "pairs.parquet")["kind"].tolist() == ["categorical"]
+
+
+def test_presets_and_algorithms_in_experiments_of_the_users_own(tmp_path) -> None:
+    def checked(text: str, *typed: str):
+        (tmp_path / "exp").mkdir(exist_ok=True)
+        (tmp_path / "exp" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+        options = app.check(app.normalized(["exp=mine", f"hydra.searchpath=[file://{tmp_path}]", *typed])).options
+        return options.algorithm, options.preset, options.baseline, options.seeds, options.updates
+
+    built_on = "defaults: [ppo, override /algorithm: grpo, _self_]\nupdates: 3"
+    assert checked(built_on) == ("grpo", "default", "batch_mean", 8, 3)
+    assert checked(built_on, "preset=thorough") == ("grpo", "thorough", "batch_mean", 16, 3)
+    assert checked(built_on, "algorithm=ppo", "seeds=2") == ("ppo", "default", "leave_one_out", 2, 3)
+    assert checked("study: ppo\nupdates: 3") == ("ppo", "default", "leave_one_out", 8, 3)  # the rest is the study's
+    assert checked("study: ppo\nalgorithm: grpo\nupdates: 3", "preset=thorough") == ("grpo", "thorough", "batch_mean", 16, 3)
+    with pytest.raises(ConfigError, match=r"algorithm='grpo': .* 'defaults: \[ppo, override /algorithm: grpo, _self_\]'"):
+        checked("defaults: [ppo, _self_]\nalgorithm: grpo")
+
+
+@pytest.fixture
+def plugin(monkeypatch) -> type[LaplacePair]:
+    """A pair of somebody else's: a class, registered while the test lasts, and nothing else."""
+    monkeypatch.setattr(pairs.registry, "_makers", dict(pairs.registry._makers))
+
+    @pairs.register
+    class OtherLaplacePair(LaplacePair):
+        kind = "plugin_laplace"
+        summary = "Laplace densities (loc, scale) from outside"
+        q: Laplace = Laplace(loc=0.25)
+        p: Laplace = Laplace(loc=1.0, scale=2.0)
+        wide: bool = False
+
+    return OtherLaplacePair
+
+
+def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
+    short = ("samples=1_000", "workers=1", "batches=[1]", "estimators=[k1]")
+    called = call("+exp=value", "pair=plugin_laplace", "pair.p.scale=3", "wide=true", *short, "out=run", folder=tmp_path)
+    assert (called.code, called.err) == (0, "")
+    node = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["pair"]
+    assert node == {"kind": "plugin_laplace", "label": "", "series": "", "q": {"loc": 0.25, "scale": 1.0},
+                    "p": {"loc": 1.0, "scale": 3.0}, "mu": None, "wide": True}  # fmt: skip
+    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "pairs.parquet")["kind"]) == {"plugin_laplace"}
+    assert call("-m", "+exp=value", "pair=plugin_laplace,gaussian", *short, "out=both", folder=tmp_path).code == 0
+    assert "vailable: " in (wrong := call("+exp=value", "pair=plugin_laplac", folder=tmp_path).err)
+    assert "did you mean 'plugin_laplace'?" in wrong
+    assert ", plugin_laplace" in wrong
+    assert "plugin_laplace" in call("+exp=value", folder=tmp_path).err
+    wrong = call("+exp=value", "pair=plugin_laplace", "pair.p.scael=3", folder=tmp_path).err
+    assert wrong == "klbench: unknown key 'pair.p.scael'; did you mean 'pair.p.scale'? available here: loc, scale\n"
+    assert "  plugin_laplace " in call("--help", folder=tmp_path).out
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:

@@ -19,6 +19,7 @@ import pytest
 from klbench import report
 from klbench.metrics.batches import Counts
 from klbench.runs import RunFolder, start_of
+from klbench.studies import context
 from klbench.studies.value import run as value_run
 from klbench.types import ConfigError, RunError
 
@@ -218,14 +219,14 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
 ) -> None:
     (tmp_path / "whole").mkdir()
     assert call(*SMALL, folder=tmp_path / "whole").code == 0
-    original, add, merging = getattr(place, name), value_run._Progress.add, []
+    original, add, merging = getattr(place, name), context.Checkpoint.add, []
 
     def interrupted(*arguments: object) -> object:
         if merging and merging[0].shards >= 7:
             raise KeyboardInterrupt
         return original(*arguments)
 
-    def watched(self: value_run._Progress, *arguments: object, **more: object) -> None:
+    def watched(self: context.Checkpoint[value_run.Found], *arguments: object, **more: object) -> None:
         merging.append(self)
         try:
             add(self, *arguments, **more)
@@ -233,10 +234,10 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
             merging.clear()
 
     with monkeypatch.context() as patch:
-        patch.setattr(value_run._Progress, "add", watched)
+        patch.setattr(context.Checkpoint, "add", watched)
         patch.setattr(place, name, interrupted)
         if name == "save_part":
-            patch.setattr(value_run, "CHECKPOINT_SECONDS", 0.0)
+            patch.setattr(context, "CHECKPOINT_SECONDS", 0.0)
         assert call(*SMALL, folder=tmp_path).code == 130
     assert call("resume=run", "workers=1", folder=tmp_path).code == 0
     assert tables(tmp_path) == tables(tmp_path / "whole")

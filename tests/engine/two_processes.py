@@ -23,6 +23,7 @@ from klbench import report  # noqa: E402
 from klbench.engine.cli import command_line  # noqa: E402
 from klbench.lm import loading  # noqa: E402
 from klbench.runs import RunFolder  # noqa: E402
+from klbench.studies import context  # noqa: E402
 from klbench.studies.lm import run as lm_run  # noqa: E402
 from klbench.types import ConfigError  # noqa: E402
 
@@ -84,7 +85,7 @@ def stops(self, name, arrays):
 
 
 measure, save = lm_run.measure_shard, RunFolder.save_part
-lm_run.CHECKPOINT_SECONDS = 0.0
+context.CHECKPOINT_SECONDS = 0.0
 os.chdir(folder)
 call("done", *RUN, *SIZE, "out=done")
 call("taken", *RUN, *SIZE, "out=done")

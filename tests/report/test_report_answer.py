@@ -18,7 +18,7 @@ from klbench.studies.value import run as value_run
 from klbench.studies.value import section_answer as answering
 from klbench.studies.value import section_claims as claiming
 from klbench.studies.value import section_ranking as ranking
-from klbench.studies.value.run import ValueOptions
+from klbench.studies.value.options import ValueOptions
 from klbench.studies.value.section_data import Data
 
 

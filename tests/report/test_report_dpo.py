@@ -12,7 +12,7 @@ from gradient_runs import plain
 
 from klbench.report import combine, render
 from klbench.studies.dpo import section as dpo_section
-from klbench.studies.dpo.section_data import COVERS
+from klbench.studies.dpo.columns import TABLES
 
 MakeRun = Callable[..., Path]
 SIZES, STEPS, START = (64.0, 1024.0, math.inf), (0, 10, 20), 1.5
@@ -59,8 +59,10 @@ def content(shift: float = 0.0, status: str = "ok") -> dict[str, pd.DataFrame]:
         seen.append(key | {"seeds": 4, "kl": 1.4, "rel_rmse": 0.3, "rel_bias": 0.0, "below": 0.75} | spread("rel_error", error))
         told += [key | {"step": step, "kl": 1.4, "estimate": 1.4 * (1 + error)} for step in STEPS[1:]]
     rates = [{"arm": "dpo"} | spread("last_exponent", -0.5) | spread("best_exponent", -0.43)]
-    names = ("training", "dpo_final", "dpo_curves", "dpo_optima", "dpo_estimates", "dpo_seen", "dpo_rates")
-    return dict(zip(names, map(pd.DataFrame, (training, final, curves, optima, told, seen, rates)), strict=True))
+    rows = (training, final, curves, rates, optima, told, seen)
+    return {
+        schema.table: schema.example(**pd.DataFrame(each).to_dict("list")) for schema, each in zip(TABLES, rows, strict=True)
+    }
 
 
 def said(tables: dict[str, pd.DataFrame]) -> str:
@@ -115,7 +117,7 @@ def test_one_seed_has_no_intervals() -> None:
 
 
 def test_figures_and_tables(make_run: MakeRun) -> None:
-    page = render(make_run("dpo", content()))
+    page = render(make_run("dpo", content(), study="dpo"))
     text = page.read_text(encoding="utf-8")
     for name in ("dpo-pairs", "dpo-curves", "dpo-forest", "dpo-estimates"):
         assert (page.parent / "figures" / f"{name}.svg").is_file()
@@ -123,15 +125,18 @@ def test_figures_and_tables(make_run: MakeRun) -> None:
     assert "Other tables" not in text
 
 
-@pytest.mark.parametrize("missing", COVERS)
+@pytest.mark.parametrize("missing", [schema.table for schema in TABLES if schema.table != "dpo_final"])
 def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, missing: str) -> None:
     tables = content()
     del tables[missing]
-    assert "After training" in render(make_run("dpo", tables)).read_text(encoding="utf-8")
+    assert "After training" in render(make_run("dpo", tables, study="dpo")).read_text(encoding="utf-8")
 
 
 def test_several_runs_stand_apart(make_run: MakeRun, tmp_path: Path) -> None:
-    folders = [make_run("a", content(), config="beta: 0.2\n"), make_run("b", content(shift=0.3), config="beta: 0.1\n")]
+    folders = [
+        make_run("a", content(), config="beta: 0.2\n", study="dpo"),
+        make_run("b", content(shift=0.3), config="beta: 0.1\n", study="dpo"),
+    ]
     out = tmp_path / "both.html"
     combine(folders, out)
     text = out.read_text(encoding="utf-8")

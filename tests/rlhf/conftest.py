@@ -1,7 +1,7 @@
 import pytest
-import torch
 
 from klbench.rlhf.testbed import Testbed
+from klbench.threads import one_thread
 
 
 @pytest.fixture(scope="session")
@@ -11,7 +11,5 @@ def bed() -> Testbed:
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with one_thread():
+        yield

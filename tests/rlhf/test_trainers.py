@@ -7,9 +7,9 @@ from unittest.mock import MagicMock
 
 import pytest
 import torch
+from experiments import configured
 
 from klbench.rlhf.losses import whitened
-from klbench.rlhf.options import LoopOptions
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import PpoBatch, Recipe, train
 from klbench.studies.peers.found import MissingError, function, module
@@ -64,7 +64,7 @@ class Fixed:
 
 def ours(data, algorithm, combination):
     """The loss of a second epoch, and its gradients in log-probabilities and values."""
-    options = LoopOptions(algorithm=algorithm, combinations=("k1_reward",), updates=1, group=GROUP, epochs=2)
+    options = configured("ppo", algorithm=algorithm, combinations=("k1_reward",), frontier=(), updates=1, group=GROUP, epochs=2)
     recipe = Recipe(**{name: getattr(options, name) for name in Recipe.__dataclass_fields__ if hasattr(options, name)})
     world = Fixed(data)
     list(train(world, [arm(combination, BETA)], recipe))

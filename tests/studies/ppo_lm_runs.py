@@ -1,11 +1,11 @@
 """Small runs of PPO on a language model."""
 
 import pandas as pd
+from experiments import configured
 
 from klbench.context import Context
 from klbench.runs import RunFolder
 from klbench.studies import get
-from klbench.studies.language.options import PpoLmOptions
 
 NAMES = ("k1_reward", "k3_loss", "none")
 TINY = {
@@ -17,7 +17,7 @@ TINY = {
 def study(folder, workers=1, **changes) -> dict[str, pd.DataFrame]:
     folder.mkdir(exist_ok=True)
     context = Context(0, workers=workers, folder=RunFolder(folder))
-    found = dict(get("ppo_lm").run(PpoLmOptions(**TINY | changes), context))
+    found = dict(get("ppo_lm").run(configured("ppo_lm", **TINY | changes), context))
     assert not context.interrupted
     return found
 

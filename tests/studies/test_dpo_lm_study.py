@@ -7,13 +7,13 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from experiments import configured
 
 from klbench.context import Context
 from klbench.engine import app
 from klbench.rlhf.language.ppo_world import Language
 from klbench.runs import RunFolder
 from klbench.studies import get
-from klbench.studies.language.options import DpoLmOptions
 from klbench.types import ConfigError
 
 TINY = {
@@ -34,7 +34,7 @@ def _embedded(tmp_path_factory):
 
 def study(folder, **changes) -> dict[str, pd.DataFrame]:
     context = Context(0, folder=RunFolder(folder))
-    found = dict(get("dpo_lm").run(DpoLmOptions(**TINY | changes), context))
+    found = dict(get("dpo_lm").run(configured("dpo_lm", **TINY | changes), context))
     assert not context.interrupted
     return found
 
@@ -82,7 +82,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatc
 
     monkeypatch.setattr(Language, "step", counted)
     context = Context(0, folder=RunFolder(tmp_path))
-    get("dpo_lm").run(DpoLmOptions(**TINY), context)
+    get("dpo_lm").run(configured("dpo_lm", **TINY), context)
     assert context.interrupted
     monkeypatch.undo()
     found = study(tmp_path)

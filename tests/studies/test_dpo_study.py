@@ -7,15 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from experiments import configured
 
 from klbench.context import Context
 from klbench.engine import app
-from klbench.engine.settings import build
 from klbench.rlhf.testbed import dpo_world
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.dpo import estimates
-from klbench.studies.dpo.options import DpoOptions
 from klbench.studies.dpo.tasks import optimum_rows, perform, testbed
 from klbench.types import ConfigError
 
@@ -31,7 +30,7 @@ ARMS = ["dpo", "f-dpo kl_pq", "dpo smoothed 0.2"]
 
 
 def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
-    return dict(get("dpo").run(DpoOptions(**TINY | changes), Context(seed, workers=workers)))
+    return dict(get("dpo").run(configured("dpo", **TINY | changes), Context(seed, workers=workers)))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def test_the_optima_are_exact(trained) -> None:
 
 
 def test_enough_pairs_and_steps_reach_the_optimum() -> None:
-    options = DpoOptions(**TINY | {"model": "table", "steps": 1500, "every": 1500, "learning_rate": 0.1})
+    options = configured("dpo", **TINY | {"model": "table", "steps": 1500, "every": 1500, "learning_rate": 0.1})
     rows = pd.DataFrame(perform(options, 0, math.inf, (0, 1))["training"])
     last = rows[rows["step"] == 1500]
     assert bool((last.query("arm == 'dpo'")["kl_to_optimum"] < 1e-3).all())
@@ -104,7 +103,7 @@ def test_rates_are_lines_through_logarithms(trained) -> None:
 
 
 def test_estimators_by_enumeration() -> None:
-    options = DpoOptions(**TINY)
+    options = configured("dpo", **TINY)
     bed = testbed(options, 0, (0, 1))
     log_probs = (bed.log_p + 0.8 * torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(1))).log_softmax(-1)
     log_q = bed.tree.sum_along(log_probs)
@@ -147,17 +146,18 @@ def test_an_interrupted_run_continues_to_the_same_bits(trained, tmp_path) -> Non
 
     study, folder = get("dpo"), RunFolder(tmp_path)
     context = Context(0, folder=folder, progress=stop)
-    partial = study.run(DpoOptions(**TINY), context)
+    partial = study.run(configured("dpo", **TINY), context)
     assert context.interrupted
     assert list(partial["training"]["pairs"].unique()) == [256, math.inf]
     assert len(list((tmp_path / "parts").iterdir())) == 3
-    for name, table in study.run(DpoOptions(**TINY), Context(0, folder=folder)).items():
+    for name, table in study.run(configured("dpo", **TINY), Context(0, folder=folder)).items():
         pd.testing.assert_frame_equal(table, trained[name], check_exact=True)
 
 
 def test_flipped_labels_have_an_optimum_of_their_own() -> None:
     plain, flipped = (
-        pd.DataFrame(optimum_rows(DpoOptions(**TINY | {"flips": flips}), 0, (0,))).set_index("arm") for flips in (0.0, 0.2)
+        pd.DataFrame(optimum_rows(configured("dpo", **TINY | {"flips": flips}), 0, (0,))).set_index("arm")
+        for flips in (0.0, 0.2)
     )
     assert flipped.loc["dpo", "kl_to_optimum"] == pytest.approx(plain.loc["dpo smoothed 0.2", "kl_to_optimum"])
     assert flipped.loc["dpo smoothed 0.2", "kl_to_optimum"] > flipped.loc["dpo", "kl_to_optimum"]
@@ -173,7 +173,7 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
         step(self, loss + place, number)
 
     monkeypatch.setattr(dpo_world.PreferenceReplicas, "step", poisoned)
-    rows = perform(DpoOptions(**TINY), 0, 16, (0, 1))["training"]
+    rows = perform(configured("dpo", **TINY), 0, 16, (0, 1))["training"]
     told = {(row["arm"], row["seed"], row["step"], row["status"]) for row in rows if row["status"] != "ok"}
     assert told == {("f-dpo kl_pq", 1, 20, "diverged at step 12: the loss is nan")}
 
@@ -188,22 +188,22 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
     ({"flips": 0.7}, "flips=0.7: must be less than 0.5"),
     ({"vocabulary": 12}, "at most 400,000 are summed"),
     ({"scale": 0}, "scale=0: must be greater than 0"),
-    ({"preset": "quick"}, "preset='quick': must be one of 'default' or 'thorough'"),
+    ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
     ({"stepss": 3}, "unknown key 'stepss'; did you mean 'steps'?"),
 ])  # fmt: skip
 def test_bad_settings_get_one_line(change, message) -> None:
     with pytest.raises(ConfigError) as error:
-        build(DpoOptions, change)
+        configured("dpo", **change)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_presets_give_way_to_keys() -> None:
-    assert DpoOptions().seeds == 8
-    thorough = DpoOptions(preset="thorough", seeds=3)
+    assert configured("dpo").seeds == 8
+    thorough = configured("dpo", preset="thorough", seeds=3)
     assert thorough.seeds == 3
-    assert len(thorough.arms) > len(DpoOptions().arms)
-    assert DpoOptions().arms[2].beta == pytest.approx(4.0)  # a fourth of the curvature, four times the weight
+    assert len(thorough.arms) > len(configured("dpo").arms)
+    assert configured("dpo").arms[2].beta == pytest.approx(4.0)  # a fourth of the curvature, four times the weight
 
 
 def test_from_the_command_line(tmp_path) -> None:

@@ -4,6 +4,7 @@ import math
 import re
 
 import pytest
+from experiments import configured
 from ppo_lm_runs import TINY, same, study
 
 from klbench.context import Context
@@ -15,7 +16,6 @@ from klbench.rlhf.language.reward_world import Rater
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.language import section as language_section
-from klbench.studies.language.options import PpoLmOptions
 from klbench.types import ConfigError, RunError
 
 pytestmark = pytest.mark.usefixtures("tiny_models")
@@ -55,12 +55,14 @@ def test_a_reward_model_pays_and_the_programs_reward_is_measured_beside_it(rated
 
 def test_the_page_says_what_the_reward_model_paid(rated) -> None:
     tables = rated[1]
-    said = str([vars(block) for block in language_section.answer(tables)])
+    said = str([vars(block) for block in language_section.PPO.answer(tables)])
     row = tables["compared"].set_index("combination").loc["none"]
     assert f"score {with_interval(row['proxy_gain'], row['proxy_gain_se'])}" in said
     accuracy = tables["raters"].query("step == kept")["held_out_accuracy"].iloc[-1]
     assert f"it ranks {percent(accuracy)} as they are labelled" in said
-    titles = [panel.title for block in language_section.build(tables) if isinstance(block, Figure) for panel in block.panels]
+    titles = [
+        panel.title for block in language_section.PPO.build(tables) if isinstance(block, Figure) for panel in block.panels
+    ]
     assert "What the reward model says" in titles
 
 
@@ -78,7 +80,7 @@ def test_a_run_with_a_reward_model_goes_on_to_the_same_bits(rated, tmp_path, mon
 
     monkeypatch.setattr(owner, "step", counted)
     context = Context(0, workers=1, folder=RunFolder(tmp_path))
-    get("ppo_lm").run(PpoLmOptions(**TINY | RATED), context)
+    get("ppo_lm").run(configured("ppo_lm", **TINY | RATED), context)
     assert context.interrupted
     monkeypatch.undo()
     same(rated[1], study(tmp_path, workers=2, **RATED))

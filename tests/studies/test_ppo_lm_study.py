@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from experiments import configured
 from ppo_lm_runs import NAMES, TINY, same, study
 from scipy.stats import t
 
@@ -16,7 +17,6 @@ from klbench.lm import loading
 from klbench.rlhf.language.ppo_world import Language
 from klbench.runs import RunFolder
 from klbench.studies import get
-from klbench.studies.language.options import PpoLmOptions
 from klbench.studies.language.tables import compared_table
 from klbench.studies.ppo_lm import tasks
 from klbench.trackers import Tracker
@@ -91,7 +91,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatc
 
     monkeypatch.setattr(Language, "step", counted)
     context = Context(0, workers=1, folder=RunFolder(tmp_path))
-    found = dict(get("ppo_lm").run(PpoLmOptions(**TINY), context))
+    found = dict(get("ppo_lm").run(configured("ppo_lm", **TINY), context))
     assert context.interrupted
     assert ("training" in found) == (after > 4)
     monkeypatch.undo()

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from experiments import configured
 
 from klbench.rlhf import testbed
-from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.recovery import held, lost_tokens, recovery_tables, short_bed, without
 from klbench.studies.ppo.tasks import Task, perform
 
 NAMES, NATS, BETA = ("k1_reward", "k2_loss", "full_loss", "k3_loss", "none"), (3.0, 8.0), 0.2
-OPTIONS = TrainingOptions(
-    vocabulary=4, prompts=2, seeds=3, updates=60, every=20, group=16, beta=BETA, recovery=NAMES, recovery_nats=NATS
+OPTIONS = configured(
+    "ppo", vocabulary=4, prompts=2, seeds=3, updates=60, every=20, group=16, beta=BETA, recovery=NAMES, recovery_nats=NATS
 )
 
 

@@ -8,16 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from experiments import configured
 from scipy.stats import t, ttest_rel
 
 from klbench.context import Context
 from klbench.engine import app
-from klbench.engine.settings import build
 from klbench.rlhf import testbed
 from klbench.rlhf.testbed import fixed_points
 from klbench.runs import RunFolder
 from klbench.studies import get
-from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.tasks import Task, chunks, perform, plan
 from klbench.types import ConfigError
 
@@ -35,7 +34,7 @@ TINY = {
 
 def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
     study = get("ppo")
-    return dict(study.run(TrainingOptions(**TINY | changes), Context(seed, workers=workers)))
+    return dict(study.run(configured("ppo", **TINY | changes), Context(seed, workers=workers)))
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +142,7 @@ def test_an_interrupted_run_continues_to_the_same_bits(trained, tmp_path) -> Non
         if done == 3:
             raise KeyboardInterrupt
 
-    study, options, folder = get("ppo"), TrainingOptions(**TINY), RunFolder(tmp_path)
+    study, options, folder = get("ppo"), configured("ppo", **TINY), RunFolder(tmp_path)
     context = Context(0, folder=folder, progress=stop)
     partial = study.run(options, context)
     assert context.interrupted
@@ -186,7 +185,7 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
         step(self, loss + place, update)
 
     monkeypatch.setattr(Replicas, "step", poisoned)
-    options = TrainingOptions(**TINY)
+    options = configured("ppo", **TINY)
     rows = perform(options, 0, Task("sampled", options.combinations, (0.2,), (0, 1)))
     told = {(row["combination"], row["seed"], row["step"]) for row in rows if row["status"] != "ok"}
     assert told == {("k2_sequence_loss", 1, step) for step in (8, 12)}
@@ -237,27 +236,27 @@ def test_where_all_seeds_diverged_nothing_is_said_of_the_end(monkeypatch) -> Non
 
 
 def test_presets_and_algorithms_give_way_to_keys() -> None:
-    assert TrainingOptions().epochs == 2
-    assert TrainingOptions().clip == 0.2
-    assert TrainingOptions(algorithm="reinforce").clip is None
-    assert TrainingOptions(algorithm="reinforce", epochs=3).epochs == 3
-    grpo = TrainingOptions(algorithm="grpo")
+    assert configured("ppo").epochs == 2
+    assert configured("ppo").clip == 0.2
+    assert configured("ppo", algorithm="reinforce").clip is None
+    assert configured("ppo", algorithm="reinforce", epochs=3).epochs == 3
+    grpo = configured("ppo", algorithm="grpo")
     assert (grpo.baseline, grpo.whitening) == ("batch_mean", "group")
     assert grpo.altered_by == "baseline=batch_mean, whitening=group"
-    verl = TrainingOptions(algorithm="verl_ppo")
+    verl = configured("ppo", algorithm="verl_ppo")
     assert (verl.critic, verl.trace, verl.dual_clip, verl.epochs) == (True, 1.0, 3.0, 1)
-    assert TrainingOptions(algorithm="openrlhf_ppo", critic=False).critic is False
-    assert TrainingOptions().altered_by == ""
-    thorough = TrainingOptions(preset="thorough", seeds=3)
+    assert configured("ppo", algorithm="openrlhf_ppo", critic=False).critic is False
+    assert configured("ppo").altered_by == ""
+    thorough = configured("ppo", preset="thorough", seeds=3)
     assert thorough.seeds == 3
-    assert thorough.updates > TrainingOptions().updates
-    assert len(TrainingOptions().combinations) >= 10
-    assert TrainingOptions(combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == ("k1_reward", "k3_ratio_loss")
+    assert thorough.updates > configured("ppo").updates
+    assert len(configured("ppo").combinations) >= 10
+    assert configured("ppo", combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == ("k1_reward", "k3_ratio_loss")
 
 
 def test_the_plan_covers_all_seeds_once() -> None:
     assert [k for part in chunks(9) for k in part] == list(range(9))
-    options = TrainingOptions(**TINY | {"betas": (0.2,)})
+    options = configured("ppo", **TINY | {"betas": (0.2,)})
     tasks = plan(options, range(6), ["optimum", "optimum", "", "token_k3", "greedy", "greedy"])
     assert "frontier" not in [task.kind for task in tasks]  # no weight but the main one
     free = {task.names for task in tasks if task.kind == "free"}
@@ -277,8 +276,8 @@ def test_the_plan_covers_all_seeds_once() -> None:
     ({"vocabulary": 20, "horizon": 6}, "sequences, at most 200,000"),
     ({"clip": 1.5}, "clip=1.5: must be less than 1"),
     ({"beta": -1}, "beta=-1: must be greater than 0"),
-    ({"preset": "quick"}, "preset='quick': must be one of 'default' or 'thorough'"),
-    ({"algorithm": "dpo"}, "algorithm='dpo': must be one of 'ppo', 'reinforce', 'grpo', 'trl_grpo', 'verl_ppo' or"),
+    ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
+    ({"algorithm": "gpro"}, "unknown algorithm 'gpro'; did you mean 'grpo'? Available: grpo, openrlhf_ppo, ppo, reinforce, "),
     ({"algorithm": "grpo", "critic": True}, "leave_one_out and critic=false, got baseline=batch_mean and critic=true"),
     ({"algorithm": "trl_grpo", "critic": True}, "whitening=group_trl divides what the mean of a group has centred"),
     ({"whitening": "group", "baseline": "none"}, "got baseline=none and critic=false"),
@@ -287,7 +286,7 @@ def test_the_plan_covers_all_seeds_once() -> None:
 ])  # fmt: skip
 def test_bad_settings_get_one_line(change, message) -> None:
     with pytest.raises(ConfigError) as error:
-        build(TrainingOptions, change)
+        configured("ppo", **change)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

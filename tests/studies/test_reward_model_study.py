@@ -6,13 +6,12 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from experiments import configured
 from scipy.stats import ttest_1samp, ttest_rel
 
 from klbench.context import Context
 from klbench.engine import app
-from klbench.engine.settings import build
 from klbench.studies import get
-from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.types import ConfigError
 
 PROMISED = {
@@ -27,7 +26,7 @@ TINY = {
 
 
 def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
-    return dict(get("reward_model").run(RewardModelOptions(**TINY | changes), Context(seed, workers=workers)))
+    return dict(get("reward_model").run(configured("reward_model", **TINY | changes), Context(seed, workers=workers)))
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +119,13 @@ def test_the_same_bits_whatever_the_workers_and_the_others(found) -> None:
 
 
 def test_wrong_settings() -> None:
-    options = get("reward_model").options
     for changes, said in (
         ({"sizes": (20, 20)}, "each number once"), ({"betas": ()}, "must name at least one"), ({"sizes": (3,)}, "10"),
         ({"horizon": 10, "vocabulary": 4}, "are scored in every step"), ({"combinations": ("k1_rewerd",)}, "k1_reward"),
         ({"smoothing": 0.7}, "0.5"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=said):
-            build(options, TINY | changes, "")
+            configured("reward_model", **TINY | changes)
 
 
 def test_from_the_command_line(tmp_path) -> None:

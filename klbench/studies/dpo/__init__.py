@@ -8,5 +8,4 @@ STUDY = Study(
     __name__,
     options_at=".options:DpoOptions",
     summarize_at=".run:summarize",
-    tables_at="",
 )

@@ -3,35 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import divergences
-from klbench.policies.shapes import Name
-from klbench.policies.tree import Tree
+from klbench.policies.tree import check_number
 from klbench.rlhf.dpo import DpoArm
-from klbench.types import Options
-
-Preset = Literal["default", "thorough"]
+from klbench.rlhf.options import ShapeOptions
 
 STANDARD = "dpo"
 """The arm that all others are compared with: KL of the policy from the reference, no smoothing."""
 MOST_PAIRS = 400_000
 """Pairs of all prompts that one seed may have: the population's loss is their sum, at every evaluation."""
-
-DEFAULT: dict[str, Any] = {
-    "divergences": ("kl_qp", "js", "hellinger", "kl_pq", "chi2"), "smoothings": (0.1,),
-    "comparisons": (64, 256, 1024, 4096, 16384), "seeds": 8, "steps": 300, "every": 20,
-}  # fmt: skip
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": DEFAULT,
-    "thorough": {
-        "divergences": ("kl_qp", "alpha:0.25", "js", "hellinger", "alpha:0.75", "kl_pq", "chi2"),
-        "smoothings": (0.01, 0.1, 0.3), "comparisons": (64, 256, 1024, 4096, 16384, 65536), "seeds": 16, "steps": 600,
-        "every": 20,
-    },
-}  # fmt: skip
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -64,7 +48,7 @@ def arms(names: Sequence[str], smoothings: Sequence[float], beta: float) -> tupl
     )
 
 
-class DpoOptions(Options):
+class DpoOptions(ShapeOptions):
     """Settings of the DPO study. What a preset sets, a key of one's own overrides.
 
     Rewards are in (-1, 1); labels come from ``sigma(scale * (r - r'))``.
@@ -72,9 +56,7 @@ class DpoOptions(Options):
     Parameters
     ----------
     preset
-        ``default``, or ``thorough``: more divergences, smoothings, pairs, seeds and steps.
-    model, vocabulary, horizon, prompts, width
-        Of the policies, as in ``pair=sequence``.
+        The file of ``conf/preset/`` that changes the experiment's settings.
     beta
         The penalty's weight against the reward; the loss has ``scale * beta``, and for other divergences than KL(q‖p) that over
         ``f''(1)``, so that all weigh alike near the reference.
@@ -94,43 +76,28 @@ class DpoOptions(Options):
         Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
     """
 
-    preset: Preset = "default"
-    model: Name = "gru"
-    vocabulary: int = Field(default=4, ge=2, le=64)
-    horizon: int = Field(default=3, ge=1, le=10)
-    prompts: int = Field(default=8, ge=1, le=256)
-    width: int = Field(default=8, ge=1, le=64)
-    beta: float = Field(default=0.2, gt=0.0, le=1e3)
-    scale: float = Field(default=5.0, gt=0.0, le=1e3)
-    flips: float = Field(default=0.0, ge=0.0, lt=0.5)
+    preset: str
+    beta: float = Field(gt=0.0, le=1e3)
+    scale: float = Field(gt=0.0, le=1e3)
+    flips: float = Field(ge=0.0, lt=0.5)
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
     comparisons: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(min_length=1), AfterValidator(_ascending)]
-    batch: int | None = Field(default=None, ge=1)
+    batch: int | None = Field(ge=1)
     seeds: int = Field(ge=1, le=4096)
     steps: int = Field(ge=1, le=100_000)
     every: int = Field(ge=1)
-    completions: int = Field(default=64, ge=2, le=100_000)
-    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
-    decay: bool = True
-    gradient_clip: float | None = Field(default=1.0, gt=0.0)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill(cls, given: Any) -> Any:
-        return PRESETS.get(str(given.get("preset", "default")), DEFAULT) | given if isinstance(given, dict) else given
+    completions: int = Field(ge=2, le=100_000)
+    learning_rate: float = Field(gt=0.0, le=10.0)
+    decay: bool
+    gradient_clip: float | None = Field(gt=0.0)
 
     @model_validator(mode="after")
     def _check(self) -> DpoOptions:
         if "kl_qp" not in self.divergences:
             raise ValueError("divergences must have kl_qp, with which the others are compared")
-        leaves = Tree(self.vocabulary, self.horizon).leaves
-        pairs = self.prompts * leaves * (leaves + 1) // 2
-        if pairs > MOST_PAIRS:
-            raise ValueError(
-                f"vocabulary={self.vocabulary}, horizon={self.horizon} and prompts={self.prompts} make {pairs:,} pairs, "
-                f"at most {MOST_PAIRS:,} are summed at every evaluation"
-            )
+        pairs = self.prompts * self.leaves * (self.leaves + 1) // 2
+        check_number(self, pairs, "pairs", MOST_PAIRS, "are summed at every evaluation")
         return self
 
     @property

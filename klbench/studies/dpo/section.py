@@ -5,114 +5,68 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report.blocks import Block, Cell, Column, Details, Heading, Section, Table, Tables
-from klbench.report.numbers import MISSING, number, percent
-from klbench.schema import Schema
+from klbench.report import cells
+from klbench.report.blocks import Block, Cell, Details, Heading, Section, Tables
+from klbench.report.tables import Row, Shown, table
 from klbench.studies.dpo import section_answer, section_figures
-from klbench.studies.dpo.section_data import SYMBOLS, Preferred, Row, interval, load
+from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_SEEN
+from klbench.studies.dpo.section_data import load, symbol
 
 
 def answer(tables: Tables) -> Sequence[Block]:
-    """What the top of the page says."""
+    """Return what the top of the page says."""
     return section_answer.answer(load(tables))
 
 
-def _number(value: float, digits: int = 3) -> Cell:
-    value = 0.0 if abs(value) < 1e-12 else value
-    return Cell(MISSING if math.isnan(value) else number(value, digits), value)
+def _pairs(row: Row, name: str) -> Cell:
+    return Cell("all" if math.isinf(row[name]) else f"{row[name]:,.0f}", row[name])
 
 
-def _ranged(row: Row, name: str) -> Cell:
-    return Cell(interval(row, name), row[name])
+def _divergence(row: Row, name: str) -> Cell:
+    return Cell(symbol(row[name]))
 
 
-def _final(run: Preferred) -> Table:
-    columns = [
-        Column("Loss", "which arm: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful"),
-        Column("Pairs", "ranked pairs that it was trained on; all: every pair there is, as often as it comes", numeric=True),
-        Column("KL(q‖q*)", "after training, mean over seeds, with a 95 % interval, in nats", numeric=True),
-        Column("− standard's", "difference on the same seeds and pairs, with a 95 % interval", numeric=True),
-        Column("Effect", "mean over standard deviation of these differences (Cohen's d for pairs)", numeric=True),
-        Column("Best", "KL(q‖q*) at the checkpoint that is nearest to the optimum", numeric=True),
-        Column("At step", "median step of that checkpoint", numeric=True),
-        Column("To its own", "KL from the loss's own exact optimum", numeric=True),
-        Column("Reward", "E r, exact", numeric=True),
-        Column("KL(q‖p)", "from the reference, exact, in nats", numeric=True),
-        Column("Slope", "of the implicit on the true reward, over the reference's answers; 1 at its own optimum", numeric=True),
-        Column("Ranked", "share of all pairs that the implicit reward ranks as they are labelled", numeric=True),
-    ]
-    rows = [
-        [
-            Cell(row["arm"]), Cell("all" if math.isinf(row["pairs"]) else f"{row['pairs']:,.0f}", row["pairs"]),
-            _ranged(row, "last"), _ranged(row, "last_difference"), _number(row["last_effect_size"], 2), _ranged(row, "best"),
-            _number(row["best_step"]), _number(row["kl_to_own"]), _number(row["reward"]), _number(row["kl"]),
-            _number(row["reward_slope"]), Cell(percent(row["population_accuracy"]), row["population_accuracy"]),
-        ]
-        for row in run.final
-    ]  # fmt: skip
-    return Table("After training", columns, rows)
-
-
-def _optima(run: Preferred) -> list[Block]:
-    if not run.optima:
-        return []
-    columns = [
-        Column("Loss", "which arm"),
-        Column("Divergence", "what holds the policy to the reference"),
-        Column(
-            "Gradient",
-            "norm of the population loss's gradient there over that at the reference: 0 but for rounding",
-            numeric=True,
-        ),
-        Column("KL(q‖q*)", "of its exact optimum from that of KL(q‖p), in nats", numeric=True),
-        Column("KL(q‖p)", "of its exact optimum from the reference", numeric=True),
-        Column("Reward", "E r there", numeric=True),
-        Column("Slope", "of the implicit on the true reward there", numeric=True),
-        Column("Reached", "KL from it after training on all pairs", numeric=True),
-    ]
-    rows = [
-        [
-            Cell(name), Cell(SYMBOLS.get(row["divergence"], row["divergence"])), _number(row["residual"], 1),
-            *(_ranged(row, f"own_{each}") for each in ("kl_to_optimum", "kl", "reward")), _number(row["own_slope"]),
-            _ranged(row, "reached_kl_to_own") if "reached_kl_to_own" in row else Cell(MISSING),
-        ]
-        for name, row in run.optima.items()
-    ]  # fmt: skip
-    return [Table("Each loss's own optimum, exact", columns, rows)]
-
-
-def _seen(run: Preferred) -> list[Block]:
-    found = run.rows("dpo_seen")
-    if not found:
-        return []
-    columns = [
-        Column("Pairs", "that standard DPO was trained on", numeric=True),
-        Column("Estimate", "estimator, level, and whose answers"),
-        Column("Error", "mean over seeds and checkpoints, in units of the exact KL, with a 95 % interval", numeric=True),
-        Column("RMS", "root of the mean squared error, likewise", numeric=True),
-        Column("Bias", "of the estimator's expectation, by enumeration; 0 if unbiased", numeric=True),
-        Column("Below", "share of estimates below the exact KL", numeric=True),
-    ]
-    rows = [
-        [
-            Cell(f"{row['pairs']:,.0f}", row["pairs"]), Cell(section_answer.named(row)), _ranged(row, "rel_error"),
-            _number(row["rel_rmse"], 2), _number(row["rel_bias"] if abs(row["rel_bias"]) > 1e-9 else 0.0, 2),
-            Cell(percent(row["below"]), row["below"]),
-        ]
-        for row in found
-    ]  # fmt: skip
-    return [Details("What samples said of the KL", [Table("Estimates of standard DPO's KL(q‖p)", columns, rows)])]
+FINAL = (
+    Shown("arm", cells.text),
+    Shown("pairs", _pairs),
+    *(Shown(name, cells.interval()) for name in ("last", "last_difference")),
+    Shown("last_effect_size", cells.number(2)),
+    Shown("best", cells.interval()),
+    *(Shown(name, cells.number()) for name in ("best_step", "kl_to_own", "reward", "kl", "reward_slope")),
+    Shown("population_accuracy", cells.percent),
+)
+OPTIMA = (
+    Shown("arm", cells.text),
+    Shown("divergence", _divergence),
+    Shown("residual", cells.number(1)),
+    *(Shown(name, cells.interval()) for name in ("own_kl_to_optimum", "own_kl", "own_reward")),
+    Shown("own_slope", cells.number()),
+    Shown("reached_kl_to_own", cells.interval()),
+)
+SEEN = (
+    Shown("pairs", _pairs),
+    Shown("estimator", cells.computed(lambda row: Cell(section_answer.named(row))), "", "estimator, level, and whose answers"),
+    Shown("rel_error", cells.interval()),
+    Shown("rel_rmse", cells.number(2)),
+    Shown("rel_bias", cells.number(2)),
+    Shown("below", cells.percent),
+)
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Figures and tables of each run."""
+    """Return figures and tables of each run."""
     blocks: list[Block] = []
     for run in load(tables):
         blocks += [Heading(run.label)] if run.label else []
-        blocks += [*section_figures.figures(run), _final(run), *_optima(run), *_seen(run)]
+        blocks += [*section_figures.figures(run), table("After training", DPO_FINAL, run.final, FINAL)]
+        if run.optima:
+            blocks.append(table("Each loss's own optimum, exact", DPO_OPTIMA, [*run.optima.values()], OPTIMA))
+        if seen := run.rows(DPO_SEEN):
+            said = table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)
+            blocks.append(Details("What samples said of the KL", [said]))
     return blocks
 
 
 TERMS = ("q_p", "r", "schulman", "own_optimum", "pair", "implicit_reward", "f_dpo", "label_smoothing", "weighted_k1")
 
-SECTION = Section("From ranked pairs", Schema("dpo_final", "", ()), build, answer, order=12, terms=TERMS)
+SECTION = Section("From ranked pairs", DPO_FINAL, build, answer, order=12, terms=TERMS)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from klbench.metrics.seeds import side
 from klbench.report.blocks import Block, Bullets, Paragraph
-from klbench.report.numbers import count, number, percent, short
-from klbench.studies.dpo.section_data import STANDARD, SYMBOLS, Preferred, Row, interval, pairs
+from klbench.report.numbers import count, interval, number, percent, short, side
+from klbench.report.tables import Row
+from klbench.studies.dpo.columns import DPO_RATES, DPO_SEEN
+from klbench.studies.dpo.section_data import STANDARD, Preferred, pairs, symbol
 
 WHY = (
     "DPO trains on ranked pairs of answers instead of a reward: its loss is least, if all pairs there are could be had, at the "
@@ -34,11 +35,11 @@ def _by_pairs(run: Preferred) -> Markup | None:
     rows = run.of(STANDARD)
     if not rows:
         return None
-    start = run.optima.get(STANDARD, {}).get("start", math.nan)
+    start = run.start
     lines = [f"{pairs(row['pairs'])}: {interval(row, 'last')}, at its best {number(row['best'], 2)}" for row in rows]
-    rate = next((row for row in run.rows("dpo_rates") if row["arm"] == STANDARD), None)
+    rate = next((row for row in run.rows(DPO_RATES) if row["arm"] == STANDARD), None)
     said = ""
-    if rate and not math.isnan(rate.get("best_exponent", math.nan)):
+    if rate and not math.isnan(rate["best_exponent"]):
         said = f"At its best it falls with the number of pairs to the power {interval(rate, 'best_exponent')}."
     return _card(
         "How many pairs?",
@@ -48,7 +49,7 @@ def _by_pairs(run: Preferred) -> Markup | None:
 
 
 def _early(run: Preferred) -> Markup | None:
-    start = run.optima.get(STANDARD, {}).get("start", math.nan)
+    start = run.start
     rows = [row for row in run.of(STANDARD) if math.isfinite(row["pairs"])]
     if not rows or math.isnan(start):
         return None
@@ -78,12 +79,12 @@ def _elsewhere(run: Preferred) -> Markup | None:
     if not rows:
         return None
     lines = [
-        f"{SYMBOLS.get(row['divergence'], row['divergence'])}: {number(row['own_kl_to_optimum'], 2)} from q*, "
+        f"{symbol(row['divergence'])}: {number(row['own_kl_to_optimum'], 2)} from q*, "
         f"{number(row['own_kl'], 2)} from the reference"
         for row in rows
     ]
     standard = run.optima.get(STANDARD, {})
-    reached = [row for row in rows if not math.isnan(row.get("reached_kl_to_own", math.nan))]
+    reached = [row for row in rows if not math.isnan(row["reached_kl_to_own"])]
     said = ""
     if reached:
         low, high = (pick(row["reached_kl_to_own"] for row in reached) for pick in (min, max))
@@ -149,7 +150,7 @@ def _implied(run: Preferred) -> Markup | None:
 
 
 def _seen(run: Preferred) -> Markup | None:
-    rows = [row for row in run.rows("dpo_seen") if row["pairs"] == run.middle]
+    rows = [row for row in run.rows(DPO_SEEN) if row["pairs"] == run.middle]
     if not rows:
         return None
     lines = [f"{named(row)}: {_signed(row['rel_error'])} on average, below in {percent(row['below'])}" for row in rows]
@@ -177,7 +178,7 @@ def _lead(run: Preferred) -> str:
     rows = run.of(STANDARD)
     where = f"{run.label}: " if run.label else ""
     first, last = rows[0], rows[-1]
-    start = run.optima.get(STANDARD, {}).get("start", math.nan)
+    start = run.start
     return (
         f"{where}{count(len(run.arms), 'preference loss', 'preference losses')}, β = {short(first['beta'])}, "
         f"{count(first['seeds'], 'seed')}. Standard DPO ends {number(first['last'], 2)} nats from the optimum with "

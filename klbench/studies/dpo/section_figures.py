@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
 from klbench.report.axes import log_ticks, rows_of_bars
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import number
+from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES
 from klbench.studies.dpo.section_answer import named
 from klbench.studies.dpo.section_data import STANDARD, Preferred, pairs
 
@@ -52,7 +52,7 @@ def _log_y(axes: Axes, values: list[float]) -> None:
 def over_pairs(run: Preferred, stem: str) -> list[Figure]:
     """Last and best checkpoint of every arm."""
     entries = _entries(run.arms)
-    start = run.optima.get(STANDARD, {}).get("start", math.nan)
+    start = run.start
     panels = []
     for kind, title in (("last", "After training"), ("best", "At the best checkpoint")):
         with drawing(left=0.16) as (axes, svg):
@@ -82,7 +82,7 @@ def over_pairs(run: Preferred, stem: str) -> list[Figure]:
 
 def curves(run: Preferred, stem: str) -> list[Figure]:
     """Standard DPO while it trains, a line a number of pairs."""
-    rows = [row for row in run.rows("dpo_curves") if row["arm"] == STANDARD]
+    rows = [row for row in run.rows(DPO_CURVES) if row["arm"] == STANDARD]
     if not rows:
         return []
     sizes = sorted({row["pairs"] for row in rows})
@@ -144,7 +144,7 @@ def forest(run: Preferred, stem: str) -> list[Figure]:
 
 def estimates(run: Preferred, stem: str) -> list[Figure]:
     """Error of each estimate over the steps, beside the exact KL."""
-    rows = [row for row in run.rows("dpo_estimates") if row["pairs"] == run.middle]
+    rows = [row for row in run.rows(DPO_ESTIMATES) if row["pairs"] == run.middle]
     kinds = list(dict.fromkeys((row["samples_of"], row["estimator"], row["level"]) for row in rows))
     if not rows:
         return []
@@ -175,5 +175,4 @@ def estimates(run: Preferred, stem: str) -> list[Figure]:
 
 def figures(run: Preferred) -> list[Figure]:
     """All of a run's figures."""
-    stem = "-" + re.sub(r"[^a-z0-9]+", "-", run.label.lower()).strip("-") if run.label else ""
-    return [figure for part in (over_pairs, curves, forest, estimates) for figure in part(run, stem)]
+    return [figure for part in (over_pairs, curves, forest, estimates) for figure in part(run, run.stem)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from klbench.rlhf.dpo import DpoArm
 from klbench.rlhf.testbed import Testbed
 from klbench.studies.dpo.options import DpoOptions
-from klbench.studies.ppo.tasks import one_thread
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor

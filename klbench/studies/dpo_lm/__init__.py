@@ -8,8 +8,8 @@ STUDY = Study(
     __name__,
     options_at="klbench.studies.language.options:DpoLmOptions",
     summarize_at=".run:summarize",
-    tables_at="",
-    section_at="klbench.studies.language.section:SECTION",
+    tables_at="klbench.studies.language.columns:DPO",
+    section_at="klbench.studies.language.section:DPO",
     devices=("cpu", "cuda"),
     shares=True,
 )

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import exactly, length, over
-from klbench.studies.gradient.run import Differentiable
+from klbench.studies.lambda_.options import LambdaOptions
 from klbench.study import Summary
-from klbench.types import Options, Skip
+from klbench.types import Skip
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def _enumerable(pair: Pair) -> Pair:
-    task = pair.gradient_task()
-    if isinstance(task, Skip) or task.atoms() is None:
-        raise ValueError(f"{pair.kind} pairs have no end of samples; this needs categorical or sequence")
-    if task.staleness:
-        raise ValueError("its samples come from another distribution; the best lambda is measured on-policy")
-    return pair
-
-
-class LambdaOptions(Options):
-    """Settings of the lambda study: pairs that can be enumerated and are sampled by their own policy."""
-
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(min_length=1)
 
 
 def measure(pair: Pair) -> dict[str, Any]:

@@ -47,23 +47,23 @@ class LanguageOptions(Options):
         Where the progress is logged too: see :mod:`klbench.trackers`.
     """
 
-    policy: str = "embedded:reference"
-    revision: str = ""
-    reference: str | None = None
-    reference_revision: str = ""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    batch: int = Field(default=64, ge=1, le=65_536)
-    prompts: str = ""
-    prompt_count: int = Field(default=64, ge=1, le=1_000_000)
-    max_new_tokens: int = Field(default=24, ge=1, le=1_000_000)
-    reward: str = "vowels"
-    sft: str = ""
-    sft_steps: int = Field(default=100, ge=1, le=10**7)
-    sft_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
-    seeds: int = Field(default=2, ge=1, le=4096)
-    samples: int = Field(default=512, ge=2, le=10**9)
-    checkpoints: bool = True
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"] = "none"
+    policy: str
+    revision: str
+    reference: str | None
+    reference_revision: str
+    dtype: Literal["float32", "bfloat16"]
+    batch: int = Field(ge=1, le=65_536)
+    prompts: str
+    prompt_count: int = Field(ge=1, le=1_000_000)
+    max_new_tokens: int = Field(ge=1, le=1_000_000)
+    reward: str
+    sft: str
+    sft_steps: int = Field(ge=1, le=10**7)
+    sft_rate: float = Field(gt=0.0, le=10.0)
+    seeds: int = Field(ge=1, le=4096)
+    samples: int = Field(ge=2, le=10**9)
+    checkpoints: bool
+    tracker: Literal["none", "tensorboard", "wandb", "trackio"]
 
     @field_validator("policy", "reference")
     @classmethod
@@ -114,10 +114,10 @@ class RankedOptions(Options):
         Pairs of a step.
     """
 
-    ranked_pairs: int = Field(default=2048, ge=2, le=10**7)
-    label_scale: float = Field(default=30.0, gt=0.0, le=1e6)
-    preferences: str = ""
-    pairs_each: int = Field(default=64, ge=1, le=65_536)
+    ranked_pairs: int = Field(ge=2, le=10**7)
+    label_scale: float = Field(gt=0.0, le=1e6)
+    preferences: str
+    pairs_each: int = Field(ge=1, le=65_536)
 
     @field_validator("preferences")
     @classmethod
@@ -142,11 +142,11 @@ class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
         A file of examples, as for ``sft``, whose log-probability ``pretraining_weight`` weighs.
     """
 
-    prompts_each: int = Field(default=16, ge=1, le=65_536)
-    reward_model: bool = False
-    reward_steps: int = Field(default=100, ge=1, le=10**6)
-    reward_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
-    pretraining: str = ""
+    prompts_each: int = Field(ge=1, le=65_536)
+    reward_model: bool
+    reward_steps: int = Field(ge=1, le=10**6)
+    reward_rate: float = Field(gt=0.0, le=10.0)
+    pretraining: str
 
     @field_validator("pretraining")
     @classmethod
@@ -183,16 +183,16 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
         Prompts, and completions of each, that are sampled at every evaluation.
     """
 
-    beta: float = Field(default=0.03, gt=0.0, le=1e3)
-    divergences: Divergences = ("kl_qp", "js", "kl_pq")
-    smoothings: tuple[Smoothing, ...] = ()
-    updates: int = Field(default=100, ge=1, le=100_000)
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
-    decay: bool = True
-    gradient_clip: float | None = Field(default=1.0, gt=0.0)
-    every: int = Field(default=10, ge=1)
-    prompts_each: int = Field(default=32, ge=1, le=65_536)
-    group: int = Field(default=4, ge=1, le=4096)
+    beta: float = Field(gt=0.0, le=1e3)
+    divergences: Divergences
+    smoothings: tuple[Smoothing, ...]
+    updates: int = Field(ge=1, le=100_000)
+    learning_rate: float = Field(gt=0.0, le=10.0)
+    decay: bool
+    gradient_clip: float | None = Field(gt=0.0)
+    every: int = Field(ge=1)
+    prompts_each: int = Field(ge=1, le=65_536)
+    group: int = Field(ge=1, le=4096)
 
     @model_validator(mode="after")
     def _check_divergences(self) -> DpoLmOptions:

@@ -10,7 +10,8 @@ from markupsafe import Markup
 from klbench.report.blocks import Block, Bullets, Paragraph
 from klbench.report.cells import code
 from klbench.report.numbers import Z95, count, number, percent, percent_interval, short, with_interval
-from klbench.studies.language.section_data import FAILS, FEW, HOLDS, NONE, UNTOLD, UNTRAINED, LmTrained, Row
+from klbench.report.tables import Row
+from klbench.studies.language.section_data import FAILS, FEW, HOLDS, NONE, UNTOLD, UNTRAINED, LmPreferred, LmTrained
 
 WHY = (
     "A language model is trained against a reward r less β times a KL penalty, once with each estimator and place, on the same "
@@ -69,10 +70,12 @@ def _not_held(trained: LmTrained) -> Markup | None:
 
 
 def _estimates(trained: LmTrained) -> Markup | None:
-    rows = [row for row in trained.trained if not math.isnan(row.get("kl_estimate", math.nan))]
+    rows = [row for row in trained.trained if not math.isnan(row["kl_estimate"])]
     if not rows:
         return None
-    text = Markup("<p><b>{} says of the KL</b></p>").format("What k1" if trained.dpo else "What the estimator in use")
+    text = Markup("<p><b>{} says of the KL</b></p>").format(
+        "What k1" if isinstance(trained, LmPreferred) else "What the estimator in use"
+    )
     text += _lines(rows, [f"{number(row['kl_estimate'], 3)} nats where it is {number(row['kl'], 3)}" for row in rows])
     sure = [row for row in rows if abs(row["estimate_error"]) > Z95 * row["estimate_error_se"]]
     if sure:
@@ -126,9 +129,9 @@ def _spread(trained: LmTrained) -> Markup | None:
 
 def _lead(trained: LmTrained) -> str:
     where = f"{trained.label}: " if trained.label else ""
-    start, first = trained.of(UNTRAINED), trained.first
+    start, first = trained.of(UNTRAINED), trained.training[0]
     none = "" if trained.of(NONE) is None else " and none at all"
-    words = ("loss", "losses") if trained.dpo else ("way to penalise", "ways to penalise")
+    words = ("loss", "losses") if isinstance(trained, LmPreferred) else ("way to penalise", "ways to penalise")
     penalised = count(sum(row["combination"] != NONE for row in trained.trained), *words)
     said = (
         f"{where}{penalised}{none}, {str(first['algorithm']).replace('_', ' ').upper()} with "
@@ -147,9 +150,11 @@ def answer(runs: Sequence[LmTrained]) -> list[Block]:
     """The question, and what the tables answer for each run."""
     blocks: list[Block] = []
     for trained in runs[:MOST_RUNS]:
+        if not trained.training:
+            continue
         blocks.append(Paragraph(_lead(trained), "lead"))
         if trained is runs[0]:
-            blocks.append(Paragraph(WHY_DPO if trained.dpo else WHY))
+            blocks.append(Paragraph(WHY_DPO if isinstance(trained, LmPreferred) else WHY))
         if trained.diverged:
             blocks.append(Paragraph(f"Stopped where numbers failed: {'; '.join(trained.diverged[:6])}.", "warning"))
         parts = (_held, _not_held, _untold, _proxy, _estimates, _objective, _spread)

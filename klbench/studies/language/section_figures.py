@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
 from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import MARKERS, colour, drawing
 from klbench.report.numbers import number
-from klbench.studies.language.section_data import UNTRAINED, LmTrained, Row
+from klbench.report.tables import Row
+from klbench.studies.language.section_data import UNTRAINED, LmTrained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ def _entries(trained: LmTrained) -> dict[str, LegendEntry]:
 
 def _by_seed(trained: LmTrained, name: str) -> list[list[Row]]:
     found: dict[int, list[Row]] = {}
-    for row in trained.rows("training"):
+    for row in trained.training:
         if row["combination"] == name:
             found.setdefault(row["seed"], []).append(row)
     return list(found.values())
@@ -47,7 +47,7 @@ def _lines(
 
 
 def _log(axes: Axes, trained: LmTrained, column: str) -> None:
-    values = [row[column] for row in trained.rows("training") if row[column] > FLOOR]
+    values = [row[column] for row in trained.training if row[column] > FLOOR]
     if values:
         axes.set_yscale("log")
         axes.set_ylim(min(values) / 1.2, max(values) * 1.2)
@@ -86,15 +86,13 @@ def _paths(trained: LmTrained, entries: dict[str, LegendEntry]) -> Panel:
 
 def figures(trained: LmTrained) -> list[Figure]:
     """All of a run's figures."""
-    stem = "-" + re.sub(r"[^a-z0-9]+", "-", trained.label.lower()).strip("-") if trained.label else ""
     entries = _entries(trained)
     legend = list(entries.values())
-    has_estimate = any("kl_estimate" in row for row in trained.rows("training"))
     panels = [
         _panel(trained, entries, "reward", "reward", "Reward", log=False),
         *([_panel(trained, entries, "proxy", "score", "What the reward model says", log=False)] if trained.paid else []),
         _panel(trained, entries, "kl", "KL(q‖p), nats", "KL, exact", log=True),
-        *([_panel(trained, entries, "kl_estimate", "estimate, nats", "KL, as estimated", log=True)] if has_estimate else []),
+        _panel(trained, entries, "kl_estimate", "estimate, nats", "KL, as estimated", log=True),
         _paths(trained, entries),
     ]
     caption = (
@@ -102,4 +100,4 @@ def figures(trained: LmTrained) -> list[Figure]:
         "along a completion (the Rao-Blackwell estimate); beside it what the estimator in use says of the same completions. "
         f"Both scales are logarithmic, from {FLOOR:g} nats on: before the first update the KL is 0."
     )
-    return [Figure(f"lm-training{stem}", "While training", caption, panels, legend)]
+    return [Figure(f"lm-training{trained.stem}", "While training", caption, panels, legend)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from klbench import estimators
-from klbench.lm import embedded, loading, prompts, trained
-from klbench.pairs.lm import FEW_PARAMETERS
+from klbench.lm import loading, prompts, trained
+from klbench.pairs.lm import threads
 from klbench.rlhf.language import rewards, sft
 from klbench.rlhf.language.rewards import Written
 from klbench.types import ConfigError
@@ -72,11 +72,6 @@ class Stage:
     def threads(self) -> AbstractContextManager[None]:
         """One thread for small models: more would not be faster, and the last bits would depend on how many."""
         return threads(self.start)
-
-
-def threads(lm: LanguageModel) -> AbstractContextManager[None]:
-    """One for small models, or as many as there are."""
-    return embedded.one_thread() if lm.model.num_parameters() <= FEW_PARAMETERS else nullcontext()
 
 
 def prepared(options: LanguageOptions, context: Context) -> tuple[Place, Stage]:

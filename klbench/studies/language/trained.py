@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 from functools import partial
@@ -13,39 +12,55 @@ from klbench import studies
 from klbench.context import Context
 from klbench.lm import embedded
 from klbench.runs import RunFolder
+from klbench.types import Options
 
-SHARED: dict[str, Any] = {"policy": f"{embedded.PREFIX}reference", "max_new_tokens": 32, "seeds": 1, "samples": 2}
+# Said in full, so that no experiment's file changes what is embedded.
+SHARED: dict[str, Any] = {
+    "policy": f"{embedded.PREFIX}reference", "revision": "", "reference": None, "reference_revision": "", "dtype": "float32",
+    "batch": 64, "prompts": "", "prompt_count": 64, "max_new_tokens": 32, "reward": "vowels", "sft": "", "sft_steps": 100,
+    "sft_rate": 1e-3, "seeds": 1, "samples": 2, "checkpoints": True, "tracker": "none", "label_scale": 30.0,
+    "preferences": "", "pairs_each": 64, "learning_rate": 1e-3, "decay": True, "gradient_clip": 1.0,
+}  # fmt: skip
 # Of each policy: the study, what it is told, and the checkpoint that is kept. beta and updates put KL(q‖p) near 2 nats.
 TRAINED: dict[str, tuple[str, dict[str, Any], str]] = {
     "ppo-midway": (
         "ppo_lm",
-        {"combinations": ("k1_reward",), "beta": 0.05, "updates": 20, "learning_rate": 1e-3},
+        {
+            "algorithm": "ppo", "combinations": ("k1_reward",), "beta": 0.05, "updates": 20, "every": 10, "group": 8,
+            "epochs": 2, "minibatches": 1, "clip": 0.2, "dual_clip": None, "ratio_limit": None, "baseline": "leave_one_out",
+            "whitening": "none", "normalisation": "sum", "clamp": None, "target_kl": None, "critic": False, "trace": 0.95,
+            "value_weight": 0.5, "value_clip": None, "pretraining_weight": 0.0, "pretraining": "", "prompts_each": 16,
+            "reward_model": False, "reward_steps": 100, "reward_rate": 1e-3, "ranked_pairs": 2048,
+        },
         "k1_reward-seed-0",
     ),
     "dpo-midway": (
         "dpo_lm",
-        {"divergences": ("kl_qp",), "beta": 0.15, "updates": 30, "ranked_pairs": 1024, "every": 30},
+        {
+            "divergences": ("kl_qp",), "smoothings": (), "beta": 0.15, "updates": 30, "every": 30, "ranked_pairs": 1024,
+            "prompts_each": 32, "group": 4,
+        },
         "dpo-seed-0",
     ),
-}
+}  # fmt: skip
 TINY: dict[str, dict[str, Any]] = {
     "ppo-midway": {"updates": 2, "prompts_each": 2, "group": 2, "max_new_tokens": 4},
     "dpo-midway": {"updates": 2, "ranked_pairs": 8, "pairs_each": 4, "prompts_each": 2, "max_new_tokens": 4},
 }
 """What tests are content with."""
-DECIDES = ("lm", "rlhf", "gradients", "studies/language", "studies/ppo_lm", "studies/dpo_lm")
-"""Code that what is trained depends on."""
+VERSION = 1
+"""To be raised with every change of the code by which other weights come of the same settings: policies that are kept from
+before are then trained again. A test compares the weights.
+"""
 
 
-def _settings(name: str) -> dict[str, Any]:
-    return SHARED | TRAINED[name][1] | (TINY[name] if embedded.recipe_in_use() == "tiny" else {})
+def _options(name: str) -> Options:
+    settings = SHARED | TRAINED[name][1] | (TINY[name] if embedded.recipe_in_use() == "tiny" else {})
+    return studies.get(TRAINED[name][0]).options(**settings)
 
 
 def _made_with(name: str) -> dict[str, Any]:
-    package = Path(__file__).resolve().parents[2]
-    files = sorted({file for each in DECIDES for file in package.glob(f"{each}/**/*.py")})
-    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    return {"study": TRAINED[name][0], "settings": _settings(name), "code": code}
+    return {"version": VERSION, "study": TRAINED[name][0], "options": _options(name).model_dump(mode="json")}
 
 
 def _train(name: str, target: Path) -> None:
@@ -54,7 +69,7 @@ def _train(name: str, target: Path) -> None:
         folder = RunFolder(Path(place) / "run")
         folder.create()
         context = Context(seed=0, folder=folder)
-        study.run(study.options(**_settings(name)), context)
+        study.run(_options(name), context)
         if context.interrupted:
             raise KeyboardInterrupt
         shutil.copytree(folder.path / "checkpoints" / TRAINED[name][2], target, dirs_exist_ok=True)

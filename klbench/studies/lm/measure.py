@@ -1,11 +1,10 @@
-"""From a shard of completions to what it says: terms per token and per sequence, sums, positions, tokens, tails."""
+"""The measurement of a shard of completions: terms per token and per sequence, sums, positions, tokens, tails."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from klbench import estimators
 from klbench.studies.lm.found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
 from klbench.studies.lm.prompts import Prompts
+from klbench.threads import one_thread
 from klbench.types import Completions, CompletionSource, ConfigError, Draws, Estimator, Skip
 
 LEVELS = ("token", "sequence")
@@ -26,7 +26,7 @@ ABOVE = 1e-6
 
 
 def skip_reason(estimator: Estimator, *, off_policy: bool) -> str | None:
-    """Why an estimator is no mean of terms here, if so."""
+    """Return the reason why an estimator is no mean of terms here; None where it is one."""
     if estimator.batch is not None:
         return "is no mean of terms"
     if estimator.needs_weight and not off_policy:
@@ -35,7 +35,7 @@ def skip_reason(estimator: Estimator, *, off_policy: bool) -> str | None:
 
 
 def measured(chosen: Sequence[Estimator], *, off_policy: bool) -> list[Estimator]:
-    """Those that can be measured."""
+    """Return the estimators that can be measured."""
     return [each for each in chosen if skip_reason(each, off_policy=off_policy) is None]
 
 
@@ -68,25 +68,25 @@ class Shard:
         }
 
     def summed(self, tokens: np.ndarray) -> np.ndarray:
-        """Over the tokens of each completion, ``(tokens,)`` to ``(n,)``."""
+        """Return sums over the tokens of each completion, ``(tokens,)`` to ``(n,)``."""
         return np.bincount(self.row, tokens, self.n)
 
     def draws(self, level: str) -> Draws:
-        """One for each token, or for each whole sequence."""
+        """Return the draws, one for each token or for each whole sequence."""
         weight = self.log_weight
         if level == "token":
             return Draws(self.log_ratio, weight)
         return Draws(self.summed(self.log_ratio), None if weight is None else self.summed(weight))
 
     def log_of(self, name: str) -> np.ndarray:
-        """Of each token: the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` = p/mu."""
+        """Return, for each token, the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` = p/mu."""
         if name == "r":
             return self.log_ratio
         assert self.log_weight is not None
         return self.log_weight if name == "w" else self.log_ratio + self.log_weight
 
     def prefix_weight(self) -> np.ndarray:
-        """``q/mu`` of what precedes each token."""
+        """Return ``q/mu`` of what precedes each token."""
         assert self.log_weight is not None
         weights = np.zeros(self.mask.shape)
         weights[self.mask] = self.log_weight
@@ -107,7 +107,7 @@ def _exact_columns(shard: Shard) -> dict[str, np.ndarray]:
 
 
 def _mixed_columns(shard: Shard) -> dict[str, np.ndarray]:
-    """What k1 and k3 are if log q is taken for log mu, or the samples of mu for samples of q."""
+    """Return k1 and k3 as they are if log q is taken for log mu, or the samples of mu for samples of q."""
     if shard.log_mu is None:
         return {}
     columns = {}
@@ -134,12 +134,12 @@ NOTHING_KEPT = Kept(np.empty(0, dtype=np.int64), NONE, NONE, NONE, NONE, np.arra
 
 
 def check_columns(*, off_policy: bool) -> tuple[str, ...]:
-    """Names of the entries of ``Found.checks``."""
+    """Return the names of the entries of ``Found.checks``."""
     return ("tokens", "above zero", *(f"{what} {name}" for name in UNIT[off_policy] for what in ("excess", "square")))
 
 
 def _checks(shard: Shard) -> Sums:
-    """Of each completion: tokens, those with a log-probability above 0, and sums of ``x - 1`` and ``x^2`` of unit ratios."""
+    """Sum up, over completions: tokens, those with a log-probability above 0, sums of ``x - 1`` and ``x^2`` of unit ratios."""
     above = np.max([each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0) > ABOVE
     columns = [shard.lengths, shard.summed(above)]
     for name in UNIT[shard.log_mu is not None]:
@@ -176,7 +176,7 @@ def _by_prompt(shard: Shard) -> Prompts | None:
 
 
 def peak_memory(device: str = "cpu") -> float:
-    """The most memory this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
+    """Return the most memory that this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
     if device == "cuda":
         import torch
 
@@ -197,7 +197,7 @@ def _stages(completions: Completions) -> np.ndarray:
 def found_in(
     completions: Completions, chosen: Sequence[Estimator], seconds: float, *, keep: bool, device: str = "cpu"
 ) -> Found:  # fmt: skip
-    """All that the study wants of a shard; ``keep`` its log-ratios as well."""
+    """Return the summary of a shard; with ``keep``, its log-ratios as well."""
     shard = Shard(completions)
     usable = measured(chosen, off_policy=shard.log_mu is not None)
     columns: dict[str, np.ndarray] = {}
@@ -225,19 +225,10 @@ def found_in(
         )  # fmt: skip
 
 
-@cache
-def _thread_pools() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    from klbench import compiled  # noqa: F401  # now, not while an estimator's clock runs
-
-    return ThreadpoolController()
-
-
 def measure_shard(
     pair: CompletionSource, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int
 ) -> Found | None:
-    """One task: the first ``n`` completions of a shard of ``size``. None where there are none.
+    """Measure the first ``n`` completions of a shard of ``size``: one task. Return None where there are none.
 
     Pure but for its timings: the same arguments give the same bits.
 
@@ -246,7 +237,8 @@ def measure_shard(
     ConfigError
         The pair has no completions after all, or what it reads is not as it should be.
     """
-    pools = _thread_pools()
+    from klbench import compiled  # noqa: F401  # now, not while an estimator's clock runs
+
     started = time.perf_counter()
     completions = pair.completions(seed, shard, size)
     seconds = time.perf_counter() - started
@@ -256,11 +248,11 @@ def measure_shard(
         completions = first(completions, n)
     if not len(completions.log_q):
         return None
-    with pools.limit(limits=1):  # a sum's bits depend on how many threads share it
+    with one_thread(torch=False):  # a sum's bits depend on how many threads share it
         return found_in(completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=pair.compute_device)
 
 
 def first(completions: Completions, n: int) -> Completions:
-    """The first so many."""
+    """Return the first so many completions."""
     parts: dict[str, Any] = {k: each[:n] if isinstance(each, np.ndarray) else each for k, each in vars(completions).items()}
     return Completions(**parts)

@@ -1,177 +1,291 @@
-"""Figures of the study of completions: bias and noise of every estimator, and the divergence by position."""
+"""Figures of the study of completions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
-from klbench.report.axes import log_ticks, rows_of_bars
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.figures import FAINT, TEXT, colour, drawing
-from klbench.report.numbers import Z95, number
-from klbench.studies.lm.section_data import EXACT, MAX_PANELS, Data, Record, finite, known, percent_of
+from klbench.report.numbers import Z95, exact, short
+from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
+from klbench.report.prose import prose
+from klbench.report.tables import Row
+from klbench.studies.lm.columns import COST, DTYPE, SAMPLING, TOKEN_MEANS, TOKENS, TOP_TOKENS, TRUNCATION
+from klbench.studies.lm.section_data import EXACT, MOST_PAIRS, TARGET, Completions, finite, visible
 
-TOKEN, WHOLE = LegendEntry("sum over tokens", 0, "o"), LegendEntry("whole sequence", 1, "s")
-SUM = LegendEntry("exact KL of each token's distribution", 2, "^")
-MAX_BIAS = 0.6
-"""Relative bias beyond which a mark would squeeze all others together; it is drawn at the edge."""
-MAX_POINTS = 64
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SAY = prose(__package__)
+TOKEN, WHOLE = LegendEntry("sum over tokens", 0, "o"), LegendEntry("whole log-ratio", 1, "s")
+EXACT_SUM = LegendEntry("exact KL of each token", 2, "^")
+OVER_ALL = LegendEntry("mean over all tokens (masked mean)", 3, "D")
+ONE_BY_ONE = LegendEntry("mean over each completion, then over completions", 4, "v")
+AGREES, DIFFERS, UNKNOWN = LegendEntry("agree", 2, "o"), LegendEntry("differ", 1, "s"), LegendEntry("cannot tell", 5, "D")
+MOST_TOKENS = 10
+SCHULMAN = ("k1", "k2", "k3")
+FAR = 4.0
+"""A value so many times the median of all is not drawn beside them."""
+NAMES = 0.44
+"""The part of a panel that names of estimators take."""
 
 
-def _entry(row: Record) -> LegendEntry:
-    return SUM if row["estimator"] in EXACT else TOKEN if row["level"] == "token" else WHOLE
+def _entry(row: Row) -> LegendEntry:
+    return EXACT_SUM if row["estimator"] in EXACT else TOKEN if row["level"] == "token" else WHOLE
 
 
-def _cut(data: Data) -> str:
-    return f" Drawn are the first {MAX_PANELS} of {len(data.pairs)} pairs." if len(data.pairs) > MAX_PANELS else ""
-
-
-def _names(rows: list[Record]) -> list[str]:
-    return list(dict.fromkeys(str(row["estimator"]) for row in rows))
-
-
-def _offset(row: Record) -> float:
+def _offset(row: Row) -> float:
     return 0.0 if row["estimator"] in EXACT else -0.17 if row["level"] == "token" else 0.17
 
 
-def bias(data: Data) -> Figure | None:
-    """How far each estimator's mean is from the exact value."""
+def _named(row: Row) -> str:
+    return str(row["estimator"]) if row["target"] == TARGET else f"{row['estimator']}, {row['target']}"
+
+
+def _used(panels: Sequence[Sequence[Mark]], entries: Sequence[LegendEntry]) -> list[LegendEntry]:
+    """Return the entries that marks have, in their order."""
+    used = [mark.entry for marks in panels for mark in marks]
+    return [entry for entry in entries if entry in used]
+
+
+def _figure(
+    data: Completions, name: str, title: str, panels: Sequence[Panel], legend: Sequence[LegendEntry], caption: str
+) -> Figure | None:
+    """Return a figure whose caption says what it leaves out; None without panels."""
+    if not panels:
+        return None
+    return Figure(
+        name, title, caption + SAY.left_out(data.names[len(data.drawn) :], len(data.pairs), MOST_PAIRS), panels, legend
+    )
+
+
+def _percent_ticks(axes: Axes) -> None:
+    low, high = axes.get_xlim()
+    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick < 0.8 * high])  # a label at the very end is cut
+    axes.xaxis.set_major_formatter(lambda x, _: short(100.0 * x))
+
+
+def _mark(name: str, value: float, error: float, entry: LegendEntry, **others: Any) -> Mark:
+    """Return a mark with its 95 % interval from a standard error."""
+    return Mark(name, value, entry, value - Z95 * error, value + Z95 * error, **others)
+
+
+def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
+    """Return a mark for each row that has a value, with its interval where the row can be trusted."""
+    found = []
+    for row in rows:
+        if finite(row[value]):
+            doubted = row["status"] != "ok"
+            se = row[error] if error and not doubted else math.nan
+            found.append(_mark(_named(row), row[value], se, _entry(row), hollow=doubted, offset=_offset(row)))
+    return found
+
+
+def errors(data: Completions) -> Figure | None:
+    """Return the error of each estimator over 100 completions on every pair: summed over tokens, and of whole log-ratios."""
+    key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
+    found = [row for name in data.drawn for pair in key for row in data.measured(pair) if row["estimator"] == name]
+    found = [row for row in found if row["rel_rmse_100"] > 0.0]
+    names, ends = list(dict.fromkeys(map(_named, found))), [row["rel_rmse_100"] for row in found]
+
+    def place(axes: Axes) -> None:
+        axes.set_xlim(min(ends) / 1.2, max(ends) * 1.2)
+        _percent_ticks(axes)
+
     panels = []
-    for pair in data.pairs[:MAX_PANELS]:
-        rows = [row for row in data.measured(pair) if finite(row["rel_bias"], row["rel_bias_se"])]
-        rows = [row for row in rows if row["bias_method"] != "is the truth"]
-        if not rows:
-            continue
-        names = _names(rows)
-        within = [abs(row["rel_bias"]) + Z95 * row["rel_bias_se"] for row in rows if abs(row["rel_bias"]) <= MAX_BIAS]
-        edge = min(MAX_BIAS, 1.25 * max(within, default=MAX_BIAS))
-        height = 70 + 24 * len(names)
-        with drawing(left=0.36, bottom=46 / height, height=height) as (axes, svg):
-            for row in rows:
-                y, entry = names.index(str(row["estimator"])) + _offset(row), _entry(row)
-                x = row["rel_bias"]
-                ok = row["status"] == "ok"
-                face = colour(entry.slot) if ok else "none"
-                if abs(x) > 0.97 * edge:  # half a mark would be cut off
-                    beyond = math.copysign(0.93 * edge, x)
-                    axes.annotate(
-                        "", xy=(math.copysign(edge, x), y), xytext=(beyond * 0.86, y),
-                        arrowprops={"arrowstyle": "-|>", "color": colour(entry.slot), "linewidth": 1.4}, zorder=3,
-                    )  # fmt: skip
-                    axes.text(
-                        beyond * 0.84, y, percent_of(x), ha="right" if x > 0 else "left", va="center", fontsize=8.5, color=TEXT
-                    )  # fmt: skip
-                else:
-                    axes.errorbar(
-                        x, y, xerr=Z95 * row["rel_bias_se"] if ok else None, fmt=entry.marker, color=colour(entry.slot),
-                        markerfacecolor=face, elinewidth=1.2, zorder=3,
-                    )  # fmt: skip
-            rows_of_bars(axes, names, "bias / exact KL")
-            axes.set_xlim(-edge, edge)
-            axes.xaxis.set_major_formatter(lambda x, _: percent_of(x))
-        said = "; ".join(f"{row['estimator']} {row['level']} {percent_of(row['rel_bias'])}" for row in rows)
-        kl, se = data.truth(pair)
-        panels.append(Panel(data.labels[pair], svg[0], f"Relative bias on {pair}: {said}.", f"exact KL {known(kl, se)}"))
-    if not panels:
+    for title, level in ((SAY.summed(), "token"), (SAY.whole(), "sequence")):
+        marks = [
+            Mark(_named(row), row["rel_rmse_100"], key[row["pair"]], hollow=row["status"] != "ok")
+            for row in found
+            if row["level"] == level
+        ]
+        if marks:
+            axis = Axis("error over 100 completions, %", "log", place=place)
+            panels.append(down(title, marks, axis, names=names, left=NAMES))
+    return _figure(data, "completions-errors", SAY.errors_title(), panels, list(key.values()), SAY.errors_caption())
+
+
+def ways(data: Completions) -> Figure | None:
+    """Return every way of logging the KL: per completion and per token, of each estimator."""
+    panels, used = [], []
+    beyond: list[str] = []
+    for pair in data.pairs[:MOST_PAIRS]:
+        completion = _marks(data.measured(pair), "mean", error="mean_se")
+        token = [mark for row in data.measured(pair, "token") for mark in _as(OVER_ALL, row, -0.17)]
+        for row in data.rows(TOKEN_MEANS):
+            if row["pair"] == pair and row["estimator"] in data.drawn:
+                token += _as(ONE_BY_ONE, row | {"status": "ok"}, 0.17)
+        apart = {mark.name for mark in completion if _apart(mark, completion)}
+        beyond += apart
+        names = [name for name in dict.fromkeys(mark.name for mark in completion) if name not in apart]
+        used += [completion, token]
+        for unit, marks in (("completion", completion), ("token", token)):
+            kept = [mark for mark in marks if mark.name in names]
+            if kept:
+                title = SAY.unit(unit, data.labels[pair] if len(data.pairs) > 1 else "")
+                panels.append(down(title, kept, Axis(f"nats a {unit}", levels=(0.0,)), names=names, left=NAMES))
+    entries = _used(used, (EXACT_SUM, TOKEN, WHOLE, OVER_ALL, ONE_BY_ONE))
+    caption = SAY.ways_caption() + SAY.beyond(list(dict.fromkeys(beyond)))
+    return _figure(data, "completions-ways", SAY.ways_title(), panels, entries, caption)
+
+
+def _apart(mark: Mark, marks: Sequence[Mark]) -> bool:
+    """Tell whether a mark is so far off that it would squeeze all others together; k1, k2 and k3 are always drawn."""
+    return mark.name not in SCHULMAN and abs(mark.value) > FAR * median(abs(each.value) for each in marks)
+
+
+def _as(entry: LegendEntry, row: Row, offset: float) -> list[Mark]:
+    """Return the mark of a mean over tokens."""
+    doubted = row["status"] != "ok"
+    mark = _mark(_named(row), row["mean"], row["mean_se"], entry, hollow=doubted, offset=offset)
+    return [mark] if finite(row["mean"]) else []
+
+
+def agreement(data: Completions) -> Figure | None:
+    """Return the difference of k1 and k3 on each pair, in standard errors."""
+    entries = {entry.label: entry for entry in (AGREES, DIFFERS, UNKNOWN)}
+    marks = [
+        _mark(data.labels[pair], row["z"], 1.0, entries[row["verdict"]])
+        for pair in data.pairs
+        if (row := data.agreement[pair]) and finite(row["z"])
+    ]
+    if not marks:
         return None
-    caption = (
-        "At zero is right. Bars are 95 % intervals, from differences on the same completions; an arrow with a number lies "
-        "outside; hollow marks are not to be trusted, since the tail of the ratio is too heavy." + _cut(data)
-    )
-    return Figure("completions-bias", "How far from the exact value", caption, panels, [TOKEN, WHOLE, *_exact_entry(data)])
+    panel = down("k3 − k1", marks, Axis("k3 − k1, standard errors", levels=(-5.0, 0.0, 5.0)))
+    caption = SAY.agreement_caption(any(row["off_policy"] for row in data.agreement.values()))
+    return Figure("completions-agreement", SAY.agreement_title(), caption, [panel], _used([marks], (AGREES, DIFFERS, UNKNOWN)))
 
 
-def _exact_entry(data: Data) -> list[LegendEntry]:
-    shown = [row for pair in data.pairs for row in data.measured(pair) if row["estimator"] in EXACT]
-    return [SUM] if any(row["bias_method"] != "is the truth" for row in shown) else []
+def bias(data: Completions) -> Figure | None:
+    """Return how far each estimator's mean is from the exact value."""
+
+    def marks(pair: str) -> list[Mark]:
+        rows = [row for row in data.measured(pair) if row["bias_method"] != "is the truth"]
+        return _marks(rows, "rel_bias", error="rel_bias_se")
+
+    axis = Axis("bias / exact KL, %", "symlog", 0.1, (0.0,), _percent_ticks)
+    return _by_pair(data, "completions-bias", marks, axis, SAY.bias_title(), SAY.bias_caption())
 
 
-def noise(data: Data) -> Figure | None:
-    """The noise of one completion."""
+def noise(data: Completions) -> Figure | None:
+    """Return the completions that a standard error of 1 % takes; the noise of one where no exact value is known."""
+    needed = {(row["pair"], row["estimator"], row["level"]): row["completions_needed"] for row in data.rows(COST)}
+    known = any(finite(value) for value in needed.values())
+
+    def marks(pair: str) -> list[Mark]:
+        rows = data.measured(pair)
+        if known:
+            key = [(pair, row["estimator"], row["level"]) for row in rows]
+            rows = [row | {"std": needed.get(each, math.nan)} for row, each in zip(rows, key, strict=True)]
+        return [mark for mark in _marks(rows, "std") if mark.value > 0.0]
+
+    axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log")
+    return _by_pair(data, "completions-noise", marks, axis, SAY.noise_title(known), SAY.noise_caption(known))
+
+
+def _by_pair(
+    data: Completions, name: str, marks: Callable[[str], list[Mark]], axis: Axis, title: str, caption: str
+) -> Figure | None:
+    """Return a figure with a panel for each pair, and a row for each estimator."""
+    found = {pair: marks(pair) for pair in data.pairs[:MOST_PAIRS]}
+    panels = [
+        down(data.labels[pair], each, axis, left=NAMES, detail=_exact(data, pair)) for pair, each in found.items() if each
+    ]
+    return _figure(data, name, title, panels, _used(list(found.values()), (EXACT_SUM, TOKEN, WHOLE)), caption)
+
+
+def _exact(data: Completions, pair: str) -> str:
+    about = data.about[pair]
+    return f"exact KL {exact(about['kl_qp'], about['kl_qp_se'])}" if finite(about["kl_qp"]) else ""
+
+
+def by_position(data: Completions) -> Figure | None:
+    """Return the divergence that has arisen up to each position."""
+    key = legend(("kl_qp", *SCHULMAN), labels=("exact KL", *SCHULMAN))
     panels = []
-    for pair in data.pairs[:MAX_PANELS]:
-        relative = finite(data.truth(pair)[0])
-        key = "rel_std" if relative else "std"
-        rows = [row for row in data.measured(pair) if finite(row[key]) and row[key] > 0.0]
-        if not rows:
-            continue
-        names = _names(rows)
-        height = 70 + 22 * len(names)
-        with drawing(left=0.36, bottom=46 / height, height=height) as (axes, svg):
-            axes.set_xscale("log")
-            for name in names:
-                ends = [row[key] for row in rows if row["estimator"] == name]
-                axes.plot([min(ends), max(ends)], [names.index(name)] * 2, color=FAINT, linewidth=2.0, zorder=1)
-            for row in rows:
-                entry, ok = _entry(row), row["status"] == "ok"
-                axes.plot(
-                    row[key], names.index(str(row["estimator"])), linestyle="none", marker=entry.marker,
-                    color=colour(entry.slot), markerfacecolor=colour(entry.slot) if ok else "none", zorder=3,
-                )  # fmt: skip
-            axes.set_yticks(range(len(names)), names)
-            axes.set_ylim(len(names) - 0.4, -0.6)
-            axes.grid(visible=False, axis="y")
-            axes.set_xlabel("sd of one completion / exact KL" if relative else "sd of one completion, nats")
-            low, high = min(row[key] for row in rows) / 1.4, max(row[key] for row in rows) * 1.4
-            axes.set_xlim(low, high)
-            log_ticks(axes.xaxis, low, high)
-        said = "; ".join(f"{row['estimator']} {row['level']} {number(row[key], 2)}" for row in rows)
-        panels.append(Panel(data.labels[pair], svg[0], f"Noise on {pair}: {said}."))
+    for pair in data.pairs[:MOST_PAIRS]:
+        rows = [row for row in data.rows(TOKENS) if row["pair"] == pair]
+        drawn = [
+            Line(entry, [row["position"] for row in rows], [row[f"{name}_total"] for row in rows])
+            for name, entry in key.items()
+            if all(finite(row[f"{name}_total"]) for row in rows)
+        ]
+        if len(rows) > 1 and drawn:
+            half = data.verdicts[pair]["half_by"]
+            detail = f"half of it by position {half:,.0f} of {len(rows):,}" if finite(half) else ""
+            y = Axis("nats up to there", levels=(0.0,))
+            panels.append(lines(data.labels[pair], drawn, Axis("position"), y, detail=detail))
     if not panels:
         return None
-    above = any(finite(row["rel_bias"]) for row in data.values)
-    caption = (
-        "Further left is better, on a logarithmic axis. To halve the noise of a mean takes four times the completions. Little "
-        f"noise is worth nothing with a large bias{': see the figure above' if above else ''}. Hollow marks are not to be "
-        "trusted." + _cut(data)
-    )
-    exact = [SUM] if any(row["estimator"] in EXACT for pair in data.pairs for row in data.measured(pair)) else []
-    return Figure("completions-noise", "How noisy one completion is", caption, panels, [TOKEN, WHOLE, *exact])
+    caption = SAY.positions_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
+    known = any(finite(row["kl_qp"]) for row in data.rows(TOKENS))
+    return Figure("completions-positions", SAY.positions_title(), caption, panels, list(key.values())[0 if known else 1 :])
 
 
-def _thinned(rows: list[Record]) -> list[Record]:
-    step = max(1, math.ceil(len(rows) / MAX_POINTS))
-    return rows[::step]
+def top_tokens(data: Completions) -> Figure | None:
+    """Return the tokens that add or take away most of the divergence."""
+    panels = []
+    for pair in data.pairs[:MOST_PAIRS]:
+        rows = [row for row in data.rows(TOP_TOKENS) if row["pair"] == pair and finite(row["share"])][:MOST_TOKENS]
+        texts = [visible(row["text"]) or str(row["token"]) for row in rows]
+        names = [f"{text} ({row['token']})" if texts.count(text) > 1 else text for text, row in zip(texts, rows, strict=True)]
+        marks = [Mark(name, row["share"], TOKEN, 0.0, row["share"]) for name, row in zip(names, rows, strict=True)]
+        if marks:
+            panels.append(
+                down(data.labels[pair], marks, Axis("share of the KL, %", levels=(0.0,), place=_percent_ticks), left=0.28)
+            )
+    caption = SAY.top_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
+    return Figure("completions-tokens", SAY.top_title(), caption, panels) if panels else None
 
 
-def by_position(data: Data) -> Figure | None:
-    """The exact divergence and the estimates at each position."""
-    from matplotlib.ticker import MaxNLocator
-
-    lines = (LegendEntry("k1", 0, "o"), LegendEntry("k3", 1, "s"))
-    exact = LegendEntry("exact KL", 2, "^")
-    panels, measured = [], False
-    for pair in data.pairs[:MAX_PANELS]:
-        rows = [row for row in _thinned(data.places(pair)) if finite(row["k1"], row["k1_se"]) and row["n"] > 1]
-        if len(rows) < 2:
-            continue
-        x = [row["position"] for row in rows]
-        here = all(finite(row["kl_qp"]) for row in rows)
-        measured = measured or here
-        with drawing(left=0.2) as (axes, svg):
-            for k, entry in enumerate(lines):
-                name = entry.label
-                shifted = [place + (k - 0.5) * 0.3 for place in x]
-                axes.errorbar(
-                    shifted, [row[name] for row in rows], yerr=[Z95 * row[f"{name}_se"] for row in rows], fmt=entry.marker,
-                    color=colour(entry.slot), markersize=3.2, elinewidth=0.8, zorder=2,
-                )  # fmt: skip
-            if here:
-                axes.plot(x, [row["kl_qp"] for row in rows], color=colour(exact.slot), linewidth=2.0, zorder=4)
-            axes.axhline(0.0, color=TEXT, linewidth=0.9, zorder=1)
-            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-            axes.set_xlabel("position in the completion")
-            axes.set_ylabel("nats a token")
-        ends = [rows[0], rows[-1]]
-        said = " to ".join(f"{number(row['kl_qp' if here else 'k1'], 2)} at position {row['position']}" for row in ends)
-        detail = f"{ends[0]['n']:,} completions reach position {x[0]}, {ends[1]['n']:,} position {x[-1]}"
-        panels.append(Panel(data.labels[pair], svg[0], f"By position on {pair}: from {said}.", detail))
+def samplers(data: Completions) -> Figure | None:
+    """Return k1 and k3 on samples of another distribution, with the policy's log-probabilities and with the sampler's."""
+    panels: dict[str, list[Mark]] = {}
+    for row in data.rows(SAMPLING):
+        marks = panels.setdefault(row["pair"], [])
+        if not marks:
+            marks += [Mark("exact KL(q‖p)", row["kl_qp"], EXACT_SUM)] if finite(row["kl_qp"]) else []
+        name = f"{row['estimator']} of {'log p/μ' if row['log_ratio'].endswith('mu') else 'log p/q'}"
+        marks.append(_mark(name, row["mean"], row["mean_se"], _entry(row), offset=_offset(row)))
     if not panels:
         return None
-    caption = (
-        "Means over the completions that are still going at that position, with 95 % intervals. The line is the mean of the "
-        "exact KL between the two distributions over the next token; its own interval is about as wide as the line."
-        if measured
-        else "Means over the completions that are still going at that position, with 95 % intervals."
+    axis = Axis("nats a completion", levels=(0.0,))
+    drawn = [down(data.labels[pair], marks, axis, left=NAMES) for pair, marks in list(panels.items())[:MOST_PAIRS]]
+    entries = _used(list(panels.values()), (EXACT_SUM, TOKEN, WHOLE))
+    return Figure("completions-samplers", SAY.samplers_title(), SAY.samplers_caption(), drawn, entries)
+
+
+def formats(data: Completions) -> Figure | None:
+    """Return the divergence of the policy from itself that another number format invents."""
+    key = legend(SCHULMAN)
+    panels = []
+    rows = [row for row in data.rows(DTYPE) if row["what"] == "policy against itself" and row["level"] == "token"]
+    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+        marks = [
+            _mark(data.labels[row["pair"]], row["change"], row["change_se"], entry, offset=0.2 * (entry.slot - 1))
+            for row in rows
+            if row["dtype"] == dtype and (entry := key.get(row["estimator"]))
+        ]
+        panels.append(down(dtype, marks, Axis("nats a completion", levels=(0.0,))))
+    return (
+        Figure("completions-formats", SAY.formats_title(), SAY.formats_caption(), panels, list(key.values()))
+        if panels
+        else None
     )
-    legend = [*([exact] if measured else []), *lines]
-    return Figure("completions-positions", "Where in a completion", caption + _cut(data), panels, legend)
+
+
+def truncation(data: Completions) -> Figure | None:
+    """Return the share of the exact KL that is missing when only the k most probable tokens are told apart."""
+    key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
+    drawn = []
+    for pair in data.pairs[:MOST_ENTRIES]:
+        rows = [row for row in data.rows(TRUNCATION) if row["pair"] == pair and finite(row["share"])]
+        if len(rows) > 1:
+            drawn.append(Line(key[pair], [row["k"] for row in rows], [100.0 * row["share"] for row in rows]))
+    if not drawn:
+        return None
+    panel = lines("Missing", drawn, Axis("tokens told apart", "log"), Axis("% of the exact KL", levels=(0.0,)))
+    caption = SAY.truncation_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
+    return Figure("completions-truncation", SAY.truncation_title(), caption, [panel], [line.entry for line in drawn])

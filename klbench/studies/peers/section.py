@@ -2,198 +2,177 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from klbench.report.blocks import Block, Bullets, Cell, Column, Paragraph, Section, Table, Tables
-from klbench.report.numbers import MISSING, count, number, percent
-from klbench.studies.peers import section_figures
-from klbench.studies.peers.columns import PEERS
+from klbench.report import cells, plots
+from klbench.report.axes import log_ticks
+from klbench.report.blocks import Block, Cell, Column, Figure, Lead, Paragraph, Section, Table, Tables, Text
+from klbench.report.numbers import MISSING, number, percent
+from klbench.report.prose import prose
+from klbench.report.runs import RunTables
+from klbench.report.tables import Row
+from klbench.studies.peers.columns import PEERS, SPEED
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from matplotlib.axes import Axes
 
+SAY = prose(__package__)
 HERE = "klbench"
 LOST = 0.01
 """A relative error of this or more leaves little of a value."""
-REGIMES = {
-    "near": "policy and reference all but equal: log-ratios, or differences of logits, of about 0.001",
-    "usual": "of about 0.3",
-    "far": "of about 3",
-    "extreme": "log-ratios from ±15 to ±199",
-    "masked": "of about 0.3, and a tenth of the vocabulary masked by −∞ in both",
-}
+REGIMES = ("near", "usual", "far")
+FLOOR = 1e-9
+"""Errors below this, 0 among them, are drawn there."""
 
 
-def _code(text: Any) -> Markup:
-    return Markup("<code>{}</code>").format(text)
+def _measured(tables: Tables) -> list[Row]:
+    return [row for row in RunTables("", tables).rows(PEERS) if row["status"] == "ok"]
 
 
-def _who(row: Any) -> Markup:
-    return Markup("{} {}").format(row.library, _code(row.name_))
+def lead(tables: Tables) -> Lead:
+    """Return what is furthest off near the reference, in the first dtype, and what breaks at the far end."""
+    rows = _measured(tables)
+    if not rows:
+        return Lead(SAY.question(), SAY.nothing(), None)
+    dtype = rows[0]["dtype"]
+    rows = [row for row in rows if row["dtype"] == dtype]
+    near = [row for row in rows if row["regime"] == "near"]
+    figure = _figure(rows, dtype)
+    wrong = [row for row in near if row["median_rel_error"] >= LOST and row["library"] != HERE]
+    if not wrong:
+        verdict = SAY.all_right(dtype, max(row["max_rel_error"] for row in near))
+    else:
+        # The subject that most libraries compute, and compute wrongly.
+        subject = max(dict.fromkeys(row["subject"] for row in wrong), key=lambda name: sum(r["subject"] == name for r in wrong))
+        of = [row for row in wrong if row["subject"] == subject]
+        own = next((row["median_rel_error"] for row in near if row["subject"] == subject and row["library"] == HERE), math.nan)
+        libraries = list(dict.fromkeys(row["library"] for row in of))
+        verdict = SAY.verdict(subject, dtype, libraries, min(row["median_rel_error"] for row in of), own)
+    return Lead(SAY.question(), verdict, figure, list(_more(rows)))
 
 
-def _measured(tables: Tables) -> pd.DataFrame:
-    table = tables["peers"]
-    return table[table["status"] == "ok"].rename(columns={"name": "name_"})
+def _more(rows: Sequence[Row]) -> Iterator[Text]:
+    for regime in ("extreme", "masked"):
+        found = [row for row in rows if row["regime"] == regime and row["library"] != HERE]
+        for column, what in (("frac_wrong", SAY.wrong()), ("n_nan_gradient", SAY.lost())):
+            hit = [row for row in found if row[column] > 0]
+            if hit:
+                yield SAY.last(regime, what, hit)
+                break
+    yield SAY.how([f"{library} {version}" for library, version in dict.fromkeys((r["library"], r["version"]) for r in rows)])
 
 
-def _listed(rows: pd.DataFrame, value: Any) -> Markup:
-    return Markup("; ").join(Markup("{}: {}").format(_who(row), value(row)) for row in rows.itertuples())
+def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
+    """Return a panel for each subject that not all libraries compute alike."""
+    drawn = [row for row in rows if row["regime"] in REGIMES]
+    worst = {row["subject"]: 0.0 for row in drawn}
+    for row in drawn:
+        worst[row["subject"]] = max(worst[row["subject"]], row["median_rel_error"])
+    drawn = [row for row in drawn if worst[row["subject"]] > 1e-3]
+    if not drawn:
+        return None
+    legend = plots.legend(list(dict.fromkeys(row["library"] for row in drawn)))
+    top = max(10.0, 3.0 * max(row["median_rel_error"] for row in drawn))
 
+    def error_axis(axes: Axes) -> None:
+        axes.set_yscale("log")
+        axes.set_ylim(FLOOR / 2, top)
+        log_ticks(axes.yaxis, FLOOR / 2, top)
 
-def _near(rows: pd.DataFrame) -> Markup:
-    near = rows[rows["regime"] == "near"]
-    if near["max_rel_error"].max() < LOST:
-        return Markup("Near the reference all are within {}.").format(number(near["max_rel_error"].max(), 2))
-    text = Markup("Near the reference, half of the values are off by more than (and the worst by): {}.")
-    return text.format(_listed(near, lambda r: f"{number(r.median_rel_error, 2)} ({number(r.max_rel_error, 2)})"))
+    def regime_axis(axes: Axes) -> None:
+        axes.set_xticks(range(len(REGIMES)), REGIMES)
+        axes.set_xlim(-0.2, len(REGIMES) - 0.8)
 
-
-def _last(rows: pd.DataFrame) -> list[Markup]:
-    """What breaks at the far end: values that are others, gradients that are none."""
-    last = rows[rows["regime"].isin(["extreme", "masked"])]
-    said = []
-    for column, text in (
-        ("frac_wrong", "values off by 1 % or more"),
-        ("frac_flat", "a gradient of 0 where there is one"),
-    ):
-        hit = last[last[column] > 0]
-        if len(hit):
-            said.append(
-                Markup("{}, {}: {}.").format(
-                    last["regime"].iloc[0].capitalize(), text, _listed(hit, lambda r, c=column: percent(getattr(r, c)))
-                )
-            )
-    lost = last[last["n_nan_gradient"] > 0]
-    if len(lost):
-        said.append(
-            Markup("{}, NaN in the gradient: {}.").format(
-                last["regime"].iloc[0].capitalize(), _listed(lost, lambda r: f"{int(r.n_nan_gradient):,} of its elements")
-            )
-        )
-    return said
-
-
-def _cost(tables: Tables, subject: str, dtype: str) -> Markup:
-    table = tables.get("peers_speed")
-    if table is None or not len(table):
-        return Markup("")
-    rows = table[(table["subject"] == subject) & (table["dtype"] == dtype) & (table["library"] != HERE)].rename(
-        columns={"name": "name_"}
-    )
-    said = []
-    for direction, of in rows.groupby("pass", sort=False):
-        said.append(Markup("{}: {}").format(direction, _listed(of, lambda r: number(r.ratio, 2))))
-    return Markup("Time, klbench's = 1, {}.").format(Markup(". ").join(said)) if said else Markup("")
-
-
-def answer(tables: Tables) -> Sequence[Block]:
-    """What the top of the page says, in the first dtype."""
-    measured = _measured(tables)
-    if not len(measured):
-        return [Paragraph("Nothing was compared: no library was to be had.", "warning")]
-    dtype = measured["dtype"].iloc[0]
-    cards = []
-    for subject, rows in measured[measured["dtype"] == dtype].groupby("subject", sort=False):
-        said = [Markup("<b>{}</b>, {}").format(subject, dtype), _near(rows), *_last(rows), _cost(tables, str(subject), dtype)]
-        cards.append(Markup("").join(Markup("<p>{}</p>").format(each) for each in said if each))
-    libraries = [
-        f"{name} {version}" for name, version in measured[["library", "version"]].drop_duplicates().itertuples(index=False)
-    ]
-    asked = "What are the functions of other libraries worth beside klbench's, and what do they cost?"
-    note = (
-        f"Compared are {', '.join(libraries)}, each on the same inputs in the same format, with one thread. Errors are "
-        "relative, against float64 on the inputs as that format has them: what rounding these has cost is nobody's fault "
-        "here. A library's clamp counts as an error where the exact value is another one; it may be meant."
-    )
-    return [Paragraph(asked, "lead"), Paragraph(note), *_missing(tables), Bullets(cards, cards=True)]
-
-
-def _missing(tables: Tables) -> list[Block]:
-    """What was not compared, once for each reason."""
-    gone = tables["peers"][tables["peers"]["status"] != "ok"]
-    if not len(gone):
-        return []
-    reasons: dict[str, list[str]] = {}
-    for row in gone.itertuples():
-        reasons.setdefault(str(row.status).removeprefix("skipped: "), []).append(str(row.name))
-    said = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    hint = " make peers, in a checkout, has them all." if any("not installed" in reason for reason in reasons) else ""
-    return [Paragraph(f"Not compared: {said}.{hint}", "warning")]
+    x = plots.Axis("distance of policy and reference", place=regime_axis)
+    y = plots.Axis("median relative error", levels=(1.0,), place=error_axis)
+    panels = []
+    for subject in dict.fromkeys(row["subject"] for row in drawn):
+        lines = []
+        for library, entry in legend.items():
+            of = {
+                row["regime"]: row["median_rel_error"]
+                for row in drawn
+                if (row["subject"], row["library"]) == (subject, library)
+            }
+            if of:
+                known = [(k, max(of[each], FLOOR)) for k, each in enumerate(REGIMES) if each in of]
+                lines.append(plots.Line(entry, [k for k, _ in known], [error for _, error in known]))
+        panels.append(plots.lines(subject, lines, x, y, left=0.17))
+    return Figure("peers", SAY.figure_title(dtype), SAY.caption(), panels, list(legend.values()))
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """What rounding leaves, drawn; and a table for each thing that is computed: accuracy and time side by side."""
-    measured = _measured(tables)
-    if not len(measured):
+    """Return what was not compared, and a table for each thing that is computed: accuracy and time side by side."""
+    rows, speed = _measured(tables), RunTables("", tables).rows(SPEED)
+    subjects = dict.fromkeys(row["subject"] for row in rows)
+    return [*_skipped(tables), *(_table(name, [row for row in rows if row["subject"] == name], speed) for name in subjects)]
+
+
+def _skipped(tables: Tables) -> list[Block]:
+    reasons: dict[str, list[str]] = {}
+    for row in RunTables("", tables).rows(PEERS):
+        if row["status"] != "ok":
+            reasons.setdefault(row["status"].removeprefix("skipped: "), []).append(row["name"])
+    if not reasons:
         return []
-    drawn = section_figures.figures(measured)
-    return [
-        *drawn,
-        *(_table(str(subject), rows, tables.get("peers_speed")) for subject, rows in measured.groupby("subject", sort=False)),
-    ]
+    return [Paragraph(SAY.skipped(reasons, any("not installed" in reason for reason in reasons)), "warning")]
 
 
-def _table(subject: str, rows: pd.DataFrame, speed: pd.DataFrame | None) -> Table:
-    regimes = list(dict.fromkeys(rows["regime"]))
+def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
+    regimes = list(dict.fromkeys(row["regime"] for row in rows))
     last = regimes[-1]
-    columns = [Column("Whose", "library and function"), Column("Dtype", "format of the inputs")]
+    columns = [Column("Whose", "library and function"), Column(PEERS["dtype"].heading, PEERS["dtype"].meaning)]
+    columns += [Column(f"Value, {each}", f"worst relative error of the value; {SAY.regime(each)}", True) for each in regimes]
     columns += [
-        Column(f"Value, {each}", f"worst relative error of the value; {REGIMES[each]}", numeric=True) for each in regimes
-    ]
-    columns += [
-        Column("Gradient, near", "worst relative error of the gradient there; of logits, over the row's largest", True),
-        Column(f"Zero, {last}", "share of the inputs whose gradient is 0 though the exact one is not", True),
-        Column("NaN", f"elements of the gradient that are NaN, {last}", True),
+        Column("Gradient, near", PEERS["max_gradient_rel_error"].meaning, True),
+        Column(f"Zero, {last}", PEERS["frac_flat"].meaning, True),
+        Column("NaN", f"{PEERS['n_nan_gradient'].meaning}, {last}", True),
         Column("Forward", "time over klbench's: median of the rounds, and quartiles", True),
         Column("Both", "the same, forward and backward", True),
         Column("Same as", "klbench's estimator of these numbers; in float64 they differ by at most this, over 1 + |value|"),
-    ]  # fmt: skip
+    ]
+    timed = {tuple(row[key] for key in ("subject", "library", "name", "dtype", "pass")): row for row in speed}
     lines = []
-    for (library, name, dtype), of in rows.groupby(["library", "name_", "dtype"], sort=False):
-        by = of.set_index("regime")
-        twin = of.iloc[0]
-        same = (
-            f"{twin['twin']} ({number(twin['twin_difference'], 2)})"
-            if isinstance(twin.get("twin"), str) and twin["twin"]
-            else ""
-        )
-        cells = [Cell(Markup("{} {}").format(library, _code(name))), Cell(str(dtype))]
-        cells += [_error(by["max_rel_error"].get(each)) for each in regimes]
-        cells.append(_error(by["max_gradient_rel_error"].get("near")))
-        flat, lost = by["frac_flat"].get(last), by["n_nan_gradient"].get(last)
-        cells.append(
-            Cell(percent(flat) if flat else "0 %" if flat == 0 else MISSING, flat, "bad" if flat and flat > LOST else "")
-        )
-        cells.append(
-            Cell(f"{int(lost):,}" if lost is not None and lost >= 0 else MISSING, lost, "bad" if lost and lost > 0 else "")
-        )
-        cells += [_time(speed, subject, library, name, dtype, each) for each in ("forward", "forward and backward")]
-        cells.append(Cell(_code(same) if same else ""))
-        lines.append(cells)
-    return Table(f"{subject}: {count(len(lines), 'row')}", columns, lines)
+    for key in dict.fromkeys((row["library"], row["name"], row["dtype"]) for row in rows):
+        by = {row["regime"]: row for row in rows if (row["library"], row["name"], row["dtype"]) == key}
+        twin = next(iter(by.values()))
+        same = f"{twin['twin']} ({number(twin['twin_difference'], 2)})" if twin["twin"] else ""
+        lines.append([
+            Cell(Markup("{} {}").format(key[0], cells.code(key[1]))), Cell(key[2]),
+            *(_error(by[each]["max_rel_error"] if each in by else math.nan) for each in regimes),
+            _error(by["near"]["max_gradient_rel_error"] if "near" in by else math.nan),
+            _share(by[last]["frac_flat"] if last in by else math.nan),
+            _elements(by[last]["n_nan_gradient"] if last in by else math.nan),
+            *(_time(timed.get((subject, *key, each))) for each in ("forward", "forward and backward")),
+            Cell(cells.code(same) if same else ""),
+        ])  # fmt: skip
+    return Table(SAY.table_title(subject, len(lines)), columns, lines)
 
 
-def _error(value: float | None) -> Cell:
-    if value is None or value != value:
-        return Cell(MISSING, float("nan"))
+def _error(value: float) -> Cell:
     return Cell(number(value, 2), value, "bad" if value >= LOST else "good" if value < 1e-5 else "")
 
 
-def _time(speed: pd.DataFrame | None, *key: object) -> Cell:
-    if speed is not None:
-        found = speed[(speed[["subject", "library", "name", "dtype", "pass"]] == list(key)).all(axis=1)]
-        if len(found):
-            row = found.iloc[0]
-            return Cell(
-                f"{number(row['ratio'], 2)} ({number(row['ratio_q25'], 2)} to {number(row['ratio_q75'], 2)})", row["ratio"]
-            )
-    return Cell(MISSING, float("nan"))
+def _share(value: float) -> Cell:
+    return Cell("0 %" if value == 0 else percent(value), value, "bad" if value > LOST else "")
+
+
+def _elements(value: float) -> Cell:
+    """Show a number of elements; one below 0 stands for a function without a gradient."""
+    return Cell(f"{value:,.0f}", value, "bad" if value > 0 else "") if value >= 0 else Cell(MISSING, math.nan)
+
+
+def _time(row: Row | None) -> Cell:
+    if row is None:
+        return Cell(MISSING, math.nan)
+    low, high = number(row["ratio_q25"], 2), number(row["ratio_q75"], 2)
+    return Cell(f"{number(row['ratio'], 2)} ({low} to {high})", row["ratio"])
 
 
 TERMS = ("r", "schulman", "regimes", "jensen_shannon", "dtypes")
 
-SECTION = Section("Beside other libraries", PEERS, build, answer, order=55, terms=TERMS)
+SECTION = Section("Beside other libraries", PEERS, build, lead=lead, order=55, terms=TERMS)

@@ -8,6 +8,6 @@ STUDY = Study(
     __name__,
     options_at=".options:TrainingOptions",
     summarize_at=".run:summarize",
-    tables_at="",
+    complete_at=".verdicts:complete",
     aliases=("training",),
 )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from klbench.context import Context
 from klbench.studies.ppo.options import NONE, TrainingOptions
 from klbench.study import Summary
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,7 +23,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
     bed = tasks.testbed(options, context.seed, (0,))
-    with tasks.one_thread():
+    with one_thread():
         alike = expected.alike(bed, arms, options.group)
         points = fixed_points.which(bed, arms, options.group)
     plan = tasks.plan(options, alike, [point for point, _ in points])
@@ -39,7 +40,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not found["sampled"]:
         return {}
     firsts = {name: names[i] for name, i in zip(names, alike, strict=True)}
-    with tasks.one_thread():
+    with one_thread():
         return _tables(options, context.seed, found, firsts, dict(zip(names, points, strict=True)))
 
 

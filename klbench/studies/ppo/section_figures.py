@@ -1,238 +1,192 @@
-"""Figures of the training study: learning curves, paired differences, frontier, predicted against reached."""
+"""Figures of the training study: regret, learning curves, predicted against reached, reward over KL, a lost token."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
 
-from klbench.report.axes import kl_axis, log_ticks, tick
+from klbench.report.axes import kl_axis
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import number, short
-from klbench.studies.ppo.section_data import OPTIMUM, REFERENCE, Row, Trained
-from klbench.studies.ppo.section_recovery import figures as recovery
+from klbench.report.numbers import short
+from klbench.report.plots import Axis, Line, Mark, down, legend, lines
+from klbench.report.prose import prose
+from klbench.report.tables import Row
+from klbench.studies.ppo.columns import CURVES, FLOORS, FRONTIER, GREEDY, MATCHED, OPTIMUM, RECOVERY, RECOVERY_CURVES, REFERENCE
+from klbench.studies.ppo.section_data import Trained
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+SAY = prose(__package__)
+MOST_RUNS = 4
+SMALLEST = 1e-6
+"""Smaller probabilities are drawn there."""
+APART = 0.025
+"""Intervals at one KL are drawn this share of it apart."""
+KL = "exact KL(q‖p), nats"
+REGRET = "regret J* − J"
+LOST = "probability of the lost token"
+ELSEWHERE = LegendEntry("gradient leads elsewhere", 1, "s")
+PLACES = {
+    OPTIMUM: LegendEntry("gradient leads to the optimum", 2, "o"),
+    **dict.fromkeys(FLOORS, ELSEWHERE),
+    GREEDY: LegendEntry("no gradient on average", 3, "D"),
+    "": LegendEntry("no place known", 5, "^"),
+}
+KINDS = {
+    "predicted": LegendEntry("predicted", 5, "D"),
+    "free": LegendEntry("free logits", 0, "o"),
+    "noise_free": LegendEntry("without noise", 2, "s"),
+    "sampled": LegendEntry("with noise", 1, "^"),
+}
 
-MAX_LINES = 8
-ROW = 17
-"""Height of a combination's row, in points."""
-KINDS = (("predicted", "predicted", 5, "D"), ("free", "free logits", 0, "o"), ("noise_free", "without noise", 2, "s"),
-         ("sampled", "with noise", 1, "^"))  # fmt: skip
+
+def opening(runs: Sequence[Trained]) -> Figure:
+    """Return the figure of the regret after training: of one run beside differences from k1 in the reward, or run by run."""
+    panels = [_regret(trained) for trained in runs[:MOST_RUNS]]
+    if len(runs) == 1:
+        panels += _difference(runs[0])
+    shown = {PLACES[row["fixed_point"]]: None for trained in runs[:MOST_RUNS] for row in trained.final}
+    entries = [entry for entry in dict.fromkeys(PLACES.values()) if entry in shown]
+    return Figure("training-forest", "Regret after training", SAY.opening(REFERENCE, len(panels) != 2), panels, entries)
 
 
-def _entries(names: Sequence[str]) -> dict[str, LegendEntry]:
-    return {name: LegendEntry(name, i, MARKERS[i % len(MARKERS)]) for i, name in enumerate(names[:MAX_LINES])}
+def _regret(trained: Trained) -> Panel:
+    rows = [row for row in trained.final if math.isfinite(row["regret"])]
+    marks = [
+        Mark(row["combination"], row["regret"], PLACES[row["fixed_point"]], max(0.0, row["regret_low"]), row["regret_high"])
+        for row in rows
+    ]
+    return down(trained.label or "Regret", marks, Axis(REGRET, "symlog", levels=[trained.final[0]["start_regret"]]))
+
+
+def _difference(trained: Trained) -> list[Panel]:
+    """Return paired differences of regret from k1 in the reward."""
+    marks = [
+        Mark(
+            row["combination"], row["difference"], PLACES[row["fixed_point"]], row["difference_low"], row["difference_high"]
+        )
+        for row in trained.final
+        if math.isfinite(row["difference"])
+    ]  # fmt: skip
+    axis = Axis(f"regret − that of {REFERENCE}", "symlog", levels=[0.0])
+    return [down(f"Against {REFERENCE}", marks, axis)] if len(marks) > 1 else []
 
 
 def _curve(trained: Trained, entries: dict[str, LegendEntry], column: str, label: str, title: str) -> Panel:
-    lines: dict[str, list[Row]] = {name: [] for name in entries}
-    for row in trained.rows("curves"):
-        if row["combination"] in lines and (column == "regret" or row["step"] > 0):
-            lines[row["combination"]].append(row)
-    with drawing(left=0.16) as (axes, svg):
-        for name, rows in lines.items():
-            x = [row["step"] for row in rows]
-            entry = entries[name]
-            axes.fill_between(
-                x, [row[f"{column}_low"] for row in rows], [row[f"{column}_high"] for row in rows],
-                color=colour(entry.slot), alpha=0.13, linewidth=0,
-            )  # fmt: skip
-            every = max(1, len(x) // 6)
-            axes.plot(
-                x, [row[column] for row in rows], color=colour(entry.slot), marker=entry.marker, markevery=every, markersize=4.5
-            )
-        axes.set_yscale("log")
-        values = [row[f"{column}_{end}"] for rows in lines.values() for row in rows for end in ("low", "high")]
-        positive = [value for value in values if value > 0]
-        if positive:
-            axes.set_ylim(min(positive) / 1.15, max(positive) * 1.15)
-            log_ticks(axes.yaxis, min(positive) / 1.15, max(positive) * 1.15)
-        axes.set_xlabel("update")
-        axes.set_ylabel(label)
-    said = "; ".join(f"{name} {number(rows[-1][column], 2)}" for name, rows in lines.items() if rows)
-    return Panel(title, svg[0], f"{title}, at the last update: {said}.")
+    drawn = []
+    for name, entry in entries.items():
+        rows = [row for row in trained.rows(CURVES) if row["combination"] == name and (column == "regret" or row["step"] > 0)]
+        x, y, low, high = ([row[key] for row in rows] for key in ("step", column, f"{column}_low", f"{column}_high"))
+        drawn.append(Line(entry, x, y, low, high))
+    return lines(title, drawn, Axis("update"), Axis(label, "log"))
 
 
-def curves(trained: Trained, stem: str) -> list[Figure]:
-    """One line for each kind of fixed point, and all that head for the optimum."""
-    if not trained.rows("curves"):
+def curves(trained: Trained) -> list[Figure]:
+    """Return learning curves, and those of all that head for the optimum."""
+    named = [row["combination"] for row in trained.rows(CURVES)]
+    if not named:
         return []
-    leaders, ideal = _entries(trained.leaders()), _entries([row["combination"] for row in trained.toward(OPTIMUM)])
-    caption = (
-        "Means over seeds; a band holds the middle 80 % of them. The scales are logarithmic. One line for each fixed point "
-        "that a mean gradient can have, by {}."
-    ).format("its best combination" if not trained.reference else f"{REFERENCE} for the optimum and the best one elsewhere")
-    result = [
-        Figure(
-            f"training-curves{stem}", "While training", caption,
-            [
-                _curve(trained, leaders, "regret", "regret J* − J", "Regret"),
-                _curve(trained, leaders, "kl", "exact KL(q‖p), nats", "KL"),
-            ],
-            list(leaders.values()),
-        )
-    ]  # fmt: skip
-    if len(ideal) > 1:
-        result.append(
-            Figure(
-                f"training-optimum{stem}", "Those that head for the optimum",
-                "They follow the same mean gradient; what sets them apart is noise. Means over seeds, with the middle 80 %.",
-                [_curve(trained, ideal, "regret", "regret J* − J", "Regret")], list(ideal.values()),
-            )
-        )  # fmt: skip
-    return result
+    names, rest = trained.drawn(*named)
+    entries = legend(names)
+    panels = [_curve(trained, entries, "regret", REGRET, "Regret"), _curve(trained, entries, "kl", KL, "KL")]
+    found = [Figure(f"training-curves{trained.stem}", "While training", SAY.curves(rest), panels, list(entries.values()))]
+    names, rest = trained.drawn(*(row["combination"] for row in trained.final if row["fixed_point"] == OPTIMUM))
+    if len(names) > 1:
+        entries = legend(names)
+        panel = _curve(trained, entries, "regret", REGRET, "Regret")
+        title = "Those that lead to the optimum"
+        found.append(Figure(f"training-optimum{trained.stem}", title, SAY.ideal(rest), [panel], list(entries.values())))
+    return found
 
 
-def _names_down(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), list(names))
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", labelsize=8.5)
-
-
-def _symlog(axes: Axes, values: Sequence[float], threshold: float) -> None:
-    """A scale that is even near 0 and logarithmic beyond, with ticks at a few decades."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    axes.set_xscale("symlog", linthresh=threshold, linscale=0.5)
-    low, high = min([0.0, *values]), max([threshold, *values])
-    axes.set_xlim(1.3 * low if low < 0 else -0.2 * threshold, 1.35 * high)
-    decades = [threshold * 10**k for k in range(1 + max(0, math.ceil(math.log10(max(high, -low) / threshold))))]
-    axes.xaxis.set_major_locator(FixedLocator([0.0, *decades, *(-each for each in decades if -each >= low)]))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(tick))
-
-
-def forest(trained: Trained, stem: str) -> list[Figure]:
-    """Paired differences of regret from k1 in the reward."""
-    rows = [row for row in trained.final if row["combination"] != REFERENCE and math.isfinite(row["difference"])]
+def predicted(trained: Trained) -> list[Figure]:
+    """Return the predicted regret beside what three kinds of training reached."""
+    rows = trained.points
     if not rows:
         return []
-    names = [row["combination"] for row in rows]
-    height = 62 + ROW * len(names)
-    with drawing(left=0.43, bottom=48 / height, height=height) as (axes, svg):
-        for y, row in enumerate(rows):
-            slot = 1 if row["difference_low"] > 0 else 2 if row["difference_high"] < 0 else 5
-            if math.isfinite(row["difference_low"]):
-                axes.plot([row["difference_low"], row["difference_high"]], [y, y], color=colour(slot), linewidth=1.8)
-            axes.plot([row["difference"]], [y], marker="o", color=colour(slot), markersize=5)
-        ends = [row[f"difference{end}"] for row in rows for end in ("", "_low", "_high")]
-        _symlog(axes, [value for value in ends if math.isfinite(value)], 0.01)
-        axes.axvline(0.0, color=TEXT, linewidth=0.9, zorder=1)
-        _names_down(axes, names)
-        axes.set_xlabel(f"regret − that of {REFERENCE}")
-    said = "; ".join(f"{row['combination']} {number(row['difference'], 2)}" for row in rows)
-    panel = Panel("Difference in final regret", svg[0], f"Paired difference in regret from {REFERENCE}: {said}.")
-    legend = [LegendEntry("behind", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("ahead", 2, "o")]
-    caption = (
-        f"Further left is better. Each seed's regret less that of {REFERENCE} on the same seed; the line is the 95 % "
-        "interval of the mean. The scale is logarithmic beyond 0.01."
-    )
-    return [Figure(f"training-forest{stem}", f"Against {REFERENCE}", caption, [panel], legend)]
+    marks = [
+        Mark(row["combination"], max(row[f"{kind}_regret"], 0.0), entry, size=7.5 if kind == "predicted" else 4.4)
+        for row in rows
+        for kind, entry in KINDS.items()
+        if math.isfinite(row[f"{kind}_regret"])
+    ]
+    panel = down("Regret", marks, Axis(REGRET, "symlog"))
+    verdicts = ([row for row in rows if row["arrived"] in words] for words in (("yes",), ("no",), ("not told",)))
+    unsettled = [row for row in rows if row["free_unsettled"] > 0]
+    caption = SAY.predicted(trained.beta, int(rows[0]["seeds"]), trained.seeds, *verdicts, unsettled)
+    title = "Where it was predicted to end, and where it ended"
+    return [Figure(f"training-fixed-points{trained.stem}", title, caption, [panel], list(KINDS.values()))]
 
 
-def frontier(trained: Trained, stem: str) -> list[Figure]:
-    """Reward over KL, a point for each beta, and the best there is."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in (each for each in trained.rows("frontier") if math.isfinite(each["kl"])):
+def frontier(trained: Trained) -> list[Figure]:
+    """Return reward over KL, a point for each beta, and the best there is."""
+    found: dict[str, list[Row]] = {}
+    for row in (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"])):
         found.setdefault(row["combination"], []).append(row)
     if not found:
         return []
-    entries = _entries([name for name in trained.leaders() if name in found] + [n for n in found if n not in trained.leaders()])
+    names, rest = trained.drawn(*found)
+    entries = legend(names)
     best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
-    every = [row for name in entries for row in found[name]]
-    with drawing(left=0.16) as (axes, svg):
-        points = sorted((row["kl"], row["frontier_reward"]) for row in every)
-        axes.plot(*zip(*points, strict=True), color=colour(best.slot), linestyle="--", linewidth=1.2)
-        for name, entry in entries.items():
-            rows = sorted(found[name], key=lambda row: row["kl"])
-            axes.plot(
-                [row["kl"] for row in rows], [row["reward"] for row in rows], color=colour(entry.slot), marker=entry.marker
-            )
-            for row in rows:
-                if math.isfinite(row["reward_low"]):
-                    axes.plot([row["kl"]] * 2, [row["reward_low"], row["reward_high"]], color=colour(entry.slot), linewidth=0.9)
-        kl_axis(axes, [row["kl"] for row in every])
-        axes.set_ylabel("expected reward")
-    said = "; ".join(
-        f"{name}: " + ", ".join(f"{number(row['reward'], 2)} at {number(row['kl'], 2)}" for row in found[name])
-        for name in entries
-    )
-    panels = [Panel("Reward over KL", svg[0], f"Reward at exact KL, a point for each beta. {said}.")]
-    matched = _matched(trained, entries)
-    caption = (
-        "Higher is better. Each point is a β; vertical lines are 95 % intervals of the reward over seeds. Dashed: "
-        "the most reward that any policy of that KL can have. The second panel: the reward less that of k1_reward at the KL "
-        "to which that came, interpolated between each seed's points."
-    )
-    title = "Reward at equal KL"
-    return [Figure(f"training-frontier{stem}", title, caption, panels + matched, [*entries.values(), best])]
+    every = sorted((row for name in names for row in found[name]), key=lambda row: float(row["kl"]))
+    drawn = [Line(best, [row["kl"] for row in every], [row["frontier_reward"] for row in every], marked=False)]
+    drawn += [_over_kl(entry, found[name], "reward") for name, entry in entries.items()]
+    panels = [lines("Reward over KL", drawn, _kl_axis(every), Axis("expected reward"))]
+    matched = [row for row in trained.rows(MATCHED) if row["combination"] in entries]
+    if matched:
+        drawn = [
+            _over_kl(entry, mine, "difference", apart=1.0 + APART * entry.slot)
+            for name, entry in entries.items()
+            if (mine := [row for row in matched if row["combination"] == name])
+        ]
+        y = Axis(f"reward − {REFERENCE}'s", levels=[0.0])
+        panels.append(lines(f"Against {REFERENCE}", drawn, _kl_axis(matched), y, left=0.19))
+    caption = SAY.frontier(REFERENCE, bool(matched), rest)
+    return [Figure(f"training-frontier{trained.stem}", "Reward at equal KL", caption, panels, [*entries.values(), best])]
 
 
-def _matched(trained: Trained, entries: dict[str, LegendEntry]) -> list[Panel]:
-    rows = [row for row in trained.rows("matched") if row["combination"] in entries]
-    if not rows:
+def _kl_axis(rows: Sequence[Row]) -> Axis:
+    return Axis(KL, place=partial(kl_axis, kls=[row["kl"] for row in rows]))
+
+
+def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float = 1.0) -> Line:
+    rows = sorted(rows, key=lambda row: float(row["kl"]))
+    kl, y, low, high = ([row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high"))
+    return Line(entry, [each * apart for each in kl], y, low, high, bars=True)
+
+
+def lost_token(trained: Trained) -> list[Figure]:
+    """Return the lost token's probability meanwhile and at the end, and the largest gradient on the way."""
+    ends, meanwhile = trained.rows(RECOVERY), trained.rows(RECOVERY_CURVES)
+    if not ends or not meanwhile:
         return []
-    with drawing(left=0.19) as (axes, svg):
-        for name, entry in entries.items():
-            mine = sorted((row for row in rows if row["combination"] == name), key=lambda row: row["kl"])
-            if not mine:
-                continue
-            axes.plot(
-                [row["kl"] for row in mine], [row["difference"] for row in mine], color=colour(entry.slot), marker=entry.marker
-            )
-            for row in mine:
-                if math.isfinite(row["difference_low"]):
-                    ends = [row["difference_low"], row["difference_high"]]
-                    axes.plot([row["kl"]] * 2, ends, color=colour(entry.slot), linewidth=0.9)
-        axes.axhline(0.0, color=TEXT, linewidth=0.9, zorder=1)
-        kl_axis(axes, [row["kl"] for row in rows])
-        axes.set_ylabel(f"reward − {REFERENCE}'s")
-    said = "; ".join(f"{row['combination']} {number(row['difference'], 2)} at KL {number(row['kl'], 2)}" for row in rows)
-    return [Panel(f"Against {REFERENCE}", svg[0], f"Reward less that of {REFERENCE} at equal KL: {said}.")]
+    names, rest = trained.drawn(*(row["combination"] for row in ends))
+    entries, depths = legend(names), sorted({row["lost"] for row in ends})
+    at = next(row for row in ends if row["lost"] == depths[len(depths) // 2])
+    then = [row for row in meanwhile if row["lost"] == at["lost"]]
+    over = Axis("nats that its logit was pushed down")
+    drawn = _of(then, entries, "step", "probability") + _of(then, entries, "step", "exact_probability", exact=True)
+    y = Axis(LOST, "log", levels=[at["optimum_probability"]])
+    panels = [lines(f"{short(at['lost'])} nats lost", drawn, Axis("update"), y, left=0.17)]
+    if len(depths) > 1:
+        panels += [
+            lines("After training", _of(ends, entries, "lost", "probability"), over, Axis(LOST, "log"), left=0.17),
+            lines("Largest gradient", _of(ends, entries, "lost", "norm_max"), over, Axis("its norm", "log"), left=0.17),
+        ]
+    title = "Bringing back a token that was lost"
+    return [Figure(f"training-recovery{trained.stem}", title, SAY.lost(at, rest), panels, list(entries.values()))]
 
 
-def predicted(trained: Trained, stem: str) -> list[Figure]:
-    """Predicted regret beside what three kinds of training reached."""
-    rows = [row for row in trained.points.values() if row["fixed_point"]]
-    if not rows:
-        return []
-    rows.sort(key=lambda row: (row["predicted_regret"] if row["predicted_regret"] > 1e-9 else 0.0, row["sampled_regret"]))
-    names = [row["combination"] for row in rows]
-    height = 62 + ROW * len(names)
-    legend = [LegendEntry(label, slot, marker) for _, label, slot, marker in KINDS]
-    with drawing(left=0.43, bottom=48 / height, height=height) as (axes, svg):
-        values = []
-        for kind, _, slot, marker in KINDS:
-            for y, row in enumerate(rows):
-                value = row.get(f"{kind}_regret", math.nan)
-                if not math.isfinite(value):
-                    continue
-                values.append(max(value, 0.0))
-                size = 7.5 if kind == "predicted" else 4.4
-                axes.plot([max(value, 0.0)], [y], marker=marker, color=colour(slot), linestyle="none", markersize=size)
-        _symlog(axes, values, 0.01)
-        _names_down(axes, names)
-        axes.set_xlabel("regret J* − J")
-    said = "; ".join(
-        f"{row['combination']} {number(abs(row['predicted_regret']), 2)} predicted, {number(row['sampled_regret'], 2)} reached"
-        for row in rows
-    )
-    panel = Panel("Regret", svg[0], f"Regret predicted and reached: {said}.")
-    caption = (
-        "The diamond is the regret of the policy at which the combination's mean gradient vanishes, computed from reference, "
-        f"reward and β = {short(trained.beta)} alone. Free logits: a logit for every token after every prefix, each moved by "
-        "the sign of its exact gradient. Without noise: the small policy itself on exact gradients; it cannot be every "
-        "policy, and the steps are few. With noise: as it was trained. The scale is logarithmic beyond 0.01."
-    )
-    return [Figure(f"training-fixed-points{stem}", "Predicted, and reached", caption, [panel], legend)]
+def _of(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, column: str, *, exact: bool = False) -> list[Line]:
+    """Return a line for each combination, by rising x; what is too small to draw is drawn at the least."""
+    found = []
+    for name, entry in entries.items():
+        mine = sorted((row for row in rows if row["combination"] == name), key=lambda row: float(row[x]))
+        kept = [(row[x], max(row[column], SMALLEST)) for row in mine if math.isfinite(row[column])]
+        if kept:
+            found.append(Line(entry, [a for a, _ in kept], [b for _, b in kept], marked=not exact, dotted=exact))
+    return found
 
 
 def figures(trained: Trained) -> list[Figure]:
-    """All of a run's figures."""
-    stem = "-" + re.sub(r"[^a-z0-9]+", "-", trained.label.lower()).strip("-") if trained.label else ""
-    return [figure for part in (curves, forest, predicted, frontier, recovery) for figure in part(trained, stem)]
+    """Return the figures of a run but for the one that the page opens with."""
+    return [figure for part in (curves, predicted, frontier, lost_token) for figure in part(trained)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.testbed import Exact, Testbed
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,19 +61,6 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
             "sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free, "recovery": _recovery,
         }[task.kind]  # fmt: skip
         return train(options, bed, task)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """The order of sums, and so their bits, would depend on the threads; and a busy machine makes two slower than one."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _recipe(options: TrainingOptions, every: int) -> Recipe:

@@ -8,8 +8,8 @@ STUDY = Study(
     __name__,
     options_at="klbench.studies.language.options:PpoLmOptions",
     summarize_at=".run:summarize",
-    tables_at="",
-    section_at="klbench.studies.language.section:SECTION",
+    tables_at="klbench.studies.language.columns:PPO",
+    section_at="klbench.studies.language.section:PPO",
     devices=("cpu", "cuda"),
     shares=True,
 )

@@ -10,11 +10,13 @@ from klbench.report.axes import log_ticks
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.figures import FAINT, TEXT, colour, drawing
 from klbench.report.numbers import number, power_of_ten
+from klbench.report.prose import prose
 from klbench.studies.precision.section_data import Curve, Data
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SAY = prose(__package__)
 STYLES = {"as written": (1, "s"), "with expm1": (3, "D"), "here": (2, "o")}
 TOP = 100.0
 """Errors are drawn up to this many times the value; what is beyond is as worthless."""
@@ -71,22 +73,12 @@ def _panel(data: Data, estimator: str, dtype: str, floor: float, *, gradient: bo
     return Panel(dtype, svg[0], f"Relative error of the {what} of {estimator} in {dtype}: {said}.")
 
 
-def figures(data: Data, estimator: str) -> list[Figure]:
-    """Value and gradient of an estimator, a panel a dtype, all on one scale."""
+def figure(data: Data, estimator: str, *, gradient: bool = False) -> Figure:
+    """Return the value or the gradient of an estimator, a panel a dtype, all on one scale."""
     curves = data.of(estimator=estimator)
     dtypes = list(dict.fromkeys(each.dtype for each in curves))
     floor = 10.0 ** math.floor(math.log10(min(each.eps for each in curves) / 20))
+    panels = [_panel(data, estimator, dtype, floor, gradient=gradient) for dtype in dtypes]
+    name = f"precision-{estimator}{'-gradient' if gradient else ''}"
     legend = list(_legend(curves).values())
-    result = []
-    for gradient in (False, True):
-        panels = [_panel(data, estimator, dtype, floor, gradient=gradient) for dtype in dtypes]
-        name = f"precision-{estimator}{'-gradient' if gradient else ''}"
-        title = f"{'Gradient' if gradient else 'Value'} of {estimator}: rounding error against |log r|"
-        caption = (
-            f"Lower is better. Each point is the worst relative error of the {'derivative by log r' if gradient else 'value'} "
-            "over a decade of |log r|, of both signs. The thick faint line is eps, the format's own precision; at the dashed "
-            "line, 1, nothing is left of the exact number. Hollow triangles at the edges stand for errors beyond the scale, "
-            "infinite ones included."
-        )
-        result.append(Figure(name, title, caption, panels, legend))
-    return result
+    return Figure(name, SAY.figure_title(estimator, gradient), SAY.caption(gradient), panels, legend)

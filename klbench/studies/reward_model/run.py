@@ -38,7 +38,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
     )
     paths = tables.paths_frame(found["paths"], training)
     exact = paths.every[paths.every["method"] != "ppo"]  # training has its own table, each evaluation
-    return {
+    result = {
         "overoptimisation": tables.curves_table(paths),
         "overoptimisation_by_seed": exact.drop(columns="status"),
         "peaks": tables.peaks_table(paths),
@@ -48,6 +48,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
         "calibration": tables.calibration_table(found["calibration"]),
         "training": training,
     }
+    return {name: table for name, table in result.items() if len(table)}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:

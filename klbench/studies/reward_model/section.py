@@ -5,121 +5,98 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report.blocks import Block, Cell, Column, Details, Section, Table, Tables
-from klbench.report.numbers import MISSING, number, percent
-from klbench.schema import Schema
-from klbench.studies.ppo.section_data import interval
-from klbench.studies.reward_model import section_answer, section_figures
-from klbench.studies.reward_model.section_data import GOLD, Learned, Row, load, named
+from klbench.report import cells
+from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables
+from klbench.report.cells import computed
+from klbench.report.prose import prose
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.reward_model import section_figures
+from klbench.studies.reward_model.columns import (
+    EQUAL_KL,
+    GOLD,
+    OVEROPTIMISATION,
+    PEAKS,
+    REWARD_MODELS,
+    REWARD_MODELS_BY_SEED,
+    TRAINING,
+)
+from klbench.studies.reward_model.section_data import OPTIMUM, Learned, load, named, way_of
+
+SAY = prose(__package__)
+MOST_TOLD = 3
+"""So many reward models, and so many policies, that diverged are told one by one."""
 
 
-def answer(tables: Tables) -> Sequence[Block]:
-    """What the top of the page says."""
-    return section_answer.answer([each for each in load(tables) if each.proxies])
+def lead(tables: Tables) -> Lead:
+    """Return the question, the verdict and the figure that the page opens with."""
+    runs = load(tables)
+    question, figure = str(SAY.question()), section_figures.opening(runs)
+    peaks = [(learned, row) for learned in runs if (row := learned.peak(OPTIMUM, learned.proxies[0]))]
+    first = runs[0]
+    seeds = max(int(row["seeds"]) for row in first.points)
+    if not peaks or math.isnan(peaks[0][1]["peak_gold"]):
+        return Lead(question, SAY.nothing(), figure)
+    if len(runs) > 1:
+        return Lead(question, SAY.several([(learned.label, row) for learned, row in peaks]), figure, [SAY.setting(seeds)])
+    more = [SAY.setting(seeds)]
+    if len(first.proxies) > 1 and (most := first.peak(OPTIMUM, first.proxies[-1])):
+        more.append(SAY.most(most, first.peak(OPTIMUM, GOLD)))
+    if idle := [row for row in first.rows(REWARD_MODELS) if row["untrained"]]:
+        more.append(SAY.untrained(idle))
+    return Lead(question, SAY.verdict(peaks[0][1]), figure, more)
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Figures and tables of each run."""
-    return [
-        block
-        for learned in load(tables)
-        if learned.proxies
-        for part in (section_answer.heading, section_figures.figures, _tables)
-        for block in part(learned)
-    ]
+    """Return warnings, figures and tables of each run."""
+    blocks: list[Block] = []
+    for learned in load(tables):
+        blocks += [Heading(learned.label)] if learned.label else []
+        blocks += _diverged(learned)
+        blocks += section_figures.figures(learned)
+        blocks += _tables(learned)
+    return blocks
 
 
-def _number(value: float) -> Cell:
-    return Cell(MISSING if math.isnan(value) else number(value, 3), value)
+def _diverged(learned: Learned) -> list[Block]:
+    models = [row for row in learned.rows(REWARD_MODELS_BY_SEED) if row["status"] not in ("ok", "")]
+    stopped = [row for row in learned.rows(TRAINING) if row["status"] not in ("ok", "")]
+    policies = list({(row["combination"], row["proxy"], row["seed"]): row for row in stopped}.values())
+    told = (models[:MOST_TOLD], policies[:MOST_TOLD])
+    total = len(models) + len(policies)
+    return [Paragraph(SAY.diverged(total, *told, total - sum(map(len, told))), "warning")] if total else []
 
 
-def _ranged(row: Row, name: str) -> Cell:
-    return Cell(interval(row, name), row[name])
+def _way(row: Row) -> Cell:
+    return Cell(named(way_of(row)))
 
 
-def _proxy(name: str) -> Cell:
-    return Cell("the true reward" if name == GOLD else name)
+def _proxy(row: Row) -> Cell:
+    return Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])
 
 
-def _models(learned: Learned) -> list[Table]:
-    rows = learned.rows("reward_models")
-    if not rows:
-        return []
-    columns = [
-        Column("Pairs", "that the model has, a fifth of them held out"),
-        Column("Accuracy", "new pairs ranked as they are labelled, with a 95 % interval over seeds", numeric=True),
-        Column("Best", "the same for the true reward", numeric=True),
-        Column("True order", "new pairs ranked as the true reward ranks them", numeric=True),
-        Column("Loss", "Bradley-Terry loss on new pairs", numeric=True),
-        Column("Least", "that of the true probabilities", numeric=True),
-        Column("Correlation", "of score and true reward over the reference's answers, exact", numeric=True),
-        Column("Confidence off", "predicted less true probability, absolute, mean over bins", numeric=True),
-        Column("Step kept", "of those looked at, the one with the least loss on held-out pairs", numeric=True),
-    ]
-    cells = [
-        [
-            Cell(row["proxy"], row["pairs"]), _ranged(row, "accuracy"), _number(row["best_accuracy"]), _ranged(row, "order"),
-            *(_number(row[each]) for each in ("loss", "best_loss", "correlation")),
-            Cell(percent(row["calibration_error"]), row["calibration_error"]), _number(row["kept_step"]),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return [Table("The reward models", columns, cells)]
-
-
-def _peaks(learned: Learned) -> list[Table]:
-    rows = learned.rows("peaks")
-    if not rows:
-        return []
-    columns = [
-        Column("By", "the way in which the proxy is made large"),
-        Column("Proxy", "the reward model, or the true reward"),
-        Column("Peak", "largest gain of true reward on the way, mean over seeds with a 95 % interval", numeric=True),
-        Column("KL there", "exact, in nats", numeric=True),
-        Column("Proxy there", "what the proxy says", numeric=True),
-        Column("End", "gain of true reward at the end of the way", numeric=True),
-        Column("KL at the end", "exact, in nats", numeric=True),
-        Column("Proxy at the end", "what the proxy says", numeric=True),
-        Column("Lost", "peak less end, on the same seed", numeric=True),
-        Column("Missed", "what the true reward for a proxy gains, less the peak, on the same seed", numeric=True),
-    ]
-    cells = [
-        [
-            Cell(named((row["method"], row["combination"] or ""))),
-            _proxy(row["proxy"]), _ranged(row, "peak_gold"),
-            *(_number(row[each]) for each in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
-            _ranged(row, "lost"), _ranged(row, "missed"),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return [Table("Where the true reward peaks", columns, cells)]
-
-
-def _equal(learned: Learned) -> list[Table]:
-    rows = learned.rows("equal_kl")
-    if not rows:
-        return []
-    columns = [
-        Column("By", "the way in which the proxy is made large"),
-        Column("Proxy", "the reward model, or the true reward"),
-        Column("KL", "nats at which ways are compared, by interpolation in √KL", numeric=True),
-        Column("True reward", "gain over the reference", numeric=True),
-        Column("Less the optimum's", "that of the proxy's exact optimum at this KL, paired by seed", numeric=True),
-        Column("Seeds", "whose ways come so far", numeric=True),
-    ]
-    cells = [
-        [
-            Cell(named((row["method"], row["combination"] or ""))), _proxy(row["proxy"]), _number(row["kl"]),
-            _ranged(row, "gold_gain"), _ranged(row, "difference"), Cell(str(row["seeds"]), row["seeds"]),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return [Table("True reward at equal KL", columns, cells)]
+NUMBER, RANGED, FROM_ZERO = cells.number(), cells.interval(), cells.interval(least=0.0)
+BY = (Shown("method", computed(_way)), Shown("proxy", computed(_proxy)))
+SHOWN_MODELS = (
+    Shown("pairs", computed(lambda row: Cell(row["proxy"], row["pairs"]))), Shown("accuracy", RANGED),
+    Shown("best_accuracy", NUMBER), Shown("order", RANGED), *(Shown(name, NUMBER) for name in ("loss", "best_loss")),
+    Shown("correlation", NUMBER), Shown("calibration_error", cells.percent), Shown("kept_step", NUMBER),
+)  # fmt: skip
+SHOWN_PEAKS = (
+    *BY, Shown("peak_gold", RANGED),
+    *(Shown(name, NUMBER) for name in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
+    Shown("lost", FROM_ZERO), Shown("missed", RANGED),
+)  # fmt: skip
+SHOWN_EQUAL = (
+    *BY, Shown("kl", NUMBER), Shown("gold_gain", RANGED), Shown("difference", RANGED), Shown("seeds", cells.whole),
+)  # fmt: skip
 
 
 def _tables(learned: Learned) -> list[Block]:
-    more = _equal(learned)
-    return [*_models(learned), *_peaks(learned), *([Details("True reward at equal KL", more)] if more else [])]
+    models, peaks, equal = (learned.rows(schema) for schema in (REWARD_MODELS, PEAKS, EQUAL_KL))
+    blocks: list[Block] = [table("The reward models", REWARD_MODELS, models, SHOWN_MODELS)] if models else []
+    blocks += [table("Where the true reward peaks", PEAKS, peaks, SHOWN_PEAKS)] if peaks else []
+    title = "True reward at equal KL, in numbers"
+    return [*blocks, *([Details(title, [table(title, EQUAL_KL, equal, SHOWN_EQUAL)])] if equal else [])]
 
 
 TERMS = (
@@ -135,4 +112,4 @@ TERMS = (
     "interval_seeds",
 )
 
-SECTION = Section("When the reward is learned", Schema("overoptimisation", "", ()), build, answer, order=12, terms=TERMS)
+SECTION = Section("When the reward is learned", OVEROPTIMISATION, build, lead=lead, order=12, terms=TERMS)

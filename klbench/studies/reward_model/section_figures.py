@@ -1,156 +1,218 @@
-"""Figures of the reward-model study: gold and proxy over sqrt(KL), calibration, KL as it is said to be."""
+"""Figures of the reward-model study: true reward and proxy, what going on costs, the reward models, the KL."""
 
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
-from klbench.report.axes import log_ticks
+from klbench.report.axes import kl_axis
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import count, number
-from klbench.studies.reward_model.section_data import BEST, GOLD, PPO, Learned, Row, named
+from klbench.report.numbers import count
+from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
+from klbench.report.prose import prose
+from klbench.report.tables import Row
+from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
+from klbench.studies.reward_model.section_data import BEST, OPTIMUM, Learned, Way, columns, named, way_of
 
-MAX_LINES = 6
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-
-def _chosen(learned: Learned) -> list[str]:
-    """Proxies to draw: all, or some of them that are spread evenly, with the first and the last."""
-    names = learned.proxies
-    if len(names) <= MAX_LINES:
-        return names
-    return [names[round(i * (len(names) - 1) / (MAX_LINES - 1))] for i in range(MAX_LINES)]
-
-
-def _entries(learned: Learned) -> dict[str, LegendEntry]:
-    return {name: LegendEntry(name, i, MARKERS[i % len(MARKERS)]) for i, name in enumerate(_chosen(learned))}
-
-
-def _panel(learned: Learned, way: tuple[str, str], entries: dict[str, LegendEntry], top: float) -> Panel:
-    said = []
-    with drawing(left=0.15) as (axes, svg):
-        for name, entry in entries.items():
-            rows = learned.path(way, name)
-            x = [math.sqrt(max(row["kl"], 0.0)) for row in rows]
-            gold, low, high = ([row.get(f"gold_gain{end}", math.nan) for row in rows] for end in ("", "_low", "_high"))
-            if rows and all(map(math.isfinite, low)):
-                axes.fill_between(x, low, high, color=colour(entry.slot), alpha=0.1, linewidth=0)
-            every = max(1, len(x) // 6)
-            axes.plot(x, gold, color=colour(entry.slot), marker=entry.marker, markevery=every, markersize=4.5)
-            axes.plot(x, [row["proxy_gain"] for row in rows], color=colour(entry.slot), linestyle="--", linewidth=1.0)
-            if rows:
-                said.append(f"{name}: true {number(gold[-1], 2)}, proxy {number(rows[-1]['proxy_gain'], 2)}")
-        ideal = learned.path(way, GOLD)
-        axes.plot(
-            [math.sqrt(max(row["kl"], 0.0)) for row in ideal], [row["gold_gain"] for row in ideal], color=TEXT, linestyle=":"
-        )
-        axes.set_ylim(-0.05 * top, 1.05 * top)
-        axes.set_xlim(left=0.0)
-        axes.set_xlabel("√KL(q‖p), exact, √nats")
-        axes.set_ylabel("gain over the reference")
-    return Panel(named(way).capitalize() if way[0] != PPO else named(way), svg[0], f"At the end, {'; '.join(said)}.")
+SAY = prose(__package__)
+MOST_RUNS = 4
+APART = 0.03
+"""Intervals at one place are drawn this share of it apart."""
+TRUE = LegendEntry("the true reward", 5, "_", dashed=True)
+SAID = {"k1": LegendEntry("k1's estimate", 0, "o"), "k3": LegendEntry("k3's estimate", 1, "s")}
+EXACT, BOUND = LegendEntry("exact", 2, "^"), LegendEntry("log n − (n − 1)/n", 3, "_", dashed=True)
+RIGHT = LegendEntry("as it should be", 5, "_", dashed=True)
+LABELLED, ORDERED = LegendEntry("as labelled", 0, "o"), LegendEntry("in the true order", 2, "^")
+CORRELATED = LegendEntry("correlation", 4, "v")
+AT_BEST = LegendEntry("the true reward, as labelled", 5, "_", dashed=True)
+PAIRS = Axis("ranked pairs", "log")
 
 
-def over_kl(learned: Learned, stem: str) -> list[Figure]:
-    """The main figure: a panel for each way."""
-    entries = _entries(learned)
-    drawn = [row for row in learned.rows("overoptimisation") if row["proxy"] in entries or row["proxy"] == GOLD]
-    top = max((max(row["proxy_gain"], row["gold_gain"]) for row in drawn if math.isfinite(row["gold_gain"])), default=1.0)
-    panels = [_panel(learned, way, entries, top) for way in learned.ways]
-    caption = (
-        "Solid: true reward, with 95 % bands of the mean over seeds. Dashed, same colour: what the proxy says of the same "
-        "policies. Dotted: the same way with the true reward for a proxy. Each point is a β, an n, or an evaluation in "
-        "training."
-    )
-    title = "True reward and proxy, by pairs"
-    return [Figure(f"overoptimisation{stem}", title, caption, panels, list(entries.values()))]
+def _limits(axes: Axes, top: float) -> None:
+    axes.set_ylim(-0.05 * top, 1.05 * top)
+    axes.set_xlim(left=0.0)
 
 
-def calibration(learned: Learned, stem: str) -> list[Figure]:
-    """True probability over the predicted one."""
-    found = learned.rows("calibration")
-    entries = _entries(learned)
-    if not found:
+def _path(learned: Learned, way: Way, *, title: str = "") -> Panel:
+    """Return true reward and proxy over the square root of the KL."""
+
+    def line(entry: LegendEntry, proxy: str, name: str, band: bool = False) -> Line:
+        rows = learned.path(way, proxy)
+        low, high = columns(rows, f"{name}_low", f"{name}_high") if band else ((), ())
+        return Line(entry, [math.sqrt(max(row["kl"], 0.0)) for row in rows], columns(rows, name)[0], low, high, marked=band)
+
+    shown = [row for row in learned.points if row["proxy"] in (*learned.drawn, GOLD) and math.isfinite(row["gold_gain"])]
+    top = max((max(row["proxy_gain"], row["gold_gain"]) for row in shown), default=1.0)
+    drawn = [line(TRUE, GOLD, "gold_gain")]
+    for name, entry in legend(learned.drawn).items():
+        drawn.append(line(replace(entry, label=f"{name} by its own score", dashed=True), name, "proxy_gain"))
+        drawn.append(line(entry, name, "gold_gain", band=True))
+    y = Axis("gain over the reference", place=partial(_limits, top=top))
+    return lines(title or named(way)[:1].upper() + named(way)[1:], drawn, Axis("√KL(q‖p), exact, √nats"), y)
+
+
+def _over_kl(learned: Learned, name: str, title: str, panels: list[Panel], rest: Sequence[str] = ()) -> Figure:
+    entries = [*legend(learned.drawn).values(), TRUE]
+    rest = [*(each for each in learned.proxies if each not in learned.drawn), *rest]
+    return Figure(name, title, SAY.over_kl(rest), panels, entries)
+
+
+def _opened(learned: Learned) -> list[Way]:
+    return [OPTIMUM, *learned.trained[:1]]
+
+
+def opening(runs: Sequence[Learned]) -> Figure:
+    """Return the figure that the page opens with: the exact optimum and one PPO; or the optimum run by run."""
+    first = runs[0]
+    if len(runs) > 1:
+        panels = [_path(learned, OPTIMUM, title=learned.label) for learned in runs[:MOST_RUNS]]
+    else:
+        panels = [_path(first, way) for way in _opened(first)]
+    return _over_kl(first, "overoptimisation", "True reward and proxy, by pairs", panels)
+
+
+def trained(learned: Learned) -> list[Figure]:
+    """Return the same of the other ways; where there are several runs, of all ways."""
+    ways = [way for way in learned.ways if learned.label or way not in _opened(learned)]
+    panels = [_path(learned, way) for way in ways[:MOST_ENTRIES]]
+    name, title = f"overoptimisation-ways{learned.stem}", "The other ways" if not learned.label else "All ways"
+    return [_over_kl(learned, name, title, panels, [named(way) for way in ways[MOST_ENTRIES:]])] if panels else []
+
+
+def _by_way(ways: Sequence[Way]) -> tuple[dict[Way, LegendEntry], list[str]]:
+    """Return a colour for each of the first ways, and the names of the others."""
+    kept, rest = ways[:MOST_ENTRIES], ways[MOST_ENTRIES:]
+    entries = legend([named(way) for way in kept])
+    return {way: entries[named(way)] for way in kept}, [named(way) for way in rest]
+
+
+def _bars(drawn: Sequence[tuple[LegendEntry, Sequence[Row]]], x: str, column: str, least: float = -math.inf) -> list[Line]:
+    """Return lines with intervals as bars, side by side; a line for each entry that has rows."""
+    found = []
+    for place, (entry, rows) in enumerate((entry, rows) for entry, rows in drawn if rows):
+        rows = sorted(rows, key=lambda row: float(row[x]))
+        at, y, low, high = columns(rows, x, column, f"{column}_low", f"{column}_high")
+        apart = 1.0 + APART * place
+        found.append(Line(entry, [each * apart for each in at], y, [max(each, least) for each in low], high, bars=True))
+    return found
+
+
+def costs(learned: Learned) -> list[Figure]:
+    """Return what is lost by going on, and what is missed even at the peak, by the number of pairs."""
+    rows = [row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])]
+    if len({row["pairs"] for row in rows}) < 2:
         return []
-    with drawing() as (axes, svg):
-        axes.plot([0.5, 1.0], [0.5, 1.0], color=TEXT, linewidth=0.9, linestyle="--")
+    entries, rest = _by_way(learned.ways)
+    mine = [(entry, [row for row in rows if way_of(row) == way]) for way, entry in entries.items()]
+    panels = [
+        lines(title, _bars(mine, "pairs", column, 0.0), PAIRS, Axis("true reward", "symlog"))
+        for column, title in (("lost", "Lost by going on"), ("missed", "Missed at the peak"))
+    ]
+    title = "What a learned reward costs"
+    return [Figure(f"overoptimisation-costs{learned.stem}", title, SAY.costs(rest), panels, list(entries.values()))]
+
+
+def equal_kl(learned: Learned) -> list[Figure]:
+    """Return true reward at equal KL, of the proxies with the fewest and the most pairs."""
+    rows = [row for row in learned.rows(EQUAL_KL) if way_of(row) != OPTIMUM]
+    entries, rest = _by_way([way for way in learned.ways if way != OPTIMUM])
+    panels = []
+    for proxy in dict.fromkeys((learned.proxies[0], learned.proxies[-1])):
+        mine = [row for row in rows if row["proxy"] == proxy]
+        drawn = _bars(
+            [(entry, [row for row in mine if way_of(row) == way]) for way, entry in entries.items()], "kl", "difference"
+        )
+        if len({row["kl"] for row in mine}) > 1:
+            x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=[row["kl"] for row in mine]))
+            panels.append(lines(proxy, drawn, x, Axis("reward − the optimum's", levels=[0.0]), left=0.19))
+    name, title = f"overoptimisation-equal-kl{learned.stem}", "True reward at equal KL"
+    return [Figure(name, title, SAY.equal_kl(rest), panels, list(entries.values()))] if panels else []
+
+
+def models(learned: Learned) -> list[Figure]:
+    """Return how well the reward models rank new pairs, by the number of pairs, and their calibration."""
+    rows, binned, entries = learned.rows(REWARD_MODELS), learned.rows(CALIBRATION), legend(learned.drawn)
+    found = []
+    if len(rows) > 1:
+        pairs, best = columns(sorted(rows, key=lambda row: float(row["pairs"])), "pairs", "best_accuracy")
+        drawn = [Line(AT_BEST, pairs, best, marked=False)]
+        drawn += _bars([(LABELLED, rows)], "pairs", "accuracy") + _bars([(ORDERED, rows)], "pairs", "order")
+        panels = [
+            lines("Ranked right", drawn, PAIRS, Axis("share of new pairs")),
+            lines("Correlation", _bars([(CORRELATED, rows)], "pairs", "correlation"), PAIRS, Axis("with the true reward")),
+        ]
+        shown = [LABELLED, ORDERED, AT_BEST, CORRELATED]
+        found.append(Figure(f"overoptimisation-models{learned.stem}", "How good the models are", SAY.models(), panels, shown))
+    if binned:
+        drawn = [Line(RIGHT, [0.5, 1.0], [0.5, 1.0], marked=False)]
         for name, entry in entries.items():
-            mine = sorted((row for row in found if row["proxy"] == name), key=lambda row: row["predicted"])
-            axes.plot(
-                [row["predicted"] for row in mine], [row["true"] for row in mine], color=colour(entry.slot), marker=entry.marker
-            )
-        axes.set_xlabel("probability that the model gives to what it prefers")
-        axes.set_ylabel("true probability")
-    said = "; ".join(
-        f"{name}: {number(mine[-1]['true'], 2)} for {number(mine[-1]['predicted'], 2)}"
-        for name in entries
-        if (mine := [row for row in found if row["proxy"] == name])
-    )
-    panel = Panel("On new pairs", svg[0], f"True probability where the model is surest: {said}.")
-    caption = "On the dashed line a model is as sure as it should be; below it, too sure. Bins hold all seeds' pairs."
-    return [Figure(f"overoptimisation-calibration{stem}", "Calibration", caption, [panel], list(entries.values()))]
+            mine = sorted((row for row in binned if row["proxy"] == name), key=lambda row: float(row["predicted"]))
+            predicted, true = columns(mine, "predicted", "true")
+            drawn.append(Line(entry, predicted, true))
+        x = Axis("probability that the model gives to what it prefers")
+        panel = lines("On new pairs", drawn, x, Axis("true probability"))
+        caption = SAY.calibration([name for name in learned.proxies if name not in entries])
+        shown = [*entries.values(), RIGHT]
+        found.append(Figure(f"overoptimisation-calibration{learned.stem}", "Calibration", caption, [panel], shown))
+    return found
 
 
 def _best_of(learned: Learned) -> list[Panel]:
-    rows = [row for row in learned.path((BEST, ""), learned.proxies[-1]) if row["n"] > 1]
-    if not rows:
+    rows = [row for row in learned.path(BEST, learned.proxies[-1]) if row["n"] > 1]
+    if len(rows) < 2:
         return []
-    with drawing() as (axes, svg):
-        for key, slot, style in (("kl", 0, "-"), ("kl_bound", 1, "--")):
-            x, y = [row["n"] for row in rows], [row[key] for row in rows]
-            axes.plot(x, y, color=colour(slot), linestyle=style, marker="o" if key == "kl" else "_")
-        axes.set_xscale("log")
-        log_ticks(axes.xaxis, rows[0]["n"] / 1.4, rows[-1]["n"] * 1.4)
-        axes.set_xlabel("n")
-        axes.set_ylabel("KL of the best of n, nats")
-    last = rows[-1]
-    said = f"At n = {int(last['n']):,}, {number(last['kl'], 3)} exactly, {number(last['kl_bound'], 3)} by the bound."
-    return [Panel("Best of n", svg[0], said)]
+    n, exact, bound = columns(rows, "n", "kl", "kl_bound")
+    drawn = [Line(EXACT, n, exact), Line(BOUND, n, bound, marked=False)]
+    return [lines("Best of n", drawn, Axis("n", "log"), Axis("KL of the best of n, nats"))]
 
 
 def _estimated(learned: Learned) -> list[Panel]:
-    ways = [way for way in learned.ways if way[0] == PPO]
-    rows: list[Row] = [row for way in ways for name in _chosen(learned) for row in learned.path(way, name) if row["step"] > 0]
-    rows = [row for row in rows if row["kl"] > 0 and math.isfinite(row["k1_estimate"]) and math.isfinite(row["k3_estimate"])]
+    """Return estimates over the exact KL of all policies in training, and by how much they are off after it."""
+    rows = [row for way in learned.trained for name in learned.drawn for row in learned.path(way, name) if row["step"] > 0]
+    rows = [row for row in rows if row["kl"] > 0 and all(math.isfinite(row[f"{name}_estimate"]) for name in SAID)]
     if not rows:
         return []
-    with drawing() as (axes, svg):
-        top = max(row["kl"] for row in rows)
-        axes.plot([0.0, top], [0.0, top], color=TEXT, linewidth=0.9, linestyle="--")
-        for key, slot, marker in (("k1_estimate", 0, "o"), ("k3_estimate", 1, "s")):
-            axes.plot(
-                [row["kl"] for row in rows], [row[key] for row in rows], color=colour(slot), marker=marker, linestyle="none",
-                markersize=3.0,
-            )  # fmt: skip
-        axes.set_xlabel("exact KL(q‖p), nats")
-        axes.set_ylabel("estimated in training, nats")
-        axes.set_ylim(0.0, 2.0 * top)
+    rows.sort(key=lambda row: float(row["kl"]))
+    top = rows[-1]["kl"]
+    drawn = [Line(RIGHT, [0.0, top], [0.0, top], marked=False)]
+    exact, *said = columns(rows, "kl", *(f"{name}_estimate" for name in SAID))
+    drawn += [Line(entry, exact, y, joined=False) for entry, y in zip(SAID.values(), said, strict=True)]
+    y = Axis("estimated in training, nats", place=lambda axes: axes.set_ylim(0.0, 2.0 * top))
     beyond = sum(row["k3_estimate"] > 2.0 * top for row in rows)
     detail = f"{count(beyond, 'point')} of k3 above" if beyond else ""
-    return [Panel("PPO", svg[0], f"k1's and k3's estimates over the exact KL, up to {number(top, 2)} nats.", detail)]
+    return [lines("PPO", drawn, Axis("exact KL(q‖p), nats"), y, detail=detail), _errors(learned)]
 
 
-def kl(learned: Learned, stem: str) -> list[Figure]:
-    """Exact KL beside what is usually reported for it."""
-    panels = [*_best_of(learned), *_estimated(learned)]
-    if not panels:
+def _errors(learned: Learned) -> Panel:
+    ends: Mapping[str, Row] = {
+        way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))
+    }  # fmt: skip
+    marks = [
+        Mark(name, row[f"{which}_error"], entry, row[f"{which}_error_low"], row[f"{which}_error_high"], offset=offset)
+        for name, row in ends.items()
+        for (which, entry), offset in zip(SAID.items(), (-0.15, 0.15), strict=True)
+    ]
+    return down("After training", marks, Axis("estimate − exact KL, nats", "symlog", 0.1, levels=[0.0]))
+
+
+def kl(learned: Learned) -> list[Figure]:
+    """Return the exact KL beside what is usually reported for it."""
+    best_of, estimated = _best_of(learned), _estimated(learned)
+    if not best_of and not estimated:
         return []
-    legend = [
-        LegendEntry("exact; k1's estimate", 0, "o"), LegendEntry("log n − (n − 1)/n", 1, "_", dashed=True),
-        LegendEntry("k3's estimate", 1, "s"),
-    ]  # fmt: skip
-    caption = (
-        "Best of n: the exact KL, which ties and few answers keep below the usual formula. PPO: estimates from the batches, "
-        "each a mean over seeds, for all combinations and proxies; on the dashed line they are right."
-    )
-    return [Figure(f"overoptimisation-kl{stem}", "The KL, and what is said of it", caption, panels, legend)]
-
-
-PARTS: Sequence[Callable[[Learned, str], list[Figure]]] = (over_kl, calibration, kl)
+    caption = SAY.kl(bool(best_of), learned.proxies[-1] if estimated else "")
+    entries = [EXACT, BOUND, *SAID.values(), RIGHT]
+    return [
+        Figure(f"overoptimisation-kl{learned.stem}", "The KL, and what is said of it", caption, best_of + estimated, entries)
+    ]
 
 
 def figures(learned: Learned) -> list[Figure]:
-    """All of a run's figures."""
-    stem = "-" + re.sub(r"[^a-z0-9]+", "-", learned.label.lower()).strip("-") if learned.label else ""
-    return [figure for part in PARTS for figure in part(learned, stem)]
+    """Return the figures of a run but for the one that the page opens with."""
+    return [figure for part in (trained, costs, equal_kl, models, kl) for figure in part(learned)]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from klbench.rlhf.penalty import PenaltyArm, arm, estimates
 from klbench.rlhf.testbed import Testbed, reward_world
 from klbench.rlhf.testbed.ppo_world import Replicas
-from klbench.studies.ppo.tasks import one_thread
 from klbench.studies.reward_model.options import RewardModelOptions
+from klbench.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -21,11 +21,6 @@ class Setting:
     samples: int
     repeats: int
 
-    @property
-    def where(self) -> str:
-        """In words."""
-        return "the processor" if self.device == "cpu" else self.device
-
 
 @dataclass(frozen=True)
 class Timing:

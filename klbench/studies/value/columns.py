@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from klbench.columns import ESTIMATORS as ESTIMATORS
+from typing import TYPE_CHECKING
+
+from klbench import columns
 from klbench.schema import Column, Schema, flag, integer, text, with_error
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+MAIN_TARGET = "KL(q‖p)"
+ALL, UNBIASED, TWO = "all", "unbiased", "k1 or k3"
+"""The groups of estimators that are ranked."""
+PLAIN = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k1_weighted", "k3_weighted", "k2_weighted", "k1_self_normalized")
 QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
 """The quantiles of the errors of batches."""
 PAIR = text("pair", "q ‖ p: the sampling distribution, then the one it is compared with", "Pair")
@@ -17,6 +26,18 @@ KHAT = (
     integer("khat_samples", "samples that the tail index was measured on"),
 )
 UNKNOWN = "missing where it is not known"
+
+
+def plainness(name: str) -> tuple[int, int, str]:
+    """Return a key that sorts the names of estimators: the plain ones first, then the short ones."""
+    return (PLAIN.index(name) if name in PLAIN else len(PLAIN), len(name), name)
+
+
+def common_batch(values: pd.DataFrame) -> int:
+    """Return the smallest batch size at which the most estimators were measured: all of them, as a rule."""
+    measured = values[~values["status"].str.startswith("skipped")]
+    measured = values if measured.empty else measured
+    return int(measured.groupby("batch")["estimator"].nunique().idxmax())
 
 
 def quantile(share: float) -> str:
@@ -72,6 +93,11 @@ VALUES = Schema(
         ),
         KHAT[-1],
         text("status", "ok, or why the row is not to be trusted; skipped: why nothing was measured", "Status"),
+        Column(
+            "error", "rmse that ranks the row, exact where it is known; missing where it is not to be trusted", "nats", since=1
+        ),
+        flag("error_exact", "the rmse that ranks the row is the exact one", since=1),
+        flag("bias_dominates", "the row is to be trusted, and its bias exceeds its standard deviation", since=1),
     ),
 )
 
@@ -119,4 +145,64 @@ PAIRS = Schema(
     ),
 )
 
-TABLES = (VALUES, DIFFERENCES, ERRORS, PAIRS, ESTIMATORS)
+RANGES = Schema(
+    "ranges",
+    "One row for each series, batch size, group of estimators and range of KL in which one of the group has the least rmse.",
+    (
+        SERIES,
+        TARGET,
+        BATCH,
+        text("among", f"the group that is ranked: {ALL}, {UNBIASED} (those that claim to be), or {TWO}", "Among"),
+        Column("kl_low", "least exact KL(q‖p) of the range", "nats", heading="KL from"),
+        Column("kl_high", "greatest exact KL(q‖p) of the range", "nats", heading="KL to"),
+        integer("pairs", "pairs in the range", "Pairs"),
+        text(
+            "estimator",
+            "the one with the least rmse; of several within 0.5 %, or not to be told apart, the simplest",
+            "Least rmse",
+        ),
+        text("pair", "the middle pair of the range, by KL"),
+        Column("error", "its rmse on the middle pair", "nats", heading="Rmse"),
+        text("next", "the next best on that pair, of those that are behind beyond doubt if there are any", "Next"),
+        Column("next_error", "the rmse of the next best", "nats"),
+        *with_error(
+            Column("behind", "rmse of the next minus rmse of the first", "nats", heading="Behind by"), "that difference"
+        ),
+        text(
+            "unranked",
+            "measured less on a pair, and not ranked: their tail is heavy and their exact noise unknown",
+            "Not ranked",
+        ),
+    ),
+)
+
+ESTIMATORS = Schema(
+    "estimators",
+    "One row for each estimator: its formula, what it claims, and what was measured of that.",
+    (
+        *columns.ESTIMATORS.columns,
+        text(
+            "verdict",
+            "the claims beside what was measured; broken: a mean too far from the truth, or a negative value",
+            "Verdict",
+            since=1,
+        ),
+        integer("judged", "rows that judge the claim to be unbiased", since=1),
+        Column(
+            "worst_z",
+            "largest distance of its mean from the truth where the claim applies, in standard errors",
+            heading="Worst |z|",
+            since=1,
+        ),
+        text("worst_pair", "the pair with that distance", since=1),
+        Column("negative", "largest share of batches with a negative estimate", heading="Negative", since=1),
+        Column(
+            "exact_z",
+            "largest distance of its mean from its exact mean, in standard errors",
+            heading="Worst |z| from its exact mean",
+            since=1,
+        ),
+    ),
+)
+
+TABLES = (VALUES, DIFFERENCES, ERRORS, PAIRS, ESTIMATORS, RANGES)

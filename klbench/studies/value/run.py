@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import math
-import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import AfterValidator, Field
 
 from klbench import estimators, streams
-from klbench.context import Context
+from klbench.context import Checkpoint, Context
 from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
+from klbench.studies.value.options import ValueOptions
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
-from klbench.types import Draws, Estimator, Notice, Options
+from klbench.threads import one_thread
+from klbench.types import Draws, Estimator, Notice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,42 +39,6 @@ DIGITS = 6
 """Digits of an exact divergence below which a line says so."""
 NOTHING = 1e-12
 """Error in nats, such as rounding leaves where the two sides are one, that no line is made of."""
-CHECKPOINT_SECONDS = 10.0
-
-
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(set(sizes)))
-
-
-def _has_truth(pair: Pair) -> Pair:
-    if pair.measured_with:
-        raise ValueError(
-            f"the value study holds estimators against a divergence that is known exactly, and {pair.kind} pairs have none; "
-            f"measure it with {pair.measured_with}"
-        )
-    return pair
-
-
-class ValueOptions(Options):
-    """Settings of the value study.
-
-    Parameters
-    ----------
-    samples
-        Samples drawn from each pair.
-    batches
-        Batch sizes: what is estimated is the mean over a batch.
-    diagnostic_samples
-        Coverage, negative fractions and error distributions come from the first so many samples.
-    """
-
-    pairs: tuple[Annotated[Pair, AfterValidator(_has_truth)], ...] = Field(min_length=1)
-    estimators: tuple[str, ...] = Field(min_length=1)
-    samples: int = Field(default=1_000_000, ge=2, le=10**15)
-    batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
-        1, 4, 16, 64, 256, 1_024, 4_096,
-    )  # fmt: skip
-    diagnostic_samples: int = Field(default=2**20, ge=0)
 
 
 def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:
@@ -122,6 +86,32 @@ class Found:
         counts = self.counts.merge(later.counts, KEPT_ERRORS)
         return Found(self.moments.merge(later.moments), counts, self.khats or later.khats)
 
+    def flat(self) -> dict[str, np.ndarray]:
+        """Everything as arrays by name."""
+        counts, moments = self.counts, self.moments
+        return {
+            "count": np.array(moments.count), "weight": np.array(moments.weight), "mean": moments.mean,
+            "scatter": moments.scatter, "batches": counts.batches, "negative": counts.negative, "covered": counts.covered,
+            "tested": counts.tested, "nonfinite": counts.nonfinite,
+            "errors": np.concatenate([e for row in counts.errors for e in row]),
+            "error_sizes": np.array([[e.size for e in row] for row in counts.errors]),
+            "khat_names": np.array(list(self.khats)), "khats": np.array(list(self.khats.values())),
+        }  # fmt: skip
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, np.ndarray]) -> Found:
+        """What :meth:`flat` was made from."""
+        ends = np.cumsum(stored["error_sizes"].ravel())
+        pieces = [stored["errors"][a:b] for a, b in pairwise([0, *ends])]
+        columns = stored["error_sizes"].shape[1]
+        errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
+        khats = zip(stored["khat_names"], stored["khats"], strict=True)
+        return cls(
+            Moments(int(stored["count"]), float(stored["weight"]), stored["mean"], stored["scatter"]),
+            Counts(stored["batches"], stored["negative"], stored["covered"], stored["tested"], stored["nonfinite"], errors),
+            {str(name): (float(khat), float(se), int(n)) for name, (khat, se, n) in khats},
+        )
+
 
 def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, int]]:
     log_ratio = np.concatenate([d.log_ratio for d in draws])[:TAIL_SAMPLES]
@@ -134,16 +124,14 @@ def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, 
 
 
 @cache
-def _thread_pools() -> Any:
-    """The control over BLAS threads; on first use in a process, also loads compiled code and tells glibc to keep freed memory.
+def _prepare() -> None:
+    """Load compiled code, and tell glibc to keep freed memory, once in a process.
 
     Arrays of a panel come and go thousands of times; given back to the system each time, they would cost more in page faults
     than in arithmetic.
     """
     import ctypes
     import sys
-
-    from threadpoolctl import ThreadpoolController
 
     from klbench import compiled  # noqa: F401  # now, not while the first panel waits
 
@@ -152,7 +140,6 @@ def _thread_pools() -> Any:
         if mallopt is not None:
             mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
             mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
-    return ThreadpoolController()
 
 
 def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int) -> Found:
@@ -162,7 +149,8 @@ def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, 
     panel, per_shard, _ = panel_sizes(samples, largest)
     meter = PanelMeter(plan, KEPT_ERRORS if shard < KEEPING_SHARDS else 0)
     first: list[Draws] = []
-    with _thread_pools().limit(limits=1):  # a sum's bits depend on how many threads share it
+    _prepare()
+    with one_thread(torch=False):
         for k, size in enumerate(_panels(samples, largest, shard)):
             start = (shard * per_shard + k) * panel
             draws = pair.draw(generator, size)
@@ -200,65 +188,6 @@ def stream_name(pair: Pair) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
-class _Progress:
-    """Merges shards in order and keeps what is merged, so that a run can be continued to the same bits."""
-
-    def __init__(self, context: Context, name: str, plan: Plan) -> None:
-        self._context, self._name, self.plan = context, f"value-{name}", plan
-        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
-        self._merged: tuple[int, Found | None] = (0, None)
-        self._saved = time.monotonic()
-        part = context.folder.load_part(self._name) if context.folder else None
-        if part is not None:
-            self._merged = int(part["shards"]), _restored(part)
-
-    @property
-    def shards(self) -> int:
-        """Shards merged so far."""
-        return self._merged[0]
-
-    @property
-    def found(self) -> Found | None:
-        """What they found."""
-        return self._merged[1]
-
-    def add(self, shard: Found, *, last: bool) -> None:
-        self._merged = self.shards + 1, shard if self.found is None else self.found.merge(shard)
-        if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
-            self.save()
-
-    def save(self) -> None:
-        shards, found = self._merged
-        if self._context.folder is None or found is None:
-            return
-        counts, moments = found.counts, found.moments
-        sizes = np.array([[e.size for e in row] for row in counts.errors])
-        self._context.folder.save_part(
-            self._name,
-            {
-                "shards": np.array(shards), "count": np.array(moments.count), "weight": np.array(moments.weight),
-                "mean": moments.mean, "scatter": moments.scatter, "batches": counts.batches, "negative": counts.negative,
-                "covered": counts.covered, "tested": counts.tested, "nonfinite": counts.nonfinite,
-                "errors": np.concatenate([e for row in counts.errors for e in row]), "error_sizes": sizes,
-                "khat_names": np.array(list(found.khats)), "khats": np.array(list(found.khats.values())),
-            },
-        )  # fmt: skip
-        self._saved = time.monotonic()
-
-
-def _restored(part: dict[str, np.ndarray]) -> Found:
-    ends = np.cumsum(part["error_sizes"].ravel())
-    pieces = [part["errors"][a:b] for a, b in pairwise([0, *ends])]
-    columns = part["error_sizes"].shape[1]
-    errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
-    khats = zip(part["khat_names"], part["khats"], strict=True)
-    return Found(
-        Moments(int(part["count"]), float(part["weight"]), part["mean"], part["scatter"]),
-        Counts(part["batches"], part["negative"], part["covered"], part["tested"], part["nonfinite"], errors),
-        {str(name): (float(khat), float(se), int(n)) for name, (khat, se, n) in khats},
-    )
-
-
 def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Draw, measure, merge; then the tables ``values``, ``differences``, ``errors``, ``pairs`` and ``estimators``."""
     chosen = tuple(estimators.get(name) for name in options.estimators)
@@ -266,7 +195,8 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
     _, _, shards = panel_sizes(options.samples, options.batches[-1])
     total = len(options.pairs) * (shards + 1)
     exacts: list[Exact] = []
-    states: list[_Progress] = []
+    plans: list[Plan] = []
+    states: list[Checkpoint[Found]] = []
     try:
         for exact in context.map(solve, zip(options.pairs, usable, strict=True), short=True):
             exacts.append(exact)
@@ -274,11 +204,12 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
             context.progress(len(exacts), total, "exact values")
         for pair, some, exact in zip(options.pairs, usable, exacts, strict=True):
             values = tuple(truth.value if (truth := exact.truths[e.target]) else np.nan for e in some)
-            states.append(_Progress(context, stream_name(pair), Plan(some, values, options.batches)))
+            plans.append(Plan(some, values, options.batches))
+            states.append(Checkpoint(context, f"value-{stream_name(pair)}", Found))
         order = [(i, k) for i, state in enumerate(states) for k in range(state.shards, shards)]
         done = total - len(order)
         tasks = (
-            (options.pairs[i], states[i].plan, context.seed, stream_name(options.pairs[i]),
+            (options.pairs[i], plans[i], context.seed, stream_name(options.pairs[i]),
              options.samples, options.diagnostic_samples, k)
             for i, k in order
         )  # fmt: skip
@@ -293,8 +224,8 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
                 state.save()
     formed = whole_batches(options.samples, options.batches)
     finished = [
-        Measured(pair, exact, state.plan, state.found.moments, state.found.counts, state.found.khats, formed)
-        for pair, exact, state in zip(options.pairs, exacts, states, strict=False)
+        Measured(pair, exact, plan, state.found.moments, state.found.counts, state.found.khats, formed)
+        for pair, exact, plan, state in zip(options.pairs, exacts, plans, states, strict=False)
         if state.shards == shards and state.found is not None
     ]
     return tables(finished, chosen, options.samples)

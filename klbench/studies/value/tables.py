@@ -19,11 +19,10 @@ from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
 from klbench.schema import Schema
 from klbench.studies.value.columns import DIFFERENCES, ERRORS, PAIRS, QUANTILES, VALUES, quantile
+from klbench.studies.value.ranking import SKEWED, ranked
 from klbench.types import Estimator, Skip, Truth
 
 NAN = math.nan
-SKEWED = 1.0 / 3.0
-"""At a known tail index of a third and above there is no skewness, and normal intervals come true only slowly."""
 SURPRISE = 5.0
 """Standard errors beyond which a difference is none of chance's."""
 MIN_ERRORS = 100
@@ -297,10 +296,12 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
 
 def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> dict[str, pd.DataFrame]:
     """All tables of the study, by name."""
-    return {
-        "values": values(results, chosen, samples),
-        "differences": differences(results),
-        "errors": errors(results),
-        "pairs": pairs(results),
-        "estimators": described(chosen),
-    }
+    return ranked(
+        {
+            "values": values(results, chosen, samples),
+            "differences": differences(results),
+            "errors": errors(results),
+            "pairs": pairs(results),
+            "estimators": described(chosen),
+        }
+    )
