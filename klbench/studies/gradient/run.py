@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
+from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
 
 if TYPE_CHECKING:
@@ -39,8 +41,13 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def typed(names: Sequence[str] | None) -> dict[str, str]:
+    """Return by combination the names that were typed; none where all combinations were asked for."""
+    return {} if names is None or set(names) == set(gradients.names()) else {gradients.get(name).name: name for name in names}
+
+
 def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``gradients``, ``combinations`` and, for policies of two parameters, ``arrows``."""
+    """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two parameters, ``arrows``."""
     import pandas as pd
 
     chosen = options.chosen()
@@ -51,7 +58,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
         return {}
     table = pd.DataFrame(rows)
     tables = {"gradients": table[[*ORDER, *(c for c in table if c not in ORDER)]], "combinations": combinations_table(chosen)}
-    return tables | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
+    return tables | judged(tables, typed(options.combinations)) | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

@@ -12,7 +12,7 @@ from klbench import estimators, gradients, pairs, streams
 from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import exactly
-from klbench.studies.same_kl.columns import GRADIENTS
+from klbench.studies.same_kl.columns import GRADIENTS, predicted
 from klbench.studies.same_kl.options import SameKlOptions, Shape
 from klbench.study import Summary
 from klbench.types import ConfigError, Skip
@@ -108,7 +108,7 @@ def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
 
     made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
     rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True)
-    return {"shapes": pd.DataFrame(rows)} if rows else {}
+    return {"shapes": predicted(pd.DataFrame(rows))} if rows else {}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

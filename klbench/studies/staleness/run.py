@@ -10,8 +10,9 @@ from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import measure
-from klbench.studies.gradient.run import combinations_table, shown
+from klbench.studies.gradient.run import combinations_table, shown, typed
 from klbench.studies.staleness.options import StalenessOptions, _behind
+from klbench.studies.staleness.tables import corrections
 from klbench.study import Summary
 from klbench.types import Skip
 
@@ -44,7 +45,7 @@ def measure_lag(pair: Pair, lag: float, chosen: Sequence[Combination], group: in
 
 
 def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``staleness`` and ``combinations``."""
+    """Return tables ``staleness``, ``corrections`` and ``combinations``."""
     import pandas as pd
 
     chosen = [gradients.get(name) for name in options.combinations]
@@ -57,7 +58,8 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not rows:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])
-    return {"staleness": table, "combinations": combinations_table(chosen)}
+    found = corrections(table, typed(options.combinations))
+    return {"staleness": table, "corrections": found, "combinations": combinations_table(chosen)}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
