@@ -8,15 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_ENTRIES = 8
 """As many as the palette has colours."""
@@ -129,8 +129,6 @@ def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
 
 def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -> None:
     """Set a scale that is even near 0 and logarithmic beyond, with ticks at a few decades."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=0.5)
     low, high = min([0.0, *values]), max([threshold, *values])
     getattr(axes, f"set_{which}lim")(1.3 * low if low < 0 else -0.2 * threshold, 1.35 * high)
@@ -238,8 +236,6 @@ class Tile:
 
 def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str], x: str, *, detail: str = "") -> Panel:
     """Return a panel with a row of tiles for each name, one tile in each column."""
-    from matplotlib.patches import Rectangle
-
     height = 62 + 22 * max(2, len(rows))
     with drawing(left=0.34, bottom=48 / height, height=height) as (axes, svg):
         for i, tiles in enumerate(rows.values()):

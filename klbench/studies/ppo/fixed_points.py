@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from klbench.metrics.seeds import SeedFrame, mean, share, summary
 from klbench.rlhf.rows import described
+from klbench.rlhf.testbed import fixed_points
 from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
+from klbench.studies.ppo.tasks import testbed
 from klbench.studies.ppo.verdicts import judged_points
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def fixed_points_table(
@@ -35,12 +36,6 @@ def fixed_points_table(
     ``sampled_seeds`` did not diverge; ``sampled_way``: how
     much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
     """
-    import pandas as pd
-    import torch
-
-    from klbench.rlhf.testbed import fixed_points
-    from klbench.studies.ppo.tasks import testbed
-
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
     bed = testbed(options, seed, few)
     beta = torch.tensor([options.beta], dtype=torch.float64)

@@ -10,22 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 from klbench.metrics.seeds import SeedFrame, band, mean, summary
+from klbench.rlhf import ppo
 from klbench.rlhf.penalty import PenaltyArm, arm
+from klbench.rlhf.ppo import PpoBatch, Recipe
 from klbench.rlhf.rows import described
-from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed import Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.options import TrainingOptions
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
-    from klbench.rlhf.ppo import PpoBatch, Recipe
 
 Rows = list[dict[str, Any]]
 
@@ -68,8 +67,6 @@ def held(bed: Testbed, log_probs: Tensor) -> Tensor:
 
 def without(bed: Testbed, nats: Tensor) -> Tensor:
     """The reference's parameters with each prompt's lost token pushed down: ``(arms, seeds, parameters)`` for ``(arms,)``."""
-    import torch
-
     theta = bed.reference.repeat(len(nats), 1, 1)
     logits = theta[..., : bed.policy.parameters].view(len(nats), len(bed.seeds), bed.prompts, bed.tree.tokens)
     where = lost_tokens(bed).expand(len(nats), -1, -1)[..., None]
@@ -79,11 +76,6 @@ def without(bed: Testbed, nats: Tensor) -> Tensor:
 
 def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe: Recipe) -> Rows:
     """One row a combination, nats lost, seed and evaluation; what the whole run had stands in the last ones."""
-    import torch
-
-    from klbench.rlhf import ppo
-    from klbench.rlhf.testbed import expected
-
     bed = short_bed(bed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
     nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
@@ -118,10 +110,6 @@ def _of_the_run(
     options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[PenaltyArm], start: Tensor
 ) -> dict[str, Tensor]:
     """Exact values at the start, and what was seen of the gradients on the way; each ``(arms, seeds)``."""
-    import torch
-
-    from klbench.rlhf.testbed import expected
-
     shape = (len(arms), len(bed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
     _, gradient = expected.gradients(bed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight)
@@ -158,8 +146,6 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
 
     Without the replicas that diverged, but for the largest norm, that may be why.
     """
-    import pandas as pd
-
     if not rows:
         return pd.DataFrame(), pd.DataFrame()
     by, means = ["combination", "lost", "step"], ("probability", "exact_probability")

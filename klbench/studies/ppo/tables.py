@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, paired, summarised, summary
 from klbench.rlhf.rows import described
 from klbench.studies.ppo.options import REFERENCE, TrainingOptions
 from klbench.studies.ppo.verdicts import judged_final, told
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
@@ -21,8 +20,6 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
     Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either;
     ``start_regret`` is that of all seeds.
     """
-    import pandas as pd
-
     frame = SeedFrame.of(training, "combination")
     reference = frame.where(combination=REFERENCE).last("regret")
     rows = []
@@ -44,8 +41,6 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
 
 def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
     """``frontier``: reward and KL of each weight, with what the best policy of that KL would get; ``matched``: at equal KL."""
-    import pandas as pd
-
     if not len(others):
         return pd.DataFrame(), pd.DataFrame()
     last = pd.concat([each[each["step"] == each["step"].max()] for each in (sampled, others)])
@@ -62,8 +57,6 @@ def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOpti
 
     Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which k1 in the reward did not diverge.
     """
-    import pandas as pd
-
     rows = []
     others = [name for name in options.frontier if name != REFERENCE]
     for beta, aims in kept[kept["combination"] == REFERENCE].groupby("beta"):
@@ -78,8 +71,6 @@ def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOpti
 
 def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]) -> pd.DataFrame:
     """One row a combination, seed and evaluation; combinations with the same expected gradient have the same rows."""
-    import pandas as pd
-
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["combination"], []).append(row)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from klbench.rlhf.penalty import PenaltyArm, arm
-from klbench.rlhf.testbed import Exact, Testbed
+from klbench.rlhf.ppo import PpoReport, Recipe, train
+from klbench.rlhf.testbed import Exact, Testbed, expected
+from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.studies.ppo import recovery
+from klbench.studies.ppo.options import TrainingOptions
 from klbench.threads import one_thread
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.rlhf.ppo import PpoReport, Recipe
-    from klbench.rlhf.testbed.ppo_world import Replicas
-    from klbench.studies.ppo.options import TrainingOptions
 
 SEEDS_A_TASK = 4
 """Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
@@ -64,24 +64,15 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
 
 
 def _recipe(options: TrainingOptions, every: int) -> Recipe:
-    from klbench.rlhf.ppo import Recipe
-
     shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
     return Recipe(**shared | {"every": every})
 
 
 def _recovery(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.studies.ppo import recovery
-
     return recovery.perform(options, bed, task.names, _recipe(options, options.every))
 
 
 def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    import torch
-
-    from klbench.rlhf.ppo import train
-    from klbench.rlhf.testbed.ppo_world import Replicas
-
     recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
     world = Replicas(
@@ -112,8 +103,6 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
 
 
 def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf.testbed import expected
-
     # One step an update: what more epochs are for, to use a batch again, does not arise.
     path = expected.train(
         bed, task.arms, steps=options.updates, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
@@ -123,8 +112,6 @@ def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
 
 
 def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf.testbed import expected
-
     found = expected.settle(
         bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,
         pretraining_weight=options.pretraining_weight,
@@ -133,8 +120,6 @@ def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
 
 
 def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
-    import torch
-
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows = _rows(task, step, bed.exact(log_probs, beta), more)
     return [{key: value for key, value in row.items() if key != "arm"} for row in rows]

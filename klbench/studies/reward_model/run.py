@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.context import Context
+from klbench.rlhf.rows import described, training_table
+from klbench.studies.ppo.tasks import chunks
+from klbench.studies.reward_model import tables, tasks
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.study import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``, ``calibration``, ``training`` ..."""
-    import pandas as pd
-
-    from klbench.rlhf.rows import described, training_table
-    from klbench.studies.ppo.tasks import chunks
-    from klbench.studies.reward_model import tables, tasks
-
     found: tasks.Found = {"models": [], "calibration": [], "paths": [], "training": []}
     plan = chunks(options.seeds)
     try:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, at_kl, paired, summarised, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PEAKS = ("peak_gold", "peak_proxy", "peak_kl", "end_gold", "end_proxy", "end_kl", "lost", "missed")
 EQUAL_KL = (0.5, 1.0, 2.0, 4.0)
@@ -29,8 +27,6 @@ def models_table(rows: Rows) -> pd.DataFrame:
 
     A model that diverged counts: what is kept of it is from before, where held-out pairs were predicted best.
     """
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     counts = table.assign(untrained=table["kept_step"] == 0, diverged=table["status"] != "ok").groupby("proxy")
     result = summarised(SeedFrame.of(table.drop(columns="status")), ["proxy"], MODEL_COLUMNS, carried=["pairs"])
@@ -39,8 +35,6 @@ def models_table(rows: Rows) -> pd.DataFrame:
 
 def calibration_table(rows: Rows) -> pd.DataFrame:
     """One row a number of pairs and bin: mean probability that the models gave to what they preferred, and the true one."""
-    import pandas as pd
-
     table, result = pd.DataFrame(rows), []
     seeds = table["seed"].nunique()
     for (proxy, pairs, number), group in table.groupby(["proxy", "pairs", "bin"], sort=False):
@@ -52,8 +46,6 @@ def calibration_table(rows: Rows) -> pd.DataFrame:
 
 def paths_frame(found: Rows, training: pd.DataFrame) -> SeedFrame:
     """One row a way to make the proxy large, proxy, seed and setting: exact KL, and gains of proxy and gold."""
-    import pandas as pd
-
     exact = pd.DataFrame(found).assign(combination="", status="ok")
     exact["kl_bound"] = np.log(exact["n"]) - (exact["n"] - 1) / exact["n"]
     # Training's beta stands in its own table; here beta is where on the way to a proxy's optimum a policy stands.
@@ -74,8 +66,6 @@ def curves_table(paths: SeedFrame) -> pd.DataFrame:
 
     ``gold_gain`` and the errors of estimates, each less the exact KL of the same policy, have intervals.
     """
-    import pandas as pd
-
     result = []
     for key, part in paths.groups([*KEYS, *SETTING]):
         row = dict(zip([*KEYS, *SETTING], key, strict=True)) | {"pairs": part.every["pairs"].iloc[0]} | part.counts
@@ -97,8 +87,6 @@ def peaks_table(paths: SeedFrame) -> pd.DataFrame:
     ``missed`` is what the same method gains at most with the gold reward for a proxy (training: what the exact optimum gains),
     less the peak; all on the same seed.
     """
-    import pandas as pd
-
     ideal = paths.where(proxy="gold").kept.groupby(["method", "seed"])["gold_gain"].max()
     found = []
     for (method, combination, proxy, seed), part in paths.groups([*KEYS, "seed"]):
@@ -122,8 +110,6 @@ def equal_kl_table(paths: SeedFrame) -> pd.DataFrame:
 
     Only seeds whose paths of both come so far.
     """
-    import pandas as pd
-
     found = pd.DataFrame(
         dict(zip(KEYS, key, strict=True)) | {"seed": seed, "kl": kl, "gold_gain": float(at_kl(path.kept, "gold_gain", kl))}
         for key, part in paths.groups(KEYS)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from klbench.rlhf import reward_model
 from klbench.rlhf.penalty import PenaltyArm, arm, estimates
-from klbench.rlhf.testbed import Testbed, reward_world
+from klbench.rlhf.ppo import PpoBatch, Recipe, train
+from klbench.rlhf.reward_model import Scored
+from klbench.rlhf.testbed import Testbed, dpo_world, reward_world
+from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.threads import one_thread
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.rlhf.ppo import PpoBatch
-    from klbench.rlhf.testbed.dpo_world import Preferences
 
 TEST_PAIRS = 16_384
 """Pairs of each seed that no model has seen."""
@@ -41,8 +42,6 @@ class _Watched(Replicas):
 
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
     """Rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
-    from klbench.rlhf.testbed import dpo_world
-
     with one_thread():
         bed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
         preferences = dpo_world.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
@@ -55,15 +54,11 @@ def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> F
 
 
 def _take(preferences: Preferences, first: int, last: int) -> Preferences:
-    import torch
-
     return preferences.take(torch.arange(first, last))
 
 
 def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
     """Trains all models; their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
-    from klbench.rlhf import reward_model
-
     most = max(options.sizes)
     world = reward_world.RewardModels(
         bed, _take(preferences, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
@@ -106,8 +101,6 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
 
 def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
     """On new pairs: how often the label is met, and how often the gold order; the loss; and the exact correlation."""
-    from klbench.rlhf.reward_model import Scored
-
     p, gold, proxy = bed.leaf_log_p.exp(), reward_world.gain(bed, bed.reward), reward_world.gain(bed, scores)
     found, ideal = (
         Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * bed.reward[None])
@@ -128,8 +121,6 @@ def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test:
 
     Where it prefers neither, either may be meant: both are a half.
     """
-    import torch
-
     margin = _at(scores, test.chosen) - _at(scores, test.rejected)
     gold = options.scale * (_at(bed.reward, test.chosen) - _at(bed.reward, test.rejected))
     return torch.sigmoid(margin.abs()), torch.sigmoid(margin.sign() * gold)
@@ -137,8 +128,6 @@ def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test:
 
 def _binned(predicted: Tensor, true: Tensor) -> Rows:
     """Means in bins of the predicted probability, from a half to one; bins without pairs are left out."""
-    import torch
-
     index = ((predicted - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
     rows: Rows = []
     for number in sorted(set(index.tolist())):
@@ -152,8 +141,6 @@ def _binned(predicted: Tensor, true: Tensor) -> Rows:
 
 def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
     """The exact optimum of each proxy over beta, and the best of n; those of the gold reward too."""
-    import torch
-
     every = torch.cat([proxy, reward_world.gain(bed, bed.reward)[None]])
     rows: Rows = []
     ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., reward_world.Optimised]], ...] = (
@@ -180,10 +167,6 @@ def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
 
 def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
     """PPO with each combination on each proxy, all at once."""
-    import torch
-
-    from klbench.rlhf.ppo import Recipe, train
-
     mine = reward_world.with_proxy(bed, proxy)
     arms = [arm(name, options.beta) for name in options.combinations]
     names = set(Recipe.__dataclass_fields__) - {"lag"}
