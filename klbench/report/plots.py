@@ -22,8 +22,8 @@ MOST_ENTRIES = 8
 """As many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
-LONGEST = 21
-"""Characters of a name for which a row has room."""
+LONGEST, WIDEST = 21, 28
+"""Characters of a name for which a row has room, and for which it makes room; longer names are cut."""
 FADED = 0.13
 """Opacity of a band."""
 
@@ -165,7 +165,8 @@ def down(
     ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
     """
     names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
-    height = 62 + ROW * max(3, len(names))
+    height, longest = 62 + ROW * max(3, len(names)), min(WIDEST, max(map(len, names), default=0))
+    left += 0.0185 * max(0, longest - LONGEST)
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
             y, own = names.index(mark.name) + mark.offset, colour(mark.entry.slot)
@@ -176,7 +177,7 @@ def down(
                 markerfacecolor="none" if mark.hollow else own,
             )  # fmt: skip
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names])
+        axes.set_yticks(range(len(names)), [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))

@@ -1,4 +1,4 @@
-"""What the choice of the KL estimator, of its place and its correction does to a trained policy, against the exact optimum."""
+"""The run of the training study: policies trained with each combination, held against the exact optimum."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from klbench.threads import one_thread
 
 
 def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
+    """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
     bed = tasks.testbed(options, context.seed, (0,))
@@ -80,7 +80,7 @@ def _tables(
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Where every combination ended."""
+    """Return the table for the terminal: where every combination ended."""
     table = results["final"]
     first = table.iloc[0]
     return [
@@ -89,11 +89,15 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ("combination", ">regret", ">against k1_reward", ">95 % interval", ">KL", "fixed point", "outcome"),
             [
                 (
-                    row["combination"], f"{row['regret']:.4f}", f"{row['difference']:+.4f}",
-                    f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}", f"{row['kl']:.2f}",
-                    row["fixed_point"] or "none predicted", row["outcome"],
+                    row["combination"],
+                    f"{row['regret']:.4f}",
+                    f"{row['difference']:+.4f}",
+                    f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}",
+                    f"{row['kl']:.2f}",
+                    row["fixed_point"] or "none predicted",
+                    row["outcome"],
                 )
                 for row in table.sort_values("regret").to_dict("records")
             ],
         )
-    ]  # fmt: skip
+    ]

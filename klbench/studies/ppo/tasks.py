@@ -1,4 +1,4 @@
-"""What one process of the training study computes: some seeds, all arms of one kind of training."""
+"""The work of one process of the training study: some seeds, all arms of one kind of training."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ class Task:
 
     @property
     def label(self) -> str:
-        """What no other task of a run is called."""
+        """A name that no other task of the run has."""
         return f"{self.kind}-seeds-{self.seeds[0]}-{self.seeds[-1]}"
 
     @property
     def arms(self) -> list[PenaltyArm]:
-        """Every combination with every weight."""
+        """The combinations, each with every weight."""
         return [arm(name, beta) for name in self.names for beta in self.betas]
 
 
@@ -58,8 +58,12 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
     with one_thread():
         bed = testbed(options, seed, task.seeds)
         train = {
-            "sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free, "recovery": _recovery,
-        }[task.kind]  # fmt: skip
+            "sampled": _sampled,
+            "frontier": _sampled,
+            "noise_free": _expected,
+            "free": _free,
+            "recovery": _recovery,
+        }[task.kind]
         return train(options, bed, task)
 
 
@@ -76,9 +80,15 @@ def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
     world = Replicas(
-        bed, len(task.arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
-        critic=options.critic, lag=options.lag,
-    )  # fmt: skip
+        bed,
+        len(task.arms),
+        group=options.group,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        steps=steps,
+        critic=options.critic,
+        lag=options.lag,
+    )
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
     corpus = partial(world.pretraining, exact=options.pretraining == "exact")
@@ -105,17 +115,28 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
 def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     # One step an update: what more epochs are for, to use a batch again, does not arise.
     path = expected.train(
-        bed, task.arms, steps=options.updates, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
-        group=options.group, every=options.every, pretraining_weight=options.pretraining_weight,
-    )  # fmt: skip
+        bed,
+        task.arms,
+        steps=options.updates,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        decay=options.decay,
+        group=options.group,
+        every=options.every,
+        pretraining_weight=options.pretraining_weight,
+    )
     return [row for step, log_probs in path for row in _exact(bed, task, step, log_probs)]
 
 
 def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
     found = expected.settle(
-        bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,
+        bed,
+        task.arms,
+        least=FREE_STEPS,
+        most=MOST_FREE_STEPS,
+        group=options.group,
         pretraining_weight=options.pretraining_weight,
-    )  # fmt: skip
+    )
     return _exact(bed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
 
 
@@ -137,12 +158,12 @@ def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
 
 
 def chunks(seeds: int) -> list[tuple[int, ...]]:
-    """Numbers of seeds, a task each."""
+    """Return the numbers of seeds, a task each."""
     return [tuple(range(first, min(first + SEEDS_A_TASK, seeds))) for first in range(0, seeds, SEEDS_A_TASK)]
 
 
 def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
-    """All tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
+    """Return all tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
 
     Free logits are let go to where they rest for those alone that have a fixed point, ``""`` being none.
     """

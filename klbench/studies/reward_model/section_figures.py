@@ -188,9 +188,7 @@ def _estimated(learned: Learned) -> list[Panel]:
 
 
 def _errors(learned: Learned) -> Panel:
-    ends: Mapping[str, Row] = {
-        way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))
-    }  # fmt: skip
+    ends: Mapping[str, Row] = {way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))}
     marks = [
         Mark(name, row[f"{which}_error"], entry, row[f"{which}_error_low"], row[f"{which}_error_high"], offset=offset)
         for name, row in ends.items()
