@@ -41,7 +41,7 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 class Line:
     """Points along x, ``joined`` or not; hollow ones are not to be trusted, and never joined.
 
-    ``dotted`` is for a second line of one entry. ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
+    ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``). ``dotted``: a second line of one entry.
     """
 
     entry: LegendEntry

@@ -60,7 +60,9 @@ def test_the_page_says_what_the_reward_model_paid(rated) -> None:
     assert f"score {with_interval(row['proxy_gain'], row['proxy_gain_se'])}" in said
     accuracy = tables["raters"].query("step == kept")["held_out_accuracy"].iloc[-1]
     assert f"it ranks {percent(accuracy)} as they are labelled" in said
-    titles = [panel.title for block in language_section.PPO.build(tables) if isinstance(block, Figure) for panel in block.panels]
+    titles = [
+        panel.title for block in language_section.PPO.build(tables) if isinstance(block, Figure) for panel in block.panels
+    ]
     assert "What the reward model says" in titles
 
 
