@@ -284,15 +284,15 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
 
 
 @contextlib.contextmanager
-def initialized(*kinds: str) -> Iterator[Any]:
-    """Hydra, with klbench's configuration and these kinds of pairs, all where none is named, as files of its group ``pair``."""
+def initialized(kinds: Iterable[str] | None = None) -> Iterator[Any]:
+    """Hydra, with klbench's configuration, and these kinds of pairs, or all, as members of its group ``pair``."""
     from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
 
     from klbench import pairs
 
-    for name in kinds or pairs.names():  # a pair needs no file: its class says what there is
+    for name in pairs.names() if kinds is None else kinds:  # a pair needs no file: its class says what there is
         ConfigStore.instance().store(name, pairs.get(name).node(), group="pair", provider="klbench")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(inputs.conf_folder()), "klbench", version_base="1.3"):
@@ -303,7 +303,7 @@ def _container(overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     from hydra import compose
     from omegaconf import OmegaConf, flag_override
 
-    with initialized(*(value for key, value in map(split, overrides) if key == "pair")):
+    with initialized([value for key, value in map(split, overrides) if key == "pair"]):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with flag_override(config, ["struct", "readonly"], [False, False]):

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from klbench.report import numbers
-from klbench.report.blocks import Cell
+from klbench.report.blocks import Cell, Text
 from klbench.schema import Row
 
 Show = Callable[[Row, str], Cell]
@@ -105,3 +105,12 @@ def flag(row: Row, name: str) -> Cell:
     """Show why a row is not to be trusted; nothing where its status is ok."""
     status = str(row[name])
     return Cell("", tone="") if status == "ok" else Cell(status, tone="doubtful")
+
+
+def bar(length: float, text: Text, value: float, slot: int = 1) -> Cell:
+    """Return a text and a bar after it, as long as that share of the longest."""
+    drawn = Markup(
+        '{} <svg viewBox="0 0 70 9" width="70" height="9" aria-hidden="true"><rect width="{:.1f}" height="9" '
+        'fill="var(--slot-{})"/></svg>'
+    )
+    return Cell(drawn.format(text, 70 * max(0.0, min(length, 1.0)), slot), value)

@@ -209,7 +209,7 @@ def test_runs_of_earlier_versions_go_on(call, tmp_path) -> None:
         (tmp_path / name / "run.json").write_text(info)
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
         experiment, found, _ = app._resumed([f"++resume={tmp_path / name}"], {"resume"})
-        options = app.checked(found, experiment, app.ALONE).options
+        options = app.checked(found, experiment).options
         assert (options.clip, options.baseline, options.betas[0], options.seeds) == (clip, "batch_mean", 0.025, 2)
         assert call(f"resume={tmp_path / name}", folder=tmp_path).code == 0
         assert set(pd.read_parquet(tmp_path / name / "tables" / "training.parquet")["algorithm"]) == {"grpo"}

@@ -98,7 +98,7 @@ def test_another_temperature_is_another_sampler() -> None:
 def test_generation_and_scoring_have_their_own_times() -> None:
     from klbench.context import Context
     from klbench.studies import get
-    from klbench.studies.lm.run import LmOptions
+    from klbench.studies.lm.options import LmOptions
 
     found = dict(get("lm").run(LmOptions(pairs=(pair(),), samples=20, shard=10, rescored=0), Context(0)))["throughput"]
     seconds = found.set_index("stage")["seconds"]
@@ -111,7 +111,7 @@ def test_a_policy_that_is_still_its_reference(tmp_path) -> None:
     from klbench.report import render
     from klbench.runs import RunFolder
     from klbench.studies import get
-    from klbench.studies.lm.run import LmOptions
+    from klbench.studies.lm.options import LmOptions
 
     same = pair(policy="embedded:reference")
     found = dict(get("lm").run(LmOptions(pairs=(same,), samples=20, shard=10, rescored=5), Context(0)))

@@ -21,7 +21,7 @@ from klbench.report.blocks import Details, Figure, Paragraph, Table
 from klbench.studies import get
 from klbench.studies.lm import section, section_figures, section_tables
 from klbench.studies.lm.columns import TABLES, TOKENS
-from klbench.studies.lm.run import LmOptions
+from klbench.studies.lm.options import LmOptions
 from klbench.studies.lm.section_data import Completions as Data
 from klbench.studies.lm.section_data import visible
 from klbench.studies.lm.verdicts import complete

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import math
-import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from opening import plain
 
 from klbench.report import combine, render, sources
 from klbench.report.blocks import Paragraph, Table
@@ -26,10 +25,6 @@ PARTS = ("", "-ways", "-costs", "-equal-kl", "-models", "-calibration", "-kl")
 @pytest.fixture
 def tables() -> Tables:
     return {name: table.copy() for name, table in sources.read(PUBLISHED).tables.items()}
-
-
-def plain(text: object) -> str:
-    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", "", str(text)))).strip()
 
 
 def said(tables: Tables) -> str:

@@ -18,7 +18,8 @@ from klbench.studies.value import run as value_run
 from klbench.studies.value import section as value_section
 from klbench.studies.value import summary as value_summary
 from klbench.studies.value import tables
-from klbench.studies.value.run import PANEL, SHARD, ValueOptions, panel_sizes
+from klbench.studies.value.options import ValueOptions
+from klbench.studies.value.run import PANEL, SHARD, panel_sizes
 from klbench.types import Claims, Draws, Estimator, Notice
 
 SHIFT = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3))

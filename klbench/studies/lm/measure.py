@@ -148,17 +148,16 @@ def _checks(shard: Shard) -> Sums:
     return Sums.of_vectors(np.column_stack(columns).astype(np.float64))
 
 
-def _logged(shard: Shard, usable: Sequence[Estimator]) -> Sums:
-    """Sum up what trainers log of each completion.
+def _logged(shard: Shard, terms: Sequence[np.ndarray]) -> Sums:
+    """Sum up what trainers log of each completion; ``terms`` are those of each estimator, ``(tokens,)``.
 
     The entries: k1, k3 and k3 - k1, summed over its tokens; then the mean over its tokens of each estimator's terms, and last
     of the exact KL, where that is known.
     """
     k1, k3 = (estimators.get(name)(shard.log_ratio) for name in MIXED)
     exact = shard.kl["kl_qp"]
-    terms = [each.terms(shard.draws("token")) for each in usable] + ([] if exact is None else [exact])
-    sums = [shard.summed(each) for each in (k1, k3, k3 - k1)]
-    return Sums.of_vectors(np.column_stack([*sums, *(shard.summed(each) / shard.lengths for each in terms)]))
+    means = [shard.summed(each) / shard.lengths for each in (*terms, *([] if exact is None else [exact]))]
+    return Sums.of_vectors(np.column_stack([*(shard.summed(each) for each in (k1, k3, k3 - k1)), *means]))
 
 
 def _positions(shard: Shard) -> Places:
@@ -201,7 +200,7 @@ def found_in(
     shard = Shard(completions)
     usable = measured(chosen, off_policy=shard.log_mu is not None)
     columns: dict[str, np.ndarray] = {}
-    negative, terms_in_all, nonfinite, spent = [], [], [], []
+    negative, terms_in_all, nonfinite, spent, of_tokens = [], [], [], [], []
     with np.errstate(all="ignore"):
         for estimator in usable:
             started = time.perf_counter()
@@ -212,6 +211,7 @@ def found_in(
                     negative.append(np.count_nonzero(each < 0.0))
                     terms_in_all.append(each.size)
                     nonfinite.append(np.count_nonzero(~np.isfinite(each)))
+                of_tokens += [terms] if level == "token" else []
             spent.append(time.perf_counter() - started)
         columns |= _exact_columns(shard) | _mixed_columns(shard)
         token = completions.token
@@ -221,7 +221,7 @@ def found_in(
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
             Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _checks(shard),
-            _by_prompt(shard), _logged(shard, usable),
+            _by_prompt(shard), _logged(shard, of_tokens),
         )  # fmt: skip
 
 

@@ -67,6 +67,14 @@ def _percent_ticks(axes: Axes) -> None:
     axes.xaxis.set_major_formatter(lambda x, _: short(100.0 * x))
 
 
+def _decades(axes: Axes) -> None:
+    """Leave the ticks at whole decades alone, where there are several."""
+    low, high = axes.get_xlim()
+    decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    if len(decades) > 1:
+        axes.set_xticks(decades)
+
+
 def _mark(name: str, value: float, error: float, entry: LegendEntry, **others: Any) -> Mark:
     """Return a mark with its 95 % interval from a standard error."""
     return Mark(name, value, entry, value - Z95 * error, value + Z95 * error, **others)
@@ -181,7 +189,7 @@ def noise(data: Completions) -> Figure | None:
             rows = [row | {"std": needed.get(each, math.nan)} for row, each in zip(rows, key, strict=True)]
         return [mark for mark in _marks(rows, "std") if mark.value > 0.0]
 
-    axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log")
+    axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log", place=_decades)
     return _by_pair(data, "completions-noise", marks, axis, SAY.noise_title(known), SAY.noise_caption(known))
 
 

@@ -24,12 +24,12 @@ APART = 0.025
 KL = "exact KL(q‖p), nats"
 REGRET = "regret J* − J"
 LOST = "probability of the lost token"
-ELSEWHERE = LegendEntry("gradient leads elsewhere", 1, "s")
+ELSEWHERE = LegendEntry("its gradient leads elsewhere", 1, "s")
 PLACES = {
-    OPTIMUM: LegendEntry("gradient leads to the optimum", 2, "o"),
+    OPTIMUM: LegendEntry("its gradient leads to the optimum", 2, "o"),
     **dict.fromkeys(FLOORS, ELSEWHERE),
-    GREEDY: LegendEntry("no gradient on average", 3, "D"),
-    "": LegendEntry("no place known", 5, "^"),
+    GREEDY: LegendEntry("it has no gradient on average", 3, "D"),
+    "": LegendEntry("no fixed point known", 5, "^"),
 }
 KINDS = {
     "predicted": LegendEntry("predicted", 5, "D"),

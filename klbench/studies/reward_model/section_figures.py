@@ -57,32 +57,32 @@ def _path(learned: Learned, way: Way, *, title: str = "") -> Panel:
     return lines(title or named(way)[:1].upper() + named(way)[1:], drawn, Axis("√KL(q‖p), exact, √nats"), y)
 
 
-def _over_kl(learned: Learned, name: str, title: str, panels: list[Panel], rest: Sequence[str] = ()) -> Figure:
-    entries = [*legend(learned.drawn).values(), TRUE]
-    rest = [*(each for each in learned.proxies if each not in learned.drawn), *rest]
-    return Figure(name, title, SAY.over_kl(rest), panels, entries)
+def _entries(learned: Learned) -> list[LegendEntry]:
+    return [*legend(learned.drawn).values(), TRUE]
 
 
 def _opened(learned: Learned) -> list[Way]:
-    return [OPTIMUM, *learned.trained[:1]]
+    return [way for way in learned.paths if way in (OPTIMUM, *learned.trained[:1])]
 
 
-def opening(runs: Sequence[Learned]) -> Figure:
+def opening(runs: Sequence[Learned]) -> Figure | None:
     """Return the figure that the page opens with: the exact optimum and one PPO; or the optimum run by run."""
     first = runs[0]
     if len(runs) > 1:
-        panels = [_path(learned, OPTIMUM, title=learned.label) for learned in runs[:MOST_RUNS]]
+        panels = [_path(learned, OPTIMUM, title=learned.label) for learned in runs[:MOST_RUNS] if OPTIMUM in learned.paths]
     else:
         panels = [_path(first, way) for way in _opened(first)]
-    return _over_kl(first, "overoptimisation", "True reward and proxy, by pairs", panels)
+    caption = SAY.over_kl([name for name in first.proxies if name not in first.drawn])
+    return Figure("overoptimisation", "True reward and proxy, by pairs", caption, panels, _entries(first)) if panels else None
 
 
 def trained(learned: Learned) -> list[Figure]:
     """Return the same of the other ways; where there are several runs, of all ways."""
-    ways = [way for way in learned.ways if learned.label or way not in _opened(learned)]
+    ways = [way for way in learned.paths if learned.label or way not in _opened(learned)]
     panels = [_path(learned, way) for way in ways[:MOST_ENTRIES]]
     name, title = f"overoptimisation-ways{learned.stem}", "The other ways" if not learned.label else "All ways"
-    return [_over_kl(learned, name, title, panels, [named(way) for way in ways[MOST_ENTRIES:]])] if panels else []
+    caption = SAY.ways([named(way) for way in ways[MOST_ENTRIES:]])
+    return [Figure(name, title, caption, panels, _entries(learned))] if panels else []
 
 
 def _by_way(ways: Sequence[Way]) -> tuple[dict[Way, LegendEntry], list[str]]:
@@ -198,7 +198,7 @@ def _errors(learned: Learned) -> Panel:
         for name, row in ends.items()
         for (which, entry), offset in zip(SAID.items(), (-0.15, 0.15), strict=True)
     ]
-    return down("After training", marks, Axis("estimate − exact KL, nats", "symlog", 0.1, levels=[0.0]))
+    return down("After training", marks, Axis("estimate − exact KL, nats", levels=[0.0]))
 
 
 def kl(learned: Learned) -> list[Figure]:
@@ -207,7 +207,7 @@ def kl(learned: Learned) -> list[Figure]:
     if not best_of and not estimated:
         return []
     caption = SAY.kl(bool(best_of), learned.proxies[-1] if estimated else "")
-    entries = [EXACT, BOUND, *SAID.values(), RIGHT]
+    entries = [*((EXACT, BOUND) if best_of else ()), *((*SAID.values(), RIGHT) if estimated else ())]
     return [
         Figure(f"overoptimisation-kl{learned.stem}", "The KL, and what is said of it", caption, best_of + estimated, entries)
     ]
