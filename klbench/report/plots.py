@@ -8,22 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import number
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 MOST_ENTRIES = 8
 """As many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
-LONGEST = 21
-"""Characters of a name for which a row has room."""
+LONGEST, WIDEST = 21, 28
+"""Characters of a name for which a row has room, and for which it makes room; longer names are cut."""
 FADED = 0.13
 """Opacity of a band."""
 
@@ -129,8 +129,6 @@ def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
 
 def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -> None:
     """Set a scale that is even near 0 and logarithmic beyond, with ticks at a few decades."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=0.5)
     low, high = min([0.0, *values]), max([threshold, *values])
     getattr(axes, f"set_{which}lim")(1.3 * low if low < 0 else -0.2 * threshold, 1.35 * high)
@@ -167,7 +165,8 @@ def down(
     ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
     """
     names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
-    height = 62 + ROW * max(3, len(names))
+    height, longest = 62 + ROW * max(3, len(names)), min(WIDEST, max(map(len, names), default=0))
+    left += 0.0185 * max(0, longest - LONGEST)
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
             y, own = names.index(mark.name) + mark.offset, colour(mark.entry.slot)
@@ -178,7 +177,7 @@ def down(
                 markerfacecolor="none" if mark.hollow else own,
             )  # fmt: skip
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names])
+        axes.set_yticks(range(len(names)), [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))
@@ -238,8 +237,6 @@ class Tile:
 
 def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str], x: str, *, detail: str = "") -> Panel:
     """Return a panel with a row of tiles for each name, one tile in each column."""
-    from matplotlib.patches import Rectangle
-
     height = 62 + 22 * max(2, len(rows))
     with drawing(left=0.34, bottom=48 / height, height=height) as (axes, svg):
         for i, tiles in enumerate(rows.values()):

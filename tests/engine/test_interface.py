@@ -18,8 +18,8 @@ import yaml
 import klbench
 from klbench import estimators, pairs, studies
 from klbench.engine import app, progress
-from klbench.engine.app import experiments
 from klbench.engine.cli import command_line
+from klbench.engine.conf import experiments
 from klbench.pairs.laplace import Laplace, LaplacePair
 from klbench.runs import RunFolder
 from klbench.types import ConfigError

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klbench.report.axes import log_ticks, rows_of_bars
 from klbench.report.blocks import Figure, LegendEntry, Panel
@@ -12,9 +14,6 @@ from klbench.report.numbers import number
 from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES
 from klbench.studies.dpo.section_answer import named
 from klbench.studies.dpo.section_data import STANDARD, Preferred, pairs
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MAX_LINES = 8
 ROW = 17
@@ -27,8 +26,6 @@ def _entries(names: list[str]) -> dict[str, LegendEntry]:
 
 def _pairs_axis(axes: Axes, sizes: list[float]) -> dict[float, float]:
     """Numbers of pairs along x, with a place of its own at the end for all of them."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     finite = [size for size in sizes if math.isfinite(size)]
     places = {size: size for size in finite} | {math.inf: 4.0 * max(finite, default=1.0)}
     used = [places[size] for size in sizes]

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, by_seed, effect, mean, outcome, paired, summary, verdict
 from klbench.studies.dpo.options import STANDARD, DpoOptions
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MEANS = (
     "reward", "kl", "regret", "kl_to_own", "divergence_value", "accuracy", "population_accuracy", "loss", "population_loss",
@@ -43,8 +41,6 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     Over ``seeds`` that did not diverge; ``_difference`` is from the standard arm on the same pairs and seeds, and
     ``_start_difference`` from before training, each over ``_seeds`` that diverged in neither.
     """
-    import pandas as pd
-
     rows = []
     standard: dict[tuple[float, str], pd.Series[float]] = {}
     for (size, name), mine in SeedFrame.of(training, "arm", "pairs").groups(("pairs", "arm")):
@@ -80,8 +76,6 @@ def rates_table(training: pd.DataFrame) -> pd.DataFrame:
 
     Over ``seeds`` that diverged with no number of pairs.
     """
-    import pandas as pd
-
     rows = []
     for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(("arm",)):
         own = mine.kept
@@ -101,8 +95,6 @@ def rates_table(training: pd.DataFrame) -> pd.DataFrame:
 
 def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     """One row an arm: its exact population optimum, how far that is from ``pi*``, and where training on all pairs ended."""
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     reached = SeedFrame.of(training[np.isinf(training["pairs"])], "arm")
     result = []
@@ -124,8 +116,6 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     ``error`` is the mean of estimate less exact KL with a standard error over seeds, ``bias`` that of the estimator's own
     expectation, ``below`` the share of seeds that it left below.
     """
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     result = []
     keys = ["pairs", "step", "samples_of", "estimator", "level"]
@@ -146,8 +136,6 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """One row an estimator and number of pairs: its error over all evaluations, in units of the exact KL, by seed."""
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     result = []
     keys = ["pairs", "samples_of", "estimator", "level"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, joined, named, share
@@ -16,9 +17,6 @@ from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.gradient.columns import ARROWS
 from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 VERDICTS = {

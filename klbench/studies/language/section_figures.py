@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
@@ -11,9 +13,6 @@ from klbench.report.figures import MARKERS, colour, drawing
 from klbench.report.numbers import number
 from klbench.report.tables import Row
 from klbench.studies.language.section_data import UNTRAINED, LmTrained
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MAX_LINES = 8
 SOME_NATS = (0.0, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
@@ -70,8 +69,6 @@ def _panel(trained: LmTrained, entries: dict[str, LegendEntry], column: str, lab
 
 
 def _paths(trained: LmTrained, entries: dict[str, LegendEntry]) -> Panel:
-    from matplotlib.ticker import FixedLocator, FuncFormatter
-
     with drawing(left=0.16) as (axes, svg):
         _lines(axes, trained, entries, "reward", over="kl")
         axes.set_xscale("symlog", linthresh=1.0)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench.metrics.seeds import Z95, SeedFrame, outcome, share, verdict
 from klbench.rlhf.options import NONE
 from klbench.rlhf.rows import described, training_table
 from klbench.studies.language.runs import UNTRAINED
 from klbench.studies.language.stage import clustered
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Run = Mapping[str, Any]
 Parts = Callable[[str], Mapping[str, Any]]
@@ -44,8 +42,6 @@ def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described
     interval over seeds; with one seed, over its completions. Runs that diverged are counted and left out, unless all of a
     combination did.
     """
-    import pandas as pd
-
     columns = ("combination", "seed", "status", "statistics", "values")
     frame = SeedFrame.of(pd.DataFrame({column: [run[column] for run in runs] for column in columns}), "combination")
     rows = []
@@ -101,8 +97,6 @@ def _outcome(row: Mapping[str, Any]) -> str:
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Some completions of each policy."""
-    import pandas as pd
-
     return pd.DataFrame([
         {"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]
     ])  # fmt: skip

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from klbench.report import plots
 from klbench.report.axes import batch_axis, kl_axis, tick
@@ -16,9 +18,6 @@ from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.value.columns import ALL, TWO, UNBIASED
 from klbench.studies.value.section_data import MOST_PANELS, Data
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 LEAD_PANELS = 3
@@ -198,7 +197,6 @@ def noise(data: Data) -> Figure | None:
 
 def _percents(axes: Axes, which: str = "y") -> None:
     """Write an axis in per cent."""
-    from matplotlib.ticker import FuncFormatter
 
     def show(x: float, _: object) -> str:
         return "0 %" if not x else percent(x) if abs(x) < 10 else tick(100 * x) + " %"
