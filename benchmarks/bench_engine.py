@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from klbench import estimators, pairs, streams
-from klbench.engine.app import conf_folder
 from klbench.metrics.batches import PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
@@ -24,8 +22,8 @@ DENSITIES = [name for name in pairs.names() if name not in NO_DRAWS]
 
 
 def pair(name: str) -> Any:
-    """The pair of ``conf/pair``, with what that leaves open."""
-    node = yaml.safe_load((conf_folder() / "pair" / f"{name}.yaml").read_text(encoding="utf-8"))
+    """The pair that ``pair=NAME`` stands for, with what that leaves open."""
+    node = pairs.get(name).node()
     more = {"random": {"size": 1_000, "kl": 0.5}} if name == "categorical" else {}
     return pairs.get(name)(**{key: value for key, value in node.items() if key != "kind"} | more)
 

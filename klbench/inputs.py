@@ -23,6 +23,12 @@ MOST_CHARACTERS = 200
 _SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
+def conf_folder() -> Path:
+    """Return the folder of the configuration: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parent
+    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
+
+
 def kind(path: str | Path) -> str:
     """``FILE`` or ``FOLDER``, links followed; else, in words, why it is neither. Nothing is opened.
 

@@ -42,6 +42,33 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    @classmethod
+    def known(cls) -> list[str]:
+        """Return the keys that an error offers in place of an unknown one."""
+        return list(cls.model_fields)
+
+    @classmethod
+    def foreign(cls, node: Mapping[str, Any]) -> dict[str, str]:
+        """Return keys that belong elsewhere in a configuration, each with the words that say where."""
+        return {}
+
+    @classmethod
+    def as_checked(cls, node: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return plain data under the keys by which errors of validation locate what is in it."""
+        return node
+
+    def plain(self) -> dict[str, Any]:
+        """Return every option as plain data, of which validation makes the same again."""
+        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Options):
+        return value.plain()
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
+
 
 @dataclass(frozen=True)
 class Draws:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,20 +27,14 @@ HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
 """What may be asked of Hydra itself; the rest of its keys would move runs, or let one sweep's jobs share a folder."""
 
 
-def conf_folder() -> Path:
-    """Where the configuration is: beside the package in a checkout, inside it in a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
-
-
 def groups() -> list[str]:
     """The names of the folders of ``conf/`` from which an experiment's file chooses one file each, such as ``preset``."""
-    return sorted(path.name for path in conf_folder().iterdir() if path.is_dir() and path.name not in ("exp", "__pycache__"))
+    return sorted(path.name for path in inputs.conf_folder().iterdir() if path.is_dir() and path.name != "exp")
 
 
 def experiments() -> dict[str, str]:
     """All experiments with one line each, from the third line of their files."""
-    files = sorted((conf_folder() / "exp").glob("*.yaml"))
+    files = sorted((inputs.conf_folder() / "exp").glob("*.yaml"))
     return {path.stem: path.read_text(encoding="utf-8").splitlines()[2].lstrip("# ") for path in files}
 
 
@@ -69,7 +63,7 @@ def launch(arguments: Sequence[str], group: Group = ALONE) -> Run | None:
         experiment, config, resumed = group.from_main(plan)  # type: ignore[misc]
     else:
         experiment, config = group.agreed(lambda: (_experiment(overrides), _compose(overrides)))
-    settings = group.agreed(lambda: _checked(config, experiment, group))
+    settings = group.agreed(lambda: checked(config, experiment, group))
     folder = group.agreed(lambda: (resumed or _new_folder(settings)) if group.main else None)
     if folder is None:
         assist(settings, group)
@@ -97,10 +91,17 @@ def remove_empty(folders: Iterable[Path]) -> None:
 
 
 @inputs.refused("the configuration cannot be used")
-def _checked(config: dict[str, Any], experiment: str, group: Group) -> Settings:
+def checked(config: dict[str, Any], experiment: str, group: Group = ALONE) -> Settings:
+    """Return the settings of a composed configuration.
+
+    Raises
+    ------
+    ConfigError
+        Something is wrong with it, or several processes cannot share it.
+    """
     from klbench.engine.settings import settings
 
-    found = settings(config, experiment, conf_folder())
+    found = settings(_completed(config), experiment)
     if group.size > 1 and not found.study.shares:
         raise ConfigError(
             f"the {found.study.name} study cannot be shared by the {group.size} processes of accelerate launch or torchrun; "
@@ -146,7 +147,7 @@ def normalized(arguments: Sequence[str]) -> list[str]:
             result.append(argument)
         elif key in chosen:
             if not parsed.is_sweep_override() and not isinstance(parsed.value(), str | QuotedString):
-                names = sorted(path.stem for path in (conf_folder() / key).glob("*.yaml"))
+                names = sorted(path.stem for path in (inputs.conf_folder() / key).glob("*.yaml"))
                 raise ConfigError(f"{argument:.{LONGEST}}: expected a name; available: {', '.join(names)}")
             result.append(f"{key}={value}")
         elif key in ("exp", "pair"):
@@ -228,7 +229,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
                 f"{name}={config.get(name)!r:.{LONGEST}}: an experiment's file chooses it among its defaults, as in "
                 f"'defaults: [{config.get('study')}, override /{name}: {config.get(name)!s:.{LONGEST}}, _self_]'"
             )
-    return _completed(config)
+    return config
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
@@ -282,18 +283,27 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
         return {str(key): value for key, value in inputs.plain(config).items()}, choices
 
 
-def _container(overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    from hydra import compose, initialize_config_dir
+@contextlib.contextmanager
+def initialized(kinds: Iterable[str] | None = None) -> Iterator[Any]:
+    """Hydra, with klbench's configuration, and these kinds of pairs, or all, as members of its group ``pair``."""
+    from hydra import initialize_config_dir
     from hydra.core.config_store import ConfigStore
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf, flag_override
 
     from klbench import pairs
 
-    for name in pairs.names():  # a pair needs no file: its class says what there is
+    for name in pairs.names() if kinds is None else kinds:  # a pair needs no file: its class says what there is
         ConfigStore.instance().store(name, pairs.get(name).node(), group="pair", provider="klbench")
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    with initialize_config_dir(str(inputs.conf_folder()), "klbench", version_base="1.3"):
+        yield GlobalHydra.instance().hydra
+
+
+def _container(overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+    from hydra import compose
+    from omegaconf import OmegaConf, flag_override
+
+    with initialized([value for key, value in map(split, overrides) if key == "pair"]):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)
     with flag_override(config, ["struct", "readonly"], [False, False]):
@@ -322,7 +332,7 @@ def check(overrides: Sequence[str]) -> Settings:
         Something is wrong with it.
     """
     experiment = _experiment(overrides)
-    return _checked(_compose(overrides), experiment, ALONE)
+    return checked(_compose(overrides), experiment)
 
 
 def default_out(name: str) -> Path:
@@ -362,6 +372,6 @@ def _resumed(overrides: Sequence[str], keys: set[str]) -> tuple[str, dict[str, A
     config = inputs.read_yaml(folder.path / "config.yaml")
     if not isinstance(config, dict):
         raise ConfigError(f"{folder.path / 'config.yaml'}: expected keys and values")
-    config = _completed({str(key): value for key, value in config.items()})
+    config = {str(key): value for key, value in config.items()}
     config |= {key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given}
     return experiment, config, folder

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from klbench import processes
+from klbench.engine import inspection
 from klbench.engine.app import DONE, FAILED, INTERRUPTED, WRONG, experiments, launch
 from klbench.engine.execution import Run
 from klbench.machine import __version__
@@ -30,18 +31,18 @@ def command_line(arguments: Sequence[str]) -> int:
         print(__version__)
         return DONE
     try:
-        overrides = [argument for argument in arguments if argument not in ("-m", "--multirun")]
-        flags = [argument for argument in overrides if argument.startswith("-")]
-        if flags:
-            raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version and -m, all else is key=value")
+        options, overrides = inspection.parse(arguments)
+        if options.cfg or options.info or options.shell_completion:
+            inspection.show(options, overrides)
+            return DONE
         group = processes.join()
-        if len(overrides) < len(arguments):
+        if options.multirun:
             from klbench.engine.sweep import sweep
 
             if group.size > 1:
                 raise ConfigError(f"-m: a sweep cannot be shared by {group.size} processes; start it by itself")
             return sweep(overrides)
-        return _run(arguments, group)
+        return _run(overrides, group)
     except (ConfigError, RunError) as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return WRONG if isinstance(error, ConfigError) else FAILED
@@ -52,8 +53,8 @@ def command_line(arguments: Sequence[str]) -> int:
         processes.leave()
 
 
-def _run(arguments: Sequence[str], group: processes.Group) -> int:
-    result = launch(arguments, group)
+def _run(overrides: Sequence[str], group: processes.Group) -> int:
+    result = launch(overrides, group)
     if result is None:
         return group.from_main(DONE)
     code = _show(result)
@@ -102,12 +103,13 @@ def _help() -> str:
                 {
                     "seed": "all random numbers come from it (0)",
                     "samples": "samples drawn from each pair",
-                    "estimators": "a list, [k1,k3,k_lambda:0.3], or a set: all, schulman, core, bregman, clamps, weighted",
+                    "estimators": f"a list, [k1,k3,k_lambda:0.3], or a set: {', '.join(estimators.sets())}",
                     "workers": "processes (the cores of this machine)",
                     "device": "cpu or cuda, for the studies that use torch",
                     "out": "the run folder (reports/EXPERIMENT-TIME)",
                 },
             ),
+            block("options", inspection.OPTIONS),
             block("experiments", experiments()),
             block("pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)", {name: pairs.get(name).summary for name in pairs.names()}),
             block("estimators", {name: estimators.get(name).summary for name in estimators.names()}),

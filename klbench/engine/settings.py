@@ -6,16 +6,14 @@ import difflib
 import importlib.util
 import os
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from klbench import estimators, pairs, studies
+from klbench import pairs, studies
 from klbench.context import Cluster
 from klbench.pairs import Pair
 from klbench.registry import unknown
@@ -65,10 +63,8 @@ class Settings:
     @property
     def config(self) -> dict[str, Any]:
         """Every option but ``out``, defaults included, as plain data: :func:`settings` makes the same of it again."""
-        config = {"study": self.study.name} | _plain(self.common) | _plain(self.options)
+        config = {"study": self.study.name} | self.common.plain() | self.options.plain()
         del config["out"]
-        if len(config.get("pairs", ())) == 1:
-            (config["pair"],) = config.pop("pairs")
         return config
 
     @property
@@ -83,38 +79,30 @@ class Settings:
         return None if self.common.cluster is None else Cluster(kind=self.common.cluster, address=self.common.address)
 
 
-def _plain(value: Any) -> Any:
-    """Options, and whatever they hold, as what YAML has."""
-    if isinstance(value, Options):
-        kind = {"kind": value.kind} if isinstance(value, Pair) else {}
-        return kind | {name: _plain(getattr(value, name)) for name in type(value).model_fields}
-    if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, tuple | list) else value
-
-
 def _show(value: Any) -> str:
     text = value.kind if isinstance(value, Pair) else " ".join(repr(value).split())
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def _fields(model: type[Options], path: Iterable[str | int]) -> list[str]:
-    """The keys of the node at a path inside a model, as far as its types tell."""
-    names = list(model.model_fields)
+def _fields(model: type[Options], path: Iterable[str | int], data: Any) -> list[str]:
+    """The keys of the node at a path inside a model, as far as its types and the data, with the kinds of its pairs, tell."""
     for step in path:
-        nested = [
-            each
-            for each in _types_of(model.model_fields[str(step)].annotation if str(step) in model.model_fields else None)
-            if isinstance(each, type) and issubclass(each, Options)
-        ]
-        if not nested:
+        if isinstance(data, list | tuple) and isinstance(step, int):
+            data = data[step]
+        else:
+            data = data.get(step) if isinstance(data, Mapping) else None
+        nested = [each for each in _types_of(model, step) if isinstance(each, type) and issubclass(each, Options)]
+        if isinstance(data, Mapping) and data.get("kind") in pairs.registry:
+            model = pairs.get(data["kind"])
+        elif nested:
+            model = nested[0]
+        elif not isinstance(data, list | tuple):
             return []
-        model = nested[0]
-        names = list(model.model_fields)
-    return names
+    return list(model.model_fields)
 
 
-def _types_of(annotation: Any) -> list[Any]:
+def _types_of(model: type[Options], step: str | int) -> list[Any]:
+    annotation = model.model_fields[str(step)].annotation if str(step) in model.model_fields else None
     return [annotation, *getattr(annotation, "__args__", ())]
 
 
@@ -138,7 +126,7 @@ _EXPECTED = {
 }
 
 
-def _line(model: type[Options], error: ErrorDetails, prefix: str) -> str:
+def _line(model: type[Options], error: ErrorDetails, prefix: str, data: Mapping[str, Any]) -> str:
     kind, context = error["type"], error.get("ctx", {})
     # Which branch of a union was tried is pydantic's business, not the user's.
     steps = [
@@ -146,14 +134,14 @@ def _line(model: type[Options], error: ErrorDetails, prefix: str) -> str:
     ]
     key = prefix + ".".join(str(step) for step in steps)
     if kind == "extra_forbidden":
-        allowed = _fields(model, steps[:-1])
+        allowed = _fields(model, steps[:-1], data)
         near = difflib.get_close_matches(str(steps[-1]), allowed, n=1)
         hint = f"; did you mean {prefix + '.'.join(map(str, [*steps[:-1], near[0]]))!r}?" if near else ";"
         return f"unknown key {key!r}{hint} available here: {', '.join(allowed)}"
     if kind == "missing":
-        return f"{key}: missing; {prefix.rstrip('.') or 'this'} needs it"
+        return f"{key}: missing; {key.rpartition('.')[0] or 'this'} needs it"
     message = _EXPECTED[kind].format(**context) if kind in _EXPECTED else error["msg"].removeprefix("Value error, ")
-    if kind == "value_error" and isinstance(error["input"], Mapping):  # about several fields together
+    if kind == "value_error" and isinstance(error["input"], Mapping) and _fields(model, steps, data):  # of several together
         return f"{key.rstrip('.')}: {message}" if key.rstrip(".") else message
     return f"{key}={_show(error['input'])}: {message}"
 
@@ -169,7 +157,7 @@ def build(model: type[Options], node: Mapping[str, Any], prefix: str = "") -> An
     try:
         return model.model_validate(dict(node))
     except ValidationError as error:
-        raise ConfigError(_line(model, _first(error.errors()), prefix)) from None
+        raise ConfigError(_line(model, _first(error.errors()), prefix, node)) from None
 
 
 def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
@@ -181,82 +169,12 @@ def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
     return first
 
 
-def build_pair(node: Any, prefix: str) -> Pair:
-    """A pair from its node of the configuration; ``kind`` says which."""
-    if not isinstance(node, Mapping) or not isinstance(node.get("kind"), str):
-        raise ConfigError(f"{prefix}={_show(node)}: expected a pair with a kind, one of {', '.join(pairs.names())}")
-    cls = pairs.get(node["kind"])
-    pair: Pair = build(cls, {key: value for key, value in node.items() if key != "kind"}, f"{prefix}.")
-    return pair
-
-
-def expand_estimators(value: Any, sets: Mapping[str, list[str]]) -> list[str]:
-    """Estimator names from a list or the name of a set; each is looked up, so that a wrong one is refused here."""
-    if isinstance(value, str) and value not in sets:
-        try:
-            estimators.get(value)
-        except ConfigError:
-            if value.partition(":")[0] in estimators.names():
-                raise  # it is the number that is wrong
-            raise unknown("estimator or set of estimators", value, [*sets, *estimators.names()]) from None
-        value = [value]
-    chosen = sets[value] if isinstance(value, str) else value
-    if not isinstance(chosen, list) or not all(isinstance(name, str) for name in chosen):
-        raise ConfigError(f"estimators={_show(value)}: expected a list of names, or one of the sets {', '.join(sets)}")
-    if not chosen:
-        raise ConfigError(f"estimators=[]: name at least one, such as k1; available: {', '.join(estimators.names())}")
-    resolved = [estimators.get(name).name for name in chosen]
-    if len(set(resolved)) < len(resolved):
-        twice = next(name for name in resolved if resolved.count(name) > 1)
-        raise ConfigError(f"estimators={_show(chosen)}: {twice} is named twice")
-    return resolved
-
-
-def read_sets(conf: Path) -> dict[str, list[str]]:
-    """The named sets of estimators; ``all`` is every registered one."""
-    sets: dict[str, list[str]] = yaml.safe_load((conf / "estimator_sets.yaml").read_text(encoding="utf-8"))
-    return {"all": estimators.names()} | sets
-
-
-def _pairs(config: dict[str, Any], experiment: str) -> list[Pair]:
-    one, many, instead = (config.pop(key, None) for key in ("pair", "pairs", "default_pairs"))
-    if one is None and many is None:
-        many = instead  # what an experiment measures where the user names no pair
-    if one is not None and many is not None:
-        raise ConfigError(
-            f"pair={_show(one.get('kind', one))}: experiment {experiment} brings its own pairs; measure yours with +exp=value"
-        )
-    if one is None and many is None:
-        raise ConfigError(f"experiment {experiment} needs pair=NAME; available: {', '.join(pairs.names())}")
-    if one is not None:
-        return [build_pair(one, "pair")]
-    if not isinstance(many, Sequence) or isinstance(many, str):
-        raise ConfigError(f"pairs={_show(many)}: must be a list of pairs, each with a kind, one of {', '.join(pairs.names())}")
-    return [build_pair(node, f"pairs.{k}") for k, node in enumerate(many)]
-
-
-def _give_to_pair(config: dict[str, Any], known: Container[str]) -> None:
-    """Move to the pair's node what only the pair knows: ``pair=lm policy=...`` is ``pair=lm pair.policy=...``."""
-    node = config.get("pair")
-    if not isinstance(node, Mapping) or node.get("kind") not in pairs.names():
-        return
-    fields = pairs.get(node["kind"]).model_fields
-    for key in [key for key in config if key in fields and key not in known and not isinstance(config[key], Mapping)]:
-        value = config.pop(key)
-        if node.get(key, value) not in (value, fields[key].default):
-            raise ConfigError(f"{key}={_show(value)} and pair.{key}={_show(node[key])}: give it once")
-        config["pair"] = node = {**node, key: value}
-
-
-def _unknown(key: str, study: Study, measured: Iterable[Pair]) -> ConfigError:
-    """What to say of a key that nobody knows, or only a pair that was not asked for by its name."""
-    of_pairs = {name: pair.kind for pair in measured for name in type(pair).model_fields}
-    if key in of_pairs:
-        kind = of_pairs[key]
-        return ConfigError(f"{key!r} is a key of the pair: say pair={kind} too, which takes the place of the experiment's own")
-    fields = study.options.model_fields
-    known = [*fields, *(["pair"] if "pairs" in fields else []), *Common.model_fields, "resume"]
-    return unknown("key", key, known, of_pairs)
+def _unknown(key: str, study: Study, config: Mapping[str, Any]) -> ConfigError:
+    """The error for a key that nobody knows, or that belongs elsewhere."""
+    foreign = study.options.foreign(config)
+    if key in foreign:
+        return ConfigError(f"{key!r} {foreign[key]}")
+    return unknown("key", key, [*study.options.known(), *Common.model_fields, "resume"], foreign)
 
 
 def _check_device(device: str, study: Study) -> None:
@@ -280,7 +198,7 @@ def _check_address(cluster: str, address: str) -> None:
         )
 
 
-def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings:
+def settings(config: Mapping[str, Any], experiment: str) -> Settings:
     """Check a composed configuration.
 
     Raises
@@ -291,12 +209,7 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
     left = {key: value for key, value in config.items() if key not in ("out", "resume")}
     if left.get("study") in (None, "???"):
         raise ConfigError(f"experiment {experiment} names no study; available: {', '.join(studies.names())}")
-    study = studies.get(str(left["study"]))
-    fields = study.options.model_fields
-    if "pairs" in fields:
-        _give_to_pair(left, fields.keys() | Common.model_fields.keys())
-    named_none = "default_pairs" in left
-    del left["study"]
+    study = studies.get(str(left.pop("study")))
     common = build(
         Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")}
     )
@@ -305,13 +218,11 @@ def settings(config: Mapping[str, Any], experiment: str, conf: Path) -> Settings
         raise ConfigError(f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'")
     if common.cluster is not None:
         _check_address(common.cluster, common.address)
-    if "pairs" in fields:
-        left["pairs"] = tuple(_pairs(left, experiment))
-    if "estimators" in fields and (left.get("estimators") is not None or fields["estimators"].is_required()):
-        left["estimators"] = tuple(expand_estimators(left.get("estimators", "all"), read_sets(conf)))
-    # What is wrong with a pair first: it may bring a key that only another study knows, such as recorded rollouts their path.
-    options = build(study.options, {key: value for key, value in left.items() if key in fields})
-    for key in left:
-        if key not in fields:
-            raise _unknown(key, study, getattr(options, "pairs", ()) if named_none else ())
+    try:
+        options = study.options.model_validate(left, context={"experiment": experiment})
+    except ValidationError as error:
+        first = _first(error.errors())
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            raise _unknown(str(first["loc"][0]), study, left) from None
+        raise ConfigError(_line(study.options, first, "", study.options.as_checked(left))) from None
     return Settings(experiment, study, options, common)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from klbench import inputs
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from klbench import inputs, report
 from klbench.engine import app
 from klbench.engine.execution import execute
 from klbench.runs import RunFolder
@@ -18,18 +24,13 @@ from klbench.types import ConfigError, RunError
 
 def _job(config: Any) -> str:
     """One job of a sweep, in whatever process the launcher starts."""
-    from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
-
-    from klbench.engine.settings import settings
-
     hydra = HydraConfig.get()
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
     out = Path(hydra.runtime.output_dir)
-    checked = settings({str(k): v for k, v in plain.items()}, hydra.runtime.choices["exp"], app.conf_folder())
+    settings = app.checked({str(k): v for k, v in plain.items()}, hydra.runtime.choices["exp"])
     try:
-        result = execute(checked, RunFolder(out), list(hydra.overrides.task))
+        result = execute(settings, RunFolder(out), list(hydra.overrides.task))
     except (ConfigError, RunError) as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return "failed"
@@ -44,8 +45,6 @@ MOST_JOBS = 1_000
 
 def _count(sweeps: Iterable[Any]) -> int:
     """The number of runs that overrides with several values ask for, without listing them."""
-    from hydra.core.override_parser.types import ChoiceSweep, RangeSweep
-
     jobs = 1
     for each in sweeps:
         values, override = each.value(), f"{each.input_line.lstrip('+'):.80}"
@@ -75,19 +74,21 @@ def _length(override: str, start: float, stop: float, step: float) -> int:
 @inputs.refused("the sweep cannot be made")
 def _check(overrides: Sequence[str]) -> int:
     """Compose and check every job before the first one starts, so that a wrong one costs nothing; gives their number."""
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
-    _count(each for each in parsed if each.is_sweep_override())
-    jobs = [job for batch in BasicSweeper.split_arguments(parsed, max_batch_size=None) for job in batch]
-    for job in jobs:
+    jobs = _count(each for each in parsed if each.is_sweep_override())
+    for job in itertools.product(*map(_values, parsed)):
         app.check(job)
-    return len(jobs)
+    return jobs
+
+
+def _values(override: Override) -> list[str]:
+    """The overrides with one value each that an override of a sweep stands for."""
+    key = override.get_key_element()
+    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+    return [f"{key}={value}" for value in values]
 
 
 def sweep(arguments: Sequence[str]) -> int:
@@ -98,10 +99,6 @@ def sweep(arguments: Sequence[str]) -> int:
     ConfigError
         A job's configuration is wrong; none was started.
     """
-    import hydra
-
-    from klbench import report
-
     overrides = app.normalized(arguments)
     given = dict(map(app.split, overrides))
     if "resume" in given:
@@ -115,22 +112,15 @@ def sweep(arguments: Sequence[str]) -> int:
     RunFolder(root).create()
     quoted = str(root).replace("'", r"\'")
     own = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=${hydra.job.num}"]  # whatever an experiment's file says
-    program, sys.argv = sys.argv, ["klbench", "--multirun", *overrides, *own]
-    full_error, os.environ["HYDRA_FULL_ERROR"] = os.environ.get("HYDRA_FULL_ERROR"), "1"  # Hydra raises, and does not exit
     try:
-        hydra.main(version_base="1.3", config_path=str(app.conf_folder()), config_name="config")(_job)()
+        with app.initialized() as hydra:
+            hydra.multirun("config", _job, [*overrides, *own])
     except KeyboardInterrupt:
         print(f"klbench: interrupted; continue a job with: python -m klbench resume={root}/NUMBER", file=sys.stderr)
         return app.INTERRUPTED
     except Exception as error:
         app.remove_empty(made)
         raise RunError(f"the sweep failed: {type(error).__name__}: {' '.join(str(error).split())}; see {root}") from error
-    finally:
-        sys.argv = program
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
     folders = sorted((path.parent for path in root.glob("*/run.json")), key=lambda path: (len(path.name), path.name))
     done = [path for path in folders if RunFolder(path).info["status"] == "done"]
     if not done:

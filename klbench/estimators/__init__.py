@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+
+from klbench import inputs
 from klbench.registry import Registry
 from klbench.types import Estimator
 
@@ -30,3 +33,14 @@ def get(name: str) -> Estimator:
         No such name.
     """
     return registry.get(name)
+
+
+@cache
+def _named_sets() -> dict[str, list[str]]:
+    found: dict[str, list[str]] = inputs.read_yaml(inputs.conf_folder() / "estimator_sets.yaml")
+    return found
+
+
+def sets() -> dict[str, list[str]]:
+    """The named sets of estimators, of ``conf/estimator_sets.yaml``; ``all`` is every registered one."""
+    return {"all": names()} | _named_sets()

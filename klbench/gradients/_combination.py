@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import attrgetter
 from typing import Any, Literal, get_args
 
 from klbench import estimators
 from klbench.registry import unknown
-from klbench.types import ConfigError, Polynomial
+from klbench.types import ConfigError, Estimator, Polynomial
 
 Placement = Literal["loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"]
 Level = Literal["token", "sequence"]
@@ -148,7 +149,9 @@ def _slope(polynomial: Polynomial) -> Polynomial:
     return powers + logs
 
 
-def coefficient(combination: Combination) -> Polynomial | None:
+def coefficient(
+    combination: Combination, polynomial_of: Callable[[Estimator], Polynomial | None] = attrgetter("polynomial")
+) -> Polynomial | None:
     """What multiplies the score of a single draw, before its weight and without its baseline; None where it has no such form.
 
     Where the estimator is both differentiated and scored its highest powers of r may cancel: ``r - 1 - log r`` in the reward
@@ -156,8 +159,8 @@ def coefficient(combination: Combination) -> Polynomial | None:
     """
     if combination.placement in ("full", "full_with_score"):
         return None
-    value = estimators.get(combination.estimator).polynomial
-    path = estimators.get(combination.gradient_of).polynomial if combination.gradient_of else value
+    value = polynomial_of(estimators.get(combination.estimator))
+    path = polynomial_of(estimators.get(combination.gradient_of)) if combination.gradient_of else value
     if value is None or path is None:
         return None
     in_reward = combination.placement in ("reward", "reward_to_go")

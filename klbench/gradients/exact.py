@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from klbench import estimators
 from klbench.gradients._combination import GROUPED, Combination, coefficient
 from klbench.gradients.surrogate import Parts, parts
+from klbench.log_terms import log_terms
 from klbench.oracles import enumerated
-from klbench.types import Atoms, Draws, GradientTask, Rollouts
+from klbench.types import Atoms, Draws, Estimator, GradientTask, Polynomial, Rollouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -106,6 +109,15 @@ FAR = 600.0
 """Beyond this exponent a power of r is split into a float and a ``log_scale``: floats end near ``exp(709)``."""
 
 
+def _leading(estimator: Estimator) -> Polynomial | None:
+    """The estimator's polynomial, or else the one power of r that is left of it where r is huge; None where it has neither."""
+    if estimator.polynomial is not None or not estimator.growth:
+        return estimator.polynomial
+    at = 2.0 * FAR
+    sign, size, doubtful = log_terms(estimator, Draws(np.array([at])))
+    return None if doubtful.any() else ((float(sign[0] * np.exp(size[0] - estimator.growth * at)), estimator.growth, 0),)
+
+
 def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor] | None:
     """Coefficients from the polynomial in which powers of r have cancelled, their ``log_scale``, and where to take them.
 
@@ -113,16 +125,18 @@ def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Te
     """
     import torch
 
-    polynomial, correction = coefficient(combination), combination.correction
+    polynomial, correction = coefficient(combination, _leading), combination.correction
+    everywhere = coefficient(combination) is not None
     whole = combination.level == "sequence" and correction in ("none", "sequence_ratio", "truncated_ratio")
     single = rollouts.mask.shape[-1] == 1
     truncated = correction == "truncated_ratio"
     if polynomial is None or not (whole or single) or (truncated and combination.ratio_gradient):
         return None
     log_ratio = (rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
-    far, log_scale = log_ratio.abs() > NEAR, torch.zeros_like(log_ratio)
+    log_scale = torch.zeros_like(log_ratio)
     for _, a, _ in polynomial:
         log_scale = log_scale.maximum(a * log_ratio - FAR)
+    far = log_ratio.abs() > NEAR if everywhere else log_scale > 0.0
     total = torch.zeros_like(log_ratio)
     for c, a, b in polynomial:
         total = total + c * torch.exp(a * log_ratio - log_scale) * log_ratio**b
@@ -130,7 +144,7 @@ def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Te
         total = total - rollouts.kl * (-log_scale).exp()
     if correction != "none":
         log_weight = (rollouts.log_q - rollouts.log_mu).sum(-1, keepdim=True)
-        beyond = torch.zeros_like(log_weight) if truncated else (log_weight - FAR).clamp(min=0.0)
+        beyond = (log_weight - FAR).clamp(min=0.0) if everywhere and not truncated else torch.zeros_like(log_weight)
         total = total * (log_weight - beyond).exp().clamp(max=combination.cap if truncated else math.inf)
         log_scale, far = log_scale + beyond, far | (beyond > 0.0)
     return total * rollouts.mask, log_scale, far.expand_as(rollouts.mask)

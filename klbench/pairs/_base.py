@@ -94,6 +94,9 @@ class Pair(Options, ABC):
             if value is not None and value is not PydanticUndefined
         }
 
+    def plain(self) -> dict[str, Any]:
+        return {"kind": self.kind} | super().plain()
+
     @property
     def unreached(self) -> float:
         """The probability that p gives to what q never samples: by so much is ``E_q[r]`` less than 1."""

@@ -24,11 +24,11 @@ def tick(x: float, _: Any = None) -> str:
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """A few plainly written ticks for a logarithmic axis, even where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     decades = math.log10(high / low) if low > 0 else 1.0
     steps = (1.0,) if decades > 3.3 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
-    axis.set_major_locator(LogLocator(10, subs=steps, numticks=9))
+    axis.set_major_locator(LogLocator(10, subs=steps, numticks=9) if decades > 0.7 else MaxNLocator(4))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(tick))
 

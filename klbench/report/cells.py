@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from klbench.report import numbers
-from klbench.report.blocks import Cell
+from klbench.report.blocks import Cell, Text
 from klbench.schema import Row
 
 Show = Callable[[Row, str], Cell]
@@ -71,9 +71,9 @@ def short(digits: int = 3) -> Show:
     return lambda row, name: Cell(numbers.short(row[name], digits), row[name])
 
 
-def interval(digits: int = 2) -> Show:
-    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``."""
-    return lambda row, name: Cell(numbers.interval(row, name, digits), row[name])
+def interval(digits: int = 2, least: float = -math.inf) -> Show:
+    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``, which does not pass ``least``."""
+    return lambda row, name: Cell(numbers.interval(row, name, digits, least), row[name])
 
 
 def with_error(row: Row, name: str) -> Cell:
@@ -84,6 +84,11 @@ def with_error(row: Row, name: str) -> Cell:
 def percent(row: Row, name: str) -> Cell:
     """Show a fraction in per cent."""
     return Cell(numbers.percent(row[name]), row[name])
+
+
+def percent_interval(row: Row, name: str) -> Cell:
+    """Show a fraction in per cent with the ends of its interval, ``_low`` and ``_high``."""
+    return Cell(numbers.percent_interval(row, name), row[name])
 
 
 def computed(function: Callable[[Row], Any]) -> Show:
@@ -100,3 +105,12 @@ def flag(row: Row, name: str) -> Cell:
     """Show why a row is not to be trusted; nothing where its status is ok."""
     status = str(row[name])
     return Cell("", tone="") if status == "ok" else Cell(status, tone="doubtful")
+
+
+def bar(length: float, text: Text, value: float, slot: int = 1) -> Cell:
+    """Return a text and a bar after it, as long as that share of the longest."""
+    drawn = Markup(
+        '{} <svg viewBox="0 0 70 9" width="70" height="9" aria-hidden="true"><rect width="{:.1f}" height="9" '
+        'fill="var(--slot-{})"/></svg>'
+    )
+    return Cell(drawn.format(text, 70 * max(0.0, min(length, 1.0)), slot), value)

@@ -39,12 +39,15 @@ def short(x: float, digits: int = 3) -> str:
     return text.rstrip("0").rstrip(".") if "." in text and "×" not in text else text
 
 
-def interval(row: Mapping[str, Any], name: str, digits: int = 2) -> str:
-    """``0.024 (0.018 to 0.036)`` of a value with ``_low`` and ``_high``; what is rounding of 0 is 0."""
+def interval(row: Mapping[str, Any], name: str, digits: int = 2, least: float = -math.inf) -> str:
+    """``0.024 (0.018 to 0.036)`` of a value with ``_low`` and ``_high``; what is rounding of 0 is 0.
+
+    An interval of what cannot be below ``least`` ends there, which its table or caption must say.
+    """
     value, low, high = (0.0 if abs(x) < 1e-12 else x for x in (row[name], *(row[f"{name}_{end}"] for end in ("low", "high"))))
     if math.isnan(low) or low == high:
         return number(value, digits)
-    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+    return f"{number(value, digits)} ({number(max(low, least), digits)} to {number(high, digits)})"
 
 
 def percent_interval(row: Mapping[str, Any], name: str) -> str:

@@ -22,6 +22,8 @@ MOST_ENTRIES = 8
 """As many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
+LONGEST = 21
+"""Characters of a name for which a row has room."""
 FADED = 0.13
 """Opacity of a band."""
 
@@ -37,9 +39,9 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 
 @dataclass(frozen=True)
 class Line:
-    """Points along x, ``joined`` or not; hollow ones are not to be trusted. ``dotted`` is for a second line of one entry.
+    """Points along x, ``joined`` or not; hollow ones are not to be trusted, and never joined.
 
-    ``low`` and ``high`` are the ends of a band, or of a bar at each point (``bars``).
+    ``dotted`` is for a second line of one entry. ``low`` and ``high`` are the ends of a band, or of ``bars`` at each point.
     """
 
     entry: LegendEntry
@@ -100,14 +102,14 @@ def _line(axes: Axes, line: Line) -> None:
                 axes.plot([at, at], [low, high], color=own, linewidth=0.9)
     elif len(line.low):
         axes.fill_between(line.x, line.low, line.high, color=own, alpha=FADED, linewidth=0)
-    full = [i for i, hollow in enumerate(line.hollow) if not hollow]
-    every = full if line.hollow else max(1, len(line.x) // 6) if line.joined else 1
+    hollow = line.hollow or [False] * len(line.y)
+    trusted = [math.nan if each else y for y, each in zip(line.y, hollow, strict=True)]
+    every = max(1, len(line.x) // 6) if line.joined and not line.hollow else 1
     style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
     marker = line.entry.marker if line.marked else None
-    axes.plot(line.x, line.y, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
-    if any(line.hollow):
-        rest = [(x, y) for x, y, hollow in zip(line.x, line.y, line.hollow, strict=True) if hollow]
-        x, y = zip(*rest, strict=True)
+    axes.plot(line.x, trusted, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
+    if any(hollow):
+        x, y = zip(*((x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each), strict=True)
         axes.plot(x, y, color=own, linestyle="none", markersize=4.5, marker=line.entry.marker, markerfacecolor="none")
 
 
@@ -179,10 +181,52 @@ def down(
                 markerfacecolor="none" if mark.hollow else own,
             )  # fmt: skip
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))
+    return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bar from 0 in the row of a name, what is written at its end, and a tick where another value of it lies.
+
+    Without an entry it is a heading over the rows that follow.
+    """
+
+    name: str
+    value: float = 0.0
+    entry: LegendEntry | None = None
+    text: str = ""
+    tick: float = math.nan
+
+
+def bars(title: str, drawn: Sequence[Bar], x: Axis, *, most: float = math.inf, detail: str = "", left: float = 0.52) -> Panel:
+    """Return a panel with a bar for each name, the first on top; names may have several lines, bars end at ``most``."""
+    limit = min(most, max([each for bar in drawn for each in (bar.value, bar.tick) if math.isfinite(each)] or [1.0])) or 1.0
+    tall = [6 + 13 * (1 + bar.name.count("\n")) for bar in drawn]
+    ys = [sum(tall[:i]) + own / 2 for i, own in enumerate(tall)]
+    rows = [(y, bar, bar.entry) for y, bar in zip(ys, drawn, strict=True) if bar.entry]
+    height = 62 + sum(tall)
+    with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
+        for y, bar, entry in rows:
+            end, own = min(bar.value, limit) if bar.value == bar.value else 0.0, colour(entry.slot)
+            axes.plot([0.0, end], [y, y], color=own, linewidth=9, solid_capstyle="butt")
+            axes.plot([bar.tick], [y], marker="|", markersize=11, color=TEXT)
+            axes.plot([0.0], [y], marker="o" if not end else "", markersize=6, color=own, clip_on=False, zorder=3)
+            axes.text(max(end, bar.tick if bar.tick <= limit else 0.0) + 0.04 * limit, y, bar.text, va="center")
+        for y, bar in zip(ys, drawn, strict=True):
+            if not bar.entry:
+                edge, across = 0.02 - left / (0.97 - left), axes.get_yaxis_transform()
+                axes.text(edge, y, bar.name, transform=across, va="center", fontweight="bold")
+        axes.set_xlim(0.0, 1.28 * limit)
+        _set(axes, "x", x, [bar.value for bar in drawn])
+        axes.set_yticks([y for y, _, _ in rows], [bar.name for _, bar, _ in rows])
+        axes.set_ylim(sum(tall), 0.0)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    said = "; ".join(f"{bar.name} {bar.text}".replace("\n", " ") for _, bar, _ in rows)
     return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
 
 

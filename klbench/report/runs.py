@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from klbench.report.blocks import Tables
-from klbench.schema import Row, Schema
+from klbench.schema import MISSING, Row, Schema
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +24,11 @@ class RunTables:
     def rows(self, schema: Schema) -> list[Row]:
         """Return a table's rows; none where the run has no such table."""
         return schema.rows(self.tables[schema.table]) if schema.table in self.tables else []
+
+    def keyed(self, schema: Schema, column: str, keys: Sequence[str]) -> dict[str, Row]:
+        """Return the one row of each key in a column; all that it holds is missing where the table has no such row."""
+        missing = {key: {each.name: MISSING[each.type] for each in schema.columns} for key in keys}
+        return missing | {row[column]: row for row in self.rows(schema)}
 
     def frame(self, schema: Schema) -> pd.DataFrame:
         """Return a table; an empty one with all its columns where the run has none."""

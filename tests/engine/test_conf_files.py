@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from klbench import estimators, pairs, studies
+from klbench import estimators, inputs, pairs, studies
 from klbench.engine import app
-from klbench.engine.settings import Common, Settings, expand_estimators, read_sets
+from klbench.engine.settings import Common, Settings
 from klbench.engine.settings import settings as checked
+from klbench.studies.choices import chosen_estimators
 
-CONF = app.conf_folder()
+CONF = inputs.conf_folder()
 EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))
 # What a node leaves to the user.
 NEEDED = {
@@ -62,7 +63,7 @@ def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
         titles = [pair.title for pair in settings.options.pairs]
         assert len(set(titles)) == len(titles)
     if "estimators" in said:
-        assert options["estimators"] == tuple(expand_estimators(said["estimators"], read_sets(CONF)))
+        assert options["estimators"] == chosen_estimators(said["estimators"])
     for key in said.keys() - {"defaults", "study", "pairs", "default_pairs", "estimators", "path"}:
         assert options[key] == (tuple(said[key]) if isinstance(said[key], list) else said[key])
 
@@ -106,7 +107,7 @@ def assert_said_in_full(settings: Settings) -> None:
     """What is written of settings names every option, and makes the same settings, unless a default changes."""
     text = yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True)
     config = yaml.safe_load(text)
-    assert checked(config, settings.experiment, CONF) == settings
+    assert checked(config, settings.experiment) == settings
     expected = {"study", *Common.model_fields, *settings.study.options.model_fields} - {"out"}
     if hasattr(settings.options, "pairs"):
         several = len(settings.options.pairs) > 1
@@ -151,15 +152,15 @@ def test_the_name_of_a_pair_is_enough(name: str) -> None:
     assert name in WITHOUT_TRUTH or pair.truth("kl_qp").value > 0.0
 
 
-@pytest.mark.parametrize("name", read_sets(CONF))
+@pytest.mark.parametrize("name", estimators.sets())
 def test_a_set_of_estimators_names_only_what_there_is(name: str) -> None:
-    names = expand_estimators(name, read_sets(CONF))
+    names = list(chosen_estimators(name))
     assert names == [estimators.get(each).name for each in names]
     assert len(set(names)) == len(names) > 0
 
 
 def test_the_set_of_all_is_all() -> None:
-    assert expand_estimators("all", read_sets(CONF)) == estimators.names()
+    assert list(chosen_estimators("all")) == estimators.names()
 
 
 def test_a_node_is_the_value_it_looks_like() -> None:

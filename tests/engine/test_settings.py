@@ -7,14 +7,13 @@ import pytest
 import yaml
 from pydantic import Field
 
-from klbench import estimators, pairs, studies
-from klbench.engine import app
-from klbench.engine.settings import Common, _check_address, build, build_pair, expand_estimators, read_sets, settings
+from klbench import estimators, inputs, pairs, studies
+from klbench.engine.settings import Common, _check_address, build, settings
 from klbench.pairs.gaussian import GaussianPair, Normal
+from klbench.studies.choices import AnyPair, EstimatorNames, OnePair, PairOptions
 from klbench.types import ConfigError, Options
 
-CONF = app.conf_folder()
-SETS = {"all": estimators.names(), "schulman": ["k1", "k2", "k3"]}
+CONF = inputs.conf_folder()
 PLAIN = {"study": "value", "samples": 1000, "pair": {"kind": "gaussian", "q": {"mean": 0.0}, "p": {"mean": 1.0}}}
 
 
@@ -73,34 +72,59 @@ def test_nodes_do_not_change_once_they_are_built() -> None:
         Inner().size = 4
 
 
+class Several(PairOptions):
+    pairs: tuple[AnyPair, ...] = ()
+
+
+class Chosen(Options):
+    estimators: EstimatorNames
+
+
 def test_a_pair_is_made_from_its_kind() -> None:
-    assert build_pair({"kind": "gaussian", "p": {"mean": 2}}, "pair") == GaussianPair(p=Normal(mean=2.0))
-    assert "a kind, one of " in message(build_pair, {"q": {}}, "pair")
-    assert message(build_pair, 3, "pairs.0").startswith("pairs.0=3: expected a pair with a kind")
-    assert "did you mean 'gaussian'?" in message(build_pair, {"kind": "gauss"}, "pair")
-    assert message(build_pair, {"kind": "gaussian", "q": {"std": -1}}, "pairs.4") == "pairs.4.q.std=-1: must be positive"
+    assert build(OnePair, {"pair": {"kind": "gaussian", "p": {"mean": 2}}}).pair == GaussianPair(p=Normal(mean=2.0))
+    assert "pair: expected a pair with a kind, one of " in message(build, OnePair, {"pair": {"q": {}}})
+    assert message(build, Several, {"pairs": [3]}).startswith("pairs.0=3: expected a pair with a kind")
+    assert "pair: unknown pair 'gauss'; did you mean 'gaussian'?" in message(build, OnePair, {"pair": {"kind": "gauss"}})
+    wrong = [{"kind": "laplace"}, {"kind": "gaussian", "q": {"std": -1}}]
+    assert message(build, Several, {"pairs": wrong}) == "pairs.1.q.std=-1: must be positive"
+    wrong = [{"kind": "laplace"}, {"kind": "student_t", "q": {"locc": -1}}]
+    assert message(build, Several, {"pairs": wrong}) == "pairs.1.q.df: missing; pairs.1.q needs it"
+    wrong = [{"kind": "laplace"}, {"kind": "student_t", "q": {"df": 3, "locc": -1}}]
+    says = "unknown key 'pairs.1.q.locc'; did you mean 'pairs.1.q.loc'? available here: df, loc, scale"
+    assert message(build, Several, {"pairs": wrong}) == says
+
+
+def test_pairs_by_one_by_several_or_by_default() -> None:
+    one, two = {"kind": "gaussian"}, [{"kind": "laplace"}, {"kind": "exponential"}]
+    assert [pair.kind for pair in build(Several, {"pair": one, "default_pairs": two}).pairs] == ["gaussian"]
+    assert [pair.kind for pair in build(Several, {"default_pairs": two}).pairs] == ["laplace", "exponential"]
+    assert [pair.kind for pair in build(Several, {"pairs": two}).pairs] == ["laplace", "exponential"]
+    assert build(Several, {"pair": {"kind": "sequence"}, "kl": 2.0}).pairs[0].kl == 2.0
+    assert "this experiment needs pair=NAME" in message(build, Several, {})
 
 
 def test_estimators_by_list_set_name_and_alias() -> None:
-    assert expand_estimators(["k1", "k_lambda:0.3"], SETS) == ["k1", "k_lambda:0.3"]
-    assert expand_estimators("schulman", SETS) == ["k1", "k2", "k3"]
-    assert expand_estimators("k_lambda:0.3", SETS) == ["k_lambda:0.3"]
-    assert expand_estimators("low_var_kl", SETS) == expand_estimators(["k3"], SETS) == ["k3"]
-    assert "unknown estimator or set of estimators 'schulmann'; did you mean 'schulman'?" in message(
-        expand_estimators, "schulmann", SETS
-    )
-    assert message(expand_estimators, ["k3", "low_var_kl"], SETS) == "estimators=['k3', 'low_var_kl']: k3 is named twice"
-    assert "expected a number after the colon, got 'x'" in message(expand_estimators, "k_lambda:x", SETS)
+    def chosen(value: object) -> tuple[str, ...]:
+        return build(Chosen, {"estimators": value}).estimators
+
+    assert chosen(["k1", "k_lambda:0.3"]) == ("k1", "k_lambda:0.3")
+    assert chosen("schulman") == ("k1", "k2", "k3")
+    assert chosen("k_lambda:0.3") == ("k_lambda:0.3",)
+    assert chosen("low_var_kl") == chosen(["k3"]) == ("k3",)
+    says = "estimators='schulmann': unknown estimator or set of estimators 'schulmann'; did you mean 'schulman'?"
+    assert says in message(chosen, "schulmann")
+    assert message(chosen, ["k3", "low_var_kl"]) == "estimators=['k3', 'low_var_kl']: k3 is named twice"
+    assert "expected a number after the colon, got 'x'" in message(chosen, "k_lambda:x")
 
 
 def test_all_is_every_estimator_and_no_set_hides_one() -> None:
-    sets = read_sets(CONF)
+    sets = estimators.sets()
     assert sets["all"] == estimators.names()
     assert not set(sets) & set(estimators.names())
 
 
 def test_settings_keep_the_configuration_without_what_is_of_this_run_only() -> None:
-    made = settings(PLAIN | {"out": "here", "resume": None, "seed": 3, "workers": 2}, "value", CONF)
+    made = settings(PLAIN | {"out": "here", "resume": None, "seed": 3, "workers": 2}, "value")
     assert not {"out", "resume"} & set(made.config)
     assert (made.config["seed"], made.config["workers"], made.config["samples"]) == (3, 2, PLAIN["samples"])
     assert (made.common.out, made.common.seed, made.workers, made.experiment) == ("here", 3, 2, "value")
@@ -109,14 +133,20 @@ def test_settings_keep_the_configuration_without_what_is_of_this_run_only() -> N
     assert list(made.options.estimators) == estimators.names()
 
 
+def test_a_mistake_in_an_experiments_own_pairs_is_located_among_them() -> None:
+    nodes = [{"kind": "lm"}, {"kind": "lm", "polcy": "x"}]
+    says = message(settings, {"study": "lm", "default_pairs": nodes}, "mine")
+    assert says.startswith("unknown key 'pairs.1.polcy'; did you mean 'pairs.1.policy'? available here: label, series, policy")
+
+
 def test_settings_do_not_change_what_they_are_made_from() -> None:
     before = yaml.safe_dump(PLAIN)
-    settings(PLAIN, "value", CONF)
+    settings(PLAIN, "value")
     assert yaml.safe_dump(PLAIN) == before
 
 
 def test_batch_sizes_are_sorted_and_counted_once() -> None:
-    assert settings(PLAIN | {"batches": [64, 1, 64]}, "value", CONF).options.batches == (1, 64)
+    assert settings(PLAIN | {"batches": [64, 1, 64]}, "value").options.batches == (1, 64)
 
 
 @pytest.mark.parametrize(("changed", "says"), [
@@ -129,17 +159,17 @@ def test_batch_sizes_are_sorted_and_counted_once() -> None:
     ({"device": "cuda"}, "device='cuda': the value study runs on cpu"),
 ])  # fmt: skip
 def test_what_is_wrong_with_the_whole(changed: dict[str, object], says: str) -> None:
-    assert says in message(settings, PLAIN | changed, "value", CONF)
+    assert says in message(settings, PLAIN | changed, "value")
 
 
 def test_without_workers_there_are_as_many_as_this_process_may_use(monkeypatch) -> None:
-    made = settings(PLAIN, "value", CONF)
+    made = settings(PLAIN, "value")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
     assert made.workers == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert made.workers == 7
-    assert settings(PLAIN | {"workers": 2}, "value", CONF).workers == 2
+    assert settings(PLAIN | {"workers": 2}, "value").workers == 2
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert made.workers == 1
 
@@ -170,12 +200,12 @@ def test_an_address_that_could_not(cluster: str, address: str) -> None:
 ])  # fmt: skip
 def test_nothing_of_a_configuration_is_ever_run_or_looked_up(node: dict[str, object], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message(settings, PLAIN | {"pair": node}, "value", CONF)
+    message(settings, PLAIN | {"pair": node}, "value")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_text_that_looks_like_an_interpolation_is_text_to_a_run_that_goes_on() -> None:
-    made = settings(PLAIN | {"pair": PLAIN["pair"] | {"label": "${oc.env:HOME}"}}, "value", CONF)
+    made = settings(PLAIN | {"pair": PLAIN["pair"] | {"label": "${oc.env:HOME}"}}, "value")
     assert made.options.pairs[0].title == "${oc.env:HOME}"
 
 
@@ -187,8 +217,8 @@ def test_every_pair_refuses_a_key_that_it_does_not_know(name: str, tmp_path: Pat
         "categorical": {"random": {"size": 3, "kl": 0.1}},
         "recorded": {"path": str(tmp_path / "rollouts.jsonl")},
     }.get(name, {})
-    assert build_pair(known | needed, "pair").kind == name
-    assert "unknown key 'pair.zzz'; available here: " in message(build_pair, known | needed | {"zzz": 1}, "pair")
+    assert build(OnePair, {"pair": known | needed}).pair.kind == name
+    assert "unknown key 'pair.zzz'; available here: " in message(build, OnePair, {"pair": known | needed | {"zzz": 1}})
 
 
 def test_common_keys_are_those_of_the_configuration_file() -> None:

@@ -1,5 +1,6 @@
 """``-m``: one run for each combination of values, and one report over all of them."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from klbench import studies
 from klbench.studies.value import run as value_run
 
 SHORT = ("samples=1000", "estimators=[k1,k3]", "batches=[1]", "workers=1")
@@ -159,11 +161,14 @@ def test_a_sweep_leaves_the_process_as_it_was(call, tmp_path, monkeypatch) -> No
     assert (list(sys.argv), Path.cwd(), dict(os.environ)) == before
 
 
-def test_on_the_submitit_launcher(start, tmp_path) -> None:
+@pytest.mark.parametrize(("launcher", "module"), [
+    ("submitit_local", "hydra_submitit_launcher"), ("joblib", "hydra_joblib_launcher"),
+])  # fmt: skip
+def test_on_other_launchers(start, tmp_path, launcher: str, module: str) -> None:
     """Each job in a process of its own, as on a cluster."""
-    if importlib.util.find_spec("hydra_plugins.hydra_submitit_launcher") is None:
-        pytest.skip("hydra-submitit-launcher is not installed")
-    process = start(*SWEEP, "estimators=[k1]", "hydra/launcher=submitit_local", "out=sweep", folder=tmp_path)
+    if importlib.util.find_spec(f"hydra_plugins.{module}") is None:
+        pytest.skip(f"{module} is not installed")
+    process = start(*SWEEP, "estimators=[k1]", f"hydra/launcher={launcher}", "out=sweep", folder=tmp_path)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "sweep/index.html"
@@ -171,3 +176,15 @@ def test_on_the_submitit_launcher(start, tmp_path) -> None:
     assert (tmp_path / "sweep" / "0" / "index.html").stat().st_size > 1000  # the jobs' own process draws it
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == [tmp_path / "sweep"]
+
+
+def test_over_presets_and_algorithms(call, tmp_path, monkeypatch) -> None:
+    run = dataclasses.replace(studies.get("ppo"), run=lambda options, context: {"seen": pd.DataFrame([options.plain()])})
+    monkeypatch.setattr(studies, "get", lambda name: run)
+    called = call("-m", "exp=ppo", "preset=default,thorough", "algorithm=grpo,reinforce", "workers=1", "out=s", folder=tmp_path)
+    assert (called.code, called.err) == (0, ""), called
+    found = [yaml.safe_load((tmp_path / "s" / number / "config.yaml").read_text()) for number in "0123"]
+    assert [(each["preset"], each["algorithm"], each["seeds"], each["clip"]) for each in found] == [
+        ("default", "grpo", 8, 0.2), ("default", "reinforce", 8, None),
+        ("thorough", "grpo", 16, 0.2), ("thorough", "reinforce", 16, None),
+    ]  # fmt: skip

@@ -67,7 +67,7 @@ def test_it_runs_from_anywhere_and_it_is_the_installed_one_that_runs(installed, 
     program = (
         "import runpy, sys, klbench; from pathlib import Path;"
         f"assert Path(klbench.__file__).is_relative_to({str(installed)!r}), klbench.__file__;"
-        "from klbench.engine.app import conf_folder;"
+        "from klbench.inputs import conf_folder;"
         f"assert conf_folder() == Path({str(installed)!r}, 'klbench', 'conf'), conf_folder();"
         "runpy.run_module('klbench', run_name='__main__', alter_sys=True)"
     )

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from klbench.context import Context
 from klbench.pairs.recorded import RecordedPair
 from klbench.studies import get
-from klbench.studies.lm.run import LmOptions
+from klbench.studies.lm.options import LmOptions
 
 PER_TOKEN = ("logprobs", "ref_logprobs", "old_logprobs", "kl", "kl_pq", "tokens")
 TIMED = {"throughput", "cost"}

@@ -13,6 +13,7 @@ from klbench import pairs
 from klbench.engine import settings
 from klbench.lm import embedded
 from klbench.pairs.lm import LmPair
+from klbench.studies.choices import OnePair
 from klbench.types import ConfigError
 
 T = 12
@@ -97,7 +98,7 @@ def test_another_temperature_is_another_sampler() -> None:
 def test_generation_and_scoring_have_their_own_times() -> None:
     from klbench.context import Context
     from klbench.studies import get
-    from klbench.studies.lm.run import LmOptions
+    from klbench.studies.lm.options import LmOptions
 
     found = dict(get("lm").run(LmOptions(pairs=(pair(),), samples=20, shard=10, rescored=0), Context(0)))["throughput"]
     seconds = found.set_index("stage")["seconds"]
@@ -110,7 +111,7 @@ def test_a_policy_that_is_still_its_reference(tmp_path) -> None:
     from klbench.report import render
     from klbench.runs import RunFolder
     from klbench.studies import get
-    from klbench.studies.lm.run import LmOptions
+    from klbench.studies.lm.options import LmOptions
 
     same = pair(policy="embedded:reference")
     found = dict(get("lm").run(LmOptions(pairs=(same,), samples=20, shard=10, rescored=5), Context(0)))
@@ -238,7 +239,7 @@ def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
 def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:
-        settings.build_pair({"kind": "lm", **options}, "pair")
+        settings.build(OnePair, {"pair": {"kind": "lm", **options}})
     assert says in str(error.value)
     assert "\n" not in str(error.value)
 

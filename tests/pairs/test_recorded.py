@@ -26,7 +26,7 @@ from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
 from klbench.rollouts import reader
 from klbench.studies import get
-from klbench.studies.lm.run import LmOptions
+from klbench.studies.lm.options import LmOptions
 
 
 @pytest.fixture(scope="module")

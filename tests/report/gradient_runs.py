@@ -13,7 +13,10 @@ from markupsafe import escape
 
 from klbench.columns import COMBINATIONS
 from klbench.report.blocks import Block, Bullets, Paragraph, Table
-from klbench.studies.gradient.columns import ARROWS
+from klbench.studies.gradient.columns import ARROWS, GRADIENTS
+from klbench.studies.lambda_.columns import LAMBDA
+from klbench.studies.same_kl.columns import SHAPES
+from klbench.studies.staleness.columns import STALENESS
 
 NEAR, FAR, ONE = "sequences near", "sequences far", "one token"
 KL = {NEAR: 0.05, FAR: 2.0, ONE: 0.5}
@@ -29,40 +32,44 @@ FORMS: dict[str, tuple[str, Sequence[tuple[float, float, float]], str, str]] = {
     "k3_sequence_reward": ("reward", ((0.99, 3.2, 3.0), (0.60, 134.0, 130.0)), DIFFERENCE, DIFFERENCE),
     "full_with_score": ("full_with_score", ((0.0, 2.0, 6.0), (0.0, 2.6, 5.3)), QP, QP),
 }
-SHAPES = (("tilt", 0.1, 0.5, "k3"), ("tilt", 1.0, 7.0, "k1"), ("hole", 0.1, 70.0, "k1"))
+USED_BY = {
+    "k1_loss": "verl <b>kl</b> & others; OpenRLHF k1 (clamped to +-10; always); later with k1",
+    "k2_loss": "verl mse",
+    "k1_reward": "REINFORCE, as in verl's papers; verl in_reward",
+}
+CASES = (("tilt", 0.1, 0.5, "k3"), ("tilt", 1.0, 7.0, "k1"), ("hole", 0.1, 70.0, "k1"))
 
 
-def row(pair: str, name: str, **others: Any) -> dict[str, Any]:
+def row(pair: str, name: str, **others: Any) -> pd.DataFrame:
+    """One row of ``gradients``."""
     placement, numbers, sequences, one = FORMS[name]
     bias, std, total = numbers[0 if pair == NEAR else 1]
     matches = one if pair == ONE else sequences
-    bias = 0.0 if matches == QP else bias
-    claim = "biased" if matches == "none" else "0" if matches == "0" else "grad " + matches.replace(" - ", " - grad ")
-    return {
-        "pair": pair, "series": "one" if pair == ONE else "GRU", "combination": name, "estimator": name[:2],
-        "placement": placement, "level": "sequence" if "sequence" in name else "token", "correction": "none",
-        "baseline": "none",
-        "staleness": 0.0, "rel_bias": bias, "rel_bias_se": 0.0, "cosine": -0.2 if (name, pair) == ("k2_reward", ONE) else 0.9,
-        "variance": std**2, "variance_se": 0.0, "rel_std": std, "matches": matches, "claim": claim,
-        "unbiased_claim": claim == "grad KL(q‖p)", "method": "enumeration", "status": "ok", "kl_qp": KL[pair],
-        "kl_pq": KL[pair],
-        "ratio_gradient": False, "length_mean": False, "tokens": 1,
-        "gradient_of": "", "norm_ratio": 1.0, "total_rel_std": total, "snr": 1.0, "rel_bias_pq": 1.0,
-        "samples": 0, "balance_batch": math.inf if bias == 0 else (std / bias) ** 2,
-    } | others  # fmt: skip
+    known = {
+        "pair": pair, "series": "one" if pair == ONE else "GRU", "combination": name, "placement": placement,
+        "level": "sequence" if "sequence" in name else "token", "correction": "none", "baseline": "none", "staleness": 0.0,
+        "kl_qp": KL[pair], "rel_bias": 0.0 if matches == QP else bias, "rel_std": std, "total_rel_std": total,
+        "cosine": -0.2 if (name, pair) == ("k2_reward", ONE) else 0.9, "matches": matches, "method": "enumeration",
+        "claim": "biased" if matches == "none" else "0" if matches == "0" else "grad " + matches.replace(" - ", " - grad "),
+        "status": "ok",
+    }  # fmt: skip
+    return GRADIENTS.example(**known | others)
 
 
 def content(pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tuple(FORMS)) -> dict[str, pd.DataFrame]:
     known = pd.concat(
         COMBINATIONS.example(
             combination=name,
-            used_by=f"<b>{name}</b> & others" if "loss" in name else "",
+            placement=FORMS[name][0],
+            baseline="none",
+            correction="none",
+            used_by=USED_BY.get(name, ""),
             called_unbiased_by="a trainer" if name in ("k2_loss", "k2_twin", "k1_reward") else "",
-            one_token="grad KL(q‖p)" if name.startswith("k2_") else "",
         )
         for name in names
     )
-    return {"gradients": pd.DataFrame([row(pair, name) for pair in pairs for name in names]), "combinations": known}
+    rows = [row(pair, name) for pair in pairs for name in names]
+    return {"gradients": pd.concat(rows, ignore_index=True), "combinations": known}
 
 
 def arrows(pair: str) -> pd.DataFrame:
@@ -76,45 +83,42 @@ def arrows(pair: str) -> pd.DataFrame:
 def stale(lags: Sequence[float] = (0.0, 0.1), pair: str = FAR) -> dict[str, pd.DataFrame]:
     rows = []
     for lag in lags:
-        about = {"staleness": lag, "ess": 1 - 4 * lag, "ess_token": 1 - 2 * lag, "total_rel_std": math.nan}
-        rows += [
-            row(pair, "full_with_score", rel_std=2.0 + 10 * lag, correction="sequence_ratio", **about),
-            row(pair, "k1_reward", rel_bias=2 * lag, matches="none" if lag else QP, rel_std=7.0, **about),
-            row(pair, "k2_loss", rel_bias=0.3, rel_std=1.0, **about),
-        ]
-    return {"staleness": pd.DataFrame(rows).drop(columns="total_rel_std"), "combinations": content()["combinations"]}
+        about = {"staleness": lag, "pair": pair, "series": "GRU", "kl_qp": KL[pair], "method": "enumeration", "status": "ok"}
+        about |= {"ess": 1 - 4 * lag, "ess_token": 1 - 2 * lag, "correction": "none", "baseline": "none", "placement": "reward"}
+        changes: dict[str, dict[str, Any]] = {
+            "full_with_score": {"rel_bias": 0.0, "rel_std": 2.0 + 10 * lag, "matches": QP, "placement": "full_with_score"},
+            "k1_reward": {"rel_bias": 2 * lag, "rel_std": 7.0, "matches": "none" if lag else QP},
+            "k2_loss": {"rel_bias": 0.3, "rel_std": 1.0, "matches": "none"},
+        }
+        rows += [STALENESS.example(combination=name, **about | own) for name, own in changes.items()]
+    return {"staleness": pd.concat(rows, ignore_index=True), "combinations": content()["combinations"]}
 
 
 def lambda_table(*gaps: float, **others: Any) -> dict[str, pd.DataFrame]:
     rows = [
-        {
-            "pair": f"pair {i}", "series": "<i>sequences</i>", "kl_qp": 0.01 * 10**i, "kl_pq": 0.01, "chi2": 0.1,
-            "lambda_value": 1.0 - gap, "lambda_gradient": 1.0 + gap, "value_std_k1": 0.1, "value_std_k3": 0.02,
-            "value_std_best": 0.01, "gradient_rel_std_0": 9.0, "gradient_rel_std_1": 6.0,
-            "gradient_rel_std_value_best": 6.0 + 3 * gap, "gradient_rel_std_gradient_best": 6.0,
-        }
-        | others
+        LAMBDA.example(**{
+            "pair": f"pair {i}", "series": "<i>sequences</i>", "kl_qp": 0.01 * 10**i,
+            "lambda_value": 1.0 - gap, "lambda_gradient": 1.0 + gap,
+            "gradient_rel_std_value_best": 6.0 + 3 * gap, "gradient_rel_std_gradient_best": 6.0, "noise_lost": gap / 2,
+        } | others)
         for i, gap in enumerate(gaps)
     ]  # fmt: skip
-    return {"lambda": pd.DataFrame(rows)}
+    return {"lambda": pd.concat(rows, ignore_index=True)}
 
 
 def shape_table(*rows: tuple[str, float, float, str]) -> dict[str, pd.DataFrame]:
     """Of shape, KL, chi-squared over 2J and who wins."""
-    return {
-        "shapes": pd.DataFrame(
-            {
-                "pair": f"{shape}, KL={kl:g}", "shape": shape, "kl_qp": kl, "kl_pq": kl, "chi2": ratio * 4 * kl,
-                "two_j": 4 * kl,
-                "x_over_2j": ratio, "value_std_k1": 1.0, "value_std_k3": 0.5 if winner == "k3" else 8.0, "value_winner": winner,
-                "gradient_rel_bias_k1_reward": 0.0, "gradient_rel_std_k1_reward": 1.0,
-                "gradient_rel_bias_k1_reward_leave_one_out": 0.0, "gradient_rel_std_k1_reward_leave_one_out": 1.0,
-                "gradient_rel_bias_k2_loss": 1e-16, "gradient_rel_std_k2_loss": 3.0,
-                "gradient_rel_bias_k3_loss": 0.2 * ratio, "gradient_rel_std_k3_loss": 30.0 * ratio,
-            }
-            for shape, kl, ratio, winner in rows
+    found = [
+        SHAPES.example(
+            pair=f"{shape}, KL={kl:g}", shape=shape, kl_qp=kl, kl_pq=kl, chi2=ratio * 4 * kl, two_j=4 * kl, x_over_2j=ratio,
+            value_std_k1=1.0, value_std_k3=0.5 if winner == "k3" else 8.0, value_winner=winner,
+            predicted="k3" if ratio < 1 else "k1", gradient_rel_bias_k1_reward=0.0,
+            gradient_rel_bias_k1_reward_leave_one_out=0.0, gradient_rel_bias_k2_loss=1e-16,
+            gradient_rel_bias_k3_loss=0.2 * ratio,
         )
-    }  # fmt: skip
+        for shape, kl, ratio, winner in rows
+    ]  # fmt: skip
+    return {"shapes": pd.concat(found, ignore_index=True)}
 
 
 def plain(blocks: Sequence[Block]) -> str:

@@ -1,4 +1,4 @@
-"""The parts on gradients: sentences that follow from the tables, whatever is odd, missing or few in them."""
+"""The pages on gradients: what they open with and show follows from the tables, whatever is odd, missing or few in them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from gradient_runs import (
-    FAR,
+    CASES,
     NEAR,
     ONE,
     QP,
-    SHAPES,
     arrows,
     cells,
     content,
@@ -28,102 +28,122 @@ from gradient_runs import (
 from test_report_browser import CHROMIUM
 
 from klbench.report import combine, render
-from klbench.report.blocks import Paragraph
+from klbench.report.blocks import Block, Details, Figure, Lead, Paragraph
 from klbench.studies.gradient import section as gradient_section
-from klbench.studies.gradient import section_figures
+from klbench.studies.gradient import tables as gradient_tables
 from klbench.studies.lambda_ import section as lambda_section
 from klbench.studies.same_kl import section as same_kl_section
 from klbench.studies.staleness import section as staleness_section
+from klbench.studies.staleness import tables as staleness_tables
 
 MakeRun = Callable[..., Path]
 
 
-def said(tables: dict[str, pd.DataFrame]) -> str:
-    return plain(gradient_section.answer(tables))
+def judged(tables: dict[str, pd.DataFrame], **typed: str) -> dict[str, pd.DataFrame]:
+    """The tables of a gradient run with the verdicts on them; ``typed`` holds names that were asked for."""
+    return tables | gradient_tables.judged(tables, typed)
 
 
-def test_the_verdicts_are_those_of_the_table() -> None:
-    text = said(content())
-    assert (
-        "8 ways to turn an estimate of KL into a policy gradient, on 3 policies with their references at KL 0.05 to 2" in text
-    )
-    assert "2 of them have the gradient of KL(q‖p) as their mean on every pair." in text
-    assert "The least noisy is full_with_score: one sample strays from the mean by 2.0 → 2.6 times its length" in text
-    assert "with k1_reward by 6.4 → 7.1 times" in text
-    assert "The gradient of KL(p‖q) instead" in text
-    assert "k3_sequence_loss: 14 % → 73 %" in text
-    assert "k3_sequence_reward: 99 % → 60 %" in text
-    assert re.search(r"No gradient at all .*k1_loss: 15 → 2.3", text)
-    assert re.search(r"Exact on one; elsewhere off by: \| k2_loss = k2_twin: 5.4 % → 34 %", text)
-    assert "They leave out what a token does to the tokens after it" in text
-    assert re.search(r"Another gradient \| [^|]*\| k2_reward: 94 % → 50 %", text)
-    assert re.search(r"The wrong sign \| [^|]*k2_reward \(one, KL 0.5\)", text)
+def opening(lead: Lead) -> str:
+    return plain([Paragraph(text) for text in (lead.verdict, *lead.more)])
 
 
-def test_a_number_flipped_flips_the_sentence() -> None:
-    changed = content()
-    frame = changed["gradients"]
-    frame.loc[(frame["combination"] == "k1_reward") & (frame["pair"] == FAR), ["matches", "rel_bias"]] = ["none", 0.2]
-    frame.loc[frame["combination"] == "k2_reward", "cosine"] = 0.5
-    text = said(changed)
-    assert "1 of them has the gradient of KL(q‖p) as its mean on every pair." in text
-    assert re.search(r"Exact on GRU and one; elsewhere off by: \| k1_reward: 0 → 20 %", text)
-    assert "They leave out" not in text
-    assert "The wrong sign" not in text
+def figure(blocks: Sequence[Block], name: str) -> Figure:
+    return next(block for block in blocks if isinstance(block, Figure) and block.name == name)
 
 
-def test_what_trainers_call_unbiased_is_said_to_be_so_per_token_alone() -> None:
-    """Where sequences have one token, and of what is exact, there is nothing to say."""
-    called = r"Called unbiased by a trainer: per token, not per sequence \| [^|]* \| k2_loss = k2_twin: 5.4 % → 34 %"
-    assert re.search(called, said(content()))
-    assert "Called unbiased" not in said(content(pairs=(ONE,)))
-    stale_only = content()
-    stale_only["gradients"]["staleness"] = 0.1
-    assert "Called unbiased" not in said(stale_only)
+def unfolded(blocks: Sequence[Block]) -> list[Block]:
+    """Blocks with those that are folded away."""
+    return [each for block in blocks for each in (block.blocks if isinstance(block, Details) else [block])]
 
 
-def test_quiet_alone_is_told_from_quiet_in_training() -> None:
-    text = said(content())
-    assert "the penalty's own gradient is least noisy with full_with_score (2.6)" in text
-    assert "the sum is least noisy with k1_reward (0: reward and penalty cancel sample by sample)" in text
-    assert "full_with_score is number 2 of 2 there (5.3)" in text
-    same = content()
-    same["gradients"].loc[same["gradients"]["combination"] == "full_with_score", "total_rel_std"] = 0.0
-    assert "the sum is least noisy with it too (0)" in said(same)
+def test_the_opening_counts_settings_and_says_what_to_set() -> None:
+    lead = gradient_section.lead(judged(content()))
+    text = opening(lead)
+    assert "1 of 4 settings of trainers" in text
+    assert "off by 34 % to 100 %" in text
+    assert "verl in_reward" in text
+    assert "a trainer" in text
+    assert "5.4 % → 34 %" in text
+    assert lead.figure is not None
+    (panel, other) = lead.figure.panels
+    assert "<b>kl</b> & others 100 %; mse 34 %; in_reward 0" in panel.alt
+    assert "k1 100 %" in other.alt
+    assert "&lt;b&gt;kl&lt;/b&gt;" in panel.svg
+
+
+def test_names_that_were_typed_are_kept_and_drawn() -> None:
+    tables = judged(content() | {"arrows": arrows(ONE)}, k2_reward="mse_reward", k1_reward="k1_reward")
+    lead = gradient_section.lead(tables)
+    assert lead.figure is not None
+    assert "mse_reward 50 %; k1_reward 0" in lead.figure.panels[0].alt
+    blocks = gradient_section.build(tables)
+    assert cells(table(blocks, "Bias"), "mse_reward")[1:4] == ["94 %", "50 %", "50 %"]
+    assert "k2_loss" not in figure(blocks, "gradient-arrows").panels[0].alt
+
+
+def test_without_settings_of_trainers_combinations_are_counted_and_drawn() -> None:
+    tables = content()
+    tables["combinations"]["used_by"] = ""
+    lead = gradient_section.lead(judged(tables))
+    assert "2 of 8 combinations" in opening(lead)
+    assert lead.figure is not None
+    assert "k3_sequence_loss 73 %" in lead.figure.panels[0].alt
+
+
+def test_who_is_quiet_in_training() -> None:
+    text = opening(gradient_section.lead(judged(content())))
+    assert "full_with_score has the least noise (2.6); with the reward it has 5.3, and k1_reward has 0" in text
     unknown = content()
     unknown["gradients"]["total_rel_std"] = math.nan
-    assert "in training" not in said(unknown)
+    assert "full_with_score" not in opening(gradient_section.lead(judged(unknown)))
+
+
+def test_what_is_off_with_old_samples_only_is_not_called_unbiased() -> None:
+    old = content()
+    old["gradients"]["staleness"] = 0.1
+    assert "a trainer" not in opening(gradient_section.lead(judged(old)))
+    assert "a trainer" not in opening(gradient_section.lead(judged(content(pairs=(ONE,)))))
 
 
 def test_broken_claims_and_infinite_variances_are_warned_of() -> None:
-    assert not [
-        block for block in gradient_section.answer(content()) if isinstance(block, Paragraph) and block.tone == "warning"
-    ]
+    def warnings(tables: dict[str, pd.DataFrame]) -> str:
+        blocks = gradient_section.build(judged(tables))
+        return plain([block for block in blocks if isinstance(block, Paragraph) and block.tone == "warning"])
+
+    assert not warnings(content())
     changed = content()
     frame = changed["gradients"]
     frame.loc[(frame["combination"] == "k2_loss") & (frame["pair"] == ONE), ["matches", "status"]] = ["none", "claim broken"]
     frame.loc[frame["combination"] == "k3_sequence_loss", ["rel_std", "status"]] = [math.inf, "infinite variance"]
     frame.loc[frame["combination"] == "k1_loss", ["rel_bias", "status"]] = [math.inf, "beyond float64"]
-    text = said(changed)
+    text = warnings(changed)
     assert "k1_loss has a bias or a noise too large" in text
     assert "k2_loss does not have the gradient that it claims (one, KL 0.5)" in text
     assert "k3_sequence_loss has no finite variance" in text
-    claims = gradient_section.build(changed)[-1].blocks[0]  # type: ignore[union-attr]
-    assert cells(claims, "k2_loss")[2] == "2 of 3"  # type: ignore[arg-type]
-    assert cells(claims, "k1_reward")[2] == "3 of 3"  # type: ignore[arg-type]
+    claims = table(unfolded(gradient_section.build(judged(changed))), "Each combination")
+    assert cells(claims, "k2_loss")[3] == "2 of 3"
+    assert cells(claims, "k1_reward")[3] == "3 of 3"
 
 
-def test_the_tables_of_bias_and_noise() -> None:
-    blocks = gradient_section.build(content())
-    bias, noise = table(blocks, "Bias"), table(blocks, "Noise")
+def test_the_tables_of_settings_bias_and_noise() -> None:
+    blocks = gradient_section.build(judged(content()))
+    settings = table(blocks, "3 settings")
+    assert [str(line[3].text) for line in settings.rows] == [
+        "verl in_reward",
+        "<code>k1_<wbr>reward</code>, in klbench",
+        "verl in_reward",
+    ]
+    assert settings.rows[2][2].value == 0.335
+    bias = table(blocks, "Bias")
     assert [str(column.title) for column in bias.columns] == [
         "Combination", "GRU<br>KL 0.05", "GRU<br>KL 2", "one<br>KL 0.5", "Where",
     ]  # fmt: skip
-    assert cells(bias, "k2_loss") == ["k2_loss", "5.4 %", "34 %", "0", "loss"]
-    assert cells(noise, "k3_sequence_loss") == ["k3_sequence_loss", "6.4", "134", "134", "loss"]
+    assert cells(bias, "k2_lossk2_twin")[1:] == ["5.4 %", "34 %", "0", "loss"]
+    assert len(bias.rows) == 5  # what is right on every pair has no bias to show
+    noise = table(unfolded(blocks), "Noise")
+    assert cells(noise, "k3_sequence_loss")[1:] == ["6.4", "134", "134", "loss"]
     tones = {str(line[0].text): [cell.tone for cell in line[1:4]] for line in bias.rows}
-    exact = next(value for key, value in tones.items() if "score" in key)
-    assert exact == ["tint-exact"] * 3
     nothing = next(value for key, value in tones.items() if "k1_<wbr>loss" in key)
     assert nothing == ["tint-bias-7"] * 3
 
@@ -131,107 +151,115 @@ def test_the_tables_of_bias_and_noise() -> None:
 def test_a_sampled_match_is_no_exact_zero() -> None:
     changed = content()
     frame = changed["gradients"]
-    sampled = (frame["combination"] == "full_with_score") & (frame["pair"] == ONE)
-    frame.loc[sampled, ["method", "rel_bias"]] = ["sampling", 0.01]
     lucky = (frame["combination"] == "k2_reward") & (frame["pair"] == ONE)
     frame.loc[lucky, ["method", "matches"]] = ["sampling", QP]
-    assert cells(table(gradient_section.build(changed), "Bias"), "full_with_score")[3] == "≈ 0"
-    text = said(changed)
-    assert "2 of them have the gradient" in text
-    assert re.search(r"Another gradient \| [^|]*\| k2_reward", text)
+    blocks = gradient_section.build(judged(changed))
+    assert cells(table(blocks, "Bias"), "k2_reward")[3] == "≈ 0"
 
 
-def test_names_in_the_wild_are_escaped_and_explained(make_run: MakeRun) -> None:
+def test_settings_are_escaped_and_combinations_explained(make_run: MakeRun) -> None:
     page = render(make_run(content=content(), study="gradient")).read_text(encoding="utf-8")
-    assert "<b>k2_loss</b>" not in page
-    assert "&lt;b&gt;k2_loss&lt;/b&gt; &amp; others" in page
-    assert "k2 of each token, differentiated" in page
+    assert "<b>kl</b>" not in page
+    assert "&lt;b&gt;kl&lt;/b&gt; &amp; others" in page
     assert "KL(q‖p) on one; elsewhere no KL" in page
-    assert "nothing (mean 0)" in page
     assert page.count("<script>") == 1
 
 
 def test_arrows_that_end_together_share_a_label() -> None:
-    data = gradient_section.read(content() | {"arrows": arrows(ONE)})
-    figure = section_figures.arrows(data)
-    assert figure is not None
-    assert "∇ KL(q‖p), k2_loss, k1_reward at (−1.4, 0.8)" in figure.panels[0].alt
-    assert "∇ KL(p‖q), k3_loss at (−0.8, −0.2)" in figure.panels[0].alt
-    assert "k1_loss at (0, 0)" in figure.panels[0].alt
-    assert "k2_reward" not in figure.panels[0].svg
-    assert section_figures.arrows(gradient_section.read(content())) is None
+    alt = figure(gradient_section.build(judged(content() | {"arrows": arrows(ONE)})), "gradient-arrows").panels[0].alt
+    assert "∇ KL(q‖p), k2_loss, k1_reward at (−1.4, 0.8)" in alt
+    assert "∇ KL(p‖q) at (−0.8, −0.2)" in alt
+    assert "k1_loss at (0, 0)" in alt
+    assert "k2_reward" not in alt
 
 
 @pytest.mark.parametrize("pairs", [(NEAR,), (ONE,), (NEAR, ONE)])
 @pytest.mark.parametrize("names", [("k1_reward",), ("k2_loss", "k1_reward"), ("k2_reward",)])
 def test_few_rows(make_run: MakeRun, pairs: Sequence[str], names: Sequence[str]) -> None:
-    tables = content(pairs, names)
-    page = render(make_run(content=tables, study="gradient")).read_text(encoding="utf-8")
-    assert "What the gradient really is</h2>" in page
-    assert ("on every pair" in said(tables)) == (len(pairs) > 1)
-    if names == ("k2_reward",):
-        assert "None gives the gradient of KL(q‖p)" in said(tables)
+    page = render(make_run(content=content(pairs, names), study="gradient")).read_text(encoding="utf-8")
+    assert "What each gradient really is</h2>" in page
+    assert 'id="figure-gradient-settings"' in page
 
 
-def test_numbers_that_are_none(make_run: MakeRun) -> None:
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_numbers_that_are_none(make_run: MakeRun, odd: float) -> None:
     tables = content()
-    tables["gradients"].loc[:, ["rel_bias", "rel_std", "cosine", "total_rel_std", "kl_qp"]] = math.nan
+    tables["gradients"].loc[:, ["rel_bias", "rel_std", "cosine", "total_rel_std", "kl_qp"]] = odd
     tables["gradients"]["series"] = None
     page = render(make_run(content=tables, study="gradient")).read_text(encoding="utf-8")
     assert ">nan" not in page
-    tables["gradients"].loc[:, ["rel_bias", "rel_std"]] = math.inf
-    assert "∞" in render(make_run("infinite", tables, study="gradient")).read_text(encoding="utf-8")
+    assert ("∞" in page) == math.isinf(odd)
 
 
 def test_nothing_measured() -> None:
-    empty = {name: content()["gradients"].head(0) for name in ("gradients", "staleness")}
-    for section in (gradient_section, staleness_section):
-        assert "Nothing was measured" in plain(section.answer(empty))
-        assert section.build(empty) == []
+    empty: dict[str, Any] = {name: frame.head(0) for name, frame in (content() | stale()).items()}
+    for section, tables in (
+        (gradient_section, judged(empty)),
+        (staleness_section, staleness_tables.complete(empty)),
+        (same_kl_section, {"shapes": shape_table(*CASES)["shapes"].head(0)}),
+        (lambda_section, {"lambda": lambda_table(0.1)["lambda"].head(0)}),
+    ):
+        lead = section.lead(tables)
+        assert "Nothing was measured" in lead.verdict
+        assert lead.figure is None
+        assert section.build(tables) == []
 
 
-def test_a_lag_parts_the_exact_from_the_others() -> None:
-    text = plain(staleness_section.answer(stale()))
-    assert "up to 0.1 nats behind. At that lag a batch is worth 60 % of its size" in text
-    assert re.search(r"Exact at every lag \| [^|]*\| full_with_score: 2.0 → 3.0", text)
-    assert re.search(r"Exact on fresh samples, biased on stale ones \| [^|]*\| k1_reward: 0 → 20 %", text)
-    assert re.search(r"Biased at any lag \| [^|]*\| k2_loss: 30 %", text)
+def test_a_lag_parts_the_right_from_the_others() -> None:
+    tables = staleness_tables.complete(stale())
+    lead = staleness_section.lead(tables)
+    text = opening(lead)
+    assert "1 of 3 combinations" in text
+    assert "full_with_score" in text
+    assert "k1_reward, which is right on fresh samples, is off by 20 %" in text
+    assert "60 %" in text
+    assert "up to 88 samples, k2_loss errs less than full_with_score" in text
+    assert lead.figure is not None
+    assert "full_with_score 0; k1_reward 20 %; k2_loss 30 %" in lead.figure.panels[0].alt
+    assert "full_with_score 3.0; k1_reward 7.0; k2_loss 1.0" in lead.figure.panels[1].alt
 
 
-def test_a_bias_is_forgiven_in_small_batches_only() -> None:
-    # 3² - 1² = 8 of variance saved, for a bias of 0.3² = 0.09: less error up to 88 samples.
-    text = plain(staleness_section.answer(stale()))
-    assert re.search(r"these err less than full_with_score, for all their bias, .*: \| k2_loss: 88 \|", text)
+def test_batches_and_lags_are_in_tables() -> None:
+    blocks = unfolded(staleness_section.build(staleness_tables.complete(stale())))
+    assert cells(table(blocks, "Bias or noise?"), "k2_loss")[-1] == "88"
+    assert cells(table(blocks, "Bias at"), "k1_reward")[1:3] == ["0", "20 %"]
+    assert cells(table(blocks, "Noise"), "full_with_score")[1:3] == ["2.0", "3.0"]
     noisy = stale()
     noisy["staleness"].loc[noisy["staleness"]["combination"] == "k2_loss", "rel_std"] = 4.0
-    assert "full_with_score errs less than each of the biased ones" in plain(staleness_section.answer(noisy))
-    batches = table(staleness_section.build(noisy), "Bias or noise?")
-    assert cells(batches, "k2_loss")[4:] == ["never"]
+    blocks = unfolded(staleness_section.build(staleness_tables.complete(noisy)))
+    assert cells(table(blocks, "Bias or noise?"), "k2_loss")[-1] == "never"
 
 
-def test_a_pair_without_a_lag(make_run: MakeRun) -> None:
-    tables = stale((0.0,))
-    page = render(make_run(content=tables, study="staleness")).read_text(encoding="utf-8")
-    assert "samples of the policy itself, without a lag" in page
-    assert "<svg viewBox" not in page[page.index("At each lag") :]
+def test_a_pair_without_a_lag_is_no_line(make_run: MakeRun) -> None:
+    page = render(make_run(content=stale((0.0,)), study="staleness")).read_text(encoding="utf-8")
+    assert page.count("<figure") == 1
 
 
 def test_several_lagging_pairs(make_run: MakeRun) -> None:
     both = stale() | {"staleness": pd.concat([stale()["staleness"], stale(pair=NEAR)["staleness"]])}
     page = render(make_run(content=both, study="staleness")).read_text(encoding="utf-8")
-    assert "Noise of one sample, GRU, KL 0.05" in page
-    assert "Noise of one sample, GRU, KL 2" in page
+    assert page.count("<h4>GRU, KL 0.05</h4>") == page.count("<h4>GRU, KL 2</h4>") == 4
+    figures = re.findall(r'id="(figure-[^"]+)"', page)
+    assert len(set(figures)) == len(figures) == 5
 
 
 def test_the_two_lambdas_are_compared() -> None:
-    text = plain(lambda_section.answer(lambda_table(0.0, 0.5)))
-    assert (
-        "The best λ is not one number. On <i>sequences</i>, at KL 0.1, λ = 0.50 makes the value least noisy and λ = 1.5" in text
-    )
-    assert "loses most at KL 0.1: noise of 7.50 instead of 6.00 times" in text
-    same = plain(lambda_section.answer(lambda_table(0.0, 0.001)))
-    assert "The same λ" in same
-    assert "the value's λ is as good" in same
+    lead = lambda_section.lead(lambda_table(0.0, 0.5))
+    text = opening(lead)
+    assert "on <i>sequences</i>, at KL 0.1, λ = 0.50" in text
+    assert "λ = 1.5" in text
+    assert "25 %" in text
+    assert "7.50 instead of 6.00" in text
+    assert lead.figure is not None
+    assert "best for the value 0.50; best for the gradient 1.5" in lead.figure.panels[0].alt
+    assert opening(lambda_section.lead(lambda_table(0.0, 0.001))).startswith("Yes")
+
+
+def test_one_pair_is_no_line() -> None:
+    lead = lambda_section.lead(lambda_table(0.5))
+    assert lead.figure is not None
+    assert "<i>sequences</i>, KL 0.01 0.50; <i>sequences</i>, KL 0.01 1.5" in lead.figure.panels[0].alt
+    assert [type(block).__name__ for block in lambda_section.build(lambda_table(0.5))] == ["Table"]
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
@@ -247,38 +275,40 @@ def test_a_lambda_that_is_not_known(make_run: MakeRun, column: str, odd: float) 
 
 
 def test_who_wins_is_said_of_one_kl() -> None:
-    text = plain(same_kl_section.answer(shape_table(*SHAPES)))
-    assert "At one and the same KL of 0.1, k1 is less noisy on hole and k3 on tilt." in text
-    assert "On “hole”, the standard deviation of one term is 1.0 nats with k1 and 8.0 with k3; on “tilt”, 1.0 and 0.50." in text
-    assert "χ² against 2J does." in text
-    assert "k3 is less noisy on 1 pair, with χ² below 2J; k1 is less noisy on 2 pairs, with χ² above 2J" in text
-    assert "k2_loss: exact on all of them" in text
-    assert "k3_loss: off by 10 % (tilt, KL 0.1) to 14 × (hole, KL 0.1)" in text
+    lead = same_kl_section.lead(shape_table(*CASES))
+    text = opening(lead)
+    assert "at one KL of 0.1, k1 is less noisy on “hole” (1.0 against 8.0 nats) and k3 on “tilt” (0.50 against 1.0)" in text
+    assert "3 of 3 pairs" in text
+    assert "k3_loss is off by 10 % (tilt, KL 0.1) to 14 × (hole, KL 0.1)" in text
+    assert "k2_loss" not in text
+    assert cells(table(same_kl_section.build(shape_table(*CASES)), "Shape by shape"), "hole")[6] == "k1"
 
 
-def test_a_pair_against_the_rule_is_named() -> None:
-    text = plain(same_kl_section.answer(shape_table(("tilt", 0.1, 0.5, "k1"), *SHAPES[1:])))
-    assert "χ² against 2J says it on 2 of 3 pairs." in text
-    assert "Not on: tilt (0.1)." in text
-    assert "The KL does not say who wins" not in text
+def test_a_pair_against_the_rule_is_counted() -> None:
+    text = opening(same_kl_section.lead(shape_table(("tilt", 0.1, 0.5, "k1"), *CASES[1:])))
+    assert "2 of 3 pairs" in text
+    assert "at one KL of" not in text
 
 
 def test_shapes_of_several_runs_and_odd_numbers(make_run: MakeRun, tmp_path: Path) -> None:
-    odd = shape_table(*SHAPES)
+    odd = shape_table(*CASES)
     odd["shapes"].loc[0, "chi2"] = math.inf
     odd["shapes"].loc[1, "gradient_rel_bias_k3_loss"] = math.nan
-    runs = [("a", odd), ("b", shape_table(*SHAPES))]
+    runs = [("a", odd), ("b", shape_table(*CASES))]
     runs = [make_run(name, each, study="same_kl", config=f"seed: {i}\n") for i, (name, each) in enumerate(runs)]
     page = combine(runs, tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "5 pairs of 4 shapes" in page
+    assert "on 5 of 5 pairs" in page
     assert "tilt, seed=1" in page
 
 
-def test_gradients_of_several_runs(make_run: MakeRun, tmp_path: Path) -> None:
-    runs = [make_run(name, content(), study="gradient", config=f"seed: {i}\n") for i, name in enumerate("ab")]
+@pytest.mark.parametrize(
+    ("study", "tables"), [("gradient", content()), ("staleness", stale()), ("lambda", lambda_table(0.0, 0.5))]
+)
+def test_several_runs(make_run: MakeRun, tmp_path: Path, study: str, tables: dict[str, pd.DataFrame]) -> None:
+    runs = [make_run(name, tables, study=study, config=f"seed: {i}\n") for i, name in enumerate("ab")]
     page = combine(runs, tmp_path / "both.html").read_text(encoding="utf-8")
-    assert "on 6 policies with their references" in page
-    assert "GRU, seed=1<br>KL 2" in page
+    assert "seed=1" in page
+    assert page.count('class="opening"') == 1
 
 
 def test_a_real_run(tmp_path: Path) -> None:
@@ -286,12 +316,15 @@ def test_a_real_run(tmp_path: Path) -> None:
     import klbench
 
     run = klbench.run(
-        "gradient", "pair=categorical", "pair.random.size=4", "pair.random.kl=0.5", "combinations=[k1_reward,k3_loss,k1_loss]",
+        "gradient", "pair=categorical", "pair.random.size=4", "pair.random.kl=0.5", "combinations=[k1_reward,trl_grpo,k1_loss]",
         "workers=1", f"out={tmp_path / 'run'}",
     )  # fmt: skip
+    assert dict(zip(run.tables["verdicts"]["typed"], run.tables["verdicts"]["verdict"], strict=True)) == {
+        "k1_reward": "right", "trl_grpo": "right", "k1_loss": "no gradient",
+    }  # fmt: skip
     page = (run.path / "index.html").read_text(encoding="utf-8")
-    assert "1 of them has the gradient of KL(q‖p) as its mean." in page
-    assert "The gradient of KL(p‖q) instead" in page
+    assert "2 of 3 combinations" in page
+    assert "trl_grpo 0" in page
     assert "TRL GRPO" in page
 
 
@@ -301,7 +334,7 @@ def test_all_parts_fit_a_phone(make_run: MakeRun) -> None:
     found = {
         "gradient": content() | {"arrows": arrows(ONE)},
         "lambda": lambda_table(0.0, 0.5),
-        "same_kl": shape_table(*SHAPES),
+        "same_kl": shape_table(*CASES),
         "staleness": stale(),
     }
     urls = [render(make_run(name, tables, study=name)).as_uri() for name, tables in found.items()]

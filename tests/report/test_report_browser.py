@@ -72,6 +72,6 @@ def test_the_page_can_be_read_without_a_script(browser: Any, rendered: Path) -> 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((rendered / "index.html").as_uri())
-    assert page.locator("h1").inner_text() == "Experiment gaussian"
+    assert page.locator("h1").inner_text() == "Which estimator of KL(q‖p) has the least error on Gaussian pairs?"
     assert page.locator("table").first.is_visible()
     context.close()

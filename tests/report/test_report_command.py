@@ -79,7 +79,7 @@ def _no_json(folder: Path) -> None:
 
 @pytest.mark.parametrize(("damage", "said"), [
     (_broken_parquet, "expected a Parquet table"), (_no_tables, "expected tables/*.parquet, found none"),
-    (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in section_data.py"),
+    (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in ranking.py"),
     (_wrong_types, "could not convert string to float: 'long'"), (_lone_surrogate, "run.json is not one that klbench wrote"),
     (_list_for_status, "its run.json says status=[1], where klbench writes a str"),
     (_file_for_figures, "figures: File exists"), (_figures_elsewhere, "figures: leads out of the run folder, to "),
@@ -159,7 +159,7 @@ def test_runs_of_different_pairs_keep_their_names(make_run: MakeRun, tmp_path: P
         folders.append(make_run(f"run{i}", content, config=f"pair: {{q: {{mean: {i}}}}}\n"))
     page = combine(folders, tmp_path / "both.html").read_text(encoding="utf-8")
     assert "[pair.q.mean" not in page
-    assert "KL 0.02 to 0.5" in page
+    assert "on both pairs" in page
 
 
 def test_the_default_page_is_in_the_current_folder(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

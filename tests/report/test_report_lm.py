@@ -17,13 +17,14 @@ from klbench.context import Context
 from klbench.pairs.recorded import RecordedPair
 from klbench.pairs.sequence import SequencePair
 from klbench.report import render
-from klbench.report.blocks import Paragraph
-from klbench.report.sections import discover
+from klbench.report.blocks import Details, Figure, Paragraph, Table
 from klbench.studies import get
-from klbench.studies.lm import section as lm_section
-from klbench.studies.lm import section_advice, section_cost, section_data
-from klbench.studies.lm.run import LmOptions
-from klbench.studies.lm.section_data import Data, known, load, percent_of, visible
+from klbench.studies.lm import section, section_figures, section_tables
+from klbench.studies.lm.columns import TABLES, TOKENS
+from klbench.studies.lm.options import LmOptions
+from klbench.studies.lm.section_data import Completions as Data
+from klbench.studies.lm.section_data import visible
+from klbench.studies.lm.verdicts import complete
 from klbench.types import Capabilities, Completions, Truncated
 
 SMALL: dict[str, Any] = {"vocabulary": 3, "horizon": 5, "prompts": 2}
@@ -64,96 +65,114 @@ def tables(kind: str = "models") -> dict[str, pd.DataFrame]:
     return dict(get("lm").run(options, Context(0)))
 
 
-def text(blocks: Any) -> str:
-    """All that the top of the page says."""
-    items = [item for block in blocks for item in (getattr(block, "items", None) or [block.text])]
-    return re.sub(r"\s+", " ", re.sub("<[^>]*>", " ", " ".join(str(item) for item in items)))
+def words(*found: Any) -> str:
+    """What a reader sees of texts."""
+    return re.sub(r"\s+", " ", re.sub("<[^>]*>", "", " ".join(map(str, found)))).strip()
+
+
+def opening(found: dict[str, pd.DataFrame]) -> str:
+    """The words before and beside the first figure, and the warnings."""
+    lead = section.lead(found)
+    warned = [block.text for block in section.build(found) if isinstance(block, Paragraph)]
+    return words(lead.question, lead.verdict, *lead.more, *warned)
+
+
+def shown(found: dict[str, pd.DataFrame]) -> dict[str, Table]:
+    """The tables of a page by their captions, the folded ones too."""
+    blocks = [each for block in section.build(found) for each in (block.blocks if isinstance(block, Details) else [block])]
+    return {words(block.caption): block for block in blocks if isinstance(block, Table)}
+
+
+def figures(found: dict[str, pd.DataFrame]) -> dict[str, Figure]:
+    lead = section.lead(found).figure
+    drawn = [*([lead] if lead else []), *(block for block in section.build(found) if isinstance(block, Figure))]
+    return {figure.name: figure for figure in drawn}
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return render(write(tmp_path_factory.mktemp("tokens") / "run", tables())).read_text(encoding="utf-8")
+    return render(write(tmp_path_factory.mktemp("tokens") / "run", tables(), study="lm")).read_text(encoding="utf-8")
 
 
-def test_the_kernel_that_scored_is_said_where_there_was_one(page: str) -> None:
+def test_the_page_leads_with_a_question_and_a_picture(page: str) -> None:
+    assert page.index("<h1>Which estimator") < page.index('id="figure-completions-errors"') < page.index('id="tokens"')
+    before = words(page[page.index("<h1>") : page.index('<figure id="figure-completions-errors"')])
+    assert len(before.split()) <= 160
+    assert "Other tables" not in page
+    assert "How wrong, how noisy" not in page
+
+
+def test_the_kernel_that_scored_is_said_where_there_was_one() -> None:
+    def headings(kernel: str) -> list[str]:
+        timed = tables()["throughput"].assign(stage="scoring", kernel=kernel)
+        return [words(column.title) for column in shown(tables() | {"throughput": timed})["Speed"].columns]
+
     assert not tables("exact")["throughput"]["kernel"].any()
     assert {*tables()["throughput"].query("stage == 'completions'")["kernel"]} == {""}
-    timed = tables()["throughput"].assign(stage="scoring", kernel="abacus")
-    shown = [str(block) for block in section_cost.cost(load(tables() | {"throughput": timed}))]
-    assert any("Kernel" in each and "abacus" in each for each in shown)
-    older = [str(block) for block in section_cost.cost(load(tables() | {"throughput": timed.drop(columns="kernel")}))]
-    assert not any("Kernel" in each for each in older)
+    assert "Kernel" in headings("abacus")
+    assert "Kernel" not in headings("")
 
 
-def test_the_section_is_chosen_and_the_one_of_the_value_study_is_not(page: str) -> None:
-    assert "Token by token" in page
-    assert "How wrong, how noisy" not in page
-    assert "Other tables" not in page
-    assert lm_section.SECTION in discover()
-    assert page.count('id="tokens"') == 1
-
-
-def test_what_the_top_says() -> None:
-    said = text(lm_section.answer(tables()))
-    data = load(tables())
-    assert "4,000 completions of" in said
-    assert "Here the exact value is enumerated over all sequences." in said
-    for pair in data.pairs:
-        best = min(
-            (row for row in data.measured(pair) if row["estimator"] not in section_data.EXACT and row["status"] == "ok"),
-            key=lambda row: row["rmse_100"],
-        )
-        assert re.search(rf"{data.labels[pair]} \(KL [^)]*\): {best['estimator']}", said)
-    for words in ("of the whole sequence's log-ratio instead of the sum", "Where in a completion the KL arises",
-                  "Samples of another distribution μ", "Only the most probable tokens", "(sd)",
-                  "What a standard error of 1 % takes"):  # fmt: skip
-        assert words in said.replace("\N{NO-BREAK SPACE}", " "), words
-    assert "half has arisen by position" in said
-    assert "1 token told apart: 50 % is missing" in said.replace("\N{NO-BREAK SPACE}", " ")
-
-
-@pytest.mark.parametrize(("fewer", "words"), [
-    ([2.0, 5.0], "2.0 to 5.0 times fewer completions than"), ([3.0], "3.0 times fewer"),
-    ([0.5, 0.8], "1.2 to 2.0 times as many"),
-    ([0.97, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, and as many on the pair where it is worst"),
-    ([0.5, 4.0], "up to 4.0 times fewer completions than <code>k1</code>, but 2.0 times as many on the pair where it is worst"),
-])  # fmt: skip
-def test_fewer_or_more_completions_than_k1(fewer: list[float], words: str) -> None:
-    assert words in section_advice._than_k1(fewer)
-
-
-def test_the_advice_is_that_of_the_table() -> None:
+def test_what_is_recommended_is_what_the_verdicts_say() -> None:
     found = {name: table.copy() for name, table in tables().items()}
-    data = load(found)
-    on_policy = [pair for pair in data.pairs if not data.off_policy(pair)]
-    k1, exact = ([data.at(pair, name, "token")["std"] for pair in on_policy] for name in ("k1", "rao_blackwell"))
-    ratios = [(a / b) ** 2 for a, b in zip(k1, exact, strict=True)]
-    assert str(section_advice._than_k1(ratios)).replace("<code>", "").replace("</code>", "") in text(lm_section.answer(found))
+    for exact, k3, said in (
+        ([2.0, 5.0], [np.nan, np.nan], "needs 2 to 5 times fewer completions than k1."),
+        ([3.0, np.nan], [0.5, 0.8], "which needs 1.2 to 2 times as many completions as k1."),
+        ([3.0, 3.0], [0.5, 4.0], "up to 4 times fewer completions than k1, but 2 times as many on the pair where it is worst."),
+    ):
+        found["verdicts"] = found["verdicts"].assign(exact_saving=exact, k3_saving=k3)
+        assert said in words(section.lead(found).verdict)
+
+
+def test_savings_are_the_ratios_of_variances() -> None:
+    found, pair = tables(), tables()["pairs"]["pair"][0]
+    rows = found["values"].query("pair == @pair and per == 'sequence' and level == 'token'").set_index("estimator")
+    verdict = found["verdicts"].set_index("pair").loc[pair]
+    for name, column in (("rao_blackwell", "exact_saving"), ("k3", "k3_saving")):
+        assert verdict[column] == pytest.approx(rows.at["k1", "variance"] / rows.at[name, "variance"])
+    trusted = found["values"].query("pair == @pair and per == 'sequence' and status == 'ok' and target == 'KL(q‖p)'")
+    trusted = trusted[~trusted["estimator"].str.startswith("rao_blackwell")]
+    best = trusted.loc[trusted["rmse_100"].idxmin()]
+    assert (verdict["nearest"], verdict["nearest_level"]) == (best["estimator"], best["level"])
+
+
+def test_a_row_in_doubt_says_nothing_of_how_many_completions_are_needed() -> None:
+    found = {name: table.copy() for name, table in tables("plain").items()}
+    k3 = (found["values"]["estimator"] == "k3") & (found["values"]["level"] == "token")
+    assert np.isfinite(complete(found)["verdicts"]["k3_saving"]).all()
+    found["values"].loc[k3, "status"] = "heavy tail"
+    assert complete(found)["verdicts"]["k3_saving"].isna().all()
 
 
 def test_what_it_says_where_nobody_knows_the_truth() -> None:
     found = {name: table.copy() for name, table in tables("plain").items()}
-    unknown = ["truth", "truth_error", "bias", "bias_se", "rel_bias", "rel_bias_se", "rel_std", "rmse", "rmse_100"]
+    unknown = ["truth", "truth_error", "bias", "bias_se", "rel_bias", "rel_bias_se", "rel_std", "rmse", "rmse_100",
+               "rel_rmse_100"]  # fmt: skip
     found["values"][unknown] = np.nan
     found["values"][["truth_method", "bias_method"]] = "unknown"
-    found["tokens"][["kl_qp", "kl_qp_se", "kl_pq", "kl_pq_se"]] = np.nan
-    said = text(lm_section.answer(found))
-    assert "no column kl" in said
-    assert "Nearest" not in said
-    assert lm_section.build(found)
+    found["tokens"][["kl_qp", "kl_qp_se", "kl_pq", "kl_pq_se", "kl_qp_total"]] = np.nan
+    found["pairs"][["kl_qp", "kl_qp_se"]] = np.nan
+    found["cost"]["completions_needed"] = np.nan
+    drawn = figures(complete(found))
+    assert "no column kl" in opening(complete(found))
+    assert next(iter(drawn)) == "completions-ways"
+    assert "completions-bias" not in drawn
+    assert "nats" in drawn["completions-noise"].panels[0].alt
+    assert [entry.label for entry in drawn["completions-positions"].legend] == ["k1", "k2", "k3"]
 
 
 def test_completions_of_somebody_else_are_found_out() -> None:
     found = {name: table.copy() for name, table in tables("plain").items()}
-    assert "were not sampled from the" not in text(lm_section.answer(found))
     k1 = (found["values"]["estimator"] == "k1") & (found["values"]["level"] == "token")
     found["values"].loc[k1, "bias"] = 9 * found["values"].loc[k1, "bias_se"]
-    said = text(lm_section.answer(found))
-    assert "were not sampled from the distribution" in said
-    assert "9 standard errors" in said
+    found = complete(found)
+    assert found["verdicts"]["k1_z"].tolist() == pytest.approx([9.0])
+    assert not found["verdicts"]["sound"].any()
+    assert "9 standard errors" in opening(found)
+    assert not any(each in opening(found) for each in RECOMMENDS)
 
 
-def recorded(path: Path, log_ratio: Any, kl: float | None = None) -> dict[str, pd.DataFrame]:
+def recorded(path: Path, log_ratio: Any, kl: float | None = None, **others: Any) -> dict[str, pd.DataFrame]:
     """Of 400 rollouts of 12 tokens, where ``log_ratio(stream, 12)`` is each token's log p/q."""
     stream, rows = np.random.default_rng(5), []
     for _ in range(400):
@@ -161,62 +180,92 @@ def recorded(path: Path, log_ratio: Any, kl: float | None = None) -> dict[str, p
         row = {"logprobs": log_q.tolist(), "ref_logprobs": (log_q + log_ratio(stream, 12)).tolist()}
         rows.append(row if kl is None else row | {"kl": stream.gamma(4.0, kl / 4.0, 12).tolist()})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    options = LmOptions(pairs=(RecordedPair(path=str(path)),))
-    return {name: table for name, table in get("lm").run(options, Context(0)).items() if name != "cost"}
+    options = LmOptions(pairs=(RecordedPair(path=str(path)),), **others)
+    return dict(get("lm").run(options, Context(0)))
 
 
-RECOMMENDS = ("times fewer completions", "times as many completions", "Nearest to the exact value", "take the exact KL")
+RECOMMENDS = ("times fewer completions", "times as many completions", "is nearest to", "Take the exact KL", "Otherwise take")
 
 
 def test_nothing_is_recommended_on_data_that_fail_their_own_check(tmp_path: Path) -> None:
     """k1 is 1.92 here and k3 0.16: they disagree by many standard errors, so that k3 has no support."""
     for kl in (None, 0.16):
         found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.16, 0.05, n), kl)
-        said = text(lm_section.answer(found))
-        assert "fail a check of their own, and nothing is recommended on them" in said
-        assert re.search(r"mean of p/q: 0\.85\d* ± 0\.00\d+, \d+ standard errors off", said)
-        assert not any(words in said for words in RECOMMENDS)
+        said = opening(found)
+        assert found["agreement"]["verdict"].tolist() == ["differ"]
+        assert "fail a check of their own, and nothing is recommended on them: k1 says 1.9" in said
+        assert re.search(r"The mean of p/q over tokens is 0\.85\d* ± 0\.00\d+, \d+ standard errors", said)
+        assert not any(each in said for each in RECOMMENDS)
+        assert found["verdicts"][["exact_saving", "k3_saving"]].isna().all(axis=None)
+        assert not found["verdicts"]["nearest"].any()
 
 
-def test_what_passes_is_recommended_and_what_cannot_be_told_is_said(tmp_path: Path) -> None:
-    said = text(lm_section.answer(recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n))))
-    assert "k3 summed over tokens needs" in said
-    assert "fail a check" not in said
-    assert "cannot tell" not in said
+def test_what_passes_is_told_from_what_cannot_be_told(tmp_path: Path) -> None:
+    good = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n))
+    assert good["agreement"]["verdict"].tolist() == ["agree"]
+    assert good["verdicts"]["k3_saving"].item() > 1.0
+    assert "they agree" in opening(good)
     heavy = recorded(tmp_path / "s.jsonl", lambda stream, n: 0.8 * stream.standard_exponential(n) - 1.6, 0.8)
-    said = text(lm_section.answer(heavy))
-    assert "these completions cannot tell: Rollouts of s.jsonl" in said
-    assert "k3 summed over tokens needs" not in said
-    assert "take the exact KL" in said
+    assert heavy["agreement"]["verdict"].tolist() == ["cannot tell"]
+    assert np.isnan(heavy["verdicts"]["k3_saving"].item())
+    assert "cannot tell whether the ratios" in opening(heavy)
+    assert "Rollouts of s.jsonl" in opening(heavy)
 
 
-def test_a_pair_whose_tail_is_too_heavy_is_left_out_of_how_many_completions_are_needed() -> None:
-    """A row that is not to be trusted must not say what is worst: by its noise, k3 needs 100 times as many completions."""
-    found = {name: table.copy() for name, table in tables().items()}
-    near = load(found).pairs[0]
-    k1, k3 = (
-        found["values"][(found["values"]["pair"] == near) & (found["values"]["estimator"] == name)].assign(pair="other")
-        for name in ("k1", "k3")
-    )
-    k3 = k3.assign(std=10.0 * float(k1["std"].iloc[0]), status="heavy tail")
-    found["values"] = pd.concat([found["values"], k1, k3], ignore_index=True)
-    found["tokens"] = pd.concat([found["tokens"], found["tokens"].head(1).assign(pair="other")], ignore_index=True)
-    found["pairs"] = pd.concat([found["pairs"], found["pairs"].head(1).assign(pair="other")], ignore_index=True)
-    said = text(section_advice.advice(load(found)))
-    assert "on the pair where it is worst" not in said
-    assert "k3 summed over tokens needs" in said
-    assert "on the 1 of 2 pairs whose completions can tell" in said
+def test_recorded_rollouts_lead_with_every_way_of_logging(tmp_path: Path) -> None:
+    names = ("k1", "k3", "bregman_js", "k_lambda:0.3")
+    found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n), estimators=names)
+    lead = section.lead(found)
+    assert lead.figure is not None
+    assert [panel.title for panel in lead.figure.panels] == ["A completion", "A token"]
+    for panel in lead.figure.panels:
+        assert all(name in panel.alt for name in names)
+    labels = [entry.label for entry in lead.figure.legend]
+    assert labels == [
+        "sum over tokens", "whole log-ratio", "mean over all tokens (masked mean)",
+        "mean over each completion, then over completions",
+    ]  # fmt: skip
+    # Every completion has 12 tokens here, so that both means over tokens are one number, a 12th of the sum.
+    sums = found["values"].query("estimator == 'k3' and level == 'token'").set_index("per")["mean"]
+    means = found["token_means"].set_index("estimator")["mean"]
+    assert means["k3"] == pytest.approx(sums["token"]) == pytest.approx(sums["sequence"] / 12)
+
+
+def test_every_named_estimator_is_drawn_and_what_is_left_out_is_said(tmp_path: Path) -> None:
+    lambdas = [f"k_lambda:{k / 20}" for k in range(16)]
+    found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n), 0.02, estimators=lambdas)
+    for name in ("completions-ways", "completions-bias", "completions-noise"):
+        figure = figures(found)[name]
+        drawn = [each for each in lambdas if re.search(rf"{each} ", figure.panels[0].alt)]
+        assert len(drawn) >= 8
+        assert all(each in figure.caption for each in lambdas if each not in drawn)
+
+
+def test_a_value_that_would_squeeze_all_others_is_named_instead() -> None:
+    found = {name: table.copy() for name, table in tables("plain").items()}
+    found["values"].loc[found["values"]["estimator"] == "abs", "mean"] *= 100.0
+    figure = section_figures.ways(Data("", found))
+    assert figure is not None
+    assert "abs" in figure.caption
+    assert "abs" not in figure.panels[0].alt
+
+
+def test_positions_are_added_up() -> None:
+    found = tables("plain")
+    (panel,) = figures(found)["completions-positions"].panels
+    last = found["tokens"].iloc[-1]
+    means = found["values"].query("per == 'sequence' and level == 'token'").set_index("estimator")["mean"]
+    for name in ("k1", "k2", "k3"):
+        assert last[f"{name}_total"] == pytest.approx(means[name])
+    assert last["kl_qp_total"] == pytest.approx(means["rao_blackwell"])
+    assert "nats up to there over position" in panel.alt
 
 
 def test_what_was_not_read_and_what_lies_above_0_is_said(tmp_path: Path) -> None:
     found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n))
     found["pairs"] = found["pairs"].assign(above_zero=12, unread="reward, <b>x</b>")
-    notes = [block for block in lm_section.answer(found) if isinstance(block, Paragraph) and block.tone == "note"]
-    (said,) = (str(block.text).replace("\N{NO-BREAK SPACE}", " ") for block in notes)
-    assert "12 tokens have a log-probability above 0 (0.25 %), as rounding leaves them; they are taken as they are." in said
-    assert "columns that are not read: reward, <b>x</b>." in said
-    page = render(write(tmp_path / "run", found)).read_text(encoding="utf-8")
-    assert "Ratios whose mean is 1" in page
+    page = render(write(tmp_path / "run", found, study="lm")).read_text(encoding="utf-8")
+    assert "12 tokens have a log-probability above 0 (0.25 %)" in page
     assert "columns that are not read: reward, &lt;b&gt;x&lt;/b&gt;" in page
 
 
@@ -230,25 +279,15 @@ def test_text_is_shown_as_text(page: str) -> None:
 
 
 @pytest.mark.parametrize(("raw", "shown"), [
-    (" the", "␣the"), ("\n\n", "⏎⏎"), ("\t", "⇥"), ("你", "你"), ("\u200b", "‹200b›"), ("", ""), (None, ""), (float("nan"), ""),
+    (" the", "␣the"), ("\n\n", "⏎⏎"), ("\t", "⇥"), ("你", "你"), ("\u200b", "‹200b›"), ("", ""),
 ])  # fmt: skip
-def test_white_space_is_visible(raw: Any, shown: str) -> None:
+def test_white_space_is_visible(raw: str, shown: str) -> None:
     assert visible(raw) == shown
-
-
-def test_numbers() -> None:
-    assert known(0.5, 1e-15) == "0.500"
-    assert known(0.5, 0.01) == "0.500 ± 0.020"
-    assert percent_of(0.1234) == "+12 %"
-    assert percent_of(-0.5) == "−50 %"
-    assert percent_of(0.0) == "0 %"
-    assert percent_of(float("nan")) == "–"
 
 
 def test_labels_leave_out_what_all_share() -> None:
     def labels(*pairs: str) -> list[str]:
-        data = Data([], [{"pair": each} for each in pairs], [], [], [], [], {}, [], [], [], [])
-        return list(data.labels.values())
+        return list(Data("", {"tokens": TOKENS.example(pair=list(pairs))}).labels.values())
 
     assert labels("LM a ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens, T=0.7") == ["a", "b", "b, T=0.7"]
     assert labels("LM a ‖ ref", "LM a ‖ other") == ["LM a ‖ ref", "LM a ‖ other"]
@@ -256,23 +295,47 @@ def test_labels_leave_out_what_all_share() -> None:
     assert labels("x, 1", "x, 1, 1") == ["x, 1", "x, 1, 1"]
 
 
-def test_each_figure_and_table_is_there(page: str) -> None:
-    for name in ("bias", "noise", "positions"):
-        assert f'id="figure-completions-{name}"' in page
-    for words in ("By position", "Which log-probabilities", "Scored again", "KL over the k most probable tokens",
-                  "What a standard error of 1 % takes", "Speed", "that carry most"):  # fmt: skip
-        assert words in page, words
+def test_each_figure_and_table_is_there() -> None:
+    found = tables()
+    names = ("errors", "bias", "noise", "agreement", "positions", "tokens", "samplers", "formats", "truncation")
+    assert list(figures(found)) == [f"completions-{name}" for name in names]
+    assert len(shown(found)) == 19
+    assert sum(len(table.rows) for title, table in shown(found).items() if title.startswith("Every estimator")) == len(
+        found["values"].query("mean == mean")
+    )
+
+
+@pytest.mark.parametrize("name", sorted(schema.table for schema in TABLES if schema is not TOKENS))
+def test_a_table_that_cannot_be_used_leaves_the_others(name: str) -> None:
+    left = {other: table for other, table in tables().items() if other != name}
+    assert section.lead(left).question
+    assert bool(section.build(left)) == (name != "values")
 
 
 def test_runs_side_by_side(tmp_path: Path) -> None:
     from klbench.report import combine
 
-    one, two = (write(tmp_path / name, tables("plain"), config=f"seed: {i}\n") for i, name in enumerate(("one", "two")))
+    one, two = (
+        write(tmp_path / name, tables("plain"), config=f"seed: {i}\n", study="lm") for i, name in enumerate(("one", "two"))
+    )
     page = combine([one, two], tmp_path / "both.html").read_text(encoding="utf-8")
     assert "4,000 completions" in page
     assert "seed=1" in page
 
 
 def test_a_run_without_completions_says_so() -> None:
-    assert text(lm_section.answer({"tokens": tables("plain")["tokens"].head(0)})) == "No completion was measured."
-    assert lm_section.build({"tokens": tables("plain")["tokens"].head(0)}) == []
+    nothing = {"tokens": tables("plain")["tokens"].head(0)}
+    assert words(section.lead(nothing).verdict) == "No completion was measured."
+    assert section.build(nothing) == []
+
+
+def test_earlier_runs_get_their_verdicts_as_they_are_read() -> None:
+    """Without what is measured today, the difference of k1 and k3 has the error of the mean of p/q over tokens."""
+    now = tables("plain")
+    earlier = {name: table for name, table in now.items() if name not in ("agreement", "verdicts", "token_means")}
+    found = complete(earlier)
+    pd.testing.assert_frame_equal(found["verdicts"], now["verdicts"])
+    assert found["agreement"]["difference"].item() == pytest.approx(now["agreement"]["difference"].item())
+    assert found["agreement"]["difference_se"].item() == pytest.approx(now["agreement"]["difference_se"].item(), rel=0.05)
+    blocks = section_tables.blocks(Data("", found))
+    assert any(isinstance(block, Details) for block in blocks)

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from klbench.report.formulas import formula
-from klbench.report.numbers import listing, number, percent, short, with_interval
+from klbench.report.numbers import exact, listing, number, percent, short, signed_percent, with_interval
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,16 @@ def test_short_drops_closing_zeros() -> None:
 )
 def test_percent(x: float, text: str) -> None:
     assert percent(x) == text
+
+
+@pytest.mark.parametrize(("x", "text"), [(0.1234, "+12 %"), (-0.5, "−50 %"), (0.0, "0 %"), (math.nan, "–")])
+def test_signed_percent(x: float, text: str) -> None:
+    assert signed_percent(x) == text
+
+
+@pytest.mark.parametrize(("se", "text"), [(1e-15, "0.500"), (0.01, "0.500 ± 0.020"), (math.nan, "0.500")])
+def test_an_exact_value_has_an_interval_where_it_shows(se: float, text: str) -> None:
+    assert exact(0.5, se) == text
 
 
 def test_listing() -> None:

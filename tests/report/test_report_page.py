@@ -22,10 +22,10 @@ MakeRun = Callable[..., Path]
 def test_a_page_and_its_figures_are_written(rendered: Path) -> None:
     page = (rendered / "index.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
-    for heading in ("The answer in short", "Tables", "Claimed and measured", "Terms", "How it was made"):
+    for heading in ("Which estimator of KL(q‖p)", "Tables", "Claimed and measured", "Terms", "How it was made"):
         assert heading in page
     written = {path.stem for path in (rendered / "figures").glob("*.svg")}
-    assert written == {"noise", "bias", "error-by-batch", "errors", "coverage", "tails", "third-sampler"}
+    assert written == {"error", "winners", "noise", "bias", "error-by-batch", "errors", "coverage", "tails", "third-sampler"}
     assert not list(rendered.rglob("*.partial"))
 
 
@@ -112,11 +112,12 @@ def test_figures_of_an_earlier_rendering_are_removed(make_run: MakeRun) -> None:
 ])  # fmt: skip
 def test_a_run_that_was_not_finished_says_so_on_top(make_run: MakeRun, status: str, said: str) -> None:
     page = render(make_run(status=status)).read_text(encoding="utf-8")
-    assert 0 < page.index(said) < page.index("The answer in short</h2>")
+    assert 0 < page.index(said) < page.index('class="opening"')
 
 
 def test_a_finished_run_warns_of_nothing(rendered: Path) -> None:
-    assert 'class="warning"' not in (rendered / "index.html").read_text(encoding="utf-8")
+    page = (rendered / "index.html").read_text(encoding="utf-8")
+    assert 'class="warning"' not in page[: page.index('class="opening"')]
 
 
 def test_a_table_that_no_section_knows_is_shown_as_it_is(make_run: MakeRun) -> None:
@@ -155,8 +156,7 @@ def test_one_pair_of_a_user(make_run: MakeRun) -> None:
     content = {name: table[table["pair"] != "from mu"] if "pair" in table else table for name, table in tables([0.5]).items()}
     content["values"] = content["values"].assign(series=None)
     page = render(make_run(content=content)).read_text(encoding="utf-8")
-    assert "<b>N(0, 1) ‖ N(1, 1)</b> (1 pair, KL 0.5)" in page
-    assert "on the only pair" in page
+    assert "has the least error on N(0, 1) ‖ N(1, 1)?" in page
     assert "1 pair of distributions" in page
 
 

@@ -13,7 +13,7 @@ from klbench.context import Context
 from klbench.engine.settings import build
 from klbench.runs import RunFolder
 from klbench.studies import get
-from klbench.studies.gradient.run import GradientOptions
+from klbench.studies.gradient.options import GradientOptions
 from klbench.types import ConfigError
 
 TINY = {"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, "model": "transformer"}

@@ -6,7 +6,7 @@ import pytest
 from klbench.context import Context
 from klbench.pairs.sequence import SequencePair
 from klbench.studies import get
-from klbench.studies.lm.run import LmOptions
+from klbench.studies.lm.options import LmOptions
 from klbench.types import Capabilities, Completions, Truncated
 
 

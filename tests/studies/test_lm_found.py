@@ -100,3 +100,13 @@ def test_a_tail_that_repeats_has_no_shape() -> None:
     assert abs(khat - 0.7) <= 5 * se
     assert n == 20_000
     assert math.isnan(tail_shape(np.zeros(0))[0])
+
+
+def test_completions_that_an_earlier_version_kept_go_on_without_what_it_did_not_keep() -> None:
+    chosen = [estimators.get("k1")]
+    now = found_in(SequencePair(vocabulary=3, horizon=2, prompts=2, kl=0.3).completions(0, 0, 50), chosen, 1.0, keep=True)
+    earlier = Found.restored({name: array for name, array in now.flat().items() if not name.startswith("logged")})
+    assert now.logged is not None
+    assert int(now.logged.count) == 50
+    assert earlier.merge(now).logged is None
+    assert int(earlier.merge(now).sums.count) == 100

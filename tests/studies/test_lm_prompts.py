@@ -7,8 +7,8 @@ from klbench import streams
 from klbench.context import Context
 from klbench.pairs.sequence import SequencePair
 from klbench.studies import get
+from klbench.studies.lm.options import LmOptions
 from klbench.studies.lm.prompts import MOST, NAMES, Prompts, prompt_rows
-from klbench.studies.lm.run import LmOptions
 
 PER_PROMPT = np.array([3, 9, 6, 2, 12, 8, 5, 4, 7, 10, 6, 8])
 PROMPT = np.repeat(np.arange(PER_PROMPT.size), PER_PROMPT)

@@ -15,7 +15,7 @@ from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.lm import run as lm_run
 from klbench.studies.lm.measure import found_in
-from klbench.studies.lm.run import LmOptions
+from klbench.studies.lm.options import LmOptions
 from klbench.types import ConfigError, Draws
 
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3}

@@ -7,7 +7,7 @@ import pytest
 
 from klbench.context import Context
 from klbench.studies.precision import run as precision_run
-from klbench.studies.precision.run import PrecisionOptions
+from klbench.studies.precision.options import PrecisionOptions
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import torch
 from klbench import estimators
 from klbench.context import Context
 from klbench.studies.throughput import run as throughput_run
-from klbench.studies.throughput.run import ThroughputOptions
+from klbench.studies.throughput.options import ThroughputOptions
 
 LOG_RATIO = np.linspace(-1.0, 1.0, 8)
 

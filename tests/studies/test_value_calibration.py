@@ -15,7 +15,7 @@ from klbench.pairs.categorical import Categorical, CategoricalPair
 from klbench.pairs.gaussian import GaussianPair, Normal
 from klbench.pairs.laplace import Laplace, LaplacePair
 from klbench.studies.value import run as value_run
-from klbench.studies.value.run import ValueOptions
+from klbench.studies.value.options import ValueOptions
 
 SEEDS = 40
 RARE = 1e-5

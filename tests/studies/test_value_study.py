@@ -18,7 +18,8 @@ from klbench.studies.value import run as value_run
 from klbench.studies.value import section as value_section
 from klbench.studies.value import summary as value_summary
 from klbench.studies.value import tables
-from klbench.studies.value.run import PANEL, SHARD, ValueOptions, panel_sizes
+from klbench.studies.value.options import ValueOptions
+from klbench.studies.value.run import PANEL, SHARD, panel_sizes
 from klbench.types import Claims, Draws, Estimator, Notice
 
 SHIFT = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3))
@@ -216,7 +217,7 @@ def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
         tables = value_run.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
         (summary,) = value_summary.summarize(tables)
         assert any("too narrow" in note for note in summary.notes) == few
-        page = value_section.answer(tables)
+        page = value_section.build(tables)
         assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few
 
 

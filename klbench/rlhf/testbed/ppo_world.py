@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class Adam:
-    """Adam with gradient clipping for each vector of a stack, and a vector that fails is stopped, alone.
+    """torch's Adam on a stack of vectors, each with its own clip; one whose numbers fail is stopped, alone.
 
-    (Kingma and Ba 2015, algorithm 1, with their beta_1, beta_2 and epsilon; the clip is that of the gradient's norm, Pascanu
-    et al. 2013.)
+    Adam is elementwise, so that each vector goes as it would by itself. (Kingma and Ba 2015, algorithm 1; the clip is that of
+    the gradient's norm, Pascanu et al. 2013.)
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ class Adam:
         import torch
 
         self.theta, self.rate, self.clip, self.last = theta, rate, clip, steps
-        self._first, self._second = torch.zeros(2, *theta.shape, dtype=theta.dtype)
+        self._adam = torch.optim.Adam([theta], lr=rate)
         self._steps = 0
         self.alive = torch.ones(theta.shape[:-1], dtype=torch.bool)
         self.norm = torch.zeros(theta.shape[:-1], dtype=theta.dtype)
@@ -54,23 +54,18 @@ class Adam:
 
     def descend(self, loss: Tensor, gradient: Tensor, update: int) -> None:
         """The same for gradients that are known."""
-        import torch
-
         norm = self.norm = gradient.norm(dim=-1)
         self._stop(~loss.isfinite(), "the loss", loss, update)
         self._stop(~norm.isfinite(), "the gradient's norm", norm, update)
         if self.clip is not None:
             gradient = gradient * (self.clip / norm.clamp(min=self.clip))[..., None]
+        stopped = self.theta[~self.alive].detach()  # a copy
+        left = 1.0 if self.last is None else 1.0 - self._steps / self.last
+        self._adam.param_groups[0]["lr"] = self.rate * left
+        self.theta.grad = gradient
+        self._adam.step()
+        self.theta.detach()[~self.alive] = stopped
         self._steps += 1
-        first = 0.9 * self._first + 0.1 * gradient
-        second = 0.999 * self._second + 0.001 * gradient.square()
-        change = (first / (1 - 0.9**self._steps)) / ((second / (1 - 0.999**self._steps)).sqrt() + 1e-8)
-        left = 1.0 if self.last is None else 1.0 - (self._steps - 1) / self.last
-        moved = self.theta - self.rate * left * change
-        going = self.alive[..., None]
-        self.theta.copy_(torch.where(going, moved, self.theta))
-        self._first = torch.where(going, first, self._first)
-        self._second = torch.where(going, second, self._second)
 
     def _stop(self, failed: Tensor, what: str, value: Tensor, update: int) -> None:
         for place in (failed & self.alive).nonzero().tolist():

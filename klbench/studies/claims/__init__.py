@@ -6,6 +6,6 @@ STUDY = Study(
     "claims",
     "what is said about KL estimators, checked one by one",
     __name__,
-    options_at=".run:ClaimsOptions",
+    options_at=".options:ClaimsOptions",
     summarize_at=".run:summarize",
 )

@@ -5,48 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator
-
 from klbench import claims
 from klbench.context import Context
+from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
-from klbench.types import Options
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LONGEST = 74
 """Letters of evidence that the terminal shows; the report and the table have all of it."""
-
-
-def _all() -> tuple[str, ...]:
-    return tuple(claims.names())
-
-
-class ClaimsOptions(Options):
-    """Settings of the claims study.
-
-    Parameters
-    ----------
-    claims
-        Which to check: names, one name, or ``all``.
-    """
-
-    claims: tuple[str, ...] = Field(default_factory=_all, min_length=1)
-
-    @field_validator("claims", mode="before")
-    @classmethod
-    def _one_or_all(cls, value: Any) -> Any:
-        return (_all() if value == "all" else (value,)) if isinstance(value, str) else value
-
-    @field_validator("claims")
-    @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            claims.get(name)
-        if len(set(value)) < len(value):
-            raise ValueError(f"{next(name for name in value if value.count(name) > 1)} is named twice")
-        return value
 
 
 def check(name: str, seed: int) -> dict[str, Any]:

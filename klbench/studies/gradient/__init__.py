@@ -6,6 +6,7 @@ STUDY = Study(
     "gradient",
     "what each combination's gradient is, against the exact ones",
     __name__,
-    options_at=".run:GradientOptions",
+    options_at=".options:GradientOptions",
     summarize_at=".run:summarize",
+    complete_at=".tables:complete",
 )

@@ -1,49 +1,103 @@
-"""Figures of the gradient study: mean gradients as arrows, and noise alone beside noise with the reward."""
+"""Figures of the gradient study: settings by how far off they are, mean gradients as arrows, and noise with the reward."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from klbench.report.axes import rows_of_bars
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.combinations import Data, amount
+from klbench.report.combinations import MOST, joined, named, share
 from klbench.report.figures import FAINT, TEXT, colour, drawing
 from klbench.report.numbers import short
-from klbench.studies.gradient.section_answer import ranked
+from klbench.report.plots import Axis, Bar, Mark, bars, down
+from klbench.report.prose import prose
+from klbench.report.tables import Row
+from klbench.studies.gradient.columns import ARROWS
+from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DRAWN = (
-    "k1_loss", "k2_loss", "k3_loss", "k1_reward", "k1_reward_batch_mean", "k2_reward", "k3_reward",
-)  # fmt: skip
+SAY = prose(__package__)
+VERDICTS = {
+    word: LegendEntry(str(SAY.verdict_label(word)), slot, "s")
+    for word, slot in zip(VERDICT_ORDER, (3, 1, 4, 0, 2), strict=True)
+}
+MOST_BARS = 24
+LONGEST = 1.2
+"""Bars end here, in lengths of the exact gradient."""
+DRAWN = ("k1_loss", "k2_loss", "k3_loss", "k1_reward", "k1_reward_batch_mean", "k2_reward", "k3_reward")
+"""Combinations that are drawn as arrows where the run was not asked for some by name."""
 EXACT = {"exact KL(q‖p)": 0, "exact KL(p‖q)": 1}
 SIDE = 330
-MAX_ROWS = 12
 MAX_PANELS = 4
 
 Tip = tuple[float, float]
 
 
-def _tips(data: Data, pair: str) -> dict[Tip, list[str]]:
-    """Names by where their arrows end; those that end at one point together, the exact ones first."""
+def _bar(row: Row, name: str) -> Bar:
+    right = row["verdict"] == "right"
+    far, near = (0.0 if right else row[f"rel_bias_{end}"] for end in ("far", "near"))
+    lines = textwrap.wrap(name, 30, break_on_hyphens=False, break_long_words=False)
+    text = "\n".join([*lines[:1], textwrap.shorten(" ".join(lines[1:]), 30, placeholder="…")] if lines[1:] else lines)
+    return Bar(text, 100 * far, VERDICTS[row["verdict"]], share(far), math.nan if near == far else 100 * near)
+
+
+def _by_trainer(rows: Iterable[Row]) -> list[tuple[str, list[Bar]]]:
+    """Return the bars of each trainer, those with most settings first."""
+    found: dict[str, list[Bar]] = {}
+    for row in rows:
+        if row["trainer"]:
+            setting = " ".join(row["option"].partition(" (")[0].replace(row["trainer"], "", 1).replace(" :", ":").split())
+            found.setdefault(row["trainer"], []).append(_bar(row, setting or row["option"].partition(" (")[0]))
+    return sorted(found.items(), key=lambda each: -len(each[1]))
+
+
+def settings(run: Gradients) -> Figure | None:
+    """Return how far off each trainer's setting is, or each combination that was asked for."""
+    axis = Axis("off by, % of the exact gradient")
+    rows = run.typed or ([] if any(row["trainer"] for row in run.options) else run.verdicts)
+    columns: list[list[Bar]] = [[_bar(row, named(row)) for row in rows[:MOST_BARS]]] if rows else [[], []]
+    titles: list[list[str]] = [[] for _ in columns]
+    for trainer, drawn in [] if rows else _by_trainer(run.options):
+        shortest = min(range(2), key=lambda i: len(columns[i]))
+        columns[shortest] += [Bar(trainer), *drawn]
+        titles[shortest].append(trainer)
+    panels = [
+        bars(", ".join(title) or run.label or SAY.all_of_them(), drawn[len(title) == 1 :], axis, most=100 * LONGEST, left=0.55)
+        for title, drawn in zip(titles, columns, strict=True)
+        if drawn
+    ]
+    if not panels:
+        return None
+    shown = {row["verdict"] for row in rows[:MOST_BARS] or run.options}
+    caption = SAY.settings_caption(*run.named_ends, len(rows[MOST_BARS:]))
+    legend = [entry for word, entry in VERDICTS.items() if word in shown]
+    return Figure(f"gradient-settings{run.stem}", str(SAY.settings_title()), caption, panels, legend)
+
+
+def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
+    """Return names by where their arrows end; those that end at one point together, the exact ones first."""
     ends = {
-        str(each["combination"]): (float(each["first"]), float(each["second"]))
-        for each in data.arrows
-        if each["pair"] == pair and math.isfinite(each["first"]) and math.isfinite(each["second"])
+        row["combination"]: (row["first"], row["second"])
+        for row in run.rows(ARROWS)
+        if row["pair"] == pair and math.isfinite(row["first"]) and math.isfinite(row["second"])
     }
-    several = [name for name in DRAWN if name in ends] or [name for name in ends if not name.startswith("exact")][:8]
+    several = [name for name in arrows_drawn(run) if name in ends]
     near = 0.02 * max((math.hypot(*tip) for name, tip in ends.items() if name in (*EXACT, *several)), default=1.0)
     tips: dict[Tip, list[str]] = {}
     for name in [each for each in EXACT if each in ends] + several:
         home = next((tip for tip in tips if math.dist(tip, ends[name]) <= near), None)
-        if home is None:
-            tips[ends[name]] = [name]
-        else:
-            tips[home].append(name)
+        tips.setdefault(home or ends[name], []).append(name)
     return tips
+
+
+def arrows_drawn(run: Gradients) -> list[str]:
+    """Return the combinations whose arrows are drawn: those that were asked for by name, or well-known ones."""
+    known = [row["combination"] for row in run.verdicts]
+    return ([row["combination"] for row in run.typed] or [name for name in DRAWN if name in known] or known)[:MOST]
 
 
 def _text(names: Sequence[str]) -> list[str]:
@@ -73,7 +127,7 @@ def _place(tips: dict[Tip, list[str]], low: Tip, scale: float) -> dict[Tip, tupl
     boxes: list[tuple[float, float, float, float]] = []
     for tip in sorted(tips, key=lambda each: -len(tips[each])):
         lines = _text(tips[tip])
-        width, height = 5.3 * max(map(len, lines)) + 2, 12.0 * len(lines)
+        width, height = 6.3 * max(map(len, lines)) + 2, 13.5 * len(lines)
         best: tuple[float, tuple[float, float, float, float], tuple[float, float, str]] | None = None
         for distance in (8.0, 16.0, 28.0, 42.0):
             for turn in range(16):
@@ -105,8 +159,8 @@ def _arrow(axes: Axes, tip: Tip, slot: int | None) -> None:
     axes.annotate("", xy=tip, xytext=(0.0, 0.0), arrowprops=style, zorder=2 if exact else 3)
 
 
-def _panel(data: Data, pair: str) -> Panel | None:
-    tips = _tips(data, pair)
+def _panel(run: Gradients, pair: str) -> Panel | None:
+    tips = _tips(run, pair)
     if not tips:
         return None
     xs, ys = ([0.0, *(tip[i] for tip in tips)] for i in (0, 1))
@@ -135,7 +189,7 @@ def _panel(data: Data, pair: str) -> Panel | None:
             for i, line in enumerate(lines):
                 bold = line.startswith("∇")
                 axes.annotate(
-                    line, xy=(low[0] + x / scale, low[1] + (y + 12 * (len(lines) / 2 - i - 0.5)) / scale), fontsize=9,
+                    line, xy=(low[0] + x / scale, low[1] + (y + 13.5 * (len(lines) / 2 - i - 0.5)) / scale), fontsize=11,
                     ha=side_of, va="center", color=colour(slot) if bold and slot is not None else TEXT,
                     fontweight="bold" if bold else "normal", zorder=5,
                 )  # fmt: skip
@@ -147,55 +201,42 @@ def _panel(data: Data, pair: str) -> Panel | None:
         return short(x if abs(x) > 1e-6 * longest else 0.0, 2)
 
     said = "; ".join(f"{', '.join(_text(names))} at ({number(x)}, {number(y)})" for (x, y), names in tips.items())
-    return Panel(pair, svg[0], f"Mean gradients on {pair}: {said}.")
+    return Panel(run.pair_label(pair), svg[0], f"Mean gradients on {pair}: {said}.")
 
 
-def arrows(data: Data) -> Figure | None:
-    """Mean gradients of policies of two parameters."""
-    pairs = list(dict.fromkeys(str(each["pair"]) for each in data.arrows))
-    panels = [panel for pair in pairs[:MAX_PANELS] if (panel := _panel(data, pair)) is not None]
+def arrows(run: Gradients) -> Figure | None:
+    """Return the mean gradients of policies of two parameters."""
+    pairs = list(dict.fromkeys(row["pair"] for row in run.rows(ARROWS)))
+    panels = [panel for pair in pairs[:MAX_PANELS] if (panel := _panel(run, pair)) is not None]
     if not panels:
         return None
-    caption = (
-        "Each policy here is a bell curve with two parameters, its mean and the logarithm of its width, so that a gradient is "
-        "an arrow in the plane. Thick arrows are the exact gradients (∇) of the two divergences, thin ones the means of what "
-        "the combinations give; names that share an arrow share its end. A penalty moves the policy against its arrow. A "
-        "point at the origin is a penalty that does nothing on average. Only what ends where ∇ KL(q‖p) ends reduces that "
-        "divergence as it should; whatever points to the other side increases it."
-    )
-    if len(pairs) > MAX_PANELS:
-        caption += f" Drawn are the first {MAX_PANELS} of {len(pairs)} pairs."
-    return Figure("gradient-arrows", "What the gradients point at", caption, panels)
+    left_out = len({row["combination"] for row in run.rows(ARROWS)} - set(EXACT)) - len(arrows_drawn(run))
+    caption = SAY.arrows_caption(len(pairs), len(panels), max(0, left_out))
+    return Figure(f"gradient-arrows{run.stem}", str(SAY.arrows_title()), caption, panels)
 
 
-ALONE, TOGETHER = LegendEntry("penalty alone", 1, "o"), LegendEntry("reward and penalty together, at the optimum", 0, "s")
+ALONE, TOGETHER = (
+    LegendEntry(str(SAY.noise_label(alone)), slot, marker) for alone, slot, marker in ((True, 1, "o"), (False, 0, "s"))
+)
 
 
-def whole_objective(data: Data) -> Figure | None:
-    """Of the exact combinations, the noise of the penalty alone and of the whole objective."""
+def whole_objective(run: Gradients) -> Figure | None:
+    """Return the noise of the right ones, alone and with the reward."""
+    groups = [rows[0] for rows in joined(run.right).values() if rows[0]["place"] >= 1]
+    if len(groups) < 2:
+        return None
     panels = []
-    for pair in data.ends:
-        found = ranked(data, pair)[:MAX_ROWS]
-        if len(found) < 2:
-            continue
-        with drawing(left=0.5, bottom=46 / (70 + 19 * len(found)), height=70 + 19 * len(found)) as (axes, svg):
-            for y, (_, row) in enumerate(found):
-                axes.plot([row.noise, row.total], [y, y], color=FAINT, linewidth=2.0, zorder=1)
-                for entry, x in ((ALONE, row.noise), (TOGETHER, row.total)):
-                    axes.plot(x, y, linestyle="none", marker=entry.marker, color=colour(entry.slot), clip_on=False, zorder=3)
-            rows_of_bars(axes, [group.leader for group, _ in found], "sd / exact gradient")
-            axes.tick_params(axis="y", labelsize=8.5)
-            axes.set_xlim(left=0.0)
-        said = "; ".join(f"{group.leader} {amount(row.noise)} and {amount(row.total)}" for group, row in found)
-        panels.append(Panel(data.label(pair), svg[0], f"Noise alone and with the reward on {data.label(pair)}: {said}."))
-    if not panels:
-        return None
-    caption = (
-        "Further left is better. Only combinations whose mean is the gradient of KL(q‖p) on every pair; of those with the "
-        "same numbers, one. Circles: the noise of the penalty's own gradient. Squares: that of the gradient of reward and "
-        "penalty together, for a policy that is already the best one for its reward, with the exact mean as baseline. There, "
-        "what the reward says of a sample is what the penalty takes back: a penalty that stands where the reward does can "
-        "cancel with it, however noisy it is alone; one with little noise of its own leaves the reward's noise as it is."
+    for end, pair in zip(("near", "far"), run.ends, strict=False):
+        marks = [
+            Mark(named(row), row[f"{measure}_{end}"], entry)
+            for row in groups[: MOST + 4]
+            for measure, entry in (("rel_std", ALONE), ("total_rel_std", TOGETHER))
+        ]
+        panels.append(down(run.pair_label(pair), marks, Axis(str(SAY.noise_axis()), levels=(0.0,)), left=0.52))
+    return Figure(
+        f"gradient-objective{run.stem}",
+        str(SAY.noise_title()),
+        SAY.noise_caption(len(groups[MOST + 4 :])),
+        panels,
+        [ALONE, TOGETHER],
     )
-    title = "Noise of the penalty, and of what training really adds up"
-    return Figure("gradient-objective", title, caption, panels, [ALONE, TOGETHER])

@@ -1,4 +1,4 @@
-"""Tables of the gradient study: bias and noise over all pairs, names in the wild, claims beside measurements."""
+"""Tables of the gradient study: settings of trainers, bias and noise over all pairs, claims beside measurements."""
 
 from __future__ import annotations
 
@@ -7,159 +7,134 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from klbench.report.blocks import Block, Cell, Column, Heading, Paragraph, Table
-from klbench.report.cells import code
-from klbench.report.combinations import DIFFERENCE, NOTHING, PLACES, Data, Row, bias_cell, in_words, noise_cell
-from klbench.report.numbers import listing, short
+from klbench.report import cells
+from klbench.report.blocks import Block, Cell, Column, Details, Heading, Paragraph, Table
+from klbench.report.combinations import SAY as WORDS
+from klbench.report.combinations import bias_cell, in_words, joined, name_cell, named, noise_cell, share, span
+from klbench.report.prose import prose
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
+from klbench.studies.gradient.section_data import Gradients
 
 MAX_PAIRS = 16
+SAY = prose(__package__)
 
 
-def _two_lines(data: Data, pair: str) -> Markup:
-    """A pair's label as a heading: the series above the KL."""
-    series, comma, kl = data.label(pair).rpartition(", KL ")
-    return Markup("{}<br>KL {}").format(series, kl) if comma else Markup("{}").format(data.label(pair))
+def target_cell(run: Gradients, row: Row) -> Cell:
+    """Return the divergence whose gradient a mean is, on every pair, or where it is."""
+    return Cell(SAY.target(row["verdict"], row["target"], run.right_on(row["combination"])), tone="words")
 
 
-def _text(text: str | Markup) -> Cell:
-    return Cell(text, tone="words")
+def _off_cell(row: Row) -> Cell:
+    far = 0.0 if row["verdict"] == "right" else row["rel_bias_far"]
+    text = share(0.0) if not far else span(share(row["rel_bias_near"]), share(far))
+    return cells.bar(far if far == far else 0.0, text, far)
 
 
-def _heat(data: Data, caption: str, *, bias: bool) -> Table:
-    pairs = data.pairs[:MAX_PAIRS]
-    measured = "bias" if bias else "noise"
-    columns = [Column("Combination", "name in klbench; the table of names says what it is")]
-    columns += [Column(_two_lines(data, pair), f"{measured} on: {pair}", numeric=True) for pair in pairs]
-    columns.append(Column("Where", "where the estimator stands"))
-    rows = []
-    for name in data.names:
-        found = [data.at(name, pair) for pair in pairs]
-        cells = [bias_cell(row) if bias else noise_cell(math.nan if row is None else row.noise) for row in found]
-        placement = data.of(name)[0].placement
-        rows.append([Cell(code(name), tone="name"), *cells, Cell(PLACES.get(placement, placement))])
-    return Table(caption, columns, rows)
+def _noise(row: Row, name: str) -> Cell:
+    return noise_cell(row[name])
 
 
-def heat_maps(data: Data) -> list[Block]:
-    """Bias and noise, a column a pair."""
-    cut = f" The first {MAX_PAIRS} of {len(data.pairs)} pairs." if len(data.pairs) > MAX_PAIRS else ""
-    sampled = " ≈ 0: sampled, and within five standard errors of it." if any(row.sampled for row in data.rows) else ""
-    return [
-        Paragraph(
-            "How far is the mean gradient from the gradient of KL(q‖p)? The distance is in per cent of the exact gradient's "
-            "length: at 0 the combination is exact, at 100 % it is as wrong as no gradient at all. The deeper the colour, the "
-            f"worse.{sampled}{cut}"
-        ),
-        _heat(data, "Bias of the mean gradient", bias=True),
-        Paragraph(
-            "How far does the gradient of one sample stray from that mean? The standard deviation, over all parameters "
-            "together, in units of the exact gradient's length: at 10, a batch of 100 samples has as much noise as signal. "
-            "Little noise is "
-            f"worth nothing where the table above shows a large bias.{cut}"
-        ),
-        _heat(data, "Noise of one sample's gradient", bias=False),
-    ]
+def _instead(row: Row) -> Cell:
+    if not row["instead_combination"]:
+        return Cell("")
+    return Cell(SAY.instead(row["instead"], row["instead_combination"]), tone="words")
 
 
-def measured_target(data: Data, name: str) -> str:
-    """Of which function the mean is the gradient, on every pair, or where it is."""
-    shown = {NOTHING: "nothing (mean 0)", DIFFERENCE: "KL(q‖p) − KL(p‖q)"}
-    verdict = data.verdicts[name]
-    if verdict:
-        return shown.get(verdict, verdict)
-    somewhere: dict[str, list[str]] = {}
-    for row in data.of(name):
-        for target in sorted(row.matches if not row.sampled else ()):  # a noisy one may match by accident
-            somewhere.setdefault(target, []).append(data.series[row.pair] or data.label(row.pair))
-    if not somewhere:
-        return "no KL"
-    parts = [f"{shown.get(t, t)} on {listing(list(dict.fromkeys(where)))}" for t, where in somewhere.items()]
-    return f"{'; '.join(parts)}; elsewhere no KL"
-
-
-def in_the_wild(data: Data) -> list[Block]:
-    """What trainers call it, and what it is."""
-    named = [name for name in data.names if data.known.get(name, {}).get("used_by")]
-    if not named:
-        return []
-    ends = data.ends
-    said = "; ".join(data.label(pair) for pair in ends)
-    columns = [
-        Column("Combination", "name in klbench"),
-        Column("In trainers", "what trainers and papers call it, as far as is known"),
-        Column("What it is", "what is computed, in words"),
-        Column("Its mean is the gradient of", "measured, over all pairs of this page"),
-        *(Column(Markup("Off by<br>{}").format(_tail(data, pair)), f"bias on {pair}", numeric=True) for pair in ends),
-        Column(Markup("Noise<br>{}").format(_tail(data, ends[-1])), f"sd of one sample on {ends[-1]}", numeric=True),
-        Column(
-            Markup("With reward<br>{}").format(_tail(data, ends[-1])),
-            f"the same of reward and penalty together, at the optimum, on {ends[-1]}", numeric=True,
-        ),
-        Column("Also called", "other names that klbench understands"),
-    ]  # fmt: skip
-    rows = []
-    for name in named:
-        known, found = data.known[name], [data.at(name, pair) for pair in ends]
-        last = found[-1]
-        rows.append(
-            [
-                Cell(code(name), tone="name"), _text(known["used_by"]), _text(in_words(data.of(name)[0])),
-                _text(measured_target(data, name)),
-                *map(bias_cell, found), noise_cell(math.nan if last is None else last.noise),
-                noise_cell(math.nan if last is None else last.total), _text(known.get("aliases", "")),
-            ]
-        )  # fmt: skip
-    where = "near the reference and far from it: " if len(ends) > 1 else ""
-    return [
-        Heading("Names in the wild"),
-        Paragraph(
-            "Trainers have options for this, with names of their own. What each one computes, and what its mean gradient was "
-            f"found to be; with its bias and its noise, in units of the exact gradient ({where}{said})."
-        ),
-        Table("Names in the wild", columns, rows),
-    ]
-
-
-def _tail(data: Data, pair: str) -> str:
-    """``KL 2``, or nothing where it is not known."""
-    return f"KL {short(data.kl[pair], 2)}" if math.isfinite(data.kl[pair]) else ""
-
-
-def _claimed(data: Data, rows: Sequence[Row]) -> str:
-    """What is claimed, and on which series where claims differ."""
-    claims: dict[str, list[str]] = {}
-    for row in rows:
-        claim = row.claim.removeprefix("grad ").replace(" - grad ", " − ")
-        claims.setdefault("nothing (mean 0)" if claim == NOTHING else claim or "makes no claim", []).append(
-            data.series[row.pair] or data.label(row.pair)
+def what_to_set(run: Gradients) -> list[Block]:
+    """Return the settings of trainers by their verdict; the right ones are folded."""
+    wrong = [row for row in run.options if row["verdict"] != "right"]
+    right = [row for row in run.options if row["verdict"] == "right"]
+    target, off = cells.computed(lambda row: target_cell(run, row)), cells.computed(_off_cell)
+    setting, own = Shown("option", cells.words), Shown("combination", cells.name)
+    noises = (Shown("rel_std_far", _noise), Shown("total_rel_std_far", _noise))
+    blocks: list[Block] = [Heading(SAY.settings_heading()), Paragraph(SAY.settings_text(run.named_ends[0]))]
+    if wrong:
+        shown = (
+            setting,
+            Shown("target", target),
+            Shown("rel_bias_far", off, SAY.off_heading()),
+            Shown("instead", cells.computed(_instead)),
+            own,
         )
-    if len(claims) == 1:
-        return next(iter(claims))
-    return "; ".join(f"{claim} ({', '.join(dict.fromkeys(where))})" for claim, where in claims.items())
+        blocks.append(table(SAY.wrong_settings(len(wrong)), OPTIONS, wrong, shown))
+    if right:
+        drawn = table(SAY.right_settings(len(right)), OPTIONS, right, (setting, *noises, own))
+        blocks.append(Details(SAY.right_settings(len(right)), [drawn]))
+    return blocks if run.options else []
 
 
-def claims(data: Data) -> Table:
-    """One row a combination: what it claims, and on how many pairs the measurement agrees."""
-    columns = [
-        Column("Combination", "name in klbench"),
-        Column("Claims to be the gradient of", "what its definition says; biased: of no KL"),
-        Column("Agrees on", "pairs on which the measured mean is what is claimed; a claim of bias is never refuted"),
-        Column("Measured", "of which KL the mean gradient was found to be the gradient"),
-        Column("Found", "by enumeration or closed form (exact), or from samples (within five standard errors)"),
-        Column("Source", "where the claim, or the reason for it, is from"),
-    ]
-    rows = []
-    for name in data.names:
-        found = data.of(name)
-        agreeing = [row for row in found if row.status != "claim broken"]
-        share = len(agreeing) / len(found)
-        sampled = sum(row.sampled for row in found)
-        how = "exact" if not sampled else "from samples" if sampled == len(found) else f"exact, {sampled} from samples"
-        rows.append(
-            [
-                Cell(code(name), tone="name"), _text(_claimed(data, found)),
-                Cell(f"{len(agreeing)} of {len(found)}", share, "good" if share == 1 else "bad"),
-                _text(measured_target(data, name)), Cell(how), _text(data.known.get(name, {}).get("source", "")),
-            ]
-        )  # fmt: skip
-    return Table("Claimed beside measured", columns, rows)
+def _two_lines(run: Gradients, pair: str) -> Markup:
+    """Return a pair's label as a heading: the series above the KL."""
+    series, comma, kl = run.pair_label(pair).rpartition(", KL ")
+    return Markup("{}<br>KL {}").format(series, kl) if comma else Markup("{}").format(run.pair_label(pair))
+
+
+def _heat(run: Gradients, caption: str, rows: Sequence[Row], *, bias: bool) -> Table:
+    pairs = list(run.pairs)[:MAX_PAIRS]
+    meaning = GRADIENTS["rel_bias" if bias else "rel_std"].meaning
+    columns = [Column("Combination", VERDICTS["combination"].meaning)]
+    columns += [Column(_two_lines(run, pair), f"{meaning}: {pair}", numeric=True) for pair in pairs]
+    columns.append(Column("Where", VERDICTS["placement"].meaning))
+    lines = []
+    for row, *others in joined(rows).values():
+        found = [run.at.get((row["combination"], pair)) for pair in pairs]
+        measured = [bias_cell(each) if bias else noise_cell(each["rel_std"] if each else math.nan) for each in found]
+        places = dict.fromkeys(WORDS.place(each["placement"]) for each in (row, *others))
+        names = Cell(cells.codes([*map(named, [row, *others])], Markup("<br>")), tone="name")
+        lines.append([names, *measured, Cell(Markup(", ").join(places))])
+    return Table(caption, columns, lines)
+
+
+def heat_maps(run: Gradients) -> list[Block]:
+    """Return bias and noise, a column a pair; what is right everywhere has no bias to show."""
+    wrong = [row for row in run.verdicts if row["verdict"] != "right"]
+    cut = max(0, len(run.pairs) - MAX_PAIRS)
+    sampled = any(row["method"] == "sampling" for row in run.measured)
+    blocks: list[Block] = []
+    if wrong:
+        blocks += [Paragraph(SAY.bias_text(sampled, cut)), _heat(run, SAY.bias_title(), wrong, bias=True)]
+    noise: list[Block] = [Paragraph(SAY.noise_text(cut)), _heat(run, SAY.noise_of_one(), run.right + wrong, bias=False)]
+    return [*blocks, Details(SAY.noise_of_one(), noise)]
+
+
+def pairs(run: Gradients) -> Table:
+    """Return what the labels of the pairs stand for."""
+    shown = (
+        Shown("series", cells.computed(lambda row: Cell(run.pair_label(row["pair"]))), "On this page"),
+        Shown("pair", cells.words), Shown("tokens", cells.whole), Shown("kl_qp", cells.short()), Shown("kl_pq", cells.short()),
+    )  # fmt: skip
+    return table(SAY.pairs_title(), GRADIENTS, list(run.pairs.values()), shown)
+
+
+def _claimed(run: Gradients, combination: str) -> Markup:
+    """Return what is claimed, and on which series where claims differ."""
+    claims: dict[str, list[str]] = {}
+    for row in run.measured:
+        if row["combination"] == combination:
+            claims.setdefault(row["claim"].replace("grad ", ""), []).append(row["series"] or run.pair_label(row["pair"]))
+    return Markup(SAY.claimed({claim: list(dict.fromkeys(where)) for claim, where in claims.items()}))
+
+
+def claims(run: Gradients) -> Table:
+    """Return each combination in words: what it claims, and on how many pairs the measurement agrees."""
+
+    def agrees(row: Row) -> Cell:
+        part = row["agreeing_pairs"] / row["pairs"]
+        return Cell(SAY.of(row["agreeing_pairs"], row["pairs"]), part, "good" if part == 1 else "bad")
+
+    def known(name: str) -> cells.Show:
+        return lambda row, _: Cell(run.known[row["combination"]][name] if row["combination"] in run.known else "", tone="words")
+
+    in_short = cells.computed(lambda row: Cell(in_words(run.known.get(row["combination"], row)), tone="words"))
+    claimed = cells.computed(lambda row: Cell(_claimed(run, row["combination"]), tone="words"))
+    shown = (
+        Shown("combination", name_cell),
+        Shown("placement", in_short, "What it is"),
+        Shown("target", claimed, GRADIENTS["claim"].heading, GRADIENTS["claim"].meaning),
+        Shown("agreeing_pairs", cells.computed(agrees)),
+        Shown("target", cells.computed(lambda row: target_cell(run, row)), "Measured"),
+        Shown("typed", known("aliases"), "Also called", "names in other code"),
+        Shown("same_as", known("source"), "Source", "where it is described"),
+    )
+    return table(SAY.claims_title(), VERDICTS, run.verdicts, shown)

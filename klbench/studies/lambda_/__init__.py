@@ -6,6 +6,6 @@ STUDY = Study(
     "lambda",
     "the best lambda for the value and for the gradient",
     __name__,
-    options_at=".run:LambdaOptions",
+    options_at=".options:LambdaOptions",
     summarize_at=".run:summarize",
 )

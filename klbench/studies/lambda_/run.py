@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, Field
+from typing import TYPE_CHECKING, Any
 
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import exactly, length, over
-from klbench.studies.gradient.run import Differentiable
+from klbench.studies.lambda_.options import LambdaOptions
 from klbench.study import Summary
-from klbench.types import Options, Skip
+from klbench.types import Skip
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def _enumerable(pair: Pair) -> Pair:
-    task = pair.gradient_task()
-    if isinstance(task, Skip) or task.atoms() is None:
-        raise ValueError(f"{pair.kind} pairs have no end of samples; this needs categorical or sequence")
-    if task.staleness:
-        raise ValueError("its samples come from another distribution; the best lambda is measured on-policy")
-    return pair
-
-
-class LambdaOptions(Options):
-    """Settings of the lambda study: pairs that can be enumerated and are sampled by their own policy."""
-
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(min_length=1)
 
 
 def measure(pair: Pair) -> dict[str, Any]:
@@ -66,13 +49,14 @@ def measure(pair: Pair) -> dict[str, Any]:
     value_best, gradient_best = over(kl_qp + kl_pq, chi2), over(product, scores)
     values = pair.exact([estimators.get(name) for name in ("k1", "k3", f"k_lambda:{value_best!r}")])
     k1, k3, best = (math.nan if each is None else each.std for each in values)
+    noise, best_noise = gradient_noise(value_best), gradient_noise(gradient_best)
     return {
         "pair": pair.title, "series": pair.series, "kl_qp": kl_qp, "kl_pq": kl_pq, "chi2": chi2,
         "lambda_value": value_best, "lambda_gradient": gradient_best,
         "value_std_k1": k1, "value_std_k3": k3, "value_std_best": best,
         "gradient_rel_std_0": gradient_noise(0.0), "gradient_rel_std_1": gradient_noise(1.0),
-        "gradient_rel_std_value_best": gradient_noise(value_best),
-        "gradient_rel_std_gradient_best": gradient_noise(gradient_best),
+        "gradient_rel_std_value_best": noise, "gradient_rel_std_gradient_best": best_noise,
+        "noise_lost": noise / best_noise - 1.0 if best_noise else math.nan,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from klbench.context import Context
     from klbench.rlhf.language.ppo_world import Completed, Judge
-    from klbench.studies.language.options import LanguageOptions
+    from klbench.studies.language.options import DpoLmOptions, LanguageOptions, PpoLmOptions
     from klbench.types import Rollouts
 
 UNTRAINED = "untrained"
@@ -65,6 +65,78 @@ class Kept:
         file = place.part(name)
         if file is not None:
             trained.keep(file, self.tensors, self.state)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a combination or a loss by name, a seed, where it is done, and what is kept of it from before."""
+
+    place: Place
+    name: str
+    seed: int
+    kept: Kept | None
+
+    @classmethod
+    def of(cls, place: Place, name: str, seed: int) -> Job:
+        """Find what is kept of it."""
+        return cls(place, name, seed, Kept.found(place, slug(name, seed)))
+
+    @property
+    def slug(self) -> str:
+        """Its name for files."""
+        return slug(self.name, self.seed)
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """What came of it, where it is done."""
+        return self.kept.state if self.kept is not None and self.kept.state.get("done") else None
+
+    @property
+    def start(self) -> int:
+        """The step at which it is continued; -1 where it has not reported yet."""
+        return -1 if self.kept is None else self.kept.state["update"]
+
+
+R = TypeVar("R")
+
+
+def followed(
+    options: PpoLmOptions | DpoLmOptions,
+    job: Job,
+    learner: Language,
+    train: Callable[[int], Iterator[tuple[int, R]]],
+    entry: Callable[[R], tuple[dict[str, Any], dict[str, Any]]],
+    logged: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Train to the end, or until a number fails; a row a report.
+
+    Parameters
+    ----------
+    train
+        From the step to start at to steps and reports.
+    entry
+        From a report to its row, and to what of the loop's own state is kept beside the learner's.
+    logged
+        The numbers of a row that trackers are told.
+    """
+    rows: list[dict[str, Any]] = []
+    if job.kept is not None:
+        restore(learner, job.kept)
+        rows = job.kept.state["rows"]
+    log = tracker(options, job.place, job.slug)
+    try:
+        for step, report in train(max(job.start, 0)):
+            if step > job.start:
+                row, state = entry(report)
+                log.log(step, {key: row[key] for key in logged})
+                rows.append({"combination": job.name, "seed": job.seed, "step": step} | row | {"status": status(learner)})
+                if step < options.updates:
+                    snapshot(learner, rows=rows, update=step, **state).save(job.place, job.slug)
+            if learner.descent.cause is not None:
+                break  # it stays where it was
+    finally:
+        log.close()
+    return rows
 
 
 def snapshot(world: Language, **state: Any) -> Kept:

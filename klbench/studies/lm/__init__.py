@@ -6,7 +6,7 @@ STUDY = Study(
     "lm",
     "estimators on completions, token by token",
     __name__,
-    options_at=".run:LmOptions",
+    options_at=".options:LmOptions",
     summarize_at=".run:summarize",
     complete_at=".verdicts:complete",
     devices=("cpu", "cuda"),

@@ -1,4 +1,4 @@
-"""What scoring the same completions again changes: in another format, or with most of the vocabulary in one bucket."""
+"""The changes when the same completions are scored again: in another format, or with most of the vocabulary in one bucket."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _dtype_rows(
 
 
 def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
-    """What of the Rao-Blackwell sum is left, per completion, when only the k most probable tokens are told apart.
+    """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable tokens are told apart.
 
     ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
     """

@@ -14,10 +14,10 @@ class Arrays:
     """A bundle of arrays that can be written to a file and read back."""
 
     def flat(self, prefix: str) -> dict[str, np.ndarray]:
-        """By name, ``prefix.field``."""
+        """Return the arrays by name, ``prefix.field``."""
         return {f"{prefix}.{each.name}": getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def of(cls, stored: Mapping[str, np.ndarray], prefix: str) -> Self:
-        """What :meth:`flat` made."""
+        """Return the bundle that :meth:`flat` took apart."""
         return cls(**{each.name: stored[f"{prefix}.{each.name}"] for each in fields(cls)})

@@ -1,4 +1,4 @@
-"""What shards of completions say, as arrays that are merged in order and kept in files: their size never grows with samples."""
+"""Summaries of shards of completions: arrays of a fixed size that are merged in order and kept in files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Sums(Arrays):
 
     @classmethod
     def of_vectors(cls, vectors: np.ndarray) -> Sums:
-        """Of ``(n, d)`` vectors, n at least 1."""
+        """Return the moments of ``(n, d)`` vectors, n at least 1."""
         with np.errstate(all="ignore"):  # what is not finite spoils its own rows and columns, and is counted elsewhere
             mean = vectors[0] + (vectors - vectors[0]).mean(axis=0)
             centred = vectors - mean
@@ -45,7 +45,7 @@ class Sums(Arrays):
             )
 
     def merge(self, later: Sums) -> Sums:
-        """Both together. (Chan, Golub and LeVeque 1983; Pebay 2008, eq. 1.6, for the third and fourth powers.)"""
+        """Return the moments of both. (Chan, Golub and LeVeque 1983; Pebay 2008, eq. 1.6, for the third and fourth powers.)"""
         a, b = int(self.count), int(later.count)
         n = a + b
         with np.errstate(all="ignore"):
@@ -61,7 +61,7 @@ class Sums(Arrays):
 
     @property
     def covariance(self) -> np.ndarray:
-        """Of one vector, ``(d, d)``; NaN for fewer than two."""
+        """The covariance of one vector, ``(d, d)``; NaN for fewer than two."""
         n = int(self.count)
         return self.scatter / (n - 1) if n > 1 else np.full_like(self.scatter, np.nan)
 
@@ -91,7 +91,7 @@ class Places(Arrays):
 
     @classmethod
     def of_tokens(cls, position: np.ndarray, values: np.ndarray, log_ratio: np.ndarray) -> Places:
-        """Of ``values`` ``(k, tokens)`` at ``position`` ``(tokens,)``."""
+        """Return the moments of ``values`` ``(k, tokens)`` at ``position`` ``(tokens,)``."""
         size = int(position.max(initial=-1)) + 1
         count = np.bincount(position, minlength=size)
         with np.errstate(all="ignore"):
@@ -106,7 +106,7 @@ class Places(Arrays):
         return Places(*(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)]) for x in vars(self).values())) if more else self
 
     def merge(self, later: Places) -> Places:
-        """Both together."""
+        """Return both together."""
         size = max(self.count.size, later.count.size)
         a, b = self._padded(size), later._padded(size)
         n = a.count + b.count
@@ -120,7 +120,7 @@ class Places(Arrays):
 
 @dataclass(frozen=True)
 class Vocabulary(Arrays):
-    """What each token id carries, ids rising, all ``(ids,)``: how often, sums of k1, its square and the exact KL.
+    """Sums for each token id, ids rising, all ``(ids,)``: draws, k1, its square and the exact KL.
 
     It grows with the vocabulary, not with samples.
     """
@@ -134,7 +134,7 @@ class Vocabulary(Arrays):
 
     @classmethod
     def of_tokens(cls, token: np.ndarray, log_ratio: np.ndarray, kl: np.ndarray | None) -> Vocabulary:
-        """Of all tokens of a shard, each argument ``(tokens,)``."""
+        """Return the sums over all tokens of a shard, each argument ``(tokens,)``."""
         ids, which = np.unique(token, return_inverse=True)
         largest = np.zeros(ids.size)
         np.maximum.at(largest, which, np.abs(log_ratio))
@@ -143,7 +143,7 @@ class Vocabulary(Arrays):
         return cls(ids, np.bincount(which, minlength=ids.size), k1, squares, exact, largest)
 
     def merge(self, later: Vocabulary) -> Vocabulary:
-        """Both together."""
+        """Return both together."""
         ids = np.union1d(self.token, later.token)
         parts: dict[str, Any] = {"token": ids}
         for name in ("count", "k1", "k1_squared", "kl", "largest"):
@@ -170,7 +170,7 @@ class Kept(Arrays):
     full: np.ndarray
 
     def merge(self, later: Kept) -> Kept:
-        """Both together, unless these are enough."""
+        """Return both together, or these alone where they are enough."""
         if self.full:
             return self
         names = [each.name for each in fields(self)[:-1]]
@@ -179,15 +179,15 @@ class Kept(Arrays):
 
     @staticmethod
     def enough(completions: int, tokens: int) -> np.ndarray:
-        """Whether so many will do."""
+        """Tell whether so many are enough."""
         return np.array(completions >= KEPT_COMPLETIONS or tokens >= KEPT_TOKENS)
 
 
 @dataclass(frozen=True)
 class Tallies(Arrays):
-    """How many are below zero, how many there are, and how many are not finite, ``(4 estimators,)`` each.
+    """Counts of terms: those below zero, all, and those that are not finite, ``(4 estimators,)`` each.
 
-    Of each estimator: its token terms, their sums over completions, and its sequence terms twice over.
+    For each estimator there are four: its token terms, their sums over completions, and its sequence terms twice over.
     """
 
     negative: np.ndarray
@@ -195,7 +195,7 @@ class Tallies(Arrays):
     nonfinite: np.ndarray
 
     def merge(self, later: Tallies) -> Tallies:
-        """Both together."""
+        """Return both together."""
         return Tallies(self.negative + later.negative, self.terms + later.terms, self.nonfinite + later.nonfinite)
 
 
@@ -212,7 +212,7 @@ class Clock(Arrays):
     peak: np.ndarray
 
     def merge(self, later: Clock) -> Clock:
-        """Both together."""
+        """Return both together."""
         return Clock(
             self.completions + later.completions, self.stages + later.stages, self.estimators + later.estimators,
             np.maximum(self.peak, later.peak),
@@ -221,7 +221,7 @@ class Clock(Arrays):
 
 @dataclass(frozen=True)
 class Found:
-    """All that one or more shards of a pair say; ``columns`` names the entries of the vectors in ``sums``.
+    """The summary of one or more shards of a pair; ``columns`` names the entries of the vectors in ``sums``.
 
     The vectors in ``checks`` and ``logged`` are apart from these, so that no estimator's bits depend on them.
     """
@@ -238,7 +238,7 @@ class Found:
     logged: Sums | None = None
 
     def merge(self, later: Found) -> Found:
-        """Both together; the order matters to the last bit."""
+        """Return both together; the order matters to the last bit."""
         return Found(
             self.columns, self.sums.merge(later.sums), self.places.merge(later.places),
             None if self.vocabulary is None or later.vocabulary is None else self.vocabulary.merge(later.vocabulary),
@@ -249,7 +249,7 @@ class Found:
         )  # fmt: skip
 
     def flat(self) -> dict[str, np.ndarray]:
-        """Everything as arrays by name."""
+        """Return all parts as arrays by name."""
         result = {"columns": np.array(self.columns)}
         for each in fields(self)[1:]:
             part = getattr(self, each.name)
@@ -258,7 +258,7 @@ class Found:
 
     @classmethod
     def restored(cls, stored: Mapping[str, np.ndarray]) -> Found:
-        """What :meth:`flat` made."""
+        """Return the summary that :meth:`flat` took apart."""
         kinds: dict[str, type[Arrays]] = {
             "sums": Sums,
             "places": Places,

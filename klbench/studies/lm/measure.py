@@ -1,4 +1,4 @@
-"""From a shard of completions to what it says: terms per token and per sequence, sums, positions, tokens, tails."""
+"""The measurement of a shard of completions: terms per token and per sequence, sums, positions, tokens, tails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ABOVE = 1e-6
 
 
 def skip_reason(estimator: Estimator, *, off_policy: bool) -> str | None:
-    """Why an estimator is no mean of terms here, if so."""
+    """Return the reason why an estimator is no mean of terms here; None where it is one."""
     if estimator.batch is not None:
         return "is no mean of terms"
     if estimator.needs_weight and not off_policy:
@@ -35,7 +35,7 @@ def skip_reason(estimator: Estimator, *, off_policy: bool) -> str | None:
 
 
 def measured(chosen: Sequence[Estimator], *, off_policy: bool) -> list[Estimator]:
-    """Those that can be measured."""
+    """Return the estimators that can be measured."""
     return [each for each in chosen if skip_reason(each, off_policy=off_policy) is None]
 
 
@@ -68,25 +68,25 @@ class Shard:
         }
 
     def summed(self, tokens: np.ndarray) -> np.ndarray:
-        """Over the tokens of each completion, ``(tokens,)`` to ``(n,)``."""
+        """Return sums over the tokens of each completion, ``(tokens,)`` to ``(n,)``."""
         return np.bincount(self.row, tokens, self.n)
 
     def draws(self, level: str) -> Draws:
-        """One for each token, or for each whole sequence."""
+        """Return the draws, one for each token or for each whole sequence."""
         weight = self.log_weight
         if level == "token":
             return Draws(self.log_ratio, weight)
         return Draws(self.summed(self.log_ratio), None if weight is None else self.summed(weight))
 
     def log_of(self, name: str) -> np.ndarray:
-        """Of each token: the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` = p/mu."""
+        """Return, for each token, the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` = p/mu."""
         if name == "r":
             return self.log_ratio
         assert self.log_weight is not None
         return self.log_weight if name == "w" else self.log_ratio + self.log_weight
 
     def prefix_weight(self) -> np.ndarray:
-        """``q/mu`` of what precedes each token."""
+        """Return ``q/mu`` of what precedes each token."""
         assert self.log_weight is not None
         weights = np.zeros(self.mask.shape)
         weights[self.mask] = self.log_weight
@@ -107,7 +107,7 @@ def _exact_columns(shard: Shard) -> dict[str, np.ndarray]:
 
 
 def _mixed_columns(shard: Shard) -> dict[str, np.ndarray]:
-    """What k1 and k3 are if log q is taken for log mu, or the samples of mu for samples of q."""
+    """Return k1 and k3 as they are if log q is taken for log mu, or the samples of mu for samples of q."""
     if shard.log_mu is None:
         return {}
     columns = {}
@@ -134,12 +134,12 @@ NOTHING_KEPT = Kept(np.empty(0, dtype=np.int64), NONE, NONE, NONE, NONE, np.arra
 
 
 def check_columns(*, off_policy: bool) -> tuple[str, ...]:
-    """Names of the entries of ``Found.checks``."""
+    """Return the names of the entries of ``Found.checks``."""
     return ("tokens", "above zero", *(f"{what} {name}" for name in UNIT[off_policy] for what in ("excess", "square")))
 
 
 def _checks(shard: Shard) -> Sums:
-    """Of each completion: tokens, those with a log-probability above 0, and sums of ``x - 1`` and ``x^2`` of unit ratios."""
+    """Sum up, over completions: tokens, those with a log-probability above 0, sums of ``x - 1`` and ``x^2`` of unit ratios."""
     above = np.max([each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0) > ABOVE
     columns = [shard.lengths, shard.summed(above)]
     for name in UNIT[shard.log_mu is not None]:
@@ -148,17 +148,16 @@ def _checks(shard: Shard) -> Sums:
     return Sums.of_vectors(np.column_stack(columns).astype(np.float64))
 
 
-def _logged(shard: Shard, usable: Sequence[Estimator]) -> Sums:
-    """Sum up what trainers log of each completion.
+def _logged(shard: Shard, terms: Sequence[np.ndarray]) -> Sums:
+    """Sum up what trainers log of each completion; ``terms`` are those of each estimator, ``(tokens,)``.
 
     The entries: k1, k3 and k3 - k1, summed over its tokens; then the mean over its tokens of each estimator's terms, and last
     of the exact KL, where that is known.
     """
     k1, k3 = (estimators.get(name)(shard.log_ratio) for name in MIXED)
     exact = shard.kl["kl_qp"]
-    terms = [each.terms(shard.draws("token")) for each in usable] + ([] if exact is None else [exact])
-    sums = [shard.summed(each) for each in (k1, k3, k3 - k1)]
-    return Sums.of_vectors(np.column_stack([*sums, *(shard.summed(each) / shard.lengths for each in terms)]))
+    means = [shard.summed(each) / shard.lengths for each in (*terms, *([] if exact is None else [exact]))]
+    return Sums.of_vectors(np.column_stack([*(shard.summed(each) for each in (k1, k3, k3 - k1)), *means]))
 
 
 def _positions(shard: Shard) -> Places:
@@ -176,7 +175,7 @@ def _by_prompt(shard: Shard) -> Prompts | None:
 
 
 def peak_memory(device: str = "cpu") -> float:
-    """The most memory this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
+    """Return the most memory that this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
     if device == "cuda":
         import torch
 
@@ -197,11 +196,11 @@ def _stages(completions: Completions) -> np.ndarray:
 def found_in(
     completions: Completions, chosen: Sequence[Estimator], seconds: float, *, keep: bool, device: str = "cpu"
 ) -> Found:  # fmt: skip
-    """All that the study wants of a shard; ``keep`` its log-ratios as well."""
+    """Return the summary of a shard; with ``keep``, its log-ratios as well."""
     shard = Shard(completions)
     usable = measured(chosen, off_policy=shard.log_mu is not None)
     columns: dict[str, np.ndarray] = {}
-    negative, terms_in_all, nonfinite, spent = [], [], [], []
+    negative, terms_in_all, nonfinite, spent, of_tokens = [], [], [], [], []
     with np.errstate(all="ignore"):
         for estimator in usable:
             started = time.perf_counter()
@@ -212,6 +211,7 @@ def found_in(
                     negative.append(np.count_nonzero(each < 0.0))
                     terms_in_all.append(each.size)
                     nonfinite.append(np.count_nonzero(~np.isfinite(each)))
+                of_tokens += [terms] if level == "token" else []
             spent.append(time.perf_counter() - started)
         columns |= _exact_columns(shard) | _mixed_columns(shard)
         token = completions.token
@@ -221,14 +221,14 @@ def found_in(
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
             Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _checks(shard),
-            _by_prompt(shard), _logged(shard, usable),
+            _by_prompt(shard), _logged(shard, of_tokens),
         )  # fmt: skip
 
 
 def measure_shard(
     pair: CompletionSource, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int
 ) -> Found | None:
-    """One task: the first ``n`` completions of a shard of ``size``. None where there are none.
+    """Measure the first ``n`` completions of a shard of ``size``: one task. Return None where there are none.
 
     Pure but for its timings: the same arguments give the same bits.
 
@@ -253,6 +253,6 @@ def measure_shard(
 
 
 def first(completions: Completions, n: int) -> Completions:
-    """The first so many."""
+    """Return the first so many completions."""
     parts: dict[str, Any] = {k: each[:n] if isinstance(each, np.ndarray) else each for k, each in vars(completions).items()}
     return Completions(**parts)

@@ -17,7 +17,7 @@ NAMES = ("exact KL", "k1", "k3", "k1 - exact KL", "k3 - exact KL")
 
 @dataclass(frozen=True)
 class Prompts(Arrays):
-    """Of each prompt, ids rising: ``count`` ``(p,)`` completions, and ``total`` ``(p, 5)``, the sums of what ``NAMES`` says.
+    """Sums for each prompt, ids rising: ``count`` ``(p,)`` completions, and ``total`` ``(p, 5)``, the sums of ``NAMES``.
 
     ``squares`` ``(5,)`` are sums over all completions. Of more than ``MOST`` prompts nothing is kept: ``full``.
     """
@@ -30,7 +30,7 @@ class Prompts(Arrays):
 
     @classmethod
     def of_completions(cls, prompt: np.ndarray, k1: np.ndarray, k3: np.ndarray, exact: np.ndarray | None) -> Prompts:
-        """Of a shard: each argument ``(n,)``, sums over the tokens of a completion."""
+        """Return the sums of a shard: each argument is ``(n,)``, sums over the tokens of a completion."""
         exact = np.full(k1.size, np.nan) if exact is None else exact
         values = np.column_stack([exact, k1, k3, k1 - exact, k3 - exact])
         ids, which = np.unique(prompt, return_inverse=True)
@@ -38,7 +38,7 @@ class Prompts(Arrays):
         return cls(ids, np.bincount(which, minlength=ids.size), total, (values**2).sum(axis=0), np.array(ids.size > MOST))
 
     def merge(self, later: Prompts) -> Prompts:
-        """Both together."""
+        """Return both together."""
         ids = np.union1d(self.prompt, later.prompt)
         squares = self.squares + later.squares
         if self.full or later.full or ids.size > MOST:
@@ -52,7 +52,7 @@ class Prompts(Arrays):
 
 
 def prompt_rows(found: Mapping[str, Prompts | None]) -> Sequence[dict[str, Any]]:
-    """One row a pair and quantity, for pairs with several completions of several prompts.
+    """Return a row for each pair and quantity, for pairs with several completions of several prompts.
 
     ``se``
         As everywhere else: completions are taken for independent.

@@ -21,11 +21,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator, Field
-
-from klbench import estimators, pairs
 from klbench.context import Checkpoint, Context
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
@@ -33,65 +30,15 @@ from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import measure_shard, measured
+from klbench.studies.lm.options import LmOptions
 from klbench.studies.lm.values import Measured, values
 from klbench.studies.lm.verdicts import complete
 from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
-from klbench.types import Dtype, Estimator, Options, RunError, Truth
+from klbench.types import Estimator, RunError, Truth
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CORE = ("k1", "k2", "k3", "k_lambda", "abs", "k3_clamped", "k3_verl", "bregman_kl_pq")
-WEIGHTED = ("k1_weighted", "k2_weighted", "k3_weighted")
-SAMPLES = 2_048
-"""Completions of each pair that can make any number, unless the settings say how many."""
-
-
-def _has_tokens(pair: Pair) -> Pair:
-    if not pair.capabilities.completions:
-        kinds = [name for name in pairs.names() if pairs.get(name).capabilities.completions]
-        raise ValueError(f"{pair.kind} pairs have no tokens; pairs with tokens: {', '.join(kinds)}")
-    return pair
-
-
-class LmOptions(Options):
-    """Settings of the study of completions.
-
-    Parameters
-    ----------
-    estimators
-        Those that are means of terms; where none are named: the usual ones, and the weighted ones where a third distribution
-        sampled.
-    samples
-        Completions of each pair; all there are, or 2,048 where there is no end of them.
-    shard
-        Completions that are made and measured at once.
-    rescored, dtypes, truncations
-        So many completions, at most all that are measured, are scored again in these formats, and with so many of the most
-        probable tokens told apart from the rest, where the pair can.
-    path
-        The file that ``pair=recorded`` reads.
-    """
-
-    pairs: tuple[Annotated[Pair, AfterValidator(_has_tokens)], ...] = Field(min_length=1)
-    estimators: tuple[str, ...] | None = None
-    samples: int | None = Field(default=None, ge=2, le=10**12)
-    shard: int = Field(default=256, ge=1, le=65_536)
-    rescored: int = Field(default=256, ge=0, le=10**6)
-    dtypes: tuple[Dtype, ...] = ("bfloat16",)
-    truncations: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 64)
-    path: str | None = None
-
-    def chosen(self, pair: Pair) -> tuple[Estimator, ...]:
-        """The estimators to measure on a pair."""
-        names = self.estimators if self.estimators is not None else CORE + (WEIGHTED if pair.off_policy else ())
-        return tuple(estimators.get(name) for name in names)
-
-    def completions(self, pair: Pair) -> int:
-        """How many of a pair's completions to measure."""
-        asked = self.samples or pair.available or SAMPLES
-        return asked if pair.available is None else min(asked, pair.available)
 
 
 def _part(pair: Pair) -> str:
@@ -118,7 +65,7 @@ def _measure(pair: Pair, options: LmOptions, context: Context, progress: Checkpo
 
 
 def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found | None) -> Measured:
-    """With what is exact about the pair."""
+    """Return what was measured, with what is exact about the pair."""
     truths: dict[str, Truth | None] = {each.target: pair.truth(each.target) for each in chosen}
     truths["kl_qp"] = pair.truth("kl_qp")
     usable = measured(chosen, off_policy=pair.off_policy)
@@ -127,7 +74,7 @@ def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found 
 
 
 def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]:
-    """The pairs to report, and before them the same and what their truths need, each once."""
+    """Return the pairs to report, and all that must be measured for them, each once."""
     wanted = [pair.placed(device) for pair in options.pairs]
     needed = {_part(pair): pair for pair in wanted}
     for pair in wanted:
@@ -217,7 +164,7 @@ def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """One row an estimator and level, per sequence, of the first pair."""
+    """Return a row for each estimator and level, per sequence, of the first pair."""
     table = results["values"]
     titles = list(dict.fromkeys(table["pair"]))
     rows = table[(table["pair"] == titles[0]) & (table["per"] == "sequence")]

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 from klbench.report.blocks import Block, Lead, Paragraph, Section, Tables, Text
 from klbench.report.prose import prose
 from klbench.studies.lm import section_figures, section_tables
-from klbench.studies.lm.columns import CHECKS, PROMPTS, TOKENS
+from klbench.studies.lm.columns import CHECKS, PAIRS, PROMPTS, TOKENS
 from klbench.studies.lm.section_data import Completions, finite, spread
 
 SAY = prose(__package__)
+MOST_SENTENCES, MOST_NAMED = 3, 4
 TERMS = (
     "q_p",
     "r",
@@ -35,30 +36,36 @@ def lead(tables: Tables) -> Lead:
     if not data.pairs or not data.values:
         return Lead(question, SAY.nothing(), None)
     figure = section_figures.ways(data) if data.recorded else section_figures.errors(data) or section_figures.ways(data)
-    return Lead(question, _verdict(data), figure, list(_more(data)))
+    return Lead(question, _verdict(data), figure, list(_more(data))[:MOST_SENTENCES])
 
 
 def _verdict(data: Completions) -> Text:
     """Return the sentence that answers the question; it recommends nothing on completions that fail their own checks."""
     if len(data.unsound) == len(data.pairs):
         return SAY.nothing_sound(list(data.agreement.values()))
-    if data.recorded and len(data.pairs) == 1:
-        (pair,) = data.pairs
-        return SAY.recorded(data.at(pair, "rao_blackwell"), data.agreement[pair], data.at(pair, "k3", per="token"))
-    exact, k3 = data.saving("exact_saving"), data.saving("k3_saving")
-    if exact or k3:
-        return SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else ())
+    if data.recorded:
+        sound = [pair for pair in data.pairs if data.labels[pair] not in data.unsound]
+        if len(data.pairs) == 1:
+            return SAY.recorded(data.at(sound[0], "rao_blackwell"), data.agreement[sound[0]], data.at(sound[0], "k3", "token"))
+        return SAY.several([data.agreement[pair] | {"label": data.labels[pair]} for pair in sound[:MOST_NAMED]])
     best = [row | {"label": data.labels[pair]} for pair, row in data.verdicts.items() if row["nearest"]]
-    return SAY.nearest(best) if best else SAY.no_truth()
+    return _savings(data) or (SAY.nearest(best) if best else SAY.no_truth())
+
+
+def _savings(data: Completions) -> Text:
+    """Return how many completions the exact KL and k3 save; an empty text where nobody knows."""
+    exact, k3 = (data.saving(name) for name in ("exact_saving", "k3_saving"))
+    return SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else ()) if exact or k3 else ""
 
 
 def _more(data: Completions) -> Iterator[Text]:
-    """Yield what a reader must not miss, three sentences at most: each on one thing."""
-    if data.recorded and len(data.pairs) == 1:
-        (compared,) = data.agreement.values()
-        yield SAY.difference(compared)
+    """Yield what a reader must not miss, each on one thing, the most important first."""
     if 0 < len(data.unsound) < len(data.pairs):
         yield SAY.unsound(data.unsound)
+    if data.recorded and len(data.pairs) == 1:
+        yield SAY.difference(data.agreement[data.pairs[0]])
+    if data.recorded and (savings := _savings(data)):
+        yield savings
     whole = [row for row in data.verdicts.values() if row["whole_k3_status"]]
     heavy = [row for row in whole if row["whole_k3_status"] == "heavy tail"]
     if heavy:
@@ -77,7 +84,7 @@ def warnings(data: Completions) -> Iterator[Block]:
         if verdict["ratios"] == "fails":
             failed = [row for row in data.rows(CHECKS) if row["pair"] == pair and row["verdict"] == "fails"]
             yield Paragraph(SAY.ratio_fails(label, failed), "warning")
-        elif not verdict["sound"]:
+        elif label in data.unsound:
             yield Paragraph(SAY.k1_off(label, data.at(pair, "k1"), verdict["k1_z"]), "warning")
     doubtful = [data.labels[pair] for pair in data.pairs if data.verdicts[pair]["ratios"] == "cannot tell"]
     if doubtful:
@@ -97,7 +104,7 @@ def warnings(data: Completions) -> Iterator[Block]:
     if rows:
         answers = spread([row["completions"] / row["prompts"] for row in rows])
         factors = [spread([row[name] for row in rows]) for name in ("same_over_se", "new_over_se")]
-        yield Paragraph(SAY.prompts(spread([row["prompts"] for row in rows]), answers, rows[0]["what"], *factors), "note")
+        yield Paragraph(SAY.prompts(spread([row["prompts"] for row in rows], 6), answers, rows[0]["what"], *factors), "note")
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -117,7 +124,7 @@ def build(tables: Tables) -> Sequence[Block]:
         section_figures.truncation,
     ]
     drawn = [figure for make in figures if (figure := make(data)) is not None]
-    return [Paragraph(SAY.measured(list(data.about.values()))), *warnings(data), *drawn, *section_tables.blocks(data)]
+    return [Paragraph(SAY.measured(data.rows(PAIRS))), *warnings(data), *drawn, *section_tables.blocks(data)]
 
 
 SECTION = Section("Token by token", TOKENS, build, lead=lead, order=5, terms=TERMS)

@@ -34,33 +34,33 @@ class Completions(RunTables):
     """The tables of one run, or of several together: the pairs are told apart by their names."""
 
     @cached_property
-    def about(self) -> dict[str, Row]:
-        """The row of each pair in the table of pairs, in its order."""
-        return {row["pair"]: row for row in self.rows(PAIRS)}
-
-    @cached_property
     def pairs(self) -> list[str]:
         """The pairs that have completions, in the order of the run."""
         return list(dict.fromkeys(row["pair"] for row in self.rows(TOKENS)))
 
     @cached_property
+    def about(self) -> dict[str, Row]:
+        """The row of each pair in the table of pairs."""
+        return self.keyed(PAIRS, "pair", self.pairs)
+
+    @cached_property
     def verdicts(self) -> dict[str, Row]:
         """The verdict on each pair."""
-        return {row["pair"]: row for row in self.rows(VERDICTS)}
+        return self.keyed(VERDICTS, "pair", self.pairs)
 
     @cached_property
     def agreement(self) -> dict[str, Row]:
         """The comparison of k1 and k3 on each pair."""
-        return {row["pair"]: row for row in self.rows(AGREEMENT)}
+        return self.keyed(AGREEMENT, "pair", self.pairs)
 
     @cached_property
     def unsound(self) -> list[str]:
         """The labels of pairs whose completions fail a check of their own."""
-        return [self.labels[pair] for pair in self.pairs if not self.verdicts[pair]["sound"]]
+        return [self.labels[pair] for pair in self.pairs if self.verdicts[pair]["ratios"] and not self.verdicts[pair]["sound"]]
 
     @property
     def recorded(self) -> bool:
-        """Whether all completions were read from files."""
+        """True where all completions were read from files."""
         return all(row["kind"] == "recorded" for row in self.about.values())
 
     @cached_property
@@ -106,7 +106,6 @@ class Completions(RunTables):
         return [row[name] for row in self.verdicts.values() if finite(row[name])]
 
 
-def spread(found: Sequence[float]) -> tuple[float, ...]:
-    """Return the least and the largest, or one number where both round to the same two digits."""
-    low, high = min(found), max(found)
-    return (low,) if f"{low:.2g}" == f"{high:.2g}" else (low, high)
+def spread(found: Sequence[float], digits: int = 2) -> tuple[float, ...]:
+    """Return the least and the largest with so many digits, or one number where both are the same."""
+    return tuple(dict.fromkeys(float(f"{each:.{digits}g}") for each in (min(found), max(found))))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.numbers import Z95, exact, signed_percent
+from klbench.report.numbers import Z95, exact, short
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
@@ -27,7 +28,7 @@ MOST_TOKENS = 10
 SCHULMAN = ("k1", "k2", "k3")
 FAR = 4.0
 """A value so many times the median of all is not drawn beside them."""
-NAMES = 0.36
+NAMES = 0.44
 """The part of a panel that names of estimators take."""
 
 
@@ -63,7 +64,20 @@ def _figure(
 def _percent_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
     axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick < 0.8 * high])  # a label at the very end is cut
-    axes.xaxis.set_major_formatter(lambda x, _: signed_percent(x).replace("+", ""))
+    axes.xaxis.set_major_formatter(lambda x, _: short(100.0 * x))
+
+
+def _decades(axes: Axes) -> None:
+    """Leave the ticks at whole decades alone, where there are several."""
+    low, high = axes.get_xlim()
+    decades = [10.0**k for k in range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)]
+    if len(decades) > 1:
+        axes.set_xticks(decades)
+
+
+def _mark(name: str, value: float, error: float, entry: LegendEntry, **others: Any) -> Mark:
+    """Return a mark with its 95 % interval from a standard error."""
+    return Mark(name, value, entry, value - Z95 * error, value + Z95 * error, **others)
 
 
 def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
@@ -71,13 +85,9 @@ def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
     found = []
     for row in rows:
         if finite(row[value]):
-            half = Z95 * row[error] if error and row["status"] == "ok" else float("nan")
-            found.append(
-                Mark(
-                    _named(row), row[value], _entry(row), row[value] - half, row[value] + half,
-                    hollow=row["status"] != "ok", offset=_offset(row),
-                )
-            )  # fmt: skip
+            doubted = row["status"] != "ok"
+            se = row[error] if error and not doubted else math.nan
+            found.append(_mark(_named(row), row[value], se, _entry(row), hollow=doubted, offset=_offset(row)))
     return found
 
 
@@ -100,14 +110,15 @@ def errors(data: Completions) -> Figure | None:
             if row["level"] == level
         ]
         if marks:
-            axis = Axis("error of a mean over 100 completions", "log", place=place)
+            axis = Axis("error over 100 completions, %", "log", place=place)
             panels.append(down(title, marks, axis, names=names, left=NAMES))
     return _figure(data, "completions-errors", SAY.errors_title(), panels, list(key.values()), SAY.errors_caption())
 
 
 def ways(data: Completions) -> Figure | None:
     """Return every way of logging the KL: per completion and per token, of each estimator."""
-    panels, used, beyond = [], [], []
+    panels, used = [], []
+    beyond: list[str] = []
     for pair in data.pairs[:MOST_PAIRS]:
         completion = _marks(data.measured(pair), "mean", error="mean_se")
         token = [mark for row in data.measured(pair, "token") for mark in _as(OVER_ALL, row, -0.17)]
@@ -134,22 +145,23 @@ def _apart(mark: Mark, marks: Sequence[Mark]) -> bool:
 
 
 def _as(entry: LegendEntry, row: Row, offset: float) -> list[Mark]:
-    half = Z95 * row["mean_se"]
-    name, value, doubted = _named(row), row["mean"], row["status"] != "ok"
-    return [Mark(name, value, entry, value - half, value + half, hollow=doubted, offset=offset)] if finite(value) else []
+    """Return the mark of a mean over tokens."""
+    doubted = row["status"] != "ok"
+    mark = _mark(_named(row), row["mean"], row["mean_se"], entry, hollow=doubted, offset=offset)
+    return [mark] if finite(row["mean"]) else []
 
 
 def agreement(data: Completions) -> Figure | None:
     """Return the difference of k1 and k3 on each pair, in standard errors."""
     entries = {entry.label: entry for entry in (AGREES, DIFFERS, UNKNOWN)}
     marks = [
-        Mark(data.labels[pair], row["z"], entries[row["verdict"]], row["z"] - Z95, row["z"] + Z95)
+        _mark(data.labels[pair], row["z"], 1.0, entries[row["verdict"]])
         for pair in data.pairs
         if (row := data.agreement[pair]) and finite(row["z"])
     ]
     if not marks:
         return None
-    panel = down("k3 − k1", marks, Axis("k3 − k1, in its standard errors", levels=(-5.0, 0.0, 5.0)))
+    panel = down("k3 − k1", marks, Axis("k3 − k1, standard errors", levels=(-5.0, 0.0, 5.0)))
     caption = SAY.agreement_caption(any(row["off_policy"] for row in data.agreement.values()))
     return Figure("completions-agreement", SAY.agreement_title(), caption, [panel], _used([marks], (AGREES, DIFFERS, UNKNOWN)))
 
@@ -161,7 +173,7 @@ def bias(data: Completions) -> Figure | None:
         rows = [row for row in data.measured(pair) if row["bias_method"] != "is the truth"]
         return _marks(rows, "rel_bias", error="rel_bias_se")
 
-    axis = Axis("bias / exact KL", "symlog", 0.1, (0.0,), _percent_ticks)
+    axis = Axis("bias / exact KL, %", "symlog", 0.1, (0.0,), _percent_ticks)
     return _by_pair(data, "completions-bias", marks, axis, SAY.bias_title(), SAY.bias_caption())
 
 
@@ -174,10 +186,10 @@ def noise(data: Completions) -> Figure | None:
         rows = data.measured(pair)
         if known:
             key = [(pair, row["estimator"], row["level"]) for row in rows]
-            rows = [row | {"std": needed.get(each, float("nan"))} for row, each in zip(rows, key, strict=True)]
+            rows = [row | {"std": needed.get(each, math.nan)} for row, each in zip(rows, key, strict=True)]
         return [mark for mark in _marks(rows, "std") if mark.value > 0.0]
 
-    axis = Axis("completions for a standard error of 1 %" if known else "sd of one completion, nats", "log")
+    axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log", place=_decades)
     return _by_pair(data, "completions-noise", marks, axis, SAY.noise_title(known), SAY.noise_caption(known))
 
 
@@ -230,7 +242,7 @@ def top_tokens(data: Completions) -> Figure | None:
         marks = [Mark(name, row["share"], TOKEN, 0.0, row["share"]) for name, row in zip(names, rows, strict=True)]
         if marks:
             panels.append(
-                down(data.labels[pair], marks, Axis("share of the KL", levels=(0.0,), place=_percent_ticks), left=0.24)
+                down(data.labels[pair], marks, Axis("share of the KL, %", levels=(0.0,), place=_percent_ticks), left=0.28)
             )
     caption = SAY.top_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
     return Figure("completions-tokens", SAY.top_title(), caption, panels) if panels else None
@@ -244,8 +256,7 @@ def samplers(data: Completions) -> Figure | None:
         if not marks:
             marks += [Mark("exact KL(q‖p)", row["kl_qp"], EXACT_SUM)] if finite(row["kl_qp"]) else []
         name = f"{row['estimator']} of {'log p/μ' if row['log_ratio'].endswith('mu') else 'log p/q'}"
-        half = Z95 * row["mean_se"]
-        marks.append(Mark(name, row["mean"], _entry(row), row["mean"] - half, row["mean"] + half, offset=_offset(row)))
+        marks.append(_mark(name, row["mean"], row["mean_se"], _entry(row), offset=_offset(row)))
     if not panels:
         return None
     axis = Axis("nats a completion", levels=(0.0,))
@@ -261,12 +272,10 @@ def formats(data: Completions) -> Figure | None:
     rows = [row for row in data.rows(DTYPE) if row["what"] == "policy against itself" and row["level"] == "token"]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         marks = [
-            Mark(
-                data.labels[row["pair"]], row["change"], key[row["estimator"]], row["change"] - Z95 * row["change_se"],
-                row["change"] + Z95 * row["change_se"], offset=0.2 * (list(key).index(row["estimator"]) - 1),
-            )
-            for row in rows if row["dtype"] == dtype and row["estimator"] in key
-        ]  # fmt: skip
+            _mark(data.labels[row["pair"]], row["change"], row["change_se"], entry, offset=0.2 * (entry.slot - 1))
+            for row in rows
+            if row["dtype"] == dtype and (entry := key.get(row["estimator"]))
+        ]
         panels.append(down(dtype, marks, Axis("nats a completion", levels=(0.0,))))
     return (
         Figure("completions-formats", SAY.formats_title(), SAY.formats_caption(), panels, list(key.values()))

@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Details, Heading, Paragraph
 from klbench.report.cells import Show
-from klbench.report.numbers import exact
+from klbench.report.numbers import exact, number
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
-from klbench.schema import Schema
+from klbench.report.tables import Row, Schema, Shown, table
 from klbench.studies.lm.columns import (
     AGREEMENT,
     CHECKS,
@@ -59,6 +58,11 @@ def token_text(row: Row, name: str) -> Cell:
 def verdict(good: str) -> Show:
     """Return what shows a verdict, in grey unless it is the good one."""
     return lambda row, name: Cell(row[name], tone="" if row[name] == good else "doubtful")
+
+
+def rounded(row: Row, name: str) -> Cell:
+    """Show a number with two digits, the others as zeros."""
+    return Cell(number(float(f"{row[name]:.2g}"), 2), row[name])
 
 
 def yes(row: Row, name: str) -> Cell:
@@ -139,8 +143,8 @@ TRUNCATED = (
 NEEDED = (
     Shown("estimator", cells.name),
     Shown("level", level),
-    Shown("completions_needed", cells.number(2)),
-    Shown("seconds_needed", cells.number(2)),
+    Shown("completions_needed", rounded),
+    Shown("seconds_needed", rounded),
     Shown("rel_bias", cells.signed_percent),
     Shown("status", cells.flag),
 )
@@ -212,18 +216,17 @@ def _tables(
     """Yield one table, or one for each pair, without the columns that are empty in all its rows."""
     rows = data.rows(schema) if rows is None else rows
     several = len(data.pairs) > 1
-    pair = (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),) if several and not each else ()
-    for label in data.pairs if each else [""]:
-        kept = [row for row in rows if not label or row["pair"] == label][:MAX_ROWS]
-        used = [
-            column
-            for column in shown
-            if any(row[column.name] not in ("", None) and row[column.name] == row[column.name] for row in kept)
-        ]
-        caption = SAY.of_pair(title, data.labels[label]) if label and several else title
-        if kept:
-            made = table(caption, schema, kept, [*pair, *used])
-            yield made if is_open else Details(caption, [*([Paragraph(note)] if note else []), made])
+    label = (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),) if several and not each else ()
+    made: list[Block] = []
+    for pair in data.pairs if each else [""]:
+        kept = [row for row in rows if pair in ("", row["pair"])][:MAX_ROWS]
+        used = [one for one in shown if any(row[one.name] not in ("", "ok") and row[one.name] == row[one.name] for row in kept)]
+        caption = SAY.of_pair(title, data.labels[pair]) if pair and several else title
+        made += [table(caption, schema, kept, [*label, *used])] if kept else []
+    if is_open:
+        yield from made
+    elif made:
+        yield Details(title, [*([Paragraph(note)] if note else []), *made])
 
 
 def skipped(data: Completions) -> dict[str, list[str]]:

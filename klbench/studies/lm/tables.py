@@ -35,7 +35,7 @@ RATIOS = {"r": "p/q", "w": "q/μ", "wr": "p/μ"}
 
 
 def positions(results: Sequence[Measured]) -> pd.DataFrame:
-    """One row a pair and position, counted from 1: means with standard errors, tail, share of the sequence's divergence."""
+    """Return a row for each pair and position, counted from 1: means with standard errors, tail, share of the divergence."""
     frames = []
     for m in results:
         places, kept = m.found.places, m.found.kept
@@ -98,7 +98,7 @@ def _logged(m: Measured) -> list[tuple[float, float]]:
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """The tokens whose log-ratios carry most of the divergence, in either direction; None where nobody names tokens."""
+    """Return the tokens whose log-ratios carry most of the divergence, in either direction; None where nobody names tokens."""
     frames = []
     for m in results:
         found = m.found.vocabulary
@@ -125,7 +125,7 @@ def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """The tokens whose log-ratio was ever the largest, in either direction; None where nobody names tokens."""
+    """Return the tokens whose log-ratio was ever the largest, in either direction; None where nobody names tokens."""
     frames = []
     for m in results:
         found = m.found.vocabulary
@@ -143,7 +143,7 @@ def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """What k1 and k3 give on samples of mu, with the policy's log-probabilities or the sampler's; None without samplers."""
+    """Return k1 and k3 on samples of mu, with the policy's log-probabilities or the sampler's; None without samplers."""
     rows = []
     for m in results:
         if not m.off_policy:
@@ -168,13 +168,13 @@ def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def prompts(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """What it does to standard errors that some completions answer the same prompt; None where no two do."""
+    """Return standard errors with the completions of one prompt taken together; None where no two have one prompt."""
     rows = prompt_rows({m.pair.title: m.found.prompts for m in results})
     return with_inflation(pd.DataFrame(rows)) if rows else None
 
 
 def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """One row a pair and ratio whose mean over tokens must be 1: whether it is, completions taken for independent.
+    """Return a row for each pair and ratio whose mean over tokens must be 1: whether it is, completions taken for independent.
 
     ``khat`` and ``ess``, the effective sample size, say whether so few tokens can tell: where the tail is heavy or few tokens
     carry the mean, a standard error says little. A sampler of which klbench itself knows what it leaves out is not checked.
@@ -205,7 +205,7 @@ def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def pairs(results: Sequence[Measured]) -> pd.DataFrame:
-    """One row a pair: its completions, its divergence a sequence and a token, its parameters."""
+    """Return a row for each pair: its completions, its divergence a sequence and a token, its parameters."""
     rows = []
     for m in results:
         truth = truth_of(m, Kind("k1", "kl_qp", "sequence", "sequence", ""))[0] or Truth(NAN, NAN, "closed-form")
@@ -224,7 +224,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
 
 
 def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFrame:
-    """One row an estimator, those that use the exact divergence of each token among them."""
+    """Return a row for each estimator, those that use the exact divergence of each token among them."""
     table = described(chosen)
     shared = {
         "target": "KL(q‖p)",
@@ -251,7 +251,7 @@ def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFr
 
 
 def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
-    """Completions and tokens a second of making the completions and of each estimator's terms, both levels together.
+    """Return completions and tokens a second of making the completions and of each estimator's terms, both levels together.
 
     Of one process: seconds are added up over all that shared the run, and memory is that of the one which held most.
     """
@@ -274,7 +274,7 @@ def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
 
 
 def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
-    """What a standard error of 1 % of the divergence takes: completions, and seconds at the speed of this run."""
+    """Return what a standard error of 1 % of the divergence takes: completions, and seconds at the speed of this run."""
     rows = []
     by_title = {m.pair.title: m for m in results}
     kept = table[(table["per"] == "sequence") & table["mean"].notna() & (table["target"] == "KL(q‖p)")]

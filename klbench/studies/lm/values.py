@@ -33,12 +33,12 @@ VALUES = (
 
 
 def ratio_of(a: float, b: float) -> float:
-    """``a / b``, NaN where b is 0."""
+    """Return ``a / b``, NaN where b is 0."""
     return a / b if b else NAN
 
 
 def tail_shape(log_ratio: np.ndarray) -> tuple[float, float, int]:
-    """Pareto k, its standard error, and from how many values; NaN where the largest values repeat, as small policies' do.
+    """Return Pareto k, its standard error and the number of values; NaN where the largest values repeat, as in small policies.
 
     A tail of a few values that come again and again has no shape, and none is needed: it ends.
     """
@@ -50,13 +50,13 @@ def tail_shape(log_ratio: np.ndarray) -> tuple[float, float, int]:
 
 
 def root(x: float) -> float:
-    """NaN of what is negative."""
+    """Return the root; NaN of what is negative."""
     return math.sqrt(x) if x >= 0.0 else NAN
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found on a pair, and what is exact about it.
+    """The summary of a pair's completions, and what is exact about the pair.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Measured:
 
     @cached_property
     def place(self) -> dict[str, int]:
-        """Where each column stands in the vectors."""
+        """The place of each column in the vectors."""
         return {name: i for i, name in enumerate(self.found.columns)}
 
     @property
@@ -90,12 +90,12 @@ class Measured:
 
     @property
     def off_policy(self) -> bool:
-        """Whether the completions are not the policy's own."""
+        """True where another distribution than the policy sampled the completions."""
         return "weighted tokens" in self.place
 
     @cached_property
     def covariance(self) -> np.ndarray:
-        """Of the columns."""
+        """The covariance of the columns."""
         return self.found.sums.covariance
 
     @cached_property
@@ -104,25 +104,25 @@ class Measured:
         return measured(self.chosen, off_policy=self.off_policy)
 
     def reference(self, key: str) -> str | None:
-        """The column whose mean is the exact divergence along the policy's own prefixes, where the rollouts say what it is."""
+        """Return the column whose mean is the exact divergence along the policy's own prefixes; None where it is not known."""
         if self.own is not None:
             return None  # weights do not reach what the sampler never samples
         name = f"{'weighted' if self.off_policy else 'exact'} {key}"
         return name if name in self.place else None
 
     def mean(self, column: str) -> float:
-        """Of a column."""
+        """Return the mean of a column."""
         return float(self.found.sums.mean[self.place[column]])
 
     def linear(self, *parts: tuple[str, float]) -> float:
-        """The variance of a sum of columns times numbers."""
+        """Return the variance of a sum of columns times numbers."""
         used = [self.place[name] for name, _ in parts]
         slopes = np.array([slope for _, slope in parts])
         with np.errstate(invalid="ignore"):
             return float(slopes @ self.covariance[np.ix_(used, used)] @ slopes)
 
     def difference(self, column: str, other: str) -> tuple[float, float]:
-        """Of two columns' means, and its standard error."""
+        """Return the difference of two columns' means, and its standard error."""
         return self.mean(column) - self.mean(other), root(self.linear((column, 1.0), (other, -1.0)) / self.n)
 
     @cached_property
@@ -149,7 +149,7 @@ class Kind:
 
 
 def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
-    """The truth of a row, and the column it is measured against.
+    """Return the truth of a row, and the column it is measured against.
 
     Per token it is that per completion over the mean length of the completions that were measured, whoever sampled them.
     """
@@ -176,13 +176,13 @@ def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
 
 
 def _own_truth(m: Measured, kind: Kind) -> Truth | None:
-    """What the policy's own further completions say that a completion has, where there are any and they can say it."""
+    """Return the truth that further completions of the policy itself give; None where there are none, or they cannot say."""
     comparable = kind.target == "kl_qp" or (kind.target == "kl_pq" and kind.level == "token")
     return truth_of(m.own, replace(kind, per="sequence"))[0] if m.own is not None and comparable else None
 
 
 def bias_of(m: Measured, kind: Kind, mean: float, mean_se: float) -> tuple[float, float, str]:
-    """Mean minus truth, its standard error, and how it was had."""
+    """Return mean minus truth, its standard error, and how they were computed."""
     truth, column = truth_of(m, kind)
     if truth is None:
         return NAN, NAN, "unknown"
@@ -247,7 +247,7 @@ def _tally(i: int, level: str, per: str) -> int:
 
 
 def _exact_rows(m: Measured) -> list[dict[str, Any]]:
-    """The Rao-Blackwell sums as estimators of their own."""
+    """Return the rows of the Rao-Blackwell sums, which are estimators of their own."""
     kinds = [(RAO_BLACKWELL, "exact kl_qp", 0.0, "r")]
     kinds += [(WEIGHTED, "weighted kl_qp", 1.0, "w")] if m.off_policy else []
     rows = []
@@ -264,7 +264,7 @@ def _exact_rows(m: Measured) -> list[dict[str, Any]]:
 
 
 def values(results: Sequence[Measured]) -> pd.DataFrame:
-    """One row a pair, estimator, level and ``per``; what could not be measured is a row with the reason."""
+    """Return a row for each pair, estimator, level and ``per``; what could not be measured is a row with the reason."""
     rows = []
     for m in results:
         rows += _exact_rows(m)

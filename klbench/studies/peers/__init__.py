@@ -6,6 +6,6 @@ STUDY = Study(
     "peers",
     "the functions of TRL, verl, OpenRLHF, Liger, torch and SciPy beside klbench's",
     __name__,
-    options_at=".run:PeersOptions",
+    options_at=".options:PeersOptions",
     summarize_at=".run:summarize",
 )

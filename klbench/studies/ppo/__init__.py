@@ -8,5 +8,6 @@ STUDY = Study(
     __name__,
     options_at=".options:TrainingOptions",
     summarize_at=".run:summarize",
+    complete_at=".verdicts:complete",
     aliases=("training",),
 )

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from klbench.columns import COMBINATION, COMBINATIONS
-from klbench.schema import Column, Schema, integer, interval, text, with_error
+from klbench.schema import Column, Schema, flag, integer, interval, text, with_error
+
+REFERENCE, NONE = "k1_reward", "none"
+"""The combination that others are compared with, and no penalty at all."""
+OPTIMUM, GREEDY = "optimum", "greedy"
+FLOORS = ("token_kl", "token_k3", "sequence_k3")
+"""Fixed points that are not the optimum, and that training can come to rest at."""
+WORDS = {
+    OPTIMUM: "the optimum",
+    "token_kl": "token-level KL(q‖p)",
+    "token_k3": "token-level KL(p‖q)",
+    "sequence_k3": "KL(p‖q) of sequences",
+    GREEDY: "the best sequence alone",
+    "": "none known",
+}
 
 WITHOUT_PENALTY = "; none: the reward alone, no penalty at all"
 WHO = (replace(COMBINATION[0], meaning=COMBINATION[0].meaning + WITHOUT_PENALTY), *COMBINATION[1:])
@@ -72,7 +86,7 @@ FINAL = Schema(
         SEEDS,
         text("fixed_point", "the policy at which its mean gradient vanishes; empty: none is known", "Heads for"),
         Column("start_regret", "regret before training, mean over all seeds"),
-        *interval(replace(REGRET, meaning=f"{REGRET.meaning}, after training, mean over seeds")),
+        *interval(replace(REGRET, meaning=f"{REGRET.meaning}, after training, mean over seeds; its interval ends at 0")),
         *interval(Column("start_difference", "regret after training less that before, of the same seeds", since=1), seeds=True),
         *interval(
             Column("difference", "regret less that of k1_reward on the same seeds", heading="Against k1_reward"), seeds=True
@@ -95,6 +109,8 @@ FINAL = Schema(
         DIVERGED,
         text("outcome", "verdict of the intervals", "Outcome"),
         text("altered_by", "settings by which training follows another gradient than that of the objective as written"),
+        flag("leads", "stands for its fixed point: k1_reward for the optimum, else the best; all without one do", since=1),
+        text("start_outcome", "verdict of the interval of start_difference", "Against no training", since=1),
     ),
 )
 
@@ -182,7 +198,9 @@ def _reached(column: str, what: str, unit: str = "", short: str = "") -> tuple[C
     return tuple(each for one in columns for each in interval(one))
 
 
-WAY = Column("sampled_way", "share of the way in regret from the start to the prediction that training has gone")
+WAY = Column(
+    "sampled_way", "share of the way in regret from the start to the prediction that training has gone", heading="Way gone"
+)
 
 FIXED_POINTS = Schema(
     "fixed_points",
@@ -209,6 +227,13 @@ FIXED_POINTS = Schema(
             "seeds whose free logits still had a gradient when their steps were used up",
             heading="Not at rest",
             optional=True,
+            since=1,
+        ),
+        text(
+            "arrived",
+            "training came to the fixed point: within 25 % of the distance from the start, by the whole 95 % interval of "
+            "sampled_way; empty for the optimum, and where nothing holds the policy",
+            "Arrived",
             since=1,
         ),
     ),

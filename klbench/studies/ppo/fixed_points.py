@@ -12,6 +12,7 @@ from klbench.metrics.seeds import SeedFrame, mean, share, summary
 from klbench.rlhf.rows import described
 from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
+from klbench.studies.ppo.verdicts import judged_points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,4 +75,4 @@ def fixed_points_table(
             row |= {"free_steps": int(rest["steps_taken"].max()), "free_residual": float(rest["residual"].max())}
             row |= {"free_unsettled": int((~(rest["residual"] <= REST)).sum())}
         rows.append(row)
-    return pd.DataFrame(rows)
+    return judged_points(pd.DataFrame(rows))

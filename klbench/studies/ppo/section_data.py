@@ -1,28 +1,16 @@
-"""The tables of the training study, run by run, and combinations by where they must end."""
+"""The tables of the training study, run by run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from klbench.report.blocks import Tables
+from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING
-
-REFERENCE, NONE = "k1_reward", "none"
-OPTIMUM, GREEDY, UNKNOWN = "optimum", "greedy", ""
-FLOORS = ("token_kl", "token_k3", "sequence_k3")
-WORDS = {
-    "optimum": "the optimum",
-    "token_kl": "token-level KL(q‖p)",
-    "token_k3": "token-level KL(p‖q)",
-    "sequence_k3": "KL(p‖q) of sequences",
-    "greedy": "the best sequence alone",
-    "": "none known",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,23 +24,19 @@ class Trained(RunTables):
 
     @cached_property
     def final(self) -> list[Row]:
-        """One a combination, the least regret first."""
+        """The rows of all combinations, the least regret first."""
         return sorted(self.rows(FINAL), key=lambda row: (math.isnan(row["regret"]), row["regret"]))
 
     @cached_property
-    def points(self) -> dict[str, Row]:
-        """Predicted and reached, by combination."""
-        return {row["combination"]: row for row in self.rows(FIXED_POINTS)}
+    def points(self) -> list[Row]:
+        """The combinations with a fixed point, the least predicted regret first."""
+        rows = [row for row in self.rows(FIXED_POINTS) if row["fixed_point"]]
+        return sorted(rows, key=lambda row: (max(row["predicted_regret"], 1e-9), row["sampled_regret"]))
 
     @cached_property
     def seeds(self) -> int:
         """The number of seeds that were trained, whether they diverged or not."""
         return max(int(row["seeds"] + row["diverged"]) for row in self.final)
-
-    @cached_property
-    def reference(self) -> Row | None:
-        """The combination that the others are compared with."""
-        return next((row for row in self.final if row["combination"] == REFERENCE), None)
 
     @cached_property
     def beta(self) -> float:
@@ -61,8 +45,8 @@ class Trained(RunTables):
 
     @cached_property
     def algorithm(self) -> str:
-        """``ppo``, ``reinforce``, ``grpo`` or a trainer's."""
-        return str(self.training[0]["algorithm"]) if self.training else ""
+        """``PPO``, ``REINFORCE``, ``GRPO`` or a trainer's."""
+        return str(self.training[0]["algorithm"]).replace("_", " ").upper() if self.training else "a policy"
 
     @cached_property
     def updates(self) -> int:
@@ -78,27 +62,16 @@ class Trained(RunTables):
                 found.setdefault((row["combination"], int(row["seed"])), row["status"])
         return [(name, seed, status) for (name, seed), status in found.items()]
 
-    def toward(self, *points: str) -> list[Row]:
-        """Return combinations with these fixed points, the least regret first."""
-        return [row for row in self.final if row["fixed_point"] in points]
+    def drawn(self, *names: str) -> tuple[list[str], list[str]]:
+        """Return the names of which lines are drawn, and those for which there is no colour left.
 
-    def leaders(self) -> list[str]:
-        """Return one combination for each fixed point, k1_reward for the optimum, else the best; and all without one."""
-        names: list[str] = [REFERENCE] if self.reference else []
-        seen = {OPTIMUM} if self.reference else set()
-        for row in self.final:
-            point = row["fixed_point"] or row["combination"]
-            if point not in seen:
-                seen.add(point)
-                names.append(row["combination"])
-        return names
+        Those that stand for their fixed point come first, the others in the order in which they were named.
+        """
+        leading = {row["combination"] for row in self.final if row["leads"]}
+        kept = sorted(dict.fromkeys(names), key=lambda name: name not in leading)
+        return kept[:MOST_ENTRIES], kept[MOST_ENTRIES:]
 
 
 def load(tables: Tables) -> list[Trained]:
     """Return each run's own tables."""
     return list(by_run(Trained, tables, FINAL))
-
-
-def families(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return rows by fixed point, in the order of :data:`FLOORS`."""
-    return {point: found for point in FLOORS if (found := [row for row in rows if row["fixed_point"] == point])}

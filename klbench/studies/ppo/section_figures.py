@@ -1,4 +1,4 @@
-"""Figures of the training study: learning curves, paired differences, frontier, predicted against reached."""
+"""Figures of the training study: regret, learning curves, predicted against reached, reward over KL, a lost token."""
 
 from __future__ import annotations
 
@@ -9,18 +9,66 @@ from functools import partial
 from klbench.report.axes import kl_axis
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.numbers import short
-from klbench.report.plots import AHEAD, BEHIND, OPEN, Axis, Line, Mark, down, legend, lines, verdict
+from klbench.report.plots import Axis, Line, Mark, down, legend, lines
+from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.ppo.columns import CURVES, FRONTIER, MATCHED
-from klbench.studies.ppo.section_data import OPTIMUM, REFERENCE, Trained
-from klbench.studies.ppo.section_recovery import figures as recovery
+from klbench.studies.ppo.columns import CURVES, FLOORS, FRONTIER, GREEDY, MATCHED, OPTIMUM, RECOVERY, RECOVERY_CURVES, REFERENCE
+from klbench.studies.ppo.section_data import Trained
 
+SAY = prose(__package__)
+MOST_RUNS = 4
+SMALLEST = 1e-6
+"""Smaller probabilities are drawn there."""
+APART = 0.025
+"""Intervals at one KL are drawn this share of it apart."""
+KL = "exact KL(q‖p), nats"
+REGRET = "regret J* − J"
+LOST = "probability of the lost token"
+ELSEWHERE = LegendEntry("its gradient leads elsewhere", 1, "s")
+PLACES = {
+    OPTIMUM: LegendEntry("its gradient leads to the optimum", 2, "o"),
+    **dict.fromkeys(FLOORS, ELSEWHERE),
+    GREEDY: LegendEntry("it has no gradient on average", 3, "D"),
+    "": LegendEntry("no fixed point known", 5, "^"),
+}
 KINDS = {
     "predicted": LegendEntry("predicted", 5, "D"),
     "free": LegendEntry("free logits", 0, "o"),
     "noise_free": LegendEntry("without noise", 2, "s"),
     "sampled": LegendEntry("with noise", 1, "^"),
 }
+
+
+def opening(runs: Sequence[Trained]) -> Figure:
+    """Return the figure of the regret after training: of one run beside differences from k1 in the reward, or run by run."""
+    panels = [_regret(trained) for trained in runs[:MOST_RUNS]]
+    if len(runs) == 1:
+        panels += _difference(runs[0])
+    shown = {PLACES[row["fixed_point"]]: None for trained in runs[:MOST_RUNS] for row in trained.final}
+    entries = [entry for entry in dict.fromkeys(PLACES.values()) if entry in shown]
+    return Figure("training-forest", "Regret after training", SAY.opening(REFERENCE, len(panels) != 2), panels, entries)
+
+
+def _regret(trained: Trained) -> Panel:
+    rows = [row for row in trained.final if math.isfinite(row["regret"])]
+    marks = [
+        Mark(row["combination"], row["regret"], PLACES[row["fixed_point"]], max(0.0, row["regret_low"]), row["regret_high"])
+        for row in rows
+    ]
+    return down(trained.label or "Regret", marks, Axis(REGRET, "symlog", levels=[trained.final[0]["start_regret"]]))
+
+
+def _difference(trained: Trained) -> list[Panel]:
+    """Return paired differences of regret from k1 in the reward."""
+    marks = [
+        Mark(
+            row["combination"], row["difference"], PLACES[row["fixed_point"]], row["difference_low"], row["difference_high"]
+        )
+        for row in trained.final
+        if math.isfinite(row["difference"])
+    ]  # fmt: skip
+    axis = Axis(f"regret − that of {REFERENCE}", "symlog", levels=[0.0])
+    return [down(f"Against {REFERENCE}", marks, axis)] if len(marks) > 1 else []
 
 
 def _curve(trained: Trained, entries: dict[str, LegendEntry], column: str, label: str, title: str) -> Panel:
@@ -32,119 +80,113 @@ def _curve(trained: Trained, entries: dict[str, LegendEntry], column: str, label
     return lines(title, drawn, Axis("update"), Axis(label, "log"))
 
 
-def curves(trained: Trained, stem: str) -> list[Figure]:
-    """One line for each kind of fixed point, and all that head for the optimum."""
-    if not trained.rows(CURVES):
+def curves(trained: Trained) -> list[Figure]:
+    """Return learning curves, and those of all that head for the optimum."""
+    named = [row["combination"] for row in trained.rows(CURVES)]
+    if not named:
         return []
-    leaders, ideal = legend(trained.leaders()), legend([row["combination"] for row in trained.toward(OPTIMUM)])
-    caption = (
-        "Means over seeds; a band holds the middle 80 % of them. The scales are logarithmic. One line for each fixed point "
-        "that a mean gradient can have, by {}."
-    ).format("its best combination" if not trained.reference else f"{REFERENCE} for the optimum and the best one elsewhere")
-    result = [
-        Figure(
-            f"training-curves{stem}", "While training", caption,
-            [
-                _curve(trained, leaders, "regret", "regret J* − J", "Regret"),
-                _curve(trained, leaders, "kl", "exact KL(q‖p), nats", "KL"),
-            ],
-            list(leaders.values()),
-        )
-    ]  # fmt: skip
-    if len(ideal) > 1:
-        result.append(
-            Figure(
-                f"training-optimum{stem}", "Those that head for the optimum",
-                "They follow the same mean gradient; what sets them apart is noise. Means over seeds, with the middle 80 %.",
-                [_curve(trained, ideal, "regret", "regret J* − J", "Regret")], list(ideal.values()),
-            )
-        )  # fmt: skip
-    return result
+    names, rest = trained.drawn(*named)
+    entries = legend(names)
+    panels = [_curve(trained, entries, "regret", REGRET, "Regret"), _curve(trained, entries, "kl", KL, "KL")]
+    found = [Figure(f"training-curves{trained.stem}", "While training", SAY.curves(rest), panels, list(entries.values()))]
+    names, rest = trained.drawn(*(row["combination"] for row in trained.final if row["fixed_point"] == OPTIMUM))
+    if len(names) > 1:
+        entries = legend(names)
+        panel = _curve(trained, entries, "regret", REGRET, "Regret")
+        title = "Those that lead to the optimum"
+        found.append(Figure(f"training-optimum{trained.stem}", title, SAY.ideal(rest), [panel], list(entries.values())))
+    return found
 
 
-def forest(trained: Trained, stem: str) -> list[Figure]:
-    """Return paired differences of regret from k1 in the reward."""
-    rows = [row for row in trained.final if row["combination"] != REFERENCE and math.isfinite(row["difference"])]
+def predicted(trained: Trained) -> list[Figure]:
+    """Return the predicted regret beside what three kinds of training reached."""
+    rows = trained.points
     if not rows:
         return []
-    marks = [
-        Mark(row["combination"], row["difference"], verdict(*ends), *ends)
-        for row in rows
-        for ends in [(row["difference_low"], row["difference_high"])]
-    ]
-    panel = down("Difference in final regret", marks, Axis(f"regret − that of {REFERENCE}", "symlog", levels=[0.0]))
-    caption = (
-        f"Further left is better. Each seed's regret less that of {REFERENCE} on the same seed; the line is the 95 % "
-        "interval of the mean. The scale is logarithmic beyond 0.01."
-    )
-    return [Figure(f"training-forest{stem}", f"Against {REFERENCE}", caption, [panel], (BEHIND, OPEN, AHEAD))]
-
-
-def frontier(trained: Trained, stem: str) -> list[Figure]:
-    """Reward over KL, a point for each beta, and the best there is."""
-    found: dict[str, list[Row]] = {}
-    for row in (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"])):
-        found.setdefault(row["combination"], []).append(row)
-    if not found:
-        return []
-    entries = legend([name for name in trained.leaders() if name in found] + [n for n in found if n not in trained.leaders()])
-    best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
-    every = sorted((row for name in entries for row in found[name]), key=lambda row: float(row["kl"]))
-    drawn = [Line(best, [row["kl"] for row in every], [row["frontier_reward"] for row in every], marked=False)]
-    drawn += [_over_kl(entry, found[name], "reward") for name, entry in entries.items()]
-    place = partial(kl_axis, kls=[row["kl"] for row in every])
-    panels = [lines("Reward over KL", drawn, Axis("exact KL(q‖p), nats", place=place), Axis("expected reward"))]
-    panels += _matched(trained, entries)
-    caption = (
-        "Higher is better. Each point is a β; vertical lines are 95 % intervals of the reward over seeds. Dashed: "
-        "the most reward that any policy of that KL can have. The second panel: the reward less that of k1_reward at the KL "
-        "to which that came, interpolated between each seed's points."
-    )
-    title = "Reward at equal KL"
-    return [Figure(f"training-frontier{stem}", title, caption, panels, [*entries.values(), best])]
-
-
-def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str) -> Line:
-    rows = sorted(rows, key=lambda row: float(row["kl"]))
-    kl, y, low, high = ([row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high"))
-    return Line(entry, kl, y, low, high, bars=True)
-
-
-def _matched(trained: Trained, entries: dict[str, LegendEntry]) -> list[Panel]:
-    rows = [row for row in trained.rows(MATCHED) if row["combination"] in entries]
-    if not rows:
-        return []
-    drawn = [
-        _over_kl(entry, mine, "difference")
-        for name, entry in entries.items()
-        if (mine := [row for row in rows if row["combination"] == name])
-    ]
-    x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=[row["kl"] for row in rows]))
-    return [lines(f"Against {REFERENCE}", drawn, x, Axis(f"reward − {REFERENCE}'s", levels=[0.0]), left=0.19)]
-
-
-def predicted(trained: Trained, stem: str) -> list[Figure]:
-    """Predicted regret beside what three kinds of training reached."""
-    rows = [row for row in trained.points.values() if row["fixed_point"]]
-    if not rows:
-        return []
-    rows.sort(key=lambda row: (row["predicted_regret"] if row["predicted_regret"] > 1e-9 else 0.0, row["sampled_regret"]))
     marks = [
         Mark(row["combination"], max(row[f"{kind}_regret"], 0.0), entry, size=7.5 if kind == "predicted" else 4.4)
         for row in rows
         for kind, entry in KINDS.items()
         if math.isfinite(row[f"{kind}_regret"])
     ]
-    panel = down("Regret", marks, Axis("regret J* − J", "symlog"))
-    caption = (
-        "The diamond is the regret of the policy at which the combination's mean gradient vanishes, computed from reference, "
-        f"reward and β = {short(trained.beta)} alone. Free logits: a logit for every token after every prefix, each moved by "
-        "the sign of its exact gradient. Without noise: the small policy itself on exact gradients; it cannot be every "
-        "policy, and the steps are few. With noise: as it was trained. The scale is logarithmic beyond 0.01."
-    )
-    return [Figure(f"training-fixed-points{stem}", "Predicted, and reached", caption, [panel], list(KINDS.values()))]
+    panel = down("Regret", marks, Axis(REGRET, "symlog"))
+    verdicts = ([row for row in rows if row["arrived"] in words] for words in (("yes",), ("no",), ("not told",)))
+    unsettled = [row for row in rows if row["free_unsettled"] > 0]
+    caption = SAY.predicted(trained.beta, int(rows[0]["seeds"]), trained.seeds, *verdicts, unsettled)
+    title = "Where it was predicted to end, and where it ended"
+    return [Figure(f"training-fixed-points{trained.stem}", title, caption, [panel], list(KINDS.values()))]
+
+
+def frontier(trained: Trained) -> list[Figure]:
+    """Return reward over KL, a point for each beta, and the best there is."""
+    found: dict[str, list[Row]] = {}
+    for row in (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"])):
+        found.setdefault(row["combination"], []).append(row)
+    if not found:
+        return []
+    names, rest = trained.drawn(*found)
+    entries = legend(names)
+    best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
+    every = sorted((row for name in names for row in found[name]), key=lambda row: float(row["kl"]))
+    drawn = [Line(best, [row["kl"] for row in every], [row["frontier_reward"] for row in every], marked=False)]
+    drawn += [_over_kl(entry, found[name], "reward") for name, entry in entries.items()]
+    panels = [lines("Reward over KL", drawn, _kl_axis(every), Axis("expected reward"))]
+    matched = [row for row in trained.rows(MATCHED) if row["combination"] in entries]
+    if matched:
+        drawn = [
+            _over_kl(entry, mine, "difference", apart=1.0 + APART * entry.slot)
+            for name, entry in entries.items()
+            if (mine := [row for row in matched if row["combination"] == name])
+        ]
+        y = Axis(f"reward − {REFERENCE}'s", levels=[0.0])
+        panels.append(lines(f"Against {REFERENCE}", drawn, _kl_axis(matched), y, left=0.19))
+    caption = SAY.frontier(REFERENCE, bool(matched), rest)
+    return [Figure(f"training-frontier{trained.stem}", "Reward at equal KL", caption, panels, [*entries.values(), best])]
+
+
+def _kl_axis(rows: Sequence[Row]) -> Axis:
+    return Axis(KL, place=partial(kl_axis, kls=[row["kl"] for row in rows]))
+
+
+def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float = 1.0) -> Line:
+    rows = sorted(rows, key=lambda row: float(row["kl"]))
+    kl, y, low, high = ([row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high"))
+    return Line(entry, [each * apart for each in kl], y, low, high, bars=True)
+
+
+def lost_token(trained: Trained) -> list[Figure]:
+    """Return the lost token's probability meanwhile and at the end, and the largest gradient on the way."""
+    ends, meanwhile = trained.rows(RECOVERY), trained.rows(RECOVERY_CURVES)
+    if not ends or not meanwhile:
+        return []
+    names, rest = trained.drawn(*(row["combination"] for row in ends))
+    entries, depths = legend(names), sorted({row["lost"] for row in ends})
+    at = next(row for row in ends if row["lost"] == depths[len(depths) // 2])
+    then = [row for row in meanwhile if row["lost"] == at["lost"]]
+    over = Axis("nats that its logit was pushed down")
+    drawn = _of(then, entries, "step", "probability") + _of(then, entries, "step", "exact_probability", exact=True)
+    y = Axis(LOST, "log", levels=[at["optimum_probability"]])
+    panels = [lines(f"{short(at['lost'])} nats lost", drawn, Axis("update"), y, left=0.17)]
+    if len(depths) > 1:
+        panels += [
+            lines("After training", _of(ends, entries, "lost", "probability"), over, Axis(LOST, "log"), left=0.17),
+            lines("Largest gradient", _of(ends, entries, "lost", "norm_max"), over, Axis("its norm", "log"), left=0.17),
+        ]
+    title = "Bringing back a token that was lost"
+    return [Figure(f"training-recovery{trained.stem}", title, SAY.lost(at, rest), panels, list(entries.values()))]
+
+
+def _of(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, column: str, *, exact: bool = False) -> list[Line]:
+    """Return a line for each combination, by rising x; what is too small to draw is drawn at the least."""
+    found = []
+    for name, entry in entries.items():
+        mine = sorted((row for row in rows if row["combination"] == name), key=lambda row: float(row[x]))
+        kept = [(row[x], max(row[column], SMALLEST)) for row in mine if math.isfinite(row[column])]
+        if kept:
+            found.append(Line(entry, [a for a, _ in kept], [b for _, b in kept], marked=not exact, dotted=exact))
+    return found
 
 
 def figures(trained: Trained) -> list[Figure]:
-    """Return all figures of a run."""
-    return [figure for part in (curves, forest, predicted, frontier, recovery) for figure in part(trained, trained.stem)]
+    """Return the figures of a run but for the one that the page opens with."""
+    return [figure for part in (curves, predicted, frontier, lost_token) for figure in part(trained)]

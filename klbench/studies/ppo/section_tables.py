@@ -5,35 +5,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from klbench.report import cells
-from klbench.report.blocks import Block, Bullets, Cell, Column, Details, Paragraph, Table
+from klbench.report.blocks import Block, Cell, Column, Details, Table
 from klbench.report.cells import code, computed
-from klbench.report.numbers import interval, number
+from klbench.report.numbers import number
 from klbench.report.tables import Shown, table
-from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, FRONTIER, MATCHED, RECOVERY
-from klbench.studies.ppo.section_data import WORDS, Trained
+from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, FRONTIER, MATCHED, RECOVERY, WORDS
+from klbench.studies.ppo.section_data import Trained
 
 TWO = cells.number(2)
 NAME = Shown("combination", cells.name)
-RANGED = cells.interval()
+RANGED, FROM_ZERO = cells.interval(), cells.interval(least=0.0)
 POINT = computed(lambda row: Cell(WORDS[row["fixed_point"]]))
 
 SHOWN_FINAL = (
-    NAME, Shown("regret", RANGED), Shown("difference", RANGED), Shown("effect_size", TWO), Shown("reward", cells.number()),
+    NAME, Shown("regret", FROM_ZERO), Shown("difference", RANGED), Shown("effect_size", TWO), Shown("reward", cells.number()),
     Shown("kl", cells.number()), Shown("seeds", cells.whole), Shown("fixed_point", POINT), Shown("outcome", cells.text),
 )  # fmt: skip
 SHOWN_POINTS = (
     NAME, Shown("formula", cells.words), Shown("residual", cells.plain(2)), Shown("predicted_regret", cells.number()),
     Shown("free_regret", cells.number()), Shown("free_unsettled", cells.whole), Shown("noise_free_regret", cells.number()),
-    Shown("sampled_regret", cells.number()), Shown("predicted_kl", cells.number()),
+    Shown("sampled_way", cells.percent_interval), Shown("arrived", cells.text), Shown("predicted_kl", cells.number()),
 )  # fmt: skip
 SHOWN_ESTIMATES = (
     NAME, Shown("kl", cells.number()), Shown("estimate_error", RANGED), Shown("clip_fraction", cells.percent),
     Shown("clamp_fraction", cells.percent),
 )  # fmt: skip
-SHOWN_FRONTIER = (NAME, Shown("beta", cells.short()), *(Shown(name, RANGED) for name in ("kl", "reward", "shortfall")))
+SHOWN_FRONTIER = (
+    NAME,
+    Shown("beta", cells.short()),
+    Shown("kl", FROM_ZERO),
+    Shown("reward", RANGED),
+    Shown("shortfall", FROM_ZERO),
+)
 SHOWN_MATCHED = (NAME, Shown("kl", cells.number()), Shown("difference", RANGED), Shown("seeds", cells.whole))
 SHOWN_RECOVERY = (
     NAME, Shown("lost", cells.short()),
@@ -45,13 +49,12 @@ SHOWN_RECOVERY = (
 
 def tables(trained: Trained) -> Sequence[Block]:
     """Return all tables of a run, those behind the figures folded away."""
-    points = [row for row in trained.points.values() if row["fixed_point"]]
     frontier, matched, recovery = (trained.rows(schema) for schema in (FRONTIER, MATCHED, RECOVERY))
     more = [table("What the estimate in training said", FINAL, trained.final, SHOWN_ESTIMATES)]
     more += [table("Reward and KL over β", FRONTIER, frontier, SHOWN_FRONTIER)] if frontier else []
     more += [table("Reward at equal KL", MATCHED, matched, SHOWN_MATCHED)] if matched else []
     blocks: list[Block] = [table("After training, the least regret first", FINAL, trained.final, SHOWN_FINAL)]
-    blocks += [table("Predicted, and reached", FIXED_POINTS, points, SHOWN_POINTS)] if points else []
+    blocks += [table("Predicted, and reached", FIXED_POINTS, trained.points, SHOWN_POINTS)] if trained.points else []
     blocks += [Details("Estimates in training, and reward over KL", more)]
     if recovery:
         lost = table("A token pushed down, and after training", RECOVERY, recovery, SHOWN_RECOVERY)
@@ -62,10 +65,6 @@ def tables(trained: Trained) -> Sequence[Block]:
 def side_by_side(runs: Sequence[Trained]) -> list[Block]:
     """Return the table that a sweep is read for: regret and KL of every combination in every run."""
     names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
-    best = [
-        Markup("{}: {}, {}").format(trained.label, code(trained.final[0]["combination"]), interval(trained.final[0], "regret"))
-        for trained in runs
-    ]
     found: list[Block] = []
     for column, title in (("regret", "Regret after training, run by run"), ("kl", "KL after training, run by run")):
         columns = [Column("Combination", FINAL["combination"].meaning)]
@@ -76,4 +75,4 @@ def side_by_side(runs: Sequence[Trained]) -> list[Block]:
             for name in names
         ]
         found.append(Table(title, columns, rows))
-    return [Paragraph("The least regret in each run:"), Bullets(best), *found]
+    return found

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, outcome, paired, side, summarised, summary, verdict
+from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, paired, summarised, summary
 from klbench.rlhf.rows import described
 from klbench.studies.ppo.options import REFERENCE, TrainingOptions
+from klbench.studies.ppo.verdicts import judged_final, told
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,16 +38,8 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
         row |= summary("estimate_error", error, name)
         row |= {column: own[column].mean() for column in ("clip_fraction", "clamp_fraction", "loss_beta")}
         row |= {"diverged": mine.counts["diverged"]}
-        rows.append(row | {"outcome": outcome(row, _verdict(row, name)), "altered_by": options.altered_by})
-    return pd.DataFrame(rows)
-
-
-def _verdict(row: Mapping[str, Any], name: str) -> str:
-    if side(row, "start_difference") == 1:
-        return "worse than not training"
-    if name == REFERENCE:
-        return "the comparison"
-    return verdict(row, "difference", f"ahead of {REFERENCE}", f"not told from {REFERENCE}", f"behind {REFERENCE}")
+        rows.append(row | {"outcome": told(row), "altered_by": options.altered_by})
+    return judged_final(pd.DataFrame(rows))
 
 
 def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -6,5 +6,5 @@ STUDY = Study(
     "precision",
     "rounding error against |log r| in each dtype",
     __name__,
-    options_at=".run:PrecisionOptions",
+    options_at=".options:PrecisionOptions",
 )

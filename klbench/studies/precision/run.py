@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from klbench import divergences, streams
 from klbench.context import Context
-from klbench.types import Options
+from klbench.studies.precision.options import Name, PrecisionOptions
 
 if TYPE_CHECKING:
     import pandas as pd
 
 DIGITS = 60
-Name = Literal["k3", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2"]
-Dtype = Literal["float64", "float32", "bfloat16", "float16"]
 
 GENERATORS: dict[Name, str] = {
     "k3": "kl_qp",
@@ -26,26 +23,6 @@ GENERATORS: dict[Name, str] = {
     "bregman_hellinger": "hellinger",
     "bregman_chi2": "chi2",
 }
-
-
-class PrecisionOptions(Options):
-    """Settings of the precision study.
-
-    Parameters
-    ----------
-    estimators
-        Which to look at, of k3 and the Bregman family.
-    points
-        Log-ratios drawn in each decade and of each sign.
-    smallest, largest
-        Decades of ``|log r|``: from ``10^smallest`` to ``10^largest``.
-    """
-
-    estimators: tuple[Name, ...] = ("k3", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2")
-    dtypes: tuple[Dtype, ...] = ("float64", "float32", "bfloat16")
-    points: int = Field(default=16, ge=2, le=10_000)
-    smallest: int = Field(default=-12, ge=-30, le=0)
-    largest: int = Field(default=2, ge=1, le=2)
 
 
 def _exact(name: str, log_ratio: float) -> tuple[Any, Any]:

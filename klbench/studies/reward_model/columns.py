@@ -160,7 +160,7 @@ PEAKS = Schema(
         *interval(Column("end_gold", "gain of true reward at the end of the way", heading="End")),
         *interval(Column("end_proxy", "gain by the proxy's own score at the end", heading="Proxy at the end")),
         *interval(Column("end_kl", "KL(q‖p) at the end, exact, in nats", "nats", heading="KL at the end")),
-        *interval(Column("lost", "true reward lost: peak less end, on the same seed", heading="Lost")),
+        *interval(Column("lost", "true reward lost: peak less end, on the same seed; its interval ends at 0", heading="Lost")),
         *interval(
             Column(
                 "missed",

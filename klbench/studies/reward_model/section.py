@@ -2,32 +2,68 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from klbench.report import cells
-from klbench.report.blocks import Block, Cell, Details, Section, Tables
+from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.cells import computed
+from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, table
-from klbench.studies.reward_model import section_answer, section_figures
-from klbench.studies.reward_model.columns import EQUAL_KL, GOLD, OVEROPTIMISATION, PEAKS, REWARD_MODELS
-from klbench.studies.reward_model.section_data import Learned, load, named, way_of
+from klbench.studies.reward_model import section_figures
+from klbench.studies.reward_model.columns import (
+    EQUAL_KL,
+    GOLD,
+    OVEROPTIMISATION,
+    PEAKS,
+    REWARD_MODELS,
+    REWARD_MODELS_BY_SEED,
+    TRAINING,
+)
+from klbench.studies.reward_model.section_data import OPTIMUM, Learned, load, named, way_of
 
-NUMBER, RANGED = cells.number(), cells.interval()
+SAY = prose(__package__)
+MOST_TOLD = 3
+"""So many reward models, and so many policies, that diverged are told one by one."""
 
 
-def answer(tables: Tables) -> Sequence[Block]:
-    """Return what the top of the page says."""
-    return section_answer.answer(load(tables))
+def lead(tables: Tables) -> Lead:
+    """Return the question, the verdict and the figure that the page opens with."""
+    runs = load(tables)
+    question, figure = str(SAY.question()), section_figures.opening(runs)
+    peaks = [(learned, row) for learned in runs if (row := learned.peak(OPTIMUM, learned.proxies[0]))]
+    first = runs[0]
+    seeds = max(int(row["seeds"]) for row in first.points)
+    if not peaks or math.isnan(peaks[0][1]["peak_gold"]):
+        return Lead(question, SAY.nothing(), figure)
+    if len(runs) > 1:
+        return Lead(question, SAY.several([(learned.label, row) for learned, row in peaks]), figure, [SAY.setting(seeds)])
+    more = [SAY.setting(seeds)]
+    if len(first.proxies) > 1 and (most := first.peak(OPTIMUM, first.proxies[-1])):
+        more.append(SAY.most(most, first.peak(OPTIMUM, GOLD)))
+    if idle := [row for row in first.rows(REWARD_MODELS) if row["untrained"]]:
+        more.append(SAY.untrained(idle))
+    return Lead(question, SAY.verdict(peaks[0][1]), figure, more)
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Return figures and tables of each run."""
-    return [
-        block
-        for learned in load(tables)
-        for part in (section_answer.heading, section_figures.figures, _tables)
-        for block in part(learned)
-    ]
+    """Return warnings, figures and tables of each run."""
+    blocks: list[Block] = []
+    for learned in load(tables):
+        blocks += [Heading(learned.label)] if learned.label else []
+        blocks += _diverged(learned)
+        blocks += section_figures.figures(learned)
+        blocks += _tables(learned)
+    return blocks
+
+
+def _diverged(learned: Learned) -> list[Block]:
+    models = [row for row in learned.rows(REWARD_MODELS_BY_SEED) if row["status"] not in ("ok", "")]
+    stopped = [row for row in learned.rows(TRAINING) if row["status"] not in ("ok", "")]
+    policies = list({(row["combination"], row["proxy"], row["seed"]): row for row in stopped}.values())
+    told = (models[:MOST_TOLD], policies[:MOST_TOLD])
+    total = len(models) + len(policies)
+    return [Paragraph(SAY.diverged(total, *told, total - sum(map(len, told))), "warning")] if total else []
 
 
 def _way(row: Row) -> Cell:
@@ -38,6 +74,7 @@ def _proxy(row: Row) -> Cell:
     return Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])
 
 
+NUMBER, RANGED, FROM_ZERO = cells.number(), cells.interval(), cells.interval(least=0.0)
 BY = (Shown("method", computed(_way)), Shown("proxy", computed(_proxy)))
 SHOWN_MODELS = (
     Shown("pairs", computed(lambda row: Cell(row["proxy"], row["pairs"]))), Shown("accuracy", RANGED),
@@ -47,7 +84,7 @@ SHOWN_MODELS = (
 SHOWN_PEAKS = (
     *BY, Shown("peak_gold", RANGED),
     *(Shown(name, NUMBER) for name in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
-    Shown("lost", RANGED), Shown("missed", RANGED),
+    Shown("lost", FROM_ZERO), Shown("missed", RANGED),
 )  # fmt: skip
 SHOWN_EQUAL = (
     *BY, Shown("kl", NUMBER), Shown("gold_gain", RANGED), Shown("difference", RANGED), Shown("seeds", cells.whole),
@@ -58,7 +95,7 @@ def _tables(learned: Learned) -> list[Block]:
     models, peaks, equal = (learned.rows(schema) for schema in (REWARD_MODELS, PEAKS, EQUAL_KL))
     blocks: list[Block] = [table("The reward models", REWARD_MODELS, models, SHOWN_MODELS)] if models else []
     blocks += [table("Where the true reward peaks", PEAKS, peaks, SHOWN_PEAKS)] if peaks else []
-    title = "True reward at equal KL"
+    title = "True reward at equal KL, in numbers"
     return [*blocks, *([Details(title, [table(title, EQUAL_KL, equal, SHOWN_EQUAL)])] if equal else [])]
 
 
@@ -75,4 +112,4 @@ TERMS = (
     "interval_seeds",
 )
 
-SECTION = Section("When the reward is learned", OVEROPTIMISATION, build, answer, order=12, terms=TERMS)
+SECTION = Section("When the reward is learned", OVEROPTIMISATION, build, lead=lead, order=12, terms=TERMS)

@@ -6,14 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from klbench.report.blocks import Tables
+from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row
 from klbench.studies.reward_model.columns import GOLD, OVEROPTIMISATION, PEAKS
 
-OPTIMUM, BEST, PPO = "optimum", "best_of_n", "ppo"
+OPTIMUM, BEST, PPO = ("optimum", ""), ("best_of_n", ""), "ppo"
+Way = tuple[str, str]
+"""A method, and its combination where it has one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,22 +28,38 @@ class Learned(RunTables):
         return self.rows(OVEROPTIMISATION)
 
     @cached_property
-    def ways(self) -> list[tuple[str, str]]:
+    def ways(self) -> list[Way]:
         """Methods with their combinations, in the table's order."""
         return list(dict.fromkeys(map(way_of, self.points)))
 
     @cached_property
+    def paths(self) -> list[Way]:
+        """Those ways that have more than one point, so that a line can be drawn."""
+        return [way for way in self.ways if any(len(self.path(way, proxy)) > 1 for proxy in self.proxies)]
+
+    @cached_property
+    def trained(self) -> list[Way]:
+        """Those ways that are PPO."""
+        return [way for way in self.paths if way[0] == PPO]
+
+    @cached_property
     def proxies(self) -> list[str]:
-        """Those that were learned, the fewest pairs first."""
+        """The proxies that were learned, the fewest pairs first."""
         sizes = {row["proxy"]: row["pairs"] for row in self.points if row["proxy"] != GOLD}
         return sorted(sizes, key=lambda name: float(sizes[name]))
 
-    def path(self, way: tuple[str, str], proxy: str) -> list[Row]:
-        """Return the points from the reference outward: training by its steps, the others by KL."""
-        mine = [r for r in self.points if way_of(r) == way and r["proxy"] == proxy and math.isfinite(r["kl"])]
-        return sorted(mine, key=lambda row: row["step"] if way[0] == PPO else row["kl"])
+    @cached_property
+    def drawn(self) -> list[str]:
+        """The proxies for which there is a colour: spread evenly, with the first and the last."""
+        names, last = self.proxies, MOST_ENTRIES - 1
+        return names if len(names) <= last + 1 else [names[round(i * (len(names) - 1) / last)] for i in range(last + 1)]
 
-    def peak(self, way: tuple[str, str], proxy: str) -> Row | None:
+    def path(self, way: Way, proxy: str) -> list[Row]:
+        """Return the points from the reference outward: training by its steps, the others by KL."""
+        mine = [row for row in self.points if way_of(row) == way and row["proxy"] == proxy and math.isfinite(row["kl"])]
+        return sorted(mine, key=lambda row: float(row["step"] if way[0] == PPO else row["kl"]))
+
+    def peak(self, way: Way, proxy: str) -> Row | None:
         """Return the row of the peaks; None where there is none."""
         return next((row for row in self.rows(PEAKS) if way_of(row) == way and row["proxy"] == proxy), None)
 
@@ -51,16 +69,16 @@ def load(tables: Tables) -> list[Learned]:
     return [learned for learned in by_run(Learned, tables, OVEROPTIMISATION) if learned.proxies]
 
 
-def way_of(row: Row) -> tuple[str, str]:
+def way_of(row: Row) -> Way:
     """Return the method and the combination of a row."""
     return row["method"], row["combination"]
 
 
-def named(way: tuple[str, str]) -> str:
+def named(way: Way) -> str:
     """Return ``exact optimum``, ``best of n``, or ``PPO, k1_reward``."""
-    return {OPTIMUM: "exact optimum", BEST: "best of n"}.get(way[0], f"PPO, {way[1]}")
+    return {OPTIMUM: "exact optimum", BEST: "best of n"}.get(way, f"PPO, {way[1]}")
 
 
-def extremes(items: Sequence[Any]) -> list[Any]:
-    """Return the first and the last; one, where they are the same."""
-    return list(items[:1]) if len(items) < 2 else [items[0], items[-1]]
+def columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
+    """Return columns of rows, one list each."""
+    return [[row[name] for row in rows] for name in names]

@@ -1,38 +1,37 @@
-"""Figures of the reward-model study: gold and proxy over sqrt(KL), calibration, KL as it is said to be."""
+"""Figures of the reward-model study: true reward and proxy, what going on costs, the reward models, the KL."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from klbench.report.axes import kl_axis
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.numbers import count
-from klbench.report.plots import MOST_ENTRIES, Axis, Line, legend, lines
+from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
+from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.reward_model.columns import CALIBRATION, GOLD
-from klbench.studies.reward_model.section_data import BEST, PPO, Learned, named
+from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
+from klbench.studies.reward_model.section_data import BEST, OPTIMUM, Learned, Way, columns, named, way_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+SAY = prose(__package__)
+MOST_RUNS = 4
+APART = 0.03
+"""Intervals at one place are drawn this share of it apart."""
 TRUE = LegendEntry("the true reward", 5, "_", dashed=True)
-SAID = {"k1_estimate": LegendEntry("k1's estimate", 0, "o"), "k3_estimate": LegendEntry("k3's estimate", 1, "s")}
+SAID = {"k1": LegendEntry("k1's estimate", 0, "o"), "k3": LegendEntry("k3's estimate", 1, "s")}
 EXACT, BOUND = LegendEntry("exact", 2, "^"), LegendEntry("log n − (n − 1)/n", 3, "_", dashed=True)
 RIGHT = LegendEntry("as it should be", 5, "_", dashed=True)
-ROOT = "√KL(q‖p), exact, √nats"
-
-
-def _entries(learned: Learned) -> dict[str, LegendEntry]:
-    """Return entries of all proxies, or of some of them that are spread evenly, with the first and the last."""
-    names, most = learned.proxies, MOST_ENTRIES
-    return legend(names if len(names) <= most else [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)])
-
-
-def _column(rows: Sequence[Row], name: str) -> list[float]:
-    return [row[name] for row in rows]
+LABELLED, ORDERED = LegendEntry("as labelled", 0, "o"), LegendEntry("in the true order", 2, "^")
+CORRELATED = LegendEntry("correlation", 4, "v")
+AT_BEST = LegendEntry("the true reward, as labelled", 5, "_", dashed=True)
+PAIRS = Axis("ranked pairs", "log")
 
 
 def _limits(axes: Axes, top: float) -> None:
@@ -40,91 +39,180 @@ def _limits(axes: Axes, top: float) -> None:
     axes.set_xlim(left=0.0)
 
 
-def _panel(learned: Learned, way: tuple[str, str], entries: dict[str, LegendEntry], top: float) -> Panel:
+def _path(learned: Learned, way: Way, *, title: str = "") -> Panel:
+    """Return true reward and proxy over the square root of the KL."""
+
     def line(entry: LegendEntry, proxy: str, name: str, band: bool = False) -> Line:
         rows = learned.path(way, proxy)
-        low, high = (_column(rows, f"{name}_{end}") if band else () for end in ("low", "high"))
-        return Line(entry, [math.sqrt(max(row["kl"], 0.0)) for row in rows], _column(rows, name), low, high, marked=band)
+        low, high = columns(rows, f"{name}_low", f"{name}_high") if band else ((), ())
+        return Line(entry, [math.sqrt(max(row["kl"], 0.0)) for row in rows], columns(rows, name)[0], low, high, marked=band)
 
+    shown = [row for row in learned.points if row["proxy"] in (*learned.drawn, GOLD) and math.isfinite(row["gold_gain"])]
+    top = max((max(row["proxy_gain"], row["gold_gain"]) for row in shown), default=1.0)
     drawn = [line(TRUE, GOLD, "gold_gain")]
-    for name, entry in entries.items():
+    for name, entry in legend(learned.drawn).items():
         drawn.append(line(replace(entry, label=f"{name} by its own score", dashed=True), name, "proxy_gain"))
         drawn.append(line(entry, name, "gold_gain", band=True))
     y = Axis("gain over the reference", place=partial(_limits, top=top))
-    return lines(named(way) if way[0] == PPO else named(way).capitalize(), drawn, Axis(ROOT), y)
+    return lines(title or named(way)[:1].upper() + named(way)[1:], drawn, Axis("√KL(q‖p), exact, √nats"), y)
 
 
-def over_kl(learned: Learned, stem: str) -> list[Figure]:
-    """Return the main figure: a panel for each way."""
-    entries = _entries(learned)
-    drawn = [row for row in learned.points if row["proxy"] in entries or row["proxy"] == GOLD]
-    top = max((max(row["proxy_gain"], row["gold_gain"]) for row in drawn if math.isfinite(row["gold_gain"])), default=1.0)
-    panels = [_panel(learned, way, entries, top) for way in learned.ways]
-    caption = (
-        "Solid: true reward, with 95 % bands of the mean over seeds. Dashed, same colour: what the proxy says of the same "
-        "policies. Dashed grey: the same way with the true reward for a proxy. Each point is a β, an n, or an evaluation in "
-        "training."
-    )
-    title = "True reward and proxy, by pairs"
-    return [Figure(f"overoptimisation{stem}", title, caption, panels, [*entries.values(), TRUE])]
+def _entries(learned: Learned) -> list[LegendEntry]:
+    return [*legend(learned.drawn).values(), TRUE]
 
 
-def calibration(learned: Learned, stem: str) -> list[Figure]:
-    """Return the figure of the true probability over the predicted one."""
-    found, entries = learned.rows(CALIBRATION), _entries(learned)
-    if not found:
+def _opened(learned: Learned) -> list[Way]:
+    return [way for way in learned.paths if way in (OPTIMUM, *learned.trained[:1])]
+
+
+def opening(runs: Sequence[Learned]) -> Figure | None:
+    """Return the figure that the page opens with: the exact optimum and one PPO; or the optimum run by run."""
+    first = runs[0]
+    if len(runs) > 1:
+        panels = [_path(learned, OPTIMUM, title=learned.label) for learned in runs[:MOST_RUNS] if OPTIMUM in learned.paths]
+    else:
+        panels = [_path(first, way) for way in _opened(first)]
+    caption = SAY.over_kl([name for name in first.proxies if name not in first.drawn])
+    return Figure("overoptimisation", "True reward and proxy, by pairs", caption, panels, _entries(first)) if panels else None
+
+
+def trained(learned: Learned) -> list[Figure]:
+    """Return the same of the other ways; where there are several runs, of all ways."""
+    ways = [way for way in learned.paths if learned.label or way not in _opened(learned)]
+    panels = [_path(learned, way) for way in ways[:MOST_ENTRIES]]
+    name, title = f"overoptimisation-ways{learned.stem}", "The other ways" if not learned.label else "All ways"
+    caption = SAY.ways([named(way) for way in ways[MOST_ENTRIES:]])
+    return [Figure(name, title, caption, panels, _entries(learned))] if panels else []
+
+
+def _by_way(ways: Sequence[Way]) -> tuple[dict[Way, LegendEntry], list[str]]:
+    """Return a colour for each of the first ways, and the names of the others."""
+    kept, rest = ways[:MOST_ENTRIES], ways[MOST_ENTRIES:]
+    entries = legend([named(way) for way in kept])
+    return {way: entries[named(way)] for way in kept}, [named(way) for way in rest]
+
+
+def _bars(drawn: Sequence[tuple[LegendEntry, Sequence[Row]]], x: str, column: str, least: float = -math.inf) -> list[Line]:
+    """Return lines with intervals as bars, side by side; a line for each entry that has rows."""
+    found = []
+    for place, (entry, rows) in enumerate((entry, rows) for entry, rows in drawn if rows):
+        rows = sorted(rows, key=lambda row: float(row[x]))
+        at, y, low, high = columns(rows, x, column, f"{column}_low", f"{column}_high")
+        apart = 1.0 + APART * place
+        found.append(Line(entry, [each * apart for each in at], y, [max(each, least) for each in low], high, bars=True))
+    return found
+
+
+def costs(learned: Learned) -> list[Figure]:
+    """Return what is lost by going on, and what is missed even at the peak, by the number of pairs."""
+    rows = [row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])]
+    if len({row["pairs"] for row in rows}) < 2:
         return []
-    drawn = [Line(RIGHT, [0.5, 1.0], [0.5, 1.0], marked=False)]
-    for name, entry in entries.items():
-        mine = sorted((row for row in found if row["proxy"] == name), key=lambda row: float(row["predicted"]))
-        drawn.append(Line(entry, _column(mine, "predicted"), _column(mine, "true")))
-    x = Axis("probability that the model gives to what it prefers")
-    panel = lines("On new pairs", drawn, x, Axis("true probability"))
-    caption = "On the dashed line a model is as sure as it should be; below it, too sure. Bins hold all seeds' pairs."
-    return [Figure(f"overoptimisation-calibration{stem}", "Calibration", caption, [panel], [*entries.values(), RIGHT])]
+    entries, rest = _by_way(learned.ways)
+    mine = [(entry, [row for row in rows if way_of(row) == way]) for way, entry in entries.items()]
+    panels = [
+        lines(title, _bars(mine, "pairs", column, 0.0), PAIRS, Axis("true reward", "symlog"))
+        for column, title in (("lost", "Lost by going on"), ("missed", "Missed at the peak"))
+    ]
+    title = "What a learned reward costs"
+    return [Figure(f"overoptimisation-costs{learned.stem}", title, SAY.costs(rest), panels, list(entries.values()))]
+
+
+def equal_kl(learned: Learned) -> list[Figure]:
+    """Return true reward at equal KL, of the proxies with the fewest and the most pairs."""
+    rows = [row for row in learned.rows(EQUAL_KL) if way_of(row) != OPTIMUM]
+    entries, rest = _by_way([way for way in learned.ways if way != OPTIMUM])
+    panels = []
+    for proxy in dict.fromkeys((learned.proxies[0], learned.proxies[-1])):
+        mine = [row for row in rows if row["proxy"] == proxy]
+        drawn = _bars(
+            [(entry, [row for row in mine if way_of(row) == way]) for way, entry in entries.items()], "kl", "difference"
+        )
+        if len({row["kl"] for row in mine}) > 1:
+            x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=[row["kl"] for row in mine]))
+            panels.append(lines(proxy, drawn, x, Axis("reward − the optimum's", levels=[0.0]), left=0.19))
+    name, title = f"overoptimisation-equal-kl{learned.stem}", "True reward at equal KL"
+    return [Figure(name, title, SAY.equal_kl(rest), panels, list(entries.values()))] if panels else []
+
+
+def models(learned: Learned) -> list[Figure]:
+    """Return how well the reward models rank new pairs, by the number of pairs, and their calibration."""
+    rows, binned, entries = learned.rows(REWARD_MODELS), learned.rows(CALIBRATION), legend(learned.drawn)
+    found = []
+    if len(rows) > 1:
+        pairs, best = columns(sorted(rows, key=lambda row: float(row["pairs"])), "pairs", "best_accuracy")
+        drawn = [Line(AT_BEST, pairs, best, marked=False)]
+        drawn += _bars([(LABELLED, rows)], "pairs", "accuracy") + _bars([(ORDERED, rows)], "pairs", "order")
+        panels = [
+            lines("Ranked right", drawn, PAIRS, Axis("share of new pairs")),
+            lines("Correlation", _bars([(CORRELATED, rows)], "pairs", "correlation"), PAIRS, Axis("with the true reward")),
+        ]
+        shown = [LABELLED, ORDERED, AT_BEST, CORRELATED]
+        found.append(Figure(f"overoptimisation-models{learned.stem}", "How good the models are", SAY.models(), panels, shown))
+    if binned:
+        drawn = [Line(RIGHT, [0.5, 1.0], [0.5, 1.0], marked=False)]
+        for name, entry in entries.items():
+            mine = sorted((row for row in binned if row["proxy"] == name), key=lambda row: float(row["predicted"]))
+            predicted, true = columns(mine, "predicted", "true")
+            drawn.append(Line(entry, predicted, true))
+        x = Axis("probability that the model gives to what it prefers")
+        panel = lines("On new pairs", drawn, x, Axis("true probability"))
+        caption = SAY.calibration([name for name in learned.proxies if name not in entries])
+        shown = [*entries.values(), RIGHT]
+        found.append(Figure(f"overoptimisation-calibration{learned.stem}", "Calibration", caption, [panel], shown))
+    return found
 
 
 def _best_of(learned: Learned) -> list[Panel]:
-    rows = [row for row in learned.path((BEST, ""), learned.proxies[-1]) if row["n"] > 1]
-    if not rows:
+    rows = [row for row in learned.path(BEST, learned.proxies[-1]) if row["n"] > 1]
+    if len(rows) < 2:
         return []
-    n = _column(rows, "n")
-    drawn = [Line(EXACT, n, _column(rows, "kl")), Line(BOUND, n, _column(rows, "kl_bound"), marked=False)]
+    n, exact, bound = columns(rows, "n", "kl", "kl_bound")
+    drawn = [Line(EXACT, n, exact), Line(BOUND, n, bound, marked=False)]
     return [lines("Best of n", drawn, Axis("n", "log"), Axis("KL of the best of n, nats"))]
 
 
 def _estimated(learned: Learned) -> list[Panel]:
-    ways = [way for way in learned.ways if way[0] == PPO]
-    rows = [row for way in ways for name in _entries(learned) for row in learned.path(way, name) if row["step"] > 0]
-    rows = [row for row in rows if row["kl"] > 0 and all(math.isfinite(row[name]) for name in SAID)]
+    """Return estimates over the exact KL of all policies in training, and by how much they are off after it."""
+    rows = [row for way in learned.trained for name in learned.drawn for row in learned.path(way, name) if row["step"] > 0]
+    rows = [row for row in rows if row["kl"] > 0 and all(math.isfinite(row[f"{name}_estimate"]) for name in SAID)]
     if not rows:
         return []
     rows.sort(key=lambda row: float(row["kl"]))
     top = rows[-1]["kl"]
     drawn = [Line(RIGHT, [0.0, top], [0.0, top], marked=False)]
-    drawn += [Line(entry, _column(rows, "kl"), _column(rows, name), joined=False) for name, entry in SAID.items()]
+    exact, *said = columns(rows, "kl", *(f"{name}_estimate" for name in SAID))
+    drawn += [Line(entry, exact, y, joined=False) for entry, y in zip(SAID.values(), said, strict=True)]
     y = Axis("estimated in training, nats", place=lambda axes: axes.set_ylim(0.0, 2.0 * top))
     beyond = sum(row["k3_estimate"] > 2.0 * top for row in rows)
     detail = f"{count(beyond, 'point')} of k3 above" if beyond else ""
-    return [lines("PPO", drawn, Axis("exact KL(q‖p), nats"), y, detail=detail)]
+    return [lines("PPO", drawn, Axis("exact KL(q‖p), nats"), y, detail=detail), _errors(learned)]
 
 
-def kl(learned: Learned, stem: str) -> list[Figure]:
-    """Return the figure of the exact KL beside what is usually reported for it."""
-    panels = [*_best_of(learned), *_estimated(learned)]
-    if not panels:
+def _errors(learned: Learned) -> Panel:
+    ends: Mapping[str, Row] = {
+        way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))
+    }  # fmt: skip
+    marks = [
+        Mark(name, row[f"{which}_error"], entry, row[f"{which}_error_low"], row[f"{which}_error_high"], offset=offset)
+        for name, row in ends.items()
+        for (which, entry), offset in zip(SAID.items(), (-0.15, 0.15), strict=True)
+    ]
+    return down("After training", marks, Axis("estimate − exact KL, nats", levels=[0.0]))
+
+
+def kl(learned: Learned) -> list[Figure]:
+    """Return the exact KL beside what is usually reported for it."""
+    best_of, estimated = _best_of(learned), _estimated(learned)
+    if not best_of and not estimated:
         return []
-    caption = (
-        "Best of n: the exact KL, which ties and few answers keep below the usual formula. PPO: estimates from the batches, "
-        "each a mean over seeds, for all combinations and proxies; on the grey line they are right."
-    )
-    entries = [EXACT, BOUND, *SAID.values(), RIGHT]
-    return [Figure(f"overoptimisation-kl{stem}", "The KL, and what is said of it", caption, panels, entries)]
-
-
-PARTS: Sequence[Callable[[Learned, str], list[Figure]]] = (over_kl, calibration, kl)
+    caption = SAY.kl(bool(best_of), learned.proxies[-1] if estimated else "")
+    entries = [*((EXACT, BOUND) if best_of else ()), *((*SAID.values(), RIGHT) if estimated else ())]
+    return [
+        Figure(f"overoptimisation-kl{learned.stem}", "The KL, and what is said of it", caption, best_of + estimated, entries)
+    ]
 
 
 def figures(learned: Learned) -> list[Figure]:
-    """Return all figures of a run."""
-    return [figure for part in PARTS for figure in part(learned, learned.stem)]
+    """Return the figures of a run but for the one that the page opens with."""
+    return [figure for part in (trained, costs, equal_kl, models, kl) for figure in part(learned)]

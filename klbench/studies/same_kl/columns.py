@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from klbench.schema import Column, Schema, text
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 GRADIENTS = ("k1_reward", "k1_reward_leave_one_out", "k2_loss", "k3_loss")
 """Combinations whose gradients are measured on every pair."""
@@ -12,9 +17,16 @@ OF_EXACT = "in lengths of the exact one"
 def _gradient(name: str) -> tuple[Column, Column]:
     """Return the columns of one combination's gradient."""
     return (
-        Column(f"gradient_rel_bias_{name}", f"{name}: bias of its mean gradient, {OF_EXACT}", heading=f"{name}, off by"),
-        Column(f"gradient_rel_std_{name}", f"{name}: sd of one sample's gradient, {OF_EXACT}", heading=f"{name}, noise"),
+        Column(f"gradient_rel_bias_{name}", f"{name}: bias of its mean gradient, {OF_EXACT}"),
+        Column(f"gradient_rel_std_{name}", f"{name}: sd of one sample's gradient, {OF_EXACT}"),
     )
+
+
+def predicted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of shapes with the winner that χ²(p‖q) and 2J name."""
+    if not {"chi2", "two_j"} <= set(frame):
+        return frame
+    return frame.assign(predicted=["k3" if below else "k1" for below in frame["chi2"] < frame["two_j"]])
 
 
 SHAPES = Schema(
@@ -31,8 +43,10 @@ SHAPES = Schema(
         Column("value_std_k1", "standard deviation of one term of k1", "nats", heading="sd of k1"),
         Column("value_std_k3", "standard deviation of one term of k3", "nats", heading="sd of k3"),
         text("value_winner", "the one of k1 and k3 whose standard deviation is smaller", "Less noise"),
+        text("predicted", "the one that should have less noise: k3 where χ²(p‖q) is below 2J, else k1", "Predicted", since=1),
         *(column for name in GRADIENTS for column in _gradient(name)),
     ),
+    migrate=lambda frame, version: predicted(frame),
 )
 
 TABLES = (SHAPES,)

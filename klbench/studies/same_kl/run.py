@@ -4,55 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import AfterValidator, BeforeValidator, Field
 
 from klbench import estimators, gradients, pairs, streams
 from klbench.context import Context
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import exactly
-from klbench.studies.gradient.run import listed
-from klbench.studies.same_kl.columns import GRADIENTS
+from klbench.studies.same_kl.columns import GRADIENTS, predicted
+from klbench.studies.same_kl.options import SameKlOptions, Shape
 from klbench.study import Summary
-from klbench.types import ConfigError, Options, Skip
+from klbench.types import ConfigError, Skip
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Shape = Literal["tilt", "noise", "sharpened", "flattened", "hole", "spike"]
-
-
-def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(values))
-
-
-class SameKlOptions(Options):
-    """Settings of the study of shapes.
-
-    Parameters
-    ----------
-    kls
-        ``KL(q‖p)`` in nats.
-    size
-        Categories.
-    depth
-        q/p inside a hole.
-    rarity
-        p of the category that a spike raises.
-    """
-
-    shapes: Annotated[tuple[Shape, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_once)] = get_args(Shape)
-    kls: Annotated[
-        tuple[Annotated[float, Field(ge=1e-6, le=1.5)], ...],
-        BeforeValidator(listed),
-        Field(min_length=1),
-        AfterValidator(_once),
-    ] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-    size: int = Field(default=32, ge=4, le=1_000)
-    depth: float = Field(default=1e-3, ge=1e-12, lt=0.1)
-    rarity: float = Field(default=1e-3, ge=1e-9, lt=0.1)
 
 
 def _normalized(logits: np.ndarray) -> np.ndarray:
@@ -142,7 +108,7 @@ def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
 
     made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
     rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True)
-    return {"shapes": pd.DataFrame(rows)} if rows else {}
+    return {"shapes": predicted(pd.DataFrame(rows))} if rows else {}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

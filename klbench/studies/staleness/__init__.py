@@ -6,6 +6,7 @@ STUDY = Study(
     "staleness",
     "a sampler that lags behind: bias and noise of each correction",
     __name__,
-    options_at=".run:StalenessOptions",
+    options_at=".options:StalenessOptions",
     summarize_at=".run:summarize",
+    complete_at=".tables:complete",
 )

@@ -3,70 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from typing import TYPE_CHECKING, Any
 
 from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.pairs import Pair
-from klbench.pairs.sequence import SequencePair
 from klbench.studies.gradient.rows import measure
-from klbench.studies.gradient.run import Combinations, Differentiable, combinations_table, listed, shown
+from klbench.studies.gradient.run import combinations_table, shown, typed
+from klbench.studies.staleness.options import StalenessOptions, _behind
+from klbench.studies.staleness.tables import corrections
 from klbench.study import Summary
-from klbench.types import Options, Skip
+from klbench.types import Skip
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def _can_lag(pair: Pair) -> Pair:
-    if not isinstance(pair, SequencePair):
-        raise ValueError(f"{pair.kind} pairs have no lag; staleness is measured on pair=sequence")
-    if pair.lag:
-        raise ValueError("its lag is set by lags=[...], which has several")
-    return pair
-
-
-def _behind(pair: Pair, lag: float) -> Pair:
-    """The same pair with a sampler that lags; a new one, since a copy would keep what was cached."""
-    fields = {name: getattr(pair, name) for name in type(pair).model_fields}
-    return type(pair)(**fields | {"lag": lag, "label": pair.title})
-
-
-class StalenessOptions(Options):
-    """Settings of the staleness study.
-
-    Parameters
-    ----------
-    lags
-        ``KL(q‖mu)`` in nats of the policy from the sampler; each pair is measured at each of them.
-    group
-        Samples of one prompt that share a baseline.
-    """
-
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(min_length=1)
-    lags: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)] = (
-        0.0, 0.01, 0.03, 0.1, 0.3,
-    )  # fmt: skip
-    combinations: Combinations = (
-        "k1_reward", "k1_reward_token_ratio", "k1_reward_truncated_ratio", "k1/reward_to_go/token/prefix_ratio",
-        "k1_reward_sequence_ratio", "k1/reward/sequence/truncated_ratio", "k1_prefix_ratio_loss", "k2_sequence_loss",
-        "k3_loss", "k3_plus", "k3_ratio_loss", "openrlhf_unbiased_gradient", "k3_sequence_ratio_loss", "full_loss",
-        "full_with_score", "full_with_score_sequence_ratio",
-    )  # fmt: skip
-    group: int = Field(default=8, ge=2, le=4096)
-
-    @model_validator(mode="after")
-    def _within_reach(self) -> StalenessOptions:
-        for pair in self.pairs:
-            for lag in self.lags:
-                try:
-                    _behind(pair, lag)
-                except ValidationError as error:
-                    raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-        return self
 
 
 def effective_sample_size(pair: Pair) -> dict[str, float]:
@@ -94,7 +45,7 @@ def measure_lag(pair: Pair, lag: float, chosen: Sequence[Combination], group: in
 
 
 def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``staleness`` and ``combinations``."""
+    """Return tables ``staleness``, ``corrections`` and ``combinations``."""
     import pandas as pd
 
     chosen = [gradients.get(name) for name in options.combinations]
@@ -107,7 +58,8 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not rows:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])
-    return {"staleness": table, "combinations": combinations_table(chosen)}
+    found = corrections(table, typed(options.combinations))
+    return {"staleness": table, "corrections": found, "combinations": combinations_table(chosen)}
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

@@ -2,28 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 
-from klbench.report import terms
-from klbench.report.blocks import Block, Section, Tables
-from klbench.report.combinations import load
-from klbench.studies.staleness import section_answer, section_figures
-from klbench.studies.staleness.columns import COMBINATIONS, STALENESS
+from markupsafe import Markup
 
-read = load(STALENESS, COMBINATIONS)
+from klbench.report import cells, terms
+from klbench.report.blocks import Block, Cell, Column, Details, Heading, Lead, Paragraph, Section, Table, Tables
+from klbench.report.combinations import bias_cell, name_cell, named, noise_cell, share
+from klbench.report.numbers import number, percent, short
+from klbench.report.prose import prose
+from klbench.report.runs import by_run
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.staleness import section_figures
+from klbench.studies.staleness.columns import CORRECTIONS, STALENESS
+from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
+
+SAY = prose(__package__)
 
 
-def answer(tables: Tables) -> Sequence[Block]:
-    """What the top of the page says."""
-    return section_answer.answer(read(tables))
+def read(tables: Tables) -> Sequence[Staleness]:
+    """Return the runs in which something was measured."""
+    return [run for run in by_run(Staleness, tables, STALENESS) if run.lagging]
+
+
+def _more(lagging: Lagging) -> list[Markup]:
+    """Return what a sample is worth, and which biased one errs least in small batches."""
+    said, last = [], lagging.rows[-1]
+    if math.isfinite(last["ess"]) and last["staleness"]:
+        said.append(SAY.worth(percent(last["ess"]), percent(last["ess_token"])))
+    biased = [row for row in lagging.corrections if row["verdict"] != VERDICTS[0] and row["best_up_to"] >= 2]
+    if biased and math.isfinite(biased[0]["best_up_to"]):
+        best = max(biased, key=lambda row: row["best_up_to"])
+        said.append(SAY.forgiven(named(best), best["rival"], _batch(best["best_up_to"])))
+    return said
+
+
+def lead(tables: Tables) -> Lead:
+    """Return which corrections stay right at the largest lag."""
+    runs = read(tables)
+    if not runs:
+        return Lead(SAY.question(), SAY.nothing(), None)
+    lagging = runs[0].lagging[0]
+    right = lagging.groups(VERDICTS[0])
+    plain = [row for row in lagging.corrections if row["correction"] == "none" and row["verdict"] == VERDICTS[1]]
+    worst = max(plain, key=lambda row: row["rel_bias_last"], default=None)
+    verdict = SAY.verdict(
+        runs[0].label, short(lagging.lags[-1]), sum(map(len, right)), len(lagging.corrections),
+        named(right[0][0]) if right else "", named(worst) if worst else "", share(worst["rel_bias_last"]) if worst else "",
+    )  # fmt: skip
+    return Lead(SAY.question(), verdict, section_figures.at_last(lagging), _more(lagging))
+
+
+def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
+    meaning = STALENESS["rel_bias" if bias else "rel_std"].meaning
+    columns = [Column("Combination", CORRECTIONS["combination"].meaning)]
+    columns += [Column(SAY.lag(short(lag)), SAY.lag_meaning(meaning, short(lag)), numeric=True) for lag in lagging.lags]
+    columns.append(Column("Weight", CORRECTIONS["correction"].meaning))
+    rows = []
+    for row in (row for group in lagging.ordered for row in group):
+        at = {each["staleness"]: each for each in lagging.curve(row["combination"])}
+        shown = [
+            bias_cell(at.get(lag)) if bias else noise_cell(at[lag]["rel_std"] if lag in at else math.nan)
+            for lag in lagging.lags
+        ]
+        rows.append([name_cell(row), *shown, Cell(row["correction"].replace("_", " "))])
+    return Table(SAY.by_lag(bias), columns, rows)
+
+
+def _batches(lagging: Lagging) -> Table | None:
+    biased = [row for rows in lagging.ordered for row in rows if row["verdict"] != VERDICTS[0]]
+    if not biased:
+        return None
+    first = biased[0]
+    rivals = [Shown("best_up_to", _limit, SAY.beats(first["rival"]))] if first["rival"] else []
+    if first["sampled_rival"] not in ("", first["rival"]):
+        rivals.append(Shown("best_sampled_up_to", _limit, SAY.beats(first["sampled_rival"])))
+    shown = (
+        Shown("combination", name_cell),
+        Shown("verdict", cells.text),
+        Shown("rel_bias_last", lambda row, name: bias_cell(row | {"matches": "", "method": "", "rel_bias": row[name]})),
+        Shown("rel_std_last", lambda row, name: noise_cell(row[name])),
+        Shown("balance_batch", lambda row, name: Cell(_batch(row[name]), row[name])),
+        *rivals,
+    )
+    return table(SAY.batches(short(lagging.lags[-1])), CORRECTIONS, biased, shown)
+
+
+def _limit(row: Row, name: str) -> Cell:
+    return Cell(SAY.never() if row[name] < 1 else _batch(row[name]), row[name])
+
+
+def _batch(size: float) -> str:
+    """Return a batch size of two digits, rounded down."""
+    if not math.isfinite(size):
+        return number(size)
+    step = 10.0 ** max(0, math.floor(math.log10(max(size, 1.0))) - 1)
+    return number(step * math.floor(size / step), 2)
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Curves over the lag and the tables behind them."""
-    data = read(tables)
-    return [*section_figures.figures(data), *section_answer.tables(data)] if data.rows else []
+    """Return curves over the lag, and the tables behind them."""
+    return [Paragraph(SAY.why()), *(block for run in read(tables) for block in _run(run))] if read(tables) else []
 
 
-TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "lag", "effective_sample_size")
+def _run(run: Staleness) -> Iterator[Block]:
+    if run.label:
+        yield Heading(run.label)
+    yield from run.warnings()
+    yield from section_figures.over_lags(run)
+    for lagging in run.lagging:
+        tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
+        yield Details(SAY.numbers(lagging.label, lagging.pair), [each for each in tables if each is not None])
 
-SECTION = Section("When the sampler lags behind", STALENESS, build, answer, order=20, terms=TERMS)
+
+TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "lag", "sampler_path", "effective_sample_size")
+
+SECTION = Section("When the sampler lags behind", STALENESS, build, lead=lead, order=20, terms=TERMS)

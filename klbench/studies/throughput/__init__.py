@@ -6,6 +6,6 @@ STUDY = Study(
     "throughput",
     "terms a second on NumPy and torch",
     __name__,
-    options_at=".run:ThroughputOptions",
+    options_at=".options:ThroughputOptions",
     devices=("cpu", "cuda"),
 )

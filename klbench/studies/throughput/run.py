@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from klbench import estimators, streams
 from klbench.context import Context
+from klbench.studies.throughput.options import ThroughputOptions
 from klbench.threads import one_thread
-from klbench.types import Draws, Estimator, Options
+from klbench.types import Draws, Estimator
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class ThroughputOptions(Options):
-    """Settings of the throughput study.
-
-    Parameters
-    ----------
-    samples
-        Terms in one call.
-    repeats, seconds
-        Timed calls of each kind: so many blocks, each of calls that together take about so long.
-    """
-
-    estimators: tuple[str, ...] = Field(min_length=1)
-    samples: int = Field(default=65_536, ge=2, le=2**28)
-    repeats: int = Field(default=9, ge=3, le=1000)
-    seconds: float = Field(default=0.01, gt=0.0, le=60.0)
-    dtypes: tuple[Literal["float64", "float32", "bfloat16"], ...] = ("float64", "float32", "bfloat16")
 
 
 def _synchronize(device: str) -> None:

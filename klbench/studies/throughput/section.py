@@ -36,7 +36,7 @@ def _more(data: Data, setting: Setting) -> Iterator[Text]:
             timings = data.of(setting, kind, dtype)
             ratios = list(data.ratios(timings, data.of(setting, kind, base)).values())
             if ratios:
-                yield SAY.shorter(dtype, base, next(iter(timings.values())).library, _ends(ratios))
+                yield SAY.shorter(dtype, base, next(iter(timings.values())).library, ratios)
     ratios = [
         ratio
         for backend, direction in kinds
@@ -47,13 +47,9 @@ def _more(data: Data, setting: Setting) -> Iterator[Text]:
         ).values()
     ]
     if ratios:
-        yield SAY.backward(_ends(sorted(ratios)))
+        yield SAY.backward(sorted(ratios))
     spread = sorted(each.spread for each in data.timings if each.setting == setting)
     yield SAY.caution(spread[(len(spread) - 1) // 2])
-
-
-def _ends(ratios: Sequence[float]) -> Sequence[float]:
-    return ratios[:1] if len(ratios) == 1 else (ratios[0], ratios[-1])
 
 
 def _figure(data: Data, setting: Setting) -> Figure:

@@ -6,7 +6,7 @@ STUDY = Study(
     "value",
     "bias, variance and coverage of the estimators' values",
     __name__,
-    options_at=".run:ValueOptions",
+    options_at=".options:ValueOptions",
     summarize_at=".summary:summarize",
     complete_at=".ranking:complete",
 )

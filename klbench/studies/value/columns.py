@@ -10,6 +10,8 @@ from klbench.schema import Column, Schema, flag, integer, text, with_error
 if TYPE_CHECKING:
     import pandas as pd
 
+FEW_SAMPLES = 100
+"""From here on Student's quantile, 1.98, is as good as 1.96, and errors count as normal."""
 MAIN_TARGET = "KL(q‖p)"
 ALL, UNBIASED, TWO = "all", "unbiased", "k1 or k3"
 """The groups of estimators that are ranked."""
@@ -37,7 +39,8 @@ def common_batch(values: pd.DataFrame) -> int:
     """Return the smallest batch size at which the most estimators were measured: all of them, as a rule."""
     measured = values[~values["status"].str.startswith("skipped")]
     measured = values if measured.empty else measured
-    return int(measured.groupby("batch")["estimator"].nunique().idxmax())
+    names = measured.groupby("batch")["estimator"].nunique()
+    return min(int(batch) for batch in names.index[names == names.max()])
 
 
 def quantile(share: float) -> str:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from klbench.metrics.seeds import Z95
@@ -16,6 +15,7 @@ from klbench.studies.value.columns import (
     ALL,
     DIFFERENCES,
     ESTIMATORS,
+    FEW_SAMPLES,
     MAIN_TARGET,
     PAIRS,
     RANGES,
@@ -58,8 +58,8 @@ def with_errors(values: pd.DataFrame) -> pd.DataFrame:
     bias, std, exact_bias, exact_std, rmse = (
         values[name].astype(float) for name in ("bias", "std", "exact_bias", "exact_std", "rmse")
     )
-    exact, ok = np.hypot(exact_bias, exact_std), values["status"] == "ok"
-    known = np.isfinite(exact) & (ok | (values["status"] == "heavy tail"))
+    exact, ok = (exact_bias**2 + exact_std**2) ** 0.5, values["status"] == "ok"
+    known = (exact < math.inf) & (ok | (values["status"] == "heavy tail"))
     return values.assign(error=exact.where(known, rmse.where(ok)), error_exact=known, bias_dominates=ok & (bias.abs() > std))
 
 
@@ -233,20 +233,24 @@ def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) 
     """Return the estimators with the verdicts on their claims.
 
     To be unbiased is judged on rows that can be trusted: unweighted estimators on samples of q, weighted ones on those of a
-    third distribution. Pairs whose ratio has no third moment are left out, and those whose p reaches beyond q: claims are
-    for a ratio whose mean is 1.
+    third distribution. Left out are too few samples, pairs whose ratio has no third moment, and those whose p reaches beyond
+    q: claims are for a ratio whose mean is 1. Where the samples are known to have missed some of the noise, estimators
+    whose own noise is not known are left out too.
     """
     tail = pairs[["tail_index", "khat"]].astype(float).max(axis=1)
     fit = pairs["pair"][(tail < SKEWED) & ~(pairs["unreached"].astype(float) > 0)]
     off_policy = pairs["pair"][pairs["off_policy"].astype(bool)]
     ok = values[values["status"] == "ok"]
-    z = (ok["bias"] / ok["bias_se"]).astype(float).abs().where(ok["bias_se"] > 0)
+    missed = values["pair"][values["std_z"].astype(float) < -LARGE_Z]
+    ok = ok[ok["exact_std"].notna() | ~ok["pair"].isin(missed)]
+    z = (ok["bias"] / ok["bias_se"]).astype(float).abs().where((ok["bias_se"] > 0) & (ok["samples"] >= FEW_SAMPLES))
     told = ok.assign(z=z, weighted=ok["pair"].isin(off_policy))[ok["pair"].isin(fit)].dropna(subset="z")
     found = []
-    for row in estimators.to_dict("records"):
+    for record in estimators.to_dict("records"):
+        row = {str(name): value for name, value in record.items()}
         rows = told[(told["estimator"] == row["estimator"]) & (told["weighted"] == bool(row["needs_weight"]))]
-        worst = rows.loc[rows["z"].idxmax()] if len(rows) else {"z": math.nan, "pair": ""}
-        own = {"judged": len(rows), "worst_z": float(worst["z"]), "worst_pair": str(worst["pair"])}
+        own: dict[str, Any] = {"judged": len(rows), "worst_z": rows["z"].max()}
+        own["worst_pair"] = str(rows["pair"][rows["z"].idxmax()]) if len(rows) else ""
         own["negative"] = values["frac_negative"][values["estimator"] == row["estimator"]].astype(float).max()
         own["exact_z"] = ok["bias_z"][ok["estimator"] == row["estimator"]].astype(float).abs().max()
         found.append(row | own | {"verdict": verdict(row | own)})

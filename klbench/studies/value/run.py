@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import AfterValidator, Field
 
 from klbench import estimators, streams
 from klbench.context import Checkpoint, Context
@@ -20,9 +19,10 @@ from klbench.metrics.batches import Counts, PanelMeter, Plan
 from klbench.metrics.moments import Moments
 from klbench.metrics.tails import pareto_khat
 from klbench.pairs import Pair
+from klbench.studies.value.options import ValueOptions
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.threads import one_thread
-from klbench.types import Draws, Estimator, Notice, Options
+from klbench.types import Draws, Estimator, Notice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,41 +39,6 @@ DIGITS = 6
 """Digits of an exact divergence below which a line says so."""
 NOTHING = 1e-12
 """Error in nats, such as rounding leaves where the two sides are one, that no line is made of."""
-
-
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(set(sizes)))
-
-
-def _has_truth(pair: Pair) -> Pair:
-    if pair.measured_with:
-        raise ValueError(
-            f"the value study holds estimators against a divergence that is known exactly, and {pair.kind} pairs have none; "
-            f"measure it with {pair.measured_with}"
-        )
-    return pair
-
-
-class ValueOptions(Options):
-    """Settings of the value study.
-
-    Parameters
-    ----------
-    samples
-        Samples drawn from each pair.
-    batches
-        Batch sizes: what is estimated is the mean over a batch.
-    diagnostic_samples
-        Coverage, negative fractions and error distributions come from the first so many samples.
-    """
-
-    pairs: tuple[Annotated[Pair, AfterValidator(_has_truth)], ...] = Field(min_length=1)
-    estimators: tuple[str, ...] = Field(min_length=1)
-    samples: int = Field(default=1_000_000, ge=2, le=10**15)
-    batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
-        1, 4, 16, 64, 256, 1_024, 4_096,
-    )  # fmt: skip
-    diagnostic_samples: int = Field(default=2**20, ge=0)
 
 
 def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:

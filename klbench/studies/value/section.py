@@ -1,41 +1,74 @@
-"""The section of the value study: how biased and how noisy each estimator is."""
+"""The section of the value study: how wrong and how noisy each estimator is."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from klbench.report.blocks import Block, Heading, Section, Tables
-from klbench.studies.value import section_answer, section_by_pair, section_claims, section_over_kl, section_tables
-from klbench.studies.value.columns import VALUES
+from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables, Text
+from klbench.studies.value import section_figures, section_tables
+from klbench.studies.value.columns import ALL, FEW_SAMPLES, UNBIASED, VALUES
 from klbench.studies.value.section_data import Data
+from klbench.studies.value.section_figures import SAY
 
-FIGURES = (
-    section_over_kl.noise,
-    section_over_kl.bias,
-    section_by_pair.error_by_batch,
-    section_by_pair.distributions,
-    section_by_pair.coverage,
-    section_over_kl.tails,
-    section_by_pair.third_sampler,
-)
+NAMED = 3
+"""As many winners are named in the verdict."""
 
 
-def answer(tables: Tables) -> Sequence[Block]:
-    """What the top of the page says."""
-    return section_answer.answer(Data("", tables))
+def _wins(data: Data, among: str, batch: int) -> Text:
+    wins = data.winners(among, batch)
+    return SAY.wins(wins.most_common(NAMED), len(wins) - NAMED, wins.total())
+
+
+def lead(tables: Tables) -> Lead:
+    """Return what the page opens with: who has the least error, by how much, and what not to believe."""
+    data = Data("", tables)
+    kinds = {row["kind"] for row in data.pairs.values()}
+    contenders = {row["estimator"] for row in data.measured if row["target"] == data.target}
+    pairs = {row["pair"] for row in data.values}
+    question = str(SAY.question(data.target, sorted(contenders), sorted(pairs), sorted(kinds))).strip()
+    ranges = data.ranges(ALL, data.batch)
+    if not ranges:
+        return Lead(question, SAY.nothing_ranked(bool(data.measured)), section_figures.lead(data) if data.measured else None)
+    best = data.winners(ALL, data.batch).most_common(1)[0][0]
+    widest = max((row for row in ranges if row["estimator"] == best), key=lambda row: row["pairs"])
+    verdict = SAY.verdict(_wins(data, ALL, data.batch), len(contenders), len(pairs), data.batch, widest)
+    more = [SAY.margin(widest, data.kl(widest["pair"]))] if len(pairs) > 1 else []
+    groups = [(UNBIASED, data.batch), (ALL, data.batches[-1])]
+    more += [
+        SAY.also(_wins(data, *group), *group)
+        for group in groups
+        if data.winners(*group) and data.winners(*group) != data.winners(ALL, data.batch)
+    ]
+    return Lead(question, verdict, section_figures.lead(data), more)
+
+
+def _asked(data: Data) -> Text:
+    samples = sorted({int(row["samples"]) for row in data.values})
+    return SAY.asked(
+        data.several, len({row["estimator"] for row in data.values}), len({row["pair"] for row in data.values}),
+        len(data.series), samples, data.batches,
+    )  # fmt: skip
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Figures, tables, claims."""
+    """Return the warnings, the figures, the tables and the claims."""
     data = Data("", tables)
-    if data.measured.empty:
-        return []
+    if not data.measured:
+        return [*section_tables.skipped(data)]
+    doubtful = Counter(row["status"] for row in data.measured if row["status"] != "ok")
+    warnings = [SAY.doubtful(doubtful, len(data.measured))] if doubtful else []
+    warnings += [SAY.narrow()] if min(row["samples"] for row in data.measured) < FEW_SAMPLES else []
+    broken = [row for row in data.estimators if row["verdict"].startswith("broken")]
+    warnings += [SAY.broken(broken)] if broken else []
     return [
-        *(figure for make in FIGURES if (figure := make(data)) is not None),
+        *(Paragraph(text, "warning") for text in warnings),
+        Paragraph(_asked(data), "note"),
+        *(drawn for make in section_figures.FIGURES if (drawn := make(data)) is not None),
         Heading("Tables", 2, "tables"),
         *section_tables.all_tables(data),
         Heading("Claimed and measured", 2, "claims"),
-        *section_claims.claims(data),
+        *section_tables.claims(data),
     ]
 
 
@@ -61,4 +94,4 @@ TERMS = (
     "exact",
 )
 
-SECTION = Section("How wrong, how noisy", VALUES, build, answer, order=0, terms=TERMS)
+SECTION = Section("How wrong, how noisy", VALUES, build, lead=lead, order=0, terms=TERMS)

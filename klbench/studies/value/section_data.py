@@ -4,262 +4,226 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from klbench.report import plots
 from klbench.report.blocks import LegendEntry
-from klbench.report.figures import LIGHT, MARKERS
+from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables
-from klbench.studies.value.columns import DIFFERENCES, ERRORS, ESTIMATORS, PAIRS, VALUES
+from klbench.report.tables import Row
+from klbench.studies.value.columns import (
+    ALL,
+    ERRORS,
+    ESTIMATORS,
+    MAIN_TARGET,
+    PAIRS,
+    RANGES,
+    TWO,
+    UNBIASED,
+    VALUES,
+    common_batch,
+    plainness,
+)
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MAIN_TARGET = "KL(q‖p)"
-PLAIN = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k1_weighted", "k3_weighted", "k2_weighted", "k1_self_normalized")
-HEADLINES = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k3_verl", "bregman_kl_pq")
-OFF_POLICY_HEADLINES = ("k1", "k2", "k3", "k1_weighted", "k2_weighted", "k3_weighted", "k1_self_normalized")
-SLOTS = {
-    "k1": 0,
-    "k2": 1,
-    "k3": 2,
-    "k_lambda": 3,
-    "k_fitted": 4,
-    "k3_verl": 5,
-    "bregman_kl_pq": 7,
-    "k1_weighted": 0,
-    "k2_weighted": 1,
-    "k3_weighted": 2,
-    "k1_self_normalized": 6,
-}
-"""A weighted estimator has the colour of the one it weights, another marker, and a dashed line."""
-WEIGHTED_MARKERS = {"k1_weighted": "<", "k2_weighted": "h", "k3_weighted": ">", "k1_self_normalized": "X"}
-MAX_PANELS = 8
-SKEWED = 1 / 3
-"""Tail index from which a ratio has no finite third moment."""
-LARGE_Z = 5.0
-"""Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
-
-
-def plainness(name: str) -> tuple[int, int, str]:
-    """Sorts names: the plain ones first, then the short ones."""
-    return (PLAIN.index(name) if name in PLAIN else len(PLAIN), len(name), name)
+KNOWN = ("k1", "k2", "k3")
+MOST_PANELS = 8
+WEIGHTED_MARKERS = ("<", "h", ">", "X")
 
 
 @dataclass(frozen=True, eq=False)
 class Data(RunTables):
-    """The study's tables, of one run or of several; those that a run lacks are empty."""
+    """The study's tables, of one run or of several; those that a run lacks are empty.
+
+    Rows carry the series as the page writes it; those of ``values`` also the pair's ``kl``.
+    """
 
     @cached_property
-    def values(self) -> pd.DataFrame:
-        """The main table, with three more columns.
-
-        ``kl`` is the pair's exact divergence. ``error`` is the root-mean-square error to rank the row by: the exact one where
-        that is known, heavy tail or not (``error_is_exact``), or else the measured one of a row that can be trusted; NaN where
-        there is neither.
-        """
-        values = self.frame(VALUES).copy()
-        values["series"] = values["series"].fillna("").astype(str).str.strip()
-        only = str(values["pair"].iloc[0]) if values["pair"].nunique() == 1 else "all pairs"
-        values["series"] = values["series"].replace("", "other pairs" if values["series"].ne("").any() else only)
-        of_pairs = self.pairs.set_index("pair")["kl_qp"]
-        own = values[values["target"] == MAIN_TARGET].drop_duplicates("pair").set_index("pair")["truth"]
-        values["kl"] = values["pair"].map(of_pairs).astype(float).fillna(values["pair"].map(own).astype(float))
-        exact = (values["exact_bias"].astype(float) ** 2 + values["exact_std"].astype(float) ** 2) ** 0.5
-        values["error_is_exact"] = (exact < math.inf) & values["status"].isin(["ok", "heavy tail"])
-        measured = values["rmse"].astype(float).where(values["status"] == "ok")
-        values["error"] = exact.where(values["error_is_exact"], measured)
-        return values
+    def pairs(self) -> dict[str, Row]:
+        """The rows of the pairs."""
+        return {row["pair"]: row for row in self.rows(PAIRS)}
 
     @cached_property
-    def differences(self) -> pd.DataFrame:
-        """Paired differences of two estimators."""
-        return self.frame(DIFFERENCES)
+    def values(self) -> list[Row]:
+        """All rows of the main table."""
+        named = [row | {"series": self.series_of(row)} for row in self.rows(VALUES)]
+        return [row | {"kl": self.pairs[row["pair"]]["kl_qp"] if row["pair"] in self.pairs else math.nan} for row in named]
+
+    def series_of(self, row: Row) -> str:
+        """Return the series of a row as the page writes it."""
+        return str(row["series"]).strip() or self._unnamed
 
     @cached_property
-    def errors(self) -> pd.DataFrame:
-        """Quantiles of the errors of batches."""
-        return self.frame(ERRORS)
+    def _unnamed(self) -> str:
+        """What stands for a series without a name."""
+        values = self.frame(VALUES)
+        if any(str(each).strip() for each in values["series"].dropna().unique()):
+            return "other pairs"
+        return "all pairs" if values["pair"].nunique() > 1 else str(values["pair"].iloc[0])
 
     @cached_property
-    def pairs(self) -> pd.DataFrame:
-        """One row for each pair."""
-        return self.frame(PAIRS).drop_duplicates("pair")
-
-    @cached_property
-    def estimators(self) -> pd.DataFrame:
-        """One row for each estimator."""
-        return self.frame(ESTIMATORS).drop_duplicates("estimator")
-
-    @cached_property
-    def measured(self) -> pd.DataFrame:
+    def measured(self) -> list[Row]:
         """The rows that hold numbers."""
-        return self.values[~self.values["status"].str.startswith("skipped")]
-
-    @cached_property
-    def ok(self) -> pd.DataFrame:
-        """The rows whose numbers can be trusted."""
-        return self.measured[self.measured["status"] == "ok"]
+        return [row for row in self.values if not row["status"].startswith("skipped")]
 
     @property
     def several(self) -> bool:
         """Whether the tables are of several runs."""
-        return "run" in self.values
+        return "run" in self.frame(VALUES)
 
     @cached_property
     def target(self) -> str:
-        """``KL(q‖p)``, or what most rows estimate in a run without it."""
-        targets = self.measured["target"]
-        return MAIN_TARGET if targets.empty or (targets == MAIN_TARGET).any() else str(targets.mode()[0])
-
-    @cached_property
-    def _records(self) -> dict[tuple[str, int], dict[str, dict[str, Any]]]:
-        records: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
-        for row in self.measured.to_dict("records"):
-            records.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = {str(k): v for k, v in row.items()}
-        return records
-
-    def at(self, pair: str, batch: int) -> dict[str, dict[str, Any]]:
-        """The measured rows of a pair and batch size, by estimator."""
-        return self._records.get((pair, batch), {})
+        """The divergence whose estimators are ranked."""
+        return next((row["target"] for row in self.rows(RANGES)), MAIN_TARGET)
 
     @cached_property
     def batches(self) -> list[int]:
         """Batch sizes, rising."""
-        return sorted(int(batch) for batch in self.values["batch"].unique())
+        return sorted({int(row["batch"]) for row in self.values})
 
     @cached_property
-    def ends(self) -> list[int]:
-        """The smallest and the largest batch size, or the only one."""
-        return sorted({self.batches[0], self.batches[-1]})
+    def batch(self) -> int:
+        """The smallest batch size at which every estimator was measured."""
+        return common_batch(self.frame(VALUES))
 
     @cached_property
-    def names(self) -> list[str]:
-        """Estimators, in the table's order."""
-        return [str(name) for name in self.values["estimator"].unique()]
+    def shown_batches(self) -> list[int]:
+        """The smallest batch size, the one for all estimators, and the largest."""
+        return sorted({self.batches[0], self.batch, self.batches[-1]})
 
     @cached_property
-    def unbiased(self) -> frozenset[str]:
-        """Estimators that claim to be unbiased."""
-        return frozenset(self.estimators["estimator"][self.estimators["unbiased_claim"].astype(bool)])
+    def _at(self) -> dict[tuple[str, int], dict[str, Row]]:
+        found: dict[tuple[str, int], dict[str, Row]] = {}
+        for row in self.measured:
+            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = row
+        return found
 
-    @cached_property
-    def weighted(self) -> frozenset[str]:
-        """Estimators that are for samples of a third distribution."""
-        return frozenset(self.estimators["estimator"][self.estimators["needs_weight"].astype(bool)])
+    def at(self, pair: str, batch: int) -> dict[str, Row]:
+        """Return the measured rows of a pair and batch size, by estimator."""
+        return self._at.get((pair, batch), {})
 
     @cached_property
     def off_policy(self) -> frozenset[str]:
         """Pairs whose samples come from a third distribution."""
-        return frozenset(self.pairs["pair"][self.pairs["off_policy"].astype(bool)])
-
-    @cached_property
-    def unreached(self) -> dict[str, float]:
-        """Pairs whose p gives probability to what q never samples, and how much."""
-        masses = zip(self.pairs["pair"], self.pairs["unreached"], strict=True)
-        return {str(pair): float(mass) for pair, mass in masses if mass > 0}
+        return frozenset(pair for pair, row in self.pairs.items() if row["off_policy"])
 
     @cached_property
     def series(self) -> dict[str, list[str]]:
         """Pairs by series, each by rising KL."""
-        table = self.values.drop_duplicates("pair").sort_values("kl", kind="stable")
-        order = list(dict.fromkeys(self.values["series"]))
-        return {name: [str(pair) for pair in table["pair"][table["series"] == name]] for name in order}
+        kl = {row["pair"]: row["kl"] for row in self.values}
+        found: dict[str, list[str]] = {}
+        for pair, series in {row["pair"]: row["series"] for row in self.values}.items():
+            found.setdefault(series, []).append(pair)
+        return {name: sorted(pairs, key=lambda pair: (math.isnan(kl[pair]), kl[pair])) for name, pairs in found.items()}
 
     @cached_property
-    def kl(self) -> dict[str, float]:
-        """Exact ``KL(q‖p)`` by pair; NaN where it is not known."""
-        table = self.values.drop_duplicates("pair")
-        return dict(zip(table["pair"], table["kl"], strict=True))
+    def main_series(self) -> dict[str, list[str]]:
+        """The series with samples of q; all of them where there is none."""
+        found = {name: pairs for name, pairs in self.series.items() if not self.off_policy.intersection(pairs)}
+        return found or self.series
 
-    @cached_property
-    def _parameters(self) -> dict[str, dict[str, Any]]:
-        return {
-            pair: _leaves(json.loads(text)) for pair, text in zip(self.pairs["pair"], self.pairs["parameters"], strict=True)
-        }
+    def kl(self, pair: str) -> float:
+        """Return a pair's exact KL(q‖p); NaN where it is not known."""
+        return float(self.pairs[pair]["kl_qp"]) if pair in self.pairs else math.nan
 
-    def is_one_family(self, series: str) -> bool:
-        """Whether a line may join the pairs: each parameter in which they differ rises, or falls, with KL."""
-        known = [self._parameters[pair] for pair in self.series[series] if pair in self._parameters]
+    def kls(self, pairs: Iterable[str]) -> list[float]:
+        """Return the different positive divergences of pairs, rising."""
+        return sorted({self.kl(pair) for pair in pairs if self.kl(pair) > 0})
+
+    def ranges(self, among: str, batch: int) -> list[Row]:
+        """Return the ranges of KL with their winners, of the series with samples of q."""
+        rows = (row | {"series": self.series_of(row)} for row in self.rows(RANGES))
+        return [row for row in rows if (row["among"], row["batch"]) == (among, batch) and row["series"] in self.main_series]
+
+    def winners(self, among: str, batch: int) -> Counter[str]:
+        """Return how many pairs each estimator wins."""
+        found: Counter[str] = Counter()
+        for row in self.ranges(among, batch):
+            found[row["estimator"]] += int(row["pairs"])
+        return found
+
+    def is_one_family(self, pairs: Sequence[str]) -> bool:
+        """Tell whether a line may join pairs: each parameter in which they differ rises, or falls, with KL."""
+        known = [_leaves(json.loads(self.pairs[pair]["parameters"])) for pair in pairs if pair in self.pairs]
         if any(each.keys() != known[0].keys() for each in known):
             return False
-        for columns in ([each[key] for each in known] for key in known[0]) if known else ():
-            if len(set(columns)) > 1 and not all(isinstance(value, int | float) for value in columns):
+        for values in ([each[key] for each in known] for key in known[0]) if known else ():
+            if len(set(values)) > 1 and not all(isinstance(value, int | float) for value in values):
                 return False
-            if list(columns) not in (sorted(columns), sorted(columns, reverse=True)):
+            if values not in (sorted(values), sorted(values, reverse=True)):
                 return False
         return True
 
     @cached_property
-    def _differences(self) -> dict[tuple[str, int, str, str], tuple[float, float]]:
-        columns = ("pair", "batch", "first", "second", "rmse_difference", "rmse_difference_se")
-        rows = zip(*(self.differences[column] for column in columns), strict=True)
-        return {(pair, int(batch), first, second): (float(d), float(se)) for pair, batch, first, second, d, se in rows}
+    def _wins(self) -> Counter[str]:
+        groups = [(among, batch) for among in (ALL, UNBIASED, TWO) for batch in self.shown_batches]
+        return sum((self.winners(*group) for group in groups), Counter())
 
-    def error_difference(self, pair: str, batch: int, first: str, second: str) -> tuple[float, float] | None:
-        """``error(first) - error(second)`` and its standard error: 0 where both are exact; None where it is not known.
+    def _chosen(self, names: Sequence[str]) -> list[str]:
+        """Return all names where a figure has room for them, or else the best known and those that win."""
+        others = {row["estimator"] for row in self.measured if row["target"] != self.target}
+        order = sorted(names, key=lambda name: (name not in KNOWN, name in others, -self._wins[name], plainness(name)))
+        return [name for name in names if name in order[:MOST_ENTRIES]]
 
-        Of two measured ones on the same samples, as the table of differences has it.
-        """
-        rows = [self.at(pair, batch)[name] for name in (first, second)]
-        exact = [bool(row["error_is_exact"]) for row in rows]
-        if any(exact):
-            unsure = [float(row["rmse_se"]) for row, known in zip(rows, exact, strict=True) if not known]
-            return float(rows[0]["error"]) - float(rows[1]["error"]), math.hypot(*unsure) if unsure else 0.0
-        if (pair, batch, first, second) in self._differences:
-            return self._differences[pair, batch, first, second]
-        found = self._differences.get((pair, batch, second, first))
-        return None if found is None else (-found[0], found[1])
+    def names(self, *, off_policy: bool) -> list[str]:
+        """Return the estimators that were measured on samples of q, or on those of a third distribution."""
+        rows = (row for row in self.measured if (row["pair"] in self.off_policy) == off_policy)
+        return list(dict.fromkeys(row["estimator"] for row in rows))
 
     @cached_property
-    def skewed(self) -> frozenset[str]:
-        """Pairs whose ratio has no finite third moment: a mean over few samples is off there by more than its s.e. says."""
-        tail = self.pairs[["tail_index", "khat"]].astype(float).max(axis=1)
-        return frozenset(self.pairs["pair"][tail >= SKEWED])
-
-    def is_off_policy(self, series: str) -> bool:
-        """Whether the samples of this series come from a third distribution."""
-        return any(pair in self.off_policy for pair in self.series[series])
-
-    def headlines(self, *, off_policy: bool = False, present: Iterable[str] | None = None) -> list[str]:
-        """The few estimators that a figure shows, of those present there."""
-        kept = frozenset(self.names if present is None else present)
-        there = [name for name in self.names if name in kept]
-        known = OFF_POLICY_HEADLINES if off_policy else HEADLINES
-        chosen = [name for name in known if name in there] + [name for name in there if name.startswith("k_lambda:")]
-        chosen += [name for name in sorted(there, key=plainness) if name not in chosen and len(chosen) < 3]
-        return chosen[:8]
+    def entries(self) -> dict[str, LegendEntry]:
+        """Colour and marker of the estimators that are drawn on samples of q; dashed where they are of another divergence."""
+        chosen = self._chosen(self.names(off_policy=False) or self.names(off_policy=True))
+        targets = {row["estimator"]: row["target"] for row in self.measured}
+        labels = [name if targets[name] == self.target else f"{name}, of {targets[name]}" for name in chosen]
+        found = plots.legend(chosen, labels=labels)
+        return {name: replace(entry, dashed=targets[name] != self.target) for name, entry in found.items()}
 
     @cached_property
-    def _slots(self) -> dict[str, int]:
-        """Places in the palette: fixed for the known estimators, the free ones in turn for others."""
-        free = [slot for slot in range(len(LIGHT)) if slot not in {SLOTS.get(name) for name in self.names}] or list(
-            range(len(LIGHT))
-        )
-        others = [name for name in self.names if name not in SLOTS]
-        return SLOTS | {name: free[i % len(free)] for i, name in enumerate(others)}
+    def off_policy_entries(self) -> dict[str, LegendEntry]:
+        """The same on samples of a third distribution: a weighted estimator has the colour of the one that it weights."""
+        found: dict[str, LegendEntry] = {}
+        for i, name in enumerate(self._chosen(self.names(off_policy=True))):
+            base = next((entry for plain, entry in self.entries.items() if name.startswith(f"{plain}_")), None)
+            marker = WEIGHTED_MARKERS[i % len(WEIGHTED_MARKERS)]
+            other = replace(base, label=name, marker=marker, dashed=True) if base else LegendEntry(name, i, marker)
+            found[name] = self.entries.get(name, other)
+        return found
 
-    def legend(self, names: Iterable[str]) -> list[LegendEntry]:
-        """Colour and marker of each, the same in all figures."""
-        targets = dict(zip(self.values["estimator"], self.values["target"], strict=True))
-        entries = []
-        for name in names:
-            slot = self._slots[name]
-            label = name if targets[name] == self.target else f"{name}, of {targets[name]}"
-            marker = WEIGHTED_MARKERS.get(name, MARKERS[slot])
-            entries.append(LegendEntry(label, slot, marker, dashed=name in WEIGHTED_MARKERS))
-        return entries
+    def drawn(self, pair: str) -> dict[str, LegendEntry]:
+        """Return the estimators that are drawn on a pair."""
+        return self.off_policy_entries if pair in self.off_policy else self.entries
 
-    @property
-    def cut(self) -> str:
-        """What a caption must add where there are more series than a figure has room for."""
-        return f" Drawn are the first {MAX_PANELS} of {len(self.series)} series." if len(self.series) > MAX_PANELS else ""
+    def left_out(self, entries: Iterable[str], *, off_policy: bool = False) -> list[str]:
+        """Return the estimators that a figure has no room for."""
+        kept = set(entries)
+        return [name for name in self.names(off_policy=off_policy) if name not in kept]
+
+    @cached_property
+    def typical(self) -> dict[str, str]:
+        """The pair of each series whose KL is closest to half a nat on a logarithmic scale."""
+        found = {name: [pair for pair in pairs if self.kl(pair) > 0] for name, pairs in self.series.items()}
+        return {name: min(kept, key=lambda pair: abs(math.log(2 * self.kl(pair)))) for name, kept in found.items() if kept}
+
+    @cached_property
+    def errors(self) -> dict[tuple[str, int], dict[str, Row]]:
+        """The quantiles of the errors of batches, by pair and batch size, then by estimator."""
+        found: dict[tuple[str, int], dict[str, Row]] = {}
+        for row in self.rows(ERRORS):
+            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = row
+        return found
+
+    @cached_property
+    def estimators(self) -> list[Row]:
+        """One row for each estimator, of each run."""
+        return self.rows(ESTIMATORS)
 
 
 def _leaves(node: Any, path: str = "") -> dict[str, Any]:
-    """A pair's parameters without their nesting."""
+    """Return a pair's parameters without their nesting."""
     if not isinstance(node, dict | list):
         return {path: node}
     items = node.items() if isinstance(node, dict) else enumerate(node)

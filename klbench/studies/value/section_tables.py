@@ -1,126 +1,190 @@
-"""Tables of the value study: rmse at a glance, and every row of the smallest batch size folded away."""
+"""The tables of the value study's section."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
-
-from markupsafe import Markup
 
 from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
-from klbench.report.cells import code
-from klbench.report.numbers import number, short
-from klbench.report.tables import Shown, table
-from klbench.studies.value import section_ranking
-from klbench.studies.value.columns import VALUES
+from klbench.report.formulas import formula
+from klbench.report.numbers import MISSING, number, percent, short
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
+from klbench.studies.value.section_figures import SAY, size
 
-MAX_ROWS = 600
+MOST_ROWS = 600
+LARGE_Z = 5.0
+
+
+def _name(row: Row, name: str) -> Cell:
+    return cells.name(row, name) if row[name] else Cell(MISSING)
+
+
+def _yes(row: Row, name: str) -> Cell:
+    return Cell("yes" if row[name] else "no", float(row[name]))
+
+
+def _status(row: Row, name: str) -> Cell:
+    return Cell(row[name], tone="" if row[name] == "ok" else "bad")
+
+
+def _verdict(row: Row, name: str) -> Cell:
+    tones = {"broken": "bad", "kept": "good"}
+    return Cell(row[name], tone=next((tone for word, tone in tones.items() if row[name].startswith(word)), ""))
+
+
+KLS = (Shown("kl_low", cells.short()), Shown("kl_high", cells.short()))
+RANGE = (
+    Shown("series", cells.text),
+    Shown("batch", cells.whole),
+    *KLS,
+    Shown("estimator", cells.name),
+    Shown("error", cells.number()),
+    Shown("next", _name),
+    Shown("behind", cells.with_error),
+    Shown("unranked", cells.words),
+)
+EVERY = (
+    Shown("pair", cells.text),
+    Shown("estimator", cells.name),
+    Shown("target", cells.text),
+    Shown("truth", cells.number()),
+    *(Shown(name, cells.with_error) for name in ("bias", "std", "rmse")),
+    Shown("frac_negative", cells.percent),
+    Shown("coverage", cells.percent),
+    Shown("khat", cells.with_error),
+    Shown("status", _status),
+)
+PAIR = (
+    Shown("pair", cells.text),
+    Shown("series", cells.text),
+    *(Shown(name, cells.short()) for name in ("kl_qp", "kl_pq", "chi2", "tail_index")),
+    Shown("khat", cells.with_error),
+)
+CLAIM = (
+    Shown("estimator", cells.name),
+    Shown("verdict", _verdict),
+    Shown("target", cells.text),
+    Shown("unbiased_claim", _yes),
+    Shown("worst_z", cells.number(2)),
+    Shown("nonnegative_claim", _yes),
+    Shown("negative", cells.percent),
+    Shown("gradient_claim", cells.text),
+    Shown("tex", lambda row, name: Cell(formula(row[name]))),
+    Shown("aliases", cells.text),
+)
+
+
+def ranges(data: Data) -> list[Block]:
+    """Return the ranges of KL with their winners: of all estimators, and folded of the other groups."""
+    rows = [row | {"series": data.series_of(row)} for row in data.rows(RANGES) if row["batch"] in data.shown_batches]
+    all_of_them = table("Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], RANGE)
+    others = table(
+        "Least error of other groups",
+        RANGES,
+        [row for row in rows if row["among"] != ALL],
+        (Shown("among", cells.text), *RANGE),
+    )
+    return [all_of_them, Details(SAY.other_groups(), [others])]
 
 
 def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Block]:
-    """One row a pair: the rmse of the headline estimators, the least in bold. Pairs with a third sampler stand apart."""
-    rows = data.measured[(data.measured["batch"] == batch) & (data.measured["target"] == data.target)]
-    rows = rows[rows["pair"].isin(data.off_policy) == off_policy]
-    if rows.empty:
-        return []
-    names = data.headlines(off_policy=off_policy, present=rows["estimator"])
-    indexed = {(row["pair"], row["estimator"]): row for row in rows.to_dict("records")}
+    """Return a row for each pair: the rmse of the drawn estimators, the least in bold."""
+    entries = data.off_policy_entries if off_policy else data.entries
     columns = [
-        Column("Pair", "q ‖ p: the sampling distribution, then the one it is compared with"),
-        Column("Series", "what the pairs have in common"),
-        Column("KL(q‖p)", "exact, nats", numeric=True),
-        *(
-            Column(
-                name, f"rmse of {name}, nats, the exact one if known; bold: the least of the row; *: not to be trusted", True
-            )
-            for name in names
-        ),
+        *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("pair", "series")),
+        Column(PAIRS["kl_qp"].heading, PAIRS["kl_qp"].meaning, numeric=True),
+        *(Column(name, SAY.rmse_of(name), numeric=True) for name in entries),
     ]
     body = []
     for series, pairs in data.series.items():
         for pair in (pair for pair in pairs if (pair in data.off_policy) == off_policy):
-            found = {name: indexed.get((pair, name)) for name in names}
-            trusted = [row["error"] for row in found.values() if row and math.isfinite(row["error"])]
-            least = min(trusted, default=math.nan)
-            body.append(
-                [
-                    Cell(pair),
-                    Cell(series),
-                    Cell(short(data.kl[pair]), data.kl[pair]),
-                    *(_rmse(found[name], least) for name in names),
-                ]
-            )
-    where = ", samples of a third distribution" if off_policy else ""
-    return [Table(f"Root-mean-square error, {_size(batch)}{where}, nats", columns, body)]
+            rows = data.at(pair, batch)
+            found = {name: rows[name] for name in entries if name in rows and rows[name]["target"] == data.target}
+            least = min((row["error"] for row in found.values() if math.isfinite(row["error"])), default=math.nan)
+            kl = Cell(short(data.kl(pair)), data.kl(pair))
+            body.append([Cell(pair), Cell(series), kl, *(_rmse(found.get(name), least) for name in entries)])
+    return [Table(str(SAY.glance(size(batch), off_policy)), columns, body)] if body else []
 
 
-def _size(batch: int) -> str:
-    return "one sample" if batch == 1 else f"batches of {batch:,}"
-
-
-def _rmse(row: Any, least: float) -> Cell:
+def _rmse(row: Row | None, least: float) -> Cell:
     if row is None:
-        return Cell("–", math.nan)
+        return Cell(MISSING, math.nan)
     if math.isnan(row["error"]):
         return Cell(f"{number(row['rmse'])}*", float(row["rmse"]), "doubtful")
-    value = float(row["error"])
-    return Cell(number(value), value, "best" if value <= least * (1 + 1e-9) else "")
+    return Cell(number(row["error"]), float(row["error"]), "best" if number(row["error"]) == number(least) else "")
 
 
-def every_row(data: Data, batch: int) -> tuple[Table, int]:
-    """All measured rows of a batch size, as many as a page bears, and how many there are."""
-    rows = data.measured[data.measured["batch"] == batch].sort_values(["kl"], kind="stable")
+def coverage(data: Data) -> list[Block]:
+    """Return the shares of intervals that hold the truth, on the pairs that are drawn."""
+    batches = [batch for batch in data.batches if batch > 1]
+    rows = [
+        [
+            Cell(pair),
+            cells.name({"estimator": name}, "estimator"),
+            *(_coverage(data.at(pair, batch).get(name)) for batch in batches),
+        ]
+        for pair in data.typical.values()
+        for name in dict.fromkeys(row["estimator"] for row in data.measured if row["pair"] == pair)
+    ]
+    columns = [
+        *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("pair", "estimator")),
+        *(Column(f"{batch:,}", VALUES["coverage"].meaning, numeric=True) for batch in batches),
+    ]
+    title = SAY.coverage_title()
+    return [Details(title, [Table(str(title), columns, rows)])] if batches else []
+
+
+def _coverage(row: Row | None) -> Cell:
+    return Cell(percent(row["coverage"]), row["coverage"]) if row else Cell(MISSING, math.nan)
+
+
+def every_row(data: Data, batch: int) -> list[Block]:
+    """Return all measured rows of a batch size, as many as a page bears."""
     order = {pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)}
-    rows = rows.assign(order=rows["pair"].map(order)).sort_values("order", kind="stable")
-    drawn = [
-        Shown("pair", lambda row, name: Cell(row[name], float(row["order"]))),
-        Shown("estimator", cells.name),
-        Shown("target", cells.text),
-        Shown("truth", cells.number()),
-        *(Shown(name, cells.with_error) for name in ("bias", "std", "rmse")),
-        Shown("frac_negative", cells.percent),
-        Shown("coverage", cells.percent),
-        Shown("khat", cells.with_error),
-        Shown("status", lambda row, name: Cell(row[name], tone="" if row[name] == "ok" else "bad")),
-    ]
-    shown = VALUES.rows(rows.head(MAX_ROWS))
-    return table(f"Every estimator, {_size(batch)}", VALUES, shown, drawn), len(rows)
-
-
-def _cut(shown: Table, total: int) -> list[Block]:
-    left = total - len(shown.rows)
-    return [
-        shown,
-        *([Paragraph(Markup("{} more rows are in the table's file.").format(f"{left:,}"), "note")] if left > 0 else []),
-    ]
+    rows = sorted((row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]])
+    title = SAY.every(size(batch), len(rows))
+    blocks: list[Block] = [table(str(title), VALUES, rows[:MOST_ROWS], EVERY)]
+    blocks += [Paragraph(SAY.more_rows(len(rows) - MOST_ROWS), "note")] if len(rows) > MOST_ROWS else []
+    return [Details(title, blocks)]
 
 
 def skipped(data: Data) -> list[Block]:
-    """What was not measured, and why."""
-    rows = data.values[data.values["status"].str.startswith("skipped")]
-    if rows.empty:
-        return []
-    counts = Counter(zip(rows["estimator"], rows["status"], strict=True))
+    """Return what was not measured or is not to be trusted, and why."""
+    counts = Counter((row["estimator"], row["status"]) for row in data.values if row["status"] != "ok")
     columns = [
-        Column("Estimator", "name in klbench"),
-        Column("Reason", "why it was not measured"),
-        Column("Rows", "rows of the table, one for each pair and batch size", True),
+        *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("estimator", "status")),
+        Column("Rows", SAY.rows_meaning(), numeric=True),
     ]
-    body = [
-        [Cell(code(name)), Cell(status.removeprefix("skipped: ")), Cell(f"{n:,}", n)] for (name, status), n in counts.items()
+    rows = [
+        [cells.name({"estimator": name}, "estimator"), Cell(status), Cell(f"{n:,}", n)] for (name, status), n in counts.items()
     ]
-    return [Details(f"What was not measured ({len(rows):,} rows)", [Table("Not measured", columns, body)])]
+    title = SAY.skipped(counts.total())
+    return [Details(title, [Table(str(title), columns, rows)])] if rows else []
 
 
 def all_tables(data: Data) -> list[Block]:
-    """In the page's order."""
-    blocks: list[Block] = [section_ranking.table(data)]
-    for batch in data.ends:
+    """Return the tables in the page's order."""
+    blocks = ranges(data)
+    for batch in data.shown_batches:
         blocks += [*at_a_glance(data, batch), *at_a_glance(data, batch, off_policy=True)]
-    for batch in data.ends:
-        shown, total = every_row(data, batch)
-        blocks.append(Details(f"Every estimator on every pair, {_size(batch)} ({total:,} rows)", _cut(shown, total)))
-    return [*blocks, *skipped(data)]
+    blocks += coverage(data)
+    for batch in data.shown_batches:
+        blocks += every_row(data, batch)
+    title = SAY.pairs_title()
+    return [*blocks, Details(title, [table(str(title), PAIRS, list(data.pairs.values()), PAIR)]), *skipped(data)]
+
+
+def claims(data: Data) -> list[Block]:
+    """Return the table of claims, one for each run, and how to read it."""
+    runs: dict[str, list[Row]] = {}
+    for row in data.estimators:
+        runs.setdefault(str(row.get("run", "")), []).append(row)
+    z = max((row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])), default=math.nan)
+    return [
+        Paragraph(SAY.claims_note(sum(int(row["judged"]) for row in data.estimators if row["verdict"]), LARGE_Z)),
+        *(table(str(SAY.claims_title(run)), ESTIMATORS, rows, CLAIM) for run, rows in runs.items()),
+        *([Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note")] if math.isfinite(z) else []),
+    ]

@@ -6,14 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from klbench.studies.value.columns import FEW_SAMPLES, common_batch
 from klbench.study import Summary
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-FEW_SAMPLES = 100
-"""From here on Student's quantile, 1.98, is as good as 1.96."""
 
 
 def _digits(value: float, uncertainty: float) -> str:
@@ -33,9 +30,9 @@ def with_interval(value: float, standard_error: float) -> str:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """One row an estimator at the smallest batch size, for one pair or two of all; below it what was skipped, and why."""
+    """Return a row for each estimator at a batch size that all have, for one pair or two, and what was skipped and why."""
     table = results["values"]
-    table = table[table["batch"] == table["batch"].min()]
+    table = table[table["batch"] == common_batch(table)]
     titles = list(dict.fromkeys(table["pair"]))
     summaries = []
     for title in dict.fromkeys([*titles[:1], *titles[len(titles) // 2 :][:1]]):

@@ -1,0 +1,160 @@
+"""The verdict on each combination, and on each option of a trainer, as it follows from the table of gradients."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICT, VERDICTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = Mapping[str, Any]
+
+QP, PQ, DIFFERENCE, NOTHING = "KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)", "0"
+ROUNDING = 1e-8
+"""Difference, in lengths of the exact gradient, below which two numbers are the same."""
+SAME = 1e-6
+"""Relative difference below which they are the same."""
+TRAINERS = ("TRL", "verl", "OpenRLHF", "NeMo-RL", "DeepSeek-V3.2", "InstructGPT")
+
+
+def matches(row: Row, target: str) -> bool:
+    """Return whether the mean gradient of a row is that of a divergence."""
+    return target in str(row["matches"]).split(" = ")
+
+
+def by_combination(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each combination, in the order of the table."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row["combination"], []).append(row)
+    return found
+
+
+def first_alike(found: Mapping[str, Sequence[Row]], measures: Sequence[str]) -> dict[str, str]:
+    """Return for each combination the first one that has the same measures on every pair and at every lag."""
+    numbers = {
+        name: {(row["pair"], row["staleness"]): [row[each] for each in measures] for row in rows}
+        for name, rows in found.items()
+    }
+    leaders: list[str] = []
+    result = {}
+    for name in found:
+        result[name] = next((each for each in leaders if _alike(numbers[each], numbers[name])), name)
+        if result[name] == name:
+            leaders.append(name)
+    return result
+
+
+def _alike(one: Mapping[Any, Sequence[float]], other: Mapping[Any, Sequence[float]]) -> bool:
+    return one.keys() == other.keys() and all(
+        (math.isnan(a) and math.isnan(b)) or math.isclose(a, b, rel_tol=SAME, abs_tol=ROUNDING)
+        for at in one
+        for a, b in zip(one[at], other[at], strict=True)
+    )
+
+
+def ends(rows: Iterable[Row]) -> tuple[str, str]:
+    """Return the nearest and the furthest pair of the series that has most pairs; empty where there is none."""
+    series: dict[str, dict[str, float]] = {}
+    pairs = {row["pair"]: row for row in rows}
+    for pair, row in pairs.items():
+        if math.isfinite(row["kl_qp"]):
+            series.setdefault(row["series"], {})[pair] = row["kl_qp"]
+    if not series:
+        return next(((pair, pair) for pair in pairs), ("", ""))
+    longest = max(series.values(), key=len)
+    return min(longest, key=longest.__getitem__), max(longest, key=longest.__getitem__)
+
+
+def _verdict(rows: Sequence[Row]) -> tuple[str, str]:
+    """Return the verdict on a combination, and the divergence whose gradient it has on every pair."""
+    target = next((each for each in (QP, PQ, NOTHING, DIFFERENCE) if all(matches(row, each) for row in rows)), "")
+    if target:
+        return {QP: "right", NOTHING: "no gradient"}.get(target, "another divergence"), target
+    # A noisy mean may match by accident.
+    somewhere = any(matches(row, QP) and row["method"] != "sampling" for row in rows)
+    return "right on some pairs" if somewhere else "no divergence", ""
+
+
+def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
+    """Return table ``verdicts``; ``typed`` holds the name by which the run was asked for a combination."""
+    import pandas as pd
+
+    found = by_combination(GRADIENTS.rows(gradients))
+    near, far = ends(row for rows in found.values() for row in rows)
+    same = first_alike(found, ("rel_bias", "rel_std", "total_rel_std"))
+    result = []
+    for name, rows in found.items():
+        verdict, target = _verdict(rows)
+        at = {row["pair"]: row for row in rows}
+        exact = [row for row in rows if matches(row, QP) and (verdict == "right" or row["method"] != "sampling")]
+        measured = {
+            f"{measure}_{end}": at[pair][measure] if pair in at else math.nan
+            for measure in ("rel_bias", "rel_std", "total_rel_std")
+            for end, pair in (("near", near), ("far", far))
+        }
+        result.append({
+            "combination": name, "typed": typed.get(name, ""), "placement": rows[0]["placement"], "verdict": verdict,
+            "target": target, "pairs": len(rows), "right_pairs": len(exact),
+            "against_pairs": sum(row["cosine"] < 0 and row["status"] == "ok" for row in rows),
+            "agreeing_pairs": sum(row["status"] != "claim broken" for row in rows),
+            "same_as": same[name], "near": near, "far": far, **measured, "place": math.nan,
+        })  # fmt: skip
+    for name, place in _places(result).items():
+        next(row for row in result if row["combination"] == name)["place"] = place
+    return pd.DataFrame(result, columns=[column.name for column in VERDICTS.columns])
+
+
+def _places(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the places of the right ones by their noise with the reward, then alone; those with equal numbers share one."""
+    known = [
+        row for row in rows
+        if row["verdict"] == "right" and math.isfinite(row["rel_std_far"]) and math.isfinite(row["total_rel_std_far"])
+    ]  # fmt: skip
+    leaders = [row for row in known if row["same_as"] == row["combination"]]
+    leaders.sort(
+        key=lambda row: (row["total_rel_std_far"] if row["total_rel_std_far"] >= ROUNDING else 0.0, row["rel_std_far"])
+    )
+    place = {row["combination"]: 1.0 + i for i, row in enumerate(leaders)}
+    return {row["combination"]: place[row["same_as"]] for row in known}
+
+
+def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
+    """Return table ``options``: what trainers call a combination, option by option, and what to set in its place."""
+    import pandas as pd
+
+    verdict_of = {row["combination"]: row for row in VERDICTS.rows(found)}
+    rows = []
+    for row in COMBINATIONS.rows(combinations):
+        verdict = verdict_of.get(row["combination"])
+        if verdict is None:
+            continue
+        for option in filter(None, re.split(r"; (?!later )(?![^(]*\))", row["used_by"])):
+            trainer = next((each for each in TRAINERS if re.search(rf"\b{each}(?=[ :]|$)", option)), "")
+            rows.append({"option": option, "trainer": trainer} | {each.name: verdict[each.name] for each in VERDICT})
+    right = sorted((row for row in verdict_of.values() if row["place"] >= 1), key=lambda row: row["place"])
+    place = {row["combination"]: row["place"] for row in right}
+    for row in rows:
+        own = [each for each in rows if each["combination"] in place and each["trainer"] == row["trainer"] != ""]
+        best = min(own, key=lambda each: place[each["combination"]], default=None)
+        wrong = row["verdict"] != "right"
+        row["instead"] = best["option"] if wrong and best else ""
+        row["instead_combination"] = (best or right[0])["combination"] if wrong and right else ""
+    return pd.DataFrame(rows, columns=[column.name for column in OPTIONS.columns])
+
+
+def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+    """Return the tables of a run of an earlier version with the verdicts."""
+    return {**tables, **judged(tables, {})} if GRADIENTS.table in tables else tables
+
+
+def judged(tables: Mapping[str, pd.DataFrame], typed: Mapping[str, str]) -> dict[str, pd.DataFrame]:
+    """Return the tables of verdicts that follow from the others."""
+    found = verdicts(tables["gradients"], typed)
+    named = options(tables["combinations"], found) if "combinations" in tables else None
+    return {"verdicts": found} | ({} if named is None or named.empty else {"options": named})
