@@ -71,6 +71,8 @@ class Axis:
         Values at which a thin line is drawn across.
     place
         Sets the axis up in another way, after all else: ``place(axes)``.
+    room
+        Values that a logarithmic or ``symlog`` scale has room for too: of a panel beside this one.
     """
 
     label: str
@@ -78,6 +80,7 @@ class Axis:
     threshold: float = 0.01
     levels: Sequence[float] = ()
     place: Callable[[Axes], object] | None = None
+    room: Sequence[float] = ()
 
 
 def lines(title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16) -> Panel:
@@ -113,7 +116,7 @@ def _line(axes: Axes, line: Line) -> None:
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
     """Give an axis its label, its scale, and the lines across."""
-    finite = [value for value in (*values, *axis.levels) if math.isfinite(value)]
+    finite = [value for value in (*values, *axis.levels, *axis.room) if math.isfinite(value)]
     for level in axis.levels:
         (axes.axhline if which == "y" else axes.axvline)(level, color=TEXT, linewidth=0.9, zorder=1)
     getattr(axes, f"set_{which}label")(axis.label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -23,7 +24,7 @@ def prose(package: str, name: str = "answer.html.j2") -> Any:
     """Return the macros of a package's template as functions that return markup; what they are given is escaped.
 
     A macro may use the filters ``number``, ``short``, ``percent``, ``signed_percent``, ``count``, ``interval``, ``exact``,
-    ``code`` and ``listing``.
+    ``code`` and ``listing``, and the test ``is infinite``.
 
     Raises
     ------
@@ -44,4 +45,5 @@ def prose(package: str, name: str = "answer.html.j2") -> Any:
         "code": cells.code,
         "listing": _listing,
     }
+    environment.tests["infinite"] = math.isinf
     return environment.from_string(files(package).joinpath(name).read_text(encoding="utf-8")).module

@@ -1,144 +1,127 @@
-"""The part on DPO: sentences that follow from the tables, figures and tables of each run."""
-
-from __future__ import annotations
+"""The page of DPO: the question and the numbers that answer it, figures and tables of each run."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
+import re
 
-import pandas as pd
 import pytest
-from gradient_runs import plain
+from report_runs import write
 
 from klbench.report import combine, render
-from klbench.studies.dpo import section as dpo_section
-from klbench.studies.dpo.columns import TABLES
+from klbench.report.blocks import Figure
+from klbench.report.sources import read
+from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN, TABLES, TRAINING
+from klbench.studies.dpo.section import SECTION
 
-MakeRun = Callable[..., Path]
-SIZES, STEPS, START = (64.0, 1024.0, math.inf), (0, 10, 20), 1.5
-# Divergence, smoothing, distance of its own optimum, and after training by number of pairs.
-ARMS = {
-    "dpo": ("kl_qp", 0.0, 0.0, (2.0, 0.5, 0.1)),
-    "f-dpo chi2": ("chi2", 0.0, 2.4, (1.0, 0.3, 0.4)),
-    "dpo smoothed 0.1": ("kl_qp", 0.1, 0.3, (1.9, 0.51, 0.3)),
-}
+SIZES, STEPS = [64.0, 1024.0, math.inf], [0, 10, 20]
+LAST = {"dpo": (2.0, 0.5, 0.1), "f-dpo chi2": (1.0, 0.3, 0.4)}
+FIGURES = ("dpo-pairs", "dpo-places", "dpo-curves", "dpo-forest", "dpo-optima", "dpo-implicit", "dpo-estimates")
 
 
-def spread(name: str, value: float, half: float = 0.05) -> dict[str, float]:
-    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+def content(enough=1024.0, status="ok", losses=tuple(LAST)):
+    """Tables of two losses that were trained on 64, 1,024 and all pairs."""
+    plan = [(loss, size, LAST[loss][k]) for loss in losses for k, size in enumerate(SIZES)]
+    steps = [(loss, size, step) for loss, size, _ in plan for step in STEPS]
+    arms, pairs, last = (list(each) for each in zip(*plan, strict=True))
+    place = ["nearest" if value == min(LAST[loss][k] for loss in losses) else "further"
+             for loss in losses for k, value in enumerate(LAST[loss])]  # fmt: skip
+    at = {"arm": [each[0] for each in steps], "pairs": [each[1] for each in steps], "step": [each[2] for each in steps]}
+    seen = {"pairs": 1024, "samples_of": ["policy", "pairs"], "estimator": ["k1", "k1 weighted"], "level": "sequence"}
+    tables = (
+        TRAINING.example(**at, seed=1, status=[status if loss != "dpo" and step == 20 else "ok" for loss, _, step in steps]),
+        DPO_FINAL.example(arm=arms, pairs=pairs, last=last, place=place, beta=0.2, seeds=4, smoothing=0.0),
+        DPO_CURVES.example(**at),
+        DPO_RATES.example(arm=list(losses), enough_pairs=enough),
+        DPO_OPTIMA.example(arm=list(losses), divergence="chi2", start=1.5, reached_kl_to_optimum=0.3, reached_kl=0.2),
+        DPO_ESTIMATES.example(**{key: value if isinstance(value, (int, str)) else value * 2 for key, value in seen.items()},
+                              step=[10, 10, 20, 20]),
+        DPO_SEEN.example(**seen),
+    )  # fmt: skip
+    return dict(zip([schema.table for schema in TABLES], tables, strict=True))
 
 
-def content(shift: float = 0.0, status: str = "ok") -> dict[str, pd.DataFrame]:
-    training, final, curves, optima, told, seen = [], [], [], [], [], []
-    for name, (divergence, smoothing, away, ends) in ARMS.items():
-        what = {"arm": name, "divergence": divergence, "smoothing": smoothing, "beta": 0.2, "beta_dpo": 1.0}
-        optima.append(
-            what | {"seeds": 4, "start": START, "residual": 1e-15, "own_slope": 1.0 - smoothing}
-            | spread("own_kl_to_optimum", away) | spread("own_kl", 1.0 + away) | spread("own_reward", 0.5)
-            | spread("reached_kl_to_own", 0.2 + away)
-        )  # fmt: skip
-        for size, end, base in zip(SIZES, ends, ARMS["dpo"][3], strict=True):
-            row = what | {"pairs": size, "seeds": 4, "last_effect_size": 1.0, "best_step": 10.0, "kl": 1.1, "reward": 0.4}
-            row |= spread("last", end + shift) | spread("best", 0.9 * end) | spread("stopped", 0.95 * end)
-            row |= spread("last_difference", end - base, 0.0 if name == "dpo" else 0.05)
-            row |= spread("last_start_difference", end + shift - START, 0.6)
-            row |= {"kl_to_own": 0.3, "accuracy": 0.9, "population_accuracy": 0.7, "reward_slope": 1.2, "diverged": 0}
-            row |= {"loss": 0.3, "population_loss": 1.9}
-            final.append(row | {"reward_correlation": 0.8, "policy_correlation": 0.4, "outcome": "x"})
-            for step in STEPS:
-                curve = {"arm": name, "pairs": size, "step": step}
-                for column in ("kl_to_optimum", "population_loss"):
-                    curve |= spread(column, end + 0.1)
-                curves.append(curve)
-                said = status if (name, size, step) == ("f-dpo chi2", 64.0, 20) else "ok"
-                training.append({"algorithm": "dpo", "arm": name, "pairs": size, "seed": 1, "step": step, "status": said})
-    for source, estimator, level, error in (
-        ("policy", "k1", "sequence", 0.01), ("policy", "k3", "sequence", -0.2), ("pairs", "k1 weighted", "sequence", -0.4),
-    ):  # fmt: skip
-        key = {"pairs": 1024, "samples_of": source, "estimator": estimator, "level": level}
-        seen.append(key | {"seeds": 4, "kl": 1.4, "rel_rmse": 0.3, "rel_bias": 0.0, "below": 0.75} | spread("rel_error", error))
-        told += [key | {"step": step, "kl": 1.4, "estimate": 1.4 * (1 + error)} for step in STEPS[1:]]
-    rates = [{"arm": "dpo"} | spread("last_exponent", -0.5) | spread("best_exponent", -0.43)]
-    rows = (training, final, curves, rates, optima, told, seen)
-    return {
-        schema.table: schema.example(**pd.DataFrame(each).to_dict("list")) for schema, each in zip(TABLES, rows, strict=True)
-    }
+def test_the_verdict_has_the_number_of_pairs_that_is_enough() -> None:
+    found = SECTION.lead(content())
+    assert "which loss" in found.question
+    for number in ("1,024 pairs", "0.50", "1.5", "0.10"):
+        assert number in found.verdict
+    assert len(found.more) <= 3
 
 
-def said(tables: dict[str, pd.DataFrame]) -> str:
-    return plain(dpo_section.answer(tables))
+@pytest.mark.parametrize(("enough", "words"), [(math.inf, "Only with all pairs"), (math.nan, "with 64 pairs")])
+def test_the_verdict_where_few_pairs_are_not_enough(enough, words) -> None:
+    assert words in SECTION.lead(content(enough)).verdict
 
 
-def test_the_answer_is_that_of_the_tables() -> None:
-    text = said(content())
-    assert (
-        "3 preference losses, β = 0.2, 4 seeds. Standard DPO ends 2.0 nats from the optimum with 64 pairs and 0.10 with all "
-        "pairs; the reference is at 1.5." in text
-    )
-    assert "64 pairs: 2.0 (1.9 to 2.0), at its best 1.8" in text or "64 pairs: 2.0 (1.9 to 2.1), at its best 1.8" in text
-    assert "to the power −0.43 (−0.48 to −0.38)" in text
-    assert (
-        "With 64 pairs it cannot be told from the reference. With 1,024 pairs it ends nearer. (Paired by seed, 95 %.)" in text
-    )
-    assert "With 64 pairs its loss on them went from 0.69 to 0.30, and that on all pairs to 1.9." in text
-    assert "It ranks 90 % of its own pairs as they are labelled, and 70 % of all pairs." in text
-    assert "f-dpo chi2: −0.20 (−0.25 to −0.15)" in text
-    assert "With all pairs nearer for sure: none; further for sure: f-dpo chi2, dpo smoothed 0.1." in text
-    assert "χ²(p‖q): 2.4 from q*, 3.4 from the reference" in text
-    assert "0.1: 0.30 nats from q*, KL(q‖p) 1.3, rewards 0.90 times as large" in text
-    assert "64 pairs: 0.80 and 0.40" in text
-    assert "k3 per sequence: −20 % on average, below in 75 %" in text
-    assert "the training pairs themselves: −40 % on average" in text
+def test_the_nearest_loss_is_named_by_number_of_pairs() -> None:
+    said = "".join(SECTION.lead(content()).more)
+    assert "f-dpo chi2</code> with 64 and 1,024 pairs" in said
+    assert "dpo</code> with all pairs" in said
 
 
-def test_other_numbers_other_sentences() -> None:
-    text = said(content(shift=0.2))
-    assert "With 64 pairs the policy ends further from the optimum than the reference was. With 1,024 pairs it ends" in text
-    assert "Standard DPO ends 2.2 nats from the optimum" in text
+def test_one_loss_is_compared_with_no_other() -> None:
+    tables = content(losses=("dpo",))
+    assert "which loss" not in SECTION.lead(tables).question
+    assert not {"dpo-places", "dpo-forest"} & {block.name for block in SECTION.build(tables) if isinstance(block, Figure)}
 
 
-def test_what_diverged_is_told_first() -> None:
-    text = said(content(status="diverged at step 12: the loss is nan"))
-    assert (
-        "1 replica diverged and is left out of all means and intervals (f-dpo chi2, 64 pairs, seed 1: diverged at step 12: "
-        in text
-    )
+def test_one_number_of_pairs_is_no_line() -> None:
+    tables = content()
+    tables["dpo_final"] = tables["dpo_final"][tables["dpo_final"]["pairs"] == 64.0]
+    assert "ranked pairs" not in "".join(panel.svg for panel in SECTION.lead(tables).figure.panels)
+    assert "dpo-implicit" not in {block.name for block in SECTION.build(tables) if isinstance(block, Figure)}
 
 
-def test_one_seed_has_no_intervals() -> None:
+def test_what_diverged_is_a_warning() -> None:
+    (warning,) = (block for block in SECTION.build(content(status="diverged at step 12: the loss is nan"))
+                  if getattr(block, "tone", "") == "warning")  # fmt: skip
+    assert "3 replicas diverged" in warning.text
+    assert "seed 1, diverged at step 12: the loss is nan" in warning.text
+
+
+def test_one_seed_has_no_intervals(make_run) -> None:
     tables = content()
     for table in tables.values():
         table[[column for column in table if column.endswith(("_low", "_high"))]] = math.nan
-    text = said(tables)
-    assert "64 pairs: 2.0, at its best 1.8" in text
-    assert "Against standard DPO" not in text
-    assert "Too few seeds to tell." in text
-    assert "nan" not in text
+    assert not re.search(r"\bnan\b", render(make_run("dpo", tables, study="dpo")).read_text(encoding="utf-8"))
 
 
-def test_figures_and_tables(make_run: MakeRun) -> None:
+def test_figures_and_tables(make_run) -> None:
     page = render(make_run("dpo", content(), study="dpo"))
+    assert sorted(path.stem for path in (page.parent / "figures").glob("*.svg")) == sorted(FIGURES)
     text = page.read_text(encoding="utf-8")
-    for name in ("dpo-pairs", "dpo-curves", "dpo-forest", "dpo-estimates"):
-        assert (page.parent / "figures" / f"{name}.svg").is_file()
-    assert "Each loss&#39;s own optimum, exact" in text or "Each loss's own optimum, exact" in text
+    assert text.count("<table") == 3
     assert "Other tables" not in text
 
 
-@pytest.mark.parametrize("missing", [schema.table for schema in TABLES if schema.table != "dpo_final"])
-def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, missing: str) -> None:
+@pytest.mark.parametrize("missing", [schema.table for schema in TABLES if schema is not DPO_FINAL])
+def test_a_table_that_is_missing_costs_its_own_part_only(make_run, missing: str) -> None:
     tables = content()
     del tables[missing]
-    assert "After training" in render(make_run("dpo", tables, study="dpo")).read_text(encoding="utf-8")
+    text = render(make_run("dpo", tables, study="dpo")).read_text(encoding="utf-8")
+    assert f"The run has no table {missing}." in text
+    assert 'id="figure-dpo-pairs"' in text
 
 
-def test_several_runs_stand_apart(make_run: MakeRun, tmp_path: Path) -> None:
-    folders = [
-        make_run("a", content(), config="beta: 0.2\n", study="dpo"),
-        make_run("b", content(shift=0.3), config="beta: 0.1\n", study="dpo"),
-    ]
+def test_several_runs_stand_apart(tmp_path) -> None:
+    folders = [write(tmp_path / str(beta), content(), config=f"beta: {beta}\n", study="dpo") for beta in (0.2, 0.1)]
     out = tmp_path / "both.html"
     combine(folders, out)
     text = out.read_text(encoding="utf-8")
-    assert "beta=0.2: 3 preference losses" in text
-    assert "beta=0.1: 3 preference losses" in text
+    opening = text[text.index('<section class="opening">') : text.index("</section>")]
+    assert all(f"<h4>beta={beta}</h4>" in opening and f"beta={beta} (all pairs)" in opening for beta in (0.2, 0.1))
+    assert text.count('id="figure-dpo-curves') == 2
+
+
+def test_tables_of_an_earlier_version_get_their_verdicts(make_run) -> None:
+    new = {schema.table: [column.name for column in schema.columns if column.since] for schema in TABLES}
+    old = {name: table.drop(columns=new[name]) for name, table in content().items()}
+    final = old["dpo_final"].drop(columns=["best_difference_seeds", "stopped_difference_seeds"])
+    old["dpo_final"] = final.rename(columns={"last_difference_seeds": "difference_seeds"}).assign(difference_seeds=3)
+    folder = make_run("dpo", old, study="dpo")
+    found = read(folder).tables
+    assert list(found["dpo_final"]["stopped_difference_seeds"]) == [3] * 6
+    assert list(found["dpo_final"]["place"][:3]) == ["too few seeds to tell", "too few seeds to tell", "nearest"]
+    assert set(found["dpo_final"]["start_outcome"]) == {"too few seeds to tell"}
+    assert found["dpo_rates"]["enough_pairs"].isna().all()
+    assert set(found["dpo_seen"]["outcome"]) == {"too high"}
+    assert "lacks the column" not in render(folder).read_text(encoding="utf-8")

@@ -102,7 +102,7 @@ def test_pairs_of_ones_own_take_the_place_of_sampled_ones_and_the_page_says_so(t
     assert training["loss"].iloc[-1] < training["loss"].iloc[0]
     assert training["accuracy"].iloc[-1] == 1.0
     page = (run.path / "index.html").read_text()
-    assert "1 loss, DPO with β = 0.1" in page
+    assert "DPO with β = 0.1, 6 updates, 1 seed." in page
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from klbench.rlhf.testbed import dpo_world
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.dpo import estimates
+from klbench.studies.dpo.columns import TABLES
+from klbench.studies.dpo.tables import START_OUTCOMES, complete, enough
 from klbench.studies.dpo.tasks import optimum_rows, perform, testbed
 from klbench.types import ConfigError
 
@@ -72,6 +74,36 @@ def test_final_is_paired_with_the_standard(trained) -> None:
     assert bool((trained["dpo_final"]["best"] <= trained["dpo_final"]["stopped"] + 1e-12).all())
     assert bool((trained["dpo_final"]["best"] <= trained["dpo_final"]["last"] + 1e-12).all())
     assert final.loc[("dpo", 256), "outcome"] == "the comparison"
+
+
+def test_places_are_paired_with_the_loss_that_ends_nearest(trained) -> None:
+    final = trained["dpo_final"]
+    last = trained["training"].query("step == 20").pivot_table(index="seed", columns=["pairs", "arm"], values="kl_to_optimum")
+    start = trained["training"].query("step == 0 and arm == 'dpo' and pairs == 16").set_index("seed")["kl_to_optimum"]
+    for row in final.to_dict("records"):
+        ends = last[row["pairs"]]
+        nearest = ends.mean().idxmin()
+        assert row["nearest_difference"] == pytest.approx((ends[row["arm"]] - ends[nearest]).mean(), abs=1e-12)
+        assert (row["place"] == "nearest") == (row["arm"] == nearest)
+        assert row["last_start_difference"] == pytest.approx((ends[row["arm"]] - start).mean())
+        nearer = row["last_start_difference_high"] < 0
+        assert (row["start_outcome"] == "nearer than the reference") == nearer
+
+
+@pytest.mark.parametrize(("nearer", "pairs"), [
+    ((False, True, True), 64.0), ((True, False, True), math.inf), ((True, True, False), math.nan), ((True, True, True), 16.0),
+])  # fmt: skip
+def test_pairs_are_enough_from_which_on_all_end_nearer_than_the_reference(nearer, pairs) -> None:
+    words = [START_OUTCOMES[0] if each else START_OUTCOMES[1] for each in nearer]
+    final = pd.DataFrame({"pairs": [16.0, 64.0, math.inf], "start_outcome": words})
+    assert enough(final) == pytest.approx(pairs, nan_ok=True)
+
+
+def test_earlier_tables_are_completed_as_they_would_be_written_today(trained) -> None:
+    new = {schema.table: [column.name for column in schema.columns if column.since] for schema in TABLES}
+    earlier = {name: table.drop(columns=new[name]) for name, table in trained.items()}
+    for name, table in complete(earlier).items():
+        pd.testing.assert_frame_equal(table, trained[name], check_like=True)
 
 
 def test_the_optima_are_exact(trained) -> None:

@@ -17,7 +17,7 @@ from klbench.lm import loading
 from klbench.rlhf.language.ppo_world import Language
 from klbench.runs import RunFolder
 from klbench.studies import get
-from klbench.studies.language.tables import compared_table
+from klbench.studies.language.tables import compared_table, complete
 from klbench.studies.ppo_lm import tasks
 from klbench.trackers import Tracker
 from klbench.types import ConfigError, RunError
@@ -161,9 +161,9 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
     pd.testing.assert_frame_equal(found, healthy, check_exact=True)
 
 
-def run(name, seed, kl, status="ok"):
+def run(name, seed, kl, status="ok", error=0.0):
     values = {"prompt": [0, 1], "reward": [kl, kl], "kl": [kl - 1, kl + 1]}
-    statistics = {"reward": kl, "reward_se": 0.1, "kl": kl, "kl_se": 0.1}
+    statistics = {"reward": kl, "reward_se": 0.1, "kl": kl, "kl_se": 0.1, "estimate_error": error, "estimate_error_se": 0.1}
     return {"combination": name, "seed": seed, "statistics": statistics, "values": values, "status": status}
 
 
@@ -203,6 +203,18 @@ def test_of_one_seed_the_interval_is_over_its_completions(kl, outcome) -> None:
     half = 1.959964 * abs(1.0 - kl / 10.0) / 10.0
     assert (row["kl_share_low"], row["kl_share_high"]) == pytest.approx((kl / 10.0 - half, kl / 10.0 + half))
     assert row["outcome"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"), [(0.2, "too high"), (0.19, "within noise"), (-0.19, "within noise"), (-0.2, "too low")]
+)
+def test_an_estimate_is_off_where_noise_does_not_explain_it(error, outcome) -> None:
+    """The standard error is 0.1, and 1.96 of them the border; a run of an earlier version is told the same."""
+    table = compared_table([run("untrained", 0, 0.0), run("k1_reward", 0, 3.0, error=error)], "k1_reward")
+    assert table["estimate_outcome"].tolist() == ["within noise", outcome]
+    pd.testing.assert_frame_equal(
+        complete({"compared": table.drop(columns="estimate_outcome")})["compared"], table, check_like=True
+    )
 
 
 def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monkeypatch) -> None:

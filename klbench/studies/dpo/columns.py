@@ -141,6 +141,26 @@ DPO_FINAL = Schema(
         Column("best_kl", "KL(q‖p) at the best checkpoint, exact", "nats"),
         integer("diverged", "seeds that diverged"),
         text("outcome", "against standard DPO: nearer, further, or not told, by the whole 95 % interval of last_difference"),
+        *interval(
+            Column(
+                "nearest_difference",
+                "last less that of the loss that ends nearest on as many pairs, on the same seeds",
+                "nats",
+                since=1,
+            ),
+            seeds=True,
+        ),
+        text(
+            "start_outcome",
+            "against the reference: nearer, further, or not told, by the whole interval of last_start_difference",
+            since=1,
+        ),
+        text(
+            "place",
+            "among the losses on as many pairs: nearest, not told from it, or further, by the whole interval",
+            "Place",
+            since=1,
+        ),
     ),
     migrate=seeds_by_kind,
 )
@@ -169,6 +189,11 @@ DPO_RATES = Schema(
         integer("seeds", "seeds that diverged with no number of pairs"),
         *interval(Column("last_exponent", "power after training", optional=True)),
         *interval(Column("best_exponent", "power at the best checkpoint", optional=True)),
+        Column(
+            "enough_pairs",
+            "least number of pairs from which on it ends nearer to the optimum than the reference; missing: none is enough",
+            since=1,
+        ),
     ),
 )
 
@@ -234,6 +259,7 @@ DPO_SEEN = Schema(
         Column("rel_rmse", "root of the mean squared error, likewise", heading="RMS"),
         Column("rel_bias", "of the estimator's expectation, by enumeration; 0 if unbiased", heading="Bias"),
         Column("below", "share of estimates below the exact KL", heading="Below"),
+        text("outcome", "too low, too high, or not told from exact, by the whole interval of rel_error", "On average", since=1),
     ),
 )
 

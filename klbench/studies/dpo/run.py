@@ -34,11 +34,12 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
     arms = tables.described(options)
     training = training_table(fixed | arms[row["arm"]] | row for row in rows)
+    final = tables.final_table(training, options)
     result = {
         "training": training,
-        "dpo_final": tables.final_table(training, options),
+        "dpo_final": final,
         "dpo_curves": band(SeedFrame.of(training, "arm", "pairs"), ("arm", "pairs", "step"), tables.CURVES),
-        "dpo_rates": tables.rates_table(training),
+        "dpo_rates": tables.rates_table(training, final),
         "dpo_optima": tables.optima_table(best, training, options),
         "dpo_estimates": tables.estimates_table(told) if told else None,
         "dpo_seen": tables.seen_table(told) if told else None,

@@ -3,41 +3,66 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from klbench.report import cells
-from klbench.report.blocks import Block, Cell, Details, Heading, Section, Tables
+from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables, Text
 from klbench.report.tables import Row, Shown, table
-from klbench.studies.dpo import section_answer, section_figures
-from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_SEEN
-from klbench.studies.dpo.section_data import load, symbol
+from klbench.studies.dpo import section_figures
+from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN
+from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred, load, symbol
 
 
-def answer(tables: Tables) -> Sequence[Block]:
-    """Return what the top of the page says."""
-    return section_answer.answer(load(tables))
+def lead(tables: Tables) -> Lead:
+    """Return how many pairs are enough, and the picture of the distance from the optimum by their number."""
+    runs = [run for run in load(tables) if run.of(STANDARD)]
+    if not runs:
+        return Lead(SAY.question(1), SAY.nothing(), None)
+    first = runs[0]
+    verdict = _verdict(first) if len(runs) == 1 else SAY.runs([(run.label, run.of(STANDARD)[-1]) for run in runs])
+    return Lead(SAY.question(len(first.losses)), verdict, section_figures.distance(runs), list(_more(first)))
+
+
+def _verdict(run: Preferred) -> Text:
+    rows = run.of(STANDARD)
+    enough = next((row["enough_pairs"] for row in run.rows(DPO_RATES) if row["arm"] == STANDARD), math.nan)
+    for row in rows:
+        if row["pairs"] == enough:
+            return SAY.enough(row, rows[-1], run.start)
+    return SAY.ends(rows[0], rows[-1], run.start)
+
+
+def _more(run: Preferred) -> Iterator[Text]:
+    nearest: dict[str, list[float]] = {}
+    for size in run.sizes:
+        for row in run.at(size):
+            if row["place"] == "nearest":
+                nearest.setdefault(row["arm"], []).append(size)
+    if len(run.losses) > 1 and nearest:
+        yield SAY.nearest(nearest)
+    first = run.of(STANDARD)[0]
+    if math.isfinite(first["pairs"]):
+        yield SAY.overfit(first)
+    yield SAY.setting(first, len(run.losses))
 
 
 def _pairs(row: Row, name: str) -> Cell:
-    return Cell("all" if math.isinf(row[name]) else f"{row[name]:,.0f}", row[name])
-
-
-def _divergence(row: Row, name: str) -> Cell:
-    return Cell(symbol(row[name]))
+    return Cell(SAY.size(row[name]), row[name])
 
 
 FINAL = (
-    Shown("arm", cells.text),
+    Shown("arm", cells.name),
     Shown("pairs", _pairs),
     *(Shown(name, cells.interval()) for name in ("last", "last_difference")),
-    Shown("last_effect_size", cells.number(2)),
-    Shown("best", cells.interval()),
-    *(Shown(name, cells.number()) for name in ("best_step", "kl_to_own", "reward", "kl", "reward_slope")),
+    Shown("place", cells.text),
+    Shown("best", cells.number()),
+    Shown("best_step", cells.short()),
+    *(Shown(name, cells.number()) for name in ("stopped", "kl_to_own", "reward", "kl", "reward_slope")),
     Shown("population_accuracy", cells.percent),
 )
 OPTIMA = (
-    Shown("arm", cells.text),
-    Shown("divergence", _divergence),
+    Shown("arm", cells.name),
+    Shown("divergence", cells.computed(lambda row: Cell(symbol(row["divergence"])))),
     Shown("residual", cells.number(1)),
     *(Shown(name, cells.interval()) for name in ("own_kl_to_optimum", "own_kl", "own_reward")),
     Shown("own_slope", cells.number()),
@@ -45,8 +70,9 @@ OPTIMA = (
 )
 SEEN = (
     Shown("pairs", _pairs),
-    Shown("estimator", cells.computed(lambda row: Cell(section_answer.named(row))), "", "estimator, level, and whose answers"),
+    Shown("estimator", cells.computed(lambda row: Cell(SAY.estimate(row)))),
     Shown("rel_error", cells.interval()),
+    Shown("outcome", cells.text),
     Shown("rel_rmse", cells.number(2)),
     Shown("rel_bias", cells.number(2)),
     Shown("below", cells.percent),
@@ -54,19 +80,19 @@ SEEN = (
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Return figures and tables of each run."""
+    """Return what diverged, figures and tables of each run."""
     blocks: list[Block] = []
     for run in load(tables):
         blocks += [Heading(run.label)] if run.label else []
+        blocks += [Paragraph(SAY.diverged(run.diverged), "warning")] if run.diverged else []
         blocks += [*section_figures.figures(run), table("After training", DPO_FINAL, run.final, FINAL)]
         if run.optima:
             blocks.append(table("Each loss's own optimum, exact", DPO_OPTIMA, [*run.optima.values()], OPTIMA))
         if seen := run.rows(DPO_SEEN):
-            said = table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)
-            blocks.append(Details("What samples said of the KL", [said]))
+            blocks.append(Details(SAY.estimates_title(), [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)]))
     return blocks
 
 
 TERMS = ("q_p", "r", "schulman", "own_optimum", "pair", "implicit_reward", "f_dpo", "label_smoothing", "weighted_k1")
 
-SECTION = Section("From ranked pairs", DPO_FINAL, build, answer, order=12, terms=TERMS)
+SECTION = Section("From ranked pairs", DPO_FINAL, build, lead=lead, order=12, terms=TERMS)

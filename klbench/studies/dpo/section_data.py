@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from functools import cached_property
 
 from klbench.report.blocks import Tables
+from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row
 from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
 
+SAY = prose(__package__)
 STANDARD = "dpo"
 SYMBOLS = {"kl_qp": "KL(q‖p)", "kl_pq": "KL(p‖q)", "js": "JS(q, p)", "hellinger": "H²(q, p)", "chi2": "χ²(p‖q)"}
 
@@ -20,11 +22,11 @@ class Preferred(RunTables):
 
     @cached_property
     def final(self) -> list[Row]:
-        """One row for each arm and number of pairs."""
+        """One row for each loss and number of pairs."""
         return self.rows(DPO_FINAL)
 
     @cached_property
-    def arms(self) -> list[str]:
+    def losses(self) -> list[str]:
         """Names, the standard first."""
         return list(dict.fromkeys(row["arm"] for row in self.final))
 
@@ -35,13 +37,13 @@ class Preferred(RunTables):
 
     @cached_property
     def middle(self) -> float:
-        """The finite number of pairs at which arms are compared."""
+        """The finite number of pairs at which losses are compared."""
         finite = [size for size in self.sizes if math.isfinite(size)]
         return finite[len(finite) // 2] if finite else math.inf
 
     @cached_property
     def optima(self) -> dict[str, Row]:
-        """Exact population optima by arm."""
+        """Exact optima on all pairs, by loss."""
         return {row["arm"]: row for row in self.rows(DPO_OPTIMA)}
 
     @cached_property
@@ -50,24 +52,19 @@ class Preferred(RunTables):
         return float(self.optima[STANDARD]["start"]) if STANDARD in self.optima else math.nan
 
     @cached_property
-    def diverged(self) -> list[str]:
-        """Replicas that were stopped, and why."""
+    def diverged(self) -> list[tuple[str, float, int, str]]:
+        """Loss, number of pairs, seed and status of each replica that was stopped."""
         stopped = (row for row in self.rows(TRAINING) if row["status"] != "ok")
         found = {(row["arm"], row["pairs"], row["seed"]): row["status"] for row in stopped}
-        return [f"{arm}, {pairs(size)}, seed {seed}: {status}" for (arm, size, seed), status in found.items()]
+        return [(*key, status) for key, status in found.items()]
 
-    def of(self, arm: str) -> list[Row]:
-        """Rows of an arm, the fewest pairs first."""
-        return sorted((row for row in self.final if row["arm"] == arm), key=lambda row: row["pairs"])
+    def of(self, loss: str) -> list[Row]:
+        """Return the rows of a loss, the fewest pairs first."""
+        return sorted((row for row in self.final if row["arm"] == loss), key=lambda row: row["pairs"])
 
     def at(self, size: float) -> list[Row]:
-        """Rows of all arms with so many pairs."""
+        """Return the rows of all losses with so many pairs."""
         return [row for row in self.final if row["pairs"] == size]
-
-
-def pairs(size: float) -> str:
-    """``1,024 pairs``."""
-    return "all pairs" if math.isinf(size) else "1 pair" if size == 1 else f"{size:,.0f} pairs"
 
 
 def symbol(divergence: str) -> str:

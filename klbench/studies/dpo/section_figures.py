@@ -3,173 +3,200 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
-from klbench.report.axes import log_ticks, rows_of_bars
+from klbench.report import plots
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.figures import MARKERS, TEXT, colour, drawing
+from klbench.report.cells import ROUNDING
 from klbench.report.numbers import number
-from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES
-from klbench.studies.dpo.section_answer import named
-from klbench.studies.dpo.section_data import STANDARD, Preferred, pairs
+from klbench.report.plots import Axis, Line, Mark, Tile
+from klbench.report.tables import Row
+from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_SEEN
+from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred
 
-MAX_LINES = 8
-ROW = 17
-"""Height of an arm's row, in points."""
+MOST_PANELS = 4
+MOST_SIZES = 6
+"""Columns of a heat map that have room for their numbers."""
+PLACES = {"nearest": (2, 0.65), "not told from it": (2, 0.25), "further": (1, 0.25)}
+"""The colour of a loss's place, and its opacity."""
+OWN, REACHED = LegendEntry("its own optimum", 0, "o"), LegendEntry("after training on all pairs", 1, "s")
+IMPLICIT = {
+    "reward_correlation": LegendEntry("over the reference's answers", 0, "o"),
+    "policy_correlation": LegendEntry("over its own answers", 1, "s"),
+    "accuracy": LegendEntry("the pairs it was trained on", 2, "^"),
+    "population_accuracy": LegendEntry("all pairs", 3, "D"),
+}
+DISTANCE, STEP = Axis("KL(q‖q*), nats", "log"), Axis("step")
 
 
-def _entries(names: list[str]) -> dict[str, LegendEntry]:
-    return {name: LegendEntry(name, i, MARKERS[i % len(MARKERS)]) for i, name in enumerate(names[:MAX_LINES])}
-
-
-def _pairs_axis(axes: Axes, sizes: list[float]) -> dict[float, float]:
-    """Numbers of pairs along x, with a place of its own at the end for all of them."""
+def _pairs_axis(sizes: Sequence[float]) -> tuple[dict[float, float], Axis]:
+    """Return a place along x for each number of pairs, that of all of them at the end, and the axis."""
     finite = [size for size in sizes if math.isfinite(size)]
     places = {size: size for size in finite} | {math.inf: 4.0 * max(finite, default=1.0)}
-    used = [places[size] for size in sizes]
-    axes.set_xscale("log")
-    axes.set_xlim(min(used) / 1.5, max(used) * 1.5)
-    axes.xaxis.set_major_locator(FixedLocator(used))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: "all" if x == places[math.inf] else f"{x:,.0f}"))
-    axes.set_xlabel("ranked pairs")
-    return places
+
+    def place(axes: Axes) -> None:
+        used = [places[size] for size in sizes]
+        axes.set_xscale("log")
+        axes.set_xlim(min(used) / 1.5, max(used) * 1.5)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(used, [SAY.size(size) for size in sizes])
+
+    return places, Axis("ranked pairs", place=place)
 
 
-def _log_y(axes: Axes, values: list[float]) -> None:
-    positive = [value for value in values if value > 0 and math.isfinite(value)]
-    if positive:
-        axes.set_yscale("log")
-        axes.set_ylim(min(positive) / 1.15, max(positive) * 1.15)
-        log_ticks(axes.yaxis, min(positive) / 1.15, max(positive) * 1.15)
+def _distance(run: Preferred, entries: dict[str, LegendEntry], kind: str, title: str, room: Sequence[float]) -> Panel:
+    """Return KL(q‖q*) of each loss over the number of pairs; with one number of them, a mark for each loss."""
+    y = Axis(DISTANCE.label, "log", levels=[run.start] if math.isfinite(run.start) else [], room=room)
+    if len(run.sizes) < 2:
+        marks = [Mark(row["arm"], row[kind], entries[row["arm"]], row[f"{kind}_low"], row[f"{kind}_high"])
+                 for row in run.final if row["arm"] in entries]  # fmt: skip
+        return plots.down(title, marks, y)
+    places, x = _pairs_axis(run.sizes)
+    lines = []
+    for name, entry in entries.items():
+        rows = run.of(name)
+        low, high = ([row[f"{kind}_{end}"] for row in rows] if name == STANDARD else [] for end in ("low", "high"))
+        lines.append(Line(entry, [places[row["pairs"]] for row in rows], [row[kind] for row in rows], low, high))
+    return plots.lines(title, lines, x, y)
 
 
-def over_pairs(run: Preferred, stem: str) -> list[Figure]:
-    """Last and best checkpoint of every arm."""
-    entries = _entries(run.arms)
-    start = run.start
-    panels = []
-    for kind, title in (("last", "After training"), ("best", "At the best checkpoint")):
-        with drawing(left=0.16) as (axes, svg):
-            places = _pairs_axis(axes, run.sizes)
-            for name, entry in entries.items():
-                rows = run.of(name)
-                x = [places[row["pairs"]] for row in rows]
-                axes.plot(x, [row[kind] for row in rows], color=colour(entry.slot), marker=entry.marker)
-                if name == STANDARD:
-                    low, high = ([row[f"{kind}_{end}"] for row in rows] for end in ("low", "high"))
-                    axes.fill_between(x, low, high, color=colour(entry.slot), alpha=0.15, linewidth=0)
-            if math.isfinite(start):
-                axes.axhline(start, color=TEXT, linewidth=0.9, linestyle="--")
-            _log_y(axes, [*(row[kind] for row in run.final), start])
-            axes.set_ylabel("KL(q‖q*), nats")
-        said = "; ".join(f"{name} {', '.join(number(row[kind], 2) for row in run.of(name))}" for name in entries)
-        panels.append(
-            Panel(title, svg[0], f"{title}, KL(q‖q*) by number of pairs ({', '.join(map(pairs, run.sizes))}): {said}.")
-        )
-    caption = (
-        "Distance of the policy from the exact optimum, means over seeds; the band is the 95 % interval of standard "
-        "DPO. Dashed: the reference. Both scales are logarithmic. The best checkpoint is the one of the run that is nearest to "
-        "the optimum, which a user could not know."
-    )
-    return [Figure(f"dpo-pairs{stem}", "How near to the optimum", caption, panels, list(entries.values()))]
+def distance(runs: Sequence[Preferred]) -> Figure:
+    """Return the distance from the optimum: of one run at the last and the best checkpoint, of several at the last."""
+    names = list(dict.fromkeys(name for run in runs for name in run.losses))
+    entries = plots.legend(names)
+    drawn = [(run, "last", run.label) for run in runs[:MOST_PANELS]]
+    if len(runs) == 1:
+        drawn = [(runs[0], "last", "After training"), (runs[0], "best", "At the best checkpoint")]
+    room = [row[kind] for run, kind, _ in drawn for row in run.final]
+    panels = [_distance(run, entries, kind, title, room) for run, kind, title in drawn]
+    caption = SAY.distance_caption(names[len(entries) :], len(panels) if len(panels) < len(runs) else 0)
+    return Figure("dpo-pairs", SAY.distance_title(), caption, panels, list(entries.values()))
 
 
-def curves(run: Preferred, stem: str) -> list[Figure]:
-    """Standard DPO while it trains, a line a number of pairs."""
+def _places(run: Preferred) -> Iterator[Figure]:
+    """Yield KL(q‖q*) of each loss and number of pairs, coloured by its place among the losses."""
+    if len(run.losses) < 2:
+        return
+    names, sizes = run.losses[: plots.MOST_ENTRIES], run.sizes[-MOST_SIZES:]
+    tiles = {}
+    for name in names:
+        by_size = {row["pairs"]: row for row in run.of(name)}
+        rows = (by_size.get(size) for size in sizes)
+        tiles[name] = [Tile(number(row["last"], 2), *PLACES.get(row["place"], (5, 0.0))) if row else Tile("") for row in rows]
+    # No room for separators of thousands.
+    heads = [SAY.size(size).replace(",", "") for size in sizes]
+    panel = plots.heat("KL(q‖q*), nats", tiles, heads, "ranked pairs")
+    caption = SAY.place_caption(run.losses[len(names) :], len(run.sizes) > len(sizes))
+    yield Figure(f"dpo-places{run.stem}", SAY.place_title(), caption, [panel])
+
+
+def _curves(run: Preferred) -> Iterator[Figure]:
+    """Yield standard DPO while it trains, a line for each number of pairs."""
     rows = [row for row in run.rows(DPO_CURVES) if row["arm"] == STANDARD]
     if not rows:
-        return []
+        return
     sizes = sorted({row["pairs"] for row in rows})
-    entries = {size: LegendEntry(pairs(size), i, MARKERS[i % len(MARKERS)]) for i, size in enumerate(sizes[-MAX_LINES:])}
+    drawn = sizes[-plots.MOST_ENTRIES :]
+    entries = plots.legend(drawn, labels=[SAY.pairs(size) for size in drawn])
     panels = []
-    for column, label, title in (
-        ("kl_to_optimum", "KL(q‖q*), nats", "From the optimum"), ("population_loss", "loss on all pairs", "Loss on all pairs"),
-    ):  # fmt: skip
-        with drawing(left=0.16) as (axes, svg):
-            for size, entry in entries.items():
-                mine = [row for row in rows if row["pairs"] == size]
-                x = [row["step"] for row in mine]
-                low, high = ([row[f"{column}_{end}"] for row in mine] for end in ("low", "high"))
-                axes.fill_between(x, low, high, color=colour(entry.slot), alpha=0.12, linewidth=0)
-                every = max(1, len(x) // 6)
-                line = [row[column] for row in mine]
-                axes.plot(x, line, color=colour(entry.slot), marker=entry.marker, markevery=every, markersize=4.5)
-            _log_y(axes, [row[f"{column}_{end}"] for row in rows for end in ("low", "high")])
-            axes.set_xlabel("step")
-            axes.set_ylabel(label)
-        said = "; ".join(
-            f"{entry.label} {number([row[column] for row in rows if row['pairs'] == size][-1], 2)}"
-            for size, entry in entries.items()
-        )
-        panels.append(Panel(title, svg[0], f"{title}, at the last step: {said}."))
-    caption = "Standard DPO. Means over seeds; a band holds the middle 80 % of them. With few pairs the best step comes early."
-    return [Figure(f"dpo-curves{stem}", "While training", caption, panels, list(entries.values()))]
+    for column, title, y in (
+        ("kl_to_optimum", "From the optimum", DISTANCE),
+        ("population_loss", "Loss on all pairs", Axis("nats a pair", "log")),
+    ):
+        lines = [_curve([row for row in rows if row["pairs"] == size], column, entry) for size, entry in entries.items()]
+        panels.append(plots.lines(title, lines, STEP, y))
+    caption = SAY.curves_caption([SAY.pairs(size) for size in sizes if size not in entries])
+    yield Figure(f"dpo-curves{run.stem}", SAY.curves_title(), caption, panels, list(entries.values()))
 
 
-def forest(run: Preferred, stem: str) -> list[Figure]:
-    """Paired differences from standard DPO with a middling number of pairs, and with all."""
+def _curve(rows: Sequence[Row], column: str, entry: LegendEntry) -> Line:
+    low, high = ([row[f"{column}_{end}"] for row in rows] for end in ("low", "high"))
+    return Line(entry, [row["step"] for row in rows], [row[column] for row in rows], low, high)
+
+
+def _forest(run: Preferred) -> Iterator[Figure]:
+    """Yield paired differences from standard DPO with a middling number of pairs, and with all."""
     panels = []
     for size in dict.fromkeys((run.middle, run.sizes[-1])):
         rows = [row for row in run.at(size) if row["arm"] != STANDARD and math.isfinite(row["last_difference"])]
-        if not rows:
-            continue
-        height = 62 + ROW * max(4, len(rows))
-        with drawing(left=0.4, bottom=48 / height, height=height) as (axes, svg):
-            for y, row in enumerate(rows):
-                slot = 1 if row["last_difference_low"] > 0 else 2 if row["last_difference_high"] < 0 else 5
-                if math.isfinite(row["last_difference_low"]):
-                    ends = [row["last_difference_low"], row["last_difference_high"]]
-                    axes.plot(ends, [y, y], color=colour(slot), linewidth=1.8)
-                axes.plot([row["last_difference"]], [y], marker="o", color=colour(slot), markersize=5)
-            rows_of_bars(axes, [row["arm"] for row in rows], "KL(q‖q*) − standard DPO's")
-        said = "; ".join(f"{row['arm']} {number(row['last_difference'], 2)}" for row in rows)
-        panels.append(
-            Panel(pairs(size).capitalize(), svg[0], f"Difference in KL(q‖q*) from standard DPO, {pairs(size)}: {said}.")
-        )
-    if not panels:
-        return []
-    legend = [LegendEntry("further", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("nearer", 2, "o")]
-    caption = (
-        "After training; further left is nearer to the optimum. Each seed's KL(q‖q*) less that of standard DPO on the same "
-        "seed and pairs; the line is the 95 % interval of the mean."
-    )
-    return [Figure(f"dpo-forest{stem}", "Against standard DPO", caption, panels, legend)]
+        marks = []
+        for row in rows:
+            low, high = row["last_difference_low"], row["last_difference_high"]
+            marks.append(Mark(row["arm"], row["last_difference"], plots.verdict(low, high), low, high))
+        x = Axis("KL(q‖q*) − standard DPO's, nats", levels=(0.0,))
+        panels += [plots.down(SAY.pairs(size).capitalize(), marks, x)] if marks else []
+    if panels:
+        legend = [plots.AHEAD, plots.OPEN, plots.BEHIND]
+        yield Figure(f"dpo-forest{run.stem}", SAY.forest_title(), SAY.forest_caption(), panels, legend)
 
 
-def estimates(run: Preferred, stem: str) -> list[Figure]:
-    """Error of each estimate over the steps, beside the exact KL."""
+def _optima(run: Preferred) -> Iterator[Figure]:
+    """Yield the optimum that each loss has of its own, and where training on all pairs ended."""
+    if len(run.optima) < 2:
+        return
+    panels = []
+    for column, title, label in (
+        ("kl_to_optimum", "From q*", DISTANCE.label), ("kl", "From the reference", "KL(q‖p), nats"),
+    ):  # fmt: skip
+        marks = [
+            Mark(name, _plain(row[f"{which}_{column}"]), entry)
+            for name, row in run.optima.items()
+            for which, entry in (("own", OWN), ("reached", REACHED))
+        ]
+        panels.append(plots.down(title, marks, Axis(label)))
+    yield Figure(f"dpo-optima{run.stem}", SAY.optima_title(), SAY.optima_caption(), panels, [OWN, REACHED])
+
+
+def _plain(x: float) -> float:
+    return 0.0 if abs(x) < ROUNDING else x
+
+
+def _implicit(run: Preferred) -> Iterator[Figure]:
+    """Yield how well the implicit reward of standard DPO follows the true one, and ranks pairs, over their number."""
+    if len(run.sizes) < 2:
+        return
+    places, x = _pairs_axis(run.sizes)
+    rows = run.of(STANDARD)
+    at = [places[row["pairs"]] for row in rows]
+    panels = []
+    for title, label, columns in (
+        ("Correlation with the reward", "correlation", ("reward_correlation", "policy_correlation")),
+        ("Ranked as they are labelled", "share of pairs", ("accuracy", "population_accuracy")),
+    ):
+        lines = [Line(IMPLICIT[column], at, [row[column] for row in rows]) for column in columns]
+        panels.append(plots.lines(title, lines, x, Axis(label)))
+    yield Figure(f"dpo-implicit{run.stem}", SAY.implicit_title(), SAY.implicit_caption(), panels, list(IMPLICIT.values()))
+
+
+def _estimates(run: Preferred) -> Iterator[Figure]:
+    """Yield what each estimate said of the KL over the steps, and its error over all of them."""
+    seen = [row for row in run.rows(DPO_SEEN) if row["pairs"] == run.middle]
+    if not seen:
+        return
+    entries = plots.legend([SAY.estimate(row) for row in seen])
+    error = Axis("error / exact KL", levels=(0.0,))
+    marks = [
+        Mark(SAY.estimate(row), row["rel_error"], entries[SAY.estimate(row)], row["rel_error_low"], row["rel_error_high"])
+        for row in seen
+    ]
+    panels, legend = [plots.down("Error on average", marks, error)], list(entries.values())
     rows = [row for row in run.rows(DPO_ESTIMATES) if row["pairs"] == run.middle]
-    kinds = list(dict.fromkeys((row["samples_of"], row["estimator"], row["level"]) for row in rows))
-    if not rows:
-        return []
-    by_kind = {
-        kind: [row for row in rows if (row["samples_of"], row["estimator"], row["level"]) == kind] for kind in kinds[:MAX_LINES]
-    }
-    entries = {kind: LegendEntry(named(by_kind[kind][0]), i, MARKERS[i % len(MARKERS)]) for i, kind in enumerate(by_kind)}
-    with drawing(left=0.16) as (axes, svg):
-        for kind, entry in entries.items():
-            x, y = [row["step"] for row in by_kind[kind]], [row["estimate"] for row in by_kind[kind]]
-            axes.plot(x, y, color=colour(entry.slot), marker=entry.marker, markevery=max(1, len(x) // 6), markersize=4.5)
-        first = by_kind[kinds[0]]
-        axes.plot(
-            [row["step"] for row in first], [row["kl"] for row in first], color=TEXT, linestyle="--", linewidth=1.6, zorder=5
-        )
-        _log_y(axes, [row["estimate"] for each in by_kind.values() for row in each])
-        axes.set_xlabel("step")
-        axes.set_ylabel("KL(q‖p), nats")
-    said = "; ".join(f"{entry.label} {number(by_kind[kind][-1]['estimate'], 2)}" for kind, entry in entries.items())
-    panel = Panel("KL from the reference", svg[0], f"Estimates at the last step: {said}; exact {number(first[-1]['kl'], 2)}.")
-    caption = (
-        f"Standard DPO with {pairs(run.middle)}: what samples say of KL(q‖p), means over seeds. Dashed: exact. Where no source "
-        "is named, the policy's own completions."
-    )
-    exact = LegendEntry("exact", 5, "_", dashed=True)
-    return [Figure(f"dpo-estimates{stem}", "What samples say of the KL", caption, [panel], [*entries.values(), exact])]
+    steps = sorted({row["step"] for row in rows})
+    if len(steps) > 1:
+        exact = LegendEntry("exact", 5, "_", dashed=True)
+        by_name = {name: [row for row in rows if SAY.estimate(row) == name] for name in entries}
+        lines = [Line(entries[name], steps, [row["estimate"] for row in own]) for name, own in by_name.items()]
+        kl = [row["kl"] for row in next(iter(by_name.values()))]
+        lines.append(Line(exact, steps, kl, marked=False))
+        panels.insert(0, plots.lines("While training", lines, STEP, Axis("KL(q‖p), nats", "log")))
+        legend.append(exact)
+    caption = SAY.estimates_caption(run.middle, seen[0]["kl"])
+    yield Figure(f"dpo-estimates{run.stem}", SAY.estimates_title(), caption, panels, legend)
 
 
 def figures(run: Preferred) -> list[Figure]:
-    """All of a run's figures."""
-    return [figure for part in (over_pairs, curves, forest, estimates) for figure in part(run, run.stem)]
+    """Return all figures of a run but the first of the page."""
+    return [figure for part in (_places, _curves, _forest, _optima, _implicit, _estimates) for figure in part(run)]

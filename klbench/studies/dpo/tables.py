@@ -16,6 +16,8 @@ MEANS = (
     "reward", "kl", "regret", "kl_to_own", "divergence_value", "accuracy", "population_accuracy", "loss", "population_loss",
     "reward_slope", "reward_correlation", "policy_slope", "policy_correlation",
 )  # fmt: skip
+START_OUTCOMES = ("nearer than the reference", "not told from the reference", "further than the reference")
+PLACES = ("nearest", "not told from it", "further")
 CURVES = ("kl_to_optimum", "kl_to_own", "kl", "loss", "population_loss")
 
 
@@ -30,27 +32,35 @@ def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
-def _at(table: pd.DataFrame, places: pd.Series[int]) -> pd.DataFrame:
-    """Rows by label, one a seed, in the seeds' order."""
-    return table.loc[places].sort_values("seed")
+def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def checkpoints(mine: SeedFrame) -> dict[str, pd.DataFrame]:
+    """Return the rows of one loss and number of pairs at three checkpoints, one a seed: ``last``, ``best`` and ``stopped``.
+
+    The best one has the least KL(q‖q*), the stopped one the least loss on all pairs.
+    """
+    own = mine.kept
+    places = own.groupby("seed", sort=False)
+    found = {
+        "last": own[own["step"] == own["step"].max()],
+        "best": own.loc[places["kl_to_optimum"].idxmin()],
+        "stopped": own.loc[places["population_loss"].idxmin()],
+    }
+    return {kind: rows.sort_values("seed") for kind, rows in found.items()}
 
 
 def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
-    """One row an arm and number of pairs: KL(pi‖pi*) of the last, the best, and the checkpoint with the least population loss.
+    """Return one row a loss and number of pairs: KL(q‖q*) at the three checkpoints, and what is said of it.
 
-    Over ``seeds`` that did not diverge; ``_difference`` is from the standard arm on the same pairs and seeds, and
-    ``_start_difference`` from before training, each over ``_seeds`` that diverged in neither.
+    Over ``seeds`` that did not diverge; ``_difference`` is from the standard loss on the same pairs and seeds, over ``_seeds``
+    that diverged in neither.
     """
     rows = []
     standard: dict[tuple[float, str], pd.Series[float]] = {}
     for (size, name), mine in SeedFrame.of(training, "arm", "pairs").groups(("pairs", "arm")):
-        own, start = mine.kept, mine.first("kl_to_optimum")
-        places = own.groupby("seed", sort=False)
-        kinds = {
-            "last": own[own["step"] == own["step"].max()].sort_values("seed"),
-            "best": _at(own, places["kl_to_optimum"].idxmin()),
-            "stopped": _at(own, places["population_loss"].idxmin()),
-        }
+        kinds = checkpoints(mine)
         row = {**described(options)[name], "pairs": size, "seeds": mine.counts["seeds"]}
         for kind, table in kinds.items():
             values = by_seed(table, "kl_to_optimum")
@@ -58,11 +68,10 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
             other = standard.setdefault((size, kind), values)
             row |= paired(f"{kind}_difference", values, other, name, str(size))
             row |= {f"{kind}_effect_size": effect(values, other), f"{kind}_step": float(table["step"].median())}
-            row |= paired(f"{kind}_start_difference", values, start, name, str(size))
         row |= {column: mean(kinds["last"][column].to_numpy()) for column in MEANS}
         row |= {"best_kl": mean(kinds["best"]["kl"].to_numpy()), "diverged": mine.counts["diverged"]}
         rows.append(row | {"outcome": outcome(row, _verdict(row, name))})
-    return pd.DataFrame(rows)
+    return placed(pd.DataFrame(rows), training)
 
 
 def _verdict(row: Mapping[str, Any], name: str) -> str:
@@ -71,10 +80,34 @@ def _verdict(row: Mapping[str, Any], name: str) -> str:
     return verdict(row, "last_difference", "nearer to the optimum", "not told from the standard", "further from the optimum")
 
 
-def rates_table(training: pd.DataFrame) -> pd.DataFrame:
-    """One row an arm: the power of the number of pairs that KL(pi‖pi*) goes with, by a line through each seed's logarithms.
+def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
+    """Return the final table with each row's place: against the reference, and against the loss that ends nearest.
 
-    Over ``seeds`` that diverged with no number of pairs.
+    ``_start_difference`` is KL(q‖q*) less that before training, ``nearest_difference`` that after training less that of the
+    loss with the least mean on as many pairs, both on the same seeds.
+    """
+    frame = SeedFrame.of(training, "arm", "pairs")
+    ends = final.dropna(subset="last").sort_values("last").drop_duplicates("pairs")
+    nearest = dict(zip(ends["pairs"], ends["arm"], strict=True))
+    rows = []
+    for row in _rows(final):
+        name, size = row["arm"], row["pairs"]
+        mine = frame.where(arm=name, pairs=size)
+        start = mine.first("kl_to_optimum")
+        for kind, table in checkpoints(mine).items():
+            row |= paired(f"{kind}_start_difference", by_seed(table, "kl_to_optimum"), start, name, str(size))
+        best = frame.where(arm=nearest.get(size, name), pairs=size).last("kl_to_optimum")
+        row |= paired("nearest_difference", mine.last("kl_to_optimum"), best, name, str(size))
+        row["start_outcome"] = verdict(row, "last_start_difference", *START_OUTCOMES)
+        row["place"] = "nearest" if nearest.get(size) == name else verdict(row, "nearest_difference", *PLACES)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def rates_table(training: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a loss: the power of the number of pairs that KL(q‖q*) goes with, and how many pairs are enough.
+
+    The power is the slope of a line through each seed's logarithms, over ``seeds`` that diverged with no number of pairs.
     """
     rows = []
     for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(("arm",)):
@@ -89,8 +122,18 @@ def rates_table(training: pd.DataFrame) -> pd.DataFrame:
                 continue
             slopes = np.polyfit(np.log(grid.columns.to_numpy(dtype=float)), np.log(grid.to_numpy()).T, 1)[0]
             row |= summary(f"{kind}_exponent", slopes, name)
-        rows.append(row)
+        rows.append(row | {"enough_pairs": enough(final[final["arm"] == name])})
     return pd.DataFrame(rows)
+
+
+def enough(final: pd.DataFrame) -> float:
+    """Return the least number of pairs from which on a loss ends nearer to the optimum than the reference; NaN: none is."""
+    found = math.nan
+    for row in _rows(final.sort_values("pairs", ascending=False)):
+        if row["start_outcome"] != START_OUTCOMES[0]:
+            break
+        found = float(row["pairs"])
+    return found
 
 
 def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
@@ -146,5 +189,23 @@ def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         row |= summary("rel_error", relative, *map(str, key)) | {"rel_rmse": float(spread.mean())}
         row |= {"rel_bias": float(((group["expected"] - group["kl"]) / group["kl"]).mean())}
         row |= {"below": float((group["estimate"] < group["kl"]).mean())}
-        result.append(row)
+        result.append(row | {"outcome": _said(row)})
     return pd.DataFrame(result)
+
+
+def _said(row: Mapping[str, Any]) -> str:
+    return verdict(row, "rel_error", "too low", "not told from exact", "too high")
+
+
+def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the tables of a run of an earlier version with the places and outcomes that they did not have yet."""
+    found = dict(tables)
+    if {"dpo_final", "training"} <= set(found):
+        found["dpo_final"] = placed(found["dpo_final"], found["training"])
+    if {"dpo_final", "dpo_rates"} <= set(found):
+        final = found["dpo_final"]
+        sizes = [enough(final[final["arm"] == name]) for name in found["dpo_rates"]["arm"]]
+        found["dpo_rates"] = found["dpo_rates"].assign(enough_pairs=sizes)
+    if "dpo_seen" in found:
+        found["dpo_seen"] = found["dpo_seen"].assign(outcome=[_said(row) for row in _rows(found["dpo_seen"])])
+    return found

@@ -7,17 +7,20 @@ from dataclasses import replace
 from klbench.columns import COMBINATION, COMBINATIONS
 from klbench.schema import Column, Schema, integer, interval, text, with_error
 
-NAME = replace(
-    COMBINATION[0],
-    meaning="name in klbench, or of a loss of DPO; none: no penalty at all; untrained: the policy before training",
+NAME = replace(COMBINATION[0], meaning="name in klbench; none: no penalty at all; untrained: the policy before training")
+LOSS_NAME = replace(
+    NAME,
+    meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful; untrained: before training",
+    heading="Loss",
 )
-MADE = (NAME, *COMBINATION[1:])
 LOSS = (
     text("divergence", "what holds the policy to the reference", "Divergence"),
     Column("smoothing", "the share of labels that the loss takes for wrong"),
     Column("beta_dpo", "weight in the loss: label_scale times beta, over f″(1) of the divergence"),
 )
 """A loss of DPO: what it is made of."""
+HALF = 0.5
+"""A penalty holds the policy if it leaves less than so much of the KL that training without one comes to, for sure."""
 SEED = integer("seed", "of the random numbers of a run", "Seed")
 REWARD = Column("reward", "of the program, mean over completions, ± 95 %", heading="Reward")
 KL = Column("kl", "KL(q‖p) of whole completions, sum of the tokens' exact KLs, in nats, ± 95 %", "nats", heading="KL")
@@ -36,8 +39,11 @@ MEASURES = (
     Column("tokens", "mean length of a completion", "tokens", heading="Tokens"),
     Column("ended", "share of completions that came to their end"),
     Column("kl_estimate", "KL(q‖p) of the same completions, as the estimator in use has it", "nats"),
-    Column("estimate_error", "kl_estimate less kl", "nats"),
+    Column("estimate_error", "KL as the estimator in use has it, less the exact one, in nats, ± 95 %", "nats", heading="Error"),
 )
+
+
+SPREADS = {"kl": "KL by seed", "reward": "Reward by seed"}
 
 
 def errors(*columns: Column) -> tuple[Column, ...]:
@@ -57,17 +63,22 @@ def differences(column: Column) -> tuple[Column, ...]:
         ),
     )
     spread = f"standard deviation of {column.name} between seeds; missing with one seed"
-    return (*errors(column), replace(column, name=f"{column.name}_spread", meaning=spread, heading=""), *errors(*others))
+    return (
+        *errors(column),
+        replace(column, name=f"{column.name}_spread", meaning=spread, heading=SPREADS.get(column.name, "")),
+        *errors(*others),
+    )
 
 
-def training(*own: Column) -> Schema:
+def training(name: Column, *own: Column) -> Schema:
     """Return the table of how training went, with the columns that one algorithm has."""
     return Schema(
         "training",
         "One row for each combination, seed and report: the policy then, on the completions of its latest batch.",
         (
             text("algorithm", "ppo, reinforce, grpo, dpo or that of a trainer"),
-            *MADE,
+            name,
+            *COMBINATION[1:],
             Column("beta", "weight of the penalty against the reward", heading="β"),
             SEED,
             integer("step", "updates so far", "Update"),
@@ -80,7 +91,7 @@ def training(*own: Column) -> Schema:
     )
 
 
-def compared(*own: Column) -> Schema:
+def compared(name: Column, *own: Column) -> Schema:
     """Return the table of where training ended, with the columns that one algorithm has."""
     share = Column(
         "kl_share",
@@ -93,7 +104,8 @@ def compared(*own: Column) -> Schema:
         "One row for each combination, and one for the untrained policy: its policies in the end, on the same prompts and "
         "random numbers, means over seeds with standard errors over completions.",
         (
-            *MADE,
+            name,
+            *COMBINATION[1:],
             integer("seeds", "seeds that did not diverge", "Seeds"),
             *differences(REWARD),
             *differences(KL),
@@ -109,29 +121,39 @@ def compared(*own: Column) -> Schema:
                 "holds: less than half of the KL without a penalty, by the whole interval; does not hold: more; not told",
                 "Outcome",
             ),
+            text(
+                "estimate_outcome",
+                "the estimator in use against the exact KL: too high or too low, or within noise (95 %)",
+                "Estimate",
+                since=1,
+            ),
             *own,
         ),
     )
 
 
 PPO_TRAINING = training(
+    NAME,
     Column("beta_used", "weight of the penalty at that update, which a target KL moves"),
     Column("clip_fraction", "share of the update's tokens whose ratio was clipped"),
     Column("clamp_fraction", "share of the update's tokens whose penalty was clamped"),
 )
 DPO_TRAINING = training(
+    LOSS_NAME,
     *LOSS,
     Column("loss", "on the step's pairs, nats a pair", "nats"),
     Column("accuracy", "share of the step's pairs that the implicit reward ranks as they are labelled"),
     Column("margin", "mean implicit reward of the better completion less that of the worse, on the step's pairs"),
 )
-PPO_COMPARED, DPO_COMPARED = compared(), compared(*LOSS)
+PPO_COMPARED, DPO_COMPARED = compared(NAME), compared(LOSS_NAME, *LOSS)
 
 TEXTS = Schema(
     "texts",
     "One row for each of a few completions of each policy.",
     (
-        NAME,
+        replace(
+            NAME, meaning="the combination or the loss that trained it; untrained: the policy before training", heading="By"
+        ),
         SEED,
         text("prompt", "its end, where it is long", "Prompt"),
         text("completion", "as sampled, with the same random numbers for all", "Completion"),

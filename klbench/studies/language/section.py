@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from markupsafe import Markup
 
 from klbench.report import cells, terms
-from klbench.report.blocks import Block, Cell, Details, Heading, Section, Table, Tables
+from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Table, Tables, Text
 from klbench.report.numbers import MISSING, percent_interval
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, Shown, table
-from klbench.studies.language import section_answer, section_figures
+from klbench.studies.language import section_figures
 from klbench.studies.language.columns import RATERS, TEXTS
-from klbench.studies.language.section_data import LmPreferred, LmTrained
+from klbench.studies.language.section_data import FAILS, FEW, HOLDS, NONE, SAY, UNTOLD, UNTRAINED, LmPreferred, LmTrained
+
+
+def _load(kind: type[LmTrained], tables: Tables) -> list[LmTrained]:
+    return [run for run in by_run(kind, tables, kind.compared_schema) if run.trained and run.training]
+
+
+def _lead(runs: Sequence[LmTrained], question: Text, verdicts: Sequence[Text], more: Iterator[Text]) -> Lead:
+    if not runs:
+        return Lead(question, SAY.nothing(), None)
+    said = [SAY.each(run.label, each) if run.label else each for run, each in zip(runs, verdicts, strict=True)]
+    return Lead(question, Markup("").join(said[: section_figures.MOST_RUNS]), section_figures.ends(runs), list(more))
+
+
+def lead_ppo(tables: Tables) -> Lead:
+    """Return which penalties hold the policy, and the picture of where training ended."""
+    runs = _load(LmTrained, tables)
+    return _lead(runs, SAY.question_ppo(), [_held(run) for run in runs], _more(runs, SAY.of_estimator()))
+
+
+def lead_dpo(tables: Tables) -> Lead:
+    """Return where each loss leads, and the picture of it."""
+    runs = _load(LmPreferred, tables)
+    verdicts = [SAY.losses(run.trained[0], run.trained[1:], run.of(UNTRAINED)) for run in runs]
+    return _lead(runs, SAY.question_dpo(), verdicts, _more(runs, SAY.of_k1()))
+
+
+def _held(run: LmTrained) -> Text:
+    held, fails, untold = run.toward(HOLDS), run.toward(FAILS), run.toward(UNTOLD, FEW)
+    return SAY.held(held, fails, untold, run.of(NONE)) if held or fails or untold else SAY.ends(run.trained)
+
+
+def _more(runs: Sequence[LmTrained], estimator: Text) -> Iterator[Text]:
+    for run in runs[:1]:
+        free = run.of(NONE)
+        if run.paid:
+            yield SAY.paid(max(run.trained, key=lambda row: row["proxy_gain"]))
+        elif free:
+            texts = [row for row in run.rows(TEXTS) if row["combination"] == NONE]
+            yield SAY.free(free, run.of(UNTRAINED), texts[0] if texts else None)
+        yield SAY.estimates([row for row in run.trained if row["estimate_outcome"].startswith("too")], estimator)
+        yield SAY.setting(run.training[0], run.updates, len({row["seed"] for row in run.training}))
 
 
 def _share(row: Row, name: str) -> Cell:
@@ -22,16 +65,22 @@ def _outcome(row: Row, name: str) -> Cell:
     return Cell(row[name] or MISSING)
 
 
-PAID = Shown("proxy", cells.with_error)
 COMPARED = (
     Shown("combination", cells.name),
     Shown("reward", cells.with_error),
     Shown("reward_gain", cells.with_error),
+    Shown("proxy", cells.with_error),
     Shown("kl", cells.with_error),
     Shown("kl_share", _share),
-    *(Shown(name, cells.with_error) for name in ("k1", "k2", "k3", "objective")),
+    Shown("objective", cells.with_error),
     Shown("tokens", cells.number()),
     Shown("outcome", _outcome),
+)
+ESTIMATES = (
+    Shown("combination", cells.name),
+    *(Shown(name, cells.with_error) for name in ("kl", "k1", "k2", "k3", "estimate_error")),
+    Shown("estimate_outcome", cells.text),
+    *(Shown(name, cells.number(2)) for name in ("kl_spread", "reward_spread")),
 )
 SHOWN_RATERS = (
     Shown("seed", cells.whole),
@@ -48,36 +97,42 @@ SHOWN_TEXTS = (
 )
 
 
-def _compared(trained: LmTrained) -> Table:
-    shown = (*COMPARED[:3], *((PAID,) if trained.paid else ()), *COMPARED[3:])
-    return table("After training", trained.compared_schema, trained.compared, shown)
+def _compared(run: LmTrained) -> Table:
+    absent = {*(() if run.paid else ("proxy",)), *(() if run.of(NONE) else ("kl_share", "outcome"))}
+    shown = [each for each in COMPARED if each.name not in absent]
+    return table("After training", run.compared_schema, run.compared, shown)
 
 
-def _built(trained: LmTrained) -> list[Block]:
-    blocks: list[Block] = [Heading(trained.label)] if trained.label else []
-    blocks += [*section_figures.figures(trained), _compared(trained)]
-    if raters := trained.rows(RATERS):
-        blocks.append(Details("How the reward models learned", [table("Reward models", RATERS, raters, SHOWN_RATERS)]))
-    if texts := [row for row in trained.rows(TEXTS) if row["seed"] == 0]:
-        blocks.append(Details("Some completions", [table("Some completions", TEXTS, texts, SHOWN_TEXTS)]))
-    return blocks
+def _built(run: LmTrained) -> Iterator[Block]:
+    if run.label:
+        yield Heading(run.label)
+    if run.diverged:
+        yield Paragraph(SAY.diverged(run.diverged), "warning")
+    if idle := [row for row in run.kept_raters if row["kept"] == 0]:
+        yield Paragraph(SAY.idle(idle), "warning")
+    yield from section_figures.figures(run)
+    yield _compared(run)
+    yield table(SAY.said_title(), run.compared_schema, run.trained, ESTIMATES)
+    if raters := run.rows(RATERS):
+        ranked = Paragraph(SAY.ranked([row["held_out_accuracy"] for row in run.kept_raters]))
+        shown = table("Reward models", RATERS, raters, SHOWN_RATERS)
+        yield Details(SAY.raters_title(), [ranked, *section_figures.raters(run), shown])
+    if texts := [row for row in run.rows(TEXTS) if row["seed"] == 0]:
+        yield Details(SAY.texts_title(), [table("Some completions", TEXTS, texts, SHOWN_TEXTS)])
 
 
-def _section(kind: type[LmTrained]) -> Section:
-    """Return the section of one algorithm's runs."""
-
-    def load(tables: Tables) -> Sequence[LmTrained]:
-        return by_run(kind, tables, kind.compared_schema)
-
-    def answer(tables: Tables) -> Sequence[Block]:
-        return section_answer.answer(load(tables))
-
-    def build(tables: Tables) -> Sequence[Block]:
-        return [block for trained in load(tables) for block in _built(trained)]
-
-    return Section("Language models in training", kind.compared_schema, build, answer, order=11, terms=TERMS)
+def build_ppo(tables: Tables) -> Sequence[Block]:
+    """Return figures and tables of each run of PPO."""
+    return [block for run in _load(LmTrained, tables) for block in _built(run)]
 
 
+def build_dpo(tables: Tables) -> Sequence[Block]:
+    """Return figures and tables of each run of DPO."""
+    return [block for run in _load(LmPreferred, tables) for block in _built(run)]
+
+
+TITLE = "Language models in training"
 TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "algorithms", "beta", "completion_kl")
 
-PPO, DPO = _section(LmTrained), _section(LmPreferred)
+PPO = Section(TITLE, LmTrained.compared_schema, build_ppo, lead=lead_ppo, order=11, terms=TERMS)
+DPO = Section(TITLE, LmPreferred.compared_schema, build_dpo, lead=lead_dpo, order=11, terms=TERMS)

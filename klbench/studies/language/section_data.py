@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import ClassVar
 
+from klbench.report.prose import prose
 from klbench.report.runs import RunTables
 from klbench.report.tables import Row
-from klbench.schema import Schema
 from klbench.studies.language.columns import DPO_COMPARED, DPO_TRAINING, PPO_COMPARED, PPO_TRAINING, RATERS
 
+SAY = prose(__package__)
 UNTRAINED, NONE = "untrained", "none"
 HOLDS, FAILS, UNTOLD, FEW = "holds", "does not hold", "not told", "too few seeds to tell"
 
@@ -18,8 +18,8 @@ HOLDS, FAILS, UNTOLD, FEW = "holds", "does not hold", "not told", "too few seeds
 class LmTrained(RunTables):
     """One run of PPO."""
 
-    training_schema: ClassVar[Schema] = PPO_TRAINING
-    compared_schema: ClassVar[Schema] = PPO_COMPARED
+    training_schema = PPO_TRAINING
+    compared_schema = PPO_COMPARED
 
     @cached_property
     def training(self) -> list[Row]:
@@ -33,9 +33,8 @@ class LmTrained(RunTables):
 
     @cached_property
     def trained(self) -> list[Row]:
-        """The same without the one before training, the largest objective first."""
-        rows = [row for row in self.compared if row["combination"] != UNTRAINED]
-        return sorted(rows, key=lambda row: (math.isnan(row["objective"]), -row["objective"]))
+        """The same without the one before training."""
+        return [row for row in self.compared if row["combination"] != UNTRAINED]
 
     def of(self, name: str) -> Row | None:
         """Return the row of a combination."""
@@ -62,13 +61,13 @@ class LmTrained(RunTables):
         return max((int(row["step"]) for row in self.training), default=0)
 
     @cached_property
-    def diverged(self) -> list[str]:
-        """Which runs were stopped, and why."""
+    def diverged(self) -> list[tuple[str, int, str]]:
+        """Combination, seed and status of each run that was stopped."""
         stopped: dict[tuple[str, int], str] = {}
         for row in self.training:
             if row["status"] != "ok":
                 stopped.setdefault((row["combination"], row["seed"]), row["status"])
-        return [f"{name}, seed {seed}: {status}" for (name, seed), status in stopped.items()]
+        return [(*key, status) for key, status in stopped.items()]
 
 
 class LmPreferred(LmTrained):

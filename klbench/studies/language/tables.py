@@ -12,6 +12,7 @@ import pandas as pd
 from klbench.metrics.seeds import Z95, SeedFrame, outcome, share, verdict
 from klbench.rlhf.options import NONE
 from klbench.rlhf.rows import described, training_table
+from klbench.studies.language.columns import HALF
 from klbench.studies.language.runs import UNTRAINED
 from klbench.studies.language.stage import clustered
 
@@ -20,8 +21,6 @@ Parts = Callable[[str], Mapping[str, Any]]
 """The columns that tell what a combination is made of, by its name."""
 PAIRED = ("reward", "kl", "proxy")
 """What is compared completion by completion; there is a proxy where a reward model pays."""
-HALF = 0.5
-"""A penalty holds the policy if it leaves less than so much of the KL that training without one comes to, for sure."""
 
 
 def trained_table(runs: Sequence[Run], algorithm: str, beta: float, parts: Parts = described) -> pd.DataFrame:
@@ -56,7 +55,7 @@ def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described
         for other, word in ((reference, "difference"), (UNTRAINED, "gain")):
             row |= _differences(own, frame.where(combination=other).kept, word)
         row |= {"diverged": mine.counts["diverged"]} | _share(mine.kept, frame.where(combination=NONE).kept, name)
-        rows.append(row | {"outcome": _outcome(row)})
+        rows.append(row | {"outcome": _outcome(row), "estimate_outcome": _estimate_outcome(row)})
     return pd.DataFrame(rows)
 
 
@@ -93,6 +92,21 @@ def _outcome(row: Mapping[str, Any]) -> str:
     if row["combination"] in (UNTRAINED, NONE) or math.isnan(row["kl_share"]):
         return ""
     return verdict(row, "kl_share", "holds", "not told", "does not hold", of=HALF)
+
+
+def _estimate_outcome(row: Mapping[Any, Any]) -> str:
+    """Return on which side of the exact KL the estimator in use is, where noise does not explain it (95 %)."""
+    error, half = row["estimate_error"], Z95 * row["estimate_error_se"]
+    return "too high" if error > half else "too low" if error < -half else "within noise"
+
+
+def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the tables of a run of an earlier version with the outcome of the estimates, which they did not have yet."""
+    found = dict(tables)
+    if "compared" in found:
+        said = [_estimate_outcome(row) for row in found["compared"].to_dict("records")]
+        found["compared"] = found["compared"].assign(estimate_outcome=said)
+    return found
 
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
