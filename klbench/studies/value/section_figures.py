@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from klbench.report import plots
 from klbench.report.axes import batch_axis, kl_axis, tick
@@ -262,8 +262,6 @@ def distributions(data: Data) -> Figure | None:
 
 
 def _few_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
     axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
 
 
