@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``training``, ``dpo_final``, ``dpo_curves``, ``dpo_rates``, ``dpo_optima``, ``dpo_estimates``, ``dpo_seen``."""
+    """Return the tables of all losses, numbers of pairs and seeds."""
     from klbench.metrics.seeds import SeedFrame, band
     from klbench.rlhf.rows import training_table
     from klbench.studies.dpo import tables, tasks
@@ -51,7 +51,7 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Standard DPO by the number of pairs, and all arms with one number of them and with all there are."""
+    """Return standard DPO by the number of pairs, and all losses with one number of them and with all there are."""
     from klbench.studies.dpo.options import STANDARD
 
     table, start = results["dpo_final"], results["dpo_optima"]["start"].iloc[0]
