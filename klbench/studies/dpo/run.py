@@ -17,7 +17,7 @@ from klbench.study import Summary
 
 
 def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``training``, ``dpo_final``, ``dpo_curves``, ``dpo_rates``, ``dpo_optima``, ``dpo_estimates``, ``dpo_seen``."""
+    """Return the tables of all losses, numbers of pairs and seeds."""
     plan = [(size, seeds) for size in (math.inf, *reversed(options.comparisons)) for seeds in chunks(options.seeds)]
     words = {math.inf: "all pairs"}
     work = [
@@ -48,7 +48,7 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Standard DPO by the number of pairs, and all arms with one number of them and with all there are."""
+    """Return standard DPO by the number of pairs, and all losses with one number of them and with all there are."""
     table, start = results["dpo_final"], results["dpo_optima"]["start"].iloc[0]
     sizes = sorted(table["pairs"].unique())
     finite = [size for size in sizes if math.isfinite(size)]

@@ -20,7 +20,8 @@ def lead(tables: Tables) -> Lead:
         return Lead(SAY.question(1), SAY.nothing(), None)
     first = runs[0]
     verdict = _verdict(first) if len(runs) == 1 else SAY.runs([(run.label, run.of(STANDARD)[-1]) for run in runs])
-    return Lead(SAY.question(len(first.losses)), verdict, section_figures.distance(runs), list(_more(first)))
+    more = [SAY.each(first.label, each) if first.label else each for each in _more(first)]
+    return Lead(SAY.question(len(first.losses)), verdict, section_figures.distance(runs), more)
 
 
 def _verdict(run: Preferred) -> Text:

@@ -70,7 +70,10 @@ def distance(runs: Sequence[Preferred]) -> Figure:
     drawn = [(run, "last", run.label) for run in runs[:MOST_PANELS]]
     if len(runs) == 1:
         drawn = [(runs[0], "last", "After training"), (runs[0], "best", "At the best checkpoint")]
-    room = [row[kind] for run, kind, _ in drawn for row in run.final]
+    room = [run.start for run, _, _ in drawn]
+    for run, kind, _ in drawn:
+        room += [row[kind] for row in run.final]
+        room += [row[f"{kind}_{end}"] for row in run.of(STANDARD) for end in ("low", "high")]
     panels = [_distance(run, entries, kind, title, room) for run, kind, title in drawn]
     caption = SAY.distance_caption(names[len(entries) :], len(panels) if len(panels) < len(runs) else 0)
     return Figure("dpo-pairs", SAY.distance_title(), caption, panels, list(entries.values()))

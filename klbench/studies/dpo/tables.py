@@ -1,4 +1,4 @@
-"""From the rows of DPO to what is said of them: where each number of pairs leads, when it was best, what was told of the KL."""
+"""The tables of DPO from its rows: where each number of pairs leads, which loss ends nearest, what samples said of the KL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CURVES = ("kl_to_optimum", "kl_to_own", "kl", "loss", "population_loss")
 
 
 def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
-    """What each arm is made of."""
+    """Return what each loss is made of, by its name."""
     return {
         arm.name: {
             "arm": arm.name, "divergence": arm.divergence, "smoothing": arm.smoothing, "beta": options.beta,
@@ -137,7 +137,7 @@ def enough(final: pd.DataFrame) -> float:
 
 
 def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
-    """One row an arm: its exact population optimum, how far that is from ``pi*``, and where training on all pairs ended."""
+    """Return one row for each loss: its exact optimum on all pairs, and where training on all pairs ended."""
     table = pd.DataFrame(rows)
     reached = SeedFrame.of(training[np.isinf(training["pairs"])], "arm")
     result = []
@@ -154,7 +154,7 @@ def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, opti
 
 
 def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row a number of pairs, evaluation and estimator: means over seeds of what the standard arm's samples said of its KL.
+    """Return one row for each number of pairs, evaluation and estimate of the KL of standard DPO: means over seeds.
 
     ``error`` is the mean of estimate less exact KL with a standard error over seeds, ``bias`` that of the estimator's own
     expectation, ``below`` the share of seeds that it left below.
@@ -178,7 +178,7 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """One row an estimator and number of pairs: its error over all evaluations, in units of the exact KL, by seed."""
+    """Return one row for each number of pairs and estimate: its error over all evaluations, in units of the exact KL."""
     table = pd.DataFrame(rows)
     result = []
     keys = ["pairs", "samples_of", "estimator", "level"]

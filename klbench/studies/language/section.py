@@ -23,8 +23,12 @@ def _load(kind: type[LmTrained], tables: Tables) -> list[LmTrained]:
 def _lead(runs: Sequence[LmTrained], question: Text, verdicts: Sequence[Text], more: Iterator[Text]) -> Lead:
     if not runs:
         return Lead(question, SAY.nothing(), None)
-    said = [SAY.each(run.label, each) if run.label else each for run, each in zip(runs, verdicts, strict=True)]
-    return Lead(question, Markup("").join(said[: section_figures.MOST_RUNS]), section_figures.ends(runs), list(more))
+    said = [_labelled(run, each) for run, each in zip(runs[: section_figures.MOST_RUNS], verdicts, strict=False)]
+    return Lead(question, Markup("").join(said), section_figures.ends(runs), [_labelled(runs[0], each) for each in more])
+
+
+def _labelled(run: LmTrained, sentence: Text) -> Text:
+    return SAY.each(run.label, sentence) if run.label else sentence
 
 
 def lead_ppo(tables: Tables) -> Lead:
@@ -132,7 +136,11 @@ def build_dpo(tables: Tables) -> Sequence[Block]:
 
 
 TITLE = "Language models in training"
-TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "algorithms", "beta", "completion_kl")
+TERMS = ("q_p", "r", "schulman", "beta", "completion_kl")
 
-PPO = Section(TITLE, LmTrained.compared_schema, build_ppo, lead=lead_ppo, order=11, terms=TERMS)
-DPO = Section(TITLE, LmPreferred.compared_schema, build_dpo, lead=lead_dpo, order=11, terms=TERMS)
+PPO = Section(
+    TITLE, LmTrained.compared_schema, build_ppo, lead=lead_ppo, order=11, terms=(*TERMS, *terms.GRADIENTS, "algorithms")
+)
+DPO = Section(
+    TITLE, LmPreferred.compared_schema, build_dpo, lead=lead_dpo, order=11, terms=(*TERMS, "f_dpo", "label_smoothing")
+)

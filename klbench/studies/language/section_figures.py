@@ -50,11 +50,12 @@ def _level(run: LmTrained, column: str) -> list[float]:
 def ends(runs: Sequence[LmTrained]) -> Figure:
     """Return where training ended: the KL and the reward of one run, the KL of several."""
     panels, shown = [], runs[:MOST_RUNS]
+    names = list(dict.fromkeys(row["combination"] for run in shown for row in run.trained))
     for run in shown:
         free = run.of(NONE)
         axis = Axis(NATS, "log", levels=[HALF * free["kl"]] if free else [])
         marks = [_mark(row, "kl", _outcome(run, row)) for row in run.trained]
-        panels.append(plots.down(run.label or "KL from the reference, exact", marks, axis))
+        panels.append(plots.down(run.label or "KL from the reference, exact", marks, axis, names=names))
     if len(runs) == 1:
         marks = [_mark(row, "reward", _outcome(runs[0], row)) for row in runs[0].trained]
         panels.append(plots.down("Reward", marks, Axis("reward", levels=_level(runs[0], "reward"))))

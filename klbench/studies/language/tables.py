@@ -1,4 +1,4 @@
-"""From runs on language models to tables: while they were trained, and compared in the end."""
+"""The tables of training language models from its runs: while they were trained, and compared in the end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PAIRED = ("reward", "kl", "proxy")
 
 
 def trained_table(runs: Sequence[Run], algorithm: str, beta: float, parts: Parts = described) -> pd.DataFrame:
-    """One row a combination, seed and report; no optimum is known here."""
+    """Return one row for each combination, seed and report; no optimum is known here."""
     unknown = {"regret": math.nan, "kl_to_optimum": math.nan}
     return training_table(
         {"algorithm": algorithm, "beta": beta, **parts(run["combination"]), **row, **unknown}
@@ -34,7 +34,7 @@ def trained_table(runs: Sequence[Run], algorithm: str, beta: float, parts: Parts
 
 
 def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described) -> pd.DataFrame:
-    """One row a combination: what its policies do in the end, means over seeds, and the paired difference from ``reference``.
+    """Return one row for each combination: its policies in the end, and their paired differences from ``reference``.
 
     Standard errors are those of the completions measured, given the trained policies; ``_spread`` is the standard deviation
     between seeds, NaN with one. ``kl_share`` is the KL over that of training without a penalty on the same seeds, with a 95 %
@@ -60,7 +60,7 @@ def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described
 
 
 def _differences(own: pd.DataFrame, others: pd.DataFrame, word: str) -> dict[str, float]:
-    """Means over seeds of paired differences, on the same prompts and random numbers, with standard errors."""
+    """Return means over seeds of paired differences, on the same prompts and random numbers, with standard errors."""
     pairs = own.merge(others, on="seed", suffixes=("", "_other"))
     result: dict[str, float] = {}
     for key in (each for each in PAIRED if each in own["values"].iloc[0]):
@@ -74,7 +74,7 @@ def _differences(own: pd.DataFrame, others: pd.DataFrame, word: str) -> dict[str
 
 
 def _share(own: pd.DataFrame, free: pd.DataFrame, name: str) -> dict[str, float]:
-    """The KL over that of training without a penalty, by seed; of one seed by completion, on the same prompts and numbers."""
+    """Return the KL over that of training without a penalty, by seed; of one seed by completion, on the same prompts."""
     kl, others = (each.set_index("seed")["statistics"].map(lambda run: run["kl"]).astype(float) for each in (own, free))
     found = share("kl_share", kl, others, name)
     pairs = own.merge(free, on="seed", suffixes=("", "_free"))
@@ -110,7 +110,7 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Some completions of each policy."""
+    """Return some completions of each policy."""
     return pd.DataFrame([
         {"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]
     ])  # fmt: skip
