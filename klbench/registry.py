@@ -6,7 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Generic, TypeVar
 
@@ -40,11 +40,14 @@ def submodule(package: str, name: str) -> ModuleType:
 
 
 class Registry(Generic[T]):
-    """Items of one kind by name, found by importing every module of a package; a name may carry a number, ``k_lambda:0.5``."""
+    """Items of one kind by name, found by importing every module of a package, or those that are named.
 
-    def __init__(self, kind: str, package: str) -> None:
+    A name may carry a number, ``k_lambda:0.5``.
+    """
+
+    def __init__(self, kind: str, package: str, modules: Sequence[str] = ()) -> None:
         self.kind = kind
-        self._package = package
+        self._package, self._modules = package, modules
         self._makers: dict[str, Callable[[str, float | None], T]] = {}
         self._aliases: dict[str, str] = {}
         self._discovered = False
@@ -75,9 +78,9 @@ class Registry(Generic[T]):
         if not self._discovered:
             self._discovered = True
             package = importlib.import_module(self._package)
-            for module in pkgutil.iter_modules(package.__path__):
-                if not module.name.startswith("_"):
-                    importlib.import_module(f"{self._package}.{module.name}")
+            found = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+            for name in self._modules or found:
+                importlib.import_module(f"{self._package}.{name}")
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is an item of that name or alias."""

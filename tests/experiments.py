@@ -3,7 +3,7 @@
 import functools
 from typing import Any
 
-from klbench.engine import app
+from klbench.engine import app, conf
 from klbench.engine.settings import settings
 from klbench.types import Options
 
@@ -16,6 +16,6 @@ def composed(experiment: str, *chosen: str) -> dict[str, Any]:
 
 def configured(experiment: str, /, **changes: Any) -> Any:
     """Checked options; ``preset`` and ``algorithm`` are chosen, and what else is given takes the place of theirs."""
-    chosen = [f"{name}={changes[name]}" for name in app.groups() if name in changes]
+    chosen = [f"{name}={changes[name]}" for name in conf.groups() if name in changes]
     made: Options = settings(composed(experiment, *chosen) | changes, experiment).options
     return made

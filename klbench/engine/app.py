@@ -7,35 +7,30 @@ import datetime as dt
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import OmegaConf, flag_override
+from omegaconf.errors import OmegaConfBaseException
 
-from klbench import inputs
+from klbench import inputs, pairs, studies
+from klbench.engine.conf import experiments, groups
 from klbench.engine.execution import ALONE, Run, assist, execute
+from klbench.engine.settings import Settings, settings
 from klbench.processes import Group
 from klbench.registry import LONGEST, unknown
 from klbench.runs import RunFolder
 from klbench.types import ConfigError
 
-if TYPE_CHECKING:
-    from klbench.engine.settings import Settings
-
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 RESUMABLE_KEYS = ("exp", "resume", "workers", "cluster", "address")
 HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
 """What may be asked of Hydra itself; the rest of its keys would move runs, or let one sweep's jobs share a folder."""
-
-
-def groups() -> list[str]:
-    """The names of the folders of ``conf/`` from which an experiment's file chooses one file each, such as ``preset``."""
-    return sorted(path.name for path in inputs.conf_folder().iterdir() if path.is_dir() and path.name != "exp")
-
-
-def experiments() -> dict[str, str]:
-    """All experiments with one line each, from the third line of their files."""
-    files = sorted((inputs.conf_folder() / "exp").glob("*.yaml"))
-    return {path.stem: path.read_text(encoding="utf-8").splitlines()[2].lstrip("# ") for path in files}
 
 
 def run(experiment: str, *overrides: str) -> Run:
@@ -99,8 +94,6 @@ def checked(config: dict[str, Any], experiment: str, group: Group = ALONE) -> Se
     ConfigError
         Something is wrong with it, or several processes cannot share it.
     """
-    from klbench.engine.settings import settings
-
     found = settings(_completed(config), experiment)
     if group.size > 1 and not found.study.shares:
         raise ConfigError(
@@ -123,10 +116,6 @@ def normalized(arguments: Sequence[str]) -> list[str]:
 
     A group's choice needs none either, and stands without one: it takes the place of the experiment's own.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.core.override_parser.types import QuotedString
-    from hydra.errors import HydraException
-
     with inputs.refused("the working folder is not there any more; change to one that is"):
         Path.cwd()
     result, chosen = [], groups()
@@ -171,8 +160,6 @@ def _check_hydra(argument: str, key: str) -> None:
 
 def _searched(argument: str) -> list[Path]:
     """The local folders of a ``hydra.searchpath=[file://FOLDER]``."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     value = OverridesParser.create().parse_override(argument).value()
     places = [str(each) for each in value] if isinstance(value, list) else []
     return [Path(each.removeprefix("file://")) for each in places if "://" not in each or each.startswith("file://")]
@@ -186,10 +173,6 @@ def path_of(key: str, overrides: Sequence[str]) -> Path:
     ConfigError
         It is several, or an interpolation that leads nowhere.
     """
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     override = [each for each in overrides if split(each)[0] == key][-1]
     parsed = OverridesParser.create().parse_override(override)
     if parsed.is_sweep_override():
@@ -237,8 +220,6 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
 
     Experiments of the user's own may be short, and earlier versions wrote only what was typed.
     """
-    from klbench import studies
-
     if config.get("study") not in studies.registry:
         return config
     study = studies.get(config["study"])
@@ -252,11 +233,6 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
 
 def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The configuration, and the file that was chosen of each group."""
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import OmegaConfBaseException
-
-    from klbench import pairs
-
     for key, value in map(split, overrides):
         if key == "pair" and value not in pairs.names():
             raise unknown("pair", value, pairs.names())
@@ -286,12 +262,6 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
 @contextlib.contextmanager
 def initialized(kinds: Iterable[str] | None = None) -> Iterator[Any]:
     """Hydra, with klbench's configuration, and these kinds of pairs, or all, as members of its group ``pair``."""
-    from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-
-    from klbench import pairs
-
     for name in pairs.names() if kinds is None else kinds:  # a pair needs no file: its class says what there is
         ConfigStore.instance().store(name, pairs.get(name).node(), group="pair", provider="klbench")
     GlobalHydra.instance().clear()
@@ -300,9 +270,6 @@ def initialized(kinds: Iterable[str] | None = None) -> Iterator[Any]:
 
 
 def _container(overrides: Sequence[str]) -> tuple[Any, dict[str, Any]]:
-    from hydra import compose
-    from omegaconf import OmegaConf, flag_override
-
     with initialized([value for key, value in map(split, overrides) if key == "pair"]):
         config = compose("config", overrides=list(overrides), return_hydra_config=True)
     choices = dict(config.hydra.runtime.choices)

@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import yaml
 
+from klbench import report
+from klbench.context import Context
+from klbench.engine.progress import progress_bar
+from klbench.engine.settings import Settings
+from klbench.machine import describe
 from klbench.processes import Group
 from klbench.runs import RunFolder, now, start_of, write_text
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from klbench.engine.settings import Settings
 
 ALONE = Group()
 
@@ -83,10 +86,6 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
     RunError
         The run failed; its ``log.txt`` has the traceback.
     """
-    from klbench import report
-    from klbench.context import Context
-    from klbench.engine.progress import progress_bar
-
     _begin(settings, folder, arguments, group)
     started = time.monotonic()
     try:
@@ -127,8 +126,6 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
 
 def _begin(settings: Settings, folder: RunFolder, arguments: Sequence[str], group: Group) -> None:
     """Make the folder, or take it up again, and write down what runs here, and where."""
-    from klbench.machine import describe
-
     folder.create()
     try:
         folder.drop_partials()
@@ -163,8 +160,6 @@ def _end(folder: RunFolder, log: str, **outcome: Any) -> None:
 
 def assist(settings: Settings, group: Group) -> None:
     """Take a share of the work and leave all else to the main process."""
-    from klbench.context import Context
-
     context = Context(settings.common.seed, device=settings.common.device, group=group)
     try:
         settings.study.run(settings.options, context)

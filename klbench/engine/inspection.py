@@ -12,14 +12,8 @@ from typing import Never
 
 from klbench import inputs
 from klbench.engine import app
+from klbench.engine.help import OPTIONS
 from klbench.types import ConfigError
-
-OPTIONS = {
-    "--cfg job|hydra|all": "show the configuration instead of running it; --package=KEY for a part, --resolve for its values",
-    "--info [WHAT]": "show where it comes from: all, config, defaults, defaults-tree, plugins, searchpath",
-    "--config-dir DIR": "a folder of your own, beside conf/: DIR/exp/NAME.yaml is +exp=NAME",
-    "--shell-completion": 'eval "$(klbench --shell-completion install=bash)"; also zsh and fish',
-}
 
 
 class _Parser(argparse.ArgumentParser):

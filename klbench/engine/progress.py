@@ -8,6 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
 from klbench.study import Summary
 
 LINE_SECONDS = 30.0
@@ -19,9 +24,6 @@ KEPT_SECONDS = 1.0
 @contextlib.contextmanager
 def progress_bar(log: Callable[[str], None]) -> Iterator[Callable[[int, int, str], None]]:
     """A function ``(done, total, what)`` that moves a bar on a terminal; elsewhere it says a line now and then, and logs it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(log)
@@ -60,10 +62,6 @@ def _lines(log: Callable[[str], None]) -> Callable[[int, int, str], None]:
 
 def print_summary(summaries: Sequence[Summary]) -> None:
     """Small tables, one below the other."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     console = Console(width=None if Console().is_terminal else 110)
     with console.capture() as captured:  # where the reader has gone, rich itself would end the program, with exit code 1
         for summary in summaries:

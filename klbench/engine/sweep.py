@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from klbench import inputs, report
-from klbench.engine import app
+from klbench.engine import DONE, FAILED, INTERRUPTED, app
 from klbench.engine.execution import execute
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
@@ -117,7 +117,7 @@ def sweep(arguments: Sequence[str]) -> int:
             hydra.multirun("config", _job, [*overrides, *own])
     except KeyboardInterrupt:
         print(f"klbench: interrupted; continue a job with: python -m klbench resume={root}/NUMBER", file=sys.stderr)
-        return app.INTERRUPTED
+        return INTERRUPTED
     except Exception as error:
         app.remove_empty(made)
         raise RunError(f"the sweep failed: {type(error).__name__}: {' '.join(str(error).split())}; see {root}") from error
@@ -128,4 +128,4 @@ def sweep(arguments: Sequence[str]) -> int:
     if len(done) < jobs:
         print(f"klbench: {jobs - len(done)} of {jobs} jobs failed; see {root}/*/log.txt", file=sys.stderr)
     print(report.combine(done, root / "index.html"))
-    return app.DONE if len(done) == jobs else app.FAILED
+    return DONE if len(done) == jobs else FAILED

@@ -11,7 +11,7 @@ from types import ModuleType
 from klbench.gradients._combination import EXACT, SCORED, Baseline, Combination, Correction, Level, Placement, grid, parse
 from klbench.registry import Registry, submodule
 
-registry: Registry[Combination] = Registry("combination", __name__)
+registry: Registry[Combination] = Registry("combination", __name__, modules=("named",))
 
 
 def register(combination: Combination) -> Combination:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients._combination import GROUPED, SCORED, Combination, coefficient, merged
 from klbench.gradients.exact import GradientMoments
 from klbench.types import Atoms, GradientTask, Polynomial
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
 
 NEAR = 1e-4
 """Below this KL in nats powers of r are not expanded: ``r - 1 - log r`` would be the difference of its own terms."""
@@ -32,8 +29,6 @@ class _Integrals:
         self._rules: dict[float, Atoms | None] = {}
 
     def __call__(self, polynomial: Polynomial, f: Callable[[Atoms, Tensor], Tensor]) -> Tensor | None:
-        import torch
-
         result = None
         for power in {a for _, a, _ in polynomial} or {0.0}:  # all has cancelled: 0
             if power not in self._rules:
@@ -49,7 +44,6 @@ class _Integrals:
 
     def mean(self, polynomial: Polynomial, baseline: float) -> Tensor | None:
         """``E[(polynomial - baseline) s]``."""
-        import torch
 
         def pulled(rule: Atoms, factor: Tensor) -> Tensor:
             return rule.scores.pull(rule.probability[:, None] * factor, torch.zeros_like(factor))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients._combination import GROUPED, Combination, coefficient
@@ -14,11 +16,6 @@ from klbench.gradients.surrogate import Parts, parts
 from klbench.log_terms import log_terms
 from klbench.oracles import enumerated
 from klbench.types import Atoms, Draws, Estimator, GradientTask, Polynomial, Rollouts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -66,8 +63,6 @@ class Coefficients:
 
     def second_moment(self, atoms: Atoms, gram: Tensor) -> float:
         """``E ‖g‖^2``; inf where that is beyond a float."""
-        import torch
-
         vectors = (_log_probability(atoms) / 2.0 + self.log_scale).exp() * torch.cat([self.token, self.full], dim=-1)
         if bool(vectors.isinf().any()):
             return math.inf
@@ -75,8 +70,6 @@ class Coefficients:
 
     def size(self, atoms: Atoms, gram: Tensor) -> float:
         """The expected sum of the lengths of all that the gradient is a sum of."""
-        import torch
-
         half = self._half(atoms)
         lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
         return float((half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum())
@@ -93,8 +86,6 @@ def _log_probability(atoms: Atoms) -> Tensor:
 
 def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Parts]:
     """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate loss itself, and its parts."""
-    import torch
-
     log_q, kl = (x.detach().clone().requires_grad_() for x in (rollouts.log_q, rollouts.kl))
     pieces = parts(combination, Rollouts(log_q, rollouts.log_p, rollouts.log_mu, kl, rollouts.mask))
     if not pieces.direct.requires_grad:
@@ -123,8 +114,6 @@ def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Te
 
     None where there are none: they are those of one score for all tokens, of a whole sequence's ratio or of one token.
     """
-    import torch
-
     polynomial, correction = coefficient(combination, _leading), combination.correction
     everywhere = coefficient(combination) is not None
     whole = combination.level == "sequence" and correction in ("none", "sequence_ratio", "truncated_ratio")
@@ -152,8 +141,6 @@ def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Te
 
 def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Tensor, Parts]:
     """All that multiplies each sequence's vectors, how large the scores' part was before anything cancelled, and the parts."""
-    import torch
-
     token, full, pieces = taken_apart(combination, rollouts)
     size, log_scale = token.abs(), torch.zeros_like(token[:, :1])
     if combination.ratio_gradient:
@@ -205,8 +192,6 @@ class _Group:
 
     def moments(self, n: int) -> tuple[Tensor, float]:
         """Expected gradient, and ``n`` times the variance of the group's."""
-        import torch
-
         p, tokens = self.atoms.probability, self.weights.shape[-1]
         scores = self.gram[:, :tokens, :tokens]
         b = self.weights * self.returns
@@ -244,14 +229,10 @@ class _Group:
 
     def pull(self, token: Tensor) -> Tensor:
         """The expected gradient of scores times these, ``(n, T)`` to ``(parameters,)``."""
-        import torch
-
         return Coefficients(token, torch.zeros_like(token), torch.zeros_like(token[:, :1])).pull(self.atoms)
 
     def _column(self, factor: Tensor, t: int) -> Tensor:
         """``E[factor W_t]``."""
-        import torch
-
         token = torch.zeros_like(self.weights)
         token[:, t] = (factor[:, t] if factor.shape[-1] > 1 else factor[:, 0]) * self.weights[:, t]
         return self.pull(token)
@@ -302,7 +283,6 @@ def all_moments(combinations: Sequence[Combination], task: GradientTask, group: 
 
 def _averaged(rows: Sequence[GradientMoments]) -> GradientMoments:
     """The mean over prompts."""
-    import torch
 
     def mean(values: Iterable[float | None]) -> float | None:
         known = [value for value in values if value is not None]

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import chi2
+from torch import Tensor
 
 from klbench.gradients._combination import Combination
 from klbench.gradients.surrogate import surrogate
 from klbench.types import GradientTask
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    from torch import Tensor
-
 
 FIVE_SIGMA = 5.7e-7
 """How often a normal variable is more than 5 standard deviations off."""
@@ -58,8 +57,6 @@ class SampledGradients:
         The mean of the inner products of different batches' deviations: a U-statistic of order 2. Where the distance is 0 it
         is not normal but a centred, weighted chi-square; two of its moments give the degrees of freedom (Satterthwaite 1946).
         """
-        from scipy.stats import chi2
-
         deviations = self.gradients - target
         n = len(deviations)
         products = deviations @ deviations.T
@@ -82,8 +79,6 @@ def sample(
 
     Every combination sees the same samples.
     """
-    import torch
-
     theta = task.theta().clone().requires_grad_()
     found: list[list[Tensor]] = [[] for _ in combinations]
     for _ in range(batches):

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients._combination import GROUPED, SCORED, Combination
 from klbench.types import Rollouts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,6 @@ def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
 
 def ratio(combination: Combination, rollouts: Rollouts) -> Tensor:
     """The weight of each term, ``(n, T)``, or ``(n, 1)`` where all have the sequence's; 1 without a correction."""
-    import torch
-
     log_weight = rollouts.log_q - rollouts.log_mu
     if not combination.ratio_gradient:
         log_weight = log_weight.detach()
@@ -73,8 +70,6 @@ def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
 
 def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     """The surrogate loss of each sequence, taken apart."""
-    import torch
-
     placement = combination.placement
     weight = ratio(combination, rollouts)
     full = placement in ("full", "full_with_score")

@@ -36,13 +36,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from klbench.kernels import reference as plain
+from klbench.kernels.autograd import divergences
 from klbench.registry import unknown
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 __all__ = ["TokenDivergences", "choose", "names", "token_divergences"]
 
@@ -100,8 +101,6 @@ def choose(policy: Tensor, reference: Tensor | None = None, *, kernel: str = "au
 
 
 def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> None:
-    import torch
-
     if policy.ndim != 2 or policy.shape[1] == 0:
         raise ConfigError(f"policy logits must have shape (n, V) with V of 1 or more, got {tuple(policy.shape)}")
     if reference.shape != policy.shape:
@@ -159,10 +158,6 @@ def token_divergences(
     _check(policy, reference, tokens, block_rows)
     name = choose(policy, reference, kernel=kernel)
     if name == "reference":
-        from klbench.kernels import reference as plain
-
         return TokenDivergences(*plain.divergences(policy, reference.detach(), tokens, block_rows), name)
-    from klbench.kernels.autograd import divergences
-
     implementation = importlib.import_module(f"klbench.kernels.{_MODULES[name]}")
     return TokenDivergences(*divergences(policy, reference.detach(), tokens, implementation, block_rows), name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LOG_Q, LOG_P, KL_QP, KL_PQ, ENTROPY, MAX_Q, MAX_P, LOG_SUM_Q, SHIFT = range(9)
 """Columns of what forward finds in a row: the results, the largest logits, ``log sum exp(policy - MAX_Q)``, and the same of
@@ -36,8 +37,6 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
 
     ``d log_q = onehot - q``, ``d kl_qp = q (u - kl_qp)``, ``d kl_pq = q - p``, ``d entropy = -q (log q + entropy)``.
     """
-    import torch
-
     zero = torch.zeros_like(found[:, 0])
     log_q, _, kl_qp, kl_pq, entropy = (zero if g is None else g.to(found.dtype) for g in upstream)
     nowhere = torch.full_like(zero, torch.nan)
@@ -50,8 +49,6 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
 
 def divergences(policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None) -> Results:
     """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32; all but ``log_p`` have gradients."""
-    import torch
-    from torch.autograd.function import once_differentiable
 
     class Divergences(torch.autograd.Function):
         @staticmethod

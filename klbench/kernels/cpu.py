@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor
+
+from klbench.kernels import loops
+from klbench.kernels.autograd import FOUND
 
 ROWS = 8
 """Rows that a thread takes at a time, unless told."""
@@ -22,8 +25,6 @@ WORTH_THREADS = 2**18
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
     """Why it cannot take these logits; None where it can."""
-    import torch
-
     if policy.device.type != "cpu":
         return f"the logits are on {policy.device}"
     if torch.float64 in (policy.dtype, reference.dtype):
@@ -35,8 +36,6 @@ class _Rows:
     """Rows of a tensor as float32: in place where they are, else one at a time, in a buffer of the thread's own."""
 
     def __init__(self, x: Tensor) -> None:
-        import torch
-
         x = x.detach()
         self.in_place = x.dtype == torch.float32 and (x.stride(1) == 1 or x.shape[1] == 1)
         self.size = x.shape[1]
@@ -51,14 +50,10 @@ class _Rows:
 
     def buffer(self) -> np.ndarray:
         """Where :meth:`load` puts a row: the whole, which needs no loading, or one row."""
-        import numpy as np
-
         return self.array if self.in_place else np.empty(self.size, dtype=np.float32)
 
     def load(self, row: int, buffer: np.ndarray) -> None:
         """Widen a row."""
-        import numpy as np
-
         if self.brain:  # bfloat16 is the upper half of float32
             np.copyto(buffer.view(np.uint32), self.array[row].view(np.uint16))
             np.left_shift(buffer.view(np.uint32), 16, out=buffer.view(np.uint32))
@@ -67,8 +62,6 @@ class _Rows:
 
     def store(self, row: int, buffer: np.ndarray) -> None:
         """Round a row to what the tensor holds, half to even."""
-        import numpy as np
-
         if self.brain:
             bits = buffer.view(np.uint32)
             nan = np.isnan(buffer)
@@ -83,8 +76,6 @@ class _Rows:
 
 def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, int], Any]) -> None:
     """Call ``work(first, last)`` on blocks of rows, in torch's number of threads where there is enough to do."""
-    import torch
-
     block = block_rows or ROWS
     blocks = [(first, min(first + block, rows)) for first in range(0, rows, block)]
     threads = min(torch.get_num_threads(), len(blocks)) if rows * size >= WORTH_THREADS else 1
@@ -99,11 +90,6 @@ def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, in
 
 def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
     """What :class:`klbench.kernels.autograd.Implementation` says, in float64."""
-    import torch
-
-    from klbench.kernels import loops
-    from klbench.kernels.autograd import FOUND
-
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float64)
     q, p, ids, table = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy(), found.numpy()
@@ -124,10 +110,6 @@ def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
     """What :class:`klbench.kernels.autograd.Implementation` says."""
-    import torch
-
-    from klbench.kernels import loops
-
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype)
     q, p, out = _Rows(policy), _Rows(reference), _Rows(gradient)

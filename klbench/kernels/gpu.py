@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from klbench.kernels import tiles
+from klbench.kernels.autograd import FOUND
 from klbench.kernels.interpreter import interpreted
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
     """Why it cannot take these logits; None where it can."""
-    import torch
-
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if torch.float64 in (policy.dtype, reference.dtype):
@@ -33,11 +32,6 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
 
     Logits whose columns are not neighbours are copied first.
     """
-    import torch
-
-    from klbench.kernels import tiles
-    from klbench.kernels.autograd import FOUND
-
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float32, device=policy.device)
@@ -52,10 +46,6 @@ def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
     """What :class:`klbench.kernels.autograd.Implementation` says."""
-    import torch
-
-    from klbench.kernels import tiles
-
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)

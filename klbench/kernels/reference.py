@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 ABSENT = -1e30
 """A logit of this or less is a probability of 0."""
@@ -25,8 +24,6 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
-    import torch
-
     log_q, log_p = _log_softmax(policy), _log_softmax(reference)
     q, p = log_q.exp(), log_p.exp()
     q_absent, p_absent = log_q.isneginf(), log_p.isneginf()
@@ -55,8 +52,6 @@ def divergences(
 
     A gradient of 0 that arrives at an infinite divergence makes NaN here, as autograd does with 0 times infinity.
     """
-    import torch
-
     rows = block_rows or max(1, BLOCK // policy.shape[1])
     starts = range(0, max(1, len(tokens)), rows)  # one block at least, if an empty one
     blocks = [_block(*(x[start : start + rows] for x in (policy, reference, tokens))) for start in starts]

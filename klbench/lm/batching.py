@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
 
 from klbench.lm.quiet import quiet
 from klbench.types import Notice, RunError
@@ -66,10 +69,6 @@ def _all_in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int
 
 
 def _free() -> None:
-    import gc
-
-    import torch
-
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
+
 from klbench.runs import write_text
 from klbench.types import ConfigError, Notice
 
@@ -43,8 +45,6 @@ def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
     target = root() / kind / key
     if _fault(target) is None:
         return target
-    from filelock import FileLock
-
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(target.parent / f".{key}.lock")

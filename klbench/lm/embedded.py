@@ -13,24 +13,30 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from klbench.lm import cache
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from klbench import streams
+from klbench.lm import cache, files
+from klbench.lm.catalogue import LEVELS, NAMES, PREFIX, check_name
 from klbench.lm.corpus import corpus
+from klbench.lm.generation import generate
+from klbench.lm.model import ready
+from klbench.lm.quiet import quiet
+from klbench.lm.sampling import Sampling
+from klbench.lm.scoring import score
 from klbench.registry import unknown
 from klbench.threads import one_thread
 
-if TYPE_CHECKING:
-    from transformers import GPT2LMHeadModel, PreTrainedTokenizerFast
-
-PREFIX = "embedded:"
 END, PAD = "<|end|>", "<|pad|>"
-LEVELS = ("near", "midway", "far")
-NAMES = ("reference", *(f"{how}-{level}" for how in ("finetuned", "sharpened") for level in LEVELS))
-TRAINED = ("ppo-midway", "dpo-midway")
-"""Policies that take more than this package to train: the module :data:`TRAINED_BY` says how."""
 TRAINED_BY = "klbench.studies.language.trained"
 """Found by name, as plugins are: its ``trainer(name)`` returns a :class:`Trainer`."""
+VERSION = 1
+"""Of the training: raised where another model comes of the same recipe, text and libraries."""
 VARIABLE = "KLBENCH_EMBEDDED"
 """Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model that has learned anything."""
 
@@ -69,18 +75,6 @@ RECIPES = {
     "standard": Recipe(),
     "tiny": Recipe(vocabulary=288, width=16, layers=1, heads=2, batch=8, steps=12, finetuning=(2, 4, 8), measured=16),
 }
-
-
-def check_name(name: str) -> None:
-    """Check that a name such as ``embedded:finetuned-near`` is one of ours.
-
-    Raises
-    ------
-    ConfigError
-        It is not; the nearest one is offered.
-    """
-    if name.removeprefix(PREFIX) not in (*NAMES, *TRAINED):
-        raise unknown("embedded model", name.removeprefix(PREFIX), (*NAMES, *TRAINED))
 
 
 @dataclass(frozen=True)
@@ -130,10 +124,9 @@ def recipe_in_use() -> str:
 
 
 def _made_with(recipe: Recipe) -> dict[str, Any]:
-    sources = b"".join(Path(__file__).with_name(f"{each}.py").read_bytes() for each in ("embedded", "corpus"))
     return {
         "corpus": corpus().sha256,
-        "code": hashlib.sha256(sources).hexdigest(),
+        "version": VERSION,
         "recipe": asdict(recipe),
         "versions": {each: importlib.metadata.version(each) for each in ("torch", "transformers", "tokenizers")},
     }
@@ -145,8 +138,6 @@ def _key(recipe: Recipe) -> str:
 
 def build(recipe: Recipe, target: Path) -> None:
     """Train and save every model of the set into an empty folder."""
-    from klbench.lm.quiet import quiet
-
     with one_thread(), quiet():
         tokenizer = make_tokenizer(corpus().train, recipe)
         _train_all(tokenizer, recipe, target)
@@ -157,9 +148,6 @@ def build(recipe: Recipe, target: Path) -> None:
 
 def make_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizerFast:
     """A byte-level byte-pair tokenizer; every text begins with the token that also ends one."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -179,9 +167,6 @@ def make_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizerF
 
 
 def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path) -> None:
-    import torch
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     def save(model: GPT2LMHeadModel, name: str) -> None:
         model.save_pretrained(target / name)
         tokenizer.save_pretrained(target / name)
@@ -220,8 +205,6 @@ def _updates(
     model: GPT2LMHeadModel, documents: list[list[int]], recipe: Recipe, rate: float, steps: int, *, anneal: bool
 ) -> Iterator[int]:
     """Train, and yield after each update how many there have been."""
-    import torch
-
     documents = sorted((each[: recipe.context] for each in documents), key=len)
     stream = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.1)
@@ -243,8 +226,6 @@ def _updates(
 
 def _loss(model: GPT2LMHeadModel, documents: list[list[int]]) -> Any:
     """Cross-entropy in nats a token."""
-    import torch
-
     longest = max(map(len, documents))
     ids = torch.tensor([each + [0] * (longest - len(each)) for each in documents])
     target = torch.tensor([each[1:] + [-100] * (longest - len(each)) for each in documents])
@@ -254,15 +235,6 @@ def _loss(model: GPT2LMHeadModel, documents: list[list[int]]) -> Any:
 
 def _distance(target: Path, name: str, recipe: Recipe) -> dict[str, float]:
     """``KL(q‖p)`` in nats of whole completions, its standard error, and their mean length in tokens."""
-    import numpy as np
-
-    from klbench import streams
-    from klbench.lm import files
-    from klbench.lm.generation import generate
-    from klbench.lm.model import ready
-    from klbench.lm.sampling import Sampling
-    from klbench.lm.scoring import score
-
     paths = [str(target / each) for each in (name, "reference")]
     policy, reference = (
         ready(path, files.model(path, path, None, "float32"), files.tokenizer(path, path, None), "cpu") for path in paths

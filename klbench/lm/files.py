@@ -11,6 +11,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import torch
+from huggingface_hub import constants
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
 from klbench import inputs
 from klbench.types import ConfigError
 
@@ -27,9 +32,6 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
     ConfigError
         It is not there, not safetensors, not whole, of another kind, or its weights are not those of its configuration.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
-
     try:
         if Path(where).is_dir():
             _check_folder(Path(where), name)
@@ -106,9 +108,6 @@ def _check_index(folder: Path) -> None:
 
 def _check_layers(folder: Path, name: str) -> None:
     """Check that there are no more layers than weights: transformers would first build them all, however many."""
-    from safetensors import safe_open
-    from transformers import AutoConfig
-
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
     layers = getattr(config, "num_hidden_layers", None)
     weights = 0
@@ -127,8 +126,6 @@ def tokenizer(where: str, name: str, revision: str | None) -> Any:
     ConfigError
         There is none, or it cannot be read.
     """
-    from transformers import AutoTokenizer
-
     advice = "save it beside the model with tokenizer.save_pretrained"
     files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
     if Path(where).is_dir():
@@ -158,8 +155,6 @@ def _why(where: str, name: str, revision: str | None, error: Exception) -> str:
 
 def from_disk_only(where: str) -> bool:
     """Whether to look no further than this machine: the hub's own client would try for a minute to reach it in vain."""
-    from huggingface_hub import constants
-
     if Path(where).is_dir() or constants.HF_HUB_OFFLINE:
         return True
     if urllib.request.getproxies():

@@ -6,17 +6,15 @@ import inspect
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench.lm.batching import Batch, in_batches
+from klbench.lm.model import LanguageModel
 from klbench.lm.sampling import Sampling, choose
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
 
 
 @dataclass(frozen=True)
@@ -77,8 +75,6 @@ def _batch(
     lm: LanguageModel, prompts: list[Sequence[int]], uniform: np.ndarray, sampling: Sampling
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Tokens, mask and log-probabilities of one batch, ``(n, t)`` with t as many tokens as the longest took."""
-    import torch
-
     numbers = torch.from_numpy(np.ascontiguousarray(uniform)).to(lm.device)
     end = torch.tensor(lm.end, device=lm.device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=lm.device)
@@ -105,8 +101,6 @@ def _batch(
 
 def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Tensor, Tensor, None]:
     """Logits of the next tokens, ``(n, vocabulary)``, for the first and whenever the tokens that were chosen are sent."""
-    import torch
-
     longest = max(map(len, prompts))
     # On the left, so that all continue at the same column.
     ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in prompts], device=lm.device)
@@ -130,8 +124,6 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
 
 def _without_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Tensor, Tensor, None]:
     """The same, from the beginning for every token; padded on the right, which comes after all that counts."""
-    import torch
-
     lengths = torch.tensor([len(p) for p in prompts], device=lm.device)
     row = torch.arange(len(prompts), device=lm.device)
     longest = int(lengths.max())

@@ -9,6 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from klbench import inputs
 from klbench.lm import files, names
 from klbench.lm.model import LanguageModel, ready
@@ -28,8 +30,6 @@ def check_device(device: str) -> None:
     """
     if device != "cuda":
         return
-    import torch
-
     if not torch.cuda.is_available():
         raise ConfigError("device='cuda': torch sees no GPU here; use device=cpu")
     local, gpus = os.environ.get("LOCAL_RANK", ""), torch.cuda.device_count()

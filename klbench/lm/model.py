@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,8 +123,6 @@ def ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
 
 def _logits(model: Any, vocabulary: int) -> Tensor:
     """Logits after a first token that two different ones follow, one in each of two rows."""
-    import torch
-
     ids = torch.tensor([[0, 1, 2], [0, 2, 1]], device=model.device) % vocabulary
     with torch.inference_mode():
         return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].float()
@@ -132,8 +130,6 @@ def _logits(model: Any, vocabulary: int) -> Tensor:
 
 def _is_causal(logits: Tensor, model: Any) -> bool:
     """Return whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
-    import torch
-
     one, other = logits
     rounding = 1e-4 if model.dtype == torch.float32 else 0.05
     return bool((one - other).abs().max() <= rounding * one.abs().max())

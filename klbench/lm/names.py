@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from klbench import inputs
-from klbench.lm import embedded
+from klbench.lm.catalogue import PREFIX, check_name
 from klbench.types import ConfigError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
@@ -20,15 +20,15 @@ def check(name: str) -> None:
     ConfigError
         No such embedded model, no such folder, or nothing that a hub could know.
     """
-    if name.startswith(embedded.PREFIX):
-        embedded.check_name(name)
+    if name.startswith(PREFIX):
+        check_name(name)
     elif _is_local(name):
         found = inputs.kind(_path(name))
         if found != inputs.FOLDER:
             found = found.replace("no such file", "no such folder")
-            raise ConfigError(f"{name}: {found}; give a model's folder, a hub id, or {embedded.PREFIX}NAME")
+            raise ConfigError(f"{name}: {found}; give a model's folder, a hub id, or {PREFIX}NAME")
     elif not _HUB_ID.fullmatch(name):
-        raise ConfigError(f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {embedded.PREFIX}NAME")
+        raise ConfigError(f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {PREFIX}NAME")
 
 
 def _path(name: str) -> Path:
@@ -42,6 +42,8 @@ def _is_local(name: str) -> bool:
 
 def resolved(name: str) -> str:
     """The folder, or the hub id where there is none."""
-    if name.startswith(embedded.PREFIX):
+    if name.startswith(PREFIX):
+        from klbench.lm import embedded
+
         return str(embedded.folder(name))
     return str(_path(name).resolve()) if _is_local(name) else name

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from transformers.utils import logging as theirs
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """No progress bars, no advice and no threads of the tokenizer while it lasts; afterwards all is as it was."""
-    from transformers.utils import logging as theirs
-
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     hub = logging.getLogger("huggingface_hub")
     hub_level = hub.level

@@ -12,6 +12,11 @@ from klbench.types import ConfigError
 
 Row = dict[str, str]
 
+EXAMPLE = ("prompt", "completion")
+"""Keys of a file of examples."""
+PREFERENCE = ("prompt", "chosen", "rejected")
+"""Keys of a file of preferences."""
+
 
 def check_path(path: str, keys: Sequence[str], *, lines: bool = False) -> None:
     """Check that there is a file of a known format, without reading it.

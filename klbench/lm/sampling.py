@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,6 @@ class Sampling:
 
     def log_probs(self, logits: Tensor) -> Tensor:
         """Log-probabilities, float64, ``-inf`` where a token cannot be chosen; shape ``(..., vocabulary)`` as the logits."""
-        import torch
-
         scaled = logits.double() / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
             scaled = scaled.masked_fill(scaled < scaled.topk(self.top_k).values[..., -1:], -torch.inf)
@@ -51,8 +48,6 @@ def choose(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
     One number a token, so that a completion depends on its own numbers and on nothing else that is sampled with it.
     """
-    import torch
-
     cumulative = log_probs.exp().cumsum(-1)
     total = cumulative[:, -1:].contiguous()
     found = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
 
+from klbench.lm.model import LanguageModel
 from klbench.lm.quiet import quiet
 from klbench.lm.scoring import layout
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
 
 
 class Scalar:
@@ -33,9 +32,6 @@ class Scalar:
     """
 
     def __init__(self, lm: LanguageModel) -> None:
-        import torch
-        from transformers import AutoModelForSequenceClassification
-
         config = copy.deepcopy(lm.model.config)
         config.num_labels, config.pad_token_id = 1, lm.pad
         try:
@@ -66,8 +62,6 @@ class Scalar:
         return self._at(ids, np.stack([np.arange(len(last)), last], axis=1))
 
     def _at(self, ids: np.ndarray, places: np.ndarray) -> Tensor:
-        import torch
-
         x = torch.from_numpy(ids).to(self.device)
         hidden = self.model.base_model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False).last_hidden_state
         row, column = torch.from_numpy(places).to(self.device).unbind(-1)

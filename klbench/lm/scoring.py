@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench.kernels import token_divergences
 from klbench.lm.batching import Batch, in_batches
 from klbench.lm.generation import accepted
+from klbench.lm.model import LanguageModel
 from klbench.lm.sampling import Sampling
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
 
 BLOCK = {"cpu": 2**21, "cuda": 2**26}
 """Most logits of one model that are worked on at once."""
@@ -76,8 +74,6 @@ def score(
     lengths = [len(prompt) + int(row.sum()) for prompt, row in zip(prompts, mask, strict=True)]
 
     def work(chosen: Sequence[int]) -> None:
-        import torch
-
         rows = list(chosen)
         ids, places = layout([prompts[i] for i in rows], token[rows], mask[rows], policy.pad)
         with torch.inference_mode():
@@ -130,8 +126,6 @@ class _Rows:
 
 
 def _logits(lm: LanguageModel, ids: np.ndarray, places: np.ndarray) -> _Rows:
-    import torch
-
     length = ids.shape[1]
     first = int(places[:, 1].min()) if len(places) else length - 1
     takes = accepted(type(lm.model).forward)
@@ -173,8 +167,6 @@ def truncated_kl(q: Tensor, p: Tensor, k: int) -> Tensor:
     Lumping loses information and never adds any: the result is at most the exact divergence, and equal to it from
     ``k = vocabulary - 1`` on.
     """
-    import torch
-
     log_q, log_p = q.double().log_softmax(-1), p.double().log_softmax(-1)
     k = min(k, log_q.shape[-1])
     top = log_q.topk(k).indices

@@ -10,17 +10,18 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from klbench import inputs
+from klbench.lm.model import LanguageModel
 from klbench.lm.quiet import quiet
 from klbench.runs import atomic
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
 
 STATE = "state"
 """The key of a checkpoint's header under which what is no tensor stands, as JSON."""
@@ -41,8 +42,6 @@ def trainable(lm: LanguageModel) -> LanguageModel:
 
 def precision(dtype: str, device: str) -> AbstractContextManager[Any]:
     """Layers in ``bfloat16`` where that is the dtype, parameters and their updates in float32 whatever it is."""
-    import torch
-
     return nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
 
 
@@ -63,8 +62,6 @@ def export(lm: LanguageModel, folder: Path) -> None:
 
 def keep(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Write tensors and, in the same file's header, JSON: safetensors, atomically."""
-    from safetensors.torch import save_file
-
     plain = {name: each.detach().contiguous().cpu() for name, each in tensors.items()}
     with atomic(file) as partial:
         save_file(plain, partial, metadata={STATE: json.dumps(state)})
@@ -72,8 +69,6 @@ def keep(file: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) ->
 
 def put_back(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
     """Give each parameter the values that were kept of it."""
-    import torch
-
     with torch.no_grad():
         for name, each in parameters.items():
             each.copy_(tensors[name])
@@ -87,8 +82,6 @@ def kept(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     ConfigError
         It cannot be read.
     """
-    from safetensors import safe_open
-
     if not file.is_file():
         return None
     with inputs.refused(f"{file}: not a checkpoint that klbench wrote"), safe_open(file, framework="pt") as opened:

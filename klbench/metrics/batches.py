@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.special import stdtrit
 
+from klbench import compiled
 from klbench.metrics.folds import folds
 from klbench.types import Draws, Estimator
 
@@ -78,8 +80,6 @@ def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
 
 
 def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
-    from klbench import compiled
-
     n = terms.size
     total, squares = compiled.sums(terms, 0.0)
     mean = total / n
@@ -93,8 +93,6 @@ def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
 
 
 def _t_squared(sizes: Sequence[int]) -> list[float]:
-    from scipy.special import stdtrit
-
     return [float(stdtrit(n - 1, 0.975) ** 2) if n > 1 else np.nan for n in sizes]
 
 
@@ -141,8 +139,6 @@ class PanelMeter:
 
     def _tally(self, i: int, j: int, estimates: np.ndarray, variances: np.ndarray | None) -> None:
         """Count batches of the j-th size; those of one sample have no variance and no interval."""
-        from klbench import compiled
-
         counts, truth = self.counts, self._plan.truths[i]
         counts.batches[i, j] += estimates.size
         if counts.errors[i][j].size < self._keep:

@@ -8,6 +8,8 @@ from itertools import accumulate
 
 import numpy as np
 
+from klbench import compiled
+
 
 class Folds:
     """How a panel of samples is shared out among batches of each size, and each batch among its folds.
@@ -52,8 +54,6 @@ class Folds:
 
     def sums(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Sums of each of ``values``, float64 of shape ``(samples,)``, over all folds: ``(values, folds, batches)``."""
-        from klbench import compiled
-
         result = np.empty((len(values), self._folds, self.size.size))
         for x, row in zip(values, result.reshape(len(values), -1), strict=True):
             compiled.fold(np.ascontiguousarray(x), self._steps, row)

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
+from scipy.stats import bootstrap, norm, t
 
 from klbench import streams
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Z95 = 1.959963984540054
 """Standard errors of a 95 % interval where a mean has many terms."""
@@ -36,8 +35,6 @@ def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
     a normal mean in 95.0 % with 4 values, 93.8 % with 8 and 94.9 % with 16, an exponential one in 88 %, 91 % and 93 %. It may
     pass a bound that the values have. NaN: of one value, or of any that is not finite.
     """
-    from scipy.stats import bootstrap, norm, t
-
     n = len(values)
     if n < 2 or not np.isfinite(values).all():
         return math.nan, math.nan
@@ -148,8 +145,6 @@ def summarised(
     ValueError
         A seed has several rows in a group.
     """
-    import pandas as pd
-
     rows = []
     for key, group in frame.groups(by):
         kept = group.kept.sort_values("seed")
@@ -168,8 +163,6 @@ def band(frame: SeedFrame, by: Sequence[str], columns: Sequence[str], quantiles:
 
     Over replicas that had not diverged by then. The quantiles are NaN where a value is not finite.
     """
-    import pandas as pd
-
     rows = []
     for key, group in frame.before.groupby(list(by), sort=False):
         row = dict(zip(by, key, strict=True)) | {"seeds": len(group)}

@@ -6,6 +6,7 @@ import math
 import warnings
 
 import numpy as np
+from arviz_stats.base.array import array_stats
 
 HEAVY = 0.5
 """At a k of 0.5 and above the variance is infinite."""
@@ -46,8 +47,6 @@ def pareto_khat(log_ratio: np.ndarray) -> tuple[float, float]:
     ``(nan, nan)`` for fewer than 100 samples or where the largest values are all one (a tail that ends in an atom). The
     standard error is the asymptotic ``(1 + k) / sqrt(tail size)``, which leaves out the bias of a finite threshold.
     """
-    from arviz_stats.base.array import array_stats
-
     n = log_ratio.size
     tail = min(math.ceil(0.2 * n), math.ceil(3 * math.sqrt(n)))
     if n < 100 or not np.isfinite(log_ratio).all():

@@ -14,9 +14,8 @@ import numpy as np
 from pydantic import Field, PositiveFloat, field_validator
 
 from klbench import streams
-from klbench.lm import embedded, loading, names, prompts
-from klbench.lm.batching import Batch
-from klbench.lm.sampling import Sampling
+from klbench.lm import names, prompts
+from klbench.lm.catalogue import PREFIX
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
@@ -24,7 +23,9 @@ from klbench.threads import one_thread
 from klbench.types import Capabilities, Completions, ConfigError, Draws, Dtype, Estimator, Truncated, Truth
 
 if TYPE_CHECKING:
+    from klbench.lm.batching import Batch
     from klbench.lm.model import LanguageModel
+    from klbench.lm.sampling import Sampling
     from klbench.lm.scoring import Scores
 
 COLDEST = 1e-6
@@ -89,6 +90,8 @@ class LmPair(Pair):
     @property
     def sampling(self) -> Sampling:
         """How tokens are chosen."""
+        from klbench.lm.sampling import Sampling
+
         return Sampling(self.temperature, self.top_p, self.top_k)
 
     @property
@@ -129,6 +132,8 @@ class LmPair(Pair):
         return self._models_in(self.dtype)
 
     def _models_in(self, dtype: str) -> tuple[LanguageModel, LanguageModel]:
+        from klbench.lm import loading
+
         policy = loading.load(self.policy, self.revision or None, dtype, self.device)
         reference = loading.load(self.reference, self.reference_revision or None, dtype, self.device)
         loading.check_same_tokens(policy, reference)
@@ -136,10 +141,14 @@ class LmPair(Pair):
 
     @cached_property
     def _generating(self) -> Batch:
+        from klbench.lm.batching import Batch
+
         return Batch(self.batch)
 
     @cached_property
     def _scoring(self) -> Batch:
+        from klbench.lm.batching import Batch
+
         return Batch(self.score_batch)
 
     @cached_property
@@ -241,7 +250,7 @@ class LmPair(Pair):
 
 
 def _short(name: str) -> str:
-    return name.removeprefix(embedded.PREFIX).rstrip("/").rpartition("/")[2]
+    return name.removeprefix(PREFIX).rstrip("/").rpartition("/")[2]
 
 
 def _tokens(completions: Completions) -> tuple[np.ndarray, np.ndarray]:

@@ -15,12 +15,13 @@ from klbench import divergences, streams
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.policies.shapes import POLICIES, Name, Policy
-from klbench.policies.tree import Tree, check_number
+from klbench.policies import Name, check_number, leaves
 from klbench.types import Capabilities, Completions, Draws, Estimator, GradientTask, Skip, Truth
 
 if TYPE_CHECKING:
     from klbench.pairs._sequence_gradient import SequenceTask
+    from klbench.policies.shapes import Policy
+    from klbench.policies.tree import Tree
 
 MOST_SEQUENCES = 2_000_000
 MOST_SCORE_BYTES = 2e9
@@ -56,18 +57,24 @@ class SequencePair(Pair):
 
     @model_validator(mode="after")
     def _check(self) -> SequencePair:
-        check_number(self, self.tree.leaves * self.prompts, "sequences", MOST_SEQUENCES, "can be enumerated")
+        check_number(
+            self, leaves(self.vocabulary, self.horizon) * self.prompts, "sequences", MOST_SEQUENCES, "can be enumerated"
+        )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         return self
 
     @cached_property
     def tree(self) -> Tree:
         """The sequences after one prompt."""
+        from klbench.policies.tree import Tree
+
         return Tree(self.vocabulary, self.horizon)
 
     @cached_property
     def policy(self) -> Policy:
         """The shape of all three: reference, policy, sampler."""
+        from klbench.policies.shapes import POLICIES
+
         return POLICIES[self.model](self.tree, self.prompts, self.width)
 
     @cached_property

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from klbench.policies import Name
 from klbench.policies.tree import Tree
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Name = Literal["table", "gru", "transformer"]
 Weights = dict[str, "Tensor"]
 
 
@@ -47,8 +46,6 @@ class Policy(ABC):
 
     def everywhere(self, weights: Weights, prompts: Tensor) -> Tensor:
         """Logits at all inner prefixes: prompts ``(b,)`` to ``(b, nodes, tokens)``."""
-        import torch
-
         last = self.tree.horizon - 1
         deepest = self.tree.prefixes(last)
         logits = self.along(weights, prompts.repeat_interleave(len(deepest)), deepest.repeat(len(prompts), 1))
@@ -64,8 +61,6 @@ class Policy(ABC):
 
     def split(self, theta: Tensor) -> Weights:
         """The weights as views into a parameter vector."""
-        import torch
-
         parts = torch.split(theta, [math.prod(shape) for shape in self.shapes.values()])
         return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
 
@@ -79,8 +74,6 @@ class Table(Policy):
         return {"logits": ((self.prompts, self.tree.nodes, self.tree.tokens), 1.3)}
 
     def along(self, weights: Weights, prompts: Tensor, tokens: Tensor) -> Tensor:
-        import torch
-
         nodes = [torch.zeros_like(prompts)]
         for depth in range(tokens.shape[1]):
             nodes.append(self.tree.child(nodes[-1], tokens[:, depth], depth))
@@ -110,8 +103,6 @@ class Gru(Policy):
     @staticmethod
     def _next(weights: Weights, state: Tensor, inputs: Tensor) -> Tensor:
         """``(..., width)`` and ``(..., 3 width)`` to the next state."""
-        import torch
-
         update, reset, new = inputs.chunk(3, dim=-1)
         from_update, from_reset, from_new = (state @ weights["state"].T).chunk(3, dim=-1)
         keep = torch.sigmoid(update + from_update)
@@ -127,8 +118,6 @@ class Gru(Policy):
         return states @ weights["readout"].T + weights["readout_bias"]
 
     def along(self, weights: Weights, prompts: Tensor, tokens: Tensor) -> Tensor:
-        import torch
-
         inputs = self._inputs(weights)[tokens]
         states = [weights["prompt"][prompts]]
         for t in range(tokens.shape[1]):
@@ -136,8 +125,6 @@ class Gru(Policy):
         return self._logits(weights, torch.stack(states, dim=1))
 
     def everywhere(self, weights: Weights, prompts: Tensor) -> Tensor:
-        import torch
-
         inputs = self._inputs(weights)
         states = [weights["prompt"][prompts][:, None]]
         for _ in range(self.tree.horizon - 1):
@@ -166,8 +153,6 @@ class Transformer(Policy):
         }
 
     def along(self, weights: Weights, prompts: Tensor, tokens: Tensor) -> Tensor:
-        import torch
-
         length = tokens.shape[1] + 1
         x = torch.cat([weights["prompt"][prompts][:, None], weights["token"][tokens]], dim=1) + weights["position"][:length]
         query, key, value = (x @ weights["attention"].T).chunk(3, dim=-1)

@@ -3,36 +3,12 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-
-class Shape(Protocol):
-    """Settings that name the size of a tree and the number of prompts."""
-
-    @property
-    def vocabulary(self) -> int: ...
-    @property
-    def horizon(self) -> int: ...
-    @property
-    def prompts(self) -> int: ...
-
-
-def check_number(shape: Shape, number: int, what: str, most: int, purpose: str) -> None:
-    """Refuse a shape with more sequences, or more of what is made of them, than a study can enumerate.
-
-    Raises
-    ------
-    ValueError
-        The keys that make ``number``, and that ``most`` is the largest for this purpose.
-    """
-    if number > most:
-        raise ValueError(
-            f"vocabulary={shape.vocabulary}, horizon={shape.horizon} and prompts={shape.prompts} make {number:,} {what}, "
-            f"at most {most:,} {purpose}"
-        )
+from klbench.policies import leaves
 
 
 class Paths(NamedTuple):
@@ -56,7 +32,7 @@ class Tree:
         self.widths = [vocabulary**depth for depth in range(horizon)]
         self.starts = [sum(self.widths[:depth]) for depth in range(horizon)]
         self.nodes = sum(self.widths)
-        self.leaves = self.nodes + vocabulary**horizon
+        self.leaves = leaves(vocabulary, horizon)
 
     def level(self, depth: int) -> slice:
         """The inner prefixes of that depth."""
@@ -64,8 +40,6 @@ class Tree:
 
     def prefixes(self, depth: int) -> Tensor:
         """The tokens of each prefix of that depth: shape ``(vocabulary**depth, depth)``."""
-        import torch
-
         index = torch.arange(self.widths[depth])
         powers = [self.vocabulary ** (depth - 1 - t) for t in range(depth)]
         return torch.stack([index // power % self.vocabulary for power in powers], dim=1) if depth else index[:, None][:, :0]
@@ -76,8 +50,6 @@ class Tree:
 
     def sum_along(self, log_probs: Tensor) -> Tensor:
         """Log-probabilities of the next token, ``(..., nodes, tokens)``, to those of all leaves, ``(..., leaves)``."""
-        import torch
-
         reach = torch.zeros_like(log_probs[..., :1, 0])
         ended = []
         for depth in range(self.horizon - 1):
@@ -90,8 +62,6 @@ class Tree:
     @cached_property
     def paths(self) -> Paths:
         """The way to each leaf."""
-        import torch
-
         node, token = torch.zeros(2, self.leaves, self.horizon, dtype=torch.int64)
         mask = torch.zeros(self.leaves, self.horizon, dtype=torch.bool)
         start = 0

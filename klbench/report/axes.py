@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from klbench.report.blocks import LegendEntry
-from klbench.report.figures import colour
+from klbench.report.figures import TEXT, colour
 from klbench.report.numbers import Z95, power_of_ten, short
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from matplotlib.axes import Axes
 
 
 def tick(x: float, _: Any = None) -> str:
@@ -24,8 +24,6 @@ def tick(x: float, _: Any = None) -> str:
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
     """A few plainly written ticks for a logarithmic axis, even where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
     decades = math.log10(high / low) if low > 0 else 1.0
     steps = (1.0,) if decades > 3.3 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
     axis.set_major_locator(LogLocator(10, subs=steps, numticks=9) if decades > 0.7 else MaxNLocator(4))
@@ -45,8 +43,6 @@ def kl_axis(axes: Axes, kls: Sequence[float]) -> None:
 
 def batch_axis(axes: Axes, batches: Sequence[int]) -> None:
     """Batch size along x, a tick at each of a few."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     axes.set_xscale("log")
     axes.set_xlim(min(batches) / 1.5, max(batches) * 1.5)
     axes.xaxis.set_major_locator(FixedLocator(list(batches[:: math.ceil(len(batches) / 7)])))
@@ -89,8 +85,6 @@ def points(axes: Axes, rows: pd.DataFrame, x: Sequence[float], y: str, se: str, 
 
 def rows_of_bars(axes: Axes, names: Sequence[str], label: str) -> None:
     """Names down the side, the first on top, and a line at zero."""
-    from klbench.report.figures import TEXT
-
     axes.axvline(0.0, color=TEXT, linewidth=0.9, zorder=1)
     axes.set_yticks(range(len(names)), list(names))
     axes.set_ylim(len(names) - 0.4, -0.6)

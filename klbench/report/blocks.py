@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+import pandas as pd
 from markupsafe import Markup
 
 from klbench.schema import Schema
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Text = str | Markup
 Tables = Mapping[str, "pd.DataFrame"]

@@ -13,13 +13,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+from matplotlib.markers import MarkerStyle
+from matplotlib.path import Path as MarkerPath
 
 from klbench.report.blocks import Figure, LegendEntry
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.path import Path as MarkerPath
 
 WIDTH, HEIGHT = 360, 250
 SMALLEST = 11.0
@@ -53,9 +57,6 @@ def palette_css() -> str:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    import matplotlib as mpl
-    import seaborn as sns
-
     own: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "klbench",
@@ -92,10 +93,6 @@ def _style() -> Iterator[None]:
 @contextmanager
 def drawing(left: float = 0.15, bottom: float = 0.18, height: int = HEIGHT) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on; when the block ends, the list holds the ``svg`` element."""
-    import seaborn as sns
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure as Canvas
-
     with _style():
         figure = Canvas(figsize=(WIDTH / 72, height / 72))
         FigureCanvasSVG(figure)
@@ -152,8 +149,6 @@ def path_data(path: MarkerPath, scale: float = 1.0) -> str:
 
 @cache
 def _marker_path(marker: str) -> str:
-    from matplotlib.markers import MarkerStyle
-
     style = MarkerStyle(marker)
     return path_data(style.get_path().transformed(style.get_transform()), 10.0)
 

@@ -6,7 +6,10 @@ import re
 from functools import cache
 from html import escape
 
+import matplotlib as mpl
 from markupsafe import Markup
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from klbench.report.figures import path_data
 
@@ -25,10 +28,6 @@ def formula(tex: str) -> Markup:
     """The formula as an ``svg`` element of one path, or as code where mathtext cannot read it."""
     if not tex.strip():
         return Markup("")
-    import matplotlib as mpl
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
     try:
         with mpl.rc_context({"mathtext.fontset": "stix", "text.parse_math": True}):
             path = TextPath((0, 0), f"${_mathtext(tex)}$", size=SIZE, prop=FontProperties(size=SIZE))

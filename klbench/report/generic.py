@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from klbench.report.blocks import Block, Cell, Column, Heading, Paragraph, Table
 from klbench.report.numbers import MISSING, count, number
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_ROWS = 300
 
@@ -26,8 +26,6 @@ def _cell(value: Any) -> Cell:
 
 def generic(name: str, table: pd.DataFrame) -> list[Block]:
     """A heading, a sortable table of the first rows, and a word on those left out."""
-    from pandas.api.types import is_numeric_dtype
-
     columns = [Column(str(column), f"column {column} of tables/{name}", is_numeric_dtype(table[column])) for column in table]
     rows = [[_cell(value) for value in row] for row in table.head(MAX_ROWS).astype(object).itertuples(index=False, name=None)]
     blocks: list[Block] = [Heading(name), Table(f"Table {name}, {count(len(table), 'row')}", columns, rows)]

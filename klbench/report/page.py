@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
 
 from klbench.report.blocks import Block, Cell, Heading, LegendEntry, Panel
-
-if TYPE_CHECKING:
-    from jinja2 import Template
-    from markupsafe import Markup
+from klbench.report.figures import labelled, marker_svg, palette_css, unique_ids
 
 ASSETS = Path(__file__).parent / "assets"
 GENERATOR = '<meta name="generator" content="klbench">'
@@ -32,8 +32,6 @@ class Page:
 
 @cache
 def _template() -> Template:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(ASSETS),
         autoescape=True,
@@ -47,10 +45,6 @@ def _template() -> Template:
 
 def html(page: Page) -> str:
     """The page as text."""
-    from markupsafe import Markup
-
-    from klbench.report.figures import labelled, marker_svg, palette_css, unique_ids
-
     drawn = iter(range(10**6))
 
     def panel_svg(panel: Panel) -> Markup:

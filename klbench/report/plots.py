@@ -8,22 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import pairwise
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from klbench.report.axes import log_ticks, tick
 from klbench.report.blocks import LegendEntry, Panel
 from klbench.report.figures import MARKERS, TEXT, colour, drawing
-from klbench.report.numbers import number
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from klbench.report.numbers import number, short
 
 MOST_ENTRIES = 8
 """As many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
-LONGEST = 21
-"""Characters of a name for which a row has room."""
+LONGEST, WIDEST = 21, 28
+"""Characters of a name for which a row has room, and for which it makes room; longer names are cut."""
 FADED = 0.13
 """Opacity of a band."""
 
@@ -132,8 +133,6 @@ def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
 
 def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -> None:
     """Set a scale that is even near 0 and logarithmic beyond, with ticks at a few decades."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
     getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=0.5)
     low, high = min([0.0, *values]), max([threshold, *values])
     getattr(axes, f"set_{which}lim")(1.3 * low if low < 0 else -0.2 * threshold, 1.35 * high)
@@ -170,7 +169,8 @@ def down(
     ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
     """
     names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
-    height = 62 + ROW * max(3, len(names))
+    height, longest = 62 + ROW * max(3, len(names)), min(WIDEST, max(map(len, names), default=0))
+    left += 0.0185 * max(0, longest - LONGEST)
     with drawing(left=left, bottom=48 / height, height=height) as (axes, svg):
         for mark in marks:
             y, own = names.index(mark.name) + mark.offset, colour(mark.entry.slot)
@@ -181,7 +181,7 @@ def down(
                 markerfacecolor="none" if mark.hollow else own,
             )  # fmt: skip
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), [name if len(name) <= LONGEST else f"{name[:LONGEST]}…" for name in names])
+        axes.set_yticks(range(len(names)), [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
     said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))
@@ -231,6 +231,58 @@ def bars(title: str, drawn: Sequence[Bar], x: Axis, *, most: float = math.inf, d
 
 
 @dataclass(frozen=True)
+class Arrow:
+    """An arrow from the origin, with the names that share its end; thick, and in a colour, where it has an entry."""
+
+    x: float
+    y: float
+    names: Sequence[str]
+    entry: LegendEntry | None = None
+
+
+def _apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Return places along a line, moved no further than it takes for labels of these heights not to overlap."""
+    moved = list(places)
+    for below, above in pairwise(sorted(range(len(places)), key=places.__getitem__)):
+        moved[above] = max(moved[above], moved[below] + (heights[below] + heights[above]) / 2)
+    drift = (sum(moved) - sum(places)) / max(1, len(places))
+    return [place - drift for place in moved]
+
+
+def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
+    """Return a panel of arrows from the origin, a point where one has no length, with their names beside their ends."""
+    xs, ys = [0.0, *(each.x for each in drawn)], [0.0, *(each.y for each in drawn)]
+    side = 1.6 * max(max(xs) - min(xs), max(ys) - min(ys), 1e-9)
+    step = side / 290  # a point of the drawing
+    with drawing(left=0.15, bottom=0.14, height=330) as (axes, svg):
+        for set_limits, values in ((axes.set_xlim, xs), (axes.set_ylim, ys)):
+            set_limits((max(values) + min(values) - side) / 2, (max(values) + min(values) + side) / 2)
+        axes.locator_params(nbins=5)
+        for right in (True, False):
+            own = [each for each in drawn if (each.x > -4 * step) == right]
+            places = _apart([each.y for each in own], [14 * step * len(each.names) for each in own])
+            for arrow, at in zip(own, places, strict=True):
+                tint = colour(arrow.entry.slot) if arrow.entry else TEXT
+                if math.hypot(arrow.x, arrow.y) < 4 * step:
+                    axes.plot(0.0, 0.0, "o", color=TEXT, markersize=6, zorder=4)
+                else:
+                    wide = {"linewidth": 3.2, "mutation_scale": 15} if arrow.entry else {"linewidth": 1.0, "mutation_scale": 9}
+                    style = {"arrowstyle": "-|>", "color": tint, "shrinkA": 0, "shrinkB": 0, **wide}
+                    axes.annotate("", (arrow.x, arrow.y), (0.0, 0.0), arrowprops=style, zorder=2 if arrow.entry else 3)
+                aside = arrow.x + (9 if right else -9) * step
+                axes.plot([arrow.x, aside], [arrow.y, at], color=TEXT, linewidth=0.6, linestyle=":")
+                axes.text(aside, at, "\n".join(arrow.names), color=tint, ha="left" if right else "right", va="center")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+    said = "; ".join(
+        f"{', '.join([*([each.entry.label] if each.entry else []), *each.names])} at "
+        f"({', '.join(short(value if abs(value) > 1e-6 * side else 0.0, 2) for value in (each.x, each.y))})"
+        for each in drawn
+    )
+    return Panel(title, svg[0], f"{title}: {said}.")
+
+
+@dataclass(frozen=True)
 class Tile:
     """A number of a heat map: what is written, and the slot of its colour with its opacity."""
 
@@ -241,8 +293,6 @@ class Tile:
 
 def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str], x: str, *, detail: str = "") -> Panel:
     """Return a panel with a row of tiles for each name, one tile in each column."""
-    from matplotlib.patches import Rectangle
-
     height = 62 + 22 * max(2, len(rows))
     with drawing(left=0.34, bottom=48 / height, height=height) as (axes, svg):
         for i, tiles in enumerate(rows.values()):

@@ -7,13 +7,14 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
 from klbench.report import cells, numbers
 
 
 def _listing(items: Any, last: str = "and") -> Any:
     """Join texts, markup or not: ``a, b and c``."""
-    from markupsafe import Markup
-
     parts = [Markup("{}").format(each) for each in items]
     return Markup(f" {last} ").join(part for part in (Markup(", ").join(parts[:-1]), *parts[-1:]) if part)
 
@@ -30,8 +31,6 @@ def prose(package: str, name: str = "answer.html.j2") -> Any:
     FileNotFoundError
         The package has no such template.
     """
-    from jinja2 import Environment, StrictUndefined
-
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "number": numbers.number,

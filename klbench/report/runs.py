@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
+
+import pandas as pd
 
 from klbench.report.blocks import Tables
 from klbench.schema import MISSING, Row, Schema
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +31,6 @@ class RunTables:
 
     def frame(self, schema: Schema) -> pd.DataFrame:
         """Return a table; an empty one with all its columns where the run has none."""
-        import pandas as pd
-
         found = self.tables.get(schema.table)
         return pd.DataFrame(columns=[column.name for column in schema.columns]) if found is None else found
 

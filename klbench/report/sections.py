@@ -6,17 +6,15 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import pandas as pd
 
 from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.generic import generic
 from klbench.report.numbers import listing
 from klbench.schema import Schema, by_table
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 STUDIES = "klbench.studies"
 """Where studies are found, by name as plugins are: nothing here is imported from above."""

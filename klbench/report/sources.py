@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import yaml
 
 from klbench import inputs
@@ -15,9 +17,6 @@ from klbench.report.sections import study
 from klbench.runs import RunFolder
 from klbench.schema import VERSION, version_of
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MAX_DIFFERENCES = 3
 """Runs whose configurations differ in more keys than this are labelled by their folders."""
@@ -61,9 +60,6 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
     ConfigError
         There is none, it has no tables, or one of its files cannot be read.
     """
-    import pandas as pd
-    import pyarrow.parquet as pq
-
     folder = RunFolder.open(path)
     info = folder.info | dict(outcome or {})
     files = sorted((path / "tables").glob("*.parquet"))
@@ -165,8 +161,6 @@ def combined(folders: Sequence[Path]) -> Combined:
 
 def _together(parts: Sequence[Tables]) -> Tables:
     """Return the tables of several runs, each with the rows of all."""
-    import pandas as pd
-
     tables = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         present = [part[name] for part in parts if name in part]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 from klbench.report.axes import tick
@@ -16,9 +17,6 @@ from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, Heading,
 from klbench.report.figures import TEXT, colour, drawing
 from klbench.report.numbers import MISSING, count, number
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _NEEDED = "benchmark commit committed dirty machine measured seconds seconds_q25 seconds_q75"
 COLUMNS = frozenset(_NEEDED.split())
@@ -87,15 +85,11 @@ def read(files: Sequence[Path]) -> list[Machine]:
     ConfigError
         A file is missing, no Parquet table, or lacks a column or any row.
     """
-    import pandas as pd
-
     table = pd.concat([_read(file) for file in files], ignore_index=True)
     return [_machine(str(kind), rows) for kind, rows in table.groupby("machine", sort=True)]
 
 
 def _read(file: Path) -> pd.DataFrame:
-    import pandas as pd
-
     if not file.is_file():
         raise ConfigError(f"--history {file}: expected a Parquet file that make bench wrote, found no such file")
     try:

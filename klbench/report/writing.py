@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from klbench import inputs
-from klbench.report import provenance
+from klbench.report import provenance, timings
 from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Paragraph, Tables
 from klbench.report.figures import as_file
 from klbench.report.numbers import count
@@ -136,8 +136,6 @@ def write_history(files: Sequence[Path], out: Path) -> Path:
     ConfigError
         A history cannot be read; ``out`` is a folder, or a file that klbench did not make.
     """
-    from klbench.report import timings
-
     machines = timings.read(files)
     _check_own(out)
     commits = len({commit for machine in machines for commit in machine.commits})

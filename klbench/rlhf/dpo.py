@@ -12,32 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import torch
+from torch import Tensor
+
+from klbench.rlhf.options import DpoArm
 from klbench.rlhf.preferences import bradley_terry_loss, implicit_reward
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass(frozen=True)
-class DpoArm:
-    """A loss that is compared: see :func:`klbench.rlhf.preferences.dpo_loss`.
-
-    Parameters
-    ----------
-    name
-        What it is called in tables.
-    beta
-        The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference of rewards.
-    divergence, smoothing
-        The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss takes to be wrong.
-    """
-
-    name: str
-    beta: float
-    divergence: str = "kl_qp"
-    smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -100,8 +81,6 @@ def train(world: DpoWorld, arms: Sequence[DpoArm], *, steps: int, every: int, st
 
 def judged(arms: Sequence[DpoArm], batch: DpoBatch, step: int = 0) -> DpoReport:
     """The arms' losses on a batch, differentiable, and what else there is to say of it."""
-    import torch
-
     losses, margins = [], []
     for i, arm in enumerate(arms):
         # In float64, lest two rewards that float32 cannot hold have no difference.

@@ -6,19 +6,14 @@ Sequences are ``(..., n, T)``: any stack of replicas, ``n`` sequences, ``T`` tok
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
-Baseline = Literal["none", "batch_mean", "leave_one_out"]
-Whitening = Literal["none", "batch", "group", "group_trl", "batch_verl", "batch_openrlhf"]
-Normalisation = Literal["sum", "token", "sequence"]
+from klbench.rlhf.options import GROUPED, Normalisation, Whitening
 
 EPSILON, TRL_EPSILON = 1e-8, 1e-4
 """Added to standard deviations before they divide; TRL's."""
-GROUPED = ("group", "group_trl")
-"""Whitenings within groups, which a baseline has to have centred."""
 
 
 def clipped_surrogate(
@@ -31,8 +26,6 @@ def clipped_surrogate(
     without.) With a ``dual_clip`` no less than ``dual_clip A`` where ``A < 0`` (Ye et al. 2020, "Mastering complex control in
     MOBA games with deep reinforcement learning", eq. 5); with a ``limit``, ``log_ratio`` is clamped to it first.
     """
-    import torch
-
     ratio = (log_ratio if limit is None else log_ratio.clamp(-limit, limit)).exp()
     gain = ratio * advantage
     if clip is not None:
@@ -42,8 +35,6 @@ def clipped_surrogate(
 
 def clip_active(log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None) -> Tensor:
     """Return a boolean for each token: whether a clip takes the gradient of the surrogate there."""
-    import torch
-
     active = torch.zeros_like(log_ratio, dtype=torch.bool)
     ratio = log_ratio.exp()
     if clip is not None:
@@ -57,8 +48,6 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace
     Nothing follows the last token: its next value is 0, for sequences that were cut off too, since their reward is final.
     (Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation", eqs. 11 and 16.)
     """
-    import torch
-
     values = values.where(mask, 0.0)
     following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
     deltas = (rewards + discount * following - values).where(mask, 0.0)
@@ -122,8 +111,6 @@ def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:
 
     A penalty in the loss, which is not divided, has ``s`` times its weight against the reward.
     """
-    import torch
-
     shared, own = ((each * white).where(mask, 0.0).sum((-2, -1)) for each in (advantage, white))
     return torch.where(own > 0, shared / own, 1.0)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import gradients
-from klbench.policies.shapes import Name
-from klbench.policies.tree import Tree, check_number
-from klbench.rlhf.losses import GROUPED, Baseline, Normalisation, Whitening
+from klbench.policies import Name, check_number, leaves
 from klbench.types import Options
+
+Baseline = Literal["none", "batch_mean", "leave_one_out"]
+Whitening = Literal["none", "batch", "group", "group_trl", "batch_verl", "batch_openrlhf"]
+Normalisation = Literal["sum", "token", "sequence"]
+GROUPED = ("group", "group_trl")
+"""Whitenings within groups, which a baseline has to have centred."""
 
 Weight = Annotated[float, Field(gt=0.0, le=1e3)]
 
@@ -51,7 +56,7 @@ class ShapeOptions(Options):
     @property
     def leaves(self) -> int:
         """The number of sequences after one prompt."""
-        return Tree(self.vocabulary, self.horizon).leaves
+        return leaves(self.vocabulary, self.horizon)
 
 
 class LoopOptions(Options):
@@ -150,3 +155,23 @@ class TestbedOptions(ShapeOptions, LoopOptions):
             raise ValueError(f"minibatches={self.minibatches}: a batch has {self.prompts * self.group} sequences")
         check_number(self, self.leaves * self.prompts, "sequences", self.most_sequences, self.counted_for)
         return self
+
+
+@dataclass(frozen=True)
+class DpoArm:
+    """A loss that is compared: see :func:`klbench.rlhf.preferences.dpo_loss`.
+
+    Parameters
+    ----------
+    name
+        What it is called in tables.
+    beta
+        The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference of rewards.
+    divergence, smoothing
+        The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss takes to be wrong.
+    """
+
+    name: str
+    beta: float
+    divergence: str = "kl_qp"
+    smoothing: float = 0.0

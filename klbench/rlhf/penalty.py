@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients import EXACT, SCORED, Combination
 from klbench.gradients import get as get_combination
 from klbench.gradients.surrogate import centred, parts, ratio
 from klbench.types import Rollouts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -103,8 +102,6 @@ def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
 
 def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None) -> Returns:
     """The returns of a stack of rollouts ``(arms, seeds, n, T)``; each ``group`` of consecutive sequences has one prompt."""
-    import torch
-
     rollouts = _clamped(rollouts, clamp)
     values, owned, corrected = torch.zeros_like(rollouts.log_q), [], []
     for where, combination in blocks(arms):
@@ -124,8 +121,6 @@ def _corrects(combination: Combination | None) -> bool:
 
 def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> InLoss:
     """What a stack of rollouts ``(arms, seeds, n, T)`` adds to the loss."""
-    import torch
-
     rollouts = _clamped(rollouts, clamp)
     direct, weights = [], torch.zeros_like(rollouts.log_q)
     for where, combination in blocks(arms):
@@ -146,8 +141,6 @@ def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | Non
     With the arm's off-policy correction, where it has one; k1's for an arm without a penalty. Hits: the share of tokens,
     ``(arms, seeds)``, whose log-ratio ``clamp`` or whose term the estimator itself cuts off.
     """
-    import torch
-
     clamped = _clamped(rollouts, clamp)
     values, hits = [], []
     for where, combination in blocks(arms):
@@ -170,8 +163,6 @@ def standard_error(values: Tensor, group: int) -> Tensor:
     The prompts of a batch are not drawn, they are all there are: what sets them apart from each other is no noise, and the
     variance is that within each. NaN with one sequence a prompt, which does not tell it.
     """
-    import torch
-
     if group < 2:
         return torch.full_like(values[..., 0], torch.nan)
     grouped = values.reshape(*values.shape[:-1], -1, group)

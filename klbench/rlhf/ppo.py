@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from klbench.gradients.surrogate import centred
 from klbench.rlhf import losses
-from klbench.rlhf.losses import Baseline, Normalisation, Whitening
+from klbench.rlhf.options import Baseline, Normalisation, Whitening
 from klbench.rlhf.penalty import PenaltyArm, estimates, in_loss, standard_error
 from klbench.rlhf.penalty import returns as penalty_returns
 from klbench.types import Rollouts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,6 @@ def train(
     ``(arms, seeds)``, differentiable. A world that was kept at a report goes on from its number, ``start``, and its ``beta``:
     the first report is that one again.
     """
-    import torch
-
     if recipe.pretraining_weight and pretraining is None:
         raise ValueError("pretraining_weight needs pretraining sequences, got none")
     clips: list[Tensor] = []
@@ -223,8 +221,6 @@ def _advantages(
     The return is ``r - beta * penalty``; a baseline and a weight that the penalty's combination names, it keeps. Advantages are
     in units of the reward, not whitened.
     """
-    import torch
-
     group = recipe.group
     penalty = penalty_returns(arms, before, group, recipe.clamp)
     own, corrected = (flag[:, None, None, None] for flag in (penalty.owned, penalty.corrected))

@@ -6,12 +6,10 @@ A label says which of two answers is the better one; by Bradley and Terry that i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from klbench import divergences
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, smoothing: float = 0.0) -> Tensor:
@@ -32,8 +30,6 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, smoothing: float = 0.0)
     ValueError
         The smoothing is outside that.
     """
-    from torch.nn.functional import logsigmoid
-
     if not 0.0 <= smoothing < 0.5:
         raise ValueError(f"smoothing must be at least 0 and below 0.5, got {smoothing}")
     margin = chosen - rejected

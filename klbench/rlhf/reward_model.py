@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+import torch
+from torch import Tensor
 
 from klbench.rlhf.preferences import bradley_terry_loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 HELD_OUT = 5
 """Every so manyth pair is held out."""
@@ -89,8 +89,6 @@ def train(world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0)
     (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1.) More steps on the same
     pairs fit their labels' noise: of the models that were looked at, the one with the least held-out loss is kept.
     """
-    import torch
-
     least: Tensor | None = None
     for step in range(steps + 1):
         scored = world.training(step)

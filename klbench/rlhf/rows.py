@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench import gradients
 from klbench.rlhf.options import NONE
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FIRST = (
     "algorithm", "combination", "arm", "estimator", "placement", "level", "correction", "baseline", "beta", "proxy", "pairs",
@@ -32,8 +31,6 @@ def described(name: str) -> Mapping[str, Any]:
 
 def training_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """Return one row an arm, seed and evaluation."""
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     first = [name for name in FIRST if name in table]
     return table[[*first, *(name for name in table if name not in first)]]

@@ -11,7 +11,7 @@ import pytest
 
 import klbench
 from klbench import estimators, pairs
-from klbench.engine.app import experiments
+from klbench.engine.conf import experiments
 
 VALUE = ["+exp=value"]
 GAUSSIAN = [*VALUE, "pair=gaussian"]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from klbench import estimators, inputs, pairs, studies
-from klbench.engine import app
+from klbench.engine import app, conf
 from klbench.engine.settings import Common, Settings
 from klbench.engine.settings import settings as checked
 from klbench.studies.choices import chosen_estimators
@@ -46,7 +46,7 @@ def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_che
     assert words[3] == f"+exp={path.stem}"
     app.check(app.normalized(words[3:]))
     assert summary.startswith("# ")
-    assert app.experiments()[path.stem] == summary.removeprefix("# ")
+    assert conf.experiments()[path.stem] == summary.removeprefix("# ")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
@@ -73,7 +73,7 @@ def test_the_file_of_a_training_experiment_shows_all_that_is_run(name: str) -> N
     """Its own lines and those of the algorithm it names: every option of the study, each once."""
     own = yaml.safe_load((CONF / "exp" / f"{name}.yaml").read_text(encoding="utf-8"))
     chosen = {group[1:]: file for entry in own.pop("defaults", []) if isinstance(entry, dict) for group, file in entry.items()}
-    read = [yaml.safe_load((CONF / each / f"{chosen[each]}.yaml").read_text()) for each in app.groups() if each in chosen]
+    read = [yaml.safe_load((CONF / each / f"{chosen[each]}.yaml").read_text()) for each in conf.groups() if each in chosen]
     keys = [key for file in (own, *read) for key in file]
     settings = app.check([f"+exp={name}"])
     assert sorted(keys) == sorted(["study", *type(settings.options).model_fields])
@@ -83,7 +83,7 @@ def test_the_file_of_a_training_experiment_shows_all_that_is_run(name: str) -> N
             assert options[key] == value
 
 
-@pytest.mark.parametrize("path", sorted(path for group in app.groups() for path in (CONF / group).rglob("*.yaml")), ids=stem)
+@pytest.mark.parametrize("path", sorted(path for group in conf.groups() for path in (CONF / group).rglob("*.yaml")), ids=stem)
 def test_a_preset_or_algorithm_sets_only_options_of_the_studies_that_have_it(path: Path) -> None:
     group, *study, _ = path.relative_to(CONF).parts
     for name in study or [name for name in studies.names() if group in studies.get(name).options.model_fields]:
@@ -138,7 +138,7 @@ def test_what_is_written_of_options_that_were_typed_makes_the_same_again(words: 
 
 
 def test_every_experiment_is_one_of_the_help() -> None:
-    assert list(app.experiments()) == [path.stem for path in EXPERIMENTS]
+    assert list(conf.experiments()) == [path.stem for path in EXPERIMENTS]
 
 
 @pytest.mark.parametrize("name", pairs.names())

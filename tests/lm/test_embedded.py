@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from klbench.lm import embedded
+from klbench.lm import catalogue, embedded
 from klbench.lm.corpus import corpus
 from klbench.lm.loading import load
 from klbench.types import ConfigError
@@ -20,7 +20,7 @@ def test_a_set_is_made_the_same_way_again(tmp_path) -> None:
     for path in embedded.built().rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (again / path.relative_to(embedded.built())).read_bytes(), path.name
-    assert sorted(p.name for p in again.iterdir()) == sorted([*embedded.NAMES, "made.json"])
+    assert sorted(p.name for p in again.iterdir()) == sorted([*catalogue.NAMES, "made.json"])
 
 
 def test_a_set_says_what_it_was_made_with() -> None:
@@ -28,9 +28,9 @@ def test_a_set_says_what_it_was_made_with() -> None:
     assert made["corpus"] == corpus().sha256
     assert made["recipe"] == json.loads(json.dumps(embedded.asdict(TINY)))
     assert set(made["versions"]) == {"torch", "transformers", "tokenizers"}
-    assert set(made["kl_qp"]) == set(embedded.NAMES[1:])
+    assert set(made["kl_qp"]) == set(catalogue.NAMES[1:])
     for how in ("finetuned", "sharpened"):
-        near, midway, far = (made["kl_qp"][f"{how}-{level}"] for level in embedded.LEVELS)
+        near, midway, far = (made["kl_qp"][f"{how}-{level}"] for level in catalogue.LEVELS)
         assert 0.0 < near["value"] < midway["value"] < far["value"]
         assert all(0.0 < each["error"] < each["value"] and 1 <= each["tokens"] <= TINY.tokens for each in (near, midway, far))
 
@@ -42,11 +42,18 @@ def test_another_recipe_text_or_library_is_another_set(monkeypatch) -> None:
     assert embedded._key(TINY) != key
 
 
+def test_another_training_needs_another_version() -> None:
+    """Raise VERSION where this fails: what was kept under the old one is another model."""
+    kl = {name: embedded.describe()["kl_qp"][name]["value"] for name in ("finetuned-far", "sharpened-far")}
+    assert embedded.VERSION == 1
+    assert kl == pytest.approx({"finetuned-far": 0.013900, "sharpened-far": 0.13238}, rel=0.02)
+
+
 def test_a_set_is_built_once(monkeypatch) -> None:
     embedded.built()
     monkeypatch.setattr(embedded, "build", lambda *_: pytest.fail("built again"))
-    for name in embedded.NAMES:
-        assert (embedded.folder(embedded.PREFIX + name) / "model.safetensors").is_file()
+    for name in catalogue.NAMES:
+        assert (embedded.folder(catalogue.PREFIX + name) / "model.safetensors").is_file()
 
 
 def test_a_sharpened_policy_has_the_logits_of_the_reference_over_the_temperature() -> None:
@@ -55,7 +62,7 @@ def test_a_sharpened_policy_has_the_logits_of_the_reference_over_the_temperature
     reference = load("embedded:reference")
     ids = torch.tensor([reference.encode("The value of the name")])
     expected = reference.model(ids).logits
-    for level, temperature in zip(embedded.LEVELS, TINY.temperatures, strict=True):
+    for level, temperature in zip(catalogue.LEVELS, TINY.temperatures, strict=True):
         logits = load(f"embedded:sharpened-{level}").model(ids).logits
         torch.testing.assert_close(logits, expected / temperature, rtol=1e-5, atol=1e-5)
 

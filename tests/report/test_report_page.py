@@ -155,8 +155,10 @@ def test_nothing_measured_is_said(make_run: MakeRun) -> None:
 def test_one_pair_of_a_user(make_run: MakeRun) -> None:
     content = {name: table[table["pair"] != "from mu"] if "pair" in table else table for name, table in tables([0.5]).items()}
     content["values"] = content["values"].assign(series=None)
+    for name, table in content.items():
+        content[name] = table.assign(pair="mine & <yours>") if "pair" in table else table
     page = render(make_run(content=content)).read_text(encoding="utf-8")
-    assert "has the least error on N(0, 1) ‖ N(1, 1)?" in page
+    assert "has the least error on mine &amp; &lt;yours&gt;?</h1>" in page
     assert "1 pair of distributions" in page
 
 

@@ -57,6 +57,8 @@ def test_the_page_opens_with_the_least_regret(tables: Tables) -> None:
 def test_other_numbers_another_verdict(tables: Tables) -> None:
     set_values(tables, "final", "k2_loss", outcome="not told from k1_reward", difference_low=-0.01)
     assert "k2_loss cannot be told from it" in said(tables)
+    set_values(tables, "final", "k2_loss", outcome="too few seeds to tell")
+    assert "10 of the 11 others are behind it" in said(tables)
     set_values(tables, "final", "k2_loss", regret=0.01, regret_low=-0.002, regret_high=0.02, outcome="ahead of k1_reward")
     assert "k2_loss leaves the least regret, 0.010 (0 to 0.020) of 0.31 before training (ahead of k1_reward)." in said(tables)
 

@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 
 from klbench import divergences
 from klbench.rlhf import testbed
-from klbench.rlhf.dpo import DpoArm, DpoBatch, judged, train
+from klbench.rlhf.dpo import DpoBatch, judged, train
+from klbench.rlhf.options import DpoArm
 from klbench.rlhf.preferences import dpo_loss
 from klbench.rlhf.testbed import dpo_world, fixed_points, implied
 from klbench.rlhf.testbed.expected import log_probs

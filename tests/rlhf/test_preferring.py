@@ -8,10 +8,11 @@ import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
-from klbench.rlhf.dpo import DpoArm, judged, train
+from klbench.rlhf.dpo import judged, train
 from klbench.rlhf.language.dpo_world import Preferences, Preferring, sampled
 from klbench.rlhf.language.ppo_world import Language, Setting
 from klbench.rlhf.language.sft import Examples, padded
+from klbench.rlhf.options import DpoArm
 
 PROMPTS = [(1, 2), (4,), (5, 6, 1)]
 CHOSEN = [[4, END], [6, 6, 2, END], [END]]

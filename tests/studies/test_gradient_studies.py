@@ -92,6 +92,40 @@ def test_what_is_found_is_what_is_known(measured) -> None:
     assert sampled["matches"] == "KL(q‖p)"
 
 
+def test_the_verdicts_are_what_is_claimed(measured) -> None:
+    found = measured["verdicts"].set_index("combination")
+    for name in gradients.names():
+        claim = gradients.get(name).claim
+        if claim and claim != "biased":
+            assert found.loc[name, "target"] == claim.replace("grad ", "")
+    assert found.loc["k1_loss", "verdict"] == "no gradient"
+    assert found.loc["k2_loss", "verdict"] == "right on some pairs"  # it leaves out what a token does to later ones
+    assert found.loc["k1_plus", "same_as"] == "k2_loss"
+    ranked = found[found["place"].notna()].sort_values("place")
+    assert set(ranked["verdict"]) == {"right"}
+    noise = ranked["total_rel_std_far"]
+    assert noise.where(noise > 1e-8, 0.0).round(9).is_monotonic_increasing
+
+
+def test_each_option_of_a_trainer_is_named_with_what_to_set_instead(measured) -> None:
+    options = measured["options"].set_index("option")
+    assert options.loc["verl kl_loss_type=kl", ["trainer", "verdict", "instead"]].tolist() == [
+        "verl", "no gradient", "verl use_kl_in_reward",
+    ]  # fmt: skip
+    assert options.loc["TRL RLOO", ["verdict", "instead"]].tolist() == ["right", ""]
+    nemo = options.loc["NeMo-RL use_on_policy_kl_approximation"]  # NeMo-RL has no right one
+    assert nemo["instead"] == ""
+    best = measured["verdicts"].set_index("combination")["place"].idxmin()
+    assert nemo["instead_combination"] == best
+
+
+def test_runs_of_earlier_versions_are_given_the_same_verdicts(measured) -> None:
+    old = {name: table for name, table in measured.items() if name not in ("verdicts", "options")}
+    completed = get("gradient").completed(old, 0)
+    for name in ("verdicts", "options"):
+        pd.testing.assert_frame_equal(completed[name], measured[name])
+
+
 def test_a_policy_of_two_parameters_can_be_drawn(measured) -> None:
     arrows = measured["arrows"].set_index("combination")
     assert set(arrows["pair"]) == {GAUSSIAN.title}
@@ -277,7 +311,8 @@ def test_bad_lags_get_one_line(options, message) -> None:
 
 
 def test_staleness() -> None:
-    table = tables("staleness", pairs=(pair(),), lags=(0.1, 0.0))["staleness"]
+    run = tables("staleness", pairs=(pair(),), lags=(0.1, 0.0))
+    table = run["staleness"]
     assert list(dict.fromkeys(table["staleness"])) == [0.0, 0.1]
     assert len(set(table["pair"])) == 1
     now, later = (table[table["staleness"] == lag].set_index("combination") for lag in (0.0, 0.1))
@@ -288,6 +323,15 @@ def test_staleness() -> None:
     assert (later.loc[exact_anyhow, "matches"] == "KL(q‖p)").all()
     assert later.loc["k1_reward", "rel_bias"] > 0.1
     assert now.loc["k1_reward", "rel_bias"] < 1e-12
+    found = run["corrections"].set_index("combination")
+    assert (found.loc[exact_anyhow, "verdict"] == "right at every lag").all()
+    assert found.loc["k1_reward", "verdict"] == "right without a lag"
+    assert found.loc["k3_loss", "verdict"] == "off at every lag"
+    wrong = found[found["verdict"] != "right at every lag"]
+    biased = wrong.loc[wrong["best_sampled_up_to"].idxmax()]
+    rival, at = later.loc[biased["sampled_rival"]], biased["best_sampled_up_to"]  # errors are equal in such a batch
+    error = biased["rel_bias_last"] ** 2 + biased["rel_std_last"] ** 2 / at
+    assert error == pytest.approx(rival["rel_std"] ** 2 / at)
 
 
 def test_effective_sample_size_by_the_draws() -> None:
@@ -349,6 +393,7 @@ def test_one_kl_in_many_shapes() -> None:
     assert np.allclose(table["kl_qp"], np.tile([0.1, 0.3], 6), rtol=1e-10)
     wins = table["chi2"] < table["two_j"]
     np.testing.assert_array_equal(table["value_winner"] == "k3", wins)
+    assert (table["predicted"] == table["value_winner"]).all()
     assert 0 < wins.sum() < 12  # the KL does not decide
     with pytest.raises(ConfigError, match=r"kls=1\.5: the shape sharpened reaches"):
         tables("same_kl", shapes=("sharpened",), kls=(1.5,), size=4)

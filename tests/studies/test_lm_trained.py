@@ -12,12 +12,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from klbench import studies
-from klbench.lm import cache, embedded
+from klbench.lm import cache, catalogue, embedded
 from klbench.lm.loading import load
 from klbench.pairs.lm import LmPair
 from klbench.studies.language import trained
 
-NAMES = [embedded.PREFIX + name for name in embedded.TRAINED]
+NAMES = [catalogue.PREFIX + name for name in catalogue.TRAINED]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +29,7 @@ def lm_cache(tmp_path_factory) -> Iterator[None]:
 
 
 def test_every_one_has_a_trainer() -> None:
-    assert list(trained.TRAINED) == list(trained.TINY) == list(embedded.TRAINED)
+    assert list(trained.TRAINED) == list(trained.TINY) == list(catalogue.TRAINED)
     for name, (study, _, _) in trained.TRAINED.items():
         studies.get(study).options(**trained.SHARED | trained.TRAINED[name][1])
 
@@ -87,7 +87,7 @@ LOG_PROBS = {
 }
 
 
-@pytest.mark.parametrize("name", embedded.TRAINED)
+@pytest.mark.parametrize("name", catalogue.TRAINED)
 def test_other_weights_of_the_same_settings_are_another_version(name, monkeypatch, tmp_path) -> None:
     monkeypatch.setitem(trained.SHARED, "policy", start_by_formula(tmp_path / "start"))
     trained._train(name, tmp_path / "made")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
 
 class Descent:
@@ -23,8 +23,6 @@ class Descent:
     """
 
     def __init__(self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None) -> None:
-        import torch
-
         self.parameters, self.rate, self.clip, self.steps = list(parameters), rate, clip, steps
         self.adam = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0)
         self.taken = 0
@@ -33,8 +31,6 @@ class Descent:
 
     def step(self, loss: Tensor, update: int) -> None:
         """One step down a loss of one number."""
-        import torch
-
         if self.cause is not None:
             return
         self.adam.zero_grad(set_to_none=False)

@@ -7,26 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench.lm import rows
 from klbench.lm.generation import generate
+from klbench.lm.model import LanguageModel
 from klbench.lm.sampling import Sampling
 from klbench.lm.trained import precision
 from klbench.rlhf.dpo import DpoBatch
 from klbench.rlhf.language import sft
 from klbench.rlhf.language.ppo_world import Judge, Language, held
 from klbench.rlhf.language.sft import Examples
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
-
-KEYS = ("prompt", "chosen", "rejected")
-"""Keys of a file of preferences."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +42,8 @@ def load(path: str, lm: LanguageModel) -> Preferences:
     ConfigError
         The file, its line and key; or a prompt that leaves no room.
     """
-    found = rows.load(path, KEYS)
-    return Preferences(*(sft.encoded([(row["prompt"], row[key]) for row in found], lm) for key in KEYS[1:]))
+    found = rows.load(path, rows.PREFERENCE)
+    return Preferences(*(sft.encoded([(row["prompt"], row[key]) for row in found], lm) for key in rows.PREFERENCE[1:]))
 
 
 def sampled(
@@ -82,10 +76,8 @@ class Preferring:
     """
 
     def __init__(self, learner: Language, preferences: Preferences, batch: int) -> None:
-        import torch
-
         self.learner, self.preferences, self.batch = learner, preferences, batch
-        self._reference = {part: torch.zeros(len(preferences), dtype=torch.float64) for part in KEYS[1:]}
+        self._reference = {part: torch.zeros(len(preferences), dtype=torch.float64) for part in rows.PREFERENCE[1:]}
         # In the batches of the first pass: what a batch pads rounds, and a policy that is its reference has a ratio of 1.
         with held(learner.reference):
             for step in range(self._steps_a_pass):
@@ -95,8 +87,6 @@ class Preferring:
 
     def _whole(self, lm: LanguageModel, part: str, which: np.ndarray) -> Tensor:
         """Log-probabilities of whole completions, ``(n,)``, float64."""
-        import torch
-
         examples: Examples = getattr(self.preferences, part)
         with precision(self.learner.setting.dtype, lm.device):
             found = examples.log_probs(lm, which).cpu().double()
@@ -117,7 +107,8 @@ class Preferring:
         """The step's pairs under the policy of now."""
         which = self.which(step)
         chosen, rejected = (
-            (self._whole(self.learner.policy, part, which) - self._reference[part][which])[None, None] for part in KEYS[1:]
+            (self._whole(self.learner.policy, part, which) - self._reference[part][which])[None, None]
+            for part in rows.PREFERENCE[1:]
         )
         return DpoBatch(chosen, rejected)
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import streams
 from klbench.kernels import token_divergences
 from klbench.lm.batching import Batch
 from klbench.lm.generation import generate
+from klbench.lm.model import LanguageModel
 from klbench.lm.sampling import Sampling
 from klbench.lm.scalar import Scalar
 from klbench.lm.scoring import token_logits
@@ -25,11 +27,6 @@ from klbench.lm.trained import precision, trainable
 from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.ppo import PpoBatch
 from klbench.types import Rollouts
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
 
 Judge = Callable[[Sequence[Sequence[int]], np.ndarray, np.ndarray], np.ndarray]
 """Prompts, and completions ``(n, T)`` with what counts of them, to rewards ``(n,)``."""
@@ -61,8 +58,6 @@ class Completed:
     @property
     def batch(self) -> PpoBatch:
         """The same as the loop takes it."""
-        import torch
-
         return PpoBatch(torch.from_numpy(self.reward)[None, None], torch.from_numpy(self.mask)[None, None], self)
 
 
@@ -102,8 +97,6 @@ def held(lm: LanguageModel) -> Iterator[None]:
     Some of torch's are chosen by whether a model's parameters are to be learned, and round otherwise: a policy that is its
     reference would differ from it.
     """
-    import torch
-
     lm.model.requires_grad_(True)
     try:
         with torch.no_grad():
@@ -167,8 +160,6 @@ class Language:
 
     def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policy of now."""
-        import torch
-
         done = batch.inputs
         assert isinstance(done, Completed)
         whole = batch.rows is None
@@ -198,8 +189,6 @@ class Language:
         k: int,
     ) -> Tensor:
         """``k`` numbers a token of these rows, ``(k, rows, T)``, float64."""
-        import torch
-
         where = torch.from_numpy(done.mask[rows])
         step = len(rows) if torch.is_grad_enabled() else self.setting.batch  # a graph would be held of all of it anyway
         found = []
@@ -211,8 +200,6 @@ class Language:
         return torch.zeros(k, *where.shape, dtype=torch.float64).masked_scatter(where, torch.cat(found, dim=1))
 
     def _scored(self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> list[Tensor]:
-        import torch
-
         ours = token_logits(self.policy, prompts, token, mask)
         with held(self.reference):
             theirs = token_logits(self.reference, prompts, token, mask)
@@ -225,8 +212,6 @@ class Language:
 
     def order(self, update: int, epoch: int, n: int) -> Tensor:
         """The same in every process and for every combination."""
-        import torch
-
         return torch.from_numpy(self.stream("order", update, epoch).permutation(n))
 
     def step(self, loss: Tensor, update: int) -> None:

@@ -9,23 +9,20 @@ It is one that :func:`klbench.rlhf.reward_model.train` trains.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from klbench.lm.model import LanguageModel
 from klbench.lm.scalar import Scalar
 from klbench.lm.trained import precision, put_back
 from klbench.rlhf.language import sft
 from klbench.rlhf.language.descent import Descent
+from klbench.rlhf.language.dpo_world import Preferences
+from klbench.rlhf.language.ppo_world import Judge
+from klbench.rlhf.language.sft import Examples
 from klbench.rlhf.reward_model import HELD_OUT, Scored
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
-    from klbench.rlhf.language.dpo_world import Preferences
-    from klbench.rlhf.language.ppo_world import Judge
-    from klbench.rlhf.language.sft import Examples
 
 
 class Rater:
@@ -68,8 +65,6 @@ class Rater:
         return Scored(*(self._all(part, self._held_out) for part in (self.preferences.chosen, self.preferences.rejected)))
 
     def _all(self, examples: Examples, which: np.ndarray) -> Tensor:
-        import torch
-
         parts = np.array_split(which, -(-len(which) // self.batch))
         return torch.cat([_scores(self.model, examples, part, self.dtype) for part in parts])
 
@@ -84,8 +79,6 @@ class Rater:
 
     def back(self) -> float:
         """Put the kept parameters back, and say the mean score of the pairs it learned from."""
-        import torch
-
         put_back(self.model.named_parameters(), self.kept)
         with torch.no_grad():
             parts = (self.preferences.chosen, self.preferences.rejected)
@@ -105,9 +98,6 @@ def judging(model: Scalar, *, level: float, scale: float, batch: int, dtype: str
     Pairs say nothing of the level: it is such that those that the model learned from have 0 on average. (Ouyang et al. 2022,
     "Training language models to follow instructions with human feedback", section 3.5, where demonstrations do.)
     """
-    import torch
-
-    from klbench.rlhf.language.sft import Examples
 
     def judge(asked: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> np.ndarray:
         examples = Examples(asked, token, mask)

@@ -9,24 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import streams
 from klbench.lm import rows
+from klbench.lm.model import LanguageModel
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
 from klbench.rlhf.language.descent import Descent
+from klbench.rlhf.language.ppo_world import Language
 from klbench.types import ConfigError, RunError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.lm.model import LanguageModel
-    from klbench.rlhf.language.ppo_world import Language
-
-KEYS = ("prompt", "completion")
 BATCH = 32
 """Examples of a step."""
 
@@ -41,8 +37,6 @@ class Examples:
 
     def log_probs(self, lm: LanguageModel, which: np.ndarray) -> Tensor:
         """Of every token that counts in some of the examples, in nats: ``(counted,)``, differentiable."""
-        import torch
-
         token, mask = self.token[which], self.mask[which]
         logits = token_logits(lm, [self.prompts[i] for i in which], token, mask)
         target = torch.from_numpy(token[mask]).to(logits.device)
@@ -58,7 +52,7 @@ def load(path: str, lm: LanguageModel) -> Examples:
     ConfigError
         The file, its line and key; or a prompt that leaves no room.
     """
-    return encoded([(row[KEYS[0]], row[KEYS[1]]) for row in rows.load(path, KEYS)], lm)
+    return encoded([(row["prompt"], row["completion"]) for row in rows.load(path, rows.EXAMPLE)], lm)
 
 
 def encoded(texts: Sequence[tuple[str, str]], lm: LanguageModel) -> Examples:

@@ -15,18 +15,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import streams
-from klbench.policies.shapes import POLICIES, Name, Policy
+from klbench.policies import Name
+from klbench.policies.shapes import POLICIES, Policy
 from klbench.policies.tree import Tree
 from klbench.registry import submodule
 from klbench.types import RunError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 IDENTITY_TOLERANCE = 1e-9
 """Largest difference between ``J* - J`` and ``beta KL(pi‖pi*)`` that rounding is held to explain."""
@@ -96,8 +96,6 @@ class Testbed:
     @cached_property
     def log_p(self) -> Tensor:
         """The reference's next-token log-probabilities, ``(seeds, prompts, nodes, tokens)``."""
-        import torch
-
         with torch.no_grad():
             return self.everywhere(self.reference)
 
@@ -113,8 +111,6 @@ class Testbed:
         ``tanh`` of a sum over the sequence: a weight for each token, partly the prompt's own, and one for each two neighbours.
         The end token counts as a token, so that length is rewarded too.
         """
-        import torch
-
         return torch.from_numpy(np.stack([self._reward(k) for k in self.seeds]))
 
     def _reward(self, k: int) -> np.ndarray:
@@ -134,8 +130,6 @@ class Testbed:
 
     def everywhere(self, theta: Tensor) -> Tensor:
         """Parameters ``(..., parameters)``, padded, to next-token log-probabilities ``(..., prompts, nodes, tokens)``."""
-        import torch
-
         prompts = torch.arange(self.prompts)
 
         def one(each: Tensor) -> Tensor:
@@ -184,8 +178,6 @@ class Testbed:
 
         It is that of ``ref exp(r / beta) / Z`` at the ``beta`` whose divergence this is, found by bisection in ``log beta``.
         """
-        import torch
-
         low, high = torch.full_like(kl, -8.0), torch.full_like(kl, 8.0)
         for _ in range(32):
             middle = (low + high) / 2
@@ -206,8 +198,6 @@ def padded(vectors: np.ndarray) -> Tensor:
     Matrix products may round by where in memory their factors begin. So padded, the vectors of a stack all begin alike, and
     what becomes of one does not depend on its place in the stack.
     """
-    import torch
-
     result = torch.zeros(*vectors.shape[:-1], -(-vectors.shape[-1] // ALIGNED) * ALIGNED, dtype=torch.float64)
     result[..., : vectors.shape[-1]] = torch.from_numpy(vectors)
     return result
@@ -215,8 +205,6 @@ def padded(vectors: np.ndarray) -> Tensor:
 
 def reach(tree: Tree, log_probs: Tensor) -> Tensor:
     """Log-probability of coming to each inner prefix: ``(..., nodes, tokens)`` to ``(..., nodes)``."""
-    import torch
-
     levels = [torch.zeros_like(log_probs[..., :1, 0])]
     for depth in range(tree.horizon - 1):
         levels.append((levels[-1][..., None] + log_probs[..., tree.level(depth), :-1]).flatten(-2))

@@ -8,18 +8,16 @@ Both answers to a prompt come from its reference; the better one by Bradley and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import streams
 from klbench.rlhf.dpo import DpoBatch
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.expected import log_probs
 from klbench.rlhf.testbed.ppo_world import Adam
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,6 @@ class Preferences:
 
 def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Preferences:
     """``n`` pairs of each seed, of which a share ``flips`` is labelled the wrong way; fewer are the first of more."""
-    import torch
-
     places = []
     for index, k in enumerate(testbed.seeds):
         uniform = testbed.stream(k, "pairs").random((n, 5))
@@ -69,8 +65,6 @@ def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Prefe
 
 def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Preferences:
     """All pairs of each prompt in both orders at once: how often they come, and how often the second is the better one."""
-    import torch
-
     leaves = testbed.tree.leaves
     one, other = torch.triu_indices(leaves, leaves)
     p, reward = testbed.leaf_log_p.exp(), testbed.reward
@@ -137,8 +131,6 @@ class PreferenceReplicas:
         return ratios(self.testbed, self.testbed.tree.sum_along(self.log_q), preferences)
 
     def _rows(self, step: int, batch: int) -> Tensor:
-        import torch
-
         n = self.preferences.chosen.shape[-1]
         epoch, part = divmod(step, n // batch)  # what is left over at an epoch's end waits for another order
         order = streams.generator(self.testbed.seed, "training", "pairs", n, epoch).permutation(n)

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from klbench.gradients import EXACT, Combination
 from klbench.gradients.surrogate import parts
@@ -17,9 +20,6 @@ from klbench.rlhf.penalty import PenaltyArm, blocks
 from klbench.rlhf.testbed import Testbed, padded, reach
 from klbench.rlhf.testbed.ppo_world import Adam
 from klbench.types import Rollouts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SAME = 1e-9
 """Relative distance below which two expected gradients are the same but for rounding."""
@@ -37,8 +37,6 @@ def expected_loss(
     ``log_q`` are next-token log-probabilities ``(arms, seeds, prompts, nodes, tokens)``, differentiable; ``beta``
     is ``(arms,)``. With a ``pretraining_weight``, less so many times the mean log-probability of the reference's sequences.
     """
-    import torch
-
     tree = testbed.tree
     leaves = tree.sum_along(log_q)
     rows = []
@@ -58,8 +56,6 @@ def _penalty(
     testbed: Testbed, combination: Combination | None, log_q: Tensor, leaves: Tensor, group: int
 ) -> tuple[Tensor, Tensor]:
     """What stands in the loss, ``(..., prompts)``, and what is taken from the return, ``(..., prompts, leaves)``."""
-    import torch
-
     if combination is None:
         return torch.zeros_like(leaves[..., 0]), torch.zeros_like(leaves)
     shrink = 1.0 - 1.0 / group if combination.baseline == "batch_mean" else 1.0
@@ -81,8 +77,6 @@ def _enumerated(log_q: Tensor, log_p: Tensor, kl: Tensor, mask: Tensor) -> Rollo
 
 def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
     """Every token after every prefix is a sequence of one token, weighted by how often it comes."""
-    import torch
-
     log_p = testbed.log_p.expand_as(log_q)
     kl = (log_q.exp() * (log_q - log_p)).sum(-1, keepdim=True).expand_as(log_q)
     ones = torch.ones_like(log_q, dtype=torch.bool)
@@ -98,8 +92,6 @@ def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves:
 
 def _by_leaf(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
     """Every sequence is one token."""
-    import torch
-
     log_q, log_p = (each.reshape(-1, 1) for each in (leaves, testbed.leaf_log_p.expand_as(leaves)))
     ones = torch.ones_like(log_q, dtype=torch.bool)
     pieces = parts(combination, _enumerated(log_q, log_p, torch.zeros_like(log_q), ones))
@@ -109,8 +101,6 @@ def _by_leaf(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: 
 
 def _by_sequence(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
     """Every sequence with all its tokens: slow, and right for everything that stands in the loss."""
-    import torch
-
     node, token, mask = testbed.tree.paths
     kl = (log_q.exp() * (log_q - testbed.log_p)).sum(-1)
     along = [torch.where(mask, each[..., node, token], 0.0) for each in (log_q, testbed.log_p.expand_as(log_q))]
@@ -131,8 +121,6 @@ def gradients(
     pretraining_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Loss and expected gradient of each replica at parameters ``(arms, seeds, parameters)``; free: they are all logits."""
-    import torch
-
     theta = theta.detach().requires_grad_()
     loss = expected_loss(testbed, arms, log_probs(testbed, theta, free=free), beta, group, pretraining_weight)
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
@@ -146,8 +134,6 @@ def log_probs(testbed: Testbed, theta: Tensor, *, free: bool = False) -> Tensor:
 
 def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]:
     """For each arm the first one with the same ``beta`` that has the same expected gradient, at policies drawn at random."""
-    import torch
-
     one = replace(testbed, seeds=testbed.seeds[:1])
     drawn = padded(one.policy.random(one.stream(one.seeds[0], "probe"))[None])
     theta = (one.reference + 0.5 * drawn).expand(len(arms), -1, -1)
@@ -179,8 +165,6 @@ def train(
 
     From parameters ``start``, ``(arms, seeds, parameters)``; None: the reference's.
     """
-    import torch
-
     theta = testbed.reference.repeat(len(arms), 1, 1) if start is None else start.clone()
     beta = torch.tensor([each.beta for each in arms], dtype=theta.dtype)
     optimizer = Adam(theta, rate, clip, steps if decay else None)
@@ -215,15 +199,11 @@ def settle(
     A token that has become improbable has a gradient as small as its probability: by its size, it would never come back.
     So a small gradient alone is no rest: ``least`` steps are taken whatever it is, and at the ``most`` so many.
     """
-    import torch
-
     found = [_settled(testbed, each, least, most, group, pretraining_weight) for each in arms]
     return Settled(*(torch.cat(each) for each in zip(*found, strict=True)))
 
 
 def _settled(testbed: Testbed, arm: PenaltyArm, least: int, most: int, group: int, pretraining_weight: float) -> Settled:
-    import torch
-
     theta = testbed.log_p.flatten(1)[None].clone()
     beta = torch.tensor([arm.beta], dtype=theta.dtype)
     optimizer = torch.optim.Rprop([theta], lr=FREE_STEP, step_sizes=(1e-9, FREE_LARGEST))

@@ -19,14 +19,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from klbench.rlhf.penalty import PenaltyArm
 from klbench.rlhf.testbed import Exact, Testbed, by_level
 from klbench.rlhf.testbed.expected import expected_loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 NAMES = ("optimum", "token_kl", "token_k3", "sequence_k3")
 FORMULAS = {
@@ -57,8 +56,6 @@ def _held(log_p: Tensor, value: Tensor, beta: Tensor) -> Tensor:
     With ``m`` where the value is largest, ``l - value_m`` lies between ``beta p_m`` and ``beta``, for no
     share is above one, and if all values were that large the shares would sum to ``beta / (l - value_m)``.
     """
-    import torch
-
     top, where = value.max(-1, keepdim=True)
     gap = top - value
     log_beta = beta.log()
@@ -73,8 +70,6 @@ def _held(log_p: Tensor, value: Tensor, beta: Tensor) -> Tensor:
 
 def _backward(testbed: Testbed, beta: Tensor, *, softmax: bool) -> Tensor:
     """From the last tokens to the first: each prefix's policy given what the later ones make of each token."""
-    import torch
-
     tree = testbed.tree
     levels = by_level(tree, testbed.reward)
     value: Tensor | None = None
@@ -96,8 +91,6 @@ def _backward(testbed: Testbed, beta: Tensor, *, softmax: bool) -> Tensor:
 
 def conditionals(testbed: Testbed, leaves: Tensor) -> Tensor:
     """Log-probabilities of sequences ``(..., leaves)`` to those of each next token, ``(..., nodes, tokens)``."""
-    import torch
-
     tree = testbed.tree
     levels = by_level(tree, leaves)
     mass: Tensor | None = None
@@ -129,8 +122,6 @@ def residuals(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> dict[
     The gradient is that of the whole objective with respect to free logits. ``greedy`` has the norm of the penalty's gradient
     alone, at a policy off the reference.
     """
-    import torch
-
     beta = torch.tensor([each.beta for each in arms], dtype=testbed.log_p.dtype)
     scale = _norm(testbed, arms, testbed.log_p.expand(len(arms), -1, -1, -1, -1), beta, group)
     result = {name: _norm(testbed, arms, predicted(testbed, name, beta), beta, group) / scale for name in NAMES}
@@ -142,8 +133,6 @@ def residuals(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> dict[
 
 
 def _gradient(testbed: Testbed, arms: Sequence[PenaltyArm], logits: Tensor, beta: Tensor, group: int) -> Tensor:
-    import torch
-
     logits = logits.detach().clone().requires_grad_()
     loss = expected_loss(testbed, arms, logits.log_softmax(-1), beta, group)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)

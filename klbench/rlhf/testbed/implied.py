@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from klbench import divergences
-from klbench.rlhf.dpo import DpoArm, judged
+from klbench.rlhf.dpo import judged
+from klbench.rlhf.options import DpoArm
 from klbench.rlhf.preferences import implicit_reward
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.dpo_world import Preferences, ratios
 from klbench.rlhf.testbed.expected import log_probs
 from klbench.rlhf.testbed.fixed_points import conditionals
 from klbench.types import Draws, RunError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 BISECTIONS = 60
 NEWTON_STEPS = 50
@@ -32,8 +33,6 @@ def population_rewards(testbed: Testbed, scale: float, wrong: float = 0.0) -> Te
     klbench.types.RunError
         The steps did not come to rest.
     """
-    import torch
-
     p, true = testbed.leaf_log_p.exp(), scale * testbed.reward
     if wrong == 0.0:
         return true
@@ -59,8 +58,6 @@ def optimum(testbed: Testbed, divergence: str, rewards: Tensor) -> Tensor:
     There ``phi'(pi/ref) = rewards - l`` with the ``l`` of each prompt for which ``pi`` sums to one: by bisection in
     ``log pi/ref`` of the best sequence, and for each in that of all others. (Wang et al. 2024, theorem 1.)
     """
-    import torch
-
     log_p = testbed.leaf_log_p
     slope = divergences.get(divergence).slope
     best, where = rewards.max(-1, keepdim=True)
@@ -106,8 +103,6 @@ def fit(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, scale: float, w
     ``log_q`` is ``(arms, seeds, prompts, leaves)``, and so, or as far as it spreads over that, are the weights, which sum to
     one over a prompt's sequences. At an arm's own optimum both numbers are one.
     """
-    import torch
-
     log_ratio = log_q - testbed.leaf_log_p
     implied = torch.stack([implicit_reward(log_ratio[i], arm.beta, arm.divergence) for i, arm in enumerate(arms)])
     true = (scale * testbed.reward).expand_as(implied)
@@ -125,8 +120,6 @@ def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor,
 
     With respect to a logit for every token after every prefix; ``log_q`` is ``(arms, seeds, prompts, leaves)``.
     """
-    import torch
-
     reference = testbed.log_p.expand(len(arms), -1, -1, -1, -1)
     norms = []
     for start in (conditionals(testbed, log_q), reference):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import streams
 from klbench.rlhf.ppo import PpoBatch
 from klbench.rlhf.testbed import Testbed, padded
 from klbench.types import Rollouts
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 class Adam:
@@ -33,8 +32,6 @@ class Adam:
     """
 
     def __init__(self, theta: Tensor, rate: float, clip: float | None, steps: int | None) -> None:
-        import torch
-
         self.theta, self.rate, self.clip, self.last = theta, rate, clip, steps
         self._adam = torch.optim.Adam([theta], lr=rate)
         self._steps = 0
@@ -46,8 +43,6 @@ class Adam:
 
     def step(self, loss: Tensor, update: int) -> None:
         """One step down each vector's own loss, of the stack's shape."""
-        import torch
-
         (gradient,) = torch.autograd.grad(loss.sum(), self.theta)
         with torch.no_grad():
             self.descend(loss, gradient, update)
@@ -109,8 +104,6 @@ class Replicas:
         critic: bool,
         lag: int,
     ) -> None:
-        import torch
-
         self.testbed, self.group, self.arms = testbed, group, arms
         start = testbed.reference
         self._split = start.shape[-1]
@@ -132,8 +125,6 @@ class Replicas:
 
     def _along(self, theta: Tensor, prompts: Tensor, tokens: Tensor) -> Tensor:
         """What each network puts out before and after tokens ``(arms, seeds, n, t)``: ``(arms, seeds, n, t + 1, tokens)``."""
-        import torch
-
         policy = self.testbed.policy
 
         def one(each: Tensor, token: Tensor) -> Tensor:
@@ -145,8 +136,6 @@ class Replicas:
 
     def sample(self, update: int, lag: int) -> PpoBatch:
         """``group`` sequences of each prompt, token by token, from the policies of ``lag`` updates ago (the first, before)."""
-        import torch
-
         tree, n = self.testbed.tree, len(self._prompts)
         self._history.append(self.policies.clone())
         theta = self._history[0]
@@ -172,8 +161,6 @@ class Replicas:
         return tokens.clamp(max=self.testbed.vocabulary - 1)
 
     def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> PpoBatch:
-        import torch
-
         tree = self.testbed.tree
         log_p = torch.where(alive, self._reference(self._prompts, node).gather(-1, token[..., None])[..., 0], 0.0)
         last = alive.sum(-1, keepdim=True) - 1
@@ -187,8 +174,6 @@ class Replicas:
 
     def _reference(self, prompts: Tensor, node: Tensor) -> Tensor:
         """The reference's next-token log-probabilities at prefixes ``(arms, seeds, n, T)`` of prompts ``(n,)``."""
-        import torch
-
         seed = torch.arange(len(self.testbed.seeds))[:, None, None]
         return self.testbed.log_p[seed, prompts[:, None], node]
 
@@ -202,8 +187,6 @@ class Replicas:
 
     def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policies of now."""
-        import torch
-
         (node, token, log_p, log_mu), prompts = self._inputs(batch)
         log_probs = self._along(self.theta[..., : self._split], prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
@@ -220,8 +203,6 @@ class Replicas:
 
         The sampled ones are the same for all arms.
         """
-        import torch
-
         bed = self.testbed
         theta = self.theta[..., : self._split]
         if exact:
@@ -236,8 +217,6 @@ class Replicas:
 
     def order(self, update: int, epoch: int, n: int) -> Tensor:
         """The same for all replicas."""
-        import torch
-
         return torch.from_numpy(streams.generator(self.testbed.seed, "training", "order", update, epoch).permutation(n))
 
     def step(self, loss: Tensor, update: int) -> None:

@@ -8,22 +8,20 @@ reference's mean of each prompt, since pairs of answers to one prompt say nothin
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from klbench.policies.shapes import POLICIES, Name
+from klbench.policies import Name
+from klbench.policies.shapes import POLICIES
 from klbench.rlhf.reward_model import HELD_OUT, Scored
 from klbench.rlhf.testbed import Testbed, padded
 from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Adam
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
-
 
 ROUNDING = 1.5e-14
 """A gradient this small against the weight of its terms, 64 units in their last place, is 0 but for rounding."""
@@ -60,8 +58,6 @@ class RewardModels:
         rate: float,
         steps: int,
     ) -> None:
-        import torch
-
         self.testbed, self.preferences, self.sizes = testbed, preferences, tuple(sizes)
         self._policy = POLICIES[model](testbed.tree, testbed.prompts, width)
         drawn = padded(np.stack([self._policy.random(testbed.stream(k, model, "reward model")) for k in testbed.seeds]))
@@ -84,8 +80,6 @@ class RewardModels:
 
     def _touched(self, weight: Tensor) -> Tensor:
         """Of each token after each prefix the weight of all answers that have it: more than its gradient's terms add up to."""
-        import torch
-
         outputs = torch.zeros(len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True)
         both = torch.stack(self._answers(self.testbed.tree.sum_along(outputs)))
         (found,) = torch.autograd.grad((weight * both).sum(), outputs)
@@ -93,8 +87,6 @@ class RewardModels:
 
     def _outputs(self, theta: Tensor) -> Tensor:
         """Of all tokens after all prefixes: ``(..., parameters)`` to ``(..., prompts, nodes, tokens)``."""
-        import torch
-
         prompts = torch.arange(self.testbed.prompts)
 
         def one(each: Tensor) -> Tensor:
@@ -140,14 +132,10 @@ class RewardModels:
 
     def keep(self, better: Tensor) -> None:
         """Remember parameters."""
-        import torch
-
         self.kept = torch.where(better[..., None], self.theta.detach(), self.kept)
 
     def kept_scores(self) -> Tensor:
         """The kept models' scores; those that only rounding can have set apart are equal: see :func:`tied`."""
-        import torch
-
         with torch.no_grad():
             return tied(self.scores(self.kept))
 
@@ -158,8 +146,6 @@ def tied(score: Tensor) -> Tensor:
     Two answers that the same pairs speak for have the same score in exact arithmetic; the order of sums takes their last bits
     apart. What is best of n depends on it: of two equal scores neither is preferred.
     """
-    import torch
-
     value, order = score.sort(-1)
     apart = value.diff() > TIE * score.abs().amax(-1, keepdim=True)
     first = torch.nn.functional.pad(apart, (1, 0), value=True)
@@ -202,8 +188,6 @@ def best_of_n(testbed: Testbed, proxy: Tensor, n: Tensor) -> Optimised:
 
     See :func:`log_best_of_n`. ``log n - (n - 1)/n``, which is usually reported for its KL, is an upper bound.
     """
-    import torch
-
     found = [_values(testbed, log_best_of_n(testbed.leaf_log_p, proxy, float(each)), proxy) for each in n]
     return Optimised(*(torch.stack(each) for each in zip(*found, strict=True)))
 
@@ -215,8 +199,6 @@ def log_best_of_n(log_p: Tensor, score: Tensor, n: float) -> Tensor:
     an equal one; of answers that tie, the first is taken. (Beirami et al. 2024, "Theoretical guarantees on the best-of-n
     alignment policy", lemma 1, where no two scores are equal.)
     """
-    import torch
-
     score = score.contiguous()
     log_p = log_p.expand_as(score)
     value, order = score.sort(-1)

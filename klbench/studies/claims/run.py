@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench import claims
 from klbench.context import Context
 from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LONGEST = 74
 """Letters of evidence that the terminal shows; the report and the table have all of it."""
@@ -29,8 +28,6 @@ def check(name: str, seed: int) -> dict[str, Any]:
 
 def run(options: ClaimsOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``claims``: one row a claim."""
-    import pandas as pd
-
     rows = context.collect(check, [(name, (name, context.seed)) for name in options.claims], short=True)
     return {"claims": pd.DataFrame(rows)} if rows else {}
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.schema import Column, Schema, integer, interval, text, with_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 LOSS = (
     text("arm", "which loss: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful", "Loss"),

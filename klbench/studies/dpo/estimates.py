@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import estimators
 from klbench.rlhf.penalty import standard_error
 from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.types import Draws
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.rlhf.testbed.dpo_world import Preferences
 
 
 def _leaves(log_q: Tensor, uniform: np.ndarray) -> Tensor:
     """Sequences by inversion: ``(..., prompts, leaves)`` and uniforms ``(seeds, prompts, n)`` to ``(..., prompts, n)``."""
-    import torch
-
     ends = log_q.exp().cumsum(-1)[..., :-1].contiguous()
     drawn = torch.from_numpy(uniform).expand(*log_q.shape[:-1], -1).contiguous()
     return torch.searchsorted(ends, drawn, right=True)
@@ -47,8 +43,6 @@ def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
 
     ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of exact KLs over these.
     """
-    import torch
-
     node, token, mask = bed.tree.paths
     log_ratio = torch.where(mask, (bed.log_p - log_probs)[..., node, token], 0.0)
     kl = torch.where(mask, (log_probs.exp() * (log_probs - bed.log_p)).sum(-1)[..., node], 0.0).sum(-1)

@@ -8,9 +8,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import divergences
-from klbench.policies.tree import check_number
-from klbench.rlhf.dpo import DpoArm
-from klbench.rlhf.options import ShapeOptions
+from klbench.policies import check_number
+from klbench.rlhf.options import DpoArm, ShapeOptions
 
 STANDARD = "dpo"
 """The arm that all others are compared with: KL of the policy from the reference, no smoothing."""

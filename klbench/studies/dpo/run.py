@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.context import Context
-from klbench.studies.dpo.options import DpoOptions
+from klbench.metrics.seeds import SeedFrame, band
+from klbench.rlhf.rows import training_table
+from klbench.studies.dpo import tables, tasks
+from klbench.studies.dpo.options import STANDARD, DpoOptions
+from klbench.studies.ppo.tasks import chunks
 from klbench.study import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return the tables of all losses, numbers of pairs and seeds."""
-    from klbench.metrics.seeds import SeedFrame, band
-    from klbench.rlhf.rows import training_table
-    from klbench.studies.dpo import tables, tasks
-    from klbench.studies.ppo.tasks import chunks
-
     plan = [(size, seeds) for size in (math.inf, *reversed(options.comparisons)) for seeds in chunks(options.seeds)]
     words = {math.inf: "all pairs"}
     work = [
@@ -52,8 +49,6 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """Return standard DPO by the number of pairs, and all losses with one number of them and with all there are."""
-    from klbench.studies.dpo.options import STANDARD
-
     table, start = results["dpo_final"], results["dpo_optima"]["start"].iloc[0]
     sizes = sorted(table["pairs"].unique())
     finite = [size for size in sizes if math.isfinite(size)]

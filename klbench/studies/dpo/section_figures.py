@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator
 
 from klbench.report import plots
 from klbench.report.blocks import Figure, LegendEntry, Panel
@@ -14,9 +16,6 @@ from klbench.report.plots import Axis, Line, Mark, Tile
 from klbench.report.tables import Row
 from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_SEEN
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 MOST_PANELS = 4
 MOST_SIZES = 6
@@ -39,8 +38,6 @@ def _pairs_axis(sizes: Sequence[float]) -> tuple[dict[float, float], Axis]:
     places = {size: size for size in finite} | {math.inf: 4.0 * max(finite, default=1.0)}
 
     def place(axes: Axes) -> None:
-        from matplotlib.ticker import NullLocator
-
         used = [places[size] for size in sizes]
         axes.set_xscale("log")
         axes.set_xlim(min(used) / 1.5, max(used) * 1.5)

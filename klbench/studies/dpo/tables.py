@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, by_seed, effect, mean, outcome, paired, summary, verdict
 from klbench.studies.dpo.options import STANDARD, DpoOptions
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MEANS = (
     "reward", "kl", "regret", "kl_to_own", "divergence_value", "accuracy", "population_accuracy", "loss", "population_loss",
@@ -59,8 +57,6 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     Over ``seeds`` that did not diverge; ``_difference`` is from the standard loss on the same pairs and seeds, over ``_seeds``
     that diverged in neither.
     """
-    import pandas as pd
-
     rows = []
     standard: dict[tuple[float, str], pd.Series[float]] = {}
     for (size, name), mine in SeedFrame.of(training, "arm", "pairs").groups(("pairs", "arm")):
@@ -90,8 +86,6 @@ def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
     ``_start_difference`` is KL(q‖q*) less that before training, ``nearest_difference`` that after training less that of the
     loss with the least mean on as many pairs, both on the same seeds.
     """
-    import pandas as pd
-
     frame = SeedFrame.of(training, "arm", "pairs")
     ends = final.dropna(subset="last").sort_values("last").drop_duplicates("pairs")
     nearest = dict(zip(ends["pairs"], ends["arm"], strict=True))
@@ -115,8 +109,6 @@ def rates_table(training: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
 
     The power is the slope of a line through each seed's logarithms, over ``seeds`` that diverged with no number of pairs.
     """
-    import pandas as pd
-
     rows = []
     for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(("arm",)):
         own = mine.kept
@@ -146,8 +138,6 @@ def enough(final: pd.DataFrame) -> float:
 
 def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
     """Return one row for each loss: its exact optimum on all pairs, and where training on all pairs ended."""
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     reached = SeedFrame.of(training[np.isinf(training["pairs"])], "arm")
     result = []
@@ -169,8 +159,6 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     ``error`` is the mean of estimate less exact KL with a standard error over seeds, ``bias`` that of the estimator's own
     expectation, ``below`` the share of seeds that it left below.
     """
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     result = []
     keys = ["pairs", "step", "samples_of", "estimator", "level"]
@@ -191,8 +179,6 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return one row for each number of pairs and estimate: its error over all evaluations, in units of the exact KL."""
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     result = []
     keys = ["pairs", "samples_of", "estimator", "level"]

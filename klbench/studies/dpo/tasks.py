@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from klbench.rlhf.dpo import DpoArm
-from klbench.rlhf.testbed import Testbed
+import torch
+from torch import Tensor
+
+from klbench.rlhf.dpo import judged, train
+from klbench.rlhf.options import DpoArm
+from klbench.rlhf.testbed import Testbed, implied
+from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
+from klbench.studies.dpo import estimates
 from klbench.studies.dpo.options import DpoOptions
 from klbench.threads import one_thread
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 Rows = list[dict[str, Any]]
 
@@ -25,10 +27,6 @@ def testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
 
 def optima(options: DpoOptions, bed: Testbed) -> Tensor:
     """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
-    import torch
-
-    from klbench.rlhf.testbed import implied
-
     result = []
     for arm in options.arms:
         wrong = arm.smoothing + options.flips - 2.0 * arm.smoothing * options.flips
@@ -38,13 +36,6 @@ def optima(options: DpoOptions, bed: Testbed) -> Tensor:
 
 def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...]) -> dict[str, Rows]:
     """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
-    import torch
-
-    from klbench.rlhf.dpo import judged, train
-    from klbench.rlhf.testbed import implied
-    from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
-    from klbench.studies.dpo import estimates
-
     with one_thread():
         bed, arms = testbed(options, seed, seeds), options.arms
         every = population(bed, options.scale, options.flips)
@@ -76,10 +67,6 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
 
 def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
-    import torch
-
-    from klbench.rlhf.testbed import implied
-
     exact = bed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
     to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
     penalty = torch.stack([implied.divergence_of(bed, log_q[i], arm.divergence) for i, arm in enumerate(arms)])
@@ -105,11 +92,6 @@ def _rows(
 
 def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows:
     """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
-    import torch
-
-    from klbench.rlhf.testbed import implied
-    from klbench.rlhf.testbed.dpo_world import population
-
     with one_thread():
         bed, arms = testbed(options, seed, seeds), options.arms
         own = optima(options, bed)

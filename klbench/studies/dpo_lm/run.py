@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench.context import Context
 from klbench.studies.dpo.options import STANDARD
+from klbench.studies.dpo_lm.tasks import perform
+from klbench.studies.language import tables
 from klbench.studies.language.options import DpoLmOptions
+from klbench.studies.language.preferences import check
+from klbench.studies.language.runs import UNTRAINED, all_of
+from klbench.studies.language.stage import prepared
 from klbench.study import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``training``, ``compared`` and ``texts``."""
-    from klbench.studies.dpo_lm.tasks import perform
-    from klbench.studies.language import tables
-    from klbench.studies.language.preferences import check
-    from klbench.studies.language.runs import UNTRAINED, all_of
-    from klbench.studies.language.stage import prepared
-
     place, shared = prepared(options, context)
     context.group.agreed(lambda: check(options, shared))
     names = (UNTRAINED, *(arm.name for arm in options.arms))

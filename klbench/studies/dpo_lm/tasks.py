@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+
+from klbench.rlhf.dpo import DpoReport, train
+from klbench.rlhf.language.dpo_world import Preferring
+from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
 from klbench.studies.language import runs
+from klbench.studies.language.options import DpoLmOptions
 from klbench.studies.language.preferences import preferences
 from klbench.studies.language.runs import UNTRAINED
 from klbench.studies.language.stage import Place, Stage, stage
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from klbench.rlhf.dpo import DpoReport
-    from klbench.rlhf.language.ppo_world import Language
-    from klbench.studies.language.options import DpoLmOptions
-    from klbench.types import Rollouts
+from klbench.types import Rollouts
 
 LOGGED = ("loss", "accuracy", "margin", "reward", "kl", "k1", "k2", "k3", "objective", "tokens")
 """What trackers are told."""
@@ -41,11 +41,6 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 
 def _trained(options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Language) -> list[dict[str, Any]]:
     """The rows of a loss, each from completions of the policy of its step."""
-    import torch
-
-    from klbench.rlhf.dpo import train
-    from klbench.rlhf.language.dpo_world import Preferring
-
     (used,) = [each for each in options.arms if each.name == job.name]
 
     def reports(start: int) -> Iterator[tuple[int, DpoReport]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -10,18 +10,18 @@ from klbench import gradients
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
 from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
-from klbench.studies.gradient.rows import BATCHES, exactly
 from klbench.types import Skip
 
-if TYPE_CHECKING:
-    pass
+BATCHES = 256
+"""Independent batches that a sampled gradient comes from: their spread is its standard error."""
 
 
 def _differentiable(pair: Pair) -> Pair:
     task = pair.gradient_task()
     if isinstance(task, Skip):
         raise ValueError(f"{task.reason}; pairs with a policy gradient: {', '.join(_kinds())}")
-    if exactly(pair, "kl_qp") == 0.0:
+    truth = pair.truth("kl_qp")
+    if truth is not None and truth.value == 0.0:
         raise ValueError("policy and reference are the same: there is no gradient to compare with")
     return pair
 

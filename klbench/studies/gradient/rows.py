@@ -6,28 +6,24 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from klbench import divergences, estimators, streams
-from klbench.gradients import Combination
+from klbench.gradients import Combination, closed
 from klbench.gradients._combination import GROUPED, coefficient
+from klbench.gradients.exact import GradientMoments, all_moments
+from klbench.gradients.sampled import SampledGradients, sample
 from klbench.pairs import Pair
+from klbench.studies.gradient.options import BATCHES
 from klbench.types import GradientTask, Skip
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.gradients.exact import GradientMoments
-    from klbench.gradients.sampled import SampledGradients
 
 TOLERANCE = 1e-8
 """Relative distance below which an enumerated gradient is the exact one, up to rounding."""
 ROUNDING = 1e-13
 """The same in units of one sample's gradient, for policies so near the reference that all gradients are rounding."""
-BATCHES = 256
-"""Independent batches that a sampled gradient comes from: their spread is its standard error."""
 
 Row = dict[str, Any]
 
@@ -188,10 +184,6 @@ def measured(
     pair: Pair, exact: Exact, chosen: Sequence[Combination], group: int, samples: int, seed: int
 ) -> list[tuple[Tensor, Row]]:
     """Mean gradient of each combination and what is to be said of it: by enumeration, in closed form, or from samples."""
-    from klbench.gradients import closed
-    from klbench.gradients.exact import all_moments
-    from klbench.gradients.sampled import sample
-
     task = exact.task
     known: Sequence[GradientMoments | None]
     if task.atoms() is not None:

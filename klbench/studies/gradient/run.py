@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench import gradients
 from klbench.context import Context
@@ -14,10 +16,6 @@ from klbench.studies.gradient.rows import TOLERANCE, described, measure
 from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
 ORDER = (
     "pair", "combination", "estimator", "placement", "level", "correction", "baseline", "staleness", "rel_bias", "rel_bias_se",
     "cosine", "variance", "variance_se", "rel_std", "matches", "claim", "unbiased_claim", "method", "status",
@@ -26,8 +24,6 @@ ORDER = (
 
 def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
     """One row a combination: what it is and who uses it."""
-    import pandas as pd
-
     return pd.DataFrame(
         [
             described(each)
@@ -48,8 +44,6 @@ def typed(names: Sequence[str] | None) -> dict[str, str]:
 
 def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two parameters, ``arrows``."""
-    import pandas as pd
-
     chosen = options.chosen()
     tasks = [(pair.title, (pair, chosen, options.group, options.samples, context.seed)) for pair in options.pairs]
     found = context.collect(measure, tasks, short=True)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, joined, named, share
-from klbench.report.figures import FAINT, TEXT, colour, drawing
-from klbench.report.numbers import short
-from klbench.report.plots import Axis, Bar, Mark, bars, down
+from klbench.report.plots import Arrow, Axis, Bar, Mark, bars, down
+from klbench.report.plots import arrows as arrow_panel
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.gradient.columns import ARROWS
 from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 VERDICTS = {
@@ -30,8 +25,7 @@ LONGEST = 1.2
 """Bars end here, in lengths of the exact gradient."""
 DRAWN = ("k1_loss", "k2_loss", "k3_loss", "k1_reward", "k1_reward_batch_mean", "k2_reward", "k3_reward")
 """Combinations that are drawn as arrows where the run was not asked for some by name."""
-EXACT = {"exact KL(q‖p)": 0, "exact KL(p‖q)": 1}
-SIDE = 330
+EXACT = {"exact KL(q‖p)": LegendEntry("∇ KL(q‖p)", 0, ""), "exact KL(p‖q)": LegendEntry("∇ KL(p‖q)", 1, "")}
 MAX_PANELS = 4
 
 Tip = tuple[float, float]
@@ -100,108 +94,12 @@ def arrows_drawn(run: Gradients) -> list[str]:
     return ([row["combination"] for row in run.typed] or [name for name in DRAWN if name in known] or known)[:MOST]
 
 
-def _text(names: Sequence[str]) -> list[str]:
-    """A label's lines: the divergence, if it is one, and the combinations that end there."""
-    lines = [name.replace("exact ", "∇ ") for name in names if name.startswith("exact")]
-    return lines + [name for name in names if not name.startswith("exact")]
-
-
-def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    return wide * high if wide > 0 and high > 0 else 0.0
-
-
-def _place(tips: dict[Tip, list[str]], low: Tip, scale: float) -> dict[Tip, tuple[float, float, str]]:
-    """Where each label goes, in points from the lower left: the candidate that covers least of arrows and other labels."""
-    at = {tip: ((tip[0] - low[0]) * scale, (tip[1] - low[1]) * scale) for tip in tips}
-    origin = (-low[0] * scale, -low[1] * scale)
-    strokes = [
-        (x - 2, y - 2, x + 2, y + 2)
-        for end in at.values()
-        for step in range(41)
-        for x, y in [(origin[0] + (end[0] - origin[0]) * step / 40, origin[1] + (end[1] - origin[1]) * step / 40)]
-    ]
-    dots = [(x - 5, y - 5, x + 5, y + 5) for x, y in at.values()]
-    placed: dict[Tip, tuple[float, float, str]] = {}
-    boxes: list[tuple[float, float, float, float]] = []
-    for tip in sorted(tips, key=lambda each: -len(tips[each])):
-        lines = _text(tips[tip])
-        width, height = 6.3 * max(map(len, lines)) + 2, 13.5 * len(lines)
-        best: tuple[float, tuple[float, float, float, float], tuple[float, float, str]] | None = None
-        for distance in (8.0, 16.0, 28.0, 42.0):
-            for turn in range(16):
-                angle = math.pi * turn / 8
-                x, y = at[tip][0] + distance * math.cos(angle), at[tip][1] + distance * math.sin(angle)
-                right = math.cos(angle) >= 0
-                box = (x if right else x - width, y - height / 2, x + width if right else x, y + height / 2)
-                outside = max(0.0, -box[0]) + max(0.0, box[2] - SPAN) + max(0.0, -box[1]) + max(0.0, box[3] - SPAN)
-                covered = sum(_overlap(box, each) for each in (*strokes, *dots)) + 4 * sum(
-                    _overlap(box, each) for each in boxes
-                )
-                cost = covered + 40 * outside + 1.5 * distance
-                if best is None or cost < best[0]:
-                    best = (cost, box, (x, y, "left" if right else "right"))
-        assert best is not None
-        boxes.append(best[1])
-        placed[tip] = best[2]
-    return placed
-
-
-SPAN = 290.0
-"""Points along each side of the square that arrows are drawn in."""
-
-
-def _arrow(axes: Axes, tip: Tip, slot: int | None) -> None:
-    exact = slot is not None
-    style = {"arrowstyle": "-|>", "color": colour(slot or 0) if exact else TEXT, "linewidth": 3.2 if exact else 1.0,
-             "shrinkA": 0, "shrinkB": 0, "mutation_scale": 15 if exact else 9}  # fmt: skip
-    axes.annotate("", xy=tip, xytext=(0.0, 0.0), arrowprops=style, zorder=2 if exact else 3)
-
-
 def _panel(run: Gradients, pair: str) -> Panel | None:
-    tips = _tips(run, pair)
-    if not tips:
-        return None
-    xs, ys = ([0.0, *(tip[i] for tip in tips)] for i in (0, 1))
-    side = 1.45 * max(max(xs) - min(xs), max(ys) - min(ys), 1e-9)
-    low = ((max(xs) + min(xs) - side) / 2, (max(ys) + min(ys) - side) / 2)
-    scale = SPAN / side
-    with drawing(left=0.15, bottom=0.14, height=SIDE) as (axes, svg):
-        axes.set_xlim(low[0], low[0] + side)
-        axes.set_ylim(low[1], low[1] + side)
-        axes.axhline(0.0, color=FAINT, linewidth=0.8, zorder=0)
-        axes.axvline(0.0, color=FAINT, linewidth=0.8, zorder=0)
-        axes.locator_params(nbins=5)
-        places = _place(tips, low, scale)
-        for tip, names in tips.items():
-            slot = next((EXACT[name] for name in names if name in EXACT), None)
-            length = math.hypot(*tip) * scale
-            if length < 4:
-                axes.plot(0.0, 0.0, "o", color=TEXT, markersize=6, zorder=4)
-            else:
-                _arrow(axes, tip, slot)
-            x, y, side_of = places[tip]
-            aside = (low[0] + x / scale, low[1] + y / scale)
-            if math.dist(aside, tip) * scale > 20:  # so that the eye finds the arrow that a label belongs to
-                axes.plot(*zip(tip, aside, strict=True), color=TEXT, linewidth=0.6, linestyle=":", zorder=4)
-            lines = _text(names)
-            for i, line in enumerate(lines):
-                bold = line.startswith("∇")
-                axes.annotate(
-                    line, xy=(low[0] + x / scale, low[1] + (y + 13.5 * (len(lines) / 2 - i - 0.5)) / scale), fontsize=11,
-                    ha=side_of, va="center", color=colour(slot) if bold and slot is not None else TEXT,
-                    fontweight="bold" if bold else "normal", zorder=5,
-                )  # fmt: skip
-        axes.set_xlabel("gradient in the policy's mean")
-        axes.set_ylabel("gradient in its log-scale")
-    longest = max(math.hypot(*tip) for tip in tips)
-
-    def number(x: float) -> str:
-        return short(x if abs(x) > 1e-6 * longest else 0.0, 2)
-
-    said = "; ".join(f"{', '.join(_text(names))} at ({number(x)}, {number(y)})" for (x, y), names in tips.items())
-    return Panel(run.pair_label(pair), svg[0], f"Mean gradients on {pair}: {said}.")
+    drawn = [
+        Arrow(*tip, [name for name in names if name not in EXACT], next((EXACT[name] for name in names if name in EXACT), None))
+        for tip, names in _tips(run, pair).items()
+    ]
+    return arrow_panel(run.pair_label(pair), drawn, SAY.arrow_axis(0), SAY.arrow_axis(1)) if drawn else None
 
 
 def arrows(run: Gradients) -> Figure | None:
@@ -212,7 +110,7 @@ def arrows(run: Gradients) -> Figure | None:
         return None
     left_out = len({row["combination"] for row in run.rows(ARROWS)} - set(EXACT)) - len(arrows_drawn(run))
     caption = SAY.arrows_caption(len(pairs), len(panels), max(0, left_out))
-    return Figure(f"gradient-arrows{run.stem}", str(SAY.arrows_title()), caption, panels)
+    return Figure(f"gradient-arrows{run.stem}", SAY.arrows_title(), caption, panels, [*EXACT.values()])
 
 
 ALONE, TOGETHER = (

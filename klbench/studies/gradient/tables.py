@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICT, VERDICTS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Row = Mapping[str, Any]
 
@@ -83,8 +82,6 @@ def _verdict(rows: Sequence[Row]) -> tuple[str, str]:
 
 def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
     """Return table ``verdicts``; ``typed`` holds the name by which the run was asked for a combination."""
-    import pandas as pd
-
     found = by_combination(GRADIENTS.rows(gradients))
     near, far = ends(row for rows in found.values() for row in rows)
     same = first_alike(found, ("rel_bias", "rel_std", "total_rel_std"))
@@ -126,8 +123,6 @@ def _places(rows: Sequence[Row]) -> dict[str, float]:
 
 def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     """Return table ``options``: what trainers call a combination, option by option, and what to set in its place."""
-    import pandas as pd
-
     verdict_of = {row["combination"]: row for row in VERDICTS.rows(found)}
     rows = []
     for row in COMBINATIONS.rows(combinations):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from klbench.schema import Column, Schema, text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SD_OF_VALUE = "standard deviation of one term of the value, {}"
 SD_OF_GRADIENT = "standard deviation of one sample's gradient over the length of the exact one, {}"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench import estimators
 from klbench.context import Context
@@ -13,9 +15,6 @@ from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.lambda_.options import LambdaOptions
 from klbench.study import Summary
 from klbench.types import Skip
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def measure(pair: Pair) -> dict[str, Any]:
@@ -62,8 +61,6 @@ def measure(pair: Pair) -> dict[str, Any]:
 
 def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``lambda``: one row a pair."""
-    import pandas as pd
-
     rows = context.collect(measure, [(pair.title, (pair,)) for pair in options.pairs], short=True)
     return {"lambda": pd.DataFrame(rows)} if rows else {}
 

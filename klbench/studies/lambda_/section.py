@@ -99,8 +99,8 @@ def _best(found: Mapping[str, Sequence[Row]]) -> Figure:
 def _noise(found: Mapping[str, Sequence[Row]]) -> Iterator[Figure]:
     panels = []
     for name, rows in _drawn(found).items():
-        panels.append(_panel(SAY.of_value(name), rows, VALUE, Axis(SAY.value_axis(), scale="log")))
-        panels.append(_panel(SAY.of_gradient(name), rows, GRADIENT, Axis(SAY.gradient_axis(), scale="log")))
+        panels.append(_panel(SAY.of_value(name).unescape(), rows, VALUE, Axis(SAY.value_axis(), scale="log")))
+        panels.append(_panel(SAY.of_gradient(name).unescape(), rows, GRADIENT, Axis(SAY.gradient_axis(), scale="log")))
     if panels:
         yield Figure("lambda-noise", SAY.noise_title(), SAY.noise_caption(), panels, [*GRADIENT.values()])
 

@@ -8,11 +8,8 @@ from pydantic import Field, field_validator, model_validator
 
 from klbench import trackers
 from klbench.lm import names, prompts, rows
-from klbench.rlhf.dpo import DpoArm
 from klbench.rlhf.language import rewards
-from klbench.rlhf.language.dpo_world import KEYS as PREFERENCE
-from klbench.rlhf.language.sft import KEYS as EXAMPLE
-from klbench.rlhf.options import LoopOptions
+from klbench.rlhf.options import DpoArm, LoopOptions
 from klbench.studies.dpo.options import Divergences, Smoothing, arms
 from klbench.types import Options
 
@@ -83,7 +80,7 @@ class LanguageOptions(Options):
     @classmethod
     def _check_sft(cls, path: str) -> str:
         if path:
-            rows.check_path(path, EXAMPLE, lines=True)
+            rows.check_path(path, rows.EXAMPLE, lines=True)
         return path
 
     @field_validator("reward")
@@ -123,7 +120,7 @@ class RankedOptions(Options):
     @classmethod
     def _check_preferences(cls, path: str) -> str:
         if path:
-            rows.check_path(path, PREFERENCE)
+            rows.check_path(path, rows.PREFERENCE)
         return path
 
 
@@ -152,7 +149,7 @@ class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
     @classmethod
     def _check_pretraining(cls, path: str) -> str:
         if path:
-            rows.check_path(path, EXAMPLE, lines=True)
+            rows.check_path(path, rows.EXAMPLE, lines=True)
         return path
 
     @model_validator(mode="after")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from klbench import streams
+from klbench.context import Context
 from klbench.lm import trained
+from klbench.lm.scalar import Scalar
+from klbench.rlhf.language import dpo_world
+from klbench.rlhf.language.dpo_world import Preferences
+from klbench.rlhf.language.reward_world import Rater, judging
+from klbench.rlhf.reward_model import train
+from klbench.studies.language.options import DpoLmOptions, PpoLmOptions
 from klbench.studies.language.runs import enough_memory, mapped
 from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import ConfigError, RunError
-
-if TYPE_CHECKING:
-    from klbench.context import Context
-    from klbench.lm.scalar import Scalar
-    from klbench.rlhf.language.dpo_world import Preferences
-    from klbench.studies.language.options import DpoLmOptions, PpoLmOptions
 
 REPORTS = 10
 """How often a reward model's losses are looked at, and it is kept where they are least."""
@@ -23,8 +24,6 @@ REPORTS = 10
 
 def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Preferences:
     """The preferences of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
-    from klbench.rlhf.language import dpo_world
-
     if options.preferences:
         return dpo_world.load(options.preferences, shared.start)
     return dpo_world.sampled(
@@ -42,8 +41,6 @@ def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
     ConfigError
         The file, its line and key; or there is one pair, none of which could be held out.
     """
-    from klbench.rlhf.language import dpo_world
-
     if options.preferences and len(dpo_world.load(options.preferences, shared.start)) < 2:
         raise ConfigError(f"{options.preferences}: expected at least 2 pairs, got 1")
 
@@ -70,8 +67,6 @@ def learn(options: PpoLmOptions, place: Place, seed: int) -> list[dict[str, Any]
 
 def paid_by_model(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> Stage:
     """The same with the seed's reward model as its judge."""
-    from klbench.rlhf.language.reward_world import judging
-
     model, state = _rater(options, place, shared, seed)
     judge = judging(model, level=state["level"], scale=options.label_scale, batch=options.batch, dtype=options.dtype)
     return replace(shared, judge=judge, gold=shared.judge)
@@ -79,8 +74,6 @@ def paid_by_model(options: PpoLmOptions, place: Place, shared: Stage, seed: int)
 
 def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
     """Model, and what is known of it: ``rows`` and ``level``; kept while the run is unfinished."""
-    from klbench.lm.scalar import Scalar
-
     name = f"reward-model-seed-{seed}"
     file = place.part(name)
     there = None if file is None else trained.kept(file)
@@ -97,9 +90,6 @@ def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tup
 
 
 def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
-    from klbench.rlhf.language.reward_world import Rater
-    from klbench.rlhf.reward_model import train
-
     rater = Rater(
         shared.start, preferences(options, place, shared, seed), each=options.pairs_each, batch=options.batch,
         rate=options.reward_rate, steps=options.reward_steps, dtype=options.dtype,

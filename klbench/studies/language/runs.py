@@ -7,24 +7,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from klbench import trackers
+from klbench.context import Context
 from klbench.lm import trained
 from klbench.lm.batching import is_out_of_memory
-from klbench.rlhf.language.ppo_world import Language
+from klbench.rlhf.language.ppo_world import Completed, Judge, Language, Setting
+from klbench.studies.language.options import DpoLmOptions, LanguageOptions, PpoLmOptions
 from klbench.studies.language.stage import Place, Stage, described, measures
-from klbench.types import RunError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.context import Context
-    from klbench.rlhf.language.ppo_world import Completed, Judge
-    from klbench.studies.language.options import DpoLmOptions, LanguageOptions, PpoLmOptions
-    from klbench.types import Rollouts
+from klbench.types import Rollouts, RunError
 
 UNTRAINED = "untrained"
 """What a policy is called that has not been trained."""
@@ -156,8 +152,6 @@ def restore(world: Language, kept: Kept) -> None:
 
 def ended(world: Language, done: Completed) -> Tensor:
     """Which completions came to their end."""
-    import torch
-
     last = done.token[np.arange(len(done.token)), done.mask.sum(-1) - 1]
     return torch.from_numpy(np.isin(last, world.policy.end))
 
@@ -191,8 +185,6 @@ def measured(
     world: Language, options: LanguageOptions, beta: float, estimate: Estimate | None, gold: Judge | None = None
 ) -> dict[str, Any]:
     """The policy of now on completions that all runs of a seed draw with the same numbers: statistics, values, some texts."""
-    import torch
-
     prompt = np.resize(np.arange(len(world.prompts)), options.samples)
     done = world.completed(prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens)))
     with torch.no_grad():
@@ -229,8 +221,6 @@ def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Track
 
 def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any) -> Language:
     """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
-    from klbench.rlhf.language.ppo_world import Setting
-
     settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
     return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, (place.seed, "language", seed))
 

@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from klbench import estimators
+from klbench.context import Context
 from klbench.lm import loading, prompts, trained
+from klbench.lm.model import LanguageModel
 from klbench.pairs.lm import threads
 from klbench.rlhf.language import rewards, sft
+from klbench.rlhf.language.ppo_world import Judge
 from klbench.rlhf.language.rewards import Written
-from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.context import Context
-    from klbench.lm.model import LanguageModel
-    from klbench.rlhf.language.ppo_world import Judge
-    from klbench.studies.language.options import LanguageOptions
-    from klbench.types import Rollouts
+from klbench.studies.language.options import LanguageOptions
+from klbench.types import ConfigError, Rollouts
 
 
 @dataclass(frozen=True)

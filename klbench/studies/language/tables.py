@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench.metrics.seeds import Z95, SeedFrame, outcome, share, verdict
 from klbench.rlhf.options import NONE
@@ -14,9 +15,6 @@ from klbench.rlhf.rows import described, training_table
 from klbench.studies.language.columns import HALF
 from klbench.studies.language.runs import UNTRAINED
 from klbench.studies.language.stage import clustered
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Run = Mapping[str, Any]
 Parts = Callable[[str], Mapping[str, Any]]
@@ -43,8 +41,6 @@ def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described
     interval over seeds; with one seed, over its completions. Runs that diverged are counted and left out, unless all of a
     combination did.
     """
-    import pandas as pd
-
     columns = ("combination", "seed", "status", "statistics", "values")
     frame = SeedFrame.of(pd.DataFrame({column: [run[column] for run in runs] for column in columns}), "combination")
     rows = []
@@ -115,8 +111,6 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return some completions of each policy."""
-    import pandas as pd
-
     return pd.DataFrame([
         {"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]
     ])  # fmt: skip

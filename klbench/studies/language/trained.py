@@ -11,12 +11,13 @@ from typing import Any
 from klbench import studies
 from klbench.context import Context
 from klbench.lm import embedded
+from klbench.lm.catalogue import PREFIX
 from klbench.runs import RunFolder
 from klbench.types import Options
 
 # Said in full, so that no experiment's file changes what is embedded.
 SHARED: dict[str, Any] = {
-    "policy": f"{embedded.PREFIX}reference", "revision": "", "reference": None, "reference_revision": "", "dtype": "float32",
+    "policy": f"{PREFIX}reference", "revision": "", "reference": None, "reference_revision": "", "dtype": "float32",
     "batch": 64, "prompts": "", "prompt_count": 64, "max_new_tokens": 32, "reward": "vowels", "sft": "", "sft_steps": 100,
     "sft_rate": 1e-3, "seeds": 1, "samples": 2, "checkpoints": True, "tracker": "none", "label_scale": 30.0,
     "preferences": "", "pairs_each": 64, "learning_rate": 1e-3, "decay": True, "gradient_clip": 1.0,

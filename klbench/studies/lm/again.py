@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench import estimators
 from klbench.context import Context
@@ -13,9 +14,6 @@ from klbench.pairs import Pair
 from klbench.studies.lm.measure import LEVELS, Shard, first, skip_reason
 from klbench.studies.lm.values import ratio_of
 from klbench.types import Completions, CompletionSource, Dtype, Estimator, Skip
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SELF = ("k1", "k2", "k3")
 
@@ -67,8 +65,6 @@ def scored_again(
     ks: Sequence[int],
 ) -> dict[str, pd.DataFrame]:
     """Tables ``dtype`` and ``truncation``, from so many completions of each pair that can score them again; those with rows."""
-    import pandas as pd
-
     able = [pair.capabilities.rescored or pair.capabilities.truncated for pair in pairs]
     tasks = [
         (pair, each, context.seed, n, tuple(dtypes), tuple(ks))

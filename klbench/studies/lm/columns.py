@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from klbench.columns import ESTIMATORS
 from klbench.schema import Column, Schema, flag, integer, text, with_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PAIR = text("pair", "policy and reference", "Pair")
 ESTIMATOR = text("estimator", "its name in klbench; rao_blackwell is the exact KL of each token's distribution", "Estimator")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from klbench import estimators
 from klbench.studies.lm.found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
@@ -177,8 +178,6 @@ def _by_prompt(shard: Shard) -> Prompts | None:
 def peak_memory(device: str = "cpu") -> float:
     """Return the most memory that this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
     if device == "cuda":
-        import torch
-
         return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource
@@ -237,8 +236,6 @@ def measure_shard(
     ConfigError
         The pair has no completions after all, or what it reads is not as it should be.
     """
-    from klbench import compiled  # noqa: F401  # now, not while an estimator's clock runs
-
     started = time.perf_counter()
     completions = pair.completions(seed, shard, size)
     seconds = time.perf_counter() - started

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.context import Checkpoint, Context
 from klbench.metrics.tails import FAILS
@@ -36,9 +37,6 @@ from klbench.studies.lm.verdicts import complete
 from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
 from klbench.types import Estimator, RunError, Truth
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def _part(pair: Pair) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.numbers import Z95, exact, short
@@ -14,9 +16,6 @@ from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.lm.columns import COST, DTYPE, SAMPLING, TOKEN_MEANS, TOKENS, TOP_TOKENS, TRUNCATION
 from klbench.studies.lm.section_data import EXACT, MOST_PAIRS, TARGET, Completions, finite, visible
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 TOKEN, WHOLE = LegendEntry("sum over tokens", 0, "o"), LegendEntry("whole log-ratio", 1, "s")

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from scipy.special import rel_entr
+from torch import Tensor
+from torch.distributions import Categorical, kl_divergence
 
 from klbench import divergences, estimators, streams
 from klbench.kernels import token_divergences
 from klbench.studies.peers.found import expression, function
 from klbench.types import Draws
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Two = Callable[[Any, Any], Any]
 TRL, VERL, OPENRLHF, LIGER = "trl", "verl", "openrlhf", "liger-kernel"
@@ -87,8 +88,6 @@ def _liger_k3() -> Two:
 
 def _tokens(logits: Tensor) -> Tensor:
     """The tokens whose log-probability is asked for: of the 8 first, one a row, so that a masked one is never asked for."""
-    import torch
-
     return torch.arange(len(logits), device=logits.device) % 8
 
 
@@ -101,15 +100,11 @@ def _log_prob(distribution: str, file: str, name: str) -> Callable[[], Two]:
 
 
 def _categorical_log_prob() -> Two:
-    from torch.distributions import Categorical
-
     made: Any = Categorical  # without types of its own
     return lambda policy, _: made(logits=policy, validate_args=False).log_prob(_tokens(policy))
 
 
 def _categorical_kl() -> Two:
-    from torch.distributions import Categorical, kl_divergence
-
     def kl(policy: Tensor, reference: Tensor) -> Any:
         return kl_divergence(
             Categorical(logits=policy, validate_args=False), Categorical(logits=reference, validate_args=False)
@@ -120,8 +115,6 @@ def _categorical_kl() -> Two:
 
 def _scipy_kl() -> Two:
     """``rel_entr`` has no gradient: it is NumPy's."""
-    import torch
-    from scipy.special import rel_entr
 
     def kl(policy: Tensor, reference: Tensor) -> Tensor:
         q, p = (each.detach().float().softmax(-1).numpy() for each in (policy, reference))
@@ -149,8 +142,6 @@ def _liger_js() -> Two:
     loss = function(LIGER, "liger_kernel/chunked_loss/jsd_loss.py", "LigerFusedLinearJSDFunction.distillation_loss_fn")
 
     def js(policy: Tensor, reference: Tensor) -> Any:
-        import torch
-
         return torch.stack([loss(q[None], p[None]) for q, p in zip(policy, reference, strict=True)])  # it sums over rows
 
     return js

@@ -6,6 +6,7 @@ to, and compiled. Nothing of it is part of klbench.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 import builtins
@@ -81,8 +82,6 @@ class _Absent:
 
 
 def _annotations() -> int:
-    import __future__
-
     return __future__.annotations.compiler_flag  # types are not evaluated, and so need not be importable
 
 

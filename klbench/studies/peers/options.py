@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from klbench.studies.peers.cases import Subject
 from klbench.types import Options
 
 if TYPE_CHECKING:
-    pass
+    from klbench.studies.peers.cases import Subject
 
 
 class PeersOptions(Options):

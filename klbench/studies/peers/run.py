@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from klbench import estimators
 from klbench.context import Context
+from klbench.machine import __version__
 from klbench.studies.peers.cases import HERE, REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.found import MissingError
 from klbench.studies.peers.options import PeersOptions
@@ -18,16 +21,11 @@ from klbench.study import Summary
 from klbench.threads import one_thread
 from klbench.types import RunError
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 WRONG = 0.01
 """A relative error of this or more: the value, or the gradient, is another one."""
 
 
 def _version(library: str) -> str:
-    from klbench.machine import __version__
-
     if library == HERE:
         return __version__
     try:
@@ -38,8 +36,6 @@ def _version(library: str) -> str:
 
 def _both(function: Two, policy: Any, reference: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Value and gradient of the sum in the first input, as float64; None where it gives none."""
-    import torch
-
     leaf = policy.clone().requires_grad_()
     value = function(leaf, reference)
     gradient = torch.autograd.grad(value.sum(), leaf)[0].double().numpy() if value.requires_grad else None
@@ -56,8 +52,6 @@ def _relative(got: np.ndarray, exact: np.ndarray, largest: float, scale: np.ndar
 
 def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> dict[str, Any]:
     """Errors of value and gradient on one pair of inputs, against float64 on these very inputs."""
-    import torch
-
     value, gradient = _both(function, policy, reference)
     exact, slope = _both(subject.exact, policy.double(), reference.double())
     assert slope is not None
@@ -81,8 +75,6 @@ def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> d
 
 def _twin(peer: Peer, function: Two, options: PeersOptions, seed: int) -> float:
     """By how much, at most, a peer differs from its twin of klbench's, over ``1 + |value|``: float64, all regimes."""
-    import torch
-
     worst = 0.0
     for regime in REGIMES["log-probs"]:
         log_q, log_p = (torch.tensor(x) for x in inputs("log-probs", regime, (min(options.tokens, 4_096),), seed))
@@ -93,8 +85,6 @@ def _twin(peer: Peer, function: Two, options: PeersOptions, seed: int) -> float:
 
 
 def _calls(function: Two, policy: Any, reference: Any) -> dict[str, Callable[[], Any]]:
-    import torch
-
     leaf = policy.clone().requires_grad_()
     calls: dict[str, Callable[[], Any]] = {"forward": lambda: function(policy, reference)}
     if function(leaf, reference).requires_grad:
@@ -123,8 +113,6 @@ def _timed(calls: Mapping[str, Callable[[], Any]], options: PeersOptions) -> dic
 def _speed(
     subject: Subject, functions: Mapping[Peer, Two], dtype: str, options: PeersOptions, seed: int
 ) -> list[dict[str, Any]]:
-    import torch
-
     policy, reference = (
         torch.tensor(x).to(getattr(torch, dtype)) for x in inputs(subject.inputs, "usual", options.shape(subject), seed)
     )
@@ -160,9 +148,6 @@ def _had(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
 
 def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``peers``, a row a subject, library, dtype and regime, and ``peers_speed``, of timings."""
-    import pandas as pd
-    import torch
-
     rows: list[dict[str, Any]] = []
     speed: list[dict[str, Any]] = []
     with one_thread():  # as many as every library uses: what is compared is the arithmetic

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from klbench.report import cells, plots
 from klbench.report.axes import log_ticks
@@ -16,9 +16,6 @@ from klbench.report.prose import prose
 from klbench.report.runs import RunTables
 from klbench.report.tables import Row
 from klbench.studies.peers.columns import PEERS, SPEED
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 HERE = "klbench"

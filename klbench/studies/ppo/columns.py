@@ -49,9 +49,11 @@ def _band(column: Column) -> tuple[Column, ...]:
     ends = (("low", "10 %"), ("high", "90 %"))
     return (
         column,
-        *(replace(column, name=f"{column.name}_{end}", meaning=f"{at} quantile of {column.name} over seeds", heading="")
-          for end, at in ends),
-    )  # fmt: skip
+        *(
+            replace(column, name=f"{column.name}_{end}", meaning=f"{at} quantile of {column.name} over seeds", heading="")
+            for end, at in ends
+        ),
+    )
 
 
 TRAINING = Schema(
@@ -284,6 +286,14 @@ RECOVERY_CURVES = Schema(
 )
 
 TABLES = (
-    TRAINING, FINAL, CURVES, FRONTIER, MATCHED, NOISE_FREE, FIXED_POINTS, RECOVERY, RECOVERY_CURVES,
+    TRAINING,
+    FINAL,
+    CURVES,
+    FRONTIER,
+    MATCHED,
+    NOISE_FREE,
+    FIXED_POINTS,
+    RECOVERY,
+    RECOVERY_CURVES,
     COMBINATIONS,
-)  # fmt: skip
+)

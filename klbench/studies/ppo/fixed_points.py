@@ -1,21 +1,22 @@
-"""Predicted fixed points beside what training reached."""
+"""The table of predicted fixed points beside what training reached."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from klbench.metrics.seeds import SeedFrame, mean, share, summary
 from klbench.rlhf.rows import described
+from klbench.rlhf.testbed import fixed_points
 from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
+from klbench.studies.ppo.tasks import testbed
 from klbench.studies.ppo.verdicts import judged_points
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def fixed_points_table(
@@ -26,7 +27,7 @@ def fixed_points_table(
     noise_free: pd.DataFrame,
     free: pd.DataFrame,
 ) -> pd.DataFrame:
-    """One row a combination: regret, KL and reward where its expected gradient vanishes, and where three trainings ended.
+    """Return one row a combination: regret, KL and reward where its mean gradient vanishes, and where three trainings ended.
 
     ``free_``: exact gradients and a logit for every token after every prefix, which is what the prediction is for, so that
     where none is known there is nothing; ``noise_free_``: exact gradients and the policy's own shape; ``sampled_``: as it was
@@ -35,28 +36,23 @@ def fixed_points_table(
     ``sampled_seeds`` did not diverge; ``sampled_way``: how
     much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
     """
-    import pandas as pd
-    import torch
-
-    from klbench.rlhf.testbed import fixed_points
-    from klbench.studies.ppo.tasks import testbed
-
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
     bed = testbed(options, seed, few)
     beta = torch.tensor([options.beta], dtype=torch.float64)
-    exact = {
-        name: bed.exact(fixed_points.predicted(bed, name, beta), beta) for name in fixed_points.NAMES
-    } | {"greedy": fixed_points.greedy(bed, beta)}  # fmt: skip
+    exact = {name: bed.exact(fixed_points.predicted(bed, name, beta), beta) for name in fixed_points.NAMES} | {
+        "greedy": fixed_points.greedy(bed, beta)
+    }
     kinds = {"free": free, "noise_free": noise_free, "sampled": training}
-    frames = {
-        kind: SeedFrame.of(table[table["seed"].isin(few)], "combination") for kind, table in kinds.items() if len(table)
-    }  # fmt: skip
+    frames = {kind: SeedFrame.of(table[table["seed"].isin(few)], "combination") for kind, table in kinds.items() if len(table)}
     rows = []
     for name, (point, residual) in points.items():
         row: dict[str, Any] = {
-            **described(name), "fixed_point": point, "formula": fixed_points.FORMULAS.get(point, ""), "residual": residual,
+            **described(name),
+            "fixed_point": point,
+            "formula": fixed_points.FORMULAS.get(point, ""),
+            "residual": residual,
             "seeds": len(few),
-        }  # fmt: skip
+        }
         mine = {kind: part for kind, frame in frames.items() if len((part := frame.where(combination=name)).every)}
         predicted, start = exact.get(point), mine["sampled"].first("regret").reindex(few)
         row |= {"start_regret": mean(start.to_numpy())}

@@ -57,9 +57,13 @@ class TrainingOptions(TestbedOptions):
         a penalty in the loss.
         """
         changed = {
-            "baseline": self.baseline == "batch_mean", "whitening": self.whitening != "none",
-            "normalisation": self.normalisation == "sequence", "clamp": self.clamp is not None,
-            "target_kl": self.target_kl is not None, "critic": self.critic, "lag": self.lag > 0,
+            "baseline": self.baseline == "batch_mean",
+            "whitening": self.whitening != "none",
+            "normalisation": self.normalisation == "sequence",
+            "clamp": self.clamp is not None,
+            "target_kl": self.target_kl is not None,
+            "critic": self.critic,
+            "lag": self.lag > 0,
             "pretraining_weight": self.pretraining_weight > 0,
-        }  # fmt: skip
+        }
         return ", ".join(f"{key}={getattr(self, key)}" for key, is_so in changed.items() if is_so)

@@ -10,27 +10,26 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
 
 from klbench.metrics.seeds import SeedFrame, band, mean, summary
+from klbench.rlhf import ppo
 from klbench.rlhf.penalty import PenaltyArm, arm
+from klbench.rlhf.ppo import PpoBatch, Recipe
 from klbench.rlhf.rows import described
-from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed import Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.ppo.options import TrainingOptions
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from torch import Tensor
-
-    from klbench.rlhf.ppo import PpoBatch, Recipe
 
 Rows = list[dict[str, Any]]
 
 
-class _Watched(Replicas):
+class _RecordingReplicas(Replicas):
     """Replicas that keep the norm of every gradient, before any clip, and whether a batch had a lost token."""
 
     lost: Tensor
@@ -38,13 +37,13 @@ class _Watched(Replicas):
     seen: list[Tensor]
 
     def sample(self, update: int, lag: int) -> PpoBatch:
-        """As ever."""
+        """Sample a batch, and note whether it has the lost token."""
         batch = super().sample(update, lag)
         self.seen.append((batch.inputs.token[..., 0] == self.lost[:, self._prompts]).any(-1))  # type: ignore[attr-defined]
         return batch
 
     def step(self, loss: Tensor, update: int) -> None:
-        """As ever."""
+        """Take a step, and keep the norm of its gradient."""
         super().step(loss, update)
         self.norms.append(self.optimizer.norm)
 
@@ -60,7 +59,7 @@ def lost_tokens(bed: Testbed) -> Tensor:
 
 
 def held(bed: Testbed, log_probs: Tensor) -> Tensor:
-    """Probability of the lost token, mean over prompts: ``(..., seeds, prompts, 1, tokens)`` to ``(..., seeds)``."""
+    """Return the probability of the lost token, mean over prompts: ``(..., seeds, prompts, 1, tokens)`` to ``(..., seeds)``."""
     first = log_probs[..., 0, :]
     where = lost_tokens(bed)[..., None].expand(*first.shape[:-1], 1)
     return first.gather(-1, where)[..., 0].exp().mean(-1)
@@ -68,8 +67,6 @@ def held(bed: Testbed, log_probs: Tensor) -> Tensor:
 
 def without(bed: Testbed, nats: Tensor) -> Tensor:
     """The reference's parameters with each prompt's lost token pushed down: ``(arms, seeds, parameters)`` for ``(arms,)``."""
-    import torch
-
     theta = bed.reference.repeat(len(nats), 1, 1)
     logits = theta[..., : bed.policy.parameters].view(len(nats), len(bed.seeds), bed.prompts, bed.tree.tokens)
     where = lost_tokens(bed).expand(len(nats), -1, -1)[..., None]
@@ -78,29 +75,38 @@ def without(bed: Testbed, nats: Tensor) -> Tensor:
 
 
 def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe: Recipe) -> Rows:
-    """One row a combination, nats lost, seed and evaluation; what the whole run had stands in the last ones."""
-    import torch
-
-    from klbench.rlhf import ppo
-    from klbench.rlhf.testbed import expected
-
+    """Return one row a combination, nats lost, seed and evaluation; the last ones hold what is known of the whole run."""
     bed = short_bed(bed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
     nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
     start, steps = without(bed, nats), recipe.updates * recipe.epochs * recipe.minibatches
-    world = _Watched(
-        bed, len(arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip,
-        steps=steps if options.decay else None, critic=options.critic, lag=options.lag,
-    )  # fmt: skip
+    world = _RecordingReplicas(
+        bed,
+        len(arms),
+        group=options.group,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        steps=steps if options.decay else None,
+        critic=options.critic,
+        lag=options.lag,
+    )
     world.lost, world.norms, world.seen = lost_tokens(bed), [], []
     with torch.no_grad():
         world.theta[..., : start.shape[-1]] = start
     # As many steps on exact gradients as on samples.
     each = recipe.every * recipe.epochs * recipe.minibatches
     exact = expected.train(
-        bed, arms, steps=steps, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
-        group=options.group, every=each, start=start, pretraining_weight=options.pretraining_weight,
-    )  # fmt: skip
+        bed,
+        arms,
+        steps=steps,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        decay=options.decay,
+        group=options.group,
+        every=each,
+        start=start,
+        pretraining_weight=options.pretraining_weight,
+    )
     rows: Rows = []
     for report, (_, log_probs) in zip(ppo.train(world, arms, recipe, _corpus(options, world)), exact, strict=True):
         with torch.no_grad():
@@ -115,13 +121,9 @@ def _corpus(options: TrainingOptions, world: Replicas) -> Any:
 
 
 def _of_the_run(
-    options: TrainingOptions, bed: Testbed, world: _Watched, arms: Sequence[PenaltyArm], start: Tensor
+    options: TrainingOptions, bed: Testbed, world: _RecordingReplicas, arms: Sequence[PenaltyArm], start: Tensor
 ) -> dict[str, Tensor]:
-    """Exact values at the start, and what was seen of the gradients on the way; each ``(arms, seeds)``."""
-    import torch
-
-    from klbench.rlhf.testbed import expected
-
+    """Return exact values at the start, and statistics of the gradients on the way; each ``(arms, seeds)``."""
     shape = (len(arms), len(bed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
     _, gradient = expected.gradients(bed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight)
@@ -133,10 +135,13 @@ def _of_the_run(
         "reference_probability": held(bed, bed.log_p).expand(shape),
         "optimum_probability": held(bed, bed.log_optimum(beta)[..., None, :]),
         "start_sampled": 1.0 - (-q).log1p().sum(-1).mul(options.group).exp(),
-        "sampled_share": seen.to(torch.float64).mean(0), "first_sampled": first,
-        "expected_norm": gradient.norm(dim=-1), "norm_median": norms.quantile(0.5, dim=0),
-        "norm_99": norms.quantile(0.99, dim=0), "norm_max": norms.max(0)[0],
-    }  # fmt: skip
+        "sampled_share": seen.to(torch.float64).mean(0),
+        "first_sampled": first,
+        "expected_norm": gradient.norm(dim=-1),
+        "norm_median": norms.quantile(0.5, dim=0),
+        "norm_99": norms.quantile(0.99, dim=0),
+        "norm_max": norms.max(0)[0],
+    }
 
 
 def _rows(
@@ -154,12 +159,10 @@ def _rows(
 
 
 def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``recovery``: one row a combination and nats lost, over seeds; ``recovery_curves``: the token's probability meanwhile.
+    """Return ``recovery``, one row a combination and nats lost, and ``recovery_curves``, the token's probability meanwhile.
 
     Without the replicas that diverged, but for the largest norm, that may be why.
     """
-    import pandas as pd
-
     if not rows:
         return pd.DataFrame(), pd.DataFrame()
     by, means = ["combination", "lost", "step"], ("probability", "exact_probability")

@@ -1,25 +1,29 @@
-"""What the choice of the KL estimator, of its place and its correction does to a trained policy, against the exact optimum."""
+"""The run of the training study: policies trained with each combination, held against the exact optimum."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from klbench import gradients
 from klbench.context import Context
+from klbench.metrics.seeds import SeedFrame, band
+from klbench.rlhf.penalty import arm
+from klbench.rlhf.rows import described, training_table
+from klbench.rlhf.testbed import expected, fixed_points
+from klbench.studies.gradient.run import combinations_table
+from klbench.studies.ppo import tables, tasks
+from klbench.studies.ppo.fixed_points import fixed_points_table
 from klbench.studies.ppo.options import NONE, TrainingOptions
+from klbench.studies.ppo.recovery import recovery_tables
 from klbench.study import Summary
 from klbench.threads import one_thread
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
-    from klbench.rlhf.penalty import arm
-    from klbench.rlhf.testbed import expected, fixed_points
-    from klbench.studies.ppo import tasks
-
+    """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
     bed = tasks.testbed(options, context.seed, (0,))
@@ -51,16 +55,6 @@ def _tables(
     alike: Mapping[str, str],
     points: Mapping[str, tuple[str, float]],
 ) -> dict[str, pd.DataFrame]:
-    import pandas as pd
-
-    from klbench import gradients
-    from klbench.metrics.seeds import SeedFrame, band
-    from klbench.rlhf.rows import described, training_table
-    from klbench.studies.gradient.run import combinations_table
-    from klbench.studies.ppo import tables
-    from klbench.studies.ppo.fixed_points import fixed_points_table
-    from klbench.studies.ppo.recovery import recovery_tables
-
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
     rows = ({"algorithm": options.algorithm, **described(row["combination"]), **row} for row in found["sampled"])
     training = training_table(rows).drop(columns="frontier_reward")
@@ -86,7 +80,7 @@ def _tables(
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Where every combination ended."""
+    """Return the table for the terminal: where every combination ended."""
     table = results["final"]
     first = table.iloc[0]
     return [
@@ -95,11 +89,15 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ("combination", ">regret", ">against k1_reward", ">95 % interval", ">KL", "fixed point", "outcome"),
             [
                 (
-                    row["combination"], f"{row['regret']:.4f}", f"{row['difference']:+.4f}",
-                    f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}", f"{row['kl']:.2f}",
-                    row["fixed_point"] or "none predicted", row["outcome"],
+                    row["combination"],
+                    f"{row['regret']:.4f}",
+                    f"{row['difference']:+.4f}",
+                    f"{row['difference_low']:+.4f} to {row['difference_high']:+.4f}",
+                    f"{row['kl']:.2f}",
+                    row["fixed_point"] or "none predicted",
+                    row["outcome"],
                 )
                 for row in table.sort_values("regret").to_dict("records")
             ],
         )
-    ]  # fmt: skip
+    ]

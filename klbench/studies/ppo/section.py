@@ -14,8 +14,8 @@ from klbench.studies.ppo.columns import FINAL, NONE, REFERENCE
 from klbench.studies.ppo.section_data import Trained, load
 
 SAY = prose(__package__)
-MOST_TOLD = 6
-"""So many replicas that diverged are told one by one."""
+MOST_NAMED = 6
+"""So many replicas that diverged are named."""
 CHANGED = 0.02
 """A weight in effect this much off, as a share, is worth telling."""
 
@@ -60,7 +60,7 @@ def build(tables: Tables) -> Sequence[Block]:
 
 def _warnings(trained: Trained) -> list[str]:
     found, settings = trained.diverged, trained.final[0]["altered_by"]
-    said = [SAY.diverged(len(found), found[:MOST_TOLD], max(0, len(found) - MOST_TOLD))] if found else []
+    said = [SAY.diverged(len(found), found[:MOST_NAMED], max(0, len(found) - MOST_NAMED))] if found else []
     return [*said, SAY.altered(settings, trained.beta, *_in_effect(trained))] if settings else said
 
 

@@ -61,12 +61,10 @@ def _regret(trained: Trained) -> Panel:
 def _difference(trained: Trained) -> list[Panel]:
     """Return paired differences of regret from k1 in the reward."""
     marks = [
-        Mark(
-            row["combination"], row["difference"], PLACES[row["fixed_point"]], row["difference_low"], row["difference_high"]
-        )
+        Mark(row["combination"], row["difference"], PLACES[row["fixed_point"]], row["difference_low"], row["difference_high"])
         for row in trained.final
         if math.isfinite(row["difference"])
-    ]  # fmt: skip
+    ]
     axis = Axis(f"regret − that of {REFERENCE}", "symlog", levels=[0.0])
     return [down(f"Against {REFERENCE}", marks, axis)] if len(marks) > 1 else []
 

@@ -19,18 +19,35 @@ RANGED, FROM_ZERO = cells.interval(), cells.interval(least=0.0)
 POINT = computed(lambda row: Cell(WORDS[row["fixed_point"]]))
 
 SHOWN_FINAL = (
-    NAME, Shown("regret", FROM_ZERO), Shown("difference", RANGED), Shown("effect_size", TWO), Shown("reward", cells.number()),
-    Shown("kl", cells.number()), Shown("seeds", cells.whole), Shown("fixed_point", POINT), Shown("outcome", cells.text),
-)  # fmt: skip
+    NAME,
+    Shown("regret", FROM_ZERO),
+    Shown("difference", RANGED),
+    Shown("effect_size", TWO),
+    Shown("reward", cells.number()),
+    Shown("kl", cells.number()),
+    Shown("seeds", cells.whole),
+    Shown("fixed_point", POINT),
+    Shown("outcome", cells.text),
+)
 SHOWN_POINTS = (
-    NAME, Shown("formula", cells.words), Shown("residual", cells.plain(2)), Shown("predicted_regret", cells.number()),
-    Shown("free_regret", cells.number()), Shown("free_unsettled", cells.whole), Shown("noise_free_regret", cells.number()),
-    Shown("sampled_way", cells.percent_interval), Shown("arrived", cells.text), Shown("predicted_kl", cells.number()),
-)  # fmt: skip
+    NAME,
+    Shown("formula", cells.words),
+    Shown("residual", cells.plain(2)),
+    Shown("predicted_regret", cells.number()),
+    Shown("free_regret", cells.number()),
+    Shown("free_unsettled", cells.whole),
+    Shown("noise_free_regret", cells.number()),
+    Shown("sampled_way", cells.percent_interval),
+    Shown("arrived", cells.text),
+    Shown("predicted_kl", cells.number()),
+)
 SHOWN_ESTIMATES = (
-    NAME, Shown("kl", cells.number()), Shown("estimate_error", RANGED), Shown("clip_fraction", cells.percent),
+    NAME,
+    Shown("kl", cells.number()),
+    Shown("estimate_error", RANGED),
+    Shown("clip_fraction", cells.percent),
     Shown("clamp_fraction", cells.percent),
-)  # fmt: skip
+)
 SHOWN_FRONTIER = (
     NAME,
     Shown("beta", cells.short()),
@@ -40,11 +57,13 @@ SHOWN_FRONTIER = (
 )
 SHOWN_MATCHED = (NAME, Shown("kl", cells.number()), Shown("difference", RANGED), Shown("seeds", cells.whole))
 SHOWN_RECOVERY = (
-    NAME, Shown("lost", cells.short()),
+    NAME,
+    Shown("lost", cells.short()),
     *(Shown(name, TWO) for name in ("start_probability", "probability", "exact_probability")),
-    Shown("sampled_share", cells.percent), Shown("never_sampled", cells.percent),
+    Shown("sampled_share", cells.percent),
+    Shown("never_sampled", cells.percent),
     *(Shown(name, TWO) for name in ("expected_norm", "norm_median", "norm_99", "norm_max")),
-)  # fmt: skip
+)
 
 
 def tables(trained: Trained) -> Sequence[Block]:

@@ -1,28 +1,25 @@
-"""From the rows of training to what is said of them: differences, intervals, frontiers, fixed points."""
+"""The tables of the training study: where each combination ended, reward over KL, training on exact gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, paired, summarised, summary
 from klbench.rlhf.rows import described
 from klbench.studies.ppo.options import REFERENCE, TrainingOptions
-from klbench.studies.ppo.verdicts import judged_final, told
-
-if TYPE_CHECKING:
-    import pandas as pd
+from klbench.studies.ppo.verdicts import judged_final, outcome_of
 
 
 def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
-    """One row a combination: where it ended, and the paired differences from k1 in the reward and from before training.
+    """Return one row a combination: where it ended, and the paired differences from k1 in the reward and from before training.
 
     Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either;
     ``start_regret`` is that of all seeds.
     """
-    import pandas as pd
-
     frame = SeedFrame.of(training, "combination")
     reference = frame.where(combination=REFERENCE).last("regret")
     rows = []
@@ -38,14 +35,12 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
         row |= summary("estimate_error", error, name)
         row |= {column: own[column].mean() for column in ("clip_fraction", "clamp_fraction", "loss_beta")}
         row |= {"diverged": mine.counts["diverged"]}
-        rows.append(row | {"outcome": told(row), "altered_by": options.altered_by})
+        rows.append(row | {"outcome": outcome_of(row), "altered_by": options.altered_by})
     return judged_final(pd.DataFrame(rows))
 
 
 def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """``frontier``: reward and KL of each weight, with what the best policy of that KL would get; ``matched``: at equal KL."""
-    import pandas as pd
-
+    """Return ``frontier``, reward and KL of each weight beside the best policy of that KL, and ``matched``, at equal KL."""
     if not len(others):
         return pd.DataFrame(), pd.DataFrame()
     last = pd.concat([each[each["step"] == each["step"].max()] for each in (sampled, others)])
@@ -58,12 +53,10 @@ def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: Traini
 
 
 def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions) -> pd.DataFrame:
-    """Reward at the KL that k1 in the reward came to with each weight, by interpolation between a seed's points.
+    """Return the reward at the KL that k1 in the reward came to with each weight, by interpolation between a seed's points.
 
     Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which k1 in the reward did not diverge.
     """
-    import pandas as pd
-
     rows = []
     others = [name for name in options.frontier if name != REFERENCE]
     for beta, aims in kept[kept["combination"] == REFERENCE].groupby("beta"):
@@ -77,9 +70,7 @@ def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOpti
 
 
 def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]) -> pd.DataFrame:
-    """One row a combination, seed and evaluation; combinations with the same expected gradient have the same rows."""
-    import pandas as pd
-
+    """Return one row a combination, seed and evaluation; combinations with the same expected gradient have the same rows."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["combination"], []).append(row)

@@ -1,22 +1,22 @@
-"""What one process of the training study computes: some seeds, all arms of one kind of training."""
+"""The work of one process of the training study: some seeds, all arms of one kind of training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
 
 from klbench.rlhf.penalty import PenaltyArm, arm
-from klbench.rlhf.testbed import Exact, Testbed
+from klbench.rlhf.ppo import PpoReport, Recipe, train
+from klbench.rlhf.testbed import Exact, Testbed, expected
+from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.studies.ppo import recovery
+from klbench.studies.ppo.options import TrainingOptions
 from klbench.threads import one_thread
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.rlhf.ppo import PpoReport, Recipe
-    from klbench.rlhf.testbed.ppo_world import Replicas
-    from klbench.studies.ppo.options import TrainingOptions
 
 SEEDS_A_TASK = 4
 """Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
@@ -39,12 +39,12 @@ class Task:
 
     @property
     def label(self) -> str:
-        """What no other task of a run is called."""
+        """A name that no other task of the run has."""
         return f"{self.kind}-seeds-{self.seeds[0]}-{self.seeds[-1]}"
 
     @property
     def arms(self) -> list[PenaltyArm]:
-        """Every combination with every weight."""
+        """The combinations, each with every weight."""
         return [arm(name, beta) for name in self.names for beta in self.betas]
 
 
@@ -58,36 +58,37 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
     with one_thread():
         bed = testbed(options, seed, task.seeds)
         train = {
-            "sampled": _sampled, "frontier": _sampled, "noise_free": _expected, "free": _free, "recovery": _recovery,
-        }[task.kind]  # fmt: skip
+            "sampled": _sampled,
+            "frontier": _sampled,
+            "noise_free": _expected,
+            "free": _free,
+            "recovery": _recovery,
+        }[task.kind]
         return train(options, bed, task)
 
 
 def _recipe(options: TrainingOptions, every: int) -> Recipe:
-    from klbench.rlhf.ppo import Recipe
-
     shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
     return Recipe(**shared | {"every": every})
 
 
 def _recovery(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.studies.ppo import recovery
-
     return recovery.perform(options, bed, task.names, _recipe(options, options.every))
 
 
 def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    import torch
-
-    from klbench.rlhf.ppo import train
-    from klbench.rlhf.testbed.ppo_world import Replicas
-
     recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
     world = Replicas(
-        bed, len(task.arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
-        critic=options.critic, lag=options.lag,
-    )  # fmt: skip
+        bed,
+        len(task.arms),
+        group=options.group,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        steps=steps,
+        critic=options.critic,
+        lag=options.lag,
+    )
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
     corpus = partial(world.pretraining, exact=options.pretraining == "exact")
@@ -112,29 +113,34 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
 
 
 def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf.testbed import expected
-
     # One step an update: what more epochs are for, to use a batch again, does not arise.
     path = expected.train(
-        bed, task.arms, steps=options.updates, rate=options.learning_rate, clip=options.gradient_clip, decay=options.decay,
-        group=options.group, every=options.every, pretraining_weight=options.pretraining_weight,
-    )  # fmt: skip
+        bed,
+        task.arms,
+        steps=options.updates,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        decay=options.decay,
+        group=options.group,
+        every=options.every,
+        pretraining_weight=options.pretraining_weight,
+    )
     return [row for step, log_probs in path for row in _exact(bed, task, step, log_probs)]
 
 
 def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    from klbench.rlhf.testbed import expected
-
     found = expected.settle(
-        bed, task.arms, least=FREE_STEPS, most=MOST_FREE_STEPS, group=options.group,
+        bed,
+        task.arms,
+        least=FREE_STEPS,
+        most=MOST_FREE_STEPS,
+        group=options.group,
         pretraining_weight=options.pretraining_weight,
-    )  # fmt: skip
+    )
     return _exact(bed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
 
 
 def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
-    import torch
-
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows = _rows(task, step, bed.exact(log_probs, beta), more)
     return [{key: value for key, value in row.items() if key != "arm"} for row in rows]
@@ -152,12 +158,12 @@ def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
 
 
 def chunks(seeds: int) -> list[tuple[int, ...]]:
-    """Numbers of seeds, a task each."""
+    """Return the numbers of seeds, a task each."""
     return [tuple(range(first, min(first + SEEDS_A_TASK, seeds))) for first in range(0, seeds, SEEDS_A_TASK)]
 
 
 def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
-    """All tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
+    """Return all tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
 
     Free logits are let go to where they rest for those alone that have a fixed point, ``""`` being none.
     """

@@ -1,4 +1,4 @@
-"""Verdicts on trained combinations, which follow from the numbers of the tables."""
+"""The verdicts on trained combinations, which follow from the numbers of the tables."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def told(row: Mapping[str, Any]) -> str:
+def outcome_of(row: Mapping[str, Any]) -> str:
     """Return the verdict on a row of ``final``: against no training, else against k1 in the reward."""
     name = row["combination"]
     if side(row, "start_difference") == 1:
@@ -81,4 +81,4 @@ def _with_differences(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFra
     arms = ((name, frame.where(combination=name)) for name in final["combination"])
     rows = [paired("start_difference", arm.last("regret"), arm.first("regret"), name) for name, arm in arms]
     final = final.assign(**pd.DataFrame(rows, index=final.index))
-    return final.assign(outcome=[told(row) for row in _rows(final)])
+    return final.assign(outcome=[outcome_of(row) for row in _rows(final)])

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas as pd
+
+from klbench import gradients
 from klbench.context import Context
 from klbench.rlhf.options import NONE, REFERENCE
+from klbench.studies.gradient.run import combinations_table
+from klbench.studies.language import tables
 from klbench.studies.language.options import PpoLmOptions
+from klbench.studies.language.preferences import check, learned
+from klbench.studies.language.runs import UNTRAINED, all_of
+from klbench.studies.language.stage import prepared
+from klbench.studies.ppo_lm.tasks import perform
 from klbench.study import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``training``, ``compared``, ``texts`` and ``combinations``; with reward models also ``raters``."""
-    import pandas as pd
-
-    from klbench.studies.language.preferences import check, learned
-    from klbench.studies.language.runs import UNTRAINED, all_of
-    from klbench.studies.language.stage import prepared
-    from klbench.studies.ppo_lm.tasks import perform
-
     place, shared = prepared(options, context)
     raters = []
     if options.reward_model:
@@ -39,10 +38,6 @@ def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
-    from klbench import gradients
-    from klbench.studies.gradient.run import combinations_table
-    from klbench.studies.language import tables
-
     return {
         "training": tables.trained_table(found, options.algorithm, options.beta),
         "compared": tables.compared_table(found, REFERENCE),

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from klbench.rlhf.language import sft
+from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
+from klbench.rlhf.ppo import PpoReport, Recipe, train
+from klbench.studies.language.options import PpoLmOptions
 from klbench.studies.language.preferences import paid_by_model
 from klbench.studies.language.runs import (
     UNTRAINED,
@@ -19,15 +27,7 @@ from klbench.studies.language.runs import (
     world,
 )
 from klbench.studies.language.stage import Place, Stage, stage
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-    from klbench.rlhf.language.ppo_world import Language
-    from klbench.rlhf.ppo import PpoReport
-    from klbench.studies.language.options import PpoLmOptions
-    from klbench.types import Rollouts
+from klbench.types import Rollouts
 
 LOGGED = ("reward", "kl", "kl_estimate", "objective", "tokens", "clip_fraction", "beta_used")
 """What trackers are told."""
@@ -46,10 +46,6 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 
 
 def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]:
-    import torch
-
-    from klbench.rlhf.ppo import Recipe, train
-
     recipe = Recipe(**{each: getattr(options, each) for each in Recipe.__dataclass_fields__ if each != "lag"})
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
     learner = world(
@@ -86,7 +82,5 @@ def _pretraining(options: PpoLmOptions, learner: Language) -> Callable[[int], Te
     """The mean log-probability of an update's examples, as the loop takes it."""
     if not options.pretraining:
         return None
-    from klbench.rlhf.language import sft
-
     examples = sft.load(options.pretraining, learner.policy)
     return lambda update: sft.mean_log_prob(learner, examples, update)[None, None]

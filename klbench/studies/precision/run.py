@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import mpmath
 import numpy as np
+import pandas as pd
+import torch
 
 from klbench import divergences, streams
 from klbench.context import Context
+from klbench.estimators.bregman import bregman
 from klbench.studies.precision.options import Name, PrecisionOptions
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 DIGITS = 60
 
@@ -27,8 +28,6 @@ GENERATORS: dict[Name, str] = {
 
 def _exact(name: str, log_ratio: float) -> tuple[Any, Any]:
     """The Bregman gap and its derivative with respect to the log-ratio, in multiple precision."""
-    import mpmath
-
     ell = mpmath.mpf(log_ratio)
     r = mpmath.exp(ell)
     formulas: Mapping[str, Callable[[], tuple[Any, Any]]] = {
@@ -45,8 +44,6 @@ def _exact(name: str, log_ratio: float) -> tuple[Any, Any]:
 
 
 def _variants(name: str) -> dict[str, Callable[[Any], Any]]:
-    import torch
-
     divergence = divergences.get(name)
     as_written = divergences.generator(name, divergence.f, divergence.df)
 
@@ -54,8 +51,6 @@ def _variants(name: str) -> dict[str, Callable[[Any], Any]]:
         r = torch.exp(log_ratio)
         one = torch.ones_like(r)
         return as_written.f(r) - as_written.f(one) - as_written.df(one) * (r - 1.0)
-
-    from klbench.estimators.bregman import bregman
 
     variants = {"as written": definition, "here": bregman(divergence).terms}
     if name == "kl_qp":
@@ -76,8 +71,6 @@ def _points(options: PrecisionOptions, seed: int) -> list[tuple[int, int, np.nda
 
 def _measure(variant: Callable[[Any], Any], name: str, dtype: str, points: np.ndarray) -> dict[str, Any] | None:
     """Errors of one formula at some log-ratios, after these are rounded to the dtype; None where the exact value overflows."""
-    import torch
-
     kind = getattr(torch, dtype)
     log_ratio = torch.tensor(points, dtype=torch.float64).to(kind).requires_grad_()
     terms = variant(log_ratio)
@@ -102,9 +95,6 @@ def _measure(variant: Callable[[Any], Any], name: str, dtype: str, points: np.nd
 
 def run(options: PrecisionOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``precision``: one row an estimator, variant, dtype, decade and sign."""
-    import mpmath
-    import pandas as pd
-
     mpmath.mp.dps = DIGITS
     rows = []
     decades = _points(options, context.seed)

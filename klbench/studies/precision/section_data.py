@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.report.axes import tick
 from klbench.report.blocks import Tables
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 HERE = "here"
 VARIANTS = ("as written", "with expm1", HERE)

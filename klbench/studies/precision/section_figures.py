@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from klbench.report.axes import log_ticks
 from klbench.report.blocks import Figure, LegendEntry, Panel
@@ -12,9 +13,6 @@ from klbench.report.figures import FAINT, TEXT, colour, drawing
 from klbench.report.numbers import number, power_of_ten
 from klbench.report.prose import prose
 from klbench.studies.precision.section_data import Curve, Data
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 STYLES = {"as written": (1, "s"), "with expm1": (3, "D"), "here": (2, "o")}

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+
+import pandas as pd
+from scipy.stats import t
 
 from klbench.columns import COMBINATION
 from klbench.schema import Column, Schema, integer, interval, text, with_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GOLD = "gold"
 """Stands among the proxies for the true reward."""
@@ -100,8 +99,6 @@ def _with_ends(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     They are those of means over seeds, which are few: the half width is Student's t for ``seeds - 1`` times the error.
     Version 1 leans to where values are skewed, which a standard error cannot tell.
     """
-    from scipy.stats import t
-
     quantile = t.ppf(0.975, frame["seeds"] - 1)
     for name in ("gold_gain", "k1_error", "k3_error"):
         if (error := f"{name}_se") in frame:
@@ -219,5 +216,12 @@ TRAINING = Schema(
 )
 
 TABLES = (
-    OVEROPTIMISATION, OVEROPTIMISATION_BY_SEED, PEAKS, EQUAL_KL, REWARD_MODELS, REWARD_MODELS_BY_SEED, CALIBRATION, TRAINING,
-)  # fmt: skip
+    OVEROPTIMISATION,
+    OVEROPTIMISATION_BY_SEED,
+    PEAKS,
+    EQUAL_KL,
+    REWARD_MODELS,
+    REWARD_MODELS_BY_SEED,
+    CALIBRATION,
+    TRAINING,
+)

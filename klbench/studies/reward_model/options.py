@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
-from klbench.policies.shapes import Name
+from klbench.policies import Name
 from klbench.rlhf.options import TestbedOptions
 
 

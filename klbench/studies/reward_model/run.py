@@ -1,26 +1,21 @@
-"""What is lost when a learned reward is made large in place of the true one, by how much the reward model has seen."""
+"""The run of the reward-model study: true reward lost by making a learned one large, by the number of ranked pairs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.context import Context
+from klbench.rlhf.rows import described, training_table
+from klbench.studies.ppo.tasks import chunks
+from klbench.studies.reward_model import tables, tasks
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.study import Summary
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``, ``calibration``, ``training`` ..."""
-    import pandas as pd
-
-    from klbench.rlhf.rows import described, training_table
-    from klbench.studies.ppo.tasks import chunks
-    from klbench.studies.reward_model import tables, tasks
-
+    """Return tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``, ``calibration``, ``training`` ..."""
     found: tasks.Found = {"models": [], "calibration": [], "paths": [], "training": []}
     plan = chunks(options.seeds)
     try:
@@ -52,22 +47,31 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
-    """Quality of the models, and where the true reward peaks."""
+    """Return the tables for the terminal: quality of the models, and where the true reward peaks."""
     models = [
         (
-            row["proxy"], f"{row['accuracy']:.3f}", f"{row['best_accuracy']:.3f}", f"{row['order']:.3f}",
-            f"{row['correlation']:.3f}", f"{row['calibration_error']:.3f}",
+            row["proxy"],
+            f"{row['accuracy']:.3f}",
+            f"{row['best_accuracy']:.3f}",
+            f"{row['order']:.3f}",
+            f"{row['correlation']:.3f}",
+            f"{row['calibration_error']:.3f}",
         )
         for row in results["reward_models"].to_dict("records")
-    ]  # fmt: skip
+    ]
     peaks = [
         (
-            row["combination"] or row["method"], row["proxy"], f"{row['peak_gold']:.3f}", f"{row['peak_kl']:.2f}",
-            f"{row['end_gold']:.3f}", f"{row['end_kl']:.2f}", f"{row['lost']:.3f}",
+            row["combination"] or row["method"],
+            row["proxy"],
+            f"{row['peak_gold']:.3f}",
+            f"{row['peak_kl']:.2f}",
+            f"{row['end_gold']:.3f}",
+            f"{row['end_kl']:.2f}",
+            f"{row['lost']:.3f}",
             f"{row['lost_low']:.3f} to {row['lost_high']:.3f}",
         )
         for row in results["peaks"].to_dict("records")
-    ]  # fmt: skip
+    ]
     return [
         Summary("Reward models", ("proxy", ">accuracy", ">at best", ">true order", ">correlation", ">miscalibration"), models),
         Summary("True reward gained", ("by", "of", ">at its peak", ">at KL", ">at the end", ">at KL", ">lost", ">95 %"), peaks),

@@ -23,8 +23,8 @@ from klbench.studies.reward_model.columns import (
 from klbench.studies.reward_model.section_data import OPTIMUM, Learned, load, named, way_of
 
 SAY = prose(__package__)
-MOST_TOLD = 3
-"""So many reward models, and so many policies, that diverged are told one by one."""
+MOST_NAMED = 3
+"""So many reward models, and so many policies, that diverged are named."""
 
 
 def lead(tables: Tables) -> Lead:
@@ -61,9 +61,9 @@ def _diverged(learned: Learned) -> list[Block]:
     models = [row for row in learned.rows(REWARD_MODELS_BY_SEED) if row["status"] not in ("ok", "")]
     stopped = [row for row in learned.rows(TRAINING) if row["status"] not in ("ok", "")]
     policies = list({(row["combination"], row["proxy"], row["seed"]): row for row in stopped}.values())
-    told = (models[:MOST_TOLD], policies[:MOST_TOLD])
+    named_ones = (models[:MOST_NAMED], policies[:MOST_NAMED])
     total = len(models) + len(policies)
-    return [Paragraph(SAY.diverged(total, *told, total - sum(map(len, told))), "warning")] if total else []
+    return [Paragraph(SAY.diverged(total, *named_ones, total - sum(map(len, named_ones))), "warning")] if total else []
 
 
 def _way(row: Row) -> Cell:
@@ -77,18 +77,29 @@ def _proxy(row: Row) -> Cell:
 NUMBER, RANGED, FROM_ZERO = cells.number(), cells.interval(), cells.interval(least=0.0)
 BY = (Shown("method", computed(_way)), Shown("proxy", computed(_proxy)))
 SHOWN_MODELS = (
-    Shown("pairs", computed(lambda row: Cell(row["proxy"], row["pairs"]))), Shown("accuracy", RANGED),
-    Shown("best_accuracy", NUMBER), Shown("order", RANGED), *(Shown(name, NUMBER) for name in ("loss", "best_loss")),
-    Shown("correlation", NUMBER), Shown("calibration_error", cells.percent), Shown("kept_step", NUMBER),
-)  # fmt: skip
+    Shown("pairs", computed(lambda row: Cell(row["proxy"], row["pairs"]))),
+    Shown("accuracy", RANGED),
+    Shown("best_accuracy", NUMBER),
+    Shown("order", RANGED),
+    *(Shown(name, NUMBER) for name in ("loss", "best_loss")),
+    Shown("correlation", NUMBER),
+    Shown("calibration_error", cells.percent),
+    Shown("kept_step", NUMBER),
+)
 SHOWN_PEAKS = (
-    *BY, Shown("peak_gold", RANGED),
+    *BY,
+    Shown("peak_gold", RANGED),
     *(Shown(name, NUMBER) for name in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
-    Shown("lost", FROM_ZERO), Shown("missed", RANGED),
-)  # fmt: skip
+    Shown("lost", FROM_ZERO),
+    Shown("missed", RANGED),
+)
 SHOWN_EQUAL = (
-    *BY, Shown("kl", NUMBER), Shown("gold_gain", RANGED), Shown("difference", RANGED), Shown("seeds", cells.whole),
-)  # fmt: skip
+    *BY,
+    Shown("kl", NUMBER),
+    Shown("gold_gain", RANGED),
+    Shown("difference", RANGED),
+    Shown("seeds", cells.whole),
+)
 
 
 def _tables(learned: Learned) -> list[Block]:

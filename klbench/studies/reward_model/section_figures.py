@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from klbench.report.axes import kl_axis
 from klbench.report.blocks import Figure, LegendEntry, Panel
@@ -16,9 +17,6 @@ from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
 from klbench.studies.reward_model.section_data import BEST, OPTIMUM, Learned, Way, columns, named, way_of
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 MOST_RUNS = 4
@@ -190,9 +188,7 @@ def _estimated(learned: Learned) -> list[Panel]:
 
 
 def _errors(learned: Learned) -> Panel:
-    ends: Mapping[str, Row] = {
-        way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))
-    }  # fmt: skip
+    ends: Mapping[str, Row] = {way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))}
     marks = [
         Mark(name, row[f"{which}_error"], entry, row[f"{which}_error_low"], row[f"{which}_error_high"], offset=offset)
         for name, row in ends.items()

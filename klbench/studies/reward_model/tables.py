@@ -1,36 +1,39 @@
-"""From the rows of the reward-model study to what is said of them: quality of the models, curves, peaks, equal KL."""
+"""The tables of the reward-model study: quality of the models, curves, peaks, equal KL."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, at_kl, paired, summarised, summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PEAKS = ("peak_gold", "peak_proxy", "peak_kl", "end_gold", "end_proxy", "end_kl", "lost", "missed")
 EQUAL_KL = (0.5, 1.0, 2.0, 4.0)
 """Nats at which methods are compared."""
 MODEL_COLUMNS = (
-    "accuracy", "best_accuracy", "order", "loss", "best_loss", "correlation", "calibration_error", "kept_step",
+    "accuracy",
+    "best_accuracy",
+    "order",
+    "loss",
+    "best_loss",
+    "correlation",
+    "calibration_error",
+    "kept_step",
     "train_accuracy",
-)  # fmt: skip
+)
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def models_table(rows: Rows) -> pd.DataFrame:
-    """One row a number of pairs: quality of the models, means over seeds with intervals.
+    """Return one row a number of pairs: quality of the models, means over seeds with intervals.
 
     A model that diverged counts: what is kept of it is from before, where held-out pairs were predicted best.
     """
-    import pandas as pd
-
     table = pd.DataFrame(rows)
     counts = table.assign(untrained=table["kept_step"] == 0, diverged=table["status"] != "ok").groupby("proxy")
     result = summarised(SeedFrame.of(table.drop(columns="status")), ["proxy"], MODEL_COLUMNS, carried=["pairs"])
@@ -38,9 +41,7 @@ def models_table(rows: Rows) -> pd.DataFrame:
 
 
 def calibration_table(rows: Rows) -> pd.DataFrame:
-    """One row a number of pairs and bin: mean probability that the models gave to what they preferred, and the true one."""
-    import pandas as pd
-
+    """Return one row a number of pairs and bin: the mean probability given to what the models preferred, and the true one."""
     table, result = pd.DataFrame(rows), []
     seeds = table["seed"].nunique()
     for (proxy, pairs, number), group in table.groupby(["proxy", "pairs", "bin"], sort=False):
@@ -51,17 +52,28 @@ def calibration_table(rows: Rows) -> pd.DataFrame:
 
 
 def paths_frame(found: Rows, training: pd.DataFrame) -> SeedFrame:
-    """One row a way to make the proxy large, proxy, seed and setting: exact KL, and gains of proxy and gold."""
-    import pandas as pd
-
+    """Return one row a way to make the proxy large, proxy, seed and setting: exact KL, and gains of proxy and gold."""
     exact = pd.DataFrame(found).assign(combination="", status="ok")
     exact["kl_bound"] = np.log(exact["n"]) - (exact["n"] - 1) / exact["n"]
     # Training's beta stands in its own table; here beta is where on the way to a proxy's optimum a policy stands.
     trained = training.rename(columns={"reward": "proxy_gain", "gold": "gold_gain"}).drop(columns="beta").assign(method="ppo")
     columns = [
-        "method", "combination", "proxy", "pairs", "seed", "beta", "n", "step", "kl", "proxy_gain", "gold_gain", "kl_bound",
-        "k1_estimate", "k3_estimate", "status",
-    ]  # fmt: skip
+        "method",
+        "combination",
+        "proxy",
+        "pairs",
+        "seed",
+        "beta",
+        "n",
+        "step",
+        "kl",
+        "proxy_gain",
+        "gold_gain",
+        "kl_bound",
+        "k1_estimate",
+        "k3_estimate",
+        "status",
+    ]
     return SeedFrame.of(pd.concat([each.reindex(columns=columns) for each in (exact, trained)]), *KEYS)
 
 
@@ -70,12 +82,10 @@ SETTING = ["beta", "n", "step"]
 
 
 def curves_table(paths: SeedFrame) -> pd.DataFrame:
-    """One row a method, proxy and setting: means over ``seeds`` that did not diverge, with standard errors.
+    """Return one row a method, proxy and setting: means over ``seeds`` that did not diverge, with standard errors.
 
     ``gold_gain`` and the errors of estimates, each less the exact KL of the same policy, have intervals.
     """
-    import pandas as pd
-
     result = []
     for key, part in paths.groups([*KEYS, *SETTING]):
         row = dict(zip([*KEYS, *SETTING], key, strict=True)) | {"pairs": part.every["pairs"].iloc[0]} | part.counts
@@ -92,13 +102,11 @@ def curves_table(paths: SeedFrame) -> pd.DataFrame:
 
 
 def peaks_table(paths: SeedFrame) -> pd.DataFrame:
-    """One row a method and proxy: where the gold reward is largest, and what is lost of it by going on to the end.
+    """Return one row a method and proxy: where the gold reward is largest, and what is lost of it by going on to the end.
 
     ``missed`` is what the same method gains at most with the gold reward for a proxy (training: what the exact optimum gains),
     less the peak; all on the same seed.
     """
-    import pandas as pd
-
     ideal = paths.where(proxy="gold").kept.groupby(["method", "seed"])["gold_gain"].max()
     found = []
     for (method, combination, proxy, seed), part in paths.groups([*KEYS, "seed"]):
@@ -108,22 +116,30 @@ def peaks_table(paths: SeedFrame) -> pd.DataFrame:
         best = ideal["optimum" if method == "ppo" else method, seed]
         found.append(
             {
-                "method": method, "combination": combination, "proxy": proxy, "pairs": end["pairs"], "seed": seed,
-                "peak_gold": top["gold_gain"], "peak_proxy": top["proxy_gain"], "peak_kl": top["kl"],
-                "end_gold": end["gold_gain"], "end_proxy": end["proxy_gain"], "end_kl": end["kl"],
-                "lost": top["gold_gain"] - end["gold_gain"], "missed": best - top["gold_gain"], "status": end["status"],
+                "method": method,
+                "combination": combination,
+                "proxy": proxy,
+                "pairs": end["pairs"],
+                "seed": seed,
+                "peak_gold": top["gold_gain"],
+                "peak_proxy": top["proxy_gain"],
+                "peak_kl": top["kl"],
+                "end_gold": end["gold_gain"],
+                "end_proxy": end["proxy_gain"],
+                "end_kl": end["kl"],
+                "lost": top["gold_gain"] - end["gold_gain"],
+                "missed": best - top["gold_gain"],
+                "status": end["status"],
             }
-        )  # fmt: skip
+        )
     return summarised(SeedFrame.of(pd.DataFrame(found), *KEYS), KEYS, PEAKS, carried=["pairs"])
 
 
 def equal_kl_table(paths: SeedFrame) -> pd.DataFrame:
-    """One row a method, proxy and KL: the gold gain there, interpolated on each seed's path, against the optimum's.
+    """Return one row a method, proxy and KL: the gold gain there, interpolated on each seed's path, against the optimum's.
 
     Only seeds whose paths of both come so far.
     """
-    import pandas as pd
-
     found = pd.DataFrame(
         dict(zip(KEYS, key, strict=True)) | {"seed": seed, "kl": kl, "gold_gain": float(at_kl(path.kept, "gold_gain", kl))}
         for key, part in paths.groups(KEYS)

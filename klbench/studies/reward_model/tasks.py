@@ -1,21 +1,22 @@
-"""What one process of the reward-model study computes: some seeds, from pairs to policies."""
+"""The work of one process of the reward-model study: some seeds, from pairs to policies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from klbench.rlhf import reward_model
 from klbench.rlhf.penalty import PenaltyArm, arm, estimates
-from klbench.rlhf.testbed import Testbed, reward_world
+from klbench.rlhf.ppo import PpoBatch, Recipe, train
+from klbench.rlhf.reward_model import Scored
+from klbench.rlhf.testbed import Testbed, dpo_world, reward_world
+from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Replicas
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.threads import one_thread
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from klbench.rlhf.ppo import PpoBatch
-    from klbench.rlhf.testbed.dpo_world import Preferences
 
 TEST_PAIRS = 16_384
 """Pairs of each seed that no model has seen."""
@@ -28,56 +29,59 @@ Rows = list[dict[str, Any]]
 Found = dict[str, Rows]
 
 
-class _Watched(Replicas):
+class _RecordingReplicas(Replicas):
     """Replicas that keep the last batch that was sampled."""
 
     last: PpoBatch
 
     def sample(self, update: int, lag: int) -> PpoBatch:
-        """As ever."""
+        """Sample a batch, and keep it."""
         self.last = super().sample(update, lag)
         return self.last
 
 
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
-    """Rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
-    from klbench.rlhf.testbed import dpo_world
-
+    """Return rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
     with one_thread():
         bed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
         preferences = dpo_world.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
         models, scores, calibration = _models(options, bed, preferences)
         proxy = reward_world.gain(bed, scores / options.scale)
         return {
-            "models": models, "calibration": calibration, "paths": _paths(options, bed, proxy),
+            "models": models,
+            "calibration": calibration,
+            "paths": _paths(options, bed, proxy),
             "training": _trained(options, bed, proxy),
-        }  # fmt: skip
+        }
 
 
 def _take(preferences: Preferences, first: int, last: int) -> Preferences:
-    import torch
-
     return preferences.take(torch.arange(first, last))
 
 
 def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
-    """Trains all models; their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
-    from klbench.rlhf import reward_model
-
+    """Train all models; return their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
     most = max(options.sizes)
     world = reward_world.RewardModels(
-        bed, _take(preferences, 0, most), options.sizes, model=options.reward_model, width=options.model_width,
-        rate=options.model_rate, steps=options.model_steps,
-    )  # fmt: skip
+        bed,
+        _take(preferences, 0, most),
+        options.sizes,
+        model=options.reward_model,
+        width=options.model_width,
+        rate=options.model_rate,
+        steps=options.model_steps,
+    )
     every = max(1, options.model_steps // 60)
     for each in reward_model.train(world, steps=options.model_steps, every=every, smoothing=options.smoothing):
         report = each
     scores = world.kept_scores()
     test = _take(preferences, most, most + TEST_PAIRS)
     values = _quality(options, bed, scores, test) | {
-        "kept_step": report.kept, "train_loss": report.loss, "train_accuracy": report.accuracy,
+        "kept_step": report.kept,
+        "train_loss": report.loss,
+        "train_accuracy": report.accuracy,
         "held_out_loss": report.held_out_loss,
-    }  # fmt: skip
+    }
     predicted, true = _confidence(options, bed, scores, test)
     calibration: Rows = []
     rows: Rows = []
@@ -94,20 +98,18 @@ def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences)
 
 
 def label(size: int) -> str:
-    """What a model of so many pairs is called."""
+    """Return the name of a model of so many pairs."""
     return f"{size:,} pairs"
 
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
-    """Values of sequences, ``(..., seeds, prompts, leaves)``, at places of them, ``(seeds, n)``."""
+    """Return values of sequences, ``(..., seeds, prompts, leaves)``, at places of them, ``(seeds, n)``."""
     flat = values.flatten(-2)
     return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
 
 
 def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
-    """On new pairs: how often the label is met, and how often the gold order; the loss; and the exact correlation."""
-    from klbench.rlhf.reward_model import Scored
-
+    """Return the quality of models on new pairs: labels met, the true order met, the loss; and the exact correlation."""
     p, gold, proxy = bed.leaf_log_p.exp(), reward_world.gain(bed, bed.reward), reward_world.gain(bed, scores)
     found, ideal = (
         Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * bed.reward[None])
@@ -116,29 +118,28 @@ def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pr
     moments = [(p * one * other).sum((-2, -1)) for one, other in ((proxy, gold), (proxy, proxy), (gold, gold))]
     shape = scores.shape[:2]
     return {
-        "accuracy": found.accuracy(), "best_accuracy": ideal.accuracy().expand(shape), "order": 0.5 * (1.0 + order).mean(-1),
-        "loss": found.loss(), "best_loss": ideal.loss().expand(shape),
+        "accuracy": found.accuracy(),
+        "best_accuracy": ideal.accuracy().expand(shape),
+        "order": 0.5 * (1.0 + order).mean(-1),
+        "loss": found.loss(),
+        "best_loss": ideal.loss().expand(shape),
         # A model that has learned nothing says the same of all sequences, and goes along with nothing.
         "correlation": moments[0] / (moments[1] * moments[2]).sqrt().clamp(min=1e-300),
-    }  # fmt: skip
+    }
 
 
 def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> tuple[Tensor, Tensor]:
-    """For new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
+    """Return for new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
 
     Where it prefers neither, either may be meant: both are a half.
     """
-    import torch
-
     margin = _at(scores, test.chosen) - _at(scores, test.rejected)
     gold = options.scale * (_at(bed.reward, test.chosen) - _at(bed.reward, test.rejected))
     return torch.sigmoid(margin.abs()), torch.sigmoid(margin.sign() * gold)
 
 
 def _binned(predicted: Tensor, true: Tensor) -> Rows:
-    """Means in bins of the predicted probability, from a half to one; bins without pairs are left out."""
-    import torch
-
+    """Return means in bins of the predicted probability, from a half to one; bins without pairs are left out."""
     index = ((predicted - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
     rows: Rows = []
     for number in sorted(set(index.tolist())):
@@ -152,8 +153,6 @@ def _binned(predicted: Tensor, true: Tensor) -> Rows:
 
 def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
     """The exact optimum of each proxy over beta, and the best of n; those of the gold reward too."""
-    import torch
-
     every = torch.cat([proxy, reward_world.gain(bed, bed.reward)[None]])
     rows: Rows = []
     ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., reward_world.Optimised]], ...] = (
@@ -179,20 +178,22 @@ def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
 
 
 def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
-    """PPO with each combination on each proxy, all at once."""
-    import torch
-
-    from klbench.rlhf.ppo import Recipe, train
-
+    """Train by PPO with each combination on each proxy, all at once; return the rows."""
     mine = reward_world.with_proxy(bed, proxy)
     arms = [arm(name, options.beta) for name in options.combinations]
     names = set(Recipe.__dataclass_fields__) - {"lag"}
     recipe = Recipe(**{name: getattr(options, name) for name in names})
     steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
-    world = _Watched(
-        mine, len(arms), group=options.group, rate=options.learning_rate, clip=options.gradient_clip, steps=steps,
-        critic=options.critic, lag=0,
-    )  # fmt: skip
+    world = _RecordingReplicas(
+        mine,
+        len(arms),
+        group=options.group,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        steps=steps,
+        critic=options.critic,
+        lag=0,
+    )
     beta = torch.full((len(arms),), options.beta, dtype=torch.float64)
     gold = reward_world.gain(bed, bed.reward).repeat(len(options.sizes), 1, 1)
     rows: Rows = []
@@ -202,11 +203,14 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
             exact = mine.exact_leaves(leaves, beta)
             seen = world.rollouts(world.last)
             values = exact._asdict() | {
-                "gold": (leaves.exp() * gold).sum(-1).mean(-1), "kl_estimate": report.kl_estimate,
-                "kl_estimate_se": report.kl_estimate_se, "clip_fraction": report.clip_fraction, "beta_used": report.beta,
+                "gold": (leaves.exp() * gold).sum(-1).mean(-1),
+                "kl_estimate": report.kl_estimate,
+                "kl_estimate_se": report.kl_estimate_se,
+                "clip_fraction": report.clip_fraction,
+                "beta_used": report.beta,
                 "k1_estimate": estimates([arm("k1_loss", 0.0)] * len(arms), seen)[0].mean(-1),
                 "k3_estimate": estimates([arm("k3_loss", 0.0)] * len(arms), seen)[0].mean(-1),
-            }  # fmt: skip
+            }
         rows += _training_rows(options, bed, world, arms, report.update, values)
     return rows
 
@@ -223,10 +227,14 @@ def _training_rows(
             stopped = cause and step > update
             rows.append(
                 {
-                    "combination": each.name, "beta": each.beta, "proxy": label(options.sizes[size]),
-                    "pairs": options.sizes[size], "seed": bed.seeds[k], "step": step,
+                    "combination": each.name,
+                    "beta": each.beta,
+                    "proxy": label(options.sizes[size]),
+                    "pairs": options.sizes[size],
+                    "seed": bed.seeds[k],
+                    "step": step,
                 }
                 | {name: column[i][place] for name, column in plain.items()}
                 | {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
-            )  # fmt: skip
+            )
     return rows

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from klbench.schema import Column, Schema, text
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 GRADIENTS = ("k1_reward", "k1_reward_leave_one_out", "k2_loss", "k3_loss")
 """Combinations whose gradients are measured on every pair."""

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
 
 from klbench import estimators, gradients, pairs, streams
 from klbench.context import Context
+from klbench.gradients import exact
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.same_kl.columns import GRADIENTS, predicted
 from klbench.studies.same_kl.options import SameKlOptions, Shape
 from klbench.study import Summary
 from klbench.types import ConfigError, Skip
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def _normalized(logits: np.ndarray) -> np.ndarray:
@@ -65,8 +65,6 @@ def make_pair(shape: Shape, kl: float, options: SameKlOptions, seed: int) -> Pai
     ConfigError
         The shape cannot reach it.
     """
-    from scipy.optimize import brentq
-
     family, limit = _families(options, seed)[shape]
 
     def excess(log_strength: float) -> float:
@@ -83,8 +81,6 @@ def make_pair(shape: Shape, kl: float, options: SameKlOptions, seed: int) -> Pai
 
 def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
     """One task: one pair's divergences, and the noise of estimators and gradients on it."""
-    from klbench.gradients import exact
-
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
     kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
@@ -104,8 +100,6 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
 
 def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``shapes``: one row a shape and a KL."""
-    import pandas as pd
-
     made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
     rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True)
     return {"shapes": predicted(pd.DataFrame(rows))} if rows else {}

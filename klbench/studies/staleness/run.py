@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from klbench import gradients
 from klbench.context import Context
@@ -15,9 +17,6 @@ from klbench.studies.staleness.options import StalenessOptions, _behind
 from klbench.studies.staleness.tables import corrections
 from klbench.study import Summary
 from klbench.types import Skip
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def effective_sample_size(pair: Pair) -> dict[str, float]:
@@ -46,8 +45,6 @@ def measure_lag(pair: Pair, lag: float, chosen: Sequence[Combination], group: in
 
 def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return tables ``staleness``, ``corrections`` and ``combinations``."""
-    import pandas as pd
-
     chosen = [gradients.get(name) for name in options.combinations]
     tasks = [
         (f"lag {lag:g} of {pair.title}", (pair, lag, chosen, options.group, context.seed))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
 
 from klbench.report.axes import tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
@@ -14,9 +15,6 @@ from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 MAX_PAIRS = 3

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.studies.gradient.tables import QP, Row, by_combination, first_alike, matches
 from klbench.studies.staleness.columns import CORRECTIONS, STALENESS
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def beaten_up_to(biased: Row, exact: Row) -> float:
@@ -32,8 +30,6 @@ def _quietest(rows: Iterable[Row]) -> Row | None:
 
 def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
     """Return table ``corrections``; ``typed`` holds the name by which the run was asked for a combination."""
-    import pandas as pd
-
     rows = [row for row in STALENESS.rows(staleness) if math.isfinite(row["staleness"])]
     same = first_alike(by_combination(rows), ("rel_bias", "rel_std"))
     result = []

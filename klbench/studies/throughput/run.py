@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import torch
 
 from klbench import estimators, streams
 from klbench.context import Context
@@ -14,14 +16,9 @@ from klbench.studies.throughput.options import ThroughputOptions
 from klbench.threads import one_thread
 from klbench.types import Draws, Estimator
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 def _synchronize(device: str) -> None:
     if device == "cuda":
-        import torch
-
         torch.cuda.synchronize()
 
 
@@ -52,8 +49,6 @@ def _calls(
     estimator: Estimator, log_ratio: np.ndarray, log_weight: np.ndarray, device: str, dtype: str
 ) -> dict[tuple[str, str], Any]:
     """What to time: ``(backend, pass)`` to a call without arguments."""
-    import torch
-
     weight = log_weight if estimator.needs_weight else None
     calls: dict[tuple[str, str], Any] = {}
     if device == "cpu" and dtype != "bfloat16":
@@ -75,9 +70,6 @@ def _calls(
 
 def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``throughput``: one row an estimator, backend, pass and dtype."""
-    import pandas as pd
-    import torch
-
     stream = streams.generator(context.seed, "throughput")
     log_ratio, log_weight = 0.3 * stream.standard_normal((2, options.samples))
     name = torch.cuda.get_device_name() if context.device == "cuda" else "cpu"

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import pandas as pd
 
 from klbench import columns
 from klbench.schema import Column, Schema, flag, integer, text, with_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 FEW_SAMPLES = 100
 """From here on Student's quantile, 1.98, is as good as 1.96, and errors count as normal."""

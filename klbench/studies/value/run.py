@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from klbench import estimators, streams
 from klbench.context import Checkpoint, Context
@@ -23,9 +25,6 @@ from klbench.studies.value.options import ValueOptions
 from klbench.studies.value.tables import Exact, Measured, skip_reason, tables, tail_variable
 from klbench.threads import one_thread
 from klbench.types import Draws, Estimator, Notice
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 PANEL = 65_536
 """Samples measured at once: few enough that a panel's arrays stay in cache, many enough that calls cost little."""
@@ -130,11 +129,6 @@ def _prepare() -> None:
     Arrays of a panel come and go thousands of times; given back to the system each time, they would cost more in page faults
     than in arithmetic.
     """
-    import ctypes
-    import sys
-
-    from klbench import compiled  # noqa: F401  # now, not while the first panel waits
-
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
         if mallopt is not None:

@@ -26,7 +26,7 @@ def lead(tables: Tables) -> Lead:
     kinds = {row["kind"] for row in data.pairs.values()}
     contenders = {row["estimator"] for row in data.measured if row["target"] == data.target}
     pairs = {row["pair"] for row in data.values}
-    question = str(SAY.question(data.target, sorted(contenders), sorted(pairs), sorted(kinds))).strip()
+    question = SAY.question(data.target, sorted(contenders), sorted(pairs), sorted(kinds)).strip()
     ranges = data.ranges(ALL, data.batch)
     if not ranges:
         return Lead(question, SAY.nothing_ranked(bool(data.measured)), section_figures.lead(data) if data.measured else None)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from klbench.report import plots
 from klbench.report.axes import batch_axis, kl_axis, tick
@@ -16,9 +18,6 @@ from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.value.columns import ALL, TWO, UNBIASED
 from klbench.studies.value.section_data import MOST_PANELS, Data
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 SAY = prose(__package__)
 LEAD_PANELS = 3
@@ -134,7 +133,8 @@ def _error_by_name(data: Data) -> Figure | None:
                 detail = series if len(data.main_series) > 1 else ""
                 x = Axis("rmse / true value", "log", levels=(1.0,))
                 panels.append(plots.down(title, marks, x, names=list(data.drawn(pairs[0])), detail=detail))
-    return figure(data, "error", "Error of each estimator", panels, (), SAY.lead_caption(False), most=LEAD_PANELS)
+    caption = SAY.lead_caption(dashed=False, names=True)
+    return figure(data, "error", "Error of each estimator", panels, (), caption, most=LEAD_PANELS)
 
 
 def winners(data: Data) -> Figure | None:
@@ -197,7 +197,6 @@ def noise(data: Data) -> Figure | None:
 
 def _percents(axes: Axes, which: str = "y") -> None:
     """Write an axis in per cent."""
-    from matplotlib.ticker import FuncFormatter
 
     def show(x: float, _: object) -> str:
         return "0 %" if not x else percent(x) if abs(x) < 10 else tick(100 * x) + " %"
@@ -214,8 +213,8 @@ def bias(data: Data) -> Figure | None:
     )  # fmt: skip
 
 
-def _place(data: Data, pair: str) -> str:
-    return f"{pair}, KL {short(data.kl(pair))}"
+def _place(data: Data, series: str, pair: str) -> str:
+    return ", ".join((*([pair] if pair != series else []), f"KL {short(data.kl(pair))}"))
 
 
 def error_by_batch(data: Data) -> Figure | None:
@@ -232,7 +231,7 @@ def error_by_batch(data: Data) -> Figure | None:
         x = Axis("samples in a batch", place=partial(batch_axis, batches=data.batches))
         y = Axis("rmse, nats", "log", levels=(data.kl(pair),))
         curves.append(drawn)
-        panels.append(plots.lines(series, drawn, x, y, detail=_place(data, pair)))
+        panels.append(plots.lines(series, drawn, x, y, detail=_place(data, series, pair)))
     stuck: dict[str, int] = {}
     for row in data.measured:
         if row["batch"] == data.batches[-1] and row["bias_dominates"] and row["pair"] not in data.off_policy:
@@ -258,12 +257,12 @@ def distributions(data: Data) -> Figure | None:
                 marks.append(Mark(name, row["q50"], entry, row["q2.5"], row["q97.5"], size=3.0))
         if marks:
             x = Axis("estimate − truth, nats", levels=(0.0,), place=_few_ticks)
-            panels.append(plots.down(series, marks, x, detail=_place(data, pair)))
+            panels.append(plots.down(series, marks, x, detail=_place(data, series, pair)))
     return figure(data, "errors", "How the errors are spread", panels, (), SAY.errors_caption(batch))
 
 
 def _few_ticks(axes: Axes) -> None:
-    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_locator(MaxNLocator(4, prune="upper"))
 
 
 def coverage(data: Data) -> Figure | None:
@@ -275,7 +274,7 @@ def coverage(data: Data) -> Figure | None:
         tiles = {name: [_tile(row) for row in found] for name, found in rows.items() if any(map(_tested, found))}
         if tiles:
             columns = [f"{batch:,}" for batch in batches]
-            panels.append(plots.heat(series, tiles, columns, "samples in a batch", detail=_place(data, pair)))
+            panels.append(plots.heat(series, tiles, columns, "samples in a batch", detail=_place(data, series, pair)))
     return figure(data, "coverage", "Does a 95 % interval hold the truth?", panels, (), SAY.coverage_caption())
 
 

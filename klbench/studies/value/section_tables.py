@@ -32,7 +32,7 @@ def _status(row: Row, name: str) -> Cell:
 
 def _verdict(row: Row, name: str) -> Cell:
     tones = {"broken": "bad", "kept": "good"}
-    return Cell(row[name], tone=next((tone for word, tone in tones.items() if row[name].startswith(word)), ""))
+    return Cell(row[name], tone=next((tone for word, tone in tones.items() if row[name].startswith(word)), "words"))
 
 
 KLS = (Shown("kl_low", cells.short()), Shown("kl_high", cells.short()))
@@ -44,14 +44,15 @@ RANGE = (
     Shown("error", cells.number()),
     Shown("next", _name),
     Shown("behind", cells.with_error),
-    Shown("unranked", cells.words),
 )
 EVERY = (
-    Shown("pair", cells.text),
+    Shown("pair", cells.words),
     Shown("estimator", cells.name),
     Shown("target", cells.text),
     Shown("truth", cells.number()),
-    *(Shown(name, cells.with_error) for name in ("bias", "std", "rmse")),
+    Shown("bias", cells.with_error),
+    Shown("std", cells.number()),
+    Shown("rmse", cells.number()),
     Shown("frac_negative", cells.percent),
     Shown("coverage", cells.percent),
     Shown("khat", cells.with_error),
@@ -72,22 +73,23 @@ CLAIM = (
     Shown("nonnegative_claim", _yes),
     Shown("negative", cells.percent),
     Shown("gradient_claim", cells.text),
+)
+FORMULA = (
+    Shown("estimator", cells.name),
     Shown("tex", lambda row, name: Cell(formula(row[name]))),
-    Shown("aliases", cells.text),
+    Shown("aliases", cells.words),
+    Shown("source", cells.words),
 )
 
 
 def ranges(data: Data) -> list[Block]:
     """Return the ranges of KL with their winners: of all estimators, and folded of the other groups."""
     rows = [row | {"series": data.series_of(row)} for row in data.rows(RANGES) if row["batch"] in data.shown_batches]
-    all_of_them = table("Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], RANGE)
-    others = table(
-        "Least error of other groups",
-        RANGES,
-        [row for row in rows if row["among"] != ALL],
-        (Shown("among", cells.text), *RANGE),
-    )
-    return [all_of_them, Details(SAY.other_groups(), [others])]
+    shown = (*RANGE, *([Shown("unranked", cells.words)] if any(row["unranked"] for row in rows) else []))
+    all_of_them = table("Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], shown)
+    others = [row for row in rows if row["among"] != ALL]
+    shown = (Shown("among", cells.text), *shown)
+    return [all_of_them, Details(SAY.other_groups(), [table("Least error of other groups", RANGES, others, shown)])]
 
 
 def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Block]:
@@ -106,7 +108,7 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
             least = min((row["error"] for row in found.values() if math.isfinite(row["error"])), default=math.nan)
             kl = Cell(short(data.kl(pair)), data.kl(pair))
             body.append([Cell(pair), Cell(series), kl, *(_rmse(found.get(name), least) for name in entries)])
-    return [Table(str(SAY.glance(size(batch), off_policy)), columns, body)] if body else []
+    return [Table(SAY.glance(size(batch), off_policy), columns, body)] if body else []
 
 
 def _rmse(row: Row | None, least: float) -> Cell:
@@ -134,7 +136,7 @@ def coverage(data: Data) -> list[Block]:
         *(Column(f"{batch:,}", VALUES["coverage"].meaning, numeric=True) for batch in batches),
     ]
     title = SAY.coverage_title()
-    return [Details(title, [Table(str(title), columns, rows)])] if batches else []
+    return [Details(title, [Table(title, columns, rows)])] if batches else []
 
 
 def _coverage(row: Row | None) -> Cell:
@@ -146,7 +148,7 @@ def every_row(data: Data, batch: int) -> list[Block]:
     order = {pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)}
     rows = sorted((row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]])
     title = SAY.every(size(batch), len(rows))
-    blocks: list[Block] = [table(str(title), VALUES, rows[:MOST_ROWS], EVERY)]
+    blocks: list[Block] = [table(title, VALUES, rows[:MOST_ROWS], EVERY)]
     blocks += [Paragraph(SAY.more_rows(len(rows) - MOST_ROWS), "note")] if len(rows) > MOST_ROWS else []
     return [Details(title, blocks)]
 
@@ -162,7 +164,7 @@ def skipped(data: Data) -> list[Block]:
         [cells.name({"estimator": name}, "estimator"), Cell(status), Cell(f"{n:,}", n)] for (name, status), n in counts.items()
     ]
     title = SAY.skipped(counts.total())
-    return [Details(title, [Table(str(title), columns, rows)])] if rows else []
+    return [Details(title, [Table(title, columns, rows)])] if rows else []
 
 
 def all_tables(data: Data) -> list[Block]:
@@ -174,7 +176,7 @@ def all_tables(data: Data) -> list[Block]:
     for batch in data.shown_batches:
         blocks += every_row(data, batch)
     title = SAY.pairs_title()
-    return [*blocks, Details(title, [table(str(title), PAIRS, list(data.pairs.values()), PAIR)]), *skipped(data)]
+    return [*blocks, Details(title, [table(title, PAIRS, list(data.pairs.values()), PAIR)]), *skipped(data)]
 
 
 def claims(data: Data) -> list[Block]:
@@ -182,9 +184,11 @@ def claims(data: Data) -> list[Block]:
     runs: dict[str, list[Row]] = {}
     for row in data.estimators:
         runs.setdefault(str(row.get("run", "")), []).append(row)
+    described = {row["estimator"]: row for row in data.estimators}
     z = max((row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])), default=math.nan)
     return [
         Paragraph(SAY.claims_note(sum(int(row["judged"]) for row in data.estimators if row["verdict"]), LARGE_Z)),
-        *(table(str(SAY.claims_title(run)), ESTIMATORS, rows, CLAIM) for run, rows in runs.items()),
+        *(table(SAY.claims_title(run), ESTIMATORS, rows, CLAIM) for run, rows in runs.items()),
+        Details(SAY.formulas(), [table(SAY.formulas(), ESTIMATORS, list(described.values()), FORMULA)]),
         *([Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note")] if math.isfinite(z) else []),
     ]

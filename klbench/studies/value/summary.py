@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import pandas as pd
 
 from klbench.studies.value.columns import FEW_SAMPLES, common_batch
 from klbench.study import Summary
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def _digits(value: float, uncertainty: float) -> str:
