@@ -9,19 +9,15 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
+import numpy as np
 from pydantic import Field
 
 from klbench.processes import Group
+from klbench.runs import RunFolder
 from klbench.types import Options
 from klbench.workers import deaf_to, on_processes
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from klbench.runs import RunFolder
-
 
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
@@ -201,8 +197,6 @@ class Checkpoint(Generic[F]):
 
     def save(self) -> None:
         """Keep what is merged."""
-        import numpy as np
-
         shards, found = self._merged
         if self._folder is not None and found is not None:
             self._folder.save_part(self._name, {"shards": np.array(shards)} | found.flat())

@@ -119,10 +119,8 @@ class Group:
         talk.gather_object(result, found if self.main else None, dst=0, group=self.channel)
 
     def _exchange(self, talk: Callable[[Any], Any]) -> None:
-        import torch.distributed
-
         try:
-            talk(torch.distributed)
+            talk(_distributed())
         except RuntimeError as error:
             raise RunError(f"one of the {self.size} processes of this run ended before its work was done") from error
 
@@ -181,11 +179,9 @@ def join() -> Group:
         raise ConfigError(
             f"WORLD_SIZE={size} without {missing[0]}: start several processes with accelerate launch or torchrun, or unset it"
         )
-    import torch.distributed
-
     try:
-        torch.distributed.init_process_group("gloo", timeout=TO_MEET)
-        channel = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
+        _distributed().init_process_group("gloo", timeout=TO_MEET)
+        channel = _distributed().new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"WORLD_SIZE={size}: the other processes cannot be reached ({str(error).splitlines()[0]:.200})"
@@ -193,10 +189,16 @@ def join() -> Group:
     return Group(int(rank), int(size), channel)
 
 
+def _distributed() -> Any:
+    """Return ``torch.distributed``, which only runs of several processes need."""
+    import torch.distributed
+
+    return torch.distributed
+
+
 def leave() -> None:
     """End what connects the processes, if anything does; torch would otherwise abort when Python ends."""
     if "torch.distributed" in sys.modules:
-        import torch.distributed
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        distributed = _distributed()
+        if distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from zipfile import BadZipFile
 
+import numpy as np
+
 from klbench import inputs, schema
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -285,14 +286,11 @@ class RunFolder:
 
     def save_part(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep intermediate results, so that the run can be continued."""
-        import numpy as np
-
         with atomic(self._inside("parts", f"{name}.npz")) as partial, partial.open("wb") as file:
             np.savez(file, allow_pickle=False, **dict[str, Any](arrays))
 
     def load_part(self, name: str) -> dict[str, np.ndarray] | None:
         """Intermediate results of that name, if they were saved."""
-        import numpy as np
 
         def read(path: Path) -> dict[str, np.ndarray]:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:

@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+from threadpoolctl import ThreadpoolController
 
 
 @cache
 def _pools() -> ThreadpoolController:
-    from threadpoolctl import ThreadpoolController
-
     return ThreadpoolController()
 
 

@@ -10,12 +10,10 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from multiprocessing import active_children, resource_tracker
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
+from typing import Any
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 IDLE_SECONDS = 300
@@ -82,8 +80,6 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
 
     Its own ``shutdown(kill_workers=True)`` fails where a task has just been submitted; to lose its workers, it is prepared.
     """
-    from multiprocessing import active_children
-
     from joblib.externals.loky.backend.process import LokyProcess
 
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # workers are deaf to what can be blocked
@@ -149,8 +145,6 @@ def deaf_to(*signals: signal.Signals) -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    from multiprocessing import resource_tracker
-
     resource_tracker.ensure_running()  # it clears the mask when it starts, and would do so inside the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:

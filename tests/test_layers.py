@@ -254,3 +254,21 @@ def test_a_section_that_imports_more_is_found(source: str) -> None:
 ])  # fmt: skip
 def test_a_section_may_import_the_toolkit_and_its_own_parts(source: str) -> None:
     assert section_offences(source, "value/section.py") == []
+
+
+MOST_LATE_IMPORTS = 90
+"""Imports within functions, and blocks under TYPE_CHECKING: only what keeps the light commands light."""
+
+
+def late_imports(source: str) -> list[int]:
+    """Lines of imports within functions, and of TYPE_CHECKING blocks."""
+    tree = ast.parse(source)
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    within = {node.lineno for each in functions for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)}
+    return sorted(within | {node.lineno for node in ast.walk(tree) if is_type_checking(node)})
+
+
+def test_imports_stand_at_the_top() -> None:
+    assert late_imports("import a\ndef f():\n    import b\nif TYPE_CHECKING:\n    import c\n") == [3, 4]
+    found = {path.relative_to(ROOT): late_imports(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
+    assert sum(map(len, found.values())) <= MOST_LATE_IMPORTS, {str(path): lines for path, lines in found.items() if lines}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
@@ -15,9 +15,6 @@ from klbench.oracles import EPS, ExactMoments, enumerated
 from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
-
-if TYPE_CHECKING:
-    from klbench.pairs._categorical_gradient import CategoricalTask
 
 MOST_LOGITS = 1_000
 """With more categories, gradient estimators are not enumerated."""
@@ -205,7 +202,7 @@ class CategoricalPair(Pair):
         return self._task
 
     @cached_property
-    def _task(self) -> CategoricalTask:
+    def _task(self) -> GradientTask:
         from klbench.pairs._categorical_gradient import CategoricalTask
 
         log_q, log_p = self._log_probs["q"], self._log_probs["p"]

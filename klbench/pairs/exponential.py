@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -13,9 +13,6 @@ from klbench.oracles import closed_form
 from klbench.pairs import register
 from klbench.pairs._base import Density, ScalarPair, Scale
 from klbench.types import GradientTask, Truth
-
-if TYPE_CHECKING:
-    from klbench.pairs._density_gradient import ExponentialTask
 
 
 class Exponential(Density):
@@ -68,7 +65,7 @@ class ExponentialPair(ScalarPair):
         return self._task
 
     @cached_property
-    def _task(self) -> ExponentialTask:
+    def _task(self) -> GradientTask:
         from klbench.pairs._density_gradient import ExponentialTask
 
         q, p, mu = (None if side is None else np.log([side.rate]) for side in (self.q, self.p, self.mu))

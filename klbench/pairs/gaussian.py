@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from pydantic import field_validator, model_validator
@@ -19,9 +19,6 @@ from klbench.pairs import register
 from klbench.pairs._base import Pair, exact_moments, not_extreme, not_extreme_scale
 from klbench.pairs._quadratic import Bell, Quadratic, solved
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
-
-if TYPE_CHECKING:
-    from klbench.pairs._density_gradient import GaussianTask
 
 SURE = 1e-9
 """Relative error of the parameters up to which quadrature is worth its while."""
@@ -284,7 +281,7 @@ class GaussianPair(Pair):
         return self._task
 
     @cached_property
-    def _task(self) -> GaussianTask:
+    def _task(self) -> GradientTask:
         from klbench.pairs._density_gradient import GaussianTask
 
         sides = {side: normal.moments(self.dimension) for side, normal in self._sides()}

@@ -45,7 +45,7 @@ FIELDS = {
 
 def _checked_path(value: Any) -> str:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError(f"name a file of rollouts: path=FILE{', path=FILE'.join(rollouts.READERS)}")
+        raise ValueError(f"name a file of rollouts: path=FILE{', path=FILE'.join(rollouts.SUFFIXES)}")
     path = str(value)
     if "\0" in path:
         raise ValueError("no such file")

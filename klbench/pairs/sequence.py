@@ -19,7 +19,6 @@ from klbench.policies import Name, check_number, leaves
 from klbench.types import Capabilities, Completions, Draws, Estimator, GradientTask, Skip, Truth
 
 if TYPE_CHECKING:
-    from klbench.pairs._sequence_gradient import SequenceTask
     from klbench.policies.shapes import Policy
     from klbench.policies.tree import Tree
 
@@ -262,7 +261,7 @@ class SequencePair(Pair):
         return self._task
 
     @cached_property
-    def _task(self) -> SequenceTask:
+    def _task(self) -> GradientTask:
         from klbench.pairs._sequence_gradient import SequenceTask
 
         return SequenceTask(self.policy, self.prompts, self.parameters["q"], self.token_log_probs, self.lag)

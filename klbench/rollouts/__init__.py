@@ -7,16 +7,16 @@ from pathlib import Path
 
 from klbench import inputs
 from klbench.rollouts.base import Reader
-from klbench.rollouts.formats import JsonLines, Npz, Parquet
 from klbench.types import ConfigError
 
-READERS: dict[str, type[Reader]] = {
-    ".parquet": Parquet, ".pq": Parquet, ".jsonl": JsonLines, ".ndjson": JsonLines, ".npz": Npz,
-}  # fmt: skip
+SUFFIXES = (".parquet", ".pq", ".jsonl", ".ndjson", ".npz")
+"""Of the names of files that can be read."""
 
 
 @lru_cache(maxsize=4)
 def _opened(path: str, changed: int, size: int) -> Reader:
+    from klbench.rollouts.formats import READERS  # and with it Arrow
+
     return READERS[Path(path).suffix.lower()](Path(path))
 
 
@@ -34,8 +34,8 @@ def reader(path: str) -> Reader:
     ConfigError
         There is no such file, its name says none of the formats, or it cannot be read.
     """
-    if Path(path).suffix.lower() not in READERS:
-        raise ConfigError(f"expected a name that ends in {', '.join(READERS)}, since that says how to read it")
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"expected a name that ends in {', '.join(SUFFIXES)}, since that says how to read it")
     if (found := inputs.kind(path)) != inputs.FILE:
         raise ConfigError("it is a folder, name a file in it" if found == inputs.FOLDER else found)
     try:

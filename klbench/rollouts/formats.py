@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from klbench.rollouts.base import KNOWN, Block, Ragged, Reader, one_line
 from klbench.types import ConfigError
@@ -108,9 +111,6 @@ class Parquet(Reader):
     """Columns of lists of numbers, in row groups of any size."""
 
     def __init__(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         try:
             self._file = pq.ParquetFile(path)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -155,8 +155,6 @@ class Parquet(Reader):
 
     def _take(self, most: int) -> Any:
         """The next rows, at most so many, as one record batch; None at the end."""
-        import pyarrow as pa
-
         if self._left is None or not self._left.num_rows:
             try:
                 self._left = next(self._batches, None)
@@ -169,8 +167,6 @@ class Parquet(Reader):
         return taken
 
     def read(self, start: int, n: int) -> Block:
-        import pyarrow as pa
-
         if start != self._next:
             self._seek(start)
         parts = []
@@ -184,9 +180,6 @@ class Parquet(Reader):
         return Block({name: self._lists(start, name, table[name]) for name in names}, prompts)
 
     def _lists(self, start: int, name: str, column: Any) -> Ragged:
-        import pyarrow as pa
-        import pyarrow.compute as pc
-
         if column.null_count:
             row = int(np.flatnonzero(column.is_null().to_numpy())[0])
             raise self.fail(start + row, f"{name} is missing")
@@ -298,3 +291,6 @@ class Npz(Reader):
             columns[name] = Ragged(part.astype(np.float64), lengths.astype(np.int64))
         prompts = self._arrays["prompt"][start:stop].tolist() if "prompt" in self.columns else None
         return Block(columns, prompts)
+
+
+READERS: dict[str, type[Reader]] = {".parquet": Parquet, ".pq": Parquet, ".jsonl": JsonLines, ".ndjson": JsonLines, ".npz": Npz}

@@ -14,7 +14,7 @@ from klbench.engine import app
 from klbench.engine.settings import build
 from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
-from klbench.rollouts import READERS
+from klbench.rollouts.formats import READERS
 from klbench.types import ConfigError
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from klbench import gradients
+from klbench import gradients, pairs
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
 from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
@@ -27,8 +27,6 @@ def _differentiable(pair: Pair) -> Pair:
 
 
 def _kinds() -> list[str]:
-    from klbench import pairs
-
     return [name for name in pairs.names() if pairs.get(name).gradient_task is not Pair.gradient_task]
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from klbench.types import Options
-
-if TYPE_CHECKING:
-    from klbench.studies.peers.cases import Subject
 
 
 class PeersOptions(Options):
@@ -31,7 +28,3 @@ class PeersOptions(Options):
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     repeats: int = Field(default=9, ge=3, le=1000)
     seconds: float = Field(default=0.02, gt=0.0, le=60.0)
-
-    def shape(self, subject: Subject) -> tuple[int, ...]:
-        """Of a subject's inputs."""
-        return (self.tokens,) if subject.inputs == "log-probs" else (self.rows, self.vocabulary)

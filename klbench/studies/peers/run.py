@@ -25,6 +25,11 @@ WRONG = 0.01
 """A relative error of this or more: the value, or the gradient, is another one."""
 
 
+def _shape(options: PeersOptions, subject: Subject) -> tuple[int, ...]:
+    """Return the shape of a subject's inputs."""
+    return (options.tokens,) if subject.inputs == "log-probs" else (options.rows, options.vocabulary)
+
+
 def _version(library: str) -> str:
     if library == HERE:
         return __version__
@@ -114,7 +119,7 @@ def _speed(
     subject: Subject, functions: Mapping[Peer, Two], dtype: str, options: PeersOptions, seed: int
 ) -> list[dict[str, Any]]:
     policy, reference = (
-        torch.tensor(x).to(getattr(torch, dtype)) for x in inputs(subject.inputs, "usual", options.shape(subject), seed)
+        torch.tensor(x).to(getattr(torch, dtype)) for x in inputs(subject.inputs, "usual", _shape(options, subject), seed)
     )
     every = {peer: _calls(function, policy, reference) for peer, function in functions.items()}
     rows = []
@@ -160,7 +165,7 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
                 twin = {"twin": peer.twin, "twin_difference": _twin(peer, function, options, context.seed)} if peer.twin else {}
                 for dtype in options.dtypes:
                     for regime in REGIMES[subject.inputs]:
-                        pair = inputs(subject.inputs, regime, options.shape(subject), context.seed)
+                        pair = inputs(subject.inputs, regime, _shape(options, subject), context.seed)
                         tensors = (torch.tensor(x).to(getattr(torch, dtype)) for x in pair)
                         key = _key(subject, peer) | {"dtype": dtype, "regime": regime}
                         rows.append(key | _measured(subject, function, *tensors) | twin)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from klbench.studies.choices import EstimatorNames, every_estimator
 from klbench.types import Options
-
-if TYPE_CHECKING:
-    pass
 
 
 class ThroughputOptions(Options):
