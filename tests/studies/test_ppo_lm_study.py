@@ -149,7 +149,7 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
         return perform(options, place, name, seed)
 
     monkeypatch.setattr(Language, "step", poisoned)
-    monkeypatch.setattr(tasks, "perform", named)
+    monkeypatch.setattr("klbench.studies.ppo_lm.run.perform", named)
     found = study(tmp_path)
     training = found["training"]
     last = training.groupby("combination").last()
