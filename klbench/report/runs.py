@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pandas as pd
 
@@ -54,3 +54,17 @@ def by_run(kind: type[R], tables: Tables, main: Schema) -> Sequence[R]:
         kind(str(label), {name: table[table["run"] == label] for name, table in tables.items() if "run" in table})
         for label in found["run"].unique()
     ]
+
+
+def stopped(training: Iterable[Row], *keys: str) -> list[tuple[Any, ...]]:
+    """Return the keys of each run that was stopped, and its status: what it diverged on."""
+    found: dict[tuple[Any, ...], str] = {}
+    for row in training:
+        if row["status"] not in ("ok", ""):
+            found.setdefault(tuple(row[key] for key in keys), row["status"])
+    return [(*key, status) for key, status in found.items()]
+
+
+def last_step(training: Iterable[Row]) -> int:
+    """Return the last step of a training; 0 where there was none."""
+    return max((int(row["step"]) for row in training), default=0)

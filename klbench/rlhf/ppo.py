@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from klbench.gradients.surrogate import centred
 from klbench.rlhf import losses
-from klbench.rlhf.options import Baseline, Normalisation, Whitening
+from klbench.rlhf.options import Baseline, LoopOptions, Normalisation, Whitening
 from klbench.rlhf.penalty import PenaltyArm, estimates, in_loss, standard_error
 from klbench.rlhf.penalty import returns as penalty_returns
 from klbench.types import Rollouts
@@ -121,6 +121,17 @@ class Recipe:
     target_kl: float | None = None
     pretraining_weight: float = 0.0
     every: int = 10
+
+    @classmethod
+    def of(cls, options: LoopOptions, **changes: Any) -> Self:
+        """Return the recipe that settings name; what they leave out, and ``changes``, as given here or by default."""
+        named = {name: getattr(options, name) for name in cls.__dataclass_fields__ if hasattr(options, name)}
+        return cls(**named | changes)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimiser in the whole training."""
+        return self.updates * self.epochs * self.minibatches
 
 
 @dataclass(frozen=True)

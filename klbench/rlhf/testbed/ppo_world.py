@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from klbench import streams
-from klbench.rlhf.ppo import PpoBatch
+from klbench.rlhf.options import TestbedOptions
+from klbench.rlhf.ppo import PpoBatch, Recipe
 from klbench.rlhf.testbed import Testbed, padded
 from klbench.types import Rollouts
 
@@ -113,6 +114,20 @@ class Replicas:
         self.optimizer = Adam(self.theta, rate, clip, steps)
         self._history: deque[Tensor] = deque(maxlen=lag + 1)
         self._prompts = torch.arange(testbed.prompts).repeat_interleave(group)
+
+    @classmethod
+    def of(cls, options: TestbedOptions, testbed: Testbed, arms: int, recipe: Recipe) -> Self:
+        """Return the replicas that settings name."""
+        return cls(
+            testbed,
+            arms,
+            group=options.group,
+            rate=options.learning_rate,
+            clip=options.gradient_clip,
+            steps=recipe.steps if options.decay else None,
+            critic=options.critic,
+            lag=recipe.lag,
+        )
 
     def _critics(self) -> np.ndarray:
         policy = self.testbed.policy

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.prose import prose
-from klbench.report.runs import RunTables, by_run
+from klbench.report.runs import RunTables, by_run, stopped
 from klbench.report.tables import Row
 from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
 
@@ -54,9 +54,7 @@ class Preferred(RunTables):
     @cached_property
     def diverged(self) -> list[tuple[str, float, int, str]]:
         """Loss, number of pairs, seed and status of each replica that was stopped."""
-        stopped = (row for row in self.rows(TRAINING) if row["status"] != "ok")
-        found = {(row["arm"], row["pairs"], row["seed"]): row["status"] for row in stopped}
-        return [(*key, status) for key, status in found.items()]
+        return stopped(self.rows(TRAINING), "arm", "pairs", "seed")
 
     def of(self, loss: str) -> list[Row]:
         """Return the rows of a loss, the fewest pairs first."""

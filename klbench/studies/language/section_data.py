@@ -6,7 +6,7 @@ import math
 from functools import cached_property
 
 from klbench.report.prose import prose
-from klbench.report.runs import RunTables
+from klbench.report.runs import RunTables, last_step, stopped
 from klbench.report.tables import Row
 from klbench.studies.language.columns import DPO_COMPARED, DPO_TRAINING, PPO_COMPARED, PPO_TRAINING, RATERS
 
@@ -58,16 +58,12 @@ class LmTrained(RunTables):
     @cached_property
     def updates(self) -> int:
         """The last step."""
-        return max((int(row["step"]) for row in self.training), default=0)
+        return last_step(self.training)
 
     @cached_property
     def diverged(self) -> list[tuple[str, int, str]]:
         """Combination, seed and status of each run that was stopped."""
-        stopped: dict[tuple[str, int], str] = {}
-        for row in self.training:
-            if row["status"] != "ok":
-                stopped.setdefault((row["combination"], row["seed"]), row["status"])
-        return [(*key, status) for key, status in stopped.items()]
+        return stopped(self.training, "combination", "seed")
 
 
 class LmPreferred(LmTrained):

@@ -79,17 +79,8 @@ def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe
     bed = short_bed(bed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
     nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
-    start, steps = without(bed, nats), recipe.updates * recipe.epochs * recipe.minibatches
-    world = _RecordingReplicas(
-        bed,
-        len(arms),
-        group=options.group,
-        rate=options.learning_rate,
-        clip=options.gradient_clip,
-        steps=steps if options.decay else None,
-        critic=options.critic,
-        lag=options.lag,
-    )
+    start = without(bed, nats)
+    world = _RecordingReplicas.of(options, bed, len(arms), recipe)
     world.lost, world.norms, world.seen = lost_tokens(bed), [], []
     with torch.no_grad():
         world.theta[..., : start.shape[-1]] = start
@@ -98,7 +89,7 @@ def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe
     exact = expected.train(
         bed,
         arms,
-        steps=steps,
+        steps=recipe.steps,
         rate=options.learning_rate,
         clip=options.gradient_clip,
         decay=options.decay,

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
-from klbench.report.runs import RunTables, by_run
+from klbench.report.runs import RunTables, by_run, last_step, stopped
 from klbench.report.tables import Row
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING
 
@@ -51,16 +51,12 @@ class Trained(RunTables):
     @cached_property
     def updates(self) -> int:
         """The number of batches that were trained on."""
-        return max((int(row["step"]) for row in self.training), default=0)
+        return last_step(self.training)
 
     @cached_property
     def diverged(self) -> list[tuple[str, int, str]]:
         """Combination, seed and why, of replicas that were stopped."""
-        found: dict[tuple[str, int], str] = {}
-        for row in self.training:
-            if row["status"] not in ("ok", ""):
-                found.setdefault((row["combination"], int(row["seed"])), row["status"])
-        return [(name, seed, status) for (name, seed), status in found.items()]
+        return stopped(self.training, "combination", "seed")
 
     def drawn(self, *names: str) -> tuple[list[str], list[str]]:
         """Return the names of which lines are drawn, and those for which there is no colour left.

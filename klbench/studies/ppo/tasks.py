@@ -67,28 +67,13 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
         return train(options, bed, task)
 
 
-def _recipe(options: TrainingOptions, every: int) -> Recipe:
-    shared = {name: getattr(options, name) for name in Recipe.__dataclass_fields__}
-    return Recipe(**shared | {"every": every})
-
-
 def _recovery(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    return recovery.perform(options, bed, task.names, _recipe(options, options.every))
+    return recovery.perform(options, bed, task.names, Recipe.of(options))
 
 
 def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    recipe = _recipe(options, options.every if task.kind == "sampled" else options.updates)
-    steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
-    world = Replicas(
-        bed,
-        len(task.arms),
-        group=options.group,
-        rate=options.learning_rate,
-        clip=options.gradient_clip,
-        steps=steps,
-        critic=options.critic,
-        lag=options.lag,
-    )
+    recipe = Recipe.of(options, every=options.every if task.kind == "sampled" else options.updates)
+    world = Replicas.of(options, bed, len(task.arms), recipe)
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
     corpus = partial(world.pretraining, exact=options.pretraining == "exact")

@@ -46,8 +46,8 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 
 
 def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]:
-    recipe = Recipe(**{each: getattr(options, each) for each in Recipe.__dataclass_fields__ if each != "lag"})
-    steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
+    recipe = Recipe.of(options)
+    steps = recipe.steps if options.decay else None
     learner = world(
         shared, options, job.place, job.seed, prompts_each=options.prompts_each, group=options.group,
         rate=options.learning_rate, clip=options.gradient_clip, steps=steps, critic=recipe.critic,

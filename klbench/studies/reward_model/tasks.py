@@ -181,19 +181,8 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
     """Train by PPO with each combination on each proxy, all at once; return the rows."""
     mine = reward_world.with_proxy(bed, proxy)
     arms = [arm(name, options.beta) for name in options.combinations]
-    names = set(Recipe.__dataclass_fields__) - {"lag"}
-    recipe = Recipe(**{name: getattr(options, name) for name in names})
-    steps = recipe.updates * recipe.epochs * recipe.minibatches if options.decay else None
-    world = _RecordingReplicas(
-        mine,
-        len(arms),
-        group=options.group,
-        rate=options.learning_rate,
-        clip=options.gradient_clip,
-        steps=steps,
-        critic=options.critic,
-        lag=0,
-    )
+    recipe = Recipe.of(options, lag=0)
+    world = _RecordingReplicas.of(options, mine, len(arms), recipe)
     beta = torch.full((len(arms),), options.beta, dtype=torch.float64)
     gold = reward_world.gain(bed, bed.reward).repeat(len(options.sizes), 1, 1)
     rows: Rows = []
