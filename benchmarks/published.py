@@ -190,6 +190,15 @@ def folders(names: Sequence[str]) -> Iterator[Path]:
             yield folder
 
 
+def write_index() -> None:
+    """Write the index of the findings, with a picture of each."""
+    from klbench.report.gallery import index
+
+    root = ROOT / FOLDER
+    lines = index(list(folders(())), root)
+    (root / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
     parser = argparse.ArgumentParser(description="Make the published findings again and say where a number has moved.")
@@ -219,6 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.update:
                 shutil.rmtree(folder)
                 shutil.copytree(new, folder)
+    if given.update:
+        write_index()
     return int(any_moved and not given.update)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from klbench.report import render
+from klbench.report.gallery import index
 
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published"
 RUNS = sorted(path.parent.name for path in PUBLISHED.glob("*/run.json"))
@@ -37,3 +38,8 @@ def test_a_published_run_rendered_again_is_the_committed_page(name, tmp_path) ->
 
 def test_there_are_published_runs() -> None:
     assert len(RUNS) >= 12
+
+
+def test_the_index_has_the_opening_of_every_finding() -> None:
+    folders = [PUBLISHED / name for name in RUNS]
+    assert (PUBLISHED / "README.md").read_text(encoding="utf-8").splitlines() == list(index(folders, PUBLISHED))
