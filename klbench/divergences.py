@@ -134,7 +134,7 @@ def _kl_pq_far(log_ratio: Array) -> Array:
 
 
 CERTAIN = 45.0
-"""From this log-ratio on ``1 / r``, and ``log r`` beside r, are less than rounding."""
+"""The log-ratio from which ``1 / r``, and ``log r`` beside r, are less than rounding."""
 
 
 def _js_gap(draws: Draws) -> Array:

@@ -17,13 +17,13 @@ from typing import Any
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 IDLE_SECONDS = 300
-"""How long workers wait for more before they end."""
+"""The time that workers wait for more before they end."""
 GLANCE_SECONDS = 0.1
-"""How long Ctrl-C may wait to be seen."""
+"""The time that Ctrl-C may wait to be seen."""
 KILLED_SECONDS = 3.0
-"""How long a pool may take to see that its workers are gone."""
+"""The time that a pool may take to see that its workers have ended."""
 PARENT_SECONDS = 1.0
-"""How long a worker may outlive the process that started it."""
+"""The time that a worker may outlive the process that started it."""
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a terminal."""
 

@@ -50,7 +50,7 @@ def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.rando
        r"\pi^* = p\, e^{R/\beta} / Z,\ \ J(\pi^*) - J(\pi) = \beta\, \mathrm{KL}(\pi \Vert \pi^*)",
        "Korbak et al. 2022, arXiv:2205.11275; Rafailov et al. 2023, eq. 4")  # fmt: skip
 def regularised_optimum(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best) -> Finding:
-    """What any policy falls short of must be ``beta KL(pi‖pi*)``, which is never negative."""
+    """Check that every policy falls short of the optimum by ``beta KL(pi‖pi*)``, which is never negative."""
     import torch
 
     worst, least, count = 0.0, math.inf, 0
@@ -176,7 +176,10 @@ def _exceptions(atoms: Atoms) -> tuple[float, float]:
 def dpo_raises_chosen(
     seed: int, sinking: Sequence[float] = (1.0, 0.0, 3.0), rising: Sequence[float] = (2.0, 1.0, -3.0)
 ) -> Finding:
-    """To first order each moves by its score times ``∇log pi(c) - ∇log pi(r)``: as said in a table, not always else."""
+    """Check the first-order move of each log-probability, its score times ``∇log pi(c) - ∇log pi(r)``.
+
+    In a table of free logits the claim holds; in other policies it need not.
+    """
     import torch
 
     stream = streams.generator(seed, "claims", "dpo_raises_chosen")

@@ -30,7 +30,7 @@ def _token_log_ratio(rollouts: Rollouts) -> Tensor:
 
 
 def _k3_slope(log_ratio: Tensor) -> Tensor:
-    """What k3's gradient is, times the score: ``d/d(log q) of r - 1 - log r = 1 - r``."""
+    """Return what multiplies the score in k3's gradient: ``d/d(log q) of r - 1 - log r = 1 - r``."""
     return -log_ratio.expm1()
 
 
@@ -139,7 +139,7 @@ def _combined(name: str, of: GradientTask, group: int = 8) -> Tensor:
 @claim("straight_through_repairs", "Straight-through, the value of k3 with the gradient of k2, repairs k3 in the loss.",
        rf"\mathbb{{E}}[\nabla k_{{3+}}] = {GRAD_QP}", "verl, kl_loss_type low_var_kl+; Liu et al. 2025")  # fmt: skip
 def straight_through_repairs(seed: int, name: str = "k3_plus_sequence") -> Finding:
-    """On samples of the policy itself, and on those of a policy that it has moved away from."""
+    """Compare samples of the policy itself with samples of an earlier policy."""
     fresh, stale = (distance(_combined(name, of), of.gradient("kl_qp")) for of in (task(), task(LAG)))
     token = distance(_combined("k3_plus", task()), task().gradient("kl_qp"))
     return Finding(
@@ -256,7 +256,7 @@ def _gaussian_gradients(mean: float, std: float, wanted: str) -> tuple[Tensor, T
 @claim("shifted_gaussians_suffice", "A shift between two Gaussians of equal variance shows whether a loss follows ∇KL(q‖p).",
        rf"{GRAD_QP} \neq {GRAD_PQ}", "common in toy experiments")  # fmt: skip
 def shifted_gaussians_suffice(seed: int, mean: float = 1.0, std: float = 1.0) -> Finding:
-    """In the mean alone, both divergences are ``m²/2``."""
+    """Compare the gradients in the mean alone, where both divergences are ``m²/2``, with those in the spread."""
     blind = _gaussian_gradients(mean, std, "mean")
     wider = _gaussian_gradients(mean, 1.5 * std, "mean")
     both = _gaussian_gradients(mean, std, "mean and std")

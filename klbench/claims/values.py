@@ -91,7 +91,7 @@ def _softmax_path(size: int = 6) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _second_order(terms: Terms, curvature: float, step: float) -> tuple[float, float]:
-    """At a step h: ``E_q[terms]`` relative to ``f''(1)/2 h² v'Fv``, and the ratio of remainders at h and h/2."""
+    """Return, at a step h, ``E_q[terms]`` relative to ``f''(1)/2 h² v'Fv``, and the ratio of remainders at h and h/2."""
     logits, direction, fisher = _softmax_path()
     log_p = logits - np.logaddexp.reduce(logits)
 
@@ -201,7 +201,7 @@ def lambda_one_optimal(seed: int, control: Terms = np.expm1) -> Finding:
 @claim("r_log_r_estimates_kl_qp", "r log r − (r − 1), averaged over samples of q, estimates KL(q‖p).",
        rf"\mathbb{{E}}_q[r \log r - (r - 1)] = {KL}", "a common mix-up of the two Bregman forms in Schulman 2020")  # fmt: skip
 def r_log_r_estimates_kl_qp(seed: int, terms: Terms = R_LOG_R) -> Finding:
-    """By enumeration, against both divergences."""
+    """Compare the enumerated mean with both divergences."""
     pairs = [finite([0.7, 0.2, 0.1], [0.3, 0.3, 0.4]), *random_pairs(seed, "r_log_r_estimates_kl_qp")]
     first = pairs[0]
     mean = first.mean(terms(first.log_ratio))

@@ -53,7 +53,7 @@ class Run:
 
 @contextlib.contextmanager
 def _noticing(folder: RunFolder) -> Iterator[None]:
-    """What is to be known goes to the terminal, on one line, and into the log; once, however often it happens."""
+    """Show each notice on one line of the terminal and write it to the log, once, however often it occurs."""
     said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning

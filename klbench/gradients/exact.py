@@ -20,7 +20,7 @@ from klbench.types import Atoms, Draws, Estimator, GradientTask, Polynomial, Rol
 
 @dataclass(frozen=True)
 class GradientMoments:
-    """What is known of a combination's gradient.
+    """The exact moments of a combination's gradient.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class GradientMoments:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What multiplies each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
+    """The factors of each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
 
     ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It is as large as its sequence
     is rare, and the two meet in log space.

@@ -13,7 +13,7 @@ from klbench.kernels.interpreter import interpreted
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
-    """Why it cannot take these logits; None where it can."""
+    """Return why the Triton kernels cannot take these logits; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if torch.float64 in (policy.dtype, reference.dtype):
@@ -28,7 +28,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
-    """What :class:`klbench.kernels.autograd.Implementation` says, in float32.
+    """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float32.
 
     Logits whose columns are not neighbours are copied first.
     """
@@ -45,7 +45,7 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
 def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
-    """What :class:`klbench.kernels.autograd.Implementation` says."""
+    """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)

@@ -36,7 +36,7 @@ END, PAD = "<|end|>", "<|pad|>"
 TRAINED_BY = "klbench.studies.language.trained"
 """Found by name, as plugins are: its ``trainer(name)`` returns a :class:`Trainer`."""
 VERSION = 1
-"""Of the training: raised where another model comes of the same recipe, text and libraries."""
+"""The version of the training, raised when the same recipe, text and libraries yield another model."""
 VARIABLE = "KLBENCH_EMBEDDED"
 """Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model that has learned anything."""
 
@@ -79,7 +79,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Trainer:
-    """How one of ``TRAINED`` is made from the reference: all that decides what comes of it, and the work itself."""
+    """The recipe that makes one of ``TRAINED`` from the reference: all that decides the result, and the work itself."""
 
     made_with: Callable[[], Any]
     train: Callable[[Path], None]
@@ -110,13 +110,13 @@ def built() -> Path:
 
 
 def describe() -> dict[str, Any]:
-    """What the set was made with (corpus, recipe, versions), and each policy's ``KL(q‖p)`` in nats a completion."""
+    """Return the set's corpus, recipe and versions, and each policy's ``KL(q‖p)`` in nats a completion."""
     made: dict[str, Any] = json.loads((built() / "made.json").read_text(encoding="utf-8"))
     return made
 
 
 def recipe_in_use() -> str:
-    """Its name: ``standard``, or what ``KLBENCH_EMBEDDED`` says."""
+    """Return the name of the recipe: ``standard``, or the value of ``KLBENCH_EMBEDDED``."""
     name = os.environ.get(VARIABLE) or "standard"
     if name not in RECIPES:
         raise unknown(f"recipe {VARIABLE}=", name, RECIPES)

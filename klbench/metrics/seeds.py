@@ -20,7 +20,7 @@ Z95 = 1.959963984540054
 """Standard errors of a 95 % interval where a mean has many terms."""
 RESAMPLES = 9_999
 FEW = 8
-"""With fewer values the means of resamples do not range as far as an interval has to."""
+"""The least number of values whose resampled means range as far as an interval has to."""
 BAND = (0.1, 0.9)
 """Quantiles over seeds between which a curve's band lies."""
 

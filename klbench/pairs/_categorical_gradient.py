@@ -1,4 +1,4 @@
-"""What gradient estimators need of a categorical pair: one token, a softmax of free logits."""
+"""The gradient task of a categorical pair: one token, a softmax of free logits."""
 
 from __future__ import annotations
 

@@ -21,15 +21,15 @@ from klbench.types import Capabilities, Completions, ConfigError, Draws, Estimat
 CHECKED = 64
 """Rows that are looked at before a run begins."""
 SLACK = 1e-4
-"""What rounding may take from a divergence of 0."""
+"""The most that rounding may take from a divergence of 0."""
 ROUNDED = 0.125
-"""What rounding to bfloat16 may add to a log-probability of 0, where the logits are below 32."""
+"""The most that rounding to bfloat16 may add to a log-probability of 0 if the logits are below 32."""
 LOG_PROBS = ("logprobs", "ref_logprobs", "old_logprobs")
 IMPOSSIBLE = {
     "logprobs": "so the policy cannot have sampled this token", "old_logprobs": "so nobody can have sampled this token",
     "ref_logprobs": "so the reference never says this token, and KL(q‖p) is infinite",
 }  # fmt: skip
-"""What a probability of 0 means."""
+"""The explanation of a probability of 0."""
 FILLER = -100.0
 """A whole log-probability as low as this is one that fills rows: -100, -9999, -1e10."""
 ZEROS, SAME, UNCHANGED = 2, 3, 8
@@ -165,7 +165,7 @@ def read(reader: Reader, start: int, n: int) -> Completions:
 
 
 def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndarray:
-    """Which tokens count: those of the mask, or else all but the NaNs at the end of a row."""
+    """Return the tokens that count: those of the mask, or else all but the NaNs at the end of a row."""
     if reader.mask is not None:
         mask = block.columns[reader.mask].values
         wrong = np.flatnonzero((mask != 0.0) & (mask != 1.0))

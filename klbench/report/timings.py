@@ -30,7 +30,7 @@ LEGEND = (LegendEntry("each benchmark", 5, "o"), LegendEntry("the one that chang
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one benchmark at one commit: the median of its rounds and their quartiles, seconds of a call."""
+    """The time of one benchmark at one commit: the median of its rounds and their quartiles, seconds a call."""
 
     seconds: float
     low: float

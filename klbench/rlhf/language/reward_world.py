@@ -86,14 +86,14 @@ class Rater:
 
 
 def _scores(model: Scalar, examples: Examples, which: np.ndarray, dtype: str) -> Tensor:
-    """Of whole completions, ``(n,)``, float64 on the CPU."""
+    """Return the scores of whole completions, ``(n,)``, float64 on the CPU."""
     with precision(dtype, model.device):
         found = model.after_all([examples.prompts[i] for i in which], examples.token[which], examples.mask[which])
     return found.cpu().double()
 
 
 def judging(model: Scalar, *, level: float, scale: float, batch: int, dtype: str) -> Judge:
-    """What it says as a reward: ``(score - level) / scale``, in the units of the rewards that the labels come from.
+    """Return a judge whose reward is ``(score - level) / scale``, in the units of the rewards that the labels come from.
 
     Pairs say nothing of the level: it is such that those that the model learned from have 0 on average. (Ouyang et al. 2022,
     "Training language models to follow instructions with human feedback", section 3.5, where demonstrations do.)

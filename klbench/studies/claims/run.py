@@ -1,4 +1,4 @@
-"""What is commonly said about KL estimators in RLHF, checked one by one."""
+"""The common claims about KL estimators in RLHF, checked one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What samples say of a policy's KL while DPO trains it: from its own completions, from the reference's, from the pairs."""
+"""Estimates of a policy's KL while DPO trains it: from its own completions, from the reference's, from the pairs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def k1(bed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
 
 
 def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
-    """What each estimator, ``(name, level)``, says of each sequence, ``(seeds, prompts, leaves)``.
+    """Return the value of each estimator, ``(name, level)``, for each sequence, ``(seeds, prompts, leaves)``.
 
     ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of exact KLs over these.
     """

@@ -1,4 +1,4 @@
-"""How near to the exact optimum DPO comes, by the number of ranked pairs and by the divergence that its loss stands for."""
+"""The distance of DPO from the exact optimum, by the number of ranked pairs and by the divergence of its loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one process of the DPO study computes: some seeds, one number of pairs, all arms."""
+"""The work of one process of the DPO study: some seeds, one number of pairs, all arms."""
 
 from __future__ import annotations
 

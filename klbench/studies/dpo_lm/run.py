@@ -42,7 +42,7 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Where every loss ended."""
+    """Return the end of training with every loss."""
     table = results["compared"]
     columns = ("loss", ">reward", ">KL, exact", ">k1", ">k2", ">k3")
     rows = [

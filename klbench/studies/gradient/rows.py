@@ -1,4 +1,4 @@
-"""What is said of one pair's gradients: rows of the tables ``gradients`` and ``arrows``."""
+"""The rows of the tables ``gradients`` and ``arrows`` for one pair."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Exact:
 
     @classmethod
     def of(cls, task: GradientTask) -> Exact:
-        """What an expected gradient may turn out to be."""
+        """Return the gradients that an expected one is compared with."""
         qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
         return cls(task, {"KL(q‖p)": qp, "KL(p‖q)": pq, "KL(q‖p) - KL(p‖q)": qp - pq, "0": 0.0 * qp})
 
@@ -63,11 +63,11 @@ class Exact:
         return found if found >= sys.float_info.min else 0.0
 
     def near(self, size: float) -> float:
-        """How far apart two gradients may be that are the same up to rounding, the means of something so long."""
+        """Return the largest distance of gradients equal up to rounding; ``size`` is the length of what they average."""
         return TOLERANCE * self.scale + (ROUNDING * size if math.isfinite(size) else 0.0)
 
     def row(self, mean: Tensor, variance: float, total: float | None) -> Row:
-        """What follows from a mean and a variance, however they were found."""
+        """Return the columns that follow from a mean and a variance, exact or sampled."""
         target, scale, norm = self.candidates["KL(q‖p)"], self.scale, length(mean)
         # The mean of what has mean zero is rounding, and has no direction.
         direction = float((mean / norm) @ (target / scale)) if TOLERANCE * scale < norm < math.inf and scale else math.nan
@@ -109,7 +109,7 @@ class Exact:
 
 
 def length(vector: Tensor) -> float:
-    """Its Euclidean length, whose square need be no float."""
+    """Return the Euclidean length of a gradient; its square may overflow."""
     largest = float(vector.abs().max())
     return largest * float((vector / largest).norm()) if 0.0 < largest < math.inf else largest
 
@@ -147,7 +147,10 @@ def _powers(combination: Combination) -> set[float]:
 
 
 def _finite(pair: Pair, combination: Combination, order: float) -> bool:
-    """Whether that moment of the coefficient, its weight included, is finite; and that of a baseline from other samples."""
+    """Return whether the coefficient's moment of that order, weight included, is finite.
+
+    A baseline from other samples must have it too.
+    """
     weighted = combination.correction not in ("none", "truncated_ratio")
     weights = {order if weighted else 0.0} | ({0.0} if combination.baseline in GROUPED else set())
     return all(pair.finite_moment(order * power, weight) for power in _powers(combination) for weight in weights)

@@ -1,4 +1,4 @@
-"""What each combination's gradient really is: its mean against the exact gradients, and its noise."""
+"""The gradient of each combination: its mean against the exact gradients, and its noise."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import ConfigError, RunError
 
 REPORTS = 10
-"""How often a reward model's losses are looked at, and it is kept where they are least."""
+"""The steps between two looks at a reward model's losses; it is kept where they are least."""
 
 
 def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Preferences:
@@ -34,7 +34,7 @@ def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stag
 
 
 def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
-    """What is wrong with a file of preferences is said before anything is trained.
+    """Check the file of preferences before anything is trained.
 
     Raises
     ------

@@ -20,7 +20,7 @@ Run = Mapping[str, Any]
 Parts = Callable[[str], Mapping[str, Any]]
 """The columns that tell what a combination is made of, by its name."""
 PAIRED = ("reward", "kl", "proxy")
-"""What is compared completion by completion; there is a proxy where a reward model pays."""
+"""The columns compared completion by completion; there is a proxy where a reward model pays."""
 
 
 def trained_table(runs: Sequence[Run], algorithm: str, beta: float, parts: Parts = described) -> pd.DataFrame:

@@ -48,7 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
     "ppo-midway": {"updates": 2, "prompts_each": 2, "group": 2, "max_new_tokens": 4},
     "dpo-midway": {"updates": 2, "ranked_pairs": 8, "pairs_each": 4, "prompts_each": 2, "max_new_tokens": 4},
 }
-"""What tests are content with."""
+"""The recipe for tests."""
 VERSION = 1
 """To be raised with every change of the code by which other weights come of the same settings: policies that are kept from
 before are then trained again. A test compares the weights.

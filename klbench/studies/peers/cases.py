@@ -1,4 +1,4 @@
-"""What is compared with whom: each thing that trainers compute, by klbench and by others, on the same inputs.
+"""The comparisons: each thing that trainers compute, by klbench and by others, on the same inputs.
 
 A *subject* takes two tensors and gives one, differentiable in the first: log-probabilities of the sampled tokens under policy
 and reference, or the logits of both. KL(q‖p) and KL(p‖q) have q for the policy and p for the reference, in nats.
@@ -48,7 +48,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is computed; the exact function takes float64."""
+    """A function to compute; the exact one takes float64."""
 
     name: str
     inputs: Literal["log-probs", "logits"]

@@ -79,7 +79,7 @@ def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> d
 
 
 def _twin(peer: Peer, function: Two, options: PeersOptions, seed: int) -> float:
-    """By how much, at most, a peer differs from its twin of klbench's, over ``1 + |value|``: float64, all regimes."""
+    """Return the largest difference of a peer from its twin in klbench, over ``1 + |value|``: float64, all regimes."""
     worst = 0.0
     for regime in REGIMES["log-probs"]:
         log_q, log_p = (torch.tensor(x) for x in inputs("log-probs", regime, (min(options.tokens, 4_096),), seed))
@@ -186,7 +186,7 @@ def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> d
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """What each library's values and gradients are worth, in float32."""
+    """Return the errors of each library's values and gradients, in float32."""
     table = results["peers"]
     measured = table[(table["status"] == "ok") & (table["dtype"] == table["dtype"].dropna().iloc[0])]
     lines = []

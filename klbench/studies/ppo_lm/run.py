@@ -47,7 +47,7 @@ def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Where every combination ended."""
+    """Return the end of training with every combination."""
     table = results["compared"]
     columns = ("combination", ">reward", ">KL, exact", ">as estimated", ">of the KL without penalty", "outcome")
     rows = [

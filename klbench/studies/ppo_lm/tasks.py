@@ -30,7 +30,7 @@ from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import Rollouts
 
 LOGGED = ("reward", "kl", "kl_estimate", "objective", "tokens", "clip_fraction", "beta_used")
-"""What trackers are told."""
+"""The columns that trackers log."""
 
 
 def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
 
 
 def _families(options: SameKlOptions, seed: int) -> dict[Shape, tuple[Callable[[float], tuple[np.ndarray, np.ndarray]], float]]:
-    """For each shape, a strength to ``(log q, log p)``, and the largest strength that makes sense."""
+    """Return, for each shape, a function from strength to ``(log q, log p)``, and the largest strength that makes sense."""
     stream = streams.generator(seed, "same_kl", options.size)
     p = _normalized(stream.standard_normal(options.size))
     noise = stream.standard_normal(options.size)

@@ -1,4 +1,4 @@
-"""What a lag does to each combination, as it follows from the table of staleness."""
+"""The effect of a lag on each combination, as it follows from the table of staleness."""
 
 from __future__ import annotations
 

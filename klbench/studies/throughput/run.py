@@ -48,7 +48,7 @@ def _time(call: Callable[[], Any], device: str, options: ThroughputOptions) -> n
 def _calls(
     estimator: Estimator, log_ratio: np.ndarray, log_weight: np.ndarray, device: str, dtype: str
 ) -> dict[tuple[str, str], Any]:
-    """What to time: ``(backend, pass)`` to a call without arguments."""
+    """Return the calls to time: ``(backend, pass)`` to a call without arguments."""
     weight = log_weight if estimator.needs_weight else None
     calls: dict[tuple[str, str], Any] = {}
     if device == "cpu" and dtype != "bfloat16":

@@ -1,4 +1,4 @@
-"""How wrong and how noisy each estimator's value is, over pairs and batch sizes, against the exact divergence."""
+"""The bias and noise of each estimator's value, over pairs and batch sizes, against the exact divergence."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Found:
-    """What one or more shards found: moments over panels, counts over batches, and from the first one the tail's shape."""
+    """The result of one or more shards: moments over panels, counts over batches, and from the first one the tail's shape."""
 
     moments: Moments
     counts: Counts
     khats: dict[str, tuple[float, float, int]]
 
     def merge(self, later: Found) -> Found:
-        """Both together; the order matters to the last bit."""
+        """Return the results of both; the order matters to the last bit."""
         counts = self.counts.merge(later.counts, KEPT_ERRORS)
         return Found(self.moments.merge(later.moments), counts, self.khats or later.khats)
 
@@ -99,7 +99,7 @@ class Found:
 
     @classmethod
     def restored(cls, stored: Mapping[str, np.ndarray]) -> Found:
-        """What :meth:`flat` was made from."""
+        """Return the result that :meth:`flat` was made from."""
         ends = np.cumsum(stored["error_sizes"].ravel())
         pieces = [stored["errors"][a:b] for a, b in pairwise([0, *ends])]
         columns = stored["error_sizes"].shape[1]

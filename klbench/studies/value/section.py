@@ -12,7 +12,7 @@ from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY
 
 NAMED = 3
-"""As many winners are named in the verdict."""
+"""The most winners that the verdict names."""
 
 
 def _wins(data: Data, among: str, batch: int) -> Text:

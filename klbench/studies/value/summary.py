@@ -1,4 +1,4 @@
-"""What the terminal shows of the value study."""
+"""The value study's tables for the terminal."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ MIN_ERRORS = 100
 
 @dataclass(frozen=True)
 class Exact:
-    """What is known of a pair without drawing; the lists run over its usable estimators."""
+    """The exact values of a pair, known without drawing; the lists run over its usable estimators."""
 
     truths: dict[str, Truth | None]
     moments: list[ExactMoments | None]
@@ -57,14 +57,14 @@ class Measured:
 
 
 def skip_reason(estimator: Estimator, pair: Pair) -> Skip | None:
-    """Why an estimator cannot be measured on a pair, if so."""
+    """Return why an estimator cannot be measured on a pair; None if it can."""
     if estimator.needs_weight and not pair.off_policy:
         return Skip("needs samples of a third distribution (pair.mu)")
     return None
 
 
 def tail_variable(estimator: Estimator) -> str:
-    """Which ratio's tail decides the estimator's: ``r = p/q``, ``w = q/mu``, or their product ``wr``."""
+    """Return the ratio whose tail decides the estimator's: ``r = p/q``, ``w = q/mu``, or their product ``wr``."""
     if not estimator.needs_weight:
         return "r"
     return "wr" if estimator.growth else "w"
@@ -78,7 +78,7 @@ def proportion_se(hits: int, n: int) -> float:
 
 @dataclass(frozen=True)
 class _Column:
-    """Where an estimator at a batch size stands in the panel vectors, and how its variance scales there."""
+    """The position of an estimator at a batch size in the panel vectors, and the scale of its variance there."""
 
     mean: int
     variance: int
@@ -100,7 +100,7 @@ def _rmse(bias: float, variance: float) -> float:
 
 
 def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float) -> np.ndarray:
-    """Of the root-mean-square error, with respect to the panel means and variances."""
+    """Return the gradient of the root-mean-square error with respect to the panel means and variances."""
     gradient = np.zeros(size)
     if rmse > 0.0:
         gradient[at.mean], gradient[at.variance] = bias / rmse, 0.5 / (at.per * rmse)
@@ -233,7 +233,10 @@ def _compare(measured: Measured, first: int, second: int, batch: int, covariance
 
 
 def differences(results: Sequence[Measured]) -> pd.DataFrame:
-    """For every two estimators of one target, on the same draws: differences of mean and rmse with paired standard errors."""
+    """Compare every two estimators of one target on the same draws.
+
+    Differences of mean and root-mean-square error come with paired standard errors.
+    """
     rows = []
     for measured in results:
         covariance = measured.moments.covariance_of_mean
