@@ -38,7 +38,7 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     if n:
         tiles.forward[(n,)](
             policy, policy.stride(0), reference, reference.stride(0), tokens, found, size, WIDTH=tiles.width(size)
-        )  # fmt: skip
+        )
     return found
 
 
@@ -51,7 +51,16 @@ def backward(
     gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)
     if n:
         tiles.backward[(n,)](
-            policy, policy.stride(0), reference, reference.stride(0), tokens, found, weights.contiguous(),
-            gradient, gradient.stride(0), size, WIDTH=tiles.width(size),
-        )  # fmt: skip
+            policy,
+            policy.stride(0),
+            reference,
+            reference.stride(0),
+            tokens,
+            found,
+            weights.contiguous(),
+            gradient,
+            gradient.stride(0),
+            size,
+            WIDTH=tiles.width(size),
+        )
     return gradient

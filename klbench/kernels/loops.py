@@ -198,9 +198,16 @@ def _compare(
 
 @_compiled((_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE))
 def forward(
-    policy: np.ndarray, policy_stride: int, reference: np.ndarray, reference_stride: int, size: int, tokens: np.ndarray,
-    first: int, last: int, found: np.ndarray,
-) -> None:  # fmt: skip  # pragma: no cover - compiled
+    policy: np.ndarray,
+    policy_stride: int,
+    reference: np.ndarray,
+    reference_stride: int,
+    size: int,
+    tokens: np.ndarray,
+    first: int,
+    last: int,
+    found: np.ndarray,
+) -> None:  # pragma: no cover - compiled
     """Fill rows ``first`` to ``last`` of ``found``, whose columns :mod:`klbench.kernels.autograd` names.
 
     Row i of either tensor begins at ``i * stride``.
@@ -288,9 +295,19 @@ def _gradient(
     (_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE, _WEIGHTS, _ROW, types.int64)
 )
 def backward(
-    policy: np.ndarray, policy_stride: int, reference: np.ndarray, reference_stride: int, size: int, tokens: np.ndarray,
-    first: int, last: int, found: np.ndarray, weights: np.ndarray, gradient: np.ndarray, gradient_stride: int,
-) -> None:  # fmt: skip  # pragma: no cover - compiled
+    policy: np.ndarray,
+    policy_stride: int,
+    reference: np.ndarray,
+    reference_stride: int,
+    size: int,
+    tokens: np.ndarray,
+    first: int,
+    last: int,
+    found: np.ndarray,
+    weights: np.ndarray,
+    gradient: np.ndarray,
+    gradient_stride: int,
+) -> None:  # pragma: no cover - compiled
     """Fill rows ``first`` to ``last`` of the gradient, for weights as in :mod:`klbench.kernels.autograd`."""
     for i in range(first, last):
         z = policy[i * policy_stride : i * policy_stride + size]

@@ -161,9 +161,13 @@ def make_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizerF
     end = tokenizer.token_to_id(END)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, end)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=recipe.context,
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=recipe.context,
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
 
 
 def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path) -> None:
@@ -173,10 +177,19 @@ def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path)
 
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=recipe.context, n_embd=recipe.width, n_layer=recipe.layers, n_head=recipe.heads,
+        vocab_size=len(tokenizer),
+        n_positions=recipe.context,
+        n_embd=recipe.width,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
         activation_function="gelu_pytorch_tanh",  # the same function as GPT-2's, in one kernel
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, pad_token_id=pad,
-    )  # fmt: skip
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
     everything, part = ([[*tokenizer(s)["input_ids"], end] for s in texts] for texts in (corpus().train, corpus().part))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # transformers takes its initial weights from the global generator

@@ -46,9 +46,13 @@ def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
         return float(values.mean()) - half, float(values.mean()) + half
     level = 2.0 * float(norm.cdf(math.sqrt(n / (n - 1)) * quantile)) - 1.0
     found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa",
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="BCa",
         rng=streams.generator(0, "bootstrap", *names),
-    )  # fmt: skip
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

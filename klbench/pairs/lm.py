@@ -189,9 +189,14 @@ class LmPair(Pair):
         return replace(_completions(scores, sampled.token, sampled.mask, prompt, log_mu), seconds=seconds)
 
     def _scored(
-        self, policy: LanguageModel, reference: LanguageModel, prompt: np.ndarray, token: np.ndarray, mask: np.ndarray,
+        self,
+        policy: LanguageModel,
+        reference: LanguageModel,
+        prompt: np.ndarray,
+        token: np.ndarray,
+        mask: np.ndarray,
         truncate: Sequence[int] = (),
-    ) -> Scores:  # fmt: skip
+    ) -> Scores:
         from klbench.lm.scoring import score
 
         contexts = [self._prompts[i] for i in prompt]

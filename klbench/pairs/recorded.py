@@ -26,9 +26,10 @@ ROUNDED = 0.125
 """The most that rounding to bfloat16 may add to a log-probability of 0 if the logits are below 32."""
 LOG_PROBS = ("logprobs", "ref_logprobs", "old_logprobs")
 IMPOSSIBLE = {
-    "logprobs": "so the policy cannot have sampled this token", "old_logprobs": "so nobody can have sampled this token",
+    "logprobs": "so the policy cannot have sampled this token",
+    "old_logprobs": "so nobody can have sampled this token",
     "ref_logprobs": "so the reference never says this token, and KL(q‖p) is infinite",
-}  # fmt: skip
+}
 """The explanation of a probability of 0."""
 FILLER = -100.0
 """A whole log-probability as low as this is one that fills rows: -100, -9999, -1e10."""
@@ -39,8 +40,13 @@ or do not change.
 MAX_TOKEN = 2.0**53
 """Larger whole numbers are not all told apart in float64."""
 FIELDS = {
-    "logprobs": "log_q", "ref_logprobs": "log_p", "old_logprobs": "log_mu", "kl": "kl_qp", "kl_pq": "kl_pq", "tokens": "token",
-}  # fmt: skip
+    "logprobs": "log_q",
+    "ref_logprobs": "log_p",
+    "old_logprobs": "log_mu",
+    "kl": "kl_qp",
+    "kl_pq": "kl_pq",
+    "tokens": "token",
+}
 
 
 def _checked_path(value: Any) -> str:
@@ -204,9 +210,13 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
     if wrong.size:
         at, size = int(runs[wrong[0]]), int(sizes[wrong[0]])
         row, token = int(rows[at]), int(places[at] - begins[rows[at]]) + 1
-        where = f"token {token} is" if size == 1 else f"the last {size} tokens are" if closes[wrong[0]] else (
-            f"tokens {token} to {token + size - 1} are"
-        )  # fmt: skip
+        where = (
+            f"token {token} is"
+            if size == 1
+            else f"the last {size} tokens are"
+            if closes[wrong[0]]
+            else (f"tokens {token} to {token + size - 1} are")
+        )
         said = ", ".join(f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True))
         raise reader.fail(
             start + row,

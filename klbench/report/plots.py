@@ -177,9 +177,14 @@ def down(
             if math.isfinite(mark.low) and math.isfinite(mark.high):
                 axes.plot([mark.low, mark.high], [y, y], color=own, linewidth=mark.width, solid_capstyle="butt")
             axes.plot(
-                [mark.value], [y], marker=mark.entry.marker, color=own, linestyle="none", markersize=mark.size,
+                [mark.value],
+                [y],
+                marker=mark.entry.marker,
+                color=own,
+                linestyle="none",
+                markersize=mark.size,
                 markerfacecolor="none" if mark.hollow else own,
-            )  # fmt: skip
+            )
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
         axes.set_yticks(range(len(names)), [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)

@@ -95,9 +95,7 @@ def _clamped(rollouts: Rollouts, limit: float | None) -> Rollouts:
 
 def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
     """The rollouts of some arms as one batch ``(n, T)``: what is computed for a sequence depends on no other."""
-    return Rollouts(*(
-        getattr(rollouts, name)[where].flatten(0, -2) for name in ("log_q", "log_p", "log_mu", "kl", "mask")
-    ))  # fmt: skip
+    return Rollouts(*(getattr(rollouts, name)[where].flatten(0, -2) for name in ("log_q", "log_p", "log_mu", "kl", "mask")))
 
 
 def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None) -> Returns:

@@ -43,9 +43,17 @@ class Rater:
     """
 
     def __init__(
-        self, start: LanguageModel, preferences: Preferences, *, each: int, batch: int, rate: float, steps: int, dtype: str,
+        self,
+        start: LanguageModel,
+        preferences: Preferences,
+        *,
+        each: int,
+        batch: int,
+        rate: float,
+        steps: int,
+        dtype: str,
         names: tuple[int | str, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.preferences, self.batch, self.dtype = Scalar(start), preferences, batch, dtype
         held_out = np.arange(len(preferences)) % HELD_OUT == 0
         self._own, self._held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -140,12 +140,9 @@ def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]
     _, found = gradients(one, arms, theta, torch.tensor([each.beta for each in arms], dtype=theta.dtype), group)
     scale = float(found.norm(dim=-1).max())
     return [
-        next(
-            j for j in range(i + 1)
-            if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale
-        )
+        next(j for j in range(i + 1) if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale)
         for i in range(len(arms))
-    ]  # fmt: skip
+    ]
 
 
 def train(

@@ -72,9 +72,17 @@ def rows(bed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size
     found["pairs", "k1 weighted", "sequence"] = (seen.mean(-1), seen.std(-1) / seen.shape[-1] ** 0.5, exact)
     return [
         {
-            "pairs": size, "step": step, "seed": k, "samples_of": source, "estimator": name, "level": level,
-            "kl": float(exact[j]), "estimate": float(mean[j]), "estimate_se": float(error[j]), "expected": float(expected[j]),
+            "pairs": size,
+            "step": step,
+            "seed": k,
+            "samples_of": source,
+            "estimator": name,
+            "level": level,
+            "kl": float(exact[j]),
+            "estimate": float(mean[j]),
+            "estimate_se": float(error[j]),
+            "expected": float(expected[j]),
         }
         for (source, name, level), (mean, error, expected) in found.items()
         for j, k in enumerate(bed.seeds)
-    ]  # fmt: skip
+    ]

@@ -37,10 +37,16 @@ def exactly(pair: Pair, target: str) -> float:
 def described(combination: Combination) -> Row:
     """The parts of a combination, as columns."""
     return {
-        "combination": combination.name, "estimator": combination.estimator, "placement": combination.placement,
-        "level": combination.level, "length_mean": combination.length_mean, "correction": combination.correction,
-        "ratio_gradient": combination.ratio_gradient, "baseline": combination.baseline, "gradient_of": combination.gradient_of,
-    }  # fmt: skip
+        "combination": combination.name,
+        "estimator": combination.estimator,
+        "placement": combination.placement,
+        "level": combination.level,
+        "length_mean": combination.length_mean,
+        "correction": combination.correction,
+        "ratio_gradient": combination.ratio_gradient,
+        "baseline": combination.baseline,
+        "gradient_of": combination.gradient_of,
+    }
 
 
 @dataclass(frozen=True)
@@ -74,10 +80,13 @@ class Exact:
         # A variance is a difference of two moments: where it is 0, rounding may leave less.
         std = math.sqrt(max(variance, 0.0))
         return {
-            "cosine": direction, "norm_ratio": over(norm, scale), "variance": variance, "rel_std": over(std, scale),
+            "cosine": direction,
+            "norm_ratio": over(norm, scale),
+            "variance": variance,
+            "rel_std": over(std, scale),
             "total_rel_std": math.nan if total is None else over(math.sqrt(max(total, 0.0)), scale),
             "snr": norm / std if std > 0.0 else math.inf,
-        }  # fmt: skip
+        }
 
     def known(self, moments: GradientMoments) -> Row:
         """A row for a gradient that is known up to rounding."""
@@ -86,10 +95,13 @@ class Exact:
         near = self.near(sample if moments.size is None else moments.size)
         bias = distances["KL(q‖p)"]
         return self.row(moments.mean, moments.variance, moments.total_variance) | {
-            "rel_bias": over(bias, self.scale), "rel_bias_se": 0.0, "rel_bias_pq": over(distances["KL(p‖q)"], self.scale),
-            "variance_se": 0.0, "matches": _joined(name for name, distance in distances.items() if distance <= near),
+            "rel_bias": over(bias, self.scale),
+            "rel_bias_se": 0.0,
+            "rel_bias_pq": over(distances["KL(p‖q)"], self.scale),
+            "variance_se": 0.0,
+            "matches": _joined(name for name, distance in distances.items() if distance <= near),
             "balance_batch": _balance(moments.variance, bias) if bias > near else math.inf,
-        }  # fmt: skip
+        }
 
     def sampled(self, found: SampledGradients) -> Row:
         """A row for sampled gradients: distances without the noise's share, and what chance alone cannot tell apart."""
@@ -101,11 +113,13 @@ class Exact:
         bias = math.sqrt(max(square, 0.0))
         bias_se = se / (2 * bias) if bias**2 > 2 * se else math.sqrt(se)
         return self.row(found.mean, found.variance, None) | {
-            "rel_bias": bias / self.scale, "rel_bias_se": bias_se / self.scale,
+            "rel_bias": bias / self.scale,
+            "rel_bias_se": bias_se / self.scale,
             "rel_bias_pq": math.sqrt(max(distances["KL(p‖q)"].value, 0.0)) / self.scale,
-            "variance_se": found.variance_se, "matches": _joined(matching),
+            "variance_se": found.variance_se,
+            "matches": _joined(matching),
             "balance_batch": math.inf if "KL(q‖p)" in matching else _balance(found.variance, bias),
-        }  # fmt: skip
+        }
 
 
 def length(vector: Tensor) -> float:

@@ -111,9 +111,13 @@ def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> 
     if there is None:
         with threads(start):
             lm, _ = sft.train(
-                start, sft.load(options.sft, start), steps=options.sft_steps, rate=options.sft_rate, seed=place.seed,
+                start,
+                sft.load(options.sft, start),
+                steps=options.sft_steps,
+                rate=options.sft_rate,
+                seed=place.seed,
                 dtype=options.dtype,
-            )  # fmt: skip
+            )
         if file is not None:
             trained.keep(file, dict(lm.model.named_parameters()), {})
     else:

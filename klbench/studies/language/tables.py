@@ -111,6 +111,6 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return some completions of each policy."""
-    return pd.DataFrame([
-        {"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [{"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]]
+    )

@@ -83,9 +83,16 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
                     low, median, high = np.quantile(rate, (0.25, 0.5, 0.75))
                     rows.append(
                         {
-                            "estimator": estimator.name, "backend": backend, "pass": direction, "dtype": dtype, "device": name,
-                            "samples": options.samples, "terms_per_second": median, "terms_per_second_q25": low,
-                            "terms_per_second_q75": high, "repeats": options.repeats,
+                            "estimator": estimator.name,
+                            "backend": backend,
+                            "pass": direction,
+                            "dtype": dtype,
+                            "device": name,
+                            "samples": options.samples,
+                            "terms_per_second": median,
+                            "terms_per_second_q25": low,
+                            "terms_per_second_q75": high,
+                            "repeats": options.repeats,
                         }
-                    )  # fmt: skip
+                    )
     return {"throughput": pd.DataFrame(rows)}

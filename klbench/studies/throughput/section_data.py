@@ -91,9 +91,14 @@ def load(tables: Tables) -> Data:
         [
             Timing(
                 Setting(str(row.get("run", "")), str(row["device"]), int(row["samples"]), int(row["repeats"])),
-                str(row["estimator"]), str(row["backend"]), str(row["pass"]), str(row["dtype"]),
-                float(row["terms_per_second"]), float(row["terms_per_second_q25"]), float(row["terms_per_second_q75"]),
+                str(row["estimator"]),
+                str(row["backend"]),
+                str(row["pass"]),
+                str(row["dtype"]),
+                float(row["terms_per_second"]),
+                float(row["terms_per_second_q25"]),
+                float(row["terms_per_second_q75"]),
             )
             for row in rows
         ]
-    )  # fmt: skip
+    )

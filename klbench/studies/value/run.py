@@ -89,13 +89,20 @@ class Found:
         """Everything as arrays by name."""
         counts, moments = self.counts, self.moments
         return {
-            "count": np.array(moments.count), "weight": np.array(moments.weight), "mean": moments.mean,
-            "scatter": moments.scatter, "batches": counts.batches, "negative": counts.negative, "covered": counts.covered,
-            "tested": counts.tested, "nonfinite": counts.nonfinite,
+            "count": np.array(moments.count),
+            "weight": np.array(moments.weight),
+            "mean": moments.mean,
+            "scatter": moments.scatter,
+            "batches": counts.batches,
+            "negative": counts.negative,
+            "covered": counts.covered,
+            "tested": counts.tested,
+            "nonfinite": counts.nonfinite,
             "errors": np.concatenate([e for row in counts.errors for e in row]),
             "error_sizes": np.array([[e.size for e in row] for row in counts.errors]),
-            "khat_names": np.array(list(self.khats)), "khats": np.array(list(self.khats.values())),
-        }  # fmt: skip
+            "khat_names": np.array(list(self.khats)),
+            "khats": np.array(list(self.khats.values())),
+        }
 
     @classmethod
     def restored(cls, stored: Mapping[str, np.ndarray]) -> Found:
@@ -203,10 +210,17 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
         order = [(i, k) for i, state in enumerate(states) for k in range(state.shards, shards)]
         done = total - len(order)
         tasks = (
-            (options.pairs[i], plans[i], context.seed, stream_name(options.pairs[i]),
-             options.samples, options.diagnostic_samples, k)
+            (
+                options.pairs[i],
+                plans[i],
+                context.seed,
+                stream_name(options.pairs[i]),
+                options.samples,
+                options.diagnostic_samples,
+                k,
+            )
             for i, k in order
-        )  # fmt: skip
+        )
         for (i, k), shard in zip(order, context.map(measure_shard, tasks, short=True), strict=True):
             states[i].add(shard, last=k == shards - 1)
             done += 1

@@ -46,9 +46,13 @@ def lead(tables: Tables) -> Lead:
 def _asked(data: Data) -> Text:
     samples = sorted({int(row["samples"]) for row in data.values})
     return SAY.asked(
-        data.several, len({row["estimator"] for row in data.values}), len({row["pair"] for row in data.values}),
-        len(data.series), samples, data.batches,
-    )  # fmt: skip
+        data.several,
+        len({row["estimator"] for row in data.values}),
+        len({row["pair"] for row in data.values}),
+        len(data.series),
+        samples,
+        data.batches,
+    )
 
 
 def build(tables: Tables) -> Sequence[Block]:

@@ -136,10 +136,16 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
     known = truth.value == truth.value
     row: dict[str, Any] = {
-        "pair": measured.pair.title, "series": measured.pair.series, "estimator": estimator.name,
-        "target": divergences.get(estimator.target).symbol, "batch": batch, "samples": samples,
-        "truth": truth.value, "truth_error": truth.error, "truth_method": truth.method if known else "unknown",
-    }  # fmt: skip
+        "pair": measured.pair.title,
+        "series": measured.pair.series,
+        "estimator": estimator.name,
+        "target": divergences.get(estimator.target).symbol,
+        "batch": batch,
+        "samples": samples,
+        "truth": truth.value,
+        "truth_error": truth.error,
+        "truth_method": truth.method if known else "unknown",
+    }
     at = _locate(measured, i, batch)
     mean_vector = measured.moments.mean
     if at is None or (math.isnan(mean_vector[at.variance]) and not counts.nonfinite[i]):
@@ -165,19 +171,34 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     batches, tested = int(counts.batches[i, j]), int(counts.tested[i, j])
     covered, negative = int(counts.covered[i, j]), int(counts.negative[i, j])
     return row | {
-        "mean": mean, "mean_se": mean_se, "bias": bias, "bias_se": bias_se,
-        "variance": variance, "variance_se": variance_se, "std": std, "std_se": std_se,
-        "rmse": rmse, "rmse_se": _standard_error(_gradient(len(mean_vector), at, bias, variance, rmse), covariance),
-        "rel_bias": bias / truth.value if truth.value else NAN, "rel_bias_se": bias_se / truth.value if truth.value else NAN,
+        "mean": mean,
+        "mean_se": mean_se,
+        "bias": bias,
+        "bias_se": bias_se,
+        "variance": variance,
+        "variance_se": variance_se,
+        "std": std,
+        "std_se": std_se,
+        "rmse": rmse,
+        "rmse_se": _standard_error(_gradient(len(mean_vector), at, bias, variance, rmse), covariance),
+        "rel_bias": bias / truth.value if truth.value else NAN,
+        "rel_bias_se": bias_se / truth.value if truth.value else NAN,
         "rel_std": std / truth.value if truth.value else NAN,
-        "exact_bias": exact_bias, "exact_std": exact_std,
-        "bias_z": _z(bias - exact_bias, bias_se), "std_z": std_z,
-        "batches": batches, "frac_negative": negative / batches if batches else NAN,
+        "exact_bias": exact_bias,
+        "exact_std": exact_std,
+        "bias_z": _z(bias - exact_bias, bias_se),
+        "std_z": std_z,
+        "batches": batches,
+        "frac_negative": negative / batches if batches else NAN,
         "frac_negative_se": proportion_se(negative, batches) if batches else NAN,
-        "coverage": covered / tested if tested else NAN, "coverage_se": proportion_se(covered, tested) if tested else NAN,
-        "n_nonfinite": int(counts.nonfinite[i]), "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples,
+        "coverage": covered / tested if tested else NAN,
+        "coverage_se": proportion_se(covered, tested) if tested else NAN,
+        "n_nonfinite": int(counts.nonfinite[i]),
+        "khat": khat,
+        "khat_se": khat_se,
+        "khat_samples": khat_samples,
         "status": _status(measured, i, khat, std_z),
-    }  # fmt: skip
+    }
 
 
 def _z(difference: float, standard_error: float) -> float:
@@ -203,12 +224,18 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
                     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
                     rows.append(
                         {
-                            "pair": measured.pair.title, "series": measured.pair.series, "estimator": estimator.name,
-                            "target": divergences.get(estimator.target).symbol, "batch": batch, "samples": samples,
-                            "truth": truth.value, "truth_error": truth.error, "truth_method": truth.method,
+                            "pair": measured.pair.title,
+                            "series": measured.pair.series,
+                            "estimator": estimator.name,
+                            "target": divergences.get(estimator.target).symbol,
+                            "batch": batch,
+                            "samples": samples,
+                            "truth": truth.value,
+                            "truth_error": truth.error,
+                            "truth_method": truth.method,
                             "status": f"skipped: {skip.reason if skip else ''}",
                         }
-                    )  # fmt: skip
+                    )
     return _frame(VALUES, rows)
 
 
@@ -287,14 +314,20 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "estimator": e.name, "target": divergences.get(e.target).symbol, "tex": e.tex, "summary": e.summary,
-                "unbiased_claim": e.claims.unbiased, "nonnegative_claim": e.claims.nonnegative,
+                "estimator": e.name,
+                "target": divergences.get(e.target).symbol,
+                "tex": e.tex,
+                "summary": e.summary,
+                "unbiased_claim": e.claims.unbiased,
+                "nonnegative_claim": e.claims.nonnegative,
                 "gradient_claim": e.claims.gradient or "",
-                "needs_weight": e.needs_weight, "aliases": ", ".join(e.aliases), "source": e.source,
+                "needs_weight": e.needs_weight,
+                "aliases": ", ".join(e.aliases),
+                "source": e.source,
             }
             for e in chosen
         ]
-    )  # fmt: skip
+    )
 
 
 def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> dict[str, pd.DataFrame]:
