@@ -12,9 +12,20 @@ if TYPE_CHECKING:
     from klbench.types import ConfigError, Draws, RunError
 
 __all__ = [
-    "ConfigError", "Draws", "Run", "RunError", "__version__", "divergences", "estimators", "gradients", "kernels", "pairs",
-    "rlhf", "run", "streams",
-]  # fmt: skip
+    "ConfigError",
+    "Draws",
+    "Run",
+    "RunError",
+    "__version__",
+    "divergences",
+    "estimators",
+    "gradients",
+    "kernels",
+    "pairs",
+    "rlhf",
+    "run",
+    "streams",
+]
 
 _HOME = {
     "Run": "engine.execution",

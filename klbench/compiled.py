@@ -138,7 +138,7 @@ def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:  # pragma: 
 def tally(
     estimates: np.ndarray, variances: np.ndarray, truth: float, limit: float
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """How many estimates are negative, and how many have a squared error within ``limit`` times their variance."""
+    """Count the negative estimates, and those whose squared error is within ``limit`` times their variance."""
     negative, covered = 0, 0
     for i in range(estimates.size):
         error = estimates[i] - truth

@@ -1,4 +1,4 @@
-"""What a study is given and what it gives back."""
+"""The context that a study is given, and the results that its shards give back."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from klbench.workers import deaf_to, on_processes
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
 START_SECONDS = 1.0
-"""What it takes a worker to start, most of it imports, in seconds of a CPU: each is to have work for as long at least."""
+"""The CPU seconds that a worker takes to start, most of them imports: each is to have work for as long at least."""
 
 
 class Cluster(Options):
-    """Where the work goes: ``dask`` or ``ray`` and the scheduler's address (empty: one on this machine)."""
+    """The cluster that does the work: ``dask`` or ``ray``, and the scheduler's address (empty: one on this machine)."""
 
     kind: str = Field(pattern="^(dask|ray)$")
     address: str = ""
@@ -38,7 +38,7 @@ def _no_progress(done: int, total: int, what: str) -> None:
 
 @dataclass
 class Context:
-    """What a study may use of the outside: the seed, the workers, a place for intermediate results, a progress bar.
+    """The resources of a study: the seed, the workers, a place for intermediate results, a progress bar.
 
     Where several processes share the run, ``group`` says which of them this is; only the main one has a folder.
     """
@@ -149,7 +149,7 @@ class Context:
 
 
 class Mergeable(Protocol):
-    """What a shard found, and what several did, merged in their order."""
+    """The result of a shard, or of several shards, merged in their order."""
 
     def merge(self, later: Self, /) -> Self:
         """Return both together."""
@@ -166,7 +166,7 @@ F = TypeVar("F", bound=Mergeable)
 
 
 class Checkpoint(Generic[F]):
-    """What the shards of one task found, merged in order and kept under a name: a run is continued from it to the same bits.
+    """The merged results of one task's shards, kept under a name. A run continues from it to the same bits.
 
     Where several processes share the run, only the main one has contents; all have its count.
     """
@@ -185,7 +185,7 @@ class Checkpoint(Generic[F]):
 
     @property
     def found(self) -> F | None:
-        """What they found."""
+        """The merged result of the shards; None if there is none."""
         return self._merged[1]
 
     def add(self, shard: F | None, *, last: bool) -> None:
@@ -196,7 +196,7 @@ class Checkpoint(Generic[F]):
             self.save()
 
     def save(self) -> None:
-        """Keep what is merged."""
+        """Save the merged results."""
         shards, found = self._merged
         if self._folder is not None and found is not None:
             self._folder.save_part(self._name, {"shards": np.array(shards)} | found.flat())

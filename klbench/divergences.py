@@ -134,7 +134,7 @@ def _kl_pq_far(log_ratio: Array) -> Array:
 
 
 CERTAIN = 45.0
-"""From this log-ratio on ``1 / r``, and ``log r`` beside r, are less than rounding."""
+"""The log-ratio from which ``1 / r``, and ``log r`` beside r, are less than rounding."""
 
 
 def _js_gap(draws: Draws) -> Array:
@@ -171,44 +171,81 @@ def _chi2_gap(draws: Draws) -> Array:
 registry.add(
     "kl_qp",
     Divergence(
-        "kl_qp", "KL(q‖p)", r"f(r) = -\log r", lambda r: -_log(r), lambda r: -1.0 / r, _kl_qp_gap,
-        curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
-        slope=lambda log_ratio: -log_ratio, dual="kl_pq",
+        "kl_qp",
+        "KL(q‖p)",
+        r"f(r) = -\log r",
+        lambda r: -_log(r),
+        lambda r: -1.0 / r,
+        _kl_qp_gap,
+        curvature=1.0,
+        growth=1.0,
+        polynomial=((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
+        slope=lambda log_ratio: -log_ratio,
+        dual="kl_pq",
     ),
-)  # fmt: skip
+)
 registry.add(
     "kl_pq",
     Divergence(
-        "kl_pq", "KL(p‖q)", r"f(r) = r \log r", lambda r: r * _log(r), lambda r: _log(r) + 1.0, _kl_pq_gap,
-        curvature=1.0, growth=1.0, polynomial=((1.0, 1.0, 1), (-1.0, 1.0, 0), (1.0, 0.0, 0)),
-        slope=_power_slope(1.0), dual="kl_qp",
+        "kl_pq",
+        "KL(p‖q)",
+        r"f(r) = r \log r",
+        lambda r: r * _log(r),
+        lambda r: _log(r) + 1.0,
+        _kl_pq_gap,
+        curvature=1.0,
+        growth=1.0,
+        polynomial=((1.0, 1.0, 1), (-1.0, 1.0, 0), (1.0, 0.0, 0)),
+        slope=_power_slope(1.0),
+        dual="kl_qp",
     ),
-)  # fmt: skip
+)
 registry.add(
     "js",
     Divergence(
-        "js", "JS(q, p)", r"f(r) = \tfrac12\left(r \log r - (1+r) \log\tfrac{1+r}{2}\right)",
-        lambda r: 0.5 * (r * _log(r) - (1.0 + r) * _log((1.0 + r) / 2.0)), lambda r: 0.5 * _log(2.0 * r / (1.0 + r)), _js_gap,
-        curvature=0.25, growth=1.0, slope=_js_slope, dual="js",
+        "js",
+        "JS(q, p)",
+        r"f(r) = \tfrac12\left(r \log r - (1+r) \log\tfrac{1+r}{2}\right)",
+        lambda r: 0.5 * (r * _log(r) - (1.0 + r) * _log((1.0 + r) / 2.0)),
+        lambda r: 0.5 * _log(2.0 * r / (1.0 + r)),
+        _js_gap,
+        curvature=0.25,
+        growth=1.0,
+        slope=_js_slope,
+        dual="js",
     ),
-)  # fmt: skip
+)
 registry.add(
     "hellinger",
     Divergence(
-        "hellinger", "H²(q, p)", r"f(r) = \tfrac12 (\sqrt r - 1)^2",
-        lambda r: 0.5 * (r**0.5 - 1.0) ** 2, lambda r: 0.5 * (1.0 - r**-0.5), _hellinger_gap,
-        curvature=0.25, growth=1.0, polynomial=((0.5, 1.0, 0), (-1.0, 0.5, 0), (0.5, 0.0, 0)),
-        slope=_power_slope(0.5, 0.25), dual="hellinger",
+        "hellinger",
+        "H²(q, p)",
+        r"f(r) = \tfrac12 (\sqrt r - 1)^2",
+        lambda r: 0.5 * (r**0.5 - 1.0) ** 2,
+        lambda r: 0.5 * (1.0 - r**-0.5),
+        _hellinger_gap,
+        curvature=0.25,
+        growth=1.0,
+        polynomial=((0.5, 1.0, 0), (-1.0, 0.5, 0), (0.5, 0.0, 0)),
+        slope=_power_slope(0.5, 0.25),
+        dual="hellinger",
     ),
-)  # fmt: skip
+)
 registry.add(
     "chi2",
     Divergence(
-        "chi2", "χ²(p‖q)", r"f(r) = (r - 1)^2", lambda r: (r - 1.0) ** 2, lambda r: 2.0 * (r - 1.0), _chi2_gap,
-        curvature=2.0, growth=2.0, polynomial=((1.0, 2.0, 0), (-2.0, 1.0, 0), (1.0, 0.0, 0)),
+        "chi2",
+        "χ²(p‖q)",
+        r"f(r) = (r - 1)^2",
+        lambda r: (r - 1.0) ** 2,
+        lambda r: 2.0 * (r - 1.0),
+        _chi2_gap,
+        curvature=2.0,
+        growth=2.0,
+        polynomial=((1.0, 2.0, 0), (-2.0, 1.0, 0), (1.0, 0.0, 0)),
         slope=_power_slope(2.0, 2.0),
     ),
-)  # fmt: skip
+)
 
 
 def _alpha_gap(draws: Draws, alpha: float) -> Array:

@@ -1,4 +1,4 @@
-"""What comes from outside: only regular files and folders, plain data of bounded depth, and one line for all that is wrong."""
+"""Input from outside: only regular files and folders, plain data of bounded depth, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """Return the contents of a JSON file.
 
     Raises
     ------
@@ -122,7 +122,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file holds; nothing in it is run or looked up.
+    """Return the contents of a YAML file; nothing in it is run or looked up.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, revision."""
+"""The provenance of a run: versions, machine, revision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first processor; nothing elsewhere."""
+    """Return what Linux says of the first processor; empty elsewhere."""
     info = Path("/proc/cpuinfo")
     first = info.read_text().partition("\n\n")[0] if info.exists() else ""
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}

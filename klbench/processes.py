@@ -30,7 +30,7 @@ PIPE_CLOSED = 128 + 13
 
 @dataclass(frozen=True)
 class _Attempt:
-    """How a piece of work went in one process: what the error was, if any, and what was said meanwhile."""
+    """The outcome of a piece of work in one process: its error, if any, and its notices."""
 
     failed: type[ConfigError] | type[RunError] | None = None
     message: str = ""
@@ -54,7 +54,7 @@ class Group:
 
     @property
     def main(self) -> bool:
-        """Whether this process is the one that writes and prints."""
+        """Return whether this process is the one that writes and prints."""
         return self.rank == 0
 
     def agreed(self, work: Callable[[], T]) -> T:
@@ -94,7 +94,7 @@ class Group:
             warnings.warn(f"process {rank} of {self.size}: {text}", Notice, stacklevel=3)
 
     def from_main(self, value: T) -> T:
-        """What the main process has."""
+        """Return the main process's ``value``, in every process."""
         if self.size == 1:
             return value
         box = [value]
@@ -144,7 +144,7 @@ def exit_code(program: Callable[[], int], name: str) -> int:
 
 
 def hush_helpers() -> None:
-    """Where this is not the main process of several: nothing that it, or what it calls, prints is seen from here on."""
+    """Silence this process, and all that it calls, from here on, unless it is the main one of several or alone."""
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)

@@ -30,11 +30,11 @@ MOST_PANELS = 20_000
 NEGLIGIBLE = 50.0
 """Mass smaller than the largest by this factor, in nats, is left out."""
 FARTHEST = 1e150
-"""In the narrowest scale: further out, squares overflow."""
+"""The limit in units of the narrowest scale: further out, squares overflow."""
 BIG = 600.0
 """Log-size from which a term is as good as its distance from the mean."""
 DOUBT = 1e10
-"""What a power of ``log r`` that nobody told of is taken to be worth at most, where the formula overflows."""
+"""The assumed bound on an undeclared power of ``log r`` where the formula overflows."""
 STEP = 1e-6
 """Relative step in the log-ratio that shows how an integrand depends on it."""
 LONGEST_STEP = 0.1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that spreadsheets take for a formula."""
+"""The first characters of a cell that spreadsheets take for a formula."""
 
 
 def now() -> str:
@@ -64,7 +64,7 @@ def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def start_of(pid: int) -> str | None:
-    """When a process started, as Linux counts it; None elsewhere, and where no such process runs.
+    """Return the start of a process, as Linux counts it; None on other systems, and if no such process runs.
 
     With its number it names one process: numbers alone are given again.
     """
@@ -119,7 +119,7 @@ KINDS: dict[str, type] = {
     **dict.fromkeys(("seed", "workers", "processes"), int),
     **dict.fromkeys(("seconds", "versions", "machine", "git"), dict),
 }
-"""What the entries of ``run.json`` that are read again must be."""
+"""The types of the entries of ``run.json`` that are read again."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class RunFolder:
 
     path: Path
     new: bool = False
-    """Whether it must not be there yet when it is made."""
+    """True if the folder must not exist yet when it is made."""
 
     @classmethod
     def check_new(cls, path: Path) -> None:
@@ -209,7 +209,7 @@ class RunFolder:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ``run.json`` says."""
+        """Return the contents of ``run.json``."""
         result: dict[str, Any] = inputs.read_json(self.path / "run.json")
         return result
 
@@ -303,7 +303,7 @@ class RunFolder:
         write_text(self._inside("parts", f"{name}.json"), json.dumps(result))
 
     def load_rows(self, name: str) -> Any:
-        """What was kept under that name; None if nothing was."""
+        """Return what was kept under that name; None if nothing was."""
         return self._load(f"{name}.json", lambda path: json.loads(path.read_text(encoding="utf-8")))
 
     def _load(self, name: str, read: Callable[[Path], T]) -> T | None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1
-"""Of the tables that klbench writes, in each Parquet file as ``schema_version``. Files without it are of version 0."""
+"""The version of klbench's tables, in each Parquet file as ``schema_version``. Files without it are of version 0."""
 
 Row = dict[str, Any]
 """One row of a table: every column of its schema by name, those that the table lacks included."""

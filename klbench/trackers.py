@@ -1,4 +1,4 @@
-"""Where the progress of training is logged besides the run folder: TensorBoard, Weights & Biases, trackio. Off by default."""
+"""Loggers of training's progress besides the run folder: TensorBoard, Weights & Biases, trackio. Off by default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the parts of klbench hand to each other. Imports nothing of klbench.
+"""The types that the parts of klbench hand to each other. Imports nothing of klbench.
 
 Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to (the reference), ``x ~ q``,
 ``log_ratio = log p(x) - log q(x)`` and ``r = exp(log_ratio)``. Logarithms are natural; values are nats.
@@ -118,14 +118,14 @@ class Truth:
 
 @dataclass(frozen=True)
 class Skip:
-    """Why an estimator cannot be measured here: a row of the table, not a crash."""
+    """The reason why an estimator cannot be measured here: a row of the table, not a crash."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Claims:
-    """What an estimator promises. The contract tests check each promise; the report prints claimed beside measured.
+    """The promises of an estimator. The contract tests check each one; the report prints claimed beside measured.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class Claims:
 
 @dataclass(frozen=True)
 class BatchForm:
-    """How an estimator that is no mean of independent terms follows from sums over its batch.
+    """The form of an estimator that is no mean of independent terms, but follows from sums over its batch.
 
     A batch of ``n`` is cut into ``folds`` consecutive parts, and ``features`` of the draws are summed over each.
 
@@ -174,7 +174,7 @@ class Clamp:
     high: float = math.inf
 
     def active(self, log_ratio: Array) -> Array:
-        """Whether each term is cut off: booleans, shape of ``log_ratio``; False at NaN."""
+        """Return whether each term is cut off: booleans, shape of ``log_ratio``; False at NaN."""
         return (log_ratio < self.low) | (log_ratio > self.high)
 
 
@@ -340,7 +340,7 @@ class GradientTask(Protocol):
         """A prompt, and ``n`` samples after it from whoever samples, in a form of the task's own."""
 
     def rollouts(self, theta: Tensor, samples: Any) -> Rollouts:
-        """What the samples mean under parameters ``theta``; ``log_q`` and ``kl`` can be differentiated."""
+        """Return the samples' rollouts under parameters ``theta``; ``log_q`` and ``kl`` can be differentiated."""
 
 
 @dataclass(frozen=True)
@@ -415,7 +415,7 @@ class Truncated:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a kind of pair can do with completions.
+    """The abilities of a kind of pair that has completions.
 
     Parameters
     ----------

@@ -17,20 +17,18 @@ from typing import Any
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 IDLE_SECONDS = 300
-"""How long workers wait for more before they end."""
+"""The time that workers wait for more before they end."""
 GLANCE_SECONDS = 0.1
-"""How long Ctrl-C may wait to be seen."""
+"""The time that Ctrl-C may wait to be seen."""
 KILLED_SECONDS = 3.0
-"""How long a pool may take to see that its workers are gone."""
+"""The time that a pool may take to see that its workers have ended."""
 PARENT_SECONDS = 1.0
-"""How long a worker may outlive the process that started it."""
+"""The time that a worker may outlive the process that started it."""
 STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a terminal."""
 
 
-def on_processes(
-    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
-) -> Generator[Any, None, None]:  # fmt: skip
+def on_processes(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int) -> Generator[Any, None, None]:
     """``function(*task)`` for each task, in order; two tasks a worker are under way at a time.
 
     Not joblib's ``Parallel``: it hands tasks out from a thread that, when all is ended early, may wait for the lock under which
@@ -57,9 +55,12 @@ def on_processes(
             while True:
                 with deaf_to(*STOPS):
                     pool = pool or get_reusable_executor(
-                        max_workers=workers, timeout=IDLE_SECONDS, env=environment,
-                        initializer=end_with_parent, initargs=(os.getpid(),),
-                    )  # fmt: skip
+                        max_workers=workers,
+                        timeout=IDLE_SECONDS,
+                        env=environment,
+                        initializer=end_with_parent,
+                        initargs=(os.getpid(),),
+                    )
                     while len(running) < 2 * workers and (task := next(remaining, None)) is not None:
                         ordered.append(pool.submit(function, *task))
                         running.add(ordered[-1])

@@ -1,4 +1,4 @@
-"""What is commonly said about KL estimators in RLHF, each statement with a function that decides whether it holds.
+"""The common claims about KL estimators in RLHF, each with a function that decides whether it holds.
 
 ``names()`` lists them; ``get("k3_less_variance").check(seed)`` is a verdict and the numbers behind it.
 """
@@ -12,7 +12,7 @@ from klbench.registry import Registry
 
 registry: Registry[Claim] = Registry("claim", __name__)
 TOPICS = ("values", "gradients", "alignment")
-"""What claims are about, in the order in which they are read; others come after."""
+"""The subjects of claims, in the order in which they are read; others come after."""
 
 
 def claim(name: str, statement: str, tex: str, source: str, *, topic: str) -> Callable[[Check], Check]:

@@ -1,4 +1,4 @@
-"""What a claim is, what its check finds, and how a verdict follows from numbers."""
+"""A claim, the finding of its check, and the verdict that follows from the numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found.
+    """The result of a check.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def verdict(inside: bool, outside: bool = True, condition: str = "") -> str:
 
 
 def close(x: float, y: float, tolerance: float = EXACT) -> bool:
-    """Whether two numbers are equal up to rounding; never where one is not finite."""
+    """Return whether two numbers are equal up to rounding; False if one is not finite."""
     return abs(x - y) <= tolerance * max(abs(x), abs(y), 1.0)
 
 

@@ -68,5 +68,5 @@ def distance(gradient: Tensor, target: Tensor) -> float:
 
 
 def cosine(gradient: Tensor, target: Tensor) -> float:
-    """Of the angle between two gradients."""
+    """Return the cosine of the angle between two gradients."""
     return float(gradient @ target / (gradient.norm() * target.norm()))

@@ -46,11 +46,14 @@ def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.rando
     ]
 
 
-@claim("regularised_optimum", "The KL-regularised objective is best served by the reference times exp(R/β), normalised.",
-       r"\pi^* = p\, e^{R/\beta} / Z,\ \ J(\pi^*) - J(\pi) = \beta\, \mathrm{KL}(\pi \Vert \pi^*)",
-       "Korbak et al. 2022, arXiv:2205.11275; Rafailov et al. 2023, eq. 4")  # fmt: skip
+@claim(
+    "regularised_optimum",
+    "The KL-regularised objective is best served by the reference times exp(R/β), normalised.",
+    r"\pi^* = p\, e^{R/\beta} / Z,\ \ J(\pi^*) - J(\pi) = \beta\, \mathrm{KL}(\pi \Vert \pi^*)",
+    "Korbak et al. 2022, arXiv:2205.11275; Rafailov et al. 2023, eq. 4",
+)
 def regularised_optimum(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best) -> Finding:
-    """What any policy falls short of must be ``beta KL(pi‖pi*)``, which is never negative."""
+    """Check that every policy falls short of the optimum by ``beta KL(pi‖pi*)``, which is never negative."""
     import torch
 
     worst, least, count = 0.0, math.inf, 0
@@ -68,12 +71,17 @@ def regularised_optimum(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor
         verdict(worst < EXACT and least > 0.0),
         f"Over all sequences of two prompts with random rewards, {count} other policies fall short of its objective by "
         f"{show(least)} or more, and by just β KL(π‖π*): the two differ by {error(worst)}.",
-        worst, 0.0,
-    )  # fmt: skip
+        worst,
+        0.0,
+    )
 
 
-@claim("reward_from_policy", "A reward can be written with its best policy, and in a comparison of two answers Z cancels.",
-       r"R = \beta \log\frac{\pi^*}{p} + \beta \log Z", f"{RAFAILOV}, eq. 5")  # fmt: skip
+@claim(
+    "reward_from_policy",
+    "A reward can be written with its best policy, and in a comparison of two answers Z cancels.",
+    r"R = \beta \log\frac{\pi^*}{p} + \beta \log Z",
+    f"{RAFAILOV}, eq. 5",
+)
 def reward_from_policy(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best) -> Finding:
     """Differences of ``beta log pi*/p`` against differences of rewards, for one prompt and across two."""
     implicit, rewards, constants = [], [], []
@@ -90,16 +98,21 @@ def reward_from_policy(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor,
         verdict(max(rewritten, within) < EXACT, across < EXACT, "both answers are to the same prompt"),
         f"The rewritten reward is off by {error(rewritten)}, and the difference between two answers to one prompt by "
         f"{error(within)}; between answers to two prompts it is off by {show(across)}, the difference of their β log Z.",
-        across, 0.0,
-    )  # fmt: skip
+        across,
+        0.0,
+    )
 
 
 def _sigmoid(x: Tensor) -> Tensor:
     return x.sigmoid()
 
 
-@claim("dpo_gradient", "DPO's gradient is the rejected answer's score minus the chosen one's, times β σ(−margin).",
-       r"\nabla L = -\beta\, \sigma(-m)\, [\nabla \log \pi(c) - \nabla \log \pi(r)]", f"{RAFAILOV}, section 4")  # fmt: skip
+@claim(
+    "dpo_gradient",
+    "DPO's gradient is the rejected answer's score minus the chosen one's, times β σ(−margin).",
+    r"\nabla L = -\beta\, \sigma(-m)\, [\nabla \log \pi(c) - \nabla \log \pi(r)]",
+    f"{RAFAILOV}, section 4",
+)
 def dpo_gradient(seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: _sigmoid(-margin)) -> Finding:
     """The formula against automatic differentiation of ``-log sigma(margin)``, on sampled pairs of answers."""
     import torch
@@ -120,8 +133,9 @@ def dpo_gradient(seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: 
         verdict(worst < EXACT and pairs > 0),
         f"On {pairs:.0f} sampled pairs of answers, formula and automatic differentiation differ by {error(worst)} of the "
         "gradient's length.",
-        worst, 0.0,
-    )  # fmt: skip
+        worst,
+        0.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -169,22 +183,31 @@ def _exceptions(atoms: Atoms) -> tuple[float, float]:
     return float(falls.sum()) / (n * (n - 1)), float(rises.sum()) / (n * (n - 1))
 
 
-@claim("dpo_raises_chosen", "A DPO step raises the probability of the chosen answer and lowers that of the rejected one.",
-       r"\theta' = \theta - \eta \nabla L:\ \ \log \pi_{\theta'}(c) > \log \pi_\theta(c),\ \ "
-       r"\log \pi_{\theta'}(r) < \log \pi_\theta(r)",
-       "a common reading of Rafailov et al. 2023; against it, Razin et al. 2024, arXiv:2410.08847")  # fmt: skip
+@claim(
+    "dpo_raises_chosen",
+    "A DPO step raises the probability of the chosen answer and lowers that of the rejected one.",
+    r"\theta' = \theta - \eta \nabla L:\ \ \log \pi_{\theta'}(c) > \log \pi_\theta(c),\ \ "
+    r"\log \pi_{\theta'}(r) < \log \pi_\theta(r)",
+    "a common reading of Rafailov et al. 2023; against it, Razin et al. 2024, arXiv:2410.08847",
+)
 def dpo_raises_chosen(
     seed: int, sinking: Sequence[float] = (1.0, 0.0, 3.0), rising: Sequence[float] = (2.0, 1.0, -3.0)
 ) -> Finding:
-    """To first order each moves by its score times ``∇log pi(c) - ∇log pi(r)``: as said in a table, not always else."""
+    """Check the first-order move of each log-probability, its score times ``∇log pi(c) - ∇log pi(r)``.
+
+    In a table of free logits the claim holds; in other policies it need not.
+    """
     import torch
 
     stream = streams.generator(seed, "claims", "dpo_raises_chosen")
     table = torch.eye(4, dtype=torch.float64)
     steps = [
         _step(table, torch.from_numpy(stream.standard_normal(4)), c, r, 1e-3)
-        for _ in range(10) for c in range(4) for r in range(4) if c != r
-    ]  # fmt: skip
+        for _ in range(10)
+        for c in range(4)
+        for r in range(4)
+        if c != r
+    ]
     in_table = all(step.as_said for step in steps)
     # One parameter for all answers, the first chosen and the second rejected.
     shared = [
@@ -205,17 +228,21 @@ def dpo_raises_chosen(
         f"answers the chosen one went from {sunk} with features {_listed(sinking)}, and the rejected one from {risen} with "
         f"features {_listed(rising)}. In a small recurrent policy the chosen one falls, to first order, for {percent(falls)} "
         f"of the ordered pairs of sequences, and the rejected one rises for {percent(rises)}: those with the two exchanged.",
-        falls + rises, 0.0,
-    )  # fmt: skip
+        falls + rises,
+        0.0,
+    )
 
 
 def _listed(numbers: Sequence[float]) -> str:
     return ", ".join(f"{number:g}".replace("-", "−") for number in numbers)
 
 
-@claim("bradley_terry_saturates", "The gradient of the Bradley-Terry loss vanishes as the margin grows.",
-       r"-\frac{d}{dm} \log \sigma(m) = -(1 - \sigma(m))",
-       "Bradley and Terry 1952; a common remark on reward models")  # fmt: skip
+@claim(
+    "bradley_terry_saturates",
+    "The gradient of the Bradley-Terry loss vanishes as the margin grows.",
+    r"-\frac{d}{dm} \log \sigma(m) = -(1 - \sigma(m))",
+    "Bradley and Terry 1952; a common remark on reward models",
+)
 def bradley_terry_saturates(seed: int, slope: Callable[[Tensor], Tensor] = lambda margin: -(1.0 - _sigmoid(margin))) -> Finding:
     """``1 - sigma(m)``, against automatic differentiation: 1/2 at 0, and about ``exp(-m)`` far out."""
     import torch
@@ -230,5 +257,6 @@ def bradley_terry_saturates(seed: int, slope: Callable[[Tensor], Tensor] = lambd
         verdict(off < EXACT and falling and at[10] < 1e-3 and close(at[0], 0.5)),
         f"It is {show(at[0])} at margin 0, {show(at[2])} at 2, {show(at[5])} at 5 and {show(at[10])} at 10, and {show(at[-5])} "
         "for a pair that is in the wrong order by 5: only pairs that are right already stop teaching.",
-        at[10], at[0],
-    )  # fmt: skip
+        at[10],
+        at[0],
+    )

@@ -30,12 +30,16 @@ def _token_log_ratio(rollouts: Rollouts) -> Tensor:
 
 
 def _k3_slope(log_ratio: Tensor) -> Tensor:
-    """What k3's gradient is, times the score: ``d/d(log q) of r - 1 - log r = 1 - r``."""
+    """Return what multiplies the score in k3's gradient: ``d/d(log q) of r - 1 - log r = 1 - r``."""
     return -log_ratio.expm1()
 
 
-@claim("score_identity", "The gradient of an expectation is the expectation of f times the score.",
-       r"\nabla\, \mathbb{E}_q[f] = \mathbb{E}_q[f\, \nabla \log q]", "Williams 1992, REINFORCE")  # fmt: skip
+@claim(
+    "score_identity",
+    "The gradient of an expectation is the expectation of f times the score.",
+    r"\nabla\, \mathbb{E}_q[f] = \mathbb{E}_q[f\, \nabla \log q]",
+    "Williams 1992, REINFORCE",
+)
 def score_identity(seed: int) -> Finding:
     """The left side leaves out ``E_q[∇f]``: 0 for a constant f and for ``log q/p``, not for its square."""
     import torch
@@ -56,12 +60,17 @@ def score_identity(seed: int) -> Finding:
         verdict(max(constant, ratio) < EXACT, square < EXACT, "∇f has mean 0, as where f is without the policy, or log q/p"),
         f"For a softmax of six outcomes the two sides differ by {error(constant)} of their length for a fixed f, by "
         f"{error(ratio)} for f = log q/p, and by {percent(square)} for f = (log q/p)²/2, whose own gradient has a mean.",
-        square, 0.0,
-    )  # fmt: skip
+        square,
+        0.0,
+    )
 
 
-@claim("k1_loss_nothing", "k1 in the loss does nothing: its expected gradient is zero, and only noise is left.",
-       r"\mathbb{E}_q[\nabla \log\frac{q}{p}] = 0", TANG)  # fmt: skip
+@claim(
+    "k1_loss_nothing",
+    "k1 in the loss does nothing: its expected gradient is zero, and only noise is left.",
+    r"\mathbb{E}_q[\nabla \log\frac{q}{p}] = 0",
+    TANG,
+)
 def k1_loss_nothing(seed: int, coefficient: Coefficient | None = None) -> Finding:
     """``∇(log q/p)`` is the score itself."""
     import torch
@@ -73,8 +82,9 @@ def k1_loss_nothing(seed: int, coefficient: Coefficient | None = None) -> Findin
         verdict(mean < EXACT * length and spread > 0.1 * length),
         f"Over all sequences its expected gradient is {error(mean / length)} of the length of ∇KL(q‖p), and the noise of "
         f"one sample {show(spread / length)} times that length.",
-        mean / length, 0.0,
-    )  # fmt: skip
+        mean / length,
+        0.0,
+    )
 
 
 def _per_sample(of: GradientTask, seed: int, slope: Callable[[Tensor], Tensor]) -> float:
@@ -91,9 +101,12 @@ def _per_sample(of: GradientTask, seed: int, slope: Callable[[Tensor], Tensor]) 
     return worst
 
 
-@claim("k2_loss_is_k1_reward", "k2 in the loss is k1 in the reward, and both follow ∇KL(q‖p).",
-       rf"\mathbb{{E}}_q[\nabla \frac{{1}}{{2}}(\log r)^2] = \mathbb{{E}}_q[\log\frac{{q}}{{p}} \nabla \log q] = {GRAD_QP}",
-       LIU)  # fmt: skip
+@claim(
+    "k2_loss_is_k1_reward",
+    "k2 in the loss is k1 in the reward, and both follow ∇KL(q‖p).",
+    rf"\mathbb{{E}}_q[\nabla \frac{{1}}{{2}}(\log r)^2] = \mathbb{{E}}_q[\log\frac{{q}}{{p}} \nabla \log q] = {GRAD_QP}",
+    LIU,
+)
 def k2_loss_is_k1_reward(seed: int, slope: Callable[[Tensor], Tensor] = lambda u: u) -> Finding:
     """``∇ (u²/2) = u ∇log q`` with ``u = log q/p``: of the whole sequence, or token by token, which is not the same."""
     of = task()
@@ -106,12 +119,17 @@ def k2_loss_is_k1_reward(seed: int, slope: Callable[[Tensor], Tensor] = lambda u
         f"Taken of the whole sequence, the two differ by {error(sample)} on each of 32 samples, and their mean over all "
         f"sequences from ∇KL(q‖p) by {error(whole)} of its length; squared token by token and added up, by {percent(tokens)}, "
         "since earlier tokens get no share in later terms.",
-        tokens, 0.0,
-    )  # fmt: skip
+        tokens,
+        0.0,
+    )
 
 
-@claim("k3_loss_gradient", "k3 in the loss follows the gradient of KL(p‖q), not of the KL(q‖p) whose value it estimates.",
-       rf"\mathbb{{E}}_q[\nabla((r - 1) - \log r)] = {GRAD_PQ}", POST)  # fmt: skip
+@claim(
+    "k3_loss_gradient",
+    "k3 in the loss follows the gradient of KL(p‖q), not of the KL(q‖p) whose value it estimates.",
+    rf"\mathbb{{E}}_q[\nabla((r - 1) - \log r)] = {GRAD_PQ}",
+    POST,
+)
 def k3_loss_gradient(seed: int, slope: Callable[[Tensor], Tensor] = _k3_slope) -> Finding:
     """``∇k3 = (1 - r) ∇log q``, whose mean is ``-E_p[∇log q]``."""
     of = task()
@@ -124,8 +142,9 @@ def k3_loss_gradient(seed: int, slope: Callable[[Tensor], Tensor] = _k3_slope) -
         f"With the ratio of the whole sequence it differs from ∇KL(p‖q) by {error(off)} of its length, and from ∇KL(q‖p) by "
         f"{percent(distance(whole, qp))}; with token ratios, as GRPO has it, by {percent(distance(tokens, pq))} from the first "
         f"and {percent(distance(tokens, qp))} from the second.",
-        distance(whole, qp), 0.0,
-    )  # fmt: skip
+        distance(whole, qp),
+        0.0,
+    )
 
 
 def _combined(name: str, of: GradientTask, group: int = 8) -> Tensor:
@@ -136,18 +155,23 @@ def _combined(name: str, of: GradientTask, group: int = 8) -> Tensor:
     return exact.moments(gradients.get(name), of, group).mean
 
 
-@claim("straight_through_repairs", "Straight-through, the value of k3 with the gradient of k2, repairs k3 in the loss.",
-       rf"\mathbb{{E}}[\nabla k_{{3+}}] = {GRAD_QP}", "verl, kl_loss_type low_var_kl+; Liu et al. 2025")  # fmt: skip
+@claim(
+    "straight_through_repairs",
+    "Straight-through, the value of k3 with the gradient of k2, repairs k3 in the loss.",
+    rf"\mathbb{{E}}[\nabla k_{{3+}}] = {GRAD_QP}",
+    "verl, kl_loss_type low_var_kl+; Liu et al. 2025",
+)
 def straight_through_repairs(seed: int, name: str = "k3_plus_sequence") -> Finding:
-    """On samples of the policy itself, and on those of a policy that it has moved away from."""
+    """Compare samples of the policy itself with samples of an earlier policy."""
     fresh, stale = (distance(_combined(name, of), of.gradient("kl_qp")) for of in (task(), task(LAG)))
     token = distance(_combined("k3_plus", task()), task().gradient("kl_qp"))
     return Finding(
         verdict(fresh < EXACT, max(stale, token) < EXACT, f"the policy itself samples and {WHOLE}"),
         f"On samples of the policy its expected gradient differs from ∇KL(q‖p) by {error(fresh)} of its length; on samples "
         f"of a policy {LAG:g} nats behind by {percent(stale)}, and with token log-ratios by {percent(token)}.",
-        stale, 0.0,
-    )  # fmt: skip
+        stale,
+        0.0,
+    )
 
 
 def _weighted_k3(of: GradientTask, weight: Coefficient) -> tuple[float, float]:
@@ -162,9 +186,12 @@ def _weighted_k3(of: GradientTask, weight: Coefficient) -> tuple[float, float]:
     return math.fsum(value) / len(value), math.fsum(truth) / len(truth)
 
 
-@claim("token_ratio_unbiased", "The ratio q/μ of each token makes k3 unbiased on stale samples, in value and in gradient.",
-       r"\mathbb{E}_\mu[\sum_t\, \frac{q_t}{\mu_t}\, k_{3,t}] = \mathrm{KL}(q \Vert p)",
-       "DeepSeek-AI 2025, DeepSeek-V3.2, unbiased KL estimate")  # fmt: skip
+@claim(
+    "token_ratio_unbiased",
+    "The ratio q/μ of each token makes k3 unbiased on stale samples, in value and in gradient.",
+    r"\mathbb{E}_\mu[\sum_t\, \frac{q_t}{\mu_t}\, k_{3,t}] = \mathrm{KL}(q \Vert p)",
+    "DeepSeek-AI 2025, DeepSeek-V3.2, unbiased KL estimate",
+)
 def token_ratio_unbiased(seed: int, weight: Coefficient = lambda rollouts: (rollouts.log_q - rollouts.log_mu).exp()) -> Finding:
     """The token's ratio corrects the token, not the prefix that it follows, which μ has chosen."""
     off, astray = {}, {}
@@ -183,12 +210,17 @@ def token_ratio_unbiased(seed: int, weight: Coefficient = lambda rollouts: (roll
         f"theirs where sequences have one token, and by {percent(abs(off[3]))} and {percent(astray[3])} where they have up to "
         f"three. Of the gradient, {percent(already)} is off on fresh samples already, since what a token does to later ones is "
         f"left out; with the ratio of all tokens up to each one it is off by {error(repaired)}.",
-        astray[3], 0.0,
-    )  # fmt: skip
+        astray[3],
+        0.0,
+    )
 
 
-@claim("k3_reward_gradient", "In the reward, k3's expected gradient is ∇KL(q‖p) − ∇KL(p‖q).",
-       rf"\mathbb{{E}}_q[k_3 \nabla \log q] = {GRAD_QP} - {GRAD_PQ}", POST)  # fmt: skip
+@claim(
+    "k3_reward_gradient",
+    "In the reward, k3's expected gradient is ∇KL(q‖p) − ∇KL(p‖q).",
+    rf"\mathbb{{E}}_q[k_3 \nabla \log q] = {GRAD_QP} - {GRAD_PQ}",
+    POST,
+)
 def k3_reward_gradient(seed: int, terms: Callable[[Tensor], Tensor] = lambda x: x.expm1() - x) -> Finding:
     """``E_q[(r - 1) ∇log q] = -∇KL(p‖q)`` comes on top of k1's part."""
     of = task()
@@ -201,8 +233,9 @@ def k3_reward_gradient(seed: int, terms: Callable[[Tensor], Tensor] = lambda x: 
         f"With the ratio of the whole sequence it differs from that by {error(off)} of its length, which at 0.5 nats is "
         f"{percent(float(whole.norm() / qp.norm()))} of that of ∇KL(q‖p) (cosine of the angle between them: "
         f"{show(cosine(whole, qp))}); a sum of token k3 differs from it by {percent(distance(tokens, qp - pq))}.",
-        off, EXACT,
-    )  # fmt: skip
+        off,
+        EXACT,
+    )
 
 
 def _groups_of_two(of: GradientTask, baseline: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -218,9 +251,12 @@ def _groups_of_two(of: GradientTask, baseline: Callable[[Tensor, Tensor], Tensor
     return torch.stack(total).mean(0)
 
 
-@claim("group_mean_shrinks", "A group mean with the sample itself in it scales the KL gradient by 1 − 1/n.",
-       rf"\mathbb{{E}}[(u_i - \bar{{u}}) \nabla \log q_i] = (1 - \frac{{1}}{{n}})\, {GRAD_QP}",
-       "Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740")  # fmt: skip
+@claim(
+    "group_mean_shrinks",
+    "A group mean with the sample itself in it scales the KL gradient by 1 − 1/n.",
+    rf"\mathbb{{E}}[(u_i - \bar{{u}}) \nabla \log q_i] = (1 - \frac{{1}}{{n}})\, {GRAD_QP}",
+    "Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740",
+)
 def group_mean_shrinks(seed: int, baseline: Callable[[Tensor, Tensor], Tensor] = lambda x, y: (x + y) / 2.0) -> Finding:
     """Groups of two enumerated here, groups of eight from :mod:`klbench.gradients`."""
     of, n = task(), 8
@@ -237,8 +273,9 @@ def group_mean_shrinks(seed: int, baseline: Callable[[Tensor, Tensor], Tensor] =
         verdict(off < EXACT),
         f"With the mean of the whole group the expected gradient is {show(two)} times ∇KL(q‖p) in groups of 2 and "
         f"{show(eight)} times in groups of {n}; with the mean of the others {show(two_alone)} and {show(eight_alone)} times.",
-        eight, 1.0 - 1.0 / n,
-    )  # fmt: skip
+        eight,
+        1.0 - 1.0 / n,
+    )
 
 
 def _gaussian_gradients(mean: float, std: float, wanted: str) -> tuple[Tensor, Tensor]:
@@ -253,10 +290,14 @@ def _gaussian_gradients(mean: float, std: float, wanted: str) -> tuple[Tensor, T
     return first, second
 
 
-@claim("shifted_gaussians_suffice", "A shift between two Gaussians of equal variance shows whether a loss follows ∇KL(q‖p).",
-       rf"{GRAD_QP} \neq {GRAD_PQ}", "common in toy experiments")  # fmt: skip
+@claim(
+    "shifted_gaussians_suffice",
+    "A shift between two Gaussians of equal variance shows whether a loss follows ∇KL(q‖p).",
+    rf"{GRAD_QP} \neq {GRAD_PQ}",
+    "common in toy experiments",
+)
 def shifted_gaussians_suffice(seed: int, mean: float = 1.0, std: float = 1.0) -> Finding:
-    """In the mean alone, both divergences are ``m²/2``."""
+    """Compare the gradients in the mean alone, where both divergences are ``m²/2``, with those in the spread."""
     blind = _gaussian_gradients(mean, std, "mean")
     wider = _gaussian_gradients(mean, 1.5 * std, "mean")
     both = _gaussian_gradients(mean, std, "mean and std")
@@ -266,5 +307,6 @@ def shifted_gaussians_suffice(seed: int, mean: float = 1.0, std: float = 1.0) ->
         f"In the mean, the gradients of KL(q‖p) and KL(p‖q) differ by {error(off)} of their length, so that a loss that "
         f"follows the wrong one passes; they differ by {percent(distance(wider[1], wider[0]))} with 1.5 times the spread, and "
         f"by {percent(distance(both[1], both[0]))} where the spread is a parameter too.",
-        off, EXACT,
-    )  # fmt: skip
+        off,
+        EXACT,
+    )

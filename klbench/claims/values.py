@@ -29,8 +29,12 @@ def _bias(terms: Terms, pairs: Sequence[Finite]) -> float:
     return max(abs(pair.mean(terms(pair.log_ratio)) - pair.kl_qp) for pair in pairs)
 
 
-@claim("ratio_mean_one", "Under samples of the policy, the ratio r = p/q has mean 1.",
-       r"\mathbb{E}_{x \sim q}\left[p(x)/q(x)\right] = 1", SCHULMAN)  # fmt: skip
+@claim(
+    "ratio_mean_one",
+    "Under samples of the policy, the ratio r = p/q has mean 1.",
+    r"\mathbb{E}_{x \sim q}\left[p(x)/q(x)\right] = 1",
+    SCHULMAN,
+)
 def ratio_mean_one(seed: int, ratio: Terms = np.exp) -> Finding:
     """``E_q[r]`` is the mass that p has where q samples: 1 only if that is all of p's."""
     covered = [*random_pairs(seed, "ratio_mean_one", 50), finite([0.5, 0.3, 0.2], [0.2, 0.5, 0.3])]
@@ -42,12 +46,17 @@ def ratio_mean_one(seed: int, ratio: Terms = np.exp) -> Finding:
         f"Over {len(covered)} pairs where q gives every outcome some probability, the mean is off by {error(off)}; "
         f"where q leaves out an outcome to which p gives 20 %, as sampling with top-k or top-p does, it is {show(mean)}, "
         f"and the mean of k3 is off by {show(_bias(K3, [cut]))} nats.",
-        mean, 1.0,
-    )  # fmt: skip
+        mean,
+        1.0,
+    )
 
 
-@claim("k1_unbiased_noisy", "k1 is unbiased, and noisy near the reference: one sample spreads over more than the value itself.",
-       rf"\mathbb{{E}}_q[-\log r] = {KL},\ \ \mathrm{{sd}}_q[-\log r] > {KL}", SCHULMAN)  # fmt: skip
+@claim(
+    "k1_unbiased_noisy",
+    "k1 is unbiased, and noisy near the reference: one sample spreads over more than the value itself.",
+    rf"\mathbb{{E}}_q[-\log r] = {KL},\ \ \mathrm{{sd}}_q[-\log r] > {KL}",
+    SCHULMAN,
+)
 def k1_unbiased_noisy(seed: int, terms: Terms = K1) -> Finding:
     """Bias by enumeration; the noise of a single sample for shifted Gaussians, up to a KL of 0.5 nats."""
     pairs = list(random_pairs(seed, "k1_unbiased_noisy"))
@@ -59,12 +68,17 @@ def k1_unbiased_noisy(seed: int, terms: Terms = K1) -> Finding:
         f"Over {len(pairs)} enumerated pairs, the bias is {error(bias)} nats. A single sample's standard deviation is "
         f"{show(near[0.005])} times the true value at KL = 0.005, {show(near[0.5])} times at 0.5 {SHIFT}, and less than the "
         f"value itself only far out ({show(far)} times at KL = 4).",
-        near[0.5], 1.0,
-    )  # fmt: skip
+        near[0.5],
+        1.0,
+    )
 
 
-@claim("k2_less_variance", "k2 has less variance than k1, and a small bias near r = 1.",
-       r"\mathrm{Var}_q[\frac{1}{2}(\log r)^2] < \mathrm{Var}_q[\log r]", SCHULMAN)  # fmt: skip
+@claim(
+    "k2_less_variance",
+    "k2 has less variance than k1, and a small bias near r = 1.",
+    r"\mathrm{Var}_q[\frac{1}{2}(\log r)^2] < \mathrm{Var}_q[\log r]",
+    SCHULMAN,
+)
 def k2_less_variance(seed: int, name: str = "k2") -> Finding:
     """Exact moments for shifted Gaussians: the bias relative to KL must vanish with KL; the variances cross where they do."""
     kls = (0.005, 0.05, 0.5)
@@ -79,8 +93,9 @@ def k2_less_variance(seed: int, name: str = "k2") -> Finding:
         f"For Gaussians of equal variance, the standard deviation is {show(times[0.005])} times k1's at KL = 0.005, the "
         f"same at {show(cross)}, and {show(times[2.0])} times it at 2; the bias is {percent(bias[0.005])} of the true value at "
         f"KL = 0.005 and {percent(bias[0.5])} at 0.5.",
-        times[2.0], 1.0,
-    )  # fmt: skip
+        times[2.0],
+        1.0,
+    )
 
 
 def _softmax_path(size: int = 6) -> tuple[np.ndarray, np.ndarray, float]:
@@ -91,7 +106,7 @@ def _softmax_path(size: int = 6) -> tuple[np.ndarray, np.ndarray, float]:
 
 
 def _second_order(terms: Terms, curvature: float, step: float) -> tuple[float, float]:
-    """At a step h: ``E_q[terms]`` relative to ``f''(1)/2 h² v'Fv``, and the ratio of remainders at h and h/2."""
+    """Return, at a step h, ``E_q[terms]`` relative to ``f''(1)/2 h² v'Fv``, and the ratio of remainders at h and h/2."""
     logits, direction, fisher = _softmax_path()
     log_p = logits - np.logaddexp.reduce(logits)
 
@@ -105,8 +120,12 @@ def _second_order(terms: Terms, curvature: float, step: float) -> tuple[float, f
     return relative, far / near
 
 
-@claim("second_order_agreement", "Near the reference, f-divergences with the same f''(1) agree to second order.",
-       r"D_f(p_0, p_\theta) = \frac{f''(1)}{2}\,\theta^{T} F\,\theta + O(\Vert\theta\Vert^3)", SCHULMAN)  # fmt: skip
+@claim(
+    "second_order_agreement",
+    "Near the reference, f-divergences with the same f''(1) agree to second order.",
+    r"D_f(p_0, p_\theta) = \frac{f''(1)}{2}\,\theta^{T} F\,\theta + O(\Vert\theta\Vert^3)",
+    SCHULMAN,
+)
 def second_order_agreement(seed: int, names: Sequence[str] = ()) -> Finding:
     """Halving the step must divide the remainder by 8, for every registered generator."""
     chosen = {name: divergences.get(name) for name in names or divergences.names()}
@@ -118,12 +137,17 @@ def second_order_agreement(seed: int, names: Sequence[str] = ()) -> Finding:
         verdict(all(order > 2.9 for order in orders.values()) and off < 0.05),
         f"For {', '.join(found)}: halving a small step of a softmax divides what is left beyond the second-order term by at "
         f"least {show(least)} (third order: 8, second order: 4), and that term is the divergence to within {percent(off)}.",
-        least, 8.0,
-    )  # fmt: skip
+        least,
+        8.0,
+    )
 
 
-@claim("k2_as_one_over_r", "k2 is (1/r)(log r)², as it is sometimes copied, and close to KL(q‖p) near r = 1.",
-       rf"\mathbb{{E}}_q[\frac{{1}}{{r}}(\log r)^2] \approx {KL}", "a transcription of Schulman's k2")  # fmt: skip
+@claim(
+    "k2_as_one_over_r",
+    "k2 is (1/r)(log r)², as it is sometimes copied, and close to KL(q‖p) near r = 1.",
+    rf"\mathbb{{E}}_q[\frac{{1}}{{r}}(\log r)^2] \approx {KL}",
+    "a transcription of Schulman's k2",
+)
 def k2_as_one_over_r(seed: int, terms: Terms = lambda x: np.exp(-x) * x * x) -> Finding:
     """The same test as for the f-divergences, with the curvature of KL, 1."""
     relative, ratio = _second_order(terms, 1.0, 0.01)
@@ -132,12 +156,17 @@ def k2_as_one_over_r(seed: int, terms: Terms = lambda x: np.exp(-x) * x * x) -> 
         verdict(abs(relative - 1.0) < 0.05),
         f"Near r = 1 its mean is {show(relative)} times the divergence, that of (log r)²/2 {show(correct)} times; halving "
         f"the step divides its error by {show(abs(ratio))} only, so that it does not vanish beside the divergence.",
-        relative, 1.0,
-    )  # fmt: skip
+        relative,
+        1.0,
+    )
 
 
-@claim("k3_unbiased_nonnegative", "k3 is unbiased and never negative (where q covers p, as a softmax does).",
-       rf"\mathbb{{E}}_q[(r - 1) - \log r] = {KL},\ \ (r - 1) - \log r \geq 0", SCHULMAN)  # fmt: skip
+@claim(
+    "k3_unbiased_nonnegative",
+    "k3 is unbiased and never negative (where q covers p, as a softmax does).",
+    rf"\mathbb{{E}}_q[(r - 1) - \log r] = {KL},\ \ (r - 1) - \log r \geq 0",
+    SCHULMAN,
+)
 def k3_unbiased_nonnegative(seed: int, terms: Terms = K3) -> Finding:
     """Bias by enumeration; the sign on log-ratios of either sign and of any size."""
     pairs = list(random_pairs(seed, "k3_unbiased_nonnegative"))
@@ -149,12 +178,17 @@ def k3_unbiased_nonnegative(seed: int, terms: Terms = K3) -> Finding:
         verdict(bias < EXACT and least >= 0.0),
         f"Over {len(pairs)} enumerated pairs, the bias is {error(bias)} nats; over log-ratios from 10⁻¹² to 100 of both "
         f"signs, the smallest value is {show(least)} (of k1, up to {percent(negative)} of a pair's outcomes are negative).",
-        bias, EXACT,
-    )  # fmt: skip
+        bias,
+        EXACT,
+    )
 
 
-@claim("k3_less_variance", "k3 always has less variance than k1.",
-       r"\mathrm{Var}_q[(r - 1) - \log r] < \mathrm{Var}_q[\log r]", "a common reading of Schulman 2020")  # fmt: skip
+@claim(
+    "k3_less_variance",
+    "k3 always has less variance than k1.",
+    r"\mathrm{Var}_q[(r - 1) - \log r] < \mathrm{Var}_q[\log r]",
+    "a common reading of Schulman 2020",
+)
 def k3_less_variance(seed: int, terms: Terms = K3) -> Finding:
     """``Var k3 - Var k1 = X - 2J``: the sign must be that of ``X - 2J`` on every pair."""
     rare = finite([0.99, 0.01], [0.8, 0.2])
@@ -172,12 +206,17 @@ def k3_less_variance(seed: int, terms: Terms = K3) -> Finding:
         f"{predicted} of them. For Gaussians of equal variance the two cross at KL = {show(cross)}; with "
         f"a token that q takes in 1 % and p in 20 % of cases, k3 is {show(times)} times as noisy as k1 at "
         f"KL = {show(rare.kl_qp)} already.",
-        times, 1.0,
-    )  # fmt: skip
+        times,
+        1.0,
+    )
 
 
-@claim("lambda_one_optimal", "λ = 1, which gives k3, is the best weight of the control variate r − 1.",
-       r"\lambda^* = 1\ \ \mathrm{in}\ \ -\log r + \lambda (r - 1)", "a common reading of Schulman 2020")  # fmt: skip
+@claim(
+    "lambda_one_optimal",
+    "λ = 1, which gives k3, is the best weight of the control variate r − 1.",
+    r"\lambda^* = 1\ \ \mathrm{in}\ \ -\log r + \lambda (r - 1)",
+    "a common reading of Schulman 2020",
+)
 def lambda_one_optimal(seed: int, control: Terms = np.expm1) -> Finding:
     """The regression coefficient of k1 on the control variate is the best lambda; it is J/X, found from divergences."""
     pairs = list(random_pairs(seed, "lambda_one_optimal"))
@@ -194,14 +233,19 @@ def lambda_one_optimal(seed: int, control: Terms = np.expm1) -> Finding:
         f"On {len(pairs)} enumerated pairs the best λ is (KL(q‖p) + KL(p‖q)) / χ²(p‖q) to {error(off)}, and runs "
         f"from {show(min(best))} to {show(max(best))}. For Gaussians of equal variance at KL = 0.5 it is "
         f"{show(t / math.expm1(t))}, and λ = 1 has {show(wasted[0] / wasted[1])} times the least possible variance.",
-        t / math.expm1(t), 1.0,
-    )  # fmt: skip
+        t / math.expm1(t),
+        1.0,
+    )
 
 
-@claim("r_log_r_estimates_kl_qp", "r log r − (r − 1), averaged over samples of q, estimates KL(q‖p).",
-       rf"\mathbb{{E}}_q[r \log r - (r - 1)] = {KL}", "a common mix-up of the two Bregman forms in Schulman 2020")  # fmt: skip
+@claim(
+    "r_log_r_estimates_kl_qp",
+    "r log r − (r − 1), averaged over samples of q, estimates KL(q‖p).",
+    rf"\mathbb{{E}}_q[r \log r - (r - 1)] = {KL}",
+    "a common mix-up of the two Bregman forms in Schulman 2020",
+)
 def r_log_r_estimates_kl_qp(seed: int, terms: Terms = R_LOG_R) -> Finding:
-    """By enumeration, against both divergences."""
+    """Compare the enumerated mean with both divergences."""
     pairs = [finite([0.7, 0.2, 0.1], [0.3, 0.3, 0.4]), *random_pairs(seed, "r_log_r_estimates_kl_qp")]
     first = pairs[0]
     mean = first.mean(terms(first.log_ratio))
@@ -210,8 +254,9 @@ def r_log_r_estimates_kl_qp(seed: int, terms: Terms = R_LOG_R) -> Finding:
         verdict(_bias(terms, pairs) < EXACT),
         f"On three outcomes its mean is {show(mean)}, where KL(q‖p) is {show(first.kl_qp)} and KL(p‖q) "
         f"{show(first.kl_pq)}: over {len(pairs)} enumerated pairs it is KL(p‖q) to {error(off_pq)} nats.",
-        mean, first.kl_qp,
-    )  # fmt: skip
+        mean,
+        first.kl_qp,
+    )
 
 
 def _two_steps(first: Finite, second: Sequence[Finite]) -> tuple[float, float]:
@@ -227,9 +272,12 @@ def _two_steps(first: Finite, second: Sequence[Finite]) -> tuple[float, float]:
 OFFSET = finite([0.5, 0.5], [0.2, 0.8]), (finite([0.5, 0.5], [0.5, 0.5]), finite([0.99, 0.01], [0.25, 0.75]))
 
 
-@claim("rao_blackwell_never_noisier", "The sum of exact token KLs along a sampled sequence never has more variance than k1.",
-       r"\mathrm{Var}[\sum_t \mathrm{KL}(q_t \Vert p_t)] \leq \mathrm{Var}[-\sum_t \log r_t]",
-       "Amini et al. 2025, arXiv:2504.10637")  # fmt: skip
+@claim(
+    "rao_blackwell_never_noisier",
+    "The sum of exact token KLs along a sampled sequence never has more variance than k1.",
+    r"\mathrm{Var}[\sum_t \mathrm{KL}(q_t \Vert p_t)] \leq \mathrm{Var}[-\sum_t \log r_t]",
+    "Amini et al. 2025, arXiv:2504.10637",
+)
 def rao_blackwell_never_noisier(seed: int, two_steps: tuple[Finite, Sequence[Finite]] = OFFSET) -> Finding:
     """Each term is a conditional mean, the sum is none: terms of k1 that offset each other can make its sum the quieter."""
     atoms = enumerated(task())
@@ -244,5 +292,6 @@ def rao_blackwell_never_noisier(seed: int, two_steps: tuple[Finite, Sequence[Fin
         verdict(max(ratios) <= 1.0),
         f"Its standard deviation is {show(ratios[0])} times k1's in a small recurrent policy, but {show(ratios[1])} times in "
         "an enumerated two-token policy where a first token that k1 counts low is followed by a large divergence.",
-        ratios[1], 1.0,
-    )  # fmt: skip
+        ratios[1],
+        1.0,
+    )

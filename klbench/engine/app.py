@@ -1,4 +1,4 @@
-"""From a command line, or ``klbench.run``, to a run: the one module that knows Hydra."""
+"""The way from a command line, or ``klbench.run``, to a run. Only this module knows Hydra."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from klbench.types import ConfigError
 
 RESUMABLE_KEYS = ("exp", "resume", "workers", "cluster", "address")
 HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
-"""What may be asked of Hydra itself; the rest of its keys would move runs, or let one sweep's jobs share a folder."""
+"""The keys of Hydra that may be set; the rest would move runs, or let one sweep's jobs share a folder."""
 
 
 def run(experiment: str, *overrides: str) -> Run:

@@ -1,4 +1,4 @@
-"""What a command line does once its help and version are out of the way: a run, a sweep, or a look at the configuration."""
+"""The commands other than help and version: a run, a sweep, or a look at the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is in ``conf/``."""
+"""A listing of ``conf/``."""
 
 from __future__ import annotations
 

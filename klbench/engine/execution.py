@@ -53,15 +53,19 @@ class Run:
 
 @contextlib.contextmanager
 def _noticing(folder: RunFolder) -> Iterator[None]:
-    """What is to be known goes to the terminal, on one line, and into the log; once, however often it happens."""
+    """Show each notice on one line of the terminal and write it to the log, once, however often it occurs."""
     said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
 
         def notice(
-            message: Warning | str, category: type[Warning], filename: str, lineno: int,
-            file: TextIO | None = None, line: str | None = None,
-        ) -> None:  # fmt: skip
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             if issubclass(category, Notice):
                 if str(message) in said:
                     return
@@ -91,8 +95,14 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
     try:
         with progress_bar(folder.log) as progress, _noticing(folder):
             context = Context(
-                settings.common.seed, settings.workers, settings.common.device, settings.cluster, folder, progress, group,
-            )  # fmt: skip
+                settings.common.seed,
+                settings.workers,
+                settings.common.device,
+                settings.cluster,
+                folder,
+                progress,
+                group,
+            )
             tables = dict(settings.study.run(settings.options, context))
         if context.interrupted and not tables:
             raise KeyboardInterrupt
@@ -133,12 +143,23 @@ def _begin(settings: Settings, folder: RunFolder, arguments: Sequence[str], grou
             config = yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True)
             write_text(folder.path / "config.yaml", config)
         folder.begin(
-            "finished", "seconds", "error",  # of an earlier part of this run
-            status="running", experiment=settings.experiment, study=settings.study.name,
-            command=f"python -m klbench {shlex.join(arguments)}", seed=settings.common.seed, workers=settings.workers,
-            processes=group.size, device=settings.common.device, started=now(), pid=os.getpid(),
-            pid_started=start_of(os.getpid()), host=socket.gethostname(), **describe(),
-        )  # fmt: skip
+            "finished",
+            "seconds",
+            "error",  # of an earlier part of this run
+            status="running",
+            experiment=settings.experiment,
+            study=settings.study.name,
+            command=f"python -m klbench {shlex.join(arguments)}",
+            seed=settings.common.seed,
+            workers=settings.workers,
+            processes=group.size,
+            device=settings.common.device,
+            started=now(),
+            pid=os.getpid(),
+            pid_started=start_of(os.getpid()),
+            host=socket.gethostname(),
+            **describe(),
+        )
         folder.log(f"started: {shlex.join(arguments)}")
     except OSError as error:
         what = f"{error.filename or folder.path}: cannot be written, {error.strerror}"

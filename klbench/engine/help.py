@@ -14,7 +14,7 @@ OPTIONS = {
     "--config-dir DIR": "a folder of your own, beside conf/: DIR/exp/NAME.yaml is +exp=NAME",
     "--shell-completion": 'eval "$(klbench --shell-completion install=bash)"; also zsh and fish',
 }
-"""Of the command line, beside ``key=value``."""
+"""The command line's options besides ``key=value``."""
 
 
 def text() -> str:

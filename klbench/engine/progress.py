@@ -18,7 +18,7 @@ from klbench.study import Summary
 LINE_SECONDS = 30.0
 """The least time between two lines of progress."""
 KEPT_SECONDS = 1.0
-"""What is done this early was kept of an earlier part of the run, and says nothing of the time that is left."""
+"""The time, in seconds, within which finished work counts as kept from earlier, and says nothing of the time left."""
 
 
 @contextlib.contextmanager

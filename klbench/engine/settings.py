@@ -1,4 +1,4 @@
-"""From a composed configuration to typed, range-checked settings, with one clear line for what is wrong."""
+"""The way from a composed configuration to typed, range-checked settings. A mistake is one clear line."""
 
 from __future__ import annotations
 

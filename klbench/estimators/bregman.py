@@ -17,12 +17,17 @@ def bregman(divergence: Divergence, *, name: str | None = None, summary: str | N
     Its terms are ``f(r) - f(1) - f'(1)(r - 1)``: shape and dtype of the log-ratio, unbiased for ``D_f`` on-policy.
     """
     return Estimator(
-        name or f"bregman_{divergence.name}", divergence.gap, divergence.name,
-        f"f(r) - f(1) - f'(1)(r-1),\\ {divergence.tex}", summary or f"Bregman gap, estimates {divergence.symbol}",
+        name or f"bregman_{divergence.name}",
+        divergence.gap,
+        divergence.name,
+        f"f(r) - f(1) - f'(1)(r-1),\\ {divergence.tex}",
+        summary or f"Bregman gap, estimates {divergence.symbol}",
         Claims(unbiased=True, nonnegative=True, gradient="grad KL(p‖q)" if divergence.name == "kl_qp" else None),
-        source=SOURCE, polynomial=divergence.polynomial,
-        growth=divergence.growth, growth_at_zero=divergence.growth_at_zero,
-    )  # fmt: skip
+        source=SOURCE,
+        polynomial=divergence.polynomial,
+        growth=divergence.growth,
+        growth_at_zero=divergence.growth_at_zero,
+    )
 
 
 def _alpha(name: str, alpha: float) -> Estimator:

@@ -61,21 +61,31 @@ def _make(name: str, limit: float) -> Estimator:
     if not 0.0 < limit < float("inf"):
         raise ConfigError(f"estimator {name!r}: the limit must be positive and finite, got {limit}")
     return Estimator(
-        name, partial(k3_clamped, limit=limit), "kl_qp", rf"\min((r-1) - \log r,\ {limit:g})",
+        name,
+        partial(k3_clamped, limit=limit),
+        "kl_qp",
+        rf"\min((r-1) - \log r,\ {limit:g})",
         f"k3 cut off at {limit:g}: finite variance, biased low, no gradient beyond the limit",
-        Claims(unbiased=False, nonnegative=True), source="a common guard in trainers", clamp=_k3_clamp(limit),
-    )  # fmt: skip
+        Claims(unbiased=False, nonnegative=True),
+        source="a common guard in trainers",
+        clamp=_k3_clamp(limit),
+    )
 
 
 registry.add_family("k3_clamped", _make, default=10.0)
 register(
     Estimator(
-        "k3_verl", k3_verl, "kl_qp", r"\mathrm{clip}(k_3(\mathrm{clip}(\log r, \pm 20)), \pm 10)",
+        "k3_verl",
+        k3_verl,
+        "kl_qp",
+        r"\mathrm{clip}(k_3(\mathrm{clip}(\log r, \pm 20)), \pm 10)",
         "k3 as verl clamps it: log-ratio to +-20, then value to +-10",
-        Claims(unbiased=False, nonnegative=True), source="verl, trainer/ppo/core_algos.py, kl_penalty (low_var_kl)",
-        clamp=_k3_clamp(10.0), kinks=(-20.0, 20.0),
+        Claims(unbiased=False, nonnegative=True),
+        source="verl, trainer/ppo/core_algos.py, kl_penalty (low_var_kl)",
+        clamp=_k3_clamp(10.0),
+        kinks=(-20.0, 20.0),
     )
-)  # fmt: skip
+)
 for _name, _formula, _nonnegative, _clamp in (
     ("k1", k1_openrlhf, False, Clamp(-10.0, 10.0)),
     ("k2", k2_openrlhf, True, Clamp(-math.sqrt(20.0), math.sqrt(20.0))),
@@ -83,9 +93,13 @@ for _name, _formula, _nonnegative, _clamp in (
 ):
     register(
         Estimator(
-            f"{_name}_openrlhf", _formula, "kl_qp", rf"\mathrm{{clip}}(k_{_name[1]}, \pm 10)",
+            f"{_name}_openrlhf",
+            _formula,
+            "kl_qp",
+            rf"\mathrm{{clip}}(k_{_name[1]}, \pm 10)",
             f"{_name} as OpenRLHF clamps it: value to +-10",
-            Claims(unbiased=False, nonnegative=_nonnegative), source="OpenRLHF, models/utils.py, compute_approx_kl",
+            Claims(unbiased=False, nonnegative=_nonnegative),
+            source="OpenRLHF, models/utils.py, compute_approx_kl",
             clamp=_clamp,
         )
-    )  # fmt: skip
+    )

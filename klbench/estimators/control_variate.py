@@ -24,12 +24,16 @@ def _make(name: str, weight: float) -> Estimator:
     if not abs(weight) < float("inf"):
         raise ConfigError(f"estimator {name!r}: lambda must be finite, got {weight}")
     return Estimator(
-        name, partial(k_lambda, weight=weight), "kl_qp", rf"-\log r + \lambda (r - 1),\ \lambda = {weight:g}",
+        name,
+        partial(k_lambda, weight=weight),
+        "kl_qp",
+        rf"-\log r + \lambda (r - 1),\ \lambda = {weight:g}",
         f"k1 with lambda = {weight:g} of the control variate: unbiased for any fixed lambda",
         Claims(unbiased=True, nonnegative=weight == 1.0, gradient="lambda grad KL(p‖q)"),
         source="Schulman 2020; control variates: Owen 2013, ch. 8.9",
-        polynomial=((-1.0, 0.0, 1), (weight, 1.0, 0), (-weight, 0.0, 0)), growth=1.0 if weight else 0.0,
-    )  # fmt: skip
+        polynomial=((-1.0, 0.0, 1), (weight, 1.0, 0), (-weight, 0.0, 0)),
+        growth=1.0 if weight else 0.0,
+    )
 
 
 def _slope(products: Array, squares: Array) -> Array:
@@ -124,10 +128,15 @@ def _variance(sums: Array, size: Array) -> Array:
 registry.add_family("k_lambda", _make, default=0.5, aliases=("k_lam",))
 register(
     Estimator(
-        "k_fitted", k_fitted, "kl_qp", r"-\log r + \hat\lambda_{-}(r - 1)",
+        "k_fitted",
+        k_fitted,
+        "kl_qp",
+        r"-\log r + \hat\lambda_{-}(r - 1)",
         "k1 with lambda fitted on the other half of the batch: still unbiased, near the least variance",
-        Claims(unbiased=True, nonnegative=False), aliases=("control_variate", "k_lambda_fitted"),
-        source="control variates: Owen 2013, ch. 8.9; cross-fitting: Avramidis and Wilson 1993", growth=1.0,
+        Claims(unbiased=True, nonnegative=False),
+        aliases=("control_variate", "k_lambda_fitted"),
+        source="control variates: Owen 2013, ch. 8.9; cross-fitting: Avramidis and Wilson 1993",
+        growth=1.0,
         batch=BatchForm(2, 2, _features, _estimate, _spread_features, _variance),
     )
-)  # fmt: skip
+)

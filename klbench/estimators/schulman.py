@@ -32,29 +32,54 @@ def absolute(draws: Draws) -> Array:
 
 register(
     Estimator(
-        "k1", k1, "kl_qp", r"-\log r", "the log-ratio itself: unbiased, noisy, negative on many samples",
+        "k1",
+        k1,
+        "kl_qp",
+        r"-\log r",
+        "the log-ratio itself: unbiased, noisy, negative on many samples",
         Claims(unbiased=True, nonnegative=False, gradient="0"),
-        aliases=("v1", "kl", "naive"), source=SOURCE, polynomial=((-1.0, 0.0, 1),),
+        aliases=("v1", "kl", "naive"),
+        source=SOURCE,
+        polynomial=((-1.0, 0.0, 1),),
     )
-)  # fmt: skip
+)
 register(
     Estimator(
-        "k2", k2, "kl_qp", r"\tfrac12 (\log r)^2", "half the squared log-ratio: little noise, biased away from r = 1",
+        "k2",
+        k2,
+        "kl_qp",
+        r"\tfrac12 (\log r)^2",
+        "half the squared log-ratio: little noise, biased away from r = 1",
         Claims(unbiased=False, nonnegative=True, gradient="grad KL(q‖p)"),
-        aliases=("v2", "mse"), source=SOURCE, polynomial=((0.5, 0.0, 2),),
+        aliases=("v2", "mse"),
+        source=SOURCE,
+        polynomial=((0.5, 0.0, 2),),
     )
-)  # fmt: skip
+)
 register(
     Estimator(
-        "k3", k3, "kl_qp", r"(r - 1) - \log r",
+        "k3",
+        k3,
+        "kl_qp",
+        r"(r - 1) - \log r",
         "k1 and a control variate of mean zero: unbiased, never negative, heavy right tail",
         Claims(unbiased=True, nonnegative=True, gradient="grad KL(p‖q)"),
-        aliases=("v3", "kl3", "low_var_kl"), source=SOURCE, polynomial=divergence("kl_qp").polynomial, growth=1.0,
+        aliases=("v3", "kl3", "low_var_kl"),
+        source=SOURCE,
+        polynomial=divergence("kl_qp").polynomial,
+        growth=1.0,
     )
-)  # fmt: skip
+)
 register(
     Estimator(
-        "abs", absolute, "kl_qp", r"|\log r|", "the absolute log-ratio: of the order of sqrt(KL), no estimate of KL(q‖p)",
-        Claims(unbiased=False, nonnegative=True), aliases=("absolute",), source="a kl_penalty option of verl", kinks=(0.0,),
+        "abs",
+        absolute,
+        "kl_qp",
+        r"|\log r|",
+        "the absolute log-ratio: of the order of sqrt(KL), no estimate of KL(q‖p)",
+        Claims(unbiased=False, nonnegative=True),
+        aliases=("absolute",),
+        source="a kl_penalty option of verl",
+        kinks=(0.0,),
     )
-)  # fmt: skip
+)

@@ -84,30 +84,51 @@ def _variance(sums: Array, size: Array) -> Array:
 
 register(
     Estimator(
-        "k1_weighted", partial(weighted, formula=k1), "kl_qp", r"-w \log r",
+        "k1_weighted",
+        partial(weighted, formula=k1),
+        "kl_qp",
+        r"-w \log r",
         "importance-weighted k1, for samples of a third distribution",
-        Claims(unbiased=True, nonnegative=False, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True,
+        Claims(unbiased=True, nonnegative=False, gradient="grad KL(q‖p)"),
+        source=SOURCE,
+        needs_weight=True,
     )
-)  # fmt: skip
+)
 register(
     Estimator(
-        "k2_weighted", partial(weighted, formula=k2), "kl_qp", r"\tfrac{w}{2} (\log r)^2",
+        "k2_weighted",
+        partial(weighted, formula=k2),
+        "kl_qp",
+        r"\tfrac{w}{2} (\log r)^2",
         "importance-weighted k2, as biased as k2",
-        Claims(unbiased=False, nonnegative=True), source=SOURCE, needs_weight=True,
+        Claims(unbiased=False, nonnegative=True),
+        source=SOURCE,
+        needs_weight=True,
     )
-)  # fmt: skip
+)
 register(
     Estimator(
-        "k3_weighted", k3_weighted, "kl_qp", r"w\,((r-1) - \log r)",
+        "k3_weighted",
+        k3_weighted,
+        "kl_qp",
+        r"w\,((r-1) - \log r)",
         "importance-weighted k3, for samples of a third distribution",
-        Claims(unbiased=True, nonnegative=True, gradient="grad KL(q‖p)"), source=SOURCE, needs_weight=True, growth=1.0,
+        Claims(unbiased=True, nonnegative=True, gradient="grad KL(q‖p)"),
+        source=SOURCE,
+        needs_weight=True,
+        growth=1.0,
     )
-)  # fmt: skip
+)
 register(
     Estimator(
-        "k1_self_normalized", k1_self_normalized, "kl_qp", r"\frac{\sum w (-\log r)}{\sum w}",
+        "k1_self_normalized",
+        k1_self_normalized,
+        "kl_qp",
+        r"\frac{\sum w (-\log r)}{\sum w}",
         "self-normalised k1, a ratio of two batch means: bias falls as 1/n, no overflow of weights",
-        Claims(unbiased=False, nonnegative=False), source=SOURCE, needs_weight=True,
+        Claims(unbiased=False, nonnegative=False),
+        source=SOURCE,
+        needs_weight=True,
         batch=BatchForm(1, 1, _features, _estimate, _spread_features, _variance),
     )
-)  # fmt: skip
+)

@@ -1,4 +1,4 @@
-"""How an estimator's value becomes a policy gradient: where a trainer puts it, at which level, with which correction.
+"""The ways to a policy gradient from an estimator: where a trainer puts it, at which level, with which correction.
 
 A combination is written once, as the surrogate loss that a trainer would differentiate (:mod:`klbench.gradients.surrogate`);
 its expected gradient and its variance follow by enumeration, in closed form, or from samples.

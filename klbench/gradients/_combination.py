@@ -1,4 +1,4 @@
-"""What a combination is made of, and which parts go together."""
+"""The parts of a combination, and which of them go together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GROUPED = ("batch_mean", "leave_one_out")
 DIFFERENTIATED = ":differentiated"
 MEAN = ":mean"
 CAP = 2.0
-"""Where ``truncated_ratio`` cuts off, unless it says otherwise."""
+"""The default limit of ``truncated_ratio``."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Combination:
         return f"{value}/{self.placement}/{level}/{ratio}/{self.baseline}"
 
     def claimed(self, *, tokens: int, stale: bool) -> Gradient | None:
-        """What it claims for sequences of so many tokens, sampled by the policy itself or (stale) by another."""
+        """Return the claimed gradient for sequences of ``tokens``, sampled by the policy itself or (``stale``) by another."""
         if stale and not self.off_policy:
             return None
         return self.one_token if tokens == 1 and self.one_token else self.claim
@@ -152,7 +152,7 @@ def _slope(polynomial: Polynomial) -> Polynomial:
 def coefficient(
     combination: Combination, polynomial_of: Callable[[Estimator], Polynomial | None] = attrgetter("polynomial")
 ) -> Polynomial | None:
-    """What multiplies the score of a single draw, before its weight and without its baseline; None where it has no such form.
+    """Return the polynomial that multiplies the score of one draw, without weight and baseline; None if there is none.
 
     Where the estimator is both differentiated and scored its highest powers of r may cancel: ``r - 1 - log r`` in the reward
     and ``1 - r``, its slope, leave ``-log r``.

@@ -20,7 +20,7 @@ from klbench.types import Atoms, Draws, Estimator, GradientTask, Polynomial, Rol
 
 @dataclass(frozen=True)
 class GradientMoments:
-    """What is known of a combination's gradient.
+    """The exact moments of a combination's gradient.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class GradientMoments:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """What multiplies each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
+    """The factors of each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
 
     ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It is as large as its sequence
     is rare, and the two meet in log space.
@@ -210,18 +210,25 @@ class _Group:
 
         crossed = float(torch.einsum("stp,tsp->", v, v))
         kernel = (
-            2 * squared + 2 * float(mean_b @ mean_b) + 2 * float((both * products).sum()) + 2 * crossed
-            - 4 * float(mean_return @ b_scores) - 4 * float((return_b * mean_w).sum())
-        ) / 4  # fmt: skip
+            2 * squared
+            + 2 * float(mean_b @ mean_b)
+            + 2 * float((both * products).sum())
+            + 2 * crossed
+            - 4 * float(mean_return @ b_scores)
+            - 4 * float((return_b * mean_w).sum())
+        ) / 4
 
         d = self.weights * (self.returns - mean_return)
         mean_d, mean_n = self.pull(d), mean_return @ mean_w
         return_d = return_b - torch.einsum("t,stp->sp", mean_return, v)
         projected = (
-            float(torch.einsum("n,ns,nt,nst->", p, d, d, scores)) + float(mean_b @ mean_b)
-            + float((both * (mean_w @ mean_w.T)).sum()) + 2 * float(mean_d @ mean_b)
-            - 2 * float((return_d * mean_w).sum()) - 2 * float(mean_b @ mean_n)
-        ) / 4  # fmt: skip
+            float(torch.einsum("n,ns,nt,nst->", p, d, d, scores))
+            + float(mean_b @ mean_b)
+            + float((both * (mean_w @ mean_w.T)).sum())
+            + 2 * float(mean_d @ mean_b)
+            - 2 * float((return_d * mean_w).sum())
+            - 2 * float(mean_b @ mean_n)
+        ) / 4
 
         square = float(gradient @ gradient)
         variance = 2 / (n * (n - 1)) * (2 * (n - 2) * (projected - square) + kernel - square)
@@ -290,9 +297,11 @@ def _averaged(rows: Sequence[GradientMoments]) -> GradientMoments:
 
     variance = sum(each.variance for each in rows) / len(rows)
     return GradientMoments(
-        torch.stack([each.mean for each in rows]).mean(0), variance,
-        mean(each.total_variance for each in rows), mean(each.size for each in rows),
-    )  # fmt: skip
+        torch.stack([each.mean for each in rows]).mean(0),
+        variance,
+        mean(each.total_variance for each in rows),
+        mean(each.size for each in rows),
+    )
 
 
 def moments(combination: Combination, task: GradientTask, group: int = 8) -> GradientMoments:

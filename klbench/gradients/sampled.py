@@ -17,7 +17,7 @@ from klbench.gradients.surrogate import surrogate
 from klbench.types import GradientTask
 
 FIVE_SIGMA = 5.7e-7
-"""How often a normal variable is more than 5 standard deviations off."""
+"""The probability that a normal variable is more than 5 standard deviations off."""
 
 
 class SquaredDistance(NamedTuple):
@@ -47,7 +47,7 @@ class SampledGradients:
 
     @property
     def variance_se(self) -> float:
-        """Its standard error, from the spread of the squared deviations between batches."""
+        """The standard error of the variance, from the spread of the squared deviations between batches."""
         squares = ((self.gradients - self.mean) ** 2).sum(-1)
         return float(squares.std()) / math.sqrt(len(squares)) * self.size
 

@@ -1,4 +1,6 @@
-"""From logits, in one pass, what a KL penalty needs of each token: two log-probabilities, both divergences, the entropy.
+"""Kernels that compute from logits, in one pass, what a KL penalty needs of each token.
+
+These are two log-probabilities, both divergences and the entropy.
 
 Policy q and reference p are rows of logits over a vocabulary of V. With ``q = softmax(policy)``, ``p = softmax(reference)``::
 
@@ -53,7 +55,7 @@ _MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
 
 @dataclass(frozen=True)
 class TokenDivergences:
-    """What :func:`token_divergences` found: five tensors of shape ``(n,)``, in nats, and which kernel found them.
+    """The result of :func:`token_divergences`: five tensors of shape ``(n,)``, in nats, and the kernel that computed them.
 
     float64 where policy or reference are float64, else float32.
     """
@@ -72,7 +74,7 @@ def names() -> list[str]:
 
 
 def _obstacle(name: str, policy: Tensor, reference: Tensor) -> str | None:
-    """Why a kernel cannot take these logits; None where it can."""
+    """Return why a kernel cannot take these logits; None if it can."""
     check: Callable[[Tensor, Tensor], str | None] = importlib.import_module(f"klbench.kernels.{_MODULES[name]}").obstacle
     return check(policy, reference)
 

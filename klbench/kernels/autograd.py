@@ -33,7 +33,7 @@ class Implementation(Protocol):
 
 
 def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
-    """Of the five results' gradients, what each element's is made of.
+    """Return the weights that make each logit's gradient from the gradients of the five results.
 
     ``d log_q = onehot - q``, ``d kl_qp = q (u - kl_qp)``, ``d kl_pq = q - p``, ``d entropy = -q (log q + entropy)``.
     """

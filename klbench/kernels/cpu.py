@@ -24,7 +24,7 @@ WORTH_THREADS = 2**18
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
-    """Why it cannot take these logits; None where it can."""
+    """Return why the compiled loops cannot take these logits; None if they can."""
     if policy.device.type != "cpu":
         return f"the logits are on {policy.device}"
     if torch.float64 in (policy.dtype, reference.dtype):
@@ -49,7 +49,7 @@ class _Rows:
             self.array = (x.view(torch.int16) if self.brain else x).numpy()
 
     def buffer(self) -> np.ndarray:
-        """Where :meth:`load` puts a row: the whole, which needs no loading, or one row."""
+        """Return the buffer of :meth:`load`: the whole array, which needs no loading, or one row."""
         return self.array if self.in_place else np.empty(self.size, dtype=np.float32)
 
     def load(self, row: int, buffer: np.ndarray) -> None:
@@ -89,7 +89,7 @@ def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, in
 
 
 def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
-    """What :class:`klbench.kernels.autograd.Implementation` says, in float64."""
+    """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float64."""
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float64)
     q, p, ids, table = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy(), found.numpy()
@@ -109,7 +109,7 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
 def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
-    """What :class:`klbench.kernels.autograd.Implementation` says."""
+    """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype)
     q, p, out = _Rows(policy), _Rows(reference), _Rows(gradient)

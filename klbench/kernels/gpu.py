@@ -13,7 +13,7 @@ from klbench.kernels.interpreter import interpreted
 
 
 def obstacle(policy: Tensor, reference: Tensor) -> str | None:
-    """Why it cannot take these logits; None where it can."""
+    """Return why the Triton kernels cannot take these logits; None if they can."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if torch.float64 in (policy.dtype, reference.dtype):
@@ -28,7 +28,7 @@ def _rows(x: Tensor) -> Tensor:
 
 
 def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
-    """What :class:`klbench.kernels.autograd.Implementation` says, in float32.
+    """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float32.
 
     Logits whose columns are not neighbours are copied first.
     """
@@ -38,20 +38,29 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     if n:
         tiles.forward[(n,)](
             policy, policy.stride(0), reference, reference.stride(0), tokens, found, size, WIDTH=tiles.width(size)
-        )  # fmt: skip
+        )
     return found
 
 
 def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
-    """What :class:`klbench.kernels.autograd.Implementation` says."""
+    """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)
     if n:
         tiles.backward[(n,)](
-            policy, policy.stride(0), reference, reference.stride(0), tokens, found, weights.contiguous(),
-            gradient, gradient.stride(0), size, WIDTH=tiles.width(size),
-        )  # fmt: skip
+            policy,
+            policy.stride(0),
+            reference,
+            reference.stride(0),
+            tokens,
+            found,
+            weights.contiguous(),
+            gradient,
+            gradient.stride(0),
+            size,
+            WIDTH=tiles.width(size),
+        )
     return gradient

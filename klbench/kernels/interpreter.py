@@ -6,5 +6,5 @@ import os
 
 
 def interpreted() -> bool:
-    """Whether Triton's kernels run as Python, on any device: for tests, and slowly. Set before Triton is first imported."""
+    """Return whether Triton's kernels run as Python, slowly, on any device. For tests; set before Triton's first import."""
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")

@@ -22,7 +22,7 @@ LINE = 16
 """Logits that memory hands over at once."""
 ABSENT = F(-1e30)
 SHIFTED = F(4.0)
-"""From this difference of the largest logits on, it is taken off before logits are compared, which is then the exact order."""
+"""The difference of the largest logits from which it is subtracted before logits are compared, to keep the order exact."""
 ZERO, INFINITE = F(0.0), F(np.inf)
 UNDERFLOW = F(-87.0)
 """Below it exp is 0 here; its smallest normal number is close."""
@@ -90,7 +90,7 @@ def _between(z: float, y: float, to_z: float, from_y: float, rest: float) -> Any
 
 @_compiled((types.float32, types.float32))
 def _origins(top_z: Any, top_y: Any) -> Any:  # pragma: no cover - compiled
-    """What to subtract from z and from y: the largest, the smaller of the two rounded until their difference is exact."""
+    """Return the offsets of z and y: their largest, the smaller of the two rounded until their difference is exact."""
     z, y = ZERO if top_z == ABSENT else top_z, ZERO if top_y == ABSENT else top_y
     s = y - z
     if not abs(s) < INFINITE:
@@ -179,7 +179,7 @@ def _moments(x: np.ndarray, top: float, weight: np.ndarray) -> Any:  # pragma: n
 def _compare(
     z: np.ndarray, y: np.ndarray, weight_z: np.ndarray, weight_y: np.ndarray, from_z: float, from_y: float
 ) -> Any:  # pragma: no cover - compiled
-    """With weights e and f, and ``g = log(f / e)``: the sums of ``g e``, ``g f``, ``f - e - g e`` and ``e - f + g f``."""
+    """Return the sums of ``g e``, ``g f``, ``f - e - g e`` and ``e - f + g f`` for weights e and f, ``g = log(f / e)``."""
     qg, pg, gap_q, gap_p = ZERO, ZERO, ZERO, ZERO
     to_z, of_y, rest = _split(from_z, from_y)
     for i in range(z.size):
@@ -198,9 +198,16 @@ def _compare(
 
 @_compiled((_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE))
 def forward(
-    policy: np.ndarray, policy_stride: int, reference: np.ndarray, reference_stride: int, size: int, tokens: np.ndarray,
-    first: int, last: int, found: np.ndarray,
-) -> None:  # fmt: skip  # pragma: no cover - compiled
+    policy: np.ndarray,
+    policy_stride: int,
+    reference: np.ndarray,
+    reference_stride: int,
+    size: int,
+    tokens: np.ndarray,
+    first: int,
+    last: int,
+    found: np.ndarray,
+) -> None:  # pragma: no cover - compiled
     """Fill rows ``first`` to ``last`` of ``found``, whose columns :mod:`klbench.kernels.autograd` names.
 
     Row i of either tensor begins at ``i * stride``.
@@ -288,9 +295,19 @@ def _gradient(
     (_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE, _WEIGHTS, _ROW, types.int64)
 )
 def backward(
-    policy: np.ndarray, policy_stride: int, reference: np.ndarray, reference_stride: int, size: int, tokens: np.ndarray,
-    first: int, last: int, found: np.ndarray, weights: np.ndarray, gradient: np.ndarray, gradient_stride: int,
-) -> None:  # fmt: skip  # pragma: no cover - compiled
+    policy: np.ndarray,
+    policy_stride: int,
+    reference: np.ndarray,
+    reference_stride: int,
+    size: int,
+    tokens: np.ndarray,
+    first: int,
+    last: int,
+    found: np.ndarray,
+    weights: np.ndarray,
+    gradient: np.ndarray,
+    gradient_stride: int,
+) -> None:  # pragma: no cover - compiled
     """Fill rows ``first`` to ``last`` of the gradient, for weights as in :mod:`klbench.kernels.autograd`."""
     for i in range(first, last):
         z = policy[i * policy_stride : i * policy_stride + size]

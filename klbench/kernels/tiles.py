@@ -61,7 +61,18 @@ def _gap(x):  # type: ignore[no-untyped-def]
 
 
 @_tuned
-def forward(policy, policy_stride, reference, reference_stride, tokens, found, size, WIDTH: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: E501  # fmt: skip
+def forward(  # type: ignore[no-untyped-def]
+    policy,
+    policy_stride,
+    reference,
+    reference_stride,
+    tokens,
+    found,
+    size,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     """Fill one row of ``found``, shape ``(n, 9)``."""
     row = tl.program_id(0).to(tl.int64)
     policy += row * policy_stride
@@ -178,7 +189,21 @@ def forward(policy, policy_stride, reference, reference_stride, tokens, found, s
 
 
 @_tuned
-def backward(policy, policy_stride, reference, reference_stride, tokens, found, weights, gradient, gradient_stride, size, WIDTH: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: E501  # fmt: skip
+def backward(  # type: ignore[no-untyped-def]
+    policy,
+    policy_stride,
+    reference,
+    reference_stride,
+    tokens,
+    found,
+    weights,
+    gradient,
+    gradient_stride,
+    size,
+    WIDTH: tl.constexpr,
+    TILE: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     """One row of ``q (w0 u + w2 log q + w3) + w1 p``, with ``u = log q/p``, and ``w4`` at the token."""
     row = tl.program_id(0).to(tl.int64)
     policy += row * policy_stride

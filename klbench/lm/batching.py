@@ -23,7 +23,7 @@ class Batch:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an error of torch's means, on a GPU or off it."""
+    """Return whether ``error`` means that memory ran out, on a GPU or off it."""
     return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
 
 

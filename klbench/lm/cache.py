@@ -1,4 +1,4 @@
-"""Where what is built once is kept: folders named by what they were made with, each as it was written or made again."""
+"""The cache of artifacts that are built once: folders named by their inputs, complete as written or built again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from klbench.types import ConfigError, Notice
 
 VARIABLE = "KLBENCH_CACHE"
 FORGOTTEN_SECONDS = 86_400
-"""What has been half built for longer was left by a process that is no more."""
+"""The age from which a half-built folder counts as left by a process that has ended."""
 
 
 def root() -> Path:
@@ -73,7 +73,7 @@ def _sums_file(target: Path) -> Path:
 
 
 def _fault(target: Path) -> str | None:
-    """What keeps a folder from being used: it is not there, or its files are not those that were written."""
+    """Return why a folder cannot be used: it is missing, or its files are not those that were written. None if it can."""
     if not target.is_dir():
         return "is not there"
     try:

@@ -36,7 +36,7 @@ END, PAD = "<|end|>", "<|pad|>"
 TRAINED_BY = "klbench.studies.language.trained"
 """Found by name, as plugins are: its ``trainer(name)`` returns a :class:`Trainer`."""
 VERSION = 1
-"""Of the training: raised where another model comes of the same recipe, text and libraries."""
+"""The version of the training, raised when the same recipe, text and libraries yield another model."""
 VARIABLE = "KLBENCH_EMBEDDED"
 """Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model that has learned anything."""
 
@@ -79,7 +79,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Trainer:
-    """How one of ``TRAINED`` is made from the reference: all that decides what comes of it, and the work itself."""
+    """The recipe that makes one of ``TRAINED`` from the reference: all that decides the result, and the work itself."""
 
     made_with: Callable[[], Any]
     train: Callable[[Path], None]
@@ -110,13 +110,13 @@ def built() -> Path:
 
 
 def describe() -> dict[str, Any]:
-    """What the set was made with (corpus, recipe, versions), and each policy's ``KL(q‖p)`` in nats a completion."""
+    """Return the set's corpus, recipe and versions, and each policy's ``KL(q‖p)`` in nats a completion."""
     made: dict[str, Any] = json.loads((built() / "made.json").read_text(encoding="utf-8"))
     return made
 
 
 def recipe_in_use() -> str:
-    """Its name: ``standard``, or what ``KLBENCH_EMBEDDED`` says."""
+    """Return the name of the recipe: ``standard``, or the value of ``KLBENCH_EMBEDDED``."""
     name = os.environ.get(VARIABLE) or "standard"
     if name not in RECIPES:
         raise unknown(f"recipe {VARIABLE}=", name, RECIPES)
@@ -161,9 +161,13 @@ def make_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizerF
     end = tokenizer.token_to_id(END)
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, end)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=PAD, model_max_length=recipe.context,
+        tokenizer_object=tokenizer,
+        bos_token=END,
+        eos_token=END,
+        pad_token=PAD,
+        model_max_length=recipe.context,
         clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+    )
 
 
 def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path) -> None:
@@ -173,10 +177,19 @@ def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path)
 
     end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=recipe.context, n_embd=recipe.width, n_layer=recipe.layers, n_head=recipe.heads,
+        vocab_size=len(tokenizer),
+        n_positions=recipe.context,
+        n_embd=recipe.width,
+        n_layer=recipe.layers,
+        n_head=recipe.heads,
         activation_function="gelu_pytorch_tanh",  # the same function as GPT-2's, in one kernel
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end, pad_token_id=pad,
-    )  # fmt: skip
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=pad,
+    )
     everything, part = ([[*tokenizer(s)["input_ids"], end] for s in texts] for texts in (corpus().train, corpus().part))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)  # transformers takes its initial weights from the global generator

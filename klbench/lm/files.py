@@ -66,7 +66,7 @@ def _some(keys: Iterable[str]) -> str:
 
 
 def _has_a_place(model: Any, key: str) -> bool:
-    """Whether an unused weight is one of a module or of a list of layers that the model has: it is then another model's.
+    """Return whether an unused weight is of a module or a list of layers that the model has: it is then another model's.
 
     What stands apart, such as a value head or the half of a model that sees images, may lie in the same file.
     """
@@ -154,7 +154,7 @@ def _why(where: str, name: str, revision: str | None, error: Exception) -> str:
 
 
 def from_disk_only(where: str) -> bool:
-    """Whether to look no further than this machine: the hub's own client would try for a minute to reach it in vain."""
+    """Return whether to look on this machine only. If the hub is out of reach, its own client would try for a minute."""
     if Path(where).is_dir() or constants.HF_HUB_OFFLINE:
         return True
     if urllib.request.getproxies():

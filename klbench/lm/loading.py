@@ -97,7 +97,7 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
 
 
 def _base_of(folder: Path, name: str) -> str:
-    """What the adapter in a folder says that it is for, after a check that it is an adapter to be read here."""
+    """Return the base model that an adapter names, after a check that the adapter can be read here."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise ConfigError(f"{name}: no adapter_model.safetensors there; other formats can run code and are not read")
     inputs.check_folder(folder)

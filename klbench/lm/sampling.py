@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen: temperature first, then top-k, then top-p, each on what the one before left, renormalised.
+    """The choice of tokens: temperature first, then top-k, then top-p, each on what the one before left, renormalised.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Sampling:
 
     @property
     def plain(self) -> bool:
-        """Whether that is the model's own distribution."""
+        """Return whether tokens are drawn from the model's own distribution."""
         return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0
 
     def log_probs(self, logits: Tensor) -> Tensor:

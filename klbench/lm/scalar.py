@@ -51,12 +51,12 @@ class Scalar:
         return dict(self.model.named_parameters())
 
     def before_each(self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:
-        """What it says before each token that counts, in the order of ``mask``'s rows: ``(counted,)``."""
+        """Return the output before each token that counts, in the order of ``mask``'s rows: ``(counted,)``."""
         ids, places = layout(list(prompts), token, mask, self.pad)
         return self._at(ids, places)
 
     def after_all(self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:
-        """What it says of each whole completion, after its last token: ``(n,)``."""
+        """Return the output after the last token of each completion: ``(n,)``."""
         ids, _ = layout(list(prompts), token, mask, self.pad)
         last = [len(prompt) + int(count) - 1 for prompt, count in zip(prompts, mask.sum(-1), strict=True)]
         return self._at(ids, np.stack([np.arange(len(last)), last], axis=1))

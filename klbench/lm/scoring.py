@@ -1,4 +1,4 @@
-"""What policy and reference say of given completions: log-probabilities, and exact divergences over each next token."""
+"""Scores of given completions by policy and reference: log-probabilities, and exact divergences over each next token."""
 
 from __future__ import annotations
 

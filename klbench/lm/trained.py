@@ -1,4 +1,4 @@
-"""What is trained of a language model: a copy of it, its precision, and where it is kept while and after it is trained."""
+"""A language model in training: a copy of it, its precision, and where it is kept during and after training."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def put_back(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
 
 
 def kept(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """What :func:`keep` wrote; None where there is no such file.
+    """Return what :func:`keep` wrote; None if there is no such file.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What one panel of samples says: means and variances of every estimator, and what batches of each size do."""
+"""The statistics of one panel of samples: means and variances of every estimator, and counts over batches of each size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from klbench.types import Draws, Estimator
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure on every panel.
+    """The measurements to make on every panel.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class Plan:
 
     @property
     def columns(self) -> list[tuple[int, int]]:
-        """What the panel vectors hold: ``(estimator, batch)``; batch 0 for terms that are independent of each other."""
+        """The columns of the panel vectors: ``(estimator, batch)``; batch 0 for terms that are independent of each other."""
         return [
             (i, n)
             for i, e in enumerate(self.estimators)
@@ -64,7 +64,7 @@ class Counts:
         return cls(batches, negative, covered, tested, np.zeros(shape[0], dtype=np.int64), errors)
 
     def merge(self, later: Counts, keep: int) -> Counts:
-        """Both together, with the first ``keep`` errors of each kind."""
+        """Return the counts of both, with the first ``keep`` errors of each kind."""
         return Counts(
             self.batches + later.batches,
             self.negative + later.negative,

@@ -12,7 +12,7 @@ from klbench import compiled
 
 
 class Folds:
-    """How a panel of samples is shared out among batches of each size, and each batch among its folds.
+    """The division of a panel of samples into batches of each size, and of each batch into its folds.
 
     Which samples share a batch is left open, since all are independent. The batches of all sizes stand side by side in one
     array, so that what follows from their sums is computed for all of them at once.

@@ -45,7 +45,7 @@ class Moments:
             return cls(len(vectors), weight, mean, (centered * weights[:, None]).T @ centered)
 
     def merge(self, other: Moments) -> Moments:
-        """Both together. (Chan, Golub and LeVeque 1983.)"""
+        """Return the moments of both. (Chan, Golub and LeVeque 1983.)"""
         weight = self.weight + other.weight
         with np.errstate(all="ignore"):
             step = other.mean - self.mean

@@ -20,7 +20,7 @@ Z95 = 1.959963984540054
 """Standard errors of a 95 % interval where a mean has many terms."""
 RESAMPLES = 9_999
 FEW = 8
-"""With fewer values the means of resamples do not range as far as an interval has to."""
+"""The least number of values whose resampled means range as far as an interval has to."""
 BAND = (0.1, 0.9)
 """Quantiles over seeds between which a curve's band lies."""
 
@@ -46,9 +46,13 @@ def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
         return float(values.mean()) - half, float(values.mean()) + half
     level = 2.0 * float(norm.cdf(math.sqrt(n / (n - 1)) * quantile)) - 1.0
     found = bootstrap(
-        (values,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa",
+        (values,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        confidence_level=level,
+        method="BCa",
         rng=streams.generator(0, "bootstrap", *names),
-    )  # fmt: skip
+    )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 

@@ -1,4 +1,4 @@
-"""How heavy the upper tail of a ratio is: Pareto k-hat. (Vehtari et al. 2024, "Pareto smoothed importance sampling".)"""
+"""The weight of a ratio's upper tail: Pareto k-hat. (Vehtari et al. 2024, "Pareto smoothed importance sampling".)"""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ HOLDS, FAILS, CANNOT_TELL = "holds", "fails", "cannot tell"
 STRANGE, ROUNDING = 5.0, 1e-9
 """A mean is not 1 if it is off by so many standard errors, and by more than sums round."""
 ENOUGH_ROLLOUTS, ENOUGH_TERMS = 30, 100.0
-"""With fewer rollouts, or no more terms that carry the mean, a standard error says little."""
+"""The least numbers of rollouts, and of terms that carry the mean, at which a standard error means something."""
 
 
 def unit_mean(excess: float, se: float, *, ess: float, khat: float, rollouts: int) -> str:
-    """Whether a ratio's mean is 1, as it is over samples of its denominator wherever these reach: one of the three words.
+    """Return whether a ratio's mean is 1, as one of the three words.
+
+    The mean is 1 over samples of the ratio's denominator if these reach everywhere.
 
     Parameters
     ----------

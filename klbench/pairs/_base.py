@@ -1,4 +1,4 @@
-"""What every pair promises, and what one-dimensional continuous pairs share."""
+"""The base of every pair, and the base that one-dimensional continuous pairs share."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Pair(Options, ABC):
     @property
     @abstractmethod
     def off_policy(self) -> bool:
-        """Whether samples come from ``mu``, so that the draws carry ``log_weight``."""
+        """Return whether the sampler is ``mu``, so that the draws carry ``log_weight``."""
 
     @abstractmethod
     def describe(self) -> str:
@@ -121,7 +121,7 @@ class Pair(Options, ABC):
 
     @abstractmethod
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        """Whether ``E[w^weight_order r^order]`` is finite over the sampling distribution, ``w = q/mu``."""
+        """Return whether ``E[w^weight_order r^order]`` is finite over the sampling distribution, ``w = q/mu``."""
 
     @abstractmethod
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
@@ -139,7 +139,7 @@ class Pair(Options, ABC):
 
     @property
     def available(self) -> int | None:
-        """How many completions there are; None where there is no end of them."""
+        """The number of completions; None if it is unlimited."""
         return None
 
     @property
@@ -154,7 +154,7 @@ class Pair(Options, ABC):
 
     @property
     def compute_device(self) -> str:
-        """Where the pair computes: ``cpu`` or ``cuda``."""
+        """The device that the pair computes on: ``cpu`` or ``cuda``."""
         return "cpu"
 
     @property
@@ -178,7 +178,7 @@ class Pair(Options, ABC):
         return Skip(f"{self.kind} pairs score nothing again")
 
     def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """What the exact divergences are when only k tokens are told apart; or why not."""
+        """Return the exact divergences when only k tokens are told apart, or the reason why there are none."""
         return Skip(f"{self.kind} pairs score nothing again")
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -191,11 +191,11 @@ class Pair(Options, ABC):
         return self.label or self.describe()
 
     def finite_second_moment(self, estimator: Estimator) -> bool:
-        """Whether the estimator's terms have a finite variance here."""
+        """Return whether the estimator's terms have a finite variance here."""
         return self._finite(estimator, 2.0)
 
     def finite_mean(self, estimator: Estimator) -> bool:
-        """Whether the estimator's terms have a finite mean here."""
+        """Return whether the estimator's terms have a finite mean here."""
         return self._finite(estimator, 1.0)
 
     def _finite(self, estimator: Estimator, power: float) -> bool:

@@ -1,4 +1,4 @@
-"""What gradient estimators need of a categorical pair: one token, a softmax of free logits."""
+"""The gradient task of a categorical pair: one token, a softmax of free logits."""
 
 from __future__ import annotations
 
@@ -49,9 +49,13 @@ class CategoricalTask:
         index = torch.arange(self.parameters)
         rollouts = self.rollouts(self._log_q, index)
         scores = TableScores(
-            self._log_q[None], self._log_p[None], torch.zeros_like(index)[:, None], index[:, None], rollouts.mask,
+            self._log_q[None],
+            self._log_p[None],
+            torch.zeros_like(index)[:, None],
+            index[:, None],
+            rollouts.mask,
             self.parameters,
-        )  # fmt: skip
+        )
         yield Atoms(self._log_mu.exp(), rollouts, scores)
 
     def sample(self, stream: np.random.Generator, n: int) -> Tensor:
@@ -64,6 +68,9 @@ class CategoricalTask:
         log_q = theta.log_softmax(0)
         kl = log_q.exp() @ (log_q - self._log_p)
         return Rollouts(
-            log_q[samples][:, None], self._log_p[samples][:, None], self._log_mu[samples][:, None],
-            kl.expand(len(samples), 1), torch.ones(len(samples), 1, dtype=torch.bool),
-        )  # fmt: skip
+            log_q[samples][:, None],
+            self._log_p[samples][:, None],
+            self._log_mu[samples][:, None],
+            kl.expand(len(samples), 1),
+            torch.ones(len(samples), 1, dtype=torch.bool),
+        )

@@ -1,4 +1,4 @@
-"""What gradient estimators need of pairs of densities in closed form: a sample is a sequence of one token."""
+"""The gradient task of pairs of densities in closed form: a sample is a sequence of one token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from klbench.pairs._scores import DenseScores
 from klbench.types import Atoms, Rollouts
 
 NODES = 64
-"""Of a Gauss rule: exact for polynomials of degree 127 and less."""
+"""The nodes of a Gauss rule: exact for polynomials of degree 127 and less."""
 LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
@@ -40,7 +40,7 @@ class DensityTask(ABC):
     @staticmethod
     @abstractmethod
     def scores(theta: Tensor, x: Tensor) -> Tensor:
-        """Its gradient, shape ``(n, parameters)``."""
+        """Return the gradient of the policy's log-density, shape ``(n, parameters)``."""
 
     @staticmethod
     @abstractmethod
@@ -53,7 +53,7 @@ class DensityTask(ABC):
 
     @abstractmethod
     def sample(self, stream: np.random.Generator, n: int) -> Tensor:
-        """Points from whoever samples, shape ``(n, dimension)``."""
+        """Draw points from the sampler, shape ``(n, dimension)``."""
 
     @abstractmethod
     def rule(self, power: float) -> tuple[np.ndarray, np.ndarray] | None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK_BYTES = 16e6
-"""How much of the gathered rows :meth:`DenseScores.gram` holds at a time."""
+"""The size of the gathered rows that :meth:`DenseScores.gram` holds at a time."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What gradient estimators need of the sequence pair: all scores, exact gradients, and samples to be scored again."""
+"""The gradient task of the sequence pair: all scores, exact gradients, and samples to be scored again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from klbench.policies.shapes import Policy
 
 CHUNK_BYTES = 16e6
-"""How much of the Jacobian is made at a time."""
+"""The size of the part of the Jacobian that is made at a time."""
 
 
 class Samples(NamedTuple):

@@ -17,7 +17,7 @@ from klbench.pairs._base import Pair
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 MOST_LOGITS = 1_000
-"""With more categories, gradient estimators are not enumerated."""
+"""The most categories for which gradient estimators are enumerated."""
 
 
 class Categorical(Options):

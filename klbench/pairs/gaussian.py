@@ -176,7 +176,7 @@ class GaussianPair(Pair):
         return Draws(log_p - log_q, log_q - log_mu)
 
     def _log_density(self, normal: Normal, origin: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """At ``origin + offset``, up to ``-dim/2 log 2 pi``, which cancels in every ratio; ``offset`` is ``(d, n)``."""
+        """Return the log-density at ``origin + offset``, ``(d, n)``, up to ``-d/2 log 2 pi``, which cancels in every ratio."""
         mean, cov = normal.moments(self.dimension)
         factor = np.linalg.cholesky(cov)
         z = solved(factor, (origin - mean)[:, None] + offset)

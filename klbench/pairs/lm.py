@@ -89,7 +89,7 @@ class LmPair(Pair):
 
     @property
     def sampling(self) -> Sampling:
-        """How tokens are chosen."""
+        """The choice of tokens."""
         from klbench.lm.sampling import Sampling
 
         return Sampling(self.temperature, self.top_p, self.top_k)
@@ -189,9 +189,14 @@ class LmPair(Pair):
         return replace(_completions(scores, sampled.token, sampled.mask, prompt, log_mu), seconds=seconds)
 
     def _scored(
-        self, policy: LanguageModel, reference: LanguageModel, prompt: np.ndarray, token: np.ndarray, mask: np.ndarray,
+        self,
+        policy: LanguageModel,
+        reference: LanguageModel,
+        prompt: np.ndarray,
+        token: np.ndarray,
+        mask: np.ndarray,
         truncate: Sequence[int] = (),
-    ) -> Scores:  # fmt: skip
+    ) -> Scores:
         from klbench.lm.scoring import score
 
         contexts = [self._prompts[i] for i in prompt]
@@ -220,7 +225,7 @@ class LmPair(Pair):
         return _completions(scores, token, completions.mask, prompt, completions.log_mu)
 
     def truncated(self, completions: Completions, k: int) -> Truncated:
-        """What is left of the exact divergences when only the policy's k most probable tokens are told apart.
+        """Return what is left of the exact divergences when only the policy's k most probable tokens are told apart.
 
         Raises
         ------

@@ -21,15 +21,16 @@ from klbench.types import Capabilities, Completions, ConfigError, Draws, Estimat
 CHECKED = 64
 """Rows that are looked at before a run begins."""
 SLACK = 1e-4
-"""What rounding may take from a divergence of 0."""
+"""The most that rounding may take from a divergence of 0."""
 ROUNDED = 0.125
-"""What rounding to bfloat16 may add to a log-probability of 0, where the logits are below 32."""
+"""The most that rounding to bfloat16 may add to a log-probability of 0 if the logits are below 32."""
 LOG_PROBS = ("logprobs", "ref_logprobs", "old_logprobs")
 IMPOSSIBLE = {
-    "logprobs": "so the policy cannot have sampled this token", "old_logprobs": "so nobody can have sampled this token",
+    "logprobs": "so the policy cannot have sampled this token",
+    "old_logprobs": "so nobody can have sampled this token",
     "ref_logprobs": "so the reference never says this token, and KL(q‖p) is infinite",
-}  # fmt: skip
-"""What a probability of 0 means."""
+}
+"""The explanation of a probability of 0."""
 FILLER = -100.0
 """A whole log-probability as low as this is one that fills rows: -100, -9999, -1e10."""
 ZEROS, SAME, UNCHANGED = 2, 3, 8
@@ -39,8 +40,13 @@ or do not change.
 MAX_TOKEN = 2.0**53
 """Larger whole numbers are not all told apart in float64."""
 FIELDS = {
-    "logprobs": "log_q", "ref_logprobs": "log_p", "old_logprobs": "log_mu", "kl": "kl_qp", "kl_pq": "kl_pq", "tokens": "token",
-}  # fmt: skip
+    "logprobs": "log_q",
+    "ref_logprobs": "log_p",
+    "old_logprobs": "log_mu",
+    "kl": "kl_qp",
+    "kl_pq": "kl_pq",
+    "tokens": "token",
+}
 
 
 def _checked_path(value: Any) -> str:
@@ -165,7 +171,7 @@ def read(reader: Reader, start: int, n: int) -> Completions:
 
 
 def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndarray:
-    """Which tokens count: those of the mask, or else all but the NaNs at the end of a row."""
+    """Return the tokens that count: those of the mask, or else all but the NaNs at the end of a row."""
     if reader.mask is not None:
         mask = block.columns[reader.mask].values
         wrong = np.flatnonzero((mask != 0.0) & (mask != 1.0))
@@ -204,9 +210,13 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
     if wrong.size:
         at, size = int(runs[wrong[0]]), int(sizes[wrong[0]])
         row, token = int(rows[at]), int(places[at] - begins[rows[at]]) + 1
-        where = f"token {token} is" if size == 1 else f"the last {size} tokens are" if closes[wrong[0]] else (
-            f"tokens {token} to {token + size - 1} are"
-        )  # fmt: skip
+        where = (
+            f"token {token} is"
+            if size == 1
+            else f"the last {size} tokens are"
+            if closes[wrong[0]]
+            else (f"tokens {token} to {token + size - 1} are")
+        )
         said = ", ".join(f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True))
         raise reader.fail(
             start + row,

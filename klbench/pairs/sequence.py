@@ -206,7 +206,7 @@ class SequencePair(Pair):
 
     @cached_property
     def _cumulative_tokens(self) -> np.ndarray:
-        """Of the next token at every inner prefix, as the sampler draws it, ``(prompts, nodes, tokens - 1)``."""
+        """The sampler's cumulative distribution of the next token at every inner prefix, ``(prompts, nodes, tokens - 1)``."""
         total = np.cumsum(np.exp(self.token_log_probs["mu" if self.off_policy else "q"]), axis=-1)
         return total[..., :-1] / total[..., -1:]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 Name = Literal["table", "gru", "transformer"]
-"""What computes the probabilities of the next token."""
+"""The model that computes the probabilities of the next token."""
 
 
 def leaves(vocabulary: int, horizon: int) -> int:

@@ -68,7 +68,7 @@ def write(runs: Sequence[Path], out: Path | None) -> Path:
 
 
 def _unexpected(error: Exception) -> str:
-    """Where in klbench it came up, so that it can be told from a mistake in klbench."""
+    """Return one line on the error and its place in klbench, so that a mistake in klbench can be told from one in the input."""
     places = traceback.extract_tb(error.__traceback__)
     place = [each for each in places if Path(each.filename).is_relative_to(Path(__file__).parents[1])][-1]
     why = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"

@@ -1,4 +1,4 @@
-"""What a page is made of. Plain strings are escaped when they are shown; only :class:`markupsafe.Markup` is not."""
+"""The parts of a page. Plain strings are escaped when they are shown; only :class:`markupsafe.Markup` is not."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Details:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """What a colour and a marker stand for; the colour is a slot of the palette, the marker a name of matplotlib's."""
+    """The meaning of a colour and a marker: the colour is a slot of the palette, the marker a name of matplotlib's."""
 
     label: str
     slot: int
@@ -101,7 +101,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table: what is shown, and the number that sorts it (None: by its text)."""
+    """A cell of a table: the text shown, and the number that sorts it (None: by its text)."""
 
     text: Text
     value: float | None = None
@@ -110,7 +110,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """Of a table: its heading and what it holds, in words."""
+    """A column of a table: its heading and what it holds, in words."""
 
     title: Text
     meaning: Text
@@ -129,7 +129,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Lead:
-    """What a page opens with.
+    """The opening of a page.
 
     Parameters
     ----------

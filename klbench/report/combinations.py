@@ -1,4 +1,4 @@
-"""What the pages on gradients share: pairs and their labels, cells of bias and noise, and combinations in words."""
+"""The parts that pages on gradients share: pairs and their labels, cells of bias and noise, and combinations in words."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _PLACEHOLDERS = tuple(f"#0a0b{slot:02x}" for slot in range(len(LIGHT)))
 
 
 def colour(slot: int) -> str:
-    """What to give matplotlib for a slot of the palette."""
+    """Return the colour that matplotlib is given for a slot of the palette."""
     return _PLACEHOLDERS[slot % len(_PLACEHOLDERS)]
 
 

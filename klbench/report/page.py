@@ -69,7 +69,7 @@ def html(page: Page) -> str:
 
 
 def _sort_value(cell: Cell) -> Any:
-    """What a script sorts the cell by: a number where there is one, nothing where it is missing."""
+    """Return the value that a script sorts the cell by: a number if there is one, empty if it is missing."""
     if cell.value is None:
         return None
     return "" if math.isnan(cell.value) else f"{float(cell.value):.6g}"

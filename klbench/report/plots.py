@@ -20,7 +20,7 @@ from klbench.report.figures import MARKERS, TEXT, colour, drawing
 from klbench.report.numbers import number, short
 
 MOST_ENTRIES = 8
-"""As many as the palette has colours."""
+"""The most series of a plot, as many as the palette has colours."""
 ROW = 18
 """Height of a name's row, in points."""
 LONGEST, WIDEST = 21, 28
@@ -59,7 +59,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Axis:
-    """What an axis says, and its scale.
+    """The label of an axis and its scale.
 
     Parameters
     ----------
@@ -177,9 +177,14 @@ def down(
             if math.isfinite(mark.low) and math.isfinite(mark.high):
                 axes.plot([mark.low, mark.high], [y, y], color=own, linewidth=mark.width, solid_capstyle="butt")
             axes.plot(
-                [mark.value], [y], marker=mark.entry.marker, color=own, linestyle="none", markersize=mark.size,
+                [mark.value],
+                [y],
+                marker=mark.entry.marker,
+                color=own,
+                linestyle="none",
+                markersize=mark.size,
                 markerfacecolor="none" if mark.hollow else own,
-            )  # fmt: skip
+            )
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
         axes.set_yticks(range(len(names)), [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names])
         axes.set_ylim(len(names) - 0.4, -0.6)
@@ -312,7 +317,7 @@ def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str],
 
 
 BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("ahead", 2, "o")
-"""Where less is better: the whole interval of a difference is above 0, holds it, or is below it."""
+"""The verdicts on a difference, if less is better: its whole interval is above 0, holds 0, or is below it."""
 
 
 def verdict(low: float, high: float) -> LegendEntry:

@@ -1,4 +1,4 @@
-"""How a run was made: command, versions, machine, configuration."""
+"""The provenance of a run: command, versions, machine, configuration."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def links(source: Source, page: Path) -> list[Markup]:
 
 
 def made(sources: Sequence[Source], page: Path) -> list[Block]:
-    """What one needs to make the numbers again."""
+    """Return the blocks with all that is needed to make the numbers again."""
     if len(sources) == 1:
         (source,) = sources
         return [

@@ -17,15 +17,15 @@ from klbench.schema import Schema, by_table
 from klbench.types import ConfigError
 
 STUDIES = "klbench.studies"
-"""Where studies are found, by name as plugins are: nothing here is imported from above."""
+"""The package of the studies, found by name as plugins are: nothing here is imported from above."""
 
 
 class Declared(Protocol):
-    """What a page needs of a study's declaration, :class:`klbench.study.Study`."""
+    """The part of a study's declaration, :class:`klbench.study.Study`, that a page needs."""
 
     @property
     def name(self) -> str:
-        """What it is called today."""
+        """The study's name today."""
 
     @property
     def tables(self) -> Sequence[Schema]:
@@ -33,7 +33,7 @@ class Declared(Protocol):
 
     @property
     def section(self) -> Section | None:
-        """Its part of the page."""
+        """The study's part of the page."""
 
     def completed(self, tables: Tables, version: int) -> Tables:
         """Return tables of an earlier schema version as they would be written today."""
@@ -74,12 +74,12 @@ class Part:
 
     @property
     def shown(self) -> bool:
-        """Whether the section has what it needs."""
+        """Return whether the section has the table that it needs."""
         return self.section is not None and self.section.main.table in self.tables
 
     @cached_property
     def lead(self) -> Lead | None:
-        """What the page opens with; None where there is nothing to say."""
+        """The opening of the page; None if there is nothing to say."""
         return self.section.lead(self.tables) if self.shown and self.section and self.section.lead else None
 
     def answer(self) -> Iterator[Block]:

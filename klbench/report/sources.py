@@ -1,4 +1,4 @@
-"""What a page is made from: the tables of one run, or of several with a label in each row."""
+"""The sources of a page: the tables of one run, or of several with a label in each row."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _settings(source: Source) -> dict[str, Any]:
 
 
 def labels(sources: Sequence[Source]) -> list[str]:
-    """What differs between the runs' configurations, or their folders where that is nothing, too much, or not enough."""
+    """Return a label for each run: the settings that differ, or its folder if these are none, too many, or not enough."""
     settings = [_settings(source) for source in sources]
     keys = list(dict.fromkeys(key for each in settings for key in each))
     differing = [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]

@@ -30,7 +30,7 @@ LEGEND = (LegendEntry("each benchmark", 5, "o"), LegendEntry("the one that chang
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one benchmark at one commit: the median of its rounds and their quartiles, seconds of a call."""
+    """The time of one benchmark at one commit: the median of its rounds and their quartiles, seconds a call."""
 
     seconds: float
     low: float
@@ -147,9 +147,12 @@ def _card(machine: Machine) -> Markup:
     ratios = {each.name: each.step(last) for each in machine.tracks}
     known = sum(not math.isnan(ratio) for ratio in ratios.values())
     said = Markup("<p>From {} to {}, {} timed at both: {} {}</p>").format(
-        _code(machine.commits[last - 1]), _code(machine.commits[last]), count(known, "benchmark"),
-        _ranked(machine.tracks, ratios, slower=True), _ranked(machine.tracks, ratios, slower=False),
-    )  # fmt: skip
+        _code(machine.commits[last - 1]),
+        _code(machine.commits[last]),
+        count(known, "benchmark"),
+        _ranked(machine.tracks, ratios, slower=True),
+        _ranked(machine.tracks, ratios, slower=False),
+    )
     if last > 1:
         since = {each.name: each.change for each in machine.tracks}
         said += Markup("<p>From the first commit of each to its last: {} {}</p>").format(
@@ -186,8 +189,15 @@ def _panel(machine: Machine, suite: str, tracks: Sequence[Track]) -> Panel:
             x = sorted(each.timings)
             y = [each.timings[k].seconds / each.first.seconds for k in x]
             shown = LEGEND[each is most]
-            axes.plot(x, y, marker=shown.marker, markersize=4.5 if each is most else 2.5, color=colour(shown.slot),
-                      linewidth=1.8 if each is most else 0.7, zorder=3 if each is most else 2)  # fmt: skip
+            axes.plot(
+                x,
+                y,
+                marker=shown.marker,
+                markersize=4.5 if each is most else 2.5,
+                color=colour(shown.slot),
+                linewidth=1.8 if each is most else 0.7,
+                zorder=3 if each is most else 2,
+            )
         axes.set_yscale("log")
         axes.set_ylim(low, high)
         ticks = [each for each in _ticks(low, high) if low <= each <= high]
@@ -220,17 +230,20 @@ def _table(machine: Machine) -> Table:
         Column("Milliseconds", "of a call at its last commit: median, and first and third quartile of the rounds", True),
         Column("Beside the commit before", "the median over that of the commit before", True),
         Column("Beside its first", "the median over that of its first commit", True),
-    ]  # fmt: skip
+    ]
     rows = []
     for each in sorted(machine.tracks, key=lambda each: -(each.step(last) if each.step(last) > 0 else 0.0)):
         step, now = each.step(last), each.last
         tone = "bad" if step > NOTABLE else "good" if step < 1 / NOTABLE else ""
         spread = f"{number(now.seconds * 1e3)} ({number(now.low * 1e3)} to {number(now.high * 1e3)})"
-        rows.append([
-            Cell(_code(each.name)), Cell(spread, now.seconds),
-            Cell(MISSING if math.isnan(step) else number(step), step, tone),
-            Cell(number(each.change) if len(each.timings) > 1 else MISSING, each.change),
-        ])  # fmt: skip
+        rows.append(
+            [
+                Cell(_code(each.name)),
+                Cell(spread, now.seconds),
+                Cell(MISSING if math.isnan(step) else number(step), step, tone),
+                Cell(number(each.change) if len(each.timings) > 1 else MISSING, each.change),
+            ]
+        )
     return Table(f"On {machine.kind}", columns, rows)
 
 

@@ -46,7 +46,7 @@ class DpoBatch:
 
 
 class DpoWorld(Protocol):
-    """What is trained: policies, their references, and preferences."""
+    """The subjects of training: policies, their references, and preferences."""
 
     def log_ratios(self, step: int) -> DpoBatch:
         """The pairs of that step under the policies of now."""
@@ -57,7 +57,7 @@ class DpoWorld(Protocol):
 
 @dataclass(frozen=True)
 class DpoReport:
-    """What training itself sees of the step's pairs, before that step; each ``(arms, seeds)``.
+    """The statistics of the step's pairs that training itself sees, before that step; each ``(arms, seeds)``.
 
     ``accuracy`` is the share of pairs that the implicit reward ranks as they are labelled, where equal rewards count half;
     ``margin`` the mean difference of implicit rewards.

@@ -107,7 +107,7 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
 
 
 def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:
-    """What whitening has divided advantages by, ``(...)``: the ``s`` with which ``s * white`` comes closest to them; 1 without.
+    """Return the divisor of whitening, ``(...)``: the ``s`` for which ``s * white`` is closest to the advantages; 1 without.
 
     A penalty in the loss, which is not divided, has ``s`` times its weight against the reward.
     """

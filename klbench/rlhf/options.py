@@ -20,7 +20,7 @@ GROUPED = ("group", "group_trl")
 Weight = Annotated[float, Field(gt=0.0, le=1e3)]
 
 REFERENCE = "k1_reward"
-"""What every other combination is compared with."""
+"""The combination that every other one is compared with."""
 NONE = "none"
 """Stands among the combinations for no penalty at all."""
 

@@ -18,7 +18,7 @@ from klbench.types import Rollouts
 
 @dataclass(frozen=True)
 class PenaltyArm:
-    """What is compared: a combination (None: no penalty at all) and its weight ``beta`` against the reward."""
+    """One arm of a comparison: a combination (None: no penalty at all) and its weight ``beta`` against the reward."""
 
     combination: Combination | None
     beta: float
@@ -42,7 +42,7 @@ def arm(name: str, beta: float) -> PenaltyArm:
 
 @dataclass(frozen=True)
 class Returns:
-    """What the penalties take from the returns, constants.
+    """The constants that the penalties subtract from the returns.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Returns:
 
 @dataclass(frozen=True)
 class InLoss:
-    """What the penalties put into the loss.
+    """The terms that the penalties add to the loss.
 
     Parameters
     ----------
@@ -95,9 +95,7 @@ def _clamped(rollouts: Rollouts, limit: float | None) -> Rollouts:
 
 def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
     """The rollouts of some arms as one batch ``(n, T)``: what is computed for a sequence depends on no other."""
-    return Rollouts(*(
-        getattr(rollouts, name)[where].flatten(0, -2) for name in ("log_q", "log_p", "log_mu", "kl", "mask")
-    ))  # fmt: skip
+    return Rollouts(*(getattr(rollouts, name)[where].flatten(0, -2) for name in ("log_q", "log_p", "log_mu", "kl", "mask")))
 
 
 def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None) -> Returns:
@@ -120,7 +118,7 @@ def _corrects(combination: Combination | None) -> bool:
 
 
 def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> InLoss:
-    """What a stack of rollouts ``(arms, seeds, n, T)`` adds to the loss."""
+    """Return the terms that a stack of rollouts ``(arms, seeds, n, T)`` adds to the loss."""
     rollouts = _clamped(rollouts, clamp)
     direct, weights = [], torch.zeros_like(rollouts.log_q)
     for where, combination in blocks(arms):
@@ -136,7 +134,7 @@ def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None 
 
 
 def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> tuple[Tensor, Tensor]:
-    """What the sampled terms of each arm's own estimator say the KL of a sequence is, ``(arms, seeds, n)``, and clamp hits.
+    """Return each arm's estimate of every sequence's KL by its own estimator, ``(arms, seeds, n)``, and the clamp hits.
 
     With the arm's off-policy correction, where it has one; k1's for an arm without a penalty. Hits: the share of tokens,
     ``(arms, seeds)``, whose log-ratio ``clamp`` or whose term the estimator itself cuts off.
@@ -158,7 +156,9 @@ def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | Non
 
 
 def standard_error(values: Tensor, group: int) -> Tensor:
-    """Of the mean of ``(..., n)``, of which each ``group`` of consecutive ones has one prompt: ``sqrt(mean variance / n)``.
+    """Return the standard error of the mean of ``(..., n)``: ``sqrt(mean variance / n)``.
+
+    Each ``group`` of consecutive values has one prompt.
 
     The prompts of a batch are not drawn, they are all there are: what sets them apart from each other is no noise, and the
     variance is that within each. NaN with one sequence a prompt, which does not tell it.

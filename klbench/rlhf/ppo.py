@@ -53,7 +53,7 @@ class PpoBatch:
 
 
 class PpoWorld(Protocol):
-    """What is trained: policies, their references, and whatever gives the reward."""
+    """The subjects of training: policies, their references, and the source of the reward."""
 
     def sample(self, update: int, lag: int) -> PpoBatch:
         """Sequences from the policies of ``lag`` updates ago."""
@@ -136,7 +136,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PpoReport:
-    """What training itself can see, before the update of that number; each ``(arms, seeds)``.
+    """The statistics that training itself can see, before the update of that number; each ``(arms, seeds)``.
 
     ``kl_estimate`` and its standard error, for the prompts of the batch, in nats a sequence, are the arm's own estimator's; the
     shares of tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.

@@ -53,7 +53,7 @@ class Scored:
 
 
 class RewardWorld(Protocol):
-    """What is trained, and the pairs."""
+    """The subjects of training, and the pairs."""
 
     def training(self, step: int) -> Scored:
         """The pairs of that step, under the models of now."""

@@ -10,7 +10,7 @@ from klbench.rollouts.base import Reader
 from klbench.types import ConfigError
 
 SUFFIXES = (".parquet", ".pq", ".jsonl", ".ndjson", ".npz")
-"""Of the names of files that can be read."""
+"""The suffixes of files that can be read."""
 
 
 @lru_cache(maxsize=4)
@@ -21,7 +21,7 @@ def _opened(path: str, changed: int, size: int) -> Reader:
 
 
 def fingerprint(path: str) -> tuple[int, int]:
-    """When the file was changed last, in nanoseconds, and its size in bytes."""
+    """Return the time of the file's last change, in nanoseconds, and its size in bytes."""
     status = Path(path).stat()
     return status.st_mtime_ns, status.st_size
 

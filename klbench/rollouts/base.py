@@ -1,4 +1,4 @@
-"""What the readers of recorded rollouts have in common: which columns there are, and errors that name a row."""
+"""The base of the readers of recorded rollouts: the columns present, and errors that name a row."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from klbench.types import ConfigError
 
 NEEDED = ("logprobs", "ref_logprobs")
 MASKS = ("mask", "response_mask", "completion_mask", "action_mask", "loss_mask")
-"""What trainers call the column that says which tokens count."""
+"""The names that trainers give the column that says which tokens count."""
 KNOWN = (*NEEDED, "old_logprobs", *MASKS, "kl", "kl_pq", "tokens", "prompt")
 
 
@@ -97,7 +97,7 @@ class Reader(ABC):
     @property
     @abstractmethod
     def rows(self) -> int:
-        """How many rollouts there are."""
+        """The number of rollouts."""
 
     @abstractmethod
     def read(self, start: int, n: int) -> Block:

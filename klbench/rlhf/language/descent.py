@@ -50,7 +50,7 @@ class Descent:
         self.taken += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """What :meth:`restore` needs: Adam's moments and step counts, by the number of the parameter."""
+        """Return what :meth:`restore` needs: Adam's moments and step counts, by the number of the parameter."""
         state = self.adam.state_dict()["state"]
         return {f"{k}.{name}": value for k, each in state.items() for name, value in each.items()}
 

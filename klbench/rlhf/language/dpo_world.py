@@ -47,9 +47,17 @@ def load(path: str, lm: LanguageModel) -> Preferences:
 
 
 def sampled(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], judge: Judge, n: int, *, scale: float, tokens: int, batch: int,
-    dtype: str, stream: np.random.Generator,
-) -> Preferences:  # fmt: skip
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    judge: Judge,
+    n: int,
+    *,
+    scale: float,
+    tokens: int,
+    batch: int,
+    dtype: str,
+    stream: np.random.Generator,
+) -> Preferences:
     """``n`` pairs of the model's own completions, all prompts equally often as far as ``n`` allows.
 
     The first of two is labelled the better one with probability ``sigma(scale * (r - r'))``. (Bradley and Terry 1952.)

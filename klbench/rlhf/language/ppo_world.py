@@ -63,7 +63,7 @@ class Completed:
 
 @dataclass(frozen=True)
 class Setting:
-    """How a language model is trained.
+    """The settings of a language model's training.
 
     Parameters
     ----------

@@ -43,9 +43,17 @@ class Rater:
     """
 
     def __init__(
-        self, start: LanguageModel, preferences: Preferences, *, each: int, batch: int, rate: float, steps: int, dtype: str,
+        self,
+        start: LanguageModel,
+        preferences: Preferences,
+        *,
+        each: int,
+        batch: int,
+        rate: float,
+        steps: int,
+        dtype: str,
         names: tuple[int | str, ...],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.preferences, self.batch, self.dtype = Scalar(start), preferences, batch, dtype
         held_out = np.arange(len(preferences)) % HELD_OUT == 0
         self._own, self._held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
@@ -86,14 +94,14 @@ class Rater:
 
 
 def _scores(model: Scalar, examples: Examples, which: np.ndarray, dtype: str) -> Tensor:
-    """Of whole completions, ``(n,)``, float64 on the CPU."""
+    """Return the scores of whole completions, ``(n,)``, float64 on the CPU."""
     with precision(dtype, model.device):
         found = model.after_all([examples.prompts[i] for i in which], examples.token[which], examples.mask[which])
     return found.cpu().double()
 
 
 def judging(model: Scalar, *, level: float, scale: float, batch: int, dtype: str) -> Judge:
-    """What it says as a reward: ``(score - level) / scale``, in the units of the rewards that the labels come from.
+    """Return a judge whose reward is ``(score - level) / scale``, in the units of the rewards that the labels come from.
 
     Pairs say nothing of the level: it is such that those that the model learned from have 0 on average. (Ouyang et al. 2022,
     "Training language models to follow instructions with human feedback", section 3.5, where demonstrations do.)

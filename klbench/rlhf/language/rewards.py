@@ -59,7 +59,7 @@ def target_length(tokens: float) -> Reward:
 
 
 REWARDS: dict[str, Reward] = {each.__name__: each for each in (vowels, long_words, short)}
-"""By name. One more reward is one more function here; ``length:N`` stands beside them, since it takes a number."""
+"""The rewards by name. One more is one more function here; ``length:N`` stands beside them, since it takes a number."""
 
 
 def names() -> list[str]:

@@ -36,7 +36,7 @@ class Examples:
     mask: np.ndarray
 
     def log_probs(self, lm: LanguageModel, which: np.ndarray) -> Tensor:
-        """Of every token that counts in some of the examples, in nats: ``(counted,)``, differentiable."""
+        """Return the log-probabilities, in nats, of tokens that count in ``which`` examples: ``(counted,)``, differentiable."""
         token, mask = self.token[which], self.mask[which]
         logits = token_logits(lm, [self.prompts[i] for i in which], token, mask)
         target = torch.from_numpy(token[mask]).to(logits.device)

@@ -52,7 +52,7 @@ class Exact(NamedTuple):
 
 @dataclass(frozen=True)
 class Testbed:
-    """As many references and rewards as there are seeds, over the sequences of one tree.
+    """One reference and one reward for each seed, over the sequences of one tree.
 
     A seed draws its own reference and its own reward; its number, and not which others there are, decides what it draws.
 
@@ -101,7 +101,7 @@ class Testbed:
 
     @cached_property
     def leaf_log_p(self) -> Tensor:
-        """Of every sequence, ``(seeds, prompts, leaves)``."""
+        """The reference's log-probability of every sequence, ``(seeds, prompts, leaves)``."""
         return self.tree.sum_along(self.log_p)
 
     @cached_property

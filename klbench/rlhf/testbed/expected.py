@@ -55,7 +55,7 @@ def expected_loss(
 def _penalty(
     testbed: Testbed, combination: Combination | None, log_q: Tensor, leaves: Tensor, group: int
 ) -> tuple[Tensor, Tensor]:
-    """What stands in the loss, ``(..., prompts)``, and what is taken from the return, ``(..., prompts, leaves)``."""
+    """Return the penalty in the loss, ``(..., prompts)``, and the penalty on the return, ``(..., prompts, leaves)``."""
     if combination is None:
         return torch.zeros_like(leaves[..., 0]), torch.zeros_like(leaves)
     shrink = 1.0 - 1.0 / group if combination.baseline == "batch_mean" else 1.0
@@ -71,7 +71,7 @@ def _penalty(
 
 
 def _enumerated(log_q: Tensor, log_p: Tensor, kl: Tensor, mask: Tensor) -> Rollouts:
-    """Of the policy's own samples."""
+    """Return the rollouts of the policy's own samples."""
     return Rollouts(log_q, log_p.expand_as(log_q), log_q.detach(), kl, mask)
 
 
@@ -133,19 +133,16 @@ def log_probs(testbed: Testbed, theta: Tensor, *, free: bool = False) -> Tensor:
 
 
 def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]:
-    """For each arm the first one with the same ``beta`` that has the same expected gradient, at policies drawn at random."""
+    """Return, for each arm, the first arm of the same ``beta`` and expected gradient, at policies drawn at random."""
     one = replace(testbed, seeds=testbed.seeds[:1])
     drawn = padded(one.policy.random(one.stream(one.seeds[0], "probe"))[None])
     theta = (one.reference + 0.5 * drawn).expand(len(arms), -1, -1)
     _, found = gradients(one, arms, theta, torch.tensor([each.beta for each in arms], dtype=theta.dtype), group)
     scale = float(found.norm(dim=-1).max())
     return [
-        next(
-            j for j in range(i + 1)
-            if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale
-        )
+        next(j for j in range(i + 1) if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale)
         for i in range(len(arms))
-    ]  # fmt: skip
+    ]
 
 
 def train(
@@ -179,7 +176,7 @@ def train(
 
 
 class Settled(NamedTuple):
-    """Where free policies are: log-probabilities, and of each replica, ``(arms, seeds)``, how many steps it has taken.
+    """The end of a descent of free policies: log-probabilities, and the steps of each replica, ``(arms, seeds)``.
 
     ``residual`` is the norm of its gradient there over that at the reference; not at most :data:`REST`, it is not at rest.
     """

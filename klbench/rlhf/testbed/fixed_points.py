@@ -1,4 +1,4 @@
-"""Where each kind of penalty must end, if the policy can be anything: predicted from reference, reward and ``beta`` alone.
+"""The end of training with each kind of penalty, predicted from reference, reward and ``beta`` for an unrestricted policy.
 
 With a logit of its own for every token after every prefix, the exact expected gradient of the whole objective vanishes where at
 each prefix ``s`` what multiplies the scores is constant. With ``Q`` the expected reward after a token (and no KL in it, since
@@ -69,7 +69,7 @@ def _held(log_p: Tensor, value: Tensor, beta: Tensor) -> Tensor:
 
 
 def _backward(testbed: Testbed, beta: Tensor, *, softmax: bool) -> Tensor:
-    """From the last tokens to the first: each prefix's policy given what the later ones make of each token."""
+    """Return each prefix's policy, from the last tokens to the first, given the values of later tokens."""
     tree = testbed.tree
     levels = by_level(tree, testbed.reward)
     value: Tensor | None = None
@@ -117,7 +117,7 @@ def greedy(testbed: Testbed, beta: Tensor) -> Exact:
 
 
 def residuals(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> dict[str, Tensor]:
-    """For each fixed point the norm of each arm's expected gradient there, over that at the reference: ``(arms, seeds)``.
+    """Return, for each fixed point, the norm of each arm's expected gradient over that at the reference: ``(arms, seeds)``.
 
     The gradient is that of the whole objective with respect to free logits. ``greedy`` has the norm of the penalty's gradient
     alone, at a policy off the reference.

@@ -1,4 +1,4 @@
-"""What a preference loss is after: each divergence's own best policy, and the reward that a policy implies, exactly."""
+"""The aim of a preference loss: each divergence's own best policy, and the reward that a policy implies, exactly."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def divergence_of(testbed: Testbed, log_q: Tensor, divergence: str) -> Tensor:
 
 
 class Fit(NamedTuple):
-    """Of the implicit reward on the true one, each centred by prompt: ``(arms, seeds)``."""
+    """The regression of the implicit reward on the true one, each centred by prompt: ``(arms, seeds)``."""
 
     slope: Tensor
     correlation: Tensor

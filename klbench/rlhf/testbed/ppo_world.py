@@ -38,9 +38,9 @@ class Adam:
         self._steps = 0
         self.alive = torch.ones(theta.shape[:-1], dtype=torch.bool)
         self.norm = torch.zeros(theta.shape[:-1], dtype=theta.dtype)
-        """Of each vector's last gradient, before the clip."""
+        """The norm of each vector's last gradient, before the clip."""
         self.causes: dict[tuple[int, ...], tuple[int, str]] = {}
-        """Of each vector that was stopped: the update, and why."""
+        """The update at which each stopped vector was stopped, and why."""
 
     def step(self, loss: Tensor, update: int) -> None:
         """One step down each vector's own loss, of the stack's shape."""
@@ -139,7 +139,7 @@ class Replicas:
         return self.theta.detach()[..., : self._split]
 
     def _along(self, theta: Tensor, prompts: Tensor, tokens: Tensor) -> Tensor:
-        """What each network puts out before and after tokens ``(arms, seeds, n, t)``: ``(arms, seeds, n, t + 1, tokens)``."""
+        """Return the networks' outputs along tokens ``(arms, seeds, n, t)``: ``(arms, seeds, n, t + 1, tokens)``."""
         policy = self.testbed.policy
 
         def one(each: Tensor, token: Tensor) -> Tensor:

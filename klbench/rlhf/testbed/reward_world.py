@@ -79,14 +79,14 @@ class RewardModels:
         return shares[:, None]
 
     def _touched(self, weight: Tensor) -> Tensor:
-        """Of each token after each prefix the weight of all answers that have it: more than its gradient's terms add up to."""
+        """Return, for each token after each prefix, the weight of all answers that have it: a bound on its gradient's terms."""
         outputs = torch.zeros(len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True)
         both = torch.stack(self._answers(self.testbed.tree.sum_along(outputs)))
         (found,) = torch.autograd.grad((weight * both).sum(), outputs)
         return found
 
     def _outputs(self, theta: Tensor) -> Tensor:
-        """Of all tokens after all prefixes: ``(..., parameters)`` to ``(..., prompts, nodes, tokens)``."""
+        """Return the outputs for all tokens after all prefixes: ``(..., parameters)`` to ``(..., prompts, nodes, tokens)``."""
         prompts = torch.arange(self.testbed.prompts)
 
         def one(each: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is commonly said of KL estimators, checked."""
+"""The common claims about KL estimators, checked."""
 
 from klbench.study import Study
 

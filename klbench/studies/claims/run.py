@@ -1,4 +1,4 @@
-"""What is commonly said about KL estimators in RLHF, checked one by one."""
+"""The common claims about KL estimators in RLHF, checked one by one."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ def check(name: str, seed: int) -> dict[str, Any]:
     claim = claims.get(name)
     found = claim.check(seed)
     return {
-        "claim": claim.name, "statement": claim.statement, "verdict": found.verdict, "evidence": found.evidence,
-        "source": claim.source, "tex": claim.tex, "topic": claim.topic, "value": found.value, "bound": found.bound,
-    }  # fmt: skip
+        "claim": claim.name,
+        "statement": claim.statement,
+        "verdict": found.verdict,
+        "evidence": found.evidence,
+        "source": claim.source,
+        "tex": claim.tex,
+        "topic": claim.topic,
+        "value": found.value,
+        "bound": found.bound,
+    }
 
 
 def run(options: ClaimsOptions, context: Context) -> dict[str, pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""What samples say of a policy's KL while DPO trains it: from its own completions, from the reference's, from the pairs."""
+"""Estimates of a policy's KL while DPO trains it: from its own completions, from the reference's, from the pairs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def k1(bed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
 
 
 def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
-    """What each estimator, ``(name, level)``, says of each sequence, ``(seeds, prompts, leaves)``.
+    """Return the value of each estimator, ``(name, level)``, for each sequence, ``(seeds, prompts, leaves)``.
 
     ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of exact KLs over these.
     """
@@ -72,9 +72,17 @@ def rows(bed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size
     found["pairs", "k1 weighted", "sequence"] = (seen.mean(-1), seen.std(-1) / seen.shape[-1] ** 0.5, exact)
     return [
         {
-            "pairs": size, "step": step, "seed": k, "samples_of": source, "estimator": name, "level": level,
-            "kl": float(exact[j]), "estimate": float(mean[j]), "estimate_se": float(error[j]), "expected": float(expected[j]),
+            "pairs": size,
+            "step": step,
+            "seed": k,
+            "samples_of": source,
+            "estimator": name,
+            "level": level,
+            "kl": float(exact[j]),
+            "estimate": float(mean[j]),
+            "estimate_se": float(error[j]),
+            "expected": float(expected[j]),
         }
         for (source, name, level), (mean, error, expected) in found.items()
         for j, k in enumerate(bed.seeds)
-    ]  # fmt: skip
+    ]

@@ -101,5 +101,5 @@ class DpoOptions(ShapeOptions):
 
     @property
     def arms(self) -> tuple[DpoArm, ...]:
-        """What is compared, the standard first."""
+        """The arms to compare, the standard first."""
         return arms(self.divergences, self.smoothings, self.scale * self.beta)

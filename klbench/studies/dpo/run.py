@@ -1,4 +1,4 @@
-"""How near to the exact optimum DPO comes, by the number of ranked pairs and by the divergence that its loss stands for."""
+"""The distance of DPO from the exact optimum, by the number of ranked pairs and by the divergence of its loss."""
 
 from __future__ import annotations
 
@@ -63,12 +63,16 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ("loss", ">pairs", ">last", ">best", ">last - dpo's", ">95 % interval", ">KL(pi‖ref)"),
             [
                 (
-                    row["arm"], "all" if math.isinf(row["pairs"]) else f"{row['pairs']:,.0f}", f"{row['last']:.3f}",
-                    f"{row['best']:.3f}", f"{row['last_difference']:+.3f}",
-                    f"{row['last_difference_low']:+.2f} to {row['last_difference_high']:+.2f}", f"{row['kl']:.2f}",
+                    row["arm"],
+                    "all" if math.isinf(row["pairs"]) else f"{row['pairs']:,.0f}",
+                    f"{row['last']:.3f}",
+                    f"{row['best']:.3f}",
+                    f"{row['last_difference']:+.3f}",
+                    f"{row['last_difference_low']:+.2f} to {row['last_difference_high']:+.2f}",
+                    f"{row['kl']:.2f}",
                 )
                 for row in rows.to_dict("records")
             ],
         )
         for what, rows in shown
-    ]  # fmt: skip
+    ]

@@ -51,8 +51,11 @@ def _distance(run: Preferred, entries: dict[str, LegendEntry], kind: str, title:
     """Return KL(q‖q*) of each loss over the number of pairs; with one number of them, a mark for each loss."""
     y = Axis(DISTANCE.label, "log", levels=[run.start] if math.isfinite(run.start) else [], room=room)
     if len(run.sizes) < 2:
-        marks = [Mark(row["arm"], row[kind], entries[row["arm"]], row[f"{kind}_low"], row[f"{kind}_high"])
-                 for row in run.final if row["arm"] in entries]  # fmt: skip
+        marks = [
+            Mark(row["arm"], row[kind], entries[row["arm"]], row[f"{kind}_low"], row[f"{kind}_high"])
+            for row in run.final
+            if row["arm"] in entries
+        ]
         return plots.down(title, marks, y)
     places, x = _pairs_axis(run.sizes)
     lines = []
@@ -142,8 +145,9 @@ def _optima(run: Preferred) -> Iterator[Figure]:
         return
     panels = []
     for column, title, label in (
-        ("kl_to_optimum", "From q*", DISTANCE.label), ("kl", "From the reference", "KL(q‖p), nats"),
-    ):  # fmt: skip
+        ("kl_to_optimum", "From q*", DISTANCE.label),
+        ("kl", "From the reference", "KL(q‖p), nats"),
+    ):
         marks = [
             Mark(name, _plain(row[f"{which}_{column}"]), entry)
             for name, row in run.optima.items()

@@ -13,9 +13,9 @@ from klbench.metrics.seeds import SeedFrame, by_seed, effect, mean, outcome, pai
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 
 MEANS = (
-    "reward", "kl", "regret", "kl_to_own", "divergence_value", "accuracy", "population_accuracy", "loss", "population_loss",
-    "reward_slope", "reward_correlation", "policy_slope", "policy_correlation",
-)  # fmt: skip
+    "reward kl regret kl_to_own divergence_value accuracy population_accuracy loss population_loss reward_slope "
+    "reward_correlation policy_slope policy_correlation"
+).split()
 START_OUTCOMES = ("nearer than the reference", "not told from the reference", "further than the reference")
 PLACES = ("nearest", "not told from it", "further")
 CURVES = ("kl_to_optimum", "kl_to_own", "kl", "loss", "population_loss")
@@ -25,11 +25,14 @@ def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
     """Return what each loss is made of, by its name."""
     return {
         arm.name: {
-            "arm": arm.name, "divergence": arm.divergence, "smoothing": arm.smoothing, "beta": options.beta,
+            "arm": arm.name,
+            "divergence": arm.divergence,
+            "smoothing": arm.smoothing,
+            "beta": options.beta,
             "beta_dpo": arm.beta,
         }
         for arm in options.arms
-    }  # fmt: skip
+    }
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -168,12 +171,17 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         result.append(
             dict(zip(keys, key, strict=True))
             | {
-                "seeds": n, "kl": group["kl"].mean(), "estimate": group["estimate"].mean(), "error": error.mean(),
-                "error_se": error.std(ddof=1) / n**0.5 if n > 1 else math.nan, "rmse": float(np.sqrt(np.mean(error**2))),
-                "bias": (group["expected"] - group["kl"]).mean(), "below": float((error < 0).mean()),
+                "seeds": n,
+                "kl": group["kl"].mean(),
+                "estimate": group["estimate"].mean(),
+                "error": error.mean(),
+                "error_se": error.std(ddof=1) / n**0.5 if n > 1 else math.nan,
+                "rmse": float(np.sqrt(np.mean(error**2))),
+                "bias": (group["expected"] - group["kl"]).mean(),
+                "below": float((error < 0).mean()),
                 "claimed_se": float(group["estimate_se"].mean()),
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(result)
 
 

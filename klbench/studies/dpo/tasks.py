@@ -1,4 +1,4 @@
-"""What one process of the DPO study computes: some seeds, one number of pairs, all arms."""
+"""The work of one process of the DPO study: some seeds, one number of pairs, all arms."""
 
 from __future__ import annotations
 
@@ -41,9 +41,14 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
         every = population(bed, options.scale, options.flips)
         preferences = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
         world = PreferenceReplicas(
-            bed, len(arms), preferences, rate=options.learning_rate, clip=options.gradient_clip,
-            steps=options.steps if options.decay else None, batch=None if math.isinf(size) else options.batch,
-        )  # fmt: skip
+            bed,
+            len(arms),
+            preferences,
+            rate=options.learning_rate,
+            clip=options.gradient_clip,
+            steps=options.steps if options.decay else None,
+            batch=None if math.isinf(size) else options.batch,
+        )
         own, training, told = optima(options, bed), [], []
         for report in train(world, arms, steps=options.steps, every=options.every):
             with torch.no_grad():
@@ -55,10 +60,16 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
                 reward = implied.fit(bed, arms, log_q, options.scale, bed.leaf_log_p.exp())
                 where_it_goes = implied.fit(bed, arms, log_q, options.scale, log_q.exp())
             values |= {
-                "loss": report.loss, "accuracy": report.accuracy, "margin": report.margin, "population_loss": whole.loss,
-                "population_accuracy": whole.accuracy, "reward_slope": reward.slope, "reward_correlation": reward.correlation,
-                "policy_slope": where_it_goes.slope, "policy_correlation": where_it_goes.correlation,
-            } | told_now  # fmt: skip
+                "loss": report.loss,
+                "accuracy": report.accuracy,
+                "margin": report.margin,
+                "population_loss": whole.loss,
+                "population_accuracy": whole.accuracy,
+                "reward_slope": reward.slope,
+                "reward_correlation": reward.correlation,
+                "policy_slope": where_it_goes.slope,
+                "policy_correlation": where_it_goes.correlation,
+            } | told_now
             training += _rows(arms, seeds, size, report.step, values, world.optimizer.causes)
             if not math.isinf(size):
                 told += estimates.rows(bed, log_probs[0], preferences, options.completions, int(size), report.step)
@@ -74,9 +85,13 @@ def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[DpoArm], log_q: Ten
 
 
 def _rows(
-    arms: Sequence[DpoArm], seeds: Sequence[int], size: float, step: int, values: Mapping[str, Tensor],
+    arms: Sequence[DpoArm],
+    seeds: Sequence[int],
+    size: float,
+    step: int,
+    values: Mapping[str, Tensor],
     causes: Mapping[tuple[int, ...], tuple[int, str]],
-) -> Rows:  # fmt: skip
+) -> Rows:
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     rows = []
     for i, arm in enumerate(arms):

@@ -42,13 +42,16 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Where every loss ended."""
+    """Return the end of training with every loss."""
     table = results["compared"]
     columns = ("loss", ">reward", ">KL, exact", ">k1", ">k2", ">k3")
     rows = [
-        (row["combination"], f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
-         *(f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("kl", "k1", "k2", "k3")))
+        (
+            row["combination"],
+            f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
+            *(f"{row[key]:.2f} ± {row[f'{key}_se']:.2f}" for key in ("kl", "k1", "k2", "k3")),
+        )
         for row in table.to_dict("records")
-    ]  # fmt: skip
+    ]
     title = f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard error)"
     return [Summary(title, columns, rows)]

@@ -20,20 +20,27 @@ from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import Rollouts
 
 LOGGED = ("loss", "accuracy", "margin", "reward", "kl", "k1", "k2", "k3", "objective", "tokens")
-"""What trackers are told."""
+"""The columns that trackers log."""
 
 
 def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
-    """Its rows, its final measurement, its texts; continued from its part where there is one."""
+    """Return the run's rows, its final measurement and its texts; continued from its part if there is one."""
     job = runs.Job.of(place, name, seed)
     if job.result is not None:
         return job.result
     shared = stage(options, place)
     with shared.threads:
         learner = runs.world(
-            shared, options, place, seed, prompts_each=options.prompts_each, group=options.group, rate=options.learning_rate,
-            clip=options.gradient_clip, steps=options.updates if options.decay else None,
-        )  # fmt: skip
+            shared,
+            options,
+            place,
+            seed,
+            prompts_each=options.prompts_each,
+            group=options.group,
+            rate=options.learning_rate,
+            clip=options.gradient_clip,
+            steps=options.updates if options.decay else None,
+        )
         rows = [] if name == UNTRAINED else _trained(options, job, shared, learner)
         found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(learner, options, options.beta, k1)
         return runs.finish(learner, options, place, job.slug, found | {"status": runs.status(learner)})
@@ -59,6 +66,6 @@ def _trained(options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Langu
 
 
 def k1(rollouts: Rollouts) -> np.ndarray:
-    """What k1 says of each completion."""
+    """Return k1 of each completion."""
     found: np.ndarray = estimates([arm("none", 1.0)], rollouts)[0][0, 0].numpy()
     return found

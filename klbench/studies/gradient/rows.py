@@ -1,4 +1,4 @@
-"""What is said of one pair's gradients: rows of the tables ``gradients`` and ``arrows``."""
+"""The rows of the tables ``gradients`` and ``arrows`` for one pair."""
 
 from __future__ import annotations
 
@@ -37,10 +37,16 @@ def exactly(pair: Pair, target: str) -> float:
 def described(combination: Combination) -> Row:
     """The parts of a combination, as columns."""
     return {
-        "combination": combination.name, "estimator": combination.estimator, "placement": combination.placement,
-        "level": combination.level, "length_mean": combination.length_mean, "correction": combination.correction,
-        "ratio_gradient": combination.ratio_gradient, "baseline": combination.baseline, "gradient_of": combination.gradient_of,
-    }  # fmt: skip
+        "combination": combination.name,
+        "estimator": combination.estimator,
+        "placement": combination.placement,
+        "level": combination.level,
+        "length_mean": combination.length_mean,
+        "correction": combination.correction,
+        "ratio_gradient": combination.ratio_gradient,
+        "baseline": combination.baseline,
+        "gradient_of": combination.gradient_of,
+    }
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Exact:
 
     @classmethod
     def of(cls, task: GradientTask) -> Exact:
-        """What an expected gradient may turn out to be."""
+        """Return the gradients that an expected one is compared with."""
         qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
         return cls(task, {"KL(q‖p)": qp, "KL(p‖q)": pq, "KL(q‖p) - KL(p‖q)": qp - pq, "0": 0.0 * qp})
 
@@ -63,21 +69,24 @@ class Exact:
         return found if found >= sys.float_info.min else 0.0
 
     def near(self, size: float) -> float:
-        """How far apart two gradients may be that are the same up to rounding, the means of something so long."""
+        """Return the largest distance of gradients equal up to rounding; ``size`` is the length of what they average."""
         return TOLERANCE * self.scale + (ROUNDING * size if math.isfinite(size) else 0.0)
 
     def row(self, mean: Tensor, variance: float, total: float | None) -> Row:
-        """What follows from a mean and a variance, however they were found."""
+        """Return the columns that follow from a mean and a variance, exact or sampled."""
         target, scale, norm = self.candidates["KL(q‖p)"], self.scale, length(mean)
         # The mean of what has mean zero is rounding, and has no direction.
         direction = float((mean / norm) @ (target / scale)) if TOLERANCE * scale < norm < math.inf and scale else math.nan
         # A variance is a difference of two moments: where it is 0, rounding may leave less.
         std = math.sqrt(max(variance, 0.0))
         return {
-            "cosine": direction, "norm_ratio": over(norm, scale), "variance": variance, "rel_std": over(std, scale),
+            "cosine": direction,
+            "norm_ratio": over(norm, scale),
+            "variance": variance,
+            "rel_std": over(std, scale),
             "total_rel_std": math.nan if total is None else over(math.sqrt(max(total, 0.0)), scale),
             "snr": norm / std if std > 0.0 else math.inf,
-        }  # fmt: skip
+        }
 
     def known(self, moments: GradientMoments) -> Row:
         """A row for a gradient that is known up to rounding."""
@@ -86,10 +95,13 @@ class Exact:
         near = self.near(sample if moments.size is None else moments.size)
         bias = distances["KL(q‖p)"]
         return self.row(moments.mean, moments.variance, moments.total_variance) | {
-            "rel_bias": over(bias, self.scale), "rel_bias_se": 0.0, "rel_bias_pq": over(distances["KL(p‖q)"], self.scale),
-            "variance_se": 0.0, "matches": _joined(name for name, distance in distances.items() if distance <= near),
+            "rel_bias": over(bias, self.scale),
+            "rel_bias_se": 0.0,
+            "rel_bias_pq": over(distances["KL(p‖q)"], self.scale),
+            "variance_se": 0.0,
+            "matches": _joined(name for name, distance in distances.items() if distance <= near),
             "balance_batch": _balance(moments.variance, bias) if bias > near else math.inf,
-        }  # fmt: skip
+        }
 
     def sampled(self, found: SampledGradients) -> Row:
         """A row for sampled gradients: distances without the noise's share, and what chance alone cannot tell apart."""
@@ -101,15 +113,17 @@ class Exact:
         bias = math.sqrt(max(square, 0.0))
         bias_se = se / (2 * bias) if bias**2 > 2 * se else math.sqrt(se)
         return self.row(found.mean, found.variance, None) | {
-            "rel_bias": bias / self.scale, "rel_bias_se": bias_se / self.scale,
+            "rel_bias": bias / self.scale,
+            "rel_bias_se": bias_se / self.scale,
             "rel_bias_pq": math.sqrt(max(distances["KL(p‖q)"].value, 0.0)) / self.scale,
-            "variance_se": found.variance_se, "matches": _joined(matching),
+            "variance_se": found.variance_se,
+            "matches": _joined(matching),
             "balance_batch": math.inf if "KL(q‖p)" in matching else _balance(found.variance, bias),
-        }  # fmt: skip
+        }
 
 
 def length(vector: Tensor) -> float:
-    """Its Euclidean length, whose square need be no float."""
+    """Return the Euclidean length of a gradient; its square may overflow."""
     largest = float(vector.abs().max())
     return largest * float((vector / largest).norm()) if 0.0 < largest < math.inf else largest
 
@@ -147,7 +161,10 @@ def _powers(combination: Combination) -> set[float]:
 
 
 def _finite(pair: Pair, combination: Combination, order: float) -> bool:
-    """Whether that moment of the coefficient, its weight included, is finite; and that of a baseline from other samples."""
+    """Return whether the coefficient's moment of that order, weight included, is finite.
+
+    A baseline from other samples must have it too.
+    """
     weighted = combination.correction not in ("none", "truncated_ratio")
     weights = {order if weighted else 0.0} | ({0.0} if combination.baseline in GROUPED else set())
     return all(pair.finite_moment(order * power, weight) for power in _powers(combination) for weight in weights)

@@ -1,4 +1,4 @@
-"""What each combination's gradient really is: its mean against the exact gradients, and its noise."""
+"""The gradient of each combination: its mean against the exact gradients, and its noise."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
 
 ORDER = (
-    "pair", "combination", "estimator", "placement", "level", "correction", "baseline", "staleness", "rel_bias", "rel_bias_se",
-    "cosine", "variance", "variance_se", "rel_std", "matches", "claim", "unbiased_claim", "method", "status",
-)  # fmt: skip
+    "pair combination estimator placement level correction baseline staleness rel_bias rel_bias_se cosine variance "
+    "variance_se rel_std matches claim unbiased_claim method status"
+).split()
 
 
 def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
@@ -28,13 +28,17 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
         [
             described(each)
             | {
-                "aliases": ", ".join(each.aliases), "used_by": each.used_by,
-                "called_unbiased_by": each.called_unbiased_by, "claim": each.claim or "",
-                "off_policy": each.off_policy, "one_token": each.one_token or "", "source": each.source,
+                "aliases": ", ".join(each.aliases),
+                "used_by": each.used_by,
+                "called_unbiased_by": each.called_unbiased_by,
+                "claim": each.claim or "",
+                "off_policy": each.off_policy,
+                "one_token": each.one_token or "",
+                "source": each.source,
             }
             for each in chosen
         ]
-    )  # fmt: skip
+    )
 
 
 def typed(names: Sequence[str] | None) -> dict[str, str]:

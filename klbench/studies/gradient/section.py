@@ -59,9 +59,14 @@ def lead(tables: Tables) -> Lead:
     wrong = [row for row in rows or run.verdicts if row["verdict"] != "right"]
     biases = sorted(row["rel_bias_far"] for row in wrong if row["rel_bias_far"] == row["rel_bias_far"])
     verdict = SAY.verdict(
-        bool(rows), len(rows or run.verdicts), len(wrong), [share(x) for x in biases[:1] + biases[-1:]], run.named_ends[0],
-        sum(row["verdict"] == "no gradient" for row in wrong), run.label,
-    )  # fmt: skip
+        bool(rows),
+        len(rows or run.verdicts),
+        len(wrong),
+        [share(x) for x in biases[:1] + biases[-1:]],
+        run.named_ends[0],
+        sum(row["verdict"] == "no gradient" for row in wrong),
+        run.label,
+    )
     return Lead(str(SAY.question(bool(rows))), verdict, section_figures.settings(run), _more(run))
 
 

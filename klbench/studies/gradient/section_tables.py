@@ -102,8 +102,11 @@ def pairs(run: Gradients) -> Table:
     """Return what the labels of the pairs stand for."""
     shown = (
         Shown("series", cells.computed(lambda row: Cell(run.pair_label(row["pair"]))), "On this page"),
-        Shown("pair", cells.words), Shown("tokens", cells.whole), Shown("kl_qp", cells.short()), Shown("kl_pq", cells.short()),
-    )  # fmt: skip
+        Shown("pair", cells.words),
+        Shown("tokens", cells.whole),
+        Shown("kl_qp", cells.short()),
+        Shown("kl_pq", cells.short()),
+    )
     return table(SAY.pairs_title(), GRADIENTS, list(run.pairs.values()), shown)
 
 

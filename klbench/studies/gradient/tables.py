@@ -95,13 +95,24 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
             for measure in ("rel_bias", "rel_std", "total_rel_std")
             for end, pair in (("near", near), ("far", far))
         }
-        result.append({
-            "combination": name, "typed": typed.get(name, ""), "placement": rows[0]["placement"], "verdict": verdict,
-            "target": target, "pairs": len(rows), "right_pairs": len(exact),
-            "against_pairs": sum(row["cosine"] < 0 and row["status"] == "ok" for row in rows),
-            "agreeing_pairs": sum(row["status"] != "claim broken" for row in rows),
-            "same_as": same[name], "near": near, "far": far, **measured, "place": math.nan,
-        })  # fmt: skip
+        result.append(
+            {
+                "combination": name,
+                "typed": typed.get(name, ""),
+                "placement": rows[0]["placement"],
+                "verdict": verdict,
+                "target": target,
+                "pairs": len(rows),
+                "right_pairs": len(exact),
+                "against_pairs": sum(row["cosine"] < 0 and row["status"] == "ok" for row in rows),
+                "agreeing_pairs": sum(row["status"] != "claim broken" for row in rows),
+                "same_as": same[name],
+                "near": near,
+                "far": far,
+                **measured,
+                "place": math.nan,
+            }
+        )
     for name, place in _places(result).items():
         next(row for row in result if row["combination"] == name)["place"] = place
     return pd.DataFrame(result, columns=[column.name for column in VERDICTS.columns])
@@ -110,9 +121,10 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
 def _places(rows: Sequence[Row]) -> dict[str, float]:
     """Return the places of the right ones by their noise with the reward, then alone; those with equal numbers share one."""
     known = [
-        row for row in rows
+        row
+        for row in rows
         if row["verdict"] == "right" and math.isfinite(row["rel_std_far"]) and math.isfinite(row["total_rel_std_far"])
-    ]  # fmt: skip
+    ]
     leaders = [row for row in known if row["same_as"] == row["combination"]]
     leaders.sort(
         key=lambda row: (row["total_rel_std_far"] if row["total_rel_std_far"] >= ROUNDING else 0.0, row["rel_std_far"])

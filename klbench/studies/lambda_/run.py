@@ -50,13 +50,22 @@ def measure(pair: Pair) -> dict[str, Any]:
     k1, k3, best = (math.nan if each is None else each.std for each in values)
     noise, best_noise = gradient_noise(value_best), gradient_noise(gradient_best)
     return {
-        "pair": pair.title, "series": pair.series, "kl_qp": kl_qp, "kl_pq": kl_pq, "chi2": chi2,
-        "lambda_value": value_best, "lambda_gradient": gradient_best,
-        "value_std_k1": k1, "value_std_k3": k3, "value_std_best": best,
-        "gradient_rel_std_0": gradient_noise(0.0), "gradient_rel_std_1": gradient_noise(1.0),
-        "gradient_rel_std_value_best": noise, "gradient_rel_std_gradient_best": best_noise,
+        "pair": pair.title,
+        "series": pair.series,
+        "kl_qp": kl_qp,
+        "kl_pq": kl_pq,
+        "chi2": chi2,
+        "lambda_value": value_best,
+        "lambda_gradient": gradient_best,
+        "value_std_k1": k1,
+        "value_std_k3": k3,
+        "value_std_best": best,
+        "gradient_rel_std_0": gradient_noise(0.0),
+        "gradient_rel_std_1": gradient_noise(1.0),
+        "gradient_rel_std_value_best": noise,
+        "gradient_rel_std_gradient_best": best_noise,
         "noise_lost": noise / best_noise - 1.0 if best_noise else math.nan,
-    }  # fmt: skip
+    }
 
 
 def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:

@@ -1,1 +1,1 @@
-"""What training language models by PPO and by DPO has in common, and its part of the page."""
+"""The parts that training language models by PPO and by DPO have in common, and their part of the page."""

@@ -199,5 +199,5 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
 
     @property
     def arms(self) -> tuple[DpoArm, ...]:
-        """What is compared, the standard first."""
+        """The arms to compare, the standard first."""
         return arms(self.divergences, self.smoothings, self.label_scale * self.beta)

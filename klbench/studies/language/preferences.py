@@ -19,7 +19,7 @@ from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import ConfigError, RunError
 
 REPORTS = 10
-"""How often a reward model's losses are looked at, and it is kept where they are least."""
+"""The steps between two looks at a reward model's losses; it is kept where they are least."""
 
 
 def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Preferences:
@@ -27,14 +27,20 @@ def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stag
     if options.preferences:
         return dpo_world.load(options.preferences, shared.start)
     return dpo_world.sampled(
-        shared.reference, shared.prompts, shared.judge, options.ranked_pairs, scale=options.label_scale,
-        tokens=options.max_new_tokens, batch=options.batch, dtype=options.dtype,
+        shared.reference,
+        shared.prompts,
+        shared.judge,
+        options.ranked_pairs,
+        scale=options.label_scale,
+        tokens=options.max_new_tokens,
+        batch=options.batch,
+        dtype=options.dtype,
         stream=streams.generator(place.seed, "language", seed, "pairs"),
-    )  # fmt: skip
+    )
 
 
 def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
-    """What is wrong with a file of preferences is said before anything is trained.
+    """Check the file of preferences before anything is trained.
 
     Raises
     ------
@@ -91,10 +97,15 @@ def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tup
 
 def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
     rater = Rater(
-        shared.start, preferences(options, place, shared, seed), each=options.pairs_each, batch=options.batch,
-        rate=options.reward_rate, steps=options.reward_steps, dtype=options.dtype,
+        shared.start,
+        preferences(options, place, shared, seed),
+        each=options.pairs_each,
+        batch=options.batch,
+        rate=options.reward_rate,
+        steps=options.reward_steps,
+        dtype=options.dtype,
         names=(place.seed, "language", seed, "reward model"),
-    )  # fmt: skip
+    )
     reports = train(rater, steps=options.reward_steps, every=max(1, options.reward_steps // REPORTS))
     with enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
         rows = [{"seed": seed} | {key: float(value) for key, value in vars(report).items()} for report in reports]

@@ -1,4 +1,4 @@
-"""What every run of training a language model has: a place, parts that are kept, the final measurement, a saved policy."""
+"""The parts of every run that trains a language model: its place, kept state, the final measurement, a saved policy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from klbench.studies.language.stage import Place, Stage, described, measures
 from klbench.types import Rollouts, RunError
 
 UNTRAINED = "untrained"
-"""What a policy is called that has not been trained."""
+"""The name of a policy that has not been trained."""
 TEXTS = 3
 """Completions that are kept as texts."""
 MOST_CHARACTERS = 200
@@ -36,7 +36,7 @@ def slug(combination: str, seed: int) -> str:
 
 @dataclass
 class Kept:
-    """What is known of one run so far, in its part file.
+    """The state of one run so far, in its part file.
 
     Parameters
     ----------
@@ -51,13 +51,13 @@ class Kept:
 
     @classmethod
     def found(cls, place: Place, name: str) -> Kept | None:
-        """That of a run that was begun before."""
+        """Return the state of a run that was begun before; None if there is none."""
         file = place.part(name)
         there = None if file is None else trained.kept(file)
         return None if there is None else cls(there[1], there[0])
 
     def save(self, place: Place, name: str) -> None:
-        """Keep it."""
+        """Save the state in the run's part file."""
         file = place.part(name)
         if file is not None:
             trained.keep(file, self.tensors, self.state)
@@ -79,12 +79,12 @@ class Job:
 
     @property
     def slug(self) -> str:
-        """Its name for files."""
+        """Return the run's name in the names of files."""
         return slug(self.name, self.seed)
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What came of it, where it is done."""
+        """Return the result of the run if it is done, else None."""
         return self.kept.state if self.kept is not None and self.kept.state.get("done") else None
 
     @property
@@ -151,19 +151,22 @@ def restore(world: Language, kept: Kept) -> None:
 
 
 def ended(world: Language, done: Completed) -> Tensor:
-    """Which completions came to their end."""
+    """Return which completions came to their end."""
     last = done.token[np.arange(len(done.token)), done.mask.sum(-1) - 1]
     return torch.from_numpy(np.isin(last, world.policy.end))
 
 
 Estimate = Callable[["Rollouts"], np.ndarray]
-"""What the estimator in use says of each completion, ``(n,)``."""
+"""The function that gives the estimate in use of each completion's KL, ``(n,)``."""
 
 
 def values(
     world: Language, done: Completed, rollouts: Rollouts, beta: float, estimate: Estimate | None, gold: Judge | None
 ) -> dict[str, np.ndarray]:
-    """Of each completion; ``reward`` is the program's, whoever pays, and ``proxy`` what a reward model says, where one pays."""
+    """Return per-completion values. ``reward`` is always the program's score.
+
+    ``proxy`` is the reward model's score, present only if training used one.
+    """
     reward = done.reward if gold is None else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
     found = measures(reward, rollouts, beta, ended(world, done))
     if gold is not None:
@@ -260,7 +263,7 @@ def mapped(context: Context, function: Callable[..., Any], tasks: Sequence[tuple
 def all_of(
     perform: Callable[..., dict[str, Any]], options: Any, context: Context, place: Place, names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Every run of every seed that was finished before Ctrl-C, if it came; in a process that only helps, none."""
+    """Return every run of every seed that was finished before Ctrl-C, if it came; none in a process that only helps."""
     plan = [(name, seed) for seed in range(options.seeds) for name in names]
     found: list[dict[str, Any]] = []
     try:

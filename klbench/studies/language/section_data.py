@@ -46,7 +46,7 @@ class LmTrained(RunTables):
 
     @cached_property
     def paid(self) -> bool:
-        """Whether a reward model paid."""
+        """Return whether training was paid by a reward model."""
         return any(not math.isnan(row["proxy"]) for row in self.compared)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What training a language model starts from, checked and loaded; and what is said of completions."""
+"""The start of training a language model, checked and loaded; and the measures of its completions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from klbench.types import ConfigError, Rollouts
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run is done: the run's seed, the device, the run folder if there is one."""
+    """The place of a run: its seed, the device, the run folder if there is one."""
 
     seed: int
     device: str
@@ -33,7 +33,7 @@ class Place:
 
     @classmethod
     def of(cls, context: Context) -> Place:
-        """Where all runs of a study are done: processes that share them keep their parts in one folder."""
+        """Return the place of all runs of a study: processes that share them keep their parts in one folder."""
         folder = context.group.from_main(context.folder.path.absolute() if context.folder else None)
         return cls(context.seed, context.device, folder)
 
@@ -44,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Stage:
-    """What all runs of a study share.
+    """The models, prompts and rewards that all runs of a study share.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Stage:
 
 
 def prepared(options: LanguageOptions, context: Context) -> tuple[Place, Stage]:
-    """Where and what, in every process; the main one comes first and trains what comes before."""
+    """Return the place and the stage, in every process; the main one comes first and trains what comes before."""
     place, group = Place.of(context), context.group
     if group.size > 1:
         group.agreed(lambda: stage(options, place) if group.main else None)
@@ -111,9 +111,13 @@ def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> 
     if there is None:
         with threads(start):
             lm, _ = sft.train(
-                start, sft.load(options.sft, start), steps=options.sft_steps, rate=options.sft_rate, seed=place.seed,
+                start,
+                sft.load(options.sft, start),
+                steps=options.sft_steps,
+                rate=options.sft_rate,
+                seed=place.seed,
                 dtype=options.dtype,
-            )  # fmt: skip
+            )
         if file is not None:
             trained.keep(file, dict(lm.model.named_parameters()), {})
     else:
@@ -156,7 +160,7 @@ def described(values: dict[str, np.ndarray], cluster: np.ndarray) -> dict[str, f
 
 
 def measures(reward: np.ndarray, rollouts: Rollouts, beta: float, end: Tensor) -> dict[str, np.ndarray]:
-    """Of each completion: reward, KL as the sum of the exact KL of its tokens, the estimators of it, objective, length.
+    """Return per completion: reward, KL (the sum of its tokens' exact KLs), the estimators of it, objective, length.
 
     ``rollouts`` is a stack of one, ``(1, 1, n, T)``; ``end`` says which completions came to one, ``(n,)``.
     """

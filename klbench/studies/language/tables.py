@@ -20,7 +20,7 @@ Run = Mapping[str, Any]
 Parts = Callable[[str], Mapping[str, Any]]
 """The columns that tell what a combination is made of, by its name."""
 PAIRED = ("reward", "kl", "proxy")
-"""What is compared completion by completion; there is a proxy where a reward model pays."""
+"""The columns compared completion by completion; there is a proxy where a reward model pays."""
 
 
 def trained_table(runs: Sequence[Run], algorithm: str, beta: float, parts: Parts = described) -> pd.DataFrame:
@@ -111,6 +111,6 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return some completions of each policy."""
-    return pd.DataFrame([
-        {"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [{"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]]
+    )

@@ -17,38 +17,85 @@ from klbench.types import Options
 
 # Said in full, so that no experiment's file changes what is embedded.
 SHARED: dict[str, Any] = {
-    "policy": f"{PREFIX}reference", "revision": "", "reference": None, "reference_revision": "", "dtype": "float32",
-    "batch": 64, "prompts": "", "prompt_count": 64, "max_new_tokens": 32, "reward": "vowels", "sft": "", "sft_steps": 100,
-    "sft_rate": 1e-3, "seeds": 1, "samples": 2, "checkpoints": True, "tracker": "none", "label_scale": 30.0,
-    "preferences": "", "pairs_each": 64, "learning_rate": 1e-3, "decay": True, "gradient_clip": 1.0,
-}  # fmt: skip
+    "policy": f"{PREFIX}reference",
+    "revision": "",
+    "reference": None,
+    "reference_revision": "",
+    "dtype": "float32",
+    "batch": 64,
+    "prompts": "",
+    "prompt_count": 64,
+    "max_new_tokens": 32,
+    "reward": "vowels",
+    "sft": "",
+    "sft_steps": 100,
+    "sft_rate": 1e-3,
+    "seeds": 1,
+    "samples": 2,
+    "checkpoints": True,
+    "tracker": "none",
+    "label_scale": 30.0,
+    "preferences": "",
+    "pairs_each": 64,
+    "learning_rate": 1e-3,
+    "decay": True,
+    "gradient_clip": 1.0,
+}
 # Of each policy: the study, what it is told, and the checkpoint that is kept. beta and updates put KL(q‖p) near 2 nats.
 TRAINED: dict[str, tuple[str, dict[str, Any], str]] = {
     "ppo-midway": (
         "ppo_lm",
         {
-            "algorithm": "ppo", "combinations": ("k1_reward",), "beta": 0.05, "updates": 20, "every": 10, "group": 8,
-            "epochs": 2, "minibatches": 1, "clip": 0.2, "dual_clip": None, "ratio_limit": None, "baseline": "leave_one_out",
-            "whitening": "none", "normalisation": "sum", "clamp": None, "target_kl": None, "critic": False, "trace": 0.95,
-            "value_weight": 0.5, "value_clip": None, "pretraining_weight": 0.0, "pretraining": "", "prompts_each": 16,
-            "reward_model": False, "reward_steps": 100, "reward_rate": 1e-3, "ranked_pairs": 2048,
+            "algorithm": "ppo",
+            "combinations": ("k1_reward",),
+            "beta": 0.05,
+            "updates": 20,
+            "every": 10,
+            "group": 8,
+            "epochs": 2,
+            "minibatches": 1,
+            "clip": 0.2,
+            "dual_clip": None,
+            "ratio_limit": None,
+            "baseline": "leave_one_out",
+            "whitening": "none",
+            "normalisation": "sum",
+            "clamp": None,
+            "target_kl": None,
+            "critic": False,
+            "trace": 0.95,
+            "value_weight": 0.5,
+            "value_clip": None,
+            "pretraining_weight": 0.0,
+            "pretraining": "",
+            "prompts_each": 16,
+            "reward_model": False,
+            "reward_steps": 100,
+            "reward_rate": 1e-3,
+            "ranked_pairs": 2048,
         },
         "k1_reward-seed-0",
     ),
     "dpo-midway": (
         "dpo_lm",
         {
-            "divergences": ("kl_qp",), "smoothings": (), "beta": 0.15, "updates": 30, "every": 30, "ranked_pairs": 1024,
-            "prompts_each": 32, "group": 4,
+            "divergences": ("kl_qp",),
+            "smoothings": (),
+            "beta": 0.15,
+            "updates": 30,
+            "every": 30,
+            "ranked_pairs": 1024,
+            "prompts_each": 32,
+            "group": 4,
         },
         "dpo-seed-0",
     ),
-}  # fmt: skip
+}
 TINY: dict[str, dict[str, Any]] = {
     "ppo-midway": {"updates": 2, "prompts_each": 2, "group": 2, "max_new_tokens": 4},
     "dpo-midway": {"updates": 2, "ranked_pairs": 8, "pairs_each": 4, "prompts_each": 2, "max_new_tokens": 4},
 }
-"""What tests are content with."""
+"""The recipe for tests."""
 VERSION = 1
 """To be raised with every change of the code by which other weights come of the same settings: policies that are kept from
 before are then trained again. A test compares the weights.

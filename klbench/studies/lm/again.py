@@ -32,10 +32,15 @@ def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, 
         change, change_se = _mean_se(after - before)
         rows.append(
             {
-                "what": "policy against reference", "estimator": estimator.name, "level": level, "mean": float(before.mean()),
-                "mean_there": float(after.mean()), "change": change, "change_se": change_se,
+                "what": "policy against reference",
+                "estimator": estimator.name,
+                "level": level,
+                "mean": float(before.mean()),
+                "mean_there": float(after.mean()),
+                "change": change,
+                "change_se": change_se,
             }
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -49,10 +54,15 @@ def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
             mean, se = _mean_se(values)
             rows.append(
                 {
-                    "what": "policy against itself", "estimator": name, "level": level, "mean": 0.0, "mean_there": mean,
-                    "change": mean, "change_se": se,
+                    "what": "policy against itself",
+                    "estimator": name,
+                    "level": level,
+                    "mean": 0.0,
+                    "mean_there": mean,
+                    "change": mean,
+                    "change_se": se,
                 }
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -68,8 +78,9 @@ def scored_again(
     able = [pair.capabilities.rescored or pair.capabilities.truncated for pair in pairs]
     tasks = [
         (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
-        for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True) if can and n
-    ]  # fmt: skip
+        for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True)
+        if can and n
+    ]
     found = [each for each in context.group.map(_rows, tasks) if each is not None]
     tables = {"dtype": [row for rows, _ in found for row in rows], "truncation": [row for _, rows in found for row in rows]}
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
@@ -103,10 +114,14 @@ def _dtype_rows(
         there = Shard(scored)
         moved = there.log_ratio - here.log_ratio
         shared = {
-            "pair": pair.title, "dtype": dtype, "completions": here.n, "tokens": here.row.size,
-            "sd_log_ratio": float(moved.std()), "largest": float(np.abs(moved).max(initial=0.0)),
+            "pair": pair.title,
+            "dtype": dtype,
+            "completions": here.n,
+            "tokens": here.row.size,
+            "sd_log_ratio": float(moved.std()),
+            "largest": float(np.abs(moved).max(initial=0.0)),
             "sd_log_q": float((there.log_q - here.log_q).std()),
-        }  # fmt: skip
+        }
         found = [row for each in usable for row in _changes(each, here, there)] + _false(here, there)
         rows += [shared | row for row in found]
     return rows
@@ -130,9 +145,15 @@ def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Seque
         missing, missing_se = _mean_se(exact - left)
         rows.append(
             {
-                "pair": pair.title, "k": k, "completions": here.n, "exact": float(exact.mean()), "mean": mean,
-                "mean_se": mean_se, "missing": missing, "missing_se": missing_se,
+                "pair": pair.title,
+                "k": k,
+                "completions": here.n,
+                "exact": float(exact.mean()),
+                "mean": mean,
+                "mean_se": mean_se,
+                "missing": missing,
+                "missing_se": missing_se,
                 "share": ratio_of(missing, float(exact.mean())),
             }
-        )  # fmt: skip
+        )
     return rows

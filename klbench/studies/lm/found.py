@@ -53,9 +53,12 @@ class Sums(Arrays):
             m2a, m2b = np.diag(self.scatter), np.diag(later.scatter)
             cubes = self.cubes + later.cubes + d**3 * (a * b * (a - b) / n**2) + 3 * d * (a * m2b - b * m2a) / n
             fourths = (
-                self.fourths + later.fourths + d**4 * (a * b * (a * a - a * b + b * b) / n**3)
-                + 6 * d**2 * (a * a * m2b + b * b * m2a) / n**2 + 4 * d * (a * later.cubes - b * self.cubes) / n
-            )  # fmt: skip
+                self.fourths
+                + later.fourths
+                + d**4 * (a * b * (a * a - a * b + b * b) / n**3)
+                + 6 * d**2 * (a * a * m2b + b * b * m2a) / n**2
+                + 4 * d * (a * later.cubes - b * self.cubes) / n
+            )
             scatter = self.scatter + later.scatter + np.outer(d, d) * (a * b / n)
             return Sums(np.array(n), self.mean + d * (b / n), scatter, cubes, fourths)
 
@@ -214,9 +217,11 @@ class Clock(Arrays):
     def merge(self, later: Clock) -> Clock:
         """Return both together."""
         return Clock(
-            self.completions + later.completions, self.stages + later.stages, self.estimators + later.estimators,
+            self.completions + later.completions,
+            self.stages + later.stages,
+            self.estimators + later.estimators,
             np.maximum(self.peak, later.peak),
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -240,13 +245,17 @@ class Found:
     def merge(self, later: Found) -> Found:
         """Return both together; the order matters to the last bit."""
         return Found(
-            self.columns, self.sums.merge(later.sums), self.places.merge(later.places),
+            self.columns,
+            self.sums.merge(later.sums),
+            self.places.merge(later.places),
             None if self.vocabulary is None or later.vocabulary is None else self.vocabulary.merge(later.vocabulary),
-            self.kept.merge(later.kept), self.tallies.merge(later.tallies), self.clock.merge(later.clock),
+            self.kept.merge(later.kept),
+            self.tallies.merge(later.tallies),
+            self.clock.merge(later.clock),
             self.checks.merge(later.checks),
             None if self.prompts is None or later.prompts is None else self.prompts.merge(later.prompts),
             None if self.logged is None or later.logged is None else self.logged.merge(later.logged),
-        )  # fmt: skip
+        )
 
     def flat(self) -> dict[str, np.ndarray]:
         """Return all parts as arrays by name."""

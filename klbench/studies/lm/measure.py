@@ -125,9 +125,13 @@ def _kept(shard: Shard) -> Kept:
     tokens = int(shard.lengths[:n].sum())
     sequence, weight = shard.draws("sequence"), shard.log_weight
     return Kept(
-        shard.position[:tokens], shard.log_ratio[:tokens], np.empty(0) if weight is None else weight[:tokens],
-        sequence.log_ratio[:n], np.empty(0) if sequence.log_weight is None else sequence.log_weight[:n], Kept.enough(n, tokens),
-    )  # fmt: skip
+        shard.position[:tokens],
+        shard.log_ratio[:tokens],
+        np.empty(0) if weight is None else weight[:tokens],
+        sequence.log_ratio[:n],
+        np.empty(0) if sequence.log_weight is None else sequence.log_weight[:n],
+        Kept.enough(n, tokens),
+    )
 
 
 NONE = np.empty(0)
@@ -194,7 +198,7 @@ def _stages(completions: Completions) -> np.ndarray:
 
 def found_in(
     completions: Completions, chosen: Sequence[Estimator], seconds: float, *, keep: bool, device: str = "cpu"
-) -> Found:  # fmt: skip
+) -> Found:
     """Return the summary of a shard; with ``keep``, its log-ratios as well."""
     shard = Shard(completions)
     usable = measured(chosen, off_policy=shard.log_mu is not None)
@@ -216,12 +220,17 @@ def found_in(
         token = completions.token
         vocabulary = None if token is None else Vocabulary.of_tokens(token[shard.mask], shard.log_ratio, shard.kl["kl_qp"])
         return Found(
-            tuple(columns), Sums.of_vectors(np.column_stack(list(columns.values()))), _positions(shard), vocabulary,
+            tuple(columns),
+            Sums.of_vectors(np.column_stack(list(columns.values()))),
+            _positions(shard),
+            vocabulary,
             _kept(shard) if keep else NOTHING_KEPT,
             Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
-            Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))), _checks(shard),
-            _by_prompt(shard), _logged(shard, of_tokens),
-        )  # fmt: skip
+            Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))),
+            _checks(shard),
+            _by_prompt(shard),
+            _logged(shard, of_tokens),
+        )
 
 
 def measure_shard(

@@ -82,9 +82,15 @@ def prompt_rows(found: Mapping[str, Prompts | None]) -> Sequence[dict[str, Any]]
             if np.isfinite(mean[k]) and all_of_it[k] > 0.0:
                 rows.append(
                     {
-                        "pair": title, "what": name, "prompts": size, "completions": n, "mean": mean[k],
-                        "se": np.sqrt(all_of_it[k] / n), "se_same": np.sqrt(within[k] / n), "se_new": np.sqrt(spread[k]) / n,
+                        "pair": title,
+                        "what": name,
+                        "prompts": size,
+                        "completions": n,
+                        "mean": mean[k],
+                        "se": np.sqrt(all_of_it[k] / n),
+                        "se_same": np.sqrt(within[k] / n),
+                        "se_new": np.sqrt(spread[k]) / n,
                         "between_share": between[k] / (between[k] + within[k]),
                     }
-                )  # fmt: skip
+                )
     return rows

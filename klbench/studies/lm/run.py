@@ -50,9 +50,7 @@ def _measure(pair: Pair, options: LmOptions, context: Context, progress: Checkpo
     total, chosen = options.completions(pair), options.chosen(pair)
     size = min(options.shard, total)  # lest more be made than are asked for
     shards = -(-total // size)
-    tasks = (
-        (pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards)
-    )  # fmt: skip
+    tasks = ((pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards))
     if pair.capabilities.in_process and progress.shards < shards:
         context.group.agreed(pair.prepare)  # lest the first shard's clock run while a model is loaded, or built
     here = pair.capabilities.in_process and context.group.size == 1
@@ -125,10 +123,14 @@ def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Co
     found = values(results)
     used = {each.name: each for m in results for each in m.chosen}
     optional = {
-        "top_tokens": made.top_tokens(results), "largest_ratios": made.largest_ratios(results),
-        "sampling": made.sampling(results), "prompts": made.prompts(results), "checks": made.checks(results),
-        "token_means": made.token_means(results), "agreement": made.agreement(results),
-    }  # fmt: skip
+        "top_tokens": made.top_tokens(results),
+        "largest_ratios": made.largest_ratios(results),
+        "sampling": made.sampling(results),
+        "prompts": made.prompts(results),
+        "checks": made.checks(results),
+        "token_means": made.token_means(results),
+        "agreement": made.agreement(results),
+    }
     return complete(
         {
             "values": found,
@@ -175,12 +177,17 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     notes += _notes(results, titles[0])
     lines = [
         (
-            row["estimator"], row["level"], row["target"], _known(row["truth"], f"{row['truth']:.4g}"), f"{row['mean']:.4g}",
-            _known(row["bias"], with_interval(row["bias"], row["bias_se"])), _known(row["std"], f"{row['std']:.4g}"),
+            row["estimator"],
+            row["level"],
+            row["target"],
+            _known(row["truth"], f"{row['truth']:.4g}"),
+            f"{row['mean']:.4g}",
+            _known(row["bias"], with_interval(row["bias"], row["bias_se"])),
+            _known(row["std"], f"{row['std']:.4g}"),
             "" if row["status"] == "ok" else row["status"],
         )
         for row in kept
-    ]  # fmt: skip
+    ]
     heading = f"{titles[0]}, {kept[0]['samples']:,} completions, {kept[0]['tokens']:,} tokens (nats per completion)"
     columns = ("estimator", "level", "target", ">truth", ">mean", ">bias, 95% interval", ">std", "flag")
     return [Summary(heading, columns, lines, notes)]

@@ -53,10 +53,14 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
         for name, (mean, mean_se) in by_name.items():
             columns |= {name: mean, f"{name}_se": mean_se}
         columns |= {
-            "frac_negative": places.negative / places.count, "largest": places.largest, "khat": [k for k, _, _ in khats],
-            "khat_se": [s for _, s, _ in khats], "khat_samples": [n for _, _, n in khats], "share": share,
+            "frac_negative": places.negative / places.count,
+            "largest": places.largest,
+            "khat": [k for k, _, _ in khats],
+            "khat_se": [s for _, s, _ in khats],
+            "khat_samples": [n for _, _, n in khats],
+            "share": share,
             "share_of": share_of,
-        }  # fmt: skip
+        }
         frames.append(pd.DataFrame(columns))
     return with_totals(pd.concat(frames, ignore_index=True))
 
@@ -82,10 +86,16 @@ def agreement(results: Sequence[Measured]) -> pd.DataFrame | None:
             (k1, k1_se), (k3, k3_se), (difference, difference_se) = logged[:3]
             rows.append(
                 {
-                    "pair": m.pair.title, "off_policy": m.off_policy, "k1": k1, "k1_se": k1_se, "k3": k3, "k3_se": k3_se,
-                    "difference": difference, "difference_se": difference_se,
+                    "pair": m.pair.title,
+                    "off_policy": m.off_policy,
+                    "k1": k1,
+                    "k1_se": k1_se,
+                    "k3": k3,
+                    "k3_se": k3_se,
+                    "difference": difference,
+                    "difference_se": difference_se,
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows) if rows else None
 
 
@@ -111,16 +121,23 @@ def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
         frames.append(
             pd.DataFrame(
                 {
-                    "pair": m.pair.title, "rank": np.arange(1, top.size + 1), "token": ids,
-                    "text": m.pair.decode(ids), "count": found.count[top],
-                    "frequency": found.count[top] / m.tokens, "k1_sum": found.k1[top],
-                    "k1_sum_se": np.sqrt(found.k1_squared[top]), "k1_mean": found.k1[top] / found.count[top],
+                    "pair": m.pair.title,
+                    "rank": np.arange(1, top.size + 1),
+                    "token": ids,
+                    "text": m.pair.decode(ids),
+                    "count": found.count[top],
+                    "frequency": found.count[top] / m.tokens,
+                    "k1_sum": found.k1[top],
+                    "k1_sum_se": np.sqrt(found.k1_squared[top]),
+                    "k1_mean": found.k1[top] / found.count[top],
                     "kl_sum": found.kl[top] if exact else NAN,
-                    "largest": found.largest[top], "share": found.k1[top] / total if total else NAN,
-                    "share_of": "kl_qp" if exact else "k1", "distinct": found.token.size,
+                    "largest": found.largest[top],
+                    "share": found.k1[top] / total if total else NAN,
+                    "share_of": "kl_qp" if exact else "k1",
+                    "distinct": found.token.size,
                 }
             )
-        )  # fmt: skip
+        )
     return pd.concat(frames, ignore_index=True) if frames else None
 
 
@@ -134,10 +151,14 @@ def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
         top = np.lexsort((found.token, -found.largest))[:TOP_RATIOS]
         ids = found.token[top]
         columns = {
-            "pair": m.pair.title, "rank": np.arange(1, top.size + 1), "token": ids,
-            "text": m.pair.decode(ids), "largest": found.largest[top], "count": found.count[top],
+            "pair": m.pair.title,
+            "rank": np.arange(1, top.size + 1),
+            "token": ids,
+            "text": m.pair.decode(ids),
+            "largest": found.largest[top],
+            "count": found.count[top],
             "k1_mean": found.k1[top] / found.count[top],
-        }  # fmt: skip
+        }
         frames.append(pd.DataFrame(columns))
     return pd.concat(frames, ignore_index=True) if frames else None
 
@@ -158,12 +179,20 @@ def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
                     bias, bias_se, _ = bias_of(m, kind, mean, mean_se)
                     rows.append(
                         {
-                            "pair": m.pair.title, "log_ratio": f"log p - log {side}", "estimator": name, "level": level,
-                            "mean": mean, "mean_se": mean_se, "kl_qp": truth.value, "bias": bias, "bias_se": bias_se,
+                            "pair": m.pair.title,
+                            "log_ratio": f"log p - log {side}",
+                            "estimator": name,
+                            "level": level,
+                            "mean": mean,
+                            "mean_se": mean_se,
+                            "kl_qp": truth.value,
+                            "bias": bias,
+                            "bias_se": bias_se,
                             "rel_bias": ratio_of(bias, truth.value),
-                            "kl_mup": m.mean(own), "kl_mup_se": root(m.linear((own, 1.0)) / m.n),
+                            "kl_mup": m.mean(own),
+                            "kl_mup_se": root(m.linear((own, 1.0)) / m.n),
                         }
-                    )  # fmt: skip
+                    )
     return pd.DataFrame(rows) if rows else None
 
 
@@ -196,11 +225,18 @@ def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
             khat = m.khats["token", name][0]
             rows.append(
                 {
-                    "pair": m.pair.title, "ratio": RATIOS[name], "completions": m.n, "tokens": m.tokens, "mean": 1.0 + excess,
-                    "mean_se": se, "z": ratio_of(excess, se), "ess": ess, "khat": khat,
+                    "pair": m.pair.title,
+                    "ratio": RATIOS[name],
+                    "completions": m.n,
+                    "tokens": m.tokens,
+                    "mean": 1.0 + excess,
+                    "mean_se": se,
+                    "z": ratio_of(excess, se),
+                    "ess": ess,
+                    "khat": khat,
                     "verdict": unit_mean(excess, se, ess=ess, khat=khat, rollouts=m.n),
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows) if rows else None
 
 
@@ -211,15 +247,24 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
         truth = truth_of(m, Kind("k1", "kl_qp", "sequence", "sequence", ""))[0] or Truth(NAN, NAN, "closed-form")
         rows.append(
             {
-                "pair": m.pair.title, "series": m.pair.series, "kind": m.pair.kind, "off_policy": m.off_policy,
-                "completions": m.n, "tokens": m.tokens, "mean_length": m.mean("tokens"), "longest": m.found.places.count.size,
-                "exact_kl": "exact kl_qp" in m.place, "kl_qp": truth.value, "kl_qp_se": truth.error,
+                "pair": m.pair.title,
+                "series": m.pair.series,
+                "kind": m.pair.kind,
+                "off_policy": m.off_policy,
+                "completions": m.n,
+                "tokens": m.tokens,
+                "mean_length": m.mean("tokens"),
+                "longest": m.found.places.count.size,
+                "exact_kl": "exact kl_qp" in m.place,
+                "kl_qp": truth.value,
+                "kl_qp_se": truth.error,
                 "kl_qp_method": truth.method if truth.value == truth.value else "unknown",
                 "largest": float(m.found.places.largest.max(initial=0.0)),
-                "above_zero": round(m.n * float(m.found.checks.mean[1])), "unread": ", ".join(m.pair.unread),
+                "above_zero": round(m.n * float(m.found.checks.mean[1])),
+                "unread": ", ".join(m.pair.unread),
                 "parameters": m.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True),
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -234,19 +279,25 @@ def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFr
         "aliases": "full KL",
     }
     own = [
-        shared | {
-            "estimator": RAO_BLACKWELL, "tex": r"\sum_t \mathrm{KL}(q(\cdot|h_t) \| p(\cdot|h_t))", "needs_weight": False,
+        shared
+        | {
+            "estimator": RAO_BLACKWELL,
+            "tex": r"\sum_t \mathrm{KL}(q(\cdot|h_t) \| p(\cdot|h_t))",
+            "needs_weight": False,
             "summary": "the exact divergence over the next token, summed along the sampled prefixes",
             "source": "Rao 1945; Blackwell 1947; for language models: Amini, Vieira and Cotterell 2025",
         }
-    ]  # fmt: skip
+    ]
     if off_policy:
         own.append(
-            own[0] | {
-                "estimator": WEIGHTED, "tex": r"\sum_t w_{<t} \mathrm{KL}(q(\cdot|h_t) \| p(\cdot|h_t))", "needs_weight": True,
+            own[0]
+            | {
+                "estimator": WEIGHTED,
+                "tex": r"\sum_t w_{<t} \mathrm{KL}(q(\cdot|h_t) \| p(\cdot|h_t))",
+                "needs_weight": True,
                 "summary": "the same, each prefix with its weight q/mu: unbiased for samples of a third distribution",
             }
-        )  # fmt: skip
+        )
     return pd.concat([pd.DataFrame(own)[list(table.columns)], table], ignore_index=True)
 
 
@@ -265,11 +316,16 @@ def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
         for stage, seconds in stages:
             rows.append(
                 {
-                    "pair": m.pair.title, "stage": stage, "seconds": seconds, "completions_per_second": ratio_of(m.n, seconds),
-                    "tokens_per_second": ratio_of(m.tokens, seconds), "peak_mib": float(clock.peak), "device": device,
+                    "pair": m.pair.title,
+                    "stage": stage,
+                    "seconds": seconds,
+                    "completions_per_second": ratio_of(m.n, seconds),
+                    "tokens_per_second": ratio_of(m.tokens, seconds),
+                    "peak_mib": float(clock.peak),
+                    "device": device,
                     "kernel": kernel if stage == "scoring" else "",
                 }
-            )  # fmt: skip
+            )
     return pd.DataFrame(rows)
 
 
@@ -287,10 +343,15 @@ def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
         needed = (row["rel_std"] / 0.01) ** 2
         rows.append(
             {
-                "pair": row["pair"], "estimator": row["estimator"], "level": row["level"], "completions_needed": needed,
-                "seconds_per_completion": each, "estimator_seconds_per_completion": own,
+                "pair": row["pair"],
+                "estimator": row["estimator"],
+                "level": row["level"],
+                "completions_needed": needed,
+                "seconds_per_completion": each,
+                "estimator_seconds_per_completion": own,
                 "seconds_needed": needed * (each + own),
-                "rel_bias": row["rel_bias"], "status": row["status"],
+                "rel_bias": row["rel_bias"],
+                "status": row["status"],
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)

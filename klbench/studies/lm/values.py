@@ -25,11 +25,10 @@ NAN = math.nan
 RAO_BLACKWELL, WEIGHTED = "rao_blackwell", "rao_blackwell_weighted"
 TAIL_SAMPLES = 2**17
 VALUES = (
-    "pair", "series", "estimator", "level", "per", "target", "batch", "samples", "tokens", "truth", "truth_error",
-    "truth_method", "mean", "mean_se", "bias", "bias_se", "bias_method", "variance", "variance_se", "std", "std_se", "rmse",
-    "rmse_100", "rel_bias", "rel_bias_se", "rel_std", "exact_bias", "exact_std", "bias_z", "frac_negative", "n_nonfinite",
-    "khat", "khat_se", "khat_samples", "status",
-)  # fmt: skip
+    "pair series estimator level per target batch samples tokens truth truth_error truth_method mean mean_se bias "
+    "bias_se bias_method variance variance_se std std_se rmse rmse_100 rel_bias rel_bias_se rel_std exact_bias "
+    "exact_std bias_z frac_negative n_nonfinite khat khat_se khat_samples status"
+).split()
 
 
 def ratio_of(a: float, b: float) -> float:
@@ -217,24 +216,48 @@ def _row(m: Measured, kind: Kind, tallied: int | None, khat: tuple[float, float,
     heavy = khat[0] * growth >= HEAVY
     status = "non-finite values" if nonfinite else "too few completions" if m.n < 2 else "heavy tail" if heavy else "ok"
     return _head(m, kind, truth) | {
-        "mean": mean, "mean_se": mean_se, "bias": bias, "bias_se": bias_se, "bias_method": method,
-        "variance": variance, "variance_se": variance_se, "std": std, "std_se": ratio_of(variance_se, 2 * std),
-        "rmse": math.hypot(bias, std), "rmse_100": math.hypot(bias, std / 10.0),
-        "rel_bias": ratio_of(bias, truth.value), "rel_bias_se": ratio_of(bias_se, truth.value),
-        "rel_std": ratio_of(std, truth.value), "exact_bias": exact_bias, "exact_std": exact_std,
+        "mean": mean,
+        "mean_se": mean_se,
+        "bias": bias,
+        "bias_se": bias_se,
+        "bias_method": method,
+        "variance": variance,
+        "variance_se": variance_se,
+        "std": std,
+        "std_se": ratio_of(variance_se, 2 * std),
+        "rmse": math.hypot(bias, std),
+        "rmse_100": math.hypot(bias, std / 10.0),
+        "rel_bias": ratio_of(bias, truth.value),
+        "rel_bias_se": ratio_of(bias_se, truth.value),
+        "rel_std": ratio_of(std, truth.value),
+        "exact_bias": exact_bias,
+        "exact_std": exact_std,
         "bias_z": ratio_of(bias - exact_bias, bias_se),
         "frac_negative": 0.0 if tallied is None else ratio_of(int(tallies.negative[tallied]), int(tallies.terms[tallied])),
-        "n_nonfinite": nonfinite, "khat": khat[0], "khat_se": khat[1], "khat_samples": khat[2], "status": status,
-    }  # fmt: skip
+        "n_nonfinite": nonfinite,
+        "khat": khat[0],
+        "khat_se": khat[1],
+        "khat_samples": khat[2],
+        "status": status,
+    }
 
 
 def _head(m: Measured, kind: Kind, truth: Truth) -> dict[str, Any]:
     target = divergences.get(kind.target).symbol
     return {
-        "pair": m.pair.title, "series": m.pair.series, "estimator": kind.name, "level": kind.level, "per": kind.per,
-        "target": target, "batch": 1, "samples": m.n, "tokens": m.tokens, "truth": truth.value, "truth_error": truth.error,
+        "pair": m.pair.title,
+        "series": m.pair.series,
+        "estimator": kind.name,
+        "level": kind.level,
+        "per": kind.per,
+        "target": target,
+        "batch": 1,
+        "samples": m.n,
+        "tokens": m.tokens,
+        "truth": truth.value,
+        "truth_error": truth.error,
         "truth_method": truth.method if truth.value == truth.value else "unknown",
-    }  # fmt: skip
+    }
 
 
 # ``rmse`` is of one completion's estimate, ``rmse_100`` of the mean over a hundred.

@@ -80,15 +80,19 @@ def _verdict(about: Mapping[Any, Any], tables: Mapping[str, pd.DataFrame]) -> Ro
     usable = sound and not about["off_policy"]
     nearest = _nearest(list(at.values())) if sound else None
     return {
-        "pair": pair, "sound": sound, "ratios": ratios, "k1_z": k1_z,
-        "nearest": nearest["estimator"] if nearest else "", "nearest_level": nearest["level"] if nearest else "",
+        "pair": pair,
+        "sound": sound,
+        "ratios": ratios,
+        "k1_z": k1_z,
+        "nearest": nearest["estimator"] if nearest else "",
+        "nearest_level": nearest["level"] if nearest else "",
         "nearest_rel_rmse_100": nearest["rel_rmse_100"] if nearest else NAN,
         "exact_saving": _saving(k1, at.get((RAO_BLACKWELL, "token"))) if usable else NAN,
         "k3_saving": _saving(k1, k3) if usable and ratios == HOLDS else NAN,
         "whole_k3_noise": ratio_of(whole["std"], k3["std"]) if whole and k3 and usable else NAN,
         "whole_k3_status": whole["status"] if whole and usable else "",
         "half_by": _half(_rows(tables, "tokens", pair)),
-    }  # fmt: skip
+    }
 
 
 def _measured(tables: Mapping[str, pd.DataFrame], pair: str) -> dict[tuple[str, str], Row]:

@@ -1,4 +1,4 @@
-"""What is compared with whom: each thing that trainers compute, by klbench and by others, on the same inputs.
+"""The comparisons: each thing that trainers compute, by klbench and by others, on the same inputs.
 
 A *subject* takes two tensors and gives one, differentiable in the first: log-probabilities of the sampled tokens under policy
 and reference, or the logits of both. KL(q‖p) and KL(p‖q) have q for the policy and p for the reference, in nats.
@@ -48,7 +48,7 @@ class Peer:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is computed; the exact function takes float64."""
+    """A function to compute; the exact one takes float64."""
 
     name: str
     inputs: Literal["log-probs", "logits"]
@@ -152,39 +152,69 @@ def _exact_kl(policy: Tensor, reference: Tensor) -> Any:
 
 
 SUBJECTS = (
-    Subject("k1", "log-probs", _ours("k1")(), (
-        Peer(HERE, "k1", _ours("k1")),
-        Peer(VERL, "kl_penalty k1", _verl("k1"), "k1"),
-        Peer(OPENRLHF, "compute_approx_kl k1", _openrlhf("k1"), "k1_openrlhf"),
-    )),
-    Subject("k2", "log-probs", _ours("k2")(), (
-        Peer(HERE, "k2", _ours("k2")),
-        Peer(VERL, "kl_penalty k2", _verl("k2"), "k2"),
-        Peer(OPENRLHF, "compute_approx_kl k2", _openrlhf("k2"), "k2_openrlhf"),
-    )),
-    Subject("k3", "log-probs", _ours("k3")(), (
-        Peer(HERE, "k3", _ours("k3")),
-        Peer(TRL, "GRPO per_token_kl", _trl_k3, "k3"),
-        Peer(VERL, "kl_penalty k3", _verl("k3"), "k3_verl"),
-        Peer(OPENRLHF, "compute_approx_kl k3", _openrlhf("k3"), "k3_openrlhf"),
-        Peer(LIGER, "k3_loss_fn", _liger_k3, "k3"),
-    )),
-    Subject("log-probability", "logits", lambda q, p: q.log_softmax(-1).gather(-1, _tokens(q)[:, None])[:, 0], (
-        Peer(HERE, "token_divergences", _kernel("log_q")),
-        Peer(TRL, "selective_log_softmax", _log_prob(TRL, "trl/trainer/utils.py", "selective_log_softmax")),
-        Peer(VERL, "logprobs_from_logits", _log_prob(VERL, "verl/utils/torch_functional.py", "logprobs_from_logits")),
-        Peer("torch", "distributions.Categorical", _categorical_log_prob),
-    )),
-    Subject("KL(q‖p)", "logits", _exact_kl, (
-        Peer(HERE, "token_divergences", _kernel("kl_qp")),
-        Peer("torch", "distributions.kl_divergence", _categorical_kl),
-        Peer("scipy", "special.rel_entr", _scipy_kl),
-    )),
-    Subject("Jensen-Shannon", "logits", _js, (
-        Peer(HERE, "divergences js", lambda: _js),
-        Peer(LIGER, "chunked JSD", _liger_js),
-    )),
-)  # fmt: skip
+    Subject(
+        "k1",
+        "log-probs",
+        _ours("k1")(),
+        (
+            Peer(HERE, "k1", _ours("k1")),
+            Peer(VERL, "kl_penalty k1", _verl("k1"), "k1"),
+            Peer(OPENRLHF, "compute_approx_kl k1", _openrlhf("k1"), "k1_openrlhf"),
+        ),
+    ),
+    Subject(
+        "k2",
+        "log-probs",
+        _ours("k2")(),
+        (
+            Peer(HERE, "k2", _ours("k2")),
+            Peer(VERL, "kl_penalty k2", _verl("k2"), "k2"),
+            Peer(OPENRLHF, "compute_approx_kl k2", _openrlhf("k2"), "k2_openrlhf"),
+        ),
+    ),
+    Subject(
+        "k3",
+        "log-probs",
+        _ours("k3")(),
+        (
+            Peer(HERE, "k3", _ours("k3")),
+            Peer(TRL, "GRPO per_token_kl", _trl_k3, "k3"),
+            Peer(VERL, "kl_penalty k3", _verl("k3"), "k3_verl"),
+            Peer(OPENRLHF, "compute_approx_kl k3", _openrlhf("k3"), "k3_openrlhf"),
+            Peer(LIGER, "k3_loss_fn", _liger_k3, "k3"),
+        ),
+    ),
+    Subject(
+        "log-probability",
+        "logits",
+        lambda q, p: q.log_softmax(-1).gather(-1, _tokens(q)[:, None])[:, 0],
+        (
+            Peer(HERE, "token_divergences", _kernel("log_q")),
+            Peer(TRL, "selective_log_softmax", _log_prob(TRL, "trl/trainer/utils.py", "selective_log_softmax")),
+            Peer(VERL, "logprobs_from_logits", _log_prob(VERL, "verl/utils/torch_functional.py", "logprobs_from_logits")),
+            Peer("torch", "distributions.Categorical", _categorical_log_prob),
+        ),
+    ),
+    Subject(
+        "KL(q‖p)",
+        "logits",
+        _exact_kl,
+        (
+            Peer(HERE, "token_divergences", _kernel("kl_qp")),
+            Peer("torch", "distributions.kl_divergence", _categorical_kl),
+            Peer("scipy", "special.rel_entr", _scipy_kl),
+        ),
+    ),
+    Subject(
+        "Jensen-Shannon",
+        "logits",
+        _js,
+        (
+            Peer(HERE, "divergences js", lambda: _js),
+            Peer(LIGER, "chunked JSD", _liger_js),
+        ),
+    ),
+)
 
 REGIMES = {"log-probs": ("near", "usual", "far", "extreme"), "logits": ("near", "usual", "far", "masked")}
 SPREADS = {"near": 1e-3, "usual": 0.3, "far": 3.0, "masked": 0.3}

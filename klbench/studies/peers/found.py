@@ -22,7 +22,7 @@ from klbench.types import RunError
 
 
 class MissingError(Exception):
-    """Why a function is not to be had here."""
+    """The reason why a function is not available here."""
 
 
 @dataclass
@@ -146,7 +146,7 @@ def function(distribution: str, file: str, name: str) -> Callable[..., Any]:
 
 
 def expression(distribution: str, file: str, name: str, target: str, arguments: Sequence[str]) -> Callable[..., Any]:
-    """What a function assigns to ``target`` first, as a function of the names in ``arguments``.
+    """Return what a function assigns to ``target`` first, as a function of the names in ``arguments``.
 
     Raises
     ------

@@ -63,9 +63,12 @@ def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> d
     largest = torch.finfo(torch.float32 if subject.inputs == "logits" else policy.dtype).max
     errors = _relative(value, exact, largest)
     found = {
-        "values": int(value.size), "max_rel_error": float(errors.max()), "median_rel_error": float(np.median(errors)),
-        "frac_wrong": float((errors >= WRONG).mean()), "n_nonfinite": int(np.isinf(errors).sum()),
-    }  # fmt: skip
+        "values": int(value.size),
+        "max_rel_error": float(errors.max()),
+        "median_rel_error": float(np.median(errors)),
+        "frac_wrong": float((errors >= WRONG).mean()),
+        "n_nonfinite": int(np.isinf(errors).sum()),
+    }
     if gradient is None:
         return found | {"max_gradient_rel_error": np.nan, "frac_flat": np.nan, "n_nan_gradient": -1}
     # Of logits most elements are tiny: the error is that of the whole row's gradient, in units of its largest element.
@@ -74,12 +77,13 @@ def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> d
     flat = (gradient == 0.0) & (np.abs(slope) > (1e-6 if rows is None else 1e-3 * rows))
     return found | {
         "max_gradient_rel_error": float(_relative(gradient, slope, largest, scale).max()),
-        "frac_flat": float(flat.mean()), "n_nan_gradient": int(np.isnan(gradient).sum()),
-    }  # fmt: skip
+        "frac_flat": float(flat.mean()),
+        "n_nan_gradient": int(np.isnan(gradient).sum()),
+    }
 
 
 def _twin(peer: Peer, function: Two, options: PeersOptions, seed: int) -> float:
-    """By how much, at most, a peer differs from its twin of klbench's, over ``1 + |value|``: float64, all regimes."""
+    """Return the largest difference of a peer from its twin in klbench, over ``1 + |value|``: float64, all regimes."""
     worst = 0.0
     for regime in REGIMES["log-probs"]:
         log_q, log_p = (torch.tensor(x) for x in inputs("log-probs", regime, (min(options.tokens, 4_096),), seed))
@@ -132,11 +136,21 @@ def _speed(
             ratio_low, ratio, ratio_high = np.quantile(seconds[str(k)] / ours, (0.25, 0.5, 0.75))
             rows.append(
                 {
-                    "subject": subject.name, "library": peer.library, "name": peer.name, "version": _version(peer.library),
-                    "dtype": dtype, "pass": direction, "seconds": median, "seconds_q25": low, "seconds_q75": high,
-                    "ratio": ratio, "ratio_q25": ratio_low, "ratio_q75": ratio_high, "repeats": options.repeats,
+                    "subject": subject.name,
+                    "library": peer.library,
+                    "name": peer.name,
+                    "version": _version(peer.library),
+                    "dtype": dtype,
+                    "pass": direction,
+                    "seconds": median,
+                    "seconds_q25": low,
+                    "seconds_q75": high,
+                    "ratio": ratio,
+                    "ratio_q25": ratio_low,
+                    "ratio_q75": ratio_high,
+                    "repeats": options.repeats,
                 }
-            )  # fmt: skip
+            )
     return rows
 
 
@@ -186,7 +200,7 @@ def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> d
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """What each library's values and gradients are worth, in float32."""
+    """Return the errors of each library's values and gradients, in float32."""
     table = results["peers"]
     measured = table[(table["status"] == "ok") & (table["dtype"] == table["dtype"].dropna().iloc[0])]
     lines = []

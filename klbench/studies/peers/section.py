@@ -138,15 +138,18 @@ def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
         by = {row["regime"]: row for row in rows if (row["library"], row["name"], row["dtype"]) == key}
         twin = next(iter(by.values()))
         same = f"{twin['twin']} ({number(twin['twin_difference'], 2)})" if twin["twin"] else ""
-        lines.append([
-            Cell(Markup("{} {}").format(key[0], cells.code(key[1]))), Cell(key[2]),
-            *(_error(by[each]["max_rel_error"] if each in by else math.nan) for each in regimes),
-            _error(by["near"]["max_gradient_rel_error"] if "near" in by else math.nan),
-            _share(by[last]["frac_flat"] if last in by else math.nan),
-            _elements(by[last]["n_nan_gradient"] if last in by else math.nan),
-            *(_time(timed.get((subject, *key, each))) for each in ("forward", "forward and backward")),
-            Cell(cells.code(same) if same else ""),
-        ])  # fmt: skip
+        lines.append(
+            [
+                Cell(Markup("{} {}").format(key[0], cells.code(key[1]))),
+                Cell(key[2]),
+                *(_error(by[each]["max_rel_error"] if each in by else math.nan) for each in regimes),
+                _error(by["near"]["max_gradient_rel_error"] if "near" in by else math.nan),
+                _share(by[last]["frac_flat"] if last in by else math.nan),
+                _elements(by[last]["n_nan_gradient"] if last in by else math.nan),
+                *(_time(timed.get((subject, *key, each))) for each in ("forward", "forward and backward")),
+                Cell(cells.code(same) if same else ""),
+            ]
+        )
     return Table(SAY.table_title(subject, len(lines)), columns, lines)
 
 

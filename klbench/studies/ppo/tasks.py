@@ -21,8 +21,11 @@ from klbench.threads import one_thread
 SEEDS_A_TASK = 4
 """Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
 FREE_STEPS, MOST_FREE_STEPS = 300, 3000
-"""Of free logits, up to 1 nat each: what the slowest combination needs to exchange one preferred sequence for another, and how
-many it gets where its gradient has not vanished by then."""
+"""The steps of free logits, up to 1 nat each, and the most of them.
+
+The slowest combination needs the first number to exchange one preferred sequence for another. It gets up to the second if its
+gradient has not vanished by then.
+"""
 
 Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
 Rows = list[dict[str, Any]]

@@ -47,16 +47,19 @@ def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Where every combination ended."""
+    """Return the end of training with every combination."""
     table = results["compared"]
     columns = ("combination", ">reward", ">KL, exact", ">as estimated", ">of the KL without penalty", "outcome")
     rows = [
         (
-            row["combination"], f"{row['reward']:.3f} ± {row['reward_se']:.3f}", f"{row['kl']:.2f} ± {row['kl_se']:.2f}",
+            row["combination"],
+            f"{row['reward']:.3f} ± {row['reward_se']:.3f}",
+            f"{row['kl']:.2f} ± {row['kl_se']:.2f}",
             f"{row['kl_estimate']:.2f} ± {row['kl_estimate_se']:.2f}",
-            "" if math.isnan(row["kl_share"]) else f"{100 * row['kl_share']:.0f} %", row["outcome"],
+            "" if math.isnan(row["kl_share"]) else f"{100 * row['kl_share']:.0f} %",
+            row["outcome"],
         )
         for row in table.to_dict("records")
-    ]  # fmt: skip
+    ]
     first = table.iloc[0]
     return [Summary(f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)", columns, rows)]

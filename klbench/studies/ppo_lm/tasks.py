@@ -30,7 +30,7 @@ from klbench.studies.language.stage import Place, Stage, stage
 from klbench.types import Rollouts
 
 LOGGED = ("reward", "kl", "kl_estimate", "objective", "tokens", "clip_fraction", "beta_used")
-"""What trackers are told."""
+"""The columns that trackers log."""
 
 
 def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
@@ -49,9 +49,17 @@ def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]
     recipe = Recipe.of(options)
     steps = recipe.steps if options.decay else None
     learner = world(
-        shared, options, job.place, job.seed, prompts_each=options.prompts_each, group=options.group,
-        rate=options.learning_rate, clip=options.gradient_clip, steps=steps, critic=recipe.critic,
-    )  # fmt: skip
+        shared,
+        options,
+        job.place,
+        job.seed,
+        prompts_each=options.prompts_each,
+        group=options.group,
+        rate=options.learning_rate,
+        clip=options.gradient_clip,
+        steps=steps,
+        critic=recipe.critic,
+    )
     used = arm("none" if job.name == UNTRAINED else job.name, options.beta)
 
     def estimate(rollouts: Rollouts) -> np.ndarray:

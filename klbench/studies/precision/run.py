@@ -87,10 +87,14 @@ def _measure(variant: Callable[[Any], Any], name: str, dtype: str, points: np.nd
     if not errors:
         return None
     return {
-        "points": len(errors), "eps": info.eps, "max_rel_error": max(errors), "median_rel_error": float(np.median(errors)),
-        "max_ulp": max(errors) / info.eps, "max_gradient_rel_error": max(gradient_errors),
+        "points": len(errors),
+        "eps": info.eps,
+        "max_rel_error": max(errors),
+        "median_rel_error": float(np.median(errors)),
+        "max_ulp": max(errors) / info.eps,
+        "max_gradient_rel_error": max(gradient_errors),
         "frac_negative": negative / len(errors),
-    }  # fmt: skip
+    }
 
 
 def run(options: PrecisionOptions, context: Context) -> dict[str, pd.DataFrame]:

@@ -37,7 +37,7 @@ class Curve:
 
     @property
     def worst_decade(self) -> int:
-        """Where the error is worst."""
+        """The decade with the worst error."""
         return self.decades[list(self.error).index(max(self.error))]
 
     def at(self, decade: int) -> tuple[float, float] | None:
@@ -46,7 +46,7 @@ class Curve:
         return (self.error[found[0]], self.negative[found[0]]) if found else None
 
     def reaching(self, limit: float, *, gradient: bool = False) -> str:
-        """Where the worst error reaches a limit, in words; empty if nowhere."""
+        """Return the decades whose worst error reaches a limit, in words; empty if there are none."""
         values = self.gradient if gradient else self.error
         stretches: list[list[int]] = []
         for decade, value in zip(self.decades, values, strict=True):

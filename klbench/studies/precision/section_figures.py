@@ -37,9 +37,14 @@ def _draw(axes: Axes, curve: Curve, values: Sequence[float], entry: LegendEntry,
         kept = [(a, b) for a, b, keep in zip(x, y, chosen, strict=True) if keep]
         if kept:
             axes.plot(
-                *zip(*kept, strict=True), linestyle="none", marker=marker, color=colour(entry.slot), clip_on=False, zorder=4,
+                *zip(*kept, strict=True),
+                linestyle="none",
+                marker=marker,
+                color=colour(entry.slot),
+                clip_on=False,
+                zorder=4,
                 markerfacecolor=colour(entry.slot) if marker == entry.marker else "none",
-            )  # fmt: skip
+            )
 
 
 def _words(curve: Curve, values: Sequence[float]) -> str:

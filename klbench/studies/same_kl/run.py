@@ -34,7 +34,7 @@ def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
 
 
 def _families(options: SameKlOptions, seed: int) -> dict[Shape, tuple[Callable[[float], tuple[np.ndarray, np.ndarray]], float]]:
-    """For each shape, a strength to ``(log q, log p)``, and the largest strength that makes sense."""
+    """Return, for each shape, a function from strength to ``(log q, log p)``, and the largest strength that makes sense."""
     stream = streams.generator(seed, "same_kl", options.size)
     p = _normalized(stream.standard_normal(options.size))
     noise = stream.standard_normal(options.size)
@@ -86,10 +86,17 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
     kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
     k1, k3 = (each.std if each else math.nan for each in pair.exact([estimators.get("k1"), estimators.get("k3")]))
     row = {
-        "pair": pair.title, "shape": shape, "kl_qp": kl_qp, "kl_pq": kl_pq, "chi2": chi2, "two_j": 2 * (kl_qp + kl_pq),
-        "x_over_2j": chi2 / (2 * (kl_qp + kl_pq)), "value_std_k1": k1, "value_std_k3": k3,
+        "pair": pair.title,
+        "shape": shape,
+        "kl_qp": kl_qp,
+        "kl_pq": kl_pq,
+        "chi2": chi2,
+        "two_j": 2 * (kl_qp + kl_pq),
+        "x_over_2j": chi2 / (2 * (kl_qp + kl_pq)),
+        "value_std_k1": k1,
+        "value_std_k3": k3,
         "value_winner": "k1" if k1 < k3 else "k3",
-    }  # fmt: skip
+    }
     gradient = task.gradient("kl_qp")
     scale = float(gradient.norm())
     for name, found in zip(GRADIENTS, exact.all_moments([gradients.get(name) for name in GRADIENTS], task), strict=True):
@@ -115,10 +122,14 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             ("shape", ">KL(p‖q)", ">chi2 / 2J", ">sd of k1", ">sd of k3", "less noise"),
             [
                 (
-                    row["shape"], f"{row['kl_pq']:.3g}", f"{row['x_over_2j']:.3g}", f"{row['value_std_k1']:.3g}",
-                    f"{row['value_std_k3']:.3g}", row["value_winner"],
+                    row["shape"],
+                    f"{row['kl_pq']:.3g}",
+                    f"{row['x_over_2j']:.3g}",
+                    f"{row['value_std_k1']:.3g}",
+                    f"{row['value_std_k3']:.3g}",
+                    row["value_winner"],
                 )
                 for row in rows.to_dict("records")
             ],
         )
-    ]  # fmt: skip
+    ]

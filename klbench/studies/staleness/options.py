@@ -29,6 +29,10 @@ def _behind(pair: Pair, lag: float) -> Pair:
     return type(pair)(**fields | {"lag": lag, "label": pair.title})
 
 
+LAGS = (0.0, 0.01, 0.03, 0.1, 0.3)
+"""The default lags, in nats."""
+
+
 class StalenessOptions(PairOptions):
     """Settings of the staleness study.
 
@@ -41,15 +45,25 @@ class StalenessOptions(PairOptions):
     """
 
     pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(default=(), min_length=1)
-    lags: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)] = (
-        0.0, 0.01, 0.03, 0.1, 0.3,
-    )  # fmt: skip
+    lags: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)] = LAGS
     combinations: Combinations = (
-        "k1_reward", "k1_reward_token_ratio", "k1_reward_truncated_ratio", "k1/reward_to_go/token/prefix_ratio",
-        "k1_reward_sequence_ratio", "k1/reward/sequence/truncated_ratio", "k1_prefix_ratio_loss", "k2_sequence_loss",
-        "k3_loss", "k3_plus", "k3_ratio_loss", "openrlhf_unbiased_gradient", "k3_sequence_ratio_loss", "full_loss",
-        "full_with_score", "full_with_score_sequence_ratio",
-    )  # fmt: skip
+        "k1_reward",
+        "k1_reward_token_ratio",
+        "k1_reward_truncated_ratio",
+        "k1/reward_to_go/token/prefix_ratio",
+        "k1_reward_sequence_ratio",
+        "k1/reward/sequence/truncated_ratio",
+        "k1_prefix_ratio_loss",
+        "k2_sequence_loss",
+        "k3_loss",
+        "k3_plus",
+        "k3_ratio_loss",
+        "openrlhf_unbiased_gradient",
+        "k3_sequence_ratio_loss",
+        "full_loss",
+        "full_with_score",
+        "full_with_score_sequence_ratio",
+    )
     group: int = Field(default=8, ge=2, le=4096)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a sampler that lags behind the policy does to each gradient, and what each correction costs."""
+"""The effect on each gradient of a sampler that lags behind the policy, and the cost of each correction."""
 
 from __future__ import annotations
 

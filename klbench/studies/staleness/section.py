@@ -48,9 +48,14 @@ def lead(tables: Tables) -> Lead:
     plain = [row for row in lagging.corrections if row["correction"] == "none" and row["verdict"] == VERDICTS[1]]
     worst = max(plain, key=lambda row: row["rel_bias_last"], default=None)
     verdict = SAY.verdict(
-        runs[0].label, short(lagging.lags[-1]), sum(map(len, right)), len(lagging.corrections),
-        named(right[0][0]) if right else "", named(worst) if worst else "", share(worst["rel_bias_last"]) if worst else "",
-    )  # fmt: skip
+        runs[0].label,
+        short(lagging.lags[-1]),
+        sum(map(len, right)),
+        len(lagging.corrections),
+        named(right[0][0]) if right else "",
+        named(worst) if worst else "",
+        share(worst["rel_bias_last"]) if worst else "",
+    )
     return Lead(SAY.question(), verdict, section_figures.at_last(lagging), _more(lagging))
 
 

@@ -11,7 +11,7 @@ from klbench.report.tables import Row
 from klbench.studies.staleness.columns import COMBINATIONS, CORRECTIONS, STALENESS
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
-"""As the page goes through them."""
+"""The verdicts in the order of the page."""
 
 
 class Staleness(Measured):

@@ -1,4 +1,4 @@
-"""What a lag does to each combination, as it follows from the table of staleness."""
+"""The effect of a lag on each combination, as it follows from the table of staleness."""
 
 from __future__ import annotations
 
@@ -43,18 +43,29 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
         }
         for name, curve in curves.items():
             first, last = curve[0], curve[-1]
-            result.append({
-                "pair": pair, "series": first["series"], "combination": name, "typed": typed.get(name, ""),
-                "placement": first["placement"], "correction": first["correction"], "verdict": _verdict(curve),
-                "same_as": same[name], "lag": last["staleness"], "balance_batch": last["balance_batch"],
-                "rel_bias_first": first["rel_bias"], "rel_bias_last": last["rel_bias"],
-                "rel_std_first": first["rel_std"], "rel_std_last": last["rel_std"],
-                **{
-                    column: rival["combination"] if rival else ""
-                    for column, rival in zip(("rival", "sampled_rival"), rivals.values(), strict=True)
-                },
-                **{f"{word}_up_to": beaten_up_to(last, rival) if rival else math.nan for word, rival in rivals.items()},
-            })  # fmt: skip
+            result.append(
+                {
+                    "pair": pair,
+                    "series": first["series"],
+                    "combination": name,
+                    "typed": typed.get(name, ""),
+                    "placement": first["placement"],
+                    "correction": first["correction"],
+                    "verdict": _verdict(curve),
+                    "same_as": same[name],
+                    "lag": last["staleness"],
+                    "balance_batch": last["balance_batch"],
+                    "rel_bias_first": first["rel_bias"],
+                    "rel_bias_last": last["rel_bias"],
+                    "rel_std_first": first["rel_std"],
+                    "rel_std_last": last["rel_std"],
+                    **{
+                        column: rival["combination"] if rival else ""
+                        for column, rival in zip(("rival", "sampled_rival"), rivals.values(), strict=True)
+                    },
+                    **{f"{word}_up_to": beaten_up_to(last, rival) if rival else math.nan for word, rival in rivals.items()},
+                }
+            )
     return pd.DataFrame(result, columns=[column.name for column in CORRECTIONS.columns])
 
 

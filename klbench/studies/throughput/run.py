@@ -48,7 +48,7 @@ def _time(call: Callable[[], Any], device: str, options: ThroughputOptions) -> n
 def _calls(
     estimator: Estimator, log_ratio: np.ndarray, log_weight: np.ndarray, device: str, dtype: str
 ) -> dict[tuple[str, str], Any]:
-    """What to time: ``(backend, pass)`` to a call without arguments."""
+    """Return the calls to time: ``(backend, pass)`` to a call without arguments."""
     weight = log_weight if estimator.needs_weight else None
     calls: dict[tuple[str, str], Any] = {}
     if device == "cpu" and dtype != "bfloat16":
@@ -83,9 +83,16 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
                     low, median, high = np.quantile(rate, (0.25, 0.5, 0.75))
                     rows.append(
                         {
-                            "estimator": estimator.name, "backend": backend, "pass": direction, "dtype": dtype, "device": name,
-                            "samples": options.samples, "terms_per_second": median, "terms_per_second_q25": low,
-                            "terms_per_second_q75": high, "repeats": options.repeats,
+                            "estimator": estimator.name,
+                            "backend": backend,
+                            "pass": direction,
+                            "dtype": dtype,
+                            "device": name,
+                            "samples": options.samples,
+                            "terms_per_second": median,
+                            "terms_per_second_q25": low,
+                            "terms_per_second_q75": high,
+                            "repeats": options.repeats,
                         }
-                    )  # fmt: skip
+                    )
     return {"throughput": pd.DataFrame(rows)}

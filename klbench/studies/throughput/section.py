@@ -67,13 +67,18 @@ def _figure(data: Data, setting: Setting) -> Figure:
         found = {dtype: data.of(setting, kind, dtype) for dtype in dtypes}
         marks = [
             plots.Mark(
-                name, each.rate / MILLION if each else math.nan, legend[dtype], each.low / MILLION if each else math.nan,
-                each.high / MILLION if each else math.nan, offset=0.24 * (i - (len(dtypes) - 1) / 2), size=4.2,
+                name,
+                each.rate / MILLION if each else math.nan,
+                legend[dtype],
+                each.low / MILLION if each else math.nan,
+                each.high / MILLION if each else math.nan,
+                offset=0.24 * (i - (len(dtypes) - 1) / 2),
+                size=4.2,
             )
             for name in names
             for i, dtype in enumerate(dtypes)
             for each in [found[dtype].get(name)]
-        ]  # fmt: skip
+        ]
         library = next(each.library for each in timings if each.kind == kind)
         panels.append(plots.down(f"{library}, {kind[1]}", marks, axis, left=0.37))
     where = SAY.on(setting) if several else ""

@@ -14,7 +14,7 @@ LIBRARIES = {"numpy": "NumPy"}
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all estimators: where they ran, on how many terms."""
+    """The conditions that all estimators share: where they ran, on how many terms."""
 
     run: str
     device: str
@@ -46,7 +46,7 @@ class Timing:
 
     @property
     def spread(self) -> float:
-        """From the first to the third quartile, as a fraction of the median."""
+        """The range from the first to the third quartile, as a fraction of the median."""
         return (self.high - self.low) / self.rate
 
 
@@ -78,7 +78,7 @@ class Data:
         return list(dict.fromkeys(each.dtype for each in self.timings if each.setting == setting and kind in (None, each.kind)))
 
     def ratios(self, above: dict[str, Timing], below: dict[str, Timing]) -> dict[str, float]:
-        """Of the estimators in both, how many times as fast the first is, rising."""
+        """Return, for the estimators in both, how many times as fast the first is, rising."""
         found = {name: above[name].rate / below[name].rate for name in above if name in below}
         return dict(sorted(found.items(), key=lambda item: item[1]))
 
@@ -91,9 +91,14 @@ def load(tables: Tables) -> Data:
         [
             Timing(
                 Setting(str(row.get("run", "")), str(row["device"]), int(row["samples"]), int(row["repeats"])),
-                str(row["estimator"]), str(row["backend"]), str(row["pass"]), str(row["dtype"]),
-                float(row["terms_per_second"]), float(row["terms_per_second_q25"]), float(row["terms_per_second_q75"]),
+                str(row["estimator"]),
+                str(row["backend"]),
+                str(row["pass"]),
+                str(row["dtype"]),
+                float(row["terms_per_second"]),
+                float(row["terms_per_second_q25"]),
+                float(row["terms_per_second_q75"]),
             )
             for row in rows
         ]
-    )  # fmt: skip
+    )

@@ -8,7 +8,7 @@ from klbench import columns
 from klbench.schema import Column, Schema, flag, integer, text, with_error
 
 FEW_SAMPLES = 100
-"""From here on Student's quantile, 1.98, is as good as 1.96, and errors count as normal."""
+"""The number of values from which errors count as normal: Student's quantile is 1.98, close enough to 1.96."""
 MAIN_TARGET = "KL(q‖p)"
 ALL, UNBIASED, TWO = "all", "unbiased", "k1 or k3"
 """The groups of estimators that are ranked."""

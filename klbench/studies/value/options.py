@@ -43,6 +43,12 @@ class ValueOptions(PairOptions):
     estimators: EstimatorNames = Field(default_factory=every_estimator)
     samples: int = Field(default=1_000_000, ge=2, le=10**15)
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
-        1, 4, 16, 64, 256, 1_024, 4_096,
-    )  # fmt: skip
+        1,
+        4,
+        16,
+        64,
+        256,
+        1_024,
+        4_096,
+    )
     diagnostic_samples: int = Field(default=2**20, ge=0)

@@ -1,4 +1,4 @@
-"""How wrong and how noisy each estimator's value is, over pairs and batch sizes, against the exact divergence."""
+"""The bias and noise of each estimator's value, over pairs and batch sizes, against the exact divergence."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Found:
-    """What one or more shards found: moments over panels, counts over batches, and from the first one the tail's shape."""
+    """The result of one or more shards: moments over panels, counts over batches, and from the first one the tail's shape."""
 
     moments: Moments
     counts: Counts
     khats: dict[str, tuple[float, float, int]]
 
     def merge(self, later: Found) -> Found:
-        """Both together; the order matters to the last bit."""
+        """Return the results of both; the order matters to the last bit."""
         counts = self.counts.merge(later.counts, KEPT_ERRORS)
         return Found(self.moments.merge(later.moments), counts, self.khats or later.khats)
 
@@ -89,17 +89,24 @@ class Found:
         """Everything as arrays by name."""
         counts, moments = self.counts, self.moments
         return {
-            "count": np.array(moments.count), "weight": np.array(moments.weight), "mean": moments.mean,
-            "scatter": moments.scatter, "batches": counts.batches, "negative": counts.negative, "covered": counts.covered,
-            "tested": counts.tested, "nonfinite": counts.nonfinite,
+            "count": np.array(moments.count),
+            "weight": np.array(moments.weight),
+            "mean": moments.mean,
+            "scatter": moments.scatter,
+            "batches": counts.batches,
+            "negative": counts.negative,
+            "covered": counts.covered,
+            "tested": counts.tested,
+            "nonfinite": counts.nonfinite,
             "errors": np.concatenate([e for row in counts.errors for e in row]),
             "error_sizes": np.array([[e.size for e in row] for row in counts.errors]),
-            "khat_names": np.array(list(self.khats)), "khats": np.array(list(self.khats.values())),
-        }  # fmt: skip
+            "khat_names": np.array(list(self.khats)),
+            "khats": np.array(list(self.khats.values())),
+        }
 
     @classmethod
     def restored(cls, stored: Mapping[str, np.ndarray]) -> Found:
-        """What :meth:`flat` was made from."""
+        """Return the result that :meth:`flat` was made from."""
         ends = np.cumsum(stored["error_sizes"].ravel())
         pieces = [stored["errors"][a:b] for a, b in pairwise([0, *ends])]
         columns = stored["error_sizes"].shape[1]
@@ -203,10 +210,17 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
         order = [(i, k) for i, state in enumerate(states) for k in range(state.shards, shards)]
         done = total - len(order)
         tasks = (
-            (options.pairs[i], plans[i], context.seed, stream_name(options.pairs[i]),
-             options.samples, options.diagnostic_samples, k)
+            (
+                options.pairs[i],
+                plans[i],
+                context.seed,
+                stream_name(options.pairs[i]),
+                options.samples,
+                options.diagnostic_samples,
+                k,
+            )
             for i, k in order
-        )  # fmt: skip
+        )
         for (i, k), shard in zip(order, context.map(measure_shard, tasks, short=True), strict=True):
             states[i].add(shard, last=k == shards - 1)
             done += 1

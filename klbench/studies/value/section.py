@@ -12,7 +12,7 @@ from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY
 
 NAMED = 3
-"""As many winners are named in the verdict."""
+"""The most winners that the verdict names."""
 
 
 def _wins(data: Data, among: str, batch: int) -> Text:
@@ -46,9 +46,13 @@ def lead(tables: Tables) -> Lead:
 def _asked(data: Data) -> Text:
     samples = sorted({int(row["samples"]) for row in data.values})
     return SAY.asked(
-        data.several, len({row["estimator"] for row in data.values}), len({row["pair"] for row in data.values}),
-        len(data.series), samples, data.batches,
-    )  # fmt: skip
+        data.several,
+        len({row["estimator"] for row in data.values}),
+        len({row["pair"] for row in data.values}),
+        len(data.series),
+        samples,
+        data.batches,
+    )
 
 
 def build(tables: Tables) -> Sequence[Block]:

@@ -58,7 +58,7 @@ class Data(RunTables):
 
     @cached_property
     def _unnamed(self) -> str:
-        """What stands for a series without a name."""
+        """The label of a series without a name."""
         values = self.frame(VALUES)
         if any(str(each).strip() for each in values["series"].dropna().unique()):
             return "other pairs"
@@ -71,7 +71,7 @@ class Data(RunTables):
 
     @property
     def several(self) -> bool:
-        """Whether the tables are of several runs."""
+        """Return whether the tables are of several runs."""
         return "run" in self.frame(VALUES)
 
     @cached_property

@@ -38,9 +38,16 @@ def size(batch: int) -> str:
 
 
 def figure(
-    data: Data, name: str, title: str, panels: Sequence[Panel], legend: Sequence[LegendEntry], caption: Text, *,
-    most: int = MOST_PANELS, off_policy: bool = False,
-) -> Figure | None:  # fmt: skip
+    data: Data,
+    name: str,
+    title: str,
+    panels: Sequence[Panel],
+    legend: Sequence[LegendEntry],
+    caption: Text,
+    *,
+    most: int = MOST_PANELS,
+    off_policy: bool = False,
+) -> Figure | None:
     """Return the first panels as a figure whose caption says what is left out; None without any."""
     if not panels:
         return None
@@ -56,9 +63,16 @@ def used(entries: Mapping[str, LegendEntry], panels: Sequence[Sequence[Line]]) -
 
 
 def _curve(
-    entry: LegendEntry, rows: Sequence[Row], x: str, y: Value, *,
-    exact: Callable[[Row], float] | None = None, joined: bool = True, shift: float = 1.0, hollow: str = "status",
-) -> list[Line]:  # fmt: skip
+    entry: LegendEntry,
+    rows: Sequence[Row],
+    x: str,
+    y: Value,
+    *,
+    exact: Callable[[Row], float] | None = None,
+    joined: bool = True,
+    shift: float = 1.0,
+    hollow: str = "status",
+) -> list[Line]:
     """Return measured points with their intervals, and a line through exact values, or through the points without these."""
     kept = [(row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow])) for row in rows]
     kept = [each for each in kept if math.isfinite(each[1])]
@@ -67,9 +81,15 @@ def _curve(
         return []
     low, high = ([math.nan if bad else value + sign * half for _, value, half, bad in kept] for sign in (-1, 1))
     points = Line(
-        entry, [at * shift for at, *_ in kept], [value for _, value, *_ in kept], low, high,
-        bars=True, joined=joined and not known, hollow=[bad for *_, bad in kept],
-    )  # fmt: skip
+        entry,
+        [at * shift for at, *_ in kept],
+        [value for _, value, *_ in kept],
+        low,
+        high,
+        bars=True,
+        joined=joined and not known,
+        hollow=[bad for *_, bad in kept],
+    )
     if not (joined and known):
         return [points]
     return [Line(entry, [at for at, _ in known], [value for _, value in known], marked=False), points]
@@ -111,10 +131,8 @@ def _error_over_kl(data: Data, pairs: Sequence[str]) -> list[Line]:
     return [
         line
         for name, entry in data.entries.items()
-        for line in _curve(
-            entry, _rows(data, pairs, data.batch, name), "kl", _relative_error, joined=joined, hollow="error"
-        )
-    ]  # fmt: skip
+        for line in _curve(entry, _rows(data, pairs, data.batch, name), "kl", _relative_error, joined=joined, hollow="error")
+    ]
 
 
 def _error_by_name(data: Data) -> Figure | None:
@@ -190,9 +208,14 @@ def noise(data: Data) -> Figure | None:
     label = Axis("std / true value", "log")
     caption, title = SAY.noise_caption(), f"Noise of {size(data.batches[0])}"
     return _against_kl(
-        data, "noise", title, caption, label,
-        lambda row: (_over_truth(row, "std"), Z95 * _over_truth(row, "std_se")), lambda row: _over_truth(row, "exact_std"),
-    )  # fmt: skip
+        data,
+        "noise",
+        title,
+        caption,
+        label,
+        lambda row: (_over_truth(row, "std"), Z95 * _over_truth(row, "std_se")),
+        lambda row: _over_truth(row, "exact_std"),
+    )
 
 
 def _percents(axes: Axes, which: str = "y") -> None:
@@ -208,9 +231,14 @@ def bias(data: Data) -> Figure | None:
     """Draw the relative bias over KL."""
     label = Axis("bias / true value", "symlog", levels=(0.0,), place=_percents)
     return _against_kl(
-        data, "bias", "Bias", SAY.bias_caption(), label,
-        lambda row: (row["rel_bias"], Z95 * row["rel_bias_se"]), lambda row: _over_truth(row, "exact_bias"),
-    )  # fmt: skip
+        data,
+        "bias",
+        "Bias",
+        SAY.bias_caption(),
+        label,
+        lambda row: (row["rel_bias"], Z95 * row["rel_bias_se"]),
+        lambda row: _over_truth(row, "exact_bias"),
+    )
 
 
 def _place(data: Data, series: str, pair: str) -> str:

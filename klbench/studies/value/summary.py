@@ -1,4 +1,4 @@
-"""What the terminal shows of the value study."""
+"""The value study's tables for the terminal."""
 
 from __future__ import annotations
 
@@ -38,11 +38,16 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         records = table[(table["pair"] == title) & ~skipped].to_dict("records")
         rows = [
             (
-                row["estimator"], row["target"], f"{row['truth']:.4g}", with_interval(row["bias"], row["bias_se"]),
-                f"{row['std']:.4g}", f"{row['rmse']:.4g}", "" if row["status"] == "ok" else row["status"],
+                row["estimator"],
+                row["target"],
+                f"{row['truth']:.4g}",
+                with_interval(row["bias"], row["bias_se"]),
+                f"{row['std']:.4g}",
+                f"{row['rmse']:.4g}",
+                "" if row["status"] == "ok" else row["status"],
             )
             for row in records
-        ]  # fmt: skip
+        ]
         if rows:
             heading = f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples (nats)"
             left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)

@@ -31,7 +31,7 @@ MIN_ERRORS = 100
 
 @dataclass(frozen=True)
 class Exact:
-    """What is known of a pair without drawing; the lists run over its usable estimators."""
+    """The exact values of a pair, known without drawing; the lists run over its usable estimators."""
 
     truths: dict[str, Truth | None]
     moments: list[ExactMoments | None]
@@ -57,14 +57,14 @@ class Measured:
 
 
 def skip_reason(estimator: Estimator, pair: Pair) -> Skip | None:
-    """Why an estimator cannot be measured on a pair, if so."""
+    """Return why an estimator cannot be measured on a pair; None if it can."""
     if estimator.needs_weight and not pair.off_policy:
         return Skip("needs samples of a third distribution (pair.mu)")
     return None
 
 
 def tail_variable(estimator: Estimator) -> str:
-    """Which ratio's tail decides the estimator's: ``r = p/q``, ``w = q/mu``, or their product ``wr``."""
+    """Return the ratio whose tail decides the estimator's: ``r = p/q``, ``w = q/mu``, or their product ``wr``."""
     if not estimator.needs_weight:
         return "r"
     return "wr" if estimator.growth else "w"
@@ -78,7 +78,7 @@ def proportion_se(hits: int, n: int) -> float:
 
 @dataclass(frozen=True)
 class _Column:
-    """Where an estimator at a batch size stands in the panel vectors, and how its variance scales there."""
+    """The position of an estimator at a batch size in the panel vectors, and the scale of its variance there."""
 
     mean: int
     variance: int
@@ -100,7 +100,7 @@ def _rmse(bias: float, variance: float) -> float:
 
 
 def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float) -> np.ndarray:
-    """Of the root-mean-square error, with respect to the panel means and variances."""
+    """Return the gradient of the root-mean-square error with respect to the panel means and variances."""
     gradient = np.zeros(size)
     if rmse > 0.0:
         gradient[at.mean], gradient[at.variance] = bias / rmse, 0.5 / (at.per * rmse)
@@ -136,10 +136,16 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
     known = truth.value == truth.value
     row: dict[str, Any] = {
-        "pair": measured.pair.title, "series": measured.pair.series, "estimator": estimator.name,
-        "target": divergences.get(estimator.target).symbol, "batch": batch, "samples": samples,
-        "truth": truth.value, "truth_error": truth.error, "truth_method": truth.method if known else "unknown",
-    }  # fmt: skip
+        "pair": measured.pair.title,
+        "series": measured.pair.series,
+        "estimator": estimator.name,
+        "target": divergences.get(estimator.target).symbol,
+        "batch": batch,
+        "samples": samples,
+        "truth": truth.value,
+        "truth_error": truth.error,
+        "truth_method": truth.method if known else "unknown",
+    }
     at = _locate(measured, i, batch)
     mean_vector = measured.moments.mean
     if at is None or (math.isnan(mean_vector[at.variance]) and not counts.nonfinite[i]):
@@ -165,19 +171,34 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     batches, tested = int(counts.batches[i, j]), int(counts.tested[i, j])
     covered, negative = int(counts.covered[i, j]), int(counts.negative[i, j])
     return row | {
-        "mean": mean, "mean_se": mean_se, "bias": bias, "bias_se": bias_se,
-        "variance": variance, "variance_se": variance_se, "std": std, "std_se": std_se,
-        "rmse": rmse, "rmse_se": _standard_error(_gradient(len(mean_vector), at, bias, variance, rmse), covariance),
-        "rel_bias": bias / truth.value if truth.value else NAN, "rel_bias_se": bias_se / truth.value if truth.value else NAN,
+        "mean": mean,
+        "mean_se": mean_se,
+        "bias": bias,
+        "bias_se": bias_se,
+        "variance": variance,
+        "variance_se": variance_se,
+        "std": std,
+        "std_se": std_se,
+        "rmse": rmse,
+        "rmse_se": _standard_error(_gradient(len(mean_vector), at, bias, variance, rmse), covariance),
+        "rel_bias": bias / truth.value if truth.value else NAN,
+        "rel_bias_se": bias_se / truth.value if truth.value else NAN,
         "rel_std": std / truth.value if truth.value else NAN,
-        "exact_bias": exact_bias, "exact_std": exact_std,
-        "bias_z": _z(bias - exact_bias, bias_se), "std_z": std_z,
-        "batches": batches, "frac_negative": negative / batches if batches else NAN,
+        "exact_bias": exact_bias,
+        "exact_std": exact_std,
+        "bias_z": _z(bias - exact_bias, bias_se),
+        "std_z": std_z,
+        "batches": batches,
+        "frac_negative": negative / batches if batches else NAN,
         "frac_negative_se": proportion_se(negative, batches) if batches else NAN,
-        "coverage": covered / tested if tested else NAN, "coverage_se": proportion_se(covered, tested) if tested else NAN,
-        "n_nonfinite": int(counts.nonfinite[i]), "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples,
+        "coverage": covered / tested if tested else NAN,
+        "coverage_se": proportion_se(covered, tested) if tested else NAN,
+        "n_nonfinite": int(counts.nonfinite[i]),
+        "khat": khat,
+        "khat_se": khat_se,
+        "khat_samples": khat_samples,
         "status": _status(measured, i, khat, std_z),
-    }  # fmt: skip
+    }
 
 
 def _z(difference: float, standard_error: float) -> float:
@@ -203,12 +224,18 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
                     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
                     rows.append(
                         {
-                            "pair": measured.pair.title, "series": measured.pair.series, "estimator": estimator.name,
-                            "target": divergences.get(estimator.target).symbol, "batch": batch, "samples": samples,
-                            "truth": truth.value, "truth_error": truth.error, "truth_method": truth.method,
+                            "pair": measured.pair.title,
+                            "series": measured.pair.series,
+                            "estimator": estimator.name,
+                            "target": divergences.get(estimator.target).symbol,
+                            "batch": batch,
+                            "samples": samples,
+                            "truth": truth.value,
+                            "truth_error": truth.error,
+                            "truth_method": truth.method,
                             "status": f"skipped: {skip.reason if skip else ''}",
                         }
-                    )  # fmt: skip
+                    )
     return _frame(VALUES, rows)
 
 
@@ -233,7 +260,10 @@ def _compare(measured: Measured, first: int, second: int, batch: int, covariance
 
 
 def differences(results: Sequence[Measured]) -> pd.DataFrame:
-    """For every two estimators of one target, on the same draws: differences of mean and rmse with paired standard errors."""
+    """Compare every two estimators of one target on the same draws.
+
+    Differences of mean and root-mean-square error come with paired standard errors.
+    """
     rows = []
     for measured in results:
         covariance = measured.moments.covariance_of_mean
@@ -284,14 +314,20 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
     return pd.DataFrame(
         [
             {
-                "estimator": e.name, "target": divergences.get(e.target).symbol, "tex": e.tex, "summary": e.summary,
-                "unbiased_claim": e.claims.unbiased, "nonnegative_claim": e.claims.nonnegative,
+                "estimator": e.name,
+                "target": divergences.get(e.target).symbol,
+                "tex": e.tex,
+                "summary": e.summary,
+                "unbiased_claim": e.claims.unbiased,
+                "nonnegative_claim": e.claims.nonnegative,
                 "gradient_claim": e.claims.gradient or "",
-                "needs_weight": e.needs_weight, "aliases": ", ".join(e.aliases), "source": e.source,
+                "needs_weight": e.needs_weight,
+                "aliases": ", ".join(e.aliases),
+                "source": e.source,
             }
             for e in chosen
         ]
-    )  # fmt: skip
+    )
 
 
 def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> dict[str, pd.DataFrame]:
