@@ -1,0 +1,71 @@
+"""slime, and miles, which came from it."""
+
+from collections.abc import Iterator
+
+from klbench.trainers._trainer import LENGTH, NONE, RETURNS, TOKENS, Option, Row, Trainer, in_reward
+
+KINDS = ("k1", "k2", "k3", "low_var_kl")
+AVERAGES = {"False": LENGTH, "True": TOKENS}
+OPTIONS = (
+    Option("use_kl_loss", False, (True, False)),
+    Option("kl_loss_type", "k1", KINDS),
+    Option("kl_loss_coef", 0.0, switch="use_kl_loss"),
+    Option("use_unbiased_kl", False, (True, False), "use_kl_loss"),
+    Option("kl_coef", 0.0),
+    Option(
+        "advantage_estimator", "grpo", ("grpo", "gspo", "cispo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "ppo")
+    ),
+    Option("calculate_per_token_loss", False, (True, False)),
+)
+
+
+def _loss(kind: str, unbiased: bool, combination: str, where: str, clamp: str = "", note: str = "") -> Row:
+    when = {"use_kl_loss": (True,), "use_unbiased_kl": (unbiased,), "kl_loss_type": (kind,)}
+    return Row(when, combination, where, coefficient="kl_loss_coef", clamp=clamp, note=note)
+
+
+def _rows(where: str, clamped: str, clamp: str) -> Iterator[Row]:
+    """All rows; ``clamped`` is the estimator that ``low_var_kl`` stands for."""
+    for kind in ("k1", "k2", "k3"):
+        yield _loss(kind, False, f"{kind}_loss", where)
+    yield _loss("low_var_kl", False, f"{clamped}_loss", where, clamp)
+    ratio = "token/token_ratio:differentiated"
+    yield _loss("k1", True, f"k1/loss/{ratio}", where)
+    yield _loss("k2", True, f"k2/loss/{ratio}", where, note="the gradient of no KL")
+    yield _loss("k3", True, "k3_ratio_loss", where)
+    yield _loss("low_var_kl", True, "k3_ratio_loss", where, clamp, "what is clamped is the product of ratio and k3")
+    off = {"use_kl_loss": (False,)}
+    yield Row(
+        off | {"advantage_estimator": ("grpo", "gspo", "cispo")}, NONE, where, note="kl_coef counts with other advantages alone"
+    )  # fmt: skip
+    baseline = off | {"advantage_estimator": ("reinforce_plus_plus_baseline",)}
+    yield Row(
+        baseline | {"kl_loss_type": ("k1",)}, "k2_loss", where, coefficient="kl_coef", normalisation=RETURNS,
+        note="the gradient: each token's own k1, detached, times its own score, which is that of k2",
+    )  # fmt: skip
+    yield Row(
+        baseline | {"kl_loss_type": KINDS[1:]}, "", where, coefficient="kl_coef",
+        note="each token's own value, detached, times its own score",
+    )  # fmt: skip
+    for kind in KINDS:
+        yield Row(
+            off | {"kl_loss_type": (kind,), "advantage_estimator": ("reinforce_plus_plus", "ppo")},
+            in_reward(clamped if kind == "low_var_kl" else kind, "to go"), where,
+            coefficient="kl_coef", clamp=clamp if kind == "low_var_kl" else "", normalisation=RETURNS,
+        )  # fmt: skip
+
+
+SLIME = Trainer(
+    "slime", "slime", "2026-08", "2026-08-21", "THUDM/slime 624b824", OPTIONS,
+    tuple(_rows("slime/utils/ppo_utils.py:compute_approx_kl", "k3_openrlhf", "value to +-10")),
+    normaliser="calculate_per_token_loss", normalisations=AVERAGES,
+)  # fmt: skip
+MILES = Trainer(
+    "miles", "miles", "2026-08", "2026-08-21", "radixark/miles 31f1ca9", OPTIONS,
+    tuple(_rows(
+        "miles/backends/training_utils/loss_hub/math_utils.py:compute_approx_kl", "k3_verl", "log-ratio to +-20, value to +-10"
+    )),
+    normaliser="calculate_per_token_loss", normalisations=AVERAGES,
+)  # fmt: skip
+
+TRAINERS = (SLIME, MILES)
