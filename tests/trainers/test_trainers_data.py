@@ -1,5 +1,7 @@
 """What the data of trainers holds together, and what is said of wrong names."""
 
+from itertools import product
+
 import pytest
 
 from klbench import gradients, trainers
@@ -57,6 +59,15 @@ def test_every_row_of_the_newest_version_can_be_set(trainer) -> None:
         for path, values in row.when.items():
             allowed = next(each.values for each in trainer.options if each.path == path)
             assert not allowed or set(values) <= set(allowed)
+
+
+@pytest.mark.parametrize("trainer", TRAINERS, ids=lambda each: each.name)
+def test_whatever_is_set_is_known(trainer) -> None:
+    """All choices of every option with all of the others."""
+    for version in (trainer.since, trainer.until):
+        choices = [each for each in trainer.known(version) if each.values and each.path != trainer.normaliser]
+        for values in product(*(each.values for each in choices)):
+            trainer.meaning(version, {each.path: value for each, value in zip(choices, values, strict=True)})
 
 
 def test_the_same_divided_by_the_length_is_the_same() -> None:
