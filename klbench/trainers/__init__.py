@@ -14,7 +14,7 @@ from functools import cache
 
 from klbench.registry import unknown
 from klbench.trainers import liger, nemo_rl, openrlhf, read, slime, trl, verl
-from klbench.trainers._trainer import NONE, Meaning, Option, Row, Trainer, Value, read_words
+from klbench.trainers._trainer import LENGTH, NONE, TOKENS, Meaning, Option, Row, Trainer, Value, read_words
 from klbench.types import ConfigError
 
 TRAINERS: tuple[Trainer, ...] = (
@@ -113,18 +113,38 @@ def _aliases() -> dict[str, tuple[str, ...]]:
     return found
 
 
-def spellings() -> Iterator[Spelling]:
-    """Each row of each trainer, in its newest version and with its default averages, as one would set it."""
+def spellings(*, averages: bool = False) -> Iterator[Spelling]:
+    """Each row of each trainer, in its newest version and with its default averages, as one would set it.
+
+    With ``averages`` a loss comes a second time: with a mean over each sequence's tokens instead of the batch's tokens, or the
+    other way round.
+    """
     for trainer in TRAINERS:
         known = {each.path: each for each in trainer.options}
         for row in trainer.rows:
             chosen = {path: values for path, values in row.when.items() if _set(known[path], values)}
-            shown = {_short(trainer, path): [_text(value) for value in values] for path, values in chosen.items()}
-            words = " ".join((trainer.name, *(f"{name}={values[0]}" for name, values in shown.items())))
-            found = parse(words)
-            if trainer.row(found.version, found.options) is row:
-                options = " ".join(f"{name}={'|'.join(values)}" for name, values in shown.items())
-                yield Spelling(trainer.title, options, words, found)
+            found = _spelled(trainer, row, chosen)
+            if not found:
+                continue
+            yield found
+            option = known.get(trainer.normaliser)
+            if not averages or not option or row.normalisation:
+                continue
+            other = {TOKENS: LENGTH, LENGTH: TOKENS}.get(found.meaning.normalisation)
+            values = tuple(option.taken(trainer.name, name) for name, each in trainer.normalisations.items() if each == other)
+            again = _spelled(trainer, row, chosen | {option.path: values}) if values else None
+            if again:
+                yield again
+
+
+def _spelled(trainer: Trainer, row: Row, chosen: Mapping[str, tuple[Value, ...]]) -> Spelling | None:
+    """The spelling of a row; None where these options do not lead to it."""
+    shown = {_short(trainer, path): [_text(value) for value in values] for path, values in chosen.items()}
+    words = " ".join((trainer.name, *(f"{name}={values[0]}" for name, values in shown.items())))
+    found = parse(words)
+    if trainer.row(found.version, found.options) is not row:
+        return None
+    return Spelling(trainer.title, " ".join(f"{name}={'|'.join(values)}" for name, values in shown.items()), words, found)
 
 
 def _set(option: Option, values: tuple[Value, ...]) -> bool:

@@ -30,6 +30,8 @@ LENGTH_MEANS = {
     "openrlhf_unbiased_gradient": "k3@k2/straight_through/token:mean/truncated_ratio:10",
 }
 """The same combinations divided by each sequence's length, of those that have a name."""
+UNCLAMPED = {"k3_verl_loss": "k3_loss", "k3_openrlhf_loss": "k3_loss"}
+"""Combinations that have no name once they are divided by each sequence's length, and what they are but for the clamp."""
 BASELINES = {
     "to go": "reward_to_go/token/none/none",
     "group": "reward/token/none/batch_mean",
@@ -284,7 +286,7 @@ class Trainer:
             chosen = str(settings[self.normaliser]) if self.normaliser in settings else next(iter(self.normalisations))
             normalisation = row.normalisation or self.normalisations[chosen]
         if normalisation == LENGTH:
-            combination, named = length_mean(combination), length_mean(named)
+            combination, named = length_mean(combination), length_mean(UNCLAMPED.get(named, named))
         beside = computed and bool(self.checked) and _within(self.checked, version, version)
         return Meaning(
             self.name, version, settings, combination, "" if "/" in named else named, row.clamp, normalisation,

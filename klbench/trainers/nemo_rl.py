@@ -4,7 +4,7 @@ from klbench.trainers._trainer import LENGTH, TOKENS, Option, Row, Trainer
 
 WHERE = "nemo_rl/algorithms/loss/loss_functions.py:ClippedPGLossFn.__call__"
 LIMITS = "log-ratio to +-20, value to +-10"
-WEIGHTED = "log-ratio to +-20 (its weight's gradient too), weighted value to +-10"
+WEIGHTED = "log-ratio to +-20, weighted value to +-10"
 TYPE, APPROXIMATION, PENALTY = (
     f"loss_fn.{each}" for each in ("reference_policy_kl_type", "use_on_policy_kl_approximation", "reference_policy_kl_penalty")
 )

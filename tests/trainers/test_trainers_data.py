@@ -9,7 +9,7 @@ from klbench.trainers import NONE, TRAINERS
 from klbench.trainers._trainer import LENGTH_MEANS, length_mean
 from klbench.types import ConfigError
 
-SPELLINGS = list(trainers.spellings())
+SPELLINGS = list(trainers.spellings(averages=True))
 UNSPELLED = {"tinker_cookbook": 1}
 """Rows of newest versions that hold for a number that is not its default, and are no choice among words."""
 
@@ -49,7 +49,7 @@ def test_what_a_row_names_is_a_combination(spelling) -> None:
 @pytest.mark.parametrize("trainer", TRAINERS, ids=lambda each: each.name)
 def test_every_row_of_the_newest_version_can_be_set(trainer) -> None:
     rows = sum(not row.until for row in trainer.rows)
-    spelled = [each for each in SPELLINGS if each.meaning.trainer == trainer.name]
+    spelled = [each for each in trainers.spellings() if each.meaning.trainer == trainer.name]
     assert len(spelled) == rows - UNSPELLED.get(trainer.name, 0)
     assert len({each.words for each in spelled}) == len(spelled)
     for row in trainer.rows:
