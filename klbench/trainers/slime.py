@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import LENGTH, NONE, RETURNS, TOKENS, Option, Row, Trainer, in_reward
+from klbench.trainers._trainer import LENGTH, NONE, RETURNS, TOKENS, Option, Row, Trainer, Value, in_reward
 
 KINDS = ("k1", "k2", "k3", "low_var_kl")
 AVERAGES = {"False": LENGTH, "True": TOKENS}
@@ -20,7 +20,7 @@ OPTIONS = (
 
 
 def _loss(kind: str, unbiased: bool, combination: str, where: str, clamp: str = "", note: str = "") -> Row:
-    when = {"use_kl_loss": (True,), "use_unbiased_kl": (unbiased,), "kl_loss_type": (kind,)}
+    when: dict[str, tuple[Value, ...]] = {"use_kl_loss": (True,), "use_unbiased_kl": (unbiased,), "kl_loss_type": (kind,)}
     return Row(when, combination, where, coefficient="kl_loss_coef", clamp=clamp, note=note)
 
 
@@ -34,7 +34,7 @@ def _rows(where: str, clamped: str, clamp: str) -> Iterator[Row]:
     yield _loss("k2", True, f"k2/loss/{ratio}", where, note="the gradient of no KL")
     yield _loss("k3", True, "k3_ratio_loss", where)
     yield _loss("low_var_kl", True, "k3_ratio_loss", where, clamp, "what is clamped is the product of ratio and k3")
-    off = {"use_kl_loss": (False,)}
+    off: dict[str, tuple[Value, ...]] = {"use_kl_loss": (False,)}
     yield Row(
         off | {"advantage_estimator": ("grpo", "gspo", "cispo")}, NONE, where, note="kl_coef counts with other advantages alone"
     )  # fmt: skip
