@@ -37,13 +37,13 @@ NEMO_RL = Trainer(
         Option(TYPE, "k3", ("k1", "k2", "k3")),
         Option(PENALTY, 0.01),
         Option(APPROXIMATION, False, (True, False)),
-        Option("loss_fn.use_kl_in_reward", False, (True, False)),
+        Option("loss_fn.use_kl_in_reward", False, (True, False), since="0.6"),
         Option("loss_fn.token_level_loss", True, (True, False)),
     ),
     (
         Row(
             {"loss_fn.use_kl_in_reward": (True,)}, "", "nemo_rl/algorithms/advantage_estimator.py", coefficient=PENALTY,
-            note="REINFORCE++: each token's own value, detached, times its own score; PPO: the return to go",
+            note="REINFORCE++: each token's own value, detached, times its own score; PPO: the return to go", since="0.6",
         ),
         *_rows("k3"), *_rows("k1"), *_rows("k2"),
     ),

@@ -5,18 +5,18 @@ from collections.abc import Iterator
 from klbench.trainers._trainer import LENGTH, NONE, RETURNS, TOKENS, Option, Row, Trainer, Value, in_reward
 
 KINDS = ("k1", "k2", "k3", "low_var_kl")
-AVERAGES = {"False": LENGTH, "True": TOKENS}
-OPTIONS = (
-    Option("use_kl_loss", False, (True, False)),
-    Option("kl_loss_type", "k1", KINDS),
-    Option("kl_loss_coef", 0.0, switch="use_kl_loss"),
-    Option("use_unbiased_kl", False, (True, False), "use_kl_loss"),
-    Option("kl_coef", 0.0),
-    Option(
-        "advantage_estimator", "grpo", ("grpo", "gspo", "cispo", "reinforce_plus_plus", "reinforce_plus_plus_baseline", "ppo")
-    ),
-    Option("calculate_per_token_loss", False, (True, False)),
-)
+
+
+def _options(*advantages: str) -> tuple[Option, ...]:
+    return (
+        Option("use_kl_loss", False, (True, False)),
+        Option("kl_loss_type", "k1", KINDS),
+        Option("kl_loss_coef", 0.0, switch="use_kl_loss"),
+        Option("use_unbiased_kl", False, (True, False), "use_kl_loss"),
+        Option("kl_coef", 0.0),
+        Option("advantage_estimator", "grpo", advantages),
+        Option("calculate_per_token_loss", False, (True, False)),
+    )
 
 
 def _loss(kind: str, unbiased: bool, combination: str, where: str, clamp: str = "", note: str = "") -> Row:
@@ -24,8 +24,8 @@ def _loss(kind: str, unbiased: bool, combination: str, where: str, clamp: str = 
     return Row(when, combination, where, coefficient="kl_loss_coef", clamp=clamp, note=note)
 
 
-def _rows(where: str, clamped: str, clamp: str) -> Iterator[Row]:
-    """All rows; ``clamped`` is the estimator that ``low_var_kl`` stands for."""
+def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Iterator[Row]:
+    """All rows; ``clamped`` is the estimator that ``low_var_kl`` stands for, ``outcome`` the advantages without a penalty."""
     for kind in ("k1", "k2", "k3"):
         yield _loss(kind, False, f"{kind}_loss", where)
     yield _loss("low_var_kl", False, f"{clamped}_loss", where, clamp)
@@ -36,7 +36,7 @@ def _rows(where: str, clamped: str, clamp: str) -> Iterator[Row]:
     yield _loss("low_var_kl", True, "k3_ratio_loss", where, clamp, "what is clamped is the product of ratio and k3")
     off: dict[str, tuple[Value, ...]] = {"use_kl_loss": (False,)}
     yield Row(
-        off | {"advantage_estimator": ("grpo", "gspo", "cispo")}, NONE, where, note="kl_coef counts with other advantages alone"
+        off | {"advantage_estimator": outcome}, NONE, where, note="kl_coef counts with other advantages alone"
     )  # fmt: skip
     baseline = off | {"advantage_estimator": ("reinforce_plus_plus_baseline",)}
     yield Row(
@@ -55,17 +55,22 @@ def _rows(where: str, clamped: str, clamp: str) -> Iterator[Row]:
         )  # fmt: skip
 
 
-SLIME = Trainer(
-    "slime", "slime", "2026-08", "2026-08-21", "THUDM/slime 624b824", OPTIONS,
-    tuple(_rows("slime/utils/ppo_utils.py:compute_approx_kl", "k3_openrlhf", "value to +-10")),
-    normaliser="calculate_per_token_loss", normalisations=AVERAGES,
+def _trainer(name: str, read: str, where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Trainer:
+    return Trainer(
+        name, name, "2026-08", "2026-08-21", read,
+        _options(*outcome, "reinforce_plus_plus", "reinforce_plus_plus_baseline", "ppo"),
+        tuple(_rows(where, clamped, clamp, outcome)),
+        normaliser="calculate_per_token_loss", normalisations={"False": LENGTH, "True": TOKENS},
+    )  # fmt: skip
+
+
+SLIME = _trainer(
+    "slime", "THUDM/slime 624b824", "slime/utils/ppo_utils.py:compute_approx_kl", "k3_openrlhf", "value to +-10",
+    ("grpo", "gspo", "cispo"),
 )  # fmt: skip
-MILES = Trainer(
-    "miles", "miles", "2026-08", "2026-08-21", "radixark/miles 31f1ca9", OPTIONS,
-    tuple(_rows(
-        "miles/backends/training_utils/loss_hub/math_utils.py:compute_approx_kl", "k3_verl", "log-ratio to +-20, value to +-10"
-    )),
-    normaliser="calculate_per_token_loss", normalisations=AVERAGES,
+MILES = _trainer(
+    "miles", "radixark/miles 31f1ca9", "miles/backends/training_utils/loss_hub/math_utils.py:compute_approx_kl", "k3_verl",
+    "log-ratio to +-20, value to +-10", ("grpo", "gspo"),
 )  # fmt: skip
 
 TRAINERS = (SLIME, MILES)

@@ -78,4 +78,43 @@ VERL = Trainer(
     },
 )  # fmt: skip
 
-TRAINERS = (VERL,)
+LOSS = "distillation.distillation_loss."
+MODE, PPO = LOSS + "loss_mode", LOSS + "use_policy_gradient"
+
+
+def _distilled(modes: tuple[str, ...], in_policy: bool, combination: str, *, clamp: str = "", note: str = "") -> Row:
+    return Row(
+        {MODE: modes, PPO: (in_policy,)}, combination, "verl/trainer/distillation/losses.py:distillation_loss",
+        coefficient=LOSS + "distillation_loss_coef", clamp=clamp, note=note,
+    )  # fmt: skip
+
+
+DISTILLATION = Trainer(
+    "verl_distillation", "verl distillation", "0.9", "0.9.1", "verl 0.9.1", package="verl", checked="0.9.1",
+    options=(
+        Option(MODE, "k3", (*KINDS, "forward_kl_topk")),
+        Option(PPO, False, (True, False)),
+        Option(LOSS + "distillation_loss_coef", 1.0),
+        Option(ACTOR + "loss_agg_mode", "token-mean", tuple(AVERAGES)),
+    ),
+    normaliser=ACTOR + "loss_agg_mode", normalisations=AVERAGES,
+    rows=(
+        _distilled(("forward_kl_topk",), False, "", note="KL(teacher‖student) over the teacher's top k, where it is positive"),
+        _distilled(("forward_kl_topk",), True, "", note="the same, detached, times the score of the sampled token"),
+        _distilled(("k1",), False, "", note="refused: its gradient does not depend on the teacher"),
+        _distilled(("kl",), False, "k1_loss", note="what k1 is refused for: its gradient does not depend on the teacher"),
+        _distilled(("abs",), False, "abs/loss"),
+        _distilled(("mse", "k2"), False, "k2_loss"),
+        _distilled(("low_var_kl", "k3"), False, "k3_verl_loss", clamp=LIMITS, note="the reference is the teacher"),
+        _distilled(
+            ("kl", "k1"), True, "k2/loss/token/token_ratio",
+            note="the gradient, as long as nothing is clipped: each token's own k1, detached, times its own score",
+        ),
+        _distilled(
+            tuple(kind for kind in KINDS if KINDS[kind] != "k1"), True, "",
+            note="each token's own value, detached, times its own score",
+        ),
+    ),
+)  # fmt: skip
+
+TRAINERS = (VERL, DISTILLATION)

@@ -130,7 +130,7 @@ def test_options_may_be_pythons() -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("", "expected TRAINER[@VERSION] key=value ..., got ''; available: trl_grpo,"),
     ("verl 'a", "No closing quotation"),
-    ("vrl", "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl, openrlhf,"),
+    ("vrl", "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl, verl_distillation,"),
     ("verl@2", "verl: expected a version from 0.9 to 0.9.1, got '2'"),
     ("verl@new", "verl: expected a version from 0.9 to 0.9.1, got 'new'"),
     ("verl kl_los_type=k1", "unknown option of verl 'kl_los_type'; did you mean 'kl_loss_type'?"),

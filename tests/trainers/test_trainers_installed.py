@@ -153,6 +153,18 @@ def verl(options, data) -> Tensor:
     return estimators[options[algorithm + "adv_estimator"]]()
 
 
+def verl_distillation(options, data) -> Tensor:
+    """A loss of its own, or the policy's loss with the detached terms for advantages."""
+    mask, average = data.mask.to(F64), options["actor_rollout_ref.actor.loss_agg_mode"]
+    terms = verl_function("kl_penalty")(data.new, data.ref, options["distillation.distillation_loss.loss_mode"])
+    if not options["distillation.distillation_loss.use_policy_gradient"]:
+        return verl_function("agg_loss")(terms, mask, average)
+    config = MagicMock(clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.2, global_batch_info={})
+    config.get = lambda key, default: default
+    loss = verl_function("compute_policy_loss_vanilla")
+    return loss(data.new.detach(), data.new, -terms.detach(), mask, average, config)[0]
+
+
 def openrlhf(options, data) -> Tensor:
     penalty = taken("openrlhf", "openrlhf/models/utils.py", "compute_approx_kl", deepspeed=None)
     estimator, mask = options["algo.kl.estimator"], data.mask.to(F64)
@@ -204,11 +216,18 @@ def liger(options, data) -> Tensor:
     return found
 
 
-THEIRS = {"trl_grpo": trl_grpo, "trl_rloo": trl_rloo, "verl": verl, "openrlhf": openrlhf, "liger": liger}
-FACTORS = {("verl", "token-sum"): 1.0, ("verl", "seq-mean-token-sum-norm"): 1 / (N * T)}
+THEIRS = {
+    "trl_grpo": trl_grpo,
+    "trl_rloo": trl_rloo,
+    "verl": verl,
+    "verl_distillation": verl_distillation,
+    "openrlhf": openrlhf,
+    "liger": liger,
+}
+FACTORS = {"token-sum": 1.0}
 """What a sum over all tokens is multiplied with; 1 / (N * T) where nothing stands here."""
-TOLERANCES = {"openrlhf": 1e-5, "verl": 1e-7}
-"""OpenRLHF computes in float32, whatever comes; both add 1e-8 to lengths."""
+TOLERANCES = {"openrlhf": 1e-5, "verl": 1e-7, "verl_distillation": 1e-7}
+"""OpenRLHF computes in float32, whatever comes; it and verl add 1e-8 to lengths."""
 
 
 def every() -> Iterator[str]:
@@ -231,7 +250,7 @@ def averaged(found, data, rollouts) -> Tensor:
     trainer = trainers.get(found.trainer)
     factors = {
         TOKENS: lambda: 1 / int(data.mask.sum()), SEQUENCES: lambda: 1 / N, LENGTH: lambda: 1 / N,
-        CONSTANT: lambda: FACTORS.get((trainer.name, found.options[trainer.normaliser]), 1 / (N * T)),
+        CONSTANT: lambda: FACTORS.get(found.options[trainer.normaliser], 1 / (N * T)),
     }  # fmt: skip
     return losses.sum() * factors[found.normalisation]()
 
@@ -257,10 +276,37 @@ def test_a_row_is_what_the_package_computes(words, inputs, request) -> None:
         fresh = combination.placement == "straight_through"
         expected, ours = theirs.detach().to(F64), averaged(found, data, data.rollouts(fresh=fresh)).detach()
         gradient = torch.autograd.grad(theirs, data.new)[0]
-        own = torch.autograd.grad(averaged(found, data, data.rollouts()), data.new)[0]
-    torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+        sampled = found.note.startswith("the gradient, as long as nothing is clipped")
+        own = torch.autograd.grad(averaged(found, data, data.rollouts(fresh=sampled)), data.new)[0]
+    if not found.note.startswith("the gradient,"):  # which alone is the same
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(own, gradient, rtol=tolerance, atol=tolerance)
     assert float(gradient.abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize(("words", "compute"), [("trl", trl_grpo), ("liger use_bias_correction_kl=true", liger)])
+def test_a_ratio_of_the_sequence_is_on_every_token(words, compute, data) -> None:
+    """What no combination computes is what the note says."""
+    found = trainers.parse(f"{words} importance_sampling_level=sequence")
+    assert found.note.startswith("every token's k3 times the exponential of its sequence's mean log-ratio to the policy before")
+    log_ratio, log_weight = data.ref - data.new, (data.new - data.old) * data.mask
+    weight = (log_weight.sum(-1) / data.mask.sum(-1)).exp()[:, None]
+    expected = ((log_ratio.exp() - 1 - log_ratio) * weight * data.mask).sum() / int(data.mask.sum())
+    theirs = compute(found.options, data)
+    torch.testing.assert_close(theirs, expected, rtol=1e-10, atol=1e-10)
+    gradients = [torch.autograd.grad(each, data.new)[0] for each in (theirs, expected)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
+def test_ligers_luspo_counts_padding(data) -> None:
+    """Where nothing should count, a reference that differs changes the loss; in TRL it does not."""
+    other = Data(data.new, torch.where(data.mask, data.ref, data.ref + 1.0), data.old, data.mask)
+    found = trainers.parse("liger loss_type=luspo")
+    assert "padding counts as well" in found.note
+    one, two = (float(liger(found.options, each).detach()) for each in (data, other))
+    assert abs(one - two) > 0.01
+    options = trainers.parse("trl loss_type=luspo").options
+    assert float(trl_grpo(options, data).detach()) == float(trl_grpo(options, other).detach())
 
 
 def test_every_trainer_with_a_package_is_run() -> None:
