@@ -76,8 +76,9 @@ peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
 
-tables: $(VENV)/.run ## write the data dictionary, docs/tables.md, again from the studies' declarations
+tables: $(VENV)/.run ## write docs/tables.md again from the studies' declarations, and README's table of trainers from their data
 	$(BIN)/python -m klbench.studies > docs/tables.md
+	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove the environment, caches and build outputs; run folders stay
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*

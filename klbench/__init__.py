@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klbench import divergences, estimators, gradients, kernels, pairs, rlhf, streams
+    from klbench import divergences, estimators, gradients, kernels, pairs, rlhf, streams, trainers
     from klbench.engine.app import run
     from klbench.engine.execution import Run
     from klbench.machine import __version__
@@ -25,6 +25,7 @@ __all__ = [
     "rlhf",
     "run",
     "streams",
+    "trainers",
 ]
 
 _HOME = {

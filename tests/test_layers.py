@@ -25,7 +25,7 @@ LEVELS = {
         "workers",
         "schema",
     },
-    2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs", "columns"},
+    2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs", "columns", "trainers"},
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report"},

@@ -6,8 +6,10 @@ its expected gradient and its variance follow by enumeration, in closed form, or
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
+from klbench import trainers
 from klbench.gradients._combination import EXACT, SCORED, Baseline, Combination, Correction, Level, Placement, grid, parse
 from klbench.registry import Registry, submodule
 
@@ -15,7 +17,8 @@ registry: Registry[Combination] = Registry("combination", __name__, modules=("na
 
 
 def register(combination: Combination) -> Combination:
-    """Register a combination under its name and its aliases."""
+    """Register a combination under its name, what trainers call it, and its other aliases."""
+    combination = replace(combination, aliases=(*trainers.aliases(combination.name), *combination.aliases))
     return registry.add(combination.name, combination, combination.aliases)
 
 

@@ -12,29 +12,26 @@ DIFFERENCE: Gradient = "grad KL(q‖p) - grad KL(p‖q)"
 # In the loss: differentiated as it stands, without the score of what the tokens lead to.
 register(Combination(
     "k1_loss", "k1", "loss", claim="0",
-    aliases=("verl_kl_loss_k1", "openrlhf_k1_loss"),
     used_by="verl kl_loss_type=kl; OpenRLHF --use_kl_loss --kl_estimator k1 (clamped to +-10)",
     source="E_q[grad log q] = 0",
 ))  # fmt: skip
 register(Combination(
     "k2_loss", "k2", "loss", claim="biased", one_token=QP,
-    aliases=("verl_kl_loss_mse", "openrlhf_k2_loss"),
     used_by="verl kl_loss_type=mse; OpenRLHF --use_kl_loss --kl_estimator k2", called_unbiased_by="verl 0.9.1",
     source="per token, without the score of the tokens before",
 ))  # fmt: skip
 register(Combination(
     "k3_loss", "k3", "loss", claim="biased", one_token=PQ,
-    aliases=("trl_grpo@1.9", "grpo"),
+    aliases=("grpo",),
     used_by="TRL GRPO up to 1.9 (loss_type=dapo and others that sum over tokens); later with use_bias_correction_kl=False",
     source="Shao et al. 2024, DeepSeekMath, eq. 4",
 ))  # fmt: skip
 register(Combination(
     "k3_verl_loss", "k3_verl", "loss", claim="biased",
-    aliases=("verl_kl_loss_low_var_kl", "nemo_rl_k3_of_2025"),
     used_by="verl kl_loss_type=low_var_kl; NeMo-RL k3 (2025)", source="log-ratio clamped to +-20, value to +-10",
 ))  # fmt: skip
 register(Combination(
-    "k3_openrlhf_loss", "k3_openrlhf", "loss", claim="biased", aliases=("openrlhf_k3_loss",),
+    "k3_openrlhf_loss", "k3_openrlhf", "loss", claim="biased",
     used_by="OpenRLHF --use_kl_loss --kl_estimator k3", source="value clamped to +-10",
 ))  # fmt: skip
 register(Combination(
@@ -44,7 +41,6 @@ register(Combination(
 ))  # fmt: skip
 register(Combination(
     "k3_loss_length_mean", "k3", "loss", length_mean=True, claim="biased", one_token=PQ,
-    aliases=("trl_grpo_sequence_mean@1.9",),
     used_by="TRL GRPO up to 1.9 with loss_type=grpo; OpenRLHF with a mean over each sequence's tokens",
 ))  # fmt: skip
 register(Combination("k1_sequence_loss", "k1", "loss", "sequence", claim="0", source="E_q[grad log q] = 0"))
@@ -61,7 +57,7 @@ register(Combination(
 ))  # fmt: skip
 register(Combination(
     "k1_reward_to_go", "k1", "reward_to_go", claim=QP,
-    aliases=("verl_kl_in_reward", "openrlhf_ppo_k1", "instructgpt"),
+    aliases=("instructgpt",),
     used_by="verl use_kl_in_reward; OpenRLHF PPO; InstructGPT (before clipping and the critic)",
     source="Ouyang et al. 2022, eq. 2",
 ))  # fmt: skip
@@ -70,12 +66,11 @@ register(Combination(
     source="the exact KL of each next token as baseline",
 ))  # fmt: skip
 register(Combination(
-    "k1_reward_leave_one_out", "k1", "reward", baseline="leave_one_out", claim=QP, aliases=("trl_rloo", "rloo"),
+    "k1_reward_leave_one_out", "k1", "reward", baseline="leave_one_out", claim=QP, aliases=("rloo",),
     used_by="TRL RLOO", source="Kool et al. 2019; Ahmadian et al. 2024, eq. 7",
 ))  # fmt: skip
 register(Combination(
     "k1_reward_batch_mean", "k1", "reward", baseline="batch_mean", claim="biased",
-    aliases=("verl_grpo_kl_in_reward",),
     used_by="group mean with the sample itself, as GRPO's baseline has it (without division by the spread)",
     source="shrinks the gradient by 1 - 1/n",
 ))  # fmt: skip
@@ -102,11 +97,11 @@ register(Combination(
 # Straight-through: the value of one, the gradient of another.
 register(Combination(
     "k3_plus", "k3", "straight_through", gradient_of="k2", claim="biased", one_token=QP,
-    aliases=("k3+", "verl_low_var_kl_plus", "nemo_rl"), called_unbiased_by="verl 0.9.1",
+    called_unbiased_by="verl 0.9.1",
     used_by="verl kl_loss_type=k3+ (low_var_kl+); NeMo-RL since it multiplies k3 by exp(x - stop_gradient(x))",
 ))  # fmt: skip
 register(Combination(
-    "k1_plus", "k1", "straight_through", gradient_of="k2", claim="biased", one_token=QP, aliases=("k1+",),
+    "k1_plus", "k1", "straight_through", gradient_of="k2", claim="biased", one_token=QP,
     used_by="verl kl_loss_type=k1+", called_unbiased_by="verl 0.9.1",
 ))  # fmt: skip
 register(Combination("k3_plus_sequence", "k3", "straight_through", "sequence", gradient_of="k2", claim=QP))
@@ -120,20 +115,18 @@ register(Combination(
 # With the ratio of policy to sampler.
 register(Combination(
     "k3_ratio_loss", "k3", "loss", "token", "token_ratio", ratio_gradient=True, claim="biased", one_token=QP,
-    aliases=("trl_grpo", "trl_grpo@1.16", "trl_grpo@1.15", "trl_grpo@1.10", "deepseek_v3_2", "trl_grpo_bias_correction",
-             "nemo_rl_on_policy_kl"),
     used_by="TRL GRPO (read: 1.16.0; use_bias_correction_kl, on by default since 1.10; loss_type=dapo and others that sum over "
     "tokens); DeepSeek-V3.2; NeMo-RL use_on_policy_kl_approximation",
     called_unbiased_by="TRL 1.16.0", source="DeepSeek-AI 2025, DeepSeek-V3.2; k2's gradient per token, sample by sample",
 ))  # fmt: skip
 register(Combination(
     "k3_ratio_loss_length_mean", "k3", "loss", "token", "token_ratio", ratio_gradient=True, length_mean=True, claim="biased",
-    one_token=QP, aliases=("trl_grpo_sequence_mean",), used_by="TRL GRPO with loss_type=grpo (read: 1.16.0)",
+    one_token=QP, used_by="TRL GRPO with loss_type=grpo (read: 1.16.0)",
     source="short sequences weigh more, and long ones less than a sum over tokens gives them",
 ))  # fmt: skip
 register(Combination(
     "k3_detached_ratio_loss", "k3", "loss", "token", "token_ratio", claim="biased", one_token=PQ,
-    aliases=("nemo_rl_detached_ratio",), used_by="earlier NeMo-RL: the ratio detached",
+    used_by="earlier NeMo-RL: the ratio detached",
 ))  # fmt: skip
 register(Combination(
     "k3_sequence_ratio_loss", "k3", "loss", "sequence", "sequence_ratio", ratio_gradient=True, claim=QP, off_policy=True,

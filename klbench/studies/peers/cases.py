@@ -16,7 +16,7 @@ from scipy.special import rel_entr
 from torch import Tensor
 from torch.distributions import Categorical, kl_divergence
 
-from klbench import divergences, estimators, streams
+from klbench import divergences, estimators, gradients, streams, trainers
 from klbench.kernels import token_divergences
 from klbench.studies.peers.found import expression, function
 from klbench.types import Draws
@@ -60,29 +60,45 @@ def _ours(name: str) -> Callable[[], Two]:
     return lambda: lambda log_q, log_p: estimators.get(name).terms(log_p - log_q)
 
 
-def _verl(kind: str) -> Callable[[], Two]:
+def _where(words: str) -> tuple[str, str, str]:
+    """Distribution, file and function of what a trainer computes with these options."""
+    found = trainers.parse(words)
+    file, _, name = found.where.partition(":")
+    return trainers.get(found.trainer).package, file, name
+
+
+def _twin(words: str) -> str:
+    """The estimator of the same numbers."""
+    return gradients.get(trainers.parse(words).combination).estimator
+
+
+def _verl(kind: str) -> Peer:
+    words = f"verl kl_loss_type={kind}"
+
     def make() -> Two:
-        penalty = function(VERL, "verl/trainer/ppo/core_algos.py", "kl_penalty")
+        penalty = function(*_where(words))
         return lambda log_q, log_p: penalty(log_q, log_p, kind)
 
-    return make
+    return Peer(VERL, f"kl_penalty {kind}", make, _twin(words))
 
 
-def _openrlhf(kind: str) -> Callable[[], Two]:
+def _openrlhf(kind: str) -> Peer:
+    words = f"openrlhf use_loss=true kl.estimator={kind}"
+
     def make() -> Two:
-        approx = function(OPENRLHF, "openrlhf/models/utils.py", "compute_approx_kl")
+        approx = function(*_where(words))
         return lambda log_q, log_p: approx(log_q, log_p, kl_estimator=kind)
 
-    return make
+    return Peer(OPENRLHF, f"compute_approx_kl {kind}", make, _twin(words))
 
 
 def _trl_k3() -> Two:
-    names = ("per_token_logps", "ref_per_token_logps")
-    return expression(TRL, "trl/trainer/grpo_trainer.py", "GRPOTrainer._compute_loss", "per_token_kl", names)
+    return expression(*_where("trl_grpo"), "per_token_kl", ("per_token_logps", "ref_per_token_logps"))
 
 
 def _liger_k3() -> Two:
-    k3 = function(LIGER, "liger_kernel/chunked_loss/grpo_loss.py", "k3_loss_fn")
+    distribution, file, _ = _where("liger")
+    k3 = function(distribution, file, "k3_loss_fn")
     return lambda log_q, log_p: k3(log_p, log_q)
 
 
@@ -158,8 +174,8 @@ SUBJECTS = (
         _ours("k1")(),
         (
             Peer(HERE, "k1", _ours("k1")),
-            Peer(VERL, "kl_penalty k1", _verl("k1"), "k1"),
-            Peer(OPENRLHF, "compute_approx_kl k1", _openrlhf("k1"), "k1_openrlhf"),
+            _verl("k1"),
+            _openrlhf("k1"),
         ),
     ),
     Subject(
@@ -168,8 +184,8 @@ SUBJECTS = (
         _ours("k2")(),
         (
             Peer(HERE, "k2", _ours("k2")),
-            Peer(VERL, "kl_penalty k2", _verl("k2"), "k2"),
-            Peer(OPENRLHF, "compute_approx_kl k2", _openrlhf("k2"), "k2_openrlhf"),
+            _verl("k2"),
+            _openrlhf("k2"),
         ),
     ),
     Subject(
@@ -178,10 +194,10 @@ SUBJECTS = (
         _ours("k3")(),
         (
             Peer(HERE, "k3", _ours("k3")),
-            Peer(TRL, "GRPO per_token_kl", _trl_k3, "k3"),
-            Peer(VERL, "kl_penalty k3", _verl("k3"), "k3_verl"),
-            Peer(OPENRLHF, "compute_approx_kl k3", _openrlhf("k3"), "k3_openrlhf"),
-            Peer(LIGER, "k3_loss_fn", _liger_k3, "k3"),
+            Peer(TRL, "GRPO per_token_kl", _trl_k3, _twin("trl_grpo")),
+            _verl("k3"),
+            _openrlhf("k3"),
+            Peer(LIGER, "k3_loss_fn", _liger_k3, _twin("liger")),
         ),
     ),
     Subject(
