@@ -139,7 +139,7 @@ def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
 
 def test_nothing_is_loaded_before_it_is_needed() -> None:
     code = (
-        "import sys, numpy as np, klbench.engine.cli, klbench.studies.value.run\n"
+        "import sys, numpy as np, klbench.engine.cli, klbench.studies.value.options\n"
         "from klbench import estimators\n"
         "from klbench.engine.cli import command_line\n"
         "estimators.get('k3')(np.ones(9)), command_line(['--help']), command_line(['+exp=gauss'])\n"

@@ -42,8 +42,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from klbench.kernels import reference as plain
-from klbench.kernels.autograd import divergences
 from klbench.registry import unknown
 from klbench.types import ConfigError
 
@@ -160,6 +158,10 @@ def token_divergences(
     _check(policy, reference, tokens, block_rows)
     name = choose(policy, reference, kernel=kernel)
     if name == "reference":
+        from klbench.kernels import reference as plain
+
         return TokenDivergences(*plain.divergences(policy, reference.detach(), tokens, block_rows), name)
+    from klbench.kernels.autograd import divergences
+
     implementation = importlib.import_module(f"klbench.kernels.{_MODULES[name]}")
     return TokenDivergences(*divergences(policy, reference.detach(), tokens, implementation, block_rows), name)

@@ -7,8 +7,6 @@ import importlib.util
 import torch
 from torch import Tensor
 
-from klbench.kernels import tiles
-from klbench.kernels.autograd import FOUND
 from klbench.kernels.interpreter import interpreted
 
 
@@ -32,6 +30,9 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
 
     Logits whose columns are not neighbours are copied first.
     """
+    from klbench.kernels import tiles
+    from klbench.kernels.autograd import FOUND
+
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float32, device=policy.device)
@@ -46,6 +47,8 @@ def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
     """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
+    from klbench.kernels import tiles
+
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype, device=policy.device)

@@ -96,7 +96,7 @@ class LmPair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return not self.sampling.plain
+        return (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0)  # without torch, as sampling needs it
 
     def describe(self) -> str:
         how = [f"{self.max_new_tokens} tokens"]

@@ -16,10 +16,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from klbench import report
+from klbench import context, report
 from klbench.metrics.batches import Counts
 from klbench.runs import RunFolder, start_of
-from klbench.studies import context
 from klbench.studies.value import run as value_run
 from klbench.types import ConfigError, RunError
 

@@ -178,9 +178,14 @@ def test_on_other_launchers(start, tmp_path, launcher: str, module: str) -> None
     assert list(tmp_path.iterdir()) == [tmp_path / "sweep"]
 
 
+def seen(options, context) -> dict[str, pd.DataFrame]:
+    """A study that writes down its settings."""
+    return {"seen": pd.DataFrame([options.plain()])}
+
+
 def test_over_presets_and_algorithms(call, tmp_path, monkeypatch) -> None:
-    run = dataclasses.replace(studies.get("ppo"), run=lambda options, context: {"seen": pd.DataFrame([options.plain()])})
-    monkeypatch.setattr(studies, "get", lambda name: run)
+    seen = dataclasses.replace(studies.get("ppo"), run_at=f"{__name__}:seen", tables_at="", section_at="", summarize_at="")
+    monkeypatch.setattr(studies, "get", lambda name: seen)
     called = call("-m", "exp=ppo", "preset=default,thorough", "algorithm=grpo,reinforce", "workers=1", "out=s", folder=tmp_path)
     assert (called.code, called.err) == (0, ""), called
     found = [yaml.safe_load((tmp_path / "s" / number / "config.yaml").read_text()) for number in "0123"]

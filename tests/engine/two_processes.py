@@ -19,11 +19,10 @@ file = os.open(folder / f"{rank}.txt", os.O_WRONLY | os.O_CREAT)
 os.dup2(file, 1)
 os.dup2(file, 2)
 
-from klbench import report  # noqa: E402
+from klbench import context, report  # noqa: E402
 from klbench.engine.cli import command_line  # noqa: E402
 from klbench.lm import loading  # noqa: E402
 from klbench.runs import RunFolder  # noqa: E402
-from klbench.studies import context  # noqa: E402
 from klbench.studies.lm import run as lm_run  # noqa: E402
 from klbench.types import ConfigError  # noqa: E402
 

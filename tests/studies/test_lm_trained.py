@@ -108,13 +108,13 @@ def log_probs(folder: Path) -> np.ndarray:
 
 
 def test_one_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path) -> None:
-    from klbench.studies.ppo_lm import tasks
+    from klbench.studies.ppo_lm import run
 
     def interrupt(*task):
         raise KeyboardInterrupt
 
     embedded.built()
-    monkeypatch.setattr(tasks, "perform", interrupt)
+    monkeypatch.setattr(run, "perform", interrupt)
     with pytest.raises(KeyboardInterrupt):
         cache.folder("broken", "off", lambda target: trained._train("ppo-midway", target))
     assert not (cache.root() / "broken" / "off").exists()
