@@ -10,7 +10,7 @@ from klbench.trainers._trainer import LENGTH_MEANS, length_mean
 from klbench.types import ConfigError
 
 SPELLINGS = list(trainers.spellings(averages=True))
-UNSPELLED = {"tinker_cookbook": 1}
+UNSPELLED = {"tinker_cookbook": 1, "tinker_distillation": 1}
 """Rows of newest versions that hold for a number that is not its default, and are no choice among words."""
 
 
