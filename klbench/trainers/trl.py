@@ -20,6 +20,10 @@ GRPO = Trainer(
     ),
     normaliser="loss_type", normalisations=LOSS_TYPES,
     rows=(
+        Row(
+            {"loss_type": ("luspo",)}, "", GRPO_LOSS, coefficient="beta", until="1.9",
+            note="every position's term times its sequence's length, over the padded length: padding counts as well",
+        ),
         Row({"use_bias_correction_kl": (False,)}, "k3_loss", GRPO_LOSS, coefficient="beta"),
         Row(
             {"importance_sampling_level": ("token",)}, "k3_ratio_loss", GRPO_LOSS, coefficient="beta",

@@ -97,6 +97,8 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
     ("trl_grpo@1.9 use_bias_correction_kl=True", "k3_ratio_loss", 0.0),
     ("trl loss_type=grpo", "k3_ratio_loss_length_mean", 0.0),
     ("trl importance_sampling_level=sequence", "", 0.0),
+    ("trl loss_type=luspo", "k3_ratio_loss", 0.0),
+    ("trl@1.9 loss_type=luspo", "", 0.0),
     ("verl", NONE, 0.0),
     ("verl kl_loss_type=low_var_kl kl_loss_coef=0.001", "k3_verl_loss", 0.001),
     ("verl@0.9 actor_rollout_ref.actor.kl_loss_coef=1e-2", "k3_verl_loss", 0.01),
