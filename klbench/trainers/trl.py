@@ -10,7 +10,7 @@ LOSS_TYPES = {
 }  # fmt: skip
 
 GRPO = Trainer(
-    "trl_grpo", "TRL GRPO", "1.9", "1.16", "trl 1.9.2, 1.10.0 and 1.16.0", package="trl", checked="1.16.0",
+    "trl_grpo", "TRL GRPO", "1.9", "1.16", "trl 1.9.2 to 1.16.0", package="trl", checked="1.16.0",
     also=("trl",),
     options=(
         Option("beta", 0.0),
@@ -42,7 +42,7 @@ GRPO = Trainer(
 )  # fmt: skip
 
 RLOO = Trainer(
-    "trl_rloo", "TRL RLOO", "1.9", "1.16", "trl 1.9.2 and 1.16.0", package="trl", checked="1.16.0",
+    "trl_rloo", "TRL RLOO", "1.9", "1.16", "trl 1.9.2 to 1.16.0", package="trl", checked="1.16.0",
     options=(Option("beta", 0.05),),
     rows=(
         Row(

@@ -125,7 +125,7 @@ def test_options_may_be_pythons() -> None:
     assert (found.coefficient, found.normalisation) == (1.0, "mean over the batch's tokens")
     assert (found.where, found.checked) == ("verl/trainer/ppo/core_algos.py:kl_penalty", "beside the functions of verl 0.9.1")
     assert found.options["actor_rollout_ref.actor.use_kl_loss"] is True
-    assert trainers.meaning("trl_grpo", "1.9").checked == "read in trl 1.9.2, 1.10.0 and 1.16.0"
+    assert trainers.meaning("trl_grpo", "1.9").checked == "read in trl 1.9.2 to 1.16.0"
     assert trainers.meaning("slime").checked == "read in THUDM/slime 624b824"
 
 
