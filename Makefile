@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers published tables clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers published tables clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -72,6 +72,9 @@ $(PEERS)/.installed: constraints.txt $(VENV)/.run
 
 peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (ARGS="out=...")
 	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
+
+trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, OpenRLHF and Liger beside their own functions
+	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m pytest -q tests/trainers tests/rlhf/test_trainers.py $(ARGS)
 
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)

@@ -172,6 +172,23 @@ TINKER = Trainer(
     also=("tinker-cookbook", "tinker"),
 )  # fmt: skip
 
+TINKER_DISTILLATION = Trainer(
+    "tinker_distillation", "tinker-cookbook distillation", "2026-08", "2026-08-19",
+    "thinking-machines-lab/tinker-cookbook 9dfcc3a",
+    (Option("kl_penalty_coef", 1.0), Option("kl_discount_factor", 0.0)),
+    (
+        Row(
+            {"kl_discount_factor": (0.0,)}, "k2/loss/token/token_ratio",
+            "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
+            coefficient="kl_penalty_coef", normalisation=RETURNS, note=f"{OWN}; the reference is the teacher",
+        ),
+        Row(
+            {}, "", "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty", coefficient="kl_penalty_coef",
+            note="the discounted sum of the k1 of a token and of those after it, times its score",
+        ),
+    ),
+)  # fmt: skip
+
 UNSLOTH_LOSSES = {
     "bnpo": TOKENS, "dapo": TOKENS, "cispo": TOKENS, "vespo": TOKENS, "grpo": LENGTH, "sapo": LENGTH, "dr_grpo": CONSTANT,
 }  # fmt: skip
@@ -206,5 +223,5 @@ DEEPSPEED_CHAT = Trainer(
 )  # fmt: skip
 
 TRAINERS = (
-    SKYRL, MS_SWIFT, ROLL, AREAL, OPEN_INSTRUCT, PRIME_RL, TINKER, UNSLOTH, TORCHFORGE, DEEPSPEED_CHAT,
+    SKYRL, MS_SWIFT, ROLL, AREAL, OPEN_INSTRUCT, PRIME_RL, TINKER, TINKER_DISTILLATION, UNSLOTH, TORCHFORGE, DEEPSPEED_CHAT,
 )  # fmt: skip

@@ -10,7 +10,7 @@ LOSS_TYPES = {
 }  # fmt: skip
 
 GRPO = Trainer(
-    "trl_grpo", "TRL GRPO", "1.9", "1.16", "trl 1.9.2, 1.10.0 and 1.16.0", package="trl", checked="1.16.0",
+    "trl_grpo", "TRL GRPO", "1.9", "1.16", "trl 1.9.2 to 1.16.0", package="trl", checked="1.16.0",
     also=("trl",),
     options=(
         Option("beta", 0.0),
@@ -20,6 +20,10 @@ GRPO = Trainer(
     ),
     normaliser="loss_type", normalisations=LOSS_TYPES,
     rows=(
+        Row(
+            {"loss_type": ("luspo",)}, "", GRPO_LOSS, coefficient="beta", until="1.9",
+            note="every position's term times its sequence's length, over the padded length: padding counts as well",
+        ),
         Row({"use_bias_correction_kl": (False,)}, "k3_loss", GRPO_LOSS, coefficient="beta"),
         Row(
             {"importance_sampling_level": ("token",)}, "k3_ratio_loss", GRPO_LOSS, coefficient="beta",
@@ -38,7 +42,7 @@ GRPO = Trainer(
 )  # fmt: skip
 
 RLOO = Trainer(
-    "trl_rloo", "TRL RLOO", "1.9", "1.16", "trl 1.9.2 and 1.16.0", package="trl", checked="1.16.0",
+    "trl_rloo", "TRL RLOO", "1.9", "1.16", "trl 1.9.2 to 1.16.0", package="trl", checked="1.16.0",
     options=(Option("beta", 0.05),),
     rows=(
         Row(

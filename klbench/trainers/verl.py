@@ -19,6 +19,8 @@ ACTOR = "actor_rollout_ref.actor."
 IN_LOSS, IN_REWARD = ACTOR + "use_kl_loss", "algorithm.use_kl_in_reward"
 TYPE, PENALTY_TYPE, ESTIMATOR = ACTOR + "kl_loss_type", "algorithm.kl_penalty", "algorithm.adv_estimator"
 
+NO_TOKEN_SUM = Row({ACTOR + "loss_agg_mode": ("token-sum",)}, "", until="0.8", note="there is no token-sum before 0.9")
+
 
 def _loss(types: tuple[str, ...], combination: str, *, named: str = "", clamp: str = "", note: str = "") -> Row:
     return Row(
@@ -42,8 +44,19 @@ def _in_reward() -> Iterator[Row]:
             )  # fmt: skip
 
 
+def _missing() -> tuple[Row, ...]:
+    """What earlier versions have no code for."""
+    plus = tuple(each for each in TYPES if each.endswith("+"))
+    refused = "raises NotImplementedError before 0.8, whatever its documentation says"
+    return (
+        Row({IN_LOSS: (True,), TYPE: plus}, "", PENALTY, until="0.7", note=refused),
+        Row({IN_REWARD: (True,), PENALTY_TYPE: plus}, "", PENALTY, until="0.7", note=refused),
+        NO_TOKEN_SUM,
+    )
+
+
 VERL = Trainer(
-    "verl", "verl", "0.9", "0.9.1", "verl 0.9.1", package="verl", checked="0.9.1",
+    "verl", "verl", "0.6", "0.9.1", "verl 0.6.0 to 0.9.1", package="verl", checked="0.9.1",
     options=(
         Option(IN_LOSS, False, (True, False)),
         Option(TYPE, "low_var_kl", TYPES, IN_LOSS),
@@ -56,6 +69,7 @@ VERL = Trainer(
     ),
     normaliser=ACTOR + "loss_agg_mode", normalisations=AVERAGES,
     rows=(
+        *_missing(),
         Row({IN_LOSS: (False,), IN_REWARD: (False,)}, NONE, note="use_kl_loss or use_kl_in_reward turns a penalty on"),
         Row({IN_LOSS: (True,), IN_REWARD: (True,)}, "", note="two penalties: ask for each"),
         _loss(("kl", "k1"), "k1_loss"),
@@ -90,7 +104,7 @@ def _distilled(modes: tuple[str, ...], in_policy: bool, combination: str, *, cla
 
 
 DISTILLATION = Trainer(
-    "verl_distillation", "verl distillation", "0.9", "0.9.1", "verl 0.9.1", package="verl", checked="0.9.1",
+    "verl_distillation", "verl distillation", "0.8", "0.9.1", "verl 0.8.0 to 0.9.1", package="verl", checked="0.9.1",
     options=(
         Option(MODE, "k3", (*KINDS, "forward_kl_topk")),
         Option(PPO, False, (True, False)),
@@ -99,6 +113,7 @@ DISTILLATION = Trainer(
     ),
     normaliser=ACTOR + "loss_agg_mode", normalisations=AVERAGES,
     rows=(
+        NO_TOKEN_SUM,
         _distilled(("forward_kl_topk",), False, "", note="KL(teacher‖student) over the teacher's top k, where it is positive"),
         _distilled(("forward_kl_topk",), True, "", note="the same, detached, times the score of the sampled token"),
         _distilled(("k1",), False, "", note="refused: its gradient does not depend on the teacher"),

@@ -10,7 +10,7 @@ from klbench.trainers._trainer import LENGTH_MEANS, length_mean
 from klbench.types import ConfigError
 
 SPELLINGS = list(trainers.spellings(averages=True))
-UNSPELLED = {"tinker_cookbook": 1}
+UNSPELLED = {"tinker_cookbook": 1, "tinker_distillation": 1}
 """Rows of newest versions that hold for a number that is not its default, and are no choice among words."""
 
 
@@ -97,11 +97,16 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
     ("trl_grpo@1.9 use_bias_correction_kl=True", "k3_ratio_loss", 0.0),
     ("trl loss_type=grpo", "k3_ratio_loss_length_mean", 0.0),
     ("trl importance_sampling_level=sequence", "", 0.0),
+    ("trl loss_type=luspo", "k3_ratio_loss", 0.0),
+    ("trl@1.9 loss_type=luspo", "", 0.0),
     ("verl", NONE, 0.0),
     ("verl kl_loss_type=low_var_kl kl_loss_coef=0.001", "k3_verl_loss", 0.001),
     ("verl@0.9 actor_rollout_ref.actor.kl_loss_coef=1e-2", "k3_verl_loss", 0.01),
     ("verl kl_penalty=mse kl_ctrl.kl_coef=0.1 adv_estimator=rloo", "k2/reward/token/none/leave_one_out", 0.1),
     ("verl use_kl_loss=false kl_loss_type=k2", NONE, 0.0),
+    ("verl@0.8 kl_loss_type=k3+", "k3_verl@k2/straight_through", 0.001),
+    ("verl@0.7.1 kl_loss_type=k3+", "", 0.0),
+    ("verl@0.7 kl_loss_type=k3", "k3_verl_loss", 0.001),
     ("openrlhf", "k1_openrlhf/reward_to_go", 0.01),
     ("openrlhf@0.9 --use_kl_loss --kl_estimator k3 --init_kl_coef 0.1", "k3_openrlhf_loss", 0.1),
     ("openrlhf --algo.kl.use_loss --algo.kl.estimator=k2 --actor.loss_agg_mode seq-mean-token-mean",
@@ -123,7 +128,7 @@ def test_options_may_be_pythons() -> None:
     assert (found.coefficient, found.normalisation) == (1.0, "mean over the batch's tokens")
     assert (found.where, found.checked) == ("verl/trainer/ppo/core_algos.py:kl_penalty", "beside the functions of verl 0.9.1")
     assert found.options["actor_rollout_ref.actor.use_kl_loss"] is True
-    assert trainers.meaning("trl_grpo", "1.9").checked == "read in trl 1.9.2, 1.10.0 and 1.16.0"
+    assert trainers.meaning("trl_grpo", "1.9").checked == "read in trl 1.9.2 to 1.16.0"
     assert trainers.meaning("slime").checked == "read in THUDM/slime 624b824"
 
 
@@ -131,8 +136,8 @@ def test_options_may_be_pythons() -> None:
     ("", "expected TRAINER[@VERSION] key=value ..., got ''; available: trl_grpo,"),
     ("verl 'a", "No closing quotation"),
     ("vrl", "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl, verl_distillation,"),
-    ("verl@2", "verl: expected a version from 0.9 to 0.9.1, got '2'"),
-    ("verl@new", "verl: expected a version from 0.9 to 0.9.1, got 'new'"),
+    ("verl@2", "verl: expected a version from 0.6 to 0.9.1, got '2'"),
+    ("verl@new", "verl: expected a version from 0.6 to 0.9.1, got 'new'"),
     ("verl kl_los_type=k1", "unknown option of verl 'kl_los_type'; did you mean 'kl_loss_type'?"),
     ("verl kl_loss_type=low_var", "kl_loss_type of verl 'low_var'; did you mean 'low_var_kl'? Available: kl, k1, abs,"),
     ("verl use_kl_loss=1", "unknown actor_rollout_ref.actor.use_kl_loss of verl '1'"),
