@@ -11,8 +11,14 @@ from klbench import estimators
 from klbench.types import Draws
 
 FAMILY_MEMBERS = [
-    "k_lambda:0", "k_lambda:1", "k_lambda:0.3", "bregman_alpha:-1", "bregman_alpha:2", "bregman_alpha:0.1", "k3_clamped:2",
-]  # fmt: skip
+    "k_lambda:0",
+    "k_lambda:1",
+    "k_lambda:0.3",
+    "bregman_alpha:-1",
+    "bregman_alpha:2",
+    "bregman_alpha:0.1",
+    "k3_clamped:2",
+]
 NAMES = [*estimators.names(), *FAMILY_MEMBERS]
 
 # An asymmetric pair; one log-ratio beyond each of the clamps that trainers use.

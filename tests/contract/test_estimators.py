@@ -18,14 +18,23 @@ from klbench.pairs.laplace import LaplacePair
 from klbench.types import Clamp, Draws
 
 FAMILY_MEMBERS = [
-    "k_lambda:0", "k_lambda:1", "k_lambda:0.3", "bregman_alpha:-1", "bregman_alpha:2", "bregman_alpha:0.1", "k3_clamped:2",
+    "k_lambda:0",
+    "k_lambda:1",
+    "k_lambda:0.3",
+    "bregman_alpha:-1",
+    "bregman_alpha:2",
+    "bregman_alpha:0.1",
+    "k3_clamped:2",
     "k3_clamped:0.05",
-]  # fmt: skip
+]
 NAMES = [*estimators.names(), *FAMILY_MEMBERS]
 TARGETS = {
-    "bregman_kl_pq": "kl_pq", "bregman_js": "js", "bregman_hellinger": "hellinger", "bregman_chi2": "chi2",
+    "bregman_kl_pq": "kl_pq",
+    "bregman_js": "js",
+    "bregman_hellinger": "hellinger",
+    "bregman_chi2": "chi2",
     "bregman_alpha": "alpha",
-}  # fmt: skip
+}
 EPS = np.finfo(np.float64).eps
 
 every = pytest.mark.parametrize("name", NAMES)

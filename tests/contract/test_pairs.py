@@ -43,19 +43,26 @@ EXAMPLES: dict[str, list[dict]] = {
         {"q": {"df": 5.0}, "p": {"df": 6.0, "loc": 0.3}, "mu": {"df": 4.0, "scale": 1.2}},
     ],
     "mixture": [
-        {"q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
-         "p": {"weights": [0.5, 0.5], "means": [-1.0, 1.2], "stds": [0.6, 1.1]}},
-        {"q": {"weights": [1.0], "means": [0.0], "stds": [1.0]},
-         "p": {"weights": [0.9, 0.1], "means": [0.0, 1.0], "stds": [0.8, 2.0]}},
-        {"q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
-         "p": {"weights": [1.0], "means": [0.2], "stds": [0.9]}, "mu": {"weights": [1.0], "means": [0.0], "stds": [1.5]}},
+        {
+            "q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
+            "p": {"weights": [0.5, 0.5], "means": [-1.0, 1.2], "stds": [0.6, 1.1]},
+        },
+        {
+            "q": {"weights": [1.0], "means": [0.0], "stds": [1.0]},
+            "p": {"weights": [0.9, 0.1], "means": [0.0, 1.0], "stds": [0.8, 2.0]},
+        },
+        {
+            "q": {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
+            "p": {"weights": [1.0], "means": [0.2], "stds": [0.9]},
+            "mu": {"weights": [1.0], "means": [0.0], "stds": [1.5]},
+        },
     ],
     "sequence": [
         {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3},
         {"model": "table", "vocabulary": 4, "horizon": 2, "prompts": 3, "kl": 0.1, "lag": 0.05, "seed": 1},
         {"model": "transformer", "vocabulary": 2, "horizon": 4, "prompts": 1, "kl": 0.2, "width": 4},
     ],
-}  # fmt: skip
+}
 # Kinds without an exact value have nothing to hold the promises below against; their own tests do what can be done.
 WITHOUT_TRUTH = {"lm", "recorded"}
 CASES = [(kind, i) for kind in EXAMPLES for i in range(len(EXAMPLES[kind]))]
@@ -123,7 +130,7 @@ def test_a_pair_is_its_parameters(kind, i) -> None:
     for other in (again, travelled):
         np.testing.assert_array_equal(
             other.draw(np.random.default_rng(0), 50).log_ratio, pair.draw(np.random.default_rng(0), 50).log_ratio
-        )  # fmt: skip
+        )
         assert other.truth("kl_qp") == pair.truth("kl_qp")
     with pytest.raises(ValidationError, match="frozen"):
         pair.label = "mine"

@@ -20,10 +20,15 @@ FENCED = [(name, *block) for name, text in TEXTS.items() for block in re.findall
 BLOCKS = [(name, code) for name, language, code in FENCED if language == "python"]
 DOTTED = r"\bklbench(?:\.[a-z_]+)+(?=\()|(?<=`)klbench(?:\.[a-z_]+)+(?=`)"
 NAMES = sorted({name for text in TEXTS.values() for name in re.findall(DOTTED, text)})
-COMMANDS = sorted({
-    line.partition("#")[0].strip() for _, language, code in FENCED if language == "sh"
-    for line in code.splitlines() if re.search(r"-m klbench (?!resume|--)", line)
-})  # fmt: skip
+COMMANDS = sorted(
+    {
+        line.partition("#")[0].strip()
+        for _, language, code in FENCED
+        if language == "sh"
+        for line in code.splitlines()
+        if re.search(r"-m klbench (?!resume|--)", line)
+    }
+)
 # What is afterwards true of a block that registers something.
 TRUE_AFTER = {
     "CONTRIBUTING.md": "import numpy as np; from klbench import estimators; "
