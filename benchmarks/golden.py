@@ -76,7 +76,9 @@ CASES = (
         (
             "+exp=value",
             f"pairs=[{','.join(PAIRS)}]",
-            f"estimators=[{ESTIMATORS}]", "samples=5000", "batches=[1,64]",
+            f"estimators=[{ESTIMATORS}]",
+            "samples=5000",
+            "batches=[1,64]",
         ),
         fast=True,
     ),
@@ -96,25 +98,51 @@ CASES = (
     Case(
         "training",
         (
-            "+exp=ppo", "vocabulary=3", "horizon=3", "prompts=2", "width=4", "updates=10", "seeds=2", "noise_free_seeds=1",
+            "+exp=ppo",
+            "vocabulary=3",
+            "horizon=3",
+            "prompts=2",
+            "width=4",
+            "updates=10",
+            "seeds=2",
+            "noise_free_seeds=1",
             "frontier_seeds=1",
         ),
     ),
     Case(
         "dpo",
         (
-            "+exp=dpo", "vocabulary=3", "horizon=2", "prompts=2", "width=4", "divergences=[kl_qp,js]", "comparisons=[40]",
-            "smoothings=[0.2]", "seeds=2", "steps=20", "every=10", "completions=16",
+            "+exp=dpo",
+            "vocabulary=3",
+            "horizon=2",
+            "prompts=2",
+            "width=4",
+            "divergences=[kl_qp,js]",
+            "comparisons=[40]",
+            "smoothings=[0.2]",
+            "seeds=2",
+            "steps=20",
+            "every=10",
+            "completions=16",
         ),
     ),
     Case(
         "reward_model",
         (
-            "+exp=reward_model", "vocabulary=3", "horizon=2", "prompts=2", "width=4", "sizes=[40]", "model_steps=20", "seeds=2",
-            "betas=[1.0,0.2]", "best_of=[1,4]", "updates=10",
+            "+exp=reward_model",
+            "vocabulary=3",
+            "horizon=2",
+            "prompts=2",
+            "width=4",
+            "sizes=[40]",
+            "model_steps=20",
+            "seeds=2",
+            "betas=[1.0,0.2]",
+            "best_of=[1,4]",
+            "updates=10",
         ),
     ),
-)  # fmt: skip
+)
 
 
 def rollouts(file: Path) -> None:
@@ -129,9 +157,13 @@ def rollouts(file: Path) -> None:
         steps = stream.normal(0.0, 0.3, (2, 12))
         mask = [t < length and t != 2 + k % 3 for t in range(12)]
         row = {
-            "prompt": k // 4, "logprobs": log_q, "ref_logprobs": np.minimum(log_q + steps[0], 0.0),
-            "old_logprobs": np.minimum(log_q + 0.3 * steps[1], 0.0), "kl": 0.5 * steps[0] ** 2, "mask": mask,
-        }  # fmt: skip
+            "prompt": k // 4,
+            "logprobs": log_q,
+            "ref_logprobs": np.minimum(log_q + steps[0], 0.0),
+            "old_logprobs": np.minimum(log_q + 0.3 * steps[1], 0.0),
+            "kl": 0.5 * steps[0] ** 2,
+            "mask": mask,
+        }
         lines.append(
             json.dumps({key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in row.items()})
         )

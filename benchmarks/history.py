@@ -23,9 +23,13 @@ def rows(timed: Iterable[Any]) -> pd.DataFrame:
     made = describe()
     git = made["git"] or {}
     shared = {
-        "commit": git.get("revision", ""), "committed": git.get("committed", ""), "dirty": bool(git.get("dirty")),
-        "machine": kind(), "measured": now(), "versions": json.dumps(made["versions"]),
-    }  # fmt: skip
+        "commit": git.get("revision", ""),
+        "committed": git.get("committed", ""),
+        "dirty": bool(git.get("dirty")),
+        "machine": kind(),
+        "measured": now(),
+        "versions": json.dumps(made["versions"]),
+    }
     found = []
     for each in timed:
         low, median, high = np.quantile(each.stats.data, [0.25, 0.5, 0.75])

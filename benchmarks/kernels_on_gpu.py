@@ -69,9 +69,15 @@ def check(rows: int, size: int, noise: float, dtype: Any, device: str) -> Row:
     name = str(dtype).removeprefix("torch.")
     ok = error <= TOLERANCE and slope <= RESOLUTION[name]
     return {
-        "what": "accuracy", "rows": rows, "vocabulary": size, "dtype": name, "noise": noise,
-        "error": error, "gradient_error": slope, "status": "ok" if ok else "off",
-    }  # fmt: skip
+        "what": "accuracy",
+        "rows": rows,
+        "vocabulary": size,
+        "dtype": name,
+        "noise": noise,
+        "error": error,
+        "gradient_error": slope,
+        "status": "ok" if ok else "off",
+    }
 
 
 def seconds(job: Callable[[], object], device: str, rounds: int) -> float:
@@ -112,10 +118,17 @@ def timings(rows: int, size: int, noise: float, dtype: Any, device: str, rounds:
         bandwidth = bandwidth or rate  # the first one is the copy
         found.append(
             {
-                "what": what, "rows": rows, "vocabulary": size, "dtype": str(dtype).removeprefix("torch."), "noise": noise,
-                "milliseconds": took * 1e3, "gigabytes_per_second": rate, "share_of_copy": rate / bandwidth, "status": "ok",
+                "what": what,
+                "rows": rows,
+                "vocabulary": size,
+                "dtype": str(dtype).removeprefix("torch."),
+                "noise": noise,
+                "milliseconds": took * 1e3,
+                "gigabytes_per_second": rate,
+                "share_of_copy": rate / bandwidth,
+                "status": "ok",
             }
-        )  # fmt: skip
+        )
 
     note("copy", functools.partial(torch.empty_like(policy).copy_, policy), 2 * one)
     note("forward", lambda: token_divergences(policy, reference, tokens, kernel="triton"), 2 * one)
@@ -134,9 +147,12 @@ def describe(device: str) -> Row:
 
     name = platform.processor() or platform.machine()
     return {
-        "machine": name if device == "cpu" else torch.cuda.get_device_name(), "python": platform.python_version(),
-        "torch": torch.__version__, "triton": triton.__version__, "command": " ".join(["python", *sys.argv]),
-    }  # fmt: skip
+        "machine": name if device == "cpu" else torch.cuda.get_device_name(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "command": " ".join(["python", *sys.argv]),
+    }
 
 
 def show(rows: list[Row]) -> None:

@@ -82,7 +82,14 @@ def markdown(rows: Sequence[Row], base: str, threshold: float) -> str:
         f"{row.low:.3f} to {row.high:.3f} | {row.verdict} |"
         for row in sorted(rows, key=lambda row: -row.ratio)
     ]
-    return "\n".join([
-        head, "", f"Intervals hold for all {len(rows)} together with {1 - FAMILY_ERROR:.0%}.", "",
-        "| benchmark | base, ms | here, ms | ratio | interval | |", "|---|---:|---:|---:|---:|---|", *lines,
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            head,
+            "",
+            f"Intervals hold for all {len(rows)} together with {1 - FAMILY_ERROR:.0%}.",
+            "",
+            "| benchmark | base, ms | here, ms | ratio | interval | |",
+            "|---|---:|---:|---:|---:|---|",
+            *lines,
+        ]
+    )

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Generic, TypeVar
@@ -39,6 +40,25 @@ def submodule(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
 
+def load(package: str, name: str) -> ModuleType:
+    """Import a module that was found by its place in a package.
+
+    Raises
+    ------
+    ConfigError
+        The import fails: one line with the module, the error, and the file and line where it was raised.
+    """
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    except ConfigError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{package}.{name} cannot be imported: {said} ({file}, line {line})") from error
+
+
 class Registry(Generic[T]):
     """Items of one kind by name, found by importing every module of a package, or those that are named.
 
@@ -51,6 +71,7 @@ class Registry(Generic[T]):
         self._makers: dict[str, Callable[[str, float | None], T]] = {}
         self._aliases: dict[str, str] = {}
         self._discovered = False
+        self._failure: ConfigError | None = None
 
     def add(self, name: str, item: T, aliases: Iterable[str] = ()) -> T:
         """Register an item that takes no number."""
@@ -75,12 +96,19 @@ class Registry(Generic[T]):
         self._aliases.update(dict.fromkeys(aliases, name))
 
     def _discover(self) -> None:
+        """Import the modules, once; a module that fails is named each time that the registry is asked for something."""
+        if self._failure is not None:
+            raise self._failure
         if not self._discovered:
             self._discovered = True
             package = importlib.import_module(self._package)
             found = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
-            for name in self._modules or found:
-                importlib.import_module(f"{self._package}.{name}")
+            try:
+                for name in self._modules or found:
+                    load(self._package, name)
+            except ConfigError as error:
+                self._failure = error
+                raise
 
     def __contains__(self, name: object) -> bool:
         """Return whether there is an item of that name or alias."""

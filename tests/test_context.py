@@ -132,16 +132,19 @@ def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
 
 
 # The first task takes the imports too. What a second one takes, times those that are left, is to be worth two workers' start.
-@pytest.mark.parametrize(("seconds", "start_seconds", "here", "workers"), [
-    ([9.0] + [1.0] * 9, 4.0, 2, 2),  # 8 seconds left, as two workers take to start
-    ([9.0] + [1.0] * 9, 4.1, 10, None),
-    ([9.0] + [1.0] * 9, 2.0, 2, 4),
-    ([9.0] + [1.0] * 9, 0.1, 2, 5),  # as many as there are to have
-    ([9.0] + [1.0] * 9, 0.0, 0, 5),
-    ([0.0] + [1.0] * 4 + [16.0] * 5, 4.1, 6, 3),  # it turns out to be more: 4 x the mean of four ones and a sixteen
-    ([9.0], 1.0, 1, None),
-    ([], 1.0, 0, None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seconds", "start_seconds", "here", "workers"),
+    [
+        ([9.0] + [1.0] * 9, 4.0, 2, 2),  # 8 seconds left, as two workers take to start
+        ([9.0] + [1.0] * 9, 4.1, 10, None),
+        ([9.0] + [1.0] * 9, 2.0, 2, 4),
+        ([9.0] + [1.0] * 9, 0.1, 2, 5),  # as many as there are to have
+        ([9.0] + [1.0] * 9, 0.0, 0, 5),
+        ([0.0] + [1.0] * 4 + [16.0] * 5, 4.1, 6, 3),  # it turns out to be more: 4 x the mean of four ones and a sixteen
+        ([9.0], 1.0, 1, None),
+        ([], 1.0, 0, None),
+    ],
+)
 def test_short_tasks_are_done_here_unless_they_are_worth_the_start_of_workers(
     monkeypatch, seconds, start_seconds, here, workers
 ) -> None:

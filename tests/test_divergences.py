@@ -220,16 +220,19 @@ def test_growth_is_how_fast_the_gap_grows(name) -> None:
     assert (down[1] - down[0]) / 100 == pytest.approx(divergence.growth_at_zero, abs=0.01)
 
 
-@pytest.mark.parametrize(("name", "message"), [
-    ("alpha:0", r"keep 0\.001 from 0 and 1, got 0\.0; those limits are kl_qp and kl_pq"),
-    ("alpha:1", r"keep 0\.001 from 0 and 1, got 1\.0"),
-    ("alpha:0.9995", "keep 0.001 from 0 and 1"),
-    ("alpha:nan", "within -20 and 20, got nan"),
-    ("alpha:-21", "within -20 and 20, got -21"),
-    ("alpha:x", "expected a number after the colon, got 'x'"),
-    ("helinger", "unknown divergence 'helinger'; did you mean 'hellinger'"),
-    ("js:2", "js takes no number"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("alpha:0", r"keep 0\.001 from 0 and 1, got 0\.0; those limits are kl_qp and kl_pq"),
+        ("alpha:1", r"keep 0\.001 from 0 and 1, got 1\.0"),
+        ("alpha:0.9995", "keep 0.001 from 0 and 1"),
+        ("alpha:nan", "within -20 and 20, got nan"),
+        ("alpha:-21", "within -20 and 20, got -21"),
+        ("alpha:x", "expected a number after the colon, got 'x'"),
+        ("helinger", "unknown divergence 'helinger'; did you mean 'hellinger'"),
+        ("js:2", "js takes no number"),
+    ],
+)
 def test_a_wrong_name_or_number_is_answered_with_what_is_allowed(name, message) -> None:
     with pytest.raises(ConfigError, match=message):
         divergences.get(name)
@@ -296,9 +299,16 @@ def test_ratios_average_to_one(sides) -> None:
     assert math.fsum(probabilities * np.exp(log_ratio)) == pytest.approx(1.0, rel=1e-12)
 
 
-@pytest.mark.parametrize(("name", "dual"), [
-    ("kl_qp", "kl_pq"), ("js", "js"), ("hellinger", "hellinger"), ("alpha:0.3", "alpha:0.7"), ("alpha:-1", "alpha:2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "dual"),
+    [
+        ("kl_qp", "kl_pq"),
+        ("js", "js"),
+        ("hellinger", "hellinger"),
+        ("alpha:0.3", "alpha:0.7"),
+        ("alpha:-1", "alpha:2"),
+    ],
+)
 @given(sides=logits)
 def test_swapping_the_sides_gives_the_dual(name, dual, sides) -> None:
     q, p = sides

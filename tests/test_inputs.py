@@ -62,12 +62,15 @@ def test_data_is_bounded_in_depth_and_in_size(tmp_path) -> None:
         inputs.read_yaml(path)
 
 
-@pytest.mark.parametrize(("text", "says"), [
-    ("{", "cannot be read as JSON: Expecting"),
-    ("1" * 5000, "cannot be read as JSON: Exceeds the limit"),
-    ('{"a": "x\\ud800"}', r"cannot be read as JSON: character 2 is \ud800, half of a character"),
-    (b"\xff", "cannot be read as text in UTF-8"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "cannot be read as JSON: Expecting"),
+        ("1" * 5000, "cannot be read as JSON: Exceeds the limit"),
+        ('{"a": "x\\ud800"}', r"cannot be read as JSON: character 2 is \ud800, half of a character"),
+        (b"\xff", "cannot be read as text in UTF-8"),
+    ],
+)
 def test_json_that_is_none(tmp_path, text, says) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -88,15 +91,21 @@ def recursive() -> None:
     recursive()
 
 
-@pytest.mark.parametrize(("fail", "says"), [
-    (lambda: {}["x"], "here: KeyError: 'x'"),
-    (lambda: 1 // 0, "here: ZeroDivisionError: integer division or modulo by zero"),
-    (lambda: int("x\ny"), r"here: invalid literal for int() with base 10: 'x\ny'"),
-    (lambda: open("/nothing"), "here: No such file or directory"),  # noqa: PTH123, SIM115
-    (lambda: "\ud800".encode(), r"here: 'utf-8' codec can't encode character '\ud800' in position 0: surrogates not allowed"),
-    (lambda: next(iter(())), "here: StopIteration"),
-    (recursive, "here: nested too deeply"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fail", "says"),
+    [
+        (lambda: {}["x"], "here: KeyError: 'x'"),
+        (lambda: 1 // 0, "here: ZeroDivisionError: integer division or modulo by zero"),
+        (lambda: int("x\ny"), r"here: invalid literal for int() with base 10: 'x\ny'"),
+        (lambda: open("/nothing"), "here: No such file or directory"),  # noqa: PTH123, SIM115
+        (
+            lambda: "\ud800".encode(),
+            r"here: 'utf-8' codec can't encode character '\ud800' in position 0: surrogates not allowed",
+        ),
+        (lambda: next(iter(())), "here: StopIteration"),
+        (recursive, "here: nested too deeply"),
+    ],
+)
 def test_whatever_goes_wrong_is_one_line_with_its_cause(fail, says) -> None:
     with pytest.raises(ConfigError) as error, inputs.refused("here"):
         fail()

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -122,6 +123,12 @@ FILES = sorted(str(path.relative_to(ROOT)) for path in ROOT.rglob("*.py"))
 @pytest.mark.parametrize("file", FILES)
 def test_imports_point_down(file: str) -> None:
     assert offences((ROOT / file).read_text(encoding="utf-8"), file) == []
+
+
+def test_the_readme_gives_every_part_its_level() -> None:
+    text = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^  (\w+)(?:/|\.py) +(\d+)  ", text, re.M)
+    assert {part: int(number) for part, number in listed} == {part: n for part, n in LEVEL.items() if not part.startswith("__")}
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:

@@ -25,12 +25,15 @@ def shifted(t: float):
     return series
 
 
-@pytest.mark.parametrize("polynomial", [
-    ((-1.0, 0.0, 1),),
-    ((0.5, 0.0, 2),),
-    ((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
-    ((2.0, 0.5, 3), (-0.3, -1.5, 1), (0.1, 0.0, 0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "polynomial",
+    [
+        ((-1.0, 0.0, 1),),
+        ((0.5, 0.0, 2),),
+        ((1.0, 1.0, 0), (-1.0, 0.0, 0), (-1.0, 0.0, 1)),
+        ((2.0, 0.5, 3), (-0.3, -1.5, 1), (0.1, 0.0, 0)),
+    ],
+)
 def test_moments_of_polynomials_agree_with_quadrature(polynomial) -> None:
     t = 0.6
     exact = polynomial_moments(polynomial, shifted(t))

@@ -103,12 +103,15 @@ def test_near_an_infinite_moment_no_error_bound_is_exceeded(kind, seed) -> None:
                 assert abs(truth.value - value) <= truth.error, target
 
 
-@pytest.mark.parametrize(("kind", "name", "value", "exact"), [
-    ("exponential", "rate", 0.501, lambda b: b**2 / (2 * b - 1) - 1),
-    ("exponential", "rate", 0.50001, lambda b: b**2 / (2 * b - 1) - 1),
-    ("laplace", "scale", 1.99, lambda s: 1 / (s * (2 - s)) - 1),
-    ("laplace", "scale", 1.99999, lambda s: 1 / (s * (2 - s)) - 1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "exact"),
+    [
+        ("exponential", "rate", 0.501, lambda b: b**2 / (2 * b - 1) - 1),
+        ("exponential", "rate", 0.50001, lambda b: b**2 / (2 * b - 1) - 1),
+        ("laplace", "scale", 1.99, lambda s: 1 / (s * (2 - s)) - 1),
+        ("laplace", "scale", 1.99999, lambda s: 1 / (s * (2 - s)) - 1),
+    ],
+)
 def test_chi_squared_where_its_terms_overflow_before_its_mass_ends(kind, name, value, exact) -> None:
     truth = pairs.get(kind)(q={name: 1.0}, p={name: value}).truth("chi2")
     with mpmath.workdps(60):
@@ -116,11 +119,14 @@ def test_chi_squared_where_its_terms_overflow_before_its_mass_ends(kind, name, v
     assert truth.error <= 1e-7 * truth.value
 
 
-@pytest.mark.parametrize(("kind", "sides", "name", "std"), [
-    ("exponential", {"q": {"rate": 1.0}, "p": {"rate": 0.501}}, "k3", 11.12454),
-    ("gaussian", {"q": {"std": 1.0}, "p": {"mean": 1.0, "std": 1.4}}, "bregman_js", 175750.866),
-    ("gaussian", {"q": {"std": 1.0}, "p": {"mean": 1.0}, "mu": {"mean": 0.5, "std": 0.72}}, "k3_weighted", 670.230864),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "sides", "name", "std"),
+    [
+        ("exponential", {"q": {"rate": 1.0}, "p": {"rate": 0.501}}, "k3", 11.12454),
+        ("gaussian", {"q": {"std": 1.0}, "p": {"mean": 1.0, "std": 1.4}}, "bregman_js", 175750.866),
+        ("gaussian", {"q": {"std": 1.0}, "p": {"mean": 1.0}, "mu": {"mean": 0.5, "std": 0.72}}, "k3_weighted", 670.230864),
+    ],
+)
 def test_standard_deviations_whose_mass_lies_where_squares_overflow(kind, sides, name, std) -> None:
     (exact,) = pairs.get(kind)(**sides).exact([estimators.get(name)])
     assert exact.std == pytest.approx(std, rel=1e-6)
@@ -148,12 +154,15 @@ def mixture(weights, means, stds) -> dict:
     return {"weights": list(weights), "means": list(means), "stds": list(stds)}
 
 
-@pytest.mark.parametrize("sides", [
-    {"q": (0.0, 1.0), "p": (1.0, 1.2)},
-    {"q": (0.0, 1.0), "p": (1.0, 1.4)},
-    {"q": (0.0, 1.0), "p": (1.0, 1.0), "mu": (0.5, 0.72)},
-    {"q": (1e9, 1e-3), "p": (1e9 + 1e-3, 1.2e-3)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sides",
+    [
+        {"q": (0.0, 1.0), "p": (1.0, 1.2)},
+        {"q": (0.0, 1.0), "p": (1.0, 1.4)},
+        {"q": (0.0, 1.0), "p": (1.0, 1.0), "mu": (0.5, 0.72)},
+        {"q": (1e9, 1e-3), "p": (1e9 + 1e-3, 1.2e-3)},
+    ],
+)
 def test_a_mixture_of_one_component_is_the_gaussian_pair(sides) -> None:
     gaussian = pairs.get("gaussian")(**{k: {"mean": m, "std": s} for k, (m, s) in sides.items()})
     one = pairs.get("mixture")(**{k: mixture([1.0], [m], [s]) for k, (m, s) in sides.items()})

@@ -31,25 +31,31 @@ def test_add_gives_the_item_back(registry) -> None:
     assert registry.get("plum") is item
 
 
-@pytest.mark.parametrize(("asked", "made"), [
-    ("slices", ("slices", 4.0)),
-    ("slices:2", ("slices:2", 2.0)),
-    ("slices:-1e3", ("slices:-1e3", -1000.0)),
-    ("cuts:0.5", ("slices:0.5", 0.5)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "made"),
+    [
+        ("slices", ("slices", 4.0)),
+        ("slices:2", ("slices:2", 2.0)),
+        ("slices:-1e3", ("slices:-1e3", -1000.0)),
+        ("cuts:0.5", ("slices:0.5", 0.5)),
+    ],
+)
 def test_a_family_takes_its_number_or_the_default(registry, asked, made) -> None:
     assert registry.get(asked) == made
 
 
-@pytest.mark.parametrize(("asked", "message"), [
-    ("appel", r"^unknown fruit 'appel'; did you mean 'apple'\? Available: apple, pear, slices$"),
-    ("xyzzy", r"^unknown fruit 'xyzzy'; available: apple, pear, slices$"),
-    ("", r"^unknown fruit ''; available: apple, pear, slices$"),
-    ("pear:3", r"^fruit 'pear:3': pear takes no number$"),
-    ("pomme:3", r"apple takes no number$"),
-    ("slices:", r"^fruit 'slices:': expected a number after the colon, got ''$"),
-    ("slices:many", r"^fruit 'slices:many': expected a number after the colon, got 'many'$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("appel", r"^unknown fruit 'appel'; did you mean 'apple'\? Available: apple, pear, slices$"),
+        ("xyzzy", r"^unknown fruit 'xyzzy'; available: apple, pear, slices$"),
+        ("", r"^unknown fruit ''; available: apple, pear, slices$"),
+        ("pear:3", r"^fruit 'pear:3': pear takes no number$"),
+        ("pomme:3", r"apple takes no number$"),
+        ("slices:", r"^fruit 'slices:': expected a number after the colon, got ''$"),
+        ("slices:many", r"^fruit 'slices:many': expected a number after the colon, got 'many'$"),
+    ],
+)
 def test_an_error_says_what_came_and_what_there_is(registry, asked, message) -> None:
     with pytest.raises(ConfigError, match=message):
         registry.get(asked)

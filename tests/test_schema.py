@@ -43,29 +43,35 @@ def test_a_renamed_column_is_refused(name) -> None:
         TABLE.check(frame().rename(columns={name: "renamed"}))
 
 
-@pytest.mark.parametrize(("name", "values"), [
-    ("combination", [1.0, 2.0]),
-    ("combination", [None, 3]),
-    ("seeds", [1.5, 2.0]),
-    ("seeds", ["1", "2"]),
-    ("regret", ["0.1", "0.2"]),
-    ("regret", [True, False]),
-    ("stopped", [0.0, 1.0]),
-    ("stopped", ["yes", "no"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("combination", [1.0, 2.0]),
+        ("combination", [None, 3]),
+        ("seeds", [1.5, 2.0]),
+        ("seeds", ["1", "2"]),
+        ("regret", ["0.1", "0.2"]),
+        ("regret", [True, False]),
+        ("stopped", [0.0, 1.0]),
+        ("stopped", ["yes", "no"]),
+    ],
+)
 def test_a_column_of_another_type_is_refused(name, values) -> None:
     with pytest.raises(SchemaError, match=f"has {name} of dtype .*, declared as"):
         TABLE.check(frame(**{name: values}))
 
 
-@pytest.mark.parametrize(("name", "values"), [
-    ("combination", ["a", None]),
-    ("seeds", [2.0, math.nan]),
-    ("regret", [1, 2]),
-    ("regret", [math.inf, math.nan]),
-    ("regret", [None, None]),
-    ("stopped", [True, None]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("combination", ["a", None]),
+        ("seeds", [2.0, math.nan]),
+        ("regret", [1, 2]),
+        ("regret", [math.inf, math.nan]),
+        ("regret", [None, None]),
+        ("stopped", [True, None]),
+    ],
+)
 def test_gaps_are_allowed(name, values) -> None:
     TABLE.check(frame(**{name: values}))
 

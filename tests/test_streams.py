@@ -8,9 +8,19 @@ import pytest
 from klbench import streams
 
 NAMES = [
-    (0, "a"), (1, "a"), (-1, "a"), (0, "a", "b"), (0, "b", "a"), (0, "ab"), (0, "a,b"),
-    (0, 1), (0, "1"), (0,), (0, "a", 0), (0, "a", 1),
-]  # fmt: skip
+    (0, "a"),
+    (1, "a"),
+    (-1, "a"),
+    (0, "a", "b"),
+    (0, "b", "a"),
+    (0, "ab"),
+    (0, "a,b"),
+    (0, 1),
+    (0, "1"),
+    (0,),
+    (0, "a", 0),
+    (0, "a", 1),
+]
 
 
 def test_the_same_names_give_the_same_draws() -> None:

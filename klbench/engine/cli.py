@@ -20,15 +20,15 @@ def command_line(arguments: Sequence[str]) -> int:
     processes.hush_helpers()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
-    if not arguments or {"-h", "--help"} & set(arguments):
-        from klbench.engine import help as help_text
-
-        print(help_text.text())
-        return DONE
-    if "--version" in arguments:
+    if "--version" in arguments and not {"-h", "--help"} & set(arguments):
         print(__version__)
         return DONE
     try:
+        if not arguments or {"-h", "--help"} & set(arguments):
+            from klbench.engine import help as help_text
+
+            print(help_text.text())
+            return DONE
         from klbench.engine import commands
 
         return commands.perform(arguments)

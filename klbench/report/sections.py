@@ -14,7 +14,6 @@ from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tabl
 from klbench.report.generic import generic
 from klbench.report.numbers import listing
 from klbench.schema import Schema, by_table
-from klbench.types import ConfigError
 
 STUDIES = "klbench.studies"
 """The package of the studies, found by name as plugins are: nothing here is imported from above."""
@@ -41,10 +40,8 @@ class Declared(Protocol):
 
 def study(name: str) -> Declared | None:
     """Return the study of that name, or of that name in an earlier version; None where it is not known here."""
-    try:
-        found: Declared = importlib.import_module(STUDIES).get(name)
-    except ConfigError:
-        return None
+    studies = importlib.import_module(STUDIES)
+    found: Declared | None = studies.get(name) if studies.known(name) else None
     return found
 
 

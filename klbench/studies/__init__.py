@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
 from functools import cache
 
-from klbench.registry import Registry
+from klbench.registry import Registry, load
 from klbench.study import Study
 
 registry: Registry[Study] = Registry("study", __name__)
@@ -20,10 +19,9 @@ def register(study: Study) -> Study:
 @cache
 def _discover() -> None:
     """Register the ``STUDY`` of every folder that has one; nothing else of them is imported."""
-    for module in pkgutil.iter_modules(__path__):
-        if not module.ispkg:
-            continue
-        study = getattr(importlib.import_module(f"{__name__}.{module.name}"), "STUDY", None)
+    folders = [load(__name__, module.name) for module in pkgutil.iter_modules(__path__) if module.ispkg]
+    for folder in folders:
+        study = getattr(folder, "STUDY", None)
         if study is not None:
             register(study)
 
@@ -32,6 +30,12 @@ def names() -> list[str]:
     """Return the names of all studies."""
     _discover()
     return registry.names()
+
+
+def known(name: str) -> bool:
+    """Return whether there is a study of that name, or of that name in an earlier version."""
+    _discover()
+    return name in registry
 
 
 def get(name: str) -> Study:

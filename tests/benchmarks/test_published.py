@@ -11,10 +11,18 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FINDINGS = sorted(path.parent.name for path in (ROOT / "reports" / "published").glob("*/run.json"))
 pytestmark = pytest.mark.skipif(not FINDINGS, reason="a distribution without the published findings")
-OLD = pd.DataFrame({
-    "pair": ["a", "a", "b"], "estimator": ["k1", "k3", "k1"], "batch": [1, 1, 1], "mean": [0.5, 0.5, 1.0],
-    "mean_se": [0.01, 0.001, 0.01], "exact": [0.5, 0.5, 1.0], "bias_z": [0.1, -0.3, 1.0], "status": "ok",
-})  # fmt: skip
+OLD = pd.DataFrame(
+    {
+        "pair": ["a", "a", "b"],
+        "estimator": ["k1", "k3", "k1"],
+        "batch": [1, 1, 1],
+        "mean": [0.5, 0.5, 1.0],
+        "mean_se": [0.01, 0.001, 0.01],
+        "exact": [0.5, 0.5, 1.0],
+        "bias_z": [0.1, -0.3, 1.0],
+        "status": "ok",
+    }
+)
 
 
 def changed(**columns: list) -> tuple[list[str], int, list[str]]:
@@ -49,8 +57,10 @@ def test_a_number_without_an_uncertainty_is_told_and_does_not_fail() -> None:
 def test_a_standard_error_that_is_none_hides_nothing() -> None:
     heavy = OLD.assign(mean_se=[np.nan, 0.001, 0.01])
     assert published.moved("values", heavy, heavy.assign(mean=[0.9, 0.5, 1.0])) == (
-        [], 0, ["values: 1 of mean, without an uncertainty, are off by up to 44%"]
-    )  # fmt: skip
+        [],
+        0,
+        ["values: 1 of mean, without an uncertainty, are off by up to 44%"],
+    )
     assert len(published.moved("values", heavy, heavy.assign(mean=[np.nan, 0.5, 1.0]))[0]) == 1
     assert changed(exact=[np.inf, 0.5, 1.0])[0] == ["values, a, k1, 1: exact 0.5 -> inf (nan errors)"]
 
@@ -68,14 +78,17 @@ def test_rows_are_found_whatever_their_order_and_those_that_come_or_go_are_told(
     assert published.compared({"values": OLD}, {"values": OLD, "more": OLD})[2] == ["table more is new"]
 
 
-@pytest.mark.parametrize(("change", "code", "says"), [
-    (lambda table: table, 0, "nothing moved, 0 are other within their uncertainty\n"),
-    (lambda table: table.assign(mean_se=2.0), 0, "nothing moved"),
-    (lambda table: table.assign(more=1.0), 0, "nothing moved"),
-    (lambda table: table.assign(mean=2.0), 1, "3 numbers moved"),
-    (lambda table: table.iloc[:2], 1, "something is gone, 0 are other within their uncertainty\n  values: 1 rows gone"),
-    (lambda table: table.drop(columns="exact"), 1, "values: column exact is gone"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "code", "says"),
+    [
+        (lambda table: table, 0, "nothing moved, 0 are other within their uncertainty\n"),
+        (lambda table: table.assign(mean_se=2.0), 0, "nothing moved"),
+        (lambda table: table.assign(more=1.0), 0, "nothing moved"),
+        (lambda table: table.assign(mean=2.0), 1, "3 numbers moved"),
+        (lambda table: table.iloc[:2], 1, "something is gone, 0 are other within their uncertainty\n  values: 1 rows gone"),
+        (lambda table: table.drop(columns="exact"), 1, "values: column exact is gone"),
+    ],
+)
 def test_what_moved_or_is_gone_ends_with_1(tmp_path, monkeypatch, capsys, change, code, says) -> None:
     def write(folder: Path, table: pd.DataFrame) -> Path:
         (folder / "tables").mkdir(parents=True)

@@ -110,14 +110,18 @@ WRONG = {
     "a mean of the others": (gradients.group_mean_shrinks, {"baseline": lambda x, y: y + 0.0 * x}, "fails"),
     "Gaussians of unequal variance": (gradients.shifted_gaussians_suffice, {"std": 1.5}, "holds"),
     "a policy that is tilted too far": (
-        alignment.regularised_optimum, {"best": lambda ref, reward: alignment._best(ref, 1.1 * reward)}, "fails",
+        alignment.regularised_optimum,
+        {"best": lambda ref, reward: alignment._best(ref, 1.1 * reward)},
+        "fails",
     ),
     "a reward that is not the policy's": (
-        alignment.reward_from_policy, {"best": lambda ref, reward: alignment._best(ref, 1.1 * reward)}, "fails",
+        alignment.reward_from_policy,
+        {"best": lambda ref, reward: alignment._best(ref, 1.1 * reward)},
+        "fails",
     ),
     "a weight of the other sign": (alignment.dpo_gradient, {"weight": lambda margin: margin.sigmoid()}, "fails"),
     "a slope that stays": (alignment.bradley_terry_saturates, {"slope": lambda margin: margin.sigmoid()}, "fails"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -126,10 +130,15 @@ def test_another_formula_gets_another_verdict(case: str) -> None:
     assert check(0, **instead).verdict == expected
 
 
-@pytest.mark.parametrize(("features", "theta", "chosen_rises", "rejected_falls"), [
-    ((2.0, 1.0, -3.0), 0.0, True, False), ((1.0, 0.0, 3.0), 1.0, False, True), ((1.0, -1.0, 0.0), 0.0, True, True),
-    ((-1.0, -2.0, 3.0), 0.0, False, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("features", "theta", "chosen_rises", "rejected_falls"),
+    [
+        ((2.0, 1.0, -3.0), 0.0, True, False),
+        ((1.0, 0.0, 3.0), 1.0, False, True),
+        ((1.0, -1.0, 0.0), 0.0, True, True),
+        ((-1.0, -2.0, 3.0), 0.0, False, True),
+    ],
+)
 def test_a_dpo_step_by_hand(features, theta, chosen_rises, rejected_falls) -> None:
     """One parameter: an answer's score is its feature less the mean, and the step goes along the chosen less the rejected."""
     f = np.array(features)
@@ -154,21 +163,34 @@ def test_a_wrong_curvature_is_found(monkeypatch) -> None:
     assert values.second_order_agreement(0, names=["js"]).verdict == "fails"
 
 
-@pytest.mark.parametrize(("inside", "outside", "condition", "expected"), [
-    (True, True, "x > 0", "holds"),
-    (True, False, "x > 0", "holds only when x > 0"),
-    (True, False, "", "fails"),
-    (False, True, "x > 0", "fails"),
-    (False, False, "x > 0", "fails"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inside", "outside", "condition", "expected"),
+    [
+        (True, True, "x > 0", "holds"),
+        (True, False, "x > 0", "holds only when x > 0"),
+        (True, False, "", "fails"),
+        (False, True, "x > 0", "fails"),
+        (False, False, "x > 0", "fails"),
+    ],
+)
 def test_a_verdict_follows_from_where_it_holds(inside: bool, outside: bool, condition: str, expected: str) -> None:
     assert verdict(inside, outside, condition) == expected
 
 
-@pytest.mark.parametrize(("x", "text"), [
-    (0.0, "0"), (0.62822, "0.628"), (-1.5, "−1.50"), (20.0, "20.0"), (1234.5, "1,234"), (9.999, "10.0"), (4.54e-5, "4.54×10⁻⁵"),
-    (float("inf"), "infinite"), (float("nan"), "undefined"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (0.0, "0"),
+        (0.62822, "0.628"),
+        (-1.5, "−1.50"),
+        (20.0, "20.0"),
+        (1234.5, "1,234"),
+        (9.999, "10.0"),
+        (4.54e-5, "4.54×10⁻⁵"),
+        (float("inf"), "infinite"),
+        (float("nan"), "undefined"),
+    ],
+)
 def test_numbers_have_three_digits(x: float, text: str) -> None:
     assert show(x) == text
 

@@ -18,14 +18,16 @@ from klbench.pairs.laplace import LaplacePair
 from klbench.types import Clamp, Draws
 
 FAMILY_MEMBERS = [
-    "k_lambda:0", "k_lambda:1", "k_lambda:0.3", "bregman_alpha:-1", "bregman_alpha:2", "bregman_alpha:0.1", "k3_clamped:2",
+    "k_lambda:0",
+    "k_lambda:1",
+    "k_lambda:0.3",
+    "bregman_alpha:-1",
+    "bregman_alpha:2",
+    "bregman_alpha:0.1",
+    "k3_clamped:2",
     "k3_clamped:0.05",
-]  # fmt: skip
+]
 NAMES = [*estimators.names(), *FAMILY_MEMBERS]
-TARGETS = {
-    "bregman_kl_pq": "kl_pq", "bregman_js": "js", "bregman_hellinger": "hellinger", "bregman_chi2": "chi2",
-    "bregman_alpha": "alpha",
-}  # fmt: skip
 EPS = np.finfo(np.float64).eps
 
 every = pytest.mark.parametrize("name", NAMES)
@@ -205,10 +207,10 @@ def test_nonnegative_means_never_negative_and_no_less_is_claimed(name, make, dty
     with np.errstate(all="ignore"):
         got = np.concatenate([np.asarray(terms(name, make(each), make(np.zeros_like(each)))) for each in (x, mild)])
     if estimators.get(name).claims.nonnegative:
-        assert not np.isnan(got).any()
-        assert not (got < 0.0).any()
+        assert not np.isnan(got).any(), f"{name} claims nonnegative=True: expected no NaN on finite log-ratios"
+        assert not (got < 0.0).any(), f"{name} claims nonnegative=True: expected no term below 0, got {got.min()}"
     else:
-        assert (got < 0.0).any()
+        assert (got < 0.0).any(), f"{name} claims nonnegative=False, but no term is below 0: expected nonnegative=True"
 
 
 def by_enumeration(name, pair: CategoricalPair, n: int) -> float:
@@ -233,10 +235,11 @@ def test_unbiased_means_exactly_so_over_all_batches_and_no_less_is_claimed(name,
     estimator = estimators.get(name)
     pairs = [CategoricalPair(**sides, mu=MU if estimator.needs_weight else None) for sides in (MILD, WIDE)]
     errors = [by_enumeration(name, pair, n) / pair.truth(estimator.target).value - 1.0 for pair in pairs]
+    got = f"the bias over {estimator.target}, on two enumerated pairs and batches of {n}, is {errors}"
     if estimator.claims.unbiased:
-        assert np.abs(errors).max() < 1e-11
+        assert np.abs(errors).max() < 1e-11, f"{name} claims unbiased=True: expected no bias, but {got}"
     else:
-        assert np.abs(errors).max() > 1e-3
+        assert np.abs(errors).max() > 1e-3, f"{name} claims unbiased=False: expected a bias, but {got}"
 
 
 ON_POLICY = [
@@ -279,7 +282,8 @@ def test_unbiased_holds_on_samples_of_every_kind(name) -> None:
 def test_polynomial_is_the_formula(name) -> None:
     x = np.array([-5.0, -1.0, -0.1, 0.3, 1.0, 4.0])
     parts = np.array([c * np.exp(a * x) * x**b for c, a, b in estimators.get(name).polynomial])
-    assert np.all(np.abs(parts.sum(axis=0) - terms(name, x, None)) <= 1e-14 * np.abs(parts).sum(axis=0))
+    off = np.abs(parts.sum(axis=0) - terms(name, x, None))
+    assert np.all(off <= 1e-14 * np.abs(parts).sum(axis=0)), f"{name}: expected its polynomial to equal its terms, off by {off}"
 
 
 @every
@@ -291,8 +295,10 @@ def test_growth_is_how_fast_terms_grow(name) -> None:
         batch = np.array([0.3, -0.2, x, x])
         return float(np.log(np.abs(terms(name, batch, np.zeros(4))).max()))
 
-    assert (size(200.0) - size(100.0)) / 100.0 == pytest.approx(estimator.growth, abs=0.02)
-    assert (size(-200.0) - size(-100.0)) / 100.0 == pytest.approx(estimator.growth_at_zero, abs=0.02)
+    for declared, sign in (("growth", 1.0), ("growth_at_zero", -1.0)):
+        got = (size(sign * 200.0) - size(sign * 100.0)) / 100.0
+        expected = pytest.approx(getattr(estimator, declared), abs=0.02)
+        assert got == expected, f"{name} declares {declared}={getattr(estimator, declared)}: its terms grow as r^{got:.3g}"
 
 
 def cut_off(estimator, x: np.ndarray, step: float) -> np.ndarray:
@@ -322,12 +328,13 @@ def test_a_clamp_is_declared_where_the_terms_are_cut_off_and_nowhere_else(name) 
     clamp = estimator.clamp or Clamp()
     ends = np.array([end for end in (clamp.low, clamp.high) if np.isfinite(end)])
     grid = GRID[(np.abs(GRID[:, None] - ends) > 2e-3).all(axis=1)]
-    np.testing.assert_array_equal(cut_off(estimator, grid, 1e-3), clamp.active(grid))
+    said = f"{name} declares clamp={estimator.clamp}: expected terms to be cut off beyond it, and nowhere else"
+    np.testing.assert_array_equal(cut_off(estimator, grid, 1e-3), clamp.active(grid), err_msg=said)
     if estimator.clamp is not None:
         assert ends.size
         for x, step in ((np.concatenate([ends - 1e-5, ends + 1e-5]), 1e-6), (np.array([-1e7, -500.0, 500.0, 1e7]), 1.0)):
             np.testing.assert_array_equal(cut_off(estimator, x, step), clamp.active(x))
-        assert set(ends) <= set(estimator.kinks)
+        assert set(ends) <= set(estimator.kinks), f"{name}: expected the ends of its clamp among its kinks {estimator.kinks}"
 
 
 def test_the_ends_of_a_clamp_count_as_within_it_and_infinite_log_ratios_as_beyond() -> None:
@@ -354,11 +361,11 @@ def test_names_and_aliases_are_unique_and_lead_to_the_same_estimator() -> None:
 def test_every_estimator_is_described(name) -> None:
     estimator = estimators.get(name)
     assert estimator.name == name
-    assert estimator.tex
-    assert estimator.summary
+    assert estimator.tex, f"{name}: expected a tex, its formula"
+    assert estimator.summary, f"{name}: expected a summary, one line for --help"
     assert estimator.summary == estimator.summary.strip()
     assert "\n" not in estimator.summary
-    assert estimator.source
+    assert estimator.source, f"{name}: expected a source"
     assert all(alias and alias != name for alias in estimator.aliases)
     assert divergences.get(estimator.target)
 
@@ -367,7 +374,8 @@ def test_every_estimator_is_described(name) -> None:
 def test_the_target_is_kl_qp_unless_the_name_says_otherwise(name) -> None:
     target, _, number = estimators.get(name).target.partition(":")
     family, _, asked = name.partition(":")
-    assert target == TARGETS.get(family, "kl_qp")
+    said = family.removeprefix("bregman_") if family.startswith("bregman_") else "kl_pq" if family.endswith("_pq") else "kl_qp"
+    assert target == said, f"{name} estimates {target}: expected {said}, as its name says; kl_pq is for NAME_pq"
     assert not asked or target != "alpha" or float(number) == float(asked)
 
 

@@ -66,9 +66,14 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         program = LISTENING + WORKERS_AT_ONCE + ("" if pages else BLANK_PAGES) + RUN
         process = subprocess.Popen(
             [sys.executable, "-c", program, *arguments],
-            cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", start_new_session=True,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            start_new_session=True,
             env=os.environ | {"PYTHONIOENCODING": "utf-8"},
-        )  # fmt: skip
+        )
         started.append(process)
         return process
 

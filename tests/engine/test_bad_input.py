@@ -468,37 +468,43 @@ def test_resume_in_a_sweep(call, contents, unfinished) -> None:
     assert "resume cannot be swept" in line
 
 
-@pytest.mark.parametrize("text", [
-    "study: value\npair: !!python/object/apply:os.mkdir [ran]\n",
-    "study: value\npair: !!python/name:os.system\n",
-    "study: [value\n",
-    "- study\n",
-    "",
-    "study: value\nsamples: 100\npair: {kind: gaussian, q: {mean: '${oc.env:HOME}'}}\n",
-    "study: value\nsamples: 100\npair: {kind: gaussian, q: {_target_: os.mkdir}}\n",
-    "study: value\nsamples: 100\npair: {kind: os.mkdir}\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "study: value\npair: !!python/object/apply:os.mkdir [ran]\n",
+        "study: value\npair: !!python/name:os.system\n",
+        "study: [value\n",
+        "- study\n",
+        "",
+        "study: value\nsamples: 100\npair: {kind: gaussian, q: {mean: '${oc.env:HOME}'}}\n",
+        "study: value\nsamples: 100\npair: {kind: gaussian, q: {_target_: os.mkdir}}\n",
+        "study: value\nsamples: 100\npair: {kind: os.mkdir}\n",
+    ],
+)
 def test_resume_of_a_configuration_that_was_meddled_with_is_data_that_is_wrong(call, contents, unfinished, text: str) -> None:
     (unfinished / "run" / "config.yaml").write_text(text)
     refused(call, contents, unfinished, "resume=run")
     assert not (unfinished / "ran").exists()
 
 
-@pytest.mark.parametrize(("name", "text", "says"), [
-    ("config.yaml", "[" * 5000, "nested too deeply"),
-    ("config.yaml", "study: value\nx: " + "[" * 90 + "]" * 90, "nested more than 64 levels deep"),
-    ("config.yaml", 'study: value\nlabel: "\\ud800"', "half of a character"),
-    ("config.yaml", "study: value\nseed: " + "1" * 5000, "Exceeds the limit"),
-    ("config.yaml", "1: 2\nstudy: value\npair: {kind: gaussian}\nsamples: 9", "unknown key '1'"),
-    ("config.yaml", "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}' if k else '1'] * 9)}]\n" for k in range(9)), "values"),
-    ("run.json", "[" * 10**5, "its run.json is not one that klbench wrote"),
-    ("run.json", '{"experiment": "\\ud800"}', "its run.json is not one that klbench wrote"),
-    ("run.json", "1" * 5000, "its run.json is not one that klbench wrote"),
-    ("run.json", '{"experiment": 3}', "its run.json says experiment=3, where klbench writes a str"),
-    ("run.json", '{"status": "running"}', "its run.json names no experiment"),
-    ("run.json", None, "a run folder with a run.json"),
-    ("config.yaml", None, "a pipe"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("config.yaml", "[" * 5000, "nested too deeply"),
+        ("config.yaml", "study: value\nx: " + "[" * 90 + "]" * 90, "nested more than 64 levels deep"),
+        ("config.yaml", 'study: value\nlabel: "\\ud800"', "half of a character"),
+        ("config.yaml", "study: value\nseed: " + "1" * 5000, "Exceeds the limit"),
+        ("config.yaml", "1: 2\nstudy: value\npair: {kind: gaussian}\nsamples: 9", "unknown key '1'"),
+        ("config.yaml", "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}' if k else '1'] * 9)}]\n" for k in range(9)), "values"),
+        ("run.json", "[" * 10**5, "its run.json is not one that klbench wrote"),
+        ("run.json", '{"experiment": "\\ud800"}', "its run.json is not one that klbench wrote"),
+        ("run.json", "1" * 5000, "its run.json is not one that klbench wrote"),
+        ("run.json", '{"experiment": 3}', "its run.json says experiment=3, where klbench writes a str"),
+        ("run.json", '{"status": "running"}', "its run.json names no experiment"),
+        ("run.json", None, "a run folder with a run.json"),
+        ("config.yaml", None, "a pipe"),
+    ],
+)
 def test_resume_of_files_that_cannot_be_taken_in(call, contents, unfinished, name: str, text: str | None, says: str) -> None:
     (unfinished / "run" / name).unlink()
     if text is None:

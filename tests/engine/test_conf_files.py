@@ -124,15 +124,19 @@ def test_what_is_written_of_an_experiment_says_all_and_makes_the_same_again(path
     assert_said_in_full(app.check(app.normalized([*words, "seed=7", "workers=3"])))
 
 
-@pytest.mark.parametrize("words", [
-    ["exp=value", "pair=gaussian", "pair.q.mean=[0,1]", "pair.q.std=2", "pair.mu.mean=0.3", "pair.label='a: \"b\" ‖'"],
-    ["exp=value", "pair=gaussian", "pair.p.mean=[0,1]", "pair.p.cov=[[1,0.5],[0.5,1]]", "pair.q.mean=[0,0]"],
-    ["exp=value", "pair=categorical", "pair.random.size=5", "pair.random.kl=0.3"],
-    ["exp=value", "pair=mixture", "estimators=schulman", "batches=[1,8]", "samples=1e4"],
-    ["exp=gradient", "pair=sequence", "pair.model=table", "combinations=[k1_reward]"],
-    ["exp=gradient", "estimators=[k1,k_lambda:0.5]", "placements=[loss]"],
-    ["exp=lm", "policy=embedded:finetuned-near", "temperature=0.7", "pair=lm"],
-], ids=lambda words: f"{words[0]} {words[1]}")  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["exp=value", "pair=gaussian", "pair.q.mean=[0,1]", "pair.q.std=2", "pair.mu.mean=0.3", "pair.label='a: \"b\" ‖'"],
+        ["exp=value", "pair=gaussian", "pair.p.mean=[0,1]", "pair.p.cov=[[1,0.5],[0.5,1]]", "pair.q.mean=[0,0]"],
+        ["exp=value", "pair=categorical", "pair.random.size=5", "pair.random.kl=0.3"],
+        ["exp=value", "pair=mixture", "estimators=schulman", "batches=[1,8]", "samples=1e4"],
+        ["exp=gradient", "pair=sequence", "pair.model=table", "combinations=[k1_reward]"],
+        ["exp=gradient", "estimators=[k1,k_lambda:0.5]", "placements=[loss]"],
+        ["exp=lm", "policy=embedded:finetuned-near", "temperature=0.7", "pair=lm"],
+    ],
+    ids=lambda words: f"{words[0]} {words[1]}",
+)
 def test_what_is_written_of_options_that_were_typed_makes_the_same_again(words: list[str]) -> None:
     assert_said_in_full(app.check(app.normalized(words)))
 

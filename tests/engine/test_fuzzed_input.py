@@ -48,10 +48,17 @@ def path_of(choose: Choose) -> str:
 def a_path(choose: Choose, folder: Path) -> list[str]:
     suffix = choose.choice([".jsonl", ".parquet", ".txt", ".npz"])
     path = path_of(choose)
-    before, key = choose.choice([
-        (("exp=lm", "pair=lm"), "prompts"), (("exp=lm", "pair=lm"), "policy"), (("exp=dpo_lm",), "reference"),
-        (TRAINING, "sft"), (TRAINING, "pretraining"), (TRAINING, "preferences"), (("exp=recorded",), "path"),
-    ])  # fmt: skip
+    before, key = choose.choice(
+        [
+            (("exp=lm", "pair=lm"), "prompts"),
+            (("exp=lm", "pair=lm"), "policy"),
+            (("exp=dpo_lm",), "reference"),
+            (TRAINING, "sft"),
+            (TRAINING, "pretraining"),
+            (TRAINING, "preferences"),
+            (("exp=recorded",), "path"),
+        ]
+    )
     if key == "policy" or key == "reference":
         path = path if path.startswith(("/", "'", "loop", "pipe", "to", "no")) else f"./{path}"
     elif not path.startswith(("/", "'")):
@@ -85,24 +92,55 @@ def nesting(choose: Choose, folder: Path) -> list[str]:
 
 def a_sweep(choose: Choose, folder: Path) -> list[str]:
     key = choose.choice(["seed", "samples", "pair.q.mean", "pair.p.std"])
-    values = choose.choice([
-        "range(0,1,0)", "range(0.0,1.0,0.0)", "glob(*)", "glob([a*,b*])", "interval(0,1)", "range(2,2)", "range(2,1)",
-        "range(0,1,-1)", "range(1,1000000000)", "range(0,1,1e-9)",
-        "range(0,1,1e-320)", f"range(0,{digits(choose)})", "shuffle(range(0,100000))",
-        "tag(a,interval(0,1))", "sort(range(3,3))", "choice()", "range()", "range(a,b)", "range(nan,1)", "range(0,inf)",
-    ])  # fmt: skip
+    values = choose.choice(
+        [
+            "range(0,1,0)",
+            "range(0.0,1.0,0.0)",
+            "glob(*)",
+            "glob([a*,b*])",
+            "interval(0,1)",
+            "range(2,2)",
+            "range(2,1)",
+            "range(0,1,-1)",
+            "range(1,1000000000)",
+            "range(0,1,1e-9)",
+            "range(0,1,1e-320)",
+            f"range(0,{digits(choose)})",
+            "shuffle(range(0,100000))",
+            "tag(a,interval(0,1))",
+            "sort(range(3,3))",
+            "choice()",
+            "range()",
+            "range(a,b)",
+            "range(nan,1)",
+            "range(0,inf)",
+        ]
+    )
     return ["-m", *GAUSSIAN, f"{key}={values}"]
 
 
 def hydras_own(choose: Choose, folder: Path) -> list[str]:
-    override = choose.choice([
-        "hydra.sweeper._target_=os.system", "hydra.launcher._target_=os.system", "hydra.launcher.a={_target_:os.getcwd}",
-        "hydra.sweep.subdir=x", "hydra.sweep.dir=x", "hydra.run.dir=x", "hydra.job.chdir=true",
-        "hydra.callbacks.a._target_=os.mkdir", "hydra.job_logging.version=3", "hydra/sweeper=basic",
-        "hydra=3", "hydra.searchpath=3", "hydra.searchpath=[loop]",
-        f"hydra.searchpath=[{long(choose)}]", "hydra.searchpath=[file:///dev/zero]", "hydra/launcher=loop",
-        "~hydra.sweep.dir=x",
-    ])  # fmt: skip
+    override = choose.choice(
+        [
+            "hydra.sweeper._target_=os.system",
+            "hydra.launcher._target_=os.system",
+            "hydra.launcher.a={_target_:os.getcwd}",
+            "hydra.sweep.subdir=x",
+            "hydra.sweep.dir=x",
+            "hydra.run.dir=x",
+            "hydra.job.chdir=true",
+            "hydra.callbacks.a._target_=os.mkdir",
+            "hydra.job_logging.version=3",
+            "hydra/sweeper=basic",
+            "hydra=3",
+            "hydra.searchpath=3",
+            "hydra.searchpath=[loop]",
+            f"hydra.searchpath=[{long(choose)}]",
+            "hydra.searchpath=[file:///dev/zero]",
+            "hydra/launcher=loop",
+            "~hydra.sweep.dir=x",
+        ]
+    )
     return [*(["-m", *GAUSSIAN, "seed=1,2"] if choose.random() < 0.5 else GAUSSIAN), override]
 
 
@@ -129,11 +167,26 @@ def a_run_folder(choose: Choose, folder: Path) -> list[str]:
         "config.yaml": "study: value\npair: {kind: gaussian}\n",
     }
     wrong = choose.choice(list(files))
-    files[wrong] = choose.choice([
-        deep(choose), digits(choose), f'"{half(choose)}"', f'{{"study": "{half(choose)}"}}', "null", "[]", "3", "\0", "{",
-        f'{{"study": {deep(choose)}}}', f'{{"{half(choose)}": 3}}', f'{{"samples": {digits(choose)}}}', "a: &a [*a]\n", "",
-        '{"study": ["value"], "pair": 3}', '{"experiment": 3, "status": [], "pid": {}}' if wrong == "config.yaml" else "[3]",
-    ])  # fmt: skip
+    files[wrong] = choose.choice(
+        [
+            deep(choose),
+            digits(choose),
+            f'"{half(choose)}"',
+            f'{{"study": "{half(choose)}"}}',
+            "null",
+            "[]",
+            "3",
+            "\0",
+            "{",
+            f'{{"study": {deep(choose)}}}',
+            f'{{"{half(choose)}": 3}}',
+            f'{{"samples": {digits(choose)}}}',
+            "a: &a [*a]\n",
+            "",
+            '{"study": ["value"], "pair": 3}',
+            '{"experiment": 3, "status": [], "pid": {}}' if wrong == "config.yaml" else "[3]",
+        ]
+    )
     for name, text in files.items():
         (run / name).write_text(text)
     if choose.random() < 0.2:
@@ -144,10 +197,13 @@ def a_run_folder(choose: Choose, folder: Path) -> list[str]:
 
 def some_lines(choose: Choose, folder: Path) -> list[str]:
     """A file of texts with a line that is wrong; it is read when the run has begun."""
-    before, key, keys = choose.choice([
-        (("exp=lm", "pair=lm"), "prompts", ("prompt",)), (TRAINING, "sft", ("prompt", "completion")),
-        ((*TRAINING, "reward_model=true"), "preferences", ("prompt", "chosen", "rejected")),
-    ])  # fmt: skip
+    before, key, keys = choose.choice(
+        [
+            (("exp=lm", "pair=lm"), "prompts", ("prompt",)),
+            (TRAINING, "sft", ("prompt", "completion")),
+            ((*TRAINING, "reward_model=true"), "preferences", ("prompt", "chosen", "rejected")),
+        ]
+    )
     wrong = choose.choice(keys)
     values = dict.fromkeys(keys, '"text"')
     values[wrong] = choose.choice([f'"a{half(choose)}"', deep(choose), digits(choose), "null", "NaN", '["text"]', '""'])

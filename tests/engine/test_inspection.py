@@ -26,12 +26,15 @@ def asked(call, contents, tmp_path):
     return asked
 
 
-@pytest.mark.parametrize("words", [
-    ["exp=value", "pair=laplace", "pair.p.scale=3", "seed=7"],
-    ["+exp=ppo", "preset=thorough", "algorithm=verl_ppo", "clip=0.3"],
-    ["+exp=gradient", "samples=9000"],
-    ["+exp=tails"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["exp=value", "pair=laplace", "pair.p.scale=3", "seed=7"],
+        ["+exp=ppo", "preset=thorough", "algorithm=verl_ppo", "clip=0.3"],
+        ["+exp=gradient", "samples=9000"],
+        ["+exp=tails"],
+    ],
+)
 def test_what_cfg_job_shows_is_what_is_run(asked, words: list[str]) -> None:
     shown = yaml.safe_load(asked("--cfg", "job", *words))
     experiment = words[0].partition("=")[2]

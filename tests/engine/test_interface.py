@@ -199,8 +199,20 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(call, path, tmp_path)
 
 def test_runs_of_earlier_versions_go_on(call, tmp_path) -> None:
     """They wrote only what was typed; or all, names of preset and algorithm among it, in which case files change nothing."""
-    tiny = {"vocabulary": 2, "horizon": 2, "prompts": 2, "width": 4, "seeds": 2, "updates": 2, "group": 2, "model": "table",
-            "combinations": ["k1_reward", "k3_loss"], "frontier": [], "recovery": [], "noise_free_seeds": 0}  # fmt: skip
+    tiny = {
+        "vocabulary": 2,
+        "horizon": 2,
+        "prompts": 2,
+        "width": 4,
+        "seeds": 2,
+        "updates": 2,
+        "group": 2,
+        "model": "table",
+        "combinations": ["k1_reward", "k3_loss"],
+        "frontier": [],
+        "recovery": [],
+        "noise_free_seeds": 0,
+    }
     typed = {"study": "ppo", "seed": 0, "workers": 1, "preset": "thorough", "algorithm": "grpo"} | tiny
     info = json.dumps({"experiment": "ppo", "study": "ppo", "status": "interrupted", "seed": 0, "workers": 1})
     whole = app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=grpo"])).config | typed | {"clip": 0.3}
@@ -240,8 +252,10 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
             np.testing.assert_array_equal([float(text or "nan") for text in written], exact[column])
         else:
             texts = ["" if pd.isna(value) else str(value) for value in exact[column]]
-            assert written == [f"'{text}" if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu" else text
-                               for text in texts]  # fmt: skip
+            assert written == [
+                f"'{text}" if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu" else text
+                for text in texts
+            ]
 
 
 @pytest.mark.parametrize("dtype", ["object", "string"])
@@ -255,8 +269,19 @@ def test_no_text_of_a_csv_is_a_formula(tmp_path, dtype: str) -> None:
     with (tmp_path / "tables" / "mine.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == [
-        "'=1+1", "'+a", "'-a", "'@a", "'\t=1", "a\n=1", "a=1", " -a", "", "", "'=1", "−1",
-    ]  # fmt: skip
+        "'=1+1",
+        "'+a",
+        "'-a",
+        "'@a",
+        "'\t=1",
+        "a\n=1",
+        "a=1",
+        " -a",
+        "",
+        "",
+        "'=1",
+        "−1",
+    ]
     assert [float(row["x"]) for row in rows] == numbers
     assert [int(row["n"]) for row in rows] == list(range(-12, 0))
 
@@ -290,13 +315,16 @@ def test_a_key_that_only_the_pair_knows_needs_no_prefix() -> None:
     assert checked("pair=sequence", "kl=2").options.pairs[0].kl == 2.0
 
 
-@pytest.mark.parametrize("arguments", [
-    ["exp=value", "pair=gaussian"],
-    ["+exp=value", "+pair=gaussian"],
-    ["pair=gaussian", "exp=value"],
-    ["+exp=value", "pair=gaussian", "+pair.p.mean=1"],
-    ["+exp=value", "pair=gaussian", "++pair.p.mean=1.0"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["exp=value", "pair=gaussian"],
+        ["+exp=value", "+pair=gaussian"],
+        ["pair=gaussian", "exp=value"],
+        ["+exp=value", "pair=gaussian", "+pair.p.mean=1"],
+        ["+exp=value", "pair=gaussian", "++pair.p.mean=1.0"],
+    ],
+)
 def test_ways_to_say_the_same(call, path, tmp_path, arguments: list[str]) -> None:
     assert call(*arguments, "samples=1e3", "workers=1", "estimators=[k1,k3]", "out=run", folder=tmp_path).code == 0
     found = pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")
@@ -423,8 +451,15 @@ def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
     called = call("+exp=value", "pair=plugin_laplace", "pair.p.scale=3", "wide=true", *short, "out=run", folder=tmp_path)
     assert (called.code, called.err) == (0, "")
     node = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["pair"]
-    assert node == {"kind": "plugin_laplace", "label": "", "series": "", "q": {"loc": 0.25, "scale": 1.0},
-                    "p": {"loc": 1.0, "scale": 3.0}, "mu": None, "wide": True}  # fmt: skip
+    assert node == {
+        "kind": "plugin_laplace",
+        "label": "",
+        "series": "",
+        "q": {"loc": 0.25, "scale": 1.0},
+        "p": {"loc": 1.0, "scale": 3.0},
+        "mu": None,
+        "wide": True,
+    }
     assert set(pd.read_parquet(tmp_path / "run" / "tables" / "pairs.parquet")["kind"]) == {"plugin_laplace"}
     assert call("-m", "+exp=value", "pair=plugin_laplace,gaussian", *short, "out=both", folder=tmp_path).code == 0
     assert "vailable: " in (wrong := call("+exp=value", "pair=plugin_laplac", folder=tmp_path).err)

@@ -75,14 +75,18 @@ def alive(group: int) -> list[str]:
 
 
 # Ctrl-C goes to every process of a terminal's foreground; ``kill PID`` to one, some schedulers' SIGTERM to all.
-@pytest.mark.parametrize(("workers", "send"), [
-    (1, lambda pid: os.killpg(pid, signal.SIGINT)),
-    (2, lambda pid: os.killpg(pid, signal.SIGINT)),
-    (1, lambda pid: os.kill(pid, signal.SIGTERM)),
-    (2, lambda pid: os.kill(pid, signal.SIGTERM)),
-    (2, lambda pid: os.killpg(pid, signal.SIGTERM)),
-    (2, lambda pid: os.kill(pid, signal.SIGHUP)),
-], ids=["ctrl-c, 1", "ctrl-c, 2", "kill, 1", "kill, 2", "kill all, 2", "hang up, 2"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("workers", "send"),
+    [
+        (1, lambda pid: os.killpg(pid, signal.SIGINT)),
+        (2, lambda pid: os.killpg(pid, signal.SIGINT)),
+        (1, lambda pid: os.kill(pid, signal.SIGTERM)),
+        (2, lambda pid: os.kill(pid, signal.SIGTERM)),
+        (2, lambda pid: os.killpg(pid, signal.SIGTERM)),
+        (2, lambda pid: os.kill(pid, signal.SIGHUP)),
+    ],
+    ids=["ctrl-c, 1", "ctrl-c, 2", "kill, 1", "kill, 2", "kill all, 2", "hang up, 2"],
+)
 def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
     call, start, whole, tmp_path, workers: int, send: Callable[[int], None]
 ) -> None:
@@ -187,8 +191,14 @@ def interrupted_after(monkeypatch):
     return interrupted_after
 
 
-SMALL = ("exp=value", f"pairs=[{QUICK},{{kind: laplace, q: {{loc: 0.0}}, p: {{loc: 1.0}}}}]", "estimators=[k1,k3,k_fitted]",
-         "samples=3e4", "out=run", "workers=1")  # fmt: skip
+SMALL = (
+    "exp=value",
+    f"pairs=[{QUICK},{{kind: laplace, q: {{loc: 0.0}}, p: {{loc: 1.0}}}}]",
+    "estimators=[k1,k3,k_fitted]",
+    "samples=3e4",
+    "out=run",
+    "workers=1",
+)
 
 
 # 20 shards a pair.
@@ -208,11 +218,14 @@ def test_it_goes_on_from_any_place(call, tmp_path, monkeypatch, interrupted_afte
     assert tables(tmp_path) == tables(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("place", "name"), [
-    (value_run.Moments, "merge"),
-    (Counts, "merge"),
-    (RunFolder, "save_part"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        (value_run.Moments, "merge"),
+        (Counts, "merge"),
+        (RunFolder, "save_part"),
+    ],
+)
 def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
     call, tmp_path, monkeypatch, place: type, name: str
 ) -> None:

@@ -13,17 +13,20 @@ def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
 
 
-@pytest.mark.parametrize("arguments", [
-    ["--help"],
-    ["--version"],
-    ["+exp=gausian"],
-    ["+exp=gaussian", "sampels=1"],
-    ["+exp=value", "pair=gaussian", "pair.q.std=-1"],
-    ["+exp=ppo", "algorithm=nope"],
-    ["+exp=lm", "device=tpu"],
-    ["+exp=claims", "claims=[nope]"],
-    ["resume=/no/such/run"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["+exp=gausian"],
+        ["+exp=gaussian", "sampels=1"],
+        ["+exp=value", "pair=gaussian", "pair.q.std=-1"],
+        ["+exp=ppo", "algorithm=nope"],
+        ["+exp=lm", "device=tpu"],
+        ["+exp=claims", "claims=[nope]"],
+        ["resume=/no/such/run"],
+    ],
+)
 def test_help_and_a_wrong_configuration_load_nothing_heavy(arguments) -> None:
     run = f"from klbench.engine.cli import command_line; command_line({arguments!r}); "
     assert python(run + LISTED) == "[]"

@@ -18,9 +18,20 @@ from klbench.types import ConfigError, Notice
 RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
 TRAINED = (
-    "exp=ppo_lm", "combinations=[k1_reward,none]", "seeds=1", "updates=2", "every=1", "group=4", "prompts_each=4", "samples=8",
-    "prompt_count=4", "max_new_tokens=6", "reward_model=true", "ranked_pairs=20", "reward_steps=2",
-)  # fmt: skip
+    "exp=ppo_lm",
+    "combinations=[k1_reward,none]",
+    "seeds=1",
+    "updates=2",
+    "every=1",
+    "group=4",
+    "prompts_each=4",
+    "samples=8",
+    "prompt_count=4",
+    "max_new_tokens=6",
+    "reward_model=true",
+    "ranked_pairs=20",
+    "reward_steps=2",
+)
 TIMED = {"throughput", "cost"}
 
 
@@ -97,13 +108,16 @@ def test_only_the_main_process_prints(both) -> None:
     assert came_to(both, "done")["err"] == ""
 
 
-@pytest.mark.parametrize(("name", "line"), [
-    ("taken", "out=done: exists already; "),
-    ("wrong", "shard=0: must be at least 1"),
-    ("other study", "the value study cannot be shared by the 2 processes"),
-    ("sweep", "-m: a sweep cannot be shared by 2 processes"),
-    ("missing", "process 1 of 2: that folder is on another disk"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("taken", "out=done: exists already; "),
+        ("wrong", "shard=0: must be at least 1"),
+        ("other study", "the value study cannot be shared by the 2 processes"),
+        ("sweep", "-m: a sweep cannot be shared by 2 processes"),
+        ("missing", "process 1 of 2: that folder is on another disk"),
+    ],
+)
 def test_a_mistake_ends_both_with_one_line_and_leaves_nothing(both, name, line) -> None:
     assert codes(both, name) == [2, 2]
     said = came_to(both, name)["err"]
@@ -158,12 +172,15 @@ def test_alone_a_group_is_nothing_but_itself() -> None:
         group.agreed(lambda: {}["a"])
 
 
-@pytest.mark.parametrize(("names", "says"), [
-    ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK: start several processes with accelerate launch or torchrun"),
-    ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 without MASTER_ADDR"),
-    ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2: must be"),
-    ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many and RANK=0: must be"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK: start several processes with accelerate launch or torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 without MASTER_ADDR"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2: must be"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many and RANK=0: must be"),
+    ],
+)
 def test_an_environment_that_names_half_a_group(monkeypatch, names, says) -> None:
     for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -21,9 +21,7 @@ def tables(call, tmp_path):
     def tables(pairs: list[str], chosen: str, *more: str) -> dict[str, pd.DataFrame]:
         out = tmp_path / str(len(runs))
         runs.append(out)
-        called = call(
-            "exp=value", f"pairs=[{','.join(pairs)}]", f"estimators=[{chosen}]", f"out={out}", *more, folder=tmp_path
-        )  # fmt: skip
+        called = call("exp=value", f"pairs=[{','.join(pairs)}]", f"estimators=[{chosen}]", f"out={out}", *more, folder=tmp_path)
         assert called.code == 0, called
         return {path.stem: pd.read_parquet(path) for path in (out / "tables").glob("*.parquet")}
 

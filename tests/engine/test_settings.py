@@ -34,23 +34,29 @@ def message(call: object, *arguments: object) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("node", "says"), [
-    ({"nmae": "x"}, "name: missing; this needs it"),
-    ({"name": "x", "inner": {"sise": 3}}, "unknown key 'inner.sise'; did you mean 'inner.size'? available here: size, rates"),
-    ({"name": "x", "inner": {"zzz": 3}}, "unknown key 'inner.zzz'; available here: size, rates"),
-    ({"name": "x", "iner": {}}, "unknown key 'iner'; did you mean 'inner'? available here: name, inner"),
-    ({"name": "x", "inner": {"size": 0}}, "inner.size=0: must be at least 1"),
-    ({"name": "x", "inner": {"size": 11}}, "inner.size=11: must be at most 10"),
-    ({"name": "x", "inner": {"size": 2.5}}, "inner.size=2.5: must be a whole number"),
-    ({"name": "x", "inner": {"size": "two"}}, "inner.size='two': must be a whole number"),
-    ({"name": "x", "inner": {"rates": "fast"}}, "inner.rates='fast': must be a number or a list of numbers"),
-    ({"name": "x", "inner": {"rates": [1.0, "fast"]}}, "inner.rates.1='fast': must be a number or a list of numbers"),
-    ({"name": "x", "inner": {"rates": [1.0, float("nan")]}}, "inner.rates.1=nan: must be finite"),
-    ({"name": "x", "inner": {"rates": float("inf")}}, "inner.rates=inf: must be finite"),
-    ({"name": 3}, "name=3: must be text; a number in quotes is text"),
-    ({"name": "x", "inner": 3}, "inner=3: must be keys and values"),
-    ({"name": ["x" * 200]}, f"name=['{'x' * 75}...: must be text; a number in quotes is text"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("node", "says"),
+    [
+        ({"nmae": "x"}, "name: missing; this needs it"),
+        (
+            {"name": "x", "inner": {"sise": 3}},
+            "unknown key 'inner.sise'; did you mean 'inner.size'? available here: size, rates",
+        ),
+        ({"name": "x", "inner": {"zzz": 3}}, "unknown key 'inner.zzz'; available here: size, rates"),
+        ({"name": "x", "iner": {}}, "unknown key 'iner'; did you mean 'inner'? available here: name, inner"),
+        ({"name": "x", "inner": {"size": 0}}, "inner.size=0: must be at least 1"),
+        ({"name": "x", "inner": {"size": 11}}, "inner.size=11: must be at most 10"),
+        ({"name": "x", "inner": {"size": 2.5}}, "inner.size=2.5: must be a whole number"),
+        ({"name": "x", "inner": {"size": "two"}}, "inner.size='two': must be a whole number"),
+        ({"name": "x", "inner": {"rates": "fast"}}, "inner.rates='fast': must be a number or a list of numbers"),
+        ({"name": "x", "inner": {"rates": [1.0, "fast"]}}, "inner.rates.1='fast': must be a number or a list of numbers"),
+        ({"name": "x", "inner": {"rates": [1.0, float("nan")]}}, "inner.rates.1=nan: must be finite"),
+        ({"name": "x", "inner": {"rates": float("inf")}}, "inner.rates=inf: must be finite"),
+        ({"name": 3}, "name=3: must be text; a number in quotes is text"),
+        ({"name": "x", "inner": 3}, "inner=3: must be keys and values"),
+        ({"name": ["x" * 200]}, f"name=['{'x' * 75}...: must be text; a number in quotes is text"),
+    ],
+)
 def test_the_line_names_key_value_and_what_is_allowed(node: dict[str, object], says: str) -> None:
     assert message(build, Outer, node) == says
 
@@ -149,15 +155,18 @@ def test_batch_sizes_are_sorted_and_counted_once() -> None:
     assert settings(PLAIN | {"batches": [64, 1, 64]}, "value").options.batches == (1, 64)
 
 
-@pytest.mark.parametrize(("changed", "says"), [
-    ({"study": "???"}, "experiment value names no study; available: "),
-    ({"study": None}, "experiment value names no study; available: "),
-    ({"study": "valeu"}, "unknown study 'valeu'; did you mean 'value'?"),
-    ({"sample": 3}, "unknown key 'sample'; did you mean 'samples'?"),
-    ({"pairs": [PLAIN["pair"]]}, "pair='gaussian': experiment value brings its own pairs"),
-    ({"pair": None}, "experiment value needs pair=NAME; available: "),
-    ({"device": "cuda"}, "device='cuda': the value study runs on cpu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"study": "???"}, "experiment value names no study; available: "),
+        ({"study": None}, "experiment value names no study; available: "),
+        ({"study": "valeu"}, "unknown study 'valeu'; did you mean 'value'?"),
+        ({"sample": 3}, "unknown key 'sample'; did you mean 'samples'?"),
+        ({"pairs": [PLAIN["pair"]]}, "pair='gaussian': experiment value brings its own pairs"),
+        ({"pair": None}, "experiment value needs pair=NAME; available: "),
+        ({"device": "cuda"}, "device='cuda': the value study runs on cpu"),
+    ],
+)
 def test_what_is_wrong_with_the_whole(changed: dict[str, object], says: str) -> None:
     assert says in message(settings, PLAIN | changed, "value")
 
@@ -174,30 +183,54 @@ def test_without_workers_there_are_as_many_as_this_process_may_use(monkeypatch) 
     assert made.workers == 1
 
 
-@pytest.mark.parametrize(("cluster", "address"), [
-    ("dask", ""), ("dask", "127.0.0.1:8786"), ("dask", "tcp://head.site:1"), ("dask", "tls://[::1]:65535"), ("ray", ""),
-    ("ray", "auto"), ("ray", "local"), ("ray", "ray://head:10001"), ("ray", "head_1:6379"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cluster", "address"),
+    [
+        ("dask", ""),
+        ("dask", "127.0.0.1:8786"),
+        ("dask", "tcp://head.site:1"),
+        ("dask", "tls://[::1]:65535"),
+        ("ray", ""),
+        ("ray", "auto"),
+        ("ray", "local"),
+        ("ray", "ray://head:10001"),
+        ("ray", "head_1:6379"),
+    ],
+)
 def test_an_address_that_could_be_a_schedulers(cluster: str, address: str) -> None:
     _check_address(cluster, address)
 
 
-@pytest.mark.parametrize(("cluster", "address"), [
-    ("dask", "garbage"), ("dask", "auto"), ("dask", "tcp://head"), ("dask", "ray://head:1"), ("dask", "head:0"),
-    ("ray", "garbage"), ("ray", "tcp://head:1"), ("ray", "ray://head"), ("ray", "head:65536"), ("ray", "auto "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("cluster", "address"),
+    [
+        ("dask", "garbage"),
+        ("dask", "auto"),
+        ("dask", "tcp://head"),
+        ("dask", "ray://head:1"),
+        ("dask", "head:0"),
+        ("ray", "garbage"),
+        ("ray", "tcp://head:1"),
+        ("ray", "ray://head"),
+        ("ray", "head:65536"),
+        ("ray", "auto "),
+    ],
+)
 def test_an_address_that_could_not(cluster: str, address: str) -> None:
     assert message(_check_address, cluster, address).startswith(f"address={address!r}: expected HOST:PORT")
 
 
-@pytest.mark.parametrize("node", [
-    {"_target_": "os.mkdir", "path": "ran"},
-    {"kind": "gaussian", "_target_": "os.mkdir"},
-    {"kind": "gaussian", "q": {"_target_": "os.mkdir", "mean": 0.0}},
-    {"kind": "gaussian", "q": {"mean": "${oc.env:HOME}"}},
-    {"kind": "gaussian", "q": {"mean": "__import__('os').mkdir('ran')"}},
-    {"kind": "klbench.pairs.gaussian.GaussianPair"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.mkdir", "path": "ran"},
+        {"kind": "gaussian", "_target_": "os.mkdir"},
+        {"kind": "gaussian", "q": {"_target_": "os.mkdir", "mean": 0.0}},
+        {"kind": "gaussian", "q": {"mean": "${oc.env:HOME}"}},
+        {"kind": "gaussian", "q": {"mean": "__import__('os').mkdir('ran')"}},
+        {"kind": "klbench.pairs.gaussian.GaussianPair"},
+    ],
+)
 def test_nothing_of_a_configuration_is_ever_run_or_looked_up(node: dict[str, object], tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     message(settings, PLAIN | {"pair": node}, "value")

@@ -39,8 +39,13 @@ def test_each_value_is_a_run_of_its_own_and_one_report_is_over_all(call, tmp_pat
     for number, mean in (("0", 0.1), ("1", 0.5)):
         assert status(root / number) == "done"
         assert {each.name for each in (root / number).iterdir()} == {
-            "config.yaml", "run.json", "tables", "figures", "index.html", "log.txt",
-        }  # fmt: skip
+            "config.yaml",
+            "run.json",
+            "tables",
+            "figures",
+            "index.html",
+            "log.txt",
+        }
         assert yaml.safe_load((root / number / "config.yaml").read_text())["pair"]["p"]["mean"] == mean
         # The same bits as by itself.
         out = f"out=alone{number}"
@@ -81,9 +86,17 @@ def test_over_two_experiments(call, tmp_path) -> None:
 
 def test_over_pairs_and_ranges(call, tmp_path) -> None:
     called = call(
-        "--multirun", "exp=value", "pair=gaussian,laplace", "estimators=[k1]", "seed=range(0,2)",
-        "samples=100", "batches=[1]", "workers=1", "out=sweep", folder=tmp_path,
-    )  # fmt: skip
+        "--multirun",
+        "exp=value",
+        "pair=gaussian,laplace",
+        "estimators=[k1]",
+        "seed=range(0,2)",
+        "samples=100",
+        "batches=[1]",
+        "workers=1",
+        "out=sweep",
+        folder=tmp_path,
+    )
     assert (called.code, called.err) == (0, ""), called
     assert len(list((tmp_path / "sweep").glob("*/run.json"))) == 4
     seen = set()
@@ -161,9 +174,13 @@ def test_a_sweep_leaves_the_process_as_it_was(call, tmp_path, monkeypatch) -> No
     assert (list(sys.argv), Path.cwd(), dict(os.environ)) == before
 
 
-@pytest.mark.parametrize(("launcher", "module"), [
-    ("submitit_local", "hydra_submitit_launcher"), ("joblib", "hydra_joblib_launcher"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("launcher", "module"),
+    [
+        ("submitit_local", "hydra_submitit_launcher"),
+        ("joblib", "hydra_joblib_launcher"),
+    ],
+)
 def test_on_other_launchers(start, tmp_path, launcher: str, module: str) -> None:
     """Each job in a process of its own, as on a cluster."""
     if importlib.util.find_spec(f"hydra_plugins.{module}") is None:
@@ -190,6 +207,8 @@ def test_over_presets_and_algorithms(call, tmp_path, monkeypatch) -> None:
     assert (called.code, called.err) == (0, ""), called
     found = [yaml.safe_load((tmp_path / "s" / number / "config.yaml").read_text()) for number in "0123"]
     assert [(each["preset"], each["algorithm"], each["seeds"], each["clip"]) for each in found] == [
-        ("default", "grpo", 8, 0.2), ("default", "reinforce", 8, None),
-        ("thorough", "grpo", 16, 0.2), ("thorough", "reinforce", 16, None),
-    ]  # fmt: skip
+        ("default", "grpo", 8, 0.2),
+        ("default", "reinforce", 8, None),
+        ("thorough", "grpo", 16, 0.2),
+        ("thorough", "reinforce", 16, None),
+    ]

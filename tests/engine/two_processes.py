@@ -30,9 +30,20 @@ report.render = lambda run, outcome: (Path(run) / "index.html").write_text("blan
 RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
 TRAINED = (
-    "exp=ppo_lm", "combinations=[k1_reward,none]", "seeds=1", "updates=2", "every=1", "group=4", "prompts_each=4", "samples=8",
-    "prompt_count=4", "max_new_tokens=6", "reward_model=true", "ranked_pairs=20", "reward_steps=2",
-)  # fmt: skip
+    "exp=ppo_lm",
+    "combinations=[k1_reward,none]",
+    "seeds=1",
+    "updates=2",
+    "every=1",
+    "group=4",
+    "prompts_each=4",
+    "samples=8",
+    "prompt_count=4",
+    "max_new_tokens=6",
+    "reward_model=true",
+    "ranked_pairs=20",
+    "reward_steps=2",
+)
 results = {}
 
 

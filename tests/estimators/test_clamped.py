@@ -12,15 +12,18 @@ def k3(x):
     return np.exp(x) - 1.0 - x
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("k3_clamped", np.minimum(k3(X), 10.0)),
-    ("k3_clamped:2", np.minimum(k3(X), 2.0)),
-    ("k3_clamped:1e6", np.minimum(k3(X), 1e6)),
-    ("k3_verl", np.minimum(k3(np.clip(X, -20.0, 20.0)), 10.0)),
-    ("k1_openrlhf", np.clip(-X, -10.0, 10.0)),
-    ("k2_openrlhf", np.minimum(X * X / 2, 10.0)),
-    ("k3_openrlhf", np.minimum(k3(X), 10.0)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("k3_clamped", np.minimum(k3(X), 10.0)),
+        ("k3_clamped:2", np.minimum(k3(X), 2.0)),
+        ("k3_clamped:1e6", np.minimum(k3(X), 1e6)),
+        ("k3_verl", np.minimum(k3(np.clip(X, -20.0, 20.0)), 10.0)),
+        ("k1_openrlhf", np.clip(-X, -10.0, 10.0)),
+        ("k2_openrlhf", np.minimum(X * X / 2, 10.0)),
+        ("k3_openrlhf", np.minimum(k3(X), 10.0)),
+    ],
+)
 def test_the_clamp_is_where_the_name_says(name, expected) -> None:
     np.testing.assert_allclose(estimators.get(name).terms(X), expected, rtol=1e-12)
 

@@ -21,7 +21,7 @@ def test_the_ends_of_the_family_are_k1_and_k3_bit_for_bit(log_ratio) -> None:
     for weight, name in ((0, "k1"), (1, "k3")):
         np.testing.assert_array_equal(
             estimators.get(f"k_lambda:{weight}").terms(log_ratio), estimators.get(name).terms(log_ratio)
-        )  # fmt: skip
+        )
 
 
 @given(log_ratio=log_ratios, weight=st.floats(-3.0, 3.0))

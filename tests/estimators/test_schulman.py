@@ -13,12 +13,15 @@ from klbench.pairs.gaussian import GaussianPair
 log_ratios = st.lists(st.floats(-30.0, 30.0), min_size=1, max_size=8).map(np.array)
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("k1", [-math.log(2.0), math.log(4.0), 0.0]),
-    ("k2", [math.log(2.0) ** 2 / 2, math.log(4.0) ** 2 / 2, 0.0]),
-    ("k3", [1.0 - math.log(2.0), -0.75 + math.log(4.0), 0.0]),
-    ("abs", [math.log(2.0), math.log(4.0), 0.0]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("k1", [-math.log(2.0), math.log(4.0), 0.0]),
+        ("k2", [math.log(2.0) ** 2 / 2, math.log(4.0) ** 2 / 2, 0.0]),
+        ("k3", [1.0 - math.log(2.0), -0.75 + math.log(4.0), 0.0]),
+        ("abs", [math.log(2.0), math.log(4.0), 0.0]),
+    ],
+)
 def test_terms_at_ratios_of_two_a_quarter_and_one(name, expected) -> None:
     np.testing.assert_allclose(estimators.get(name).terms(np.log(np.array([2.0, 0.25, 1.0]))), expected, rtol=4e-16)
 
@@ -61,10 +64,13 @@ def test_moments_for_shifted_gaussians(name, t, dimension) -> None:
     assert exact.std == pytest.approx(math.sqrt(variance), rel=1e-9)
 
 
-@pytest.mark.parametrize(("shift", "bias", "spread"), [
-    (0.1, (0.0, 0.0025, 0.0), (20.0, 1.42, 1.42)),
-    (1.0, (0.0, 0.25, 0.0), (2.0, 1.73, 1.7)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shift", "bias", "spread"),
+    [
+        (0.1, (0.0, 0.0025, 0.0), (20.0, 1.42, 1.42)),
+        (1.0, (0.0, 0.25, 0.0), (2.0, 1.73, 1.7)),
+    ],
+)
 def test_published_figures(shift, bias, spread) -> None:
     """Schulman 2020, N(0,1) against N(0.1,1) and N(1,1): bias and deviation over the truth; the bias .002 there is 0.0025."""
     pair = GaussianPair(q={"mean": 0.0}, p={"mean": shift})

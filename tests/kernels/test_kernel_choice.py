@@ -42,7 +42,7 @@ def test_the_choice_depends_on_device_and_dtype_and_is_told():
         (POLICY, REFERENCE, TOKENS, {"kernel": "tritn"}, "unknown kernel 'tritn'; did you mean 'triton'"),
         (POLICY.double(), REFERENCE, TOKENS, {"kernel": "cpu"}, "'cpu' cannot be used: .* float64; available: auto, refer"),
     ],
-)  # fmt: skip
+)
 def test_a_mistake_is_told_in_one_line(policy, reference, tokens, options, message):
     with pytest.raises(ConfigError, match=message) as raised:
         token_divergences(policy, reference, tokens, **options)

@@ -31,16 +31,31 @@ def random_model(kind: str, seed: int = 0):
         torch.manual_seed(seed)
         if kind == "gpt2":
             config = GPT2Config(
-                vocab_size=VOCABULARY, n_positions=64, n_embd=16, n_layer=2, n_head=2, initializer_range=0.4,
-                bos_token_id=END, eos_token_id=END, pad_token_id=PAD,
-            )  # fmt: skip
+                vocab_size=VOCABULARY,
+                n_positions=64,
+                n_embd=16,
+                n_layer=2,
+                n_head=2,
+                initializer_range=0.4,
+                bos_token_id=END,
+                eos_token_id=END,
+                pad_token_id=PAD,
+            )
             model = GPT2LMHeadModel(config)
         else:
             config = LlamaConfig(
-                vocab_size=VOCABULARY, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
-                num_key_value_heads=2, max_position_embeddings=64, initializer_range=0.4,
-                bos_token_id=END, eos_token_id=END, pad_token_id=PAD,
-            )  # fmt: skip
+                vocab_size=VOCABULARY,
+                hidden_size=16,
+                intermediate_size=32,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=64,
+                initializer_range=0.4,
+                bos_token_id=END,
+                eos_token_id=END,
+                pad_token_id=PAD,
+            )
             model = LlamaForCausalLM(config)
     return model.eval().requires_grad_(False)
 

@@ -67,21 +67,24 @@ def test_the_base_of_an_adapter_may_have_any_name_that_a_model_has(adapter, tmp_
         torch.testing.assert_close(load(str(folder)).model(ids).logits, expected)
 
 
-@pytest.mark.parametrize(("keys", "says"), [
-    ({"base_model_name_or_path": None}, "base_model_name_or_path must name"),
-    ({"base_model_name_or_path": "/nothing/here"}, "/nothing/here: no such folder"),
-    ({"base_model_name_or_path": "embedded:nope"}, "unknown embedded model 'nope'"),
-    ({"peft_type": "IA3"}, "peft_type LORA"),
-    ({"megatron_config": {"a": 1}, "megatron_core": "mine"}, "megatron_config"),
-    ({"target_modules": ["nowhere"]}, "does not fit its base"),
-    ({"r": 3}, "does not fit its base"),
-    ({"r": "x"}, "does not fit its base"),
-    ({"r": 0}, "does not fit its base"),
-    ({"lora_alpha": None}, "does not fit its base"),
-    ({"target_modules": 3}, "does not fit its base"),
-    ({"layers_to_transform": "x"}, "does not fit its base"),
-    ({"base_model_name_or_path": "a" * 300}, "neither a folder that exists, nor a hub id"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"base_model_name_or_path": None}, "base_model_name_or_path must name"),
+        ({"base_model_name_or_path": "/nothing/here"}, "/nothing/here: no such folder"),
+        ({"base_model_name_or_path": "embedded:nope"}, "unknown embedded model 'nope'"),
+        ({"peft_type": "IA3"}, "peft_type LORA"),
+        ({"megatron_config": {"a": 1}, "megatron_core": "mine"}, "megatron_config"),
+        ({"target_modules": ["nowhere"]}, "does not fit its base"),
+        ({"r": 3}, "does not fit its base"),
+        ({"r": "x"}, "does not fit its base"),
+        ({"r": 0}, "does not fit its base"),
+        ({"lora_alpha": None}, "does not fit its base"),
+        ({"target_modules": 3}, "does not fit its base"),
+        ({"layers_to_transform": "x"}, "does not fit its base"),
+        ({"base_model_name_or_path": "a" * 300}, "neither a folder that exists, nor a hub id"),
+    ],
+)
 def test_an_adapter_that_cannot_be_used(adapter, tmp_path, keys, says) -> None:
     with pytest.raises(ConfigError) as error:
         load(str(changed(adapter, tmp_path / "changed", **keys)))

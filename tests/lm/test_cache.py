@@ -104,14 +104,17 @@ def overwrite(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (lambda folder: overwrite(folder / "deep" / "weights"), "deep/weights is not as it was written"),
-    (lambda folder: (folder / "deep" / "weights").write_bytes(b"x" * 150), "deep/weights is not as it was written"),
-    (lambda folder: (folder / "config").unlink(), "config is not as it was written"),
-    (lambda folder: folder.with_name("key.sha256").unlink(), "has no checksums"),
-    (lambda folder: folder.with_name("key.sha256").write_bytes(b"\xff"), "cannot be read"),
-    (lambda folder: folder.with_name("key.sha256").write_text("nonsense"), "is not as it was written"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: overwrite(folder / "deep" / "weights"), "deep/weights is not as it was written"),
+        (lambda folder: (folder / "deep" / "weights").write_bytes(b"x" * 150), "deep/weights is not as it was written"),
+        (lambda folder: (folder / "config").unlink(), "config is not as it was written"),
+        (lambda folder: folder.with_name("key.sha256").unlink(), "has no checksums"),
+        (lambda folder: folder.with_name("key.sha256").write_bytes(b"\xff"), "cannot be read"),
+        (lambda folder: folder.with_name("key.sha256").write_text("nonsense"), "is not as it was written"),
+    ],
+)
 def test_what_is_not_as_it_was_written_is_made_again_and_said(root, damage, said) -> None:
     def build(folder: Path) -> None:
         (folder / "deep").mkdir()

@@ -143,14 +143,17 @@ def test_code_that_a_folder_brings_is_not_run(folder) -> None:
     refused(folder)
 
 
-@pytest.mark.parametrize(("file", "content", "says"), [
-    ("config.json", None, "no config.json there"),
-    ("config.json", "{", "cannot be loaded"),
-    ("config.json", '{"model_type": "nope"}', "cannot be loaded"),
-    ("config.json", '{"model_type": "vit"}', "cannot be loaded"),
-    ("model.safetensors", "", "cannot be loaded"),
-    ("tokenizer.json", "{", "its tokenizer cannot be read"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("config.json", None, "no config.json there"),
+        ("config.json", "{", "cannot be loaded"),
+        ("config.json", '{"model_type": "nope"}', "cannot be loaded"),
+        ("config.json", '{"model_type": "vit"}', "cannot be loaded"),
+        ("model.safetensors", "", "cannot be loaded"),
+        ("tokenizer.json", "{", "its tokenizer cannot be read"),
+    ],
+)
 def test_a_damaged_folder_is_refused(folder, file, content, says) -> None:
     if content is None:
         (folder / file).unlink()
@@ -187,9 +190,14 @@ def test_a_model_that_sees_later_tokens_is_refused(folder, is_decoder) -> None:
     from transformers import BertConfig, BertLMHeadModel
 
     config = BertConfig(
-        vocab_size=288, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
-        is_decoder=is_decoder, initializer_range=0.5,
-    )  # fmt: skip
+        vocab_size=288,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        is_decoder=is_decoder,
+        initializer_range=0.5,
+    )
     with quiet(), torch.random.fork_rng():
         torch.manual_seed(0)
         BertLMHeadModel(config).save_pretrained(folder)
@@ -316,15 +324,18 @@ def test_a_billion_layers_are_not_built(folder) -> None:
     assert "speaks of 1,000,000,000 layers, all weights together are 16" in refused(damaged(folder, n_layer=10**9))
 
 
-@pytest.mark.parametrize(("extra", "says"), [
-    ("transformer.h.1.ln_1.weight", "they have transformer.h.1.ln_1.weight more"),
-    ("h.1.ln_1.weight", "they have h.1.ln_1.weight more"),  # as the first GPT-2 names them
-    ("lm_head.bias", "they have lm_head.bias more"),
-    ("transformer.h.0.attn.c_attn.scale", "they have transformer.h.0.attn.c_attn.scale more"),
-    ("v_head.summary.weight", ""),  # of what TRL trains beside a policy
-    ("transformer.h.0.attn.bias", ""),  # the causal mask, which old versions saved too
-    ("transformer.h.0.attn.masked_bias", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ("transformer.h.1.ln_1.weight", "they have transformer.h.1.ln_1.weight more"),
+        ("h.1.ln_1.weight", "they have h.1.ln_1.weight more"),  # as the first GPT-2 names them
+        ("lm_head.bias", "they have lm_head.bias more"),
+        ("transformer.h.0.attn.c_attn.scale", "they have transformer.h.0.attn.c_attn.scale more"),
+        ("v_head.summary.weight", ""),  # of what TRL trains beside a policy
+        ("transformer.h.0.attn.bias", ""),  # the causal mask, which old versions saved too
+        ("transformer.h.0.attn.masked_bias", ""),
+    ],
+)
 def test_weights_that_the_configuration_has_no_place_for(folder, extra, says) -> None:
     reweighted(folder, lambda weights: weights | {extra: torch.ones(16)})
     if says:

@@ -64,14 +64,17 @@ def test_an_empty_file(tmp_path, name) -> None:
         prompts.load(write(tmp_path, name, []), 9)
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ("{", "line 2: not JSON"),
-    ("[1]", "line 2: expected an object with the key 'prompt', this is list"),
-    ('{"text": "a", "id": 3}', "line 2: no key 'prompt'; expected prompt, this one has text, id"),
-    ("{}", "this one has none"),
-    ('{"prompt": 3}', "line 2: 'prompt' must be text that is not empty, got 3"),
-    ('{"prompt": ""}', "line 2: 'prompt' must be text that is not empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: expected an object with the key 'prompt', this is list"),
+        ('{"text": "a", "id": 3}', "line 2: no key 'prompt'; expected prompt, this one has text, id"),
+        ("{}", "this one has none"),
+        ('{"prompt": 3}', "line 2: 'prompt' must be text that is not empty, got 3"),
+        ('{"prompt": ""}', "line 2: 'prompt' must be text that is not empty"),
+    ],
+)
 def test_a_line_that_is_wrong_is_named(tmp_path, line, says) -> None:
     path = tmp_path / "some.jsonl"
     path.write_text(f'{{"prompt": "a"}}\n{line}\n')

@@ -25,10 +25,23 @@ def written_out(logits: np.ndarray, sampling: Sampling) -> np.ndarray:
     return weights / weights.sum()
 
 
-@pytest.mark.parametrize("sampling", [
-    Sampling(), Sampling(0.5), Sampling(3.0), Sampling(top_k=1), Sampling(top_k=4), Sampling(top_k=12), Sampling(top_k=99),
-    Sampling(top_p=1e-9), Sampling(top_p=0.5), Sampling(top_p=0.9), Sampling(0.7, 0.8, 5), Sampling(1.5, 0.3, 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(0.5),
+        Sampling(3.0),
+        Sampling(top_k=1),
+        Sampling(top_k=4),
+        Sampling(top_k=12),
+        Sampling(top_k=99),
+        Sampling(top_p=1e-9),
+        Sampling(top_p=0.5),
+        Sampling(top_p=0.9),
+        Sampling(0.7, 0.8, 5),
+        Sampling(1.5, 0.3, 3),
+    ],
+)
 def test_the_distribution_is_the_one_defined(sampling) -> None:
     expected = np.stack([written_out(row, sampling) for row in LOGITS])
     found = sampling.log_probs(torch.from_numpy(LOGITS)).exp().numpy()

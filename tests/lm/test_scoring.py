@@ -35,9 +35,13 @@ def slowly(policy, reference, prompts, token, mask) -> dict[str, np.ndarray]:
             log_q, log_p = raw.log_softmax(-1), reference.model(ids).logits[0, -1].double().log_softmax(-1)
             chosen, q, p = token[i, t], log_q.exp(), log_p.exp()
             row = (
-                log_q[chosen], log_p[chosen], (q * (log_q - log_p)).sum(), (p * (log_p - log_q)).sum(),
-                -(q * log_q).sum(), SAMPLING.log_probs(raw)[chosen],
-            )  # fmt: skip
+                log_q[chosen],
+                log_p[chosen],
+                (q * (log_q - log_p)).sum(),
+                (p * (log_p - log_q)).sum(),
+                -(q * log_q).sum(),
+                SAMPLING.log_probs(raw)[chosen],
+            )
             for name, value in zip(NAMES, row, strict=True):
                 out[name][i, t] = float(value)
     return out

@@ -45,10 +45,17 @@ def by_enumeration(name: str, pair: CategoricalPair, n: int) -> tuple[float, flo
     return float(mean), math.sqrt(weight @ (estimates - mean) ** 2)
 
 
-@pytest.mark.parametrize(("name", "label"), [
-    ("k1", "on-policy"), ("k3", "on-policy"), ("k_fitted", "on-policy"),
-    ("k1_weighted", "off-policy"), ("k3_weighted", "off-policy"), ("k1_self_normalized", "off-policy"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("k1", "on-policy"),
+        ("k3", "on-policy"),
+        ("k_fitted", "on-policy"),
+        ("k1_weighted", "off-policy"),
+        ("k3_weighted", "off-policy"),
+        ("k1_self_normalized", "off-policy"),
+    ],
+)
 @pytest.mark.parametrize("n", SIZES)
 def test_mean_and_spread_at_every_batch_size_are_the_enumerated_ones(tables, name, label, n) -> None:
     values = tables["values"]
@@ -97,7 +104,7 @@ def test_a_mean_of_a_million_with_a_spread_of_a_thousandth_keeps_its_variance(mo
     estimators.names()  # all are found before one more is added
     offset = Estimator(
         "offset", lambda draws: 1e6 + 1e-3 * draws.log_ratio, "kl_qp", "x", "an offset and a little noise", Claims(False, False)
-    )  # fmt: skip
+    )
     monkeypatch.setitem(estimators.registry._makers, "offset", lambda asked, number: offset)
     options = value_run.ValueOptions(pairs=(Standard(),), estimators=("offset", "k1"), samples=samples, batches=(1, 16))
     values = value_run.run(options, Context(seed=0))["values"].set_index(["estimator", "batch"])

@@ -96,10 +96,19 @@ def test_an_infinite_entry_spoils_only_its_own_row_and_column() -> None:
         assert not np.isfinite(moments.scatter[1]).any()
 
 
-@pytest.mark.parametrize(("entries", "mean"), [
-    ((np.inf, np.inf), np.inf), ((np.inf, 1.0), np.inf), ((1.0, -np.inf), -np.inf), ((-np.inf, -np.inf), -np.inf),
-    ((np.inf, -np.inf), np.nan), ((np.nan, np.inf), np.nan), ((1e308, 1e308), 1e308), ((1e308, -1e308), 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entries", "mean"),
+    [
+        ((np.inf, np.inf), np.inf),
+        ((np.inf, 1.0), np.inf),
+        ((1.0, -np.inf), -np.inf),
+        ((-np.inf, -np.inf), -np.inf),
+        ((np.inf, -np.inf), np.nan),
+        ((np.nan, np.inf), np.nan),
+        ((1e308, 1e308), 1e308),
+        ((1e308, -1e308), 0.0),
+    ],
+)
 def test_infinities_of_one_sign_have_a_mean(entries, mean) -> None:
     """However they are shared out: in one piece, in two that are merged, and as terms of one panel."""
     vectors, weights = np.array(entries)[:, None], np.ones(2)

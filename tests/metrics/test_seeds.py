@@ -63,11 +63,14 @@ def test_a_paired_difference_has_the_interval_of_the_paired_t_test() -> None:
     assert effect(end, start) == pytest.approx((end - start).mean() / (end - start).std())
 
 
-@pytest.mark.parametrize(("ends", "shared"), [
-    ((1.1, 2.1, 3.1, 4.1), 1),  # each a little worse: two means whose intervals overlap widely
-    ((4.2, 3.1, 2.1, 1.1), 0),  # the same ends of other seeds
-    ((0.9, 1.9, 2.8, 3.9), -1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("ends", "shared"),
+    [
+        ((1.1, 2.1, 3.1, 4.1), 1),  # each a little worse: two means whose intervals overlap widely
+        ((4.2, 3.1, 2.1, 1.1), 0),  # the same ends of other seeds
+        ((0.9, 1.9, 2.8, 3.9), -1),
+    ],
+)
 def test_the_verdict_is_that_of_the_pairs(ends, shared) -> None:
     row = paired("difference", series(*ends), series(1.0, 2.0, 3.0, 4.0))
     assert side(row, "difference") == shared
@@ -203,10 +206,16 @@ def test_one_seed_has_a_mean_and_no_interval() -> None:
     assert band(SeedFrame.of(table), ["arm"], ["x"]).iloc[0][["x", "x_low", "x_high"]].tolist() == [2.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize(("values", "mean"), [
-    ((1.0, math.inf), math.inf), ((-math.inf, 1.0, 2.0), -math.inf), ((math.inf, -math.inf, 0.0), math.nan),
-    ((math.nan, 1.0), math.nan), ((math.inf, math.inf), math.inf),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [
+        ((1.0, math.inf), math.inf),
+        ((-math.inf, 1.0, 2.0), -math.inf),
+        ((math.inf, -math.inf, 0.0), math.nan),
+        ((math.nan, 1.0), math.nan),
+        ((math.inf, math.inf), math.inf),
+    ],
+)
 def test_what_is_not_finite_takes_the_interval_away(values, mean) -> None:
     table = pd.DataFrame({"arm": "a", "seed": range(len(values)), "x": values})
     for found in (summarised(SeedFrame.of(table), ["arm"], ["x"]), band(SeedFrame.of(table), ["arm"], ["x"])):
@@ -234,8 +243,13 @@ def test_between_points_of_a_path_a_line_in_the_root_of_the_kl() -> None:
     assert at_kl(path.assign(kl=[-1e-17, 1.0, 4.0]), "reward", 4.0) == path["reward"].iloc[2]
 
 
-@pytest.mark.parametrize(("seeds", "diverged", "said"), [
-    (3, 0, "ahead"), (2, 1, "diverged on some seeds"), (0, 3, "diverged on all seeds"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("seeds", "diverged", "said"),
+    [
+        (3, 0, "ahead"),
+        (2, 1, "diverged on some seeds"),
+        (0, 3, "diverged on all seeds"),
+    ],
+)
 def test_who_diverged_has_no_other_outcome(seeds, diverged, said) -> None:
     assert outcome({"seeds": seeds, "diverged": diverged}, "ahead") == said

@@ -56,13 +56,17 @@ def test_the_order_of_samples_does_not_matter_and_they_stay_as_they_are() -> Non
     assert pareto_khat(np.sort(log_ratio)) == pytest.approx(first, rel=1e-9)
 
 
-@pytest.mark.parametrize("log_ratio", [
-    pareto_log_ratio(0.5, 99, 0),
-    np.zeros(1_000),
-    np.repeat([0.0, 1.0], 1_000),
-    np.append(pareto_log_ratio(0.5, 999, 0), np.inf),
-    np.append(pareto_log_ratio(0.5, 999, 0), np.nan),
-], ids=["too few", "constant", "an atom on top", "infinite", "not a number"])  # fmt: skip
+@pytest.mark.parametrize(
+    "log_ratio",
+    [
+        pareto_log_ratio(0.5, 99, 0),
+        np.zeros(1_000),
+        np.repeat([0.0, 1.0], 1_000),
+        np.append(pareto_log_ratio(0.5, 999, 0), np.inf),
+        np.append(pareto_log_ratio(0.5, 999, 0), np.nan),
+    ],
+    ids=["too few", "constant", "an atom on top", "infinite", "not a number"],
+)
 def test_where_there_is_no_tail_to_fit_there_is_no_answer(log_ratio) -> None:
     khat, se = pareto_khat(log_ratio)
     assert math.isnan(khat)
@@ -72,14 +76,27 @@ def test_where_there_is_no_tail_to_fit_there_is_no_answer(log_ratio) -> None:
 SPEAKS = {"excess": 0.0, "se": 0.01, "ess": 101.0, "khat": 0.4, "rollouts": 30}
 
 
-@pytest.mark.parametrize(("change", "verdict"), [
-    ({}, "holds"), ({"excess": 0.05}, "holds"), ({"excess": -0.0501}, "fails"), ({"excess": 0.0501}, "fails"),
-    ({"ess": 100.0}, "cannot tell"), ({"khat": 0.5}, "cannot tell"), ({"rollouts": 29}, "cannot tell"),
-    ({"excess": 0.0501, "khat": 0.499}, "fails"), ({"excess": 9.0, "khat": 0.5}, "cannot tell"),
-    ({"khat": math.nan}, "holds"),  # a tail that ends in an atom
-    ({"se": math.nan}, "cannot tell"), ({"excess": math.inf}, "cannot tell"), ({"ess": math.nan}, "cannot tell"),
-    ({"excess": 0.0, "se": 0.0}, "holds"), ({"excess": 1e-15, "se": 0.0}, "holds"), ({"excess": 1e-3, "se": 0.0}, "fails"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "verdict"),
+    [
+        ({}, "holds"),
+        ({"excess": 0.05}, "holds"),
+        ({"excess": -0.0501}, "fails"),
+        ({"excess": 0.0501}, "fails"),
+        ({"ess": 100.0}, "cannot tell"),
+        ({"khat": 0.5}, "cannot tell"),
+        ({"rollouts": 29}, "cannot tell"),
+        ({"excess": 0.0501, "khat": 0.499}, "fails"),
+        ({"excess": 9.0, "khat": 0.5}, "cannot tell"),
+        ({"khat": math.nan}, "holds"),  # a tail that ends in an atom
+        ({"se": math.nan}, "cannot tell"),
+        ({"excess": math.inf}, "cannot tell"),
+        ({"ess": math.nan}, "cannot tell"),
+        ({"excess": 0.0, "se": 0.0}, "holds"),
+        ({"excess": 1e-15, "se": 0.0}, "holds"),
+        ({"excess": 1e-3, "se": 0.0}, "fails"),
+    ],
+)
 def test_whether_a_mean_of_1_holds_is_only_said_where_the_data_can_tell(change, verdict) -> None:
     arguments = SPEAKS | change
     assert unit_mean(arguments.pop("excess"), arguments.pop("se"), **arguments) == verdict

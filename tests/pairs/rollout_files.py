@@ -36,7 +36,7 @@ def padded(rows: list[dict], filler: float) -> list[dict]:
         {name: [*row[name], *[filler] * (longest - len(row[name]))] for name in PER_TOKEN}
         | {"mask": [1] * len(row["logprobs"]) + [0] * (longest - len(row["logprobs"])), "prompt": row["prompt"]}
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def holed(rows: list[dict]) -> list[dict]:
@@ -45,7 +45,7 @@ def holed(rows: list[dict]) -> list[dict]:
         {name: [x for value in row[name] for x in (7.0, value)] for name in PER_TOKEN}
         | {"mask": [False, True] * len(row["logprobs"]), "prompt": row["prompt"]}
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def as_jsonl(path: Path, rows: list) -> Path:

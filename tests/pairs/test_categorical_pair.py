@@ -69,11 +69,16 @@ def test_truths_count_what_p_has_where_q_has_nothing() -> None:
     pair = CategoricalPair(**BEYOND)
     q, p = np.array([0.6, 0.4, 0.0]), np.array([0.5, 0.3, 0.2])
     expected = {
-        "kl_qp": 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.3), "kl_pq": math.inf, "chi2": math.inf,
-        "js": jensenshannon(q, p) ** 2, "hellinger": 0.5 * ((np.sqrt(q) - np.sqrt(p)) ** 2).sum(),
-        "alpha:0.5": ((p**0.5 * q**0.5).sum() - 1.0) / (0.5 * -0.5), "alpha:2": math.inf,
-        "alpha:-1": ((q**2 / p).sum() - 1.0) / 2.0, "alpha:0.998": ((p**0.998 * q**0.002).sum() - 1.0) / (0.998 * -0.002),
-    }  # fmt: skip
+        "kl_qp": 0.6 * math.log(0.6 / 0.5) + 0.4 * math.log(0.4 / 0.3),
+        "kl_pq": math.inf,
+        "chi2": math.inf,
+        "js": jensenshannon(q, p) ** 2,
+        "hellinger": 0.5 * ((np.sqrt(q) - np.sqrt(p)) ** 2).sum(),
+        "alpha:0.5": ((p**0.5 * q**0.5).sum() - 1.0) / (0.5 * -0.5),
+        "alpha:2": math.inf,
+        "alpha:-1": ((q**2 / p).sum() - 1.0) / 2.0,
+        "alpha:0.998": ((p**0.998 * q**0.002).sum() - 1.0) / (0.998 * -0.002),
+    }
     assert {name.partition(":")[0] for name in expected} == set(divergences.names())
     for name, value in expected.items():
         truth = pair.truth(name)

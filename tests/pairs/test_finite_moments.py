@@ -29,10 +29,14 @@ TAILS = [
     ("student_t", {"df": 2.0}, {"df": 5.0}, 0.0),
     ("laplace", {"scale": 1.0}, {"scale": 4.0}, 0.75),
     ("laplace", {"scale": 1.0, "loc": 5.0}, {"scale": 1.0}, 0.0),
-    ("mixture", {"weights": [0.9, 0.1], "means": [0.0, 0.0], "stds": [0.2, 1.0]},
-     {"weights": [0.01, 0.99], "means": [0.0, 3.0], "stds": [1.25, 0.5]}, 1 - 1 / 1.25**2),
+    (
+        "mixture",
+        {"weights": [0.9, 0.1], "means": [0.0, 0.0], "stds": [0.2, 1.0]},
+        {"weights": [0.01, 0.99], "means": [0.0, 3.0], "stds": [1.25, 0.5]},
+        1 - 1 / 1.25**2,
+    ),
     ("categorical", {"probs": [0.999999, 0.000001]}, {"probs": [0.5, 0.5]}, 0.0),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("kind", "q", "p", "k"), TAILS)
@@ -44,11 +48,14 @@ def test_the_tail_index_is_the_known_one(kind, q, p, k) -> None:
         assert not pair.finite_moment(1 / k * (1 + 1e-9))
 
 
-@pytest.mark.parametrize(("kind", "q", "p"), [
-    ("exponential", {"rate": 1.0}, {"rate": 0.5}),
-    ("laplace", {"scale": 1.0}, {"scale": 2.0}),
-    ("student_t", {"df": 4.0}, {"df": 2.0}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "q", "p"),
+    [
+        ("exponential", {"rate": 1.0}, {"rate": 0.5}),
+        ("laplace", {"scale": 1.0}, {"scale": 2.0}),
+        ("student_t", {"df": 4.0}, {"df": 2.0}),
+    ],
+)
 def test_the_moment_at_the_border_is_infinite(kind, q, p) -> None:
     """At ``k = 1/2`` the second moment diverges logarithmically or faster."""
     pair = pairs.get(kind)(q=q, p=p)
@@ -89,20 +96,23 @@ def test_a_moment_is_finite_where_its_integrand_falls_faster_than_one_over_x(kin
     assert pairs.get(kind)(q=q, p=p, mu=mu).finite_moment(order, weight_order) == all(slope < -1.0 for slope in slopes)
 
 
-@pytest.mark.parametrize(("name", "q_std", "p_std", "finite_mean", "finite_variance"), [
-    ("k1", 1.0, 3.0, True, True),
-    ("k3", 1.0, 1.3, True, True),
-    ("k3", 1.0, 1.5, True, False),
-    ("k_lambda:0", 1.0, 3.0, True, True),
-    ("k3_clamped", 1.0, 3.0, True, True),
-    ("bregman_hellinger", 1.0, 1.5, True, False),
-    ("bregman_chi2", 1.0, 1.1, True, True),
-    ("bregman_chi2", 1.0, 1.3, True, False),
-    ("bregman_chi2", 1.0, 1.5, False, False),
-    ("bregman_alpha:-1", 1.5, 1.0, False, False),
-    ("bregman_alpha:-1", 1.3, 1.0, True, False),
-    ("bregman_alpha:-1", 1.1, 1.0, True, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "q_std", "p_std", "finite_mean", "finite_variance"),
+    [
+        ("k1", 1.0, 3.0, True, True),
+        ("k3", 1.0, 1.3, True, True),
+        ("k3", 1.0, 1.5, True, False),
+        ("k_lambda:0", 1.0, 3.0, True, True),
+        ("k3_clamped", 1.0, 3.0, True, True),
+        ("bregman_hellinger", 1.0, 1.5, True, False),
+        ("bregman_chi2", 1.0, 1.1, True, True),
+        ("bregman_chi2", 1.0, 1.3, True, False),
+        ("bregman_chi2", 1.0, 1.5, False, False),
+        ("bregman_alpha:-1", 1.5, 1.0, False, False),
+        ("bregman_alpha:-1", 1.3, 1.0, True, False),
+        ("bregman_alpha:-1", 1.1, 1.0, True, True),
+    ],
+)
 def test_mean_and_variance_exist_where_the_growth_of_the_terms_lets_them(
     name, q_std, p_std, finite_mean, finite_variance
 ) -> None:

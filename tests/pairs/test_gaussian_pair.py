@@ -93,15 +93,20 @@ def test_independent_coordinates_add_and_multiply() -> None:
 coordinates = st.floats(-1.5, 1.5)
 
 
-@given(means=st.tuples(coordinates, coordinates), stds=st.tuples(st.floats(0.8, 1.25), st.floats(0.8, 1.25)),
-       shift=st.floats(-100.0, 100.0), scale=st.floats(0.01, 100.0), flip=st.booleans())  # fmt: skip
+@given(
+    means=st.tuples(coordinates, coordinates),
+    stds=st.tuples(st.floats(0.8, 1.25), st.floats(0.8, 1.25)),
+    shift=st.floats(-100.0, 100.0),
+    scale=st.floats(0.01, 100.0),
+    flip=st.booleans(),
+)
 def test_affine_maps_of_the_line_change_nothing(means, stds, shift, scale, flip) -> None:
     sign = -1.0 if flip else 1.0
     here = GaussianPair(q={"mean": means[0], "std": stds[0]}, p={"mean": means[1], "std": stds[1]})
     there = GaussianPair(
         q={"mean": sign * scale * means[0] + shift, "std": scale * stds[0]},
         p={"mean": sign * scale * means[1] + shift, "std": scale * stds[1]},
-    )  # fmt: skip
+    )
     noise = 1e-12 * (1 + abs(shift) / scale)  # the means are rounded where they lie
     for target in TARGETS:
         a, b = here.truth(target), there.truth(target)
@@ -152,12 +157,15 @@ def test_equal_sides_are_zero_apart() -> None:
     np.testing.assert_array_equal(pair.draw(np.random.default_rng(0), 5).log_ratio, np.zeros(5))
 
 
-@pytest.mark.parametrize(("sides", "label"), [
-    ({"q": {"mean": 0.0}, "p": {"mean": 1.0}}, "N(0, 1²) ‖ N(1, 1²)"),
-    ({"q": {"mean": 0.0}, "p": {"cov": [[4.0]]}, "mu": {"std": 3.0}}, "N(0, 1²) ‖ N(0, 2²) from N(0, 3²)"),
-    ({"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}}, "Gaussian d=2, KL=0.01"),
-    ({"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}, "mu": {"std": 2.0}}, "Gaussian d=2, KL=0.01 off-policy"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("sides", "label"),
+    [
+        ({"q": {"mean": 0.0}, "p": {"mean": 1.0}}, "N(0, 1²) ‖ N(1, 1²)"),
+        ({"q": {"mean": 0.0}, "p": {"cov": [[4.0]]}, "mu": {"std": 3.0}}, "N(0, 1²) ‖ N(0, 2²) from N(0, 3²)"),
+        ({"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}}, "Gaussian d=2, KL=0.01"),
+        ({"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}, "mu": {"std": 2.0}}, "Gaussian d=2, KL=0.01 off-policy"),
+    ],
+)
 def test_labels(sides, label) -> None:
     assert GaussianPair(**sides).title == label
 
@@ -186,8 +194,12 @@ def exact_gaussians(q, p) -> dict[str, mpmath.mpf]:
         log_moment -= ((shift.T * linear)[0] - (linear.T * precision**-1 * linear)[0]) / 2
         largest = 1 / min(mpmath.eigsy(mpmath.cholesky(cov_q).T * cov_p**-1 * mpmath.cholesky(cov_q), eigvals_only=True))
         finite = min(mpmath.eigsy(precision, eigvals_only=True)) > 0
-        return {"kl_qp": kl(cov_q, cov_p), "kl_pq": kl(cov_p, cov_q), "tail": 1 - 1 / largest,
-                "chi2": mpmath.expm1(log_moment) if finite else mpmath.inf}  # fmt: skip
+        return {
+            "kl_qp": kl(cov_q, cov_p),
+            "kl_pq": kl(cov_p, cov_q),
+            "tail": 1 - 1 / largest,
+            "chi2": mpmath.expm1(log_moment) if finite else mpmath.inf,
+        }
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -357,13 +357,16 @@ def test_what_diverges_or_is_not_known_has_no_rule() -> None:
         assert task_of(name).tilted(1.0) is None
 
 
-@pytest.mark.parametrize(("kind", "parameters", "reason"), [
-    ("categorical", {"q": {"probs": [0.4, 0.6, 0.0]}, "p": {"probs": [0.7, 0.3, 0.0]}}, "q is zero at category 2"),
-    ("categorical", {"random": {"size": 1_001, "kl": 0.1}}, "up to 1,000 categories, here are 1,001"),
-    ("gaussian", {"q": {"mean": [0, 0]}, "p": {"cov": [[1, 0.5], [0.5, 1]]}}, "p has correlations"),
-    ("laplace", {"q": {}, "p": {"loc": 1.0}}, "laplace pairs have no policy gradient"),
-    ("sequence", {"vocabulary": 64, "horizon": 3, "prompts": 1}, "would take 3."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "parameters", "reason"),
+    [
+        ("categorical", {"q": {"probs": [0.4, 0.6, 0.0]}, "p": {"probs": [0.7, 0.3, 0.0]}}, "q is zero at category 2"),
+        ("categorical", {"random": {"size": 1_001, "kl": 0.1}}, "up to 1,000 categories, here are 1,001"),
+        ("gaussian", {"q": {"mean": [0, 0]}, "p": {"cov": [[1, 0.5], [0.5, 1]]}}, "p has correlations"),
+        ("laplace", {"q": {}, "p": {"loc": 1.0}}, "laplace pairs have no policy gradient"),
+        ("sequence", {"vocabulary": 64, "horizon": 3, "prompts": 1}, "would take 3."),
+    ],
+)
 def test_a_pair_without_a_task_says_why(kind, parameters, reason) -> None:
     skip = pairs.get(kind)(**parameters).gradient_task()
     assert isinstance(skip, Skip)

@@ -219,23 +219,26 @@ def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
         pair(max_new_tokens=90).prepare()
 
 
-@pytest.mark.parametrize(("options", "says"), [
-    ({"policy": "embedded:finetuned-nera"}, "did you mean 'finetuned-near'"),
-    ({"policy": "./nothing"}, "pair.policy='./nothing': ./nothing: no such folder"),
-    ({"reference": "/nothing/here"}, "pair.reference='/nothing/here'"),
-    ({"reference": "not a name"}, "neither a folder that exists, nor a hub id"),
-    ({"prompts": "nothing.txt"}, "pair.prompts='nothing.txt': nothing.txt: no such file"),
-    ({"dtype": "float8"}, "pair.dtype='float8': must be one of 'float32', 'bfloat16' or 'float16'"),
-    ({"device": "tpu"}, "'cpu' or 'cuda'"),
-    ({"kernel": "fast"}, "'auto', 'triton', 'cpu' or 'reference'"),
-    ({"batch": 0}, "pair.batch=0: must be at least 1"),
-    ({"temperature": 0}, "pair.temperature=0: must be greater than 0"),
-    ({"temperature": 1e-320}, "must be at least 1e-06"),
-    ({"top_p": 1.5}, "pair.top_p=1.5: must be at most 1"),
-    ({"top_k": -1}, "pair.top_k=-1: must be at least 0"),
-    ({"max_new_tokens": 0}, "pair.max_new_tokens=0: must be at least 1"),
-    ({"polcy": "x"}, "did you mean 'pair.policy'?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"policy": "embedded:finetuned-nera"}, "did you mean 'finetuned-near'"),
+        ({"policy": "./nothing"}, "pair.policy='./nothing': ./nothing: no such folder"),
+        ({"reference": "/nothing/here"}, "pair.reference='/nothing/here'"),
+        ({"reference": "not a name"}, "neither a folder that exists, nor a hub id"),
+        ({"prompts": "nothing.txt"}, "pair.prompts='nothing.txt': nothing.txt: no such file"),
+        ({"dtype": "float8"}, "pair.dtype='float8': must be one of 'float32', 'bfloat16' or 'float16'"),
+        ({"device": "tpu"}, "'cpu' or 'cuda'"),
+        ({"kernel": "fast"}, "'auto', 'triton', 'cpu' or 'reference'"),
+        ({"batch": 0}, "pair.batch=0: must be at least 1"),
+        ({"temperature": 0}, "pair.temperature=0: must be greater than 0"),
+        ({"temperature": 1e-320}, "must be at least 1e-06"),
+        ({"top_p": 1.5}, "pair.top_p=1.5: must be at most 1"),
+        ({"top_k": -1}, "pair.top_k=-1: must be at least 0"),
+        ({"max_new_tokens": 0}, "pair.max_new_tokens=0: must be at least 1"),
+        ({"polcy": "x"}, "did you mean 'pair.policy'?"),
+    ],
+)
 def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError) as error:

@@ -42,12 +42,20 @@ def files(tmp_path_factory) -> dict[str, Path]:
         "npz": as_npz(folder / "padded.npz", padded(rows, 5.0)),
         "npz, nan": as_npz(folder / "nan.npz", nan_ended(rows)),
         "npz, flat": as_flat_npz(folder / "flat.npz", rows),
-    }  # fmt: skip
+    }
 
 
 KINDS = [
-    "jsonl", "jsonl, padded", "jsonl, null", "jsonl, holes", "parquet", "parquet, one group", "npz", "npz, nan", "npz, flat",
-]  # fmt: skip
+    "jsonl",
+    "jsonl, padded",
+    "jsonl, null",
+    "jsonl, holes",
+    "parquet",
+    "parquet, one group",
+    "npz",
+    "npz, nan",
+    "npz, flat",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,21 +136,26 @@ def test_the_check_of_the_ratio_is_that_of_the_jackknife(tmp_path) -> None:
     assert found["z"] == pytest.approx((every.mean() - 1.0) / found["mean_se"])
 
 
-@pytest.mark.parametrize(("rows", "verdict"), [
-    (drawn(-0.02, 0.2), "holds"),  # exp(-0.02 + 0.2^2/2) = 1
-    (drawn(-0.16, 0.05), "fails"),  # k1 of 12 tokens: 1.9, k3: 0.1
-    (drawn(-2.0, 2.0), "cannot tell"),  # exp(-2 + 2^2/2) = 1, of which few tokens carry most
-    (drawn(-0.16, 0.05, n=29), "cannot tell"),
-    (drawn(0.0, 0.0), "holds"),  # policy and reference are one
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("rows", "verdict"),
+    [
+        (drawn(-0.02, 0.2), "holds"),  # exp(-0.02 + 0.2^2/2) = 1
+        (drawn(-0.16, 0.05), "fails"),  # k1 of 12 tokens: 1.9, k3: 0.1
+        (drawn(-2.0, 2.0), "cannot tell"),  # exp(-2 + 2^2/2) = 1, of which few tokens carry most
+        (drawn(-0.16, 0.05, n=29), "cannot tell"),
+        (drawn(0.0, 0.0), "holds"),  # policy and reference are one
+    ],
+)
 def test_a_ratio_whose_mean_must_be_1_holds_fails_or_cannot_be_told(tmp_path, rows, verdict) -> None:
     assert checked(tmp_path / "r.jsonl", rows)["verdict"] == verdict
 
 
 def test_ratios_to_another_sampler_are_those_to_its_own_log_probabilities(tmp_path) -> None:
     """Samples of mu: w = q/mu has the mean 1 and p/mu has, while p/q has not."""
-    rows = [{"logprobs": row["ref_logprobs"], "ref_logprobs": row["ref_logprobs"], "old_logprobs": row["logprobs"]}
-            for row in drawn(-0.02, 0.2)]  # fmt: skip
+    rows = [
+        {"logprobs": row["ref_logprobs"], "ref_logprobs": row["ref_logprobs"], "old_logprobs": row["logprobs"]}
+        for row in drawn(-0.02, 0.2)
+    ]
     found = tables(as_jsonl(tmp_path / "r.jsonl", rows))["checks"]
     assert found["ratio"].tolist() == ["q/μ", "p/μ"]
     assert found["verdict"].tolist() == ["holds", "holds"]

@@ -117,9 +117,18 @@ def test_a_column_that_begins_late_is_not_left_out(tmp_path, name) -> None:
 
 
 FILLED = [
-    (-100.0, -100.0, 1), (-9999.0, -9999.0, 1), (-1e10, -1e10, 3), (0.0, -100.0, 1), (-3.4028234663852886e38, 0.0, 1),
-    (0.0, 0.0, 2), (0.0, 0.0, 7), (0.0, 0.0, 8), (-1.0, -1.0, 3), (-1.0, -2.0, 8), (1.0, 1.0, 1),
-]  # fmt: skip
+    (-100.0, -100.0, 1),
+    (-9999.0, -9999.0, 1),
+    (-1e10, -1e10, 3),
+    (0.0, -100.0, 1),
+    (-3.4028234663852886e38, 0.0, 1),
+    (0.0, 0.0, 2),
+    (0.0, 0.0, 7),
+    (0.0, 0.0, 8),
+    (-1.0, -1.0, 3),
+    (-1.0, -2.0, 8),
+    (1.0, 1.0, 1),
+]
 
 
 @pytest.mark.parametrize(("q", "p", "n"), FILLED)
@@ -326,8 +335,11 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     rows = [row | {"reward": 1.0} for row in rollouts(60)]
     rows[0]["logprobs"][0] = 0.0625
     as_jsonl(tmp_path / "r.jsonl", rows)
-    for arguments in (["+exp=recorded", "path=r.jsonl"], ["+exp=lm", "pair=recorded", "pair.path=r.jsonl"],
-                      ["+exp=lm", "pair=recorded", "path=r.jsonl"]):  # fmt: skip
+    for arguments in (
+        ["+exp=recorded", "path=r.jsonl"],
+        ["+exp=lm", "pair=recorded", "pair.path=r.jsonl"],
+        ["+exp=lm", "pair=recorded", "path=r.jsonl"],
+    ):
         app.check(app.normalized(arguments))
     assert command_line(["+exp=recorded", "path=r.jsonl", "workers=1", "out=run"]) == 0
     said = capsys.readouterr().out

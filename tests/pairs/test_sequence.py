@@ -147,22 +147,29 @@ def test_labels() -> None:
     assert SequencePair(**SMALL, lag=0.1).title == title + ", lag 0.1"
 
 
-@pytest.mark.parametrize(("parameters", "where", "message"), [
-    ({"model": "lstm"}, "model", "'table', 'gru' or 'transformer'"),
-    ({"vocabulary": 1}, "vocabulary", "greater than or equal to 2"),
-    ({"vocabulary": 65}, "vocabulary", "less than or equal to 64"),
-    ({"horizon": 0}, "horizon", "greater than or equal to 1"),
-    ({"horizon": 11}, "horizon", "less than or equal to 10"),
-    ({"prompts": 0}, "prompts", "greater than or equal to 1"),
-    ({"kl": 0.0}, "kl", "greater than 0"),
-    ({"kl": math.inf}, "kl", "finite number"),
-    ({"lag": -0.1}, "lag", "greater than or equal to 0"),
-    ({"seed": -1}, "seed", "greater than or equal to 0"),
-    ({"vocabulary": 64, "horizon": 10}, "", "at most 2,000,000 can be enumerated"),
-    ({"vocabulary": 8, "horizon": 6, "prompts": 8}, "", "make 2,396,744 sequences"),
-    ({"kl": 500.0}, "", "kl=500 is out of reach for this gru: about "),
-    ({"model": "table", "vocabulary": 2, "horizon": 1, "kl": 0.1, "lag": 90.0}, "", "lag=90 is out of reach for this table"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("parameters", "where", "message"),
+    [
+        ({"model": "lstm"}, "model", "'table', 'gru' or 'transformer'"),
+        ({"vocabulary": 1}, "vocabulary", "greater than or equal to 2"),
+        ({"vocabulary": 65}, "vocabulary", "less than or equal to 64"),
+        ({"horizon": 0}, "horizon", "greater than or equal to 1"),
+        ({"horizon": 11}, "horizon", "less than or equal to 10"),
+        ({"prompts": 0}, "prompts", "greater than or equal to 1"),
+        ({"kl": 0.0}, "kl", "greater than 0"),
+        ({"kl": math.inf}, "kl", "finite number"),
+        ({"lag": -0.1}, "lag", "greater than or equal to 0"),
+        ({"seed": -1}, "seed", "greater than or equal to 0"),
+        ({"vocabulary": 64, "horizon": 10}, "", "at most 2,000,000 can be enumerated"),
+        ({"vocabulary": 8, "horizon": 6, "prompts": 8}, "", "make 2,396,744 sequences"),
+        ({"kl": 500.0}, "", "kl=500 is out of reach for this gru: about "),
+        (
+            {"model": "table", "vocabulary": 2, "horizon": 1, "kl": 0.1, "lag": 90.0},
+            "",
+            "lag=90 is out of reach for this table",
+        ),
+    ],
+)
 def test_what_makes_no_sense_is_refused_by_name(parameters, where, message) -> None:
     with pytest.raises(ValidationError) as caught:
         pairs.get("sequence")(**parameters)

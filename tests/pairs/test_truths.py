@@ -51,19 +51,27 @@ CASES = {
     "student-t lighter": ("student_t", {"df": 3.0}, {"df": 5.0, "loc": 0.5, "scale": 1.2}, None, (-9, 0, 0.5, 9)),
     "student-t off-policy": ("student_t", {"df": 5.0}, {"df": 6.0, "loc": 0.3}, {"df": 4.0, "scale": 1.2}, (-9, 0, 0.3, 9)),
     "mixture": (
-        "mixture", {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
-        {"weights": [0.6, 0.4], "means": [-0.8, 1.2], "stds": [0.6, 1.1]}, None, (-6, -3, -1, 1, 4, 6),
-    ),
-    "mixture far apart": (
-        "mixture", {"weights": [0.5, 0.5], "means": [-15.0, 15.0], "stds": [1.0, 0.2]},
-        {"weights": [0.1, 0.9], "means": [-15.0, 15.0], "stds": [0.9, 0.21]}, None, (-20, -15, -10, 10, 14.5, 15, 15.5, 20),
-    ),
-    "mixture off-policy": (
-        "mixture", {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
-        {"weights": [1.0], "means": [0.2], "stds": [0.9]}, {"weights": [1.0], "means": [0.0], "stds": [1.5]},
+        "mixture",
+        {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
+        {"weights": [0.6, 0.4], "means": [-0.8, 1.2], "stds": [0.6, 1.1]},
+        None,
         (-6, -3, -1, 1, 4, 6),
     ),
-}  # fmt: skip
+    "mixture far apart": (
+        "mixture",
+        {"weights": [0.5, 0.5], "means": [-15.0, 15.0], "stds": [1.0, 0.2]},
+        {"weights": [0.1, 0.9], "means": [-15.0, 15.0], "stds": [0.9, 0.21]},
+        None,
+        (-20, -15, -10, 10, 14.5, 15, 15.5, 20),
+    ),
+    "mixture off-policy": (
+        "mixture",
+        {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
+        {"weights": [1.0], "means": [0.2], "stds": [0.9]},
+        {"weights": [1.0], "means": [0.0], "stds": [1.5]},
+        (-6, -3, -1, 1, 4, 6),
+    ),
+}
 NAMES = list(CASES)
 
 
@@ -124,8 +132,22 @@ def test_truths_agree_with_quadrature_of_scipys_densities(case, target) -> None:
 
 
 @pytest.mark.parametrize("case", NAMES)
-@pytest.mark.parametrize("name", ["k1", "k2", "k3", "k_lambda:0.3", "bregman_kl_pq", "bregman_js", "bregman_chi2",
-                                  "k3_clamped:1", "k1_weighted", "k2_weighted", "k3_weighted"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "k1",
+        "k2",
+        "k3",
+        "k_lambda:0.3",
+        "bregman_kl_pq",
+        "bregman_js",
+        "bregman_chi2",
+        "k3_clamped:1",
+        "k1_weighted",
+        "k2_weighted",
+        "k3_weighted",
+    ],
+)
 def test_exact_moments_agree_with_quadrature_of_terms(case, name) -> None:
     pair, estimator = pair_of(case), estimators.get(name)
     (exact,) = pair.exact([estimator])
@@ -234,9 +256,14 @@ def exact_kl(kind: str, q: dict, p: dict) -> mpmath.mpf:
 
 
 @pytest.mark.parametrize("gap", [1e-9, 1e-6, 1e-4, 1e-2, 0.5, 3.0])
-@pytest.mark.parametrize(("kind", "shift", "scale"), [
-    ("gaussian", "mean", "std"), ("laplace", "loc", "scale"), ("exponential", None, "rate"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "shift", "scale"),
+    [
+        ("gaussian", "mean", "std"),
+        ("laplace", "loc", "scale"),
+        ("exponential", None, "rate"),
+    ],
+)
 def test_near_and_far_the_error_bound_holds(kind, shift, scale, gap) -> None:
     """Near ``p = q`` the divergence is far smaller than what it is made of."""
     q, p = {scale: 1.0}, {scale: 1.0 + gap}
@@ -259,10 +286,16 @@ def moment_of_gaussians(s, mean, std):
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.1, 1.0), (1e-3, 1.0), (0.5, 1.3), (0.02, 1.01), (0.0, 1.0001), (2.0, 0.3)])
-@pytest.mark.parametrize(("target", "power", "scale"), [
-    ("chi2", 2.0, 1.0), ("hellinger", 0.5, -1.0), ("alpha:-0.4", -0.4, 1 / 0.56), ("alpha:0.3", 0.3, -1 / 0.21),
-    ("alpha:3", 3.0, 1 / 6),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("target", "power", "scale"),
+    [
+        ("chi2", 2.0, 1.0),
+        ("hellinger", 0.5, -1.0),
+        ("alpha:-0.4", -0.4, 1 / 0.56),
+        ("alpha:0.3", 0.3, -1 / 0.21),
+        ("alpha:3", 3.0, 1 / 6),
+    ],
+)
 def test_truths_from_the_moment_function_keep_their_error_bounds(target, power, scale, mean, std) -> None:
     truth = pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": mean, "std": std}).truth(target)
     if power / std**2 + 1 - power <= 0:

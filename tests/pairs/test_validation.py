@@ -49,8 +49,12 @@ REFUSED = [
     ("categorical", {"q": {}, "p": HALF}, "q", "give probs or logits, one of them"),
     ("categorical", {"q": {"probs": [1.0], "logits": [0.0]}, "p": HALF}, "q", "give probs or logits, one of them"),
     ("categorical", {"q": HALF, "p": {"probs": [1, 0]}}, "", "p is zero at category 1, where q is not: KL(q‖p) is infinite"),
-    ("categorical", {"q": HALF, "p": HALF, "mu": {"probs": [1.0, 0.0]}}, "",
-     "mu is zero at category 1, where q is not: the weight q/mu is infinite"),
+    (
+        "categorical",
+        {"q": HALF, "p": HALF, "mu": {"probs": [1.0, 0.0]}},
+        "",
+        "mu is zero at category 1, where q is not: the weight q/mu is infinite",
+    ),
     ("categorical", {"q": HALF, "p": {"probs": [0.2, 0.3, 0.5]}}, "", "one number of categories, got q: 2, p: 3"),
     ("categorical", {}, "", "give q and p, or random"),
     ("categorical", {"q": HALF}, "", "give q and p, or random"),
@@ -65,14 +69,21 @@ REFUSED = [
     ("student_t", {"q": {"df": 0.0}, "p": {"df": 3.0}}, "q.df", "greater than or equal to 0.01"),
     ("student_t", {"q": {"df": 1e13}, "p": {"df": 3.0}}, "q.df", "less than or equal to 1000000000000"),
     ("student_t", {"q": {}, "p": {"df": 3.0}}, "q.df", "required"),
-    ("mixture", {"q": {"weights": [0.5, 0.6], "means": [0, 1], "stds": [1, 1]}, "p": ONE},
-     "q.weights", "must sum to 1, these sum to 1.1"),
-    ("mixture", {"q": {"weights": [0.5, 0.5], "means": [0], "stds": [1, 1]}, "p": ONE},
-     "q", "must have one length, got 2, 1 and 2"),
+    (
+        "mixture",
+        {"q": {"weights": [0.5, 0.6], "means": [0, 1], "stds": [1, 1]}, "p": ONE},
+        "q.weights",
+        "must sum to 1, these sum to 1.1",
+    ),
+    (
+        "mixture",
+        {"q": {"weights": [0.5, 0.5], "means": [0], "stds": [1, 1]}, "p": ONE},
+        "q",
+        "must have one length, got 2, 1 and 2",
+    ),
     ("mixture", {"q": {"weights": [1], "means": [0], "stds": [0]}, "p": ONE}, "q.stds.0", "greater than 0"),
-    ("mixture", {"q": {"weights": [1.5, -0.5], "means": [0, 0], "stds": [1, 1]}, "p": ONE},
-     "q.weights.1", "greater than 0"),
-]  # fmt: skip
+    ("mixture", {"q": {"weights": [1.5, -0.5], "means": [0, 0], "stds": [1, 1]}, "p": ONE}, "q.weights.1", "greater than 0"),
+]
 
 
 @pytest.mark.parametrize(("kind", "parameters", "where", "message"), REFUSED)

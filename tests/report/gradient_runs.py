@@ -46,13 +46,24 @@ def row(pair: str, name: str, **others: Any) -> pd.DataFrame:
     bias, std, total = numbers[0 if pair == NEAR else 1]
     matches = one if pair == ONE else sequences
     known = {
-        "pair": pair, "series": "one" if pair == ONE else "GRU", "combination": name, "placement": placement,
-        "level": "sequence" if "sequence" in name else "token", "correction": "none", "baseline": "none", "staleness": 0.0,
-        "kl_qp": KL[pair], "rel_bias": 0.0 if matches == QP else bias, "rel_std": std, "total_rel_std": total,
-        "cosine": -0.2 if (name, pair) == ("k2_reward", ONE) else 0.9, "matches": matches, "method": "enumeration",
+        "pair": pair,
+        "series": "one" if pair == ONE else "GRU",
+        "combination": name,
+        "placement": placement,
+        "level": "sequence" if "sequence" in name else "token",
+        "correction": "none",
+        "baseline": "none",
+        "staleness": 0.0,
+        "kl_qp": KL[pair],
+        "rel_bias": 0.0 if matches == QP else bias,
+        "rel_std": std,
+        "total_rel_std": total,
+        "cosine": -0.2 if (name, pair) == ("k2_reward", ONE) else 0.9,
+        "matches": matches,
+        "method": "enumeration",
         "claim": "biased" if matches == "none" else "0" if matches == "0" else "grad " + matches.replace(" - ", " - grad "),
         "status": "ok",
-    }  # fmt: skip
+    }
     return GRADIENTS.example(**known | others)
 
 
@@ -74,9 +85,15 @@ def content(pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tupl
 
 def arrows(pair: str) -> pd.DataFrame:
     ends = {
-        "k1_loss": (0.0, 1e-17), "k2_loss": (-1.4, 0.8), "k1_reward": (-1.4, 0.8), "k3_loss": (-0.8, -0.2),
-        "k2_reward": (math.nan, 1.0), "exact KL(q‖p)": (-1.4, 0.8), "exact KL(p‖q)": (-0.8, -0.2), "exact 0": (0.0, 0.0),
-    }  # fmt: skip
+        "k1_loss": (0.0, 1e-17),
+        "k2_loss": (-1.4, 0.8),
+        "k1_reward": (-1.4, 0.8),
+        "k3_loss": (-0.8, -0.2),
+        "k2_reward": (math.nan, 1.0),
+        "exact KL(q‖p)": (-1.4, 0.8),
+        "exact KL(p‖q)": (-0.8, -0.2),
+        "exact 0": (0.0, 0.0),
+    }
     return pd.concat(ARROWS.example(pair=pair, combination=k, first=x, second=y) for k, (x, y) in ends.items())
 
 
@@ -96,13 +113,21 @@ def stale(lags: Sequence[float] = (0.0, 0.1), pair: str = FAR) -> dict[str, pd.D
 
 def lambda_table(*gaps: float, **others: Any) -> dict[str, pd.DataFrame]:
     rows = [
-        LAMBDA.example(**{
-            "pair": f"pair {i}", "series": "<i>sequences</i>", "kl_qp": 0.01 * 10**i,
-            "lambda_value": 1.0 - gap, "lambda_gradient": 1.0 + gap,
-            "gradient_rel_std_value_best": 6.0 + 3 * gap, "gradient_rel_std_gradient_best": 6.0, "noise_lost": gap / 2,
-        } | others)
+        LAMBDA.example(
+            **{
+                "pair": f"pair {i}",
+                "series": "<i>sequences</i>",
+                "kl_qp": 0.01 * 10**i,
+                "lambda_value": 1.0 - gap,
+                "lambda_gradient": 1.0 + gap,
+                "gradient_rel_std_value_best": 6.0 + 3 * gap,
+                "gradient_rel_std_gradient_best": 6.0,
+                "noise_lost": gap / 2,
+            }
+            | others
+        )
         for i, gap in enumerate(gaps)
-    ]  # fmt: skip
+    ]
     return {"lambda": pd.concat(rows, ignore_index=True)}
 
 
@@ -110,14 +135,24 @@ def shape_table(*rows: tuple[str, float, float, str]) -> dict[str, pd.DataFrame]
     """Of shape, KL, chi-squared over 2J and who wins."""
     found = [
         SHAPES.example(
-            pair=f"{shape}, KL={kl:g}", shape=shape, kl_qp=kl, kl_pq=kl, chi2=ratio * 4 * kl, two_j=4 * kl, x_over_2j=ratio,
-            value_std_k1=1.0, value_std_k3=0.5 if winner == "k3" else 8.0, value_winner=winner,
-            predicted="k3" if ratio < 1 else "k1", gradient_rel_bias_k1_reward=0.0,
-            gradient_rel_bias_k1_reward_leave_one_out=0.0, gradient_rel_bias_k2_loss=1e-16,
+            pair=f"{shape}, KL={kl:g}",
+            shape=shape,
+            kl_qp=kl,
+            kl_pq=kl,
+            chi2=ratio * 4 * kl,
+            two_j=4 * kl,
+            x_over_2j=ratio,
+            value_std_k1=1.0,
+            value_std_k3=0.5 if winner == "k3" else 8.0,
+            value_winner=winner,
+            predicted="k3" if ratio < 1 else "k1",
+            gradient_rel_bias_k1_reward=0.0,
+            gradient_rel_bias_k1_reward_leave_one_out=0.0,
+            gradient_rel_bias_k2_loss=1e-16,
             gradient_rel_bias_k3_loss=0.2 * ratio,
         )
         for shape, kl, ratio, winner in rows
-    ]  # fmt: skip
+    ]
     return {"shapes": pd.concat(found, ignore_index=True)}
 
 

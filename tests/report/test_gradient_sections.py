@@ -137,8 +137,12 @@ def test_the_tables_of_settings_bias_and_noise() -> None:
     assert settings.rows[2][2].value == 0.335
     bias = table(blocks, "Bias")
     assert [str(column.title) for column in bias.columns] == [
-        "Combination", "GRU<br>KL 0.05", "GRU<br>KL 2", "one<br>KL 0.5", "Where",
-    ]  # fmt: skip
+        "Combination",
+        "GRU<br>KL 0.05",
+        "GRU<br>KL 2",
+        "one<br>KL 0.5",
+        "Where",
+    ]
     assert cells(bias, "k2_lossk2_twin")[1:] == ["5.4 %", "34 %", "0", "loss"]
     assert len(bias.rows) == 5  # what is right on every pair has no bias to show
     noise = table(unfolded(blocks), "Noise")
@@ -316,12 +320,19 @@ def test_a_real_run(tmp_path: Path) -> None:
     import klbench
 
     run = klbench.run(
-        "gradient", "pair=categorical", "pair.random.size=4", "pair.random.kl=0.5", "combinations=[k1_reward,trl_grpo,k1_loss]",
-        "workers=1", f"out={tmp_path / 'run'}",
-    )  # fmt: skip
+        "gradient",
+        "pair=categorical",
+        "pair.random.size=4",
+        "pair.random.kl=0.5",
+        "combinations=[k1_reward,trl_grpo,k1_loss]",
+        "workers=1",
+        f"out={tmp_path / 'run'}",
+    )
     assert dict(zip(run.tables["verdicts"]["typed"], run.tables["verdicts"]["verdict"], strict=True)) == {
-        "k1_reward": "right", "trl_grpo": "right", "k1_loss": "no gradient",
-    }  # fmt: skip
+        "k1_reward": "right",
+        "trl_grpo": "right",
+        "k1_loss": "no gradient",
+    }
     page = (run.path / "index.html").read_text(encoding="utf-8")
     assert "2 of 3 combinations" in page
     assert "trl_grpo 0" in page

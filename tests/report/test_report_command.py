@@ -77,15 +77,23 @@ def _no_json(folder: Path) -> None:
     (folder / "run.json").unlink()
 
 
-@pytest.mark.parametrize(("damage", "said"), [
-    (_broken_parquet, "expected a Parquet table"), (_no_tables, "expected tables/*.parquet, found none"),
-    (_text_for_numbers, "no page can be made of its tables"), (_nothing_but_nan, "ValueError in ranking.py"),
-    (_wrong_types, "could not convert string to float: 'long'"), (_lone_surrogate, "run.json is not one that klbench wrote"),
-    (_list_for_status, "its run.json says status=[1], where klbench writes a str"),
-    (_file_for_figures, "figures: File exists"), (_figures_elsewhere, "figures: leads out of the run folder, to "),
-    (_log_elsewhere, "log.txt: leads out of the run folder, to /nowhere/log.txt"),
-    (_broken_json, "run.json is not one that klbench wrote"), (_no_json, "expected a run folder with a run.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_broken_parquet, "expected a Parquet table"),
+        (_no_tables, "expected tables/*.parquet, found none"),
+        (_text_for_numbers, "no page can be made of its tables"),
+        (_nothing_but_nan, "ValueError in ranking.py"),
+        (_wrong_types, "could not convert string to float: 'long'"),
+        (_lone_surrogate, "run.json is not one that klbench wrote"),
+        (_list_for_status, "its run.json says status=[1], where klbench writes a str"),
+        (_file_for_figures, "figures: File exists"),
+        (_figures_elsewhere, "figures: leads out of the run folder, to "),
+        (_log_elsewhere, "log.txt: leads out of the run folder, to /nowhere/log.txt"),
+        (_broken_json, "run.json is not one that klbench wrote"),
+        (_no_json, "expected a run folder with a run.json"),
+    ],
+)
 def test_bad_input_is_one_line_and_exit_code_2(
     make_run: MakeRun, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None], said: str
 ) -> None:

@@ -22,8 +22,11 @@ def content(enough=1024.0, status="ok", losses=tuple(LAST)):
     plan = [(loss, size, LAST[loss][k]) for loss in losses for k, size in enumerate(SIZES)]
     steps = [(loss, size, step) for loss, size, _ in plan for step in STEPS]
     arms, pairs, last = (list(each) for each in zip(*plan, strict=True))
-    place = ["nearest" if value == min(LAST[loss][k] for loss in losses) else "further"
-             for loss in losses for k, value in enumerate(LAST[loss])]  # fmt: skip
+    place = [
+        "nearest" if value == min(LAST[loss][k] for loss in losses) else "further"
+        for loss in losses
+        for k, value in enumerate(LAST[loss])
+    ]
     at = {"arm": [each[0] for each in steps], "pairs": [each[1] for each in steps], "step": [each[2] for each in steps]}
     seen = {"pairs": 1024, "samples_of": ["policy", "pairs"], "estimator": ["k1", "k1 weighted"], "level": "sequence"}
     tables = (
@@ -32,10 +35,11 @@ def content(enough=1024.0, status="ok", losses=tuple(LAST)):
         DPO_CURVES.example(**at),
         DPO_RATES.example(arm=list(losses), enough_pairs=enough),
         DPO_OPTIMA.example(arm=list(losses), divergence="chi2", start=1.5, reached_kl_to_optimum=0.3, reached_kl=0.2),
-        DPO_ESTIMATES.example(**{key: value if isinstance(value, (int, str)) else value * 2 for key, value in seen.items()},
-                              step=[10, 10, 20, 20]),
+        DPO_ESTIMATES.example(
+            **{key: value if isinstance(value, (int, str)) else value * 2 for key, value in seen.items()}, step=[10, 10, 20, 20]
+        ),
         DPO_SEEN.example(**seen),
-    )  # fmt: skip
+    )
     return dict(zip([schema.table for schema in TABLES], tables, strict=True))
 
 
@@ -72,8 +76,11 @@ def test_one_number_of_pairs_is_no_line() -> None:
 
 
 def test_what_diverged_is_a_warning() -> None:
-    (warning,) = (block for block in SECTION.build(content(status="diverged at step 12: the loss is nan"))
-                  if getattr(block, "tone", "") == "warning")  # fmt: skip
+    (warning,) = (
+        block
+        for block in SECTION.build(content(status="diverged at step 12: the loss is nan"))
+        if getattr(block, "tone", "") == "warning"
+    )
     assert "3 replicas diverged" in warning.text
     assert "seed 1, diverged at step 12: the loss is nan" in warning.text
 

@@ -18,16 +18,25 @@ def ppo(outcomes=HELD, status="ok", **others):
     rows = {"combination": [name for name in outcomes for _ in range(4)], "seed": [0, 0, 1, 1] * len(outcomes)}
     return {
         "training": columns.PPO_TRAINING.example(
-            **rows, step=[0, 10] * 2 * len(outcomes), kl=[0.0, 3.0] * 2 * len(outcomes), algorithm="trl_grpo", beta=0.03,
+            **rows,
+            step=[0, 10] * 2 * len(outcomes),
+            kl=[0.0, 3.0] * 2 * len(outcomes),
+            algorithm="trl_grpo",
+            beta=0.03,
             status=["ok"] * (4 * len(outcomes) - 1) + [status],
         ),
         "compared": columns.PPO_COMPARED.example(
-            combination=names, kl=kl, kl_se=0.01, outcome=["", *(each[1] for each in outcomes.values())],
-            kl_estimate=2.5, estimate_outcome=["within noise", "too high", *["within noise"] * (len(outcomes) - 1)], **others,
+            combination=names,
+            kl=kl,
+            kl_se=0.01,
+            outcome=["", *(each[1] for each in outcomes.values())],
+            kl_estimate=2.5,
+            estimate_outcome=["within noise", "too high", *["within noise"] * (len(outcomes) - 1)],
+            **others,
         ),
         "texts": columns.TEXTS.example(combination=names, seed=0, completion=[f"<b>{name}" for name in names]),
         "combinations": columns.COMBINATIONS.example(combination=list(outcomes)),
-    }  # fmt: skip
+    }
 
 
 def dpo(losses=("dpo", "f-dpo js")):
@@ -36,11 +45,15 @@ def dpo(losses=("dpo", "f-dpo js")):
     return {
         "training": columns.DPO_TRAINING.example(combination=twice, step=[0, 10] * len(losses), algorithm="dpo", status="ok"),
         "compared": columns.DPO_COMPARED.example(
-            combination=names, kl=[0.0, 0.7, 0.3][: len(names)], reward=[0.1, 0.45, 0.2][: len(names)], outcome="",
-            kl_share=math.nan, estimate_outcome="within noise",
+            combination=names,
+            kl=[0.0, 0.7, 0.3][: len(names)],
+            reward=[0.1, 0.45, 0.2][: len(names)],
+            outcome="",
+            kl_share=math.nan,
+            estimate_outcome="within noise",
         ),
         "texts": columns.TEXTS.example(combination=names, seed=0),
-    }  # fmt: skip
+    }
 
 
 def test_the_verdict_has_what_holds_what_does_not_and_how_far_away_each_ends() -> None:
@@ -55,12 +68,15 @@ def test_the_verdict_has_what_holds_what_does_not_and_how_far_away_each_ends() -
     assert len(found.more) == 3
 
 
-@pytest.mark.parametrize(("outcomes", "words"), [
-    ({"k3_loss": (2.0, "not told"), "none": (5.0, "")}, "cannot tell"),
-    ({"k1_loss": (90.0, "does not hold"), "none": (100.0, "")}, "does not keep the policy near: 90 nats"),
-    ({"k3_loss": (2.0, ""), "k2_loss": (3.0, "")}, "ends 2.0 to 3.0 nats from the reference"),
-    ({"k3_loss": (2.0, "diverged on all seeds"), "none": (5.0, "")}, "ends 2.0 to 5.0 nats"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        ({"k3_loss": (2.0, "not told"), "none": (5.0, "")}, "cannot tell"),
+        ({"k1_loss": (90.0, "does not hold"), "none": (100.0, "")}, "does not keep the policy near: 90 nats"),
+        ({"k3_loss": (2.0, ""), "k2_loss": (3.0, "")}, "ends 2.0 to 3.0 nats from the reference"),
+        ({"k3_loss": (2.0, "diverged on all seeds"), "none": (5.0, "")}, "ends 2.0 to 5.0 nats"),
+    ],
+)
 def test_other_outcomes_other_verdicts(outcomes, words) -> None:
     assert words in section.PPO.lead(ppo(outcomes)).verdict.striptags()
 

@@ -146,8 +146,18 @@ def test_a_row_in_doubt_says_nothing_of_how_many_completions_are_needed() -> Non
 
 def test_what_it_says_where_nobody_knows_the_truth() -> None:
     found = {name: table.copy() for name, table in tables("plain").items()}
-    unknown = ["truth", "truth_error", "bias", "bias_se", "rel_bias", "rel_bias_se", "rel_std", "rmse", "rmse_100",
-               "rel_rmse_100"]  # fmt: skip
+    unknown = [
+        "truth",
+        "truth_error",
+        "bias",
+        "bias_se",
+        "rel_bias",
+        "rel_bias_se",
+        "rel_std",
+        "rmse",
+        "rmse_100",
+        "rel_rmse_100",
+    ]
     found["values"][unknown] = np.nan
     found["values"][["truth_method", "bias_method"]] = "unknown"
     found["tokens"][["kl_qp", "kl_qp_se", "kl_pq", "kl_pq_se", "kl_qp_total"]] = np.nan
@@ -222,9 +232,11 @@ def test_recorded_rollouts_lead_with_every_way_of_logging(tmp_path: Path) -> Non
         assert all(name in panel.alt for name in names)
     labels = [entry.label for entry in lead.figure.legend]
     assert labels == [
-        "sum over tokens", "whole log-ratio", "mean over all tokens (masked mean)",
+        "sum over tokens",
+        "whole log-ratio",
+        "mean over all tokens (masked mean)",
         "mean over each completion, then over completions",
-    ]  # fmt: skip
+    ]
     # Every completion has 12 tokens here, so that both means over tokens are one number, a 12th of the sum.
     sums = found["values"].query("estimator == 'k3' and level == 'token'").set_index("per")["mean"]
     means = found["token_means"].set_index("estimator")["mean"]
@@ -278,9 +290,17 @@ def test_text_is_shown_as_text(page: str) -> None:
     assert "‹0›‹202e›b" in page
 
 
-@pytest.mark.parametrize(("raw", "shown"), [
-    (" the", "␣the"), ("\n\n", "⏎⏎"), ("\t", "⇥"), ("你", "你"), ("\u200b", "‹200b›"), ("", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        (" the", "␣the"),
+        ("\n\n", "⏎⏎"),
+        ("\t", "⇥"),
+        ("你", "你"),
+        ("\u200b", "‹200b›"),
+        ("", ""),
+    ],
+)
 def test_white_space_is_visible(raw: str, shown: str) -> None:
     assert visible(raw) == shown
 

@@ -107,9 +107,14 @@ def test_figures_of_an_earlier_rendering_are_removed(make_run: MakeRun) -> None:
     assert not (folder / "figures" / "old.svg").exists()
 
 
-@pytest.mark.parametrize(("status", "said"), [
-    ("interrupted", "was interrupted"), ("failed", "failed"), ("running", "was still going"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("interrupted", "was interrupted"),
+        ("failed", "failed"),
+        ("running", "was still going"),
+    ],
+)
 def test_a_run_that_was_not_finished_says_so_on_top(make_run: MakeRun, status: str, said: str) -> None:
     page = render(make_run(status=status)).read_text(encoding="utf-8")
     assert 0 < page.index(said) < page.index('class="opening"')

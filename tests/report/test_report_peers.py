@@ -8,9 +8,18 @@ from klbench.studies.peers.columns import PEERS, SPEED
 from klbench.studies.peers.section import build, lead
 
 GOOD = {
-    "subject": "k3", "version": "1.0", "dtype": "float32", "max_rel_error": 1e-7, "median_rel_error": 1e-8, "frac_wrong": 0.0,
-    "n_nonfinite": 0, "max_gradient_rel_error": 1e-7, "frac_flat": 0.0, "n_nan_gradient": 0, "status": "ok",
-}  # fmt: skip
+    "subject": "k3",
+    "version": "1.0",
+    "dtype": "float32",
+    "max_rel_error": 1e-7,
+    "median_rel_error": 1e-8,
+    "frac_wrong": 0.0,
+    "n_nonfinite": 0,
+    "max_gradient_rel_error": 1e-7,
+    "frac_flat": 0.0,
+    "n_nan_gradient": 0,
+    "status": "ok",
+}
 
 
 def tables() -> dict[str, pd.DataFrame]:

@@ -118,9 +118,20 @@ def test_figures_and_tables(make_run: MakeRun, tables: Tables) -> None:
     assert "full_with_score, k3_ratio_loss, full_loss and k1_loss" in plain(curves[1])
 
 
-@pytest.mark.parametrize("missing", [
-    "training", "final", "curves", "frontier", "matched", "noise_free", "fixed_points", "recovery", "recovery_curves",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "training",
+        "final",
+        "curves",
+        "frontier",
+        "matched",
+        "noise_free",
+        "fixed_points",
+        "recovery",
+        "recovery_curves",
+    ],
+)
 def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, tables: Tables, missing: str) -> None:
     del tables[missing]
     page = render(make_run("ppo", tables, study="ppo")).read_text(encoding="utf-8")
@@ -148,14 +159,17 @@ def test_one_combination_stands_for_each_fixed_point(tables: Tables) -> None:
     assert list(leading["combination"]) == ["k1_reward", "k2_loss", "k3_loss", "k3_sequence_loss", "k3_reward", "none"]
 
 
-@pytest.mark.parametrize(("low", "high", "arrived"), [
-    (0.76, 1.24, "yes"),
-    (0.70, 1.00, "not told"),
-    (1.00, 1.30, "not told"),
-    (0.10, 0.74, "no"),
-    (1.26, 1.50, "no"),
-    (math.nan, math.nan, "too few seeds to tell"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("low", "high", "arrived"),
+    [
+        (0.76, 1.24, "yes"),
+        (0.70, 1.00, "not told"),
+        (1.00, 1.30, "not told"),
+        (0.10, 0.74, "no"),
+        (1.26, 1.50, "no"),
+        (math.nan, math.nan, "too few seeds to tell"),
+    ],
+)
 def test_the_whole_interval_decides_whether_training_arrived(tables: Tables, low: float, high: float, arrived: str) -> None:
     set_values(tables, "fixed_points", "k3_loss", sampled_way_low=low, sampled_way_high=high)
     found = verdicts.judged_points(tables["fixed_points"]).set_index("combination")["arrived"]

@@ -18,9 +18,15 @@ EPS = 2.0**-23
 
 def row(decade: int, error: float, *, variant: str = "as written", **others) -> pd.DataFrame:
     known = {
-        "estimator": "k3", "variant": variant, "dtype": "float32", "decade": decade, "eps": EPS, "max_rel_error": error,
-        "max_gradient_rel_error": error / 10, "frac_negative": 0.0,
-    }  # fmt: skip
+        "estimator": "k3",
+        "variant": variant,
+        "dtype": "float32",
+        "decade": decade,
+        "eps": EPS,
+        "max_rel_error": error,
+        "max_gradient_rel_error": error / 10,
+        "frac_negative": 0.0,
+    }
     return PRECISION.example(**known | others)
 
 

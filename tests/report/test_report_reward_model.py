@@ -85,9 +85,18 @@ def test_figures_and_tables(make_run: MakeRun, tables: Tables) -> None:
     assert text.index('<figure id="figure-overoptimisation"') < text.index("Where the true reward peaks")
 
 
-@pytest.mark.parametrize("missing", [
-    "peaks", "equal_kl", "reward_models", "reward_models_by_seed", "calibration", "training", "overoptimisation_by_seed",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "peaks",
+        "equal_kl",
+        "reward_models",
+        "reward_models_by_seed",
+        "calibration",
+        "training",
+        "overoptimisation_by_seed",
+    ],
+)
 def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, tables: Tables, missing: str) -> None:
     del tables[missing]
     page = render(make_run("reward_model", tables, study="reward_model"))

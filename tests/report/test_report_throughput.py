@@ -20,13 +20,20 @@ def timings(rates=RATES) -> pd.DataFrame:
     )
     rows = [
         THROUGHPUT.example(
-            estimator=name, backend=backend, dtype=dtype, device="cpu", samples=65_536, repeats=9,
-            terms_per_second=factor * rate, terms_per_second_q25=0.9 * factor * rate,
-            terms_per_second_q75=1.1 * factor * rate, **{"pass": direction},
+            estimator=name,
+            backend=backend,
+            dtype=dtype,
+            device="cpu",
+            samples=65_536,
+            repeats=9,
+            terms_per_second=factor * rate,
+            terms_per_second_q25=0.9 * factor * rate,
+            terms_per_second_q75=1.1 * factor * rate,
+            **{"pass": direction},
         )
         for name, rate in rates.items()
         for backend, direction, dtype, factor in kinds
-    ]  # fmt: skip
+    ]
     return pd.concat(rows, ignore_index=True)
 
 

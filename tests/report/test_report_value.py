@@ -136,10 +136,13 @@ def test_no_claim_is_broken_by_honest_numbers() -> None:
     assert "broken" not in warnings(tables())
 
 
-@pytest.mark.parametrize(("change", "sentence", "verdict"), [
-    ({"bias": 1.0}, "k3 claims to be unbiased and is off by", "broken: biased"),
-    ({"frac_negative": 0.01}, "k3 claims never to be negative and was in 1 % of the batches", "broken: negative"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "sentence", "verdict"),
+    [
+        ({"bias": 1.0}, "k3 claims to be unbiased and is off by", "broken: biased"),
+        ({"frac_negative": 0.01}, "k3 claims never to be negative and was in 1 % of the batches", "broken: negative"),
+    ],
+)
 def test_a_broken_claim_is_named(change: dict[str, float], sentence: str, verdict: str) -> None:
     content = tables()
     values = content["values"]

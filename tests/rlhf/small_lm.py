@@ -13,9 +13,16 @@ def model(seed: int, dtype: torch.dtype = torch.float64) -> LanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = GPT2Config(
-            vocab_size=V, n_positions=16, n_embd=8, n_layer=1, n_head=2, initializer_range=0.4, bos_token_id=END,
-            eos_token_id=END, pad_token_id=PAD,
-        )  # fmt: skip
+            vocab_size=V,
+            n_positions=16,
+            n_embd=8,
+            n_layer=1,
+            n_head=2,
+            initializer_range=0.4,
+            bos_token_id=END,
+            eos_token_id=END,
+            pad_token_id=PAD,
+        )
         made = GPT2LMHeadModel(config).to(dtype).eval().requires_grad_(False)
     return LanguageModel(f"random-{seed}", made, None, "cpu", V, 16, (END,), PAD)
 

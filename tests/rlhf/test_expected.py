@@ -45,11 +45,23 @@ def test_the_rewards_gradient_is_the_one_of_its_mean(bed) -> None:
     assert torch.allclose(found, -true, atol=1e-14)
 
 
-@pytest.mark.parametrize(("name", "point"), [
-    ("k1_reward", "optimum"), ("k2_sequence_loss", "optimum"), ("full_with_score", "optimum"),
-    ("k2_loss", "token_kl"), ("full_loss", "token_kl"), ("k3_plus", "token_kl"), ("k3_ratio_loss", "token_kl"),
-    ("k3_loss", "token_k3"), ("k3_sequence_loss", "sequence_k3"), ("k1_loss", "greedy"), ("none", "greedy"), ("k3_reward", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "point"),
+    [
+        ("k1_reward", "optimum"),
+        ("k2_sequence_loss", "optimum"),
+        ("full_with_score", "optimum"),
+        ("k2_loss", "token_kl"),
+        ("full_loss", "token_kl"),
+        ("k3_plus", "token_kl"),
+        ("k3_ratio_loss", "token_kl"),
+        ("k3_loss", "token_k3"),
+        ("k3_sequence_loss", "sequence_k3"),
+        ("k1_loss", "greedy"),
+        ("none", "greedy"),
+        ("k3_reward", ""),
+    ],
+)
 def test_the_whole_gradient_vanishes_at_the_predicted_policy_and_there_only(bed, name, point) -> None:
     one = arm(name, BETA)
     ((found, residual),) = fixed_points.which(bed, [one], 8)

@@ -49,7 +49,7 @@ def by_hand(name, policy, reference, prompt, tokens) -> tuple[torch.Tensor, torc
         "k3_loss": lambda: (log_r.exp() - 1 - log_r).sum(),
         "k3_sequence_loss": lambda: log_r.sum().exp() - 1 - log_r.sum(),
         "full_loss": lambda: (ours.exp() * (ours - theirs)).sum(),
-    }[name]()  # fmt: skip
+    }[name]()
     future = {"k1_reward": -log_r.detach().sum(), "k1_reward_to_go": -log_r.detach().flip(0).cumsum(0).flip(0)}.get(name, 0.0)
     return log_q.sum(), -((reward - BETA * future) * log_q).sum() + BETA * direct
 
@@ -154,8 +154,11 @@ def test_what_counts_and_what_it_is_worth() -> None:
         at = torch.arange(len(tokens)), torch.tensor(tokens)
         n = len(tokens)
         for name, expected in (
-            ("log_q", ours[at]), ("log_mu", ours[at]), ("log_p", theirs[at]), ("kl", (ours.exp() * (ours - theirs)).sum(-1)),
-        ):  # fmt: skip
+            ("log_q", ours[at]),
+            ("log_mu", ours[at]),
+            ("log_p", theirs[at]),
+            ("kl", (ours.exp() * (ours - theirs)).sum(-1)),
+        ):
             found = getattr(rollouts, name)[0, 0, i]
             assert torch.allclose(found[:n], expected, atol=1e-12), name
             assert bool((found[n:] == 0).all()), name

@@ -154,18 +154,31 @@ def test_the_clipped_loss_with_k3_in_it_is_trls(theirs, ours) -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0], [1, 0, 0, 0, 0]])
     advantage, beta = t(1.5, -0.7, -2.0, 0.4), 0.3
     trainer = MagicMock(
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=beta,
-        loss_type=theirs, epsilon_low=0.2, epsilon_high=0.2, use_vllm=False, aux_loss_enabled=False,
-        _entropy_bonus_enabled=False, args=MagicMock(use_bias_correction_kl=False, delta=None),
-    )  # fmt: skip
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        importance_sampling_level="token",
+        beta=beta,
+        loss_type=theirs,
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        use_vllm=False,
+        aux_loss_enabled=False,
+        _entropy_bonus_enabled=False,
+        args=MagicMock(use_bias_correction_kl=False, delta=None),
+    )
     trainer.model.training = False
     trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
     trainer._get_per_token_logps_and_entropies.return_value = (log_q, torch.ones_like(log_q), None)
     ids = torch.zeros(4, 5, dtype=torch.long)
     inputs = {
-        "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(4, 1), "completion_ids": ids, "completion_mask": mask,
-        "advantages": advantage, "old_per_token_logps": old, "ref_per_token_logps": ref,
-    }  # fmt: skip
+        "prompt_ids": ids[:, :1],
+        "prompt_mask": torch.ones(4, 1),
+        "completion_ids": ids,
+        "completion_mask": mask,
+        "advantages": advantage,
+        "old_per_token_logps": old,
+        "ref_per_token_logps": ref,
+    }
     expected = trl.GRPOTrainer._compute_loss(trainer, None, inputs)
     penalty = get("k3").terms(ref - log_q)
     per_token = beta * penalty - losses.clipped_surrogate(log_q - old, advantage[:, None], 0.2)

@@ -114,11 +114,22 @@ def test_normalisation_keeps_the_proportion_of_reward_and_penalty(bed) -> None:
     assert float(ratio.std()) < 1e-9  # the mean length, everywhere
 
 
-@pytest.mark.parametrize("changes", [
-    {"critic": True}, {"lag": 2}, {"clip": None, "epochs": 1}, {"baseline": "batch_mean", "whitening": "group"},
-    {"whitening": "batch"}, {"minibatches": 3}, {"normalisation": "sequence"}, {"normalisation": "token"},
-    {"clamp": 0.5}, {"target_kl": 0.3}, {"baseline": "none"},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"critic": True},
+        {"lag": 2},
+        {"clip": None, "epochs": 1},
+        {"baseline": "batch_mean", "whitening": "group"},
+        {"whitening": "batch"},
+        {"minibatches": 3},
+        {"normalisation": "sequence"},
+        {"normalisation": "token"},
+        {"clamp": 0.5},
+        {"target_kl": 0.3},
+        {"baseline": "none"},
+    ],
+)
 def test_every_setting_trains(bed, changes) -> None:
     recipe = dataclasses.replace(SHORT, updates=20, every=20, **changes)
     names = ["k1_reward", "k3_loss", "full_with_score", "k1_reward_sequence_ratio", "k1_reward_to_go", "none"]
@@ -207,18 +218,21 @@ def capped(draws: Draws) -> torch.Tensor:
     return k3(draws).clamp(max=0.01)
 
 
-@pytest.mark.parametrize(("name", "level", "is_cut"), [
-    ("k3_capped", "token", lambda u: torch.exp(-u) - 1 + u > 0.01),
-    ("k3_capped", "sequence", lambda u: torch.exp(-u) - 1 + u > 0.01),
-    ("k3_clamped:0.01", "token", lambda u: torch.exp(-u) - 1 + u > 0.01),
-    ("k3_clamped:0.01", "sequence", lambda u: torch.exp(-u) - 1 + u > 0.01),
-    ("k1_openrlhf", "token", lambda u: u.abs() > 10),
-    ("k2_openrlhf", "token", lambda u: u * u / 2 > 10),
-    ("k3_openrlhf", "token", lambda u: torch.exp(-u) - 1 + u > 10),
-    ("k3_verl", "token", lambda u: (torch.exp(-u) - 1 + u > 10) | (u.abs() > 20)),
-    ("k3_verl", "sequence", lambda u: (torch.exp(-u) - 1 + u > 10) | (u.abs() > 20)),
-    ("k3", "token", lambda u: u > torch.inf),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "level", "is_cut"),
+    [
+        ("k3_capped", "token", lambda u: torch.exp(-u) - 1 + u > 0.01),
+        ("k3_capped", "sequence", lambda u: torch.exp(-u) - 1 + u > 0.01),
+        ("k3_clamped:0.01", "token", lambda u: torch.exp(-u) - 1 + u > 0.01),
+        ("k3_clamped:0.01", "sequence", lambda u: torch.exp(-u) - 1 + u > 0.01),
+        ("k1_openrlhf", "token", lambda u: u.abs() > 10),
+        ("k2_openrlhf", "token", lambda u: u * u / 2 > 10),
+        ("k3_openrlhf", "token", lambda u: torch.exp(-u) - 1 + u > 10),
+        ("k3_verl", "token", lambda u: (torch.exp(-u) - 1 + u > 10) | (u.abs() > 20)),
+        ("k3_verl", "sequence", lambda u: (torch.exp(-u) - 1 + u > 10) | (u.abs() > 20)),
+        ("k3", "token", lambda u: u > torch.inf),
+    ],
+)
 def test_the_clamp_fraction_is_the_share_of_tokens_whose_terms_are_cut_off(monkeypatch, name, level, is_cut) -> None:
     known = estimators.get("k3_clamped:0.01")
     own = dataclasses.replace(known, name="k3_capped", formula=capped)

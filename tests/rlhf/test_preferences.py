@@ -126,9 +126,16 @@ def test_losses_are_trls(ours, beta, theirs) -> None:
     trl = pytest.importorskip("trl")
     logps, ref = t(-3.0, -4.0, -5.0, -2.5, dtype=torch.float32), t(-3.5, -3.0, -5.0, -2.0, dtype=torch.float32)
     trainer = MagicMock(
-        beta=0.1, loss_types=["sigmoid"], loss_weights=[1.0], label_smoothing=0.0, ld_alpha=None, precompute_ref_logps=True,
-        aux_loss_enabled=False, use_weighting=False, **theirs,
-    )  # fmt: skip
+        beta=0.1,
+        loss_types=["sigmoid"],
+        loss_weights=[1.0],
+        label_smoothing=0.0,
+        ld_alpha=None,
+        precompute_ref_logps=True,
+        aux_loss_enabled=False,
+        use_weighting=False,
+        **theirs,
+    )
     trainer.accelerator.device = "cpu"
     trainer.accelerator.gather.side_effect = lambda x: x
     trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
@@ -136,9 +143,12 @@ def test_losses_are_trls(ours, beta, theirs) -> None:
     model = MagicMock(training=False, return_value=MagicMock(log_probs=each, entropy=each, mean_logits=each, is_top1=each > 0))
     ids = torch.zeros(4, 2, dtype=torch.long)
     inputs = {
-        "input_ids": ids, "completion_mask": torch.tensor([[0, 1]] * 4), "attention_mask": torch.ones_like(ids),
-        "ref_chosen_logps": ref[:2], "ref_rejected_logps": ref[2:],
-    }  # fmt: skip
+        "input_ids": ids,
+        "completion_mask": torch.tensor([[0, 1]] * 4),
+        "attention_mask": torch.ones_like(ids),
+        "ref_chosen_logps": ref[:2],
+        "ref_rejected_logps": ref[2:],
+    }
     expected = trl.DPOTrainer._compute_loss(trainer, model, inputs, False)
     found = dpo_loss((logps - ref)[:2], (logps - ref)[2:], beta, divergence=ours).mean()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)

@@ -37,10 +37,12 @@ def log_ratio(world: Language, prompt, answer) -> torch.Tensor:
 def test_the_loss_and_its_gradient_are_those_written_out() -> None:
     world = learner()
     beta, smoothing = 0.7, 0.1
-    margins = torch.stack([
-        log_ratio(world, prompt, chosen) - log_ratio(world, prompt, rejected)
-        for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
-    ])  # fmt: skip
+    margins = torch.stack(
+        [
+            log_ratio(world, prompt, chosen) - log_ratio(world, prompt, rejected)
+            for prompt, chosen, rejected in zip(PROMPTS, CHOSEN, REJECTED, strict=True)
+        ]
+    )
     sigmoid = torch.sigmoid(beta * margins)
     expected = -((1 - smoothing) * sigmoid.log() + smoothing * (1 - sigmoid).log()).mean()
     gradient = torch.autograd.grad(expected, list(world.policy.model.parameters()))

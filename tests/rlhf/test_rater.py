@@ -45,10 +45,12 @@ def test_it_begins_at_0() -> None:
 
 def test_scores_and_the_losss_gradient_are_those_written_out() -> None:
     one = rater(Preferences(examples(CHOSEN), examples(REJECTED)))
-    margins = torch.stack([
-        score(one, prompt, chosen) - score(one, prompt, rejected)
-        for prompt, chosen, rejected in zip(PROMPTS[1:], CHOSEN[1:], REJECTED[1:], strict=True)
-    ])  # fmt: skip
+    margins = torch.stack(
+        [
+            score(one, prompt, chosen) - score(one, prompt, rejected)
+            for prompt, chosen, rejected in zip(PROMPTS[1:], CHOSEN[1:], REJECTED[1:], strict=True)
+        ]
+    )
     expected = -torch.sigmoid(margins).log().mean()
     parameters = list(one.model.named_parameters().values())
     gradient = torch.autograd.grad(expected, parameters)
@@ -81,9 +83,7 @@ def test_it_learns_the_reward_that_labels_come_from_and_the_best_step_is_kept() 
         assert float(one.held_out().loss()) == pytest.approx(min(losses))
     assert min(losses) < math.log(2) - 0.05
     said = judging(one.model, level=level, scale=SCALE, batch=500, dtype="float32")
-    whole = [
-        said(each.prompts, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)
-    ]  # fmt: skip
+    whole = [said(each.prompts, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)]
     own = np.arange(len(preferences)) % 5 != 0
     assert abs(np.concatenate([each[own] for each in whole]).mean()) < 1e-9
     true = np.concatenate([judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)])

@@ -9,9 +9,21 @@ from klbench.studies import get
 
 NAMES = ("k1_reward", "k3_loss", "none")
 TINY = {
-    "combinations": NAMES, "updates": 4, "every": 2, "group": 4, "prompts_each": 4, "prompt_count": 6, "samples": 24,
-    "max_new_tokens": 6, "seeds": 1, "beta": 0.05, "learning_rate": 0.01, "critic": True, "target_kl": 0.2, "minibatches": 2,
-}  # fmt: skip
+    "combinations": NAMES,
+    "updates": 4,
+    "every": 2,
+    "group": 4,
+    "prompts_each": 4,
+    "prompt_count": 6,
+    "samples": 24,
+    "max_new_tokens": 6,
+    "seeds": 1,
+    "beta": 0.05,
+    "learning_rate": 0.01,
+    "critic": True,
+    "target_kl": 0.2,
+    "minibatches": 2,
+}
 
 
 def study(folder, workers=1, **changes) -> dict[str, pd.DataFrame]:

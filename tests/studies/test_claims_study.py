@@ -65,15 +65,18 @@ def test_through_the_app(tmp_path, monkeypatch, blank_pages) -> None:
     assert list(written.columns[:5]) == COLUMNS
 
 
-@pytest.mark.parametrize(("override", "message"), [
-    ("claims=[k3_less_varience]", r"unknown claim 'k3_less_varience'; did you mean 'k3_less_variance'\? Available: "),
-    ("claims=nothing_of_the_kind", r"claims='nothing_of_the_kind': unknown claim"),
-    ("claims=[]", r"^claims=\[\]: needs at least 1 of them$"),
-    ("claims=[ratio_mean_one,ratio_mean_one]", r"ratio_mean_one is named twice$"),
-    ("claims=[1]", r"must be text"),
-    ("claim=ratio_mean_one", r"unknown key 'claim'; did you mean 'claims'"),
-    ("device=cuda", r"the claims study runs on cpu$"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("claims=[k3_less_varience]", r"unknown claim 'k3_less_varience'; did you mean 'k3_less_variance'\? Available: "),
+        ("claims=nothing_of_the_kind", r"claims='nothing_of_the_kind': unknown claim"),
+        ("claims=[]", r"^claims=\[\]: needs at least 1 of them$"),
+        ("claims=[ratio_mean_one,ratio_mean_one]", r"ratio_mean_one is named twice$"),
+        ("claims=[1]", r"must be text"),
+        ("claim=ratio_mean_one", r"unknown key 'claim'; did you mean 'claims'"),
+        ("device=cuda", r"the claims study runs on cpu$"),
+    ],
+)
 def test_a_mistake_is_one_line(tmp_path, monkeypatch, override: str, message: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=message) as caught:

@@ -17,9 +17,20 @@ from klbench.studies import get
 from klbench.types import ConfigError
 
 TINY = {
-    "divergences": ("kl_qp", "kl_pq"), "smoothings": (0.1,), "updates": 6, "every": 3, "ranked_pairs": 40, "pairs_each": 16,
-    "prompts_each": 4, "group": 4, "prompt_count": 4, "samples": 32, "max_new_tokens": 6, "seeds": 1, "learning_rate": 0.01,
-}  # fmt: skip
+    "divergences": ("kl_qp", "kl_pq"),
+    "smoothings": (0.1,),
+    "updates": 6,
+    "every": 3,
+    "ranked_pairs": 40,
+    "pairs_each": 16,
+    "prompts_each": 4,
+    "group": 4,
+    "prompt_count": 4,
+    "samples": 32,
+    "max_new_tokens": 6,
+    "seeds": 1,
+    "learning_rate": 0.01,
+}
 NAMES = ("dpo", "f-dpo kl_pq", "dpo smoothed 0.1")
 
 
@@ -65,8 +76,11 @@ def test_the_tables_hold_the_exact_kl_beside_what_samples_say_of_it(whole) -> No
     assert list(compared.index) == ["untrained", *NAMES]
     assert compared.loc["dpo", "beta_dpo"] == pytest.approx(0.9)
     assert sorted(path.name for path in (whole[0] / "checkpoints").iterdir()) == [
-        "dpo-seed-0", "dpo-smoothed-0.1-seed-0", "f-dpo-kl_pq-seed-0", "untrained-seed-0",
-    ]  # fmt: skip
+        "dpo-seed-0",
+        "dpo-smoothed-0.1-seed-0",
+        "f-dpo-kl_pq-seed-0",
+        "untrained-seed-0",
+    ]
 
 
 @pytest.mark.parametrize("after", [4, 8])

@@ -21,13 +21,40 @@ from klbench.studies.dpo.tasks import optimum_rows, perform, testbed
 from klbench.types import ConfigError
 
 PROMISED = {
-    "algorithm", "estimator", "placement", "level", "seed", "step", "reward", "kl", "kl_estimate", "objective", "regret",
-    "kl_to_optimum", "arm", "pairs", "divergence", "smoothing", "kl_to_own", "population_loss", "status",
-}  # fmt: skip
+    "algorithm",
+    "estimator",
+    "placement",
+    "level",
+    "seed",
+    "step",
+    "reward",
+    "kl",
+    "kl_estimate",
+    "objective",
+    "regret",
+    "kl_to_optimum",
+    "arm",
+    "pairs",
+    "divergence",
+    "smoothing",
+    "kl_to_own",
+    "population_loss",
+    "status",
+}
 TINY = {
-    "vocabulary": 2, "horizon": 2, "prompts": 2, "width": 4, "seeds": 5, "steps": 20, "every": 10, "comparisons": (16, 256),
-    "divergences": ("kl_qp", "kl_pq"), "smoothings": (0.2,), "completions": 40, "learning_rate": 0.05,
-}  # fmt: skip
+    "vocabulary": 2,
+    "horizon": 2,
+    "prompts": 2,
+    "width": 4,
+    "seeds": 5,
+    "steps": 20,
+    "every": 10,
+    "comparisons": (16, 256),
+    "divergences": ("kl_qp", "kl_pq"),
+    "smoothings": (0.2,),
+    "completions": 40,
+    "learning_rate": 0.05,
+}
 ARMS = ["dpo", "f-dpo kl_pq", "dpo smoothed 0.2"]
 
 
@@ -42,8 +69,14 @@ def trained() -> dict[str, pd.DataFrame]:
 
 def test_the_tables_and_their_columns(trained) -> None:
     assert set(trained) == {
-        "training", "dpo_final", "dpo_curves", "dpo_rates", "dpo_optima", "dpo_estimates", "dpo_seen",
-    }  # fmt: skip
+        "training",
+        "dpo_final",
+        "dpo_curves",
+        "dpo_rates",
+        "dpo_optima",
+        "dpo_estimates",
+        "dpo_seen",
+    }
     training = trained["training"]
     assert set(training.columns) >= PROMISED
     assert len(training) == 3 * 3 * 5 * 3
@@ -90,9 +123,15 @@ def test_places_are_paired_with_the_loss_that_ends_nearest(trained) -> None:
         assert (row["start_outcome"] == "nearer than the reference") == nearer
 
 
-@pytest.mark.parametrize(("nearer", "pairs"), [
-    ((False, True, True), 64.0), ((True, False, True), math.inf), ((True, True, False), math.nan), ((True, True, True), 16.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("nearer", "pairs"),
+    [
+        ((False, True, True), 64.0),
+        ((True, False, True), math.inf),
+        ((True, True, False), math.nan),
+        ((True, True, True), 16.0),
+    ],
+)
 def test_pairs_are_enough_from_which_on_all_end_nearer_than_the_reference(nearer, pairs) -> None:
     words = [START_OUTCOMES[0] if each else START_OUTCOMES[1] for each in nearer]
     final = pd.DataFrame({"pairs": [16.0, 64.0, math.inf], "start_outcome": words})
@@ -210,19 +249,22 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
     assert told == {("f-dpo kl_pq", 1, 20, "diverged at step 12: the loss is nan")}
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"divergences": ["js"]}, "divergences must have kl_qp"),
-    ({"divergences": ["kl_qp", "jss"]}, "unknown divergence 'jss'; did you mean 'js'"),
-    ({"divergences": ["kl_qp", "alpha:-1"]}, "alpha must be > 0"),
-    ({"divergences": ["kl_qp", "kl_qp"]}, "each divergence once"),
-    ({"smoothings": [0.5]}, "must be less than 0.5"),
-    ({"comparisons": [0]}, "must be at least 1"),
-    ({"flips": 0.7}, "flips=0.7: must be less than 0.5"),
-    ({"vocabulary": 12}, "at most 400,000 are summed"),
-    ({"scale": 0}, "scale=0: must be greater than 0"),
-    ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
-    ({"stepss": 3}, "unknown key 'stepss'; did you mean 'steps'?"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"divergences": ["js"]}, "divergences must have kl_qp"),
+        ({"divergences": ["kl_qp", "jss"]}, "unknown divergence 'jss'; did you mean 'js'"),
+        ({"divergences": ["kl_qp", "alpha:-1"]}, "alpha must be > 0"),
+        ({"divergences": ["kl_qp", "kl_qp"]}, "each divergence once"),
+        ({"smoothings": [0.5]}, "must be less than 0.5"),
+        ({"comparisons": [0]}, "must be at least 1"),
+        ({"flips": 0.7}, "flips=0.7: must be less than 0.5"),
+        ({"vocabulary": 12}, "at most 400,000 are summed"),
+        ({"scale": 0}, "scale=0: must be greater than 0"),
+        ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
+        ({"stepss": 3}, "unknown key 'stepss'; did you mean 'steps'?"),
+    ],
+)
 def test_bad_settings_get_one_line(change, message) -> None:
     with pytest.raises(ConfigError) as error:
         configured("dpo", **change)

@@ -18,9 +18,20 @@ from klbench.types import ConfigError
 
 TINY = {"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, "model": "transformer"}
 PROMISED = (
-    "pair", "estimator", "placement", "level", "correction", "staleness", "rel_bias", "cosine", "variance", "rel_std", "method",
-    "unbiased_claim", "status",
-)  # fmt: skip
+    "pair",
+    "estimator",
+    "placement",
+    "level",
+    "correction",
+    "staleness",
+    "rel_bias",
+    "cosine",
+    "variance",
+    "rel_std",
+    "method",
+    "unbiased_claim",
+    "status",
+)
 WORDS = {
     "placement": {"loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"},
     "level": {"token", "sequence"},
@@ -110,8 +121,10 @@ def test_the_verdicts_are_what_is_claimed(measured) -> None:
 def test_each_option_of_a_trainer_is_named_with_what_to_set_instead(measured) -> None:
     options = measured["options"].set_index("option")
     assert options.loc["verl kl_loss_type=kl", ["trainer", "verdict", "instead"]].tolist() == [
-        "verl", "no gradient", "verl use_kl_in_reward",
-    ]  # fmt: skip
+        "verl",
+        "no gradient",
+        "verl use_kl_in_reward",
+    ]
     assert options.loc["TRL RLOO", ["verdict", "instead"]].tolist() == ["right", ""]
     nemo = options.loc["NeMo-RL use_on_policy_kl_approximation"]  # NeMo-RL has no right one
     assert nemo["instead"] == ""
@@ -165,9 +178,13 @@ def test_a_tail_that_cancels_is_none() -> None:
     """Off-policy too, where it is sampled: r - 1 in the reward and 1 - r, its slope, leave -log r."""
     sides = {"q": {"mean": 0.3, "std": 1.0}, "p": {"mean": 1.0, "std": 1.5}}
     names = (
-        "k3_loss_and_reward", "k3_ratio_loss", "k3_detached_ratio_loss", "k3/loss/token/truncated_ratio:differentiated",
-        "bregman_js/loss_and_reward", "bregman_js/loss",
-    )  # fmt: skip
+        "k3_loss_and_reward",
+        "k3_ratio_loss",
+        "k3_detached_ratio_loss",
+        "k3/loss/token/truncated_ratio:differentiated",
+        "bregman_js/loss_and_reward",
+        "bregman_js/loss",
+    )
     table = tables("gradient", pairs=(pair("gaussian", **sides),), combinations=names[:3], samples=2048)["gradients"]
     assert table["status"].tolist() == ["ok", "ok", "infinite variance"]
     assert table["variance"].tolist() == [pytest.approx(5.107667, abs=5e-7)] * 2 + [math.inf]
@@ -179,10 +196,14 @@ def test_a_tail_that_cancels_is_none() -> None:
     assert table["matches"].iloc[1] == "KL(q‖p)"
 
 
-@pytest.mark.parametrize(("logit", "bias", "noise"), [
-    (-36.0, 5.98782159321545e13, 6.43957462905751e7), (-40.0, 2.94231583546274e15, 4.76757923227188e8),
-    (-60.0, 9.51672824846402e23, 1.05630195860860e13),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("logit", "bias", "noise"),
+    [
+        (-36.0, 5.98782159321545e13, 6.43957462905751e7),
+        (-40.0, 2.94231583546274e15, 4.76757923227188e8),
+        (-60.0, 9.51672824846402e23, 1.05630195860860e13),
+    ],
+)
 def test_far_from_the_reference_no_digit_is_lost_and_no_claim_is_broken(logit, bias, noise) -> None:
     """The right values are from 60 digits: (p - q) against q (1 - q) logit, both times (1, -1)."""
     far = pair("categorical", q={"logits": (0.0, logit)}, p={"logits": (0.0, 0.0)})
@@ -272,20 +293,23 @@ def test_chance_does_not_break_an_exact_claim() -> None:
     assert found == {"ok"}
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
-    ({"combinations": ["k3_ratio_loss", "trl_grpo"]}, "k3_ratio_loss and trl_grpo are the same combination"),
-    ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
-    ({"combinations": []}, "needs at least 1 of them"),
-    ({"placements": ["los"]}, "must be one of 'loss'"),
-    ({"estimators": ["k3"], "placements": ["full"], "levels": ["sequence"]}, "no combination of these"),
-    ({"group": 1}, "must be at least 2"),
-    ({"samples": 512}, "samples=512 must be at least 256 times group=8: 2048"),
-    ({"combinations": ["k3_loss"], "estimators": ["k1"]}, "not both"),
-    ({"combinations": "trl_grp"}, "did you mean 'trl_grpo'?"),
-    ({"pairs": [pair("gaussian", q={"mean": 1.0}, p={"mean": 1.0})]}, "policy and reference are the same"),
-    ({"pairs": [LAPLACE]}, "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
+        ({"combinations": ["k3_ratio_loss", "trl_grpo"]}, "k3_ratio_loss and trl_grpo are the same combination"),
+        ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
+        ({"combinations": []}, "needs at least 1 of them"),
+        ({"placements": ["los"]}, "must be one of 'loss'"),
+        ({"estimators": ["k3"], "placements": ["full"], "levels": ["sequence"]}, "no combination of these"),
+        ({"group": 1}, "must be at least 2"),
+        ({"samples": 512}, "samples=512 must be at least 256 times group=8: 2048"),
+        ({"combinations": ["k3_loss"], "estimators": ["k1"]}, "not both"),
+        ({"combinations": "trl_grp"}, "did you mean 'trl_grpo'?"),
+        ({"pairs": [pair("gaussian", q={"mean": 1.0}, p={"mean": 1.0})]}, "policy and reference are the same"),
+        ({"pairs": [LAPLACE]}, "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: "),
+    ],
+)
 def test_bad_settings_get_one_line(options, message) -> None:
     with pytest.raises(ConfigError, match=r".") as error:
         build(GradientOptions, {"pairs": [GAUSSIAN]} | options)
@@ -298,11 +322,14 @@ def test_staleness_takes_a_pair_that_can_lag() -> None:
         build(get("staleness").options, {"pairs": [GAUSSIAN]})
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"lags": 1000.0}, "lag=1000 is out of reach"),
-    ({"lags": []}, "lags=[]: needs at least 1 of them"),
-    ({"pairs": [pair(lag=0.1)]}, "its lag is set by lags=[...]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lags": 1000.0}, "lag=1000 is out of reach"),
+        ({"lags": []}, "lags=[]: needs at least 1 of them"),
+        ({"pairs": [pair(lag=0.1)]}, "its lag is set by lags=[...]"),
+    ],
+)
 def test_bad_lags_get_one_line(options, message) -> None:
     with pytest.raises(ConfigError, match=r".") as error:
         build(get("staleness").options, {"pairs": [pair()]} | options)
@@ -401,8 +428,11 @@ def test_one_kl_in_many_shapes() -> None:
 
 def test_from_the_command_line_to_the_page(tmp_path) -> None:
     run = klbench.run(
-        "gradient", "pair=sequence", *(f"pair.{key}={value}" for key, value in TINY.items()), "combinations=[k1_loss,trl_grpo]",
+        "gradient",
+        "pair=sequence",
+        *(f"pair.{key}={value}" for key, value in TINY.items()),
+        "combinations=[k1_loss,trl_grpo]",
         f"out={tmp_path / 'run'}",
-    )  # fmt: skip
+    )
     assert run.tables["gradients"]["combination"].tolist() == ["k1_loss", "k3_ratio_loss"]
     assert "TRL GRPO" in (run.path / "index.html").read_text(encoding="utf-8")

@@ -320,13 +320,16 @@ def test_cost_and_speed() -> None:
     assert set(found["throughput"]["stage"]) == {"completions", *(n for n in NAMES if not n.endswith("weighted"))}
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"pairs": [pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 1.0})]}, "gaussian pairs have no tokens; pairs with "),
-    ({"samples": 1}, "samples=1: must be at least 2"),
-    ({"shard": 0}, "shard=0: must be at least 1"),
-    ({"dtypes": ["float8"]}, "dtypes.0='float8'"),
-    ({"truncations": [0]}, "truncations.0=0: must be at least 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pairs": [pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 1.0})]}, "gaussian pairs have no tokens; pairs with "),
+        ({"samples": 1}, "samples=1: must be at least 2"),
+        ({"shard": 0}, "shard=0: must be at least 1"),
+        ({"dtypes": ["float8"]}, "dtypes.0='float8'"),
+        ({"truncations": [0]}, "truncations.0=0: must be at least 1"),
+    ],
+)
 def test_bad_settings_get_one_line(options, message) -> None:
     with pytest.raises(ConfigError) as error:
         build(LmOptions, {"pairs": [pair()]} | options)

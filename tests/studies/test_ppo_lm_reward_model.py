@@ -21,10 +21,20 @@ from klbench.types import ConfigError, RunError
 pytestmark = pytest.mark.usefixtures("tiny_models")
 
 RATED = {
-    "combinations": ("k1_reward", "none"), "critic": False, "target_kl": None, "reward_model": True, "ranked_pairs": 4000,
-    "reward_steps": 60, "reward_rate": 0.01, "pairs_each": 64, "updates": 16, "group": 8, "samples": 96, "prompt_count": 48,
+    "combinations": ("k1_reward", "none"),
+    "critic": False,
+    "target_kl": None,
+    "reward_model": True,
+    "ranked_pairs": 4000,
+    "reward_steps": 60,
+    "reward_rate": 0.01,
+    "pairs_each": 64,
+    "updates": 16,
+    "group": 8,
+    "samples": 96,
+    "prompt_count": 48,
     "prompts_each": 8,
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

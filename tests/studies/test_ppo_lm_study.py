@@ -23,10 +23,32 @@ from klbench.trackers import Tracker
 from klbench.types import ConfigError, RunError
 
 PROMISED = {
-    "algorithm", "combination", "estimator", "placement", "level", "correction", "beta", "seed", "step", "reward", "reward_se",
-    "kl", "kl_se", "kl_estimate", "kl_estimate_se", "k1", "k2", "k3", "objective", "regret", "kl_to_optimum", "tokens", "ended",
-    "clip_fraction", "status",
-}  # fmt: skip
+    "algorithm",
+    "combination",
+    "estimator",
+    "placement",
+    "level",
+    "correction",
+    "beta",
+    "seed",
+    "step",
+    "reward",
+    "reward_se",
+    "kl",
+    "kl_se",
+    "kl_estimate",
+    "kl_estimate_se",
+    "k1",
+    "k2",
+    "k3",
+    "objective",
+    "regret",
+    "kl_to_optimum",
+    "tokens",
+    "ended",
+    "clip_fraction",
+    "status",
+}
 pytestmark = pytest.mark.usefixtures("tiny_models")
 
 
@@ -127,9 +149,16 @@ def test_checkpoints_are_models_that_pair_lm_measures(whole, tmp_path, monkeypat
     assert lm.vocabulary == 288
     monkeypatch.chdir(tmp_path)
     run = app.run(
-        "lm", "pair=lm", f"pair.policy={folder}/checkpoints/none-seed-0", "samples=256", "pair.prompt_count=6",
-        "pair.max_new_tokens=6", "estimators=[k1]", "rescored=0", "out=measured",
-    )  # fmt: skip
+        "lm",
+        "pair=lm",
+        f"pair.policy={folder}/checkpoints/none-seed-0",
+        "samples=256",
+        "pair.prompt_count=6",
+        "pair.max_new_tokens=6",
+        "estimators=[k1]",
+        "rescored=0",
+        "out=measured",
+    )
     row = run.tables["values"].query("estimator == 'k1' and level == 'token' and per == 'sequence'").iloc[0]
     compared = tables["compared"].set_index("combination").loc["none"]
     assert abs(row["truth"] - compared["kl"]) < 5 * math.hypot(row["truth_error"], compared["kl_se"])
@@ -169,9 +198,15 @@ def run(name, seed, kl, status="ok", error=0.0):
 
 def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
     runs = [
-        run("untrained", 0, 0.0), run("untrained", 1, 0.0), run("k1_reward", 0, 1.0), run("k1_reward", 1, 3.0),
-        run("k3_loss", 0, 2.0), run("k3_loss", 1, 50.0, "diverged"), run("k2_loss", 0, 9.0, "diverged"), run("none", 0, 10.0),
-    ]  # fmt: skip
+        run("untrained", 0, 0.0),
+        run("untrained", 1, 0.0),
+        run("k1_reward", 0, 1.0),
+        run("k1_reward", 1, 3.0),
+        run("k3_loss", 0, 2.0),
+        run("k3_loss", 1, 50.0, "diverged"),
+        run("k2_loss", 0, 9.0, "diverged"),
+        run("none", 0, 10.0),
+    ]
     found = compared_table(runs, "k1_reward").set_index("combination")
     assert found[["seeds", "diverged"]].to_numpy().tolist() == [[2, 0], [2, 0], [1, 1], [0, 1], [1, 0]]
     assert found["kl"].tolist() == [0.0, 2.0, 2.0, 9.0, 10.0]
@@ -180,9 +215,15 @@ def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
     assert found.loc["k1_reward", "kl_share"] == pytest.approx(0.1)  # of the one seed that both have
 
 
-@pytest.mark.parametrize(("kls", "outcome"), [
-    ((1.9, 12.0), "holds"), ((3.9, 20.0), "not told"), ((6.1, 41.0), "not told"), ((7.0, 42.6), "does not hold"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kls", "outcome"),
+    [
+        ((1.9, 12.0), "holds"),
+        ((3.9, 20.0), "not told"),
+        ((6.1, 41.0), "not told"),
+        ((7.0, 42.6), "does not hold"),
+    ],
+)
 def test_a_penalty_holds_where_the_whole_interval_over_seeds_is_below_a_half(kls, outcome) -> None:
     """Seeds whose KL without a penalty is 10 and 60: the share is a ratio of means, its interval Student's of one degree."""
     free = np.array([10.0, 60.0])
@@ -246,7 +287,7 @@ def test_fine_tuning_comes_first_and_the_reference_is_what_comes_of_it(whole, tm
         ('{"prompt": "x", "completion": 3}\n', "line 1: 'completion' must be text that is not empty, got 3"),
         ("", "examples.jsonl: there is nothing in it"),
     ],
-)  # fmt: skip
+)
 def test_examples_that_cannot_be_read_are_named_and_nothing_is_left(tmp_path, monkeypatch, content, message) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples.jsonl").write_text(content)

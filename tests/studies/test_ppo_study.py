@@ -21,15 +21,44 @@ from klbench.studies.ppo.tasks import Task, chunks, perform, plan
 from klbench.types import ConfigError
 
 PROMISED = {
-    "algorithm", "estimator", "placement", "level", "seed", "step", "reward", "kl", "kl_estimate", "objective", "regret",
-    "kl_to_optimum", "beta", "combination", "correction", "baseline", "kl_estimate_se", "clip_fraction", "status",
-}  # fmt: skip
+    "algorithm",
+    "estimator",
+    "placement",
+    "level",
+    "seed",
+    "step",
+    "reward",
+    "kl",
+    "kl_estimate",
+    "objective",
+    "regret",
+    "kl_to_optimum",
+    "beta",
+    "combination",
+    "correction",
+    "baseline",
+    "kl_estimate_se",
+    "clip_fraction",
+    "status",
+}
 TINY = {
-    "vocabulary": 2, "horizon": 3, "prompts": 2, "width": 4, "seeds": 5, "updates": 12, "every": 4, "group": 4,
-    "combinations": ("k1_reward", "k2_sequence_loss", "k2_loss", "k3_loss", "k1_loss", "none"), "learning_rate": 0.05,
-    "frontier": ("k1_reward", "k3_loss"), "betas": (0.1, 0.4), "frontier_seeds": 2, "noise_free_seeds": 2,
-    "recovery": ("k1_reward", "k3_loss"), "recovery_nats": (2.0, 6.0),
-}  # fmt: skip
+    "vocabulary": 2,
+    "horizon": 3,
+    "prompts": 2,
+    "width": 4,
+    "seeds": 5,
+    "updates": 12,
+    "every": 4,
+    "group": 4,
+    "combinations": ("k1_reward", "k2_sequence_loss", "k2_loss", "k3_loss", "k1_loss", "none"),
+    "learning_rate": 0.05,
+    "frontier": ("k1_reward", "k3_loss"),
+    "betas": (0.1, 0.4),
+    "frontier_seeds": 2,
+    "noise_free_seeds": 2,
+    "recovery": ("k1_reward", "k3_loss"),
+    "recovery_nats": (2.0, 6.0),
+}
 
 
 def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
@@ -44,9 +73,17 @@ def trained() -> dict[str, pd.DataFrame]:
 
 def test_the_tables_and_their_columns(trained) -> None:
     assert set(trained) == {
-        "training", "final", "curves", "frontier", "matched", "noise_free", "fixed_points", "combinations",
-        "recovery", "recovery_curves",
-    }  # fmt: skip
+        "training",
+        "final",
+        "curves",
+        "frontier",
+        "matched",
+        "noise_free",
+        "fixed_points",
+        "combinations",
+        "recovery",
+        "recovery_curves",
+    }
     training = trained["training"]
     assert set(training.columns) >= PROMISED
     assert len(training) == 6 * 5 * 4
@@ -73,9 +110,13 @@ def test_final_has_paired_differences(trained) -> None:
     assert final.loc["k1_reward", "difference"] == 0.0
     assert final.loc["k1_reward", "outcome"] == "the comparison"
     assert dict(final["fixed_point"]) == {
-        "k1_reward": "optimum", "k2_sequence_loss": "optimum", "k2_loss": "token_kl", "k3_loss": "token_k3",
-        "k1_loss": "greedy", "none": "greedy",
-    }  # fmt: skip
+        "k1_reward": "optimum",
+        "k2_sequence_loss": "optimum",
+        "k2_loss": "token_kl",
+        "k3_loss": "token_k3",
+        "k1_loss": "greedy",
+        "none": "greedy",
+    }
 
 
 def test_fixed_points_beside_what_was_reached(trained) -> None:
@@ -87,9 +128,13 @@ def test_fixed_points_beside_what_was_reached(trained) -> None:
     assert points.loc["none", "predicted_regret"] > points.loc["none", "noise_free_regret"]
     same = trained["noise_free"].drop_duplicates("combination").set_index("combination")["same_gradient_as"]
     assert dict(same) == {
-        "k1_reward": "k1_reward", "k2_sequence_loss": "k1_reward", "k2_loss": "k2_loss", "k3_loss": "k3_loss",
-        "k1_loss": "k1_loss", "none": "k1_loss",
-    }  # fmt: skip
+        "k1_reward": "k1_reward",
+        "k2_sequence_loss": "k1_reward",
+        "k2_loss": "k2_loss",
+        "k3_loss": "k3_loss",
+        "k1_loss": "k1_loss",
+        "none": "k1_loss",
+    }
 
 
 def test_a_combination_without_a_fixed_point_has_no_place_of_rest() -> None:
@@ -264,26 +309,35 @@ def test_the_plan_covers_all_seeds_once() -> None:
     assert dataclasses.is_dataclass(Task)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"combinations": ["k1_rewrd"]}, "combinations=['k1_rewrd']: unknown combination 'k1_rewrd'; did you mean 'k1_reward'?"),
-    ({"combinations": ["k3_loss"], "frontier": []}, "combinations must have k1_reward"),
-    ({"combinations": ["k1_reward", "reinforce_k1"]}, "are the same combination"),
-    ({"frontier": ["k3_loss"]}, "frontier must have k1_reward"),
-    ({"frontier": ["k1_reward", "abs_reward"]}, "frontier has abs_reward, which combinations has not"),
-    ({"seeds": 0}, "seeds=0: must be at least 1"),
-    ({"group": 1}, "group=1: baselines and spreads within a group need at least 2 sequences"),
-    ({"minibatches": 65}, "minibatches=65: a batch has 64 sequences"),
-    ({"vocabulary": 20, "horizon": 6}, "sequences, at most 200,000"),
-    ({"clip": 1.5}, "clip=1.5: must be less than 1"),
-    ({"beta": -1}, "beta=-1: must be greater than 0"),
-    ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
-    ({"algorithm": "gpro"}, "unknown algorithm 'gpro'; did you mean 'grpo'? Available: grpo, openrlhf_ppo, ppo, reinforce, "),
-    ({"algorithm": "grpo", "critic": True}, "leave_one_out and critic=false, got baseline=batch_mean and critic=true"),
-    ({"algorithm": "trl_grpo", "critic": True}, "whitening=group_trl divides what the mean of a group has centred"),
-    ({"whitening": "group", "baseline": "none"}, "got baseline=none and critic=false"),
-    ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'?"),
-    ({"normalisation": "sequence", "combinations": ["k1_reward", "k3_loss_length_mean"], "frontier": []}, "does already"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"combinations": ["k1_rewrd"]},
+            "combinations=['k1_rewrd']: unknown combination 'k1_rewrd'; did you mean 'k1_reward'?",
+        ),
+        ({"combinations": ["k3_loss"], "frontier": []}, "combinations must have k1_reward"),
+        ({"combinations": ["k1_reward", "reinforce_k1"]}, "are the same combination"),
+        ({"frontier": ["k3_loss"]}, "frontier must have k1_reward"),
+        ({"frontier": ["k1_reward", "abs_reward"]}, "frontier has abs_reward, which combinations has not"),
+        ({"seeds": 0}, "seeds=0: must be at least 1"),
+        ({"group": 1}, "group=1: baselines and spreads within a group need at least 2 sequences"),
+        ({"minibatches": 65}, "minibatches=65: a batch has 64 sequences"),
+        ({"vocabulary": 20, "horizon": 6}, "sequences, at most 200,000"),
+        ({"clip": 1.5}, "clip=1.5: must be less than 1"),
+        ({"beta": -1}, "beta=-1: must be greater than 0"),
+        ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
+        (
+            {"algorithm": "gpro"},
+            "unknown algorithm 'gpro'; did you mean 'grpo'? Available: grpo, openrlhf_ppo, ppo, reinforce, ",
+        ),
+        ({"algorithm": "grpo", "critic": True}, "leave_one_out and critic=false, got baseline=batch_mean and critic=true"),
+        ({"algorithm": "trl_grpo", "critic": True}, "whitening=group_trl divides what the mean of a group has centred"),
+        ({"whitening": "group", "baseline": "none"}, "got baseline=none and critic=false"),
+        ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'?"),
+        ({"normalisation": "sequence", "combinations": ["k1_reward", "k3_loss_length_mean"], "frontier": []}, "does already"),
+    ],
+)
 def test_bad_settings_get_one_line(change, message) -> None:
     with pytest.raises(ConfigError) as error:
         configured("ppo", **change)

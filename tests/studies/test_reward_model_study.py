@@ -15,14 +15,41 @@ from klbench.studies import get
 from klbench.types import ConfigError
 
 PROMISED = {
-    "algorithm", "estimator", "placement", "level", "seed", "step", "reward", "kl", "kl_estimate", "objective", "regret",
-    "kl_to_optimum", "gold", "proxy", "pairs", "status",
-}  # fmt: skip
+    "algorithm",
+    "estimator",
+    "placement",
+    "level",
+    "seed",
+    "step",
+    "reward",
+    "kl",
+    "kl_estimate",
+    "objective",
+    "regret",
+    "kl_to_optimum",
+    "gold",
+    "proxy",
+    "pairs",
+    "status",
+}
 TINY = {
-    "vocabulary": 2, "horizon": 3, "prompts": 2, "width": 4, "seeds": 5, "updates": 20, "every": 10, "group": 4,
-    "combinations": ("k1_reward", "none"), "learning_rate": 0.05, "sizes": (20, 2000), "model_steps": 60, "model_width": 4,
-    "betas": (1.0, 0.1, 0.01), "best_of": (1, 4, 64), "beta": 0.1,
-}  # fmt: skip
+    "vocabulary": 2,
+    "horizon": 3,
+    "prompts": 2,
+    "width": 4,
+    "seeds": 5,
+    "updates": 20,
+    "every": 10,
+    "group": 4,
+    "combinations": ("k1_reward", "none"),
+    "learning_rate": 0.05,
+    "sizes": (20, 2000),
+    "model_steps": 60,
+    "model_width": 4,
+    "betas": (1.0, 0.1, 0.01),
+    "best_of": (1, 4, 64),
+    "beta": 0.1,
+}
 
 
 def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
@@ -36,9 +63,15 @@ def found() -> dict[str, pd.DataFrame]:
 
 def test_the_tables_and_their_columns(found) -> None:
     assert set(found) == {
-        "overoptimisation", "overoptimisation_by_seed", "peaks", "equal_kl", "reward_models", "reward_models_by_seed",
-        "calibration", "training",
-    }  # fmt: skip
+        "overoptimisation",
+        "overoptimisation_by_seed",
+        "peaks",
+        "equal_kl",
+        "reward_models",
+        "reward_models_by_seed",
+        "calibration",
+        "training",
+    }
     training = found["training"]
     assert set(training.columns) >= PROMISED
     assert len(training) == 2 * 2 * 5 * 3
@@ -120,10 +153,13 @@ def test_the_same_bits_whatever_the_workers_and_the_others(found) -> None:
 
 def test_wrong_settings() -> None:
     for changes, said in (
-        ({"sizes": (20, 20)}, "each number once"), ({"betas": ()}, "must name at least one"), ({"sizes": (3,)}, "10"),
-        ({"horizon": 10, "vocabulary": 4}, "are scored in every step"), ({"combinations": ("k1_rewerd",)}, "k1_reward"),
+        ({"sizes": (20, 20)}, "each number once"),
+        ({"betas": ()}, "must name at least one"),
+        ({"sizes": (3,)}, "10"),
+        ({"horizon": 10, "vocabulary": 4}, "are scored in every step"),
+        ({"combinations": ("k1_rewerd",)}, "k1_reward"),
         ({"smoothing": 0.7}, "0.5"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ConfigError, match=said):
             configured("reward_model", **TINY | changes)
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field, field_validator
 
 from klbench import claims
 from klbench.types import Options
-
-if TYPE_CHECKING:
-    pass
 
 
 def _all() -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -10,9 +10,6 @@ from klbench.pairs import Pair
 from klbench.studies.choices import PairOptions
 from klbench.studies.gradient.options import Differentiable
 from klbench.types import Skip
-
-if TYPE_CHECKING:
-    pass
 
 
 def _enumerable(pair: Pair) -> Pair:

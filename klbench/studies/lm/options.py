@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
@@ -10,9 +10,6 @@ from klbench import estimators, pairs
 from klbench.pairs import Pair
 from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.types import Dtype, Estimator
-
-if TYPE_CHECKING:
-    pass
 
 CORE = ("k1", "k2", "k3", "k_lambda", "abs", "k3_clamped", "k3_verl", "bregman_kl_pq")
 

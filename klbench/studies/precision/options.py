@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
 from klbench.studies.choices import chosen_estimators
 from klbench.types import Options
-
-if TYPE_CHECKING:
-    pass
 
 Name = Literal["k3", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2"]
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from klbench.studies.gradient.options import listed
 from klbench.types import Options
-
-if TYPE_CHECKING:
-    pass
 
 Shape = Literal["tilt", "noise", "sharpened", "flattened", "hole", "spike"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
@@ -10,9 +10,6 @@ from klbench.pairs import Pair
 from klbench.pairs.sequence import SequencePair
 from klbench.studies.choices import PairOptions
 from klbench.studies.gradient.options import Combinations, Differentiable, listed
-
-if TYPE_CHECKING:
-    pass
 
 
 def _can_lag(pair: Pair) -> Pair:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from klbench.pairs import Pair
 from klbench.studies.choices import AnyPair, EstimatorNames, PairOptions, every_estimator
-
-if TYPE_CHECKING:
-    pass
 
 
 def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
