@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from klbench import claims, streams
+from klbench import claims, gradients, streams
 from klbench.claims._base import EXACT, Finding, error, percent, show, verdict
 from klbench.claims._sequences import LAG, Coefficient, cosine, distance, enumerated, expected, noise, penalty, task
 
@@ -149,7 +149,6 @@ def k3_loss_gradient(seed: int, slope: Callable[[Tensor], Tensor] = _k3_slope) -
 
 def _combined(name: str, of: GradientTask, group: int = 8) -> Tensor:
     """The expected gradient of a combination, from :mod:`klbench.gradients`."""
-    from klbench import gradients
     from klbench.gradients import exact
 
     return exact.moments(gradients.get(name), of, group).mean

@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klbench.kernels import loops
+from klbench.kernels.autograd import FOUND
+
 ROWS = 8
 """Rows that a thread takes at a time, unless told."""
 WORTH_THREADS = 2**18
@@ -87,9 +90,6 @@ def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, in
 
 def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
     """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float64."""
-    from klbench.kernels import loops
-    from klbench.kernels.autograd import FOUND
-
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float64)
     q, p, ids, table = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy(), found.numpy()
@@ -110,8 +110,6 @@ def backward(
     policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
 ) -> Tensor:
     """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
-    from klbench.kernels import loops
-
     n, size = policy.shape
     gradient = torch.empty(n, size, dtype=policy.dtype)
     q, p, out = _Rows(policy), _Rows(reference), _Rows(gradient)

@@ -7,6 +7,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from klbench.kernels.autograd import FOUND
 from klbench.kernels.interpreter import interpreted
 
 
@@ -31,7 +32,6 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     Logits whose columns are not neighbours are copied first.
     """
     from klbench.kernels import tiles
-    from klbench.kernels.autograd import FOUND
 
     policy, reference, tokens = _rows(policy), _rows(reference), tokens.contiguous()
     n, size = policy.shape

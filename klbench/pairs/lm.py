@@ -141,15 +141,11 @@ class LmPair(Pair):
 
     @cached_property
     def _generating(self) -> Batch:
-        from klbench.lm.batching import Batch
-
-        return Batch(self.batch)
+        return _batch(self.batch)
 
     @cached_property
     def _scoring(self) -> Batch:
-        from klbench.lm.batching import Batch
-
-        return Batch(self.score_batch)
+        return _batch(self.score_batch)
 
     @cached_property
     def _prompts(self) -> list[list[int]]:
@@ -252,6 +248,12 @@ class LmPair(Pair):
 
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
         return [None] * len(estimators)
+
+
+def _batch(size: int) -> Batch:
+    from klbench.lm.batching import Batch
+
+    return Batch(size)
 
 
 def _short(name: str) -> str:
