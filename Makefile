@@ -80,7 +80,6 @@ published: $(PEERS)/.installed $(VENV)/.test ## make the published findings agai
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
 
 tables: $(VENV)/.run ## write docs/tables.md again from the studies' declarations, and README's table of trainers from their data
-	$(BIN)/python -m klbench.studies > docs/tables.md
 	$(BIN)/python benchmarks/readme.py
 
 clean: ## remove the environment, caches and build outputs; run folders stay

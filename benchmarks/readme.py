@@ -1,4 +1,4 @@
-"""README's table of trainers, made again from their data and from the published gradients: ``make tables``."""
+"""README's table of trainers, and the data dictionary, made again from what they are about: ``make tables``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from klbench import gradients, trainers
+from klbench import gradients, schema, studies, trainers
 from klbench.trainers import Spelling
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+DICTIONARY = ROOT / "docs" / "tables.md"
 PUBLISHED = ROOT / "reports" / "published" / "gradient" / "tables" / "gradients.csv"
 NEAR, FAR = (f"Sequences gru, 6 tokens, horizon 4, 8 prompts, KL={kl}, seed 0" for kl in ("0.05", "2"))
 HEAD = ("| you have | it is | on sequences its mean is |", "|---|---|---|")
@@ -67,5 +68,30 @@ def replaced(text: str) -> str:
     return before + "\n".join(table()) + rest[rest.index("\n\n") :]
 
 
+TABLES_TITLE = """\
+# Tables
+
+Each run writes its tables to `tables/NAME.parquet`, with a `.csv` beside it. Logarithms are natural, divergences are in nats,
+`q` is the policy that samples and `p` the reference. This page is made from the declarations of the studies (`make tables`).
+"""
+
+
+def dictionary() -> Iterator[str]:
+    """Yield the lines of the dictionary; studies that share their tables share a part."""
+    yield from TABLES_TITLE.splitlines()
+    found: dict[int, list[str]] = {}
+    for name in studies.names():
+        if studies.get(name).tables:
+            found.setdefault(id(studies.get(name).tables), []).append(name)
+    for names in found.values():
+        yield ""
+        yield f"## {', '.join(names)}"
+        yield ""
+        said = "; ".join(studies.get(name).summary for name in names)
+        yield f"{said[:1].upper()}{said[1:]}."
+        yield from schema.dictionary(studies.get(names[0]).tables)
+
+
 if __name__ == "__main__":
     README.write_text(replaced(README.read_text(encoding="utf-8")), encoding="utf-8")
+    DICTIONARY.write_text("\n".join(dictionary()) + "\n", encoding="utf-8")

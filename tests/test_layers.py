@@ -29,7 +29,7 @@ LEVELS = {
     2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs", "columns", "trainers"},
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
-    5: {"rlhf", "claims", "report"},
+    5: {"rlhf", "claims", "report", "choices"},
     6: {"study"},
     7: {"studies"},
     8: {"engine"},

@@ -27,3 +27,8 @@ def test_every_trainer_with_a_named_combination_is_in_it() -> None:
     assert "| TRL RLOO;" in text
     assert "the gradient of KL(q‖p)" in text
     assert "TRL GRPO (by default since 1.10)" in text
+
+
+def test_the_data_dictionary_is_that_of_the_declared_tables() -> None:
+    text = readme.DICTIONARY.read_text(encoding="utf-8")
+    assert text.splitlines() == list(readme.dictionary()), "make tables writes it again"

@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from klbench import estimators, inputs, pairs, studies
+from klbench.choices import chosen_estimators
 from klbench.engine import app, conf
 from klbench.engine.settings import Common, Settings
 from klbench.engine.settings import settings as checked
-from klbench.studies.choices import chosen_estimators
 
 CONF = inputs.conf_folder()
 EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))

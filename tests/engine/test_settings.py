@@ -8,9 +8,9 @@ import yaml
 from pydantic import Field
 
 from klbench import estimators, inputs, pairs, studies
+from klbench.choices import AnyPair, EstimatorNames, OnePair, PairOptions
 from klbench.engine.settings import Common, _check_address, build, settings
 from klbench.pairs.gaussian import GaussianPair, Normal
-from klbench.studies.choices import AnyPair, EstimatorNames, OnePair, PairOptions
 from klbench.types import ConfigError, Options
 
 CONF = inputs.conf_folder()

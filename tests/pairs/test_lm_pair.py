@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from klbench import pairs
+from klbench.choices import OnePair
 from klbench.engine import settings
 from klbench.lm import embedded
 from klbench.pairs.lm import LmPair
-from klbench.studies.choices import OnePair
 from klbench.types import ConfigError
 
 T = 12

@@ -7,9 +7,9 @@ from typing import Annotated, Any, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from klbench import gradients, pairs
+from klbench.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
 from klbench.pairs import Pair
-from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.types import Skip
 
 BATCHES = 256

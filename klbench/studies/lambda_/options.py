@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from klbench.choices import PairOptions
 from klbench.pairs import Pair
-from klbench.studies.choices import PairOptions
 from klbench.studies.gradient.options import Differentiable
 from klbench.types import Skip
 

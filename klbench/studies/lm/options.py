@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from klbench import estimators, pairs
+from klbench.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.pairs import Pair
-from klbench.studies.choices import AnyPair, EstimatorNamesOrNone, PairOptions
 from klbench.types import Dtype, Estimator
 
 CORE = ("k1", "k2", "k3", "k_lambda", "abs", "k3_clamped", "k3_verl", "bregman_kl_pq")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from klbench.studies.choices import chosen_estimators
+from klbench.choices import chosen_estimators
 from klbench.types import Options
 
 Name = Literal["k3", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2"]

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from klbench.choices import PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.sequence import SequencePair
-from klbench.studies.choices import PairOptions
 from klbench.studies.gradient.options import Combinations, Differentiable, listed
 
 

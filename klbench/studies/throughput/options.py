@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from klbench.studies.choices import EstimatorNames, every_estimator
+from klbench.choices import EstimatorNames, every_estimator
 from klbench.types import Options
 
 

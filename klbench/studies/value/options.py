@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from klbench.choices import AnyPair, EstimatorNames, PairOptions, every_estimator
 from klbench.pairs import Pair
-from klbench.studies.choices import AnyPair, EstimatorNames, PairOptions, every_estimator
 
 
 def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
