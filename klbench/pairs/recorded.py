@@ -179,12 +179,12 @@ def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndar
             at = int(wrong[0])
             raise reader.fail(start + int(rows[at]), f"{reader.mask} must be 0 or 1, got {mask[at]:g}")
         return mask == 1.0
-    there = np.zeros(rows.size, dtype=bool)
+    filled = np.zeros(rows.size, dtype=bool)
     for column in block.columns.values():
-        there |= ~np.isnan(column.values)
+        filled |= ~np.isnan(column.values)
     places = np.arange(rows.size)
     last = np.full(block.columns["logprobs"].lengths.size, -1)
-    np.maximum.at(last, rows[there], places[there])
+    np.maximum.at(last, rows[filled], places[filled])
     return np.asarray(places <= last[rows])
 
 
