@@ -227,7 +227,7 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
 def _check_values(
     reader: Reader, start: int, name: str, values: np.ndarray, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
 ) -> None:
-    """Nothing but numbers; log-probabilities not above 0, divergences not below it, ids whole."""
+    """Refuse values that are not numbers, log-probabilities above 0, divergences below 0 and ids that are not whole."""
     with np.errstate(invalid="ignore"):
         bad = ~np.isfinite(values)
         if name == "tokens":

@@ -155,7 +155,7 @@ def _speed(
 
 
 def _available(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
-    """Those of a subject's peers that are to be had here, and why the others are not."""
+    """Return the peers of a subject that are available here, and the reasons why the others are not."""
     functions, reasons = {}, {}
     for peer in subject.peers:
         try:
