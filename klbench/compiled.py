@@ -91,7 +91,7 @@ def sums(x: np.ndarray, center: float) -> tuple[float, float]:  # pragma: no cov
 
 @_compiled((FLOATS, types.int64, RESULT))
 def _add_rows(x: np.ndarray, rows: int, out: np.ndarray) -> None:  # pragma: no cover - compiled
-    """The sum of so many rows, which stand in ``x`` one after the other; fours first, then halves onto halves."""
+    """Return the sum of the rows that stand in ``x`` one after the other: fours first, then halves onto halves."""
     n = out.size
     fours = rows // 4
     sums = np.empty(fours * n) if fours > 1 else out

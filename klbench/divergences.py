@@ -289,8 +289,8 @@ def _alpha_outer(log_ratio: Array, alpha: float) -> Array:
         rest = b + a * xp.exp(up) ** ((alpha - 1.0) / 2.0) * xp.exp(up) ** ((alpha - 1.0) / 2.0)
     else:
         decay = (1.0 - alpha) * up
-        gone = decay > CERTAIN
-        rest = b + xp.where(gone, 0.0 * one, a * xp.exp(-xp.where(gone, one, decay)))
+        vanished = decay > CERTAIN
+        rest = b + xp.where(vanished, 0.0 * one, a * xp.exp(-xp.where(vanished, one, decay)))
     result = times_exp(rest, up) + c
     if alpha < 0.0:
         down = xp.where(log_ratio < 0.0, log_ratio, -one)

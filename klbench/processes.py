@@ -40,7 +40,7 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of this run, numbered from 0, the main one; as it is made here, one process that needs nobody.
+    """The processes of this run, numbered from 0, the main one. By default there is one process.
 
     Parameters
     ----------

@@ -129,5 +129,5 @@ class Study:
 
     @cached_property
     def section(self) -> Section | None:
-        """Its part of the page; None where it has none."""
+        """The study's part of the page; None if it has none."""
         return self._at(self.section_at) if self.section_at else None

@@ -337,7 +337,7 @@ class GradientTask(Protocol):
         """The parameters, shape ``(parameters,)``, float64."""
 
     def sample(self, stream: np.random.Generator, n: int) -> Any:
-        """A prompt, and ``n`` samples after it from whoever samples, in a form of the task's own."""
+        """Draw a prompt, and ``n`` samples after it from the sampler, in a form of the task's own."""
 
     def rollouts(self, theta: Tensor, samples: Any) -> Rollouts:
         """Return the samples' rollouts under parameters ``theta``; ``log_q`` and ``kl`` can be differentiated."""
@@ -485,7 +485,7 @@ class CompletionSource(Protocol):
         """Return the same tokens, scored in another dtype; or why not."""
 
     def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return what the exact divergences are when only k tokens are told apart; or why not."""
+        """Return the exact divergences when only k tokens are distinguished, or the reason why there are none."""
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         """Return the text of each token; empty where it is not known."""

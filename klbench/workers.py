@@ -99,7 +99,7 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """End this worker soon after its parent process has ended, even by a signal that nobody can catch.
+    """End this worker soon after its parent process has ended, even by a signal that cannot be caught.
 
     Not by Linux's parent-death signal, which comes when the thread that started the worker ends.
     """
@@ -142,7 +142,7 @@ def interrupts_kept() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def deaf_to(*signals: signal.Signals) -> Iterator[None]:
-    """These signals wait until the block ends, here; processes that start in it never get them. (POSIX; elsewhere, nothing.)"""
+    """Hold these signals back until the block ends; processes that start in it never get them. (POSIX; elsewhere, nothing.)"""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

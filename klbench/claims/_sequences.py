@@ -28,7 +28,7 @@ def task(lag: float = 0.0, horizon: int = 3) -> GradientTask:
 
 
 def enumerated(of: GradientTask) -> list[Atoms]:
-    """All sequences, a list of one item a prompt."""
+    """Return all sequences, a list of one item a prompt."""
     atoms = of.atoms()
     assert atoms is not None
     return list(atoms)

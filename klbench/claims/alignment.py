@@ -36,7 +36,7 @@ def _objective(log_pi: Tensor, log_ref: Tensor, reward: Tensor) -> float:
 
 
 def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.random.Generator]]:
-    """Each prompt's sequences, their log-probabilities under the reference, and standard normal rewards."""
+    """Return each prompt's sequences, their log-probabilities under the reference, and standard normal rewards."""
     import torch
 
     stream = streams.generator(seed, "claims", name)

@@ -11,6 +11,6 @@ def groups() -> list[str]:
 
 
 def experiments() -> dict[str, str]:
-    """All experiments with one line each, from the third line of their files."""
+    """Return all experiments with one line each, from the third line of their files."""
     files = sorted((inputs.conf_folder() / "exp").glob("*.yaml"))
     return {path.stem: path.read_text(encoding="utf-8").splitlines()[2].lstrip("# ") for path in files}

@@ -62,7 +62,7 @@ class Settings:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Every option but ``out``, defaults included, as plain data: :func:`settings` makes the same of it again."""
+        """Every option but ``out``, defaults included, as plain data, from which :func:`settings` makes the same settings."""
         config = {"study": self.study.name} | self.common.plain() | self.options.plain()
         del config["out"]
         return config
@@ -170,7 +170,7 @@ def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
 
 
 def _unknown(key: str, study: Study, config: Mapping[str, Any]) -> ConfigError:
-    """The error for a key that nobody knows, or that belongs elsewhere."""
+    """Return the error for a key that is unknown or belongs elsewhere."""
     foreign = study.options.foreign(config)
     if key in foreign:
         return ConfigError(f"{key!r} {foreign[key]}")

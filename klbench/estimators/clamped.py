@@ -40,7 +40,7 @@ def k2_openrlhf(draws: Draws) -> Array:
 
 
 def k3_openrlhf(draws: Draws) -> Array:
-    """k3 clamped to +-10, of which it never meets the lower."""
+    """Return k3 clamped to +-10; it never reaches the lower bound."""
     return k3_clamped(draws, limit=10.0)
 
 

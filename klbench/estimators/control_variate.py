@@ -101,7 +101,7 @@ def _features(draws: Draws) -> tuple[Array, ...]:
 
 
 def _other_lambda(sums: Array) -> Array:
-    """Each fold's lambda is fitted on the other one."""
+    """Return for each fold the lambda that is fitted on the other one."""
     weight = sums[2] / sums[3]
     if np.isnan(np.add.reduce(weight, axis=None)):  # 0/0: some fold has only r = 1
         weight = _slope(sums[2], sums[3])

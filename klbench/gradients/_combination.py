@@ -225,7 +225,7 @@ def grid(
     corrections: Sequence[Correction],
     baselines: Sequence[Baseline],
 ) -> Iterator[Combination]:
-    """Every combination of these that goes together; a full placement comes once, whatever the estimators.
+    """Return every combination of these parts that go together; a full placement comes once, whatever the estimators.
 
     Raises
     ------

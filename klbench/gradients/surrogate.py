@@ -58,7 +58,7 @@ def ratio(combination: Combination, rollouts: Rollouts) -> Tensor:
 
 
 def _future(terms: Tensor) -> Tensor:
-    """Each term and those after it, summed: ``(n, T)``."""
+    """Return the sum of each term and those after it: ``(n, T)``."""
     return terms.flip(-1).cumsum(-1).flip(-1)
 
 

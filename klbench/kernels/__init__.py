@@ -67,7 +67,7 @@ class TokenDivergences:
 
 
 def names() -> list[str]:
-    """All kernels, whether they can be used here or not."""
+    """Return the names of all kernels, also of those that cannot be used here."""
     return list(_MODULES)
 
 

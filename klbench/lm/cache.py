@@ -31,7 +31,7 @@ def root() -> Path:
 
 
 def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """``root/kind/key``; where it is not there yet, ``build`` fills an empty folder that then takes that name.
+    """Return ``root/kind/key``; if it does not exist yet, ``build`` fills an empty folder that then takes that name.
 
     ``key.sha256`` beside it holds the checksums of its files, as ``sha256sum`` writes them. Where they no longer agree, the
     folder is made again, with a notice. Of several processes that want it at once, one builds and the others wait. A build that

@@ -43,7 +43,7 @@ VARIABLE = "KLBENCH_EMBEDDED"
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides what comes out, apart from text and libraries.
+    """The settings that decide the result, apart from text and libraries.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
     found, about = loaded
     if about["missing_keys"]:  # transformers would draw them at random, and say so in a warning
         raise ConfigError(f"{name}: not a whole causal language model, its weights lack {_some(about['missing_keys'])}")
-    unused = [key for key in about["unexpected_keys"] if _has_a_place(found, key)]
+    unused = [key for key in about["unexpected_keys"] if _belongs_elsewhere(found, key)]
     if unused:
         raise ConfigError(f"{name}: config.json does not describe its weights, they have {_some(unused)} more")
     for key, weight in found.named_parameters():
@@ -65,7 +65,7 @@ def _some(keys: Iterable[str]) -> str:
     return f"{first} and {len(others)} others" if others else first
 
 
-def _has_a_place(model: Any, key: str) -> bool:
+def _belongs_elsewhere(model: Any, key: str) -> bool:
     """Return whether an unused weight is of a module or a list of layers that the model has: it is then another model's.
 
     What stands apart, such as a value head or the half of a model that sees images, may lie in the same file.

@@ -13,7 +13,7 @@ from transformers.utils import logging as theirs
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, no advice and no threads of the tokenizer while it lasts; afterwards all is as it was."""
+    """Switch off progress bars, advice and the tokenizer's threads while the block lasts."""
     level, bars = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
     hub = logging.getLogger("huggingface_hub")
     hub_level = hub.level

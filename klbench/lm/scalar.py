@@ -47,7 +47,7 @@ class Scalar:
         torch.nn.init.zeros_(self.model.score.weight)  # whatever it reads, it says 0 at first
 
     def named_parameters(self) -> dict[str, Tensor]:
-        """All that is learned."""
+        """Return all parameters that are learned, by name."""
         return dict(self.model.named_parameters())
 
     def before_each(self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:

@@ -57,7 +57,7 @@ class Counts:
 
     @classmethod
     def empty(cls, plan: Plan) -> Counts:
-        """No batches yet."""
+        """Return the counts of no batches."""
         shape = len(plan.estimators), len(plan.batches)
         batches, negative, covered, tested = (np.zeros(shape, dtype=np.int64) for _ in range(4))
         errors = [[np.empty(0)] * shape[1] for _ in range(shape[0])]

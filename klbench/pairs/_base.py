@@ -178,7 +178,7 @@ class Pair(Options, ABC):
         return Skip(f"{self.kind} pairs score nothing again")
 
     def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return the exact divergences when only k tokens are told apart, or the reason why there are none."""
+        """Return the exact divergences when only k tokens are distinguished, or the reason why there are none."""
         return Skip(f"{self.kind} pairs score nothing again")
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:

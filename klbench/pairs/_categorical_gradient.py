@@ -59,7 +59,7 @@ class CategoricalTask:
         yield Atoms(self._log_mu.exp(), rollouts, scores)
 
     def sample(self, stream: np.random.Generator, n: int) -> Tensor:
-        """``n`` categories from whoever samples, shape ``(n,)``."""
+        """Draw ``n`` categories from the sampler, shape ``(n,)``."""
         cumulative = self._log_mu.exp().cumsum(0)[:-1]
         return torch.searchsorted(cumulative, torch.from_numpy(stream.random(n)), right=True)
 

@@ -64,7 +64,7 @@ class DensityTask(ABC):
         return self._q.clone()
 
     def atoms(self) -> Iterator[Atoms] | None:
-        """There is no end of them."""
+        """Return None: the samples cannot be enumerated."""
         return None
 
     def tilted(self, power: float) -> Atoms | None:

@@ -221,7 +221,7 @@ class LmPair(Pair):
         return _completions(scores, token, completions.mask, prompt, completions.log_mu)
 
     def truncated(self, completions: Completions, k: int) -> Truncated:
-        """Return what is left of the exact divergences when only the policy's k most probable tokens are told apart.
+        """Return what is left of the exact divergences when only the policy's k most probable tokens are distinguished.
 
         Raises
         ------

@@ -179,12 +179,12 @@ def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndar
             at = int(wrong[0])
             raise reader.fail(start + int(rows[at]), f"{reader.mask} must be 0 or 1, got {mask[at]:g}")
         return mask == 1.0
-    there = np.zeros(rows.size, dtype=bool)
+    filled = np.zeros(rows.size, dtype=bool)
     for column in block.columns.values():
-        there |= ~np.isnan(column.values)
+        filled |= ~np.isnan(column.values)
     places = np.arange(rows.size)
     last = np.full(block.columns["logprobs"].lengths.size, -1)
-    np.maximum.at(last, rows[there], places[there])
+    np.maximum.at(last, rows[filled], places[filled])
     return np.asarray(places <= last[rows])
 
 
@@ -227,7 +227,7 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
 def _check_values(
     reader: Reader, start: int, name: str, values: np.ndarray, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
 ) -> None:
-    """Nothing but numbers; log-probabilities not above 0, divergences not below it, ids whole."""
+    """Refuse values that are not numbers, log-probabilities above 0, divergences below 0 and ids that are not whole."""
     with np.errstate(invalid="ignore"):
         bad = ~np.isfinite(values)
         if name == "tokens":

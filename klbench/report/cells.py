@@ -52,7 +52,7 @@ def whole(row: Row, name: str) -> Cell:
 
 
 def number(digits: int = 3) -> Show:
-    """Return what shows a number with so many digits."""
+    """Return a function that shows a number with ``digits`` digits."""
 
     def show(row: Row, name: str) -> Cell:
         value = 0.0 if abs(row[name]) < ROUNDING else row[name]
@@ -62,12 +62,12 @@ def number(digits: int = 3) -> Show:
 
 
 def plain(digits: int = 3) -> Show:
-    """Return what shows a number with so many digits, however small."""
+    """Return a function that shows a number with ``digits`` digits, however small."""
     return lambda row, name: Cell(numbers.number(row[name], digits), row[name])
 
 
 def short(digits: int = 3) -> Show:
-    """Return what shows a number with at most so many digits, without closing zeros."""
+    """Return a function that shows a number with at most ``digits`` digits, without closing zeros."""
     return lambda row, name: Cell(numbers.short(row[name], digits), row[name])
 
 

@@ -70,7 +70,7 @@ class DpoReport:
 
 
 def train(world: DpoWorld, arms: Sequence[DpoArm], *, steps: int, every: int, start: int = 0) -> Iterator[DpoReport]:
-    """Train; pause for a report before every so many steps, and after the last one."""
+    """Train, and yield a report before every ``every`` steps and after the last one."""
     for step in range(start, steps + 1):
         report = judged(arms, world.log_ratios(step), step)
         if step % every == 0 or step == steps:

@@ -162,7 +162,7 @@ def train(
     start: int = 0,
     beta: Tensor | None = None,
 ) -> Iterator[PpoReport]:
-    """Train; pause for a report before every so many updates, and after the last one.
+    """Train, and yield a report before every ``every`` updates and after the last one.
 
     ``pretraining``, which a weight for it needs, gives the policies' mean log-probability of an update's pretraining sequences,
     ``(arms, seeds)``, differentiable. A world that was kept at a report goes on from its number, ``start``, and its ``beta``:

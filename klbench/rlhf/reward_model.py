@@ -84,7 +84,7 @@ class RewardReport:
 
 
 def train(world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0) -> Iterator[RewardReport]:
-    """Train by the Bradley-Terry loss; look at the held-out pairs before every so many steps, and after the last one.
+    """Train by the Bradley-Terry loss, and evaluate the held-out pairs before every ``every`` steps and after the last one.
 
     (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1.) More steps on the same
     pairs fit their labels' noise: of the models that were looked at, the one with the least held-out loss is kept.

@@ -66,8 +66,8 @@ class Reader(ABC):
         self.found = self._columns()
         missing = [name for name in NEEDED if name not in self.found]
         if missing:
-            there = ", ".join(self.found[:20]) or "none"
-            raise ConfigError(f"{self.name}: no column {missing[0]!r}; there are: {there}")
+            available = ", ".join(self.found[:20]) or "none"
+            raise ConfigError(f"{self.name}: no column {missing[0]!r}; there are: {available}")
         self.columns = tuple(name for name in KNOWN if name in self.found)
         self.unread = tuple(name for name in self.found if name not in self.columns)
         self.mask = self._mask()

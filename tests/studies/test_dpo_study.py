@@ -17,7 +17,7 @@ from klbench.studies import get
 from klbench.studies.dpo import estimates
 from klbench.studies.dpo.columns import TABLES
 from klbench.studies.dpo.tables import START_OUTCOMES, complete, enough
-from klbench.studies.dpo.tasks import optimum_rows, perform, testbed
+from klbench.studies.dpo.tasks import make_testbed, optimum_rows, perform
 from klbench.types import ConfigError
 
 PROMISED = {
@@ -175,7 +175,7 @@ def test_rates_are_lines_through_logarithms(trained) -> None:
 
 def test_estimators_by_enumeration() -> None:
     options = configured("dpo", **TINY)
-    bed = testbed(options, 0, (0, 1))
+    bed = make_testbed(options, 0, (0, 1))
     log_probs = (bed.log_p + 0.8 * torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(1))).log_softmax(-1)
     log_q = bed.tree.sum_along(log_probs)
     exact = (log_q.exp() * (log_q - bed.leaf_log_p)).sum(-1)

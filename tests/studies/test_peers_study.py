@@ -183,7 +183,7 @@ def test_a_library_that_fails_is_a_row_and_no_crash() -> None:
 
 @pytest.mark.parametrize("subject", cases.SUBJECTS, ids=lambda subject: subject.name)
 def test_the_twins_of_what_is_installed_have_its_numbers(subject: Subject) -> None:
-    functions, reasons = peers_run._had(subject)
+    functions, reasons = peers_run._available(subject)
     twins = [peer for peer in functions if peer.twin]
     if not twins:
         pytest.skip("; ".join(dict.fromkeys(reasons.values())) or "no twin")

@@ -9,7 +9,7 @@ import torch
 from experiments import configured
 
 from klbench.rlhf import testbed
-from klbench.studies.ppo.recovery import held, lost_tokens, recovery_tables, short_bed, without
+from klbench.studies.ppo.recovery import held, lost_tokens, recovery_tables, short_testbed, without
 from klbench.studies.ppo.tasks import Task, perform
 
 NAMES, NATS, BETA = ("k1_reward", "k2_loss", "full_loss", "k3_loss", "none"), (3.0, 8.0), 0.2
@@ -20,7 +20,7 @@ OPTIONS = configured(
 
 @pytest.fixture(scope="module")
 def bed() -> testbed.Testbed:
-    return short_bed(testbed.Testbed("gru", 4, 3, 2, 8, 0, (0, 1, 2)))
+    return short_testbed(testbed.Testbed("gru", 4, 3, 2, 8, 0, (0, 1, 2)))
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,10 @@ def _enumerated(log_q: Tensor, log_p: Tensor, kl: Tensor, mask: Tensor) -> Rollo
 
 
 def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-    """Every token after every prefix is a sequence of one token, weighted by how often it comes."""
+    """Return the penalty of :func:`_penalty` with every token after every prefix as a sequence of one token.
+
+    Each is weighted by its probability.
+    """
     log_p = testbed.log_p.expand_as(log_q)
     kl = (log_q.exp() * (log_q - log_p)).sum(-1, keepdim=True).expand_as(log_q)
     ones = torch.ones_like(log_q, dtype=torch.bool)
@@ -91,7 +94,7 @@ def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves:
 
 
 def _by_leaf(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-    """Every sequence is one token."""
+    """Return the penalty of :func:`_penalty` with every sequence as one token."""
     log_q, log_p = (each.reshape(-1, 1) for each in (leaves, testbed.leaf_log_p.expand_as(leaves)))
     ones = torch.ones_like(log_q, dtype=torch.bool)
     pieces = parts(combination, _enumerated(log_q, log_p, torch.zeros_like(log_q), ones))
@@ -100,7 +103,10 @@ def _by_leaf(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: 
 
 
 def _by_sequence(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-    """Every sequence with all its tokens: slow, and right for everything that stands in the loss."""
+    """Return the penalty of :func:`_penalty` from every sequence with all its tokens.
+
+    It is slow, and right for everything that stands in the loss.
+    """
     node, token, mask = testbed.tree.paths
     kl = (log_q.exp() * (log_q - testbed.log_p)).sum(-1)
     along = [torch.where(mask, each[..., node, token], 0.0) for each in (log_q, testbed.log_p.expand_as(log_q))]
@@ -158,7 +164,7 @@ def train(
     pretraining_weight: float = 0.0,
     start: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Adam on exact expected gradients; yields log-probabilities before every so many steps, and at last.
+    """Follow exact expected gradients with Adam, and yield log-probabilities before every ``every`` steps and at the end.
 
     From parameters ``start``, ``(arms, seeds, parameters)``; None: the reference's.
     """

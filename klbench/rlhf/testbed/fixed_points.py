@@ -144,7 +144,7 @@ def _norm(testbed: Testbed, arms: Sequence[PenaltyArm], log_probs: Tensor, beta:
 
 
 def which(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[tuple[str, float]]:
-    """Each arm's fixed point, found by where its gradient vanishes, and the largest residual over seeds; ``""`` where none."""
+    """Return each arm's fixed point, where its gradient vanishes (``""`` if none), and the largest residual over seeds."""
     found = residuals(testbed, arms, group)
     result = []
     for i in range(len(arms)):

@@ -218,15 +218,15 @@ class Replicas:
 
         The sampled ones are the same for all arms.
         """
-        bed = self.testbed
+        testbed = self.testbed
         theta = self.theta[..., : self._split]
         if exact:
-            return (bed.leaf_log_p.exp() * bed.tree.sum_along(bed.everywhere(theta))).sum(-1).mean(-1)
+            return (testbed.leaf_log_p.exp() * testbed.tree.sum_along(testbed.everywhere(theta))).sum(-1).mean(-1)
         n = len(self._prompts)
-        draws = np.stack([bed.stream(k, "pretraining", update).random(n) for k in bed.seeds])
-        below = bed.leaf_log_p.exp().cumsum(-1)[:, self._prompts, :-1]
+        draws = np.stack([testbed.stream(k, "pretraining", update).random(n) for k in testbed.seeds])
+        below = testbed.leaf_log_p.exp().cumsum(-1)[:, self._prompts, :-1]
         leaf = (torch.from_numpy(draws)[..., None] >= below).sum(-1).expand(self.arms, -1, -1)
-        _, token, mask = (part[leaf] for part in bed.tree.paths)
+        _, token, mask = (part[leaf] for part in testbed.tree.paths)
         log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
         return torch.where(mask, log_probs.gather(-1, token[..., None])[..., 0], 0.0).sum(-1).mean(-1)
 

@@ -79,7 +79,7 @@ class RewardModels:
         return shares[:, None]
 
     def _touched(self, weight: Tensor) -> Tensor:
-        """Return, for each token after each prefix, the weight of all answers that have it: a bound on its gradient's terms."""
+        """Return, for each token after each prefix, the weight of all answers that have it: a bound on its gradient."""
         outputs = torch.zeros(len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True)
         both = torch.stack(self._answers(self.testbed.tree.sum_along(outputs)))
         (found,) = torch.autograd.grad((weight * both).sum(), outputs)

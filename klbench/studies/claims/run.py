@@ -44,7 +44,7 @@ def _shortened(text: str) -> str:
 
 
 def summarize(tables: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
-    """Each claim with its verdict and the beginning of its evidence."""
+    """Return each claim with its verdict and the beginning of its evidence."""
     found = tables["claims"].to_dict("records")
     rows = [(str(row["claim"]), str(row["verdict"]), _shortened(str(row["evidence"]))) for row in found]
     return [Summary(f"{len(rows)} claims", ("claim", "verdict", "evidence"), rows)]

@@ -28,24 +28,24 @@ def _mean(values: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
     return each.mean((-2, -1)), standard_error(each.flatten(-2), each.shape[-1])
 
 
-def _uniform(bed: Testbed, n: int, step: int, what: str) -> np.ndarray:
-    return np.stack([bed.stream(k, what, step).random((bed.prompts, n)) for k in bed.seeds])
+def _uniform(testbed: Testbed, n: int, step: int, what: str) -> np.ndarray:
+    return np.stack([testbed.stream(k, what, step).random((testbed.prompts, n)) for k in testbed.seeds])
 
 
-def k1(bed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
+def k1(testbed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
     """``kl_estimate`` and its standard error for a stack ``(arms, seeds, prompts, leaves)``, by k1 from its own completions."""
-    mean, error = _mean(log_q - bed.leaf_log_p, _leaves(log_q, _uniform(bed, n, step, "completions")))
+    mean, error = _mean(log_q - testbed.leaf_log_p, _leaves(log_q, _uniform(testbed, n, step, "completions")))
     return {"kl_estimate": mean, "kl_estimate_se": error}
 
 
-def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
+def views(testbed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
     """Return the value of each estimator, ``(name, level)``, for each sequence, ``(seeds, prompts, leaves)``.
 
     ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of exact KLs over these.
     """
-    node, token, mask = bed.tree.paths
-    log_ratio = torch.where(mask, (bed.log_p - log_probs)[..., node, token], 0.0)
-    kl = torch.where(mask, (log_probs.exp() * (log_probs - bed.log_p)).sum(-1)[..., node], 0.0).sum(-1)
+    node, token, mask = testbed.tree.paths
+    log_ratio = torch.where(mask, (testbed.log_p - log_probs)[..., node, token], 0.0)
+    kl = torch.where(mask, (log_probs.exp() * (log_probs - testbed.log_p)).sum(-1)[..., node], 0.0).sum(-1)
     whole = log_ratio.sum(-1)
     result = {("k1", "sequence"): -whole}
     for name in ("k2", "k3"):
@@ -55,17 +55,17 @@ def views(bed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
     return result | {("full", "token"): kl}
 
 
-def rows(bed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size: int, step: int) -> list[dict[str, Any]]:
+def rows(testbed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size: int, step: int) -> list[dict[str, Any]]:
     """One row a seed and estimator: what it said, what it says on average, and the exact KL."""
-    log_q = bed.tree.sum_along(log_probs.detach())
-    exact = (log_q.exp() * (log_q - bed.leaf_log_p)).sum(-1).mean(-1)
+    log_q = testbed.tree.sum_along(log_probs.detach())
+    exact = (log_q.exp() * (log_q - testbed.leaf_log_p)).sum(-1).mean(-1)
     found = {}
-    mine = _leaves(log_q, _uniform(bed, n, step, "completions"))
-    for (name, level), values in views(bed, log_probs.detach()).items():
+    mine = _leaves(log_q, _uniform(testbed, n, step, "completions"))
+    for (name, level), values in views(testbed, log_probs.detach()).items():
         found["policy", name, level] = (*_mean(values, mine), (log_q.exp() * values).sum(-1).mean(-1))
     # Both answers of a pair come from the reference: weighted by q/p, t log t with t = q/p, they tell KL(q‖p) too.
-    weighted = (log_q - bed.leaf_log_p).exp() * (log_q - bed.leaf_log_p)
-    theirs = _leaves(bed.leaf_log_p, _uniform(bed, n, step, "answers"))
+    weighted = (log_q - testbed.leaf_log_p).exp() * (log_q - testbed.leaf_log_p)
+    theirs = _leaves(testbed.leaf_log_p, _uniform(testbed, n, step, "answers"))
     found["reference", "k1 weighted", "sequence"] = (*_mean(weighted, theirs), exact)
     both = [weighted.flatten(1).gather(-1, places) for places in (preferences.chosen, preferences.rejected)]
     seen = (both[0] + both[1]) / 2.0
@@ -84,5 +84,5 @@ def rows(bed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size
             "expected": float(expected[j]),
         }
         for (source, name, level), (mean, error, expected) in found.items()
-        for j, k in enumerate(bed.seeds)
+        for j, k in enumerate(testbed.seeds)
     ]

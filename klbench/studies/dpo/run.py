@@ -28,7 +28,7 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not found:
         return {}
     rows = sorted((row for each in found for row in each["training"]), key=lambda row: row["pairs"])
-    told = sorted((row for each in found for row in each["estimates"]), key=lambda row: row["pairs"])
+    estimate_rows = sorted((row for each in found for row in each["estimates"]), key=lambda row: row["pairs"])
     best = [row for seeds in chunks(options.seeds) for row in tasks.optimum_rows(options, context.seed, seeds)]
     # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
     fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
@@ -41,8 +41,8 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
         "dpo_curves": band(SeedFrame.of(training, "arm", "pairs"), ("arm", "pairs", "step"), tables.CURVES),
         "dpo_rates": tables.rates_table(training, final),
         "dpo_optima": tables.optima_table(best, training, options),
-        "dpo_estimates": tables.estimates_table(told) if told else None,
-        "dpo_seen": tables.seen_table(told) if told else None,
+        "dpo_estimates": tables.estimates_table(estimate_rows) if estimate_rows else None,
+        "dpo_seen": tables.seen_table(estimate_rows) if estimate_rows else None,
     }
     return {name: table for name, table in result.items() if table is not None and len(table)}
 

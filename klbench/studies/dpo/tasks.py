@@ -20,28 +20,30 @@ from klbench.threads import one_thread
 Rows = list[dict[str, Any]]
 
 
-def testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
+def make_testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
     """The testbed of some seeds."""
     return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
 
 
-def optima(options: DpoOptions, bed: Testbed) -> Tensor:
+def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
     """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
     result = []
     for arm in options.arms:
         wrong = arm.smoothing + options.flips - 2.0 * arm.smoothing * options.flips
-        result.append(implied.optimum(bed, arm.divergence, implied.population_rewards(bed, options.scale, wrong) / arm.beta))
+        result.append(
+            implied.optimum(testbed, arm.divergence, implied.population_rewards(testbed, options.scale, wrong) / arm.beta)
+        )
     return torch.stack(result)
 
 
 def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...]) -> dict[str, Rows]:
     """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
     with one_thread():
-        bed, arms = testbed(options, seed, seeds), options.arms
-        every = population(bed, options.scale, options.flips)
-        preferences = every if math.isinf(size) else sampled(bed, int(size), options.scale, options.flips)
+        testbed, arms = make_testbed(options, seed, seeds), options.arms
+        every = population(testbed, options.scale, options.flips)
+        preferences = every if math.isinf(size) else sampled(testbed, int(size), options.scale, options.flips)
         world = PreferenceReplicas(
-            bed,
+            testbed,
             len(arms),
             preferences,
             rate=options.learning_rate,
@@ -49,38 +51,38 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
             steps=options.steps if options.decay else None,
             batch=None if math.isinf(size) else options.batch,
         )
-        own, training, told = optima(options, bed), [], []
+        own, training, estimate_rows = optima(options, testbed), [], []
         for report in train(world, arms, steps=options.steps, every=options.every):
             with torch.no_grad():
                 log_probs = world.log_q
-                log_q = bed.tree.sum_along(log_probs)
-                values = _exact(options, bed, arms, log_q, own)
-                whole = judged(arms, ratios(bed, log_q, every))
-                told_now = estimates.k1(bed, log_q, options.completions, report.step)
-                reward = implied.fit(bed, arms, log_q, options.scale, bed.leaf_log_p.exp())
-                where_it_goes = implied.fit(bed, arms, log_q, options.scale, log_q.exp())
+                log_q = testbed.tree.sum_along(log_probs)
+                values = _exact(options, testbed, arms, log_q, own)
+                whole = judged(arms, ratios(testbed, log_q, every))
+                k1_now = estimates.k1(testbed, log_q, options.completions, report.step)
+                reward_fit = implied.fit(testbed, arms, log_q, options.scale, testbed.leaf_log_p.exp())
+                policy_fit = implied.fit(testbed, arms, log_q, options.scale, log_q.exp())
             values |= {
                 "loss": report.loss,
                 "accuracy": report.accuracy,
                 "margin": report.margin,
                 "population_loss": whole.loss,
                 "population_accuracy": whole.accuracy,
-                "reward_slope": reward.slope,
-                "reward_correlation": reward.correlation,
-                "policy_slope": where_it_goes.slope,
-                "policy_correlation": where_it_goes.correlation,
-            } | told_now
+                "reward_slope": reward_fit.slope,
+                "reward_correlation": reward_fit.correlation,
+                "policy_slope": policy_fit.slope,
+                "policy_correlation": policy_fit.correlation,
+            } | k1_now
             training += _rows(arms, seeds, size, report.step, values, world.optimizer.causes)
             if not math.isinf(size):
-                told += estimates.rows(bed, log_probs[0], preferences, options.completions, int(size), report.step)
-        return {"training": training, "estimates": told}
+                estimate_rows += estimates.rows(testbed, log_probs[0], preferences, options.completions, int(size), report.step)
+        return {"training": training, "estimates": estimate_rows}
 
 
-def _exact(options: DpoOptions, bed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
+def _exact(options: DpoOptions, testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
-    exact = bed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
+    exact = testbed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
     to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
-    penalty = torch.stack([implied.divergence_of(bed, log_q[i], arm.divergence) for i, arm in enumerate(arms)])
+    penalty = torch.stack([implied.divergence_of(testbed, log_q[i], arm.divergence) for i, arm in enumerate(arms)])
     return exact._asdict() | {"kl_to_own": to_own, "divergence_value": penalty}
 
 
@@ -108,12 +110,16 @@ def _rows(
 def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows:
     """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
     with one_thread():
-        bed, arms = testbed(options, seed, seeds), options.arms
-        own = optima(options, bed)
-        values = _exact(options, bed, arms, own, own)
+        testbed, arms = make_testbed(options, seed, seeds), options.arms
+        own = optima(options, testbed)
+        values = _exact(options, testbed, arms, own, own)
         with torch.no_grad():
-            values |= implied.fit(bed, arms, own, options.scale, bed.leaf_log_p.exp())._asdict()
-            start = bed.exact_leaves(bed.leaf_log_p.expand_as(own), torch.full((len(arms),), options.beta, dtype=torch.float64))
+            values |= implied.fit(testbed, arms, own, options.scale, testbed.leaf_log_p.exp())._asdict()
+            start = testbed.exact_leaves(
+                testbed.leaf_log_p.expand_as(own), torch.full((len(arms),), options.beta, dtype=torch.float64)
+            )
         values |= {"start": start.kl_to_optimum}
-        values |= {"residual": implied.population_gradient(bed, arms, own, population(bed, options.scale, options.flips))}
+        values |= {
+            "residual": implied.population_gradient(testbed, arms, own, population(testbed, options.scale, options.flips))
+        }
         return _rows(arms, seeds, math.inf, 0, values, {})

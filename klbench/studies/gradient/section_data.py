@@ -59,8 +59,8 @@ class Gradients(Measured):
 
     def right_on(self, combination: str) -> list[str]:
         """Return the series, or pairs without one, on which a combination's mean is the gradient of KL(q‖p)."""
-        sure = [row for row in self.measured if row["combination"] == combination and row["method"] != "sampling"]
-        return list(dict.fromkeys(row["series"] or self.pair_label(row["pair"]) for row in sure if exact(row)))
+        exact_rows = [row for row in self.measured if row["combination"] == combination and row["method"] != "sampling"]
+        return list(dict.fromkeys(row["series"] or self.pair_label(row["pair"]) for row in exact_rows if exact(row)))
 
 
 def _gravity(row: Row) -> tuple[int, float, float]:

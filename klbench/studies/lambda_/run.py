@@ -75,7 +75,7 @@ def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Both lambdas of each pair."""
+    """Return both lambdas of each pair."""
     rows = results["lambda"].to_dict("records")
     return [
         Summary(

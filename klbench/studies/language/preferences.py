@@ -82,11 +82,11 @@ def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tup
     """Model, and what is known of it: ``rows`` and ``level``; kept while the run is unfinished."""
     name = f"reward-model-seed-{seed}"
     file = place.part(name)
-    there = None if file is None else trained.kept(file)
-    if there is not None:
+    stored = None if file is None else trained.kept(file)
+    if stored is not None:
         model = Scalar(shared.start)
-        trained.put_back(model.named_parameters(), there[0])
-        return model, there[1]
+        trained.put_back(model.named_parameters(), stored[0])
+        return model, stored[1]
     model, state = _trained(options, place, shared, seed)
     if place.folder is not None and file is not None:
         if options.checkpoints:

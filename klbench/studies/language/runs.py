@@ -53,8 +53,8 @@ class Kept:
     def found(cls, place: Place, name: str) -> Kept | None:
         """Return the state of a run that was begun before; None if there is none."""
         file = place.part(name)
-        there = None if file is None else trained.kept(file)
-        return None if there is None else cls(there[1], there[0])
+        stored = None if file is None else trained.kept(file)
+        return None if stored is None else cls(stored[1], stored[0])
 
     def save(self, place: Place, name: str) -> None:
         """Save the state in the run's part file."""

@@ -107,8 +107,8 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
 def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> LanguageModel:
     """The model after its examples; kept while the run is unfinished."""
     file = place.part("sft")
-    there = None if file is None else trained.kept(file)
-    if there is None:
+    stored = None if file is None else trained.kept(file)
+    if stored is None:
         with threads(start):
             lm, _ = sft.train(
                 start,
@@ -122,7 +122,7 @@ def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> 
             trained.keep(file, dict(lm.model.named_parameters()), {})
     else:
         lm = trained.trainable(start)
-        trained.put_back(dict(lm.model.named_parameters()), there[0])
+        trained.put_back(dict(lm.model.named_parameters()), stored[0])
         lm.model.requires_grad_(False)
     return replace(lm, name=f"{start.name}, fine-tuned")
 

@@ -74,7 +74,10 @@ def scored_again(
     dtypes: Sequence[Dtype],
     ks: Sequence[int],
 ) -> dict[str, pd.DataFrame]:
-    """Tables ``dtype`` and ``truncation``, from so many completions of each pair that can score them again; those with rows."""
+    """Return those of the tables ``dtype`` and ``truncation`` that have rows.
+
+    They are from the first completions of each pair that can score them again.
+    """
     able = [pair.capabilities.rescored or pair.capabilities.truncated for pair in pairs]
     tasks = [
         (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
@@ -128,7 +131,7 @@ def _dtype_rows(
 
 
 def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
-    """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable tokens are told apart.
+    """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable tokens are distinguished.
 
     ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
     """

@@ -182,7 +182,7 @@ class Kept(Arrays):
 
     @staticmethod
     def enough(completions: int, tokens: int) -> np.ndarray:
-        """Tell whether so many are enough."""
+        """Return whether so many completions and tokens are enough."""
         return np.array(completions >= KEPT_COMPLETIONS or tokens >= KEPT_TOKENS)
 
 

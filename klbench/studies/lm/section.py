@@ -53,7 +53,7 @@ def _verdict(data: Completions) -> Text:
 
 
 def _savings(data: Completions) -> Text:
-    """Return how many completions the exact KL and k3 save; an empty text where nobody knows."""
+    """Return how many completions the exact KL and k3 save; an empty text if it is unknown."""
     exact, k3 = (data.saving(name) for name in ("exact_saving", "k3_saving"))
     return SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else ()) if exact or k3 else ""
 

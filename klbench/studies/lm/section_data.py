@@ -31,7 +31,7 @@ def visible(text: Any) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Completions(RunTables):
-    """The tables of one run, or of several together: the pairs are told apart by their names."""
+    """The tables of one run, or of several together, whose pairs differ by their names."""
 
     @cached_property
     def pairs(self) -> list[str]:

@@ -284,7 +284,7 @@ def formats(data: Completions) -> Figure | None:
 
 
 def truncation(data: Completions) -> Figure | None:
-    """Return the share of the exact KL that is missing when only the k most probable tokens are told apart."""
+    """Return the share of the exact KL that is missing when only the k most probable tokens are distinguished."""
     key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
     drawn = []
     for pair in data.pairs[:MOST_ENTRIES]:

@@ -108,7 +108,7 @@ def _logged(m: Measured) -> list[tuple[float, float]]:
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the tokens whose log-ratios carry most of the divergence, in either direction; None where nobody names tokens."""
+    """Return the tokens whose log-ratios carry most of the divergence, in either direction; None if tokens have no ids."""
     frames = []
     for m in results:
         found = m.found.vocabulary
@@ -142,7 +142,7 @@ def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the tokens whose log-ratio was ever the largest, in either direction; None where nobody names tokens."""
+    """Return the tokens whose log-ratio was ever the largest, in either direction; None if tokens have no ids."""
     frames = []
     for m in results:
         found = m.found.vocabulary

@@ -56,10 +56,10 @@ def judged(compared: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.Dat
     for row in compared.to_dict("records"):
         z = ratio_of(row["difference"], row["difference_se"])
         checks = [check["verdict"] for check in _rows(tables, "checks", row["pair"]) if check["ratio"] == RATIO]
-        told = {HOLDS: AGREE, FAILS: DIFFER, CANNOT_TELL: CANNOT_TELL}
+        by_ratio = {HOLDS: AGREE, FAILS: DIFFER, CANNOT_TELL: CANNOT_TELL}
         by_distance = CANNOT_TELL if math.isnan(z) else DIFFER if abs(z) > STRANGE else AGREE
         scores.append(z)
-        words.append(told[checks[0]] if checks else by_distance)
+        words.append(by_ratio[checks[0]] if checks else by_distance)
     return compared.assign(z=scores, verdict=words)
 
 
@@ -74,8 +74,8 @@ def _verdict(about: Mapping[Any, Any], tables: Mapping[str, pd.DataFrame]) -> Ro
     ratios = FAILS if FAILS in found else CANNOT_TELL if CANNOT_TELL in found else HOLDS
     k1, k3, whole = (at.get(key) for key in (("k1", "token"), ("k3", "token"), ("k3", "sequence")))
     # On samples of the policy itself k1 has no bias.
-    told = k1 is not None and not about["off_policy"] and k1["bias_method"] == "paired"
-    k1_z = ratio_of(k1["bias"], k1["bias_se"]) if k1 is not None and told else NAN
+    unbiased = k1 is not None and not about["off_policy"] and k1["bias_method"] == "paired"
+    k1_z = ratio_of(k1["bias"], k1["bias_se"]) if k1 is not None and unbiased else NAN
     sound = ratios != FAILS and not abs(k1_z) > STRANGE
     usable = sound and not about["off_policy"]
     nearest = _nearest(list(at.values())) if sound else None

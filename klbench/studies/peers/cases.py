@@ -239,7 +239,7 @@ EXTREMES = (-199.0, -100.0, -50.0, -15.0, 15.0, 50.0, 80.0, 100.0, 199.0)
 
 
 def inputs(kind: str, regime: str, shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Both inputs of a subject, float64: of the log-ratio's spread that the regime stands for."""
+    """Return both inputs of a subject, float64, with the log-ratio's spread that the regime stands for."""
     stream = streams.generator(seed, "peers", kind, regime)
     if kind == "logits":
         policy = 3.0 * stream.standard_normal(shape)

@@ -154,8 +154,8 @@ def _speed(
     return rows
 
 
-def _had(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
-    """Those of a subject's peers that are to be had here, and why the others are not."""
+def _available(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
+    """Return the peers of a subject that are available here, and the reasons why the others are not."""
     functions, reasons = {}, {}
     for peer in subject.peers:
         try:
@@ -172,7 +172,7 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
     with one_thread():  # as many as every library uses: what is compared is the arithmetic
         for done, subject in enumerate(SUBJECTS):
             context.progress(done, len(SUBJECTS), subject.name)
-            functions, reasons = _had(subject)
+            functions, reasons = _available(subject)
             for peer, reason in reasons.items():
                 rows.append(_key(subject, peer) | {"status": f"skipped: {reason}"})
             for peer, function in functions.items():
@@ -209,7 +209,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         shown = [f"{errors[each]:.1e}" for each in ("near", "usual", "far")]
         wrong, lost = rows["frac_wrong"].iloc[-1], max(0, int(rows["n_nan_gradient"].sum()))
         lines.append((subject, f"{library} {name}", *shown, f"{wrong:.0%}", str(lost)))
-    gone = table[table["status"].str.startswith("skipped")]
-    notes = [f"{row['library']} {row['name']}: {row['status']}" for row in gone.to_dict("records")]
+    skipped = table[table["status"].str.startswith("skipped")]
+    notes = [f"{row['library']} {row['name']}: {row['status']}" for row in skipped.to_dict("records")]
     columns = ("subject", "whose", ">near", ">usual", ">far", ">wrong at the extreme", ">NaN gradients")
     return [Summary("Worst relative error of values against float64, float32", columns, lines, notes)]

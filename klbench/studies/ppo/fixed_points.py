@@ -15,7 +15,7 @@ from klbench.rlhf.rows import described
 from klbench.rlhf.testbed import fixed_points
 from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
-from klbench.studies.ppo.tasks import testbed
+from klbench.studies.ppo.tasks import make_testbed
 from klbench.studies.ppo.verdicts import judged_points
 
 
@@ -37,10 +37,10 @@ def fixed_points_table(
     much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
     """
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
-    bed = testbed(options, seed, few)
+    testbed = make_testbed(options, seed, few)
     beta = torch.tensor([options.beta], dtype=torch.float64)
-    exact = {name: bed.exact(fixed_points.predicted(bed, name, beta), beta) for name in fixed_points.NAMES} | {
-        "greedy": fixed_points.greedy(bed, beta)
+    exact = {name: testbed.exact(fixed_points.predicted(testbed, name, beta), beta) for name in fixed_points.NAMES} | {
+        "greedy": fixed_points.greedy(testbed, beta)
     }
     kinds = {"free": free, "noise_free": noise_free, "sampled": training}
     frames = {kind: SeedFrame.of(table[table["seed"].isin(few)], "combination") for kind, table in kinds.items() if len(table)}

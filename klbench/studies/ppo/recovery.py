@@ -48,46 +48,46 @@ class _RecordingReplicas(Replicas):
         self.norms.append(self.optimizer.norm)
 
 
-def short_bed(bed: Testbed) -> Testbed:
+def short_testbed(testbed: Testbed) -> Testbed:
     """The testbed's sequences cut to one token, each with a logit of its own."""
-    return replace(bed, model="table", horizon=1)
+    return replace(testbed, model="table", horizon=1)
 
 
-def lost_tokens(bed: Testbed) -> Tensor:
+def lost_tokens(testbed: Testbed) -> Tensor:
     """The ordinary token that the reference holds most, ``(seeds, prompts)``."""
-    return bed.log_p[:, :, 0, :-1].argmax(-1)
+    return testbed.log_p[:, :, 0, :-1].argmax(-1)
 
 
-def held(bed: Testbed, log_probs: Tensor) -> Tensor:
+def held(testbed: Testbed, log_probs: Tensor) -> Tensor:
     """Return the probability of the lost token, mean over prompts: ``(..., seeds, prompts, 1, tokens)`` to ``(..., seeds)``."""
     first = log_probs[..., 0, :]
-    where = lost_tokens(bed)[..., None].expand(*first.shape[:-1], 1)
+    where = lost_tokens(testbed)[..., None].expand(*first.shape[:-1], 1)
     return first.gather(-1, where)[..., 0].exp().mean(-1)
 
 
-def without(bed: Testbed, nats: Tensor) -> Tensor:
+def without(testbed: Testbed, nats: Tensor) -> Tensor:
     """The reference's parameters with each prompt's lost token pushed down: ``(arms, seeds, parameters)`` for ``(arms,)``."""
-    theta = bed.reference.repeat(len(nats), 1, 1)
-    logits = theta[..., : bed.policy.parameters].view(len(nats), len(bed.seeds), bed.prompts, bed.tree.tokens)
-    where = lost_tokens(bed).expand(len(nats), -1, -1)[..., None]
+    theta = testbed.reference.repeat(len(nats), 1, 1)
+    logits = theta[..., : testbed.policy.parameters].view(len(nats), len(testbed.seeds), testbed.prompts, testbed.tree.tokens)
+    where = lost_tokens(testbed).expand(len(nats), -1, -1)[..., None]
     logits.scatter_add_(-1, where, -nats[:, None, None, None].expand_as(where).to(torch.float64))
     return theta
 
 
-def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe: Recipe) -> Rows:
+def perform(options: TrainingOptions, testbed: Testbed, names: Sequence[str], recipe: Recipe) -> Rows:
     """Return one row a combination, nats lost, seed and evaluation; the last ones hold what is known of the whole run."""
-    bed = short_bed(bed)
+    testbed = short_testbed(testbed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
     nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
-    start = without(bed, nats)
-    world = _RecordingReplicas.of(options, bed, len(arms), recipe)
-    world.lost, world.norms, world.seen = lost_tokens(bed), [], []
+    start = without(testbed, nats)
+    world = _RecordingReplicas.of(options, testbed, len(arms), recipe)
+    world.lost, world.norms, world.seen = lost_tokens(testbed), [], []
     with torch.no_grad():
         world.theta[..., : start.shape[-1]] = start
     # As many steps on exact gradients as on samples.
     each = recipe.every * recipe.epochs * recipe.minibatches
     exact = expected.train(
-        bed,
+        testbed,
         arms,
         steps=recipe.steps,
         rate=options.learning_rate,
@@ -101,10 +101,15 @@ def perform(options: TrainingOptions, bed: Testbed, names: Sequence[str], recipe
     rows: Rows = []
     for report, (_, log_probs) in zip(ppo.train(world, arms, recipe, _corpus(options, world)), exact, strict=True):
         with torch.no_grad():
-            now = {"probability": held(bed, bed.everywhere(world.policies)), "exact_probability": held(bed, log_probs)}
-        rows += _rows(arms, nats, bed, report.update, now, world)
-    last = len(arms) * len(bed.seeds)
-    return rows[:-last] + _rows(arms, nats, bed, recipe.updates, now | _of_the_run(options, bed, world, arms, start), world)
+            now = {
+                "probability": held(testbed, testbed.everywhere(world.policies)),
+                "exact_probability": held(testbed, log_probs),
+            }
+        rows += _rows(arms, nats, testbed, report.update, now, world)
+    last = len(arms) * len(testbed.seeds)
+    return rows[:-last] + _rows(
+        arms, nats, testbed, recipe.updates, now | _of_the_run(options, testbed, world, arms, start), world
+    )
 
 
 def _corpus(options: TrainingOptions, world: Replicas) -> Any:
@@ -112,19 +117,19 @@ def _corpus(options: TrainingOptions, world: Replicas) -> Any:
 
 
 def _of_the_run(
-    options: TrainingOptions, bed: Testbed, world: _RecordingReplicas, arms: Sequence[PenaltyArm], start: Tensor
+    options: TrainingOptions, testbed: Testbed, world: _RecordingReplicas, arms: Sequence[PenaltyArm], start: Tensor
 ) -> dict[str, Tensor]:
     """Return exact values at the start, and statistics of the gradients on the way; each ``(arms, seeds)``."""
-    shape = (len(arms), len(bed.seeds))
+    shape = (len(arms), len(testbed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
-    _, gradient = expected.gradients(bed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight)
+    _, gradient = expected.gradients(testbed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight)
     norms, seen = torch.stack(world.norms), torch.stack(world.seen[:-1])  # the last batch is for the report alone
     first = torch.where(seen.any(0), seen.to(torch.float64).argmax(0).to(torch.float64), torch.nan)
     with torch.no_grad():
-        q = bed.everywhere(start)[..., 0, :].gather(-1, lost_tokens(bed).expand(*shape, -1)[..., None])[..., 0].exp()
+        q = testbed.everywhere(start)[..., 0, :].gather(-1, lost_tokens(testbed).expand(*shape, -1)[..., None])[..., 0].exp()
     return {
-        "reference_probability": held(bed, bed.log_p).expand(shape),
-        "optimum_probability": held(bed, bed.log_optimum(beta)[..., None, :]),
+        "reference_probability": held(testbed, testbed.log_p).expand(shape),
+        "optimum_probability": held(testbed, testbed.log_optimum(beta)[..., None, :]),
         "start_sampled": 1.0 - (-q).log1p().sum(-1).mul(options.group).exp(),
         "sampled_share": seen.to(torch.float64).mean(0),
         "first_sampled": first,
@@ -136,7 +141,7 @@ def _of_the_run(
 
 
 def _rows(
-    arms: Sequence[PenaltyArm], nats: Tensor, bed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas
+    arms: Sequence[PenaltyArm], nats: Tensor, testbed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas
 ) -> Rows:
     stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
     plain = {name: tensor.tolist() for name, tensor in values.items()}
@@ -145,7 +150,7 @@ def _rows(
         | {"status": "diverged" if (i, j) in stopped else "ok"}
         | {name: column[i][j] for name, column in plain.items()}
         for i, each in enumerate(arms)
-        for j, k in enumerate(bed.seeds)
+        for j, k in enumerate(testbed.seeds)
     ]
 
 

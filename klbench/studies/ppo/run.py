@@ -26,10 +26,10 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
-    bed = tasks.testbed(options, context.seed, (0,))
+    testbed = tasks.make_testbed(options, context.seed, (0,))
     with one_thread():
-        alike = expected.alike(bed, arms, options.group)
-        points = fixed_points.which(bed, arms, options.group)
+        alike = expected.alike(testbed, arms, options.group)
+        points = fixed_points.which(testbed, arms, options.group)
     plan = tasks.plan(options, alike, [point for point, _ in points])
     found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": [], "recovery": []}
     try:

@@ -51,7 +51,7 @@ class Task:
         return [arm(name, beta) for name in self.names for beta in self.betas]
 
 
-def testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
+def make_testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
     """The testbed of some seeds."""
     return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
 
@@ -59,7 +59,7 @@ def testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Test
 def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
     """The task's rows: one an arm, seed and evaluation."""
     with one_thread():
-        bed = testbed(options, seed, task.seeds)
+        testbed = make_testbed(options, seed, task.seeds)
         train = {
             "sampled": _sampled,
             "frontier": _sampled,
@@ -67,23 +67,23 @@ def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
             "free": _free,
             "recovery": _recovery,
         }[task.kind]
-        return train(options, bed, task)
+        return train(options, testbed, task)
 
 
-def _recovery(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
-    return recovery.perform(options, bed, task.names, Recipe.of(options))
+def _recovery(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
+    return recovery.perform(options, testbed, task.names, Recipe.of(options))
 
 
-def _sampled(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+def _sampled(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
     recipe = Recipe.of(options, every=options.every if task.kind == "sampled" else options.updates)
-    world = Replicas.of(options, bed, len(task.arms), recipe)
+    world = Replicas.of(options, testbed, len(task.arms), recipe)
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
     rows: Rows = []
     corpus = partial(world.pretraining, exact=options.pretraining == "exact")
     for report in train(world, task.arms, recipe, corpus):
         with torch.no_grad():
-            exact = bed.exact(bed.everywhere(world.policies), beta)
-            best = bed.frontier(exact.kl) if report.update == options.updates else torch.full_like(exact.kl, torch.nan)
+            exact = testbed.exact(testbed.everywhere(world.policies), beta)
+            best = testbed.frontier(exact.kl) if report.update == options.updates else torch.full_like(exact.kl, torch.nan)
         rows += _rows(task, report.update, exact, {"frontier_reward": best} | _seen(report))
     return [row | _status(world, task, row) for row in rows]
 
@@ -100,10 +100,10 @@ def _status(world: Replicas, task: Task, row: dict[str, Any]) -> dict[str, str]:
     return {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
 
 
-def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+def _expected(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
     # One step an update: what more epochs are for, to use a batch again, does not arise.
     path = expected.train(
-        bed,
+        testbed,
         task.arms,
         steps=options.updates,
         rate=options.learning_rate,
@@ -113,24 +113,24 @@ def _expected(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
         every=options.every,
         pretraining_weight=options.pretraining_weight,
     )
-    return [row for step, log_probs in path for row in _exact(bed, task, step, log_probs)]
+    return [row for step, log_probs in path for row in _exact(testbed, task, step, log_probs)]
 
 
-def _free(options: TrainingOptions, bed: Testbed, task: Task) -> Rows:
+def _free(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
     found = expected.settle(
-        bed,
+        testbed,
         task.arms,
         least=FREE_STEPS,
         most=MOST_FREE_STEPS,
         group=options.group,
         pretraining_weight=options.pretraining_weight,
     )
-    return _exact(bed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
+    return _exact(testbed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
 
 
-def _exact(bed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
+def _exact(testbed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
     beta = torch.tensor([each.beta for each in task.arms], dtype=torch.float64)
-    rows = _rows(task, step, bed.exact(log_probs, beta), more)
+    rows = _rows(task, step, testbed.exact(log_probs, beta), more)
     return [{key: value for key, value in row.items() if key != "arm"} for row in rows]
 
 

@@ -1,4 +1,4 @@
-"""PPO on language models: what each combination makes of a policy whose optimum nobody knows.
+"""PPO on language models: the result of each combination for a policy whose optimum is unknown.
 
 Every combination and seed is a run of its own, in a worker, or one after the other on a GPU.
 It is kept at every report and continued from there to the same bits.

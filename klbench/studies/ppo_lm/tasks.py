@@ -34,7 +34,7 @@ LOGGED = ("reward", "kl", "kl_estimate", "objective", "tokens", "clip_fraction",
 
 
 def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
-    """Its rows, its final measurement, its texts; continued from its part where there is one."""
+    """Return the run's rows, its final measurement and its texts; continued from its part if there is one."""
     job = Job.of(place, name, seed)
     if job.result is not None:
         return job.result

@@ -34,12 +34,12 @@ class Learned(RunTables):
 
     @cached_property
     def paths(self) -> list[Way]:
-        """Those ways that have more than one point, so that a line can be drawn."""
+        """The ways that have more than one point, so that a line can be drawn."""
         return [way for way in self.ways if any(len(self.path(way, proxy)) > 1 for proxy in self.proxies)]
 
     @cached_property
     def trained(self) -> list[Way]:
-        """Those ways that are PPO."""
+        """The ways that are PPO."""
         return [way for way in self.paths if way[0] == PPO]
 
     @cached_property

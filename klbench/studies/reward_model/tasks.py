@@ -43,15 +43,15 @@ class _RecordingReplicas(Replicas):
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
     """Return rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
     with one_thread():
-        bed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
-        preferences = dpo_world.sampled(bed, max(options.sizes) + TEST_PAIRS, options.scale)
-        models, scores, calibration = _models(options, bed, preferences)
-        proxy = reward_world.gain(bed, scores / options.scale)
+        testbed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+        preferences = dpo_world.sampled(testbed, max(options.sizes) + TEST_PAIRS, options.scale)
+        models, scores, calibration = _models(options, testbed, preferences)
+        proxy = reward_world.gain(testbed, scores / options.scale)
         return {
             "models": models,
             "calibration": calibration,
-            "paths": _paths(options, bed, proxy),
-            "training": _trained(options, bed, proxy),
+            "paths": _paths(options, testbed, proxy),
+            "training": _trained(options, testbed, proxy),
         }
 
 
@@ -59,11 +59,11 @@ def _take(preferences: Preferences, first: int, last: int) -> Preferences:
     return preferences.take(torch.arange(first, last))
 
 
-def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
+def _models(options: RewardModelOptions, testbed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
     """Train all models; return their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
     most = max(options.sizes)
     world = reward_world.RewardModels(
-        bed,
+        testbed,
         _take(preferences, 0, most),
         options.sizes,
         model=options.reward_model,
@@ -76,17 +76,17 @@ def _models(options: RewardModelOptions, bed: Testbed, preferences: Preferences)
         report = each
     scores = world.kept_scores()
     test = _take(preferences, most, most + TEST_PAIRS)
-    values = _quality(options, bed, scores, test) | {
+    values = _quality(options, testbed, scores, test) | {
         "kept_step": report.kept,
         "train_loss": report.loss,
         "train_accuracy": report.accuracy,
         "held_out_loss": report.held_out_loss,
     }
-    predicted, true = _confidence(options, bed, scores, test)
+    predicted, true = _confidence(options, testbed, scores, test)
     calibration: Rows = []
     rows: Rows = []
     for i, size in enumerate(options.sizes):
-        for j, k in enumerate(bed.seeds):
+        for j, k in enumerate(testbed.seeds):
             step, cause = world.optimizer.causes.get((i, j), (0, ""))
             status = f"diverged at step {step}: {cause}" if cause else "ok"
             one = {name: float(column[i, j]) for name, column in values.items()}
@@ -108,11 +108,11 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
 
 
-def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
+def _quality(options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
     """Return the quality of models on new pairs: labels met, the true order met, the loss; and the exact correlation."""
-    p, gold, proxy = bed.leaf_log_p.exp(), reward_world.gain(bed, bed.reward), reward_world.gain(bed, scores)
+    p, gold, proxy = testbed.leaf_log_p.exp(), reward_world.gain(testbed, testbed.reward), reward_world.gain(testbed, scores)
     found, ideal = (
-        Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * bed.reward[None])
+        Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * testbed.reward[None])
     )
     order = (found.chosen - found.rejected).sign() * (ideal.chosen - ideal.rejected).sign()
     moments = [(p * one * other).sum((-2, -1)) for one, other in ((proxy, gold), (proxy, proxy), (gold, gold))]
@@ -128,13 +128,13 @@ def _quality(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Pr
     }
 
 
-def _confidence(options: RewardModelOptions, bed: Testbed, scores: Tensor, test: Preferences) -> tuple[Tensor, Tensor]:
+def _confidence(options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences) -> tuple[Tensor, Tensor]:
     """Return for new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
 
     Where it prefers neither, either may be meant: both are a half.
     """
     margin = _at(scores, test.chosen) - _at(scores, test.rejected)
-    gold = options.scale * (_at(bed.reward, test.chosen) - _at(bed.reward, test.rejected))
+    gold = options.scale * (_at(testbed.reward, test.chosen) - _at(testbed.reward, test.rejected))
     return torch.sigmoid(margin.abs()), torch.sigmoid(margin.sign() * gold)
 
 
@@ -151,16 +151,16 @@ def _binned(predicted: Tensor, true: Tensor) -> Rows:
     return rows
 
 
-def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
+def _paths(options: RewardModelOptions, testbed: Testbed, proxy: Tensor) -> Rows:
     """The exact optimum of each proxy over beta, and the best of n; those of the gold reward too."""
-    every = torch.cat([proxy, reward_world.gain(bed, bed.reward)[None]])
+    every = torch.cat([proxy, reward_world.gain(testbed, testbed.reward)[None]])
     rows: Rows = []
     ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., reward_world.Optimised]], ...] = (
         ("optimum", "beta", options.betas, reward_world.tilted),
         ("best_of_n", "n", tuple(float(n) for n in options.best_of), reward_world.best_of_n),
     )
     for method, key, values, optimised in ways:
-        found = optimised(bed, every, torch.tensor(values, dtype=torch.float64))
+        found = optimised(testbed, every, torch.tensor(values, dtype=torch.float64))
         for a, value in enumerate(values):
             for i, name in enumerate([*map(label, options.sizes), GOLD]):
                 rows += [
@@ -172,19 +172,19 @@ def _paths(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
                         key: value,
                     }
                     | {column: float(each[a, i, j]) for column, each in zip(COLUMNS, found, strict=True)}
-                    for j, k in enumerate(bed.seeds)
+                    for j, k in enumerate(testbed.seeds)
                 ]
     return rows
 
 
-def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
+def _trained(options: RewardModelOptions, testbed: Testbed, proxy: Tensor) -> Rows:
     """Train by PPO with each combination on each proxy, all at once; return the rows."""
-    mine = reward_world.with_proxy(bed, proxy)
+    mine = reward_world.with_proxy(testbed, proxy)
     arms = [arm(name, options.beta) for name in options.combinations]
     recipe = Recipe.of(options, lag=0)
     world = _RecordingReplicas.of(options, mine, len(arms), recipe)
     beta = torch.full((len(arms),), options.beta, dtype=torch.float64)
-    gold = reward_world.gain(bed, bed.reward).repeat(len(options.sizes), 1, 1)
+    gold = reward_world.gain(testbed, testbed.reward).repeat(len(options.sizes), 1, 1)
     rows: Rows = []
     for report in train(world, arms, recipe, lambda update: world.pretraining(update, exact=False)):
         with torch.no_grad():
@@ -200,18 +200,23 @@ def _trained(options: RewardModelOptions, bed: Testbed, proxy: Tensor) -> Rows:
                 "k1_estimate": estimates([arm("k1_loss", 0.0)] * len(arms), seen)[0].mean(-1),
                 "k3_estimate": estimates([arm("k3_loss", 0.0)] * len(arms), seen)[0].mean(-1),
             }
-        rows += _training_rows(options, bed, world, arms, report.update, values)
+        rows += _training_rows(options, testbed, world, arms, report.update, values)
     return rows
 
 
 def _training_rows(
-    options: RewardModelOptions, bed: Testbed, world: Replicas, arms: list[PenaltyArm], step: int, values: Mapping[str, Tensor]
+    options: RewardModelOptions,
+    testbed: Testbed,
+    world: Replicas,
+    arms: list[PenaltyArm],
+    step: int,
+    values: Mapping[str, Tensor],
 ) -> Rows:
     plain = {name: tensor.tolist() for name, tensor in values.items()}
     rows: Rows = []
     for i, each in enumerate(arms):
-        for place in range(len(options.sizes) * len(bed.seeds)):
-            size, k = divmod(place, len(bed.seeds))
+        for place in range(len(options.sizes) * len(testbed.seeds)):
+            size, k = divmod(place, len(testbed.seeds))
             update, cause = world.optimizer.causes.get((i, place), (step, ""))
             stopped = cause and step > update
             rows.append(
@@ -220,7 +225,7 @@ def _training_rows(
                     "beta": each.beta,
                     "proxy": label(options.sizes[size]),
                     "pairs": options.sizes[size],
-                    "seed": bed.seeds[k],
+                    "seed": testbed.seeds[k],
                     "step": step,
                 }
                 | {name: column[i][place] for name, column in plain.items()}

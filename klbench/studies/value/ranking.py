@@ -244,11 +244,11 @@ def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) 
     missed = values["pair"][values["std_z"].astype(float) < -LARGE_Z]
     ok = ok[ok["exact_std"].notna() | ~ok["pair"].isin(missed)]
     z = (ok["bias"] / ok["bias_se"]).astype(float).abs().where((ok["bias_se"] > 0) & (ok["samples"] >= FEW_SAMPLES))
-    told = ok.assign(z=z, weighted=ok["pair"].isin(off_policy))[ok["pair"].isin(fit)].dropna(subset="z")
+    testable = ok.assign(z=z, weighted=ok["pair"].isin(off_policy))[ok["pair"].isin(fit)].dropna(subset="z")
     found = []
     for record in estimators.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
-        rows = told[(told["estimator"] == row["estimator"]) & (told["weighted"] == bool(row["needs_weight"]))]
+        rows = testable[(testable["estimator"] == row["estimator"]) & (testable["weighted"] == bool(row["needs_weight"]))]
         own: dict[str, Any] = {"judged": len(rows), "worst_z": rows["z"].max()}
         own["worst_pair"] = str(rows["pair"][rows["z"].idxmax()]) if len(rows) else ""
         own["negative"] = values["frac_negative"][values["estimator"] == row["estimator"]].astype(float).max()

@@ -86,7 +86,7 @@ class Found:
         return Found(self.moments.merge(later.moments), counts, self.khats or later.khats)
 
     def flat(self) -> dict[str, np.ndarray]:
-        """Everything as arrays by name."""
+        """Return everything as arrays by name."""
         counts, moments = self.counts, self.moments
         return {
             "count": np.array(moments.count),

@@ -144,7 +144,7 @@ def _coverage(row: Row | None) -> Cell:
 
 
 def every_row(data: Data, batch: int) -> list[Block]:
-    """Return all measured rows of a batch size, as many as a page bears."""
+    """Return the measured rows of a batch size, up to the most that a page shows."""
     order = {pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)}
     rows = sorted((row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]])
     title = SAY.every(size(batch), len(rows))

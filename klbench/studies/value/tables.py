@@ -240,7 +240,7 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
 
 
 def _compare(measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray) -> dict[str, float] | None:
-    """Differences between two estimators at a batch size; None where one of them was not measured there."""
+    """Return the differences between two estimators at a batch size; None if one of them was not measured there."""
     mean_vector = measured.moments.mean
     truth = measured.exact.truths[measured.plan.estimators[first].target]
     at, to = _locate(measured, first, batch), _locate(measured, second, batch)
