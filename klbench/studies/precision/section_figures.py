@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from matplotlib.axes import Axes
 
+from klbench.report import plots
 from klbench.report.axes import log_ticks
 from klbench.report.blocks import Figure, LegendEntry, Panel
-from klbench.report.figures import FAINT, TEXT, colour, drawing
 from klbench.report.numbers import number, power_of_ten
 from klbench.report.prose import prose
 from klbench.studies.precision.section_data import Curve, Data
@@ -25,28 +26,6 @@ def _legend(curves: Sequence[Curve]) -> dict[str, LegendEntry]:
     return {name: LegendEntry(name, *STYLES.get(name, (4 + i, "v"))) for i, name in enumerate(names)}
 
 
-def _draw(axes: Axes, curve: Curve, values: Sequence[float], entry: LegendEntry, floor: float) -> None:
-    x = [10.0 ** (decade + 0.5) for decade in curve.decades]
-    y = [min(max(value, floor), TOP) for value in values]
-    axes.plot(x, y, color=colour(entry.slot), zorder=3)
-    for marker, chosen in (
-        (entry.marker, [floor <= value <= TOP for value in values]),
-        ("^", [value > TOP for value in values]),
-        ("v", [value < floor for value in values]),
-    ):
-        kept = [(a, b) for a, b, keep in zip(x, y, chosen, strict=True) if keep]
-        if kept:
-            axes.plot(
-                *zip(*kept, strict=True),
-                linestyle="none",
-                marker=marker,
-                color=colour(entry.slot),
-                clip_on=False,
-                zorder=4,
-                markerfacecolor=colour(entry.slot) if marker == entry.marker else "none",
-            )
-
-
 def _words(curve: Curve, values: Sequence[float]) -> str:
     worst = max(values)
     decade = curve.decades[list(values).index(worst)]
@@ -54,26 +33,31 @@ def _words(curve: Curve, values: Sequence[float]) -> str:
 
 
 def _panel(data: Data, estimator: str, dtype: str, floor: float, *, gradient: bool) -> Panel:
-    curves = data.of(estimator=estimator, dtype=dtype)
-    legend = _legend(data.of(estimator=estimator))
-    with drawing(left=0.16) as (axes, svg):
-        axes.set_xscale("log")
+    curves, legend = data.of(estimator=estimator, dtype=dtype), _legend(data.of(estimator=estimator))
+    decades = [decade for each in curves for decade in each.decades]
+
+    def error_axis(axes: Axes) -> None:
         axes.set_yscale("log")
-        decades = [decade for each in curves for decade in each.decades]
-        for each in curves:
-            _draw(axes, each, each.gradient if gradient else each.error, legend[each.variant], floor)
-        axes.axhline(1.0, color=TEXT, linewidth=0.9, linestyle="--", zorder=1)
-        axes.axhline(curves[0].eps, color=FAINT, linewidth=2.4, zorder=0)
-        low, high = 10.0 ** min(decades), 10.0 ** (max(decades) + 1)
-        axes.set_xlim(low, high)
-        axes.set_ylim(floor, TOP)
-        log_ticks(axes.xaxis, low, high)
+        axes.set_ylim(floor, 4 * TOP)
         log_ticks(axes.yaxis, floor, TOP)
-        axes.set_xlabel("|log r|")
-        axes.set_ylabel("relative error")
+
+    x = plots.Axis("|log r|", "log", room=(10.0 ** min(decades), 10.0 ** (max(decades) + 1)))
+    y = plots.Axis("relative error", levels=(1.0, curves[0].eps), place=error_axis)
+    drawn = []
+    for each in curves:
+        values = each.gradient if gradient else each.error
+        drawn.append(
+            plots.Line(
+                legend[each.variant],
+                [10.0 ** (decade + 0.5) for decade in each.decades],
+                [min(max(value, floor), TOP) for value in values],
+                hollow=[not floor <= value <= TOP for value in values],
+            )
+        )
     said = "; ".join(_words(each, each.gradient if gradient else each.error) for each in curves)
     what = "gradient" if gradient else "value"
-    return Panel(dtype, svg[0], f"Relative error of the {what} of {estimator} in {dtype}: {said}.")
+    alt = f"Relative error of the {what} of {estimator} in {dtype}: {said}."
+    return replace(plots.lines(dtype, drawn, x, y), alt=alt)
 
 
 def figure(data: Data, estimator: str, *, gradient: bool = False) -> Figure:
