@@ -2,6 +2,7 @@
 
 import math
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`((?:klbench|conf)/\S+)`\n\n```\w+\n(.*?)^```$", TEXT, re.M | re.S))
+COMMANDS = re.findall(r"^python -m .*$", TEXT, re.M)
+SMALLEST = re.findall(r'`("\w+": "[^`]*")`', TEXT)
 STUDY = "klbench/studies/sign"
 
 
@@ -24,10 +27,14 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def checkout(tmp_path_factory) -> Path:
     """A copy of klbench with the examples in it; ``python -m klbench`` there is this copy."""
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("klbench", "conf", "tests/contract"):
+    for name in ("klbench", "conf", "tests/contract", "tests/report"):
         shutil.copytree(ROOT / name, folder / name)
-    for name in ("tests/conftest.py", "pyproject.toml"):
+    for name in ("tests/conftest.py", "pyproject.toml", "benchmarks/golden.py"):
+        (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    (line,) = SMALLEST
+    runs = folder / "tests/report/smallest.py"
+    runs.write_text(runs.read_text(encoding="utf-8").replace("RUNS = {\n", f"RUNS = {{\n    {line},\n"), encoding="utf-8")
     for name, code in FILES.items():
         assert not (folder / name).exists(), f"{name} is klbench's own: the example needs another name"
         (folder / name).parent.mkdir(exist_ok=True)
@@ -82,33 +89,43 @@ def test_the_study_runs_and_has_its_page(checkout) -> None:
     assert (checkout / "sign" / "figures" / "sign.svg").is_file()
 
 
-def test_the_contract_tests_pass(checkout) -> None:
-    ended = run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "tests/contract", "-k", "k1_pq or logistic")
-    assert ended.returncode == 0, ended.stdout
-    assert int(re.findall(r"(\d+) passed", ended.stdout)[0]) >= 60
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_beside_them_runs(command: str, checkout, tmp_path) -> None:
+    python, option, module, *words = shlex.split(command)
+    assert (python, option) == ("python", "-m")
+    if module == "klbench":
+        ended = run(checkout, module, *words, *([] if "samples=" in command else ["samples=2000"]), f"out={tmp_path / 'run'}")
+        assert (tmp_path / "run" / "index.html").is_file(), ended.stderr
+    else:
+        ended = run(checkout, module, *words, "-q", "-p", "no:cacheprovider")
+        assert re.search(r"^\d+ passed", ended.stdout, re.M), ended.stdout
+    assert ended.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("claim", "said"),
-    [
-        ("unbiased=False", "k1_pq claims unbiased=False: expected a bias"),
-        ("nonnegative=True", "k1_pq claims nonnegative=True: expected no term below 0"),
-        ("growth=2.0", "k1_pq declares growth=2.0: its terms grow as r^1"),
-    ],
-)
-def test_a_contract_test_says_what_it_expected_of_whom(claim: str, said: str, checkout, monkeypatch) -> None:
-    file, name = checkout / "klbench/estimators/k1_pq.py", claim.partition("=")[0]
+def test_each_example_has_its_commands() -> None:
+    for words in ("k1_pq", "pair=logistic", "+exp=sign", "-k k1_pq", "-k logistic", "-k sign"):
+        assert any(words in command for command in COMMANDS), words
+
+
+def test_contract_tests_say_what_they_expected_of_whom(checkout) -> None:
+    file = checkout / "klbench/estimators/k1_pq.py"
     good = file.read_text(encoding="utf-8")
-    changed = re.sub(rf"\b{name}=[\w.]+", claim, good)
-    assert changed != good
+    changed = good
+    for wrong in ("unbiased=False", "nonnegative=True", "growth=2.0"):
+        changed, count = re.subn(rf"\b{wrong.partition('=')[0]}=[\w.]+", wrong, changed)
+        assert count == 1
     file.write_text(changed, encoding="utf-8")
     try:
-        words = ["-q", "-p", "no:cacheprovider", "tests/contract/test_estimators.py", "-k", "k1_pq"]
-        ended = run(checkout, "pytest", *words)
+        ended = run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_estimators.py", "-k", "k1_pq")
     finally:
         file.write_text(good, encoding="utf-8")
     assert ended.returncode == 1
-    assert f"AssertionError: {said}" in ended.stdout
+    for said in (
+        "k1_pq claims unbiased=False: expected a bias",
+        "k1_pq claims nonnegative=True: expected no term below 0",
+        "k1_pq declares growth=2.0: its terms grow as r^1",
+    ):
+        assert f"AssertionError: {said}" in ended.stdout
 
 
 @pytest.mark.parametrize(
