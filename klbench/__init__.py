@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klbench import divergences, estimators, gradients, kernels, pairs, rlhf, streams
+    from klbench import audit, divergences, estimators, gradients, kernels, pairs, rlhf, streams
     from klbench.engine.app import run
     from klbench.engine.execution import Run
     from klbench.machine import __version__
     from klbench.types import ConfigError, Draws, RunError
 
 __all__ = [
-    "ConfigError", "Draws", "Run", "RunError", "__version__", "divergences", "estimators", "gradients", "kernels", "pairs",
-    "rlhf", "run", "streams",
+    "ConfigError", "Draws", "Run", "RunError", "__version__", "audit", "divergences", "estimators", "gradients", "kernels",
+    "pairs", "rlhf", "run", "streams",
 ]  # fmt: skip
 
 _HOME = {

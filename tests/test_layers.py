@@ -29,7 +29,7 @@ LEVELS = {
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report"},
-    6: {"study"},
+    6: {"study", "audit"},
     7: {"studies"},
     8: {"engine"},
     9: {"__main__"},

@@ -1,0 +1,411 @@
+"""Checks of how inputs are treated: padding, lengths, neighbours, other rows, dtypes, and what a call leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from klbench.audit import forms
+from klbench.audit.adapter import CallError, numbers
+from klbench.audit.batches import SHAPE, Batch, random
+from klbench.audit.case import Case, check
+from klbench.audit.findings import Finding, Severity
+
+PADS = (1.0, -100.0, -1e10, float("inf"), float("nan"))
+SAME = 1e-6
+"""Relative change that is none."""
+
+
+def _value(case: Case, batch: Batch, changed: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    return case.probe.function(batch, changed=changed).value
+
+
+def _differs(one: np.ndarray, other: np.ndarray, tolerance: float = SAME) -> bool:
+    if one.shape != other.shape:
+        return True
+    size = max(float(np.nanmax(np.abs(other), initial=0.0)), 1e-3)
+    return not np.allclose(one, other, rtol=tolerance, atol=tolerance * size, equal_nan=True)
+
+
+def _tolerance(case: Case) -> float:
+    return (SAME, 1e-4, 0.05)[case.identity.tolerance]
+
+
+def _arrays(case: Case) -> list[str]:
+    return [role for role in case.probe.plan.roles.values() if role not in ("mask", "advantages", "beta", "tokens")]
+
+
+def _counted(case: Case, value: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return what counts of an output: of one a token, the tokens that the mask leaves in."""
+    if value.shape == mask.shape:
+        return value[mask]
+    if value.ndim == 3 and value.shape[:2] == mask.shape:
+        return value[mask]
+    return value
+
+
+@check("padding-leak")
+def padding_leak(case: Case) -> Iterator[Finding]:
+    """Change what is masked out."""
+    plan, function = case.probe.plan, case.probe.function
+    if not plan.has("mask"):
+        return
+    batch = random("padding", masked=True)
+    arrays = batch.arrays(plan)
+    roles = _arrays(case)
+    attached = (plan.learned,) if case.differentiable and plan.learned in arrays else ()
+    base = function(batch, gradients=attached)
+    sets = [*([role] for role in roles[:2]), roles]
+    for pad in PADS:
+        for which in sets:
+            changed = {role: _padded(arrays[role], batch.mask, pad) for role in which}
+            try:
+                found = function(batch, gradients=attached, changed=changed)
+            except (CallError, RuntimeError):
+                continue  # it refuses such input
+            where = ", ".join(plan.parameter(role) for role in which)
+            got, expected = (_counted(case, each.value, batch.mask) for each in (found, base))
+            if _differs(got, expected, _tolerance(case)):
+                yield case.finding(
+                    "padding-leak", "error", f"what the mask leaves out changes the value: {pad:g} in {where}",
+                    padding=pad, arguments=which, got=got, expected=expected,
+                )  # fmt: skip
+                return
+            for role in attached:
+                one, two = found.gradients[role], base.gradients[role]
+                if one is not None and two is not None and _differs(one[batch.mask], two[batch.mask], _tolerance(case)):
+                    yield case.finding(
+                        "padding-leak", "error", f"what the mask leaves out changes the gradient: {pad:g} in {where}",
+                        padding=pad, arguments=which,
+                    )  # fmt: skip
+                    return
+                if one is not None and np.isnan(one).any() and np.isfinite(pad):
+                    yield case.finding(
+                        "padding-leak", "error",
+                        f"the gradient of what the mask leaves out is NaN with {pad:g} in {where}: it spreads to all weights",
+                        padding=pad, arguments=which,
+                    )  # fmt: skip
+                    return
+
+
+def _padded(array: np.ndarray, mask: np.ndarray, pad: float) -> np.ndarray:
+    result = array.copy()
+    result[~mask] = pad
+    return result
+
+
+def _wider(batch: Batch, columns: int) -> Batch:
+    """Return the batch with masked columns appended, where policy and reference are the same."""
+
+    def wide(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x, np.repeat(x[:, :1], columns, axis=1)], axis=1)
+
+    names = ("log_q", "log_p", "log_mu", "rest_q", "rest_p", "token", "offset")
+    grown: dict[str, Any] = {name: wide(getattr(batch, name)) for name in names}
+    start = batch.shape[1]
+    for name in ("log_p", "log_mu"):
+        grown[name][:, start:] = grown["log_q"][:, start:]
+    grown["rest_p"][:, start:] = grown["rest_q"][:, start:]
+    mask = np.concatenate([batch.mask, np.zeros((batch.shape[0], columns), bool)], axis=1)
+    return replace(batch, **grown, mask=mask)
+
+
+@check("denominator")
+def denominator(case: Case) -> Iterator[Finding]:
+    """Append masked columns."""
+    if not case.probe.plan.has("mask") or case.probe.output not in ("number", "sequence"):
+        return
+    batch = random("denominator", masked=True)
+    try:
+        base, wide = _value(case, batch), _value(case, _wider(batch, 4))
+    except CallError:
+        return
+    if _differs(wide, base, max(_tolerance(case), 1e-5)):
+        yield case.finding(
+            "denominator", "error", "masked columns that are appended change the value: it is divided by the padded length",
+            columns=4, got=wide, expected=base,
+        )  # fmt: skip
+    elif case.reduced is not None and case.reduced.fault == "denominator":
+        yield case.finding("denominator", "error", f"the reduction is: {case.reduced.name}")
+
+
+def influence(case: Case, role: str) -> np.ndarray | None:
+    """Return which outputs, one a token, change with each token of an input: booleans ``(B, T, B', T')``; None if it raises."""
+    batch = random("influence")
+    arrays = batch.arrays(case.probe.plan)
+    rows, tokens = SHAPE
+    try:
+        base = _value(case, batch)
+        base = base.reshape(base.shape[0], base.shape[1], -1)
+        result = np.zeros((rows, tokens, *base.shape[:2]), bool)
+        for b in range(rows):
+            for t in range(tokens):
+                changed = arrays[role].copy()
+                changed[b, t] = changed[b, t] - 0.3 * np.arange(1, 1 + changed[b, t].size).reshape(changed[b, t].shape)
+                found = _value(case, batch, {role: changed}).reshape(base.shape)
+                result[b, t] = (np.abs(found - base) > 1e-7 * (1.0 + np.abs(base))).any(-1)
+    except CallError:
+        return None
+    return result
+
+
+@check("shift")
+def shift(case: Case) -> Iterator[Finding]:
+    """Look for tokens that are compared with their neighbours."""
+    if case.reduced is not None:
+        if case.reduced.fault == "shift":
+            yield case.finding("shift", "error", f"policy, reference and tokens are not aligned: {case.reduced.alignment}")
+        return
+    if case.probe.output != "token":
+        return
+    for role in _arrays(case):
+        found = influence(case, role)
+        if found is None:
+            continue
+        own, near = _diagonal(found, 0), max(_diagonal(found, 1), _diagonal(found, -1))
+        if near > 0.5 and own < 0.5:
+            yield case.finding(
+                "shift",
+                "error",
+                f"the value of a token depends on {case.probe.plan.parameter(role)} of its neighbour, not its own",
+            )
+            return
+
+
+def _diagonal(found: np.ndarray, by: int) -> float:
+    """Return the share of tokens whose output so many places further changes."""
+    rows, tokens = found.shape[:2]
+    last = found.shape[3]
+    hits = [found[b, t, b, t + by] for b in range(rows) for t in range(tokens) if 0 <= t + by < last]
+    return float(np.mean(hits)) if hits else 0.0
+
+
+@check("token-mixing")
+def token_mixing(case: Case) -> Iterator[Finding]:
+    """Look for values that mix tokens of a sequence."""
+    reduced, probe = case.reduced, case.probe
+    if reduced is not None or not probe.compares:
+        return
+    if probe.output == "token":
+        for role in _arrays(case):
+            found = influence(case, role)
+            if found is None:
+                continue
+            rows, tokens = found.shape[:2]
+            last = found.shape[3]
+            mixed = [found[b, t, b, s] for b in range(rows) for t in range(tokens) for s in range(last) if abs(s - t) > 1]
+            if any(mixed) and np.mean(mixed) > 0.1:
+                yield case.finding(
+                    "token-mixing", "error", f"the value of a token depends on {probe.plan.parameter(role)} of other tokens",
+                    share=float(np.mean(mixed)),
+                )  # fmt: skip
+                return
+        return
+    if case.form is not None and case.form.name != "k1":
+        yield case.finding(
+            "token-mixing", "error" if _interact(case) else "warning",
+            f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its terms gives the value",
+        )  # fmt: skip
+    elif case.form is not None:
+        yield case.finding("token-mixing", "warning", "where tokens differ no reduction of the terms gives the value")
+
+
+def _interact(case: Case) -> bool:
+    """Return whether what one token adds depends on another token of its row."""
+    batch = random("interaction")
+    base = batch.log_ratio
+    parts = []
+    for changes in ((), ((0, 0),), ((0, 3),), ((0, 0), (0, 3))):
+        log_ratio = base.copy()
+        for at in changes:
+            log_ratio[at] -= 0.5
+        parts.append(case.probe.part(batch.with_ratio(log_ratio - 0.0)).sum())
+    return abs(parts[3] - parts[2] - parts[1] + parts[0]) > 1e-7 * max(abs(parts[0]), 1e-3)
+
+
+@check("broadcast")
+def broadcast(case: Case) -> Iterator[Finding]:
+    """Look for shapes that grow into each other."""
+    probe = case.probe
+    if probe.output == "other":
+        yield case.finding(
+            "broadcast", "error", f"inputs of shape {SHAPE} give an output of shape {probe.shape}: dimensions were added",
+            shape=list(probe.shape),
+        )  # fmt: skip
+    elif case.reduced is not None and case.reduced.fault == "broadcast":
+        yield case.finding(
+            "broadcast", "error", "sums of sequences meet the lengths of all others: (B, 1) and (B,) make (B, B)"
+        )
+    elif case.reduced is None and probe.plan.has("mask") and probe.output == "number" and probe.compares:
+        yield from _square(case)
+
+
+def _square(case: Case) -> Iterator[Finding]:
+    """Compare a square batch with one whose rows are worth the same, where (B,) could have met (T,)."""
+    batch = random("square", 4, 4, masked=True)
+    order = np.array([1, 2, 3, 0])
+    try:
+        one, two = case.probe.part(batch), case.probe.part(batch.take(order))
+    except Exception:  # noqa: BLE001  # whatever a user's function raises
+        return
+    if _differs(one, two, 1e-5):
+        yield case.finding(
+            "broadcast", "error", "the order of the rows changes the value of a square batch", got=two, expected=one
+        )
+
+
+@check("batch-dependence")
+def batch_dependence(case: Case) -> Iterator[Finding]:
+    """Look for rows whose value depends on other rows."""
+    probe = case.probe
+    if probe.output not in ("token", "sequence"):
+        return
+    batch = random("rows", masked=probe.plan.has("mask"))
+    other = batch.log_ratio.copy()
+    other[1:] *= 1.7
+    base, found = (probe.part(each) for each in (batch, batch.with_ratio(other)))
+    if base.shape == found.shape and _differs(found[0], base[0], _tolerance(case)):
+        yield case.finding("batch-dependence", "error", "other rows change the value of a row", got=found[0], expected=base[0])
+
+
+@check("nondeterministic")
+def nondeterministic(case: Case) -> Iterator[Finding]:
+    """Call twice with the same input."""
+    batch = random("twice", masked=case.probe.plan.has("mask"))
+    values = [_value(case, batch) for _ in range(3)]
+    if any(_differs(each, values[0], 1e-9) for each in values[1:]):
+        yield case.finding(
+            "nondeterministic", "error", "the same input gives different values", got=values[1], expected=values[0]
+        )
+
+
+@check("mutates-input")
+def mutates_input(case: Case) -> Iterator[Finding]:
+    """Compare the inputs before and after a call."""
+    function = case.probe.function
+    batch = random("mutation", masked=case.probe.plan.has("mask"))
+    given = function.given(batch)
+    before = {role: numbers(each) for role, each in given.items()}
+    try:
+        function.raw(given)
+    except CallError:
+        return
+    for role, each in given.items():
+        if not np.array_equal(before[role], numbers(each), equal_nan=before[role].dtype.kind == "f"):
+            yield case.finding("mutates-input", "error", f"it changes its argument {case.probe.plan.parameter(role)} in place")
+
+
+# Precision.
+
+NEAR = 0.01
+"""The log-ratio at which precision is judged."""
+
+
+def _near(dtype: str) -> Batch:
+    """Return tokens with log-probabilities over [-12, -0.05], as the dtype holds them, of log-ratios near 0.01."""
+    count = 40
+    log_q = np.linspace(-12.0, -0.05, count)
+    sign = np.where(np.arange(count) % 2, 1.0, -1.0)
+    log_p = np.minimum(log_q + NEAR * sign, -1e-3)
+    batch = random("near", 1, count)
+    if dtype == "float32":
+        log_q, log_p = (x.astype(np.float32).astype(np.float64) for x in (log_q, log_p))
+    return replace(batch, log_q=log_q[None], log_p=log_p[None], log_mu=log_q[None], rest_p=batch.rest_q)
+
+
+@check("cancellation")
+def cancellation(case: Case) -> Iterator[Finding]:
+    """Judge the worst token near the reference, in float32."""
+    form, probe = case.form, case.probe
+    if form is None or form.fault or form.full or not probe.compares or case.identity.level != "token" or not case.scale:
+        return
+    batch = _near("float32")
+    terms = (forms.clamped(form, case.identity.clamp) if case.identity.clamp else form).terms
+    worst, where = 0.0, 0
+    for t in range(batch.shape[1]):
+        one = batch.take(slice(None), slice(t, t + 1)).repeated(*SHAPE)
+        if probe.plan.form == "log_ratio":
+            log_ratio = one.log_ratio.astype(np.float32).astype(np.float64)
+            one = replace(one, log_p=one.log_q + log_ratio)
+        exact = case.identity.scale * float(terms(one)[0, 0])
+        if (probe.plan.form == "logits" and t % 4) or not exact:
+            continue
+        off = abs(float(np.median(probe.part(one, "float32"))) - exact) / abs(exact)
+        if off > worst:
+            worst, where = off, t
+    if probe.plan.form == "logits":
+        worst /= 50.0  # the logits themselves are rounded: their differences lose so much at best
+    if worst > 1e-3:
+        severity: Severity = "error" if worst > 0.1 else "warning"
+        yield case.finding(
+            "cancellation", severity, f"{100 * worst:.3g} % of {form.name} is lost in float32 at a log-ratio of {NEAR:g}",
+            log_q=float(batch.log_q[0, where]), log_p=float(batch.log_p[0, where]), relative_error=worst,
+        )  # fmt: skip
+
+
+@check("dtype")
+def dtype(case: Case) -> Iterator[Finding]:
+    """Compare 16-bit inputs with the exact value of the same inputs, at log-ratios that both hold."""
+    form, probe = case.form, case.probe
+    if case.identity.tolerance == 2:
+        yield case.finding("dtype", "error", "it computes in 16 bits whatever it is given")
+        return
+    if form is None or form.fault or not probe.compares or case.identity.level != "token" or probe.plan.form == "logits":
+        return
+    of = form.of_ratio
+    if of is None:
+        return
+    kept = forms.clamped(form, case.identity.clamp).of_ratio if case.identity.clamp else of
+    assert kept is not None
+    kinds = ("float16",) if probe.function.library == "numpy" else ("bfloat16", "float16")
+    for kind in kinds:
+        for log_ratio in (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0):
+            one = random("16 bits", 1, 1)
+            one = replace(
+                one, log_q=np.full((1, 1), -9.0), log_p=np.full((1, 1), -9.0 + log_ratio), log_mu=np.full((1, 1), -9.0)
+            )
+            try:
+                got = float(np.median(probe.part(one.repeated(*SHAPE), kind)))
+            except Exception:  # noqa: BLE001  # an operation that has no such dtype is no finding
+                break
+            exact = case.identity.scale * float(kept(np.array([log_ratio]))[0])
+            size = abs(exact)
+            if not 1e-3 < size < 6e4 or abs(got - exact) <= 0.05 * size:
+                continue
+            wrong = np.isnan(got) or got == 0.0 or (np.isfinite(got) and abs(got - exact) > 0.5 * size)
+            words = f"in {kind} it is {got:.4g} at a log-ratio of {log_ratio:g}, exact {exact:.4g}"
+            yield case.finding(
+                "dtype", "error" if wrong else "warning", words, dtype=kind, log_ratio=log_ratio, got=got, expected=exact
+            )
+            break
+
+
+@check("non-finite-value")
+def non_finite_value(case: Case) -> Iterator[Finding]:
+    """Look for NaN, and for inf where the exact value is a float."""
+    form, probe = case.form, case.probe
+    if not probe.compares or probe.plan.form == "logits":
+        return
+    of = None
+    if form is not None and form.of_ratio is not None and case.identity.level == "token":
+        of = forms.clamped(form, case.identity.clamp).of_ratio if case.identity.clamp else form.of_ratio
+    for log_ratio in (-1e4, -200.0, -100.0, -50.0, 50.0, 80.0, 100.0, 200.0, 1e4):
+        batch = random("extreme", 1, 1).with_ratio(np.array([[log_ratio]])).repeated(*SHAPE)
+        for kind in ("float32", "float64"):
+            try:
+                got = float(np.median(probe.function(batch, kind).value))
+            except Exception:  # noqa: BLE001  # it refuses
+                continue
+            if np.isfinite(got):
+                continue
+            with np.errstate(all="ignore"):
+                exact = np.nan if of is None else float(of(np.array([log_ratio]))[0]) * case.identity.scale
+            words = f"it is {got:g} in {kind} at a log-ratio of {log_ratio:g}"
+            severity: Severity = "error" if np.isnan(got) or (of is not None and probe.used_as != "loss") else "warning"
+            if of is not None and np.isinf(got) and abs(exact) > float(np.finfo(kind).max) * 1e-3:
+                severity, words = "note", f"{words}, which is too large for a float"
+            yield case.finding("non-finite-value", severity, words, log_ratio=log_ratio, dtype=kind, got=got, expected=exact)
+            return
