@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klbench import audit, divergences, estimators, gradients, kernels, pairs, rlhf, streams
+    from klbench import audit, divergences, estimators, gradients, kernels, pairs, rlhf, streams, testing
     from klbench.engine.app import run
     from klbench.engine.execution import Run
     from klbench.machine import __version__
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ConfigError", "Draws", "Run", "RunError", "__version__", "audit", "divergences", "estimators", "gradients", "kernels",
-    "pairs", "rlhf", "run", "streams",
+    "pairs", "rlhf", "run", "streams", "testing",
 ]  # fmt: skip
 
 _HOME = {

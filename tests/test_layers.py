@@ -30,7 +30,7 @@ LEVELS = {
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report"},
     6: {"study", "audit"},
-    7: {"studies"},
+    7: {"studies", "testing"},
     8: {"engine"},
     9: {"__main__"},
     10: {"__init__"},

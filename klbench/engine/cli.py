@@ -24,6 +24,14 @@ def command_line(arguments: Sequence[str]) -> int:
     processes.hush_helpers()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
+    if arguments and arguments[0] == "audit":
+        from klbench.audit.command import main as audit
+
+        try:
+            return audit(arguments[1:])
+        except KeyboardInterrupt:
+            print("klbench: interrupted", file=sys.stderr)
+            return INTERRUPTED
     if not arguments or {"-h", "--help"} & set(arguments):
         print(_help())
         return DONE
@@ -96,6 +104,7 @@ def _help() -> str:
                 "python -m klbench +exp=NAME [key=value ...]   measure estimators of the KL divergence\n"
                 "python -m klbench -m +exp=NAME key=a,b ...     one run for each value\n"
                 "python -m klbench resume=RUN                   continue an unfinished run\n"
+                "python -m klbench audit TARGET                 is this KL function, this loss, right? (audit --help)\n"
                 "python -m klbench.report RUN [RUN ...]         render again, or one report from several runs"
             ),
             block(
