@@ -77,7 +77,7 @@ def audit(
     clean = form is not None and form.fault in ("", "sign")
     return Audit(
         target=name or case.probe.function.name, used_as=used_as, arguments=plan.described(),
-        identified=_named(case) if clean and form is not None else None, scale=case.scale,
+        identified=_named(case) if clean and form is not None else None, scale=float(f"{case.scale:.6g}"),
         divergence=form.divergence if form else "", clamp=case.identity.clamp, weight=case.weight,
         reduction=case.reduced.name if case.reduced else "", level=case.identity.level, same_as=_same_as(case),
         gradient=case.gradient, findings=findings, checks=count,
@@ -174,8 +174,7 @@ def _scale(case: Case) -> tuple[float, bool]:
         rows, tokens = SHAPE
         raw = min((raw / each for each in (1.0, rows, tokens, rows * tokens)), key=lambda x: abs(math.log(abs(x))))
     precise = (1e-6, 1e-3, 0.1)[case.identity.tolerance]
-    scale = float(f"{raw:.6g}")
-    scale = math.copysign(1.0, scale) if abs(abs(scale) - 1.0) <= precise else scale
+    scale = math.copysign(1.0, raw) if abs(abs(raw) - 1.0) <= precise else raw
     plan = case.probe.plan
     numbers = [float(x) for x in plan.fixed.values() if isinstance(x, int | float) and not isinstance(x, bool)]
     numbers += _defaults(case)

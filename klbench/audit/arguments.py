@@ -25,11 +25,11 @@ _LOGPROBS = re.compile(r"log_?p(rob|i|s|_|$)|logq|log_q|log_?mu|(^|_)lps?($|_)")
 _DISTRIBUTION = re.compile(r"(^|_)(full|all|dist|distribution|vocab)(_|$)")
 _TOKENS = re.compile(r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?|completions?|samples)$")
 _MASK = re.compile(r"mask|^(valid|is_valid)$")
-_ADVANTAGES = re.compile(r"^(adv|advs|advantages?)$|_advantages?$")
+_ADVANTAGES = re.compile(r"^(adv|advs|advantages?|rewards?|scores?|returns?)$|_(advantages?|rewards?|scores?)$")
 _COEFFICIENT = re.compile(r"^(beta|coef|coeff|coefficient)$|kl_?(coef|beta|weight|ctl|lambda|penalty_coef)|_beta$|^kl_c$")
 WORDS = (
     "logprobs, ref_logprobs, old_logprobs (rollout_*, sampling_*), student_*, teacher_*, log_ratio, logits, ref_logits, "
-    "tokens, mask, advantages, beta, _ (leave its default)"
+    "tokens, mask, advantages (rewards), beta, _ (leave its default)"
 )
 
 
@@ -170,7 +170,7 @@ def plan(
         )
     roles = {name: each for name, each in found.items() if each is not None}
     roles = {name: each for name, each in roles.items() if each != "beta" or used_as == "kl" or _numeric(parameters[name])}
-    for each in set(roles.values()):
+    for each in set(roles.values()) - {"old", "old_logits"}:  # who sampled may come twice: rollout and old policy
         same = [name for name, other in roles.items() if other == each]
         if len(same) > 1:
             raise ConfigError(f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any, cast
 
 import numpy as np
 
 from klbench import streams
 from klbench.audit.arguments import Plan
 
-VOCABULARY = 6
+VOCABULARY = 64
+"""Large enough for the top-k sums in use."""
 SHAPE = (3, 5)
 """Rows and tokens of a probe: neither is 1 or equals the other, so that nothing broadcasts by accident."""
 
@@ -125,6 +128,16 @@ class Batch:
         return replace(self, **{name: getattr(self, name)[rows, tokens] for name in names}, advantages=self.advantages[rows])
 
 
+def stacked(batches: Sequence[Batch]) -> Batch:
+    """Return the first token of each batch, a row each."""
+    first = [batch.take(slice(1), slice(1)) for batch in batches]
+    names = ("log_q", "log_p", "log_mu", "mask", "rest_q", "rest_p", "token", "offset", "advantages")
+    joined = replace(
+        first[0], **cast(dict[str, Any], {name: np.concatenate([getattr(each, name) for each in first]) for name in names})
+    )
+    return replace(joined, given_logits=(joined.full("q"), joined.full("p"), joined.full("mu")))
+
+
 def random(name: str, rows: int = SHAPE[0], tokens: int = SHAPE[1], spread: float = 0.6, masked: bool = False) -> Batch:
     """Return a batch of log-ratios of that standard deviation, the same for the same name; ``masked`` rows differ in length."""
     stream = streams.generator(0, "audit", name)
@@ -133,8 +146,8 @@ def random(name: str, rows: int = SHAPE[0], tokens: int = SHAPE[1], spread: floa
     mask = np.ones((rows, tokens), bool)
     if masked:
         for row in range(rows):
-            mask[row, tokens - row % tokens :] = row % tokens == 0
-    shares = [stream.dirichlet(np.full(VOCABULARY - 1, 3.0), (rows, tokens)) for _ in range(2)]
+            mask[row, tokens - row % (tokens - 1) :] = False  # two tokens at least: some functions shift by one
+    shares = [stream.dirichlet(np.full(VOCABULARY - 1, 1.0), (rows, tokens)) for _ in range(2)]
     token, offset = stream.integers(0, VOCABULARY, (rows, tokens)), stream.standard_normal((rows, tokens))
     advantages = stream.standard_normal(rows) + 0.1
     batch = Batch(log_q, log_q, log_q, mask, shares[0], shares[1], token, offset, advantages)

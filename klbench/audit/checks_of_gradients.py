@@ -13,6 +13,8 @@ from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding
 from klbench.audit.identify import GRID, at
 
+NEAREST = 2.0
+"""A clamp with zero gradient is an error from within this log-ratio."""
 FAR = (-1e4, -200.0, -100.0, -50.0, -25.0, 25.0, 50.0, 80.0, 100.0, 200.0, 1e4)
 
 
@@ -48,6 +50,12 @@ def detached(case: Case) -> Iterator[Finding]:
         where = f"; it flows into {', '.join(others)}" if others else ""
         yield case.finding("detached", "error", f"no gradient flows into {policy}, the policy{where}")
         return
+    plan = probe.plan
+    if probe.used_as == "loss" and plan.has("advantages"):
+        rest = 0.0 if plan.has("beta") else None
+        slope = probe.function(random("policy term").same(), gradients=(learned,), beta=rest).gradients[learned]
+        if slope is None or not np.any(slope):
+            yield case.finding("detached", "error", f"the policy term has no gradient for {policy}: advantages change nothing")
     if not probe.compares:
         return
     if _unmoved(case) and np.nanmax(np.abs(case.grid.values[np.abs(GRID) < 2.0]), initial=0.0) > 0.0:
@@ -132,9 +140,12 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
         slopes[float(log_ratio)] = 0.0 if found is None else float(np.nanmax(np.abs(found)))
     if not any(slopes.values()):
         return  # that is detached
-    if probe.used_as == "loss" and case.gradient is not None and case.gradient.matches == "0":
+    lost = case.form.name in ("k2", "k3") or probe.used_as == "loss"
+    if lost and case.gradient is not None and case.gradient.matches == "0":
         yield case.finding(
-            "dead-gradient", "error", f"{case.form.name} in a loss has an expected gradient of 0: it adds noise and no penalty"
+            "dead-gradient",
+            "error",
+            f"the expected gradient of this {case.form.name} is 0: in a loss it adds noise and no penalty",
         )
     dead = _ends(case, slopes)
     if not dead:
@@ -142,7 +153,8 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
     nearest = min(abs(each) for each in dead.values())
     words = " and ".join(f"{'above' if name == 'high' else 'below'} {x:.4g}" for name, x in dead.items())
     yield case.finding(
-        "dead-gradient", "warning", f"the gradient is 0 for log-ratios {words}: the penalty does not pull there",
+        "dead-gradient", "error" if nearest <= NEAREST else "warning",
+        f"the gradient is 0 for log-ratios {words}: the penalty does not pull there",
         begins=nearest, where=dead,
     )  # fmt: skip
 

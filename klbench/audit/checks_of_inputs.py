@@ -10,7 +10,7 @@ import numpy as np
 
 from klbench.audit import forms
 from klbench.audit.adapter import CallError, numbers
-from klbench.audit.batches import SHAPE, Batch, random
+from klbench.audit.batches import SHAPE, Batch, random, uniform
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding, Severity
 
@@ -204,13 +204,24 @@ def token_mixing(case: Case) -> Iterator[Finding]:
                 )  # fmt: skip
                 return
         return
-    if case.form is not None and case.form.name != "k1":
-        yield case.finding(
-            "token-mixing", "error" if _interact(case) else "warning",
-            f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its terms gives the value",
-        )  # fmt: skip
-    elif case.form is not None:
-        yield case.finding("token-mixing", "warning", "where tokens differ no reduction of the terms gives the value")
+    if case.form is None:
+        return
+    words = f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its terms gives the value"
+    if _uneven(case):
+        yield case.finding("token-mixing", "error", "tokens of one sequence have different weights")
+    else:
+        yield case.finding("token-mixing", "error" if _interact(case) else "warning", words)
+
+
+def _uneven(case: Case) -> bool:
+    """Return whether the same change of a token counts differently by its place."""
+    batch = uniform(0.4)
+    parts = []
+    for t in range(1, batch.shape[1] - 1):  # the ends may go lost in a shift by one
+        log_ratio = batch.log_ratio.copy()
+        log_ratio[0, t] = 0.9
+        parts.append(float(case.probe.part(batch.with_ratio(log_ratio)).sum()))
+    return max(parts) - min(parts) > 1e-4 * max(abs(parts[0]), 1e-3)
 
 
 def _interact(case: Case) -> bool:
@@ -264,11 +275,16 @@ def batch_dependence(case: Case) -> Iterator[Finding]:
     if probe.output not in ("token", "sequence"):
         return
     batch = random("rows", masked=probe.plan.has("mask"))
-    other = batch.log_ratio.copy()
-    other[1:] *= 1.7
-    base, found = (probe.part(each) for each in (batch, batch.with_ratio(other)))
-    if base.shape == found.shape and _differs(found[0], base[0], _tolerance(case)):
-        yield case.finding("batch-dependence", "error", "other rows change the value of a row", got=found[0], expected=base[0])
+    base = probe.part(batch)
+    for row in (0, -1):
+        other = 1.7 * batch.log_ratio
+        other[row] = batch.log_ratio[row]
+        found = probe.part(batch.with_ratio(other))
+        if base.shape == found.shape and _differs(found[row], base[row], _tolerance(case)):
+            yield case.finding(
+                "batch-dependence", "error", "other rows change the value of a row", got=found[row], expected=base[row]
+            )
+            return
 
 
 @check("nondeterministic")

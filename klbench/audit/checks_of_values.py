@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 
 from klbench.audit import forms
-from klbench.audit.batches import random
+from klbench.audit.batches import Batch, random, stacked
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding, Severity
 from klbench.audit.identify import GRID, LN, at
@@ -33,7 +34,7 @@ def _base(scale: float) -> str:
 def sign(case: Case) -> Iterator[Finding]:
     """Look for the negative of an estimator."""
     form = case.form
-    if form is None and case.gradient is not None and case.gradient.matches.startswith("-"):
+    if case.scale > 0.0 and case.gradient is not None and case.gradient.matches.startswith("-"):
         yield case.finding(
             "sign", "error", f"its expected gradient is that of {case.gradient.matches}: a step increases the KL"
         )
@@ -170,8 +171,28 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
         )
     elif not form.divergence and not form.fault:
         yield case.finding("not-a-kl", "error", f"it is {form.name}, whose mean is no divergence", **_evidence(case))
+    elif _gradient_of_none(case):
+        assert case.gradient is not None
+        bias = case.gradient.rel_bias[LEVELS[0]]
+        how = f"weight {case.weight} is differentiated with" if case.weight else "it is not that of"
+        yield case.finding(
+            "not-a-kl", "error",
+            f"its expected gradient is that of no KL, off by {100 * bias:.3g} % at {LEVELS[0]:g} nats: {how} {form.name}",
+            rel_bias=dict(case.gradient.rel_bias),
+        )  # fmt: skip
     elif form.divergence not in (forms.QP, forms.PQ) and form.divergence and not case.expect:
         yield case.finding("not-a-kl", "note", f"it is {form.name}: estimates {form.divergence}, no KL", **_evidence(case))
+
+
+def _gradient_of_none(case: Case) -> bool:
+    """Return whether the gradient is that of no KL though the value's own would be, or though a weight could not hide it."""
+    gradient, form = case.gradient, case.form
+    if gradient is None or form is None or case.reduced is None or case.reduced.fault or not case.explained:
+        return False
+    if gradient.combination or case.identity.tolerance == 2:
+        return False
+    own = form.name in ("k1", "k2", "k3") and (not case.weight or case.probe.used_as == "loss")
+    return own and gradient.matches == "none" and not case.identity.clamp and gradient.rel_bias[LEVELS[0]] > MOST_BIAS
 
 
 def _unknown(case: Case) -> Iterator[Finding]:
@@ -199,9 +220,9 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
     clamp, form = case.identity.clamp, case.form
     if clamp is None or form is None or form.fault or not case.probe.compares:
         return
-    bias = {kl: relative_bias(case, kl) / 1.0 for kl in LEVELS}
+    bias = {kl: relative_bias(case, kl) for kl in LEVELS}
     unclamped = _without(case)
-    extra = {kl: bias[kl] - unclamped[kl] for kl in LEVELS}
+    extra = {kl: round(bias[kl] - unclamped[kl], 9) + 0.0 for kl in LEVELS}
     words = ", ".join(f"{100 * extra[kl]:+.3g} % at {kl:g}" for kl in LEVELS)
     severity: Severity = "error" if abs(extra[0.05]) > MOST_BIAS else "note"
     yield case.finding(
@@ -249,7 +270,12 @@ def _same(case: Case, expected: forms.Form) -> bool:
 
 def agree(one: forms.Form, other: forms.Form) -> bool:
     """Return whether two forms have the same values up to log-ratios of 30."""
-    points = [at(float(x), k) for k, x in enumerate(GRID) if abs(x) <= 30.0]
+    near = _near()
     with np.errstate(all="ignore"):
-        a, b = (np.array([form.terms(each.take(slice(1), slice(1)))[0, 0] for each in points]) for form in (one, other))
+        a, b = one.terms(near), other.terms(near)
     return bool(np.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True))
+
+
+@cache
+def _near() -> Batch:
+    return stacked([at(float(x), k) for k, x in enumerate(GRID) if abs(x) <= 30.0])

@@ -15,7 +15,9 @@ from klbench.audit.identify import Identity, Reduced
 from klbench.audit.probe import Probe
 from klbench.types import Atoms
 
-HORIZON = 3
+SHAPES = {"logits": (VOCABULARY - 1, 2)}
+"""Ordinary tokens and horizon by the form of the inputs."""
+USUAL = (5, 3)
 NEAR, FAR = 0.05, 2.0
 """KL in nats at which the bias is given."""
 LAG = 0.1
@@ -65,7 +67,9 @@ class Setting:
     def own(self) -> dict[str, np.ndarray]:
         """Return the gradients of each token's own divergence, given the prefixes that the sampler reaches."""
         reach = np.zeros(len(self.policy))
-        np.add.at(reach, self.node[self.batch.mask], np.repeat(self.probability[:, None], HORIZON, 1)[self.batch.mask])
+        np.add.at(
+            reach, self.node[self.batch.mask], np.repeat(self.probability[:, None], self.node.shape[1], 1)[self.batch.mask]
+        )
         # Each leaf counts a prefix once: reach is its probability.
         q, p = self.policy, self.reference
         log_ratio = np.log(q / p)
@@ -74,11 +78,11 @@ class Setting:
 
 
 @cache
-def setting(kl: float, lag: float = 0.0) -> Setting:
+def setting(kl: float, lag: float = 0.0, shape: tuple[int, int] = USUAL) -> Setting:
     """Return the setting of that KL(q‖p), and KL(q‖mu) of whoever samples."""
     from klbench.pairs.sequence import SequencePair
 
-    pair = SequencePair(model="table", vocabulary=VOCABULARY - 1, horizon=HORIZON, prompts=1, kl=kl, lag=lag, behind="random")
+    pair = SequencePair(model="table", vocabulary=shape[0], horizon=shape[1], prompts=1, kl=kl, lag=lag, behind="random")
     task = pair._task
     (atoms,) = task.atoms()
     node, token, mask = (each.numpy() for each in pair.tree.paths)
@@ -98,8 +102,8 @@ def setting(kl: float, lag: float = 0.0) -> Setting:
         token=token,
         given_logits=(full[0], full[1], full[2]),
     )
-    shape = log_probs["q"].shape
-    whole = {QP: task.gradient("kl_qp").numpy().reshape(shape), PQ: task.gradient("kl_pq").numpy().reshape(shape)}
+    table = log_probs["q"].shape
+    whole = {QP: task.gradient("kl_qp").numpy().reshape(table), PQ: task.gradient("kl_pq").numpy().reshape(table)}
     return Setting(batch, atoms.probability.numpy(), node, np.exp(log_probs["q"]), np.exp(log_probs["p"]), whole, atoms)
 
 
@@ -166,7 +170,7 @@ def expected(probe: Probe, identity: Identity, reduced: Reduced | None, scale: f
     tolerance = (1e-6, 1e-2, 0.2)[identity.tolerance]
     matches, levels, bias, per_token = [], [], {}, {}
     for kl in (NEAR, FAR):
-        where = setting(kl)
+        where = setting(kl, 0.0, SHAPES.get(plan.form, USUAL))
         per_token[kl] = coefficients(probe, where.batch, reduced, scale)
         each = per_token[kl]
         if each is None:
@@ -215,7 +219,7 @@ def _rescaled(found: np.ndarray, where: Setting) -> np.ndarray:
 
 
 def _off_policy(probe: Probe, reduced: Reduced | None, scale: float, tolerance: float) -> str:
-    where = setting(FAR, LAG)
+    where = setting(FAR, LAG, SHAPES.get(probe.plan.form, USUAL))
     each = coefficients(probe, where.batch, reduced, scale)
     if each is None:
         return ""

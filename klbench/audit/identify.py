@@ -6,12 +6,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from klbench.audit import forms
-from klbench.audit.batches import SHAPE, Batch, random, uniform
+from klbench.audit.batches import SHAPE, Batch, random, stacked, uniform
 from klbench.audit.forms import Form
 from klbench.audit.probe import Probe
 
@@ -58,14 +59,17 @@ class Grid:
     points: tuple[Batch, ...]
     values: np.ndarray
 
+    @cached_property
+    def tokens(self) -> Batch:
+        """The points, a row of one token each."""
+        return stacked(self.points)
+
     def terms(self, form: Form, level: str) -> np.ndarray:
         """Return a form's terms at the points."""
-        if level == "sequence" and form.of_ratio is not None:
-            of = form.of_ratio
-            with np.errstate(all="ignore"):
-                return of(np.array([batch.log_ratio[0].sum() for batch in self.points]))
         with np.errstate(all="ignore"):
-            return np.array([form.terms(batch.take(slice(1), slice(1)))[0, 0] for batch in self.points])
+            if level == "sequence" and form.of_ratio is not None:
+                return form.of_ratio(self.tokens.log_ratio[:, 0] * SHAPE[1])
+            return form.terms(self.tokens)[:, 0]
 
 
 def at(log_ratio: float, index: int = 0) -> Batch:
@@ -93,7 +97,7 @@ def identify(probe: Probe, grid: Grid) -> Identity:
         for level in levels:
             found = _fitted(grid, known, wrong, level, tolerance, coarse=k == 2)
             if found is not None:
-                return replace(found, level=level, tolerance=k, clamp=_refined(probe, found, level, tolerance))
+                return replace(found, level=level, tolerance=k, clamp=_refined(probe, found, level))
     return Identity(None, 1.0)
 
 
@@ -206,7 +210,7 @@ def _clamp(values: np.ndarray, terms: np.ndarray, scale: float, tolerance: tuple
     return clamp
 
 
-def _refined(probe: Probe, found: Identity, level: str, tolerance: tuple[float, float]) -> dict[str, float] | None:
+def _refined(probe: Probe, found: Identity, level: str) -> dict[str, float] | None:
     """Return the clamp with its ends found by bisection."""
     if found.clamp is None or found.form is None or found.form.of_ratio is None:
         return None
@@ -220,8 +224,13 @@ def _refined(probe: Probe, found: Identity, level: str, tolerance: tuple[float, 
         outside = float(GRID[index])
         for _ in range(24):
             middle = 0.5 * (inside + outside)
+            value = probe.one(at(middle, index))
+            plateau = found.scale * clamp[f"value_{name}"]
             fitted = found.scale * of(np.array([middle * width]))
-            good = bool(_near(np.array([probe.one(at(middle, index))]), fitted, found.scale, tolerance)[0])
+            # Where it is continuous the plateau is met more sharply than the terms are left.
+            good = abs(value - plateau) > 1e-6 * abs(plateau) or bool(
+                _near(np.array([value]), fitted, found.scale, (1e-9, 0.0))[0]
+            )
             inside, outside = (middle, outside) if good else (inside, middle)
         clamp[name] = inside * width
     return clamp
@@ -304,7 +313,7 @@ def _reductions(k: np.ndarray, m: np.ndarray, output: str, level: str) -> dict[s
         return rows | {"mean of each sequence over the padded length": (sums / m.shape[1], "denominator")}
     found: dict[str, tuple[np.ndarray, str]] = {}
     if level == "token":
-        found["token mean"] = (sums.sum() / n.sum(), "")
+        found["token mean"] = (sums.sum() / max(m.sum(), 1), "")
     found["sequence sum, mean over the batch"] = (sums.mean(), "")
     if level == "token":
         found["mean of sequence means"] = ((sums / n).mean(), "")
@@ -313,6 +322,8 @@ def _reductions(k: np.ndarray, m: np.ndarray, output: str, level: str) -> dict[s
         found |= {
             "mean over the padded length": (sums.sum() / m.size, "denominator"),
             "sum of sequence means": ((sums / n).sum(), ""),
+            "sum times the number of tokens": (sums.sum() * m.sum(), "denominator"),
+            "mean of sums times their lengths": ((sums * n).mean(), "denominator"),
             "sequence sums over all lengths": (sums.mean() * (1.0 / n).mean(), "broadcast"),
             "mean of all tokens, the mask left out": (k.mean(), "padding-leak"),
             "sum of all tokens, the mask left out": (k.sum(), "padding-leak"),
@@ -348,12 +359,12 @@ def aligned(batch: Batch, alignment: str, form: str) -> Batch:
         rest: dict[str, Any] = {n: _moved(getattr(batch, n), first) for n in ("rest_q", "rest_p", "token", "offset", "log_mu")}
         return replace(batch, log_q=q, log_p=p, mask=keep, **rest)
     token = _moved(batch.token, second)
-    full = tuple(_moved(batch.full(side), first) for side in ("q", "p", "mu"))
+    full = (_moved(batch.full("q"), first), _moved(batch.full("p"), first), _moved(batch.full("mu"), first))
     chosen = [np.take_along_axis(each, token[..., None], axis=-1)[..., 0] for each in full]
     other: dict[str, Any] = {n: _moved(getattr(batch, n), first) for n in ("rest_q", "rest_p", "offset")}
     return replace(
         batch, log_q=chosen[0], log_p=chosen[1], log_mu=chosen[2], token=token, mask=keep, given_logits=full, **other
-    )  # type: ignore[arg-type]
+    )
 
 
 def reduce(probe: Probe, identity: Identity) -> Reduced | None:

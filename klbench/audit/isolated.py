@@ -52,7 +52,7 @@ def audit(target: str, options: Mapping[str, Any], limit: float = LIMIT) -> dict
         process.kill()
         process.join()
     if kind == "done":
-        return found  # type: ignore[no-any-return]  # what the pipe holds
+        return found
     raise (ConfigError if kind == "refused" else RunError)(found)
 
 

@@ -31,7 +31,7 @@ class Probe:
         self.per_vocabulary = kind == "vocabulary"
         self.output = "token" if self.per_vocabulary else kind
         self._still = False
-        self._rest = self._way() if used_as == "loss" and self.compares else ""
+        self._rest = self._way() if used_as != "kl" and self.compares else ""
 
     def _way(self) -> str:
         self._still = self.plan.has("advantages") and self._finite(_still(random("way", masked=True)))
@@ -73,6 +73,8 @@ class Probe:
         """Return the value that the KL makes, float64; summed over the vocabulary where it is not yet."""
         whole, rest = self._parts(batch, beta, dtype=dtype)
         value = whole.value if rest is None else whole.value - rest.value
+        if self.used_as == "reward" and self.plan.has("advantages"):
+            value = -value  # what a reward loses
         return value.sum(-1) if self.per_vocabulary else value
 
     def one(self, batch: Batch) -> float:

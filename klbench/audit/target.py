@@ -5,10 +5,11 @@ Naming it is the consent to import it; nothing else is ever imported because a f
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -46,24 +47,19 @@ def load(target: str) -> Callable[..., Any]:
         raise ConfigError(f"target {target!r}: expected a function, it is {type(found).__name__}")
     if isinstance(found, type):
         raise ConfigError(f"target {target!r}: it is a class; name a function, a method, or a function that makes one: make()")
-    return found  # type: ignore[no-any-return]  # callable is all that is known
+    return found
 
 
-class _own:  # noqa: N801  # used as a word
+@contextlib.contextmanager
+def _own(what: str) -> Iterator[None]:
     """Turn whatever a user's module raises, ``sys.exit`` included, into one line."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
-        if error is None or isinstance(error, ConfigError | KeyboardInterrupt):
-            return False
-        said = inputs.reason(error)
-        name = type(error).__name__
-        raise ConfigError(f"{self._what}: {said if said.startswith(name) else f'{name}: {said}'}") from error
+    try:
+        yield
+    except (ConfigError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a border: a module may raise anything
+        said, name = inputs.reason(error), type(error).__name__
+        raise ConfigError(f"{what}: {said if said.startswith(name) else f'{name}: {said}'}") from error
 
 
 def _file(place: str) -> ModuleType:
@@ -97,4 +93,5 @@ def _module(place: str) -> ModuleType:
     if here not in sys.path:
         sys.path.insert(0, here)
     with _own(f"{place}: cannot be imported"):
-        return importlib.import_module(place)
+        importlib.import_module(place)
+    return sys.modules[place]

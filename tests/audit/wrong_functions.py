@@ -127,7 +127,35 @@ def ratio_minus_one(logprobs, ref_logprobs):
     return torch.exp(ref_logprobs - logprobs) - 1
 
 
+def straight_through_uphill(logprobs, ref_logprobs):
+    d = ref_logprobs - logprobs
+    value, path = torch.expm1(d) - d, 0.5 * d**2
+    return path.detach() - path + value.detach()
+
+
+def straight_through_cubed(logprobs, ref_logprobs):
+    d = ref_logprobs - logprobs
+    value, path = torch.expm1(d) - d, 0.5 * d.abs() ** 3
+    return path - path.detach() + value.detach()
+
+
+def clamped_ratio_near(logprobs, ref_logprobs):
+    d = torch.clamp(ref_logprobs - logprobs, -1, 1)
+    return torch.expm1(d) - d
+
+
+def times_the_lengths(logprobs, ref_logprobs, mask):
+    kl = torch.where(mask, 0.5 * (logprobs - ref_logprobs) ** 2, 0.0)
+    return kl.sum() * mask.sum()
+
+
+def turned_around(log_ratio):
+    return torch.expm1(-log_ratio) + log_ratio
+
+
 VALUES = {
+    straight_through_uphill: "sign", straight_through_cubed: "not-a-kl", clamped_ratio_near: "dead-gradient",
+    times_the_lengths: "denominator", turned_around: "direction",
     nll_inputs_kl: "sign", k3_upside_down: "direction", js_divergence_error: "direction", k2_without_half: "scale",
     absolute_kl: "not-a-kl", kl_in_bits: "log-base", k3_with_log2: "log-base", forgotten_minus_one: "not-a-kl",
     clamped_at_zero: "clamp-bias", pointwise_kl_div: "not-a-kl", exp_before_clamp: "non-finite-gradient",
@@ -354,7 +382,35 @@ def loss_whole_old_weight(logprobs, ref_logprobs, old_logprobs, mask, beta=0.04)
     return masked_mean(beta * weight * 0.5 * d**2, mask)
 
 
+def loss_ratio_upside_down(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
+    ratio = torch.exp(torch.where(mask, old_logprobs - logprobs, 0.0))
+    return masked_mean(-ratio * advantages[:, None] + beta * k3(logprobs, ref_logprobs, mask), mask)
+
+
+def loss_differentiated_weight(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
+    d = torch.where(mask, logprobs - ref_logprobs, 0.0)
+    return masked_mean(-ratio * advantages[:, None] + beta * ratio * 0.5 * d**2, mask)
+
+
+def loss_of_old_policy(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
+    pg = policy_loss(logprobs, old_logprobs, advantages, mask)
+    return masked_mean(pg + beta * k3(old_logprobs, ref_logprobs, mask), mask)
+
+
+def loss_discounted(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
+    pg = policy_loss(logprobs, old_logprobs, advantages, mask)
+    return masked_mean(pg + beta * torch.cumsum(k3(logprobs, ref_logprobs, mask), dim=-1), mask)
+
+
+def loss_without_policy_term(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
+    pg = policy_loss(logprobs.detach(), old_logprobs, advantages, mask)
+    return masked_mean(pg + beta * k3(logprobs, ref_logprobs, mask), mask)
+
+
 LOSSES = {
+    loss_ratio_upside_down: "sign", loss_differentiated_weight: "not-a-kl", loss_of_old_policy: "detached",
+    loss_discounted: "token-mixing", loss_without_policy_term: "detached",
     loss_minus_kl: "sign", loss_detached_kl: "detached", loss_upside_down: "direction", loss_padded_mean: "denominator",
     loss_k2_twice: "scale", loss_reference_only: "reference-gradient", loss_k1: "dead-gradient",
     loss_mask_times_nan: "padding-leak", loss_exp_before_clamp: "non-finite-gradient", loss_abs: "not-a-kl",
