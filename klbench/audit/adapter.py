@@ -237,8 +237,11 @@ class Function:
         dtype = str(output.dtype).removeprefix("torch.")
         found: dict[str, np.ndarray | None] = dict.fromkeys(gradients)
         if gradients and output.requires_grad:
-            with quiet():
-                each = torch.autograd.grad(output.sum(), [given[role] for role in gradients], allow_unused=True)
+            try:
+                with quiet():
+                    each = torch.autograd.grad(output.sum(), [given[role] for role in gradients], allow_unused=True)
+            except RuntimeError as error:
+                raise CallError(f"{self.name}: its gradient cannot be computed: {reason(error)}") from error
             found = {
                 role: None if one is None else one.detach().to(torch.float64).numpy()
                 for role, one in zip(gradients, each, strict=True)

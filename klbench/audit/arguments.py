@@ -119,9 +119,11 @@ def role(name: str) -> str | None:
 def _roles(names: Sequence[str]) -> dict[str, str | None]:
     found = {name: role(name) for name in names}
     words = {name: name.lower().strip("_") for name in names}
-    if any(re.fullmatch(r"log_?q|q|q_?log_?probs?|q_?logits|logits_?q", word) for word in words.values()):  # p beside q
+    if any(
+        re.fullmatch(r"log_?q|q|q_?log_?p(robs?)?|log_?p(robs?)?_q|q_?logits|logits_?q", word) for word in words.values()
+    ):  # p beside q
         for name, word in words.items():
-            if re.fullmatch(r"log_?p|p_?log_?probs?", word):
+            if re.fullmatch(r"log_?p|p|p_?log_?p(robs?)?|log_?p(robs?)?_p", word):
                 found[name] = "reference"
             elif re.fullmatch(r"p_?logits|logits_?p", word):
                 found[name] = "reference_logits"
@@ -170,7 +172,11 @@ def plan(
         )
     roles = {name: each for name, each in found.items() if each is not None}
     roles = {name: each for name, each in roles.items() if each != "beta" or used_as == "kl" or _numeric(parameters[name])}
-    for each in set(roles.values()) - {"old", "old_logits"}:  # who sampled may come twice: rollout and old policy
+    for each in set(roles.values()) - {
+        "old",
+        "old_logits",
+        "mask",
+    }:  # who sampled may come twice, rollout and old policy, and masks
         same = [name for name, other in roles.items() if other == each]
         if len(same) > 1:
             raise ConfigError(f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args")

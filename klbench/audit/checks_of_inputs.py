@@ -139,6 +139,8 @@ def influence(case: Case, role: str) -> np.ndarray | None:
     rows, tokens = SHAPE
     try:
         base = _value(case, batch)
+        if base.ndim < 2:
+            return None
         base = base.reshape(base.shape[0], base.shape[1], -1)
         result = np.zeros((rows, tokens, *base.shape[:2]), bool)
         for b in range(rows):
@@ -241,7 +243,11 @@ def _interact(case: Case) -> bool:
 def broadcast(case: Case) -> Iterator[Finding]:
     """Look for shapes that grow into each other."""
     probe = case.probe
-    if probe.output == "other":
+    if probe.shape in (SHAPE[1:], SHAPE[::-1]):
+        yield case.finding(
+            "broadcast", "error", f"inputs of shape {SHAPE} give an output of shape {probe.shape}: the axes are mixed up"
+        )
+    elif probe.output == "other":
         yield case.finding(
             "broadcast", "error", f"inputs of shape {SHAPE} give an output of shape {probe.shape}: dimensions were added",
             shape=list(probe.shape),
@@ -276,6 +282,8 @@ def batch_dependence(case: Case) -> Iterator[Finding]:
         return
     batch = random("rows", masked=probe.plan.has("mask"))
     base = probe.part(batch)
+    if base.shape[0] != batch.shape[0]:
+        return
     for row in (0, -1):
         other = 1.7 * batch.log_ratio
         other[row] = batch.log_ratio[row]

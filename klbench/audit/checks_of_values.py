@@ -21,9 +21,16 @@ MOST_BIAS = 0.1
 _BASES = {1.0 / ln: base for base, ln in LN.items()} | {1.0 / ln**2: base for base, ln in LN.items()}
 
 
-def _evidence(case: Case, log_ratio: float = 0.5) -> dict[str, float]:
-    index = int(np.argmin(np.abs(GRID - log_ratio)))
-    return {"log_ratio": float(GRID[index]), "got": float(case.grid.values[index])}
+def _evidence(case: Case, expected: str | float | None = None) -> dict[str, float]:
+    """Return the value at a log-ratio of 0.5, and what it should have been: an estimator's term, or a multiple of the value."""
+    index = int(np.argmin(np.abs(GRID - 0.5)))
+    log_ratio, got = float(GRID[index]), float(case.grid.values[index])
+    found = {"log_ratio": log_ratio, "got": got}
+    if isinstance(expected, float):
+        found["expected"] = expected * got
+    elif expected is not None:
+        found["expected"] = float(forms.terms_of(expected)(np.array([log_ratio]))[0])
+    return found
 
 
 def _base(scale: float) -> str:
@@ -43,7 +50,7 @@ def sign(case: Case) -> Iterator[Finding]:
     if form.fault == "sign" or case.scale < 0.0:
         name = form.name.removeprefix("minus ")
         swapped = " (log p - log q, where log q - log p is meant)" if name == "k1" else ""
-        yield case.finding("sign", "error", f"it is minus {name}{swapped}: adding it rewards distance", **_evidence(case))
+        yield case.finding("sign", "error", f"it is minus {name}{swapped}: adding it rewards distance", **_evidence(case, -1.0))
 
 
 @check("sign")
@@ -76,7 +83,7 @@ def direction(case: Case) -> Iterator[Finding]:
         yield case.finding(
             "direction", "error",
             f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q); log_ratio is log p - log q",
-            **_evidence(case),
+            **_evidence(case, "k3" if form.name.startswith("k3") else None),
         )  # fmt: skip
     elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
         if not form.full:
@@ -108,7 +115,10 @@ def scale(case: Case) -> Iterator[Finding]:
     missing = ": the half is missing" if form.name == "k2" and abs(size - 2.0) < 1e-3 else ""
     severity: Severity = "error" if form.divergence in (forms.QP, forms.PQ) else "warning"
     yield case.finding(
-        "scale", severity, f"it is {size:.6g} times {form.name}, which no argument explains{missing}", **_evidence(case)
+        "scale",
+        severity,
+        f"it is {size:.6g} times {form.name}, which no argument explains{missing}",
+        **_evidence(case, 1.0 / size),
     )
 
 
@@ -121,7 +131,12 @@ def log_base(case: Case) -> Iterator[Finding]:
     base = _base(case.scale) if not form.fault and not case.explained else ""
     if form.fault == "log-base" or base:
         words = form.name if form.fault else f"{form.name} with a logarithm of base {base}"
-        yield case.finding("log-base", "error", f"it is {words}: log-probabilities are in nats", **_evidence(case))
+        yield case.finding(
+            "log-base",
+            "error",
+            f"it is {words}: log-probabilities are in nats",
+            **_evidence(case, "k3" if form.fault else 1.0 / case.scale),
+        )
 
 
 def relative_bias(case: Case, kl: float) -> float:
@@ -141,7 +156,7 @@ def relative_bias(case: Case, kl: float) -> float:
 def not_a_kl(case: Case) -> Iterator[Finding]:
     """Look for values that estimate no KL."""
     form = case.form
-    if not case.probe.compares:
+    if not case.probe.compares or not case.grid.points:
         return
     if form is None:
         if case.probe.used_as == "loss" and case.gradient is not None and case.gradient.matches not in ("none", "0"):

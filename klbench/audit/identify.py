@@ -400,6 +400,8 @@ def reduce(probe: Probe, identity: Identity) -> Reduced | None:
 def _ratio(output: np.ndarray, fitted: np.ndarray, mask: np.ndarray, relative: float) -> float:
     """Return the multiple of what is fitted that the output is; NaN where it is none."""
     fitted = np.asarray(fitted)
+    if output.ndim == 1 and fitted.shape == mask.shape and output.size == mask.sum():
+        fitted, mask = fitted[mask], mask[mask]  # only the tokens that count
     if output.size != fitted.size:
         return math.nan
     output = output.reshape(fitted.shape)

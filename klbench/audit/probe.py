@@ -28,6 +28,11 @@ class Probe:
         self.function, self.plan, self.used_as = function, function.plan, used_as
         self.shape = self._call(random("shape")).value.shape
         kind = _kind(self.shape)
+        grown = self.shape[:2] == (SHAPE[0], SHAPE[0]) or np.prod(self.shape) > np.prod(SHAPE)
+        if kind == "other" and not grown and self.shape not in (SHAPE[1:], SHAPE[::-1]):
+            raise ConfigError(
+                f"inputs of shape {SHAPE} give an output of shape {self.shape}; expected one number, or one a sequence or token"
+            )
         self.per_vocabulary = kind == "vocabulary"
         self.output = "token" if self.per_vocabulary else kind
         self._still = False
@@ -99,6 +104,7 @@ def _kind(shape: tuple[int, ...]) -> str:
         return "number"
     if shape in ((rows,), (rows, 1)):
         return "sequence"
-    if shape in ((rows, tokens), (rows, tokens - 1), (rows, tokens, 1), (rows, tokens - 1, 1)):
+    flat = ((rows * tokens,), (rows * (tokens - 1),))  # the tokens that count, one after the other
+    if shape in ((rows, tokens), (rows, tokens - 1), (rows, tokens, 1), (rows, tokens - 1, 1), *flat):
         return "token"
     return "vocabulary" if len(shape) == 3 and shape[:2] in ((rows, tokens), (rows, tokens - 1)) else "other"

@@ -145,6 +145,20 @@ def weighted(logprobs, ref_logprobs, old_logprobs):
     return torch.exp(logprobs - old_logprobs).detach() * (torch.expm1(d) - d)
 
 
+def only_what_counts(logprobs, ref_logprobs, mask):
+    return (logprobs - ref_logprobs)[mask.bool()]
+
+
+@torch.no_grad()
+def penalized_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=0.1):
+    return scores[:, None] - kl_coef * torch.where(mask, logprobs - ref_logprobs, 0.0)
+
+
+@torch.no_grad()
+def rewarded_distance(scores, logprobs, ref_logprobs, mask, kl_coef=0.1):
+    return scores[:, None] + kl_coef * torch.where(mask, logprobs - ref_logprobs, 0.0)
+
+
 PER_TOKEN = {
     k1: "k1", k2: "k2", k3: "k3", k3_accurate: "k3", k3_float: "k3", k3_double: "k3", k_half: "k_lambda:0.5",
     k_most: "k_lambda:0.7", low_var_kl: "k3_clamped:10", clamped_k1: "k1_openrlhf", clamped_ratio: "k3",
@@ -153,7 +167,8 @@ PER_TOKEN = {
 }  # fmt: skip
 OTHERS = {
     approx_kl: "k3", approx_kl_k1: "k1", of_the_log_ratio: "k3", distilled: "k1", as_tuple: "k1", as_dict: "k1",
-    sequence_k3: "k3", sequence_k2: "k2", Penalty(): "k1", functools.partial(with_coefficient, kl_coef=1.0): "k1",
+    only_what_counts: "k1", sequence_k3: "k3", sequence_k2: "k2", Penalty(): "k1",
+    functools.partial(with_coefficient, kl_coef=1.0): "k1",
 }  # fmt: skip
 
 
@@ -369,6 +384,21 @@ def in_the_reward(logprobs, ref_logprobs, mask, beta=0.1):
     return beta * (d.sum(-1).detach() * torch.where(mask, logprobs, 0.0).sum(-1)).mean()
 
 
+def leave_one_out(logprobs, ref_logprobs, rewards, mask, beta=0.05):
+    kl = torch.where(mask, logprobs - ref_logprobs, 0.0).sum(-1).detach()
+    returns = rewards - beta * kl
+    advantages = returns - (returns.sum() - returns) / (len(returns) - 1)
+    return -(advantages * torch.where(mask, logprobs, 0.0).sum(-1)).mean()
+
+
+def three_policies(logprobs, ref_logprobs, old_logprobs, rollout_logprobs, advantages, mask, beta=0.1):
+    weight = torch.exp(torch.where(mask, old_logprobs - rollout_logprobs, 0.0)).clamp(max=2.0)
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
+    d = torch.where(mask, ref_logprobs - logprobs, 0.0)
+    return masked_mean(-weight * ratio * advantages[:, None] + beta * (torch.expm1(d) - d), mask)
+
+
 LOSSES = (
+    leave_one_out, three_policies,
     grpo, grpo_with_ratio, dr_grpo, verl_like, k2_loss, ppo_without_kl, only_the_penalty, full_kl_loss, in_the_reward,
 )  # fmt: skip

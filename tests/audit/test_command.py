@@ -84,6 +84,10 @@ def test_a_right_function_ends_with_0_and_a_wrong_one_with_1(capsys, tmp_path):
     assert "error: scale: it is 2 times k2, which no argument explains: the half is missing (line " in out
     found = json.loads(file.read_text())
     assert (found["identified"], found["scale"]) == ("k2", 2.0)
+    evidence = found["findings"][0]["evidence"]
+    assert evidence["log_ratio"] == 0.5
+    assert evidence["got"] == pytest.approx(0.25)
+    assert evidence["expected"] == pytest.approx(0.125)
     line = WRONG.read_text().splitlines()[found["findings"][0]["line"] - 1]
     assert line == "def k2_without_half(logprobs, ref_logprobs):"
     assert run(capsys, f"{WRONG}:k2_without_half", "--allow", "scale")[0] == 0

@@ -92,3 +92,9 @@ def test_an_older_policy_is_q_where_there_is_no_reference():
 
 def test_a_weight_by_an_old_policy_is_named():
     assert klbench.audit(right.weighted).weight == "q/mu"
+
+
+def test_a_reward_needs_no_gradient_and_loses_the_penalty():
+    found = klbench.audit(right.penalized_rewards, used_as="reward")
+    assert (found.errors, found.identified, found.scale) == ([], "k1", 1.0)
+    assert [each.kind for each in klbench.audit(right.rewarded_distance, used_as="reward").errors] == ["sign"]

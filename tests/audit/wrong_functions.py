@@ -153,7 +153,12 @@ def turned_around(log_ratio):
     return torch.expm1(-log_ratio) + log_ratio
 
 
+def mean_over_the_batch(logprobs, ref_logprobs):
+    return (logprobs - ref_logprobs).mean(0)
+
+
 VALUES = {
+    mean_over_the_batch: "broadcast",
     straight_through_uphill: "sign", straight_through_cubed: "not-a-kl", clamped_ratio_near: "dead-gradient",
     times_the_lengths: "denominator", turned_around: "direction",
     nll_inputs_kl: "sign", k3_upside_down: "direction", js_divergence_error: "direction", k2_without_half: "scale",
