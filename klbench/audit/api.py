@@ -12,17 +12,18 @@ from typing import Any
 import numpy as np
 
 from klbench import estimators, gradients
-from klbench.audit import arguments, checks_of_gradients, checks_of_inputs, checks_of_values, forms
+from klbench.audit import arguments, checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values, forms
 from klbench.audit.adapter import CallError, Function
 from klbench.audit.batches import SHAPE, random
 from klbench.audit.case import CHECKS, Case
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
-from klbench.audit.identify import Identity, Reduced, evaluate, identify, reduce, weight_of
+from klbench.audit.identify import Identity, evaluate, identify, weight_of
 from klbench.audit.probe import Probe
+from klbench.audit.reduction import Reduced, reduce
 from klbench.types import ConfigError
 
-_ = checks_of_gradients, checks_of_inputs, checks_of_values
+_ = checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values
 LEAST_DIVISOR = 8.0
 """A sum times 1/n is a sum with a constant divisor from this n on, not a wrong factor."""
 

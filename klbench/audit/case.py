@@ -11,8 +11,9 @@ import numpy as np
 from klbench.audit import adapter
 from klbench.audit.findings import KINDS, Finding, Gradient, Severity
 from klbench.audit.forms import Form
-from klbench.audit.identify import Grid, Identity, Reduced
+from klbench.audit.identify import Grid, Identity
 from klbench.audit.probe import Probe
+from klbench.audit.reduction import Reduced
 
 
 @dataclass

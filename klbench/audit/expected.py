@@ -11,8 +11,9 @@ from klbench import gradients
 from klbench.audit.batches import VOCABULARY, Batch, random
 from klbench.audit.findings import Gradient
 from klbench.audit.forms import PQ, QP
-from klbench.audit.identify import Identity, Reduced
+from klbench.audit.identify import Identity
 from klbench.audit.probe import Probe
+from klbench.audit.reduction import Reduced
 from klbench.types import Atoms
 
 SHAPES = {"logits": (VOCABULARY - 1, 2)}
