@@ -55,6 +55,8 @@ class Result:
 def _library(function: Callable[..., Any]) -> str:
     """``numpy`` where the function's own code, and that of its module's functions that it calls, names NumPy and not torch."""
     plain = _plain(function)
+    if isinstance(plain, np.ufunc) or str(getattr(plain, "__module__", "")).partition(".")[0] in ("numpy", "scipy"):
+        return "numpy"
     code, space = getattr(plain, "__code__", None), getattr(plain, "__globals__", {})
     found: set[str] = set()
     seen: set[types.CodeType] = set()
@@ -124,7 +126,8 @@ class Function:
             for mask, advantage in itertools.product(masks, advantages):
                 self._forms = {"library": each, "mask": mask, "advantages": advantage}
                 try:
-                    self(random("settle", masked=True))
+                    # A gradient too: NumPy takes tensors, but none that requires one.
+                    self(random("settle", masked=True), gradients=(self.plan.learned,) if each == "torch" else ())
                 except CallError as error:
                     first = first or error
                 else:
@@ -192,7 +195,7 @@ class Function:
         try:
             with quiet():
                 return self.function(*values.values()) if self._positional else _by_name(self.function, values)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CallError(own(error, self.function)) from error
         finally:
             self._started(0.0)

@@ -57,6 +57,9 @@ def lonely(logprobs):
 def fails():
     raise ValueError("no model here")
 
+def leaves(logprobs, ref_logprobs):
+    raise SystemExit(4)
+
 number = 3
 """
 
@@ -129,6 +132,7 @@ def test_arguments_can_be_fixed_given_in_order_and_made(capsys, tmp_path):
     ("{bad}:seeds", [], "seeds the global generator of torch"),
     ("{bad}:seeds_numpy", [], "seeds the global generator of numpy.random"),
     ("{bad}:half", [], "bad.py:30: AssertionError: policy below reference"),
+    ("{bad}:leaves", [], "SystemExit: 4"),
     ("{bad}:dictionary", [], "name an entry by --output: a, b"),
     ("{bad}:dictionary", ["--output", "c"], "output 'c': the function gives back ['a', 'b']"),
     ("{bad}:two", [], "arguments 'logprobs' and 'per_token_logps' would both be policy"),

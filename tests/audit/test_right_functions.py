@@ -98,3 +98,38 @@ def test_a_reward_needs_no_gradient_and_loses_the_penalty():
     found = klbench.audit(right.penalized_rewards, used_as="reward")
     assert (found.errors, found.identified, found.scale) == ([], "k1", 1.0)
     assert [each.kind for each in klbench.audit(right.rewarded_distance, used_as="reward").errors] == ["sign"]
+
+
+def test_what_is_no_plain_function_is_audited_too():
+    import numpy as np
+
+    def hidden(array):
+        return lambda logprobs, ref_logprobs: array.subtract(logprobs, ref_logprobs)
+
+    class Called:
+        def __call__(self, logprobs, ref_logprobs):
+            return logprobs - ref_logprobs
+
+        method = __call__
+
+    for function in (Called(), Called().method, torch.compile(right.k1, backend="eager"), hidden(torch), hidden(np)):
+        found = klbench.audit(function)
+        assert (found.identified, found.errors) == ("k1", [])
+    assert klbench.audit(np.subtract, args="logprobs,ref_logprobs").identified == "k1"
+    assert klbench.audit(torch.subtract, args=["logprobs", "ref_logprobs"]).identified == "k1"
+
+
+def test_global_generators_are_left_as_they_were():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    klbench.audit(right.k1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_audit_takes_less_than_ten_seconds():
+    import time
+
+    for function, used_as in ((right.grpo, "loss"), (right.gathered_k3, "kl"), (right.low_var_kl, "kl")):
+        start = time.perf_counter()
+        klbench.audit(function, used_as=used_as)
+        assert time.perf_counter() - start < 10.0
