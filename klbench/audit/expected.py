@@ -108,7 +108,7 @@ def setting(kl: float, lag: float = 0.0, shape: tuple[int, int] = USUAL) -> Sett
     return Setting(batch, atoms.probability.numpy(), node, np.exp(log_probs["q"]), np.exp(log_probs["p"]), whole, atoms)
 
 
-def _shifted(batch: Batch) -> Batch:
+def _shifted(batch: Batch, *, mask_too: bool) -> Batch:
     """Return the batch for a function that takes each token's logits from the position before: a first token in front."""
 
     def front(x: np.ndarray) -> np.ndarray:
@@ -120,7 +120,8 @@ def _shifted(batch: Batch) -> Batch:
     assert batch.given_logits is not None
     full = tuple(back(each) for each in batch.given_logits)
     full = (full[0], np.concatenate([full[1][:, :-1], full[0][:, -1:]], axis=1), full[2])
-    mask = np.concatenate([np.zeros((batch.shape[0], 1), bool), batch.mask], axis=1)
+    none = np.zeros((batch.shape[0], 1), bool)
+    mask = np.concatenate([none, batch.mask] if mask_too else [batch.mask, none], axis=1)
     names = ("log_q", "log_p", "log_mu", "rest_q", "rest_p", "offset")
     return replace(
         batch, token=front(batch.token), mask=mask, given_logits=full, **{name: back(getattr(batch, name)) for name in names}
@@ -130,7 +131,8 @@ def _shifted(batch: Batch) -> Batch:
 def coefficients(probe: Probe, batch: Batch, reduced: Reduced | None, scale: float) -> np.ndarray | None:
     """Return what multiplies each token's score, or gradients in logits, of the sum over tokens; None without a gradient."""
     shifted = reduced is not None and reduced.alignment.startswith("logits before")
-    seen = _shifted(batch) if shifted else batch
+    unshifted = reduced is not None and reduced.alignment.endswith("mask unshifted")
+    seen = _shifted(batch, mask_too=not unshifted) if shifted else batch
     found = probe.slope(seen)
     if found is None:
         return None

@@ -398,7 +398,23 @@ def three_policies(logprobs, ref_logprobs, old_logprobs, rollout_logprobs, advan
     return masked_mean(-weight * ratio * advantages[:, None] + beta * (torch.expm1(d) - d), mask)
 
 
+def reward_to_go(logprobs, old_logprobs, ref_logprobs, rewards, response_mask, kl_coef=0.05):
+    mask = response_mask.bool()
+    logprobs, old, ref = (torch.where(mask, each, 0.0) for each in (logprobs, old_logprobs, ref_logprobs))
+    penalties = -kl_coef * (old - ref).detach()
+    returns = penalties.flip(-1).cumsum(-1).flip(-1) + rewards[:, None]
+    ratio = torch.exp(logprobs - old)
+    return masked_mean(torch.maximum(-returns * ratio, -returns * ratio.clamp(0.8, 1.2)), mask)
+
+
+def on_policy_distillation(student_logits, teacher_logits, attention_mask, temperature=1.0):
+    mask = attention_mask.bool()[:, :-1]
+    student, teacher = (F.log_softmax(each[:, :-1] / temperature, -1) for each in (student_logits, teacher_logits))
+    return F.kl_div(teacher, student, log_target=True, reduction="none").sum(-1)[mask].mean()
+
+
 LOSSES = (
+    reward_to_go, on_policy_distillation,
     leave_one_out, three_policies,
     grpo, grpo_with_ratio, dr_grpo, verl_like, k2_loss, ppo_without_kl, only_the_penalty, full_kl_loss, in_the_reward,
 )  # fmt: skip

@@ -59,6 +59,9 @@ def test_the_reduction_is_named(reduction, expected):
     (right.full_kl, "KL(q‖p)", "token", ""),
     (right.shifted_k1, "0", "sequence", ""),
     (right.in_the_reward, "KL(q‖p)", "sequence", ""),
+    (right.reward_to_go, "KL(q‖p)", "sequence", ""),
+    (right.leave_one_out, "KL(q‖p)", "sequence", ""),
+    (right.on_policy_distillation, "KL(q‖p)", "token", ""),
 ], ids=name)  # fmt: skip
 def test_the_expected_gradient_is_named(function, matches, level, combination):
     used_as = "loss" if function in right.LOSSES else "kl"
