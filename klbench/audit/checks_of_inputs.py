@@ -57,6 +57,7 @@ def padding_leak(case: Case) -> Iterator[Finding]:
     roles = _arrays(case)
     attached = (plan.learned,) if case.differentiable and plan.learned in arrays else ()
     base = function(batch, gradients=attached)
+    spread: tuple[float, str] | None = None
     sets = [*([role] for role in roles[:2]), roles]
     for pad in PADS:
         for which in sets:
@@ -81,13 +82,14 @@ def padding_leak(case: Case) -> Iterator[Finding]:
                         padding=pad, arguments=which,
                     )  # fmt: skip
                     return
-                if one is not None and np.isnan(one).any() and np.isfinite(pad):
-                    yield case.finding(
-                        "padding-leak", "error",
-                        f"the gradient of what the mask leaves out is NaN with {pad:g} in {where}: it spreads to all weights",
-                        padding=pad, arguments=which,
-                    )  # fmt: skip
-                    return
+                if spread is None and one is not None and np.isnan(one).any() and np.isfinite(pad):
+                    spread = pad, where
+    if spread is not None:
+        yield case.finding(
+            "padding-leak", "warning",
+            f"the gradient of what the mask leaves out is NaN with {spread[0]:g} in {spread[1]}: through a model it spreads",
+            padding=spread[0],
+        )  # fmt: skip
 
 
 def _padded(array: np.ndarray, mask: np.ndarray, pad: float) -> np.ndarray:

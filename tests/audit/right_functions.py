@@ -226,11 +226,9 @@ REDUCTIONS = (
 
 
 def reduced(function, reduction):
-    """The function, its terms reduced; what is masked is replaced before anything is computed of it."""
+    """The function, its terms reduced."""
 
     def both(logprobs, ref_logprobs, mask):
-        logprobs = torch.where(mask, logprobs, 0.0)
-        ref_logprobs = torch.where(mask, ref_logprobs, 0.0)
         return reduction(function(logprobs, ref_logprobs), mask)
 
     both.__name__ = f"{function.__name__}_{reduction.__name__}"

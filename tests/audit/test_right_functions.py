@@ -136,3 +136,10 @@ def test_an_audit_takes_less_than_ten_seconds():
         start = time.perf_counter()
         klbench.audit(function, used_as=used_as)
         assert time.perf_counter() - start < 10.0
+
+
+def test_a_gradient_of_padding_that_is_nan_is_a_warning():
+    found = klbench.audit(right.reduced(right.k3, right.token_mean))
+    assert "padding-leak" in [each.kind for each in found.of("warning")]
+    assert found.errors == []
+    assert "padding-leak" not in [each.kind for each in klbench.audit(right.grpo, used_as="loss").findings]
