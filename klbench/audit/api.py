@@ -23,7 +23,8 @@ from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced, reduce
 from klbench.types import ConfigError
 
-_ = checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values
+PARTS = (checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values)
+"""The modules whose checks are made: importing them registers these."""
 LEAST_DIVISOR = 8.0
 """A sum times 1/n is a sum with a constant divisor from this n on, not a wrong factor."""
 
