@@ -157,7 +157,16 @@ def mean_over_the_batch(logprobs, ref_logprobs):
     return (logprobs - ref_logprobs).mean(0)
 
 
+def log_of_exp(logprobs, ref_logprobs):
+    return torch.log(torch.exp(logprobs) / torch.exp(ref_logprobs))
+
+
+def bfloat16_difference(logprobs, ref_logprobs):
+    return (logprobs.bfloat16() - ref_logprobs.bfloat16()).float()
+
+
 VALUES = {
+    log_of_exp: "non-finite-value", bfloat16_difference: "cancellation",
     mean_over_the_batch: "broadcast",
     straight_through_uphill: "sign", straight_through_cubed: "not-a-kl", clamped_ratio_near: "dead-gradient",
     times_the_lengths: "denominator", turned_around: "direction",
@@ -413,7 +422,14 @@ def loss_without_policy_term(logprobs, ref_logprobs, old_logprobs, advantages, m
     return masked_mean(pg + beta * k3(logprobs, ref_logprobs, mask), mask)
 
 
+def loss_gradient_into_old(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
+    ratio = torch.exp(torch.where(mask, logprobs.detach() - old_logprobs, 0.0))
+    kl = k3(logprobs.detach(), ref_logprobs.detach(), mask)
+    return masked_mean(-ratio * advantages[:, None] + beta * kl, mask)
+
+
 LOSSES = {
+    loss_gradient_into_old: "old-policy-gradient",
     loss_ratio_upside_down: "sign", loss_differentiated_weight: "not-a-kl", loss_of_old_policy: "detached",
     loss_discounted: "token-mixing", loss_without_policy_term: "detached",
     loss_minus_kl: "sign", loss_detached_kl: "detached", loss_upside_down: "direction", loss_padded_mean: "denominator",
