@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klbench import divergences, estimators, gradients, kernels, pairs, rlhf, streams, trainers
+    from klbench import audit, divergences, estimators, gradients, kernels, pairs, rlhf, streams, testing, trainers
     from klbench.engine.app import run
     from klbench.engine.execution import Run
     from klbench.machine import __version__
@@ -17,6 +17,7 @@ __all__ = [
     "Run",
     "RunError",
     "__version__",
+    "audit",
     "divergences",
     "estimators",
     "gradients",
@@ -25,6 +26,7 @@ __all__ = [
     "rlhf",
     "run",
     "streams",
+    "testing",
     "trainers",
 ]
 

@@ -20,6 +20,14 @@ def command_line(arguments: Sequence[str]) -> int:
     processes.hush_helpers()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
+    if arguments and arguments[0] == "audit":
+        from klbench.audit.command import main as audit
+
+        try:
+            return audit(arguments[1:])
+        except KeyboardInterrupt:
+            print("klbench: interrupted", file=sys.stderr)
+            return INTERRUPTED
     if "--version" in arguments and not {"-h", "--help"} & set(arguments):
         print(__version__)
         return DONE

@@ -1,0 +1,288 @@
+"""Checks of what is computed: sign, direction, scale, logarithm, clamps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+from klbench.audit import forms
+from klbench.audit.batches import Batch, random, stacked
+from klbench.audit.case import Case, check
+from klbench.audit.findings import Finding, Severity
+from klbench.audit.identify import GRID, LN, at
+
+LEVELS = (0.05, 0.5, 2.0, 8.0)
+"""KL in nats at which biases are given."""
+MOST_BIAS = 0.1
+"""The relative bias at 0.05 nats beyond which a value is no KL."""
+_BASES = {1.0 / ln: base for base, ln in LN.items()} | {1.0 / ln**2: base for base, ln in LN.items()}
+
+
+def _evidence(case: Case, expected: str | float | None = None) -> dict[str, float]:
+    """Return the value at a log-ratio of 0.5, and what it should have been: an estimator's term, or a multiple of the value."""
+    index = int(np.argmin(np.abs(GRID - 0.5)))
+    log_ratio, got = float(GRID[index]), float(case.grid.values[index])
+    found = {"log_ratio": log_ratio, "got": got}
+    if isinstance(expected, float):
+        found["expected"] = expected * got
+    elif expected is not None:
+        found["expected"] = float(forms.terms_of(expected)(np.array([log_ratio]))[0])
+    return found
+
+
+def _base(scale: float) -> str:
+    return next((base for factor, base in _BASES.items() if abs(abs(scale) - factor) < 1e-3 * factor), "")
+
+
+@check("sign")
+def sign(case: Case) -> Iterator[Finding]:
+    """Look for the negative of an estimator."""
+    form = case.form
+    if case.scale > 0.0 and case.gradient is not None and case.gradient.matches.startswith("-"):
+        yield case.finding(
+            "sign", "error", f"its expected gradient is that of {case.gradient.matches}: a step increases the KL"
+        )
+    if form is None or (form.fault and form.fault != "sign"):
+        return
+    if form.fault == "sign" or case.scale < 0.0:
+        name = form.name.removeprefix("minus ")
+        swapped = " (log p - log q, where log q - log p is meant)" if name == "k1" else ""
+        yield case.finding("sign", "error", f"it is minus {name}{swapped}: adding it rewards distance", **_evidence(case, -1.0))
+
+
+@check("sign")
+def ascent(case: Case) -> Iterator[Finding]:
+    """Look for a loss that falls where what had an advantage becomes less likely."""
+    probe, plan = case.probe, case.probe.plan
+    if probe.used_as != "loss" or not plan.has("advantages") or plan.form != "logprobs" or not case.differentiable:
+        return
+    batch = random("ascent").same()
+    slope = probe.function(batch, gradients=("policy",), beta=0.0 if plan.has("beta") else None).gradients["policy"]
+    if slope is None or not np.isfinite(slope).all():
+        return
+    rows = slope.sum(-1)
+    if np.abs(rows).min() > 0.0 and (np.sign(rows) == np.sign(batch.advantages)).all():
+        yield case.finding(
+            "sign", "error", "the loss falls where tokens with a positive advantage become less likely: the policy term's sign",
+            advantages=batch.advantages, gradient=rows,
+        )  # fmt: skip
+
+
+@check("direction")
+def direction(case: Case) -> Iterator[Finding]:
+    """Look for the estimator of the other divergence."""
+    form, plan = case.form, case.probe.plan
+    if case.weight == "mu/q":
+        yield case.finding("direction", "error", "it is weighted by mu/q: samples of mu are weighted by q/mu")
+    if form is None:
+        return
+    if form.fault == "direction":
+        yield case.finding(
+            "direction", "error",
+            f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q); log_ratio is log p - log q",
+            **_evidence(case, "k3" if form.name.startswith("k3") else None),
+        )  # fmt: skip
+    elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
+        if not form.full:
+            yield case.finding(
+                "direction", "warning", f"it is {form.name}, which estimates KL(p‖q) from samples of q", **_evidence(case)
+            )
+        elif plan.distilled or "forward" in case.probe.function.name.lower():
+            yield case.finding("direction", "note", "it is KL(p‖q), p the teacher or reference", **_evidence(case))
+        else:
+            yield case.finding(
+                "direction", "error", "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
+                **_evidence(case),
+            )  # fmt: skip
+
+
+@check("scale")
+def scale(case: Case) -> Iterator[Finding]:
+    """Look for a factor that no argument explains."""
+    form, size = case.form, abs(case.scale)
+    if (
+        case.reduced is None
+        or form is None
+        or form.fault not in ("", "sign", "direction")
+        or abs(size - 1.0) < 1e-3
+        or _base(size)
+        or case.explained
+    ):
+        return
+    missing = ": the half is missing" if form.name == "k2" and abs(size - 2.0) < 1e-3 else ""
+    severity: Severity = "error" if form.divergence in (forms.QP, forms.PQ) else "warning"
+    yield case.finding(
+        "scale",
+        severity,
+        f"it is {size:.6g} times {form.name}, which no argument explains{missing}",
+        **_evidence(case, 1.0 / size),
+    )
+
+
+@check("log-base")
+def log_base(case: Case) -> Iterator[Finding]:
+    """Look for logarithms, or powers, of a base other than e."""
+    form = case.form
+    if form is None:
+        return
+    base = _base(case.scale) if not form.fault and not case.explained else ""
+    if form.fault == "log-base" or base:
+        words = form.name if form.fault else f"{form.name} with a logarithm of base {base}"
+        yield case.finding(
+            "log-base",
+            "error",
+            f"it is {words}: log-probabilities are in nats",
+            **_evidence(case, "k3" if form.fault else 1.0 / case.scale),
+        )
+
+
+def relative_bias(case: Case, kl: float, *, clamped: bool) -> float:
+    """Return how far off the mean of the terms is, over the KL, where log r is normal: ``N(-kl, 2 kl)`` under q."""
+    form, clamp = case.form, case.identity.clamp
+    assert form is not None
+    of = (forms.clamped(form, clamp) if clamped and clamp else form).of_ratio
+    if of is None:
+        return math.nan
+    nodes = np.linspace(-10.0, 10.0 + math.sqrt(2.0 * kl), 40_001)
+    weight = np.exp(-0.5 * nodes**2) / math.sqrt(2.0 * math.pi) * (nodes[1] - nodes[0])
+    with np.errstate(all="ignore"):
+        return float(np.sum(weight * of(-kl + math.sqrt(2.0 * kl) * nodes))) / kl - 1.0
+
+
+@check("not-a-kl")
+def not_a_kl(case: Case) -> Iterator[Finding]:
+    """Look for values that estimate no KL."""
+    form = case.form
+    if not case.probe.compares or not case.grid.points:
+        return
+    if form is None:
+        if case.probe.used_as == "loss" and case.gradient is not None and case.gradient.matches not in ("none", "0"):
+            return  # what counts of a loss is its gradient
+        same = case.probe.part(at(0.0).same())
+        values = np.abs(case.grid.values)
+        if not np.isfinite(values).any() or np.nanmax(values) == 0.0:
+            yield case.finding(
+                "not-a-kl", "error", "it does not depend on how far policy and reference are apart", **_evidence(case)
+            )
+        elif np.abs(same).max() > 1e-3 * max(np.nanmedian(values), 1.0):
+            yield case.finding(
+                "not-a-kl", "error", f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the same",
+                log_ratio=0.0, got=float(np.median(same)), expected=0.0,
+            )  # fmt: skip
+        else:
+            yield from _unknown(case)
+        return
+    if form.fault == "not-a-kl":
+        yield case.finding("not-a-kl", "error", f"it is {form.name}, which estimates no KL", **_evidence(case))
+    elif form.name == "abs" and case.expect != "abs":
+        yield case.finding(
+            "not-a-kl",
+            "error",
+            "it is |log r|, of the order of the square root of the KL: no estimate of it",
+            **_evidence(case),
+        )
+    elif not form.divergence and not form.fault:
+        yield case.finding("not-a-kl", "error", f"it is {form.name}, whose mean is no divergence", **_evidence(case))
+    elif _gradient_of_none(case):
+        assert case.gradient is not None
+        bias = case.gradient.rel_bias[LEVELS[0]]
+        how = f"weight {case.weight} is differentiated with" if case.weight else "it is not that of"
+        yield case.finding(
+            "not-a-kl", "error",
+            f"its expected gradient is that of no KL, off by {100 * bias:.3g} % at {LEVELS[0]:g} nats: {how} {form.name}",
+            rel_bias=dict(case.gradient.rel_bias),
+        )  # fmt: skip
+    elif form.divergence not in (forms.QP, forms.PQ) and form.divergence and not case.expect:
+        yield case.finding("not-a-kl", "note", f"it is {form.name}: estimates {form.divergence}, no KL", **_evidence(case))
+
+
+def _gradient_of_none(case: Case) -> bool:
+    """Return whether the gradient is that of no KL though the value's own would be, or though a weight could not hide it."""
+    gradient, form = case.gradient, case.form
+    if gradient is None or form is None or case.reduced is None or case.reduced.fault or not case.explained:
+        return False
+    if gradient.combination or case.identity.tolerance == 2:
+        return False
+    own = form.name in ("k1", "k2", "k3") and (not case.weight or case.probe.used_as == "loss")
+    return own and gradient.matches == "none" and not case.identity.clamp and gradient.rel_bias[LEVELS[0]] > MOST_BIAS
+
+
+def _unknown(case: Case) -> Iterator[Finding]:
+    """Say of values that fit nothing what their mean is near the reference."""
+    near = {float(x): float(v) for x, v in zip(GRID, case.grid.values, strict=True) if abs(x) in (0.05, 0.1, 0.2)}
+    yield case.finding(
+        "not-a-kl", "error" if _linear_bias(case) > MOST_BIAS else "warning",
+        "it fits no estimator that is known, nor a multiple or a sum of two", values=near,
+    )  # fmt: skip
+
+
+def _linear_bias(case: Case) -> float:
+    """Return the bias at 0.05 nats of values interpolated over the grid, up to the best of the multiples 1 and 1/tokens."""
+    kl = 0.05
+    nodes = np.linspace(-8.0, 8.0, 4_001)
+    weight = np.exp(-0.5 * nodes**2) / math.sqrt(2.0 * math.pi) * (nodes[1] - nodes[0])
+    values = np.interp(-kl + math.sqrt(2.0 * kl) * nodes, GRID, case.grid.values)
+    mean = float(np.sum(weight * values)) / kl
+    return min(abs(mean / factor - 1.0) for factor in (1.0, *case.probe.shape_factors))
+
+
+@check("clamp-bias")
+def clamp_bias(case: Case) -> Iterator[Finding]:
+    """Look for what a clamp does to the mean."""
+    clamp, form = case.identity.clamp, case.form
+    if clamp is None or form is None or form.fault or not case.probe.compares:
+        return
+    extra = {
+        kl: round(relative_bias(case, kl, clamped=True) - relative_bias(case, kl, clamped=False), 9) + 0.0 for kl in LEVELS
+    }
+    words = ", ".join(f"{100 * extra[kl]:+.3g} % at {kl:g}" for kl in LEVELS)
+    severity: Severity = "error" if abs(extra[0.05]) > MOST_BIAS else "note"
+    yield case.finding(
+        "clamp-bias", severity,
+        f"constant for log-ratios below {clamp['low']:.4g} and above {clamp['high']:.4g}: its mean is off by {words} nats",
+        clamp=clamp, bias={f"{kl:g}": value for kl, value in extra.items()},
+    )  # fmt: skip
+
+
+@check("expectation")
+def expectation(case: Case) -> Iterator[Finding]:
+    """Compare with what the caller says it is."""
+    if case.expect:
+        expected, form = forms.estimator(case.expect), case.form
+        same = form is not None and abs(case.scale - 1.0) < 1e-3 and _same(case, expected)
+        if not same:
+            got = "no estimator that is known" if form is None else form.name
+            factor = f"{case.scale:.6g} times " if form is not None and abs(case.scale - 1.0) >= 1e-3 else ""
+            yield case.finding(
+                "expectation", "error", f"expected {case.expect}, it is {factor}{got}", expected=case.expect, **_evidence(case)
+            )
+    if case.expect_gradient:
+        got = "no gradient" if case.gradient is None else case.gradient.matches
+        if got != case.expect_gradient:
+            bias = {} if case.gradient is None else {f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()}
+            yield case.finding(
+                "expectation", "error", f"expected the gradient of {case.expect_gradient}, it is that of {got}",
+                expected=case.expect_gradient, got=got, rel_bias=bias,
+            )  # fmt: skip
+
+
+def _same(case: Case, expected: forms.Form) -> bool:
+    assert case.form is not None
+    got = case.form if case.identity.clamp is None else forms.clamped(case.form, case.identity.clamp)
+    return agree(got, expected)
+
+
+def agree(one: forms.Form, other: forms.Form) -> bool:
+    """Return whether two forms have the same values up to log-ratios of 30."""
+    near = _near()
+    with np.errstate(all="ignore"):
+        a, b = one.terms(near), other.terms(near)
+    return bool(np.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True))
+
+
+@cache
+def _near() -> Batch:
+    return stacked([at(float(x), k) for k, x in enumerate(GRID) if abs(x) <= 30.0])
