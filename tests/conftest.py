@@ -1,5 +1,6 @@
 """What all tests share: how hypothesis draws, the end of worker processes, and the unit that accuracy is measured in."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -7,6 +8,10 @@ import hypothesis
 import mpmath
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, which torch does for optimisers too
 
 hypothesis.settings.register_profile("klbench", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("klbench")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from klbench.audit.arguments import Plan, signature
 from klbench.audit.batches import Batch, random
@@ -180,8 +181,6 @@ class Function:
         if self.library == "numpy":
             narrow = "float32" if dtype == "bfloat16" else dtype
             return np.array(array, dtype=narrow) if array.dtype.kind == "f" else array.copy()
-        import torch
-
         made = torch.from_numpy(np.ascontiguousarray(array).copy())
         if made.is_floating_point():
             made = made.to(getattr(torch, dtype))
@@ -232,8 +231,6 @@ class Function:
         raise CallError(f"the function gives back {type(output).__name__}, expected numbers: an array or a tensor")
 
     def _differentiated(self, output: Any, given: Mapping[str, Any], gradients: tuple[str, ...]) -> Result:
-        import torch
-
         if not isinstance(output, torch.Tensor):
             raise CallError(f"the function gives back {type(output).__name__}, expected numbers")
         value = output.detach().to(torch.float64).cpu().numpy().copy()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random as python
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from klbench import estimators, gradients
 from klbench.audit import arguments, checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values, forms
@@ -18,7 +20,7 @@ from klbench.audit.batches import SHAPE, random
 from klbench.audit.case import CHECKS, Case
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
-from klbench.audit.identify import Identity, evaluate, identify, weight_of
+from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify, weight_of
 from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced, reduce
 from klbench.types import ConfigError
@@ -99,10 +101,6 @@ def _divergence(symbol: str | None) -> str | None:
 @contextlib.contextmanager
 def generators() -> Iterator[None]:
     """Leave the global generators of NumPy and torch as they were."""
-    import random as python
-
-    import torch
-
     states = torch.get_rng_state(), np.random.get_state(), python.getstate()  # noqa: NPY002  # the user's, to put back
     try:
         yield
@@ -120,9 +118,6 @@ def _refuse_seeding(function: Function) -> None:
     ConfigError
         It seeds one.
     """
-    import random as python
-
-    import torch
 
     def state() -> tuple[bytes, bytes, bytes]:
         legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
@@ -149,8 +144,6 @@ def _case(function: Function, used_as: str, expect: str | None, expect_gradient:
     probe = Probe(function, used_as)
     grid = evaluate(probe) if probe.compares and probe.output != "other" else None
     if grid is None:
-        from klbench.audit.identify import GRID, Grid
-
         grid = Grid((), np.zeros(GRID.size))
     identity = identify(probe, grid) if grid.points else Identity(None, 0.0)
     reduced = reduce(probe, identity) if identity.form is not None else None

@@ -14,6 +14,8 @@ from klbench.audit.forms import PQ, QP
 from klbench.audit.identify import Identity
 from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced
+from klbench.gradients.exact import taken_apart
+from klbench.pairs.sequence import SequencePair
 from klbench.types import Atoms
 
 SHAPES = {"logits": (VOCABULARY - 1, 2)}
@@ -81,11 +83,11 @@ class Setting:
 @cache
 def setting(kl: float, lag: float = 0.0, shape: tuple[int, int] = USUAL) -> Setting:
     """Return the setting of that KL(q‖p), and KL(q‖mu) of whoever samples."""
-    from klbench.pairs.sequence import SequencePair
-
     pair = SequencePair(model="table", vocabulary=shape[0], horizon=shape[1], prompts=1, kl=kl, lag=lag, behind="random")
     task = pair._task
-    (atoms,) = task.atoms()
+    prompts = task.atoms()
+    assert prompts is not None, "every sequence of the pair is enumerated"
+    (atoms,) = prompts
     node, token, mask = (each.numpy() for each in pair.tree.paths)
     log_probs = {side: each[0] for side, each in pair.token_log_probs.items()}
     sides = [log_probs["q"], log_probs["p"], log_probs.get("mu", log_probs["q"])]
@@ -232,8 +234,6 @@ def _off_policy(probe: Probe, reduced: Reduced | None, scale: float, tolerance: 
 
 def _combination(probe: Probe, identity: Identity, reduced: Reduced | None, scale: float, *, lengths: bool) -> str:
     """Return the registered combination with the same coefficient of every token, on- and off-policy."""
-    from klbench.gradients.exact import taken_apart
-
     settings = [setting(NEAR), setting(FAR)] + ([setting(FAR, LAG)] if probe.plan.side("old") else [])
     got = [coefficients(probe, where.batch, reduced, scale) for where in settings]
     if any(each is None for each in got):

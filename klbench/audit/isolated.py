@@ -6,10 +6,13 @@ import contextlib
 import multiprocessing
 import os
 import time
+import traceback
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from klbench.audit.api import audit as audited
+from klbench.audit.target import load
 from klbench.types import ConfigError, RunError
 
 LIMIT = 30.0
@@ -60,8 +63,6 @@ def _work(sender: Connection, clock: Any, imported: Any, target: str, options: d
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
-    from klbench.audit.api import audit as audited
-    from klbench.audit.target import load
 
     def started(now: float) -> None:
         clock.value = now
@@ -76,8 +77,6 @@ def _work(sender: Connection, clock: Any, imported: Any, target: str, options: d
     except ConfigError as error:
         sender.send(("refused", str(error)))
     except BaseException as error:  # noqa: BLE001  # a border: what fails here is told on the other side
-        import traceback
-
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
         sender.send(("failed", f"{where}: {type(error).__name__}: {error}"))

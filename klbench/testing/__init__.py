@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from klbench.audit.findings import Audit
+from klbench.audit.findings import KINDS, Audit
 
 Function = Callable[..., Any]
+
+
+def _audit(function: Function, **options: Any) -> Audit:
+    from klbench.audit.api import audit  # and with it torch
+
+    return audit(function, **options)
 
 
 def check_kl(function: Function, expect: str | None = None, **options: Any) -> Audit:
@@ -26,9 +31,7 @@ def check_kl(function: Function, expect: str | None = None, **options: Any) -> A
     klbench.ConfigError
         The function cannot be audited.
     """
-    from klbench.audit.api import audit
-
-    found = audit(function, expect=expect, **options)
+    found = _audit(function, expect=expect, **options)
     assert found.ok, str(found)
     return found
 
@@ -45,9 +48,7 @@ def check_gradient(function: Function, expect: str, **options: Any) -> Audit:
     klbench.ConfigError
         The function cannot be audited, or there is no such divergence.
     """
-    from klbench.audit.api import audit
-
-    found = audit(function, expect_gradient=expect, **options)
+    found = _audit(function, expect_gradient=expect, **options)
     of_gradients = ("expectation", "detached", "non-finite-gradient", "reference-gradient", "old-policy-gradient")
     wrong = [each for each in found.errors if each.kind in of_gradients]
     assert not wrong, str(found)
@@ -56,9 +57,7 @@ def check_gradient(function: Function, expect: str, **options: Any) -> Audit:
 
 @cache
 def _audited(function: Function, options: tuple[tuple[str, Any], ...]) -> Audit:
-    from klbench.audit.api import audit
-
-    return audit(function, **dict(options))
+    return _audit(function, **dict(options))
 
 
 def parametrize_with_checks(functions: Sequence[Function] | Mapping[Function, Mapping[str, Any]]) -> Any:
@@ -73,8 +72,6 @@ def parametrize_with_checks(functions: Sequence[Function] | Mapping[Function, Ma
     A mapping gives each function its options of the audit. Every function is audited once, when its first check runs.
     """
     import pytest
-
-    from klbench.audit.findings import KINDS
 
     options = dict(functions) if isinstance(functions, Mapping) else {function: {} for function in functions}
 

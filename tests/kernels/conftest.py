@@ -1,13 +1,9 @@
 """The kernels that can run here; Triton's in its interpreter where there is no GPU."""
 
 import importlib.util
-import os
 
 import pytest
 import torch
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported: before any test
 
 NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 # Of numbers that are not taken: in the interpreter they are NumPy's, which says so.

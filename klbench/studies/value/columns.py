@@ -37,7 +37,7 @@ def common_batch(values: pd.DataFrame) -> int:
     measured = values[~values["status"].str.startswith("skipped")]
     measured = values if measured.empty else measured
     names = measured.groupby("batch")["estimator"].nunique()
-    return min(int(batch) for batch in names.index[names == names.max()])
+    return min((int(batch) for batch in names.index[names == names.max()]), default=1)
 
 
 def quantile(share: float) -> str:
