@@ -33,7 +33,7 @@ class CallError(Exception):
 
 @dataclass(frozen=True)
 class Result:
-    """What a call gave.
+    """The outcome of a call.
 
     Parameters
     ----------

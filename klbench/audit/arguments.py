@@ -35,7 +35,7 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Plan:
-    """What each parameter of a function gets.
+    """The input that each parameter of a function gets.
 
     Parameters
     ----------

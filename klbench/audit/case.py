@@ -43,12 +43,12 @@ class Case:
 
     @property
     def form(self) -> Form | None:
-        """What the values fit."""
+        """The estimator that the values fit."""
         return self.identity.form
 
     @property
     def differentiable(self) -> bool:
-        """Whether a gradient is asked of it."""
+        """Return whether a gradient is asked of it."""
         return self.probe.used_as != "reward" and self.probe.function.library == "torch"
 
     @property

@@ -87,7 +87,7 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found out.
+    """The result of an audit.
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
+        """Return whether there is no error."""
         return not self.errors
 
     def plain(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a function may turn out to be: estimators, sums over the vocabulary, and what is written in their place."""
+"""The forms that a function may have: estimators, sums over the vocabulary, and what is written in their place."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _top(side: str, weight: str, k: int, clamped: bool, renormalized: bool) -> F
 
 
 TOP = (1, 2, 3, 4, 5, 6, 8, 10, 16, 20, 32, 50)
-"""How many tokens truncated sums keep."""
+"""The number of tokens that truncated sums keep."""
 
 
 def full() -> Iterator[Form]:

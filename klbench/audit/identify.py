@@ -28,7 +28,7 @@ LN = {"2": math.log(2.0), "10": math.log(10.0)}
 
 @dataclass(frozen=True)
 class Identity:
-    """What the values fit.
+    """The estimator that the values fit.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What is asked of a function again and again: the part of its value, and of its gradient, that the KL makes."""
+"""The probe of a function: the part of its value, and of its gradient, that the KL makes."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class Probe:
 
     @property
     def shape_factors(self) -> tuple[float, ...]:
-        """What a sum over rows, tokens or both multiplies a probe by."""
+        """The factor of a probe in a sum over rows, tokens or both."""
         rows, tokens = SHAPE
         return float(rows), float(tokens), float(rows * tokens)
 
     @cached_property
     def compares(self) -> bool:
-        """Whether it has a KL: a loss may have none."""
+        """Return whether it has a KL: a loss may have none."""
         return self.plan.has("log_ratio") or "p" in self.plan.sides.values()
 
     def _call(self, batch: Batch, **options: object) -> Result:

@@ -1,4 +1,4 @@
-"""How tokens become what is returned: a reduction, an alignment of policy and tokens, and what is left as the scale."""
+"""The way from tokens to the output: a reduction, an alignment of policy and tokens, and what is left as the scale."""
 
 from __future__ import annotations
 

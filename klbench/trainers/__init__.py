@@ -1,4 +1,4 @@
-"""What each trainer's options mean: options of a version to a combination, its clamp, its averages, its weight.
+"""The meaning of each trainer's options: options of a version to a combination, its clamp, its averages, its weight.
 
 All of it is data, in a module a trainer. Combinations are named, not imported: :mod:`klbench.gradients` takes the trainers' own
 names for its combinations from here. Rows of trainers that name a package are checked by the tests beside the package's own
@@ -65,7 +65,7 @@ def get(name: str) -> Trainer:
 
 
 def meaning(trainer: str, version: str = "", options: Mapping[str, Value] | None = None) -> Meaning:
-    """What a version of a trainer computes with these options; the newest one that is known, where none is named.
+    """Return what a version of a trainer computes with these options; the newest one that is known, where none is named.
 
     An option's name is its path in the trainer's configuration, or the end of it that tells which one is meant; options that
     are not given have the trainer's defaults. An option that only matters with a switch on turns it on.
@@ -79,7 +79,7 @@ def meaning(trainer: str, version: str = "", options: Mapping[str, Value] | None
 
 
 def parse(text: str) -> Meaning:
-    """What ``TRAINER[@VERSION] key=value ...`` means, such as ``verl@0.9 kl_loss_type=low_var_kl kl_loss_coef=0.001``.
+    """Return what ``TRAINER[@VERSION] key=value ...`` means, such as ``verl@0.9 kl_loss_type=low_var_kl kl_loss_coef=0.001``.
 
     Options may stand as in a shell, too: ``--kl-loss-type k3 --use-kl-loss``.
 
@@ -99,7 +99,7 @@ def parse(text: str) -> Meaning:
 
 
 def aliases(combination: str) -> tuple[str, ...]:
-    """What trainers call a combination, clamps aside: names that :func:`klbench.gradients.get` takes."""
+    """Return what trainers call a combination, clamps aside: names that :func:`klbench.gradients.get` takes."""
     return _aliases().get(combination, ())
 
 

@@ -1,4 +1,4 @@
-"""What a trainer's options are, and how given ones are understood."""
+"""The options of a trainer, and the reading of given ones."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BASELINES = {
     "group": "reward/token/none/batch_mean",
     "others": "reward/token/none/leave_one_out",
 }
-"""What a penalty in the reward becomes: of the return to go, less the group's mean, or less the mean of its others."""
+"""The baselines of a penalty in the reward: of the return to go, less the group's mean, or less the mean of its others."""
 RETURNED = {"to go": "k1_reward_to_go", "group": "k1_reward_batch_mean", "others": "k1_reward_leave_one_out"}
 
 
@@ -94,7 +94,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Row:
-    """What some of a trainer's settings compute.
+    """A part of a trainer's settings, and what it computes.
 
     Parameters
     ----------
@@ -137,7 +137,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a trainer computes with given options.
+    """The computation of a trainer with given options.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Trainer:
-    """What a trainer's options mean.
+    """A trainer, and the meaning of its options.
 
     Parameters
     ----------
@@ -268,7 +268,7 @@ class Trainer:
         raise ConfigError(f"{self.name} {version}: it is not known what {shown} compute together")
 
     def meaning(self, version: str = "", options: Mapping[str, Value] | None = None) -> Meaning:
-        """What a version computes with these options; the newest one that is known, where none is named.
+        """Return what a version computes with these options; the newest one that is known, where none is named.
 
         Raises
         ------

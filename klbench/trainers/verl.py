@@ -29,7 +29,7 @@ def _loss(types: tuple[str, ...], combination: str, *, named: str = "", clamp: s
 
 
 def _in_reward() -> Iterator[Row]:
-    """What the advantages make of each kind of penalty; a plus changes nothing here, where the value alone counts."""
+    """The effect of the advantages on each kind of penalty; a plus changes nothing here, where the value alone counts."""
     for advantages, baseline, note in (
         (("gae", "reinforce_plus_plus"), "to go", "before whitening"),
         (("grpo",), "group", "before the division by the group's spread"),
@@ -45,7 +45,7 @@ def _in_reward() -> Iterator[Row]:
 
 
 def _missing() -> tuple[Row, ...]:
-    """What earlier versions have no code for."""
+    """The kinds that earlier versions have no code for."""
     plus = tuple(each for each in TYPES if each.endswith("+"))
     refused = "raises NotImplementedError before 0.8, whatever its documentation says"
     return (
