@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from klbench.report.blocks import LegendEntry
-from klbench.report.figures import TEXT, colour
+from klbench.report.figures import colour
 from klbench.report.numbers import Z95, power_of_ten, short
 
 
@@ -59,11 +59,6 @@ def curve(axes: Axes, x: Sequence[float], y: Sequence[float], entry: LegendEntry
         axes.plot([a for a, _ in kept], [b for _, b in kept], color=colour(entry.slot), linestyle=style, linewidth=1.3)
 
 
-def dashes(axes: Axes, x: Sequence[float], y: Sequence[float], entry: LegendEntry) -> None:
-    """Exact values that no line should join."""
-    axes.plot(x, y, linestyle="none", marker="_", markersize=13, markeredgewidth=1.5, color=colour(entry.slot), zorder=2)
-
-
 def points(axes: Axes, rows: pd.DataFrame, x: Sequence[float], y: str, se: str, entry: LegendEntry) -> None:
     """Measured values with 95 % intervals; hollow, and without one, where the row is not to be trusted."""
     trusted = (rows["status"] == "ok").to_numpy()
@@ -81,13 +76,3 @@ def points(axes: Axes, rows: pd.DataFrame, x: Sequence[float], y: str, se: str, 
                 elinewidth=1.0,
                 zorder=3,
             )
-
-
-def rows_of_bars(axes: Axes, names: Sequence[str], label: str) -> None:
-    """Names down the side, the first on top, and a line at zero."""
-    axes.axvline(0.0, color=TEXT, linewidth=0.9, zorder=1)
-    axes.set_yticks(range(len(names)), list(names))
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel(label)
-    axes.locator_params(axis="x", nbins=5)

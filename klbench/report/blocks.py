@@ -176,7 +176,6 @@ class Section:
     title: str
     main: Schema
     build: Callable[[Tables], Sequence[Block]]
-    answer: Callable[[Tables], Sequence[Block]] | None = None
     lead: Callable[[Tables], Lead] | None = None
     order: int = 100
     terms: Sequence[str] = ()

@@ -79,14 +79,12 @@ class Part:
         """The opening of the page; None if there is nothing to say."""
         return self.section.lead(self.tables) if self.shown and self.section and self.section.lead else None
 
-    def answer(self) -> Iterator[Block]:
+    def opening(self) -> Iterator[Block]:
         """Yield what is wrong with the tables, and what the section says at the top of the page."""
         for text in self.warnings:
             yield Paragraph(text, "warning")
         if self.lead is not None:
             yield self.lead
-        elif self.shown and self.section is not None and self.section.answer:
-            yield from self.section.answer(self.tables)
 
     def build(self) -> Iterator[Block]:
         """Yield the section's blocks under its heading."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from klbench import inputs
 from klbench.report import provenance, timings
-from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Paragraph, Tables
+from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Tables
 from klbench.report.figures import as_file
 from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
@@ -17,13 +17,6 @@ from klbench.report.sources import Combined, Source
 from klbench.report.terms import explained
 from klbench.runs import RunFolder, write_text
 from klbench.types import ConfigError
-
-INTRODUCTION = (
-    "A language model that is trained against rewards is held close to a reference model, and the distance is measured by the "
-    "Kullback-Leibler divergence KL(q‖p), where q is the model in training (the policy, which samples) and p the reference. "
-    "It is not computed but estimated from samples, and there are several formulas for it. klbench measures what each one is "
-    "worth: how wrong it is and how noisy, what gradient it gives, what rounding does to it, and what it costs."
-)
 
 
 def _parts(tables: Mapping[str, Tables]) -> list[Part]:
@@ -39,9 +32,7 @@ def _title(parts: Sequence[Part], otherwise: str) -> str:
 
 def _blocks(sources: Sequence[Source], parts: Sequence[Part], page: Path) -> list[Block]:
     blocks = provenance.status(sources)
-    if not all(each.lead for each in parts):
-        blocks += [Heading("The answer in short", 2, "answer"), Paragraph(INTRODUCTION)]
-    blocks += [block for each in parts for block in each.answer()]
+    blocks += [block for each in parts for block in each.opening()]
     blocks += [block for each in parts for block in each.build()]
     if rest := [block for each in parts for block in each.rest()]:
         blocks += [Heading("Other tables", 2, "other"), *rest]

@@ -133,7 +133,7 @@ def test_a_table_that_no_section_knows_is_shown_as_it_is(make_run: MakeRun) -> N
     assert "Table oddity, 2 rows" in page
     assert "&lt;b&gt;a&lt;/b&gt;" in page
     assert "1,235" in page
-    assert "The answer in short" in page
+    assert "The run has no table values." in page
 
 
 def test_a_values_table_without_the_needed_columns_is_shown_as_it_is(make_run: MakeRun) -> None:
