@@ -51,8 +51,9 @@ types: $(VENV)/.test ## check types with mypy
 # One thread a process: OpenMP's threads spin when several processes share the cores.
 pytest golden bench bench-compare published: export OMP_NUM_THREADS ?= 1
 
+# The file of coverage is absolute: processes in other folders would leave theirs there.
 pytest: $(VENV)/.test ## run the tests, with coverage (ARGS="-k gaussian ...")
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/python -m pytest -n 2 --dist worksteal --cov $(ARGS)
 
 golden: $(VENV)/.test ## make fixed small runs again and compare their numbers with the committed ones (UPDATE=1 takes the new)
 	$(BIN)/python benchmarks/golden.py $(if $(UPDATE),--update) $(ARGS)
