@@ -51,7 +51,9 @@ def bench_recorded(tmp_path: Path, benchmark: Any) -> None:
     rows = [{"logprobs": list(row), "ref_logprobs": list(row - 0.1)} for row in log_q]
     (tmp_path / "rollouts.jsonl").write_text("\n".join(map(json.dumps, rows)))
     cls = pairs.get("recorded")
-    found = benchmark(lambda: cls(path=str(tmp_path / "rollouts.jsonl")).completions(0, 0, len(rows)))
+    found = benchmark(
+        lambda: cls(path=str(tmp_path / "rollouts.jsonl")).completions(0, 0, len(rows))
+    )
     assert found.log_q.shape == log_q.shape
 
 
@@ -59,7 +61,11 @@ def bench_recorded(tmp_path: Path, benchmark: Any) -> None:
 def bench_panel(diagnose: bool, benchmark: Any) -> None:
     chosen = [each for each in map(estimators.get, estimators.names()) if not each.needs_weight]
     policy = pair("gaussian")
-    plan = Plan(tuple(chosen), tuple(policy.truth(each.target).value for each in chosen), (1, 16, 256, 4_096))
+    plan = Plan(
+        tuple(chosen),
+        tuple(policy.truth(each.target).value for each in chosen),
+        (1, 16, 256, 4_096),
+    )
     log_ratio = policy.draw(streams.generator(0, "benchmarks"), SAMPLES).log_ratio
 
     def measure() -> Any:

@@ -18,7 +18,9 @@ every = pytest.mark.parametrize("name", estimators.names())
 @pytest.fixture(scope="module")
 def logs() -> np.ndarray:
     """Log-ratios and log-weights, float32 as in a trainer."""
-    return (0.3 * streams.generator(0, "benchmarks").standard_normal((2, SAMPLES))).astype(np.float32)
+    return (0.3 * streams.generator(0, "benchmarks").standard_normal((2, SAMPLES))).astype(
+        np.float32
+    )
 
 
 def draws(estimator: Any, log_ratio: Any, log_weight: Any) -> Draws:
@@ -28,7 +30,9 @@ def draws(estimator: Any, log_ratio: Any, log_weight: Any) -> Draws:
 @every
 def bench_numpy(name: str, logs: np.ndarray, benchmark: Any) -> None:
     estimator = estimators.get(name)
-    terms = benchmark(lambda: estimator.terms(draws(estimator, *logs)))  # fresh draws: calls share nothing
+    terms = benchmark(
+        lambda: estimator.terms(draws(estimator, *logs))
+    )  # fresh draws: calls share nothing
     assert terms.shape == (SAMPLES,)
 
 

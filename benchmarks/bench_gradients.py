@@ -12,7 +12,9 @@ from klbench.gradients.exact import all_moments, moments
 
 @pytest.fixture(scope="module")
 def task() -> Any:
-    return pairs.get("sequence")(vocabulary=3, horizon=3, prompts=1, width=4, kl=0.5).gradient_task()
+    return pairs.get("sequence")(
+        vocabulary=3, horizon=3, prompts=1, width=4, kl=0.5
+    ).gradient_task()
 
 
 @pytest.mark.parametrize("name", gradients.names())

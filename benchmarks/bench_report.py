@@ -16,8 +16,13 @@ from klbench.runs import RunFolder
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run")
     study = studies.get("value")
-    shifts = tuple(pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": shift}, series="shift") for shift in (0.1, 0.5, 1.0))
-    options = study.options(pairs=shifts, estimators=("k1", "k2", "k3"), samples=20_000, batches=(1, 64))
+    shifts = tuple(
+        pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": shift}, series="shift")
+        for shift in (0.1, 0.5, 1.0)
+    )
+    options = study.options(
+        pairs=shifts, estimators=("k1", "k2", "k3"), samples=20_000, batches=(1, 64)
+    )
     made = RunFolder(path)
     made.begin(status="done", experiment="value", study="value", seed=0)
     made.write_tables(study.run(options, Context(seed=0)))

@@ -26,7 +26,16 @@ def bench_ppo_update(critic: bool, bed: testbed.Testbed, benchmark: Any) -> None
     recipe = Recipe(updates=1, critic=critic, baseline="none" if critic else "leave_one_out")
 
     def update() -> Any:
-        world = Replicas(bed, len(arms), group=recipe.group, rate=0.02, clip=1.0, steps=None, critic=critic, lag=0)
+        world = Replicas(
+            bed,
+            len(arms),
+            group=recipe.group,
+            rate=0.02,
+            clip=1.0,
+            steps=None,
+            critic=critic,
+            lag=0,
+        )
         return list(train(world, arms, recipe))
 
     assert len(benchmark(update)) == 2
@@ -55,7 +64,9 @@ def bench_dpo_step(bed: testbed.Testbed, benchmark: Any) -> None:
     preferences = dpo_world.sampled(bed, 256, 4.0)
 
     def step() -> Any:
-        world = dpo_world.PreferenceReplicas(bed, len(arms), preferences, rate=0.02, clip=1.0, steps=None)
+        world = dpo_world.PreferenceReplicas(
+            bed, len(arms), preferences, rate=0.02, clip=1.0, steps=None
+        )
         return list(dpo.train(world, arms, steps=1, every=1))
 
     assert len(benchmark(step)) == 2

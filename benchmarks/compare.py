@@ -45,14 +45,48 @@ class Side:
     def __init__(self, tree: Path, folder: Path, arguments: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
         self.tree, self.log = tree, folder / f"{len(list(folder.iterdir()))}.log"
-        command = [sys.executable, "-P", "-m", "pytest", str(HERE / "benchmarks"), "-c", str(HERE / "pyproject.toml")]
-        command += ["--rootdir", str(HERE), "-q", "-p", "no:benchmark", "-p", "no:cacheprovider", "-p", "no:xdist"]
-        command += ["-p", "lockstep", "--lockstep", str(theirs.fileno()), "--continue-on-collection-errors", *arguments]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pytest",
+            str(HERE / "benchmarks"),
+            "-c",
+            str(HERE / "pyproject.toml"),
+        ]
+        command += [
+            "--rootdir",
+            str(HERE),
+            "-q",
+            "-p",
+            "no:benchmark",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+        ]
+        command += [
+            "-p",
+            "lockstep",
+            "--lockstep",
+            str(theirs.fileno()),
+            "--continue-on-collection-errors",
+            *arguments,
+        ]
         paths = os.pathsep.join(map(str, (tree, HERE / "benchmarks")))
-        environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        environment = os.environ | {
+            "PYTHONPATH": paths,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONHASHSEED": "0",
+        }
         with self.log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
-                command, cwd=folder, env=environment, stdout=log, stderr=log, pass_fds=[theirs.fileno()]
+                command,
+                cwd=folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
             )
         theirs.close()
         self._channel = Channel(ours)
@@ -65,7 +99,9 @@ class Side:
             names.append(words.removeprefix("has "))
         if words != f"hello {self.tree}":
             tail = " ".join(self.log.read_text(encoding="utf-8").split())[-300:]
-            raise CannotCompareError(f"expected the benchmarks of {self.tree}, got {words or 'none'}: {tail}")
+            raise CannotCompareError(
+                f"expected the benchmarks of {self.tree}, got {words or 'none'}: {tail}"
+            )
         return names
 
     def start(self, names: Sequence[str]) -> None:
@@ -84,7 +120,9 @@ class Side:
         self._channel.say("go")
         answer = self._channel.hear()
         if not answer:
-            raise CannotCompareError(f"the process of {self.tree} ended in {self.name}; see {self.log}")
+            raise CannotCompareError(
+                f"the process of {self.tree} ended in {self.name}; see {self.log}"
+            )
         return float(answer)
 
     def end(self) -> None:
@@ -96,7 +134,9 @@ class Side:
             self._process.kill()
             self._process.wait()
         if not self.name and self._process.returncode < 0:
-            raise CannotCompareError(f"the process of {self.tree} was killed by signal {-self._process.returncode}")
+            raise CannotCompareError(
+                f"the process of {self.tree} was killed by signal {-self._process.returncode}"
+            )
 
 
 def session(
@@ -153,19 +193,30 @@ def worktree(revision: str) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(tree))
 
 
-def compare(base: Path, here: Path, arguments: Sequence[str], threshold: float, times: Path | None) -> list[Row]:
+def compare(
+    base: Path, here: Path, arguments: Sequence[str], threshold: float, times: Path | None
+) -> list[Row]:
     """Sessions until everything is decided, or there are no more; what is undecided goes on in sessions of its own."""
     found: dict[str, list[list[tuple[float, float]]]] = {}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for k in range(SESSIONS + MORE_SESSIONS):
-            wanted = None if k < SESSIONS else {row.name for row in rows if row.undecided(threshold)}
+            wanted = (
+                None if k < SESSIONS else {row.name for row in rows if row.undecided(threshold)}
+            )
             if wanted is not None and not wanted:
                 break
-            print(f"session {k + 1}{f', {len(wanted)} benchmarks undecided' if wanted else ''}", file=sys.stderr, flush=True)
+            print(
+                f"session {k + 1}{f', {len(wanted)} benchmarks undecided' if wanted else ''}",
+                file=sys.stderr,
+                flush=True,
+            )
             timed, left = session(base, here, Path(folder), arguments, wanted)
             if left and k == 0:
-                print(f"not compared, since they ran on one side at most: {', '.join(sorted(left))}", file=sys.stderr)
+                print(
+                    f"not compared, since they ran on one side at most: {', '.join(sorted(left))}",
+                    file=sys.stderr,
+                )
             for name, pairs in timed.items():
                 found.setdefault(name, []).append(pairs)
             rows = judged(found, threshold)
@@ -195,9 +246,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("base", help="a revision, such as main")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, help=f"ratio that counts as slower ({THRESHOLD})")
-    parser.add_argument("--summary", type=Path, metavar="FILE", help="append the table to this file, as Markdown")
-    parser.add_argument("--times", type=Path, metavar="FILE", help="write the times of all turns to this Parquet file")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help=f"ratio that counts as slower ({THRESHOLD})",
+    )
+    parser.add_argument(
+        "--summary", type=Path, metavar="FILE", help="append the table to this file, as Markdown"
+    )
+    parser.add_argument(
+        "--times",
+        type=Path,
+        metavar="FILE",
+        help="write the times of all turns to this Parquet file",
+    )
     given, rest = parser.parse_known_args(arguments)
     if not given.threshold > 1.0:
         parser.error(f"--threshold must be above 1, got {given.threshold}")

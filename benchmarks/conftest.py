@@ -24,13 +24,17 @@ SETTINGS = {
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--history", type=Path, metavar="FILE", help="append a row a benchmark to this Parquet file")
+    parser.addoption(
+        "--history", type=Path, metavar="FILE", help="append a row a benchmark to this Parquet file"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """All have the settings above, and what their own marker says; heavy ones, minutes each, run where ``-m`` asks for them."""
     if "heavy" not in config.option.markexpr:
-        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("heavy")])
+        config.hook.pytest_deselected(
+            items=[item for item in items if item.get_closest_marker("heavy")]
+        )
         items[:] = [item for item in items if not item.get_closest_marker("heavy")]
     for item in items:
         own = item.get_closest_marker("benchmark")

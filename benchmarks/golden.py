@@ -84,17 +84,42 @@ CASES = (
     ),
     Case(
         "far",
-        ("+exp=value", "pair=gaussian", "pair.p.mean=6", f"estimators=[{ESTIMATORS}]", "samples=5000", "batches=[1]"),
+        (
+            "+exp=value",
+            "pair=gaussian",
+            "pair.p.mean=6",
+            f"estimators=[{ESTIMATORS}]",
+            "samples=5000",
+            "batches=[1]",
+        ),
         fast=True,
     ),
-    Case("gradient", ("+exp=gradient", f"pairs=[{SEQUENCE % ''}]", f"combinations=[{COMBINATIONS}]"), fast=True),
+    Case(
+        "gradient",
+        ("+exp=gradient", f"pairs=[{SEQUENCE % ''}]", f"combinations=[{COMBINATIONS}]"),
+        fast=True,
+    ),
     Case("recorded", ("+exp=recorded", "path=rollouts.jsonl"), fast=True),
     Case("claims", ("+exp=claims",)),
     Case("staleness", ("+exp=staleness", f"pairs=[{SEQUENCE % ', behind: random'}]")),
-    Case("lambda", ("+exp=lambda", f"pairs=[{SEQUENCE % ''},{{kind: categorical, random: {{size: 8, kl: 0.3}}}}]")),
+    Case(
+        "lambda",
+        (
+            "+exp=lambda",
+            f"pairs=[{SEQUENCE % ''},{{kind: categorical, random: {{size: 8, kl: 0.3}}}}]",
+        ),
+    ),
     Case("same_kl", ("+exp=same_kl",)),
     Case("precision", ("+exp=precision", "estimators=[k3]", "points=4", "smallest=-8")),
-    Case("tails", ("+exp=tails", "estimators=[k1,k3,bregman_kl_pq,k3_clamped]", "samples=20000", "batches=[256]")),
+    Case(
+        "tails",
+        (
+            "+exp=tails",
+            "estimators=[k1,k3,bregman_kl_pq,k3_clamped]",
+            "samples=20000",
+            "batches=[256]",
+        ),
+    ),
     Case(
         "training",
         (
@@ -165,7 +190,12 @@ def rollouts(file: Path) -> None:
             "mask": mask,
         }
         lines.append(
-            json.dumps({key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in row.items()})
+            json.dumps(
+                {
+                    key: value.tolist() if isinstance(value, np.ndarray) else value
+                    for key, value in row.items()
+                }
+            )
         )
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -181,7 +211,11 @@ def recompute(case: Case) -> Tables:
         words = [f"path={file}" if word.startswith("path=") else word for word in case.words]
         settings = app.check(app.normalized(words))
         found = settings.study.run(settings.options, Context(seed=settings.common.seed))
-    return {name: _read(io.StringIO(_text(table, folder))) for name, table in sorted(found.items()) if name not in TIMINGS}
+    return {
+        name: _read(io.StringIO(_text(table, folder)))
+        for name, table in sorted(found.items())
+        if name not in TIMINGS
+    }
 
 
 def _text(table: pd.DataFrame, folder: str = "") -> str:
@@ -209,7 +243,9 @@ def made() -> dict[str, Any]:
     """What decides the bits of a number, here."""
     from klbench.machine import describe, kind
 
-    versions = {name: version for name, version in describe()["versions"].items() if name in COMPUTING}
+    versions = {
+        name: version for name, version in describe()["versions"].items() if name in COMPUTING
+    }
     versions["python"] = ".".join(versions["python"].split(".")[:2])
     return {"versions": versions, "machine": kind()}
 
@@ -222,10 +258,15 @@ def write(case: Case, tables: Mapping[str, pd.DataFrame], folder: Path = FOLDER)
         stale.unlink()
     for name, table in tables.items():
         write_text(folder / case.name / f"{name}.csv", _text(table))
-    write_text(folder / case.name / "made.json", json.dumps({"command": case.command} | made(), indent=2) + "\n")
+    write_text(
+        folder / case.name / "made.json",
+        json.dumps({"command": case.command} | made(), indent=2) + "\n",
+    )
 
 
-def tolerated(old: np.ndarray, new: np.ndarray, se: np.ndarray | None, absolute: float = ABSOLUTE) -> np.ndarray:
+def tolerated(
+    old: np.ndarray, new: np.ndarray, se: np.ndarray | None, absolute: float = ABSOLUTE
+) -> np.ndarray:
     """Whether numbers may stand for each other where the last bits cannot be the same.
 
     Within 1e-9 of their size, as what is summed over thousands of terms is, each a few units in the last place off. A bias or a
@@ -254,10 +295,15 @@ def _table(where: str, old: pd.DataFrame, new: pd.DataFrame, *, exact: bool) -> 
             x, y = a.to_numpy(dtype=float), b.to_numpy(dtype=float)
             se = old[f"{column}_se"].to_numpy(dtype=float) if f"{column}_se" in old else None
             absolute = ROOT if str(column).endswith("_se") else ABSOLUTE
-            good = (x == y) | (np.isnan(x) & np.isnan(y)) if exact else tolerated(x, y, se, absolute)
+            good = (
+                (x == y) | (np.isnan(x) & np.isnan(y)) if exact else tolerated(x, y, se, absolute)
+            )
         else:
             good = (a.astype(str) == b.astype(str)).to_numpy()
-        lines += [f"{where}, {_place(old, row)}: {column} was {a[row]}, is {b[row]}" for row in np.flatnonzero(~good)]
+        lines += [
+            f"{where}, {_place(old, row)}: {column} was {a[row]}, is {b[row]}"
+            for row in np.flatnonzero(~good)
+        ]
     return lines
 
 
@@ -267,17 +313,29 @@ def _place(table: pd.DataFrame, row: int) -> str:
     return f"row {row} ({', '.join(texts[:3])})"
 
 
-def differences(case: Case, tables: Mapping[str, pd.DataFrame], folder: Path = FOLDER) -> tuple[list[str], bool]:
+def differences(
+    case: Case, tables: Mapping[str, pd.DataFrame], folder: Path = FOLDER
+) -> tuple[list[str], bool]:
     """A line for each number that is not what it was, and whether the bits themselves were compared."""
     file = folder / case.name / "made.json"
     if not file.is_file():
-        return [f"{case.name}: has no committed numbers yet; make golden UPDATE=1 takes these"], False
+        return [
+            f"{case.name}: has no committed numbers yet; make golden UPDATE=1 takes these"
+        ], False
     before = json.loads(file.read_text(encoding="utf-8"))
     exact = made().items() <= before.items()
     if before["command"] != case.command:
-        return [f"{case.name}: the committed numbers are those of another command, {before['command']}"], exact
-    old = {path.stem: _read(io.StringIO(path.read_text("utf-8"))) for path in sorted((folder / case.name).glob("*.csv"))}
-    lines = [f"{case.name}: table {name} is in one of both only" for name in sorted(old.keys() ^ tables.keys())]
+        return [
+            f"{case.name}: the committed numbers are those of another command, {before['command']}"
+        ], exact
+    old = {
+        path.stem: _read(io.StringIO(path.read_text("utf-8")))
+        for path in sorted((folder / case.name).glob("*.csv"))
+    }
+    lines = [
+        f"{case.name}: table {name} is in one of both only"
+        for name in sorted(old.keys() ^ tables.keys())
+    ]
     for name in sorted(old.keys() & tables.keys() - (set() if exact else set(ROUNDING))):
         lines += _table(f"{case.name}, table {name}", old[name], tables[name], exact=exact)
     return lines, exact
@@ -285,13 +343,22 @@ def differences(case: Case, tables: Mapping[str, pd.DataFrame], folder: Path = F
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
-    parser = argparse.ArgumentParser(description="Make the accuracy tables of small fixed runs again and compare them.")
+    parser = argparse.ArgumentParser(
+        description="Make the accuracy tables of small fixed runs again and compare them."
+    )
     parser.add_argument("--update", action="store_true", help="take the new numbers")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which runs: {', '.join(case.name for case in CASES)}")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which runs: {', '.join(case.name for case in CASES)}",
+    )
     given = parser.parse_args(arguments)
     unknown = set(given.names) - {case.name for case in CASES}
     if unknown:
-        parser.error(f"no run is named {', '.join(sorted(unknown))}; available: {', '.join(case.name for case in CASES)}")
+        parser.error(
+            f"no run is named {', '.join(sorted(unknown))}; available: {', '.join(case.name for case in CASES)}"
+        )
     wrong = 0
     for case in CASES:
         if given.names and case.name not in given.names:
@@ -300,8 +367,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines, exact = differences(case, tables)
         wrong += bool(lines)
         numbers = sum(table.select_dtypes("number").size for table in tables.values())
-        held = "to the bit" if exact else "within tolerances: made on another machine or with other versions"
-        print(f"{case.name}: {f'{len(lines)} differences' if lines else 'the same'}, {numbers:,} numbers, {held}")
+        held = (
+            "to the bit"
+            if exact
+            else "within tolerances: made on another machine or with other versions"
+        )
+        print(
+            f"{case.name}: {f'{len(lines)} differences' if lines else 'the same'}, {numbers:,} numbers, {held}"
+        )
         print("".join(f"  {line}\n" for line in lines[:SHOWN]), end="")
         if given.update:
             write(case, tables)

@@ -34,7 +34,13 @@ def rows(timed: Iterable[Any]) -> pd.DataFrame:
     for each in timed:
         low, median, high = np.quantile(each.stats.data, [0.25, 0.5, 0.75])
         name = each.fullname.removeprefix("benchmarks/")
-        own = {"benchmark": name, "seconds": median, "seconds_q25": low, "seconds_q75": high, "least": min(each.stats.data)}
+        own = {
+            "benchmark": name,
+            "seconds": median,
+            "seconds_q25": low,
+            "seconds_q75": high,
+            "least": min(each.stats.data),
+        }
         found.append(shared | own | {"rounds": len(each.stats.data), "calls": each.iterations})
     return pd.DataFrame(found)
 

@@ -17,7 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # from a checkout that is not installed
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # from a checkout that is not installed
 
 Row = dict[str, Any]
 RESULTS = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
@@ -31,7 +33,9 @@ def logits(rows: int, size: int, noise: float, dtype: Any, device: str) -> tuple
 
     stream = torch.Generator(device).manual_seed(0)
     policy, reference = (torch.empty(rows, size, dtype=dtype, device=device) for _ in range(2))
-    for part_q, part_p in zip(policy.split(256), reference.split(256), strict=True):  # a float32 copy of all would not fit
+    for part_q, part_p in zip(
+        policy.split(256), reference.split(256), strict=True
+    ):  # a float32 copy of all would not fit
         z = torch.randn(part_q.shape, generator=stream, device=device) * 3.0
         part_p.copy_(z + noise * torch.randn(z.shape, generator=stream, device=device))
         part_q.copy_(z)
@@ -57,15 +61,30 @@ def check(rows: int, size: int, noise: float, dtype: Any, device: str) -> Row:
     for kernel, leaf in (("triton", policy.clone()), ("reference", policy.double())):
         leaf.requires_grad_()
         found[kernel] = token_divergences(leaf, reference, tokens, kernel=kernel)
-        parts = [getattr(found[kernel], name).double() for name in ("log_q", "kl_qp", "kl_pq", "entropy")]
-        total = sum(torch.where(w == 0, 0.0, part).mul(w).sum() for part, w in zip(parts, weights.T, strict=True))
+        parts = [
+            getattr(found[kernel], name).double() for name in ("log_q", "kl_qp", "kl_pq", "entropy")
+        ]
+        total = sum(
+            torch.where(w == 0, 0.0, part).mul(w).sum()
+            for part, w in zip(parts, weights.T, strict=True)
+        )
         gradients.append(torch.autograd.grad(total, leaf)[0].double())
     for name in RESULTS:
-        got, exact = (getattr(found[kernel], name).detach().double() for kernel in ("triton", "reference"))
+        got, exact = (
+            getattr(found[kernel], name).detach().double() for kernel in ("triton", "reference")
+        )
         wrong = (got - exact).abs() / (1 + exact.abs())
-        error = max(error, float(torch.where(got == exact, 0.0, wrong).nan_to_num(nan=float("inf")).max()))
-    got, exact = (g[[0, *range(3, rows)]] for g in gradients)  # autograd makes NaN of 0 times infinity
-    slope = float(((got - exact).abs() / exact.abs().amax().clamp_min(1e-30)).nan_to_num(nan=float("inf")).max())
+        error = max(
+            error, float(torch.where(got == exact, 0.0, wrong).nan_to_num(nan=float("inf")).max())
+        )
+    got, exact = (
+        g[[0, *range(3, rows)]] for g in gradients
+    )  # autograd makes NaN of 0 times infinity
+    slope = float(
+        ((got - exact).abs() / exact.abs().amax().clamp_min(1e-30))
+        .nan_to_num(nan=float("inf"))
+        .max()
+    )
     name = str(dtype).removeprefix("torch.")
     ok = error <= TOLERANCE and slope <= RESOLUTION[name]
     return {
@@ -191,12 +210,20 @@ def write(rows: list[Row], folder: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder for the tables; none are written without it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for the tables; none are written without it"
+    )
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--small", action="store_true", help="few and small shapes: a test of this script")
+    parser.add_argument(
+        "--small", action="store_true", help="few and small shapes: a test of this script"
+    )
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--least-share", type=float, help="fail below this share of the bandwidth of a copy")
+    parser.add_argument(
+        "--least-share", type=float, help="fail below this share of the bandwidth of a copy"
+    )
     asked = parser.parse_args()
     if asked.device == "cpu":
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
@@ -213,7 +240,9 @@ def main() -> int:
             (rows, size, noise, dtype)
             for rows, size in ((1, 1), (5, 3), (33, 127), (64, 50_257), (16, 151_936))
             for noise in (1e-4, 0.1, 3.0)
-            for dtype in ((full, brain, half) if size < 1_000 else (full, brain))  # each is compiled and tuned
+            for dtype in (
+                (full, brain, half) if size < 1_000 else (full, brain)
+            )  # each is compiled and tuned
         ]
         sizes = [(1_024, 50_257, full), (1_024, 50_257, brain), (8_192, 151_936, brain)]
     rows = [check(*case, asked.device) for case in cases]
@@ -227,7 +256,10 @@ def main() -> int:
     show(rows)
     if asked.out:
         write(rows, asked.out)
-    slow = asked.least_share is not None and min(r["share_of_copy"] for r in rows if r["what"] == "forward") < asked.least_share
+    slow = (
+        asked.least_share is not None
+        and min(r["share_of_copy"] for r in rows if r["what"] == "forward") < asked.least_share
+    )
     return int(slow or any(row["status"] != "ok" for row in rows))
 
 

@@ -52,7 +52,9 @@ class Lockstep:
         result = function(*args, **kwargs)  # compiles, loads
 
         def block(calls: int) -> float:
-            start = time.process_time()  # on the processor: a neighbour that takes the core away then costs nothing
+            start = (
+                time.process_time()
+            )  # on the processor: a neighbour that takes the core away then costs nothing
             for _ in range(calls):
                 function(*args, **kwargs)
             return time.process_time() - start
@@ -75,7 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "benchmark: settings of pytest-benchmark, which is not in use now")
+    config.addinivalue_line(
+        "markers", "benchmark: settings of pytest-benchmark, which is not in use now"
+    )
     config.channel = Channel(socket.socket(fileno=config.option.lockstep))
 
 
@@ -83,7 +87,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     import klbench
 
-    config.channel.say(*(f"has {name_of(item)}" for item in items), f"hello {Path(klbench.__file__).parent.parent}")
+    config.channel.say(
+        *(f"has {name_of(item)}" for item in items), f"hello {Path(klbench.__file__).parent.parent}"
+    )
     known = {name_of(item): item for item in items}
     items[:] = [known[name] for name in config.channel.hear_all()]
 

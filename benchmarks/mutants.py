@@ -51,7 +51,11 @@ def changes(node: ast.AST, names: list[str]) -> Iterator[tuple[str, Callable[[An
             yield "operator", lambda n, kind=kind: setattr(n, "op", kind())
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub | ast.Div):
         yield "order", lambda n: n.__dict__.update(left=n.right, right=n.left)
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
+    if (
+        isinstance(node, ast.Constant)
+        and isinstance(node.value, int | float)
+        and not isinstance(node.value, bool)
+    ):
         yield "constant", lambda n: setattr(n, "value", n.value + 1)
         if node.value:
             yield "constant", lambda n: setattr(n, "value", -n.value)
@@ -59,23 +63,36 @@ def changes(node: ast.AST, names: list[str]) -> Iterator[tuple[str, Callable[[An
         for name in names:
             if name != node.id and ("log" in name) == ("log" in node.id):
                 yield "argument", lambda n, name=name: setattr(n, "id", name)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in UNWRAPPED:
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in UNWRAPPED
+    ):
         owner = node.func.value
         taken = node.args[0] if isinstance(owner, ast.Name) and owner.id == "torch" else owner
         yield "left out", lambda n, taken=taken: _become(n, taken)
     if isinstance(node, ast.Return) and node.value is not None:
-        yield "detached", lambda n: setattr(n, "value", ast.Call(ast.Attribute(n.value, "detach", ast.Load()), [], []))
+        yield (
+            "detached",
+            lambda n: setattr(
+                n, "value", ast.Call(ast.Attribute(n.value, "detach", ast.Load()), [], [])
+            ),
+        )
         yield "transposed", lambda n: setattr(n, "value", ast.Attribute(n.value, "mT", ast.Load()))
 
 
 def _become(node: ast.Call, other: ast.expr) -> None:
-    node.__dict__.update(func=ast.Name("(lambda x: x)", ast.Load()), args=[copy.deepcopy(other)], keywords=[])
+    node.__dict__.update(
+        func=ast.Name("(lambda x: x)", ast.Load()), args=[copy.deepcopy(other)], keywords=[]
+    )
 
 
 def made(function: Callable[..., Any], tree: ast.FunctionDef) -> Callable[..., Any]:
     """Return the function that a changed tree defines, among the names of its module."""
     space = dict(function.__globals__)
-    exec(compile(ast.unparse(ast.fix_missing_locations(tree)), "mutant", "exec"), space)  # the repository's own code
+    exec(
+        compile(ast.unparse(ast.fix_missing_locations(tree)), "mutant", "exec"), space
+    )  # the repository's own code
     result: Callable[..., Any] = space[tree.name]
     return result
 
@@ -87,7 +104,11 @@ def main(names: list[str]) -> None:
     import klbench
 
     warnings.simplefilter("ignore")
-    functions = {f: "kl" for f in (*right_functions.PER_TOKEN, *right_functions.LOGITS) if inspect.isfunction(f)}
+    functions = {
+        f: "kl"
+        for f in (*right_functions.PER_TOKEN, *right_functions.LOGITS)
+        if inspect.isfunction(f)
+    }
     functions |= dict.fromkeys(right_functions.LOSSES, "loss")
     caught = refused = 0
     survivors = []
@@ -107,7 +128,9 @@ def main(names: list[str]) -> None:
                 caught += 1
             else:
                 of = f"{found.scale:g} {found.identified}, {found.reduction}"
-                survivors.append(f"{function.__name__}: {label}   [{of}, gradient {found.gradient and found.gradient.matches}]")
+                survivors.append(
+                    f"{function.__name__}: {label}   [{of}, gradient {found.gradient and found.gradient.matches}]"
+                )
     print(*survivors, sep="\n")
     print(f"{caught} caught, {refused} cannot be called, {len(survivors)} without an error")
 

@@ -55,12 +55,27 @@ def key_columns(table: pd.DataFrame) -> list[str]:
     from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
     told = {"status", "evidence", "verdict", "matches", "outcome"}
-    names = {"batch", "seed", "step", "tokens", "position", "decade", "sign", "beta", "staleness", "lag"}
+    names = {
+        "batch",
+        "seed",
+        "step",
+        "tokens",
+        "position",
+        "decade",
+        "sign",
+        "beta",
+        "staleness",
+        "lag",
+    }
     return [
         str(name)
         for name in table
         if name not in told
-        and (not is_numeric_dtype(table[name]) or is_bool_dtype(table[name]) or (name in names and not table[name].hasnans))
+        and (
+            not is_numeric_dtype(table[name])
+            or is_bool_dtype(table[name])
+            or (name in names and not table[name].hasnans)
+        )
         and (name in names or not is_integer_dtype(table[name]))
     ]
 
@@ -71,13 +86,20 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
 
     keys = [key for key in key_columns(old) if key in new]
     sides = [
-        table.assign(_n=table.groupby(keys, dropna=False).cumcount()) if keys else table.assign(_n=range(len(table)))
+        table.assign(_n=table.groupby(keys, dropna=False).cumcount())
+        if keys
+        else table.assign(_n=range(len(table)))
         for table in (old, new)
     ]
-    both = sides[0].merge(sides[1], on=[*keys, "_n"], how="outer", suffixes=("", " new"), indicator=True)
+    both = sides[0].merge(
+        sides[1], on=[*keys, "_n"], how="outer", suffixes=("", " new"), indicator=True
+    )
     notes = [
         f"{name}: {count} rows {word}"
-        for word, count in ((GONE, (both["_merge"] == "left_only").sum()), ("new", (both["_merge"] == "right_only").sum()))
+        for word, count in (
+            (GONE, (both["_merge"] == "left_only").sum()),
+            ("new", (both["_merge"] == "right_only").sum()),
+        )
         if count
     ]
     gone = [column for column in old if column not in new]
@@ -90,7 +112,10 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
             continue
         if not (is_numeric_dtype(a) and is_numeric_dtype(b)):
             other = (a.astype(str) != b.astype(str)).to_numpy()
-            found += [Moved(name, _row(common, keys, k), column, a[k], b[k], "another") for k in np.flatnonzero(other)]
+            found += [
+                Moved(name, _row(common, keys, k), column, a[k], b[k], "another")
+                for k in np.flatnonzero(other)
+            ]
             continue
         x, y = a.to_numpy(dtype=float), b.to_numpy(dtype=float)
         same = (x == y) | (np.isnan(x) & np.isnan(y))
@@ -99,7 +124,9 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
             distance = np.abs(x - y)
             errors, relative = distance / se, distance / np.maximum(np.abs(x), np.abs(y))
             certain = np.isfinite(se)
-            far = np.where(certain, errors > ERRORS, relative > RELATIVE) & (distance > ROUNDING * np.abs(x) + ABSOLUTE)
+            far = np.where(certain, errors > ERRORS, relative > RELATIVE) & (
+                distance > ROUNDING * np.abs(x) + ABSOLUTE
+            )
         lost = ~np.isfinite(distance) & ~same
         told = far & ~certain & ~same & ~lost
         far = (far & certain & ~same) | lost
@@ -109,7 +136,8 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
                 f"{name}: {told.sum()} of {column}, without an uncertainty, are off by up to {np.max(relative[told]):.0%}"
             )
         found += [
-            Moved(name, _row(common, keys, k), column, x[k], y[k], f"{errors[k]:.2g} errors") for k in np.flatnonzero(far)
+            Moved(name, _row(common, keys, k), column, x[k], y[k], f"{errors[k]:.2g} errors")
+            for k in np.flatnonzero(far)
         ]
     return found, within, notes
 
@@ -123,7 +151,9 @@ def _se(table: pd.DataFrame, column: str) -> np.ndarray:
         if f"{column}_se{side}" in table:
             return table[f"{column}_se{side}"].to_numpy(dtype=float)
         if column == "rel_std" and f"std_se{side}" in table:
-            return (table[f"std_se{side}"] / table[f"std{side}"] * table[f"rel_std{side}"]).to_numpy(dtype=float)
+            return (
+                table[f"std_se{side}"] / table[f"std{side}"] * table[f"rel_std{side}"]
+            ).to_numpy(dtype=float)
         return None
 
     old, new = beside(""), beside(" new")
@@ -145,7 +175,9 @@ def command(folder: Path) -> list[str]:
     words = shlex.split(json.loads((folder / "run.json").read_text(encoding="utf-8"))["command"])
     if words[:3] != ["python", "-m", "klbench"]:
         raise ValueError(f"{folder.name}: expected a command of klbench, got {' '.join(words)}")
-    return [word for word in words[3:] if not word.startswith("out=")] + [f"out={FOLDER / folder.name}"]
+    return [word for word in words[3:] if not word.startswith("out=")] + [
+        f"out={FOLDER / folder.name}"
+    ]
 
 
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
@@ -156,10 +188,15 @@ def tables(folder: Path) -> dict[str, pd.DataFrame]:
     return {file.stem: pd.read_parquet(file) for file in files if file.stem not in TIMINGS}
 
 
-def compared(old: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -> tuple[list[Moved], int, list[str]]:
+def compared(
+    old: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]
+) -> tuple[list[Moved], int, list[str]]:
     """:func:`moved` of all tables together."""
     found, within = [], 0
-    notes = [f"table {name} is {GONE if name in old else 'new'}" for name in sorted(old.keys() ^ new.keys())]
+    notes = [
+        f"table {name} is {GONE if name in old else 'new'}"
+        for name in sorted(old.keys() ^ new.keys())
+    ]
     for name in sorted(old.keys() & new.keys()):
         more = moved(name, old[name], new[name])
         found, within, notes = found + more[0], within + more[1], notes + more[2]
@@ -169,7 +206,14 @@ def compared(old: Mapping[str, pd.DataFrame], new: Mapping[str, pd.DataFrame]) -
 def again(words: Sequence[str], place: Path) -> Path:
     """Run a command in another place; gives back the run folder there."""
     paths = os.pathsep.join(
-        [str(ROOT), *(str(Path(p).resolve()) for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p)]
+        [
+            str(ROOT),
+            *(
+                str(Path(p).resolve())
+                for p in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+                if p
+            ),
+        ]
     )
     done = subprocess.run(
         [sys.executable, "-m", "klbench", *words],
@@ -179,7 +223,9 @@ def again(words: Sequence[str], place: Path) -> Path:
         text=True,
     )
     if done.returncode:
-        raise RuntimeError(f"{shlex.join(words)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}")
+        raise RuntimeError(
+            f"{shlex.join(words)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}"
+        )
     return place / done.stdout.splitlines()[-1].removesuffix("/index.html")
 
 
@@ -201,14 +247,20 @@ def write_index() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
-    parser = argparse.ArgumentParser(description="Make the published findings again and say where a number has moved.")
+    parser = argparse.ArgumentParser(
+        description="Make the published findings again and say where a number has moved."
+    )
     parser.add_argument("--update", action="store_true", help="take the new ones")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="which; all of them if none is named")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="which; all of them if none is named"
+    )
     given = parser.parse_args(arguments)
     chosen = list(folders(given.names))
     unknown = set(given.names) - {folder.name for folder in chosen}
     if unknown:
-        parser.error(f"no finding is named {', '.join(sorted(unknown))}; there are {', '.join(f.name for f in folders(()))}")
+        parser.error(
+            f"no finding is named {', '.join(sorted(unknown))}; there are {', '.join(f.name for f in folders(()))}"
+        )
     any_moved = False
     for folder in chosen:
         with tempfile.TemporaryDirectory() as place:
@@ -222,9 +274,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found, within, notes = compared(tables(folder), tables(new))
             lost = any(note.endswith(GONE) for note in notes)
             any_moved |= bool(found) or lost
-            said = f"{len(found)} numbers moved" if found else "something is gone" if lost else "nothing moved"
+            said = (
+                f"{len(found)} numbers moved"
+                if found
+                else "something is gone"
+                if lost
+                else "nothing moved"
+            )
             print(f"  {said}, {within} are other within their uncertainty")
-            print("".join(f"  {line}\n" for line in [*notes, *map(str, found[:SHOWN])]), end="", flush=True)
+            print(
+                "".join(f"  {line}\n" for line in [*notes, *map(str, found[:SHOWN])]),
+                end="",
+                flush=True,
+            )
             if given.update:
                 shutil.rmtree(folder)
                 shutil.copytree(new, folder)

@@ -13,14 +13,18 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 DICTIONARY = ROOT / "docs" / "tables.md"
 PUBLISHED = ROOT / "reports" / "published" / "gradient" / "tables" / "gradients.csv"
-NEAR, FAR = (f"Sequences gru, 6 tokens, horizon 4, 8 prompts, KL={kl}, seed 0" for kl in ("0.05", "2"))
+NEAR, FAR = (
+    f"Sequences gru, 6 tokens, horizon 4, 8 prompts, KL={kl}, seed 0" for kl in ("0.05", "2")
+)
 HEAD = ("| you have | it is | on sequences its mean is |", "|---|---|---|")
 
 
 def measured(combination: str) -> str:
     """What the published run found its mean gradient to be, near the reference and far from it."""
     with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        rows = {row["pair"]: row for row in csv.DictReader(file) if row["combination"] == combination}
+        rows = {
+            row["pair"]: row for row in csv.DictReader(file) if row["combination"] == combination
+        }
     near, far = rows[NEAR], rows[FAR]
     if near["matches"] == far["matches"] != "none":
         return "0" if near["matches"] == "0" else f"the gradient of {near['matches']}"
@@ -36,7 +40,11 @@ def options(spelling: Spelling) -> str:
     text = f" `{words}`" if words else ""
     for option in trainer.options:
         for bound, value in option.before:
-            text += f" (the default before {bound})" if found.options[option.path] == value else f" (by default since {bound})"
+            text += (
+                f" (the default before {bound})"
+                if found.options[option.path] == value
+                else f" (by default since {bound})"
+            )
     named, combination = (gradients.get(name) for name in (found.named, found.combination))
     return f"{text} ({found.clamp})" if named.estimator != combination.estimator else text
 

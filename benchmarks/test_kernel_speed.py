@@ -21,7 +21,9 @@ Job = Callable[[], object]
 pytestmark = pytest.mark.heavy
 
 
-def full(policy: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def full(
+    policy: torch.Tensor, reference: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """Both log-softmaxes, and the exact divergence from them."""
     log_q, log_p = policy.log_softmax(-1), reference.log_softmax(-1)
     at = tokens[:, None]
@@ -52,12 +54,16 @@ def show(title: str, seconds: dict[str, list[float]], unit: str) -> None:
     print(f"\n{title}")
     for name, times in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(times, seconds[unit], strict=True))
-        print(f"  {name:28} least {min(times) * 1e3:8.1f} ms, median {statistics.median(times) * 1e3:8.1f}, {ratio:6.2f} reads")
+        print(
+            f"  {name:28} least {min(times) * 1e3:8.1f} ms, median {statistics.median(times) * 1e3:8.1f}, {ratio:6.2f} reads"
+        )
 
 
 def times_as_fast(seconds: dict[str, list[float]], other: str) -> float:
     """How many times as fast as another job the kernel is: the median over rounds."""
-    return statistics.median(a / b for a, b in zip(seconds[other], seconds["kernel cpu"], strict=True))
+    return statistics.median(
+        a / b for a, b in zip(seconds[other], seconds["kernel cpu"], strict=True)
+    )
 
 
 @pytest.fixture
@@ -68,8 +74,12 @@ def threads() -> object:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("noise", "dtype"), [(0.1, torch.float32), (3.0, torch.float32), (0.1, torch.bfloat16)], ids=str)
-def test_forward(noise: float, dtype: torch.dtype, threads: object, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("noise", "dtype"), [(0.1, torch.float32), (3.0, torch.float32), (0.1, torch.bfloat16)], ids=str
+)
+def test_forward(
+    noise: float, dtype: torch.dtype, threads: object, capsys: pytest.CaptureFixture[str]
+) -> None:
     stream = torch.Generator().manual_seed(0)
     policy = torch.randn(ROWS, VOCABULARY, generator=stream) * 3.0
     reference = (policy + torch.randn(ROWS, VOCABULARY, generator=stream) * noise).to(dtype)
@@ -80,16 +90,27 @@ def test_forward(noise: float, dtype: torch.dtype, threads: object, capsys: pyte
             {
                 "read both": lambda: (policy.max(), reference.max()),
                 "kernel cpu": lambda: token_divergences(policy, reference, tokens, kernel="cpu"),
-                "selective log-softmax, twice": lambda: (selective(policy, tokens), selective(reference, tokens)),
+                "selective log-softmax, twice": lambda: (
+                    selective(policy, tokens),
+                    selective(reference, tokens),
+                ),
                 "log_softmax of both, and KL": lambda: full(policy, reference, tokens),
             },
             ROUNDS,
         )
-        plain = {"kernel reference": lambda: token_divergences(policy, reference, tokens, kernel="reference")}
+        plain = {
+            "kernel reference": lambda: token_divergences(
+                policy, reference, tokens, kernel="reference"
+            )
+        }
         seconds |= interleaved(plain, 1)
     seconds["kernel reference"] *= ROUNDS
     with capsys.disabled():
-        show(f"{ROWS} x {VOCABULARY}, {dtype}, noise {noise}, {THREADS} threads, forward", seconds, "read both")
+        show(
+            f"{ROWS} x {VOCABULARY}, {dtype}, noise {noise}, {THREADS} threads, forward",
+            seconds,
+            "read both",
+        )
     if dtype == torch.float32:
         assert times_as_fast(seconds, "log_softmax of both, and KL") >= 4.0
         assert times_as_fast(seconds, "selective log-softmax, twice") > 1.0
@@ -112,7 +133,15 @@ def test_backward(threads: object, capsys: pytest.CaptureFixture[str]) -> None:
         log_q, _, kl = full(policy, reference, tokens)
         (log_q[:, 0] + kl).sum().backward()
 
-    jobs = {"read both": lambda: (policy.max(), reference.max()), "kernel cpu": kernel, "log_softmax of both, and KL": plain}
+    jobs = {
+        "read both": lambda: (policy.max(), reference.max()),
+        "kernel cpu": kernel,
+        "log_softmax of both, and KL": plain,
+    }
     seconds = interleaved(jobs, ROUNDS)
     with capsys.disabled():
-        show(f"{ROWS // 4} x {VOCABULARY}, float32, {THREADS} threads, forward and backward", seconds, "read both")
+        show(
+            f"{ROWS // 4} x {VOCABULARY}, float32, {THREADS} threads, forward and backward",
+            seconds,
+            "read both",
+        )

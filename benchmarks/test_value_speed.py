@@ -13,7 +13,17 @@ from klbench import pairs, streams, studies
 from klbench.context import Context
 from klbench.studies.value.run import PANEL, SHARD, _thread_pools
 
-CORE = ("k1", "k2", "k3", "k_lambda", "k_fitted", "bregman_kl_qp", "bregman_kl_pq", "k3_clamped", "abs")
+CORE = (
+    "k1",
+    "k2",
+    "k3",
+    "k_lambda",
+    "k_fitted",
+    "bregman_kl_qp",
+    "bregman_kl_pq",
+    "k3_clamped",
+    "abs",
+)
 SAMPLES = 100_000_000
 WORKERS = 2
 
@@ -52,14 +62,21 @@ def seconds_to_measure(context: Context, **settings: Any) -> float:
     [{"batches": (1024,), "diagnostic_samples": 0}, {"batches": (1024,)}, {}],
     ids=["one batch size, means only", "one batch size", "all defaults"],
 )
-def test_ratio_to_drawing(shift: float, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_ratio_to_drawing(
+    shift: float, settings: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     """Prints the ratio; nothing is asserted of it here, since the machine may be shared."""
     context = Context(seed=0, workers=WORKERS)
     pair = pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": shift})
     seconds_to_draw(context)  # starts the workers
-    rounds = [(seconds_to_draw(context), seconds_to_measure(context, pairs=(pair,), **settings)) for _ in range(3)]
+    rounds = [
+        (seconds_to_draw(context), seconds_to_measure(context, pairs=(pair,), **settings))
+        for _ in range(3)
+    ]
     ratios = [measured / drawn for drawn, measured in rounds]
     with capsys.disabled():
         times = f"draw {min(d for d, _ in rounds):.2f} s, measure {min(m for _, m in rounds):.2f} s"
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        print(f"\nshift {shift}, {settings or 'defaults'}: ratio {statistics.median(ratios):.2f} ({spread}), {times}")
+        print(
+            f"\nshift {shift}, {settings or 'defaults'}: ratio {statistics.median(ratios):.2f} ({spread}), {times}"
+        )

@@ -45,7 +45,9 @@ def interval(sessions: Sessions, level: float) -> tuple[float, float, float]:
     logs = [np.array([np.log(here / base) for base, here in turns]) for turns in sessions]
     said = np.empty((len(logs), RESAMPLES))
     for k, turns in enumerate(logs):
-        said[k] = np.median(turns[stream.integers(turns.size, size=(RESAMPLES, turns.size))], axis=1)
+        said[k] = np.median(
+            turns[stream.integers(turns.size, size=(RESAMPLES, turns.size))], axis=1
+        )
     chosen = stream.integers(len(logs), size=(len(logs), RESAMPLES))
     means = said[chosen, np.arange(RESAMPLES)].mean(axis=0)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -54,7 +56,9 @@ def interval(sessions: Sessions, level: float) -> tuple[float, float, float]:
 
 
 def judged(
-    found: Mapping[str, Sequence[Sequence[tuple[float, float]]]], threshold: float, family: int | None = None
+    found: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    threshold: float,
+    family: int | None = None,
 ) -> list[Row]:
     """A row a benchmark.
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from klbench import audit, divergences, estimators, gradients, kernels, pairs, rlhf, streams, testing, trainers
+    from klbench import (
+        audit,
+        divergences,
+        estimators,
+        gradients,
+        kernels,
+        pairs,
+        rlhf,
+        streams,
+        testing,
+        trainers,
+    )
     from klbench.engine.app import run
     from klbench.engine.execution import Run
     from klbench.machine import __version__

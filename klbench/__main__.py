@@ -16,7 +16,9 @@ def main() -> None:
 
     code = exit_code(lambda: command_line(sys.argv[1:]), "klbench")
     for stop in (signal.SIGINT, *stops):
-        signal.signal(stop, signal.SIG_IGN)  # all is done: Ctrl-C while the interpreter ends is no news
+        signal.signal(
+            stop, signal.SIG_IGN
+        )  # all is done: Ctrl-C while the interpreter ends is no news
     sys.exit(code)
 
 

@@ -30,16 +30,22 @@ def chosen_estimators(value: Any) -> tuple[str, ...]:
         except ConfigError:
             if value.partition(":")[0] in estimators.names():
                 raise  # it is the number that is wrong
-            raise unknown("estimator or set of estimators", value, [*sets, *estimators.names()]) from None
+            raise unknown(
+                "estimator or set of estimators", value, [*sets, *estimators.names()]
+            ) from None
         value = [value]
     names = sets[value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"expected a list of names, or one of the sets {', '.join(sets)}")
     if not names:
-        raise ValueError(f"name at least one, such as k1; available: {', '.join(estimators.names())}")
+        raise ValueError(
+            f"name at least one, such as k1; available: {', '.join(estimators.names())}"
+        )
     resolved = tuple(estimators.get(name).name for name in names)
     if len(set(resolved)) < len(resolved):
-        raise ValueError(f"{next(name for name in resolved if resolved.count(name) > 1)} is named twice")
+        raise ValueError(
+            f"{next(name for name in resolved if resolved.count(name) > 1)} is named twice"
+        )
     return resolved
 
 
@@ -69,8 +75,12 @@ def pair_of(node: Any) -> Pair:
     if isinstance(node, Pair):
         return node
     if not isinstance(node, Mapping) or not isinstance(node.get("kind"), str):
-        raise ValueError(f"expected a pair with a kind, one of {', '.join(pairs.names())}; got {node!r:.{LONGEST}}")
-    return pairs.get(node["kind"]).model_validate({key: value for key, value in node.items() if key != "kind"})
+        raise ValueError(
+            f"expected a pair with a kind, one of {', '.join(pairs.names())}; got {node!r:.{LONGEST}}"
+        )
+    return pairs.get(node["kind"]).model_validate(
+        {key: value for key, value in node.items() if key != "kind"}
+    )
 
 
 AnyPair = Annotated[Pair, BeforeValidator(pair_of)]
@@ -103,13 +113,19 @@ class PairOptions(Options):
                 f"pair={kind!r:.{LONGEST}}: experiment {experiment} brings its own pairs; measure yours with +exp=value"
             )
         if one is not None:
-            return left | {"pairs": (OnePair.model_validate({"pair": cls._with_own_keys(one, left)}).pair,)}
+            return left | {
+                "pairs": (OnePair.model_validate({"pair": cls._with_own_keys(one, left)}).pair,)
+            }
         many = instead if many is None else many
         if many is None:
-            raise ValueError(f"experiment {experiment} needs pair=NAME; available: {', '.join(pairs.names())}")
+            raise ValueError(
+                f"experiment {experiment} needs pair=NAME; available: {', '.join(pairs.names())}"
+            )
         if not isinstance(many, list | tuple):
             available = ", ".join(pairs.names())
-            raise ValueError(f"pairs={many!r:.{LONGEST}}: must be a list of pairs, each with a kind, one of {available}")
+            raise ValueError(
+                f"pairs={many!r:.{LONGEST}}: must be a list of pairs, each with a kind, one of {available}"
+            )
         return left | {"pairs": many}
 
     @classmethod
@@ -119,11 +135,15 @@ class PairOptions(Options):
             return node
         fields = pairs.get(node["kind"]).model_fields
         for key in [
-            key for key in left if key in fields and key not in cls.model_fields and not isinstance(left[key], Mapping)
+            key
+            for key in left
+            if key in fields and key not in cls.model_fields and not isinstance(left[key], Mapping)
         ]:
             value = left.pop(key)
             if node.get(key, value) not in (value, fields[key].default):
-                raise ValueError(f"{key}={value!r:.{LONGEST}} and pair.{key}={node[key]!r:.{LONGEST}}: give it once")
+                raise ValueError(
+                    f"{key}={value!r:.{LONGEST}} and pair.{key}={node[key]!r:.{LONGEST}}: give it once"
+                )
             node = {**node, key: value}
         return node
 

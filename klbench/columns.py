@@ -7,7 +7,9 @@ from klbench.schema import Column, Schema, flag, integer, text, with_error
 COMBINATION = (
     text("combination", "name in klbench", "Combination"),
     text("estimator", "the estimator whose value or gradient is taken", "Estimator"),
-    text("placement", "where it stands: in the loss, in the reward, in both, or the full KL", "Where"),
+    text(
+        "placement", "where it stands: in the loss, in the reward, in both, or the full KL", "Where"
+    ),
     text("level", "per token, or once for the whole sequence", "Level"),
     text("correction", "the ratio of policy to sampler that it is weighted with", "Correction"),
     text("baseline", "what is subtracted from the number that multiplies the score", "Baseline"),
@@ -19,7 +21,10 @@ COMBINATIONS = Schema(
     "One row for each combination of the run: what it is, and what it is called elsewhere.",
     (
         *COMBINATION[:4],
-        flag("length_mean", "whether its tokens are averaged over the length of the sequence instead of summed"),
+        flag(
+            "length_mean",
+            "whether its tokens are averaged over the length of the sequence instead of summed",
+        ),
         COMBINATION[4],
         flag("ratio_gradient", "whether the ratio of the correction is differentiated too"),
         COMBINATION[5],
@@ -41,7 +46,12 @@ TASK = (
     text("pair", "policy and reference", "Pair"),
     text("series", "pairs that belong together", "Series"),
     integer("tokens", "most tokens of a sequence"),
-    Column("staleness", "KL(q‖μ) of the policy from the sampler μ; 0: the policy itself samples", "nats", heading="Lag"),
+    Column(
+        "staleness",
+        "KL(q‖μ) of the policy from the sampler μ; 0: the policy itself samples",
+        "nats",
+        heading="Lag",
+    ),
     Column("kl_qp", "KL(q‖p), exact", "nats", heading="KL(q‖p)"),
     Column("kl_pq", "KL(p‖q), exact", "nats", heading="KL(p‖q)"),
 )
@@ -50,18 +60,36 @@ TASK = (
 OF_EXACT = "in lengths of the exact gradient of KL(q‖p)"
 
 MEASURED = (
-    text("claim", "what its mean gradient is claimed to be on this pair", "Claims to be the gradient of"),
+    text(
+        "claim",
+        "what its mean gradient is claimed to be on this pair",
+        "Claims to be the gradient of",
+    ),
     flag("unbiased_claim", "whether that is the gradient of KL(q‖p)"),
     text("status", "ok, claim broken, infinite mean, infinite variance, or beyond float64"),
-    *with_error(Column("rel_bias", f"distance of its mean gradient from that of KL(q‖p), {OF_EXACT}", heading="Off by")),
+    *with_error(
+        Column(
+            "rel_bias",
+            f"distance of its mean gradient from that of KL(q‖p), {OF_EXACT}",
+            heading="Off by",
+        )
+    ),
     Column("rel_bias_pq", f"distance of its mean gradient from that of KL(p‖q), {OF_EXACT}"),
-    Column("cosine", "cosine between its mean gradient and that of KL(q‖p); below 0 it points the other way"),
+    Column(
+        "cosine",
+        "cosine between its mean gradient and that of KL(q‖p); below 0 it points the other way",
+    ),
     Column("norm_ratio", f"length of its mean gradient, {OF_EXACT}"),
-    *with_error(Column("variance", "variance of one sample's gradient, summed over the parameters")),
+    *with_error(
+        Column("variance", "variance of one sample's gradient, summed over the parameters")
+    ),
     Column("rel_std", f"root of that variance, {OF_EXACT}", heading="Noise"),
     Column("snr", "length of the mean gradient over the root of that variance"),
     Column("balance_batch", "batch whose noise is as long as the bias", heading="Bias = noise at"),
-    text("matches", "divergences whose gradient the mean is, joined by =; none where it is that of none of them"),
+    text(
+        "matches",
+        "divergences whose gradient the mean is, joined by =; none where it is that of none of them",
+    ),
     text("method", "enumeration, closed-form, or sampling"),
     integer("samples", "samples that were drawn; 0 where none was needed"),
 )
@@ -77,7 +105,11 @@ ESTIMATORS = Schema(
         text("summary", "one line on it"),
         flag("unbiased_claim", "claimed: its mean is exactly that divergence", "Unbiased?"),
         flag("nonnegative_claim", "claimed: no estimate is below zero", "Never negative?"),
-        text("gradient_claim", "claimed: what its mean gradient as a loss is the gradient of", "Gradient as a loss"),
+        text(
+            "gradient_claim",
+            "claimed: what its mean gradient as a loss is the gradient of",
+            "Gradient as a loss",
+        ),
         flag("needs_weight", "whether it is for samples of a third distribution"),
         text("aliases", "names in other code", "Also called"),
         text("source", "where it is described", "Source"),

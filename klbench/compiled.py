@@ -65,7 +65,9 @@ def expm1_and_gap(
         p = p * r + c[9]
         p = (p * r + c[10]) * r * r
         excess[i] = s * (p + r) + (s - 1.0)
-        gap[i] = s * p + ((s - 1.0) * r + ((s - 1.0 - k * LN2_HIGH) - k * LN2_LOW))  # p itself where k = 0
+        gap[i] = s * p + (
+            (s - 1.0) * r + ((s - 1.0 - k * LN2_HIGH) - k * LN2_LOW)
+        )  # p itself where k = 0
         far += not abs(v) <= FAR
     if far:  # NaN and infinities among them
         for i in range(x.size):
@@ -127,7 +129,13 @@ def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:  # pragma: 
     the ``n`` numbers of ``out`` at ``target``.
     """
     for k in range(len(steps)):
-        again, start, rows, target, n = steps[k, 0], steps[k, 1], steps[k, 2], steps[k, 3], steps[k, 4]
+        again, start, rows, target, n = (
+            steps[k, 0],
+            steps[k, 1],
+            steps[k, 2],
+            steps[k, 3],
+            steps[k, 4],
+        )
         if again:
             _add_rows(out[start : start + rows * n], rows, out[target : target + n])
         else:

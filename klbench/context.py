@@ -78,7 +78,9 @@ class Context:
             else:
                 yield from on_processes(function, chain(first, remaining), len(first))
 
-    def _try_here(self, function: Callable[..., Any], left: deque[tuple[Any, ...]]) -> Generator[Any, None, int]:
+    def _try_here(
+        self, function: Callable[..., Any], left: deque[tuple[Any, ...]]
+    ) -> Generator[Any, None, int]:
         """Do tasks until two workers or more would have work for as long as they need to start; returns for how many there is.
 
         By the mean time of the tasks so far without the first, which may have imports to do.
@@ -97,14 +99,22 @@ class Context:
         return 1
 
     def map_kept(
-        self, function: Callable[..., Any], tasks: Mapping[str, tuple[Any, ...]], *, short: bool = False
+        self,
+        function: Callable[..., Any],
+        tasks: Mapping[str, tuple[Any, ...]],
+        *,
+        short: bool = False,
     ) -> Iterator[tuple[str, Any]]:
         """Names with ``function(*task)``, in order, each kept in the run folder: a run that is continued does only the others.
 
         Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of :meth:`map`.
         """
         folder = self.folder
-        kept = {} if folder is None else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
+        kept = (
+            {}
+            if folder is None
+            else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
+        )
         missing = [task for name, task in tasks.items() if name not in kept]
         with contextlib.closing(self.map(function, missing, short=short)) as fresh:
             for name in tasks:
@@ -117,7 +127,11 @@ class Context:
                     yield name, kept.pop(name)
 
     def collect(
-        self, function: Callable[..., Any], tasks: Sequence[tuple[str, tuple[Any, ...]]], *, short: bool = False
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[tuple[str, tuple[Any, ...]]],
+        *,
+        short: bool = False,
     ) -> list[Any]:
         """The results of :meth:`map_kept`; each task comes with what the progress bar says of it once it is done.
 
@@ -126,14 +140,18 @@ class Context:
         results: list[Any] = []
         numbered = {f"task-{k}": task for k, (_, task) in enumerate(tasks)}
         try:
-            for (what, _), (_, result) in zip(tasks, self.map_kept(function, numbered, short=short), strict=True):
+            for (what, _), (_, result) in zip(
+                tasks, self.map_kept(function, numbered, short=short), strict=True
+            ):
                 results.append(result)
                 self.progress(len(results), len(tasks), what)
         except KeyboardInterrupt:
             self.interrupted = True
         return results
 
-    def _map_cluster(self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
+    def _map_cluster(
+        self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]]
+    ) -> Iterator[Any]:
         from joblib import Parallel, delayed, parallel_config
 
         assert self.cluster is not None
@@ -175,7 +193,9 @@ class Checkpoint(Generic[F]):
         self._folder, self._name, self._saved = context.folder, name, time.monotonic()
         part = None if self._folder is None else self._folder.load_part(name)
         # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
-        self._merged: tuple[int, F | None] = (0, None) if part is None else (int(part["shards"]), kind.restored(part))
+        self._merged: tuple[int, F | None] = (
+            (0, None) if part is None else (int(part["shards"]), kind.restored(part))
+        )
         self._merged = context.group.from_main(self.shards), self.found
 
     @property
@@ -190,7 +210,13 @@ class Checkpoint(Generic[F]):
 
     def add(self, shard: F | None, *, last: bool) -> None:
         """Merge the next shard, None for one without contents; keep what there is, but not more often than is worth it."""
-        merged = self.found if shard is None else shard if self.found is None else self.found.merge(shard)
+        merged = (
+            self.found
+            if shard is None
+            else shard
+            if self.found is None
+            else self.found.merge(shard)
+        )
         self._merged = self.shards + 1, merged
         if last or time.monotonic() - self._saved > CHECKPOINT_SECONDS:
             self.save()

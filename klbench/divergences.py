@@ -92,7 +92,9 @@ def terms(name: str, log_q: np.ndarray, log_p: np.ndarray) -> np.ndarray:
         result = np.exp(log_q) * divergence.gap(Draws(np.where(far, 0.0, log_ratio)))
         if far.any():
             result[far] = np.exp(log_p[far]) * get(divergence.dual).gap(Draws(-log_ratio[far]))
-    return np.where(np.isnan(result) & (log_ratio > FAR), math.inf, result)  # the gap overflows, and q has long vanished
+    return np.where(
+        np.isnan(result) & (log_ratio > FAR), math.inf, result
+    )  # the gap overflows, and q has long vanished
 
 
 def _log(r: Array) -> Array:
@@ -262,13 +264,22 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
     far = xp.where(small | outer, xp.ones_like(log_ratio), log_ratio)
     r = xp.exp(far)
     if 0.0 < alpha < 1.0:
-        power = xp.exp(alpha * far)  # never the largest term, and with a gradient where r underflows
+        power = xp.exp(
+            alpha * far
+        )  # never the largest term, and with a gradient where r underflows
     elif alpha > 0.0:
-        power = r**alpha  # not exp(alpha * far): the rounding of that product would be magnified by its size
+        power = (
+            r**alpha
+        )  # not exp(alpha * far): the rounding of that product would be magnified by its size
     else:
         power = xp.exp(-far) ** -alpha  # of 1/r, lest its gradient overflow before its value does
     gap = (power - 1.0 - alpha * (r - 1.0)) / (alpha * (alpha - 1.0))
-    return replaced(xp.where(small, total * near * near, gap), outer, lambda x: _alpha_outer(x, alpha), log_ratio)
+    return replaced(
+        xp.where(small, total * near * near, gap),
+        outer,
+        lambda x: _alpha_outer(x, alpha),
+        log_ratio,
+    )
 
 
 OUTER = 8.0
@@ -282,7 +293,11 @@ def _alpha_outer(log_ratio: Array, alpha: float) -> Array:
     one = xp.ones_like(log_ratio)
     # Beyond this the result is infinite, and so is its slope, which would be made of parts of which one is 0.
     most = overflow(log_ratio)
-    most = min(most, (most + 1.0 - math.log(a)) / alpha) if alpha > 1.0 else max(most, most + 1.0 - math.log(b))
+    most = (
+        min(most, (most + 1.0 - math.log(a)) / alpha)
+        if alpha > 1.0
+        else max(most, most + 1.0 - math.log(b))
+    )
     infinite = log_ratio > most
     up = xp.where((log_ratio > 0.0) & ~infinite, log_ratio, one)
     if alpha > 1.0:
@@ -294,7 +309,9 @@ def _alpha_outer(log_ratio: Array, alpha: float) -> Array:
     result = times_exp(rest, up) + c
     if alpha < 0.0:
         down = xp.where(log_ratio < 0.0, log_ratio, -one)
-        part = 2.0 ** math.floor(math.log2(-alpha / 2.0))  # of the exponent, without rounding: a power from 1 to 2 is left
+        part = 2.0 ** math.floor(
+            math.log2(-alpha / 2.0)
+        )  # of the exponent, without rounding: a power from 1 to 2 is left
 
         def half() -> Array:
             return xp.exp(-part * down) ** (-alpha / 2.0 / part)
@@ -347,7 +364,9 @@ def unreached(name: str) -> float:
     return sum(c for c, a, _ in divergence.polynomial if a == 1.0)
 
 
-def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Array], *, growth: float = 1.0) -> Divergence:
+def generator(
+    name: str, f: Callable[[Array], Array], df: Callable[[Array], Array], *, growth: float = 1.0
+) -> Divergence:
     """A divergence from a convex ``f`` of your own, with derivative ``df``, both functions of ``r``.
 
     Its gap is computed as written, ``f(r) - f(1) - f'(1)(r - 1)``, and so is only as accurate as that subtraction: near
@@ -366,4 +385,6 @@ def generator(name: str, f: Callable[[Array], Array], df: Callable[[Array], Arra
         one = namespace(r).ones_like(r)
         return f(r) - f(one) - r * df(r) + df(one)
 
-    return Divergence(name, f"D_{name}", f"f = {name}", f, df, gap, curvature=math.nan, growth=growth, slope=slope)
+    return Divergence(
+        name, f"D_{name}", f"f = {name}", f, df, gap, curvature=math.nan, growth=growth, slope=slope
+    )

@@ -20,7 +20,12 @@ DEEPEST = 64
 MOST_VALUES = 1_000_000
 """Values in it, counted as often as they are referred to: a few lines of YAML can name one list a billion times."""
 MOST_CHARACTERS = 200
-_SPECIAL = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+_SPECIAL = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def conf_folder() -> Path:
@@ -42,7 +47,11 @@ def kind(path: str | Path) -> str:
         return f"no such file, {reason(error)}"
     if stat.S_ISREG(mode):
         return FILE
-    return FOLDER if stat.S_ISDIR(mode) else f"{_SPECIAL.get(stat.S_IFMT(mode), 'special')}, neither a file nor a folder"
+    return (
+        FOLDER
+        if stat.S_ISDIR(mode)
+        else f"{_SPECIAL.get(stat.S_IFMT(mode), 'special')}, neither a file nor a folder"
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -171,7 +180,9 @@ def check_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         half = text[error.start].encode("utf-8", "backslashreplace").decode()
-        raise ValueError(f"character {error.start + 1} is {half}, half of a character, which UTF-8 cannot hold") from None
+        raise ValueError(
+            f"character {error.start + 1} is {half}, half of a character, which UTF-8 cannot hold"
+        ) from None
 
 
 def expanded(path: str | Path) -> Path:

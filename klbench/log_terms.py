@@ -28,11 +28,15 @@ def log_terms(estimator: Estimator, draws: Draws) -> tuple[np.ndarray, np.ndarra
 
 def _formula(estimator: Estimator, log_ratio: np.ndarray) -> np.ndarray:
     """Return the terms, but for the weight that some are proportional to."""
-    terms: np.ndarray = estimator.formula(Draws(log_ratio, np.zeros_like(log_ratio) if estimator.needs_weight else None))
+    terms: np.ndarray = estimator.formula(
+        Draws(log_ratio, np.zeros_like(log_ratio) if estimator.needs_weight else None)
+    )
     return terms
 
 
-def _far_terms(estimator: Estimator, log_ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | bool]:
+def _far_terms(
+    estimator: Estimator, log_ratio: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | bool]:
     if estimator.polynomial is not None:
         parts = [part for part in estimator.polynomial if part[0]]
         c, a, b = (np.array(column)[:, None] for column in zip(*parts, strict=True))

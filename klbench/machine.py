@@ -32,7 +32,10 @@ def _cpuinfo() -> dict[str, str]:
     """Return what Linux says of the first processor; empty elsewhere."""
     info = Path("/proc/cpuinfo")
     first = info.read_text().partition("\n\n")[0] if info.exists() else ""
-    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    return {
+        key.strip(): value.strip()
+        for key, _, value in (line.partition(":") for line in first.splitlines())
+    }
 
 
 def _cpu() -> str:
@@ -61,13 +64,28 @@ def _git() -> dict[str, Any] | None:
         return None
     try:
         revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+            ["git", "rev-parse", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
         committed = subprocess.run(
-            ["git", "show", "-s", "--format=%cI", "HEAD"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+            ["git", "show", "-s", "--format=%cI", "HEAD"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
         changed = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, timeout=10, check=True
+            ["git", "status", "--porcelain"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -88,7 +106,18 @@ def _version(package: str) -> str | None:
 def describe() -> dict[str, Any]:
     """Versions of what computes, the machine, and the revision where there is one."""
     found = {name: _version(name) for name in PACKAGES}
-    versions = {"klbench": __version__, "python": platform.python_version()} | {k: v for k, v in found.items() if v is not None}
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30 if hasattr(os, "sysconf") else None
-    machine = {"system": platform.platform(), "cpu": _cpu(), "cores": os.cpu_count(), "memory_gib": memory and round(memory, 1)}
+    versions = {"klbench": __version__, "python": platform.python_version()} | {
+        k: v for k, v in found.items() if v is not None
+    }
+    memory = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+        if hasattr(os, "sysconf")
+        else None
+    )
+    machine = {
+        "system": platform.platform(),
+        "cpu": _cpu(),
+        "cores": os.cpu_count(),
+        "memory_gib": memory and round(memory, 1),
+    }
     return {"versions": versions, "machine": machine, "git": _git()}

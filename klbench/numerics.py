@@ -47,7 +47,9 @@ def namespace(x: Array) -> Any:
 def times_exp(factor: Array, x: Array) -> Array:
     """``factor * exp(x)``, which overflows only where the product does: half of the exponential at a time."""
     xp = namespace(x)
-    return (factor * xp.exp(x / 2.0)) * xp.exp(x / 2.0)  # two of them, lest their gradients be added before they are halved
+    return (factor * xp.exp(x / 2.0)) * xp.exp(
+        x / 2.0
+    )  # two of them, lest their gradients be added before they are halved
 
 
 def replaced(value: Array, where: Array, function: Callable[[Array], Array], x: Array) -> Array:

@@ -39,7 +39,9 @@ def closed_form(value: float, operations: int = 16) -> Truth:
 
     Near zero a divergence is quadratic in the difference of the parameters, so that their rounding counts with its root.
     """
-    error = 0.0 if math.isinf(value) else EPS * (operations * abs(value) + 4.0 * math.sqrt(abs(value)))
+    error = (
+        0.0 if math.isinf(value) else EPS * (operations * abs(value) + 4.0 * math.sqrt(abs(value)))
+    )
     return Truth(float(value), error, "closed-form")
 
 
@@ -73,7 +75,11 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
     polynomial = tuple(part for part in polynomial if part[0])  # 0 times an infinite moment is 0
     mean, mean_error = _combined([(c, *_power_moment(series, a, b)) for c, a, b in polynomial])
     second, second_error = _combined(
-        [(c * d, *_power_moment(series, a + e, b + f)) for c, a, b in polynomial for d, e, f in polynomial]
+        [
+            (c * d, *_power_moment(series, a + e, b + f))
+            for c, a, b in polynomial
+            for d, e, f in polynomial
+        ]
     )
     if not math.isfinite(second):
         return ExactMoments(mean, mean_error, math.inf, 0.0, "closed-form")
@@ -81,14 +87,24 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
     error = second_error + 2.0 * abs(mean) * mean_error + 8 * EPS * mean * mean
     std = math.sqrt(max(variance, 0.0))
     # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however small v is.
-    return ExactMoments(mean, mean_error, std, min(error / std if std else math.inf, math.sqrt(error)), "closed-form")
+    return ExactMoments(
+        mean,
+        mean_error,
+        std,
+        min(error / std if std else math.inf, math.sqrt(error)),
+        "closed-form",
+    )
 
 
 def _combined(parts: list[tuple[float, float, float]]) -> tuple[float, float]:
     """Return the sum of coefficients times moments, and a bound on its error; inf where one of them is."""
-    if not all(math.isfinite(c * moment) and math.isfinite(c * error) for c, moment, error in parts):
+    if not all(
+        math.isfinite(c * moment) and math.isfinite(c * error) for c, moment, error in parts
+    ):
         return math.inf, 0.0
-    return math.fsum(c * moment for c, moment, _ in parts), math.fsum(abs(c) * error for c, _, error in parts)
+    return math.fsum(c * moment for c, moment, _ in parts), math.fsum(
+        abs(c) * error for c, _, error in parts
+    )
 
 
 def enumerate_moments(probabilities: np.ndarray, terms: np.ndarray) -> ExactMoments:
@@ -96,7 +112,9 @@ def enumerate_moments(probabilities: np.ndarray, terms: np.ndarray) -> ExactMome
     mean = math.fsum(probabilities * terms)
     variance = math.fsum(probabilities * (terms - mean) ** 2)
     error = 8 * EPS * math.fsum(probabilities * np.abs(terms))
-    return ExactMoments(mean, error, math.sqrt(variance), 8 * EPS * math.sqrt(variance) + error, "enumeration")
+    return ExactMoments(
+        mean, error, math.sqrt(variance), 8 * EPS * math.sqrt(variance) + error, "enumeration"
+    )
 
 
 def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray) -> ExactMoments:
@@ -112,10 +130,16 @@ def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray
         parts = np.concatenate([near * terms[~far], sign[far] * np.exp(size[far] + logs)])
         mean = float(np.sum(parts)) if np.isinf(parts).any() else math.fsum(parts)
         if doubtful.any() or not math.isfinite(mean):
-            return ExactMoments(math.inf if math.isnan(mean) else mean, math.inf, math.inf, math.inf, "enumeration")
-        roundings = 8 * EPS * np.concatenate([np.ones(near.size), 1.0 + np.abs(size[far]) + np.abs(logs)])
+            return ExactMoments(
+                math.inf if math.isnan(mean) else mean, math.inf, math.inf, math.inf, "enumeration"
+            )
+        roundings = (
+            8 * EPS * np.concatenate([np.ones(near.size), 1.0 + np.abs(size[far]) + np.abs(logs)])
+        )
         # Beside a term beyond a float the mean is nothing.
-        roots = np.concatenate([np.sqrt(near) * np.abs(terms[~far] - mean), np.exp(size[far] + 0.5 * logs)])
+        roots = np.concatenate(
+            [np.sqrt(near) * np.abs(terms[~far] - mean), np.exp(size[far] + 0.5 * logs)]
+        )
         std, error = float(np.hypot.reduce(roots)), math.fsum(np.abs(parts) * roundings)
         std_error = std * float(roundings.max()) + error if math.isfinite(std) else math.inf
     return ExactMoments(mean, error, std, std_error, "enumeration")

@@ -69,7 +69,11 @@ class Group:
             return work()
         result: Any = None
         mine, own = _Attempt(), None
-        with contextlib.nullcontext([]) if self.main else warnings.catch_warnings(record=True) as said:
+        with (
+            contextlib.nullcontext([])
+            if self.main
+            else warnings.catch_warnings(record=True) as said
+        ):
             try:
                 result = work()
             except Exception as error:  # noqa: BLE001  # it is raised again, once everybody knows
@@ -101,7 +105,9 @@ class Group:
         self._exchange(lambda talk: talk.broadcast_object_list(box, src=0, group=self.channel))
         return box[0]
 
-    def map(self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> Iterator[T | None]:
+    def map(
+        self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]
+    ) -> Iterator[T | None]:
         """``function(*task)`` for each task, shared out; the main process gets the results in order, the others None for each.
 
         Tasks must be the same in every process.
@@ -122,7 +128,9 @@ class Group:
         try:
             talk(_distributed())
         except RuntimeError as error:
-            raise RunError(f"one of the {self.size} processes of this run ended before its work was done") from error
+            raise RunError(
+                f"one of the {self.size} processes of this run ended before its work was done"
+            ) from error
 
 
 def exit_code(program: Callable[[], int], name: str) -> int:
@@ -135,11 +143,16 @@ def exit_code(program: Callable[[], int], name: str) -> int:
         code = PIPE_CLOSED
     except OSError as error:
         with contextlib.suppress(OSError):
-            print(f"{name}: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+            print(
+                f"{name}: {error.filename or 'the output'}: {error.strerror or error}",
+                file=sys.stderr,
+            )
         code = 1
     else:
         return code
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in the buffer would fail again as the interpreter ends
+    os.dup2(
+        os.open(os.devnull, os.O_WRONLY), 1
+    )  # what is left in the buffer would fail again as the interpreter ends
     return code
 
 
@@ -158,7 +171,9 @@ def _nothing() -> None:
 def _failure(error: Exception) -> _Attempt:
     if isinstance(error, ConfigError | RunError):
         return _Attempt(type(error), str(error))
-    return _Attempt(RunError, f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc())
+    return _Attempt(
+        RunError, f"{type(error).__name__}: {' '.join(str(error).split())}", traceback.format_exc()
+    )
 
 
 def join() -> Group:
@@ -173,7 +188,9 @@ def join() -> Group:
     if size == "1":
         return Group()
     if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):
-        raise ConfigError(f"WORLD_SIZE={size} and RANK={rank}: must be a number of processes and one of 0 to that less 1")
+        raise ConfigError(
+            f"WORLD_SIZE={size} and RANK={rank}: must be a number of processes and one of 0 to that less 1"
+        )
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(

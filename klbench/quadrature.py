@@ -67,7 +67,9 @@ class Density(Protocol):
         """The density of ``x + by``."""
 
 
-def integrate(function: Integrand, edges: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def integrate(
+    function: Integrand, edges: Sequence[float] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return integrals of a vector-valued function of one variable, by Gauss-Legendre rules on panels, halved where needed.
 
     All panels of a round are one call of ``function``. The error of a panel is how far its rule is from the sum of the rules
@@ -91,13 +93,17 @@ def integrate(function: Integrand, edges: Sequence[float] | np.ndarray) -> tuple
     for halving in range(MOST_HALVINGS + 1):
         middle = 0.5 * (low + high)
         low, high = np.stack([low, middle]), np.stack([middle, high])
-        halves, rounding = (x.reshape(len(whole), 2, -1) for x in _rules(function, low.ravel(), high.ravel()))
+        halves, rounding = (
+            x.reshape(len(whole), 2, -1) for x in _rules(function, low.ravel(), high.ravel())
+        )
         with np.errstate(invalid="ignore"):
             gap = np.abs(whole - halves.sum(axis=1))
             gap[np.isnan(gap)] = math.inf
             noise = rounding.sum(axis=1)
             total = np.abs(value + halves.sum(axis=(1, 2)))
-            settled = (gap <= np.maximum(RTOL / gap.shape[1] * total[:, None], noise)) | np.isinf(gap)
+            settled = (gap <= np.maximum(RTOL / gap.shape[1] * total[:, None], noise)) | np.isinf(
+                gap
+            )
         unsettled = ~settled.all(axis=0)
         if halving == MOST_HALVINGS or unsettled.sum() > MOST_PANELS:
             unsettled[:] = False
@@ -176,15 +182,29 @@ class _Moments:
         draws, log_density, _, _ = self.line.draws(x)
         return self._log_sizes(draws, log_density)[:2]
 
-    def _log_sizes(self, draws: Draws, log_density: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _log_sizes(
+        self, draws: Draws, log_density: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return signs and log-sizes of the integrands, and which are doubtful, all ``(m, n)``."""
-        sign, size, doubtful = (np.stack(each) for each in zip(*(log_terms(e, draws) for e in self.estimators), strict=True))
+        sign, size, doubtful = (
+            np.stack(each)
+            for each in zip(*(log_terms(e, draws) for e in self.estimators), strict=True)
+        )
         with np.errstate(all="ignore"):
             some, signs = size[self.spread], sign[self.spread]
-            near = np.log(np.abs(signs * np.exp(np.minimum(some, BIG)) - self.centers[self.spread, None]))
-            size = np.concatenate([size, 2.0 * np.where(some < BIG, near, some) - self.units[:, None]]) + log_density
+            near = np.log(
+                np.abs(signs * np.exp(np.minimum(some, BIG)) - self.centers[self.spread, None])
+            )
+            size = (
+                np.concatenate([size, 2.0 * np.where(some < BIG, near, some) - self.units[:, None]])
+                + log_density
+            )
         size[:, np.isneginf(log_density)] = -math.inf
-        return np.concatenate([sign, np.ones_like(some)]), size, np.concatenate([doubtful, doubtful[self.spread]])
+        return (
+            np.concatenate([sign, np.ones_like(some)]),
+            size,
+            np.concatenate([doubtful, doubtful[self.spread]]),
+        )
 
     def __call__(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         draws, log_density, of_density, of_ratio = self.line.draws(x)
@@ -192,7 +212,9 @@ class _Moments:
         far = np.abs(draws.log_ratio)
         with np.errstate(over="ignore", invalid="ignore"):
             step = np.maximum(np.clip(STEP * far, STEP, LONGEST_STEP), 8.0 * EPS * far)
-            moved_sign, moved_size, _ = self._log_sizes(Draws(draws.log_ratio + step, draws.log_weight), log_density)
+            moved_sign, moved_size, _ = self._log_sizes(
+                Draws(draws.log_ratio + step, draws.log_weight), log_density
+            )
             values, moved = sign * np.exp(size), moved_sign * np.exp(moved_size)
             error = 3.0 * of_density * np.abs(values) + of_ratio / step * np.abs(moved - values)
             return values, np.where(doubtful, DOUBT * np.abs(values), error)
@@ -204,7 +226,9 @@ class _Moments:
         mass = self.log_sizes(direction * x)[1] + np.log(x)
         mass[np.isnan(mass)] = -math.inf
         alive = (mass >= mass.max(axis=1, keepdims=True) - NEGLIGIBLE).any(axis=0)
-        return direction * float(x[min(int(np.flatnonzero(alive)[-1]) + 2, x.size - 1)] if alive.any() else scale)
+        return direction * float(
+            x[min(int(np.flatnonzero(alive)[-1]) + 2, x.size - 1)] if alive.any() else scale
+        )
 
     def beyond(self, x: float) -> tuple[np.ndarray, np.ndarray]:
         """Return the integrals from ``x`` on to infinity, by the power of ``x`` that each falls with there; as errors, too."""
@@ -232,7 +256,11 @@ def _crossings(line: _Line, edges: np.ndarray, levels: Sequence[float]) -> list[
 
 
 def moments(
-    q: Density, p: Density, mu: Density | None, estimators: Sequence[Estimator], spread: Sequence[bool]
+    q: Density,
+    p: Density,
+    mu: Density | None,
+    estimators: Sequence[Estimator],
+    spread: Sequence[bool],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return exact means of estimators' terms and, where ``spread`` says so, standard deviations, with bounds on their errors.
 
@@ -256,14 +284,32 @@ def moments(
     units = np.full(some, -math.inf)
     for line, scale, low, high in _Line(q, p, mu).cells():
         plain = _Moments(line, estimators, which, np.zeros(which.size), np.zeros(some))
-        limits = [plain.reach(scale, sign) if math.isinf(x) else x for x, sign in ((low, -1.0), (high, 1.0))]
+        limits = [
+            plain.reach(scale, sign) if math.isinf(x) else x
+            for x, sign in ((low, -1.0), (high, 1.0))
+        ]
         edges = _edges(line, limits, levels)
-        parts.append((line, edges, [x for x, cell in zip(limits, (low, high), strict=True) if math.isinf(cell)]))
-        sizes = plain.log_sizes(0.5 * (edges[1:] + edges[:-1]))[1][which.size :] + np.log(np.diff(edges))
-        units = np.fmax(units, np.max(np.where(sizes < math.inf, sizes, -math.inf), axis=1, initial=-math.inf))
+        parts.append(
+            (
+                line,
+                edges,
+                [x for x, cell in zip(limits, (low, high), strict=True) if math.isinf(cell)],
+            )
+        )
+        sizes = plain.log_sizes(0.5 * (edges[1:] + edges[:-1]))[1][which.size :] + np.log(
+            np.diff(edges)
+        )
+        units = np.fmax(
+            units, np.max(np.where(sizes < math.inf, sizes, -math.inf), axis=1, initial=-math.inf)
+        )
     units = np.where(np.isfinite(units), units, 0.0)
-    firsts = partial(_Moments, spread=np.zeros_like(which), centers=np.zeros(which.size), units=np.zeros(0))
-    coarse = sum(_rules(firsts(line, estimators), edges[:-1], edges[1:])[0].sum(axis=1) for line, edges, _ in parts)
+    firsts = partial(
+        _Moments, spread=np.zeros_like(which), centers=np.zeros(which.size), units=np.zeros(0)
+    )
+    coarse = sum(
+        _rules(firsts(line, estimators), edges[:-1], edges[1:])[0].sum(axis=1)
+        for line, edges, _ in parts
+    )
     centers = np.where(np.isfinite(coarse), coarse, 0.0)
     value, error = np.zeros(which.size + some), np.zeros(which.size + some)
     for line, edges, ends in parts:
@@ -279,7 +325,12 @@ def moments(
         # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however small v is.
         std_error = np.minimum(variance_error / np.maximum(std, TINY), np.sqrt(variance_error))
         unknown = ~np.isfinite(std * unit)  # a variance, or the mean it is about, is beyond a float
-        return mean, mean_error, np.where(unknown, math.inf, std * unit), np.where(unknown, math.inf, std_error * unit)
+        return (
+            mean,
+            mean_error,
+            np.where(unknown, math.inf, std * unit),
+            np.where(unknown, math.inf, std_error * unit),
+        )
 
 
 def _edges(line: _Line, limits: Sequence[float], levels: Sequence[float]) -> np.ndarray:

@@ -18,7 +18,9 @@ LONGEST = 80
 """Characters of a name that are repeated in an error."""
 
 
-def unknown(kind: str, name: str, available: Iterable[str], aliases: Iterable[str] = ()) -> ConfigError:
+def unknown(
+    kind: str, name: str, available: Iterable[str], aliases: Iterable[str] = ()
+) -> ConfigError:
     """The error for a name that does not exist: what came, the nearest name or alias, and what there is."""
     names, shown = list(available), repr(name)
     shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
@@ -54,9 +56,15 @@ def load(package: str, name: str) -> ModuleType:
         raise
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        file, line = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (last.filename, last.lineno)
+        file, line = (
+            (error.filename, error.lineno)
+            if isinstance(error, SyntaxError)
+            else (last.filename, last.lineno)
+        )
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(f"{package}.{name} cannot be imported: {said} ({file}, line {line})") from error
+        raise ConfigError(
+            f"{package}.{name} cannot be imported: {said} ({file}, line {line})"
+        ) from error
 
 
 class Registry(Generic[T]):
@@ -84,11 +92,22 @@ class Registry(Generic[T]):
         self._put(name, make, aliases)
         return item
 
-    def add_family(self, name: str, make: Callable[[str, float], T], *, default: float, aliases: Iterable[str] = ()) -> None:
+    def add_family(
+        self,
+        name: str,
+        make: Callable[[str, float], T],
+        *,
+        default: float,
+        aliases: Iterable[str] = (),
+    ) -> None:
         """Register a family with one number: ``make(name_as_asked, number)``; ``name`` alone means the default."""
-        self._put(name, lambda asked, number: make(asked, default if number is None else number), aliases)
+        self._put(
+            name, lambda asked, number: make(asked, default if number is None else number), aliases
+        )
 
-    def _put(self, name: str, make: Callable[[str, float | None], T], aliases: Iterable[str]) -> None:
+    def _put(
+        self, name: str, make: Callable[[str, float | None], T], aliases: Iterable[str]
+    ) -> None:
         for each in (name, *aliases):
             if each in self._makers or each in self._aliases:
                 raise ValueError(f"{self.kind} {each!r} is registered twice")
@@ -102,7 +121,11 @@ class Registry(Generic[T]):
         if not self._discovered:
             self._discovered = True
             package = importlib.import_module(self._package)
-            found = (module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+            found = (
+                module.name
+                for module in pkgutil.iter_modules(package.__path__)
+                if not module.name.startswith("_")
+            )
             try:
                 for name in self._modules or found:
                     load(self._package, name)
@@ -138,4 +161,6 @@ class Registry(Generic[T]):
         except ConfigError:
             raise
         except ValueError:
-            raise ConfigError(f"{self.kind} {name!r}: expected a number after the colon, got {number!r}") from None
+            raise ConfigError(
+                f"{self.kind} {name!r}: expected a number after the colon, got {number!r}"
+            ) from None

@@ -57,7 +57,9 @@ def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
     def guarded(value: Any) -> Any:
         if not isinstance(value, str):
             return value
-        return ("'" if value.startswith(FORMULA) else "") + value.replace("\r\n", "\n").replace("\r", "\n")
+        return ("'" if value.startswith(FORMULA) else "") + value.replace("\r\n", "\n").replace(
+            "\r", "\n"
+        )
 
     texts = table.select_dtypes(exclude=["number", "bool"])
     return table.assign(**{str(name): texts[name].map(guarded) for name in texts})
@@ -70,7 +72,12 @@ def start_of(pid: int) -> str | None:
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="utf-8", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return None
     return None if fields[0] in "ZX" else f"{boot} {fields[19]}"
@@ -115,7 +122,9 @@ def _overwrite(path: Path, text: str) -> None:
 
 
 KINDS: dict[str, type] = {
-    **dict.fromkeys(("status", "experiment", "study", "command", "device", "started", "finished", "error"), str),
+    **dict.fromkeys(
+        ("status", "experiment", "study", "command", "device", "started", "finished", "error"), str
+    ),
     **dict.fromkeys(("seed", "workers", "processes"), int),
     **dict.fromkeys(("seconds", "versions", "machine", "git"), dict),
 }
@@ -140,7 +149,9 @@ class RunFolder:
             The folder holds something already, is no folder, or its parent cannot be written to.
         """
         if (found := inputs.kind(path)).startswith("no such file, "):
-            raise ConfigError(f"out={path}: cannot be made, {found.partition(', ')[2]}; name a folder that can")
+            raise ConfigError(
+                f"out={path}: cannot be made, {found.partition(', ')[2]}; name a folder that can"
+            )
         with inputs.refused(f"out={path}: cannot be looked into, name another folder"):
             taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
             parent = next(each for each in (path, *path.absolute().parents) if each.exists())
@@ -173,7 +184,9 @@ class RunFolder:
         for key, kind in KINDS.items():
             value = folder.info.get(key)
             if value is not None and not isinstance(value, kind):
-                raise ConfigError(f"{path}: its run.json says {key}={value!r:.40}, where klbench writes a {kind.__name__}")
+                raise ConfigError(
+                    f"{path}: its run.json says {key}={value!r:.40}, where klbench writes a {kind.__name__}"
+                )
         return folder
 
     def check_inside(self) -> None:
@@ -188,7 +201,9 @@ class RunFolder:
         for entry in self.path.iterdir():
             target = os.path.realpath(entry)
             if entry.is_symlink() and os.path.commonpath((root, target)) != root:
-                raise ConfigError(f"{entry}: leads out of the run folder, to {target}; klbench writes to nothing outside it")
+                raise ConfigError(
+                    f"{entry}: leads out of the run folder, to {target}; klbench writes to nothing outside it"
+                )
 
     def create(self) -> None:
         """Make the folder.
@@ -203,9 +218,13 @@ class RunFolder:
             if self.new:
                 (self.path / "log.txt").open("x").close()
         except FileExistsError:
-            raise ConfigError(f"out={self.path}: another run has just begun there; name a new folder") from None
+            raise ConfigError(
+                f"out={self.path}: another run has just begun there; name a new folder"
+            ) from None
         except OSError as error:
-            raise ConfigError(f"out={self.path}: cannot be made, {error.strerror}; name a folder that can") from None
+            raise ConfigError(
+                f"out={self.path}: cannot be made, {error.strerror}; name a folder that can"
+            ) from None
 
     @property
     def info(self) -> dict[str, Any]:
@@ -217,7 +236,9 @@ class RunFolder:
         """Write ``run.json``; of one that is there already, drop and change entries."""
         info = self.info if (self.path / "run.json").exists() else {}
         info = {key: value for key, value in info.items() if key not in dropped}
-        write_text(self.path / "run.json", json.dumps(info | values, indent=2, ensure_ascii=False) + "\n")
+        write_text(
+            self.path / "run.json", json.dumps(info | values, indent=2, ensure_ascii=False) + "\n"
+        )
 
     def update(self, **values: Any) -> None:
         """Change entries of ``run.json``, on a full disk too where its blocks suffice.
@@ -260,9 +281,15 @@ class RunFolder:
         self.check_inside()
         info = self.info
         pid = info.get("pid")
-        here = info.get("status") == "running" and info.get("host") == socket.gethostname() and pid != os.getpid()
+        here = (
+            info.get("status") == "running"
+            and info.get("host") == socket.gethostname()
+            and pid != os.getpid()
+        )
         if here and _runs(pid, info.get("pid_started")):
-            raise ConfigError(f"resume={self.path}: process {pid} is still writing it; wait for it or stop it first")
+            raise ConfigError(
+                f"resume={self.path}: process {pid} is still writing it; wait for it or stop it first"
+            )
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table as Parquet with a CSV beside it, in which no text is taken for a formula."""
@@ -272,7 +299,10 @@ class RunFolder:
         for name, table in tables.items():
             with atomic(self._inside("tables", f"{name}.parquet")) as partial:
                 arrow = pa.Table.from_pandas(table, preserve_index=False)
-                stated = {**(arrow.schema.metadata or {}), b"schema_version": str(schema.VERSION).encode()}
+                stated = {
+                    **(arrow.schema.metadata or {}),
+                    b"schema_version": str(schema.VERSION).encode(),
+                }
                 pq.write_table(arrow.replace_schema_metadata(stated), partial)
             with atomic(self._inside("tables", f"{name}.csv")) as partial:
                 _for_spreadsheets(table).to_csv(partial, index=False)
@@ -282,7 +312,10 @@ class RunFolder:
         """The tables, by name."""
         import pandas as pd
 
-        return {path.stem: pd.read_parquet(path) for path in sorted((self.path / "tables").glob("*.parquet"))}
+        return {
+            path.stem: pd.read_parquet(path)
+            for path in sorted((self.path / "tables").glob("*.parquet"))
+        }
 
     def save_part(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep intermediate results, so that the run can be continued."""
@@ -311,7 +344,11 @@ class RunFolder:
         try:
             return read(path) if path.is_file() else None
         except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-            warnings.warn(f"{path}: cannot be read ({error!s:.100}); that part is done again", Notice, stacklevel=2)
+            warnings.warn(
+                f"{path}: cannot be read ({error!s:.100}); that part is done again",
+                Notice,
+                stacklevel=2,
+            )
             return None
 
     def discard(self) -> None:

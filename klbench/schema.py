@@ -76,16 +76,34 @@ def flag(name: str, meaning: str, heading: str = "", **others: Any) -> Column:
 def interval(column: Column, *, seeds: bool = False) -> tuple[Column, ...]:
     """Return a column and the ends of its 95 % interval, ``_low`` and ``_high``; with ``seeds``, also ``_seeds``."""
     ends = [
-        replace(column, name=f"{column.name}_{end}", meaning=f"{word} end of the 95 % interval of {column.name}", heading="")
+        replace(
+            column,
+            name=f"{column.name}_{end}",
+            meaning=f"{word} end of the 95 % interval of {column.name}",
+            heading="",
+        )
         for end, word in (("low", "lower"), ("high", "upper"))
     ]
-    counts = [Column(f"{column.name}_seeds", f"seeds that {column.name} is the mean of", type="int")] if seeds else []
-    return (column, *ends, *(replace(each, optional=column.optional, since=column.since) for each in counts))
+    counts = (
+        [Column(f"{column.name}_seeds", f"seeds that {column.name} is the mean of", type="int")]
+        if seeds
+        else []
+    )
+    return (
+        column,
+        *ends,
+        *(replace(each, optional=column.optional, since=column.since) for each in counts),
+    )
 
 
 def with_error(column: Column, of: str = "") -> tuple[Column, Column]:
     """Return a column and its standard error, ``_se``."""
-    error = replace(column, name=f"{column.name}_se", meaning=f"standard error of {of or column.name}", heading="")
+    error = replace(
+        column,
+        name=f"{column.name}_se",
+        meaning=f"standard error of {of or column.name}",
+        heading="",
+    )
     return (column, error)
 
 
@@ -133,7 +151,11 @@ class Schema:
 
     def missing(self, frame: pd.DataFrame) -> list[str]:
         """Return the names of the columns that a table must have and this one lacks."""
-        return [column.name for column in self.columns if not column.optional and column.name not in frame]
+        return [
+            column.name
+            for column in self.columns
+            if not column.optional and column.name not in frame
+        ]
 
     def check(self, frame: pd.DataFrame) -> None:
         """Hold a table against its columns before it is written.
@@ -145,7 +167,11 @@ class Schema:
         """
         known = {column.name for column in self.columns}
         faults = [f"lacks {name}" for name in self.missing(frame)]
-        faults += [f"has {name}, which is not declared" for name in map(str, frame.columns) if name not in known]
+        faults += [
+            f"has {name}, which is not declared"
+            for name in map(str, frame.columns)
+            if name not in known
+        ]
         faults += [
             f"has {column.name} of dtype {frame[column.name].dtype}, declared as {column.type}"
             for column in self.columns
@@ -168,8 +194,12 @@ class Schema:
 
     def rows(self, frame: pd.DataFrame) -> list[Row]:
         """Return the rows with every column of the schema: what the table lacks, and missing texts, as :data:`MISSING`."""
-        absent = {column.name: MISSING[column.type] for column in self.columns if column.name not in frame}
-        texts = [column.name for column in self.columns if column.type == "text" and column.name in frame]
+        absent = {
+            column.name: MISSING[column.type] for column in self.columns if column.name not in frame
+        }
+        texts = [
+            column.name for column in self.columns if column.type == "text" and column.name in frame
+        ]
         found = []
         for record in frame.to_dict("records"):
             row = {str(name): value for name, value in record.items()} | absent
@@ -190,13 +220,20 @@ class Schema:
         unknown = set(columns) - {column.name for column in self.columns}
         if unknown:
             raise KeyError(f"table {self.table} has no columns {sorted(unknown)}")
-        rows = max([rows, *(len(values) for values in columns.values() if isinstance(values, list))])
+        rows = max(
+            [rows, *(len(values) for values in columns.values() if isinstance(values, list))]
+        )
         data = {
             column.name: columns.get(column.name, plain[column.type])
             for column in self.columns
             if column.name in columns or not column.optional
         }
-        return pd.DataFrame({name: value if isinstance(value, list) else [value] * rows for name, value in data.items()})
+        return pd.DataFrame(
+            {
+                name: value if isinstance(value, list) else [value] * rows
+                for name, value in data.items()
+            }
+        )
 
 
 def _holds(values: pd.Series[Any], kind: Type) -> bool:
@@ -242,7 +279,9 @@ def check(schemas: Sequence[Schema], tables: Mapping[str, pd.DataFrame]) -> None
     declared = by_table(schemas)
     for name, frame in tables.items():
         if name not in declared:
-            raise SchemaError(f"table {name} is not declared; the study declares {', '.join(declared)}")
+            raise SchemaError(
+                f"table {name} is not declared; the study declares {', '.join(declared)}"
+            )
         declared[name].check(frame)
 
 
@@ -257,7 +296,11 @@ def dictionary(schemas: Sequence[Schema]) -> Iterator[str]:
         yield "| column | type | unit | meaning |"
         yield "|---|---|---|---|"
         for column in schema.columns:
-            meaning = f"{column.meaning}{' (only in some runs)' if column.optional else ''}".replace("|", "\\|")
+            meaning = (
+                f"{column.meaning}{' (only in some runs)' if column.optional else ''}".replace(
+                    "|", "\\|"
+                )
+            )
             yield f"| `{column.name}` | {column.type} | {column.unit} | {meaning} |"
 
 

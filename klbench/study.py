@@ -119,10 +119,15 @@ class Study:
         """The schemas of its tables; none where they are not declared."""
         return self._at(self.tables_at) if self.tables_at else ()
 
-    def completed(self, tables: Mapping[str, pd.DataFrame], version: int) -> Mapping[str, pd.DataFrame]:
+    def completed(
+        self, tables: Mapping[str, pd.DataFrame], version: int
+    ) -> Mapping[str, pd.DataFrame]:
         """Return tables of an earlier schema version as they would be written today."""
         declared = by_table(self.tables)
-        found = {name: declared[name].migrated(table, version) if name in declared else table for name, table in tables.items()}
+        found = {
+            name: declared[name].migrated(table, version) if name in declared else table
+            for name, table in tables.items()
+        }
         if version < VERSION and self.complete_at:
             found = {**self._at(self.complete_at)(found)}
         return found

@@ -31,7 +31,9 @@ def check(name: str) -> None:
     """
     package = PACKAGES.get(name)
     if package is not None and importlib.util.find_spec(package) is None:
-        raise ConfigError(f"tracker={name!r}: {package} is not installed here; pip install 'klbench[{name}]'")
+        raise ConfigError(
+            f"tracker={name!r}: {package} is not installed here; pip install 'klbench[{name}]'"
+        )
 
 
 def start(name: str, folder: Path, run: str, config: Mapping[str, Any]) -> Tracker:
@@ -42,7 +44,9 @@ def start(name: str, folder: Path, run: str, config: Mapping[str, Any]) -> Track
     if name == "tensorboard":
         return _tensorboard(folder / "tensorboard" / run)
     module = importlib.import_module(name)
-    started = module.init(project=PROJECT, group=folder.name, name=f"{folder.name}/{run}", config=dict(config))
+    started = module.init(
+        project=PROJECT, group=folder.name, name=f"{folder.name}/{run}", config=dict(config)
+    )
     return Tracker(lambda step, numbers: started.log(dict(numbers), step=step), started.finish)
 
 

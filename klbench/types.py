@@ -40,7 +40,9 @@ class Notice(UserWarning):
 class Options(BaseModel):
     """Base of every typed, range-checked node of the configuration: unknown keys and NaN are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
+    )
 
     @classmethod
     def known(cls) -> list[str]:
@@ -89,7 +91,9 @@ class Draws:
 
     log_ratio: Array
     log_weight: Array | None = None
-    _derived: dict[Callable[[Array], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _derived: dict[Callable[[Array], Any], Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.log_weight is not None and self.log_weight.shape != self.log_ratio.shape:
@@ -223,7 +227,9 @@ class Estimator:
 
     def __post_init__(self) -> None:
         ends = () if self.clamp is None else (self.clamp.low, self.clamp.high)
-        object.__setattr__(self, "kinks", tuple(sorted({*self.kinks, *filter(math.isfinite, ends)})))
+        object.__setattr__(
+            self, "kinks", tuple(sorted({*self.kinks, *filter(math.isfinite, ends)}))
+        )
 
     def terms(self, draws: Draws | Array) -> Array:
         """Terms whose mean over the last axis is the estimate; shape and dtype of ``log_ratio``.
@@ -237,7 +243,9 @@ class Estimator:
         """
         draws = draws if isinstance(draws, Draws) else Draws(draws)
         if self.needs_weight and draws.log_weight is None:
-            raise ValueError(f"{self.name} needs samples of a third distribution: Draws(log_ratio, log_weight=log q - log mu)")
+            raise ValueError(
+                f"{self.name} needs samples of a third distribution: Draws(log_ratio, log_weight=log q - log mu)"
+            )
         xp = array_namespace(draws.log_ratio)
         dtype = draws.log_ratio.dtype
         if not xp.isdtype(dtype, "real floating"):

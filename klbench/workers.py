@@ -15,7 +15,9 @@ from multiprocessing import active_children, resource_tracker
 from pathlib import Path
 from typing import Any
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
 IDLE_SECONDS = 300
 """The time that workers wait for more before they end."""
 GLANCE_SECONDS = 0.1
@@ -24,11 +26,15 @@ KILLED_SECONDS = 3.0
 """The time that a pool may take to see that its workers have ended."""
 PARENT_SECONDS = 1.0
 """The time that a worker may outlive the process that started it."""
-STOPS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+STOPS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 """Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a terminal."""
 
 
-def on_processes(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int) -> Generator[Any, None, None]:
+def on_processes(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
+) -> Generator[Any, None, None]:
     """``function(*task)`` for each task, in order; two tasks a worker are under way at a time.
 
     Not joblib's ``Parallel``: it hands tasks out from a thread that, when all is ended early, may wait for the lock under which
@@ -42,7 +48,9 @@ def on_processes(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]],
     from joblib.externals.loky import get_reusable_executor
 
     # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user could act on.
-    warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+    warnings.filterwarnings(
+        "ignore", message="A worker stopped while some jobs were given to the executor"
+    )
     # Workers that others have left idle have the environment and the folder of their start: where these differ, new ones start.
     own = {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
     environment = ONE_THREAD | own | {"PWD": str(Path.cwd())}
@@ -61,7 +69,9 @@ def on_processes(function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]],
                         initializer=end_with_parent,
                         initargs=(os.getpid(),),
                     )
-                    while len(running) < 2 * workers and (task := next(remaining, None)) is not None:
+                    while (
+                        len(running) < 2 * workers and (task := next(remaining, None)) is not None
+                    ):
                         ordered.append(pool.submit(function, *task))
                         running.add(ordered[-1])
                 if not ordered:

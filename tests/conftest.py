@@ -10,8 +10,12 @@ import mpmath
 import numpy as np
 import pytest
 
-if not Path("/dev/nvidiactl").exists():  # no GPU, and torch is not to be loaded before coverage is measured
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported, which torch does for optimisers too
+if not Path(
+    "/dev/nvidiactl"
+).exists():  # no GPU, and torch is not to be loaded before coverage is measured
+    os.environ.setdefault(
+        "TRITON_INTERPRET", "1"
+    )  # read when Triton is first imported, which torch does for optimisers too
 
 hypothesis.settings.register_profile("klbench", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("klbench")
@@ -35,7 +39,9 @@ def workers_at_once(monkeypatch) -> None:
 def _worst_ulps(got: Any, exact: Sequence[mpmath.mpf], dtype: type) -> float:
     info = np.finfo(dtype)
     errors = np.full(len(exact), np.nan)
-    for i, (value, truth) in enumerate(zip(np.asarray(got, dtype=np.float64).ravel(), exact, strict=True)):
+    for i, (value, truth) in enumerate(
+        zip(np.asarray(got, dtype=np.float64).ravel(), exact, strict=True)
+    ):
         if abs(truth) > float(info.max):
             errors[i] = 0.0 if value == np.copysign(np.inf, float(truth)) else np.inf
         elif np.isfinite(value):

@@ -14,7 +14,9 @@ from klbench import compiled, numerics
 from klbench.metrics.folds import Folds
 
 BOUND = 4.0  # units in the last place, as expm1_and_gap's docstring has it
-SWITCHES = [k * math.log(2) / 2 for k in (1, 3, 5, 2001)]  # where the power of 2 that is taken out changes
+SWITCHES = [
+    k * math.log(2) / 2 for k in (1, 3, 5, 2001)
+]  # where the power of 2 that is taken out changes
 
 
 def expm1_and_gap(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,9 +26,19 @@ def expm1_and_gap(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
-@pytest.mark.parametrize(("low", "high"), [(1e-300, 1e-20), (1e-20, 1e-3), (1e-3, 0.3), (0.3, 0.5), (0.5, 5.0), (5.0, 709.7)])
-def test_exponentials_are_accurate_at_every_magnitude(low: float, high: float, sign: float, worst_ulps) -> None:
-    inside = [y for s in SWITCHES for y in (s, np.nextafter(s, 0.0), np.nextafter(s, 1e3)) if low <= y <= high]
+@pytest.mark.parametrize(
+    ("low", "high"),
+    [(1e-300, 1e-20), (1e-20, 1e-3), (1e-3, 0.3), (0.3, 0.5), (0.5, 5.0), (5.0, 709.7)],
+)
+def test_exponentials_are_accurate_at_every_magnitude(
+    low: float, high: float, sign: float, worst_ulps
+) -> None:
+    inside = [
+        y
+        for s in SWITCHES
+        for y in (s, np.nextafter(s, 0.0), np.nextafter(s, 1e3))
+        if low <= y <= high
+    ]
     x = sign * np.array([*np.geomspace(low, high, 500), *inside])
     with mpmath.workdps(700):
         excess = [mpmath.expm1(mpmath.mpf(float(v))) for v in x]
@@ -34,7 +46,12 @@ def test_exponentials_are_accurate_at_every_magnitude(low: float, high: float, s
         got_excess, got_gap = expm1_and_gap(x)
         assert worst_ulps(got_excess, excess, np.float64) <= BOUND
         normal = np.abs(x) > 1e-150  # below, the gap is no normal number
-        assert worst_ulps(got_gap[normal], [g for g, ok in zip(gap, normal, strict=True) if ok], np.float64) <= BOUND
+        assert (
+            worst_ulps(
+                got_gap[normal], [g for g, ok in zip(gap, normal, strict=True) if ok], np.float64
+            )
+            <= BOUND
+        )
         assert (got_gap[~normal] <= 1e-300).all()
         assert (got_gap >= 0.0).all()
 
@@ -75,7 +92,9 @@ def test_sums_are_those_of_exact_arithmetic(size: int, center: float) -> None:
     x = np.random.default_rng(size).normal(1.0, 1.0, size)
     x.flags.writeable = False
     total, squares = compiled.sums(x, center)
-    assert total == pytest.approx(math.fsum(x - center), abs=1e-15 * max(1.0, np.abs(x - center).sum()))
+    assert total == pytest.approx(
+        math.fsum(x - center), abs=1e-15 * max(1.0, np.abs(x - center).sum())
+    )
     assert squares == pytest.approx(math.fsum((x - center) ** 2), rel=1e-14)
 
 
@@ -93,7 +112,9 @@ def test_sums_keep_what_is_not_finite() -> None:
 @pytest.mark.parametrize("folds", [1, 2])
 @pytest.mark.parametrize("samples", [31, 768, 1000])
 @pytest.mark.parametrize("sizes", [(2, 4, 16), (2, 3, 4, 12), (3, 5, 15, 30), (31,), (2, 7, 28)])
-def test_every_sample_is_in_one_fold_of_one_batch_of_each_size(sizes: tuple[int, ...], samples: int, folds: int) -> None:
+def test_every_sample_is_in_one_fold_of_one_batch_of_each_size(
+    sizes: tuple[int, ...], samples: int, folds: int
+) -> None:
     layout = Folds(samples, sizes, folds)
     # The sum of distinct powers of 2 says which they were: 50 at a time.
     marked = []
@@ -106,7 +127,9 @@ def test_every_sample_is_in_one_fold_of_one_batch_of_each_size(sizes: tuple[int,
         batches = samples // n
         assert part.stop - part.start == batches
         assert (layout.size[part] == n).all()
-        held = np.array([[[int(v).bit_count() for v in row] for row in fold] for fold in sums[:, :, part]]).sum(axis=0)
+        held = np.array(
+            [[[int(v).bit_count() for v in row] for row in fold] for fold in sums[:, :, part]]
+        ).sum(axis=0)
         edges = [f * n // folds for f in range(folds + 1)]
         np.testing.assert_array_equal(held, np.repeat(np.diff(edges)[:, None], batches, axis=1))
         for each in sums[:, :, part].reshape(len(marked), -1):
@@ -125,13 +148,18 @@ def test_the_tally_is_numpy_s() -> None:
     estimates, variances = stream.normal(0.3, 1.0, 1001), stream.uniform(0.0, 2.0, 1001)
     estimates[:3], variances[3:5] = np.nan, np.nan
     covered = np.count_nonzero((estimates - 0.3) ** 2 <= 3.8 * variances)
-    assert compiled.tally(estimates, variances, 0.3, 3.8) == (np.count_nonzero(estimates < 0.0), covered)
+    assert compiled.tally(estimates, variances, 0.3, 3.8) == (
+        np.count_nonzero(estimates < 0.0),
+        covered,
+    )
     assert compiled.tally(estimates, variances, np.nan, 3.8)[1] == 0
 
 
 def test_code_that_can_be_kept_nowhere_is_compiled_all_the_same() -> None:
     found: dict[str, Any] = {}
-    exec("def last(x):\n    return x[x.size - 1]", found)  # of no file, which numba refuses to cache
+    exec(
+        "def last(x):\n    return x[x.size - 1]", found
+    )  # of no file, which numba refuses to cache
     with pytest.raises(RuntimeError, match="no locator"):
         numba.njit(found["last"], cache=True)
     assert compiled._compiled((compiled.FLOATS,))(found["last"])(np.array([1.0, 2.0])) == 2.0

@@ -127,7 +127,9 @@ def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
 
     monkeypatch.setattr(context, "on_processes", on_processes)
     for workers, tasks in ((150, 2), (150, 7), (3, 7), (3, 3)):
-        assert list(Context(0, workers).map(slow, ((k,) for k in range(tasks)))) == list(range(tasks))
+        assert list(Context(0, workers).map(slow, ((k,) for k in range(tasks)))) == list(
+            range(tasks)
+        )
     assert asked == [2, 7, 3, 3]
 
 
@@ -140,7 +142,12 @@ def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
         ([9.0] + [1.0] * 9, 2.0, 2, 4),
         ([9.0] + [1.0] * 9, 0.1, 2, 5),  # as many as there are to have
         ([9.0] + [1.0] * 9, 0.0, 0, 5),
-        ([0.0] + [1.0] * 4 + [16.0] * 5, 4.1, 6, 3),  # it turns out to be more: 4 x the mean of four ones and a sixteen
+        (
+            [0.0] + [1.0] * 4 + [16.0] * 5,
+            4.1,
+            6,
+            3,
+        ),  # it turns out to be more: 4 x the mean of four ones and a sixteen
         ([9.0], 1.0, 1, None),
         ([], 1.0, 0, None),
     ],
@@ -165,19 +172,31 @@ def test_short_tasks_are_done_here_unless_they_are_worth_the_start_of_workers(
     for each in Context(0, 5).map(task, ((k,) for k in range(len(seconds))), short=True):
         clock.now += 100.0  # what is done with a result is no work of theirs
         found.append(each)
-    assert found == [("here", k) for k in range(here)] + [("worker", k) for k in range(here, len(seconds))]
+    assert found == [("here", k) for k in range(here)] + [
+        ("worker", k) for k in range(here, len(seconds))
+    ]
     assert asked == ([] if workers is None else [workers])
 
 
 def test_tasks_that_are_not_short_are_handed_out_at_once(monkeypatch) -> None:
-    monkeypatch.setattr(context, "on_processes", lambda function, tasks, workers: ("worker" for _ in tasks))
+    monkeypatch.setattr(
+        context, "on_processes", lambda function, tasks, workers: ("worker" for _ in tasks)
+    )
     assert list(Context(0, 2).map(lambda: "here", [()] * 2)) == ["worker", "worker"]
 
 
 def rows_of(name: str, number: int) -> list[dict[str, float | str]]:
     with Path(name).open("a", encoding="utf-8") as file:
         file.write(f"{number}\n")
-    return [{"third": number / 3, "endless": math.inf, "nothing": math.nan, "number": number, "what": "zwölf"}]
+    return [
+        {
+            "third": number / 3,
+            "endless": math.inf,
+            "nothing": math.nan,
+            "number": number,
+            "what": "zwölf",
+        }
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -193,7 +212,9 @@ def test_what_is_finished_is_kept_and_not_done_again(workers: int, tmp_path: Pat
     before = log.read_text(encoding="utf-8").split()
     every = list(Context(0, workers, folder=folder).map_kept(rows_of, tasks))
     again = log.read_text(encoding="utf-8").split()[len(before) :]
-    assert sorted(again) == sorted(str(number) for number in range(6) if f"task-{number}" not in kept)
+    assert sorted(again) == sorted(
+        str(number) for number in range(6) if f"task-{number}" not in kept
+    )
     assert [name for name, _ in every] == list(tasks)
     assert repr(every[:3]) == repr(early)  # the same numbers to the last bit, NaN too
     assert every[2][1][0]["third"] == 2 / 3

@@ -31,10 +31,15 @@ ORACLES = {
     "kl_qp": (lambda x: mpmath.exp(x) - 1 - x, lambda x: mpmath.exp(x) - 1),
     "kl_pq": (lambda x: mpmath.exp(x) * x - mpmath.exp(x) + 1, lambda x: mpmath.exp(x) * x),
     "js": (
-        lambda x: (mpmath.exp(x) * x - (1 + mpmath.exp(x)) * mpmath.log((1 + mpmath.exp(x)) / 2)) / 2,
+        lambda x: (
+            (mpmath.exp(x) * x - (1 + mpmath.exp(x)) * mpmath.log((1 + mpmath.exp(x)) / 2)) / 2
+        ),
         lambda x: mpmath.exp(x) * mpmath.log(2 * mpmath.exp(x) / (1 + mpmath.exp(x))) / 2,
     ),
-    "hellinger": (lambda x: (mpmath.exp(x / 2) - 1) ** 2 / 2, lambda x: mpmath.exp(x / 2) * (mpmath.exp(x / 2) - 1) / 2),
+    "hellinger": (
+        lambda x: (mpmath.exp(x / 2) - 1) ** 2 / 2,
+        lambda x: mpmath.exp(x / 2) * (mpmath.exp(x / 2) - 1) / 2,
+    ),
     "chi2": (lambda x: (mpmath.exp(x) - 1) ** 2, lambda x: 2 * mpmath.exp(x) * (mpmath.exp(x) - 1)),
     **{f"alpha:{a:g}": (alpha_gap(a), alpha_slope(a)) for a in (-1.0, 0.5, 2.0, 3.0)},
 }
@@ -98,20 +103,31 @@ def test_gaps_and_their_gradients_are_accurate_in_torch(name, dtype, company, wo
     got = divergences.get(name).gap(Draws(x))
     got.sum().backward()
     assert got.dtype == TORCH[dtype]
-    values, slopes = ([t for t, k in zip(exact(name, dtype, i), keep, strict=True) if k] for i in (0, 1))
+    values, slopes = (
+        [t for t, k in zip(exact(name, dtype, i), keep, strict=True) if k] for i in (0, 1)
+    )
     assert worst_ulps(got.detach(), values, dtype) <= BOUND
     # Where the value itself overflows there is no gradient to speak of.
     finite = np.isfinite(got.detach().numpy())
-    assert worst_ulps(x.grad[finite], [s for s, ok in zip(slopes, finite, strict=True) if ok], dtype) <= BOUND
+    assert (
+        worst_ulps(x.grad[finite], [s for s, ok in zip(slopes, finite, strict=True) if ok], dtype)
+        <= BOUND
+    )
 
 
-@pytest.mark.parametrize("alpha", [0.001, 0.01, 0.1, 0.9, 0.99, 0.999, 1.01, 1.5, -0.01, -2.5, 6.0, -6.0])
-def test_the_alpha_family_loses_no_more_than_its_scale_towards_its_limits(alpha, worst_ulps) -> None:
+@pytest.mark.parametrize(
+    "alpha", [0.001, 0.01, 0.1, 0.9, 0.99, 0.999, 1.01, 1.5, -0.01, -2.5, 6.0, -6.0]
+)
+def test_the_alpha_family_loses_no_more_than_its_scale_towards_its_limits(
+    alpha, worst_ulps
+) -> None:
     """At 0 and 1 the definition is 0/0: so many places are lost as 1/(alpha (1 - alpha)) has."""
     x = points(np.float64)
     with mpmath.workdps(100):
         truth = [alpha_gap(alpha)(mpmath.mpf(float(each))) for each in x]
-    assert worst_ulps(quietly(f"alpha:{alpha}", x), truth, np.float64) <= BOUND / min(1.0, 4.0 * abs(alpha * (1.0 - alpha)))
+    assert worst_ulps(quietly(f"alpha:{alpha}", x), truth, np.float64) <= BOUND / min(
+        1.0, 4.0 * abs(alpha * (1.0 - alpha))
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -120,10 +136,14 @@ def test_gradients_survive_where_the_ratio_underflows(name, dtype) -> None:
     """As r -> 0 the gap goes to a constant, or grows like -log r; the alpha family below 0 has overflowed."""
     x = torch.tensor([-1000.0], dtype=TORCH[dtype], requires_grad=True)
     divergences.get(name).gap(Draws(x)).sum().backward()
-    assert x.grad.item() == pytest.approx({"kl_qp": -1.0, "alpha:-1": -math.inf}.get(name, 0.0), abs=1e-200)
+    assert x.grad.item() == pytest.approx(
+        {"kl_qp": -1.0, "alpha:-1": -math.inf}.get(name, 0.0), abs=1e-200
+    )
 
 
-@pytest.mark.parametrize("name", [*NAMES, "alpha:20", "alpha:-20", "alpha:-2.5", "alpha:0.1", "alpha:-0.1"])
+@pytest.mark.parametrize(
+    "name", [*NAMES, "alpha:20", "alpha:-20", "alpha:-2.5", "alpha:0.1", "alpha:-0.1"]
+)
 @pytest.mark.parametrize("dtype", TORCH)
 def test_a_gap_overflows_only_where_its_value_does(name, dtype, worst_ulps) -> None:
     """Up to the last place before it; and its gradient is infinite, not 0 times infinity, from there on."""
@@ -136,13 +156,20 @@ def test_a_gap_overflows_only_where_its_value_does(name, dtype, worst_ulps) -> N
         edges.append(_edge(gap, 0.0, -20.0 * largest, np.finfo(dtype).max))
     for edge in edges:
         inside = (edge * (1.0 - np.geomspace(1e-6, 0.9, 60))).astype(dtype)
-        x = torch.tensor(np.concatenate([inside, np.array([1.001, 1.5, 100.0]) * edge]).astype(dtype), requires_grad=True)
+        x = torch.tensor(
+            np.concatenate([inside, np.array([1.001, 1.5, 100.0]) * edge]).astype(dtype),
+            requires_grad=True,
+        )
         got = divergence.gap(Draws(x))
         got.sum().backward()
         with mpmath.workdps(60):
             truth = [gap(mpmath.mpf(float(each))) for each in inside]
         assert torch.isfinite(got[:60]).all()
-        allowed = BOUND if alpha is None else max(BOUND, abs(alpha)) / min(1.0, 4.0 * abs(alpha * (1.0 - alpha)))
+        allowed = (
+            BOUND
+            if alpha is None
+            else max(BOUND, abs(alpha)) / min(1.0, 4.0 * abs(alpha * (1.0 - alpha)))
+        )
         assert worst_ulps(got[:60].detach(), truth, dtype) <= allowed
         assert got[60:].tolist() == [math.inf] * 3
         assert x.grad[60:].tolist() == [math.copysign(math.inf, edge)] * 3
@@ -154,7 +181,11 @@ def _edge(gap, low, high, largest) -> float:
     with mpmath.workdps(40):
         for _ in range(80):
             middle = (low + high) / 2.0
-            low, high = (low, middle) if gap(mpmath.mpf(middle)) > mpmath.mpf(float(largest)) else (middle, high)
+            low, high = (
+                (low, middle)
+                if gap(mpmath.mpf(middle)) > mpmath.mpf(float(largest))
+                else (middle, high)
+            )
     return low
 
 
@@ -195,11 +226,17 @@ def test_generator_derivative_curvature_and_gap_belong_together(name) -> None:
     divergence = divergences.get(name)
     r = torch.tensor([0.05, 0.4, 1.0, 1.7, 9.0], dtype=torch.float64, requires_grad=True)
     one = torch.ones(1, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(divergence.df(r), torch.autograd.grad(divergence.f(r).sum(), r)[0], rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        divergence.df(r), torch.autograd.grad(divergence.f(r).sum(), r)[0], rtol=1e-12, atol=1e-14
+    )
     assert float(divergence.f(one).detach()) == pytest.approx(0.0, abs=1e-15)
-    assert torch.autograd.grad(divergence.df(one).sum(), one)[0].item() == pytest.approx(divergence.curvature, rel=1e-12)
+    assert torch.autograd.grad(divergence.df(one).sum(), one)[0].item() == pytest.approx(
+        divergence.curvature, rel=1e-12
+    )
     definition = divergence.f(r) - divergence.f(one) - divergence.df(one) * (r - 1.0)
-    torch.testing.assert_close(divergence.gap(Draws(torch.log(r))), definition, rtol=1e-10, atol=1e-14)
+    torch.testing.assert_close(
+        divergence.gap(Draws(torch.log(r))), definition, rtol=1e-10, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("name", [n for n in [*NAMES, "alpha"] if divergences.get(n).polynomial])
@@ -207,7 +244,9 @@ def test_polynomial_is_the_gap(name) -> None:
     divergence = divergences.get(name)
     x = np.array([-4.0, -1.0, 0.5, 2.0, 6.0])
     parts = np.array([c * np.exp(a * x) * x**b for c, a, b in divergence.polynomial])
-    assert np.all(np.abs(parts.sum(axis=0) - divergence.gap(Draws(x))) <= 1e-14 * np.abs(parts).sum(axis=0))
+    assert np.all(
+        np.abs(parts.sum(axis=0) - divergence.gap(Draws(x))) <= 1e-14 * np.abs(parts).sum(axis=0)
+    )
 
 
 @pytest.mark.parametrize("name", [*NAMES, "alpha:0.1", "alpha:-2.5"])
@@ -287,7 +326,9 @@ def by_definition(name, q, p):
 @given(sides=logits)
 def test_the_mean_gap_is_the_divergence(name, sides) -> None:
     truth = pair_of(*sides).truth(name).value
-    assert truth == pytest.approx(by_definition(name, softmax(sides[0]), softmax(sides[1])), rel=1e-9, abs=1e-13)
+    assert truth == pytest.approx(
+        by_definition(name, softmax(sides[0]), softmax(sides[1])), rel=1e-9, abs=1e-13
+    )
     assert truth >= 0.0
 
 
@@ -312,7 +353,9 @@ def test_ratios_average_to_one(sides) -> None:
 @given(sides=logits)
 def test_swapping_the_sides_gives_the_dual(name, dual, sides) -> None:
     q, p = sides
-    assert pair_of(q, p).truth(name).value == pytest.approx(pair_of(p, q).truth(dual).value, rel=1e-10, abs=1e-15)
+    assert pair_of(q, p).truth(name).value == pytest.approx(
+        pair_of(p, q).truth(dual).value, rel=1e-10, abs=1e-15
+    )
 
 
 @given(sides=logits)
@@ -332,14 +375,18 @@ def test_known_inequalities_and_identities_hold(sides) -> None:
 def test_relabelling_the_categories_changes_nothing(name, sides, seed) -> None:
     order = np.random.default_rng(seed).permutation(len(sides[0]))
     moved = pair_of(*(np.array(side)[order] for side in sides))
-    assert moved.truth(name).value == pytest.approx(pair_of(*sides).truth(name).value, rel=1e-12, abs=1e-15)
+    assert moved.truth(name).value == pytest.approx(
+        pair_of(*sides).truth(name).value, rel=1e-12, abs=1e-15
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @given(q=st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=5), seed=st.integers(0, 1000))
 def test_near_p_equal_q_only_the_curvature_counts(name, q, seed) -> None:
     """``D_f = f''(1)/2 E_q[(r - 1)^2] + O(tilt^3)``; a curvature wrong by a hundredth would show."""
-    tilt = np.random.default_rng(seed).uniform(0.5, 1.0, len(q)) * np.array([(-1) ** i for i in range(len(q))])
+    tilt = np.random.default_rng(seed).uniform(0.5, 1.0, len(q)) * np.array(
+        [(-1) ** i for i in range(len(q))]
+    )
     pair = pair_of(q, np.array(q) + 1e-4 * tilt)
     leading = divergences.get(name).curvature / 2 * pair.truth("chi2").value
     assert pair.truth(name).value == pytest.approx(leading, rel=2e-3)

@@ -36,7 +36,9 @@ def test_docstrings_open_with_a_verb_or_a_noun() -> None:
         for path in sorted(PACKAGE.rglob("*.py"))
         for line, text in questions(path.read_text(encoding="utf-8"))
     ]
-    assert len(found) <= MOST, "docstrings must open with a verb or a noun with its article:\n" + "\n".join(found)
+    assert len(found) <= MOST, (
+        "docstrings must open with a verb or a noun with its article:\n" + "\n".join(found)
+    )
 
 
 def test_a_question_is_found_wherever_it_stands() -> None:

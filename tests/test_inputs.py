@@ -16,7 +16,12 @@ def test_a_file_a_folder_and_what_is_neither(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "socket"))
-    for name, target in (("to file", "file"), ("to pipe", "pipe"), ("loop", "loop"), ("nowhere", "nothing")):
+    for name, target in (
+        ("to file", "file"),
+        ("to pipe", "pipe"),
+        ("loop", "loop"),
+        ("nowhere", "nothing"),
+    ):
         (tmp_path / name).symlink_to(target)
     assert inputs.kind(tmp_path / "file") == inputs.kind(str(tmp_path / "to file")) == inputs.FILE
     assert inputs.kind(tmp_path) == inputs.FOLDER
@@ -26,7 +31,11 @@ def test_a_file_a_folder_and_what_is_neither(tmp_path) -> None:
     for name in ("nothing", "nowhere", "file/below"):
         assert inputs.kind(tmp_path / name) == "no such file"
     assert inputs.kind(tmp_path / ("a" * 255)) == "no such file"
-    for name, says in (("a" * 256, "File name too long"), ("loop", "Too many levels of symbolic links"), ("a\0b", "null byte")):
+    for name, says in (
+        ("a" * 256, "File name too long"),
+        ("loop", "Too many levels of symbolic links"),
+        ("a\0b", "null byte"),
+    ):
         assert inputs.kind(tmp_path / name).startswith("no such file, ")
         assert says in inputs.kind(tmp_path / name)
 
@@ -48,7 +57,9 @@ def test_data_is_bounded_in_depth_and_in_size(tmp_path) -> None:
 
     path = tmp_path / "x.json"
     path.write_text(nested(inputs.DEEPEST + 1))
-    assert inputs.read_json(path) == inputs.read_yaml(path) == json.loads(nested(inputs.DEEPEST + 1))
+    assert (
+        inputs.read_json(path) == inputs.read_yaml(path) == json.loads(nested(inputs.DEEPEST + 1))
+    )
     for levels in (inputs.DEEPEST + 2, 10**5):
         path.write_text(nested(levels))
         with pytest.raises(ConfigError, match=r"x\.json: cannot be read as JSON: nested"):
@@ -57,7 +68,9 @@ def test_data_is_bounded_in_depth_and_in_size(tmp_path) -> None:
     with pytest.raises(ConfigError, match=r"x\.json: cannot be read as plain YAML: nested"):
         inputs.read_yaml(path)
     # Nine lines that stand for 9^9 values.
-    path.write_text("".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}' if k else '1'] * 9)}]\n" for k in range(9)))
+    path.write_text(
+        "".join(f"a{k}: &a{k} [{', '.join([f'*a{k - 1}' if k else '1'] * 9)}]\n" for k in range(9))
+    )
     with pytest.raises(ConfigError, match="more than 1,000,000 values"):
         inputs.read_yaml(path)
 
@@ -67,7 +80,10 @@ def test_data_is_bounded_in_depth_and_in_size(tmp_path) -> None:
     [
         ("{", "cannot be read as JSON: Expecting"),
         ("1" * 5000, "cannot be read as JSON: Exceeds the limit"),
-        ('{"a": "x\\ud800"}', r"cannot be read as JSON: character 2 is \ud800, half of a character"),
+        (
+            '{"a": "x\\ud800"}',
+            r"cannot be read as JSON: character 2 is \ud800, half of a character",
+        ),
         (b"\xff", "cannot be read as text in UTF-8"),
     ],
 )
@@ -82,7 +98,11 @@ def test_json_that_is_none(tmp_path, text, says) -> None:
 
 def test_what_is_no_file_is_not_opened(tmp_path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for path, says in ((tmp_path / "pipe", "a pipe"), (tmp_path, "is a folder, expected a file"), ("/dev/zero", "a device")):
+    for path, says in (
+        (tmp_path / "pipe", "a pipe"),
+        (tmp_path, "is a folder, expected a file"),
+        ("/dev/zero", "a device"),
+    ):
         with pytest.raises(ConfigError, match=says):
             inputs.read_text(path)
 

@@ -26,7 +26,17 @@ LEVELS = {
         "workers",
         "schema",
     },
-    2: {"divergences", "oracles", "quadrature", "kernels", "policies", "rollouts", "runs", "columns", "trainers"},
+    2: {
+        "divergences",
+        "oracles",
+        "quadrature",
+        "kernels",
+        "policies",
+        "rollouts",
+        "runs",
+        "columns",
+        "trainers",
+    },
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report", "choices"},
@@ -40,7 +50,9 @@ LEVEL = {part: level for level, parts in LEVELS.items() for part in parts}
 
 
 def level(part: str) -> int:
-    assert part in LEVEL, f"klbench.{part} has no level: give it one in LEVELS, in {Path(__file__).name}"
+    assert part in LEVEL, (
+        f"klbench.{part} has no level: give it one in LEVELS, in {Path(__file__).name}"
+    )
     return LEVEL[part]
 
 
@@ -53,8 +65,14 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, 
             base = list(package[: len(package) - node.level + 1]) if node.level else []
             base += node.module.split(".") if node.module else []
             paths = [[*base, alias.name] for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
-            paths = [arg.value.split(".") for arg in node.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+            ("import_module", "__import__")
+        ):
+            paths = [
+                arg.value.split(".")
+                for arg in node.args
+                if isinstance(arg, ast.Constant) and isinstance(arg.value, str)
+            ]
         else:
             continue
         yield from ((node, path) for path in paths if path[0] == "klbench")
@@ -64,7 +82,9 @@ def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str
     """Line and part of klbench of every import."""
     for node, path in imports(tree, package):
         # `from klbench import x` takes a part where there is one of that name, else something of the package itself.
-        taken_from_package = isinstance(node, ast.ImportFrom) and len(path) == 2 and not is_part(path[1])
+        taken_from_package = (
+            isinstance(node, ast.ImportFrom) and len(path) == 2 and not is_part(path[1])
+        )
         yield node.lineno, "__init__" if len(path) == 1 or taken_from_package else path[1]
 
 
@@ -88,12 +108,18 @@ def offences(source: str, file: str) -> list[str]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or is_type_checking(node):
                 node.body = []  # there, and only there, it may import
         at_once = imported(tree, ("klbench",))
-        found += [f"klbench/{file}:{line}: imports {part} as it is imported itself" for line, part in at_once]
+        found += [
+            f"klbench/{file}:{line}: imports {part} as it is imported itself"
+            for line, part in at_once
+        ]
     return found
 
 
 def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    }
 
 
 def circle(sources: Mapping[str, str]) -> list[str]:
@@ -102,7 +128,10 @@ def circle(sources: Mapping[str, str]) -> list[str]:
     ``sources`` are texts by file, a path below klbench/; what is imported inside functions or for types alone counts too.
     """
     modules = {tuple(Path(file).with_suffix("").parts): file for file in sources}
-    modules = {("klbench", *(parts[:-1] if parts[-1] == "__init__" else parts)): file for parts, file in modules.items()}
+    modules = {
+        ("klbench", *(parts[:-1] if parts[-1] == "__init__" else parts)): file
+        for parts, file in modules.items()
+    }
     graph = {}
     for module, file in modules.items():
         package = module if Path(file).name == "__init__.py" else module[:-1]
@@ -128,7 +157,9 @@ def test_imports_point_down(file: str) -> None:
 def test_the_readme_gives_every_part_its_level() -> None:
     text = (ROOT.parent / "README.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)(?:/|\.py) +(\d+)  ", text, re.M)
-    assert {part: int(number) for part, number in listed} == {part: n for part, n in LEVEL.items() if not part.startswith("__")}
+    assert {part: int(number) for part, number in listed} == {
+        part: n for part, n in LEVEL.items() if not part.startswith("__")
+    }
 
 
 def test_no_files_import_each_other_in_a_circle() -> None:
@@ -146,12 +177,19 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     "import importlib\nimportlib.import_module('klbench.a.x')",
 ])  # fmt: skip
 def test_a_circle_is_found_and_named(back: str) -> None:
-    sources = {"a/__init__.py": "", "a/x.py": "from klbench.b import g", "b.py": "from klbench.a.y import h", "a/y.py": back}
+    sources = {
+        "a/__init__.py": "",
+        "a/x.py": "from klbench.b import g",
+        "b.py": "from klbench.a.y import h",
+        "a/y.py": back,
+    }
     found = circle(sources)
     assert set(found) == {"a/x.py", "b.py", "a/y.py"}
     assert found[0] == found[-1]
     assert circle(sources | {"a/y.py": ""}) == []
-    assert circle(sources | {"a/y.py": "from klbench.a import f"}) == []  # something of the package itself
+    assert (
+        circle(sources | {"a/y.py": "from klbench.a import f"}) == []
+    )  # something of the package itself
 
 
 @pytest.mark.parametrize("source", [
@@ -195,16 +233,26 @@ def test_an_import_downwards_or_within_a_package_passes(source: str) -> None:
 def test_the_package_imports_on_demand_only() -> None:
     on_demand = "def __getattr__(name):\n    from klbench.engine.app import run\n    return run"
     assert offences(on_demand, "__init__.py") == []
-    assert offences("if TYPE_CHECKING:\n    from klbench.engine.app import run", "__init__.py") == []
-    for source in ("from klbench.engine.app import run", "from .types import Draws", "if True:\n    import klbench.types"):
+    assert (
+        offences("if TYPE_CHECKING:\n    from klbench.engine.app import run", "__init__.py") == []
+    )
+    for source in (
+        "from klbench.engine.app import run",
+        "from .types import Draws",
+        "if True:\n    import klbench.types",
+    ):
         assert len(offences(source, "__init__.py")) == 1
 
 
 @pytest.mark.parametrize(
-    ("source", "file"), [("", "novel.py"), ("", "novel/a.py"), ("import klbench.novel.a", "engine/app.py")]
+    ("source", "file"),
+    [("", "novel.py"), ("", "novel/a.py"), ("import klbench.novel.a", "engine/app.py")],
 )
 def test_a_part_without_a_level_is_told_to_get_one(source: str, file: str) -> None:
-    with pytest.raises(AssertionError, match=r"klbench\.novel has no level: give it one in LEVELS, in test_layers\.py"):
+    with pytest.raises(
+        AssertionError,
+        match=r"klbench\.novel has no level: give it one in LEVELS, in test_layers\.py",
+    ):
         offences(source, file)
 
 
@@ -231,7 +279,11 @@ def section_offences(source: str, file: str) -> list[str]:
         else:
             continue
         allowed = ("klbench.report.", f"{own}.section", f"{own}.columns.")
-        found += [f"{file}:{node.lineno}: imports {name}" for name in names if not name.startswith(allowed)]
+        found += [
+            f"{file}:{node.lineno}: imports {name}"
+            for name in names
+            if not name.startswith(allowed)
+        ]
     return found
 
 
@@ -270,12 +322,27 @@ MOST_LATE_IMPORTS = 90
 def late_imports(source: str) -> list[int]:
     """Lines of imports within functions, and of TYPE_CHECKING blocks."""
     tree = ast.parse(source)
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    within = {node.lineno for each in functions for node in ast.walk(each) if isinstance(node, ast.Import | ast.ImportFrom)}
+    functions = [
+        node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    within = {
+        node.lineno
+        for each in functions
+        for node in ast.walk(each)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
     return sorted(within | {node.lineno for node in ast.walk(tree) if is_type_checking(node)})
 
 
 def test_imports_stand_at_the_top() -> None:
-    assert late_imports("import a\ndef f():\n    import b\nif TYPE_CHECKING:\n    import c\n") == [3, 4]
-    found = {path.relative_to(ROOT): late_imports(path.read_text(encoding="utf-8")) for path in ROOT.rglob("*.py")}
-    assert sum(map(len, found.values())) <= MOST_LATE_IMPORTS, {str(path): lines for path, lines in found.items() if lines}
+    assert late_imports("import a\ndef f():\n    import b\nif TYPE_CHECKING:\n    import c\n") == [
+        3,
+        4,
+    ]
+    found = {
+        path.relative_to(ROOT): late_imports(path.read_text(encoding="utf-8"))
+        for path in ROOT.rglob("*.py")
+    }
+    assert sum(map(len, found.values())) <= MOST_LATE_IMPORTS, {
+        str(path): lines for path, lines in found.items() if lines
+    }

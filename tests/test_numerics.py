@@ -21,7 +21,12 @@ def straddling(switch: float) -> list[float]:
 @cache
 def points(dtype: type) -> np.ndarray:
     sizes = np.array(
-        [*np.geomspace(1e-12, 80.0, 160), *straddling(numerics.SWITCH[64]), *straddling(0.5), *straddling(numerics.SWITCH[32])]
+        [
+            *np.geomspace(1e-12, 80.0, 160),
+            *straddling(numerics.SWITCH[64]),
+            *straddling(0.5),
+            *straddling(numerics.SWITCH[32]),
+        ]
     )
     return np.concatenate([-sizes, sizes]).astype(dtype)
 
@@ -31,7 +36,9 @@ def exact(dtype: type) -> tuple[list[mpmath.mpf], list[mpmath.mpf]]:
     """``exp(x) - 1`` and ``exp(x) - 1 - x`` at 100 digits."""
     with mpmath.workdps(100):
         excess = [mpmath.exp(mpmath.mpf(float(x))) - 1 for x in points(dtype)]
-        return excess, [e - mpmath.mpf(float(x)) for e, x in zip(excess, points(dtype), strict=True)]
+        return excess, [
+            e - mpmath.mpf(float(x)) for e, x in zip(excess, points(dtype), strict=True)
+        ]
 
 
 LAYOUTS = {
@@ -72,10 +79,19 @@ def test_both_and_their_gradients_are_accurate_in_torch(dtype, worst_ulps) -> No
 def test_a_value_does_not_depend_on_the_company_it_keeps(far) -> None:
     """The fast path does first what most elements need: near and far ones must come out the same either way."""
     stream = np.random.default_rng(3)
-    x = np.concatenate([stream.uniform(-0.3, 0.3, 80 - far), stream.choice([-1.0, 1.0], far) * stream.uniform(0.6, 9.0, far)])
+    x = np.concatenate(
+        [
+            stream.uniform(-0.3, 0.3, 80 - far),
+            stream.choice([-1.0, 1.0], far) * stream.uniform(0.6, 9.0, far),
+        ]
+    )
     stream.shuffle(x)
     together = expm1_and_gap(x)
-    for got, alone in zip(together, zip(*(expm1_and_gap(x[i : i + 1]) for i in range(x.size)), strict=True), strict=True):
+    for got, alone in zip(
+        together,
+        zip(*(expm1_and_gap(x[i : i + 1]) for i in range(x.size)), strict=True),
+        strict=True,
+    ):
         np.testing.assert_allclose(got, np.concatenate(alone), rtol=4 * np.finfo(float).eps)
 
 
@@ -86,7 +102,9 @@ def test_many_elements_come_out_right() -> None:
     far = np.abs(x) > 0.1
     np.testing.assert_allclose(gap[far], (np.expm1(x) - x)[far], rtol=1e-13)
     near = x[~far]
-    np.testing.assert_allclose(gap[~far], near**2 / 2 + near**3 / 6 + near**4 / 24 + near**5 / 120, rtol=1e-6)
+    np.testing.assert_allclose(
+        gap[~far], near**2 / 2 + near**3 / 6 + near**4 / 24 + near**5 / 120, rtol=1e-6
+    )
 
 
 def test_extended_precision_is_no_worse_than_double() -> None:
@@ -124,10 +142,16 @@ def test_input_is_not_modified() -> None:
     np.testing.assert_array_equal(x, before)
 
 
-@pytest.mark.parametrize("naive", [lambda x: np.exp(x) - 1 - x, lambda x: np.expm1(x) - x], ids=["exp(x)-1-x", "expm1(x)-x"])
+@pytest.mark.parametrize(
+    "naive",
+    [lambda x: np.exp(x) - 1 - x, lambda x: np.expm1(x) - x],
+    ids=["exp(x)-1-x", "expm1(x)-x"],
+)
 def test_the_formulas_as_written_lose_most_places_on_these_points(naive, worst_ulps) -> None:
     """Why the module exists, and that these points can tell."""
     assert worst_ulps(naive(points(np.float32)), exact(np.float32)[1], np.float32) > 1e5
     tiny = np.float32(1e-4) * np.linspace(0.5, 2.0, 1001, dtype=np.float32)
-    assert np.mean(np.exp(tiny) - 1 - tiny < 0) > 0.2  # a term that is never negative comes out negative
+    assert (
+        np.mean(np.exp(tiny) - 1 - tiny < 0) > 0.2
+    )  # a term that is never negative comes out negative
     assert (expm1_and_gap(tiny)[1] > 0).all()

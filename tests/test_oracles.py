@@ -12,7 +12,9 @@ INF = math.inf
 
 def test_the_series_of_an_exponential_is_that_of_the_composition() -> None:
     coefficients = [0.3, -1.2, 0.7, 0.25, -0.4]
-    expected = mpmath.taylor(lambda x: mpmath.exp(sum(c * x**k for k, c in enumerate(coefficients))), 0, 4)
+    expected = mpmath.taylor(
+        lambda x: mpmath.exp(sum(c * x**k for k, c in enumerate(coefficients))), 0, 4
+    )
     np.testing.assert_allclose(exp_series(coefficients), [float(c) for c in expected], rtol=1e-13)
 
 
@@ -20,7 +22,9 @@ def shifted(t: float):
     """``log M`` for Gaussians of variance 1 and a squared shift ``t``: ``t s (s - 1) / 2``."""
 
     def series(s: float, order: int) -> tuple[list[float], list[float]] | None:
-        return [t * s * (s - 1) / 2, t * (2 * s - 1) / 2, t / 2, *[0.0] * order][: order + 1], [0.0] * (order + 1)
+        return [t * s * (s - 1) / 2, t * (2 * s - 1) / 2, t / 2, *[0.0] * order][: order + 1], [
+            0.0
+        ] * (order + 1)
 
     return series
 
@@ -67,7 +71,9 @@ def test_where_a_moment_diverges_so_does_what_is_made_of_it() -> None:
 
 
 def test_a_part_with_coefficient_zero_counts_nothing_even_where_its_moment_diverges() -> None:
-    with_zero = polynomial_moments(((-1.0, 0.0, 1), (0.0, 1.0, 0), (-0.0, 0.0, 0)), finite_below(2.0))
+    with_zero = polynomial_moments(
+        ((-1.0, 0.0, 1), (0.0, 1.0, 0), (-0.0, 0.0, 0)), finite_below(2.0)
+    )
     assert with_zero == polynomial_moments(((-1.0, 0.0, 1),), finite_below(2.0))
     assert math.isfinite(with_zero.std)
 

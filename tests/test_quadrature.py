@@ -17,8 +17,16 @@ from klbench.log_terms import log_terms
 from klbench.quadrature import integrate
 from klbench.types import Claims, Draws, Estimator
 
-BREGMAN = ("bregman_kl_pq", "bregman_chi2", "bregman_hellinger", "bregman_alpha:3", "bregman_alpha:-0.7")
-POLYNOMIALS = {name: estimators.get(name).polynomial for name in ("k1", "k2", "k3", "k_lambda:0.3", *BREGMAN)}
+BREGMAN = (
+    "bregman_kl_pq",
+    "bregman_chi2",
+    "bregman_hellinger",
+    "bregman_alpha:3",
+    "bregman_alpha:-0.7",
+)
+POLYNOMIALS = {
+    name: estimators.get(name).polynomial for name in ("k1", "k2", "k3", "k_lambda:0.3", *BREGMAN)
+}
 WEIGHTED = {"k1_weighted": "k1", "k2_weighted": "k2", "k3_weighted": "k3"}
 
 
@@ -43,7 +51,11 @@ def gaussian_moment(q, p, mu):
     return moment
 
 
-MOMENTS = {"exponential": exponential_moment, "gaussian": gaussian_moment, "laplace": exponential_moment}
+MOMENTS = {
+    "exponential": exponential_moment,
+    "gaussian": gaussian_moment,
+    "laplace": exponential_moment,
+}
 
 
 def oracle_moments(moment, polynomial, j):
@@ -52,11 +64,18 @@ def oracle_moments(moment, polynomial, j):
 
         def mean_of(parts, j):
             return mpmath.fsum(
-                mpmath.mpf(c) * mpmath.taylor(lambda s: moment(j, s), a, int(b))[-1] * mpmath.factorial(b) for c, a, b in parts
+                mpmath.mpf(c)
+                * mpmath.taylor(lambda s: moment(j, s), a, int(b))[-1]
+                * mpmath.factorial(b)
+                for c, a, b in parts
             )
 
         mean = mean_of([(c, mpmath.mpf(a), b) for c, a, b in polynomial], j)
-        squares = [(mpmath.mpf(c) * d, mpmath.mpf(a) + e, b + f) for c, a, b in polynomial for d, e, f in polynomial]
+        squares = [
+            (mpmath.mpf(c) * d, mpmath.mpf(a) + e, b + f)
+            for c, a, b in polynomial
+            for d, e, f in polynomial
+        ]
         return mean, mpmath.sqrt(mean_of(squares, 2 * j) - mean**2)
 
 
@@ -65,14 +84,24 @@ def near_the_border(kind: str, stream: np.random.Generator) -> tuple[dict, tuple
     near = 1.0 - 10.0 ** -stream.uniform(0.3, 4.0)
     order = stream.choice([1.0, 2.0, 3.0, 4.0])
     if kind == "gaussian":
-        q, p, mu = (0.0, 1.0), (stream.normal(), 1.0 / math.sqrt(1.0 - near / max(order, 1.0 + near))), (stream.normal(), 1.1)
-        words = {side: {"mean": m, "std": s} for side, (m, s) in zip("qpm", (q, p, mu), strict=True)}
+        q, p, mu = (
+            (0.0, 1.0),
+            (stream.normal(), 1.0 / math.sqrt(1.0 - near / max(order, 1.0 + near))),
+            (stream.normal(), 1.1),
+        )
+        words = {
+            side: {"mean": m, "std": s} for side, (m, s) in zip("qpm", (q, p, mu), strict=True)
+        }
         exact = [tuple(map(mpmath.mpf, side)) for side in (q, p, mu)]
     else:
         # E[r^order] needs a positive rate: 1 + order (b - 1) = 1 - near.
         rates = 1.0, 1.0 - near / order, stream.uniform(0.8, 1.2)
         scale = 10.0 ** stream.uniform(-3.0, 3.0)
-        name, values = ("rate", [r * scale for r in rates]) if kind == "exponential" else ("scale", [scale / r for r in rates])
+        name, values = (
+            ("rate", [r * scale for r in rates])
+            if kind == "exponential"
+            else ("scale", [scale / r for r in rates])
+        )
         words = {side: {name: v} for side, v in zip("qpm", values, strict=True)}
         exact = [mpmath.mpf(v) if kind == "exponential" else 1 / mpmath.mpf(v) for v in values]
     return words, tuple(exact)
@@ -83,23 +112,31 @@ def near_the_border(kind: str, stream: np.random.Generator) -> tuple[dict, tuple
 def test_near_an_infinite_moment_no_error_bound_is_exceeded(kind, seed) -> None:
     words, (q, p, mu) = near_the_border(kind, np.random.default_rng([seed, len(kind)]))
     for off_policy in (False, True):
-        pair = pairs.get(kind)(q=words["q"], p=words["p"], **({"mu": words["m"]} if off_policy else {}))
+        pair = pairs.get(kind)(
+            q=words["q"], p=words["p"], **({"mu": words["m"]} if off_policy else {})
+        )
         moment = MOMENTS[kind](q, p, mu if off_policy else q)
         chosen = [*POLYNOMIALS, *(WEIGHTED if off_policy else ())]
-        for name, exact in zip(chosen, pair.exact([estimators.get(name) for name in chosen]), strict=True):
+        for name, exact in zip(
+            chosen, pair.exact([estimators.get(name) for name in chosen]), strict=True
+        ):
             if exact is None:
                 assert not pair.finite_mean(estimators.get(name))
                 continue
             j = int(name in WEIGHTED)
             mean, std = oracle_moments(moment, POLYNOMIALS[WEIGHTED.get(name, name)], j)
-            assert abs(exact.mean - mean) <= exact.mean_error or float(mean) == exact.mean == math.inf, name
+            assert (
+                abs(exact.mean - mean) <= exact.mean_error or float(mean) == exact.mean == math.inf
+            ), name
             if pair.finite_second_moment(estimators.get(name)) and std < 1e308:
                 assert abs(exact.std - std) <= exact.std_error, name
                 assert exact.std_error <= 1e-6 * exact.std, name
         for target in ("chi2", "kl_pq", "alpha:3", "alpha:-0.7"):
             truth = pair.truth(target)
             if math.isfinite(truth.value):
-                value, _ = oracle_moments(MOMENTS[kind](q, p, q), divergences.get(target).polynomial, 0)
+                value, _ = oracle_moments(
+                    MOMENTS[kind](q, p, q), divergences.get(target).polynomial, 0
+                )
                 assert abs(truth.value - value) <= truth.error, target
 
 
@@ -112,7 +149,9 @@ def test_near_an_infinite_moment_no_error_bound_is_exceeded(kind, seed) -> None:
         ("laplace", "scale", 1.99999, lambda s: 1 / (s * (2 - s)) - 1),
     ],
 )
-def test_chi_squared_where_its_terms_overflow_before_its_mass_ends(kind, name, value, exact) -> None:
+def test_chi_squared_where_its_terms_overflow_before_its_mass_ends(
+    kind, name, value, exact
+) -> None:
     truth = pairs.get(kind)(q={name: 1.0}, p={name: value}).truth("chi2")
     with mpmath.workdps(60):
         assert abs(truth.value - exact(mpmath.mpf(value))) <= truth.error
@@ -124,7 +163,12 @@ def test_chi_squared_where_its_terms_overflow_before_its_mass_ends(kind, name, v
     [
         ("exponential", {"q": {"rate": 1.0}, "p": {"rate": 0.501}}, "k3", 11.12454),
         ("gaussian", {"q": {"std": 1.0}, "p": {"mean": 1.0, "std": 1.4}}, "bregman_js", 175750.866),
-        ("gaussian", {"q": {"std": 1.0}, "p": {"mean": 1.0}, "mu": {"mean": 0.5, "std": 0.72}}, "k3_weighted", 670.230864),
+        (
+            "gaussian",
+            {"q": {"std": 1.0}, "p": {"mean": 1.0}, "mu": {"mean": 0.5, "std": 0.72}},
+            "k3_weighted",
+            670.230864,
+        ),
     ],
 )
 def test_standard_deviations_whose_mass_lies_where_squares_overflow(kind, sides, name, std) -> None:
@@ -135,7 +179,9 @@ def test_standard_deviations_whose_mass_lies_where_squares_overflow(kind, sides,
 def test_jensen_shannon_near_an_infinite_variance_at_60_digits() -> None:
     """No polynomial says how it grows, and its second moment ends far beyond where it overflows."""
     mean, std = 0.3, 1.4142
-    (exact,) = pairs.get("gaussian")(q={"std": 1.0}, p={"mean": mean, "std": std}).exact([estimators.get("bregman_js")])
+    (exact,) = pairs.get("gaussian")(q={"std": 1.0}, p={"mean": mean, "std": std}).exact(
+        [estimators.get("bregman_js")]
+    )
     with mpmath.workdps(60):
         m, s = mpmath.mpf(mean), mpmath.mpf(std)
 
@@ -145,7 +191,9 @@ def test_jensen_shannon_near_an_infinite_variance_at_60_digits() -> None:
             return (r * log_ratio - (1 + r) * mpmath.log((1 + r) / 2)) / 2
 
         cuts = [0, *(d * 3**k for k in range(9) for d in (-1, 1))]
-        first, second = (mpmath.quad(lambda x, k=k: mpmath.npdf(x) * term(x) ** k, sorted(cuts)) for k in (1, 2))
+        first, second = (
+            mpmath.quad(lambda x, k=k: mpmath.npdf(x) * term(x) ** k, sorted(cuts)) for k in (1, 2)
+        )
         assert abs(exact.mean - first) <= exact.mean_error
         assert abs(exact.std - mpmath.sqrt(second - first**2)) <= exact.std_error
 
@@ -166,7 +214,11 @@ def mixture(weights, means, stds) -> dict:
 def test_a_mixture_of_one_component_is_the_gaussian_pair(sides) -> None:
     gaussian = pairs.get("gaussian")(**{k: {"mean": m, "std": s} for k, (m, s) in sides.items()})
     one = pairs.get("mixture")(**{k: mixture([1.0], [m], [s]) for k, (m, s) in sides.items()})
-    chosen = [e for e in map(estimators.get, estimators.names()) if e.batch is None and (len(sides) == 3 or not e.needs_weight)]
+    chosen = [
+        e
+        for e in map(estimators.get, estimators.names())
+        if e.batch is None and (len(sides) == 3 or not e.needs_weight)
+    ]
     for e, a, b in zip(chosen, gaussian.exact(chosen), one.exact(chosen), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -177,14 +229,21 @@ def test_a_mixture_of_one_component_is_the_gaussian_pair(sides) -> None:
         assert a.value == b.value or abs(a.value - b.value) <= a.error + b.error
 
 
-@pytest.mark.parametrize(("distance", "width"), [(100.0, 0.01), (100.0, 1e-6), (1e6, 1e-3), (-1e12, 1e3), (3e9, 1.0)])
+@pytest.mark.parametrize(
+    ("distance", "width"), [(100.0, 0.01), (100.0, 1e-6), (1e6, 1e-3), (-1e12, 1e3), (3e9, 1.0)]
+)
 def test_narrow_modes_far_out_are_seen(distance, width) -> None:
     """Modes that share nothing: the KL is that of the weights, plus each mode's own."""
     q, p = (0.9, 0.1), (0.5, 0.5)
-    pair = pairs.get("mixture")(q=mixture(q, [0.0, distance], [1.0, width]), p=mixture(p, [0.0, distance], [1.0, 2 * width]))
+    pair = pairs.get("mixture")(
+        q=mixture(q, [0.0, distance], [1.0, width]), p=mixture(p, [0.0, distance], [1.0, 2 * width])
+    )
     truth = pair.truth("kl_qp")
     inner = math.log(2.0) + 1.0 / 8.0 - 0.5
-    assert abs(truth.value - (0.9 * math.log(1.8) + 0.1 * (math.log(0.2) + inner))) <= truth.error + 1e-15
+    assert (
+        abs(truth.value - (0.9 * math.log(1.8) + 0.1 * (math.log(0.2) + inner)))
+        <= truth.error + 1e-15
+    )
     assert truth.error <= 1e-12
 
 
@@ -200,17 +259,30 @@ def test_a_narrow_mode_close_to_the_middle_of_a_wide_one_is_seen(offset, narrow)
     """The narrow mode's own cell ends half-way to the middle of the wide one, amid the narrow one's mass."""
     wide, offset = 1e7, offset * narrow
     means, stds, of_q, of_p = (0.0, offset), (wide, narrow), (0.9, 0.1), (0.001, 0.999)
-    sides = {side: {"weights": w, "means": means, "stds": stds} for side, w in (("q", of_q), ("p", of_p))}
+    sides = {
+        side: {"weights": w, "means": means, "stds": stds} for side, w in (("q", of_q), ("p", of_p))
+    }
     pair = pairs.get("mixture")(**sides)
     with mpmath.workdps(30):
 
         def log_density(weights):
-            parts = [(mpmath.mpf(w), mpmath.mpf(m), mpmath.mpf(s)) for w, m, s in zip(weights, means, stds, strict=True)]
-            return lambda x: mpmath.log(sum(w / s * mpmath.exp(-(((x - m) / s) ** 2) / 2) for w, m, s in parts))
+            parts = [
+                (mpmath.mpf(w), mpmath.mpf(m), mpmath.mpf(s))
+                for w, m, s in zip(weights, means, stds, strict=True)
+            ]
+            return lambda x: mpmath.log(
+                sum(w / s * mpmath.exp(-(((x - m) / s) ** 2) / 2) for w, m, s in parts)
+            )
 
         log_q, log_p = log_density(of_q), log_density(of_p)
-        near = {m + s * mpmath.mpf(k) for m, s in zip(means, stds, strict=True) for k in range(-14, 15, 2)}
-        far = {offset + sign * mpmath.mpf(narrow) * 30 * 4**k for k in range(17) for sign in (-1, 1)}
+        near = {
+            m + s * mpmath.mpf(k)
+            for m, s in zip(means, stds, strict=True)
+            for k in range(-14, 15, 2)
+        }
+        far = {
+            offset + sign * mpmath.mpf(narrow) * 30 * 4**k for k in range(17) for sign in (-1, 1)
+        }
         kl = mpmath.quad(
             lambda x: mpmath.exp(log_q(x)) * (log_q(x) - log_p(x)) / mpmath.sqrt(2 * mpmath.pi),
             sorted(near | far),
@@ -242,7 +314,11 @@ def test_student_t_of_many_degrees_of_freedom_keeps_its_normalizer(df) -> None:
     found = pairs.get("student_t")(q={"df": df}, p={"df": 1.0}).q.log_density(x)
     with mpmath.workdps(40):
         half = mpmath.mpf(df) / 2
-        top = mpmath.loggamma(half + 0.5) - mpmath.loggamma(half) - mpmath.log(2 * mpmath.pi * half) / 2
+        top = (
+            mpmath.loggamma(half + 0.5)
+            - mpmath.loggamma(half)
+            - mpmath.log(2 * mpmath.pi * half) / 2
+        )
         exact = [top - (half + 0.5) * mpmath.log1p(mpmath.mpf(float(each)) ** 2 / df) for each in x]
     for value, known in zip(found, exact, strict=True):
         assert abs(value - known) <= 1e-15 * (1 + abs(known))
@@ -264,12 +340,20 @@ def test_the_ends_of_a_clamp_are_cut_points(limit, mu) -> None:
         roots = []
         for level in k3_crossings(bound):
             discriminant = b**2 - 4 * a * (c - level)
-            roots += [(-b + sign * mpmath.sqrt(discriminant)) / (2 * a) for sign in (-1, 1)] if discriminant > 0 else []
+            roots += (
+                [(-b + sign * mpmath.sqrt(discriminant)) / (2 * a) for sign in (-1, 1)]
+                if discriminant > 0
+                else []
+            )
         cuts = sorted([*roots, *range(-16, 17)])
 
         def moment(k):
             return mpmath.quad(
-                lambda x: mpmath.npdf(x, m, s) * min(mpmath.expm1(log_ratio(x)) - log_ratio(x), bound) ** k, cuts
+                lambda x: (
+                    mpmath.npdf(x, m, s)
+                    * min(mpmath.expm1(log_ratio(x)) - log_ratio(x), bound) ** k
+                ),
+                cuts,
             )
 
         mean = moment(1)
@@ -280,7 +364,9 @@ def test_the_ends_of_a_clamp_are_cut_points(limit, mu) -> None:
         assert exact.mean == pytest.approx(0.24669108919, abs=1e-11)
 
 
-@pytest.mark.parametrize("name", [name for name in estimators.names() if estimators.get(name).batch is None])
+@pytest.mark.parametrize(
+    "name", [name for name in estimators.names() if estimators.get(name).batch is None]
+)
 def test_terms_have_derivatives_everywhere_but_at_their_kinks(name) -> None:
     """Second differences on a fine grid: a kink that is not declared stands out by orders of magnitude."""
     estimator = estimators.get(name)
@@ -294,7 +380,11 @@ def test_terms_have_derivatives_everywhere_but_at_their_kinks(name) -> None:
             smooth &= np.abs(x[1:-1] - kink) > 2 * step
         scale = np.maximum(np.abs(terms[1:-1]), 1.0)
         assert np.max((bent / scale)[smooth], initial=0.0) <= 30.0 * step**2, name
-        for kink in (k for k in estimator.kinks if low < k < high and np.ptp(terms[np.abs(x - k) < 3 * step]) > 0.0):
+        for kink in (
+            k
+            for k in estimator.kinks
+            if low < k < high and np.ptp(terms[np.abs(x - k) < 3 * step]) > 0.0
+        ):
             assert np.max((bent / scale)[np.abs(x[1:-1] - kink) <= 2 * step]) > 50.0 * step**2, name
 
 
@@ -306,7 +396,9 @@ def test_heavy_tails_of_polynomials_are_followed_to_their_end(df_q, df_p) -> Non
 
         def log_t(x, df):
             half = mpmath.mpf(df) / 2
-            constant = mpmath.loggamma(half + 0.5) - mpmath.loggamma(half) - mpmath.log(mpmath.pi * df) / 2
+            constant = (
+                mpmath.loggamma(half + 0.5) - mpmath.loggamma(half) - mpmath.log(mpmath.pi * df) / 2
+            )
             return constant - (half + mpmath.mpf(1) / 2) * mpmath.log1p(x**2 / df)
 
         def integrand(u):
@@ -315,7 +407,9 @@ def test_heavy_tails_of_polynomials_are_followed_to_their_end(df_q, df_p) -> Non
             log_q = log_t(x, df_q)
             return mpmath.cosh(u) * mpmath.exp(log_q) * (log_q - log_t(x - mpmath.mpf(0.5), df_p))
 
-        exact = mpmath.quad(integrand, [-1000, *range(-400, 0, 20), *range(-4, 5), *range(20, 401, 20), 1000])
+        exact = mpmath.quad(
+            integrand, [-1000, *range(-400, 0, 20), *range(-4, 5), *range(20, 401, 20), 1000]
+        )
     assert abs(truth.value - exact) <= truth.error
     assert truth.error <= 1e-8 * truth.value
 
@@ -326,17 +420,23 @@ def test_an_unknown_growth_beyond_the_largest_float_has_no_certified_value() -> 
     def formula(draws: Draws) -> np.ndarray:
         return np.exp(draws.log_ratio) * draws.log_ratio**2
 
-    term = Estimator("own", formula, "kl_qp", "", "", Claims(unbiased=False, nonnegative=True), growth=1.0)
+    term = Estimator(
+        "own", formula, "kl_qp", "", "", Claims(unbiased=False, nonnegative=True), growth=1.0
+    )
     q, p = {"rate": 1.0}, {"rate": 0.501}
     with np.errstate(over="ignore"):
         (exact,) = pairs.get("exponential")(q=q, p=p).exact([term])
-    _, std = oracle_moments(exponential_moment(*map(mpmath.mpf, (1.0, 0.501, 1.0))), ((1.0, 1.0, 2),), 0)
+    _, std = oracle_moments(
+        exponential_moment(*map(mpmath.mpf, (1.0, 0.501, 1.0))), ((1.0, 1.0, 2),), 0
+    )
     assert abs(exact.std - std) <= exact.std_error
     assert exact.std_error > 1e-4 * exact.std
 
 
 def test_terms_in_log_space_are_the_terms() -> None:
-    x = np.concatenate([np.linspace(-30.0, 30.0, 61), [-2e4, -800.0, -400.0, 250.0, 400.0, 800.0, 2e4]])
+    x = np.concatenate(
+        [np.linspace(-30.0, 30.0, 61), [-2e4, -800.0, -400.0, 250.0, 400.0, 800.0, 2e4]]
+    )
     for name in estimators.names():
         e = estimators.get(name)
         if e.batch is not None:
@@ -361,7 +461,9 @@ def test_integrals_are_as_good_as_their_error_says_and_silent() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         value, error = integrate(function, [-1.0, 1.0])
-        nothing, unknown = integrate(lambda x: (np.where(x > 0.5, np.inf, 1.0)[None], np.zeros((1, x.size))), [0.0, 1.0])
+        nothing, unknown = integrate(
+            lambda x: (np.where(x > 0.5, np.inf, 1.0)[None], np.zeros((1, x.size))), [0.0, 1.0]
+        )
     exact = [2.0 * math.sin(1.0), (1.3**2 + 0.7**2) / 2.0, 200.0 * math.atan(100.0)]
     assert np.all(np.abs(value - exact) <= error)
     assert np.all(error <= 1e-11 * value)
@@ -371,7 +473,11 @@ def test_integrals_are_as_good_as_their_error_says_and_silent() -> None:
 
 def test_a_mean_beyond_a_float_leaves_no_nan() -> None:
     """Narrow modes far from each other: the reference's is 200 standard deviations out, seen from a sampler that is wide."""
-    q, p, mu = mixture([1.0], [13.6], [0.45]), mixture([1.0], [-17.1], [0.23]), mixture([1.0], [0.0], [8.0])
+    q, p, mu = (
+        mixture([1.0], [13.6], [0.45]),
+        mixture([1.0], [-17.1], [0.23]),
+        mixture([1.0], [0.0], [8.0]),
+    )
     chosen = [estimators.get(name) for name in ("k1", "k3", "bregman_js", "k3_clamped")]
     for exact in pairs.get("mixture")(q=q, p=p, mu=mu).exact(chosen):
         assert not math.isnan(exact.mean + exact.mean_error + exact.std + exact.std_error)
@@ -384,7 +490,10 @@ def test_categories_whose_ratio_is_beyond_a_float_are_weighed(gap) -> None:
         z = mpmath.log(1 + mpmath.exp(-gap))
         log_q, log_p = (-z, -gap - z), -mpmath.log(2)
         kl = sum(mpmath.exp(each) * (each - log_p) for each in log_q)
-        variance = sum(mpmath.exp(each) * (mpmath.expm1(log_p - each) - (log_p - each) - kl) ** 2 for each in log_q)
+        variance = sum(
+            mpmath.exp(each) * (mpmath.expm1(log_p - each) - (log_p - each) - kl) ** 2
+            for each in log_q
+        )
     (k3,) = pair.exact([estimators.get("k3")])
     assert abs(k3.mean - kl) <= k3.mean_error < 1e-11
     assert abs(k3.std - mpmath.sqrt(variance)) <= k3.std_error < 1e-11 * k3.std

@@ -47,7 +47,10 @@ def test_a_family_takes_its_number_or_the_default(registry, asked, made) -> None
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("appel", r"^unknown fruit 'appel'; did you mean 'apple'\? Available: apple, pear, slices$"),
+        (
+            "appel",
+            r"^unknown fruit 'appel'; did you mean 'apple'\? Available: apple, pear, slices$",
+        ),
         ("xyzzy", r"^unknown fruit 'xyzzy'; available: apple, pear, slices$"),
         ("", r"^unknown fruit ''; available: apple, pear, slices$"),
         ("pear:3", r"^fruit 'pear:3': pear takes no number$"),
@@ -61,7 +64,9 @@ def test_an_error_says_what_came_and_what_there_is(registry, asked, message) -> 
         registry.get(asked)
 
 
-@pytest.mark.parametrize(("name", "aliases"), [("apple", ()), ("pomme", ()), ("plum", ("pear",)), ("plum", ("apfel",))])
+@pytest.mark.parametrize(
+    ("name", "aliases"), [("apple", ()), ("pomme", ()), ("plum", ("pear",)), ("plum", ("apfel",))]
+)
 def test_no_name_is_given_twice(registry, name, aliases) -> None:
     with pytest.raises(ValueError, match=r"^fruit '\w+' is registered twice$"):
         registry.add(name, object(), aliases)
@@ -83,7 +88,9 @@ def test_unknown_is_one_line() -> None:
 def test_modules_are_found_but_for_the_private_ones(tmp_path, monkeypatch) -> None:
     package = tmp_path / "orchard"
     package.mkdir()
-    (package / "__init__.py").write_text("from klbench.registry import Registry\nregistry = Registry('fruit', __name__)\n")
+    (package / "__init__.py").write_text(
+        "from klbench.registry import Registry\nregistry = Registry('fruit', __name__)\n"
+    )
     item = textwrap.dedent("""
         from orchard import registry
         registry.add({name!r}, {name!r})

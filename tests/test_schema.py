@@ -31,14 +31,24 @@ def frame(**columns) -> pd.DataFrame:
 
 def test_an_example_is_as_declared_and_leaves_out_what_is_optional() -> None:
     TABLE.check(frame())
-    assert list(frame()) == ["combination", "seeds", "regret", "regret_low", "regret_high", "stopped", "late"]
+    assert list(frame()) == [
+        "combination",
+        "seeds",
+        "regret",
+        "regret_low",
+        "regret_high",
+        "stopped",
+        "late",
+    ]
     with pytest.raises(KeyError, match="no columns"):
         TABLE.example(regrets=1.0)
 
 
 @pytest.mark.parametrize("name", [column.name for column in TABLE.columns if not column.optional])
 def test_a_renamed_column_is_refused(name) -> None:
-    with pytest.raises(SchemaError, match=rf"table final lacks {name}; has renamed, which is not declared"):
+    with pytest.raises(
+        SchemaError, match=rf"table final lacks {name}; has renamed, which is not declared"
+    ):
         TABLE.check(frame().rename(columns={name: "renamed"}))
 
 
@@ -92,7 +102,12 @@ def test_only_a_table_of_an_earlier_version_may_lack_what_is_new() -> None:
 
 
 def test_a_migration_sees_the_table_first() -> None:
-    renaming = Schema("t", "A row.", (Column("new", "x"),), migrate=lambda table, _: table.rename(columns={"old": "new"}))
+    renaming = Schema(
+        "t",
+        "A row.",
+        (Column("new", "x"),),
+        migrate=lambda table, _: table.rename(columns={"old": "new"}),
+    )
     assert list(renaming.migrated(pd.DataFrame({"old": [1.0]}), 0)) == ["new"]
     assert list(renaming.migrated(pd.DataFrame({"old": [1.0]}), schema.VERSION)) == ["old"]
 

@@ -27,7 +27,11 @@ def noted(monkeypatch):
         module = types.ModuleType(name)
         module.init = lambda **given: told.append(("init", given)) or Run()
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True if name in ("wandb", "trackio") else find_spec(name))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: True if name in ("wandb", "trackio") else find_spec(name),
+    )
     return told
 
 
@@ -36,7 +40,12 @@ def test_a_run_is_begun_told_and_ended(noted, tmp_path, name) -> None:
     tracker = trackers.start(name, tmp_path / "run", "k1_reward-seed-0", {"beta": 0.03})
     tracker.log(10, {"reward": 0.5})
     tracker.close()
-    began = {"project": "klbench", "group": "run", "name": "run/k1_reward-seed-0", "config": {"beta": 0.03}}
+    began = {
+        "project": "klbench",
+        "group": "run",
+        "name": "run/k1_reward-seed-0",
+        "config": {"beta": 0.03},
+    }
     assert noted == [("init", began), ("log", 10, {"reward": 0.5}), ("finish",)]
 
 
@@ -60,7 +69,12 @@ def test_tensorboard_writes_below_the_run_folder(monkeypatch, tmp_path) -> None:
     tracker = trackers.start("tensorboard", tmp_path, "none-seed-1", {})
     tracker.log(2, {"kl": 1.0, "reward": 0.5})
     tracker.close()
-    assert told == [str(tmp_path / "tensorboard" / "none-seed-1"), ("kl", 1.0, 2), ("reward", 0.5, 2), "closed"]
+    assert told == [
+        str(tmp_path / "tensorboard" / "none-seed-1"),
+        ("kl", 1.0, 2),
+        ("reward", 0.5, 2),
+        "closed",
+    ]
 
 
 def test_none_tells_nobody(noted, tmp_path) -> None:
@@ -76,4 +90,7 @@ def test_a_package_that_is_missing_is_one_line_with_its_extra(monkeypatch, name)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as error:
         trackers.check(name)
-    assert str(error.value) == f"tracker={name!r}: {name} is not installed here; pip install 'klbench[{name}]'"
+    assert (
+        str(error.value)
+        == f"tracker={name!r}: {name} is not installed here; pip install 'klbench[{name}]'"
+    )

@@ -35,19 +35,29 @@ def test_every_job_reads_the_contents_and_no_more(workflow) -> None:
 
 
 def test_nothing_that_others_can_write_is_pasted_into_a_script(workflow) -> None:
-    scripts = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    scripts = [
+        step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step
+    ]
     assert len(scripts) >= 5
     assert not [each for each in scripts if "${{" in each]
 
 
 def test_its_pythons_are_those_that_are_promised(workflow) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    promised = [each.rpartition(" ")[2] for each in project["classifiers"] if re.search(r":: 3\.\d+$", each)]
+    promised = [
+        each.rpartition(" ")[2] for each in project["classifiers"] if re.search(r":: 3\.\d+$", each)
+    ]
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python"] == promised
 
 
 def test_what_it_makes_there_is_to_make(workflow) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    scripts = "\n".join(step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"])
-    assert {"golden", "bench", "bench-compare", "run"} <= set(re.findall(r"\bmake ([a-z-]+)", scripts)) <= targets
+    scripts = "\n".join(
+        step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]
+    )
+    assert (
+        {"golden", "bench", "bench-compare", "run"}
+        <= set(re.findall(r"\bmake ([a-z-]+)", scripts))
+        <= targets
+    )
     assert "bash .ci/run" in scripts

@@ -56,7 +56,10 @@ class Result:
 def _library(function: Callable[..., Any]) -> str:
     """``numpy`` where the function's own code, and that of its module's functions that it calls, names NumPy and not torch."""
     plain = _plain(function)
-    if isinstance(plain, np.ufunc) or str(getattr(plain, "__module__", "")).partition(".")[0] in ("numpy", "scipy"):
+    if isinstance(plain, np.ufunc) or str(getattr(plain, "__module__", "")).partition(".")[0] in (
+        "numpy",
+        "scipy",
+    ):
         return "numpy"
     code, space = getattr(plain, "__code__", None), getattr(plain, "__globals__", {})
     found: set[str] = set()
@@ -68,8 +71,12 @@ def _library(function: Callable[..., Any]) -> str:
         seen.add(code)
         for name in code.co_names:
             value = space.get(name)
-            if isinstance(value, types.ModuleType) or (name in ("numpy", "torch") and value is None):
-                found.add((value.__name__ if isinstance(value, types.ModuleType) else name).split(".")[0])
+            if isinstance(value, types.ModuleType) or (
+                name in ("numpy", "torch") and value is None
+            ):
+                found.add(
+                    (value.__name__ if isinstance(value, types.ModuleType) else name).split(".")[0]
+                )
             elif inspect.isfunction(value):
                 found.add((value.__module__ or "").split(".")[0])
                 walk(value.__code__)
@@ -128,7 +135,10 @@ class Function:
                 self._forms = {"library": each, "mask": mask, "advantages": advantage}
                 try:
                     # A gradient too: NumPy takes tensors, but none that requires one.
-                    self(random("settle", masked=True), gradients=(self.plan.learned,) if each == "torch" else ())
+                    self(
+                        random("settle", masked=True),
+                        gradients=(self.plan.learned,) if each == "torch" else (),
+                    )
                 except CallError as error:
                     first = first or error
                 else:
@@ -157,9 +167,15 @@ class Function:
         """
         arrays = {**batch.arrays(self.plan), **(changed or {})}
         tokens = batch.shape[1]
-        given = {role: self._given(role, array, dtype, role in gradients, tokens) for role, array in arrays.items()}
+        given = {
+            role: self._given(role, array, dtype, role in gradients, tokens)
+            for role, array in arrays.items()
+        }
         # Not the leaves themselves: a leaf that requires a gradient cannot be changed in place, a model's output can.
-        passed = {role: each.clone() if role in gradients and self.library == "torch" else each for role, each in given.items()}
+        passed = {
+            role: each.clone() if role in gradients and self.library == "torch" else each
+            for role, each in given.items()
+        }
         return self._result(self._run(passed, beta), given, gradients)
 
     def raw(self, given: Mapping[str, Any], beta: float | None = None) -> Any:
@@ -168,7 +184,10 @@ class Function:
 
     def given(self, batch: Batch, dtype: str = "float64") -> dict[str, Any]:
         """Return a batch as arrays of the function's own library, by role."""
-        return {role: self._given(role, array, dtype, False, batch.shape[1]) for role, array in batch.arrays(self.plan).items()}
+        return {
+            role: self._given(role, array, dtype, False, batch.shape[1])
+            for role, array in batch.arrays(self.plan).items()
+        }
 
     def _given(self, role: str, array: np.ndarray, dtype: str, attached: bool, width: int) -> Any:
         if role == "mask":
@@ -187,13 +206,20 @@ class Function:
         return made.requires_grad_() if attached else made
 
     def _run(self, given: Mapping[str, Any], beta: float | None) -> Any:
-        values = {name: given.get(role, self._beta if beta is None else beta) for name, role in self.plan.roles.items()}
+        values = {
+            name: given.get(role, self._beta if beta is None else beta)
+            for name, role in self.plan.roles.items()
+        }
         values |= self.plan.fixed
         self.calls += 1
         self._started(time.time())
         try:
             with quiet():
-                return self.function(*values.values()) if self._positional else _by_name(self.function, values)
+                return (
+                    self.function(*values.values())
+                    if self._positional
+                    else _by_name(self.function, values)
+                )
         except (Exception, SystemExit) as error:
             raise CallError(own(error, self.function)) from error
         finally:
@@ -204,16 +230,26 @@ class Function:
             try:
                 if isinstance(output, list | tuple):
                     return output[int(self.output)]
-                return output[self.output] if isinstance(output, Mapping) else getattr(output, str(self.output))
+                return (
+                    output[self.output]
+                    if isinstance(output, Mapping)
+                    else getattr(output, str(self.output))
+                )
             except (KeyError, IndexError, ValueError, TypeError, AttributeError):
                 known = list(output) if isinstance(output, Mapping) else type(output).__name__
-                raise CallError(f"output {self.output!r}: the function gives back {known}") from None
+                raise CallError(
+                    f"output {self.output!r}: the function gives back {known}"
+                ) from None
         if isinstance(output, tuple) and output:
             return output[0]
         if isinstance(output, Mapping):
-            key = next((each for each in ("loss", "kl", "kl_loss", "per_token_kl") if each in output), None)
+            key = next(
+                (each for each in ("loss", "kl", "kl_loss", "per_token_kl") if each in output), None
+            )
             if key is None:
-                raise CallError(f"the function gives back a dict; name an entry by --output: {', '.join(map(str, output))}")
+                raise CallError(
+                    f"the function gives back a dict; name an entry by --output: {', '.join(map(str, output))}"
+                )
             return output[key]
         return output
 
@@ -225,12 +261,18 @@ class Function:
             try:
                 array = np.asarray(output, dtype=np.float64)
             except (TypeError, ValueError):
-                raise CallError(f"the function gives back {type(output).__name__}, expected numbers") from None
+                raise CallError(
+                    f"the function gives back {type(output).__name__}, expected numbers"
+                ) from None
             dtype = str(output.dtype) if isinstance(output, np.generic | np.ndarray) else "float64"
             return Result(array, dict.fromkeys(gradients), False, dtype)
-        raise CallError(f"the function gives back {type(output).__name__}, expected numbers: an array or a tensor")
+        raise CallError(
+            f"the function gives back {type(output).__name__}, expected numbers: an array or a tensor"
+        )
 
-    def _differentiated(self, output: Any, given: Mapping[str, Any], gradients: tuple[str, ...]) -> Result:
+    def _differentiated(
+        self, output: Any, given: Mapping[str, Any], gradients: tuple[str, ...]
+    ) -> Result:
         if not isinstance(output, torch.Tensor):
             raise CallError(f"the function gives back {type(output).__name__}, expected numbers")
         value = output.detach().to(torch.float64).cpu().numpy().copy()
@@ -239,9 +281,13 @@ class Function:
         if gradients and output.requires_grad:
             try:
                 with quiet():
-                    each = torch.autograd.grad(output.sum(), [given[role] for role in gradients], allow_unused=True)
+                    each = torch.autograd.grad(
+                        output.sum(), [given[role] for role in gradients], allow_unused=True
+                    )
             except RuntimeError as error:
-                raise CallError(f"{self.name}: its gradient cannot be computed: {reason(error)}") from error
+                raise CallError(
+                    f"{self.name}: its gradient cannot be computed: {reason(error)}"
+                ) from error
             found = {
                 role: None if one is None else one.detach().to(torch.float64).numpy()
                 for role, one in zip(gradients, each, strict=True)
@@ -260,8 +306,15 @@ def _signed(function: Callable[..., Any]) -> bool:
 def _by_name(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
     """Call with parameters by name; those that have none but a place, by place."""
     parameters = signature(function).parameters
-    placed = [name for name, each in parameters.items() if each.kind is each.POSITIONAL_ONLY and name in values]
-    return function(*(values[name] for name in placed), **{name: value for name, value in values.items() if name not in placed})
+    placed = [
+        name
+        for name, each in parameters.items()
+        if each.kind is each.POSITIONAL_ONLY and name in values
+    ]
+    return function(
+        *(values[name] for name in placed),
+        **{name: value for name, value in values.items() if name not in placed},
+    )
 
 
 def numbers(array: Any) -> np.ndarray:
@@ -284,7 +337,11 @@ def quiet() -> Iterator[None]:
 def own(error: BaseException, function: Callable[..., Any]) -> str:
     """Return the function's own exception on one line, with the place in its file where it was raised."""
     file = source_file(function)
-    frames = [each for each in traceback.extract_tb(error.__traceback__) if Path(each.filename).name != "adapter.py"]
+    frames = [
+        each
+        for each in traceback.extract_tb(error.__traceback__)
+        if Path(each.filename).name != "adapter.py"
+    ]
     at = [each for each in frames if file and each.filename == file] or frames
     place = f"{Path(at[-1].filename).name}:{at[-1].lineno}: " if at else ""
     said = reason(error)

@@ -14,7 +14,14 @@ import numpy as np
 import torch
 
 from klbench import estimators, gradients
-from klbench.audit import arguments, checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values, forms
+from klbench.audit import (
+    arguments,
+    checks_of_gradients,
+    checks_of_inputs,
+    checks_of_precision,
+    checks_of_values,
+    forms,
+)
 from klbench.audit.adapter import CallError, Function
 from klbench.audit.batches import SHAPE, random
 from klbench.audit.case import CHECKS, Case
@@ -69,13 +76,20 @@ def audit(
     expect_gradient = _divergence(expect_gradient)
     for kind in allow:
         if kind not in KINDS:
-            raise ConfigError(f"allow {kind!r}: no such kind of finding; there are: {', '.join(KINDS)}")
+            raise ConfigError(
+                f"allow {kind!r}: no such kind of finding; there are: {', '.join(KINDS)}"
+            )
     if not callable(function):
         raise ConfigError(f"expected a function, got {type(function).__name__}")
     plan = arguments.plan(function, used_as, args, fixed, sampled_by)
     with generators(), np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of overflows that are meant
-        case = _case(Function(function, plan, output=output, started=started), used_as, expect, expect_gradient)
+        case = _case(
+            Function(function, plan, output=output, started=started),
+            used_as,
+            expect,
+            expect_gradient,
+        )
         findings, count = _findings(case, allow)
     form = case.form
     clean = form is not None and form.fault in ("", "sign")
@@ -92,9 +106,13 @@ def _divergence(symbol: str | None) -> str | None:
     if symbol is None:
         return None
     written = symbol.replace("||", "‖").replace(" ", "")
-    known = {each.replace(" ", ""): each for each in ("KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)", "0")}
+    known = {
+        each.replace(" ", ""): each for each in ("KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)", "0")
+    }
     if written not in known:
-        raise ConfigError(f"expect-gradient {symbol!r}: expected one of {', '.join(known.values())}")
+        raise ConfigError(
+            f"expect-gradient {symbol!r}: expected one of {', '.join(known.values())}"
+        )
     return known[written]
 
 
@@ -122,7 +140,11 @@ def _refuse_seeding(function: Function) -> None:
     def state() -> tuple[bytes, bytes, bytes]:
         legacy: Any = np.random.get_state(legacy=False)  # noqa: NPY002
         numpy_state = legacy["state"]["key"].tobytes() + str(legacy["state"]["pos"]).encode()
-        return torch.get_rng_state().numpy().tobytes(), numpy_state, repr(python.getstate()).encode()
+        return (
+            torch.get_rng_state().numpy().tobytes(),
+            numpy_state,
+            repr(python.getstate()).encode(),
+        )
 
     seen = []
     for seed in (11, 12):
@@ -139,7 +161,9 @@ def _refuse_seeding(function: Function) -> None:
             )
 
 
-def _case(function: Function, used_as: str, expect: str | None, expect_gradient: str | None) -> Case:
+def _case(
+    function: Function, used_as: str, expect: str | None, expect_gradient: str | None
+) -> Case:
     _refuse_seeding(function)
     probe = Probe(function, used_as)
     grid = evaluate(probe) if probe.compares and probe.output != "other" else None
@@ -147,7 +171,12 @@ def _case(function: Function, used_as: str, expect: str | None, expect_gradient:
         grid = Grid((), np.zeros(GRID.size))
     identity = identify(probe, grid) if grid.points else Identity(None, 0.0)
     reduced = reduce(probe, identity) if identity.form is not None else None
-    if reduced is None and identity.form is not None and identity.level == "token" and probe.output != "token":
+    if (
+        reduced is None
+        and identity.form is not None
+        and identity.level == "token"
+        and probe.output != "token"
+    ):
         # A power of the log-ratio has the same shape at both levels.
         whole = replace(identity, level="sequence")
         reduced = reduce(probe, whole)
@@ -156,7 +185,9 @@ def _case(function: Function, used_as: str, expect: str | None, expect_gradient:
     case.scale, case.explained = _scale(case)
     case.weight = weight_of(probe) if identity.form is not None else ""
     if case.differentiable and grid.points:
-        case.gradient = expected(probe, identity, reduced, case.scale if case.explained and case.scale else 1.0)
+        case.gradient = expected(
+            probe, identity, reduced, case.scale if case.explained and case.scale else 1.0
+        )
     return case
 
 
@@ -167,11 +198,18 @@ def _scale(case: Case) -> tuple[float, bool]:
         return 1.0, True
     if case.reduced is None and case.probe.output == "number":
         rows, tokens = SHAPE
-        raw = min((raw / each for each in (1.0, rows, tokens, rows * tokens)), key=lambda x: abs(math.log(abs(x))))
+        raw = min(
+            (raw / each for each in (1.0, rows, tokens, rows * tokens)),
+            key=lambda x: abs(math.log(abs(x))),
+        )
     precise = (1e-6, 1e-3, 0.1)[case.identity.tolerance]
     scale = math.copysign(1.0, raw) if abs(abs(raw) - 1.0) <= precise else raw
     plan = case.probe.plan
-    numbers = [float(x) for x in plan.fixed.values() if isinstance(x, int | float) and not isinstance(x, bool)]
+    numbers = [
+        float(x)
+        for x in plan.fixed.values()
+        if isinstance(x, int | float) and not isinstance(x, bool)
+    ]
     numbers += _defaults(case)
     if any(x and abs(abs(scale) / abs(x) - 1.0) < 1e-3 for x in numbers):
         return scale, True
@@ -191,7 +229,9 @@ def _defaults(case: Case) -> list[float]:
     return [
         float(each.default)
         for name, each in parameters.items()
-        if name not in case.probe.plan.roles and isinstance(each.default, int | float) and not isinstance(each.default, bool)
+        if name not in case.probe.plan.roles
+        and isinstance(each.default, int | float)
+        and not isinstance(each.default, bool)
     ]
 
 
@@ -209,7 +249,9 @@ def _findings(case: Case, allow: Sequence[str]) -> tuple[list[Finding], int]:
                 found += each(case)
             except CallError as error:
                 raise ConfigError(str(error)) from error
-    return sorted(found, key=lambda each: (SEVERITIES.index(each.severity), KINDS.index(each.kind))), count
+    return sorted(
+        found, key=lambda each: (SEVERITIES.index(each.severity), KINDS.index(each.kind))
+    ), count
 
 
 def _named(case: Case) -> str:

@@ -18,15 +18,27 @@ USES = ("kl", "reward", "loss")
 SIDES = ("policy", "reference", "old")
 PER_TOKEN, LOGITS = "logprobs", "logits"
 
-_REFERENCE = re.compile(r"(^|_)(ref|base|init|sft|frozen|anchor|prior|teacher|target_policy)|^p$|^log_?p_?ref|_base($|_)")
-_SAMPLER = re.compile(r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)|^old|log_?mu")
-_POLICY = re.compile(r"(^|_)(policy|student|new|actor|current|pi|model|trainer|q)(_|$)|per_token|^log_?q$")
+_REFERENCE = re.compile(
+    r"(^|_)(ref|base|init|sft|frozen|anchor|prior|teacher|target_policy)|^p$|^log_?p_?ref|_base($|_)"
+)
+_SAMPLER = re.compile(
+    r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)|^old|log_?mu"
+)
+_POLICY = re.compile(
+    r"(^|_)(policy|student|new|actor|current|pi|model|trainer|q)(_|$)|per_token|^log_?q$"
+)
 _LOGPROBS = re.compile(r"log_?p(rob|i|s|_|$)|logq|log_q|log_?mu|(^|_)lps?($|_)")
 _DISTRIBUTION = re.compile(r"(^|_)(full|all|dist|distribution|vocab)(_|$)")
-_TOKENS = re.compile(r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?|completions?|samples)$")
+_TOKENS = re.compile(
+    r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?|completions?|samples)$"
+)
 _MASK = re.compile(r"mask|^(valid|is_valid)$")
-_ADVANTAGES = re.compile(r"^(adv|advs|advantages?|rewards?|scores?|returns?)$|_(advantages?|rewards?|scores?)$")
-_COEFFICIENT = re.compile(r"^(beta|coef|coeff|coefficient)$|kl_?(coef|beta|weight|ctl|lambda|penalty_coef)|_beta$|^kl_c$")
+_ADVANTAGES = re.compile(
+    r"^(adv|advs|advantages?|rewards?|scores?|returns?)$|_(advantages?|rewards?|scores?)$"
+)
+_COEFFICIENT = re.compile(
+    r"^(beta|coef|coeff|coefficient)$|kl_?(coef|beta|weight|ctl|lambda|penalty_coef)|_beta$|^kl_c$"
+)
 WORDS = (
     "logprobs, ref_logprobs, old_logprobs (rollout_*, sampling_*), student_*, teacher_*, log_ratio, logits, ref_logits, "
     "tokens, mask, advantages (rewards), beta, _ (leave its default)"
@@ -64,7 +76,9 @@ class Plan:
 
     def parameter(self, role: str) -> str:
         """Return the parameter of a role, for messages; its logits count too."""
-        return next((name for name, each in self.roles.items() if each in (role, f"{role}_logits")), role)
+        return next(
+            (name for name, each in self.roles.items() if each in (role, f"{role}_logits")), role
+        )
 
     @property
     def form(self) -> str:
@@ -109,7 +123,20 @@ def role(name: str) -> str | None:
     if not (logits or _LOGPROBS.search(word)):
         if _TOKENS.search(word):
             return "tokens"
-        bare = {"policy", "new", "student", "actor", "q", "ref", "reference", "base", "teacher", "p", "old", "mu"}
+        bare = {
+            "policy",
+            "new",
+            "student",
+            "actor",
+            "q",
+            "ref",
+            "reference",
+            "base",
+            "teacher",
+            "p",
+            "old",
+            "mu",
+        }
         if word not in bare:
             return None
     side = "reference" if _REFERENCE.search(word) else "old" if _SAMPLER.search(word) else "policy"
@@ -120,7 +147,8 @@ def _roles(names: Sequence[str]) -> dict[str, str | None]:
     found = {name: role(name) for name in names}
     words = {name: name.lower().strip("_") for name in names}
     if any(
-        re.fullmatch(r"log_?q|q|q_?log_?p(robs?)?|log_?p(robs?)?_q|q_?logits|logits_?q", word) for word in words.values()
+        re.fullmatch(r"log_?q|q|q_?log_?p(robs?)?|log_?p(robs?)?_q|q_?logits|logits_?q", word)
+        for word in words.values()
     ):  # p beside q
         for name, word in words.items():
             if re.fullmatch(r"log_?p|p|p_?log_?p(robs?)?|log_?p(robs?)?_p", word):
@@ -146,8 +174,12 @@ def plan(
         raise ConfigError(f"as={used_as!r}: expected one of {', '.join(USES)}")
     parameters = _parameters(function, args)
     for name in fixed:
-        if name not in parameters and not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
-            raise ConfigError(f"with {name}: the function has no such parameter; there are: {', '.join(parameters)}")
+        if name not in parameters and not any(
+            each.kind is each.VAR_KEYWORD for each in parameters.values()
+        ):
+            raise ConfigError(
+                f"with {name}: the function has no such parameter; there are: {', '.join(parameters)}"
+            )
     named = [
         name
         for name, each in parameters.items()
@@ -158,20 +190,30 @@ def plan(
     else:
         words = [each.strip() for each in (args.split(",") if isinstance(args, str) else args)]
         if len(words) > len(named):
-            raise ConfigError(f"args: {len(words)} words for {len(named)} parameters: {', '.join(named) or 'none'}")
+            raise ConfigError(
+                f"args: {len(words)} words for {len(named)} parameters: {', '.join(named) or 'none'}"
+            )
         as_words = _roles([each for each in words if each not in ("", "_", "-")])
         unknown = [each for each, known in as_words.items() if known is None]
         if unknown:
             raise ConfigError(f"args: {unknown[0]!r} is none of the words in use: {WORDS}")
         found = {name: as_words.get(word) for name, word in zip(named, words, strict=False)}
-    lost = [name for name in named if found.get(name) is None and parameters[name].default is inspect.Parameter.empty]
+    lost = [
+        name
+        for name in named
+        if found.get(name) is None and parameters[name].default is inspect.Parameter.empty
+    ]
     if lost:
         raise ConfigError(
             f"argument {lost[0]!r} is not known; give the arguments in order by --args ({WORDS}), "
             f"or fix it by --with {lost[0]}=VALUE"
         )
     roles = {name: each for name, each in found.items() if each is not None}
-    roles = {name: each for name, each in roles.items() if each != "beta" or used_as == "kl" or _numeric(parameters[name])}
+    roles = {
+        name: each
+        for name, each in roles.items()
+        if each != "beta" or used_as == "kl" or _numeric(parameters[name])
+    }
     for each in set(roles.values()) - {
         "old",
         "old_logits",
@@ -179,12 +221,16 @@ def plan(
     }:  # who sampled may come twice, rollout and old policy, and masks
         same = [name for name, other in roles.items() if other == each]
         if len(same) > 1:
-            raise ConfigError(f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args")
+            raise ConfigError(
+                f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args"
+            )
     return _sided(roles, fixed, used_as, sampled_by)
 
 
 def _numeric(parameter: inspect.Parameter) -> bool:
-    return parameter.default is inspect.Parameter.empty or isinstance(parameter.default, int | float)
+    return parameter.default is inspect.Parameter.empty or isinstance(
+        parameter.default, int | float
+    )
 
 
 def signature(function: Callable[..., Any]) -> inspect.Signature:
@@ -196,7 +242,9 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
         It has none.
     """
     forward = getattr(function, "forward", None)
-    return inspect.signature(forward if callable(forward) and not inspect.isclass(function) else function)
+    return inspect.signature(
+        forward if callable(forward) and not inspect.isclass(function) else function
+    )
 
 
 def _parameters(function: Callable[..., Any], args: Any) -> dict[str, inspect.Parameter]:
@@ -204,31 +252,48 @@ def _parameters(function: Callable[..., Any], args: Any) -> dict[str, inspect.Pa
         return dict(signature(function).parameters)
     except (TypeError, ValueError):
         if args is None:
-            raise ConfigError("the function does not say its arguments; give them in order by --args") from None
+            raise ConfigError(
+                "the function does not say its arguments; give them in order by --args"
+            ) from None
     words = args.split(",") if isinstance(args, str) else args
-    return {f"{k}": inspect.Parameter(f"argument{k}", inspect.Parameter.POSITIONAL_ONLY) for k in range(len(words))}
+    return {
+        f"{k}": inspect.Parameter(f"argument{k}", inspect.Parameter.POSITIONAL_ONLY)
+        for k in range(len(words))
+    }
 
 
-def _sided(roles: dict[str, str], fixed: dict[str, Any], used_as: str, sampled_by: str | None) -> Plan:
+def _sided(
+    roles: dict[str, str], fixed: dict[str, Any], used_as: str, sampled_by: str | None
+) -> Plan:
     values = set(roles.values())
     logits = any(each.endswith("_logits") for each in values)
     given = [side for side in SIDES if {side, f"{side}_logits"} & values]
     if logits and any(side in values for side in SIDES):
         mixed = [name for name, each in roles.items() if each in SIDES or each.endswith("_logits")]
-        raise ConfigError(f"{', '.join(mixed)}: logits and log-probabilities of tokens together are not understood; see --args")
+        raise ConfigError(
+            f"{', '.join(mixed)}: logits and log-probabilities of tokens together are not understood; see --args"
+        )
     sides = {"policy": "q", "reference": "p", "old": "mu"}
     if "policy" not in given and "log_ratio" not in values:
-        raise ConfigError(f"no argument is the policy's; there are: {', '.join(roles) or 'none'}; see --args ({WORDS})")
+        raise ConfigError(
+            f"no argument is the policy's; there are: {', '.join(roles) or 'none'}; see --args ({WORDS})"
+        )
     if "log_ratio" in values and given:
-        raise ConfigError("a log-ratio and log-probabilities together are not understood; see --args")
+        raise ConfigError(
+            "a log-ratio and log-probabilities together are not understood; see --args"
+        )
     if used_as != "loss" and "reference" not in given and "log_ratio" not in values:
         if "old" not in given:
-            raise ConfigError(f"no argument is the reference's or an older policy's; there are: {', '.join(roles)}; see --args")
+            raise ConfigError(
+                f"no argument is the reference's or an older policy's; there are: {', '.join(roles)}; see --args"
+            )
         sides = {"policy": "p", "old": "q"}
     if sampled_by is not None:
         side = roles.get(sampled_by, "").removesuffix("_logits")
         if side not in sides:
-            raise ConfigError(f"sampled-by {sampled_by}: expected one of {', '.join(n for n in roles if roles[n] in SIDES)}")
+            raise ConfigError(
+                f"sampled-by {sampled_by}: expected one of {', '.join(n for n in roles if roles[n] in SIDES)}"
+            )
         if side == "reference":
             sides = {"policy": "p", "reference": "q", "old": "mu"}
         elif side == "policy" and sides["policy"] == "p":

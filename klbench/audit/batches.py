@@ -103,11 +103,20 @@ class Batch:
     def with_ratio(self, log_ratio: np.ndarray) -> Batch:
         """Return the same with other log-ratios, by another ``log p``; where that would be above 0, all are lowered."""
         lower = np.maximum(log_ratio + self.log_q + 0.05, 0.0)
-        return replace(self, log_q=self.log_q - lower, log_mu=self.log_mu - lower, log_p=self.log_q - lower + log_ratio)
+        return replace(
+            self,
+            log_q=self.log_q - lower,
+            log_mu=self.log_mu - lower,
+            log_p=self.log_q - lower + log_ratio,
+        )
 
     def same(self) -> Batch:
         """Return the same policy with itself for reference."""
-        given = None if self.given_logits is None else (self.given_logits[0], self.given_logits[0], self.given_logits[2])
+        given = (
+            None
+            if self.given_logits is None
+            else (self.given_logits[0], self.given_logits[0], self.given_logits[2])
+        )
         return replace(self, log_p=self.log_q, rest_p=self.rest_q, given_logits=given)
 
     def repeated(self, rows: int, tokens: int) -> Batch:
@@ -125,20 +134,44 @@ class Batch:
     def take(self, rows: np.ndarray | slice, tokens: slice = slice(None)) -> Batch:
         """Return some rows and tokens."""
         names = ("log_q", "log_p", "log_mu", "mask", "rest_q", "rest_p", "token", "offset")
-        return replace(self, **{name: getattr(self, name)[rows, tokens] for name in names}, advantages=self.advantages[rows])
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows, tokens] for name in names},
+            advantages=self.advantages[rows],
+        )
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:
     """Return the first token of each batch, a row each."""
     first = [batch.take(slice(1), slice(1)) for batch in batches]
-    names = ("log_q", "log_p", "log_mu", "mask", "rest_q", "rest_p", "token", "offset", "advantages")
+    names = (
+        "log_q",
+        "log_p",
+        "log_mu",
+        "mask",
+        "rest_q",
+        "rest_p",
+        "token",
+        "offset",
+        "advantages",
+    )
     joined = replace(
-        first[0], **cast(dict[str, Any], {name: np.concatenate([getattr(each, name) for each in first]) for name in names})
+        first[0],
+        **cast(
+            dict[str, Any],
+            {name: np.concatenate([getattr(each, name) for each in first]) for name in names},
+        ),
     )
     return replace(joined, given_logits=(joined.full("q"), joined.full("p"), joined.full("mu")))
 
 
-def random(name: str, rows: int = SHAPE[0], tokens: int = SHAPE[1], spread: float = 0.6, masked: bool = False) -> Batch:
+def random(
+    name: str,
+    rows: int = SHAPE[0],
+    tokens: int = SHAPE[1],
+    spread: float = 0.6,
+    masked: bool = False,
+) -> Batch:
     """Return a batch of log-ratios of that standard deviation, the same for the same name; ``masked`` rows differ in length."""
     stream = streams.generator(0, "audit", name)
     log_q = -0.3 - stream.exponential(1.2, (rows, tokens))
@@ -146,16 +179,32 @@ def random(name: str, rows: int = SHAPE[0], tokens: int = SHAPE[1], spread: floa
     mask = np.ones((rows, tokens), bool)
     if masked:
         for row in range(rows):
-            mask[row, tokens - row % (tokens - 1) :] = False  # two tokens at least: some functions shift by one
+            mask[row, tokens - row % (tokens - 1) :] = (
+                False  # two tokens at least: some functions shift by one
+            )
     shares = [stream.dirichlet(np.full(VOCABULARY - 1, 1.0), (rows, tokens)) for _ in range(2)]
-    token, offset = stream.integers(0, VOCABULARY, (rows, tokens)), stream.standard_normal((rows, tokens))
+    token, offset = (
+        stream.integers(0, VOCABULARY, (rows, tokens)),
+        stream.standard_normal((rows, tokens)),
+    )
     advantages = stream.standard_normal(rows) + 0.1
     batch = Batch(log_q, log_q, log_q, mask, shares[0], shares[1], token, offset, advantages)
     return batch.with_ratio(log_ratio)
 
 
-def uniform(log_ratio: float, rows: int = SHAPE[0], tokens: int = SHAPE[1], log_q: float = -1.1, name: str = "one") -> Batch:
+def uniform(
+    log_ratio: float,
+    rows: int = SHAPE[0],
+    tokens: int = SHAPE[1],
+    log_q: float = -1.1,
+    name: str = "one",
+) -> Batch:
     """Return a batch of equal tokens, whose log-ratio is that."""
     one = random(name, 1, 1)
-    wide = replace(one, log_q=np.full((1, 1), log_q), log_p=np.full((1, 1), log_q), log_mu=np.full((1, 1), log_q))
+    wide = replace(
+        one,
+        log_q=np.full((1, 1), log_q),
+        log_p=np.full((1, 1), log_q),
+        log_mu=np.full((1, 1), log_q),
+    )
     return wide.with_ratio(np.full((1, 1), log_ratio)).repeated(rows, tokens)

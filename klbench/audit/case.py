@@ -58,7 +58,10 @@ class Case:
 
     def finding(self, kind: str, severity: Severity, message: str, **evidence: Any) -> Finding:
         """Return a finding at the function's line."""
-        plain = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in evidence.items()}
+        plain = {
+            key: value.tolist() if isinstance(value, np.ndarray) else value
+            for key, value in evidence.items()
+        }
         return Finding(kind, severity, message, plain, self.line)
 
 

@@ -21,7 +21,9 @@ FAR = (-1e4, -200.0, -100.0, -50.0, -25.0, 25.0, 50.0, 80.0, 100.0, 200.0, 1e4)
 def _flow(case: Case) -> dict[str, float]:
     """Return the largest absolute gradient of each array of log-probabilities; 0 where none flows."""
     probe = case.probe
-    roles = tuple(r for r in probe.plan.roles.values() if r not in ("mask", "advantages", "beta", "tokens"))
+    roles = tuple(
+        r for r in probe.plan.roles.values() if r not in ("mask", "advantages", "beta", "tokens")
+    )
     batch = random("flow", masked=probe.plan.has("mask"))
     result = {}
     for role in roles:
@@ -33,7 +35,11 @@ def _flow(case: Case) -> dict[str, float]:
 def _unmoved(case: Case) -> bool:
     """Return whether the KL part has no gradient for the policy."""
     # Not of equal tokens: a baseline from other rows would leave nothing of them.
-    slopes = [case.probe.slope(random(name)) for name in ("moved", "moved again")] if case.grid.points else []
+    slopes = (
+        [case.probe.slope(random(name)) for name in ("moved", "moved again")]
+        if case.grid.points
+        else []
+    )
     return bool(slopes) and all(each is None or np.abs(each).max() < 1e-12 for each in slopes)
 
 
@@ -47,20 +53,37 @@ def detached(case: Case) -> Iterator[Finding]:
     learned = probe.plan.learned
     policy = probe.plan.parameter("log_ratio" if learned == "log_ratio" else "policy")
     if flow[learned] == 0.0:
-        others = [probe.plan.parameter(role) for role, size in flow.items() if size and role != learned]
+        others = [
+            probe.plan.parameter(role) for role, size in flow.items() if size and role != learned
+        ]
         where = f"; it flows into {', '.join(others)}" if others else ""
-        yield case.finding("detached", "error", f"no gradient flows into {policy}, the policy{where}")
+        yield case.finding(
+            "detached", "error", f"no gradient flows into {policy}, the policy{where}"
+        )
         return
     plan = probe.plan
     if probe.used_as == "loss" and plan.has("advantages"):
         rest = 0.0 if plan.has("beta") else None
-        slope = probe.function(random("policy term").same(), gradients=(learned,), beta=rest).gradients[learned]
+        slope = probe.function(
+            random("policy term").same(), gradients=(learned,), beta=rest
+        ).gradients[learned]
         if slope is None or not np.any(slope):
-            yield case.finding("detached", "error", f"the policy term has no gradient for {policy}: advantages change nothing")
+            yield case.finding(
+                "detached",
+                "error",
+                f"the policy term has no gradient for {policy}: advantages change nothing",
+            )
     if not probe.compares:
         return
-    if _unmoved(case) and np.nanmax(np.abs(case.grid.values[np.abs(GRID) < 2.0]), initial=0.0) > 0.0:
-        yield case.finding("detached", "error", f"the KL part has no gradient for {policy}: it is a constant of the loss")
+    if (
+        _unmoved(case)
+        and np.nanmax(np.abs(case.grid.values[np.abs(GRID) < 2.0]), initial=0.0) > 0.0
+    ):
+        yield case.finding(
+            "detached",
+            "error",
+            f"the KL part has no gradient for {policy}: it is a constant of the loss",
+        )
 
 
 @check("reference-gradient")
@@ -108,7 +131,9 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
         return
     probe = case.probe
     # Through a softmax the gradient of what overflows honestly is inf - inf.
-    far = FAR if probe.plan.form != "logits" else tuple(each for each in FAR if -300.0 < each <= 80.0)
+    far = (
+        FAR if probe.plan.form != "logits" else tuple(each for each in FAR if -300.0 < each <= 80.0)
+    )
     for log_ratio in (*(far if probe.compares else ()), 0.0):
         batch = random("far", 1, 1).with_ratio(np.array([[log_ratio]])).repeated(*SHAPE)
         for kind in ("float32", "float64"):
@@ -152,7 +177,9 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
     if not dead:
         return
     nearest = min(abs(each) for each in dead.values())
-    words = " and ".join(f"{'above' if name == 'high' else 'below'} {x:.4g}" for name, x in dead.items())
+    words = " and ".join(
+        f"{'above' if name == 'high' else 'below'} {x:.4g}" for name, x in dead.items()
+    )
     yield case.finding(
         "dead-gradient", "error" if nearest <= NEAREST else "warning",
         f"the gradient is 0 for log-ratios {words}: the penalty does not pull there",

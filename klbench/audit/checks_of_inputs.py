@@ -34,7 +34,11 @@ def _tolerance(case: Case) -> float:
 
 
 def _arrays(case: Case) -> list[str]:
-    return [role for role in case.probe.plan.roles.values() if role not in ("mask", "advantages", "beta", "tokens")]
+    return [
+        role
+        for role in case.probe.plan.roles.values()
+        if role not in ("mask", "advantages", "beta", "tokens")
+    ]
 
 
 def _counted(case: Case, value: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -76,7 +80,11 @@ def padding_leak(case: Case) -> Iterator[Finding]:
                 return
             for role in attached:
                 one, two = found.gradients[role], base.gradients[role]
-                if one is not None and two is not None and _differs(one[batch.mask], two[batch.mask], _tolerance(case)):
+                if (
+                    one is not None
+                    and two is not None
+                    and _differs(one[batch.mask], two[batch.mask], _tolerance(case))
+                ):
                     yield case.finding(
                         "padding-leak", "error", f"what the mask leaves out changes the gradient: {pad:g} in {where}",
                         padding=pad, arguments=which,
@@ -119,7 +127,9 @@ def denominator(case: Case) -> Iterator[Finding]:
     """Append masked columns."""
     if not case.probe.plan.has("mask") or case.probe.output not in ("number", "sequence"):
         return
-    batch = _wider(random("denominator", masked=True), 1)  # no row ends with the columns: some functions shift by one
+    batch = _wider(
+        random("denominator", masked=True), 1
+    )  # no row ends with the columns: some functions shift by one
     try:
         base, wide = _value(case, batch), _value(case, _wider(batch, 4))
     except CallError:
@@ -147,7 +157,9 @@ def influence(case: Case, role: str) -> np.ndarray | None:
         for b in range(rows):
             for t in range(tokens):
                 changed = arrays[role].copy()
-                changed[b, t] = changed[b, t] - 0.3 * np.arange(1, 1 + changed[b, t].size).reshape(changed[b, t].shape)
+                changed[b, t] = changed[b, t] - 0.3 * np.arange(1, 1 + changed[b, t].size).reshape(
+                    changed[b, t].shape
+                )
                 found = _value(case, batch, {role: changed}).reshape(base.shape)
                 result[b, t] = (np.abs(found - base) > 1e-7 * (1.0 + np.abs(base))).any(-1)
     except CallError:
@@ -160,7 +172,11 @@ def shift(case: Case) -> Iterator[Finding]:
     """Look for tokens that are compared with their neighbours."""
     if case.reduced is not None:
         if case.reduced.fault == "shift":
-            yield case.finding("shift", "error", f"policy, reference and tokens are not aligned: {case.reduced.alignment}")
+            yield case.finding(
+                "shift",
+                "error",
+                f"policy, reference and tokens are not aligned: {case.reduced.alignment}",
+            )
         return
     if case.probe.output != "token":
         return
@@ -182,7 +198,9 @@ def _diagonal(found: np.ndarray, by: int) -> float:
     """Return the share of tokens whose output so many places further changes."""
     rows, tokens = found.shape[:2]
     last = found.shape[3]
-    hits = [found[b, t, b, t + by] for b in range(rows) for t in range(tokens) if 0 <= t + by < last]
+    hits = [
+        found[b, t, b, t + by] for b in range(rows) for t in range(tokens) if 0 <= t + by < last
+    ]
     return float(np.mean(hits)) if hits else 0.0
 
 
@@ -192,7 +210,11 @@ def token_mixing(case: Case) -> Iterator[Finding]:
     reduced, probe = case.reduced, case.probe
     if reduced is not None or not probe.compares:
         return
-    if probe.used_as == "loss" and case.gradient is not None and case.gradient.matches not in ("none", "0"):
+    if (
+        probe.used_as == "loss"
+        and case.gradient is not None
+        and case.gradient.matches not in ("none", "0")
+    ):
         return  # a return of later tokens, say: what counts of a loss is its gradient
     if probe.output == "token":
         for role in _arrays(case):
@@ -201,7 +223,13 @@ def token_mixing(case: Case) -> Iterator[Finding]:
                 continue
             rows, tokens = found.shape[:2]
             last = found.shape[3]
-            mixed = [found[b, t, b, s] for b in range(rows) for t in range(tokens) for s in range(last) if abs(s - t) > 1]
+            mixed = [
+                found[b, t, b, s]
+                for b in range(rows)
+                for t in range(tokens)
+                for s in range(last)
+                if abs(s - t) > 1
+            ]
             if any(mixed) and np.mean(mixed) > 0.1:
                 yield case.finding(
                     "token-mixing", "error", f"the value of a token depends on {probe.plan.parameter(role)} of other tokens",
@@ -248,7 +276,9 @@ def broadcast(case: Case) -> Iterator[Finding]:
     probe = case.probe
     if probe.shape in (SHAPE[1:], SHAPE[::-1]):
         yield case.finding(
-            "broadcast", "error", f"inputs of shape {SHAPE} give an output of shape {probe.shape}: the axes are mixed up"
+            "broadcast",
+            "error",
+            f"inputs of shape {SHAPE} give an output of shape {probe.shape}: the axes are mixed up",
         )
     elif probe.output == "other":
         yield case.finding(
@@ -257,9 +287,16 @@ def broadcast(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
     elif case.reduced is not None and case.reduced.fault == "broadcast":
         yield case.finding(
-            "broadcast", "error", "sums of sequences meet the lengths of all others: (B, 1) and (B,) make (B, B)"
+            "broadcast",
+            "error",
+            "sums of sequences meet the lengths of all others: (B, 1) and (B,) make (B, B)",
         )
-    elif case.reduced is None and probe.plan.has("mask") and probe.output == "number" and probe.compares:
+    elif (
+        case.reduced is None
+        and probe.plan.has("mask")
+        and probe.output == "number"
+        and probe.compares
+    ):
         yield from _square(case)
 
 
@@ -273,7 +310,11 @@ def _square(case: Case) -> Iterator[Finding]:
         return
     if _differs(one, two, 1e-5):
         yield case.finding(
-            "broadcast", "error", "the order of the rows changes the value of a square batch", got=two, expected=one
+            "broadcast",
+            "error",
+            "the order of the rows changes the value of a square batch",
+            got=two,
+            expected=one,
         )
 
 
@@ -293,7 +334,11 @@ def batch_dependence(case: Case) -> Iterator[Finding]:
         found = probe.part(batch.with_ratio(other))
         if base.shape == found.shape and _differs(found[row], base[row], _tolerance(case)):
             yield case.finding(
-                "batch-dependence", "error", "other rows change the value of a row", got=found[row], expected=base[row]
+                "batch-dependence",
+                "error",
+                "other rows change the value of a row",
+                got=found[row],
+                expected=base[row],
             )
             return
 
@@ -305,7 +350,11 @@ def nondeterministic(case: Case) -> Iterator[Finding]:
     values = [_value(case, batch) for _ in range(3)]
     if any(_differs(each, values[0], 1e-9) for each in values[1:]):
         yield case.finding(
-            "nondeterministic", "error", "the same input gives different values", got=values[1], expected=values[0]
+            "nondeterministic",
+            "error",
+            "the same input gives different values",
+            got=values[1],
+            expected=values[0],
         )
 
 
@@ -321,5 +370,11 @@ def mutates_input(case: Case) -> Iterator[Finding]:
     except CallError:
         return
     for role, each in given.items():
-        if not np.array_equal(before[role], numbers(each), equal_nan=before[role].dtype.kind == "f"):
-            yield case.finding("mutates-input", "error", f"it changes its argument {case.probe.plan.parameter(role)} in place")
+        if not np.array_equal(
+            before[role], numbers(each), equal_nan=before[role].dtype.kind == "f"
+        ):
+            yield case.finding(
+                "mutates-input",
+                "error",
+                f"it changes its argument {case.probe.plan.parameter(role)} in place",
+            )

@@ -25,14 +25,23 @@ def _near(dtype: str) -> Batch:
     batch = random("near", 1, count)
     if dtype == "float32":
         log_q, log_p = (x.astype(np.float32).astype(np.float64) for x in (log_q, log_p))
-    return replace(batch, log_q=log_q[None], log_p=log_p[None], log_mu=log_q[None], rest_p=batch.rest_q)
+    return replace(
+        batch, log_q=log_q[None], log_p=log_p[None], log_mu=log_q[None], rest_p=batch.rest_q
+    )
 
 
 @check("cancellation")
 def cancellation(case: Case) -> Iterator[Finding]:
     """Judge the worst token near the reference, in float32."""
     form, probe = case.form, case.probe
-    if form is None or form.fault or form.full or not probe.compares or case.identity.level != "token" or not case.scale:
+    if (
+        form is None
+        or form.fault
+        or form.full
+        or not probe.compares
+        or case.identity.level != "token"
+        or not case.scale
+    ):
         return
     batch = _near("float32")
     terms = (forms.clamped(form, case.identity.clamp) if case.identity.clamp else form).terms
@@ -65,7 +74,13 @@ def dtype(case: Case) -> Iterator[Finding]:
     if case.identity.tolerance == 2:
         yield case.finding("dtype", "error", "it computes in 16 bits whatever it is given")
         return
-    if form is None or form.fault or not probe.compares or case.identity.level != "token" or probe.plan.form == "logits":
+    if (
+        form is None
+        or form.fault
+        or not probe.compares
+        or case.identity.level != "token"
+        or probe.plan.form == "logits"
+    ):
         return
     of = form.of_ratio
     if of is None:
@@ -77,7 +92,10 @@ def dtype(case: Case) -> Iterator[Finding]:
         for log_ratio in (-8.0, -4.0, -2.0, -1.0, 1.0, 2.0, 4.0, 8.0):
             one = random("16 bits", 1, 1)
             one = replace(
-                one, log_q=np.full((1, 1), -9.0), log_p=np.full((1, 1), -9.0 + log_ratio), log_mu=np.full((1, 1), -9.0)
+                one,
+                log_q=np.full((1, 1), -9.0),
+                log_p=np.full((1, 1), -9.0 + log_ratio),
+                log_mu=np.full((1, 1), -9.0),
             )
             try:
                 got = float(np.median(probe.part(one.repeated(*SHAPE), kind)))
@@ -87,10 +105,18 @@ def dtype(case: Case) -> Iterator[Finding]:
             size = abs(exact)
             if not 1e-3 < size < 6e4 or abs(got - exact) <= 0.05 * size:
                 continue
-            wrong = np.isnan(got) or got == 0.0 or (np.isfinite(got) and abs(got - exact) > 0.5 * size)
+            wrong = (
+                np.isnan(got) or got == 0.0 or (np.isfinite(got) and abs(got - exact) > 0.5 * size)
+            )
             words = f"in {kind} it is {got:.4g} at a log-ratio of {log_ratio:g}, exact {exact:.4g}"
             yield case.finding(
-                "dtype", "error" if wrong else "warning", words, dtype=kind, log_ratio=log_ratio, got=got, expected=exact
+                "dtype",
+                "error" if wrong else "warning",
+                words,
+                dtype=kind,
+                log_ratio=log_ratio,
+                got=got,
+                expected=exact,
             )
             break
 
@@ -103,7 +129,11 @@ def non_finite_value(case: Case) -> Iterator[Finding]:
         return
     of = None
     if form is not None and form.of_ratio is not None and case.identity.level == "token":
-        of = forms.clamped(form, case.identity.clamp).of_ratio if case.identity.clamp else form.of_ratio
+        of = (
+            forms.clamped(form, case.identity.clamp).of_ratio
+            if case.identity.clamp
+            else form.of_ratio
+        )
     for log_ratio in (-1e4, -200.0, -100.0, -50.0, 50.0, 80.0, 100.0, 200.0, 1e4):
         batch = random("extreme", 1, 1).with_ratio(np.array([[log_ratio]])).repeated(*SHAPE)
         for kind in ("float32", "float64"):
@@ -114,10 +144,26 @@ def non_finite_value(case: Case) -> Iterator[Finding]:
             if np.isfinite(got):
                 continue
             with np.errstate(all="ignore"):
-                exact = np.nan if of is None else float(of(np.array([log_ratio]))[0]) * case.identity.scale
+                exact = (
+                    np.nan
+                    if of is None
+                    else float(of(np.array([log_ratio]))[0]) * case.identity.scale
+                )
             words = f"it is {got:g} in {kind} at a log-ratio of {log_ratio:g}"
-            severity: Severity = "error" if np.isnan(got) or (of is not None and probe.used_as != "loss") else "warning"
+            severity: Severity = (
+                "error"
+                if np.isnan(got) or (of is not None and probe.used_as != "loss")
+                else "warning"
+            )
             if of is not None and np.isinf(got) and abs(exact) > float(np.finfo(kind).max) * 1e-3:
                 severity, words = "note", f"{words}, which is too large for a float"
-            yield case.finding("non-finite-value", severity, words, log_ratio=log_ratio, dtype=kind, got=got, expected=exact)
+            yield case.finding(
+                "non-finite-value",
+                severity,
+                words,
+                log_ratio=log_ratio,
+                dtype=kind,
+                got=got,
+                expected=exact,
+            )
             return

@@ -18,7 +18,9 @@ LEVELS = (0.05, 0.5, 2.0, 8.0)
 """KL in nats at which biases are given."""
 MOST_BIAS = 0.1
 """The relative bias at 0.05 nats beyond which a value is no KL."""
-_BASES = {1.0 / ln: base for base, ln in LN.items()} | {1.0 / ln**2: base for base, ln in LN.items()}
+_BASES = {1.0 / ln: base for base, ln in LN.items()} | {
+    1.0 / ln**2: base for base, ln in LN.items()
+}
 
 
 def _evidence(case: Case, expected: str | float | None = None) -> dict[str, float]:
@@ -34,7 +36,9 @@ def _evidence(case: Case, expected: str | float | None = None) -> dict[str, floa
 
 
 def _base(scale: float) -> str:
-    return next((base for factor, base in _BASES.items() if abs(abs(scale) - factor) < 1e-3 * factor), "")
+    return next(
+        (base for factor, base in _BASES.items() if abs(abs(scale) - factor) < 1e-3 * factor), ""
+    )
 
 
 @check("sign")
@@ -43,24 +47,38 @@ def sign(case: Case) -> Iterator[Finding]:
     form = case.form
     if case.scale > 0.0 and case.gradient is not None and case.gradient.matches.startswith("-"):
         yield case.finding(
-            "sign", "error", f"its expected gradient is that of {case.gradient.matches}: a step increases the KL"
+            "sign",
+            "error",
+            f"its expected gradient is that of {case.gradient.matches}: a step increases the KL",
         )
     if form is None or (form.fault and form.fault != "sign"):
         return
     if form.fault == "sign" or case.scale < 0.0:
         name = form.name.removeprefix("minus ")
         swapped = " (log p - log q, where log q - log p is meant)" if name == "k1" else ""
-        yield case.finding("sign", "error", f"it is minus {name}{swapped}: adding it rewards distance", **_evidence(case, -1.0))
+        yield case.finding(
+            "sign",
+            "error",
+            f"it is minus {name}{swapped}: adding it rewards distance",
+            **_evidence(case, -1.0),
+        )
 
 
 @check("sign")
 def ascent(case: Case) -> Iterator[Finding]:
     """Look for a loss that falls where what had an advantage becomes less likely."""
     probe, plan = case.probe, case.probe.plan
-    if probe.used_as != "loss" or not plan.has("advantages") or plan.form != "logprobs" or not case.differentiable:
+    if (
+        probe.used_as != "loss"
+        or not plan.has("advantages")
+        or plan.form != "logprobs"
+        or not case.differentiable
+    ):
         return
     batch = random("ascent").same()
-    slope = probe.function(batch, gradients=("policy",), beta=0.0 if plan.has("beta") else None).gradients["policy"]
+    slope = probe.function(
+        batch, gradients=("policy",), beta=0.0 if plan.has("beta") else None
+    ).gradients["policy"]
     if slope is None or not np.isfinite(slope).all():
         return
     rows = slope.sum(-1)
@@ -76,7 +94,9 @@ def direction(case: Case) -> Iterator[Finding]:
     """Look for the estimator of the other divergence."""
     form, plan = case.form, case.probe.plan
     if case.weight == "mu/q":
-        yield case.finding("direction", "error", "it is weighted by mu/q: samples of mu are weighted by q/mu")
+        yield case.finding(
+            "direction", "error", "it is weighted by mu/q: samples of mu are weighted by q/mu"
+        )
     if form is None:
         return
     if form.fault == "direction":
@@ -88,10 +108,15 @@ def direction(case: Case) -> Iterator[Finding]:
     elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
         if not form.full:
             yield case.finding(
-                "direction", "warning", f"it is {form.name}, which estimates KL(p‖q) from samples of q", **_evidence(case)
+                "direction",
+                "warning",
+                f"it is {form.name}, which estimates KL(p‖q) from samples of q",
+                **_evidence(case),
             )
         elif plan.distilled or "forward" in case.probe.function.name.lower():
-            yield case.finding("direction", "note", "it is KL(p‖q), p the teacher or reference", **_evidence(case))
+            yield case.finding(
+                "direction", "note", "it is KL(p‖q), p the teacher or reference", **_evidence(case)
+            )
         else:
             yield case.finding(
                 "direction", "error", "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
@@ -159,13 +184,20 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
     if not case.probe.compares or not case.grid.points:
         return
     if form is None:
-        if case.probe.used_as == "loss" and case.gradient is not None and case.gradient.matches not in ("none", "0"):
+        if (
+            case.probe.used_as == "loss"
+            and case.gradient is not None
+            and case.gradient.matches not in ("none", "0")
+        ):
             return  # what counts of a loss is its gradient
         same = case.probe.part(at(0.0).same())
         values = np.abs(case.grid.values)
         if not np.isfinite(values).any() or np.nanmax(values) == 0.0:
             yield case.finding(
-                "not-a-kl", "error", "it does not depend on how far policy and reference are apart", **_evidence(case)
+                "not-a-kl",
+                "error",
+                "it does not depend on how far policy and reference are apart",
+                **_evidence(case),
             )
         elif np.abs(same).max() > 1e-3 * max(np.nanmedian(values), 1.0):
             yield case.finding(
@@ -176,7 +208,9 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             yield from _unknown(case)
         return
     if form.fault == "not-a-kl":
-        yield case.finding("not-a-kl", "error", f"it is {form.name}, which estimates no KL", **_evidence(case))
+        yield case.finding(
+            "not-a-kl", "error", f"it is {form.name}, which estimates no KL", **_evidence(case)
+        )
     elif form.name == "abs" and case.expect != "abs":
         yield case.finding(
             "not-a-kl",
@@ -185,7 +219,12 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             **_evidence(case),
         )
     elif not form.divergence and not form.fault:
-        yield case.finding("not-a-kl", "error", f"it is {form.name}, whose mean is no divergence", **_evidence(case))
+        yield case.finding(
+            "not-a-kl",
+            "error",
+            f"it is {form.name}, whose mean is no divergence",
+            **_evidence(case),
+        )
     elif _gradient_of_none(case):
         assert case.gradient is not None
         bias = case.gradient.rel_bias[LEVELS[0]]
@@ -196,23 +235,43 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             rel_bias=dict(case.gradient.rel_bias),
         )  # fmt: skip
     elif form.divergence not in (forms.QP, forms.PQ) and form.divergence and not case.expect:
-        yield case.finding("not-a-kl", "note", f"it is {form.name}: estimates {form.divergence}, no KL", **_evidence(case))
+        yield case.finding(
+            "not-a-kl",
+            "note",
+            f"it is {form.name}: estimates {form.divergence}, no KL",
+            **_evidence(case),
+        )
 
 
 def _gradient_of_none(case: Case) -> bool:
     """Return whether the gradient is that of no KL though the value's own would be, or though a weight could not hide it."""
     gradient, form = case.gradient, case.form
-    if gradient is None or form is None or case.reduced is None or case.reduced.fault or not case.explained:
+    if (
+        gradient is None
+        or form is None
+        or case.reduced is None
+        or case.reduced.fault
+        or not case.explained
+    ):
         return False
     if gradient.combination or case.identity.tolerance == 2:
         return False
     own = form.name in ("k1", "k2", "k3") and (not case.weight or case.probe.used_as == "loss")
-    return own and gradient.matches == "none" and not case.identity.clamp and gradient.rel_bias[LEVELS[0]] > MOST_BIAS
+    return (
+        own
+        and gradient.matches == "none"
+        and not case.identity.clamp
+        and gradient.rel_bias[LEVELS[0]] > MOST_BIAS
+    )
 
 
 def _unknown(case: Case) -> Iterator[Finding]:
     """Say of values that fit nothing what their mean is near the reference."""
-    near = {float(x): float(v) for x, v in zip(GRID, case.grid.values, strict=True) if abs(x) in (0.05, 0.1, 0.2)}
+    near = {
+        float(x): float(v)
+        for x, v in zip(GRID, case.grid.values, strict=True)
+        if abs(x) in (0.05, 0.1, 0.2)
+    }
     yield case.finding(
         "not-a-kl", "error" if _linear_bias(case) > MOST_BIAS else "warning",
         "it fits no estimator that is known, nor a multiple or a sum of two", values=near,
@@ -236,7 +295,9 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
     if clamp is None or form is None or form.fault or not case.probe.compares:
         return
     extra = {
-        kl: round(relative_bias(case, kl, clamped=True) - relative_bias(case, kl, clamped=False), 9) + 0.0 for kl in LEVELS
+        kl: round(relative_bias(case, kl, clamped=True) - relative_bias(case, kl, clamped=False), 9)
+        + 0.0
+        for kl in LEVELS
     }
     words = ", ".join(f"{100 * extra[kl]:+.3g} % at {kl:g}" for kl in LEVELS)
     severity: Severity = "error" if abs(extra[0.05]) > MOST_BIAS else "note"
@@ -255,14 +316,26 @@ def expectation(case: Case) -> Iterator[Finding]:
         same = form is not None and abs(case.scale - 1.0) < 1e-3 and _same(case, expected)
         if not same:
             got = "no estimator that is known" if form is None else form.name
-            factor = f"{case.scale:.6g} times " if form is not None and abs(case.scale - 1.0) >= 1e-3 else ""
+            factor = (
+                f"{case.scale:.6g} times "
+                if form is not None and abs(case.scale - 1.0) >= 1e-3
+                else ""
+            )
             yield case.finding(
-                "expectation", "error", f"expected {case.expect}, it is {factor}{got}", expected=case.expect, **_evidence(case)
+                "expectation",
+                "error",
+                f"expected {case.expect}, it is {factor}{got}",
+                expected=case.expect,
+                **_evidence(case),
             )
     if case.expect_gradient:
         got = "no gradient" if case.gradient is None else case.gradient.matches
         if got != case.expect_gradient:
-            bias = {} if case.gradient is None else {f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()}
+            bias = (
+                {}
+                if case.gradient is None
+                else {f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()}
+            )
             yield case.finding(
                 "expectation", "error", f"expected the gradient of {case.expect_gradient}, it is that of {got}",
                 expected=case.expect_gradient, got=got, rel_bias=bias,
@@ -271,7 +344,9 @@ def expectation(case: Case) -> Iterator[Finding]:
 
 def _same(case: Case, expected: forms.Form) -> bool:
     assert case.form is not None
-    got = case.form if case.identity.clamp is None else forms.clamped(case.form, case.identity.clamp)
+    got = (
+        case.form if case.identity.clamp is None else forms.clamped(case.form, case.identity.clamp)
+    )
     return agree(got, expected)
 
 

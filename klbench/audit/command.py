@@ -44,17 +44,50 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("target", metavar="TARGET")
-    add("--as", dest="used_as", choices=USES, default="kl", help="a KL (the default), a value without gradient, or a loss")
+    add(
+        "--as",
+        dest="used_as",
+        choices=USES,
+        default="kl",
+        help="a KL (the default), a value without gradient, or a loss",
+    )
     add("--args", metavar="WORDS", help=f"what its arguments are, in order: {WORDS}")
-    add("--with", dest="fixed", metavar="KEY=VALUE", action="append", default=[], help="an argument with a value of its own")
+    add(
+        "--with",
+        dest="fixed",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="an argument with a value of its own",
+    )
     add("--sampled-by", metavar="NAME", help="the argument of whoever sampled")
     add("--output", metavar="KEY", help="the entry of a tuple or dict that it gives back")
     add("--expect", metavar="ESTIMATOR", help="what it is meant to be, such as k3")
-    add("--expect-gradient", metavar="DIVERGENCE", help="whose gradient it is meant to have, such as KL(q‖p)")
-    add("--allow", metavar="KIND", action="append", default=[], help=f"findings that are meant: {', '.join(KINDS)}")
-    add("--baseline", metavar="FILE", help="an earlier --json: what it holds is known and does not count")
+    add(
+        "--expect-gradient",
+        metavar="DIVERGENCE",
+        help="whose gradient it is meant to have, such as KL(q‖p)",
+    )
+    add(
+        "--allow",
+        metavar="KIND",
+        action="append",
+        default=[],
+        help=f"findings that are meant: {', '.join(KINDS)}",
+    )
+    add(
+        "--baseline",
+        metavar="FILE",
+        help="an earlier --json: what it holds is known and does not count",
+    )
     add("--strict", action="store_true", help="a warning counts as an error")
-    add("--time-limit", metavar="SECONDS", type=float, default=isolated.LIMIT, help="for one call (%(default)g)")
+    add(
+        "--time-limit",
+        metavar="SECONDS",
+        type=float,
+        default=isolated.LIMIT,
+        help="for one call (%(default)g)",
+    )
     add("--json", metavar="FILE", help="write the findings to this file")
     return parser
 
@@ -106,7 +139,11 @@ def _audit(options: argparse.Namespace) -> int:
     if file is not None:
         _write(file, found)
     counted = ("error", "warning") if options.strict else ("error",)
-    new = [each for each in found["findings"] if each["severity"] in counted and each["kind"] not in known]
+    new = [
+        each
+        for each in found["findings"]
+        if each["severity"] in counted and each["kind"] not in known
+    ]
     return WRONG if new else RIGHT
 
 

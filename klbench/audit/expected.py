@@ -71,7 +71,9 @@ class Setting:
         """Return the gradients of each token's own divergence, given the prefixes that the sampler reaches."""
         reach = np.zeros(len(self.policy))
         np.add.at(
-            reach, self.node[self.batch.mask], np.repeat(self.probability[:, None], self.node.shape[1], 1)[self.batch.mask]
+            reach,
+            self.node[self.batch.mask],
+            np.repeat(self.probability[:, None], self.node.shape[1], 1)[self.batch.mask],
         )
         # Each leaf counts a prefix once: reach is its probability.
         q, p = self.policy, self.reference
@@ -83,7 +85,15 @@ class Setting:
 @cache
 def setting(kl: float, lag: float = 0.0, shape: tuple[int, int] = USUAL) -> Setting:
     """Return the setting of that KL(q‖p), and KL(q‖mu) of whoever samples."""
-    pair = SequencePair(model="table", vocabulary=shape[0], horizon=shape[1], prompts=1, kl=kl, lag=lag, behind="random")
+    pair = SequencePair(
+        model="table",
+        vocabulary=shape[0],
+        horizon=shape[1],
+        prompts=1,
+        kl=kl,
+        lag=lag,
+        behind="random",
+    )
     task = pair._task
     prompts = task.atoms()
     assert prompts is not None, "every sequence of the pair is enumerated"
@@ -106,8 +116,19 @@ def setting(kl: float, lag: float = 0.0, shape: tuple[int, int] = USUAL) -> Sett
         given_logits=(full[0], full[1], full[2]),
     )
     table = log_probs["q"].shape
-    whole = {QP: task.gradient("kl_qp").numpy().reshape(table), PQ: task.gradient("kl_pq").numpy().reshape(table)}
-    return Setting(batch, atoms.probability.numpy(), node, np.exp(log_probs["q"]), np.exp(log_probs["p"]), whole, atoms)
+    whole = {
+        QP: task.gradient("kl_qp").numpy().reshape(table),
+        PQ: task.gradient("kl_pq").numpy().reshape(table),
+    }
+    return Setting(
+        batch,
+        atoms.probability.numpy(),
+        node,
+        np.exp(log_probs["q"]),
+        np.exp(log_probs["p"]),
+        whole,
+        atoms,
+    )
 
 
 def _shifted(batch: Batch, *, mask_too: bool) -> Batch:
@@ -126,11 +147,17 @@ def _shifted(batch: Batch, *, mask_too: bool) -> Batch:
     mask = np.concatenate([none, batch.mask] if mask_too else [batch.mask, none], axis=1)
     names = ("log_q", "log_p", "log_mu", "rest_q", "rest_p", "offset")
     return replace(
-        batch, token=front(batch.token), mask=mask, given_logits=full, **{name: back(getattr(batch, name)) for name in names}
+        batch,
+        token=front(batch.token),
+        mask=mask,
+        given_logits=full,
+        **{name: back(getattr(batch, name)) for name in names},
     )
 
 
-def coefficients(probe: Probe, batch: Batch, reduced: Reduced | None, scale: float) -> np.ndarray | None:
+def coefficients(
+    probe: Probe, batch: Batch, reduced: Reduced | None, scale: float
+) -> np.ndarray | None:
     """Return what multiplies each token's score, or gradients in logits, of the sum over tokens; None without a gradient."""
     shifted = reduced is not None and reduced.alignment.startswith("logits before")
     unshifted = reduced is not None and reduced.alignment.endswith("mask unshifted")
@@ -155,10 +182,14 @@ def _names(found: np.ndarray, candidates: dict[str, np.ndarray], tolerance: floa
     q, p = candidates[QP], candidates[PQ]
     every = {QP: q, PQ: p, DIFFERENCE: q - p, "0": 0.0 * q, f"-{QP}": -q, f"-{PQ}": -p}
     size = float(np.linalg.norm(q))
-    return [name for name, each in every.items() if np.linalg.norm(found - each) <= tolerance * size]
+    return [
+        name for name, each in every.items() if np.linalg.norm(found - each) <= tolerance * size
+    ]
 
 
-def expected(probe: Probe, identity: Identity, reduced: Reduced | None, scale: float) -> Gradient | None:
+def expected(
+    probe: Probe, identity: Identity, reduced: Reduced | None, scale: float
+) -> Gradient | None:
     """Return the expected gradient of the KL part; None where there is none, or the policy is not the one that samples."""
     plan = probe.plan
     if (
@@ -210,7 +241,10 @@ def _lengths(where: Setting, like: np.ndarray) -> np.ndarray:
 def _rescaled(found: np.ndarray, where: Setting) -> np.ndarray:
     """Return a gradient whose scale is not known, as near to one of the exact ones as a multiple brings it."""
     best = min(
-        (each * float((found * each).sum() / max((each * each).sum(), 1e-300)) for each in where.whole.values()),
+        (
+            each * float((found * each).sum() / max((each * each).sum(), 1e-300))
+            for each in where.whole.values()
+        ),
         key=lambda fitted: float(np.linalg.norm(found - fitted)),
     )
     size = float(np.linalg.norm(best))
@@ -218,7 +252,11 @@ def _rescaled(found: np.ndarray, where: Setting) -> np.ndarray:
         return found
     name = min(
         where.whole,
-        key=lambda n: float(np.linalg.norm(found / np.linalg.norm(found) - where.whole[n] / np.linalg.norm(where.whole[n]))),
+        key=lambda n: float(
+            np.linalg.norm(
+                found / np.linalg.norm(found) - where.whole[n] / np.linalg.norm(where.whole[n])
+            )
+        ),
     )
     return found * float(np.linalg.norm(where.whole[name]) / np.linalg.norm(found))
 
@@ -229,12 +267,18 @@ def _off_policy(probe: Probe, reduced: Reduced | None, scale: float, tolerance: 
     if each is None:
         return ""
     found = where.pull(each)
-    return (_names(found, where.whole, tolerance) or _names(found, where.own(), tolerance) or ["none"])[0]
+    return (
+        _names(found, where.whole, tolerance) or _names(found, where.own(), tolerance) or ["none"]
+    )[0]
 
 
-def _combination(probe: Probe, identity: Identity, reduced: Reduced | None, scale: float, *, lengths: bool) -> str:
+def _combination(
+    probe: Probe, identity: Identity, reduced: Reduced | None, scale: float, *, lengths: bool
+) -> str:
     """Return the registered combination with the same coefficient of every token, on- and off-policy."""
-    settings = [setting(NEAR), setting(FAR)] + ([setting(FAR, LAG)] if probe.plan.side("old") else [])
+    settings = [setting(NEAR), setting(FAR)] + (
+        [setting(FAR, LAG)] if probe.plan.side("old") else []
+    )
     got = [coefficients(probe, where.batch, reduced, scale) for where in settings]
     if any(each is None for each in got):
         return ""
@@ -252,7 +296,9 @@ def _combination(probe: Probe, identity: Identity, reduced: Reduced | None, scal
             same = (
                 same
                 and mine is not None
-                and np.allclose(mine, theirs, rtol=1e-5, atol=1e-7 * max(1.0, float(np.abs(theirs).max())))
+                and np.allclose(
+                    mine, theirs, rtol=1e-5, atol=1e-7 * max(1.0, float(np.abs(theirs).max()))
+                )
             )
         if same:
             return each.name

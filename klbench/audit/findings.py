@@ -163,21 +163,41 @@ class Audit:
         name = self.identified or "no estimator that is known"
         scale = "" if self.scale == 1.0 or not self.identified else f" times {self.scale:.6g}"
         weight = f", weighted by {self.weight}" if self.weight else ""
-        rows = [f"{self.target}: {name}{scale}{weight}" + (f", estimates {self.divergence}" if self.divergence else "")]
-        rows.append(f"  {self.reduction or 'reduction not known'}, level of the {self.level or 'token'}")
+        rows = [
+            f"{self.target}: {name}{scale}{weight}"
+            + (f", estimates {self.divergence}" if self.divergence else "")
+        ]
+        rows.append(
+            f"  {self.reduction or 'reduction not known'}, level of the {self.level or 'token'}"
+        )
         if self.clamp:
-            rows.append(f"  constant for log-ratios below {self.clamp['low']:.4g} and above {self.clamp['high']:.4g}")
+            rows.append(
+                f"  constant for log-ratios below {self.clamp['low']:.4g} and above {self.clamp['high']:.4g}"
+            )
         if self.gradient:
-            bias = ", ".join(f"{100 * value:.3g} % at {kl:g} nats" for kl, value in self.gradient.rel_bias.items())
-            of = f"{self.gradient.matches} of each token" if self.gradient.level == "token" else self.gradient.matches
+            bias = ", ".join(
+                f"{100 * value:.3g} % at {kl:g} nats"
+                for kl, value in self.gradient.rel_bias.items()
+            )
+            of = (
+                f"{self.gradient.matches} of each token"
+                if self.gradient.level == "token"
+                else self.gradient.matches
+            )
             rows.append(f"  expected gradient: {of}; relative bias against KL(q‖p) {bias}")
         if self.same_as:
             rows.append(f"  the same as {', '.join(self.same_as)}")
-        return rows + [f"  {each}" for severity in SEVERITIES for each in self.of(severity)] + [self._verdict()]
+        return (
+            rows
+            + [f"  {each}" for severity in SEVERITIES for each in self.of(severity)]
+            + [self._verdict()]
+        )
 
     def _verdict(self) -> str:
         counts = [
-            f"{len(found)} {severity}{'s' * (len(found) != 1)}" for severity in SEVERITIES if (found := self.of(severity))
+            f"{len(found)} {severity}{'s' * (len(found) != 1)}"
+            for severity in SEVERITIES
+            if (found := self.of(severity))
         ]
         return f"  {self.checks} checks: {', '.join(counts) or 'nothing found'}"
 

@@ -48,7 +48,9 @@ class Form:
         return lambda batch: of(np.where(batch.mask, batch.log_ratio, 0.0).sum(-1, keepdims=True))
 
 
-def _ratio(name: str, divergence: str, of: Callable[[np.ndarray], np.ndarray], fault: str = "") -> Form:
+def _ratio(
+    name: str, divergence: str, of: Callable[[np.ndarray], np.ndarray], fault: str = ""
+) -> Form:
     return Form(name, divergence, lambda batch: of(batch.log_ratio), fault, of_ratio=of)
 
 
@@ -77,7 +79,9 @@ def estimator(name: str) -> Form:
             return full
     found = estimators.get(name)
     if found.needs_weight or found.batch is not None:
-        raise ConfigError(f"estimator {name!r} is no function of one log-ratio; expected one such as k1, k2, k3, {EXACT}")
+        raise ConfigError(
+            f"estimator {name!r} is no function of one log-ratio; expected one such as k1, k2, k3, {EXACT}"
+        )
     symbol = divergences.get(found.target).symbol
     return _ratio(name, "" if found.name == "abs" else symbol, terms_of(name))
 
@@ -99,11 +103,16 @@ def _two_to_the(log_ratio: np.ndarray) -> np.ndarray:
     return np.exp2(log_ratio) - 1.0 - log_ratio
 
 
+def _upside_down(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    of = terms_of(name)
+    return lambda log_ratio: of(-log_ratio)
+
+
 def wrong() -> Iterator[Form]:
     """Yield what is written in place of an estimator."""
     for name in ("k3", "bregman_kl_pq", "bregman_chi2"):
-        of = terms_of(name)
-        yield _ratio(f"{name} of the log-ratio the other way up", "", lambda x, of=of: of(-x), "direction")  # type: ignore[misc]
+        form = f"{name} of the log-ratio the other way up"
+        yield _ratio(form, "", _upside_down(name), "direction")
     yield _ratio("r log r", PQ, lambda x: np.exp(x) * x)
     yield _ratio("k3 with 2^log r for r", "", _two_to_the, "log-base")
     yield _ratio("k3 with 10^log r for r", "", lambda x: 10.0**x - 1.0 - x, "log-base")
@@ -114,7 +123,12 @@ def wrong() -> Iterator[Form]:
     yield _ratio("r", "", np.exp, "not-a-kl")
     yield _ratio("1/r", "", lambda x: np.exp(-x), "not-a-kl")
     yield _ratio("|r - 1|", "", lambda x: np.abs(np.expm1(x)), "not-a-kl")
-    yield _ratio("squared hellinger of the log-ratio the other way up", "", lambda x: 0.5 * np.expm1(-x / 2) ** 2, "direction")
+    yield _ratio(
+        "squared hellinger of the log-ratio the other way up",
+        "",
+        lambda x: 0.5 * np.expm1(-x / 2) ** 2,
+        "direction",
+    )
     yield _ratio("log(1 + r)", "", lambda x: np.logaddexp(0.0, x), "not-a-kl")
 
     def q(batch: Batch) -> np.ndarray:
@@ -132,7 +146,12 @@ def wrong() -> Iterator[Form]:
     yield Form("q - p", "", lambda b: q(b) - p(b), "not-a-kl")
     yield Form("log p + log q", "", lambda b: b.log_p + b.log_q, "not-a-kl")
     # Fed with negative log-probabilities in mind, or the mixture of both.
-    yield Form("k3 with probabilities for log-probabilities", "", lambda b: np.expm1(p(b) - q(b)) - (p(b) - q(b)), "not-a-kl")
+    yield Form(
+        "k3 with probabilities for log-probabilities",
+        "",
+        lambda b: np.expm1(p(b) - q(b)) - (p(b) - q(b)),
+        "not-a-kl",
+    )
     yield Form("(q - p)^2 / 2", "", lambda b: 0.5 * (q(b) - p(b)) ** 2, "not-a-kl")
 
 
@@ -170,14 +189,38 @@ TOP = (1, 2, 3, 4, 5, 6, 8, 10, 16, 20, 32, 50)
 def full() -> Iterator[Form]:
     """Yield the forms of both full distributions."""
     yield from _full()
-    yield Form("minus KL(p‖q)", "", lambda b: (np.exp(b.full_p) * (b.full_q - b.full_p)).sum(-1), "sign", full=True)
-    yield Form("log-ratios summed over the vocabulary", "", lambda b: (b.full_q - b.full_p).sum(-1), "not-a-kl", full=True)
+    yield Form(
+        "minus KL(p‖q)",
+        "",
+        lambda b: (np.exp(b.full_p) * (b.full_q - b.full_p)).sum(-1),
+        "sign",
+        full=True,
+    )
+    yield Form(
+        "log-ratios summed over the vocabulary",
+        "",
+        lambda b: (b.full_q - b.full_p).sum(-1),
+        "not-a-kl",
+        full=True,
+    )
     yield Form(
         "k3 summed over the vocabulary without probabilities", "",
         lambda b: (np.expm1(b.full_p - b.full_q) - (b.full_p - b.full_q)).sum(-1), "not-a-kl", full=True,
     )  # fmt: skip
-    yield Form("the cross-entropy of q and p", "", lambda b: -(np.exp(b.full_q) * b.full_p).sum(-1), "not-a-kl", full=True)
-    yield Form("the cross-entropy of p and q", "", lambda b: -(np.exp(b.full_p) * b.full_q).sum(-1), "not-a-kl", full=True)
+    yield Form(
+        "the cross-entropy of q and p",
+        "",
+        lambda b: -(np.exp(b.full_q) * b.full_p).sum(-1),
+        "not-a-kl",
+        full=True,
+    )
+    yield Form(
+        "the cross-entropy of p and q",
+        "",
+        lambda b: -(np.exp(b.full_p) * b.full_q).sum(-1),
+        "not-a-kl",
+        full=True,
+    )
     for k in TOP:
         for side in "qp":
             for weight in "qp":

@@ -100,7 +100,9 @@ def identify(probe: Probe, grid: Grid) -> Identity:
     return Identity(None, 1.0)
 
 
-def _near(values: np.ndarray, fitted: np.ndarray, scale: float, tolerance: tuple[float, float]) -> np.ndarray:
+def _near(
+    values: np.ndarray, fitted: np.ndarray, scale: float, tolerance: tuple[float, float]
+) -> np.ndarray:
     relative, absolute = tolerance
     with np.errstate(all="ignore"):
         return np.abs(values - fitted) <= relative * np.abs(fitted) + absolute * abs(scale)
@@ -119,7 +121,13 @@ def _scales(values: np.ndarray, terms: np.ndarray) -> list[float]:
 
 
 def _fitted(
-    grid: Grid, known: Sequence[Form], wrong: Sequence[Form], level: str, tolerance: tuple[float, float], *, coarse: bool
+    grid: Grid,
+    known: Sequence[Form],
+    wrong: Sequence[Form],
+    level: str,
+    tolerance: tuple[float, float],
+    *,
+    coarse: bool,
 ) -> Identity | None:
     values = grid.values
     used = (np.abs(GRID) <= 3.0) if coarse else np.ones(GRID.size, bool)
@@ -142,7 +150,9 @@ def _fitted(
             clamp = _clamp(values, each, scale, tolerance)
             if clamp is not None:
                 return Identity(form, scale, clamp)
-    return _sum(values, [(form, each) for form, each in terms if form in known and not form.full], tolerance)
+    return _sum(
+        values, [(form, each) for form, each in terms if form in known and not form.full], tolerance
+    )
 
 
 def _least_squares(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -155,7 +165,9 @@ def _least_squares(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
     return result
 
 
-def _family(grid: Grid, level: str, tolerance: tuple[float, float], used: np.ndarray) -> Identity | None:
+def _family(
+    grid: Grid, level: str, tolerance: tuple[float, float], used: np.ndarray
+) -> Identity | None:
     """Return ``k_lambda``, its other way up, or a mix of the two parts with a constant."""
     ratio = GRID * (SHAPE[1] if level == "sequence" else 1)
     with np.errstate(all="ignore"):
@@ -169,7 +181,10 @@ def _family(grid: Grid, level: str, tolerance: tuple[float, float], used: np.nda
                 weight = float(f"{slope / scale:.6g}")
                 if len(found) == 3 and abs(found[2]) < 1e-6 * abs(scale):
                     continue
-                return Identity(_family_form(sign, weight, float(found[2] / scale) if len(found) == 3 else 0.0), scale)
+                return Identity(
+                    _family_form(sign, weight, float(found[2] / scale) if len(found) == 3 else 0.0),
+                    scale,
+                )
     return None
 
 
@@ -178,17 +193,31 @@ def _family_form(sign: float, weight: float, constant: float) -> Form:
         return -sign * log_ratio + weight * np.expm1(sign * log_ratio) + constant
 
     if constant:
-        return Form(f"-log r + {weight:g} (r - 1) + {constant:g}", "", lambda b: of(b.log_ratio), "not-a-kl", of_ratio=of)
+        return Form(
+            f"-log r + {weight:g} (r - 1) + {constant:g}",
+            "",
+            lambda b: of(b.log_ratio),
+            "not-a-kl",
+            of_ratio=of,
+        )
     for base, ln in LN.items():
         if abs(weight - ln) < 1e-4:
-            return Form(f"k3 with a logarithm of base {base}", "", lambda b: of(b.log_ratio), "log-base", of_ratio=of)
+            return Form(
+                f"k3 with a logarithm of base {base}",
+                "",
+                lambda b: of(b.log_ratio),
+                "log-base",
+                of_ratio=of,
+            )
     if sign < 0.0:
         words = f"k_lambda:{weight:g} of the log-ratio the other way up"
         return Form(words, "", lambda b: of(b.log_ratio), "direction", of_ratio=of)
     return Form(f"k_lambda:{weight:g}", forms.QP, lambda b: of(b.log_ratio), of_ratio=of)
 
 
-def _clamp(values: np.ndarray, terms: np.ndarray, scale: float, tolerance: tuple[float, float]) -> dict[str, float] | None:
+def _clamp(
+    values: np.ndarray, terms: np.ndarray, scale: float, tolerance: tuple[float, float]
+) -> dict[str, float] | None:
     """Return where values are constant though the terms are not: outside of one interval on which they agree."""
     near = _near(values, scale * terms, scale, tolerance)
     inside = np.flatnonzero(near)
@@ -198,7 +227,10 @@ def _clamp(values: np.ndarray, terms: np.ndarray, scale: float, tolerance: tuple
     if not near[first : last + 1].all():
         return None
     clamp = {"low": -math.inf, "high": math.inf}
-    for name, outside, edge in (("low", slice(0, first), first), ("high", slice(last + 1, None), last)):
+    for name, outside, edge in (
+        ("low", slice(0, first), first),
+        ("high", slice(last + 1, None), last),
+    ):
         beyond = values[outside]
         if not beyond.size:
             continue
@@ -235,14 +267,20 @@ def _refined(probe: Probe, found: Identity, level: str) -> dict[str, float] | No
     return clamp
 
 
-def _sum(values: np.ndarray, terms: Sequence[tuple[Form, np.ndarray]], tolerance: tuple[float, float]) -> Identity | None:
+def _sum(
+    values: np.ndarray, terms: Sequence[tuple[Form, np.ndarray]], tolerance: tuple[float, float]
+) -> Identity | None:
     for (first, one), (second, two) in itertools.combinations(terms, 2):
         columns = np.stack([one, two], axis=1)
         a, b = map(float, _least_squares(values, columns))
         scale = max(abs(a), abs(b))
         if min(abs(a), abs(b)) < 1e-3 * scale or not scale:
             continue
-        if _near(values, columns @ np.array([a, b]), scale, tolerance).all() and first.of_ratio and second.of_ratio:
+        if (
+            _near(values, columns @ np.array([a, b]), scale, tolerance).all()
+            and first.of_ratio
+            and second.of_ratio
+        ):
             total = a + b
             if not total:
                 return None
@@ -272,7 +310,12 @@ def weight_of(probe: Probe) -> str:
     found = [probe.one(replace(base, log_mu=base.log_q - lag)) / whole for lag in LAGS]
     exponents = np.array([math.log(each) if each > 0.0 else math.nan for each in found])
     tokens = float(SHAPE[1])
-    for name, power in (("q/mu", 1.0), ("mu/q", -1.0), ("q/mu of the sequence", tokens), ("mu/q of the sequence", -tokens)):
+    for name, power in (
+        ("q/mu", 1.0),
+        ("mu/q", -1.0),
+        ("q/mu of the sequence", tokens),
+        ("mu/q of the sequence", -tokens),
+    ):
         fitted = power * np.array(LAGS)
         near = np.abs(exponents - fitted) < 1e-3
         if near.all():

@@ -36,21 +36,27 @@ def audit(target: str, options: Mapping[str, Any], limit: float = LIMIT) -> dict
     receiver, sender = context.Pipe(duplex=False)
     clock = context.Value("d", time.time())
     imported = context.Value("b", 0)
-    process = context.Process(target=_work, args=(sender, clock, imported, target, dict(options)), daemon=True)
+    process = context.Process(
+        target=_work, args=(sender, clock, imported, target, dict(options)), daemon=True
+    )
     process.start()
     sender.close()
     try:
         while not receiver.poll(TICK):
             since, most = clock.value, limit if imported.value else IMPORT_LIMIT
             if since and time.time() - since > most:
-                raise ConfigError(f"{target}: {'a call' if imported.value else 'importing it'} took more than {most:g} seconds")
+                raise ConfigError(
+                    f"{target}: {'a call' if imported.value else 'importing it'} took more than {most:g} seconds"
+                )
             if not process.is_alive() and not receiver.poll(TICK):
                 raise ConfigError(f"{target}: it ended its process, with code {process.exitcode}")
         try:
             kind, found = receiver.recv()
         except EOFError:
             process.join(1.0)
-            raise ConfigError(f"{target}: it ended its process, with code {process.exitcode}") from None
+            raise ConfigError(
+                f"{target}: it ended its process, with code {process.exitcode}"
+            ) from None
     finally:
         process.kill()
         process.join()
@@ -59,7 +65,9 @@ def audit(target: str, options: Mapping[str, Any], limit: float = LIMIT) -> dict
     raise (ConfigError if kind == "refused" else RunError)(found)
 
 
-def _work(sender: Connection, clock: Any, imported: Any, target: str, options: dict[str, Any]) -> None:
+def _work(
+    sender: Connection, clock: Any, imported: Any, target: str, options: dict[str, Any]
+) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)

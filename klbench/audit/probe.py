@@ -39,7 +39,9 @@ class Probe:
         self._rest = self._way() if used_as != "kl" and self.compares else ""
 
     def _way(self) -> str:
-        self._still = self.plan.has("advantages") and self._finite(_still(random("way", masked=True)))
+        self._still = self.plan.has("advantages") and self._finite(
+            _still(random("way", masked=True))
+        )
         if self.plan.has("beta"):
             return "beta"
         return "" if self._still or not self.plan.has("advantages") else "same"
@@ -47,15 +49,21 @@ class Probe:
     def _finite(self, batch: Batch) -> bool:
         found = self._call(batch, gradients=(self.plan.learned,))
         slope = found.gradients[self.plan.learned]
-        return bool(np.isfinite(found.value).all()) and (slope is None or bool(np.isfinite(slope).all()))
+        return bool(np.isfinite(found.value).all()) and (
+            slope is None or bool(np.isfinite(slope).all())
+        )
 
-    def _parts(self, batch: Batch, beta: float | None, **options: object) -> tuple[Result, Result | None]:
+    def _parts(
+        self, batch: Batch, beta: float | None, **options: object
+    ) -> tuple[Result, Result | None]:
         """Return the call, and that of the rest, where it has one."""
         batch = _still(batch) if self._still else batch
         whole = self._call(batch, beta=beta, **options)
         if self._rest == "beta":
             return whole, self._call(batch, beta=0.0, **options)
-        return whole, self._call(batch.same(), beta=beta, **options) if self._rest == "same" else None
+        return whole, self._call(
+            batch.same(), beta=beta, **options
+        ) if self._rest == "same" else None
 
     @property
     def shape_factors(self) -> tuple[float, ...]:
@@ -86,7 +94,9 @@ class Probe:
         """Return the value where all tokens are equal: the median of the outputs."""
         return float(np.median(self.part(batch)))
 
-    def slope(self, batch: Batch, role: str | None = None, dtype: str = "float64") -> np.ndarray | None:
+    def slope(
+        self, batch: Batch, role: str | None = None, dtype: str = "float64"
+    ) -> np.ndarray | None:
         """Return the gradient of the sum of the outputs that the KL makes; None where none flows to that role."""
         role = role or self.plan.learned
         whole, rest = self._parts(batch, None, dtype=dtype, gradients=(role,))
@@ -105,6 +115,16 @@ def _kind(shape: tuple[int, ...]) -> str:
     if shape in ((rows,), (rows, 1)):
         return "sequence"
     flat = ((rows * tokens,), (rows * (tokens - 1),))  # the tokens that count, one after the other
-    if shape in ((rows, tokens), (rows, tokens - 1), (rows, tokens, 1), (rows, tokens - 1, 1), *flat):
+    if shape in (
+        (rows, tokens),
+        (rows, tokens - 1),
+        (rows, tokens, 1),
+        (rows, tokens - 1, 1),
+        *flat,
+    ):
         return "token"
-    return "vocabulary" if len(shape) == 3 and shape[:2] in ((rows, tokens), (rows, tokens - 1)) else "other"
+    return (
+        "vocabulary"
+        if len(shape) == 3 and shape[:2] in ((rows, tokens), (rows, tokens - 1))
+        else "other"
+    )

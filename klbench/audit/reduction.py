@@ -28,7 +28,9 @@ def _sums(k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where(m, k, 0.0).sum(-1), np.maximum(m.sum(-1), 1)
 
 
-def _reductions(k: np.ndarray, m: np.ndarray, output: str, level: str) -> dict[str, tuple[np.ndarray, str]]:
+def _reductions(
+    k: np.ndarray, m: np.ndarray, output: str, level: str
+) -> dict[str, tuple[np.ndarray, str]]:
     """Return each reduction's result and the fault it is, of terms ``(B, T)`` (``(B, 1)`` of sequences) and a mask."""
     if output == "token":
         return {"per token": (k, "")}
@@ -38,7 +40,9 @@ def _reductions(k: np.ndarray, m: np.ndarray, output: str, level: str) -> dict[s
         sums, n = _sums(k, m)
     if output == "sequence":
         rows = {"sum of each sequence": (sums, ""), "mean of each sequence": (sums / n, "")}
-        return rows | {"mean of each sequence over the padded length": (sums / m.shape[1], "denominator")}
+        return rows | {
+            "mean of each sequence over the padded length": (sums / m.shape[1], "denominator")
+        }
     found: dict[str, tuple[np.ndarray, str]] = {}
     if level == "token":
         found["token mean"] = (sums.sum() / max(m.sum(), 1), "")
@@ -84,14 +88,30 @@ def aligned(batch: Batch, alignment: str, form: str) -> Batch:
     keep = _moved(batch.mask, mask)
     if form != "logits":
         q, p = _moved(batch.log_q, first), _moved(batch.log_p, second)
-        rest: dict[str, Any] = {n: _moved(getattr(batch, n), first) for n in ("rest_q", "rest_p", "token", "offset", "log_mu")}
+        rest: dict[str, Any] = {
+            n: _moved(getattr(batch, n), first)
+            for n in ("rest_q", "rest_p", "token", "offset", "log_mu")
+        }
         return replace(batch, log_q=q, log_p=p, mask=keep, **rest)
     token = _moved(batch.token, second)
-    full = (_moved(batch.full("q"), first), _moved(batch.full("p"), first), _moved(batch.full("mu"), first))
+    full = (
+        _moved(batch.full("q"), first),
+        _moved(batch.full("p"), first),
+        _moved(batch.full("mu"), first),
+    )
     chosen = [np.take_along_axis(each, token[..., None], axis=-1)[..., 0] for each in full]
-    other: dict[str, Any] = {n: _moved(getattr(batch, n), first) for n in ("rest_q", "rest_p", "offset")}
+    other: dict[str, Any] = {
+        n: _moved(getattr(batch, n), first) for n in ("rest_q", "rest_p", "offset")
+    }
     return replace(
-        batch, log_q=chosen[0], log_p=chosen[1], log_mu=chosen[2], token=token, mask=keep, given_logits=full, **other
+        batch,
+        log_q=chosen[0],
+        log_p=chosen[1],
+        log_mu=chosen[2],
+        token=token,
+        mask=keep,
+        given_logits=full,
+        **other,
     )
 
 
@@ -100,7 +120,10 @@ def reduce(probe: Probe, identity: Identity) -> Reduced | None:
     assert identity.form is not None
     form = identity.form if identity.clamp is None else forms.clamped(identity.form, identity.clamp)
     masked = probe.plan.has("mask")
-    batches = [random(f"reduction {k}", *shape, masked=masked) for k, shape in enumerate(((3, 5), (3, 9), (6, 5), (4, 7)))]
+    batches = [
+        random(f"reduction {k}", *shape, masked=masked)
+        for k, shape in enumerate(((3, 5), (3, 9), (6, 5), (4, 7)))
+    ]
     outputs = [probe.part(batch) for batch in batches]
     relative = (1e-5, 2e-3, 0.1)[identity.tolerance]
     for alignment in SLICES:
@@ -109,14 +132,27 @@ def reduce(probe: Probe, identity: Identity) -> Reduced | None:
         for batch, output in zip(batches, outputs, strict=True):
             seen = aligned(batch, alignment, probe.plan.form)
             terms = form.at_level(identity.level)(seen)
-            for name, (fitted, fault) in _reductions(terms, seen.mask, probe.output, identity.level).items():
+            for name, (fitted, fault) in _reductions(
+                terms, seen.mask, probe.output, identity.level
+            ).items():
                 ratio = _ratio(output, fitted, seen.mask, relative)
                 found.setdefault(name, []).append(ratio)
                 faults[name] = fault
         for name, ratios in found.items():
             scale = ratios[0]
-            if all(math.isfinite(each) and abs(each - scale) <= relative * abs(scale) for each in ratios) and scale:
-                wrong = alignment in ("one token further", "one token back", "token before its logits", "without the last")
+            if (
+                all(
+                    math.isfinite(each) and abs(each - scale) <= relative * abs(scale)
+                    for each in ratios
+                )
+                and scale
+            ):
+                wrong = alignment in (
+                    "one token further",
+                    "one token back",
+                    "token before its logits",
+                    "without the last",
+                )
                 if alignment == "without the first" and probe.plan.form == "logits":
                     wrong = True
                 if alignment.startswith("logits before") and probe.plan.form != "logits":

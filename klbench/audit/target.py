@@ -37,7 +37,11 @@ def load(target: str) -> Callable[..., Any]:
     found: Any = _file(place) if place.endswith(".py") else _module(place)
     for part in path:
         if not hasattr(found, part):
-            public = [each for each in vars(found) if not each.startswith("_") and callable(getattr(found, each))]
+            public = [
+                each
+                for each in vars(found)
+                if not each.startswith("_") and callable(getattr(found, each))
+            ]
             raise unknown("function", part, public)
         found = getattr(found, part)
     if made:
@@ -46,7 +50,9 @@ def load(target: str) -> Callable[..., Any]:
     if not callable(found):
         raise ConfigError(f"target {target!r}: expected a function, it is {type(found).__name__}")
     if isinstance(found, type):
-        raise ConfigError(f"target {target!r}: it is a class; name a function, a method, or a function that makes one: make()")
+        raise ConfigError(
+            f"target {target!r}: it is a class; name a function, a method, or a function that makes one: make()"
+        )
     return found
 
 
@@ -59,7 +65,9 @@ def _own(what: str) -> Iterator[None]:
         raise
     except BaseException as error:  # a border: a module may raise anything
         said, name = inputs.reason(error), type(error).__name__
-        raise ConfigError(f"{what}: {said if said.startswith(name) else f'{name}: {said}'}") from error
+        raise ConfigError(
+            f"{what}: {said if said.startswith(name) else f'{name}: {said}'}"
+        ) from error
 
 
 def _file(place: str) -> ModuleType:

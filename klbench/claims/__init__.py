@@ -15,7 +15,9 @@ TOPICS = ("values", "gradients", "alignment")
 """The subjects of claims, in the order in which they are read; others come after."""
 
 
-def claim(name: str, statement: str, tex: str, source: str, *, topic: str) -> Callable[[Check], Check]:
+def claim(
+    name: str, statement: str, tex: str, source: str, *, topic: str
+) -> Callable[[Check], Check]:
     """Register the decorated check under a name, with the statement in words and in TeX and who says it."""
 
     def add(check: Check) -> Check:
@@ -28,7 +30,9 @@ def claim(name: str, statement: str, tex: str, source: str, *, topic: str) -> Ca
 def names() -> list[str]:
     """The names of all claims, by topic."""
     order = {topic: k for k, topic in enumerate(TOPICS)}
-    return sorted(registry.names(), key=lambda name: order.get(registry.get(name).topic, len(order)))
+    return sorted(
+        registry.names(), key=lambda name: order.get(registry.get(name).topic, len(order))
+    )
 
 
 def get(name: str) -> Claim:

@@ -67,12 +67,16 @@ def random_pairs(seed: int, name: str, n: int = 200) -> Iterator[Finite]:
         size = int(stream.integers(2, 21))
         logits = stream.standard_normal(size)
         tilt = 10.0 ** stream.uniform(-2.0, 0.5) * stream.standard_normal(size)
-        yield Finite(*(np.exp(each - np.logaddexp.reduce(each)) for each in (logits + tilt, logits)))
+        yield Finite(
+            *(np.exp(each - np.logaddexp.reduce(each)) for each in (logits + tilt, logits))
+        )
 
 
 def shift(kl: float) -> Any:
     """The pair ``N(0, 1) ‖ N(m, 1)`` with that divergence in nats: ``m = sqrt(2 kl)``."""
-    return pairs.get("gaussian").model_validate({"q": {"mean": 0.0}, "p": {"mean": math.sqrt(2.0 * kl)}})
+    return pairs.get("gaussian").model_validate(
+        {"q": {"mean": 0.0}, "p": {"mean": math.sqrt(2.0 * kl)}}
+    )
 
 
 def exact(pair: Any, *names: str) -> list[ExactMoments]:

@@ -56,7 +56,9 @@ def noise(of: GradientTask, coefficient: Coefficient) -> float:
     for atoms in enumerated(of):
         c = coefficient(atoms.rollouts) * atoms.rollouts.mask
         tokens = c.shape[-1]
-        squares = ((c[:, None, :] @ atoms.scores.gram()[:, :tokens, :tokens]) * c[:, None, :]).sum((-1, -2))
+        squares = ((c[:, None, :] @ atoms.scores.gram()[:, :tokens, :tokens]) * c[:, None, :]).sum(
+            (-1, -2)
+        )
         mean = atoms.scores.pull(atoms.probability[:, None] * c, 0.0 * c)
         total += float(atoms.probability @ squares - mean @ mean)
     return math.sqrt(total / len(enumerated(of)))

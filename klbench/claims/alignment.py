@@ -41,7 +41,12 @@ def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.rando
 
     stream = streams.generator(seed, "claims", name)
     return [
-        (atoms, log_ref := atoms.rollouts.log_p.sum(-1), torch.from_numpy(stream.standard_normal(len(log_ref))), stream)
+        (
+            atoms,
+            log_ref := atoms.rollouts.log_p.sum(-1),
+            torch.from_numpy(stream.standard_normal(len(log_ref))),
+            stream,
+        )
         for atoms in enumerated(task())
     ]
 
@@ -52,7 +57,9 @@ def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.rando
     r"\pi^* = p\, e^{R/\beta} / Z,\ \ J(\pi^*) - J(\pi) = \beta\, \mathrm{KL}(\pi \Vert \pi^*)",
     "Korbak et al. 2022, arXiv:2205.11275; Rafailov et al. 2023, eq. 4",
 )
-def regularised_optimum(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best) -> Finding:
+def regularised_optimum(
+    seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best
+) -> Finding:
     """Check that every policy falls short of the optimum by ``beta KL(pi‖pi*)``, which is never negative."""
     import torch
 
@@ -61,8 +68,13 @@ def regularised_optimum(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor
         log_best, log_z = best(log_ref, reward)
         top = _objective(log_best, log_ref, reward)
         worst = max(worst, abs(top - BETA * float(log_z)))
-        logits = [size * torch.from_numpy(stream.standard_normal(len(reward))) for size in (0.1, 1.0, 3.0) * 30]
-        others = [moved.log_softmax(0) for each in logits for moved in (each, log_best + 0.01 * each)]
+        logits = [
+            size * torch.from_numpy(stream.standard_normal(len(reward)))
+            for size in (0.1, 1.0, 3.0) * 30
+        ]
+        others = [
+            moved.log_softmax(0) for each in logits for moved in (each, log_best + 0.01 * each)
+        ]
         for log_pi in [atoms.rollouts.log_q.sum(-1), log_ref, *others]:
             lost = top - _objective(log_pi, log_ref, reward)
             worst = max(worst, abs(lost - BETA * float(log_pi.exp() @ (log_pi - log_best))))
@@ -82,7 +94,9 @@ def regularised_optimum(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor
     r"R = \beta \log\frac{\pi^*}{p} + \beta \log Z",
     f"{RAFAILOV}, eq. 5",
 )
-def reward_from_policy(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best) -> Finding:
+def reward_from_policy(
+    seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best
+) -> Finding:
     """Differences of ``beta log pi*/p`` against differences of rewards, for one prompt and across two."""
     implicit, rewards, constants = [], [], []
     for _, log_ref, reward, _ in _prompts(seed, "reward_from_policy"):
@@ -91,11 +105,16 @@ def reward_from_policy(seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor,
         rewards.append(reward)
         constants.append(BETA * float(log_z))
     excess = [each - reward for each, reward in zip(implicit, rewards, strict=True)]
-    rewritten = max(float((each + constant).abs().max()) for each, constant in zip(excess, constants, strict=True))
+    rewritten = max(
+        float((each + constant).abs().max())
+        for each, constant in zip(excess, constants, strict=True)
+    )
     within = max(float((each[:, None] - each[None, :]).abs().max()) for each in excess)
     across = float((excess[0][:, None] - excess[1][None, :]).abs().max())
     return Finding(
-        verdict(max(rewritten, within) < EXACT, across < EXACT, "both answers are to the same prompt"),
+        verdict(
+            max(rewritten, within) < EXACT, across < EXACT, "both answers are to the same prompt"
+        ),
         f"The rewritten reward is off by {error(rewritten)}, and the difference between two answers to one prompt by "
         f"{error(within)}; between answers to two prompts it is off by {show(across)}, the difference of their β log Z.",
         across,
@@ -113,7 +132,9 @@ def _sigmoid(x: Tensor) -> Tensor:
     r"\nabla L = -\beta\, \sigma(-m)\, [\nabla \log \pi(c) - \nabla \log \pi(r)]",
     f"{RAFAILOV}, section 4",
 )
-def dpo_gradient(seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: _sigmoid(-margin)) -> Finding:
+def dpo_gradient(
+    seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: _sigmoid(-margin)
+) -> Finding:
     """The formula against automatic differentiation of ``-log sigma(margin)``, on sampled pairs of answers."""
     import torch
 
@@ -124,10 +145,16 @@ def dpo_gradient(seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: 
     worst = pairs = 0.0
     for c, r in zip(range(0, 40, 2), range(1, 40, 2), strict=True):
         margin = BETA * ((log_pi[c] - log_ref[c]) - (log_pi[r] - log_ref[r]))
-        (true,) = torch.autograd.grad(-torch.nn.functional.logsigmoid(margin), theta, retain_graph=True)
-        chosen, rejected = (torch.autograd.grad(log_pi[k], theta, retain_graph=True)[0] for k in (c, r))
+        (true,) = torch.autograd.grad(
+            -torch.nn.functional.logsigmoid(margin), theta, retain_graph=True
+        )
+        chosen, rejected = (
+            torch.autograd.grad(log_pi[k], theta, retain_graph=True)[0] for k in (c, r)
+        )
         if float(true.norm()) > EXACT:  # not the same answer twice
-            worst = max(worst, distance(-BETA * weight(margin.detach()) * (chosen - rejected), true))
+            worst = max(
+                worst, distance(-BETA * weight(margin.detach()) * (chosen - rejected), true)
+            )
             pairs += 1
     return Finding(
         verdict(worst < EXACT and pairs > 0),
@@ -165,7 +192,9 @@ def _step(features: Tensor, theta: Tensor, chosen: int, rejected: int, size: flo
     at, answers = theta.clone().requires_grad_(), [chosen, rejected]
     both = (features @ at).log_softmax(0)[answers]
     scores = torch.stack([torch.autograd.grad(each, at, retain_graph=True)[0] for each in both])
-    loss = -torch.nn.functional.logsigmoid(BETA * ((both[0] - both[1]) - (both[0] - both[1]).detach()))
+    loss = -torch.nn.functional.logsigmoid(
+        BETA * ((both[0] - both[1]) - (both[0] - both[1]).detach())
+    )
     (gradient,) = torch.autograd.grad(loss, at)
     after = (features @ (theta - size * gradient)).log_softmax(0)[answers]
     return _Step(both.detach(), after, scores @ (scores[0] - scores[1]))
@@ -191,7 +220,9 @@ def _exceptions(atoms: Atoms) -> tuple[float, float]:
     "a common reading of Rafailov et al. 2023; against it, Razin et al. 2024, arXiv:2410.08847",
 )
 def dpo_raises_chosen(
-    seed: int, sinking: Sequence[float] = (1.0, 0.0, 3.0), rising: Sequence[float] = (2.0, 1.0, -3.0)
+    seed: int,
+    sinking: Sequence[float] = (1.0, 0.0, 3.0),
+    rising: Sequence[float] = (2.0, 1.0, -3.0),
 ) -> Finding:
     """Check the first-order move of each log-probability, its score times ``∇log pi(c) - ∇log pi(r)``.
 
@@ -216,14 +247,24 @@ def dpo_raises_chosen(
     ]
     steps += [_step(*each, 0, 1, 1e-3) for each in shared]
     agree = all(step.as_said == step.foreseen for step in steps)
-    falls, rises = (max(shares) for shares in zip(*(_exceptions(atoms) for atoms in enumerated(task())), strict=True))
-    condition = "∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"
+    falls, rises = (
+        max(shares)
+        for shares in zip(*(_exceptions(atoms) for atoms in enumerated(task())), strict=True)
+    )
+    condition = (
+        "∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"
+    )
     first, second = (_step(*each, 0, 1, 1.0) for each in shared)
     sunk, risen = (
-        " to ".join(percent(float(at[k].exp())) for at in (step.before, step.after)) for step, k in ((first, 0), (second, 1))
+        " to ".join(percent(float(at[k].exp())) for at in (step.before, step.after))
+        for step, k in ((first, 0), (second, 1))
     )
     return Finding(
-        verdict(agree and in_table, all(step.as_said for step in steps) and falls + rises == 0.0, condition),
+        verdict(
+            agree and in_table,
+            all(step.as_said for step in steps) and falls + rises == 0.0,
+            condition,
+        ),
         f"With a logit for each answer both moved as said in all of {len(steps) - 2} steps. With one parameter for three "
         f"answers the chosen one went from {sunk} with features {_listed(sinking)}, and the rejected one from {risen} with "
         f"features {_listed(rising)}. In a small recurrent policy the chosen one falls, to first order, for {percent(falls)} "
@@ -243,7 +284,9 @@ def _listed(numbers: Sequence[float]) -> str:
     r"-\frac{d}{dm} \log \sigma(m) = -(1 - \sigma(m))",
     "Bradley and Terry 1952; a common remark on reward models",
 )
-def bradley_terry_saturates(seed: int, slope: Callable[[Tensor], Tensor] = lambda margin: -(1.0 - _sigmoid(margin))) -> Finding:
+def bradley_terry_saturates(
+    seed: int, slope: Callable[[Tensor], Tensor] = lambda margin: -(1.0 - _sigmoid(margin))
+) -> Finding:
     """``1 - sigma(m)``, against automatic differentiation: 1/2 at 0, and about ``exp(-m)`` far out."""
     import torch
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from klbench import claims, gradients, streams
 from klbench.claims._base import EXACT, Finding, error, percent, show, verdict
-from klbench.claims._sequences import LAG, Coefficient, cosine, distance, enumerated, expected, noise, penalty, task
+from klbench.claims._sequences import (
+    LAG,
+    Coefficient,
+    cosine,
+    distance,
+    enumerated,
+    expected,
+    noise,
+    penalty,
+    task,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,13 +61,19 @@ def score_identity(seed: int) -> Finding:
     def off(f: Callable[[Tensor], Tensor]) -> float:
         log_q = theta.log_softmax(0)
         (true,) = torch.autograd.grad((log_q.exp() * f(log_q)).sum(), theta, retain_graph=True)
-        (score,) = torch.autograd.grad((log_q.exp().detach() * f(log_q).detach() * log_q).sum(), theta)
+        (score,) = torch.autograd.grad(
+            (log_q.exp().detach() * f(log_q).detach() * log_q).sum(), theta
+        )
         return distance(score, true)
 
     constant, ratio = off(lambda log_q: fixed), off(lambda log_q: log_q - log_p)
     square = off(lambda log_q: 0.5 * (log_q - log_p) ** 2)
     return Finding(
-        verdict(max(constant, ratio) < EXACT, square < EXACT, "∇f has mean 0, as where f is without the policy, or log q/p"),
+        verdict(
+            max(constant, ratio) < EXACT,
+            square < EXACT,
+            "∇f has mean 0, as where f is without the policy, or log q/p",
+        ),
         f"For a softmax of six outcomes the two sides differ by {error(constant)} of their length for a fixed f, by "
         f"{error(ratio)} for f = log q/p, and by {percent(square)} for f = (log q/p)²/2, whose own gradient has a mean.",
         square,
@@ -92,7 +108,9 @@ def _per_sample(of: GradientTask, seed: int, slope: Callable[[Tensor], Tensor]) 
     import torch
 
     theta = of.theta().requires_grad_()
-    rollouts = of.rollouts(theta, of.sample(streams.generator(seed, "claims", "k2_loss_is_k1_reward"), 32))
+    rollouts = of.rollouts(
+        theta, of.sample(streams.generator(seed, "claims", "k2_loss_is_k1_reward"), 32)
+    )
     worst = 0.0
     for u, log_q in zip(penalty(rollouts)[:, 0], rollouts.log_q.sum(-1), strict=True):
         (loss,) = torch.autograd.grad(0.5 * u**2, theta, retain_graph=True)
@@ -162,7 +180,9 @@ def _combined(name: str, of: GradientTask, group: int = 8) -> Tensor:
 )
 def straight_through_repairs(seed: int, name: str = "k3_plus_sequence") -> Finding:
     """Compare samples of the policy itself with samples of an earlier policy."""
-    fresh, stale = (distance(_combined(name, of), of.gradient("kl_qp")) for of in (task(), task(LAG)))
+    fresh, stale = (
+        distance(_combined(name, of), of.gradient("kl_qp")) for of in (task(), task(LAG))
+    )
     token = distance(_combined("k3_plus", task()), task().gradient("kl_qp"))
     return Finding(
         verdict(fresh < EXACT, max(stale, token) < EXACT, f"the policy itself samples and {WHOLE}"),
@@ -191,7 +211,9 @@ def _weighted_k3(of: GradientTask, weight: Coefficient) -> tuple[float, float]:
     r"\mathbb{E}_\mu[\sum_t\, \frac{q_t}{\mu_t}\, k_{3,t}] = \mathrm{KL}(q \Vert p)",
     "DeepSeek-AI 2025, DeepSeek-V3.2, unbiased KL estimate",
 )
-def token_ratio_unbiased(seed: int, weight: Coefficient = lambda rollouts: (rollouts.log_q - rollouts.log_mu).exp()) -> Finding:
+def token_ratio_unbiased(
+    seed: int, weight: Coefficient = lambda rollouts: (rollouts.log_q - rollouts.log_mu).exp()
+) -> Finding:
     """The token's ratio corrects the token, not the prefix that it follows, which μ has chosen."""
     off, astray = {}, {}
     for horizon in (1, 3):
@@ -220,12 +242,17 @@ def token_ratio_unbiased(seed: int, weight: Coefficient = lambda rollouts: (roll
     rf"\mathbb{{E}}_q[k_3 \nabla \log q] = {GRAD_QP} - {GRAD_PQ}",
     POST,
 )
-def k3_reward_gradient(seed: int, terms: Callable[[Tensor], Tensor] = lambda x: x.expm1() - x) -> Finding:
+def k3_reward_gradient(
+    seed: int, terms: Callable[[Tensor], Tensor] = lambda x: x.expm1() - x
+) -> Finding:
     """``E_q[(r - 1) ∇log q] = -∇KL(p‖q)`` comes on top of k1's part."""
     of = task()
     qp, pq = of.gradient("kl_qp"), of.gradient("kl_pq")
     whole = expected(of, lambda rollouts: terms(-penalty(rollouts)))
-    tokens = expected(of, lambda rollouts: (terms(_token_log_ratio(rollouts)) * rollouts.mask).sum(-1, keepdim=True))
+    tokens = expected(
+        of,
+        lambda rollouts: (terms(_token_log_ratio(rollouts)) * rollouts.mask).sum(-1, keepdim=True),
+    )
     off = distance(whole, qp - pq)
     return Finding(
         verdict(off < EXACT, distance(tokens, qp - pq) < EXACT, WHOLE),
@@ -256,7 +283,9 @@ def _groups_of_two(of: GradientTask, baseline: Callable[[Tensor, Tensor], Tensor
     rf"\mathbb{{E}}[(u_i - \bar{{u}}) \nabla \log q_i] = (1 - \frac{{1}}{{n}})\, {GRAD_QP}",
     "Kool et al. 2019; Ahmadian et al. 2024, arXiv:2402.14740",
 )
-def group_mean_shrinks(seed: int, baseline: Callable[[Tensor, Tensor], Tensor] = lambda x, y: (x + y) / 2.0) -> Finding:
+def group_mean_shrinks(
+    seed: int, baseline: Callable[[Tensor, Tensor], Tensor] = lambda x, y: (x + y) / 2.0
+) -> Finding:
     """Groups of two enumerated here, groups of eight from :mod:`klbench.gradients`."""
     of, n = task(), 8
     target = of.gradient("kl_qp")
@@ -267,7 +296,9 @@ def group_mean_shrinks(seed: int, baseline: Callable[[Tensor, Tensor], Tensor] =
         (_combined("k1_reward_leave_one_out", of, n), 1.0),
     ]
     off = max(distance(found, factor * target) for found, factor in expectations)
-    two, two_alone, eight, eight_alone = (float(found @ target / (target @ target)) for found, _ in expectations)
+    two, two_alone, eight, eight_alone = (
+        float(found @ target / (target @ target)) for found, _ in expectations
+    )
     return Finding(
         verdict(off < EXACT),
         f"With the mean of the whole group the expected gradient is {show(two)} times ∇KL(q‖p) in groups of 2 and "

@@ -107,7 +107,9 @@ def split(override: str) -> tuple[str, str]:
     """Key, without its pluses, and value of an override."""
     key, equals, value = override.partition("=")
     if not equals:
-        raise ConfigError(f"{override!r}: expected key=value, such as samples=1e6; see python -m klbench --help")
+        raise ConfigError(
+            f"{override!r}: expected key=value, such as samples=1e6; see python -m klbench --help"
+        )
     return key.lstrip("+"), value
 
 
@@ -135,9 +137,13 @@ def normalized(arguments: Sequence[str]) -> list[str]:
         if key.startswith(("hydra.", "hydra/", "~")):
             result.append(argument)
         elif key in chosen:
-            if not parsed.is_sweep_override() and not isinstance(parsed.value(), str | QuotedString):
+            if not parsed.is_sweep_override() and not isinstance(
+                parsed.value(), str | QuotedString
+            ):
                 names = sorted(path.stem for path in (inputs.conf_folder() / key).glob("*.yaml"))
-                raise ConfigError(f"{argument:.{LONGEST}}: expected a name; available: {', '.join(names)}")
+                raise ConfigError(
+                    f"{argument:.{LONGEST}}: expected a name; available: {', '.join(names)}"
+                )
             result.append(f"{key}={value}")
         elif key in ("exp", "pair"):
             result.append(f"+{key}={value}")
@@ -149,11 +155,15 @@ def normalized(arguments: Sequence[str]) -> list[str]:
 def _check_hydra(argument: str, key: str) -> None:
     if not key.startswith(HYDRA_KEYS) or "_target_" in argument:
         shown = key if len(key) <= LONGEST else key[: LONGEST - 3] + "..."
-        raise ConfigError(f"{shown!r}: of Hydra's own keys only these may be given: {', '.join(HYDRA_KEYS)}KEY")
+        raise ConfigError(
+            f"{shown!r}: of Hydra's own keys only these may be given: {', '.join(HYDRA_KEYS)}KEY"
+        )
     if key == "hydra.searchpath":
         for folder in _searched(argument):
             if (found := inputs.kind(folder)) != inputs.FOLDER:
-                raise ConfigError(f"{argument}: {folder}: expected a folder with exp/NAME.yaml in it, found {found}")
+                raise ConfigError(
+                    f"{argument}: {folder}: expected a folder with exp/NAME.yaml in it, found {found}"
+                )
             for each in (folder, *(below for below in folder.iterdir() if below.is_dir())):
                 inputs.check_folder(each)
 
@@ -162,7 +172,11 @@ def _searched(argument: str) -> list[Path]:
     """The local folders of a ``hydra.searchpath=[file://FOLDER]``."""
     value = OverridesParser.create().parse_override(argument).value()
     places = [str(each) for each in value] if isinstance(value, list) else []
-    return [Path(each.removeprefix("file://")) for each in places if "://" not in each or each.startswith("file://")]
+    return [
+        Path(each.removeprefix("file://"))
+        for each in places
+        if "://" not in each or each.startswith("file://")
+    ]
 
 
 def path_of(key: str, overrides: Sequence[str]) -> Path:
@@ -190,7 +204,9 @@ def _experiment(overrides: Sequence[str]) -> str:
     if not names:
         raise ConfigError(f"name an experiment: +exp=NAME; available: {', '.join(known)}")
     if len(names) > 1:
-        raise ConfigError(f"exp is given {len(names)} times: {', '.join(names)}; one run is one experiment")
+        raise ConfigError(
+            f"exp is given {len(names)} times: {', '.join(names)}; one run is one experiment"
+        )
     extended = any(override.startswith("hydra.searchpath=") for override in overrides)
     if names[0] not in known and not extended:
         raise unknown("experiment", names[0], known)
@@ -223,7 +239,11 @@ def _completed(config: dict[str, Any]) -> dict[str, Any]:
     if config.get("study") not in studies.registry:
         return config
     study = studies.get(config["study"])
-    missing = [key for key, field in study.options.model_fields.items() if field.is_required() and key not in config]
+    missing = [
+        key
+        for key, field in study.options.model_fields.items()
+        if field.is_required() and key not in config
+    ]
     if not missing or study.name not in experiments():
         return config
     chosen = [f"{name}={config[name]}" for name in groups() if name in config]
@@ -243,18 +263,32 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
         if isinstance(error, MissingConfigException):
             group = str(error.missing_cfg_file).partition("/")[0]
             if group in groups():
-                raise unknown(group, typed.get(group, str(error.missing_cfg_file)), error.options or ()) from None
+                raise unknown(
+                    group, typed.get(group, str(error.missing_cfg_file)), error.options or ()
+                ) from None
         not_chosen = re.match(r"Could not override '(\w+)'", str(error))
-        if not_chosen and not_chosen[1] in groups():  # a key like any other, to an experiment whose file has no such choice
-            config, choices = _composed([each for each in overrides if split(each)[0] != not_chosen[1]])
+        if (
+            not_chosen and not_chosen[1] in groups()
+        ):  # a key like any other, to an experiment whose file has no such choice
+            config, choices = _composed(
+                [each for each in overrides if split(each)[0] != not_chosen[1]]
+            )
             return config | {not_chosen[1]: typed[not_chosen[1]]}, choices
         message = re.sub(r"(?<=['\s])\++(?=\w)", "", " ".join(str(error).splitlines()[0].split()))
         if message.startswith("Error merging") and error.__cause__ is not None:
             message += f", {str(error.__cause__).splitlines()[0]}"
-        hint = "; a list is written [a,b], and a sweep needs -m" if message.startswith("Ambiguous") else ""
+        hint = (
+            "; a list is written [a,b], and a sweep needs -m"
+            if message.startswith("Ambiguous")
+            else ""
+        )
         raise ConfigError(message + hint) from None
-    except Exception as error:  # Hydra leaves much to the code below it, as the wrong index of a list
-        raise ConfigError(f"{_culprit(overrides):.{LONGEST}}: cannot be set, {inputs.reason(error)}") from error
+    except (
+        Exception
+    ) as error:  # Hydra leaves much to the code below it, as the wrong index of a list
+        raise ConfigError(
+            f"{_culprit(overrides):.{LONGEST}}: cannot be set, {inputs.reason(error)}"
+        ) from error
     with inputs.refused("the configuration"):
         return {str(key): value for key, value in inputs.plain(config).items()}, choices
 
@@ -262,7 +296,9 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
 @contextlib.contextmanager
 def initialized(kinds: Iterable[str] | None = None) -> Iterator[Any]:
     """Hydra, with klbench's configuration, and these kinds of pairs, or all, as members of its group ``pair``."""
-    for name in pairs.names() if kinds is None else kinds:  # a pair needs no file: its class says what there is
+    for name in (
+        pairs.names() if kinds is None else kinds
+    ):  # a pair needs no file: its class says what there is
         ConfigStore.instance().store(name, pairs.get(name).node(), group="pair", provider="klbench")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(inputs.conf_folder()), "klbench", version_base="1.3"):
@@ -305,12 +341,20 @@ def check(overrides: Sequence[str]) -> Settings:
 def default_out(name: str) -> Path:
     """A folder under ``reports/`` that does not exist yet."""
     stem = f"{name}-{dt.datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    return next(path for k in range(1, 1000) if not (path := Path("reports") / (stem if k == 1 else f"{stem}-{k}")).exists())
+    return next(
+        path
+        for k in range(1, 1000)
+        if not (path := Path("reports") / (stem if k == 1 else f"{stem}-{k}")).exists()
+    )
 
 
 @inputs.refused("the run folder cannot be made")
 def _new_folder(settings: Settings) -> RunFolder:
-    path = default_out(settings.experiment) if settings.common.out is None else Path(settings.common.out)
+    path = (
+        default_out(settings.experiment)
+        if settings.common.out is None
+        else Path(settings.common.out)
+    )
     RunFolder.check_new(path)
     return RunFolder(path, new=True)
 
@@ -340,5 +384,7 @@ def _resumed(overrides: Sequence[str], keys: set[str]) -> tuple[str, dict[str, A
     if not isinstance(config, dict):
         raise ConfigError(f"{folder.path / 'config.yaml'}: expected keys and values")
     config = {str(key): value for key, value in config.items()}
-    config |= {key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given}
+    config |= {
+        key: yaml.safe_load(given[key]) for key in ("workers", "cluster", "address") if key in given
+    }
     return experiment, config, folder

@@ -33,7 +33,9 @@ def perform(arguments: Sequence[str]) -> int:
     group = processes.join()
     if options.multirun:
         if group.size > 1:
-            raise ConfigError(f"-m: a sweep cannot be shared by {group.size} processes; start it by itself")
+            raise ConfigError(
+                f"-m: a sweep cannot be shared by {group.size} processes; start it by itself"
+            )
         return sweep(overrides)
     return _run(overrides, group)
 
@@ -54,7 +56,10 @@ def _show(result: Run) -> int:
     if study.summarize is not None and result.tables:
         print_summary(study.summarize(result.tables))
     if result.status == "interrupted":
-        print(f"klbench: interrupted; continue with: python -m klbench resume={result.path}", file=sys.stderr)
+        print(
+            f"klbench: interrupted; continue with: python -m klbench resume={result.path}",
+            file=sys.stderr,
+        )
     report = result.path / "index.html"
     print(report if report.exists() else result.path)
     return INTERRUPTED if result.status == "interrupted" else DONE

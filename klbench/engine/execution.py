@@ -80,7 +80,9 @@ def _noticing(folder: RunFolder) -> Iterator[None]:
         yield
 
 
-def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], group: Group = ALONE) -> Run:
+def execute(
+    settings: Settings, folder: RunFolder, arguments: Sequence[str], group: Group = ALONE
+) -> Run:
     """Run checked settings into a folder.
 
     Raises
@@ -125,10 +127,16 @@ def execute(settings: Settings, folder: RunFolder, arguments: Sequence[str], gro
         _end(folder, "interrupted before anything was finished", status="interrupted")
         return Run(folder.path, {}, "interrupted")
     except Exception as error:
-        what = " ".join(str(error).split()) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        what = (
+            " ".join(str(error).split())
+            if isinstance(error, RunError)
+            else f"{type(error).__name__}: {error}"
+        )
         _end(folder, traceback.format_exc(), status="failed", error=what)
         log = folder.path / "log.txt"
-        raise RunError(f"the run failed: {' '.join(what.split())}{f'; see {log}' if log.exists() else ''}") from error
+        raise RunError(
+            f"the run failed: {' '.join(what.split())}{f'; see {log}' if log.exists() else ''}"
+        ) from error
     if status == "done":
         folder.drop_parts()
     return Run(folder.path, tables, status)
@@ -187,6 +195,8 @@ def assist(settings: Settings, group: Group) -> None:
     except (ConfigError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"{type(error).__name__}: {error}") from error  # the main process has it from here
+        raise RunError(
+            f"{type(error).__name__}: {error}"
+        ) from error  # the main process has it from here
     if context.interrupted:
         raise KeyboardInterrupt

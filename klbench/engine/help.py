@@ -21,11 +21,19 @@ def text() -> str:
     """Return what there is: keys, options, experiments, pairs, estimators, combinations, claims."""
 
     def listed(title: str, names: list[str]) -> str:
-        return f"{title}:\n" + fill(", ".join(names), 118, initial_indent="  ", subsequent_indent="  ", break_long_words=False)
+        return f"{title}:\n" + fill(
+            ", ".join(names),
+            118,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,
+        )
 
     def block(title: str, lines: Mapping[str, str]) -> str:
         width = max(map(len, lines))
-        return "\n".join([f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in lines.items())])
+        return "\n".join(
+            [f"{title}:", *(f"  {name:<{width}}  {text}" for name, text in lines.items())]
+        )
 
     return "\n\n".join(
         [
@@ -49,8 +57,13 @@ def text() -> str:
             ),
             block("options", OPTIONS),
             block("experiments", experiments()),
-            block("pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)", {name: pairs.get(name).summary for name in pairs.names()}),
-            block("estimators", {name: estimators.get(name).summary for name in estimators.names()}),
+            block(
+                "pairs (pair=NAME pair.q.KEY=... pair.p.KEY=...)",
+                {name: pairs.get(name).summary for name in pairs.names()},
+            ),
+            block(
+                "estimators", {name: estimators.get(name).summary for name in estimators.names()}
+            ),
             listed("combinations (of +exp=gradient and +exp=staleness)", gradients.names()),
             listed("claims (of +exp=claims)", claims.names()),
         ]

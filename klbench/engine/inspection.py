@@ -42,10 +42,16 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     flags = [each for each in overrides if each.startswith("-")]
     if flags:
         known = ", ".join(each.split()[0] for each in OPTIONS)
-        raise ConfigError(f"{flags[0]}: unknown option; there are --help, --version, -m, {known}, all else is key=value")
-    modes = [name for name in ("multirun", "cfg", "info", "shell_completion") if getattr(options, name)]
+        raise ConfigError(
+            f"{flags[0]}: unknown option; there are --help, --version, -m, {known}, all else is key=value"
+        )
+    modes = [
+        name for name in ("multirun", "cfg", "info", "shell_completion") if getattr(options, name)
+    ]
     if len(modes) > 1:
-        raise ConfigError(f"{' and '.join(f'--{name}'.replace('_', '-') for name in modes)}: one of them at a time")
+        raise ConfigError(
+            f"{' and '.join(f'--{name}'.replace('_', '-') for name in modes)}: one of them at a time"
+        )
     if options.config_dir is not None:
         overrides.append(_search(options.config_dir, overrides))
     return options, overrides
@@ -53,7 +59,9 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def _search(folder: str, overrides: Sequence[str]) -> str:
     if (found := inputs.kind(folder)) != inputs.FOLDER:
-        raise ConfigError(f"--config-dir {folder}: expected a folder with exp/NAME.yaml in it, found {found}")
+        raise ConfigError(
+            f"--config-dir {folder}: expected a folder with exp/NAME.yaml in it, found {found}"
+        )
     if any(each.startswith("hydra.searchpath=") for each in overrides):
         raise ConfigError("--config-dir and hydra.searchpath=[...] are the same: give one of them")
     quoted = str(Path(folder).absolute()).replace("\\", "\\\\").replace("'", "\\'")
@@ -84,7 +92,9 @@ def show(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             with contextlib.redirect_stderr(io.StringIO()):
                 hydra.show_cfg("config", normalized, options.cfg, options.package, options.resolve)
         except SystemExit:
-            raise ConfigError(f"--package={options.package}: the configuration has no such part") from None
+            raise ConfigError(
+                f"--package={options.package}: the configuration has no such part"
+            ) from None
 
 
 @contextlib.contextmanager

@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -37,7 +44,9 @@ def progress_bar(log: Callable[[str], None]) -> Iterator[Callable[[int, int, str
     )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting")
-        yield lambda done, total, what: progress.update(task, completed=done, total=total, description=what[:40])
+        yield lambda done, total, what: progress.update(
+            task, completed=done, total=total, description=what[:40]
+        )
 
 
 def _lines(log: Callable[[str], None]) -> Callable[[int, int, str], None]:
@@ -63,11 +72,16 @@ def _lines(log: Callable[[str], None]) -> Callable[[int, int, str], None]:
 def print_summary(summaries: Sequence[Summary]) -> None:
     """Small tables, one below the other."""
     console = Console(width=None if Console().is_terminal else 110)
-    with console.capture() as captured:  # where the reader has gone, rich itself would end the program, with exit code 1
+    with (
+        console.capture() as captured
+    ):  # where the reader has gone, rich itself would end the program, with exit code 1
         for summary in summaries:
             out = Table(title=Text(summary.title, style="italic"), title_justify="left", box=None)
             for name in summary.columns:
-                out.add_column(Text(name.removeprefix(">")), justify="right" if name.startswith(">") else "left")
+                out.add_column(
+                    Text(name.removeprefix(">")),
+                    justify="right" if name.startswith(">") else "left",
+                )
             for row in summary.rows:
                 out.add_row(*map(Text, row))
             if summary.rows:

@@ -76,7 +76,11 @@ class Settings:
     @property
     def cluster(self) -> Cluster | None:
         """The cluster to work on, if one was named."""
-        return None if self.common.cluster is None else Cluster(kind=self.common.cluster, address=self.common.address)
+        return (
+            None
+            if self.common.cluster is None
+            else Cluster(kind=self.common.cluster, address=self.common.address)
+        )
 
 
 def _show(value: Any) -> str:
@@ -91,7 +95,11 @@ def _fields(model: type[Options], path: Iterable[str | int], data: Any) -> list[
             data = data[step]
         else:
             data = data.get(step) if isinstance(data, Mapping) else None
-        nested = [each for each in _types_of(model, step) if isinstance(each, type) and issubclass(each, Options)]
+        nested = [
+            each
+            for each in _types_of(model, step)
+            if isinstance(each, type) and issubclass(each, Options)
+        ]
         if isinstance(data, Mapping) and data.get("kind") in pairs.registry:
             model = pairs.get(data["kind"])
         elif nested:
@@ -102,7 +110,9 @@ def _fields(model: type[Options], path: Iterable[str | int], data: Any) -> list[
 
 
 def _types_of(model: type[Options], step: str | int) -> list[Any]:
-    annotation = model.model_fields[str(step)].annotation if str(step) in model.model_fields else None
+    annotation = (
+        model.model_fields[str(step)].annotation if str(step) in model.model_fields else None
+    )
     return [annotation, *getattr(annotation, "__args__", ())]
 
 
@@ -130,18 +140,32 @@ def _line(model: type[Options], error: ErrorDetails, prefix: str, data: Mapping[
     kind, context = error["type"], error.get("ctx", {})
     # Which branch of a union was tried is pydantic's business, not the user's.
     steps = [
-        step for step in error["loc"] if isinstance(step, int) or (step.isidentifier() and step not in ("float", "int", "str"))
+        step
+        for step in error["loc"]
+        if isinstance(step, int) or (step.isidentifier() and step not in ("float", "int", "str"))
     ]
     key = prefix + ".".join(str(step) for step in steps)
     if kind == "extra_forbidden":
         allowed = _fields(model, steps[:-1], data)
         near = difflib.get_close_matches(str(steps[-1]), allowed, n=1)
-        hint = f"; did you mean {prefix + '.'.join(map(str, [*steps[:-1], near[0]]))!r}?" if near else ";"
+        hint = (
+            f"; did you mean {prefix + '.'.join(map(str, [*steps[:-1], near[0]]))!r}?"
+            if near
+            else ";"
+        )
         return f"unknown key {key!r}{hint} available here: {', '.join(allowed)}"
     if kind == "missing":
         return f"{key}: missing; {key.rpartition('.')[0] or 'this'} needs it"
-    message = _EXPECTED[kind].format(**context) if kind in _EXPECTED else error["msg"].removeprefix("Value error, ")
-    if kind == "value_error" and isinstance(error["input"], Mapping) and _fields(model, steps, data):  # of several together
+    message = (
+        _EXPECTED[kind].format(**context)
+        if kind in _EXPECTED
+        else error["msg"].removeprefix("Value error, ")
+    )
+    if (
+        kind == "value_error"
+        and isinstance(error["input"], Mapping)
+        and _fields(model, steps, data)
+    ):  # of several together
         return f"{key.rstrip('.')}: {message}" if key.rstrip(".") else message
     return f"{key}={_show(error['input'])}: {message}"
 
@@ -163,7 +187,11 @@ def build(model: type[Options], node: Mapping[str, Any], prefix: str = "") -> An
 def _first(errors: Sequence[ErrorDetails]) -> ErrorDetails:
     """The first error; of a list that may also be a number, the one about its entry."""
     first = errors[0]
-    if first["loc"][-1:] == ("float",) and isinstance(first["input"], Sequence) and not isinstance(first["input"], str):
+    if (
+        first["loc"][-1:] == ("float",)
+        and isinstance(first["input"], Sequence)
+        and not isinstance(first["input"], str)
+    ):
         place = first["loc"][:-1]
         return next((each for each in errors[1:] if each["loc"][: len(place)] == place), first)
     return first
@@ -179,7 +207,9 @@ def _unknown(key: str, study: Study, config: Mapping[str, Any]) -> ConfigError:
 
 def _check_device(device: str, study: Study) -> None:
     if device not in study.devices:
-        raise ConfigError(f"device={device!r}: the {study.name} study runs on {' or '.join(study.devices)}")
+        raise ConfigError(
+            f"device={device!r}: the {study.name} study runs on {' or '.join(study.devices)}"
+        )
     if device == "cuda":
         import torch
 
@@ -208,14 +238,23 @@ def settings(config: Mapping[str, Any], experiment: str) -> Settings:
     """
     left = {key: value for key, value in config.items() if key not in ("out", "resume")}
     if left.get("study") in (None, "???"):
-        raise ConfigError(f"experiment {experiment} names no study; available: {', '.join(studies.names())}")
+        raise ConfigError(
+            f"experiment {experiment} names no study; available: {', '.join(studies.names())}"
+        )
     study = studies.get(str(left.pop("study")))
     common = build(
-        Common, {key: left.pop(key) for key in list(left) if key in Common.model_fields} | {"out": config.get("out")}
+        Common,
+        {key: left.pop(key) for key in list(left) if key in Common.model_fields}
+        | {"out": config.get("out")},
     )
     _check_device(common.device, study)
-    if common.cluster is not None and importlib.util.find_spec(_CLUSTER_MODULES[common.cluster]) is None:
-        raise ConfigError(f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'")
+    if (
+        common.cluster is not None
+        and importlib.util.find_spec(_CLUSTER_MODULES[common.cluster]) is None
+    ):
+        raise ConfigError(
+            f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'"
+        )
     if common.cluster is not None:
         _check_address(common.cluster, common.address)
     try:

@@ -58,13 +58,17 @@ def _count(sweeps: Iterable[Any]) -> int:
             raise ConfigError(f"{override}: there is no value in it")
         jobs *= found
     if jobs > MOST_JOBS:
-        raise ConfigError(f"-m: these are {jobs:,} runs, expected {MOST_JOBS:,} at most; start several sweeps")
+        raise ConfigError(
+            f"-m: these are {jobs:,} runs, expected {MOST_JOBS:,} at most; start several sweeps"
+        )
     return jobs
 
 
 def _length(override: str, start: float, stop: float, step: float) -> int:
     if not all(math.isfinite(each) for each in (start, stop, step)) or step == 0:
-        raise ConfigError(f"{override}: expected range(start,stop,step) of finite numbers, with a step that is not 0")
+        raise ConfigError(
+            f"{override}: expected range(start,stop,step) of finite numbers, with a step that is not 0"
+        )
     length = (stop - start) / step
     if not math.isfinite(length):
         raise ConfigError(f"{override}: the step is too small for the range")
@@ -87,7 +91,11 @@ def _check(overrides: Sequence[str]) -> int:
 def _values(override: Override) -> list[str]:
     """The overrides with one value each that an override of a sweep stands for."""
     key = override.get_key_element()
-    values = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+    values = (
+        override.sweep_string_iterator()
+        if override.is_sweep_override()
+        else [override.get_value_element_as_str()]
+    )
     return [f"{key}={value}" for value in values]
 
 
@@ -102,7 +110,9 @@ def sweep(arguments: Sequence[str]) -> int:
     overrides = app.normalized(arguments)
     given = dict(map(app.split, overrides))
     if "resume" in given:
-        raise ConfigError("resume cannot be swept: continue each job by itself with resume=SWEEP/NUMBER")
+        raise ConfigError(
+            "resume cannot be swept: continue each job by itself with resume=SWEEP/NUMBER"
+        )
     root = app.path_of("out", overrides) if "out" in given else None
     overrides = [each for each in overrides if app.split(each)[0] != "out"]
     jobs = _check(overrides)
@@ -111,21 +121,35 @@ def sweep(arguments: Sequence[str]) -> int:
     made = [root, *app.missing_parents(root)]
     RunFolder(root).create()
     quoted = str(root).replace("'", r"\'")
-    own = [f"hydra.sweep.dir='{quoted}'", "hydra.sweep.subdir=${hydra.job.num}"]  # whatever an experiment's file says
+    own = [
+        f"hydra.sweep.dir='{quoted}'",
+        "hydra.sweep.subdir=${hydra.job.num}",
+    ]  # whatever an experiment's file says
     try:
         with app.initialized() as hydra:
             hydra.multirun("config", _job, [*overrides, *own])
     except KeyboardInterrupt:
-        print(f"klbench: interrupted; continue a job with: python -m klbench resume={root}/NUMBER", file=sys.stderr)
+        print(
+            f"klbench: interrupted; continue a job with: python -m klbench resume={root}/NUMBER",
+            file=sys.stderr,
+        )
         return INTERRUPTED
     except Exception as error:
         app.remove_empty(made)
-        raise RunError(f"the sweep failed: {type(error).__name__}: {' '.join(str(error).split())}; see {root}") from error
-    folders = sorted((path.parent for path in root.glob("*/run.json")), key=lambda path: (len(path.name), path.name))
+        raise RunError(
+            f"the sweep failed: {type(error).__name__}: {' '.join(str(error).split())}; see {root}"
+        ) from error
+    folders = sorted(
+        (path.parent for path in root.glob("*/run.json")),
+        key=lambda path: (len(path.name), path.name),
+    )
     done = [path for path in folders if RunFolder(path).info["status"] == "done"]
     if not done:
         raise RunError(f"all {jobs} jobs failed; see {root}/*/log.txt")
     if len(done) < jobs:
-        print(f"klbench: {jobs - len(done)} of {jobs} jobs failed; see {root}/*/log.txt", file=sys.stderr)
+        print(
+            f"klbench: {jobs - len(done)} of {jobs} jobs failed; see {root}/*/log.txt",
+            file=sys.stderr,
+        )
     print(report.combine(done, root / "index.html"))
     return DONE if len(done) == jobs else FAILED

@@ -19,8 +19,12 @@ def _clip(x: Array, low: float | None, high: float | None) -> Array:
 
 def k3_clamped(draws: Draws, *, limit: float) -> Array:
     """``min(k3, limit)``; its gradient is 0 where it is cut off."""
-    if not isinstance(draws.log_ratio, np.ndarray):  # with a gradient, which would be 0 times infinity where r overflows
-        draws = Draws(_clip(draws.log_ratio, None, math.log(2.0) + math.log(limit + 2.0)))  # k3 is above the limit there
+    if not isinstance(
+        draws.log_ratio, np.ndarray
+    ):  # with a gradient, which would be 0 times infinity where r overflows
+        draws = Draws(
+            _clip(draws.log_ratio, None, math.log(2.0) + math.log(limit + 2.0))
+        )  # k3 is above the limit there
     return _clip(k3(draws), None, limit)
 
 
@@ -50,11 +54,16 @@ def _k3_clamp(limit: float) -> Clamp:
     def crossing(below: float, beyond: float) -> float:
         for _ in range(200):
             middle = 0.5 * (below + beyond)
-            below, beyond = (middle, beyond) if math.expm1(middle) - middle < limit else (below, middle)
+            below, beyond = (
+                (middle, beyond) if math.expm1(middle) - middle < limit else (below, middle)
+            )
         return middle
 
     # k3 is at least x^2/2 where x > 0, and -x - 1 where x < 0.
-    return Clamp(crossing(0.0, -limit - 1.0), crossing(0.0, min(math.sqrt(2.0 * limit), math.log1p(limit) + 2.0)))
+    return Clamp(
+        crossing(0.0, -limit - 1.0),
+        crossing(0.0, min(math.sqrt(2.0 * limit), math.log1p(limit) + 2.0)),
+    )
 
 
 def _make(name: str, limit: float) -> Estimator:

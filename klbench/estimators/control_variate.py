@@ -40,7 +40,9 @@ def _slope(products: Array, squares: Array) -> Array:
     """``sum(log r (r-1)) / sum((r-1)^2)``, the least-squares lambda; 1, its limit, where every r is 1."""
     xp = namespace(products)
     flat = squares == 0.0
-    return xp.where(flat, xp.ones_like(squares), products / xp.where(flat, xp.ones_like(squares), squares))
+    return xp.where(
+        flat, xp.ones_like(squares), products / xp.where(flat, xp.ones_like(squares), squares)
+    )
 
 
 def k_fitted(draws: Draws) -> Array:
@@ -68,7 +70,9 @@ def k_fitted(draws: Draws) -> Array:
 
     def fit(half: slice) -> Array:
         e, ell = excess[..., half], log_ratio[..., half]
-        return _slope(xp.sum(e * ell, axis=-1, keepdims=True), xp.sum(e * e, axis=-1, keepdims=True))
+        return _slope(
+            xp.sum(e * ell, axis=-1, keepdims=True), xp.sum(e * e, axis=-1, keepdims=True)
+        )
 
     def apply(half: slice, weight: Array) -> Array:
         return weight * gap[..., half] - (1.0 - weight) * log_ratio[..., half]
@@ -87,11 +91,15 @@ def _far_fitted(log_ratio: Array, other: Array) -> Array:
         near = x < 1.0
         excess = expm1_and_gap(xp.where(near, x, xp.zeros_like(x)))[0]
         return xp.where(
-            near, excess * xp.exp(-largest), xp.exp(xp.where(near, xp.zeros_like(x), x) - largest) - xp.exp(-largest)
+            near,
+            excess * xp.exp(-largest),
+            xp.exp(xp.where(near, xp.zeros_like(x), x) - largest) - xp.exp(-largest),
         )
 
     e = scaled(other)
-    weight = _slope(xp.sum(e * other, axis=-1, keepdims=True), xp.sum(e * e, axis=-1, keepdims=True))
+    weight = _slope(
+        xp.sum(e * other, axis=-1, keepdims=True), xp.sum(e * e, axis=-1, keepdims=True)
+    )
     return weight * scaled(log_ratio) - log_ratio
 
 

@@ -28,7 +28,10 @@ def weighted(draws: Draws, *, formula: Any) -> Array:
         return _weight(draws) * terms
     near = xp.exp(xp.where(far, xp.zeros_like(log_weight), log_weight)) * terms
     infinite = far & (terms != 0.0)
-    beyond = times_exp(xp.where(infinite, terms, xp.ones_like(terms)), xp.where(infinite, log_weight, xp.zeros_like(terms)))
+    beyond = times_exp(
+        xp.where(infinite, terms, xp.ones_like(terms)),
+        xp.where(infinite, log_weight, xp.zeros_like(terms)),
+    )
     return xp.where(infinite, beyond, xp.where(far, terms, near))
 
 
@@ -40,10 +43,15 @@ def k3_weighted(draws: Draws) -> Array:
     if not bool(xp.any(xp.abs(log_ratio) > CERTAIN)):
         return weighted(draws, formula=k3)
     most = overflow(log_ratio)
-    up, down = (log_ratio > CERTAIN) & ((log_ratio > most) | (log_weight > most)), log_ratio < -CERTAIN
+    up, down = (
+        (log_ratio > CERTAIN) & ((log_ratio > most) | (log_weight > most)),
+        log_ratio < -CERTAIN,
+    )
     far = up | down
     zero = xp.zeros_like(log_ratio)
-    near = xp.exp(xp.where(far, zero, log_weight)) * expm1_and_gap(xp.where(far, zero, log_ratio))[1]
+    near = (
+        xp.exp(xp.where(far, zero, log_weight)) * expm1_and_gap(xp.where(far, zero, log_ratio))[1]
+    )
     above = xp.exp(xp.where(up, log_ratio + log_weight, zero))
     below = xp.exp(xp.where(down, log_weight, zero)) * (-1.0 - xp.where(down, log_ratio, zero))
     return xp.where(up, above, xp.where(down, below, near))

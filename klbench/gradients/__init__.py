@@ -10,7 +10,17 @@ from dataclasses import replace
 from types import ModuleType
 
 from klbench import trainers
-from klbench.gradients._combination import EXACT, SCORED, Baseline, Combination, Correction, Level, Placement, grid, parse
+from klbench.gradients._combination import (
+    EXACT,
+    SCORED,
+    Baseline,
+    Combination,
+    Correction,
+    Level,
+    Placement,
+    grid,
+    parse,
+)
 from klbench.registry import Registry, submodule
 
 registry: Registry[Combination] = Registry("combination", __name__, modules=("named",))
@@ -18,7 +28,9 @@ registry: Registry[Combination] = Registry("combination", __name__, modules=("na
 
 def register(combination: Combination) -> Combination:
     """Register a combination under its name, what trainers call it, and its other aliases."""
-    combination = replace(combination, aliases=(*trainers.aliases(combination.name), *combination.aliases))
+    combination = replace(
+        combination, aliases=(*trainers.aliases(combination.name), *combination.aliases)
+    )
     return registry.add(combination.name, combination, combination.aliases)
 
 

@@ -12,7 +12,15 @@ from klbench import estimators
 from klbench.registry import unknown
 from klbench.types import ConfigError, Estimator, Polynomial
 
-Placement = Literal["loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"]
+Placement = Literal[
+    "loss",
+    "reward",
+    "reward_to_go",
+    "loss_and_reward",
+    "straight_through",
+    "full",
+    "full_with_score",
+]
 Level = Literal["token", "sequence"]
 Correction = Literal["none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio"]
 Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl"]
@@ -87,24 +95,48 @@ class Combination:
         if problem:
             raise ConfigError(f"combination {self.name!r}: {problem}")
         for name in (self.estimator, self.gradient_of):
-            if name and name != EXACT and (estimators.get(name).batch or estimators.get(name).needs_weight):
-                raise ConfigError(f"combination {self.name!r}: {name} is no mean of terms of the log-ratio alone")
+            if (
+                name
+                and name != EXACT
+                and (estimators.get(name).batch or estimators.get(name).needs_weight)
+            ):
+                raise ConfigError(
+                    f"combination {self.name!r}: {name} is no mean of terms of the log-ratio alone"
+                )
 
     def _problem(self) -> str:
         full = self.placement in ("full", "full_with_score")
         rules = (
-            (full != (self.estimator == EXACT), f"{EXACT} and the placements full and full_with_score go together"),
+            (
+                full != (self.estimator == EXACT),
+                f"{EXACT} and the placements full and full_with_score go together",
+            ),
             (full and self.level != "token", f"{self.placement} is of level token"),
-            (self.placement == "reward_to_go" and self.level != "token", "reward_to_go is of level token"),
+            (
+                self.placement == "reward_to_go" and self.level != "token",
+                "reward_to_go is of level token",
+            ),
             (
                 (self.placement == "straight_through") != bool(self.gradient_of),
                 "straight_through needs gradient_of, and only it",
             ),
-            (self.baseline != "none" and self.placement not in ("reward", "reward_to_go"), "only a reward has a baseline"),
-            (self.ratio_gradient and self.correction == "none", "there is no ratio to differentiate"),
+            (
+                self.baseline != "none" and self.placement not in ("reward", "reward_to_go"),
+                "only a reward has a baseline",
+            ),
+            (
+                self.ratio_gradient and self.correction == "none",
+                "there is no ratio to differentiate",
+            ),
             (not self.cap > 0, f"the ratio is cut off at a positive number, not at {self.cap:g}"),
-            (self.length_mean and self.level != "token", "only a sum over tokens can be divided by the length"),
-            (self.length_mean and self.placement in SCORED, "only what stands in the loss is divided by the length"),
+            (
+                self.length_mean and self.level != "token",
+                "only a sum over tokens can be divided by the length",
+            ),
+            (
+                self.length_mean and self.placement in SCORED,
+                "only what stands in the loss is divided by the length",
+            ),
             (
                 self.ratio_gradient and self.placement not in ("loss", "straight_through", "full"),
                 "a score's weight is detached",
@@ -150,7 +182,8 @@ def _slope(polynomial: Polynomial) -> Polynomial:
 
 
 def coefficient(
-    combination: Combination, polynomial_of: Callable[[Estimator], Polynomial | None] = attrgetter("polynomial")
+    combination: Combination,
+    polynomial_of: Callable[[Estimator], Polynomial | None] = attrgetter("polynomial"),
 ) -> Polynomial | None:
     """Return the polynomial that multiplies the score of one draw, without weight and baseline; None if there is none.
 
@@ -160,7 +193,9 @@ def coefficient(
     if combination.placement in ("full", "full_with_score"):
         return None
     value = polynomial_of(estimators.get(combination.estimator))
-    path = polynomial_of(estimators.get(combination.gradient_of)) if combination.gradient_of else value
+    path = (
+        polynomial_of(estimators.get(combination.gradient_of)) if combination.gradient_of else value
+    )
     if value is None or path is None:
         return None
     in_reward = combination.placement in ("reward", "reward_to_go")
@@ -181,8 +216,13 @@ def parse(spec: str) -> Combination:
     """
     given = spec.split("/")
     if not 2 <= len(given) <= 5:
-        raise ConfigError(f"combination {spec!r}: expected estimator/placement/level/correction/baseline")
-    value, placement, level, correction, baseline = (*given, *("", "", "token", "none", "none")[len(given) :])
+        raise ConfigError(
+            f"combination {spec!r}: expected estimator/placement/level/correction/baseline"
+        )
+    value, placement, level, correction, baseline = (
+        *given,
+        *("", "", "token", "none", "none")[len(given) :],
+    )
     estimator, _, gradient_of = value.partition("@")
     ratio_gradient = correction.endswith(DIFFERENTIATED)
     correction, _, cap = correction.removesuffix(DIFFERENTIATED).partition(":")
@@ -209,7 +249,9 @@ def _number(spec: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"combination {spec!r}: expected a number after truncated_ratio, got {text!r}") from None
+        raise ConfigError(
+            f"combination {spec!r}: expected a number after truncated_ratio, got {text!r}"
+        ) from None
 
 
 def _word(kind: str, word: str, words: Any) -> Any:
@@ -235,7 +277,9 @@ def grid(
     for name in names:
         Combination(name, name, "loss")
     seen = set()
-    for name, placement, level, correction, baseline in product(names, placements, levels, corrections, baselines):
+    for name, placement, level, correction, baseline in product(
+        names, placements, levels, corrections, baselines
+    ):
         estimator = EXACT if placement in ("full", "full_with_score") else name
         if placement == "straight_through" and estimator == "k2":
             continue  # k2 in the loss

@@ -28,7 +28,9 @@ class _Integrals:
         self._task = task
         self._rules: dict[float, Atoms | None] = {}
 
-    def __call__(self, polynomial: Polynomial, f: Callable[[Atoms, Tensor], Tensor]) -> Tensor | None:
+    def __call__(
+        self, polynomial: Polynomial, f: Callable[[Atoms, Tensor], Tensor]
+    ) -> Tensor | None:
         result = None
         for power in {a for _, a, _ in polynomial} or {0.0}:  # all has cancelled: 0
             if power not in self._rules:
@@ -37,7 +39,10 @@ class _Integrals:
             if rule is None:
                 return None
             log_ratio = rule.rollouts.log_p - rule.rollouts.log_q
-            factor = sum((c * log_ratio**b for c, a, b in polynomial if a == power), torch.zeros_like(log_ratio))
+            factor = sum(
+                (c * log_ratio**b for c, a, b in polynomial if a == power),
+                torch.zeros_like(log_ratio),
+            )
             value = f(rule, factor)
             result = value if result is None else result + value
         return result
@@ -73,7 +78,9 @@ def moments(combination: Combination, task: GradientTask) -> GradientMoments | N
     kl = integrals.expectation(((-1.0, 0.0, 1),))
     if combination.placement in ("full", "full_with_score"):
         exact = task.gradient("kl_qp")
-        return GradientMoments(exact, 0.0, integrals.square(((1.0, 0.0, 1),), -kl) - float(exact @ exact))
+        return GradientMoments(
+            exact, 0.0, integrals.square(((1.0, 0.0, 1),), -kl) - float(exact @ exact)
+        )
     polynomial = None if combination.baseline in GROUPED else coefficient(combination)
     if polynomial is None or (kl < NEAR and any(a for _, a, _ in polynomial)):
         return None
@@ -88,4 +95,6 @@ def moments(combination: Combination, task: GradientTask) -> GradientMoments | N
     total_mean = integrals.mean(both, offset)
     if total_mean is None or math.isnan(offset):
         return GradientMoments(mean, variance, math.inf)
-    return GradientMoments(mean, variance, integrals.square(both, offset) - float(total_mean @ total_mean))
+    return GradientMoments(
+        mean, variance, integrals.square(both, offset) - float(total_mean @ total_mean)
+    )

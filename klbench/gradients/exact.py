@@ -63,7 +63,9 @@ class Coefficients:
 
     def second_moment(self, atoms: Atoms, gram: Tensor) -> float:
         """``E ‖g‖^2``; inf where that is beyond a float."""
-        vectors = (_log_probability(atoms) / 2.0 + self.log_scale).exp() * torch.cat([self.token, self.full], dim=-1)
+        vectors = (_log_probability(atoms) / 2.0 + self.log_scale).exp() * torch.cat(
+            [self.token, self.full], dim=-1
+        )
         if bool(vectors.isinf().any()):
             return math.inf
         return float(torch.einsum("ni,nij,nj->", vectors, gram, vectors))
@@ -72,7 +74,9 @@ class Coefficients:
         """The expected sum of the lengths of all that the gradient is a sum of."""
         half = self._half(atoms)
         lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
-        return float((half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum())
+        return float(
+            (half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum()
+        )
 
     def _half(self, atoms: Atoms) -> Tensor:
         """The root of each sequence's probability times ``exp(log_scale)``, ``(n, 1)``."""
@@ -90,7 +94,9 @@ def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, T
     pieces = parts(combination, Rollouts(log_q, rollouts.log_p, rollouts.log_mu, kl, rollouts.mask))
     if not pieces.direct.requires_grad:
         return torch.zeros_like(log_q), torch.zeros_like(kl), pieces
-    token, full = torch.autograd.grad(pieces.direct.sum(), (log_q, kl), allow_unused=True, materialize_grads=True)
+    token, full = torch.autograd.grad(
+        pieces.direct.sum(), (log_q, kl), allow_unused=True, materialize_grads=True
+    )
     return token * rollouts.mask, full * rollouts.mask, pieces
 
 
@@ -106,17 +112,27 @@ def _leading(estimator: Estimator) -> Polynomial | None:
         return estimator.polynomial
     at = 2.0 * FAR
     sign, size, doubtful = log_terms(estimator, Draws(np.array([at])))
-    return None if doubtful.any() else ((float(sign[0] * np.exp(size[0] - estimator.growth * at)), estimator.growth, 0),)
+    return (
+        None
+        if doubtful.any()
+        else ((float(sign[0] * np.exp(size[0] - estimator.growth * at)), estimator.growth, 0),)
+    )
 
 
-def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Tensor] | None:
+def _cancelled(
+    combination: Combination, rollouts: Rollouts
+) -> tuple[Tensor, Tensor, Tensor] | None:
     """Coefficients from the polynomial in which powers of r have cancelled, their ``log_scale``, and where to take them.
 
     None where there are none: they are those of one score for all tokens, of a whole sequence's ratio or of one token.
     """
     polynomial, correction = coefficient(combination, _leading), combination.correction
     everywhere = coefficient(combination) is not None
-    whole = combination.level == "sequence" and correction in ("none", "sequence_ratio", "truncated_ratio")
+    whole = combination.level == "sequence" and correction in (
+        "none",
+        "sequence_ratio",
+        "truncated_ratio",
+    )
     single = rollouts.mask.shape[-1] == 1
     truncated = correction == "truncated_ratio"
     if polynomial is None or not (whole or single) or (truncated and combination.ratio_gradient):
@@ -133,8 +149,14 @@ def _cancelled(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Te
         total = total - rollouts.kl * (-log_scale).exp()
     if correction != "none":
         log_weight = (rollouts.log_q - rollouts.log_mu).sum(-1, keepdim=True)
-        beyond = (log_weight - FAR).clamp(min=0.0) if everywhere and not truncated else torch.zeros_like(log_weight)
-        total = total * (log_weight - beyond).exp().clamp(max=combination.cap if truncated else math.inf)
+        beyond = (
+            (log_weight - FAR).clamp(min=0.0)
+            if everywhere and not truncated
+            else torch.zeros_like(log_weight)
+        )
+        total = total * (log_weight - beyond).exp().clamp(
+            max=combination.cap if truncated else math.inf
+        )
         log_scale, far = log_scale + beyond, far | (beyond > 0.0)
     return total * rollouts.mask, log_scale, far.expand_as(rollouts.mask)
 
@@ -161,19 +183,27 @@ def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Ten
     if not one_term or bool(returns.isfinite().all()):
         return atoms.probability @ returns
     log_ratio = (atoms.rollouts.log_p - atoms.rollouts.log_q).sum(-1)
-    term = enumerated(estimators.get(combination.estimator), Draws(log_ratio.numpy()), _log_probability(atoms)[:, 0].numpy())
+    term = enumerated(
+        estimators.get(combination.estimator),
+        Draws(log_ratio.numpy()),
+        _log_probability(atoms)[:, 0].numpy(),
+    )
     offset = atoms.probability @ atoms.rollouts.kl if combination.baseline == "token_kl" else 0.0
     return returns.new_full(returns.shape[1:], term.mean) - offset
 
 
-def _total(combination: Combination, whole: Coefficients, pieces: Parts, atoms: Atoms) -> Coefficients:
+def _total(
+    combination: Combination, whole: Coefficients, pieces: Parts, atoms: Atoms
+) -> Coefficients:
     """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every return is centred."""
     rollouts, p = atoms.rollouts, atoms.probability
     token, unit = whole.token, (-whole.log_scale).exp()
     if pieces.weights is not None and pieces.returns is not None:
         token = token - pieces.weights * _mean_return(combination, pieces.returns, atoms) * unit
     reward = -(rollouts.log_p - rollouts.log_q).sum(-1, keepdim=True)
-    return Coefficients(token - (reward - p @ reward) * rollouts.mask * unit, whole.full, whole.log_scale)
+    return Coefficients(
+        token - (reward - p @ reward) * rollouts.mask * unit, whole.full, whole.log_scale
+    )
 
 
 @dataclass(frozen=True)
@@ -204,7 +234,12 @@ class _Group:
         mean_b = self.pull(b)
         ones = torch.ones_like(self.returns)
         mean_w = torch.stack([self._column(ones, t) for t in range(tokens)])  # (T, P)
-        v = torch.stack([torch.stack([self._column(self.returns[:, [s]], t) for t in range(tokens)]) for s in range(tokens)])
+        v = torch.stack(
+            [
+                torch.stack([self._column(self.returns[:, [s]], t) for t in range(tokens)])
+                for s in range(tokens)
+            ]
+        )
         return_b = torch.stack([self.pull(b * self.returns[:, [t]]) for t in range(tokens)])
         gradient = mean_b - mean_return @ mean_w
 
@@ -236,7 +271,9 @@ class _Group:
 
     def pull(self, token: Tensor) -> Tensor:
         """The expected gradient of scores times these, ``(n, T)`` to ``(parameters,)``."""
-        return Coefficients(token, torch.zeros_like(token), torch.zeros_like(token[:, :1])).pull(self.atoms)
+        return Coefficients(token, torch.zeros_like(token), torch.zeros_like(token[:, :1])).pull(
+            self.atoms
+        )
 
     def _column(self, factor: Tensor, t: int) -> Tensor:
         """``E[factor W_t]``."""
@@ -245,7 +282,9 @@ class _Group:
         return self.pull(token)
 
 
-def _prompt(combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool) -> GradientMoments:
+def _prompt(
+    combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool
+) -> GradientMoments:
     whole, size, pieces = _whole(combination, atoms.rollouts)
     total = None
     if on_policy:
@@ -259,7 +298,9 @@ def _prompt(combination: Combination, atoms: Atoms, gram: Tensor, group: int, *,
         if not bool(whole.log_scale.any()) or bool(pieces.returns.isfinite().all()):
             gradient, variance = groups.moments(group)
         else:  # returns beyond a float, the same for all tokens of a sequence
-            gradient = whole.pull(atoms) - _mean_return(combination, pieces.returns, atoms)[0] * groups.pull(pieces.weights)
+            gradient = whole.pull(atoms) - _mean_return(combination, pieces.returns, atoms)[
+                0
+            ] * groups.pull(pieces.weights)
             # A single sequence's second moment is part of it.
             variance = math.inf if math.isinf(whole.second_moment(atoms, gram)) else math.nan
         shrink = 1 - 1 / group if combination.baseline == "batch_mean" else 1.0
@@ -267,10 +308,14 @@ def _prompt(combination: Combination, atoms: Atoms, gram: Tensor, group: int, *,
     else:
         mean = whole.pull(atoms)
         variance = whole.second_moment(atoms, gram) - float(mean @ mean)
-    return GradientMoments(mean, variance, total, Coefficients(size, whole.full, whole.log_scale).size(atoms, gram))
+    return GradientMoments(
+        mean, variance, total, Coefficients(size, whole.full, whole.log_scale).size(atoms, gram)
+    )
 
 
-def all_moments(combinations: Sequence[Combination], task: GradientTask, group: int = 8) -> list[GradientMoments]:
+def all_moments(
+    combinations: Sequence[Combination], task: GradientTask, group: int = 8
+) -> list[GradientMoments]:
     """Expected gradient and variance of each combination, by enumeration; one pass over the prompts for all of them.
 
     Raises
@@ -284,7 +329,12 @@ def all_moments(combinations: Sequence[Combination], task: GradientTask, group: 
     found: list[list[GradientMoments]] = []
     for atoms in prompts:
         gram = atoms.scores.gram()
-        found.append([_prompt(each, atoms, gram, group, on_policy=task.staleness == 0.0) for each in combinations])
+        found.append(
+            [
+                _prompt(each, atoms, gram, group, on_policy=task.staleness == 0.0)
+                for each in combinations
+            ]
+        )
     return [_averaged([of_prompt[k] for of_prompt in found]) for k in range(len(combinations))]
 
 

@@ -43,12 +43,25 @@ register(Combination(
     "k3_loss_length_mean", "k3", "loss", length_mean=True, claim="biased", one_token=PQ,
     used_by="TRL GRPO up to 1.9 with loss_type=grpo; OpenRLHF with a mean over each sequence's tokens",
 ))  # fmt: skip
-register(Combination("k1_sequence_loss", "k1", "loss", "sequence", claim="0", source="E_q[grad log q] = 0"))
+register(
+    Combination(
+        "k1_sequence_loss", "k1", "loss", "sequence", claim="0", source="E_q[grad log q] = 0"
+    )
+)
 register(Combination(
     "k2_sequence_loss", "k2", "loss", "sequence", claim=QP, used_by="squared log-ratio of the whole sequence",
     source="grad k2 = (log q/p) grad log q: k1 in the reward, sample by sample",
 ))  # fmt: skip
-register(Combination("k3_sequence_loss", "k3", "loss", "sequence", claim=PQ, source="E_q[(1 - r) grad log q] = grad KL(p‖q)"))
+register(
+    Combination(
+        "k3_sequence_loss",
+        "k3",
+        "loss",
+        "sequence",
+        claim=PQ,
+        source="E_q[(1 - r) grad log q] = grad KL(p‖q)",
+    )
+)
 
 # In the reward: detached, times the score.
 register(Combination(
@@ -74,7 +87,11 @@ register(Combination(
     used_by="group mean with the sample itself, as GRPO's baseline has it (without division by the spread)",
     source="shrinks the gradient by 1 - 1/n",
 ))  # fmt: skip
-register(Combination("k2_reward", "k2", "reward", claim="biased", used_by="verl kl_penalty=mse in the reward"))
+register(
+    Combination(
+        "k2_reward", "k2", "reward", claim="biased", used_by="verl kl_penalty=mse in the reward"
+    )
+)
 register(Combination(
     "k3_reward", "k3", "reward", claim="biased", one_token=DIFFERENCE,
 ))  # fmt: skip
@@ -104,7 +121,11 @@ register(Combination(
     "k1_plus", "k1", "straight_through", gradient_of="k2", claim="biased", one_token=QP,
     used_by="verl kl_loss_type=k1+", called_unbiased_by="verl 0.9.1",
 ))  # fmt: skip
-register(Combination("k3_plus_sequence", "k3", "straight_through", "sequence", gradient_of="k2", claim=QP))
+register(
+    Combination(
+        "k3_plus_sequence", "k3", "straight_through", "sequence", gradient_of="k2", claim=QP
+    )
+)
 register(Combination(
     "openrlhf_unbiased_gradient", "k3", "straight_through", "token", "truncated_ratio", gradient_of="k2", cap=10.0,
     claim="biased", one_token=QP,
@@ -142,7 +163,17 @@ register(Combination(
     "k1_prefix_ratio_loss", "k1", "loss", "token", "prefix_ratio", ratio_gradient=True, claim=QP, off_policy=True,
     source="each token's term times the ratio of all tokens up to it, differentiated",
 ))  # fmt: skip
-register(Combination("k1_reward_sequence_ratio", "k1", "reward", "token", "sequence_ratio", claim=QP, off_policy=True))
+register(
+    Combination(
+        "k1_reward_sequence_ratio",
+        "k1",
+        "reward",
+        "token",
+        "sequence_ratio",
+        claim=QP,
+        off_policy=True,
+    )
+)
 register(Combination(
     "k1_reward_token_ratio", "k1", "reward_to_go", "token", "token_ratio", claim=QP, aliases=("ppo_unclipped",),
     used_by="PPO's ratio without its clip, in its first steps",

@@ -63,7 +63,9 @@ class SampledGradients:
         value = float(products.sum() - products.diagonal().sum()) / (n * (n - 1))
         noise = self.gradients - self.mean
         gram = noise @ noise.T
-        squares = max(float((gram**2).sum() - (gram.diagonal() ** 2).sum()) / (n * (n - 1)), 0.0)  # tr(cov^2), nearly
+        squares = max(
+            float((gram**2).sum() - (gram.diagonal() ** 2).sum()) / (n * (n - 1)), 0.0
+        )  # tr(cov^2), nearly
         trace = float(gram.diagonal().sum()) / (n - 1)
         along = noise @ deviations.mean(0)
         null = math.sqrt(2 * squares) / n
@@ -73,7 +75,12 @@ class SampledGradients:
 
 
 def sample(
-    combinations: Sequence[Combination], task: GradientTask, stream: np.random.Generator, batches: int, size: int, group: int
+    combinations: Sequence[Combination],
+    task: GradientTask,
+    stream: np.random.Generator,
+    batches: int,
+    size: int,
+    group: int,
 ) -> list[SampledGradients]:
     """Mean gradients of ``batches`` batches of ``size`` samples, whose baselines each ``group`` of them shares.
 

@@ -52,7 +52,9 @@ def ratio(combination: Combination, rollouts: Rollouts) -> Tensor:
         "token_ratio": lambda: log_weight.exp(),
         "prefix_ratio": lambda: log_weight.cumsum(-1).exp(),
         "sequence_ratio": lambda: whole.exp(),
-        "truncated_ratio": lambda: (log_weight if combination.level == "token" else whole).exp().clamp(max=combination.cap),
+        "truncated_ratio": lambda: (
+            (log_weight if combination.level == "token" else whole).exp().clamp(max=combination.cap)
+        ),
     }
     return kinds[combination.correction]()
 
@@ -78,7 +80,9 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
         path = _terms(combination.gradient_of, combination, rollouts)
         terms = terms.detach() + path - path.detach()
     in_loss = placement not in ("reward", "reward_to_go")
-    direct = _summed(weight * terms, rollouts) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
+    direct = (
+        _summed(weight * terms, rollouts) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
+    )
     if combination.length_mean:
         direct = direct / rollouts.mask.sum(-1)
     if placement not in SCORED:

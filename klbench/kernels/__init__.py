@@ -73,7 +73,9 @@ def names() -> list[str]:
 
 def _obstacle(name: str, policy: Tensor, reference: Tensor) -> str | None:
     """Return why a kernel cannot take these logits; None if it can."""
-    check: Callable[[Tensor, Tensor], str | None] = importlib.import_module(f"klbench.kernels.{_MODULES[name]}").obstacle
+    check: Callable[[Tensor, Tensor], str | None] = importlib.import_module(
+        f"klbench.kernels.{_MODULES[name]}"
+    ).obstacle
     return check(policy, reference)
 
 
@@ -93,22 +95,36 @@ def choose(policy: Tensor, reference: Tensor | None = None, *, kernel: str = "au
             raise unknown("kernel", kernel, ["auto", *_MODULES])
         obstacle = _obstacle(kernel, policy, reference)
         if obstacle is not None:
-            able = [name for name in _MODULES if name != kernel and _obstacle(name, policy, reference) is None]
-            raise ConfigError(f"kernel {kernel!r} cannot be used: {obstacle}; available: {', '.join(['auto', *able])}")
+            able = [
+                name
+                for name in _MODULES
+                if name != kernel and _obstacle(name, policy, reference) is None
+            ]
+            raise ConfigError(
+                f"kernel {kernel!r} cannot be used: {obstacle}; available: {', '.join(['auto', *able])}"
+            )
         return kernel
-    fit = list(_MODULES) if policy.device.type != "cpu" else [name for name in _MODULES if name != "triton"]  # not interpreted
+    fit = (
+        list(_MODULES)
+        if policy.device.type != "cpu"
+        else [name for name in _MODULES if name != "triton"]
+    )  # not interpreted
     return next(name for name in fit if _obstacle(name, policy, reference) is None)
 
 
 def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> None:
     if policy.ndim != 2 or policy.shape[1] == 0:
-        raise ConfigError(f"policy logits must have shape (n, V) with V of 1 or more, got {tuple(policy.shape)}")
+        raise ConfigError(
+            f"policy logits must have shape (n, V) with V of 1 or more, got {tuple(policy.shape)}"
+        )
     if reference.shape != policy.shape:
         raise ConfigError(
             f"policy and reference logits must have one shape, got {tuple(policy.shape)} and {tuple(reference.shape)}"
         )
     if tokens.shape != policy.shape[:1]:
-        raise ConfigError(f"tokens must be one a row of the logits, got {tuple(tokens.shape)} and {tuple(policy.shape)}")
+        raise ConfigError(
+            f"tokens must be one a row of the logits, got {tuple(tokens.shape)} and {tuple(policy.shape)}"
+        )
     allowed = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     if policy.dtype not in allowed or reference.dtype not in allowed:
         raise ConfigError(
@@ -117,7 +133,9 @@ def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | 
             )
         )
     if tokens.dtype not in (torch.int64, torch.int32):
-        raise ConfigError(f"tokens must be int64 or int32, got {tokens.dtype}".replace("torch.", ""))
+        raise ConfigError(
+            f"tokens must be int64 or int32, got {tokens.dtype}".replace("torch.", "")
+        )
     if not policy.device == reference.device == tokens.device:
         raise ConfigError(
             f"logits and tokens must be on one device, got {policy.device}, {reference.device} and {tokens.device}"
@@ -127,11 +145,18 @@ def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | 
     if len(tokens):
         low, high = (int(x) for x in torch.stack(torch.aminmax(tokens)).tolist())
         if low < 0 or high >= policy.shape[1]:
-            raise ConfigError(f"tokens must be from 0 to {policy.shape[1] - 1}, got {low} to {high}")
+            raise ConfigError(
+                f"tokens must be from 0 to {policy.shape[1] - 1}, got {low} to {high}"
+            )
 
 
 def token_divergences(
-    policy: Tensor, reference: Tensor, tokens: Tensor, *, kernel: str = "auto", block_rows: int | None = None
+    policy: Tensor,
+    reference: Tensor,
+    tokens: Tensor,
+    *,
+    kernel: str = "auto",
+    block_rows: int | None = None,
 ) -> TokenDivergences:
     """Log-probabilities of the tokens, KL(q‖p), KL(p‖q) and the entropy of q, a row each, in nats.
 
@@ -160,8 +185,12 @@ def token_divergences(
     if name == "reference":
         from klbench.kernels import reference as plain
 
-        return TokenDivergences(*plain.divergences(policy, reference.detach(), tokens, block_rows), name)
+        return TokenDivergences(
+            *plain.divergences(policy, reference.detach(), tokens, block_rows), name
+        )
     from klbench.kernels.autograd import divergences
 
     implementation = importlib.import_module(f"klbench.kernels.{_MODULES[name]}")
-    return TokenDivergences(*divergences(policy, reference.detach(), tokens, implementation, block_rows), name)
+    return TokenDivergences(
+        *divergences(policy, reference.detach(), tokens, implementation, block_rows), name
+    )

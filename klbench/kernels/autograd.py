@@ -18,11 +18,19 @@ Results: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]"
 class Implementation(Protocol):
     """A module with these functions."""
 
-    def forward(self, policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None) -> Tensor:
+    def forward(
+        self, policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None
+    ) -> Tensor:
         """The columns above, of shape ``(n, FOUND)``."""
 
     def backward(
-        self, policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
+        self,
+        policy: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        found: Tensor,
+        weights: Tensor,
+        block_rows: int | None,
     ) -> Tensor:
         """The gradient of a sum of results with these weights, in shape and dtype of ``policy``.
 
@@ -41,13 +49,19 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
     log_q, _, kl_qp, kl_pq, entropy = (zero if g is None else g.to(found.dtype) for g in upstream)
     nowhere = torch.full_like(zero, torch.nan)
     # 0 where nobody asks: a divergence may be infinite in rows that the loss leaves out.
-    center_qp = torch.where(kl_qp == 0, zero, torch.where(found[:, KL_QP].isinf(), nowhere, kl_qp * found[:, KL_QP]))
+    center_qp = torch.where(
+        kl_qp == 0, zero, torch.where(found[:, KL_QP].isinf(), nowhere, kl_qp * found[:, KL_QP])
+    )
     center_pq = torch.where(kl_pq == 0, zero, torch.where(found[:, KL_PQ].isinf(), nowhere, kl_pq))
     center_h = torch.where(entropy == 0, zero, entropy * found[:, ENTROPY])
-    return torch.stack([kl_qp, -kl_pq, -entropy, center_pq - center_qp - center_h - log_q, log_q], dim=1).float()
+    return torch.stack(
+        [kl_qp, -kl_pq, -entropy, center_pq - center_qp - center_h - log_q, log_q], dim=1
+    ).float()
 
 
-def divergences(policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None) -> Results:
+def divergences(
+    policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None
+) -> Results:
     """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32; all but ``log_p`` have gradients."""
 
     class Divergences(torch.autograd.Function):

@@ -92,7 +92,12 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     """Return the results of :class:`klbench.kernels.autograd.Implementation`, in float64."""
     n, size = policy.shape
     found = torch.empty(n, FOUND, dtype=torch.float64)
-    q, p, ids, table = _Rows(policy), _Rows(reference), tokens.long().contiguous().numpy(), found.numpy()
+    q, p, ids, table = (
+        _Rows(policy),
+        _Rows(reference),
+        tokens.long().contiguous().numpy(),
+        found.numpy(),
+    )
 
     def work(first: int, last: int) -> None:
         step = last - first if q.in_place and p.in_place else 1
@@ -107,7 +112,12 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
 
 
 def backward(
-    policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
+    policy: Tensor,
+    reference: Tensor,
+    tokens: Tensor,
+    found: Tensor,
+    weights: Tensor,
+    block_rows: int | None,
 ) -> Tensor:
     """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     n, size = policy.shape
@@ -121,7 +131,9 @@ def backward(
         for row in range(first, last, step):
             q.load(row, of_q)
             p.load(row, of_p)
-            loops.backward(of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table, w, to, out.stride)
+            loops.backward(
+                of_q, q.stride, of_p, p.stride, size, ids, row, row + step, table, w, to, out.stride
+            )
             out.store(row, to)
 
     _share(n, size, block_rows, work)

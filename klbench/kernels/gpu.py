@@ -38,13 +38,25 @@ def forward(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int |
     found = torch.empty(n, FOUND, dtype=torch.float32, device=policy.device)
     if n:
         tiles.forward[(n,)](
-            policy, policy.stride(0), reference, reference.stride(0), tokens, found, size, WIDTH=tiles.width(size)
+            policy,
+            policy.stride(0),
+            reference,
+            reference.stride(0),
+            tokens,
+            found,
+            size,
+            WIDTH=tiles.width(size),
         )
     return found
 
 
 def backward(
-    policy: Tensor, reference: Tensor, tokens: Tensor, found: Tensor, weights: Tensor, block_rows: int | None
+    policy: Tensor,
+    reference: Tensor,
+    tokens: Tensor,
+    found: Tensor,
+    weights: Tensor,
+    block_rows: int | None,
 ) -> Tensor:
     """Return the gradient of :class:`klbench.kernels.autograd.Implementation`."""
     from klbench.kernels import tiles

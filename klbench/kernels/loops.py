@@ -83,7 +83,9 @@ def _finite(x: float) -> Any:  # pragma: no cover - compiled
 
 
 @_compiled((types.float32,) * 5, *EXACT)
-def _between(z: float, y: float, to_z: float, from_y: float, rest: float) -> Any:  # pragma: no cover - compiled
+def _between(
+    z: float, y: float, to_z: float, from_y: float, rest: float
+) -> Any:  # pragma: no cover - compiled
     """``y - z`` less the three: subtracting neighbours first is exact, so that small differences keep their digits."""
     return ((y - from_y) - (z + to_z)) - rest
 
@@ -115,7 +117,10 @@ def _range(x: np.ndarray) -> Any:  # pragma: no cover - compiled
     for i in range(bits.size):
         b = np.int32(bits[i] ^ ((bits[i] >> SIGN) & HIGHEST))
         most, least = max(most, b), min(least, b)
-    most, least = np.int32(most ^ ((most >> SIGN) & HIGHEST)), np.int32(least ^ ((least >> SIGN) & HIGHEST))
+    most, least = (
+        np.int32(most ^ ((most >> SIGN) & HIGHEST)),
+        np.int32(least ^ ((least >> SIGN) & HIGHEST)),
+    )
     return most.view(np.float32), least.view(np.float32)
 
 
@@ -129,7 +134,10 @@ def _fetch(typing: Any, array: Any, index: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
         prefetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
         # to read, to keep, data
-        builder.call(prefetch, [builder.bitcast(builder.gep(data, [args[1]]), byte), number(0), number(3), number(1)])
+        builder.call(
+            prefetch,
+            [builder.bitcast(builder.gep(data, [args[1]]), byte), number(0), number(3), number(1)],
+        )
         return context.get_dummy_value()
 
     return types.void(array, types.int64), generate
@@ -143,7 +151,9 @@ def _ahead(x: np.ndarray, start: int, stop: int) -> None:  # pragma: no cover - 
 
 
 @_compiled((_IN, _IN, _ROW, _ROW))
-def _fill(z: np.ndarray, y: np.ndarray, to_z: np.ndarray, to_y: np.ndarray) -> tuple[int, int]:  # pragma: no cover - compiled
+def _fill(
+    z: np.ndarray, y: np.ndarray, to_z: np.ndarray, to_y: np.ndarray
+) -> tuple[int, int]:  # pragma: no cover - compiled
     """Copies with ``ABSENT`` in the place of what is less; how often z alone is absent, and y alone."""
     no_z, no_y = 0, 0
     for i in range(z.size):
@@ -177,7 +187,12 @@ def _moments(x: np.ndarray, top: float, weight: np.ndarray) -> Any:  # pragma: n
 
 @_compiled((_IN, _IN, _IN, _IN, types.float32, types.float32), *SUMS)
 def _compare(
-    z: np.ndarray, y: np.ndarray, weight_z: np.ndarray, weight_y: np.ndarray, from_z: float, from_y: float
+    z: np.ndarray,
+    y: np.ndarray,
+    weight_z: np.ndarray,
+    weight_y: np.ndarray,
+    from_z: float,
+    from_y: float,
 ) -> Any:  # pragma: no cover - compiled
     """Return the sums of ``g e``, ``g f``, ``f - e - g e`` and ``e - f + g f`` for weights e and f, ``g = log(f / e)``."""
     qg, pg, gap_q, gap_p = ZERO, ZERO, ZERO, ZERO
@@ -196,7 +211,9 @@ def _compare(
     return qg, pg, gap_q, gap_p
 
 
-@_compiled((_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE))
+@_compiled(
+    (_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE)
+)
 def forward(
     policy: np.ndarray,
     policy_stride: int,
@@ -212,7 +229,12 @@ def forward(
 
     Row i of either tensor begins at ``i * stride``.
     """
-    weight_z, weight_y, filled_z, filled_y = np.empty(TILE, F), np.empty(TILE, F), np.empty(TILE, F), np.empty(TILE, F)
+    weight_z, weight_y, filled_z, filled_y = (
+        np.empty(TILE, F),
+        np.empty(TILE, F),
+        np.empty(TILE, F),
+        np.empty(TILE, F),
+    )
     for row in range(first, last):
         z = policy[row * policy_stride : row * policy_stride + size]
         y = reference[row * reference_stride : row * reference_stride + size]
@@ -259,7 +281,10 @@ def forward(
             gap_p += differ[3]
         q = q if q != 0.0 else np.nan
         p = p if p != 0.0 else np.nan
-        near_q, near_p = (qg + gap_q) / q, (gap_p - pg) / p  # p / q - 1 and q / p - 1, unless they are differences of large
+        near_q, near_p = (
+            (qg + gap_q) / q,
+            (gap_p - pg) / p,
+        )  # p / q - 1 and q / p - 1, unless they are differences of large
         are_near = no_q + no_p == 0 and abs(near_q) < HALF and gap_q < q
         shift = math.log1p(near_q) if are_near else math.log(p / q)
         kl_qp = gap_q / q + (shift - near_q) if are_near else shift - qg / q
@@ -292,7 +317,20 @@ def _gradient(
 
 
 @_compiled(
-    (_IN, types.int64, _IN, types.int64, types.int64, _INDEX, types.int64, types.int64, _TABLE, _WEIGHTS, _ROW, types.int64)
+    (
+        _IN,
+        types.int64,
+        _IN,
+        types.int64,
+        types.int64,
+        _INDEX,
+        types.int64,
+        types.int64,
+        _TABLE,
+        _WEIGHTS,
+        _ROW,
+        types.int64,
+    )
 )
 def backward(
     policy: np.ndarray,

@@ -54,7 +54,11 @@ def divergences(
     """
     rows = block_rows or max(1, BLOCK // policy.shape[1])
     starts = range(0, max(1, len(tokens)), rows)  # one block at least, if an empty one
-    blocks = [_block(*(x[start : start + rows] for x in (policy, reference, tokens))) for start in starts]
+    blocks = [
+        _block(*(x[start : start + rows] for x in (policy, reference, tokens))) for start in starts
+    ]
     dtype = torch.float64 if torch.float64 in (policy.dtype, reference.dtype) else torch.float32
-    log_q, log_p, kl_qp, kl_pq, entropy = (torch.cat(parts).to(dtype) for parts in zip(*blocks, strict=True))
+    log_q, log_p, kl_qp, kl_pq, entropy = (
+        torch.cat(parts).to(dtype) for parts in zip(*blocks, strict=True)
+    )
     return log_q, log_p, kl_qp, kl_pq, entropy

@@ -33,7 +33,11 @@ def _configs() -> list[Any]:
     if interpreted():
         return [triton.Config({"TILE": 4096, "STAGES": 1}, num_warps=1)]
     sizes = [(2048, 4), (2048, 8), (4096, 8), (4096, 16)]
-    return [triton.Config({"TILE": tile, "STAGES": stages}, num_warps=warps) for tile, warps in sizes for stages in (1, 3)]
+    return [
+        triton.Config({"TILE": tile, "STAGES": stages}, num_warps=warps)
+        for tile, warps in sizes
+        for stages in (1, 3)
+    ]
 
 
 def _worth_trying(configs: list[Any], arguments: dict[str, Any], **options: Any) -> list[Any]:
@@ -42,9 +46,9 @@ def _worth_trying(configs: list[Any], arguments: dict[str, Any], **options: Any)
 
 
 def _tuned(function: Any) -> Any:
-    return triton.autotune(_configs(), key=["WIDTH"], prune_configs_by={"early_config_prune": _worth_trying})(
-        triton.jit(function)
-    )
+    return triton.autotune(
+        _configs(), key=["WIDTH"], prune_configs_by={"early_config_prune": _worth_trying}
+    )(triton.jit(function))
 
 
 @triton.jit
@@ -232,7 +236,9 @@ def backward(  # type: ignore[no-untyped-def]
         y = _finite(y)
         log_q = (z - from_z) - log_sum
         u = shift - (((y - of_y) - (z + (large - of_y))) - (s - large))
-        total = tl.exp(log_q) * ((w0 * u + w2 * log_q) + w3) + w1 * tl.exp((y - from_y) - (log_sum + shift))
+        total = tl.exp(log_q) * ((w0 * u + w2 * log_q) + w3) + w1 * tl.exp(
+            (y - from_y) - (log_sum + shift)
+        )
         total += tl.where(start + lane == token, w4, 0.0)
         total = tl.where(idle, 0.0, total)
         tl.store(gradient + start + lane, total.to(gradient.dtype.element_ty), mask=inside)

@@ -24,10 +24,14 @@ class Batch:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether ``error`` means that memory ran out, on a GPU or off it."""
-    return isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+    return isinstance(error, MemoryError) or any(
+        words in str(error).lower() for words in _OUT_OF_MEMORY
+    )
 
 
-def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int | Batch) -> None:
+def in_batches(
+    work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int | Batch
+) -> None:
     """Call ``work`` with the indices of every batch, sequences of a like length together; a :class:`Batch` remembers what fits.
 
     ``work`` may be called again with a part of what it failed at for want of memory; that is said in a :class:`Notice`.
@@ -42,11 +46,19 @@ def in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], ba
     with quiet():
         fits.size = _all_in_batches(work, lengths, asked)
     if fits.size < asked:
-        warnings.warn(f"out of memory with {asked} sequences at a time; went on with {fits.size}", Notice, stacklevel=3)
+        warnings.warn(
+            f"out of memory with {asked} sequences at a time; went on with {fits.size}",
+            Notice,
+            stacklevel=3,
+        )
 
 
-def _all_in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int) -> int:
-    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])  # what does not fit shows at once
+def _all_in_batches(
+    work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int
+) -> int:
+    order = sorted(
+        range(len(lengths)), key=lambda i: -lengths[i]
+    )  # what does not fit shows at once
     start = 0
     while start < len(order):
         chosen = order[start : start + batch]
@@ -56,7 +68,9 @@ def _all_in_batches(work: Callable[[Sequence[int]], None], lengths: Sequence[int
             if not is_out_of_memory(error):
                 raise
             if len(chosen) == 1:
-                raise RunError(f"out of memory with a single sequence of {lengths[chosen[0]]} tokens") from None
+                raise RunError(
+                    f"out of memory with a single sequence of {lengths[chosen[0]]} tokens"
+                ) from None
             short = True
         else:
             short = False

@@ -65,7 +65,10 @@ def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 def _sums(folder: Path) -> dict[str, str]:
     """The checksum of each file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def _sums_file(target: Path) -> Path:
@@ -83,7 +86,10 @@ def _fault(target: Path) -> str | None:
         return "has no checksums"
     except (OSError, ValueError):
         return "cannot be read"
-    written = {name.removeprefix(f"{target.name}/"): digest for digest, _, name in (line.partition("  ") for line in lines)}
+    written = {
+        name.removeprefix(f"{target.name}/"): digest
+        for digest, _, name in (line.partition("  ") for line in lines)
+    }
     wrong = next((name for name, digest in written.items() if found.get(name) != digest), None)
     return None if wrong is None else f"{wrong} is not as it was written"
 
@@ -99,7 +105,9 @@ def _fill(target: Path, build: Callable[[Path], None]) -> None:
     try:
         faulty = target.is_dir()
         build(unfinished)
-        sums = "".join(f"{digest}  {target.name}/{name}\n" for name, digest in _sums(unfinished).items())
+        sums = "".join(
+            f"{digest}  {target.name}/{name}\n" for name, digest in _sums(unfinished).items()
+        )
         # The lock is advice: on a file system that has none, another process may have been faster, and its folder serves.
         try:
             if faulty:

@@ -11,7 +11,16 @@ FEW_WORDS, FEW_CHARACTERS, MANY_CHARACTERS = 5, 24, 320
 HELD_OUT = 10
 """One sentence in so many is never trained on: its beginning is a prompt."""
 PROMPT_WORDS = 4
-ON_TYPES = ("string-methods", "formatstrings", "strings", "typesseq", "typesseq-mutable", "typesmapping", "dict", "bltin")
+ON_TYPES = (
+    "string-methods",
+    "formatstrings",
+    "strings",
+    "typesseq",
+    "typesseq-mutable",
+    "typesmapping",
+    "dict",
+    "bltin",
+)
 """Topics about the built-in types: the part that a policy is fine-tuned on."""
 
 _PROSE = re.compile(r'[A-Z"*(]')
@@ -49,17 +58,29 @@ def text() -> str:
 
 def paragraphs(content: str) -> list[str]:
     """The paragraphs of prose in a topic, each on one line; tables, grammar, code and headings are left out."""
-    blocks = (block for block in re.split(r"\n\s*\n", content) if not set(block) & set("|=\\") and "**\n" not in block + "\n")
-    return [" ".join(block.split()) for block in blocks if _PROSE.match(block) or block.startswith("   ")]
+    blocks = (
+        block
+        for block in re.split(r"\n\s*\n", content)
+        if not set(block) & set("|=\\") and "**\n" not in block + "\n"
+    )
+    return [
+        " ".join(block.split())
+        for block in blocks
+        if _PROSE.match(block) or block.startswith("   ")
+    ]
 
 
 def sentences(content: str) -> list[str]:
     """The sentences of those paragraphs that are neither very short nor very long."""
-    found = (sentence for paragraph in paragraphs(content) for sentence in _SENTENCE_END.split(paragraph))
+    found = (
+        sentence for paragraph in paragraphs(content) for sentence in _SENTENCE_END.split(paragraph)
+    )
     return [
         sentence
         for sentence in found
-        if FEW_CHARACTERS <= len(sentence) <= MANY_CHARACTERS and len(sentence.split()) >= FEW_WORDS and _PROSE.match(sentence)
+        if FEW_CHARACTERS <= len(sentence) <= MANY_CHARACTERS
+        and len(sentence.split()) >= FEW_WORDS
+        and _PROSE.match(sentence)
     ]
 
 

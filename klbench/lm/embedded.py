@@ -73,7 +73,16 @@ class Recipe:
 
 RECIPES = {
     "standard": Recipe(),
-    "tiny": Recipe(vocabulary=288, width=16, layers=1, heads=2, batch=8, steps=12, finetuning=(2, 4, 8), measured=16),
+    "tiny": Recipe(
+        vocabulary=288,
+        width=16,
+        layers=1,
+        heads=2,
+        batch=8,
+        steps=12,
+        finetuning=(2, 4, 8),
+        measured=16,
+    ),
 }
 
 
@@ -100,7 +109,9 @@ def folder(name: str) -> Path:
     trainer: Trainer = importlib.import_module(TRAINED_BY).trainer(short)
     start = built()
     made_with = json.dumps([start.name, trainer.made_with()], sort_keys=True)
-    return cache.folder("lm-trained", hashlib.sha256(made_with.encode()).hexdigest()[:16], trainer.train)
+    return cache.folder(
+        "lm-trained", hashlib.sha256(made_with.encode()).hexdigest()[:16], trainer.train
+    )
 
 
 def built() -> Path:
@@ -128,7 +139,10 @@ def _made_with(recipe: Recipe) -> dict[str, Any]:
         "corpus": corpus().sha256,
         "version": VERSION,
         "recipe": asdict(recipe),
-        "versions": {each: importlib.metadata.version(each) for each in ("torch", "transformers", "tokenizers")},
+        "versions": {
+            each: importlib.metadata.version(each)
+            for each in ("torch", "transformers", "tokenizers")
+        },
     }
 
 
@@ -159,7 +173,9 @@ def make_tokenizer(texts: Sequence[str], recipe: Recipe) -> PreTrainedTokenizerF
     )
     tokenizer.train_from_iterator(texts, trainer)
     end = tokenizer.token_to_id(END)
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, end)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, end)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token=END,
@@ -190,9 +206,14 @@ def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path)
         eos_token_id=end,
         pad_token_id=pad,
     )
-    everything, part = ([[*tokenizer(s)["input_ids"], end] for s in texts] for texts in (corpus().train, corpus().part))
+    everything, part = (
+        [[*tokenizer(s)["input_ids"], end] for s in texts]
+        for texts in (corpus().train, corpus().part)
+    )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)  # transformers takes its initial weights from the global generator
+        torch.manual_seed(
+            recipe.seed
+        )  # transformers takes its initial weights from the global generator
         model = GPT2LMHeadModel(config)
     for _ in _updates(model, everything, recipe, recipe.rate, recipe.steps, anneal=True):
         pass
@@ -215,7 +236,13 @@ def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path)
 
 
 def _updates(
-    model: GPT2LMHeadModel, documents: list[list[int]], recipe: Recipe, rate: float, steps: int, *, anneal: bool
+    model: GPT2LMHeadModel,
+    documents: list[list[int]],
+    recipe: Recipe,
+    rate: float,
+    steps: int,
+    *,
+    anneal: bool,
 ) -> Iterator[int]:
     """Train, and yield after each update how many there have been."""
     documents = sorted((each[: recipe.context] for each in documents), key=len)
@@ -228,7 +255,9 @@ def _updates(
         first = int(torch.randint(len(documents) - near + 1, (), generator=stream))
         chosen = (first + torch.randperm(near, generator=stream)[: recipe.batch]).tolist()
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / 20) * ((1.0 - 0.9 * step / steps) if anneal else 1.0)
+            group["lr"] = (
+                rate * min(1.0, (step + 1) / 20) * ((1.0 - 0.9 * step / steps) if anneal else 1.0)
+            )
         loss = _loss(model, [documents[k] for k in chosen])
         optimizer.zero_grad()
         loss.backward()
@@ -243,18 +272,25 @@ def _loss(model: GPT2LMHeadModel, documents: list[list[int]]) -> Any:
     ids = torch.tensor([each + [0] * (longest - len(each)) for each in documents])
     target = torch.tensor([each[1:] + [-100] * (longest - len(each)) for each in documents])
     logits = model(input_ids=ids[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), ignore_index=-100)
+    return torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), target.flatten(), ignore_index=-100
+    )
 
 
 def _distance(target: Path, name: str, recipe: Recipe) -> dict[str, float]:
     """``KL(q‖p)`` in nats of whole completions, its standard error, and their mean length in tokens."""
     paths = [str(target / each) for each in (name, "reference")]
     policy, reference = (
-        ready(path, files.model(path, path, None, "float32"), files.tokenizer(path, path, None), "cpu") for path in paths
+        ready(
+            path, files.model(path, path, None, "float32"), files.tokenizer(path, path, None), "cpu"
+        )
+        for path in paths
     )
     texts = corpus().prompts
     prompts = [policy.encode(texts[i % len(texts)]) for i in range(recipe.measured)]
-    uniform = streams.generator(recipe.seed, "lm", "distance", name).random((recipe.measured, recipe.tokens))
+    uniform = streams.generator(recipe.seed, "lm", "distance", name).random(
+        (recipe.measured, recipe.tokens)
+    )
     sampled = generate(policy, prompts, uniform, Sampling(), batch=128)
     # The sum of exact divergences along sampled prefixes: unbiased, and much the quieter.
     total = score(policy, reference, prompts, sampled.token, sampled.mask, batch=64).kl_qp.sum(-1)

@@ -46,17 +46,25 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
         )
     except ConfigError:
         raise
-    except Exception as error:  # transformers raises nearly anything on files that are not as it wrote them
+    except (
+        Exception
+    ) as error:  # transformers raises nearly anything on files that are not as it wrote them
         raise ConfigError(_why(where, name, revision, error)) from error
     found, about = loaded
     if about["missing_keys"]:  # transformers would draw them at random, and say so in a warning
-        raise ConfigError(f"{name}: not a whole causal language model, its weights lack {_some(about['missing_keys'])}")
+        raise ConfigError(
+            f"{name}: not a whole causal language model, its weights lack {_some(about['missing_keys'])}"
+        )
     unused = [key for key in about["unexpected_keys"] if _belongs_elsewhere(found, key)]
     if unused:
-        raise ConfigError(f"{name}: config.json does not describe its weights, they have {_some(unused)} more")
+        raise ConfigError(
+            f"{name}: config.json does not describe its weights, they have {_some(unused)} more"
+        )
     for key, weight in found.named_parameters():
         if weight.numel() and not all(bool(each.isfinite()) for each in weight.aminmax()):
-            raise ConfigError(f"{name}: the weight {key} holds NaN or infinity in {dtype}; nothing can be measured with it")
+            raise ConfigError(
+                f"{name}: the weight {key} holds NaN or infinity in {dtype}; nothing can be measured with it"
+            )
     return found
 
 
@@ -76,18 +84,35 @@ def _belongs_elsewhere(model: Any, key: str) -> bool:
     for path in (key, f"{model.base_model_prefix}.{key}"):
         parts = path.split(".")[:-1]
         longest = [each for each in accumulate(parts, lambda a, b: f"{a}.{b}") if each in modules]
-        if longest and (longest[-1] == ".".join(parts) or type(modules[longest[-1]]).__name__ == "ModuleList"):
+        if longest and (
+            longest[-1] == ".".join(parts) or type(modules[longest[-1]]).__name__ == "ModuleList"
+        ):
             return True
     return False
 
 
 def _check_folder(folder: Path, name: str) -> None:
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"{name}: no config.json there; expected a folder that save_pretrained of transformers wrote")
+        raise ConfigError(
+            f"{name}: no config.json there; expected a folder that save_pretrained of transformers wrote"
+        )
     if not any(folder.glob("*.safetensors")):
-        pickled = next((file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in sorted(folder.glob(pattern))), None)
-        have = f"only {pickled}, and such a file can run code when it is read" if pickled else "nor any other weights"
-        raise ConfigError(f"{name}: no *.safetensors there, {have}; save it with save_pretrained(..., safe_serialization=True)")
+        pickled = next(
+            (
+                file.name
+                for pattern in ("*.bin", "*.pt", "*.pth")
+                for file in sorted(folder.glob(pattern))
+            ),
+            None,
+        )
+        have = (
+            f"only {pickled}, and such a file can run code when it is read"
+            if pickled
+            else "nor any other weights"
+        )
+        raise ConfigError(
+            f"{name}: no *.safetensors there, {have}; save it with save_pretrained(..., safe_serialization=True)"
+        )
     inputs.check_folder(folder)
     if (folder / INDEX).is_file():
         _check_index(folder)
@@ -99,23 +124,31 @@ def _check_index(folder: Path) -> None:
     index = inputs.read_json(folder / INDEX)
     files = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-        raise ConfigError(f"{folder / INDEX}: expected a weight_map from the names of weights to those of files")
+        raise ConfigError(
+            f"{folder / INDEX}: expected a weight_map from the names of weights to those of files"
+        )
     for file in sorted(set(files.values())):
         found = inputs.kind(folder / file)
         if found != inputs.FILE:
-            raise ConfigError(f"{folder / INDEX}: names {file!r}, expected a file beside it, found {found}")
+            raise ConfigError(
+                f"{folder / INDEX}: names {file!r}, expected a file beside it, found {found}"
+            )
 
 
 def _check_layers(folder: Path, name: str) -> None:
     """Check that there are no more layers than weights: transformers would first build them all, however many."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True).get_text_config()
+    config = AutoConfig.from_pretrained(
+        folder, trust_remote_code=False, local_files_only=True
+    ).get_text_config()
     layers = getattr(config, "num_hidden_layers", None)
     weights = 0
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             weights += len(opened.keys())
     if isinstance(layers, int) and not 0 <= layers <= weights:
-        raise ConfigError(f"{name}: config.json speaks of {layers:,} layers, all weights together are {weights:,}")
+        raise ConfigError(
+            f"{name}: config.json speaks of {layers:,} layers, all weights together are {weights:,}"
+        )
 
 
 def tokenizer(where: str, name: str, revision: str | None) -> Any:
@@ -127,14 +160,23 @@ def tokenizer(where: str, name: str, revision: str | None) -> Any:
         There is none, or it cannot be read.
     """
     advice = "save it beside the model with tokenizer.save_pretrained"
-    files = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+    files = (
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "tokenizer.model",
+        "vocab.json",
+        "vocab.txt",
+    )
     if Path(where).is_dir():
         inputs.check_folder(Path(where))
         if not any((Path(where) / file).is_file() for file in files):
             raise ConfigError(f"{name}: no tokenizer there; {advice}")
     with inputs.refused(f"{name}: its tokenizer cannot be read, {advice}"):
         return AutoTokenizer.from_pretrained(
-            where, revision=revision or "main", trust_remote_code=False, local_files_only=from_disk_only(where)
+            where,
+            revision=revision or "main",
+            trust_remote_code=False,
+            local_files_only=from_disk_only(where),
         )
 
 

@@ -46,7 +46,11 @@ def accepted(forward: Any) -> frozenset[str]:
 
 
 def generate(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], uniform: np.ndarray, sampling: Sampling, batch: int | Batch = 64
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    uniform: np.ndarray,
+    sampling: Sampling,
+    batch: int | Batch = 64,
 ) -> Sampled:
     """One completion of each prompt; ``uniform``, shape ``(n, T)`` in [0, 1), decides every token.
 
@@ -59,13 +63,19 @@ def generate(
         Not even one sequence fits into memory.
     """
     n, steps = uniform.shape
-    out = Sampled(np.full((n, steps), lm.pad), np.zeros((n, steps), dtype=bool), np.zeros((n, steps)))
+    out = Sampled(
+        np.full((n, steps), lm.pad), np.zeros((n, steps), dtype=bool), np.zeros((n, steps))
+    )
 
     def work(chosen: Sequence[int]) -> None:
         rows = list(chosen)
         token, mask, log_mu = _batch(lm, [prompts[i] for i in rows], uniform[rows], sampling)
         width = token.shape[1]
-        out.token[rows, :width], out.mask[rows, :width], out.log_mu[rows, :width] = token, mask, log_mu
+        out.token[rows, :width], out.mask[rows, :width], out.log_mu[rows, :width] = (
+            token,
+            mask,
+            log_mu,
+        )
 
     in_batches(work, [len(prompt) + steps for prompt in prompts], batch)
     return out
@@ -104,7 +114,9 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
     longest = max(map(len, prompts))
     # On the left, so that all continue at the same column.
     ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in prompts], device=lm.device)
-    seen = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=lm.device)
+    seen = torch.tensor(
+        [[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=lm.device
+    )
     positions = (seen.cumsum(-1) - 1).clamp(min=0)
     takes = accepted(type(lm.model).forward)
     kept = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
@@ -112,9 +124,13 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
     while True:
         where = {"position_ids": positions} if "position_ids" in takes else {}
         cache: dict[str, Any] = {} if past is None else {"past_key_values": past}
-        output = lm.model(input_ids=ids, attention_mask=seen, use_cache=True, **cache, **where, **kept)
+        output = lm.model(
+            input_ids=ids, attention_mask=seen, use_cache=True, **cache, **where, **kept
+        )
         past = getattr(output, "past_key_values", None)
-        if past is None:  # a recurrent model, which hands its state on in ways of its own, padding and all
+        if (
+            past is None
+        ):  # a recurrent model, which hands its state on in ways of its own, padding and all
             yield from _without_cache(lm, prompts)
             return
         ids = (yield output.logits[:, -1])[:, None]
@@ -122,7 +138,9 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
         positions = positions[:, -1:] + 1
 
 
-def _without_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Tensor, Tensor, None]:
+def _without_cache(
+    lm: LanguageModel, prompts: list[Sequence[int]]
+) -> Generator[Tensor, Tensor, None]:
     """The same, from the beginning for every token; padded on the right, which comes after all that counts."""
     lengths = torch.tensor([len(p) for p in prompts], device=lm.device)
     row = torch.arange(len(prompts), device=lm.device)

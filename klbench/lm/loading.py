@@ -41,7 +41,9 @@ def check_device(device: str) -> None:
         torch.cuda.set_device(int(local))  # what "cuda" means from here on
 
 
-def load(name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+def load(
+    name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu"
+) -> LanguageModel:
     """The model of that name: ``embedded:...``, a local folder, or a hub id. Nothing that it brings is ever executed.
 
     Weights are read from safetensors only. A folder with an ``adapter_config.json`` is a LoRA adapter on its base model, the
@@ -74,7 +76,9 @@ def _plain(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any
 def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:
     """A LoRA adapter in a folder, on its base."""
     if importlib.util.find_spec("peft") is None:
-        raise ConfigError(f"{name}: a LoRA adapter needs peft, which is not installed here; pip install 'klbench[lm]'")
+        raise ConfigError(
+            f"{name}: a LoRA adapter needs peft, which is not installed here; pip install 'klbench[lm]'"
+        )
     folder = Path(where)
     base = _base_of(folder, name)
     base_where = names.resolved(base)
@@ -87,29 +91,45 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
     ):
         warnings.simplefilter("always")
         adapted = PeftModel.from_pretrained(model, where, is_trainable=False)
-    missing = next((each.message for each in said if "missing adapter keys" in str(each.message)), None)
+    missing = next(
+        (each.message for each in said if "missing adapter keys" in str(each.message)), None
+    )
     if isinstance(missing, Warning):
         said_of_it = inputs.reason(missing)
-        raise ConfigError(f"{name}: the adapter lacks weights that its adapter_config.json speaks of ({said_of_it})")
-    has_tokenizer = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json"))
-    tokenizer = files.tokenizer(where, name, None) if has_tokenizer else files.tokenizer(base_where, base, revision)
+        raise ConfigError(
+            f"{name}: the adapter lacks weights that its adapter_config.json speaks of ({said_of_it})"
+        )
+    has_tokenizer = any(
+        (folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")
+    )
+    tokenizer = (
+        files.tokenizer(where, name, None)
+        if has_tokenizer
+        else files.tokenizer(base_where, base, revision)
+    )
     return adapted.get_base_model(), tokenizer  # the layers hold the adapter by now
 
 
 def _base_of(folder: Path, name: str) -> str:
     """Return the base model that an adapter names, after a check that the adapter can be read here."""
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(f"{name}: no adapter_model.safetensors there; other formats can run code and are not read")
+        raise ConfigError(
+            f"{name}: no adapter_model.safetensors there; other formats can run code and are not read"
+        )
     inputs.check_folder(folder)
     file = folder / "adapter_config.json"
     config = inputs.read_json(file)
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise ConfigError(f"{file}: expected an adapter with peft_type LORA")
     if config.get("megatron_config"):
-        raise ConfigError(f"{file}: megatron_config names a module to import, which is never done here")
+        raise ConfigError(
+            f"{file}: megatron_config names a module to import, which is never done here"
+        )
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise ConfigError(f"{file}: base_model_name_or_path must name the model that the adapter is for")
+        raise ConfigError(
+            f"{file}: base_model_name_or_path must name the model that the adapter is for"
+        )
     if inputs.kind(folder / base) == inputs.FOLDER:
         base = str(folder / base)
     if inputs.kind(Path(base, "adapter_config.json")) == inputs.FILE:
@@ -128,7 +148,10 @@ def check_same_tokens(policy: LanguageModel, reference: LanguageModel) -> None:
     """
     if policy is reference:
         return
-    ours, theirs = ({index: token for token, index in each.tokenizer.get_vocab().items()} for each in (policy, reference))
+    ours, theirs = (
+        {index: token for token, index in each.tokenizer.get_vocab().items()}
+        for each in (policy, reference)
+    )
     if ours != theirs:
         first = next(i for i in sorted(ours.keys() | theirs.keys()) if ours.get(i) != theirs.get(i))
         raise ConfigError(

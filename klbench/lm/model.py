@@ -52,7 +52,9 @@ class LanguageModel:
         with quiet():
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
         if not ids:
-            raise ConfigError(f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one before it")
+            raise ConfigError(
+                f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one before it"
+            )
         if max(ids) >= self.vocabulary:
             raise ConfigError(
                 f"{self.name}: its tokenizer has token {max(ids)}, which is beyond the {self.vocabulary} that the model knows "
@@ -98,16 +100,27 @@ def ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
             f"expected a config.json that fits the weights, and a dtype that holds what comes of them (this is {model.dtype})"
         )
     if not _is_causal(logits, model):
-        raise ConfigError(f"{name}: what it says of a token depends on later ones; expected a causal language model")
+        raise ConfigError(
+            f"{name}: what it says of a token depends on later ones; expected a causal language model"
+        )
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
     end = tuple(ends) if isinstance(ends, list | tuple) else () if ends is None else (ends,)
     vocabulary = int(head.weight.shape[0])
     for each in end:
         if type(each) is not int or not 0 <= each < vocabulary:
-            raise ConfigError(f"{name}: eos_token_id={each!r}: must be a token of the model, 0 to {vocabulary - 1:,}")
+            raise ConfigError(
+                f"{name}: eos_token_id={each!r}: must be a token of the model, 0 to {vocabulary - 1:,}"
+            )
     # A padding token that was added to the tokenizer alone has no embedding; any that has one does as well.
-    pad = next((int(each) for each in (tokenizer.pad_token_id, *end) if each is not None and each < vocabulary), 0)
+    pad = next(
+        (
+            int(each)
+            for each in (tokenizer.pad_token_id, *end)
+            if each is not None and each < vocabulary
+        ),
+        0,
+    )
     config = model.config.get_text_config()
     return LanguageModel(
         name=name,
@@ -125,7 +138,11 @@ def _logits(model: Any, vocabulary: int) -> Tensor:
     """Logits after a first token that two different ones follow, one in each of two rows."""
     ids = torch.tensor([[0, 1, 2], [0, 2, 1]], device=model.device) % vocabulary
     with torch.inference_mode():
-        return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[:, 0].float()
+        return (
+            model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+            .logits[:, 0]
+            .float()
+        )
 
 
 def _is_causal(logits: Tensor, model: Any) -> bool:

@@ -28,7 +28,9 @@ def check(name: str) -> None:
             found = found.replace("no such file", "no such folder")
             raise ConfigError(f"{name}: {found}; give a model's folder, a hub id, or {PREFIX}NAME")
     elif not _HUB_ID.fullmatch(name):
-        raise ConfigError(f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {PREFIX}NAME")
+        raise ConfigError(
+            f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {PREFIX}NAME"
+        )
 
 
 def _path(name: str) -> Path:

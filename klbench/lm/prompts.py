@@ -28,7 +28,9 @@ def check_path(path: str) -> None:
     if found not in (inputs.FILE, inputs.FOLDER):
         raise ConfigError(f"{path}: {found}; expected prompts as {_formats()}")
     if found == inputs.FILE and place.suffix not in SUFFIXES:
-        raise ConfigError(f"{path}: unknown format {place.suffix or 'without a suffix'!r}; expected {_formats()}")
+        raise ConfigError(
+            f"{path}: unknown format {place.suffix or 'without a suffix'!r}; expected {_formats()}"
+        )
 
 
 def _formats() -> str:
@@ -53,21 +55,33 @@ def load(path: str, count: int) -> list[str]:
 
 def _from_dataset(folder: Path, count: int) -> list[rows.Row]:
     if importlib.util.find_spec("datasets") is None:
-        raise ConfigError(f"{folder}: a folder needs datasets, which is not installed here; pip install 'klbench[lm]'")
+        raise ConfigError(
+            f"{folder}: a folder needs datasets, which is not installed here; pip install 'klbench[lm]'"
+        )
     datasets = importlib.import_module("datasets")
     with inputs.refused(f"{folder}: no folder that save_to_disk of datasets wrote"):
-        for each in (folder, *(below for below in folder.iterdir() if below.is_dir())):  # a folder a split
+        for each in (
+            folder,
+            *(below for below in folder.iterdir() if below.is_dir()),
+        ):  # a folder a split
             inputs.check_folder(each)
         loaded = datasets.load_from_disk(str(folder))
     if isinstance(loaded, datasets.DatasetDict):
         if "train" not in loaded and len(loaded) != 1:
-            raise ConfigError(f"{folder}: has the splits {', '.join(loaded)}; name the folder of one of them")
+            raise ConfigError(
+                f"{folder}: has the splits {', '.join(loaded)}; name the folder of one of them"
+            )
         loaded = loaded["train"] if "train" in loaded else next(iter(loaded.values()))
     if KEY not in loaded.column_names:
-        raise ConfigError(f"{folder}: expected a column {KEY!r}, this one has {', '.join(loaded.column_names)}")
+        raise ConfigError(
+            f"{folder}: expected a column {KEY!r}, this one has {', '.join(loaded.column_names)}"
+        )
     with inputs.refused(f"{folder}: cannot be read"):
         values = loaded[:count][KEY]
-    found = [rows.checked({KEY: value}, (KEY,), f"{folder}, row {number}") for number, value in enumerate(values, 1)]
+    found = [
+        rows.checked({KEY: value}, (KEY,), f"{folder}, row {number}")
+        for number, value in enumerate(values, 1)
+    ]
     if not found:
         raise ConfigError(f"{folder}: there is nothing in it, expected {KEY}")
     return found

@@ -28,12 +28,18 @@ def check_path(path: str, keys: Sequence[str], *, lines: bool = False) -> None:
     """
     known = (".jsonl", ".parquet", *([".txt"] if lines else []))
     place = inputs.expanded(path)
-    wanted = f"expected {', '.join(known)} with {', '.join(map(repr, keys))}" + (" (.txt: a text a line)" if lines else "")
+    wanted = f"expected {', '.join(known)} with {', '.join(map(repr, keys))}" + (
+        " (.txt: a text a line)" if lines else ""
+    )
     found = inputs.kind(place)
     if found != inputs.FILE:
-        raise ConfigError(f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found}; {wanted}")
+        raise ConfigError(
+            f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found}; {wanted}"
+        )
     if place.suffix not in known:
-        raise ConfigError(f"{path}: unknown format {place.suffix or 'without a suffix'!r}; {wanted}")
+        raise ConfigError(
+            f"{path}: unknown format {place.suffix or 'without a suffix'!r}; {wanted}"
+        )
 
 
 def load(path: str, keys: Sequence[str], count: int | None = None) -> list[Row]:
@@ -68,7 +74,9 @@ def _lines(file: Path, keys: Sequence[str]) -> Iterator[Row]:
                 row = json.loads(line)
             if not isinstance(row, dict):
                 wanted = f"the keys {', '.join(keys)}" if len(keys) > 1 else f"the key {keys[0]!r}"
-                raise ConfigError(f"{where}: expected an object with {wanted}, this is {type(row).__name__}")
+                raise ConfigError(
+                    f"{where}: expected an object with {wanted}, this is {type(row).__name__}"
+                )
             yield checked(row, keys, where)
 
 
@@ -79,7 +87,9 @@ def _parquet(file: Path, keys: Sequence[str]) -> Iterator[Row]:
         columns = table.schema_arrow.names
         missing = [key for key in keys if key not in columns]
         if missing:
-            raise ConfigError(f"{file}: expected a column {missing[0]!r}, this file has {', '.join(columns)}")
+            raise ConfigError(
+                f"{file}: expected a column {missing[0]!r}, this file has {', '.join(columns)}"
+            )
         number = 0
         for part in table.iter_batches(batch_size=1_024, columns=list(keys)):
             for row in part.to_pylist():
@@ -98,7 +108,9 @@ def checked(row: Mapping[str, object], keys: Sequence[str], where: str) -> Row:
     found: Row = {}
     for key in keys:
         if key not in row:
-            raise ConfigError(f"{where}: no key {key!r}; expected {', '.join(keys)}, this one has {', '.join(row) or 'none'}")
+            raise ConfigError(
+                f"{where}: no key {key!r}; expected {', '.join(keys)}, this one has {', '.join(row) or 'none'}"
+            )
         value = row[key]
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{where}: {key!r} must be text that is not empty, got {value!r:.60}")

@@ -35,11 +35,17 @@ class Sampling:
         """Log-probabilities, float64, ``-inf`` where a token cannot be chosen; shape ``(..., vocabulary)`` as the logits."""
         scaled = logits.double() / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
-            scaled = scaled.masked_fill(scaled < scaled.topk(self.top_k).values[..., -1:], -torch.inf)
+            scaled = scaled.masked_fill(
+                scaled < scaled.topk(self.top_k).values[..., -1:], -torch.inf
+            )
         if self.top_p < 1.0:
             ordered, place = scaled.log_softmax(-1).exp().sort(dim=-1, descending=True, stable=True)
-            enough = ordered.cumsum(-1) - ordered >= self.top_p  # what comes before holds enough already
-            scaled = scaled.masked_fill(torch.zeros_like(enough).scatter(-1, place, enough), -torch.inf)
+            enough = (
+                ordered.cumsum(-1) - ordered >= self.top_p
+            )  # what comes before holds enough already
+            scaled = scaled.masked_fill(
+                torch.zeros_like(enough).scatter(-1, place, enough), -torch.inf
+            )
         return scaled.log_softmax(-1)
 
 
@@ -51,5 +57,7 @@ def choose(log_probs: Tensor, uniform: Tensor) -> Tensor:
     cumulative = log_probs.exp().cumsum(-1)
     total = cumulative[:, -1:].contiguous()
     found = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
-    last = torch.searchsorted(cumulative, total)  # the last token of any probability, should rounding reach the total
+    last = torch.searchsorted(
+        cumulative, total
+    )  # the last token of any probability, should rounding reach the total
     return torch.minimum(found, last)[:, 0]

@@ -35,7 +35,10 @@ class Scalar:
         config = copy.deepcopy(lm.model.config)
         config.num_labels, config.pad_token_id = 1, lm.pad
         try:
-            with quiet(), torch.random.fork_rng(devices=[]):  # what is drawn for the output is not kept
+            with (
+                quiet(),
+                torch.random.fork_rng(devices=[]),
+            ):  # what is drawn for the output is not kept
                 self.model: Any = AutoModelForSequenceClassification.from_config(config)
         except ValueError:
             raise ConfigError(
@@ -50,20 +53,29 @@ class Scalar:
         """Return all parameters that are learned, by name."""
         return dict(self.model.named_parameters())
 
-    def before_each(self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:
+    def before_each(
+        self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray
+    ) -> Tensor:
         """Return the output before each token that counts, in the order of ``mask``'s rows: ``(counted,)``."""
         ids, places = layout(list(prompts), token, mask, self.pad)
         return self._at(ids, places)
 
-    def after_all(self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:
+    def after_all(
+        self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray
+    ) -> Tensor:
         """Return the output after the last token of each completion: ``(n,)``."""
         ids, _ = layout(list(prompts), token, mask, self.pad)
-        last = [len(prompt) + int(count) - 1 for prompt, count in zip(prompts, mask.sum(-1), strict=True)]
+        last = [
+            len(prompt) + int(count) - 1
+            for prompt, count in zip(prompts, mask.sum(-1), strict=True)
+        ]
         return self._at(ids, np.stack([np.arange(len(last)), last], axis=1))
 
     def _at(self, ids: np.ndarray, places: np.ndarray) -> Tensor:
         x = torch.from_numpy(ids).to(self.device)
-        hidden = self.model.base_model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False).last_hidden_state
+        hidden = self.model.base_model(
+            input_ids=x, attention_mask=torch.ones_like(x), use_cache=False
+        ).last_hidden_state
         row, column = torch.from_numpy(places).to(self.device).unbind(-1)
         result: Tensor = self.model.score(hidden[row, column])[:, 0]
         return result

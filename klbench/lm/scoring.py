@@ -69,7 +69,9 @@ def score(
     RunError
         Not even one sequence fits into memory.
     """
-    out = {name: np.zeros(token.shape) for name in (*DIVERGENCES, *["log_mu"] * (sampling is not None))}
+    out = {
+        name: np.zeros(token.shape) for name in (*DIVERGENCES, *["log_mu"] * (sampling is not None))
+    }
     tails = {k: np.zeros(token.shape) for k in truncate}
     lengths = [len(prompt) + int(row.sum()) for prompt, row in zip(prompts, mask, strict=True)]
 
@@ -89,12 +91,17 @@ def score(
     return Scores(**{"log_mu": None} | out, truncated=tails)  # type: ignore[arg-type]
 
 
-def layout(prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int) -> tuple[np.ndarray, np.ndarray]:
+def layout(
+    prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Prompts and completions padded on the right, ``(n, L)``, and where each counted token is predicted, ``(rows, 2)``.
 
     Padding on the right comes after all that counts, so that no causal model sees it.
     """
-    sequences = [[*prompt, *row[keep].tolist()] for prompt, row, keep in zip(prompts, token, mask, strict=True)]
+    sequences = [
+        [*prompt, *row[keep].tolist()]
+        for prompt, row, keep in zip(prompts, token, mask, strict=True)
+    ]
     ids = np.full((len(sequences), max(map(len, sequences))), pad, dtype=np.int64)
     for row, sequence in zip(ids, sequences, strict=True):
         row[: len(sequence)] = sequence
@@ -102,7 +109,9 @@ def layout(prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pa
     return ids, np.asarray(places, dtype=np.int64).reshape(-1, 2)
 
 
-def token_logits(lm: LanguageModel, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> Tensor:
+def token_logits(
+    lm: LanguageModel, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray
+) -> Tensor:
     """The logits that predict the tokens that count, in the order of ``mask``'s rows: ``(counted, vocabulary)``.
 
     All in one pass, and differentiable, unlike :func:`score`.
@@ -129,16 +138,25 @@ def _logits(lm: LanguageModel, ids: np.ndarray, places: np.ndarray) -> _Rows:
     length = ids.shape[1]
     first = int(places[:, 1].min()) if len(places) else length - 1
     takes = accepted(type(lm.model).forward)
-    kept = {"logits_to_keep": length - first} if "logits_to_keep" in takes else {}  # of prompts nothing is needed
+    kept = (
+        {"logits_to_keep": length - first} if "logits_to_keep" in takes else {}
+    )  # of prompts nothing is needed
     x = torch.from_numpy(ids).to(lm.device)
-    logits = lm.model(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False, **kept).logits
+    logits = lm.model(
+        input_ids=x, attention_mask=torch.ones_like(x), use_cache=False, **kept
+    ).logits
     width = logits.shape[1]
     index = places[:, 0] * width + places[:, 1] - (length - width)
     return _Rows(logits, torch.from_numpy(index).to(logits.device))
 
 
 def _in_blocks(
-    ours: _Rows, theirs: _Rows, tokens: Tensor, kernel: str, sampling: Sampling | None, truncate: Sequence[int]
+    ours: _Rows,
+    theirs: _Rows,
+    tokens: Tensor,
+    kernel: str,
+    sampling: Sampling | None,
+    truncate: Sequence[int],
 ) -> dict[str | int, np.ndarray]:
     rows = max(1, BLOCK[ours.device.type] // ours.vocabulary)
     parts: list[dict[str | int, Any]] = []
@@ -152,7 +170,10 @@ def _in_blocks(
         parts.append(part)
     if not parts:
         return {}
-    return {name: np.concatenate([part[name].double().cpu().numpy() for part in parts]) for name in parts[0]}
+    return {
+        name: np.concatenate([part[name].double().cpu().numpy() for part in parts])
+        for name in parts[0]
+    }
 
 
 def _token_divergences(q: Tensor, p: Tensor, tokens: Tensor, kernel: str) -> dict[str | int, Any]:

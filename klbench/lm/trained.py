@@ -35,8 +35,12 @@ def trainable(lm: LanguageModel) -> LanguageModel:
     ConfigError
         It is an adapter on a base model.
     """
-    if getattr(lm.model, "peft_config", None) or any("lora_" in name for name, _ in lm.model.named_parameters()):
-        raise ConfigError(f"{lm.name}: an adapter cannot be trained further here; merge it into its base model first")
+    if getattr(lm.model, "peft_config", None) or any(
+        "lora_" in name for name, _ in lm.model.named_parameters()
+    ):
+        raise ConfigError(
+            f"{lm.name}: an adapter cannot be trained further here; merge it into its base model first"
+        )
     return replace(lm, model=copy.deepcopy(lm.model).requires_grad_().eval())
 
 
@@ -48,7 +52,9 @@ def precision(dtype: str, device: str) -> AbstractContextManager[Any]:
 def export(lm: LanguageModel, folder: Path) -> None:
     """Save model and tokenizer as transformers does, all or nothing; a folder of that name is replaced."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent))
+    unfinished = Path(
+        tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent)
+    )
     try:
         with quiet():
             lm.model.save_pretrained(unfinished)
@@ -84,6 +90,9 @@ def kept(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """
     if not file.is_file():
         return None
-    with inputs.refused(f"{file}: not a checkpoint that klbench wrote"), safe_open(file, framework="pt") as opened:
+    with (
+        inputs.refused(f"{file}: not a checkpoint that klbench wrote"),
+        safe_open(file, framework="pt") as opened,
+    ):
         state = json.loads(opened.metadata()[STATE])
         return {name: opened.get_tensor(name) for name in opened.keys()}, state  # noqa: SIM118  # no mapping

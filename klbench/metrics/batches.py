@@ -37,7 +37,9 @@ class Plan:
         return [
             (i, n)
             for i, e in enumerate(self.estimators)
-            for n in ((0,) if e.batch is None else (n for n in self.batches if n >= e.batch.min_size))
+            for n in (
+                (0,) if e.batch is None else (n for n in self.batches if n >= e.batch.min_size)
+            )
         ]
 
 
@@ -71,22 +73,33 @@ class Counts:
             self.covered + later.covered,
             self.tested + later.tested,
             self.nonfinite + later.nonfinite,
-            [[_first(a, b, keep) for a, b in zip(*rows, strict=True)] for rows in zip(self.errors, later.errors, strict=True)],
+            [
+                [_first(a, b, keep) for a, b in zip(*rows, strict=True)]
+                for rows in zip(self.errors, later.errors, strict=True)
+            ],
         )
 
 
 def _first(kept: np.ndarray, more: np.ndarray, limit: int) -> np.ndarray:
-    return np.concatenate([kept, more[: limit - kept.size]]) if more.size and kept.size < limit else kept
+    return (
+        np.concatenate([kept, more[: limit - kept.size]])
+        if more.size and kept.size < limit
+        else kept
+    )
 
 
 def _mean_and_variance(terms: np.ndarray) -> tuple[float, float]:
     n = terms.size
     total, squares = compiled.sums(terms, 0.0)
     mean = total / n
-    if not np.isfinite(mean):  # infinite terms have a mean, unless of both signs, and none of them a spread
+    if not np.isfinite(
+        mean
+    ):  # infinite terms have a mean, unless of both signs, and none of them a spread
         return float(np.sum(terms / n)), np.nan
     scatter = squares - total * mean
-    if not scatter > 1e-4 * squares:  # what is left after cancellation has lost 4 digits or more: centre first
+    if (
+        not scatter > 1e-4 * squares
+    ):  # what is left after cancellation has lost 4 digits or more: centre first
         total, scatter = compiled.sums(terms, mean)
         mean += total / n
     return mean, scatter / (n - 1) if n > 1 else np.nan
@@ -115,7 +128,9 @@ class PanelMeter:
     def add(self, draws: Draws, *, diagnose: bool) -> None:
         """Measure one panel, draws of shape ``(n,)``; ``diagnose`` adds coverage and the rest that costs more than a mean."""
         vector: list[tuple[float, float]] = []
-        seen: dict[int, tuple[np.ndarray, float, float]] = {}  # estimators that share their terms share their moments
+        seen: dict[
+            int, tuple[np.ndarray, float, float]
+        ] = {}  # estimators that share their terms share their moments
         with np.errstate(all="ignore"):
             for i, estimator in enumerate(self._plan.estimators):
                 if estimator.batch is None:
@@ -142,7 +157,9 @@ class PanelMeter:
         counts, truth = self.counts, self._plan.truths[i]
         counts.batches[i, j] += estimates.size
         if counts.errors[i][j].size < self._keep:
-            counts.errors[i][j] = _first(counts.errors[i][j], estimates[: self._keep] - truth, self._keep)
+            counts.errors[i][j] = _first(
+                counts.errors[i][j], estimates[: self._keep] - truth, self._keep
+            )
         if variances is None:
             counts.negative[i, j] += np.count_nonzero(estimates < 0.0)
             return

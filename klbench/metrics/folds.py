@@ -43,7 +43,10 @@ class Folds:
         steps = []
         for f in range(folds):
             for j, (n, part, count) in enumerate(zip(sizes, self.parts, counts, strict=True)):
-                i = next((i for i in reversed(range(j)) if n % sizes[i] == 0 and sizes[i] % folds == 0), None)
+                i = next(
+                    (i for i in reversed(range(j)) if n % sizes[i] == 0 and sizes[i] % folds == 0),
+                    None,
+                )
                 if i is not None:  # this fold's sums over smaller batches
                     again, start, rows = 1, f * total + self.parts[i].start, n // sizes[i]
                 else:

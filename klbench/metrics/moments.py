@@ -50,8 +50,16 @@ class Moments:
         with np.errstate(all="ignore"):
             step = other.mean - self.mean
             mean = self.mean + step * (other.weight / weight)
-            mean = np.where(np.isfinite(mean), mean, self.mean * (self.weight / weight) + other.mean * (other.weight / weight))
-            scatter = self.scatter + other.scatter + np.outer(step, step) * (self.weight * other.weight / weight)
+            mean = np.where(
+                np.isfinite(mean),
+                mean,
+                self.mean * (self.weight / weight) + other.mean * (other.weight / weight),
+            )
+            scatter = (
+                self.scatter
+                + other.scatter
+                + np.outer(step, step) * (self.weight * other.weight / weight)
+            )
         return Moments(self.count + other.count, weight, mean, scatter)
 
     @property

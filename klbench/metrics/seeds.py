@@ -98,12 +98,18 @@ class SeedFrame:
         if "status" not in table:
             return cls(table, table, table)
         sound = table["status"] == "ok"
-        kept = sound.groupby([table[column] for column in (*arm, "seed")], dropna=False).transform("all").astype(bool)
+        kept = (
+            sound.groupby([table[column] for column in (*arm, "seed")], dropna=False)
+            .transform("all")
+            .astype(bool)
+        )
         return cls(table, table[sound], table[kept])
 
     def part(self, rows: pd.DataFrame) -> SeedFrame:
         """Return the same of some of the rows."""
-        return SeedFrame(rows, *(each[each.index.isin(rows.index)] for each in (self.before, self.kept)))
+        return SeedFrame(
+            rows, *(each[each.index.isin(rows.index)] for each in (self.before, self.kept))
+        )
 
     def where(self, **values: Hashable) -> SeedFrame:
         """Return the rows that have these values in these columns."""
@@ -121,7 +127,9 @@ class SeedFrame:
     def counts(self) -> dict[str, int]:
         """Return how many ``seeds`` did not diverge and, where there is a status, how many ``diverged``, of one arm."""
         seeds = self.kept["seed"].nunique()
-        return {"seeds": seeds} | ({"diverged": self.every["seed"].nunique() - seeds} if "status" in self.every else {})
+        return {"seeds": seeds} | (
+            {"diverged": self.every["seed"].nunique() - seeds} if "status" in self.every else {}
+        )
 
     def last(self, column: str) -> pd.Series[float]:
         """Return a column after the last step by seed, of the replicas of one arm that did not diverge."""
@@ -138,7 +146,12 @@ def by_seed(rows: pd.DataFrame, column: str) -> pd.Series[float]:
 
 
 def summarised(
-    frame: SeedFrame, by: Sequence[str], columns: Sequence[str], *, carried: Sequence[str] = (), plain: Sequence[str] = ()
+    frame: SeedFrame,
+    by: Sequence[str],
+    columns: Sequence[str],
+    *,
+    carried: Sequence[str] = (),
+    plain: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return one row a group: its key, what is ``carried`` (the same in all its rows), its counts, means with intervals.
 
@@ -153,16 +166,31 @@ def summarised(
     for key, group in frame.groups(by):
         kept = group.kept.sort_values("seed")
         if kept["seed"].duplicated().any():
-            raise ValueError(f"statistics over seeds need one row a seed, got {len(kept)} for {group.counts['seeds']} at {key}")
-        row = dict(zip(by, key, strict=True)) | {column: group.every[column].iloc[0] for column in carried} | group.counts
+            raise ValueError(
+                f"statistics over seeds need one row a seed, got {len(kept)} for {group.counts['seeds']} at {key}"
+            )
+        row = (
+            dict(zip(by, key, strict=True))
+            | {column: group.every[column].iloc[0] for column in carried}
+            | group.counts
+        )
         for column in columns:
             values = kept[column].to_numpy(dtype=float)
-            row |= {column: mean(values)} if column in plain else summary(column, values, *map(str, key))
+            row |= (
+                {column: mean(values)}
+                if column in plain
+                else summary(column, values, *map(str, key))
+            )
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def band(frame: SeedFrame, by: Sequence[str], columns: Sequence[str], quantiles: tuple[float, float] = BAND) -> pd.DataFrame:
+def band(
+    frame: SeedFrame,
+    by: Sequence[str],
+    columns: Sequence[str],
+    quantiles: tuple[float, float] = BAND,
+) -> pd.DataFrame:
     """Return one row a group: its key, ``seeds``, means, and the ``quantiles`` under ``_low`` and ``_high``.
 
     Over replicas that had not diverged by then. The quantiles are NaN where a value is not finite.
@@ -172,13 +200,19 @@ def band(frame: SeedFrame, by: Sequence[str], columns: Sequence[str], quantiles:
         row = dict(zip(by, key, strict=True)) | {"seeds": len(group)}
         for column in columns:
             values = group[column].to_numpy(dtype=float)
-            low, high = np.quantile(values, quantiles) if np.isfinite(values).all() else (math.nan, math.nan)
+            low, high = (
+                np.quantile(values, quantiles)
+                if np.isfinite(values).all()
+                else (math.nan, math.nan)
+            )
             row |= {column: mean(values), f"{column}_low": low, f"{column}_high": high}
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def at_kl(path: pd.DataFrame, column: str, wanted: np.ndarray | float, start: float = 0.0) -> np.ndarray:
+def at_kl(
+    path: pd.DataFrame, column: str, wanted: np.ndarray | float, start: float = 0.0
+) -> np.ndarray:
     """Return a column of one seed's path where its ``kl`` is as ``wanted``, by interpolation in sqrt(KL) between its points.
 
     The reference is a point of every path: KL 0, where the column has the value ``start``. NaN beyond the largest KL.
@@ -187,7 +221,9 @@ def at_kl(path: pd.DataFrame, column: str, wanted: np.ndarray | float, start: fl
     # An exact KL of 0 may come out as -1e-17.
     x = np.sqrt(np.concatenate([[0.0], path["kl"].clip(lower=0.0)]))
     at = np.sqrt(wanted)
-    return np.where(at <= x[-1], np.interp(at, x, np.concatenate([[start], path[column]])), math.nan)
+    return np.where(
+        at <= x[-1], np.interp(at, x, np.concatenate([[start], path[column]])), math.nan
+    )
 
 
 def differences(values: pd.Series[float], others: pd.Series[float]) -> np.ndarray:
@@ -200,7 +236,9 @@ def differences(values: pd.Series[float], others: pd.Series[float]) -> np.ndarra
     return found
 
 
-def paired(name: str, values: pd.Series[float], others: pd.Series[float], *names: str | int) -> dict[str, float]:
+def paired(
+    name: str, values: pd.Series[float], others: pd.Series[float], *names: str | int
+) -> dict[str, float]:
     """Return the mean of ``values - others`` seed by seed, its interval, and under ``name_seeds`` how many seeds both have.
 
     What is said of an arm against its start, a floor or another arm follows from this: draws of reference, reward and samples
@@ -217,7 +255,9 @@ def effect(values: pd.Series[float], others: pd.Series[float]) -> float:
     return mean(found) / spread if spread > 0 else math.nan
 
 
-def share(name: str, part: pd.Series[float], whole: pd.Series[float], *names: str | int) -> dict[str, float]:
+def share(
+    name: str, part: pd.Series[float], whole: pd.Series[float], *names: str | int
+) -> dict[str, float]:
     """Return ``mean(part) / mean(whole)`` over the seeds that both have, with an interval, and ``name_seeds``.
 
     The interval is that of the mean of ``s + (part - s whole) / mean(whole)``, ``s`` being the share: to first order in how far
@@ -245,7 +285,9 @@ def side(row: Mapping[str, Any], name: str, of: float = 0.0) -> Side | None:
     return 1 if low > of else -1 if high < of else 0
 
 
-def verdict(row: Mapping[str, Any], name: str, below: str, between: str, above: str, of: float = 0.0) -> str:
+def verdict(
+    row: Mapping[str, Any], name: str, below: str, between: str, above: str, of: float = 0.0
+) -> str:
     """Return the word for that side, or that there are too few seeds."""
     words: dict[Side | None, str] = {-1: below, 0: between, 1: above}
     return words.get(side(row, name, of), "too few seeds to tell")

@@ -30,7 +30,12 @@ def unit_mean(excess: float, se: float, *, ess: float, khat: float, rollouts: in
     ess, khat
         Effective sample size ``(sum r)^2 / sum r^2``, and Pareto k; NaN where the tail ends in an atom.
     """
-    known = math.isfinite(excess) and math.isfinite(se) and ess > ENOUGH_TERMS and rollouts >= ENOUGH_ROLLOUTS
+    known = (
+        math.isfinite(excess)
+        and math.isfinite(se)
+        and ess > ENOUGH_TERMS
+        and rollouts >= ENOUGH_ROLLOUTS
+    )
     if not known or khat >= HEAVY:
         return CANNOT_TELL
     return FAILS if abs(excess) > max(STRANGE * se, ROUNDING) else HOLDS

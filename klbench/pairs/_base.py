@@ -82,12 +82,17 @@ class Pair(Options, ABC):
     def __getstate__(self) -> dict[Any, Any]:
         # Fields only: what a process has cached it would otherwise send to the others, and a task's tensors do not travel.
         state = super().__getstate__()
-        return state | {"__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}}
+        return state | {
+            "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}
+        }
 
     @classmethod
     def node(cls) -> dict[str, Any]:
         """Return the plain data that ``pair=NAME`` stands for: the kind, and the class's defaults."""
-        defaults = {name: field.get_default(call_default_factory=True) for name, field in cls.model_fields.items()}
+        defaults = {
+            name: field.get_default(call_default_factory=True)
+            for name, field in cls.model_fields.items()
+        }
         return {"kind": cls.kind} | {
             name: value.model_dump(exclude_unset=True) if isinstance(value, Options) else value
             for name, value in defaults.items()
@@ -266,7 +271,10 @@ class ScalarPair(Pair):
     def draws_at(self, x: np.ndarray) -> Draws:
         """The draws that samples ``x`` make."""
         log_q = self.q.log_density(x)
-        return Draws(self.p.log_density(x) - log_q, log_q - self.mu.log_density(x) if self.off_policy else None)
+        return Draws(
+            self.p.log_density(x) - log_q,
+            log_q - self.mu.log_density(x) if self.off_policy else None,
+        )
 
     def closed_form(self, target: str) -> Truth | None:
         """The divergence of that key in closed form, where the family has one."""
@@ -274,12 +282,17 @@ class ScalarPair(Pair):
 
     def truth(self, target: str) -> Truth | None:
         divergence = divergences.get(target)
-        if not (self._on_policy_finite(divergence.growth) and self._on_policy_finite(-divergence.growth_at_zero)):
+        if not (
+            self._on_policy_finite(divergence.growth)
+            and self._on_policy_finite(-divergence.growth_at_zero)
+        ):
             return Truth(math.inf, 0.0, "closed-form")
         known = self.closed_form(target)
         if known is not None:
             return known
-        (value,), (error,), _, _ = quadrature.moments(self.q, self.p, None, [bregman(divergence)], [False])
+        (value,), (error,), _, _ = quadrature.moments(
+            self.q, self.p, None, [bregman(divergence)], [False]
+        )
         return Truth(float(value), float(error), "quadrature")
 
     def _on_policy_finite(self, order: float) -> bool:
@@ -290,15 +303,25 @@ class ScalarPair(Pair):
 
 
 def exact_moments(
-    pair: Pair, q: quadrature.Density, p: quadrature.Density, mu: quadrature.Density | None, estimators: Sequence[Estimator]
+    pair: Pair,
+    q: quadrature.Density,
+    p: quadrature.Density,
+    mu: quadrature.Density | None,
+    estimators: Sequence[Estimator],
 ) -> list[ExactMoments | None]:
     """Return the exact moments of the estimators that have a mean on the pair, whose log-ratio these densities have."""
-    usable = [e for e in estimators if e.batch is None and (mu is not None or not e.needs_weight) and pair.finite_mean(e)]
+    usable = [
+        e
+        for e in estimators
+        if e.batch is None and (mu is not None or not e.needs_weight) and pair.finite_mean(e)
+    ]
     if not usable:
         return [None] * len(estimators)
     finite = [pair.finite_second_moment(e) for e in usable]
     stds, std_errors = np.full(len(usable), math.inf), np.zeros(len(usable))
-    means, mean_errors, stds[finite], std_errors[finite] = quadrature.moments(q, p, mu, usable, finite)
+    means, mean_errors, stds[finite], std_errors[finite] = quadrature.moments(
+        q, p, mu, usable, finite
+    )
     known = {
         e.name: ExactMoments(float(m), float(me), float(s), float(se), "quadrature")
         for e, m, me, s, se in zip(usable, means, mean_errors, stds, std_errors, strict=True)

@@ -24,7 +24,9 @@ class CategoricalTask:
 
     def __init__(self, log_q: np.ndarray, log_p: np.ndarray, log_mu: np.ndarray) -> None:
         self.parameters = len(log_q)
-        self._log_q, self._log_p, self._log_mu = (torch.from_numpy(each) for each in (log_q, log_p, log_mu))
+        self._log_q, self._log_p, self._log_mu = (
+            torch.from_numpy(each) for each in (log_q, log_p, log_mu)
+        )
         self.tokens = 1
         self.staleness = float(divergences.terms("kl_qp", log_q, log_mu).sum())
 
@@ -38,7 +40,9 @@ class CategoricalTask:
         if target == "kl_qp":
             return against_softmax(q * log_ratio, q)
         if target == "kl_pq":
-            return torch.where(log_ratio > 0.0, -q * torch.expm1(-log_ratio), p * torch.expm1(log_ratio))
+            return torch.where(
+                log_ratio > 0.0, -q * torch.expm1(-log_ratio), p * torch.expm1(log_ratio)
+            )
         raise KeyError(target)
 
     def tilted(self, power: float) -> None:

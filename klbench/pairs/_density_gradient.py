@@ -27,7 +27,9 @@ class DensityTask(ABC):
 
     def __init__(self, q: np.ndarray, p: np.ndarray, mu: np.ndarray | None) -> None:
         self.parameters = len(q)
-        self._q, self._p, self._mu = (torch.from_numpy(side) for side in (q, p, q if mu is None else mu))
+        self._q, self._p, self._mu = (
+            torch.from_numpy(side) for side in (q, p, q if mu is None else mu)
+        )
         self._off_policy = mu is not None
         self.tokens = 1
         self.staleness = float(self.divergence(self._q, self._mu))
@@ -76,13 +78,19 @@ class DensityTask(ABC):
         rollouts = self.rollouts(self._q, x)
         token = torch.arange(len(x))[:, None]
         scores = DenseScores(
-            self.scores(self._q, x), self.gradient("kl_qp")[None], token, torch.zeros_like(token), rollouts.mask
+            self.scores(self._q, x),
+            self.gradient("kl_qp")[None],
+            token,
+            torch.zeros_like(token),
+            rollouts.mask,
         )
         return Atoms(weights, rollouts, scores)
 
     def rollouts(self, theta: Tensor, samples: Tensor) -> Rollouts:
         """The points under parameters ``theta``."""
-        log_q, log_p, log_mu = (self.log_density(side, samples)[:, None] for side in (theta, self._p, self._mu))
+        log_q, log_p, log_mu = (
+            self.log_density(side, samples)[:, None] for side in (theta, self._p, self._mu)
+        )
         kl = self.divergence(theta, self._p).expand(len(samples), 1)
         return Rollouts(log_q, log_p, log_mu, kl, torch.ones(len(samples), 1, dtype=torch.bool))
 

@@ -47,7 +47,9 @@ def solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 def _condition(factor: np.ndarray) -> float:
     """Return the condition number of a covariance with this Cholesky factor, of its correlations: scales cost no digits."""
-    singular = np.linalg.svd(factor / np.linalg.norm(factor, axis=1, keepdims=True), compute_uv=False)
+    singular = np.linalg.svd(
+        factor / np.linalg.norm(factor, axis=1, keepdims=True), compute_uv=False
+    )
     return float((singular[0] / singular[-1]) ** 2)
 
 
@@ -79,7 +81,10 @@ class Quadratic:
         flat_shift = float(np.linalg.norm(self.shift[same]))
         has_flat = [flat_shift] if flat_shift > 0.0 else []
         # Per active coordinate: variance of p, shift of p.
-        self.active = np.array([*self.variances[bent], *([1.0] * len(has_flat))]), np.array([*self.shift[bent], *has_flat])
+        self.active = (
+            np.array([*self.variances[bent], *([1.0] * len(has_flat))]),
+            np.array([*self.shift[bent], *has_flat]),
+        )
         v, m = self.active
         self.curvature = 1.0 - 1.0 / v
         self.slope = m / v
@@ -115,7 +120,11 @@ class Quadratic:
         v, m = self.variances, self.shift
         spread = math.exp(self.uncertainty) if self.uncertainty < 1.0 else math.inf
         with np.errstate(all="ignore"):
-            moved = [parts(v * a, m * b) for a in (spread, 1.0 / spread) for b in (math.sqrt(spread), math.sqrt(1.0 / spread))]
+            moved = [
+                parts(v * a, m * b)
+                for a in (spread, 1.0 / spread)
+                for b in (math.sqrt(spread), math.sqrt(1.0 / spread))
+            ]
             off: np.ndarray = np.max(np.abs(np.array(moved) - parts(v, m)), axis=0).sum(axis=-1)
         return np.where(np.isnan(off), math.inf, off)
 
@@ -138,8 +147,12 @@ def _series_parts(v: np.ndarray, m: np.ndarray, s: float) -> np.ndarray:
     """Return each coordinate's part of the first Taylor coefficients of ``log M`` at ``s``, ``(ORDERS, d)``."""
     numerator = s * (1.0 - s), 1.0 - 2.0 * s, -1.0
     rows = []
-    with np.errstate(all="ignore"):  # extreme scales have extreme powers, of which few are asked for
-        c = (1.0 - v) / v  # 1/v - 1 would lose the digits of a v near 1, and log v would not cancel against it
+    with np.errstate(
+        all="ignore"
+    ):  # extreme scales have extreme powers, of which few are asked for
+        c = (
+            1.0 - v
+        ) / v  # 1/v - 1 would lose the digits of a v near 1, and log v would not cancel against it
         a = 1.0 + c * s
         powers = [(-c / a) ** k for k in range(ORDERS)]
         for k, power in enumerate(powers):

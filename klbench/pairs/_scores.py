@@ -109,7 +109,9 @@ class TableScores:
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
         """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``; ``(n, T)`` twice to ``(parameters,)``."""
         rows, tokens = self.log_q.shape
-        taken = _totals(token, self.node_of * tokens + self.token_of, self.mask, rows * tokens).view(rows, tokens)
+        taken = _totals(
+            token, self.node_of * tokens + self.token_of, self.mask, rows * tokens
+        ).view(rows, tokens)
         table = against_softmax(taken, self.log_q.exp())
         table += _totals(full, self.node_of, self.mask, rows)[:, None] * self._full()
         result = self.log_q.new_zeros(self.parameters)
@@ -126,7 +128,9 @@ class TableScores:
         n, T = self.mask.shape
         result = self.log_q.new_zeros(n, 2 * T, 2 * T)
         for part, row, column in ((token, 0, 0), (mixed, 0, T), (mixed, T, 0), (full, T, T)):
-            result[:, row : row + T, column : column + T].diagonal(dim1=1, dim2=2).copy_(part.where(self.mask, 0.0))
+            result[:, row : row + T, column : column + T].diagonal(dim1=1, dim2=2).copy_(
+                part.where(self.mask, 0.0)
+            )
         return result
 
 
@@ -138,7 +142,9 @@ def others(x: Tensor) -> Tensor:
     import torch
 
     before = torch.cat([torch.zeros_like(x[..., :1]), x[..., :-1].cumsum(-1)], dim=-1)
-    after = torch.cat([x[..., 1:].flip(-1).cumsum(-1).flip(-1), torch.zeros_like(x[..., :1])], dim=-1)
+    after = torch.cat(
+        [x[..., 1:].flip(-1).cumsum(-1).flip(-1), torch.zeros_like(x[..., :1])], dim=-1
+    )
     return before + after
 
 

@@ -45,9 +45,19 @@ class SequenceTask:
     """
 
     def __init__(
-        self, policy: Policy, prompts: int, theta: np.ndarray, log_probs: Mapping[str, np.ndarray], staleness: float
+        self,
+        policy: Policy,
+        prompts: int,
+        theta: np.ndarray,
+        log_probs: Mapping[str, np.ndarray],
+        staleness: float,
     ) -> None:
-        self.tree, self.policy, self.prompts, self.staleness = policy.tree, policy, prompts, staleness
+        self.tree, self.policy, self.prompts, self.staleness = (
+            policy.tree,
+            policy,
+            prompts,
+            staleness,
+        )
         self.parameters = policy.parameters
         self.tokens = self.tree.horizon
         self._theta = torch.from_numpy(theta)
@@ -65,9 +75,14 @@ class SequenceTask:
     def gradient(self, target: str) -> Tensor:
         """The gradient of ``kl_qp`` or ``kl_pq`` through the sum over all sequences."""
         theta = self.theta().requires_grad_()
-        log_probs = self.policy.everywhere(self.policy.split(theta), torch.arange(self.prompts)).log_softmax(-1)
+        log_probs = self.policy.everywhere(
+            self.policy.split(theta), torch.arange(self.prompts)
+        ).log_softmax(-1)
         q, p = self.tree.sum_along(log_probs), self.tree.sum_along(self._log_p)
-        total = {"kl_qp": lambda: (q.exp() * (q - p)).sum(), "kl_pq": lambda: (p.exp() * (p - q)).sum()}[target]()
+        total = {
+            "kl_qp": lambda: (q.exp() * (q - p)).sum(),
+            "kl_pq": lambda: (p.exp() * (p - q)).sum(),
+        }[target]()
         (gradient,) = torch.autograd.grad(total / self.prompts, theta)
         return gradient
 
@@ -80,8 +95,12 @@ class SequenceTask:
         edge = node * self.tree.tokens + token
 
         for prompt in range(self.prompts):
-            log_q, log_p, log_mu = (log_probs[prompt] for log_probs in (self._log_q, self._log_p, self._log_mu))
-            q, p, mu = (torch.where(mask, each.flatten()[edge], 0.0) for each in (log_q, log_p, log_mu))
+            log_q, log_p, log_mu = (
+                log_probs[prompt] for log_probs in (self._log_q, self._log_p, self._log_mu)
+            )
+            q, p, mu = (
+                torch.where(mask, each.flatten()[edge], 0.0) for each in (log_q, log_p, log_mu)
+            )
             rollouts = Rollouts(q, p, mu, torch.where(mask, self._kl[prompt][node], 0.0), mask)
             yield Atoms(self.tree.sum_along(log_mu).exp(), rollouts, self._scores(prompt))
 
@@ -89,7 +108,9 @@ class SequenceTask:
         node, token, mask = self.tree.paths
         if self.policy.name == "table":
             start = prompt * self.tree.nodes * self.tree.tokens
-            return TableScores(self._log_q[prompt], self._log_p[prompt], node, token, mask, self.parameters, start)
+            return TableScores(
+                self._log_q[prompt], self._log_p[prompt], node, token, mask, self.parameters, start
+            )
         edges = self.jacobian(prompt)
         # d(h) = sum over a of q(a|h) log q/p(a|h) s_a(h), since the scores at a prefix average to zero.
         weight = (self._log_q[prompt].exp() * self._log_ratio[prompt])[:, None]
@@ -129,7 +150,9 @@ class SequenceTask:
             token[:, t] = (uniform[:, t, None] >= cumulative[node[:, t]]).sum(1)
             if t + 1 < self.tree.horizon:
                 alive[:, t + 1] = alive[:, t] & (token[:, t] < self.tree.vocabulary)
-                node[:, t + 1] = torch.where(alive[:, t + 1], self.tree.child(node[:, t], token[:, t], t), 0)
+                node[:, t + 1] = torch.where(
+                    alive[:, t + 1], self.tree.child(node[:, t], token[:, t], t), 0
+                )
         token = torch.where(alive, token, 0)
         chosen = (torch.where(alive, log_probs[node, token], 0.0) for log_probs in (log_p, log_mu))
         return Samples(prompt, node, token, alive, *chosen)
@@ -144,4 +167,6 @@ class SequenceTask:
         log_probs = self.policy.along(weights, at, before).log_softmax(-1)
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
         kl = (log_probs.exp() * (log_probs - self._log_p[prompt][node])).sum(-1)
-        return Rollouts(torch.where(mask, log_q, 0.0), log_p, log_mu, torch.where(mask, kl, 0.0), mask)
+        return Rollouts(
+            torch.where(mask, log_q, 0.0), log_p, log_mu, torch.where(mask, kl, 0.0), mask
+        )

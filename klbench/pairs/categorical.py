@@ -100,7 +100,9 @@ class CategoricalPair(Pair):
     """
 
     kind: ClassVar[str] = "categorical"
-    summary: ClassVar[str] = "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by enumeration"
+    summary: ClassVar[str] = (
+        "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by enumeration"
+    )
     q: Categorical | None = None
     p: Categorical | None = None
     mu: Categorical | None = None
@@ -108,12 +110,15 @@ class CategoricalPair(Pair):
 
     @model_validator(mode="after")
     def _check(self) -> CategoricalPair:
-        if (self.random is None) == (self.q is None and self.p is None) or (self.q is None) != (self.p is None):
+        if (self.random is None) == (self.q is None and self.p is None) or (self.q is None) != (
+            self.p is None
+        ):
             raise ValueError("give q and p, or random (size, kl, seed), one of the two")
         sizes = {side: len(log_probs) for side, log_probs in self._log_probs.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
-                "all sides must have one number of categories, got " + ", ".join(f"{k}: {v}" for k, v in sizes.items())
+                "all sides must have one number of categories, got "
+                + ", ".join(f"{k}: {v}" for k, v in sizes.items())
             )
         support = {side: np.isfinite(log_probs) for side, log_probs in self._log_probs.items()}
         for inside, outside, expression in (("q", "p", "KL(q‖p)"), ("q", "mu", "the weight q/mu")):
@@ -180,7 +185,11 @@ class CategoricalPair(Pair):
         terms = divergences.terms(target, log_q[inside], log_p[inside])
         missed = self.unreached * divergences.unreached(target) if self.unreached else 0.0
         total = math.fsum(terms) + missed
-        return Truth(total, 16 * EPS * (math.fsum(np.abs(terms)) + missed) if math.isfinite(total) else 0.0, "enumeration")
+        return Truth(
+            total,
+            16 * EPS * (math.fsum(np.abs(terms)) + missed) if math.isfinite(total) else 0.0,
+            "enumeration",
+        )
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
         return True
@@ -189,14 +198,18 @@ class CategoricalPair(Pair):
         log_ratio, _, log_weight, log_probabilities = self._atoms
         draws = Draws(log_ratio, log_weight)
         return [
-            None if e.batch is not None or (e.needs_weight and not self.off_policy) else enumerated(e, draws, log_probabilities)
+            None
+            if e.batch is not None or (e.needs_weight and not self.off_policy)
+            else enumerated(e, draws, log_probabilities)
             for e in estimators
         ]
 
     def gradient_task(self) -> GradientTask | Skip:
         log_q = self._log_probs["q"]
         if len(log_q) > MOST_LOGITS:
-            return Skip(f"gradients are measured on up to {MOST_LOGITS:,} categories, here are {len(log_q):,}")
+            return Skip(
+                f"gradients are measured on up to {MOST_LOGITS:,} categories, here are {len(log_q):,}"
+            )
         if not np.isfinite(log_q).all():
             return Skip(f"q is zero at category {int(np.argmin(log_q))}, which no logit gives")
         return self._task

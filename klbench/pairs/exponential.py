@@ -58,7 +58,11 @@ class ExponentialPair(ScalarPair):
         return None
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        rate = (1 - weight_order) * self.sampler.rate + (weight_order - order) * self.q.rate + order * self.p.rate
+        rate = (
+            (1 - weight_order) * self.sampler.rate
+            + (weight_order - order) * self.q.rate
+            + order * self.p.rate
+        )
         return rate > 0.0
 
     def gradient_task(self) -> GradientTask:
@@ -68,7 +72,9 @@ class ExponentialPair(ScalarPair):
     def _task(self) -> GradientTask:
         from klbench.pairs._density_gradient import ExponentialTask
 
-        q, p, mu = (None if side is None else np.log([side.rate]) for side in (self.q, self.p, self.mu))
+        q, p, mu = (
+            None if side is None else np.log([side.rate]) for side in (self.q, self.p, self.mu)
+        )
         assert q is not None
         assert p is not None
         return ExponentialTask(q, p, mu)

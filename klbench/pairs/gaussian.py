@@ -58,13 +58,17 @@ class Normal(Options):
         if cov is None:
             return None
         if any(len(row) != len(cov) for row in cov):
-            raise ValueError(f"must be square, its rows have lengths {', '.join(str(len(row)) for row in cov)}")
+            raise ValueError(
+                f"must be square, its rows have lengths {', '.join(str(len(row)) for row in cov)}"
+            )
         matrix = np.array(cov)
         if not np.allclose(matrix, matrix.T, rtol=1e-12, atol=0.0):
             raise ValueError("must be symmetric")
         eigenvalues = np.linalg.eigvalsh(matrix).tolist() if len(cov) else [0.0]
         if not eigenvalues[0] > 0.0:
-            raise ValueError(f"must be positive definite, its smallest eigenvalue is {eigenvalues[0]:g}")
+            raise ValueError(
+                f"must be positive definite, its smallest eigenvalue is {eigenvalues[0]:g}"
+            )
         for each in eigenvalues[0], eigenvalues[-1]:
             not_extreme_scale(math.sqrt(each))
         return cov
@@ -75,7 +79,9 @@ class Normal(Options):
             raise ValueError("give std or cov, not both")
         sizes = {len(v) for v in (self.mean, self.std, self.cov) if isinstance(v, tuple)}
         if len(sizes) > 1 or 0 in sizes:
-            raise ValueError(f"mean and std or cov must have one dimension, got {' and '.join(map(str, sorted(sizes)))}")
+            raise ValueError(
+                f"mean and std or cov must have one dimension, got {' and '.join(map(str, sorted(sizes)))}"
+            )
         return self
 
     @property
@@ -91,7 +97,9 @@ class Normal(Options):
         mean = np.broadcast_to(np.asarray(self.mean, dtype=float), (dimension,))
         if self.cov is not None:
             return mean, np.array(self.cov)
-        std = np.broadcast_to(np.asarray(1.0 if self.std is None else self.std, dtype=float), (dimension,))
+        std = np.broadcast_to(
+            np.asarray(1.0 if self.std is None else self.std, dtype=float), (dimension,)
+        )
         return mean, np.diag(std**2)
 
     def __str__(self) -> str:
@@ -116,8 +124,12 @@ def _widened(exact: ExactMoments, *moved: ExactMoments | None) -> ExactMoments:
     """Return the moments with errors that make room for parameters that are off by as much as those of each of ``moved``."""
     others = [each for each in moved if each is not None]
     mean_error = 2.0 * sum(abs(exact.mean - each.mean) for each in others)
-    std_error = 0.0 if math.isinf(exact.std) else 2.0 * sum(abs(exact.std - each.std) for each in others)
-    return replace(exact, mean_error=exact.mean_error + mean_error, std_error=exact.std_error + std_error)
+    std_error = (
+        0.0 if math.isinf(exact.std) else 2.0 * sum(abs(exact.std - each.std) for each in others)
+    )
+    return replace(
+        exact, mean_error=exact.mean_error + mean_error, std_error=exact.std_error + std_error
+    )
 
 
 @register
@@ -128,7 +140,9 @@ class GaussianPair(Pair):
     """
 
     kind: ClassVar[str] = "gaussian"
-    summary: ClassVar[str] = "Gaussians in any dimension (mean, std or cov): closed forms for nearly everything"
+    summary: ClassVar[str] = (
+        "Gaussians in any dimension (mean, std or cov): closed forms for nearly everything"
+    )
     q: Normal = Normal(mean=0.0)
     p: Normal = Normal(mean=1.0)
     mu: Normal | None = None
@@ -137,7 +151,10 @@ class GaussianPair(Pair):
     def _same_dimension(self) -> GaussianPair:
         sizes = {side: each.dimension for side, each in self._sides() if each.dimension is not None}
         if len(set(sizes.values())) > 1:
-            raise ValueError("all sides must have one dimension, got " + ", ".join(f"{k}: {v}" for k, v in sizes.items()))
+            raise ValueError(
+                "all sides must have one dimension, got "
+                + ", ".join(f"{k}: {v}" for k, v in sizes.items())
+            )
         return self
 
     def _sides(self) -> list[tuple[str, Normal]]:
@@ -161,7 +178,9 @@ class GaussianPair(Pair):
             return f"{self.q} ‖ {self.p}" + (f" from {self.mu}" if self.off_policy else "")
         truth = self.truth("kl_qp")
         assert truth is not None
-        return f"Gaussian d={self.dimension}, KL={truth.value:.4g}" + (" off-policy" if self.off_policy else "")
+        return f"Gaussian d={self.dimension}, KL={truth.value:.4g}" + (
+            " off-policy" if self.off_policy else ""
+        )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         if self.mu is None:
@@ -171,8 +190,12 @@ class GaussianPair(Pair):
     def _draws_from_mu(self, z: np.ndarray) -> Draws:
         assert self.mu is not None
         mean, cov = self.mu.moments(self.dimension)
-        offset = np.linalg.cholesky(cov) @ z  # from the sampler's mean: further from the origin, digits would be lost
-        log_q, log_p, log_mu = (self._log_density(each, mean, offset) for each in (self.q, self.p, self.mu))
+        offset = (
+            np.linalg.cholesky(cov) @ z
+        )  # from the sampler's mean: further from the origin, digits would be lost
+        log_q, log_p, log_mu = (
+            self._log_density(each, mean, offset) for each in (self.q, self.p, self.mu)
+        )
         return Draws(log_p - log_q, log_q - log_mu)
 
     def _log_density(self, normal: Normal, origin: np.ndarray, offset: np.ndarray) -> np.ndarray:
@@ -188,7 +211,9 @@ class GaussianPair(Pair):
             return bool(np.all(1.0 + order * (1.0 / self._form.variances - 1.0) > 0.0))
         precision = sum(
             weight * part
-            for weight, part in zip((1.0 - weight_order, weight_order - order, order), self._precisions, strict=True)
+            for weight, part in zip(
+                (1.0 - weight_order, weight_order - order, order), self._precisions, strict=True
+            )
         )
         return bool(np.linalg.eigvalsh(precision)[0] > 0.0)
 
@@ -196,7 +221,10 @@ class GaussianPair(Pair):
     def _precisions(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Inverse covariances of mu, q and p, in units of mu's standard deviations."""
         assert self.mu is not None
-        of_mu, of_q, of_p = (np.linalg.cholesky(each.moments(self.dimension)[1]) for each in (self.mu, self.q, self.p))
+        of_mu, of_q, of_p = (
+            np.linalg.cholesky(each.moments(self.dimension)[1])
+            for each in (self.mu, self.q, self.p)
+        )
         ratios = solved(of_q, of_mu), solved(of_p, of_mu)
         return np.eye(self.dimension), ratios[0].T @ ratios[0], ratios[1].T @ ratios[1]
 
@@ -221,7 +249,9 @@ class GaussianPair(Pair):
             return Truth(math.inf, math.inf, "closed-form")  # finite, and beyond a float
         value = scale * math.expm1(log_moment)
         # M is rounded where it is, near 1.
-        error = 16 * EPS * (abs(value) + abs(scale) * self._form.size) + (abs(value) + abs(scale)) * _growth(margin)
+        error = 16 * EPS * (abs(value) + abs(scale) * self._form.size) + (
+            abs(value) + abs(scale)
+        ) * _growth(margin)
         return Truth(value, error, "closed-form")
 
     def _kl(self, parts: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Truth:
@@ -235,7 +265,11 @@ class GaussianPair(Pair):
         return None if exact is None else Truth(exact.mean, exact.mean_error, "quadrature")
 
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
-        known = {} if self.off_policy else {e.name: exact for e in estimators if (exact := self._closed_form_moments(e))}
+        known = (
+            {}
+            if self.off_policy
+            else {e.name: exact for e in estimators if (exact := self._closed_form_moments(e))}
+        )
         left = [e for e in estimators if e.name not in known]
         if self.mu is None:
             found = self._in_one_coordinate(left)
@@ -257,7 +291,9 @@ class GaussianPair(Pair):
             p = Bell(shift * of_shift, math.sqrt(variance) * of_std)
             return exact_moments(on_policy, Bell(0.0, 1.0), p, None, estimators)
 
-        if self.dimension == 1:  # what is uncertain is the last bit, which quadrature has in its bounds
+        if (
+            self.dimension == 1
+        ):  # what is uncertain is the last bit, which quadrature has in its bounds
             return found()
         factor = math.exp(0.5 * self._form.uncertainty)
         # Each by itself: moved together, they leave the shift in units of p's standard deviation as it is.
@@ -265,7 +301,11 @@ class GaussianPair(Pair):
         return [one and _widened(one, *moved) for one, *moved in parts]
 
     def _closed_form_moments(self, estimator: Estimator) -> ExactMoments | None:
-        if estimator.batch is not None or estimator.polynomial is None or not self.finite_mean(estimator):
+        if (
+            estimator.batch is not None
+            or estimator.polynomial is None
+            or not self.finite_mean(estimator)
+        ):
             return None
         exact = polynomial_moments(estimator.polynomial, self._form.series)
         if math.isinf(exact.std) and self.finite_second_moment(estimator):
@@ -277,7 +317,9 @@ class GaussianPair(Pair):
         for side, normal in self._sides():
             cov = normal.moments(self.dimension)[1]
             if np.any(cov != np.diag(np.diag(cov))):
-                return Skip(f"gradients are in means and standard deviations, and {side} has correlations")
+                return Skip(
+                    f"gradients are in means and standard deviations, and {side} has correlations"
+                )
         return self._task
 
     @cached_property
@@ -285,5 +327,8 @@ class GaussianPair(Pair):
         from klbench.pairs._density_gradient import GaussianTask
 
         sides = {side: normal.moments(self.dimension) for side, normal in self._sides()}
-        vectors = {side: np.concatenate([mean, 0.5 * np.log(np.diag(cov))]) for side, (mean, cov) in sides.items()}
+        vectors = {
+            side: np.concatenate([mean, 0.5 * np.log(np.diag(cov))])
+            for side, (mean, cov) in sides.items()
+        }
         return GaussianTask(vectors["q"], vectors["p"], vectors.get("mu"))

@@ -63,5 +63,9 @@ class LaplacePair(ScalarPair):
         return None
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        rate = (1 - weight_order) / self.sampler.scale + (weight_order - order) / self.q.scale + order / self.p.scale
+        rate = (
+            (1 - weight_order) / self.sampler.scale
+            + (weight_order - order) / self.q.scale
+            + order / self.p.scale
+        )
         return rate > 0.0

@@ -20,7 +20,16 @@ from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
 from klbench.threads import one_thread
-from klbench.types import Capabilities, Completions, ConfigError, Draws, Dtype, Estimator, Truncated, Truth
+from klbench.types import (
+    Capabilities,
+    Completions,
+    ConfigError,
+    Draws,
+    Dtype,
+    Estimator,
+    Truncated,
+    Truth,
+)
 
 if TYPE_CHECKING:
     from klbench.lm.batching import Batch
@@ -35,7 +44,11 @@ FEW_PARAMETERS = 5_000_000
 
 def threads(*models: LanguageModel) -> AbstractContextManager[None]:
     """Return a context of one thread for small models, and of as many as there are for others."""
-    return one_thread() if all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in models) else nullcontext()
+    return (
+        one_thread()
+        if all(lm.model.num_parameters() <= FEW_PARAMETERS for lm in models)
+        else nullcontext()
+    )
 
 
 @register
@@ -48,9 +61,13 @@ class LmPair(Pair):
     """
 
     kind: ClassVar[str] = "lm"
-    summary: ClassVar[str] = "causal language models (policy, reference: embedded:NAME, a folder or a hub id)"
+    summary: ClassVar[str] = (
+        "causal language models (policy, reference: embedded:NAME, a folder or a hub id)"
+    )
     measured_with: ClassVar[str] = "+exp=lm pair=lm policy=... reference=..."
-    capabilities: ClassVar[Capabilities] = Capabilities(completions=True, rescored=True, truncated=True, in_process=True)
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        completions=True, rescored=True, truncated=True, in_process=True
+    )
     policy: str = "embedded:finetuned-midway"
     reference: str = "embedded:reference"
     revision: str = ""
@@ -77,7 +94,9 @@ class LmPair(Pair):
     @classmethod
     def _check_temperature(cls, value: float) -> float:
         if value < COLDEST:
-            raise ValueError(f"must be at least {COLDEST:g}, where the most probable token is all but certain")
+            raise ValueError(
+                f"must be at least {COLDEST:g}, where the most probable token is all but certain"
+            )
         return value
 
     @field_validator("prompts")
@@ -96,19 +115,27 @@ class LmPair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return (self.temperature, self.top_p, self.top_k) != (1.0, 1.0, 0)  # without torch, as sampling needs it
+        return (self.temperature, self.top_p, self.top_k) != (
+            1.0,
+            1.0,
+            0,
+        )  # without torch, as sampling needs it
 
     def describe(self) -> str:
         how = [f"{self.max_new_tokens} tokens"]
         how += [f"T={self.temperature:g}"] * (self.temperature != 1.0)
-        how += [f"top-p {self.top_p:g}"] * (self.top_p < 1.0) + [f"top-k {self.top_k}"] * (self.top_k > 0)
+        how += [f"top-p {self.top_p:g}"] * (self.top_p < 1.0) + [f"top-k {self.top_k}"] * (
+            self.top_k > 0
+        )
         how += [self.dtype] * (self.dtype != "float32")
         return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}"
 
     def on_policy(self) -> Self | None:
         if not self.off_policy:
             return None
-        return self.model_copy(update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""})
+        return self.model_copy(
+            update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""}
+        )
 
     @property
     def compute_device(self) -> str:
@@ -135,7 +162,9 @@ class LmPair(Pair):
         from klbench.lm import loading
 
         policy = loading.load(self.policy, self.revision or None, dtype, self.device)
-        reference = loading.load(self.reference, self.reference_revision or None, dtype, self.device)
+        reference = loading.load(
+            self.reference, self.reference_revision or None, dtype, self.device
+        )
         loading.check_same_tokens(policy, reference)
         return policy, reference
 
@@ -149,7 +178,10 @@ class LmPair(Pair):
 
     @cached_property
     def _prompts(self) -> list[list[int]]:
-        encoded = [self._models[0].encode(prompt) for prompt in prompts.load(self.prompts, self.prompt_count)]
+        encoded = [
+            self._models[0].encode(prompt)
+            for prompt in prompts.load(self.prompts, self.prompt_count)
+        ]
         longest = max(map(len, encoded))
         for lm in self._models:
             if lm.context is not None and longest + self.max_new_tokens > lm.context:
@@ -167,7 +199,17 @@ class LmPair(Pair):
         count = len(self._prompts)
         prompt = (shard * n + np.arange(n, dtype=np.int64)) % count
         # What changes the arithmetic and not the distribution keeps the stream: dtypes are compared on the same numbers.
-        decides = self.model_dump(include={"policy", "revision", "prompts", "max_new_tokens", "temperature", "top_p", "top_k"})
+        decides = self.model_dump(
+            include={
+                "policy",
+                "revision",
+                "prompts",
+                "max_new_tokens",
+                "temperature",
+                "top_p",
+                "top_k",
+            }
+        )
         stream = streams.generator(seed, "lm", json.dumps(decides, sort_keys=True), shard)
         return self._sampled(prompt, stream.random((n, self.max_new_tokens)))
 
@@ -177,12 +219,16 @@ class LmPair(Pair):
         policy, reference = self._models
         with threads(*self._models):
             started = time.perf_counter()
-            sampled = generate(policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self._generating)
+            sampled = generate(
+                policy, [self._prompts[i] for i in prompt], uniform, self.sampling, self._generating
+            )
             generated = time.perf_counter()
             scores = self._scored(policy, reference, prompt, sampled.token, sampled.mask)
         seconds = {"generation": generated - started, "scoring": time.perf_counter() - generated}
         log_mu = sampled.log_mu if self.off_policy else None
-        return replace(_completions(scores, sampled.token, sampled.mask, prompt, log_mu), seconds=seconds)
+        return replace(
+            _completions(scores, sampled.token, sampled.mask, prompt, log_mu), seconds=seconds
+        )
 
     def _scored(
         self,
@@ -196,7 +242,16 @@ class LmPair(Pair):
         from klbench.lm.scoring import score
 
         contexts = [self._prompts[i] for i in prompt]
-        return score(policy, reference, contexts, token, mask, batch=self._scoring, kernel=self.kernel, truncate=truncate)
+        return score(
+            policy,
+            reference,
+            contexts,
+            token,
+            mask,
+            batch=self._scoring,
+            kernel=self.kernel,
+            truncate=truncate,
+        )
 
     @property
     def chosen_kernel(self) -> str:
@@ -205,7 +260,10 @@ class LmPair(Pair):
 
         from klbench.kernels import choose
 
-        return choose(torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device), kernel=self.kernel)
+        return choose(
+            torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device),
+            kernel=self.kernel,
+        )
 
     def rescored(self, completions: Completions, dtype: Dtype) -> Completions:
         """The same tokens, scored by the same models in another dtype; ``log_mu`` stays what it was.
@@ -267,7 +325,13 @@ def _tokens(completions: Completions) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _completions(
-    scores: Scores, token: np.ndarray, mask: np.ndarray, prompt: np.ndarray, log_mu: np.ndarray | None
+    scores: Scores,
+    token: np.ndarray,
+    mask: np.ndarray,
+    prompt: np.ndarray,
+    log_mu: np.ndarray | None,
 ) -> Completions:
-    fields: dict[str, Any] = {name: getattr(scores, name) for name in ("log_q", "log_p", "kl_qp", "kl_pq")}
+    fields: dict[str, Any] = {
+        name: getattr(scores, name) for name in ("log_q", "log_p", "kl_qp", "kl_pq")
+    }
     return Completions(**fields, mask=mask, log_mu=log_mu, token=token, prompt=prompt)

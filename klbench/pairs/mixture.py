@@ -34,7 +34,9 @@ class Mixture(Density):
     def _same_length(self) -> Mixture:
         lengths = len(self.weights), len(self.means), len(self.stds)
         if len(set(lengths)) > 1 or not lengths[0]:
-            raise ValueError(f"weights, means and stds must have one length, got {lengths[0]}, {lengths[1]} and {lengths[2]}")
+            raise ValueError(
+                f"weights, means and stds must have one length, got {lengths[0]}, {lengths[1]} and {lengths[2]}"
+            )
         return self
 
     @cached_property
@@ -50,17 +52,24 @@ class Mixture(Density):
 
     def sample(self, stream: np.random.Generator, n: int) -> np.ndarray:
         component = np.searchsorted(np.cumsum(self.weights)[:-1], stream.random(n), side="right")
-        return np.array(self.means)[component] + np.array(self.stds)[component] * stream.standard_normal(n)
+        return np.array(self.means)[component] + np.array(self.stds)[
+            component
+        ] * stream.standard_normal(n)
 
     @property
     def modes(self) -> tuple[tuple[float, float], ...]:
         return tuple(zip(self.means, self.stds, strict=True))
 
     def shifted(self, by: float) -> Mixture:
-        return self.model_construct(**(self.model_dump() | {"means": tuple(m + by for m in self.means)}))
+        return self.model_construct(
+            **(self.model_dump() | {"means": tuple(m + by for m in self.means)})
+        )
 
     def __str__(self) -> str:
-        parts = " + ".join(f"{w:.3g} N({m:g}, {s:g}²)" for w, m, s in zip(self.weights, self.means, self.stds, strict=True))
+        parts = " + ".join(
+            f"{w:.3g} N({m:g}, {s:g}²)"
+            for w, m, s in zip(self.weights, self.means, self.stds, strict=True)
+        )
         return f"[{parts}]"
 
 
@@ -69,7 +78,9 @@ class MixturePair(ScalarPair):
     """Gaussian mixtures: the widest components decide the tail."""
 
     kind: ClassVar[str] = "mixture"
-    summary: ClassVar[str] = "Gaussian mixtures (weights, means, stds): several modes, truth by quadrature"
+    summary: ClassVar[str] = (
+        "Gaussian mixtures (weights, means, stds): several modes, truth by quadrature"
+    )
     q: Mixture = Mixture(weights=(0.3, 0.7), means=(-1.0, 1.0), stds=(0.5, 1.0))
     p: Mixture = Mixture(weights=(0.5, 0.5), means=(-1.0, 1.0), stds=(0.6, 1.1))
     mu: Mixture | None = None

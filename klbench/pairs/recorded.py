@@ -51,7 +51,9 @@ FIELDS = {
 
 def _checked_path(value: Any) -> str:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError(f"name a file of rollouts: path=FILE{', path=FILE'.join(rollouts.SUFFIXES)}")
+        raise ValueError(
+            f"name a file of rollouts: path=FILE{', path=FILE'.join(rollouts.SUFFIXES)}"
+        )
     path = str(value)
     if "\0" in path:
         raise ValueError("no such file")
@@ -81,7 +83,9 @@ class RecordedPair(Pair):
     """
 
     kind: ClassVar[str] = "recorded"
-    summary: ClassVar[str] = "rollouts of your own (path): Parquet, JSON lines or npz, with logprobs and ref_logprobs per token"
+    summary: ClassVar[str] = (
+        "rollouts of your own (path): Parquet, JSON lines or npz, with logprobs and ref_logprobs per token"
+    )
     measured_with: ClassVar[str] = "+exp=recorded path=FILE"
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     path: Annotated[str, BeforeValidator(_checked_path)] = Field()
@@ -132,7 +136,9 @@ class RecordedPair(Pair):
 def _prompt_id(value: Any) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
         return value
-    return int.from_bytes(hashlib.sha256(json.dumps(value, default=repr).encode()).digest()[:7], "little")
+    return int.from_bytes(
+        hashlib.sha256(json.dumps(value, default=repr).encode()).digest()[:7], "little"
+    )
 
 
 def read(reader: Reader, start: int, n: int) -> Completions:
@@ -143,7 +149,9 @@ def read(reader: Reader, start: int, n: int) -> Completions:
         wrong = np.flatnonzero(column.lengths != lengths)
         if wrong.size:
             row = int(wrong[0])
-            raise reader.fail(start + row, f"{name} has {column.lengths[row]} tokens, logprobs {lengths[row]}")
+            raise reader.fail(
+                start + row, f"{name} has {column.lengths[row]} tokens, logprobs {lengths[row]}"
+            )
     rows = np.repeat(np.arange(lengths.size), lengths)
     kept = _kept(reader, start, block, rows)
     counted = np.bincount(rows[kept], minlength=lengths.size)
@@ -177,7 +185,9 @@ def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndar
         wrong = np.flatnonzero((mask != 0.0) & (mask != 1.0))
         if wrong.size:
             at = int(wrong[0])
-            raise reader.fail(start + int(rows[at]), f"{reader.mask} must be 0 or 1, got {mask[at]:g}")
+            raise reader.fail(
+                start + int(rows[at]), f"{reader.mask} must be 0 or 1, got {mask[at]:g}"
+            )
         return mask == 1.0
     filled = np.zeros(rows.size, dtype=bool)
     for column in block.columns.values():
@@ -188,7 +198,9 @@ def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndar
     return np.asarray(places <= last[rows])
 
 
-def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray) -> None:
+def _check_filled(
+    reader: Reader, start: int, block: Block, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
+) -> None:
     """Refuse what fills a row and is marked nowhere: log-probabilities that no model gives, or that stand still at its ends.
 
     Coarse formats repeat log-probabilities, 0 above all. So an end must stand still for half as long again as any place inside.
@@ -196,7 +208,11 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
     if not kept.any():
         return
     names = [name for name in LOG_PROBS if name in block.columns]
-    values, rows, places = np.array([block.columns[name].values for name in names])[:, kept], rows[kept], np.flatnonzero(kept)
+    values, rows, places = (
+        np.array([block.columns[name].values for name in names])[:, kept],
+        rows[kept],
+        np.flatnonzero(kept),
+    )
     other_row = np.concatenate([[True], rows[1:] != rows[:-1], [True]])
     changes = np.append(True, (values[:, 1:] != values[:, :-1]).any(axis=0)) | other_row[:-1]
     runs = np.flatnonzero(changes)  # of tokens whose log-probabilities are all the same
@@ -217,7 +233,9 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
             if closes[wrong[0]]
             else (f"tokens {token} to {token + size - 1} are")
         )
-        said = ", ".join(f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True))
+        said = ", ".join(
+            f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True)
+        )
         raise reader.fail(
             start + row,
             f"{where} {said}, which looks like padding; say in a column mask which tokens count (1 for all, if these do)",
@@ -225,7 +243,13 @@ def _check_filled(reader: Reader, start: int, block: Block, rows: np.ndarray, ke
 
 
 def _check_values(
-    reader: Reader, start: int, name: str, values: np.ndarray, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
+    reader: Reader,
+    start: int,
+    name: str,
+    values: np.ndarray,
+    rows: np.ndarray,
+    kept: np.ndarray,
+    begins: np.ndarray,
 ) -> None:
     """Refuse values that are not numbers, log-probabilities above 0, divergences below 0 and ids that are not whole."""
     with np.errstate(invalid="ignore"):
@@ -242,7 +266,9 @@ def _check_values(
     if not np.isfinite(value):
         said = f"is {value}, {IMPOSSIBLE[name] if name in IMPOSSIBLE and value < 0 else 'it must be finite'}"
         if np.isnan(value):
-            said = "is missing (NaN); padding goes at the end of a row, or is marked in a column mask"
+            said = (
+                "is missing (NaN); padding goes at the end of a row, or is marked in a column mask"
+            )
     elif name == "tokens":
         said = f"is {value:g}, a token id is a whole number of a size that is one"
     elif name.startswith("kl"):

@@ -57,7 +57,11 @@ class SequencePair(Pair):
     @model_validator(mode="after")
     def _check(self) -> SequencePair:
         check_number(
-            self, leaves(self.vocabulary, self.horizon) * self.prompts, "sequences", MOST_SEQUENCES, "can be enumerated"
+            self,
+            leaves(self.vocabulary, self.horizon) * self.prompts,
+            "sequences",
+            MOST_SEQUENCES,
+            "can be enumerated",
         )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         return self
@@ -100,7 +104,9 @@ class SequencePair(Pair):
             )
 
     def _random(self, name: str) -> np.ndarray:
-        return self.policy.random(streams.generator(self.seed, "pair", "sequence", self.model, name))
+        return self.policy.random(
+            streams.generator(self.seed, "pair", "sequence", self.model, name)
+        )
 
     def _divergence(self, log_q: np.ndarray, log_p: np.ndarray) -> float:
         """``KL(q‖p)``, the mean over prompts, of leaf log-probabilities ``(prompts, leaves)``."""
@@ -112,7 +118,11 @@ class SequencePair(Pair):
         return float(np.sum(np.where(log_ratio > 0.0, from_p, from_q))) / self.prompts
 
     def _moved(
-        self, key: str, origin: np.ndarray, direction: np.ndarray, divergence: Callable[[np.ndarray], float]
+        self,
+        key: str,
+        origin: np.ndarray,
+        direction: np.ndarray,
+        divergence: Callable[[np.ndarray], float],
     ) -> np.ndarray:
         """``origin + scale * direction`` where the divergence, of leaf log-probabilities, is the field ``key``."""
         from scipy.optimize import brentq
@@ -133,7 +143,9 @@ class SequencePair(Pair):
             low -= 0.5
         while (missing := excess(high)) < 0.0:
             if high > FARTHEST:
-                raise ValueError(f"{key}={kl:g} is out of reach for this {self.model}: about {most:.3g} is possible here")
+                raise ValueError(
+                    f"{key}={kl:g} is out of reach for this {self.model}: about {most:.3g} is possible here"
+                )
             low, high = high, high + min(0.01 - 0.6 * missing, 0.5)
         return np.asarray(origin + math.exp(brentq(excess, low, high, xtol=1e-13)) * direction)
 
@@ -158,12 +170,16 @@ class SequencePair(Pair):
     @cached_property
     def token_log_probs(self) -> dict[str, np.ndarray]:
         """Log-probabilities of the next token at every inner prefix, ``(prompts, nodes, tokens)``, of each side."""
-        return {side: self._log_probs_under(parameters) for side, parameters in self.parameters.items()}
+        return {
+            side: self._log_probs_under(parameters) for side, parameters in self.parameters.items()
+        }
 
     @cached_property
     def leaf_log_probs(self) -> dict[str, np.ndarray]:
         """Log-probabilities of every sequence after its prompt, ``(prompts, leaves)``, of each side."""
-        return {side: self._leaves_of(log_probs) for side, log_probs in self.token_log_probs.items()}
+        return {
+            side: self._leaves_of(log_probs) for side, log_probs in self.token_log_probs.items()
+        }
 
     @cached_property
     def _atoms(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -190,7 +206,9 @@ class SequencePair(Pair):
         off_path = ", sampler off the path" if self.behind == "random" else ""
         return (
             f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon}, {self.prompts} prompts, "
-            f"KL={self.kl:g}, seed {self.seed}" + (f", lag {self.lag:g}" if self.off_policy else "") + off_path
+            f"KL={self.kl:g}, seed {self.seed}"
+            + (f", lag {self.lag:g}" if self.off_policy else "")
+            + off_path
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
@@ -201,8 +219,14 @@ class SequencePair(Pair):
     @cached_property
     def _token_kl(self) -> dict[str, np.ndarray]:
         """``kl_qp`` and ``kl_pq`` over the next token at every inner prefix, ``(prompts, nodes)``."""
-        q, log_ratio = self.token_log_probs["q"], self.token_log_probs["p"] - self.token_log_probs["q"]
-        return {key: np.sum(np.exp(q) * divergences.get(key).gap(Draws(log_ratio)), axis=-1) for key in ("kl_qp", "kl_pq")}
+        q, log_ratio = (
+            self.token_log_probs["q"],
+            self.token_log_probs["p"] - self.token_log_probs["q"],
+        )
+        return {
+            key: np.sum(np.exp(q) * divergences.get(key).gap(Draws(log_ratio)), axis=-1)
+            for key in ("kl_qp", "kl_pq")
+        }
 
     @cached_property
     def _cumulative_tokens(self) -> np.ndarray:
@@ -221,22 +245,46 @@ class SequencePair(Pair):
         nodes, token = np.zeros((2, n, self.horizon), dtype=np.int64)
         mask = np.zeros((n, self.horizon), dtype=bool)
         for depth in range(self.horizon):
-            drawn = np.sum(uniform[:, depth, None] >= self._cumulative_tokens[prompt, node], axis=-1)
-            nodes[:, depth], token[:, depth], mask[:, depth] = node, np.where(alive, drawn, 0), alive
+            drawn = np.sum(
+                uniform[:, depth, None] >= self._cumulative_tokens[prompt, node], axis=-1
+            )
+            nodes[:, depth], token[:, depth], mask[:, depth] = (
+                node,
+                np.where(alive, drawn, 0),
+                alive,
+            )
             alive = alive & (drawn != end)
             if depth < self.horizon - 1:
-                after = tree.starts[depth + 1] + (node - tree.starts[depth]) * self.vocabulary + drawn
-                node = np.where(alive, after, tree.starts[depth + 1])  # wherever; what follows the end is masked
+                after = (
+                    tree.starts[depth + 1] + (node - tree.starts[depth]) * self.vocabulary + drawn
+                )
+                node = np.where(
+                    alive, after, tree.starts[depth + 1]
+                )  # wherever; what follows the end is masked
         at = prompt[:, None], nodes
-        log_probs = {side: np.where(mask, each[*at, token], 0.0) for side, each in self.token_log_probs.items()}
+        log_probs = {
+            side: np.where(mask, each[*at, token], 0.0)
+            for side, each in self.token_log_probs.items()
+        }
         kl = {key: np.where(mask, each[at], 0.0) for key, each in self._token_kl.items()}
-        return Completions(log_probs["q"], log_probs["p"], mask, log_probs.get("mu"), kl["kl_qp"], kl["kl_pq"], token, prompt)
+        return Completions(
+            log_probs["q"],
+            log_probs["p"],
+            mask,
+            log_probs.get("mu"),
+            kl["kl_qp"],
+            kl["kl_pq"],
+            token,
+            prompt,
+        )
 
     def truth(self, target: str) -> Truth:
         q = np.exp(self.leaf_log_probs["q"].ravel()) / self.prompts
         terms = q * divergences.get(target).gap(Draws(self._atoms[0]))
         # A sequence's log-ratio is a sum along its tokens.
-        return Truth(math.fsum(terms), 16 * EPS * self.horizon * math.fsum(np.abs(terms)), "enumeration")
+        return Truth(
+            math.fsum(terms), 16 * EPS * self.horizon * math.fsum(np.abs(terms)), "enumeration"
+        )
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
         return True
@@ -253,15 +301,23 @@ class SequencePair(Pair):
 
     def gradient_task(self) -> GradientTask | Skip:
         products = self.tree.leaves * (2 * self.horizon) ** 2
-        rows = 0 if self.model == "table" else self.tree.nodes * (self.tree.tokens + 1) * self.policy.parameters
+        rows = (
+            0
+            if self.model == "table"
+            else self.tree.nodes * (self.tree.tokens + 1) * self.policy.parameters
+        )
         size = 8.0 * (products + rows)
         if size > MOST_SCORE_BYTES:
             most = f"at most {MOST_SCORE_BYTES / 1e9:g} are held"
-            return Skip(f"the scores after one prompt and their products would take {size / 1e9:.1f} GB, {most}")
+            return Skip(
+                f"the scores after one prompt and their products would take {size / 1e9:.1f} GB, {most}"
+            )
         return self._task
 
     @cached_property
     def _task(self) -> GradientTask:
         from klbench.pairs._sequence_gradient import SequenceTask
 
-        return SequenceTask(self.policy, self.prompts, self.parameters["q"], self.token_log_probs, self.lag)
+        return SequenceTask(
+            self.policy, self.prompts, self.parameters["q"], self.token_log_probs, self.lag
+        )

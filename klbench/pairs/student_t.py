@@ -20,7 +20,9 @@ def _log_gamma_step(x: float) -> float:
         below += math.log1p(0.5 / x)
         x += 1.0
     square = 1.0 / (x * x)
-    series = -1 / 8 + square * (1 / 192 + square * (-1 / 640 + square * (17 / 14336 - square * 31 / 18432)))
+    series = -1 / 8 + square * (
+        1 / 192 + square * (-1 / 640 + square * (17 / 14336 - square * 31 / 18432))
+    )
     return 0.5 * math.log(x) + series / x - below
 
 
@@ -33,7 +35,11 @@ class StudentT(Density):
 
     @cached_property
     def _log_normalizer(self) -> float:
-        return _log_gamma_step(self.df / 2.0) - 0.5 * math.log(math.pi * self.df) - math.log(self.scale)
+        return (
+            _log_gamma_step(self.df / 2.0)
+            - 0.5 * math.log(math.pi * self.df)
+            - math.log(self.scale)
+        )
 
     def log_density(self, x: np.ndarray) -> np.ndarray:
         z = (x - self.loc) / self.scale
@@ -58,11 +64,17 @@ class StudentTPair(ScalarPair):
     """Student-t densities: the ratio's tail is Pareto with ``k = 1 - df_p/df_q`` where ``df_p < df_q``."""
 
     kind: ClassVar[str] = "student_t"
-    summary: ClassVar[str] = "Student-t densities (df, loc, scale): polynomial tails, truth by quadrature"
+    summary: ClassVar[str] = (
+        "Student-t densities (df, loc, scale): polynomial tails, truth by quadrature"
+    )
     q: StudentT = StudentT(df=8.0, loc=0.0, scale=1.0)
     p: StudentT = StudentT(df=6.0, loc=0.5, scale=1.0)
     mu: StudentT | None = None
 
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        decay = (1 - weight_order) * (self.sampler.df + 1) + (weight_order - order) * (self.q.df + 1) + order * (self.p.df + 1)
+        decay = (
+            (1 - weight_order) * (self.sampler.df + 1)
+            + (weight_order - order) * (self.q.df + 1)
+            + order * (self.p.df + 1)
+        )
         return decay > 1.0

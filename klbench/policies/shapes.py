@@ -48,9 +48,13 @@ class Policy(ABC):
         """Logits at all inner prefixes: prompts ``(b,)`` to ``(b, nodes, tokens)``."""
         last = self.tree.horizon - 1
         deepest = self.tree.prefixes(last)
-        logits = self.along(weights, prompts.repeat_interleave(len(deepest)), deepest.repeat(len(prompts), 1))
+        logits = self.along(
+            weights, prompts.repeat_interleave(len(deepest)), deepest.repeat(len(prompts), 1)
+        )
         logits = logits.view(len(prompts), len(deepest), last + 1, -1)
-        steps = [logits[:, :: self.tree.vocabulary ** (last - depth), depth] for depth in range(last + 1)]
+        steps = [
+            logits[:, :: self.tree.vocabulary ** (last - depth), depth] for depth in range(last + 1)
+        ]
         return torch.cat(steps, dim=1)
 
     def random(self, stream: np.random.Generator) -> np.ndarray:
@@ -62,7 +66,10 @@ class Policy(ABC):
     def split(self, theta: Tensor) -> Weights:
         """The weights as views into a parameter vector."""
         parts = torch.split(theta, [math.prod(shape) for shape in self.shapes.values()])
-        return {name: part.view(shape) for (name, shape), part in zip(self.shapes.items(), parts, strict=True)}
+        return {
+            name: part.view(shape)
+            for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
 
 
 class Table(Policy):
@@ -154,10 +161,15 @@ class Transformer(Policy):
 
     def along(self, weights: Weights, prompts: Tensor, tokens: Tensor) -> Tensor:
         length = tokens.shape[1] + 1
-        x = torch.cat([weights["prompt"][prompts][:, None], weights["token"][tokens]], dim=1) + weights["position"][:length]
+        x = (
+            torch.cat([weights["prompt"][prompts][:, None], weights["token"][tokens]], dim=1)
+            + weights["position"][:length]
+        )
         query, key, value = (x @ weights["attention"].T).chunk(3, dim=-1)
         ahead = torch.ones(length, length, dtype=torch.bool).triu(1)
-        attention = (query @ key.mT / math.sqrt(self.width)).masked_fill(ahead, -math.inf).softmax(-1)
+        attention = (
+            (query @ key.mT / math.sqrt(self.width)).masked_fill(ahead, -math.inf).softmax(-1)
+        )
         x = x + attention @ value @ weights["mix"].T
         x = x + torch.tanh(x @ weights["up"].T + weights["up_bias"]) @ weights["down"].T
         return x @ weights["readout"].T + weights["readout_bias"]

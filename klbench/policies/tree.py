@@ -42,7 +42,11 @@ class Tree:
         """The tokens of each prefix of that depth: shape ``(vocabulary**depth, depth)``."""
         index = torch.arange(self.widths[depth])
         powers = [self.vocabulary ** (depth - 1 - t) for t in range(depth)]
-        return torch.stack([index // power % self.vocabulary for power in powers], dim=1) if depth else index[:, None][:, :0]
+        return (
+            torch.stack([index // power % self.vocabulary for power in powers], dim=1)
+            if depth
+            else index[:, None][:, :0]
+        )
 
     def child(self, node: Tensor, token: Tensor, depth: int) -> Tensor:
         """The prefix that a token after a prefix of that depth makes, for ordinary tokens above the last depth."""
@@ -73,6 +77,10 @@ class Tree:
             for t in range(depth + 1):
                 node[part, t] = self.starts[t] + index // self.vocabulary ** (depth - t)
             token[part, :depth] = self.prefixes(depth).repeat_interleave(repeats, dim=0)
-            token[part, depth] = torch.arange(self.tokens).repeat(self.widths[depth]) if repeats > 1 else self.vocabulary
+            token[part, depth] = (
+                torch.arange(self.tokens).repeat(self.widths[depth])
+                if repeats > 1
+                else self.vocabulary
+            )
             mask[part, : depth + 1] = True
         return Paths(node, token, mask)

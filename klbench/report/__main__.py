@@ -22,9 +22,19 @@ def _parser() -> argparse.ArgumentParser:
         "path of the page.",
     )
     parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN", help="a run folder, or a folder that holds run folders (a sweep)"
+        "runs",
+        nargs="*",
+        type=Path,
+        metavar="RUN",
+        help="a run folder, or a folder that holds run folders (a sweep)",
     )
-    parser.add_argument("--history", nargs="+", type=Path, metavar="FILE", help="Parquet files that make bench wrote")
+    parser.add_argument(
+        "--history",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="Parquet files that make bench wrote",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -64,13 +74,17 @@ def write(runs: Sequence[Path], out: Path | None) -> Path:
     if len(runs) == 1 and out is None:
         folders = _expanded(runs[0])
         return render(runs[0]) if folders == [runs[0]] else combine(folders, runs[0] / "index.html")
-    return combine([each for run in runs for each in _expanded(run)], out or Path("comparison.html"))
+    return combine(
+        [each for run in runs for each in _expanded(run)], out or Path("comparison.html")
+    )
 
 
 def _unexpected(error: Exception) -> str:
     """Return one line on the error and its place in klbench, so that a mistake in klbench can be told from one in the input."""
     places = traceback.extract_tb(error.__traceback__)
-    place = [each for each in places if Path(each.filename).is_relative_to(Path(__file__).parents[1])][-1]
+    place = [
+        each for each in places if Path(each.filename).is_relative_to(Path(__file__).parents[1])
+    ][-1]
     why = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
     return f"no page can be made of its tables and run.json; are they as klbench wrote them? ({why:.300})"
 
@@ -82,7 +96,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if bool(given.runs) == bool(given.history):
         parser.error("name run folders, or a history with --history FILE, and not both")
     try:
-        page = history(given.history, given.out or Path("history.html")) if given.history else write(given.runs, given.out)
+        page = (
+            history(given.history, given.out or Path("history.html"))
+            if given.history
+            else write(given.runs, given.out)
+        )
     except ConfigError as error:
         wrong = str(error)
     except OSError as error:

@@ -107,7 +107,10 @@ class Measured(RunTables):
         """A row of each pair; those of a series together, each series by rising KL."""
         first = {row["pair"]: row for row in reversed(self.measured)}
         order = list(dict.fromkeys(row["series"] for row in self.measured))
-        rows = sorted(first.values(), key=lambda row: (order.index(row["series"]), math.isnan(row["kl_qp"]), row["kl_qp"]))
+        rows = sorted(
+            first.values(),
+            key=lambda row: (order.index(row["series"]), math.isnan(row["kl_qp"]), row["kl_qp"]),
+        )
         return {row["pair"]: row for row in rows}
 
     @cached_property
@@ -116,7 +119,10 @@ class Measured(RunTables):
         for pair, row in self.pairs.items():
             kl = f"KL {short(row['kl_qp'], 2)}" if math.isfinite(row["kl_qp"]) else ""
             plain[pair] = ", ".join(filter(None, (row["series"], kl))) or pair
-        return {pair: own if list(plain.values()).count(own) == 1 else pair for pair, own in plain.items()}
+        return {
+            pair: own if list(plain.values()).count(own) == 1 else pair
+            for pair, own in plain.items()
+        }
 
     def pair_label(self, pair: str) -> str:
         """Return the series and the KL of a pair, or its title where these do not tell it apart."""

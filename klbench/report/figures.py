@@ -91,7 +91,9 @@ def _style() -> Iterator[None]:
 
 
 @contextmanager
-def drawing(left: float = 0.15, bottom: float = 0.18, height: int = HEIGHT) -> Iterator[tuple[Axes, list[str]]]:
+def drawing(
+    left: float = 0.15, bottom: float = 0.18, height: int = HEIGHT
+) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on; when the block ends, the list holds the ``svg`` element."""
     with _style():
         figure = Canvas(figsize=(WIDTH / 72, height / 72))
@@ -109,12 +111,19 @@ def _cleaned(svg: str, height: int) -> str:
     """Without header, comments, metadata and style of its own; colours and fonts are the page's."""
     body = svg[svg.index("<svg") :]
     body = body[body.index(">") + 1 : body.rindex("</svg>")]
-    body = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL)
+    body = re.sub(
+        r"<!--.*?-->|<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>",
+        "",
+        body,
+        flags=re.DOTALL,
+    )
     body = re.sub(r"font-family: '[^;\"]*|font: ([0-9.]+px) '[^;\"]*", _font, body)
     for slot, placeholder in enumerate(_PLACEHOLDERS):
         body = body.replace(placeholder, f"var(--slot-{slot})")
     body = body.replace(TEXT, "var(--ink)").replace(FAINT, "var(--faint)")
-    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0]), body)  # positions, not what is written
+    body = re.sub(
+        r"<[^>]*>", lambda tag: re.sub(r"(\d+\.\d\d)\d+", r"\1", tag[0]), body
+    )  # positions, not what is written
     body = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", body)
     body = re.sub(r"\s*\n\s*", "\n", body)
     return f'<svg viewBox="0 0 {WIDTH} {height}" stroke-linejoin="round">{body}</svg>'
@@ -128,7 +137,9 @@ def _font(match: re.Match[str]) -> str:
 def unique_ids(svg: str, prefix: str) -> str:
     """The element with ids that no other drawing on the page has; groups, to which nothing refers, lose theirs."""
     used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg)
+    svg = re.sub(
+        r' id="([\w.-]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg
+    )
     return re.sub(r'(href="|url\()#', rf"\1#{prefix}-", svg)
 
 
@@ -143,7 +154,14 @@ def path_data(path: MarkerPath, scale: float = 1.0) -> str:
     for points, code in path.iter_segments(curves=True):
         letter = {1: "M", 2: "L", 3: "Q", 4: "C", 79: "Z"}[int(code)]
         signs = (scale, -scale) * 3
-        out.append(letter + ("" if letter == "Z" else " ".join(f"{s * v:.1f}" for v, s in zip(points, signs, strict=False))))
+        out.append(
+            letter
+            + (
+                ""
+                if letter == "Z"
+                else " ".join(f"{s * v:.1f}" for v, s in zip(points, signs, strict=False))
+            )
+        )
     return "".join(out)
 
 
@@ -167,25 +185,38 @@ def marker_svg(entry: LegendEntry) -> str:
 def as_file(figure: Figure) -> str:
     """A figure as one SVG document: title, legend and all panels."""
     columns = 2 if len(figure.panels) > 1 else 1
-    out, y = [f'<text x="12" y="26" style="font: bold 15px {FONTS}">{escape(figure.title)}</text>'], 40
+    out, y = (
+        [f'<text x="12" y="26" style="font: bold 15px {FONTS}">{escape(figure.title)}</text>'],
+        40,
+    )
     x, width = 12.0, columns * (WIDTH + 16)
     for entry in figure.legend:
         needed = 46 + 7.2 * len(entry.label)
         if x + needed > width:
             x, y = 12.0, y + 20
         out.append(f'<g transform="translate({x} {y})">{marker_svg(entry)}</g>')
-        out.append(f'<text x="{x + 37}" y="{y + 12}" style="font: 12px {FONTS}">{escape(entry.label)}</text>')
+        out.append(
+            f'<text x="{x + 37}" y="{y + 12}" style="font: 12px {FONTS}">{escape(entry.label)}</text>'
+        )
         x += needed
     y += 28
     for row in range(0, len(figure.panels), columns):
         panels = figure.panels[row : row + columns]
         for i, panel in enumerate(panels):
             left = 8 + i * (WIDTH + 16)
-            out.append(f'<text x="{left + 8}" y="{y + 14}" style="font: bold 12px {FONTS}">{escape(panel.title)}</text>')
-            out.append(f'<text x="{left + 8}" y="{y + 29}" style="font: 11px {FONTS}">{escape(panel.detail)}</text>')
+            out.append(
+                f'<text x="{left + 8}" y="{y + 14}" style="font: bold 12px {FONTS}">{escape(panel.title)}</text>'
+            )
+            out.append(
+                f'<text x="{left + 8}" y="{y + 29}" style="font: 11px {FONTS}">{escape(panel.detail)}</text>'
+            )
             height = _height(panel.svg)
             placed = unique_ids(panel.svg, f"{figure.name}-{row + i}")
-            out.append(placed.replace("<svg ", f'<svg x="{left}" y="{y + 34}" width="{WIDTH}" height="{height}" ', 1))
+            out.append(
+                placed.replace(
+                    "<svg ", f'<svg x="{left}" y="{y + 34}" width="{WIDTH}" height="{height}" ', 1
+                )
+            )
         y += 44 + max(_height(panel.svg) for panel in panels)
     alt = f"{figure.title}. " + " ".join(panel.alt for panel in figure.panels)
     return (

@@ -30,7 +30,9 @@ def formula(tex: str) -> Markup:
         return Markup("")
     try:
         with mpl.rc_context({"mathtext.fontset": "stix", "text.parse_math": True}):
-            path = TextPath((0, 0), f"${_mathtext(tex)}$", size=SIZE, prop=FontProperties(size=SIZE))
+            path = TextPath(
+                (0, 0), f"${_mathtext(tex)}$", size=SIZE, prop=FontProperties(size=SIZE)
+            )
     except ValueError:
         return Markup("<code>{}</code>").format(tex)
     box = path.get_extents()

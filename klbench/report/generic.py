@@ -26,9 +26,23 @@ def _cell(value: Any) -> Cell:
 
 def generic(name: str, table: pd.DataFrame) -> list[Block]:
     """A heading, a sortable table of the first rows, and a word on those left out."""
-    columns = [Column(str(column), f"column {column} of tables/{name}", is_numeric_dtype(table[column])) for column in table]
-    rows = [[_cell(value) for value in row] for row in table.head(MAX_ROWS).astype(object).itertuples(index=False, name=None)]
-    blocks: list[Block] = [Heading(name), Table(f"Table {name}, {count(len(table), 'row')}", columns, rows)]
+    columns = [
+        Column(str(column), f"column {column} of tables/{name}", is_numeric_dtype(table[column]))
+        for column in table
+    ]
+    rows = [
+        [_cell(value) for value in row]
+        for row in table.head(MAX_ROWS).astype(object).itertuples(index=False, name=None)
+    ]
+    blocks: list[Block] = [
+        Heading(name),
+        Table(f"Table {name}, {count(len(table), 'row')}", columns, rows),
+    ]
     if len(table) > MAX_ROWS:
-        blocks.append(Paragraph(f"The first {MAX_ROWS} of {len(table):,} rows; all of them are in the table's file.", "note"))
+        blocks.append(
+            Paragraph(
+                f"The first {MAX_ROWS} of {len(table):,} rows; all of them are in the table's file.",
+                "note",
+            )
+        )
     return blocks

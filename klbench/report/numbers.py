@@ -44,7 +44,10 @@ def interval(row: Mapping[str, Any], name: str, digits: int = 2, least: float = 
 
     An interval of what cannot be below ``least`` ends there, which its table or caption must say.
     """
-    value, low, high = (0.0 if abs(x) < 1e-12 else x for x in (row[name], *(row[f"{name}_{end}"] for end in ("low", "high"))))
+    value, low, high = (
+        0.0 if abs(x) < 1e-12 else x
+        for x in (row[name], *(row[f"{name}_{end}"] for end in ("low", "high")))
+    )
     if math.isnan(low) or low == high:
         return number(value, digits)
     return f"{number(value, digits)} ({number(max(low, least), digits)} to {number(high, digits)})"
@@ -53,7 +56,11 @@ def interval(row: Mapping[str, Any], name: str, digits: int = 2, least: float = 
 def percent_interval(row: Mapping[str, Any], name: str) -> str:
     """``61 % (40 % to 82 %)`` of a share with ``_low`` and ``_high``; without them, the share alone."""
     low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
-    return percent(row[name]) if math.isnan(low) else f"{percent(row[name])} ({percent(low)} to {percent(high)})"
+    return (
+        percent(row[name])
+        if math.isnan(low)
+        else f"{percent(row[name])} ({percent(low)} to {percent(high)})"
+    )
 
 
 def with_interval(x: float, se: float) -> str:
@@ -67,7 +74,9 @@ def with_interval(x: float, se: float) -> str:
     scale = math.floor(math.log10(max(abs(x), half)))
     if -4 <= scale < 6:
         places = max(0, -place)
-        return f"{_rounded(x, -place):,.{places}f} ± {_rounded(half, -place):,.{places}f}".replace("-", "−")
+        return f"{_rounded(x, -place):,.{places}f} ± {_rounded(half, -place):,.{places}f}".replace(
+            "-", "−"
+        )
     places = scale - place
     return f"({_rounded(x / 10.0**scale, places):.{places}f} ± {half / 10.0**scale:.{places}f})×{power_of_ten(scale)}".replace(
         "-", "−"
@@ -84,7 +93,9 @@ def percent(x: float) -> str:
         return MISSING
     if x and abs(x) < 0.0001:
         return "< 0.01 %"
-    return f"{short(100 * x, 2 if abs(x) < 0.095 else 3 if abs(x) < 0.995 else 2)} %".replace("-", "−")
+    return f"{short(100 * x, 2 if abs(x) < 0.095 else 3 if abs(x) < 0.995 else 2)} %".replace(
+        "-", "−"
+    )
 
 
 def signed_percent(x: float) -> str:
@@ -96,7 +107,11 @@ def signed_percent(x: float) -> str:
 
 def exact(value: float, se: float) -> str:
     """Return an exact value, with its interval where that is wide enough to show."""
-    return with_interval(value, se) if math.isfinite(se) and abs(se) > 1e-6 * abs(value) else number(value)
+    return (
+        with_interval(value, se)
+        if math.isfinite(se) and abs(se) > 1e-6 * abs(value)
+        else number(value)
+    )
 
 
 def percent_or_times(x: float) -> str:

@@ -64,7 +64,9 @@ def html(page: Page) -> str:
         panel_svg=panel_svg,
         legend_svg=legend_svg,
         sort_value=_sort_value,
-        contents=[block for block in page.blocks if isinstance(block, Heading) and block.level == 2],
+        contents=[
+            block for block in page.blocks if isinstance(block, Heading) and block.level == 2
+        ],
     )
 
 

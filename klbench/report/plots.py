@@ -83,16 +83,22 @@ class Axis:
     room: Sequence[float] = ()
 
 
-def lines(title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16) -> Panel:
+def lines(
+    title: str, drawn: Sequence[Line], x: Axis, y: Axis, *, detail: str = "", left: float = 0.16
+) -> Panel:
     """Return a panel of lines; the text alternative gives the last value of each."""
     with drawing(left=left) as (axes, svg):
         for line in drawn:
             _line(axes, line)
-        values = [value for line in drawn for each in (line.y, line.low, line.high) for value in each]
+        values = [
+            value for line in drawn for each in (line.y, line.low, line.high) for value in each
+        ]
         _set(axes, "y", y, values)
         _set(axes, "x", x, [value for line in drawn for value in line.x])
     said = "; ".join(f"{line.entry.label} {number(line.y[-1], 2)}" for line in drawn if len(line.y))
-    return Panel(title, svg[0], f"{title}, {y.label} over {x.label}, at the right end: {said}.", detail)
+    return Panel(
+        title, svg[0], f"{title}, {y.label} over {x.label}, at the right end: {said}.", detail
+    )
 
 
 def _line(axes: Axes, line: Line) -> None:
@@ -106,12 +112,27 @@ def _line(axes: Axes, line: Line) -> None:
     hollow = line.hollow or [False] * len(line.y)
     trusted = [math.nan if each else y for y, each in zip(line.y, hollow, strict=True)]
     every = max(1, len(line.x) // 6) if line.joined and not line.hollow else 1
-    style = "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
+    style = (
+        "none" if not line.joined else ":" if line.dotted else "--" if line.entry.dashed else "-"
+    )
     marker = line.entry.marker if line.marked else None
-    axes.plot(line.x, trusted, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every)
+    axes.plot(
+        line.x, trusted, color=own, linestyle=style, markersize=4.5, marker=marker, markevery=every
+    )
     if any(hollow):
-        x, y = zip(*((x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each), strict=True)
-        axes.plot(x, y, color=own, linestyle="none", markersize=4.5, marker=line.entry.marker, markerfacecolor="none")
+        x, y = zip(
+            *((x, y) for x, y, each in zip(line.x, line.y, hollow, strict=True) if each),
+            strict=True,
+        )
+        axes.plot(
+            x,
+            y,
+            color=own,
+            linestyle="none",
+            markersize=4.5,
+            marker=line.entry.marker,
+            markerfacecolor="none",
+        )
 
 
 def _set(axes: Axes, which: str, axis: Axis, values: Sequence[float]) -> None:
@@ -136,9 +157,14 @@ def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -
     getattr(axes, f"set_{which}scale")("symlog", linthresh=threshold, linscale=0.5)
     low, high = min([0.0, *values]), max([threshold, *values])
     getattr(axes, f"set_{which}lim")(1.3 * low if low < 0 else -0.2 * threshold, 1.35 * high)
-    decades = [threshold * 10**k for k in range(1 + max(0, math.ceil(math.log10(max(high, -low) / threshold))))]
+    decades = [
+        threshold * 10**k
+        for k in range(1 + max(0, math.ceil(math.log10(max(high, -low) / threshold))))
+    ]
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_locator(FixedLocator([0.0, *decades, *(-each for each in decades if -each >= low)]))
+    axis.set_major_locator(
+        FixedLocator([0.0, *decades, *(-each for each in decades if -each >= low)])
+    )
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(tick))
 
@@ -162,7 +188,13 @@ class Mark:
 
 
 def down(
-    title: str, marks: Sequence[Mark], x: Axis, *, names: Sequence[str] = (), detail: str = "", left: float = 0.43
+    title: str,
+    marks: Sequence[Mark],
+    x: Axis,
+    *,
+    names: Sequence[str] = (),
+    detail: str = "",
+    left: float = 0.43,
 ) -> Panel:
     """Return a panel with a row for each name, the first on top, and its marks along x.
 
@@ -175,7 +207,13 @@ def down(
         for mark in marks:
             y, own = names.index(mark.name) + mark.offset, colour(mark.entry.slot)
             if math.isfinite(mark.low) and math.isfinite(mark.high):
-                axes.plot([mark.low, mark.high], [y, y], color=own, linewidth=mark.width, solid_capstyle="butt")
+                axes.plot(
+                    [mark.low, mark.high],
+                    [y, y],
+                    color=own,
+                    linewidth=mark.width,
+                    solid_capstyle="butt",
+                )
             axes.plot(
                 [mark.value],
                 [y],
@@ -186,10 +224,15 @@ def down(
                 markerfacecolor="none" if mark.hollow else own,
             )
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
-        axes.set_yticks(range(len(names)), [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names])
+        axes.set_yticks(
+            range(len(names)),
+            [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names],
+        )
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")
-    said = "; ".join(f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value))
+    said = "; ".join(
+        f"{mark.name} {number(mark.value, 2)}" for mark in marks if math.isfinite(mark.value)
+    )
     return Panel(title, svg[0], f"{title}, {x.label}: {said}.", detail)
 
 
@@ -207,9 +250,26 @@ class Bar:
     tick: float = math.nan
 
 
-def bars(title: str, drawn: Sequence[Bar], x: Axis, *, most: float = math.inf, detail: str = "", left: float = 0.52) -> Panel:
+def bars(
+    title: str,
+    drawn: Sequence[Bar],
+    x: Axis,
+    *,
+    most: float = math.inf,
+    detail: str = "",
+    left: float = 0.52,
+) -> Panel:
     """Return a panel with a bar for each name, the first on top; names may have several lines, bars end at ``most``."""
-    limit = min(most, max([each for bar in drawn for each in (bar.value, bar.tick) if math.isfinite(each)] or [1.0])) or 1.0
+    limit = (
+        min(
+            most,
+            max(
+                [each for bar in drawn for each in (bar.value, bar.tick) if math.isfinite(each)]
+                or [1.0]
+            ),
+        )
+        or 1.0
+    )
     tall = [6 + 13 * (1 + bar.name.count("\n")) for bar in drawn]
     ys = [sum(tall[:i]) + own / 2 for i, own in enumerate(tall)]
     rows = [(y, bar, bar.entry) for y, bar in zip(ys, drawn, strict=True) if bar.entry]
@@ -219,8 +279,21 @@ def bars(title: str, drawn: Sequence[Bar], x: Axis, *, most: float = math.inf, d
             end, own = min(bar.value, limit) if bar.value == bar.value else 0.0, colour(entry.slot)
             axes.plot([0.0, end], [y, y], color=own, linewidth=9, solid_capstyle="butt")
             axes.plot([bar.tick], [y], marker="|", markersize=11, color=TEXT)
-            axes.plot([0.0], [y], marker="o" if not end else "", markersize=6, color=own, clip_on=False, zorder=3)
-            axes.text(max(end, bar.tick if bar.tick <= limit else 0.0) + 0.04 * limit, y, bar.text, va="center")
+            axes.plot(
+                [0.0],
+                [y],
+                marker="o" if not end else "",
+                markersize=6,
+                color=own,
+                clip_on=False,
+                zorder=3,
+            )
+            axes.text(
+                max(end, bar.tick if bar.tick <= limit else 0.0) + 0.04 * limit,
+                y,
+                bar.text,
+                va="center",
+            )
         for y, bar in zip(ys, drawn, strict=True):
             if not bar.entry:
                 edge, across = 0.02 - left / (0.97 - left), axes.get_yaxis_transform()
@@ -261,7 +334,9 @@ def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
     step = side / 290  # a point of the drawing
     with drawing(left=0.15, bottom=0.14, height=330) as (axes, svg):
         for set_limits, values in ((axes.set_xlim, xs), (axes.set_ylim, ys)):
-            set_limits((max(values) + min(values) - side) / 2, (max(values) + min(values) + side) / 2)
+            set_limits(
+                (max(values) + min(values) - side) / 2, (max(values) + min(values) + side) / 2
+            )
         axes.locator_params(nbins=5)
         for right in (True, False):
             own = [each for each in drawn if (each.x > -4 * step) == right]
@@ -271,12 +346,29 @@ def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
                 if math.hypot(arrow.x, arrow.y) < 4 * step:
                     axes.plot(0.0, 0.0, "o", color=TEXT, markersize=6, zorder=4)
                 else:
-                    wide = {"linewidth": 3.2, "mutation_scale": 15} if arrow.entry else {"linewidth": 1.0, "mutation_scale": 9}
+                    wide = (
+                        {"linewidth": 3.2, "mutation_scale": 15}
+                        if arrow.entry
+                        else {"linewidth": 1.0, "mutation_scale": 9}
+                    )
                     style = {"arrowstyle": "-|>", "color": tint, "shrinkA": 0, "shrinkB": 0, **wide}
-                    axes.annotate("", (arrow.x, arrow.y), (0.0, 0.0), arrowprops=style, zorder=2 if arrow.entry else 3)
+                    axes.annotate(
+                        "",
+                        (arrow.x, arrow.y),
+                        (0.0, 0.0),
+                        arrowprops=style,
+                        zorder=2 if arrow.entry else 3,
+                    )
                 aside = arrow.x + (9 if right else -9) * step
                 axes.plot([arrow.x, aside], [arrow.y, at], color=TEXT, linewidth=0.6, linestyle=":")
-                axes.text(aside, at, "\n".join(arrow.names), color=tint, ha="left" if right else "right", va="center")
+                axes.text(
+                    aside,
+                    at,
+                    "\n".join(arrow.names),
+                    color=tint,
+                    ha="left" if right else "right",
+                    va="center",
+                )
         axes.set_xlabel(x)
         axes.set_ylabel(y)
     said = "; ".join(
@@ -296,14 +388,25 @@ class Tile:
     opacity: float = 0.0
 
 
-def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str], x: str, *, detail: str = "") -> Panel:
+def heat(
+    title: str,
+    rows: Mapping[str, Sequence[Tile]],
+    columns: Sequence[str],
+    x: str,
+    *,
+    detail: str = "",
+) -> Panel:
     """Return a panel with a row of tiles for each name, one tile in each column."""
     height = 62 + 22 * max(2, len(rows))
     with drawing(left=0.34, bottom=48 / height, height=height) as (axes, svg):
         for i, tiles in enumerate(rows.values()):
             for j, tile in enumerate(tiles):
                 own = colour(tile.slot)
-                axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=own, alpha=tile.opacity, linewidth=0))
+                axes.add_patch(
+                    Rectangle(
+                        (j - 0.5, i - 0.5), 1, 1, facecolor=own, alpha=tile.opacity, linewidth=0
+                    )
+                )
                 axes.text(j, i, tile.text, ha="center", va="center", color=TEXT)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), list(rows))
@@ -312,11 +415,17 @@ def heat(title: str, rows: Mapping[str, Sequence[Tile]], columns: Sequence[str],
         axes.grid(visible=False)
         axes.tick_params(length=0)
         axes.set_xlabel(x)
-    said = "; ".join(f"{name} {', '.join(tile.text for tile in tiles)}" for name, tiles in rows.items())
+    said = "; ".join(
+        f"{name} {', '.join(tile.text for tile in tiles)}" for name, tiles in rows.items()
+    )
     return Panel(title, svg[0], f"{title}, {x} {', '.join(columns)}: {said}.", detail)
 
 
-BEHIND, OPEN, AHEAD = LegendEntry("behind", 1, "o"), LegendEntry("cannot be told", 5, "o"), LegendEntry("ahead", 2, "o")
+BEHIND, OPEN, AHEAD = (
+    LegendEntry("behind", 1, "o"),
+    LegendEntry("cannot be told", 5, "o"),
+    LegendEntry("ahead", 2, "o"),
+)
 """The verdicts on a difference, if less is better: its whole interval is above 0, holds 0, or is below it."""
 
 
@@ -325,7 +434,13 @@ def verdict(low: float, high: float) -> LegendEntry:
     return BEHIND if low > 0 else AHEAD if high < 0 else OPEN
 
 
-def shares(title: str, counts: Mapping[str, Sequence[tuple[LegendEntry, int]]], x: Axis, *, left: float = 0.25) -> Panel:
+def shares(
+    title: str,
+    counts: Mapping[str, Sequence[tuple[LegendEntry, int]]],
+    x: Axis,
+    *,
+    left: float = 0.25,
+) -> Panel:
     """Return a panel with a bar for each name, cut into parts with their numbers."""
     names = list(counts)
     height = 70 + 34 * len(names)
@@ -334,13 +449,20 @@ def shares(title: str, counts: Mapping[str, Sequence[tuple[LegendEntry, int]]], 
             start = 0
             for entry, count in parts:
                 if count:
-                    axes.barh(y, count, left=start, height=0.62, color=colour(entry.slot), alpha=0.85)
-                    axes.text(start + count / 2, y, str(count), ha="center", va="center", color=TEXT)
+                    axes.barh(
+                        y, count, left=start, height=0.62, color=colour(entry.slot), alpha=0.85
+                    )
+                    axes.text(
+                        start + count / 2, y, str(count), ha="center", va="center", color=TEXT
+                    )
                 start += count
         _set(axes, "x", x, [])
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.set_xlim(left=0)
         axes.grid(visible=False, axis="y")
-    said = "; ".join(f"{name}: {', '.join(f'{n} {entry.label}' for entry, n in parts if n)}" for name, parts in counts.items())
+    said = "; ".join(
+        f"{name}: {', '.join(f'{n} {entry.label}' for entry, n in parts if n)}"
+        for name, parts in counts.items()
+    )
     return Panel(title, svg[0], f"{x.label[:1].upper()}{x.label[1:]} by name: {said}.")

@@ -16,7 +16,9 @@ from klbench.report import cells, numbers
 def _listing(items: Any, last: str = "and") -> Any:
     """Join texts, markup or not: ``a, b and c``."""
     parts = [Markup("{}").format(each) for each in items]
-    return Markup(f" {last} ").join(part for part in (Markup(", ").join(parts[:-1]), *parts[-1:]) if part)
+    return Markup(f" {last} ").join(
+        part for part in (Markup(", ").join(parts[:-1]), *parts[-1:]) if part
+    )
 
 
 @cache
@@ -31,7 +33,9 @@ def prose(package: str, name: str = "answer.html.j2") -> Any:
     FileNotFoundError
         The package has no such template.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= {
         "number": numbers.number,
         "short": numbers.short,

@@ -10,7 +10,17 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from klbench.report.blocks import Block, Bullets, Cell, Column, Definitions, Details, Paragraph, Preformatted, Table
+from klbench.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Definitions,
+    Details,
+    Paragraph,
+    Preformatted,
+    Table,
+)
 from klbench.report.numbers import count
 from klbench.report.sources import Source
 
@@ -29,7 +39,9 @@ def status(sources: Sequence[Source]) -> list[Block]:
             name = Markup(" <b>{}</b>").format(source.label) if source.label else ""
             text = Markup("The run{} {}.").format(name, said.get(word, f"is {word}, not done"))
             if word == "interrupted":
-                text += Markup(" Continue it with <code>python -m klbench resume={}</code>.").format(source.path)
+                text += Markup(
+                    " Continue it with <code>python -m klbench resume={}</code>."
+                ).format(source.path)
             blocks.append(Paragraph(text, "warning"))
     return blocks
 
@@ -80,7 +92,11 @@ def links(source: Source, page: Path) -> list[Markup]:
         if file is None:
             continue
         href = quote(Path(os.path.relpath(file, page.parent)).as_posix())
-        result.append(Markup('<a href="{}">tables/{}</a> ({})').format(href, file.name, count(len(table), "row")))
+        result.append(
+            Markup('<a href="{}">tables/{}</a> ({})').format(
+                href, file.name, count(len(table), "row")
+            )
+        )
     return result
 
 
@@ -92,12 +108,20 @@ def made(sources: Sequence[Source], page: Path) -> list[Block]:
             Definitions(_facts(source.info)),
             Paragraph("All numbers are in the tables, each also as a Parquet file:"),
             Bullets(links(source, page)),
-            Details("The configuration, complete", [Preformatted(source.config or "config.yaml is missing")]),
+            Details(
+                "The configuration, complete",
+                [Preformatted(source.config or "config.yaml is missing")],
+            ),
         ]
     blocks: list[Block] = [_runs(sources)]
     for source in sources:
         config = Preformatted(source.config or "config.yaml is missing")
-        blocks.append(Details(source.label, [Definitions(_facts(source.info)), Bullets(links(source, page)), config]))
+        blocks.append(
+            Details(
+                source.label,
+                [Definitions(_facts(source.info)), Bullets(links(source, page)), config],
+            )
+        )
     return blocks
 
 

@@ -32,7 +32,11 @@ class RunTables:
     def frame(self, schema: Schema) -> pd.DataFrame:
         """Return a table; an empty one with all its columns where the run has none."""
         found = self.tables.get(schema.table)
-        return pd.DataFrame(columns=[column.name for column in schema.columns]) if found is None else found
+        return (
+            pd.DataFrame(columns=[column.name for column in schema.columns])
+            if found is None
+            else found
+        )
 
     @property
     def stem(self) -> str:
@@ -51,7 +55,14 @@ def by_run(kind: type[R], tables: Tables, main: Schema) -> Sequence[R]:
     if "run" not in found:
         return [kind("", tables)]
     return [
-        kind(str(label), {name: table[table["run"] == label] for name, table in tables.items() if "run" in table})
+        kind(
+            str(label),
+            {
+                name: table[table["run"] == label]
+                for name, table in tables.items()
+                if "run" in table
+            },
+        )
         for label in found["run"].unique()
     ]
 

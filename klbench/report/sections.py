@@ -77,7 +77,11 @@ class Part:
     @cached_property
     def lead(self) -> Lead | None:
         """The opening of the page; None if there is nothing to say."""
-        return self.section.lead(self.tables) if self.shown and self.section and self.section.lead else None
+        return (
+            self.section.lead(self.tables)
+            if self.shown and self.section and self.section.lead
+            else None
+        )
 
     def opening(self) -> Iterator[Block]:
         """Yield what is wrong with the tables, and what the section says at the top of the page."""
@@ -108,14 +112,29 @@ def part(name: str, tables: Tables) -> Part:
         return Part(name, None, {}, tables, [unknown] if name and not known else [])
     if not declared:
         return Part(name, section, tables, {}, [])
-    missing = {key: declared[key].missing(table) if key in declared else [] for key, table in tables.items()}
+    missing = {
+        key: declared[key].missing(table) if key in declared else []
+        for key, table in tables.items()
+    }
     warnings = [
         f"Table {key} lacks the {'column' if len(names) == 1 else 'columns'} {listing(names)}. What this page makes of the "
         "table is left out; the table itself stands below."
         for key, names in missing.items()
         if names
     ]
-    absent = [schema.table for schema in declared.values() if schema.table not in tables and not schema.optional]
-    warnings += [f"The run has no table {key}. What this page makes of it is left out." for key in absent]
+    absent = [
+        schema.table
+        for schema in declared.values()
+        if schema.table not in tables and not schema.optional
+    ]
+    warnings += [
+        f"The run has no table {key}. What this page makes of it is left out." for key in absent
+    ]
     good = {key: table for key, table in tables.items() if key in declared and not missing[key]}
-    return Part(name, section, good, {key: table for key, table in tables.items() if key not in good}, warnings)
+    return Part(
+        name,
+        section,
+        good,
+        {key: table for key, table in tables.items() if key not in good},
+        warnings,
+    )

@@ -64,7 +64,9 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
     info = folder.info | dict(outcome or {})
     files = sorted((path / "tables").glob("*.parquet"))
     if not files:
-        raise ConfigError(f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}")
+        raise ConfigError(
+            f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}"
+        )
     inputs.check_folder(path / "tables")
     tables: dict[str, pd.DataFrame] = {}
     version = VERSION
@@ -75,11 +77,18 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
         except ConfigError as error:
             raise ConfigError(f"{file}: {error}") from None
         except (OSError, ValueError) as error:
-            raise ConfigError(f"{file}: expected a Parquet table, could not read it: {_one_line(error)}") from None
+            raise ConfigError(
+                f"{file}: expected a Parquet table, could not read it: {_one_line(error)}"
+            ) from None
     known = study(str(info.get("study") or ""))
     completed = known.completed(tables, version) if known else tables
     config = path / "config.yaml"
-    return Source(path, info, config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "", completed)
+    return Source(
+        path,
+        info,
+        config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        completed,
+    )
 
 
 def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
@@ -104,22 +113,32 @@ def _settings(source: Source) -> dict[str, Any]:
     except yaml.YAMLError:
         flat = {}
     ignored = {"out", "workers", "cluster", "address"}  # they change no number
-    return {"exp": source.info.get("experiment")} | {key: value for key, value in flat.items() if key not in ignored}
+    return {"exp": source.info.get("experiment")} | {
+        key: value for key, value in flat.items() if key not in ignored
+    }
 
 
 def labels(sources: Sequence[Source]) -> list[str]:
     """Return a label for each run: the settings that differ, or its folder if these are none, too many, or not enough."""
     settings = [_settings(source) for source in sources]
     keys = list(dict.fromkeys(key for each in settings for key in each))
-    differing = [key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)]
+    differing = [
+        key for key in keys if any(each.get(key) != settings[0].get(key) for each in settings)
+    ]
     folders = [source.path.name for source in sources]
     if len(set(folders)) < len(folders):
         folders = [str(source.path) for source in sources]
     if not 1 <= len(differing) <= MAX_DIFFERENCES:
         return folders
-    named = [", ".join(f"{key}={_plain(each[key])}" for key in differing if key in each) for each in settings]
+    named = [
+        ", ".join(f"{key}={_plain(each[key])}" for key in differing if key in each)
+        for each in settings
+    ]
     if len(set(named)) < len(named) or not all(named):
-        return [f"{name} ({folder})" if name else folder for name, folder in zip(named, folders, strict=True)]
+        return [
+            f"{name} ({folder})" if name else folder
+            for name, folder in zip(named, folders, strict=True)
+        ]
     return named
 
 
@@ -134,7 +153,9 @@ def _labelled(source: Source, shared: bool) -> dict[str, pd.DataFrame]:
                 copy["pair"] = copy["pair"].astype(str) + f" [{source.label}]"
             if "series" in copy:
                 series = copy["series"].fillna("").astype(str)
-                copy["series"] = series.map(lambda each: f"{each}, {source.label}" if each else source.label)
+                copy["series"] = series.map(
+                    lambda each: f"{each}, {source.label}" if each else source.label
+                )
         result[name] = copy
     return result
 
@@ -152,11 +173,23 @@ def combined(folders: Sequence[Path]) -> Combined:
         raise ConfigError("expected run folders, got none")
     if len(found) == 1:
         return Combined(found, {found[0].study: found[0].tables})
-    named = [Source(s.path, s.info, s.config, s.tables, label) for s, label in zip(found, labels(found), strict=True)]
-    seen = [{str(pair) for table in s.tables.values() if "pair" in table for pair in table["pair"]} for s in named]
+    named = [
+        Source(s.path, s.info, s.config, s.tables, label)
+        for s, label in zip(found, labels(found), strict=True)
+    ]
+    seen = [
+        {str(pair) for table in s.tables.values() if "pair" in table for pair in table["pair"]}
+        for s in named
+    ]
     shared = sum(map(len, seen)) > len(set().union(*seen))
     studies = dict.fromkeys(source.study for source in named)
-    return Combined(named, {study: _together([_labelled(s, shared) for s in named if s.study == study]) for study in studies})
+    return Combined(
+        named,
+        {
+            study: _together([_labelled(s, shared) for s in named if s.study == study])
+            for study in studies
+        },
+    )
 
 
 def _together(parts: Sequence[Tables]) -> Tables:
@@ -165,7 +198,9 @@ def _together(parts: Sequence[Tables]) -> Tables:
     for name in dict.fromkeys(name for part in parts for name in part):
         present = [part[name] for part in parts if name in part]
         # A column that is empty everywhere in one run must not decide its type for all.
-        tables[name] = pd.concat([each.dropna(axis=1, how="all") for each in present], ignore_index=True)
+        tables[name] = pd.concat(
+            [each.dropna(axis=1, how="all") for each in present], ignore_index=True
+        )
         columns = list(dict.fromkeys(column for each in present for column in each.columns))
         tables[name] = tables[name].reindex(columns=columns)
     return tables

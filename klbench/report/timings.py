@@ -13,7 +13,18 @@ import pandas as pd
 from markupsafe import Markup
 
 from klbench.report.axes import tick
-from klbench.report.blocks import Block, Bullets, Cell, Column, Figure, Heading, LegendEntry, Panel, Paragraph, Table
+from klbench.report.blocks import (
+    Block,
+    Bullets,
+    Cell,
+    Column,
+    Figure,
+    Heading,
+    LegendEntry,
+    Panel,
+    Paragraph,
+    Table,
+)
 from klbench.report.figures import TEXT, colour, drawing
 from klbench.report.numbers import MISSING, count, number
 from klbench.types import ConfigError
@@ -91,14 +102,20 @@ def read(files: Sequence[Path]) -> list[Machine]:
 
 def _read(file: Path) -> pd.DataFrame:
     if not file.is_file():
-        raise ConfigError(f"--history {file}: expected a Parquet file that make bench wrote, found no such file")
+        raise ConfigError(
+            f"--history {file}: expected a Parquet file that make bench wrote, found no such file"
+        )
     try:
         table = pd.read_parquet(file)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--history {file}: cannot be read as Parquet, {' '.join(str(error).split())[:120]}") from None
+        raise ConfigError(
+            f"--history {file}: cannot be read as Parquet, {' '.join(str(error).split())[:120]}"
+        ) from None
     missing = sorted(COLUMNS - set(table.columns))
     if missing:
-        raise ConfigError(f"--history {file}: is no history of make bench, it has no column {', '.join(missing)}")
+        raise ConfigError(
+            f"--history {file}: is no history of make bench, it has no column {', '.join(missing)}"
+        )
     if not len(table):
         raise ConfigError(f"--history {file}: holds no row")
     if not pd.api.types.is_numeric_dtype(table["seconds"]) or not (table["seconds"] > 0).all():
@@ -117,7 +134,9 @@ def _machine(kind: str, rows: pd.DataFrame) -> Machine:
     for label, row in zip(labels, rows.to_dict("records"), strict=True):
         timing = Timing(float(row["seconds"]), float(row["seconds_q25"]), float(row["seconds_q75"]))
         tracks.setdefault(str(row["benchmark"]), {})[commits.index(label)] = timing
-    return Machine(kind, commits, [Track(name, timings) for name, timings in sorted(tracks.items())])
+    return Machine(
+        kind, commits, [Track(name, timings) for name, timings in sorted(tracks.items())]
+    )
 
 
 def _code(text: str) -> Markup:
@@ -125,16 +144,24 @@ def _code(text: str) -> Markup:
 
 
 def _ranked(tracks: Sequence[Track], ratios: dict[str, float], *, slower: bool) -> Markup:
-    found = sorted((ratios[each.name], each.name) for each in tracks if not math.isnan(ratios[each.name]))
+    found = sorted(
+        (ratios[each.name], each.name) for each in tracks if not math.isnan(ratios[each.name])
+    )
     kept = (
-        [pair for pair in reversed(found) if pair[0] > NOTABLE] if slower else [pair for pair in found if pair[0] < 1 / NOTABLE]
+        [pair for pair in reversed(found) if pair[0] > NOTABLE]
+        if slower
+        else [pair for pair in found if pair[0] < 1 / NOTABLE]
     )
     word = "slower" if slower else "faster"
     if not kept:
         return Markup("None is {}.").format(word)
-    named = Markup(", ").join(Markup("{} ({} times)").format(_code(name), number(ratio)) for ratio, name in kept[:NAMED])
+    named = Markup(", ").join(
+        Markup("{} ({} times)").format(_code(name), number(ratio)) for ratio, name in kept[:NAMED]
+    )
     rest = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
-    return Markup("{} {} {}: {}{}.").format(len(kept), "is" if len(kept) == 1 else "are", word, named, rest)
+    return Markup("{} {} {}: {}{}.").format(
+        len(kept), "is" if len(kept) == 1 else "are", word, named, rest
+    )
 
 
 def _card(machine: Machine) -> Markup:
@@ -143,7 +170,9 @@ def _card(machine: Machine) -> Markup:
     )
     last = len(machine.commits) - 1
     if last == 0:
-        return head + Markup("<p>With one commit there is nothing to compare yet; the table has its times.</p>")
+        return head + Markup(
+            "<p>With one commit there is nothing to compare yet; the table has its times.</p>"
+        )
     ratios = {each.name: each.step(last) for each in machine.tracks}
     known = sum(not math.isnan(ratio) for ratio in ratios.values())
     said = Markup("<p>From {} to {}, {} timed at both: {} {}</p>").format(
@@ -156,21 +185,25 @@ def _card(machine: Machine) -> Markup:
     if last > 1:
         since = {each.name: each.change for each in machine.tracks}
         said += Markup("<p>From the first commit of each to its last: {} {}</p>").format(
-            _ranked(machine.tracks, since, slower=True), _ranked(machine.tracks, since, slower=False)
+            _ranked(machine.tracks, since, slower=True),
+            _ranked(machine.tracks, since, slower=False),
         )
     return head + said
 
 
 def _answer(machines: Sequence[Machine]) -> list[Block]:
-    asked = (
-        f"Has klbench become slower? Here is what {count(len({t.name for m in machines for t in m.tracks}), 'benchmark')} took."
-    )
+    benchmarks = len({t.name for m in machines for t in m.tracks})
+    asked = f"Has klbench become slower? Here is what {count(benchmarks, 'benchmark')} took."
     note = (
         f"Named are changes of the median beyond {NOTABLE:g} times. Each commit was timed at a moment of its own, on a machine "
         "with what else it had to do then: a change of all benchmarks alike is the machine's. Whether a change is real, "
         "make bench-compare says, which times both revisions at once. A plus marks changes that were not committed."
     )
-    return [Paragraph(asked, "lead"), Paragraph(note), Bullets([_card(each) for each in machines], cards=True)]
+    return [
+        Paragraph(asked, "lead"),
+        Paragraph(note),
+        Bullets([_card(each) for each in machines], cards=True),
+    ]
 
 
 def _ticks(low: float, high: float) -> Sequence[float]:
@@ -215,27 +248,40 @@ def _panel(machine: Machine, suite: str, tracks: Sequence[Track]) -> Panel:
 
 
 def _figure(machine: Machine, place: int) -> Figure:
-    suites = groupby((each for each in machine.tracks if len(each.timings) > 1), key=lambda each: each.suite)
+    suites = groupby(
+        (each for each in machine.tracks if len(each.timings) > 1), key=lambda each: each.suite
+    )
     panels = [_panel(machine, suite, list(tracks)) for suite, tracks in suites]
     caption = (
-        "Lower is better. Each line is a benchmark's median, in units of its first one; commits in the order they were made."
+        "Lower is better. Each line is a benchmark's median, in units of its first one; "
+        "commits in the order they were made."
     )
-    return Figure(f"history-{place}", f"Over the commits, on {machine.kind}", caption, panels, LEGEND)
+    return Figure(
+        f"history-{place}", f"Over the commits, on {machine.kind}", caption, panels, LEGEND
+    )
 
 
 def _table(machine: Machine) -> Table:
     last = len(machine.commits) - 1
     columns = [
         Column("Benchmark", "its name in benchmarks/"),
-        Column("Milliseconds", "of a call at its last commit: median, and first and third quartile of the rounds", True),
+        Column(
+            "Milliseconds",
+            "of a call at its last commit: median, and first and third quartile of the rounds",
+            True,
+        ),
         Column("Beside the commit before", "the median over that of the commit before", True),
         Column("Beside its first", "the median over that of its first commit", True),
     ]
     rows = []
-    for each in sorted(machine.tracks, key=lambda each: -(each.step(last) if each.step(last) > 0 else 0.0)):
+    for each in sorted(
+        machine.tracks, key=lambda each: -(each.step(last) if each.step(last) > 0 else 0.0)
+    ):
         step, now = each.step(last), each.last
         tone = "bad" if step > NOTABLE else "good" if step < 1 / NOTABLE else ""
-        spread = f"{number(now.seconds * 1e3)} ({number(now.low * 1e3)} to {number(now.high * 1e3)})"
+        spread = (
+            f"{number(now.seconds * 1e3)} ({number(now.low * 1e3)} to {number(now.high * 1e3)})"
+        )
         rows.append(
             [
                 Cell(_code(each.name)),
@@ -251,8 +297,14 @@ def blocks(machines: Sequence[Machine]) -> list[Block]:
     """The page: the answer, a figure and a table for each kind of machine."""
     result: list[Block] = [Heading("The answer in short", 2, "answer"), *_answer(machines)]
     drawn: list[Any] = [
-        _figure(each, place) for place, each in enumerate(machines) if any(len(t.timings) > 1 for t in each.tracks)
+        _figure(each, place)
+        for place, each in enumerate(machines)
+        if any(len(t.timings) > 1 for t in each.tracks)
     ]
     if drawn:
         result += [Heading("Over the commits", 2, "history"), *drawn]
-    return [*result, Heading("Every benchmark", 2, "benchmarks"), *(_table(each) for each in machines)]
+    return [
+        *result,
+        Heading("Every benchmark", 2, "benchmarks"),
+        *(_table(each) for each in machines),
+    ]

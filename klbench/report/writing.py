@@ -22,7 +22,12 @@ from klbench.types import ConfigError
 def _parts(tables: Mapping[str, Tables]) -> list[Part]:
     """Return the parts of the page in its order."""
     parts = [part(study, each) for study, each in tables.items()]
-    return sorted(parts, key=lambda each: (each.section.order, each.section.title) if each.section else (1000, each.study))
+    return sorted(
+        parts,
+        key=lambda each: (
+            (each.section.order, each.section.title) if each.section else (1000, each.study)
+        ),
+    )
 
 
 def _title(parts: Sequence[Part], otherwise: str) -> str:
@@ -76,7 +81,9 @@ def write_run(source: Source) -> Path:
         stale.unlink()
     experiment = f"Experiment {source.info.get('experiment', 'unnamed')}"
     title = _title(parts, experiment)
-    subtitle = ", ".join(filter(None, (experiment if title != experiment else "", _when(source.info))))
+    subtitle = ", ".join(
+        filter(None, (experiment if title != experiment else "", _when(source.info)))
+    )
     write_text(out, html(Page(title, subtitle, blocks)))
     return out
 
@@ -102,12 +109,17 @@ def write_combined(combined: Combined, out: Path) -> Path:
         ``out`` is a folder, or a file that klbench did not make.
     """
     _check_own(out)
-    names = list(dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources))
+    names = list(
+        dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources)
+    )
     runs = f"{', '.join(names)}: {len(combined.sources)} runs"
     parts = _parts(combined.tables)
     title = _title(parts, runs)
     labels = [runs if title != runs else "", *(source.label for source in combined.sources)]
-    write_text(out, html(Page(title, "; ".join(filter(None, labels)), _blocks(combined.sources, parts, out))))
+    write_text(
+        out,
+        html(Page(title, "; ".join(filter(None, labels)), _blocks(combined.sources, parts, out))),
+    )
     return out
 
 
@@ -116,7 +128,9 @@ def _check_own(out: Path) -> None:
     if not (found := inputs.kind(out)).startswith((inputs.FILE, "no such")):
         raise ConfigError(f"{out}: expected the path of a file to write, got {found}")
     if out.exists() and GENERATOR not in out.read_text(encoding="utf-8", errors="replace")[:2000]:
-        raise ConfigError(f"{out}: exists already and was not made by klbench; name another file with --out")
+        raise ConfigError(
+            f"{out}: exists already and was not made by klbench; name another file with --out"
+        )
 
 
 def write_history(files: Sequence[Path], out: Path) -> Path:
@@ -130,6 +144,8 @@ def write_history(files: Sequence[Path], out: Path) -> Path:
     machines = timings.read(files)
     _check_own(out)
     commits = len({commit for machine in machines for commit in machine.commits})
-    subtitle = ", ".join((count(commits, "commit"), count(len(machines), "kind of machine", "kinds of machine")))
+    subtitle = ", ".join(
+        (count(commits, "commit"), count(len(machines), "kind of machine", "kinds of machine"))
+    )
     write_text(out, html(Page("The speed of klbench", subtitle, timings.blocks(machines))))
     return out

@@ -69,7 +69,9 @@ class DpoReport:
     margin: Tensor
 
 
-def train(world: DpoWorld, arms: Sequence[DpoArm], *, steps: int, every: int, start: int = 0) -> Iterator[DpoReport]:
+def train(
+    world: DpoWorld, arms: Sequence[DpoArm], *, steps: int, every: int, start: int = 0
+) -> Iterator[DpoReport]:
     """Train, and yield a report before every ``every`` steps and after the last one."""
     for step in range(start, steps + 1):
         report = judged(arms, world.log_ratios(step), step)
@@ -87,7 +89,9 @@ def judged(arms: Sequence[DpoArm], batch: DpoBatch, step: int = 0) -> DpoReport:
         both = (each[i].double() for each in (batch.chosen, batch.rejected))
         chosen, rejected = (implicit_reward(each, arm.beta, arm.divergence) for each in both)
         loss = bradley_terry_loss(chosen, rejected, arm.smoothing)
-        if batch.wrong is not None:  # by its other label too: linear in the label, so is its expectation
+        if (
+            batch.wrong is not None
+        ):  # by its other label too: linear in the label, so is its expectation
             loss = loss + batch.wrong * (bradley_terry_loss(rejected, chosen, arm.smoothing) - loss)
         losses.append(loss)
         margins.append((chosen - rejected).detach())

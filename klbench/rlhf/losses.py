@@ -17,7 +17,11 @@ EPSILON, TRL_EPSILON = 1e-8, 1e-4
 
 
 def clipped_surrogate(
-    log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None, limit: float | None = None
+    log_ratio: Tensor,
+    advantage: Tensor,
+    clip: float | None,
+    dual_clip: float | None = None,
+    limit: float | None = None,
 ) -> Tensor:
     """``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, to be maximised; ``rho A`` without a clip.
 
@@ -30,10 +34,16 @@ def clipped_surrogate(
     gain = ratio * advantage
     if clip is not None:
         gain = gain.minimum(ratio.clamp(1.0 - clip, 1.0 + clip) * advantage)
-    return gain if dual_clip is None else torch.where(advantage < 0, gain.maximum(dual_clip * advantage), gain)
+    return (
+        gain
+        if dual_clip is None
+        else torch.where(advantage < 0, gain.maximum(dual_clip * advantage), gain)
+    )
 
 
-def clip_active(log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None) -> Tensor:
+def clip_active(
+    log_ratio: Tensor, advantage: Tensor, clip: float | None, dual_clip: float | None = None
+) -> Tensor:
     """Return a boolean for each token: whether a clip takes the gradient of the surrogate there."""
     active = torch.zeros_like(log_ratio, dtype=torch.bool)
     ratio = log_ratio.exp()
@@ -58,7 +68,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace
     return torch.stack(result[::-1], dim=-1).where(mask, 0.0)
 
 
-def value_loss(values: Tensor, targets: Tensor, old: Tensor | None = None, clip: float | None = None) -> Tensor:
+def value_loss(
+    values: Tensor, targets: Tensor, old: Tensor | None = None, clip: float | None = None
+) -> Tensor:
     """``(V - target)^2 / 2``; with a clip, the larger of it and that of ``V`` kept within ``clip`` of its old value.
 
     (Schulman et al. 2017, eq. 9; the clip is that of OpenAI's baselines and of TRL.)
@@ -99,7 +111,9 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
         if whitening == "batch_openrlhf":
             return deviation / (total / count).clamp(min=EPSILON).sqrt()
         variance = total / (count - 1).clamp(min=1)
-        return deviation / ((variance + EPSILON).sqrt() if whitening == "batch_verl" else variance.sqrt() + EPSILON)
+        return deviation / (
+            (variance + EPSILON).sqrt() if whitening == "batch_verl" else variance.sqrt() + EPSILON
+        )
     each = (advantage * alive).sum(-1) / alive.sum(-1)
     spread = each.reshape(*each.shape[:-1], each.shape[-1] // group, group).std(-1)
     epsilon = TRL_EPSILON if whitening == "group_trl" else EPSILON

@@ -110,17 +110,27 @@ class LoopOptions(Options):
     @model_validator(mode="after")
     def _check_loop(self) -> LoopOptions:
         if REFERENCE not in self.combinations:
-            raise ValueError(f"combinations must have {REFERENCE}, with which the others are compared")
+            raise ValueError(
+                f"combinations must have {REFERENCE}, with which the others are compared"
+            )
         if self.whitening in GROUPED and (self.critic or self.baseline == "none"):
             raise ValueError(
                 f"whitening={self.whitening} divides what the mean of a group has centred: it needs baseline=batch_mean or "
                 f"leave_one_out and critic=false, got baseline={self.baseline} and critic={str(self.critic).lower()}"
             )
-        if self.group < 2 and (self.baseline == "leave_one_out" or self.whitening in GROUPED or self._grouped()):
-            raise ValueError(f"group={self.group}: baselines and spreads within a group need at least 2 sequences")
-        mean = [name for name in self.combinations if name != NONE and gradients.get(name).length_mean]
+        if self.group < 2 and (
+            self.baseline == "leave_one_out" or self.whitening in GROUPED or self._grouped()
+        ):
+            raise ValueError(
+                f"group={self.group}: baselines and spreads within a group need at least 2 sequences"
+            )
+        mean = [
+            name for name in self.combinations if name != NONE and gradients.get(name).length_mean
+        ]
         if mean and self.normalisation == "sequence":
-            raise ValueError(f"normalisation=sequence divides by each sequence's length, which {', '.join(mean)} does already")
+            raise ValueError(
+                f"normalisation=sequence divides by each sequence's length, which {', '.join(mean)} does already"
+            )
         return self
 
     def _grouped(self) -> bool:
@@ -152,8 +162,12 @@ class TestbedOptions(ShapeOptions, LoopOptions):
     @model_validator(mode="after")
     def _check_size(self) -> TestbedOptions:
         if self.minibatches > self.prompts * self.group:
-            raise ValueError(f"minibatches={self.minibatches}: a batch has {self.prompts * self.group} sequences")
-        check_number(self, self.leaves * self.prompts, "sequences", self.most_sequences, self.counted_for)
+            raise ValueError(
+                f"minibatches={self.minibatches}: a batch has {self.prompts * self.group} sequences"
+            )
+        check_number(
+            self, self.leaves * self.prompts, "sequences", self.most_sequences, self.counted_for
+        )
         return self
 
 

@@ -90,15 +90,24 @@ def _clamped(rollouts: Rollouts, limit: float | None) -> Rollouts:
     if limit is None:
         return rollouts
     log_ratio = (rollouts.log_p - rollouts.log_q).clamp(-limit, limit)
-    return Rollouts(rollouts.log_q, rollouts.log_q + log_ratio, rollouts.log_mu, rollouts.kl, rollouts.mask)
+    return Rollouts(
+        rollouts.log_q, rollouts.log_q + log_ratio, rollouts.log_mu, rollouts.kl, rollouts.mask
+    )
 
 
 def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
     """The rollouts of some arms as one batch ``(n, T)``: what is computed for a sequence depends on no other."""
-    return Rollouts(*(getattr(rollouts, name)[where].flatten(0, -2) for name in ("log_q", "log_p", "log_mu", "kl", "mask")))
+    return Rollouts(
+        *(
+            getattr(rollouts, name)[where].flatten(0, -2)
+            for name in ("log_q", "log_p", "log_mu", "kl", "mask")
+        )
+    )
 
 
-def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None) -> Returns:
+def returns(
+    arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None
+) -> Returns:
     """The returns of a stack of rollouts ``(arms, seeds, n, T)``; each ``group`` of consecutive sequences has one prompt."""
     rollouts = _clamped(rollouts, clamp)
     values, owned, corrected = torch.zeros_like(rollouts.log_q), [], []
@@ -108,13 +117,19 @@ def returns(arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: f
             found = parts(combination, _sequences(rollouts, where)).returns
             assert found is not None
             values[where] = centred(found.view(values[where].shape), group, combination.baseline)
-        owned += [combination is not None and combination.baseline != "none"] * (where.stop - where.start)
+        owned += [combination is not None and combination.baseline != "none"] * (
+            where.stop - where.start
+        )
         corrected += [_corrects(combination)] * (where.stop - where.start)
     return Returns(values, torch.tensor(owned), torch.tensor(corrected))
 
 
 def _corrects(combination: Combination | None) -> bool:
-    return combination is not None and combination.placement in SCORED and combination.correction != "none"
+    return (
+        combination is not None
+        and combination.placement in SCORED
+        and combination.correction != "none"
+    )
 
 
 def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> InLoss:
@@ -123,7 +138,9 @@ def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None 
     direct, weights = [], torch.zeros_like(rollouts.log_q)
     for where, combination in blocks(arms):
         shape = weights[where].shape
-        if combination is None or (combination.placement in ("reward", "reward_to_go") and combination.correction == "none"):
+        if combination is None or (
+            combination.placement in ("reward", "reward_to_go") and combination.correction == "none"
+        ):
             direct.append(weights.new_zeros(shape[:-1]))
             continue
         pieces = parts(combination, _sequences(rollouts, where))
@@ -133,7 +150,9 @@ def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None 
     return InLoss(torch.cat(direct), weights)
 
 
-def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None) -> tuple[Tensor, Tensor]:
+def estimates(
+    arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Return each arm's estimate of every sequence's KL by its own estimator, ``(arms, seeds, n)``, and the clamp hits.
 
     With the arm's off-policy correction, where it has one; k1's for an arm without a penalty. Hits: the share of tokens,
@@ -150,7 +169,9 @@ def estimates(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | Non
         cut = torch.zeros_like(mask) if clamp is None else log_ratio.abs() > clamp
         own = None if chosen.estimator == EXACT else estimators.get(chosen.estimator).clamp
         if own is not None:
-            cut = cut | own.active(log_ratio.sum(-1, keepdim=True) if chosen.level == "sequence" else log_ratio)
+            cut = cut | own.active(
+                log_ratio.sum(-1, keepdim=True) if chosen.level == "sequence" else log_ratio
+            )
         hits.append((cut & mask).sum((-2, -1)) / mask.sum((-2, -1)))
     return torch.cat(values), torch.cat(hits)
 
@@ -179,7 +200,9 @@ def _value(combination: Combination, rollouts: Rollouts) -> Tensor:
     }
     if combination.level == "sequence":
         whole: Tensor = estimators.get(combination.estimator).terms(log_ratio.sum(-1, keepdim=True))
-        if weight.shape[-1] > 1:  # a weight a token on one term: the last one's is that of the whole sequence, or its own
+        if (
+            weight.shape[-1] > 1
+        ):  # a weight a token on one term: the last one's is that of the whole sequence, or its own
             weight = weight[..., -1:]
         return (weight * whole).sum(-1)
     return (weight * terms[combination.estimator == EXACT]()).where(rollouts.mask, 0.0).sum(-1)

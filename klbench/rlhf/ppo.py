@@ -125,7 +125,11 @@ class Recipe:
     @classmethod
     def of(cls, options: LoopOptions, **changes: Any) -> Self:
         """Return the recipe that settings name; what they leave out, and ``changes``, as given here or by default."""
-        named = {name: getattr(options, name) for name in cls.__dataclass_fields__ if hasattr(options, name)}
+        named = {
+            name: getattr(options, name)
+            for name in cls.__dataclass_fields__
+            if hasattr(options, name)
+        }
         return cls(**named | changes)
 
     @property
@@ -174,18 +178,26 @@ def train(
     weights: list[Tensor] = []
     for update in range(start, recipe.updates + 1):
         batch = world.sample(update, recipe.lag)
-        with torch.set_grad_enabled(recipe.minibatches == 1):  # the first step needs no second pass through the policy
+        with torch.set_grad_enabled(
+            recipe.minibatches == 1
+        ):  # the first step needs no second pass through the policy
             first = world.rollouts(batch)
-        before = Rollouts(first.log_q.detach(), first.log_p, first.log_mu, first.kl.detach(), first.mask)
+        before = Rollouts(
+            first.log_q.detach(), first.log_p, first.log_mu, first.kl.detach(), first.mask
+        )
         values = world.values(batch).detach() if recipe.critic else None
         if beta is None:
-            beta = torch.tensor([[each.beta] for each in arms], dtype=before.log_q.dtype).expand(batch.reward.shape[:2])
+            beta = torch.tensor([[each.beta] for each in arms], dtype=before.log_q.dtype).expand(
+                batch.reward.shape[:2]
+            )
         if update % recipe.every == 0 or update == recipe.updates:
             kl, cut = estimates(arms, before, recipe.clamp)
             clipped = torch.stack(clips).mean(0) if clips else torch.zeros_like(beta)
             weight = torch.stack(weights).mean(0) if weights else beta
             error = standard_error(kl, recipe.group)
-            yield PpoReport(update, beta, kl.mean(-1), error, batch.reward.mean(-1), clipped, cut, weight)
+            yield PpoReport(
+                update, beta, kl.mean(-1), error, batch.reward.mean(-1), clipped, cut, weight
+            )
             clips, weights = [], []
         if update == recipe.updates:
             return
@@ -195,37 +207,64 @@ def train(
         advantage = losses.whitened(plain, batch.mask, recipe.group, recipe.whitening)
         weights.append(beta * losses.unit(plain, advantage, batch.mask))
         for epoch in range(recipe.epochs):
-            for rows in world.order(update, epoch, batch.reward.shape[-1]).chunk(recipe.minibatches):
+            for rows in world.order(update, epoch, batch.reward.shape[-1]).chunk(
+                recipe.minibatches
+            ):
                 part = batch.take(rows)
                 mask, here = part.mask, advantage[..., rows, :]
-                untouched = epoch == 0 and recipe.minibatches == 1  # the policy is still the one that was just asked
+                untouched = (
+                    epoch == 0 and recipe.minibatches == 1
+                )  # the policy is still the one that was just asked
                 rollouts = _rows(first, rows) if untouched else world.rollouts(part)
                 log_ratio = rollouts.log_q - rollouts.log_mu
-                gain = losses.clipped_surrogate(log_ratio, here, recipe.clip, recipe.dual_clip, recipe.ratio_limit)
+                gain = losses.clipped_surrogate(
+                    log_ratio, here, recipe.clip, recipe.dual_clip, recipe.ratio_limit
+                )
                 penalty = in_loss(arms, rollouts, recipe.clamp)
                 # A return with an off-policy weight of its own is not weighted by the clipped ratio as well.
                 weighted = penalty.weights * scored[..., rows, :] * rollouts.log_q
-                loss = losses.reduced(beta[..., None, None] * weighted - gain, mask, recipe.normalisation)
-                loss = loss + beta * losses.reduced_sequences(penalty.direct, mask, recipe.normalisation)
+                loss = losses.reduced(
+                    beta[..., None, None] * weighted - gain, mask, recipe.normalisation
+                )
+                loss = loss + beta * losses.reduced_sequences(
+                    penalty.direct, mask, recipe.normalisation
+                )
                 if pretraining is not None and recipe.pretraining_weight:
                     loss = loss - recipe.pretraining_weight * pretraining(update)
                 if values is not None and targets is not None:
                     now, old = world.values(part), values[..., rows, :]
                     error = losses.value_loss(now, targets[..., rows, :], old, recipe.value_clip)
-                    loss = loss + recipe.value_weight * losses.reduced(error, mask, recipe.normalisation)
-                active = losses.clip_active(log_ratio.detach(), here, recipe.clip, recipe.dual_clip) & mask
+                    loss = loss + recipe.value_weight * losses.reduced(
+                        error, mask, recipe.normalisation
+                    )
+                active = (
+                    losses.clip_active(log_ratio.detach(), here, recipe.clip, recipe.dual_clip)
+                    & mask
+                )
                 clips.append(active.sum((-2, -1)) / mask.sum((-2, -1)))
                 world.step(loss, update)
         if recipe.target_kl is not None:
-            beta = losses.adapted_beta(beta, estimates(arms, before, recipe.clamp)[0].mean(-1), recipe.target_kl)
+            beta = losses.adapted_beta(
+                beta, estimates(arms, before, recipe.clamp)[0].mean(-1), recipe.target_kl
+            )
 
 
 def _rows(rollouts: Rollouts, rows: Tensor) -> Rollouts:
-    return Rollouts(*(getattr(rollouts, name)[..., rows, :] for name in ("log_q", "log_p", "log_mu", "kl", "mask")))
+    return Rollouts(
+        *(
+            getattr(rollouts, name)[..., rows, :]
+            for name in ("log_q", "log_p", "log_mu", "kl", "mask")
+        )
+    )
 
 
 def _advantages(
-    arms: Sequence[PenaltyArm], recipe: Recipe, beta: Tensor, batch: PpoBatch, before: Rollouts, values: Tensor | None
+    arms: Sequence[PenaltyArm],
+    recipe: Recipe,
+    beta: Tensor,
+    batch: PpoBatch,
+    before: Rollouts,
+    values: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Advantages ``(arms, seeds, n, T)``, what the critic should have said, and returns that have weights of their own.
 
@@ -236,7 +275,9 @@ def _advantages(
     penalty = penalty_returns(arms, before, group, recipe.clamp)
     own, corrected = (flag[:, None, None, None] for flag in (penalty.owned, penalty.corrected))
     less = torch.where(own, penalty.values, centred(penalty.values, group, recipe.baseline))
-    merged = torch.where(corrected, 0.0, beta[..., None, None] * (less if values is None else penalty.values))
+    merged = torch.where(
+        corrected, 0.0, beta[..., None, None] * (less if values is None else penalty.values)
+    )
     if values is None:
         advantage, targets = centred(batch.reward[..., None], group, recipe.baseline) - merged, None
     else:

@@ -72,7 +72,11 @@ def implicit_reward(log_ratio: Tensor, beta: float | Tensor, divergence: str = "
 
 
 def dpo_loss(
-    chosen: Tensor, rejected: Tensor, beta: float | Tensor, smoothing: float = 0.0, divergence: str = "kl_qp"
+    chosen: Tensor,
+    rejected: Tensor,
+    beta: float | Tensor,
+    smoothing: float = 0.0,
+    divergence: str = "kl_qp",
 ) -> Tensor:
     """``-log sigma(beta (phi'(t_w) - phi'(t_l)))`` of each pair, ``t = pi/ref``: the Bradley-Terry loss of implied rewards.
 
@@ -92,5 +96,7 @@ def dpo_loss(
     -------
     The losses, in the log-ratios' dtype; each is found in float64, since a ``t`` of ``exp(-200)`` is nothing strange early on.
     """
-    first, second = (implicit_reward(each.double(), beta, divergence) for each in (chosen, rejected))
+    first, second = (
+        implicit_reward(each.double(), beta, divergence) for each in (chosen, rejected)
+    )
     return bradley_terry_loss(first, second, smoothing).to(chosen.dtype)

@@ -83,7 +83,9 @@ class RewardReport:
     kept: Tensor
 
 
-def train(world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0) -> Iterator[RewardReport]:
+def train(
+    world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0
+) -> Iterator[RewardReport]:
     """Train by the Bradley-Terry loss, and evaluate the held-out pairs before every ``every`` steps and after the last one.
 
     (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1.) More steps on the same
@@ -100,8 +102,13 @@ def train(world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0)
                 if least is None:
                     least, kept = torch.full_like(found, torch.inf), torch.zeros_like(found)
                 better = found < least  # never where it is not a number
-                least, kept = torch.where(better, found, least), torch.where(better, float(step), kept)
+                least, kept = (
+                    torch.where(better, found, least),
+                    torch.where(better, float(step), kept),
+                )
                 world.keep(better)
-            yield RewardReport(step, loss.detach(), scored.accuracy(), found, held_out.accuracy(), kept)
+            yield RewardReport(
+                step, loss.detach(), scored.accuracy(), found, held_out.accuracy(), kept
+            )
         if step < steps:
             world.step(loss, step)

@@ -35,7 +35,9 @@ def reader(path: str) -> Reader:
         There is no such file, its name says none of the formats, or it cannot be read.
     """
     if Path(path).suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"expected a name that ends in {', '.join(SUFFIXES)}, since that says how to read it")
+        raise ConfigError(
+            f"expected a name that ends in {', '.join(SUFFIXES)}, since that says how to read it"
+        )
     if (found := inputs.kind(path)) != inputs.FILE:
         raise ConfigError("it is a folder, name a file in it" if found == inputs.FOLDER else found)
     try:

@@ -28,7 +28,10 @@ class Ragged:
     @classmethod
     def of(cls, pieces: Sequence[np.ndarray]) -> Ragged:
         """Join one array a row."""
-        return cls(np.concatenate([np.empty(0), *pieces]), np.array([piece.size for piece in pieces], dtype=np.int64))
+        return cls(
+            np.concatenate([np.empty(0), *pieces]),
+            np.array([piece.size for piece in pieces], dtype=np.int64),
+        )
 
 
 @dataclass(frozen=True)

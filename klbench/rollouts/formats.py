@@ -55,7 +55,9 @@ class JsonLines(Reader):
             except (ValueError, RecursionError) as error:
                 raise ConfigError(f"{self.name} line {row + 1:,}: not JSON, {error}") from None
             if not isinstance(found, dict):
-                raise ConfigError(f"{self.name} line {row + 1:,}: expected a JSON object, got {type(found).__name__}")
+                raise ConfigError(
+                    f"{self.name} line {row + 1:,}: expected a JSON object, got {type(found).__name__}"
+                )
             yield row, found
 
     def _columns(self) -> list[str]:
@@ -66,7 +68,9 @@ class JsonLines(Reader):
 
     @cached_property
     def rows(self) -> int:
-        lines = waiting = 0  # lines that are complete; line ends since the last thing that was written
+        lines = waiting = (
+            0  # lines that are complete; line ends since the last thing that was written
+        )
         with self.path.open("rb") as file:
             while block := file.read(2**20):
                 kept = block.rstrip()
@@ -77,10 +81,16 @@ class JsonLines(Reader):
         return lines + 1
 
     def read(self, start: int, n: int) -> Block:
-        pieces: dict[str, list[np.ndarray]] = {name: [] for name in self.columns if name != "prompt"}
+        pieces: dict[str, list[np.ndarray]] = {
+            name: [] for name in self.columns if name != "prompt"
+        }
         prompts = []
         for row, found in self._objects(start, n):
-            late = [name for name in found if name not in self.found and (name in KNOWN or "mask" in name.lower())]
+            late = [
+                name
+                for name in found
+                if name not in self.found and (name in KNOWN or "mask" in name.lower())
+            ]
             if late:
                 raise self.fail(row, f"column {late[0]!r}, which row 1 has not")
             for name in self.columns:
@@ -90,20 +100,40 @@ class JsonLines(Reader):
                     prompts.append(found[name])
                 else:
                     pieces[name].append(self._numbers(row, name, found[name]))
-        return Block({name: Ragged.of(each) for name, each in pieces.items()}, prompts if "prompt" in self.columns else None)
+        return Block(
+            {name: Ragged.of(each) for name, each in pieces.items()},
+            prompts if "prompt" in self.columns else None,
+        )
 
     def _numbers(self, row: int, name: str, value: Any) -> np.ndarray:
         try:
             # Not asked for float64 at once, which would read text as numbers.
-            result = np.array(value) if isinstance(value, list) and value else np.empty(0) if value == [] else None
-            if result is not None and result.dtype.kind == "O" and not any(isinstance(each, str) for each in value):
+            result = (
+                np.array(value)
+                if isinstance(value, list) and value
+                else np.empty(0)
+                if value == []
+                else None
+            )
+            if (
+                result is not None
+                and result.dtype.kind == "O"
+                and not any(isinstance(each, str) for each in value)
+            ):
                 result = np.array(value, dtype=np.float64)  # with null, which is NaN
-            result = None if result is None or result.dtype.kind not in "fiub" else result.astype(np.float64)
+            result = (
+                None
+                if result is None or result.dtype.kind not in "fiub"
+                else result.astype(np.float64)
+            )
         except (TypeError, ValueError, OverflowError):
             result = None
         if result is None or result.ndim != 1:
             text = json.dumps(value)
-            raise self.fail(row, f"{name} must be a list of numbers, got {text if len(text) <= 60 else text[:57] + '...'}")
+            raise self.fail(
+                row,
+                f"{name} must be a list of numbers, got {text if len(text) <= 60 else text[:57] + '...'}",
+            )
         return result
 
 
@@ -123,11 +153,21 @@ class Parquet(Reader):
             if self._file.schema_arrow.names.count(name) > 1:
                 raise ConfigError(f"{self.name}: column {name!r} is there more than once")
             kind = self._file.schema_arrow.field(name).type
-            nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+            nested = (
+                pa.types.is_list(kind)
+                or pa.types.is_large_list(kind)
+                or pa.types.is_fixed_size_list(kind)
+            )
             inner = kind.value_type if nested else kind
-            numeric = pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_boolean(inner)
+            numeric = (
+                pa.types.is_floating(inner)
+                or pa.types.is_integer(inner)
+                or pa.types.is_boolean(inner)
+            )
             if name != "prompt" and not (nested and numeric):
-                raise ConfigError(f"{self.name}: column {name!r} must hold lists of numbers, it holds {kind}")
+                raise ConfigError(
+                    f"{self.name}: column {name!r} must hold lists of numbers, it holds {kind}"
+                )
 
     def _columns(self) -> list[str]:
         if not self._file.metadata.num_rows:
@@ -141,13 +181,17 @@ class Parquet(Reader):
     def _seek(self, start: int) -> None:
         """Go on to a row; or begin anew with its row group, where that is nearer, and drop what comes before it there."""
         metadata, first, group = self._file.metadata, 0, 0
-        while group < metadata.num_row_groups and first + metadata.row_group(group).num_rows <= start:
+        while (
+            group < metadata.num_row_groups and first + metadata.row_group(group).num_rows <= start
+        ):
             first += metadata.row_group(group).num_rows
             group += 1
         if not first <= self._next <= start:
             groups = list(range(group, metadata.num_row_groups))
             self._batches = (
-                self._file.iter_batches(BATCH, row_groups=groups, columns=list(self.columns)) if groups else iter(())
+                self._file.iter_batches(BATCH, row_groups=groups, columns=list(self.columns))
+                if groups
+                else iter(())
             )
             self._left, self._next = None, first
         while self._next < start and self._take(start - self._next) is not None:
@@ -159,7 +203,9 @@ class Parquet(Reader):
             try:
                 self._left = next(self._batches, None)
             except (pa.ArrowException, OSError) as error:
-                raise ConfigError(f"{self.name}: cannot be read from row {self._next + 1:,} on, {one_line(error)}") from None
+                raise ConfigError(
+                    f"{self.name}: cannot be read from row {self._next + 1:,} on, {one_line(error)}"
+                ) from None
         if self._left is None:
             return None
         taken, self._left = self._left.slice(0, most), self._left.slice(most)
@@ -174,7 +220,9 @@ class Parquet(Reader):
             parts.append(part)
         names = [name for name in self.columns if name != "prompt"]
         if not parts:
-            return Block({name: Ragged.of([]) for name in names}, [] if "prompt" in self.columns else None)
+            return Block(
+                {name: Ragged.of([]) for name in names}, [] if "prompt" in self.columns else None
+            )
         table = pa.Table.from_batches(parts)
         prompts = table["prompt"].to_pylist() if "prompt" in self.columns else None
         return Block({name: self._lists(start, name, table[name]) for name in names}, prompts)
@@ -204,8 +252,12 @@ def _check_header(path: Path, file: Any, name: str) -> None:
             return  # only of arrays with named fields, which are no numbers
         shape, _, dtype = readers[version](stream)
     claimed = dtype.itemsize * math.prod(shape)
-    if not dtype.hasobject and (min(shape, default=0) < 0 or claimed > DEFLATED * path.stat().st_size):
-        raise ValueError(f"it claims the shape {shape}, {claimed:,} bytes, in a file of {path.stat().st_size:,}")
+    if not dtype.hasobject and (
+        min(shape, default=0) < 0 or claimed > DEFLATED * path.stat().st_size
+    ):
+        raise ValueError(
+            f"it claims the shape {shape}, {claimed:,} bytes, in a file of {path.stat().st_size:,}"
+        )
 
 
 class Npz(Reader):
@@ -217,7 +269,11 @@ class Npz(Reader):
         try:
             with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 self._all = list(file.files)
-                self._arrays = {name: self._array(path, file, name) for name in file.files if name in (*KNOWN, "lengths")}
+                self._arrays = {
+                    name: self._array(path, file, name)
+                    for name in file.files
+                    if name in (*KNOWN, "lengths")
+                }
         except ConfigError:
             raise
         except Exception as error:  # noqa: BLE001  # what zipfile and NumPy raise on damaged files is no closed list
@@ -232,7 +288,9 @@ class Npz(Reader):
             array = np.asarray(file[name])
         except ValueError as error:
             if "pickle" not in str(error):
-                raise ConfigError(f"{path.name}: {name} cannot be read, {one_line(error)}") from None
+                raise ConfigError(
+                    f"{path.name}: {name} cannot be read, {one_line(error)}"
+                ) from None
             raise ConfigError(
                 f"{path.name}: {name} holds pickled Python objects, which are not read; save numbers: a rectangle with a mask, "
                 f"or all tokens one after the other, with lengths"
@@ -248,25 +306,38 @@ class Npz(Reader):
         shape = self._arrays["logprobs"].shape
         lengths = self._arrays.get("lengths")
         flat = lengths is not None
-        if lengths is not None and (lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any()):
+        if lengths is not None and (
+            lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 0).any()
+        ):
             raise ConfigError(
                 f"{self.name}: lengths must be whole numbers, one a row and none below 0; it has shape {lengths.shape} "
-                f"and holds {lengths.dtype}" + (f", down to {lengths.min():g}" if lengths.size else "")
+                f"and holds {lengths.dtype}"
+                + (f", down to {lengths.min():g}" if lengths.size else "")
             )
-        expected = "all tokens one after the other, since there are lengths" if flat else "a rectangle (rows, tokens)"
+        expected = (
+            "all tokens one after the other, since there are lengths"
+            if flat
+            else "a rectangle (rows, tokens)"
+        )
         if len(shape) != 2 - flat:
             raise ConfigError(f"{self.name}: logprobs has shape {shape}, expected {expected}")
         for name in self.columns:
             found = self._arrays[name].shape
             wanted = (self.rows,) if name == "prompt" else shape
             if found != wanted:
-                raise ConfigError(f"{self.name}: {name} has shape {found}, expected {wanted}, as logprobs has {shape}")
+                raise ConfigError(
+                    f"{self.name}: {name} has shape {found}, expected {wanted}, as logprobs has {shape}"
+                )
         if not self.rows:
             raise ConfigError(f"{self.name}: the file has no rows")
         if lengths is not None:
-            total = math.fsum(lengths)  # in integers of 64 bits, lengths that are wrong can sum to what is right
+            total = math.fsum(
+                lengths
+            )  # in integers of 64 bits, lengths that are wrong can sum to what is right
             if total != shape[0]:
-                raise ConfigError(f"{self.name}: lengths sum to {total:,.0f}, logprobs has {shape[0]:,}")
+                raise ConfigError(
+                    f"{self.name}: lengths sum to {total:,.0f}, logprobs has {shape[0]:,}"
+                )
             self._arrays["lengths"] = lengths.astype(np.int64)
 
     @property
@@ -285,7 +356,10 @@ class Npz(Reader):
             if name == "prompt":
                 continue
             if "lengths" in self._arrays:
-                part, lengths = array[self._ends[start] : self._ends[stop]], self._arrays["lengths"][start:stop]
+                part, lengths = (
+                    array[self._ends[start] : self._ends[stop]],
+                    self._arrays["lengths"][start:stop],
+                )
             else:
                 part, lengths = array[start:stop].ravel(), np.full(stop - start, array.shape[1])
             columns[name] = Ragged(part.astype(np.float64), lengths.astype(np.int64))
@@ -293,4 +367,10 @@ class Npz(Reader):
         return Block(columns, prompts)
 
 
-READERS: dict[str, type[Reader]] = {".parquet": Parquet, ".pq": Parquet, ".jsonl": JsonLines, ".ndjson": JsonLines, ".npz": Npz}
+READERS: dict[str, type[Reader]] = {
+    ".parquet": Parquet,
+    ".pq": Parquet,
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".npz": Npz,
+}

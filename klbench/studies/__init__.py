@@ -19,7 +19,9 @@ def register(study: Study) -> Study:
 @cache
 def _discover() -> None:
     """Register the ``STUDY`` of every folder that has one; nothing else of them is imported."""
-    folders = [load(__name__, module.name) for module in pkgutil.iter_modules(__path__) if module.ispkg]
+    folders = [
+        load(__name__, module.name) for module in pkgutil.iter_modules(__path__) if module.ispkg
+    ]
     for folder in folders:
         study = getattr(folder, "STUDY", None)
         if study is not None:

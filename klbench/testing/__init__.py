@@ -49,7 +49,13 @@ def check_gradient(function: Function, expect: str, **options: Any) -> Audit:
         The function cannot be audited, or there is no such divergence.
     """
     found = _audit(function, expect_gradient=expect, **options)
-    of_gradients = ("expectation", "detached", "non-finite-gradient", "reference-gradient", "old-policy-gradient")
+    of_gradients = (
+        "expectation",
+        "detached",
+        "non-finite-gradient",
+        "reference-gradient",
+        "old-policy-gradient",
+    )
     wrong = [each for each in found.errors if each.kind in of_gradients]
     assert not wrong, str(found)
     return found
@@ -60,7 +66,9 @@ def _audited(function: Function, options: tuple[tuple[str, Any], ...]) -> Audit:
     return _audit(function, **dict(options))
 
 
-def parametrize_with_checks(functions: Sequence[Function] | Mapping[Function, Mapping[str, Any]]) -> Any:
+def parametrize_with_checks(
+    functions: Sequence[Function] | Mapping[Function, Mapping[str, Any]],
+) -> Any:
     """Return a decorator of a test with the arguments ``function`` and ``check``: one test for each kind of finding.
 
     ::
@@ -73,7 +81,11 @@ def parametrize_with_checks(functions: Sequence[Function] | Mapping[Function, Ma
     """
     import pytest
 
-    options = dict(functions) if isinstance(functions, Mapping) else {function: {} for function in functions}
+    options = (
+        dict(functions)
+        if isinstance(functions, Mapping)
+        else {function: {} for function in functions}
+    )
 
     def check_of(kind: str) -> Callable[[Function], None]:
         def check(function: Function) -> None:
@@ -85,7 +97,11 @@ def parametrize_with_checks(functions: Sequence[Function] | Mapping[Function, Ma
         return check
 
     cases = [
-        pytest.param(function, check_of(kind), id=f"{getattr(function, '__name__', type(function).__name__)}-{kind}")
+        pytest.param(
+            function,
+            check_of(kind),
+            id=f"{getattr(function, '__name__', type(function).__name__)}-{kind}",
+        )
         for function in options
         for kind in KINDS
     ]

@@ -14,7 +14,17 @@ from functools import cache
 
 from klbench.registry import unknown
 from klbench.trainers import liger, nemo_rl, openrlhf, read, slime, trl, verl
-from klbench.trainers._trainer import LENGTH, NONE, TOKENS, Meaning, Option, Row, Trainer, Value, read_words
+from klbench.trainers._trainer import (
+    LENGTH,
+    NONE,
+    TOKENS,
+    Meaning,
+    Option,
+    Row,
+    Trainer,
+    Value,
+    read_words,
+)
 from klbench.types import ConfigError
 
 TRAINERS: tuple[Trainer, ...] = (
@@ -91,9 +101,13 @@ def parse(text: str) -> Meaning:
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise ConfigError(f"expected TRAINER[@VERSION] key=value ..., got {text!r}: {error}") from None
+        raise ConfigError(
+            f"expected TRAINER[@VERSION] key=value ..., got {text!r}: {error}"
+        ) from None
     if not words:
-        raise ConfigError(f"expected TRAINER[@VERSION] key=value ..., got {text!r}; available: {', '.join(names())}")
+        raise ConfigError(
+            f"expected TRAINER[@VERSION] key=value ..., got {text!r}; available: {', '.join(names())}"
+        )
     name, _, version = words[0].replace("==", "@").partition("@")
     return meaning(name, version, read_words(words[1:]))
 
@@ -108,7 +122,9 @@ def _aliases() -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for trainer in TRAINERS:
         for alias, words in trainer.aliases.items():
-            named = parse(trainer.name + words if words.startswith("@") else f"{trainer.name} {words}").named
+            named = parse(
+                trainer.name + words if words.startswith("@") else f"{trainer.name} {words}"
+            ).named
             found[named] = (*found.get(named, ()), alias)
     return found
 
@@ -122,7 +138,9 @@ def spellings(*, averages: bool = False) -> Iterator[Spelling]:
     for trainer in TRAINERS:
         known = {each.path: each for each in trainer.options}
         for row in trainer.rows:
-            chosen = {path: values for path, values in row.when.items() if _set(known[path], values)}
+            chosen = {
+                path: values for path, values in row.when.items() if _set(known[path], values)
+            }
             found = _spelled(trainer, row, chosen)
             if not found:
                 continue
@@ -131,36 +149,61 @@ def spellings(*, averages: bool = False) -> Iterator[Spelling]:
             if not averages or not option or row.normalisation:
                 continue
             other = {TOKENS: LENGTH, LENGTH: TOKENS}.get(found.meaning.normalisation)
-            values = tuple(option.taken(trainer.name, name) for name, each in trainer.normalisations.items() if each == other)
+            values = tuple(
+                option.taken(trainer.name, name)
+                for name, each in trainer.normalisations.items()
+                if each == other
+            )
             again = _spelled(trainer, row, chosen | {option.path: values}) if values else None
             if again:
                 yield again
 
 
-def _spelled(trainer: Trainer, row: Row, chosen: Mapping[str, tuple[Value, ...]]) -> Spelling | None:
+def _spelled(
+    trainer: Trainer, row: Row, chosen: Mapping[str, tuple[Value, ...]]
+) -> Spelling | None:
     """The spelling of a row; None where these options do not lead to it."""
-    shown = {_short(trainer, path): [_text(value) for value in values] for path, values in chosen.items()}
+    shown = {
+        _short(trainer, path): [_text(value) for value in values] for path, values in chosen.items()
+    }
     words = " ".join((trainer.name, *(f"{name}={values[0]}" for name, values in shown.items())))
     found = parse(words)
     if trainer.row(found.version, found.options) is not row:
         return None
-    return Spelling(trainer.title, " ".join(f"{name}={'|'.join(values)}" for name, values in shown.items()), words, found)
+    return Spelling(
+        trainer.title,
+        " ".join(f"{name}={'|'.join(values)}" for name, values in shown.items()),
+        words,
+        found,
+    )
 
 
 def _set(option: Option, values: tuple[Value, ...]) -> bool:
     """Return whether one has to set an option: its default is another, or it says which kind of penalty a switch turns on."""
-    return option.default not in values or (bool(option.switch) and not isinstance(option.default, bool))
+    return option.default not in values or (
+        bool(option.switch) and not isinstance(option.default, bool)
+    )
 
 
 def _short(trainer: Trainer, path: str) -> str:
     """The shortest end of an option's path that is no other option's."""
     parts = path.split(".")
     ends = [".".join(parts[k:]) for k in reversed(range(len(parts)))]
-    return next(end for end in ends if sum(f".{each.path}".endswith(f".{end}") for each in trainer.options) == 1)
+    return next(
+        end
+        for end in ends
+        if sum(f".{each.path}".endswith(f".{end}") for each in trainer.options) == 1
+    )
 
 
 def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower()
+        if isinstance(value, bool)
+        else f"{value:g}"
+        if isinstance(value, float)
+        else str(value)
+    )
 
 
 __all__ = [

@@ -38,7 +38,11 @@ BASELINES = {
     "others": "reward/token/none/leave_one_out",
 }
 """The baselines of a penalty in the reward: of the return to go, less the group's mean, or less the mean of its others."""
-RETURNED = {"to go": "k1_reward_to_go", "group": "k1_reward_batch_mean", "others": "k1_reward_leave_one_out"}
+RETURNED = {
+    "to go": "k1_reward_to_go",
+    "group": "k1_reward_batch_mean",
+    "others": "k1_reward_leave_one_out",
+}
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,9 @@ class Option:
 
     def default_at(self, version: str) -> Value:
         """The default of a version."""
-        return next((value for bound, value in self.before if not _at_least(version, bound)), self.default)
+        return next(
+            (value for bound, value in self.before if not _at_least(version, bound)), self.default
+        )
 
     def taken(self, trainer: str, value: Value) -> Value:
         """The value as the trainer takes it: text is read, as a shell or a YAML file has it.
@@ -226,14 +232,23 @@ class Trainer:
         """
         known = self.known(version)
         asked = "." + name.removeprefix("--").replace("-", "_")
-        found = [each for each in known if any(f".{path}".endswith(asked) for path in (each.path, *each.formerly))]
+        found = [
+            each
+            for each in known
+            if any(f".{path}".endswith(asked) for path in (each.path, *each.formerly))
+        ]
         exact = [each for each in found if f".{each.path}" == asked]
         if len(exact or found) == 1:
             return (exact or found)[0]
         if found:
-            raise ConfigError(f"{self.name}: option {name!r} may be {' or '.join(each.path for each in found)}")
+            raise ConfigError(
+                f"{self.name}: option {name!r} may be {' or '.join(each.path for each in found)}"
+            )
         raise unknown(
-            f"option of {self.name}", name, [each.path for each in known], [each.path.rpartition(".")[2] for each in known]
+            f"option of {self.name}",
+            name,
+            [each.path for each in known],
+            [each.path.rpartition(".")[2] for each in known],
         )
 
     def settings(self, given: Mapping[str, Value], version: str) -> dict[str, Value]:
@@ -250,7 +265,9 @@ class Trainer:
             if option.path in chosen:
                 raise ConfigError(f"{self.name}: option {option.path} is given twice")
             chosen[option.path] = option.taken(self.name, value)
-        on = {each.switch: True for each in self.known(version) if each.switch and each.path in chosen}
+        on = {
+            each.switch: True for each in self.known(version) if each.switch and each.path in chosen
+        }
         return {each.path: each.default_at(version) for each in self.known(version)} | on | chosen
 
     def row(self, version: str, settings: Mapping[str, Value]) -> Row:
@@ -277,13 +294,19 @@ class Trainer:
         """
         version = version or self.until
         if not _numbers(version) or not _within(version, self.since, self.until):
-            raise ConfigError(f"{self.name}: expected a version from {self.since} to {self.until}, got {version!r}")
+            raise ConfigError(
+                f"{self.name}: expected a version from {self.since} to {self.until}, got {version!r}"
+            )
         settings = self.settings(options or {}, version)
         row = self.row(version, settings)
         combination, named, normalisation = row.combination, row.named or row.combination, ""
         computed = combination not in ("", NONE)
         if computed:
-            chosen = str(settings[self.normaliser]) if self.normaliser in settings else next(iter(self.normalisations))
+            chosen = (
+                str(settings[self.normaliser])
+                if self.normaliser in settings
+                else next(iter(self.normalisations))
+            )
             normalisation = row.normalisation or self.normalisations[chosen]
         if normalisation == LENGTH:
             combination, named = length_mean(combination), length_mean(UNCLAMPED.get(named, named))
@@ -324,7 +347,11 @@ def read_words(words: Sequence[str]) -> dict[str, Value]:
         if not equals:
             if not key.startswith("--"):
                 raise ConfigError(f"expected key=value or --key value, got {key!r}")
-            value = rest.pop(0) if rest and not rest[0].startswith("--") and "=" not in rest[0] else "true"
+            value = (
+                rest.pop(0)
+                if rest and not rest[0].startswith("--") and "=" not in rest[0]
+                else "true"
+            )
         if key in found:
             raise ConfigError(f"option {key} is given twice")
         found[key] = value

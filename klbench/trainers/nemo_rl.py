@@ -6,14 +6,21 @@ WHERE = "nemo_rl/algorithms/loss/loss_functions.py:ClippedPGLossFn.__call__"
 LIMITS = "log-ratio to +-20, value to +-10"
 WEIGHTED = "log-ratio to +-20, weighted value to +-10"
 TYPE, APPROXIMATION, PENALTY = (
-    f"loss_fn.{each}" for each in ("reference_policy_kl_type", "use_on_policy_kl_approximation", "reference_policy_kl_penalty")
+    f"loss_fn.{each}"
+    for each in (
+        "reference_policy_kl_type",
+        "use_on_policy_kl_approximation",
+        "reference_policy_kl_penalty",
+    )
 )
 CLAMPED = {"k1": "k1_openrlhf", "k2": "k2_openrlhf", "k3": "k3_verl"}
 """The estimators that have the same clamps: a log-ratio's at 20 changes nothing of what is cut off at 10 for k1 and k2."""
 RATIO = "loss/token/token_ratio"
 
 
-def _row(kind: str, approximated: bool, combination: str, named: str, *, late: bool, note: str = "") -> Row:
+def _row(
+    kind: str, approximated: bool, combination: str, named: str, *, late: bool, note: str = ""
+) -> Row:
     return Row(
         {TYPE: (kind,), APPROXIMATION: (approximated,)}, combination, WHERE, named, PENALTY, WEIGHTED if late else LIMITS, note,
         since="0.7" if late else "", until="" if late else "0.6",
@@ -24,10 +31,31 @@ def _rows(kind: str) -> tuple[Row, ...]:
     clamped, third = CLAMPED[kind], kind == "k3"
     own = "the weight is exp(x - x.detach()): 1 whoever samples, so that the combination is this one on-policy"
     return (
-        _row(kind, False, f"{clamped}/{RATIO}:differentiated", "k3_plus" if third else "", late=True, note=own),
-        _row(kind, True, f"{clamped}/{RATIO}:differentiated", "k3_ratio_loss" if third else "", late=True),
-        _row(kind, False, "k3_verl_loss" if third else f"{clamped}/loss", "" if third else f"{kind}_loss", late=False),
-        _row(kind, True, f"{clamped}/{RATIO}", "k3_detached_ratio_loss" if third else "", late=False),
+        _row(
+            kind,
+            False,
+            f"{clamped}/{RATIO}:differentiated",
+            "k3_plus" if third else "",
+            late=True,
+            note=own,
+        ),
+        _row(
+            kind,
+            True,
+            f"{clamped}/{RATIO}:differentiated",
+            "k3_ratio_loss" if third else "",
+            late=True,
+        ),
+        _row(
+            kind,
+            False,
+            "k3_verl_loss" if third else f"{clamped}/loss",
+            "" if third else f"{kind}_loss",
+            late=False,
+        ),
+        _row(
+            kind, True, f"{clamped}/{RATIO}", "k3_detached_ratio_loss" if third else "", late=False
+        ),
     )
 
 

@@ -10,7 +10,14 @@ AVERAGES = {"token-mean": TOKENS, "seq-mean-token-mean": LENGTH}
 
 
 def _loss(estimator: str, combination: str, named: str = "") -> Row:
-    return Row({USE_LOSS: (True,), ESTIMATOR: (estimator,)}, combination, PENALTY, named, COEFFICIENT, LIMIT)
+    return Row(
+        {USE_LOSS: (True,), ESTIMATOR: (estimator,)},
+        combination,
+        PENALTY,
+        named,
+        COEFFICIENT,
+        LIMIT,
+    )
 
 
 def _unbiased(estimator: str) -> Row:

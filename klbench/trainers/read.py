@@ -1,6 +1,17 @@
 """Trainers that were only read, each in one revision."""
 
-from klbench.trainers._trainer import CONSTANT, LENGTH, NONE, RETURNS, TOKENS, Option, Row, Trainer, Value, in_reward
+from klbench.trainers._trainer import (
+    CONSTANT,
+    LENGTH,
+    NONE,
+    RETURNS,
+    TOKENS,
+    Option,
+    Row,
+    Trainer,
+    Value,
+    in_reward,
+)
 
 LIMITS = "log-ratio to +-20, value to +-10"
 ON = (True, False)

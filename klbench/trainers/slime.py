@@ -2,7 +2,17 @@
 
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import LENGTH, NONE, RETURNS, TOKENS, Option, Row, Trainer, Value, in_reward
+from klbench.trainers._trainer import (
+    LENGTH,
+    NONE,
+    RETURNS,
+    TOKENS,
+    Option,
+    Row,
+    Trainer,
+    Value,
+    in_reward,
+)
 
 KINDS = ("k1", "k2", "k3", "low_var_kl")
 
@@ -19,8 +29,14 @@ def _options(*advantages: str) -> tuple[Option, ...]:
     )
 
 
-def _loss(kind: str, unbiased: bool, combination: str, where: str, clamp: str = "", note: str = "") -> Row:
-    when: dict[str, tuple[Value, ...]] = {"use_kl_loss": (True,), "use_unbiased_kl": (unbiased,), "kl_loss_type": (kind,)}
+def _loss(
+    kind: str, unbiased: bool, combination: str, where: str, clamp: str = "", note: str = ""
+) -> Row:
+    when: dict[str, tuple[Value, ...]] = {
+        "use_kl_loss": (True,),
+        "use_unbiased_kl": (unbiased,),
+        "kl_loss_type": (kind,),
+    }
     return Row(when, combination, where, coefficient="kl_loss_coef", clamp=clamp, note=note)
 
 
@@ -33,7 +49,14 @@ def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Ite
     yield _loss("k1", True, f"k1/loss/{ratio}", where)
     yield _loss("k2", True, f"k2/loss/{ratio}", where, note="the gradient of no KL")
     yield _loss("k3", True, "k3_ratio_loss", where)
-    yield _loss("low_var_kl", True, "k3_ratio_loss", where, clamp, "what is clamped is the product of ratio and k3")
+    yield _loss(
+        "low_var_kl",
+        True,
+        "k3_ratio_loss",
+        where,
+        clamp,
+        "what is clamped is the product of ratio and k3",
+    )
     off: dict[str, tuple[Value, ...]] = {"use_kl_loss": (False,)}
     yield Row(
         off | {"advantage_estimator": outcome}, NONE, where, note="kl_coef counts with other advantages alone"
@@ -55,7 +78,9 @@ def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Ite
         )  # fmt: skip
 
 
-def _trainer(name: str, read: str, where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Trainer:
+def _trainer(
+    name: str, read: str, where: str, clamped: str, clamp: str, outcome: tuple[str, ...]
+) -> Trainer:
     return Trainer(
         name, name, "2026-08", "2026-08-21", read,
         _options(*outcome, "reinforce_plus_plus", "reinforce_plus_plus_baseline", "ppo"),

@@ -1,6 +1,15 @@
 """TRL: GRPO and RLOO."""
 
-from klbench.trainers._trainer import CONSTANT, LENGTH, RETURNS, SEQUENCES, TOKENS, Option, Row, Trainer
+from klbench.trainers._trainer import (
+    CONSTANT,
+    LENGTH,
+    RETURNS,
+    SEQUENCES,
+    TOKENS,
+    Option,
+    Row,
+    Trainer,
+)
 
 GRPO_LOSS = "trl/trainer/grpo_trainer.py:GRPOTrainer._compute_loss"
 # `grpo` and `sapo` divide by each sequence's length, `luspo` by nothing but the number of sequences.

@@ -2,7 +2,18 @@
 
 from collections.abc import Iterator
 
-from klbench.trainers._trainer import CONSTANT, LENGTH, NONE, RETURNS, SEQUENCES, TOKENS, Option, Row, Trainer, in_reward
+from klbench.trainers._trainer import (
+    CONSTANT,
+    LENGTH,
+    NONE,
+    RETURNS,
+    SEQUENCES,
+    TOKENS,
+    Option,
+    Row,
+    Trainer,
+    in_reward,
+)
 
 PENALTY = "verl/trainer/ppo/core_algos.py:kl_penalty"
 LIMITS = "log-ratio to +-20, value to +-10"
@@ -17,12 +28,23 @@ TYPES = tuple(kind + plus for plus in ("", "+") for kind in KINDS)
 
 ACTOR = "actor_rollout_ref.actor."
 IN_LOSS, IN_REWARD = ACTOR + "use_kl_loss", "algorithm.use_kl_in_reward"
-TYPE, PENALTY_TYPE, ESTIMATOR = ACTOR + "kl_loss_type", "algorithm.kl_penalty", "algorithm.adv_estimator"
+TYPE, PENALTY_TYPE, ESTIMATOR = (
+    ACTOR + "kl_loss_type",
+    "algorithm.kl_penalty",
+    "algorithm.adv_estimator",
+)
 
-NO_TOKEN_SUM = Row({ACTOR + "loss_agg_mode": ("token-sum",)}, "", until="0.8", note="there is no token-sum before 0.9")
+NO_TOKEN_SUM = Row(
+    {ACTOR + "loss_agg_mode": ("token-sum",)},
+    "",
+    until="0.8",
+    note="there is no token-sum before 0.9",
+)
 
 
-def _loss(types: tuple[str, ...], combination: str, *, named: str = "", clamp: str = "", note: str = "") -> Row:
+def _loss(
+    types: tuple[str, ...], combination: str, *, named: str = "", clamp: str = "", note: str = ""
+) -> Row:
     return Row(
         {IN_LOSS: (True,), TYPE: types}, combination, PENALTY, named, ACTOR + "kl_loss_coef", clamp, note,
     )  # fmt: skip
@@ -36,7 +58,12 @@ def _in_reward() -> Iterator[Row]:
         (("rloo",), "others", ""),
     ):
         for estimator in ("k1", "abs", "k2", "k3_verl"):
-            types = tuple(kind + plus for kind, each in KINDS.items() if each == estimator for plus in ("", "+"))
+            types = tuple(
+                kind + plus
+                for kind, each in KINDS.items()
+                if each == estimator
+                for plus in ("", "+")
+            )
             yield Row(
                 {IN_REWARD: (True,), PENALTY_TYPE: types, ESTIMATOR: advantages}, in_reward(estimator, baseline), PENALTY,
                 coefficient="algorithm.kl_ctrl.kl_coef", clamp=LIMITS if estimator == "k3_verl" else "", note=note,
@@ -96,7 +123,9 @@ LOSS = "distillation.distillation_loss."
 MODE, PPO = LOSS + "loss_mode", LOSS + "use_policy_gradient"
 
 
-def _distilled(modes: tuple[str, ...], in_policy: bool, combination: str, *, clamp: str = "", note: str = "") -> Row:
+def _distilled(
+    modes: tuple[str, ...], in_policy: bool, combination: str, *, clamp: str = "", note: str = ""
+) -> Row:
     return Row(
         {MODE: modes, PPO: (in_policy,)}, combination, "verl/trainer/distillation/losses.py:distillation_loss",
         coefficient=LOSS + "distillation_loss_coef", clamp=clamp, note=note,

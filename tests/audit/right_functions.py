@@ -18,7 +18,11 @@ def k2(logprobs, ref_logprobs):
 
 
 def k3(per_token_logps, ref_per_token_logps):
-    return torch.exp(ref_per_token_logps - per_token_logps) - (ref_per_token_logps - per_token_logps) - 1
+    return (
+        torch.exp(ref_per_token_logps - per_token_logps)
+        - (ref_per_token_logps - per_token_logps)
+        - 1
+    )
 
 
 def k3_accurate(logprobs, ref_logprobs):
@@ -258,7 +262,9 @@ def gathered_k3(logits, ref_logits, tokens):
 
 
 def shifted_k1(logits, ref_logits, input_ids):
-    return selective(logits[:, :-1], input_ids[:, 1:]) - selective(ref_logits[:, :-1], input_ids[:, 1:])
+    return selective(logits[:, :-1], input_ids[:, 1:]) - selective(
+        ref_logits[:, :-1], input_ids[:, 1:]
+    )
 
 
 def shifted_k2_mean(logits, ref_logits, labels, attention_mask):
@@ -273,7 +279,9 @@ def full_kl(logits, ref_logits):
 
 
 def full_kl_div(logits, ref_logits):
-    return F.kl_div(ref_logits.log_softmax(-1), logits.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    return F.kl_div(
+        ref_logits.log_softmax(-1), logits.log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
 
 
 def full_masked(student_logits, teacher_logits, mask):
@@ -334,7 +342,9 @@ def grpo(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04, epsi
     return (torch.where(mask, per_token, 0.0).sum(-1) / mask.sum(-1)).mean()
 
 
-def grpo_with_ratio(per_token_logps, ref_per_token_logps, old_per_token_logps, advantages, completion_mask):
+def grpo_with_ratio(
+    per_token_logps, ref_per_token_logps, old_per_token_logps, advantages, completion_mask
+):
     mask = completion_mask.bool()
     d = torch.where(mask, ref_per_token_logps - per_token_logps, 0.0).clamp(-20, 20)
     ratio = torch.exp(torch.where(mask, per_token_logps - old_per_token_logps, 0.0))
@@ -359,12 +369,17 @@ def verl_like(log_prob, ref_log_prob, old_log_prob, advantages, response_mask):
 
 def k2_loss(logprobs, ref_logprobs, advantages, mask, beta=0.1):
     d = torch.where(mask, logprobs - ref_logprobs, 0.0)
-    return masked_mean(-torch.where(mask, logprobs, 0.0) * advantages[:, None] + beta * 0.5 * d**2, mask)
+    return masked_mean(
+        -torch.where(mask, logprobs, 0.0) * advantages[:, None] + beta * 0.5 * d**2, mask
+    )
 
 
 def ppo_without_kl(logprobs, old_logprobs, advantages, mask):
     ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
-    return masked_mean(-torch.minimum(ratio * advantages[:, None], ratio.clamp(0.8, 1.2) * advantages[:, None]), mask)
+    return masked_mean(
+        -torch.minimum(ratio * advantages[:, None], ratio.clamp(0.8, 1.2) * advantages[:, None]),
+        mask,
+    )
 
 
 def only_the_penalty(logprobs, ref_logprobs, mask, beta=0.05):
@@ -389,7 +404,9 @@ def leave_one_out(logprobs, ref_logprobs, rewards, mask, beta=0.05):
     return -(advantages * torch.where(mask, logprobs, 0.0).sum(-1)).mean()
 
 
-def three_policies(logprobs, ref_logprobs, old_logprobs, rollout_logprobs, advantages, mask, beta=0.1):
+def three_policies(
+    logprobs, ref_logprobs, old_logprobs, rollout_logprobs, advantages, mask, beta=0.1
+):
     weight = torch.exp(torch.where(mask, old_logprobs - rollout_logprobs, 0.0)).clamp(max=2.0)
     ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
     d = torch.where(mask, ref_logprobs - logprobs, 0.0)
@@ -398,7 +415,9 @@ def three_policies(logprobs, ref_logprobs, old_logprobs, rollout_logprobs, advan
 
 def reward_to_go(logprobs, old_logprobs, ref_logprobs, rewards, response_mask, kl_coef=0.05):
     mask = response_mask.bool()
-    logprobs, old, ref = (torch.where(mask, each, 0.0) for each in (logprobs, old_logprobs, ref_logprobs))
+    logprobs, old, ref = (
+        torch.where(mask, each, 0.0) for each in (logprobs, old_logprobs, ref_logprobs)
+    )
     penalties = -kl_coef * (old - ref).detach()
     returns = penalties.flip(-1).cumsum(-1).flip(-1) + rewards[:, None]
     ratio = torch.exp(logprobs - old)
@@ -407,7 +426,9 @@ def reward_to_go(logprobs, old_logprobs, ref_logprobs, rewards, response_mask, k
 
 def on_policy_distillation(student_logits, teacher_logits, attention_mask, temperature=1.0):
     mask = attention_mask.bool()[:, :-1]
-    student, teacher = (F.log_softmax(each[:, :-1] / temperature, -1) for each in (student_logits, teacher_logits))
+    student, teacher = (
+        F.log_softmax(each[:, :-1] / temperature, -1) for each in (student_logits, teacher_logits)
+    )
     return F.kl_div(teacher, student, log_target=True, reduction="none").sum(-1)[mask].mean()
 
 

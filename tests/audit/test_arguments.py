@@ -20,7 +20,9 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(("name", "expected"), [(name, each) for each, names in NAMES.items() for name in names.split()])
+@pytest.mark.parametrize(
+    ("name", "expected"), [(name, each) for each, names in NAMES.items() for name in names.split()]
+)
 def test_a_name_has_a_role(name, expected):
     assert role(name) == expected
 
@@ -33,10 +35,20 @@ def test_whoever_sampled_is_q():
     assert sides(lambda logprobs, ref_logprobs: 0) == {"policy": "q", "reference": "p"}
     assert sides(lambda logprobs, old_logprobs: 0) == {"policy": "p", "old": "q"}
     assert sides(lambda logprobs, rollout_logprobs: 0) == {"policy": "p", "old": "q"}
-    assert sides(lambda logprobs, old_logprobs: 0, sampled_by="logprobs") == {"policy": "q", "old": "p"}
-    assert sides(lambda logprobs, ref_logprobs: 0, sampled_by="ref_logprobs") == {"policy": "p", "reference": "q"}
+    assert sides(lambda logprobs, old_logprobs: 0, sampled_by="logprobs") == {
+        "policy": "q",
+        "old": "p",
+    }
+    assert sides(lambda logprobs, ref_logprobs: 0, sampled_by="ref_logprobs") == {
+        "policy": "p",
+        "reference": "q",
+    }
     assert sides(lambda student_logprobs, teacher_logprobs: 0) == {"policy": "q", "reference": "p"}
-    assert sides(lambda logprobs, ref_logprobs, old_logprobs: 0) == {"policy": "q", "reference": "p", "old": "mu"}
+    assert sides(lambda logprobs, ref_logprobs, old_logprobs: 0) == {
+        "policy": "q",
+        "reference": "p",
+        "old": "mu",
+    }
     assert sides(lambda log_q, log_p: 0) == {"policy": "q", "reference": "p"}
     assert sides(lambda a, b: 0, args="ref_logprobs,logprobs") == {"policy": "q", "reference": "p"}
 

@@ -14,7 +14,9 @@ RIGHT, WRONG = (ROOT / "tests" / "audit" / f"{name}_functions.py" for name in ("
 def audited(targets, options=""):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"TARGETS": targets, "OPTIONS": options, "PATH": path}
-    return subprocess.run(["bash", ROOT / "audit" / "audit.sh"], env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        ["bash", ROOT / "audit" / "audit.sh"], env=environment, capture_output=True, text=True
+    )
 
 
 def test_the_action_audits_every_target_and_ends_with_the_worst_code():

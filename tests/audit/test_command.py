@@ -84,7 +84,10 @@ def test_a_right_function_ends_with_0_and_a_wrong_one_with_1(capsys, tmp_path):
     assert out.startswith(f"{RIGHT}:k3: k3, estimates KL(q‖p)\n")
     code, out, _ = run(capsys, f"{WRONG}:k2_without_half", "--json", file)
     assert code == 1
-    assert "error: scale: it is 2 times k2, which no argument explains: the half is missing (line " in out
+    assert (
+        "error: scale: it is 2 times k2, which no argument explains: the half is missing (line "
+        in out
+    )
     found = json.loads(file.read_text())
     assert (found["identified"], found["scale"]) == ("k2", 2.0)
     evidence = found["findings"][0]["evidence"]
@@ -113,7 +116,16 @@ def test_arguments_can_be_fixed_given_in_order_and_made(capsys, tmp_path):
         "    @staticmethod\n    def still(logprobs, ref_logprobs): return logprobs - ref_logprobs\n"
         "def make():\n    return Loss(1.0)\n"
     )
-    code, out, _ = run(capsys, f"{path}:f", "--args", "logprobs,ref_logprobs", "--with", "kind=x", "--with", "scale=0.5")
+    code, out, _ = run(
+        capsys,
+        f"{path}:f",
+        "--args",
+        "logprobs,ref_logprobs",
+        "--with",
+        "kind=x",
+        "--with",
+        "scale=0.5",
+    )
     assert code == 0
     assert "k1 times 0.5" in out
     assert "hello" not in out
@@ -175,7 +187,10 @@ def test_where_the_audit_itself_fails_the_code_is_3(capsys, monkeypatch):
 def test_help_lists_what_there_is(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    assert "exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed" in out
+    assert (
+        "exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed"
+        in out
+    )
 
 
 def conforms(value, schema, defs):
@@ -186,21 +201,38 @@ def conforms(value, schema, defs):
         return value == schema["const"]
     if "enum" in schema:
         return value in schema["enum"]
-    kinds = {"object": dict, "string": str, "null": type(None), "array": list, "integer": int, "number": int | float}
+    kinds = {
+        "object": dict,
+        "string": str,
+        "null": type(None),
+        "array": list,
+        "integer": int,
+        "number": int | float,
+    }
     kind = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if not any(isinstance(value, kinds[each]) for each in kind):
         return False
     if isinstance(value, dict):
         known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
-        if not set(schema.get("required", ())) <= value.keys() or (more is False and not value.keys() <= known.keys()):
+        if not set(schema.get("required", ())) <= value.keys() or (
+            more is False and not value.keys() <= known.keys()
+        ):
             return False
         extra = more if isinstance(more, dict) else None
-        return all(conforms(each, known.get(key, extra), defs) for key, each in value.items() if known.get(key, extra))
-    return not isinstance(value, list) or all(conforms(each, schema["items"], defs) for each in value)
+        return all(
+            conforms(each, known.get(key, extra), defs)
+            for key, each in value.items()
+            if known.get(key, extra)
+        )
+    return not isinstance(value, list) or all(
+        conforms(each, schema["items"], defs) for each in value
+    )
 
 
 def test_what_is_written_conforms_to_the_schema():
-    schema = json.loads(resources.files("klbench.audit").joinpath("schema.json").read_text(encoding="utf-8"))
+    schema = json.loads(
+        resources.files("klbench.audit").joinpath("schema.json").read_text(encoding="utf-8")
+    )
     kinds = schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]
     assert kinds == list(findings.KINDS)
     for target in (f"{RIGHT}:low_var_kl", f"{WRONG}:one_over_r", f"{RIGHT}:numpy_k1"):

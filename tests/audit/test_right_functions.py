@@ -14,7 +14,14 @@ REDUCED = [
 ]
 CAST = [
     (right.cast(function, dtype), right.PER_TOKEN[function])
-    for function in (right.k1, right.k2, right.k3, right.k_half, right.low_var_kl, right.straight_through)
+    for function in (
+        right.k1,
+        right.k2,
+        right.k3,
+        right.k_half,
+        right.low_var_kl,
+        right.straight_through,
+    )
     for dtype in (torch.float32, torch.float64)
 ]
 
@@ -76,7 +83,9 @@ def test_the_bias_of_a_gradient_is_that_of_its_combination():
 
     found = klbench.audit(right.k3).gradient.rel_bias
     for kl in (0.05, 2.0):
-        task = SequencePair(model="table", vocabulary=5, horizon=3, prompts=1, kl=kl).gradient_task()
+        task = SequencePair(
+            model="table", vocabulary=5, horizon=3, prompts=1, kl=kl
+        ).gradient_task()
         exact = task.gradient("kl_qp")
         bias = float((moments(gradients.get("k3_loss"), task).mean - exact).norm() / exact.norm())
         assert found[kl] == pytest.approx(bias, rel=1e-9)
@@ -90,7 +99,10 @@ def test_clamps_have_their_ends():
 
 
 def test_an_older_policy_is_q_where_there_is_no_reference():
-    assert klbench.audit(right.approx_kl).arguments == {"logprobs": "log p", "old_logprobs": "log q (samples)"}
+    assert klbench.audit(right.approx_kl).arguments == {
+        "logprobs": "log p",
+        "old_logprobs": "log q (samples)",
+    }
 
 
 def test_a_weight_by_an_old_policy_is_named():
@@ -100,7 +112,9 @@ def test_a_weight_by_an_old_policy_is_named():
 def test_a_reward_needs_no_gradient_and_loses_the_penalty():
     found = klbench.audit(right.penalized_rewards, used_as="reward")
     assert (found.errors, found.identified, found.scale) == ([], "k1", 1.0)
-    assert [each.kind for each in klbench.audit(right.rewarded_distance, used_as="reward").errors] == ["sign"]
+    assert [
+        each.kind for each in klbench.audit(right.rewarded_distance, used_as="reward").errors
+    ] == ["sign"]
 
 
 def test_what_is_no_plain_function_is_audited_too():
@@ -115,7 +129,13 @@ def test_what_is_no_plain_function_is_audited_too():
 
         method = __call__
 
-    for function in (Called(), Called().method, torch.compile(right.k1, backend="eager"), hidden(torch), hidden(np)):
+    for function in (
+        Called(),
+        Called().method,
+        torch.compile(right.k1, backend="eager"),
+        hidden(torch),
+        hidden(np),
+    ):
         found = klbench.audit(function)
         assert (found.identified, found.errors) == ("k1", [])
     assert klbench.audit(np.subtract, args="logprobs,ref_logprobs").identified == "k1"
@@ -132,7 +152,11 @@ def test_global_generators_are_left_as_they_were():
 def test_an_audit_takes_less_than_ten_seconds():
     import time
 
-    for function, used_as in ((right.grpo, "loss"), (right.gathered_k3, "kl"), (right.low_var_kl, "kl")):
+    for function, used_as in (
+        (right.grpo, "loss"),
+        (right.gathered_k3, "kl"),
+        (right.low_var_kl, "kl"),
+    ):
         start = time.perf_counter()
         klbench.audit(function, used_as=used_as)
         assert time.perf_counter() - start < 10.0
@@ -142,4 +166,6 @@ def test_a_gradient_of_padding_that_is_nan_is_a_warning():
     found = klbench.audit(right.reduced(right.k3, right.token_mean))
     assert "padding-leak" in [each.kind for each in found.of("warning")]
     assert found.errors == []
-    assert "padding-leak" not in [each.kind for each in klbench.audit(right.grpo, used_as="loss").findings]
+    assert "padding-leak" not in [
+        each.kind for each in klbench.audit(right.grpo, used_as="loss").findings
+    ]

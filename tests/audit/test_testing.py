@@ -26,7 +26,9 @@ def test_check_kl_passes_what_is_expected_and_says_what_else_it_is():
 def test_check_gradient_knows_both_directions():
     testing.check_gradient(right.k2, expect="KL(q‖p)")
     testing.check_gradient(right.k3, expect="KL(p||q)")
-    with pytest.raises(AssertionError, match=r"expected the gradient of KL\(q‖p\), it is that of KL\(p‖q\)"):
+    with pytest.raises(
+        AssertionError, match=r"expected the gradient of KL\(q‖p\), it is that of KL\(p‖q\)"
+    ):
         testing.check_gradient(right.k3, expect="KL(q||p)")
     with pytest.raises(AssertionError, match="detached"):
         testing.check_gradient(wrong.no_grad_kl, expect="KL(q||p)")
@@ -59,4 +61,9 @@ def test_one_test_a_check_and_only_the_faults_fail(pytester):
 
 def test_the_plugin_imports_nothing_heavy():
     code = "import klbench.testing.plugin, sys; print({'torch', 'pandas', 'scipy', 'numpy'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "set()"
+    )

@@ -199,11 +199,15 @@ def unshifted_labels(logits, ref_logits, labels):
 
 
 def swapped_kl_div(logits, ref_logits):
-    return F.kl_div(logits.log_softmax(-1), ref_logits.log_softmax(-1), log_target=True, reduction="none").sum(-1)
+    return F.kl_div(
+        logits.log_softmax(-1), ref_logits.log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
 
 
 def mean_over_vocabulary(logits, ref_logits):
-    return F.kl_div(ref_logits.log_softmax(-1), logits.log_softmax(-1), log_target=True, reduction="mean")
+    return F.kl_div(
+        ref_logits.log_softmax(-1), logits.log_softmax(-1), log_target=True, reduction="mean"
+    )
 
 
 def top_k_clamped(logits, ref_logits):
@@ -369,7 +373,9 @@ def loss_shifted_reference(logprobs, ref_logprobs, old_logprobs, advantages, mas
 
 
 def loss_broadcast_lengths(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.04):
-    per_token = policy_loss(logprobs, old_logprobs, advantages, mask) + beta * k3(logprobs, ref_logprobs, mask)
+    per_token = policy_loss(logprobs, old_logprobs, advantages, mask) + beta * k3(
+        logprobs, ref_logprobs, mask
+    )
     sums = torch.where(mask, per_token, 0.0).sum(-1, keepdim=True)
     return (sums / mask.sum(-1)).mean()
 

@@ -43,12 +43,15 @@ def test_three_tenths_more_work_are_caught_ten_times_of_ten_and_nothing_else_is(
 
 def test_the_other_way_round_it_is_faster() -> None:
     turned = {
-        name: [[(here, base) for base, here in turns] for turns in sessions] for name, sessions in comparison("slow-01").items()
+        name: [[(here, base) for base, here in turns] for turns in sessions]
+        for name, sessions in comparison("slow-01").items()
     }
     assert {row.name for row in judged(turned, THRESHOLD) if row.verdict == "faster"} == SLOWED
 
 
-def turns(ratio: float, n: int = 15, noise: float = 0.02, seed: int = 0) -> list[tuple[float, float]]:
+def turns(
+    ratio: float, n: int = 15, noise: float = 0.02, seed: int = 0
+) -> list[tuple[float, float]]:
     stream = np.random.Generator(np.random.Philox(key=seed))
     return [(1.0, float(ratio * np.exp(noise * stream.standard_normal()))) for _ in range(n)]
 
@@ -74,7 +77,9 @@ def test_the_interval_covers_the_ratio() -> None:
     covered = 0
     for k in range(60):
         offsets = np.exp(0.03 * stream.standard_normal(3))
-        low, high = interval([turns(1.1 * o, noise=0.05, seed=10 * k + i) for i, o in enumerate(offsets)], 0.99)[1:]
+        low, high = interval(
+            [turns(1.1 * o, noise=0.05, seed=10 * k + i) for i, o in enumerate(offsets)], 0.99
+        )[1:]
         covered += low <= 1.1 <= high
     assert covered >= 48
 

@@ -85,7 +85,9 @@ def test_a_dropped_mask_is_caught_in_gradients(monkeypatch: pytest.MonkeyPatch) 
     """Where all fields are 0 beyond the end, it shows in means over the length."""
 
     def unmasked(combination: Combination, rollouts: Rollouts) -> surrogate.Parts:
-        return surrogate.parts(combination, dataclasses.replace(rollouts, mask=torch.ones_like(rollouts.mask)))
+        return surrogate.parts(
+            combination, dataclasses.replace(rollouts, mask=torch.ones_like(rollouts.mask))
+        )
 
     monkeypatch.setattr(exact, "parts", unmasked)
     assert any("k3_loss_length_mean" in line for line in found("gradient"))
@@ -107,11 +109,17 @@ def test_a_dropped_mask_is_caught_in_gradients(monkeypatch: pytest.MonkeyPatch) 
         (np.inf, -np.inf, 1.0, False),
     ],
 )
-def test_what_another_machine_may_change(old: float, new: float, se: float | None, good: bool) -> None:
-    assert golden.tolerated(np.array([old]), np.array([new]), None if se is None else np.array([se])).tolist() == [good]
+def test_what_another_machine_may_change(
+    old: float, new: float, se: float | None, good: bool
+) -> None:
+    assert golden.tolerated(
+        np.array([old]), np.array([new]), None if se is None else np.array([se])
+    ).tolist() == [good]
 
 
-def test_one_bit_is_caught_on_the_machine_that_made_it_and_tolerated_elsewhere(tmp_path, monkeypatch) -> None:
+def test_one_bit_is_caught_on_the_machine_that_made_it_and_tolerated_elsewhere(
+    tmp_path, monkeypatch
+) -> None:
     case = CASES["lambda"]
     tables = golden.recompute(case)
     golden.write(case, tables, tmp_path)
@@ -139,8 +147,13 @@ def test_rows_columns_and_tables_that_come_or_go_are_told(tmp_path) -> None:
     golden.write(case, tables, tmp_path)
     table = tables["lambda"]
     assert "2 rows, now 1" in golden.differences(case, {"lambda": table.iloc[:1]}, tmp_path)[0][0]
-    assert "gone: ['kl_qp']" in golden.differences(case, {"lambda": table.drop(columns="kl_qp")}, tmp_path)[0][0]
-    assert golden.differences(case, tables | {"more": table}, tmp_path)[0] == ["lambda: table more is in one of both only"]
+    assert (
+        "gone: ['kl_qp']"
+        in golden.differences(case, {"lambda": table.drop(columns="kl_qp")}, tmp_path)[0][0]
+    )
+    assert golden.differences(case, tables | {"more": table}, tmp_path)[0] == [
+        "lambda: table more is in one of both only"
+    ]
 
 
 def test_a_run_that_does_not_exist_is_named(capsys) -> None:

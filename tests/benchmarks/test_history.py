@@ -19,7 +19,12 @@ NAMES = ("bench_a.py::bench_terms[k1]", "bench_a.py::bench_terms[k3]", "bench_b.
 
 def timed(scale: float = 1.0) -> list[SimpleNamespace]:
     data = [scale * each for each in (1e-3, 1.1e-3, 1.2e-3, 1.3e-3, 1.4e-3)]
-    return [SimpleNamespace(fullname=f"benchmarks/{name}", stats=SimpleNamespace(data=data), iterations=4) for name in NAMES]
+    return [
+        SimpleNamespace(
+            fullname=f"benchmarks/{name}", stats=SimpleNamespace(data=data), iterations=4
+        )
+        for name in NAMES
+    ]
 
 
 def at(commit: str, day: int, scale: dict[str, float], machine: str = "") -> pd.DataFrame:
@@ -48,7 +53,9 @@ def file(tmp_path) -> Path:
 def test_a_row_says_what_was_timed_where_and_of_which_commit() -> None:
     rows = history.rows(timed())
     assert list(rows["benchmark"]) == list(NAMES)
-    assert (rows[["seconds", "seconds_q25", "seconds_q75", "least"]] == [1.2e-3, 1.1e-3, 1.3e-3, 1e-3]).all(axis=None)
+    assert (
+        rows[["seconds", "seconds_q25", "seconds_q75", "least"]] == [1.2e-3, 1.1e-3, 1.3e-3, 1e-3]
+    ).all(axis=None)
     assert set(rows["machine"]) == {kind()}
     assert kind().startswith(f"{platform.system()} {platform.machine()}, ")
     assert (rows["rounds"] == 5).all()
@@ -65,12 +72,19 @@ def test_the_page_says_what_became_slower_and_faster(file, tmp_path, capsys) -> 
     page = out.read_text("utf-8")
     assert "3 commits, 2 kinds of machine" in page
     step = page[page.index("From <code>bbbbbbb</code> to <code>ccccccc</code>") :]
-    assert "1 is slower: <code>bench_a.py::bench_terms[k3]</code> (1.50 times). None is faster." in step
-    assert "1 is faster: <code>bench_b.py::bench_page</code> (0.500 times)" in step  # since the first
+    assert (
+        "1 is slower: <code>bench_a.py::bench_terms[k3]</code> (1.50 times). None is faster."
+        in step
+    )
+    assert (
+        "1 is faster: <code>bench_b.py::bench_page</code> (0.500 times)" in step
+    )  # since the first
     assert "With one commit there is nothing to compare yet" in page
     assert "another &lt;machine&gt;" in page
     assert "<machine>" not in page
-    assert page.count('role="img"') == 2  # a panel for each function, on the machine with several commits
+    assert (
+        page.count('role="img"') == 2
+    )  # a panel for each function, on the machine with several commits
 
 
 def test_several_files_make_one_page(file, tmp_path) -> None:
@@ -85,7 +99,10 @@ def test_several_files_make_one_page(file, tmp_path) -> None:
     [
         (None, "found no such file"),
         (b"PAR1 or not", "cannot be read as Parquet"),
-        (pd.DataFrame({"benchmark": ["a"], "seconds": [1.0]}), "it has no column commit, committed, dirty, machine, measured"),
+        (
+            pd.DataFrame({"benchmark": ["a"], "seconds": [1.0]}),
+            "it has no column commit, committed, dirty, machine, measured",
+        ),
         (history.rows(timed()).iloc[:0], "holds no row"),
         (history.rows(timed()).assign(seconds=-1.0), "seconds must hold positive numbers"),
     ],
@@ -113,12 +130,17 @@ def test_a_file_of_somebody_else_stays_as_it_is(file, tmp_path, capsys) -> None:
 
 def test_what_was_timed_at_one_commit_alone_is_not_drawn() -> None:
     both, alone = (timings.Timing(1.0, 0.9, 1.1) for _ in range(2))
-    tracks = [timings.Track("b.py::bench_both[x]", {0: both, 1: both}), timings.Track("b.py::bench_alone[x]", {1: alone})]
+    tracks = [
+        timings.Track("b.py::bench_both[x]", {0: both, 1: both}),
+        timings.Track("b.py::bench_alone[x]", {1: alone}),
+    ]
     machine = timings.Machine("a kind", ["one", "two"], tracks)
     assert [panel.title for panel in timings._figure(machine, 0).panels] == ["both"]
     said = [[cell.text for cell in row][-1] for row in timings._table(machine).rows]
     assert said == ["1.00", "–"]
-    assert not any(isinstance(each, Figure) for each in timings.blocks([replace(machine, tracks=tracks[1:])]))
+    assert not any(
+        isinstance(each, Figure) for each in timings.blocks([replace(machine, tracks=tracks[1:])])
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["run", "--history", "file"]])

@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FINDINGS = sorted(path.parent.name for path in (ROOT / "reports" / "published").glob("*/run.json"))
-pytestmark = pytest.mark.skipif(not FINDINGS, reason="a distribution without the published findings")
+pytestmark = pytest.mark.skipif(
+    not FINDINGS, reason="a distribution without the published findings"
+)
 OLD = pd.DataFrame(
     {
         "pair": ["a", "a", "b"],
@@ -38,7 +40,9 @@ def test_a_number_moves_beyond_three_common_errors() -> None:
     found, within, notes = changed(mean=[0.52, 0.52, 1.0])
     assert found == ["values, a, k3, 1: mean 0.5 -> 0.52 (14 errors)"]
     assert (within, notes) == (1, [])
-    assert changed(bias_z=[4.5, -0.3, 1.0])[0] == ["values, a, k1, 1: bias_z 0.1 -> 4.5 (3.1 errors)"]
+    assert changed(bias_z=[4.5, -0.3, 1.0])[0] == [
+        "values, a, k1, 1: bias_z 0.1 -> 4.5 (3.1 errors)"
+    ]
     assert changed(mean=[np.nan, 0.5, 1.0])[0] == ["values, a, k1, 1: mean 0.5 -> nan (nan errors)"]
 
 
@@ -51,7 +55,11 @@ def test_an_enumerated_number_has_an_error_of_zero_and_moves_at_once() -> None:
 
 def test_a_number_without_an_uncertainty_is_told_and_does_not_fail() -> None:
     assert changed(exact=[0.5, 0.504, 1.0]) == ([], 1, [])
-    assert changed(exact=[0.5, 0.6, 1.0]) == ([], 0, ["values: 1 of exact, without an uncertainty, are off by up to 17%"])
+    assert changed(exact=[0.5, 0.6, 1.0]) == (
+        [],
+        0,
+        ["values: 1 of exact, without an uncertainty, are off by up to 17%"],
+    )
 
 
 def test_a_standard_error_that_is_none_hides_nothing() -> None:
@@ -62,20 +70,30 @@ def test_a_standard_error_that_is_none_hides_nothing() -> None:
         ["values: 1 of mean, without an uncertainty, are off by up to 44%"],
     )
     assert len(published.moved("values", heavy, heavy.assign(mean=[np.nan, 0.5, 1.0]))[0]) == 1
-    assert changed(exact=[np.inf, 0.5, 1.0])[0] == ["values, a, k1, 1: exact 0.5 -> inf (nan errors)"]
+    assert changed(exact=[np.inf, 0.5, 1.0])[0] == [
+        "values, a, k1, 1: exact 0.5 -> inf (nan errors)"
+    ]
 
 
 def test_another_word_has_moved() -> None:
-    assert changed(status=["ok", "heavy tail", "ok"])[0] == ["values, a, k3, 1: status ok -> heavy tail (another)"]
+    assert changed(status=["ok", "heavy tail", "ok"])[0] == [
+        "values, a, k3, 1: status ok -> heavy tail (another)"
+    ]
 
 
 def test_rows_are_found_whatever_their_order_and_those_that_come_or_go_are_told() -> None:
     assert published.moved("values", OLD, OLD.iloc[::-1].reset_index(drop=True)) == ([], 0, [])
     assert published.moved("values", OLD, OLD.iloc[:2])[2] == ["values: 1 rows gone"]
     assert published.moved("values", OLD.iloc[:2], OLD)[2] == ["values: 1 rows new"]
-    assert published.moved("values", OLD, OLD.drop(columns="exact"))[2] == ["values: column exact is gone"]
-    assert published.compared({"values": OLD, "more": OLD}, {"values": OLD})[2] == ["table more is gone"]
-    assert published.compared({"values": OLD}, {"values": OLD, "more": OLD})[2] == ["table more is new"]
+    assert published.moved("values", OLD, OLD.drop(columns="exact"))[2] == [
+        "values: column exact is gone"
+    ]
+    assert published.compared({"values": OLD, "more": OLD}, {"values": OLD})[2] == [
+        "table more is gone"
+    ]
+    assert published.compared({"values": OLD}, {"values": OLD, "more": OLD})[2] == [
+        "table more is new"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -85,11 +103,17 @@ def test_rows_are_found_whatever_their_order_and_those_that_come_or_go_are_told(
         (lambda table: table.assign(mean_se=2.0), 0, "nothing moved"),
         (lambda table: table.assign(more=1.0), 0, "nothing moved"),
         (lambda table: table.assign(mean=2.0), 1, "3 numbers moved"),
-        (lambda table: table.iloc[:2], 1, "something is gone, 0 are other within their uncertainty\n  values: 1 rows gone"),
+        (
+            lambda table: table.iloc[:2],
+            1,
+            "something is gone, 0 are other within their uncertainty\n  values: 1 rows gone",
+        ),
         (lambda table: table.drop(columns="exact"), 1, "values: column exact is gone"),
     ],
 )
-def test_what_moved_or_is_gone_ends_with_1(tmp_path, monkeypatch, capsys, change, code, says) -> None:
+def test_what_moved_or_is_gone_ends_with_1(
+    tmp_path, monkeypatch, capsys, change, code, says
+) -> None:
     def write(folder: Path, table: pd.DataFrame) -> Path:
         (folder / "tables").mkdir(parents=True)
         table.to_parquet(folder / "tables" / "values.parquet")
@@ -118,13 +142,21 @@ def test_every_finding_says_how_it_was_made_and_is_complete(name: str) -> None:
     assert found
     for table in found:
         assert (folder / "tables" / f"{table}.csv").is_file()
-    assert published.compared(found, found) == ([], 0, [])  # every table has rows that can be told apart
+    assert published.compared(found, found) == (
+        [],
+        0,
+        [],
+    )  # every table has rows that can be told apart
 
 
 def test_the_readme_leads_with_three_figures_that_are_there() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     top = text[: text.index("## Two commands")]
-    figures = [each.partition(")")[0] for each in top.split("](") if each.partition(")")[0].endswith(".svg")]
+    figures = [
+        each.partition(")")[0]
+        for each in top.split("](")
+        if each.partition(")")[0].endswith(".svg")
+    ]
     assert len(figures) == 3
     assert all((ROOT / each).is_file() for each in figures)
 

@@ -5,7 +5,9 @@ import readme
 
 from klbench import trainers
 
-pytestmark = pytest.mark.skipif(not readme.PUBLISHED.is_file(), reason="a distribution without the published findings")
+pytestmark = pytest.mark.skipif(
+    not readme.PUBLISHED.is_file(), reason="a distribution without the published findings"
+)
 
 
 def test_the_table_is_made_from_the_data() -> None:
@@ -20,7 +22,11 @@ def test_a_table_that_is_not_there_is_said() -> None:
 
 def test_every_trainer_with_a_named_combination_is_in_it() -> None:
     text = "\n".join(readme.table())
-    named = {each.trainer for each in trainers.spellings() if each.meaning.named not in ("", trainers.NONE)}
+    named = {
+        each.trainer
+        for each in trainers.spellings()
+        if each.meaning.named not in ("", trainers.NONE)
+    }
     assert len(named) > 12
     for trainer in named:
         assert trainer in text

@@ -38,7 +38,9 @@ VERDICTS = {
     "regularised_optimum": "holds",
     "reward_from_policy": f"{ONLY}both answers are to the same prompt",
     "dpo_gradient": "holds",
-    "dpo_raises_chosen": (f"{ONLY}∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"),
+    "dpo_raises_chosen": (
+        f"{ONLY}∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"
+    ),
     "bradley_terry_saturates": "holds",
 }
 
@@ -78,7 +80,9 @@ def test_no_verdict_hangs_on_the_seed(name: str, seed: int) -> None:
     assert claims.get(name).check(seed).verdict == VERDICTS[name]
 
 
-@pytest.mark.parametrize("name", ["k3_less_variance", "dpo_gradient", "regularised_optimum", "k2_loss_is_k1_reward"])
+@pytest.mark.parametrize(
+    "name", ["k3_less_variance", "dpo_gradient", "regularised_optimum", "k2_loss_is_k1_reward"]
+)
 def test_one_seed_one_finding(found, name: str) -> None:
     assert claims.get(name).check(0) == found[name]
 
@@ -89,25 +93,53 @@ WRONG = {
     "a biased k1": (values.k1_unbiased_noisy, {"terms": lambda x: -1.001 * x}, "fails"),
     "k1 in the place of k2": (values.k2_less_variance, {"name": "k1"}, "fails"),
     "the right k2": (values.k2_as_one_over_r, {"terms": lambda x: x * x / 2}, "holds"),
-    "a k3 with a slip of the sign": (values.k3_unbiased_nonnegative, {"terms": lambda x: np.expm1(x) + x}, "fails"),
+    "a k3 with a slip of the sign": (
+        values.k3_unbiased_nonnegative,
+        {"terms": lambda x: np.expm1(x) + x},
+        "fails",
+    ),
     "a k3 that can be negative": (values.k3_unbiased_nonnegative, {"terms": lambda x: -x}, "fails"),
-    "a k3 that is always quieter": (values.k3_less_variance, {"terms": lambda x: -0.5 * x}, "holds"),
+    "a k3 that is always quieter": (
+        values.k3_less_variance,
+        {"terms": lambda x: -0.5 * x},
+        "holds",
+    ),
     "a k3 that is never quieter": (values.k3_less_variance, {"terms": lambda x: -2.0 * x}, "fails"),
     "k1 itself as its control": (values.lambda_one_optimal, {"control": lambda x: x}, "holds"),
-    "k1 in the place of r log r": (values.r_log_r_estimates_kl_qp, {"terms": lambda x: -x}, "holds"),
+    "k1 in the place of r log r": (
+        values.r_log_r_estimates_kl_qp,
+        {"terms": lambda x: -x},
+        "holds",
+    ),
     "no counterexample": (
         values.rao_blackwell_never_noisier,
         {"two_steps": (values.OFFSET[0], [finite([0.5, 0.5], [0.6, 0.4])] * 2)},
         "holds",
     ),
-    "a slope in the place of k1's": (gradients.k1_loss_nothing, {"coefficient": lambda x: x.log_q - x.log_p}, "fails"),
-    "nothing in the place of k1": (gradients.k1_loss_nothing, {"coefficient": lambda x: 0.0 * x.log_q}, "fails"),
+    "a slope in the place of k1's": (
+        gradients.k1_loss_nothing,
+        {"coefficient": lambda x: x.log_q - x.log_p},
+        "fails",
+    ),
+    "nothing in the place of k1": (
+        gradients.k1_loss_nothing,
+        {"coefficient": lambda x: 0.0 * x.log_q},
+        "fails",
+    ),
     "k2 without its half": (gradients.k2_loss_is_k1_reward, {"slope": lambda u: 2.0 * u}, "fails"),
     "k2 in the place of k3": (gradients.k3_loss_gradient, {"slope": lambda x: -x}, "fails"),
     "k3 not repaired": (gradients.straight_through_repairs, {"name": "k3_sequence_loss"}, "fails"),
-    "no ratio": (gradients.token_ratio_unbiased, {"weight": lambda x: torch.ones_like(x.log_q)}, "fails"),
+    "no ratio": (
+        gradients.token_ratio_unbiased,
+        {"weight": lambda x: torch.ones_like(x.log_q)},
+        "fails",
+    ),
     "k1 in the place of k3": (gradients.k3_reward_gradient, {"terms": lambda x: -x}, "fails"),
-    "a mean of the others": (gradients.group_mean_shrinks, {"baseline": lambda x, y: y + 0.0 * x}, "fails"),
+    "a mean of the others": (
+        gradients.group_mean_shrinks,
+        {"baseline": lambda x, y: y + 0.0 * x},
+        "fails",
+    ),
     "Gaussians of unequal variance": (gradients.shifted_gaussians_suffice, {"std": 1.5}, "holds"),
     "a policy that is tilted too far": (
         alignment.regularised_optimum,
@@ -119,8 +151,16 @@ WRONG = {
         {"best": lambda ref, reward: alignment._best(ref, 1.1 * reward)},
         "fails",
     ),
-    "a weight of the other sign": (alignment.dpo_gradient, {"weight": lambda margin: margin.sigmoid()}, "fails"),
-    "a slope that stays": (alignment.bradley_terry_saturates, {"slope": lambda margin: margin.sigmoid()}, "fails"),
+    "a weight of the other sign": (
+        alignment.dpo_gradient,
+        {"weight": lambda margin: margin.sigmoid()},
+        "fails",
+    ),
+    "a slope that stays": (
+        alignment.bradley_terry_saturates,
+        {"slope": lambda margin: margin.sigmoid()},
+        "fails",
+    ),
 }
 
 
@@ -145,10 +185,14 @@ def test_a_dpo_step_by_hand(features, theta, chosen_rises, rejected_falls) -> No
     p = np.exp(f * theta) / np.exp(f * theta).sum()
     score, along = f - p @ f, f[0] - f[1]
     assert (score[0] * along > 0.0, score[1] * along < 0.0) == (chosen_rises, rejected_falls)
-    step = alignment._step(torch.tensor(f)[:, None], torch.tensor([theta], dtype=torch.float64), 0, 1, 1e-4)
+    step = alignment._step(
+        torch.tensor(f)[:, None], torch.tensor([theta], dtype=torch.float64), 0, 1, 1e-4
+    )
     moved = (step.after - step.before).tolist()
     # -L' = beta / 2 at a margin of 0
-    assert moved == pytest.approx([1e-4 * alignment.BETA / 2.0 * score[k] * along for k in (0, 1)], rel=1e-3)
+    assert moved == pytest.approx(
+        [1e-4 * alignment.BETA / 2.0 * score[k] * along for k in (0, 1)], rel=1e-3
+    )
     assert (moved[0] > 0.0, moved[1] < 0.0) == (chosen_rises, rejected_falls)
     assert step.as_said == step.foreseen == (chosen_rises and rejected_falls)
 
@@ -173,7 +217,9 @@ def test_a_wrong_curvature_is_found(monkeypatch) -> None:
         (False, False, "x > 0", "fails"),
     ],
 )
-def test_a_verdict_follows_from_where_it_holds(inside: bool, outside: bool, condition: str, expected: str) -> None:
+def test_a_verdict_follows_from_where_it_holds(
+    inside: bool, outside: bool, condition: str, expected: str
+) -> None:
     assert verdict(inside, outside, condition) == expected
 
 
@@ -214,7 +260,9 @@ def test_the_variance_of_k3_is_that_of_k1_and_chi2_less_twice_jeffreys() -> None
 
 
 def test_an_unknown_claim_is_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match="unknown claim 'k3_less_varience'; did you mean 'k3_less_variance'"):
+    with pytest.raises(
+        ConfigError, match="unknown claim 'k3_less_varience'; did you mean 'k3_less_variance'"
+    ):
         claims.get("k3_less_varience")
 
 

@@ -63,20 +63,30 @@ def number(name: str) -> float:
     return float(name.partition(":")[2] or 0.5)  # 0.5 is the family's default
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if estimators.get(name).claims.gradient is not None])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if estimators.get(name).claims.gradient is not None]
+)
 def test_the_claimed_gradient_is_the_expected_one(name) -> None:
     claim = estimators.get(name).claims.gradient
     exact = exact_gradients()
-    expected = number(name) * exact["grad KL(p‖q)"] if claim == "lambda grad KL(p‖q)" else exact[claim]
+    expected = (
+        number(name) * exact["grad KL(p‖q)"] if claim == "lambda grad KL(p‖q)" else exact[claim]
+    )
     off = relative_distance(expected_gradient(name), expected)
-    assert off < 1e-10, f"{name} claims gradient={claim!r}: as a loss its expected gradient is off by {off:.2g}"
+    assert off < 1e-10, (
+        f"{name} claims gradient={claim!r}: as a loss its expected gradient is off by {off:.2g}"
+    )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if estimators.get(name).claims.gradient is None])
+@pytest.mark.parametrize(
+    "name", [name for name in NAMES if estimators.get(name).claims.gradient is None]
+)
 def test_without_a_claim_the_gradient_is_of_neither_divergence(name) -> None:
     for claim, exact in exact_gradients().items():
         off = relative_distance(expected_gradient(name), exact)
-        assert off > 1e-3, f"{name} claims no gradient, and as a loss has {claim!r}: expected Claims(gradient={claim!r})"
+        assert off > 1e-3, (
+            f"{name} claims no gradient, and as a loss has {claim!r}: expected Claims(gradient={claim!r})"
+        )
 
 
 def test_the_pair_tells_the_gradients_apart() -> None:
@@ -87,11 +97,17 @@ def test_the_pair_tells_the_gradients_apart() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_autograd_agrees_with_finite_differences(name) -> None:
-    log_ratio = torch.tensor([-6.0, -3.1, -0.7, -0.2, 0.01, 0.3, 0.45, 1.2, 2.0, 5.5], dtype=torch.float64, requires_grad=True)
+    log_ratio = torch.tensor(
+        [-6.0, -3.1, -0.7, -0.2, 0.01, 0.3, 0.45, 1.2, 2.0, 5.5],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
     log_weight = torch.linspace(-0.8, 0.6, 10, dtype=torch.float64).requires_grad_()
     estimator = estimators.get(name)
     if estimator.needs_weight:
-        assert torch.autograd.gradcheck(lambda x, w: estimator.terms(Draws(x, w)), (log_ratio, log_weight))
+        assert torch.autograd.gradcheck(
+            lambda x, w: estimator.terms(Draws(x, w)), (log_ratio, log_weight)
+        )
     else:
         assert torch.autograd.gradcheck(estimator.terms, (log_ratio,))
 
@@ -130,8 +146,12 @@ def test_far_out_value_and_gradient_are_numbers_or_infinite(name, dtype) -> None
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_clamp_has_its_value_and_no_gradient_however_far_out(limit, dtype) -> None:
     """Just inside the clamp the gradient is that of k3, r - 1."""
-    edge = float(mpmath.findroot(lambda x: x - mpmath.log(limit + 1 + x), float(np.log(limit + 2.0)) + 0.1))
-    x = torch.tensor([edge * 0.999, edge * 1.001, 95.0, 800.0, 1e4, -1e4], dtype=dtype, requires_grad=True)
+    edge = float(
+        mpmath.findroot(lambda x: x - mpmath.log(limit + 1 + x), float(np.log(limit + 2.0)) + 0.1)
+    )
+    x = torch.tensor(
+        [edge * 0.999, edge * 1.001, 95.0, 800.0, 1e4, -1e4], dtype=dtype, requires_grad=True
+    )
     names = [f"k3_clamped:{limit}", *(["k3_openrlhf"] if limit == 10.0 else [])]
     for name in names:
         x.grad = None
@@ -139,7 +159,14 @@ def test_a_clamp_has_its_value_and_no_gradient_however_far_out(limit, dtype) -> 
         got.sum().backward()
         assert got[1:5].tolist() == [float(torch.tensor(limit, dtype=dtype))] * 4
         far_below = 0.0 if limit < 1e4 else -1.0  # where k3 is 1e4 - 1
-        assert x.grad.tolist() == [pytest.approx(np.expm1(float(x[0].detach())), rel=1e-5), 0.0, 0.0, 0.0, 0.0, far_below]
+        assert x.grad.tolist() == [
+            pytest.approx(np.expm1(float(x[0].detach())), rel=1e-5),
+            0.0,
+            0.0,
+            0.0,
+            0.0,
+            far_below,
+        ]
 
 
 @pytest.mark.parametrize("name", NAMES)

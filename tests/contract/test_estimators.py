@@ -108,9 +108,14 @@ def test_bare_log_ratios_stand_for_draws(name) -> None:
     log_ratio, log_weight = sample((9,))
     if estimator.needs_weight:
         for bare in (log_ratio, Draws(log_ratio)):
-            with pytest.raises(ValueError, match=rf"^{name} needs samples of a third distribution: Draws\(log_ratio, log_w"):
+            with pytest.raises(
+                ValueError,
+                match=rf"^{name} needs samples of a third distribution: Draws\(log_ratio, log_w",
+            ):
                 estimator.terms(bare)
-        np.testing.assert_array_equal(estimator(Draws(log_ratio, log_weight)), terms(name, log_ratio, log_weight))
+        np.testing.assert_array_equal(
+            estimator(Draws(log_ratio, log_weight)), terms(name, log_ratio, log_weight)
+        )
     else:
         np.testing.assert_array_equal(estimator(log_ratio), terms(name, log_ratio, log_weight))
         # A weight that it does not need changes nothing.
@@ -158,8 +163,14 @@ def test_the_gradient_is_that_of_the_values(name) -> None:
     x = torch.tensor(log_ratio, requires_grad=True)
     (got,) = torch.autograd.grad(terms(name, x, torch.tensor(log_weight)).mean(), x)
     moved = step * np.eye(8)
-    differences = [terms(name, log_ratio + e, log_weight).mean() - terms(name, log_ratio - e, log_weight).mean() for e in moved]
-    np.testing.assert_allclose(got.numpy(), np.array(differences) / (2 * step), rtol=2e-7, atol=2e-9)
+    differences = [
+        terms(name, log_ratio + e, log_weight).mean()
+        - terms(name, log_ratio - e, log_weight).mean()
+        for e in moved
+    ]
+    np.testing.assert_allclose(
+        got.numpy(), np.array(differences) / (2 * step), rtol=2e-7, atol=2e-9
+    )
 
 
 GRADIENTS = {
@@ -200,17 +211,29 @@ def test_not_a_number_in_is_not_a_number_out(name) -> None:
 @every
 @pytest.mark.parametrize("make", [np.asarray, torch.asarray])
 @pytest.mark.parametrize(("dtype", "largest"), [(np.float64, 700.0), (np.float32, 80.0)])
-def test_nonnegative_means_never_negative_and_no_less_is_claimed(name, make, dtype, largest) -> None:
-    sizes = np.array([*np.geomspace(1e-12, largest, 300), *np.linspace(0.2, 6.0, 300), 10.0, 20.0, 0.0])
+def test_nonnegative_means_never_negative_and_no_less_is_claimed(
+    name, make, dtype, largest
+) -> None:
+    sizes = np.array(
+        [*np.geomspace(1e-12, largest, 300), *np.linspace(0.2, 6.0, 300), 10.0, 20.0, 0.0]
+    )
     x = np.concatenate([-sizes, sizes]).astype(dtype)
     mild = np.array([0.3, 0.2, -0.3, 0.4], dtype=dtype)  # for those that look at the whole batch
     with np.errstate(all="ignore"):
-        got = np.concatenate([np.asarray(terms(name, make(each), make(np.zeros_like(each)))) for each in (x, mild)])
+        got = np.concatenate(
+            [np.asarray(terms(name, make(each), make(np.zeros_like(each)))) for each in (x, mild)]
+        )
     if estimators.get(name).claims.nonnegative:
-        assert not np.isnan(got).any(), f"{name} claims nonnegative=True: expected no NaN on finite log-ratios"
-        assert not (got < 0.0).any(), f"{name} claims nonnegative=True: expected no term below 0, got {got.min()}"
+        assert not np.isnan(got).any(), (
+            f"{name} claims nonnegative=True: expected no NaN on finite log-ratios"
+        )
+        assert not (got < 0.0).any(), (
+            f"{name} claims nonnegative=True: expected no term below 0, got {got.min()}"
+        )
     else:
-        assert (got < 0.0).any(), f"{name} claims nonnegative=False, but no term is below 0: expected nonnegative=True"
+        assert (got < 0.0).any(), (
+            f"{name} claims nonnegative=False, but no term is below 0: expected nonnegative=True"
+        )
 
 
 def by_enumeration(name, pair: CategoricalPair, n: int) -> float:
@@ -233,13 +256,24 @@ MU = {"probs": (0.3, 0.3, 0.4)}
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_unbiased_means_exactly_so_over_all_batches_and_no_less_is_claimed(name, n) -> None:
     estimator = estimators.get(name)
-    pairs = [CategoricalPair(**sides, mu=MU if estimator.needs_weight else None) for sides in (MILD, WIDE)]
-    errors = [by_enumeration(name, pair, n) / pair.truth(estimator.target).value - 1.0 for pair in pairs]
-    got = f"the bias over {estimator.target}, on two enumerated pairs and batches of {n}, is {errors}"
+    pairs = [
+        CategoricalPair(**sides, mu=MU if estimator.needs_weight else None)
+        for sides in (MILD, WIDE)
+    ]
+    errors = [
+        by_enumeration(name, pair, n) / pair.truth(estimator.target).value - 1.0 for pair in pairs
+    ]
+    got = (
+        f"the bias over {estimator.target}, on two enumerated pairs and batches of {n}, is {errors}"
+    )
     if estimator.claims.unbiased:
-        assert np.abs(errors).max() < 1e-11, f"{name} claims unbiased=True: expected no bias, but {got}"
+        assert np.abs(errors).max() < 1e-11, (
+            f"{name} claims unbiased=True: expected no bias, but {got}"
+        )
     else:
-        assert np.abs(errors).max() > 1e-3, f"{name} claims unbiased=False: expected a bias, but {got}"
+        assert np.abs(errors).max() > 1e-3, (
+            f"{name} claims unbiased=False: expected a bias, but {got}"
+        )
 
 
 ON_POLICY = [
@@ -260,7 +294,10 @@ OFF_POLICY = [
 def draws_of(pair_index: int, off_policy: bool) -> Draws:
     pair = (OFF_POLICY if off_policy else ON_POLICY)[pair_index]
     draws = pair.draw(np.random.default_rng(11 + pair_index), 8 * 16_384)
-    return Draws(draws.log_ratio.reshape(-1, 8), None if draws.log_weight is None else draws.log_weight.reshape(-1, 8))
+    return Draws(
+        draws.log_ratio.reshape(-1, 8),
+        None if draws.log_weight is None else draws.log_weight.reshape(-1, 8),
+    )
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if estimators.get(name).claims.unbiased])
@@ -273,7 +310,10 @@ def test_unbiased_holds_on_samples_of_every_kind(name) -> None:
             if truth is None:
                 continue
             means = estimator.terms(draws_of(i, estimator.needs_weight)).mean(axis=-1)
-            assert abs(means.mean() - truth.value) <= 5 * means.std(ddof=1) / np.sqrt(means.size) + truth.error
+            assert (
+                abs(means.mean() - truth.value)
+                <= 5 * means.std(ddof=1) / np.sqrt(means.size) + truth.error
+            )
             tested += 1
     assert tested >= 3
 
@@ -283,7 +323,9 @@ def test_polynomial_is_the_formula(name) -> None:
     x = np.array([-5.0, -1.0, -0.1, 0.3, 1.0, 4.0])
     parts = np.array([c * np.exp(a * x) * x**b for c, a, b in estimators.get(name).polynomial])
     off = np.abs(parts.sum(axis=0) - terms(name, x, None))
-    assert np.all(off <= 1e-14 * np.abs(parts).sum(axis=0)), f"{name}: expected its polynomial to equal its terms, off by {off}"
+    assert np.all(off <= 1e-14 * np.abs(parts).sum(axis=0)), (
+        f"{name}: expected its polynomial to equal its terms, off by {off}"
+    )
 
 
 @every
@@ -298,7 +340,9 @@ def test_growth_is_how_fast_terms_grow(name) -> None:
     for declared, sign in (("growth", 1.0), ("growth_at_zero", -1.0)):
         got = (size(sign * 200.0) - size(sign * 100.0)) / 100.0
         expected = pytest.approx(getattr(estimator, declared), abs=0.02)
-        assert got == expected, f"{name} declares {declared}={getattr(estimator, declared)}: its terms grow as r^{got:.3g}"
+        assert got == expected, (
+            f"{name} declares {declared}={getattr(estimator, declared)}: its terms grow as r^{got:.3g}"
+        )
 
 
 def cut_off(estimator, x: np.ndarray, step: float) -> np.ndarray:
@@ -308,10 +352,14 @@ def cut_off(estimator, x: np.ndarray, step: float) -> np.ndarray:
     """
 
     def batches(at: np.ndarray) -> torch.Tensor:
-        return torch.tensor(np.column_stack([at, *np.broadcast_to([[0.3], [-0.2], [0.4]], (3, at.size))]))
+        return torch.tensor(
+            np.column_stack([at, *np.broadcast_to([[0.3], [-0.2], [0.4]], (3, at.size))])
+        )
 
     def first_terms(batch: torch.Tensor) -> torch.Tensor:
-        return estimator.terms(Draws(batch, torch.zeros_like(batch) if estimator.needs_weight else None))[:, 0]
+        return estimator.terms(
+            Draws(batch, torch.zeros_like(batch) if estimator.needs_weight else None)
+        )[:, 0]
 
     batch = batches(x).requires_grad_()
     (gradient,) = torch.autograd.grad(first_terms(batch).sum(), batch)
@@ -319,7 +367,9 @@ def cut_off(estimator, x: np.ndarray, step: float) -> np.ndarray:
     return ((gradient[:, 0] == 0.0) & (here == beside[0]) & (here == beside[1])).numpy()
 
 
-GRID = np.linspace(-30.0, 30.0, 6001)  # beyond, gaps that level off as r vanishes move by less than the last bit
+GRID = np.linspace(
+    -30.0, 30.0, 6001
+)  # beyond, gaps that level off as r vanishes move by less than the last bit
 
 
 @every
@@ -332,14 +382,28 @@ def test_a_clamp_is_declared_where_the_terms_are_cut_off_and_nowhere_else(name) 
     np.testing.assert_array_equal(cut_off(estimator, grid, 1e-3), clamp.active(grid), err_msg=said)
     if estimator.clamp is not None:
         assert ends.size
-        for x, step in ((np.concatenate([ends - 1e-5, ends + 1e-5]), 1e-6), (np.array([-1e7, -500.0, 500.0, 1e7]), 1.0)):
+        for x, step in (
+            (np.concatenate([ends - 1e-5, ends + 1e-5]), 1e-6),
+            (np.array([-1e7, -500.0, 500.0, 1e7]), 1.0),
+        ):
             np.testing.assert_array_equal(cut_off(estimator, x, step), clamp.active(x))
-        assert set(ends) <= set(estimator.kinks), f"{name}: expected the ends of its clamp among its kinks {estimator.kinks}"
+        assert set(ends) <= set(estimator.kinks), (
+            f"{name}: expected the ends of its clamp among its kinks {estimator.kinks}"
+        )
 
 
 def test_the_ends_of_a_clamp_count_as_within_it_and_infinite_log_ratios_as_beyond() -> None:
     x = torch.tensor([-torch.inf, -2.0, -1.0, 0.0, 3.0, 4.0, torch.inf, torch.nan])
-    assert Clamp(-1.0, 3.0).active(x).tolist() == [True, True, False, False, False, True, True, False]
+    assert Clamp(-1.0, 3.0).active(x).tolist() == [
+        True,
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
     assert Clamp(high=3.0).active(x).tolist() == [False] * 5 + [True, True, False]
 
 
@@ -374,8 +438,16 @@ def test_every_estimator_is_described(name) -> None:
 def test_the_target_is_kl_qp_unless_the_name_says_otherwise(name) -> None:
     target, _, number = estimators.get(name).target.partition(":")
     family, _, asked = name.partition(":")
-    said = family.removeprefix("bregman_") if family.startswith("bregman_") else "kl_pq" if family.endswith("_pq") else "kl_qp"
-    assert target == said, f"{name} estimates {target}: expected {said}, as its name says; kl_pq is for NAME_pq"
+    said = (
+        family.removeprefix("bregman_")
+        if family.startswith("bregman_")
+        else "kl_pq"
+        if family.endswith("_pq")
+        else "kl_qp"
+    )
+    assert target == said, (
+        f"{name} estimates {target}: expected {said}, as its name says; kl_pq is for NAME_pq"
+    )
     assert not asked or target != "alpha" or float(number) == float(asked)
 
 
@@ -390,7 +462,9 @@ def test_estimators_travel_to_other_processes(name) -> None:
 
 
 def test_weights_must_have_the_shape_of_the_ratios() -> None:
-    with pytest.raises(ValueError, match=r"log_weight must have log_ratio's shape \(3,\), got \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"log_weight must have log_ratio's shape \(3,\), got \(2,\)"
+    ):
         Draws(np.zeros(3), np.zeros(2))
 
 

@@ -20,12 +20,20 @@ EXAMPLES: dict[str, list[dict]] = {
         {"q": {"mean": 0.0}, "p": {"mean": 1.0}},
         {"q": {"mean": 0.0, "std": 1.0}, "p": {"mean": 0.3, "std": 2.0}},
         {"q": {"mean": [0.0, 1.0, -1.0]}, "p": {"mean": 0.2, "std": [1.1, 0.9, 1.0]}},
-        {"q": {"mean": [0.1, 0.0]}, "p": {"mean": [0.0, 0.3], "cov": [[1.2, 0.3], [0.3, 0.8]]}, "mu": {"std": [1.2, 1.2]}},
+        {
+            "q": {"mean": [0.1, 0.0]},
+            "p": {"mean": [0.0, 0.3], "cov": [[1.2, 0.3], [0.3, 0.8]]},
+            "mu": {"std": [1.2, 1.2]},
+        },
         {"q": {"std": 1.0}, "p": {"mean": 0.4, "std": 0.8}, "mu": {"mean": -0.2, "std": 1.2}},
     ],
     "categorical": [
         {"q": {"probs": [0.2, 0.5, 0.3]}, "p": {"probs": [0.5, 0.1, 0.4]}},
-        {"q": {"logits": [0.0, 1.0, -1.0, 0.3]}, "p": {"logits": [0.4, 0.0, 0.0, 0.1]}, "mu": {"probs": [0.25] * 4}},
+        {
+            "q": {"logits": [0.0, 1.0, -1.0, 0.3]},
+            "p": {"logits": [0.4, 0.0, 0.0, 0.1]},
+            "mu": {"probs": [0.25] * 4},
+        },
         {"random": {"size": 1_000, "kl": 0.2, "seed": 3}},
     ],
     "exponential": [
@@ -36,7 +44,11 @@ EXAMPLES: dict[str, list[dict]] = {
     "laplace": [
         {"q": {"loc": 0.0, "scale": 1.0}, "p": {"loc": 0.5, "scale": 1.4}},
         {"q": {"loc": 0.0, "scale": 1.0}, "p": {"loc": -0.5, "scale": 3.0}},
-        {"q": {"loc": 0.0, "scale": 1.0}, "p": {"loc": 0.5, "scale": 0.9}, "mu": {"loc": 0.1, "scale": 1.2}},
+        {
+            "q": {"loc": 0.0, "scale": 1.0},
+            "p": {"loc": 0.5, "scale": 0.9},
+            "mu": {"loc": 0.1, "scale": 1.2},
+        },
     ],
     "student_t": [
         {"q": {"df": 8.0}, "p": {"df": 6.0, "loc": 0.5}},
@@ -60,13 +72,30 @@ EXAMPLES: dict[str, list[dict]] = {
     ],
     "sequence": [
         {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3},
-        {"model": "table", "vocabulary": 4, "horizon": 2, "prompts": 3, "kl": 0.1, "lag": 0.05, "seed": 1},
-        {"model": "transformer", "vocabulary": 2, "horizon": 4, "prompts": 1, "kl": 0.2, "width": 4},
+        {
+            "model": "table",
+            "vocabulary": 4,
+            "horizon": 2,
+            "prompts": 3,
+            "kl": 0.1,
+            "lag": 0.05,
+            "seed": 1,
+        },
+        {
+            "model": "transformer",
+            "vocabulary": 2,
+            "horizon": 4,
+            "prompts": 1,
+            "kl": 0.2,
+            "width": 4,
+        },
     ],
 }
 # Kinds without an exact value have nothing to hold the promises below against; their own tests do what can be done.
 WITHOUT_TRUTH = {"lm", "recorded"}
-EXAMPLES |= {kind: [{}] for kind in pairs.names() if kind not in EXAMPLES and kind not in WITHOUT_TRUTH}
+EXAMPLES |= {
+    kind: [{}] for kind in pairs.names() if kind not in EXAMPLES and kind not in WITHOUT_TRUTH
+}
 CASES = [(kind, i) for kind in EXAMPLES for i in range(len(EXAMPLES[kind]))]
 SAMPLES = 100_000
 
@@ -104,7 +133,9 @@ def test_a_kind_declares_what_it_can_do_with_completions_and_no_more(kind) -> No
     for ability in ("completions", "rescored", "truncated"):
         defined = getattr(cls, ability) is not getattr(Pair, ability)
         declared = getattr(cls.capabilities, ability)
-        assert declared == defined, f"{kind}: capabilities.{ability}={declared}, expected {defined}, as it defines {ability}()"
+        assert declared == defined, (
+            f"{kind}: capabilities.{ability}={declared}, expected {defined}, as it defines {ability}()"
+        )
 
 
 @every
@@ -114,7 +145,9 @@ def test_what_a_pair_cannot_do_with_completions_it_skips(kind, i) -> None:
     assert isinstance(drawn, Skip) == (not pair.capabilities.completions)
     if not isinstance(drawn, Skip):
         assert len(drawn.log_q) == 5
-        assert isinstance(pair.rescored(drawn, "bfloat16"), Skip) == (not pair.capabilities.rescored)
+        assert isinstance(pair.rescored(drawn, "bfloat16"), Skip) == (
+            not pair.capabilities.rescored
+        )
         assert isinstance(pair.truncated(drawn, 2), Skip) == (not pair.capabilities.truncated)
     assert pair.decode(np.arange(3)) == ["", "", ""]
     assert pair.on_policy() is None  # the truth is exact, whoever samples
@@ -129,7 +162,8 @@ def test_a_pair_is_its_parameters(kind, i) -> None:
     travelled = pickle.loads(cloudpickle.dumps(pair))
     for other in (again, travelled):
         np.testing.assert_array_equal(
-            other.draw(np.random.default_rng(0), 50).log_ratio, pair.draw(np.random.default_rng(0), 50).log_ratio
+            other.draw(np.random.default_rng(0), 50).log_ratio,
+            pair.draw(np.random.default_rng(0), 50).log_ratio,
         )
         assert other.truth("kl_qp") == pair.truth("kl_qp")
     with pytest.raises(ValidationError, match="frozen"):
@@ -167,7 +201,9 @@ def test_draws_have_one_shape_and_come_from_the_stream_alone(kind, i, n) -> None
 
 def assert_mean(values: np.ndarray, expected: float, what: str) -> None:
     mean, error = values.mean(), values.std(ddof=1) / math.sqrt(values.size)
-    assert abs(mean - expected) <= 5 * error + 1e-12, f"expected {what} to be {expected} over the draws, got {mean} ± {error}"
+    assert abs(mean - expected) <= 5 * error + 1e-12, (
+        f"expected {what} to be {expected} over the draws, got {mean} ± {error}"
+    )
 
 
 @every
@@ -192,9 +228,13 @@ def test_draws_have_the_exact_mean_and_spread_of_every_estimator(kind, i) -> Non
         assert_mean(terms, exact.mean, f"{kind}: exact() of {estimator.name}")
         tested += 1
         weight = 4.0 if estimator.needs_weight else 0.0
-        if pair.finite_moment(4.0 * estimator.growth, weight) and pair.finite_moment(-4.0 * estimator.growth_at_zero, weight):
+        if pair.finite_moment(4.0 * estimator.growth, weight) and pair.finite_moment(
+            -4.0 * estimator.growth_at_zero, weight
+        ):
             squares = (terms - exact.mean) ** 2
-            if squares.std() < 30 * squares.mean():  # else its own mean is not normal at this sample size
+            if (
+                squares.std() < 30 * squares.mean()
+            ):  # else its own mean is not normal at this sample size
                 assert_mean(squares, exact.std**2, f"{kind}: the variance of {estimator.name}")
     assert tested >= 3 or not any(exact for _, exact in exact_of(kind, i))
 
@@ -203,9 +243,15 @@ def test_draws_have_the_exact_mean_and_spread_of_every_estimator(kind, i) -> Non
 def test_exact_means_of_unbiased_estimators_are_the_truth(kind, i) -> None:
     pair = pair_of(kind, i)
     for estimator, exact in exact_of(kind, i):
-        if exact is not None and estimator.claims.unbiased and estimator.needs_weight == pair.off_policy:
+        if (
+            exact is not None
+            and estimator.claims.unbiased
+            and estimator.needs_weight == pair.off_policy
+        ):
             truth = pair.truth(estimator.target)
-            assert abs(exact.mean - truth.value) <= exact.mean_error + truth.error + 4e-16 * abs(truth.value)
+            assert abs(exact.mean - truth.value) <= exact.mean_error + truth.error + 4e-16 * abs(
+                truth.value
+            )
             assert exact.mean_error <= 1e-8 * max(1.0, abs(exact.mean))
 
 
@@ -213,7 +259,11 @@ def test_exact_means_of_unbiased_estimators_are_the_truth(kind, i) -> None:
 def test_exact_moments_exist_where_they_should_and_are_infinite_where_they_are(kind, i) -> None:
     pair = pair_of(kind, i)
     for estimator, exact in exact_of(kind, i):
-        if estimator.batch is not None or (estimator.needs_weight and not pair.off_policy) or not pair.finite_mean(estimator):
+        if (
+            estimator.batch is not None
+            or (estimator.needs_weight and not pair.off_policy)
+            or not pair.finite_mean(estimator)
+        ):
             assert exact is None
         elif exact is not None:
             assert math.isfinite(exact.std) == pair.finite_second_moment(estimator), estimator.name
@@ -231,14 +281,18 @@ def test_truths_are_never_negative_and_sure(kind, i) -> None:
             assert math.isinf(truth.value) or truth.error <= 1e-8 * truth.value
             assert truth.method in {"closed-form", "quadrature", "enumeration"}
     for target in ("kl_qp", "kl_pq"):
-        assert pair.truth(target) is not None, f"{kind}: expected truth({target!r}) to be exact, got None"
+        assert pair.truth(target) is not None, (
+            f"{kind}: expected truth({target!r}) to be exact, got None"
+        )
 
 
 @every
 def test_truths_do_not_depend_on_where_the_samples_come_from(kind, i) -> None:
     pair = pair_of(kind, i)
     if pair.off_policy:
-        on_policy = pairs.get(kind)(**{key: value for key, value in EXAMPLES[kind][i].items() if key not in ("mu", "lag")})
+        on_policy = pairs.get(kind)(
+            **{key: value for key, value in EXAMPLES[kind][i].items() if key not in ("mu", "lag")}
+        )
         here, there = pair.truth("kl_qp"), on_policy.truth("kl_qp")
         assert abs(here.value - there.value) <= here.error + there.error
         assert not on_policy.off_policy

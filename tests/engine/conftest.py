@@ -18,7 +18,9 @@ from klbench.engine.cli import command_line
 LISTENING = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # For tests that look at tables: drawing the figures takes longer than all else.
 BLANK_PAGES = "import klbench.report as r; r.render = lambda folder, outcome: (folder / 'index.html').write_text('blank'); "
-WORKERS_AT_ONCE = "import klbench.context as b; b.START_SECONDS = 0.0; "  # as the fixture of that name
+WORKERS_AT_ONCE = (
+    "import klbench.context as b; b.START_SECONDS = 0.0; "  # as the fixture of that name
+)
 RUN = "runpy.run_module('klbench', run_name='__main__', alter_sys=True)"
 
 
@@ -46,9 +48,14 @@ def call() -> Callable[..., Called]:
 
     def call(*arguments: str, folder: Path | None, pages: bool = False) -> Called:
         out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(folder) if folder else contextlib.nullcontext():
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.chdir(folder) if folder else contextlib.nullcontext(),
+        ):
             if not pages:
-                patch.setattr(report, "render", lambda run, outcome: _blank_page(Path(run) / "index.html"))
+                patch.setattr(
+                    report, "render", lambda run, outcome: _blank_page(Path(run) / "index.html")
+                )
                 patch.setattr(report, "combine", lambda runs, page: _blank_page(Path(page)))
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 code = command_line(list(arguments))
@@ -92,7 +99,10 @@ def contents() -> Callable[[Path], dict[str, tuple[int, int]]]:
         found = {}
         for path in sorted(folder.rglob("*")):
             status = path.lstat()
-            found[str(path.relative_to(folder))] = (0 if path.is_dir() else status.st_size, status.st_mtime_ns)
+            found[str(path.relative_to(folder))] = (
+                0 if path.is_dir() else status.st_size,
+                status.st_mtime_ns,
+            )
         return found
 
     return contents

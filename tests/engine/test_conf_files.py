@@ -25,7 +25,9 @@ WITHOUT_TRUTH = {"lm", "recorded"}
 @pytest.fixture(autouse=True)
 def _rollouts(tmp_path, monkeypatch) -> None:
     """The file that experiments on recorded rollouts open with, here."""
-    (tmp_path / "rollouts.jsonl").write_text('{"logprobs": [-1.0, -0.5], "ref_logprobs": [-1.1, -0.4]}\n')
+    (tmp_path / "rollouts.jsonl").write_text(
+        '{"logprobs": [-1.0, -0.5], "ref_logprobs": [-1.1, -0.4]}\n'
+    )
     monkeypatch.chdir(tmp_path)
 
 
@@ -38,7 +40,9 @@ def opening(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
-def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_checks(path: Path) -> None:
+def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_checks(
+    path: Path,
+) -> None:
     package, command, summary = opening(path)
     assert package == "# @package _global_"
     words = shlex.split(command.removeprefix("# "))
@@ -72,8 +76,17 @@ def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
 def test_the_file_of_a_training_experiment_shows_all_that_is_run(name: str) -> None:
     """Its own lines and those of the algorithm it names: every option of the study, each once."""
     own = yaml.safe_load((CONF / "exp" / f"{name}.yaml").read_text(encoding="utf-8"))
-    chosen = {group[1:]: file for entry in own.pop("defaults", []) if isinstance(entry, dict) for group, file in entry.items()}
-    read = [yaml.safe_load((CONF / each / f"{chosen[each]}.yaml").read_text()) for each in conf.groups() if each in chosen]
+    chosen = {
+        group[1:]: file
+        for entry in own.pop("defaults", [])
+        if isinstance(entry, dict)
+        for group, file in entry.items()
+    }
+    read = [
+        yaml.safe_load((CONF / each / f"{chosen[each]}.yaml").read_text())
+        for each in conf.groups()
+        if each in chosen
+    ]
     keys = [key for file in (own, *read) for key in file]
     settings = app.check([f"+exp={name}"])
     assert sorted(keys) == sorted(["study", *type(settings.options).model_fields])
@@ -83,22 +96,38 @@ def test_the_file_of_a_training_experiment_shows_all_that_is_run(name: str) -> N
             assert options[key] == value
 
 
-@pytest.mark.parametrize("path", sorted(path for group in conf.groups() for path in (CONF / group).rglob("*.yaml")), ids=stem)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for group in conf.groups() for path in (CONF / group).rglob("*.yaml")),
+    ids=stem,
+)
 def test_a_preset_or_algorithm_sets_only_options_of_the_studies_that_have_it(path: Path) -> None:
     group, *study, _ = path.relative_to(CONF).parts
-    for name in study or [name for name in studies.names() if group in studies.get(name).options.model_fields]:
+    for name in study or [
+        name for name in studies.names() if group in studies.get(name).options.model_fields
+    ]:
         settings = app.check([f"+exp={name}", f"{group}={path.stem}"])
         options = settings.options.model_dump()
         for key, value in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
             assert options[key] == (tuple(value) if isinstance(value, list) else value)
         # What is typed wins over it.
-        assert app.check([f"+exp={name}", f"{group}={path.stem}", "++beta=0.123"]).options.beta == 0.123
+        assert (
+            app.check([f"+exp={name}", f"{group}={path.stem}", "++beta=0.123"]).options.beta
+            == 0.123
+        )
 
 
 def test_what_is_typed_wins_over_an_algorithm_that_wins_over_nothing_else() -> None:
-    settings = app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=verl_ppo", "clip=0.3", "seeds=3"]))
+    settings = app.check(
+        app.normalized(["exp=ppo", "preset=thorough", "algorithm=verl_ppo", "clip=0.3", "seeds=3"])
+    )
     options = settings.options
-    assert (options.preset, options.algorithm, options.clip, options.seeds) == ("thorough", "verl_ppo", 0.3, 3)
+    assert (options.preset, options.algorithm, options.clip, options.seeds) == (
+        "thorough",
+        "verl_ppo",
+        0.3,
+        3,
+    )
     assert (options.updates, options.critic, options.dual_clip) == (400, True, 3.0)
     assert_said_in_full(settings)
 
@@ -112,7 +141,9 @@ def assert_said_in_full(settings: Settings) -> None:
     if hasattr(settings.options, "pairs"):
         several = len(settings.options.pairs) > 1
         nodes = config["pairs"] if several else [config["pair"]]
-        assert [set(node) for node in nodes] == [{"kind", *type(pair).model_fields} for pair in settings.options.pairs]
+        assert [set(node) for node in nodes] == [
+            {"kind", *type(pair).model_fields} for pair in settings.options.pairs
+        ]
         expected = expected if several else expected - {"pairs"} | {"pair"}
     assert set(config) == expected
 
@@ -127,8 +158,21 @@ def test_what_is_written_of_an_experiment_says_all_and_makes_the_same_again(path
 @pytest.mark.parametrize(
     "words",
     [
-        ["exp=value", "pair=gaussian", "pair.q.mean=[0,1]", "pair.q.std=2", "pair.mu.mean=0.3", "pair.label='a: \"b\" ‖'"],
-        ["exp=value", "pair=gaussian", "pair.p.mean=[0,1]", "pair.p.cov=[[1,0.5],[0.5,1]]", "pair.q.mean=[0,0]"],
+        [
+            "exp=value",
+            "pair=gaussian",
+            "pair.q.mean=[0,1]",
+            "pair.q.std=2",
+            "pair.mu.mean=0.3",
+            "pair.label='a: \"b\" ‖'",
+        ],
+        [
+            "exp=value",
+            "pair=gaussian",
+            "pair.p.mean=[0,1]",
+            "pair.p.cov=[[1,0.5],[0.5,1]]",
+            "pair.q.mean=[0,0]",
+        ],
         ["exp=value", "pair=categorical", "pair.random.size=5", "pair.random.kl=0.3"],
         ["exp=value", "pair=mixture", "estimators=schulman", "batches=[1,8]", "samples=1e4"],
         ["exp=gradient", "pair=sequence", "pair.model=table", "combinations=[k1_reward]"],
@@ -148,7 +192,9 @@ def test_every_experiment_is_one_of_the_help() -> None:
 @pytest.mark.parametrize("name", pairs.names())
 def test_the_name_of_a_pair_is_enough(name: str) -> None:
     experiment = name if name in WITHOUT_TRUTH else "value"  # which measures against a known truth
-    settings = app.check(app.normalized([f"exp={experiment}", f"pair={name}", *NEEDED.get(name, [])]))
+    settings = app.check(
+        app.normalized([f"exp={experiment}", f"pair={name}", *NEEDED.get(name, [])])
+    )
     assert_said_in_full(settings)
     (pair,) = settings.options.pairs
     assert type(pair) is pairs.get(name)
@@ -169,7 +215,12 @@ def test_the_set_of_all_is_all() -> None:
 
 def test_a_node_is_the_value_it_looks_like() -> None:
     """Numbers with an exponent and underscores are numbers to Hydra, and not text."""
-    for text, samples in (("1e4", 10_000), ("1_000_000", 1_000_000), ("1000.0", 1000), ("2.5e3", 2500)):
+    for text, samples in (
+        ("1e4", 10_000),
+        ("1_000_000", 1_000_000),
+        ("1000.0", 1000),
+        ("2.5e3", 2500),
+    ):
         settings = app.check(app.normalized(["exp=value", "pair=gaussian", f"samples={text}"]))
         assert settings.options.samples == samples
         assert type(settings.options.samples) is int

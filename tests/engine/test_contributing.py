@@ -20,7 +20,9 @@ STUDY = "klbench/studies/sign"
 
 
 def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=folder, capture_output=True, text=True
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +36,14 @@ def checkout(tmp_path_factory) -> Path:
         shutil.copy2(ROOT / name, folder / name)
     (line,) = SMALLEST
     runs = folder / "tests/report/smallest.py"
-    runs.write_text(runs.read_text(encoding="utf-8").replace("RUNS = {\n", f"RUNS = {{\n    {line},\n"), encoding="utf-8")
+    runs.write_text(
+        runs.read_text(encoding="utf-8").replace("RUNS = {\n", f"RUNS = {{\n    {line},\n"),
+        encoding="utf-8",
+    )
     for name, code in FILES.items():
-        assert not (folder / name).exists(), f"{name} is klbench's own: the example needs another name"
+        assert not (folder / name).exists(), (
+            f"{name} is klbench's own: the example needs another name"
+        )
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(code, encoding="utf-8")
     return folder
@@ -48,15 +55,23 @@ def tables(ended: subprocess.CompletedProcess[str], folder: Path, name: str) -> 
 
 
 def test_there_is_an_estimator_a_pair_and_a_study_of_less_than_300_lines() -> None:
-    assert {"klbench/estimators/k1_pq.py", "klbench/pairs/logistic.py", "conf/exp/sign.yaml"} < set(FILES)
-    study = {name.removeprefix(f"{STUDY}/"): code for name, code in FILES.items() if name.startswith(STUDY)}
+    assert {"klbench/estimators/k1_pq.py", "klbench/pairs/logistic.py", "conf/exp/sign.yaml"} < set(
+        FILES
+    )
+    study = {
+        name.removeprefix(f"{STUDY}/"): code
+        for name, code in FILES.items()
+        if name.startswith(STUDY)
+    }
     assert set(study) == {"__init__.py", "columns.py", "run.py", "section.py", "answer.html.j2"}
     assert sum(code.count("\n") for code in study.values()) < 300
 
 
 def test_the_examples_pass_the_linter(checkout) -> None:
     for words in (["ruff", "check"], ["ruff", "format", "--check"]):
-        ended = run(checkout, *words, "--no-cache", *(name for name in FILES if name.endswith(".py")))
+        ended = run(
+            checkout, *words, "--no-cache", *(name for name in FILES if name.endswith(".py"))
+        )
         assert ended.returncode == 0, ended.stdout
 
 
@@ -68,7 +83,15 @@ def test_they_are_found_by_themselves(checkout) -> None:
 
 
 def test_the_estimator_and_the_pair_are_measured(checkout) -> None:
-    words = ["+exp=value", "pair=logistic", "estimators=[k1_pq,k3]", "samples=20000", "batches=[1]", "workers=1", "out=value"]
+    words = [
+        "+exp=value",
+        "pair=logistic",
+        "estimators=[k1_pq,k3]",
+        "samples=20000",
+        "batches=[1]",
+        "workers=1",
+        "out=value",
+    ]
     values = tables(run(checkout, "klbench", *words), checkout / "value", "values")
     assert list(values["estimator"]) == ["k1_pq", "k3"]
     assert list(values["target"]) == ["KL(p‖q)", "KL(q‖p)"]
@@ -79,7 +102,9 @@ def test_the_study_runs_and_has_its_page(checkout) -> None:
     ended = run(checkout, "klbench", "+exp=sign", "samples=10000", "workers=1", "out=sign")
     sign = tables(ended, checkout / "sign", "sign")
     k1 = sign[sign["estimator"] == "k1"].iloc[0]
-    exact = 0.5 * math.erfc(0.25 / math.sqrt(2.0))  # -log r < 0 where x > 0.25, for N(0, 1) and N(0.5, 1)
+    exact = 0.5 * math.erfc(
+        0.25 / math.sqrt(2.0)
+    )  # -log r < 0 where x > 0.25, for N(0, 1) and N(0.5, 1)
     assert abs(k1["share"] - exact) <= 5 * k1["share_se"]
     assert (sign.loc[sign["estimator"] != "k1", "share"] == 0.0).all()
     page = (checkout / "sign" / "index.html").read_text(encoding="utf-8")
@@ -94,7 +119,13 @@ def test_a_command_beside_them_runs(command: str, checkout, tmp_path) -> None:
     python, option, module, *words = shlex.split(command)
     assert (python, option) == ("python", "-m")
     if module == "klbench":
-        ended = run(checkout, module, *words, *([] if "samples=" in command else ["samples=2000"]), f"out={tmp_path / 'run'}")
+        ended = run(
+            checkout,
+            module,
+            *words,
+            *([] if "samples=" in command else ["samples=2000"]),
+            f"out={tmp_path / 'run'}",
+        )
         assert (tmp_path / "run" / "index.html").is_file(), ended.stderr
     else:
         ended = run(checkout, module, *words, "-q", "-p", "no:cacheprovider")
@@ -116,7 +147,16 @@ def test_contract_tests_say_what_they_expected_of_whom(checkout) -> None:
         assert count == 1
     file.write_text(changed, encoding="utf-8")
     try:
-        ended = run(checkout, "pytest", "-q", "-p", "no:cacheprovider", "tests/contract/test_estimators.py", "-k", "k1_pq")
+        ended = run(
+            checkout,
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "tests/contract/test_estimators.py",
+            "-k",
+            "k1_pq",
+        )
     finally:
         file.write_text(good, encoding="utf-8")
     assert ended.returncode == 1
@@ -133,10 +173,16 @@ def test_contract_tests_say_what_they_expected_of_whom(checkout) -> None:
     [
         ("klbench/estimators/broken.py", "nowhere\n", "NameError: name 'nowhere' is not defined"),
         ("klbench/pairs/broken.py", "X = 1\ndef f(:\n", "SyntaxError: invalid syntax"),
-        ("klbench/studies/broken/__init__.py", "import nowhere\n", "ModuleNotFoundError: No module named 'nowhere'"),
+        (
+            "klbench/studies/broken/__init__.py",
+            "import nowhere\n",
+            "ModuleNotFoundError: No module named 'nowhere'",
+        ),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_one_line_that_names_it(place: str, code: str, said: str, checkout) -> None:
+def test_a_module_that_cannot_be_imported_is_one_line_that_names_it(
+    place: str, code: str, said: str, checkout
+) -> None:
     file = checkout / place
     file.parent.mkdir(exist_ok=True)
     file.write_text(code, encoding="utf-8")

@@ -14,9 +14,15 @@ from klbench.engine import app, sweep
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-TEXTS = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS if (ROOT / name).is_file()}
+TEXTS = {
+    name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS if (ROOT / name).is_file()
+}
 # Of each document: language and code of its blocks.
-FENCED = [(name, *block) for name, text in TEXTS.items() for block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)]
+FENCED = [
+    (name, *block)
+    for name, text in TEXTS.items()
+    for block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
+]
 # CONTRIBUTING's are whole files, which test_contributing.py runs in their places.
 BLOCKS = [code for name, language, code in FENCED if language == "python" and name == "README.md"]
 DOTTED = r"\bklbench(?:\.[a-z_]+)+(?=\()|(?<=`)klbench(?:\.[a-z_]+)+(?=`)"
@@ -33,7 +39,9 @@ COMMANDS = sorted(
 
 
 def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=folder, capture_output=True, text=True
+    )
 
 
 def test_there_is_something_to_run() -> None:
@@ -55,15 +63,26 @@ def test_a_name_is_there_once_klbench_is_imported(name: str, tmp_path) -> None:
 
 
 def test_what_is_not_there_is_said_as_python_says_it(tmp_path) -> None:
-    for owner in (klbench, klbench.rlhf, klbench.rlhf.testbed, klbench.rlhf.language, klbench.gradients):
+    for owner in (
+        klbench,
+        klbench.rlhf,
+        klbench.rlhf.testbed,
+        klbench.rlhf.language,
+        klbench.gradients,
+    ):
         for name in ("nothing", "_combinations", "__path"):
-            with pytest.raises(AttributeError, match=f"^module '{owner.__name__}' has no attribute '{name}'$"):
+            with pytest.raises(
+                AttributeError, match=f"^module '{owner.__name__}' has no attribute '{name}'$"
+            ):
                 getattr(owner, name)
 
 
 def test_import_loads_nothing_that_is_not_asked_for(tmp_path) -> None:
     heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'pydantic', 'numba', 'matplotlib'} & set(sys.modules)"
-    assert run(f"import sys, klbench; sys.exit(str({heavy}) if {heavy} else 0)", tmp_path).returncode == 0
+    assert (
+        run(f"import sys, klbench; sys.exit(str({heavy}) if {heavy} else 0)", tmp_path).returncode
+        == 0
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,7 +94,9 @@ def test_a_command_passes_the_checks(command: str, tmp_path, monkeypatch) -> Non
     for folder in ("runs/ppo/step-400", "runs/sft", "runs/lora"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "prompts.jsonl").touch()
-    pd.DataFrame({"logprobs": [[-1.0]], "ref_logprobs": [[-1.1]]}).to_parquet(tmp_path / "rollouts.parquet")
+    pd.DataFrame({"logprobs": [[-1.0]], "ref_logprobs": [[-1.1]]}).to_parquet(
+        tmp_path / "rollouts.parquet"
+    )
     words = shlex.split(command.partition("-m klbench ")[2])
     overrides = app.normalized([word for word in words if word != "-m"])
     if "-m" in words:

@@ -42,7 +42,18 @@ def half(choose: Choose) -> str:
 
 def path_of(choose: Choose) -> str:
     """A path at which there is nothing to read."""
-    return choose.choice([long(choose), f"no/{long(choose)}", "loop", "loop/below", "pipe", "/dev/zero", "'a\0b'", "to-pipe"])
+    return choose.choice(
+        [
+            long(choose),
+            f"no/{long(choose)}",
+            "loop",
+            "loop/below",
+            "pipe",
+            "/dev/zero",
+            "'a\0b'",
+            "to-pipe",
+        ]
+    )
 
 
 def a_path(choose: Choose, folder: Path) -> list[str]:
@@ -67,13 +78,33 @@ def a_path(choose: Choose, folder: Path) -> list[str]:
 
 
 def out_or_resume(choose: Choose, folder: Path) -> list[str]:
-    path = choose.choice([long(choose), "loop", "loop/below", "'a\0b'", "pipe", "pipe/below", "/dev/zero", "/dev/null/x"])
+    path = choose.choice(
+        [
+            long(choose),
+            "loop",
+            "loop/below",
+            "'a\0b'",
+            "pipe",
+            "pipe/below",
+            "/dev/zero",
+            "/dev/null/x",
+        ]
+    )
     return [f"resume={path}"] if choose.random() < 0.4 else [*GAUSSIAN, f"out={path}"]
 
 
 def a_number(choose: Choose, folder: Path) -> list[str]:
     key = choose.choice(
-        ["seed", "samples", "pair.q.mean", "pair.p.std", "batches", "workers", digits(choose), f"pair.{digits(choose)}"]
+        [
+            "seed",
+            "samples",
+            "pair.q.mean",
+            "pair.p.std",
+            "batches",
+            "workers",
+            digits(choose),
+            f"pair.{digits(choose)}",
+        ]
     )
     return [*GAUSSIAN, f"{key}={digits(choose) if not key[-1].isdigit() else 3}"]
 
@@ -81,13 +112,20 @@ def a_number(choose: Choose, folder: Path) -> list[str]:
 def a_list_index(choose: Choose, folder: Path) -> list[str]:
     key = choose.choice(["pairs", "estimators", "batches"])
     step = choose.choice(["x", "99", "99.x", "x.y", "0.x.y", "null", "1e3", "_"])
-    return ["exp=gaussian", "samples=100", f"{key}.{step}={choose.choice(['1', 'k1', '[1]', '{a:1}'])}"]
+    return [
+        "exp=gaussian",
+        "samples=100",
+        f"{key}.{step}={choose.choice(['1', 'k1', '[1]', '{a:1}'])}",
+    ]
 
 
 def nesting(choose: Choose, folder: Path) -> list[str]:
     levels = choose.choice([70, 200, 1000])
     value = choose.choice(["[" * levels + "]" * levels, "{a:" * levels + "1" + "}" * levels])
-    return [*GAUSSIAN, f"{choose.choice(['estimators', 'pair.q', 'pair.q.mean', 'batches', 'seed', 'nope'])}={value}"]
+    return [
+        *GAUSSIAN,
+        f"{choose.choice(['estimators', 'pair.q', 'pair.q.mean', 'batches', 'seed', 'nope'])}={value}",
+    ]
 
 
 def a_sweep(choose: Choose, folder: Path) -> list[str]:
@@ -146,7 +184,17 @@ def hydras_own(choose: Choose, folder: Path) -> list[str]:
 
 def an_address(choose: Choose, folder: Path) -> list[str]:
     address = choose.choice(
-        ["garbage", "tcp://", "tcp://x", "no://x:1", "x:0", f"x:{digits(choose)}", "x:1:2/", long(choose), "[::1]"]
+        [
+            "garbage",
+            "tcp://",
+            "tcp://x",
+            "no://x:1",
+            "x:0",
+            f"x:{digits(choose)}",
+            "x:1:2/",
+            long(choose),
+            "[::1]",
+        ]
     )
     return [*GAUSSIAN, "cluster=dask", f"address='{address}'"]
 
@@ -206,9 +254,13 @@ def some_lines(choose: Choose, folder: Path) -> list[str]:
     )
     wrong = choose.choice(keys)
     values = dict.fromkeys(keys, '"text"')
-    values[wrong] = choose.choice([f'"a{half(choose)}"', deep(choose), digits(choose), "null", "NaN", '["text"]', '""'])
+    values[wrong] = choose.choice(
+        [f'"a{half(choose)}"', deep(choose), digits(choose), "null", "NaN", '["text"]', '""']
+    )
     line = "{" + ", ".join(f'"{name}": {value}' for name, value in values.items()) + "}"
-    line = choose.choice([line, line, line, deep(choose), digits(choose), "{", "3", "\0", line[:-1]])
+    line = choose.choice(
+        [line, line, line, deep(choose), digits(choose), "{", "3", "\0", line[:-1]]
+    )
     (folder / "lines.jsonl").write_text(f"\n{line}\n")
     return [*before, f"{key}=lines.jsonl"]
 
@@ -231,7 +283,15 @@ ARGUMENTS = [
 def configured(choose: Choose, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     key = choose.choice(
-        ["n_layer", "n_head", "n_embd", "n_positions", "vocab_size", "layer_norm_epsilon", "activation_function"]
+        [
+            "n_layer",
+            "n_head",
+            "n_embd",
+            "n_positions",
+            "vocab_size",
+            "layer_norm_epsilon",
+            "activation_function",
+        ]
     )
     config[key] = choose.choice([-1, "x", [], {}, True, 1.5e300, -(10**30)])
     if config[key] == 1.5e300 and key == "layer_norm_epsilon":
@@ -240,14 +300,32 @@ def configured(choose: Choose, folder: Path) -> None:
 
 
 def a_file_of_a_model(choose: Choose, folder: Path) -> None:
-    name = choose.choice(["config.json", "generation_config.json", "tokenizer.json", "model.safetensors.index.json"])
+    name = choose.choice(
+        ["config.json", "generation_config.json", "tokenizer.json", "model.safetensors.index.json"]
+    )
     if name.endswith("index.json"):
         (folder / "model.safetensors").rename(folder / "part.safetensors")
     text = choose.choice(
-        [deep(choose), "null", "[]", "3", f'{{"weight_map": {deep(choose)}}}', '{"weight_map": {"a": 3}}', "\udc80"]
+        [
+            deep(choose),
+            "null",
+            "[]",
+            "3",
+            f'{{"weight_map": {deep(choose)}}}',
+            '{"weight_map": {"a": 3}}',
+            "\udc80",
+        ]
     )
     if name == "generation_config.json":
-        text = choose.choice(["null", "[]", '{"eos_token_id": 9999}', '{"eos_token_id": "x"}', '{"eos_token_id": [[1]]}'])
+        text = choose.choice(
+            [
+                "null",
+                "[]",
+                '{"eos_token_id": 9999}',
+                '{"eos_token_id": "x"}',
+                '{"eos_token_id": [[1]]}',
+            ]
+        )
     (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
@@ -270,7 +348,12 @@ def weights(choose: Choose, folder: Path) -> None:
 
 def an_adapter(choose: Choose, folder: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    config = {"peft_type": "LORA", "base_model_name_or_path": "embedded:reference", "r": 2, "target_modules": ["c_attn"]}
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "embedded:reference",
+        "r": 2,
+        "target_modules": ["c_attn"],
+    }
     key = choose.choice([*config, "lora_alpha", "modules_to_save", "rank_pattern"])
     config[key] = choose.choice([3, "x" * 300, [], {"a": [1]}, None, -1])
     text = json.dumps(config)
@@ -280,7 +363,9 @@ def an_adapter(choose: Choose, folder: Path) -> None:
 
 
 def a_pipe(choose: Choose, folder: Path) -> None:
-    name = choose.choice(["config.json", "model.safetensors", "tokenizer.json", "extra.json", "adapter_config.json"])
+    name = choose.choice(
+        ["config.json", "model.safetensors", "tokenizer.json", "extra.json", "adapter_config.json"]
+    )
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
 
@@ -307,7 +392,10 @@ def place(tmp_path) -> Path:
 
 def drawn(makers: list[Callable], n: int) -> list[object]:
     """``n`` cases, all makers equally often."""
-    return [pytest.param(makers[k % len(makers)], k, id=f"{makers[k % len(makers)].__name__}-{k}") for k in range(n)]
+    return [
+        pytest.param(makers[k % len(makers)], k, id=f"{makers[k % len(makers)].__name__}-{k}")
+        for k in range(n)
+    ]
 
 
 @pytest.mark.parametrize(("make", "number"), drawn(ARGUMENTS, 220))

@@ -47,7 +47,13 @@ def test_cfg_all_has_hydras_own_part_and_a_package_is_a_part(asked) -> None:
     assert set(shown) >= {"hydra", "study", "combinations", "clip"}
     assert shown["hydra"]["runtime"]["choices"]["algorithm"] == "grpo"
     assert set(yaml.safe_load(asked("--cfg=hydra"))) == {"hydra"}
-    assert yaml.safe_load(asked("--cfg=job", "+exp=ppo", "--package=recovery_nats")) == [2.0, 4.0, 6.0, 8.0, 10.0]
+    assert yaml.safe_load(asked("--cfg=job", "+exp=ppo", "--package=recovery_nats")) == [
+        2.0,
+        4.0,
+        6.0,
+        8.0,
+        10.0,
+    ]
     assert asked("--cfg=job", "+exp=ppo", "preset=thorough", "-p", "seeds") == "16\n"
 
 
@@ -68,25 +74,56 @@ def test_a_folder_of_ones_own(call, asked, tmp_path) -> None:
     (folder / "exp").mkdir(parents=True)
     (folder / "algorithm").mkdir()
     (folder / "exp" / "mine.yaml").write_text(
-        "# @package _global_\ndefaults: [ppo, override /algorithm: wild, _self_]\nupdates: 3\n", encoding="utf-8"
+        "# @package _global_\ndefaults: [ppo, override /algorithm: wild, _self_]\nupdates: 3\n",
+        encoding="utf-8",
     )
     text = (inputs.conf_folder() / "algorithm" / "ppo.yaml").read_text(encoding="utf-8")
-    (folder / "algorithm" / "wild.yaml").write_text(text.replace(": ppo", ": wild").replace("clip: 0.2", "clip: 0.9"))
+    (folder / "algorithm" / "wild.yaml").write_text(
+        text.replace(": ppo", ": wild").replace("clip: 0.2", "clip: 0.9")
+    )
     shown = yaml.safe_load(asked("exp=mine", "--config-dir", str(folder), "--cfg", "job"))
-    assert (shown["algorithm"], shown["clip"], shown["updates"], shown["seeds"]) == ("wild", 0.9, 3, 8)
-    assert asked("exp=ppo", "algorithm=wild", "-cd", folder.name, "--cfg=job", "--package=clip") == "0.9\n"
+    assert (shown["algorithm"], shown["clip"], shown["updates"], shown["seeds"]) == (
+        "wild",
+        0.9,
+        3,
+        8,
+    )
+    assert (
+        asked("exp=ppo", "algorithm=wild", "-cd", folder.name, "--cfg=job", "--package=clip")
+        == "0.9\n"
+    )
     (folder / "exp" / "coin.yaml").write_text(
         "# @package _global_\nstudy: value\nsamples: 100\nbatches: [1]\nestimators: [k1]\n"
         "pairs: [{kind: categorical, q: {probs: [0.5, 0.5]}, p: {probs: [0.6, 0.4]}}]\n"
     )
-    assert call("exp=coin", "--config-dir", folder.name, "workers=1", "out=one", folder=tmp_path).code == 0
-    assert call("-m", "exp=coin", "-cd", folder.name, "workers=1", "seed=1,2", "out=two", folder=tmp_path).code == 0
-    assert all((tmp_path / run / "tables" / "values.parquet").is_file() for run in ("one", "two/0", "two/1"))
+    assert (
+        call("exp=coin", "--config-dir", folder.name, "workers=1", "out=one", folder=tmp_path).code
+        == 0
+    )
+    assert (
+        call(
+            "-m",
+            "exp=coin",
+            "-cd",
+            folder.name,
+            "workers=1",
+            "seed=1,2",
+            "out=two",
+            folder=tmp_path,
+        ).code
+        == 0
+    )
+    assert all(
+        (tmp_path / run / "tables" / "values.parquet").is_file()
+        for run in ("one", "two/0", "two/1")
+    )
 
 
 def test_the_completion_of_a_shell(asked, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/klbench"])
-    assert asked("--shell-completion", "install=bash").endswith("-F hydra_bash_completion klbench\n")
+    assert asked("--shell-completion", "install=bash").endswith(
+        "-F hydra_bash_completion klbench\n"
+    )
 
     def completed(line: str) -> list[str]:
         monkeypatch.setenv("COMP_LINE", line)
@@ -96,13 +133,22 @@ def test_the_completion_of_a_shell(asked, monkeypatch) -> None:
     assert completed("klbench +exp=ppo preset=") == ["preset=default", "preset=thorough"]
     assert completed("klbench +exp=ppo algorithm=g") == ["algorithm=grpo"]
     assert completed("klbench +exp=ppo recovery_") == ["recovery_nats."]
-    assert completed("klbench +exp=value +pair=") == sorted(f"+pair={name}" for name in pairs.names())
+    assert completed("klbench +exp=value +pair=") == sorted(
+        f"+pair={name}" for name in pairs.names()
+    )
 
 
 def test_options_are_told_from_overrides() -> None:
     options, overrides = inspection.parse(["+exp=ppo", "--cfg", "job", "seed=1", "-p", "clip"])
-    assert (options.cfg, options.package, options.resolve, overrides) == ("job", "clip", False, ["+exp=ppo", "seed=1"])
-    with pytest.raises(ConfigError, match="--nope: unknown option; there are --help, --version, -m, --cfg, --info"):
+    assert (options.cfg, options.package, options.resolve, overrides) == (
+        "job",
+        "clip",
+        False,
+        ["+exp=ppo", "seed=1"],
+    )
+    with pytest.raises(
+        ConfigError, match="--nope: unknown option; there are --help, --version, -m, --cfg, --info"
+    ):
         inspection.parse(["+exp=ppo", "--nope"])
 
 

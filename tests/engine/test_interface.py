@@ -63,7 +63,9 @@ def test_the_summary_has_a_line_for_each_estimator(finished, path) -> None:
     table = pd.read_parquet(path / "tables" / "values.parquet")
     for name in table["estimator"].unique():
         assert re.search(rf"\b{name}\b", called.out), name
-    row = table[(table["estimator"] == "k3") & (table["batch"] == 4)].iloc[0]  # k_fitted has none at 1
+    row = table[(table["estimator"] == "k3") & (table["batch"] == 4)].iloc[
+        0
+    ]  # k_fitted has none at 1
     (line,) = (line for line in called.out.splitlines() if line.split()[:1] == ["k3"])
     assert f"{row['truth']:.4g}" in line
     assert f"{row['std']:.4g}" in line
@@ -88,7 +90,13 @@ def test_nothing_is_written_outside_the_run_folder(finished, path) -> None:
 def test_run_json_says_how_the_run_came_about(path) -> None:
     info = json.loads((path / "run.json").read_text())
     assert info["status"] == "done"
-    assert (info["experiment"], info["study"], info["seed"], info["workers"], info["device"]) == ("value", "value", 0, 1, "cpu")
+    assert (info["experiment"], info["study"], info["seed"], info["workers"], info["device"]) == (
+        "value",
+        "value",
+        0,
+        1,
+        "cpu",
+    )
     assert info["command"] == "python -m klbench +exp=value pair=gaussian samples=1_000 workers=1"
     assert info["versions"]["numpy"] == np.__version__
     assert {"python", "numpy", "scipy", "torch", "pandas", "hydra-core"} <= set(info["versions"])
@@ -158,8 +166,13 @@ def test_progress_is_in_the_log_of_a_run(call, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(progress, "KEPT_SECONDS", -1.0)
     called = call("exp=value", *ONE, "out=run", folder=tmp_path)
     assert called.code == 0
-    said = [line.partition(" ")[2] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()[1:-1]]
-    assert [line.partition(", about")[0] for line in said] == [f"{done} of 22 done" for done in range(1, 23)]
+    said = [
+        line.partition(" ")[2]
+        for line in (tmp_path / "run" / "log.txt").read_text().splitlines()[1:-1]
+    ]
+    assert [line.partition(", about")[0] for line in said] == [
+        f"{done} of 22 done" for done in range(1, 23)
+    ]
     assert called.err == "".join(f"klbench: {line}\n" for line in said)
 
 
@@ -183,8 +196,16 @@ def test_the_configuration_is_kept_and_says_all(call, path, tmp_path) -> None:
 
 def test_a_run_goes_on_with_the_options_that_it_began_with(call, path, tmp_path) -> None:
     """Those of its ``config.yaml``; what an older one does not hold is what it is by default."""
-    typed = {"study": "value", "samples": 1000, "workers": 1, "pair": {"kind": "gaussian", "q": {"mean": 0}, "p": {"mean": 1}}}
-    for name, config in (("older", typed), ("other", typed | {"batches": [1, 8], "estimators": ["k3"]})):
+    typed = {
+        "study": "value",
+        "samples": 1000,
+        "workers": 1,
+        "pair": {"kind": "gaussian", "q": {"mean": 0}, "p": {"mean": 1}},
+    }
+    for name, config in (
+        ("older", typed),
+        ("other", typed | {"batches": [1, 8], "estimators": ["k3"]}),
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
         info = json.loads((path / "run.json").read_text()) | {"status": "interrupted"}
@@ -213,18 +234,37 @@ def test_runs_of_earlier_versions_go_on(call, tmp_path) -> None:
         "recovery": [],
         "noise_free_seeds": 0,
     }
-    typed = {"study": "ppo", "seed": 0, "workers": 1, "preset": "thorough", "algorithm": "grpo"} | tiny
-    info = json.dumps({"experiment": "ppo", "study": "ppo", "status": "interrupted", "seed": 0, "workers": 1})
-    whole = app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=grpo"])).config | typed | {"clip": 0.3}
+    typed = {
+        "study": "ppo",
+        "seed": 0,
+        "workers": 1,
+        "preset": "thorough",
+        "algorithm": "grpo",
+    } | tiny
+    info = json.dumps(
+        {"experiment": "ppo", "study": "ppo", "status": "interrupted", "seed": 0, "workers": 1}
+    )
+    whole = (
+        app.check(app.normalized(["exp=ppo", "preset=thorough", "algorithm=grpo"])).config
+        | typed
+        | {"clip": 0.3}
+    )
     for name, config, clip in (("typed", typed, 0.2), ("whole", whole, 0.3)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(info)
         (tmp_path / name / "config.yaml").write_text(yaml.safe_dump(config))
         experiment, found, _ = app._resumed([f"++resume={tmp_path / name}"], {"resume"})
         options = app.checked(found, experiment).options
-        assert (options.clip, options.baseline, options.betas[0], options.seeds) == (clip, "batch_mean", 0.025, 2)
+        assert (options.clip, options.baseline, options.betas[0], options.seeds) == (
+            clip,
+            "batch_mean",
+            0.025,
+            2,
+        )
         assert call(f"resume={tmp_path / name}", folder=tmp_path).code == 0
-        assert set(pd.read_parquet(tmp_path / name / "tables" / "training.parquet")["algorithm"]) == {"grpo"}
+        assert set(
+            pd.read_parquet(tmp_path / name / "tables" / "training.parquet")["algorithm"]
+        ) == {"grpo"}
 
 
 def test_the_values_table_has_its_columns(path) -> None:
@@ -253,7 +293,9 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
         else:
             texts = ["" if pd.isna(value) else str(value) for value in exact[column]]
             assert written == [
-                f"'{text}" if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu" else text
+                f"'{text}"
+                if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu"
+                else text
                 for text in texts
             ]
 
@@ -262,7 +304,14 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
 def test_no_text_of_a_csv_is_a_formula(tmp_path, dtype: str) -> None:
     texts = ["=1+1", "+a", "-a", "@a", "\t=1", "a\r=1", "a=1", " -a", "", None, "'=1", "−1"]
     numbers = [-float(k) for k in range(len(texts))]
-    table = pd.DataFrame({"label": pd.Series(texts, dtype=dtype), "x": numbers, "n": range(-12, 0), "yes": [True] * 12})
+    table = pd.DataFrame(
+        {
+            "label": pd.Series(texts, dtype=dtype),
+            "x": numbers,
+            "n": range(-12, 0),
+            "yes": [True] * 12,
+        }
+    )
     folder = RunFolder(tmp_path)
     folder.write_tables({"mine": table})
     assert [None if pd.isna(text) else text for text in folder.tables["mine"]["label"]] == texts
@@ -287,31 +336,59 @@ def test_no_text_of_a_csv_is_a_formula(tmp_path, dtype: str) -> None:
 
 
 def test_a_label_that_is_a_formula(call, tmp_path) -> None:
-    called = call("exp=value", *ONE, "pair.label='=HYPERLINK(1)'", "estimators=[k1]", "out=run", folder=tmp_path)
+    called = call(
+        "exp=value",
+        *ONE,
+        "pair.label='=HYPERLINK(1)'",
+        "estimators=[k1]",
+        "out=run",
+        folder=tmp_path,
+    )
     assert called.code == 0
-    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")["pair"]) == {"=HYPERLINK(1)"}
-    assert set(pd.read_csv(tmp_path / "run" / "tables" / "values.csv")["pair"]) == {"'=HYPERLINK(1)"}
+    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")["pair"]) == {
+        "=HYPERLINK(1)"
+    }
+    assert set(pd.read_csv(tmp_path / "run" / "tables" / "values.csv")["pair"]) == {
+        "'=HYPERLINK(1)"
+    }
 
 
 def test_python_gives_the_path_and_the_tables(call, path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank"))
+    monkeypatch.setattr(
+        "klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank")
+    )
     run = klbench.run("value", *ONE)
     assert run.status == "done"
     assert run.path.resolve().parent == tmp_path / "reports"
     assert set(run.tables) > {"values", "differences", "errors", "pairs", "estimators"}
     for name, table in run.tables.items():
-        pd.testing.assert_frame_equal(table, pd.read_parquet(path / "tables" / f"{name}.parquet"), check_exact=True)
+        pd.testing.assert_frame_equal(
+            table, pd.read_parquet(path / "tables" / f"{name}.parquet"), check_exact=True
+        )
 
 
 def test_a_key_that_only_the_pair_knows_needs_no_prefix() -> None:
     def checked(*arguments: str):
         return app.check(app.normalized(["+exp=lm", *arguments]))
 
-    bare = checked("pair=lm", "policy=embedded:finetuned-far", "reference=embedded:finetuned-near", "kernel=cpu", "samples=9")
-    long = ("pair.policy=embedded:finetuned-far", "pair.reference=embedded:finetuned-near", "pair.kernel=cpu", "samples=9")
+    bare = checked(
+        "pair=lm",
+        "policy=embedded:finetuned-far",
+        "reference=embedded:finetuned-near",
+        "kernel=cpu",
+        "samples=9",
+    )
+    long = (
+        "pair.policy=embedded:finetuned-far",
+        "pair.reference=embedded:finetuned-near",
+        "pair.kernel=cpu",
+        "samples=9",
+    )
     assert bare.options == checked("pair=lm", *long).options
-    assert bare.config == checked("pair=lm", *long).config  # what the run folder says, and resume= reads
+    assert (
+        bare.config == checked("pair=lm", *long).config
+    )  # what the run folder says, and resume= reads
     assert checked("pair=sequence", "kl=2").options.pairs[0].kl == 2.0
 
 
@@ -326,7 +403,12 @@ def test_a_key_that_only_the_pair_knows_needs_no_prefix() -> None:
     ],
 )
 def test_ways_to_say_the_same(call, path, tmp_path, arguments: list[str]) -> None:
-    assert call(*arguments, "samples=1e3", "workers=1", "estimators=[k1,k3]", "out=run", folder=tmp_path).code == 0
+    assert (
+        call(
+            *arguments, "samples=1e3", "workers=1", "estimators=[k1,k3]", "out=run", folder=tmp_path
+        ).code
+        == 0
+    )
     found = pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")
     expected = pd.read_parquet(path / "tables" / "values.parquet")
     expected = expected[expected["estimator"].isin(["k1", "k3"])].reset_index(drop=True)
@@ -335,16 +417,34 @@ def test_ways_to_say_the_same(call, path, tmp_path, arguments: list[str]) -> Non
 
 
 def test_a_named_set_and_one_name_pick_the_estimators(call, tmp_path) -> None:
-    for number, (value, names) in enumerate({"schulman": ["k1", "k2", "k3"], "k3": ["k3"], "kl": ["k1"]}.items()):
+    for number, (value, names) in enumerate(
+        {"schulman": ["k1", "k2", "k3"], "k3": ["k3"], "kl": ["k1"]}.items()
+    ):
         out = tmp_path / str(number)
-        assert call("exp=value", *ONE, "batches=[1]", f"estimators={value}", f"out={out}", folder=tmp_path).code == 0
+        assert (
+            call(
+                "exp=value",
+                *ONE,
+                "batches=[1]",
+                f"estimators={value}",
+                f"out={out}",
+                folder=tmp_path,
+            ).code
+            == 0
+        )
         assert list(pd.read_parquet(out / "tables" / "values.parquet")["estimator"]) == names
 
 
 def test_out_may_be_deep_empty_or_odd(call, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("KLBENCH_TEST", "by-variable")
     (tmp_path / "empty").mkdir()
-    for out in ("out=a/b/c", "out=empty", "out='with space, and comma'", "out='ünïcode'", "out=${oc.env:KLBENCH_TEST}/d"):
+    for out in (
+        "out=a/b/c",
+        "out=empty",
+        "out='with space, and comma'",
+        "out='ünïcode'",
+        "out=${oc.env:KLBENCH_TEST}/d",
+    ):
         called = call("exp=value", *ONE, "batches=[1]", "estimators=[k1]", out, folder=tmp_path)
         assert called.code == 0, called
         assert (tmp_path / called.last_line).is_file()
@@ -361,7 +461,13 @@ def test_two_runs_in_one_second_have_two_folders(call, tmp_path) -> None:
 def test_few_samples_are_enough_for_a_report(call, tmp_path, samples: int) -> None:
     """However little there is to say, it is said in rows and not in a crash."""
     called = call(
-        "exp=value", "pair=gaussian", f"samples={samples}", "workers=1", "out=run", folder=tmp_path, pages=samples == 2
+        "exp=value",
+        "pair=gaussian",
+        f"samples={samples}",
+        "workers=1",
+        "out=run",
+        folder=tmp_path,
+        pages=samples == 2,
     )
     assert called.code == 0, called
     table = pd.read_parquet(tmp_path / "run" / "tables" / "values.parquet")
@@ -390,13 +496,28 @@ def test_version(call, tmp_path) -> None:
 
 def test_help_loads_nothing_heavy(tmp_path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "klbench", "--help"], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-X", "importtime", "-m", "klbench", "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == 0
     assert "gaussian" in ended.stdout
-    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()}
+    loaded = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in ended.stderr.splitlines()
+    }
     assert "klbench" in loaded
-    assert not loaded & {"torch", "pandas", "hydra", "omegaconf", "matplotlib", "seaborn", "scipy", "joblib", "pyarrow"}
+    assert not loaded & {
+        "torch",
+        "pandas",
+        "hydra",
+        "omegaconf",
+        "matplotlib",
+        "seaborn",
+        "scipy",
+        "joblib",
+        "pyarrow",
+    }
 
 
 def test_an_experiment_from_a_folder_of_the_users_own(call, tmp_path) -> None:
@@ -408,25 +529,52 @@ def test_an_experiment_from_a_folder_of_the_users_own(call, tmp_path) -> None:
     )
     where = f"hydra.searchpath=[file://{tmp_path / 'mine'}]"
     assert call("exp=coin", where, "workers=1", "out=one", folder=tmp_path).code == 0
-    assert call("-m", "exp=coin", where, "workers=1", "seed=1,2", "out=two", folder=tmp_path).code == 0
+    assert (
+        call("-m", "exp=coin", where, "workers=1", "seed=1,2", "out=two", folder=tmp_path).code == 0
+    )
     for run in ("one", "two/0", "two/1"):
-        assert pd.read_parquet(tmp_path / run / "tables" / "pairs.parquet")["kind"].tolist() == ["categorical"]
+        assert pd.read_parquet(tmp_path / run / "tables" / "pairs.parquet")["kind"].tolist() == [
+            "categorical"
+        ]
 
 
 def test_presets_and_algorithms_in_experiments_of_the_users_own(tmp_path) -> None:
     def checked(text: str, *typed: str):
         (tmp_path / "exp").mkdir(exist_ok=True)
         (tmp_path / "exp" / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
-        options = app.check(app.normalized(["exp=mine", f"hydra.searchpath=[file://{tmp_path}]", *typed])).options
+        options = app.check(
+            app.normalized(["exp=mine", f"hydra.searchpath=[file://{tmp_path}]", *typed])
+        ).options
         return options.algorithm, options.preset, options.baseline, options.seeds, options.updates
 
     built_on = "defaults: [ppo, override /algorithm: grpo, _self_]\nupdates: 3"
     assert checked(built_on) == ("grpo", "default", "batch_mean", 8, 3)
     assert checked(built_on, "preset=thorough") == ("grpo", "thorough", "batch_mean", 16, 3)
-    assert checked(built_on, "algorithm=ppo", "seeds=2") == ("ppo", "default", "leave_one_out", 2, 3)
-    assert checked("study: ppo\nupdates: 3") == ("ppo", "default", "leave_one_out", 8, 3)  # the rest is the study's
-    assert checked("study: ppo\nalgorithm: grpo\nupdates: 3", "preset=thorough") == ("grpo", "thorough", "batch_mean", 16, 3)
-    with pytest.raises(ConfigError, match=r"algorithm='grpo': .* 'defaults: \[ppo, override /algorithm: grpo, _self_\]'"):
+    assert checked(built_on, "algorithm=ppo", "seeds=2") == (
+        "ppo",
+        "default",
+        "leave_one_out",
+        2,
+        3,
+    )
+    assert checked("study: ppo\nupdates: 3") == (
+        "ppo",
+        "default",
+        "leave_one_out",
+        8,
+        3,
+    )  # the rest is the study's
+    assert checked("study: ppo\nalgorithm: grpo\nupdates: 3", "preset=thorough") == (
+        "grpo",
+        "thorough",
+        "batch_mean",
+        16,
+        3,
+    )
+    with pytest.raises(
+        ConfigError,
+        match=r"algorithm='grpo': .* 'defaults: \[ppo, override /algorithm: grpo, _self_\]'",
+    ):
         checked("defaults: [ppo, _self_]\nalgorithm: grpo")
 
 
@@ -448,7 +596,15 @@ def plugin(monkeypatch) -> type[LaplacePair]:
 
 def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
     short = ("samples=1_000", "workers=1", "batches=[1]", "estimators=[k1]")
-    called = call("+exp=value", "pair=plugin_laplace", "pair.p.scale=3", "wide=true", *short, "out=run", folder=tmp_path)
+    called = call(
+        "+exp=value",
+        "pair=plugin_laplace",
+        "pair.p.scale=3",
+        "wide=true",
+        *short,
+        "out=run",
+        folder=tmp_path,
+    )
     assert (called.code, called.err) == (0, "")
     node = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["pair"]
     assert node == {
@@ -460,19 +616,31 @@ def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
         "mu": None,
         "wide": True,
     }
-    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "pairs.parquet")["kind"]) == {"plugin_laplace"}
-    assert call("-m", "+exp=value", "pair=plugin_laplace,gaussian", *short, "out=both", folder=tmp_path).code == 0
+    assert set(pd.read_parquet(tmp_path / "run" / "tables" / "pairs.parquet")["kind"]) == {
+        "plugin_laplace"
+    }
+    assert (
+        call(
+            "-m", "+exp=value", "pair=plugin_laplace,gaussian", *short, "out=both", folder=tmp_path
+        ).code
+        == 0
+    )
     assert "vailable: " in (wrong := call("+exp=value", "pair=plugin_laplac", folder=tmp_path).err)
     assert "did you mean 'plugin_laplace'?" in wrong
     assert ", plugin_laplace" in wrong
     assert "plugin_laplace" in call("+exp=value", folder=tmp_path).err
     wrong = call("+exp=value", "pair=plugin_laplace", "pair.p.scael=3", folder=tmp_path).err
-    assert wrong == "klbench: unknown key 'pair.p.scael'; did you mean 'pair.p.scale'? available here: loc, scale\n"
+    assert (
+        wrong
+        == "klbench: unknown key 'pair.p.scael'; did you mean 'pair.p.scale'? available here: loc, scale\n"
+    )
     assert "  plugin_laplace " in call("--help", folder=tmp_path).out
 
 
 def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank"))
+    monkeypatch.setattr(
+        "klbench.report.render", lambda folder, outcome: (folder / "index.html").write_text("blank")
+    )
     monkeypatch.chdir(tmp_path)
     for encoding in ("ascii", "cp1252"):
         stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
@@ -480,7 +648,9 @@ def test_a_terminal_without_unicode_is_no_reason_to_fail(tmp_path, monkeypatch) 
         assert command_line(["exp=value", *ONE, "batches=[1]", "estimators=[k1]"]) == 0
         stream.flush()
         lines = stream.buffer.getvalue().decode(encoding).splitlines()
-        assert lines[0].startswith("N(0, 1?) ? N(1, 1?)" if encoding == "ascii" else "N(0, 1²) ? N(1, 1²)")
+        assert lines[0].startswith(
+            "N(0, 1?) ? N(1, 1?)" if encoding == "ascii" else "N(0, 1²) ? N(1, 1²)"
+        )
         assert (tmp_path / lines[-1]).is_file()
 
 

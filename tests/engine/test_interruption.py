@@ -26,7 +26,13 @@ pytestmark = pytest.mark.usefixtures("workers_at_once")
 
 QUICK = "{kind: gaussian, p: {mean: 0.5}, label: quick}"
 SLOW = f"{{kind: gaussian, q: {{mean: [{','.join(['0.0'] * 24)}]}}, p: {{mean: 0.1}}, mu: {{mean: 0.05}}, label: slow}}"
-RUN = ("exp=value", f"pairs=[{QUICK},{SLOW}]", "estimators=[k1,k3,k_fitted,k1_weighted]", "samples=2e5", "out=run")
+RUN = (
+    "exp=value",
+    f"pairs=[{QUICK},{SLOW}]",
+    "estimators=[k1,k3,k_fitted,k1_weighted]",
+    "samples=2e5",
+    "out=run",
+)
 
 
 def parts(folder: Path) -> list[Path]:
@@ -106,7 +112,9 @@ def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
     assert set(found["pair"]) == {"quick"}
     (tmp_path / "values.parquet").write_bytes(whole["values.parquet"])
     expected = pd.read_parquet(tmp_path / "values.parquet")
-    pd.testing.assert_frame_equal(found, expected[expected["pair"] == "quick"], check_exact=True, check_dtype=False)
+    pd.testing.assert_frame_equal(
+        found, expected[expected["pair"] == "quick"], check_exact=True, check_dtype=False
+    )
 
     called = call("resume=run", f"workers={3 - workers}", folder=tmp_path)
     assert called.code == 0, called
@@ -117,7 +125,9 @@ def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
     assert no_half_files(tmp_path)
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc/PID/stat here to see processes")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="no /proc/PID/stat here to see processes"
+)
 def test_workers_and_what_helps_them_end_with_a_run_that_is_killed(start, tmp_path) -> None:
     process = start(*RUN, "workers=2", folder=tmp_path)
     wait_for(lambda: parts(tmp_path), process)
@@ -152,10 +162,14 @@ def test_ctrl_c_while_workers_start_is_quiet_too(start, tmp_path) -> None:
     assert info(tmp_path)["status"] == "interrupted"
 
 
-def test_a_killed_run_leaves_no_half_table_and_goes_on_once_it_is_dead(call, start, whole, tmp_path, contents) -> None:
+def test_a_killed_run_leaves_no_half_table_and_goes_on_once_it_is_dead(
+    call, start, whole, tmp_path, contents
+) -> None:
     process = start(*RUN, "workers=1", folder=tmp_path)
     wait_for(lambda: parts(tmp_path), process)
-    os.kill(process.pid, signal.SIGSTOP)  # alive, and for the time of this test it stays where it is
+    os.kill(
+        process.pid, signal.SIGSTOP
+    )  # alive, and for the time of this test it stays where it is
     before = contents(tmp_path)
     called = call("resume=run", folder=tmp_path)
     assert (called.code, called.out) == (2, "")
@@ -203,7 +217,9 @@ SMALL = (
 
 # 20 shards a pair.
 @pytest.mark.parametrize("shards", [0, 1, 7, 20, 22])
-def test_it_goes_on_from_any_place(call, tmp_path, monkeypatch, interrupted_after, shards: int) -> None:
+def test_it_goes_on_from_any_place(
+    call, tmp_path, monkeypatch, interrupted_after, shards: int
+) -> None:
     (tmp_path / "whole").mkdir()
     assert call(*SMALL, folder=tmp_path / "whole").code == 0
     with monkeypatch.context():
@@ -238,7 +254,9 @@ def test_wherever_ctrl_c_comes_while_shards_are_merged_none_counts_twice(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    def watched(self: context.Checkpoint[value_run.Found], *arguments: object, **more: object) -> None:
+    def watched(
+        self: context.Checkpoint[value_run.Found], *arguments: object, **more: object
+    ) -> None:
         merging.append(self)
         try:
             add(self, *arguments, **more)
@@ -272,7 +290,9 @@ def test_ctrl_c_while_the_report_is_drawn(call, tmp_path, monkeypatch) -> None:
     assert info(tmp_path)["status"] == "done"
 
 
-def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(call, tmp_path, monkeypatch) -> None:
+def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(
+    call, tmp_path, monkeypatch
+) -> None:
     render, seen = report.render, []
 
     def watched(folder: Path, outcome: dict[str, object]) -> Path:
@@ -290,13 +310,17 @@ def test_a_run_is_done_once_its_page_is_there_and_the_page_says_so(call, tmp_pat
 
 def test_a_page_that_cannot_be_made_costs_no_table(call, tmp_path, monkeypatch) -> None:
     def render(folder: Path, outcome: dict[str, object]) -> None:
-        raise ConfigError(f"{folder / 'tables' / 'values.parquet'}: expected a Parquet table, could not read it")
+        raise ConfigError(
+            f"{folder / 'tables' / 'values.parquet'}: expected a Parquet table, could not read it"
+        )
 
     with monkeypatch.context() as patch:
         patch.setattr("klbench.report.render", render)
         called = call(*SMALL, folder=tmp_path, pages=True)
     assert called.code == 1
-    assert called.err.startswith("klbench: the run failed: run/tables/values.parquet: expected a Parquet table")
+    assert called.err.startswith(
+        "klbench: the run failed: run/tables/values.parquet: expected a Parquet table"
+    )
     before = tables(tmp_path)
     assert info(tmp_path)["status"] == "failed"
     assert call("resume=run", "workers=1", folder=tmp_path).code == 0
@@ -305,7 +329,10 @@ def test_a_page_that_cannot_be_made_costs_no_table(call, tmp_path, monkeypatch) 
 
 def test_what_a_kill_left_half_written_is_removed(call, tmp_path) -> None:
     assert call(*SMALL, folder=tmp_path).code == 0
-    left = [tmp_path / "run" / name for name in (".index.html.1.partial", "tables/.values.csv.77.partial")]
+    left = [
+        tmp_path / "run" / name
+        for name in (".index.html.1.partial", "tables/.values.csv.77.partial")
+    ]
     unfinished = tmp_path / "run" / "checkpoints" / ".k1-abc.partial"
     for status, clean in (
         ("interrupted", lambda: call("resume=run", "workers=1", folder=tmp_path)),
@@ -323,14 +350,21 @@ def test_what_a_kill_left_half_written_is_removed(call, tmp_path) -> None:
     assert left[0].exists()
 
 
-@pytest.mark.skipif(start_of(os.getpid()) is None, reason="this system does not say when a process started")
+@pytest.mark.skipif(
+    start_of(os.getpid()) is None, reason="this system does not say when a process started"
+)
 def test_a_number_that_another_process_has_now_does_not_hold_a_run_up(call, tmp_path) -> None:
     assert call(*SMALL, folder=tmp_path).code == 0
     other = os.getppid()  # it runs
     started = start_of(other)
     assert started is not None
     running = info(tmp_path) | {"status": "running", "pid": other}
-    for known, code in ((started, 2), (None, 2), (f"{started}0", 0), (f"a boot before {started}", 0)):
+    for known, code in (
+        (started, 2),
+        (None, 2),
+        (f"{started}0", 0),
+        (f"a boot before {started}", 0),
+    ):
         (tmp_path / "run" / "run.json").write_text(json.dumps(running | {"pid_started": known}))
         called = call("resume=run", "workers=1", folder=tmp_path)
         assert called.code == code, called
@@ -366,18 +400,24 @@ def test_ctrl_c_before_anything_has_started(call, tmp_path, monkeypatch) -> None
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_that_fails_says_so_in_one_line_and_the_rest_in_its_log(call, tmp_path, monkeypatch, workers: int) -> None:
+def test_a_run_that_fails_says_so_in_one_line_and_the_rest_in_its_log(
+    call, tmp_path, monkeypatch, workers: int
+) -> None:
     def draw(self: object, stream: object, n: int) -> None:
         raise ArithmeticError("the dog ate\nthe draws")
 
     monkeypatch.setattr("klbench.pairs.laplace.LaplacePair.draw", draw)
     if workers == 2:  # the workers of other tests know nothing of this
-        monkeypatch.setattr("klbench.context.on_processes", lambda f, tasks, workers: (f(*task) for task in tasks))
+        monkeypatch.setattr(
+            "klbench.context.on_processes", lambda f, tasks, workers: (f(*task) for task in tasks)
+        )
     arguments = [each for each in SMALL if not each.startswith("workers")]
     called = call(*arguments, f"workers={workers}", folder=tmp_path)
     assert (called.code, called.out) == (1, "")
     (line,) = called.err.splitlines()
-    assert line.startswith("klbench: the run failed: ArithmeticError: the dog ate the draws; see run")
+    assert line.startswith(
+        "klbench: the run failed: ArithmeticError: the dog ate the draws; see run"
+    )
     assert line.endswith("log.txt")
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "Traceback" in log
@@ -428,12 +468,18 @@ def full_disk(monkeypatch) -> Callable[[], None]:
 
         monkeypatch.setattr(Path, "write_text", write_text)
         monkeypatch.setattr(RunFolder, "log", log)
-        monkeypatch.setattr(RunFolder, "write_tables", lambda folder, tables: write_text(folder.path / "table", "x" * 200))
+        monkeypatch.setattr(
+            RunFolder,
+            "write_tables",
+            lambda folder, tables: write_text(folder.path / "table", "x" * 200),
+        )
 
     return full_disk
 
 
-def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(call, tmp_path, monkeypatch, full_disk) -> None:
+def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(
+    call, tmp_path, monkeypatch, full_disk
+) -> None:
     measure = value_run.measure_shard
 
     def measure_shard(*arguments: object) -> value_run.Found:
@@ -445,7 +491,9 @@ def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(ca
         patch.setattr(RunFolder, "save_part", lambda *arguments: None)
         called = call(*SMALL, folder=tmp_path)
     assert (called.code, called.out) == (1, "")
-    assert called.err.startswith("klbench: the run failed: OSError: [Errno 28] No space left on device")
+    assert called.err.startswith(
+        "klbench: the run failed: OSError: [Errno 28] No space left on device"
+    )
     assert called.err.count("\n") == 1
     assert info(tmp_path)["status"] == "failed"
     assert "No space left" in str(info(tmp_path)["error"])
@@ -456,7 +504,9 @@ def test_a_disk_that_is_full_at_the_end_is_one_line_and_the_run_goes_on_later(ca
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "run.json"])
-def test_a_disk_that_is_full_at_once_is_one_line_and_leaves_nothing(call, tmp_path, monkeypatch, name: str) -> None:
+def test_a_disk_that_is_full_at_once_is_one_line_and_leaves_nothing(
+    call, tmp_path, monkeypatch, name: str
+) -> None:
     write = Path.write_text
 
     def write_text(path: Path, text: str, **options: object) -> int:
@@ -477,8 +527,14 @@ def test_a_file_whose_blocks_do_not_suffice_stays_what_it_was(tmp_path, monkeypa
     folder.begin(status="running", experiment="value")
     before = (tmp_path / "run.json").read_bytes()
     pwrite = os.pwrite
-    monkeypatch.setattr(Path, "write_text", lambda *arguments, **options: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
-    monkeypatch.setattr(os, "pwrite", lambda file, data, place: pwrite(file, data[: len(before)], place))
+    monkeypatch.setattr(
+        Path,
+        "write_text",
+        lambda *arguments, **options: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")),
+    )
+    monkeypatch.setattr(
+        os, "pwrite", lambda file, data, place: pwrite(file, data[: len(before)], place)
+    )
     with pytest.raises(OSError, match="No space left"):
         folder.update(status="failed", error="x" * 100)
     assert (tmp_path / "run.json").read_bytes() == before
@@ -487,7 +543,9 @@ def test_a_file_whose_blocks_do_not_suffice_stays_what_it_was(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("shards", [0, 7, 40])
-def test_a_run_folder_that_is_removed_does_not_come_back(call, tmp_path, monkeypatch, shards: int) -> None:
+def test_a_run_folder_that_is_removed_does_not_come_back(
+    call, tmp_path, monkeypatch, shards: int
+) -> None:
     measure, calls = value_run.measure_shard, []
 
     def measure_shard(*arguments: object) -> value_run.Found:
@@ -507,17 +565,28 @@ def test_a_run_folder_that_is_removed_does_not_come_back(call, tmp_path, monkeyp
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("program", ["klbench", "klbench.report"])
 def test_output_that_cannot_be_written_is_one_line_or_none(program: str, tmp_path) -> None:
-    arguments = [sys.executable, "-m", program, "--help"] if program == "klbench" else [sys.executable, "-m", program, "run"]
+    arguments = (
+        [sys.executable, "-m", program, "--help"]
+        if program == "klbench"
+        else [sys.executable, "-m", program, "run"]
+    )
     made = RunFolder(tmp_path / "run")
     made.create()
     made.begin(status="done")
     made.write_tables({"mine": pd.DataFrame({"x": [1.0]})})
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (1, f"{program}: the output: No space left on device\n")
+        done = subprocess.run(
+            arguments, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"{program}: the output: No space left on device\n",
+    )
     reading, writing = os.pipe()
     os.close(reading)  # a reader that has gone
-    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
@@ -527,7 +596,9 @@ def test_tables_that_nobody_reads_are_no_failure(tmp_path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     arguments = [sys.executable, "-m", "klbench", *SMALL]
-    done = subprocess.run(arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        arguments, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
     os.close(writing)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
     assert info(tmp_path)["status"] == "done"
@@ -580,7 +651,9 @@ def damaged(content: bytes, how: str) -> bytes:
 
 
 @pytest.mark.parametrize("how", ["overwritten", "truncated", "empty"])
-def test_a_part_that_cannot_be_read_is_done_again(call, tmp_path, monkeypatch, interrupted_after, how: str) -> None:
+def test_a_part_that_cannot_be_read_is_done_again(
+    call, tmp_path, monkeypatch, interrupted_after, how: str
+) -> None:
     (tmp_path / "whole").mkdir()
     assert call(*SMALL, folder=tmp_path / "whole").code == 0
     with monkeypatch.context():

@@ -10,7 +10,9 @@ LISTED = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules]
 
 
 def python(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,13 @@ from klbench import processes
 from klbench.processes import Group
 from klbench.types import ConfigError, Notice
 
-RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
+RUN = (
+    "exp=lm",
+    "pair=lm",
+    "pair.policy=embedded:finetuned-far",
+    "pair.temperature=0.8",
+    "pair.max_new_tokens=6",
+)
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
 TRAINED = (
     "exp=ppo_lm",
@@ -49,7 +55,11 @@ def rollouts(tmp_path_factory) -> Path:
     stream = np.random.default_rng(0)
     rows = [(-stream.exponential(size=5), -stream.exponential(size=5)) for _ in range(21)]
     path = tmp_path_factory.mktemp("rollouts") / "some.jsonl"
-    path.write_text("".join(json.dumps({"logprobs": q.tolist(), "ref_logprobs": p.tolist()}) + "\n" for q, p in rows))
+    path.write_text(
+        "".join(
+            json.dumps({"logprobs": q.tolist(), "ref_logprobs": p.tolist()}) + "\n" for q, p in rows
+        )
+    )
     return path
 
 
@@ -58,7 +68,9 @@ def alone(call, rollouts, tmp_path_factory) -> Path:
     """The same runs in one process; they also build the models."""
     folder = tmp_path_factory.mktemp("alone")
     assert call(*RUN, *SIZE, "out=done", folder=folder).code == 0
-    assert call("exp=recorded", f"path={rollouts}", "shard=8", "out=recorded", folder=folder).code == 0
+    assert (
+        call("exp=recorded", f"path={rollouts}", "shard=8", "out=recorded", folder=folder).code == 0
+    )
     assert call(*TRAINED, "out=trained", folder=folder).code == 0
     return folder
 
@@ -70,10 +82,27 @@ def both(alone, rollouts, tmp_path_factory) -> Path:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port"]
-    script = [str(Path(__file__).with_name("two_processes.py")), str(folder), str(port % 60_000 + 1_024), str(rollouts)]
-    done = subprocess.run([*launch, str(port), *script], capture_output=True, text=True, timeout=240, env=os.environ)
-    assert done.returncode == 0, done.stderr + (folder / "0.txt").read_text() + (folder / "1.txt").read_text()
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+    ]
+    script = [
+        str(Path(__file__).with_name("two_processes.py")),
+        str(folder),
+        str(port % 60_000 + 1_024),
+        str(rollouts),
+    ]
+    done = subprocess.run(
+        [*launch, str(port), *script], capture_output=True, text=True, timeout=240, env=os.environ
+    )
+    assert done.returncode == 0, (
+        done.stderr + (folder / "0.txt").read_text() + (folder / "1.txt").read_text()
+    )
     return folder
 
 
@@ -92,7 +121,9 @@ def assert_same_tables(one: Path, other: Path) -> None:
     assert names == {path.stem for path in (other / "tables").glob("*.csv")}
     assert names & {"values", "training"}
     for name in names - TIMED:
-        assert (one / "tables" / f"{name}.csv").read_bytes() == (other / "tables" / f"{name}.csv").read_bytes(), name
+        assert (one / "tables" / f"{name}.csv").read_bytes() == (
+            other / "tables" / f"{name}.csv"
+        ).read_bytes(), name
 
 
 @pytest.mark.parametrize("name", ["done", "recorded", "trained"])
@@ -128,7 +159,9 @@ def test_a_mistake_ends_both_with_one_line_and_leaves_nothing(both, name, line) 
 
 def test_a_failure_in_one_process_is_the_failure_of_all_and_main_knows_where(both) -> None:
     assert codes(both, "broken") == [1, 1]
-    assert "process 1 of 2: ZeroDivisionError: shard 3; see broken" in came_to(both, "broken")["err"]
+    assert (
+        "process 1 of 2: ZeroDivisionError: shard 3; see broken" in came_to(both, "broken")["err"]
+    )
     assert "in breaks" in (both / "broken" / "log.txt").read_text()
 
 
@@ -151,7 +184,9 @@ def test_what_is_to_be_known_is_one_line_and_in_the_log(call, monkeypatch, tmp_p
     measure = lm_run.measure_shard
 
     def halving(*task):
-        warnings.warn("out of memory with 64 sequences at a time; went on with 32", Notice, stacklevel=1)
+        warnings.warn(
+            "out of memory with 64 sequences at a time; went on with 32", Notice, stacklevel=1
+        )
         return measure(*task)
 
     monkeypatch.setattr(lm_run, "measure_shard", halving)
@@ -175,7 +210,10 @@ def test_alone_a_group_is_nothing_but_itself() -> None:
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 without RANK: start several processes with accelerate launch or torchrun"),
+        (
+            {"WORLD_SIZE": "2"},
+            "WORLD_SIZE=2 without RANK: start several processes with accelerate launch or torchrun",
+        ),
         ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE=2 without MASTER_ADDR"),
         ({"WORLD_SIZE": "2", "RANK": "2"}, "WORLD_SIZE=2 and RANK=2: must be"),
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE=many and RANK=0: must be"),

@@ -21,7 +21,14 @@ def tables(call, tmp_path):
     def tables(pairs: list[str], chosen: str, *more: str) -> dict[str, pd.DataFrame]:
         out = tmp_path / str(len(runs))
         runs.append(out)
-        called = call("exp=value", f"pairs=[{','.join(pairs)}]", f"estimators=[{chosen}]", f"out={out}", *more, folder=tmp_path)
+        called = call(
+            "exp=value",
+            f"pairs=[{','.join(pairs)}]",
+            f"estimators=[{chosen}]",
+            f"out={out}",
+            *more,
+            folder=tmp_path,
+        )
         assert called.code == 0, called
         return {path.stem: pd.read_parquet(path) for path in (out / "tables").glob("*.parquet")}
 
@@ -62,16 +69,26 @@ def test_whatever_the_number_of_threads(tables) -> None:
 def test_on_a_cluster(tables) -> None:
     pytest.importorskip("distributed")
     alone = tables([NORMAL, COIN], "k1,k_fitted", "samples=5003", "workers=1")
-    assert_same(tables([NORMAL, COIN], "k1,k_fitted", "samples=5003", "workers=2", "cluster=dask"), alone)
+    assert_same(
+        tables([NORMAL, COIN], "k1,k_fitted", "samples=5003", "workers=2", "cluster=dask"), alone
+    )
 
 
 def test_another_estimator_changes_no_other_row(tables) -> None:
     few = tables([NORMAL, WIDE], "k1,k_fitted", "samples=5003", "workers=1")
-    many = tables([NORMAL, WIDE], "k3,k1,bregman_js,k_fitted,k1_weighted", "samples=5003", "workers=1")
+    many = tables(
+        [NORMAL, WIDE], "k3,k1,bregman_js,k_fitted,k1_weighted", "samples=5003", "workers=1"
+    )
     chosen = ["k1", "k_fitted"]
-    pd.testing.assert_frame_equal(rows(many, "values", estimator=chosen), few["values"], check_exact=True, check_dtype=False)
-    pd.testing.assert_frame_equal(rows(many, "errors", estimator=chosen), few["errors"], check_exact=True)
-    pd.testing.assert_frame_equal(rows(many, "differences", first=chosen, second=chosen), few["differences"], check_exact=True)
+    pd.testing.assert_frame_equal(
+        rows(many, "values", estimator=chosen), few["values"], check_exact=True, check_dtype=False
+    )
+    pd.testing.assert_frame_equal(
+        rows(many, "errors", estimator=chosen), few["errors"], check_exact=True
+    )
+    pd.testing.assert_frame_equal(
+        rows(many, "differences", first=chosen, second=chosen), few["differences"], check_exact=True
+    )
 
 
 def test_another_pair_changes_no_other_row(tables) -> None:
@@ -84,7 +101,12 @@ def test_another_pair_changes_no_other_row(tables) -> None:
 
 def test_another_label_changes_no_number(tables) -> None:
     plain = tables([NORMAL], ESTIMATORS, "samples=5003", "workers=1")
-    labelled = tables([NORMAL.replace("}}", "}, label: mine, series: ours}")], ESTIMATORS, "samples=5003", "workers=1")
+    labelled = tables(
+        [NORMAL.replace("}}", "}, label: mine, series: ours}")],
+        ESTIMATORS,
+        "samples=5003",
+        "workers=1",
+    )
     for name in ("values", "differences", "errors", "pairs"):
         assert set(labelled[name]["pair"]) == {"mine"}
         left = [column for column in plain[name] if column not in ("pair", "series")]

@@ -14,7 +14,11 @@ from klbench.pairs.gaussian import GaussianPair, Normal
 from klbench.types import ConfigError, Options
 
 CONF = inputs.conf_folder()
-PLAIN = {"study": "value", "samples": 1000, "pair": {"kind": "gaussian", "q": {"mean": 0.0}, "p": {"mean": 1.0}}}
+PLAIN = {
+    "study": "value",
+    "samples": 1000,
+    "pair": {"kind": "gaussian", "q": {"mean": 0.0}, "p": {"mean": 1.0}},
+}
 
 
 class Inner(Options):
@@ -42,15 +46,30 @@ def message(call: object, *arguments: object) -> str:
             {"name": "x", "inner": {"sise": 3}},
             "unknown key 'inner.sise'; did you mean 'inner.size'? available here: size, rates",
         ),
-        ({"name": "x", "inner": {"zzz": 3}}, "unknown key 'inner.zzz'; available here: size, rates"),
-        ({"name": "x", "iner": {}}, "unknown key 'iner'; did you mean 'inner'? available here: name, inner"),
+        (
+            {"name": "x", "inner": {"zzz": 3}},
+            "unknown key 'inner.zzz'; available here: size, rates",
+        ),
+        (
+            {"name": "x", "iner": {}},
+            "unknown key 'iner'; did you mean 'inner'? available here: name, inner",
+        ),
         ({"name": "x", "inner": {"size": 0}}, "inner.size=0: must be at least 1"),
         ({"name": "x", "inner": {"size": 11}}, "inner.size=11: must be at most 10"),
         ({"name": "x", "inner": {"size": 2.5}}, "inner.size=2.5: must be a whole number"),
         ({"name": "x", "inner": {"size": "two"}}, "inner.size='two': must be a whole number"),
-        ({"name": "x", "inner": {"rates": "fast"}}, "inner.rates='fast': must be a number or a list of numbers"),
-        ({"name": "x", "inner": {"rates": [1.0, "fast"]}}, "inner.rates.1='fast': must be a number or a list of numbers"),
-        ({"name": "x", "inner": {"rates": [1.0, float("nan")]}}, "inner.rates.1=nan: must be finite"),
+        (
+            {"name": "x", "inner": {"rates": "fast"}},
+            "inner.rates='fast': must be a number or a list of numbers",
+        ),
+        (
+            {"name": "x", "inner": {"rates": [1.0, "fast"]}},
+            "inner.rates.1='fast': must be a number or a list of numbers",
+        ),
+        (
+            {"name": "x", "inner": {"rates": [1.0, float("nan")]}},
+            "inner.rates.1=nan: must be finite",
+        ),
         ({"name": "x", "inner": {"rates": float("inf")}}, "inner.rates=inf: must be finite"),
         ({"name": 3}, "name=3: must be text; a number in quotes is text"),
         ({"name": "x", "inner": 3}, "inner=3: must be keys and values"),
@@ -62,9 +81,14 @@ def test_the_line_names_key_value_and_what_is_allowed(node: dict[str, object], s
 
 
 def test_a_prefix_stands_before_every_key() -> None:
-    assert message(build, Outer, {"name": "x", "inner": {"size": 0}}, "pair.") == "pair.inner.size=0: must be at least 1"
+    assert (
+        message(build, Outer, {"name": "x", "inner": {"size": 0}}, "pair.")
+        == "pair.inner.size=0: must be at least 1"
+    )
     assert message(build, Outer, {}, "pair.") == "pair.name: missing; pair needs it"
-    assert "did you mean 'pair.inner.size'?" in message(build, Outer, {"name": "x", "inner": {"siz": 0}}, "pair.")
+    assert "did you mean 'pair.inner.size'?" in message(
+        build, Outer, {"name": "x", "inner": {"siz": 0}}, "pair."
+    )
 
 
 def test_a_right_node_is_what_it_says() -> None:
@@ -87,24 +111,42 @@ class Chosen(Options):
 
 
 def test_a_pair_is_made_from_its_kind() -> None:
-    assert build(OnePair, {"pair": {"kind": "gaussian", "p": {"mean": 2}}}).pair == GaussianPair(p=Normal(mean=2.0))
-    assert "pair: expected a pair with a kind, one of " in message(build, OnePair, {"pair": {"q": {}}})
-    assert message(build, Several, {"pairs": [3]}).startswith("pairs.0=3: expected a pair with a kind")
-    assert "pair: unknown pair 'gauss'; did you mean 'gaussian'?" in message(build, OnePair, {"pair": {"kind": "gauss"}})
+    assert build(OnePair, {"pair": {"kind": "gaussian", "p": {"mean": 2}}}).pair == GaussianPair(
+        p=Normal(mean=2.0)
+    )
+    assert "pair: expected a pair with a kind, one of " in message(
+        build, OnePair, {"pair": {"q": {}}}
+    )
+    assert message(build, Several, {"pairs": [3]}).startswith(
+        "pairs.0=3: expected a pair with a kind"
+    )
+    assert "pair: unknown pair 'gauss'; did you mean 'gaussian'?" in message(
+        build, OnePair, {"pair": {"kind": "gauss"}}
+    )
     wrong = [{"kind": "laplace"}, {"kind": "gaussian", "q": {"std": -1}}]
     assert message(build, Several, {"pairs": wrong}) == "pairs.1.q.std=-1: must be positive"
     wrong = [{"kind": "laplace"}, {"kind": "student_t", "q": {"locc": -1}}]
     assert message(build, Several, {"pairs": wrong}) == "pairs.1.q.df: missing; pairs.1.q needs it"
     wrong = [{"kind": "laplace"}, {"kind": "student_t", "q": {"df": 3, "locc": -1}}]
-    says = "unknown key 'pairs.1.q.locc'; did you mean 'pairs.1.q.loc'? available here: df, loc, scale"
+    says = (
+        "unknown key 'pairs.1.q.locc'; did you mean 'pairs.1.q.loc'? available here: df, loc, scale"
+    )
     assert message(build, Several, {"pairs": wrong}) == says
 
 
 def test_pairs_by_one_by_several_or_by_default() -> None:
     one, two = {"kind": "gaussian"}, [{"kind": "laplace"}, {"kind": "exponential"}]
-    assert [pair.kind for pair in build(Several, {"pair": one, "default_pairs": two}).pairs] == ["gaussian"]
-    assert [pair.kind for pair in build(Several, {"default_pairs": two}).pairs] == ["laplace", "exponential"]
-    assert [pair.kind for pair in build(Several, {"pairs": two}).pairs] == ["laplace", "exponential"]
+    assert [pair.kind for pair in build(Several, {"pair": one, "default_pairs": two}).pairs] == [
+        "gaussian"
+    ]
+    assert [pair.kind for pair in build(Several, {"default_pairs": two}).pairs] == [
+        "laplace",
+        "exponential",
+    ]
+    assert [pair.kind for pair in build(Several, {"pairs": two}).pairs] == [
+        "laplace",
+        "exponential",
+    ]
     assert build(Several, {"pair": {"kind": "sequence"}, "kl": 2.0}).pairs[0].kl == 2.0
     assert "this experiment needs pair=NAME" in message(build, Several, {})
 
@@ -119,7 +161,10 @@ def test_estimators_by_list_set_name_and_alias() -> None:
     assert chosen("low_var_kl") == chosen(["k3"]) == ("k3",)
     says = "estimators='schulmann': unknown estimator or set of estimators 'schulmann'; did you mean 'schulman'?"
     assert says in message(chosen, "schulmann")
-    assert message(chosen, ["k3", "low_var_kl"]) == "estimators=['k3', 'low_var_kl']: k3 is named twice"
+    assert (
+        message(chosen, ["k3", "low_var_kl"])
+        == "estimators=['k3', 'low_var_kl']: k3 is named twice"
+    )
     assert "expected a number after the colon, got 'x'" in message(chosen, "k_lambda:x")
 
 
@@ -132,8 +177,17 @@ def test_all_is_every_estimator_and_no_set_hides_one() -> None:
 def test_settings_keep_the_configuration_without_what_is_of_this_run_only() -> None:
     made = settings(PLAIN | {"out": "here", "resume": None, "seed": 3, "workers": 2}, "value")
     assert not {"out", "resume"} & set(made.config)
-    assert (made.config["seed"], made.config["workers"], made.config["samples"]) == (3, 2, PLAIN["samples"])
-    assert (made.common.out, made.common.seed, made.workers, made.experiment) == ("here", 3, 2, "value")
+    assert (made.config["seed"], made.config["workers"], made.config["samples"]) == (
+        3,
+        2,
+        PLAIN["samples"],
+    )
+    assert (made.common.out, made.common.seed, made.workers, made.experiment) == (
+        "here",
+        3,
+        2,
+        "value",
+    )
     assert made.study is studies.get("value")
     assert made.options.pairs == (GaussianPair(q=Normal(mean=0.0), p=Normal(mean=1.0)),)
     assert list(made.options.estimators) == estimators.names()
@@ -142,7 +196,9 @@ def test_settings_keep_the_configuration_without_what_is_of_this_run_only() -> N
 def test_a_mistake_in_an_experiments_own_pairs_is_located_among_them() -> None:
     nodes = [{"kind": "lm"}, {"kind": "lm", "polcy": "x"}]
     says = message(settings, {"study": "lm", "default_pairs": nodes}, "mine")
-    assert says.startswith("unknown key 'pairs.1.polcy'; did you mean 'pairs.1.policy'? available here: label, series, policy")
+    assert says.startswith(
+        "unknown key 'pairs.1.polcy'; did you mean 'pairs.1.policy'? available here: label, series, policy"
+    )
 
 
 def test_settings_do_not_change_what_they_are_made_from() -> None:
@@ -217,7 +273,9 @@ def test_an_address_that_could_be_a_schedulers(cluster: str, address: str) -> No
     ],
 )
 def test_an_address_that_could_not(cluster: str, address: str) -> None:
-    assert message(_check_address, cluster, address).startswith(f"address={address!r}: expected HOST:PORT")
+    assert message(_check_address, cluster, address).startswith(
+        f"address={address!r}: expected HOST:PORT"
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,7 +289,9 @@ def test_an_address_that_could_not(cluster: str, address: str) -> None:
         {"kind": "klbench.pairs.gaussian.GaussianPair"},
     ],
 )
-def test_nothing_of_a_configuration_is_ever_run_or_looked_up(node: dict[str, object], tmp_path, monkeypatch) -> None:
+def test_nothing_of_a_configuration_is_ever_run_or_looked_up(
+    node: dict[str, object], tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     message(settings, PLAIN | {"pair": node}, "value")
     assert list(tmp_path.iterdir()) == []
@@ -244,14 +304,18 @@ def test_text_that_looks_like_an_interpolation_is_text_to_a_run_that_goes_on() -
 
 @pytest.mark.parametrize("name", pairs.names())
 def test_every_pair_refuses_a_key_that_it_does_not_know(name: str, tmp_path: Path) -> None:
-    (tmp_path / "rollouts.jsonl").write_text('{"logprobs": [-1.0], "ref_logprobs": [-1.1]}\n', encoding="utf-8")
+    (tmp_path / "rollouts.jsonl").write_text(
+        '{"logprobs": [-1.0], "ref_logprobs": [-1.1]}\n', encoding="utf-8"
+    )
     known = pairs.get(name).node()
     needed = {
         "categorical": {"random": {"size": 3, "kl": 0.1}},
         "recorded": {"path": str(tmp_path / "rollouts.jsonl")},
     }.get(name, {})
     assert build(OnePair, {"pair": known | needed}).pair.kind == name
-    assert "unknown key 'pair.zzz'; available here: " in message(build, OnePair, {"pair": known | needed | {"zzz": 1}})
+    assert "unknown key 'pair.zzz'; available here: " in message(
+        build, OnePair, {"pair": known | needed | {"zzz": 1}}
+    )
 
 
 def test_common_keys_are_those_of_the_configuration_file() -> None:

@@ -46,11 +46,20 @@ def test_each_value_is_a_run_of_its_own_and_one_report_is_over_all(call, tmp_pat
             "index.html",
             "log.txt",
         }
-        assert yaml.safe_load((root / number / "config.yaml").read_text())["pair"]["p"]["mean"] == mean
+        assert (
+            yaml.safe_load((root / number / "config.yaml").read_text())["pair"]["p"]["mean"] == mean
+        )
         # The same bits as by itself.
         out = f"out=alone{number}"
-        assert call("exp=value", "pair=gaussian", f"pair.p.mean={mean}", *SHORT, out, folder=tmp_path).code == 0
-        pd.testing.assert_frame_equal(table(root / number), table(tmp_path / f"alone{number}"), check_exact=True)
+        assert (
+            call(
+                "exp=value", "pair=gaussian", f"pair.p.mean={mean}", *SHORT, out, folder=tmp_path
+            ).code
+            == 0
+        )
+        pd.testing.assert_frame_equal(
+            table(root / number), table(tmp_path / f"alone{number}"), check_exact=True
+        )
 
 
 def test_the_command_in_run_json_makes_the_job_again(call, tmp_path) -> None:
@@ -59,7 +68,9 @@ def test_the_command_in_run_json_makes_the_job_again(call, tmp_path) -> None:
     python, minus_m, name, *arguments = shlex.split(command)
     assert (python, minus_m, name) == ("python", "-m", "klbench")
     assert call(*arguments, "out=again", folder=tmp_path).code == 0
-    pd.testing.assert_frame_equal(table(tmp_path / "again"), table(tmp_path / "sweep" / "1"), check_exact=True)
+    pd.testing.assert_frame_equal(
+        table(tmp_path / "again"), table(tmp_path / "sweep" / "1"), check_exact=True
+    )
 
 
 @pytest.mark.parametrize("out", ["'with space, and comma'", '"it\'s"', "${oc.env:KLBENCH_TEST}/er"])
@@ -110,17 +121,30 @@ def experiment(folder: Path, text: str) -> str:
     """An experiment of the user's own, ``mine``, and where it is to be found."""
     (folder / "mine" / "exp").mkdir(parents=True)
     pair = "pairs: [{kind: categorical, q: {probs: [0.5, 0.5]}, p: {probs: [0.6, 0.4]}}]"
-    (folder / "mine" / "exp" / "mine.yaml").write_text(f"# @package _global_\nstudy: value\nsamples: 100\n{pair}\n{text}\n")
+    (folder / "mine" / "exp" / "mine.yaml").write_text(
+        f"# @package _global_\nstudy: value\nsamples: 100\n{pair}\n{text}\n"
+    )
     return f"hydra.searchpath=[file://{folder / 'mine'}]"
 
 
 def test_no_two_jobs_share_a_folder_whatever_an_experiment_says(call, tmp_path) -> None:
     where = experiment(tmp_path, "hydra: {sweep: {dir: elsewhere, subdir: x}}")
     called = call(
-        "-m", "exp=mine", where, "seed=range(2)", "batches=[1]", "estimators=[k1]", "workers=1", "out=s", folder=tmp_path
+        "-m",
+        "exp=mine",
+        where,
+        "seed=range(2)",
+        "batches=[1]",
+        "estimators=[k1]",
+        "workers=1",
+        "out=s",
+        folder=tmp_path,
     )
     assert (called.code, called.err) == (0, ""), called
-    assert [json.loads((tmp_path / "s" / k / "run.json").read_text())["seed"] for k in "01"] == [0, 1]
+    assert [json.loads((tmp_path / "s" / k / "run.json").read_text())["seed"] for k in "01"] == [
+        0,
+        1,
+    ]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mine", "s"]
 
 
@@ -141,13 +165,18 @@ def test_one_job_that_fails_leaves_the_others_and_is_named(call, tmp_path, monke
     sweep = ("-m", "exp=value", "pair=gaussian,laplace", *SHORT)
     called = call(*sweep, "out=sweep", folder=tmp_path)
     assert called.code == 1
-    assert (status(tmp_path / "sweep" / "0"), status(tmp_path / "sweep" / "1")) == ("done", "failed")
+    assert (status(tmp_path / "sweep" / "0"), status(tmp_path / "sweep" / "1")) == (
+        "done",
+        "failed",
+    )
     assert called.last_line == "sweep/index.html"
     assert "sweep/1/log.txt" in called.err
     assert "1 of 2 jobs failed" in called.err
     assert "Traceback" not in called.err
 
-    called = call("-m", "exp=value", "pair=laplace", "seed=1,2", *SHORT, "out=none", folder=tmp_path)
+    called = call(
+        "-m", "exp=value", "pair=laplace", "seed=1,2", *SHORT, "out=none", folder=tmp_path
+    )
     assert (called.code, called.out) == (1, "")
     assert "all 2 jobs failed" in called.err
     assert "Traceback" not in called.err
@@ -161,7 +190,10 @@ def test_ctrl_c_stops_the_sweep_and_its_jobs_can_be_continued(call, tmp_path, mo
         patch.setattr(value_run, "measure_shard", measure_shard)
         called = call(*SWEEP, "out=sweep", folder=tmp_path)
     assert called.code == 130
-    assert called.err == "klbench: interrupted; continue a job with: python -m klbench resume=sweep/NUMBER\n"
+    assert (
+        called.err
+        == "klbench: interrupted; continue a job with: python -m klbench resume=sweep/NUMBER\n"
+    )
     assert status(tmp_path / "sweep" / "0") == "interrupted"
     assert not (tmp_path / "sweep" / "1" / "run.json").exists()
     assert call("resume=sweep/0", "workers=1", folder=tmp_path).code == 0
@@ -185,12 +217,16 @@ def test_on_other_launchers(start, tmp_path, launcher: str, module: str) -> None
     """Each job in a process of its own, as on a cluster."""
     if importlib.util.find_spec(f"hydra_plugins.{module}") is None:
         pytest.skip(f"{module} is not installed")
-    process = start(*SWEEP, "estimators=[k1]", f"hydra/launcher={launcher}", "out=sweep", folder=tmp_path)
+    process = start(
+        *SWEEP, "estimators=[k1]", f"hydra/launcher={launcher}", "out=sweep", folder=tmp_path
+    )
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "sweep/index.html"
     assert (status(tmp_path / "sweep" / "0"), status(tmp_path / "sweep" / "1")) == ("done", "done")
-    assert (tmp_path / "sweep" / "0" / "index.html").stat().st_size > 1000  # the jobs' own process draws it
+    assert (
+        tmp_path / "sweep" / "0" / "index.html"
+    ).stat().st_size > 1000  # the jobs' own process draws it
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == [tmp_path / "sweep"]
 
@@ -201,11 +237,23 @@ def seen(options, context) -> dict[str, pd.DataFrame]:
 
 
 def test_over_presets_and_algorithms(call, tmp_path, monkeypatch) -> None:
-    seen = dataclasses.replace(studies.get("ppo"), run_at=f"{__name__}:seen", tables_at="", section_at="", summarize_at="")
+    seen = dataclasses.replace(
+        studies.get("ppo"), run_at=f"{__name__}:seen", tables_at="", section_at="", summarize_at=""
+    )
     monkeypatch.setattr(studies, "get", lambda name: seen)
-    called = call("-m", "exp=ppo", "preset=default,thorough", "algorithm=grpo,reinforce", "workers=1", "out=s", folder=tmp_path)
+    called = call(
+        "-m",
+        "exp=ppo",
+        "preset=default,thorough",
+        "algorithm=grpo,reinforce",
+        "workers=1",
+        "out=s",
+        folder=tmp_path,
+    )
     assert (called.code, called.err) == (0, ""), called
-    found = [yaml.safe_load((tmp_path / "s" / number / "config.yaml").read_text()) for number in "0123"]
+    found = [
+        yaml.safe_load((tmp_path / "s" / number / "config.yaml").read_text()) for number in "0123"
+    ]
     assert [(each["preset"], each["algorithm"], each["seeds"], each["clip"]) for each in found] == [
         ("default", "grpo", 8, 0.2),
         ("default", "reinforce", 8, None),

@@ -27,7 +27,13 @@ from klbench.studies.lm import run as lm_run  # noqa: E402
 from klbench.types import ConfigError  # noqa: E402
 
 report.render = lambda run, outcome: (Path(run) / "index.html").write_text("blank")
-RUN = ("exp=lm", "pair=lm", "pair.policy=embedded:finetuned-far", "pair.temperature=0.8", "pair.max_new_tokens=6")
+RUN = (
+    "exp=lm",
+    "pair=lm",
+    "pair.policy=embedded:finetuned-far",
+    "pair.temperature=0.8",
+    "pair.max_new_tokens=6",
+)
 SIZE = ("samples=50", "shard=8", "rescored=9", "truncations=[1,4]")
 TRAINED = (
     "exp=ppo_lm",

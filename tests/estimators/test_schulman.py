@@ -23,7 +23,9 @@ log_ratios = st.lists(st.floats(-30.0, 30.0), min_size=1, max_size=8).map(np.arr
     ],
 )
 def test_terms_at_ratios_of_two_a_quarter_and_one(name, expected) -> None:
-    np.testing.assert_allclose(estimators.get(name).terms(np.log(np.array([2.0, 0.25, 1.0]))), expected, rtol=4e-16)
+    np.testing.assert_allclose(
+        estimators.get(name).terms(np.log(np.array([2.0, 0.25, 1.0]))), expected, rtol=4e-16
+    )
 
 
 @given(log_ratio=log_ratios)
@@ -46,7 +48,10 @@ CLOSED_FORMS = {
     "k1": (lambda t: t / 2, lambda t: t),
     "k2": (lambda t: t / 2 + t**2 / 8, lambda t: t**2 / 2 + t**3 / 4),
     "k3": (lambda t: t / 2, lambda t: math.expm1(t) - t),
-    "bregman_kl_pq": (lambda t: t / 2, lambda t: math.exp(t) * (1 - 2 * t + 9 * t**2 / 4) + t - 1 - t**2 / 4),
+    "bregman_kl_pq": (
+        lambda t: t / 2,
+        lambda t: math.exp(t) * (1 - 2 * t + 9 * t**2 / 4) + t - 1 - t**2 / 4,
+    ),
     "k_lambda:0.3": (lambda t: t / 2, lambda t: t + 0.09 * math.expm1(t) - 0.6 * t),
 }
 
@@ -57,7 +62,9 @@ CLOSED_FORMS = {
 def test_moments_for_shifted_gaussians(name, t, dimension) -> None:
     std = 1.7
     shift = std * math.sqrt(t / dimension)
-    pair = GaussianPair(q={"mean": [0.0] * dimension, "std": std}, p={"mean": [shift] * dimension, "std": std})
+    pair = GaussianPair(
+        q={"mean": [0.0] * dimension, "std": std}, p={"mean": [shift] * dimension, "std": std}
+    )
     (exact,) = pair.exact([estimators.get(name)])
     mean, variance = (each(t) for each in CLOSED_FORMS[name])
     assert exact.mean == pytest.approx(mean, rel=1e-9)
@@ -75,15 +82,23 @@ def test_published_figures(shift, bias, spread) -> None:
     """Schulman 2020, N(0,1) against N(0.1,1) and N(1,1): bias and deviation over the truth; the bias .002 there is 0.0025."""
     pair = GaussianPair(q={"mean": 0.0}, p={"mean": shift})
     truth = pair.truth("kl_qp").value
-    for exact, b, s in zip(pair.exact([estimators.get(name) for name in ("k1", "k2", "k3")]), bias, spread, strict=True):
+    for exact, b, s in zip(
+        pair.exact([estimators.get(name) for name in ("k1", "k2", "k3")]), bias, spread, strict=True
+    ):
         assert exact.mean / truth - 1.0 == pytest.approx(b, abs=1e-9)
         assert exact.std / truth == pytest.approx(s, rel=0.008)
 
 
-@pytest.mark.parametrize(("below", "above", "divergence"), [("k3", "k1", 0.628), ("k3", "k2", 0.726)])
+@pytest.mark.parametrize(
+    ("below", "above", "divergence"), [("k3", "k1", 0.628), ("k3", "k2", 0.726)]
+)
 def test_where_the_variances_cross(below, above, divergence) -> None:
     def spread(name: str, kl: float) -> float:
-        return GaussianPair(q={"mean": 0.0}, p={"mean": math.sqrt(2.0 * kl)}).exact([estimators.get(name)])[0].std
+        return (
+            GaussianPair(q={"mean": 0.0}, p={"mean": math.sqrt(2.0 * kl)})
+            .exact([estimators.get(name)])[0]
+            .std
+        )
 
     assert spread(below, divergence - 0.002) < spread(above, divergence - 0.002)
     assert spread(below, divergence + 0.002) > spread(above, divergence + 0.002)
@@ -98,6 +113,9 @@ def test_k3_beats_k1_by_chi_squared_less_twice_jeffreys(q, p) -> None:
     k1, k3 = pair.exact([estimators.get("k1"), estimators.get("k3")])
     assert k3.std**2 == pytest.approx(k1.std**2 + chi2 - 2 * jeffreys, rel=1e-10)
     best = jeffreys / chi2
-    spreads = [pair.exact([estimators.get(f"k_lambda:{w!r}")])[0].std for w in (best - 0.05, best, best + 0.05)]
+    spreads = [
+        pair.exact([estimators.get(f"k_lambda:{w!r}")])[0].std
+        for w in (best - 0.05, best, best + 0.05)
+    ]
     assert spreads[1] == min(spreads)
     assert spreads[1] ** 2 == pytest.approx(k1.std**2 - jeffreys**2 / chi2, rel=1e-10)

@@ -23,13 +23,18 @@ CAP_THAT_BITES = 0.3  # nats of lag: some ratios exceed 2
 
 
 def sequence(**fields):
-    return pairs.get("sequence")(**{"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, **fields})
+    return pairs.get("sequence")(
+        **{"vocabulary": 2, "horizon": 3, "prompts": 2, "kl": 0.3, **fields}
+    )
 
 
 def every_sequence(task, prompt):
     """All that can follow one prompt, in the form in which a trainer gets its samples."""
     node, token, mask = task.tree.paths
-    sides = (torch.where(mask, log_probs[prompt][node, token], 0.0) for log_probs in (task._log_p, task._log_mu))
+    sides = (
+        torch.where(mask, log_probs[prompt][node, token], 0.0)
+        for log_probs in (task._log_p, task._log_mu)
+    )
     samples = Samples(prompt, node, torch.where(mask, token, 0), mask, *sides)
     return samples, samples.log_mu.sum(-1).exp()
 
@@ -42,7 +47,9 @@ def gradients_of(losses, theta):
     """The gradient of each loss, ``(n, parameters)``."""
     if not losses.requires_grad:
         return torch.zeros(len(losses), len(theta), dtype=theta.dtype)
-    return torch.autograd.grad(losses, theta, torch.eye(len(losses), dtype=theta.dtype), is_grads_batched=True)[0]
+    return torch.autograd.grad(
+        losses, theta, torch.eye(len(losses), dtype=theta.dtype), is_grads_batched=True
+    )[0]
 
 
 def one_by_one(combination, task):
@@ -96,17 +103,26 @@ def test_samples_agree_with_enumeration(lag):
     task = sequence(model="table", horizon=2, prompts=1, lag=lag).gradient_task()
     everything = list({each.spec: each for each in (*NAMED, *GRID)}.values())
     truths = exact.all_moments(everything, task, group=4)
-    drawn = sampled.sample(everything, task, streams.generator(3, "test"), batches=60, size=32, group=4)
+    drawn = sampled.sample(
+        everything, task, streams.generator(3, "test"), batches=60, size=32, group=4
+    )
     for combination, truth, found in zip(everything, truths, drawn, strict=True):
         distance = found.squared_distance(truth.mean)
         assert distance.value <= distance.furthest + 1e-24, combination.spec
-        assert abs(found.variance - truth.variance) <= 5 * found.variance_se + 1e-18, combination.spec
+        assert abs(found.variance - truth.variance) <= 5 * found.variance_se + 1e-18, (
+            combination.spec
+        )
 
 
 def distances(task, mean):
     """Of an expected gradient from each of those that can be claimed, in units of the one that is wanted."""
     qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
-    exactly = {"grad KL(q‖p)": qp, "grad KL(p‖q)": pq, "grad KL(q‖p) - grad KL(p‖q)": qp - pq, "0": 0 * qp}
+    exactly = {
+        "grad KL(q‖p)": qp,
+        "grad KL(p‖q)": pq,
+        "grad KL(q‖p) - grad KL(p‖q)": qp - pq,
+        "0": 0 * qp,
+    }
     return {name: float((mean - each).norm() / qp.norm()) for name, each in exactly.items()}
 
 
@@ -133,7 +149,9 @@ def test_claims_on_stale_samples_hold_where_they_are_said_to_and_nowhere_else(be
             assert off[combination.claim] > 1e-3, combination.name
 
 
-@pytest.mark.parametrize("combination", [each for each in NAMED if each.one_token], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "combination", [each for each in NAMED if each.one_token], ids=lambda c: c.name
+)
 def test_claims_for_one_token(combination):
     task = pairs.get("categorical")(random={"size": 5, "kl": 0.7}).gradient_task()
     assert distances(task, exact.moments(combination, task).mean)[combination.one_token] < 1e-10
@@ -155,7 +173,10 @@ def test_nothing_is_left_of_that_noise_far_out_either():
     """Log-ratios to 104: of k3's own 1e45, -log r is to be found."""
     task = sequence(model="table", vocabulary=4, kl=6.714).gradient_task()
     scale = float(task.gradient("kl_qp").norm())
-    total = [exact.moments(gradients.get(name), task).total_variance for name in ("k1_reward", "k3_sequence_loss_and_reward")]
+    total = [
+        exact.moments(gradients.get(name), task).total_variance
+        for name in ("k1_reward", "k3_sequence_loss_and_reward")
+    ]
     assert max(total) < 1e-24 * scale**2
 
 
@@ -168,10 +189,14 @@ def test_the_total_at_the_optimum_by_backward_passes():
         theta = task.theta().requires_grad_()
         rollouts = task.rollouts(theta, samples)
         u = (rollouts.log_q - rollouts.log_p).sum(-1).detach()
-        found = gradients_of(surrogate(combination, rollouts) - (u - p @ u) * rollouts.log_q.sum(-1), theta)
+        found = gradients_of(
+            surrogate(combination, rollouts) - (u - p @ u) * rollouts.log_q.sum(-1), theta
+        )
         mean = p @ found
         variance = float(p @ (found**2).sum(-1)) - float(mean @ mean)
-        assert exact.moments(combination, task).total_variance == pytest.approx(variance, rel=1e-9), name
+        assert exact.moments(combination, task).total_variance == pytest.approx(
+            variance, rel=1e-9
+        ), name
 
 
 DEFINED = {
@@ -191,22 +216,40 @@ def by_hand(combination, q, p, mu):
 
     ``w f`` has the derivative ``w (f [if the weight is differentiated] - f')`` in ``log q``; a score brings another ``w f``.
     """
-    log_q, log_p, log_mu = ([x - mpmath.log(sum(map(mpmath.exp, side))) for x in map(mpmath.mpf, side)] for side in (q, p, mu))
+    log_q, log_p, log_mu = (
+        [x - mpmath.log(sum(map(mpmath.exp, side))) for x in map(mpmath.mpf, side)]
+        for side in (q, p, mu)
+    )
     probability, sampler = (list(map(mpmath.exp, side)) for side in (log_q, log_mu))
     in_reward = combination.placement in ("reward", "reward_to_go")
-    value, slope = (DEFINED[name or combination.estimator] for name in (combination.estimator, combination.gradient_of))
+    value, slope = (
+        DEFINED[name or combination.estimator]
+        for name in (combination.estimator, combination.gradient_of)
+    )
     coefficients = []
     for a in range(len(q)):
         x = log_p[a] - log_q[a]
         weight = 1 if combination.correction == "none" else mpmath.exp(log_q[a] - log_mu[a])
-        weight = min(weight, combination.cap) if combination.correction == "truncated_ratio" else weight
-        scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
-        coefficients.append(weight * ((value[0](x) if scored else 0) - (0 if in_reward else slope[1](x))))
+        weight = (
+            min(weight, combination.cap) if combination.correction == "truncated_ratio" else weight
+        )
+        scored = (
+            in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
+        )
+        coefficients.append(
+            weight * ((value[0](x) if scored else 0) - (0 if in_reward else slope[1](x)))
+        )
     scores = [[(a == b) - probability[b] for b in range(len(q))] for a in range(len(q))]
-    terms = [[w * c * each for each in score] for w, c, score in zip(sampler, coefficients, scores, strict=True)]
+    terms = [
+        [w * c * each for each in score]
+        for w, c, score in zip(sampler, coefficients, scores, strict=True)
+    ]
     mean = [sum(column) for column in zip(*terms, strict=True)]
     size = sum(mpmath.norm(term) for term in terms)
-    square = sum(w * c * c * mpmath.norm(score) ** 2 for w, c, score in zip(sampler, coefficients, scores, strict=True))
+    square = sum(
+        w * c * c * mpmath.norm(score) ** 2
+        for w, c, score in zip(sampler, coefficients, scores, strict=True)
+    )
     return mean, size, square - mpmath.norm(mean) ** 2
 
 
@@ -234,27 +277,41 @@ def test_gradients_far_from_the_reference_keep_their_digits(name):
     task = pairs.get("categorical")(**sides).gradient_task()
     assert (task.staleness > 0.0) == (q != mu)
     found = exact.all_moments(ONE_TOKEN, task)
-    reach = max(map(abs, (*q, *mu)))  # a log-ratio so large is rounded by so many units, and its exponential with it
+    reach = max(
+        map(abs, (*q, *mu))
+    )  # a log-ratio so large is rounded by so many units, and its exponential with it
     with mpmath.workdps(60 + int(reach / 2)):
         for combination, moments in zip(ONE_TOKEN, found, strict=True):
             mean, size, variance = by_hand(combination, q, p, mu)
-            off = mpmath.norm([mpmath.mpf(a) - b for a, b in zip(moments.mean.tolist(), mean, strict=True)])
-            assert off <= 1e-14 * max(1.0, reach / 50.0) * size + sys.float_info.min, combination.spec
-            assert moments.variance == pytest.approx(float(variance), rel=1e-12, abs=1e-13 * float(size) ** 2), combination.spec
+            off = mpmath.norm(
+                [mpmath.mpf(a) - b for a, b in zip(moments.mean.tolist(), mean, strict=True)]
+            )
+            assert off <= 1e-14 * max(1.0, reach / 50.0) * size + sys.float_info.min, (
+                combination.spec
+            )
+            assert moments.variance == pytest.approx(
+                float(variance), rel=1e-12, abs=1e-13 * float(size) ** 2
+            ), combination.spec
         qp, pq = (task.gradient(target).tolist() for target in ("kl_qp", "kl_pq"))
         probability, reference = (
             [x / sum(map(mpmath.exp, side)) for x in map(mpmath.exp, side)] for side in (q, p)
         )  # fmt: skip
         log_ratio = [mpmath.log(a / b) for a, b in zip(probability, reference, strict=True)]
         kl = sum(a * u for a, u in zip(probability, log_ratio, strict=True))
-        assert qp == pytest.approx([float(a * (u - kl)) for a, u in zip(probability, log_ratio, strict=True)], rel=1e-13)
-        assert pq == pytest.approx([float(a - b) for a, b in zip(probability, reference, strict=True)], rel=1e-13)
+        assert qp == pytest.approx(
+            [float(a * (u - kl)) for a, u in zip(probability, log_ratio, strict=True)], rel=1e-13
+        )
+        assert pq == pytest.approx(
+            [float(a - b) for a, b in zip(probability, reference, strict=True)], rel=1e-13
+        )
 
 
 def test_a_group_far_from_the_reference_is_the_sum_over_its_counts():
     """Of eight samples k take the rare token: the gradient is k (n - k) / n / (n - 1) times a difference of rewards."""
     n, x = 8, -40.0
-    task = pairs.get("categorical")(q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)}).gradient_task()
+    task = pairs.get("categorical")(
+        q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)}
+    ).gradient_task()
     found = exact.moments(gradients.get("trl_rloo"), task, n)
     with mpmath.workdps(60):
         rare = mpmath.exp(x) / (1 + mpmath.exp(x))
@@ -272,12 +329,16 @@ def test_a_group_far_from_the_reference_is_the_sum_over_its_counts():
 def test_so_do_those_of_what_is_no_polynomial(monkeypatch, parts, x):
     monkeypatch.setitem(DEFINED, "bregman_js", JS)
     sides = (0.0, x), (0.0, 0.0)
-    task = pairs.get("categorical")(**{side: {"logits": each} for side, each in zip("qp", sides, strict=True)}).gradient_task()
+    task = pairs.get("categorical")(
+        **{side: {"logits": each} for side, each in zip("qp", sides, strict=True)}
+    ).gradient_task()
     combination = gradients.get(f"bregman_js/{parts}")
     found = exact.moments(combination, task)
     with mpmath.workdps(60 + int(abs(x) / 2)):
         mean, size, variance = by_hand(combination, *sides, sides[0])
-    assert found.mean.tolist() == pytest.approx([float(each) for each in mean], rel=1e-12, abs=1e-14 * float(size))
+    assert found.mean.tolist() == pytest.approx(
+        [float(each) for each in mean], rel=1e-12, abs=1e-14 * float(size)
+    )
     assert found.variance == pytest.approx(float(variance), rel=1e-12)
 
 
@@ -286,7 +347,9 @@ def test_so_do_those_of_what_is_no_polynomial(monkeypatch, parts, x):
 def test_a_baseline_takes_nothing_from_a_ratio_that_no_float_holds(baseline, x):
     """The score has mean 0: the mean gradient is that without a baseline, of a group's own mean 7/8."""
     sides = (0.0, x), (0.0, 0.0)
-    task = pairs.get("categorical")(**{side: {"logits": each} for side, each in zip("qp", sides, strict=True)}).gradient_task()
+    task = pairs.get("categorical")(
+        **{side: {"logits": each} for side, each in zip("qp", sides, strict=True)}
+    ).gradient_task()
     found = exact.moments(gradients.get(f"k3/reward/token/none/{baseline}"), task, 8)
     with mpmath.workdps(60 + int(abs(x) / 2)):
         mean, _, _ = by_hand(gradients.get("k3_reward"), *sides, sides[0])
@@ -310,7 +373,11 @@ def test_closed_forms_against_quadrature(kind, sides, spec):
     combination = gradients.get(spec)
     found = closed.moments(combination, task)
     nodes, weights = np.polynomial.legendre.leggauss(40)
-    edges = np.linspace(-14.0, 14.0, 29) if kind == "gaussian" else np.concatenate([[0.0], np.geomspace(0.1, 90.0, 24)])
+    edges = (
+        np.linspace(-14.0, 14.0, 29)
+        if kind == "gaussian"
+        else np.concatenate([[0.0], np.geomspace(0.1, 90.0, 24)])
+    )
     half = np.diff(edges)[:, None] / 2
     x = torch.from_numpy((edges[:-1, None] + half * (nodes + 1)).reshape(-1, 1))
     theta = task.theta().requires_grad_()
@@ -319,7 +386,9 @@ def test_closed_forms_against_quadrature(kind, sides, spec):
     each = gradients_of(surrogate(combination, rollouts), theta)
     mean = p @ each
     torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-11)
-    assert found.variance == pytest.approx(float(p @ (each**2).sum(-1)) - float(mean @ mean), rel=1e-9, abs=1e-11)
+    assert found.variance == pytest.approx(
+        float(p @ (each**2).sum(-1)) - float(mean @ mean), rel=1e-9, abs=1e-11
+    )
 
 
 @pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
@@ -327,8 +396,15 @@ def test_totals_in_closed_form(kind, sides):
     """With k1 in the reward, reward and penalty cancel sample by sample at the optimum; k1 in the loss adds a score."""
     task = pairs.get(kind)(**sides).gradient_task()
     scale = float(task.gradient("kl_qp").norm())
-    for name in ("k1_reward", "k1_reward_token_kl", "k1_reward_sequence_ratio", "k3_loss_and_reward"):
-        assert closed.moments(gradients.get(name), task).total_variance == pytest.approx(0.0, abs=1e-24 * scale**2), name
+    for name in (
+        "k1_reward",
+        "k1_reward_token_kl",
+        "k1_reward_sequence_ratio",
+        "k3_loss_and_reward",
+    ):
+        assert closed.moments(gradients.get(name), task).total_variance == pytest.approx(
+            0.0, abs=1e-24 * scale**2
+        ), name
     samples = task.sample(np.random.default_rng(5), 400_000)
     rollouts = task.rollouts(task.theta(), samples)
     u = rollouts.log_q - rollouts.log_p
@@ -351,14 +427,20 @@ def test_where_the_second_moment_diverges_the_variance_is_infinite():
 @pytest.mark.parametrize("name", ["k2_loss", "k3_loss_and_reward", "k3_ratio_loss"])
 def test_powers_of_the_ratio_that_cancel_have_no_tail(name, mean, variance):
     """With the score that belongs to it, the path of k3 is ``-log r`` times the score, sample by sample, as that of k2."""
-    task = pairs.get("gaussian")(q={"mean": 0.3, "std": 1.0}, p={"mean": mean, "std": 1.5}).gradient_task()
+    task = pairs.get("gaussian")(
+        q={"mean": 0.3, "std": 1.0}, p={"mean": mean, "std": 1.5}
+    ).gradient_task()
     found = closed.moments(gradients.get(name), task)
     torch.testing.assert_close(found.mean, task.gradient("kl_qp"), rtol=1e-12, atol=1e-14)
     # E[u^2 (z^2 + (z^2 - 1)^2)] - |E[u s]|^2, u = log q/p, on a fine grid of z.
     z = np.linspace(-12.0, 12.0, 48_001)
     u = 0.5 * ((0.3 + z - mean) / 1.5) ** 2 - 0.5 * z * z + math.log(1.5)
     density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi) * (z[1] - z[0])
-    on_grid = density @ (u**2 * (z**2 + (z**2 - 1.0) ** 2)) - (density @ (u * z)) ** 2 - (density @ (u * (z**2 - 1.0))) ** 2
+    on_grid = (
+        density @ (u**2 * (z**2 + (z**2 - 1.0) ** 2))
+        - (density @ (u * z)) ** 2
+        - (density @ (u * (z**2 - 1.0))) ** 2
+    )
     assert found.variance == pytest.approx(on_grid, rel=1e-10)
     assert found.variance == pytest.approx(variance, abs=5e-7)
 
@@ -421,7 +503,12 @@ def test_trls_names_are_what_trl_computes(name, corrected, length_mean, lag):
     samples, p = every_sequence(task, 0)
     theta = task.theta().requires_grad_()
     rollouts = task.rollouts(theta, samples)
-    per_token_logps, ref, old, mask = rollouts.log_q, rollouts.log_p, rollouts.log_mu.detach(), rollouts.mask
+    per_token_logps, ref, old, mask = (
+        rollouts.log_q,
+        rollouts.log_p,
+        rollouts.log_mu.detach(),
+        rollouts.mask,
+    )
     per_token_kl = torch.exp(ref - per_token_logps) - (ref - per_token_logps) - 1
     if corrected:
         per_token_kl = per_token_kl * torch.exp(per_token_logps - old)
@@ -437,7 +524,9 @@ def test_length_mean_divides_by_the_tokens_that_count():
     task = sequence(prompts=1, model="table").gradient_task()
     samples, _ = every_sequence(task, 0)
     rollouts = task.rollouts(task.theta(), samples)
-    summed, mean = (surrogate(gradients.get(spec), rollouts) for spec in ("k3/loss", "k3/loss/token:mean"))
+    summed, mean = (
+        surrogate(gradients.get(spec), rollouts) for spec in ("k3/loss", "k3/loss/token:mean")
+    )
     torch.testing.assert_close(mean * rollouts.mask.sum(-1), summed)
     assert rollouts.mask.sum(-1).unique().tolist() == [1, 2, 3]
 
@@ -454,7 +543,9 @@ def test_what_stands_where_the_mask_is_false_changes_nothing(filler):
         found = surrogate(combination, Rollouts(log_q, columns[1], columns[2], kl, mask), 2)
         grads = (torch.zeros_like(log_q), torch.zeros_like(kl))
         if found.requires_grad:
-            grads = torch.autograd.grad(found.sum(), (log_q, kl), allow_unused=True, materialize_grads=True)
+            grads = torch.autograd.grad(
+                found.sum(), (log_q, kl), allow_unused=True, materialize_grads=True
+            )
         return found.detach(), *grads
 
     padded = [torch.cat([each, torch.full_like(each, filler)], dim=1) for each in plain]
@@ -470,7 +561,9 @@ def test_what_stands_where_the_mask_is_false_changes_nothing(filler):
 def test_a_weight_that_overflows_after_the_end_is_not_summed():
     """The weight of the prefix is exp(800) = inf at its one token and at the padding after it, whose term is 0."""
     zero, mask = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[True, False]])
-    rollouts = Rollouts(zero, zero - 0.5, torch.tensor([[-800.0, 0.0]], dtype=torch.float64), zero, mask)
+    rollouts = Rollouts(
+        zero, zero - 0.5, torch.tensor([[-800.0, 0.0]], dtype=torch.float64), zero, mask
+    )
     assert surrogate(gradients.get("k1/loss/token/prefix_ratio"), rollouts).tolist() == [math.inf]
 
 
@@ -481,14 +574,19 @@ def test_scores_select_what_counts(filler):
         token, mask = torch.ones_like(each.rollouts.log_q), each.rollouts.mask
         assert not mask.all()
         bad = torch.where(mask, token, filler)
-        torch.testing.assert_close(each.scores.pull(bad, bad), each.scores.pull(token * mask, token * mask))
+        torch.testing.assert_close(
+            each.scores.pull(bad, bad), each.scores.pull(token * mask, token * mask)
+        )
 
 
 def test_where_it_is_cut_off():
     task = sequence(prompts=1, model="table", lag=0.3).gradient_task()
     samples, _ = every_sequence(task, 0)
     rollouts = task.rollouts(task.theta(), samples)
-    free, cut = (ratio(gradients.get(f"k1/loss/sequence/{c}"), rollouts) for c in ("sequence_ratio", "truncated_ratio:1.5"))
+    free, cut = (
+        ratio(gradients.get(f"k1/loss/sequence/{c}"), rollouts)
+        for c in ("sequence_ratio", "truncated_ratio:1.5")
+    )
     torch.testing.assert_close(cut, free.clamp(max=1.5))
     assert float(free.max()) > 1.5
 
@@ -499,7 +597,9 @@ def test_leave_one_out_needs_two():
     with pytest.raises(ValueError, match="at least 2 sequences in a group, got 1"):
         surrogate(gradients.get("trl_rloo"), task.rollouts(task.theta(), take(samples, [0])))
     with pytest.raises(ValueError, match="3 sequences do not make groups of 2"):
-        surrogate(gradients.get("trl_rloo"), task.rollouts(task.theta(), take(samples, [0, 1, 2])), 2)
+        surrogate(
+            gradients.get("trl_rloo"), task.rollouts(task.theta(), take(samples, [0, 1, 2])), 2
+        )
 
 
 def test_the_grid_covers_every_placement_correction_and_baseline():

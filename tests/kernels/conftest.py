@@ -5,9 +5,13 @@ import importlib.util
 import pytest
 import torch
 
-NO_TRITON = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+NO_TRITON = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="triton is not installed"
+)
 # Of numbers that are not taken: in the interpreter they are NumPy's, which says so.
-QUIET = pytest.mark.filterwarnings("ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning")
+QUIET = pytest.mark.filterwarnings(
+    "ignore:(overflow|invalid value|divide by zero) encountered:RuntimeWarning"
+)
 
 
 @pytest.fixture(params=["reference", "cpu", pytest.param("triton", marks=[NO_TRITON, QUIET])])

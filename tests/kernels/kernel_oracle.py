@@ -9,7 +9,10 @@ RESULTS = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
 def exact(policy, reference, tokens):
     """The five results, float64; for logits that are finite or ``-inf``. Differentiable where none is infinite."""
     z, y = policy.double(), reference.double()
-    log_q, log_p = z - torch.logsumexp(z, -1, keepdim=True), y - torch.logsumexp(y, -1, keepdim=True)
+    log_q, log_p = (
+        z - torch.logsumexp(z, -1, keepdim=True),
+        y - torch.logsumexp(y, -1, keepdim=True),
+    )
     q, p = log_q.exp(), log_p.exp()
 
     def divergence(weight, log_weight, log_other):
@@ -19,14 +22,22 @@ def exact(policy, reference, tokens):
 
     at = torch.arange(len(z), device=z.device)
     entropy = -torch.where(log_q.isneginf(), 0.0, q * log_q).sum(-1)
-    return log_q[at, tokens.long()], log_p[at, tokens.long()], divergence(q, log_q, log_p), divergence(p, log_p, log_q), entropy
+    return (
+        log_q[at, tokens.long()],
+        log_p[at, tokens.long()],
+        divergence(q, log_q, log_p),
+        divergence(p, log_p, log_q),
+        entropy,
+    )
 
 
 def digits(z, y, token):
     """The same for one row of finite logits, to 40 digits."""
     with mpmath.workdps(40):
         z, y = [mpmath.mpf(float(v)) for v in z], [mpmath.mpf(float(v)) for v in y]
-        normaliser_q, normaliser_p = (mpmath.log(mpmath.fsum(mpmath.exp(v) for v in row)) for row in (z, y))
+        normaliser_q, normaliser_p = (
+            mpmath.log(mpmath.fsum(mpmath.exp(v) for v in row)) for row in (z, y)
+        )
         log_q, log_p = [v - normaliser_q for v in z], [v - normaliser_p for v in y]
         pairs = list(zip(log_q, log_p, strict=True))
         return (

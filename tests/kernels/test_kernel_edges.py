@@ -16,7 +16,9 @@ def case(device):
     return kernel_oracle.logits(4, SIZE, 0.1, device=device)
 
 
-@pytest.mark.parametrize("mask", [slice(0, 3), slice(0, 5_000), slice(3_000, None), slice(0, None, 2)], ids=str)
+@pytest.mark.parametrize(
+    "mask", [slice(0, 3), slice(0, 5_000), slice(3_000, None), slice(0, None, 2)], ids=str
+)
 @pytest.mark.parametrize("value", [-inf, torch.finfo(torch.float32).min])
 def test_absent_in_both(kernel, case, mask, value):
     policy, reference, tokens = case
@@ -29,7 +31,9 @@ def test_absent_in_both(kernel, case, mask, value):
 
 
 @pytest.mark.parametrize("where", [0, 2_500, SIZE - 1])
-@pytest.mark.parametrize("tail", [0.0, -500.0])  # the other one's logit there: its probability may be too small for float32
+@pytest.mark.parametrize(
+    "tail", [0.0, -500.0]
+)  # the other one's logit there: its probability may be too small for float32
 def test_absent_in_one(kernel, case, where, tail):
     policy, reference, tokens = case
     policy[0, where], reference[0, where] = -inf, tail
@@ -50,14 +54,18 @@ def test_only_one_token_is_left(kernel, device):
     policy = torch.full((2, SIZE), -inf, device=device)
     policy[:, 4_500] = 3.0
     reference = torch.zeros(2, SIZE, device=device)
-    got = token_divergences(policy, reference, torch.tensor([4_500, 0], device=device), kernel=kernel)
+    got = token_divergences(
+        policy, reference, torch.tensor([4_500, 0], device=device), kernel=kernel
+    )
     assert got.log_q.tolist() == [0.0, -inf]
     assert got.kl_qp.tolist() == pytest.approx([8.699514748210191] * 2)  # log 6000
     assert got.kl_pq.tolist() == [inf, inf]
     assert got.entropy.tolist() == [0.0, 0.0]
 
 
-@pytest.mark.filterwarnings("ignore:All-NaN slice encountered")  # Triton 3.7's interpreter, of its own NumPy
+@pytest.mark.filterwarnings(
+    "ignore:All-NaN slice encountered"
+)  # Triton 3.7's interpreter, of its own NumPy
 def test_what_is_no_logit_gives_nan_in_its_row_alone(kernel, device):
     bad = [(value, where) for value in (nan, -nan, inf) for where in (0, 3_333, SIZE - 1)]
     n = len(bad)
@@ -82,7 +90,9 @@ def test_a_row_without_tokens_gives_nan(kernel, device, size):
     policy = torch.zeros(2, size, device=device)
     reference = torch.zeros(2, size, device=device)
     policy[0] = reference[1] = -inf
-    got = token_divergences(policy, reference, torch.zeros(2, dtype=torch.int64, device=device), kernel=kernel)
+    got = token_divergences(
+        policy, reference, torch.zeros(2, dtype=torch.int64, device=device), kernel=kernel
+    )
     assert all(getattr(got, name)[0].isnan() for name in ("log_q", "kl_qp", "kl_pq", "entropy"))
     assert all(getattr(got, name)[1].isnan() for name in ("log_p", "kl_qp", "kl_pq"))
     assert got.log_p[0] == got.log_q[1] == pytest.approx(-torch.tensor(float(size)).log().item())

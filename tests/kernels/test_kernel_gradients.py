@@ -30,8 +30,12 @@ def both(policy, reference, tokens, kernel, *sets):
 @pytest.mark.parametrize("size", [1, 3, 127, 6_000])
 def test_gradients(kernel, device, size, noise):
     policy, reference, tokens = kernel_oracle.logits(2, size, noise, device=device)
-    weights = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
-    alone = [weights * torch.eye(4, dtype=torch.float64, device=device)[k][:, None] for k in range(4)]
+    weights = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(
+        device
+    )
+    alone = [
+        weights * torch.eye(4, dtype=torch.float64, device=device)[k][:, None] for k in range(4)
+    ]
     for which, (got, exact) in enumerate(both(policy, reference, tokens, kernel, *alone, weights)):
         assert got.dtype == policy.dtype
         assert float(((got - exact).abs() / (1 + exact.abs())).max()) < 2e-6
@@ -42,16 +46,22 @@ def test_gradients(kernel, device, size, noise):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_gradients_of_16_bits(kernel, device, dtype):
     policy, reference, tokens = kernel_oracle.logits(3, 900, 0.5, dtype=dtype, device=device)
-    ((got, exact),) = both(policy, reference, tokens, kernel, torch.ones(4, 3, dtype=torch.float64, device=device))
+    ((got, exact),) = both(
+        policy, reference, tokens, kernel, torch.ones(4, 3, dtype=torch.float64, device=device)
+    )
     assert got.dtype == dtype
-    unit = torch.finfo(dtype).eps * (0.51 if device == "cuda" or kernel != "triton" else 1.01)  # the interpreter cuts bits off
+    unit = torch.finfo(dtype).eps * (
+        0.51 if device == "cuda" or kernel != "triton" else 1.01
+    )  # the interpreter cuts bits off
     assert bool(((got - exact).abs() <= unit * exact.abs() + 6e-8).all())
 
 
 def test_gradients_of_strided_logits(kernel, device):
     policy, reference, tokens = kernel_oracle.logits(4, 900, 0.5, device=device)
     weights = torch.ones(4, 2, dtype=torch.float64, device=device)
-    ((got, exact),) = both(policy[::2, ::3], reference[::2, ::3], tokens[::2] % 300, kernel, weights)
+    ((got, exact),) = both(
+        policy[::2, ::3], reference[::2, ::3], tokens[::2] % 300, kernel, weights
+    )
     assert float((got - exact).abs().max()) < 2e-6
 
 
@@ -80,7 +90,11 @@ def test_an_infinite_divergence_has_a_gradient_only_where_nobody_asks(kernel, de
     found = token_divergences(policy, reference, tokens, kernel=kernel)
     assert found.kl_qp[1] == found.kl_pq[2] == inf
     kept = torch.tensor([True, False, False], device=device)
-    loss = found.log_q.sum() + torch.where(kept, found.kl_qp, 0.0).sum() + torch.where(kept, found.kl_pq, 0.0).sum()
+    loss = (
+        found.log_q.sum()
+        + torch.where(kept, found.kl_qp, 0.0).sum()
+        + torch.where(kept, found.kl_pq, 0.0).sum()
+    )
     assert bool(torch.autograd.grad(loss, policy, retain_graph=True)[0].isfinite().all())
     (of_qp,) = torch.autograd.grad(found.kl_qp.sum(), policy, retain_graph=True)
     assert of_qp.isnan().all(-1).tolist() == [False, True, False]

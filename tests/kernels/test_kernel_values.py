@@ -8,7 +8,9 @@ from klbench.kernels import token_divergences
 TOLERANCE = 2e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str
+)
 @pytest.mark.parametrize("rows", [0, 1, 5, 33])
 @pytest.mark.parametrize("size", [1, 2, 3, 127, 1000, 50257])
 def test_every_kernel_agrees_with_float64(kernel, device, size, rows, dtype):
@@ -20,7 +22,9 @@ def test_every_kernel_agrees_with_float64(kernel, device, size, rows, dtype):
     got = token_divergences(policy, reference, tokens, kernel=kernel)
     assert got.kernel == kernel
     assert got.kl_qp.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert kernel_oracle.worst(got, policy, reference, tokens) < (1e-13 if dtype == torch.float64 else TOLERANCE)
+    assert kernel_oracle.worst(got, policy, reference, tokens) < (
+        1e-13 if dtype == torch.float64 else TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("noise", [3e-4, 0.1, 5.0])
@@ -38,7 +42,9 @@ def test_against_forty_digits(kernel, device, noise):
 @pytest.mark.parametrize("noise", [3e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 3.0, 12.0])
 def test_divergences_keep_their_digits(kernel, device, noise, shift):
     """From below 1e-8 to 50 nats, whatever the constant between the logits: absolute accuracy would leave nothing of these."""
-    policy, reference, tokens = kernel_oracle.logits(2 if kernel == "triton" else 8, 6_000, noise, device=device)
+    policy, reference, tokens = kernel_oracle.logits(
+        2 if kernel == "triton" else 8, 6_000, noise, device=device
+    )
     reference = reference + shift
     got = token_divergences(policy, reference, tokens, kernel=kernel)
     _, _, kl_qp, kl_pq, _ = kernel_oracle.exact(policy, reference, tokens)
@@ -88,7 +94,9 @@ def test_ordered_logits(kernel, device, rising):
     assert float(((got.kl_qp.double() - truth) / truth).abs().max()) < 1e-5
 
 
-@pytest.mark.parametrize("layout", ["rows apart", "columns apart", "transposed", "repeated", "reversed blocks"])
+@pytest.mark.parametrize(
+    "layout", ["rows apart", "columns apart", "transposed", "repeated", "reversed blocks"]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_strides(kernel, device, layout, dtype):
     policy, reference, tokens = kernel_oracle.logits(6, 700, 0.5, dtype=dtype, device=device)
@@ -110,7 +118,9 @@ def test_blocks_change_nothing(kernel, device, block_rows):
     policy, reference, tokens = kernel_oracle.logits(5, 600, 0.5, device=device)
     whole = token_divergences(policy, reference, tokens, kernel=kernel)
     parts = token_divergences(policy, reference, tokens.int(), kernel=kernel, block_rows=block_rows)
-    assert all(torch.equal(getattr(whole, name), getattr(parts, name)) for name in kernel_oracle.RESULTS)
+    assert all(
+        torch.equal(getattr(whole, name), getattr(parts, name)) for name in kernel_oracle.RESULTS
+    )
 
 
 def test_policy_and_reference_may_differ_in_dtype(kernel, device):
@@ -129,7 +139,10 @@ def test_threads_give_the_same_bits():
             results.append(token_divergences(policy, reference, tokens, kernel="cpu"))
     finally:
         torch.set_num_threads(before)
-    assert all(torch.equal(getattr(results[0], name), getattr(results[1], name)) for name in kernel_oracle.RESULTS)
+    assert all(
+        torch.equal(getattr(results[0], name), getattr(results[1], name))
+        for name in kernel_oracle.RESULTS
+    )
 
 
 def test_logits_of_all_kinds(kernel, device):

@@ -61,7 +61,9 @@ def random_model(kind: str, seed: int = 0):
 
 
 def _random_lm(kind: str = "gpt2", seed: int = 0) -> LanguageModel:
-    return LanguageModel(f"{kind}-{seed}", random_model(kind, seed), None, "cpu", VOCABULARY, 64, (END,), PAD)
+    return LanguageModel(
+        f"{kind}-{seed}", random_model(kind, seed), None, "cpu", VOCABULARY, 64, (END,), PAD
+    )
 
 
 @pytest.fixture(scope="session")

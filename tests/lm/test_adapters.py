@@ -26,7 +26,10 @@ def adapter(tmp_path_factory) -> Path:
     with quiet(), torch.random.fork_rng(devices=[]):
         base = GPT2LMHeadModel.from_pretrained(embedded.folder(REFERENCE))
         torch.manual_seed(0)
-        adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True))
+        adapted = get_peft_model(
+            base,
+            LoraConfig(r=2, target_modules=["c_attn"], task_type="CAUSAL_LM", fan_in_fan_out=True),
+        )
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -102,7 +105,9 @@ def test_adapters_that_are_pickled_broken_or_on_adapters(adapter, tmp_path) -> N
     assert "cannot be read as JSON" in refused(broken)
     (broken / "adapter_config.json").write_text("[" * 10**5)
     assert "cannot be read as JSON: nested too deeply" in refused(broken)
-    assert "is an adapter itself" in refused(changed(adapter, tmp_path / "upper", base_model_name_or_path=str(adapter)))
+    assert "is an adapter itself" in refused(
+        changed(adapter, tmp_path / "upper", base_model_name_or_path=str(adapter))
+    )
 
 
 def test_an_adapter_without_some_of_its_weights(adapter, tmp_path) -> None:
@@ -110,7 +115,11 @@ def test_an_adapter_without_some_of_its_weights(adapter, tmp_path) -> None:
 
     shutil.copytree(adapter, tmp_path / "some")
     weights = load_file(adapter / "adapter_model.safetensors")
-    save_file(dict(list(weights.items())[1:]), tmp_path / "some" / "adapter_model.safetensors", {"format": "pt"})
+    save_file(
+        dict(list(weights.items())[1:]),
+        tmp_path / "some" / "adapter_model.safetensors",
+        {"format": "pt"},
+    )
     assert "the adapter lacks weights" in refused(tmp_path / "some")
 
 

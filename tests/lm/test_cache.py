@@ -37,7 +37,11 @@ def test_what_is_there_is_not_built_again(root) -> None:
         built.append(folder)
         (folder / "file").write_text("x")
 
-    assert cache.folder("kind", "key", build) == cache.folder("kind", "key", build) == root / "kind" / "key"
+    assert (
+        cache.folder("kind", "key", build)
+        == cache.folder("kind", "key", build)
+        == root / "kind" / "key"
+    )
     assert len(built) == 1
     assert built[0] != root / "kind" / "key"
     assert [path.name for path in (root / "kind" / "key").iterdir()] == ["file"]
@@ -80,7 +84,10 @@ def test_of_several_processes_one_builds_and_the_others_wait(root) -> None:
         "def build(folder):\n    (folder / 'first').touch(); time.sleep(0.3); (folder / str(os.getpid())).touch()\n"
         "print(sorted(p.name for p in cache.folder('kind', 'key', build).iterdir()))"
     )
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
     said = {process.communicate()[0] for process in running}
     assert len(said) == 1
     assert {process.returncode for process in running} == {0}
@@ -107,12 +114,21 @@ def overwrite(file: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda folder: overwrite(folder / "deep" / "weights"), "deep/weights is not as it was written"),
-        (lambda folder: (folder / "deep" / "weights").write_bytes(b"x" * 150), "deep/weights is not as it was written"),
+        (
+            lambda folder: overwrite(folder / "deep" / "weights"),
+            "deep/weights is not as it was written",
+        ),
+        (
+            lambda folder: (folder / "deep" / "weights").write_bytes(b"x" * 150),
+            "deep/weights is not as it was written",
+        ),
         (lambda folder: (folder / "config").unlink(), "config is not as it was written"),
         (lambda folder: folder.with_name("key.sha256").unlink(), "has no checksums"),
         (lambda folder: folder.with_name("key.sha256").write_bytes(b"\xff"), "cannot be read"),
-        (lambda folder: folder.with_name("key.sha256").write_text("nonsense"), "is not as it was written"),
+        (
+            lambda folder: folder.with_name("key.sha256").write_text("nonsense"),
+            "is not as it was written",
+        ),
     ],
 )
 def test_what_is_not_as_it_was_written_is_made_again_and_said(root, damage, said) -> None:
@@ -136,7 +152,13 @@ def test_what_is_not_as_it_was_written_is_made_again_and_said(root, damage, said
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
 def test_checksums_are_those_of_sha256sum(root) -> None:
     cache.folder("kind", "key", lambda folder: (folder / "file").write_text("x"))
-    said = subprocess.run(["sha256sum", "-c", "key.sha256"], cwd=root / "kind", capture_output=True, text=True, check=True)
+    said = subprocess.run(
+        ["sha256sum", "-c", "key.sha256"],
+        cwd=root / "kind",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert said.stdout == "key/file: OK\n"
 
 
@@ -146,11 +168,17 @@ def test_what_was_half_built_long_ago_is_removed(root) -> None:
     for name in (".key-old", ".other-old"):
         os.utime(root / "kind" / name, (0, 0))
     cache.folder("kind", "key", lambda folder: None)
-    assert {path.name for path in (root / "kind").iterdir() if path.is_dir()} == {"key", ".key-new", ".other-old"}
+    assert {path.name for path in (root / "kind").iterdir() if path.is_dir()} == {
+        "key",
+        ".key-new",
+        ".other-old",
+    }
 
 
 @pytest.mark.parametrize("place", ["/proc/klbench", "file/below"])
-def test_a_cache_that_cannot_be_written_is_said_before_anything_is_built(tmp_path, monkeypatch, place) -> None:
+def test_a_cache_that_cannot_be_written_is_said_before_anything_is_built(
+    tmp_path, monkeypatch, place
+) -> None:
     (tmp_path / "file").touch()
     where = tmp_path / place
     monkeypatch.setenv("KLBENCH_CACHE", str(where))

@@ -25,7 +25,11 @@ def test_no_sentence_is_there_twice_and_the_part_is_a_part() -> None:
 
 def test_prompts_begin_sentences_that_nothing_is_trained_on() -> None:
     found = corpus()
-    held = [s for s in set(module.sentences(module.text())) - set(found.train) if hash_of(s) % module.HELD_OUT == 0]
+    held = [
+        s
+        for s in set(module.sentences(module.text())) - set(found.train)
+        if hash_of(s) % module.HELD_OUT == 0
+    ]
     beginnings = {" ".join(s.split()[: module.PROMPT_WORDS]) for s in held}
     assert len(set(found.prompts)) == len(found.prompts) > 100
     assert len(beginnings & set(found.prompts)) > 0.9 * len(found.prompts)
@@ -38,6 +42,7 @@ def hash_of(sentence: str) -> int:
 
 def test_paragraphs_are_prose() -> None:
     content = (
-        "Title\n*****\n\nOne\nparagraph. Two.\n\n+---+\n| a |\n+---+\n\nfoo ::= bar | baz\n\n   Indented prose.\n\n>>> 1\n"
+        "Title\n*****\n\nOne\nparagraph. Two.\n\n+---+\n| a |\n+---+\n\n"
+        "foo ::= bar | baz\n\n   Indented prose.\n\n>>> 1\n"
     )
     assert module.paragraphs(content) == ["One paragraph. Two.", "Indented prose."]

@@ -19,7 +19,9 @@ def test_a_set_is_made_the_same_way_again(tmp_path) -> None:
     embedded.build(TINY, again)
     for path in embedded.built().rglob("*"):
         if path.is_file():
-            assert path.read_bytes() == (again / path.relative_to(embedded.built())).read_bytes(), path.name
+            assert path.read_bytes() == (again / path.relative_to(embedded.built())).read_bytes(), (
+                path.name
+            )
     assert sorted(p.name for p in again.iterdir()) == sorted([*catalogue.NAMES, "made.json"])
 
 
@@ -32,7 +34,10 @@ def test_a_set_says_what_it_was_made_with() -> None:
     for how in ("finetuned", "sharpened"):
         near, midway, far = (made["kl_qp"][f"{how}-{level}"] for level in catalogue.LEVELS)
         assert 0.0 < near["value"] < midway["value"] < far["value"]
-        assert all(0.0 < each["error"] < each["value"] and 1 <= each["tokens"] <= TINY.tokens for each in (near, midway, far))
+        assert all(
+            0.0 < each["error"] < each["value"] and 1 <= each["tokens"] <= TINY.tokens
+            for each in (near, midway, far)
+        )
 
 
 def test_another_recipe_text_or_library_is_another_set(monkeypatch) -> None:
@@ -44,7 +49,10 @@ def test_another_recipe_text_or_library_is_another_set(monkeypatch) -> None:
 
 def test_another_training_needs_another_version() -> None:
     """Raise VERSION where this fails: what was kept under the old one is another model."""
-    kl = {name: embedded.describe()["kl_qp"][name]["value"] for name in ("finetuned-far", "sharpened-far")}
+    kl = {
+        name: embedded.describe()["kl_qp"][name]["value"]
+        for name in ("finetuned-far", "sharpened-far")
+    }
     assert embedded.VERSION == 1
     assert kl == pytest.approx({"finetuned-far": 0.013900, "sharpened-far": 0.13238}, rel=0.02)
 

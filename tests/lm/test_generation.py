@@ -20,11 +20,17 @@ SAMPLINGS = [Sampling(), Sampling(0.7), Sampling(1.0, 0.8, 0), Sampling(1.3, 0.9
 
 
 def slowly(lm, prompts, uniform, sampling):
-    token, mask, log_mu = np.full(uniform.shape, PAD), np.zeros(uniform.shape, bool), np.zeros(uniform.shape)
+    token, mask, log_mu = (
+        np.full(uniform.shape, PAD),
+        np.zeros(uniform.shape, bool),
+        np.zeros(uniform.shape),
+    )
     for i, prompt in enumerate(prompts):
         ids = list(prompt)
         for t in range(uniform.shape[1]):
-            log_probs = sampling.log_probs(lm.model(torch.tensor([ids]), use_cache=False).logits[:, -1])
+            log_probs = sampling.log_probs(
+                lm.model(torch.tensor([ids]), use_cache=False).logits[:, -1]
+            )
             chosen = choose(log_probs, torch.from_numpy(uniform[i, t : t + 1])).item()
             ids.append(chosen)
             token[i, t], mask[i, t], log_mu[i, t] = chosen, True, log_probs[0, chosen]
@@ -56,13 +62,21 @@ def kinds() -> dict[str, Callable[[], torch.nn.Module]]:
         "num_attention_heads": 4,
         "initializer_range": 0.4,
     }
-    opt = {"hidden_size": 16, "ffn_dim": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "word_embed_proj_dim": 16}
+    opt = {
+        "hidden_size": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "word_embed_proj_dim": 16,
+    }
     mamba = {"hidden_size": 16, "state_size": 4, "num_hidden_layers": 2, "initializer_range": 0.4}
     return {
         "a window of 4": lambda: hf.MistralForCausalLM(
             hf.MistralConfig(**own, **layers, sliding_window=4, num_key_value_heads=2)
         ),
-        "alibi": lambda: hf.BloomForCausalLM(hf.BloomConfig(**own, hidden_size=16, n_layer=2, n_head=4, initializer_range=0.4)),
+        "alibi": lambda: hf.BloomForCausalLM(
+            hf.BloomConfig(**own, hidden_size=16, n_layer=2, n_head=4, initializer_range=0.4)
+        ),
         "positions from the mask": lambda: hf.OPTForCausalLM(
             hf.OPTConfig(**own, **opt, max_position_embeddings=64, init_std=0.4)
         ),
@@ -130,6 +144,8 @@ def test_a_model_without_an_end_token_goes_on_to_the_limit(random_lm, prompts) -
 def test_all_of_several_end_tokens_end(random_lm, prompts) -> None:
     found = generate(replace(random_lm(), end=(END, 5, 9)), prompts, UNIFORM, Sampling())
     last = found.token[np.arange(len(prompts)), found.mask.sum(-1) - 1]
-    inside = found.token[found.mask & (np.cumsum(found.mask, -1) < found.mask.sum(-1, keepdims=True))]
+    inside = found.token[
+        found.mask & (np.cumsum(found.mask, -1) < found.mask.sum(-1, keepdims=True))
+    ]
     assert len(set(last.tolist()) & {END, 5, 9}) >= 2
     assert not set(inside.tolist()) & {END, 5, 9}

@@ -56,7 +56,9 @@ def test_the_dtype_is_the_one_asked_for() -> None:
 
 def test_a_gpu_that_is_not_there(monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert refused(REFERENCE, device="cuda") == "device='cuda': torch sees no GPU here; use device=cpu"
+    assert (
+        refused(REFERENCE, device="cuda") == "device='cuda': torch sees no GPU here; use device=cpu"
+    )
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch) -> None:
@@ -73,7 +75,9 @@ def test_each_process_takes_a_gpu_of_its_own(monkeypatch) -> None:
         loading.check_device("cpu")
     assert taken == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ConfigError, match="there is no GPU for process 3 of this machine, torch sees 2; start 2"):
+    with pytest.raises(
+        ConfigError, match="there is no GPU for process 3 of this machine, torch sees 2; start 2"
+    ):
         loading.check_device("cuda")
 
 
@@ -138,7 +142,10 @@ def test_weights_that_are_pickled_are_refused(folder) -> None:
 def test_code_that_a_folder_brings_is_not_run(folder) -> None:
     (folder / "mine.py").write_text("raise SystemExit('was run')")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "mine", "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"}}
+    config |= {
+        "model_type": "mine",
+        "auto_map": {"AutoConfig": "mine.C", "AutoModelForCausalLM": "mine.M"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     refused(folder)
 
@@ -247,14 +254,18 @@ def test_padding_that_the_model_does_not_know_or_the_tokenizer_does_not_have(fol
     assert (lm.tokenizer.pad_token_id or 0) >= lm.vocabulary or lm.tokenizer.pad_token_id is None
     assert lm.pad == lm.end[0] < lm.vocabulary
     mine, same = (
-        LmPair(policy=str(folder), reference=each, prompt_count=5, max_new_tokens=6) for each in (str(folder), POLICY)
+        LmPair(policy=str(folder), reference=each, prompt_count=5, max_new_tokens=6)
+        for each in (str(folder), POLICY)
     )
     found = mine.completions(0, 0, 5)
     assert (found.kl_qp == 0.0).all()
     if not added:
         assert same.completions(0, 0, 5).kl_qp.sum() > 0.0
         return
-    with pytest.raises(ConfigError, match=r"token 288, which is beyond the 288 that the model knows \(in the prompt"):
+    with pytest.raises(
+        ConfigError,
+        match=r"token 288, which is beyond the 288 that the model knows \(in the prompt",
+    ):
         lm.encode("one <|fill|>")
 
 
@@ -281,14 +292,19 @@ def reweighted(folder: Path, change) -> Path:
     """A folder whose weights are what ``change`` makes of them."""
     from safetensors.torch import load_file, save_file
 
-    save_file(change(load_file(folder / "model.safetensors")), folder / "model.safetensors", {"format": "pt"})
+    save_file(
+        change(load_file(folder / "model.safetensors")),
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
     loading._load.cache_clear()
     return folder
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize(
-    ("name", "place"), [("transformer.wte.weight", (200, 3)), ("transformer.h.0.attn.c_attn.weight", (0, 0))]
+    ("name", "place"),
+    [("transformer.wte.weight", (200, 3)), ("transformer.h.0.attn.c_attn.weight", (0, 0))],
 )
 def test_weights_that_are_not_finite_are_said_to_be_that(folder, name, place, value) -> None:
     """The rows of tokens that are not looked at among them."""
@@ -297,7 +313,9 @@ def test_weights_that_are_not_finite_are_said_to_be_that(folder, name, place, va
         weights[name][place] = value
         return weights
 
-    assert f"the weight {name} holds NaN or infinity in float32" in refused(reweighted(folder, change))
+    assert f"the weight {name} holds NaN or infinity in float32" in refused(
+        reweighted(folder, change)
+    )
 
 
 def test_weights_that_a_dtype_cannot_hold_and_logits_that_overflow(folder) -> None:
@@ -307,21 +325,30 @@ def test_weights_that_a_dtype_cannot_hold_and_logits_that_overflow(folder) -> No
 
     reweighted(folder, change)
     assert load(str(folder)).vocabulary == 288
-    assert "the weight transformer.ln_f.bias holds NaN or infinity in float16" in refused(folder, dtype="float16")
-    refused_for = refused(reweighted(folder, lambda weights: {key: 1e20 * each for key, each in weights.items()}))
+    assert "the weight transformer.ln_f.bias holds NaN or infinity in float16" in refused(
+        folder, dtype="float16"
+    )
+    refused_for = refused(
+        reweighted(folder, lambda weights: {key: 1e20 * each for key, each in weights.items()})
+    )
     assert "its logits are NaN or infinite, though its weights are not" in refused_for
 
 
 @pytest.mark.parametrize("layers", [0, -1, 2, 17])
 def test_layers_that_are_not_those_of_the_weights(folder, layers) -> None:
-    says = {0: "config.json does not describe its weights, they have transformer.h.0.", 2: "its weights lack transformer.h.1."}
+    says = {
+        0: "config.json does not describe its weights, they have transformer.h.0.",
+        2: "its weights lack transformer.h.1.",
+    }
     assert says.get(layers, f"speaks of {layers} layers, all weights together are 16") in refused(
         damaged(folder, n_layer=layers)
     )
 
 
 def test_a_billion_layers_are_not_built(folder) -> None:
-    assert "speaks of 1,000,000,000 layers, all weights together are 16" in refused(damaged(folder, n_layer=10**9))
+    assert "speaks of 1,000,000,000 layers, all weights together are 16" in refused(
+        damaged(folder, n_layer=10**9)
+    )
 
 
 @pytest.mark.parametrize(
@@ -359,7 +386,9 @@ def test_ends_that_are_tokens_of_the_model(folder) -> None:
         assert load(str(folder)).end == ends
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "generation_config.json", "merges.txt"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "generation_config.json", "merges.txt"]
+)
 def test_a_pipe_in_a_folder_is_not_waited_for(folder, name) -> None:
     (folder / name).unlink(missing_ok=True)
     os.mkfifo(folder / name)
@@ -376,8 +405,15 @@ def test_an_index_of_weights_in_several_files(folder) -> None:
     assert load(str(folder)).vocabulary == 288
     loading._load.cache_clear()
     os.mkfifo(folder.parent / "pipe")
-    for other, says in (("gone", "no such file"), ("../pipe", "a pipe"), (".", "a folder"), (3, "a weight_map from")):
-        index.write_text(json.dumps({"metadata": {}, "weight_map": names | {"lm_head.weight": other}}))
+    for other, says in (
+        ("gone", "no such file"),
+        ("../pipe", "a pipe"),
+        (".", "a folder"),
+        (3, "a weight_map from"),
+    ):
+        index.write_text(
+            json.dumps({"metadata": {}, "weight_map": names | {"lm_head.weight": other}})
+        )
         assert says in refused(folder)
 
 
@@ -391,5 +427,7 @@ def test_a_checkpoint_of_training_that_is_none(tmp_path) -> None:
     assert (tensors["x"].tolist(), state) == ([1.0, 1.0], {"taken": 3})
     for header in ({}, {trained.STATE: "{"}, {trained.STATE: "[" * 10**5}):
         save_file({"x": torch.ones(2)}, file, header)
-        with pytest.raises(ConfigError, match=r"kept\.safetensors: not a checkpoint that klbench wrote: [^\n]+$"):
+        with pytest.raises(
+            ConfigError, match=r"kept\.safetensors: not a checkpoint that klbench wrote: [^\n]+$"
+        ):
             trained.kept(file)

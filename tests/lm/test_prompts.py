@@ -17,13 +17,17 @@ def write(folder, name: str, rows: list) -> str:
     if path.suffix == ".txt":
         path.write_text("\n".join(rows) + "\n\n", encoding="utf-8")
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps({"id": 1, "prompt": row}) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps({"id": 1, "prompt": row}) + "\n" for row in rows), encoding="utf-8"
+        )
     elif path.suffix == ".parquet":
         pd.DataFrame({"id": range(len(rows)), "prompt": rows}).to_parquet(path)
     else:
         datasets = pytest.importorskip("datasets")
         datasets.disable_progress_bars()
-        datasets.Dataset.from_dict({"id": list(range(len(rows))), "prompt": rows}).save_to_disk(path)
+        datasets.Dataset.from_dict({"id": list(range(len(rows))), "prompt": rows}).save_to_disk(
+            path
+        )
     return str(path)
 
 
@@ -69,7 +73,10 @@ def test_an_empty_file(tmp_path, name) -> None:
     [
         ("{", "line 2: not JSON"),
         ("[1]", "line 2: expected an object with the key 'prompt', this is list"),
-        ('{"text": "a", "id": 3}', "line 2: no key 'prompt'; expected prompt, this one has text, id"),
+        (
+            '{"text": "a", "id": 3}',
+            "line 2: no key 'prompt'; expected prompt, this one has text, id",
+        ),
         ("{}", "this one has none"),
         ('{"prompt": 3}', "line 2: 'prompt' must be text that is not empty, got 3"),
         ('{"prompt": ""}', "line 2: 'prompt' must be text that is not empty"),
@@ -120,7 +127,9 @@ def test_a_path_is_checked_without_reading(tmp_path) -> None:
 def test_lines_end_where_json_lines_do(tmp_path) -> None:
     """And nowhere else: a line separator of Unicode, or a form feed, is a character of the text."""
     texts = ["one\u2028two", "three\x0cfour"]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"prompt": each}, ensure_ascii=False) + "\n" for each in texts))
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"prompt": each}, ensure_ascii=False) + "\n" for each in texts)
+    )
     assert prompts.load(str(tmp_path / "a.jsonl"), 9) == texts
     assert [row["prompt"] for row in rows.load(str(tmp_path / "a.jsonl"), ("prompt",))] == texts
 

@@ -81,5 +81,12 @@ def test_tokens_come_as_often_as_they_are_probable() -> None:
 
 def test_a_token_of_no_probability_is_never_chosen() -> None:
     log_probs = torch.tensor([[0.0, 0.5, 0.0, 0.5, 0.0]], dtype=torch.float64).log()
-    for uniform, token in ((0.0, 1), (0.25, 1), (0.5, 3), (0.75, 3), (np.nextafter(1.0, 0.0), 3), (1.0, 3)):
+    for uniform, token in (
+        (0.0, 1),
+        (0.25, 1),
+        (0.5, 3),
+        (0.75, 3),
+        (np.nextafter(1.0, 0.0), 3),
+        (1.0, 3),
+    ):
         assert choose(log_probs, torch.tensor([uniform], dtype=torch.float64)).item() == token

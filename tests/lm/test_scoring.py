@@ -22,7 +22,9 @@ SAMPLING = Sampling(0.8, 0.9, 12)
 
 @pytest.fixture(scope="module")
 def sampled(lms, prompts):
-    return generate(lms[0], prompts, np.random.default_rng(4).random((len(prompts), STEPS)), SAMPLING)
+    return generate(
+        lms[0], prompts, np.random.default_rng(4).random((len(prompts), STEPS)), SAMPLING
+    )
 
 
 def slowly(policy, reference, prompts, token, mask) -> dict[str, np.ndarray]:
@@ -32,7 +34,10 @@ def slowly(policy, reference, prompts, token, mask) -> dict[str, np.ndarray]:
         for t in range(int(mask[i].sum())):
             ids = torch.tensor([[*prompt, *token[i, :t].tolist()]])
             raw = policy.model(ids).logits[0, -1].double()
-            log_q, log_p = raw.log_softmax(-1), reference.model(ids).logits[0, -1].double().log_softmax(-1)
+            log_q, log_p = (
+                raw.log_softmax(-1),
+                reference.model(ids).logits[0, -1].double().log_softmax(-1),
+            )
             chosen, q, p = token[i, t], log_q.exp(), log_p.exp()
             row = (
                 log_q[chosen],
@@ -48,11 +53,15 @@ def slowly(policy, reference, prompts, token, mask) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 64])
-def test_scores_are_those_of_the_definition_whatever_the_batch(lms, prompts, sampled, batch) -> None:
+def test_scores_are_those_of_the_definition_whatever_the_batch(
+    lms, prompts, sampled, batch
+) -> None:
     expected = slowly(*lms, prompts, sampled.token, sampled.mask)
     found = score(*lms, prompts, sampled.token, sampled.mask, batch=batch, sampling=SAMPLING)
     for name in NAMES:
-        np.testing.assert_allclose(getattr(found, name), expected[name], atol=1e-5, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(found, name), expected[name], atol=1e-5, rtol=1e-5, err_msg=name
+        )
 
 
 def test_what_the_sampler_says_of_its_tokens_is_what_scoring_says(lms, prompts, sampled) -> None:
@@ -111,7 +120,10 @@ def test_lumping_the_tail_only_loses_and_less_with_more_tokens(lms, prompts, sam
 
 
 def test_the_truncated_divergence_by_its_definition() -> None:
-    q, p = (torch.tensor([row], dtype=torch.float64) for row in ([0.5, 0.3, 0.15, 0.05], [0.2, 0.4, 0.3, 0.1]))
+    q, p = (
+        torch.tensor([row], dtype=torch.float64)
+        for row in ([0.5, 0.3, 0.15, 0.05], [0.2, 0.4, 0.3, 0.1])
+    )
     expected = 0.5 * np.log(0.5 / 0.2) + 0.3 * np.log(0.3 / 0.4) + 0.2 * np.log(0.2 / 0.4)
     assert truncated_kl(q.log(), p.log(), 2).item() == pytest.approx(expected, rel=1e-14)
 
@@ -144,17 +156,25 @@ class Scarce(torch.nn.Module):
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-    RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8"
+    ),
     MemoryError(),
 ]
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(lms, prompts, sampled, error) -> None:
+def test_a_batch_that_does_not_fit_is_halved_and_that_is_said_once(
+    lms, prompts, sampled, error
+) -> None:
     expected = score(*lms, prompts, sampled.token, sampled.mask)
     scarce = Scarce(lms[0].model, 3, error)
-    with pytest.warns(UserWarning, match=r"^out of memory with 12 sequences at a time; went on with 3$") as said:
-        found = score(replace(lms[0], model=scarce), lms[1], prompts, sampled.token, sampled.mask, batch=12)
+    with pytest.warns(
+        UserWarning, match=r"^out of memory with 12 sequences at a time; went on with 3$"
+    ) as said:
+        found = score(
+            replace(lms[0], model=scarce), lms[1], prompts, sampled.token, sampled.mask, batch=12
+        )
     assert len(said) == 1
     assert scarce.asked[:3] == [12, 6, 3]
     assert set(scarce.asked[2:]) == {3}

@@ -17,7 +17,9 @@ from klbench.types import Claims, Draws, Estimator, Truth
 Q, P, MU = (0.2, 0.5, 0.3), (0.5, 0.1, 0.4), (0.3, 0.3, 0.4)
 PAIRS = {
     "on-policy": CategoricalPair(q={"probs": Q}, p={"probs": P}, label="on-policy"),
-    "off-policy": CategoricalPair(q={"probs": Q}, p={"probs": P}, mu={"probs": MU}, label="off-policy"),
+    "off-policy": CategoricalPair(
+        q={"probs": Q}, p={"probs": P}, mu={"probs": MU}, label="off-policy"
+    ),
 }
 SIZES = (1, 2, 3, 5, 8)
 
@@ -57,9 +59,13 @@ def by_enumeration(name: str, pair: CategoricalPair, n: int) -> tuple[float, flo
     ],
 )
 @pytest.mark.parametrize("n", SIZES)
-def test_mean_and_spread_at_every_batch_size_are_the_enumerated_ones(tables, name, label, n) -> None:
+def test_mean_and_spread_at_every_batch_size_are_the_enumerated_ones(
+    tables, name, label, n
+) -> None:
     values = tables["values"]
-    rows = values[(values["estimator"] == name) & (values["pair"] == label) & (values["batch"] == n)]
+    rows = values[
+        (values["estimator"] == name) & (values["pair"] == label) & (values["batch"] == n)
+    ]
     if name == "k_fitted" and n == 1:
         assert rows.empty or rows["mean"].isna().all()
         return
@@ -68,7 +74,9 @@ def test_mean_and_spread_at_every_batch_size_are_the_enumerated_ones(tables, nam
     batches = row["samples"] / n
     assert row["truth"] == pytest.approx(PAIRS[label].truth("kl_qp").value, rel=1e-12)
     assert abs(row["mean"] - mean) <= 5 * row["mean_se"]
-    assert row["mean_se"] == pytest.approx(std / math.sqrt(batches), rel=0.6)  # itself estimated from 32 panels or so
+    assert row["mean_se"] == pytest.approx(
+        std / math.sqrt(batches), rel=0.6
+    )  # itself estimated from 32 panels or so
     assert abs(row["bias"] - (mean - row["truth"])) <= 5 * row["bias_se"]
     assert row["std"] == pytest.approx(std, rel=7.5 / math.sqrt(batches))
 
@@ -100,17 +108,28 @@ class Standard(Pair):
 
 
 @pytest.mark.parametrize("samples", [2_000, 300_000])
-def test_a_mean_of_a_million_with_a_spread_of_a_thousandth_keeps_its_variance(monkeypatch, samples) -> None:
+def test_a_mean_of_a_million_with_a_spread_of_a_thousandth_keeps_its_variance(
+    monkeypatch, samples
+) -> None:
     estimators.names()  # all are found before one more is added
     offset = Estimator(
-        "offset", lambda draws: 1e6 + 1e-3 * draws.log_ratio, "kl_qp", "x", "an offset and a little noise", Claims(False, False)
+        "offset",
+        lambda draws: 1e6 + 1e-3 * draws.log_ratio,
+        "kl_qp",
+        "x",
+        "an offset and a little noise",
+        Claims(False, False),
     )
     monkeypatch.setitem(estimators.registry._makers, "offset", lambda asked, number: offset)
-    options = value_run.ValueOptions(pairs=(Standard(),), estimators=("offset", "k1"), samples=samples, batches=(1, 16))
+    options = value_run.ValueOptions(
+        pairs=(Standard(),), estimators=("offset", "k1"), samples=samples, batches=(1, 16)
+    )
     values = value_run.run(options, Context(seed=0))["values"].set_index(["estimator", "batch"])
     for n in (1, 16):
         row = values.loc[("offset", n)]
-        assert row["std"] == pytest.approx(1e-3 / math.sqrt(n), rel=5 / math.sqrt(2 * samples) + 1e-6)
+        assert row["std"] == pytest.approx(
+            1e-3 / math.sqrt(n), rel=5 / math.sqrt(2 * samples) + 1e-6
+        )
         assert abs(row["bias"]) <= 5e-3 / math.sqrt(samples)
         # The same draws: the same spread as that of k1, a thousand times smaller.
         assert row["std"] == pytest.approx(1e-3 * values.loc[("k1", n), "std"], rel=1e-6)

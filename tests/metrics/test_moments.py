@@ -9,10 +9,14 @@ from klbench.metrics.moments import Moments
 EPS = np.finfo(float).eps
 
 
-def raw(m: int, d: int, seed: int = 0, center: float = 0.0, spread: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def raw(
+    m: int, d: int, seed: int = 0, center: float = 0.0, spread: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     stream = np.random.default_rng(seed)
     mixing = stream.normal(size=(d, d))
-    return center + spread * stream.normal(size=(m, d)) @ mixing, stream.integers(1, 9, m).astype(float)
+    return center + spread * stream.normal(size=(m, d)) @ mixing, stream.integers(1, 9, m).astype(
+        float
+    )
 
 
 def test_moments_are_those_of_numpy() -> None:
@@ -20,7 +24,9 @@ def test_moments_are_those_of_numpy() -> None:
     moments = Moments.of(vectors, weights)
     assert moments.count == 50
     assert moments.weight == weights.sum()
-    np.testing.assert_allclose(moments.mean, np.average(vectors, axis=0, weights=weights), rtol=1e-12)
+    np.testing.assert_allclose(
+        moments.mean, np.average(vectors, axis=0, weights=weights), rtol=1e-12
+    )
     expected = np.cov(vectors.T, aweights=weights, ddof=0) * weights.sum()
     np.testing.assert_allclose(moments.scatter, expected, rtol=1e-12)
 
@@ -38,14 +44,22 @@ def test_the_covariance_of_the_mean_is_right_for_panels_of_unequal_size() -> Non
     sizes = np.array([4.0, 100.0, 30.0, 30.0, 16.0])
     repeated = stream.normal(size=(4_000, 5, 1)) / np.sqrt(sizes)[:, None]
     estimates = [Moments.of(vectors, sizes).covariance_of_mean[0, 0] for vectors in repeated]
-    assert abs(np.mean(estimates) - 1 / sizes.sum()) <= 5 * np.std(estimates) / np.sqrt(len(estimates))
+    assert abs(np.mean(estimates) - 1 / sizes.sum()) <= 5 * np.std(estimates) / np.sqrt(
+        len(estimates)
+    )
 
 
-@given(cuts=st.lists(st.integers(1, 29), min_size=1, max_size=5, unique=True).map(sorted), seed=st.integers(0, 99))
+@given(
+    cuts=st.lists(st.integers(1, 29), min_size=1, max_size=5, unique=True).map(sorted),
+    seed=st.integers(0, 99),
+)
 def test_however_the_data_is_cut_the_merged_moments_are_those_of_the_whole(cuts, seed) -> None:
     vectors, weights = raw(30, 2, seed)
     whole = Moments.of(vectors, weights)
-    parts = [Moments.of(v, w) for v, w in zip(np.split(vectors, cuts), np.split(weights, cuts), strict=True)]
+    parts = [
+        Moments.of(v, w)
+        for v, w in zip(np.split(vectors, cuts), np.split(weights, cuts), strict=True)
+    ]
     left = parts[0]
     for part in parts[1:]:
         left = left.merge(part)

@@ -42,7 +42,9 @@ def test_intervals_cover_what_is_said_of_them(n: int, draws: int) -> None:
     values = np.random.default_rng(n).normal(size=(draws, n))
     ends = np.array([interval(each) for each in values])
     covered = float(((ends[:, 0] <= 0.0) & (ends[:, 1] >= 0.0)).mean())
-    expected = {8: 0.938, 16: 0.949}.get(n, 0.95)  # of the bootstrap: measured apart from this, within 0.3 %
+    expected = {8: 0.938, 16: 0.949}.get(
+        n, 0.95
+    )  # of the bootstrap: measured apart from this, within 0.3 %
     assert abs(covered - expected) <= 5 * math.sqrt(expected * (1 - expected) / draws)
 
 
@@ -74,7 +76,10 @@ def test_a_paired_difference_has_the_interval_of_the_paired_t_test() -> None:
 def test_the_verdict_is_that_of_the_pairs(ends, shared) -> None:
     row = paired("difference", series(*ends), series(1.0, 2.0, 3.0, 4.0))
     assert side(row, "difference") == shared
-    assert verdict(row, "difference", "less", "open", "more") == {-1: "less", 0: "open", 1: "more"}[shared]
+    assert (
+        verdict(row, "difference", "less", "open", "more")
+        == {-1: "less", 0: "open", 1: "more"}[shared]
+    )
 
 
 def test_only_seeds_that_both_have_are_paired() -> None:
@@ -94,7 +99,9 @@ def test_without_an_interval_nothing_is_told() -> None:
 def test_a_share_of_a_constant_is_a_mean_in_its_units() -> None:
     part = series(1.0, 2.0, 4.0)
     row = share("s", part, series(2.0, 2.0, 2.0))
-    assert (row["s"], row["s_low"], row["s_high"]) == pytest.approx((7 / 6, *(end / 2 for end in interval(part.to_numpy()))))
+    assert (row["s"], row["s_low"], row["s_high"]) == pytest.approx(
+        (7 / 6, *(end / 2 for end in interval(part.to_numpy())))
+    )
 
 
 def test_a_share_that_is_the_same_of_every_seed_is_sure_though_its_parts_vary() -> None:
@@ -122,7 +129,13 @@ def frame(stops: dict[tuple[str, int], int], seed: int = 0) -> tuple[SeedFrame, 
     """Rows of two arms; a replica's status is other than ok after the step at which it was stopped."""
     stream = np.random.default_rng(seed)
     rows = [
-        {"arm": arm, "seed": k, "step": step, "x": stream.normal(), "status": "ok" if step <= stop else "diverged at it"}
+        {
+            "arm": arm,
+            "seed": k,
+            "step": step,
+            "x": stream.normal(),
+            "status": "ok" if step <= stop else "diverged at it",
+        }
         for (arm, k), stop in stops.items()
         for step in STEPS
     ]
@@ -138,36 +151,60 @@ def test_what_diverged_is_in_no_mean(stops) -> None:
     table = summarised(last, ["arm"], ["x"]).set_index("arm")
     for arm in "ab":
         alive = [k for k in range(3) if ends[arm, k] == ALWAYS]
-        values = [row["x"] for k in alive for row in rows if (row["arm"], row["seed"], row["step"]) == (arm, k, STEPS[-1])]
+        values = [
+            row["x"]
+            for k in alive
+            for row in rows
+            if (row["arm"], row["seed"], row["step"]) == (arm, k, STEPS[-1])
+        ]
         assert (table.loc[arm, "seeds"], table.loc[arm, "diverged"]) == (len(alive), 3 - len(alive))
         assert found.where(arm=arm).last("x").tolist() == values
         assert table.loc[arm, "x"] == (
-            pytest.approx(sum(values) / len(values)) if values else pytest.approx(math.nan, nan_ok=True)
+            pytest.approx(sum(values) / len(values))
+            if values
+            else pytest.approx(math.nan, nan_ok=True)
         )
-        assert found.where(arm=arm).first("x").index.tolist() == [0, 1, 2]  # before training, all of them
+        assert found.where(arm=arm).first("x").index.tolist() == [
+            0,
+            1,
+            2,
+        ]  # before training, all of them
     curves = band(found, ["arm", "step"], ["x"]).set_index(["arm", "step"])
     for arm, step in itertools.product("ab", STEPS):
-        values = sorted(r["x"] for r in rows if (r["arm"], r["step"], r["status"]) == (arm, step, "ok"))
+        values = sorted(
+            r["x"] for r in rows if (r["arm"], r["step"], r["status"]) == (arm, step, "ok")
+        )
         assert ((arm, step) in curves.index) == bool(values)
         if values:
             row = curves.loc[(arm, step)]
-            assert (row["seeds"], row["x"]) == (len(values), pytest.approx(sum(values) / len(values)))
+            assert (row["seeds"], row["x"]) == (
+                len(values),
+                pytest.approx(sum(values) / len(values)),
+            )
             for end, quantile in (("low", 0.1), ("high", 0.9)):
                 below, part = divmod(quantile * (len(values) - 1), 1)
                 above = min(int(below) + 1, len(values) - 1)
-                assert row[f"x_{end}"] == pytest.approx((1 - part) * values[int(below)] + part * values[above])
+                assert row[f"x_{end}"] == pytest.approx(
+                    (1 - part) * values[int(below)] + part * values[above]
+                )
 
 
 def test_a_replica_is_dropped_from_parts_in_which_it_had_not_diverged() -> None:
     found, _ = frame({("a", 0): 5, ("a", 1): ALWAYS})
     assert found.where(step=0).kept["seed"].tolist() == [1]
-    assert {key: part.kept["seed"].tolist() for key, part in found.groups(["step"])} == {(step,): [1] for step in STEPS}
+    assert {key: part.kept["seed"].tolist() for key, part in found.groups(["step"])} == {
+        (step,): [1] for step in STEPS
+    }
     assert found.where(step=4).before["seed"].tolist() == [0, 1]
 
 
 def test_an_arm_is_named_by_all_its_columns() -> None:
-    table = pd.DataFrame({"beta": [1.0, 2.0, math.nan], "seed": 0, "status": ["ok", "diverged", "ok"]})
-    assert SeedFrame.of(table, "beta").kept["beta"].tolist() == pytest.approx([1.0, math.nan], nan_ok=True)
+    table = pd.DataFrame(
+        {"beta": [1.0, 2.0, math.nan], "seed": 0, "status": ["ok", "diverged", "ok"]}
+    )
+    assert SeedFrame.of(table, "beta").kept["beta"].tolist() == pytest.approx(
+        [1.0, math.nan], nan_ok=True
+    )
     assert len(SeedFrame.of(table).kept) == 0
     assert SeedFrame.of(table.drop(columns="status")).counts == {"seeds": 1}
 
@@ -176,8 +213,12 @@ def test_an_arm_is_named_by_all_its_columns() -> None:
 def test_summaries_have_the_intervals_of_scipy(n: int) -> None:
     values = np.random.default_rng(n).lognormal(size=n)
     order = np.random.default_rng(0).permutation(n)
-    table = pd.DataFrame({"arm": "a", "size": 64.0, "seed": order, "x": values[order], "kl": 2.0 * values[order]})
-    row = summarised(SeedFrame.of(table), ["arm"], ["x", "kl"], carried=["size"], plain=["kl"]).iloc[0]
+    table = pd.DataFrame(
+        {"arm": "a", "size": 64.0, "seed": order, "x": values[order], "kl": 2.0 * values[order]}
+    )
+    row = summarised(
+        SeedFrame.of(table), ["arm"], ["x", "kl"], carried=["size"], plain=["kl"]
+    ).iloc[0]
     assert list(row.index) == ["arm", "size", "seeds", "x", "x_low", "x_high", "kl"]
     assert (row["x"], row["kl"]) == pytest.approx((values.mean(), 2.0 * values.mean()))
     if n < 8:
@@ -185,7 +226,11 @@ def test_summaries_have_the_intervals_of_scipy(n: int) -> None:
     else:
         level = 2.0 * norm.cdf(math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)) - 1.0
         found = bootstrap(
-            (values,), np.mean, n_resamples=9_999, confidence_level=level, rng=streams.generator(0, "bootstrap", "x", "a")
+            (values,),
+            np.mean,
+            n_resamples=9_999,
+            confidence_level=level,
+            rng=streams.generator(0, "bootstrap", "x", "a"),
         )
         expected = tuple(found.confidence_interval)
     assert (row["x_low"], row["x_high"]) == pytest.approx(expected, rel=1e-12)
@@ -203,7 +248,11 @@ def test_one_seed_has_a_mean_and_no_interval() -> None:
     assert (row["seeds"], row["x"]) == (1, 2.0)
     assert math.isnan(row["x_low"])
     assert math.isnan(row["x_high"])
-    assert band(SeedFrame.of(table), ["arm"], ["x"]).iloc[0][["x", "x_low", "x_high"]].tolist() == [2.0, 2.0, 2.0]
+    assert band(SeedFrame.of(table), ["arm"], ["x"]).iloc[0][["x", "x_low", "x_high"]].tolist() == [
+        2.0,
+        2.0,
+        2.0,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +267,10 @@ def test_one_seed_has_a_mean_and_no_interval() -> None:
 )
 def test_what_is_not_finite_takes_the_interval_away(values, mean) -> None:
     table = pd.DataFrame({"arm": "a", "seed": range(len(values)), "x": values})
-    for found in (summarised(SeedFrame.of(table), ["arm"], ["x"]), band(SeedFrame.of(table), ["arm"], ["x"])):
+    for found in (
+        summarised(SeedFrame.of(table), ["arm"], ["x"]),
+        band(SeedFrame.of(table), ["arm"], ["x"]),
+    ):
         assert found.iloc[0]["x"] == pytest.approx(mean, nan_ok=True)
         assert found[["x_low", "x_high"]].isna().all(axis=None)
     assert math.isnan(effect(series(*values), series(*[0.0] * len(values))))
@@ -238,7 +290,9 @@ def test_between_points_of_a_path_a_line_in_the_root_of_the_kl() -> None:
     wanted = np.array([0.0, 0.3, 1.0, 6.0, 9.0, 9.1])
     expected = [*(0.5 + 3.0 * np.sqrt(wanted[:-1])), math.nan]
     assert at_kl(path, "reward", wanted, 0.5) == pytest.approx(expected, nan_ok=True)
-    assert at_kl(path, "reward", 0.25, -0.5) == pytest.approx(1.5)  # half-way from -0.5 at 0 to 3.5 at 1
+    assert at_kl(path, "reward", 0.25, -0.5) == pytest.approx(
+        1.5
+    )  # half-way from -0.5 at 0 to 3.5 at 1
     assert math.isnan(at_kl(path.iloc[:0], "reward", 0.1))
     assert at_kl(path.assign(kl=[-1e-17, 1.0, 4.0]), "reward", 4.0) == path["reward"].iloc[2]
 

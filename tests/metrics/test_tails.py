@@ -110,6 +110,14 @@ def test_on_right_data_it_never_fails_and_on_wrong_data_it_does() -> None:
         for name, x in (("right", ratio), ("wrong", 0.98 * ratio)):
             rows = x.mean(1) - 1.0
             se, ess = float(rows.std(ddof=1)) / 20.0, float(x.sum() ** 2 / (x * x).sum())
-            said[name].add(unit_mean(float(rows.mean()), se, ess=ess, khat=pareto_khat(np.log(x).ravel())[0], rollouts=400))
+            said[name].add(
+                unit_mean(
+                    float(rows.mean()),
+                    se,
+                    ess=ess,
+                    khat=pareto_khat(np.log(x).ravel())[0],
+                    rollouts=400,
+                )
+            )
     assert said["right"] == {"holds"}
     assert "fails" in said["wrong"]

@@ -34,7 +34,10 @@ def padded(rows: list[dict], filler: float) -> list[dict]:
     longest = max(len(row["logprobs"]) for row in rows)
     return [
         {name: [*row[name], *[filler] * (longest - len(row[name]))] for name in PER_TOKEN}
-        | {"mask": [1] * len(row["logprobs"]) + [0] * (longest - len(row["logprobs"])), "prompt": row["prompt"]}
+        | {
+            "mask": [1] * len(row["logprobs"]) + [0] * (longest - len(row["logprobs"])),
+            "prompt": row["prompt"],
+        }
         for row in rows
     ]
 
@@ -49,7 +52,10 @@ def holed(rows: list[dict]) -> list[dict]:
 
 
 def as_jsonl(path: Path, rows: list) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows),
+        encoding="utf-8",
+    )
     return path
 
 
@@ -64,16 +70,34 @@ def as_npz(path: Path, rows: list[dict]) -> Path:
 
 
 def as_flat_npz(path: Path, rows: list[dict]) -> Path:
-    arrays = {name: np.concatenate([row[name] for row in rows]) for name in rows[0] if isinstance(rows[0][name], list)}
-    np.savez(path, **arrays, lengths=[len(row["logprobs"]) for row in rows], prompt=[row["prompt"] for row in rows])
+    arrays = {
+        name: np.concatenate([row[name] for row in rows])
+        for name in rows[0]
+        if isinstance(rows[0][name], list)
+    }
+    np.savez(
+        path,
+        **arrays,
+        lengths=[len(row["logprobs"]) for row in rows],
+        prompt=[row["prompt"] for row in rows],
+    )
     return path
 
 
 def nan_ended(rows: list[dict]) -> list[dict]:
-    return [{name: values for name, values in row.items() if name != "mask"} for row in padded(rows, float("nan"))]
+    return [
+        {name: values for name, values in row.items() if name != "mask"}
+        for row in padded(rows, float("nan"))
+    ]
 
 
 def tables(path: Path, workers: int = 1, **options) -> dict[str, pd.DataFrame]:
     pair = RecordedPair(path=str(path), label="rollouts")
-    found = get("lm").run(LmOptions(pairs=(pair,), **{"shard": 77} | options), Context(0, workers=workers))
-    return {name: table.drop(columns="parameters", errors="ignore") for name, table in found.items() if name not in TIMED}
+    found = get("lm").run(
+        LmOptions(pairs=(pair,), **{"shard": 77} | options), Context(0, workers=workers)
+    )
+    return {
+        name: table.drop(columns="parameters", errors="ignore")
+        for name, table in found.items()
+        if name not in TIMED
+    }

@@ -12,7 +12,9 @@ from klbench.types import Draws
 
 
 def three_sides(n: int):
-    side = st.lists(st.floats(0.01, 1.0), min_size=n, max_size=n).map(lambda w: np.array(w) / sum(w))
+    side = st.lists(st.floats(0.01, 1.0), min_size=n, max_size=n).map(
+        lambda w: np.array(w) / sum(w)
+    )
     return st.tuples(side, side, side)
 
 
@@ -33,7 +35,9 @@ def test_exact_moments_are_sums_over_categories(sides) -> None:
         (exact,) = pair_of(q, p).exact([estimator])
         terms = estimator.terms(np.log(p / q))
         assert exact.mean == pytest.approx(q @ terms, rel=1e-9, abs=1e-14)
-        assert exact.std == pytest.approx(math.sqrt(q @ (terms - q @ terms) ** 2), rel=1e-8, abs=1e-12)
+        assert exact.std == pytest.approx(
+            math.sqrt(q @ (terms - q @ terms) ** 2), rel=1e-8, abs=1e-12
+        )
     for name in ("k1_weighted", "k3_weighted"):
         estimator = estimators.get(name)
         (exact,) = pair_of(q, p, mu).exact([estimator])
@@ -44,7 +48,11 @@ def test_exact_moments_are_sums_over_categories(sides) -> None:
 
 @pytest.mark.parametrize("off_policy", [False, True])
 def test_categories_are_drawn_as_often_as_their_probability_says(off_policy) -> None:
-    q, p, mu = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.4, 0.1, 0.2, 0.3]), np.array([0.25, 0.15, 0.45, 0.15])
+    q, p, mu = (
+        np.array([0.1, 0.2, 0.3, 0.4]),
+        np.array([0.4, 0.1, 0.2, 0.3]),
+        np.array([0.25, 0.15, 0.45, 0.15]),
+    )
     n = 200_000
     draws = pair_of(q, p, mu if off_policy else None).draw(np.random.default_rng(2), n)
     sampler = mu if off_policy else q
@@ -91,7 +99,9 @@ def test_what_it_does_to_each_estimator_that_p_reaches_beyond_q() -> None:
     """E[r] = 0.8: k3 is off by -0.2, k_lambda by lambda times that, k1 by nothing."""
     pair = CategoricalPair(**BEYOND)
     kl, names = pair.truth("kl_qp").value, ("k1", "k3", "k_lambda:0.3", "k2")
-    k1, k3, k_lambda, k2 = (each.mean for each in pair.exact([estimators.get(name) for name in names]))
+    k1, k3, k_lambda, k2 = (
+        each.mean for each in pair.exact([estimators.get(name) for name in names])
+    )
     assert k1 == pytest.approx(kl)
     assert k3 == pytest.approx(kl - 0.2)
     assert k3 == pytest.approx(0.02447, abs=5e-6)
@@ -99,7 +109,9 @@ def test_what_it_does_to_each_estimator_that_p_reaches_beyond_q() -> None:
     assert k2 == pytest.approx(0.3 * math.log(1.2) ** 2 + 0.2 * math.log(0.75) ** 2)
     assert pair.unreached == pytest.approx(0.2)
     assert "0.2 of p out of q's reach" in pair.title
-    np.testing.assert_allclose(np.unique(log_ratios(pair)), [math.log(0.3 / 0.4), math.log(0.5 / 0.6)])
+    np.testing.assert_allclose(
+        np.unique(log_ratios(pair)), [math.log(0.3 / 0.4), math.log(0.5 / 0.6)]
+    )
     assert "no logit gives" in pair.gradient_task().reason
 
 
@@ -139,6 +151,11 @@ def test_equal_pairs_are_equal() -> None:
 
 
 def test_labels() -> None:
-    assert CategoricalPair(random={"size": 9, "kl": 0.25, "seed": 4}).title == "Categorical 9, KL=0.25, seed 4"
+    assert (
+        CategoricalPair(random={"size": 9, "kl": 0.25, "seed": 4}).title
+        == "Categorical 9, KL=0.25, seed 4"
+    )
     assert pair_of([0.5, 0.5], [0.25, 0.75]).title == "Categorical 2, KL=0.1438"
-    assert pair_of([0.5, 0.5], [0.25, 0.75], [0.3, 0.7]).title == "Categorical 2, KL=0.1438 off-policy"
+    assert (
+        pair_of([0.5, 0.5], [0.25, 0.75], [0.3, 0.7]).title == "Categorical 2, KL=0.1438 off-policy"
+    )

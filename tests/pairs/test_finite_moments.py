@@ -85,7 +85,9 @@ OFF_POLICY = [
 @pytest.mark.parametrize(("kind", "q", "p", "mu"), OFF_POLICY)
 @pytest.mark.parametrize("order", [-2.0, -0.9, 0.0, 0.9, 1.1, 2.2, 4.0])
 @pytest.mark.parametrize("weight_order", [0.0, 1.0, 2.0])
-def test_a_moment_is_finite_where_its_integrand_falls_faster_than_one_over_x(kind, q, p, mu, order, weight_order) -> None:
+def test_a_moment_is_finite_where_its_integrand_falls_faster_than_one_over_x(
+    kind, q, p, mu, order, weight_order
+) -> None:
     log_q, log_p, log_mu = (DENSITIES[kind](**side) for side in (q, p, mu))
 
     def log_integrand(x: float) -> float:
@@ -93,7 +95,9 @@ def test_a_moment_is_finite_where_its_integrand_falls_faster_than_one_over_x(kin
 
     ends = (1e4,) if kind == "exponential" else (1e4, -1e4)
     slopes = [(log_integrand(2 * x) - log_integrand(x)) / math.log(2.0) for x in ends]
-    assert pairs.get(kind)(q=q, p=p, mu=mu).finite_moment(order, weight_order) == all(slope < -1.0 for slope in slopes)
+    assert pairs.get(kind)(q=q, p=p, mu=mu).finite_moment(order, weight_order) == all(
+        slope < -1.0 for slope in slopes
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,10 @@ def test_mean_and_variance_exist_where_the_growth_of_the_terms_lets_them(
     name, q_std, p_std, finite_mean, finite_variance
 ) -> None:
     """Gaussians: ``E_q[r^s]`` is finite where ``1 + s (q_var/p_var - 1) > 0``."""
-    pair, estimator = pairs.get("gaussian")(q={"std": q_std}, p={"std": p_std}), estimators.get(name)
+    pair, estimator = (
+        pairs.get("gaussian")(q={"std": q_std}, p={"std": p_std}),
+        estimators.get(name),
+    )
     assert pair.finite_mean(estimator) == finite_mean
     assert pair.finite_second_moment(estimator) == finite_variance
     (exact,) = pair.exact([estimator])
@@ -135,7 +142,10 @@ def test_a_weights_own_tail_counts() -> None:
     assert exact.std == math.inf
 
 
-@pytest.mark.parametrize(("shift", "q_std", "p_std"), [(0.0, 1.0, 1.2), (0.7, 1.0, 0.8), (0.5, 2.0, 2.5), (0.5, 1.0, 1.5)])
+@pytest.mark.parametrize(
+    ("shift", "q_std", "p_std"),
+    [(0.0, 1.0, 1.2), (0.7, 1.0, 0.8), (0.5, 2.0, 2.5), (0.5, 1.0, 1.5)],
+)
 def test_chi_squared_is_the_published_formula(shift, q_std, p_std) -> None:
     """``1 + X = q_var/(p_std sqrt D) exp(shift^2/D)``, ``D = 2 q_var - p_var``; infinite where ``D <= 0``."""
     d = 2 * q_std**2 - p_std**2

@@ -16,14 +16,21 @@ TARGETS = ["kl_qp", "kl_pq", "chi2", "hellinger", "alpha:-0.3", "alpha:1.5"]
 ESTIMATORS = ["k1", "k2", "k3", "k_lambda:0.3", "bregman_kl_pq", "bregman_hellinger"]
 
 
-def random_normal(stream: np.random.Generator, d: int, spread: float = 0.3) -> tuple[np.ndarray, np.ndarray]:
+def random_normal(
+    stream: np.random.Generator, d: int, spread: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
     a = spread * stream.normal(size=(d, d)) / math.sqrt(d)
     return spread * stream.normal(size=d), np.eye(d) + a + a.T + a @ a.T
 
 
 def pair_of(q, p, mu=None) -> GaussianPair:
     sides = {"q": q, "p": p} | ({"mu": mu} if mu is not None else {})
-    return GaussianPair(**{k: {"mean": tuple(m), "cov": tuple(map(tuple, (c + c.T) / 2))} for k, (m, c) in sides.items()})
+    return GaussianPair(
+        **{
+            k: {"mean": tuple(m), "cov": tuple(map(tuple, (c + c.T) / 2))}
+            for k, (m, c) in sides.items()
+        }
+    )
 
 
 def torch_normal(side) -> torch.distributions.MultivariateNormal:
@@ -53,8 +60,12 @@ def test_samples_in_several_dimensions_have_the_right_divergences(off_policy) ->
     pair = pair_of(q, p, mu if off_policy else None)
     draws = pair.draw(np.random.default_rng(0), 200_000)
     x = np.random.default_rng(1).multivariate_normal(*(mu if off_policy else q), 200_000)
-    log_q, log_p, log_mu = (torch_normal(side).log_prob(torch.tensor(x)).numpy() for side in (q, p, mu))
-    columns = [(draws.log_ratio, log_p - log_q)] + ([(draws.log_weight, log_q - log_mu)] if off_policy else [])
+    log_q, log_p, log_mu = (
+        torch_normal(side).log_prob(torch.tensor(x)).numpy() for side in (q, p, mu)
+    )
+    columns = [(draws.log_ratio, log_p - log_q)] + (
+        [(draws.log_weight, log_q - log_mu)] if off_policy else []
+    )
     for got, expected in columns:
         for power in (1, 2):
             a, b = got**power, expected**power
@@ -78,16 +89,27 @@ def test_the_variance_of_the_log_ratio_is_that_of_a_quadratic_form() -> None:
 
 def test_independent_coordinates_add_and_multiply() -> None:
     columns = {"q": [(0.0, 1.0), (1.0, 0.8), (0.3, 1.1)], "p": [(0.4, 1.1), (1.0, 0.9), (0.1, 1.1)]}
-    ones = [GaussianPair(**{k: dict(zip(("mean", "std"), v[i], strict=True)) for k, v in columns.items()}) for i in range(3)]
-    product = GaussianPair(**{k: {"mean": [m for m, _ in v], "std": [s for _, s in v]} for k, v in columns.items()})
+    ones = [
+        GaussianPair(
+            **{k: dict(zip(("mean", "std"), v[i], strict=True)) for k, v in columns.items()}
+        )
+        for i in range(3)
+    ]
+    product = GaussianPair(
+        **{k: {"mean": [m for m, _ in v], "std": [s for _, s in v]} for k, v in columns.items()}
+    )
 
     def values(target: str) -> list[float]:
         return [one.truth(target).value for one in ones]
 
     assert product.truth("kl_qp").value == pytest.approx(sum(values("kl_qp")), rel=1e-13)
     assert product.truth("kl_pq").value == pytest.approx(sum(values("kl_pq")), rel=1e-13)
-    assert 1 + product.truth("chi2").value == pytest.approx(math.prod(1 + x for x in values("chi2")), rel=1e-13)
-    assert 1 - product.truth("hellinger").value == pytest.approx(math.prod(1 - x for x in values("hellinger")), rel=1e-13)
+    assert 1 + product.truth("chi2").value == pytest.approx(
+        math.prod(1 + x for x in values("chi2")), rel=1e-13
+    )
+    assert 1 - product.truth("hellinger").value == pytest.approx(
+        math.prod(1 - x for x in values("hellinger")), rel=1e-13
+    )
 
 
 coordinates = st.floats(-1.5, 1.5)
@@ -145,7 +167,9 @@ def test_a_shift_in_many_dimensions_is_one_shift() -> None:
 
 def test_dimensions_in_which_the_sides_agree_do_not_matter() -> None:
     plain = GaussianPair(q={"mean": 0.0, "std": 1.0}, p={"mean": 0.5, "std": 0.7})
-    padded = GaussianPair(q={"mean": [0.0, 3.0], "std": [1.0, 5.0]}, p={"mean": [0.5, 3.0], "std": [0.7, 5.0]})
+    padded = GaussianPair(
+        q={"mean": [0.0, 3.0], "std": [1.0, 5.0]}, p={"mean": [0.5, 3.0], "std": [0.7, 5.0]}
+    )
     for target in [*TARGETS, "js"]:
         assert padded.truth(target).value == pytest.approx(plain.truth(target).value, rel=1e-12)
 
@@ -161,9 +185,15 @@ def test_equal_sides_are_zero_apart() -> None:
     ("sides", "label"),
     [
         ({"q": {"mean": 0.0}, "p": {"mean": 1.0}}, "N(0, 1²) ‖ N(1, 1²)"),
-        ({"q": {"mean": 0.0}, "p": {"cov": [[4.0]]}, "mu": {"std": 3.0}}, "N(0, 1²) ‖ N(0, 2²) from N(0, 3²)"),
+        (
+            {"q": {"mean": 0.0}, "p": {"cov": [[4.0]]}, "mu": {"std": 3.0}},
+            "N(0, 1²) ‖ N(0, 2²) from N(0, 3²)",
+        ),
         ({"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}}, "Gaussian d=2, KL=0.01"),
-        ({"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}, "mu": {"std": 2.0}}, "Gaussian d=2, KL=0.01 off-policy"),
+        (
+            {"q": {"mean": [0.0, 0.0]}, "p": {"mean": 0.1}, "mu": {"std": 2.0}},
+            "Gaussian d=2, KL=0.01 off-policy",
+        ),
     ],
 )
 def test_labels(sides, label) -> None:
@@ -179,20 +209,33 @@ def rotated(eigenvalues, stream) -> np.ndarray:
 def exact_gaussians(q, p) -> dict[str, mpmath.mpf]:
     """Divergences and the end of the moments of r, of the doubles as they are, at 100 digits."""
     with mpmath.workdps(100):
-        (mean_q, cov_q), (mean_p, cov_p) = ((mpmath.matrix(m.tolist()), mpmath.matrix(c.tolist())) for m, c in (q, p))
+        (mean_q, cov_q), (mean_p, cov_p) = (
+            (mpmath.matrix(m.tolist()), mpmath.matrix(c.tolist())) for m, c in (q, p)
+        )
         shift = mean_p - mean_q
 
         def kl(a, b):
             inverse = b**-1
             product = inverse * a
             trace = mpmath.fsum(product[i, i] for i in range(product.rows))
-            return (trace + (shift.T * inverse * shift)[0] - product.rows - mpmath.log(mpmath.det(product))) / 2
+            return (
+                trace
+                + (shift.T * inverse * shift)[0]
+                - product.rows
+                - mpmath.log(mpmath.det(product))
+            ) / 2
 
         precision = 2 * cov_p**-1 - cov_q**-1
         linear = 2 * cov_p**-1 * shift
-        log_moment = -mpmath.log(mpmath.det(precision * cov_q) * mpmath.det(cov_p * cov_q**-1) ** 2) / 2
+        log_moment = (
+            -mpmath.log(mpmath.det(precision * cov_q) * mpmath.det(cov_p * cov_q**-1) ** 2) / 2
+        )
         log_moment -= ((shift.T * linear)[0] - (linear.T * precision**-1 * linear)[0]) / 2
-        largest = 1 / min(mpmath.eigsy(mpmath.cholesky(cov_q).T * cov_p**-1 * mpmath.cholesky(cov_q), eigvals_only=True))
+        largest = 1 / min(
+            mpmath.eigsy(
+                mpmath.cholesky(cov_q).T * cov_p**-1 * mpmath.cholesky(cov_q), eigvals_only=True
+            )
+        )
         finite = min(mpmath.eigsy(precision, eigvals_only=True)) > 0
         return {
             "kl_qp": kl(cov_q, cov_p),
@@ -222,7 +265,11 @@ def test_ill_conditioned_covariances_keep_their_error_bounds(orders, seed) -> No
     if orders <= 11:
         assert pair.tail_index() == pytest.approx(float(exact["tail"]), abs=10.0 ** (orders - 12))
     (k3,) = pair.exact([estimators.get("k3")])
-    assert k3 is None or not math.isfinite(k3.mean_error) or abs(k3.mean - exact["kl_qp"]) <= k3.mean_error
+    assert (
+        k3 is None
+        or not math.isfinite(k3.mean_error)
+        or abs(k3.mean - exact["kl_qp"]) <= k3.mean_error
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -239,7 +286,10 @@ def test_scales_that_differ_cost_no_digits() -> None:
     """Standard deviations from 1e-6 to 1e6 in correlated coordinates: the condition that counts is that of the correlations."""
     stream = np.random.default_rng(0)
     scales = 10.0 ** np.linspace(-6.0, 6.0, 5)
-    q, p = ((scales * m, scales[:, None] * c * scales) for m, c in (random_normal(stream, 5) for _ in range(2)))
+    q, p = (
+        (scales * m, scales[:, None] * c * scales)
+        for m, c in (random_normal(stream, 5) for _ in range(2))
+    )
     truth, exact = pair_of(q, p).truth("kl_qp"), exact_gaussians(q, p)
     assert abs(truth.value - exact["kl_qp"]) <= truth.error
     assert truth.error <= 1e-12 * truth.value

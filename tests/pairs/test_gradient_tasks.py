@@ -19,16 +19,28 @@ ENUMERATED = {
     "gru": ("sequence", {"model": "gru", **TREE}),
     "gru stale": ("sequence", {"model": "gru", "lag": 0.1, "width": 5, **TREE}),
     "transformer": ("sequence", {"model": "transformer", "width": 4, "lag": 0.1, **TREE}),
-    "one token": ("sequence", {"model": "gru", "vocabulary": 4, "horizon": 1, "prompts": 3, "kl": 0.05}),
+    "one token": (
+        "sequence",
+        {"model": "gru", "vocabulary": 4, "horizon": 1, "prompts": 3, "kl": 0.05},
+    ),
     "categorical": ("categorical", THREE),
     "categorical stale": ("categorical", {**THREE, "mu": {"probs": [0.6, 0.3, 0.1]}}),
 }
 DENSITIES = {
     "gaussian": ("gaussian", {"q": {"mean": 0.2, "std": 1.3}, "p": {"mean": -0.3, "std": 0.9}}),
-    "gaussian stale": ("gaussian", {"q": {"std": 1.3}, "p": {"mean": -0.3}, "mu": {"mean": 0.1, "std": 1.5}}),
-    "gaussian in 3": ("gaussian", {"q": {"mean": [0.1, -0.2, 0.4]}, "p": {"mean": 0.0, "std": [1.2, 0.8, 1.0]}}),
+    "gaussian stale": (
+        "gaussian",
+        {"q": {"std": 1.3}, "p": {"mean": -0.3}, "mu": {"mean": 0.1, "std": 1.5}},
+    ),
+    "gaussian in 3": (
+        "gaussian",
+        {"q": {"mean": [0.1, -0.2, 0.4]}, "p": {"mean": 0.0, "std": [1.2, 0.8, 1.0]}},
+    ),
     "exponential": ("exponential", {"q": {"rate": 1.2}, "p": {"rate": 1.7}}),
-    "exponential stale": ("exponential", {"q": {"rate": 1.2}, "p": {"rate": 0.9}, "mu": {"rate": 1.0}}),
+    "exponential stale": (
+        "exponential",
+        {"q": {"rate": 1.2}, "p": {"rate": 0.9}, "mu": {"rate": 1.0}},
+    ),
 }
 SETTINGS = ENUMERATED | DENSITIES
 TARGETS = ["kl_qp", "kl_pq"]
@@ -68,7 +80,9 @@ def rows(atoms: Atoms, parameters: int) -> torch.Tensor:
 
 
 def rollouts_of(atoms: Atoms):
-    return torch.stack([getattr(atoms.rollouts, name) for name in ("log_q", "log_p", "log_mu", "kl")])
+    return torch.stack(
+        [getattr(atoms.rollouts, name) for name in ("log_q", "log_p", "log_mu", "kl")]
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -97,7 +111,9 @@ def test_the_gradient_is_that_of_the_truth(name, target) -> None:
     if pair.kind == "categorical":
 
         def truth(theta: torch.Tensor) -> float:
-            return pairs.get("categorical")(q={"logits": theta.tolist()}, p=pair.p).truth(target).value
+            return (
+                pairs.get("categorical")(q={"logits": theta.tolist()}, p=pair.p).truth(target).value
+            )
     elif pair.kind == "sequence":
 
         def truth(theta: torch.Tensor) -> float:
@@ -115,13 +131,17 @@ def test_the_gradient_is_that_of_the_truth(name, target) -> None:
     else:
 
         def truth(theta: torch.Tensor) -> float:
-            return pairs.get("exponential")(q={"rate": math.exp(theta)}, p=pair.p).truth(target).value
+            return (
+                pairs.get("exponential")(q={"rate": math.exp(theta)}, p=pair.p).truth(target).value
+            )
 
     generator = torch.Generator().manual_seed(1)
     for _ in range(3):
         direction = torch.randn(task.parameters, dtype=torch.float64, generator=generator)
         h = 1e-5
-        slope = (truth(task.theta() + h * direction) - truth(task.theta() - h * direction)) / (2 * h)
+        slope = (truth(task.theta() + h * direction) - truth(task.theta() - h * direction)) / (
+            2 * h
+        )
         assert float(task.gradient(target) @ direction) == pytest.approx(slope, rel=1e-6, abs=1e-8)
 
 
@@ -129,7 +149,9 @@ def test_the_gradient_is_that_of_the_truth(name, target) -> None:
 def test_enumerated_scores_make_the_exact_gradients(name) -> None:
     """Autograd through the sums over sequences, and the scores of every token: two ways that share the forward pass alone."""
     task = task_of(name)
-    found = dict.fromkeys(["kl_qp", "kl_pq", "tokens", "zero"], torch.zeros(task.parameters, dtype=torch.float64))
+    found = dict.fromkeys(
+        ["kl_qp", "kl_pq", "tokens", "zero"], torch.zeros(task.parameters, dtype=torch.float64)
+    )
     prompts = list(task.atoms())
     for atoms in prompts:
         assert float(atoms.probability.sum()) == pytest.approx(1.0, abs=1e-12)
@@ -142,7 +164,9 @@ def test_enumerated_scores_make_the_exact_gradients(name) -> None:
             "tokens": (w * future, w * ones),  # Rao-Blackwell with its score term
             "zero": (w * ones, 0 * ones),
         }
-        found = {key: found[key] + atoms.scores.pull(*part) / len(prompts) for key, part in parts.items()}
+        found = {
+            key: found[key] + atoms.scores.pull(*part) / len(prompts) for key, part in parts.items()
+        }
     exact = {"tokens": task.gradient("kl_qp"), "zero": torch.zeros(task.parameters)}
     for key, value in found.items():
         expected = exact[key] if key in exact else task.gradient(key)
@@ -160,7 +184,10 @@ def test_rows_are_those_of_autograd_and_the_gram_is_their_products(name) -> None
         theta = task.theta().requires_grad_()
         again = task.rollouts(theta, samples_of(task, atoms, prompt))
         torch.testing.assert_close(
-            torch.stack([again.log_q, again.log_p, again.log_mu, again.kl]), rollouts_of(atoms), rtol=0, atol=1e-12
+            torch.stack([again.log_q, again.log_p, again.log_mu, again.kl]),
+            rollouts_of(atoms),
+            rtol=0,
+            atol=1e-12,
         )
         n, T = atoms.rollouts.mask.shape
         for i in range(0, n, max(1, n // 7)):
@@ -203,13 +230,17 @@ def test_a_tables_scores_are_dense_ones_that_nobody_wrote_down() -> None:
         assert isinstance(atoms.scores, TableScores)
         edges = task.jacobian(prompt)
         log_q, log_p = atoms.scores.log_q, atoms.scores.log_p
-        nodes = torch.einsum("na,nap->np", log_q.exp() * (log_q - log_p), edges.view(*log_q.shape, -1))
+        nodes = torch.einsum(
+            "na,nap->np", log_q.exp() * (log_q - log_p), edges.view(*log_q.shape, -1)
+        )
         node, token, mask = task.tree.paths
         dense = DenseScores(edges, nodes, node * task.tree.tokens + token, node, mask)
         torch.testing.assert_close(atoms.scores.gram(), dense.gram(), rtol=1e-12, atol=1e-14)
         generator = torch.Generator().manual_seed(0)
         parts = torch.randn(2, *mask.shape, dtype=torch.float64, generator=generator)
-        torch.testing.assert_close(atoms.scores.pull(*parts), dense.pull(*parts), rtol=1e-12, atol=1e-13)
+        torch.testing.assert_close(
+            atoms.scores.pull(*parts), dense.pull(*parts), rtol=1e-12, atol=1e-13
+        )
 
 
 def test_a_gram_may_be_cut_anywhere(monkeypatch) -> None:
@@ -234,7 +265,9 @@ def test_samples_come_as_often_as_their_probability_says(name) -> None:
         if hasattr(task, "tree"):
             base = task.tree.tokens + 1
             power = base ** torch.arange(task.tree.horizon)
-            key, keys = (((each.token + 1) * each.mask * power).sum(1) for each in (samples, task.tree.paths))
+            key, keys = (
+                ((each.token + 1) * each.mask * power).sum(1) for each in (samples, task.tree.paths)
+            )
         else:
             key, keys = samples, torch.arange(task.parameters)
         hits = (key[:, None] == keys).double().mean(0)
@@ -286,7 +319,10 @@ def test_densities_are_sampled_and_weighted_right(name) -> None:
     truth = pair.truth("kl_qp").value
     assert float(rollouts.kl[0, 0].detach()) == pytest.approx(truth, rel=1e-12)
     for values, expected in ((terms, truth), (weight, 1.0)):
-        assert abs(float(values.mean()) - expected) <= 5 * float(values.std()) / math.sqrt(len(values)) + 1e-12
+        assert (
+            abs(float(values.mean()) - expected)
+            <= 5 * float(values.std()) / math.sqrt(len(values)) + 1e-12
+        )
     scores = task.scores(task.theta(), samples[:5])
     for i in range(5):
         (gradient,) = torch.autograd.grad(rollouts.log_q[i, 0], theta, retain_graph=True)
@@ -318,12 +354,16 @@ def test_tilted_rules_are_quadratures(name, power) -> None:
     values = integrate.simpson(integrand(x), x=x, axis=0)
     s = atoms.scores.edges[atoms.scores.edge_of[:, 0]].T
     w, u = atoms.probability, log_ratio(atoms)
-    found = torch.stack([each @ w for each in (torch.ones_like(u), u, *s, *(a * b for a in s for b in s))])
+    found = torch.stack(
+        [each @ w for each in (torch.ones_like(u), u, *s, *(a * b for a in s for b in s))]
+    )
     np.testing.assert_allclose(found.numpy(), values, rtol=1e-8, atol=1e-9)
     gram = rows(atoms, task.parameters)
     torch.testing.assert_close(atoms.scores.gram(), gram @ gram.mT, rtol=1e-11, atol=1e-11)
     one = torch.ones_like(w)[:, None]
-    torch.testing.assert_close(atoms.scores.pull(0 * one, w[:, None]), w.sum() * task.gradient("kl_qp"))
+    torch.testing.assert_close(
+        atoms.scores.pull(0 * one, w[:, None]), w.sum() * task.gradient("kl_qp")
+    )
 
 
 def task_log_density(task):
@@ -350,7 +390,10 @@ def test_what_diverges_or_is_not_known_has_no_rule() -> None:
     assert pair_of("gaussian").finite_moment(-2.0) is False
     wide = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 2.0})
     assert wide.gradient_task().tilted(2.0) is None
-    assert pairs.get("exponential")(q={"rate": 2.0}, p={"rate": 1.0}).gradient_task().tilted(2.5) is None
+    assert (
+        pairs.get("exponential")(q={"rate": 2.0}, p={"rate": 1.0}).gradient_task().tilted(2.5)
+        is None
+    )
     far = pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 40.0})
     assert far.gradient_task().tilted(2.0) is None
     for name in (*ENUMERATED, "gaussian stale", "exponential stale", "gaussian in 3"):
@@ -360,9 +403,21 @@ def test_what_diverges_or_is_not_known_has_no_rule() -> None:
 @pytest.mark.parametrize(
     ("kind", "parameters", "reason"),
     [
-        ("categorical", {"q": {"probs": [0.4, 0.6, 0.0]}, "p": {"probs": [0.7, 0.3, 0.0]}}, "q is zero at category 2"),
-        ("categorical", {"random": {"size": 1_001, "kl": 0.1}}, "up to 1,000 categories, here are 1,001"),
-        ("gaussian", {"q": {"mean": [0, 0]}, "p": {"cov": [[1, 0.5], [0.5, 1]]}}, "p has correlations"),
+        (
+            "categorical",
+            {"q": {"probs": [0.4, 0.6, 0.0]}, "p": {"probs": [0.7, 0.3, 0.0]}},
+            "q is zero at category 2",
+        ),
+        (
+            "categorical",
+            {"random": {"size": 1_001, "kl": 0.1}},
+            "up to 1,000 categories, here are 1,001",
+        ),
+        (
+            "gaussian",
+            {"q": {"mean": [0, 0]}, "p": {"cov": [[1, 0.5], [0.5, 1]]}},
+            "p has correlations",
+        ),
         ("laplace", {"q": {}, "p": {"loc": 1.0}}, "laplace pairs have no policy gradient"),
         ("sequence", {"vocabulary": 64, "horizon": 3, "prompts": 1}, "would take 3."),
     ],

@@ -29,7 +29,9 @@ def lm_cache(tmp_path_factory) -> Iterator[None]:
 
 
 def pair(**options) -> LmPair:
-    return LmPair(**{"policy": "embedded:finetuned-far", "max_new_tokens": T, "prompt_count": 7} | options)
+    return LmPair(
+        **{"policy": "embedded:finetuned-far", "max_new_tokens": T, "prompt_count": 7} | options
+    )
 
 
 def test_a_pair_is_made_and_named_without_torch() -> None:
@@ -40,7 +42,10 @@ def test_a_pair_is_made_and_named_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
     assert pair().title == "LM finetuned-far ‖ reference, 12 tokens"
     far_off = pair(temperature=0.7, top_p=0.9, top_k=5, dtype="bfloat16")
-    assert far_off.title == "LM finetuned-far ‖ reference, 12 tokens, T=0.7, top-p 0.9, top-k 5, bfloat16"
+    assert (
+        far_off.title
+        == "LM finetuned-far ‖ reference, 12 tokens, T=0.7, top-p 0.9, top-k 5, bfloat16"
+    )
 
 
 def test_completions_are_what_they_say() -> None:
@@ -59,7 +64,9 @@ def test_completions_are_what_they_say() -> None:
 
 
 def test_shards_and_seeds_have_streams_of_their_own() -> None:
-    first, same, shard, seed = (pair().completions(*at, 14) for at in ((0, 0), (0, 0), (0, 1), (1, 0)))
+    first, same, shard, seed = (
+        pair().completions(*at, 14) for at in ((0, 0), (0, 0), (0, 1), (1, 0))
+    )
     np.testing.assert_array_equal(first.token, same.token)
     np.testing.assert_array_equal(first.log_p, same.log_p)
     assert (first.token != shard.token).any(-1).all()
@@ -67,7 +74,9 @@ def test_shards_and_seeds_have_streams_of_their_own() -> None:
     np.testing.assert_array_equal(pair().completions(0, 1, 5).prompt, (5 + np.arange(5)) % 7)
 
 
-@pytest.mark.parametrize("options", [{"batch": 3, "score_batch": 1}, {"score_batch": 8}, {"kernel": "reference"}])
+@pytest.mark.parametrize(
+    "options", [{"batch": 3, "score_batch": 1}, {"score_batch": 8}, {"kernel": "reference"}]
+)
 def test_batches_and_kernels_change_no_number(options) -> None:
     plain, other = pair().completions(0, 0, 20), pair(**options).completions(0, 0, 20)
     np.testing.assert_array_equal(plain.token, other.token)
@@ -100,7 +109,9 @@ def test_generation_and_scoring_have_their_own_times() -> None:
     from klbench.studies import get
     from klbench.studies.lm.options import LmOptions
 
-    found = dict(get("lm").run(LmOptions(pairs=(pair(),), samples=20, shard=10, rescored=0), Context(0)))["throughput"]
+    found = dict(
+        get("lm").run(LmOptions(pairs=(pair(),), samples=20, shard=10, rescored=0), Context(0))
+    )["throughput"]
     seconds = found.set_index("stage")["seconds"]
     assert seconds["generation"] > 0.0 < seconds["scoring"]
     assert seconds["generation"] + seconds["scoring"] <= seconds["completions"]
@@ -114,7 +125,9 @@ def test_a_policy_that_is_still_its_reference(tmp_path) -> None:
     from klbench.studies.lm.options import LmOptions
 
     same = pair(policy="embedded:reference")
-    found = dict(get("lm").run(LmOptions(pairs=(same,), samples=20, shard=10, rescored=5), Context(0)))
+    found = dict(
+        get("lm").run(LmOptions(pairs=(same,), samples=20, shard=10, rescored=5), Context(0))
+    )
     values = found["values"]
     assert set(values[values["target"] == "KL(q‖p)"]["mean"]) == {0.0}
     assert set(found["truncation"]["missing"]) == {0.0}
@@ -215,7 +228,10 @@ def test_a_batch_that_did_not_fit_stays_halved_from_shard_to_shard(monkeypatch) 
 
 
 def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
-    with pytest.raises(ConfigError, match=r"max_new_tokens=90 after a prompt of \d+ tokens .* the 96 tokens of embedded:fine"):
+    with pytest.raises(
+        ConfigError,
+        match=r"max_new_tokens=90 after a prompt of \d+ tokens .* the 96 tokens of embedded:fine",
+    ):
         pair(max_new_tokens=90).prepare()
 
 
@@ -227,7 +243,10 @@ def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
         ({"reference": "/nothing/here"}, "pair.reference='/nothing/here'"),
         ({"reference": "not a name"}, "neither a folder that exists, nor a hub id"),
         ({"prompts": "nothing.txt"}, "pair.prompts='nothing.txt': nothing.txt: no such file"),
-        ({"dtype": "float8"}, "pair.dtype='float8': must be one of 'float32', 'bfloat16' or 'float16'"),
+        (
+            {"dtype": "float8"},
+            "pair.dtype='float8': must be one of 'float32', 'bfloat16' or 'float16'",
+        ),
         ({"device": "tpu"}, "'cpu' or 'cuda'"),
         ({"kernel": "fast"}, "'auto', 'triton', 'cpu' or 'reference'"),
         ({"batch": 0}, "pair.batch=0: must be at least 1"),
@@ -250,7 +269,9 @@ def test_a_mistake_is_one_line_and_nothing_is_loaded(options, says, tmp_path, mo
 def test_the_value_study_sends_language_models_to_theirs() -> None:
     from klbench.engine import app
 
-    with pytest.raises(ConfigError, match=r"lm pairs have none; measure it with \+exp=lm pair=lm policy"):
+    with pytest.raises(
+        ConfigError, match=r"lm pairs have none; measure it with \+exp=lm pair=lm policy"
+    ):
         app.check(app.normalized(["+exp=value", "pair=lm"]))
 
 

@@ -35,7 +35,10 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {
         "jsonl": as_jsonl(folder / "ragged.jsonl", rows),
         "jsonl, padded": as_jsonl(folder / "padded.ndjson", padded(rows, 5.0)),
-        "jsonl, null": as_jsonl(folder / "null.jsonl", [json.dumps(row).replace("NaN", "null") for row in nan_ended(rows)]),
+        "jsonl, null": as_jsonl(
+            folder / "null.jsonl",
+            [json.dumps(row).replace("NaN", "null") for row in nan_ended(rows)],
+        ),
         "jsonl, holes": as_jsonl(folder / "holes.jsonl", holed(rows)),
         "parquet": as_parquet(folder / "ragged.parquet", rows),
         "parquet, one group": as_parquet(folder / "group.pq", padded(rows, 5.0), 10**6),
@@ -64,7 +67,17 @@ def test_one_content_in_every_format_is_one_table(files, kind) -> None:
     assert (
         set(found)
         == set(expected)
-        > {"values", "tokens", "top_tokens", "largest_ratios", "sampling", "prompts", "checks", "pairs", "estimators"}
+        > {
+            "values",
+            "tokens",
+            "top_tokens",
+            "largest_ratios",
+            "sampling",
+            "prompts",
+            "checks",
+            "pairs",
+            "estimators",
+        }
     )
     for name, table in expected.items():
         pd.testing.assert_frame_equal(found[name], table, check_exact=True, obj=name)
@@ -73,13 +86,20 @@ def test_one_content_in_every_format_is_one_table(files, kind) -> None:
 def test_the_tables_say_what_the_rows_say(files) -> None:
     rows, found = rollouts(), tables(files["jsonl"])
     table = found["values"].set_index(["estimator", "level", "per"])
-    k1 = [sum(q - p for q, p in zip(row["logprobs"], row["ref_logprobs"], strict=True)) for row in rows]
+    k1 = [
+        sum(q - p for q, p in zip(row["logprobs"], row["ref_logprobs"], strict=True))
+        for row in rows
+    ]
     assert table.loc[("k1", "sequence", "sequence"), "mean"] == pytest.approx(np.mean(k1))
-    assert table.loc[("k1", "token", "sequence"), "mean_se"] == pytest.approx(np.std(k1, ddof=1) / np.sqrt(300))
+    assert table.loc[("k1", "token", "sequence"), "mean_se"] == pytest.approx(
+        np.std(k1, ddof=1) / np.sqrt(300)
+    )
     tokens = sum(len(row["logprobs"]) for row in rows)
     assert table.loc[("k1", "token", "token"), "mean"] == pytest.approx(sum(k1) / tokens)
     exact = [sum(row["kl"]) for row in rows]
-    assert table.loc[("rao_blackwell", "token", "sequence"), "mean"] == pytest.approx(np.mean(exact))
+    assert table.loc[("rao_blackwell", "token", "sequence"), "mean"] == pytest.approx(
+        np.mean(exact)
+    )
     assert found["pairs"]["off_policy"].tolist() == [True]
     assert (found["tokens"]["n"].iloc[0], found["pairs"]["completions"].iloc[0]) == (300, 300)
 
@@ -105,7 +125,9 @@ def test_workers_change_nothing(files, kind) -> None:
         pd.testing.assert_frame_equal(shared[name], table, check_exact=True, obj=name)
 
 
-def drawn(mean: float, sd: float, n: int = 400, tokens: int = 12, between: float = 0.0) -> list[dict]:
+def drawn(
+    mean: float, sd: float, n: int = 400, tokens: int = 12, between: float = 0.0
+) -> list[dict]:
     """Rows whose tokens' log p/q is normal with this mean and sd, and a part of it, ``between``, is a whole row's own."""
     stream, rows = np.random.default_rng(11), []
     for _ in range(n):
@@ -126,11 +148,16 @@ def test_the_check_of_the_ratio_is_that_of_the_jackknife(tmp_path) -> None:
     rows = drawn(-0.02, 0.2, between=0.3)
     found = checked(tmp_path / "r.jsonl", rows)
     ratios = [np.exp(np.subtract(row["ref_logprobs"], row["logprobs"])) for row in rows]
-    sums, sizes = np.array([each.sum() for each in ratios]), np.array([each.size for each in ratios])
+    sums, sizes = (
+        np.array([each.sum() for each in ratios]),
+        np.array([each.size for each in ratios]),
+    )
     left = (sums.sum() - sums) / (sizes.sum() - sizes)
     n, every = len(rows), np.concatenate(ratios)
     assert found["mean"] == pytest.approx(every.mean(), rel=1e-12)
-    assert found["mean_se"] == pytest.approx(math.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()), rel=0.01)
+    assert found["mean_se"] == pytest.approx(
+        math.sqrt((n - 1) / n * ((left - left.mean()) ** 2).sum()), rel=0.01
+    )
     assert found["mean_se"] > 1.5 * every.std() / math.sqrt(every.size)
     assert found["ess"] == pytest.approx(every.sum() ** 2 / (every**2).sum(), rel=1e-12)
     assert found["z"] == pytest.approx((every.mean() - 1.0) / found["mean_se"])
@@ -146,14 +173,20 @@ def test_the_check_of_the_ratio_is_that_of_the_jackknife(tmp_path) -> None:
         (drawn(0.0, 0.0), "holds"),  # policy and reference are one
     ],
 )
-def test_a_ratio_whose_mean_must_be_1_holds_fails_or_cannot_be_told(tmp_path, rows, verdict) -> None:
+def test_a_ratio_whose_mean_must_be_1_holds_fails_or_cannot_be_told(
+    tmp_path, rows, verdict
+) -> None:
     assert checked(tmp_path / "r.jsonl", rows)["verdict"] == verdict
 
 
 def test_ratios_to_another_sampler_are_those_to_its_own_log_probabilities(tmp_path) -> None:
     """Samples of mu: w = q/mu has the mean 1 and p/mu has, while p/q has not."""
     rows = [
-        {"logprobs": row["ref_logprobs"], "ref_logprobs": row["ref_logprobs"], "old_logprobs": row["logprobs"]}
+        {
+            "logprobs": row["ref_logprobs"],
+            "ref_logprobs": row["ref_logprobs"],
+            "old_logprobs": row["logprobs"],
+        }
         for row in drawn(-0.02, 0.2)
     ]
     found = tables(as_jsonl(tmp_path / "r.jsonl", rows))["checks"]
@@ -168,13 +201,19 @@ def test_log_probabilities_above_0_are_taken_and_counted(tmp_path) -> None:
     rows = [{"logprobs": [0.03, -0.5, -1.0], "ref_logprobs": [-0.25, 0.125, -1.5]}] * 40
     found = tables(as_jsonl(tmp_path / "r.jsonl", rows), samples=30)
     assert found["pairs"]["above_zero"].tolist() == [60]
-    k1 = found["values"].query("estimator == 'k1' and level == 'token' and per == 'sequence'")["mean"]
+    k1 = found["values"].query("estimator == 'k1' and level == 'token' and per == 'sequence'")[
+        "mean"
+    ]
     assert k1.tolist() == pytest.approx([0.28 - 0.625 + 0.5])
-    assert tables(as_jsonl(tmp_path / "s.jsonl", [GOOD] * 40))["pairs"]["above_zero"].tolist() == [0]
+    assert tables(as_jsonl(tmp_path / "s.jsonl", [GOOD] * 40))["pairs"]["above_zero"].tolist() == [
+        0
+    ]
 
 
 def test_columns_that_are_not_read_are_named(tmp_path) -> None:
-    found = tables(as_jsonl(tmp_path / "r.jsonl", [GOOD | {"reward": 1.0, "old_log_probs": [0.0]}] * 40))
+    found = tables(
+        as_jsonl(tmp_path / "r.jsonl", [GOOD | {"reward": 1.0, "old_log_probs": [0.0]}] * 40)
+    )
     assert found["pairs"]["unread"].tolist() == ["reward, old_log_probs"]
 
 
@@ -184,7 +223,9 @@ def test_samples_cut_the_file_short(files) -> None:
 
 
 def test_what_it_took_to_sample_somebody_elses_rollouts_is_not_known(files) -> None:
-    cost = dict(get("lm").run(LmOptions(pairs=(RecordedPair(path=str(files["jsonl"])),)), Context(0)))["cost"]
+    cost = dict(
+        get("lm").run(LmOptions(pairs=(RecordedPair(path=str(files["jsonl"])),)), Context(0))
+    )["cost"]
     assert cost["completions_needed"].notna().any()
     assert cost["seconds_needed"].isna().all()
 

@@ -24,29 +24,59 @@ def wrong(**columns) -> dict:
 
 NAN = float("nan")
 ROWS = [
-    ([GOOD, GOOD, wrong(ref_logprobs=[-1.0, -2.0])], "rollouts.jsonl row 3: ref_logprobs has 2 tokens, logprobs 3"),
+    (
+        [GOOD, GOOD, wrong(ref_logprobs=[-1.0, -2.0])],
+        "rollouts.jsonl row 3: ref_logprobs has 2 tokens, logprobs 3",
+    ),
     (
         [GOOD, wrong(logprobs=[-1.0, 0.5, -1.0])],
         "rollouts.jsonl row 2: logprobs at token 2 is 0.5, a log-probability is never above",
     ),
-    ([wrong(ref_logprobs=[0.125, 0.1251, -1.0])], "row 1: ref_logprobs at token 2 is 0.1251, a log-probability is never above"),
-    ([GOOD, wrong(ref_logprobs=[-1.0, -1.0, NAN])], "rollouts.jsonl row 2: ref_logprobs at token 3 is missing (NaN)"),
-    ([wrong(logprobs=[-1.0, None, -1.0])], "rollouts.jsonl row 1: logprobs at token 2 is missing (NaN)"),
-    ([wrong(logprobs=[-1.0, -float("inf"), -1.0])], "row 1: logprobs at token 2 is -inf, so the policy cannot have"),
-    ([wrong(ref_logprobs=[-1.0, -float("inf"), -1.0])], "row 1: ref_logprobs at token 2 is -inf, so the reference never says "),
-    ([wrong(old_logprobs=[-1.0, -1.0, -float("inf")])], "row 1: old_logprobs at token 3 is -inf, so nobody can have sampled"),
-    ([wrong(ref_logprobs=[-1.0, float("inf"), -1.0])], "row 1: ref_logprobs at token 2 is inf, it must be finite"),
+    (
+        [wrong(ref_logprobs=[0.125, 0.1251, -1.0])],
+        "row 1: ref_logprobs at token 2 is 0.1251, a log-probability is never above",
+    ),
+    (
+        [GOOD, wrong(ref_logprobs=[-1.0, -1.0, NAN])],
+        "rollouts.jsonl row 2: ref_logprobs at token 3 is missing (NaN)",
+    ),
+    (
+        [wrong(logprobs=[-1.0, None, -1.0])],
+        "rollouts.jsonl row 1: logprobs at token 2 is missing (NaN)",
+    ),
+    (
+        [wrong(logprobs=[-1.0, -float("inf"), -1.0])],
+        "row 1: logprobs at token 2 is -inf, so the policy cannot have",
+    ),
+    (
+        [wrong(ref_logprobs=[-1.0, -float("inf"), -1.0])],
+        "row 1: ref_logprobs at token 2 is -inf, so the reference never says ",
+    ),
+    (
+        [wrong(old_logprobs=[-1.0, -1.0, -float("inf")])],
+        "row 1: old_logprobs at token 3 is -inf, so nobody can have sampled",
+    ),
+    (
+        [wrong(ref_logprobs=[-1.0, float("inf"), -1.0])],
+        "row 1: ref_logprobs at token 2 is inf, it must be finite",
+    ),
     ([wrong(mask=[0, 0, 0])], "row 1: logprobs: none of its tokens counts"),
     ([wrong(mask=[0, 2, 1])], "row 1: mask must be 0 or 1, got 2"),
     ([wrong(mask=[1, 1])], "row 1: mask has 2 tokens, logprobs 3"),
-    ([wrong(kl=[0.1, -0.2, 0.1])], "row 1: kl at token 2 is -0.2, a KL divergence is never negative"),
+    (
+        [wrong(kl=[0.1, -0.2, 0.1])],
+        "row 1: kl at token 2 is -0.2, a KL divergence is never negative",
+    ),
     ([wrong(tokens=[1, 2.5, 3])], "row 1: tokens at token 2 is 2.5, a token id is a whole number"),
     ([wrong(logprobs=[], ref_logprobs=[])], "row 1: logprobs: it is empty"),
     (
         [wrong(logprobs=[-1.0] + [0.0] * 9, ref_logprobs=[-2.0] + [0.0] * 9)],
         "row 1: the last 9 tokens are 0 in logprobs, 0 in ref_logprobs, which looks like padding",
     ),
-    ([{"logprobs": [-1.0], "reference": [-1.0]}], "rollouts.jsonl: no column 'ref_logprobs'; there are: logprobs, reference"),
+    (
+        [{"logprobs": [-1.0], "reference": [-1.0]}],
+        "rollouts.jsonl: no column 'ref_logprobs'; there are: logprobs, reference",
+    ),
     ([wrong(kl=[0.1, 0.1, 0.1]), GOOD], "rollouts.jsonl row 2: no column 'kl', which row 1 has"),
     ([GOOD, "{nope"], "rollouts.jsonl line 2: not JSON"),
     ([GOOD, "[1]"], "rollouts.jsonl line 2: expected a JSON object, got list"),
@@ -54,8 +84,14 @@ ROWS = [
     ([wrong(logprobs="abc")], 'row 1: logprobs must be a list of numbers, got "abc"'),
     ([wrong(logprobs=[[1.0]])], "row 1: logprobs must be a list of numbers, got [[1.0]]"),
     ([wrong(logprobs=["a", 1, 2])], 'row 1: logprobs must be a list of numbers, got ["a", 1, 2]'),
-    ([wrong(logprobs=[-1, "-2.5", 0])], 'row 1: logprobs must be a list of numbers, got [-1, "-2.5", 0]'),
-    ([wrong(tokens=[1, 1e300, 3])], "row 1: tokens at token 2 is 1e+300, a token id is a whole number"),
+    (
+        [wrong(logprobs=[-1, "-2.5", 0])],
+        'row 1: logprobs must be a list of numbers, got [-1, "-2.5", 0]',
+    ),
+    (
+        [wrong(tokens=[1, 1e300, 3])],
+        "row 1: tokens at token 2 is 1e+300, a token id is a whole number",
+    ),
     ([wrong(logprobs=3)], "row 1: logprobs must be a list of numbers, got 3"),
     ([], "rollouts.jsonl: the file is empty"),
 ]
@@ -79,19 +115,31 @@ def test_trailing_lines_and_old_padding_are_right(tmp_path) -> None:
     path = as_jsonl(tmp_path / "r.jsonl", [GOOD, GOOD, "", " "])
     assert RecordedPair(path=str(path)).available == 2
     assert len(RecordedPair(path=str(path)).completions(0, 0, 10).log_q) == 2
-    path = as_jsonl(tmp_path / "s.jsonl", [wrong(logprobs=[-1.0, 1.0, 1.0], ref_logprobs=[-1.0, 1.0, NAN], mask=[1, 0, 0])])
+    path = as_jsonl(
+        tmp_path / "s.jsonl",
+        [wrong(logprobs=[-1.0, 1.0, 1.0], ref_logprobs=[-1.0, 1.0, NAN], mask=[1, 0, 0])],
+    )
     assert RecordedPair(path=str(path)).completions(0, 0, 1).log_q.tolist() == [[-1.0]]
     texts = [GOOD | {"prompt": text} for text in ("a", "b", "a")]
-    prompt = RecordedPair(path=str(as_jsonl(tmp_path / "t.jsonl", texts))).completions(0, 0, 3).prompt
+    prompt = (
+        RecordedPair(path=str(as_jsonl(tmp_path / "t.jsonl", texts))).completions(0, 0, 3).prompt
+    )
     assert prompt[0] == prompt[2] != prompt[1]
 
 
-@pytest.mark.parametrize("name", ["mask", "response_mask", "completion_mask", "action_mask", "loss_mask"])
+@pytest.mark.parametrize(
+    "name", ["mask", "response_mask", "completion_mask", "action_mask", "loss_mask"]
+)
 @pytest.mark.parametrize("write", [as_jsonl, as_parquet, as_npz])
 def test_a_mask_is_read_by_the_names_that_trainers_give_it(tmp_path, name, write) -> None:
     """Four tokens of 0.1, -0.5, 0.1 and 5.3: the last does not count."""
-    row = {each: [*values, last] for (each, values), last in zip(GOOD.items(), (0.0, -5.3), strict=True)}
-    path = write(tmp_path / f"r.{write.__name__.removeprefix('as_')}", [row | {name: [1, 1, 1, 0]}] * 4)
+    row = {
+        each: [*values, last]
+        for (each, values), last in zip(GOOD.items(), (0.0, -5.3), strict=True)
+    }
+    path = write(
+        tmp_path / f"r.{write.__name__.removeprefix('as_')}", [row | {name: [1, 1, 1, 0]}] * 4
+    )
     found = RecordedPair(path=str(path)).completions(0, 0, 4)
     np.testing.assert_allclose((found.log_q - found.log_p).sum(1), [0.1 - 0.5 + 0.1] * 4)
     assert found.mask.shape == (4, 3)
@@ -137,7 +185,9 @@ def test_padding_that_is_marked_nowhere_is_refused(tmp_path, q, p, n) -> None:
     path = as_jsonl(tmp_path / "r.jsonl", [GOOD, row])
     said = refused(path)
     assert "r.jsonl row 2: " in said
-    assert ("looks like padding; say in a column mask" if q <= 0.0 else "if that is padding, mark it") in said
+    assert (
+        "looks like padding; say in a column mask" if q <= 0.0 else "if that is padding, mark it"
+    ) in said
     marked = [wrong(mask=[1, 1, 1]), row | {"mask": [1, 1, 1] + [0] * n}]
     found = RecordedPair(path=str(as_jsonl(path, marked))).completions(0, 0, 2)
     np.testing.assert_array_equal(found.log_q, [GOOD["logprobs"]] * 2)
@@ -148,7 +198,9 @@ def test_padding_that_is_marked_nowhere_is_refused(tmp_path, q, p, n) -> None:
 
 def test_a_number_that_no_model_gives_is_found_wherever_it_stands(tmp_path) -> None:
     rows = [{name: [-100.0, *values] for name, values in GOOD.items()}]
-    assert "row 1: token 1 is -100 in logprobs, -100 in ref_logprobs" in refused(as_jsonl(tmp_path / "r.jsonl", rows))
+    assert "row 1: token 1 is -100 in logprobs, -100 in ref_logprobs" in refused(
+        as_jsonl(tmp_path / "r.jsonl", rows)
+    )
 
 
 def test_a_prompt_that_is_set_to_0_is_found_and_hides_no_padding(tmp_path) -> None:
@@ -159,7 +211,9 @@ def test_a_prompt_that_is_set_to_0_is_found_and_hides_no_padding(tmp_path) -> No
         (2, 5, "the last 5 tokens are 0"),
     ):
         rows = [{name: [0.0] * before + values + [0.0] * after for name, values in GOOD.items()}]
-        assert f"row 1: {where} in logprobs, 0 in ref_logprobs" in refused(as_jsonl(tmp_path / "r.jsonl", rows))
+        assert f"row 1: {where} in logprobs, 0 in ref_logprobs" in refused(
+            as_jsonl(tmp_path / "r.jsonl", rows)
+        )
 
 
 def test_certain_tokens_and_coarse_numbers_are_no_padding(tmp_path) -> None:
@@ -179,20 +233,60 @@ def test_certain_tokens_and_coarse_numbers_are_no_padding(tmp_path) -> None:
 ONES = -np.ones((2, 3))
 BIG = 2**62
 NPZ = [
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": np.array([BIG] * 4 + [3])}, "lengths sum to 18,446,744,073,"),
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": np.array([BIG * 2] * 2 + [3], "u8")}, "lengths sum to 18,4"),
-    ({"logprobs": np.array([[1], [1, 2]], dtype=object), "ref_logprobs": ONES}, "logprobs holds pickled Python objects"),
-    ({"logprobs": ONES, "ref_logprobs": -np.ones((2, 4))}, "ref_logprobs has shape (2, 4), expected (2, 3)"),
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0]}, "logprobs has shape (3,), expected a rectangle (rows, tokens)"),
-    ({"logprobs": ONES, "ref_logprobs": ONES, "lengths": [3, 3]}, "logprobs has shape (2, 3), expected all tokens one after"),
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1, 1]}, "lengths sum to 2, logprobs has 3"),
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [5, -2]}, "lengths must be whole numbers, one a row and no"),
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1.5, 1.5]}, "lengths must be whole numbers, one a row"),
-    ({"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": 3}, "lengths must be whole numbers, one a row and none"),
+    (
+        {"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": np.array([BIG] * 4 + [3])},
+        "lengths sum to 18,446,744,073,",
+    ),
+    (
+        {
+            "logprobs": ONES[0],
+            "ref_logprobs": ONES[0],
+            "lengths": np.array([BIG * 2] * 2 + [3], "u8"),
+        },
+        "lengths sum to 18,4",
+    ),
+    (
+        {"logprobs": np.array([[1], [1, 2]], dtype=object), "ref_logprobs": ONES},
+        "logprobs holds pickled Python objects",
+    ),
+    (
+        {"logprobs": ONES, "ref_logprobs": -np.ones((2, 4))},
+        "ref_logprobs has shape (2, 4), expected (2, 3)",
+    ),
+    (
+        {"logprobs": ONES[0], "ref_logprobs": ONES[0]},
+        "logprobs has shape (3,), expected a rectangle (rows, tokens)",
+    ),
+    (
+        {"logprobs": ONES, "ref_logprobs": ONES, "lengths": [3, 3]},
+        "logprobs has shape (2, 3), expected all tokens one after",
+    ),
+    (
+        {"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1, 1]},
+        "lengths sum to 2, logprobs has 3",
+    ),
+    (
+        {"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [5, -2]},
+        "lengths must be whole numbers, one a row and no",
+    ),
+    (
+        {"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1.5, 1.5]},
+        "lengths must be whole numbers, one a row",
+    ),
+    (
+        {"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": 3},
+        "lengths must be whole numbers, one a row and none",
+    ),
     ({"logprobs": ONES[:0], "ref_logprobs": ONES[:0]}, "the file has no rows"),
-    ({"logprobs": np.array([["a"]]), "ref_logprobs": ONES[:1, :1]}, "logprobs must hold numbers, it holds <U1"),
+    (
+        {"logprobs": np.array([["a"]]), "ref_logprobs": ONES[:1, :1]},
+        "logprobs must hold numbers, it holds <U1",
+    ),
     ({"logprobs": ONES, "x": ONES}, "no column 'ref_logprobs'; there are: logprobs, x"),
-    ({"logprobs": ONES, "ref_logprobs": ONES, "prompt": [1]}, "prompt has shape (1,), expected (2,)"),
+    (
+        {"logprobs": ONES, "ref_logprobs": ONES, "prompt": [1]},
+        "prompt has shape (1,), expected (2,)",
+    ),
 ]
 
 
@@ -208,18 +302,32 @@ PARQUET = [
         pa.Table.from_arrays([pa.array(LISTS)] * 3, names=["logprobs", "logprobs", "ref_logprobs"]),
         "column 'logprobs' is there more",
     ),
-    ({"logprobs": [-1.0], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds double"),
-    ({"logprobs": [["a"]], "ref_logprobs": LISTS}, "column 'logprobs' must hold lists of numbers, it holds list<"),
+    (
+        {"logprobs": [-1.0], "ref_logprobs": LISTS},
+        "column 'logprobs' must hold lists of numbers, it holds double",
+    ),
+    (
+        {"logprobs": [["a"]], "ref_logprobs": LISTS},
+        "column 'logprobs' must hold lists of numbers, it holds list<",
+    ),
     ({"logprobs": [[-1.0], None], "ref_logprobs": [[-1.0], [-1.0]]}, "row 2: logprobs is missing"),
-    ({"logprobs": [[-1.0, -2.0]], "ref_logprobs": LISTS}, "row 1: ref_logprobs has 1 tokens, logprobs 2"),
+    (
+        {"logprobs": [[-1.0, -2.0]], "ref_logprobs": LISTS},
+        "row 1: ref_logprobs has 1 tokens, logprobs 2",
+    ),
     ({"logprobs": LISTS}, "no column 'ref_logprobs'; there are: logprobs"),
 ]
 
 
 @pytest.mark.parametrize(("columns", "message"), PARQUET, ids=[message for _, message in PARQUET])
 def test_a_parquet_that_is_wrong(tmp_path, columns, message) -> None:
-    pq.write_table(columns if isinstance(columns, pa.Table) else pa.table(columns), tmp_path / "rollouts.parquet")
-    assert f"rollouts.parquet{' ' if message.startswith('row') else ': '}{message}" in refused(tmp_path / "rollouts.parquet")
+    pq.write_table(
+        columns if isinstance(columns, pa.Table) else pa.table(columns),
+        tmp_path / "rollouts.parquet",
+    )
+    assert f"rollouts.parquet{' ' if message.startswith('row') else ': '}{message}" in refused(
+        tmp_path / "rollouts.parquet"
+    )
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint64])
@@ -228,17 +336,23 @@ def test_lengths_of_any_whole_type_are_read(tmp_path, kind) -> None:
     np.savez(tmp_path / "r.npz", logprobs=ones, ref_logprobs=ones, lengths=np.array([2, 3], kind))
     found = RecordedPair(path=str(tmp_path / "r.npz")).completions(0, 0, 9)
     assert found.log_q.tolist() == [[-1.0, -2.0, 0.0], [-3.0, -4.0, -5.0]]
-    assert RecordedPair(path=str(tmp_path / "r.npz")).completions(0, 1, 1).log_q.tolist() == [[-3.0, -4.0, -5.0]]
+    assert RecordedPair(path=str(tmp_path / "r.npz")).completions(0, 1, 1).log_q.tolist() == [
+        [-3.0, -4.0, -5.0]
+    ]
 
 
 @pytest.mark.parametrize("shape", [(10**6, 10**6), (2**32, 2**32), (10**7, 2), (-1, 5)])
 def test_a_header_that_claims_more_than_the_file_holds_is_refused(tmp_path, shape) -> None:
     content = io.BytesIO()
-    np.lib.format.write_array_header_1_0(content, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        content, {"descr": "<f8", "fortran_order": False, "shape": shape}
+    )
     with zipfile.ZipFile(tmp_path / "r.npz", "w") as archive:
         for name in ("logprobs", "ref_logprobs"):
             archive.writestr(f"{name}.npy", content.getvalue() + b"\0" * 40)
-    assert f"r.npz: logprobs cannot be read, it claims the shape {shape}" in refused(tmp_path / "r.npz")
+    assert f"r.npz: logprobs cannot be read, it claims the shape {shape}" in refused(
+        tmp_path / "r.npz"
+    )
 
 
 WRITERS = {"npz": as_flat_npz, "parquet": as_parquet, "jsonl": as_jsonl}
@@ -246,13 +360,20 @@ WRITERS = {"npz": as_flat_npz, "parquet": as_parquet, "jsonl": as_jsonl}
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_damaged_files_are_read_or_refused_in_a_line(tmp_path, kind) -> None:
-    stream, whole = np.random.default_rng(7), WRITERS[kind](tmp_path / f"whole.{kind}", rollouts(20)).read_bytes()
+    stream, whole = (
+        np.random.default_rng(7),
+        WRITERS[kind](tmp_path / f"whole.{kind}", rollouts(20)).read_bytes(),
+    )
     path, said = tmp_path / f"damaged.{kind}", []
     for _ in range(300):
         content = bytearray(whole)
         for _ in range(int(stream.integers(1, 6))):
             at = int(stream.integers(len(content)))
-            kinds = (bytes([stream.integers(256)]), b"", (2 ** int(stream.integers(64))).to_bytes(8, "little"))
+            kinds = (
+                bytes([stream.integers(256)]),
+                b"",
+                (2 ** int(stream.integers(64))).to_bytes(8, "little"),
+            )
             content[at : at + int(stream.choice([1, 8, 40]))] = kinds[stream.integers(3)]
         path.write_bytes(content)
         try:
@@ -277,23 +398,33 @@ def test_prompts_of_any_kind_are_told_apart(tmp_path) -> None:
     found = RecordedPair(path=str(path)).completions(0, 0, 99).prompt
     assert found[0] == found[1]
     assert len(set(found.tolist())) == len(odd) - 1
-    table = pa.table({"logprobs": [[-1.0]] * 3, "ref_logprobs": [[-1.0]] * 3, "prompt": [b"x", b"y", b"x"]})
+    table = pa.table(
+        {"logprobs": [[-1.0]] * 3, "ref_logprobs": [[-1.0]] * 3, "prompt": [b"x", b"y", b"x"]}
+    )
     pq.write_table(table, tmp_path / "r.parquet")
-    first, second, third = RecordedPair(path=str(tmp_path / "r.parquet")).completions(0, 0, 9).prompt
+    first, second, third = (
+        RecordedPair(path=str(tmp_path / "r.parquet")).completions(0, 0, 9).prompt
+    )
     assert first == third != second
 
 
 def test_extreme_values_are_counted_and_warn_of_nothing(tmp_path) -> None:
     rows = [GOOD, wrong(logprobs=[-1e308, -2.0, -1.0], ref_logprobs=[-1.0, -1e308, -1.0])]
     found = tables(as_jsonl(tmp_path / "far.jsonl", rows))["values"]
-    assert found[(found["estimator"] == "k3") & (found["level"] == "token")]["n_nonfinite"].min() == 1
+    assert (
+        found[(found["estimator"] == "k3") & (found["level"] == "token")]["n_nonfinite"].min() == 1
+    )
     same = tables(as_jsonl(tmp_path / "same.jsonl", [wrong(ref_logprobs=GOOD["logprobs"])] * 9))
     assert set(same["values"][same["values"]["estimator"] == "k3"]["mean"]) == {0.0}
     assert same["tokens"]["share"].isna().all()
 
 
 def test_files_that_are_none(tmp_path) -> None:
-    for name, message in (("x.parquet", "not a Parquet file"), ("x.npz", "not an npz file"), ("x.jsonl", "line 1: not JSON")):
+    for name, message in (
+        ("x.parquet", "not a Parquet file"),
+        ("x.npz", "not an npz file"),
+        ("x.jsonl", "line 1: not JSON"),
+    ):
         (tmp_path / name).write_bytes(b"hello \xff")
         assert message in refused(tmp_path / name)
     (tmp_path / "deep.jsonl").write_bytes(b"[" * 100_000)
@@ -359,7 +490,9 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert not (tmp_path / "reports").exists()
 
 
-def test_a_wrong_row_in_the_middle_of_a_file_leaves_no_run_behind(tmp_path, monkeypatch, capsys) -> None:
+def test_a_wrong_row_in_the_middle_of_a_file_leaves_no_run_behind(
+    tmp_path, monkeypatch, capsys
+) -> None:
     from klbench.engine.cli import command_line
 
     monkeypatch.chdir(tmp_path)
@@ -367,5 +500,7 @@ def test_a_wrong_row_in_the_middle_of_a_file_leaves_no_run_behind(tmp_path, monk
     rows[150]["ref_logprobs"][0] = 3.0
     as_jsonl(tmp_path / "r.jsonl", rows)
     assert command_line(["+exp=recorded", "path=r.jsonl", "shard=50", "workers=1", "out=run"]) == 2
-    assert capsys.readouterr().err.startswith("klbench: r.jsonl row 151: ref_logprobs at token 1 is 3, a log-probability")
+    assert capsys.readouterr().err.startswith(
+        "klbench: r.jsonl row 151: ref_logprobs at token 1 is 3, a log-probability"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["r.jsonl"]

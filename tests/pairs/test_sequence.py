@@ -25,18 +25,26 @@ def sequences(vocabulary: int, horizon: int) -> set[tuple[int, ...]]:
 def test_the_leaves_are_all_sequences_once(vocabulary, horizon) -> None:
     tree = Tree(vocabulary, horizon)
     paths = tree.paths
-    found = [tuple(token[alive].tolist()) for token, alive in zip(paths.token, paths.mask, strict=True)]
+    found = [
+        tuple(token[alive].tolist()) for token, alive in zip(paths.token, paths.mask, strict=True)
+    ]
     expected = sequences(vocabulary, horizon)
     assert len(found) == len(expected) == tree.leaves
     assert set(found) == expected
     prefixes = {s[:t] for s in expected for t in range(len(s))}
     assert len(prefixes) == tree.nodes
     # One number for each prefix, wherever it is met.
-    numbers = {(int(paths.node[i, t]), sequence[:t]) for i, sequence in enumerate(found) for t in range(len(sequence))}
+    numbers = {
+        (int(paths.node[i, t]), sequence[:t])
+        for i, sequence in enumerate(found)
+        for t in range(len(sequence))
+    }
     assert len(numbers) == tree.nodes
     assert {number for number, _ in numbers} == set(range(tree.nodes))
     for depth in range(horizon):
-        for number, prefix in zip(range(tree.nodes)[tree.level(depth)], tree.prefixes(depth).tolist(), strict=True):
+        for number, prefix in zip(
+            range(tree.nodes)[tree.level(depth)], tree.prefixes(depth).tolist(), strict=True
+        ):
             assert (number, tuple(prefix)) in numbers
 
 
@@ -58,7 +66,9 @@ def test_probabilities_sum_to_one_and_divergences_are_those_asked_for(model, lag
     assert pair.truth("kl_qp").value == pytest.approx(0.5, rel=1e-10)
     assert pair.truth("kl_pq").value != pytest.approx(0.5, rel=1e-3)
     if lag:
-        assert np.mean(np.sum(np.exp(q) * (q - pair.leaf_log_probs["mu"]), axis=1)) == pytest.approx(lag, rel=1e-10)
+        assert np.mean(
+            np.sum(np.exp(q) * (q - pair.leaf_log_probs["mu"]), axis=1)
+        ) == pytest.approx(lag, rel=1e-10)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -85,13 +95,17 @@ def test_conditionals_along_a_sequence_are_those_of_the_tree(model) -> None:
         log_probs = logits.log_softmax(-1).detach().numpy()
         for prefix, found in zip(deepest.tolist(), log_probs, strict=True):
             nodes = [0, 1 + prefix[0], 1 + 3 + 3 * prefix[0] + prefix[1]]
-            np.testing.assert_allclose(found, pair.token_log_probs["q"][prompt, nodes], rtol=0, atol=1e-13)
+            np.testing.assert_allclose(
+                found, pair.token_log_probs["q"][prompt, nodes], rtol=0, atol=1e-13
+            )
 
 
 def test_a_transformer_does_not_look_ahead() -> None:
     policy = SequencePair(model="transformer", **SMALL).policy
     weights = policy.split(torch.from_numpy(policy.random(np.random.default_rng(0))))
-    one, other = (policy.along(weights, torch.tensor([0]), torch.tensor([[1, last]])) for last in (0, 2))
+    one, other = (
+        policy.along(weights, torch.tensor([0]), torch.tensor([[1, last]])) for last in (0, 2)
+    )
     torch.testing.assert_close(one[:, :2], other[:, :2], rtol=0, atol=0)
     assert not torch.equal(one[:, 2], other[:, 2])
 
@@ -103,7 +117,9 @@ def test_sequences_are_drawn_as_often_as_their_probability_says(lag) -> None:
     draws = pair.draw(np.random.default_rng(3), n)
     log_probs = pair.leaf_log_probs
     sampler = np.exp(log_probs["mu" if lag else "q"]).ravel() / 2
-    for probability, log_ratio in zip(sampler, (log_probs["p"] - log_probs["q"]).ravel(), strict=True):
+    for probability, log_ratio in zip(
+        sampler, (log_probs["p"] - log_probs["q"]).ravel(), strict=True
+    ):
         hits = (draws.log_ratio == log_ratio).mean()
         assert abs(hits - probability) <= 5 * math.sqrt(probability * (1 - probability) / n)
     assert (draws.log_weight is None) == (lag == 0.0)
@@ -113,8 +129,12 @@ def test_sequences_are_drawn_as_often_as_their_probability_says(lag) -> None:
 def test_truths_are_sums_over_sequences(model) -> None:
     pair = SequencePair(model=model, **SMALL)
     q, p = (np.exp(pair.leaf_log_probs[side]) for side in ("q", "p"))
-    assert pair.truth("kl_pq").value == pytest.approx(np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-10)
-    assert pair.truth("chi2").value == pytest.approx(np.mean(np.sum((p - q) ** 2 / q, axis=1)), rel=1e-10)
+    assert pair.truth("kl_pq").value == pytest.approx(
+        np.mean(np.sum(p * np.log(p / q), axis=1)), rel=1e-10
+    )
+    assert pair.truth("chi2").value == pytest.approx(
+        np.mean(np.sum((p - q) ** 2 / q, axis=1)), rel=1e-10
+    )
     middle = (p + q) / 2
     js = (np.sum(p * np.log(p / middle), axis=1) + np.sum(q * np.log(q / middle), axis=1)) / 2
     assert pair.truth("js").value == pytest.approx(np.mean(js), rel=1e-10)
@@ -130,7 +150,10 @@ def test_a_pair_follows_from_its_fields(model) -> None:
         other = SequencePair(model=model, **{"lag": 0.1, **SMALL, **change})
         assert not np.array_equal(other.parameters["mu"], first.parameters["mu"])
     # How far the sampler is changes neither policy nor reference; how far the policy is does not change the reference.
-    on_policy, further = SequencePair(model=model, **SMALL), SequencePair(model=model, **{**SMALL, "kl": 0.4})
+    on_policy, further = (
+        SequencePair(model=model, **SMALL),
+        SequencePair(model=model, **{**SMALL, "kl": 0.4}),
+    )
     np.testing.assert_array_equal(on_policy.parameters["q"], first.parameters["q"])
     np.testing.assert_array_equal(further.parameters["p"], first.parameters["p"])
 

@@ -16,14 +16,19 @@ from klbench.types import Draws
 
 class Mixture:
     def __init__(self, weights, means, stds) -> None:
-        self._log_weights, self._parts = np.log(weights), [stats.norm(m, s) for m, s in zip(means, stds, strict=True)]
+        self._log_weights, self._parts = (
+            np.log(weights),
+            [stats.norm(m, s) for m, s in zip(means, stds, strict=True)],
+        )
 
     def logpdf(self, x):
         parts = [w + part.logpdf(x) for w, part in zip(self._log_weights, self._parts, strict=True)]
         return special.logsumexp(parts, axis=0)
 
     def cdf(self, x):
-        return sum(np.exp(w) * part.cdf(x) for w, part in zip(self._log_weights, self._parts, strict=True))
+        return sum(
+            np.exp(w) * part.cdf(x) for w, part in zip(self._log_weights, self._parts, strict=True)
+        )
 
 
 INDEPENDENT: dict[str, Callable] = {
@@ -37,19 +42,67 @@ INDEPENDENT: dict[str, Callable] = {
 # kind, q, p, mu, and where the independent quadrature cuts the line.
 CASES = {
     "gaussian shift": ("gaussian", {"mean": 0.0}, {"mean": 1.0}, None, (-4, 0, 1, 5)),
-    "gaussian narrower": ("gaussian", {"mean": 0.5, "std": 1.5}, {"mean": 0.0, "std": 1.3}, None, (-5, 0, 6)),
+    "gaussian narrower": (
+        "gaussian",
+        {"mean": 0.5, "std": 1.5},
+        {"mean": 0.0, "std": 1.3},
+        None,
+        (-5, 0, 6),
+    ),
     "gaussian wider": ("gaussian", {"std": 1.0}, {"mean": -0.6, "std": 1.3}, None, (-5, 0, 5)),
-    "gaussian off-policy": ("gaussian", {"std": 1.0}, {"mean": 0.4, "std": 0.8}, {"mean": -0.3, "std": 1.4}, (-5, 0, 5)),
+    "gaussian off-policy": (
+        "gaussian",
+        {"std": 1.0},
+        {"mean": 0.4, "std": 0.8},
+        {"mean": -0.3, "std": 1.4},
+        (-5, 0, 5),
+    ),
     "gaussian near": ("gaussian", {"mean": 0.0}, {"mean": 1e-3, "std": 1.001}, None, (-4, 0, 4)),
     "exponential light": ("exponential", {"rate": 1.0}, {"rate": 1.5}, None, (0, 1, 8)),
     "exponential heavy": ("exponential", {"rate": 2.0}, {"rate": 1.3}, None, (0, 1, 4, 12, 30)),
-    "exponential off-policy": ("exponential", {"rate": 1.0}, {"rate": 1.3}, {"rate": 0.7}, (0, 1, 8)),
-    "laplace": ("laplace", {"loc": 0.0, "scale": 1.0}, {"loc": 0.5, "scale": 1.2}, None, (-5, 0, 0.5, 6)),
-    "laplace narrower": ("laplace", {"loc": -1.0, "scale": 1.0}, {"loc": 0.5, "scale": 0.7}, None, (-20, -6, -1, 0.5, 5, 20)),
-    "laplace off-policy": ("laplace", {}, {"loc": 0.5, "scale": 0.9}, {"loc": 0.2, "scale": 1.3}, (-6, 0, 0.2, 0.5, 6)),
+    "exponential off-policy": (
+        "exponential",
+        {"rate": 1.0},
+        {"rate": 1.3},
+        {"rate": 0.7},
+        (0, 1, 8),
+    ),
+    "laplace": (
+        "laplace",
+        {"loc": 0.0, "scale": 1.0},
+        {"loc": 0.5, "scale": 1.2},
+        None,
+        (-5, 0, 0.5, 6),
+    ),
+    "laplace narrower": (
+        "laplace",
+        {"loc": -1.0, "scale": 1.0},
+        {"loc": 0.5, "scale": 0.7},
+        None,
+        (-20, -6, -1, 0.5, 5, 20),
+    ),
+    "laplace off-policy": (
+        "laplace",
+        {},
+        {"loc": 0.5, "scale": 0.9},
+        {"loc": 0.2, "scale": 1.3},
+        (-6, 0, 0.2, 0.5, 6),
+    ),
     "student-t": ("student_t", {"df": 8.0}, {"df": 6.0, "loc": 0.5}, None, (-6, 0, 0.5, 6)),
-    "student-t lighter": ("student_t", {"df": 3.0}, {"df": 5.0, "loc": 0.5, "scale": 1.2}, None, (-9, 0, 0.5, 9)),
-    "student-t off-policy": ("student_t", {"df": 5.0}, {"df": 6.0, "loc": 0.3}, {"df": 4.0, "scale": 1.2}, (-9, 0, 0.3, 9)),
+    "student-t lighter": (
+        "student_t",
+        {"df": 3.0},
+        {"df": 5.0, "loc": 0.5, "scale": 1.2},
+        None,
+        (-9, 0, 0.5, 9),
+    ),
+    "student-t off-policy": (
+        "student_t",
+        {"df": 5.0},
+        {"df": 6.0, "loc": 0.3},
+        {"df": 4.0, "scale": 1.2},
+        (-9, 0, 0.3, 9),
+    ),
     "mixture": (
         "mixture",
         {"weights": [0.3, 0.7], "means": [-1.0, 1.0], "stds": [0.5, 1.0]},
@@ -90,7 +143,9 @@ def side(case: str, which: str):
 def integral(case: str, integrand: Callable[[np.ndarray], np.ndarray]) -> float:
     """By SciPy's tanh-sinh rule, which klbench does not use, cut where the mass is and where the densities have kinks."""
     kind, *_, cuts = CASES[case]
-    edges = np.array([*((0.0, *cuts[1:]) if kind == "exponential" else (-math.inf, *cuts)), math.inf])
+    edges = np.array(
+        [*((0.0, *cuts[1:]) if kind == "exponential" else (-math.inf, *cuts)), math.inf]
+    )
 
     def guarded(x):
         with np.errstate(all="ignore"):
@@ -121,7 +176,9 @@ def textbook(target: str, log_q: np.ndarray, log_p: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", NAMES)
-@pytest.mark.parametrize("target", ["kl_qp", "kl_pq", "js", "hellinger", "chi2", "alpha:-1", "alpha:0.3"])
+@pytest.mark.parametrize(
+    "target", ["kl_qp", "kl_pq", "js", "hellinger", "chi2", "alpha:-1", "alpha:0.3"]
+)
 def test_truths_agree_with_quadrature_of_scipys_densities(case, target) -> None:
     truth = pair_of(case).truth(target)
     if math.isinf(truth.value):
@@ -158,7 +215,9 @@ def test_exact_moments_agree_with_quadrature_of_terms(case, name) -> None:
 
     def weighted(x: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
         log_q, log_sampler = q.logpdf(x), sampler.logpdf(x)
-        return np.exp(log_sampler) * function(estimator.terms(Draws(p.logpdf(x) - log_q, log_q - log_sampler)))
+        return np.exp(log_sampler) * function(
+            estimator.terms(Draws(p.logpdf(x) - log_q, log_q - log_sampler))
+        )
 
     mean = integral(case, lambda x: weighted(x, lambda terms: terms))
     rough = 1e3 if "clamped" in name else 1.0  # at its kink the oracle is less sure
@@ -184,9 +243,13 @@ def test_samples_and_densities_are_those_of_the_distribution(case) -> None:
     x = pair.sampler.sample(np.random.default_rng(3), 20_000)
     assert stats.kstest(x, sampler.cdf).pvalue > 1e-4
     draws = pair.draws_at(x[:100])
-    np.testing.assert_allclose(draws.log_ratio, p.logpdf(x[:100]) - q.logpdf(x[:100]), rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(
+        draws.log_ratio, p.logpdf(x[:100]) - q.logpdf(x[:100]), rtol=1e-10, atol=1e-12
+    )
     if pair.off_policy:
-        np.testing.assert_allclose(draws.log_weight, q.logpdf(x[:100]) - sampler.logpdf(x[:100]), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            draws.log_weight, q.logpdf(x[:100]) - sampler.logpdf(x[:100]), rtol=1e-10, atol=1e-12
+        )
 
 
 def torch_normal(mean=0.0, std=1.0):
@@ -211,7 +274,9 @@ def test_closed_forms_agree_with_torch(case) -> None:
     for target, sides in (("kl_qp", (a, b)), ("kl_pq", (b, a))):
         truth = pair_of(case).truth(target)
         assert truth.method == "closed-form"
-        assert truth.value == pytest.approx(torch.distributions.kl_divergence(*sides).item(), rel=1e-12, abs=1e-14)
+        assert truth.value == pytest.approx(
+            torch.distributions.kl_divergence(*sides).item(), rel=1e-12, abs=1e-14
+        )
 
 
 def quadrature_at_50_digits(function, points):
@@ -231,12 +296,16 @@ def test_gaussian_truths_keep_their_error_bounds_at_50_digits(mean, std) -> None
     gaps = {
         "kl_qp": lambda x: mpmath.expm1(x) - x,
         "kl_pq": lambda x: mpmath.exp(x) * x - mpmath.expm1(x),
-        "js": lambda x: (mpmath.exp(x) * x - (1 + mpmath.exp(x)) * mpmath.log((1 + mpmath.exp(x)) / 2)) / 2,
+        "js": lambda x: (
+            (mpmath.exp(x) * x - (1 + mpmath.exp(x)) * mpmath.log((1 + mpmath.exp(x)) / 2)) / 2
+        ),
         "hellinger": lambda x: mpmath.expm1(x / 2) ** 2 / 2,
         "chi2": lambda x: mpmath.expm1(x) ** 2,
     }
     for target, gap in gaps.items():
-        exact = quadrature_at_50_digits(lambda x, gap=gap: mpmath.npdf(x) * gap(log_ratio(x)), [-50, -12, 0, 12, 50])
+        exact = quadrature_at_50_digits(
+            lambda x, gap=gap: mpmath.npdf(x) * gap(log_ratio(x)), [-50, -12, 0, 12, 50]
+        )
         truth = pair.truth(target)
         assert abs(truth.value - exact) <= truth.error
         assert truth.error <= 1e-9 * truth.value
@@ -282,10 +351,16 @@ def moment_of_gaussians(s, mean, std):
         s, mean, std = mpmath.mpf(s), mpmath.mpf(mean), mpmath.mpf(std)
         precision = s / std**2 + 1 - s
         linear = s * mean / std**2
-        return std**-s / mpmath.sqrt(precision) * mpmath.exp(-(s * mean**2 / std**2 - linear**2 / precision) / 2)
+        return (
+            std**-s
+            / mpmath.sqrt(precision)
+            * mpmath.exp(-(s * mean**2 / std**2 - linear**2 / precision) / 2)
+        )
 
 
-@pytest.mark.parametrize(("mean", "std"), [(0.1, 1.0), (1e-3, 1.0), (0.5, 1.3), (0.02, 1.01), (0.0, 1.0001), (2.0, 0.3)])
+@pytest.mark.parametrize(
+    ("mean", "std"), [(0.1, 1.0), (1e-3, 1.0), (0.5, 1.3), (0.02, 1.01), (0.0, 1.0001), (2.0, 0.3)]
+)
 @pytest.mark.parametrize(
     ("target", "power", "scale"),
     [
@@ -296,7 +371,9 @@ def moment_of_gaussians(s, mean, std):
         ("alpha:3", 3.0, 1 / 6),
     ],
 )
-def test_truths_from_the_moment_function_keep_their_error_bounds(target, power, scale, mean, std) -> None:
+def test_truths_from_the_moment_function_keep_their_error_bounds(
+    target, power, scale, mean, std
+) -> None:
     truth = pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": mean, "std": std}).truth(target)
     if power / std**2 + 1 - power <= 0:
         assert truth.value == math.inf
@@ -307,13 +384,18 @@ def test_truths_from_the_moment_function_keep_their_error_bounds(target, power, 
 
 @pytest.mark.parametrize("bent", [0.0, 1e-9, 1e-5, 1e-2])
 @pytest.mark.parametrize(("dimension", "condition"), [(1, 0.0), (2, 0.0), (3, 3.0), (6, 4.0)])
-def test_exact_moments_of_nearly_equal_gaussians_keep_within_their_bounds(dimension, condition, bent) -> None:
+def test_exact_moments_of_nearly_equal_gaussians_keep_within_their_bounds(
+    dimension, condition, bent
+) -> None:
     """The KL, the mean of k1 and its variance ``tr((S_p^-1 S_q - 1)^2)/2 + d' S_p^-1 S_q S_p^-1 d``, at 80 digits."""
     stream = np.random.default_rng(dimension)
     axes, _ = np.linalg.qr(stream.normal(size=(dimension, dimension)))
     cov = (axes * 10.0 ** np.linspace(-condition / 2, condition / 2, dimension)) @ axes.T
     cov, shift = 0.5 * (cov + cov.T), stream.normal(size=dimension) * 1e-4
-    q, p = {"mean": [0.0] * dimension, "cov": cov.tolist()}, {"mean": shift.tolist(), "cov": (cov * (1.0 + bent)).tolist()}
+    q, p = (
+        {"mean": [0.0] * dimension, "cov": cov.tolist()},
+        {"mean": shift.tolist(), "cov": (cov * (1.0 + bent)).tolist()},
+    )
     pair = pairs.get("gaussian")(q=q, p=p)
     with mpmath.workdps(80):
         of_q, of_p, d = (mpmath.matrix(each) for each in (q["cov"], p["cov"], p["mean"]))

@@ -15,7 +15,9 @@ from report_runs import LABEL, tables, write
 def make_run(tmp_path: Path) -> Callable[..., Path]:
     """``make_run(name, tables, config, **info)`` writes a run folder."""
 
-    def make(name: str = "run", content: dict[str, pd.DataFrame] | None = None, **others: Any) -> Path:
+    def make(
+        name: str = "run", content: dict[str, pd.DataFrame] | None = None, **others: Any
+    ) -> Path:
         return write(tmp_path / name, tables() if content is None else content, **others)
 
     return make
@@ -27,6 +29,8 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from klbench.report import render
 
     folder = write(
-        tmp_path_factory.mktemp("report") / "run", tables(label=LABEL), config="label: </pre><script>alert(2)</script>\n"
+        tmp_path_factory.mktemp("report") / "run",
+        tables(label=LABEL),
+        config="label: </pre><script>alert(2)</script>\n",
     )
     return render(folder).parent

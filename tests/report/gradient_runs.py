@@ -29,7 +29,12 @@ FORMS: dict[str, tuple[str, Sequence[tuple[float, float, float]], str, str]] = {
     "k3_sequence_loss": ("loss", ((0.14, 6.4, 7.0), (0.73, 134.0, 130.0)), PQ, PQ),
     "k1_reward": ("reward", ((0.0, 6.4, 0.0), (0.0, 7.1, 0.0)), QP, QP),
     "k2_reward": ("reward", ((0.94, 2.2, 5.7), (0.50, 9.8, 4.7)), "none", "none"),
-    "k3_sequence_reward": ("reward", ((0.99, 3.2, 3.0), (0.60, 134.0, 130.0)), DIFFERENCE, DIFFERENCE),
+    "k3_sequence_reward": (
+        "reward",
+        ((0.99, 3.2, 3.0), (0.60, 134.0, 130.0)),
+        DIFFERENCE,
+        DIFFERENCE,
+    ),
     "full_with_score": ("full_with_score", ((0.0, 2.0, 6.0), (0.0, 2.6, 5.3)), QP, QP),
 }
 USED_BY = {
@@ -61,13 +66,19 @@ def row(pair: str, name: str, **others: Any) -> pd.DataFrame:
         "cosine": -0.2 if (name, pair) == ("k2_reward", ONE) else 0.9,
         "matches": matches,
         "method": "enumeration",
-        "claim": "biased" if matches == "none" else "0" if matches == "0" else "grad " + matches.replace(" - ", " - grad "),
+        "claim": "biased"
+        if matches == "none"
+        else "0"
+        if matches == "0"
+        else "grad " + matches.replace(" - ", " - grad "),
         "status": "ok",
     }
     return GRADIENTS.example(**known | others)
 
 
-def content(pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tuple(FORMS)) -> dict[str, pd.DataFrame]:
+def content(
+    pairs: Sequence[str] = (NEAR, FAR, ONE), names: Sequence[str] = tuple(FORMS)
+) -> dict[str, pd.DataFrame]:
     known = pd.concat(
         COMBINATIONS.example(
             combination=name,
@@ -94,21 +105,46 @@ def arrows(pair: str) -> pd.DataFrame:
         "exact KL(p‖q)": (-0.8, -0.2),
         "exact 0": (0.0, 0.0),
     }
-    return pd.concat(ARROWS.example(pair=pair, combination=k, first=x, second=y) for k, (x, y) in ends.items())
+    return pd.concat(
+        ARROWS.example(pair=pair, combination=k, first=x, second=y) for k, (x, y) in ends.items()
+    )
 
 
 def stale(lags: Sequence[float] = (0.0, 0.1), pair: str = FAR) -> dict[str, pd.DataFrame]:
     rows = []
     for lag in lags:
-        about = {"staleness": lag, "pair": pair, "series": "GRU", "kl_qp": KL[pair], "method": "enumeration", "status": "ok"}
-        about |= {"ess": 1 - 4 * lag, "ess_token": 1 - 2 * lag, "correction": "none", "baseline": "none", "placement": "reward"}
+        about = {
+            "staleness": lag,
+            "pair": pair,
+            "series": "GRU",
+            "kl_qp": KL[pair],
+            "method": "enumeration",
+            "status": "ok",
+        }
+        about |= {
+            "ess": 1 - 4 * lag,
+            "ess_token": 1 - 2 * lag,
+            "correction": "none",
+            "baseline": "none",
+            "placement": "reward",
+        }
         changes: dict[str, dict[str, Any]] = {
-            "full_with_score": {"rel_bias": 0.0, "rel_std": 2.0 + 10 * lag, "matches": QP, "placement": "full_with_score"},
+            "full_with_score": {
+                "rel_bias": 0.0,
+                "rel_std": 2.0 + 10 * lag,
+                "matches": QP,
+                "placement": "full_with_score",
+            },
             "k1_reward": {"rel_bias": 2 * lag, "rel_std": 7.0, "matches": "none" if lag else QP},
             "k2_loss": {"rel_bias": 0.3, "rel_std": 1.0, "matches": "none"},
         }
-        rows += [STALENESS.example(combination=name, **about | own) for name, own in changes.items()]
-    return {"staleness": pd.concat(rows, ignore_index=True), "combinations": content()["combinations"]}
+        rows += [
+            STALENESS.example(combination=name, **about | own) for name, own in changes.items()
+        ]
+    return {
+        "staleness": pd.concat(rows, ignore_index=True),
+        "combinations": content()["combinations"],
+    }
 
 
 def lambda_table(*gaps: float, **others: Any) -> dict[str, pd.DataFrame]:
@@ -167,7 +203,9 @@ def plain(blocks: Sequence[Block]) -> str:
 
 
 def table(blocks: Sequence[Block], start: str) -> Table:
-    return next(block for block in blocks if isinstance(block, Table) and block.caption.startswith(start))
+    return next(
+        block for block in blocks if isinstance(block, Table) and block.caption.startswith(start)
+    )
 
 
 def cells(found: Table, name: str) -> list[str]:

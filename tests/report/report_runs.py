@@ -25,7 +25,14 @@ FORMS: dict[str, Callable[[float], tuple[float, float]]] = {
 
 
 def value_row(
-    pair: str, series: str, name: str, batch: int, kl: float, bias: float, std: float, status: str = "ok"
+    pair: str,
+    series: str,
+    name: str,
+    batch: int,
+    kl: float,
+    bias: float,
+    std: float,
+    status: str = "ok",
 ) -> dict[str, Any]:
     std /= math.sqrt(batch)
     se = std * math.sqrt(batch / SAMPLES)
@@ -71,9 +78,21 @@ def value_row(
     }
 
 
-def skipped_row(pair: str, series: str, name: str, batch: int, kl: float, reason: str) -> dict[str, Any]:
+def skipped_row(
+    pair: str, series: str, name: str, batch: int, kl: float, reason: str
+) -> dict[str, Any]:
     row = value_row(pair, series, name, batch, kl, 0.0, 1.0)
-    kept = ("pair", "series", "estimator", "target", "batch", "samples", "truth", "truth_error", "truth_method")
+    kept = (
+        "pair",
+        "series",
+        "estimator",
+        "target",
+        "batch",
+        "samples",
+        "truth",
+        "truth_error",
+        "truth_method",
+    )
     return {key: row[key] for key in kept} | {"status": f"skipped: {reason}"}
 
 
@@ -120,7 +139,9 @@ def described(names: Sequence[str]) -> pd.DataFrame:
     )
 
 
-def tables(kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: str = "") -> dict[str, pd.DataFrame]:
+def tables(
+    kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: str = ""
+) -> dict[str, pd.DataFrame]:
     """A series of shifts and one pair with a third sampler, off which the unweighted k1 is biased."""
     forms = forms or FORMS
     rows = []
@@ -128,9 +149,20 @@ def tables(kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: st
         pair = label if label and i == 0 else f"N(0, 1) ‖ N({math.sqrt(2 * kl):.3g}, 1)"
         for name, form in forms.items():
             status = "heavy tail" if kl > 1 and name in ("k3", "bregman_kl_qp") else "ok"
-            rows += [value_row(pair, "shift", name, batch, kl, *form(2 * kl), status) for batch in BATCHES]
+            rows += [
+                value_row(pair, "shift", name, batch, kl, *form(2 * kl), status)
+                for batch in BATCHES
+            ]
         rows += [
-            skipped_row(pair, "shift", "k1_weighted", b, kl, "needs samples of a third distribution (pair.mu)") for b in BATCHES
+            skipped_row(
+                pair,
+                "shift",
+                "k1_weighted",
+                b,
+                kl,
+                "needs samples of a third distribution (pair.mu)",
+            )
+            for b in BATCHES
         ]
     for batch in BATCHES:
         rows.append(value_row("from mu", "third sampler", "k1", batch, 0.125, 0.05, 0.5))
@@ -151,7 +183,9 @@ def tables(kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: st
             "khat": 0.1,
             "khat_se": 0.03,
             "khat_samples": 1000,
-            "parameters": json.dumps({"mu": {"mean": 0.3}} if row["pair"] == "from mu" else {"q": {"mean": 0.0}}),
+            "parameters": json.dumps(
+                {"mu": {"mean": 0.3}} if row["pair"] == "from mu" else {"q": {"mean": 0.0}}
+            ),
         }
         for row in first.to_dict("records")
     )
@@ -178,7 +212,12 @@ def tables(kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: st
     }
 
 
-def write(folder: Path, content: dict[str, pd.DataFrame], config: str = "seed: 0\nsamples: 100000\n", **info: Any) -> Path:
+def write(
+    folder: Path,
+    content: dict[str, pd.DataFrame],
+    config: str = "seed: 0\nsamples: 100000\n",
+    **info: Any,
+) -> Path:
     (folder / "tables").mkdir(parents=True)
     for name, table in content.items():
         table.to_parquet(folder / "tables" / f"{name}.parquet", index=False)

@@ -2,7 +2,9 @@
 
 TESTBED = "vocabulary=3 horizon=2 prompts=2 width=4 seeds=2"
 SEQUENCE = "{{kind: sequence, vocabulary: 3, horizon: 2, prompts: 2, width: 4, kl: 0.5{}}}"
-COMPLETIONS = "seeds=1 prompt_count=4 prompts_each=4 group=4 samples=16 max_new_tokens=4 learning_rate=0.01"
+COMPLETIONS = (
+    "seeds=1 prompt_count=4 prompts_each=4 group=4 samples=16 max_new_tokens=4 learning_rate=0.01"
+)
 
 RUNS = {
     "categorical": "samples=2000 batches=[1,16]",

@@ -75,13 +75,20 @@ def test_no_column_can_be_renamed_unseen(run, tmp_path) -> None:
         for column in declared[name].columns:
             if column.name not in table:
                 continue
-            renamed = {**run.tables, name: table.rename(columns={column.name: f"{column.name}_renamed"})}
-            with pytest.raises(SchemaError, match=f"table {name} .*has {re.escape(column.name)}_renamed"):
+            renamed = {
+                **run.tables,
+                name: table.rename(columns={column.name: f"{column.name}_renamed"}),
+            }
+            with pytest.raises(
+                SchemaError, match=f"table {name} .*has {re.escape(column.name)}_renamed"
+            ):
                 schema.check(study.tables, renamed)
             seen += 1
             if not column.optional:
                 (warning,) = part(study.name, renamed).warnings
-                assert re.search(rf"Table {name} lacks the column {re.escape(column.name)}\.", warning)
+                assert re.search(
+                    rf"Table {name} lacks the column {re.escape(column.name)}\.", warning
+                )
     assert seen == sum(table.shape[1] for table in run.tables.values())
 
 

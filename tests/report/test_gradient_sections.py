@@ -54,7 +54,11 @@ def figure(blocks: Sequence[Block], name: str) -> Figure:
 
 def unfolded(blocks: Sequence[Block]) -> list[Block]:
     """Blocks with those that are folded away."""
-    return [each for block in blocks for each in (block.blocks if isinstance(block, Details) else [block])]
+    return [
+        each
+        for block in blocks
+        for each in (block.blocks if isinstance(block, Details) else [block])
+    ]
 
 
 def test_the_opening_counts_settings_and_says_what_to_set() -> None:
@@ -73,7 +77,9 @@ def test_the_opening_counts_settings_and_says_what_to_set() -> None:
 
 
 def test_names_that_were_typed_are_kept_and_drawn() -> None:
-    tables = judged(content() | {"arrows": arrows(ONE)}, k2_reward="mse_reward", k1_reward="k1_reward")
+    tables = judged(
+        content() | {"arrows": arrows(ONE)}, k2_reward="mse_reward", k1_reward="k1_reward"
+    )
     lead = gradient_section.lead(tables)
     assert lead.figure is not None
     assert "mse_reward 50 %; k1_reward 0" in lead.figure.panels[0].alt
@@ -93,7 +99,10 @@ def test_without_settings_of_trainers_combinations_are_counted_and_drawn() -> No
 
 def test_who_is_quiet_in_training() -> None:
     text = opening(gradient_section.lead(judged(content())))
-    assert "full_with_score has the least noise (2.6); with the reward it has 5.3, and k1_reward has 0" in text
+    assert (
+        "full_with_score has the least noise (2.6); with the reward it has 5.3, and k1_reward has 0"
+        in text
+    )
     unknown = content()
     unknown["gradients"]["total_rel_std"] = math.nan
     assert "full_with_score" not in opening(gradient_section.lead(judged(unknown)))
@@ -109,14 +118,24 @@ def test_what_is_off_with_old_samples_only_is_not_called_unbiased() -> None:
 def test_broken_claims_and_infinite_variances_are_warned_of() -> None:
     def warnings(tables: dict[str, pd.DataFrame]) -> str:
         blocks = gradient_section.build(judged(tables))
-        return plain([block for block in blocks if isinstance(block, Paragraph) and block.tone == "warning"])
+        return plain(
+            [block for block in blocks if isinstance(block, Paragraph) and block.tone == "warning"]
+        )
 
     assert not warnings(content())
     changed = content()
     frame = changed["gradients"]
-    frame.loc[(frame["combination"] == "k2_loss") & (frame["pair"] == ONE), ["matches", "status"]] = ["none", "claim broken"]
-    frame.loc[frame["combination"] == "k3_sequence_loss", ["rel_std", "status"]] = [math.inf, "infinite variance"]
-    frame.loc[frame["combination"] == "k1_loss", ["rel_bias", "status"]] = [math.inf, "beyond float64"]
+    frame.loc[
+        (frame["combination"] == "k2_loss") & (frame["pair"] == ONE), ["matches", "status"]
+    ] = ["none", "claim broken"]
+    frame.loc[frame["combination"] == "k3_sequence_loss", ["rel_std", "status"]] = [
+        math.inf,
+        "infinite variance",
+    ]
+    frame.loc[frame["combination"] == "k1_loss", ["rel_bias", "status"]] = [
+        math.inf,
+        "beyond float64",
+    ]
     text = warnings(changed)
     assert "k1_loss has a bias or a noise too large" in text
     assert "k2_loss does not have the gradient that it claims (one, KL 0.5)" in text
@@ -170,7 +189,13 @@ def test_settings_are_escaped_and_combinations_explained(make_run: MakeRun) -> N
 
 
 def test_arrows_that_end_together_share_a_label() -> None:
-    alt = figure(gradient_section.build(judged(content() | {"arrows": arrows(ONE)})), "gradient-arrows").panels[0].alt
+    alt = (
+        figure(
+            gradient_section.build(judged(content() | {"arrows": arrows(ONE)})), "gradient-arrows"
+        )
+        .panels[0]
+        .alt
+    )
     assert "∇ KL(q‖p), k2_loss, k1_reward at (−1.4, 0.8)" in alt
     assert "∇ KL(p‖q) at (−0.8, −0.2)" in alt
     assert "k1_loss at (0, 0)" in alt
@@ -180,7 +205,9 @@ def test_arrows_that_end_together_share_a_label() -> None:
 @pytest.mark.parametrize("pairs", [(NEAR,), (ONE,), (NEAR, ONE)])
 @pytest.mark.parametrize("names", [("k1_reward",), ("k2_loss", "k1_reward"), ("k2_reward",)])
 def test_few_rows(make_run: MakeRun, pairs: Sequence[str], names: Sequence[str]) -> None:
-    page = render(make_run(content=content(pairs, names), study="gradient")).read_text(encoding="utf-8")
+    page = render(make_run(content=content(pairs, names), study="gradient")).read_text(
+        encoding="utf-8"
+    )
     assert "What each gradient really is</h2>" in page
     assert 'id="figure-gradient-settings"' in page
 
@@ -262,30 +289,42 @@ def test_the_two_lambdas_are_compared() -> None:
 def test_one_pair_is_no_line() -> None:
     lead = lambda_section.lead(lambda_table(0.5))
     assert lead.figure is not None
-    assert "<i>sequences</i>, KL 0.01 0.50; <i>sequences</i>, KL 0.01 1.5" in lead.figure.panels[0].alt
+    assert (
+        "<i>sequences</i>, KL 0.01 0.50; <i>sequences</i>, KL 0.01 1.5" in lead.figure.panels[0].alt
+    )
     assert [type(block).__name__ for block in lambda_section.build(lambda_table(0.5))] == ["Table"]
 
 
 @pytest.mark.parametrize("odd", [math.nan, math.inf])
-@pytest.mark.parametrize("column", ["lambda_value", "gradient_rel_std_value_best", "value_std_k3", "kl_qp"])
+@pytest.mark.parametrize(
+    "column", ["lambda_value", "gradient_rel_std_value_best", "value_std_k3", "kl_qp"]
+)
 def test_a_lambda_that_is_not_known(make_run: MakeRun, column: str, odd: float) -> None:
     tables = lambda_table(0.0, 0.5)
     tables["lambda"].loc[0, column] = odd
     page = render(make_run(content=tables, study="lambda")).read_text(encoding="utf-8")
     assert "The best λ</h2>" in page
     assert "<i>" not in page
-    none = render(make_run("none", lambda_table(0.1, **{column: odd}), study="lambda")).read_text(encoding="utf-8")
+    none = render(make_run("none", lambda_table(0.1, **{column: odd}), study="lambda")).read_text(
+        encoding="utf-8"
+    )
     assert ("Nothing was measured" in none) == (column == "kl_qp")
 
 
 def test_who_wins_is_said_of_one_kl() -> None:
     lead = same_kl_section.lead(shape_table(*CASES))
     text = opening(lead)
-    assert "at one KL of 0.1, k1 is less noisy on “hole” (1.0 against 8.0 nats) and k3 on “tilt” (0.50 against 1.0)" in text
+    assert (
+        "at one KL of 0.1, k1 is less noisy on “hole” (1.0 against 8.0 nats) and k3 on “tilt” (0.50 against 1.0)"
+        in text
+    )
     assert "3 of 3 pairs" in text
     assert "k3_loss is off by 10 % (tilt, KL 0.1) to 14 × (hole, KL 0.1)" in text
     assert "k2_loss" not in text
-    assert cells(table(same_kl_section.build(shape_table(*CASES)), "Shape by shape"), "hole")[6] == "k1"
+    assert (
+        cells(table(same_kl_section.build(shape_table(*CASES)), "Shape by shape"), "hole")[6]
+        == "k1"
+    )
 
 
 def test_a_pair_against_the_rule_is_counted() -> None:
@@ -299,17 +338,25 @@ def test_shapes_of_several_runs_and_odd_numbers(make_run: MakeRun, tmp_path: Pat
     odd["shapes"].loc[0, "chi2"] = math.inf
     odd["shapes"].loc[1, "gradient_rel_bias_k3_loss"] = math.nan
     runs = [("a", odd), ("b", shape_table(*CASES))]
-    runs = [make_run(name, each, study="same_kl", config=f"seed: {i}\n") for i, (name, each) in enumerate(runs)]
+    runs = [
+        make_run(name, each, study="same_kl", config=f"seed: {i}\n")
+        for i, (name, each) in enumerate(runs)
+    ]
     page = combine(runs, tmp_path / "both.html").read_text(encoding="utf-8")
     assert "on 5 of 5 pairs" in page
     assert "tilt, seed=1" in page
 
 
 @pytest.mark.parametrize(
-    ("study", "tables"), [("gradient", content()), ("staleness", stale()), ("lambda", lambda_table(0.0, 0.5))]
+    ("study", "tables"),
+    [("gradient", content()), ("staleness", stale()), ("lambda", lambda_table(0.0, 0.5))],
 )
-def test_several_runs(make_run: MakeRun, tmp_path: Path, study: str, tables: dict[str, pd.DataFrame]) -> None:
-    runs = [make_run(name, tables, study=study, config=f"seed: {i}\n") for i, name in enumerate("ab")]
+def test_several_runs(
+    make_run: MakeRun, tmp_path: Path, study: str, tables: dict[str, pd.DataFrame]
+) -> None:
+    runs = [
+        make_run(name, tables, study=study, config=f"seed: {i}\n") for i, name in enumerate("ab")
+    ]
     page = combine(runs, tmp_path / "both.html").read_text(encoding="utf-8")
     assert "seed=1" in page
     assert page.count('class="opening"') == 1
@@ -328,7 +375,9 @@ def test_a_real_run(tmp_path: Path) -> None:
         "workers=1",
         f"out={tmp_path / 'run'}",
     )
-    assert dict(zip(run.tables["verdicts"]["typed"], run.tables["verdicts"]["verdict"], strict=True)) == {
+    assert dict(
+        zip(run.tables["verdicts"]["typed"], run.tables["verdicts"]["verdict"], strict=True)
+    ) == {
         "k1_reward": "right",
         "trl_grpo": "right",
         "k1_loss": "no gradient",
@@ -350,7 +399,9 @@ def test_all_parts_fit_a_phone(make_run: MakeRun) -> None:
     }
     urls = [render(make_run(name, tables, study=name)).as_uri() for name, tables in found.items()]
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
         for url, width in itertools.product(urls, (360, 1280)):
             page = browser.new_page(viewport={"width": width, "height": 900})
             page.goto(url)

@@ -22,7 +22,10 @@ def page(folder: Path) -> list[str]:
 
 
 def figures(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted((folder / "figures").glob("*"))}
+    return {
+        path.name: path.read_text(encoding="utf-8")
+        for path in sorted((folder / "figures").glob("*"))
+    }
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -42,4 +45,6 @@ def test_there_are_published_runs() -> None:
 
 def test_the_index_has_the_opening_of_every_finding() -> None:
     folders = [PUBLISHED / name for name in RUNS]
-    assert (PUBLISHED / "README.md").read_text(encoding="utf-8").splitlines() == list(index(folders, PUBLISHED))
+    assert (PUBLISHED / "README.md").read_text(encoding="utf-8").splitlines() == list(
+        index(folders, PUBLISHED)
+    )

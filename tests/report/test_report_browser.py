@@ -10,9 +10,16 @@ from typing import Any
 import pytest
 
 CHROMIUM = next(
-    (found for name in ("/usr/bin/chromium", "chromium", "chromium-browser") if (found := shutil.which(name))), None
+    (
+        found
+        for name in ("/usr/bin/chromium", "chromium", "chromium-browser")
+        if (found := shutil.which(name))
+    ),
+    None,
 )
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium in /usr/bin or on PATH (apt-get install chromium)")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="needs chromium in /usr/bin or on PATH (apt-get install chromium)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +27,8 @@ def browser() -> Iterator[Any]:
     api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"],
         )
         yield browser
         browser.close()
@@ -41,7 +49,9 @@ def test_the_page_fits_and_is_quiet(browser: Any, rendered: Path, width: int, sc
     assert heard == [url]
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     # Text, lines and paper change together, so that nothing is drawn dark on dark.
-    paper, ink = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    paper, ink = page.evaluate(
+        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+    )
     text = page.evaluate("getComputedStyle(document.querySelector('.panel svg text')).fill")
     assert text == ink
     assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
@@ -51,14 +61,20 @@ def test_the_page_fits_and_is_quiet(browser: Any, rendered: Path, width: int, sc
 def test_a_table_sorts_by_number_and_back(browser: Any, rendered: Path) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto((rendered / "index.html").as_uri())
-    table = page.locator("table", has=page.locator("caption", has_text="Claims beside measurements"))
-    column = [head.strip() for head in table.locator("thead th").all_inner_texts()].index("Worst |z|")
+    table = page.locator(
+        "table", has=page.locator("caption", has_text="Claims beside measurements")
+    )
+    column = [head.strip() for head in table.locator("thead th").all_inner_texts()].index(
+        "Worst |z|"
+    )
     button = table.locator("thead th button").nth(column)
 
     def values() -> list[float]:
         return [
             float(cell)
-            for cell in table.locator(f"tbody td:nth-child({column + 1})").evaluate_all("c => c.map(x => x.dataset.v)")
+            for cell in table.locator(f"tbody td:nth-child({column + 1})").evaluate_all(
+                "c => c.map(x => x.dataset.v)"
+            )
         ]
 
     button.click()
@@ -72,6 +88,9 @@ def test_the_page_can_be_read_without_a_script(browser: Any, rendered: Path) -> 
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((rendered / "index.html").as_uri())
-    assert page.locator("h1").inner_text() == "Which estimator of KL(q‖p) has the least error on Gaussian pairs?"
+    assert (
+        page.locator("h1").inner_text()
+        == "Which estimator of KL(q‖p) has the least error on Gaussian pairs?"
+    )
     assert page.locator("table").first.is_visible()
     context.close()

@@ -18,18 +18,28 @@ def content(*rows):
     claims, verdicts, topics = map(list, zip(*known, strict=True))
     statements = [f"Statement of {claim}." for claim in claims]
     tex = r"\mathbb{E}_q[r] = 1"
-    return {"claims": CLAIMS.example(claim=claims, verdict=verdicts, topic=topics, statement=statements, tex=tex)}
+    return {
+        "claims": CLAIMS.example(
+            claim=claims, verdict=verdicts, topic=topics, statement=statements, tex=tex
+        )
+    }
 
 
 def cards(tables) -> str:
     return plain(
-        " ".join(str(text) for block in build(tables) for text in (getattr(block, "text", ""), *getattr(block, "items", ())))
+        " ".join(
+            str(text)
+            for block in build(tables)
+            for text in (getattr(block, "text", ""), *getattr(block, "items", ()))
+        )
     )
 
 
 def test_the_lead_counts_and_names_what_fails() -> None:
     opening = lead(content())
-    assert said(opening).startswith("Of 4 common statements, 2 hold, 1 fails and 1 holds only under a condition.")
+    assert said(opening).startswith(
+        "Of 4 common statements, 2 hold, 1 fails and 1 holds only under a condition."
+    )
     assert "“Statement of b.”" in said(opening)
     assert "Statement of a" not in said(opening)
     assert "values: 2 holds, 1 holds only under a condition" in opening.figure.panels[0].alt
@@ -40,13 +50,25 @@ def test_a_card_has_all_of_a_claim_and_what_fails_comes_first() -> None:
     text = cards(tables)
     assert "Statement of b. " in text
     assert "Fails text Said by: text. b" in text
-    assert text.index("Statement of b") < text.index("Statement of a") < text.index("numbers") < text.index("Statement of x")
+    assert (
+        text.index("Statement of b")
+        < text.index("Statement of a")
+        < text.index("numbers")
+        < text.index("Statement of x")
+    )
 
 
 def test_the_page_escapes_what_is_in_the_table(make_run) -> None:
-    hostile = CLAIMS.example(verdict="holds only when <b>x</b>", evidence="<script>alert(1)</script> 1", tex="", topic="values")
+    hostile = CLAIMS.example(
+        verdict="holds only when <b>x</b>",
+        evidence="<script>alert(1)</script> 1",
+        tex="",
+        topic="values",
+    )
     tables = {"claims": pd.concat([content()["claims"], hostile])}
-    page = render(make_run(content=tables, experiment="claims", study="claims")).read_text(encoding="utf-8")
+    page = render(make_run(content=tables, experiment="claims", study="claims")).read_text(
+        encoding="utf-8"
+    )
     assert '<span class="verdict good">Holds</span>' in page
     assert 'aria-label="\\mathbb{E}_q[r] = 1"' in page
     assert "<script>alert(1)" not in page
@@ -56,7 +78,10 @@ def test_the_page_escapes_what_is_in_the_table(make_run) -> None:
 def test_runs_that_agree_share_a_card_and_others_are_named(make_run, tmp_path) -> None:
     runs = [
         make_run(
-            name, content=content(("a", "holds", "values"), ("b", verdict, "values")), config=f"seed: {name}\n", study="claims"
+            name,
+            content=content(("a", "holds", "values"), ("b", verdict, "values")),
+            config=f"seed: {name}\n",
+            study="claims",
         )
         for name, verdict in (("1", "holds"), ("2", "fails"))
     ]
@@ -70,5 +95,7 @@ def test_runs_that_agree_share_a_card_and_others_are_named(make_run, tmp_path) -
 
 
 def test_nothing_checked(make_run) -> None:
-    page = render(make_run(content={"claims": content()["claims"].head(0)}, study="claims")).read_text(encoding="utf-8")
+    page = render(
+        make_run(content={"claims": content()["claims"].head(0)}, study="claims")
+    ).read_text(encoding="utf-8")
     assert "No claim was checked" in page

@@ -18,7 +18,9 @@ from klbench.types import ConfigError
 MakeRun = Callable[..., Path]
 
 
-def test_one_run_is_rendered_in_place(make_run: MakeRun, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_run_is_rendered_in_place(
+    make_run: MakeRun, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = make_run()
     assert main([str(folder)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(folder / "index.html")
@@ -128,9 +130,16 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_a_sweep_is_combined_in_its_root(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_is_combined_in_its_root(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed in (0, 1):
-        make_run(f"sweep/{seed}", tables([0.02, 0.5]), config=f"seed: {seed}\nworkers: {seed + 1}\n", seed=seed)
+        make_run(
+            f"sweep/{seed}",
+            tables([0.02, 0.5]),
+            config=f"seed: {seed}\nworkers: {seed + 1}\n",
+            seed=seed,
+        )
     failed = make_run("sweep/2", {}, status="failed")
     assert main([str(tmp_path / "sweep")]) == 0
     out, err = capsys.readouterr()
@@ -147,7 +156,10 @@ def test_a_sweep_is_combined_in_its_root(make_run: MakeRun, tmp_path: Path, caps
 
 def test_several_runs_go_where_they_are_told(make_run: MakeRun, tmp_path: Path) -> None:
     # Different pairs: nothing needs a label to be told apart.
-    a, b = make_run("a", tables([0.02]), config="x: 1\n"), make_run("b", tables([0.5]), config="x: 2\n")
+    a, b = (
+        make_run("a", tables([0.02]), config="x: 1\n"),
+        make_run("b", tables([0.5]), config="x: 2\n"),
+    )
     for folder in (a, b):
         assert "from mu" in (folder / "tables" / "values.csv").read_text(encoding="utf-8")
     out = tmp_path / "pages" / "both.html"
@@ -162,7 +174,8 @@ def test_runs_of_different_pairs_keep_their_names(make_run: MakeRun, tmp_path: P
     folders = []
     for i, kl in enumerate((0.02, 0.5)):
         content = {
-            name: table[table["pair"] != "from mu"] if "pair" in table else table for name, table in tables([kl]).items()
+            name: table[table["pair"] != "from mu"] if "pair" in table else table
+            for name, table in tables([kl]).items()
         }
         folders.append(make_run(f"run{i}", content, config=f"pair: {{q: {{mean: {i}}}}}\n"))
     page = combine(folders, tmp_path / "both.html").read_text(encoding="utf-8")
@@ -170,14 +183,18 @@ def test_runs_of_different_pairs_keep_their_names(make_run: MakeRun, tmp_path: P
     assert "on both pairs" in page
 
 
-def test_the_default_page_is_in_the_current_folder(make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_page_is_in_the_current_folder(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a, b = make_run("a"), make_run("b")
     monkeypatch.chdir(tmp_path)
     assert main([str(a), str(b)]) == 0
     assert (tmp_path / "comparison.html").exists()
 
 
-def test_a_file_of_someone_else_is_not_replaced(make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_of_someone_else_is_not_replaced(
+    make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     theirs = tmp_path / "theirs.html"
     theirs.write_text("<p>mine</p>")
     assert main([str(make_run("a")), str(make_run("b")), "--out", str(theirs)]) == 2
@@ -190,7 +207,11 @@ def test_a_folder_cannot_be_the_page(make_run: MakeRun, tmp_path: Path) -> None:
         combine([make_run("a"), make_run("b")], tmp_path)
 
 
-def test_equal_configurations_are_told_apart_by_their_folders(make_run: MakeRun, tmp_path: Path) -> None:
-    page = combine([make_run("first"), make_run("second")], tmp_path / "both.html").read_text(encoding="utf-8")
+def test_equal_configurations_are_told_apart_by_their_folders(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    page = combine([make_run("first"), make_run("second")], tmp_path / "both.html").read_text(
+        encoding="utf-8"
+    )
     assert "shift, first" in page
     assert "shift, second" in page

@@ -15,7 +15,10 @@ HELD = {"k3_loss": (2.0, "holds"), "k1_loss": (90.0, "does not hold"), "none": (
 def ppo(outcomes=HELD, status="ok", **others):
     """Tables of combinations with their KL and outcome, after an untrained policy; two reports of two seeds each."""
     names, kl = ["untrained", *outcomes], [0.0, *(each[0] for each in outcomes.values())]
-    rows = {"combination": [name for name in outcomes for _ in range(4)], "seed": [0, 0, 1, 1] * len(outcomes)}
+    rows = {
+        "combination": [name for name in outcomes for _ in range(4)],
+        "seed": [0, 0, 1, 1] * len(outcomes),
+    }
     return {
         "training": columns.PPO_TRAINING.example(
             **rows,
@@ -34,7 +37,9 @@ def ppo(outcomes=HELD, status="ok", **others):
             estimate_outcome=["within noise", "too high", *["within noise"] * (len(outcomes) - 1)],
             **others,
         ),
-        "texts": columns.TEXTS.example(combination=names, seed=0, completion=[f"<b>{name}" for name in names]),
+        "texts": columns.TEXTS.example(
+            combination=names, seed=0, completion=[f"<b>{name}" for name in names]
+        ),
         "combinations": columns.COMBINATIONS.example(combination=list(outcomes)),
     }
 
@@ -43,7 +48,9 @@ def dpo(losses=("dpo", "f-dpo js")):
     names = ["untrained", *losses]
     twice = [name for name in losses for _ in range(2)]
     return {
-        "training": columns.DPO_TRAINING.example(combination=twice, step=[0, 10] * len(losses), algorithm="dpo", status="ok"),
+        "training": columns.DPO_TRAINING.example(
+            combination=twice, step=[0, 10] * len(losses), algorithm="dpo", status="ok"
+        ),
         "compared": columns.DPO_COMPARED.example(
             combination=names,
             kl=[0.0, 0.7, 0.3][: len(names)],
@@ -72,7 +79,10 @@ def test_the_verdict_has_what_holds_what_does_not_and_how_far_away_each_ends() -
     ("outcomes", "words"),
     [
         ({"k3_loss": (2.0, "not told"), "none": (5.0, "")}, "cannot tell"),
-        ({"k1_loss": (90.0, "does not hold"), "none": (100.0, "")}, "does not keep the policy near: 90 nats"),
+        (
+            {"k1_loss": (90.0, "does not hold"), "none": (100.0, "")},
+            "does not keep the policy near: 90 nats",
+        ),
         ({"k3_loss": (2.0, ""), "k2_loss": (3.0, "")}, "ends 2.0 to 3.0 nats from the reference"),
         ({"k3_loss": (2.0, "diverged on all seeds"), "none": (5.0, "")}, "ends 2.0 to 5.0 nats"),
     ],
@@ -91,17 +101,29 @@ def test_losses_are_compared_with_standard_dpo() -> None:
 
 
 def test_what_diverged_is_a_warning() -> None:
-    (warning,) = (b for b in section.PPO.build(ppo(status="diverged at update 7: nan")) if getattr(b, "tone", "") == "warning")
+    (warning,) = (
+        b
+        for b in section.PPO.build(ppo(status="diverged at update 7: nan"))
+        if getattr(b, "tone", "") == "warning"
+    )
     assert "seed 1, diverged at update 7: nan" in warning.text
 
 
 def test_a_reward_model_that_learned_nothing_is_a_warning() -> None:
-    tables = ppo(proxy=1.0, proxy_gain=0.2, proxy_gain_se=0.01, reward_gain=0.1, reward_gain_se=0.02)
-    tables["raters"] = columns.RATERS.example(seed=[0, 0, 1, 1], step=[0, 6, 0, 6], kept=[0, 0, 0, 6])
-    (warning,) = (block for block in section.PPO.build(tables) if getattr(block, "tone", "") == "warning")
+    tables = ppo(
+        proxy=1.0, proxy_gain=0.2, proxy_gain_se=0.01, reward_gain=0.1, reward_gain_se=0.02
+    )
+    tables["raters"] = columns.RATERS.example(
+        seed=[0, 0, 1, 1], step=[0, 6, 0, 6], kept=[0, 0, 0, 6]
+    )
+    (warning,) = (
+        block for block in section.PPO.build(tables) if getattr(block, "tone", "") == "warning"
+    )
     assert "in seed 0," in warning.text
     assert "0.200 ± 0.020" in "".join(section.PPO.lead(tables).more)
-    assert "lm-paid" in {block.name for block in section.PPO.build(tables) if isinstance(block, Figure)}
+    assert "lm-paid" in {
+        block.name for block in section.PPO.build(tables) if isinstance(block, Figure)
+    }
 
 
 @pytest.mark.parametrize("study", ["ppo_lm", "dpo_lm"])

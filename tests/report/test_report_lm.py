@@ -48,7 +48,11 @@ class Model(SequencePair):
         return "abacus"
 
     def decode(self, ids: list[int]) -> list[str]:
-        return ["<script>alert(1)</script>", " a", "\n", "\x00\u202eb"][: max(ids) + 1] if len(ids) > 3 else ["?"] * len(ids)
+        return (
+            ["<script>alert(1)</script>", " a", "\n", "\x00\u202eb"][: max(ids) + 1]
+            if len(ids) > 3
+            else ["?"] * len(ids)
+        )
 
 
 @cache
@@ -79,23 +83,36 @@ def opening(found: dict[str, pd.DataFrame]) -> str:
 
 def shown(found: dict[str, pd.DataFrame]) -> dict[str, Table]:
     """The tables of a page by their captions, the folded ones too."""
-    blocks = [each for block in section.build(found) for each in (block.blocks if isinstance(block, Details) else [block])]
+    blocks = [
+        each
+        for block in section.build(found)
+        for each in (block.blocks if isinstance(block, Details) else [block])
+    ]
     return {words(block.caption): block for block in blocks if isinstance(block, Table)}
 
 
 def figures(found: dict[str, pd.DataFrame]) -> dict[str, Figure]:
     lead = section.lead(found).figure
-    drawn = [*([lead] if lead else []), *(block for block in section.build(found) if isinstance(block, Figure))]
+    drawn = [
+        *([lead] if lead else []),
+        *(block for block in section.build(found) if isinstance(block, Figure)),
+    ]
     return {figure.name: figure for figure in drawn}
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return render(write(tmp_path_factory.mktemp("tokens") / "run", tables(), study="lm")).read_text(encoding="utf-8")
+    return render(write(tmp_path_factory.mktemp("tokens") / "run", tables(), study="lm")).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_the_page_leads_with_a_question_and_a_picture(page: str) -> None:
-    assert page.index("<h1>Which estimator") < page.index('id="figure-completions-errors"') < page.index('id="tokens"')
+    assert (
+        page.index("<h1>Which estimator")
+        < page.index('id="figure-completions-errors"')
+        < page.index('id="tokens"')
+    )
     before = words(page[page.index("<h1>") : page.index('<figure id="figure-completions-errors"')])
     assert len(before.split()) <= 160
     assert "Other tables" not in page
@@ -105,7 +122,10 @@ def test_the_page_leads_with_a_question_and_a_picture(page: str) -> None:
 def test_the_kernel_that_scored_is_said_where_there_was_one() -> None:
     def headings(kernel: str) -> list[str]:
         timed = tables()["throughput"].assign(stage="scoring", kernel=kernel)
-        return [words(column.title) for column in shown(tables() | {"throughput": timed})["Speed"].columns]
+        return [
+            words(column.title)
+            for column in shown(tables() | {"throughput": timed})["Speed"].columns
+        ]
 
     assert not tables("exact")["throughput"]["kernel"].any()
     assert {*tables()["throughput"].query("stage == 'completions'")["kernel"]} == {""}
@@ -118,7 +138,11 @@ def test_what_is_recommended_is_what_the_verdicts_say() -> None:
     for exact, k3, said in (
         ([2.0, 5.0], [np.nan, np.nan], "needs 2 to 5 times fewer completions than k1."),
         ([3.0, np.nan], [0.5, 0.8], "which needs 1.2 to 2 times as many completions as k1."),
-        ([3.0, 3.0], [0.5, 4.0], "up to 4 times fewer completions than k1, but 2 times as many on the pair where it is worst."),
+        (
+            [3.0, 3.0],
+            [0.5, 4.0],
+            "up to 4 times fewer completions than k1, but 2 times as many on the pair where it is worst.",
+        ),
     ):
         found["verdicts"] = found["verdicts"].assign(exact_saving=exact, k3_saving=k3)
         assert said in words(section.lead(found).verdict)
@@ -126,11 +150,19 @@ def test_what_is_recommended_is_what_the_verdicts_say() -> None:
 
 def test_savings_are_the_ratios_of_variances() -> None:
     found, pair = tables(), tables()["pairs"]["pair"][0]
-    rows = found["values"].query("pair == @pair and per == 'sequence' and level == 'token'").set_index("estimator")
+    rows = (
+        found["values"]
+        .query("pair == @pair and per == 'sequence' and level == 'token'")
+        .set_index("estimator")
+    )
     verdict = found["verdicts"].set_index("pair").loc[pair]
     for name, column in (("rao_blackwell", "exact_saving"), ("k3", "k3_saving")):
-        assert verdict[column] == pytest.approx(rows.at["k1", "variance"] / rows.at[name, "variance"])
-    trusted = found["values"].query("pair == @pair and per == 'sequence' and status == 'ok' and target == 'KL(q‖p)'")
+        assert verdict[column] == pytest.approx(
+            rows.at["k1", "variance"] / rows.at[name, "variance"]
+        )
+    trusted = found["values"].query(
+        "pair == @pair and per == 'sequence' and status == 'ok' and target == 'KL(q‖p)'"
+    )
     trusted = trusted[~trusted["estimator"].str.startswith("rao_blackwell")]
     best = trusted.loc[trusted["rmse_100"].idxmin()]
     assert (verdict["nearest"], verdict["nearest_level"]) == (best["estimator"], best["level"])
@@ -182,7 +214,9 @@ def test_completions_of_somebody_else_are_found_out() -> None:
     assert not any(each in opening(found) for each in RECOMMENDS)
 
 
-def recorded(path: Path, log_ratio: Any, kl: float | None = None, **others: Any) -> dict[str, pd.DataFrame]:
+def recorded(
+    path: Path, log_ratio: Any, kl: float | None = None, **others: Any
+) -> dict[str, pd.DataFrame]:
     """Of 400 rollouts of 12 tokens, where ``log_ratio(stream, 12)`` is each token's log p/q."""
     stream, rows = np.random.default_rng(5), []
     for _ in range(400):
@@ -194,7 +228,13 @@ def recorded(path: Path, log_ratio: Any, kl: float | None = None, **others: Any)
     return dict(get("lm").run(options, Context(0)))
 
 
-RECOMMENDS = ("times fewer completions", "times as many completions", "is nearest to", "Take the exact KL", "Otherwise take")
+RECOMMENDS = (
+    "times fewer completions",
+    "times as many completions",
+    "is nearest to",
+    "Take the exact KL",
+    "Otherwise take",
+)
 
 
 def test_nothing_is_recommended_on_data_that_fail_their_own_check(tmp_path: Path) -> None:
@@ -204,7 +244,9 @@ def test_nothing_is_recommended_on_data_that_fail_their_own_check(tmp_path: Path
         said = opening(found)
         assert found["agreement"]["verdict"].tolist() == ["differ"]
         assert "fail a check of their own, and nothing is recommended on them: k1 says 1.9" in said
-        assert re.search(r"The mean of p/q over tokens is 0\.85\d* ± 0\.00\d+, \d+ standard errors", said)
+        assert re.search(
+            r"The mean of p/q over tokens is 0\.85\d* ± 0\.00\d+, \d+ standard errors", said
+        )
         assert not any(each in said for each in RECOMMENDS)
         assert found["verdicts"][["exact_saving", "k3_saving"]].isna().all(axis=None)
         assert not found["verdicts"]["nearest"].any()
@@ -215,7 +257,9 @@ def test_what_passes_is_told_from_what_cannot_be_told(tmp_path: Path) -> None:
     assert good["agreement"]["verdict"].tolist() == ["agree"]
     assert good["verdicts"]["k3_saving"].item() > 1.0
     assert "they agree" in opening(good)
-    heavy = recorded(tmp_path / "s.jsonl", lambda stream, n: 0.8 * stream.standard_exponential(n) - 1.6, 0.8)
+    heavy = recorded(
+        tmp_path / "s.jsonl", lambda stream, n: 0.8 * stream.standard_exponential(n) - 1.6, 0.8
+    )
     assert heavy["agreement"]["verdict"].tolist() == ["cannot tell"]
     assert np.isnan(heavy["verdicts"]["k3_saving"].item())
     assert "cannot tell whether the ratios" in opening(heavy)
@@ -224,7 +268,9 @@ def test_what_passes_is_told_from_what_cannot_be_told(tmp_path: Path) -> None:
 
 def test_recorded_rollouts_lead_with_every_way_of_logging(tmp_path: Path) -> None:
     names = ("k1", "k3", "bregman_js", "k_lambda:0.3")
-    found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n), estimators=names)
+    found = recorded(
+        tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n), estimators=names
+    )
     lead = section.lead(found)
     assert lead.figure is not None
     assert [panel.title for panel in lead.figure.panels] == ["A completion", "A token"]
@@ -245,7 +291,12 @@ def test_recorded_rollouts_lead_with_every_way_of_logging(tmp_path: Path) -> Non
 
 def test_every_named_estimator_is_drawn_and_what_is_left_out_is_said(tmp_path: Path) -> None:
     lambdas = [f"k_lambda:{k / 20}" for k in range(16)]
-    found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.02, 0.2, n), 0.02, estimators=lambdas)
+    found = recorded(
+        tmp_path / "r.jsonl",
+        lambda stream, n: stream.normal(-0.02, 0.2, n),
+        0.02,
+        estimators=lambdas,
+    )
     for name in ("completions-ways", "completions-bias", "completions-noise"):
         figure = figures(found)[name]
         drawn = [each for each in lambdas if re.search(rf"{each} ", figure.panels[0].alt)]
@@ -266,7 +317,11 @@ def test_positions_are_added_up() -> None:
     found = tables("plain")
     (panel,) = figures(found)["completions-positions"].panels
     last = found["tokens"].iloc[-1]
-    means = found["values"].query("per == 'sequence' and level == 'token'").set_index("estimator")["mean"]
+    means = (
+        found["values"]
+        .query("per == 'sequence' and level == 'token'")
+        .set_index("estimator")["mean"]
+    )
     for name in ("k1", "k2", "k3"):
         assert last[f"{name}_total"] == pytest.approx(means[name])
     assert last["kl_qp_total"] == pytest.approx(means["rao_blackwell"])
@@ -309,7 +364,9 @@ def test_labels_leave_out_what_all_share() -> None:
     def labels(*pairs: str) -> list[str]:
         return list(Data("", {"tokens": TOKENS.example(pair=list(pairs))}).labels.values())
 
-    assert labels("LM a ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens, T=0.7") == ["a", "b", "b, T=0.7"]
+    assert labels(
+        "LM a ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens", "LM b ‖ ref, 32 tokens, T=0.7"
+    ) == ["a", "b", "b, T=0.7"]
     assert labels("LM a ‖ ref", "LM a ‖ other") == ["LM a ‖ ref", "LM a ‖ other"]
     assert labels("only, one") == ["only, one"]
     assert labels("x, 1", "x, 1, 1") == ["x, 1", "x, 1, 1"]
@@ -317,12 +374,24 @@ def test_labels_leave_out_what_all_share() -> None:
 
 def test_each_figure_and_table_is_there() -> None:
     found = tables()
-    names = ("errors", "bias", "noise", "agreement", "positions", "tokens", "samplers", "formats", "truncation")
+    names = (
+        "errors",
+        "bias",
+        "noise",
+        "agreement",
+        "positions",
+        "tokens",
+        "samplers",
+        "formats",
+        "truncation",
+    )
     assert list(figures(found)) == [f"completions-{name}" for name in names]
     assert len(shown(found)) == 19
-    assert sum(len(table.rows) for title, table in shown(found).items() if title.startswith("Every estimator")) == len(
-        found["values"].query("mean == mean")
-    )
+    assert sum(
+        len(table.rows)
+        for title, table in shown(found).items()
+        if title.startswith("Every estimator")
+    ) == len(found["values"].query("mean == mean"))
 
 
 @pytest.mark.parametrize("name", sorted(schema.table for schema in TABLES if schema is not TOKENS))
@@ -336,7 +405,8 @@ def test_runs_side_by_side(tmp_path: Path) -> None:
     from klbench.report import combine
 
     one, two = (
-        write(tmp_path / name, tables("plain"), config=f"seed: {i}\n", study="lm") for i, name in enumerate(("one", "two"))
+        write(tmp_path / name, tables("plain"), config=f"seed: {i}\n", study="lm")
+        for i, name in enumerate(("one", "two"))
     )
     page = combine([one, two], tmp_path / "both.html").read_text(encoding="utf-8")
     assert "4,000 completions" in page
@@ -352,10 +422,18 @@ def test_a_run_without_completions_says_so() -> None:
 def test_earlier_runs_get_their_verdicts_as_they_are_read() -> None:
     """Without what is measured today, the difference of k1 and k3 has the error of the mean of p/q over tokens."""
     now = tables("plain")
-    earlier = {name: table for name, table in now.items() if name not in ("agreement", "verdicts", "token_means")}
+    earlier = {
+        name: table
+        for name, table in now.items()
+        if name not in ("agreement", "verdicts", "token_means")
+    }
     found = complete(earlier)
     pd.testing.assert_frame_equal(found["verdicts"], now["verdicts"])
-    assert found["agreement"]["difference"].item() == pytest.approx(now["agreement"]["difference"].item())
-    assert found["agreement"]["difference_se"].item() == pytest.approx(now["agreement"]["difference_se"].item(), rel=0.05)
+    assert found["agreement"]["difference"].item() == pytest.approx(
+        now["agreement"]["difference"].item()
+    )
+    assert found["agreement"]["difference_se"].item() == pytest.approx(
+        now["agreement"]["difference_se"].item(), rel=0.05
+    )
     blocks = section_tables.blocks(Data("", found))
     assert any(isinstance(block, Details) for block in blocks)

@@ -7,7 +7,15 @@ import math
 import pytest
 
 from klbench.report.formulas import formula
-from klbench.report.numbers import exact, listing, number, percent, short, signed_percent, with_interval
+from klbench.report.numbers import (
+    exact,
+    listing,
+    number,
+    percent,
+    short,
+    signed_percent,
+    with_interval,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +58,13 @@ def test_with_interval(x: float, se: float, text: str) -> None:
 
 
 def test_short_drops_closing_zeros() -> None:
-    assert [short(x) for x in (0.5, 2.0, 0.005, 100.0, 3.92)] == ["0.5", "2", "0.005", "100", "3.92"]
+    assert [short(x) for x in (0.5, 2.0, 0.005, 100.0, 3.92)] == [
+        "0.5",
+        "2",
+        "0.005",
+        "100",
+        "3.92",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -70,18 +84,27 @@ def test_percent(x: float, text: str) -> None:
     assert percent(x) == text
 
 
-@pytest.mark.parametrize(("x", "text"), [(0.1234, "+12 %"), (-0.5, "−50 %"), (0.0, "0 %"), (math.nan, "–")])
+@pytest.mark.parametrize(
+    ("x", "text"), [(0.1234, "+12 %"), (-0.5, "−50 %"), (0.0, "0 %"), (math.nan, "–")]
+)
 def test_signed_percent(x: float, text: str) -> None:
     assert signed_percent(x) == text
 
 
-@pytest.mark.parametrize(("se", "text"), [(1e-15, "0.500"), (0.01, "0.500 ± 0.020"), (math.nan, "0.500")])
+@pytest.mark.parametrize(
+    ("se", "text"), [(1e-15, "0.500"), (0.01, "0.500 ± 0.020"), (math.nan, "0.500")]
+)
 def test_an_exact_value_has_an_interval_where_it_shows(se: float, text: str) -> None:
     assert exact(0.5, se) == text
 
 
 def test_listing() -> None:
-    assert [listing(list(each)) for each in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert [listing(list(each)) for each in ("", "a", "ab", "abc")] == [
+        "",
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
 
 
 @pytest.mark.parametrize(

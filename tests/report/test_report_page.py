@@ -22,10 +22,26 @@ MakeRun = Callable[..., Path]
 def test_a_page_and_its_figures_are_written(rendered: Path) -> None:
     page = (rendered / "index.html").read_text(encoding="utf-8")
     assert page.startswith("<!DOCTYPE html>")
-    for heading in ("Which estimator of KL(q‖p)", "Tables", "Claimed and measured", "Terms", "How it was made"):
+    for heading in (
+        "Which estimator of KL(q‖p)",
+        "Tables",
+        "Claimed and measured",
+        "Terms",
+        "How it was made",
+    ):
         assert heading in page
     written = {path.stem for path in (rendered / "figures").glob("*.svg")}
-    assert written == {"error", "winners", "noise", "bias", "error-by-batch", "errors", "coverage", "tails", "third-sampler"}
+    assert written == {
+        "error",
+        "winners",
+        "noise",
+        "bias",
+        "error-by-batch",
+        "errors",
+        "coverage",
+        "tails",
+        "third-sampler",
+    }
     assert not list(rendered.rglob("*.partial"))
 
 
@@ -57,7 +73,9 @@ def test_ids_are_unique_and_found(rendered: Path) -> None:
 def test_every_drawing_has_words(rendered: Path) -> None:
     page = (rendered / "index.html").read_text(encoding="utf-8")
     for opening in re.findall(r"<svg [^>]*>", page):
-        assert 'aria-hidden="true"' in opening or re.search(r'role="img" aria-label="[^"]+"', opening)
+        assert 'aria-hidden="true"' in opening or re.search(
+            r'role="img" aria-label="[^"]+"', opening
+        )
 
 
 def test_figure_files_stand_alone(rendered: Path) -> None:
@@ -77,7 +95,10 @@ def test_the_same_bytes_again(make_run: MakeRun) -> None:
 
     def written() -> dict[str, bytes]:
         render(folder)
-        return {path.name: path.read_bytes() for path in [folder / "index.html", *(folder / "figures").glob("*")]}
+        return {
+            path.name: path.read_bytes()
+            for path in [folder / "index.html", *(folder / "figures").glob("*")]
+        }
 
     assert written() == written()
 
@@ -86,15 +107,25 @@ def test_the_same_bytes_from_another_process(make_run: MakeRun) -> None:
     folder = make_run()
     pages = []
     for seed in ("1", "2"):
-        environment = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2]), "MPLBACKEND": "svg"}
-        subprocess.run([sys.executable, "-m", "klbench.report", str(folder)], check=True, env=os.environ | environment)
+        environment = {
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "MPLBACKEND": "svg",
+        }
+        subprocess.run(
+            [sys.executable, "-m", "klbench.report", str(folder)],
+            check=True,
+            env=os.environ | environment,
+        )
         pages.append((folder / "index.html").read_bytes())
     assert pages[0] == pages[1]
 
 
 def test_a_large_run_stays_small(make_run: MakeRun) -> None:
     names = [f"clamp_{i:02d}" for i in range(21)]
-    content = tables([0.005 * 1.3**i for i in range(21)], {name: lambda t: (0.0, t**0.5) for name in names})
+    content = tables(
+        [0.005 * 1.3**i for i in range(21)], {name: lambda t: (0.0, t**0.5) for name in names}
+    )
     page = render(make_run(content=content))
     assert page.stat().st_size < 3_000_000
 
@@ -115,7 +146,9 @@ def test_figures_of_an_earlier_rendering_are_removed(make_run: MakeRun) -> None:
         ("running", "was still going"),
     ],
 )
-def test_a_run_that_was_not_finished_says_so_on_top(make_run: MakeRun, status: str, said: str) -> None:
+def test_a_run_that_was_not_finished_says_so_on_top(
+    make_run: MakeRun, status: str, said: str
+) -> None:
     page = render(make_run(status=status)).read_text(encoding="utf-8")
     assert 0 < page.index(said) < page.index('class="opening"')
 
@@ -127,7 +160,12 @@ def test_a_finished_run_warns_of_nothing(rendered: Path) -> None:
 
 def test_a_table_that_no_section_knows_is_shown_as_it_is(make_run: MakeRun) -> None:
     odd = pd.DataFrame(
-        {"thing": ["<b>a</b>", None], "speed": [1234.5678, float("nan")], "count": [3, 4], "good": [True, False]}
+        {
+            "thing": ["<b>a</b>", None],
+            "speed": [1234.5678, float("nan")],
+            "count": [3, 4],
+            "good": [True, False],
+        }
     )
     page = render(make_run(content={"oddity": odd})).read_text(encoding="utf-8")
     assert "Table oddity, 2 rows" in page
@@ -137,7 +175,9 @@ def test_a_table_that_no_section_knows_is_shown_as_it_is(make_run: MakeRun) -> N
 
 
 def test_a_values_table_without_the_needed_columns_is_shown_as_it_is(make_run: MakeRun) -> None:
-    page = render(make_run(content={"values": tables()["values"][["pair", "estimator", "rmse"]]})).read_text(encoding="utf-8")
+    page = render(
+        make_run(content={"values": tables()["values"][["pair", "estimator", "rmse"]]})
+    ).read_text(encoding="utf-8")
     assert "Table values, 51 rows" in page
 
 
@@ -158,7 +198,10 @@ def test_nothing_measured_is_said(make_run: MakeRun) -> None:
 
 
 def test_one_pair_of_a_user(make_run: MakeRun) -> None:
-    content = {name: table[table["pair"] != "from mu"] if "pair" in table else table for name, table in tables([0.5]).items()}
+    content = {
+        name: table[table["pair"] != "from mu"] if "pair" in table else table
+        for name, table in tables([0.5]).items()
+    }
     content["values"] = content["values"].assign(series=None)
     for name, table in content.items():
         content[name] = table.assign(pair="mine & <yours>") if "pair" in table else table

@@ -23,14 +23,37 @@ GOOD = {
 
 
 def tables() -> dict[str, pd.DataFrame]:
-    own = [PEERS.example(**GOOD | {"library": "klbench", "name": "k3", "regime": each}) for each in ("near", "extreme")]
-    other = GOOD | {"library": "<b>lib", "name": "low_var_kl", "twin": "k3_verl", "twin_difference": 0.0}
-    near = PEERS.example(**other | {"regime": "near", "max_rel_error": 85.0, "median_rel_error": 0.13})
-    far = PEERS.example(**other | {"regime": "extreme", "frac_wrong": 1.0, "frac_flat": 0.5, "n_nan_gradient": 3})
-    gone = PEERS.example(subject="k3", library="trl", name="GRPO", status="skipped: trl is not installed")
+    own = [
+        PEERS.example(**GOOD | {"library": "klbench", "name": "k3", "regime": each})
+        for each in ("near", "extreme")
+    ]
+    other = GOOD | {
+        "library": "<b>lib",
+        "name": "low_var_kl",
+        "twin": "k3_verl",
+        "twin_difference": 0.0,
+    }
+    near = PEERS.example(
+        **other | {"regime": "near", "max_rel_error": 85.0, "median_rel_error": 0.13}
+    )
+    far = PEERS.example(
+        **other | {"regime": "extreme", "frac_wrong": 1.0, "frac_flat": 0.5, "n_nan_gradient": 3}
+    )
+    gone = PEERS.example(
+        subject="k3", library="trl", name="GRPO", status="skipped: trl is not installed"
+    )
     key = {"subject": "k3", "dtype": "float32", "pass": "forward"}
     speed = [
-        SPEED.example(**key | {"library": library, "name": name, "ratio": ratio, "ratio_q25": ratio, "ratio_q75": ratio})
+        SPEED.example(
+            **key
+            | {
+                "library": library,
+                "name": name,
+                "ratio": ratio,
+                "ratio_q25": ratio,
+                "ratio_q75": ratio,
+            }
+        )
         for library, name, ratio in (("klbench", "k3", 1.0), ("<b>lib", "low_var_kl", 0.25))
     ]
     return {"peers": pd.concat([*own, near, far, gone]), "peers_speed": pd.concat(speed)}
@@ -38,9 +61,10 @@ def tables() -> dict[str, pd.DataFrame]:
 
 def test_the_lead_names_whose_values_rounding_takes() -> None:
     opening = lead(tables())
-    assert "half of the k3 values of <b>lib are off by 13 % or more in float32; klbench's by 1.0×10⁻⁸." in plain(
-        str(opening.verdict).replace("&lt;", "&amp;lt;")
-    ).replace("&lt;", "<")
+    assert (
+        "half of the k3 values of <b>lib are off by 13 % or more in float32; klbench's by 1.0×10⁻⁸."
+        in plain(str(opening.verdict).replace("&lt;", "&amp;lt;")).replace("&lt;", "<")
+    )
     assert "Extreme inputs: values off by 1 % or more in" in said(opening)
     assert [panel.title for panel in opening.figure.panels] == ["k3"]
     assert "<b>lib" not in str(opening.verdict)
@@ -55,7 +79,9 @@ def test_where_all_are_right_it_says_so() -> None:
 def test_accuracy_and_time_stand_in_one_table() -> None:
     skipped, table = build(tables())
     assert skipped.tone == "warning"
-    assert "GRPO (trl is not installed). make peers, in a checkout, has them all." in plain(skipped.text)
+    assert "GRPO (trl is not installed). make peers, in a checkout, has them all." in plain(
+        skipped.text
+    )
     assert len({len(row) for row in table.rows} | {len(table.columns)}) == 1
     titles = [str(column.title) for column in table.columns]
     other = dict(zip(titles, table.rows[1], strict=True))
@@ -67,6 +93,8 @@ def test_accuracy_and_time_stand_in_one_table() -> None:
 
 
 def test_without_any_library_it_says_so(make_run) -> None:
-    page = render(make_run(content={"peers": tables()["peers"].iloc[-1:]}, study="peers")).read_text(encoding="utf-8")
+    page = render(
+        make_run(content={"peers": tables()["peers"].iloc[-1:]}, study="peers")
+    ).read_text(encoding="utf-8")
     assert "Nothing was compared" in page
     assert "GRPO" in page

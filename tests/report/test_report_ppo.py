@@ -21,7 +21,13 @@ from klbench.studies.ppo.options import REFERENCE as OF_THE_LOOP
 MakeRun = Callable[..., Path]
 Tables = dict[str, pd.DataFrame]
 PUBLISHED = Path(__file__).parents[2] / "reports" / "published" / "ppo"
-FIGURES = ("training-curves", "training-optimum", "training-forest", "training-fixed-points", "training-frontier")
+FIGURES = (
+    "training-curves",
+    "training-optimum",
+    "training-forest",
+    "training-fixed-points",
+    "training-frontier",
+)
 
 
 @pytest.fixture
@@ -41,13 +47,18 @@ def said(tables: Tables) -> str:
 
 
 def warnings(tables: Tables) -> str:
-    return plain(" ".join(str(block.text) for block in section.build(tables) if isinstance(block, Paragraph)))
+    return plain(
+        " ".join(str(block.text) for block in section.build(tables) if isinstance(block, Paragraph))
+    )
 
 
 def test_the_page_opens_with_the_least_regret(tables: Tables) -> None:
     text = said(tables)
     assert "PPO" in section.lead(tables).question
-    assert "k1_reward leaves the least regret, 0.025 (0.020 to 0.033) of 0.31 before training; all 11 others" in text
+    assert (
+        "k1_reward leaves the least regret, 0.025 (0.020 to 0.033) of 0.31 before training; all 11 others"
+        in text
+    )
     assert "β = 0.2, 200 updates, 8 seeds" in text
     assert "full_loss, k2_loss and k3_ratio_loss" in text
     assert "none and k1_loss" in text
@@ -59,13 +70,28 @@ def test_other_numbers_another_verdict(tables: Tables) -> None:
     assert "k2_loss cannot be told from it" in said(tables)
     set_values(tables, "final", "k2_loss", outcome="too few seeds to tell")
     assert "10 of the 11 others are behind it" in said(tables)
-    set_values(tables, "final", "k2_loss", regret=0.01, regret_low=-0.002, regret_high=0.02, outcome="ahead of k1_reward")
-    assert "k2_loss leaves the least regret, 0.010 (0 to 0.020) of 0.31 before training (ahead of k1_reward)." in said(tables)
+    set_values(
+        tables,
+        "final",
+        "k2_loss",
+        regret=0.01,
+        regret_low=-0.002,
+        regret_high=0.02,
+        outcome="ahead of k1_reward",
+    )
+    assert (
+        "k2_loss leaves the least regret, 0.010 (0 to 0.020) of 0.31 before training (ahead of k1_reward)."
+        in said(tables)
+    )
 
 
 def test_of_one_quantity_one_number(tables: Tables) -> None:
     """The table of fixed points is over fewer seeds: it shows how far training came, and no second regret."""
-    shown = next(block for block in section.build(tables) if isinstance(block, Table) and block.caption.startswith("Predicted"))
+    shown = next(
+        block
+        for block in section.build(tables)
+        if isinstance(block, Table) and block.caption.startswith("Predicted")
+    )
     values = {cell.value for row in shown.rows for cell in row}
     assert not values & set(tables["fixed_points"]["sampled_regret"])
     assert set(tables["fixed_points"].query("fixed_point != ''")["sampled_way"]) <= values
@@ -81,8 +107,18 @@ def test_what_diverged_is_told(tables: Tables) -> None:
 
 
 def test_what_diverged_everywhere_has_no_numbers(make_run: MakeRun, tables: Tables) -> None:
-    numbers = dict.fromkeys(tables["final"].select_dtypes("float").columns.drop("start_regret"), math.nan)
-    set_values(tables, "final", "k3_reward", **numbers, seeds=0, diverged=8, outcome="diverged on all seeds")
+    numbers = dict.fromkeys(
+        tables["final"].select_dtypes("float").columns.drop("start_regret"), math.nan
+    )
+    set_values(
+        tables,
+        "final",
+        "k3_reward",
+        **numbers,
+        seeds=0,
+        diverged=8,
+        outcome="diverged on all seeds",
+    )
     assert "0.025" in said(tables)
     page = render(make_run("ppo", tables, study="ppo")).read_text(encoding="utf-8")
     assert "diverged on all seeds" in page
@@ -112,8 +148,12 @@ def test_figures_and_tables(make_run: MakeRun, tables: Tables) -> None:
         path.name for path in (page.parent / "figures").iterdir()
     }
     text = page.read_text(encoding="utf-8")
-    assert text.index('<figure id="figure-training-forest"') < text.index("After training, the least regret first")
-    curves = re.search(r'id="figure-training-curves".*?<figcaption>(.*?)</figcaption>', text, re.DOTALL)
+    assert text.index('<figure id="figure-training-forest"') < text.index(
+        "After training, the least regret first"
+    )
+    curves = re.search(
+        r'id="figure-training-curves".*?<figcaption>(.*?)</figcaption>', text, re.DOTALL
+    )
     assert curves
     assert "full_with_score, k3_ratio_loss, full_loss and k1_loss" in plain(curves[1])
 
@@ -132,7 +172,9 @@ def test_figures_and_tables(make_run: MakeRun, tables: Tables) -> None:
         "recovery_curves",
     ],
 )
-def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, tables: Tables, missing: str) -> None:
+def test_a_table_that_is_missing_costs_its_own_part_only(
+    make_run: MakeRun, tables: Tables, missing: str
+) -> None:
     del tables[missing]
     page = render(make_run("ppo", tables, study="ppo")).read_text(encoding="utf-8")
     assert ("After training, the least regret first" in page) == (missing != "final")
@@ -156,7 +198,14 @@ def test_one_combination_stands_for_each_fixed_point(tables: Tables) -> None:
     set_values(tables, "final", "full_with_score", regret=0.001)
     found = verdicts.judged_final(tables["final"])
     leading = found[found["leads"]]
-    assert list(leading["combination"]) == ["k1_reward", "k2_loss", "k3_loss", "k3_sequence_loss", "k3_reward", "none"]
+    assert list(leading["combination"]) == [
+        "k1_reward",
+        "k2_loss",
+        "k3_loss",
+        "k3_sequence_loss",
+        "k3_reward",
+        "none",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -170,15 +219,21 @@ def test_one_combination_stands_for_each_fixed_point(tables: Tables) -> None:
         (math.nan, math.nan, "too few seeds to tell"),
     ],
 )
-def test_the_whole_interval_decides_whether_training_arrived(tables: Tables, low: float, high: float, arrived: str) -> None:
+def test_the_whole_interval_decides_whether_training_arrived(
+    tables: Tables, low: float, high: float, arrived: str
+) -> None:
     set_values(tables, "fixed_points", "k3_loss", sampled_way_low=low, sampled_way_high=high)
     found = verdicts.judged_points(tables["fixed_points"]).set_index("combination")["arrived"]
     assert found["k3_loss"] == arrived
     assert found["k1_reward"] == found["none"] == ""
 
 
-@pytest.mark.parametrize(("low", "high", "word"), [(-2.0, -1.0, "better"), (-1.0, 1.0, "not told"), (1.0, 2.0, "worse")])
-def test_the_whole_interval_decides_against_no_training(tables: Tables, low: float, high: float, word: str) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(-2.0, -1.0, "better"), (-1.0, 1.0, "not told"), (1.0, 2.0, "worse")]
+)
+def test_the_whole_interval_decides_against_no_training(
+    tables: Tables, low: float, high: float, word: str
+) -> None:
     set_values(tables, "final", "k3_reward", start_difference_low=low, start_difference_high=high)
     found = verdicts.judged_final(tables["final"]).set_index("combination")["start_outcome"]
     assert found["k3_reward"].startswith(word)
@@ -186,7 +241,18 @@ def test_the_whole_interval_decides_against_no_training(tables: Tables, low: flo
 
 def test_an_earlier_run_gets_differences_and_verdicts(tables: Tables) -> None:
     """Version 0 lacked the paired differences from the start; they follow from the training table."""
-    new = ["start_difference", "start_difference_low", "start_difference_high", "start_difference_seeds"]
-    earlier = tables | {"final": tables["final"].assign(**dict.fromkeys(new, math.nan), leads=False, start_outcome="")}
+    new = [
+        "start_difference",
+        "start_difference_low",
+        "start_difference_high",
+        "start_difference_seeds",
+    ]
+    earlier = tables | {
+        "final": tables["final"].assign(
+            **dict.fromkeys(new, math.nan), leads=False, start_outcome=""
+        )
+    }
     found = verdicts.complete(earlier)["final"]
-    pd.testing.assert_frame_equal(found, tables["final"], check_like=True, check_dtype=False, rtol=1e-3)
+    pd.testing.assert_frame_equal(
+        found, tables["final"], check_like=True, check_dtype=False, rtol=1e-3
+    )

@@ -31,7 +31,11 @@ def row(decade: int, error: float, *, variant: str = "as written", **others) -> 
 
 
 def content(*extra: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    rows = [row(decade, min(1e-6 * 10.0 ** (-2 * decade), 1e6), sign=sign) for decade in range(-6, 2) for sign in (-1, 1)]
+    rows = [
+        row(decade, min(1e-6 * 10.0 ** (-2 * decade), 1e6), sign=sign)
+        for decade in range(-6, 2)
+        for sign in (-1, 1)
+    ]
     rows += [row(decade, 2 * EPS, variant="here") for decade in range(-6, 2)]
     return {"precision": pd.concat([*rows, *extra], ignore_index=True)}
 
@@ -85,8 +89,13 @@ def test_lost_stretches_apart_are_told_apart() -> None:
 
 
 def test_the_page_shows_what_leaves_the_scale(make_run) -> None:
-    odd = content(row(-3, math.inf, variant="here", max_gradient_rel_error=0.0), row(-6, 1.0, estimator="bregman_js"))
-    page = render(make_run(content=odd, experiment="precision", study="precision")).read_text(encoding="utf-8")
+    odd = content(
+        row(-3, math.inf, variant="here", max_gradient_rel_error=0.0),
+        row(-6, 1.0, estimator="bregman_js"),
+    )
+    page = render(make_run(content=odd, experiment="precision", study="precision")).read_text(
+        encoding="utf-8"
+    )
     assert "The same for <code>bregman_<wbr>js</code>" in page
     assert "here at most ∞, for |log r| from 10⁻³ on" in html.unescape(page)
     assert "nan" not in re.findall(r'<path d="[^"]*"', page)
@@ -94,8 +103,8 @@ def test_the_page_shows_what_leaves_the_scale(make_run) -> None:
 
 
 def test_nothing_measured(make_run) -> None:
-    page = render(make_run(content={"precision": content()["precision"].head(0)}, study="precision")).read_text(
-        encoding="utf-8"
-    )
+    page = render(
+        make_run(content={"precision": content()["precision"].head(0)}, study="precision")
+    ).read_text(encoding="utf-8")
     assert "Nothing was measured" in page
     assert "What rounding does</h2>" not in page

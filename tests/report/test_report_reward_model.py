@@ -33,14 +33,22 @@ def said(tables: Tables) -> str:
 
 
 def warnings(tables: Tables) -> str:
-    return plain(" ".join(str(block.text) for block in section.build(tables) if isinstance(block, Paragraph)))
+    return plain(
+        " ".join(str(block.text) for block in section.build(tables) if isinstance(block, Paragraph))
+    )
 
 
 def test_the_page_opens_with_what_is_lost(tables: Tables) -> None:
     text = said(tables)
-    assert "64 pairs gains 0.30 of true reward up to KL 3.5, and loses 0.13 (0.019 to 0.58) of it by KL 7.0" in text
+    assert (
+        "64 pairs gains 0.30 of true reward up to KL 3.5, and loses 0.13 (0.019 to 0.58) of it by KL 7.0"
+        in text
+    )
     assert "its own score says 0.62" in text
-    assert "One of 32,768 pairs gains 0.81 and loses 0.0081 (0.00036 to 0.020); the true reward itself gains 0.90." in text
+    assert (
+        "One of 32,768 pairs gains 0.81 and loses 0.0081 (0.00036 to 0.020); the true reward itself gains 0.90."
+        in text
+    )
     assert "8 seeds" in text
     assert "2 of 8 models of 64 pairs" in text
     assert len((text + plain(section.lead(tables).figure.caption)).split()) <= 160
@@ -56,7 +64,11 @@ def test_other_numbers_other_sentences(tables: Tables) -> None:
 
 def test_the_shown_interval_of_a_loss_ends_at_none(tables: Tables) -> None:
     tables["peaks"] = tables["peaks"].assign(lost=0.001, lost_low=-0.002, lost_high=0.004)
-    peaks = next(block for block in section.build(tables) if isinstance(block, Table) and "peaks" in block.caption)
+    peaks = next(
+        block
+        for block in section.build(tables)
+        if isinstance(block, Table) and "peaks" in block.caption
+    )
     place = [column.title for column in peaks.columns].index("Lost")
     assert {row[place].text for row in peaks.rows} == {"0.0010 (0 to 0.0040)"}
     assert "ends at 0" in peaks.columns[place].meaning
@@ -75,14 +87,20 @@ def test_one_seed_has_no_intervals(make_run: MakeRun, tables: Tables) -> None:
     for table in tables.values():
         table[[column for column in table if column.endswith(("_low", "_high", "_se"))]] = math.nan
     assert "loses 0.13 of it" in said(tables)
-    assert ">nan" not in render(make_run("reward_model", tables, study="reward_model")).read_text(encoding="utf-8")
+    assert ">nan" not in render(make_run("reward_model", tables, study="reward_model")).read_text(
+        encoding="utf-8"
+    )
 
 
 def test_figures_and_tables(make_run: MakeRun, tables: Tables) -> None:
     page = render(make_run("reward_model", tables, study="reward_model"))
-    assert {f"overoptimisation{part}.svg" for part in PARTS} == {path.name for path in (page.parent / "figures").iterdir()}
+    assert {f"overoptimisation{part}.svg" for part in PARTS} == {
+        path.name for path in (page.parent / "figures").iterdir()
+    }
     text = page.read_text(encoding="utf-8")
-    assert text.index('<figure id="figure-overoptimisation"') < text.index("Where the true reward peaks")
+    assert text.index('<figure id="figure-overoptimisation"') < text.index(
+        "Where the true reward peaks"
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,7 +115,9 @@ def test_figures_and_tables(make_run: MakeRun, tables: Tables) -> None:
         "overoptimisation_by_seed",
     ],
 )
-def test_a_table_that_is_missing_costs_its_own_part_only(make_run: MakeRun, tables: Tables, missing: str) -> None:
+def test_a_table_that_is_missing_costs_its_own_part_only(
+    make_run: MakeRun, tables: Tables, missing: str
+) -> None:
     del tables[missing]
     page = render(make_run("reward_model", tables, study="reward_model"))
     assert '<figure id="figure-overoptimisation"' in page.read_text(encoding="utf-8")
@@ -109,7 +129,9 @@ def test_one_model_is_no_line(make_run: MakeRun, tables: Tables) -> None:
         tables[name] = table[table["proxy"].isin(["64 pairs", "gold"])]
     page = render(make_run("reward_model", tables, study="reward_model"))
     drawn = {path.name for path in (page.parent / "figures").iterdir()}
-    assert drawn == {f"overoptimisation{part}.svg" for part in PARTS if part not in ("-costs", "-models")}
+    assert drawn == {
+        f"overoptimisation{part}.svg" for part in PARTS if part not in ("-costs", "-models")
+    }
 
 
 def test_several_runs_stand_apart(make_run: MakeRun, tables: Tables, tmp_path: Path) -> None:
@@ -124,7 +146,9 @@ def test_standard_errors_of_an_earlier_run_become_intervals(tables: Tables) -> N
     """Student's t of 8 seeds: 2.365 standard errors on each side."""
     today = tables["overoptimisation"]
     errors = {f"{name}_se": 0.1 for name in ("gold_gain", "k1_error", "k3_error")}
-    gone = [f"{name}_{end}" for name in ("gold_gain", "k1_error", "k3_error") for end in ("low", "high")]
+    gone = [
+        f"{name}_{end}" for name in ("gold_gain", "k1_error", "k3_error") for end in ("low", "high")
+    ]
     earlier = today.drop(columns=[*gone, "k1_error_seeds", "k3_error_seeds"]).assign(**errors)
     found = OVEROPTIMISATION.migrated(earlier, 0)
     assert not OVEROPTIMISATION.missing(found)

@@ -64,7 +64,9 @@ def test_one_estimator_is_not_compared_with_itself() -> None:
 
 
 def test_the_page(make_run) -> None:
-    folder = make_run(content={"throughput": timings().assign(device="<b>GPU</b>")}, study="throughput")
+    folder = make_run(
+        content={"throughput": timings().assign(device="<b>GPU</b>")}, study="throughput"
+    )
     page = render(folder).read_text(encoding="utf-8")
     assert "50.0 (45.0 to 55.0)" in page
     assert "<b>GPU</b>" not in page
@@ -82,5 +84,7 @@ def test_two_runs_keep_their_numbers_apart(make_run, tmp_path) -> None:
 
 
 def test_nothing_timed(make_run) -> None:
-    page = render(make_run(content={"throughput": timings().head(0)}, study="throughput")).read_text(encoding="utf-8")
+    page = render(
+        make_run(content={"throughput": timings().head(0)}, study="throughput")
+    ).read_text(encoding="utf-8")
     assert "Nothing was timed" in page

@@ -25,15 +25,23 @@ Content = dict[str, pd.DataFrame]
 
 
 def plain(text: object) -> str:
-    words = html.unescape(re.sub(r"<[^>]+>", " ", str(text).replace("<wbr>", ""))).replace("\xa0", " ")
+    words = html.unescape(re.sub(r"<[^>]+>", " ", str(text).replace("<wbr>", ""))).replace(
+        "\xa0", " "
+    )
     return re.sub(r"\s+", " ", words).strip().replace(" ,", ",").replace(" .", ".")
 
 
-def won(content: Content, among: str = ALL, batch: int = 1, series: str = "shift") -> list[tuple[str, float, float]]:
+def won(
+    content: Content, among: str = ALL, batch: int = 1, series: str = "shift"
+) -> list[tuple[str, float, float]]:
     """Winner, and ends of the range of KL."""
     table = ranked(content)["ranges"]
-    rows = table[(table["among"] == among) & (table["batch"] == batch) & (table["series"] == series)]
-    return list(zip(rows["estimator"], rows["kl_low"].round(4), rows["kl_high"].round(4), strict=True))
+    rows = table[
+        (table["among"] == among) & (table["batch"] == batch) & (table["series"] == series)
+    ]
+    return list(
+        zip(rows["estimator"], rows["kl_low"].round(4), rows["kl_high"].round(4), strict=True)
+    )
 
 
 def verdicts(content: Content) -> dict[str, str]:
@@ -47,16 +55,25 @@ def lead(content: Content) -> Lead:
 
 def blocks(content: Content) -> list[Block]:
     found = section.build(ranked(content))
-    return [*found, *(block for each in found if isinstance(each, Details) for block in each.blocks)]
+    return [
+        *found,
+        *(block for each in found if isinstance(each, Details) for block in each.blocks),
+    ]
 
 
 def warnings(content: Content) -> str:
     return plain(
-        " ".join(str(block.text) for block in blocks(content) if isinstance(block, Paragraph) and block.tone == "warning")
+        " ".join(
+            str(block.text)
+            for block in blocks(content)
+            if isinstance(block, Paragraph) and block.tone == "warning"
+        )
     )
 
 
-def measured(pair: Any, *chosen: str, samples: int = 20_000, batches: tuple[int, ...] = (1, 64)) -> Content:
+def measured(
+    pair: Any, *chosen: str, samples: int = 20_000, batches: tuple[int, ...] = (1, 64)
+) -> Content:
     options = ValueOptions(pairs=(pair,), estimators=chosen, samples=samples, batches=batches)
     return value_run.run(options, Context(0))
 
@@ -73,13 +90,21 @@ def test_the_winner_is_named_with_its_range_and_margin() -> None:
     table = ranked(tables())["ranges"]
     row = table[(table["among"] == TWO) & (table["batch"] == 1)].iloc[0]
     assert [row["pair"], row["next"]] == ["N(0, 1) ‖ N(0.2, 1)", "k1"]
-    assert [round(row[name], 4) for name in ("error", "next_error", "behind", "behind_se")] == [0.0285, 0.2, 0.1715, 0.0]
+    assert [round(row[name], 4) for name in ("error", "next_error", "behind", "behind_se")] == [
+        0.0285,
+        0.2,
+        0.1715,
+        0.0,
+    ]
 
 
 def test_the_page_opens_with_the_winners() -> None:
     found = lead(tables())
     assert found.question == "Which estimator of KL(q‖p) has the least error on Gaussian pairs?"
-    assert plain(found.verdict) == "With one sample at a time, k3 has the least error on 2 of 3 pairs, k1 on 1."
+    assert (
+        plain(found.verdict)
+        == "With one sample at a time, k3 has the least error on 2 of 3 pairs, k1 on 1."
+    )
     assert "the rmse of k3 is 0.0285 nats" in plain(found.more[0])
     assert [panel.title for panel in found.figure.panels] == ["shift"]
     assert {"k1", "k2", "k3"} <= {entry.label for entry in found.figure.legend}
@@ -95,7 +120,9 @@ def test_a_biased_winner_counts_among_all_alone() -> None:
     few = tables([0.5, 0.6], {"k1": FORMS["k1"], "k2": lambda t: (0.0, 0.1)})
     assert won(few) == [("k2", 0.5, 0.6)]
     assert won(few, UNBIASED) == [("k1", 0.5, 0.6)]
-    assert "Of those that claim to be unbiased, k1 has the least error on both pairs." in map(plain, lead(few).more)
+    assert "Of those that claim to be unbiased, k1 has the least error on both pairs." in map(
+        plain, lead(few).more
+    )
 
 
 def test_a_tie_goes_to_the_unbiased_one() -> None:
@@ -106,12 +133,16 @@ def test_names_of_the_same_numbers_count_once() -> None:
     for forms in (FORMS, dict(reversed(FORMS.items()))):
         content = tables(forms=forms)
         assert "bregman_kl_qp" not in {name for name, _, _ in won(content)}
-        assert "bregman_kl_qp" not in set(ranked(content)["ranges"]["next"][ranked(content)["ranges"]["estimator"] == "k3"])
+        assert "bregman_kl_qp" not in set(
+            ranked(content)["ranges"]["next"][ranked(content)["ranges"]["estimator"] == "k3"]
+        )
 
 
 def test_rows_that_cannot_be_trusted_win_nothing() -> None:
     content = tables()
-    content["values"].loc[content["values"]["estimator"].isin(["k3", "bregman_kl_qp"]), "status"] = "infinite variance"
+    content["values"].loc[
+        content["values"]["estimator"].isin(["k3", "bregman_kl_qp"]), "status"
+    ] = "infinite variance"
     assert "k3" not in {name for name, _, _ in won(content)}
     assert "infinite variance (18)" in warnings(content)
 
@@ -125,9 +156,15 @@ def test_what_cannot_be_trusted_is_counted() -> None:
 
 def test_a_bias_that_more_samples_do_not_cure() -> None:
     def caption(content: Content) -> str:
-        return next(plain(block.caption) for block in blocks(content) if getattr(block, "name", "") == "error-by-batch")
+        return next(
+            plain(block.caption)
+            for block in blocks(content)
+            if getattr(block, "name", "") == "error-by-batch"
+        )
 
-    assert "In batches of 256 the bias exceeds the noise of k2 on 2 of 3 pairs." in caption(tables())
+    assert "In batches of 256 the bias exceeds the noise of k2 on 2 of 3 pairs." in caption(
+        tables()
+    )
     assert "exceeds the noise" not in caption(tables(forms=FORMS | {"k2": FORMS["k1"]}))
 
 
@@ -140,13 +177,19 @@ def test_no_claim_is_broken_by_honest_numbers() -> None:
     ("change", "sentence", "verdict"),
     [
         ({"bias": 1.0}, "k3 claims to be unbiased and is off by", "broken: biased"),
-        ({"frac_negative": 0.01}, "k3 claims never to be negative and was in 1 % of the batches", "broken: negative"),
+        (
+            {"frac_negative": 0.01},
+            "k3 claims never to be negative and was in 1 % of the batches",
+            "broken: negative",
+        ),
     ],
 )
 def test_a_broken_claim_is_named(change: dict[str, float], sentence: str, verdict: str) -> None:
     content = tables()
     values = content["values"]
-    values.loc[(values["estimator"] == "k3") & (values["truth"] == 0.5), list(change)] = list(change.values())
+    values.loc[(values["estimator"] == "k3") & (values["truth"] == 0.5), list(change)] = list(
+        change.values()
+    )
     assert verdicts(content)["k3"] == verdict
     assert sentence in warnings(content)
 
@@ -155,15 +198,23 @@ def test_samples_of_a_third_distribution_break_no_claim_of_the_unweighted() -> N
     table = ranked(tables())["estimators"].set_index("estimator")
     assert table.loc["k1", ["verdict", "judged"]].tolist() == ["kept", 9]
     assert table.loc["k1_weighted", "judged"] == 3
-    figure = next(block for block in blocks(tables()) if getattr(block, "name", "") == "third-sampler")
+    figure = next(
+        block for block in blocks(tables()) if getattr(block, "name", "") == "third-sampler"
+    )
     assert "k1 0.41" in figure.panels[0].alt
 
 
 def test_what_q_never_samples_breaks_no_claim() -> None:
     """q = (.6, .4, 0), p = (.5, .3, .2): k3 is off by 0.2 of 0.2245."""
-    content = measured(pairs.get("categorical")(q={"probs": [0.6, 0.4, 0.0]}, p={"probs": [0.5, 0.3, 0.2]}), "k1", "k3")
+    content = measured(
+        pairs.get("categorical")(q={"probs": [0.6, 0.4, 0.0]}, p={"probs": [0.5, 0.3, 0.2]}),
+        "k1",
+        "k3",
+    )
     assert set(verdicts(content).values()) == {"not judged: no row to be trusted"}
-    (panel,) = next(block for block in blocks(content) if getattr(block, "name", "") == "third-sampler").panels
+    (panel,) = next(
+        block for block in blocks(content) if getattr(block, "name", "") == "third-sampler"
+    ).panels
     assert "20 %" in panel.detail
     assert "k3 −0.89" in panel.alt
 
@@ -191,16 +242,28 @@ def test_a_known_exact_error_ranks_whatever_the_tail() -> None:
     """N(0, 1) against N(0, 1.25^2): k_lambda's exact std is 0.1262 and k1's 0.2546, and the ratio has no third moment."""
     pair = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.25})
     content = measured(pair, "k1", "k3", "k_lambda", "k_fitted", samples=200_000, batches=(1, 1024))
-    assert set(content["values"]["status"]) == {"ok", "heavy tail", "skipped: needs batches of at least 2"}
+    assert set(content["values"]["status"]) == {
+        "ok",
+        "heavy tail",
+        "skipped: needs batches of at least 2",
+    }
     table = content["ranges"][content["ranges"]["among"] == ALL].set_index("batch")
     assert table.loc[1, ["estimator", "next"]].tolist() == ["k_lambda", "k1"]
-    assert [round(table.loc[1, name], 3) for name in ("error", "next_error", "behind")] == [0.126, 0.255, 0.128]
+    assert [round(table.loc[1, name], 3) for name in ("error", "next_error", "behind")] == [
+        0.126,
+        0.255,
+        0.128,
+    ]
     assert round(table.loc[1024, "error"], 5) == 0.00394
     both = content["ranges"][content["ranges"]["among"] == TWO]
     assert both["estimator"].tolist() == ["k1", "k1"]
-    alone = content | {"values": content["values"][content["values"]["estimator"].isin(["k1", "k_fitted"])]}
+    alone = content | {
+        "values": content["values"][content["values"]["estimator"].isin(["k1", "k_fitted"])]
+    }
     again = ranked(alone)["ranges"]
-    assert again[(again["among"] == ALL) & (again["batch"] == 1024)]["unranked"].tolist() == ["k_fitted"]
+    assert again[(again["among"] == ALL) & (again["batch"] == 1024)]["unranked"].tolist() == [
+        "k_fitted"
+    ]
 
 
 def test_a_difference_within_its_interval_ends_no_range() -> None:
@@ -240,15 +303,23 @@ def test_the_only_estimator_is_not_called_the_best() -> None:
     content = measured(pairs.get("gaussian")(p={"mean": 0.5}), "k3")
     found = lead(content)
     assert found.question == "How large is the error of k3 on N(0, 1²) ‖ N(0.5, 1²)?"
-    assert plain(found.verdict).startswith("With one sample at a time, k3 has an rmse of 0.184 nats")
+    assert plain(found.verdict).startswith(
+        "With one sample at a time, k3 has an rmse of 0.184 nats"
+    )
 
 
 def test_a_single_pair_is_drawn_down_a_list_of_names() -> None:
-    content = measured(pairs.get("gaussian")(p={"mean": 0.5}), "k1", "k3", "k_fitted", batches=(1, 4, 64))
+    content = measured(
+        pairs.get("gaussian")(p={"mean": 0.5}), "k1", "k3", "k_fitted", batches=(1, 4, 64)
+    )
     found = lead(content)
     assert common_batch(content["values"]) == 4
     assert "on N(0, 1²) ‖ N(0.5, 1²)?" in found.question
-    assert [panel.title for panel in found.figure.panels] == ["One sample", "Batches of 4", "Batches of 64"]
+    assert [panel.title for panel in found.figure.panels] == [
+        "One sample",
+        "Batches of 4",
+        "Batches of 64",
+    ]
     assert "k_fitted" in found.figure.panels[1].alt
     names = {block.name for block in blocks(content) if isinstance(block, Figure)}
     assert names == {"error-by-batch", "errors", "coverage"}
@@ -272,13 +343,17 @@ def test_coverage_is_a_heat_map_and_a_table() -> None:
     found = blocks(tables())
     figure = next(block for block in found if getattr(block, "name", "") == "coverage")
     assert "k3 94, 94" in figure.panels[0].alt
-    table = next(block for block in found if isinstance(block, Table) and "hold the truth" in block.caption)
+    table = next(
+        block for block in found if isinstance(block, Table) and "hold the truth" in block.caption
+    )
     assert [column.title for column in table.columns][2:] == ["16", "256"]
 
 
 def test_samples_fewer_than_a_batch_are_said() -> None:
     def notes(content: Content) -> str:
-        return " ".join(plain(block.text) for block in blocks(content) if isinstance(block, Paragraph))
+        return " ".join(
+            plain(block.text) for block in blocks(content) if isinstance(block, Paragraph)
+        )
 
     content = tables()
     assert "follow from those of single samples" not in notes(content)
@@ -296,10 +371,15 @@ def test_several_runs_lead_together() -> None:
             part[name].insert(0, "run", f"run {i}")
         both[name] = pd.concat([part[name] for part in parts], ignore_index=True)
     found = section.lead(both)
-    assert plain(found.verdict) == "With one sample at a time, k3 has the least error on 4 of 6 pairs, k1 on 2."
+    assert (
+        plain(found.verdict)
+        == "With one sample at a time, k3 has the least error on 4 of 6 pairs, k1 on 2."
+    )
     assert [panel.title for panel in found.figure.panels] == ["shift, run 0", "shift, run 1"]
     titles = [block.caption for block in section.build(both) if isinstance(block, Table)]
-    assert [title for title in titles if "Claims" in title] == [f"Claims beside measurements, run {i}" for i in (0, 1)]
+    assert [title for title in titles if "Claims" in title] == [
+        f"Claims beside measurements, run {i}" for i in (0, 1)
+    ]
 
 
 def test_a_mean_without_third_moment_breaks_no_claim() -> None:

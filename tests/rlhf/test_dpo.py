@@ -26,7 +26,9 @@ def arm(name: str = "kl_qp", smoothing: float = 0.0) -> DpoArm:
 
 def own(bed, each, flips=0.0) -> torch.Tensor:
     wrong = each.smoothing + flips - 2.0 * each.smoothing * flips
-    return implied.optimum(bed, each.divergence, implied.population_rewards(bed, SCALE, wrong) / each.beta)
+    return implied.optimum(
+        bed, each.divergence, implied.population_rewards(bed, SCALE, wrong) / each.beta
+    )
 
 
 ARMS = [*map(arm, NAMES), arm(smoothing=0.2)]
@@ -56,9 +58,14 @@ def test_optima_are_where_the_populations_gradient_vanishes(bed, each) -> None:
     torch.testing.assert_close(constant, constant[..., :1].expand_as(constant), rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize(("each", "flips"), [(arm(), 0.0), (arm("hellinger"), 0.0), (arm(smoothing=0.2), 0.0), (arm(), 0.15)])
+@pytest.mark.parametrize(
+    ("each", "flips"),
+    [(arm(), 0.0), (arm("hellinger"), 0.0), (arm(smoothing=0.2), 0.0), (arm(), 0.15)],
+)
 def test_optima_are_scipys_minimisers(each, flips) -> None:
-    small = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=1, width=4, seed=3, seeds=(0,))
+    small = testbed.Testbed(
+        "table", vocabulary=2, horizon=2, prompts=1, width=4, seed=3, seeds=(0,)
+    )
     preferences = dpo_world.population(small, SCALE, flips)
 
     def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -68,8 +75,16 @@ def test_optima_are_scipys_minimisers(each, flips) -> None:
         return float(value.detach()), torch.autograd.grad(value, theta)[0].flatten().numpy()
 
     start = small.log_p.flatten().numpy().copy()
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-11, "maxiter": 5000})
-    leaves = small.tree.sum_along(log_probs(small, torch.from_numpy(found.x.reshape(1, 1, -1)), free=True))[0]
+    found = minimize(
+        loss,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"ftol": 0, "gtol": 1e-11, "maxiter": 5000},
+    )
+    leaves = small.tree.sum_along(
+        log_probs(small, torch.from_numpy(found.x.reshape(1, 1, -1)), free=True)
+    )[0]
     best = own(small, each, flips)
     assert float((best.exp() - leaves.exp()).abs().max()) < 1e-6
     assert float((best.exp() * (best - leaves)).sum()) < 1e-6
@@ -81,26 +96,42 @@ def test_kl_of_the_policy_is_plain_dpo(bed) -> None:
     batch = dpo_world.ratios(bed, log_q, dpo_world.sampled(bed, 50, SCALE))
     margin = SCALE * BETA * (batch.chosen - batch.rejected)
     found = judged([arm()], batch)
-    torch.testing.assert_close(found.loss, -torch.nn.functional.logsigmoid(margin).mean(-1), rtol=1e-15, atol=1e-15)
-    torch.testing.assert_close(found.accuracy, ((margin > 0).double() + 0.5 * (margin == 0).double()).mean(-1))
+    torch.testing.assert_close(
+        found.loss, -torch.nn.functional.logsigmoid(margin).mean(-1), rtol=1e-15, atol=1e-15
+    )
+    torch.testing.assert_close(
+        found.accuracy, ((margin > 0).double() + 0.5 * (margin == 0).double()).mean(-1)
+    )
     torch.testing.assert_close(found.margin, margin.mean(-1), rtol=1e-14, atol=1e-14)
     for each in ARMS:
-        expected = dpo_loss(batch.chosen, batch.rejected, each.beta, each.smoothing, each.divergence).mean(-1)
+        expected = dpo_loss(
+            batch.chosen, batch.rejected, each.beta, each.smoothing, each.divergence
+        ).mean(-1)
         torch.testing.assert_close(judged([each], batch).loss, expected, rtol=1e-13, atol=0)
 
 
 def test_the_population_is_what_many_pairs_are_like(bed) -> None:
     n, flips = 40_000, 0.1
-    preferences, every = dpo_world.sampled(bed, n, SCALE, flips), dpo_world.population(bed, SCALE, flips)
+    preferences, every = (
+        dpo_world.sampled(bed, n, SCALE, flips),
+        dpo_world.population(bed, SCALE, flips),
+    )
     log_q = own(bed, arm("js"))[None]
     sample, whole = dpo_world.ratios(bed, log_q, preferences), dpo_world.ratios(bed, log_q, every)
     assert whole.weight is not None
     torch.testing.assert_close(whole.weight.sum(-1), torch.ones(2, dtype=F64))
     for each in (arm(), arm(smoothing=0.2), arm("hellinger")):
-        single = dpo_loss(sample.chosen, sample.rejected, each.beta, each.smoothing, each.divergence)
+        single = dpo_loss(
+            sample.chosen, sample.rejected, each.beta, each.smoothing, each.divergence
+        )
         error = single.std(-1) / n**0.5
         assert bool(((single.mean(-1) - judged([each], whole).loss).abs() < 5 * error).all())
-        assert bool(((judged([each], sample).accuracy - judged([each], whole).accuracy).abs() < 5 * 0.5 / n**0.5).all())
+        assert bool(
+            (
+                (judged([each], sample).accuracy - judged([each], whole).accuracy).abs()
+                < 5 * 0.5 / n**0.5
+            ).all()
+        )
 
 
 def test_fewer_pairs_are_the_first_of_more_and_one_prompts(bed) -> None:
@@ -109,7 +140,11 @@ def test_fewer_pairs_are_the_first_of_more_and_one_prompts(bed) -> None:
     assert torch.equal(few.rejected, many.rejected[:, :20])
     assert torch.equal(many.chosen // bed.tree.leaves, many.rejected // bed.tree.leaves)
     flipped = dpo_world.sampled(bed, 300, SCALE, flips=0.3)
-    turned = (flipped.chosen == many.rejected) & (flipped.rejected == many.chosen) & (many.chosen != many.rejected)
+    turned = (
+        (flipped.chosen == many.rejected)
+        & (flipped.rejected == many.chosen)
+        & (many.chosen != many.rejected)
+    )
     assert 0.15 < float(turned.double().mean()) < 0.45
     assert bool((turned | (flipped.chosen == many.chosen)).all())
 
@@ -128,13 +163,19 @@ def test_the_implicit_reward_fits_the_true_one_at_the_optimum_alone(bed) -> None
 def test_divergences_of_policies_are_their_definition(bed) -> None:
     log_q = own(bed, arm("js"))
     for name in NAMES:
-        by_hand = (log_q.exp() * divergences.get(name).f((bed.leaf_log_p - log_q).exp())).sum(-1).mean(-1)
-        torch.testing.assert_close(implied.divergence_of(bed, log_q, name), by_hand, rtol=1e-9, atol=1e-12)
+        by_hand = (
+            (log_q.exp() * divergences.get(name).f((bed.leaf_log_p - log_q).exp())).sum(-1).mean(-1)
+        )
+        torch.testing.assert_close(
+            implied.divergence_of(bed, log_q, name), by_hand, rtol=1e-9, atol=1e-12
+        )
 
 
 def test_training_comes_nearer_to_its_own_optimum_and_stops_one_replica_alone(bed) -> None:
     arms = [arm(), arm("kl_pq")]
-    world = dpo_world.PreferenceReplicas(bed, 2, dpo_world.population(bed, SCALE), rate=0.1, clip=None, steps=150, free=True)
+    world = dpo_world.PreferenceReplicas(
+        bed, 2, dpo_world.population(bed, SCALE), rate=0.1, clip=None, steps=150, free=True
+    )
     step = world.step
 
     def poisoned(loss: torch.Tensor, number: int) -> None:
@@ -158,7 +199,9 @@ def test_an_epoch_has_every_pair_once_and_a_stack_changes_nothing(bed) -> None:
     preferences = dpo_world.sampled(bed, 12, SCALE)
 
     def world(arms: int) -> dpo_world.PreferenceReplicas:
-        return dpo_world.PreferenceReplicas(bed, arms, preferences, rate=0.05, clip=1.0, steps=8, batch=4)
+        return dpo_world.PreferenceReplicas(
+            bed, arms, preferences, rate=0.05, clip=1.0, steps=8, batch=4
+        )
 
     seen = torch.cat([world(1)._rows(step, 4) for step in range(3)])
     assert sorted(seen.tolist()) == list(range(12))

@@ -30,9 +30,13 @@ def test_every_combination_has_the_gradient_of_the_gradients_study(bed, model) -
     mine.__dict__["reference"] = padded(pair.parameters["p"][None])
     mine.__dict__["reward"] = torch.zeros(1, 2, mine.tree.leaves, dtype=torch.float64)
     theta = padded(pair.parameters["q"][None]).expand(len(names), -1, -1)
-    _, found = expected.gradients(mine, [PenaltyArm(each, BETA) for each in chosen], theta, betas(len(names)), 8)
+    _, found = expected.gradients(
+        mine, [PenaltyArm(each, BETA) for each in chosen], theta, betas(len(names)), 8
+    )
     size = mine.policy.parameters
-    for name, gradient, moments in zip(names, found[:, 0, :size], all_moments(chosen, task, 8), strict=True):
+    for name, gradient, moments in zip(
+        names, found[:, 0, :size], all_moments(chosen, task, 8), strict=True
+    ):
         scale = float(task.gradient("kl_qp").norm())
         assert float((gradient - BETA * moments.mean).norm()) < 1e-12 * scale, name
 
@@ -62,7 +66,9 @@ def test_the_rewards_gradient_is_the_one_of_its_mean(bed) -> None:
         ("k3_reward", ""),
     ],
 )
-def test_the_whole_gradient_vanishes_at_the_predicted_policy_and_there_only(bed, name, point) -> None:
+def test_the_whole_gradient_vanishes_at_the_predicted_policy_and_there_only(
+    bed, name, point
+) -> None:
     one = arm(name, BETA)
     ((found, residual),) = fixed_points.which(bed, [one], 8)
     assert found == point
@@ -87,7 +93,9 @@ def test_with_one_token_the_token_formulas_are_those_of_the_sequence(bed) -> Non
     short = dataclasses.replace(bed, horizon=1)
     beta = betas(1)
     for token, sequence in (("token_kl", "optimum"), ("token_k3", "sequence_k3")):
-        assert torch.allclose(*(fixed_points.predicted(short, name, beta) for name in (token, sequence)), atol=1e-12)
+        assert torch.allclose(
+            *(fixed_points.predicted(short, name, beta) for name in (token, sequence)), atol=1e-12
+        )
 
 
 def test_without_noise_training_goes_where_it_is_predicted(bed) -> None:
@@ -96,7 +104,9 @@ def test_without_noise_training_goes_where_it_is_predicted(bed) -> None:
     exact = bed.exact(found.log_probs, betas(4))
     for i, point in enumerate(("optimum", "token_kl", "token_k3", "sequence_k3")):
         predicted = bed.exact(fixed_points.predicted(bed, point, betas(1)), betas(1))
-        assert torch.allclose(exact.regret[i], predicted.regret[0], atol=1e-6 if i < 3 else 1e-4), point
+        assert torch.allclose(exact.regret[i], predicted.regret[0], atol=1e-6 if i < 3 else 1e-4), (
+            point
+        )
         assert torch.allclose(exact.kl[i], predicted.kl[0], atol=1e-4), point
     assert bool((found.residual <= expected.REST).all())
     assert bool((found.steps >= 60).all())
@@ -128,20 +138,28 @@ def test_a_free_policy_that_overflows_stops_no_other(bed, monkeypatch) -> None:
         return loss, gradient
 
     monkeypatch.setattr(expected, "gradients", watched)
-    found = expected.settle(bed, [arm("k1_reward", BETA), arm("k3_reward", 5.0)], least=60, most=60, group=8)
+    found = expected.settle(
+        bed, [arm("k1_reward", BETA), arm("k3_reward", 5.0)], least=60, most=60, group=8
+    )
     assert torch.cat(overflowed).any()
     assert found.residual.isfinite().all(-1).tolist() == [True, False]
     assert bool(found.log_probs.isfinite().all())
     for k, seed in enumerate(bed.seeds):
         alone = expected.settle(
-            dataclasses.replace(bed, seeds=(seed,)), [arm("k3_reward", 5.0)], least=60, most=60, group=8
+            dataclasses.replace(bed, seeds=(seed,)),
+            [arm("k3_reward", 5.0)],
+            least=60,
+            most=60,
+            group=8,
         ).log_probs
         assert torch.equal(found.log_probs[1, k], alone[0, 0])
 
 
 def test_k1_in_the_loss_drifts_as_if_there_were_no_kl(bed) -> None:
     arms = [arm(n, BETA) for n in ("k1_loss", "none", "k1_reward")]
-    *_, (_, log_q) = expected.train(bed, arms, steps=150, rate=0.05, clip=1.0, decay=False, group=8, every=150)
+    *_, (_, log_q) = expected.train(
+        bed, arms, steps=150, rate=0.05, clip=1.0, decay=False, group=8, every=150
+    )
     exact = bed.exact(log_q, betas(3))
     assert torch.allclose(exact.kl[0], exact.kl[1], rtol=1e-6)
     assert bool((exact.regret[0] > 20 * exact.regret[2]).all())
@@ -157,7 +175,13 @@ def test_alike_are_those_with_one_expected_gradient(bed) -> None:
 def test_a_group_mean_that_includes_the_sample_shrinks_the_penalty(bed) -> None:
     arms = [arm("k1_reward_batch_mean", BETA), arm("k1_reward", BETA * 7 / 8)]
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
-    drawn = torch.randn(1, 2, bed.reference.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    drawn = torch.randn(
+        1,
+        2,
+        bed.reference.shape[-1],
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(0),
+    )
     _, found = expected.gradients(bed, arms, (bed.reference + 0.2 * drawn).repeat(2, 1, 1), beta, 8)
     assert torch.allclose(found[0], found[1], atol=1e-13)
     assert math.isfinite(float(found.sum()))

@@ -19,8 +19,20 @@ from klbench.rlhf.ppo import Recipe, train
 BETA = 0.3
 
 
-def world(prompts=((1, 2),), *, tokens=2, each=1, group=4, critic=False, dtype=torch.float64, seed=0, batch=64) -> Language:
-    setting = Setting(each, group, tokens, rate=0.01, clip=None, steps=None, critic=critic, batch=batch)
+def world(
+    prompts=((1, 2),),
+    *,
+    tokens=2,
+    each=1,
+    group=4,
+    critic=False,
+    dtype=torch.float64,
+    seed=0,
+    batch=64,
+) -> Language:
+    setting = Setting(
+        each, group, tokens, rate=0.01, clip=None, steps=None, critic=critic, batch=batch
+    )
     return Language(model(1, dtype), model(2, dtype), prompts, judge, setting, (seed, "test"))
 
 
@@ -50,7 +62,10 @@ def by_hand(name, policy, reference, prompt, tokens) -> tuple[torch.Tensor, torc
         "k3_sequence_loss": lambda: log_r.sum().exp() - 1 - log_r.sum(),
         "full_loss": lambda: (ours.exp() * (ours - theirs)).sum(),
     }[name]()
-    future = {"k1_reward": -log_r.detach().sum(), "k1_reward_to_go": -log_r.detach().flip(0).cumsum(0).flip(0)}.get(name, 0.0)
+    future = {
+        "k1_reward": -log_r.detach().sum(),
+        "k1_reward_to_go": -log_r.detach().flip(0).cumsum(0).flip(0),
+    }.get(name, 0.0)
     return log_q.sum(), -((reward - BETA * future) * log_q).sum() + BETA * direct
 
 
@@ -72,7 +87,16 @@ def gradients_of(learner: Language, name: str, recipe: Recipe, updates: int = 1)
 
 
 PLAIN = Recipe(clip=None, baseline="none", group=4)
-NAMES = ("k1_reward", "k1_reward_to_go", "k1_loss", "k2_loss", "k3_loss", "k3_sequence_loss", "full_loss", "none")
+NAMES = (
+    "k1_reward",
+    "k1_reward_to_go",
+    "k1_loss",
+    "k2_loss",
+    "k3_loss",
+    "k3_sequence_loss",
+    "full_loss",
+    "none",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +106,9 @@ def test_the_loops_gradient_is_the_one_written_out(name) -> None:
     assert not batch.mask.all()  # some ended
     parameters = list(learner.policy.model.parameters())
     losses = [
-        by_hand(name, learner.policy, learner.reference, learner.prompts[i], token[keep].tolist())[1]
+        by_hand(name, learner.policy, learner.reference, learner.prompts[i], token[keep].tolist())[
+            1
+        ]
         for i, token, keep in zip(batch.prompt, batch.token, batch.mask, strict=True)
     ]
     expected = flat(torch.autograd.grad(sum(losses) / len(losses), parameters))
@@ -130,13 +156,18 @@ def test_the_expected_gradients_are_those_of_the_divergences() -> None:
     log_p = torch.stack([by_hand("none", reference, reference, (1, 2), each)[0] for each in every])
     reward = torch.tensor([float(np.mean(each)) / V for each in every], dtype=torch.float64)
     parameters = list(policy.model.parameters())
-    divergence = {"k1_reward": (log_q.exp() * (log_q - log_p)).sum(), "k3_sequence_loss": (log_p.exp() * (log_p - log_q)).sum()}
+    divergence = {
+        "k1_reward": (log_q.exp() * (log_q - log_p)).sum(),
+        "k3_sequence_loss": (log_p.exp() * (log_p - log_q)).sum(),
+    }
     for name, each in divergence.items():
         objective = BETA * each - (log_q.exp() * reward).sum()
         exact = flat(torch.autograd.grad(objective, parameters, retain_graph=True))
         parts = [by_hand(name, policy, reference, (1, 2), tokens) for tokens in every]
         total = sum(q.detach().exp() * loss for q, loss in parts)
-        assert torch.allclose(flat(torch.autograd.grad(total, parameters)), exact, rtol=1e-8, atol=1e-10)
+        assert torch.allclose(
+            flat(torch.autograd.grad(total, parameters)), exact, rtol=1e-8, atol=1e-10
+        )
 
 
 def test_what_counts_and_what_it_is_worth() -> None:
@@ -144,13 +175,19 @@ def test_what_counts_and_what_it_is_worth() -> None:
     batch = learner.sample(0, 0)
     rollouts = learner.rollouts(batch)
     done = batch.inputs
-    assert [tuple(learner.prompts[i]) for i in done.prompt[::8]] != [(1, 2), (4,), (5, 6, 1)]  # in an order of the stream's
+    assert [tuple(learner.prompts[i]) for i in done.prompt[::8]] != [
+        (1, 2),
+        (4,),
+        (5, 6, 1),
+    ]  # in an order of the stream's
     for i in range(24):
         tokens = done.token[i][done.mask[i]].tolist()
         assert END not in tokens[:-1]
         assert tokens[-1] == END or len(tokens) == 5
         prompt = learner.prompts[done.prompt[i]]
-        ours, theirs = (log_softmax(lm, prompt, tokens) for lm in (learner.policy, learner.reference))
+        ours, theirs = (
+            log_softmax(lm, prompt, tokens) for lm in (learner.policy, learner.reference)
+        )
         at = torch.arange(len(tokens)), torch.tensor(tokens)
         n = len(tokens)
         for name, expected in (
@@ -189,13 +226,25 @@ def test_a_critic_says_a_number_before_each_token_and_learns() -> None:
         n = int(done.mask[i].sum())
         prompt = learner.prompts[done.prompt[i]]
         ids = torch.tensor([[*prompt, *done.token[i][: n - 1].tolist()]])
-        hidden = learner.critic.model.transformer(input_ids=ids).last_hidden_state[0, len(prompt) - 1 :]
+        hidden = learner.critic.model.transformer(input_ids=ids).last_hidden_state[
+            0, len(prompt) - 1 :
+        ]
         expected = (hidden @ learner.critic.model.score.weight[0]).double()
         assert torch.allclose(values[i, :n], expected, atol=1e-5)
         assert bool((values[i, n:] == 0).all())
     before = {name: each.detach().clone() for name, each in learner.named_parameters().items()}
-    list(train(learner, [arm("k1_reward", BETA)], Recipe(updates=2, group=4, critic=True, minibatches=2)))
-    moved = {name.split(".")[0] for name, each in learner.named_parameters().items() if not torch.equal(each, before[name])}
+    list(
+        train(
+            learner,
+            [arm("k1_reward", BETA)],
+            Recipe(updates=2, group=4, critic=True, minibatches=2),
+        )
+    )
+    moved = {
+        name.split(".")[0]
+        for name, each in learner.named_parameters().items()
+        if not torch.equal(each, before[name])
+    }
     assert moved == {"policy", "critic"}
 
 
@@ -206,7 +255,9 @@ def test_beta_follows_the_estimate_whether_or_not_the_first_pass_is_the_steps_ow
         reports = list(train(learner, [arm("k1_reward", BETA)], recipe))
         for before, after in itertools.pairwise(reports):
             error = min(0.2, max(-0.2, float(before.kl_estimate) / 0.5 - 1.0))
-            assert float(after.beta) == pytest.approx(float(before.beta) * (1.0 + 0.1 * error), rel=1e-9)
+            assert float(after.beta) == pytest.approx(
+                float(before.beta) * (1.0 + 0.1 * error), rel=1e-9
+            )
 
 
 def test_training_raises_the_reward_and_a_penalty_holds_it() -> None:

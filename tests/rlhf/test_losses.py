@@ -21,20 +21,34 @@ def test_clipped_surrogate_by_hand() -> None:
     log_ratio = t(math.log(1.5), math.log(1.5), math.log(0.5), math.log(0.5), 0.0)
     advantage = t(2.0, -2.0, 2.0, -2.0, 3.0)
     # Only what would gain from leaving the interval is cut off.
-    assert losses.clipped_surrogate(log_ratio, advantage, 0.2).tolist() == pytest.approx([2.4, -3.0, 1.0, -1.6, 3.0])
-    assert losses.clip_active(log_ratio, advantage, 0.2).tolist() == [True, False, False, True, False]
-    assert losses.clipped_surrogate(log_ratio, advantage, None).tolist() == pytest.approx([3.0, -3.0, 1.0, -1.0, 3.0])
+    assert losses.clipped_surrogate(log_ratio, advantage, 0.2).tolist() == pytest.approx(
+        [2.4, -3.0, 1.0, -1.6, 3.0]
+    )
+    assert losses.clip_active(log_ratio, advantage, 0.2).tolist() == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
+    assert losses.clipped_surrogate(log_ratio, advantage, None).tolist() == pytest.approx(
+        [3.0, -3.0, 1.0, -1.0, 3.0]
+    )
     assert not losses.clip_active(log_ratio, advantage, None).any()
 
 
 def test_without_a_clip_its_first_gradient_is_reinforces() -> None:
     advantage = t(2.0, -1.0)
     log_ratio = torch.zeros(2, dtype=F64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(losses.clipped_surrogate(log_ratio, advantage, None).sum(), log_ratio)
+    (gradient,) = torch.autograd.grad(
+        losses.clipped_surrogate(log_ratio, advantage, None).sum(), log_ratio
+    )
     assert gradient.tolist() == advantage.tolist()
 
 
-@pytest.mark.parametrize("name", ["clipped_surrogate", "value_loss", "value_loss_clipped", "reduced_token"])
+@pytest.mark.parametrize(
+    "name", ["clipped_surrogate", "value_loss", "value_loss_clipped", "reduced_token"]
+)
 def test_gradients_against_finite_differences(name) -> None:
     generator = torch.Generator().manual_seed(0)
     x = 0.5 * torch.randn(3, 4, dtype=F64, generator=generator)
@@ -54,7 +68,9 @@ def test_gae_against_its_sum() -> None:
     mask = torch.tensor([True, True, True, False])
     discount, trace = 0.9, 0.8
     deltas = [1.0 + 0.9 * 1.0 - 0.5, 0.0 + 0.9 * -1.0 - 1.0, 2.0 - -1.0]
-    expected = [sum((discount * trace) ** (k - i) * deltas[k] for k in range(i, 3)) for i in range(3)]
+    expected = [
+        sum((discount * trace) ** (k - i) * deltas[k] for k in range(i, 3)) for i in range(3)
+    ]
     found = losses.gae(rewards, values, mask, discount=discount, trace=trace)
     assert found.tolist() == pytest.approx([*expected, 0.0])
 
@@ -71,7 +87,9 @@ def test_value_loss_by_hand() -> None:
     assert losses.value_loss(t(2.0), t(3.0), old=t(0.0), clip=0.5).tolist() == [0.5 * 2.5**2]
 
 
-@pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (60.0, 1.02), (0.0, 0.98), (5.4, 0.99)])
+@pytest.mark.parametrize(
+    ("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (60.0, 1.02), (0.0, 0.98), (5.4, 0.99)]
+)
 def test_zieglers_controller(kl, factor) -> None:
     assert float(losses.adapted_beta(t(0.2), t(kl), target=6.0)) == pytest.approx(0.2 * factor)
 
@@ -79,8 +97,12 @@ def test_zieglers_controller(kl, factor) -> None:
 def test_baselines_by_hand() -> None:
     returns = t(1.0, 3.0, 8.0, 10.0, 20.0, 60.0)[:, None]
     assert centred(returns, 3, "none").flatten().tolist() == [1, 3, 8, 10, 20, 60]
-    assert centred(returns, 3, "batch_mean").flatten().tolist() == pytest.approx([-3, -1, 4, -20, -10, 30])
-    assert centred(returns, 3, "leave_one_out").flatten().tolist() == pytest.approx([-4.5, -1.5, 6, -30, -15, 45])
+    assert centred(returns, 3, "batch_mean").flatten().tolist() == pytest.approx(
+        [-3, -1, 4, -20, -10, 30]
+    )
+    assert centred(returns, 3, "leave_one_out").flatten().tolist() == pytest.approx(
+        [-4.5, -1.5, 6, -30, -15, 45]
+    )
     with pytest.raises(ValueError, match="6 sequences do not make groups of 4"):
         centred(returns, 4, "batch_mean")
     with pytest.raises(ValueError, match="at least 2 sequences in a group, got 1"):
@@ -95,8 +117,12 @@ def test_whitening() -> None:
     assert float(kept.mean()) == pytest.approx(0.0, abs=1e-12)
     assert float(kept.std()) == pytest.approx(1.0)
     assert float(white[~mask].abs().sum()) == 0.0
-    grouped = losses.whitened(t(1.0, -1.0, 4.0, -4.0)[:, None], torch.ones(4, 1, dtype=torch.bool), 2, "group")
-    assert grouped.flatten().tolist() == pytest.approx([1 / 2**0.5, -1 / 2**0.5, 1 / 2**0.5, -1 / 2**0.5])
+    grouped = losses.whitened(
+        t(1.0, -1.0, 4.0, -4.0)[:, None], torch.ones(4, 1, dtype=torch.bool), 2, "group"
+    )
+    assert grouped.flatten().tolist() == pytest.approx(
+        [1 / 2**0.5, -1 / 2**0.5, 1 / 2**0.5, -1 / 2**0.5]
+    )
 
 
 def test_the_unit_is_what_whitening_divided_by() -> None:
@@ -105,7 +131,9 @@ def test_the_unit_is_what_whitening_divided_by() -> None:
     plain = losses.whitened(advantage, mask, 2, "none")
     assert float(losses.unit(plain, plain, mask)) == 1.0
     batch = losses.whitened(plain, mask, 2, "batch")
-    assert float(losses.unit(plain, batch, mask)) == pytest.approx(float(advantage[mask].std()), rel=1e-6)
+    assert float(losses.unit(plain, batch, mask)) == pytest.approx(
+        float(advantage[mask].std()), rel=1e-6
+    )
     centred = t(1.0, -1.0, 4.0, -4.0)[:, None]
     ones = torch.ones(4, 1, dtype=torch.bool)
     white = losses.whitened(centred, ones, 2, "group")
@@ -129,7 +157,10 @@ def test_what_stands_where_the_mask_is_false_changes_nothing(filler) -> None:
     kinds = {"whitened": ("none", "batch", "group"), "reduced": ("sum", "token", "sequence")}
     for name, function in functions.items():
         for kind in kinds.get(name, ("",)):
-            expected, found = function(plain, other, mask[:, :2], kind), function(padded, beside, mask, kind)
+            expected, found = (
+                function(plain, other, mask[:, :2], kind),
+                function(padded, beside, mask, kind),
+            )
             if name in ("whitened", "gae"):
                 assert not found[:, 2:].any()
                 found = found[:, :2]
@@ -144,7 +175,9 @@ def test_normalisations_by_hand() -> None:
     assert float(losses.reduced(per_token, mask, "sequence")) == (1.5 + 3.0) / 2
 
 
-@pytest.mark.parametrize(("theirs", "ours"), [("grpo", "sequence"), ("bnpo", "token"), ("luspo", "sum")])
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("grpo", "sequence"), ("bnpo", "token"), ("luspo", "sum")]
+)
 def test_the_clipped_loss_with_k3_in_it_is_trls(theirs, ours) -> None:
     """GRPO's, as TRL 1.16.0 has it, inside its trainer; gradients too."""
     trl = pytest.importorskip("trl")
@@ -167,7 +200,9 @@ def test_the_clipped_loss_with_k3_in_it_is_trls(theirs, ours) -> None:
         args=MagicMock(use_bias_correction_kl=False, delta=None),
     )
     trainer.model.training = False
-    trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
+    trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = (
+        lambda x: x
+    )
     trainer._get_per_token_logps_and_entropies.return_value = (log_q, torch.ones_like(log_q), None)
     ids = torch.zeros(4, 5, dtype=torch.long)
     inputs = {

@@ -23,7 +23,16 @@ SHORT = Recipe(updates=4, epochs=2, group=4, every=2)
 
 
 def world(bed, arms, recipe, rate=0.02, clip=1.0):
-    return Replicas(bed, len(arms), group=recipe.group, rate=rate, clip=clip, steps=None, critic=recipe.critic, lag=recipe.lag)
+    return Replicas(
+        bed,
+        len(arms),
+        group=recipe.group,
+        rate=rate,
+        clip=clip,
+        steps=None,
+        critic=recipe.critic,
+        lag=recipe.lag,
+    )
 
 
 def trained(bed, names, recipe=SHORT, **kwargs):
@@ -53,7 +62,10 @@ def test_samples_follow_the_policy_and_are_common_to_all_arms(bed) -> None:
     z = (batch.reward[0].mean(-1) - exact.reward[0]) / (batch.reward[0].std(-1) / math.sqrt(n))
     assert bool((z.abs() < 5).all())
     # Every sequence's end counts: its reward is that of its leaf.
-    paths = {tuple(t[m].tolist()): i for i, (t, m) in enumerate(zip(bed.tree.paths.token, bed.tree.paths.mask, strict=True))}
+    paths = {
+        tuple(t[m].tolist()): i
+        for i, (t, m) in enumerate(zip(bed.tree.paths.token, bed.tree.paths.mask, strict=True))
+    }
     for i in range(0, n, 997):
         sequence = tuple(batch.inputs.token[0, 1, i][batch.mask[0, 1, i]].tolist())
         assert float(batch.reward[0, 1, i]) == float(bed.reward[1, i // 4000, paths[sequence]])
@@ -71,7 +83,9 @@ def test_the_first_step_follows_the_expected_gradient(baseline) -> None:
     with torch.no_grad():
         replicas.theta.copy_(start)
     found = []
-    replicas.optimizer.descend = lambda loss, gradient, update: found.append(gradient[:, 0])  # and stay
+    replicas.optimizer.descend = lambda loss, gradient, update: found.append(
+        gradient[:, 0]
+    )  # and stay
     list(train(replicas, arms, recipe))
     sampled = torch.stack(found)
     beta = torch.full((len(arms),), 0.7, dtype=torch.float64)
@@ -94,7 +108,12 @@ def test_k1_in_the_reward_is_k2_of_the_sequence_without_baseline(bed) -> None:
 
 
 def test_a_combinations_own_baseline_and_weight_are_kept(bed) -> None:
-    names = ["k1_reward", "k1_reward_leave_one_out", "k1_reward_batch_mean", "k1_reward_sequence_ratio"]
+    names = [
+        "k1_reward",
+        "k1_reward_leave_one_out",
+        "k1_reward_batch_mean",
+        "k1_reward_sequence_ratio",
+    ]
     found = first_gradients(bed, [arm(name, BETA) for name in names], SHORT)
     # At the reference, where the policy has sampled, all weights are 1 and the KL terms 0.
     for other in found[1:]:
@@ -109,7 +128,10 @@ def test_a_combinations_own_baseline_and_weight_are_kept(bed) -> None:
 
 def test_normalisation_keeps_the_proportion_of_reward_and_penalty(bed) -> None:
     arms = [arm("k2_loss", BETA)]
-    by_sum, by_token = (first_gradients(bed, arms, dataclasses.replace(SHORT, normalisation=kind)) for kind in ("sum", "token"))
+    by_sum, by_token = (
+        first_gradients(bed, arms, dataclasses.replace(SHORT, normalisation=kind))
+        for kind in ("sum", "token")
+    )
     ratio = by_sum[0, 0][by_sum[0, 0].abs() > 1e-6] / by_token[0, 0][by_sum[0, 0].abs() > 1e-6]
     assert float(ratio.std()) < 1e-9  # the mean length, everywhere
 
@@ -132,7 +154,14 @@ def test_normalisation_keeps_the_proportion_of_reward_and_penalty(bed) -> None:
 )
 def test_every_setting_trains(bed, changes) -> None:
     recipe = dataclasses.replace(SHORT, updates=20, every=20, **changes)
-    names = ["k1_reward", "k3_loss", "full_with_score", "k1_reward_sequence_ratio", "k1_reward_to_go", "none"]
+    names = [
+        "k1_reward",
+        "k3_loss",
+        "full_with_score",
+        "k1_reward_sequence_ratio",
+        "k1_reward_to_go",
+        "none",
+    ]
     replicas, (first, last) = trained(bed, names, recipe)
     beta = torch.full((len(names),), BETA, dtype=torch.float64)
     start = bed.exact(bed.log_p.expand(len(names), -1, -1, -1, -1), beta)
@@ -211,7 +240,10 @@ def test_estimates_and_clamp_hits_by_hand(bed) -> None:
     share = ((torch.exp(-u) - 1 + u) > 0.001).sum((-2, -1)) / rollouts.mask[0].sum((-2, -1))
     assert torch.allclose(hits[6], share.to(hits.dtype))
     _, clamped = estimates(arms[:1], dataclasses.replace(rollouts), clamp=0.2)
-    assert torch.allclose(clamped[0], ((u.abs() > 0.2) & rollouts.mask[0]).sum((-2, -1)) / rollouts.mask[0].sum((-2, -1)))
+    assert torch.allclose(
+        clamped[0],
+        ((u.abs() > 0.2) & rollouts.mask[0]).sum((-2, -1)) / rollouts.mask[0].sum((-2, -1)),
+    )
 
 
 def capped(draws: Draws) -> torch.Tensor:
@@ -233,12 +265,18 @@ def capped(draws: Draws) -> torch.Tensor:
         ("k3", "token", lambda u: u > torch.inf),
     ],
 )
-def test_the_clamp_fraction_is_the_share_of_tokens_whose_terms_are_cut_off(monkeypatch, name, level, is_cut) -> None:
+def test_the_clamp_fraction_is_the_share_of_tokens_whose_terms_are_cut_off(
+    monkeypatch, name, level, is_cut
+) -> None:
     known = estimators.get("k3_clamped:0.01")
     own = dataclasses.replace(known, name="k3_capped", formula=capped)
     monkeypatch.setitem(estimators.registry._makers, "k3_capped", lambda *_: own)
     stream = torch.Generator().manual_seed(1)
-    u = 8.0 * torch.randn(1, 3, 50, 4, dtype=torch.float64, generator=stream) / torch.arange(1.0, 5.0)
+    u = (
+        8.0
+        * torch.randn(1, 3, 50, 4, dtype=torch.float64, generator=stream)
+        / torch.arange(1.0, 5.0)
+    )
     u[0, 0] *= 0.01
     mask = torch.arange(4) < torch.randint(1, 5, (1, 3, 50, 1), generator=stream)
     rollouts = Rollouts(u, torch.zeros_like(u), u, torch.zeros_like(u), mask)
@@ -246,7 +284,9 @@ def test_the_clamp_fraction_is_the_share_of_tokens_whose_terms_are_cut_off(monke
     counted = [0, 0, 0]
     for seed, row, token in itertools.product(range(3), range(50), range(4)):
         at = rollouts.log_q[0, seed, row]
-        counted[seed] += bool(mask[0, seed, row, token] and is_cut(at.sum() if level == "sequence" else at[token]))
+        counted[seed] += bool(
+            mask[0, seed, row, token] and is_cut(at.sum() if level == "sequence" else at[token])
+        )
     expected_hits = torch.tensor(counted) / mask[0].sum((-2, -1))
     assert torch.equal(hits[0], expected_hits)
     assert (name == "k3") == (float(hits.max()) == 0.0)
@@ -302,7 +342,12 @@ def test_each_vector_of_a_stack_goes_by_adam_for_itself() -> None:
     adam = Adam(theta, 0.05, 0.5, 20)
     for update in range(10):
         loss = ((theta - torch.from_numpy(target)) ** 2).sum(-1)
-        adam.step(loss * torch.where(torch.arange(6).view(2, 3) == 4, torch.nan, 1.0) if update == 6 else loss, update)
+        adam.step(
+            loss * torch.where(torch.arange(6).view(2, 3) == 4, torch.nan, 1.0)
+            if update == 6
+            else loss,
+            update,
+        )
     assert adam.causes == {(1, 1): (6, "the loss is nan")}
     for place in np.ndindex(2, 3):
         x, first, second = start[place].copy(), np.zeros(5), np.zeros(5)
@@ -326,21 +371,29 @@ def test_nobody_else_changes_a_replicas_bits(bed, model) -> None:
 
 def test_the_standard_error_of_the_estimate_is_that_of_its_error() -> None:
     """Prompts of whose policies some have left the reference and some have not: (estimate - exact) / se has an sd of 1."""
-    bed = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=6, width=2, seed=5, seeds=tuple(range(300)))
+    bed = testbed.Testbed(
+        "table", vocabulary=2, horizon=2, prompts=6, width=2, seed=5, seeds=tuple(range(300))
+    )
     arms = [arm(name, BETA) for name in ("k1_reward", "full_loss")]
     recipe = Recipe(updates=0, group=64)
     replicas = world(bed, arms, recipe)
     draws = torch.from_numpy(np.random.default_rng(2).normal(size=replicas.theta.shape[1:]))
     with torch.no_grad():
         replicas.theta += draws * torch.linspace(0.0, 0.7, draws.shape[-1], dtype=torch.float64)
-        exact = bed.exact(bed.everywhere(replicas.policies), torch.full((2,), BETA, dtype=torch.float64)).kl
+        exact = bed.exact(
+            bed.everywhere(replicas.policies), torch.full((2,), BETA, dtype=torch.float64)
+        ).kl
     (report,) = train(replicas, arms, recipe)
     z = (report.kl_estimate - exact) / report.kl_estimate_se
     assert bool((z.mean(-1).abs() < 5 / math.sqrt(300)).all())
-    assert bool(((z.std(-1) - 1.0).abs() < 5 / math.sqrt(2 * 300)).all())  # the standard error of an sd of normal values
+    assert bool(
+        ((z.std(-1) - 1.0).abs() < 5 / math.sqrt(2 * 300)).all()
+    )  # the standard error of an sd of normal values
 
 
 def test_one_sequence_a_prompt_does_not_tell_the_error() -> None:
     values = torch.tensor([[1.0, 3.0, 10.0, 14.0]])
-    assert float(standard_error(values, 2)) == pytest.approx(math.sqrt((2.0 + 8.0) / 2 / 4))  # variances 2 and 8, by hand
+    assert float(standard_error(values, 2)) == pytest.approx(
+        math.sqrt((2.0 + 8.0) / 2 / 4)
+    )  # variances 2 and 8, by hand
     assert bool(standard_error(values, 1).isnan().all())

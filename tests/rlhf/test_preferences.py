@@ -33,8 +33,14 @@ def t(*values, dtype=F64):
 def test_bradley_terry_by_hand() -> None:
     # sigma(log 3) = 3/4.
     chosen, rejected = t(math.log(3.0), 0.0, 5.0), t(0.0, math.log(3.0), 5.0)
-    assert bradley_terry_loss(chosen, rejected).tolist() == pytest.approx([math.log(4 / 3), math.log(4), math.log(2)])
-    expected = [0.9 * math.log(4 / 3) + 0.1 * math.log(4), 0.9 * math.log(4) + 0.1 * math.log(4 / 3), math.log(2)]
+    assert bradley_terry_loss(chosen, rejected).tolist() == pytest.approx(
+        [math.log(4 / 3), math.log(4), math.log(2)]
+    )
+    expected = [
+        0.9 * math.log(4 / 3) + 0.1 * math.log(4),
+        0.9 * math.log(4) + 0.1 * math.log(4 / 3),
+        math.log(2),
+    ]
     assert bradley_terry_loss(chosen, rejected, 0.1).tolist() == pytest.approx(expected)
 
 
@@ -65,7 +71,9 @@ def test_implicit_rewards_against_mpmath(name) -> None:
     found = implicit_reward(t(*POINTS), 0.7, name)
     assert torch.isfinite(found).all()
     with mpmath.workdps(100):
-        expected = [float(mpmath.mpf(0.7) * SLOPES[name](mpmath.exp(mpmath.mpf(u)))) for u in POINTS]
+        expected = [
+            float(mpmath.mpf(0.7) * SLOPES[name](mpmath.exp(mpmath.mpf(u)))) for u in POINTS
+        ]
     assert found.tolist() == pytest.approx(expected, rel=1e-13, abs=1e-25)
 
 
@@ -78,9 +86,13 @@ def test_slopes_are_what_probability_costs(name) -> None:
     (cost,) = torch.autograd.grad((q * divergence.f(p / q)).sum(), q)
     one = torch.ones((), dtype=F64)
     log_ratio = (p / q).log().detach()
-    torch.testing.assert_close(divergence.slope(log_ratio), cost + divergence.df(one), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        divergence.slope(log_ratio), cost + divergence.df(one), rtol=1e-12, atol=1e-14
+    )
     written = divergences.generator("own", divergence.f, divergence.df)
-    torch.testing.assert_close(divergence.slope(log_ratio), written.slope(log_ratio), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        divergence.slope(log_ratio), written.slope(log_ratio), rtol=1e-12, atol=1e-14
+    )
 
 
 @pytest.mark.parametrize("name", SLOPES)
@@ -88,19 +100,32 @@ def test_slopes_are_what_probability_costs(name) -> None:
 def test_gradients_against_finite_differences(name, smoothing) -> None:
     chosen = t(0.3, -1.0, 0.0, 2.0).requires_grad_()
     rejected = t(-0.2, 1.5, 0.0, 1.9).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: dpo_loss(a, b, 0.4, smoothing, name), (chosen, rejected))
+    assert torch.autograd.gradcheck(
+        lambda a, b: dpo_loss(a, b, 0.4, smoothing, name), (chosen, rejected)
+    )
 
 
 @pytest.mark.parametrize("name", SLOPES)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_extreme_log_ratios_leave_nothing_undefined(name, dtype) -> None:
     """Also where both are far out, and the wrong way round: in float32 the difference of two infinities would be NaN."""
-    far = [(200.0, -200.0), (-200.0, 200.0), (-199.0, -200.0), (-200.0, -199.0), (200.0, 200.0), (-200.0, -200.0)]
+    far = [
+        (200.0, -200.0),
+        (-200.0, 200.0),
+        (-199.0, -200.0),
+        (-200.0, -199.0),
+        (200.0, 200.0),
+        (-200.0, -200.0),
+    ]
     chosen, rejected = (t(*side, dtype=dtype).requires_grad_() for side in zip(*far, strict=True))
     loss = dpo_loss(chosen, rejected, 0.1, divergence=name)
     with mpmath.workdps(400):
         cost = [
-            mpmath.log1p(mpmath.exp(-mpmath.mpf(0.1) * (SLOPES[name](mpmath.exp(c)) - SLOPES[name](mpmath.exp(r)))))
+            mpmath.log1p(
+                mpmath.exp(
+                    -mpmath.mpf(0.1) * (SLOPES[name](mpmath.exp(c)) - SLOPES[name](mpmath.exp(r)))
+                )
+            )
             for c, r in far
         ]
     largest = torch.finfo(dtype).max
@@ -109,7 +134,9 @@ def test_extreme_log_ratios_leave_nothing_undefined(name, dtype) -> None:
     assert loss.tolist() == pytest.approx(expected, rel=1e-6 if dtype == torch.float32 else 1e-12)
     gradients = torch.autograd.grad(loss.sum(), (chosen, rejected))
     assert not any(each.isnan().any() for each in gradients)
-    assert all((each[[2]] <= 0 if i == 0 else each[[2]] >= 0).all() for i, each in enumerate(gradients))
+    assert all(
+        (each[[2]] <= 0 if i == 0 else each[[2]] >= 0).all() for i, each in enumerate(gradients)
+    )
 
 
 @pytest.mark.parametrize(
@@ -118,13 +145,20 @@ def test_extreme_log_ratios_leave_nothing_undefined(name, dtype) -> None:
         ("kl_qp", 0.1, {"f_divergence_type": "reverse_kl"}),
         ("kl_pq", 0.1, {"f_divergence_type": "forward_kl"}),
         ("js", 0.2, {"f_divergence_type": "js_divergence"}),  # theirs has no half
-        ("alpha:0.5", 0.1, {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5}),  # theirs is 1 - ours
+        (
+            "alpha:0.5",
+            0.1,
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+        ),  # theirs is 1 - ours
     ],
 )
 def test_losses_are_trls(ours, beta, theirs) -> None:
     """As TRL 1.16.0 has them, inside its trainer."""
     trl = pytest.importorskip("trl")
-    logps, ref = t(-3.0, -4.0, -5.0, -2.5, dtype=torch.float32), t(-3.5, -3.0, -5.0, -2.0, dtype=torch.float32)
+    logps, ref = (
+        t(-3.0, -4.0, -5.0, -2.5, dtype=torch.float32),
+        t(-3.5, -3.0, -5.0, -2.0, dtype=torch.float32),
+    )
     trainer = MagicMock(
         beta=0.1,
         loss_types=["sigmoid"],
@@ -140,7 +174,10 @@ def test_losses_are_trls(ours, beta, theirs) -> None:
     trainer.accelerator.gather.side_effect = lambda x: x
     trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
     each = logps[:, None]  # a token a sequence: log-probabilities, and what else TRL logs
-    model = MagicMock(training=False, return_value=MagicMock(log_probs=each, entropy=each, mean_logits=each, is_top1=each > 0))
+    model = MagicMock(
+        training=False,
+        return_value=MagicMock(log_probs=each, entropy=each, mean_logits=each, is_top1=each > 0),
+    )
     ids = torch.zeros(4, 2, dtype=torch.long)
     inputs = {
         "input_ids": ids,

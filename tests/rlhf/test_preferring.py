@@ -30,7 +30,9 @@ def examples(answers) -> Examples:
 
 def log_ratio(world: Language, prompt, answer) -> torch.Tensor:
     at = range(len(answer)), answer
-    ours, theirs = (log_softmax(lm, prompt, answer)[at].sum() for lm in (world.policy, world.reference))
+    ours, theirs = (
+        log_softmax(lm, prompt, answer)[at].sum() for lm in (world.policy, world.reference)
+    )
     return ours - theirs
 
 
@@ -48,7 +50,9 @@ def test_the_loss_and_its_gradient_are_those_written_out() -> None:
     gradient = torch.autograd.grad(expected, list(world.policy.model.parameters()))
     preferring = Preferring(world, Preferences(examples(CHOSEN), examples(REJECTED)), batch=3)
     found = []
-    preferring.step = lambda loss, step: found.append(torch.autograd.grad(loss.sum(), list(world.policy.model.parameters())))
+    preferring.step = lambda loss, step: found.append(
+        torch.autograd.grad(loss.sum(), list(world.policy.model.parameters()))
+    )
     report, _ = train(preferring, [DpoArm("dpo", beta, "kl_qp", smoothing)], steps=1, every=1)
     assert float(report.loss) == pytest.approx(float(expected.detach()), rel=1e-12)
     assert float(report.accuracy) == pytest.approx(float((margins > 0).double().mean()))
@@ -58,7 +62,9 @@ def test_the_loss_and_its_gradient_are_those_written_out() -> None:
 
 def test_every_pair_stands_once_in_a_pass_and_passes_differ() -> None:
     preferring = Preferring(learner(), Preferences(examples(CHOSEN), examples(REJECTED)), batch=2)
-    passes = [np.concatenate([preferring.which(2 * k), preferring.which(2 * k + 1)]) for k in range(8)]
+    passes = [
+        np.concatenate([preferring.which(2 * k), preferring.which(2 * k + 1)]) for k in range(8)
+    ]
     assert all(sorted(each) == [0, 1, 2] for each in passes)
     assert len({tuple(each) for each in passes}) > 1
 
@@ -70,7 +76,9 @@ def test_a_policy_that_is_its_reference_ranks_nothing(batch) -> None:
     start = model(1, torch.float32)
     world = Language(start, start, PROMPTS, judge, setting, (0, "test"))
     stream = streams.generator(0, "test")
-    preferences = sampled(start, PROMPTS, judge, 40, scale=6.0, tokens=4, batch=40, dtype="float32", stream=stream)
+    preferences = sampled(
+        start, PROMPTS, judge, 40, scale=6.0, tokens=4, batch=40, dtype="float32", stream=stream
+    )
     preferring = Preferring(world, preferences, batch)
     for step in range(-(-40 // batch)):
         report = judged([DpoArm("dpo", 0.7)], preferring.log_ratios(step))
@@ -89,9 +97,13 @@ def test_labels_follow_bradley_and_terry() -> None:
     n, scale = 4000, 6.0
     lm = model(2)
     stream = streams.generator(0, "test")
-    preferences = sampled(lm, PROMPTS, judge, n, scale=scale, tokens=4, batch=1000, dtype="float32", stream=stream)
+    preferences = sampled(
+        lm, PROMPTS, judge, n, scale=scale, tokens=4, batch=1000, dtype="float32", stream=stream
+    )
     assert [preferences.chosen.prompts[i] for i in range(4)] == [*PROMPTS, PROMPTS[0]]
-    better, worse = (judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected))
+    better, worse = (
+        judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)
+    )
     margin = better - worse
     # E[label | both rewards] = sigma(scale |m|): the share of pairs labelled as their rewards rank them.
     apart = margin[margin != 0]

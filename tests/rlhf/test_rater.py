@@ -26,9 +26,20 @@ def examples(answers) -> Examples:
 
 
 def rater(preferences: Preferences, *, each=8, steps=30, rate=0.02) -> Rater:
-    made = Rater(model(1), preferences, each=each, batch=3, rate=rate, steps=steps, dtype="float32", names=(0, "test"))
+    made = Rater(
+        model(1),
+        preferences,
+        each=each,
+        batch=3,
+        rate=rate,
+        steps=steps,
+        dtype="float32",
+        names=(0, "test"),
+    )
     with torch.no_grad():
-        made.model.model.score.weight.copy_(torch.linspace(-1, 1, 8)[None])  # from 0 on, no layer but the last would learn
+        made.model.model.score.weight.copy_(
+            torch.linspace(-1, 1, 8)[None]
+        )  # from 0 on, no layer but the last would learn
     return made
 
 
@@ -39,7 +50,16 @@ def score(one: Rater, prompt, answer) -> torch.Tensor:
 
 def test_it_begins_at_0() -> None:
     preferences = Preferences(examples(CHOSEN), examples(REJECTED))
-    fresh = Rater(model(1), preferences, each=2, batch=3, rate=0.1, steps=1, dtype="float32", names=(0, "test"))
+    fresh = Rater(
+        model(1),
+        preferences,
+        each=2,
+        batch=3,
+        rate=0.1,
+        steps=1,
+        dtype="float32",
+        names=(0, "test"),
+    )
     assert float(fresh.held_out().chosen.detach().abs().max()) == 0.0
 
 
@@ -59,20 +79,35 @@ def test_scores_and_the_losss_gradient_are_those_written_out() -> None:
     for mine, theirs in zip(torch.autograd.grad(loss, parameters), gradient, strict=True):
         assert torch.allclose(mine, theirs, rtol=1e-8, atol=1e-12)
     held_out = one.held_out()
-    assert float(held_out.chosen.detach()) == pytest.approx(float(score(one, PROMPTS[0], CHOSEN[0]).detach()), rel=1e-12)
+    assert float(held_out.chosen.detach()) == pytest.approx(
+        float(score(one, PROMPTS[0], CHOSEN[0]).detach()), rel=1e-12
+    )
 
 
 def test_what_it_says_as_a_reward() -> None:
     one = rater(Preferences(examples(CHOSEN), examples(REJECTED)))
-    said = judging(one.model, level=0.25, scale=SCALE, batch=3, dtype="float32")(PROMPTS, *padded(REJECTED, PAD))
-    by_hand = [(float(score(one, *each).detach()) - 0.25) / SCALE for each in zip(PROMPTS, REJECTED, strict=True)]
+    said = judging(one.model, level=0.25, scale=SCALE, batch=3, dtype="float32")(
+        PROMPTS, *padded(REJECTED, PAD)
+    )
+    by_hand = [
+        (float(score(one, *each).detach()) - 0.25) / SCALE
+        for each in zip(PROMPTS, REJECTED, strict=True)
+    ]
     assert np.allclose(said, by_hand, rtol=1e-10)
 
 
 def test_it_learns_the_reward_that_labels_come_from_and_the_best_step_is_kept() -> None:
     lm = model(2)
     preferences = sampled(
-        lm, PROMPTS, judge, 600, scale=SCALE, tokens=4, batch=1200, dtype="float32", stream=streams.generator(0, "test")
+        lm,
+        PROMPTS,
+        judge,
+        600,
+        scale=SCALE,
+        tokens=4,
+        batch=1200,
+        dtype="float32",
+        stream=streams.generator(0, "test"),
     )
     one = rater(preferences, each=64, steps=60)
     reports = list(train(one, steps=60, every=10))
@@ -83,10 +118,15 @@ def test_it_learns_the_reward_that_labels_come_from_and_the_best_step_is_kept() 
         assert float(one.held_out().loss()) == pytest.approx(min(losses))
     assert min(losses) < math.log(2) - 0.05
     said = judging(one.model, level=level, scale=SCALE, batch=500, dtype="float32")
-    whole = [said(each.prompts, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)]
+    whole = [
+        said(each.prompts, each.token, each.mask)
+        for each in (preferences.chosen, preferences.rejected)
+    ]
     own = np.arange(len(preferences)) % 5 != 0
     assert abs(np.concatenate([each[own] for each in whole]).mean()) < 1e-9
-    true = np.concatenate([judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)])
+    true = np.concatenate(
+        [judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)]
+    )
     assert np.corrcoef(np.concatenate(whole), true)[0, 1] > 0.7
     assert preferences.chosen.token.max() < V
 

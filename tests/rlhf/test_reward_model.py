@@ -24,11 +24,15 @@ def small() -> testbed.Testbed:
 
 def models(bed, sizes, steps, rate=0.1, model="table"):
     preferences = sampled(bed, max(sizes), SCALE)
-    return reward_world.RewardModels(bed, preferences, sizes, model=model, width=4, rate=rate, steps=steps), preferences
+    return reward_world.RewardModels(
+        bed, preferences, sizes, model=model, width=4, rate=rate, steps=steps
+    ), preferences
 
 
 def test_the_loss_and_the_accuracy_by_hand() -> None:
-    scored = Scored(torch.tensor([1.0, 2.0, 0.5], dtype=F64), torch.tensor([0.0, 3.0, 0.5], dtype=F64))
+    scored = Scored(
+        torch.tensor([1.0, 2.0, 0.5], dtype=F64), torch.tensor([0.0, 3.0, 0.5], dtype=F64)
+    )
     by_hand = [math.log(1 + math.exp(-1)), math.log(1 + math.exp(1)), math.log(2)]
     assert float(scored.loss()) == pytest.approx(sum(by_hand) / 3)
     assert float(scored.accuracy()) == pytest.approx((1 + 0 + 0.5) / 3)
@@ -46,26 +50,42 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
         features = np.zeros((2 * leaves, 2 * small.tree.nodes * small.tree.tokens))
         for prompt, leaf, t in itertools.product(range(2), range(leaves), range(2)):
             if paths.mask[leaf, t]:
-                place = (prompt * small.tree.nodes + int(paths.node[leaf, t])) * small.tree.tokens + int(paths.token[leaf, t])
+                place = (
+                    prompt * small.tree.nodes + int(paths.node[leaf, t])
+                ) * small.tree.tokens + int(paths.token[leaf, t])
                 features[prompt * leaves + leaf, place] += 1.0
         rows = np.arange(3000) % reward_world.HELD_OUT != 0
-        x = (features[preferences.chosen[k].numpy()] - features[preferences.rejected[k].numpy()])[rows]
+        x = (features[preferences.chosen[k].numpy()] - features[preferences.rejected[k].numpy()])[
+            rows
+        ]
 
         def loss(w, x=x):
             margin = x @ w
             return np.logaddexp(0.0, -margin).mean(), -(x / (1.0 + np.exp(margin))[:, None]).mean(0)
 
-        best = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 2000, "ftol": 1e-14})
+        best = minimize(
+            loss,
+            np.zeros(x.shape[1]),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": 2000, "ftol": 1e-14},
+        )
         assert float(last.loss[0, k]) == pytest.approx(best.fun, abs=1e-5)
         # Where two sequences are hardly ever compared, scores may run far and change nothing: probabilities of pairs are alike.
         mine, theirs = world.scores(world.theta.detach())[0, k].flatten().numpy(), features @ best.x
-        margins = (each[preferences.chosen[k].numpy()] - each[preferences.rejected[k].numpy()] for each in (mine, theirs))
+        margins = (
+            each[preferences.chosen[k].numpy()] - each[preferences.rejected[k].numpy()]
+            for each in (mine, theirs)
+        )
         one, other = (1.0 / (1.0 + np.exp(-each)) for each in margins)
         assert np.abs(one - other).mean() < 1e-3
         # And near the truth: 3,000 labels, 14 probabilities.
         truth = (
             SCALE
-            * (small.reward[k].flatten()[preferences.chosen[k]] - small.reward[k].flatten()[preferences.rejected[k]]).numpy()
+            * (
+                small.reward[k].flatten()[preferences.chosen[k]]
+                - small.reward[k].flatten()[preferences.rejected[k]]
+            ).numpy()
         )
         assert np.abs(one - 1.0 / (1.0 + np.exp(-truth))).mean() < 0.05
 
@@ -76,11 +96,15 @@ def test_what_no_pair_sets_apart_has_the_same_score(vocabulary, n) -> None:
 
     Best of n, by hand from scores that count as equal within 1e-9: of 1,024 answers it hangs on which of the best ones tie.
     """
-    bed = testbed.Testbed("gru", vocabulary=vocabulary, horizon=3, prompts=2, width=4, seed=0, seeds=tuple(range(8)))
+    bed = testbed.Testbed(
+        "gru", vocabulary=vocabulary, horizon=3, prompts=2, width=4, seed=0, seeds=tuple(range(8))
+    )
     world, _ = models(bed, (n,), 100, rate=0.01)
     list(reward_model.train(world, steps=100, every=10))
     gaps = world.scores(world.kept).sort(-1).values.diff()
-    assert not bool(((gaps > 1e-13) & (gaps < 1e-9)).any())  # no step was made of what rounding left of a gradient of 0
+    assert not bool(
+        ((gaps > 1e-13) & (gaps < 1e-9)).any()
+    )  # no step was made of what rounding left of a gradient of 0
     score = world.kept_scores()
     gaps = score.sort(-1).values.diff()
     assert not bool(((gaps > 0) & (gaps < 1e-9)).any())
@@ -90,7 +114,10 @@ def test_what_no_pair_sets_apart_has_the_same_score(vocabulary, n) -> None:
         kl = 0.0
         for prompt in range(2):
             p, s = bed.leaf_log_p[k, prompt].exp().numpy(), score[0, k, prompt].numpy()
-            below, equal = ((s[None] < s[:, None] - 1e-9) @ p, (np.abs(s[None] - s[:, None]) <= 1e-9) @ p)
+            below, equal = (
+                (s[None] < s[:, None] - 1e-9) @ p,
+                (np.abs(s[None] - s[:, None]) <= 1e-9) @ p,
+            )
             q = p / equal * ((below + equal) ** 1024 - below**1024)
             kl += float(q[q > 0] @ np.log(q[q > 0] / p[q > 0])) / 2
         assert float(found[k]) == pytest.approx(kl, abs=1e-9)
@@ -98,10 +125,18 @@ def test_what_no_pair_sets_apart_has_the_same_score(vocabulary, n) -> None:
 
 def test_scores_that_rounding_sets_apart_are_one_and_no_others() -> None:
     eps = 2.0**-52
-    score = torch.tensor([3.0, 1.0 + 2 * eps, -4.0, 1.0, 3.0 - 4 * eps, 1.0 + 4 * eps, 1.0 + 1e-9, 0.0, 0.0], dtype=F64)
-    expected = torch.tensor([3.0 - 4 * eps, 1.0, -4.0, 1.0, 3.0 - 4 * eps, 1.0, 1.0 + 1e-9, 0.0, 0.0], dtype=F64)
+    score = torch.tensor(
+        [3.0, 1.0 + 2 * eps, -4.0, 1.0, 3.0 - 4 * eps, 1.0 + 4 * eps, 1.0 + 1e-9, 0.0, 0.0],
+        dtype=F64,
+    )
+    expected = torch.tensor(
+        [3.0 - 4 * eps, 1.0, -4.0, 1.0, 3.0 - 4 * eps, 1.0, 1.0 + 1e-9, 0.0, 0.0], dtype=F64
+    )
     assert torch.equal(reward_world.tied(score), expected)
-    assert torch.equal(reward_world.tied(torch.stack([score, -score])), torch.stack([expected, reward_world.tied(-score)]))
+    assert torch.equal(
+        reward_world.tied(torch.stack([score, -score])),
+        torch.stack([expected, reward_world.tied(-score)]),
+    )
     assert torch.equal(reward_world.tied(torch.zeros(3, dtype=F64)), torch.zeros(3, dtype=F64))
 
 
@@ -122,7 +157,10 @@ def test_its_gradient_by_finite_differences(small) -> None:
 
 def test_what_is_kept_is_the_best_on_held_out_pairs_and_no_pair_is_in_both(small) -> None:
     world, _ = models(small, (30, 3000), 200, model="gru")
-    seen = [(report, world.theta.detach().clone()) for report in reward_model.train(world, steps=200, every=10)]
+    seen = [
+        (report, world.theta.detach().clone())
+        for report in reward_model.train(world, steps=200, every=10)
+    ]
     losses = torch.stack([report.held_out_loss for report, _ in seen])
     best = losses.argmin(0)
     assert torch.equal(seen[-1][0].kept, 10.0 * best)
@@ -163,11 +201,15 @@ def drawn_best(p, score, n):
     return result
 
 
-@pytest.mark.parametrize("score", [[0.1, 0.5, -1.0, 0.3, 2.0], [0.0, 1.0, 1.0, -1.0, 1.0], [7.0] * 5])
+@pytest.mark.parametrize(
+    "score", [[0.1, 0.5, -1.0, 0.3, 2.0], [0.0, 1.0, 1.0, -1.0, 1.0], [7.0] * 5]
+)
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_best_of_n_against_all_draws_ties_included(score, n) -> None:
     p = np.array([0.1, 0.3, 0.25, 0.05, 0.3])
-    found = reward_world.log_best_of_n(torch.tensor(p).log()[None], torch.tensor([score], dtype=F64), n)
+    found = reward_world.log_best_of_n(
+        torch.tensor(p).log()[None], torch.tensor([score], dtype=F64), n
+    )
     assert np.allclose(found.exp().numpy()[0], drawn_best(p, score, n), atol=1e-13)
 
 
@@ -198,7 +240,9 @@ def test_best_of_n_of_many_answers_comes_to_the_bound() -> None:
     score = torch.arange(200_000, dtype=F64)[None]
     log_q = reward_world.log_best_of_n(p.log(), score, 100)
     assert float(log_q.exp().sum()) == pytest.approx(1.0)
-    assert float((log_q.exp() * (log_q - p.log())).sum()) == pytest.approx(math.log(100) - 0.99, abs=1e-3)
+    assert float((log_q.exp() * (log_q - p.log())).sum()) == pytest.approx(
+        math.log(100) - 0.99, abs=1e-3
+    )
 
 
 def test_a_tilt_is_the_optimum_of_the_testbed(small) -> None:

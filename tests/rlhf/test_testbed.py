@@ -37,12 +37,17 @@ def by_hand(bed: testbed.Testbed, log_probs, prompt):
 
 
 def rewards_by_hand(bed: testbed.Testbed, k, prompt):
-    path = {tuple(t[m].tolist()): i for i, (t, m) in enumerate(zip(bed.tree.paths.token, bed.tree.paths.mask, strict=True))}
+    path = {
+        tuple(t[m].tolist()): i
+        for i, (t, m) in enumerate(zip(bed.tree.paths.token, bed.tree.paths.mask, strict=True))
+    }
     return {sequence: float(bed.reward[k, prompt, path[sequence]]) for sequence in sequences(bed)}
 
 
 def drawn(bed: testbed.Testbed, arms: int) -> torch.Tensor:
-    noise = padded(np.random.default_rng(1).standard_normal((arms, len(bed.seeds), bed.policy.parameters)))
+    noise = padded(
+        np.random.default_rng(1).standard_normal((arms, len(bed.seeds), bed.policy.parameters))
+    )
     return bed.everywhere(bed.reference + 0.4 * noise)
 
 
@@ -60,11 +65,18 @@ def test_exact_values_against_brute_force(bed) -> None:
             reward += math.fsum(math.exp(q[s]) * r[s] for s in q) / bed.prompts
             kl += math.fsum(math.exp(q[s]) * (q[s] - p[s]) for s in q) / bed.prompts
             best += float(beta[i]) * log_z / bed.prompts
-            to_best += math.fsum(math.exp(q[s]) * (q[s] - p[s] - r[s] / float(beta[i]) + log_z) for s in q) / bed.prompts
+            to_best += (
+                math.fsum(math.exp(q[s]) * (q[s] - p[s] - r[s] / float(beta[i]) + log_z) for s in q)
+                / bed.prompts
+            )
         assert float(exact.reward[i, k]) == pytest.approx(reward, abs=1e-12)
         assert float(exact.kl[i, k]) == pytest.approx(kl, abs=1e-12)
-        assert float(exact.objective[i, k]) == pytest.approx(reward - float(beta[i]) * kl, abs=1e-12)
-        assert float(exact.regret[i, k]) == pytest.approx(best - reward + float(beta[i]) * kl, abs=1e-12)
+        assert float(exact.objective[i, k]) == pytest.approx(
+            reward - float(beta[i]) * kl, abs=1e-12
+        )
+        assert float(exact.regret[i, k]) == pytest.approx(
+            best - reward + float(beta[i]) * kl, abs=1e-12
+        )
         assert float(exact.kl_to_optimum[i, k]) == pytest.approx(to_best, abs=1e-12)
         assert float(exact.regret[i, k]) == pytest.approx(float(beta[i]) * to_best, abs=1e-12)
 
@@ -72,7 +84,9 @@ def test_exact_values_against_brute_force(bed) -> None:
 def test_a_broken_identity_is_no_result(bed) -> None:
     log_probs = drawn(bed, 1)
     with pytest.raises(RunError, match="must be the same, and differ by"):
-        bed.exact(log_probs + 0.01, torch.tensor([0.2], dtype=torch.float64))  # probabilities that do not sum to one
+        bed.exact(
+            log_probs + 0.01, torch.tensor([0.2], dtype=torch.float64)
+        )  # probabilities that do not sum to one
     with pytest.raises(RunError, match="nan"):
         bed.exact(log_probs * math.nan, torch.tensor([0.2], dtype=torch.float64))
 
@@ -110,8 +124,13 @@ def test_rewards_are_bounded_structured_and_a_seeds_own(bed) -> None:
 def test_sequences_with_the_same_tokens_and_neighbours_have_the_same_reward() -> None:
     """``aaba`` and ``abaa`` have the same terms in another order: in exact arithmetic, and so to the bit, the same sum."""
     bed = testbed.Testbed("gru", vocabulary=3, horizon=5, prompts=1, width=4, seed=0, seeds=(0, 1))
-    neighbours = ([f"{a}{b}" for a, b in itertools.pairwise(sequence)] for sequence in sequences(bed))
-    terms = [tuple(sorted([*map(str, each), *two])) for each, two in zip(sequences(bed), neighbours, strict=True)]
+    neighbours = (
+        [f"{a}{b}" for a, b in itertools.pairwise(sequence)] for sequence in sequences(bed)
+    )
+    terms = [
+        tuple(sorted([*map(str, each), *two]))
+        for each, two in zip(sequences(bed), neighbours, strict=True)
+    ]
     for k in range(2):
         found: dict[tuple[str, ...], set[float]] = {}
         for each, reward in zip(terms, rewards_by_hand(bed, k, 0).values(), strict=True):

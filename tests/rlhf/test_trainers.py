@@ -64,8 +64,22 @@ class Fixed:
 
 def ours(data, algorithm, combination):
     """The loss of a second epoch, and its gradients in log-probabilities and values."""
-    options = configured("ppo", algorithm=algorithm, combinations=("k1_reward",), frontier=(), updates=1, group=GROUP, epochs=2)
-    recipe = Recipe(**{name: getattr(options, name) for name in Recipe.__dataclass_fields__ if hasattr(options, name)})
+    options = configured(
+        "ppo",
+        algorithm=algorithm,
+        combinations=("k1_reward",),
+        frontier=(),
+        updates=1,
+        group=GROUP,
+        epochs=2,
+    )
+    recipe = Recipe(
+        **{
+            name: getattr(options, name)
+            for name in Recipe.__dataclass_fields__
+            if hasattr(options, name)
+        }
+    )
     world = Fixed(data)
     list(train(world, [arm(combination, BETA)], recipe))
     return with_gradients(world.losses[1], data)
@@ -73,7 +87,9 @@ def ours(data, algorithm, combination):
 
 def with_gradients(loss, data):
     found = torch.autograd.grad(loss, (data.new, data.new_value), allow_unused=True)
-    return loss.detach(), *(torch.zeros(N, T, dtype=F64) if each is None else each for each in found)
+    return loss.detach(), *(
+        torch.zeros(N, T, dtype=F64) if each is None else each for each in found
+    )
 
 
 def same(found, expected, tolerance=1e-7) -> None:
@@ -104,13 +120,17 @@ def written_surrogate(old, new, advantage, mask, dual=None):
 
 def written_value_loss(new, returns, old, mask, clip=0.5):
     kept = old + (new - old).clamp(-clip, clip)
-    return 0.5 * (torch.maximum((new - returns) ** 2, (kept - returns) ** 2) * mask).sum() / mask.sum()
+    return (
+        0.5 * (torch.maximum((new - returns) ** 2, (kept - returns) ** 2) * mask).sum() / mask.sum()
+    )
 
 
 def token_rewards(data, penalised=True):
     """The reward at the last token, and k1's penalty at every one, by the policy that sampled."""
     last = torch.nn.functional.one_hot(data.mask.sum(-1) - 1, T)
-    return last * data.reward[:, None] - (BETA * (data.old - data.ref) * data.mask if penalised else 0.0)
+    return last * data.reward[:, None] - (
+        BETA * (data.old - data.ref) * data.mask if penalised else 0.0
+    )
 
 
 def taken(distribution, file, name, **more):
@@ -121,18 +141,31 @@ def taken(distribution, file, name, **more):
         made = function(distribution, file, name)
     except MissingError as error:
         pytest.skip(str(error))
-    for each in (space, made.__globals__):  # an import of several names that failed has taken their places
+    for each in (
+        space,
+        made.__globals__,
+    ):  # an import of several names that failed has taken their places
         each.update(more)
     return made
 
 
 @pytest.mark.parametrize("installed", [False, True])
-@pytest.mark.parametrize(("combination", "corrected"), [("k3_loss", False), ("k3_ratio_loss", True)])
+@pytest.mark.parametrize(
+    ("combination", "corrected"), [("k3_loss", False), ("k3_ratio_loss", True)]
+)
 def test_trl_grpo(data, installed, combination, corrected) -> None:
     grouped = data.reward.view(-1, GROUP)
-    advantage = ((grouped - grouped.mean(-1, keepdim=True)) / (grouped.std(-1, keepdim=True) + 1e-4)).flatten()
+    advantage = (
+        (grouped - grouped.mean(-1, keepdim=True)) / (grouped.std(-1, keepdim=True) + 1e-4)
+    ).flatten()
     if installed:
-        compute = taken("trl", "trl/trainer/grpo_trainer.py", "GRPOTrainer._compute_loss", nanmin=torch.min, nanmax=torch.max)
+        compute = taken(
+            "trl",
+            "trl/trainer/grpo_trainer.py",
+            "GRPOTrainer._compute_loss",
+            nanmin=torch.min,
+            nanmax=torch.max,
+        )
         trainer = MagicMock(
             top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=BETA,
             loss_type="dapo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False, aux_loss_enabled=False,
@@ -140,8 +173,14 @@ def test_trl_grpo(data, installed, combination, corrected) -> None:
         )  # fmt: skip
         trainer.model.training = False
         trainer.accelerator.num_processes = 1
-        trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
-        trainer._get_per_token_logps_and_entropies.return_value = (data.new, torch.ones_like(data.new), None)
+        trainer.accelerator.gather.side_effect = (
+            trainer.accelerator.gather_for_metrics.side_effect
+        ) = lambda x: x
+        trainer._get_per_token_logps_and_entropies.return_value = (
+            data.new,
+            torch.ones_like(data.new),
+            None,
+        )
         ids = torch.zeros(N, T, dtype=torch.long)
         expected = compute(trainer, None, {
             "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(N, 1), "completion_ids": ids, "advantages": advantage,
@@ -151,7 +190,9 @@ def test_trl_grpo(data, installed, combination, corrected) -> None:
     else:
         d = data.ref - data.new
         k3 = (d.exp() - 1 - d) * ((data.new - data.old).exp() if corrected else 1.0)
-        expected = written_surrogate(data.old, data.new, advantage[:, None].expand(-1, T), data.mask)
+        expected = written_surrogate(
+            data.old, data.new, advantage[:, None].expand(-1, T), data.mask
+        )
         expected = expected + BETA * (k3 * data.mask).sum() / data.mask.sum()
     same(ours(data, "trl_grpo", combination), with_gradients(expected, data))
 
@@ -161,7 +202,14 @@ def verl(name):
     neighbours = ("masked_whiten", "masked_mean", "masked_sum", "clip_by_value")
     functional = SimpleNamespace(**{each: taken("verl", file, each) for each in neighbours})
     other = type("Other", (), {})
-    return taken("verl", "verl/trainer/ppo/core_algos.py", name, verl_F=functional, AlgoConfig=other, ActorConfig=other)
+    return taken(
+        "verl",
+        "verl/trainer/ppo/core_algos.py",
+        name,
+        verl_F=functional,
+        AlgoConfig=other,
+        ActorConfig=other,
+    )
 
 
 @pytest.mark.parametrize("installed", [False, True])
@@ -169,11 +217,17 @@ def verl(name):
 def test_verl_ppo(data, installed, combination) -> None:
     rewards = token_rewards(data, combination == "k1_reward_to_go")
     if installed:
-        config = MagicMock(clip_ratio=0.2, clip_ratio_low=None, clip_ratio_high=None, global_batch_info={})
+        config = MagicMock(
+            clip_ratio=0.2, clip_ratio_low=None, clip_ratio_high=None, global_batch_info={}
+        )
         config.get = lambda key, default: default
         mask = data.mask.to(F64)
-        advantage, returns = verl("compute_gae_advantage_return")(rewards, data.value, mask, 1.0, 1.0)
-        policy, _ = verl("compute_policy_loss_vanilla")(data.old, data.new, advantage, mask, "token-mean", config)
+        advantage, returns = verl("compute_gae_advantage_return")(
+            rewards, data.value, mask, 1.0, 1.0
+        )
+        policy, _ = verl("compute_policy_loss_vanilla")(
+            data.old, data.new, advantage, mask, "token-mean", config
+        )
         value, _ = verl("compute_value_loss")(data.new_value, returns, data.value, mask, 0.5)
     else:
         plain, returns = written_gae(rewards, data.value, data.mask)
@@ -184,12 +238,17 @@ def test_verl_ppo(data, installed, combination) -> None:
         dual = (data.new - data.old).exp() > 3.0
         assert bool((dual & (advantage < 0) & data.mask).any())
     if combination == "k2_loss":  # kl_loss_type=mse
-        policy = policy + BETA * (0.5 * (data.new - data.ref) ** 2 * data.mask).sum() / data.mask.sum()
+        policy = (
+            policy + BETA * (0.5 * (data.new - data.ref) ** 2 * data.mask).sum() / data.mask.sum()
+        )
     same(ours(data, "verl_ppo", combination), with_gradients(policy + 0.5 * value, data))
 
 
 def openrlhf(file, name):
-    neighbours = {each: taken("openrlhf", "openrlhf/models/utils.py", each) for each in ("masked_mean", "compute_reward")}
+    neighbours = {
+        each: taken("openrlhf", "openrlhf/models/utils.py", each)
+        for each in ("masked_mean", "compute_reward")
+    }
     neighbours |= {"apply_length_penalties": lambda *_: None, "init_logger": MagicMock()}
     return taken("openrlhf", f"openrlhf/{file}.py", name, **neighbours)
 
@@ -202,23 +261,42 @@ def test_openrlhf_ppo(data, installed, combination) -> None:
         maker = "trainer/ppo_utils/experience_maker"
         gae = openrlhf(maker, "RemoteExperienceMaker.get_advantages_and_returns")
         args = MagicMock()
-        args.rollout.n_samples_per_prompt, args.reward.clip_range, args.algo.advantage.estimator = 1, None, "gae"
-        args.algo.advantage.gamma, args.algo.advantage.lambd, args.algo.advantage.no_std_norm = 1.0, 1.0, False
+        args.rollout.n_samples_per_prompt, args.reward.clip_range, args.algo.advantage.estimator = (
+            1,
+            None,
+            "gae",
+        )
+        args.algo.advantage.gamma, args.algo.advantage.lambd, args.algo.advantage.no_std_norm = (
+            1.0,
+            1.0,
+            False,
+        )
         owner = SimpleNamespace(
             strategy=SimpleNamespace(args=args), kl_ctl=SimpleNamespace(value=BETA if penalised else 0.0),
             advantage_estimator="gae", get_advantages_and_returns=lambda *given: gae(None, *given),
         )  # fmt: skip
         mask = data.mask.long()
         kl = (data.old - data.ref) * data.mask
-        made = SimpleNamespace(rewards=data.reward, index=list(range(N)), kl=kl, action_mask=mask, values=data.value, info={})
+        made = SimpleNamespace(
+            rewards=data.reward,
+            index=list(range(N)),
+            kl=kl,
+            action_mask=mask,
+            values=data.value,
+            info={},
+        )
         openrlhf(maker, "RemoteExperienceMaker.compute_advantages_and_returns")(owner, [made])
         losses = "models/loss"
         own = SimpleNamespace(
             policy_loss_type="ppo", clip_eps_low=0.2, clip_eps_high=0.2, dual_clip=None, is_correction_level="off",
             token_level_loss=True, clip_eps=0.5,
         )  # fmt: skip
-        policy, *_ = openrlhf(losses, "PolicyLoss.forward")(own, data.new, data.old, made.advantages, action_mask=mask)
-        value = openrlhf(losses, "ValueLoss.forward")(own, data.new_value, data.value, made.returns, action_mask=mask)
+        policy, *_ = openrlhf(losses, "PolicyLoss.forward")(
+            own, data.new, data.old, made.advantages, action_mask=mask
+        )
+        value = openrlhf(losses, "ValueLoss.forward")(
+            own, data.new_value, data.value, made.returns, action_mask=mask
+        )
         defaults = inspect.signature(openrlhf(losses, "PolicyLoss.__init__")).parameters
         assert (defaults["dual_clip"].default, defaults["token_level_loss"].default) == (None, True)
     else:
@@ -234,8 +312,12 @@ def test_openrlhf_ppo(data, installed, combination) -> None:
 def test_spreads_of_nothing_divide_by_what_each_trainer_adds() -> None:
     """Equal rewards, and a mean that is not quite theirs: 1e-6 over the spread 0."""
     advantage, mask = torch.full((4, 1), 1e-6, dtype=F64), torch.ones(4, 1, dtype=torch.bool)
-    assert torch.allclose(whitened(advantage, mask, 2, "group"), torch.full((4, 1), 1e-6 / 1e-8, dtype=F64))
-    assert torch.allclose(whitened(advantage, mask, 2, "group_trl"), torch.full((4, 1), 1e-6 / 1e-4, dtype=F64))
+    assert torch.allclose(
+        whitened(advantage, mask, 2, "group"), torch.full((4, 1), 1e-6 / 1e-8, dtype=F64)
+    )
+    assert torch.allclose(
+        whitened(advantage, mask, 2, "group_trl"), torch.full((4, 1), 1e-6 / 1e-4, dtype=F64)
+    )
     tiny = torch.tensor([[1e-6], [-1e-6], [1e-6], [-1e-6]], dtype=F64)
     for whitening, unit in (
         ("batch", math.sqrt(4e-12 / 3) + 1e-8), ("batch_verl", math.sqrt(4e-12 / 3 + 1e-8)), ("batch_openrlhf", 1e-4),

@@ -34,7 +34,11 @@ def test_a_row_a_claim_in_the_order_asked_for() -> None:
 
 
 def test_all_are_checked_where_none_is_named() -> None:
-    assert study.ClaimsOptions().claims == study.ClaimsOptions(claims="all").claims == tuple(claims.names())
+    assert (
+        study.ClaimsOptions().claims
+        == study.ClaimsOptions(claims="all").claims
+        == tuple(claims.names())
+    )
     assert study.ClaimsOptions(claims="k3_less_variance").claims == ("k3_less_variance",)
 
 
@@ -60,7 +64,9 @@ def test_through_the_app(tmp_path, monkeypatch, blank_pages) -> None:
     monkeypatch.chdir(tmp_path)
     result = klbench.run("claims", "claims=[k3_less_variance,ratio_mean_one]", "out=here", "seed=7")
     assert result.status == "done"
-    pd.testing.assert_frame_equal(result.tables["claims"], run("k3_less_variance", "ratio_mean_one", seed=7), check_exact=True)
+    pd.testing.assert_frame_equal(
+        result.tables["claims"], run("k3_less_variance", "ratio_mean_one", seed=7), check_exact=True
+    )
     written = pd.read_csv(tmp_path / "here" / "tables" / "claims.csv")
     assert list(written.columns[:5]) == COLUMNS
 
@@ -68,7 +74,10 @@ def test_through_the_app(tmp_path, monkeypatch, blank_pages) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("claims=[k3_less_varience]", r"unknown claim 'k3_less_varience'; did you mean 'k3_less_variance'\? Available: "),
+        (
+            "claims=[k3_less_varience]",
+            r"unknown claim 'k3_less_varience'; did you mean 'k3_less_variance'\? Available: ",
+        ),
         ("claims=nothing_of_the_kind", r"claims='nothing_of_the_kind': unknown claim"),
         ("claims=[]", r"^claims=\[\]: needs at least 1 of them$"),
         ("claims=[ratio_mean_one,ratio_mean_one]", r"ratio_mean_one is named twice$"),

@@ -58,12 +58,16 @@ def whole(tmp_path_factory):
 
 def test_the_tables_hold_the_exact_kl_beside_what_samples_say_of_it(whole) -> None:
     training = whole[1]["training"]
-    assert [tuple(each) for each in training[["combination", "step"]].to_numpy()] == [(n, s) for n in NAMES for s in (0, 3, 6)]
+    assert [tuple(each) for each in training[["combination", "step"]].to_numpy()] == [
+        (n, s) for n in NAMES for s in (0, 3, 6)
+    ]
     assert set(training["algorithm"]) == {"dpo"}
     start = training[training["step"] == 0]
     assert float(start["kl"].abs().max()) == 0.0
     assert np.allclose(start.loc[start["combination"] != "dpo smoothed 0.1", "loss"], math.log(2.0))
-    assert bool((start["accuracy"] == 0.5).all())  # the policy is its reference, to the bit: every pair is a tie
+    assert bool(
+        (start["accuracy"] == 0.5).all()
+    )  # the policy is its reference, to the bit: every pair is a tie
     assert bool((start["margin"] == 0.0).all())
     later = training[training["step"] > 0]
     assert bool((later["kl"] > 0).all())
@@ -104,13 +108,22 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatc
         pd.testing.assert_frame_equal(found[name], table, check_exact=True)
 
 
-def test_pairs_of_ones_own_take_the_place_of_sampled_ones_and_the_page_says_so(tmp_path, monkeypatch) -> None:
+def test_pairs_of_ones_own_take_the_place_of_sampled_ones_and_the_page_says_so(
+    tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     rows = [{"prompt": "A tale", "chosen": " of two", "rejected": " of a long day"}] * 3
     (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
     small = [f"{key}={value}" for key, value in TINY.items() if isinstance(value, int | float)]
     run = app.run(
-        "dpo_lm", *small, "divergences=[kl_qp]", "preferences=pairs.jsonl", "label_scale=1", "beta=0.1", "workers=1", "out=run"
+        "dpo_lm",
+        *small,
+        "divergences=[kl_qp]",
+        "preferences=pairs.jsonl",
+        "label_scale=1",
+        "beta=0.1",
+        "workers=1",
+        "out=run",
     )
     training = run.tables["training"]
     assert training["loss"].iloc[-1] < training["loss"].iloc[0]
@@ -122,11 +135,19 @@ def test_pairs_of_ones_own_take_the_place_of_sampled_ones_and_the_page_says_so(t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": "x", "chosen": "y"}', "pairs.jsonl, line 1: no key 'rejected'; expected prompt, chosen, rejected"),
-        ('{"prompt": "x", "chosen": "y", "rejected": ""}', "line 1: 'rejected' must be text that is not empty"),
+        (
+            '{"prompt": "x", "chosen": "y"}',
+            "pairs.jsonl, line 1: no key 'rejected'; expected prompt, chosen, rejected",
+        ),
+        (
+            '{"prompt": "x", "chosen": "y", "rejected": ""}',
+            "line 1: 'rejected' must be text that is not empty",
+        ),
     ],
 )
-def test_pairs_that_cannot_be_read_are_named_and_nothing_is_left(tmp_path, monkeypatch, content, message) -> None:
+def test_pairs_that_cannot_be_read_are_named_and_nothing_is_left(
+    tmp_path, monkeypatch, content, message
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=re.escape(message)):

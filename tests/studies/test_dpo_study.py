@@ -111,12 +111,22 @@ def test_final_is_paired_with_the_standard(trained) -> None:
 
 def test_places_are_paired_with_the_loss_that_ends_nearest(trained) -> None:
     final = trained["dpo_final"]
-    last = trained["training"].query("step == 20").pivot_table(index="seed", columns=["pairs", "arm"], values="kl_to_optimum")
-    start = trained["training"].query("step == 0 and arm == 'dpo' and pairs == 16").set_index("seed")["kl_to_optimum"]
+    last = (
+        trained["training"]
+        .query("step == 20")
+        .pivot_table(index="seed", columns=["pairs", "arm"], values="kl_to_optimum")
+    )
+    start = (
+        trained["training"]
+        .query("step == 0 and arm == 'dpo' and pairs == 16")
+        .set_index("seed")["kl_to_optimum"]
+    )
     for row in final.to_dict("records"):
         ends = last[row["pairs"]]
         nearest = ends.mean().idxmin()
-        assert row["nearest_difference"] == pytest.approx((ends[row["arm"]] - ends[nearest]).mean(), abs=1e-12)
+        assert row["nearest_difference"] == pytest.approx(
+            (ends[row["arm"]] - ends[nearest]).mean(), abs=1e-12
+        )
         assert (row["place"] == "nearest") == (row["arm"] == nearest)
         assert row["last_start_difference"] == pytest.approx((ends[row["arm"]] - start).mean())
         nearer = row["last_start_difference_high"] < 0
@@ -139,7 +149,10 @@ def test_pairs_are_enough_from_which_on_all_end_nearer_than_the_reference(nearer
 
 
 def test_earlier_tables_are_completed_as_they_would_be_written_today(trained) -> None:
-    new = {schema.table: [column.name for column in schema.columns if column.since] for schema in TABLES}
+    new = {
+        schema.table: [column.name for column in schema.columns if column.since]
+        for schema in TABLES
+    }
     earlier = {name: table.drop(columns=new[name]) for name, table in trained.items()}
     for name, table in complete(earlier).items():
         pd.testing.assert_frame_equal(table, trained[name], check_like=True)
@@ -156,7 +169,9 @@ def test_the_optima_are_exact(trained) -> None:
 
 
 def test_enough_pairs_and_steps_reach_the_optimum() -> None:
-    options = configured("dpo", **TINY | {"model": "table", "steps": 1500, "every": 1500, "learning_rate": 0.1})
+    options = configured(
+        "dpo", **TINY | {"model": "table", "steps": 1500, "every": 1500, "learning_rate": 0.1}
+    )
     rows = pd.DataFrame(perform(options, 0, math.inf, (0, 1))["training"])
     last = rows[rows["step"] == 1500]
     assert bool((last.query("arm == 'dpo'")["kl_to_optimum"] < 1e-3).all())
@@ -176,7 +191,9 @@ def test_rates_are_lines_through_logarithms(trained) -> None:
 def test_estimators_by_enumeration() -> None:
     options = configured("dpo", **TINY)
     bed = make_testbed(options, 0, (0, 1))
-    log_probs = (bed.log_p + 0.8 * torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(1))).log_softmax(-1)
+    log_probs = (
+        bed.log_p + 0.8 * torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(1))
+    ).log_softmax(-1)
     log_q = bed.tree.sum_along(log_probs)
     exact = (log_q.exp() * (log_q - bed.leaf_log_p)).sum(-1)
     views = estimates.views(bed, log_probs)
@@ -188,7 +205,9 @@ def test_estimators_by_enumeration() -> None:
     for row in estimates.rows(bed, log_probs, dpo_world.sampled(bed, n, 1.0), n, n, 3):
         assert abs(row["estimate"] - row["expected"]) <= 5 * row["estimate_se"]
     told = estimates.k1(bed, log_q[None], n, 3)
-    assert bool(((told["kl_estimate"][0] - exact.mean(-1)).abs() <= 5 * told["kl_estimate_se"][0]).all())
+    assert bool(
+        ((told["kl_estimate"][0] - exact.mean(-1)).abs() <= 5 * told["kl_estimate_se"][0]).all()
+    )
 
 
 def test_what_was_told_of_the_kl(trained) -> None:
@@ -206,7 +225,9 @@ def test_the_same_bits_whatever_the_workers_and_the_other_seeds(trained) -> None
         pd.testing.assert_frame_equal(table, trained[name], check_exact=True)
     few = tables(seeds=1, comparisons=(16,), divergences=("kl_qp",), smoothings=())["training"]
     every = trained["training"]
-    same = every[(every["seed"] == 0) & (every["arm"] == "dpo") & every["pairs"].isin([16, math.inf])]
+    same = every[
+        (every["seed"] == 0) & (every["arm"] == "dpo") & every["pairs"].isin([16, math.inf])
+    ]
     pd.testing.assert_frame_equal(few, same.reset_index(drop=True), check_exact=True)
 
 
@@ -227,10 +248,14 @@ def test_an_interrupted_run_continues_to_the_same_bits(trained, tmp_path) -> Non
 
 def test_flipped_labels_have_an_optimum_of_their_own() -> None:
     plain, flipped = (
-        pd.DataFrame(optimum_rows(configured("dpo", **TINY | {"flips": flips}), 0, (0,))).set_index("arm")
+        pd.DataFrame(optimum_rows(configured("dpo", **TINY | {"flips": flips}), 0, (0,))).set_index(
+            "arm"
+        )
         for flips in (0.0, 0.2)
     )
-    assert flipped.loc["dpo", "kl_to_optimum"] == pytest.approx(plain.loc["dpo smoothed 0.2", "kl_to_optimum"])
+    assert flipped.loc["dpo", "kl_to_optimum"] == pytest.approx(
+        plain.loc["dpo smoothed 0.2", "kl_to_optimum"]
+    )
     assert flipped.loc["dpo smoothed 0.2", "kl_to_optimum"] > flipped.loc["dpo", "kl_to_optimum"]
     assert bool((flipped["residual"] < 1e-10).all())
 
@@ -245,7 +270,11 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
 
     monkeypatch.setattr(dpo_world.PreferenceReplicas, "step", poisoned)
     rows = perform(configured("dpo", **TINY), 0, 16, (0, 1))["training"]
-    told = {(row["arm"], row["seed"], row["step"], row["status"]) for row in rows if row["status"] != "ok"}
+    told = {
+        (row["arm"], row["seed"], row["step"], row["status"])
+        for row in rows
+        if row["status"] != "ok"
+    }
     assert told == {("f-dpo kl_pq", 1, 20, "diverged at step 12: the loss is nan")}
 
 
@@ -277,7 +306,9 @@ def test_presets_give_way_to_keys() -> None:
     thorough = configured("dpo", preset="thorough", seeds=3)
     assert thorough.seeds == 3
     assert len(thorough.arms) > len(configured("dpo").arms)
-    assert configured("dpo").arms[2].beta == pytest.approx(4.0)  # a fourth of the curvature, four times the weight
+    assert configured("dpo").arms[2].beta == pytest.approx(
+        4.0
+    )  # a fourth of the curvature, four times the weight
 
 
 def test_from_the_command_line(tmp_path) -> None:
@@ -302,7 +333,9 @@ def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
     found = tables(seeds=3)
     final = found["dpo_final"].query("pairs == 256").set_index("arm")
     last = (
-        found["training"].query("pairs == 256 and step == 20").pivot_table(index="seed", columns="arm", values="kl_to_optimum")
+        found["training"]
+        .query("pairs == 256 and step == 20")
+        .pivot_table(index="seed", columns="arm", values="kl_to_optimum")
     )
     standard, other, gone = (final.loc[name] for name in ARMS)
     assert standard["last"] == pytest.approx(last["dpo"][[1, 2]].mean())
@@ -311,7 +344,11 @@ def test_what_diverged_is_in_no_mean(monkeypatch) -> None:
     assert other["last_start_difference_seeds"] == 2
     assert other["last_difference"] == pytest.approx(last[ARMS[1]][2] - last["dpo"][2])
     assert (gone["seeds"], gone["diverged"], gone["outcome"]) == (0, 3, "diverged on all seeds")
-    assert gone[["last", "last_low", "best", "stopped", "last_difference", "kl", "best_kl"]].isna().all()
+    assert (
+        gone[["last", "last_low", "best", "stopped", "last_difference", "kl", "best_kl"]]
+        .isna()
+        .all()
+    )
     curves = found["dpo_curves"].query("pairs == 256 and arm == @ARMS[1]")
     assert list(curves["seeds"]) == [3, 2, 2]
     assert found["dpo_rates"].set_index("arm").loc[ARMS[1], "seeds"] == 2

@@ -33,7 +33,15 @@ PROMISED = (
     "status",
 )
 WORDS = {
-    "placement": {"loss", "reward", "reward_to_go", "loss_and_reward", "straight_through", "full", "full_with_score"},
+    "placement": {
+        "loss",
+        "reward",
+        "reward_to_go",
+        "loss_and_reward",
+        "straight_through",
+        "full",
+        "full_with_score",
+    },
     "level": {"token", "sequence"},
     "correction": {"none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio"},
     "method": {"enumeration", "closed-form", "sampling"},
@@ -59,7 +67,9 @@ def measured() -> dict[str, pd.DataFrame]:
     return tables("gradient", pairs=(pair(), GAUSSIAN, EXPONENTIAL), samples=20_000)
 
 
-def test_an_interrupted_run_keeps_what_is_finished_and_continues_to_the_same_bits(measured, tmp_path) -> None:
+def test_an_interrupted_run_keeps_what_is_finished_and_continues_to_the_same_bits(
+    measured, tmp_path
+) -> None:
     def stop(done: int, total: int, what: str) -> None:
         if done == 2:
             raise KeyboardInterrupt
@@ -89,7 +99,12 @@ def test_the_columns_and_words_that_are_promised(measured) -> None:
 def test_what_is_found_is_what_is_known(measured) -> None:
     table = measured["gradients"].set_index(["pair", "combination"])
     sequence = pair().title
-    for name, found in (("k1_loss", "0"), ("k1_reward", "KL(q‖p)"), ("k3_sequence_loss", "KL(p‖q)"), ("k3_loss", "none")):
+    for name, found in (
+        ("k1_loss", "0"),
+        ("k1_reward", "KL(q‖p)"),
+        ("k3_sequence_loss", "KL(p‖q)"),
+        ("k3_loss", "none"),
+    ):
         assert table.loc[(sequence, name), "matches"] == found
     assert table.loc[(sequence, "k1_reward_batch_mean"), "rel_bias"] == pytest.approx(1 / 8)
     assert math.isnan(table.loc[(sequence, "k1_loss"), "cosine"])
@@ -110,7 +125,9 @@ def test_the_verdicts_are_what_is_claimed(measured) -> None:
         if claim and claim != "biased":
             assert found.loc[name, "target"] == claim.replace("grad ", "")
     assert found.loc["k1_loss", "verdict"] == "no gradient"
-    assert found.loc["k2_loss", "verdict"] == "right on some pairs"  # it leaves out what a token does to later ones
+    assert (
+        found.loc["k2_loss", "verdict"] == "right on some pairs"
+    )  # it leaves out what a token does to later ones
     assert found.loc["k1_plus", "same_as"] == "k2_loss"
     ranked = found[found["place"].notna()].sort_values("place")
     assert set(ranked["verdict"]) == {"right"}
@@ -150,7 +167,11 @@ def test_a_policy_of_two_parameters_can_be_drawn(measured) -> None:
 @pytest.mark.usefixtures("workers_at_once")
 def test_one_seed_one_table_whatever_the_workers() -> None:
     small = pair(model="table", horizon=2)
-    settings = {"pairs": (small, GAUSSIAN), "combinations": ("k3_loss", "trl_rloo", "abs_reward"), "samples": 4096}
+    settings = {
+        "pairs": (small, GAUSSIAN),
+        "combinations": ("k3_loss", "trl_rloo", "abs_reward"),
+        "samples": 4096,
+    }
     one, two = (tables("gradient", seed=5, workers=n, **settings)["gradients"] for n in (1, 2))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
     other = tables("gradient", seed=6, **settings)["gradients"]
@@ -159,7 +180,12 @@ def test_one_seed_one_table_whatever_the_workers() -> None:
 
 
 def test_axes_in_place_of_names() -> None:
-    options = GradientOptions(pairs=(GAUSSIAN,), estimators=("k3",), placements=("loss", "full"), corrections=("token_ratio",))
+    options = GradientOptions(
+        pairs=(GAUSSIAN,),
+        estimators=("k3",),
+        placements=("loss", "full"),
+        corrections=("token_ratio",),
+    )
     found = [each.spec for each in options.chosen()]
     assert "k3/loss/token/token_ratio/none" in found
     assert "k3/loss/token/token_ratio:differentiated/none" in found
@@ -169,7 +195,9 @@ def test_axes_in_place_of_names() -> None:
 @pytest.mark.parametrize(("spread", "heavy"), [(1.5, "k3_loss"), (1.2, "bregman_chi2/loss")])
 def test_a_heavy_tail_has_no_variance_in_closed_form_or_sampled(spread, heavy) -> None:
     wide = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": spread})
-    table = tables("gradient", pairs=(wide,), combinations=(heavy, "k1_reward"), samples=2048)["gradients"]
+    table = tables("gradient", pairs=(wide,), combinations=(heavy, "k1_reward"), samples=2048)[
+        "gradients"
+    ]
     assert table["status"].tolist() == ["infinite variance", "ok"]
     assert table["variance"].iloc[0] == math.inf
 
@@ -185,14 +213,23 @@ def test_a_tail_that_cancels_is_none() -> None:
         "bregman_js/loss_and_reward",
         "bregman_js/loss",
     )
-    table = tables("gradient", pairs=(pair("gaussian", **sides),), combinations=names[:3], samples=2048)["gradients"]
+    table = tables(
+        "gradient", pairs=(pair("gaussian", **sides),), combinations=names[:3], samples=2048
+    )["gradients"]
     assert table["status"].tolist() == ["ok", "ok", "infinite variance"]
     assert table["variance"].tolist() == [pytest.approx(5.107667, abs=5e-7)] * 2 + [math.inf]
     stale = pair("gaussian", **sides, mu={"std": 0.95})
     table = tables("gradient", pairs=(stale,), combinations=names, samples=65_536)["gradients"]
     # A ratio that is cut off has no slope, so that nothing cancels k3's own beyond the cap; detached, nothing does at all.
     # Of JS, f(r) - r f'(r) is -log((1 + r) / 2) / 2.
-    assert table["status"].tolist() == ["ok", "ok", "infinite variance", "infinite variance", "ok", "infinite variance"]
+    assert table["status"].tolist() == [
+        "ok",
+        "ok",
+        "infinite variance",
+        "infinite variance",
+        "ok",
+        "infinite variance",
+    ]
     assert table["matches"].iloc[1] == "KL(q‖p)"
 
 
@@ -221,8 +258,13 @@ def test_far_from_the_reference_no_digit_is_lost_and_no_claim_is_broken(logit, b
 @pytest.mark.filterwarnings("error")
 def test_where_float64_ends_the_row_says_so() -> None:
     """At -800 the bias of k3 in the loss is 1.7e344, and the exact gradient itself too small for a float."""
-    ends = tuple(pair("categorical", q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)}) for x in (-700.0, -800.0))
-    near, beyond = (part for _, part in tables("gradient", pairs=ends)["gradients"].groupby("kl_pq"))
+    ends = tuple(
+        pair("categorical", q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)})
+        for x in (-700.0, -800.0)
+    )
+    near, beyond = (
+        part for _, part in tables("gradient", pairs=ends)["gradients"].groupby("kl_pq")
+    )
     assert near["kl_pq"].iloc[0] == pytest.approx(350.0 - math.log(2.0))
     assert beyond["kl_pq"].iloc[0] == pytest.approx(400.0 - math.log(2.0))
     near, beyond = (part.set_index("combination") for part in (near, beyond))
@@ -246,13 +288,17 @@ def test_the_best_lambdas_where_float64_ends_are_no_numbers() -> None:
 def test_moments_beyond_float64_are_not_called_infinite() -> None:
     """E[r^2] = e^1600 for a shift of 40."""
     shift = pair("gaussian", q={"mean": 0.0}, p={"mean": 40.0})
-    row = tables("gradient", pairs=(shift,), combinations=("k3_loss",), samples=2048)["gradients"].iloc[0]
+    row = tables("gradient", pairs=(shift,), combinations=("k3_loss",), samples=2048)[
+        "gradients"
+    ].iloc[0]
     assert (row["variance"], row["status"]) == (math.inf, "beyond float64")
 
 
 def test_a_sampled_gradient_without_noise_is_matched_up_to_rounding() -> None:
     far = pair("gaussian", q={"mean": [0.1, 0.7, -0.3]}, p={"mean": 0.0, "std": [1.2, 0.8, 1.0]})
-    table = tables("gradient", pairs=(far,), combinations=("full_loss", "k2_loss"), samples=2048)["gradients"]
+    table = tables("gradient", pairs=(far,), combinations=("full_loss", "k2_loss"), samples=2048)[
+        "gradients"
+    ]
     row = table.iloc[0]
     assert row["method"] == "sampling"
     assert row["variance"] < 1e-24
@@ -262,7 +308,9 @@ def test_a_sampled_gradient_without_noise_is_matched_up_to_rounding() -> None:
 
 def test_a_mean_that_diverges_is_no_number() -> None:
     wider = pair("gaussian", q={"std": 1.0}, p={"mean": 0.1, "std": 1.6})
-    row = tables("gradient", pairs=(wider,), combinations=("bregman_chi2/loss",), samples=2048)["gradients"].iloc[0]
+    row = tables("gradient", pairs=(wider,), combinations=("bregman_chi2/loss",), samples=2048)[
+        "gradients"
+    ].iloc[0]
     assert row["status"] == "infinite mean"
     assert math.isnan(row["rel_bias"])
     assert row["matches"] == ""
@@ -281,7 +329,9 @@ def test_a_sampler_with_light_tails_has_weights_without_variance(spread, status)
 def test_so_near_the_reference_that_all_is_rounding() -> None:
     near = pair("gaussian", q={"mean": 0.0}, p={"mean": 1e-8})
     some = ("k1_loss", "k2_loss", "k3_loss", "k3_reward", "full_loss")
-    table = tables("gradient", pairs=(near,), combinations=some, samples=2048)["gradients"].set_index("combination")
+    table = tables("gradient", pairs=(near,), combinations=some, samples=2048)[
+        "gradients"
+    ].set_index("combination")
     assert set(table["status"]) == {"ok"}
     assert table.loc["k1_loss", "matches"].endswith("0")
 
@@ -289,7 +339,10 @@ def test_so_near_the_reference_that_all_is_rounding() -> None:
 def test_chance_does_not_break_an_exact_claim() -> None:
     near = pair("exponential", q={"rate": 1.0}, p={"rate": 0.7})
     settings = {"pairs": (near,), "combinations": ("trl_rloo",), "samples": 2048}
-    found = {tables("gradient", seed=seed, **settings)["gradients"]["status"].iloc[0] for seed in range(20)}
+    found = {
+        tables("gradient", seed=seed, **settings)["gradients"]["status"].iloc[0]
+        for seed in range(20)
+    }
     assert found == {"ok"}
 
 
@@ -297,17 +350,29 @@ def test_chance_does_not_break_an_exact_claim() -> None:
     ("options", "message"),
     [
         ({"combinations": ["k3_los"]}, "did you mean 'k3_loss'?"),
-        ({"combinations": ["k3_ratio_loss", "trl_grpo"]}, "k3_ratio_loss and trl_grpo are the same combination"),
+        (
+            {"combinations": ["k3_ratio_loss", "trl_grpo"]},
+            "k3_ratio_loss and trl_grpo are the same combination",
+        ),
         ({"combinations": ["k3_loss", "k3/loss"]}, "k3_loss and k3/loss are the same combination"),
         ({"combinations": []}, "needs at least 1 of them"),
         ({"placements": ["los"]}, "must be one of 'loss'"),
-        ({"estimators": ["k3"], "placements": ["full"], "levels": ["sequence"]}, "no combination of these"),
+        (
+            {"estimators": ["k3"], "placements": ["full"], "levels": ["sequence"]},
+            "no combination of these",
+        ),
         ({"group": 1}, "must be at least 2"),
         ({"samples": 512}, "samples=512 must be at least 256 times group=8: 2048"),
         ({"combinations": ["k3_loss"], "estimators": ["k1"]}, "not both"),
         ({"combinations": "trl_grp"}, "did you mean 'trl_grpo'?"),
-        ({"pairs": [pair("gaussian", q={"mean": 1.0}, p={"mean": 1.0})]}, "policy and reference are the same"),
-        ({"pairs": [LAPLACE]}, "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: "),
+        (
+            {"pairs": [pair("gaussian", q={"mean": 1.0}, p={"mean": 1.0})]},
+            "policy and reference are the same",
+        ),
+        (
+            {"pairs": [LAPLACE]},
+            "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: ",
+        ),
     ],
 )
 def test_bad_settings_get_one_line(options, message) -> None:
@@ -318,7 +383,9 @@ def test_bad_settings_get_one_line(options, message) -> None:
 
 
 def test_staleness_takes_a_pair_that_can_lag() -> None:
-    with pytest.raises(ConfigError, match="gaussian pairs have no lag; staleness is measured on pair=sequence"):
+    with pytest.raises(
+        ConfigError, match="gaussian pairs have no lag; staleness is measured on pair=sequence"
+    ):
         build(get("staleness").options, {"pairs": [GAUSSIAN]})
 
 
@@ -356,19 +423,28 @@ def test_staleness() -> None:
     assert found.loc["k3_loss", "verdict"] == "off at every lag"
     wrong = found[found["verdict"] != "right at every lag"]
     biased = wrong.loc[wrong["best_sampled_up_to"].idxmax()]
-    rival, at = later.loc[biased["sampled_rival"]], biased["best_sampled_up_to"]  # errors are equal in such a batch
+    rival, at = (
+        later.loc[biased["sampled_rival"]],
+        biased["best_sampled_up_to"],
+    )  # errors are equal in such a batch
     error = biased["rel_bias_last"] ** 2 + biased["rel_std_last"] ** 2 / at
     assert error == pytest.approx(rival["rel_std"] ** 2 / at)
 
 
 def test_effective_sample_size_by_the_draws() -> None:
     stale = pair(lag=0.1)
-    found = get("staleness").run(get("staleness").options(pairs=(pair(),), lags=(0.1,)), Context(0))["staleness"]["ess"].iloc[0]
+    found = (
+        get("staleness")
+        .run(get("staleness").options(pairs=(pair(),), lags=(0.1,)), Context(0))["staleness"]["ess"]
+        .iloc[0]
+    )
     per_prompt = []
     for atoms in stale.gradient_task().atoms():
         weight = (atoms.rollouts.log_q - atoms.rollouts.log_mu).sum(-1).exp()
         assert float(atoms.probability @ weight) == pytest.approx(1.0)
-        per_prompt.append(float(atoms.probability @ weight) ** 2 / float(atoms.probability @ weight**2))
+        per_prompt.append(
+            float(atoms.probability @ weight) ** 2 / float(atoms.probability @ weight**2)
+        )
     assert found == pytest.approx(np.mean(per_prompt))
 
 
@@ -378,7 +454,9 @@ def test_lambda_is_least_where_it_is_said_to_be() -> None:
     assert row["lambda_value"] == pytest.approx((row["kl_qp"] + row["kl_pq"]) / row["chi2"])
     assert row["value_std_best"] < min(row["value_std_k1"], row["value_std_k3"])
     best = row["gradient_rel_std_gradient_best"]
-    assert best < min(row["gradient_rel_std_0"], row["gradient_rel_std_1"], row["gradient_rel_std_value_best"])
+    assert best < min(
+        row["gradient_rel_std_0"], row["gradient_rel_std_1"], row["gradient_rel_std_value_best"]
+    )
     # The same by the loss itself: k_lambda with its ratio differentiated.
     for weight, column in ((row["lambda_gradient"], best), (0.0, row["gradient_rel_std_0"])):
         spec = f"k_lambda:{float(weight)!r}/loss/sequence/sequence_ratio:differentiated"
@@ -399,12 +477,17 @@ def test_lambdas_far_from_the_reference_keep_their_digits() -> None:
         best = 1 + sum(w * x for w, x in zip(weights, u, strict=True)) / sum(weights)
         square = 2 * (q[0] * q[1] * (u[0] - u[1])) ** 2
         noise = {
-            at: mpmath.sqrt((sum(w * (x + 1 - at) ** 2 for w, x in zip(weights, u, strict=True)) - square) / square)
+            at: mpmath.sqrt(
+                (sum(w * (x + 1 - at) ** 2 for w, x in zip(weights, u, strict=True)) - square)
+                / square
+            )
             for at in (0, 1, best)
         }
     assert row["lambda_gradient"] == pytest.approx(float(best), rel=1e-13)
     for at, column in ((0, "0"), (1, "1"), (best, "gradient_best")):
-        assert row[f"gradient_rel_std_{column}"] == pytest.approx(float(noise[at]), rel=1e-10, abs=1e-6), column
+        assert row[f"gradient_rel_std_{column}"] == pytest.approx(
+            float(noise[at]), rel=1e-10, abs=1e-6
+        ), column
 
 
 def test_lambda_refuses_what_it_cannot_enumerate() -> None:

@@ -17,7 +17,13 @@ class Rescoring(SequencePair):
 
     def rescored(self, completions, dtype):
         off = np.where(completions.mask, 0.01 * (-1.0) ** np.arange(completions.mask.shape[1]), 0.0)
-        return Completions(**{**vars(completions), "log_p": completions.log_p + off, "log_q": completions.log_q - off})
+        return Completions(
+            **{
+                **vars(completions),
+                "log_p": completions.log_p + off,
+                "log_q": completions.log_q - off,
+            }
+        )
 
     def truncated(self, completions, k):
         return Truncated(k, completions.kl_qp * (1.0 - 1.0 / (1 + k)), completions.kl_qp / (1 + k))
@@ -34,8 +40,14 @@ def tables(**options):
 def test_no_more_are_made_or_scored_again_than_are_measured(monkeypatch) -> None:
     made, scored = [], []
     completions, rescored = SequencePair.completions, Rescoring.rescored
-    monkeypatch.setattr(Rescoring, "completions", lambda self, *of: made.append(of[2]) or completions(self, *of))
-    monkeypatch.setattr(Rescoring, "rescored", lambda self, of, *a: scored.append(len(of.log_q)) or rescored(self, of, *a))
+    monkeypatch.setattr(
+        Rescoring, "completions", lambda self, *of: made.append(of[2]) or completions(self, *of)
+    )
+    monkeypatch.setattr(
+        Rescoring,
+        "rescored",
+        lambda self, of, *a: scored.append(len(of.log_q)) or rescored(self, of, *a),
+    )
     found = tables(samples=64, shard=256, rescored=128, truncations=(1,))
     assert set(found["values"]["samples"]) == {64}
     assert set(found["dtype"]["completions"]) == set(found["truncation"]["completions"]) == {64}
@@ -48,7 +60,9 @@ def test_scoring_again() -> None:
     dtype = found["dtype"].set_index(["what", "estimator", "level"])
     assert set(dtype["completions"]) == {200}
     itself = dtype.loc["policy against itself"]
-    assert itself.loc[("k2", "token"), "change"] == pytest.approx(0.5e-4 * dtype["tokens"].iloc[0] / 200)
+    assert itself.loc[("k2", "token"), "change"] == pytest.approx(
+        0.5e-4 * dtype["tokens"].iloc[0] / 200
+    )
     k1 = dtype.loc[("policy against reference", "k1", "token")]
     assert k1["change"] == pytest.approx(k1["mean_there"] - k1["mean"])
     assert k1["largest"] == pytest.approx(0.02)

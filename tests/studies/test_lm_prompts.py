@@ -28,7 +28,15 @@ def test_both_standard_errors_come_true() -> None:
         same, new = fixed[PROMPT] + noise, stream.normal(0.0, 0.5, PER_PROMPT.size)[PROMPT] + noise
         here = rows(Prompts.of_completions(PROMPT, same, new, None))
         one, other = here["k1"], here["k3"]
-        found.append((one["mean"], one["se_same"] ** 2, other["mean"], other["se_new"] ** 2, other["se"] ** 2))
+        found.append(
+            (
+                one["mean"],
+                one["se_same"] ** 2,
+                other["mean"],
+                other["se_new"] ** 2,
+                other["se"] ** 2,
+            )
+        )
     means = np.array(found)
     for mean, squared_se, least in ((0, 1, 0.99), (2, 3, 0.75)):
         variance = means[:, mean].var(ddof=1)
@@ -48,14 +56,19 @@ def test_the_share_between_prompts() -> None:
     y = stream.normal(size=prompt.size)
     assert rows(Prompts.of_completions(prompt, y, y, None))["k1"]["between_share"] < 0.01
     # What has no noise within prompts is certain for these very prompts.
-    assert rows(Prompts.of_completions(prompt, x, x, prompt * 0.5))["exact KL"]["se_same"] == pytest.approx(0.0, abs=1e-6)
+    assert rows(Prompts.of_completions(prompt, x, x, prompt * 0.5))["exact KL"][
+        "se_same"
+    ] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_parts_merge_to_the_whole() -> None:
     stream = streams.generator(0, "merge")
     prompt, k1, k3, exact = stream.integers(0, 9, 100), *(stream.normal(size=100) for _ in range(3))
     whole = Prompts.of_completions(prompt, k1, k3, exact)
-    parts = [Prompts.of_completions(*(x[at] for x in (prompt, k1, k3, exact))) for at in (slice(0, 13), slice(13, 100))]
+    parts = [
+        Prompts.of_completions(*(x[at] for x in (prompt, k1, k3, exact)))
+        for at in (slice(0, 13), slice(13, 100))
+    ]
     merged = parts[0].merge(parts[1])
     for name, array in vars(whole).items():
         np.testing.assert_allclose(getattr(merged, name), array, rtol=1e-12, atol=1e-12)

@@ -19,7 +19,17 @@ from klbench.studies.lm.options import LmOptions
 from klbench.types import ConfigError, Draws
 
 SMALL = {"vocabulary": 3, "horizon": 3, "prompts": 2, "kl": 0.3}
-NAMES = ("k1", "k2", "k3", "k_lambda:0.3", "abs", "k3_clamped:0.2", "bregman_kl_pq", "k1_weighted", "k3_weighted")
+NAMES = (
+    "k1",
+    "k2",
+    "k3",
+    "k_lambda:0.3",
+    "abs",
+    "k3_clamped:0.2",
+    "bregman_kl_pq",
+    "k1_weighted",
+    "k3_weighted",
+)
 PROMISED = """pair estimator target batch samples truth truth_error truth_method mean mean_se bias bias_se variance std rmse
 rel_bias rel_std exact_bias exact_std frac_negative n_nonfinite khat status level per"""
 TIMED = {"throughput", "cost"}
@@ -32,7 +42,11 @@ def pair(lag: float = 0.0) -> SequencePair:
 
 def tables(*measured, seed=0, workers=1, folder=None, **options) -> dict[str, pd.DataFrame]:
     context = Context(seed, workers=workers, folder=folder)
-    return dict(get("lm").run(LmOptions(pairs=measured, **{"samples": 20_000, "shard": 2_048} | options), context))
+    return dict(
+        get("lm").run(
+            LmOptions(pairs=measured, **{"samples": 20_000, "shard": 2_048} | options), context
+        )
+    )
 
 
 @cache
@@ -57,7 +71,9 @@ def atoms(p: SequencePair):
 
 def row(table: pd.DataFrame, name: str, level: str, per: str = "sequence") -> pd.Series:
     (found,) = (
-        each for _, each in table[(table["estimator"] == name) & (table["level"] == level)].iterrows() if each["per"] == per
+        each
+        for _, each in table[(table["estimator"] == name) & (table["level"] == level)].iterrows()
+        if each["per"] == per
     )
     return found
 
@@ -71,7 +87,9 @@ def test_means_and_spreads_are_those_of_enumeration(lag) -> None:
     for name in NAMES:
         estimator = estimators.get(name)
         if estimator.needs_weight and not lag:
-            assert set(table[table["estimator"] == name]["status"]) == {"skipped: needs log-probabilities of a third sampler"}
+            assert set(table[table["estimator"] == name]["status"]) == {
+                "skipped: needs log-probabilities of a third sampler"
+            }
             continue
         tokens = np.where(mask, estimator.terms(Draws(log_ratio, log_weight)), 0.0).sum(-1)
         whole = estimator.terms(Draws(log_ratio.sum(-1), log_weight.sum(-1)))
@@ -82,13 +100,22 @@ def test_means_and_spreads_are_those_of_enumeration(lag) -> None:
             assert abs(found["variance"] - variance) <= 5 * found["variance_se"]
             assert found["std"] ** 2 == pytest.approx(found["variance"])
             negative = float((probability * (terms < 0)).sum())
-            assert abs(found["frac_negative"] - negative) <= 5 * math.sqrt(negative * (1 - negative) / 20_000)
+            assert abs(found["frac_negative"] - negative) <= 5 * math.sqrt(
+                negative * (1 - negative) / 20_000
+            )
             if found["bias_method"] == "paired":
-                target = found["truth"] if found["truth_method"] == "enumeration" else mean - found["bias"]
+                target = (
+                    found["truth"]
+                    if found["truth_method"] == "enumeration"
+                    else mean - found["bias"]
+                )
                 assert abs(found["bias"] - (mean - target)) <= 5 * found["bias_se"]
                 compared += found["truth_method"] == "enumeration"
         found = row(table, name, "token", "token")
-        assert abs(found["mean"] - float((probability * tokens).sum()) / length) <= 5 * found["mean_se"]
+        assert (
+            abs(found["mean"] - float((probability * tokens).sum()) / length)
+            <= 5 * found["mean_se"]
+        )
     assert compared >= 10
 
 
@@ -125,7 +152,9 @@ def test_the_exact_sums_and_what_is_measured_against_them(lag) -> None:
 def test_standard_errors_come_true_over_many_seeds(lag) -> None:
     seeds, found = 300, []
     probability, log_ratio, *_, mask = atoms(pair(lag))
-    chosen = (estimators.get("abs"),)  # terms whose distribution is mild: intervals of k3 come true only slowly
+    chosen = (
+        estimators.get("abs"),
+    )  # terms whose distribution is mild: intervals of k3 come true only slowly
     tokens = np.where(mask, chosen[0](log_ratio), 0.0).sum(-1)
     mean, length = float((probability * tokens).sum()), float((probability * mask.sum(-1)).sum())
     variance = float((probability * (tokens - mean) ** 2).sum())
@@ -190,7 +219,9 @@ def test_the_truth_from_the_policys_own_completions_is_over_the_same_length() ->
     for name in ("k1", "k1_weighted"):
         per_token, whole = row(found, name, "token", "token"), row(found, name, "token")
         assert abs(per_token["truth"] - 0.3 / length) <= 5 * per_token["truth_error"]
-        assert per_token["bias"] == pytest.approx(whole["bias"] * found["samples"].iloc[0] / found["tokens"].iloc[0])
+        assert per_token["bias"] == pytest.approx(
+            whole["bias"] * found["samples"].iloc[0] / found["tokens"].iloc[0]
+        )
         assert per_token["bias_se"] == pytest.approx(whole["bias_se"] / length, rel=0.1)
 
 
@@ -212,8 +243,14 @@ def test_positions_are_those_of_enumeration_and_add_up() -> None:
     assert table["n"].iloc[0] == 20_000
     for t, found in enumerate(table.to_dict("records")):
         alive = float((probability * mask[..., t]).sum())
-        assert abs(found["n"] / 20_000 - alive) <= 5 * math.sqrt(alive * (1 - alive) / 20_000) + 1e-12
-        for name, values in (("kl_qp", kl_qp), ("k1", -log_ratio), ("k3", estimators.get("k3")(log_ratio))):
+        assert (
+            abs(found["n"] / 20_000 - alive) <= 5 * math.sqrt(alive * (1 - alive) / 20_000) + 1e-12
+        )
+        for name, values in (
+            ("kl_qp", kl_qp),
+            ("k1", -log_ratio),
+            ("k3", estimators.get("k3")(log_ratio)),
+        ):
             exact = float((probability * values[..., t]).sum()) / alive
             assert abs(found[name] - exact) <= 5 * found[f"{name}_se"] + 1e-12
         assert 0.0 < found["frac_negative"] < 1.0
@@ -228,12 +265,18 @@ def test_tokens_that_carry_the_divergence() -> None:
     assert table["rank"].tolist() == [1, 2, 3, 4]
     assert table["k1_sum"].abs().is_monotonic_decreasing
     assert table["k1_sum"].sum() == pytest.approx(20_000 * row(sums, "k1", "token")["mean"])
-    assert table["kl_sum"].sum() == pytest.approx(20_000 * row(sums, "rao_blackwell", "token")["mean"])
+    assert table["kl_sum"].sum() == pytest.approx(
+        20_000 * row(sums, "rao_blackwell", "token")["mean"]
+    )
     assert table["count"].sum() == sums["tokens"].iloc[0]
     probability, log_ratio, *_ = atoms(pair())
     token, mask = (np.asarray(pair().tree.paths[i]) for i in (1, 2))
     for found in table.to_dict("records"):
-        exact = float((probability * np.where(mask & (token == found["token"]), -log_ratio, 0.0).sum(-1)).sum())
+        exact = float(
+            (
+                probability * np.where(mask & (token == found["token"]), -log_ratio, 0.0).sum(-1)
+            ).sum()
+        )
         assert abs(found["k1_sum"] - 20_000 * exact) <= 5 * found["k1_sum_se"]
 
 
@@ -243,7 +286,9 @@ def test_tokens_with_the_largest_ratios() -> None:
     assert table["rank"].tolist() == [1, 2, 3, 4]
     _, log_ratio, *_ = atoms(pair())
     token, mask = (np.asarray(pair().tree.paths[i]) for i in (1, 2))
-    for found in table.to_dict("records"):  # 20,000 completions of such a policy meet all that there are
+    for found in table.to_dict(
+        "records"
+    ):  # 20,000 completions of such a policy meet all that there are
         exact = np.abs(np.where(mask & (token == found["token"]), log_ratio, 0.0)).max()
         assert found["largest"] == pytest.approx(exact)
 
@@ -277,7 +322,9 @@ def test_the_same_bits_whatever_the_workers_and_another_seed_is_another_run() ->
     assert not alone["values"]["mean"].equals(other["values"]["mean"])
     # An estimator more or less changes no other's numbers.
     few = tables(pair(), pair(0.1), samples=1_000, shard=128, estimators=("k3",))["values"]
-    same = alone["values"].merge(few, on=["pair", "estimator", "level", "per"], suffixes=("", "_few"))
+    same = alone["values"].merge(
+        few, on=["pair", "estimator", "level", "per"], suffixes=("", "_few")
+    )
     kept = same[~same["status"].str.startswith("skipped")]
     np.testing.assert_array_equal(kept["mean"], kept["mean_few"])
     np.testing.assert_allclose(kept["bias_se"], kept["bias_se_few"], rtol=1e-9, atol=1e-12)
@@ -307,23 +354,33 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, monkeypatch) -> N
 
 def test_what_is_no_mean_of_terms_is_a_row_with_the_reason() -> None:
     found = tables(pair(), estimators=("k1", "k_fitted"), samples=300)["values"]
-    assert set(found[found["estimator"] == "k_fitted"]["status"]) == {"skipped: is no mean of terms"}
+    assert set(found[found["estimator"] == "k_fitted"]["status"]) == {
+        "skipped: is no mean of terms"
+    }
 
 
 def test_cost_and_speed() -> None:
     found = measured(0.0)
     cost = found["cost"].set_index(["estimator", "level"])
     values = row(found["values"], "k3", "token")
-    assert cost.loc[("k3", "token"), "completions_needed"] == pytest.approx((100 * values["rel_std"]) ** 2)
+    assert cost.loc[("k3", "token"), "completions_needed"] == pytest.approx(
+        (100 * values["rel_std"]) ** 2
+    )
     assert (cost["seconds_needed"] > 0).all()
     assert found["throughput"]["peak_mib"].min() > 10
-    assert set(found["throughput"]["stage"]) == {"completions", *(n for n in NAMES if not n.endswith("weighted"))}
+    assert set(found["throughput"]["stage"]) == {
+        "completions",
+        *(n for n in NAMES if not n.endswith("weighted")),
+    }
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pairs": [pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 1.0})]}, "gaussian pairs have no tokens; pairs with "),
+        (
+            {"pairs": [pairs.get("gaussian")(q={"mean": 0.0}, p={"mean": 1.0})]},
+            "gaussian pairs have no tokens; pairs with ",
+        ),
         ({"samples": 1}, "samples=1: must be at least 2"),
         ({"shard": 0}, "shard=0: must be at least 1"),
         ({"dtypes": ["float8"]}, "dtypes.0='float8'"),

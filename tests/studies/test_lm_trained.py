@@ -40,7 +40,9 @@ def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) ->
     found = pair.completions(0, 0, 8)
     assert found.kl_qp.sum() > 0.0
     assert pair.title == f"LM {name.removeprefix('embedded:')} ‖ reference, 6 tokens"
-    ours, theirs = (dict(load(each).model.named_parameters()) for each in (name, "embedded:reference"))
+    ours, theirs = (
+        dict(load(each).model.named_parameters()) for each in (name, "embedded:reference")
+    )
     assert any(not torch.equal(ours[key], theirs[key]) for key in theirs)
     monkeypatch.setattr(trained, "RunFolder", lambda *_: pytest.fail("trained again"))
     assert (embedded.folder(name) / "model.safetensors").is_file()
@@ -48,14 +50,18 @@ def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) ->
 
 def test_to_declare_the_studies_imports_nothing_heavy() -> None:
     light = "import sys, klbench.studies; assert not {'torch', 'transformers', 'pandas', 'scipy'} & set(sys.modules)"
-    assert subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stderr == ""
+    assert (
+        subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stderr == ""
+    )
 
 
 def test_other_settings_or_another_version_are_another_policy(monkeypatch) -> None:
     before = trained._made_with("ppo-midway")
     assert before != trained._made_with("dpo-midway")
     assert before["options"]["learning_rate"] == 1e-3
-    assert before["options"]["clip"] == 0.2  # what the algorithm sets counts as well as what the recipe says
+    assert (
+        before["options"]["clip"] == 0.2
+    )  # what the algorithm sets counts as well as what the recipe says
     made = {embedded.folder("embedded:ppo-midway")}
     with monkeypatch.context() as patch:
         patch.setitem(trained.TINY, "ppo-midway", trained.TINY["ppo-midway"] | {"updates": 1})
@@ -71,7 +77,9 @@ def start_by_formula(folder: Path) -> str:
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         for k, (name, each) in enumerate(sorted(model.named_parameters())):
-            wave = torch.sin(1.7 * torch.arange(each.numel(), dtype=torch.float64) + k).view_as(each)
+            wave = torch.sin(1.7 * torch.arange(each.numel(), dtype=torch.float64) + k).view_as(
+                each
+            )
             each.copy_(wave * 0.3 + (1.0 if "ln_" in name and name.endswith("weight") else 0.0))
     model.save_pretrained(folder)
     return str(folder)
@@ -88,7 +96,9 @@ LOG_PROBS = {
 
 
 @pytest.mark.parametrize("name", catalogue.TRAINED)
-def test_other_weights_of_the_same_settings_are_another_version(name, monkeypatch, tmp_path) -> None:
+def test_other_weights_of_the_same_settings_are_another_version(
+    name, monkeypatch, tmp_path
+) -> None:
     monkeypatch.setitem(trained.SHARED, "policy", start_by_formula(tmp_path / "start"))
     trained._train(name, tmp_path / "made")
     found, before = (log_probs(tmp_path / each) for each in ("made", "start"))
@@ -104,7 +114,9 @@ def log_probs(folder: Path) -> np.ndarray:
     ids = torch.tensor([[0, 40, 41, 42, 43, 44, 45, 46]])
     with torch.no_grad():
         scores = model(ids).logits[0, :-1].log_softmax(-1)
-    return scores.gather(-1, ids[0, 1:, None])[[0, 1, 3, 4, 6], 0].numpy()  # without the two that depend most on rounding
+    return scores.gather(-1, ids[0, 1:, None])[
+        [0, 1, 3, 4, 6], 0
+    ].numpy()  # without the two that depend most on rounding
 
 
 def test_one_that_is_interrupted_leaves_nothing(monkeypatch, tmp_path) -> None:

@@ -115,8 +115,15 @@ def test_every_library_has_its_rows_or_a_reason(tables) -> None:
     table = tables["peers"]
     for subject in cases.SUBJECTS:
         for peer in subject.peers:
-            rows = table[(table["subject"] == subject.name) & (table["library"] == peer.library) & (table["name"] == peer.name)]
-            assert len(rows) == 8 or rows["status"].iloc[0] == f"skipped: {peer.library} is not installed", (subject, peer)
+            rows = table[
+                (table["subject"] == subject.name)
+                & (table["library"] == peer.library)
+                & (table["name"] == peer.name)
+            ]
+            assert (
+                len(rows) == 8
+                or rows["status"].iloc[0] == f"skipped: {peer.library} is not installed"
+            ), (subject, peer)
             if len(rows) == 8:
                 assert set(rows["status"]) == {"ok"}
                 assert (rows["version"] != "").all()
@@ -134,7 +141,10 @@ def at(tables, **of) -> pd.Series:
 def test_klbench_keeps_its_digits(tables) -> None:
     table = tables["peers"]
     own = table[(table["library"] == "klbench") & (table["dtype"] == "float32")]
-    assert (own[own["subject"].isin(["k1", "k2", "k3", "log-probability", "KL(q‖p)"])]["max_rel_error"] < 1e-5).all()
+    assert (
+        own[own["subject"].isin(["k1", "k2", "k3", "log-probability", "KL(q‖p)"])]["max_rel_error"]
+        < 1e-5
+    ).all()
     assert (own["n_nan_gradient"] == 0).all()
     assert (own["frac_flat"] == 0.0).all()
 
@@ -142,8 +152,17 @@ def test_klbench_keeps_its_digits(tables) -> None:
 def test_what_is_known_to_break_is_seen_to_break(tables) -> None:
     masked = at(tables, library="torch", subject="KL(q‖p)", dtype="float32", regime="masked")
     assert masked["n_nan_gradient"] == 8 * 64  # 0 times -inf
-    assert at(tables, library="torch", subject="KL(q‖p)", dtype="float32", regime="near")["max_rel_error"] > 0.01
-    assert np.isnan(at(tables, library="scipy", subject="KL(q‖p)", dtype="float32", regime="near")["max_gradient_rel_error"])
+    assert (
+        at(tables, library="torch", subject="KL(q‖p)", dtype="float32", regime="near")[
+            "max_rel_error"
+        ]
+        > 0.01
+    )
+    assert np.isnan(
+        at(tables, library="scipy", subject="KL(q‖p)", dtype="float32", regime="near")[
+            "max_gradient_rel_error"
+        ]
+    )
 
 
 def test_times_are_beside_those_of_klbench(tables) -> None:
@@ -156,18 +175,26 @@ def test_times_are_beside_those_of_klbench(tables) -> None:
 @pytest.mark.parametrize(
     ("formula", "expected"),
     [
-        (lambda log_q, log_p: (log_p - log_q).exp() - 1 - (log_p - log_q), {"frac_wrong": 0.0, "frac_flat": 0.0}),
+        (
+            lambda log_q, log_p: (log_p - log_q).exp() - 1 - (log_p - log_q),
+            {"frac_wrong": 0.0, "frac_flat": 0.0},
+        ),
         (
             lambda log_q, log_p: ((log_p - log_q).exp() - 1 - (log_p - log_q)).clamp(max=10.0),
             {"frac_flat": 1.0, "frac_wrong": 1.0},
         ),
-        (lambda log_q, log_p: torch.full_like(log_q, torch.nan) * log_q, {"frac_wrong": 1.0, "n_nan_gradient": 9}),
+        (
+            lambda log_q, log_p: torch.full_like(log_q, torch.nan) * log_q,
+            {"frac_wrong": 1.0, "n_nan_gradient": 9},
+        ),
     ],
     ids=["plain", "clamped", "nothing but NaN"],
 )
 def test_clamps_and_nans_are_told_apart(formula, expected) -> None:
     subject = next(each for each in cases.SUBJECTS if each.name == "k3")
-    pair = (torch.tensor(x, dtype=torch.float64) for x in cases.inputs("log-probs", "extreme", (9,), 0))
+    pair = (
+        torch.tensor(x, dtype=torch.float64) for x in cases.inputs("log-probs", "extreme", (9,), 0)
+    )
     found = peers_run._accuracy(subject, formula, *pair)
     assert {key: found[key] for key in expected} == expected
 
@@ -178,7 +205,9 @@ def test_a_library_that_fails_is_a_row_and_no_crash() -> None:
 
     subject = Subject("k1", "log-probs", lambda q, p: q - p, (Peer("x", "f", lambda: fails),))
     log_q, log_p = (torch.tensor(x) for x in cases.inputs("log-probs", "near", (9,), 0))
-    assert peers_run._measured(subject, fails, log_q, log_p) == {"status": "failed: no kernel for this"}
+    assert peers_run._measured(subject, fails, log_q, log_p) == {
+        "status": "failed: no kernel for this"
+    }
 
 
 @pytest.mark.parametrize("subject", cases.SUBJECTS, ids=lambda subject: subject.name)
@@ -188,4 +217,6 @@ def test_the_twins_of_what_is_installed_have_its_numbers(subject: Subject) -> No
     if not twins:
         pytest.skip("; ".join(dict.fromkeys(reasons.values())) or "no twin")
     for peer in twins:
-        assert peers_run._twin(peer, functions[peer], OPTIONS, 0) < 1e-5, peer  # OpenRLHF computes in float32
+        assert peers_run._twin(peer, functions[peer], OPTIONS, 0) < 1e-5, (
+            peer
+        )  # OpenRLHF computes in float32

@@ -59,25 +59,39 @@ def test_a_reward_model_pays_and_the_programs_reward_is_measured_beside_it(rated
     assert {"proxy", "proxy_se"} <= set(tables["training"].columns)
     from transformers import AutoModelForSequenceClassification
 
-    made = AutoModelForSequenceClassification.from_pretrained(folder / "checkpoints" / "reward-model-seed-0")
+    made = AutoModelForSequenceClassification.from_pretrained(
+        folder / "checkpoints" / "reward-model-seed-0"
+    )
     assert made.config.num_labels == 1
 
 
 def test_the_page_says_what_the_reward_model_paid(rated) -> None:
     tables = rated[1]
-    row = tables["compared"].set_index("combination").drop("untrained").nlargest(1, "proxy_gain").iloc[0]
+    row = (
+        tables["compared"]
+        .set_index("combination")
+        .drop("untrained")
+        .nlargest(1, "proxy_gain")
+        .iloc[0]
+    )
     said = "".join(PPO.lead(tables).more)
     for gain in ("proxy_gain", "reward_gain"):
         assert with_interval(row[gain], row[f"{gain}_se"]) in said
     figures = {block.name for block in PPO.build(tables) if isinstance(block, Figure)}
     assert {"lm-training", "lm-estimates", "lm-paid"} == figures
-    (details,) = (block for block in PPO.build(tables) if isinstance(block, Details) and "reward models" in block.summary)
+    (details,) = (
+        block
+        for block in PPO.build(tables)
+        if isinstance(block, Details) and "reward models" in block.summary
+    )
     accuracy = tables["raters"].query("step == kept")["held_out_accuracy"].iloc[-1]
     assert percent(accuracy) in details.blocks[0].text
 
 
 @pytest.mark.parametrize("when", ["while the reward model learns", "later"])
-def test_a_run_with_a_reward_model_goes_on_to_the_same_bits(rated, tmp_path, monkeypatch, when) -> None:
+def test_a_run_with_a_reward_model_goes_on_to_the_same_bits(
+    rated, tmp_path, monkeypatch, when
+) -> None:
     owner, limit = (Rater, 20) if when.startswith("while") else (Language, 3)
     step = owner.step
     steps = []
@@ -97,20 +111,35 @@ def test_a_run_with_a_reward_model_goes_on_to_the_same_bits(rated, tmp_path, mon
 
 
 def test_a_reward_model_that_diverges_ends_the_run_and_says_so(tmp_path) -> None:
-    with pytest.raises(RunError, match=r"the reward model of seed 0 diverged at step \d+: .*; try a smaller reward_rate"):
+    with pytest.raises(
+        RunError,
+        match=r"the reward model of seed 0 diverged at step \d+: .*; try a smaller reward_rate",
+    ):
         study(tmp_path, **RATED | {"reward_rate": 10.0, "reward_steps": 400})
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"prompt": "x", "chosen": "y", "rejected": "z"}'], "pairs.jsonl: expected at least 2 pairs, got 1"),
+        (
+            ['{"prompt": "x", "chosen": "y", "rejected": "z"}'],
+            "pairs.jsonl: expected at least 2 pairs, got 1",
+        ),
         (['{"prompt": "x", "chosen": "y"}'], "pairs.jsonl, line 1: no key 'rejected'"),
     ],
 )
-def test_preferences_that_teach_nothing_are_named_and_nothing_is_left(tmp_path, monkeypatch, lines, message) -> None:
+def test_preferences_that_teach_nothing_are_named_and_nothing_is_left(
+    tmp_path, monkeypatch, lines, message
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     with pytest.raises(ConfigError, match=re.escape(message)):
-        app.run("ppo_lm", "reward_model=true", "preferences=pairs.jsonl", "label_scale=1", "workers=1", "out=run")
+        app.run(
+            "ppo_lm",
+            "reward_model=true",
+            "preferences=pairs.jsonl",
+            "label_scale=1",
+            "workers=1",
+            "out=run",
+        )
     assert not (tmp_path / "run").exists()

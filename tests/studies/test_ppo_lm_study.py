@@ -63,7 +63,9 @@ def test_the_tables_and_their_columns(whole) -> None:
     assert set(tables) == {"training", "compared", "texts", "combinations"}
     training = tables["training"]
     assert set(training.columns) >= PROMISED
-    assert [tuple(each) for each in training[["combination", "step"]].to_numpy()] == [(n, s) for n in NAMES for s in (0, 2, 4)]
+    assert [tuple(each) for each in training[["combination", "step"]].to_numpy()] == [
+        (n, s) for n in NAMES for s in (0, 2, 4)
+    ]
     assert bool((training["status"] == "ok").all())
     start = training[training["step"] == 0]
     assert float(start["kl"].abs().max()) == 0.0
@@ -85,7 +87,9 @@ def test_the_comparison_is_paired_and_says_how_sure_it_is(whole) -> None:
     assert compared.loc["k1_reward", "kl_difference"] == 0.0
     for name in NAMES:
         row = compared.loc[name]
-        assert row["reward_gain"] == pytest.approx(row["reward"] - compared.loc["untrained", "reward"])
+        assert row["reward_gain"] == pytest.approx(
+            row["reward"] - compared.loc["untrained", "reward"]
+        )
         assert row["kl_difference"] == pytest.approx(row["kl"] - compared.loc["k1_reward", "kl"])
         assert row["kl_share"] == pytest.approx(row["kl"] / compared.loc["none", "kl"])
         assert row["reward_se"] > 0
@@ -120,7 +124,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(whole, tmp_path, monkeypatc
     same(whole[1], study(tmp_path))
 
 
-def test_ctrl_c_before_anything_is_finished_keeps_the_run_to_be_continued(tmp_path, monkeypatch) -> None:
+def test_ctrl_c_before_anything_is_finished_keeps_the_run_to_be_continued(
+    tmp_path, monkeypatch
+) -> None:
     step = Language.step
 
     def interrupted(self, loss, update):
@@ -130,8 +136,19 @@ def test_ctrl_c_before_anything_is_finished_keeps_the_run_to_be_continued(tmp_pa
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Language, "step", interrupted)
-    small = ("updates=2", "every=1", "group=2", "prompts_each=2", "prompt_count=2", "samples=4", "max_new_tokens=3", "seeds=1")
-    run = app.run("ppo_lm", *small, "combinations=[k1_reward]", "workers=1", "checkpoints=false", "out=run")
+    small = (
+        "updates=2",
+        "every=1",
+        "group=2",
+        "prompts_each=2",
+        "prompt_count=2",
+        "samples=4",
+        "max_new_tokens=3",
+        "seeds=1",
+    )
+    run = app.run(
+        "ppo_lm", *small, "combinations=[k1_reward]", "workers=1", "checkpoints=false", "out=run"
+    )
     assert (run.status, run.tables) == ("interrupted", {})
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
@@ -159,9 +176,15 @@ def test_checkpoints_are_models_that_pair_lm_measures(whole, tmp_path, monkeypat
         "rescored=0",
         "out=measured",
     )
-    row = run.tables["values"].query("estimator == 'k1' and level == 'token' and per == 'sequence'").iloc[0]
+    row = (
+        run.tables["values"]
+        .query("estimator == 'k1' and level == 'token' and per == 'sequence'")
+        .iloc[0]
+    )
     compared = tables["compared"].set_index("combination").loc["none"]
-    assert abs(row["truth"] - compared["kl"]) < 5 * math.hypot(row["truth_error"], compared["kl_se"])
+    assert abs(row["truth"] - compared["kl"]) < 5 * math.hypot(
+        row["truth_error"], compared["kl_se"]
+    )
 
 
 def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monkeypatch) -> None:
@@ -192,8 +215,21 @@ def test_a_run_that_fails_is_recorded_and_the_others_go_on(whole, tmp_path, monk
 
 def run(name, seed, kl, status="ok", error=0.0):
     values = {"prompt": [0, 1], "reward": [kl, kl], "kl": [kl - 1, kl + 1]}
-    statistics = {"reward": kl, "reward_se": 0.1, "kl": kl, "kl_se": 0.1, "estimate_error": error, "estimate_error_se": 0.1}
-    return {"combination": name, "seed": seed, "statistics": statistics, "values": values, "status": status}
+    statistics = {
+        "reward": kl,
+        "reward_se": 0.1,
+        "kl": kl,
+        "kl_se": 0.1,
+        "estimate_error": error,
+        "estimate_error_se": 0.1,
+    }
+    return {
+        "combination": name,
+        "seed": seed,
+        "statistics": statistics,
+        "values": values,
+        "status": status,
+    }
 
 
 def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
@@ -208,11 +244,19 @@ def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
         run("none", 0, 10.0),
     ]
     found = compared_table(runs, "k1_reward").set_index("combination")
-    assert found[["seeds", "diverged"]].to_numpy().tolist() == [[2, 0], [2, 0], [1, 1], [0, 1], [1, 0]]
+    assert found[["seeds", "diverged"]].to_numpy().tolist() == [
+        [2, 0],
+        [2, 0],
+        [1, 1],
+        [0, 1],
+        [1, 0],
+    ]
     assert found["kl"].tolist() == [0.0, 2.0, 2.0, 9.0, 10.0]
     assert found.loc["k3_loss", "kl_difference"] == 1.0  # from the first seed of k1_reward
     assert found["outcome"].tolist() == ["", "holds", "holds", "diverged on all seeds", ""]
-    assert found.loc["k1_reward", "kl_share"] == pytest.approx(0.1)  # of the one seed that both have
+    assert found.loc["k1_reward", "kl_share"] == pytest.approx(
+        0.1
+    )  # of the one seed that both have
 
 
 @pytest.mark.parametrize(
@@ -232,29 +276,43 @@ def test_a_penalty_holds_where_the_whole_interval_over_seeds_is_below_a_half(kls
     row = compared_table(runs, "k1_reward").set_index("combination").loc["k1_reward"]
     share = sum(kls) / 70.0
     half = t.ppf(0.975, 1) * np.std(np.array(kls) - share * free, ddof=1) / math.sqrt(2) / 35.0
-    assert (row["kl_share"], row["kl_share_low"], row["kl_share_high"]) == pytest.approx((share, share - half, share + half))
-    assert row["outcome"] == outcome
-
-
-@pytest.mark.parametrize(("kl", "outcome"), [(3.0, "holds"), (4.9, "not told"), (5.1, "not told"), (7.0, "does not hold")])
-def test_of_one_seed_the_interval_is_over_its_completions(kl, outcome) -> None:
-    """Two prompts, a completion each, ``kl - 1`` and ``kl + 1`` beside 9 and 11: the sum of squares by hand."""
-    table = compared_table([run("untrained", 0, 0.0), run("k1_reward", 0, kl), run("none", 0, 10.0)], "k1_reward")
-    row = table.set_index("combination").loc["k1_reward"]
-    half = 1.959964 * abs(1.0 - kl / 10.0) / 10.0
-    assert (row["kl_share_low"], row["kl_share_high"]) == pytest.approx((kl / 10.0 - half, kl / 10.0 + half))
+    assert (row["kl_share"], row["kl_share_low"], row["kl_share_high"]) == pytest.approx(
+        (share, share - half, share + half)
+    )
     assert row["outcome"] == outcome
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(0.2, "too high"), (0.19, "within noise"), (-0.19, "within noise"), (-0.2, "too low")]
+    ("kl", "outcome"),
+    [(3.0, "holds"), (4.9, "not told"), (5.1, "not told"), (7.0, "does not hold")],
+)
+def test_of_one_seed_the_interval_is_over_its_completions(kl, outcome) -> None:
+    """Two prompts, a completion each, ``kl - 1`` and ``kl + 1`` beside 9 and 11: the sum of squares by hand."""
+    table = compared_table(
+        [run("untrained", 0, 0.0), run("k1_reward", 0, kl), run("none", 0, 10.0)], "k1_reward"
+    )
+    row = table.set_index("combination").loc["k1_reward"]
+    half = 1.959964 * abs(1.0 - kl / 10.0) / 10.0
+    assert (row["kl_share_low"], row["kl_share_high"]) == pytest.approx(
+        (kl / 10.0 - half, kl / 10.0 + half)
+    )
+    assert row["outcome"] == outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(0.2, "too high"), (0.19, "within noise"), (-0.19, "within noise"), (-0.2, "too low")],
 )
 def test_an_estimate_is_off_where_noise_does_not_explain_it(error, outcome) -> None:
     """The standard error is 0.1, and 1.96 of them the border; a run of an earlier version is told the same."""
-    table = compared_table([run("untrained", 0, 0.0), run("k1_reward", 0, 3.0, error=error)], "k1_reward")
+    table = compared_table(
+        [run("untrained", 0, 0.0), run("k1_reward", 0, 3.0, error=error)], "k1_reward"
+    )
     assert table["estimate_outcome"].tolist() == ["within noise", outcome]
     pd.testing.assert_frame_equal(
-        complete({"compared": table.drop(columns="estimate_outcome")})["compared"], table, check_like=True
+        complete({"compared": table.drop(columns="estimate_outcome")})["compared"],
+        table,
+        check_like=True,
     )
 
 
@@ -263,32 +321,55 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monk
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(Language, "step", full)
-    with pytest.raises(RunError, match="out of memory while training on 8 completions at a time: lower prompts_each, group or"):
+    with pytest.raises(
+        RunError,
+        match="out of memory while training on 8 completions at a time: lower prompts_each, group or",
+    ):
         study(tmp_path)
 
 
 def test_fine_tuning_comes_first_and_the_reference_is_what_comes_of_it(whole, tmp_path) -> None:
     examples = tmp_path / "examples.txt"
     examples.write_text("aaaaaaaa aaaaaaaa aaaaaaaa aaaaaaaa\n" * 32)
-    changes = {"combinations": ("k1_reward",), "updates": 1, "every": 1, "sft_steps": 80, "sft_rate": 0.01, "seeds": 1}
+    changes = {
+        "combinations": ("k1_reward",),
+        "updates": 1,
+        "every": 1,
+        "sft_steps": 80,
+        "sft_rate": 0.01,
+        "seeds": 1,
+    }
     found = study(tmp_path / "run", sft=str(examples), **changes)
     row = found["compared"].set_index("combination").loc["untrained"]
     before = whole[1]["compared"].set_index("combination").loc["untrained"]
     assert row["kl"] == 0.0
-    assert row["reward"] > before["reward"] + 5 * math.hypot(row["reward_se"], before["reward_se"])  # a is a vowel
+    assert row["reward"] > before["reward"] + 5 * math.hypot(
+        row["reward_se"], before["reward_se"]
+    )  # a is a vowel
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"prompt": "x"}\n', "examples.jsonl, line 1: no key 'completion'; expected prompt, completion, this one has prompt"),
-        ("[1]\n", "examples.jsonl, line 1: expected an object with the keys prompt, completion, this is list"),
+        (
+            '{"prompt": "x"}\n',
+            "examples.jsonl, line 1: no key 'completion'; expected prompt, completion, this one has prompt",
+        ),
+        (
+            "[1]\n",
+            "examples.jsonl, line 1: expected an object with the keys prompt, completion, this is list",
+        ),
         ("\n{\n", "examples.jsonl, line 2: not JSON"),
-        ('{"prompt": "x", "completion": 3}\n', "line 1: 'completion' must be text that is not empty, got 3"),
+        (
+            '{"prompt": "x", "completion": 3}\n',
+            "line 1: 'completion' must be text that is not empty, got 3",
+        ),
         ("", "examples.jsonl: there is nothing in it"),
     ],
 )
-def test_examples_that_cannot_be_read_are_named_and_nothing_is_left(tmp_path, monkeypatch, content, message) -> None:
+def test_examples_that_cannot_be_read_are_named_and_nothing_is_left(
+    tmp_path, monkeypatch, content, message
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples.jsonl").write_text(content)
     with pytest.raises(ConfigError, match=re.escape(message)):
@@ -320,17 +401,24 @@ def test_a_tracker_is_told_every_report_of_every_combination(tmp_path, monkeypat
 
     def start(name, folder, run, config):
         assert (name, folder) == ("wandb", tmp_path)
-        return Tracker(lambda step, numbers: told.append((run, step, numbers["kl"])), lambda: told.append((run, "closed")))
+        return Tracker(
+            lambda step, numbers: told.append((run, step, numbers["kl"])),
+            lambda: told.append((run, "closed")),
+        )
 
     monkeypatch.setattr("klbench.trackers.check", lambda name: None)
     monkeypatch.setattr("klbench.trackers.start", start)
     found = study(tmp_path, combinations=("k1_reward",), tracker="wandb", updates=2)["training"]
-    expected = [("k1_reward-seed-0", step, kl) for step, kl in zip(found["step"], found["kl"], strict=True)]
+    expected = [
+        ("k1_reward-seed-0", step, kl) for step, kl in zip(found["step"], found["kl"], strict=True)
+    ]
     assert told == [*expected, ("k1_reward-seed-0", "closed")]
 
 
 def test_where_training_without_a_penalty_went_nowhere_there_is_no_share_of_its_kl() -> None:
-    table = compared_table([run(name, 0, 0.0) for name in ("untrained", "k1_reward", "none")], "k1_reward")
+    table = compared_table(
+        [run(name, 0, 0.0) for name in ("untrained", "k1_reward", "none")], "k1_reward"
+    )
     row = table.set_index("combination").loc["k1_reward"]
     assert row[["kl_share", "kl_share_low", "kl_share_high"]].isna().all()
     assert row["outcome"] == ""

@@ -14,7 +14,16 @@ from klbench.studies.ppo.tasks import Task, perform
 
 NAMES, NATS, BETA = ("k1_reward", "k2_loss", "full_loss", "k3_loss", "none"), (3.0, 8.0), 0.2
 OPTIONS = configured(
-    "ppo", vocabulary=4, prompts=2, seeds=3, updates=60, every=20, group=16, beta=BETA, recovery=NAMES, recovery_nats=NATS
+    "ppo",
+    vocabulary=4,
+    prompts=2,
+    seeds=3,
+    updates=60,
+    every=20,
+    group=16,
+    beta=BETA,
+    recovery=NAMES,
+    recovery_nats=NATS,
 )
 
 
@@ -76,7 +85,9 @@ def test_exact_gradients_of_one_token(bed, recovery) -> None:
             for name in NAMES:
                 norms[name].append(np.linalg.norm(np.concatenate(found[name])))
         for name in NAMES:
-            assert recovery.loc[(name, nats), "expected_norm"] == pytest.approx(np.mean(norms[name]), rel=1e-12)
+            assert recovery.loc[(name, nats), "expected_norm"] == pytest.approx(
+                np.mean(norms[name]), rel=1e-12
+            )
 
 
 def test_k3_is_violent_where_the_token_is_rare_and_others_are_not(recovery, bed) -> None:
@@ -85,8 +96,13 @@ def test_k3_is_violent_where_the_token_is_rare_and_others_are_not(recovery, bed)
             assert recovery.loc[(name, nats), "norm_max"] < 0.5
     # One sample of 32: beta (r - 1) at a token with r = p/q, before it has become less rare.
     assert recovery.loc[("k3_loss", 8.0), "norm_max"] > 1.0
-    assert recovery.loc[("k3_loss", 8.0), "norm_max"] > 3 * recovery.loc[("k3_loss", 3.0), "norm_max"]
-    assert recovery.loc[("k3_loss", 8.0), "norm_max"] > 10 * recovery.loc[("k3_loss", 8.0), "expected_norm"]
+    assert (
+        recovery.loc[("k3_loss", 8.0), "norm_max"] > 3 * recovery.loc[("k3_loss", 3.0), "norm_max"]
+    )
+    assert (
+        recovery.loc[("k3_loss", 8.0), "norm_max"]
+        > 10 * recovery.loc[("k3_loss", 8.0), "expected_norm"]
+    )
 
 
 def test_the_penalty_brings_it_back_and_a_rare_one_later(recovery) -> None:
@@ -96,7 +112,10 @@ def test_the_penalty_brings_it_back_and_a_rare_one_later(recovery) -> None:
         assert often["probability"] > rare["probability"]
         assert often["sampled_share"] > rare["sampled_share"]
         assert often["exact_probability"] > rare["exact_probability"]
-    assert recovery.loc[("full_loss", 8.0), "probability"] > 2 * recovery.loc[("none", 8.0), "probability"]
+    assert (
+        recovery.loc[("full_loss", 8.0), "probability"]
+        > 2 * recovery.loc[("none", 8.0), "probability"]
+    )
 
 
 def test_curves_end_where_the_table_does(rows, recovery) -> None:
@@ -110,7 +129,10 @@ def test_curves_end_where_the_table_does(rows, recovery) -> None:
 
 
 def test_a_seed_does_not_know_the_others() -> None:
-    alone, both = (perform(OPTIONS, 0, Task("recovery", ("k3_loss",), (BETA,), seeds)) for seeds in ((1,), (0, 1)))
+    alone, both = (
+        perform(OPTIONS, 0, Task("recovery", ("k3_loss",), (BETA,), seeds))
+        for seeds in ((1,), (0, 1))
+    )
     mine = [row for row in both if row["seed"] == 1]
     pd.testing.assert_frame_equal(pd.DataFrame(alone), pd.DataFrame(mine), check_exact=True)
 

@@ -96,16 +96,26 @@ def test_the_tables_and_their_columns(trained) -> None:
 
 def test_final_has_paired_differences(trained) -> None:
     final = trained["final"].set_index("combination")
-    last = trained["training"].query("step == 12").pivot_table(index="seed", columns="combination", values="regret")
+    last = (
+        trained["training"]
+        .query("step == 12")
+        .pivot_table(index="seed", columns="combination", values="regret")
+    )
     difference = last["k3_loss"] - last["k1_reward"]
     row = final.loc["k3_loss"]
     assert row["difference"] == pytest.approx(difference.mean())
     assert row["effect_size"] == pytest.approx(difference.mean() / difference.std())
     assert row["difference_low"] < row["difference"] < row["difference_high"]
-    first = trained["training"].query("step == 0").pivot_table(index="seed", columns="combination", values="regret")
+    first = (
+        trained["training"]
+        .query("step == 0")
+        .pivot_table(index="seed", columns="combination", values="regret")
+    )
     for name, row in final.iterrows():
         ends = ttest_rel(last[name], first[name]).confidence_interval(0.95)
-        assert (row["start_difference_low"], row["start_difference_high"]) == pytest.approx(tuple(ends))
+        assert (row["start_difference_low"], row["start_difference_high"]) == pytest.approx(
+            tuple(ends)
+        )
         assert (row["outcome"] == "worse than not training") == (ends.low > 0)
     assert final.loc["k1_reward", "difference"] == 0.0
     assert final.loc["k1_reward", "outcome"] == "the comparison"
@@ -124,9 +134,15 @@ def test_fixed_points_beside_what_was_reached(trained) -> None:
     assert bool((points["residual"] < fixed_points.VANISHES).all())
     assert abs(points.loc["k1_reward", "predicted_regret"]) < 1e-12
     for name in ("k1_reward", "k2_loss", "k3_loss"):
-        assert points.loc[name, "free_regret"] == pytest.approx(points.loc[name, "predicted_regret"], abs=5e-3)
+        assert points.loc[name, "free_regret"] == pytest.approx(
+            points.loc[name, "predicted_regret"], abs=5e-3
+        )
     assert points.loc["none", "predicted_regret"] > points.loc["none", "noise_free_regret"]
-    same = trained["noise_free"].drop_duplicates("combination").set_index("combination")["same_gradient_as"]
+    same = (
+        trained["noise_free"]
+        .drop_duplicates("combination")
+        .set_index("combination")["same_gradient_as"]
+    )
     assert dict(same) == {
         "k1_reward": "k1_reward",
         "k2_sequence_loss": "k1_reward",
@@ -138,10 +154,20 @@ def test_fixed_points_beside_what_was_reached(trained) -> None:
 
 
 def test_a_combination_without_a_fixed_point_has_no_place_of_rest() -> None:
-    found = tables(seeds=2, updates=4, combinations=("k1_reward", "k3_reward", "k3_sequence_loss"), frontier=(), recovery=())
+    found = tables(
+        seeds=2,
+        updates=4,
+        combinations=("k1_reward", "k3_reward", "k3_sequence_loss"),
+        frontier=(),
+        recovery=(),
+    )
     points = found["fixed_points"].set_index("combination")
     assert points.loc["k3_reward", "fixed_point"] == ""
-    assert points.loc["k3_reward", [column for column in points if column.startswith("free_")]].isna().all()
+    assert (
+        points.loc["k3_reward", [column for column in points if column.startswith("free_")]]
+        .isna()
+        .all()
+    )
     assert math.isfinite(points.loc["k3_reward", "noise_free_regret"])
     row = points.loc["k3_sequence_loss"]
     assert row["free_regret"] == pytest.approx(row["predicted_regret"], abs=1e-4)
@@ -155,7 +181,11 @@ def test_the_way_to_a_floor_is_paired_by_seed(trained) -> None:
     bed = testbed.Testbed("gru", 2, 3, 2, 4, 0, (0, 1))
     beta = torch.tensor([0.2], dtype=torch.float64)
     aim = bed.exact(fixed_points.predicted(bed, "token_k3", beta), beta).regret[0].numpy()
-    mine = trained["training"].query("combination == 'k3_loss' and seed < 2").pivot_table("regret", "seed", "step")
+    mine = (
+        trained["training"]
+        .query("combination == 'k3_loss' and seed < 2")
+        .pivot_table("regret", "seed", "step")
+    )
     gone, whole = (mine[0] - mine[12]).to_numpy(), mine[0].to_numpy() - aim
     way = gone.mean() / whole.mean()
     half = t.ppf(0.975, 1) * np.std(gone - way * whole, ddof=1) / math.sqrt(2) / whole.mean()
@@ -202,21 +232,29 @@ def test_an_interrupted_run_continues_to_the_same_bits(trained, tmp_path) -> Non
 
 
 def test_neither_others_seeds_nor_others_combinations_matter(trained) -> None:
-    few = tables(seeds=1, combinations=("k1_reward", "k3_loss"), frontier=(), noise_free_seeds=0)["training"]
+    few = tables(seeds=1, combinations=("k1_reward", "k3_loss"), frontier=(), noise_free_seeds=0)[
+        "training"
+    ]
     all_of_them = trained["training"]
-    same = all_of_them[(all_of_them["seed"] == 0) & all_of_them["combination"].isin(["k1_reward", "k3_loss"])]
+    same = all_of_them[
+        (all_of_them["seed"] == 0) & all_of_them["combination"].isin(["k1_reward", "k3_loss"])
+    ]
     pd.testing.assert_frame_equal(few, same.reset_index(drop=True), check_exact=True)
 
 
 def test_one_seed_has_no_intervals_and_says_so() -> None:
-    final = tables(seeds=1, updates=4, frontier=(), noise_free_seeds=0)["final"].set_index("combination")
+    final = tables(seeds=1, updates=4, frontier=(), noise_free_seeds=0)["final"].set_index(
+        "combination"
+    )
     assert math.isnan(final.loc["k3_loss", "difference_low"])
     assert final.loc["k2_loss", "outcome"] == "too few seeds to tell"
 
 
 def test_another_seed_another_run(trained) -> None:
     other = tables(seed=1, seeds=2, frontier=(), noise_free_seeds=0)["training"]
-    assert not np.allclose(other["regret"].to_numpy()[:4], trained["training"]["regret"].to_numpy()[:4])
+    assert not np.allclose(
+        other["regret"].to_numpy()[:4], trained["training"]["regret"].to_numpy()[:4]
+    )
 
 
 def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
@@ -240,7 +278,12 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
 
 def test_what_diverged_is_in_no_mean() -> None:
     """Steps of 10 nats: the weight of a token that the policy has left overflows, for some seeds and combinations."""
-    found = tables(learning_rate=10.0, updates=40, every=20, combinations=("k1_reward", "k3_loss", "k3_sequence_loss"))
+    found = tables(
+        learning_rate=10.0,
+        updates=40,
+        every=20,
+        combinations=("k1_reward", "k3_loss", "k3_sequence_loss"),
+    )
     training, final = found["training"], found["final"].set_index("combination")
     last = training[training["step"] == 40].set_index("seed")
     diverged = last[last["status"] != "ok"].groupby("combination").size()
@@ -248,9 +291,14 @@ def test_what_diverged_is_in_no_mean() -> None:
     for name, row in final.iterrows():
         assert row["diverged"] == diverged.get(name, 0)
         assert row["seeds"] == 5 - row["diverged"]
-    kept, base = (last[(last["combination"] == name) & (last["status"] == "ok")]["regret"] for name in ("k3_loss", "k1_reward"))
+    kept, base = (
+        last[(last["combination"] == name) & (last["status"] == "ok")]["regret"]
+        for name in ("k3_loss", "k1_reward")
+    )
     row = final.loc["k3_loss"]
-    assert (row["regret"], row["difference"]) == pytest.approx((kept.mean(), (kept - base).mean()), nan_ok=True)
+    assert (row["regret"], row["difference"]) == pytest.approx(
+        (kept.mean(), (kept - base).mean()), nan_ok=True
+    )
     assert row["difference_seeds"] == len(kept.index.intersection(base.index))
 
 
@@ -269,7 +317,21 @@ def test_where_all_seeds_diverged_nothing_is_said_of_the_end(monkeypatch) -> Non
     row = found["final"].set_index("combination").loc["k3_loss"]
     assert row["outcome"] == "diverged on all seeds"
     assert (row["seeds"], row["diverged"], row["difference_seeds"]) == (0, 3, 0)
-    assert row[["regret", "regret_low", "difference", "difference_low", "kl", "reward", "estimate_error"]].isna().all()
+    assert (
+        row[
+            [
+                "regret",
+                "regret_low",
+                "difference",
+                "difference_low",
+                "kl",
+                "reward",
+                "estimate_error",
+            ]
+        ]
+        .isna()
+        .all()
+    )
     assert row["start_regret"] > 0
     curves = found["curves"].query("combination == 'k3_loss'")
     assert dict(zip(curves["step"], curves["seeds"], strict=True)) == {0: 3, 4: 3}
@@ -296,7 +358,10 @@ def test_presets_and_algorithms_give_way_to_keys() -> None:
     assert thorough.seeds == 3
     assert thorough.updates > configured("ppo").updates
     assert len(configured("ppo").combinations) >= 10
-    assert configured("ppo", combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == ("k1_reward", "k3_ratio_loss")
+    assert configured("ppo", combinations=("k1_reward", "trl_grpo"), frontier=()).combinations == (
+        "k1_reward",
+        "k3_ratio_loss",
+    )
 
 
 def test_the_plan_covers_all_seeds_once() -> None:
@@ -305,7 +370,9 @@ def test_the_plan_covers_all_seeds_once() -> None:
     tasks = plan(options, range(6), ["optimum", "optimum", "", "token_k3", "greedy", "greedy"])
     assert "frontier" not in [task.kind for task in tasks]  # no weight but the main one
     free = {task.names for task in tasks if task.kind == "free"}
-    assert free == {tuple(name for name in options.combinations if name != "k2_loss")}  # the one without a fixed point
+    assert free == {
+        tuple(name for name in options.combinations if name != "k2_loss")
+    }  # the one without a fixed point
     assert dataclasses.is_dataclass(Task)
 
 
@@ -319,7 +386,10 @@ def test_the_plan_covers_all_seeds_once() -> None:
         ({"combinations": ["k3_loss"], "frontier": []}, "combinations must have k1_reward"),
         ({"combinations": ["k1_reward", "reinforce_k1"]}, "are the same combination"),
         ({"frontier": ["k3_loss"]}, "frontier must have k1_reward"),
-        ({"frontier": ["k1_reward", "abs_reward"]}, "frontier has abs_reward, which combinations has not"),
+        (
+            {"frontier": ["k1_reward", "abs_reward"]},
+            "frontier has abs_reward, which combinations has not",
+        ),
         ({"seeds": 0}, "seeds=0: must be at least 1"),
         ({"group": 1}, "group=1: baselines and spreads within a group need at least 2 sequences"),
         ({"minibatches": 65}, "minibatches=65: a batch has 64 sequences"),
@@ -331,11 +401,24 @@ def test_the_plan_covers_all_seeds_once() -> None:
             {"algorithm": "gpro"},
             "unknown algorithm 'gpro'; did you mean 'grpo'? Available: grpo, openrlhf_ppo, ppo, reinforce, ",
         ),
-        ({"algorithm": "grpo", "critic": True}, "leave_one_out and critic=false, got baseline=batch_mean and critic=true"),
-        ({"algorithm": "trl_grpo", "critic": True}, "whitening=group_trl divides what the mean of a group has centred"),
+        (
+            {"algorithm": "grpo", "critic": True},
+            "leave_one_out and critic=false, got baseline=batch_mean and critic=true",
+        ),
+        (
+            {"algorithm": "trl_grpo", "critic": True},
+            "whitening=group_trl divides what the mean of a group has centred",
+        ),
         ({"whitening": "group", "baseline": "none"}, "got baseline=none and critic=false"),
         ({"bta": 0.1}, "unknown key 'bta'; did you mean 'beta'?"),
-        ({"normalisation": "sequence", "combinations": ["k1_reward", "k3_loss_length_mean"], "frontier": []}, "does already"),
+        (
+            {
+                "normalisation": "sequence",
+                "combinations": ["k1_reward", "k3_loss_length_mean"],
+                "frontier": [],
+            },
+            "does already",
+        ),
     ],
 )
 def test_bad_settings_get_one_line(change, message) -> None:

@@ -27,25 +27,48 @@ def test_k3_as_written_is_off_by_more_than_a_percent_at_a_thousandth_in_float32(
     points = 1e-3 * np.linspace(0.9, 1.1, 33)
     variants = precision_run._variants("kl_qp")
     for sign in (-1, 1):
-        assert precision_run._measure(variants["as written"], "kl_qp", "float32", sign * points)["median_rel_error"] > 0.01
-        assert precision_run._measure(variants["here"], "kl_qp", "float32", sign * points)["max_ulp"] < 4
-    assert (of(table, estimator="k3", variant="as written", dtype="float32", decade=-5)["max_rel_error"] > 1.0).all()
+        assert (
+            precision_run._measure(variants["as written"], "kl_qp", "float32", sign * points)[
+                "median_rel_error"
+            ]
+            > 0.01
+        )
+        assert (
+            precision_run._measure(variants["here"], "kl_qp", "float32", sign * points)["max_ulp"]
+            < 4
+        )
+    assert (
+        of(table, estimator="k3", variant="as written", dtype="float32", decade=-5)["max_rel_error"]
+        > 1.0
+    ).all()
 
 
 def test_expm1_alone_does_not_save_it(table) -> None:
-    assert (of(table, estimator="k3", variant="with expm1", dtype="float32", decade=-6)["max_rel_error"] > 0.01).all()
+    assert (
+        of(table, estimator="k3", variant="with expm1", dtype="float32", decade=-6)["max_rel_error"]
+        > 0.01
+    ).all()
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16"])
 def test_what_is_used_here_is_within_16_ulp_everywhere(table, dtype: str) -> None:
     rows = of(table, variant="here", dtype=dtype)
-    assert set(rows["estimator"]) == {"k3", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2"}
+    assert set(rows["estimator"]) == {
+        "k3",
+        "bregman_kl_pq",
+        "bregman_js",
+        "bregman_hellinger",
+        "bregman_chi2",
+    }
     assert (rows["max_ulp"] <= 16).all()
     assert (rows["frac_negative"] == 0.0).all()
 
 
 def test_as_written_k3_goes_negative(table) -> None:
-    assert (of(table, estimator="k3", variant="as written", dtype="float32", decade=-6)["frac_negative"] > 0.0).any()
+    assert (
+        of(table, estimator="k3", variant="as written", dtype="float32", decade=-6)["frac_negative"]
+        > 0.0
+    ).any()
 
 
 def test_columns_agree_with_each_other(table) -> None:

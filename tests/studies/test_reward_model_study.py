@@ -53,7 +53,11 @@ TINY = {
 
 
 def tables(workers=1, seed=0, **changes) -> dict[str, pd.DataFrame]:
-    return dict(get("reward_model").run(configured("reward_model", **TINY | changes), Context(seed, workers=workers)))
+    return dict(
+        get("reward_model").run(
+            configured("reward_model", **TINY | changes), Context(seed, workers=workers)
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +123,10 @@ def test_more_pairs_better_models_and_more_of_the_true_reward(found) -> None:
 def test_peaks_by_hand(found) -> None:
     by_seed = found["overoptimisation_by_seed"].query("method == 'optimum' and proxy == '20 pairs'")
     ideal = (
-        found["overoptimisation_by_seed"].query("method == 'optimum' and proxy == 'gold'").groupby("seed")["gold_gain"].max()
+        found["overoptimisation_by_seed"]
+        .query("method == 'optimum' and proxy == 'gold'")
+        .groupby("seed")["gold_gain"]
+        .max()
     )
     peak = by_seed.groupby("seed")["gold_gain"].max()
     end = by_seed.loc[by_seed.groupby("seed")["kl"].idxmax()].set_index("seed")["gold_gain"]
@@ -187,7 +194,11 @@ def test_policies_that_diverged_are_in_no_mean(monkeypatch) -> None:
 
     monkeypatch.setattr(Replicas, "step", poisoned)
     found = tables(seeds=2)
-    last = found["training"].query("combination == 'k1_reward' and pairs == 20 and step == 20").set_index("seed")
+    last = (
+        found["training"]
+        .query("combination == 'k1_reward' and pairs == 20 and step == 20")
+        .set_index("seed")
+    )
     assert str(last.loc[0, "status"]).startswith("diverged at update 15")
     row = found["peaks"].query("combination == 'k1_reward' and pairs == 20").iloc[0]
     assert (row["seeds"], row["diverged"]) == (1, 1)
@@ -195,7 +206,11 @@ def test_policies_that_diverged_are_in_no_mean(monkeypatch) -> None:
     gone = found["peaks"].query("combination == 'none'")
     assert set(gone["diverged"]) == {2}
     assert gone[["end_gold", "peak_gold", "lost", "lost_low"]].isna().all(axis=None)
-    curve = found["overoptimisation"].query("combination == 'k1_reward' and pairs == 20 and step == 20").iloc[0]
+    curve = (
+        found["overoptimisation"]
+        .query("combination == 'k1_reward' and pairs == 20 and step == 20")
+        .iloc[0]
+    )
     assert (curve["seeds"], curve["diverged"]) == (1, 1)
     assert curve["gold_gain"] == last.loc[1, "gold"]
     assert "none" not in set(found["equal_kl"]["combination"])

@@ -35,14 +35,18 @@ def test_a_rate_is_terms_over_seconds(monkeypatch) -> None:
     """With a clock that runs a second a call: two of its ticks enclose each block of calls."""
     ticks = iter(range(10_000))
     monkeypatch.setattr(throughput_run.time, "perf_counter", lambda: float(next(ticks)))
-    options = ThroughputOptions(estimators=("k1",), samples=1000, repeats=3, seconds=1.0, dtypes=("float64",))
+    options = ThroughputOptions(
+        estimators=("k1",), samples=1000, repeats=3, seconds=1.0, dtypes=("float64",)
+    )
     table = throughput_run.run(options, Context(0))["throughput"]
     assert table["terms_per_second"].tolist() == [1000.0] * 3
 
 
 def test_numpy_terms_are_made_anew_in_every_call() -> None:
     """Draws keep what estimators derive from them; what is timed must not find it there."""
-    timed = throughput_run._calls(estimators.get("k3"), LOG_RATIO, np.zeros(8), "cpu", "float64")["numpy", "forward"]
+    timed = throughput_run._calls(estimators.get("k3"), LOG_RATIO, np.zeros(8), "cpu", "float64")[
+        "numpy", "forward"
+    ]
     assert timed() is not timed()
     assert (timed() == estimators.get("k3").terms(LOG_RATIO)).all()
 

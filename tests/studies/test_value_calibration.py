@@ -29,7 +29,12 @@ PAIRS: tuple[Pair, ...] = (SHIFT, COIN, NARROW)
 
 
 def run(seed: int, samples: int = 8192, **options: object) -> dict[str, pd.DataFrame]:
-    chosen = {"pairs": PAIRS, "estimators": ("k1", "k2", "k3"), "batches": (1, 16), "samples": samples} | options
+    chosen = {
+        "pairs": PAIRS,
+        "estimators": ("k1", "k2", "k3"),
+        "batches": (1, 16),
+        "samples": samples,
+    } | options
     return value_run.run(ValueOptions(**chosen), Context(seed))
 
 
@@ -45,7 +50,10 @@ def _solved_once() -> Iterator[None]:
 def repeated() -> dict[str, pd.DataFrame]:
     """The tables ``values`` and ``differences`` of many seeds, one under the other."""
     runs = [run(seed) for seed in range(SEEDS)]
-    return {name: pd.concat([each[name].assign(seed=k) for k, each in enumerate(runs)]) for name in ("values", "differences")}
+    return {
+        name: pd.concat([each[name].assign(seed=k) for k, each in enumerate(runs)])
+        for name in ("values", "differences")
+    }
 
 
 def of(table: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -74,7 +82,9 @@ CASES = [(pair.title, name) for pair in PAIRS for name in ("k1", "k2", "k3")]
 
 
 @pytest.mark.parametrize(("pair", "estimator"), CASES)
-def test_bias_z_is_standard_normal_where_the_bias_is_known(repeated, pair: str, estimator: str) -> None:
+def test_bias_z_is_standard_normal_where_the_bias_is_known(
+    repeated, pair: str, estimator: str
+) -> None:
     table = of(repeated["values"], pair=pair, estimator=estimator, batch=1)
     z = ((table["bias"] - table["exact_bias"]) / table["bias_se"]).to_numpy()
     np.testing.assert_allclose(table["bias_z"], z, rtol=1e-9)
@@ -95,7 +105,9 @@ def test_standard_errors_of_spread_are_calibrated(repeated, pair: str, estimator
         table = of(repeated["values"], pair=pair, estimator=estimator, batch=batch)
         for column in ("mean", "variance", "std", "rmse"):
             assert_calibrated(table[column].to_numpy(), table[f"{column}_se"].to_numpy())
-        assert abs((table["std"] - table["exact_std"]).mean()) <= 5 * table["std_se"].mean() / math.sqrt(SEEDS)
+        assert abs((table["std"] - table["exact_std"]).mean()) <= 5 * table[
+            "std_se"
+        ].mean() / math.sqrt(SEEDS)
 
 
 @pytest.mark.parametrize("pair", [pair.title for pair in PAIRS])
@@ -105,7 +117,9 @@ def test_rmse_is_that_of_batches(repeated, pair: str) -> None:
         for batch in (1, 16):
             table = of(repeated["values"], pair=pair, estimator=name, batch=batch)
             exact = np.hypot(table["exact_bias"], table["exact_std"]).iloc[0]
-            assert table["rmse"].mean() == pytest.approx(exact, abs=5 * table["rmse_se"].mean() / math.sqrt(SEEDS))
+            assert table["rmse"].mean() == pytest.approx(
+                exact, abs=5 * table["rmse_se"].mean() / math.sqrt(SEEDS)
+            )
 
 
 @pytest.mark.parametrize("pair", [pair.title for pair in PAIRS])
@@ -115,15 +129,22 @@ def test_differences_are_paired_and_calibrated(repeated, pair: str) -> None:
             table = of(repeated["differences"], pair=pair, first=first, second=second, batch=batch)
             for column in ("mean_difference", "rmse_difference"):
                 assert_calibrated(table[column].to_numpy(), table[f"{column}_se"].to_numpy())
-            sides = [of(repeated["values"], pair=pair, estimator=name, batch=batch) for name in (first, second)]
+            sides = [
+                of(repeated["values"], pair=pair, estimator=name, batch=batch)
+                for name in (first, second)
+            ]
             exact = float(sides[0]["exact_bias"].iloc[0] - sides[1]["exact_bias"].iloc[0])
-            assert_standard(((table["mean_difference"] - exact) / table["mean_difference_se"]).to_numpy())
+            assert_standard(
+                ((table["mean_difference"] - exact) / table["mean_difference_se"]).to_numpy()
+            )
 
 
 def test_two_that_go_together_differ_by_much_less_than_either_is_unsure_of(repeated) -> None:
     """k2 and k3 differ by the third order of log r: that is what shared draws are for."""
     table = of(repeated["differences"], pair=COIN.title, first="k2", second="k3", batch=1)
-    sides = [of(repeated["values"], pair=COIN.title, estimator=name, batch=1) for name in ("k2", "k3")]
+    sides = [
+        of(repeated["values"], pair=COIN.title, estimator=name, batch=1) for name in ("k2", "k3")
+    ]
     alone = np.hypot(*(side["mean_se"].to_numpy() for side in sides))
     assert (table["mean_difference_se"].to_numpy() < 0.2 * alone).all()
 
@@ -132,17 +153,25 @@ def test_two_that_go_together_differ_by_much_less_than_either_is_unsure_of(repea
 def test_k1_is_negative_as_often_as_the_normal_distribution_says(batch: int) -> None:
     """``mean of k1 = d^2/2 - d mean(x)`` is below 0 where ``mean(x) > d/2``: with probability ``Phi(-d sqrt(n) / 2)``."""
     shift = 0.3
-    (row,) = run(0, 2**18, pairs=(SHIFT,), estimators=("k1",), batches=(batch,))["values"].to_dict("records")
+    (row,) = run(0, 2**18, pairs=(SHIFT,), estimators=("k1",), batches=(batch,))["values"].to_dict(
+        "records"
+    )
     exact = stats.norm.cdf(-shift * math.sqrt(batch) / 2)
     assert row["batches"] == 2**18 // batch
-    assert row["frac_negative"] == pytest.approx(exact, abs=5 * math.sqrt(exact * (1 - exact) / row["batches"]))
-    assert row["frac_negative_se"] == pytest.approx(math.sqrt(exact * (1 - exact) / row["batches"]), rel=0.05)
+    assert row["frac_negative"] == pytest.approx(
+        exact, abs=5 * math.sqrt(exact * (1 - exact) / row["batches"])
+    )
+    assert row["frac_negative_se"] == pytest.approx(
+        math.sqrt(exact * (1 - exact) / row["batches"]), rel=0.05
+    )
 
 
 def test_what_cannot_be_negative_never_is() -> None:
     table = run(0, 2**14, estimators=("k2", "k3", "bregman_js", "abs"), batches=(1, 4))["values"]
     assert (table["frac_negative"] == 0.0).all()
-    assert (table["frac_negative_se"] > 0.0).all()  # which is not to say that it is known never to be
+    assert (
+        table["frac_negative_se"] > 0.0
+    ).all()  # which is not to say that it is known never to be
 
 
 def test_t_intervals_of_normal_terms_cover_95_percent() -> None:
@@ -150,22 +179,35 @@ def test_t_intervals_of_normal_terms_cover_95_percent() -> None:
     table = run(0, 2**18, pairs=(SHIFT,), estimators=("k1",), batches=(1, 2, 5, 16, 64))["values"]
     assert math.isnan(table["coverage"].iloc[0])
     rest = table.iloc[1:]
-    assert ((rest["coverage"] - 0.95).abs() <= 5 * np.sqrt(0.95 * 0.05 / (2**18 // rest["batch"]))).all()
+    assert (
+        (rest["coverage"] - 0.95).abs() <= 5 * np.sqrt(0.95 * 0.05 / (2**18 // rest["batch"]))
+    ).all()
 
 
 def test_of_weighted_estimators_too_the_bias_is_as_said() -> None:
     z = []
     for seed in range(SEEDS):
-        table = run(seed, 4096, pairs=(OTHER,), estimators=("k1", "k1_weighted", "k3_weighted"), batches=(1,))["values"]
+        table = run(
+            seed,
+            4096,
+            pairs=(OTHER,),
+            estimators=("k1", "k1_weighted", "k3_weighted"),
+            batches=(1,),
+        )["values"]
         z.append(((table["bias"] - table["exact_bias"]) / table["bias_se"]).to_numpy())
     for column in np.array(z).T:
         assert_standard(column)
-    assert table["exact_bias"].abs().iloc[0] > 10 * table["exact_bias"].abs().iloc[1]  # unweighted, k1 means another thing
+    assert (
+        table["exact_bias"].abs().iloc[0] > 10 * table["exact_bias"].abs().iloc[1]
+    )  # unweighted, k1 means another thing
 
 
 def test_estimators_of_whole_batches_are_calibrated() -> None:
     """They have no exact moments; batches that are independent of each other stand in for these."""
-    tables = [run(seed, 4096, estimators=("k_fitted",), pairs=(SHIFT,), batches=(16, 64))["values"] for seed in range(SEEDS)]
+    tables = [
+        run(seed, 4096, estimators=("k_fitted",), pairs=(SHIFT,), batches=(16, 64))["values"]
+        for seed in range(SEEDS)
+    ]
     table = pd.concat(tables)
     for batch in (16, 64):
         rows = of(table, batch=batch)
@@ -177,7 +219,9 @@ def test_batches_that_do_not_divide_a_panel_are_counted_as_they_are_formed() -> 
     """A panel of 1,024 holds two batches of 350: the estimator's mean is one of 64 batches, not of 93."""
     z = []
     for seed in range(300):
-        row = run(seed, pairs=(SHIFT,), estimators=("k_fitted",), batches=(350,), samples=32_768)["values"].iloc[0]
+        row = run(seed, pairs=(SHIFT,), estimators=("k_fitted",), batches=(350,), samples=32_768)[
+            "values"
+        ].iloc[0]
         z.append((row["mean"] - row["truth"]) / row["mean_se"])
     assert_standard(np.array(z))
     assert row["mean_se"] == pytest.approx(math.sqrt(row["variance"] / 64), rel=1e-12)

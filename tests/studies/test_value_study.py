@@ -26,7 +26,12 @@ SHIFT = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3))
 OTHER = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3), mu=Normal(mean=0.1))
 
 
-def run(samples: int, *chosen: str, pairs: tuple[object, ...] = (SHIFT,), batches: tuple[int, ...] = (1, 64)) -> pd.DataFrame:
+def run(
+    samples: int,
+    *chosen: str,
+    pairs: tuple[object, ...] = (SHIFT,),
+    batches: tuple[int, ...] = (1, 64),
+) -> pd.DataFrame:
     options = ValueOptions(pairs=pairs, estimators=chosen, samples=samples, batches=batches)
     return value_run.run(options, Context(0))["values"]
 
@@ -36,24 +41,38 @@ def test_what_is_skipped_is_a_row_with_the_reason() -> None:
     assert len(table) == 2 * 3 * 3
     reasons = table.set_index(["pair", "estimator", "batch"])["status"]
     for batch in (1, 2, 64):
-        assert reasons[SHIFT.title, "k1_weighted", batch] == "skipped: needs samples of a third distribution (pair.mu)"
+        assert (
+            reasons[SHIFT.title, "k1_weighted", batch]
+            == "skipped: needs samples of a third distribution (pair.mu)"
+        )
         assert reasons[OTHER.title, "k1_weighted", batch] == "ok"
     assert reasons[SHIFT.title, "k_fitted", 1] == "skipped: needs batches of at least 2"
     assert reasons[SHIFT.title, "k_fitted", 2] == "ok"
     skipped = table[table["status"].str.startswith("skipped")]
     assert skipped[["mean", "bias", "std", "rmse", "coverage", "khat"]].isna().all(axis=None)
     assert (skipped["truth"] == SHIFT.truth("kl_qp").value).all()
-    assert table[~table.index.isin(skipped.index)][["mean", "bias_se", "std_se", "rmse_se"]].notna().all(axis=None)
+    assert (
+        table[~table.index.isin(skipped.index)][["mean", "bias_se", "std_se", "rmse_se"]]
+        .notna()
+        .all(axis=None)
+    )
 
 
 def test_too_few_samples_for_a_batch_are_a_reason() -> None:
     table = run(64, "k_fitted", batches=(2, 64)).set_index("batch")
     assert table.loc[2, "status"] == "ok"
-    assert table.loc[64, "status"] == "skipped: needs more samples: 64 are too few for batches of 64"
+    assert (
+        table.loc[64, "status"] == "skipped: needs more samples: 64 are too few for batches of 64"
+    )
 
 
-@pytest.mark.parametrize(("rate", "status"), [(1.5, "ok"), (0.7, "ok"), (0.5, "infinite variance"), (0.4, "infinite variance")])
-def test_infinite_variance_is_flagged_from_the_exact_order_of_the_moments(rate: float, status: str) -> None:
+@pytest.mark.parametrize(
+    ("rate", "status"),
+    [(1.5, "ok"), (0.7, "ok"), (0.5, "infinite variance"), (0.4, "infinite variance")],
+)
+def test_infinite_variance_is_flagged_from_the_exact_order_of_the_moments(
+    rate: float, status: str
+) -> None:
     """``E[r^2]`` of exponentials is finite where ``rate_p > rate_q / 2``; khat alone could not tell near the edge."""
     pair = ExponentialPair(q=Exponential(rate=1.0), p=Exponential(rate=rate))
     table = run(50_000, "k1", "k2", "k3", pairs=(pair,), batches=(1,)).set_index("estimator")
@@ -64,23 +83,35 @@ def test_infinite_variance_is_flagged_from_the_exact_order_of_the_moments(rate: 
 
 def test_an_infinite_mean_is_flagged_as_such() -> None:
     pair = GaussianPair(q=Normal(std=1.0), p=Normal(std=2.0))
-    table = run(20_000, "k1", "k3", "bregman_chi2", pairs=(pair,), batches=(1,)).set_index("estimator")
-    assert table["status"].to_dict() == {"k1": "ok", "k3": "infinite variance", "bregman_chi2": "infinite mean"}
+    table = run(20_000, "k1", "k3", "bregman_chi2", pairs=(pair,), batches=(1,)).set_index(
+        "estimator"
+    )
+    assert table["status"].to_dict() == {
+        "k1": "ok",
+        "k3": "infinite variance",
+        "bregman_chi2": "infinite mean",
+    }
     assert table.loc["bregman_chi2", "truth"] == math.inf
 
 
 @pytest.fixture(scope="module")
 def overflown() -> pd.DataFrame:
     """``log r`` up to 60,000, where samples of mu lie that q all but never makes."""
-    pair = GaussianPair(q=Normal(mean=0.0, std=0.01), p=Normal(mean=0.0, std=1.0), mu=Normal(mean=0.0, std=1.0))
-    return run(5000, "k1", "k3", "k3_clamped", pairs=(pair,), batches=(1, 16)).set_index(["estimator", "batch"])
+    pair = GaussianPair(
+        q=Normal(mean=0.0, std=0.01), p=Normal(mean=0.0, std=1.0), mu=Normal(mean=0.0, std=1.0)
+    )
+    return run(5000, "k1", "k3", "k3_clamped", pairs=(pair,), batches=(1, 16)).set_index(
+        ["estimator", "batch"]
+    )
 
 
 def test_terms_that_overflow_spoil_no_other_estimator(overflown) -> None:
     for name in ("k1", "k3_clamped"):
         assert (overflown.loc[name, "n_nonfinite"] == 0).all()
         assert (overflown.loc[name, "status"] == "ok").all()
-        assert np.isfinite(overflown.loc[name, ["mean", "std", "rmse_se"]].astype(float)).all(axis=None)
+        assert np.isfinite(overflown.loc[name, ["mean", "std", "rmse_se"]].astype(float)).all(
+            axis=None
+        )
 
 
 def test_terms_that_overflow_are_counted(overflown) -> None:
@@ -90,12 +121,16 @@ def test_terms_that_overflow_are_counted(overflown) -> None:
 
 
 def test_a_pair_far_apart_is_measured_all_the_same() -> None:
-    table = run(2000, "k1", pairs=(GaussianPair(q=Normal(mean=0.0), p=Normal(mean=30.0)),), batches=(1,))
+    table = run(
+        2000, "k1", pairs=(GaussianPair(q=Normal(mean=0.0), p=Normal(mean=30.0)),), batches=(1,)
+    )
     assert table["truth"].tolist() == [450.0]
     assert table["status"].tolist() == ["ok"]
 
 
-@pytest.mark.parametrize("samples", [2, 15, 16, 31, 32, 100, 1009, 32 * PANEL, 32 * PANEL + 1, 17 * SHARD + 12345])
+@pytest.mark.parametrize(
+    "samples", [2, 15, 16, 31, 32, 100, 1009, 32 * PANEL, 32 * PANEL + 1, 17 * SHARD + 12345]
+)
 @pytest.mark.parametrize("largest", [1, 64, 4096, 2**20])
 def test_panels_hold_every_sample_once(samples: int, largest: int) -> None:
     panel, per_shard, shards = panel_sizes(samples, largest)
@@ -121,7 +156,13 @@ def test_memory_does_not_grow_with_the_samples() -> None:
 
 def shifted(name: str, batch: object = None) -> Estimator:
     return Estimator(
-        name, lambda draws: draws.log_ratio, "kl_qp", "x", "the log-ratio itself", Claims(False, False), batch=batch
+        name,
+        lambda draws: draws.log_ratio,
+        "kl_qp",
+        "x",
+        "the log-ratio itself",
+        Claims(False, False),
+        batch=batch,
     )
 
 
@@ -139,7 +180,9 @@ def test_a_small_spread_about_a_large_mean_is_kept(mean: float) -> None:
     panels = np.array([np.var(each, ddof=1) for each in exact], dtype=float)
     np.testing.assert_allclose(meter.vectors()[0][:, 1], panels, rtol=1e-9)
     assert moments.mean[1] == pytest.approx(float(panels.mean()), rel=1e-9)
-    assert moments.mean[0] == pytest.approx(float(exact.mean()), abs=4 * np.spacing(abs(mean)) + 1e-18)
+    assert moments.mean[0] == pytest.approx(
+        float(exact.mean()), abs=4 * np.spacing(abs(mean)) + 1e-18
+    )
     # The spread of the panels' means, which standard errors come from, is kept as well.
     means = np.array([np.mean(each) for each in exact])
     spread = float(np.var(means, ddof=1)) / 40
@@ -147,7 +190,9 @@ def test_a_small_spread_about_a_large_mean_is_kept(mean: float) -> None:
     # And so are the errors of batches, and whether their intervals cover.
     errors = np.concatenate([each.reshape(16, 128).mean(axis=0) for each in x])[:4096] - mean
     np.testing.assert_allclose(np.sort(meter.counts.errors[0][1]), np.sort(errors), atol=1e-9)
-    assert meter.counts.covered[0, 1] / meter.counts.tested[0, 1] == pytest.approx(0.95, abs=5 * 0.0031)
+    assert meter.counts.covered[0, 1] / meter.counts.tested[0, 1] == pytest.approx(
+        0.95, abs=5 * 0.0031
+    )
 
 
 def test_batch_means_are_of_disjoint_batches_that_use_every_sample() -> None:
@@ -166,7 +211,14 @@ def test_batch_means_are_of_disjoint_batches_that_use_every_sample() -> None:
 def test_no_diagnostic_samples_leave_the_moments_as_they_are() -> None:
     some, none = (
         value_run.run(
-            ValueOptions(pairs=(SHIFT,), estimators=("k1",), samples=20_000, batches=(1, 16), diagnostic_samples=n), Context(0)
+            ValueOptions(
+                pairs=(SHIFT,),
+                estimators=("k1",),
+                samples=20_000,
+                batches=(1, 16),
+                diagnostic_samples=n,
+            ),
+            Context(0),
         )["values"]
         for n in (2**22, 0)
     )
@@ -178,15 +230,26 @@ def test_no_diagnostic_samples_leave_the_moments_as_they_are() -> None:
 
 
 def test_every_estimator_has_its_rows_and_a_description() -> None:
-    options = ValueOptions(pairs=(OTHER,), estimators=tuple(estimators.names()), samples=8192, batches=(64,))
+    options = ValueOptions(
+        pairs=(OTHER,), estimators=tuple(estimators.names()), samples=8192, batches=(64,)
+    )
     tables = value_run.run(options, Context(0))
-    assert list(tables["values"]["estimator"]) == estimators.names() == list(tables["estimators"]["estimator"])
+    assert (
+        list(tables["values"]["estimator"])
+        == estimators.names()
+        == list(tables["estimators"]["estimator"])
+    )
     assert not tables["values"]["status"].str.startswith("skipped").any()
     assert len(tables["pairs"]) == 1
 
 
 def test_differences_are_between_estimators_of_one_target() -> None:
-    options = ValueOptions(pairs=(SHIFT,), estimators=("k1", "k3", "bregman_kl_pq", "bregman_js"), samples=2048, batches=(1,))
+    options = ValueOptions(
+        pairs=(SHIFT,),
+        estimators=("k1", "k3", "bregman_kl_pq", "bregman_js"),
+        samples=2048,
+        batches=(1,),
+    )
     table = value_run.run(options, Context(0))["differences"]
     assert table[["first", "second"]].to_numpy().tolist() == [["k1", "k3"]]
 
@@ -209,16 +272,27 @@ def test_two_estimators_that_are_one_have_a_difference_without_error() -> None:
     contrast = np.array([1.0, -1.0])
     assert contrast @ covariance @ contrast < 0.0
     assert tables._standard_error(contrast, covariance) == 0.0
-    assert np.isnan(tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]])))  # that is no rounding
+    assert np.isnan(
+        tables._standard_error(contrast, np.array([[1.0, 2.0], [2.0, 1.0]]))
+    )  # that is no rounding
 
 
 def test_intervals_from_few_samples_are_said_to_be_too_narrow() -> None:
     for samples, few in ((20, True), (200, False)):
-        tables = value_run.run(ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples), Context(0))
+        tables = value_run.run(
+            ValueOptions(pairs=(SHIFT,), estimators=("k1",), batches=(1,), samples=samples),
+            Context(0),
+        )
         (summary,) = value_summary.summarize(tables)
         assert any("too narrow" in note for note in summary.notes) == few
         page = value_section.build(tables)
-        assert any(getattr(block, "text", None) is not None and "too narrow" in str(block.text) for block in page) == few
+        assert (
+            any(
+                getattr(block, "text", None) is not None and "too narrow" in str(block.text)
+                for block in page
+            )
+            == few
+        )
 
 
 def test_few_sure_digits_of_the_truth_are_told_in_a_line() -> None:
@@ -226,7 +300,9 @@ def test_few_sure_digits_of_the_truth_are_told_in_a_line() -> None:
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
     cov = (axes * [1e-8, 1.0, 1e6]) @ axes.T
     side = {"cov": tuple(map(tuple, (cov + cov.T) / 2))}
-    pair = GaussianPair(q=Normal(mean=(0.0, 0.0, 0.0), **side), p=Normal(mean=(1.0, 0.0, 0.0), **side))
+    pair = GaussianPair(
+        q=Normal(mean=(0.0, 0.0, 0.0), **side), p=Normal(mean=(1.0, 0.0, 0.0), **side)
+    )
     with pytest.warns(Notice, match=r"exact KL\(q‖p\) may be off by [1-9]e-0[0-2] of its value"):
         table = run(1_000, "k1", pairs=(pair,))
     assert (table["truth_error"] > 0.01 * table["truth"]).all()

@@ -25,7 +25,9 @@ def test_what_a_row_names_is_a_combination(spelling) -> None:
         return
     combination = gradients.get(found.combination)
     assert ("mean over sequences of means" in found.normalisation) == combination.length_mean
-    assert (found.normalisation == "part of the return") <= (combination.placement != "straight_through")
+    assert (found.normalisation == "part of the return") <= (
+        combination.placement != "straight_through"
+    )
     assert found.where
     if not found.named:
         return
@@ -41,7 +43,10 @@ def test_what_a_row_names_is_a_combination(spelling) -> None:
             combination.baseline,
             combination.gradient_of,
         )
-        assert (named.ratio_gradient, named.length_mean) == (combination.ratio_gradient, combination.length_mean)
+        assert (named.ratio_gradient, named.length_mean) == (
+            combination.ratio_gradient,
+            combination.length_mean,
+        )
     else:  # the weight exp(x - x.detach()), which makes the gradient of k3 that of k2
         assert (combination.correction, named.placement) == ("token_ratio", "straight_through")
 
@@ -53,7 +58,9 @@ def test_every_row_of_the_newest_version_can_be_set(trainer) -> None:
     assert len(spelled) == rows - UNSPELLED.get(trainer.name, 0)
     assert len({each.words for each in spelled}) == len(spelled)
     for row in trainer.rows:
-        assert row.combination == "" or row.combination == NONE or row.coefficient, "what weighs it?"
+        assert row.combination == "" or row.combination == NONE or row.coefficient, (
+            "what weighs it?"
+        )
         for path in (*row.when, *([row.coefficient] if row.coefficient else [])):
             assert path in {each.path for each in trainer.options}
         for path, values in row.when.items():
@@ -65,15 +72,28 @@ def test_every_row_of_the_newest_version_can_be_set(trainer) -> None:
 def test_whatever_is_set_is_known(trainer) -> None:
     """All choices of every option with all of the others."""
     for version in (trainer.since, trainer.until):
-        choices = [each for each in trainer.known(version) if each.values and each.path != trainer.normaliser]
+        choices = [
+            each
+            for each in trainer.known(version)
+            if each.values and each.path != trainer.normaliser
+        ]
         for values in product(*(each.values for each in choices)):
-            trainer.meaning(version, {each.path: value for each, value in zip(choices, values, strict=True)})
+            trainer.meaning(
+                version, {each.path: value for each, value in zip(choices, values, strict=True)}
+            )
 
 
 def test_the_same_divided_by_the_length_is_the_same() -> None:
     for name, other in LENGTH_MEANS.items():
         one, mean = gradients.get(name), gradients.get(other)
-        for part in ("estimator", "placement", "correction", "cap", "gradient_of", "ratio_gradient"):
+        for part in (
+            "estimator",
+            "placement",
+            "correction",
+            "cap",
+            "gradient_of",
+            "ratio_gradient",
+        ):
             assert getattr(one, part) == getattr(mean, part)
         assert not one.length_mean
         assert mean.length_mean
@@ -84,7 +104,9 @@ def test_the_same_divided_by_the_length_is_the_same() -> None:
 def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -> None:
     for trainer in TRAINERS:
         for alias, words in trainer.aliases.items():
-            found = trainers.parse(trainer.name + words if words.startswith("@") else f"{trainer.name} {words}")
+            found = trainers.parse(
+                trainer.name + words if words.startswith("@") else f"{trainer.name} {words}"
+            )
             assert gradients.get(alias) is gradients.get(found.named)
             assert alias in gradients.get(alias).aliases
 
@@ -124,9 +146,16 @@ def test_words_are_understood(text, combination, coefficient) -> None:
 
 def test_options_may_be_pythons() -> None:
     found = trainers.meaning("verl", "0.9", {"kl_loss_type": "low_var_kl", "kl_loss_coef": 1})
-    assert (found.combination, found.named, found.clamp) == ("k3_verl_loss", "k3_verl_loss", "log-ratio to +-20, value to +-10")
+    assert (found.combination, found.named, found.clamp) == (
+        "k3_verl_loss",
+        "k3_verl_loss",
+        "log-ratio to +-20, value to +-10",
+    )
     assert (found.coefficient, found.normalisation) == (1.0, "mean over the batch's tokens")
-    assert (found.where, found.checked) == ("verl/trainer/ppo/core_algos.py:kl_penalty", "beside the functions of verl 0.9.1")
+    assert (found.where, found.checked) == (
+        "verl/trainer/ppo/core_algos.py:kl_penalty",
+        "beside the functions of verl 0.9.1",
+    )
     assert found.options["actor_rollout_ref.actor.use_kl_loss"] is True
     assert trainers.meaning("trl_grpo", "1.9").checked == "read in trl 1.9.2 to 1.16.0"
     assert trainers.meaning("slime").checked == "read in THUDM/slime 624b824"

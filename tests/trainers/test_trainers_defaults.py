@@ -10,7 +10,11 @@ from klbench import trainers
 from klbench.studies.peers.found import MissingError, module
 
 CHECKED = [each for each in trainers.TRAINERS if each.package]
-SPELLINGS = [each for each in trainers.spellings() if trainers.get(each.meaning.trainer).package and each.meaning.where]
+SPELLINGS = [
+    each
+    for each in trainers.spellings()
+    if trainers.get(each.meaning.trainer).package and each.meaning.where
+]
 UNSET = object()
 
 
@@ -23,12 +27,21 @@ def source(distribution: str, file: str):
 
 def fields(file: str, name: str) -> dict[str, object]:
     """The defaults of a dataclass's fields, in TRL."""
-    (found,) = (each for each in source("trl", file).tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+    (found,) = (
+        each
+        for each in source("trl", file).tree.body
+        if isinstance(each, ast.ClassDef) and each.name == name
+    )
     defaults = {}
     for each in found.body:
         if isinstance(each, ast.AnnAssign) and isinstance(each.value, ast.Call):
             defaults[each.target.id] = next(
-                (ast.literal_eval(key.value) for key in each.value.keywords if key.arg == "default"), UNSET
+                (
+                    ast.literal_eval(key.value)
+                    for key in each.value.keywords
+                    if key.arg == "default"
+                ),
+                UNSET,
             )
     return defaults
 
@@ -60,7 +73,10 @@ def arguments() -> dict[str, tuple[object, tuple]]:
             and isinstance(call.args[0], ast.Constant)
         ):
             given = {each.arg: written(each.value) for each in call.keywords}
-            found[call.args[0].value.removeprefix("--")] = given.get("default", UNSET), tuple(given.get("choices", ()))
+            found[call.args[0].value.removeprefix("--")] = (
+                given.get("default", UNSET),
+                tuple(given.get("choices", ())),
+            )
     return found
 
 
@@ -82,8 +98,15 @@ def defaults(name: str) -> dict[str, object]:
         return {**actor, **algorithm, **settings("distillation/distillation.yaml", "distillation.")}
     if name == "openrlhf":
         return {path: default for path, (default, _) in arguments().items()}
-    made = source("liger-kernel", "liger_kernel/chunked_loss/grpo_loss.py").find("LigerFusedLinearGRPOLoss.__init__").args
-    return {arg.arg: ast.literal_eval(value) for arg, value in zip(made.args[1:], made.defaults, strict=True)}
+    made = (
+        source("liger-kernel", "liger_kernel/chunked_loss/grpo_loss.py")
+        .find("LigerFusedLinearGRPOLoss.__init__")
+        .args
+    )
+    return {
+        arg.arg: ast.literal_eval(value)
+        for arg, value in zip(made.args[1:], made.defaults, strict=True)
+    }
 
 
 @pytest.mark.parametrize("trainer", CHECKED, ids=lambda each: each.name)
@@ -96,7 +119,10 @@ def test_defaults_are_the_packages(trainer) -> None:
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda each: each.words)
 def test_the_place_in_the_code_is_there(spelling) -> None:
     file, _, name = spelling.meaning.where.partition(":")
-    assert source(trainers.get(spelling.meaning.trainer).package, file).find(name).name == name.rpartition(".")[2]
+    assert (
+        source(trainers.get(spelling.meaning.trainer).package, file).find(name).name
+        == name.rpartition(".")[2]
+    )
 
 
 def test_choices_are_the_commands() -> None:

@@ -70,16 +70,30 @@ def taken(distribution, file, name, **more):
         made = function(distribution, file, name)
     except MissingError as error:
         pytest.skip(str(error))
-    for each in (space, made.__globals__):  # an import of several names that failed has taken their places
+    for each in (
+        space,
+        made.__globals__,
+    ):  # an import of several names that failed has taken their places
         each.update(more)
     return made
 
 
 def trl_grpo(options, data) -> Tensor:
     """The whole loss with advantages of 0, which leaves the penalty."""
-    compute = taken("trl", "trl/trainer/grpo_trainer.py", "GRPOTrainer._compute_loss", nanmin=torch.min, nanmax=torch.max)
+    compute = taken(
+        "trl",
+        "trl/trainer/grpo_trainer.py",
+        "GRPOTrainer._compute_loss",
+        nanmin=torch.min,
+        nanmax=torch.max,
+    )
     corrected = options["use_bias_correction_kl"]
-    arguments = MagicMock(use_bias_correction_kl=corrected, delta=None, sapo_temperature_pos=1.0, sapo_temperature_neg=1.0)
+    arguments = MagicMock(
+        use_bias_correction_kl=corrected,
+        delta=None,
+        sapo_temperature_pos=1.0,
+        sapo_temperature_neg=1.0,
+    )
     trainer = MagicMock(
         top_entropy_quantile=1.0, off_policy_mask_threshold=None, beta=1.0, epsilon_low=0.2, epsilon_high=0.2, use_vllm=False,
         importance_sampling_level=options["importance_sampling_level"], loss_type=options["loss_type"], aux_loss_enabled=False,
@@ -87,9 +101,15 @@ def trl_grpo(options, data) -> Tensor:
     )  # fmt: skip
     trainer.model.training = False
     trainer.accelerator.num_processes = 1
-    trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = lambda x: x
+    trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = (
+        lambda x: x
+    )
     trainer.get_gamma_weights.return_value = torch.zeros(N, 1, dtype=F64)
-    trainer._get_per_token_logps_and_entropies.return_value = (data.new, torch.ones_like(data.new), None)
+    trainer._get_per_token_logps_and_entropies.return_value = (
+        data.new,
+        torch.ones_like(data.new),
+        None,
+    )
     ids = torch.zeros(N, T, dtype=torch.long)
     return compute(trainer, None, {
         "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(N, 1), "completion_ids": ids, "completion_mask": data.mask.long(),
@@ -108,12 +128,16 @@ def trl_rloo(options, data) -> Tensor:
         except MissingError as error:
             pytest.skip(str(error))
 
-    per_token = assigned("per_token_kl", old_per_token_logps=data.new.detach(), ref_per_token_logps=data.ref)
+    per_token = assigned(
+        "per_token_kl", old_per_token_logps=data.new.detach(), ref_per_token_logps=data.ref
+    )
     rewards = -assigned("kl", per_token_kl=per_token, completion_mask=data.mask)
     grouped = rewards.view(-1, GROUP)
     counts = assigned("scorable_counts", grouped_rewards=grouped)
     total = assigned("grouped_sum", grouped_rewards=grouped)
-    baselines = assigned("baselines", grouped_sum=total, grouped_rewards=grouped, scorable_counts=counts)
+    baselines = assigned(
+        "baselines", grouped_sum=total, grouped_rewards=grouped, scorable_counts=counts
+    )
     return (rewards - baselines.view(-1))[:, None].expand(N, T)
 
 
@@ -133,21 +157,32 @@ def verl(options, data) -> Tensor:
     core = SimpleNamespace(kl_penalty=verl_function("kl_penalty"), AdaptiveKLController=None)
     mean = taken("verl", "verl/utils/torch_functional.py", "masked_mean")
     apply = verl_function(
-        "apply_kl_penalty", "verl/trainer/ppo/ray_trainer.py", core_algos=core, masked_mean=mean, DataProto=None
+        "apply_kl_penalty",
+        "verl/trainer/ppo/ray_trainer.py",
+        core_algos=core,
+        masked_mean=mean,
+        DataProto=None,
     )
     mask = data.mask.to(F64)
     batch = type("Batch", (dict,), {"batch_size": [N]})(
-        response_mask=mask, token_level_scores=torch.zeros_like(mask), old_log_probs=data.new.detach(), ref_log_prob=data.ref
+        response_mask=mask,
+        token_level_scores=torch.zeros_like(mask),
+        old_log_probs=data.new.detach(),
+        ref_log_prob=data.ref,
     )
     controller = SimpleNamespace(value=1.0, update=lambda **_: None)
     apply(SimpleNamespace(batch=batch), controller, options[algorithm + "kl_penalty"])
     rewards, index = batch["token_level_rewards"], np.repeat(np.arange(N // GROUP), GROUP)
     estimators = {
-        "gae": lambda: verl_function("compute_gae_advantage_return")(rewards, torch.zeros_like(mask), mask, 1.0, 1.0)[1],
-        "reinforce_plus_plus": lambda: verl_function("compute_reinforce_plus_plus_outcome_advantage")(
-            rewards, mask, config=SimpleNamespace(gamma=1.0)
+        "gae": lambda: verl_function("compute_gae_advantage_return")(
+            rewards, torch.zeros_like(mask), mask, 1.0, 1.0
         )[1],
-        "grpo": lambda: verl_function("compute_grpo_outcome_advantage")(rewards, mask, index, norm_adv_by_std_in_grpo=False)[0],
+        "reinforce_plus_plus": lambda: verl_function(
+            "compute_reinforce_plus_plus_outcome_advantage"
+        )(rewards, mask, config=SimpleNamespace(gamma=1.0))[1],
+        "grpo": lambda: verl_function("compute_grpo_outcome_advantage")(
+            rewards, mask, index, norm_adv_by_std_in_grpo=False
+        )[0],
         "rloo": lambda: verl_function("compute_rloo_outcome_advantage")(rewards, mask, index)[0],
     }
     return estimators[options[algorithm + "adv_estimator"]]()
@@ -156,10 +191,14 @@ def verl(options, data) -> Tensor:
 def verl_distillation(options, data) -> Tensor:
     """A loss of its own, or the policy's loss with the detached terms for advantages."""
     mask, average = data.mask.to(F64), options["actor_rollout_ref.actor.loss_agg_mode"]
-    terms = verl_function("kl_penalty")(data.new, data.ref, options["distillation.distillation_loss.loss_mode"])
+    terms = verl_function("kl_penalty")(
+        data.new, data.ref, options["distillation.distillation_loss.loss_mode"]
+    )
     if not options["distillation.distillation_loss.use_policy_gradient"]:
         return verl_function("agg_loss")(terms, mask, average)
-    config = MagicMock(clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.2, global_batch_info={})
+    config = MagicMock(
+        clip_ratio=0.2, clip_ratio_low=0.2, clip_ratio_high=0.2, global_batch_info={}
+    )
     config.get = lambda key, default: default
     loss = verl_function("compute_policy_loss_vanilla")
     return loss(data.new.detach(), data.new, -terms.detach(), mask, average, config)[0]
@@ -169,17 +208,30 @@ def openrlhf(options, data) -> Tensor:
     penalty = taken("openrlhf", "openrlhf/models/utils.py", "compute_approx_kl", deepspeed=None)
     estimator, mask = options["algo.kl.estimator"], data.mask.to(F64)
     if options["algo.kl.use_loss"]:
-        terms = penalty(data.new, data.ref, data.old, estimator, options["algo.kl.unbiased_gradient"])
+        terms = penalty(
+            data.new, data.ref, data.old, estimator, options["algo.kl.unbiased_gradient"]
+        )
         mean = taken("openrlhf", "openrlhf/models/utils.py", "masked_mean")
         aggregate = taken("openrlhf", "openrlhf/models/loss.py", "aggregate_loss", masked_mean=mean)
         return aggregate(terms, mask, options["actor.loss_agg_mode"] == "token-mean")
     file, owner = "openrlhf/trainer/ppo_utils/experience_maker.py", "RemoteExperienceMaker."
-    neighbours = {each: taken("openrlhf", "openrlhf/models/utils.py", each) for each in ("masked_mean", "compute_reward")}
+    neighbours = {
+        each: taken("openrlhf", "openrlhf/models/utils.py", each)
+        for each in ("masked_mean", "compute_reward")
+    }
     neighbours |= {"apply_length_penalties": lambda *_: None, "init_logger": MagicMock()}
     found = {}
-    for advantages in ("gae", "rloo", "dr_grpo"):  # each leaves the penalty as it is; the first two whiten no returns
+    for advantages in (
+        "gae",
+        "rloo",
+        "dr_grpo",
+    ):  # each leaves the penalty as it is; the first two whiten no returns
         args = MagicMock()
-        args.rollout.n_samples_per_prompt, args.reward.clip_range, args.algo.advantage.estimator = GROUP, None, advantages
+        args.rollout.n_samples_per_prompt, args.reward.clip_range, args.algo.advantage.estimator = (
+            GROUP,
+            None,
+            advantages,
+        )
         args.algo.advantage.gamma, args.algo.advantage.lambd = 1.0, 1.0
         gae, cumulated = (
             taken("openrlhf", file, owner + each, **neighbours)
@@ -194,7 +246,9 @@ def openrlhf(options, data) -> Tensor:
             rewards=torch.zeros(N), index=list(range(N)), action_mask=data.mask.long(), values=torch.zeros(N, T), info={},
             kl=penalty(data.new.detach(), data.ref, kl_estimator=estimator) * mask,
         )  # fmt: skip
-        taken("openrlhf", file, owner + "compute_advantages_and_returns", **neighbours)(maker, [made])
+        taken("openrlhf", file, owner + "compute_advantages_and_returns", **neighbours)(
+            maker, [made]
+        )
         found[advantages] = made.returns
     for other in found.values():
         torch.testing.assert_close(other * mask, found["gae"] * mask)
@@ -239,9 +293,19 @@ def every() -> Iterator[str]:
         given = [option.split("=") for option in spelling.options.split()]
         trainer = trainers.get(found.trainer)
         if trainer.normaliser and found.normalisation != RETURNS:
-            given.append([trainer.normaliser, "|".join(name for name, average in trainer.normalisations.items() if average)])
+            given.append(
+                [
+                    trainer.normaliser,
+                    "|".join(name for name, average in trainer.normalisations.items() if average),
+                ]
+            )
         for values in product(*(values.split("|") for _, values in given)):
-            yield " ".join((trainer.name, *(f"{name}={value}" for (name, _), value in zip(given, values, strict=True))))
+            yield " ".join(
+                (
+                    trainer.name,
+                    *(f"{name}={value}" for (name, _), value in zip(given, values, strict=True)),
+                )
+            )
 
 
 def averaged(found, data, rollouts) -> Tensor:
@@ -274,7 +338,10 @@ def test_a_row_is_what_the_package_computes(words, inputs, request) -> None:
     else:
         # A straight-through value has no weight with the trainers, who multiply only what is differentiated.
         fresh = combination.placement == "straight_through"
-        expected, ours = theirs.detach().to(F64), averaged(found, data, data.rollouts(fresh=fresh)).detach()
+        expected, ours = (
+            theirs.detach().to(F64),
+            averaged(found, data, data.rollouts(fresh=fresh)).detach(),
+        )
         gradient = torch.autograd.grad(theirs, data.new)[0]
         sampled = found.note.startswith("the gradient, as long as nothing is clipped")
         own = torch.autograd.grad(averaged(found, data, data.rollouts(fresh=sampled)), data.new)[0]
@@ -284,11 +351,15 @@ def test_a_row_is_what_the_package_computes(words, inputs, request) -> None:
     assert float(gradient.abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize(("words", "compute"), [("trl", trl_grpo), ("liger use_bias_correction_kl=true", liger)])
+@pytest.mark.parametrize(
+    ("words", "compute"), [("trl", trl_grpo), ("liger use_bias_correction_kl=true", liger)]
+)
 def test_a_ratio_of_the_sequence_is_on_every_token(words, compute, data) -> None:
     """What no combination computes is what the note says."""
     found = trainers.parse(f"{words} importance_sampling_level=sequence")
-    assert found.note.startswith("every token's k3 times the exponential of its sequence's mean log-ratio to the policy before")
+    assert found.note.startswith(
+        "every token's k3 times the exponential of its sequence's mean log-ratio to the policy before"
+    )
     log_ratio, log_weight = data.ref - data.new, (data.new - data.old) * data.mask
     weight = (log_weight.sum(-1) / data.mask.sum(-1)).exp()[:, None]
     expected = ((log_ratio.exp() - 1 - log_ratio) * weight * data.mask).sum() / int(data.mask.sum())
@@ -314,11 +385,15 @@ def test_every_trainer_with_a_package_is_run() -> None:
     assert {words.split()[0] for words in every()} == set(THEIRS)
 
 
-@pytest.mark.parametrize("trainer", [each for each in trainers.TRAINERS if each.package], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "trainer", [each for each in trainers.TRAINERS if each.package], ids=lambda each: each.name
+)
 def test_the_version_that_was_checked_is_the_one_that_is_here(trainer) -> None:
     file = next(row.where for row in trainer.rows if row.where).partition(":")[0]
     try:
         here = module(trainer.package, file).version
     except MissingError as error:
         pytest.skip(str(error))
-    assert here == trainer.checked, f"{trainer.package} {here} is installed: run the rows beside it, then say so in the data"
+    assert here == trainer.checked, (
+        f"{trainer.package} {here} is installed: run the rows beside it, then say so in the data"
+    )

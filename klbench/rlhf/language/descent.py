@@ -22,7 +22,9 @@ class Descent:
         The rate falls to 0 along a line over so many steps; None: it stays.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None
+    ) -> None:
         self.parameters, self.rate, self.clip, self.steps = list(parameters), rate, clip, steps
         self.adam = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0)
         self.taken = 0

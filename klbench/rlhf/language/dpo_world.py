@@ -43,7 +43,12 @@ def load(path: str, lm: LanguageModel) -> Preferences:
         The file, its line and key; or a prompt that leaves no room.
     """
     found = rows.load(path, rows.PREFERENCE)
-    return Preferences(*(sft.encoded([(row["prompt"], row[key]) for row in found], lm) for key in rows.PREFERENCE[1:]))
+    return Preferences(
+        *(
+            sft.encoded([(row["prompt"], row[key]) for row in found], lm)
+            for key in rows.PREFERENCE[1:]
+        )
+    )
 
 
 def sampled(
@@ -68,7 +73,9 @@ def sampled(
         found = generate(lm, [*asked, *asked], uniform.reshape(2 * n, tokens), Sampling(), batch)
     reward = judge([*asked, *asked], found.token, found.mask).reshape(2, n)
     first = label < 0.5 * (1.0 + np.tanh(0.5 * scale * (reward[0] - reward[1])))
-    places = np.where(first, [np.arange(n), np.arange(n, 2 * n)], [np.arange(n, 2 * n), np.arange(n)])
+    places = np.where(
+        first, [np.arange(n), np.arange(n, 2 * n)], [np.arange(n, 2 * n), np.arange(n)]
+    )
     return Preferences(*(Examples(asked, found.token[each], found.mask[each]) for each in places))
 
 
@@ -85,7 +92,9 @@ class Preferring:
 
     def __init__(self, learner: Language, preferences: Preferences, batch: int) -> None:
         self.learner, self.preferences, self.batch = learner, preferences, batch
-        self._reference = {part: torch.zeros(len(preferences), dtype=torch.float64) for part in rows.PREFERENCE[1:]}
+        self._reference = {
+            part: torch.zeros(len(preferences), dtype=torch.float64) for part in rows.PREFERENCE[1:]
+        }
         # In the batches of the first pass: what a batch pads rounds, and a policy that is its reference has a ratio of 1.
         with held(learner.reference):
             for step in range(self._steps_a_pass):
@@ -108,14 +117,18 @@ class Preferring:
     def which(self, step: int) -> np.ndarray:
         """The pairs of a step."""
         each = self._steps_a_pass
-        order = self.learner.stream("order of pairs", step // each).permutation(len(self.preferences))
+        order = self.learner.stream("order of pairs", step // each).permutation(
+            len(self.preferences)
+        )
         return order[(step % each) * self.batch :][: self.batch]
 
     def log_ratios(self, step: int) -> DpoBatch:
         """The step's pairs under the policy of now."""
         which = self.which(step)
         chosen, rejected = (
-            (self._whole(self.learner.policy, part, which) - self._reference[part][which])[None, None]
+            (self._whole(self.learner.policy, part, which) - self._reference[part][which])[
+                None, None
+            ]
             for part in rows.PREFERENCE[1:]
         )
         return DpoBatch(chosen, rejected)

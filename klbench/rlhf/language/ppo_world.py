@@ -58,7 +58,9 @@ class Completed:
     @property
     def batch(self) -> PpoBatch:
         """The same as the loop takes it."""
-        return PpoBatch(torch.from_numpy(self.reward)[None, None], torch.from_numpy(self.mask)[None, None], self)
+        return PpoBatch(
+            torch.from_numpy(self.reward)[None, None], torch.from_numpy(self.mask)[None, None], self
+        )
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ class Language:
         self.policy, self.reference = trainable(start), reference
         self.prompts, self.judge, self.setting, self.names = prompts, judge, setting, names
         self.critic = Scalar(start) if setting.critic else None
-        self.descent = Descent(list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps)
+        self.descent = Descent(
+            list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps
+        )
         self._fits = Batch(setting.batch)
         self.latest: tuple[Completed, Rollouts] | None = None
         """The last whole batch, without gradients."""
@@ -136,7 +140,11 @@ class Language:
     def named_parameters(self) -> dict[str, Tensor]:
         """All that is learned."""
         own = {f"policy.{name}": each for name, each in self.policy.model.named_parameters()}
-        return own | ({} if self.critic is None else {f"critic.{k}": v for k, v in self.critic.named_parameters().items()})
+        return own | (
+            {}
+            if self.critic is None
+            else {f"critic.{k}": v for k, v in self.critic.named_parameters().items()}
+        )
 
     def stream(self, *names: int | str) -> np.random.Generator:
         """A stream of the world's own."""
@@ -148,7 +156,9 @@ class Language:
         assert lag == 0, "a language model's older parameters are not kept"
         stream = self.stream("samples", update)
         chosen = np.resize(stream.permutation(len(self.prompts)), self.setting.prompts_each)
-        uniform = stream.random((self.setting.prompts_each * self.setting.group, self.setting.tokens))
+        uniform = stream.random(
+            (self.setting.prompts_each * self.setting.group, self.setting.tokens)
+        )
         return self.completed(chosen.repeat(self.setting.group), uniform).batch
 
     def completed(self, prompt: np.ndarray, uniform: np.ndarray) -> Completed:
@@ -156,7 +166,9 @@ class Language:
         prompts = [self.prompts[i] for i in prompt]
         with precision(self.setting.dtype, self.policy.device):
             found = generate(self.policy, prompts, uniform, Sampling(), self._fits)
-        return Completed(prompt, found.token, found.mask, self.judge(prompts, found.token, found.mask))
+        return Completed(
+            prompt, found.token, found.mask, self.judge(prompts, found.token, found.mask)
+        )
 
     def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policy of now."""
@@ -169,7 +181,9 @@ class Language:
             assert whole, "a batch is scored as a whole first"
             done.log_mu = log_q.detach()
         mask = torch.from_numpy(done.mask[rows])
-        found = Rollouts(*(each[None, None] for each in (log_q, log_p.detach(), done.log_mu[rows], kl, mask)))
+        found = Rollouts(
+            *(each[None, None] for each in (log_q, log_p.detach(), done.log_mu[rows], kl, mask))
+        )
         if whole:
             self.latest = done, Rollouts(*(each.detach() for each in vars(found).values()))
         return found
@@ -190,23 +204,38 @@ class Language:
     ) -> Tensor:
         """``k`` numbers a token of these rows, ``(k, rows, T)``, float64."""
         where = torch.from_numpy(done.mask[rows])
-        step = len(rows) if torch.is_grad_enabled() else self.setting.batch  # a graph would be held of all of it anyway
+        step = (
+            len(rows) if torch.is_grad_enabled() else self.setting.batch
+        )  # a graph would be held of all of it anyway
         found = []
         with precision(self.setting.dtype, self.policy.device):
             for first in range(0, len(rows), step):
                 these = rows[first : first + step]
                 prompts = [self.prompts[i] for i in done.prompt[these]]
-                found.append(torch.stack([each.cpu().double() for each in work(prompts, done.token[these], done.mask[these])]))
-        return torch.zeros(k, *where.shape, dtype=torch.float64).masked_scatter(where, torch.cat(found, dim=1))
+                found.append(
+                    torch.stack(
+                        [
+                            each.cpu().double()
+                            for each in work(prompts, done.token[these], done.mask[these])
+                        ]
+                    )
+                )
+        return torch.zeros(k, *where.shape, dtype=torch.float64).masked_scatter(
+            where, torch.cat(found, dim=1)
+        )
 
-    def _scored(self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> list[Tensor]:
+    def _scored(
+        self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray
+    ) -> list[Tensor]:
         ours = token_logits(self.policy, prompts, token, mask)
         with held(self.reference):
             theirs = token_logits(self.reference, prompts, token, mask)
         found = token_divergences(ours, theirs, torch.from_numpy(token[mask]).to(ours.device))
         return [found.log_q, found.log_p, found.kl_qp]
 
-    def _valued(self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> list[Tensor]:
+    def _valued(
+        self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray
+    ) -> list[Tensor]:
         assert self.critic is not None
         return [self.critic.before_each(prompts, token, mask)]
 

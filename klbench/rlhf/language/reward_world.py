@@ -54,23 +54,38 @@ class Rater:
         dtype: str,
         names: tuple[int | str, ...],
     ) -> None:
-        self.model, self.preferences, self.batch, self.dtype = Scalar(start), preferences, batch, dtype
+        self.model, self.preferences, self.batch, self.dtype = (
+            Scalar(start),
+            preferences,
+            batch,
+            dtype,
+        )
         held_out = np.arange(len(preferences)) % HELD_OUT == 0
         self._own, self._held_out = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         self._order = sft.batches(len(self._own), each, names)
         self.descent = Descent(list(self.model.named_parameters().values()), rate, 1.0, steps)
-        self.kept = {name: each.detach().clone() for name, each in self.model.named_parameters().items()}
+        self.kept = {
+            name: each.detach().clone() for name, each in self.model.named_parameters().items()
+        }
 
     def training(self, step: int) -> Scored:
         """The next pairs; each stands once in every pass over them."""
         which = self._own[next(self._order)]
         return Scored(
-            *(_scores(self.model, part, which, self.dtype) for part in (self.preferences.chosen, self.preferences.rejected))
+            *(
+                _scores(self.model, part, which, self.dtype)
+                for part in (self.preferences.chosen, self.preferences.rejected)
+            )
         )
 
     def held_out(self) -> Scored:
         """All that are held out."""
-        return Scored(*(self._all(part, self._held_out) for part in (self.preferences.chosen, self.preferences.rejected)))
+        return Scored(
+            *(
+                self._all(part, self._held_out)
+                for part in (self.preferences.chosen, self.preferences.rejected)
+            )
+        )
 
     def _all(self, examples: Examples, which: np.ndarray) -> Tensor:
         parts = np.array_split(which, -(-len(which) // self.batch))
@@ -83,7 +98,9 @@ class Rater:
     def keep(self, better: Tensor) -> None:
         """Remember parameters."""
         if bool(better):
-            self.kept = {name: each.detach().clone() for name, each in self.model.named_parameters().items()}
+            self.kept = {
+                name: each.detach().clone() for name, each in self.model.named_parameters().items()
+            }
 
     def back(self) -> float:
         """Put the kept parameters back, and say the mean score of the pairs it learned from."""
@@ -96,7 +113,9 @@ class Rater:
 def _scores(model: Scalar, examples: Examples, which: np.ndarray, dtype: str) -> Tensor:
     """Return the scores of whole completions, ``(n,)``, float64 on the CPU."""
     with precision(dtype, model.device):
-        found = model.after_all([examples.prompts[i] for i in which], examples.token[which], examples.mask[which])
+        found = model.after_all(
+            [examples.prompts[i] for i in which], examples.token[which], examples.mask[which]
+        )
     return found.cpu().double()
 
 

@@ -78,7 +78,9 @@ def get(name: str) -> Reward:
     kind, colon, number = name.partition(":")
     if kind == "length" and colon:
         if not number.isdecimal() or int(number) < 1:
-            raise ConfigError(f"reward {name!r}: expected a number of tokens, 1 or more, after the colon, such as length:12")
+            raise ConfigError(
+                f"reward {name!r}: expected a number of tokens, 1 or more, after the colon, such as length:12"
+            )
         return target_length(int(number))
     if name not in REWARDS:
         raise unknown("reward", name, names())

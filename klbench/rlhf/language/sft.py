@@ -52,17 +52,27 @@ def load(path: str, lm: LanguageModel) -> Examples:
     ConfigError
         The file, its line and key; or a prompt that leaves no room.
     """
-    return encoded([(row["prompt"], row["completion"]) for row in rows.load(path, rows.EXAMPLE)], lm)
+    return encoded(
+        [(row["prompt"], row["completion"]) for row in rows.load(path, rows.EXAMPLE)], lm
+    )
 
 
 def encoded(texts: Sequence[tuple[str, str]], lm: LanguageModel) -> Examples:
     """Prompts, which may be empty, and completions as token ids, the end token after each completion."""
     prompts, answers = [], []
     for prompt, completion in texts:
-        before, after = (lm.encode(prompt), lm.continued(completion)) if prompt else split(lm.encode(completion))
-        after = [*after, *lm.end[:1]][: None if lm.context is None else max(0, lm.context - len(before))]
+        before, after = (
+            (lm.encode(prompt), lm.continued(completion))
+            if prompt
+            else split(lm.encode(completion))
+        )
+        after = [*after, *lm.end[:1]][
+            : None if lm.context is None else max(0, lm.context - len(before))
+        ]
         if not after:
-            raise ConfigError(f"{lm.name}: after the prompt {prompt[:40]!r} there is nothing left to learn in its context")
+            raise ConfigError(
+                f"{lm.name}: after the prompt {prompt[:40]!r} there is nothing left to learn in its context"
+            )
         prompts.append(before)
         answers.append(after)
     token, mask = padded(answers, lm.pad)
@@ -98,14 +108,18 @@ def train(
     learner = trainable(start)
     descent = Descent(list(learner.model.parameters()), rate, 1.0, None)
     losses = []
-    for step, which in zip(range(steps), batches(len(examples.prompts), BATCH, (seed, "language", "sft")), strict=False):
+    for step, which in zip(
+        range(steps), batches(len(examples.prompts), BATCH, (seed, "language", "sft")), strict=False
+    ):
         descent.rate = rate * min(1.0, 10 * (step + 1) / steps) * (1.0 - step / steps)
         with precision(dtype, learner.device):
             loss = -examples.log_probs(learner, which).mean()
         losses.append(float(loss.detach()))
         descent.step(loss, step)
         if descent.cause is not None:
-            raise RunError(f"fine-tuning on examples ended at step {descent.cause[0]}: {descent.cause[1]}")
+            raise RunError(
+                f"fine-tuning on examples ended at step {descent.cause[0]}: {descent.cause[1]}"
+            )
     learner.model.requires_grad_(False)
     return learner, losses
 

@@ -91,7 +91,11 @@ class Testbed:
     @cached_property
     def reference(self) -> Tensor:
         """Parameters of each seed's reference, ``(seeds, parameters)``, padded; training starts there."""
-        return padded(np.stack([self.policy.random(self.stream(k, self.model, "reference")) for k in self.seeds]))
+        return padded(
+            np.stack(
+                [self.policy.random(self.stream(k, self.model, "reference")) for k in self.seeds]
+            )
+        )
 
     @cached_property
     def log_p(self) -> Tensor:
@@ -121,8 +125,12 @@ class Testbed:
         _, token, mask = (part.numpy() for part in self.tree.paths)
         singles = np.where(mask, (shared + own)[:, token], 0.0)
         pairs = np.where(mask[:, 1:], bigrams[token[:, :-1], token[:, 1:]], 0.0)
-        terms = np.concatenate([singles, np.broadcast_to(pairs, (*singles.shape[:-1], pairs.shape[-1]))], axis=-1)
-        total = np.sort(terms, axis=-1).sum(-1)  # aaba and abaa have the same terms, and are to have the same bits
+        terms = np.concatenate(
+            [singles, np.broadcast_to(pairs, (*singles.shape[:-1], pairs.shape[-1]))], axis=-1
+        )
+        total = np.sort(terms, axis=-1).sum(
+            -1
+        )  # aaba and abaa have the same terms, and are to have the same bits
         # Two unit weights a token and one a pair: divided by the spread of a full sequence's sum.
         scale = REWARD_SPREAD / np.sqrt(3 * self.horizon - 1)
         result: np.ndarray = np.tanh(scale * total)
@@ -135,7 +143,9 @@ class Testbed:
         def one(each: Tensor) -> Tensor:
             return self.policy.everywhere(self.policy.split(each), prompts)
 
-        result: Tensor = torch.vmap(one)(theta.reshape(-1, theta.shape[-1])[:, : self.policy.parameters])
+        result: Tensor = torch.vmap(one)(
+            theta.reshape(-1, theta.shape[-1])[:, : self.policy.parameters]
+        )
         # The order of sums depends on how numbers lie in memory, and must not depend on the stack.
         return result.contiguous().log_softmax(-1).view(*theta.shape[:-1], *result.shape[1:])
 
@@ -198,7 +208,9 @@ def padded(vectors: np.ndarray) -> Tensor:
     Matrix products may round by where in memory their factors begin. So padded, the vectors of a stack all begin alike, and
     what becomes of one does not depend on its place in the stack.
     """
-    result = torch.zeros(*vectors.shape[:-1], -(-vectors.shape[-1] // ALIGNED) * ALIGNED, dtype=torch.float64)
+    result = torch.zeros(
+        *vectors.shape[:-1], -(-vectors.shape[-1] // ALIGNED) * ALIGNED, dtype=torch.float64
+    )
     result[..., : vectors.shape[-1]] = torch.from_numpy(vectors)
     return result
 
@@ -217,6 +229,10 @@ def by_level(tree: Tree, leaves: Tensor) -> Sequence[tuple[Tensor, Tensor | None
     For each depth the values after the end token, ``(..., width)``; for the last one also those after every token,
     ``(..., width, tokens)``.
     """
-    last = leaves[..., tree.nodes - tree.widths[-1] :].reshape(*leaves.shape[:-1], tree.widths[-1], tree.tokens)
-    levels: list[tuple[Tensor, Tensor | None]] = [(leaves[..., tree.level(depth)], None) for depth in range(tree.horizon - 1)]
+    last = leaves[..., tree.nodes - tree.widths[-1] :].reshape(
+        *leaves.shape[:-1], tree.widths[-1], tree.tokens
+    )
+    levels: list[tuple[Tensor, Tensor | None]] = [
+        (leaves[..., tree.level(depth)], None) for depth in range(tree.horizon - 1)
+    ]
     return [*levels, (last[..., -1], last)]

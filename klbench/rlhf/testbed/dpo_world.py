@@ -72,7 +72,9 @@ def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Preference
     wrong = torch.sigmoid(scale * (reward[..., other] - reward[..., one]))
     wrong = flips + (1.0 - 2.0 * flips) * wrong
     first = torch.arange(testbed.prompts)[:, None] * leaves
-    chosen, rejected = ((first + each).flatten().expand(len(testbed.seeds), -1) for each in (one, other))
+    chosen, rejected = (
+        (first + each).flatten().expand(len(testbed.seeds), -1) for each in (one, other)
+    )
     return Preferences(chosen, rejected, wrong.flatten(1), weight.flatten(1))
 
 
@@ -83,7 +85,9 @@ def ratios(testbed: Testbed, log_q: Tensor, preferences: Preferences) -> DpoBatc
     def at(places: Tensor) -> Tensor:
         return log_ratio.gather(-1, places.expand(len(log_ratio), -1, -1))
 
-    return DpoBatch(at(preferences.chosen), at(preferences.rejected), preferences.wrong, preferences.weight)
+    return DpoBatch(
+        at(preferences.chosen), at(preferences.rejected), preferences.wrong, preferences.weight
+    )
 
 
 class PreferenceReplicas:
@@ -127,12 +131,18 @@ class PreferenceReplicas:
 
     def log_ratios(self, step: int) -> DpoBatch:
         """The step's pairs."""
-        preferences = self.preferences if self.batch is None else self.preferences.take(self._rows(step, self.batch))
+        preferences = (
+            self.preferences
+            if self.batch is None
+            else self.preferences.take(self._rows(step, self.batch))
+        )
         return ratios(self.testbed, self.testbed.tree.sum_along(self.log_q), preferences)
 
     def _rows(self, step: int, batch: int) -> Tensor:
         n = self.preferences.chosen.shape[-1]
-        epoch, part = divmod(step, n // batch)  # what is left over at an epoch's end waits for another order
+        epoch, part = divmod(
+            step, n // batch
+        )  # what is left over at an epoch's end waits for another order
         order = streams.generator(self.testbed.seed, "training", "pairs", n, epoch).permutation(n)
         return torch.from_numpy(order[part * batch : (part + 1) * batch])
 

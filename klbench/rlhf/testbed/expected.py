@@ -30,7 +30,12 @@ FREE_STEP, FREE_LARGEST = 0.3, 1.0
 
 
 def expected_loss(
-    testbed: Testbed, arms: Sequence[PenaltyArm], log_q: Tensor, beta: Tensor, group: int, pretraining_weight: float = 0.0
+    testbed: Testbed,
+    arms: Sequence[PenaltyArm],
+    log_q: Tensor,
+    beta: Tensor,
+    group: int,
+    pretraining_weight: float = 0.0,
 ) -> Tensor:
     """A number a replica, ``(arms, seeds)``, whose gradient is the expected gradient of the loss ``-r + beta * penalty``.
 
@@ -44,7 +49,9 @@ def expected_loss(
         direct, taken = _penalty(testbed, combination, log_q[where], leaves[where], group)
         weight = beta[where, None, None]
         # grad sum pi(x) c(x) is the score's expectation with c for a coefficient.
-        score = (leaves[where].exp() * (testbed.reward - weight[..., None] * taken).detach()).sum(-1)
+        score = (leaves[where].exp() * (testbed.reward - weight[..., None] * taken).detach()).sum(
+            -1
+        )
         rows.append((weight * direct - score).mean(-1))
     loss = torch.cat(rows)
     if pretraining_weight:
@@ -59,10 +66,13 @@ def _penalty(
     if combination is None:
         return torch.zeros_like(leaves[..., 0]), torch.zeros_like(leaves)
     shrink = 1.0 - 1.0 / group if combination.baseline == "batch_mean" else 1.0
-    plain = replace(combination, name="", baseline="none")  # in expectation a baseline does nothing else
+    plain = replace(
+        combination, name="", baseline="none"
+    )  # in expectation a baseline does nothing else
     # A differentiated weight of all the tokens before, and a division by the length, reach beyond the token's own prefix.
     far = plain.level == "token" and (
-        plain.length_mean or (plain.ratio_gradient and plain.correction in ("prefix_ratio", "sequence_ratio"))
+        plain.length_mean
+        or (plain.ratio_gradient and plain.correction in ("prefix_ratio", "sequence_ratio"))
     )
     direct, taken = (_by_sequence if far else _by_leaf if plain.level == "sequence" else _by_token)(
         testbed, plain, log_q, leaves
@@ -75,7 +85,9 @@ def _enumerated(log_q: Tensor, log_p: Tensor, kl: Tensor, mask: Tensor) -> Rollo
     return Rollouts(log_q, log_p.expand_as(log_q), log_q.detach(), kl, mask)
 
 
-def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+def _by_token(
+    testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the penalty of :func:`_penalty` with every token after every prefix as a sequence of one token.
 
     Each is weighted by its probability.
@@ -83,7 +95,9 @@ def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves:
     log_p = testbed.log_p.expand_as(log_q)
     kl = (log_q.exp() * (log_q - log_p)).sum(-1, keepdim=True).expand_as(log_q)
     ones = torch.ones_like(log_q, dtype=torch.bool)
-    pieces = parts(combination, _enumerated(*(each.reshape(-1, 1) for each in (log_q, log_p, kl, ones))))
+    pieces = parts(
+        combination, _enumerated(*(each.reshape(-1, 1) for each in (log_q, log_p, kl, ones)))
+    )
     often = (reach(testbed.tree, log_q)[..., None] + log_q).exp().detach()
     direct = (often * pieces.direct.view(log_q.shape)).sum((-2, -1))
     if pieces.returns is None:
@@ -93,27 +107,38 @@ def _by_token(testbed: Testbed, combination: Combination, log_q: Tensor, leaves:
     return direct, testbed.tree.sum_along(terms.detach())
 
 
-def _by_leaf(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+def _by_leaf(
+    testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the penalty of :func:`_penalty` with every sequence as one token."""
     log_q, log_p = (each.reshape(-1, 1) for each in (leaves, testbed.leaf_log_p.expand_as(leaves)))
     ones = torch.ones_like(log_q, dtype=torch.bool)
     pieces = parts(combination, _enumerated(log_q, log_p, torch.zeros_like(log_q), ones))
     direct = (leaves.exp().detach() * pieces.direct.view(leaves.shape)).sum(-1)
-    return direct, torch.zeros_like(leaves) if pieces.returns is None else pieces.returns.view(leaves.shape)
+    return direct, torch.zeros_like(leaves) if pieces.returns is None else pieces.returns.view(
+        leaves.shape
+    )
 
 
-def _by_sequence(testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
+def _by_sequence(
+    testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the penalty of :func:`_penalty` from every sequence with all its tokens.
 
     It is slow, and right for everything that stands in the loss.
     """
     node, token, mask = testbed.tree.paths
     kl = (log_q.exp() * (log_q - testbed.log_p)).sum(-1)
-    along = [torch.where(mask, each[..., node, token], 0.0) for each in (log_q, testbed.log_p.expand_as(log_q))]
+    along = [
+        torch.where(mask, each[..., node, token], 0.0)
+        for each in (log_q, testbed.log_p.expand_as(log_q))
+    ]
     along.append(torch.where(mask, kl[..., node], 0.0))
     along.append(mask.expand_as(along[0]))
     pieces = parts(combination, _enumerated(*(each.reshape(-1, each.shape[-1]) for each in along)))
-    return (leaves.exp().detach() * pieces.direct.view(leaves.shape)).sum(-1), torch.zeros_like(leaves)
+    return (leaves.exp().detach() * pieces.direct.view(leaves.shape)).sum(-1), torch.zeros_like(
+        leaves
+    )
 
 
 def gradients(
@@ -128,14 +153,20 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """Loss and expected gradient of each replica at parameters ``(arms, seeds, parameters)``; free: they are all logits."""
     theta = theta.detach().requires_grad_()
-    loss = expected_loss(testbed, arms, log_probs(testbed, theta, free=free), beta, group, pretraining_weight)
+    loss = expected_loss(
+        testbed, arms, log_probs(testbed, theta, free=free), beta, group, pretraining_weight
+    )
     (gradient,) = torch.autograd.grad(loss.sum(), theta)
     return loss.detach(), gradient
 
 
 def log_probs(testbed: Testbed, theta: Tensor, *, free: bool = False) -> Tensor:
     """Next-token log-probabilities under parameters, or under logits in their order."""
-    return theta.view(*theta.shape[:-1], *testbed.log_p.shape[1:]).log_softmax(-1) if free else testbed.everywhere(theta)
+    return (
+        theta.view(*theta.shape[:-1], *testbed.log_p.shape[1:]).log_softmax(-1)
+        if free
+        else testbed.everywhere(theta)
+    )
 
 
 def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]:
@@ -143,10 +174,16 @@ def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]
     one = replace(testbed, seeds=testbed.seeds[:1])
     drawn = padded(one.policy.random(one.stream(one.seeds[0], "probe"))[None])
     theta = (one.reference + 0.5 * drawn).expand(len(arms), -1, -1)
-    _, found = gradients(one, arms, theta, torch.tensor([each.beta for each in arms], dtype=theta.dtype), group)
+    _, found = gradients(
+        one, arms, theta, torch.tensor([each.beta for each in arms], dtype=theta.dtype), group
+    )
     scale = float(found.norm(dim=-1).max())
     return [
-        next(j for j in range(i + 1) if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale)
+        next(
+            j
+            for j in range(i + 1)
+            if arms[j].beta == arms[i].beta and float((found[i] - found[j]).norm()) <= SAME * scale
+        )
         for i in range(len(arms))
     ]
 
@@ -177,7 +214,9 @@ def train(
                 now = log_probs(testbed, theta)
             yield step, now  # outside: the mode is the caller's too
         if step < steps:
-            found = gradients(testbed, arms, theta, beta, group, pretraining_weight=pretraining_weight)
+            found = gradients(
+                testbed, arms, theta, beta, group, pretraining_weight=pretraining_weight
+            )
             optimizer.descend(*found, step)
 
 
@@ -193,7 +232,13 @@ class Settled(NamedTuple):
 
 
 def settle(
-    testbed: Testbed, arms: Sequence[PenaltyArm], *, least: int, most: int, group: int, pretraining_weight: float = 0.0
+    testbed: Testbed,
+    arms: Sequence[PenaltyArm],
+    *,
+    least: int,
+    most: int,
+    group: int,
+    pretraining_weight: float = 0.0,
 ) -> Settled:
     """Let free policies, a logit of their own for each token after each prefix, come to rest; each for itself.
 
@@ -206,13 +251,17 @@ def settle(
     return Settled(*(torch.cat(each) for each in zip(*found, strict=True)))
 
 
-def _settled(testbed: Testbed, arm: PenaltyArm, least: int, most: int, group: int, pretraining_weight: float) -> Settled:
+def _settled(
+    testbed: Testbed, arm: PenaltyArm, least: int, most: int, group: int, pretraining_weight: float
+) -> Settled:
     theta = testbed.log_p.flatten(1)[None].clone()
     beta = torch.tensor([arm.beta], dtype=theta.dtype)
     optimizer = torch.optim.Rprop([theta], lr=FREE_STEP, step_sizes=(1e-9, FREE_LARGEST))
     steps, start = torch.zeros(theta.shape[:-1], dtype=torch.int64), None
     for step in range(most + 1):
-        _, gradient = gradients(testbed, [arm], theta, beta, group, free=True, pretraining_weight=pretraining_weight)
+        _, gradient = gradients(
+            testbed, [arm], theta, beta, group, free=True, pretraining_weight=pretraining_weight
+        )
         start = gradient.norm(dim=-1) if start is None else start
         residual = gradient.norm(dim=-1) / start
         # One that overflows stays where it is, and stops no other.

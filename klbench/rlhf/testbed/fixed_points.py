@@ -46,7 +46,9 @@ def predicted(testbed: Testbed, name: str, beta: Tensor) -> Tensor:
     if name == "optimum":
         return conditionals(testbed, testbed.log_optimum(beta))
     if name == "sequence_k3":
-        return conditionals(testbed, _held(testbed.leaf_log_p, testbed.reward.expand(len(beta), -1, -1, -1), weight))
+        return conditionals(
+            testbed, _held(testbed.leaf_log_p, testbed.reward.expand(len(beta), -1, -1, -1), weight)
+        )
     return _backward(testbed, weight[..., None], softmax=name == "token_kl")
 
 
@@ -124,22 +126,31 @@ def residuals(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> dict[
     """
     beta = torch.tensor([each.beta for each in arms], dtype=testbed.log_p.dtype)
     scale = _norm(testbed, arms, testbed.log_p.expand(len(arms), -1, -1, -1, -1), beta, group)
-    result = {name: _norm(testbed, arms, predicted(testbed, name, beta), beta, group) / scale for name in NAMES}
+    result = {
+        name: _norm(testbed, arms, predicted(testbed, name, beta), beta, group) / scale
+        for name in NAMES
+    }
     unpenalised = [replace(each, combination=None) for each in arms]
     table = testbed.log_p.expand(len(arms), -1, -1, -1, -1)
     probe = table + torch.sin(1.0 + torch.arange(testbed.tree.tokens, dtype=table.dtype))
-    penalty = _gradient(testbed, arms, probe, beta, group) - _gradient(testbed, unpenalised, probe, beta, group)
+    penalty = _gradient(testbed, arms, probe, beta, group) - _gradient(
+        testbed, unpenalised, probe, beta, group
+    )
     return result | {"greedy": penalty.flatten(2).norm(dim=-1) / scale}
 
 
-def _gradient(testbed: Testbed, arms: Sequence[PenaltyArm], logits: Tensor, beta: Tensor, group: int) -> Tensor:
+def _gradient(
+    testbed: Testbed, arms: Sequence[PenaltyArm], logits: Tensor, beta: Tensor, group: int
+) -> Tensor:
     logits = logits.detach().clone().requires_grad_()
     loss = expected_loss(testbed, arms, logits.log_softmax(-1), beta, group)
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     return gradient
 
 
-def _norm(testbed: Testbed, arms: Sequence[PenaltyArm], log_probs: Tensor, beta: Tensor, group: int) -> Tensor:
+def _norm(
+    testbed: Testbed, arms: Sequence[PenaltyArm], log_probs: Tensor, beta: Tensor, group: int
+) -> Tensor:
     return _gradient(testbed, arms, log_probs, beta, group).flatten(2).norm(dim=-1)
 
 

@@ -49,7 +49,9 @@ def population_rewards(testbed: Testbed, scale: float, wrong: float = 0.0) -> Te
         found = found - change / largest.clamp(min=1.0)  # further off the curvature is another one
         if float(largest.max()) < 1e-10:
             return found
-    raise RunError(f"rewards for labels of which {wrong} are wrong: no rest after {NEWTON_STEPS} steps of Newton's")
+    raise RunError(
+        f"rewards for labels of which {wrong} are wrong: no rest after {NEWTON_STEPS} steps of Newton's"
+    )
 
 
 def optimum(testbed: Testbed, divergence: str, rewards: Tensor) -> Tensor:
@@ -97,25 +99,34 @@ class Fit(NamedTuple):
     correlation: Tensor
 
 
-def fit(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, scale: float, weight: Tensor) -> Fit:
+def fit(
+    testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, scale: float, weight: Tensor
+) -> Fit:
     """Regression of ``beta_dpo phi'(pi/ref)`` on ``scale * r`` over the sequences of all prompts.
 
     ``log_q`` is ``(arms, seeds, prompts, leaves)``, and so, or as far as it spreads over that, are the weights, which sum to
     one over a prompt's sequences. At an arm's own optimum both numbers are one.
     """
     log_ratio = log_q - testbed.leaf_log_p
-    implied = torch.stack([implicit_reward(log_ratio[i], arm.beta, arm.divergence) for i, arm in enumerate(arms)])
+    implied = torch.stack(
+        [implicit_reward(log_ratio[i], arm.beta, arm.divergence) for i, arm in enumerate(arms)]
+    )
     true = (scale * testbed.reward).expand_as(implied)
 
     def centred(values: Tensor) -> Tensor:
         return values - (weight * values).sum(-1, keepdim=True)
 
     implied, true = centred(implied), centred(true)
-    both, own, other = ((weight * a * b).sum((-2, -1)) for a, b in ((implied, true), (implied, implied), (true, true)))
+    both, own, other = (
+        (weight * a * b).sum((-2, -1))
+        for a, b in ((implied, true), (implied, implied), (true, true))
+    )
     return Fit(both / other, both / (own * other).sqrt())
 
 
-def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, preferences: Preferences) -> Tensor:
+def population_gradient(
+    testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, preferences: Preferences
+) -> Tensor:
     """Norm of the population loss's gradient at policies over that at the reference, ``(arms, seeds)``.
 
     With respect to a logit for every token after every prefix; ``log_q`` is ``(arms, seeds, prompts, leaves)``.
@@ -125,6 +136,8 @@ def population_gradient(testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor,
     for start in (conditionals(testbed, log_q), reference):
         theta = start.flatten(2).detach().requires_grad_()
         leaves = testbed.tree.sum_along(log_probs(testbed, theta, free=True))
-        (gradient,) = torch.autograd.grad(judged(arms, ratios(testbed, leaves, preferences)).loss.sum(), theta)
+        (gradient,) = torch.autograd.grad(
+            judged(arms, ratios(testbed, leaves, preferences)).loss.sum(), theta
+        )
         norms.append(gradient.norm(dim=-1))
     return norms[0] / norms[1]

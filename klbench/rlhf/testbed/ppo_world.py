@@ -131,7 +131,9 @@ class Replicas:
 
     def _critics(self) -> np.ndarray:
         policy = self.testbed.policy
-        return 0.5 * np.stack([policy.random(self.testbed.stream(k, "critic")) for k in self.testbed.seeds])
+        return 0.5 * np.stack(
+            [policy.random(self.testbed.stream(k, "critic")) for k in self.testbed.seeds]
+        )
 
     @property
     def policies(self) -> Tensor:
@@ -145,7 +147,9 @@ class Replicas:
         def one(each: Tensor, token: Tensor) -> Tensor:
             return policy.along(policy.split(each), prompts, token)
 
-        result: Tensor = torch.vmap(one)(theta.flatten(0, 1)[:, : policy.parameters], tokens.flatten(0, 1))
+        result: Tensor = torch.vmap(one)(
+            theta.flatten(0, 1)[:, : policy.parameters], tokens.flatten(0, 1)
+        )
         # As in the testbed: the order of sums must not depend on the stack.
         return result.contiguous().view(*theta.shape[:2], *result.shape[1:])
 
@@ -155,21 +159,30 @@ class Replicas:
         self._history.append(self.policies.clone())
         theta = self._history[0]
         assert lag + 1 == self._history.maxlen
-        draws = [self.testbed.stream(k, "samples", update).random((n, tree.horizon)) for k in self.testbed.seeds]
+        draws = [
+            self.testbed.stream(k, "samples", update).random((n, tree.horizon))
+            for k in self.testbed.seeds
+        ]
         uniform = torch.from_numpy(np.stack(draws)).expand(self.arms, -1, -1, -1)
         node, token = torch.zeros(2, *uniform.shape, dtype=torch.int64)
         alive = torch.ones(uniform.shape, dtype=torch.bool)
         log_mu = torch.zeros(uniform.shape, dtype=theta.dtype)
         with torch.no_grad():
             for t in range(tree.horizon):
-                log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :t]))[..., -1, :].log_softmax(-1)
+                log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :t]))[
+                    ..., -1, :
+                ].log_softmax(-1)
                 drawn = (uniform[..., t, None] >= log_probs.exp().cumsum(-1)[..., :-1]).sum(-1)
                 log_mu[..., t] = log_probs.gather(-1, drawn[..., None])[..., 0]
                 token[..., t] = drawn
                 if t + 1 < tree.horizon:
                     alive[..., t + 1] = alive[..., t] & (drawn < tree.vocabulary)
-                    node[..., t + 1] = torch.where(alive[..., t + 1], tree.child(node[..., t], drawn, t), 0)
-        return self._batch(node, torch.where(alive, token, 0), alive, torch.where(alive, log_mu, 0.0))
+                    node[..., t + 1] = torch.where(
+                        alive[..., t + 1], tree.child(node[..., t], drawn, t), 0
+                    )
+        return self._batch(
+            node, torch.where(alive, token, 0), alive, torch.where(alive, log_mu, 0.0)
+        )
 
     def _ordinary(self, tokens: Tensor) -> Tensor:
         """Tokens that may come before others: after the end token nothing counts, and any will do."""
@@ -177,7 +190,9 @@ class Replicas:
 
     def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> PpoBatch:
         tree = self.testbed.tree
-        log_p = torch.where(alive, self._reference(self._prompts, node).gather(-1, token[..., None])[..., 0], 0.0)
+        log_p = torch.where(
+            alive, self._reference(self._prompts, node).gather(-1, token[..., None])[..., 0], 0.0
+        )
         last = alive.sum(-1, keepdim=True) - 1
         end, action = node.gather(-1, last)[..., 0], token.gather(-1, last)[..., 0]
         first = tree.starts[-1]
@@ -203,15 +218,28 @@ class Replicas:
     def rollouts(self, batch: PpoBatch) -> Rollouts:
         """The batch under the policies of now."""
         (node, token, log_p, log_mu), prompts = self._inputs(batch)
-        log_probs = self._along(self.theta[..., : self._split], prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
+        log_probs = self._along(
+            self.theta[..., : self._split], prompts, self._ordinary(token[..., :-1])
+        ).log_softmax(-1)
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
         kl = (log_probs.exp() * (log_probs - self._reference(prompts, node))).sum(-1)
-        return Rollouts(torch.where(batch.mask, log_q, 0.0), log_p, log_mu, torch.where(batch.mask, kl, 0.0), batch.mask)
+        return Rollouts(
+            torch.where(batch.mask, log_q, 0.0),
+            log_p,
+            log_mu,
+            torch.where(batch.mask, kl, 0.0),
+            batch.mask,
+        )
 
     def values(self, batch: PpoBatch) -> Tensor:
         """The critics' values."""
         (_, token, _, _), prompts = self._inputs(batch)
-        return self._along(self.theta[..., self._split :], prompts, self._ordinary(token[..., :-1]))[..., 0] * batch.mask
+        return (
+            self._along(self.theta[..., self._split :], prompts, self._ordinary(token[..., :-1]))[
+                ..., 0
+            ]
+            * batch.mask
+        )
 
     def pretraining(self, update: int, *, exact: bool) -> Tensor:
         """``E[log q(x)]`` over sequences of the reference, ``(arms, seeds)``: of all of them, or of ``group`` for each prompt.
@@ -221,18 +249,30 @@ class Replicas:
         testbed = self.testbed
         theta = self.theta[..., : self._split]
         if exact:
-            return (testbed.leaf_log_p.exp() * testbed.tree.sum_along(testbed.everywhere(theta))).sum(-1).mean(-1)
+            return (
+                (testbed.leaf_log_p.exp() * testbed.tree.sum_along(testbed.everywhere(theta)))
+                .sum(-1)
+                .mean(-1)
+            )
         n = len(self._prompts)
-        draws = np.stack([testbed.stream(k, "pretraining", update).random(n) for k in testbed.seeds])
+        draws = np.stack(
+            [testbed.stream(k, "pretraining", update).random(n) for k in testbed.seeds]
+        )
         below = testbed.leaf_log_p.exp().cumsum(-1)[:, self._prompts, :-1]
         leaf = (torch.from_numpy(draws)[..., None] >= below).sum(-1).expand(self.arms, -1, -1)
         _, token, mask = (part[leaf] for part in testbed.tree.paths)
-        log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
-        return torch.where(mask, log_probs.gather(-1, token[..., None])[..., 0], 0.0).sum(-1).mean(-1)
+        log_probs = self._along(theta, self._prompts, self._ordinary(token[..., :-1])).log_softmax(
+            -1
+        )
+        return (
+            torch.where(mask, log_probs.gather(-1, token[..., None])[..., 0], 0.0).sum(-1).mean(-1)
+        )
 
     def order(self, update: int, epoch: int, n: int) -> Tensor:
         """The same for all replicas."""
-        return torch.from_numpy(streams.generator(self.testbed.seed, "training", "order", update, epoch).permutation(n))
+        return torch.from_numpy(
+            streams.generator(self.testbed.seed, "training", "order", update, epoch).permutation(n)
+        )
 
     def step(self, loss: Tensor, update: int) -> None:
         """One step of Adam."""

@@ -60,8 +60,17 @@ class RewardModels:
     ) -> None:
         self.testbed, self.preferences, self.sizes = testbed, preferences, tuple(sizes)
         self._policy = POLICIES[model](testbed.tree, testbed.prompts, width)
-        drawn = padded(np.stack([self._policy.random(testbed.stream(k, model, "reward model")) for k in testbed.seeds]))
-        if model == "table":  # it is linear: where it starts is no part of its score, and would only round it
+        drawn = padded(
+            np.stack(
+                [
+                    self._policy.random(testbed.stream(k, model, "reward model"))
+                    for k in testbed.seeds
+                ]
+            )
+        )
+        if (
+            model == "table"
+        ):  # it is linear: where it starts is no part of its score, and would only round it
             drawn = torch.zeros_like(drawn)
         self.theta = drawn.repeat(len(self.sizes), 1, 1).requires_grad_()
         self.optimizer = Adam(self.theta, rate, None, steps)
@@ -70,7 +79,9 @@ class RewardModels:
             self._start = self._outputs(drawn[None])
         number = torch.arange(preferences.chosen.shape[-1])
         mine = torch.stack([number < size for size in self.sizes])
-        self._weights = [self._shares(mine & part) for part in (number % HELD_OUT != 0, number % HELD_OUT == 0)]
+        self._weights = [
+            self._shares(mine & part) for part in (number % HELD_OUT != 0, number % HELD_OUT == 0)
+        ]
         self._floor = ROUNDING * self._touched(self._weights[0])
 
     @staticmethod
@@ -80,7 +91,9 @@ class RewardModels:
 
     def _touched(self, weight: Tensor) -> Tensor:
         """Return, for each token after each prefix, the weight of all answers that have it: a bound on its gradient."""
-        outputs = torch.zeros(len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True)
+        outputs = torch.zeros(
+            len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True
+        )
         both = torch.stack(self._answers(self.testbed.tree.sum_along(outputs)))
         (found,) = torch.autograd.grad((weight * both).sum(), outputs)
         return found
@@ -92,7 +105,9 @@ class RewardModels:
         def one(each: Tensor) -> Tensor:
             return self._policy.everywhere(self._policy.split(each), prompts)
 
-        result: Tensor = torch.vmap(one)(theta.reshape(-1, theta.shape[-1])[:, : self._policy.parameters])
+        result: Tensor = torch.vmap(one)(
+            theta.reshape(-1, theta.shape[-1])[:, : self._policy.parameters]
+        )
         # As in the testbed: the order of sums must not depend on the stack.
         return result.contiguous().view(*theta.shape[:-1], *result.shape[1:])
 
@@ -188,7 +203,9 @@ def best_of_n(testbed: Testbed, proxy: Tensor, n: Tensor) -> Optimised:
 
     See :func:`log_best_of_n`. ``log n - (n - 1)/n``, which is usually reported for its KL, is an upper bound.
     """
-    found = [_values(testbed, log_best_of_n(testbed.leaf_log_p, proxy, float(each)), proxy) for each in n]
+    found = [
+        _values(testbed, log_best_of_n(testbed.leaf_log_p, proxy, float(each)), proxy) for each in n
+    ]
     return Optimised(*(torch.stack(each) for each in zip(*found, strict=True)))
 
 
@@ -204,7 +221,10 @@ def log_best_of_n(log_p: Tensor, score: Tensor, n: float) -> Tensor:
     value, order = score.sort(-1)
     upto = torch.nn.functional.pad(log_p.gather(-1, order).exp().cumsum(-1), (1, 0))
     total = upto[..., -1:]  # 1 but for rounding
-    high, low = (upto.gather(-1, torch.searchsorted(value, score, right=right)) / total for right in (True, False))
+    high, low = (
+        upto.gather(-1, torch.searchsorted(value, score, right=right)) / total
+        for right in (True, False)
+    )
     # log(F^n - F_^n) - log(F - F_), and p itself where that is F - F_.
     ratio = (low / high).log()
     more = (n - 1) * high.log() + (-torch.expm1(n * ratio)).log() - (-torch.expm1(ratio)).log()
@@ -218,5 +238,7 @@ def with_proxy(testbed: Testbed, proxy: Tensor) -> Testbed:
     A seed draws the same numbers for every size.
     """
     result = replace(testbed, seeds=testbed.seeds * len(proxy))
-    result.__dict__["reward"] = proxy.flatten(0, 1).contiguous()  # where the testbed keeps its own once it is made
+    result.__dict__["reward"] = proxy.flatten(
+        0, 1
+    ).contiguous()  # where the testbed keeps its own once it is made
     return result

@@ -36,5 +36,7 @@ class ClaimsOptions(Options):
         for name in value:
             claims.get(name)
         if len(set(value)) < len(value):
-            raise ValueError(f"{next(name for name in value if value.count(name) > 1)} is named twice")
+            raise ValueError(
+                f"{next(name for name in value if value.count(name) > 1)} is named twice"
+            )
         return value

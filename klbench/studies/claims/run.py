@@ -35,16 +35,22 @@ def check(name: str, seed: int) -> dict[str, Any]:
 
 def run(options: ClaimsOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``claims``: one row a claim."""
-    rows = context.collect(check, [(name, (name, context.seed)) for name in options.claims], short=True)
+    rows = context.collect(
+        check, [(name, (name, context.seed)) for name in options.claims], short=True
+    )
     return {"claims": pd.DataFrame(rows)} if rows else {}
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0].rstrip(",;:.") + " ..."
+    return (
+        text if len(text) <= LONGEST else text[:LONGEST].rsplit(" ", 1)[0].rstrip(",;:.") + " ..."
+    )
 
 
 def summarize(tables: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
     """Return each claim with its verdict and the beginning of its evidence."""
     found = tables["claims"].to_dict("records")
-    rows = [(str(row["claim"]), str(row["verdict"]), _shortened(str(row["evidence"]))) for row in found]
+    rows = [
+        (str(row["claim"]), str(row["verdict"]), _shortened(str(row["evidence"]))) for row in found
+    ]
     return [Summary(f"{len(rows)} claims", ("claim", "verdict", "evidence"), rows)]

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from klbench.report import plots
-from klbench.report.blocks import Block, Bullets, Figure, Heading, Lead, LegendEntry, Paragraph, Section, Tables, Text
+from klbench.report.blocks import (
+    Block,
+    Bullets,
+    Figure,
+    Heading,
+    Lead,
+    LegendEntry,
+    Paragraph,
+    Section,
+    Tables,
+    Text,
+)
 from klbench.report.formulas import formula
 from klbench.report.prose import prose
 from klbench.report.tables import Row
@@ -28,7 +39,11 @@ def _judged(tables: Tables) -> list[Row]:
     distinct = table.drop_duplicates(["claim", "verdict", "evidence"])
     disputed = set(distinct["claim"][distinct["claim"].duplicated()])
     return [
-        row | {"tone": TONES.get(row["verdict"], MIXED), "run": str(row.get("run", "")) if row["claim"] in disputed else ""}
+        row
+        | {
+            "tone": TONES.get(row["verdict"], MIXED),
+            "run": str(row.get("run", "")) if row["claim"] in disputed else "",
+        }
         for row in CLAIMS.rows(distinct)
     ]
 
@@ -49,14 +64,19 @@ def _more(by_tone: dict[str, list[Row]]) -> Iterator[Text]:
         yield SAY.failing(by_tone[BAD][:3])
     if by_tone[MIXED]:
         yield SAY.conditional()
-    disputed = list(dict.fromkeys(row["claim"] for rows in by_tone.values() for row in rows if row["run"]))
+    disputed = list(
+        dict.fromkeys(row["claim"] for rows in by_tone.values() for row in rows if row["run"])
+    )
     if disputed:
         yield SAY.disputed(disputed)
 
 
 def _figure(found: Sequence[Row]) -> Figure:
     counts = {
-        topic: [(entry, sum(row["topic"] == topic and row["tone"] == tone for row in found)) for tone, entry in LEGEND.items()]
+        topic: [
+            (entry, sum(row["topic"] == topic and row["tone"] == tone for row in found))
+            for tone, entry in LEGEND.items()
+        ]
         for topic in dict.fromkeys([*TOPICS, *(row["topic"] for row in found)])
         if any(row["topic"] == topic for row in found)
     }

@@ -9,7 +9,11 @@ import pandas as pd
 from klbench.schema import Column, Schema, integer, interval, text, with_error
 
 LOSS = (
-    text("arm", "which loss: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful", "Loss"),
+    text(
+        "arm",
+        "which loss: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful",
+        "Loss",
+    ),
     text("divergence", "what holds the policy to the reference", "Divergence"),
     Column("smoothing", "the share of labels that the loss takes for wrong", heading="Smoothing"),
     Column("beta", "weight of the penalty against the reward", heading="β"),
@@ -21,15 +25,23 @@ SIZE = Column("pairs", PAIRS, heading="Pairs")
 FINITE = integer("pairs", "ranked pairs that standard DPO was trained on", "Pairs")
 STEP = integer("step", "step of the optimiser", "Step")
 SEEDS = integer("seeds", "seeds that did not diverge: what means and intervals are over", "Seeds")
-KL = Column("kl", "KL(q‖p) of the policy from the reference, exact, in nats", "nats", heading="KL(q‖p)")
+KL = Column(
+    "kl", "KL(q‖p) of the policy from the reference, exact, in nats", "nats", heading="KL(q‖p)"
+)
 REWARD = Column("reward", "E r of the policy, exact", heading="Reward")
 REGRET = Column("regret", "objective of the optimum less that of the policy, exact")
-PENALTY = Column("divergence_value", "the loss's own divergence of the policy from the reference, exact")
+PENALTY = Column(
+    "divergence_value", "the loss's own divergence of the policy from the reference, exact"
+)
 LOSSES = (
     Column("loss", "the loss on the pairs that it was trained on, nats a pair", "nats"),
     Column("accuracy", "share of these pairs that the implicit reward ranks as they are labelled"),
     Column("population_loss", "the loss on all pairs there are, each as often as it comes", "nats"),
-    Column("population_accuracy", "share of all pairs that the implicit reward ranks as they are labelled", heading="Ranked"),
+    Column(
+        "population_accuracy",
+        "share of all pairs that the implicit reward ranks as they are labelled",
+        heading="Ranked",
+    ),
 )
 IMPLICIT = (
     Column(
@@ -37,12 +49,18 @@ IMPLICIT = (
         "of the implicit on the true reward, over the reference's answers; 1 at its own optimum",
         heading="Slope",
     ),
-    Column("reward_correlation", "of the implicit with the true reward, centred by prompt, over the reference's answers"),
+    Column(
+        "reward_correlation",
+        "of the implicit with the true reward, centred by prompt, over the reference's answers",
+    ),
     Column("policy_slope", "as reward_slope, over the policy's own answers"),
     Column("policy_correlation", "as reward_correlation, over the policy's own answers"),
 )
 ESTIMATE = (
-    text("samples_of", "whose answers: the policy's, fresh ones of the reference, or the training pairs"),
+    text(
+        "samples_of",
+        "whose answers: the policy's, fresh ones of the reference, or the training pairs",
+    ),
     text("estimator", "of KL(q‖p)", "Estimate"),
     text("level", "per token, or once for the whole sequence"),
 )
@@ -51,7 +69,12 @@ ESTIMATE = (
 def band(column: Column) -> tuple[Column, ...]:
     """Return a column, a mean over seeds, and the ends of the band that holds the middle 80 % of them."""
     ends = (
-        replace(column, name=f"{column.name}_{end}", meaning=f"{share} quantile over seeds of {column.name}", heading="")
+        replace(
+            column,
+            name=f"{column.name}_{end}",
+            meaning=f"{share} quantile over seeds of {column.name}",
+            heading="",
+        )
         for end, share in (("low", "10 %"), ("high", "90 %"))
     )
     return (column, *ends)
@@ -60,11 +83,23 @@ def band(column: Column) -> tuple[Column, ...]:
 def checkpoint(name: str, which: str, heading: str) -> tuple[Column, ...]:
     """Return the columns of one kind of checkpoint: its distance from the optimum, and differences of the same seeds."""
     start = interval(
-        Column(f"{name}_start_difference", f"{name} less KL(q‖q*) before training, on the same seeds", "nats", since=1),
+        Column(
+            f"{name}_start_difference",
+            f"{name} less KL(q‖q*) before training, on the same seeds",
+            "nats",
+            since=1,
+        ),
         seeds=True,
     )
     return (
-        *interval(Column(name, f"KL(q‖q*) {which}, mean over seeds with a 95 % interval, in nats", "nats", heading=heading)),
+        *interval(
+            Column(
+                name,
+                f"KL(q‖q*) {which}, mean over seeds with a 95 % interval, in nats",
+                "nats",
+                heading=heading,
+            )
+        ),
         *interval(
             Column(
                 f"{name}_difference",
@@ -75,7 +110,9 @@ def checkpoint(name: str, which: str, heading: str) -> tuple[Column, ...]:
             seeds=True,
         ),
         Column(
-            f"{name}_effect_size", "mean over standard deviation of these differences (Cohen's d for pairs)", heading="Effect"
+            f"{name}_effect_size",
+            "mean over standard deviation of these differences (Cohen's d for pairs)",
+            heading="Effect",
         ),
         Column(f"{name}_step", "median step of that checkpoint", heading="At step"),
         *start,
@@ -109,12 +146,19 @@ TRAINING = Schema(
         *with_error(Column("kl_estimate", "k1 of the policy's own answers", "nats")),
         Column("objective", "E r − β KL(q‖p), exact"),
         REGRET,
-        Column("kl_to_optimum", "KL(q‖q*) of the policy from the optimum of the objective, exact", "nats"),
+        Column(
+            "kl_to_optimum",
+            "KL(q‖q*) of the policy from the optimum of the objective, exact",
+            "nats",
+        ),
         Column("kl_to_own", "KL of the policy from the loss's own optimum, exact", "nats"),
         *LOSS[1:],
         PENALTY,
         *LOSSES,
-        Column("margin", "mean implicit reward of the better answer less that of the worse, on the pairs trained on"),
+        Column(
+            "margin",
+            "mean implicit reward of the better answer less that of the worse, on the pairs trained on",
+        ),
         *IMPLICIT,
         text("status", "ok, or at which step it diverged and why"),
     ),
@@ -134,13 +178,21 @@ DPO_FINAL = Schema(
         REWARD,
         KL,
         REGRET,
-        Column("kl_to_own", "KL from the loss's own exact optimum, in nats", "nats", heading="To its own"),
+        Column(
+            "kl_to_own",
+            "KL from the loss's own exact optimum, in nats",
+            "nats",
+            heading="To its own",
+        ),
         PENALTY,
         *LOSSES,
         *IMPLICIT,
         Column("best_kl", "KL(q‖p) at the best checkpoint, exact", "nats"),
         integer("diverged", "seeds that diverged"),
-        text("outcome", "against standard DPO: nearer, further, or not told, by the whole 95 % interval of last_difference"),
+        text(
+            "outcome",
+            "against standard DPO: nearer, further, or not told, by the whole 95 % interval of last_difference",
+        ),
         *interval(
             Column(
                 "nearest_difference",
@@ -210,18 +262,47 @@ DPO_OPTIMA = Schema(
             heading="Gradient",
         ),
         *interval(
-            Column("own_kl_to_optimum", "of its exact optimum from that of KL(q‖p), in nats", "nats", heading="KL(q‖q*)")
+            Column(
+                "own_kl_to_optimum",
+                "of its exact optimum from that of KL(q‖p), in nats",
+                "nats",
+                heading="KL(q‖q*)",
+            )
         ),
-        *interval(Column("own_kl", "of its exact optimum from the reference", "nats", heading="KL(q‖p)")),
-        *interval(Column("own_reward", "E r there", heading="Reward")),
-        *interval(Column("own_divergence_value", "the loss's own divergence there from the reference")),
-        *interval(Column("own_slope", "of the implicit on the true reward there", heading="Slope")),
-        *interval(Column("own_correlation", "of the implicit with the true reward there, over the reference's answers")),
-        *interval(Column("reached_kl_to_optimum", "KL(q‖q*) after training on all pairs", "nats", optional=True)),
         *interval(
-            Column("reached_kl_to_own", "KL from it after training on all pairs", "nats", heading="Reached", optional=True)
+            Column("own_kl", "of its exact optimum from the reference", "nats", heading="KL(q‖p)")
         ),
-        *interval(Column("reached_kl", "KL(q‖p) after training on all pairs", "nats", optional=True)),
+        *interval(Column("own_reward", "E r there", heading="Reward")),
+        *interval(
+            Column("own_divergence_value", "the loss's own divergence there from the reference")
+        ),
+        *interval(Column("own_slope", "of the implicit on the true reward there", heading="Slope")),
+        *interval(
+            Column(
+                "own_correlation",
+                "of the implicit with the true reward there, over the reference's answers",
+            )
+        ),
+        *interval(
+            Column(
+                "reached_kl_to_optimum",
+                "KL(q‖q*) after training on all pairs",
+                "nats",
+                optional=True,
+            )
+        ),
+        *interval(
+            Column(
+                "reached_kl_to_own",
+                "KL from it after training on all pairs",
+                "nats",
+                heading="Reached",
+                optional=True,
+            )
+        ),
+        *interval(
+            Column("reached_kl", "KL(q‖p) after training on all pairs", "nats", optional=True)
+        ),
     ),
 )
 
@@ -237,9 +318,17 @@ DPO_ESTIMATES = Schema(
         Column("estimate", "mean over seeds", "nats"),
         *with_error(Column("error", "estimate less exact, mean over seeds", "nats")),
         Column("rmse", "root mean square over seeds of estimate less exact", "nats"),
-        Column("bias", "expectation of the estimate, by enumeration, less exact; mean over seeds", "nats"),
+        Column(
+            "bias",
+            "expectation of the estimate, by enumeration, less exact; mean over seeds",
+            "nats",
+        ),
         Column("below", "share of seeds with an estimate below the exact KL"),
-        Column("claimed_se", "standard error that the samples themselves claim, mean over seeds", "nats"),
+        Column(
+            "claimed_se",
+            "standard error that the samples themselves claim, mean over seeds",
+            "nats",
+        ),
     ),
 )
 
@@ -253,13 +342,24 @@ DPO_SEEN = Schema(
         Column("kl", "exact, mean over seeds and checkpoints", "nats"),
         *interval(
             Column(
-                "rel_error", "mean over seeds and checkpoints, in units of the exact KL, with a 95 % interval", heading="Error"
+                "rel_error",
+                "mean over seeds and checkpoints, in units of the exact KL, with a 95 % interval",
+                heading="Error",
             )
         ),
         Column("rel_rmse", "root of the mean squared error, likewise", heading="RMS"),
-        Column("rel_bias", "of the estimator's expectation, by enumeration; 0 if unbiased", heading="Bias"),
+        Column(
+            "rel_bias",
+            "of the estimator's expectation, by enumeration; 0 if unbiased",
+            heading="Bias",
+        ),
         Column("below", "share of estimates below the exact KL", heading="Below"),
-        text("outcome", "too low, too high, or not told from exact, by the whole interval of rel_error", "On average", since=1),
+        text(
+            "outcome",
+            "too low, too high, or not told from exact, by the whole interval of rel_error",
+            "On average",
+            since=1,
+        ),
     ),
 )
 

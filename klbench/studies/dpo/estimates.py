@@ -29,12 +29,16 @@ def _mean(values: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _uniform(testbed: Testbed, n: int, step: int, what: str) -> np.ndarray:
-    return np.stack([testbed.stream(k, what, step).random((testbed.prompts, n)) for k in testbed.seeds])
+    return np.stack(
+        [testbed.stream(k, what, step).random((testbed.prompts, n)) for k in testbed.seeds]
+    )
 
 
 def k1(testbed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
     """``kl_estimate`` and its standard error for a stack ``(arms, seeds, prompts, leaves)``, by k1 from its own completions."""
-    mean, error = _mean(log_q - testbed.leaf_log_p, _leaves(log_q, _uniform(testbed, n, step, "completions")))
+    mean, error = _mean(
+        log_q - testbed.leaf_log_p, _leaves(log_q, _uniform(testbed, n, step, "completions"))
+    )
     return {"kl_estimate": mean, "kl_estimate_se": error}
 
 
@@ -45,7 +49,9 @@ def views(testbed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
     """
     node, token, mask = testbed.tree.paths
     log_ratio = torch.where(mask, (testbed.log_p - log_probs)[..., node, token], 0.0)
-    kl = torch.where(mask, (log_probs.exp() * (log_probs - testbed.log_p)).sum(-1)[..., node], 0.0).sum(-1)
+    kl = torch.where(
+        mask, (log_probs.exp() * (log_probs - testbed.log_p)).sum(-1)[..., node], 0.0
+    ).sum(-1)
     whole = log_ratio.sum(-1)
     result = {("k1", "sequence"): -whole}
     for name in ("k2", "k3"):
@@ -55,21 +61,33 @@ def views(testbed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
     return result | {("full", "token"): kl}
 
 
-def rows(testbed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size: int, step: int) -> list[dict[str, Any]]:
+def rows(
+    testbed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size: int, step: int
+) -> list[dict[str, Any]]:
     """One row a seed and estimator: what it said, what it says on average, and the exact KL."""
     log_q = testbed.tree.sum_along(log_probs.detach())
     exact = (log_q.exp() * (log_q - testbed.leaf_log_p)).sum(-1).mean(-1)
     found = {}
     mine = _leaves(log_q, _uniform(testbed, n, step, "completions"))
     for (name, level), values in views(testbed, log_probs.detach()).items():
-        found["policy", name, level] = (*_mean(values, mine), (log_q.exp() * values).sum(-1).mean(-1))
+        found["policy", name, level] = (
+            *_mean(values, mine),
+            (log_q.exp() * values).sum(-1).mean(-1),
+        )
     # Both answers of a pair come from the reference: weighted by q/p, t log t with t = q/p, they tell KL(q‖p) too.
     weighted = (log_q - testbed.leaf_log_p).exp() * (log_q - testbed.leaf_log_p)
     theirs = _leaves(testbed.leaf_log_p, _uniform(testbed, n, step, "answers"))
     found["reference", "k1 weighted", "sequence"] = (*_mean(weighted, theirs), exact)
-    both = [weighted.flatten(1).gather(-1, places) for places in (preferences.chosen, preferences.rejected)]
+    both = [
+        weighted.flatten(1).gather(-1, places)
+        for places in (preferences.chosen, preferences.rejected)
+    ]
     seen = (both[0] + both[1]) / 2.0
-    found["pairs", "k1 weighted", "sequence"] = (seen.mean(-1), seen.std(-1) / seen.shape[-1] ** 0.5, exact)
+    found["pairs", "k1 weighted", "sequence"] = (
+        seen.mean(-1),
+        seen.std(-1) / seen.shape[-1] ** 0.5,
+        exact,
+    )
     return [
         {
             "pairs": size,

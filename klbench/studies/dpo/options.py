@@ -43,7 +43,10 @@ def arms(names: Sequence[str], smoothings: Sequence[float], beta: float) -> tupl
     return (
         DpoArm(STANDARD, beta),
         *(DpoArm(f"f-dpo {name}", beta / divergences.get(name).curvature, name) for name in others),
-        *(DpoArm(f"dpo smoothed {each:g}", beta, "kl_qp", each) for each in sorted(set(smoothings))),
+        *(
+            DpoArm(f"dpo smoothed {each:g}", beta, "kl_qp", each)
+            for each in sorted(set(smoothings))
+        ),
     )
 
 
@@ -81,7 +84,11 @@ class DpoOptions(ShapeOptions):
     flips: float = Field(ge=0.0, lt=0.5)
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
-    comparisons: Annotated[tuple[Annotated[int, Field(ge=1, le=10**6)], ...], Field(min_length=1), AfterValidator(_ascending)]
+    comparisons: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
+        Field(min_length=1),
+        AfterValidator(_ascending),
+    ]
     batch: int | None = Field(ge=1)
     seeds: int = Field(ge=1, le=4096)
     steps: int = Field(ge=1, le=100_000)

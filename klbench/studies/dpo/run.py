@@ -18,18 +18,31 @@ from klbench.study import Summary
 
 def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return the tables of all losses, numbers of pairs and seeds."""
-    plan = [(size, seeds) for size in (math.inf, *reversed(options.comparisons)) for seeds in chunks(options.seeds)]
+    plan = [
+        (size, seeds)
+        for size in (math.inf, *reversed(options.comparisons))
+        for seeds in chunks(options.seeds)
+    ]
     words = {math.inf: "all pairs"}
     work = [
-        (f"{words.get(size, f'{size:,.0f} pairs')}, seeds {seeds[0]} to {seeds[-1]}", (options, context.seed, size, seeds))
+        (
+            f"{words.get(size, f'{size:,.0f} pairs')}, seeds {seeds[0]} to {seeds[-1]}",
+            (options, context.seed, size, seeds),
+        )
         for size, seeds in plan
     ]
     found = context.collect(tasks.perform, work)
     if not found:
         return {}
     rows = sorted((row for each in found for row in each["training"]), key=lambda row: row["pairs"])
-    estimate_rows = sorted((row for each in found for row in each["estimates"]), key=lambda row: row["pairs"])
-    best = [row for seeds in chunks(options.seeds) for row in tasks.optimum_rows(options, context.seed, seeds)]
+    estimate_rows = sorted(
+        (row for each in found for row in each["estimates"]), key=lambda row: row["pairs"]
+    )
+    best = [
+        row
+        for seeds in chunks(options.seeds)
+        for row in tasks.optimum_rows(options, context.seed, seeds)
+    ]
     # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
     fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
     arms = tables.described(options)
@@ -38,7 +51,9 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     result = {
         "training": training,
         "dpo_final": final,
-        "dpo_curves": band(SeedFrame.of(training, "arm", "pairs"), ("arm", "pairs", "step"), tables.CURVES),
+        "dpo_curves": band(
+            SeedFrame.of(training, "arm", "pairs"), ("arm", "pairs", "step"), tables.CURVES
+        ),
         "dpo_rates": tables.rates_table(training, final),
         "dpo_optima": tables.optima_table(best, training, options),
         "dpo_estimates": tables.estimates_table(estimate_rows) if estimate_rows else None,
@@ -54,7 +69,10 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     finite = [size for size in sizes if math.isfinite(size)]
     shown = [(f"{STANDARD}, by the number of pairs", table[table["arm"] == STANDARD])]
     shown += [
-        (f"every loss, {'all pairs' if math.isinf(size) else f'{size:,.0f} pairs'}", table[table["pairs"] == size])
+        (
+            f"every loss, {'all pairs' if math.isinf(size) else f'{size:,.0f} pairs'}",
+            table[table["pairs"] == size],
+        )
         for size in dict.fromkeys((*finite[len(finite) // 2 :][:1], *sizes[-1:]))
     ]
     return [

@@ -6,7 +6,17 @@ import math
 from collections.abc import Iterator, Sequence
 
 from klbench.report import cells
-from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables, Text
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Details,
+    Heading,
+    Lead,
+    Paragraph,
+    Section,
+    Tables,
+    Text,
+)
 from klbench.report.tables import Row, Shown, table
 from klbench.studies.dpo import section_figures
 from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN
@@ -19,14 +29,20 @@ def lead(tables: Tables) -> Lead:
     if not runs:
         return Lead(SAY.question(1), SAY.nothing(), None)
     first = runs[0]
-    verdict = _verdict(first) if len(runs) == 1 else SAY.runs([(run.label, run.of(STANDARD)[-1]) for run in runs])
+    verdict = (
+        _verdict(first)
+        if len(runs) == 1
+        else SAY.runs([(run.label, run.of(STANDARD)[-1]) for run in runs])
+    )
     more = [SAY.each(first.label, each) if first.label else each for each in _more(first)]
     return Lead(SAY.question(len(first.losses)), verdict, section_figures.distance(runs), more)
 
 
 def _verdict(run: Preferred) -> Text:
     rows = run.of(STANDARD)
-    enough = next((row["enough_pairs"] for row in run.rows(DPO_RATES) if row["arm"] == STANDARD), math.nan)
+    enough = next(
+        (row["enough_pairs"] for row in run.rows(DPO_RATES) if row["arm"] == STANDARD), math.nan
+    )
     for row in rows:
         if row["pairs"] == enough:
             return SAY.enough(row, rows[-1], run.start)
@@ -58,7 +74,10 @@ FINAL = (
     Shown("place", cells.text),
     Shown("best", cells.number()),
     Shown("best_step", cells.short()),
-    *(Shown(name, cells.number()) for name in ("stopped", "kl_to_own", "reward", "kl", "reward_slope")),
+    *(
+        Shown(name, cells.number())
+        for name in ("stopped", "kl_to_own", "reward", "kl", "reward_slope")
+    ),
     Shown("population_accuracy", cells.percent),
 )
 OPTIMA = (
@@ -86,14 +105,34 @@ def build(tables: Tables) -> Sequence[Block]:
     for run in load(tables):
         blocks += [Heading(run.label)] if run.label else []
         blocks += [Paragraph(SAY.diverged(run.diverged), "warning")] if run.diverged else []
-        blocks += [*section_figures.figures(run), table("After training", DPO_FINAL, run.final, FINAL)]
+        blocks += [
+            *section_figures.figures(run),
+            table("After training", DPO_FINAL, run.final, FINAL),
+        ]
         if run.optima:
-            blocks.append(table("Each loss's own optimum, exact", DPO_OPTIMA, [*run.optima.values()], OPTIMA))
+            blocks.append(
+                table("Each loss's own optimum, exact", DPO_OPTIMA, [*run.optima.values()], OPTIMA)
+            )
         if seen := run.rows(DPO_SEEN):
-            blocks.append(Details(SAY.estimates_title(), [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)]))
+            blocks.append(
+                Details(
+                    SAY.estimates_title(),
+                    [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)],
+                )
+            )
     return blocks
 
 
-TERMS = ("q_p", "r", "schulman", "own_optimum", "pair", "implicit_reward", "f_dpo", "label_smoothing", "weighted_k1")
+TERMS = (
+    "q_p",
+    "r",
+    "schulman",
+    "own_optimum",
+    "pair",
+    "implicit_reward",
+    "f_dpo",
+    "label_smoothing",
+    "weighted_k1",
+)
 
 SECTION = Section("From ranked pairs", DPO_FINAL, build, lead=lead, order=12, terms=TERMS)

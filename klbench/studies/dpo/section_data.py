@@ -14,7 +14,13 @@ from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
 
 SAY = prose(__package__)
 STANDARD = "dpo"
-SYMBOLS = {"kl_qp": "KL(q‖p)", "kl_pq": "KL(p‖q)", "js": "JS(q, p)", "hellinger": "H²(q, p)", "chi2": "χ²(p‖q)"}
+SYMBOLS = {
+    "kl_qp": "KL(q‖p)",
+    "kl_pq": "KL(p‖q)",
+    "js": "JS(q, p)",
+    "hellinger": "H²(q, p)",
+    "chi2": "χ²(p‖q)",
+}
 
 
 class Preferred(RunTables):
@@ -58,7 +64,9 @@ class Preferred(RunTables):
 
     def of(self, loss: str) -> list[Row]:
         """Return the rows of a loss, the fewest pairs first."""
-        return sorted((row for row in self.final if row["arm"] == loss), key=lambda row: row["pairs"])
+        return sorted(
+            (row for row in self.final if row["arm"] == loss), key=lambda row: row["pairs"]
+        )
 
     def at(self, size: float) -> list[Row]:
         """Return the rows of all losses with so many pairs."""

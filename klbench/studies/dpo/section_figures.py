@@ -22,7 +22,10 @@ MOST_SIZES = 6
 """Columns of a heat map that have room for their numbers."""
 PLACES = {"nearest": (2, 0.65), "not told from it": (2, 0.25), "further": (1, 0.25)}
 """The colour of a loss's place, and its opacity."""
-OWN, REACHED = LegendEntry("its own optimum", 0, "o"), LegendEntry("after training on all pairs", 1, "s")
+OWN, REACHED = (
+    LegendEntry("its own optimum", 0, "o"),
+    LegendEntry("after training on all pairs", 1, "s"),
+)
 IMPLICIT = {
     "reward_correlation": LegendEntry("over the reference's answers", 0, "o"),
     "policy_correlation": LegendEntry("over its own answers", 1, "s"),
@@ -47,12 +50,18 @@ def _pairs_axis(sizes: Sequence[float]) -> tuple[dict[float, float], Axis]:
     return places, Axis("ranked pairs", place=place)
 
 
-def _distance(run: Preferred, entries: dict[str, LegendEntry], kind: str, title: str, room: Sequence[float]) -> Panel:
+def _distance(
+    run: Preferred, entries: dict[str, LegendEntry], kind: str, title: str, room: Sequence[float]
+) -> Panel:
     """Return KL(q‖q*) of each loss over the number of pairs; with one number of them, a mark for each loss."""
-    y = Axis(DISTANCE.label, "log", levels=[run.start] if math.isfinite(run.start) else [], room=room)
+    y = Axis(
+        DISTANCE.label, "log", levels=[run.start] if math.isfinite(run.start) else [], room=room
+    )
     if len(run.sizes) < 2:
         marks = [
-            Mark(row["arm"], row[kind], entries[row["arm"]], row[f"{kind}_low"], row[f"{kind}_high"])
+            Mark(
+                row["arm"], row[kind], entries[row["arm"]], row[f"{kind}_low"], row[f"{kind}_high"]
+            )
             for row in run.final
             if row["arm"] in entries
         ]
@@ -61,8 +70,19 @@ def _distance(run: Preferred, entries: dict[str, LegendEntry], kind: str, title:
     lines = []
     for name, entry in entries.items():
         rows = run.of(name)
-        low, high = ([row[f"{kind}_{end}"] for row in rows] if name == STANDARD else [] for end in ("low", "high"))
-        lines.append(Line(entry, [places[row["pairs"]] for row in rows], [row[kind] for row in rows], low, high))
+        low, high = (
+            [row[f"{kind}_{end}"] for row in rows] if name == STANDARD else []
+            for end in ("low", "high")
+        )
+        lines.append(
+            Line(
+                entry,
+                [places[row["pairs"]] for row in rows],
+                [row[kind] for row in rows],
+                low,
+                high,
+            )
+        )
     return plots.lines(title, lines, x, y)
 
 
@@ -78,7 +98,9 @@ def distance(runs: Sequence[Preferred]) -> Figure:
         room += [row[kind] for row in run.final]
         room += [row[f"{kind}_{end}"] for row in run.of(STANDARD) for end in ("low", "high")]
     panels = [_distance(run, entries, kind, title, room) for run, kind, title in drawn]
-    caption = SAY.distance_caption(names[len(entries) :], len(panels) if len(panels) < len(runs) else 0)
+    caption = SAY.distance_caption(
+        names[len(entries) :], len(panels) if len(panels) < len(runs) else 0
+    )
     return Figure("dpo-pairs", SAY.distance_title(), caption, panels, list(entries.values()))
 
 
@@ -91,7 +113,10 @@ def _places(run: Preferred) -> Iterator[Figure]:
     for name in names:
         by_size = {row["pairs"]: row for row in run.of(name)}
         rows = (by_size.get(size) for size in sizes)
-        tiles[name] = [Tile(number(row["last"], 2), *PLACES.get(row["place"], (5, 0.0))) if row else Tile("") for row in rows]
+        tiles[name] = [
+            Tile(number(row["last"], 2), *PLACES.get(row["place"], (5, 0.0))) if row else Tile("")
+            for row in rows
+        ]
     # No room for separators of thousands.
     heads = [SAY.size(size).replace(",", "") for size in sizes]
     panel = plots.heat("KL(q‖q*), nats", tiles, heads, "ranked pairs")
@@ -112,10 +137,15 @@ def _curves(run: Preferred) -> Iterator[Figure]:
         ("kl_to_optimum", "From the optimum", DISTANCE),
         ("population_loss", "Loss on all pairs", Axis("nats a pair", "log")),
     ):
-        lines = [_curve([row for row in rows if row["pairs"] == size], column, entry) for size, entry in entries.items()]
+        lines = [
+            _curve([row for row in rows if row["pairs"] == size], column, entry)
+            for size, entry in entries.items()
+        ]
         panels.append(plots.lines(title, lines, STEP, y))
     caption = SAY.curves_caption([SAY.pairs(size) for size in sizes if size not in entries])
-    yield Figure(f"dpo-curves{run.stem}", SAY.curves_title(), caption, panels, list(entries.values()))
+    yield Figure(
+        f"dpo-curves{run.stem}", SAY.curves_title(), caption, panels, list(entries.values())
+    )
 
 
 def _curve(rows: Sequence[Row], column: str, entry: LegendEntry) -> Line:
@@ -127,16 +157,24 @@ def _forest(run: Preferred) -> Iterator[Figure]:
     """Yield paired differences from standard DPO with a middling number of pairs, and with all."""
     panels = []
     for size in dict.fromkeys((run.middle, run.sizes[-1])):
-        rows = [row for row in run.at(size) if row["arm"] != STANDARD and math.isfinite(row["last_difference"])]
+        rows = [
+            row
+            for row in run.at(size)
+            if row["arm"] != STANDARD and math.isfinite(row["last_difference"])
+        ]
         marks = []
         for row in rows:
             low, high = row["last_difference_low"], row["last_difference_high"]
-            marks.append(Mark(row["arm"], row["last_difference"], plots.verdict(low, high), low, high))
+            marks.append(
+                Mark(row["arm"], row["last_difference"], plots.verdict(low, high), low, high)
+            )
         x = Axis("KL(q‖q*) − standard DPO's, nats", levels=(0.0,))
         panels += [plots.down(SAY.pairs(size).capitalize(), marks, x)] if marks else []
     if panels:
         legend = [plots.AHEAD, plots.OPEN, plots.BEHIND]
-        yield Figure(f"dpo-forest{run.stem}", SAY.forest_title(), SAY.forest_caption(), panels, legend)
+        yield Figure(
+            f"dpo-forest{run.stem}", SAY.forest_title(), SAY.forest_caption(), panels, legend
+        )
 
 
 def _optima(run: Preferred) -> Iterator[Figure]:
@@ -154,7 +192,9 @@ def _optima(run: Preferred) -> Iterator[Figure]:
             for which, entry in (("own", OWN), ("reached", REACHED))
         ]
         panels.append(plots.down(title, marks, Axis(label)))
-    yield Figure(f"dpo-optima{run.stem}", SAY.optima_title(), SAY.optima_caption(), panels, [OWN, REACHED])
+    yield Figure(
+        f"dpo-optima{run.stem}", SAY.optima_title(), SAY.optima_caption(), panels, [OWN, REACHED]
+    )
 
 
 def _plain(x: float) -> float:
@@ -170,12 +210,22 @@ def _implicit(run: Preferred) -> Iterator[Figure]:
     at = [places[row["pairs"]] for row in rows]
     panels = []
     for title, label, columns in (
-        ("Correlation with the reward", "correlation", ("reward_correlation", "policy_correlation")),
+        (
+            "Correlation with the reward",
+            "correlation",
+            ("reward_correlation", "policy_correlation"),
+        ),
         ("Ranked as they are labelled", "share of pairs", ("accuracy", "population_accuracy")),
     ):
         lines = [Line(IMPLICIT[column], at, [row[column] for row in rows]) for column in columns]
         panels.append(plots.lines(title, lines, x, Axis(label)))
-    yield Figure(f"dpo-implicit{run.stem}", SAY.implicit_title(), SAY.implicit_caption(), panels, list(IMPLICIT.values()))
+    yield Figure(
+        f"dpo-implicit{run.stem}",
+        SAY.implicit_title(),
+        SAY.implicit_caption(),
+        panels,
+        list(IMPLICIT.values()),
+    )
 
 
 def _estimates(run: Preferred) -> Iterator[Figure]:
@@ -186,7 +236,13 @@ def _estimates(run: Preferred) -> Iterator[Figure]:
     entries = plots.legend([SAY.estimate(row) for row in seen])
     error = Axis("error / exact KL", levels=(0.0,))
     marks = [
-        Mark(SAY.estimate(row), row["rel_error"], entries[SAY.estimate(row)], row["rel_error_low"], row["rel_error_high"])
+        Mark(
+            SAY.estimate(row),
+            row["rel_error"],
+            entries[SAY.estimate(row)],
+            row["rel_error_low"],
+            row["rel_error_high"],
+        )
         for row in seen
     ]
     panels, legend = [plots.down("Error on average", marks, error)], list(entries.values())
@@ -195,7 +251,10 @@ def _estimates(run: Preferred) -> Iterator[Figure]:
     if len(steps) > 1:
         exact = LegendEntry("exact", 5, "_", dashed=True)
         by_name = {name: [row for row in rows if SAY.estimate(row) == name] for name in entries}
-        lines = [Line(entries[name], steps, [row["estimate"] for row in own]) for name, own in by_name.items()]
+        lines = [
+            Line(entries[name], steps, [row["estimate"] for row in own])
+            for name, own in by_name.items()
+        ]
         kl = [row["kl"] for row in next(iter(by_name.values()))]
         lines.append(Line(exact, steps, kl, marked=False))
         panels.insert(0, plots.lines("While training", lines, STEP, Axis("KL(q‖p), nats", "log")))
@@ -206,4 +265,8 @@ def _estimates(run: Preferred) -> Iterator[Figure]:
 
 def figures(run: Preferred) -> list[Figure]:
     """Return all figures of a run but the first of the page."""
-    return [figure for part in (_places, _curves, _forest, _optima, _implicit, _estimates) for figure in part(run)]
+    return [
+        figure
+        for part in (_places, _curves, _forest, _optima, _implicit, _estimates)
+        for figure in part(run)
+    ]

@@ -9,14 +9,27 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from klbench.metrics.seeds import SeedFrame, by_seed, effect, mean, outcome, paired, summary, verdict
+from klbench.metrics.seeds import (
+    SeedFrame,
+    by_seed,
+    effect,
+    mean,
+    outcome,
+    paired,
+    summary,
+    verdict,
+)
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 
 MEANS = (
     "reward kl regret kl_to_own divergence_value accuracy population_accuracy loss population_loss reward_slope "
     "reward_correlation policy_slope policy_correlation"
 ).split()
-START_OUTCOMES = ("nearer than the reference", "not told from the reference", "further than the reference")
+START_OUTCOMES = (
+    "nearer than the reference",
+    "not told from the reference",
+    "further than the reference",
+)
 PLACES = ("nearest", "not told from it", "further")
 CURVES = ("kl_to_optimum", "kl_to_own", "kl", "loss", "population_loss")
 
@@ -70,9 +83,15 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
             row |= summary(kind, values.to_numpy(), name, str(size))
             other = standard.setdefault((size, kind), values)
             row |= paired(f"{kind}_difference", values, other, name, str(size))
-            row |= {f"{kind}_effect_size": effect(values, other), f"{kind}_step": float(table["step"].median())}
+            row |= {
+                f"{kind}_effect_size": effect(values, other),
+                f"{kind}_step": float(table["step"].median()),
+            }
         row |= {column: mean(kinds["last"][column].to_numpy()) for column in MEANS}
-        row |= {"best_kl": mean(kinds["best"]["kl"].to_numpy()), "diverged": mine.counts["diverged"]}
+        row |= {
+            "best_kl": mean(kinds["best"]["kl"].to_numpy()),
+            "diverged": mine.counts["diverged"],
+        }
         rows.append(row | {"outcome": outcome(row, _verdict(row, name))})
     return placed(pd.DataFrame(rows), training)
 
@@ -80,7 +99,13 @@ def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
 def _verdict(row: Mapping[str, Any], name: str) -> str:
     if name == STANDARD:
         return "the comparison"
-    return verdict(row, "last_difference", "nearer to the optimum", "not told from the standard", "further from the optimum")
+    return verdict(
+        row,
+        "last_difference",
+        "nearer to the optimum",
+        "not told from the standard",
+        "further from the optimum",
+    )
 
 
 def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
@@ -98,11 +123,15 @@ def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
         mine = frame.where(arm=name, pairs=size)
         start = mine.first("kl_to_optimum")
         for kind, table in checkpoints(mine).items():
-            row |= paired(f"{kind}_start_difference", by_seed(table, "kl_to_optimum"), start, name, str(size))
+            row |= paired(
+                f"{kind}_start_difference", by_seed(table, "kl_to_optimum"), start, name, str(size)
+            )
         best = frame.where(arm=nearest.get(size, name), pairs=size).last("kl_to_optimum")
         row |= paired("nearest_difference", mine.last("kl_to_optimum"), best, name, str(size))
         row["start_outcome"] = verdict(row, "last_start_difference", *START_OUTCOMES)
-        row["place"] = "nearest" if nearest.get(size) == name else verdict(row, "nearest_difference", *PLACES)
+        row["place"] = (
+            "nearest" if nearest.get(size) == name else verdict(row, "nearest_difference", *PLACES)
+        )
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -113,17 +142,29 @@ def rates_table(training: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
     The power is the slope of a line through each seed's logarithms, over ``seeds`` that diverged with no number of pairs.
     """
     rows = []
-    for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(("arm",)):
+    for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(
+        ("arm",)
+    ):
         own = mine.kept
         row: dict[str, Any] = {"arm": name, "seeds": mine.counts["seeds"]}
         for kind, values in (
-            ("last", own[own["step"] == own["step"].max()].set_index(["seed", "pairs"])["kl_to_optimum"]),
+            (
+                "last",
+                own[own["step"] == own["step"].max()].set_index(["seed", "pairs"])["kl_to_optimum"],
+            ),
             ("best", own.groupby(["seed", "pairs"])["kl_to_optimum"].min()),
         ):
             grid = values.unstack("pairs").sort_index()
-            if not len(grid) or grid.shape[1] < 2 or bool((grid <= 0).any(axis=None)) or bool(grid.isna().any(axis=None)):
+            if (
+                not len(grid)
+                or grid.shape[1] < 2
+                or bool((grid <= 0).any(axis=None))
+                or bool(grid.isna().any(axis=None))
+            ):
                 continue
-            slopes = np.polyfit(np.log(grid.columns.to_numpy(dtype=float)), np.log(grid.to_numpy()).T, 1)[0]
+            slopes = np.polyfit(
+                np.log(grid.columns.to_numpy(dtype=float)), np.log(grid.to_numpy()).T, 1
+            )[0]
             row |= summary(f"{kind}_exponent", slopes, name)
         rows.append(row | {"enough_pairs": enough(final[final["arm"] == name])})
     return pd.DataFrame(rows)
@@ -139,14 +180,20 @@ def enough(final: pd.DataFrame) -> float:
     return found
 
 
-def optima_table(rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
+def optima_table(
+    rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions
+) -> pd.DataFrame:
     """Return one row for each loss: its exact optimum on all pairs, and where training on all pairs ended."""
     table = pd.DataFrame(rows)
     reached = SeedFrame.of(training[np.isinf(training["pairs"])], "arm")
     result = []
     for name, what in described(options).items():
         own, ends = table[table["arm"] == name].sort_values("seed"), reached.where(arm=name)
-        row = what | {"seeds": len(own), "start": float(own["start"].mean()), "residual": float(own["residual"].max())}
+        row = what | {
+            "seeds": len(own),
+            "start": float(own["start"].mean()),
+            "residual": float(own["residual"].max()),
+        }
         for column in ("kl_to_optimum", "kl", "reward", "divergence_value", "slope", "correlation"):
             row |= summary(f"own_{column}", own[column].to_numpy(), name)
         for column in ("kl_to_optimum", "kl_to_own", "kl"):
@@ -191,9 +238,19 @@ def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     result = []
     keys = ["pairs", "samples_of", "estimator", "level"]
     for key, group in table[table["step"] > 0].groupby(keys, sort=False):
-        relative = ((group["estimate"] - group["kl"]) / group["kl"]).groupby(group["seed"]).mean().to_numpy()
-        spread = (((group["estimate"] - group["kl"]) / group["kl"]) ** 2).groupby(group["seed"]).mean() ** 0.5
-        row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"seeds": len(relative), "kl": group["kl"].mean()}
+        relative = (
+            ((group["estimate"] - group["kl"]) / group["kl"])
+            .groupby(group["seed"])
+            .mean()
+            .to_numpy()
+        )
+        spread = (((group["estimate"] - group["kl"]) / group["kl"]) ** 2).groupby(
+            group["seed"]
+        ).mean() ** 0.5
+        row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {
+            "seeds": len(relative),
+            "kl": group["kl"].mean(),
+        }
         row |= summary("rel_error", relative, *map(str, key)) | {"rel_rmse": float(spread.mean())}
         row |= {"rel_bias": float(((group["expected"] - group["kl"]) / group["kl"]).mean())}
         row |= {"below": float((group["estimate"] < group["kl"]).mean())}
@@ -215,5 +272,7 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         sizes = [enough(final[final["arm"] == name]) for name in found["dpo_rates"]["arm"]]
         found["dpo_rates"] = found["dpo_rates"].assign(enough_pairs=sizes)
     if "dpo_seen" in found:
-        found["dpo_seen"] = found["dpo_seen"].assign(outcome=[_said(row) for row in _rows(found["dpo_seen"])])
+        found["dpo_seen"] = found["dpo_seen"].assign(
+            outcome=[_said(row) for row in _rows(found["dpo_seen"])]
+        )
     return found

@@ -22,7 +22,15 @@ Rows = list[dict[str, Any]]
 
 def make_testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
     """The testbed of some seeds."""
-    return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+    return Testbed(
+        options.model,
+        options.vocabulary,
+        options.horizon,
+        options.prompts,
+        options.width,
+        seed,
+        seeds,
+    )
 
 
 def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
@@ -31,7 +39,11 @@ def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
     for arm in options.arms:
         wrong = arm.smoothing + options.flips - 2.0 * arm.smoothing * options.flips
         result.append(
-            implied.optimum(testbed, arm.divergence, implied.population_rewards(testbed, options.scale, wrong) / arm.beta)
+            implied.optimum(
+                testbed,
+                arm.divergence,
+                implied.population_rewards(testbed, options.scale, wrong) / arm.beta,
+            )
         )
     return torch.stack(result)
 
@@ -41,7 +53,9 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
     with one_thread():
         testbed, arms = make_testbed(options, seed, seeds), options.arms
         every = population(testbed, options.scale, options.flips)
-        preferences = every if math.isinf(size) else sampled(testbed, int(size), options.scale, options.flips)
+        preferences = (
+            every if math.isinf(size) else sampled(testbed, int(size), options.scale, options.flips)
+        )
         world = PreferenceReplicas(
             testbed,
             len(arms),
@@ -59,7 +73,9 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
                 values = _exact(options, testbed, arms, log_q, own)
                 whole = judged(arms, ratios(testbed, log_q, every))
                 k1_now = estimates.k1(testbed, log_q, options.completions, report.step)
-                reward_fit = implied.fit(testbed, arms, log_q, options.scale, testbed.leaf_log_p.exp())
+                reward_fit = implied.fit(
+                    testbed, arms, log_q, options.scale, testbed.leaf_log_p.exp()
+                )
                 policy_fit = implied.fit(testbed, arms, log_q, options.scale, log_q.exp())
             values |= {
                 "loss": report.loss,
@@ -74,15 +90,21 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
             } | k1_now
             training += _rows(arms, seeds, size, report.step, values, world.optimizer.causes)
             if not math.isinf(size):
-                estimate_rows += estimates.rows(testbed, log_probs[0], preferences, options.completions, int(size), report.step)
+                estimate_rows += estimates.rows(
+                    testbed, log_probs[0], preferences, options.completions, int(size), report.step
+                )
         return {"training": training, "estimates": estimate_rows}
 
 
-def _exact(options: DpoOptions, testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor) -> dict[str, Tensor]:
+def _exact(
+    options: DpoOptions, testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, own: Tensor
+) -> dict[str, Tensor]:
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
     exact = testbed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
     to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
-    penalty = torch.stack([implied.divergence_of(testbed, log_q[i], arm.divergence) for i, arm in enumerate(arms)])
+    penalty = torch.stack(
+        [implied.divergence_of(testbed, log_q[i], arm.divergence) for i, arm in enumerate(arms)]
+    )
     return exact._asdict() | {"kl_to_own": to_own, "divergence_value": penalty}
 
 
@@ -114,12 +136,17 @@ def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows
         own = optima(options, testbed)
         values = _exact(options, testbed, arms, own, own)
         with torch.no_grad():
-            values |= implied.fit(testbed, arms, own, options.scale, testbed.leaf_log_p.exp())._asdict()
+            values |= implied.fit(
+                testbed, arms, own, options.scale, testbed.leaf_log_p.exp()
+            )._asdict()
             start = testbed.exact_leaves(
-                testbed.leaf_log_p.expand_as(own), torch.full((len(arms),), options.beta, dtype=torch.float64)
+                testbed.leaf_log_p.expand_as(own),
+                torch.full((len(arms),), options.beta, dtype=torch.float64),
             )
         values |= {"start": start.kl_to_optimum}
         values |= {
-            "residual": implied.population_gradient(testbed, arms, own, population(testbed, options.scale, options.flips))
+            "residual": implied.population_gradient(
+                testbed, arms, own, population(testbed, options.scale, options.flips)
+            )
         }
         return _rows(arms, seeds, math.inf, 0, values, {})

@@ -30,8 +30,18 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     def described(name: str) -> dict[str, Any]:
         arm = next((each for each in options.arms if each.name == name), None)
         # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
-        fixed = {"combination": name, "estimator": "none", "placement": "loss", "level": "sequence", "correction": "none"}
-        own = {} if arm is None else {"divergence": arm.divergence, "smoothing": arm.smoothing, "beta_dpo": arm.beta}
+        fixed = {
+            "combination": name,
+            "estimator": "none",
+            "placement": "loss",
+            "level": "sequence",
+            "correction": "none",
+        }
+        own = (
+            {}
+            if arm is None
+            else {"divergence": arm.divergence, "smoothing": arm.smoothing, "beta_dpo": arm.beta}
+        )
         return fixed | {"baseline": "none"} | own
 
     return {

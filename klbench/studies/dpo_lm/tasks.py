@@ -42,16 +42,24 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
             steps=options.updates if options.decay else None,
         )
         rows = [] if name == UNTRAINED else _trained(options, job, shared, learner)
-        found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(learner, options, options.beta, k1)
-        return runs.finish(learner, options, place, job.slug, found | {"status": runs.status(learner)})
+        found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(
+            learner, options, options.beta, k1
+        )
+        return runs.finish(
+            learner, options, place, job.slug, found | {"status": runs.status(learner)}
+        )
 
 
-def _trained(options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Language) -> list[dict[str, Any]]:
+def _trained(
+    options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Language
+) -> list[dict[str, Any]]:
     """The rows of a loss, each from completions of the policy of its step."""
     (used,) = [each for each in options.arms if each.name == job.name]
 
     def reports(start: int) -> Iterator[tuple[int, DpoReport]]:
-        world = Preferring(learner, preferences(options, job.place, shared, job.seed), options.pairs_each)
+        world = Preferring(
+            learner, preferences(options, job.place, shared, job.seed), options.pairs_each
+        )
         for report in train(world, [used], steps=options.updates, every=options.every, start=start):
             yield report.step, report
 
@@ -59,7 +67,9 @@ def _trained(options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Langu
         with torch.no_grad():
             learner.rollouts(learner.sample(report.step, 0))
         numbers = {"loss": report.loss, "accuracy": report.accuracy, "margin": report.margin}
-        return runs.seen(learner, options.beta, k1) | {name: float(each) for name, each in numbers.items()}, {}
+        return runs.seen(learner, options.beta, k1) | {
+            name: float(each) for name, each in numbers.items()
+        }, {}
 
     with runs.enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
         return runs.followed(options, job, learner, reports, entry, LOGGED)

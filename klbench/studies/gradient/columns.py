@@ -34,14 +34,20 @@ VERDICT = (
         "(its mean is 0), no divergence",
         "Verdict",
     ),
-    text("target", "divergence whose gradient its mean is on every pair; empty where there is no such one", "Its mean is"),
+    text(
+        "target",
+        "divergence whose gradient its mean is on every pair; empty where there is no such one",
+        "Its mean is",
+    ),
     Column(
         "rel_bias_near",
         f"distance of its mean from the gradient of KL(q‖p), near the reference, {OF_EXACT}",
         heading="Off, near",
     ),
     Column("rel_bias_far", f"the same far from the reference, {OF_EXACT}", heading="Off, far"),
-    Column("rel_std_far", f"noise of one sample far from the reference, {OF_EXACT}", heading="Noise"),
+    Column(
+        "rel_std_far", f"noise of one sample far from the reference, {OF_EXACT}", heading="Noise"
+    ),
     Column("total_rel_std_far", f"{TOTAL}, far from the reference", heading="Noise with reward"),
 )
 
@@ -50,18 +56,27 @@ VERDICTS = Schema(
     "One row for each combination: what its mean gradient is over all pairs, and how far off it is near the reference and far.",
     (
         *VERDICT,
-        text("typed", "the name by which the run was asked for it; empty where it was asked for all"),
+        text(
+            "typed", "the name by which the run was asked for it; empty where it was asked for all"
+        ),
         text("placement", "where the estimator stands", "Where"),
         integer("pairs", "pairs on which it was measured"),
         integer("right_pairs", "pairs on which its mean is the gradient of KL(q‖p)"),
         integer("against_pairs", "pairs on which its mean points away from that gradient"),
-        integer("agreeing_pairs", "pairs on which its mean is what it claims; a claim of bias is never refuted", "Agrees on"),
+        integer(
+            "agreeing_pairs",
+            "pairs on which its mean is what it claims; a claim of bias is never refuted",
+            "Agrees on",
+        ),
         text("same_as", "the first combination with the same numbers on every pair"),
         text("near", "the pair nearest to its reference, of the longest series"),
         text("far", "the furthest pair of that series"),
         Column("rel_std_near", f"noise of one sample near the reference, {OF_EXACT}"),
         Column("total_rel_std_near", f"{TOTAL}, near the reference"),
-        integer("place", "place of a right one by its noise with the reward, then alone, far from the reference; 1: the least"),
+        integer(
+            "place",
+            "place of a right one by its noise with the reward, then alone, far from the reference; 1: the least",
+        ),
     ),
 )
 
@@ -72,8 +87,15 @@ OPTIONS = Schema(
         text("option", "as its trainer writes it", "Setting"),
         text("trainer", "the trainer; empty for a paper or a common practice", "Trainer"),
         *VERDICT,
-        text("instead", "a right option of the same trainer, the one with the least noise in training", "Set instead"),
-        text("instead_combination", "that option's combination, or the right one with the least noise in training"),
+        text(
+            "instead",
+            "a right option of the same trainer, the one with the least noise in training",
+            "Set instead",
+        ),
+        text(
+            "instead_combination",
+            "that option's combination, or the right one with the least noise in training",
+        ),
     ),
     optional=True,
 )

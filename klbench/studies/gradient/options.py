@@ -27,7 +27,9 @@ def _differentiable(pair: Pair) -> Pair:
 
 
 def _kinds() -> list[str]:
-    return [name for name in pairs.names() if pairs.get(name).gradient_task is not Pair.gradient_task]
+    return [
+        name for name in pairs.names() if pairs.get(name).gradient_task is not Pair.gradient_task
+    ]
 
 
 def listed(value: Any) -> Any:
@@ -50,7 +52,9 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 Differentiable = Annotated[AnyPair, AfterValidator(_differentiable)]
 
 
-Combinations = Annotated[tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)]
+Combinations = Annotated[
+    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
+]
 
 
 Some = (BeforeValidator(listed), Field(min_length=1))
@@ -85,13 +89,17 @@ class GradientOptions(PairOptions):
     @model_validator(mode="after")
     def _check(self) -> GradientOptions:
         if self.combinations is not None and self._axes != (None,) * 5:
-            raise ValueError("give combinations, or estimators, placements, levels, corrections and baselines, not both")
+            raise ValueError(
+                "give combinations, or estimators, placements, levels, corrections and baselines, not both"
+            )
         if self.samples < BATCHES * self.group:
             raise ValueError(
                 f"samples={self.samples} must be at least {BATCHES} times group={self.group}: {BATCHES * self.group}"
             )
         if not self.chosen():
-            raise ValueError("no combination of these estimators, placements, levels, corrections and baselines goes together")
+            raise ValueError(
+                "no combination of these estimators, placements, levels, corrections and baselines goes together"
+            )
         return self
 
     @property

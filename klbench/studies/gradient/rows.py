@@ -60,7 +60,9 @@ class Exact:
     def of(cls, task: GradientTask) -> Exact:
         """Return the gradients that an expected one is compared with."""
         qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
-        return cls(task, {"KL(q‖p)": qp, "KL(p‖q)": pq, "KL(q‖p) - KL(p‖q)": qp - pq, "0": 0.0 * qp})
+        return cls(
+            task, {"KL(q‖p)": qp, "KL(p‖q)": pq, "KL(q‖p) - KL(p‖q)": qp - pq, "0": 0.0 * qp}
+        )
 
     @property
     def scale(self) -> float:
@@ -76,7 +78,11 @@ class Exact:
         """Return the columns that follow from a mean and a variance, exact or sampled."""
         target, scale, norm = self.candidates["KL(q‖p)"], self.scale, length(mean)
         # The mean of what has mean zero is rounding, and has no direction.
-        direction = float((mean / norm) @ (target / scale)) if TOLERANCE * scale < norm < math.inf and scale else math.nan
+        direction = (
+            float((mean / norm) @ (target / scale))
+            if TOLERANCE * scale < norm < math.inf and scale
+            else math.nan
+        )
         # A variance is a difference of two moments: where it is 0, rounding may leave less.
         std = math.sqrt(max(variance, 0.0))
         return {
@@ -108,7 +114,11 @@ class Exact:
         distances = {name: found.squared_distance(each) for name, each in self.candidates.items()}
         # Without noise chance explains nothing, and what is left of a distance is rounding.
         floor = self.near(math.sqrt(max(found.variance, 0.0) + float(found.mean @ found.mean))) ** 2
-        matching = [name for name, distance in distances.items() if distance.value <= max(distance.furthest, floor)]
+        matching = [
+            name
+            for name, distance in distances.items()
+            if distance.value <= max(distance.furthest, floor)
+        ]
         square, se, _ = distances["KL(q‖p)"]
         bias = math.sqrt(max(square, 0.0))
         bias_se = se / (2 * bias) if bias**2 > 2 * se else math.sqrt(se)
@@ -148,14 +158,23 @@ def _powers(combination: Combination) -> set[float]:
     if combination.placement in ("full", "full_with_score"):
         return {0.0}
     polynomial = coefficient(combination)
-    cut = combination.correction == "truncated_ratio" and combination.ratio_gradient  # a ratio that is cut off has no slope
+    cut = (
+        combination.correction == "truncated_ratio" and combination.ratio_gradient
+    )  # a ratio that is cut off has no slope
     if polynomial is not None and not cut:
         return {power for _, power, _ in polynomial}
-    of = [estimators.get(name) for name in (combination.estimator, combination.gradient_of or combination.estimator)]
+    of = [
+        estimators.get(name)
+        for name in (combination.estimator, combination.gradient_of or combination.estimator)
+    ]
     divergence = divergences.get(of[0].target)
-    both = (combination.placement == "loss_and_reward" or combination.ratio_gradient) and of[0] is of[1]
+    both = (combination.placement == "loss_and_reward" or combination.ratio_gradient) and of[
+        0
+    ] is of[1]
     if both and not cut and of[0].formula is divergence.gap:
-        far = np.log(np.abs(divergence.slope(np.array([-400.0, -200.0, 200.0, 400.0]))))  # f(r) - r f'(r)
+        far = np.log(
+            np.abs(divergence.slope(np.array([-400.0, -200.0, 200.0, 400.0])))
+        )  # f(r) - r f'(r)
         return {round(float(far[k + 1] - far[k]) / 200.0, 1) for k in (0, 2)}
     return {power for each in of for power in (each.growth, -each.growth_at_zero)}
 
@@ -167,7 +186,11 @@ def _finite(pair: Pair, combination: Combination, order: float) -> bool:
     """
     weighted = combination.correction not in ("none", "truncated_ratio")
     weights = {order if weighted else 0.0} | ({0.0} if combination.baseline in GROUPED else set())
-    return all(pair.finite_moment(order * power, weight) for power in _powers(combination) for weight in weights)
+    return all(
+        pair.finite_moment(order * power, weight)
+        for power in _powers(combination)
+        for weight in weights
+    )
 
 
 BEYOND = "beyond float64"
@@ -184,7 +207,13 @@ def _mended(row: Row, pair: Pair, combination: Combination) -> Row:
             | {"variance": math.inf, "rel_std": math.inf, "matches": "", "status": "infinite mean"}
         )
     if not _finite(pair, combination, 2.0):
-        return row | {"variance": math.inf, "rel_std": math.inf, "snr": 0.0, "matches": "", "status": "infinite variance"}
+        return row | {
+            "variance": math.inf,
+            "rel_std": math.inf,
+            "snr": 0.0,
+            "matches": "",
+            "status": "infinite variance",
+        }
     return row
 
 
@@ -194,7 +223,13 @@ def _ended(row: Row, pair: Pair, combination: Combination) -> Row:
         return row
     if not _finite(pair, combination, 2.0):
         return row | {"status": "infinite variance"}
-    return row | {"cosine": math.nan, "snr": math.nan, "balance_batch": math.nan, "matches": "", "status": BEYOND}
+    return row | {
+        "cosine": math.nan,
+        "snr": math.nan,
+        "balance_batch": math.nan,
+        "matches": "",
+        "status": BEYOND,
+    }
 
 
 def measured(
@@ -230,20 +265,36 @@ def _status(row: Mapping[str, Any], claim: str | None) -> str:
     return "ok" if promised in row["matches"].split(" = ") else "claim broken"
 
 
-def measure(pair: Pair, chosen: Sequence[Combination], group: int, samples: int, seed: int) -> tuple[list[Row], list[Row]]:
+def measure(
+    pair: Pair, chosen: Sequence[Combination], group: int, samples: int, seed: int
+) -> tuple[list[Row], list[Row]]:
     """One task: rows of ``gradients`` and, for a policy of two parameters, of ``arrows``."""
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
     exact = Exact.of(task)
-    shared = {"pair": pair.title, "series": pair.series, "tokens": task.tokens, "staleness": task.staleness}
+    shared = {
+        "pair": pair.title,
+        "series": pair.series,
+        "tokens": task.tokens,
+        "staleness": task.staleness,
+    }
     shared |= {target: exactly(pair, target) for target in ("kl_qp", "kl_pq")}
     rows, arrows = [], []
-    for combination, (mean, row) in zip(chosen, measured(pair, exact, chosen, group, samples, seed), strict=True):
+    for combination, (mean, row) in zip(
+        chosen, measured(pair, exact, chosen, group, samples, seed), strict=True
+    ):
         claim = combination.claimed(tokens=task.tokens, stale=task.staleness > 0.0)
-        promise = {"claim": claim or "", "unbiased_claim": claim == "grad KL(q‖p)", "status": _status(row, claim)}
+        promise = {
+            "claim": claim or "",
+            "unbiased_claim": claim == "grad KL(q‖p)",
+            "status": _status(row, claim),
+        }
         rows.append(shared | described(combination) | promise | row)  # a row's own status stands
         arrows.append(shared | described(combination) | _components(mean))
-    arrows += [shared | {"combination": f"exact {name}"} | _components(each) for name, each in exact.candidates.items()]
+    arrows += [
+        shared | {"combination": f"exact {name}"} | _components(each)
+        for name, each in exact.candidates.items()
+    ]
     return rows, arrows if task.parameters == 2 else []
 
 

@@ -43,20 +43,34 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
 
 def typed(names: Sequence[str] | None) -> dict[str, str]:
     """Return by combination the names that were typed; none where all combinations were asked for."""
-    return {} if names is None or set(names) == set(gradients.names()) else {gradients.get(name).name: name for name in names}
+    return (
+        {}
+        if names is None or set(names) == set(gradients.names())
+        else {gradients.get(name).name: name for name in names}
+    )
 
 
 def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two parameters, ``arrows``."""
     chosen = options.chosen()
-    tasks = [(pair.title, (pair, chosen, options.group, options.samples, context.seed)) for pair in options.pairs]
+    tasks = [
+        (pair.title, (pair, chosen, options.group, options.samples, context.seed))
+        for pair in options.pairs
+    ]
     found = context.collect(measure, tasks, short=True)
     rows, arrows = ([row for part in found for row in part[k]] for k in (0, 1))
     if not rows:
         return {}
     table = pd.DataFrame(rows)
-    tables = {"gradients": table[[*ORDER, *(c for c in table if c not in ORDER)]], "combinations": combinations_table(chosen)}
-    return tables | judged(tables, typed(options.combinations)) | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
+    tables = {
+        "gradients": table[[*ORDER, *(c for c in table if c not in ORDER)]],
+        "combinations": combinations_table(chosen),
+    }
+    return (
+        tables
+        | judged(tables, typed(options.combinations))
+        | ({"arrows": pd.DataFrame(arrows)} if arrows else {})
+    )
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
@@ -66,7 +80,14 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     return [
         Summary(
             f"{rows['pair'].iloc[0]}: expected gradient against grad KL(q‖p), and one sample's noise",
-            ("combination", ">bias / exact", ">cosine", ">sd / exact", "is the gradient of", "flag"),
+            (
+                "combination",
+                ">bias / exact",
+                ">cosine",
+                ">sd / exact",
+                "is the gradient of",
+                "flag",
+            ),
             [
                 (row["combination"], *shown(row), "" if row["status"] == "ok" else row["status"])
                 for row in rows.to_dict("records")

@@ -27,18 +27,35 @@ def read(tables: Tables) -> Sequence[Gradients]:
 def _more(run: Gradients) -> list[Markup]:
     """Return what to set, what is called unbiased and is not, and who is quiet in training."""
     said = []
-    instead = list(dict.fromkeys(row["instead"].partition(" (")[0] for row in run.options if row["instead"]))
+    instead = list(
+        dict.fromkeys(row["instead"].partition(" (")[0] for row in run.options if row["instead"])
+    )
     if instead:
         said.append(SAY.set_instead(instead))
-    known = {row["combination"]: run.known.get(row["combination"], {}).get("called_unbiased_by", "") for row in run.verdicts}
-    called = [row for row in run.verdicts if known[row["combination"]] and row["verdict"] != "right" and fresh(run, row)]
+    known = {
+        row["combination"]: run.known.get(row["combination"], {}).get("called_unbiased_by", "")
+        for row in run.verdicts
+    }
+    called = [
+        row
+        for row in run.verdicts
+        if known[row["combination"]] and row["verdict"] != "right" and fresh(run, row)
+    ]
     if called:
         off = [share(row[f"rel_bias_{end}"]) for row in called[:1] for end in ("near", "far")]
-        said.append(SAY.called_unbiased(list(dict.fromkeys(known[row["combination"]] for row in called)), span(*off)))
+        said.append(
+            SAY.called_unbiased(
+                list(dict.fromkeys(known[row["combination"]] for row in called)), span(*off)
+            )
+        )
     ranked = [row for row in run.right if row["place"] >= 1]
     if len(ranked) > 1:
         quiet = min(ranked, key=lambda row: row["rel_std_far"])
-        numbers = [amount(row[f"{measure}_far"]) for row in (quiet, ranked[0]) for measure in ("rel_std", "total_rel_std")]
+        numbers = [
+            amount(row[f"{measure}_far"])
+            for row in (quiet, ranked[0])
+            for measure in ("rel_std", "total_rel_std")
+        ]
         said.append(SAY.quiet(named(quiet), named(ranked[0]), numbers))
     return said
 
@@ -46,7 +63,13 @@ def _more(run: Gradients) -> list[Markup]:
 def fresh(run: Gradients, verdict: Row) -> bool:
     """Return whether a combination is off on samples of the policy itself."""
     rows = [run.at.get((verdict["combination"], pair)) for pair in run.pairs]
-    return any(row is not None and row["staleness"] == 0 and row["rel_bias"] > 1e-8 and row["status"] == "ok" for row in rows)
+    return any(
+        row is not None
+        and row["staleness"] == 0
+        and row["rel_bias"] > 1e-8
+        and row["status"] == "ok"
+        for row in rows
+    )
 
 
 def lead(tables: Tables) -> Lead:
@@ -57,7 +80,9 @@ def lead(tables: Tables) -> Lead:
     run = runs[0]
     rows = [row for row in run.options if row["trainer"]] if not run.typed else []
     wrong = [row for row in rows or run.verdicts if row["verdict"] != "right"]
-    biases = sorted(row["rel_bias_far"] for row in wrong if row["rel_bias_far"] == row["rel_bias_far"])
+    biases = sorted(
+        row["rel_bias_far"] for row in wrong if row["rel_bias_far"] == row["rel_bias_far"]
+    )
     verdict = SAY.verdict(
         bool(rows),
         len(rows or run.verdicts),
@@ -72,7 +97,11 @@ def lead(tables: Tables) -> Lead:
 
 def build(tables: Tables) -> Sequence[Block]:
     """Return what to set, noise and arrows, and the tables."""
-    return [block for run in read(tables) for block in _run(run, first=run.label == read(tables)[0].label)]
+    return [
+        block
+        for run in read(tables)
+        for block in _run(run, first=run.label == read(tables)[0].label)
+    ]
 
 
 def _run(run: Gradients, *, first: bool) -> list[Block]:
@@ -93,4 +122,6 @@ def _run(run: Gradients, *, first: bool) -> list[Block]:
 
 TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "policies_gradient")
 
-SECTION = Section("What each gradient really is", GRADIENTS, build, lead=lead, order=10, terms=TERMS)
+SECTION = Section(
+    "What each gradient really is", GRADIENTS, build, lead=lead, order=10, terms=TERMS
+)

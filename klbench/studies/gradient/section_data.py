@@ -9,7 +9,13 @@ from klbench.report.combinations import Measured, exact
 from klbench.report.tables import Row
 from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICTS
 
-VERDICT_ORDER = ("no gradient", "another divergence", "no divergence", "right on some pairs", "right")
+VERDICT_ORDER = (
+    "no gradient",
+    "another divergence",
+    "no divergence",
+    "right on some pairs",
+    "right",
+)
 """Verdicts as the page goes through them."""
 
 
@@ -45,7 +51,12 @@ class Gradients(Measured):
         """The pair near its reference and the one far from it; one, where they are the same."""
         titles = dict.fromkeys(row[end] for row in self.verdicts[:1] for end in ("near", "far"))
         # A page over several runs adds the run to the pairs of the main table.
-        return [pair for title in titles for pair in self.pairs if pair == title or pair.startswith(f"{title} [")]
+        return [
+            pair
+            for title in titles
+            for pair in self.pairs
+            if pair == title or pair.startswith(f"{title} [")
+        ]
 
     @cached_property
     def named_ends(self) -> tuple[list[str], list[str]]:
@@ -59,10 +70,21 @@ class Gradients(Measured):
 
     def right_on(self, combination: str) -> list[str]:
         """Return the series, or pairs without one, on which a combination's mean is the gradient of KL(q‖p)."""
-        exact_rows = [row for row in self.measured if row["combination"] == combination and row["method"] != "sampling"]
-        return list(dict.fromkeys(row["series"] or self.pair_label(row["pair"]) for row in exact_rows if exact(row)))
+        exact_rows = [
+            row
+            for row in self.measured
+            if row["combination"] == combination and row["method"] != "sampling"
+        ]
+        return list(
+            dict.fromkeys(
+                row["series"] or self.pair_label(row["pair"]) for row in exact_rows if exact(row)
+            )
+        )
 
 
 def _gravity(row: Row) -> tuple[int, float, float]:
-    off, noise = (math.inf if math.isnan(each) else each for each in (-row["rel_bias_far"], row["rel_std_far"]))
+    off, noise = (
+        math.inf if math.isnan(each) else each
+        for each in (-row["rel_bias_far"], row["rel_std_far"])
+    )
     return VERDICT_ORDER.index(row["verdict"]), off, noise

@@ -23,9 +23,20 @@ VERDICTS = {
 MOST_BARS = 24
 LONGEST = 1.2
 """Bars end here, in lengths of the exact gradient."""
-DRAWN = ("k1_loss", "k2_loss", "k3_loss", "k1_reward", "k1_reward_batch_mean", "k2_reward", "k3_reward")
+DRAWN = (
+    "k1_loss",
+    "k2_loss",
+    "k3_loss",
+    "k1_reward",
+    "k1_reward_batch_mean",
+    "k2_reward",
+    "k3_reward",
+)
 """Combinations that are drawn as arrows where the run was not asked for some by name."""
-EXACT = {"exact KL(q‖p)": LegendEntry("∇ KL(q‖p)", 0, ""), "exact KL(p‖q)": LegendEntry("∇ KL(p‖q)", 1, "")}
+EXACT = {
+    "exact KL(q‖p)": LegendEntry("∇ KL(q‖p)", 0, ""),
+    "exact KL(p‖q)": LegendEntry("∇ KL(p‖q)", 1, ""),
+}
 MAX_PANELS = 4
 
 Tip = tuple[float, float]
@@ -35,8 +46,18 @@ def _bar(row: Row, name: str) -> Bar:
     right = row["verdict"] == "right"
     far, near = (0.0 if right else row[f"rel_bias_{end}"] for end in ("far", "near"))
     lines = textwrap.wrap(name, 30, break_on_hyphens=False, break_long_words=False)
-    text = "\n".join([*lines[:1], textwrap.shorten(" ".join(lines[1:]), 30, placeholder="…")] if lines[1:] else lines)
-    return Bar(text, 100 * far, VERDICTS[row["verdict"]], share(far), math.nan if near == far else 100 * near)
+    text = "\n".join(
+        [*lines[:1], textwrap.shorten(" ".join(lines[1:]), 30, placeholder="…")]
+        if lines[1:]
+        else lines
+    )
+    return Bar(
+        text,
+        100 * far,
+        VERDICTS[row["verdict"]],
+        share(far),
+        math.nan if near == far else 100 * near,
+    )
 
 
 def _by_trainer(rows: Iterable[Row]) -> list[tuple[str, list[Bar]]]:
@@ -44,8 +65,16 @@ def _by_trainer(rows: Iterable[Row]) -> list[tuple[str, list[Bar]]]:
     found: dict[str, list[Bar]] = {}
     for row in rows:
         if row["trainer"]:
-            setting = " ".join(row["option"].partition(" (")[0].replace(row["trainer"], "", 1).replace(" :", ":").split())
-            found.setdefault(row["trainer"], []).append(_bar(row, setting or row["option"].partition(" (")[0]))
+            setting = " ".join(
+                row["option"]
+                .partition(" (")[0]
+                .replace(row["trainer"], "", 1)
+                .replace(" :", ":")
+                .split()
+            )
+            found.setdefault(row["trainer"], []).append(
+                _bar(row, setting or row["option"].partition(" (")[0])
+            )
     return sorted(found.items(), key=lambda each: -len(each[1]))
 
 
@@ -53,14 +82,22 @@ def settings(run: Gradients) -> Figure | None:
     """Return how far off each trainer's setting is, or each combination that was asked for."""
     axis = Axis("off by, % of the exact gradient")
     rows = run.typed or ([] if any(row["trainer"] for row in run.options) else run.verdicts)
-    columns: list[list[Bar]] = [[_bar(row, named(row)) for row in rows[:MOST_BARS]]] if rows else [[], []]
+    columns: list[list[Bar]] = (
+        [[_bar(row, named(row)) for row in rows[:MOST_BARS]]] if rows else [[], []]
+    )
     titles: list[list[str]] = [[] for _ in columns]
     for trainer, drawn in [] if rows else _by_trainer(run.options):
         shortest = min(range(2), key=lambda i: len(columns[i]))
         columns[shortest] += [Bar(trainer), *drawn]
         titles[shortest].append(trainer)
     panels = [
-        bars(", ".join(title) or run.label or SAY.all_of_them(), drawn[len(title) == 1 :], axis, most=100 * LONGEST, left=0.55)
+        bars(
+            ", ".join(title) or run.label or SAY.all_of_them(),
+            drawn[len(title) == 1 :],
+            axis,
+            most=100 * LONGEST,
+            left=0.55,
+        )
         for title, drawn in zip(titles, columns, strict=True)
         if drawn
     ]
@@ -69,7 +106,9 @@ def settings(run: Gradients) -> Figure | None:
     shown = {row["verdict"] for row in rows[:MOST_BARS] or run.options}
     caption = SAY.settings_caption(*run.named_ends, len(rows[MOST_BARS:]))
     legend = [entry for word, entry in VERDICTS.items() if word in shown]
-    return Figure(f"gradient-settings{run.stem}", str(SAY.settings_title()), caption, panels, legend)
+    return Figure(
+        f"gradient-settings{run.stem}", str(SAY.settings_title()), caption, panels, legend
+    )
 
 
 def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
@@ -80,7 +119,9 @@ def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
         if row["pair"] == pair and math.isfinite(row["first"]) and math.isfinite(row["second"])
     }
     several = [name for name in arrows_drawn(run) if name in ends]
-    near = 0.02 * max((math.hypot(*tip) for name, tip in ends.items() if name in (*EXACT, *several)), default=1.0)
+    near = 0.02 * max(
+        (math.hypot(*tip) for name, tip in ends.items() if name in (*EXACT, *several)), default=1.0
+    )
     tips: dict[Tip, list[str]] = {}
     for name in [each for each in EXACT if each in ends] + several:
         home = next((tip for tip in tips if math.dist(tip, ends[name]) <= near), None)
@@ -91,15 +132,27 @@ def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
 def arrows_drawn(run: Gradients) -> list[str]:
     """Return the combinations whose arrows are drawn: those that were asked for by name, or well-known ones."""
     known = [row["combination"] for row in run.verdicts]
-    return ([row["combination"] for row in run.typed] or [name for name in DRAWN if name in known] or known)[:MOST]
+    return (
+        [row["combination"] for row in run.typed]
+        or [name for name in DRAWN if name in known]
+        or known
+    )[:MOST]
 
 
 def _panel(run: Gradients, pair: str) -> Panel | None:
     drawn = [
-        Arrow(*tip, [name for name in names if name not in EXACT], next((EXACT[name] for name in names if name in EXACT), None))
+        Arrow(
+            *tip,
+            [name for name in names if name not in EXACT],
+            next((EXACT[name] for name in names if name in EXACT), None),
+        )
         for tip, names in _tips(run, pair).items()
     ]
-    return arrow_panel(run.pair_label(pair), drawn, SAY.arrow_axis(0), SAY.arrow_axis(1)) if drawn else None
+    return (
+        arrow_panel(run.pair_label(pair), drawn, SAY.arrow_axis(0), SAY.arrow_axis(1))
+        if drawn
+        else None
+    )
 
 
 def arrows(run: Gradients) -> Figure | None:
@@ -108,13 +161,18 @@ def arrows(run: Gradients) -> Figure | None:
     panels = [panel for pair in pairs[:MAX_PANELS] if (panel := _panel(run, pair)) is not None]
     if not panels:
         return None
-    left_out = len({row["combination"] for row in run.rows(ARROWS)} - set(EXACT)) - len(arrows_drawn(run))
+    left_out = len({row["combination"] for row in run.rows(ARROWS)} - set(EXACT)) - len(
+        arrows_drawn(run)
+    )
     caption = SAY.arrows_caption(len(pairs), len(panels), max(0, left_out))
-    return Figure(f"gradient-arrows{run.stem}", SAY.arrows_title(), caption, panels, [*EXACT.values()])
+    return Figure(
+        f"gradient-arrows{run.stem}", SAY.arrows_title(), caption, panels, [*EXACT.values()]
+    )
 
 
 ALONE, TOGETHER = (
-    LegendEntry(str(SAY.noise_label(alone)), slot, marker) for alone, slot, marker in ((True, 1, "o"), (False, 0, "s"))
+    LegendEntry(str(SAY.noise_label(alone)), slot, marker)
+    for alone, slot, marker in ((True, 1, "o"), (False, 0, "s"))
 )
 
 
@@ -130,7 +188,9 @@ def whole_objective(run: Gradients) -> Figure | None:
             for row in groups[: MOST + 4]
             for measure, entry in (("rel_std", ALONE), ("total_rel_std", TOGETHER))
         ]
-        panels.append(down(run.pair_label(pair), marks, Axis(str(SAY.noise_axis()), levels=(0.0,)), left=0.52))
+        panels.append(
+            down(run.pair_label(pair), marks, Axis(str(SAY.noise_axis()), levels=(0.0,)), left=0.52)
+        )
     return Figure(
         f"gradient-objective{run.stem}",
         str(SAY.noise_title()),

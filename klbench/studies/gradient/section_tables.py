@@ -10,7 +10,16 @@ from markupsafe import Markup
 from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Heading, Paragraph, Table
 from klbench.report.combinations import SAY as WORDS
-from klbench.report.combinations import bias_cell, in_words, joined, name_cell, named, noise_cell, share, span
+from klbench.report.combinations import (
+    bias_cell,
+    in_words,
+    joined,
+    name_cell,
+    named,
+    noise_cell,
+    share,
+    span,
+)
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, table
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
@@ -22,7 +31,9 @@ SAY = prose(__package__)
 
 def target_cell(run: Gradients, row: Row) -> Cell:
     """Return the divergence whose gradient a mean is, on every pair, or where it is."""
-    return Cell(SAY.target(row["verdict"], row["target"], run.right_on(row["combination"])), tone="words")
+    return Cell(
+        SAY.target(row["verdict"], row["target"], run.right_on(row["combination"])), tone="words"
+    )
 
 
 def _off_cell(row: Row) -> Cell:
@@ -48,7 +59,10 @@ def what_to_set(run: Gradients) -> list[Block]:
     target, off = cells.computed(lambda row: target_cell(run, row)), cells.computed(_off_cell)
     setting, own = Shown("option", cells.words), Shown("combination", cells.name)
     noises = (Shown("rel_std_far", _noise), Shown("total_rel_std_far", _noise))
-    blocks: list[Block] = [Heading(SAY.settings_heading()), Paragraph(SAY.settings_text(run.named_ends[0]))]
+    blocks: list[Block] = [
+        Heading(SAY.settings_heading()),
+        Paragraph(SAY.settings_text(run.named_ends[0])),
+    ]
     if wrong:
         shown = (
             setting,
@@ -67,7 +81,11 @@ def what_to_set(run: Gradients) -> list[Block]:
 def _two_lines(run: Gradients, pair: str) -> Markup:
     """Return a pair's label as a heading: the series above the KL."""
     series, comma, kl = run.pair_label(pair).rpartition(", KL ")
-    return Markup("{}<br>KL {}").format(series, kl) if comma else Markup("{}").format(run.pair_label(pair))
+    return (
+        Markup("{}<br>KL {}").format(series, kl)
+        if comma
+        else Markup("{}").format(run.pair_label(pair))
+    )
 
 
 def _heat(run: Gradients, caption: str, rows: Sequence[Row], *, bias: bool) -> Table:
@@ -79,7 +97,10 @@ def _heat(run: Gradients, caption: str, rows: Sequence[Row], *, bias: bool) -> T
     lines = []
     for row, *others in joined(rows).values():
         found = [run.at.get((row["combination"], pair)) for pair in pairs]
-        measured = [bias_cell(each) if bias else noise_cell(each["rel_std"] if each else math.nan) for each in found]
+        measured = [
+            bias_cell(each) if bias else noise_cell(each["rel_std"] if each else math.nan)
+            for each in found
+        ]
         places = dict.fromkeys(WORDS.place(each["placement"]) for each in (row, *others))
         names = Cell(cells.codes([*map(named, [row, *others])], Markup("<br>")), tone="name")
         lines.append([names, *measured, Cell(Markup(", ").join(places))])
@@ -93,15 +114,23 @@ def heat_maps(run: Gradients) -> list[Block]:
     sampled = any(row["method"] == "sampling" for row in run.measured)
     blocks: list[Block] = []
     if wrong:
-        blocks += [Paragraph(SAY.bias_text(sampled, cut)), _heat(run, SAY.bias_title(), wrong, bias=True)]
-    noise: list[Block] = [Paragraph(SAY.noise_text(cut)), _heat(run, SAY.noise_of_one(), run.right + wrong, bias=False)]
+        blocks += [
+            Paragraph(SAY.bias_text(sampled, cut)),
+            _heat(run, SAY.bias_title(), wrong, bias=True),
+        ]
+    noise: list[Block] = [
+        Paragraph(SAY.noise_text(cut)),
+        _heat(run, SAY.noise_of_one(), run.right + wrong, bias=False),
+    ]
     return [*blocks, Details(SAY.noise_of_one(), noise)]
 
 
 def pairs(run: Gradients) -> Table:
     """Return what the labels of the pairs stand for."""
     shown = (
-        Shown("series", cells.computed(lambda row: Cell(run.pair_label(row["pair"]))), "On this page"),
+        Shown(
+            "series", cells.computed(lambda row: Cell(run.pair_label(row["pair"]))), "On this page"
+        ),
         Shown("pair", cells.words),
         Shown("tokens", cells.whole),
         Shown("kl_qp", cells.short()),
@@ -115,8 +144,12 @@ def _claimed(run: Gradients, combination: str) -> Markup:
     claims: dict[str, list[str]] = {}
     for row in run.measured:
         if row["combination"] == combination:
-            claims.setdefault(row["claim"].replace("grad ", ""), []).append(row["series"] or run.pair_label(row["pair"]))
-    return Markup(SAY.claimed({claim: list(dict.fromkeys(where)) for claim, where in claims.items()}))
+            claims.setdefault(row["claim"].replace("grad ", ""), []).append(
+                row["series"] or run.pair_label(row["pair"])
+            )
+    return Markup(
+        SAY.claimed({claim: list(dict.fromkeys(where)) for claim, where in claims.items()})
+    )
 
 
 def claims(run: Gradients) -> Table:
@@ -124,12 +157,19 @@ def claims(run: Gradients) -> Table:
 
     def agrees(row: Row) -> Cell:
         part = row["agreeing_pairs"] / row["pairs"]
-        return Cell(SAY.of(row["agreeing_pairs"], row["pairs"]), part, "good" if part == 1 else "bad")
+        return Cell(
+            SAY.of(row["agreeing_pairs"], row["pairs"]), part, "good" if part == 1 else "bad"
+        )
 
     def known(name: str) -> cells.Show:
-        return lambda row, _: Cell(run.known[row["combination"]][name] if row["combination"] in run.known else "", tone="words")
+        return lambda row, _: Cell(
+            run.known[row["combination"]][name] if row["combination"] in run.known else "",
+            tone="words",
+        )
 
-    in_short = cells.computed(lambda row: Cell(in_words(run.known.get(row["combination"], row)), tone="words"))
+    in_short = cells.computed(
+        lambda row: Cell(in_words(run.known.get(row["combination"], row)), tone="words")
+    )
     claimed = cells.computed(lambda row: Cell(_claimed(run, row["combination"]), tone="words"))
     shown = (
         Shown("combination", name_cell),

@@ -43,7 +43,9 @@ def first_alike(found: Mapping[str, Sequence[Row]], measures: Sequence[str]) -> 
     leaders: list[str] = []
     result = {}
     for name in found:
-        result[name] = next((each for each in leaders if _alike(numbers[each], numbers[name])), name)
+        result[name] = next(
+            (each for each in leaders if _alike(numbers[each], numbers[name])), name
+        )
         if result[name] == name:
             leaders.append(name)
     return result
@@ -72,7 +74,10 @@ def ends(rows: Iterable[Row]) -> tuple[str, str]:
 
 def _verdict(rows: Sequence[Row]) -> tuple[str, str]:
     """Return the verdict on a combination, and the divergence whose gradient it has on every pair."""
-    target = next((each for each in (QP, PQ, NOTHING, DIFFERENCE) if all(matches(row, each) for row in rows)), "")
+    target = next(
+        (each for each in (QP, PQ, NOTHING, DIFFERENCE) if all(matches(row, each) for row in rows)),
+        "",
+    )
     if target:
         return {QP: "right", NOTHING: "no gradient"}.get(target, "another divergence"), target
     # A noisy mean may match by accident.
@@ -89,7 +94,11 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
     for name, rows in found.items():
         verdict, target = _verdict(rows)
         at = {row["pair"]: row for row in rows}
-        exact = [row for row in rows if matches(row, QP) and (verdict == "right" or row["method"] != "sampling")]
+        exact = [
+            row
+            for row in rows
+            if matches(row, QP) and (verdict == "right" or row["method"] != "sampling")
+        ]
         measured = {
             f"{measure}_{end}": at[pair][measure] if pair in at else math.nan
             for measure in ("rel_bias", "rel_std", "total_rel_std")
@@ -123,11 +132,16 @@ def _places(rows: Sequence[Row]) -> dict[str, float]:
     known = [
         row
         for row in rows
-        if row["verdict"] == "right" and math.isfinite(row["rel_std_far"]) and math.isfinite(row["total_rel_std_far"])
+        if row["verdict"] == "right"
+        and math.isfinite(row["rel_std_far"])
+        and math.isfinite(row["total_rel_std_far"])
     ]
     leaders = [row for row in known if row["same_as"] == row["combination"]]
     leaders.sort(
-        key=lambda row: (row["total_rel_std_far"] if row["total_rel_std_far"] >= ROUNDING else 0.0, row["rel_std_far"])
+        key=lambda row: (
+            row["total_rel_std_far"] if row["total_rel_std_far"] >= ROUNDING else 0.0,
+            row["rel_std_far"],
+        )
     )
     place = {row["combination"]: 1.0 + i for i, row in enumerate(leaders)}
     return {row["combination"]: place[row["same_as"]] for row in known}
@@ -142,12 +156,23 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         if verdict is None:
             continue
         for option in filter(None, re.split(r"; (?!later )(?![^(]*\))", row["used_by"])):
-            trainer = next((each for each in TRAINERS if re.search(rf"\b{each}(?=[ :]|$)", option)), "")
-            rows.append({"option": option, "trainer": trainer} | {each.name: verdict[each.name] for each in VERDICT})
-    right = sorted((row for row in verdict_of.values() if row["place"] >= 1), key=lambda row: row["place"])
+            trainer = next(
+                (each for each in TRAINERS if re.search(rf"\b{each}(?=[ :]|$)", option)), ""
+            )
+            rows.append(
+                {"option": option, "trainer": trainer}
+                | {each.name: verdict[each.name] for each in VERDICT}
+            )
+    right = sorted(
+        (row for row in verdict_of.values() if row["place"] >= 1), key=lambda row: row["place"]
+    )
     place = {row["combination"]: row["place"] for row in right}
     for row in rows:
-        own = [each for each in rows if each["combination"] in place and each["trainer"] == row["trainer"] != ""]
+        own = [
+            each
+            for each in rows
+            if each["combination"] in place and each["trainer"] == row["trainer"] != ""
+        ]
         best = min(own, key=lambda each: place[each["combination"]], default=None)
         wrong = row["verdict"] != "right"
         row["instead"] = best["option"] if wrong and best else ""

@@ -12,7 +12,11 @@ SD_OF_GRADIENT = "standard deviation of one sample's gradient over the length of
 
 def _migrate(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     best, other = "gradient_rel_std_gradient_best", "gradient_rel_std_value_best"
-    return frame.assign(noise_lost=frame[other] / frame[best] - 1.0) if {best, other} <= set(frame) else frame
+    return (
+        frame.assign(noise_lost=frame[other] / frame[best] - 1.0)
+        if {best, other} <= set(frame)
+        else frame
+    )
 
 
 LAMBDA = Schema(
@@ -28,11 +32,21 @@ LAMBDA = Schema(
         Column("lambda_gradient", "λ with the least noise of the gradient", heading="Gradient's λ"),
         Column("value_std_k1", SD_OF_VALUE.format("λ = 0 (k1)"), "nats", heading="sd, k1"),
         Column("value_std_k3", SD_OF_VALUE.format("λ = 1 (k3)"), "nats", heading="sd, k3"),
-        Column("value_std_best", SD_OF_VALUE.format("the value's best λ"), "nats", heading="sd, best λ"),
+        Column(
+            "value_std_best", SD_OF_VALUE.format("the value's best λ"), "nats", heading="sd, best λ"
+        ),
         Column("gradient_rel_std_0", SD_OF_GRADIENT.format("λ = 0"), heading="Noise, λ = 0"),
         Column("gradient_rel_std_1", SD_OF_GRADIENT.format("λ = 1"), heading="Noise, λ = 1"),
-        Column("gradient_rel_std_value_best", SD_OF_GRADIENT.format("the value's best λ"), heading="Noise, value's λ"),
-        Column("gradient_rel_std_gradient_best", SD_OF_GRADIENT.format("the gradient's best λ"), heading="Noise, own λ"),
+        Column(
+            "gradient_rel_std_value_best",
+            SD_OF_GRADIENT.format("the value's best λ"),
+            heading="Noise, value's λ",
+        ),
+        Column(
+            "gradient_rel_std_gradient_best",
+            SD_OF_GRADIENT.format("the gradient's best λ"),
+            heading="Noise, own λ",
+        ),
         Column(
             "noise_lost",
             "noise of the gradient that the value's best λ has beyond that of the gradient's own, as a share of the latter",

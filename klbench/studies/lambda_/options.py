@@ -15,13 +15,19 @@ from klbench.types import Skip
 def _enumerable(pair: Pair) -> Pair:
     task = pair.gradient_task()
     if isinstance(task, Skip) or task.atoms() is None:
-        raise ValueError(f"{pair.kind} pairs have no end of samples; this needs categorical or sequence")
+        raise ValueError(
+            f"{pair.kind} pairs have no end of samples; this needs categorical or sequence"
+        )
     if task.staleness:
-        raise ValueError("its samples come from another distribution; the best lambda is measured on-policy")
+        raise ValueError(
+            "its samples come from another distribution; the best lambda is measured on-policy"
+        )
     return pair
 
 
 class LambdaOptions(PairOptions):
     """Settings of the lambda study: pairs that can be enumerated and are sampled by their own policy."""
 
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(default=(), min_length=1)
+    pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(
+        default=(), min_length=1
+    )

@@ -36,7 +36,10 @@ def measure(pair: Pair) -> dict[str, Any]:
         norm = atoms.scores.gram()[:, : task.tokens, : task.tokens].sum((1, 2))
         expected = atoms.scores.pull((p * u)[:, None] * tokens, 0.0 * tokens)
         found.append((p * norm, u + 1, float(expected @ expected)))
-    scores, product = sum(float(w.sum()) for w, _, _ in found), sum(float(w @ x) for w, x, _ in found)
+    scores, product = (
+        sum(float(w.sum()) for w, _, _ in found),
+        sum(float(w @ x) for w, x, _ in found),
+    )
     scale = length(task.gradient("kl_qp"))
 
     def gradient_noise(weight: float) -> float:
@@ -82,7 +85,12 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             "the lambda with the least noise",
             ("pair", ">KL(q‖p)", ">for the value", ">for the gradient"),
             [
-                (row["pair"], f"{row['kl_qp']:.3g}", f"{row['lambda_value']:.3f}", f"{row['lambda_gradient']:.3f}")
+                (
+                    row["pair"],
+                    f"{row['kl_qp']:.3g}",
+                    f"{row['lambda_value']:.3f}",
+                    f"{row['lambda_gradient']:.3f}",
+                )
                 for row in rows
             ],
         )

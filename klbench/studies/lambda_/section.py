@@ -55,7 +55,11 @@ def _shown(x: float, digits: int = 3) -> str:
 def lead(tables: Tables) -> Lead:
     """Return whether the two lambdas are one, and what it costs to mistake one for the other."""
     found = _series(tables)
-    apart = max(((row, name) for name, rows in found.items() for row in rows), key=lambda each: _gap(each[0]), default=None)
+    apart = max(
+        ((row, name) for name, rows in found.items() for row in rows),
+        key=lambda each: _gap(each[0]),
+        default=None,
+    )
     if apart is None:
         return Lead(SAY.question(), SAY.nothing(), None)
     row, name = apart
@@ -66,43 +70,86 @@ def lead(tables: Tables) -> Lead:
         known = [row for row in rows if math.isfinite(row["noise_lost"])]
         if known:
             worst = max(known, key=lambda row: float(row["noise_lost"]))
-            noises = [number(worst[f"gradient_rel_std_{whose}_best"]) for whose in ("value", "gradient")]
-            more.append(SAY.cost(series, short(worst["kl_qp"], 2), percent(worst["noise_lost"]), *noises))
+            noises = [
+                number(worst[f"gradient_rel_std_{whose}_best"]) for whose in ("value", "gradient")
+            ]
+            more.append(
+                SAY.cost(series, short(worst["kl_qp"], 2), percent(worst["noise_lost"]), *noises)
+            )
     return Lead(SAY.question(), verdict, _best(found), more)
 
 
 def _panel(title: str, rows: Sequence[Row], drawn: Mapping[str, LegendEntry], y: Axis) -> Panel:
     def points(key: str) -> list[tuple[float, float]]:
-        return [(row["kl_qp"], row[key]) for row in rows if math.isfinite(row[key]) and (row[key] > 0 or y.scale != "log")]
+        return [
+            (row["kl_qp"], row[key])
+            for row in rows
+            if math.isfinite(row[key]) and (row[key] > 0 or y.scale != "log")
+        ]
 
     kept = [(entry, points(key)) for key, entry in drawn.items()]
-    curves = [Line(entry, [x for x, _ in found], [y for _, y in found]) for entry, found in kept if found]
+    curves = [
+        Line(entry, [x for x, _ in found], [y for _, y in found]) for entry, found in kept if found
+    ]
     return lines(title, curves, Axis(SAY.kl_axis(), scale="log"), y)
 
 
 def _drawn(found: Mapping[str, Sequence[Row]]) -> dict[str, Sequence[Row]]:
     """Return the series that are more than a point on a logarithmic axis."""
-    several = {name: rows for name, rows in found.items() if len({row["kl_qp"] for row in rows if row["kl_qp"] > 0}) > 1}
-    return {name: [row for row in rows if row["kl_qp"] > 0] for name, rows in list(several.items())[:MAX_SERIES]}
+    several = {
+        name: rows
+        for name, rows in found.items()
+        if len({row["kl_qp"] for row in rows if row["kl_qp"] > 0}) > 1
+    }
+    return {
+        name: [row for row in rows if row["kl_qp"] > 0]
+        for name, rows in list(several.items())[:MAX_SERIES]
+    }
 
 
 def _best(found: Mapping[str, Sequence[Row]]) -> Figure:
     """Return both lambdas over KL, or down a list of pairs where no series has several."""
-    panels = [_panel(name, rows, LAMBDAS, Axis(SAY.lambda_axis(), levels=(0.0, 1.0))) for name, rows in _drawn(found).items()]
+    panels = [
+        _panel(name, rows, LAMBDAS, Axis(SAY.lambda_axis(), levels=(0.0, 1.0)))
+        for name, rows in _drawn(found).items()
+    ]
     if not panels:
-        rows = [(f"{name}, KL {short(row['kl_qp'], 2)}", row) for name, rows in found.items() for row in rows]
-        marks = [Mark(label, row[key], entry) for label, row in rows for key, entry in LAMBDAS.items()]
+        rows = [
+            (f"{name}, KL {short(row['kl_qp'], 2)}", row)
+            for name, rows in found.items()
+            for row in rows
+        ]
+        marks = [
+            Mark(label, row[key], entry) for label, row in rows for key, entry in LAMBDAS.items()
+        ]
         panels = [down(SAY.lambda_axis(), marks, Axis(SAY.lambda_axis(), levels=(0.0, 1.0)))]
-    return Figure("lambda", SAY.best_title(), SAY.best_caption(len(list(found)[MAX_SERIES:])), panels, [*LAMBDAS.values()])
+    return Figure(
+        "lambda",
+        SAY.best_title(),
+        SAY.best_caption(len(list(found)[MAX_SERIES:])),
+        panels,
+        [*LAMBDAS.values()],
+    )
 
 
 def _noise(found: Mapping[str, Sequence[Row]]) -> Iterator[Figure]:
     panels = []
     for name, rows in _drawn(found).items():
-        panels.append(_panel(SAY.of_value(name).unescape(), rows, VALUE, Axis(SAY.value_axis(), scale="log")))
-        panels.append(_panel(SAY.of_gradient(name).unescape(), rows, GRADIENT, Axis(SAY.gradient_axis(), scale="log")))
+        panels.append(
+            _panel(SAY.of_value(name).unescape(), rows, VALUE, Axis(SAY.value_axis(), scale="log"))
+        )
+        panels.append(
+            _panel(
+                SAY.of_gradient(name).unescape(),
+                rows,
+                GRADIENT,
+                Axis(SAY.gradient_axis(), scale="log"),
+            )
+        )
     if panels:
-        yield Figure("lambda-noise", SAY.noise_title(), SAY.noise_caption(), panels, [*GRADIENT.values()])
+        yield Figure(
+            "lambda-noise", SAY.noise_title(), SAY.noise_caption(), panels, [*GRADIENT.values()]
+        )
 
 
 def build(tables: Tables) -> Sequence[Block]:

@@ -7,7 +7,10 @@ from dataclasses import replace
 from klbench.columns import COMBINATION, COMBINATIONS
 from klbench.schema import Column, Schema, integer, interval, text, with_error
 
-NAME = replace(COMBINATION[0], meaning="name in klbench; none: no penalty at all; untrained: the policy before training")
+NAME = replace(
+    COMBINATION[0],
+    meaning="name in klbench; none: no penalty at all; untrained: the policy before training",
+)
 LOSS_NAME = replace(
     NAME,
     meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful; untrained: before training",
@@ -23,7 +26,12 @@ HALF = 0.5
 """A penalty holds the policy if it leaves less than so much of the KL that training without one comes to, for sure."""
 SEED = integer("seed", "of the random numbers of a run", "Seed")
 REWARD = Column("reward", "of the program, mean over completions, ± 95 %", heading="Reward")
-KL = Column("kl", "KL(q‖p) of whole completions, sum of the tokens' exact KLs, in nats, ± 95 %", "nats", heading="KL")
+KL = Column(
+    "kl",
+    "KL(q‖p) of whole completions, sum of the tokens' exact KLs, in nats, ± 95 %",
+    "nats",
+    heading="KL",
+)
 PROXY = Column(
     "proxy",
     "score of the reward model, in the reward's units, 0 on the pairs it learned from, ± 95 %",
@@ -32,14 +40,26 @@ PROXY = Column(
 )
 MEASURES = (
     *(
-        Column(name, f"{name} of the same completions, summed over tokens, in nats, ± 95 %", "nats", heading=name)
+        Column(
+            name,
+            f"{name} of the same completions, summed over tokens, in nats, ± 95 %",
+            "nats",
+            heading=name,
+        )
         for name in ("k1", "k2", "k3")
     ),
     Column("objective", "reward − β KL, with the exact KL, ± 95 %", heading="Objective"),
     Column("tokens", "mean length of a completion", "tokens", heading="Tokens"),
     Column("ended", "share of completions that came to their end"),
-    Column("kl_estimate", "KL(q‖p) of the same completions, as the estimator in use has it", "nats"),
-    Column("estimate_error", "KL as the estimator in use has it, less the exact one, in nats, ± 95 %", "nats", heading="Error"),
+    Column(
+        "kl_estimate", "KL(q‖p) of the same completions, as the estimator in use has it", "nats"
+    ),
+    Column(
+        "estimate_error",
+        "KL as the estimator in use has it, less the exact one, in nats, ± 95 %",
+        "nats",
+        heading="Error",
+    ),
 )
 
 
@@ -54,7 +74,11 @@ def errors(*columns: Column) -> tuple[Column, ...]:
 def differences(column: Column) -> tuple[Column, ...]:
     """Return the mean of a column over seeds, its spread between them, and its paired differences, completion by completion."""
     others = (
-        replace(column, name=f"{column.name}_difference", meaning=f"{column.name} less the reference combination's"),
+        replace(
+            column,
+            name=f"{column.name}_difference",
+            meaning=f"{column.name} less the reference combination's",
+        ),
         replace(
             column,
             name=f"{column.name}_gain",
@@ -65,7 +89,12 @@ def differences(column: Column) -> tuple[Column, ...]:
     spread = f"standard deviation of {column.name} between seeds; missing with one seed"
     return (
         *errors(column),
-        replace(column, name=f"{column.name}_spread", meaning=spread, heading=SPREADS.get(column.name, "")),
+        replace(
+            column,
+            name=f"{column.name}_spread",
+            meaning=spread,
+            heading=SPREADS.get(column.name, ""),
+        ),
         *errors(*others),
     )
 
@@ -142,8 +171,13 @@ DPO_TRAINING = training(
     LOSS_NAME,
     *LOSS,
     Column("loss", "on the step's pairs, nats a pair", "nats"),
-    Column("accuracy", "share of the step's pairs that the implicit reward ranks as they are labelled"),
-    Column("margin", "mean implicit reward of the better completion less that of the worse, on the step's pairs"),
+    Column(
+        "accuracy", "share of the step's pairs that the implicit reward ranks as they are labelled"
+    ),
+    Column(
+        "margin",
+        "mean implicit reward of the better completion less that of the worse, on the step's pairs",
+    ),
 )
 PPO_COMPARED, DPO_COMPARED = compared(NAME), compared(LOSS_NAME, *LOSS)
 
@@ -152,7 +186,9 @@ TEXTS = Schema(
     "One row for each of a few completions of each policy.",
     (
         replace(
-            NAME, meaning="the combination or the loss that trained it; untrained: the policy before training", heading="By"
+            NAME,
+            meaning="the combination or the loss that trained it; untrained: the policy before training",
+            heading="By",
         ),
         SEED,
         text("prompt", "its end, where it is long", "Prompt"),
@@ -168,11 +204,22 @@ RATERS = Schema(
     (
         integer("seed", "of the runs that it pays", "Seed"),
         integer("step", "of its training", "Step"),
-        Column("loss", "Bradley and Terry's on the step's pairs, nats a pair", "nats", heading="Loss"),
+        Column(
+            "loss", "Bradley and Terry's on the step's pairs, nats a pair", "nats", heading="Loss"
+        ),
         Column("accuracy", "share of them that it ranks as they are labelled", heading="Accuracy"),
-        Column("held_out_loss", "on the fifth of the pairs that it never learns from", "nats", heading="Loss, held out"),
+        Column(
+            "held_out_loss",
+            "on the fifth of the pairs that it never learns from",
+            "nats",
+            heading="Loss, held out",
+        ),
         Column("held_out_accuracy", "share of those", heading="Accuracy, held out"),
-        integer("kept", "of all steps so far the one with the least loss on held-out pairs; the last one pays", "Kept"),
+        integer(
+            "kept",
+            "of all steps so far the one with the least loss on held-out pairs; the last one pays",
+            "Kept",
+        ),
     ),
     optional=True,
 )

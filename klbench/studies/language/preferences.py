@@ -22,7 +22,9 @@ REPORTS = 10
 """The steps between two looks at a reward model's losses; it is kept where they are least."""
 
 
-def preferences(options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int) -> Preferences:
+def preferences(
+    options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int
+) -> Preferences:
     """The preferences of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
     if options.preferences:
         return dpo_world.load(options.preferences, shared.start)
@@ -55,7 +57,9 @@ def learned(options: PpoLmOptions, context: Context, place: Place) -> list[dict[
     """Train the reward models of all seeds; how each went, a row a report."""
     found: list[dict[str, Any]] = []
     try:
-        for done, rows in enumerate(mapped(context, learn, [(options, place, seed) for seed in range(options.seeds)]), 1):
+        for done, rows in enumerate(
+            mapped(context, learn, [(options, place, seed) for seed in range(options.seeds)]), 1
+        ):
             found += rows
             context.progress(done, options.seeds, "reward models")
     except KeyboardInterrupt:
@@ -74,11 +78,19 @@ def learn(options: PpoLmOptions, place: Place, seed: int) -> list[dict[str, Any]
 def paid_by_model(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> Stage:
     """The same with the seed's reward model as its judge."""
     model, state = _rater(options, place, shared, seed)
-    judge = judging(model, level=state["level"], scale=options.label_scale, batch=options.batch, dtype=options.dtype)
+    judge = judging(
+        model,
+        level=state["level"],
+        scale=options.label_scale,
+        batch=options.batch,
+        dtype=options.dtype,
+    )
     return replace(shared, judge=judge, gold=shared.judge)
 
 
-def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
+def _rater(
+    options: PpoLmOptions, place: Place, shared: Stage, seed: int
+) -> tuple[Scalar, dict[str, Any]]:
     """Model, and what is known of it: ``rows`` and ``level``; kept while the run is unfinished."""
     name = f"reward-model-seed-{seed}"
     file = place.part(name)
@@ -90,12 +102,16 @@ def _rater(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tup
     model, state = _trained(options, place, shared, seed)
     if place.folder is not None and file is not None:
         if options.checkpoints:
-            trained.export(replace(shared.start, model=model.model), place.folder / "checkpoints" / name)
+            trained.export(
+                replace(shared.start, model=model.model), place.folder / "checkpoints" / name
+            )
         trained.keep(file, model.named_parameters(), state)
     return model, state
 
 
-def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> tuple[Scalar, dict[str, Any]]:
+def _trained(
+    options: PpoLmOptions, place: Place, shared: Stage, seed: int
+) -> tuple[Scalar, dict[str, Any]]:
     rater = Rater(
         shared.start,
         preferences(options, place, shared, seed),
@@ -106,10 +122,17 @@ def _trained(options: PpoLmOptions, place: Place, shared: Stage, seed: int) -> t
         dtype=options.dtype,
         names=(place.seed, "language", seed, "reward model"),
     )
-    reports = train(rater, steps=options.reward_steps, every=max(1, options.reward_steps // REPORTS))
+    reports = train(
+        rater, steps=options.reward_steps, every=max(1, options.reward_steps // REPORTS)
+    )
     with enough_memory(2 * options.pairs_each, "pairs_each or max_new_tokens"):
-        rows = [{"seed": seed} | {key: float(value) for key, value in vars(report).items()} for report in reports]
+        rows = [
+            {"seed": seed} | {key: float(value) for key, value in vars(report).items()}
+            for report in reports
+        ]
     if rater.descent.cause is not None:
         step, why = rater.descent.cause
-        raise RunError(f"the reward model of seed {seed} diverged at step {step}: {why}; try a smaller reward_rate")
+        raise RunError(
+            f"the reward model of seed {seed} diverged at step {step}: {why}; try a smaller reward_rate"
+        )
     return rater.model, {"rows": rows, "level": rater.back()}

@@ -125,7 +125,11 @@ def followed(
             if step > job.start:
                 row, state = entry(report)
                 log.log(step, {key: row[key] for key in logged})
-                rows.append({"combination": job.name, "seed": job.seed, "step": step} | row | {"status": status(learner)})
+                rows.append(
+                    {"combination": job.name, "seed": job.seed, "step": step}
+                    | row
+                    | {"status": status(learner)}
+                )
                 if step < options.updates:
                     snapshot(learner, rows=rows, update=step, **state).save(job.place, job.slug)
             if learner.descent.cause is not None:
@@ -139,14 +143,22 @@ def snapshot(world: Language, **state: Any) -> Kept:
     """All that decides how a world goes on; its streams have no state, they are named by the update."""
     parameters = {f"parameter {name}": each for name, each in world.named_parameters().items()}
     moments = {f"moment {name}": each for name, each in world.descent.tensors().items()}
-    return Kept({"taken": world.descent.taken, "cause": world.descent.cause} | state, parameters | moments)
+    return Kept(
+        {"taken": world.descent.taken, "cause": world.descent.cause} | state, parameters | moments
+    )
 
 
 def restore(world: Language, kept: Kept) -> None:
     """Put a world where it was."""
-    parameters = {k.removeprefix("parameter "): v for k, v in kept.tensors.items() if k.startswith("parameter ")}
+    parameters = {
+        k.removeprefix("parameter "): v
+        for k, v in kept.tensors.items()
+        if k.startswith("parameter ")
+    }
     trained.put_back(world.named_parameters(), parameters)
-    moments = {k.removeprefix("moment "): v for k, v in kept.tensors.items() if k.startswith("moment ")}
+    moments = {
+        k.removeprefix("moment "): v for k, v in kept.tensors.items() if k.startswith("moment ")
+    }
     world.descent.restore(moments, kept.state["taken"], kept.state["cause"])
 
 
@@ -161,13 +173,22 @@ Estimate = Callable[["Rollouts"], np.ndarray]
 
 
 def values(
-    world: Language, done: Completed, rollouts: Rollouts, beta: float, estimate: Estimate | None, gold: Judge | None
+    world: Language,
+    done: Completed,
+    rollouts: Rollouts,
+    beta: float,
+    estimate: Estimate | None,
+    gold: Judge | None,
 ) -> dict[str, np.ndarray]:
     """Return per-completion values. ``reward`` is always the program's score.
 
     ``proxy`` is the reward model's score, present only if training used one.
     """
-    reward = done.reward if gold is None else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
+    reward = (
+        done.reward
+        if gold is None
+        else gold([world.prompts[i] for i in done.prompt], done.token, done.mask)
+    )
     found = measures(reward, rollouts, beta, ended(world, done))
     if gold is not None:
         found["proxy"] = done.reward
@@ -177,7 +198,9 @@ def values(
     return found
 
 
-def seen(world: Language, beta: float, estimate: Estimate | None, gold: Judge | None = None) -> dict[str, float]:
+def seen(
+    world: Language, beta: float, estimate: Estimate | None, gold: Judge | None = None
+) -> dict[str, float]:
     """Means and standard errors over the last batch."""
     assert world.latest is not None
     done, rollouts = world.latest
@@ -185,11 +208,17 @@ def seen(world: Language, beta: float, estimate: Estimate | None, gold: Judge | 
 
 
 def measured(
-    world: Language, options: LanguageOptions, beta: float, estimate: Estimate | None, gold: Judge | None = None
+    world: Language,
+    options: LanguageOptions,
+    beta: float,
+    estimate: Estimate | None,
+    gold: Judge | None = None,
 ) -> dict[str, Any]:
     """The policy of now on completions that all runs of a seed draw with the same numbers: statistics, values, some texts."""
     prompt = np.resize(np.arange(len(world.prompts)), options.samples)
-    done = world.completed(prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens)))
+    done = world.completed(
+        prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens))
+    )
     with torch.no_grad():
         rollouts = world.rollouts(done.batch)
     found = values(world, done, rollouts, beta, estimate, gold)
@@ -200,13 +229,22 @@ def measured(
         "statistics": described(found, done.prompt),
         "values": {"prompt": prompt.tolist()} | each,
         "texts": [
-            {"prompt": asked[-MOST_CHARACTERS:], "completion": text[:MOST_CHARACTERS], "reward": reward, "kl": kl}
-            for asked, text, reward, kl in zip(prompts, texts, each["reward"], each["kl"], strict=False)
+            {
+                "prompt": asked[-MOST_CHARACTERS:],
+                "completion": text[:MOST_CHARACTERS],
+                "reward": reward,
+                "kl": kl,
+            }
+            for asked, text, reward, kl in zip(
+                prompts, texts, each["reward"], each["kl"], strict=False
+            )
         ],
     }
 
 
-def finish(world: Language, options: LanguageOptions, place: Place, name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+def finish(
+    world: Language, options: LanguageOptions, place: Place, name: str, found: Mapping[str, Any]
+) -> dict[str, Any]:
     """Save the policy, and what is left of the part: its rows and measurements."""
     state = dict(found) | {"done": True}
     if options.checkpoints and place.folder is not None:
@@ -222,10 +260,21 @@ def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Track
     return trackers.start(options.tracker, place.folder, name, options.model_dump(mode="json"))
 
 
-def world(stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any) -> Language:
+def world(
+    stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any
+) -> Language:
     """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
-    settings = Setting(tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting)
-    return Language(stage.start, stage.reference, stage.prompts, stage.judge, settings, (place.seed, "language", seed))
+    settings = Setting(
+        tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting
+    )
+    return Language(
+        stage.start,
+        stage.reference,
+        stage.prompts,
+        stage.judge,
+        settings,
+        (place.seed, "language", seed),
+    )
 
 
 @contextmanager
@@ -253,7 +302,9 @@ def status(world: Language) -> str:
     return "ok" if cause is None else f"diverged at update {cause[0]}: {cause[1]}"
 
 
-def mapped(context: Context, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+def mapped(
+    context: Context, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
+) -> Iterator[Any]:
     """``function(*task)`` for each, in order: in workers, shared out among processes, or one by one on a GPU."""
     apart = context.device == "cpu" or context.group.size > 1
     results = context.map(function, tasks) if apart else (function(*task) for task in tasks)
@@ -261,15 +312,23 @@ def mapped(context: Context, function: Callable[..., Any], tasks: Sequence[tuple
 
 
 def all_of(
-    perform: Callable[..., dict[str, Any]], options: Any, context: Context, place: Place, names: Sequence[str]
+    perform: Callable[..., dict[str, Any]],
+    options: Any,
+    context: Context,
+    place: Place,
+    names: Sequence[str],
 ) -> list[dict[str, Any]]:
     """Return every run of every seed that was finished before Ctrl-C, if it came; none in a process that only helps."""
     plan = [(name, seed) for seed in range(options.seeds) for name in names]
     found: list[dict[str, Any]] = []
     try:
-        for result in mapped(context, perform, [(options, place, name, seed) for name, seed in plan]):
+        for result in mapped(
+            context, perform, [(options, place, name, seed) for name, seed in plan]
+        ):
             found.append(result)
-            context.progress(len(found), len(plan), f"{result['combination']}, seed {result['seed']}")
+            context.progress(
+                len(found), len(plan), f"{result['combination']}, seed {result['seed']}"
+            )
     except KeyboardInterrupt:
         context.interrupted = True
     return found

@@ -7,24 +7,57 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from klbench.report import cells, terms
-from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Table, Tables, Text
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Details,
+    Heading,
+    Lead,
+    Paragraph,
+    Section,
+    Table,
+    Tables,
+    Text,
+)
 from klbench.report.numbers import MISSING, percent_interval
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, Shown, table
 from klbench.studies.language import section_figures
 from klbench.studies.language.columns import RATERS, TEXTS
-from klbench.studies.language.section_data import FAILS, FEW, HOLDS, NONE, SAY, UNTOLD, UNTRAINED, LmPreferred, LmTrained
+from klbench.studies.language.section_data import (
+    FAILS,
+    FEW,
+    HOLDS,
+    NONE,
+    SAY,
+    UNTOLD,
+    UNTRAINED,
+    LmPreferred,
+    LmTrained,
+)
 
 
 def _load(kind: type[LmTrained], tables: Tables) -> list[LmTrained]:
-    return [run for run in by_run(kind, tables, kind.compared_schema) if run.trained and run.training]
+    return [
+        run for run in by_run(kind, tables, kind.compared_schema) if run.trained and run.training
+    ]
 
 
-def _lead(runs: Sequence[LmTrained], question: Text, verdicts: Sequence[Text], more: Iterator[Text]) -> Lead:
+def _lead(
+    runs: Sequence[LmTrained], question: Text, verdicts: Sequence[Text], more: Iterator[Text]
+) -> Lead:
     if not runs:
         return Lead(question, SAY.nothing(), None)
-    said = [_labelled(run, each) for run, each in zip(runs[: section_figures.MOST_RUNS], verdicts, strict=False)]
-    return Lead(question, Markup("").join(said), section_figures.ends(runs), [_labelled(runs[0], each) for each in more])
+    said = [
+        _labelled(run, each)
+        for run, each in zip(runs[: section_figures.MOST_RUNS], verdicts, strict=False)
+    ]
+    return Lead(
+        question,
+        Markup("").join(said),
+        section_figures.ends(runs),
+        [_labelled(runs[0], each) for each in more],
+    )
 
 
 def _labelled(run: LmTrained, sentence: Text) -> Text:
@@ -34,7 +67,9 @@ def _labelled(run: LmTrained, sentence: Text) -> Text:
 def lead_ppo(tables: Tables) -> Lead:
     """Return which penalties hold the policy, and the picture of where training ended."""
     runs = _load(LmTrained, tables)
-    return _lead(runs, SAY.question_ppo(), [_held(run) for run in runs], _more(runs, SAY.of_estimator()))
+    return _lead(
+        runs, SAY.question_ppo(), [_held(run) for run in runs], _more(runs, SAY.of_estimator())
+    )
 
 
 def lead_dpo(tables: Tables) -> Lead:
@@ -46,7 +81,11 @@ def lead_dpo(tables: Tables) -> Lead:
 
 def _held(run: LmTrained) -> Text:
     held, fails, untold = run.toward(HOLDS), run.toward(FAILS), run.toward(UNTOLD, FEW)
-    return SAY.held(held, fails, untold, run.of(NONE)) if held or fails or untold else SAY.ends(run.trained)
+    return (
+        SAY.held(held, fails, untold, run.of(NONE))
+        if held or fails or untold
+        else SAY.ends(run.trained)
+    )
 
 
 def _more(runs: Sequence[LmTrained], estimator: Text) -> Iterator[Text]:
@@ -57,7 +96,9 @@ def _more(runs: Sequence[LmTrained], estimator: Text) -> Iterator[Text]:
         elif free:
             texts = [row for row in run.rows(TEXTS) if row["combination"] == NONE]
             yield SAY.free(free, run.of(UNTRAINED), texts[0] if texts else None)
-        yield SAY.estimates([row for row in run.trained if row["estimate_outcome"].startswith("too")], estimator)
+        yield SAY.estimates(
+            [row for row in run.trained if row["estimate_outcome"].startswith("too")], estimator
+        )
         yield SAY.setting(run.training[0], run.updates, len({row["seed"] for row in run.training}))
 
 
@@ -89,7 +130,10 @@ ESTIMATES = (
 SHOWN_RATERS = (
     Shown("seed", cells.whole),
     Shown("step", cells.whole),
-    *(Shown(name, cells.number()) for name in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")),
+    *(
+        Shown(name, cells.number())
+        for name in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
+    ),
     Shown("kept", cells.whole),
 )
 SHOWN_TEXTS = (
@@ -139,8 +183,18 @@ TITLE = "Language models in training"
 TERMS = ("q_p", "r", "schulman", "beta", "completion_kl")
 
 PPO = Section(
-    TITLE, LmTrained.compared_schema, build_ppo, lead=lead_ppo, order=11, terms=(*TERMS, *terms.GRADIENTS, "algorithms")
+    TITLE,
+    LmTrained.compared_schema,
+    build_ppo,
+    lead=lead_ppo,
+    order=11,
+    terms=(*TERMS, *terms.GRADIENTS, "algorithms"),
 )
 DPO = Section(
-    TITLE, LmPreferred.compared_schema, build_dpo, lead=lead_dpo, order=11, terms=(*TERMS, "f_dpo", "label_smoothing")
+    TITLE,
+    LmPreferred.compared_schema,
+    build_dpo,
+    lead=lead_dpo,
+    order=11,
+    terms=(*TERMS, "f_dpo", "label_smoothing"),
 )

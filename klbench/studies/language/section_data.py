@@ -8,7 +8,13 @@ from functools import cached_property
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, last_step, stopped
 from klbench.report.tables import Row
-from klbench.studies.language.columns import DPO_COMPARED, DPO_TRAINING, PPO_COMPARED, PPO_TRAINING, RATERS
+from klbench.studies.language.columns import (
+    DPO_COMPARED,
+    DPO_TRAINING,
+    PPO_COMPARED,
+    PPO_TRAINING,
+    RATERS,
+)
 
 SAY = prose(__package__)
 UNTRAINED, NONE = "untrained", "none"

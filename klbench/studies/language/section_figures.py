@@ -11,7 +11,15 @@ from klbench.report.numbers import Z95
 from klbench.report.plots import Axis, Line, Mark
 from klbench.report.tables import Row
 from klbench.studies.language.columns import HALF, RATERS
-from klbench.studies.language.section_data import FAILS, HOLDS, NONE, SAY, UNTRAINED, LmPreferred, LmTrained
+from klbench.studies.language.section_data import (
+    FAILS,
+    HOLDS,
+    NONE,
+    SAY,
+    UNTRAINED,
+    LmPreferred,
+    LmTrained,
+)
 
 MOST_RUNS = 4
 FLOOR = 1e-2
@@ -23,7 +31,11 @@ OUTCOMES = {
 }
 OTHERWISE = LegendEntry("cannot be told", 5, "D")
 EXACT = LegendEntry("exact KL", 5, "o")
-ESTIMATORS = {"k1": LegendEntry("k1", 0, "s"), "k2": LegendEntry("k2", 1, "^"), "k3": LegendEntry("k3", 3, "D")}
+ESTIMATORS = {
+    "k1": LegendEntry("k1", 0, "s"),
+    "k2": LegendEntry("k2", 1, "^"),
+    "k3": LegendEntry("k3", 3, "D"),
+}
 NOISE = {"within noise": LegendEntry("within noise", 2, "o")}
 BEYOND = LegendEntry("beyond noise", 1, "s")
 SCORE, REWARD = LegendEntry("score of the reward model", 1, "s"), LegendEntry("reward", 0, "o")
@@ -34,11 +46,22 @@ UPDATE = Axis("update", place=lambda axes: axes.locator_params(axis="x", integer
 def _mark(row: Row, column: str, entry: LegendEntry, offset: float = 0.0) -> Mark:
     """Return a value with its 95 % interval over completions."""
     half = Z95 * row[f"{column}_se"]
-    return Mark(row["combination"], row[column], entry, row[column] - half, row[column] + half, offset=offset)
+    return Mark(
+        row["combination"],
+        row[column],
+        entry,
+        row[column] - half,
+        row[column] + half,
+        offset=offset,
+    )
 
 
 def _outcome(run: LmTrained, row: Row) -> LegendEntry:
-    return LegendEntry("", 0, "o") if isinstance(run, LmPreferred) else OUTCOMES.get(row["outcome"], OTHERWISE)
+    return (
+        LegendEntry("", 0, "o")
+        if isinstance(run, LmPreferred)
+        else OUTCOMES.get(row["outcome"], OTHERWISE)
+    )
 
 
 def _level(run: LmTrained, column: str) -> list[float]:
@@ -55,7 +78,9 @@ def ends(runs: Sequence[LmTrained]) -> Figure:
         free = run.of(NONE)
         axis = Axis(NATS, "log", levels=[HALF * free["kl"]] if free else [])
         marks = [_mark(row, "kl", _outcome(run, row)) for row in run.trained]
-        panels.append(plots.down(run.label or "KL from the reference, exact", marks, axis, names=names))
+        panels.append(
+            plots.down(run.label or "KL from the reference, exact", marks, axis, names=names)
+        )
     if len(runs) == 1:
         marks = [_mark(row, "reward", _outcome(runs[0], row)) for row in runs[0].trained]
         panels.append(plots.down("Reward", marks, Axis("reward", levels=_level(runs[0], "reward"))))
@@ -63,11 +88,17 @@ def ends(runs: Sequence[LmTrained]) -> Figure:
     used = {_outcome(run, row) for run in shown for row in run.trained}
     legend = [] if dpo else [entry for entry in (*OUTCOMES.values(), OTHERWISE) if entry in used]
     border = any(run.of(NONE) for run in shown)
-    return Figure("lm-ends", SAY.ends_title(), SAY.ends_caption(dpo, border, len(runs) > 1), panels, legend)
+    return Figure(
+        "lm-ends", SAY.ends_title(), SAY.ends_caption(dpo, border, len(runs) > 1), panels, legend
+    )
 
 
 def _lines(
-    run: LmTrained, entries: dict[str, LegendEntry], column: str, over: str = "step", least: float = -math.inf
+    run: LmTrained,
+    entries: dict[str, LegendEntry],
+    column: str,
+    over: str = "step",
+    least: float = -math.inf,
 ) -> list[Line]:
     """Return a line for each combination and seed, with gaps where a value is not above the least."""
     found = []
@@ -84,7 +115,12 @@ def _training(run: LmTrained) -> Iterator[Figure]:
     """Yield reward and KL over the updates, and over each other."""
     names = [row["combination"] for row in run.trained]
     entries = plots.legend(names)
-    room = [row[column] for row in run.training for column in ("kl", "kl_estimate") if row[column] > FLOOR]
+    room = [
+        row[column]
+        for row in run.training
+        for column in ("kl", "kl_estimate")
+        if row[column] > FLOOR
+    ]
     kl = Axis(NATS, "log", room=room)
     drawn = [("reward", "Reward", Axis("reward"), -math.inf)]
     drawn += [("proxy", "What the reward model says", Axis("score"), -math.inf)] if run.paid else []
@@ -95,10 +131,20 @@ def _training(run: LmTrained) -> Iterator[Figure]:
     ]
     if not run.paid and not isinstance(run, LmPreferred):
         path = Axis(f"exact {NATS}", "symlog", threshold=1.0)
-        panels.append(plots.lines("Reward over KL", _lines(run, entries, "reward", over="kl"), path, Axis("reward"), left=0.2))
+        panels.append(
+            plots.lines(
+                "Reward over KL",
+                _lines(run, entries, "reward", over="kl"),
+                path,
+                Axis("reward"),
+                left=0.2,
+            )
+        )
     estimated = "k1" if isinstance(run, LmPreferred) else SAY.in_use()
     caption = SAY.training_caption(names[len(entries) :], FLOOR, estimated)
-    yield Figure(f"lm-training{run.stem}", SAY.training_title(), caption, panels, list(entries.values()))
+    yield Figure(
+        f"lm-training{run.stem}", SAY.training_title(), caption, panels, list(entries.values())
+    )
 
 
 def _said(run: LmTrained) -> Iterator[Figure]:
@@ -109,7 +155,10 @@ def _said(run: LmTrained) -> Iterator[Figure]:
         for row in run.trained
         for k, (column, entry) in enumerate(drawn.items())
     ]
-    errors = [_mark(row, "estimate_error", NOISE.get(row["estimate_outcome"], BEYOND)) for row in run.trained]
+    errors = [
+        _mark(row, "estimate_error", NOISE.get(row["estimate_outcome"], BEYOND))
+        for row in run.trained
+    ]
     objectives = [_mark(row, "objective", LegendEntry("", 0, "o")) for row in run.trained]
     panels = [
         plots.down("KL of the same completions", marks, Axis(NATS, "log")),
@@ -127,25 +176,42 @@ def _paid(run: LmTrained) -> Iterator[Figure]:
         marks = [
             _mark(row, column, entry, offset)
             for row in run.trained
-            for column, entry, offset in (("proxy_gain", SCORE, -0.13), ("reward_gain", REWARD, 0.13))
+            for column, entry, offset in (
+                ("proxy_gain", SCORE, -0.13),
+                ("reward_gain", REWARD, 0.13),
+            )
         ]
         panel = plots.down("Gain", marks, Axis("over the untrained policy", levels=(0.0,)))
-        yield Figure(f"lm-paid{run.stem}", SAY.paid_title(), SAY.paid_caption(), [panel], [SCORE, REWARD])
+        yield Figure(
+            f"lm-paid{run.stem}", SAY.paid_title(), SAY.paid_caption(), [panel], [SCORE, REWARD]
+        )
 
 
 def raters(run: LmTrained) -> Iterator[Figure]:
     """Yield how the reward models learned: loss and accuracy on pairs held out."""
     rows = run.rows(RATERS)
     entries = plots.legend(sorted({row["seed"] for row in rows}))
-    entries = {seed: LegendEntry(f"seed {seed}", entry.slot, entry.marker) for seed, entry in entries.items()}
+    entries = {
+        seed: LegendEntry(f"seed {seed}", entry.slot, entry.marker)
+        for seed, entry in entries.items()
+    }
     panels = []
-    for column, label in (("held_out_loss", "nats a pair"), ("held_out_accuracy", "share of pairs")):
+    for column, label in (
+        ("held_out_loss", "nats a pair"),
+        ("held_out_accuracy", "share of pairs"),
+    ):
         lines = []
         for seed, entry in entries.items():
             own = [row for row in rows if row["seed"] == seed]
             lines.append(Line(entry, [row["step"] for row in own], [row[column] for row in own]))
         panels.append(plots.lines(RATERS[column].heading, lines, Axis("step"), Axis(label)))
-    yield Figure(f"lm-raters{run.stem}", SAY.raters_title(), SAY.raters_caption(), panels, list(entries.values()))
+    yield Figure(
+        f"lm-raters{run.stem}",
+        SAY.raters_title(),
+        SAY.raters_caption(),
+        panels,
+        list(entries.values()),
+    )
 
 
 def figures(run: LmTrained) -> list[Figure]:

@@ -91,9 +91,13 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
         start = fine_tuned(start, options, place)
     reference = start
     if options.reference is not None:
-        reference = loading.load(options.reference, options.reference_revision or None, "float32", place.device)
+        reference = loading.load(
+            options.reference, options.reference_revision or None, "float32", place.device
+        )
         loading.check_same_tokens(start, reference)
-    encoded = [start.encode(prompt) for prompt in prompts.load(options.prompts, options.prompt_count)]
+    encoded = [
+        start.encode(prompt) for prompt in prompts.load(options.prompts, options.prompt_count)
+    ]
     longest = max(map(len, encoded))
     for lm in (start, reference):
         if lm.context is not None and longest + options.max_new_tokens > lm.context:
@@ -101,7 +105,9 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
                 f"max_new_tokens={options.max_new_tokens} after a prompt of {longest} tokens is more than the "
                 f"{lm.context} tokens of {lm.name}'s context"
             )
-    return Stage(start, reference, encoded, programmed(options.reward, start, options.max_new_tokens))
+    return Stage(
+        start, reference, encoded, programmed(options.reward, start, options.max_new_tokens)
+    )
 
 
 def fine_tuned(start: LanguageModel, options: LanguageOptions, place: Place) -> LanguageModel:
@@ -133,7 +139,12 @@ def programmed(name: str, lm: LanguageModel, most: int) -> Judge:
 
     def judge(asked: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> np.ndarray:
         texts = lm.texts(token, mask)
-        return np.array([reward(Written(text, int(n), most)) for text, n in zip(texts, mask.sum(-1), strict=True)])
+        return np.array(
+            [
+                reward(Written(text, int(n), most))
+                for text, n in zip(texts, mask.sum(-1), strict=True)
+            ]
+        )
 
     return judge
 
@@ -159,7 +170,9 @@ def described(values: dict[str, np.ndarray], cluster: np.ndarray) -> dict[str, f
     return found
 
 
-def measures(reward: np.ndarray, rollouts: Rollouts, beta: float, end: Tensor) -> dict[str, np.ndarray]:
+def measures(
+    reward: np.ndarray, rollouts: Rollouts, beta: float, end: Tensor
+) -> dict[str, np.ndarray]:
     """Return per completion: reward, KL (the sum of its tokens' exact KLs), the estimators of it, objective, length.
 
     ``rollouts`` is a stack of one, ``(1, 1, n, T)``; ``end`` says which completions came to one, ``(n,)``.
@@ -168,7 +181,9 @@ def measures(reward: np.ndarray, rollouts: Rollouts, beta: float, end: Tensor) -
     kl = rollouts.kl[0, 0].sum(-1).numpy()
     found: dict[str, Any] = {"reward": reward, "kl": kl}
     for name in ("k1", "k2", "k3"):
-        found[name] = estimators.get(name).terms(log_ratio).where(rollouts.mask[0, 0], 0.0).sum(-1).numpy()
+        found[name] = (
+            estimators.get(name).terms(log_ratio).where(rollouts.mask[0, 0], 0.0).sum(-1).numpy()
+        )
     found["objective"] = reward - beta * kl
     found["tokens"] = rollouts.mask[0, 0].sum(-1).double().numpy()
     found["ended"] = end.double().numpy()

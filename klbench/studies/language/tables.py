@@ -23,7 +23,9 @@ PAIRED = ("reward", "kl", "proxy")
 """The columns compared completion by completion; there is a proxy where a reward model pays."""
 
 
-def trained_table(runs: Sequence[Run], algorithm: str, beta: float, parts: Parts = described) -> pd.DataFrame:
+def trained_table(
+    runs: Sequence[Run], algorithm: str, beta: float, parts: Parts = described
+) -> pd.DataFrame:
     """Return one row for each combination, seed and report; no optimum is known here."""
     unknown = {"regret": math.nan, "kl_to_optimum": math.nan}
     return training_table(
@@ -42,19 +44,32 @@ def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described
     combination did.
     """
     columns = ("combination", "seed", "status", "statistics", "values")
-    frame = SeedFrame.of(pd.DataFrame({column: [run[column] for run in runs] for column in columns}), "combination")
+    frame = SeedFrame.of(
+        pd.DataFrame({column: [run[column] for run in runs] for column in columns}), "combination"
+    )
     rows = []
     for (name,), mine in frame.groups(["combination"]):
         own = mine.kept if len(mine.kept) else mine.every
-        row = {**parts(NONE if name == UNTRAINED else name), "combination": name, "seeds": mine.counts["seeds"]}
+        row = {
+            **parts(NONE if name == UNTRAINED else name),
+            "combination": name,
+            "seeds": mine.counts["seeds"],
+        }
         for key in (each for each in own["statistics"].iloc[0] if not each.endswith("_se")):
-            values, errors = (np.array([run[f"{key}{end}"] for run in own["statistics"]]) for end in ("", "_se"))
-            row |= {key: values.mean(), f"{key}_se": float(np.sqrt(np.square(errors).sum()) / len(own))}
+            values, errors = (
+                np.array([run[f"{key}{end}"] for run in own["statistics"]]) for end in ("", "_se")
+            )
+            row |= {
+                key: values.mean(),
+                f"{key}_se": float(np.sqrt(np.square(errors).sum()) / len(own)),
+            }
             if key in PAIRED:
                 row[f"{key}_spread"] = float(values.std(ddof=1)) if len(own) > 1 else math.nan
         for other, word in ((reference, "difference"), (UNTRAINED, "gain")):
             row |= _differences(own, frame.where(combination=other).kept, word)
-        row |= {"diverged": mine.counts["diverged"]} | _share(mine.kept, frame.where(combination=NONE).kept, name)
+        row |= {"diverged": mine.counts["diverged"]} | _share(
+            mine.kept, frame.where(combination=NONE).kept, name
+        )
         rows.append(row | {"outcome": _outcome(row), "estimate_outcome": _estimate_outcome(row)})
     return pd.DataFrame(rows)
 
@@ -68,21 +83,40 @@ def _differences(own: pd.DataFrame, others: pd.DataFrame, word: str) -> dict[str
             clustered(np.subtract(run[key], other[key]), np.array(run["prompt"]))
             for run, other in zip(pairs["values"], pairs["values_other"], strict=True)
         ]
-        mean, se = (np.array(each) for each in zip(*found, strict=True)) if found else (np.array([math.nan]),) * 2
-        result |= {f"{key}_{word}": float(mean.mean()), f"{key}_{word}_se": float(np.sqrt(np.square(se).sum()) / len(se))}
+        mean, se = (
+            (np.array(each) for each in zip(*found, strict=True))
+            if found
+            else (np.array([math.nan]),) * 2
+        )
+        result |= {
+            f"{key}_{word}": float(mean.mean()),
+            f"{key}_{word}_se": float(np.sqrt(np.square(se).sum()) / len(se)),
+        }
     return result
 
 
 def _share(own: pd.DataFrame, free: pd.DataFrame, name: str) -> dict[str, float]:
     """Return the KL over that of training without a penalty, by seed; of one seed by completion, on the same prompts."""
-    kl, others = (each.set_index("seed")["statistics"].map(lambda run: run["kl"]).astype(float) for each in (own, free))
+    kl, others = (
+        each.set_index("seed")["statistics"].map(lambda run: run["kl"]).astype(float)
+        for each in (own, free)
+    )
     found = share("kl_share", kl, others, name)
     pairs = own.merge(free, on="seed", suffixes=("", "_free"))
     if len(pairs) == 1 and math.isfinite(found["kl_share"]):
         run = pairs.iloc[0]
-        rest = np.subtract(run["values"]["kl"], found["kl_share"] * np.array(run["values_free"]["kl"]))
-        half = Z95 * clustered(rest, np.array(run["values"]["prompt"]))[1] / run["statistics_free"]["kl"]
-        found |= {"kl_share_low": found["kl_share"] - half, "kl_share_high": found["kl_share"] + half}
+        rest = np.subtract(
+            run["values"]["kl"], found["kl_share"] * np.array(run["values_free"]["kl"])
+        )
+        half = (
+            Z95
+            * clustered(rest, np.array(run["values"]["prompt"]))[1]
+            / run["statistics_free"]["kl"]
+        )
+        found |= {
+            "kl_share_low": found["kl_share"] - half,
+            "kl_share_high": found["kl_share"] + half,
+        }
     return found
 
 
@@ -112,5 +146,9 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 def texts_table(runs: Sequence[Run]) -> pd.DataFrame:
     """Return some completions of each policy."""
     return pd.DataFrame(
-        [{"combination": run["combination"], "seed": run["seed"]} | text for run in runs for text in run["texts"]]
+        [
+            {"combination": run["combination"], "seed": run["seed"]} | text
+            for run in runs
+            for text in run["texts"]
+        ]
     )

@@ -93,7 +93,13 @@ TRAINED: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 TINY: dict[str, dict[str, Any]] = {
     "ppo-midway": {"updates": 2, "prompts_each": 2, "group": 2, "max_new_tokens": 4},
-    "dpo-midway": {"updates": 2, "ranked_pairs": 8, "pairs_each": 4, "prompts_each": 2, "max_new_tokens": 4},
+    "dpo-midway": {
+        "updates": 2,
+        "ranked_pairs": 8,
+        "pairs_each": 4,
+        "prompts_each": 2,
+        "max_new_tokens": 4,
+    },
 }
 """The recipe for tests."""
 VERSION = 1
@@ -103,12 +109,18 @@ before are then trained again. A test compares the weights.
 
 
 def _options(name: str) -> Options:
-    settings = SHARED | TRAINED[name][1] | (TINY[name] if embedded.recipe_in_use() == "tiny" else {})
+    settings = (
+        SHARED | TRAINED[name][1] | (TINY[name] if embedded.recipe_in_use() == "tiny" else {})
+    )
     return studies.get(TRAINED[name][0]).options(**settings)
 
 
 def _made_with(name: str) -> dict[str, Any]:
-    return {"version": VERSION, "study": TRAINED[name][0], "options": _options(name).model_dump(mode="json")}
+    return {
+        "version": VERSION,
+        "study": TRAINED[name][0],
+        "options": _options(name).model_dump(mode="json"),
+    }
 
 
 def _train(name: str, target: Path) -> None:

@@ -26,7 +26,9 @@ def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, 
     rows = []
     for level in LEVELS:
         before, after = (
-            each.summed(estimator.terms(each.draws(level))) if level == "token" else estimator.terms(each.draws(level))
+            each.summed(estimator.terms(each.draws(level)))
+            if level == "token"
+            else estimator.terms(each.draws(level))
             for each in (here, there)
         )
         change, change_se = _mean_se(after - before)
@@ -50,7 +52,10 @@ def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
     rows = []
     for name in SELF:
         terms = estimators.get(name)
-        for level, values in (("token", here.summed(terms(log_ratio))), ("sequence", terms(here.summed(log_ratio)))):
+        for level, values in (
+            ("token", here.summed(terms(log_ratio))),
+            ("sequence", terms(here.summed(log_ratio))),
+        ):
             mean, se = _mean_se(values)
             rows.append(
                 {
@@ -85,12 +90,20 @@ def scored_again(
         if can and n
     ]
     found = [each for each in context.group.map(_rows, tasks) if each is not None]
-    tables = {"dtype": [row for rows, _ in found for row in rows], "truncation": [row for _, rows in found for row in rows]}
+    tables = {
+        "dtype": [row for rows, _ in found for row in rows],
+        "truncation": [row for _, rows in found for row in rows],
+    }
     return {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
 
 
 def _rows(
-    pair: CompletionSource, chosen: Sequence[Estimator], seed: int, n: int, dtypes: Sequence[Dtype], ks: Sequence[int]
+    pair: CompletionSource,
+    chosen: Sequence[Estimator],
+    seed: int,
+    n: int,
+    dtypes: Sequence[Dtype],
+    ks: Sequence[int],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     drawn = pair.completions(seed, 0, n)
     if isinstance(drawn, Skip):
@@ -100,7 +113,10 @@ def _rows(
 
 
 def _dtype_rows(
-    pair: CompletionSource, chosen: Sequence[Estimator], completions: Completions, dtypes: Sequence[Dtype]
+    pair: CompletionSource,
+    chosen: Sequence[Estimator],
+    completions: Completions,
+    dtypes: Sequence[Dtype],
 ) -> list[dict[str, Any]]:
     """Completions scored in each format.
 
@@ -109,7 +125,9 @@ def _dtype_rows(
     the policy in the format takes the place of the reference.
     """
     rows, here = [], Shard(completions)
-    usable = [each for each in chosen if skip_reason(each, off_policy=here.log_mu is not None) is None]
+    usable = [
+        each for each in chosen if skip_reason(each, off_policy=here.log_mu is not None) is None
+    ]
     for dtype in dtypes:
         scored = pair.rescored(completions, dtype)
         if isinstance(scored, Skip):
@@ -125,12 +143,16 @@ def _dtype_rows(
             "largest": float(np.abs(moved).max(initial=0.0)),
             "sd_log_q": float((there.log_q - here.log_q).std()),
         }
-        found = [row for each in usable for row in _changes(each, here, there)] + _false(here, there)
+        found = [row for each in usable for row in _changes(each, here, there)] + _false(
+            here, there
+        )
         rows += [shared | row for row in found]
     return rows
 
 
-def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Sequence[int]) -> list[dict[str, Any]]:
+def _truncation_rows(
+    pair: CompletionSource, completions: Completions, ks: Sequence[int]
+) -> list[dict[str, Any]]:
     """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable tokens are distinguished.
 
     ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.

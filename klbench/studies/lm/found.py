@@ -32,7 +32,9 @@ class Sums(Arrays):
     @classmethod
     def of_vectors(cls, vectors: np.ndarray) -> Sums:
         """Return the moments of ``(n, d)`` vectors, n at least 1."""
-        with np.errstate(all="ignore"):  # what is not finite spoils its own rows and columns, and is counted elsewhere
+        with np.errstate(
+            all="ignore"
+        ):  # what is not finite spoils its own rows and columns, and is counted elsewhere
             mean = vectors[0] + (vectors - vectors[0]).mean(axis=0)
             centred = vectors - mean
             squares = centred * centred
@@ -51,7 +53,12 @@ class Sums(Arrays):
         with np.errstate(all="ignore"):
             d = later.mean - self.mean
             m2a, m2b = np.diag(self.scatter), np.diag(later.scatter)
-            cubes = self.cubes + later.cubes + d**3 * (a * b * (a - b) / n**2) + 3 * d * (a * m2b - b * m2a) / n
+            cubes = (
+                self.cubes
+                + later.cubes
+                + d**3 * (a * b * (a - b) / n**2)
+                + 3 * d * (a * m2b - b * m2a) / n
+            )
             fourths = (
                 self.fourths
                 + later.fourths
@@ -99,14 +106,25 @@ class Places(Arrays):
         count = np.bincount(position, minlength=size)
         with np.errstate(all="ignore"):
             mean = np.array([np.bincount(position, x, size) for x in values]) / count
-            scatter = np.array([np.bincount(position, (x - m[position]) ** 2, size) for x, m in zip(values, mean, strict=True)])
+            scatter = np.array(
+                [
+                    np.bincount(position, (x - m[position]) ** 2, size)
+                    for x, m in zip(values, mean, strict=True)
+                ]
+            )
         largest = np.zeros(size)
         np.maximum.at(largest, position, np.abs(log_ratio))
-        return cls(count, mean, scatter, np.bincount(position[log_ratio > 0.0], minlength=size), largest)
+        return cls(
+            count, mean, scatter, np.bincount(position[log_ratio > 0.0], minlength=size), largest
+        )
 
     def _padded(self, size: int) -> Places:
         more = size - self.count.size
-        return Places(*(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)]) for x in vars(self).values())) if more else self
+        return (
+            Places(*(np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, more)]) for x in vars(self).values()))
+            if more
+            else self
+        )
 
     def merge(self, later: Places) -> Places:
         """Return both together."""
@@ -117,7 +135,9 @@ class Places(Arrays):
             share = b.count / n
             step = np.where(b.count > 0, b.mean - a.mean, 0.0)
             mean = np.where(a.count > 0, a.mean + step * share, b.mean)
-            scatter = a.scatter + b.scatter + np.where(a.count > 0, step**2 * (a.count * share), 0.0)
+            scatter = (
+                a.scatter + b.scatter + np.where(a.count > 0, step**2 * (a.count * share), 0.0)
+            )
         return Places(n, mean, scatter, a.negative + b.negative, np.maximum(a.largest, b.largest))
 
 
@@ -136,13 +156,17 @@ class Vocabulary(Arrays):
     largest: np.ndarray
 
     @classmethod
-    def of_tokens(cls, token: np.ndarray, log_ratio: np.ndarray, kl: np.ndarray | None) -> Vocabulary:
+    def of_tokens(
+        cls, token: np.ndarray, log_ratio: np.ndarray, kl: np.ndarray | None
+    ) -> Vocabulary:
         """Return the sums over all tokens of a shard, each argument ``(tokens,)``."""
         ids, which = np.unique(token, return_inverse=True)
         largest = np.zeros(ids.size)
         np.maximum.at(largest, which, np.abs(log_ratio))
         kl = np.zeros_like(log_ratio) if kl is None else kl
-        k1, squares, exact = (np.bincount(which, x, ids.size) for x in (-log_ratio, log_ratio**2, kl))
+        k1, squares, exact = (
+            np.bincount(which, x, ids.size) for x in (-log_ratio, log_ratio**2, kl)
+        )
         return cls(ids, np.bincount(which, minlength=ids.size), k1, squares, exact, largest)
 
     def merge(self, later: Vocabulary) -> Vocabulary:
@@ -177,8 +201,12 @@ class Kept(Arrays):
         if self.full:
             return self
         names = [each.name for each in fields(self)[:-1]]
-        parts: dict[str, Any] = {name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in names}
-        return Kept(**parts, full=Kept.enough(parts["sequence_ratio"].size, parts["token_ratio"].size))
+        parts: dict[str, Any] = {
+            name: np.concatenate([getattr(self, name), getattr(later, name)]) for name in names
+        }
+        return Kept(
+            **parts, full=Kept.enough(parts["sequence_ratio"].size, parts["token_ratio"].size)
+        )
 
     @staticmethod
     def enough(completions: int, tokens: int) -> np.ndarray:
@@ -199,7 +227,11 @@ class Tallies(Arrays):
 
     def merge(self, later: Tallies) -> Tallies:
         """Return both together."""
-        return Tallies(self.negative + later.negative, self.terms + later.terms, self.nonfinite + later.nonfinite)
+        return Tallies(
+            self.negative + later.negative,
+            self.terms + later.terms,
+            self.nonfinite + later.nonfinite,
+        )
 
 
 @dataclass(frozen=True)
@@ -248,13 +280,19 @@ class Found:
             self.columns,
             self.sums.merge(later.sums),
             self.places.merge(later.places),
-            None if self.vocabulary is None or later.vocabulary is None else self.vocabulary.merge(later.vocabulary),
+            None
+            if self.vocabulary is None or later.vocabulary is None
+            else self.vocabulary.merge(later.vocabulary),
             self.kept.merge(later.kept),
             self.tallies.merge(later.tallies),
             self.clock.merge(later.clock),
             self.checks.merge(later.checks),
-            None if self.prompts is None or later.prompts is None else self.prompts.merge(later.prompts),
-            None if self.logged is None or later.logged is None else self.logged.merge(later.logged),
+            None
+            if self.prompts is None or later.prompts is None
+            else self.prompts.merge(later.prompts),
+            None
+            if self.logged is None or later.logged is None
+            else self.logged.merge(later.logged),
         )
 
     def flat(self) -> dict[str, np.ndarray]:
@@ -280,5 +318,7 @@ class Found:
             "logged": Sums,
         }
         present = {name.partition(".")[0] for name in stored}
-        parts: dict[str, Any] = {name: kind.of(stored, name) if name in present else None for name, kind in kinds.items()}
+        parts: dict[str, Any] = {
+            name: kind.of(stored, name) if name in present else None for name, kind in kinds.items()
+        }
         return cls(columns=tuple(map(str, stored["columns"])), **parts)

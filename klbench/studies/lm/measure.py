@@ -11,7 +11,17 @@ import numpy as np
 import torch
 
 from klbench import estimators
-from klbench.studies.lm.found import KEPT_COMPLETIONS, KEPT_TOKENS, Clock, Found, Kept, Places, Sums, Tallies, Vocabulary
+from klbench.studies.lm.found import (
+    KEPT_COMPLETIONS,
+    KEPT_TOKENS,
+    Clock,
+    Found,
+    Kept,
+    Places,
+    Sums,
+    Tallies,
+    Vocabulary,
+)
 from klbench.studies.lm.prompts import Prompts
 from klbench.threads import one_thread
 from klbench.types import Completions, CompletionSource, ConfigError, Draws, Estimator, Skip
@@ -121,7 +131,9 @@ def _mixed_columns(shard: Shard) -> dict[str, np.ndarray]:
 
 
 def _kept(shard: Shard) -> Kept:
-    n = min(shard.n, KEPT_COMPLETIONS, int(np.searchsorted(np.cumsum(shard.lengths), KEPT_TOKENS)) + 1)
+    n = min(
+        shard.n, KEPT_COMPLETIONS, int(np.searchsorted(np.cumsum(shard.lengths), KEPT_TOKENS)) + 1
+    )
     tokens = int(shard.lengths[:n].sum())
     sequence, weight = shard.draws("sequence"), shard.log_weight
     return Kept(
@@ -140,12 +152,21 @@ NOTHING_KEPT = Kept(np.empty(0, dtype=np.int64), NONE, NONE, NONE, NONE, np.arra
 
 def check_columns(*, off_policy: bool) -> tuple[str, ...]:
     """Return the names of the entries of ``Found.checks``."""
-    return ("tokens", "above zero", *(f"{what} {name}" for name in UNIT[off_policy] for what in ("excess", "square")))
+    return (
+        "tokens",
+        "above zero",
+        *(f"{what} {name}" for name in UNIT[off_policy] for what in ("excess", "square")),
+    )
 
 
 def _checks(shard: Shard) -> Sums:
     """Sum up, over completions: tokens, those with a log-probability above 0, sums of ``x - 1`` and ``x^2`` of unit ratios."""
-    above = np.max([each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0) > ABOVE
+    above = (
+        np.max(
+            [each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0
+        )
+        > ABOVE
+    )
     columns = [shard.lengths, shard.summed(above)]
     for name in UNIT[shard.log_mu is not None]:
         x = shard.log_of(name)
@@ -161,13 +182,19 @@ def _logged(shard: Shard, terms: Sequence[np.ndarray]) -> Sums:
     """
     k1, k3 = (estimators.get(name)(shard.log_ratio) for name in MIXED)
     exact = shard.kl["kl_qp"]
-    means = [shard.summed(each) / shard.lengths for each in (*terms, *([] if exact is None else [exact]))]
-    return Sums.of_vectors(np.column_stack([*(shard.summed(each) for each in (k1, k3, k3 - k1)), *means]))
+    means = [
+        shard.summed(each) / shard.lengths for each in (*terms, *([] if exact is None else [exact]))
+    ]
+    return Sums.of_vectors(
+        np.column_stack([*(shard.summed(each) for each in (k1, k3, k3 - k1)), *means])
+    )
 
 
 def _positions(shard: Shard) -> Places:
     terms = [estimators.get(name)(shard.log_ratio) for name in ("k1", "k2", "k3")]
-    exact = [np.full(shard.log_ratio.size, np.nan) if kl is None else kl for kl in shard.kl.values()]
+    exact = [
+        np.full(shard.log_ratio.size, np.nan) if kl is None else kl for kl in shard.kl.values()
+    ]
     return Places.of_tokens(shard.position, np.array([*exact, *terms]), shard.log_ratio)
 
 
@@ -197,7 +224,12 @@ def _stages(completions: Completions) -> np.ndarray:
 
 
 def found_in(
-    completions: Completions, chosen: Sequence[Estimator], seconds: float, *, keep: bool, device: str = "cpu"
+    completions: Completions,
+    chosen: Sequence[Estimator],
+    seconds: float,
+    *,
+    keep: bool,
+    device: str = "cpu",
 ) -> Found:
     """Return the summary of a shard; with ``keep``, its log-ratios as well."""
     shard = Shard(completions)
@@ -209,7 +241,9 @@ def found_in(
             started = time.perf_counter()
             for level in LEVELS:
                 terms = estimator.terms(shard.draws(level))
-                sums = columns[f"{level} {estimator.name}"] = shard.summed(terms) if level == "token" else terms
+                sums = columns[f"{level} {estimator.name}"] = (
+                    shard.summed(terms) if level == "token" else terms
+                )
                 for each in (terms, sums):
                     negative.append(np.count_nonzero(each < 0.0))
                     terms_in_all.append(each.size)
@@ -218,15 +252,26 @@ def found_in(
             spent.append(time.perf_counter() - started)
         columns |= _exact_columns(shard) | _mixed_columns(shard)
         token = completions.token
-        vocabulary = None if token is None else Vocabulary.of_tokens(token[shard.mask], shard.log_ratio, shard.kl["kl_qp"])
+        vocabulary = (
+            None
+            if token is None
+            else Vocabulary.of_tokens(token[shard.mask], shard.log_ratio, shard.kl["kl_qp"])
+        )
         return Found(
             tuple(columns),
             Sums.of_vectors(np.column_stack(list(columns.values()))),
             _positions(shard),
             vocabulary,
             _kept(shard) if keep else NOTHING_KEPT,
-            Tallies(*(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))),
-            Clock(np.array(seconds), _stages(completions), np.array(spent), np.array(peak_memory(device))),
+            Tallies(
+                *(np.array(each, dtype=np.int64) for each in (negative, terms_in_all, nonfinite))
+            ),
+            Clock(
+                np.array(seconds),
+                _stages(completions),
+                np.array(spent),
+                np.array(peak_memory(device)),
+            ),
             _checks(shard),
             _by_prompt(shard),
             _logged(shard, of_tokens),
@@ -255,10 +300,19 @@ def measure_shard(
     if not len(completions.log_q):
         return None
     with one_thread(torch=False):  # a sum's bits depend on how many threads share it
-        return found_in(completions, chosen, seconds, keep=shard * size < KEPT_COMPLETIONS, device=pair.compute_device)
+        return found_in(
+            completions,
+            chosen,
+            seconds,
+            keep=shard * size < KEPT_COMPLETIONS,
+            device=pair.compute_device,
+        )
 
 
 def first(completions: Completions, n: int) -> Completions:
     """Return the first so many completions."""
-    parts: dict[str, Any] = {k: each[:n] if isinstance(each, np.ndarray) else each for k, each in vars(completions).items()}
+    parts: dict[str, Any] = {
+        k: each[:n] if isinstance(each, np.ndarray) else each
+        for k, each in vars(completions).items()
+    }
     return Completions(**parts)

@@ -47,7 +47,9 @@ class LmOptions(PairOptions):
         The file that ``pair=recorded`` reads.
     """
 
-    pairs: tuple[Annotated[AnyPair, AfterValidator(_has_tokens)], ...] = Field(default=(), min_length=1)
+    pairs: tuple[Annotated[AnyPair, AfterValidator(_has_tokens)], ...] = Field(
+        default=(), min_length=1
+    )
     estimators: EstimatorNamesOrNone = None
     samples: int | None = Field(default=None, ge=2, le=10**12)
     shard: int = Field(default=256, ge=1, le=65_536)
@@ -58,7 +60,11 @@ class LmOptions(PairOptions):
 
     def chosen(self, pair: Pair) -> tuple[Estimator, ...]:
         """Return the estimators to measure on a pair."""
-        names = self.estimators if self.estimators is not None else CORE + (WEIGHTED if pair.off_policy else ())
+        names = (
+            self.estimators
+            if self.estimators is not None
+            else CORE + (WEIGHTED if pair.off_policy else ())
+        )
         return tuple(estimators.get(name) for name in names)
 
     def completions(self, pair: Pair) -> int:

@@ -29,13 +29,21 @@ class Prompts(Arrays):
     full: np.ndarray
 
     @classmethod
-    def of_completions(cls, prompt: np.ndarray, k1: np.ndarray, k3: np.ndarray, exact: np.ndarray | None) -> Prompts:
+    def of_completions(
+        cls, prompt: np.ndarray, k1: np.ndarray, k3: np.ndarray, exact: np.ndarray | None
+    ) -> Prompts:
         """Return the sums of a shard: each argument is ``(n,)``, sums over the tokens of a completion."""
         exact = np.full(k1.size, np.nan) if exact is None else exact
         values = np.column_stack([exact, k1, k3, k1 - exact, k3 - exact])
         ids, which = np.unique(prompt, return_inverse=True)
         total = np.column_stack([np.bincount(which, x, ids.size) for x in values.T])
-        return cls(ids, np.bincount(which, minlength=ids.size), total, (values**2).sum(axis=0), np.array(ids.size > MOST))
+        return cls(
+            ids,
+            np.bincount(which, minlength=ids.size),
+            total,
+            (values**2).sum(axis=0),
+            np.array(ids.size > MOST),
+        )
 
     def merge(self, later: Prompts) -> Prompts:
         """Return both together."""
@@ -74,9 +82,13 @@ def prompt_rows(found: Mapping[str, Prompts | None]) -> Sequence[dict[str, Any]]
         mean = prompts.total.sum(axis=0) / n
         explained = (prompts.total**2 / prompts.count[:, None]).sum(axis=0)
         within = np.maximum(prompts.squares - explained, 0.0) / (n - size)
-        between = ((explained - n * mean**2) / (size - 1) - within) / ((n - (prompts.count**2).sum() / n) / (size - 1))
+        between = ((explained - n * mean**2) / (size - 1) - within) / (
+            (n - (prompts.count**2).sum() / n) / (size - 1)
+        )
         between = np.maximum(between, 0.0)
-        spread = ((prompts.total - prompts.count[:, None] * mean) ** 2).sum(axis=0) * size / (size - 1)
+        spread = (
+            ((prompts.total - prompts.count[:, None] * mean) ** 2).sum(axis=0) * size / (size - 1)
+        )
         all_of_it = np.maximum(prompts.squares / n - mean**2, 0.0) * n / (n - 1)
         for k, name in enumerate(NAMES):
             if np.isfinite(mean[k]) and all_of_it[k] > 0.0:

@@ -45,16 +45,27 @@ def _part(pair: Pair) -> str:
     return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
-def _measure(pair: Pair, options: LmOptions, context: Context, progress: Checkpoint[Found]) -> Iterator[int]:
+def _measure(
+    pair: Pair, options: LmOptions, context: Context, progress: Checkpoint[Found]
+) -> Iterator[int]:
     """Merge a pair's shards; yields how many are done."""
     total, chosen = options.completions(pair), options.chosen(pair)
     size = min(options.shard, total)  # lest more be made than are asked for
     shards = -(-total // size)
-    tasks = ((pair, chosen, context.seed, k, size, min(size, total - k * size)) for k in range(progress.shards, shards))
+    tasks = (
+        (pair, chosen, context.seed, k, size, min(size, total - k * size))
+        for k in range(progress.shards, shards)
+    )
     if pair.capabilities.in_process and progress.shards < shards:
-        context.group.agreed(pair.prepare)  # lest the first shard's clock run while a model is loaded, or built
+        context.group.agreed(
+            pair.prepare
+        )  # lest the first shard's clock run while a model is loaded, or built
     here = pair.capabilities.in_process and context.group.size == 1
-    results = (measure_shard(*task) for task in tasks) if here else context.map(measure_shard, tasks, short=True)
+    results = (
+        (measure_shard(*task) for task in tasks)
+        if here
+        else context.map(measure_shard, tasks, short=True)
+    )
     for found in results:
         progress.add(found, last=progress.shards == shards - 1)
         yield progress.shards
@@ -66,7 +77,9 @@ def _solved(pair: Pair, chosen: tuple[Estimator, ...], found: Found, own: Found 
     truths["kl_qp"] = pair.truth("kl_qp")
     usable = measured(chosen, off_policy=pair.off_policy)
     moments = {each.name: exact for each, exact in zip(usable, pair.exact(usable), strict=True)}
-    return Measured(pair, chosen, found, truths, moments, None if own is None else Measured(pair, (), own, {}))
+    return Measured(
+        pair, chosen, found, truths, moments, None if own is None else Measured(pair, (), own, {})
+    )
 
 
 def _all_pairs(options: LmOptions, device: str) -> tuple[list[Pair], list[Pair]]:
@@ -106,7 +119,11 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     for pair in wanted:
         own, found = pair.on_policy(), finished.get(_part(pair))
         if found is not None and (own is None or _part(own) in finished):
-            results.append(_solved(pair, options.chosen(pair), found, None if own is None else finished[_part(own)]))
+            results.append(
+                _solved(
+                    pair, options.chosen(pair), found, None if own is None else finished[_part(own)]
+                )
+            )
     again: dict[str, pd.DataFrame] = {}
     if not context.interrupted:
         chosen = [options.chosen(pair) for pair in wanted]
@@ -119,7 +136,9 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     return _tables(results, again, context)
 
 
-def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Context) -> dict[str, pd.DataFrame]:
+def _tables(
+    results: list[Measured], again: dict[str, pd.DataFrame], context: Context
+) -> dict[str, pd.DataFrame]:
     found = values(results)
     used = {each.name: each for m in results for each in m.chosen}
     optional = {
@@ -138,7 +157,9 @@ def _tables(results: list[Measured], again: dict[str, pd.DataFrame], context: Co
             **{name: table for name, table in optional.items() if table is not None},
             **again,
             "pairs": made.pairs(results),
-            "estimators": made.described_all(list(used.values()), off_policy=any(m.off_policy for m in results)),
+            "estimators": made.described_all(
+                list(used.values()), off_policy=any(m.off_policy for m in results)
+            ),
             "throughput": made.throughput(results, context.device),
             "cost": made.cost(results, found),
         }
@@ -155,11 +176,15 @@ def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
     above, unread = about["above_zero"], about["unread"]
     notes = [f"Columns that were not read: {unread}."] if unread else []
     if above:
-        notes.append(f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are taken as they are.")
+        notes.append(
+            f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are taken as they are."
+        )
     for row in results["checks"].to_dict("records") if "checks" in results else []:
         if row["pair"] == pair and row["verdict"] == FAILS:
             mean = with_interval(row["mean"], row["mean_se"])
-            notes.append(f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions fail their own check.")
+            notes.append(
+                f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions fail their own check."
+            )
     return notes
 
 
@@ -189,5 +214,14 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         for row in kept
     ]
     heading = f"{titles[0]}, {kept[0]['samples']:,} completions, {kept[0]['tokens']:,} tokens (nats per completion)"
-    columns = ("estimator", "level", "target", ">truth", ">mean", ">bias, 95% interval", ">std", "flag")
+    columns = (
+        "estimator",
+        "level",
+        "target",
+        ">truth",
+        ">mean",
+        ">bias, 95% interval",
+        ">std",
+        "flag",
+    )
     return [Summary(heading, columns, lines, notes)]

@@ -35,7 +35,11 @@ def lead(tables: Tables) -> Lead:
     question = SAY.question_recorded() if data.recorded else SAY.question_models()
     if not data.pairs or not data.values:
         return Lead(question, SAY.nothing(), None)
-    figure = section_figures.ways(data) if data.recorded else section_figures.errors(data) or section_figures.ways(data)
+    figure = (
+        section_figures.ways(data)
+        if data.recorded
+        else section_figures.errors(data) or section_figures.ways(data)
+    )
     return Lead(question, _verdict(data), figure, list(_more(data))[:MOST_SENTENCES])
 
 
@@ -46,16 +50,26 @@ def _verdict(data: Completions) -> Text:
     if data.recorded:
         sound = [pair for pair in data.pairs if data.labels[pair] not in data.unsound]
         if len(data.pairs) == 1:
-            return SAY.recorded(data.at(sound[0], "rao_blackwell"), data.agreement[sound[0]], data.at(sound[0], "k3", "token"))
-        return SAY.several([data.agreement[pair] | {"label": data.labels[pair]} for pair in sound[:MOST_NAMED]])
-    best = [row | {"label": data.labels[pair]} for pair, row in data.verdicts.items() if row["nearest"]]
+            return SAY.recorded(
+                data.at(sound[0], "rao_blackwell"),
+                data.agreement[sound[0]],
+                data.at(sound[0], "k3", "token"),
+            )
+        return SAY.several(
+            [data.agreement[pair] | {"label": data.labels[pair]} for pair in sound[:MOST_NAMED]]
+        )
+    best = [
+        row | {"label": data.labels[pair]} for pair, row in data.verdicts.items() if row["nearest"]
+    ]
     return _savings(data) or (SAY.nearest(best) if best else SAY.no_truth())
 
 
 def _savings(data: Completions) -> Text:
     """Return how many completions the exact KL and k3 save; an empty text if it is unknown."""
     exact, k3 = (data.saving(name) for name in ("exact_saving", "k3_saving"))
-    return SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else ()) if exact or k3 else ""
+    return (
+        SAY.savings(spread(exact) if exact else (), spread(k3) if k3 else ()) if exact or k3 else ""
+    )
 
 
 def _more(data: Completions) -> Iterator[Text]:
@@ -73,7 +87,11 @@ def _more(data: Completions) -> Iterator[Text]:
     unknown = [pair for pair in data.pairs if not finite(data.about[pair]["kl_qp"])]
     if unknown:
         yield SAY.without_exact(len(unknown) == len(data.pairs))
-    elif others := [row for row in data.verdicts.values() if row["nearest"] and data.about[row["pair"]]["off_policy"]]:
+    elif others := [
+        row
+        for row in data.verdicts.values()
+        if row["nearest"] and data.about[row["pair"]]["off_policy"]
+    ]:
         yield SAY.other_sampler(others[0], data.labels[others[0]["pair"]], len(data.pairs))
 
 
@@ -82,20 +100,32 @@ def warnings(data: Completions) -> Iterator[Block]:
     for pair in data.pairs:
         verdict, label = data.verdicts[pair], data.labels[pair]
         if verdict["ratios"] == "fails":
-            failed = [row for row in data.rows(CHECKS) if row["pair"] == pair and row["verdict"] == "fails"]
+            failed = [
+                row
+                for row in data.rows(CHECKS)
+                if row["pair"] == pair and row["verdict"] == "fails"
+            ]
             yield Paragraph(SAY.ratio_fails(label, failed), "warning")
         elif label in data.unsound:
             yield Paragraph(SAY.k1_off(label, data.at(pair, "k1"), verdict["k1_z"]), "warning")
-    doubtful = [data.labels[pair] for pair in data.pairs if data.verdicts[pair]["ratios"] == "cannot tell"]
+    doubtful = [
+        data.labels[pair] for pair in data.pairs if data.verdicts[pair]["ratios"] == "cannot tell"
+    ]
     if doubtful:
         yield Paragraph(SAY.cannot_tell(doubtful), "note")
-    heavy = dict.fromkeys(row["estimator"] for row in data.values if row["status"] not in ("ok", "too few completions"))
+    heavy = dict.fromkeys(
+        row["estimator"]
+        for row in data.values
+        if row["status"] not in ("ok", "too few completions")
+    )
     if heavy:
         yield Paragraph(SAY.heavy_tails(list(heavy)), "warning")
     for pair in data.pairs:
         about = data.about[pair]
         if about["above_zero"] > 0:
-            yield Paragraph(SAY.above_zero(data.labels[pair], about["above_zero"], about["tokens"]), "note")
+            yield Paragraph(
+                SAY.above_zero(data.labels[pair], about["above_zero"], about["tokens"]), "note"
+            )
         if about["unread"]:
             yield Paragraph(SAY.unread(data.labels[pair], about["unread"]), "note")
     rows = [row for row in data.rows(PROMPTS) if row["what"] == "exact KL"] or [
@@ -104,7 +134,12 @@ def warnings(data: Completions) -> Iterator[Block]:
     if rows:
         answers = spread([row["completions"] / row["prompts"] for row in rows])
         factors = [spread([row[name] for row in rows]) for name in ("same_over_se", "new_over_se")]
-        yield Paragraph(SAY.prompts(spread([row["prompts"] for row in rows], 6), answers, rows[0]["what"], *factors), "note")
+        yield Paragraph(
+            SAY.prompts(
+                spread([row["prompts"] for row in rows], 6), answers, rows[0]["what"], *factors
+            ),
+            "note",
+        )
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -124,7 +159,12 @@ def build(tables: Tables) -> Sequence[Block]:
         section_figures.truncation,
     ]
     drawn = [figure for make in figures if (figure := make(data)) is not None]
-    return [Paragraph(SAY.measured(data.rows(PAIRS))), *warnings(data), *drawn, *section_tables.blocks(data)]
+    return [
+        Paragraph(SAY.measured(data.rows(PAIRS))),
+        *warnings(data),
+        *drawn,
+        *section_tables.blocks(data),
+    ]
 
 
 SECTION = Section("Token by token", TOKENS, build, lead=lead, order=5, terms=TERMS)

@@ -26,7 +26,9 @@ def finite(*values: float) -> bool:
 
 def visible(text: Any) -> str:
     """Return a token's text with its spaces and line ends shown, and what has no glyph as its number."""
-    return "".join(each if each.isprintable() else f"‹{ord(each):x}›" for each in text.translate(_VISIBLE))
+    return "".join(
+        each if each.isprintable() else f"‹{ord(each):x}›" for each in text.translate(_VISIBLE)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +58,11 @@ class Completions(RunTables):
     @cached_property
     def unsound(self) -> list[str]:
         """The labels of pairs whose completions fail a check of their own."""
-        return [self.labels[pair] for pair in self.pairs if self.verdicts[pair]["ratios"] and not self.verdicts[pair]["sound"]]
+        return [
+            self.labels[pair]
+            for pair in self.pairs
+            if self.verdicts[pair]["ratios"] and not self.verdicts[pair]["sound"]
+        ]
 
     @property
     def recorded(self) -> bool:
@@ -73,7 +79,10 @@ class Completions(RunTables):
         kept = [", ".join(part for part in each if part not in shared) for each in parts]
         references = {each.partition(" ‖ ")[2].partition(", ")[0] for each in kept}
         if len(references) == 1:  # of models: the policy alone
-            kept = [each.replace(f" ‖ {next(iter(references))}", "").removeprefix("LM ") for each in kept]
+            kept = [
+                each.replace(f" ‖ {next(iter(references))}", "").removeprefix("LM ")
+                for each in kept
+            ]
         distinct = len(set(kept)) == len(kept) and all(kept)
         return dict(zip(self.pairs, kept if distinct else self.pairs, strict=True))
 
@@ -94,11 +103,19 @@ class Completions(RunTables):
 
     def measured(self, pair: str, per: str = "sequence") -> list[Row]:
         """Return a pair's rows of values of the estimators that figures show."""
-        return [row for row in self.values if row["pair"] == pair and row["per"] == per and row["estimator"] in self.drawn]
+        return [
+            row
+            for row in self.values
+            if row["pair"] == pair and row["per"] == per and row["estimator"] in self.drawn
+        ]
 
     def at(self, pair: str, estimator: str, per: str = "sequence") -> Row | None:
         """Return a pair's row of values of an estimator of each token's log-ratio."""
-        found = (row for row in self.measured(pair, per) if row["estimator"] == estimator and row["level"] == "token")
+        found = (
+            row
+            for row in self.measured(pair, per)
+            if row["estimator"] == estimator and row["level"] == "token"
+        )
         return next(found, None)
 
     def saving(self, name: str) -> list[float]:

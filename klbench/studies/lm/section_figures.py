@@ -14,7 +14,15 @@ from klbench.report.numbers import Z95, exact, short
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.lm.columns import COST, DTYPE, SAMPLING, TOKEN_MEANS, TOKENS, TOP_TOKENS, TRUNCATION
+from klbench.studies.lm.columns import (
+    COST,
+    DTYPE,
+    SAMPLING,
+    TOKEN_MEANS,
+    TOKENS,
+    TOP_TOKENS,
+    TRUNCATION,
+)
 from klbench.studies.lm.section_data import EXACT, MOST_PAIRS, TARGET, Completions, finite, visible
 
 SAY = prose(__package__)
@@ -22,7 +30,11 @@ TOKEN, WHOLE = LegendEntry("sum over tokens", 0, "o"), LegendEntry("whole log-ra
 EXACT_SUM = LegendEntry("exact KL of each token", 2, "^")
 OVER_ALL = LegendEntry("mean over all tokens (masked mean)", 3, "D")
 ONE_BY_ONE = LegendEntry("mean over each completion, then over completions", 4, "v")
-AGREES, DIFFERS, UNKNOWN = LegendEntry("agree", 2, "o"), LegendEntry("differ", 1, "s"), LegendEntry("cannot tell", 5, "D")
+AGREES, DIFFERS, UNKNOWN = (
+    LegendEntry("agree", 2, "o"),
+    LegendEntry("differ", 1, "s"),
+    LegendEntry("cannot tell", 5, "D"),
+)
 MOST_TOKENS = 10
 SCHULMAN = ("k1", "k2", "k3")
 FAR = 4.0
@@ -40,7 +52,9 @@ def _offset(row: Row) -> float:
 
 
 def _named(row: Row) -> str:
-    return str(row["estimator"]) if row["target"] == TARGET else f"{row['estimator']}, {row['target']}"
+    return (
+        str(row["estimator"]) if row["target"] == TARGET else f"{row['estimator']}, {row['target']}"
+    )
 
 
 def _used(panels: Sequence[Sequence[Mark]], entries: Sequence[LegendEntry]) -> list[LegendEntry]:
@@ -50,19 +64,30 @@ def _used(panels: Sequence[Sequence[Mark]], entries: Sequence[LegendEntry]) -> l
 
 
 def _figure(
-    data: Completions, name: str, title: str, panels: Sequence[Panel], legend: Sequence[LegendEntry], caption: str
+    data: Completions,
+    name: str,
+    title: str,
+    panels: Sequence[Panel],
+    legend: Sequence[LegendEntry],
+    caption: str,
 ) -> Figure | None:
     """Return a figure whose caption says what it leaves out; None without panels."""
     if not panels:
         return None
     return Figure(
-        name, title, caption + SAY.left_out(data.names[len(data.drawn) :], len(data.pairs), MOST_PAIRS), panels, legend
+        name,
+        title,
+        caption + SAY.left_out(data.names[len(data.drawn) :], len(data.pairs), MOST_PAIRS),
+        panels,
+        legend,
     )
 
 
 def _percent_ticks(axes: Axes) -> None:
     low, high = axes.get_xlim()
-    axes.set_xticks([tick for tick in axes.get_xticks() if low <= tick < 0.8 * high])  # a label at the very end is cut
+    axes.set_xticks(
+        [tick for tick in axes.get_xticks() if low <= tick < 0.8 * high]
+    )  # a label at the very end is cut
     axes.xaxis.set_major_formatter(lambda x, _: short(100.0 * x))
 
 
@@ -86,14 +111,22 @@ def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
         if finite(row[value]):
             doubted = row["status"] != "ok"
             se = row[error] if error and not doubted else math.nan
-            found.append(_mark(_named(row), row[value], se, _entry(row), hollow=doubted, offset=_offset(row)))
+            found.append(
+                _mark(_named(row), row[value], se, _entry(row), hollow=doubted, offset=_offset(row))
+            )
     return found
 
 
 def errors(data: Completions) -> Figure | None:
     """Return the error of each estimator over 100 completions on every pair: summed over tokens, and of whole log-ratios."""
     key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
-    found = [row for name in data.drawn for pair in key for row in data.measured(pair) if row["estimator"] == name]
+    found = [
+        row
+        for name in data.drawn
+        for pair in key
+        for row in data.measured(pair)
+        if row["estimator"] == name
+    ]
     found = [row for row in found if row["rel_rmse_100"] > 0.0]
     names, ends = list(dict.fromkeys(map(_named, found))), [row["rel_rmse_100"] for row in found]
 
@@ -111,7 +144,14 @@ def errors(data: Completions) -> Figure | None:
         if marks:
             axis = Axis("error over 100 completions, %", "log", place=place)
             panels.append(down(title, marks, axis, names=names, left=NAMES))
-    return _figure(data, "completions-errors", SAY.errors_title(), panels, list(key.values()), SAY.errors_caption())
+    return _figure(
+        data,
+        "completions-errors",
+        SAY.errors_title(),
+        panels,
+        list(key.values()),
+        SAY.errors_caption(),
+    )
 
 
 def ways(data: Completions) -> Figure | None:
@@ -126,13 +166,19 @@ def ways(data: Completions) -> Figure | None:
                 token += _as(ONE_BY_ONE, row | {"status": "ok"}, 0.17)
         apart = {mark.name for mark in completion if _apart(mark, completion)}
         beyond += apart
-        names = [name for name in dict.fromkeys(mark.name for mark in completion) if name not in apart]
+        names = [
+            name for name in dict.fromkeys(mark.name for mark in completion) if name not in apart
+        ]
         used += [completion, token]
         for unit, marks in (("completion", completion), ("token", token)):
             kept = [mark for mark in marks if mark.name in names]
             if kept:
                 title = SAY.unit(unit, data.labels[pair] if len(data.pairs) > 1 else "")
-                panels.append(down(title, kept, Axis(f"nats a {unit}", levels=(0.0,)), names=names, left=NAMES))
+                panels.append(
+                    down(
+                        title, kept, Axis(f"nats a {unit}", levels=(0.0,)), names=names, left=NAMES
+                    )
+                )
     entries = _used(used, (EXACT_SUM, TOKEN, WHOLE, OVER_ALL, ONE_BY_ONE))
     caption = SAY.ways_caption() + SAY.beyond(list(dict.fromkeys(beyond)))
     return _figure(data, "completions-ways", SAY.ways_title(), panels, entries, caption)
@@ -140,7 +186,9 @@ def ways(data: Completions) -> Figure | None:
 
 def _apart(mark: Mark, marks: Sequence[Mark]) -> bool:
     """Tell whether a mark is so far off that it would squeeze all others together; k1, k2 and k3 are always drawn."""
-    return mark.name not in SCHULMAN and abs(mark.value) > FAR * median(abs(each.value) for each in marks)
+    return mark.name not in SCHULMAN and abs(mark.value) > FAR * median(
+        abs(each.value) for each in marks
+    )
 
 
 def _as(entry: LegendEntry, row: Row, offset: float) -> list[Mark]:
@@ -162,7 +210,13 @@ def agreement(data: Completions) -> Figure | None:
         return None
     panel = down("k3 − k1", marks, Axis("k3 − k1, standard errors", levels=(-5.0, 0.0, 5.0)))
     caption = SAY.agreement_caption(any(row["off_policy"] for row in data.agreement.values()))
-    return Figure("completions-agreement", SAY.agreement_title(), caption, [panel], _used([marks], (AGREES, DIFFERS, UNKNOWN)))
+    return Figure(
+        "completions-agreement",
+        SAY.agreement_title(),
+        caption,
+        [panel],
+        _used([marks], (AGREES, DIFFERS, UNKNOWN)),
+    )
 
 
 def bias(data: Completions) -> Figure | None:
@@ -178,29 +232,48 @@ def bias(data: Completions) -> Figure | None:
 
 def noise(data: Completions) -> Figure | None:
     """Return the completions that a standard error of 1 % takes; the noise of one where no exact value is known."""
-    needed = {(row["pair"], row["estimator"], row["level"]): row["completions_needed"] for row in data.rows(COST)}
+    needed = {
+        (row["pair"], row["estimator"], row["level"]): row["completions_needed"]
+        for row in data.rows(COST)
+    }
     known = any(finite(value) for value in needed.values())
 
     def marks(pair: str) -> list[Mark]:
         rows = data.measured(pair)
         if known:
             key = [(pair, row["estimator"], row["level"]) for row in rows]
-            rows = [row | {"std": needed.get(each, math.nan)} for row, each in zip(rows, key, strict=True)]
+            rows = [
+                row | {"std": needed.get(each, math.nan)}
+                for row, each in zip(rows, key, strict=True)
+            ]
         return [mark for mark in _marks(rows, "std") if mark.value > 0.0]
 
-    axis = Axis("completions for 1 %" if known else "sd of one completion, nats", "log", place=_decades)
-    return _by_pair(data, "completions-noise", marks, axis, SAY.noise_title(known), SAY.noise_caption(known))
+    axis = Axis(
+        "completions for 1 %" if known else "sd of one completion, nats", "log", place=_decades
+    )
+    return _by_pair(
+        data, "completions-noise", marks, axis, SAY.noise_title(known), SAY.noise_caption(known)
+    )
 
 
 def _by_pair(
-    data: Completions, name: str, marks: Callable[[str], list[Mark]], axis: Axis, title: str, caption: str
+    data: Completions,
+    name: str,
+    marks: Callable[[str], list[Mark]],
+    axis: Axis,
+    title: str,
+    caption: str,
 ) -> Figure | None:
     """Return a figure with a panel for each pair, and a row for each estimator."""
     found = {pair: marks(pair) for pair in data.pairs[:MOST_PAIRS]}
     panels = [
-        down(data.labels[pair], each, axis, left=NAMES, detail=_exact(data, pair)) for pair, each in found.items() if each
+        down(data.labels[pair], each, axis, left=NAMES, detail=_exact(data, pair))
+        for pair, each in found.items()
+        if each
     ]
-    return _figure(data, name, title, panels, _used(list(found.values()), (EXACT_SUM, TOKEN, WHOLE)), caption)
+    return _figure(
+        data, name, title, panels, _used(list(found.values()), (EXACT_SUM, TOKEN, WHOLE)), caption
+    )
 
 
 def _exact(data: Completions, pair: str) -> str:
@@ -228,20 +301,39 @@ def by_position(data: Completions) -> Figure | None:
         return None
     caption = SAY.positions_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
     known = any(finite(row["kl_qp"]) for row in data.rows(TOKENS))
-    return Figure("completions-positions", SAY.positions_title(), caption, panels, list(key.values())[0 if known else 1 :])
+    return Figure(
+        "completions-positions",
+        SAY.positions_title(),
+        caption,
+        panels,
+        list(key.values())[0 if known else 1 :],
+    )
 
 
 def top_tokens(data: Completions) -> Figure | None:
     """Return the tokens that add or take away most of the divergence."""
     panels = []
     for pair in data.pairs[:MOST_PAIRS]:
-        rows = [row for row in data.rows(TOP_TOKENS) if row["pair"] == pair and finite(row["share"])][:MOST_TOKENS]
+        rows = [
+            row for row in data.rows(TOP_TOKENS) if row["pair"] == pair and finite(row["share"])
+        ][:MOST_TOKENS]
         texts = [visible(row["text"]) or str(row["token"]) for row in rows]
-        names = [f"{text} ({row['token']})" if texts.count(text) > 1 else text for text, row in zip(texts, rows, strict=True)]
-        marks = [Mark(name, row["share"], TOKEN, 0.0, row["share"]) for name, row in zip(names, rows, strict=True)]
+        names = [
+            f"{text} ({row['token']})" if texts.count(text) > 1 else text
+            for text, row in zip(texts, rows, strict=True)
+        ]
+        marks = [
+            Mark(name, row["share"], TOKEN, 0.0, row["share"])
+            for name, row in zip(names, rows, strict=True)
+        ]
         if marks:
             panels.append(
-                down(data.labels[pair], marks, Axis("share of the KL, %", levels=(0.0,), place=_percent_ticks), left=0.28)
+                down(
+                    data.labels[pair],
+                    marks,
+                    Axis("share of the KL, %", levels=(0.0,), place=_percent_ticks),
+                    left=0.28,
+                )
             )
     caption = SAY.top_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
     return Figure("completions-tokens", SAY.top_title(), caption, panels) if panels else None
@@ -253,31 +345,56 @@ def samplers(data: Completions) -> Figure | None:
     for row in data.rows(SAMPLING):
         marks = panels.setdefault(row["pair"], [])
         if not marks:
-            marks += [Mark("exact KL(q‖p)", row["kl_qp"], EXACT_SUM)] if finite(row["kl_qp"]) else []
-        name = f"{row['estimator']} of {'log p/μ' if row['log_ratio'].endswith('mu') else 'log p/q'}"
+            marks += (
+                [Mark("exact KL(q‖p)", row["kl_qp"], EXACT_SUM)] if finite(row["kl_qp"]) else []
+            )
+        name = (
+            f"{row['estimator']} of {'log p/μ' if row['log_ratio'].endswith('mu') else 'log p/q'}"
+        )
         marks.append(_mark(name, row["mean"], row["mean_se"], _entry(row), offset=_offset(row)))
     if not panels:
         return None
     axis = Axis("nats a completion", levels=(0.0,))
-    drawn = [down(data.labels[pair], marks, axis, left=NAMES) for pair, marks in list(panels.items())[:MOST_PAIRS]]
+    drawn = [
+        down(data.labels[pair], marks, axis, left=NAMES)
+        for pair, marks in list(panels.items())[:MOST_PAIRS]
+    ]
     entries = _used(list(panels.values()), (EXACT_SUM, TOKEN, WHOLE))
-    return Figure("completions-samplers", SAY.samplers_title(), SAY.samplers_caption(), drawn, entries)
+    return Figure(
+        "completions-samplers", SAY.samplers_title(), SAY.samplers_caption(), drawn, entries
+    )
 
 
 def formats(data: Completions) -> Figure | None:
     """Return the divergence of the policy from itself that another number format invents."""
     key = legend(SCHULMAN)
     panels = []
-    rows = [row for row in data.rows(DTYPE) if row["what"] == "policy against itself" and row["level"] == "token"]
+    rows = [
+        row
+        for row in data.rows(DTYPE)
+        if row["what"] == "policy against itself" and row["level"] == "token"
+    ]
     for dtype in dict.fromkeys(row["dtype"] for row in rows):
         marks = [
-            _mark(data.labels[row["pair"]], row["change"], row["change_se"], entry, offset=0.2 * (entry.slot - 1))
+            _mark(
+                data.labels[row["pair"]],
+                row["change"],
+                row["change_se"],
+                entry,
+                offset=0.2 * (entry.slot - 1),
+            )
             for row in rows
             if row["dtype"] == dtype and (entry := key.get(row["estimator"]))
         ]
         panels.append(down(dtype, marks, Axis("nats a completion", levels=(0.0,))))
     return (
-        Figure("completions-formats", SAY.formats_title(), SAY.formats_caption(), panels, list(key.values()))
+        Figure(
+            "completions-formats",
+            SAY.formats_title(),
+            SAY.formats_caption(),
+            panels,
+            list(key.values()),
+        )
         if panels
         else None
     )
@@ -288,11 +405,23 @@ def truncation(data: Completions) -> Figure | None:
     key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
     drawn = []
     for pair in data.pairs[:MOST_ENTRIES]:
-        rows = [row for row in data.rows(TRUNCATION) if row["pair"] == pair and finite(row["share"])]
+        rows = [
+            row for row in data.rows(TRUNCATION) if row["pair"] == pair and finite(row["share"])
+        ]
         if len(rows) > 1:
-            drawn.append(Line(key[pair], [row["k"] for row in rows], [100.0 * row["share"] for row in rows]))
+            drawn.append(
+                Line(key[pair], [row["k"] for row in rows], [100.0 * row["share"] for row in rows])
+            )
     if not drawn:
         return None
-    panel = lines("Missing", drawn, Axis("tokens told apart", "log"), Axis("% of the exact KL", levels=(0.0,)))
+    panel = lines(
+        "Missing", drawn, Axis("tokens told apart", "log"), Axis("% of the exact KL", levels=(0.0,))
+    )
     caption = SAY.truncation_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
-    return Figure("completions-truncation", SAY.truncation_title(), caption, [panel], [line.entry for line in drawn])
+    return Figure(
+        "completions-truncation",
+        SAY.truncation_title(),
+        caption,
+        [panel],
+        [line.entry for line in drawn],
+    )

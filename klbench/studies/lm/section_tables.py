@@ -99,7 +99,12 @@ TOP = (
     Shown("kl_sum", cells.number()),
     Shown("largest", cells.number(2)),
 )
-LARGEST = (*TOKEN, Shown("largest", cells.number()), Shown("count", cells.whole), Shown("k1_mean", cells.number(2)))
+LARGEST = (
+    *TOKEN,
+    Shown("largest", cells.number()),
+    Shown("count", cells.whole),
+    Shown("k1_mean", cells.number(2)),
+)
 SUMMARY = (
     Shown("nearest", cells.name),
     Shown("nearest_level", level),
@@ -117,7 +122,10 @@ COMPARED = (
     Shown("verdict", verdict("agree")),
 )
 SAMPLED = (
-    Shown("log_ratio", cells.computed(lambda row: Cell(row["log_ratio"].replace("mu", "μ").replace("-", "−")))),
+    Shown(
+        "log_ratio",
+        cells.computed(lambda row: Cell(row["log_ratio"].replace("mu", "μ").replace("-", "−"))),
+    ),
     Shown("estimator", cells.name),
     Shown("level", level),
     Shown("mean", cells.with_error),
@@ -183,11 +191,17 @@ def blocks(data: Completions) -> Iterator[Block]:
     completion = [row for row in data.values if row["per"] == "sequence"]
     if several:
         yield from _tables(data, VERDICTS, SAY.verdicts_title(), SUMMARY, is_open=True)
-        yield from _tables(data, VALUES, SAY.completion_title(), ESTIMATORS, rows=completion, each=True)
+        yield from _tables(
+            data, VALUES, SAY.completion_title(), ESTIMATORS, rows=completion, each=True
+        )
     else:
-        yield from _tables(data, VALUES, SAY.completion_title(), ESTIMATORS, rows=completion, is_open=True)
+        yield from _tables(
+            data, VALUES, SAY.completion_title(), ESTIMATORS, rows=completion, is_open=True
+        )
     token = [row for row in data.values if row["per"] == "token"]
-    yield from _tables(data, VALUES, SAY.token_title(), ESTIMATORS, rows=token, each=True, note=SAY.per_token())
+    yield from _tables(
+        data, VALUES, SAY.token_title(), ESTIMATORS, rows=token, each=True, note=SAY.per_token()
+    )
     yield from _tables(data, TOKENS, SAY.position_title(), POSITIONS, each=True)
     yield from _tables(data, AGREEMENT, SAY.agreement_title(), COMPARED)
     yield from _tables(data, TOP_TOKENS, SAY.top_title(), TOP, each=True)
@@ -216,11 +230,21 @@ def _tables(
     """Yield one table, or one for each pair, without the columns that are empty in all its rows."""
     rows = data.rows(schema) if rows is None else rows
     several = len(data.pairs) > 1
-    label = (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),) if several and not each else ()
+    label = (
+        (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),)
+        if several and not each
+        else ()
+    )
     made: list[Block] = []
     for pair in data.pairs if each else [""]:
         kept = [row for row in rows if pair in ("", row["pair"])][:MAX_ROWS]
-        used = [one for one in shown if any(row[one.name] not in ("", "ok") and row[one.name] == row[one.name] for row in kept)]
+        used = [
+            one
+            for one in shown
+            if any(
+                row[one.name] not in ("", "ok") and row[one.name] == row[one.name] for row in kept
+            )
+        ]
         caption = SAY.of_pair(title, data.labels[pair]) if pair and several else title
         made += [table(caption, schema, kept, [*label, *used])] if kept else []
     if is_open:

@@ -41,7 +41,11 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
         places, kept = m.found.places, m.found.kept
         with np.errstate(all="ignore"):
             se = np.sqrt(places.scatter / np.maximum(places.count - 1, 0) / places.count)
-        by_name = dict(zip(("kl_qp", "kl_pq", "k1", "k2", "k3"), zip(places.mean, se, strict=True), strict=True))
+        by_name = dict(
+            zip(
+                ("kl_qp", "kl_pq", "k1", "k2", "k3"), zip(places.mean, se, strict=True), strict=True
+            )
+        )
         share_of = "k1" if np.isnan(by_name["kl_qp"][0]).all() else "kl_qp"
         sums = by_name[share_of][0] * places.count
         with np.errstate(all="ignore"):  # NaN where there is no divergence to have a share of
@@ -49,7 +53,11 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
         order = np.argsort(kept.position, kind="stable")
         ends = np.searchsorted(kept.position[order], np.arange(places.count.size + 1))
         khats = [tail_shape(kept.token_ratio[order[a:b]]) for a, b in pairwise(ends)]
-        columns: dict[str, Any] = {"pair": m.pair.title, "position": np.arange(1, places.count.size + 1), "n": places.count}
+        columns: dict[str, Any] = {
+            "pair": m.pair.title,
+            "position": np.arange(1, places.count.size + 1),
+            "n": places.count,
+        }
         for name, (mean, mean_se) in by_name.items():
             columns |= {name: mean, f"{name}_se": mean_se}
         columns |= {
@@ -72,7 +80,13 @@ def token_means(results: Sequence[Measured]) -> pd.DataFrame | None:
         kinds = [(each.name, divergences.get(each.target).symbol) for each in m.usable]
         kinds += [(RAO_BLACKWELL, "KL(q‖p)")] if "exact kl_qp" in m.place else []
         rows += [
-            {"pair": m.pair.title, "estimator": name, "target": target, "mean": mean, "mean_se": error}
+            {
+                "pair": m.pair.title,
+                "estimator": name,
+                "target": target,
+                "mean": mean,
+                "mean_se": error,
+            }
             for (name, target), (mean, error) in zip(kinds, _logged(m)[3:], strict=False)
         ]
     return pd.DataFrame(rows) if rows else None
@@ -104,7 +118,10 @@ def _logged(m: Measured) -> list[tuple[float, float]]:
     if m.found.logged is None:
         return []
     variances = np.diag(m.found.logged.covariance)
-    return [(float(mean), root(float(variance) / m.n)) for mean, variance in zip(m.found.logged.mean, variances, strict=True)]
+    return [
+        (float(mean), root(float(variance) / m.n))
+        for mean, variance in zip(m.found.logged.mean, variances, strict=True)
+    ]
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
@@ -216,10 +233,17 @@ def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
         columns = check_columns(off_policy=m.off_policy)
         tokens = float(sums.mean[0])
         for name in UNIT[m.off_policy]:
-            at, square = columns.index(f"excess {name}"), float(sums.mean[columns.index(f"square {name}")])
+            at, square = (
+                columns.index(f"excess {name}"),
+                float(sums.mean[columns.index(f"square {name}")]),
+            )
             excess = float(sums.mean[at]) / tokens
             with np.errstate(invalid="ignore"):
-                variance = covariance[at, at] - 2 * excess * covariance[at, 0] + excess**2 * covariance[0, 0]
+                variance = (
+                    covariance[at, at]
+                    - 2 * excess * covariance[at, 0]
+                    + excess**2 * covariance[0, 0]
+                )
             se = root(float(np.maximum(variance, 0.0)) / m.n) / tokens
             ess = ratio_of(m.n * (tokens * (1.0 + excess)) ** 2, square)
             khat = m.khats["token", name][0]
@@ -244,7 +268,9 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     """Return a row for each pair: its completions, its divergence a sequence and a token, its parameters."""
     rows = []
     for m in results:
-        truth = truth_of(m, Kind("k1", "kl_qp", "sequence", "sequence", ""))[0] or Truth(NAN, NAN, "closed-form")
+        truth = truth_of(m, Kind("k1", "kl_qp", "sequence", "sequence", ""))[0] or Truth(
+            NAN, NAN, "closed-form"
+        )
         rows.append(
             {
                 "pair": m.pair.title,
@@ -262,7 +288,9 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
                 "largest": float(m.found.places.largest.max(initial=0.0)),
                 "above_zero": round(m.n * float(m.found.checks.mean[1])),
                 "unread": ", ".join(m.pair.unread),
-                "parameters": m.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True),
+                "parameters": m.pair.model_dump_json(
+                    exclude={"label", "series"}, exclude_none=True
+                ),
             }
         )
     return pd.DataFrame(rows)
@@ -310,8 +338,15 @@ def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
     for m in results:
         clock = m.found.clock
         stages = [("completions", float(clock.completions))]
-        stages += [(name, float(each)) for name, each in zip(STAGES, clock.stages, strict=True) if each == each]
-        stages += [(each.name, float(seconds)) for each, seconds in zip(m.usable, clock.estimators, strict=True)]
+        stages += [
+            (name, float(each))
+            for name, each in zip(STAGES, clock.stages, strict=True)
+            if each == each
+        ]
+        stages += [
+            (each.name, float(seconds))
+            for each, seconds in zip(m.usable, clock.estimators, strict=True)
+        ]
         kernel = m.pair.chosen_kernel
         for stage, seconds in stages:
             rows.append(
@@ -333,11 +368,17 @@ def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
     """Return what a standard error of 1 % of the divergence takes: completions, and seconds at the speed of this run."""
     rows = []
     by_title = {m.pair.title: m for m in results}
-    kept = table[(table["per"] == "sequence") & table["mean"].notna() & (table["target"] == "KL(q‖p)")]
+    kept = table[
+        (table["per"] == "sequence") & table["mean"].notna() & (table["target"] == "KL(q‖p)")
+    ]
     for row in kept.to_dict("records"):
         m = by_title[row["pair"]]
         names = [each.name for each in m.usable]
-        own = float(m.found.clock.estimators[names.index(row["estimator"])]) / m.n if row["estimator"] in names else 0.0
+        own = (
+            float(m.found.clock.estimators[names.index(row["estimator"])]) / m.n
+            if row["estimator"] in names
+            else 0.0
+        )
         # What took somebody else's rollouts to be sampled and scored is not known; reading them took less.
         each = NAN if m.pair.available is not None else float(m.found.clock.completions) / m.n
         needed = (row["rel_std"] / 0.01) ** 2

@@ -122,7 +122,9 @@ class Measured:
 
     def difference(self, column: str, other: str) -> tuple[float, float]:
         """Return the difference of two columns' means, and its standard error."""
-        return self.mean(column) - self.mean(other), root(self.linear((column, 1.0), (other, -1.0)) / self.n)
+        return self.mean(column) - self.mean(other), root(
+            self.linear((column, 1.0), (other, -1.0)) / self.n
+        )
 
     @cached_property
     def khats(self) -> dict[tuple[str, str], tuple[float, float, int]]:
@@ -168,7 +170,9 @@ def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
     if m.own is not None:
         return _own_truth(m, kind), None
     # Along a sequence only KL(q‖p) is the sum of what the tokens have.
-    exact = m.truths.get(kind.target) if kind.level == "sequence" or kind.target == "kl_qp" else None
+    exact = (
+        m.truths.get(kind.target) if kind.level == "sequence" or kind.target == "kl_qp" else None
+    )
     if exact is None and column is not None:
         exact = Truth(m.mean(column), root(m.linear((column, 1.0)) / m.n), "monte-carlo")
     return exact, column
@@ -177,7 +181,11 @@ def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
 def _own_truth(m: Measured, kind: Kind) -> Truth | None:
     """Return the truth that further completions of the policy itself give; None where there are none, or they cannot say."""
     comparable = kind.target == "kl_qp" or (kind.target == "kl_pq" and kind.level == "token")
-    return truth_of(m.own, replace(kind, per="sequence"))[0] if m.own is not None and comparable else None
+    return (
+        truth_of(m.own, replace(kind, per="sequence"))[0]
+        if m.own is not None and comparable
+        else None
+    )
 
 
 def bias_of(m: Measured, kind: Kind, mean: float, mean_se: float) -> tuple[float, float, str]:
@@ -190,7 +198,9 @@ def bias_of(m: Measured, kind: Kind, mean: float, mean_se: float) -> tuple[float
     if kind.per == "token":  # both sides are over the same length
         length, whole = m.mean("tokens"), _own_truth(m, kind)
         parts = () if column is None else ((column, -1.0 / length),)
-        variance = m.linear((kind.column, 1.0 / length), *parts, ("tokens", -mean / length + truth.value / length))
+        variance = m.linear(
+            (kind.column, 1.0 / length), *parts, ("tokens", -mean / length + truth.value / length)
+        )
         error = math.hypot(root(variance / m.n), whole.error / length if whole is not None else 0.0)
         return mean - truth.value, error, "plain" if column is None else "paired"
     if column is None or column == kind.column:
@@ -198,23 +208,38 @@ def bias_of(m: Measured, kind: Kind, mean: float, mean_se: float) -> tuple[float
     return (*m.difference(kind.column, column), "paired")
 
 
-def _row(m: Measured, kind: Kind, tallied: int | None, khat: tuple[float, float, int], growth: float) -> dict[str, Any]:
+def _row(
+    m: Measured, kind: Kind, tallied: int | None, khat: tuple[float, float, int], growth: float
+) -> dict[str, Any]:
     truth = truth_of(m, kind)[0] or Truth(NAN, NAN, "closed-form")
     length = m.mean("tokens")
     if kind.per == "token":
         mean = m.mean(kind.column) / length
-        variance, variance_se = m.linear((kind.column, 1.0 / length), ("tokens", -mean / length)), NAN
+        variance, variance_se = (
+            m.linear((kind.column, 1.0 / length), ("tokens", -mean / length)),
+            NAN,
+        )
     else:
         mean, at = m.mean(kind.column), m.place[kind.column]
         variance, variance_se = float(m.covariance[at, at]), float(m.found.sums.variance_se[at])
     mean_se, std = root(variance / m.n), root(variance)
     bias, bias_se, method = bias_of(m, kind, mean, mean_se)
-    exact = m.moments.get(kind.name) if kind.level == "sequence" and kind.per == "sequence" else None
+    exact = (
+        m.moments.get(kind.name) if kind.level == "sequence" and kind.per == "sequence" else None
+    )
     exact_bias, exact_std = (exact.mean - truth.value, exact.std) if exact else (NAN, NAN)
     tallies = m.found.tallies
     nonfinite = 0 if tallied is None else int(tallies.nonfinite[tallied])
     heavy = khat[0] * growth >= HEAVY
-    status = "non-finite values" if nonfinite else "too few completions" if m.n < 2 else "heavy tail" if heavy else "ok"
+    status = (
+        "non-finite values"
+        if nonfinite
+        else "too few completions"
+        if m.n < 2
+        else "heavy tail"
+        if heavy
+        else "ok"
+    )
     return _head(m, kind, truth) | {
         "mean": mean,
         "mean_se": mean_se,
@@ -233,7 +258,9 @@ def _row(m: Measured, kind: Kind, tallied: int | None, khat: tuple[float, float,
         "exact_bias": exact_bias,
         "exact_std": exact_std,
         "bias_z": ratio_of(bias - exact_bias, bias_se),
-        "frac_negative": 0.0 if tallied is None else ratio_of(int(tallies.negative[tallied]), int(tallies.terms[tallied])),
+        "frac_negative": 0.0
+        if tallied is None
+        else ratio_of(int(tallies.negative[tallied]), int(tallies.terms[tallied])),
         "n_nonfinite": nonfinite,
         "khat": khat[0],
         "khat_se": khat[1],
@@ -281,7 +308,9 @@ def _exact_rows(m: Measured) -> list[dict[str, Any]]:
                 row = _head(m, kind, m.truths.get("kl_qp") or Truth(NAN, NAN, "closed-form"))
                 rows.append(row | {"status": "skipped: the rollouts have no exact divergence (kl)"})
             elif per == "sequence" or growth == 0.0:
-                khat = m.khats.get(("sequence", variable), (NAN, NAN, 0)) if growth else (NAN, NAN, 0)
+                khat = (
+                    m.khats.get(("sequence", variable), (NAN, NAN, 0)) if growth else (NAN, NAN, 0)
+                )
                 rows.append(_row(m, kind, None, khat, growth))
     return rows
 
@@ -294,11 +323,15 @@ def values(results: Sequence[Measured]) -> pd.DataFrame:
         names = [each.name for each in m.usable]
         for estimator in m.chosen:
             for level, per in SHAPES:
-                kind = Kind(estimator.name, estimator.target, level, per, f"{level} {estimator.name}")
+                kind = Kind(
+                    estimator.name, estimator.target, level, per, f"{level} {estimator.name}"
+                )
                 if estimator.name in names:
                     khat = m.khats.get((level, tail_variable(estimator)), (NAN, NAN, 0))
                     growth = max(estimator.growth, float(estimator.needs_weight))
-                    rows.append(_row(m, kind, _tally(names.index(estimator.name), level, per), khat, growth))
+                    rows.append(
+                        _row(m, kind, _tally(names.index(estimator.name), level, per), khat, growth)
+                    )
                 else:
                     truth = truth_of(m, kind)[0] or Truth(NAN, NAN, "closed-form")
                     reason = skip_reason(estimator, off_policy=m.off_policy)

@@ -55,7 +55,11 @@ def judged(compared: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.Dat
     scores, words = [], []
     for row in compared.to_dict("records"):
         z = ratio_of(row["difference"], row["difference_se"])
-        checks = [check["verdict"] for check in _rows(tables, "checks", row["pair"]) if check["ratio"] == RATIO]
+        checks = [
+            check["verdict"]
+            for check in _rows(tables, "checks", row["pair"])
+            if check["ratio"] == RATIO
+        ]
         by_ratio = {HOLDS: AGREE, FAILS: DIFFER, CANNOT_TELL: CANNOT_TELL}
         by_distance = CANNOT_TELL if math.isnan(z) else DIFFER if abs(z) > STRANGE else AGREE
         scores.append(z)
@@ -98,14 +102,26 @@ def _verdict(about: Mapping[Any, Any], tables: Mapping[str, pd.DataFrame]) -> Ro
 def _measured(tables: Mapping[str, pd.DataFrame], pair: str) -> dict[tuple[str, str], Row]:
     """Return a pair's estimates of KL(q‖p) of a completion by estimator and level."""
     rows = _rows(tables, "values", pair)
-    kept = (row for row in rows if row["per"] == "sequence" and row["target"] == TARGET and math.isfinite(row["mean"]))
+    kept = (
+        row
+        for row in rows
+        if row["per"] == "sequence" and row["target"] == TARGET and math.isfinite(row["mean"])
+    )
     return {(row["estimator"], row["level"]): row for row in kept}
 
 
 def _nearest(rows: Sequence[Row]) -> Row | None:
     """Return the row with the least error of a mean over 100 completions among those that can be trusted."""
-    kept = [row for row in rows if row["status"] == "ok" and row["estimator"] not in (RAO_BLACKWELL, WEIGHTED)]
-    kept = [row for row in kept if math.isfinite(row["rel_rmse_100"]) and math.isfinite(row["rel_bias_se"])]
+    kept = [
+        row
+        for row in rows
+        if row["status"] == "ok" and row["estimator"] not in (RAO_BLACKWELL, WEIGHTED)
+    ]
+    kept = [
+        row
+        for row in kept
+        if math.isfinite(row["rel_rmse_100"]) and math.isfinite(row["rel_bias_se"])
+    ]
     return min(kept, key=lambda row: float(row["rmse_100"]), default=None)
 
 

@@ -93,7 +93,9 @@ def _openrlhf(kind: str) -> Peer:
 
 
 def _trl_k3() -> Two:
-    return expression(*_where("trl_grpo"), "per_token_kl", ("per_token_logps", "ref_per_token_logps"))
+    return expression(
+        *_where("trl_grpo"), "per_token_kl", ("per_token_logps", "ref_per_token_logps")
+    )
 
 
 def _liger_k3() -> Two:
@@ -123,7 +125,8 @@ def _categorical_log_prob() -> Two:
 def _categorical_kl() -> Two:
     def kl(policy: Tensor, reference: Tensor) -> Any:
         return kl_divergence(
-            Categorical(logits=policy, validate_args=False), Categorical(logits=reference, validate_args=False)
+            Categorical(logits=policy, validate_args=False),
+            Categorical(logits=reference, validate_args=False),
         )
 
     return kl
@@ -140,13 +143,18 @@ def _scipy_kl() -> Two:
 
 
 def _kernel(result: str) -> Callable[[], Two]:
-    return lambda: lambda policy, reference: getattr(token_divergences(policy, reference, _tokens(policy)), result)
+    return lambda: (
+        lambda policy, reference: getattr(
+            token_divergences(policy, reference, _tokens(policy)), result
+        )
+    )
 
 
 def _js(policy: Tensor, reference: Tensor) -> Any:
     """``sum of q gap(log p/q)``, a sum over the vocabulary; where both are 0 there is nothing to add."""
     log_q, log_p = (
-        x.double().log_softmax(-1) if x.dtype.itemsize == 8 else x.float().log_softmax(-1) for x in (policy, reference)
+        x.double().log_softmax(-1) if x.dtype.itemsize == 8 else x.float().log_softmax(-1)
+        for x in (policy, reference)
     )
     absent = log_q.isneginf() & log_p.isneginf()
     log_q, log_p = log_q.masked_fill(absent, 0.0), log_p.masked_fill(absent, 0.0)
@@ -155,10 +163,16 @@ def _js(policy: Tensor, reference: Tensor) -> Any:
 
 
 def _liger_js() -> Two:
-    loss = function(LIGER, "liger_kernel/chunked_loss/jsd_loss.py", "LigerFusedLinearJSDFunction.distillation_loss_fn")
+    loss = function(
+        LIGER,
+        "liger_kernel/chunked_loss/jsd_loss.py",
+        "LigerFusedLinearJSDFunction.distillation_loss_fn",
+    )
 
     def js(policy: Tensor, reference: Tensor) -> Any:
-        return torch.stack([loss(q[None], p[None]) for q, p in zip(policy, reference, strict=True)])  # it sums over rows
+        return torch.stack(
+            [loss(q[None], p[None]) for q, p in zip(policy, reference, strict=True)]
+        )  # it sums over rows
 
     return js
 
@@ -206,8 +220,16 @@ SUBJECTS = (
         lambda q, p: q.log_softmax(-1).gather(-1, _tokens(q)[:, None])[:, 0],
         (
             Peer(HERE, "token_divergences", _kernel("log_q")),
-            Peer(TRL, "selective_log_softmax", _log_prob(TRL, "trl/trainer/utils.py", "selective_log_softmax")),
-            Peer(VERL, "logprobs_from_logits", _log_prob(VERL, "verl/utils/torch_functional.py", "logprobs_from_logits")),
+            Peer(
+                TRL,
+                "selective_log_softmax",
+                _log_prob(TRL, "trl/trainer/utils.py", "selective_log_softmax"),
+            ),
+            Peer(
+                VERL,
+                "logprobs_from_logits",
+                _log_prob(VERL, "verl/utils/torch_functional.py", "logprobs_from_logits"),
+            ),
             Peer("torch", "distributions.Categorical", _categorical_log_prob),
         ),
     ),
@@ -232,13 +254,18 @@ SUBJECTS = (
     ),
 )
 
-REGIMES = {"log-probs": ("near", "usual", "far", "extreme"), "logits": ("near", "usual", "far", "masked")}
+REGIMES = {
+    "log-probs": ("near", "usual", "far", "extreme"),
+    "logits": ("near", "usual", "far", "masked"),
+}
 SPREADS = {"near": 1e-3, "usual": 0.3, "far": 3.0, "masked": 0.3}
 EXTREMES = (-199.0, -100.0, -50.0, -15.0, 15.0, 50.0, 80.0, 100.0, 199.0)
 """Log-ratios of the last regime, in nats."""
 
 
-def inputs(kind: str, regime: str, shape: tuple[int, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+def inputs(
+    kind: str, regime: str, shape: tuple[int, ...], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return both inputs of a subject, float64, with the log-ratio's spread that the regime stands for."""
     stream = streams.generator(seed, "peers", kind, regime)
     if kind == "logits":
@@ -248,6 +275,8 @@ def inputs(kind: str, regime: str, shape: tuple[int, ...], seed: int) -> tuple[n
             policy[:, 8::10] = reference[:, 8::10] = -np.inf
         return policy, reference
     extreme = regime == "extreme"
-    log_ratio = np.resize(EXTREMES, shape) if extreme else SPREADS[regime] * stream.standard_normal(shape)
+    log_ratio = (
+        np.resize(EXTREMES, shape) if extreme else SPREADS[regime] * stream.standard_normal(shape)
+    )
     log_q = -stream.exponential(1.5, shape) - np.maximum(log_ratio, 0.0)  # so that log p is below 0
     return log_q, log_q + log_ratio

@@ -18,18 +18,28 @@ PEERS = Schema(
     "One row for each function, dtype and regime of inputs: its errors against float64 on the same inputs.",
     (
         *FUNCTION,
-        text("regime", "how far policy and reference are from each other: near, usual, far, extreme or masked"),
+        text(
+            "regime",
+            "how far policy and reference are from each other: near, usual, far, extreme or masked",
+        ),
         integer("values", "values that were compared"),
         Column("max_rel_error", "worst relative error of the value"),
         Column("median_rel_error", "median relative error of the value"),
         Column("frac_wrong", "share of the values that are off by 1 % or more"),
         integer("n_nonfinite", "values that are infinite or NaN"),
-        Column("max_gradient_rel_error", "worst error of the gradient; of logits, over the row's largest"),
+        Column(
+            "max_gradient_rel_error",
+            "worst error of the gradient; of logits, over the row's largest",
+        ),
         Column("frac_flat", "share of the inputs whose gradient is 0 though the exact one is not"),
         integer("n_nan_gradient", "elements of the gradient that are NaN"),
         text("status", "ok, or why the function was not compared"),
         text("twin", "klbench's estimator of the same numbers", optional=True),
-        Column("twin_difference", "largest difference from it in float64, over 1 + |value|", optional=True),
+        Column(
+            "twin_difference",
+            "largest difference from it in float64, over 1 + |value|",
+            optional=True,
+        ),
     ),
 )
 

@@ -53,7 +53,13 @@ class Module:
                 statement.level or (statement.module or "").startswith(self.distribution)
             ):
                 raise ImportError("a part of the library that is not loaded")
-            code = compile(ast.Module([statement], []), str(self.path), "exec", flags=_annotations(), dont_inherit=True)
+            code = compile(
+                ast.Module([statement], []),
+                str(self.path),
+                "exec",
+                flags=_annotations(),
+                dont_inherit=True,
+            )
             exec(code, self.space)  # what an import of the library would execute too
         except ImportError as error:
             self.space |= {name: _Absent(f"{name}: {error}") for name in bound}
@@ -62,9 +68,15 @@ class Module:
         """The definition of a function, or of a method as ``Class.method``."""
         body: Sequence[ast.stmt] = self.tree.body
         for part in name.split("."):
-            found = [each for each in body if isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == part]
+            found = [
+                each
+                for each in body
+                if isinstance(each, ast.FunctionDef | ast.ClassDef) and each.name == part
+            ]
             if not found:
-                raise MissingError(f"{self.distribution} {self.version} has no {name} in {self.name}")
+                raise MissingError(
+                    f"{self.distribution} {self.version} has no {name} in {self.name}"
+                )
             body = found[-1].body
         (definition,) = found[-1:]
         assert isinstance(definition, ast.FunctionDef)
@@ -82,7 +94,9 @@ class _Absent:
 
 
 def _annotations() -> int:
-    return __future__.annotations.compiler_flag  # types are not evaluated, and so need not be importable
+    return (
+        __future__.annotations.compiler_flag
+    )  # types are not evaluated, and so need not be importable
 
 
 def _bound(statement: ast.stmt) -> Iterator[str]:
@@ -105,7 +119,11 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 
 def _used(node: ast.AST) -> set[str]:
     """Names that are read anywhere below; annotations aside."""
-    read = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)}
+    read = {
+        each.id
+        for each in ast.walk(node)
+        if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Load)
+    }
     return read - set(dir(builtins))
 
 
@@ -125,7 +143,9 @@ def module(distribution: str, file: str) -> Module:
     path = Path(str(found.locate_file(file)))
     if not path.is_file():
         raise MissingError(f"{distribution} {found.version} has no {file}")
-    return Module(file, distribution, found.version, path, ast.parse(path.read_text(encoding="utf-8")))
+    return Module(
+        file, distribution, found.version, path, ast.parse(path.read_text(encoding="utf-8"))
+    )
 
 
 def function(distribution: str, file: str, name: str) -> Callable[..., Any]:
@@ -140,12 +160,15 @@ def function(distribution: str, file: str, name: str) -> Callable[..., Any]:
     definition = source.find(name)
     source.need(_used(definition) - {definition.name})
     bare = ast.FunctionDef(
-        **{key: value for key, value in ast.iter_fields(definition) if key != "decorator_list"}, decorator_list=[]
+        **{key: value for key, value in ast.iter_fields(definition) if key != "decorator_list"},
+        decorator_list=[],
     )
     return _compiled(source, ast.copy_location(bare, definition))
 
 
-def expression(distribution: str, file: str, name: str, target: str, arguments: Sequence[str]) -> Callable[..., Any]:
+def expression(
+    distribution: str, file: str, name: str, target: str, arguments: Sequence[str]
+) -> Callable[..., Any]:
     """Return what a function assigns to ``target`` first, as a function of the names in ``arguments``.
 
     Raises
@@ -157,7 +180,9 @@ def expression(distribution: str, file: str, name: str, target: str, arguments: 
     for each in ast.walk(source.find(name)):
         if isinstance(each, ast.Assign) and [ast.unparse(one) for one in each.targets] == [target]:
             source.need(_used(each.value) - set(arguments))
-            taken = ast.arguments([], [ast.arg(argument) for argument in arguments], None, [], [], None, [])
+            taken = ast.arguments(
+                [], [ast.arg(argument) for argument in arguments], None, [], [], None, []
+            )
             made = ast.FunctionDef(target, taken, [ast.Return(each.value)], [])
             return _compiled(source, ast.copy_location(made, each))
     raise MissingError(f"{distribution} {source.version} assigns no {target} in {name}")

@@ -27,7 +27,9 @@ WRONG = 0.01
 
 def _shape(options: PeersOptions, subject: Subject) -> tuple[int, ...]:
     """Return the shape of a subject's inputs."""
-    return (options.tokens,) if subject.inputs == "log-probs" else (options.rows, options.vocabulary)
+    return (
+        (options.tokens,) if subject.inputs == "log-probs" else (options.rows, options.vocabulary)
+    )
 
 
 def _version(library: str) -> str:
@@ -43,11 +45,15 @@ def _both(function: Two, policy: Any, reference: Any) -> tuple[np.ndarray, np.nd
     """Value and gradient of the sum in the first input, as float64; None where it gives none."""
     leaf = policy.clone().requires_grad_()
     value = function(leaf, reference)
-    gradient = torch.autograd.grad(value.sum(), leaf)[0].double().numpy() if value.requires_grad else None
+    gradient = (
+        torch.autograd.grad(value.sum(), leaf)[0].double().numpy() if value.requires_grad else None
+    )
     return value.detach().double().numpy(), gradient
 
 
-def _relative(got: np.ndarray, exact: np.ndarray, largest: float, scale: np.ndarray | None = None) -> np.ndarray:
+def _relative(
+    got: np.ndarray, exact: np.ndarray, largest: float, scale: np.ndarray | None = None
+) -> np.ndarray:
     """Relative errors where the exact number is one of the dtype's; what is not finite is off without bound."""
     fits = np.isfinite(exact) & (np.abs(exact) < largest) & (exact != 0.0)
     with np.errstate(all="ignore"):
@@ -86,8 +92,14 @@ def _twin(peer: Peer, function: Two, options: PeersOptions, seed: int) -> float:
     """Return the largest difference of a peer from its twin in klbench, over ``1 + |value|``: float64, all regimes."""
     worst = 0.0
     for regime in REGIMES["log-probs"]:
-        log_q, log_p = (torch.tensor(x) for x in inputs("log-probs", regime, (min(options.tokens, 4_096),), seed))
-        theirs, ours = function(log_q, log_p).double(), estimators.get(peer.twin).terms(log_p - log_q)
+        log_q, log_p = (
+            torch.tensor(x)
+            for x in inputs("log-probs", regime, (min(options.tokens, 4_096),), seed)
+        )
+        theirs, ours = (
+            function(log_q, log_p).double(),
+            estimators.get(peer.twin).terms(log_p - log_q),
+        )
         both = theirs.isfinite() & (ours.abs() < torch.finfo(torch.float32).max)
         worst = max(worst, float(((theirs - ours).abs() / (1 + ours.abs()))[both].max()))
     return worst
@@ -97,7 +109,9 @@ def _calls(function: Two, policy: Any, reference: Any) -> dict[str, Callable[[],
     leaf = policy.clone().requires_grad_()
     calls: dict[str, Callable[[], Any]] = {"forward": lambda: function(policy, reference)}
     if function(leaf, reference).requires_grad:
-        calls["forward and backward"] = lambda: torch.autograd.grad(function(leaf, reference).sum(), leaf)
+        calls["forward and backward"] = lambda: torch.autograd.grad(
+            function(leaf, reference).sum(), leaf
+        )
     return calls
 
 
@@ -123,7 +137,8 @@ def _speed(
     subject: Subject, functions: Mapping[Peer, Two], dtype: str, options: PeersOptions, seed: int
 ) -> list[dict[str, Any]]:
     policy, reference = (
-        torch.tensor(x).to(getattr(torch, dtype)) for x in inputs(subject.inputs, "usual", _shape(options, subject), seed)
+        torch.tensor(x).to(getattr(torch, dtype))
+        for x in inputs(subject.inputs, "usual", _shape(options, subject), seed)
     )
     every = {peer: _calls(function, policy, reference) for peer, function in functions.items()}
     rows = []
@@ -176,10 +191,19 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
             for peer, reason in reasons.items():
                 rows.append(_key(subject, peer) | {"status": f"skipped: {reason}"})
             for peer, function in functions.items():
-                twin = {"twin": peer.twin, "twin_difference": _twin(peer, function, options, context.seed)} if peer.twin else {}
+                twin = (
+                    {
+                        "twin": peer.twin,
+                        "twin_difference": _twin(peer, function, options, context.seed),
+                    }
+                    if peer.twin
+                    else {}
+                )
                 for dtype in options.dtypes:
                     for regime in REGIMES[subject.inputs]:
-                        pair = inputs(subject.inputs, regime, _shape(options, subject), context.seed)
+                        pair = inputs(
+                            subject.inputs, regime, _shape(options, subject), context.seed
+                        )
                         tensors = (torch.tensor(x).to(getattr(torch, dtype)) for x in pair)
                         key = _key(subject, peer) | {"dtype": dtype, "regime": regime}
                         rows.append(key | _measured(subject, function, *tensors) | twin)
@@ -189,7 +213,12 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def _key(subject: Subject, peer: Peer) -> dict[str, Any]:
-    return {"subject": subject.name, "library": peer.library, "name": peer.name, "version": _version(peer.library)}
+    return {
+        "subject": subject.name,
+        "library": peer.library,
+        "name": peer.name,
+        "version": _version(peer.library),
+    }
 
 
 def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> dict[str, Any]:
@@ -202,14 +231,30 @@ def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> d
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """Return the errors of each library's values and gradients, in float32."""
     table = results["peers"]
-    measured = table[(table["status"] == "ok") & (table["dtype"] == table["dtype"].dropna().iloc[0])]
+    measured = table[
+        (table["status"] == "ok") & (table["dtype"] == table["dtype"].dropna().iloc[0])
+    ]
     lines = []
-    for (subject, library, name), rows in measured.groupby(["subject", "library", "name"], sort=False):
+    for (subject, library, name), rows in measured.groupby(
+        ["subject", "library", "name"], sort=False
+    ):
         errors = rows.set_index("regime")["max_rel_error"]
         shown = [f"{errors[each]:.1e}" for each in ("near", "usual", "far")]
         wrong, lost = rows["frac_wrong"].iloc[-1], max(0, int(rows["n_nan_gradient"].sum()))
         lines.append((subject, f"{library} {name}", *shown, f"{wrong:.0%}", str(lost)))
     skipped = table[table["status"].str.startswith("skipped")]
-    notes = [f"{row['library']} {row['name']}: {row['status']}" for row in skipped.to_dict("records")]
-    columns = ("subject", "whose", ">near", ">usual", ">far", ">wrong at the extreme", ">NaN gradients")
-    return [Summary("Worst relative error of values against float64, float32", columns, lines, notes)]
+    notes = [
+        f"{row['library']} {row['name']}: {row['status']}" for row in skipped.to_dict("records")
+    ]
+    columns = (
+        "subject",
+        "whose",
+        ">near",
+        ">usual",
+        ">far",
+        ">wrong at the extreme",
+        ">NaN gradients",
+    )
+    return [
+        Summary("Worst relative error of values against float64, float32", columns, lines, notes)
+    ]

@@ -10,7 +10,18 @@ from matplotlib.axes import Axes
 
 from klbench.report import cells, plots
 from klbench.report.axes import log_ticks
-from klbench.report.blocks import Block, Cell, Column, Figure, Lead, Paragraph, Section, Table, Tables, Text
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Lead,
+    Paragraph,
+    Section,
+    Table,
+    Tables,
+    Text,
+)
 from klbench.report.numbers import MISSING, number, percent
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
@@ -44,11 +55,23 @@ def lead(tables: Tables) -> Lead:
         verdict = SAY.all_right(dtype, max(row["max_rel_error"] for row in near))
     else:
         # The subject that most libraries compute, and compute wrongly.
-        subject = max(dict.fromkeys(row["subject"] for row in wrong), key=lambda name: sum(r["subject"] == name for r in wrong))
+        subject = max(
+            dict.fromkeys(row["subject"] for row in wrong),
+            key=lambda name: sum(r["subject"] == name for r in wrong),
+        )
         of = [row for row in wrong if row["subject"] == subject]
-        own = next((row["median_rel_error"] for row in near if row["subject"] == subject and row["library"] == HERE), math.nan)
+        own = next(
+            (
+                row["median_rel_error"]
+                for row in near
+                if row["subject"] == subject and row["library"] == HERE
+            ),
+            math.nan,
+        )
         libraries = list(dict.fromkeys(row["library"] for row in of))
-        verdict = SAY.verdict(subject, dtype, libraries, min(row["median_rel_error"] for row in of), own)
+        verdict = SAY.verdict(
+            subject, dtype, libraries, min(row["median_rel_error"] for row in of), own
+        )
     return Lead(SAY.question(), verdict, figure, list(_more(rows)))
 
 
@@ -60,7 +83,12 @@ def _more(rows: Sequence[Row]) -> Iterator[Text]:
             if hit:
                 yield SAY.last(regime, what, hit)
                 break
-    yield SAY.how([f"{library} {version}" for library, version in dict.fromkeys((r["library"], r["version"]) for r in rows)])
+    yield SAY.how(
+        [
+            f"{library} {version}"
+            for library, version in dict.fromkeys((r["library"], r["version"]) for r in rows)
+        ]
+    )
 
 
 def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
@@ -97,7 +125,9 @@ def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
             }
             if of:
                 known = [(k, max(of[each], FLOOR)) for k, each in enumerate(REGIMES) if each in of]
-                lines.append(plots.Line(entry, [k for k, _ in known], [error for _, error in known]))
+                lines.append(
+                    plots.Line(entry, [k for k, _ in known], [error for _, error in known])
+                )
         panels.append(plots.lines(subject, lines, x, y, left=0.17))
     return Figure("peers", SAY.figure_title(dtype), SAY.caption(), panels, list(legend.values()))
 
@@ -106,7 +136,13 @@ def build(tables: Tables) -> Sequence[Block]:
     """Return what was not compared, and a table for each thing that is computed: accuracy and time side by side."""
     rows, speed = _measured(tables), RunTables("", tables).rows(SPEED)
     subjects = dict.fromkeys(row["subject"] for row in rows)
-    return [*_skipped(tables), *(_table(name, [row for row in rows if row["subject"] == name], speed) for name in subjects)]
+    return [
+        *_skipped(tables),
+        *(
+            _table(name, [row for row in rows if row["subject"] == name], speed)
+            for name in subjects
+        ),
+    ]
 
 
 def _skipped(tables: Tables) -> list[Block]:
@@ -116,37 +152,61 @@ def _skipped(tables: Tables) -> list[Block]:
             reasons.setdefault(row["status"].removeprefix("skipped: "), []).append(row["name"])
     if not reasons:
         return []
-    return [Paragraph(SAY.skipped(reasons, any("not installed" in reason for reason in reasons)), "warning")]
+    return [
+        Paragraph(
+            SAY.skipped(reasons, any("not installed" in reason for reason in reasons)), "warning"
+        )
+    ]
 
 
 def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     last = regimes[-1]
-    columns = [Column("Whose", "library and function"), Column(PEERS["dtype"].heading, PEERS["dtype"].meaning)]
-    columns += [Column(f"Value, {each}", f"worst relative error of the value; {SAY.regime(each)}", True) for each in regimes]
+    columns = [
+        Column("Whose", "library and function"),
+        Column(PEERS["dtype"].heading, PEERS["dtype"].meaning),
+    ]
+    columns += [
+        Column(f"Value, {each}", f"worst relative error of the value; {SAY.regime(each)}", True)
+        for each in regimes
+    ]
     columns += [
         Column("Gradient, near", PEERS["max_gradient_rel_error"].meaning, True),
         Column(f"Zero, {last}", PEERS["frac_flat"].meaning, True),
         Column("NaN", f"{PEERS['n_nan_gradient'].meaning}, {last}", True),
         Column("Forward", "time over klbench's: median of the rounds, and quartiles", True),
         Column("Both", "the same, forward and backward", True),
-        Column("Same as", "klbench's estimator of these numbers; in float64 they differ by at most this, over 1 + |value|"),
+        Column(
+            "Same as",
+            "klbench's estimator of these numbers; in float64 they differ by at most this, over 1 + |value|",
+        ),
     ]
-    timed = {tuple(row[key] for key in ("subject", "library", "name", "dtype", "pass")): row for row in speed}
+    timed = {
+        tuple(row[key] for key in ("subject", "library", "name", "dtype", "pass")): row
+        for row in speed
+    }
     lines = []
     for key in dict.fromkeys((row["library"], row["name"], row["dtype"]) for row in rows):
-        by = {row["regime"]: row for row in rows if (row["library"], row["name"], row["dtype"]) == key}
+        by = {
+            row["regime"]: row for row in rows if (row["library"], row["name"], row["dtype"]) == key
+        }
         twin = next(iter(by.values()))
         same = f"{twin['twin']} ({number(twin['twin_difference'], 2)})" if twin["twin"] else ""
         lines.append(
             [
                 Cell(Markup("{} {}").format(key[0], cells.code(key[1]))),
                 Cell(key[2]),
-                *(_error(by[each]["max_rel_error"] if each in by else math.nan) for each in regimes),
+                *(
+                    _error(by[each]["max_rel_error"] if each in by else math.nan)
+                    for each in regimes
+                ),
                 _error(by["near"]["max_gradient_rel_error"] if "near" in by else math.nan),
                 _share(by[last]["frac_flat"] if last in by else math.nan),
                 _elements(by[last]["n_nan_gradient"] if last in by else math.nan),
-                *(_time(timed.get((subject, *key, each))) for each in ("forward", "forward and backward")),
+                *(
+                    _time(timed.get((subject, *key, each)))
+                    for each in ("forward", "forward and backward")
+                ),
                 Cell(cells.code(same) if same else ""),
             ]
         )
@@ -163,7 +223,11 @@ def _share(value: float) -> Cell:
 
 def _elements(value: float) -> Cell:
     """Show a number of elements; one below 0 stands for a function without a gradient."""
-    return Cell(f"{value:,.0f}", value, "bad" if value > 0 else "") if value >= 0 else Cell(MISSING, math.nan)
+    return (
+        Cell(f"{value:,.0f}", value, "bad" if value > 0 else "")
+        if value >= 0
+        else Cell(MISSING, math.nan)
+    )
 
 
 def _time(row: Row | None) -> Cell:

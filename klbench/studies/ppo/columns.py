@@ -33,13 +33,24 @@ SEEDS = integer("seeds", "seeds that did not diverge, over which the means are",
 DIVERGED = integer("diverged", "seeds that diverged")
 REWARD = Column("reward", "E r, exact", heading="Reward")
 KL = Column("kl", "KL(q‖p) of whole sequences, exact, in nats", "nats", heading="KL")
-REGRET = Column("regret", "J* − J(q): how far the exact objective stays below the largest possible one", heading="Regret")
-KL_TO_OPTIMUM = Column("kl_to_optimum", "KL of the policy to the optimum, exact: regret / β", "nats")
+REGRET = Column(
+    "regret",
+    "J* − J(q): how far the exact objective stays below the largest possible one",
+    heading="Regret",
+)
+KL_TO_OPTIMUM = Column(
+    "kl_to_optimum", "KL of the policy to the optimum, exact: regret / β", "nats"
+)
 OBJECTIVE = Column("objective", "J(q) = E r − β KL(q‖p), exact")
-CLIP = Column("clip_fraction", "share of tokens that the clip of the ratio cut off", heading="Clipped")
-CLAMP = Column("clamp_fraction", "share of tokens at which the penalty was cut off", heading="Clamped")
+CLIP = Column(
+    "clip_fraction", "share of tokens that the clip of the ratio cut off", heading="Clipped"
+)
+CLAMP = Column(
+    "clamp_fraction", "share of tokens at which the penalty was cut off", heading="Clamped"
+)
 LOSS_BETA = Column(
-    "loss_beta", "β of a penalty in the loss in effect, against the reward as whitening or a controller have scaled it"
+    "loss_beta",
+    "β of a penalty in the loss in effect, against the reward as whitening or a controller have scaled it",
 )
 LOST = Column("lost", "nats by which the token's logit was pushed down", "nats", heading="Lost")
 
@@ -50,7 +61,12 @@ def _band(column: Column) -> tuple[Column, ...]:
     return (
         column,
         *(
-            replace(column, name=f"{column.name}_{end}", meaning=f"{at} quantile of {column.name} over seeds", heading="")
+            replace(
+                column,
+                name=f"{column.name}_{end}",
+                meaning=f"{at} quantile of {column.name} over seeds",
+                heading="",
+            )
             for end, at in ends
         ),
     )
@@ -67,7 +83,13 @@ TRAINING = Schema(
         STEP,
         REWARD,
         KL,
-        *with_error(Column("kl_estimate", "what the combination's own estimator said of KL(q‖p) on the last batch", "nats")),
+        *with_error(
+            Column(
+                "kl_estimate",
+                "what the combination's own estimator said of KL(q‖p) on the last batch",
+                "nats",
+            )
+        ),
         OBJECTIVE,
         REGRET,
         KL_TO_OPTIMUM,
@@ -86,14 +108,39 @@ FINAL = Schema(
     (
         *WHO,
         SEEDS,
-        text("fixed_point", "the policy at which its mean gradient vanishes; empty: none is known", "Heads for"),
-        Column("start_regret", "regret before training, mean over all seeds"),
-        *interval(replace(REGRET, meaning=f"{REGRET.meaning}, after training, mean over seeds; its interval ends at 0")),
-        *interval(Column("start_difference", "regret after training less that before, of the same seeds", since=1), seeds=True),
-        *interval(
-            Column("difference", "regret less that of k1_reward on the same seeds", heading="Against k1_reward"), seeds=True
+        text(
+            "fixed_point",
+            "the policy at which its mean gradient vanishes; empty: none is known",
+            "Heads for",
         ),
-        Column("effect_size", "mean over standard deviation of these differences (Cohen's d for pairs)", heading="Effect"),
+        Column("start_regret", "regret before training, mean over all seeds"),
+        *interval(
+            replace(
+                REGRET,
+                meaning=f"{REGRET.meaning}, after training, mean over seeds; its interval ends at 0",
+            )
+        ),
+        *interval(
+            Column(
+                "start_difference",
+                "regret after training less that before, of the same seeds",
+                since=1,
+            ),
+            seeds=True,
+        ),
+        *interval(
+            Column(
+                "difference",
+                "regret less that of k1_reward on the same seeds",
+                heading="Against k1_reward",
+            ),
+            seeds=True,
+        ),
+        Column(
+            "effect_size",
+            "mean over standard deviation of these differences (Cohen's d for pairs)",
+            heading="Effect",
+        ),
         REWARD,
         KL,
         KL_TO_OPTIMUM,
@@ -110,9 +157,21 @@ FINAL = Schema(
         LOSS_BETA,
         DIVERGED,
         text("outcome", "verdict of the intervals", "Outcome"),
-        text("altered_by", "settings by which training follows another gradient than that of the objective as written"),
-        flag("leads", "stands for its fixed point: k1_reward for the optimum, else the best; all without one do", since=1),
-        text("start_outcome", "verdict of the interval of start_difference", "Against no training", since=1),
+        text(
+            "altered_by",
+            "settings by which training follows another gradient than that of the objective as written",
+        ),
+        flag(
+            "leads",
+            "stands for its fixed point: k1_reward for the optimum, else the best; all without one do",
+            since=1,
+        ),
+        text(
+            "start_outcome",
+            "verdict of the interval of start_difference",
+            "Against no training",
+            since=1,
+        ),
     ),
 )
 
@@ -125,7 +184,9 @@ CURVES = Schema(
         SEEDS,
         *_band(REGRET),
         *_band(KL),
-        *_band(Column("kl_estimate", "what the combination's own estimator said of KL(q‖p)", "nats")),
+        *_band(
+            Column("kl_estimate", "what the combination's own estimator said of KL(q‖p)", "nats")
+        ),
         *_band(REWARD),
     ),
 )
@@ -141,7 +202,11 @@ FRONTIER = Schema(
         *interval(KL),
         *interval(REWARD),
         Column("frontier_reward", "largest expected reward that a policy of that KL can have"),
-        *interval(Column("shortfall", "reward missing to the best policy of the same KL", heading="Missing")),
+        *interval(
+            Column(
+                "shortfall", "reward missing to the best policy of the same KL", heading="Missing"
+            )
+        ),
     ),
     optional=True,
 )
@@ -185,7 +250,11 @@ NOISE_FREE = Schema(
 
 TRAININGS = {
     "predicted": ("at the fixed point, computed before training", "Predicted", False),
-    "free": ("reached by the signs of exact gradients, a logit for every token after every prefix", "Free logits", True),
+    "free": (
+        "reached by the signs of exact gradients, a logit for every token after every prefix",
+        "Free logits",
+        True,
+    ),
     "noise_free": ("reached on exact gradients by the policy itself", "No noise", True),
     "sampled": ("reached in training, on the same seeds", "Noise", False),
 }
@@ -194,14 +263,18 @@ TRAININGS = {
 def _reached(column: str, what: str, unit: str = "", short: str = "") -> tuple[Column, ...]:
     """Return a quantity as predicted and as each kind of training reached it, with intervals."""
     columns = [
-        Column(f"{kind}_{column}", f"{what} {how}", unit, heading=short or heading, optional=optional)
+        Column(
+            f"{kind}_{column}", f"{what} {how}", unit, heading=short or heading, optional=optional
+        )
         for kind, (how, heading, optional) in TRAININGS.items()
     ]
     return tuple(each for one in columns for each in interval(one))
 
 
 WAY = Column(
-    "sampled_way", "share of the way in regret from the start to the prediction that training has gone", heading="Way gone"
+    "sampled_way",
+    "share of the way in regret from the start to the prediction that training has gone",
+    heading="Way gone",
 )
 
 FIXED_POINTS = Schema(
@@ -210,9 +283,15 @@ FIXED_POINTS = Schema(
     (
         *WHO,
         text("fixed_point", "name of that policy; empty: none is known"),
-        text("formula", "the policy at which the mean gradient of the whole objective vanishes", "Fixed point"),
+        text(
+            "formula",
+            "the policy at which the mean gradient of the whole objective vanishes",
+            "Fixed point",
+        ),
         Column(
-            "residual", "norm of the mean gradient there, over that at the reference: 0 but for rounding", heading="Gradient"
+            "residual",
+            "norm of the mean gradient there, over that at the reference: 0 but for rounding",
+            heading="Gradient",
         ),
         integer("seeds", "seeds over which all of the row is"),
         Column("start_regret", "regret before training, mean over these seeds"),
@@ -223,7 +302,12 @@ FIXED_POINTS = Schema(
         *_reached("kl", "KL(q‖p) in nats,", "nats", "KL"),
         *_reached("reward", "expected reward", short="Reward"),
         Column("free_steps", "steps that the free logits took at most", optional=True, since=1),
-        Column("free_residual", "largest norm over seeds of their gradient after these steps", optional=True, since=1),
+        Column(
+            "free_residual",
+            "largest norm over seeds of their gradient after these steps",
+            optional=True,
+            since=1,
+        ),
         Column(
             "free_unsettled",
             "seeds whose free logits still had a gradient when their steps were used up",
@@ -241,8 +325,14 @@ FIXED_POINTS = Schema(
     ),
 )
 
-PROBABILITY = Column("probability", "the token's probability after training on samples, mean over prompts", heading="End")
-EXACT = Column("exact_probability", "the same after as many steps on exact gradients", heading="Exact")
+PROBABILITY = Column(
+    "probability",
+    "the token's probability after training on samples, mean over prompts",
+    heading="End",
+)
+EXACT = Column(
+    "exact_probability", "the same after as many steps on exact gradients", heading="Exact"
+)
 
 RECOVERY = Schema(
     "recovery",
@@ -253,19 +343,44 @@ RECOVERY = Schema(
         SEEDS,
         integer("updates", "updates of training"),
         DIVERGED,
-        Column("reference_probability", "probability that the reference holds, mean over prompts and seeds"),
+        Column(
+            "reference_probability",
+            "probability that the reference holds, mean over prompts and seeds",
+        ),
         Column("optimum_probability", "probability that the optimum holds"),
-        Column("start_sampled", "probability that a batch at the start has the token at some prompt"),
-        Column("start_probability", "the token's probability at the start, mean over prompts and seeds", heading="Start"),
+        Column(
+            "start_sampled", "probability that a batch at the start has the token at some prompt"
+        ),
+        Column(
+            "start_probability",
+            "the token's probability at the start, mean over prompts and seeds",
+            heading="Start",
+        ),
         *interval(PROBABILITY),
         *interval(EXACT),
-        *interval(Column("sampled_share", "share of updates whose batch had it at some prompt", heading="Drawn")),
-        *interval(Column("expected_norm", "norm of the exact gradient at the start", heading="Exact norm")),
-        *interval(Column("norm_median", "median norm of the sampled gradients, mean over seeds", heading="Median norm")),
+        *interval(
+            Column(
+                "sampled_share",
+                "share of updates whose batch had it at some prompt",
+                heading="Drawn",
+            )
+        ),
+        *interval(
+            Column("expected_norm", "norm of the exact gradient at the start", heading="Exact norm")
+        ),
+        *interval(
+            Column(
+                "norm_median",
+                "median norm of the sampled gradients, mean over seeds",
+                heading="Median norm",
+            )
+        ),
         *interval(Column("norm_99", "99 % quantile of the norms, mean over seeds", heading="99 %")),
         Column("norm_max", "largest norm over all updates and seeds", heading="Largest"),
         Column("never_sampled", "share of seeds that never drew it", heading="Never"),
-        Column("first_sampled", "update at which it was first drawn, median over seeds that drew it"),
+        Column(
+            "first_sampled", "update at which it was first drawn, median over seeds that drew it"
+        ),
     ),
     optional=True,
 )

@@ -39,11 +39,16 @@ def fixed_points_table(
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
     testbed = make_testbed(options, seed, few)
     beta = torch.tensor([options.beta], dtype=torch.float64)
-    exact = {name: testbed.exact(fixed_points.predicted(testbed, name, beta), beta) for name in fixed_points.NAMES} | {
-        "greedy": fixed_points.greedy(testbed, beta)
-    }
+    exact = {
+        name: testbed.exact(fixed_points.predicted(testbed, name, beta), beta)
+        for name in fixed_points.NAMES
+    } | {"greedy": fixed_points.greedy(testbed, beta)}
     kinds = {"free": free, "noise_free": noise_free, "sampled": training}
-    frames = {kind: SeedFrame.of(table[table["seed"].isin(few)], "combination") for kind, table in kinds.items() if len(table)}
+    frames = {
+        kind: SeedFrame.of(table[table["seed"].isin(few)], "combination")
+        for kind, table in kinds.items()
+        if len(table)
+    }
     rows = []
     for name, (point, residual) in points.items():
         row: dict[str, Any] = {
@@ -53,11 +58,17 @@ def fixed_points_table(
             "residual": residual,
             "seeds": len(few),
         }
-        mine = {kind: part for kind, frame in frames.items() if len((part := frame.where(combination=name)).every)}
+        mine = {
+            kind: part
+            for kind, frame in frames.items()
+            if len((part := frame.where(combination=name)).every)
+        }
         predicted, start = exact.get(point), mine["sampled"].first("regret").reindex(few)
         row |= {"start_regret": mean(start.to_numpy())}
         for column in ("regret", "kl", "reward"):
-            values = np.full(1, math.nan) if predicted is None else getattr(predicted, column)[0].numpy()
+            values = (
+                np.full(1, math.nan) if predicted is None else getattr(predicted, column)[0].numpy()
+            )
             row |= summary(f"predicted_{column}", values, name)
             for kind, part in mine.items():
                 reached = part.last(column)
@@ -68,7 +79,10 @@ def fixed_points_table(
                     row |= share("sampled_way", start - reached, start - aim, name)
         if "free" in mine:
             rest = mine["free"].every
-            row |= {"free_steps": int(rest["steps_taken"].max()), "free_residual": float(rest["residual"].max())}
+            row |= {
+                "free_steps": int(rest["steps_taken"].max()),
+                "free_residual": float(rest["residual"].max()),
+            }
             row |= {"free_unsettled": int((~(rest["residual"] <= REST)).sum())}
         rows.append(row)
     return judged_points(pd.DataFrame(rows))

@@ -43,7 +43,9 @@ class TrainingOptions(TestbedOptions):
     @model_validator(mode="after")
     def _check(self) -> TrainingOptions:
         if self.frontier and REFERENCE not in self.frontier:
-            raise ValueError(f"frontier must have {REFERENCE}, with which the others are compared, or be empty")
+            raise ValueError(
+                f"frontier must have {REFERENCE}, with which the others are compared, or be empty"
+            )
         missing = [name for name in self.frontier if name not in self.combinations]
         if missing:
             raise ValueError(f"frontier has {', '.join(missing)}, which combinations has not")

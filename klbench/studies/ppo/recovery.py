@@ -68,13 +68,17 @@ def held(testbed: Testbed, log_probs: Tensor) -> Tensor:
 def without(testbed: Testbed, nats: Tensor) -> Tensor:
     """The reference's parameters with each prompt's lost token pushed down: ``(arms, seeds, parameters)`` for ``(arms,)``."""
     theta = testbed.reference.repeat(len(nats), 1, 1)
-    logits = theta[..., : testbed.policy.parameters].view(len(nats), len(testbed.seeds), testbed.prompts, testbed.tree.tokens)
+    logits = theta[..., : testbed.policy.parameters].view(
+        len(nats), len(testbed.seeds), testbed.prompts, testbed.tree.tokens
+    )
     where = lost_tokens(testbed).expand(len(nats), -1, -1)[..., None]
     logits.scatter_add_(-1, where, -nats[:, None, None, None].expand_as(where).to(torch.float64))
     return theta
 
 
-def perform(options: TrainingOptions, testbed: Testbed, names: Sequence[str], recipe: Recipe) -> Rows:
+def perform(
+    options: TrainingOptions, testbed: Testbed, names: Sequence[str], recipe: Recipe
+) -> Rows:
     """Return one row a combination, nats lost, seed and evaluation; the last ones hold what is known of the whole run."""
     testbed = short_testbed(testbed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
@@ -99,7 +103,9 @@ def perform(options: TrainingOptions, testbed: Testbed, names: Sequence[str], re
         pretraining_weight=options.pretraining_weight,
     )
     rows: Rows = []
-    for report, (_, log_probs) in zip(ppo.train(world, arms, recipe, _corpus(options, world)), exact, strict=True):
+    for report, (_, log_probs) in zip(
+        ppo.train(world, arms, recipe, _corpus(options, world)), exact, strict=True
+    ):
         with torch.no_grad():
             now = {
                 "probability": held(testbed, testbed.everywhere(world.policies)),
@@ -108,7 +114,12 @@ def perform(options: TrainingOptions, testbed: Testbed, names: Sequence[str], re
         rows += _rows(arms, nats, testbed, report.update, now, world)
     last = len(arms) * len(testbed.seeds)
     return rows[:-last] + _rows(
-        arms, nats, testbed, recipe.updates, now | _of_the_run(options, testbed, world, arms, start), world
+        arms,
+        nats,
+        testbed,
+        recipe.updates,
+        now | _of_the_run(options, testbed, world, arms, start),
+        world,
     )
 
 
@@ -117,16 +128,29 @@ def _corpus(options: TrainingOptions, world: Replicas) -> Any:
 
 
 def _of_the_run(
-    options: TrainingOptions, testbed: Testbed, world: _RecordingReplicas, arms: Sequence[PenaltyArm], start: Tensor
+    options: TrainingOptions,
+    testbed: Testbed,
+    world: _RecordingReplicas,
+    arms: Sequence[PenaltyArm],
+    start: Tensor,
 ) -> dict[str, Tensor]:
     """Return exact values at the start, and statistics of the gradients on the way; each ``(arms, seeds)``."""
     shape = (len(arms), len(testbed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
-    _, gradient = expected.gradients(testbed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight)
-    norms, seen = torch.stack(world.norms), torch.stack(world.seen[:-1])  # the last batch is for the report alone
+    _, gradient = expected.gradients(
+        testbed, arms, start, beta, options.group, pretraining_weight=options.pretraining_weight
+    )
+    norms, seen = (
+        torch.stack(world.norms),
+        torch.stack(world.seen[:-1]),
+    )  # the last batch is for the report alone
     first = torch.where(seen.any(0), seen.to(torch.float64).argmax(0).to(torch.float64), torch.nan)
     with torch.no_grad():
-        q = testbed.everywhere(start)[..., 0, :].gather(-1, lost_tokens(testbed).expand(*shape, -1)[..., None])[..., 0].exp()
+        q = (
+            testbed.everywhere(start)[..., 0, :]
+            .gather(-1, lost_tokens(testbed).expand(*shape, -1)[..., None])[..., 0]
+            .exp()
+        )
     return {
         "reference_probability": held(testbed, testbed.log_p).expand(shape),
         "optimum_probability": held(testbed, testbed.log_optimum(beta)[..., None, :]),
@@ -141,7 +165,12 @@ def _of_the_run(
 
 
 def _rows(
-    arms: Sequence[PenaltyArm], nats: Tensor, testbed: Testbed, step: int, values: Mapping[str, Tensor], world: Replicas
+    arms: Sequence[PenaltyArm],
+    nats: Tensor,
+    testbed: Testbed,
+    step: int,
+    values: Mapping[str, Tensor],
+    world: Replicas,
 ) -> Rows:
     stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
     plain = {name: tensor.tolist() for name, tensor in values.items()}
@@ -168,15 +197,34 @@ def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd
         names = (str(name), str(lost))
         end = group.where(step=step)
         every, last = end.every, end.kept.sort_values("seed")
-        row: dict[str, Any] = {**described(str(name)), "lost": lost, "seeds": len(last), "updates": step} | end.counts
-        row |= {each: every[each].mean() for each in ("reference_probability", "optimum_probability", "start_sampled")}
+        row: dict[str, Any] = {
+            **described(str(name)),
+            "lost": lost,
+            "seeds": len(last),
+            "updates": step,
+        } | end.counts
+        row |= {
+            each: every[each].mean()
+            for each in ("reference_probability", "optimum_probability", "start_sampled")
+        }
         row |= {"start_probability": mean(group.first("probability").to_numpy())}
-        for column in ("probability", "exact_probability", "sampled_share", "expected_norm", "norm_median", "norm_99"):
+        for column in (
+            "probability",
+            "exact_probability",
+            "sampled_share",
+            "expected_norm",
+            "norm_median",
+            "norm_99",
+        ):
             row |= summary(column, last[column].to_numpy(), *names)
         never = last["first_sampled"].isna()
         row |= {"norm_max": every["norm_max"].max(), "never_sampled": mean(never.to_numpy())}
-        row |= {"first_sampled": math.nan if never.all() else float(np.nanmedian(last["first_sampled"]))}
+        row |= {
+            "first_sampled": math.nan if never.all() else float(np.nanmedian(last["first_sampled"]))
+        }
         ends.append(row)
         bands.append(band(group, by, means, quantiles=(0.0, 1.0)))
-    curves = pd.concat(bands, ignore_index=True).rename(columns={"probability_low": "low", "probability_high": "high"})
+    curves = pd.concat(bands, ignore_index=True).rename(
+        columns={"probability_low": "low", "probability_high": "high"}
+    )
     return pd.DataFrame(ends), curves[[*by, *means, "low", "high"]]

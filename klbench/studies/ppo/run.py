@@ -31,13 +31,23 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
         alike = expected.alike(testbed, arms, options.group)
         points = fixed_points.which(testbed, arms, options.group)
     plan = tasks.plan(options, alike, [point for point, _ in points])
-    found: dict[str, list[dict[str, Any]]] = {"sampled": [], "frontier": [], "noise_free": [], "free": [], "recovery": []}
+    found: dict[str, list[dict[str, Any]]] = {
+        "sampled": [],
+        "frontier": [],
+        "noise_free": [],
+        "free": [],
+        "recovery": [],
+    }
     try:
         work = {task.label: (options, context.seed, task) for task in plan}
-        for done, (task, (_, rows)) in enumerate(zip(plan, context.map_kept(tasks.perform, work), strict=True), 1):
+        for done, (task, (_, rows)) in enumerate(
+            zip(plan, context.map_kept(tasks.perform, work), strict=True), 1
+        ):
             found[task.kind] += rows
             context.progress(
-                done, len(plan), f"{task.kind.replace('_', '-')} training, seeds {task.seeds[0]} to {task.seeds[-1]}"
+                done,
+                len(plan),
+                f"{task.kind.replace('_', '-')} training, seeds {task.seeds[0]} to {task.seeds[-1]}",
             )
     except KeyboardInterrupt:
         context.interrupted = True
@@ -56,7 +66,10 @@ def _tables(
     points: Mapping[str, tuple[str, float]],
 ) -> dict[str, pd.DataFrame]:
     sampled, others = (pd.DataFrame(found[kind]) for kind in ("sampled", "frontier"))
-    rows = ({"algorithm": options.algorithm, **described(row["combination"]), **row} for row in found["sampled"])
+    rows = (
+        {"algorithm": options.algorithm, **described(row["combination"]), **row}
+        for row in found["sampled"]
+    )
     training = training_table(rows).drop(columns="frontier_reward")
     noise_free = tables.noise_free_table(found["noise_free"], alike)
     free = tables.noise_free_table(found["free"], alike)
@@ -64,9 +77,13 @@ def _tables(
     recovery, recovery_curves = recovery_tables(found["recovery"])
     result = {
         "training": training,
-        "final": tables.final_table(training, options, {name: point for name, (point, _) in points.items()}),
+        "final": tables.final_table(
+            training, options, {name: point for name, (point, _) in points.items()}
+        ),
         "curves": band(
-            SeedFrame.of(training, "combination"), ("combination", "step"), ("regret", "kl", "kl_estimate", "reward")
+            SeedFrame.of(training, "combination"),
+            ("combination", "step"),
+            ("regret", "kl", "kl_estimate", "reward"),
         ),
         "frontier": frontier,
         "matched": matched,
@@ -74,7 +91,9 @@ def _tables(
         "fixed_points": fixed_points_table(options, seed, points, training, noise_free, free),
         "recovery": recovery,
         "recovery_curves": recovery_curves,
-        "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),
+        "combinations": combinations_table(
+            [gradients.get(name) for name in options.combinations if name != NONE]
+        ),
     }
     return {name: table for name, table in result.items() if len(table)}
 
@@ -86,7 +105,15 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     return [
         Summary(
             f"Regret J* - J after training, mean of {first['seeds']} seeds (untrained: {first['start_regret']:.3f})",
-            ("combination", ">regret", ">against k1_reward", ">95 % interval", ">KL", "fixed point", "outcome"),
+            (
+                "combination",
+                ">regret",
+                ">against k1_reward",
+                ">95 % interval",
+                ">KL",
+                "fixed point",
+                "outcome",
+            ),
             [
                 (
                     row["combination"],

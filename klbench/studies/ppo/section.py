@@ -27,8 +27,15 @@ def lead(tables: Tables) -> Lead:
     question = str(SAY.question(first.algorithm))
     figure = section_figures.opening(runs)
     if len(runs) > 1:
-        return Lead(question, SAY.several([(each.label, each.final[0]) for each in runs]), figure, [SAY.regret()])
-    more = [SAY.regret() + " " + SAY.setting(first.algorithm, first.beta, first.updates, first.seeds)]
+        return Lead(
+            question,
+            SAY.several([(each.label, each.final[0]) for each in runs]),
+            figure,
+            [SAY.regret()],
+        )
+    more = [
+        SAY.regret() + " " + SAY.setting(first.algorithm, first.beta, first.updates, first.seeds)
+    ]
     if arrived := [row for row in first.points if row["arrived"] == "yes"]:
         more.append(SAY.floors(arrived))
     if worse := [row for row in first.final if row["start_outcome"] == "worse than not training"]:
@@ -60,7 +67,11 @@ def build(tables: Tables) -> Sequence[Block]:
 
 def _warnings(trained: Trained) -> list[str]:
     found, settings = trained.diverged, trained.final[0]["altered_by"]
-    said = [SAY.diverged(len(found), found[:MOST_NAMED], max(0, len(found) - MOST_NAMED))] if found else []
+    said = (
+        [SAY.diverged(len(found), found[:MOST_NAMED], max(0, len(found) - MOST_NAMED))]
+        if found
+        else []
+    )
     return [*said, SAY.altered(settings, trained.beta, *_in_effect(trained))] if settings else said
 
 
@@ -68,7 +79,9 @@ def _in_effect(trained: Trained) -> tuple[float | None, float | None]:
     """Return the range of what whitening, or a controller, has made of beta for penalties in the loss; None: about beta."""
 
     def in_loss(row: Row) -> bool:
-        return row["placement"] not in ("reward", "reward_to_go", NONE) and math.isfinite(row["loss_beta"])
+        return row["placement"] not in ("reward", "reward_to_go", NONE) and math.isfinite(
+            row["loss_beta"]
+        )
 
     found = [float(row["loss_beta"]) for row in trained.final if in_loss(row)]
     changed = any(abs(each / trained.beta - 1.0) >= CHANGED for each in found)

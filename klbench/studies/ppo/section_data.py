@@ -31,7 +31,9 @@ class Trained(RunTables):
     def points(self) -> list[Row]:
         """The combinations with a fixed point, the least predicted regret first."""
         rows = [row for row in self.rows(FIXED_POINTS) if row["fixed_point"]]
-        return sorted(rows, key=lambda row: (max(row["predicted_regret"], 1e-9), row["sampled_regret"]))
+        return sorted(
+            rows, key=lambda row: (max(row["predicted_regret"], 1e-9), row["sampled_regret"])
+        )
 
     @cached_property
     def seeds(self) -> int:
@@ -46,7 +48,11 @@ class Trained(RunTables):
     @cached_property
     def algorithm(self) -> str:
         """``PPO``, ``REINFORCE``, ``GRPO`` or a trainer's."""
-        return str(self.training[0]["algorithm"]).replace("_", " ").upper() if self.training else "a policy"
+        return (
+            str(self.training[0]["algorithm"]).replace("_", " ").upper()
+            if self.training
+            else "a policy"
+        )
 
     @cached_property
     def updates(self) -> int:

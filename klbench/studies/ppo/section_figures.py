@@ -12,7 +12,17 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.ppo.columns import CURVES, FLOORS, FRONTIER, GREEDY, MATCHED, OPTIMUM, RECOVERY, RECOVERY_CURVES, REFERENCE
+from klbench.studies.ppo.columns import (
+    CURVES,
+    FLOORS,
+    FRONTIER,
+    GREEDY,
+    MATCHED,
+    OPTIMUM,
+    RECOVERY,
+    RECOVERY_CURVES,
+    REFERENCE,
+)
 from klbench.studies.ppo.section_data import Trained
 
 SAY = prose(__package__)
@@ -44,24 +54,48 @@ def opening(runs: Sequence[Trained]) -> Figure:
     panels = [_regret(trained) for trained in runs[:MOST_RUNS]]
     if len(runs) == 1:
         panels += _difference(runs[0])
-    shown = {PLACES[row["fixed_point"]]: None for trained in runs[:MOST_RUNS] for row in trained.final}
+    shown = {
+        PLACES[row["fixed_point"]]: None for trained in runs[:MOST_RUNS] for row in trained.final
+    }
     entries = [entry for entry in dict.fromkeys(PLACES.values()) if entry in shown]
-    return Figure("training-forest", "Regret after training", SAY.opening(REFERENCE, len(panels) != 2), panels, entries)
+    return Figure(
+        "training-forest",
+        "Regret after training",
+        SAY.opening(REFERENCE, len(panels) != 2),
+        panels,
+        entries,
+    )
 
 
 def _regret(trained: Trained) -> Panel:
     rows = [row for row in trained.final if math.isfinite(row["regret"])]
     marks = [
-        Mark(row["combination"], row["regret"], PLACES[row["fixed_point"]], max(0.0, row["regret_low"]), row["regret_high"])
+        Mark(
+            row["combination"],
+            row["regret"],
+            PLACES[row["fixed_point"]],
+            max(0.0, row["regret_low"]),
+            row["regret_high"],
+        )
         for row in rows
     ]
-    return down(trained.label or "Regret", marks, Axis(REGRET, "symlog", levels=[trained.final[0]["start_regret"]]))
+    return down(
+        trained.label or "Regret",
+        marks,
+        Axis(REGRET, "symlog", levels=[trained.final[0]["start_regret"]]),
+    )
 
 
 def _difference(trained: Trained) -> list[Panel]:
     """Return paired differences of regret from k1 in the reward."""
     marks = [
-        Mark(row["combination"], row["difference"], PLACES[row["fixed_point"]], row["difference_low"], row["difference_high"])
+        Mark(
+            row["combination"],
+            row["difference"],
+            PLACES[row["fixed_point"]],
+            row["difference_low"],
+            row["difference_high"],
+        )
         for row in trained.final
         if math.isfinite(row["difference"])
     ]
@@ -69,11 +103,20 @@ def _difference(trained: Trained) -> list[Panel]:
     return [down(f"Against {REFERENCE}", marks, axis)] if len(marks) > 1 else []
 
 
-def _curve(trained: Trained, entries: dict[str, LegendEntry], column: str, label: str, title: str) -> Panel:
+def _curve(
+    trained: Trained, entries: dict[str, LegendEntry], column: str, label: str, title: str
+) -> Panel:
     drawn = []
     for name, entry in entries.items():
-        rows = [row for row in trained.rows(CURVES) if row["combination"] == name and (column == "regret" or row["step"] > 0)]
-        x, y, low, high = ([row[key] for row in rows] for key in ("step", column, f"{column}_low", f"{column}_high"))
+        rows = [
+            row
+            for row in trained.rows(CURVES)
+            if row["combination"] == name and (column == "regret" or row["step"] > 0)
+        ]
+        x, y, low, high = (
+            [row[key] for row in rows]
+            for key in ("step", column, f"{column}_low", f"{column}_high")
+        )
         drawn.append(Line(entry, x, y, low, high))
     return lines(title, drawn, Axis("update"), Axis(label, "log"))
 
@@ -85,14 +128,35 @@ def curves(trained: Trained) -> list[Figure]:
         return []
     names, rest = trained.drawn(*named)
     entries = legend(names)
-    panels = [_curve(trained, entries, "regret", REGRET, "Regret"), _curve(trained, entries, "kl", KL, "KL")]
-    found = [Figure(f"training-curves{trained.stem}", "While training", SAY.curves(rest), panels, list(entries.values()))]
-    names, rest = trained.drawn(*(row["combination"] for row in trained.final if row["fixed_point"] == OPTIMUM))
+    panels = [
+        _curve(trained, entries, "regret", REGRET, "Regret"),
+        _curve(trained, entries, "kl", KL, "KL"),
+    ]
+    found = [
+        Figure(
+            f"training-curves{trained.stem}",
+            "While training",
+            SAY.curves(rest),
+            panels,
+            list(entries.values()),
+        )
+    ]
+    names, rest = trained.drawn(
+        *(row["combination"] for row in trained.final if row["fixed_point"] == OPTIMUM)
+    )
     if len(names) > 1:
         entries = legend(names)
         panel = _curve(trained, entries, "regret", REGRET, "Regret")
         title = "Those that lead to the optimum"
-        found.append(Figure(f"training-optimum{trained.stem}", title, SAY.ideal(rest), [panel], list(entries.values())))
+        found.append(
+            Figure(
+                f"training-optimum{trained.stem}",
+                title,
+                SAY.ideal(rest),
+                [panel],
+                list(entries.values()),
+            )
+        )
     return found
 
 
@@ -102,17 +166,31 @@ def predicted(trained: Trained) -> list[Figure]:
     if not rows:
         return []
     marks = [
-        Mark(row["combination"], max(row[f"{kind}_regret"], 0.0), entry, size=7.5 if kind == "predicted" else 4.4)
+        Mark(
+            row["combination"],
+            max(row[f"{kind}_regret"], 0.0),
+            entry,
+            size=7.5 if kind == "predicted" else 4.4,
+        )
         for row in rows
         for kind, entry in KINDS.items()
         if math.isfinite(row[f"{kind}_regret"])
     ]
     panel = down("Regret", marks, Axis(REGRET, "symlog"))
-    verdicts = ([row for row in rows if row["arrived"] in words] for words in (("yes",), ("no",), ("not told",)))
+    verdicts = (
+        [row for row in rows if row["arrived"] in words]
+        for words in (("yes",), ("no",), ("not told",))
+    )
     unsettled = [row for row in rows if row["free_unsettled"] > 0]
-    caption = SAY.predicted(trained.beta, int(rows[0]["seeds"]), trained.seeds, *verdicts, unsettled)
+    caption = SAY.predicted(
+        trained.beta, int(rows[0]["seeds"]), trained.seeds, *verdicts, unsettled
+    )
     title = "Where it was predicted to end, and where it ended"
-    return [Figure(f"training-fixed-points{trained.stem}", title, caption, [panel], list(KINDS.values()))]
+    return [
+        Figure(
+            f"training-fixed-points{trained.stem}", title, caption, [panel], list(KINDS.values())
+        )
+    ]
 
 
 def frontier(trained: Trained) -> list[Figure]:
@@ -126,7 +204,14 @@ def frontier(trained: Trained) -> list[Figure]:
     entries = legend(names)
     best = LegendEntry("the best policy of that KL", 5, "_", dashed=True)
     every = sorted((row for name in names for row in found[name]), key=lambda row: float(row["kl"]))
-    drawn = [Line(best, [row["kl"] for row in every], [row["frontier_reward"] for row in every], marked=False)]
+    drawn = [
+        Line(
+            best,
+            [row["kl"] for row in every],
+            [row["frontier_reward"] for row in every],
+            marked=False,
+        )
+    ]
     drawn += [_over_kl(entry, found[name], "reward") for name, entry in entries.items()]
     panels = [lines("Reward over KL", drawn, _kl_axis(every), Axis("expected reward"))]
     matched = [row for row in trained.rows(MATCHED) if row["combination"] in entries]
@@ -139,7 +224,15 @@ def frontier(trained: Trained) -> list[Figure]:
         y = Axis(f"reward − {REFERENCE}'s", levels=[0.0])
         panels.append(lines(f"Against {REFERENCE}", drawn, _kl_axis(matched), y, left=0.19))
     caption = SAY.frontier(REFERENCE, bool(matched), rest)
-    return [Figure(f"training-frontier{trained.stem}", "Reward at equal KL", caption, panels, [*entries.values(), best])]
+    return [
+        Figure(
+            f"training-frontier{trained.stem}",
+            "Reward at equal KL",
+            caption,
+            panels,
+            [*entries.values(), best],
+        )
+    ]
 
 
 def _kl_axis(rows: Sequence[Row]) -> Axis:
@@ -148,7 +241,9 @@ def _kl_axis(rows: Sequence[Row]) -> Axis:
 
 def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float = 1.0) -> Line:
     rows = sorted(rows, key=lambda row: float(row["kl"]))
-    kl, y, low, high = ([row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high"))
+    kl, y, low, high = (
+        [row[key] for row in rows] for key in ("kl", column, f"{column}_low", f"{column}_high")
+    )
     return Line(entry, [each * apart for each in kl], y, low, high, bars=True)
 
 
@@ -162,29 +257,70 @@ def lost_token(trained: Trained) -> list[Figure]:
     at = next(row for row in ends if row["lost"] == depths[len(depths) // 2])
     then = [row for row in meanwhile if row["lost"] == at["lost"]]
     over = Axis("nats that its logit was pushed down")
-    drawn = _of(then, entries, "step", "probability") + _of(then, entries, "step", "exact_probability", exact=True)
+    drawn = _of(then, entries, "step", "probability") + _of(
+        then, entries, "step", "exact_probability", exact=True
+    )
     y = Axis(LOST, "log", levels=[at["optimum_probability"]])
     panels = [lines(f"{short(at['lost'])} nats lost", drawn, Axis("update"), y, left=0.17)]
     if len(depths) > 1:
         panels += [
-            lines("After training", _of(ends, entries, "lost", "probability"), over, Axis(LOST, "log"), left=0.17),
-            lines("Largest gradient", _of(ends, entries, "lost", "norm_max"), over, Axis("its norm", "log"), left=0.17),
+            lines(
+                "After training",
+                _of(ends, entries, "lost", "probability"),
+                over,
+                Axis(LOST, "log"),
+                left=0.17,
+            ),
+            lines(
+                "Largest gradient",
+                _of(ends, entries, "lost", "norm_max"),
+                over,
+                Axis("its norm", "log"),
+                left=0.17,
+            ),
         ]
     title = "Bringing back a token that was lost"
-    return [Figure(f"training-recovery{trained.stem}", title, SAY.lost(at, rest), panels, list(entries.values()))]
+    return [
+        Figure(
+            f"training-recovery{trained.stem}",
+            title,
+            SAY.lost(at, rest),
+            panels,
+            list(entries.values()),
+        )
+    ]
 
 
-def _of(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, column: str, *, exact: bool = False) -> list[Line]:
+def _of(
+    rows: Sequence[Row],
+    entries: dict[str, LegendEntry],
+    x: str,
+    column: str,
+    *,
+    exact: bool = False,
+) -> list[Line]:
     """Return a line for each combination, by rising x; what is too small to draw is drawn at the least."""
     found = []
     for name, entry in entries.items():
-        mine = sorted((row for row in rows if row["combination"] == name), key=lambda row: float(row[x]))
+        mine = sorted(
+            (row for row in rows if row["combination"] == name), key=lambda row: float(row[x])
+        )
         kept = [(row[x], max(row[column], SMALLEST)) for row in mine if math.isfinite(row[column])]
         if kept:
-            found.append(Line(entry, [a for a, _ in kept], [b for _, b in kept], marked=not exact, dotted=exact))
+            found.append(
+                Line(
+                    entry,
+                    [a for a, _ in kept],
+                    [b for _, b in kept],
+                    marked=not exact,
+                    dotted=exact,
+                )
+            )
     return found
 
 
 def figures(trained: Trained) -> list[Figure]:
     """Return the figures of a run but for the one that the page opens with."""
-    return [figure for part in (curves, predicted, frontier, lost_token) for figure in part(trained)]
+    return [
+        figure for part in (curves, predicted, frontier, lost_token) for figure in part(trained)
+    ]

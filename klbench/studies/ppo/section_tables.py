@@ -55,7 +55,12 @@ SHOWN_FRONTIER = (
     Shown("reward", RANGED),
     Shown("shortfall", FROM_ZERO),
 )
-SHOWN_MATCHED = (NAME, Shown("kl", cells.number()), Shown("difference", RANGED), Shown("seeds", cells.whole))
+SHOWN_MATCHED = (
+    NAME,
+    Shown("kl", cells.number()),
+    Shown("difference", RANGED),
+    Shown("seeds", cells.whole),
+)
 SHOWN_RECOVERY = (
     NAME,
     Shown("lost", cells.short()),
@@ -72,8 +77,14 @@ def tables(trained: Trained) -> Sequence[Block]:
     more = [table("What the estimate in training said", FINAL, trained.final, SHOWN_ESTIMATES)]
     more += [table("Reward and KL over β", FRONTIER, frontier, SHOWN_FRONTIER)] if frontier else []
     more += [table("Reward at equal KL", MATCHED, matched, SHOWN_MATCHED)] if matched else []
-    blocks: list[Block] = [table("After training, the least regret first", FINAL, trained.final, SHOWN_FINAL)]
-    blocks += [table("Predicted, and reached", FIXED_POINTS, trained.points, SHOWN_POINTS)] if trained.points else []
+    blocks: list[Block] = [
+        table("After training, the least regret first", FINAL, trained.final, SHOWN_FINAL)
+    ]
+    blocks += (
+        [table("Predicted, and reached", FIXED_POINTS, trained.points, SHOWN_POINTS)]
+        if trained.points
+        else []
+    )
     blocks += [Details("Estimates in training, and reward over KL", more)]
     if recovery:
         lost = table("A token pushed down, and after training", RECOVERY, recovery, SHOWN_RECOVERY)
@@ -83,14 +94,25 @@ def tables(trained: Trained) -> Sequence[Block]:
 
 def side_by_side(runs: Sequence[Trained]) -> list[Block]:
     """Return the table that a sweep is read for: regret and KL of every combination in every run."""
-    names = list(dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final))
+    names = list(
+        dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final)
+    )
     found: list[Block] = []
-    for column, title in (("regret", "Regret after training, run by run"), ("kl", "KL after training, run by run")):
+    for column, title in (
+        ("regret", "Regret after training, run by run"),
+        ("kl", "KL after training, run by run"),
+    ):
         columns = [Column("Combination", FINAL["combination"].meaning)]
         columns += [Column(trained.label, FINAL[column].meaning, numeric=True) for trained in runs]
         values = [{row["combination"]: row[column] for row in trained.final} for trained in runs]
         rows = [
-            [Cell(code(name)), *(Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan)) for each in values)]
+            [
+                Cell(code(name)),
+                *(
+                    Cell(number(each.get(name, math.nan), 2), each.get(name, math.nan))
+                    for each in values
+                ),
+            ]
             for name in names
         ]
         found.append(Table(title, columns, rows))

@@ -14,7 +14,9 @@ from klbench.studies.ppo.options import REFERENCE, TrainingOptions
 from klbench.studies.ppo.verdicts import judged_final, outcome_of
 
 
-def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]) -> pd.DataFrame:
+def final_table(
+    training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]
+) -> pd.DataFrame:
     """Return one row a combination: where it ended, and the paired differences from k1 in the reward and from before training.
 
     Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either;
@@ -28,18 +30,35 @@ def final_table(training: pd.DataFrame, options: TrainingOptions, points: Mappin
         regret, start = mine.last("regret"), mine.first("regret")
         own = mine.kept[mine.kept["step"] > 0]
         error = (own["kl_estimate"] - own["kl"]).groupby(own["seed"]).mean().to_numpy()
-        row = {**described(name), "seeds": len(regret), "fixed_point": points[name], "start_regret": mean(start.to_numpy())}
-        row |= summary("regret", regret.to_numpy(), name) | paired("start_difference", regret, start, name)
-        row |= paired("difference", regret, reference, name) | {"effect_size": effect(regret, reference)}
-        row |= {column: mean(mine.last(column).to_numpy()) for column in ("reward", "kl", "kl_to_optimum")}
+        row = {
+            **described(name),
+            "seeds": len(regret),
+            "fixed_point": points[name],
+            "start_regret": mean(start.to_numpy()),
+        }
+        row |= summary("regret", regret.to_numpy(), name) | paired(
+            "start_difference", regret, start, name
+        )
+        row |= paired("difference", regret, reference, name) | {
+            "effect_size": effect(regret, reference)
+        }
+        row |= {
+            column: mean(mine.last(column).to_numpy())
+            for column in ("reward", "kl", "kl_to_optimum")
+        }
         row |= summary("estimate_error", error, name)
-        row |= {column: own[column].mean() for column in ("clip_fraction", "clamp_fraction", "loss_beta")}
+        row |= {
+            column: own[column].mean()
+            for column in ("clip_fraction", "clamp_fraction", "loss_beta")
+        }
         row |= {"diverged": mine.counts["diverged"]}
         rows.append(row | {"outcome": outcome_of(row), "altered_by": options.altered_by})
     return judged_final(pd.DataFrame(rows))
 
 
-def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
+def frontier_tables(
+    sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return ``frontier``, reward and KL of each weight beside the best policy of that KL, and ``matched``, at equal KL."""
     if not len(others):
         return pd.DataFrame(), pd.DataFrame()
@@ -47,12 +66,16 @@ def frontier_tables(sampled: pd.DataFrame, others: pd.DataFrame, options: Traini
     last = last[last["combination"].isin(options.frontier) & last["seed"].isin(others["seed"])]
     last = last.assign(shortfall=last["frontier_reward"] - last["reward"])
     frame, by = SeedFrame.of(last, "combination", "beta"), ["combination", "beta"]
-    frontier = summarised(frame, by, ("kl", "reward", "frontier_reward", "shortfall"), plain=("frontier_reward",))
+    frontier = summarised(
+        frame, by, ("kl", "reward", "frontier_reward", "shortfall"), plain=("frontier_reward",)
+    )
     starts = SeedFrame.of(sampled, "combination").where(combination=REFERENCE).first("reward")
     return frontier.sort_values(by, ignore_index=True), _matched(frame.kept, starts, options)
 
 
-def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions) -> pd.DataFrame:
+def _matched(
+    kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions
+) -> pd.DataFrame:
     """Return the reward at the KL that k1 in the reward came to with each weight, by interpolation between a seed's points.
 
     Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which k1 in the reward did not diverge.
@@ -66,7 +89,9 @@ def _matched(kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOpti
             row = {"combination": name, "beta": beta, "kl": aims["kl"].mean(), "seed": aim["seed"]}
             rows.append(row | {"difference": float(reward) - aim["reward"]})
     found = pd.DataFrame(rows, columns=["combination", "beta", "kl", "seed", "difference"]).dropna()
-    return summarised(SeedFrame.of(found), ["combination", "beta"], ("difference",), carried=("kl",))
+    return summarised(
+        SeedFrame.of(found), ["combination", "beta"], ("difference",), carried=("kl",)
+    )
 
 
 def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]) -> pd.DataFrame:
@@ -75,7 +100,8 @@ def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]
     for row in rows:
         found.setdefault(row["combination"], []).append(row)
     return pd.DataFrame(
-        {**described(name), "same_gradient_as": first} | {k: v for k, v in row.items() if k != "combination"}
+        {**described(name), "same_gradient_as": first}
+        | {k: v for k, v in row.items() if k != "combination"}
         for name, first in alike.items()
         for row in found.get(first, [])
     )

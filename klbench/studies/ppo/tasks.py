@@ -53,7 +53,15 @@ class Task:
 
 def make_testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
     """The testbed of some seeds."""
-    return Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+    return Testbed(
+        options.model,
+        options.vocabulary,
+        options.horizon,
+        options.prompts,
+        options.width,
+        seed,
+        seeds,
+    )
 
 
 def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
@@ -83,13 +91,24 @@ def _sampled(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
     for report in train(world, task.arms, recipe, corpus):
         with torch.no_grad():
             exact = testbed.exact(testbed.everywhere(world.policies), beta)
-            best = testbed.frontier(exact.kl) if report.update == options.updates else torch.full_like(exact.kl, torch.nan)
+            best = (
+                testbed.frontier(exact.kl)
+                if report.update == options.updates
+                else torch.full_like(exact.kl, torch.nan)
+            )
         rows += _rows(task, report.update, exact, {"frontier_reward": best} | _seen(report))
     return [row | _status(world, task, row) for row in rows]
 
 
 def _seen(report: PpoReport) -> dict[str, Tensor]:
-    names = ("kl_estimate", "kl_estimate_se", "sampled_reward", "clip_fraction", "clamp_fraction", "loss_beta")
+    names = (
+        "kl_estimate",
+        "kl_estimate_se",
+        "sampled_reward",
+        "clip_fraction",
+        "clamp_fraction",
+        "loss_beta",
+    )
     return {name: getattr(report, name) for name in names} | {"beta_used": report.beta}
 
 
@@ -125,7 +144,9 @@ def _free(options: TrainingOptions, testbed: Testbed, task: Task) -> Rows:
         group=options.group,
         pretraining_weight=options.pretraining_weight,
     )
-    return _exact(testbed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps)
+    return _exact(
+        testbed, task, FREE_STEPS, found.log_probs, residual=found.residual, steps_taken=found.steps
+    )
 
 
 def _exact(testbed: Testbed, task: Task, step: int, log_probs: Tensor, **more: Tensor) -> Rows:
@@ -147,7 +168,10 @@ def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
 
 def chunks(seeds: int) -> list[tuple[int, ...]]:
     """Return the numbers of seeds, a task each."""
-    return [tuple(range(first, min(first + SEEDS_A_TASK, seeds))) for first in range(0, seeds, SEEDS_A_TASK)]
+    return [
+        tuple(range(first, min(first + SEEDS_A_TASK, seeds)))
+        for first in range(0, seeds, SEEDS_A_TASK)
+    ]
 
 
 def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
@@ -164,7 +188,9 @@ def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) 
         few = min(options.frontier_seeds, options.seeds)
         result += [Task("frontier", options.frontier, others, seeds) for seeds in chunks(few)]
     if options.recovery and options.recovery_nats:
-        result += [Task("recovery", options.recovery, one, seeds) for seeds in chunks(options.seeds)]
+        result += [
+            Task("recovery", options.recovery, one, seeds) for seeds in chunks(options.seeds)
+        ]
     few = min(options.noise_free_seeds, options.seeds)
     result += [Task("noise_free", firsts, one, seeds) for seeds in chunks(few)]
     resting = tuple(names[i] for i in sorted(set(alike)) if points[i])

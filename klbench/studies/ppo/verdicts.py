@@ -26,13 +26,21 @@ def outcome_of(row: Mapping[str, Any]) -> str:
     elif name == REFERENCE:
         found = "the comparison"
     else:
-        found = verdict(row, "difference", f"ahead of {REFERENCE}", f"not told from {REFERENCE}", f"behind {REFERENCE}")
+        found = verdict(
+            row,
+            "difference",
+            f"ahead of {REFERENCE}",
+            f"not told from {REFERENCE}",
+            f"behind {REFERENCE}",
+        )
     return outcome(row, found)
 
 
 def judged_final(final: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``final`` with ``leads`` and ``start_outcome``."""
-    return final.assign(leads=_leads(final), start_outcome=[_against_start(row) for row in _rows(final)])
+    return final.assign(
+        leads=_leads(final), start_outcome=[_against_start(row) for row in _rows(final)]
+    )
 
 
 def _leads(final: pd.DataFrame) -> list[bool]:
@@ -79,6 +87,9 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
 def _with_differences(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
     frame = SeedFrame.of(training, "combination")
     arms = ((name, frame.where(combination=name)) for name in final["combination"])
-    rows = [paired("start_difference", arm.last("regret"), arm.first("regret"), name) for name, arm in arms]
+    rows = [
+        paired("start_difference", arm.last("regret"), arm.first("regret"), name)
+        for name, arm in arms
+    ]
     final = final.assign(**pd.DataFrame(rows, index=final.index))
     return final.assign(outcome=[outcome_of(row) for row in _rows(final)])

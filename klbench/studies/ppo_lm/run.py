@@ -32,7 +32,11 @@ def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     if options.reward_model:
         context.group.agreed(lambda: check(options, shared))
         raters = learned(options, context, place)
-    found = [] if context.interrupted else all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
+    found = (
+        []
+        if context.interrupted
+        else all_of(perform, options, context, place, (UNTRAINED, *options.combinations))
+    )
     tables = _tables(options, found) if any(result["rows"] for result in found) else {}
     return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
 
@@ -42,14 +46,23 @@ def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.
         "training": tables.trained_table(found, options.algorithm, options.beta),
         "compared": tables.compared_table(found, REFERENCE),
         "texts": tables.texts_table(found),
-        "combinations": combinations_table([gradients.get(name) for name in options.combinations if name != NONE]),
+        "combinations": combinations_table(
+            [gradients.get(name) for name in options.combinations if name != NONE]
+        ),
     }
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """Return the end of training with every combination."""
     table = results["compared"]
-    columns = ("combination", ">reward", ">KL, exact", ">as estimated", ">of the KL without penalty", "outcome")
+    columns = (
+        "combination",
+        ">reward",
+        ">KL, exact",
+        ">as estimated",
+        ">of the KL without penalty",
+        "outcome",
+    )
     rows = [
         (
             row["combination"],
@@ -62,4 +75,10 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         for row in table.to_dict("records")
     ]
     first = table.iloc[0]
-    return [Summary(f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)", columns, rows)]
+    return [
+        Summary(
+            f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)",
+            columns,
+            rows,
+        )
+    ]

@@ -67,13 +67,23 @@ def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]
         return found
 
     def reports(start: int) -> Iterator[tuple[int, PpoReport]]:
-        beta = None if job.kept is None else torch.tensor([[job.kept.state["beta"]]], dtype=torch.float64)
+        beta = (
+            None
+            if job.kept is None
+            else torch.tensor([[job.kept.state["beta"]]], dtype=torch.float64)
+        )
         for report in train(learner, [used], recipe, _pretraining(options, learner), start, beta):
             yield report.update, report
 
     def entry(report: PpoReport) -> tuple[dict[str, Any], dict[str, Any]]:
-        numbers = {"beta_used": report.beta, "clip_fraction": report.clip_fraction, "clamp_fraction": report.clamp_fraction}
-        row = seen(learner, options.beta, estimate, shared.gold) | {key: float(value) for key, value in numbers.items()}
+        numbers = {
+            "beta_used": report.beta,
+            "clip_fraction": report.clip_fraction,
+            "clamp_fraction": report.clamp_fraction,
+        }
+        row = seen(learner, options.beta, estimate, shared.gold) | {
+            key: float(value) for key, value in numbers.items()
+        }
         return row, {"beta": row["beta_used"]}
 
     rows: list[dict[str, Any]] = []

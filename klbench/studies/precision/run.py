@@ -69,7 +69,9 @@ def _points(options: PrecisionOptions, seed: int) -> list[tuple[int, int, np.nda
     return result
 
 
-def _measure(variant: Callable[[Any], Any], name: str, dtype: str, points: np.ndarray) -> dict[str, Any] | None:
+def _measure(
+    variant: Callable[[Any], Any], name: str, dtype: str, points: np.ndarray
+) -> dict[str, Any] | None:
     """Errors of one formula at some log-ratios, after these are rounded to the dtype; None where the exact value overflows."""
     kind = getattr(torch, dtype)
     log_ratio = torch.tensor(points, dtype=torch.float64).to(kind).requires_grad_()
@@ -77,12 +79,16 @@ def _measure(variant: Callable[[Any], Any], name: str, dtype: str, points: np.nd
     (gradient,) = torch.autograd.grad(terms.sum(), log_ratio)
     info = torch.finfo(kind)
     errors, gradient_errors, negative = [], [], 0
-    for ell, value, slope in zip(log_ratio.tolist(), terms.tolist(), gradient.tolist(), strict=True):
+    for ell, value, slope in zip(
+        log_ratio.tolist(), terms.tolist(), gradient.tolist(), strict=True
+    ):
         exact, exact_slope = _exact(name, ell)
         if not info.tiny < exact < info.max or not info.tiny < abs(exact_slope) < info.max:
             continue
         errors.append(float(abs((value - exact) / exact)) if np.isfinite(value) else np.inf)
-        gradient_errors.append(float(abs((slope - exact_slope) / exact_slope)) if np.isfinite(slope) else np.inf)
+        gradient_errors.append(
+            float(abs((slope - exact_slope) / exact_slope)) if np.isfinite(slope) else np.inf
+        )
         negative += value < 0
     if not errors:
         return None
@@ -111,7 +117,13 @@ def run(options: PrecisionOptions, context: Context) -> dict[str, pd.DataFrame]:
                 for variant, formula in _variants(name).items():
                     found = _measure(formula, name, dtype, points)
                     if found is not None:
-                        key = {"estimator": estimator, "variant": variant, "dtype": dtype, "decade": decade, "sign": sign}
+                        key = {
+                            "estimator": estimator,
+                            "variant": variant,
+                            "dtype": dtype,
+                            "decade": decade,
+                            "sign": sign,
+                        }
                         rows.append(key | {"log_ratio": sign * 10.0 ** (decade + 0.5)} | found)
                 done += 1
                 context.progress(done, total, f"{estimator} {dtype}")

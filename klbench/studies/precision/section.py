@@ -32,11 +32,15 @@ def lead(tables: Tables) -> Lead:
 
 
 def _written(data: Data, estimator: str) -> list[Curve]:
-    return [each for each in data.of(estimator=estimator) if each.variant != HERE] or data.of(estimator=estimator)
+    return [each for each in data.of(estimator=estimator) if each.variant != HERE] or data.of(
+        estimator=estimator
+    )
 
 
 def _more(data: Data, first: str) -> Iterator[Text]:
-    written = [each for each in _written(data, first) if each.variant == _written(data, first)[0].variant]
+    written = [
+        each for each in _written(data, first) if each.variant == _written(data, first)[0].variant
+    ]
     found = [(each.dtype, each.at(TYPICAL)) for each in written]
     known = [(dtype, at[0]) for dtype, at in found if at is not None]
     if known:
@@ -55,22 +59,47 @@ def build(tables: Tables) -> Sequence[Block]:
     if not data.estimators:
         return []
     first, *others = data.estimators
-    folded = [Details(SAY.same_for(name), [figure(data, name), figure(data, name, gradient=True)]) for name in others]
+    folded = [
+        Details(SAY.same_for(name), [figure(data, name), figure(data, name, gradient=True)])
+        for name in others
+    ]
     return [figure(data, first, gradient=True), *folded, _table(data)]
 
 
 def _table(data: Data) -> Table:
     """Return a row for each formula and dtype, with the worst of its decades."""
-    heading = {name: Column(PRECISION[name].heading, PRECISION[name].meaning) for name in ("estimator", "variant", "dtype")}
+    heading = {
+        name: Column(PRECISION[name].heading, PRECISION[name].meaning)
+        for name in ("estimator", "variant", "dtype")
+    }
     columns = [
         *heading.values(),
-        Column("Worst, units", "worst error of the value, in units of the last place (relative error / eps)", numeric=True),
-        Column("Worst relative", "the same, as a fraction of the exact value; 1: nothing of it is left", numeric=True),
+        Column(
+            "Worst, units",
+            "worst error of the value, in units of the last place (relative error / eps)",
+            numeric=True,
+        ),
+        Column(
+            "Worst relative",
+            "the same, as a fraction of the exact value; 1: nothing of it is left",
+            numeric=True,
+        ),
         Column("At |log r|", "decade in which it is worst"),
-        Column(f"Off by {percent(LOST)}", "|log r| for which the worst error of the value is this large or larger"),
-        Column("Gradient relative", "worst error of the gradient, as a fraction of the exact one", numeric=True),
+        Column(
+            f"Off by {percent(LOST)}",
+            "|log r| for which the worst error of the value is this large or larger",
+        ),
+        Column(
+            "Gradient relative",
+            "worst error of the gradient, as a fraction of the exact one",
+            numeric=True,
+        ),
         Column(f"Gradient off by {percent(LOST)}", "the same of the gradient"),
-        Column("Negative", "largest share of negative values in a decade and sign; the exact ones are positive", True),
+        Column(
+            "Negative",
+            "largest share of negative values in a decade and sign; the exact ones are positive",
+            True,
+        ),
     ]
     return Table(SAY.table_title(), columns, [_cells(each) for each in data.curves])
 
@@ -92,6 +121,18 @@ def _cells(curve: Curve) -> list[Cell]:
     ]
 
 
-TERMS = ("q_p", "r", "k3", "bregman", "dtypes", "relative_error", "eps", "as_written", "with_expm1", "here", "gradient")
+TERMS = (
+    "q_p",
+    "r",
+    "k3",
+    "bregman",
+    "dtypes",
+    "relative_error",
+    "eps",
+    "as_written",
+    "with_expm1",
+    "here",
+    "gradient",
+)
 
 SECTION = Section("What rounding does", PRECISION, build, lead=lead, order=50, terms=TERMS)

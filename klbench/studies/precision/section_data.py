@@ -68,7 +68,9 @@ class Curve:
     @property
     def start(self) -> float:
         """The ``|log r|`` from which down the value is lost, for sorting; 0 where it never is."""
-        lost = [decade for decade, value in zip(self.decades, self.error, strict=True) if value >= LOST]
+        lost = [
+            decade for decade, value in zip(self.decades, self.error, strict=True) if value >= LOST
+        ]
         return 10.0 ** (max(lost) + 1) if lost else 0.0
 
 
@@ -92,18 +94,26 @@ class Data:
     def dtypes(self) -> list[str]:
         return list(dict.fromkeys(each.dtype for each in self.curves))
 
-    def of(self, *, estimator: str | None = None, dtype: str | None = None, variant: str | None = None) -> list[Curve]:
+    def of(
+        self, *, estimator: str | None = None, dtype: str | None = None, variant: str | None = None
+    ) -> list[Curve]:
         """The curves of an estimator, a dtype, a variant."""
         return [
             each
             for each in self.curves
-            if estimator in (None, each.estimator) and dtype in (None, each.dtype) and variant in (None, each.variant)
+            if estimator in (None, each.estimator)
+            and dtype in (None, each.dtype)
+            and variant in (None, each.variant)
         ]
 
 
 def _curve(key: tuple[str, str, str], rows: pd.DataFrame) -> Curve:
     # A NaN is an error without bound: a formula that gives none must not look exact.
-    numbers = rows[["max_rel_error", "max_gradient_rel_error", "frac_negative"]].astype(float).fillna(math.inf)
+    numbers = (
+        rows[["max_rel_error", "max_gradient_rel_error", "frac_negative"]]
+        .astype(float)
+        .fillna(math.inf)
+    )
     worst = numbers.groupby(rows["decade"].astype(int)).max()
     return Curve(
         *key,
@@ -118,7 +128,10 @@ def load(tables: Tables) -> Data:
     table = tables["precision"]
     known = {name: i for i, name in enumerate(VARIANTS)}
     groups = table.groupby(["estimator", "variant", "dtype"], sort=False)
-    curves = [_curve((str(name), str(variant), str(dtype)), rows) for (name, variant, dtype), rows in groups]
+    curves = [
+        _curve((str(name), str(variant), str(dtype)), rows)
+        for (name, variant, dtype), rows in groups
+    ]
     order = list(dict.fromkeys(table["estimator"]))
     curves.sort(key=lambda each: (order.index(each.estimator), known.get(each.variant, len(known))))
     return Data(curves, "run" in table)

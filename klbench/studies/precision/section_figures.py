@@ -23,7 +23,9 @@ TOP = 100.0
 
 def _legend(curves: Sequence[Curve]) -> dict[str, LegendEntry]:
     names = list(dict.fromkeys(each.variant for each in curves))
-    return {name: LegendEntry(name, *STYLES.get(name, (4 + i, "v"))) for i, name in enumerate(names)}
+    return {
+        name: LegendEntry(name, *STYLES.get(name, (4 + i, "v"))) for i, name in enumerate(names)
+    }
 
 
 def _words(curve: Curve, values: Sequence[float]) -> str:
@@ -33,7 +35,10 @@ def _words(curve: Curve, values: Sequence[float]) -> str:
 
 
 def _panel(data: Data, estimator: str, dtype: str, floor: float, *, gradient: bool) -> Panel:
-    curves, legend = data.of(estimator=estimator, dtype=dtype), _legend(data.of(estimator=estimator))
+    curves, legend = (
+        data.of(estimator=estimator, dtype=dtype),
+        _legend(data.of(estimator=estimator)),
+    )
     decades = [decade for each in curves for decade in each.decades]
 
     def error_axis(axes: Axes) -> None:
@@ -68,4 +73,6 @@ def figure(data: Data, estimator: str, *, gradient: bool = False) -> Figure:
     panels = [_panel(data, estimator, dtype, floor, gradient=gradient) for dtype in dtypes]
     name = f"precision-{estimator}{'-gradient' if gradient else ''}"
     legend = list(_legend(curves).values())
-    return Figure(name, SAY.figure_title(estimator, gradient), SAY.caption(gradient), panels, legend)
+    return Figure(
+        name, SAY.figure_title(estimator, gradient), SAY.caption(gradient), panels, legend
+    )

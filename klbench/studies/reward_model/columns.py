@@ -15,9 +15,13 @@ GOLD = "gold"
 
 METHOD = text("method", "the way in which the proxy is made large: optimum, best_of_n or ppo", "By")
 TRAINED_WITH = text("combination", "the penalty of ppo; empty for the other ways")
-PROXY = text("proxy", "the reward model, by its ranked pairs; gold: the true reward itself", "Proxy")
+PROXY = text(
+    "proxy", "the reward model, by its ranked pairs; gold: the true reward itself", "Proxy"
+)
 PAIRS = integer("pairs", "ranked pairs that the model has, a fifth of them held out", "Pairs")
-SEED = integer("seed", "number of the replica; it draws the reference, the reward, the pairs and all samples")
+SEED = integer(
+    "seed", "number of the replica; it draws the reference, the reward, the pairs and all samples"
+)
 SEEDS = integer("seeds", "seeds over which the means are", "Seeds")
 DIVERGED = integer("diverged", "seeds that diverged")
 PATH = (
@@ -27,26 +31,45 @@ PATH = (
 )
 KL = Column("kl", "KL(q‖p) of whole sequences, exact, in nats", "nats", heading="KL")
 PROXY_GAIN = Column("proxy_gain", "gain over the reference by the proxy's own score, exact")
-GOLD_GAIN = Column("gold_gain", "gain of true reward over the reference, exact", heading="True reward")
+GOLD_GAIN = Column(
+    "gold_gain", "gain of true reward over the reference, exact", heading="True reward"
+)
 KL_BOUND = Column("kl_bound", "best_of_n: log n − (n − 1)/n, an upper bound of the KL", "nats")
 ESTIMATES = tuple(
-    Column(f"{name}_estimate", f"ppo: what {name} says of KL(q‖p) on the last batch", "nats") for name in ("k1", "k3")
+    Column(f"{name}_estimate", f"ppo: what {name} says of KL(q‖p) on the last batch", "nats")
+    for name in ("k1", "k3")
 )
 STATUS = text("status", "ok, or when and why it diverged")
 
 QUALITY = (
     Column("accuracy", "share of new pairs ranked as they are labelled", heading="Accuracy"),
-    Column("best_accuracy", "the same for the true reward: labels are drawn by chance", heading="Best"),
-    Column("order", "share of new pairs ranked as the true reward ranks them", heading="True order"),
+    Column(
+        "best_accuracy", "the same for the true reward: labels are drawn by chance", heading="Best"
+    ),
+    Column(
+        "order", "share of new pairs ranked as the true reward ranks them", heading="True order"
+    ),
     Column("loss", "Bradley-Terry loss on new pairs", "nats", heading="Loss"),
     Column("best_loss", "that of the true probabilities", "nats", heading="Least"),
-    Column("correlation", "correlation of score and true reward over the reference's answers, exact", heading="Correlation"),
+    Column(
+        "correlation",
+        "correlation of score and true reward over the reference's answers, exact",
+        heading="Correlation",
+    ),
 )
 CALIBRATION_ERROR = Column(
-    "calibration_error", "predicted less true probability, absolute, mean over bins", heading="Confidence off"
+    "calibration_error",
+    "predicted less true probability, absolute, mean over bins",
+    heading="Confidence off",
 )
-KEPT_STEP = Column("kept_step", "of the steps looked at, the one with the least loss on held-out pairs", heading="Step kept")
-TRAIN_ACCURACY = Column("train_accuracy", "share of its own pairs ranked as they are labelled, at the last step")
+KEPT_STEP = Column(
+    "kept_step",
+    "of the steps looked at, the one with the least loss on held-out pairs",
+    heading="Step kept",
+)
+TRAIN_ACCURACY = Column(
+    "train_accuracy", "share of its own pairs ranked as they are labelled, at the last step"
+)
 
 REWARD_MODELS = Schema(
     "reward_models",
@@ -56,8 +79,15 @@ REWARD_MODELS = Schema(
         PROXY,
         PAIRS,
         SEEDS,
-        *(each for column in (*QUALITY, CALIBRATION_ERROR, KEPT_STEP, TRAIN_ACCURACY) for each in interval(column)),
-        integer("untrained", "models of which the untrained one was kept: held-out pairs confirm nothing of what they learned"),
+        *(
+            each
+            for column in (*QUALITY, CALIBRATION_ERROR, KEPT_STEP, TRAIN_ACCURACY)
+            for each in interval(column)
+        ),
+        integer(
+            "untrained",
+            "models of which the untrained one was kept: held-out pairs confirm nothing of what they learned",
+        ),
         DIVERGED,
     ),
 )
@@ -73,7 +103,9 @@ REWARD_MODELS_BY_SEED = Schema(
         KEPT_STEP,
         Column("train_loss", "Bradley-Terry loss on its own pairs at the last step", "nats"),
         TRAIN_ACCURACY,
-        Column("held_out_loss", "Bradley-Terry loss on the pairs held out, at the last step", "nats"),
+        Column(
+            "held_out_loss", "Bradley-Terry loss on the pairs held out, at the last step", "nats"
+        ),
         CALIBRATION_ERROR,
         STATUS,
     ),
@@ -103,7 +135,9 @@ def _with_ends(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     for name in ("gold_gain", "k1_error", "k3_error"):
         if (error := f"{name}_se") in frame:
             half = quantile * frame[error]
-            frame = frame.assign(**{f"{name}_low": frame[name] - half, f"{name}_high": frame[name] + half}).drop(columns=error)
+            frame = frame.assign(
+                **{f"{name}_low": frame[name] - half, f"{name}_high": frame[name] + half}
+            ).drop(columns=error)
             if name != "gold_gain":
                 frame[f"{name}_seeds"] = frame["seeds"].where(frame[name].notna(), 0)
     return frame
@@ -128,7 +162,12 @@ OVEROPTIMISATION = Schema(
             each
             for name in ("k1", "k3")
             for each in interval(
-                Column(f"{name}_error", f"ppo: {name}'s estimate less the exact KL of the same policy", "nats"), seeds=True
+                Column(
+                    f"{name}_error",
+                    f"ppo: {name}'s estimate less the exact KL of the same policy",
+                    "nats",
+                ),
+                seeds=True,
             )
         ),
     ),
@@ -138,7 +177,19 @@ OVEROPTIMISATION = Schema(
 OVEROPTIMISATION_BY_SEED = Schema(
     "overoptimisation_by_seed",
     "One row for each way but ppo, proxy, seed and setting: a point of its path; those of ppo are in training.",
-    (METHOD, TRAINED_WITH, PROXY, PAIRS, SEED, *PATH, KL, PROXY_GAIN, GOLD_GAIN, KL_BOUND, *ESTIMATES),
+    (
+        METHOD,
+        TRAINED_WITH,
+        PROXY,
+        PAIRS,
+        SEED,
+        *PATH,
+        KL,
+        PROXY_GAIN,
+        GOLD_GAIN,
+        KL_BOUND,
+        *ESTIMATES,
+    ),
 )
 
 PEAKS = Schema(
@@ -151,13 +202,33 @@ PEAKS = Schema(
         PAIRS,
         SEEDS,
         DIVERGED,
-        *interval(Column("peak_gold", "largest gain of true reward on the way, mean over seeds", heading="Peak")),
-        *interval(Column("peak_proxy", "gain by the proxy's own score there", heading="Proxy there")),
+        *interval(
+            Column(
+                "peak_gold",
+                "largest gain of true reward on the way, mean over seeds",
+                heading="Peak",
+            )
+        ),
+        *interval(
+            Column("peak_proxy", "gain by the proxy's own score there", heading="Proxy there")
+        ),
         *interval(Column("peak_kl", "KL(q‖p) there, exact, in nats", "nats", heading="KL there")),
         *interval(Column("end_gold", "gain of true reward at the end of the way", heading="End")),
-        *interval(Column("end_proxy", "gain by the proxy's own score at the end", heading="Proxy at the end")),
-        *interval(Column("end_kl", "KL(q‖p) at the end, exact, in nats", "nats", heading="KL at the end")),
-        *interval(Column("lost", "true reward lost: peak less end, on the same seed; its interval ends at 0", heading="Lost")),
+        *interval(
+            Column(
+                "end_proxy", "gain by the proxy's own score at the end", heading="Proxy at the end"
+            )
+        ),
+        *interval(
+            Column("end_kl", "KL(q‖p) at the end, exact, in nats", "nats", heading="KL at the end")
+        ),
+        *interval(
+            Column(
+                "lost",
+                "true reward lost: peak less end, on the same seed; its interval ends at 0",
+                heading="Lost",
+            )
+        ),
         *interval(
             Column(
                 "missed",
@@ -176,7 +247,9 @@ EQUAL_KL = Schema(
         METHOD,
         TRAINED_WITH,
         PROXY,
-        Column("kl", "nats at which ways are compared, by interpolation in √KL", "nats", heading="KL"),
+        Column(
+            "kl", "nats at which ways are compared, by interpolation in √KL", "nats", heading="KL"
+        ),
         replace(SEEDS, meaning="seeds whose paths come so far"),
         *interval(replace(GOLD_GAIN, meaning="gain of true reward over the reference")),
         *interval(
@@ -204,7 +277,13 @@ TRAINING = Schema(
         Column("reward", "gain over the reference by the proxy's own score, exact"),
         Column("gold", "gain of true reward over the reference, exact"),
         KL,
-        *with_error(Column("kl_estimate", "what the combination's own estimator said of KL(q‖p) on the last batch", "nats")),
+        *with_error(
+            Column(
+                "kl_estimate",
+                "what the combination's own estimator said of KL(q‖p) on the last batch",
+                "nats",
+            )
+        ),
         *ESTIMATES,
         Column("objective", "E r − β KL(q‖p) with the proxy for r, exact"),
         Column("regret", "how far that objective stays below the largest possible one"),

@@ -29,10 +29,13 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
     if not found["paths"]:
         return {}
     training = training_table(
-        {"algorithm": options.algorithm, **described(row["combination"]), **row} for row in found["training"]
+        {"algorithm": options.algorithm, **described(row["combination"]), **row}
+        for row in found["training"]
     )
     paths = tables.paths_frame(found["paths"], training)
-    exact = paths.every[paths.every["method"] != "ppo"]  # training has its own table, each evaluation
+    exact = paths.every[
+        paths.every["method"] != "ppo"
+    ]  # training has its own table, each evaluation
     result = {
         "overoptimisation": tables.curves_table(paths),
         "overoptimisation_by_seed": exact.drop(columns="status"),
@@ -73,6 +76,14 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
         for row in results["peaks"].to_dict("records")
     ]
     return [
-        Summary("Reward models", ("proxy", ">accuracy", ">at best", ">true order", ">correlation", ">miscalibration"), models),
-        Summary("True reward gained", ("by", "of", ">at its peak", ">at KL", ">at the end", ">at KL", ">lost", ">95 %"), peaks),
+        Summary(
+            "Reward models",
+            ("proxy", ">accuracy", ">at best", ">true order", ">correlation", ">miscalibration"),
+            models,
+        ),
+        Summary(
+            "True reward gained",
+            ("by", "of", ">at its peak", ">at KL", ">at the end", ">at KL", ">lost", ">95 %"),
+            peaks,
+        ),
     ]

@@ -31,13 +31,20 @@ def lead(tables: Tables) -> Lead:
     """Return the question, the verdict and the figure that the page opens with."""
     runs = load(tables)
     question, figure = str(SAY.question()), section_figures.opening(runs)
-    peaks = [(learned, row) for learned in runs if (row := learned.peak(OPTIMUM, learned.proxies[0]))]
+    peaks = [
+        (learned, row) for learned in runs if (row := learned.peak(OPTIMUM, learned.proxies[0]))
+    ]
     first = runs[0]
     seeds = max(int(row["seeds"]) for row in first.points)
     if not peaks or math.isnan(peaks[0][1]["peak_gold"]):
         return Lead(question, SAY.nothing(), figure)
     if len(runs) > 1:
-        return Lead(question, SAY.several([(learned.label, row) for learned, row in peaks]), figure, [SAY.setting(seeds)])
+        return Lead(
+            question,
+            SAY.several([(learned.label, row) for learned, row in peaks]),
+            figure,
+            [SAY.setting(seeds)],
+        )
     more = [SAY.setting(seeds)]
     if len(first.proxies) > 1 and (most := first.peak(OPTIMUM, first.proxies[-1])):
         more.append(SAY.most(most, first.peak(OPTIMUM, GOLD)))
@@ -60,10 +67,16 @@ def build(tables: Tables) -> Sequence[Block]:
 def _diverged(learned: Learned) -> list[Block]:
     models = [row for row in learned.rows(REWARD_MODELS_BY_SEED) if row["status"] not in ("ok", "")]
     stopped = [row for row in learned.rows(TRAINING) if row["status"] not in ("ok", "")]
-    policies = list({(row["combination"], row["proxy"], row["seed"]): row for row in stopped}.values())
+    policies = list(
+        {(row["combination"], row["proxy"], row["seed"]): row for row in stopped}.values()
+    )
     named_ones = (models[:MOST_NAMED], policies[:MOST_NAMED])
     total = len(models) + len(policies)
-    return [Paragraph(SAY.diverged(total, *named_ones, total - sum(map(len, named_ones))), "warning")] if total else []
+    return (
+        [Paragraph(SAY.diverged(total, *named_ones, total - sum(map(len, named_ones))), "warning")]
+        if total
+        else []
+    )
 
 
 def _way(row: Row) -> Cell:
@@ -104,10 +117,15 @@ SHOWN_EQUAL = (
 
 def _tables(learned: Learned) -> list[Block]:
     models, peaks, equal = (learned.rows(schema) for schema in (REWARD_MODELS, PEAKS, EQUAL_KL))
-    blocks: list[Block] = [table("The reward models", REWARD_MODELS, models, SHOWN_MODELS)] if models else []
+    blocks: list[Block] = (
+        [table("The reward models", REWARD_MODELS, models, SHOWN_MODELS)] if models else []
+    )
     blocks += [table("Where the true reward peaks", PEAKS, peaks, SHOWN_PEAKS)] if peaks else []
     title = "True reward at equal KL, in numbers"
-    return [*blocks, *([Details(title, [table(title, EQUAL_KL, equal, SHOWN_EQUAL)])] if equal else [])]
+    return [
+        *blocks,
+        *([Details(title, [table(title, EQUAL_KL, equal, SHOWN_EQUAL)])] if equal else []),
+    ]
 
 
 TERMS = (
@@ -123,4 +141,6 @@ TERMS = (
     "interval_seeds",
 )
 
-SECTION = Section("When the reward is learned", OVEROPTIMISATION, build, lead=lead, order=12, terms=TERMS)
+SECTION = Section(
+    "When the reward is learned", OVEROPTIMISATION, build, lead=lead, order=12, terms=TERMS
+)

@@ -35,7 +35,11 @@ class Learned(RunTables):
     @cached_property
     def paths(self) -> list[Way]:
         """The ways that have more than one point, so that a line can be drawn."""
-        return [way for way in self.ways if any(len(self.path(way, proxy)) > 1 for proxy in self.proxies)]
+        return [
+            way
+            for way in self.ways
+            if any(len(self.path(way, proxy)) > 1 for proxy in self.proxies)
+        ]
 
     @cached_property
     def trained(self) -> list[Way]:
@@ -52,16 +56,26 @@ class Learned(RunTables):
     def drawn(self) -> list[str]:
         """The proxies for which there is a colour: spread evenly, with the first and the last."""
         names, last = self.proxies, MOST_ENTRIES - 1
-        return names if len(names) <= last + 1 else [names[round(i * (len(names) - 1) / last)] for i in range(last + 1)]
+        return (
+            names
+            if len(names) <= last + 1
+            else [names[round(i * (len(names) - 1) / last)] for i in range(last + 1)]
+        )
 
     def path(self, way: Way, proxy: str) -> list[Row]:
         """Return the points from the reference outward: training by its steps, the others by KL."""
-        mine = [row for row in self.points if way_of(row) == way and row["proxy"] == proxy and math.isfinite(row["kl"])]
+        mine = [
+            row
+            for row in self.points
+            if way_of(row) == way and row["proxy"] == proxy and math.isfinite(row["kl"])
+        ]
         return sorted(mine, key=lambda row: float(row["step"] if way[0] == PPO else row["kl"]))
 
     def peak(self, way: Way, proxy: str) -> Row | None:
         """Return the row of the peaks; None where there is none."""
-        return next((row for row in self.rows(PEAKS) if way_of(row) == way and row["proxy"] == proxy), None)
+        return next(
+            (row for row in self.rows(PEAKS) if way_of(row) == way and row["proxy"] == proxy), None
+        )
 
 
 def load(tables: Tables) -> list[Learned]:

@@ -16,7 +16,15 @@ from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, l
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
-from klbench.studies.reward_model.section_data import BEST, OPTIMUM, Learned, Way, columns, named, way_of
+from klbench.studies.reward_model.section_data import (
+    BEST,
+    OPTIMUM,
+    Learned,
+    Way,
+    columns,
+    named,
+    way_of,
+)
 
 SAY = prose(__package__)
 MOST_RUNS = 4
@@ -43,16 +51,31 @@ def _path(learned: Learned, way: Way, *, title: str = "") -> Panel:
     def line(entry: LegendEntry, proxy: str, name: str, band: bool = False) -> Line:
         rows = learned.path(way, proxy)
         low, high = columns(rows, f"{name}_low", f"{name}_high") if band else ((), ())
-        return Line(entry, [math.sqrt(max(row["kl"], 0.0)) for row in rows], columns(rows, name)[0], low, high, marked=band)
+        return Line(
+            entry,
+            [math.sqrt(max(row["kl"], 0.0)) for row in rows],
+            columns(rows, name)[0],
+            low,
+            high,
+            marked=band,
+        )
 
-    shown = [row for row in learned.points if row["proxy"] in (*learned.drawn, GOLD) and math.isfinite(row["gold_gain"])]
+    shown = [
+        row
+        for row in learned.points
+        if row["proxy"] in (*learned.drawn, GOLD) and math.isfinite(row["gold_gain"])
+    ]
     top = max((max(row["proxy_gain"], row["gold_gain"]) for row in shown), default=1.0)
     drawn = [line(TRUE, GOLD, "gold_gain")]
     for name, entry in legend(learned.drawn).items():
-        drawn.append(line(replace(entry, label=f"{name} by its own score", dashed=True), name, "proxy_gain"))
+        drawn.append(
+            line(replace(entry, label=f"{name} by its own score", dashed=True), name, "proxy_gain")
+        )
         drawn.append(line(entry, name, "gold_gain", band=True))
     y = Axis("gain over the reference", place=partial(_limits, top=top))
-    return lines(title or named(way)[:1].upper() + named(way)[1:], drawn, Axis("√KL(q‖p), exact, √nats"), y)
+    return lines(
+        title or named(way)[:1].upper() + named(way)[1:], drawn, Axis("√KL(q‖p), exact, √nats"), y
+    )
 
 
 def _entries(learned: Learned) -> list[LegendEntry]:
@@ -67,18 +90,31 @@ def opening(runs: Sequence[Learned]) -> Figure | None:
     """Return the figure that the page opens with: the exact optimum and one PPO; or the optimum run by run."""
     first = runs[0]
     if len(runs) > 1:
-        panels = [_path(learned, OPTIMUM, title=learned.label) for learned in runs[:MOST_RUNS] if OPTIMUM in learned.paths]
+        panels = [
+            _path(learned, OPTIMUM, title=learned.label)
+            for learned in runs[:MOST_RUNS]
+            if OPTIMUM in learned.paths
+        ]
     else:
         panels = [_path(first, way) for way in _opened(first)]
     caption = SAY.over_kl([name for name in first.proxies if name not in first.drawn])
-    return Figure("overoptimisation", "True reward and proxy, by pairs", caption, panels, _entries(first)) if panels else None
+    return (
+        Figure(
+            "overoptimisation", "True reward and proxy, by pairs", caption, panels, _entries(first)
+        )
+        if panels
+        else None
+    )
 
 
 def trained(learned: Learned) -> list[Figure]:
     """Return the same of the other ways; where there are several runs, of all ways."""
     ways = [way for way in learned.paths if learned.label or way not in _opened(learned)]
     panels = [_path(learned, way) for way in ways[:MOST_ENTRIES]]
-    name, title = f"overoptimisation-ways{learned.stem}", "The other ways" if not learned.label else "All ways"
+    name, title = (
+        f"overoptimisation-ways{learned.stem}",
+        "The other ways" if not learned.label else "All ways",
+    )
     caption = SAY.ways([named(way) for way in ways[MOST_ENTRIES:]])
     return [Figure(name, title, caption, panels, _entries(learned))] if panels else []
 
@@ -90,20 +126,36 @@ def _by_way(ways: Sequence[Way]) -> tuple[dict[Way, LegendEntry], list[str]]:
     return {way: entries[named(way)] for way in kept}, [named(way) for way in rest]
 
 
-def _bars(drawn: Sequence[tuple[LegendEntry, Sequence[Row]]], x: str, column: str, least: float = -math.inf) -> list[Line]:
+def _bars(
+    drawn: Sequence[tuple[LegendEntry, Sequence[Row]]],
+    x: str,
+    column: str,
+    least: float = -math.inf,
+) -> list[Line]:
     """Return lines with intervals as bars, side by side; a line for each entry that has rows."""
     found = []
     for place, (entry, rows) in enumerate((entry, rows) for entry, rows in drawn if rows):
         rows = sorted(rows, key=lambda row: float(row[x]))
         at, y, low, high = columns(rows, x, column, f"{column}_low", f"{column}_high")
         apart = 1.0 + APART * place
-        found.append(Line(entry, [each * apart for each in at], y, [max(each, least) for each in low], high, bars=True))
+        found.append(
+            Line(
+                entry,
+                [each * apart for each in at],
+                y,
+                [max(each, least) for each in low],
+                high,
+                bars=True,
+            )
+        )
     return found
 
 
 def costs(learned: Learned) -> list[Figure]:
     """Return what is lost by going on, and what is missed even at the peak, by the number of pairs."""
-    rows = [row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])]
+    rows = [
+        row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])
+    ]
     if len({row["pairs"] for row in rows}) < 2:
         return []
     entries, rest = _by_way(learned.ways)
@@ -113,7 +165,15 @@ def costs(learned: Learned) -> list[Figure]:
         for column, title in (("lost", "Lost by going on"), ("missed", "Missed at the peak"))
     ]
     title = "What a learned reward costs"
-    return [Figure(f"overoptimisation-costs{learned.stem}", title, SAY.costs(rest), panels, list(entries.values()))]
+    return [
+        Figure(
+            f"overoptimisation-costs{learned.stem}",
+            title,
+            SAY.costs(rest),
+            panels,
+            list(entries.values()),
+        )
+    ]
 
 
 def equal_kl(learned: Learned) -> list[Figure]:
@@ -124,40 +184,81 @@ def equal_kl(learned: Learned) -> list[Figure]:
     for proxy in dict.fromkeys((learned.proxies[0], learned.proxies[-1])):
         mine = [row for row in rows if row["proxy"] == proxy]
         drawn = _bars(
-            [(entry, [row for row in mine if way_of(row) == way]) for way, entry in entries.items()], "kl", "difference"
+            [
+                (entry, [row for row in mine if way_of(row) == way])
+                for way, entry in entries.items()
+            ],
+            "kl",
+            "difference",
         )
         if len({row["kl"] for row in mine}) > 1:
             x = Axis("exact KL(q‖p), nats", place=partial(kl_axis, kls=[row["kl"] for row in mine]))
-            panels.append(lines(proxy, drawn, x, Axis("reward − the optimum's", levels=[0.0]), left=0.19))
+            panels.append(
+                lines(proxy, drawn, x, Axis("reward − the optimum's", levels=[0.0]), left=0.19)
+            )
     name, title = f"overoptimisation-equal-kl{learned.stem}", "True reward at equal KL"
-    return [Figure(name, title, SAY.equal_kl(rest), panels, list(entries.values()))] if panels else []
+    return (
+        [Figure(name, title, SAY.equal_kl(rest), panels, list(entries.values()))] if panels else []
+    )
 
 
 def models(learned: Learned) -> list[Figure]:
     """Return how well the reward models rank new pairs, by the number of pairs, and their calibration."""
-    rows, binned, entries = learned.rows(REWARD_MODELS), learned.rows(CALIBRATION), legend(learned.drawn)
+    rows, binned, entries = (
+        learned.rows(REWARD_MODELS),
+        learned.rows(CALIBRATION),
+        legend(learned.drawn),
+    )
     found = []
     if len(rows) > 1:
-        pairs, best = columns(sorted(rows, key=lambda row: float(row["pairs"])), "pairs", "best_accuracy")
+        pairs, best = columns(
+            sorted(rows, key=lambda row: float(row["pairs"])), "pairs", "best_accuracy"
+        )
         drawn = [Line(AT_BEST, pairs, best, marked=False)]
-        drawn += _bars([(LABELLED, rows)], "pairs", "accuracy") + _bars([(ORDERED, rows)], "pairs", "order")
+        drawn += _bars([(LABELLED, rows)], "pairs", "accuracy") + _bars(
+            [(ORDERED, rows)], "pairs", "order"
+        )
         panels = [
             lines("Ranked right", drawn, PAIRS, Axis("share of new pairs")),
-            lines("Correlation", _bars([(CORRELATED, rows)], "pairs", "correlation"), PAIRS, Axis("with the true reward")),
+            lines(
+                "Correlation",
+                _bars([(CORRELATED, rows)], "pairs", "correlation"),
+                PAIRS,
+                Axis("with the true reward"),
+            ),
         ]
         shown = [LABELLED, ORDERED, AT_BEST, CORRELATED]
-        found.append(Figure(f"overoptimisation-models{learned.stem}", "How good the models are", SAY.models(), panels, shown))
+        found.append(
+            Figure(
+                f"overoptimisation-models{learned.stem}",
+                "How good the models are",
+                SAY.models(),
+                panels,
+                shown,
+            )
+        )
     if binned:
         drawn = [Line(RIGHT, [0.5, 1.0], [0.5, 1.0], marked=False)]
         for name, entry in entries.items():
-            mine = sorted((row for row in binned if row["proxy"] == name), key=lambda row: float(row["predicted"]))
+            mine = sorted(
+                (row for row in binned if row["proxy"] == name),
+                key=lambda row: float(row["predicted"]),
+            )
             predicted, true = columns(mine, "predicted", "true")
             drawn.append(Line(entry, predicted, true))
         x = Axis("probability that the model gives to what it prefers")
         panel = lines("On new pairs", drawn, x, Axis("true probability"))
         caption = SAY.calibration([name for name in learned.proxies if name not in entries])
         shown = [*entries.values(), RIGHT]
-        found.append(Figure(f"overoptimisation-calibration{learned.stem}", "Calibration", caption, [panel], shown))
+        found.append(
+            Figure(
+                f"overoptimisation-calibration{learned.stem}",
+                "Calibration",
+                caption,
+                [panel],
+                shown,
+            )
+        )
     return found
 
 
@@ -172,15 +273,27 @@ def _best_of(learned: Learned) -> list[Panel]:
 
 def _estimated(learned: Learned) -> list[Panel]:
     """Return estimates over the exact KL of all policies in training, and by how much they are off after it."""
-    rows = [row for way in learned.trained for name in learned.drawn for row in learned.path(way, name) if row["step"] > 0]
-    rows = [row for row in rows if row["kl"] > 0 and all(math.isfinite(row[f"{name}_estimate"]) for name in SAID)]
+    rows = [
+        row
+        for way in learned.trained
+        for name in learned.drawn
+        for row in learned.path(way, name)
+        if row["step"] > 0
+    ]
+    rows = [
+        row
+        for row in rows
+        if row["kl"] > 0 and all(math.isfinite(row[f"{name}_estimate"]) for name in SAID)
+    ]
     if not rows:
         return []
     rows.sort(key=lambda row: float(row["kl"]))
     top = rows[-1]["kl"]
     drawn = [Line(RIGHT, [0.0, top], [0.0, top], marked=False)]
     exact, *said = columns(rows, "kl", *(f"{name}_estimate" for name in SAID))
-    drawn += [Line(entry, exact, y, joined=False) for entry, y in zip(SAID.values(), said, strict=True)]
+    drawn += [
+        Line(entry, exact, y, joined=False) for entry, y in zip(SAID.values(), said, strict=True)
+    ]
     y = Axis("estimated in training, nats", place=lambda axes: axes.set_ylim(0.0, 2.0 * top))
     beyond = sum(row["k3_estimate"] > 2.0 * top for row in rows)
     detail = f"{count(beyond, 'point')} of k3 above" if beyond else ""
@@ -188,9 +301,20 @@ def _estimated(learned: Learned) -> list[Panel]:
 
 
 def _errors(learned: Learned) -> Panel:
-    ends: Mapping[str, Row] = {way[1]: path[-1] for way in learned.trained if (path := learned.path(way, learned.proxies[-1]))}
+    ends: Mapping[str, Row] = {
+        way[1]: path[-1]
+        for way in learned.trained
+        if (path := learned.path(way, learned.proxies[-1]))
+    }
     marks = [
-        Mark(name, row[f"{which}_error"], entry, row[f"{which}_error_low"], row[f"{which}_error_high"], offset=offset)
+        Mark(
+            name,
+            row[f"{which}_error"],
+            entry,
+            row[f"{which}_error_low"],
+            row[f"{which}_error_high"],
+            offset=offset,
+        )
         for name, row in ends.items()
         for (which, entry), offset in zip(SAID.items(), (-0.15, 0.15), strict=True)
     ]
@@ -203,9 +327,18 @@ def kl(learned: Learned) -> list[Figure]:
     if not best_of and not estimated:
         return []
     caption = SAY.kl(bool(best_of), learned.proxies[-1] if estimated else "")
-    entries = [*((EXACT, BOUND) if best_of else ()), *((*SAID.values(), RIGHT) if estimated else ())]
+    entries = [
+        *((EXACT, BOUND) if best_of else ()),
+        *((*SAID.values(), RIGHT) if estimated else ()),
+    ]
     return [
-        Figure(f"overoptimisation-kl{learned.stem}", "The KL, and what is said of it", caption, best_of + estimated, entries)
+        Figure(
+            f"overoptimisation-kl{learned.stem}",
+            "The KL, and what is said of it",
+            caption,
+            best_of + estimated,
+            entries,
+        )
     ]
 
 

@@ -35,8 +35,12 @@ def models_table(rows: Rows) -> pd.DataFrame:
     A model that diverged counts: what is kept of it is from before, where held-out pairs were predicted best.
     """
     table = pd.DataFrame(rows)
-    counts = table.assign(untrained=table["kept_step"] == 0, diverged=table["status"] != "ok").groupby("proxy")
-    result = summarised(SeedFrame.of(table.drop(columns="status")), ["proxy"], MODEL_COLUMNS, carried=["pairs"])
+    counts = table.assign(
+        untrained=table["kept_step"] == 0, diverged=table["status"] != "ok"
+    ).groupby("proxy")
+    result = summarised(
+        SeedFrame.of(table.drop(columns="status")), ["proxy"], MODEL_COLUMNS, carried=["pairs"]
+    )
     return result.join(counts[["untrained", "diverged"]].sum(), on="proxy")
 
 
@@ -46,8 +50,13 @@ def calibration_table(rows: Rows) -> pd.DataFrame:
     seeds = table["seed"].nunique()
     for (proxy, pairs, number), group in table.groupby(["proxy", "pairs", "bin"], sort=False):
         share = group["share"].sum()
-        means = {name: float((group[name] * group["share"]).sum() / share) for name in ("predicted", "true")}
-        result.append({"proxy": proxy, "pairs": pairs, "bin": number, "share": share / seeds} | means)
+        means = {
+            name: float((group[name] * group["share"]).sum() / share)
+            for name in ("predicted", "true")
+        }
+        result.append(
+            {"proxy": proxy, "pairs": pairs, "bin": number, "share": share / seeds} | means
+        )
     return pd.DataFrame(result).sort_values(["pairs", "bin"], ignore_index=True)
 
 
@@ -56,7 +65,11 @@ def paths_frame(found: Rows, training: pd.DataFrame) -> SeedFrame:
     exact = pd.DataFrame(found).assign(combination="", status="ok")
     exact["kl_bound"] = np.log(exact["n"]) - (exact["n"] - 1) / exact["n"]
     # Training's beta stands in its own table; here beta is where on the way to a proxy's optimum a policy stands.
-    trained = training.rename(columns={"reward": "proxy_gain", "gold": "gold_gain"}).drop(columns="beta").assign(method="ppo")
+    trained = (
+        training.rename(columns={"reward": "proxy_gain", "gold": "gold_gain"})
+        .drop(columns="beta")
+        .assign(method="ppo")
+    )
     columns = [
         "method",
         "combination",
@@ -74,7 +87,9 @@ def paths_frame(found: Rows, training: pd.DataFrame) -> SeedFrame:
         "k3_estimate",
         "status",
     ]
-    return SeedFrame.of(pd.concat([each.reindex(columns=columns) for each in (exact, trained)]), *KEYS)
+    return SeedFrame.of(
+        pd.concat([each.reindex(columns=columns) for each in (exact, trained)]), *KEYS
+    )
 
 
 KEYS = ["method", "combination", "proxy"]
@@ -88,7 +103,11 @@ def curves_table(paths: SeedFrame) -> pd.DataFrame:
     """
     result = []
     for key, part in paths.groups([*KEYS, *SETTING]):
-        row = dict(zip([*KEYS, *SETTING], key, strict=True)) | {"pairs": part.every["pairs"].iloc[0]} | part.counts
+        row = (
+            dict(zip([*KEYS, *SETTING], key, strict=True))
+            | {"pairs": part.every["pairs"].iloc[0]}
+            | part.counts
+        )
         row |= {"kl_bound": part.every["kl_bound"].iloc[0]}
         kept = part.kept.set_index("seed").sort_index()
         for column in ("kl", "proxy_gain", "k1_estimate", "k3_estimate"):
@@ -141,7 +160,8 @@ def equal_kl_table(paths: SeedFrame) -> pd.DataFrame:
     Only seeds whose paths of both come so far.
     """
     found = pd.DataFrame(
-        dict(zip(KEYS, key, strict=True)) | {"seed": seed, "kl": kl, "gold_gain": float(at_kl(path.kept, "gold_gain", kl))}
+        dict(zip(KEYS, key, strict=True))
+        | {"seed": seed, "kl": kl, "gold_gain": float(at_kl(path.kept, "gold_gain", kl))}
         for key, part in paths.groups(KEYS)
         for kl, ((seed,), path) in product(EQUAL_KL, part.groups(["seed"]))
     )

@@ -43,7 +43,15 @@ class _RecordingReplicas(Replicas):
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
     """Return rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
     with one_thread():
-        testbed = Testbed(options.model, options.vocabulary, options.horizon, options.prompts, options.width, seed, seeds)
+        testbed = Testbed(
+            options.model,
+            options.vocabulary,
+            options.horizon,
+            options.prompts,
+            options.width,
+            seed,
+            seeds,
+        )
         preferences = dpo_world.sampled(testbed, max(options.sizes) + TEST_PAIRS, options.scale)
         models, scores, calibration = _models(options, testbed, preferences)
         proxy = reward_world.gain(testbed, scores / options.scale)
@@ -59,7 +67,9 @@ def _take(preferences: Preferences, first: int, last: int) -> Preferences:
     return preferences.take(torch.arange(first, last))
 
 
-def _models(options: RewardModelOptions, testbed: Testbed, preferences: Preferences) -> tuple[Rows, Tensor, Rows]:
+def _models(
+    options: RewardModelOptions, testbed: Testbed, preferences: Preferences
+) -> tuple[Rows, Tensor, Rows]:
     """Train all models; return their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
     most = max(options.sizes)
     world = reward_world.RewardModels(
@@ -72,7 +82,9 @@ def _models(options: RewardModelOptions, testbed: Testbed, preferences: Preferen
         steps=options.model_steps,
     )
     every = max(1, options.model_steps // 60)
-    for each in reward_model.train(world, steps=options.model_steps, every=every, smoothing=options.smoothing):
+    for each in reward_model.train(
+        world, steps=options.model_steps, every=every, smoothing=options.smoothing
+    ):
         report = each
     scores = world.kept_scores()
     test = _take(preferences, most, most + TEST_PAIRS)
@@ -92,8 +104,14 @@ def _models(options: RewardModelOptions, testbed: Testbed, preferences: Preferen
             one = {name: float(column[i, j]) for name, column in values.items()}
             binned = _binned(predicted[i, j], true[i, j])
             error = sum(each["share"] * abs(each["predicted"] - each["true"]) for each in binned)
-            rows.append({"proxy": label(size), "pairs": size, "seed": k} | one | {"calibration_error": error, "status": status})
-            calibration += [{"proxy": label(size), "pairs": size, "seed": k} | each for each in binned]
+            rows.append(
+                {"proxy": label(size), "pairs": size, "seed": k}
+                | one
+                | {"calibration_error": error, "status": status}
+            )
+            calibration += [
+                {"proxy": label(size), "pairs": size, "seed": k} | each for each in binned
+            ]
     return rows, scores, calibration
 
 
@@ -108,14 +126,24 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
 
 
-def _quality(options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences) -> dict[str, Tensor]:
+def _quality(
+    options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences
+) -> dict[str, Tensor]:
     """Return the quality of models on new pairs: labels met, the true order met, the loss; and the exact correlation."""
-    p, gold, proxy = testbed.leaf_log_p.exp(), reward_world.gain(testbed, testbed.reward), reward_world.gain(testbed, scores)
+    p, gold, proxy = (
+        testbed.leaf_log_p.exp(),
+        reward_world.gain(testbed, testbed.reward),
+        reward_world.gain(testbed, scores),
+    )
     found, ideal = (
-        Scored(_at(each, test.chosen), _at(each, test.rejected)) for each in (scores, options.scale * testbed.reward[None])
+        Scored(_at(each, test.chosen), _at(each, test.rejected))
+        for each in (scores, options.scale * testbed.reward[None])
     )
     order = (found.chosen - found.rejected).sign() * (ideal.chosen - ideal.rejected).sign()
-    moments = [(p * one * other).sum((-2, -1)) for one, other in ((proxy, gold), (proxy, proxy), (gold, gold))]
+    moments = [
+        (p * one * other).sum((-2, -1))
+        for one, other in ((proxy, gold), (proxy, proxy), (gold, gold))
+    ]
     shape = scores.shape[:2]
     return {
         "accuracy": found.accuracy(),
@@ -128,7 +156,9 @@ def _quality(options: RewardModelOptions, testbed: Testbed, scores: Tensor, test
     }
 
 
-def _confidence(options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences) -> tuple[Tensor, Tensor]:
+def _confidence(
+    options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences
+) -> tuple[Tensor, Tensor]:
     """Return for new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
 
     Where it prefers neither, either may be meant: both are a half.
@@ -146,7 +176,12 @@ def _binned(predicted: Tensor, true: Tensor) -> Rows:
         mine = index == number
         share = float(mine.to(torch.float64).mean())
         rows.append(
-            {"bin": number, "share": share, "predicted": float(predicted[mine].mean()), "true": float(true[mine].mean())}
+            {
+                "bin": number,
+                "share": share,
+                "predicted": float(predicted[mine].mean()),
+                "true": float(true[mine].mean()),
+            }
         )
     return rows
 
@@ -171,7 +206,10 @@ def _paths(options: RewardModelOptions, testbed: Testbed, proxy: Tensor) -> Rows
                         "seed": k,
                         key: value,
                     }
-                    | {column: float(each[a, i, j]) for column, each in zip(COLUMNS, found, strict=True)}
+                    | {
+                        column: float(each[a, i, j])
+                        for column, each in zip(COLUMNS, found, strict=True)
+                    }
                     for j, k in enumerate(testbed.seeds)
                 ]
     return rows

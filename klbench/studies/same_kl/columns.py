@@ -23,7 +23,9 @@ def predicted(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a table of shapes with the winner that χ²(p‖q) and 2J name."""
     if not {"chi2", "two_j"} <= set(frame):
         return frame
-    return frame.assign(predicted=["k3" if below else "k1" for below in frame["chi2"] < frame["two_j"]])
+    return frame.assign(
+        predicted=["k3" if below else "k1" for below in frame["chi2"] < frame["two_j"]]
+    )
 
 
 SHAPES = Schema(
@@ -39,8 +41,15 @@ SHAPES = Schema(
         Column("x_over_2j", "χ²(p‖q) over 2J; below 1, k3 has less noise", heading="χ² / 2J"),
         Column("value_std_k1", "standard deviation of one term of k1", "nats", heading="sd of k1"),
         Column("value_std_k3", "standard deviation of one term of k3", "nats", heading="sd of k3"),
-        text("value_winner", "the one of k1 and k3 whose standard deviation is smaller", "Less noise"),
-        text("predicted", "the one that should have less noise: k3 where χ²(p‖q) is below 2J, else k1", "Predicted", since=1),
+        text(
+            "value_winner", "the one of k1 and k3 whose standard deviation is smaller", "Less noise"
+        ),
+        text(
+            "predicted",
+            "the one that should have less noise: k3 where χ²(p‖q) is below 2J, else k1",
+            "Predicted",
+            since=1,
+        ),
         *(column for name in GRADIENTS for column in _gradient(name)),
     ),
     migrate=lambda frame, version: predicted(frame),

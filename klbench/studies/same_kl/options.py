@@ -31,7 +31,9 @@ class SameKlOptions(Options):
         p of the category that a spike raises.
     """
 
-    shapes: Annotated[tuple[Shape, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_once)] = get_args(Shape)
+    shapes: Annotated[
+        tuple[Shape, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_once)
+    ] = get_args(Shape)
     kls: Annotated[
         tuple[Annotated[float, Field(ge=1e-6, le=1.5)], ...],
         BeforeValidator(listed),

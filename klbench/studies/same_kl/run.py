@@ -29,11 +29,15 @@ def _normalized(logits: np.ndarray) -> np.ndarray:
 def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
     """Log-probabilities: ``mass`` on the first category, or shared by the first half; the rest shared by the others."""
     first = 1 if at_one else size // 2
-    probabilities = np.concatenate([np.full(first, mass / first), np.full(size - first, (1 - mass) / (size - first))])
+    probabilities = np.concatenate(
+        [np.full(first, mass / first), np.full(size - first, (1 - mass) / (size - first))]
+    )
     return np.log(probabilities)
 
 
-def _families(options: SameKlOptions, seed: int) -> dict[Shape, tuple[Callable[[float], tuple[np.ndarray, np.ndarray]], float]]:
+def _families(
+    options: SameKlOptions, seed: int
+) -> dict[Shape, tuple[Callable[[float], tuple[np.ndarray, np.ndarray]], float]]:
     """Return, for each shape, a function from strength to ``(log q, log p)``, and the largest strength that makes sense."""
     stream = streams.generator(seed, "same_kl", options.size)
     p = _normalized(stream.standard_normal(options.size))
@@ -45,7 +49,9 @@ def _families(options: SameKlOptions, seed: int) -> dict[Shape, tuple[Callable[[
         return _two_levels(depth * mass, size, False), _two_levels(mass, size, False)
 
     def spike(mass: float) -> tuple[np.ndarray, np.ndarray]:
-        return _two_levels(rarity + mass * (1 - rarity), size, True), _two_levels(rarity, size, True)
+        return _two_levels(rarity + mass * (1 - rarity), size, True), _two_levels(
+            rarity, size, True
+        )
 
     return {
         "tilt": (lambda s: (_normalized(p + s * ramp), p), 50.0),
@@ -73,7 +79,9 @@ def make_pair(shape: Shape, kl: float, options: SameKlOptions, seed: int) -> Pai
 
     high = math.log(limit)
     if excess(high) < 0.0:
-        raise ConfigError(f"kls={kl:g}: the shape {shape} reaches {excess(high) + kl:.3g} at most here")
+        raise ConfigError(
+            f"kls={kl:g}: the shape {shape} reaches {excess(high) + kl:.3g} at most here"
+        )
     log_q, log_p = family(math.exp(brentq(excess, -25.0, high, xtol=1e-14, rtol=1e-14)))
     sides = {"q": {"logits": log_q.tolist()}, "p": {"logits": log_p.tolist()}}
     return pairs.get("categorical").model_validate(sides | {"label": f"{shape}, KL={kl:g}"})
@@ -84,7 +92,10 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
     kl_qp, kl_pq, chi2 = (exactly(pair, target) for target in ("kl_qp", "kl_pq", "chi2"))
-    k1, k3 = (each.std if each else math.nan for each in pair.exact([estimators.get("k1"), estimators.get("k3")]))
+    k1, k3 = (
+        each.std if each else math.nan
+        for each in pair.exact([estimators.get("k1"), estimators.get("k3")])
+    )
     row = {
         "pair": pair.title,
         "shape": shape,
@@ -99,7 +110,9 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
     }
     gradient = task.gradient("kl_qp")
     scale = float(gradient.norm())
-    for name, found in zip(GRADIENTS, exact.all_moments([gradients.get(name) for name in GRADIENTS], task), strict=True):
+    for name, found in zip(
+        GRADIENTS, exact.all_moments([gradients.get(name) for name in GRADIENTS], task), strict=True
+    ):
         row[f"gradient_rel_bias_{name}"] = float((found.mean - gradient).norm()) / scale
         row[f"gradient_rel_std_{name}"] = math.sqrt(found.variance) / scale
     return row
@@ -107,8 +120,14 @@ def measure(shape: Shape, pair: Pair) -> dict[str, Any]:
 
 def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Table ``shapes``: one row a shape and a KL."""
-    made = [(shape, make_pair(shape, kl, options, context.seed)) for shape in options.shapes for kl in sorted(options.kls)]
-    rows = context.collect(measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True)
+    made = [
+        (shape, make_pair(shape, kl, options, context.seed))
+        for shape in options.shapes
+        for kl in sorted(options.kls)
+    ]
+    rows = context.collect(
+        measure, [(f"{shape}, {pair.title}", (shape, pair)) for shape, pair in made], short=True
+    )
     return {"shapes": predicted(pd.DataFrame(rows))} if rows else {}
 
 

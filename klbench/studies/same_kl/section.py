@@ -8,7 +8,18 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from klbench.report import cells, terms
-from klbench.report.blocks import Block, Cell, Figure, Lead, LegendEntry, Panel, Paragraph, Section, Table, Tables
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Lead,
+    LegendEntry,
+    Panel,
+    Paragraph,
+    Section,
+    Table,
+    Tables,
+)
 from klbench.report.combinations import share
 from klbench.report.numbers import number, short
 from klbench.report.plots import Axis, Line, legend, lines
@@ -27,8 +38,12 @@ def _rows(tables: Tables) -> list[Row]:
     """Return rows whose place is known; over several runs the shapes of each by themselves."""
     frame = tables[SHAPES.table]
     runs = frame["run"].astype(str) if "run" in frame and frame["run"].nunique() > 1 else None
-    rows = SHAPES.rows(frame if runs is None else frame.assign(shape=frame["shape"].astype(str) + ", " + runs))
-    return [row for row in rows if all(math.isfinite(row[key]) for key in ("kl_qp", "chi2", "two_j"))]
+    rows = SHAPES.rows(
+        frame if runs is None else frame.assign(shape=frame["shape"].astype(str) + ", " + runs)
+    )
+    return [
+        row for row in rows if all(math.isfinite(row[key]) for key in ("kl_qp", "chi2", "two_j"))
+    ]
 
 
 def _won(rows: Sequence[Row], winner: str) -> list[Row]:
@@ -47,7 +62,10 @@ def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
         return None
 
     def gain(pair: tuple[Row, Row]) -> float:
-        ratios = pair[0]["value_std_k3"] / pair[0]["value_std_k1"], pair[1]["value_std_k1"] / pair[1]["value_std_k3"]
+        ratios = (
+            pair[0]["value_std_k3"] / pair[0]["value_std_k1"],
+            pair[1]["value_std_k1"] / pair[1]["value_std_k3"],
+        )
         return min(ratios) if all(map(math.isfinite, ratios)) else 0.0
 
     return max(found, key=gain)
@@ -55,11 +73,20 @@ def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
 
 def _gradient(rows: Sequence[Row], name: str) -> Markup | None:
     """Return how far off a combination's gradient is over all pairs; None where it is exact."""
-    known = sorted((row for row in rows if math.isfinite(row[BIAS + name])), key=lambda row: float(row[BIAS + name]))
+    known = sorted(
+        (row for row in rows if math.isfinite(row[BIAS + name])),
+        key=lambda row: float(row[BIAS + name]),
+    )
     if not known or known[-1][BIAS + name] < ROUNDING:
         return None
     return Markup(
-        SAY.gradient(name, *((share(row[BIAS + name]), row["shape"], short(row["kl_qp"], 2)) for row in (known[0], known[-1])))
+        SAY.gradient(
+            name,
+            *(
+                (share(row[BIAS + name]), row["shape"], short(row["kl_qp"], 2))
+                for row in (known[0], known[-1])
+            ),
+        )
     )
 
 
@@ -69,10 +96,15 @@ def lead(tables: Tables) -> Lead:
     if not rows:
         return Lead(SAY.question(), SAY.nothing(), None)
     as_predicted = sum(row["value_winner"] == row["predicted"] for row in rows)
-    numbers = [(row["shape"], *(number(row[f"value_std_{name}"], 2) for name in ("k1", "k3"))) for row in _split(rows) or ()]
+    numbers = [
+        (row["shape"], *(number(row[f"value_std_{name}"], 2) for name in ("k1", "k3")))
+        for row in _split(rows) or ()
+    ]
     kls = [short(row["kl_qp"], 2) for row in (_split(rows) or ())[:1]]
     more = [SAY.rule(), *filter(None, (_gradient(rows, name) for name in GRADIENTS))]
-    return Lead(SAY.question(), SAY.verdict(kls, numbers, as_predicted, len(rows)), _diagram(rows), more)
+    return Lead(
+        SAY.question(), SAY.verdict(kls, numbers, as_predicted, len(rows)), _diagram(rows), more
+    )
 
 
 def _panel(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, y: str) -> Panel:
@@ -84,7 +116,15 @@ def _panel(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, y: str)
         aside = 1.0 + 0.06 * (i - (len(entries) - 1) / 2) if over_kl else 1.0
         own = [row for row in rows if row["shape"] == shape]
         hollow = [row["value_winner"] == "k1" for row in own]
-        drawn.append(Line(entry, [aside * row[x] for row in own], [row[y] for row in own], joined=False, hollow=hollow))
+        drawn.append(
+            Line(
+                entry,
+                [aside * row[x] for row in own],
+                [row[y] for row in own],
+                joined=False,
+                hollow=hollow,
+            )
+        )
     axes = (Axis(SAY.axis(name), scale="log") for name in (x, y))
     return lines(SAY.panel(y), drawn, *axes, detail=SAY.detail(y), left=0.19)
 
@@ -107,9 +147,16 @@ def _off(row: Row, name: str) -> Cell:
 def _table(rows: Sequence[Row]) -> Table:
     shown = [
         Shown("shape", cells.text),
-        *(Shown(name, cells.short()) for name in ("kl_qp", "kl_pq", "x_over_2j", "value_std_k1", "value_std_k3")),
+        *(
+            Shown(name, cells.short())
+            for name in ("kl_qp", "kl_pq", "x_over_2j", "value_std_k1", "value_std_k3")
+        ),
         Shown("value_winner", cells.name),
-        *(Shown(BIAS + name, _off, SAY.off(name)) for name in GRADIENTS if any(row[BIAS + name] >= ROUNDING for row in rows)),
+        *(
+            Shown(BIAS + name, _off, SAY.off(name))
+            for name in GRADIENTS
+            if any(row[BIAS + name] >= ROUNDING for row in rows)
+        ),
         *(Shown(NOISE + name, cells.number(2), SAY.noise(name)) for name in GRADIENTS),
     ]
     return table(SAY.table_title(), SHAPES, rows, shown)

@@ -41,8 +41,12 @@ class StalenessOptions(PairOptions):
         Samples of one prompt that share a baseline.
     """
 
-    pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(default=(), min_length=1)
-    lags: Annotated[tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)] = LAGS
+    pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(
+        default=(), min_length=1
+    )
+    lags: Annotated[
+        tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)
+    ] = LAGS
     combinations: Combinations = (
         "k1_reward",
         "k1_reward_token_ratio",
@@ -70,5 +74,7 @@ class StalenessOptions(PairOptions):
                 try:
                     _behind(pair, lag)
                 except ValidationError as error:
-                    raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+                    raise ValueError(
+                        error.errors()[0]["msg"].removeprefix("Value error, ")
+                    ) from None
         return self

@@ -35,7 +35,9 @@ def effective_sample_size(pair: Pair) -> dict[str, float]:
     return {"ess": sum(whole) / len(whole), "ess_token": sum(token) / len(token)}
 
 
-def measure_lag(pair: Pair, lag: float, chosen: Sequence[Combination], group: int, seed: int) -> list[dict[str, Any]]:
+def measure_lag(
+    pair: Pair, lag: float, chosen: Sequence[Combination], group: int, seed: int
+) -> list[dict[str, Any]]:
     """One task: one pair at one lag."""
     stale = _behind(pair, lag)
     rows, _ = measure(stale, chosen, group, 0, seed)

@@ -8,7 +8,18 @@ from collections.abc import Iterator, Sequence
 from markupsafe import Markup
 
 from klbench.report import cells, terms
-from klbench.report.blocks import Block, Cell, Column, Details, Heading, Lead, Paragraph, Section, Table, Tables
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Details,
+    Heading,
+    Lead,
+    Paragraph,
+    Section,
+    Table,
+    Tables,
+)
 from klbench.report.combinations import bias_cell, name_cell, named, noise_cell, share
 from klbench.report.numbers import number, percent, short
 from klbench.report.prose import prose
@@ -31,7 +42,11 @@ def _more(lagging: Lagging) -> list[Markup]:
     said, last = [], lagging.rows[-1]
     if math.isfinite(last["ess"]) and last["staleness"]:
         said.append(SAY.worth(percent(last["ess"]), percent(last["ess_token"])))
-    biased = [row for row in lagging.corrections if row["verdict"] != VERDICTS[0] and row["best_up_to"] >= 2]
+    biased = [
+        row
+        for row in lagging.corrections
+        if row["verdict"] != VERDICTS[0] and row["best_up_to"] >= 2
+    ]
     if biased and math.isfinite(biased[0]["best_up_to"]):
         best = max(biased, key=lambda row: row["best_up_to"])
         said.append(SAY.forgiven(named(best), best["rival"], _batch(best["best_up_to"])))
@@ -45,7 +60,11 @@ def lead(tables: Tables) -> Lead:
         return Lead(SAY.question(), SAY.nothing(), None)
     lagging = runs[0].lagging[0]
     right = lagging.groups(VERDICTS[0])
-    plain = [row for row in lagging.corrections if row["correction"] == "none" and row["verdict"] == VERDICTS[1]]
+    plain = [
+        row
+        for row in lagging.corrections
+        if row["correction"] == "none" and row["verdict"] == VERDICTS[1]
+    ]
     worst = max(plain, key=lambda row: row["rel_bias_last"], default=None)
     verdict = SAY.verdict(
         runs[0].label,
@@ -62,13 +81,18 @@ def lead(tables: Tables) -> Lead:
 def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
     meaning = STALENESS["rel_bias" if bias else "rel_std"].meaning
     columns = [Column("Combination", CORRECTIONS["combination"].meaning)]
-    columns += [Column(SAY.lag(short(lag)), SAY.lag_meaning(meaning, short(lag)), numeric=True) for lag in lagging.lags]
+    columns += [
+        Column(SAY.lag(short(lag)), SAY.lag_meaning(meaning, short(lag)), numeric=True)
+        for lag in lagging.lags
+    ]
     columns.append(Column("Weight", CORRECTIONS["correction"].meaning))
     rows = []
     for row in (row for group in lagging.ordered for row in group):
         at = {each["staleness"]: each for each in lagging.curve(row["combination"])}
         shown = [
-            bias_cell(at.get(lag)) if bias else noise_cell(at[lag]["rel_std"] if lag in at else math.nan)
+            bias_cell(at.get(lag))
+            if bias
+            else noise_cell(at[lag]["rel_std"] if lag in at else math.nan)
             for lag in lagging.lags
         ]
         rows.append([name_cell(row), *shown, Cell(row["correction"].replace("_", " "))])
@@ -86,7 +110,10 @@ def _batches(lagging: Lagging) -> Table | None:
     shown = (
         Shown("combination", name_cell),
         Shown("verdict", cells.text),
-        Shown("rel_bias_last", lambda row, name: bias_cell(row | {"matches": "", "method": "", "rel_bias": row[name]})),
+        Shown(
+            "rel_bias_last",
+            lambda row, name: bias_cell(row | {"matches": "", "method": "", "rel_bias": row[name]}),
+        ),
         Shown("rel_std_last", lambda row, name: noise_cell(row[name])),
         Shown("balance_batch", lambda row, name: Cell(_batch(row[name]), row[name])),
         *rivals,
@@ -108,7 +135,11 @@ def _batch(size: float) -> str:
 
 def build(tables: Tables) -> Sequence[Block]:
     """Return curves over the lag, and the tables behind them."""
-    return [Paragraph(SAY.why()), *(block for run in read(tables) for block in _run(run))] if read(tables) else []
+    return (
+        [Paragraph(SAY.why()), *(block for run in read(tables) for block in _run(run))]
+        if read(tables)
+        else []
+    )
 
 
 def _run(run: Staleness) -> Iterator[Block]:
@@ -118,9 +149,13 @@ def _run(run: Staleness) -> Iterator[Block]:
     yield from section_figures.over_lags(run)
     for lagging in run.lagging:
         tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
-        yield Details(SAY.numbers(lagging.label, lagging.pair), [each for each in tables if each is not None])
+        yield Details(
+            SAY.numbers(lagging.label, lagging.pair), [each for each in tables if each is not None]
+        )
 
 
 TERMS = ("q_p", "r", "schulman", *terms.GRADIENTS, "lag", "sampler_path", "effective_sample_size")
 
-SECTION = Section("When the sampler lags behind", STALENESS, build, lead=lead, order=20, terms=TERMS)
+SECTION = Section(
+    "When the sampler lags behind", STALENESS, build, lead=lead, order=20, terms=TERMS
+)

@@ -24,7 +24,9 @@ class Staleness(Measured):
     def lagging(self) -> list[Lagging]:
         """Each pair by itself."""
         rows = self.rows(CORRECTIONS)
-        found = [Lagging(self, pair, [row for row in rows if row["pair"] == pair]) for pair in self.pairs]
+        found = [
+            Lagging(self, pair, [row for row in rows if row["pair"] == pair]) for pair in self.pairs
+        ]
         return [each for each in found if each.corrections]
 
 
@@ -44,7 +46,11 @@ class Lagging:
     @cached_property
     def rows(self) -> list[Row]:
         """Rows of the pair by rising lag."""
-        rows = [row for row in self.run.measured if row["pair"] == self.pair and math.isfinite(row["staleness"])]
+        rows = [
+            row
+            for row in self.run.measured
+            if row["pair"] == self.pair and math.isfinite(row["staleness"])
+        ]
         return sorted(rows, key=lambda row: float(row["staleness"]))
 
     @cached_property

@@ -19,8 +19,14 @@ from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 SAY = prose(__package__)
 MAX_PAIRS = 3
 MOST_BARS = 16
-COLOURS = {verdict: LegendEntry(verdict, slot, "s") for verdict, slot in zip(VERDICTS, (2, 0, 1), strict=True)}
-SIZES = (("ess", LegendEntry("whole sequences", 5, "o")), ("ess_token", LegendEntry("single tokens", 5, "s", dashed=True)))
+COLOURS = {
+    verdict: LegendEntry(verdict, slot, "s")
+    for verdict, slot in zip(VERDICTS, (2, 0, 1), strict=True)
+}
+SIZES = (
+    ("ess", LegendEntry("whole sequences", 5, "o")),
+    ("ess_token", LegendEntry("single tokens", 5, "s", dashed=True)),
+)
 
 
 def at_last(lagging: Lagging) -> Figure:
@@ -31,16 +37,29 @@ def at_last(lagging: Lagging) -> Figure:
         for row in shown
         for bias in [0.0 if row["verdict"] == VERDICTS[0] else row["rel_bias_last"]]
     ]
-    noises = [Bar(_wrapped(row), row["rel_std_last"], COLOURS[row["verdict"]], amount(row["rel_std_last"])) for row in shown]
+    noises = [
+        Bar(
+            _wrapped(row), row["rel_std_last"], COLOURS[row["verdict"]], amount(row["rel_std_last"])
+        )
+        for row in shown
+    ]
     panels = [
         bars(SAY.bias(), biases, Axis(SAY.bias_axis()), most=200.0, left=0.55),
         bars(SAY.noise(), noises, Axis(SAY.noise_axis()), left=0.55),
     ]
     same = [[named(row) for row in rows] for rows in lagging.ordered[:MOST_BARS] if len(rows) > 1]
-    caption = SAY.last_caption(lagging.label, lagging.pair, short(lagging.lags[-1]), same, len(lagging.ordered[MOST_BARS:]))
+    caption = SAY.last_caption(
+        lagging.label, lagging.pair, short(lagging.lags[-1]), same, len(lagging.ordered[MOST_BARS:])
+    )
     kept = {row["verdict"] for row in shown}
     entries = [entry for verdict, entry in COLOURS.items() if verdict in kept]
-    return Figure(f"staleness-last{lagging.run.stem}", SAY.last_title(short(lagging.lags[-1])), caption, panels, entries)
+    return Figure(
+        f"staleness-last{lagging.run.stem}",
+        SAY.last_title(short(lagging.lags[-1])),
+        caption,
+        panels,
+        entries,
+    )
 
 
 def _wrapped(row: Row) -> str:
@@ -66,10 +85,15 @@ def _lag_axis(lags: Sequence[float]) -> tuple[dict[float, float], Axis]:
     return places, Axis(SAY.lag_axis(), place=place)
 
 
-def _over_lags(lagging: Lagging, drawn: Sequence[tuple[LegendEntry, Sequence[tuple[float, float]]]], label: str) -> Panel:
+def _over_lags(
+    lagging: Lagging, drawn: Sequence[tuple[LegendEntry, Sequence[tuple[float, float]]]], label: str
+) -> Panel:
     places, axis = _lag_axis(lagging.lags)
-    kept = [(entry, [(places[lag], y) for lag, y in points if math.isfinite(y)]) for entry, points in drawn]
-    joined = [Line(entry, *map(list, zip(*points, strict=True))) for entry, points in kept if points]  # type: ignore[arg-type]
+    kept = [
+        (entry, [(places[lag], y) for lag, y in points if math.isfinite(y)])
+        for entry, points in drawn
+    ]
+    joined = [Line(entry, [x for x, _ in at], [y for _, y in at]) for entry, at in kept if at]
     return lines(lagging.label, joined, axis, Axis(label))
 
 
@@ -92,18 +116,37 @@ def over_lags(run: Staleness) -> Iterator[Figure]:
         panels = []
         for lagging in pairs:
             drawn = [
-                (entry, [(row["staleness"], value(row)) for row in lagging.curve(name)]) for name, entry in entries.items()
+                (entry, [(row["staleness"], value(row)) for row in lagging.curve(name)])
+                for name, entry in entries.items()
             ]
-            panels.append(_over_lags(lagging, drawn, SAY.noise_axis() if right else SAY.bias_axis()))
+            panels.append(
+                _over_lags(lagging, drawn, SAY.noise_axis() if right else SAY.bias_axis())
+            )
         caption = SAY.lag_caption(verdict, len(list(names)[MOST:]), len(run.lagging[MAX_PAIRS:]))
         yield Figure(
-            f"staleness-{verdict.replace(' ', '-')}{run.stem}", SAY.lag_title(verdict), caption, panels, list(entries.values())
+            f"staleness-{verdict.replace(' ', '-')}{run.stem}",
+            SAY.lag_title(verdict),
+            caption,
+            panels,
+            list(entries.values()),
         )
     sized = [
-        (lagging, [(entry, [(row["staleness"], row[size]) for row in lagging.rows]) for size, entry in SIZES])
+        (
+            lagging,
+            [
+                (entry, [(row["staleness"], row[size]) for row in lagging.rows])
+                for size, entry in SIZES
+            ],
+        )
         for lagging in pairs
         if any(math.isfinite(row["ess"]) for row in lagging.rows)
     ]
     if sized:
         panels = [_over_lags(lagging, drawn, SAY.size_axis()) for lagging, drawn in sized]
-        yield Figure(f"staleness-sizes{run.stem}", SAY.size_title(), SAY.size_caption(), panels, [entry for _, entry in SIZES])
+        yield Figure(
+            f"staleness-sizes{run.stem}",
+            SAY.size_title(),
+            SAY.size_caption(),
+            panels,
+            [entry for _, entry in SIZES],
+        )

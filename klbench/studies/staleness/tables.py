@@ -21,11 +21,21 @@ def beaten_up_to(biased: Row, exact: Row) -> float:
 
 def _verdict(curve: Sequence[Row]) -> str:
     right = [matches(row, QP) for row in curve]
-    return "right at every lag" if all(right) else "right without a lag" if right[0] else "off at every lag"
+    return (
+        "right at every lag"
+        if all(right)
+        else "right without a lag"
+        if right[0]
+        else "off at every lag"
+    )
 
 
 def _quietest(rows: Iterable[Row]) -> Row | None:
-    return min((row for row in rows if math.isfinite(row["rel_std"])), key=lambda row: row["rel_std"], default=None)
+    return min(
+        (row for row in rows if math.isfinite(row["rel_std"])),
+        key=lambda row: row["rel_std"],
+        default=None,
+    )
 
 
 def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
@@ -35,7 +45,9 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
     result = []
     for pair in dict.fromkeys(row["pair"] for row in rows):
         found = by_combination(row for row in rows if row["pair"] == pair)
-        curves = {name: sorted(curve, key=lambda row: row["staleness"]) for name, curve in found.items()}
+        curves = {
+            name: sorted(curve, key=lambda row: row["staleness"]) for name, curve in found.items()
+        }
         right = [curve[-1] for curve in curves.values() if _verdict(curve) == "right at every lag"]
         rivals = {
             "best": _quietest(right),
@@ -61,9 +73,14 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
                     "rel_std_last": last["rel_std"],
                     **{
                         column: rival["combination"] if rival else ""
-                        for column, rival in zip(("rival", "sampled_rival"), rivals.values(), strict=True)
+                        for column, rival in zip(
+                            ("rival", "sampled_rival"), rivals.values(), strict=True
+                        )
                     },
-                    **{f"{word}_up_to": beaten_up_to(last, rival) if rival else math.nan for word, rival in rivals.items()},
+                    **{
+                        f"{word}_up_to": beaten_up_to(last, rival) if rival else math.nan
+                        for word, rival in rivals.items()
+                    },
                 }
             )
     return pd.DataFrame(result, columns=[column.name for column in CORRECTIONS.columns])

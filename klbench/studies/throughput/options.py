@@ -25,4 +25,8 @@ class ThroughputOptions(Options):
     samples: int = Field(default=65_536, ge=2, le=2**28)
     repeats: int = Field(default=9, ge=3, le=1000)
     seconds: float = Field(default=0.01, gt=0.0, le=60.0)
-    dtypes: tuple[Literal["float64", "float32", "bfloat16"], ...] = ("float64", "float32", "bfloat16")
+    dtypes: tuple[Literal["float64", "float32", "bfloat16"], ...] = (
+        "float64",
+        "float32",
+        "bfloat16",
+    )

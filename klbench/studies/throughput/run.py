@@ -54,7 +54,9 @@ def _calls(
     if device == "cpu" and dtype != "bfloat16":
         x = log_ratio.astype(dtype)
         w = None if weight is None else weight.astype(dtype)
-        calls["numpy", "forward"] = lambda: estimator.terms(Draws(x, w))  # fresh draws: nothing is shared between calls
+        calls["numpy", "forward"] = lambda: estimator.terms(
+            Draws(x, w)
+        )  # fresh draws: nothing is shared between calls
     kind = getattr(torch, dtype)
     t = torch.tensor(log_ratio, dtype=kind, device=device)
     v = None if weight is None else torch.tensor(weight, dtype=kind, device=device)
@@ -78,7 +80,9 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
         for done, estimator in enumerate(map(estimators.get, options.estimators)):
             context.progress(done, len(options.estimators), estimator.name)
             for dtype in options.dtypes:
-                for (backend, direction), call in _calls(estimator, log_ratio, log_weight, context.device, dtype).items():
+                for (backend, direction), call in _calls(
+                    estimator, log_ratio, log_weight, context.device, dtype
+                ).items():
                     rate = options.samples / _time(call, context.device, options)
                     low, median, high = np.quantile(rate, (0.25, 0.5, 0.75))
                     rows.append(

@@ -7,7 +7,18 @@ import re
 from collections.abc import Iterator, Sequence
 
 from klbench.report import cells, plots
-from klbench.report.blocks import Block, Cell, Column, Figure, Lead, LegendEntry, Section, Table, Tables, Text
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Figure,
+    Lead,
+    LegendEntry,
+    Section,
+    Table,
+    Tables,
+    Text,
+)
 from klbench.report.prose import prose
 from klbench.studies.throughput.columns import THROUGHPUT
 from klbench.studies.throughput.section_data import FORWARD, MILLION, Data, Setting, load
@@ -24,7 +35,12 @@ def lead(tables: Tables) -> Lead:
     setting = data.settings[0]
     kind = data.kinds(setting)[0]
     found = list(data.of(setting, kind, data.dtypes(setting, kind)[0]).values())
-    return Lead(SAY.question(), SAY.verdict(found[0], found[-1], MILLION), _figure(data, setting), list(_more(data, setting)))
+    return Lead(
+        SAY.question(),
+        SAY.verdict(found[0], found[-1], MILLION),
+        _figure(data, setting),
+        list(_more(data, setting)),
+    )
 
 
 def _more(data: Data, setting: Setting) -> Iterator[Text]:
@@ -43,7 +59,8 @@ def _more(data: Data, setting: Setting) -> Iterator[Text]:
         if direction != FORWARD
         for dtype in data.dtypes(setting, (backend, direction))
         for ratio in data.ratios(
-            data.of(setting, (backend, FORWARD), dtype), data.of(setting, (backend, direction), dtype)
+            data.of(setting, (backend, FORWARD), dtype),
+            data.of(setting, (backend, direction), dtype),
         ).values()
     ]
     if ratios:
@@ -58,10 +75,17 @@ def _figure(data: Data, setting: Setting) -> Figure:
     names = list(data.of(setting, kinds[0], data.dtypes(setting, kinds[0])[0]))
     names += [name for name in data.of(setting) if name not in names]
     dtypes = data.dtypes(setting)
-    legend = {dtype: LegendEntry(dtype, *STYLES.get(dtype, (3 + i, "D"))) for i, dtype in enumerate(dtypes)}
+    legend = {
+        dtype: LegendEntry(dtype, *STYLES.get(dtype, (3 + i, "D")))
+        for i, dtype in enumerate(dtypes)
+    }
     timings = [each for each in data.timings if each.setting == setting]
     ends = min(each.low for each in timings) / MILLION, max(each.high for each in timings) / MILLION
-    axis = plots.Axis("million terms a second", "log", place=lambda axes: axes.set_xlim(ends[0] / 1.3, ends[1] * 1.3))
+    axis = plots.Axis(
+        "million terms a second",
+        "log",
+        place=lambda axes: axes.set_xlim(ends[0] / 1.3, ends[1] * 1.3),
+    )
     panels = []
     for kind in kinds:
         found = {dtype: data.of(setting, kind, dtype) for dtype in dtypes}
@@ -82,14 +106,21 @@ def _figure(data: Data, setting: Setting) -> Figure:
         library = next(each.library for each in timings if each.kind == kind)
         panels.append(plots.down(f"{library}, {kind[1]}", marks, axis, left=0.37))
     where = SAY.on(setting) if several else ""
-    stem = re.sub(r"[^a-z0-9]+", "-", f"throughput{where}-{setting.samples}".lower()) if several else "throughput"
+    stem = (
+        re.sub(r"[^a-z0-9]+", "-", f"throughput{where}-{setting.samples}".lower())
+        if several
+        else "throughput"
+    )
     return Figure(stem, SAY.figure_title(where), SAY.caption(), panels, list(legend.values()))
 
 
 def build(tables: Tables) -> Sequence[Block]:
     """Return the timings of the other machines and settings, and a table for each."""
     data = load(tables)
-    return [*(_figure(data, each) for each in data.settings[1:]), *(_table(data, each) for each in data.settings)]
+    return [
+        *(_figure(data, each) for each in data.settings[1:]),
+        *(_table(data, each) for each in data.settings),
+    ]
 
 
 def _table(data: Data, setting: Setting) -> Table:
@@ -109,7 +140,10 @@ def _table(data: Data, setting: Setting) -> Table:
     rows = []
     for name in dict.fromkeys(each.estimator for each in data.timings if each.setting == setting):
         timings = [found[each].get(name) for each in timed]
-        shown = [Cell(SAY.quartiles(each, MILLION), each.rate) if each else Cell("–", math.nan) for each in timings]
+        shown = [
+            Cell(SAY.quartiles(each, MILLION), each.rate) if each else Cell("–", math.nan)
+            for each in timings
+        ]
         rows.append([Cell(cells.code(name)), *shown])
     return Table(SAY.table_title(SAY.on(setting), setting.samples), columns, rows)
 

@@ -60,7 +60,9 @@ class Data:
     def settings(self) -> list[Setting]:
         return list(dict.fromkeys(each.setting for each in self.timings))
 
-    def of(self, setting: Setting, kind: tuple[str, str] | None = None, dtype: str | None = None) -> dict[str, Timing]:
+    def of(
+        self, setting: Setting, kind: tuple[str, str] | None = None, dtype: str | None = None
+    ) -> dict[str, Timing]:
         """Timings by estimator, the fastest first."""
         found = [
             each
@@ -75,7 +77,13 @@ class Data:
 
     def dtypes(self, setting: Setting, kind: tuple[str, str] | None = None) -> list[str]:
         """Formats that were timed."""
-        return list(dict.fromkeys(each.dtype for each in self.timings if each.setting == setting and kind in (None, each.kind)))
+        return list(
+            dict.fromkeys(
+                each.dtype
+                for each in self.timings
+                if each.setting == setting and kind in (None, each.kind)
+            )
+        )
 
     def ratios(self, above: dict[str, Timing], below: dict[str, Timing]) -> dict[str, float]:
         """Return, for the estimators in both, how many times as fast the first is, rising."""
@@ -90,7 +98,12 @@ def load(tables: Tables) -> Data:
     return Data(
         [
             Timing(
-                Setting(str(row.get("run", "")), str(row["device"]), int(row["samples"]), int(row["repeats"])),
+                Setting(
+                    str(row.get("run", "")),
+                    str(row["device"]),
+                    int(row["samples"]),
+                    int(row["repeats"]),
+                ),
                 str(row["estimator"]),
                 str(row["backend"]),
                 str(row["pass"]),

@@ -12,7 +12,17 @@ FEW_SAMPLES = 100
 MAIN_TARGET = "KL(q‖p)"
 ALL, UNBIASED, TWO = "all", "unbiased", "k1 or k3"
 """The groups of estimators that are ranked."""
-PLAIN = ("k1", "k2", "k3", "k_lambda", "k_fitted", "k1_weighted", "k3_weighted", "k2_weighted", "k1_self_normalized")
+PLAIN = (
+    "k1",
+    "k2",
+    "k3",
+    "k_lambda",
+    "k_fitted",
+    "k1_weighted",
+    "k3_weighted",
+    "k2_weighted",
+    "k1_self_normalized",
+)
 QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
 """The quantiles of the errors of batches."""
 PAIR = text("pair", "q ‖ p: the sampling distribution, then the one it is compared with", "Pair")
@@ -21,7 +31,10 @@ ESTIMATOR = text("estimator", "name in klbench", "Estimator")
 TARGET = text("target", "the divergence that it aims at", "Estimates")
 BATCH = integer("batch", "samples averaged into one estimate", "Batch")
 KHAT = (
-    *with_error(Column("khat", "measured tail index of the ratio r = p/q", heading="k-hat"), "the measured tail index"),
+    *with_error(
+        Column("khat", "measured tail index of the ratio r = p/q", heading="k-hat"),
+        "the measured tail index",
+    ),
     integer("khat_samples", "samples that the tail index was measured on"),
 )
 UNKNOWN = "missing where it is not known"
@@ -57,13 +70,27 @@ VALUES = Schema(
         integer("samples", "samples drawn from the pair, the same for all estimators"),
         Column("truth", "exact value of the divergence", "nats", heading="Truth"),
         Column("truth_error", "bound on the error of the exact value", "nats"),
-        text("truth_method", "method of the exact value: closed-form, quadrature, enumeration and such, or unknown"),
+        text(
+            "truth_method",
+            "method of the exact value: closed-form, quadrature, enumeration and such, or unknown",
+        ),
         *with_error(Column("mean", "mean of the estimates", "nats")),
-        *with_error(Column("bias", "mean of the estimates minus the exact value", "nats", heading="Bias"), "the bias"),
-        *with_error(Column("variance", "variance of the estimates", "nats²")),
-        *with_error(Column("std", "standard deviation of the estimates", "nats", heading="Std"), "the standard deviation"),
         *with_error(
-            Column("rmse", "root-mean-square error of the estimates: bias and noise together", "nats", heading="Rmse"),
+            Column("bias", "mean of the estimates minus the exact value", "nats", heading="Bias"),
+            "the bias",
+        ),
+        *with_error(Column("variance", "variance of the estimates", "nats²")),
+        *with_error(
+            Column("std", "standard deviation of the estimates", "nats", heading="Std"),
+            "the standard deviation",
+        ),
+        *with_error(
+            Column(
+                "rmse",
+                "root-mean-square error of the estimates: bias and noise together",
+                "nats",
+                heading="Rmse",
+            ),
             "the rmse",
         ),
         *with_error(Column("rel_bias", "bias over the exact value"), "the relative bias"),
@@ -73,7 +100,10 @@ VALUES = Schema(
         Column("bias_z", "measured bias minus the exact one, in standard errors"),
         Column("std_z", "measured standard deviation minus the exact one, in standard errors"),
         integer("batches", "batches that coverage and negative share were counted on"),
-        *with_error(Column("frac_negative", "share of estimates below zero", heading="Negative"), "the share below zero"),
+        *with_error(
+            Column("frac_negative", "share of estimates below zero", heading="Negative"),
+            "the share below zero",
+        ),
         *with_error(
             Column(
                 "coverage",
@@ -92,12 +122,23 @@ VALUES = Schema(
             "the measured tail index",
         ),
         KHAT[-1],
-        text("status", "ok, or why the row is not to be trusted; skipped: why nothing was measured", "Status"),
+        text(
+            "status",
+            "ok, or why the row is not to be trusted; skipped: why nothing was measured",
+            "Status",
+        ),
         Column(
-            "error", "rmse that ranks the row, exact where it is known; missing where it is not to be trusted", "nats", since=1
+            "error",
+            "rmse that ranks the row, exact where it is known; missing where it is not to be trusted",
+            "nats",
+            since=1,
         ),
         flag("error_exact", "the rmse that ranks the row is the exact one", since=1),
-        flag("bias_dominates", "the row is to be trusted, and its bias exceeds its standard deviation", since=1),
+        flag(
+            "bias_dominates",
+            "the row is to be trusted, and its bias exceeds its standard deviation",
+            since=1,
+        ),
     ),
 )
 
@@ -110,8 +151,14 @@ DIFFERENCES = Schema(
         BATCH,
         text("first", "one estimator"),
         text("second", "the other estimator"),
-        *with_error(Column("mean_difference", "mean of the first minus mean of the second", "nats"), "the difference of means"),
-        *with_error(Column("rmse_difference", "rmse of the first minus rmse of the second", "nats"), "the difference of rmses"),
+        *with_error(
+            Column("mean_difference", "mean of the first minus mean of the second", "nats"),
+            "the difference of means",
+        ),
+        *with_error(
+            Column("rmse_difference", "rmse of the first minus rmse of the second", "nats"),
+            "the difference of rmses",
+        ),
     ),
 )
 
@@ -123,7 +170,10 @@ ERRORS = Schema(
         ESTIMATOR,
         BATCH,
         integer("batches", "batches that the quantiles come from"),
-        *(Column(quantile(share), f"{100 * share:g} % of the errors are below it", "nats") for share in QUANTILES),
+        *(
+            Column(quantile(share), f"{100 * share:g} % of the errors are below it", "nats")
+            for share in QUANTILES
+        ),
     ),
 )
 
@@ -152,7 +202,11 @@ RANGES = Schema(
         SERIES,
         TARGET,
         BATCH,
-        text("among", f"the group that is ranked: {ALL}, {UNBIASED} (those that claim to be), or {TWO}", "Among"),
+        text(
+            "among",
+            f"the group that is ranked: {ALL}, {UNBIASED} (those that claim to be), or {TWO}",
+            "Among",
+        ),
         Column("kl_low", "least exact KL(q‖p) of the range", "nats", heading="KL from"),
         Column("kl_high", "greatest exact KL(q‖p) of the range", "nats", heading="KL to"),
         integer("pairs", "pairs in the range", "Pairs"),
@@ -163,10 +217,17 @@ RANGES = Schema(
         ),
         text("pair", "the middle pair of the range, by KL"),
         Column("error", "its rmse on the middle pair", "nats", heading="Rmse"),
-        text("next", "the next best on that pair, of those that are behind beyond doubt if there are any", "Next"),
+        text(
+            "next",
+            "the next best on that pair, of those that are behind beyond doubt if there are any",
+            "Next",
+        ),
         Column("next_error", "the rmse of the next best", "nats"),
         *with_error(
-            Column("behind", "rmse of the next minus rmse of the first", "nats", heading="Behind by"), "that difference"
+            Column(
+                "behind", "rmse of the next minus rmse of the first", "nats", heading="Behind by"
+            ),
+            "that difference",
         ),
         text(
             "unranked",
@@ -195,7 +256,12 @@ ESTIMATORS = Schema(
             since=1,
         ),
         text("worst_pair", "the pair with that distance", since=1),
-        Column("negative", "largest share of batches with a negative estimate", heading="Negative", since=1),
+        Column(
+            "negative",
+            "largest share of batches with a negative estimate",
+            heading="Negative",
+            since=1,
+        ),
         Column(
             "exact_z",
             "largest distance of its mean from its exact mean, in standard errors",

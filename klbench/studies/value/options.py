@@ -36,10 +36,16 @@ class ValueOptions(PairOptions):
         Coverage, negative fractions and error distributions come from the first so many samples.
     """
 
-    pairs: tuple[Annotated[AnyPair, AfterValidator(_has_truth)], ...] = Field(default=(), min_length=1)
+    pairs: tuple[Annotated[AnyPair, AfterValidator(_has_truth)], ...] = Field(
+        default=(), min_length=1
+    )
     estimators: EstimatorNames = Field(default_factory=every_estimator)
     samples: int = Field(default=1_000_000, ge=2, le=10**15)
-    batches: Annotated[tuple[Annotated[int, Field(ge=1, le=2**20)], ...], Field(min_length=1), AfterValidator(_ascending)] = (
+    batches: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=2**20)], ...],
+        Field(min_length=1),
+        AfterValidator(_ascending),
+    ] = (
         1,
         4,
         16,

@@ -41,7 +41,9 @@ Row = Mapping[str, Any]
 def complete(tables: Tables) -> Tables:
     """Return tables of an earlier version with what follows from them; tables that are not as declared as they are."""
     needed = (VALUES, DIFFERENCES, PAIRS, ESTIMATORS)
-    whole = all(schema.table in tables and not schema.missing(tables[schema.table]) for schema in needed)
+    whole = all(
+        schema.table in tables and not schema.missing(tables[schema.table]) for schema in needed
+    )
     return ranked(tables) if whole else tables
 
 
@@ -50,7 +52,12 @@ def ranked(tables: Tables) -> dict[str, pd.DataFrame]:
     values = with_errors(tables["values"])
     ranking = Ranking(values, tables["differences"], tables["pairs"], tables["estimators"])
     ranges = pd.DataFrame(ranking.ranges(), columns=[column.name for column in RANGES.columns])
-    return {**tables, "values": values, "estimators": judged(values, tables["pairs"], tables["estimators"]), "ranges": ranges}
+    return {
+        **tables,
+        "values": values,
+        "estimators": judged(values, tables["pairs"], tables["estimators"]),
+        "ranges": ranges,
+    }
 
 
 def with_errors(values: pd.DataFrame) -> pd.DataFrame:
@@ -60,7 +67,11 @@ def with_errors(values: pd.DataFrame) -> pd.DataFrame:
     )
     exact, ok = (exact_bias**2 + exact_std**2) ** 0.5, values["status"] == "ok"
     known = (exact < math.inf) & (ok | (values["status"] == "heavy tail"))
-    return values.assign(error=exact.where(known, rmse.where(ok)), error_exact=known, bias_dominates=ok & (bias.abs() > std))
+    return values.assign(
+        error=exact.where(known, rmse.where(ok)),
+        error_exact=known,
+        bias_dominates=ok & (bias.abs() > std),
+    )
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,11 @@ class Ranking:
     def target(self) -> str:
         """``KL(q‖p)``, or what most rows estimate in a run without it."""
         targets = self._measured["target"]
-        return MAIN_TARGET if targets.empty or (targets == MAIN_TARGET).any() else str(targets.mode()[0])
+        return (
+            MAIN_TARGET
+            if targets.empty or (targets == MAIN_TARGET).any()
+            else str(targets.mode()[0])
+        )
 
     @cached_property
     def _measured(self) -> pd.DataFrame:
@@ -126,14 +141,19 @@ class Ranking:
     def _rows(self) -> dict[tuple[str, int], dict[str, Row]]:
         found: dict[tuple[str, int], dict[str, Row]] = {}
         for row in self._measured[self._measured["target"] == self.target].to_dict("records"):
-            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = {str(k): v for k, v in row.items()}
+            found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = {
+                str(k): v for k, v in row.items()
+            }
         return found
 
     @cached_property
     def _differences(self) -> dict[tuple[str, int, str, str], tuple[float, float]]:
         names = ("pair", "batch", "first", "second", "rmse_difference", "rmse_difference_se")
         rows = zip(*(self.differences[name] for name in names), strict=True)
-        return {(pair, int(batch), first, second): (float(d), float(se)) for pair, batch, first, second, d, se in rows}
+        return {
+            (pair, int(batch), first, second): (float(d), float(se))
+            for pair, batch, first, second, d, se in rows
+        }
 
     @cached_property
     def _off_policy(self) -> frozenset[str]:
@@ -141,13 +161,17 @@ class Ranking:
 
     @cached_property
     def _unbiased(self) -> frozenset[str]:
-        return frozenset(self.estimators["estimator"][self.estimators["unbiased_claim"].astype(bool)])
+        return frozenset(
+            self.estimators["estimator"][self.estimators["unbiased_claim"].astype(bool)]
+        )
 
     @cached_property
     def _weighted(self) -> frozenset[str]:
         return frozenset(self.estimators["estimator"][self.estimators["needs_weight"].astype(bool)])
 
-    def difference(self, pair: str, batch: int, first: str, second: str) -> tuple[float, float] | None:
+    def difference(
+        self, pair: str, batch: int, first: str, second: str
+    ) -> tuple[float, float] | None:
         """Return error(first) - error(second) and its standard error: 0 where both are exact; None where it is not known.
 
         Of two measured ones on the same samples, as the table of differences has it.
@@ -155,7 +179,9 @@ class Ranking:
         rows = [self._rows[pair, batch][name] for name in (first, second)]
         if any(row["error_exact"] for row in rows):
             unsure = [float(row["rmse_se"]) for row in rows if not row["error_exact"]]
-            return float(rows[0]["error"]) - float(rows[1]["error"]), math.hypot(*unsure) if unsure else 0.0
+            return float(rows[0]["error"]) - float(rows[1]["error"]), math.hypot(
+                *unsure
+            ) if unsure else 0.0
         if (pair, batch, first, second) in self._differences:
             return self._differences[pair, batch, first, second]
         found = self._differences.get((pair, batch, second, first))
@@ -167,14 +193,20 @@ class Ranking:
             both = {"k1", "k3"} <= set(rows) and pair not in self._off_policy
             return {name: rows[name] for name in ("k1", "k3")} if both else {}
         if among == UNBIASED:
-            claim = self._unbiased & self._weighted if pair in self._off_policy else self._unbiased - self._weighted
+            claim = (
+                self._unbiased & self._weighted
+                if pair in self._off_policy
+                else self._unbiased - self._weighted
+            )
             return {name: row for name, row in rows.items() if name in claim}
         return rows
 
     def contest(self, pair: str, batch: int, among: str) -> Contest | None:
         """Return the ranking of a group of estimators; None where none of them has an error to rank by."""
         rows = self._contenders(pair, batch, among)
-        errors = {name: float(row["error"]) for name, row in rows.items() if math.isfinite(row["error"])}
+        errors = {
+            name: float(row["error"]) for name, row in rows.items() if math.isfinite(row["error"])
+        }
         if not errors:
             return None
         least = min(errors.values())
@@ -184,7 +216,11 @@ class Ranking:
             found = self.difference(pair, batch, name, first)
             if found is not None and abs(found[0]) <= Z95 * found[1]:
                 level.add(name)
-        heavy = [name for name, row in rows.items() if math.isnan(row["error"]) and row["status"] == "heavy tail"]
+        heavy = [
+            name
+            for name, row in rows.items()
+            if math.isnan(row["error"]) and row["status"] == "heavy tail"
+        ]
         unranked = [name for name in heavy if rows[name]["rmse"] < errors[first]]
         return Contest(pair, errors, first, frozenset(level), unranked)
 
@@ -204,13 +240,28 @@ class Ranking:
         kl = dict(zip(self.pairs["pair"], self.pairs["kl_qp"].astype(float), strict=True))
         rows: list[Row] = []
         for series, values in self.values.groupby("series", sort=False):
-            pairs = sorted(values["pair"].unique(), key=lambda pair: (not math.isfinite(kl[pair]), kl[pair]))
+            pairs = sorted(
+                values["pair"].unique(), key=lambda pair: (not math.isfinite(kl[pair]), kl[pair])
+            )
             for batch in sorted(int(size) for size in values["batch"].unique()):
                 for among in (ALL, UNBIASED, TWO):
                     for stretch in self.stretches(pairs, batch, among):
                         kls = [kl[each.pair] for each in stretch]
-                        head = {"series": series, "target": self.target, "batch": batch, "among": among, "pairs": len(kls)}
-                        rows.append({**head, "kl_low": min(kls), "kl_high": max(kls), **self._range(stretch, batch)})
+                        head = {
+                            "series": series,
+                            "target": self.target,
+                            "batch": batch,
+                            "among": among,
+                            "pairs": len(kls),
+                        }
+                        rows.append(
+                            {
+                                **head,
+                                "kl_low": min(kls),
+                                "kl_high": max(kls),
+                                **self._range(stretch, batch),
+                            }
+                        )
         return rows
 
     def _range(self, stretch: Sequence[Contest], batch: int) -> Row:
@@ -225,7 +276,9 @@ class Ranking:
             "next_error": middle.errors[rival] if rival else math.nan,
             "behind": behind[0] if behind else math.nan,
             "behind_se": behind[1] if behind else math.nan,
-            "unranked": ", ".join(dict.fromkeys(name for each in stretch for name in each.unranked)),
+            "unranked": ", ".join(
+                dict.fromkeys(name for each in stretch for name in each.unranked)
+            ),
         }
 
 
@@ -243,15 +296,27 @@ def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) 
     ok = values[values["status"] == "ok"]
     missed = values["pair"][values["std_z"].astype(float) < -LARGE_Z]
     ok = ok[ok["exact_std"].notna() | ~ok["pair"].isin(missed)]
-    z = (ok["bias"] / ok["bias_se"]).astype(float).abs().where((ok["bias_se"] > 0) & (ok["samples"] >= FEW_SAMPLES))
-    testable = ok.assign(z=z, weighted=ok["pair"].isin(off_policy))[ok["pair"].isin(fit)].dropna(subset="z")
+    z = (
+        (ok["bias"] / ok["bias_se"])
+        .astype(float)
+        .abs()
+        .where((ok["bias_se"] > 0) & (ok["samples"] >= FEW_SAMPLES))
+    )
+    testable = ok.assign(z=z, weighted=ok["pair"].isin(off_policy))[ok["pair"].isin(fit)].dropna(
+        subset="z"
+    )
     found = []
     for record in estimators.to_dict("records"):
         row = {str(name): value for name, value in record.items()}
-        rows = testable[(testable["estimator"] == row["estimator"]) & (testable["weighted"] == bool(row["needs_weight"]))]
+        rows = testable[
+            (testable["estimator"] == row["estimator"])
+            & (testable["weighted"] == bool(row["needs_weight"]))
+        ]
         own: dict[str, Any] = {"judged": len(rows), "worst_z": rows["z"].max()}
         own["worst_pair"] = str(rows["pair"][rows["z"].idxmax()]) if len(rows) else ""
-        own["negative"] = values["frac_negative"][values["estimator"] == row["estimator"]].astype(float).max()
+        own["negative"] = (
+            values["frac_negative"][values["estimator"] == row["estimator"]].astype(float).max()
+        )
         own["exact_z"] = ok["bias_z"][ok["estimator"] == row["estimator"]].astype(float).abs().max()
         found.append(row | own | {"verdict": verdict(row | own)})
     return pd.DataFrame(found, columns=[column.name for column in ESTIMATORS.columns])
@@ -259,9 +324,18 @@ def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) 
 
 def verdict(row: Row) -> str:
     """Return what became of an estimator's claims; ``broken`` opens the bad ones."""
-    unbiased, nonnegative, biased = bool(row["unbiased_claim"]), bool(row["nonnegative_claim"]), row["worst_z"] > LARGE_Z
+    unbiased, nonnegative, biased = (
+        bool(row["unbiased_claim"]),
+        bool(row["nonnegative_claim"]),
+        row["worst_z"] > LARGE_Z,
+    )
     failed = [
-        word for word, true in (("biased", unbiased and biased), ("negative", nonnegative and row["negative"] > 0)) if true
+        word
+        for word, true in (
+            ("biased", unbiased and biased),
+            ("negative", nonnegative and row["negative"] > 0),
+        )
+        if true
     ]
     if failed:
         return f"broken: {' and '.join(failed)}"

@@ -113,8 +113,17 @@ class Found:
         errors = [pieces[k : k + columns] for k in range(0, len(pieces), columns)]
         khats = zip(stored["khat_names"], stored["khats"], strict=True)
         return cls(
-            Moments(int(stored["count"]), float(stored["weight"]), stored["mean"], stored["scatter"]),
-            Counts(stored["batches"], stored["negative"], stored["covered"], stored["tested"], stored["nonfinite"], errors),
+            Moments(
+                int(stored["count"]), float(stored["weight"]), stored["mean"], stored["scatter"]
+            ),
+            Counts(
+                stored["batches"],
+                stored["negative"],
+                stored["covered"],
+                stored["tested"],
+                stored["nonfinite"],
+                errors,
+            ),
             {str(name): (float(khat), float(se), int(n)) for name, (khat, se, n) in khats},
         )
 
@@ -143,7 +152,9 @@ def _prepare() -> None:
             mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
 
 
-def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int) -> Found:
+def measure_shard(
+    pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int
+) -> Found:
     """One task: draw a shard's samples, panel by panel, and measure them. Pure: the same arguments give the same bits."""
     generator = streams.generator(seed, "value", stream, shard)
     largest = plan.batches[-1]
@@ -158,7 +169,11 @@ def measure_shard(pair: Pair, plan: Plan, seed: int, stream: str, samples: int, 
             if start < TAIL_SAMPLES:
                 first.append(draws)
             meter.add(draws, diagnose=start < diagnostic)
-        return Found(Moments.of(*meter.vectors()), meter.counts, _khats(first, plan) if first and shard == 0 else {})
+        return Found(
+            Moments.of(*meter.vectors()),
+            meter.counts,
+            _khats(first, plan) if first and shard == 0 else {},
+        )
 
 
 def solve(pair: Pair, chosen: tuple[Estimator, ...]) -> Exact:
@@ -176,7 +191,11 @@ def solve(pair: Pair, chosen: tuple[Estimator, ...]) -> Exact:
 def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
     """Tell in a line where fewer than ``DIGITS`` digits of the divergence are sure."""
     truth = exact.truths["kl_qp"]
-    if truth is not None and math.isfinite(truth.value) and truth.error > max(10.0**-DIGITS * truth.value, NOTHING):
+    if (
+        truth is not None
+        and math.isfinite(truth.value)
+        and truth.error > max(10.0**-DIGITS * truth.value, NOTHING)
+    ):
         off = truth.error / truth.value if truth.value else math.inf
         error = f"by {off:.0e} of its value" if off < 1.0 else "in its first digit"
         text = f"{pair.title}: the exact KL(q‖p) may be off {error}; the parameters are ill-conditioned"
@@ -204,7 +223,9 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
             _tell_lost_digits(options.pairs[len(exacts) - 1], exact)
             context.progress(len(exacts), total, "exact values")
         for pair, some, exact in zip(options.pairs, usable, exacts, strict=True):
-            values = tuple(truth.value if (truth := exact.truths[e.target]) else np.nan for e in some)
+            values = tuple(
+                truth.value if (truth := exact.truths[e.target]) else np.nan for e in some
+            )
             plans.append(Plan(some, values, options.batches))
             states.append(Checkpoint(context, f"value-{stream_name(pair)}", Found))
         order = [(i, k) for i, state in enumerate(states) for k in range(state.shards, shards)]
@@ -232,7 +253,9 @@ def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
                 state.save()
     formed = whole_batches(options.samples, options.batches)
     finished = [
-        Measured(pair, exact, plan, state.found.moments, state.found.counts, state.found.khats, formed)
+        Measured(
+            pair, exact, plan, state.found.moments, state.found.counts, state.found.khats, formed
+        )
         for pair, exact, plan, state in zip(options.pairs, exacts, plans, states, strict=False)
         if state.shards == shards and state.found is not None
     ]

@@ -29,10 +29,16 @@ def lead(tables: Tables) -> Lead:
     question = SAY.question(data.target, sorted(contenders), sorted(pairs), sorted(kinds)).strip()
     ranges = data.ranges(ALL, data.batch)
     if not ranges:
-        return Lead(question, SAY.nothing_ranked(bool(data.measured)), section_figures.lead(data) if data.measured else None)
+        return Lead(
+            question,
+            SAY.nothing_ranked(bool(data.measured)),
+            section_figures.lead(data) if data.measured else None,
+        )
     best = data.winners(ALL, data.batch).most_common(1)[0][0]
     widest = max((row for row in ranges if row["estimator"] == best), key=lambda row: row["pairs"])
-    verdict = SAY.verdict(_wins(data, ALL, data.batch), len(contenders), len(pairs), data.batch, widest)
+    verdict = SAY.verdict(
+        _wins(data, ALL, data.batch), len(contenders), len(pairs), data.batch, widest
+    )
     more = [SAY.margin(widest, data.kl(widest["pair"]))] if len(pairs) > 1 else []
     groups = [(UNBIASED, data.batch), (ALL, data.batches[-1])]
     more += [

@@ -50,7 +50,11 @@ class Data(RunTables):
     def values(self) -> list[Row]:
         """All rows of the main table."""
         named = [row | {"series": self.series_of(row)} for row in self.rows(VALUES)]
-        return [row | {"kl": self.pairs[row["pair"]]["kl_qp"] if row["pair"] in self.pairs else math.nan} for row in named]
+        return [
+            row
+            | {"kl": self.pairs[row["pair"]]["kl_qp"] if row["pair"] in self.pairs else math.nan}
+            for row in named
+        ]
 
     def series_of(self, row: Row) -> str:
         """Return the series of a row as the page writes it."""
@@ -117,12 +121,19 @@ class Data(RunTables):
         found: dict[str, list[str]] = {}
         for pair, series in {row["pair"]: row["series"] for row in self.values}.items():
             found.setdefault(series, []).append(pair)
-        return {name: sorted(pairs, key=lambda pair: (math.isnan(kl[pair]), kl[pair])) for name, pairs in found.items()}
+        return {
+            name: sorted(pairs, key=lambda pair: (math.isnan(kl[pair]), kl[pair]))
+            for name, pairs in found.items()
+        }
 
     @cached_property
     def main_series(self) -> dict[str, list[str]]:
         """The series with samples of q; all of them where there is none."""
-        found = {name: pairs for name, pairs in self.series.items() if not self.off_policy.intersection(pairs)}
+        found = {
+            name: pairs
+            for name, pairs in self.series.items()
+            if not self.off_policy.intersection(pairs)
+        }
         return found or self.series
 
     def kl(self, pair: str) -> float:
@@ -136,7 +147,11 @@ class Data(RunTables):
     def ranges(self, among: str, batch: int) -> list[Row]:
         """Return the ranges of KL with their winners, of the series with samples of q."""
         rows = (row | {"series": self.series_of(row)} for row in self.rows(RANGES))
-        return [row for row in rows if (row["among"], row["batch"]) == (among, batch) and row["series"] in self.main_series]
+        return [
+            row
+            for row in rows
+            if (row["among"], row["batch"]) == (among, batch) and row["series"] in self.main_series
+        ]
 
     def winners(self, among: str, batch: int) -> Counter[str]:
         """Return how many pairs each estimator wins."""
@@ -147,7 +162,11 @@ class Data(RunTables):
 
     def is_one_family(self, pairs: Sequence[str]) -> bool:
         """Tell whether a line may join pairs: each parameter in which they differ rises, or falls, with KL."""
-        known = [_leaves(json.loads(self.pairs[pair]["parameters"])) for pair in pairs if pair in self.pairs]
+        known = [
+            _leaves(json.loads(self.pairs[pair]["parameters"]))
+            for pair in pairs
+            if pair in self.pairs
+        ]
         if any(each.keys() != known[0].keys() for each in known):
             return False
         for values in ([each[key] for each in known] for key in known[0]) if known else ():
@@ -165,7 +184,15 @@ class Data(RunTables):
     def _chosen(self, names: Sequence[str]) -> list[str]:
         """Return all names where a figure has room for them, or else the best known and those that win."""
         others = {row["estimator"] for row in self.measured if row["target"] != self.target}
-        order = sorted(names, key=lambda name: (name not in KNOWN, name in others, -self._wins[name], plainness(name)))
+        order = sorted(
+            names,
+            key=lambda name: (
+                name not in KNOWN,
+                name in others,
+                -self._wins[name],
+                plainness(name),
+            ),
+        )
         return [name for name in names if name in order[:MOST_ENTRIES]]
 
     def names(self, *, off_policy: bool) -> list[str]:
@@ -178,18 +205,31 @@ class Data(RunTables):
         """Colour and marker of the estimators that are drawn on samples of q; dashed where they are of another divergence."""
         chosen = self._chosen(self.names(off_policy=False) or self.names(off_policy=True))
         targets = {row["estimator"]: row["target"] for row in self.measured}
-        labels = [name if targets[name] == self.target else f"{name}, of {targets[name]}" for name in chosen]
+        labels = [
+            name if targets[name] == self.target else f"{name}, of {targets[name]}"
+            for name in chosen
+        ]
         found = plots.legend(chosen, labels=labels)
-        return {name: replace(entry, dashed=targets[name] != self.target) for name, entry in found.items()}
+        return {
+            name: replace(entry, dashed=targets[name] != self.target)
+            for name, entry in found.items()
+        }
 
     @cached_property
     def off_policy_entries(self) -> dict[str, LegendEntry]:
         """The same on samples of a third distribution: a weighted estimator has the colour of the one that it weights."""
         found: dict[str, LegendEntry] = {}
         for i, name in enumerate(self._chosen(self.names(off_policy=True))):
-            base = next((entry for plain, entry in self.entries.items() if name.startswith(f"{plain}_")), None)
+            base = next(
+                (entry for plain, entry in self.entries.items() if name.startswith(f"{plain}_")),
+                None,
+            )
             marker = WEIGHTED_MARKERS[i % len(WEIGHTED_MARKERS)]
-            other = replace(base, label=name, marker=marker, dashed=True) if base else LegendEntry(name, i, marker)
+            other = (
+                replace(base, label=name, marker=marker, dashed=True)
+                if base
+                else LegendEntry(name, i, marker)
+            )
             found[name] = self.entries.get(name, other)
         return found
 
@@ -205,8 +245,15 @@ class Data(RunTables):
     @cached_property
     def typical(self) -> dict[str, str]:
         """The pair of each series whose KL is closest to half a nat on a logarithmic scale."""
-        found = {name: [pair for pair in pairs if self.kl(pair) > 0] for name, pairs in self.series.items()}
-        return {name: min(kept, key=lambda pair: abs(math.log(2 * self.kl(pair)))) for name, kept in found.items() if kept}
+        found = {
+            name: [pair for pair in pairs if self.kl(pair) > 0]
+            for name, pairs in self.series.items()
+        }
+        return {
+            name: min(kept, key=lambda pair: abs(math.log(2 * self.kl(pair))))
+            for name, kept in found.items()
+            if kept
+        }
 
     @cached_property
     def errors(self) -> dict[tuple[str, int], dict[str, Row]]:
@@ -227,4 +274,6 @@ def _leaves(node: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(node, dict | list):
         return {path: node}
     items = node.items() if isinstance(node, dict) else enumerate(node)
-    return {key: value for name, each in items for key, value in _leaves(each, f"{path}.{name}").items()}
+    return {
+        key: value for name, each in items for key, value in _leaves(each, f"{path}.{name}").items()
+    }

@@ -52,7 +52,9 @@ def figure(
     if not panels:
         return None
     entries = data.off_policy_entries if off_policy else data.entries
-    rest = SAY.left_out(data.left_out(entries, off_policy=off_policy), max(0, len(panels) - most), name == "error")
+    rest = SAY.left_out(
+        data.left_out(entries, off_policy=off_policy), max(0, len(panels) - most), name == "error"
+    )
     return Figure(name, title, caption + rest, panels[:most], legend)
 
 
@@ -74,12 +76,18 @@ def _curve(
     hollow: str = "status",
 ) -> list[Line]:
     """Return measured points with their intervals, and a line through exact values, or through the points without these."""
-    kept = [(row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow])) for row in rows]
+    kept = [
+        (row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow]))
+        for row in rows
+    ]
     kept = [each for each in kept if math.isfinite(each[1])]
     known = [(row[x], exact(row)) for row in rows if exact and math.isfinite(exact(row))]
     if not kept:
         return []
-    low, high = ([math.nan if bad else value + sign * half for _, value, half, bad in kept] for sign in (-1, 1))
+    low, high = (
+        [math.nan if bad else value + sign * half for _, value, half, bad in kept]
+        for sign in (-1, 1)
+    )
     points = Line(
         entry,
         [at * shift for at, *_ in kept],
@@ -92,7 +100,10 @@ def _curve(
     )
     if not (joined and known):
         return [points]
-    return [Line(entry, [at for at, _ in known], [value for _, value in known], marked=False), points]
+    return [
+        Line(entry, [at for at, _ in known], [value for _, value in known], marked=False),
+        points,
+    ]
 
 
 def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> list[Row]:
@@ -103,9 +114,9 @@ def _rows(data: Data, pairs: Sequence[str], batch: int, name: str) -> list[Row]:
 def _relative_error(row: Row) -> tuple[float, float]:
     """Return a row's rmse over the truth: the one that ranks it, else the measured one."""
     error = row["rmse"] if math.isnan(row["error"]) else row["error"]
-    return error / row["truth"] if row["truth"] else math.nan, 0.0 if row["error_exact"] else Z95 * row["rmse_se"] / row[
-        "truth"
-    ]
+    return error / row["truth"] if row["truth"] else math.nan, 0.0 if row[
+        "error_exact"
+    ] else Z95 * row["rmse_se"] / row["truth"]
 
 
 def lead(data: Data) -> Figure | None:
@@ -116,13 +127,21 @@ def lead(data: Data) -> Figure | None:
     curves = {name: _error_over_kl(data, pairs) for name, pairs in series.items()}
     y = Axis("rmse / true value", "log", levels=(1.0,))
     panels = [
-        plots.lines(name, curves[name], Axis(KL_LABEL, place=partial(kl_axis, kls=data.kls(pairs))), y)
+        plots.lines(
+            name, curves[name], Axis(KL_LABEL, place=partial(kl_axis, kls=data.kls(pairs))), y
+        )
         for name, pairs in series.items()
     ]
     legend = used(data.entries, list(curves.values()))
     title = f"Error over KL, {size(data.batch)}"
     return figure(
-        data, "error", title, panels, legend, SAY.lead_caption(any(entry.dashed for entry in legend)), most=LEAD_PANELS
+        data,
+        "error",
+        title,
+        panels,
+        legend,
+        SAY.lead_caption(any(entry.dashed for entry in legend)),
+        most=LEAD_PANELS,
     )
 
 
@@ -131,7 +150,14 @@ def _error_over_kl(data: Data, pairs: Sequence[str]) -> list[Line]:
     return [
         line
         for name, entry in data.entries.items()
-        for line in _curve(entry, _rows(data, pairs, data.batch, name), "kl", _relative_error, joined=joined, hollow="error")
+        for line in _curve(
+            entry,
+            _rows(data, pairs, data.batch, name),
+            "kl",
+            _relative_error,
+            joined=joined,
+            hollow="error",
+        )
     ]
 
 
@@ -145,12 +171,18 @@ def _error_by_name(data: Data) -> Figure | None:
                 row = data.at(pairs[0], batch).get(name)
                 value, half = _relative_error(row) if row else (math.nan, 0.0)
                 if row and math.isfinite(value):
-                    marks.append(Mark(name, value, entry, value - half, value + half, math.isnan(row["error"])))
+                    marks.append(
+                        Mark(
+                            name, value, entry, value - half, value + half, math.isnan(row["error"])
+                        )
+                    )
             if marks:
                 title = size(batch).capitalize()
                 detail = series if len(data.main_series) > 1 else ""
                 x = Axis("rmse / true value", "log", levels=(1.0,))
-                panels.append(plots.down(title, marks, x, names=list(data.drawn(pairs[0])), detail=detail))
+                panels.append(
+                    plots.down(title, marks, x, names=list(data.drawn(pairs[0])), detail=detail)
+                )
     caption = SAY.lead_caption(dashed=False, names=True)
     return figure(data, "error", "Error of each estimator", panels, (), caption, most=LEAD_PANELS)
 
@@ -160,8 +192,14 @@ def winners(data: Data) -> Figure | None:
     small, large = data.batches[0], data.batches[-1]
     panels, drawn, seen = [], set(), []
     names = [name for name, pairs in data.main_series.items() if data.kls(pairs)]
-    for among, batch in dict.fromkeys([(ALL, small), (UNBIASED, small), (ALL, large), (TWO, small)]):
-        rows = [row for row in data.ranges(among, batch) if row["estimator"] in data.entries and row["kl_low"] > 0]
+    for among, batch in dict.fromkeys(
+        [(ALL, small), (UNBIASED, small), (ALL, large), (TWO, small)]
+    ):
+        rows = [
+            row
+            for row in data.ranges(among, batch)
+            if row["estimator"] in data.entries and row["kl_low"] > 0
+        ]
         strips = [(row["series"], row["estimator"], row["kl_low"], row["kl_high"]) for row in rows]
         if not strips or strips in seen:
             continue
@@ -173,7 +211,9 @@ def winners(data: Data) -> Figure | None:
         ]
         kls = [kl for _, _, low, high in strips for kl in (low, high)]
         title = str(SAY.group(among, size(batch)))
-        panels.append(plots.down(title, marks, Axis(KL_LABEL, place=partial(kl_axis, kls=kls)), names=names))
+        panels.append(
+            plots.down(title, marks, Axis(KL_LABEL, place=partial(kl_axis, kls=kls)), names=names)
+        )
     legend = [entry for name, entry in data.entries.items() if name in drawn]
     if len(legend) < 2 or len({row["pair"] for row in data.measured}) == 1:
         return None
@@ -181,7 +221,13 @@ def winners(data: Data) -> Figure | None:
 
 
 def _against_kl(
-    data: Data, name: str, title: str, caption: Text, y: Axis, value: Value, exact: Callable[[Row], float]
+    data: Data,
+    name: str,
+    title: str,
+    caption: Text,
+    y: Axis,
+    value: Value,
+    exact: Callable[[Row], float],
 ) -> Figure | None:
     """Draw small multiples over KL at the smallest batch size."""
     panels, curves = [], []
@@ -195,7 +241,9 @@ def _against_kl(
             rows = _rows(data, pairs, data.batches[0], each)
             drawn += _curve(entry, rows, "kl", value, exact=exact, joined=joined, shift=shift)
         curves.append(drawn)
-        panels.append(plots.lines(series, drawn, Axis(KL_LABEL, place=partial(kl_axis, kls=kls)), y))
+        panels.append(
+            plots.lines(series, drawn, Axis(KL_LABEL, place=partial(kl_axis, kls=kls)), y)
+        )
     return figure(data, name, title, panels, used(data.entries, curves), caption)
 
 
@@ -262,10 +310,16 @@ def error_by_batch(data: Data) -> Figure | None:
         panels.append(plots.lines(series, drawn, x, y, detail=_place(data, series, pair)))
     stuck: dict[str, int] = {}
     for row in data.measured:
-        if row["batch"] == data.batches[-1] and row["bias_dominates"] and row["pair"] not in data.off_policy:
+        if (
+            row["batch"] == data.batches[-1]
+            and row["bias_dominates"]
+            and row["pair"] not in data.off_policy
+        ):
             stuck[row["estimator"]] = stuck.get(row["estimator"], 0) + 1
     caption = SAY.batch_caption(stuck, data.batches[-1], sum(map(len, data.main_series.values())))
-    return figure(data, "error-by-batch", "What more samples buy", panels, used(entries, curves), caption)
+    return figure(
+        data, "error-by-batch", "What more samples buy", panels, used(entries, curves), caption
+    )
 
 
 def distributions(data: Data) -> Figure | None:
@@ -286,7 +340,9 @@ def distributions(data: Data) -> Figure | None:
         if marks:
             x = Axis("estimate − truth, nats", levels=(0.0,), place=_few_ticks)
             panels.append(plots.down(series, marks, x, detail=_place(data, series, pair)))
-    return figure(data, "errors", "How the errors are spread", panels, (), SAY.errors_caption(batch))
+    return figure(
+        data, "errors", "How the errors are spread", panels, (), SAY.errors_caption(batch)
+    )
 
 
 def _few_ticks(axes: Axes) -> None:
@@ -298,12 +354,24 @@ def coverage(data: Data) -> Figure | None:
     batches = [batch for batch in data.batches if batch > 1]
     panels = []
     for series, pair in data.typical.items():
-        rows = {name: [data.at(pair, batch).get(name) for batch in batches] for name in data.drawn(pair)}
-        tiles = {name: [_tile(row) for row in found] for name, found in rows.items() if any(map(_tested, found))}
+        rows = {
+            name: [data.at(pair, batch).get(name) for batch in batches] for name in data.drawn(pair)
+        }
+        tiles = {
+            name: [_tile(row) for row in found]
+            for name, found in rows.items()
+            if any(map(_tested, found))
+        }
         if tiles:
             columns = [f"{batch:,}" for batch in batches]
-            panels.append(plots.heat(series, tiles, columns, "samples in a batch", detail=_place(data, series, pair)))
-    return figure(data, "coverage", "Does a 95 % interval hold the truth?", panels, (), SAY.coverage_caption())
+            panels.append(
+                plots.heat(
+                    series, tiles, columns, "samples in a batch", detail=_place(data, series, pair)
+                )
+            )
+    return figure(
+        data, "coverage", "Does a 95 % interval hold the truth?", panels, (), SAY.coverage_caption()
+    )
 
 
 def _tested(row: Row | None) -> bool:
@@ -321,26 +389,59 @@ def tails(data: Data) -> Figure | None:
     """Draw the measured tail index of the ratio beside the known one."""
     panels = []
     for series, pairs in data.main_series.items():
-        rows = [data.pairs[pair] for pair in pairs if data.kl(pair) > 0 and math.isfinite(data.pairs[pair]["khat"])]
+        rows = [
+            data.pairs[pair]
+            for pair in pairs
+            if data.kl(pair) > 0 and math.isfinite(data.pairs[pair]["khat"])
+        ]
         x = [row["kl_qp"] for row in rows]
         if len(set(x)) < 2:
             continue
-        low, high = ([row["khat"] + sign * Z95 * row["khat_se"] for row in rows] for sign in (-1, 1))
+        low, high = (
+            [row["khat"] + sign * Z95 * row["khat_se"] for row in rows] for sign in (-1, 1)
+        )
         drawn = [
-            Line(EXACT, x, [row["tail_index"] for row in rows], joined=data.is_one_family(pairs), hollow=[False] * len(x)),
-            Line(MEASURED, x, [row["khat"] for row in rows], low, high, bars=True, joined=False, hollow=[False] * len(x)),
+            Line(
+                EXACT,
+                x,
+                [row["tail_index"] for row in rows],
+                joined=data.is_one_family(pairs),
+                hollow=[False] * len(x),
+            ),
+            Line(
+                MEASURED,
+                x,
+                [row["khat"] for row in rows],
+                low,
+                high,
+                bars=True,
+                joined=False,
+                hollow=[False] * len(x),
+            ),
         ]
         kls = Axis(KL_LABEL, place=partial(kl_axis, kls=x))
-        panels.append(plots.lines(series, drawn, kls, Axis("tail index k of r", levels=(HEAVY, LOST))))
+        panels.append(
+            plots.lines(series, drawn, kls, Axis("tail index k of r", levels=(HEAVY, LOST)))
+        )
     caption = SAY.tails_caption()
-    return Figure("tails", "How heavy is the tail of r?", caption, panels[:MOST_PANELS], [MEASURED, EXACT]) if panels else None
+    return (
+        Figure(
+            "tails", "How heavy is the tail of r?", caption, panels[:MOST_PANELS], [MEASURED, EXACT]
+        )
+        if panels
+        else None
+    )
 
 
 def not_covered(data: Data) -> Figure | None:
     """Draw the relative bias where the ratio's mean is not 1: samples of a third distribution, or p beyond the reach of q."""
     panels = []
     for pair, found in data.pairs.items():
-        rows = {name: row for name, row in data.at(pair, data.batches[-1]).items() if row["target"] == data.target}
+        rows = {
+            name: row
+            for name, row in data.at(pair, data.batches[-1]).items()
+            if row["target"] == data.target
+        }
         if (pair in data.off_policy or found["unreached"] > 0) and data.kl(pair) > 0:
             marks = []
             for name, entry in data.drawn(pair).items():
@@ -349,9 +450,24 @@ def not_covered(data: Data) -> Figure | None:
                     marks.append(Mark(name, value, entry, value - half, value + half))
             if marks:
                 x = Axis("bias / true value", levels=(0.0,), place=_percents_across)
-                panels.append(plots.down(pair, marks, x, detail=str(SAY.reach(pair in data.off_policy, found["unreached"]))))
+                panels.append(
+                    plots.down(
+                        pair,
+                        marks,
+                        x,
+                        detail=str(SAY.reach(pair in data.off_policy, found["unreached"])),
+                    )
+                )
     off_policy = bool(data.off_policy)
-    return figure(data, "third-sampler", "Where no claim applies", panels, (), SAY.not_covered_caption(), off_policy=off_policy)
+    return figure(
+        data,
+        "third-sampler",
+        "Where no claim applies",
+        panels,
+        (),
+        SAY.not_covered_caption(),
+        off_policy=off_policy,
+    )
 
 
 def _percents_across(axes: Axes) -> None:

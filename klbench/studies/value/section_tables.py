@@ -32,7 +32,10 @@ def _status(row: Row, name: str) -> Cell:
 
 def _verdict(row: Row, name: str) -> Cell:
     tones = {"broken": "bad", "kept": "good"}
-    return Cell(row[name], tone=next((tone for word, tone in tones.items() if row[name].startswith(word)), "words"))
+    return Cell(
+        row[name],
+        tone=next((tone for word, tone in tones.items() if row[name].startswith(word)), "words"),
+    )
 
 
 KLS = (Shown("kl_low", cells.short()), Shown("kl_high", cells.short()))
@@ -84,12 +87,24 @@ FORMULA = (
 
 def ranges(data: Data) -> list[Block]:
     """Return the ranges of KL with their winners: of all estimators, and folded of the other groups."""
-    rows = [row | {"series": data.series_of(row)} for row in data.rows(RANGES) if row["batch"] in data.shown_batches]
-    shown = (*RANGE, *([Shown("unranked", cells.words)] if any(row["unranked"] for row in rows) else []))
-    all_of_them = table("Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], shown)
+    rows = [
+        row | {"series": data.series_of(row)}
+        for row in data.rows(RANGES)
+        if row["batch"] in data.shown_batches
+    ]
+    shown = (
+        *RANGE,
+        *([Shown("unranked", cells.words)] if any(row["unranked"] for row in rows) else []),
+    )
+    all_of_them = table(
+        "Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], shown
+    )
     others = [row for row in rows if row["among"] != ALL]
     shown = (Shown("among", cells.text), *shown)
-    return [all_of_them, Details(SAY.other_groups(), [table("Least error of other groups", RANGES, others, shown)])]
+    return [
+        all_of_them,
+        Details(SAY.other_groups(), [table("Least error of other groups", RANGES, others, shown)]),
+    ]
 
 
 def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Block]:
@@ -104,10 +119,19 @@ def at_a_glance(data: Data, batch: int, *, off_policy: bool = False) -> list[Blo
     for series, pairs in data.series.items():
         for pair in (pair for pair in pairs if (pair in data.off_policy) == off_policy):
             rows = data.at(pair, batch)
-            found = {name: rows[name] for name in entries if name in rows and rows[name]["target"] == data.target}
-            least = min((row["error"] for row in found.values() if math.isfinite(row["error"])), default=math.nan)
+            found = {
+                name: rows[name]
+                for name in entries
+                if name in rows and rows[name]["target"] == data.target
+            }
+            least = min(
+                (row["error"] for row in found.values() if math.isfinite(row["error"])),
+                default=math.nan,
+            )
             kl = Cell(short(data.kl(pair)), data.kl(pair))
-            body.append([Cell(pair), Cell(series), kl, *(_rmse(found.get(name), least) for name in entries)])
+            body.append(
+                [Cell(pair), Cell(series), kl, *(_rmse(found.get(name), least) for name in entries)]
+            )
     return [Table(SAY.glance(size(batch), off_policy), columns, body)] if body else []
 
 
@@ -116,7 +140,11 @@ def _rmse(row: Row | None, least: float) -> Cell:
         return Cell(MISSING, math.nan)
     if math.isnan(row["error"]):
         return Cell(f"{number(row['rmse'])}*", float(row["rmse"]), "doubtful")
-    return Cell(number(row["error"]), float(row["error"]), "best" if number(row["error"]) == number(least) else "")
+    return Cell(
+        number(row["error"]),
+        float(row["error"]),
+        "best" if number(row["error"]) == number(least) else "",
+    )
 
 
 def coverage(data: Data) -> list[Block]:
@@ -145,23 +173,32 @@ def _coverage(row: Row | None) -> Cell:
 
 def every_row(data: Data, batch: int) -> list[Block]:
     """Return the measured rows of a batch size, up to the most that a page shows."""
-    order = {pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)}
-    rows = sorted((row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]])
+    order = {
+        pair: i for i, pair in enumerate(pair for pairs in data.series.values() for pair in pairs)
+    }
+    rows = sorted(
+        (row for row in data.measured if row["batch"] == batch), key=lambda row: order[row["pair"]]
+    )
     title = SAY.every(size(batch), len(rows))
     blocks: list[Block] = [table(title, VALUES, rows[:MOST_ROWS], EVERY)]
-    blocks += [Paragraph(SAY.more_rows(len(rows) - MOST_ROWS), "note")] if len(rows) > MOST_ROWS else []
+    blocks += (
+        [Paragraph(SAY.more_rows(len(rows) - MOST_ROWS), "note")] if len(rows) > MOST_ROWS else []
+    )
     return [Details(title, blocks)]
 
 
 def skipped(data: Data) -> list[Block]:
     """Return what was not measured or is not to be trusted, and why."""
-    counts = Counter((row["estimator"], row["status"]) for row in data.values if row["status"] != "ok")
+    counts = Counter(
+        (row["estimator"], row["status"]) for row in data.values if row["status"] != "ok"
+    )
     columns = [
         *(Column(VALUES[name].heading, VALUES[name].meaning) for name in ("estimator", "status")),
         Column("Rows", SAY.rows_meaning(), numeric=True),
     ]
     rows = [
-        [cells.name({"estimator": name}, "estimator"), Cell(status), Cell(f"{n:,}", n)] for (name, status), n in counts.items()
+        [cells.name({"estimator": name}, "estimator"), Cell(status), Cell(f"{n:,}", n)]
+        for (name, status), n in counts.items()
     ]
     title = SAY.skipped(counts.total())
     return [Details(title, [Table(title, columns, rows)])] if rows else []
@@ -176,7 +213,11 @@ def all_tables(data: Data) -> list[Block]:
     for batch in data.shown_batches:
         blocks += every_row(data, batch)
     title = SAY.pairs_title()
-    return [*blocks, Details(title, [table(title, PAIRS, list(data.pairs.values()), PAIR)]), *skipped(data)]
+    return [
+        *blocks,
+        Details(title, [table(title, PAIRS, list(data.pairs.values()), PAIR)]),
+        *skipped(data),
+    ]
 
 
 def claims(data: Data) -> list[Block]:
@@ -185,10 +226,23 @@ def claims(data: Data) -> list[Block]:
     for row in data.estimators:
         runs.setdefault(str(row.get("run", "")), []).append(row)
     described = {row["estimator"]: row for row in data.estimators}
-    z = max((row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])), default=math.nan)
+    z = max(
+        (row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])),
+        default=math.nan,
+    )
     return [
-        Paragraph(SAY.claims_note(sum(int(row["judged"]) for row in data.estimators if row["verdict"]), LARGE_Z)),
+        Paragraph(
+            SAY.claims_note(
+                sum(int(row["judged"]) for row in data.estimators if row["verdict"]), LARGE_Z
+            )
+        ),
         *(table(SAY.claims_title(run), ESTIMATORS, rows, CLAIM) for run, rows in runs.items()),
-        Details(SAY.formulas(), [table(SAY.formulas(), ESTIMATORS, list(described.values()), FORMULA)]),
-        *([Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note")] if math.isfinite(z) else []),
+        Details(
+            SAY.formulas(), [table(SAY.formulas(), ESTIMATORS, list(described.values()), FORMULA)]
+        ),
+        *(
+            [Paragraph(SAY.exact(z), "warning" if z > LARGE_Z else "note")]
+            if math.isfinite(z)
+            else []
+        ),
     ]

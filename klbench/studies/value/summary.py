@@ -53,9 +53,21 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)
             notes = [f"{reason}: {', '.join(group['estimator'])}" for reason, group in left_out]
             if records[0]["samples"] < FEW_SAMPLES:
-                notes.append(f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are taken for normal.")
-            columns = ("estimator", "target", ">truth", ">bias, 95% interval", ">std", ">rmse", "flag")
+                notes.append(
+                    f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are taken for normal."
+                )
+            columns = (
+                "estimator",
+                "target",
+                ">truth",
+                ">bias, 95% interval",
+                ">std",
+                ">rmse",
+                "flag",
+            )
             summaries.append(Summary(heading, columns, rows, notes))
     if len(titles) > 2:
-        summaries.append(Summary("", (), (), (f"{len(titles) - 2} further pairs are in the report.",)))
+        summaries.append(
+            Summary("", (), (), (f"{len(titles) - 2} further pairs are in the report.",))
+        )
     return summaries

@@ -131,8 +131,14 @@ def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
     return "ok"
 
 
-def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray) -> dict[str, Any]:
-    estimator, counts, batch = measured.plan.estimators[i], measured.counts, measured.plan.batches[j]
+def _row(
+    measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray
+) -> dict[str, Any]:
+    estimator, counts, batch = (
+        measured.plan.estimators[i],
+        measured.counts,
+        measured.plan.batches[j],
+    )
     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
     known = truth.value == truth.value
     row: dict[str, Any] = {
@@ -165,7 +171,9 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
     bias_se = math.hypot(mean_se, truth.error)
     exact = measured.exact.moments[i]
     std_se = variance_se / (2 * std) if std > 0 else NAN
-    exact_bias, exact_std = (exact.mean - truth.value, exact.std / math.sqrt(batch)) if exact else (NAN, NAN)
+    exact_bias, exact_std = (
+        (exact.mean - truth.value, exact.std / math.sqrt(batch)) if exact else (NAN, NAN)
+    )
     std_z = _z(std - exact_std, std_se)
     khat, khat_se, khat_samples = measured.khats.get(tail_variable(estimator), (NAN, NAN, 0))
     batches, tested = int(counts.batches[i, j]), int(counts.tested[i, j])
@@ -180,7 +188,9 @@ def _row(measured: Measured, i: int, j: int, samples: int, covariance: np.ndarra
         "std": std,
         "std_se": std_se,
         "rmse": rmse,
-        "rmse_se": _standard_error(_gradient(len(mean_vector), at, bias, variance, rmse), covariance),
+        "rmse_se": _standard_error(
+            _gradient(len(mean_vector), at, bias, variance, rmse), covariance
+        ),
         "rel_bias": bias / truth.value if truth.value else NAN,
         "rel_bias_se": bias_se / truth.value if truth.value else NAN,
         "rel_std": std / truth.value if truth.value else NAN,
@@ -221,7 +231,9 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
                     rows.append(_row(measured, usable[estimator.name], j, samples, covariance))
                 else:
                     skip = skip_reason(estimator, measured.pair)
-                    truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
+                    truth = measured.exact.truths[estimator.target] or Truth(
+                        NAN, NAN, "closed-form"
+                    )
                     rows.append(
                         {
                             "pair": measured.pair.title,
@@ -239,16 +251,23 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
     return _frame(VALUES, rows)
 
 
-def _compare(measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray) -> dict[str, float] | None:
+def _compare(
+    measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray
+) -> dict[str, float] | None:
     """Return the differences between two estimators at a batch size; None if one of them was not measured there."""
     mean_vector = measured.moments.mean
     truth = measured.exact.truths[measured.plan.estimators[first].target]
     at, to = _locate(measured, first, batch), _locate(measured, second, batch)
     if truth is None or at is None or to is None:
         return None
-    sides = [(m, float(mean_vector[m.mean]) - truth.value, float(mean_vector[m.variance]) / m.per) for m in (at, to)]
+    sides = [
+        (m, float(mean_vector[m.mean]) - truth.value, float(mean_vector[m.variance]) / m.per)
+        for m in (at, to)
+    ]
     rmses = [_rmse(bias, variance) for _, bias, variance in sides]
-    slopes = [_gradient(len(mean_vector), *side, rmse) for side, rmse in zip(sides, rmses, strict=True)]
+    slopes = [
+        _gradient(len(mean_vector), *side, rmse) for side, rmse in zip(sides, rmses, strict=True)
+    ]
     contrast = np.zeros(len(mean_vector))
     contrast[at.mean], contrast[to.mean] = 1.0, -1.0
     return {
@@ -273,7 +292,11 @@ def differences(results: Sequence[Measured]) -> pd.DataFrame:
                     continue
                 compared = _compare(measured, a, b, batch, covariance)
                 if compared is not None:
-                    key = {"pair": measured.pair.title, "target": divergences.get(first.target).symbol, "batch": batch}
+                    key = {
+                        "pair": measured.pair.title,
+                        "target": divergences.get(first.target).symbol,
+                        "batch": batch,
+                    }
                     rows.append(key | {"first": first.name, "second": second.name} | compared)
     return _frame(DIFFERENCES, rows)
 
@@ -287,9 +310,17 @@ def errors(results: Sequence[Measured]) -> pd.DataFrame:
                 kept = measured.counts.errors[i][j]
                 if kept.size >= MIN_ERRORS and np.isfinite(kept).all():
                     quantiles = np.quantile(kept, QUANTILES)
-                    named = {quantile(q): float(x) for q, x in zip(QUANTILES, quantiles, strict=True)}
+                    named = {
+                        quantile(q): float(x) for q, x in zip(QUANTILES, quantiles, strict=True)
+                    }
                     rows.append(
-                        {"pair": measured.pair.title, "estimator": estimator.name, "batch": batch, "batches": kept.size} | named
+                        {
+                            "pair": measured.pair.title,
+                            "estimator": estimator.name,
+                            "batch": batch,
+                            "batches": kept.size,
+                        }
+                        | named
                     )
     return _frame(ERRORS, rows)
 
@@ -299,12 +330,26 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
     rows = []
     for measured in results:
         truths = measured.exact.truths
-        row: dict[str, Any] = {"pair": measured.pair.title, "series": measured.pair.series, "kind": measured.pair.kind}
+        row: dict[str, Any] = {
+            "pair": measured.pair.title,
+            "series": measured.pair.series,
+            "kind": measured.pair.kind,
+        }
         row["off_policy"], row["unreached"] = measured.pair.off_policy, measured.pair.unreached
-        row |= {key: truth.value if (truth := truths[key]) else NAN for key in ("kl_qp", "kl_pq", "chi2")}
+        row |= {
+            key: truth.value if (truth := truths[key]) else NAN
+            for key in ("kl_qp", "kl_pq", "chi2")
+        }
         khat, khat_se, khat_samples = measured.khats.get("r", (NAN, NAN, 0))
-        row |= {"tail_index": measured.exact.tail_index, "khat": khat, "khat_se": khat_se, "khat_samples": khat_samples}
-        row["parameters"] = measured.pair.model_dump_json(exclude={"label", "series"}, exclude_none=True)
+        row |= {
+            "tail_index": measured.exact.tail_index,
+            "khat": khat,
+            "khat_se": khat_se,
+            "khat_samples": khat_samples,
+        }
+        row["parameters"] = measured.pair.model_dump_json(
+            exclude={"label", "series"}, exclude_none=True
+        )
         rows.append(row)
     return _frame(PAIRS, rows)
 
@@ -330,7 +375,9 @@ def described(chosen: Sequence[Estimator]) -> pd.DataFrame:
     )
 
 
-def tables(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> dict[str, pd.DataFrame]:
+def tables(
+    results: Sequence[Measured], chosen: Sequence[Estimator], samples: int
+) -> dict[str, pd.DataFrame]:
     """All tables of the study, by name."""
     return ranked(
         {
