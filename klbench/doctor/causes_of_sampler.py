@@ -217,7 +217,9 @@ def _other_weights(seen: Signs) -> float:
         return 0.0  # one column is not the same twice
     if math.isnan(seen.by_token):
         shared = seen.sd >= COARSE and seen.shared > 0.5
-        return 0.5 if math.isnan(seen.shared) else 0.3 if shared or abs(seen.along) < ALONG[1] else 0.7
+        return (
+            0.5 if math.isnan(seen.shared) else 0.3 if shared or abs(seen.along) < ALONG[1] else 0.7
+        )
     border = STATIC
     if seen.sd < COARSE:
         border -= BORDER
