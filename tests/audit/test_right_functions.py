@@ -44,10 +44,15 @@ def test_a_right_loss_has_no_error(function):
 
 
 REDUCTIONS = {
-    right.token_mean: "token mean", right.chosen_mean: "token mean", right.sequence_sum: "sum of each sequence",
-    right.sequence_sum_mean: "sequence sum, mean over the batch", right.mean_of_means: "mean of sequence means",
-    right.sequence_mean: "mean of each sequence", right.token_sum: "token sum", right.masked_tokens: "per token",
-}  # fmt: skip
+    right.token_mean: "token mean",
+    right.chosen_mean: "token mean",
+    right.sequence_sum: "sum of each sequence",
+    right.sequence_sum_mean: "sequence sum, mean over the batch",
+    right.mean_of_means: "mean of sequence means",
+    right.sequence_mean: "mean of each sequence",
+    right.token_sum: "token sum",
+    right.masked_tokens: "per token",
+}
 
 
 @pytest.mark.parametrize(("reduction", "expected"), REDUCTIONS.items(), ids=name)
@@ -55,21 +60,25 @@ def test_the_reduction_is_named(reduction, expected):
     assert klbench.audit(right.reduced(right.k3, reduction)).reduction == expected
 
 
-@pytest.mark.parametrize(("function", "matches", "level", "combination"), [
-    (right.k1, "0", "sequence", "k1_loss"),
-    (right.k2, "KL(q‖p)", "token", "k2_loss"),
-    (right.k3, "KL(p‖q)", "token", "k3_loss"),
-    (right.straight_through, "KL(q‖p)", "token", "k3_plus"),
-    (right.sequence_k2, "KL(q‖p)", "sequence", "k2_sequence_loss"),
-    (right.sequence_k3, "KL(p‖q)", "sequence", "k3_sequence_loss"),
-    (right.grpo_with_ratio, "KL(q‖p)", "token", "k3_ratio_loss"),
-    (right.full_kl, "KL(q‖p)", "token", ""),
-    (right.shifted_k1, "0", "sequence", ""),
-    (right.in_the_reward, "KL(q‖p)", "sequence", ""),
-    (right.reward_to_go, "KL(q‖p)", "sequence", ""),
-    (right.leave_one_out, "KL(q‖p)", "sequence", ""),
-    (right.on_policy_distillation, "KL(q‖p)", "token", ""),
-], ids=name)  # fmt: skip
+@pytest.mark.parametrize(
+    ("function", "matches", "level", "combination"),
+    [
+        (right.k1, "0", "sequence", "k1_loss"),
+        (right.k2, "KL(q‖p)", "token", "k2_loss"),
+        (right.k3, "KL(p‖q)", "token", "k3_loss"),
+        (right.straight_through, "KL(q‖p)", "token", "k3_plus"),
+        (right.sequence_k2, "KL(q‖p)", "sequence", "k2_sequence_loss"),
+        (right.sequence_k3, "KL(p‖q)", "sequence", "k3_sequence_loss"),
+        (right.grpo_with_ratio, "KL(q‖p)", "token", "k3_ratio_loss"),
+        (right.full_kl, "KL(q‖p)", "token", ""),
+        (right.shifted_k1, "0", "sequence", ""),
+        (right.in_the_reward, "KL(q‖p)", "sequence", ""),
+        (right.reward_to_go, "KL(q‖p)", "sequence", ""),
+        (right.leave_one_out, "KL(q‖p)", "sequence", ""),
+        (right.on_policy_distillation, "KL(q‖p)", "token", ""),
+    ],
+    ids=name,
+)
 def test_the_expected_gradient_is_named(function, matches, level, combination):
     used_as = "loss" if function in right.LOSSES else "kl"
     gradient = klbench.audit(function, used_as=used_as).gradient
