@@ -21,7 +21,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.numbers import MISSING, percent_interval
 from klbench.report.runs import by_run
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.language import section_figures
 from klbench.studies.language.columns import RATERS, TEXTS
 from klbench.studies.language.section_data import (
@@ -110,38 +110,24 @@ def _outcome(row: Row, name: str) -> Cell:
     return Cell(row[name] or MISSING)
 
 
-COMPARED = (
-    Shown("combination", cells.name),
-    Shown("reward", cells.with_error),
-    Shown("reward_gain", cells.with_error),
-    Shown("proxy", cells.with_error),
-    Shown("kl", cells.with_error),
-    Shown("kl_share", _share),
-    Shown("objective", cells.with_error),
-    Shown("tokens", cells.number()),
-    Shown("outcome", _outcome),
+COMPARED = select(
+    "combination reward reward_gain proxy kl kl_share objective tokens outcome",
+    kl_share=_share,
+    tokens=cells.number(),
+    outcome=_outcome,
 )
-ESTIMATES = (
-    Shown("combination", cells.name),
-    *(Shown(name, cells.with_error) for name in ("kl", "k1", "k2", "k3", "estimate_error")),
-    Shown("estimate_outcome", cells.text),
-    *(Shown(name, cells.number(2)) for name in ("kl_spread", "reward_spread")),
+ESTIMATES = select(
+    "combination kl k1 k2 k3 estimate_error estimate_outcome kl_spread reward_spread",
+    kl_spread=cells.number(2),
+    reward_spread=cells.number(2),
 )
-SHOWN_RATERS = (
-    Shown("seed", cells.whole),
-    Shown("step", cells.whole),
-    *(
-        Shown(name, cells.number())
-        for name in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
-    ),
-    Shown("kept", cells.whole),
-)
-SHOWN_TEXTS = (
-    Shown("combination", cells.name),
-    Shown("prompt", cells.words),
-    Shown("completion", cells.words),
-    Shown("reward", cells.number(2)),
-    Shown("kl", cells.number(2)),
+SHOWN_RATERS = select("seed step loss accuracy held_out_loss held_out_accuracy kept")
+SHOWN_TEXTS = select(
+    "combination prompt completion reward kl",
+    prompt=cells.words,
+    completion=cells.words,
+    reward=cells.number(2),
+    kl=cells.number(2),
 )
 
 

@@ -9,7 +9,7 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.cells import computed
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.reward_model import section_figures
 from klbench.studies.reward_model.columns import (
     EQUAL_KL,
@@ -88,30 +88,36 @@ def _proxy(row: Row) -> Cell:
 
 
 NUMBER, RANGED, FROM_ZERO = cells.number(), cells.interval(), cells.interval(least=0.0)
-BY = (Shown("method", computed(_way)), Shown("proxy", computed(_proxy)))
-SHOWN_MODELS = (
-    Shown("pairs", computed(lambda row: Cell(row["proxy"], row["pairs"]))),
-    Shown("accuracy", RANGED),
-    Shown("best_accuracy", NUMBER),
-    Shown("order", RANGED),
-    *(Shown(name, NUMBER) for name in ("loss", "best_loss")),
-    Shown("correlation", NUMBER),
-    Shown("calibration_error", cells.percent),
-    Shown("kept_step", NUMBER),
+BY = select("method proxy", method=computed(_way), proxy=computed(_proxy))
+SHOWN_MODELS = select(
+    "pairs accuracy best_accuracy order loss best_loss correlation calibration_error kept_step",
+    pairs=computed(lambda row: Cell(row["proxy"], row["pairs"])),
+    accuracy=RANGED,
+    best_accuracy=NUMBER,
+    order=RANGED,
+    loss=NUMBER,
+    best_loss=NUMBER,
+    correlation=NUMBER,
+    calibration_error=cells.percent,
+    kept_step=NUMBER,
 )
 SHOWN_PEAKS = (
     *BY,
-    Shown("peak_gold", RANGED),
-    *(Shown(name, NUMBER) for name in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
-    Shown("lost", FROM_ZERO),
-    Shown("missed", RANGED),
+    *select(
+        "peak_gold peak_kl peak_proxy end_gold end_kl end_proxy lost missed",
+        peak_gold=RANGED,
+        peak_kl=NUMBER,
+        peak_proxy=NUMBER,
+        end_gold=NUMBER,
+        end_kl=NUMBER,
+        end_proxy=NUMBER,
+        lost=FROM_ZERO,
+        missed=RANGED,
+    ),
 )
 SHOWN_EQUAL = (
     *BY,
-    Shown("kl", NUMBER),
-    Shown("gold_gain", RANGED),
-    Shown("difference", RANGED),
-    Shown("seeds", cells.whole),
+    *select("kl gold_gain difference seeds", kl=NUMBER, gold_gain=RANGED, difference=RANGED),
 )
 
 
