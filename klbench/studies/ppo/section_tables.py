@@ -14,13 +14,12 @@ from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, FRONTIER, MATCHED, 
 from klbench.studies.ppo.section_data import Trained
 
 TWO = cells.number(2)
-RANGED, FROM_ZERO = cells.interval(), cells.interval(least=0.0)
+FROM_ZERO = cells.interval(least=0.0)
 POINT = computed(lambda row: Cell(WORDS[row["fixed_point"]]))
 
 SHOWN_FINAL = select(
     "combination regret difference effect_size reward kl seeds fixed_point outcome",
     regret=FROM_ZERO,
-    difference=RANGED,
     effect_size=TWO,
     fixed_point=POINT,
 )
@@ -29,16 +28,14 @@ SHOWN_POINTS = select(
     "sampled_way arrived predicted_kl",
     formula=cells.words,
     residual=cells.plain(2),
-    predicted_regret=cells.number(),
-    free_regret=cells.number(),
     free_unsettled=cells.whole,
-    noise_free_regret=cells.number(),
     sampled_way=cells.percent_interval,
-    predicted_kl=cells.number(),
+    **dict.fromkeys(
+        "predicted_regret free_regret noise_free_regret predicted_kl".split(), cells.number()
+    ),
 )
 SHOWN_ESTIMATES = select(
     "combination kl estimate_error clip_fraction clamp_fraction",
-    estimate_error=RANGED,
     clip_fraction=cells.percent,
     clamp_fraction=cells.percent,
 )
@@ -46,23 +43,17 @@ SHOWN_FRONTIER = select(
     "combination beta kl reward shortfall",
     beta=cells.short(),
     kl=FROM_ZERO,
-    reward=RANGED,
     shortfall=FROM_ZERO,
 )
-SHOWN_MATCHED = select("combination kl difference seeds", difference=RANGED)
+SHOWN_MATCHED = select("combination kl difference seeds")
 SHOWN_RECOVERY = select(
     "combination lost start_probability probability exact_probability sampled_share never_sampled "
     "expected_norm norm_median norm_99 norm_max",
     lost=cells.short(),
-    start_probability=TWO,
-    probability=TWO,
-    exact_probability=TWO,
     sampled_share=cells.percent,
     never_sampled=cells.percent,
-    expected_norm=TWO,
-    norm_median=TWO,
-    norm_99=TWO,
-    norm_max=TWO,
+    **dict.fromkeys("start_probability probability exact_probability".split(), TWO),
+    **dict.fromkeys("expected_norm norm_median norm_99 norm_max".split(), TWO),
 )
 
 

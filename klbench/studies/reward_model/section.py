@@ -87,37 +87,25 @@ def _proxy(row: Row) -> Cell:
     return Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])
 
 
-NUMBER, RANGED, FROM_ZERO = cells.number(), cells.interval(), cells.interval(least=0.0)
+NUMBER, FROM_ZERO = cells.number(), cells.interval(least=0.0)
 BY = select("method proxy", method=computed(_way), proxy=computed(_proxy))
 SHOWN_MODELS = select(
     "pairs accuracy best_accuracy order loss best_loss correlation calibration_error kept_step",
     pairs=computed(lambda row: Cell(row["proxy"], row["pairs"])),
-    accuracy=RANGED,
-    best_accuracy=NUMBER,
-    order=RANGED,
-    loss=NUMBER,
-    best_loss=NUMBER,
-    correlation=NUMBER,
     calibration_error=cells.percent,
-    kept_step=NUMBER,
+    **dict.fromkeys("best_accuracy loss best_loss correlation kept_step".split(), NUMBER),
 )
 SHOWN_PEAKS = (
     *BY,
     *select(
         "peak_gold peak_kl peak_proxy end_gold end_kl end_proxy lost missed",
-        peak_gold=RANGED,
-        peak_kl=NUMBER,
-        peak_proxy=NUMBER,
-        end_gold=NUMBER,
-        end_kl=NUMBER,
-        end_proxy=NUMBER,
         lost=FROM_ZERO,
-        missed=RANGED,
+        **dict.fromkeys("peak_kl peak_proxy end_gold end_kl end_proxy".split(), NUMBER),
     ),
 )
 SHOWN_EQUAL = (
     *BY,
-    *select("kl gold_gain difference seeds", kl=NUMBER, gold_gain=RANGED, difference=RANGED),
+    *select("kl gold_gain difference seeds", kl=NUMBER),
 )
 
 
