@@ -1,5 +1,7 @@
 """No right function gets an error, whatever it is reduced by and computes in; and it is told what it is."""
 
+import functools
+
 import pytest
 import right_functions as right
 import torch
@@ -158,17 +160,21 @@ def test_global_generators_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_audit_takes_less_than_ten_seconds():
-    import time
+@pytest.mark.parametrize(
+    ("function", "used_as"),
+    [(right.grpo, "loss"), (right.gathered_k3, "kl"), (right.low_var_kl, "kl")],
+    ids=name,
+)
+def test_an_audit_calls_the_function_a_few_hundred_times(function, used_as):
+    calls = []
 
-    for function, used_as in (
-        (right.grpo, "loss"),
-        (right.gathered_k3, "kl"),
-        (right.low_var_kl, "kl"),
-    ):
-        start = time.perf_counter()
-        klbench.audit(function, used_as=used_as)
-        assert time.perf_counter() - start < 10.0
+    @functools.wraps(function)
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return function(*args, **kwargs)
+
+    klbench.audit(counted, used_as=used_as)
+    assert len(calls) < 600
 
 
 def test_a_gradient_of_padding_that_is_nan_is_a_warning():
