@@ -128,6 +128,7 @@ TERMS = (
     "schulman",
     "proxy",
     "gain",
+    "pair",
     "bradley_terry",
     "best_of_n",
     "beta_reward_model",
