@@ -8,6 +8,8 @@ from itertools import product
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
+from pydantic import ConfigDict
+
 from klbench import estimators
 from klbench.registry import unknown
 from klbench.types import ConfigError, Estimator, Polynomial
@@ -71,6 +73,8 @@ class Combination:
     called_unbiased_by
         Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own KL.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     estimator: str
