@@ -11,7 +11,7 @@ that time, ``q`` the policy now. Bounds belong to what they keep, and have no gr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -256,12 +256,24 @@ def weight(
     sequence: bool = False,
     advantage: Array | None = None,
 ) -> Array:
-    """Return the product of a correction's factors: ``(n, T)``, or ``(n, 1)`` where all tokens have the sequence's.
+    """Return the weights of a correction, as :func:`factors` reads it; see :func:`product`."""
+    return product(factors(correction), log_probs, mask, sequence=sequence, advantage=advantage)
+
+
+def product(
+    chosen: Iterable[Factor],
+    log_probs: Mapping[str, Array],
+    mask: Array,
+    *,
+    sequence: bool = False,
+    advantage: Array | None = None,
+) -> Array:
+    """Return the product of factors: ``(n, T)``, or ``(n, 1)`` where all tokens have the sequence's.
 
     Parameters
     ----------
-    correction
-        As :func:`factors` reads it.
+    chosen
+        The factors; without any the weight is 1.
     log_probs
         Log-probability in nats of each token under ``q``, ``old`` and ``mu``, ``(n, T)`` each, 0 where ``mask`` is False.
     mask, sequence, advantage
@@ -269,7 +281,7 @@ def weight(
     """
     first = log_probs["q"]
     result = array_namespace(first).ones_like(first[..., :1])
-    for each in factors(correction):
+    for each in chosen:
         log_ratio = log_probs[each.new] - log_probs[each.old]
         result = result * each.weight(
             log_ratio, mask, sequence=sequence, log_old=log_probs[each.old], advantage=advantage
