@@ -21,6 +21,8 @@ from klbench.types import ConfigError
 
 BYTES_A_TOKEN = 64
 """What a token of two or three columns takes as text, about."""
+MOST_BYTES = 2**24
+"""The most text that is turned into Python's objects at a time, which take ten times its room."""
 LOOK = 64
 """Rows that are looked at before a file is read."""
 FEW = 2**14
@@ -107,7 +109,7 @@ class JsonLines:
                             f"{self.path.name} line {row + 1:,}: not JSON, {reason(error)}"
                         )
                     size += len(line)
-                    if size >= tokens * BYTES_A_TOKEN:
+                    if size >= min(tokens * BYTES_A_TOKEN, MOST_BYTES):
                         yield of_rows(rows, names, findings)
                         rows, size, findings = [], 0, []
         except (OSError, pa.ArrowException) as error:
@@ -290,7 +292,7 @@ class Parquet(Batches):
     def _batches(
         self, path: Path, names: Collection[str] | None, tokens: int, skipped: int
     ) -> Iterator[Any]:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False) as file:
             meta = file.metadata
             groups = [meta.row_group(i) for i in range(meta.num_row_groups)]
             most = max(
