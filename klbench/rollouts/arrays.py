@@ -14,6 +14,7 @@ import safetensors
 
 from klbench.inputs import reason
 from klbench.rollouts.containers import Chunk, Container, rows_of
+from klbench.rollouts.names import role_of
 from klbench.types import ConfigError
 
 DEFLATED = 1_032
@@ -42,7 +43,13 @@ class Arrays:
         )
         if not self.rows:
             raise ConfigError(f"{name}: the file has no rows")
-        self.arrays = {k: v for k, v in self.arrays.items() if sizes[k] in (self.rows, flat)}
+        odd = [k for k in sizes if sizes[k] not in (self.rows, flat)]
+        if known := [k for k in odd if role_of(k)]:
+            expected = f"{self.rows:,} rows" + ("" if flat is None else f" or {flat:,} tokens")
+            raise ConfigError(
+                f"{name}: {known[0]} has shape {arrays[known[0]].shape}, expected {expected}"
+            )
+        self.arrays = {k: v for k, v in self.arrays.items() if k not in odd}
         self.names = list(self.arrays)
 
     @staticmethod
@@ -53,14 +60,14 @@ class Arrays:
         ends = arrays[found]
         if ends.ndim != 1 or ends.dtype.kind not in "iu" or (ends < 0).any():
             raise ConfigError(
-                f"{name}: {found} must be whole numbers, none below 0; it has shape {ends.shape} and holds {ends.dtype}"
+                f"{name}: {found} must be whole numbers, one a row and none below 0; "
+                f"it has shape {ends.shape} and holds {ends.dtype}"
             )
         total = math.fsum(ends) if found == "lengths" else float(ends[-1]) if ends.size else 0.0
         flat = max((a.shape[0] for k, a in arrays.items() if k not in ENDS and a.ndim), default=0)
         if total != flat:  # in integers of 64 bits, lengths that are wrong can sum to what is right
-            raise ConfigError(
-                f"{name}: {found} end at {total:,.0f} tokens, the arrays have {flat:,}"
-            )
+            tokens = next(k for k, a in arrays.items() if k not in ENDS and len(a) == flat)
+            raise ConfigError(f"{name}: {found} sum to {total:,.0f}, {tokens} has {flat:,}")
         offsets = np.concatenate([[0], np.cumsum(ends)]) if found == "lengths" else ends
         if (np.diff(offsets) < 0).any():
             raise ConfigError(f"{name}: {found} must not fall")
@@ -135,9 +142,10 @@ def npz(path: Path) -> Container:
         raise
     except Exception as error:  # noqa: BLE001  # what zipfile and NumPy raise on damaged files is no closed list
         raise ConfigError(f"{path.name}: not a whole npz file, {reason(error)}") from None
-    if not arrays:
+    needed = [name for name in pickled if role_of(name)]
+    if needed or not arrays:
         raise ConfigError(
-            f"{path.name}: {', '.join(pickled) or 'nothing'} holds pickled Python objects, which are not read; save numbers: "
+            f"{path.name}: {(needed or pickled or ['it'])[0]} holds pickled Python objects, which are not read; save numbers: "
             "a rectangle with a mask, or all tokens one after the other, with lengths"
         )
     return Arrays(arrays, path.name)

@@ -151,46 +151,42 @@ def lengths(read: Mapping[str, Ragged], odd: Odd, roles: Mapping[str, str]) -> n
         odd.add(
             role,
             list(read[role].wrong),
-            f"{roles.get(role, role)} must be numbers, got {read[role].wrong[row]}",
+            f"{roles.get(role, role)} must be a list of numbers, got {read[role].wrong[row]}",
         )
     unread = np.array([np.isin(np.arange(result.size), list(read[role].wrong)) for role in names])
     differ = ((all_lengths != result) & ~unread).any(axis=0)
     if not differ.any():
         return result
+    fits = np.ones(result.size, dtype=bool)
     for row in np.flatnonzero(differ).tolist():
-        _fit(read, names, row, result)
-    sizes = ", ".join(
-        f"{roles.get(r, r)} {read[r].lengths[np.flatnonzero(differ)[0]]}" for r in names
-    )
-    short, lost = differ & (result > 0), differ & (result == 0)
-    odd.add(
-        "short",
-        np.flatnonzero(short),
-        f"columns differ in their numbers of tokens ({sizes}); they are laid side by side",
-    )
-    odd.add(
-        "lengths",
-        np.flatnonzero(lost),
-        f"columns differ in their numbers of tokens ({sizes}); the row is left out",
-    )
+        result[row], fits[row] = _fit(read, names, row)
+    odd.add("lengths", np.flatnonzero(~fits), _unequal(read, names, int(np.argmin(fits)), roles))
     return result
 
 
-def _fit(read: Mapping[str, Ragged], names: Sequence[str], row: int, result: np.ndarray) -> None:
-    """Give one row the length that its columns can be laid out in, 0 for none."""
+def _unequal(
+    read: Mapping[str, Ragged], names: Sequence[str], row: int, roles: Mapping[str, str]
+) -> str:
+    first, *others = [(roles.get(role, role), int(read[role].lengths[row])) for role in names]
+    name, size = next((each for each in others if each[1] != first[1]), first)
+    return f"{name} has {size} tokens, {first[0]} {first[1]}"
+
+
+def _fit(read: Mapping[str, Ragged], names: Sequence[str], row: int) -> tuple[int, bool]:
+    """Return the length that a row's columns can be laid out in, 0 for none, and whether nothing about it is odd."""
     sizes = {role: int(read[role].lengths[row]) for role in names if row not in read[role].wrong}
-    most, least = max(sizes.values()), min(sizes.values())
-    mask = read.get("mask")
-    counted = -1
+    most = max(sizes.values())
+    mask, counted = read.get("mask"), -1
     if mask is not None and mask.lengths[row] == most:
         begin = mask.begins[row]
         counted = int((mask.values[begin : begin + most] > 0.0).sum())
-    fits = all(size in (most, most - 1, counted) for size in sizes.values())
-    result[row] = most if fits else 0
-    if fits and least == most - 1 and least != counted:
-        longer = [role for role in names if sizes.get(role) == most]
-        if all(np.isnan(read[role].values[read[role].begins[row]]) for role in longer):
-            result[row] = least
+    if all(size in (most, counted) for size in sizes.values()):
+        return most, True
+    if not all(size in (most, most - 1, counted) for size in sizes.values()):
+        return 0, False
+    longer = [role for role in names if sizes.get(role) == most]
+    null_first = all(np.isnan(read[role].values[read[role].begins[row]]) for role in longer)
+    return (most - 1, True) if null_first else (most, False)
 
 
 def laid(

@@ -148,11 +148,7 @@ def _batch(reading: Reading, source: Source, chunk: Chunk) -> Batch:
         if role in read
     }
     mask = _mask(reading, chunk, read, sizes, columns, odd)
-    tokens = None
-    if "tokens" in read:
-        ids = assemble.laid(read["tokens"], sizes, np.nan, tail=True)
-        whole = np.isfinite(ids) & (np.abs(ids) < 2.0**53)
-        tokens = np.where(whole, ids, -1.0).astype(np.int64)
+    tokens = _ids(read["tokens"], sizes, mask, odd, roles) if "tokens" in read else None
 
     def row(role: str, whole: bool = False) -> np.ndarray | None:
         if role not in roles:
@@ -183,19 +179,12 @@ def _mask(
     mask = np.zeros(int(sizes.sum()), dtype=bool)
     for column in columns.values():
         mask |= ~np.isnan(column)
-    given = read.get("mask")
-    if given is not None:
-        short = (given.lengths < sizes) & (given.lengths != 1)
-        odd.add(
-            "mask",
-            np.flatnonzero(short),
-            f"{reading.columns['mask']} has fewer tokens than the log-probabilities",
-        )
-        if given.nested or reading.layout == "sums":
-            mask &= assemble.laid(given, sizes, 0.0, tail=True) > 0.0
-        else:
-            mask &= np.repeat(_one(given) > 0.0, sizes)
-    elif "length" in reading.columns and reading.layout == "lists":
+    for role in ("mask", "tool_mask"):
+        if role in read:
+            mask &= _given(read[role], role, reading, sizes, mask, odd)
+    if not {"mask", "tool_mask"} & set(read):
+        odd.add("hole", _holes(mask, sizes), "a token inside has no log-probability")
+    if "mask" not in read and "length" in reading.columns and reading.layout == "lists":
         most = assemble.scalars(chunk.columns[reading.columns["length"]])
         place = np.arange(mask.size) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         mask &= ~(place >= np.repeat(most, sizes))
@@ -203,6 +192,69 @@ def _mask(
         counts = assemble.scalars(chunk.columns[reading.columns["rollout_mask"]])
         mask &= np.repeat(counts != 0.0, sizes)
     return mask
+
+
+def _ids(
+    each: values.Ragged, sizes: np.ndarray, mask: np.ndarray, odd: assemble.Odd, roles: Mapping[str, str]
+) -> np.ndarray:  # fmt: skip
+    """Return token ids, -1 for what is none."""
+    ids = assemble.laid(each, sizes, np.nan, tail=True)
+    whole = np.isfinite(ids) & (np.abs(ids) < 2.0**53)
+    whole[whole] = ids[whole] == np.floor(ids[whole])
+    strange = np.flatnonzero(~whole & np.isfinite(ids) & mask)
+    if strange.size:
+        rows = np.repeat(np.arange(sizes.size), sizes)[strange]
+        at, row = int(strange[0]), int(rows[0])
+        place = at - int(sizes[:row].sum()) + 1
+        odd.add(
+            "ids",
+            np.unique(rows),
+            f"{roles['tokens']} at token {place} is {ids[at]:g}, a token id is a whole number",
+        )
+    return np.where(whole, np.where(whole, ids, -1.0), -1.0).astype(np.int64)
+
+
+def _given(
+    each: values.Ragged, role: str, reading: Reading, sizes: np.ndarray, known: np.ndarray, odd: assemble.Odd
+) -> np.ndarray:  # fmt: skip
+    """Return which tokens a mask counts."""
+    name, short = (
+        reading.columns[role],
+        np.flatnonzero((each.lengths < sizes) & (each.lengths != 1)),
+    )
+    if short.size:
+        at = int(short[0])
+        odd.add(
+            role,
+            short,
+            f"{name} has {each.lengths[at]} tokens, {next(iter(reading.columns.values()))} {sizes[at]}",
+        )
+    if each.nested or reading.layout == "sums":
+        values_of = assemble.laid(each, sizes, 0.0, tail=True)
+    else:
+        values_of = np.repeat(_one(each), sizes)
+    strange = np.flatnonzero(~np.isin(values_of, (0.0, 1.0)))
+    rows = np.repeat(np.arange(sizes.size), sizes)
+    if strange.size:
+        odd.add(
+            f"{role} values",
+            np.unique(rows[strange]),
+            f"{name} must be 0 or 1, got {values_of[strange[0]]:g}",
+        )
+    counts = values_of > 0.0
+    odd.add(
+        "unknown",
+        np.unique(rows[counts & ~known]),
+        f"{name} counts a token that has no log-probability",
+    )
+    return counts
+
+
+def _holes(mask: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the rows in which a token is missing before another that is there."""
+    rows = np.repeat(np.arange(sizes.size), sizes)
+    falls = np.flatnonzero(mask[1:] & ~mask[:-1] & (rows[1:] == rows[:-1]))
+    return np.unique(rows[falls])
 
 
 def _one(each: values.Ragged) -> np.ndarray:

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 
 from klbench.inputs import reason
 from klbench.rollouts import engines
+from klbench.rollouts.names import role_of
 from klbench.types import ConfigError
 
 BYTES_A_TOKEN = 64
@@ -47,6 +49,10 @@ class Container(Protocol):
     names: list[str]
     """The columns, as the first rows have them."""
 
+    @property
+    def rows(self) -> int | None:
+        """The number of rows, where it is known without reading them."""
+
     def chunks(self, names: Collection[str] | None, tokens: int, start: int = 0) -> Iterator[Chunk]:
         """Chunks of about so many tokens, with these columns alone."""
 
@@ -67,16 +73,20 @@ def of_rows(
 class Rows:
     """Rows in memory: a JSON array, what torch wrote."""
 
-    rows: Sequence[Mapping[str, Any]]
+    data: Sequence[Mapping[str, Any]]
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.names = list(of_rows(list(enumerate(self.rows[:LOOK])), None).columns)
+        self.names = list(of_rows(list(enumerate(self.data[:LOOK])), None).columns)
+
+    @property
+    def rows(self) -> int:
+        return len(self.data)
 
     def chunks(self, names: Collection[str] | None, tokens: int, start: int = 0) -> Iterator[Chunk]:
         size = min(LOOK, tokens) if tokens <= FEW else 1024
-        for first in range(start, len(self.rows), size):
-            yield of_rows(list(enumerate(self.rows[first : first + size], first)), names)
+        for first in range(start, self.rows, size):
+            yield of_rows(list(enumerate(self.data[first : first + size], first)), names)
 
 
 class JsonLines:
@@ -90,19 +100,41 @@ class JsonLines:
         if not len(first):
             raise ConfigError(first.findings[0])
         self.names = list(first.columns)
+        self._known = {*self.names, *(name.split(".")[0] for name in self.names)}
+
+    @cached_property
+    def rows(self) -> int:
+        with self._open() as file:
+            return sum(1 for line in file if line.strip())
+
+    def _open(self) -> io.BufferedReader:
+        return io.BufferedReader(pa.input_stream(str(self.path), compression="detect"))
+
+    def _late(self, row: Mapping[str, Any]) -> list[str]:
+        """The columns of a row that matter and that the first rows have not."""
+        new = () if row.keys() <= self._known else set(row) - self._known
+        return [name for name in new if role_of(name) or "mask" in name.lower()]
 
     def chunks(self, names: Collection[str] | None, tokens: int, start: int = 0) -> Iterator[Chunk]:
         rows: list[tuple[int, Mapping[str, Any]]] = []
         size, findings = 0, []
         try:
-            with io.BufferedReader(pa.input_stream(str(self.path), compression="detect")) as file:
+            with self._open() as file:
                 for row, line in enumerate(file):
                     if row < start or not line.strip():
                         continue
                     try:
                         found = json.loads(line)
                         if not isinstance(found, dict):
-                            raise ValueError(f"expected a JSON object, got {type(found).__name__}")
+                            kind = type(found).__name__
+                            findings.append(
+                                f"{self.path.name} line {row + 1:,}: expected a JSON object, got {kind}"
+                            )
+                            continue
+                        if names is not None and (late := self._late(found)):
+                            findings.append(
+                                f"{self.path.name} row {row + 1:,}: column {late[0]!r}, which the first rows have not"
+                            )
                         rows.append((row, found))
                     except (ValueError, RecursionError) as error:
                         findings.append(
@@ -178,7 +210,7 @@ class Csv:
         first = next(self.chunks(None, FEW), None)
         if first is None or not len(first):
             raise ConfigError(f"{path.name}: the file has no rows")
-        self.names = list(first.columns)
+        self.names, self.rows = list(first.columns), None
 
     def chunks(self, names: Collection[str] | None, tokens: int, start: int = 0) -> Iterator[Chunk]:
         separator = "\t" if ".tsv" in self.path.suffixes else ","
@@ -218,6 +250,7 @@ class Frame:
         if not len(frame):
             raise ConfigError("the frame has no rows")
         self.frame, self.names = frame, [str(name) for name in frame.columns]
+        self.rows = len(frame)
 
     def chunks(self, names: Collection[str] | None, tokens: int, start: int = 0) -> Iterator[Chunk]:
         size = LOOK if tokens <= FEW else 2**13
@@ -248,6 +281,10 @@ class Batches:
         if first is None:
             raise ConfigError(f"{self.name}: the file has no rows")
         self.names = list(first.columns)
+
+    @property
+    def rows(self) -> int | None:
+        return None
 
     def chunks(self, names: Collection[str] | None, tokens: int, start: int = 0) -> Iterator[Chunk]:
         row = 0
@@ -284,10 +321,18 @@ class Parquet(Batches):
 
     def __init__(self, path: Path) -> None:
         try:
-            pq.ParquetFile(path).close()
+            with pq.ParquetFile(path) as file:
+                self._rows, columns = int(file.metadata.num_rows), file.schema_arrow.names
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ConfigError(f"{path.name}: not a Parquet file, {reason(error)}") from None
+        twice = [name for name in columns if columns.count(name) > 1]
+        if twice:
+            raise ConfigError(f"{path.name}: column {twice[0]!r} is there more than once")
         super().__init__([path])
+
+    @property
+    def rows(self) -> int:
+        return self._rows
 
     def _batches(
         self, path: Path, names: Collection[str] | None, tokens: int, skipped: int

@@ -15,6 +15,8 @@ SEVERAL = ("choices", "outputs", "samples")
 """Fields of a row that hold several completions of it."""
 DEEPEST = 5
 """Levels of a row's objects whose fields are columns."""
+WHOLE = ("prompt", "messages")
+"""Fields whose objects are values."""
 PARTS = {"logprob": ("logprob", "log_prob", "logp"), "id": ("token_id", "id")}
 
 
@@ -28,7 +30,7 @@ def flat(row: Mapping[str, Any], prefix: str = "", depth: int = DEEPEST) -> dict
     result: dict[str, Any] = {}
     for key, value in row.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and depth and not _is_ids(value):
+        if isinstance(value, Mapping) and depth and not _is_ids(value) and key not in WHOLE:
             result |= flat(value, f"{name}.", depth - 1)
         else:
             result[name] = value

@@ -17,7 +17,7 @@ from klbench.types import ConfigError
 LOG_PROBS = ("policy", "sampler", "old", "reference")
 """The roles of log-probabilities: of today's policy, the sampler, the trainer when it sampled, and the reference."""
 EXACT = ("kl", "kl_pq")
-PER_TOKEN = (*LOG_PROBS, *EXACT, "mask", "tokens")
+PER_TOKEN = (*LOG_PROBS, *EXACT, "mask", "tool_mask", "tokens")
 """The roles that a rollout has a number a token of."""
 ROLES = (
     *PER_TOKEN,
@@ -48,7 +48,8 @@ NAMES: dict[str, str] = {
     "kl": "kl per_token_kl token_kl kls kl_divergence",
     "kl_pq": "kl_pq",
     "mask": """mask response_mask completion_mask action_mask loss_mask loss_masks token_loss_mask token_mask assistant_mask
-        assistant_masks tool_mask attention_mask""",
+        assistant_masks attention_mask""",
+    "tool_mask": "tool_mask",
     "tokens": """tokens token_ids completion_ids response_ids responses output_ids response_tokens output_token_ids
         completion_tokens input_ids sequences token_id token""",
     "prompt": """prompt prompts messages question query input prompt_text prompt_ids prompt_token_ids prompt_id group_id
@@ -71,6 +72,11 @@ ONLY_LONG = ("rollout", "position")
 PLAIN = ("logprobs", "log_probs", "logps", "logprob", "log_prob", "logp")
 """Names that say nothing of whose log-probabilities they are."""
 
+WEAK = {
+    "attention_mask": "and it counts a prompt's tokens too, where they are there",
+    "tool_mask": "and it counts padding too, where that is there",
+}
+"""Masks that do not say all that a mask should."""
 SPELLED = {
     "logprobs": "policy", "old_logprobs": "old", "ref_logprobs": "reference", "ref": "reference", "token": "tokens",
     "rollout_logprobs": "sampler",
@@ -156,7 +162,7 @@ def found(available: Sequence[str], mapping: Mapping[str, str]) -> Columns:
         plain = [name for name in own if name.rsplit(".", 1)[-1].lower() in PLAIN]
         if (
             len(plain) == 1
-        ):  # beside a column that says it is the trainer's, the plain one is the engine's
+        ):  # beside one that says it is the trainer's, the plain one is the engine's
             named["sampler"] = plain
             named["policy"] = [name for name in own if name not in plain]
     for role in ROLES:
@@ -171,9 +177,12 @@ def found(available: Sequence[str], mapping: Mapping[str, str]) -> Columns:
     masks = [name for name in available if "mask" in name.lower() and name not in roles.values()]
     unread = [name for name in masks if role_of(name) is None]
     findings = [
-        f"{name} may say which tokens count and is not read; --map mask={name} reads it"
+        f"column {name!r} is not read, though it may say which tokens count (--map mask={name})"
         for name in unread
     ]
+    weak = [roles[role] for role in ("mask", "tool_mask") if role in roles]
+    if len(weak) == 1 and weak[0].lower() in WEAK and "mask" not in mapping:
+        findings.append(f"{weak[0]} is the only mask, {WEAK[weak[0].lower()]}")
     return Columns(
         roles,
         {role: rejected[name] for role, name in roles.items() if name in rejected},
