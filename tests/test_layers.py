@@ -154,8 +154,8 @@ def test_imports_point_down(file: str) -> None:
     assert offences((ROOT / file).read_text(encoding="utf-8"), file) == []
 
 
-def test_the_readme_gives_every_part_its_level() -> None:
-    text = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+def test_the_design_gives_every_part_its_level() -> None:
+    text = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)(?:/|\.py) +(\d+)  ", text, re.M)
     assert {part: int(number) for part, number in listed} == {
         part: n for part, n in LEVEL.items() if not part.startswith("__")

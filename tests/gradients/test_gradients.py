@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from klbench import gradients, pairs, streams
-from klbench.gradients import Baseline, Correction, Level, Placement, closed, exact, grid, sampled
+from klbench.gradients import Baseline, Level, Placement, closed, exact, grid, sampled
 from klbench.gradients.surrogate import ratio, surrogate
 from klbench.pairs._sequence_gradient import Samples
 from klbench.types import ConfigError, Rollouts
@@ -33,7 +33,7 @@ def every_sequence(task, prompt):
     node, token, mask = task.tree.paths
     sides = (
         torch.where(mask, log_probs[prompt][node, token], 0.0)
-        for log_probs in (task._log_p, task._log_mu)
+        for log_probs in (task._log_p, task._log_mu, task._log_old)
     )
     samples = Samples(prompt, node, torch.where(mask, token, 0), mask, *sides)
     return samples, samples.log_mu.sum(-1).exp()
@@ -495,8 +495,14 @@ def test_a_pure_shift_of_gaussians_cannot_tell_the_gradients_apart():
         ("k3/loss/token:mean/none/leave_one_out", "only a reward has a baseline"),
         ("k3/loss/sequence:mean", "only a sum over tokens can be divided by the length"),
         ("k3/reward/token:mean", "only what stands in the loss is divided by the length"),
-        ("k3/loss/token/truncated_ratio:0", "cut off at a positive number, not at 0"),
-        ("k3/loss/token/token_ratio:3", "only truncated_ratio takes a number"),
+        (
+            "k3/loss/token/truncated_ratio:0",
+            "expected a positive number after truncated_ratio, got '0'",
+        ),
+        (
+            "k3/loss/token/token_ratio:3",
+            "token_ratio takes no number; those that do: truncated_ratio,",
+        ),
         ("k3/loss/token/truncated_ratio:x", "expected a number after truncated_ratio, got 'x'"),
         ("k_fitted/loss", "k_fitted is no mean of terms of the log-ratio alone"),
         ("k3", "unknown combination 'k3'"),
@@ -637,6 +643,6 @@ def test_leave_one_out_needs_two():
 
 def test_the_grid_covers_every_placement_correction_and_baseline():
     assert {each.placement for each in GRID} == set(Placement.__args__)
-    assert {each.correction for each in GRID} == set(Correction.__args__)
+    assert {each.correction for each in GRID} == set(CORRECTIONS)
     assert {each.baseline for each in GRID} == set(Baseline.__args__)
     assert len({each.spec for each in GRID}) == len(GRID)

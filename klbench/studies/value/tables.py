@@ -111,7 +111,7 @@ def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
     used = np.flatnonzero(gradient)  # a column that is not finite spoils only what depends on it
     variance = float(gradient[used] @ covariance[np.ix_(used, used)] @ gradient[used])
     # Two estimators that are one here differ by nothing, and the last places of their covariances decide the sign of that.
-    rounding = 1e-12 * float(gradient[used] ** 2 @ np.diag(covariance)[used])
+    rounding = 1e-12 * float(gradient[used] ** 2 @ covariance[used, used])
     return math.sqrt(max(variance, 0.0)) if variance >= -rounding else NAN
 
 
