@@ -131,9 +131,7 @@ def _joined(left: np.ndarray, right: np.ndarray, rank_left: int, rank_right: int
     return np.matmul(left, right)
 
 
-def over_length(
-    token: Segment, lengths: Iterable[int], rules: Rules
-) -> dict[int, Segment]:
+def over_length(token: Segment, lengths: Iterable[int], rules: Rules) -> dict[int, Segment]:
     """Return the segments of so many tokens, from that of one."""
     wanted = sorted(set(lengths))
     powers = [token]

@@ -93,7 +93,9 @@ class Edges:
         self.scores = self.scores.reshape(len(rows), -1)
         # d(s) = sum over a of q(a|s) (-log r) s_a(s), since the scores in a state average to zero
         by_state = np.zeros((states, states * tokens))
-        np.add.at(by_state, self.state, (-np.exp(self.log_q) * self.log_ratio)[:, None] * self.scores)
+        np.add.at(
+            by_state, self.state, (-np.exp(self.log_q) * self.log_ratio)[:, None] * self.scores
+        )
         self.fulls = by_state[self.state]
 
     @property
@@ -313,9 +315,7 @@ def _grouped(
     return found
 
 
-def log_ess(
-    combination: Combination, edges: Edges, lengths: Sequence[int]
-) -> dict[int, float]:
+def log_ess(combination: Combination, edges: Edges, lengths: Sequence[int]) -> dict[int, float]:
     """Return ``log (E w)^2 / E[w^2]`` of the weights that a combination has: of its tokens, or of whole sequences."""
     correction = combination.correction
     if correction == "none":
