@@ -24,7 +24,7 @@ ENDS = ("lengths", "offsets", "cu_seqlens")
 TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-"""What NumPy calls the number formats of safetensors; BF16 is the upper half of a float32."""
+"""NumPy's names of the number formats of safetensors; BF16 is the upper half of a float32."""
 
 
 class Arrays:

@@ -61,7 +61,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Reading:
-    """What is known of rollouts before they are read on. It can be pickled, and each process opens the files by itself.
+    """All that is known of rollouts before they are read on. It can be pickled, and each process opens the files by itself.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ class Reading:
 
     @property
     def paired(self) -> bool:
-        """Whether rollouts come in pairs, the chosen one first and the rejected one next (``chosen_*``, ``rejected_*``)."""
+        """Return whether rollouts come in pairs, the chosen one (``chosen_*``) before the rejected one."""
         return bool(self.rejected)
 
     def parts(self) -> list[Reading]:
@@ -343,7 +343,7 @@ def _looked_at(source: Source, mapping: Mapping[str, str]) -> tuple[Chunk, names
 
 
 def _notes(source: Source) -> Iterator[str]:
-    """What a file says of how its log-probabilities were made: vLLM's are raw or processed."""
+    """Return what a file says of how its log-probabilities were made: vLLM's are raw or processed."""
     for name in source.container.names:
         if name.rsplit(".", 1)[-1] == "logprobs_mode":
             chunk: Any = next(source.container.chunks({name}, FEW))

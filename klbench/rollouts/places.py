@@ -35,7 +35,7 @@ class Place:
 
     @cached_property
     def _direct(self) -> bool:
-        """Whether a row is a rollout, so that one may begin anywhere."""
+        """Return whether a row is a rollout, so that one may begin anywhere."""
         reading = self.reading
         if reading.layout == "tokens" or reading.paired or len(reading.sources) > 1:
             return False
