@@ -51,7 +51,11 @@ class Chain:
         """Return the transition matrix, ``(states, states)``, of one of the three."""
         states, tokens = self.after.shape
         result = np.zeros((states, states))
-        np.add.at(result, (np.repeat(np.arange(states), tokens), self.after.ravel()), np.exp(log_probs).ravel())
+        np.add.at(
+            result,
+            (np.repeat(np.arange(states), tokens), self.after.ravel()),
+            np.exp(log_probs).ravel(),
+        )
         return result
 
     def token_kl(self, other: np.ndarray) -> np.ndarray:
@@ -180,7 +184,9 @@ def _mode(stream: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.eye(states)[0], after, logits
 
 
-_SHAPES: dict[Family, Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]] = {
+_SHAPES: dict[
+    Family, Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray, np.ndarray]]
+] = {
     "mixing": _mixing,
     "absorbing": _absorbing,
     "mode": _mode,
