@@ -171,9 +171,7 @@ class Audit:
             f"  {self.reduction or 'reduction not known'}, level of the {self.level or 'token'}"
         )
         if self.clamp:
-            rows.append(
-                f"  constant for log-ratios below {self.clamp['low']:.4g} and above {self.clamp['high']:.4g}"
-            )
+            rows.append(f"  constant for log-ratios {beyond(self.clamp)}")
         if self.gradient:
             bias = ", ".join(
                 f"{100 * value:.3g} % at {kl:g} nats"
@@ -200,6 +198,15 @@ class Audit:
             if (found := self.of(severity))
         ]
         return f"  {self.checks} checks: {', '.join(counts) or 'nothing found'}"
+
+
+def beyond(ends: Mapping[str, float]) -> str:
+    """Return the log-ratios beyond the ends ``low`` and ``high`` that there are, in words."""
+    return " and ".join(
+        f"{word} {0.0 if abs(ends[end]) < 1e-6 else ends[end]:.4g}"
+        for end, word in (("low", "below"), ("high", "above"))
+        if math.isfinite(ends.get(end, math.inf))
+    )
 
 
 def plain(value: Any) -> Any:
