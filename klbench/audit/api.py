@@ -26,6 +26,7 @@ from klbench.audit import (
 from klbench.audit.adapter import CallError, Function
 from klbench.audit.batches import SHAPE, VOCABULARY, random
 from klbench.audit.case import CHECKS, Case
+from klbench.audit.curves import curve, right
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
 from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify, weight_of
@@ -105,7 +106,7 @@ def audit(
         identified=_named(case) if clean and form is not None else None, scale=float(f"{case.scale:.6g}"),
         divergence=form.divergence if form else "", clamp=case.identity.clamp, weight=case.weight,
         reduction=case.reduced.name if case.reduced else "", level=case.identity.level, same_as=_same_as(case),
-        gradient=case.gradient, findings=findings, checks=count,
+        gradient=case.gradient, findings=findings, checks=count, curve=curve(case), right=right(case).name,
     )  # fmt: skip
 
 

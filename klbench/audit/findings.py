@@ -10,6 +10,8 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SCHEMA_VERSION = 1
+IMPORTED, FROM_FILE = "imported", "from its file"
+"""The ways in which a function is had."""
 KINDS = (
     "sign", "direction", "scale", "log-base", "not-a-kl", "padding-leak", "denominator", "detached", "reference-gradient",
     "old-policy-gradient", "dead-gradient", "non-finite-value", "non-finite-gradient", "cancellation", "dtype", "token-mixing",
@@ -113,6 +115,10 @@ class Audit:
         Names of estimators with the same values, and of trainers' combinations with the same gradient.
     checks
         How many checks were made.
+    curve
+        Log-ratios where all tokens are equal, the value of a token there, and what ``right`` has.
+    right
+        The estimator that it is, or is taken to be meant to be.
     """
 
     target: str
@@ -129,6 +135,8 @@ class Audit:
     gradient: Gradient | None
     findings: Sequence[Finding]
     checks: int
+    curve: Sequence[tuple[float, float, float]] = ()
+    right: str = ""
 
     def of(self, severity: Severity) -> list[Finding]:
         """Return the findings of that severity."""

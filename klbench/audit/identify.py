@@ -235,7 +235,7 @@ def _clamp(
     if inside.size < LEAST_INSIDE * near.size:
         return None
     first, last = inside[0], inside[-1]
-    if not near[first : last + 1].all():
+    if not near[first : last + 1].all() or GRID[first] > 0.05 or GRID[last] < -0.05:
         return None
     clamp = {"low": -math.inf, "high": math.inf}
     for name, outside, edge in (
@@ -245,10 +245,9 @@ def _clamp(
         beyond = values[outside]
         if not beyond.size:
             continue
-        far = beyond[:2] if name == "low" else beyond[-2:]
-        if not np.allclose(far, far[0], rtol=1e-3, atol=1e-9 * abs(scale), equal_nan=True):
+        if not np.allclose(beyond, beyond[0], rtol=1e-3, atol=1e-9 * abs(scale), equal_nan=True):
             return None
-        clamp |= {name: float(GRID[edge]), f"value_{name}": float(far[0] / scale)}
+        clamp |= {name: float(GRID[edge]), f"value_{name}": float(beyond[0] / scale)}
     return clamp
 
 

@@ -21,7 +21,7 @@ def command_line(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
     if arguments and arguments[0] == "audit":
-        from klbench.audit.command import main as audit
+        from klbench.engine.audit import main as audit
 
         try:
             return audit(arguments[1:])

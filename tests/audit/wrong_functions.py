@@ -531,6 +531,16 @@ def one_minus_forgotten(log_ratio, advantages, epsilon):
     return torch.maximum(ratio * advantages, -clipped * advantages)
 
 
+def ratio_to_the_reference(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.1):
+    pg = policy_loss(logprobs, ref_logprobs, advantages, mask)
+    return masked_mean(pg + beta * k3(logprobs, ref_logprobs, mask), mask)
+
+
+def weights_upside_down(logprobs, old_logprobs, advantages, mask):
+    weights = torch.exp(torch.where(mask, old_logprobs - logprobs, 0.0)).clamp(max=5.0).detach()
+    return masked_mean(-weights * advantages[:, None] * torch.where(mask, logprobs, 0.0), mask)
+
+
 def probabilities_for_a_ratio(logprobs, advantages, mask):
     return masked_mean(-torch.exp(torch.where(mask, logprobs, 0.0)) * advantages[:, None], mask)
 
@@ -545,6 +555,8 @@ LOSSES = {
     clipped_before_the_advantage: "dead-gradient", exp_forgotten: "dead-gradient",
     bounds_swapped: "dead-gradient", one_minus_forgotten: "sign", probabilities_for_a_ratio: "scale",
     rewards_ignored: "detached",
+    ratio_to_the_reference: "old-policy-gradient",
+    weights_upside_down: "direction",
     loss_gradient_into_old: "old-policy-gradient",
     loss_ratio_upside_down: "sign", loss_differentiated_weight: "not-a-kl", loss_of_old_policy: "detached",
     loss_discounted: "token-mixing", loss_without_policy_term: "detached",
