@@ -12,7 +12,7 @@ from klbench.engine import DONE, FAILED, INTERRUPTED, WRONG
 from klbench.machine import __version__
 from klbench.types import ConfigError, RunError
 
-VERBS = {"audit": "klbench.audit.command", "doctor": "klbench.engine.doctor"}
+VERBS = {"audit": "klbench.engine.audit", "doctor": "klbench.engine.doctor"}
 """Commands beside ``key=value``, and the modules whose ``main`` they are."""
 
 
