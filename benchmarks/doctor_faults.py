@@ -144,4 +144,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["publish"]:
         publish()
     else:
-        print(faults(), healthy(), sep="\n\n")
+        for part in (faults, healthy):
+            print(part(), flush=True)
+            print()

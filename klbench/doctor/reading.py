@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 
 from klbench.doctor.kept import Kept
+from klbench.doctor.preferences import Pairs
 from klbench.doctor.series import BUCKETS, Place, Series, Tokens, add, larger
 from klbench.rollouts.batches import Reading
+from klbench.workers import on_processes
 
 ROLES = ("policy", "sampler", "old", "reference")
 ROUNDED = 0.125
 """The most that rounding to bfloat16 adds to a log-probability of 0."""
+WORTH_SHARING = 2**28
+"""Bytes of several files that are worth starting workers for."""
+APART = 1_009
+"""Buckets from one file's first rollout to the next file's."""
 MOST_STEPS = 10_000
 """Steps of which each has sums of its own."""
 
@@ -99,6 +106,8 @@ class Gathered:
 
     Parameters
     ----------
+    first
+        The bucket of the first rollout.
     rollouts, empty, tokens
         Rollouts with a token that counts, those without, and tokens that count.
     logged
@@ -106,6 +115,7 @@ class Gathered:
         rounding.
     """
 
+    first: int = 0
     rollouts: int = 0
     empty: int = 0
     tokens: int = 0
@@ -117,6 +127,7 @@ class Gathered:
     kept: Kept = field(default_factory=Kept)
     logged: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
+    pairs: Pairs = field(default_factory=Pairs)
 
     def add(self, batch: Any, step: int | None = None) -> None:
         """Add a batch; ``step`` is the file's, where rollouts have none of their own."""
@@ -128,7 +139,7 @@ class Gathered:
             if role in values:
                 self.columns.setdefault(role, Column()).add(tokens, values[role])
         number = self.rows + np.arange(n)
-        bucket = number % BUCKETS
+        bucket = (self.first + number) % BUCKETS
         prompt = bucket if batch.prompt is None else (batch.prompt * 2654435761 >> 7) % BUCKETS
         found = ratios(frozenset(set(values) & set(ROLES)))
         for name, ratio in found.items():
@@ -205,6 +216,7 @@ class Gathered:
                 mine.setdefault(name, Series(*_small())).merge(series)
         self.kept.merge(later.kept)
         self.logged += later.logged
+        self.pairs.merge(later.pairs)
         self.said += later.said
 
 
@@ -217,11 +229,31 @@ def _small() -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(shape), np.zeros(shape)
 
 
-def gather(reading: Reading) -> Gathered:
-    """Return what one pass over all files finds; several files may be steps."""
-    result = Gathered()
+def gather(reading: Reading, workers: int = 1) -> Gathered:
+    """Return what one pass over all files finds; several files may be steps.
+
+    Large files are shared out to workers, one a file, and merged in their order.
+    """
     several = len(reading.files) > 1
-    number = {file: i for i, file in enumerate(dict.fromkeys(reading.files))}
+    parts = [(part, i, several) for i, part in enumerate(reading.parts())]
+    paths = [path for source in reading.sources for path in source.paths]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    shared = workers > 1 and len(parts) > 1 and size > WORTH_SHARING
+    found = (
+        on_processes(_gather, parts, min(workers, len(parts)))
+        if shared
+        else starmap(_gather, parts)
+    )
+    result = Gathered()
+    for each in found:
+        result.merge(each)
+    return result
+
+
+def _gather(reading: Reading, number: int, several: bool) -> Gathered:
+    result = Gathered(first=APART * number)
     for batch in reading.batches():
-        result.add(batch, number.get(batch.file) if several else None)
+        result.add(batch, number if several else None)
+        if reading.paired and "policy" in batch.columns:
+            result.pairs.add(batch)
     return result
