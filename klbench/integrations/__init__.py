@@ -1,0 +1,1 @@
+"""Callbacks for trainers: what the doctor says while training."""
