@@ -15,8 +15,9 @@ from klbench.doctor.checks import percent_below
 from klbench.doctor.findings import Cause, Check, Diagnosis
 from klbench.doctor.measures import Measured, measures
 from klbench.doctor.ranking import ranked
-from klbench.doctor.reading import Gathered, gather
+from klbench.doctor.reading import Gathered, gather, ratios
 from klbench.doctor.statistics import Number
+from klbench.doctor.tables import differences
 from klbench.rollouts.batches import Reading, read
 from klbench.types import ConfigError
 
@@ -71,6 +72,7 @@ def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagno
     checks = checked(gathered, found)
     causes = ranked(gathered, found, checks)
     curves, left = steps.curves(gathered)
+    counted, names = gathered.kept.counted, ratios(frozenset(gathered.columns))
     return Diagnosis(
         files=reading.files,
         columns=dict(reading.columns),
@@ -89,6 +91,12 @@ def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagno
         left=left,
         alarms=alarms(checks, causes),
         advice=advice.sentences(causes, trainer, alarm=bool(alarms(checks, causes))),
+        differences=[
+            row
+            for name, shown in (("sampler", "sampler"), ("penalty", "reference"))
+            if name in found
+            for row in differences(counted, shown, names[name])
+        ],
     )
 
 

@@ -143,7 +143,11 @@ def shifted(counted: Counted) -> Iterator[Cause]:
 
 
 def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
-    """Recognise logarithms to base 2 or 10."""
+    """Recognise logarithms to base 2 or 10.
+
+    Of two columns that are near each other one is a constant multiple of the other, token by token.
+    A reference is not near: but the mean of its ratio is 1, and its KL above 0, only in the right base.
+    """
     roles = list(counted.columns)
     for i, one in enumerate(roles):
         for other in roles[i + 1 :]:
@@ -156,29 +160,54 @@ def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]
             low, middle, high = np.quantile(ratio, (0.25, 0.5, 0.75))
             for base, log in BASES.items():
                 for role, expected in ((one, 1.0 / log), (other, log)):
-                    exact = abs(middle / expected - 1.0) < 0.01 and high - low < 0.05 * middle
-                    loose = (
-                        "reference" in (one, other)
-                        and abs(middle / expected - 1.0) < 0.12
-                        and high - low < 0.5 * middle
-                        and _breaks(found, role)
-                    )
-                    if exact or loose:
+                    if abs(middle / expected - 1.0) < 0.01 and high - low < 0.05 * middle:
                         yield Cause(
                             "wrong_log_base",
-                            0.98 if exact else 0.85,
-                            f"{one} is {middle:.4g} times {other}, as logarithms to {base} of "
-                            f"the {role} would make it",
+                            0.98,
+                            f"{one} is {middle:.4g} times {other}, as logarithms to {base} of the {role} "
+                            "would make it",
                             fault=True,
                         )
                         return
+    yield from _base_of_reference(counted, found)
 
 
-def _breaks(found: Mapping[str, Measured], role: str) -> bool:
-    """Return whether the columns cannot be right: a mean that is not 1, or a KL below 0."""
-    name = "reference" if "reference" in found else "penalty"
-    m = found.get(name)
-    return m is not None and (m.negative or m.holds == "fails" or abs(m["excess"].z) > 4.0)
+def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
+    """Recognise a reference, or a policy that is alone with it, whose ratio is right in another base only."""
+    m = found.get("reference") or found.get("penalty")
+    if m is None or not (m.negative or m.holds == "fails" or abs(m["excess"].z) > 4.0):
+        return
+    if "sampler" in found and found["sampler"]["gap_token"].value > 1e-3:
+        return  # what fails may be the sampler's
+    source = "sampler" if "sampler" in counted.columns else "policy"
+    above, below = counted.columns["reference"], counted.columns.get(source)
+    if below is None:
+        return
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(above) & np.isfinite(below)
+    above, below, row = above[good], below[good], counted.row[good]
+    # In bits a log-probability is larger than it should be, and times ln 2 it is right.
+    tried = [("reference", log, 1.0, base) for base, log in BASES.items()]
+    if source == "policy":
+        tried += [("policy", 1.0, log, base) for base, log in BASES.items()]
+    for role, p, q, base in tried:
+        x = np.clip(p * above - q * below, -300.0, 300.0)
+        excess, kl = _clustered_z(np.expm1(x), row), _clustered_z(-x, row)
+        # Only a mean that is 1 by as much as these data can show speaks for a base.
+        if (
+            abs(excess) < 3.0
+            and kl > -3.0
+            and abs(float(np.expm1(x).mean())) < 0.1
+            and x.max() < 8.0
+        ):
+            yield Cause(
+                "wrong_log_base",
+                0.93,
+                f"the mean of reference / {source} is {1.0 + m['excess'].value:.3g} as it stands, and "
+                f"{1.0 + float(np.expm1(x).mean()):.3g} if the {role}'s logarithms are to {base}",
+                fault=True,
+            )
+            return
 
 
 def swapped(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:

@@ -13,6 +13,7 @@ from klbench.doctor.kept import Counted
 from klbench.doctor.measures import SMALL, Measured
 from klbench.doctor.reading import Gathered, ratios
 from klbench.doctor.signs import signs
+from klbench.metrics.tails import CANNOT_TELL
 
 UNLIKELY = -12.0
 """The log-ratio of a token that the reference as good as never says."""
@@ -39,7 +40,8 @@ def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]
             )
         yield from unsupported(counted, found["penalty"])
     name = "reference" if "reference" in found else "penalty"
-    if name in found:
+    differs = "sampler" in found and found["sampler"]["gap_token"].value > SMALL
+    if name in found and not differs:
         yield from tempered(counted, names[name].below, found[name])
 
 
@@ -77,7 +79,8 @@ def tempered(counted: Counted, sampler: str, m: Measured) -> Iterator[Cause]:
     Z = 0`` at ``s = 1 - 1/T``.
     """
     z = m["excess"].z
-    if not (abs(z) > SUSPECT and abs(m["excess"].value) > SMALL) or m.negative:
+    heavy = m.holds == CANNOT_TELL
+    if heavy or m.negative or not (abs(z) > SUSPECT and abs(m["excess"].value) > SMALL):
         return
     x, index = counted.ratio("reference", sampler)
     if x.max() > 12.0:

@@ -17,12 +17,15 @@ QUIET = 3e-3
 """A standard deviation that kernels of an engine and of a trainer differ by."""
 COARSE = 0.05
 """One that the rounding of weights or activations makes."""
-MIXED = (0.06, 0.1)
-"""Shares of the variance of d that the token's id explains: below, weights are the same; above,
-they are others.
-"""
+STATIC = 0.1
+"""The share of the variance of d that the token's id explains, from which weights are not the same."""
+TOGETHER = 0.1
+"""So much more of it where the reference's column has the same error, as it has where both were given another text."""
+BORDER = 0.02
 MOVED = (0.21, 0.29)
 """The same: below, weights are rounded ones; above, they were trained further."""
+ALONG = (0.05, 0.1)
+"""Correlations of d with reference - policy, from rounded weights to weights that were trained further."""
 
 
 def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]:
@@ -164,14 +167,12 @@ def _near(value: float, low: float, high: float) -> float:
 def _kinds(gathered: Gathered, seen: Signs, found: Mapping[str, Measured]) -> Iterator[Cause]:
     """Yield causes that leave the sampler's distribution whole: weights, text, noise."""
     small, kl = seen.sd < COARSE, found["sampler"]["kl_token"].value
-    weights = _near(seen.by_token, *MIXED)
-    if not seen.by_token_z > 4.0 and not math.isnan(seen.by_token):
-        weights = min(weights, 0.3)
+    weights = _other_weights(seen)
     grown, words = _age(gathered, seen)
     different = max(weights, grown)
     start = 0.0 if math.isnan(seen.early) else _near(seen.early, 4.0, 10.0)
-    far = _near(kl, 0.5, 0.8) if seen.correlation > 0.75 else 0.9
-    moved = max(_near(seen.by_token, *MOVED), grown) if small else 1.0
+    far = max(_near(kl, 0.6, 1.0), _near(-seen.correlation, -0.7, -0.5))
+    moved = max(_trained_further(seen), grown) if small else 1.0
     size = f"standard deviation {seen.sd:.2g} a token"
     if not math.isnan(seen.by_token):
         size += (
@@ -208,6 +209,35 @@ def _kinds(gathered: Gathered, seen: Signs, found: Mapping[str, Measured]) -> It
         )
     else:
         yield from _noise(seen, (1.0 - different) * room, size)
+
+
+def _other_weights(seen: Signs) -> float:
+    """Return how sure it is that weights differ: then a token's own part of the difference is the same everywhere."""
+    if seen.again >= 5 and seen.again_above - seen.again_below > 0.25:
+        return 0.0  # one column is not the same twice
+    if math.isnan(seen.by_token):
+        shared = seen.sd >= COARSE and seen.shared > 0.5
+        return (
+            0.5 if math.isnan(seen.shared) else 0.3 if shared or abs(seen.along) < ALONG[1] else 0.7
+        )
+    border = STATIC
+    if seen.sd < COARSE:
+        border -= BORDER
+    elif not math.isnan(seen.shared):
+        border += TOGETHER * (min(max(seen.shared, 0.0), 1.0) - 0.25)
+    found = _near(seen.by_token, border - BORDER, border + BORDER)
+    return found if seen.by_token_z > 4.0 else min(found, 0.3)
+
+
+def _trained_further(seen: Signs) -> float:
+    """Return how sure it is that other weights are trained ones, and not the same ones rounded."""
+    if math.isnan(seen.along):
+        return _near(seen.by_token, *MOVED)
+    if abs(seen.along) * math.sqrt(seen.n) < 4.0:
+        return _near(seen.by_token, MOVED[1] + 0.04, MOVED[1] + 0.12)
+    return max(
+        _near(abs(seen.along), *ALONG), _near(seen.by_token, MOVED[1] + 0.04, MOVED[1] + 0.12)
+    )
 
 
 def _noise(seen: Signs, room: float, size: str) -> Iterator[Cause]:

@@ -129,6 +129,10 @@ class Diagnosis:
         Why it alarms; empty where it does not.
     advice
         What to do.
+    differences
+        How far columns differ, by the log-probability of whoever sampled.
+    preferences
+        Margins, accuracy and loss, where the file has sums of chosen and rejected completions.
     """
 
     files: Sequence[str]
@@ -148,6 +152,7 @@ class Diagnosis:
     left: Mapping[str, int]
     alarms: Sequence[str]
     advice: Sequence[str]
+    differences: Sequence[Mapping[str, Any]] = ()
     preferences: Mapping[str, Any] | None = None
 
     @property

@@ -82,6 +82,8 @@ class Signs:
     shared
         Slope of ``reference - below`` on d: 1 where ``below`` is the odd one of three, or both
         others share their error; 0 where ``above`` is the odd one.
+    along
+        Correlation of ``reference - above`` and d: what trains a policy moves it to or from its reference, rounding does not.
     again_above, again_below
         How much each column differs between the same tokens after the same text, over what d
         would make of it.
@@ -105,6 +107,7 @@ class Signs:
     by_token: float
     by_token_z: float
     shared: float
+    along: float
     again_above: float
     again_below: float
     again: int
@@ -131,12 +134,13 @@ def signs(counted: Counted, above: str, below: str, use: np.ndarray | None = Non
     by_token = by_token_z = NAN
     if counted.tokens is not None and d.std() > 1e-7:
         by_token, by_token_z = between(without_trend(d, b), counted.tokens[index])
-    shared = NAN
+    shared = along = NAN
     if "reference" in counted.columns and "reference" not in (above, below):
         e = counted.columns["reference"][index] - b
         good = np.isfinite(e)
         if good.sum() > 30 and d[good].var() > TINY:
             shared = float(np.cov(e[good], d[good])[0, 1] / d[good].var(ddof=1))
+            along = correlation(e[good] - d[good], d[good])
     again, again_above, again_below = _again(counted, index, a, b, d)
     early, late = _ends(counted, index, d)
     spread = b.var()
@@ -151,6 +155,7 @@ def signs(counted: Counted, above: str, below: str, use: np.ndarray | None = Non
         by_token,
         by_token_z,
         shared,
+        along,
         again_above,
         again_below,
         again,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import sys
@@ -93,20 +94,12 @@ def mapping(given: Sequence[str]) -> dict[str, str]:
 
 def _doctor(options: argparse.Namespace) -> int:
     file = None if options.json is None else _writable(options.json)
-    found = _found(options)
+    # What it needs is imported for a file alone, and not for --help.
+    diagnosis = importlib.import_module("klbench.engine.diagnosis")
+    found: dict[str, Any] = diagnosis.found(options, mapping(options.map))
     if file is not None:
         _write(file, found)
     return ALARM if found["alarm"] else WELL
-
-
-def _found(options: argparse.Namespace) -> dict[str, Any]:
-    from klbench.doctor.api import doctor
-
-    diagnosis = doctor(
-        options.files, mapping(options.map), text=options.text, trainer=options.trainer
-    )
-    print(diagnosis)
-    return diagnosis.plain()
 
 
 def _writable(file: str) -> Path:
