@@ -32,10 +32,17 @@ LOGGER = logging.getLogger("klbench")
 GIVEN = ("sampling_per_token_logps", "old_per_token_logps", "ref_per_token_logps")
 """Log-probabilities that the generation buffer may hold, one a token of the completion."""
 LOGGED = {
-    "sampler": ("kl_token", "kl_sequence", "ess_token", "ess_sequence", "mean_ratio", "max_abs_difference"),
+    "sampler": (
+        "kl_token",
+        "kl_sequence",
+        "ess_token",
+        "ess_sequence",
+        "mean_ratio",
+        "max_abs_difference",
+    ),
     "reference": ("kl_token", "kl_sequence"),
     "preferences": ("accuracy", "margin", "loss"),
-}  # fmt: skip
+}
 """Numbers of the diagnosis that go to the trainer's tracker, as ``klbench/sampler/kl_token``."""
 RECENT = 8
 """Watched steps that a diagnosis looks at together."""
@@ -71,7 +78,7 @@ def watch(trainer: Any, every: int = 10, out: str | Path | None = None) -> Watch
 
 
 class Watch(TrainerCallback):
-    """What :func:`watch` adds to a trainer.
+    """A callback, as :func:`watch` adds it to a trainer.
 
     Parameters
     ----------
@@ -201,9 +208,12 @@ class Watch(TrainerCallback):
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         found = self.trainer._get_per_token_logps_and_entropies(
-            self.trainer.model, ids, mask, batch["completion_ids"].size(1),
+            self.trainer.model,
+            ids,
+            mask,
+            batch["completion_ids"].size(1),
             batch_size=self.trainer.args.per_device_train_batch_size,
-        )  # fmt: skip
+        )
         result: Tensor = found[0]
         return result
 

@@ -38,10 +38,21 @@ def grpo(folder: Path, steps: int = 3, model: str = "reference", **options):
     """A trainer that has the letter e rewarded; ``rollout_func`` stands for an engine."""
     rollout_func = options.pop("rollout_func", None)
     arguments = {
-        "output_dir": str(folder), "per_device_train_batch_size": 16, "num_generations": 4, "beta": 0.05,
-        "max_completion_length": T, "learning_rate": 1e-3, "max_steps": steps, "logging_steps": 1, "report_to": "none",
-        "use_cpu": True, "save_strategy": "no", "bf16": False, "disable_tqdm": True, "seed": 1,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 16,
+        "num_generations": 4,
+        "beta": 0.05,
+        "max_completion_length": T,
+        "learning_rate": 1e-3,
+        "max_steps": steps,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "bf16": False,
+        "disable_tqdm": True,
+        "seed": 1,
+    }
     return trl.GRPOTrainer(
         model=str(embedded.folder(f"embedded:{model}")),
         reward_funcs=lambda completions, **_: [float(text.count("e")) for text in completions],
@@ -93,9 +104,12 @@ def test_what_is_written_is_what_the_trainer_has(tmp_path) -> None:
     assert [path.name for path in files] == ["step_000000.parquet", "step_000001.parquet"]
     reading = read(watcher.out)
     assert dict(reading.columns) == {
-        "policy": "per_token_logps", "reference": "ref_per_token_logps", "tokens": "completion_ids",
-        "prompt": "prompt_ids", "step": "step",
-    }  # fmt: skip
+        "policy": "per_token_logps",
+        "reference": "ref_per_token_logps",
+        "tokens": "completion_ids",
+        "prompt": "prompt_ids",
+        "step": "step",
+    }
     last = trainer._buffered_inputs[0]
     mask = last["completion_mask"].bool()
     (batch,) = read(files[-1]).batches()
@@ -170,8 +184,13 @@ def test_its_divergence_is_that_of_klbench_on_the_checkpoint(tmp_path) -> None:
     trainer.save_model(tmp_path / "checkpoint")
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "the {word} "}}\n' for word in "abcd"))
-    pair = LmPair(policy=str(tmp_path / "checkpoint"), reference="embedded:reference", max_new_tokens=T,
-                  prompts=str(prompts), dtype="float32")  # fmt: skip
+    pair = LmPair(
+        policy=str(tmp_path / "checkpoint"),
+        reference="embedded:reference",
+        max_new_tokens=T,
+        prompts=str(prompts),
+        dtype="float32",
+    )
     own = pair.completions(0, 0, 512).kl_qp.sum(1)
     found = watcher.diagnoses[3].reference
     assert found["kl_sequence_low"] < own.mean() < found["kl_sequence_high"]
@@ -200,19 +219,30 @@ def test_a_failure_of_its_own_does_not_end_the_training(tmp_path, caplog, monkey
 
 def dpo(folder: Path, **options):
     arguments = {
-        "output_dir": str(folder), "per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 3,
-        "learning_rate": 1e-3, "logging_steps": 1, "report_to": "none", "use_cpu": True, "save_strategy": "no",
-        "bf16": False, "disable_tqdm": True, "seed": 1, "max_length": 64,
-    }  # fmt: skip
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 3,
+        "learning_rate": 1e-3,
+        "logging_steps": 1,
+        "report_to": "none",
+        "use_cpu": True,
+        "save_strategy": "no",
+        "bf16": False,
+        "disable_tqdm": True,
+        "seed": 1,
+        "max_length": 64,
+    }
     rows = {
         "prompt": [f"the {i} " for i in range(24)],
         "chosen": ["tree and the sea " * (i % 3 + 1) for i in range(24)],
         "rejected": ["stone under a wall " * (i % 2 + 1) for i in range(24)],
     }
     return trl.DPOTrainer(
-        model=str(embedded.folder("embedded:reference")), args=trl.DPOConfig(**arguments | options),
+        model=str(embedded.folder("embedded:reference")),
+        args=trl.DPOConfig(**arguments | options),
         train_dataset=Dataset.from_dict(rows),
-    )  # fmt: skip
+    )
 
 
 def test_preferences_are_watched_and_trained_on_as_without(tmp_path) -> None:
