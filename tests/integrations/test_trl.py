@@ -197,13 +197,15 @@ def test_its_divergence_is_that_of_klbench_on_the_checkpoint(tmp_path) -> None:
 
 
 def test_without_a_second_column_it_says_what_is_missing_and_trains_on(tmp_path, caplog) -> None:
-    trainer = grpo(tmp_path, beta=0.0)
+    trainer = grpo(tmp_path, beta=0.0, log_completions=True)
     watcher = watch(trainer, every=2)
     with caplog.at_level(logging.WARNING, "klbench"):
         trainer.train()
     assert watcher.diagnoses == {}
     assert caplog.text.count("klbench has nothing to compare") == 1
     assert trainer.state.global_step == 3
+    with pytest.raises(ConfigError, match="TRL's log_completions holds text and rewards"):
+        read(tmp_path / "completions")  # TRL's own dump
 
 
 def test_a_failure_of_its_own_does_not_end_the_training(tmp_path, caplog, monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """What the reader takes each column for, and what it says of what is odd."""
 
+import ast
 import json
 import math
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from shapes import jsonl, rollouts
 
 from klbench.rollouts.batches import read
+from klbench.trainers.installed import MissingError, function, module
 from klbench.types import ConfigError
 from klbench.workers import on_processes
 
@@ -395,3 +397,38 @@ def test_a_pickle_of_somebodys_objects_is_not_opened(tmp_path) -> None:
     ):
         read(tmp_path / "r.pt")
     assert not (tmp_path / "opened").exists()
+
+
+def test_what_verl_writes_itself_holds_no_log_probabilities_and_is_told_so(tmp_path) -> None:
+    try:
+        write = function(
+            "verl", "verl/trainer/ppo/ray_trainer.py", "RayPPOTrainer._write_generations"
+        )
+    except MissingError as error:
+        pytest.skip(str(error))
+    write(["p"] * 2, ["c"] * 2, [None] * 2, [0.5, 1.0], {"acc": [True, False]}, str(tmp_path), 7)
+    with pytest.raises(
+        ConfigError,
+        match=r"^7\.jsonl: holds no log-probabilities .* verl's rollout_data_dir holds text",
+    ):
+        read(tmp_path / "7.jsonl")
+
+
+def test_openrlhf_calls_its_tensors_as_the_example_does() -> None:
+    try:
+        tree = module("openrlhf", "openrlhf/trainer/ppo_utils/experience.py").tree
+    except MissingError as error:
+        pytest.skip(str(error))
+    fields = {
+        ast.unparse(node.target) for node in ast.walk(tree) if isinstance(node, ast.AnnAssign)
+    }
+    names = {
+        "action_log_probs",
+        "rollout_log_probs",
+        "base_action_log_probs",
+        "action_mask",
+        "sequences",
+        "rewards",
+        "kl",
+    }
+    assert names <= fields
