@@ -41,7 +41,7 @@ LEVELS = {
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report", "choices"},
     6: {"study", "audit", "doctor"},
-    7: {"studies", "testing"},
+    7: {"studies", "testing", "integrations"},
     8: {"engine"},
     9: {"__main__"},
     10: {"__init__"},
