@@ -171,9 +171,16 @@ class TestbedOptions(ShapeOptions, LoopOptions):
         return self
 
 
+CHIPO = "kl_qp+alpha:-1"
+"""The divergence of chi-squared preference optimisation, KL(pi‖ref) + chi^2(pi‖ref)/2: ``phi'(t) = log t + t - 1``."""
+
+PairLoss = Literal["sigmoid", "hinge", "ipo", "kto"]
+Score = Literal["ratio", "ratio_per_token", "log_prob_per_token"]
+
+
 @dataclass(frozen=True)
 class DpoArm:
-    """A loss that is compared: see :func:`klbench.rlhf.preferences.dpo_loss`.
+    """A loss that is compared: see :mod:`klbench.rlhf.preferences`.
 
     Parameters
     ----------
@@ -183,9 +190,18 @@ class DpoArm:
         The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference of rewards.
     divergence, smoothing
         The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss takes to be wrong.
+    loss
+        The function of the difference of the rewards that the policy implies; ``kto`` has one for each of the two answers.
+    score
+        What implies a reward: ``phi'(pi/ref)``, or the mean over tokens of ``log pi/ref`` or of ``log pi``.
+    margin
+        The difference of rewards that ``sigmoid`` is centred on.
     """
 
     name: str
     beta: float
     divergence: str = "kl_qp"
     smoothing: float = 0.0
+    loss: PairLoss = "sigmoid"
+    score: Score = "ratio"
+    margin: float = 0.0

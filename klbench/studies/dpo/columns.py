@@ -11,10 +11,11 @@ from klbench.schema import Column, Schema, integer, interval, text, with_error
 LOSS = (
     text(
         "arm",
-        "which loss: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful",
+        "which loss: dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful; ipo, kto and "
+        "others by their names",
         "Loss",
     ),
-    text("divergence", "what holds the policy to the reference", "Divergence"),
+    text("divergence", "what holds the policy to the reference; none: nothing", "Divergence"),
     Column("smoothing", "the share of labels that the loss takes for wrong", heading="Smoothing"),
     Column("beta", "weight of the penalty against the reward", heading="β"),
     Column("beta_dpo", "weight in the loss: scale times β, over f″(1) of the divergence"),
@@ -151,7 +152,11 @@ TRAINING = Schema(
             "KL(q‖q*) of the policy from the optimum of the objective, exact",
             "nats",
         ),
-        Column("kl_to_own", "KL of the policy from the loss's own optimum, exact", "nats"),
+        Column(
+            "kl_to_own",
+            "KL of the policy from the loss's own optimum, exact; missing where that is not finite, or no optimum is known",
+            "nats",
+        ),
         *LOSS[1:],
         PENALTY,
         *LOSSES,
@@ -258,7 +263,7 @@ DPO_OPTIMA = Schema(
         Column("start", "KL(q‖q*) of the reference, before training", "nats"),
         Column(
             "residual",
-            "norm of the gradient there of the loss on all pairs over that at the reference: 0 but for rounding",
+            "norm of the gradient there of the loss on all pairs over that at the reference: 0 but for rounding; none of hinge",
             heading="Gradient",
         ),
         *interval(
@@ -363,4 +368,47 @@ DPO_SEEN = Schema(
     ),
 )
 
-TABLES = (TRAINING, DPO_FINAL, DPO_CURVES, DPO_RATES, DPO_OPTIMA, DPO_ESTIMATES, DPO_SEEN)
+KTO_POINTS = Schema(
+    "kto_points",
+    "One row for each number of pairs and evaluation: the reference point of KTO, which stands for KL(q‖p).",
+    (
+        replace(SIZE, meaning="ranked pairs that KTO was trained on; all: every pair there is"),
+        STEP,
+        integer("seeds", "seeds that means and intervals are over", "Seeds"),
+        Column("kl", "exact, mean over seeds, in nats", "nats", heading="KL(q‖p)"),
+        Column(
+            "point",
+            "of the pairs trained on, as trainers have it: log q/p of answers to other prompts, their mean, at least 0",
+            "nats",
+            heading="Reference point",
+        ),
+        Column(
+            "mismatched",
+            "expectation of log q/p of such answers, by enumeration, before the clamp at 0",
+            "nats",
+            heading="Before the clamp",
+        ),
+        Column("one", "expectation of the point with batches of one answer, exact", "nats"),
+        Column("all", "the point with all answers there are, exact", "nats"),
+        *interval(
+            Column(
+                "bias",
+                "point less exact KL, mean over seeds with a 95 % interval, in nats",
+                "nats",
+                heading="Bias",
+            )
+        ),
+    ),
+    optional=True,
+)
+
+TABLES = (
+    TRAINING,
+    DPO_FINAL,
+    DPO_CURVES,
+    DPO_RATES,
+    DPO_OPTIMA,
+    DPO_ESTIMATES,
+    DPO_SEEN,
+    KTO_POINTS,
+)
