@@ -1,4 +1,4 @@
-"""Files of texts in one column or several, prompts, examples and ranked pairs: JSON lines, Parquet, or plain lines."""
+"""Files of texts in one column or several, prompts and examples: JSON lines, Parquet, or plain lines."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ Row = dict[str, str]
 
 EXAMPLE = ("prompt", "completion")
 """Keys of a file of examples."""
-PREFERENCE = ("prompt", "chosen", "rejected")
-"""Keys of a file of preferences."""
 
 
 def check_path(path: str, keys: Sequence[str], *, lines: bool = False) -> None:
