@@ -62,6 +62,8 @@ TRAINED: dict[str, tuple[str, dict[str, Any], str]] = {
             "normalisation": "sum",
             "clamp": None,
             "target_kl": None,
+            "kl_horizon": None,
+            "target_per": "sequence",
             "critic": False,
             "trace": 0.95,
             "value_weight": 0.5,
@@ -81,6 +83,7 @@ TRAINED: dict[str, tuple[str, dict[str, Any], str]] = {
         {
             "divergences": ("kl_qp",),
             "smoothings": (),
+            "losses": (),
             "beta": 0.15,
             "updates": 30,
             "every": 30,

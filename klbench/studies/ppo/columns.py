@@ -131,8 +131,8 @@ FINAL = Schema(
         *interval(
             Column(
                 "difference",
-                "regret less that of k1_reward on the same seeds",
-                heading="Against k1_reward",
+                "regret less that of the comparison, k1_reward or else the first, on the same seeds",
+                heading="Difference",
             ),
             seeds=True,
         ),
@@ -222,8 +222,8 @@ MATCHED = Schema(
         *interval(
             Column(
                 "difference",
-                "reward less that of k1_reward at the same KL, interpolated in √KL between a seed's points",
-                heading="Reward − that of k1_reward",
+                "reward less that of the comparison at the same KL, interpolated in √KL between a seed's points",
+                heading="Reward − the other's",
             )
         ),
     ),
