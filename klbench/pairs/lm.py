@@ -261,7 +261,7 @@ class LmPair(Pair):
         from klbench.kernels import choose
 
         return choose(
-            torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device),
+            torch.empty(0, 1, dtype=_arithmetic(self.dtype), device=self.device),
             kernel=self.kernel,
         )
 
@@ -312,6 +312,12 @@ def _batch(size: int) -> Batch:
     from klbench.lm.batching import Batch
 
     return Batch(size)
+
+
+def _arithmetic(dtype: str) -> Any:
+    import torch
+
+    return torch.float32 if dtype == "int8" else getattr(torch, dtype)
 
 
 def _short(name: str) -> str:
