@@ -21,7 +21,6 @@ PACKAGES = (
     "joblib",
     "matplotlib",
     "seaborn",
-    "arviz-stats",
     "transformers",
     "tokenizers",
     "peft",

@@ -96,12 +96,26 @@ def interval(column: Column, *, seeds: bool = False) -> tuple[Column, ...]:
     )
 
 
-def with_error(column: Column, of: str = "") -> tuple[Column, Column]:
+def band(column: Column) -> tuple[Column, ...]:
+    """Return a column and the quantiles that hold the middle 80 % of the seeds, ``_low`` and ``_high``."""
+    low, high = (
+        replace(
+            column,
+            name=f"{column.name}_{end}",
+            meaning=f"{share} quantile of {column.name} over seeds",
+            heading="",
+        )
+        for end, share in (("low", "10 %"), ("high", "90 %"))
+    )
+    return (column, low, high)
+
+
+def with_error(column: Column) -> tuple[Column, Column]:
     """Return a column and its standard error, ``_se``."""
     error = replace(
         column,
         name=f"{column.name}_se",
-        meaning=f"standard error of {of or column.name}",
+        meaning=f"standard error of {column.name}",
         heading="",
     )
     return (column, error)

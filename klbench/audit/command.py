@@ -39,9 +39,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="klbench audit", description="Is this KL function, this loss, right?", epilog=EXAMPLES, allow_abbrev=False,
+        prog="klbench audit",
+        description="Is this KL function, this loss, right?",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("target", metavar="TARGET")
     add(
@@ -130,11 +133,17 @@ def _audit(options: argparse.Namespace) -> int:
     found = isolated.audit(
         options.target,
         {
-            "used_as": options.used_as, "args": options.args, "fixed": _fixed(options.fixed), "sampled_by": options.sampled_by,
-            "output": options.output, "expect": options.expect, "expect_gradient": options.expect_gradient, "allow": allow,
+            "used_as": options.used_as,
+            "args": options.args,
+            "fixed": _fixed(options.fixed),
+            "sampled_by": options.sampled_by,
+            "output": options.output,
+            "expect": options.expect,
+            "expect_gradient": options.expect_gradient,
+            "allow": allow,
         },
         options.time_limit,
-    )  # fmt: skip
+    )
     print("\n".join(found.pop("lines")))
     if file is not None:
         _write(file, found)

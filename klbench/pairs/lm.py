@@ -154,6 +154,11 @@ class LmPair(Pair):
         """
         _ = self._models, self._prompts
 
+    @property
+    def models(self) -> tuple[LanguageModel, LanguageModel]:
+        """The policy and the reference."""
+        return self._models
+
     @cached_property
     def _models(self) -> tuple[LanguageModel, LanguageModel]:
         return self._models_in(self.dtype)
@@ -290,6 +295,16 @@ class LmPair(Pair):
         with threads(*self._models):
             scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
         return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
+
+    def contexts(self, completions: Completions) -> list[list[int]]:
+        """The tokens of the prompt that each completion answers.
+
+        Raises
+        ------
+        ValueError
+            The completions have no prompts.
+        """
+        return [self._prompts[i] for i in _tokens(completions)[1]]
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         """``n`` completions of prompts chosen at random, as log-ratios of whole completions."""
