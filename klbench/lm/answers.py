@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from klbench import inputs
+from klbench.lm import rows
 from klbench.types import ConfigError
 
 Messages = tuple[Mapping[str, str], ...]
@@ -100,15 +101,15 @@ def load(path: str) -> Answers:
     check_path(path)
     file = inputs.expanded(path)
     with inputs.refused(f"{file}: cannot be read as {file.suffix[1:]}"):
-        rows = [parsed(row, where) for where, row in records(file)]
-    if not rows:
+        found = [parsed(row, where) for where, row in records(file)]
+    if not found:
         raise ConfigError(f"{path}: there is nothing in it; {WANTED}")
-    paired = len(rows[0]) == 2
-    if odd := next((i for i, each in enumerate(rows, 1) if (len(each) == 2) != paired), 0):
+    paired = len(found[0]) == 2
+    if odd := next((i for i, each in enumerate(found, 1) if (len(each) == 2) != paired), 0):
         raise ConfigError(
             f"{path}: row {odd} has a label of its own and others are pairs, or the other way round"
         )
-    flat = [answer for row in rows for answer in row]
+    flat = [answer for row in found for answer in row]
     good, bad = ([each for each in flat if each.good is wanted] for wanted in (True, False))
     if not good or not bad:
         raise ConfigError(
@@ -120,14 +121,8 @@ def load(path: str) -> Answers:
 def records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the rows of a file, each with its place in words."""
     if file.suffix == ".parquet":
-        import pyarrow.parquet
-
-        with pyarrow.parquet.ParquetFile(file) as table:
-            number = 0
-            for part in table.iter_batches(batch_size=1_024):
-                for row in part.to_pylist():
-                    number += 1
-                    yield f"{file}, row {number}", row
+        for number, row in enumerate(rows.parquet(file), 1):
+            yield f"{file}, row {number}", row
         return
     text = inputs.read_text(file).removeprefix("\ufeff")
     if file.suffix == ".csv":
@@ -230,14 +225,14 @@ def _answer(prompt: Text, completion: Text, good: bool) -> Answer:
 
 
 def _common_text(better: str, worse: str) -> str:
-    """What two texts begin with alike, up to the answer's turn or else to the end of a word."""
+    """Return the beginning that two texts share, up to the answer's turn or else to the end of a word."""
     shared = better[: _alike(better, worse)]
     turn = shared.rfind(TURN)
     return shared[: turn + len(TURN)] if turn >= 0 else shared[: max(map(shared.rfind, " \n"))]
 
 
 def _alike(first: Sequence[Any], second: Sequence[Any]) -> int:
-    """How many items two sequences begin with alike."""
+    """Return the number of items that two sequences begin with alike."""
     both = zip(first, second, strict=False)
     most = min(len(first), len(second))
     return next((i for i, (one, other) in enumerate(both) if one != other), most)

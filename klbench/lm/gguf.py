@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from klbench import inputs
 from klbench.lm import cache
-from klbench.lm.names import PACKAGED, SMOLLM2, packaged_file
+from klbench.lm.packaged import PACKAGED, SMOLLM2, packaged_file
 from klbench.lm.quiet import quiet
 
 VERSION = 1

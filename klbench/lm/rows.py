@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from klbench import inputs
 from klbench.types import ConfigError
@@ -79,20 +80,30 @@ def _lines(file: Path, keys: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet(file: Path, keys: Sequence[str]) -> Iterator[Row]:
+    for number, row in enumerate(parquet(file, keys), 1):
+        yield checked(row, keys, f"{file}, row {number}")
+
+
+def parquet(file: Path, keys: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, with those columns or all.
+
+    Raises
+    ------
+    ConfigError
+        It has no such column.
+    """
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(file) as table:
         columns = table.schema_arrow.names
-        missing = [key for key in keys if key not in columns]
+        missing = [key for key in keys or () if key not in columns]
         if missing:
             raise ConfigError(
                 f"{file}: expected a column {missing[0]!r}, this file has {', '.join(columns)}"
             )
-        number = 0
-        for part in table.iter_batches(batch_size=1_024, columns=list(keys)):
-            for row in part.to_pylist():
-                number += 1
-                yield checked(row, keys, f"{file}, row {number}")
+        wanted = columns if keys is None else list(keys)
+        for part in table.iter_batches(batch_size=1_024, columns=wanted):
+            yield from part.to_pylist()
 
 
 def checked(row: Mapping[str, object], keys: Sequence[str], where: str) -> Row:

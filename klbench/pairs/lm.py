@@ -265,8 +265,9 @@ class LmPair(Pair):
 
         from klbench.kernels import choose
 
+        dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return choose(
-            torch.empty(0, 1, dtype=_arithmetic(self.dtype), device=self.device),
+            torch.empty(0, 1, dtype=dtype, device=self.device),
             kernel=self.kernel,
         )
 
@@ -327,12 +328,6 @@ def _batch(size: int) -> Batch:
     from klbench.lm.batching import Batch
 
     return Batch(size)
-
-
-def _arithmetic(dtype: str) -> Any:
-    import torch
-
-    return torch.float32 if dtype == "int8" else getattr(torch, dtype)
 
 
 def _short(name: str) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from klbench.columns import declared
+from klbench.rlhf.options import CHIPO
+
+__all__ = ["CHIPO"]
 
 
 def seeds_by_kind(frame: pd.DataFrame, version: int) -> pd.DataFrame:

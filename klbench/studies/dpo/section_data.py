@@ -10,8 +10,7 @@ from klbench.report.blocks import Tables
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run, stopped, stored
 from klbench.report.tables import Row
-from klbench.rlhf.options import CHIPO
-from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
+from klbench.studies.dpo.columns import CHIPO, DPO_FINAL, DPO_OPTIMA, TRAINING
 
 SAY = prose(__package__)
 STANDARD = "dpo"

@@ -12,10 +12,11 @@ from typing import Any
 
 from klbench import studies
 from klbench.context import Context
-from klbench.lm import cache, embedded, gguf, loading, names
+from klbench.lm import cache, embedded, gguf, loading
 from klbench.lm import trained as kept
 from klbench.lm.catalogue import PREFIX
 from klbench.lm.corpus import corpus
+from klbench.lm.packaged import SMOLLM2
 from klbench.rlhf.language import sft
 from klbench.runs import RunFolder
 from klbench.types import Options
@@ -162,14 +163,14 @@ def finetuned_smollm2() -> Path:
     ConfigError
         SmolLM2 is not installed, or the cache cannot be written.
     """
-    start = gguf.folder(names.SMOLLM2)
+    start = gguf.folder(SMOLLM2)
     recipe = [start.name, corpus().sha256, SMOLLM2_STEPS, SMOLLM2_RATE, SMOLLM2_TOKENS, VERSION]
     key = hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16]
     return cache.folder("lm-trained", key, _fine_tune)
 
 
 def _fine_tune(target: Path) -> None:
-    start = loading.load(names.SMOLLM2)
+    start = loading.load(SMOLLM2)
     texts = [start.encode(text)[: SMOLLM2_TOKENS + 1] for text in corpus().part]
     answers = [(ids[:1], ids[1:]) for ids in texts if len(ids) > SMOLLM2_TOKENS]
     token, mask = sft.padded([after for _, after in answers], start.pad)

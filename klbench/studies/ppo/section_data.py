@@ -9,8 +9,7 @@ from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import TrainingRun, by_run
 from klbench.report.tables import Row
-from klbench.rlhf.options import compared_with
-from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING
+from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING, compared_with
 
 
 class Trained(TrainingRun):
