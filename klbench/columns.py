@@ -6,14 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from klbench.schema import Column, Schema, band, flag, integer, interval, text, with_error
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 COMBINATION = (
     text("combination", "name in klbench", "Combination"),
@@ -136,9 +133,7 @@ SPREADS: dict[str, Callable[[Column], tuple[Column, ...]]] = {
 }
 
 
-def declared(
-    file: str, **migrate: Callable[[pd.DataFrame, int], pd.DataFrame]
-) -> tuple[Schema, ...]:
+def declared(file: str, **migrate: Callable[[Any, int], Any]) -> tuple[Schema, ...]:
     """Return the tables that the ``columns.yaml`` beside a file declares, in its order.
 
     A column is a mapping of the fields of :class:`klbench.schema.Column`. With ``with`` it comes with

@@ -252,16 +252,14 @@ class Schema:
 
 def _holds(values: pd.Series[Any], kind: Type) -> bool:
     """Tell whether a column's values are of a type, missing ones left out."""
-    from pandas.api import types
-
     values = values.dropna()
     if not len(values):
         return True
     if kind == "bool":
-        return bool(types.is_bool_dtype(values)) or all(isinstance(value, bool) for value in values)
+        return values.dtype.kind == "b" or all(isinstance(value, bool) for value in values)
     if kind == "text":
         return all(isinstance(value, str) for value in values)
-    if types.is_bool_dtype(values) or not types.is_numeric_dtype(values.infer_objects()):
+    if values.infer_objects().dtype.kind not in "iuf":
         return False
     return kind == "float" or bool((values == values.round()).all())
 

@@ -17,7 +17,9 @@ SUFFIX, MAGIC = ".gguf", b"GGUF"
 
 def is_gguf(name: str) -> bool:
     """Return whether a name is that of a model in GGUF: ``smollm2``, or a file."""
-    return name == SMOLLM2 or (name.endswith(SUFFIX) and inputs.kind(inputs.expanded(name)) != inputs.FOLDER)
+    return name == SMOLLM2 or (
+        name.endswith(SUFFIX) and inputs.kind(inputs.expanded(name)) != inputs.FOLDER
+    )
 
 
 def check_gguf(name: str, found: str) -> None:

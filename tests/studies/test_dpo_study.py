@@ -11,7 +11,8 @@ from experiments import configured
 
 from klbench.context import Context
 from klbench.engine import app
-from klbench.rlhf.testbed import Testbed, dpo_world
+from klbench.rlhf import testbed
+from klbench.rlhf.testbed import dpo_world
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.dpo import estimates
@@ -190,7 +191,7 @@ def test_rates_are_lines_through_logarithms(trained) -> None:
 
 def test_estimators_by_enumeration() -> None:
     options = configured("dpo", **TINY)
-    bed = Testbed.of(options, 0, (0, 1))
+    bed = testbed.Testbed.of(options, 0, (0, 1))
     log_probs = (
         bed.log_p + 0.8 * torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(1))
     ).log_softmax(-1)

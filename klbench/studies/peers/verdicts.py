@@ -1,4 +1,4 @@
-"""What of each subject is lost near the reference: a verdict on the functions of other libraries."""
+"""The values that are lost near the reference: a verdict on the functions of other libraries."""
 
 from __future__ import annotations
 
