@@ -253,8 +253,9 @@ class LmPair(Pair):
 
         from klbench.kernels import choose
 
+        dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return choose(
-            torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device),
+            torch.empty(0, 1, dtype=dtype, device=self.device),
             kernel=self.kernel,
         )
 
