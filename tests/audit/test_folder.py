@@ -102,7 +102,10 @@ def test_a_folder_that_is_there_is_refused_before_anything_is_imported(
 ):
     monkeypatch.setattr("klbench.audit.isolated.audit", None)
     (tmp_path / "file").write_text("mine")
-    for out, why in ((tmp_path, "exists already"), (tmp_path / "file" / "x", "cannot be written to")):
+    for out, why in (
+        (tmp_path, "exists already"),
+        (tmp_path / "file" / "x", "cannot be written to"),
+    ):
         code, _, err = run(capsys, f"{RIGHT}:k3", "--out", out)
         assert code == 2
         assert err.startswith(f"klbench: --out {out}: ")
