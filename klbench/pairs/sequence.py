@@ -12,9 +12,10 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from klbench import divergences, streams
+from klbench.numerics import tempered
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
 from klbench.pairs import register
-from klbench.pairs._base import Pair
+from klbench.pairs._base import Pair, Temperature, at_temperatures
 from klbench.policies import Name, check_number, leaves
 from klbench.types import Capabilities, Completions, Draws, Estimator, GradientTask, Skip, Truth
 
@@ -37,11 +38,14 @@ class SequencePair(Pair):
     sequences. The policy's parameters are the reference's plus a multiple of a random direction, so that
     ``KL(q‖p) = kl``, the mean over prompts. The sampler stands behind the policy, on the straight path from the reference
     (``behind=path``), or off it by another random direction (``behind=random``), so that ``KL(q‖mu) = lag``.
+
+    With ``temperature``, samples are of the policy with its logits divided by that; with ``scored_temperature``, q and p are
+    policy and reference with theirs divided by that, and ``kl`` stays what it is between the two without.
     """
 
     kind: ClassVar[str] = "sequence"
     summary: ClassVar[str] = (
-        "tiny token policies (model, vocabulary, horizon, prompts, kl, lag, behind): every sequence enumerated"
+        "enumerated token policies (model, vocabulary, horizon, prompts, kl, lag, behind, temperature, scored_temperature)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     model: Name = "gru"
@@ -53,6 +57,8 @@ class SequencePair(Pair):
     behind: Literal["path", "random"] = "path"
     seed: NonNegativeInt = 0
     width: int = Field(default=8, ge=1, le=64)
+    temperature: Temperature = 1.0
+    scored_temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> SequencePair:
@@ -63,8 +69,22 @@ class SequencePair(Pair):
             MOST_SEQUENCES,
             "can be enumerated",
         )
+        if self.lag and self._warm:
+            raise ValueError("give lag, or temperature and scored_temperature, one of the two")
         _ = self.parameters  # whether kl and lag are within reach is part of the check
+        if self._warm:
+            log_ratio = self._atoms[0] if self._atoms[1] is None else np.stack(self._atoms[:2])  # type: ignore[arg-type]
+            if float(np.abs(log_ratio).max()) > LARGEST_LOG_RATIO:
+                raise ValueError(
+                    f"temperature={self.temperature:g} and scored_temperature={self.scored_temperature:g} make log-ratios "
+                    f"above {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
+                )
         return self
+
+    @property
+    def _warm(self) -> bool:
+        """Whether any logits are divided by a temperature."""
+        return (self.temperature, self.scored_temperature) != (1.0, 1.0)
 
     @cached_property
     def tree(self) -> Tree:
@@ -88,7 +108,7 @@ class SequencePair(Pair):
         q = self._moved("kl", p, self._random("policy"), lambda at_q: self._divergence(at_q, at_p))
         at_q = self._leaves_under(q)
         self._check_distance("kl", at_q - at_p)
-        if not self.off_policy:
+        if not self.lag:
             return {"q": q, "p": p}
         away = p - q if self.behind == "path" else self._random("sampler")
         mu = self._moved("lag", q, away, lambda at_mu: self._divergence(at_q, at_mu))
@@ -170,9 +190,12 @@ class SequencePair(Pair):
     @cached_property
     def token_log_probs(self) -> dict[str, np.ndarray]:
         """Log-probabilities of the next token at every inner prefix, ``(prompts, nodes, tokens)``, of each side."""
-        return {
+        sides = {
             side: self._log_probs_under(parameters) for side, parameters in self.parameters.items()
         }
+        if self.temperature != self.scored_temperature:
+            sides["mu"] = tempered(sides["q"], self.temperature)
+        return sides | {side: tempered(sides[side], self.scored_temperature) for side in "qp"}
 
     @cached_property
     def leaf_log_probs(self) -> dict[str, np.ndarray]:
@@ -200,15 +223,16 @@ class SequencePair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return self.lag > 0.0
+        return self.lag > 0.0 or self.temperature != self.scored_temperature
 
     def describe(self) -> str:
         off_path = ", sampler off the path" if self.behind == "random" else ""
         return (
             f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon}, {self.prompts} prompts, "
             f"KL={self.kl:g}, seed {self.seed}"
-            + (f", lag {self.lag:g}" if self.off_policy else "")
+            + (f", lag {self.lag:g}" if self.lag else "")
             + off_path
+            + at_temperatures(self.temperature, self.scored_temperature)
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
@@ -236,7 +260,9 @@ class SequencePair(Pair):
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
         """Sampled token by token; there are always ``n``. ``token`` is ``vocabulary`` where a sequence ends."""
-        name = self.model_dump_json(exclude={"label", "series"})
+        # What is left out where it is 1 leaves the streams of earlier versions as they were.
+        warm = set() if self._warm else {"temperature", "scored_temperature"}
+        name = self.model_dump_json(exclude={"label", "series", *warm})
         stream = streams.generator(seed, "completions", self.kind, name, shard)
         prompt = stream.integers(self.prompts, size=n)
         uniform = stream.random((n, self.horizon))
@@ -303,7 +329,7 @@ class SequencePair(Pair):
         products = self.tree.leaves * (2 * self.horizon) ** 2
         rows = (
             0
-            if self.model == "table"
+            if self.model == "table" and self.scored_temperature == 1.0
             else self.tree.nodes * (self.tree.tokens + 1) * self.policy.parameters
         )
         size = 8.0 * (products + rows)
@@ -318,6 +344,14 @@ class SequencePair(Pair):
     def _task(self) -> GradientTask:
         from klbench.pairs._sequence_gradient import SequenceTask
 
+        sides = self.leaf_log_probs
         return SequenceTask(
-            self.policy, self.prompts, self.parameters["q"], self.token_log_probs, self.lag
+            self.policy,
+            self.prompts,
+            self.parameters["q"],
+            self.token_log_probs,
+            self._divergence(sides["q"], sides["mu"])
+            if self._warm and self.off_policy
+            else self.lag,
+            self.scored_temperature,
         )
