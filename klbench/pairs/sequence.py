@@ -83,7 +83,7 @@ class SequencePair(Pair):
 
     @property
     def _warm(self) -> bool:
-        """Whether any logits are divided by a temperature."""
+        """Return whether any logits are divided by a temperature."""
         return (self.temperature, self.scored_temperature) != (1.0, 1.0)
 
     @cached_property

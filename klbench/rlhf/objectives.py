@@ -82,7 +82,7 @@ class Objective:
 
     @property
     def has_support(self) -> bool:
-        """Whether it depends on a support."""
+        """Return whether it depends on a support."""
         return self.sent.startswith("support")
 
     def bytes_per_token(self, k: int, vocabulary: int) -> int:

@@ -21,7 +21,7 @@ from klbench.rlhf.testbed import reach
 
 
 class Moments(NamedTuple):
-    """What an objective gives.
+    """The exact moments of an objective.
 
     Parameters
     ----------
