@@ -26,7 +26,7 @@ TRAINERS: Mapping[str, str] = {
     "k1_reward_token_ratio": "PPO: the same × token ratio",
     "k1/reward_to_go/token/sequence_ratio": "the same × sequence ratio",
     "full_kl/full_with_score/token/decision_ratio": "exact KLs × ratios so far",
-    "full_loss": "exact KLs in the loss",
+    "k1_reward_leave_one_out": "TRL RLOO: less the others' mean",
 }
 """What is drawn first, and what a trainer or a reader calls it."""
 ROUNDING = 1e-9

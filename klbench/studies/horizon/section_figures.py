@@ -139,6 +139,7 @@ def bounds(run: Horizon) -> Iterator[Figure]:
         drawn,
         Axis(SAY.tokens_axis(), "log"),
         Axis(SAY.error_axis(), "log", levels=(1.0,)),
+        left=0.21,
     )
     yield Figure(
         f"horizon-bounds{run.stem}",
