@@ -99,6 +99,14 @@ def test_an_early_token_that_decides_makes_the_bias_grow() -> None:
     assert math.isinf(rows["mode"]["relaxation"])
 
 
+@pytest.mark.parametrize("family", markov.FAMILIES)
+def test_all_that_is_left_out_is_the_bias_of_token_losses(family: markov.Family) -> None:
+    policies = series.chain(family, 0.01, 0.0, 32, 1)
+    found = levels.left_out(policies, 32)
+    assert found[32] == pytest.approx(levels.token_bias(policies, [32])[32], rel=1e-9)
+    assert found[1] < found[32]
+
+
 @pytest.mark.parametrize(("one", "at"), [([1.0, 1.0, 1.0], 1.0), ([9.0, 9.0, 9.0], math.inf)])
 def test_curves_that_do_not_cross(one: list[float], at: float) -> None:
     assert crossings.crossing([2, 4, 8], one, [2.0, 2.0, 2.0]) == at
@@ -176,7 +184,10 @@ def test_language_models_are_sampled_with_their_errors() -> None:
     chosen = [
         gradients.get(name) for name in ("full_loss", "k3_ratio_loss", "k1_reward_sequence_ratio")
     ]
-    horizon, sampled = language.rows(chosen, [0.0, 0.005], [8, 16], 128, 0)
+    found = language.rows(chosen, [0.0, 0.005], [8, 16], 128, 0)
+    horizon, sampled = found.horizon, found.sampled
+    assert [row["gap"] for row in found.gaps] == [1, 2, 4, 8, 16]
+    assert all(row["left_out_low"] <= row["left_out"] <= row["left_out_high"] for row in found.gaps)
     assert len(horizon) == len(sampled) == 12
     assert {row["method"] for row in horizon} == {"sampling"}
     assert all(row["rel_bias_se"] > 0 and row["rel_std_se"] > 0 for row in sampled)

@@ -76,7 +76,7 @@ FAMILIES = Schema(
         *interval(Column("first", f"its bias at 8 tokens, {OF_EXACT}", heading="At 8 tokens")),
         integer("last_tokens", "tokens of the longest sequences", "Longest"),
         *interval(Column("last", f"its bias there, {OF_EXACT}", heading="There")),
-        *interval(Column("growth", "its bias at 256 tokens over that at 8", heading="Grows by")),
+        Column("growth", "last over first", heading="Grows by"),
         integer(
             "levels_at",
             "the shortest length at which 95 % of the largest bias is reached; empty where it is sampled",
@@ -95,14 +95,29 @@ FAMILIES = Schema(
         ),
         text(
             "verdict",
-            "levels off: 95 % are reached within 64 tokens, or for samples a growth of 1 is in its interval; or grows",
+            "levels off: 95 % are reached within 64 tokens, or for samples what is left out lies within 64 tokens; or grows",
             "Verdict",
         ),
         text(
             "like",
-            "for sampled series: the families whose growth is in its interval, the nearest first",
+            "for sampled series: the family that leaves out as much within as many tokens, by table gaps",
             "Like",
         ),
+    ),
+)
+
+GAPS = Schema(
+    "gaps",
+    "One row for each series and gap: the part of what token losses leave out that lies within so many later tokens.",
+    (
+        SERIES,
+        KL_TOKEN,
+        integer("tokens", "tokens of a sequence", "Tokens"),
+        integer("gap", "later tokens whose KL is counted", "Within"),
+        *interval(
+            Column("left_out", f"what is left out within them, {OF_EXACT}", heading="Left out")
+        ),
+        Column("share", "that over what is left out in all", heading="Of all"),
     ),
 )
 
@@ -187,4 +202,4 @@ MARKS = Schema(
     ),
 )
 
-TABLES = (HORIZON, SAMPLED, FAMILIES, LEVELS, CROSSINGS, BOUNDS, MARKS, COMBINATIONS)
+TABLES = (HORIZON, SAMPLED, FAMILIES, GAPS, LEVELS, CROSSINGS, BOUNDS, MARKS, COMBINATIONS)

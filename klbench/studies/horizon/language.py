@@ -24,6 +24,7 @@ from klbench.gradients.sampled import SampledGradients
 from klbench.gradients.surrogate import centred, ratio
 from klbench.lm import loading, prompts
 from klbench.metrics.tails import pareto_khat
+from klbench.studies.horizon.levels import gaps
 from klbench.studies.horizon.series import row_of
 from klbench.threads import one_thread
 from klbench.types import Rollouts
@@ -34,6 +35,7 @@ PROMPT, HALF = 8, 44
 LENGTHS = (8, 16, 32, 64, 128, 256)
 BATCHES, GROUP = 16, 8
 NEVER = -1e30
+Z95 = 1.96
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,17 @@ def _coefficients(combination: Combination, rollouts: Rollouts) -> tuple[Tensor,
 
 def _exactly(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
     """Return the coefficients of an unbiased gradient of little noise: later KLs less their mean over the other batches."""
+    kl = _centred_kl(rollouts)
+    later = kl.flip(-1).cumsum(-1).flip(-1) - kl
+    return later, torch.ones_like(later)
+
+
+def _centred_kl(rollouts: Rollouts) -> Tensor:
+    """Return each token's KL less its mean over the other batches."""
     kl = rollouts.kl.view(BATCHES, -1, rollouts.kl.shape[-1])
     total, size = kl.sum((0, 1)), kl.shape[1]
     others = (total - kl.sum(1, keepdim=True)) / (size * (BATCHES - 1))
-    later = (kl - others).flatten(0, 1)
-    later = later.flip(-1).cumsum(-1).flip(-1) - later
-    return later, torch.ones_like(later)
+    return (kl - others).flatten(0, 1)
 
 
 def _weights(combination: Combination, rollouts: Rollouts) -> tuple[float, float]:
@@ -192,21 +199,30 @@ def _weights(combination: Combination, rollouts: Rollouts) -> tuple[float, float
     return log_ess, pareto_khat(np.log(w))[0]
 
 
+@dataclass(frozen=True)
+class Found:
+    """The rows of each table."""
+
+    horizon: list[Row]
+    sampled: list[Row]
+    gaps: list[Row]
+
+
 def rows(
     chosen: Sequence[Combination],
     lag_tokens: Sequence[float],
     lengths: Sequence[int],
     samples: int,
     seed: int,
-) -> tuple[list[Row], list[Row]]:
-    """Return the rows of ``horizon`` and ``sampled`` of the language models."""
+) -> Found:
+    """Return the rows of ``horizon``, ``sampled`` and ``gaps`` of the language models."""
     models = Models()
     with torch.no_grad(), one_thread():
         stream = streams.generator(seed, "horizon", "lm")
         texts = models.sample(stream, samples, lengths[-1], 0.0)
         fresh = Sampled.of(models.read(texts), 0.0)
     kl_token = float(fresh.rollouts.kl.mean())
-    found: tuple[list[Row], list[Row]] = ([], [])
+    found = Found([], [], _gaps(fresh))
     for lag in lag_tokens:
         back, drawn = 0.0, fresh
         if lag:
@@ -218,9 +234,47 @@ def rows(
                 drawn = Sampled.of(models.read(texts), back)
         for tokens in lengths:
             more = _measured(chosen, fresh.first(tokens), drawn.first(tokens), back)
-            for kept, each in zip(found, more, strict=True):
-                kept += each
+            found.horizon.extend(more[0])
+            found.sampled.extend(more[1])
     return found
+
+
+def _gaps(fresh: Sampled) -> list[Row]:
+    """Return what token losses leave out within so many later tokens, with its 95 % interval."""
+    tokens = fresh.rollouts.log_q.shape[1]
+    after = gaps(tokens)
+    whole, ones = _exactly(fresh.rollouts)
+    cumulative = _centred_kl(fresh.rollouts).cumsum(-1)
+    at = torch.arange(tokens)
+    cut = [cumulative[:, (at + gap).clamp(max=tokens - 1)] - cumulative for gap in after]
+    nothing = torch.zeros_like(ones)
+    with torch.no_grad(), one_thread():
+        token = torch.stack([whole, *cut])
+        full = torch.stack([ones, *(nothing for _ in cut)])
+        reference, *parts = torch.stack(list(fresh.gradients(token, full)), 1)
+    size, zero = len(whole) // BATCHES, torch.zeros_like(reference[0])
+    square = SampledGradients(reference, size).squared_distance(zero).value
+    result: list[Row] = []
+    for gap, part in zip(after, parts, strict=True):
+        distance, se, _ = SampledGradients(part, size).squared_distance(zero)
+        middle, low, high = (
+            math.sqrt(max(distance + k * Z95 * se, 0.0) / square) for k in (0, -1, 1)
+        )
+        result.append(
+            {
+                "series": "lm",
+                "kl_token": float(fresh.rollouts.kl.mean()),
+                "tokens": tokens,
+                "gap": gap,
+                "left_out": middle,
+                "left_out_low": low,
+                "left_out_high": high,
+            }
+        )
+    whole_part = result[-1]["left_out"]
+    return [
+        row | {"share": row["left_out"] / whole_part if whole_part else math.nan} for row in result
+    ]
 
 
 def _lag(read: Read, back: float) -> float:

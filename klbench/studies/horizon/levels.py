@@ -22,8 +22,8 @@ CHAINS = 200
 TOKEN_LOSS = "full_loss"
 """Its mean is that of ``k2_loss``: each token's own KL, without the score of the tokens before."""
 REACHED = 0.95
-NEAR, FAR, SOON = 8, 256, 64
-"""Lengths between which growth is taken, and within which what levels off has done so."""
+NEAR, SOON = 8, 64
+"""Lengths from which growth is taken, and within which what levels off has done so."""
 Z = 1.96
 
 
@@ -98,14 +98,13 @@ def family_row(
     curve = {tokens: float(np.median([each[tokens] for each in biases])) for tokens in lengths}
     largest = max(curve.values())
     levels_at = min(tokens for tokens, bias in curve.items() if bias >= REACHED * largest)
-    end = min(FAR, lengths[-1])
     return {
         "series": series,
         "kl_token": kl_token,
         **_ends("first", median([each[NEAR] for each in biases])),
         "last_tokens": lengths[-1],
         **_ends("last", median([each[lengths[-1]] for each in biases])),
-        **_ends("growth", median([each[end] / each[NEAR] for each in biases])),
+        "growth": curve[lengths[-1]] / curve[NEAR],
         "levels_at": levels_at,
         "relaxation": float(np.median(slow)),
         "limit": float(np.median(limits)),
@@ -118,41 +117,93 @@ def _ends(name: str, found: tuple[float, float, float]) -> Row:
     return {f"{name}{end}": value for end, value in zip(("", "_low", "_high"), found, strict=True)}
 
 
-def sampled_row(
-    sampled: Sequence[Row], horizon: Sequence[Row], families: Sequence[Row]
-) -> Row | None:
-    """Return the row of table ``families`` of the language models, and which families they are like."""
-    name = TOKEN_LOSS
+def gap_rows(
+    series: markov.Family, kl_token: float, tokens: int, seed: int, chains: int
+) -> list[Row]:
+    """Return the rows of table ``gaps`` of a family of chains: medians over random ones."""
+    found = [left_out(chain(series, kl_token, 0.0, tokens, seed, k), tokens) for k in range(chains)]
+    return [
+        _gap(series, kl_token, tokens, gap, median([each[gap] for each in found]))
+        | {"share": float(np.median([each[gap] / each[tokens] for each in found]))}
+        for gap in gaps(tokens)
+    ]
+
+
+def _gap(
+    series: str, kl_token: float, tokens: int, gap: int, found: tuple[float, float, float]
+) -> Row:
+    return {
+        "series": series,
+        "kl_token": kl_token,
+        "tokens": tokens,
+        "gap": gap,
+        **_ends("left_out", found),
+        "share": math.nan,
+    }
+
+
+def gaps(tokens: int) -> list[int]:
+    """Return the gaps that are measured: powers of 2, and all."""
+    return [*(2**k for k in range((tokens - 1).bit_length())), tokens]
+
+
+def left_out(policies: Chain, tokens: int) -> dict[int, float]:
+    """Return how long the gradient is that token losses leave out, of KLs within so many later tokens."""
+    kernel, kl = policies.kernel(policies.log_q), policies.token_kl(policies.log_p)
+    q, at = np.exp(policies.log_q), policies.start
+    reached = []
+    for _ in range(tokens):
+        reached.append(at)
+        at = at @ kernel
+    # What k more tokens cost from a state.
+    costs = [np.zeros_like(kl)]
+    for _ in range(tokens):
+        costs.append(kl + kernel @ costs[-1])
+    length = float(np.linalg.norm(recursion.exact_gradient(policies, [tokens])[tokens]))
+    found = {}
+    for gap in gaps(tokens):
+        total = np.zeros_like(q)
+        for t, state in enumerate(reached):
+            later = costs[min(gap, tokens - 1 - t)][policies.after]
+            total += state[:, None] * q * (later - (q * later).sum(-1, keepdims=True))
+        found[gap] = float(np.linalg.norm(total)) / length
+    return found
+
+
+def sampled_row(sampled: Sequence[Row], horizon: Sequence[Row], found: Sequence[Row]) -> Row | None:
+    """Return the row of table ``families`` of the language models; ``found`` are the rows of ``gaps``."""
     rows = {
         row["tokens"]: row
         for row in sampled
-        if row["combination"] == name and row["lag_token"] == 0.0
+        if row["combination"] == TOKEN_LOSS and row["lag_token"] == 0.0
     }
-    if not {NEAR, FAR} <= rows.keys():
+    own = {row["gap"]: row for row in found if row["series"] == "lm"}
+    if NEAR not in rows or not own:
         return None
     first, last = ((row["rel_bias"], row["rel_bias_se"]) for row in (rows[NEAR], rows[max(rows)]))
-    growth = last[0] / first[0] if first[0] else math.nan
-    error = math.hypot(last[1] / first[0], growth * first[1] / first[0]) if first[0] else math.nan
-    low, high = max(growth - Z * error, 0.0), growth + Z * error
-    near = sorted(
-        {row["series"]: row for row in families if low <= row["growth"] <= high}.values(),
-        key=lambda row: float(abs(row["growth"] - growth)),
-    )
-    kl = next(
-        row["kl_token"] for row in horizon if row["series"] == "lm" and row["tokens"] == max(rows)
-    )
+    families: dict[str, dict[int, float]] = {}
+    for row in found:
+        if row["series"] != "lm":
+            families.setdefault(row["series"], {})[row["gap"]] = row["share"]
+    soon = [gap for gap in own if gap <= SOON and math.isfinite(own[gap]["share"])]
+    distances = {
+        name: sum(abs(own[gap]["share"] - shares[gap]) for gap in soon if gap in shares)
+        for name, shares in families.items()
+    }
+    kl = [row["kl_token"] for row in horizon if row["series"] == "lm"][-1]
+    within = own[max(soon)] if soon else {"left_out_high": 0.0}
     return {
         "series": "lm",
         "kl_token": kl,
         **_ends("first", _around(*first)),
         "last_tokens": max(rows),
         **_ends("last", _around(*last)),
-        **_ends("growth", (growth, low, high)),
+        "growth": last[0] / first[0] if first[0] else math.nan,
         "levels_at": math.nan,
         "relaxation": math.nan,
         "limit": math.nan,
-        "verdict": "levels off" if low <= 1.0 else "grows",
-        "like": ", ".join(row["series"] for row in near),
+        "verdict": "levels off" if within["left_out_high"] >= last[0] else "grows",
+        "like": min(distances, key=lambda name: distances[name], default=""),
     }
 
 

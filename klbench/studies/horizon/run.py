@@ -30,8 +30,8 @@ def language_models(
     """One task: the language models, without a lag and at the largest."""
     lengths = [tokens for tokens in language.LENGTHS if tokens <= longest]
     ends = sorted({lag for lag in lags if lag in (min(lags), max(lags))})
-    horizon, sampled = language.rows(chosen, ends, lengths, samples, seed)
-    return {"horizon": horizon, "sampled": sampled}
+    found = language.rows(chosen, ends, lengths, samples, seed)
+    return {"horizon": found.horizon, "sampled": found.sampled, "gaps": found.gaps}
 
 
 def exact_series(
@@ -57,6 +57,9 @@ def exact_series(
                 )
     if name in FAMILIES:
         found["families"] = [levels.family_row(name, kl, lengths, seed, options.chains)]
+    if name in FAMILIES and kl == options.middle_kl:
+        tokens = min(language.LENGTHS[-1], lengths[-1])
+        found["gaps"] = levels.gap_rows(name, kl, tokens, seed, options.chains)
     if name == "lognormal" and kl == options.middle_kl:
         found["marks"] = crossings.mark_rows()
     if name == "mixing" and kl == options.middle_kl:
@@ -87,7 +90,7 @@ def run(options: HorizonOptions, context: Context) -> dict[str, pd.DataFrame]:
     for part in context.collect(_call, [*models, *tasks]):
         for name, rows in part.items():
             found[name] += rows
-    sampled = levels.sampled_row(found["sampled"], found["horizon"], found["families"])
+    sampled = levels.sampled_row(found["sampled"], found["horizon"], found["gaps"])
     found["families"] += [] if sampled is None else [sampled]
     order = {name: k for k, name in enumerate(options.series)}
     found["horizon"].sort(key=lambda row: order[row["series"]])

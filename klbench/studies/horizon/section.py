@@ -29,6 +29,7 @@ from klbench.studies.horizon.columns import (
     BOUNDS,
     CROSSINGS,
     FAMILIES,
+    GAPS,
     HORIZON,
     LEVELS,
     MARKS,
@@ -91,6 +92,7 @@ def _run(run: Horizon) -> Iterator[Block]:
     if run.label:
         yield Heading(run.label)
     yield from section_figures.levelling(run)
+    yield from section_figures.within(run)
     yield from section_figures.worth(run)
     yield from section_figures.bounds(run)
     yield Details(SAY.numbers(), list(_tables(run)))
@@ -103,6 +105,7 @@ def _tables(run: Horizon) -> Iterator[Table]:
             yield _by_length(run, series, kl, lag)
     shown = (
         (SAY.families_table(), FAMILIES, run.families, FAMILY_COLUMNS),
+        (SAY.gaps_table(), GAPS, run.gaps, GAP_COLUMNS),
         (SAY.levels_table(), LEVELS, run.levels, LEVEL_COLUMNS),
         (SAY.crossings_table(), CROSSINGS, run.crossings, CROSSING_COLUMNS),
         (SAY.bounds_table(), BOUNDS, run.bounds, BOUND_COLUMNS),
@@ -149,12 +152,18 @@ FAMILY_COLUMNS = (
     Shown("kl_token", cells.short()),
     Shown("first", cells.percent_interval),
     Shown("last", cells.percent_interval),
-    Shown("growth", cells.interval()),
+    Shown("growth", cells.number(2)),
     Shown("levels_at", cells.short()),
     Shown("relaxation", cells.short()),
     Shown("limit", cells.percent),
     Shown("verdict", cells.text),
     Shown("like", cells.text),
+)
+GAP_COLUMNS = (
+    Shown("series", cells.text),
+    Shown("gap", cells.whole),
+    Shown("left_out", cells.percent_interval),
+    Shown("share", cells.percent),
 )
 LEVEL_COLUMNS = (
     Shown("tokens", cells.whole),

@@ -12,6 +12,7 @@ from klbench.studies.horizon.columns import (
     BOUNDS,
     CROSSINGS,
     FAMILIES,
+    GAPS,
     HORIZON,
     LEVELS,
     MARKS,
@@ -91,6 +92,11 @@ class Horizon(RunTables):
     def families(self) -> list[Row]:
         """How each series grows."""
         return self.rows(FAMILIES)
+
+    @cached_property
+    def gaps(self) -> list[Row]:
+        """What is left out within so many tokens."""
+        return self.rows(GAPS)
 
     @cached_property
     def levels(self) -> list[Row]:

@@ -85,6 +85,33 @@ def levelling(run: Horizon) -> Iterator[Figure]:
     )
 
 
+def within(run: Horizon) -> Iterator[Figure]:
+    """Yield how much of what token losses leave out lies within so many later tokens."""
+    names = list(dict.fromkeys(row["series"] for row in run.gaps))
+    if not names:
+        return
+    entries = legend(names)
+    drawn = []
+    for name in names:
+        rows = [row for row in run.gaps if row["series"] == name]
+        line = _line(entries[name], rows, "gap", "left_out", 100.0)
+        if name == "lm":
+            low, high = (
+                [100.0 * row[f"left_out_{end}"] for row in rows if row["left_out"] > 0.0]
+                for end in ("low", "high")
+            )
+            line = Line(entries[name], line.x, line.y, low, high, bars=True)
+        drawn.append(line)
+    panel = lines(SAY.gaps_title(), drawn, Axis(SAY.gap_axis(), "log"), Axis(SAY.left_out_axis()))
+    yield Figure(
+        f"horizon-gaps{run.stem}",
+        SAY.gaps_title(),
+        SAY.gaps_caption(TOKEN_LOSS, run.gaps[0]["tokens"]),
+        [panel],
+        list(entries.values()),
+    )
+
+
 def worth(run: Horizon) -> Iterator[Figure]:
     """Yield the effective share of the samples against the lag of whole sequences."""
     found = {}
