@@ -68,11 +68,14 @@ bench-compare: $(VENV)/.test ## is this slower than another revision? (BASE=main
 PEERS := .peers
 $(PEERS)/.installed: constraints.txt $(VENV)/.run
 	@rm -rf $(PEERS)
-	$(pip_install) --no-deps --target $(PEERS) trl verl openrlhf liger-kernel
+	$(pip_install) --no-deps --target $(PEERS) trl verl openrlhf liger-kernel \
+		ms-swift skyrl areal unsloth-zoo tinker-cookbook
 	@touch $@
 
-peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (ARGS="out=...")
+# The audit ends with 1 where it finds an error, which is no error here.
+peers: $(PEERS)/.installed ## run klbench beside the functions of trainers, and audit these (ARGS="out=..." AUDIT="--out ...")
 	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
+	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench audit --installed $(AUDIT) || [ $$? -eq 1 ]
 
 trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, OpenRLHF and Liger beside their own functions
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m pytest -q tests/trainers tests/rlhf/test_trainers.py $(ARGS)

@@ -18,13 +18,15 @@ from klbench.audit import (
     arguments,
     checks_of_gradients,
     checks_of_inputs,
+    checks_of_policy_terms,
     checks_of_precision,
     checks_of_values,
     forms,
 )
 from klbench.audit.adapter import CallError, Function
-from klbench.audit.batches import SHAPE, random
+from klbench.audit.batches import SHAPE, VOCABULARY, random
 from klbench.audit.case import CHECKS, Case
+from klbench.audit.curves import curve, right
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
 from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify, weight_of
@@ -32,7 +34,13 @@ from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced, reduce
 from klbench.types import ConfigError
 
-PARTS = (checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values)
+PARTS = (
+    checks_of_policy_terms,
+    checks_of_gradients,
+    checks_of_inputs,
+    checks_of_precision,
+    checks_of_values,
+)
 """The modules whose checks are made: importing them registers these."""
 LEAST_DIVISOR = 8.0
 """A sum times 1/n is a sum with a constant divisor from this n on, not a wrong factor."""
@@ -116,6 +124,8 @@ def audit(
         gradient=case.gradient,
         findings=findings,
         checks=count,
+        curve=curve(case),
+        right=right(case).name,
     )
 
 
@@ -230,6 +240,8 @@ def _scale(case: Case) -> tuple[float, bool]:
     numbers += _defaults(case)
     if any(x and abs(abs(scale) / abs(x) - 1.0) < 1e-3 for x in numbers):
         return scale, True
+    if plan.form == "logits" and abs(abs(scale) * VOCABULARY - 1.0) < 1e-3:
+        return scale, False  # a mean over the vocabulary
     sums = case.reduced is not None and "sum" in case.reduced.name
     if sums and abs(scale) <= 1.0 / LEAST_DIVISOR:
         return scale, True

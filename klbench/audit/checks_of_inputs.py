@@ -61,6 +61,14 @@ def padding_leak(case: Case) -> Iterator[Finding]:
     roles = _arrays(case)
     attached = (plan.learned,) if case.differentiable and plan.learned in arrays else ()
     base = function(batch, gradients=attached)
+    kept = _counted(case, base.value, batch.mask)
+    if not np.isfinite(kept).all() and np.isfinite(_value(case, random("padding"))).all():
+        yield case.finding(
+            "padding-leak", "error", f"it is {kept[~np.isfinite(kept)].flat[0]:g} wherever the mask leaves a token out",
+            got=kept,
+        )  # fmt: skip
+        return
+    yield from _lost(case, batch, base.value)
     spread: tuple[float, str] | None = None
     sets = [*([role] for role in roles[:2]), roles]
     for pad in PADS:
@@ -107,6 +115,23 @@ def padding_leak(case: Case) -> Iterator[Finding]:
             f"the gradient of what the mask leaves out is NaN with {spread[0]:g} in {spread[1]}: through a model it spreads",
             padding=spread[0],
         )
+
+
+def _lost(case: Case, batch: Batch, base: np.ndarray) -> Iterator[Finding]:
+    """Look for tokens that the mask leaves in and that change nothing; the ends of a row may go lost in a shift by one."""
+    if not case.probe.compares or not np.isfinite(base).all():
+        return
+    for row in range(1, batch.shape[0]):
+        log_ratio = batch.log_ratio.copy()
+        log_ratio[row, 1 : int(batch.mask[row].sum()) - 1] -= 0.7
+        if np.array_equal(_value(case, batch.with_ratio(log_ratio)), base):
+            yield case.finding(
+                "padding-leak",
+                "error",
+                "tokens that the mask leaves in change nothing, in a row that is padded",
+                mask=batch.mask[row],
+            )
+            return
 
 
 def _padded(array: np.ndarray, mask: np.ndarray, pad: float) -> np.ndarray:

@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 
 from klbench.audit import forms
-from klbench.audit.batches import Batch, random, stacked
+from klbench.audit.batches import VOCABULARY, Batch, random, stacked
 from klbench.audit.case import Case, check
-from klbench.audit.findings import Finding, Severity
+from klbench.audit.findings import Finding, Severity, beyond
 from klbench.audit.identify import GRID, LN, at
 
 LEVELS = (0.05, 0.5, 2.0, 8.0)
@@ -61,34 +61,6 @@ def sign(case: Case) -> Iterator[Finding]:
             "error",
             f"it is minus {name}{swapped}: adding it rewards distance",
             **_evidence(case, -1.0),
-        )
-
-
-@check("sign")
-def ascent(case: Case) -> Iterator[Finding]:
-    """Look for a loss that falls where what had an advantage becomes less likely."""
-    probe, plan = case.probe, case.probe.plan
-    if (
-        probe.used_as != "loss"
-        or not plan.has("advantages")
-        or plan.form != "logprobs"
-        or not case.differentiable
-    ):
-        return
-    batch = random("ascent").same()
-    slope = probe.function(
-        batch, gradients=("policy",), beta=0.0 if plan.has("beta") else None
-    ).gradients["policy"]
-    if slope is None or not np.isfinite(slope).all():
-        return
-    rows = slope.sum(-1)
-    if np.abs(rows).min() > 0.0 and (np.sign(rows) == np.sign(batch.advantages)).all():
-        yield case.finding(
-            "sign",
-            "error",
-            "the loss falls where tokens with a positive advantage become less likely: the policy term's sign",
-            advantages=batch.advantages,
-            gradient=rows,
         )
 
 
@@ -144,6 +116,8 @@ def scale(case: Case) -> Iterator[Finding]:
     ):
         return
     missing = ": the half is missing" if form.name == "k2" and abs(size - 2.0) < 1e-3 else ""
+    if abs(size * VOCABULARY - 1.0) < 1e-3:
+        missing = f": it is a mean over the vocabulary, of {VOCABULARY} tokens here"
     severity: Severity = "error" if form.divergence in (forms.QP, forms.PQ) else "warning"
     yield case.finding(
         "scale",
@@ -187,7 +161,7 @@ def relative_bias(case: Case, kl: float, *, clamped: bool) -> float:
 def not_a_kl(case: Case) -> Iterator[Finding]:
     """Look for values that estimate no KL."""
     form = case.form
-    if not case.probe.compares or not case.grid.points:
+    if not case.probe.compares or not np.isfinite(case.grid.values).any() or not case.grid.points:
         return
     if form is None:
         if (
@@ -198,11 +172,12 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             return  # what counts of a loss is its gradient
         same = case.probe.part(at(0.0).same())
         values = np.abs(case.grid.values)
-        if not np.isfinite(values).any() or np.nanmax(values) == 0.0:
+        if np.nanmax(values) == 0.0:
             yield case.finding(
                 "not-a-kl",
                 "error",
-                "it does not depend on how far policy and reference are apart",
+                "it does not depend on how far policy and reference are apart"
+                + (", where advantages are 0" if case.probe.still else ""),
                 **_evidence(case),
             )
         elif np.abs(same).max() > 1e-3 * max(np.nanmedian(values), 1.0):
@@ -214,6 +189,8 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
                 got=float(np.median(same)),
                 expected=0.0,
             )
+        elif _blind(case):
+            yield case.finding("not-a-kl", "error", "it is the same whatever the tokens are")
         else:
             yield from _unknown(case)
         return
@@ -291,6 +268,16 @@ def _unknown(case: Case) -> Iterator[Finding]:
     )
 
 
+def _blind(case: Case) -> bool:
+    """Return whether the tokens that were sampled change nothing, though it is given them."""
+    if not case.probe.plan.has("tokens"):
+        return False
+    batch = random("blind")
+    other = {"tokens": (batch.token + 7) % VOCABULARY}
+    one, two = (case.probe.function(batch, changed=each).value for each in ({}, other))
+    return bool(np.allclose(one, two, rtol=1e-9, atol=0.0))
+
+
 def _linear_bias(case: Case) -> float:
     """Return the bias at 0.05 nats of values interpolated over the grid, up to the best of the multiples 1 and 1/tokens."""
     kl = 0.05
@@ -317,7 +304,7 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
     yield case.finding(
         "clamp-bias",
         severity,
-        f"constant for log-ratios below {clamp['low']:.4g} and above {clamp['high']:.4g}: its mean is off by {words} nats",
+        f"constant for log-ratios {beyond(clamp)}: its mean is off by {words} nats",
         clamp=clamp,
         bias={f"{kl:g}": value for kl, value in extra.items()},
     )

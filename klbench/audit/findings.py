@@ -10,6 +10,8 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SCHEMA_VERSION = 1
+IMPORTED, FROM_FILE = "imported", "from its file"
+"""The ways in which a function is had."""
 KINDS = (
     "sign direction scale log-base not-a-kl padding-leak denominator detached reference-gradient "
     "old-policy-gradient dead-gradient non-finite-value non-finite-gradient cancellation dtype "
@@ -119,6 +121,10 @@ class Audit:
         Names of estimators with the same values, and of trainers' combinations with the same gradient.
     checks
         How many checks were made.
+    curve
+        Log-ratios where all tokens are equal, the value of a token there, and what ``right`` has.
+    right
+        The estimator that it is, or is taken to be meant to be.
     """
 
     target: str
@@ -135,6 +141,8 @@ class Audit:
     gradient: Gradient | None
     findings: Sequence[Finding]
     checks: int
+    curve: Sequence[tuple[float, float, float]] = ()
+    right: str = ""
 
     def of(self, severity: Severity) -> list[Finding]:
         """Return the findings of that severity."""
@@ -186,9 +194,7 @@ class Audit:
             f"  {self.reduction or 'reduction not known'}, level of the {self.level or 'token'}"
         )
         if self.clamp:
-            rows.append(
-                f"  constant for log-ratios below {self.clamp['low']:.4g} and above {self.clamp['high']:.4g}"
-            )
+            rows.append(f"  constant for log-ratios {beyond(self.clamp)}")
         if self.gradient:
             bias = ", ".join(
                 f"{100 * value:.3g} % at {kl:g} nats"
@@ -215,6 +221,15 @@ class Audit:
             if (found := self.of(severity))
         ]
         return f"  {self.checks} checks: {', '.join(counts) or 'nothing found'}"
+
+
+def beyond(ends: Mapping[str, float]) -> str:
+    """Return the log-ratios beyond the ends ``low`` and ``high`` that there are, in words."""
+    return " and ".join(
+        f"{word} {0.0 if abs(ends[end]) < 1e-6 else ends[end]:.4g}"
+        for end, word in (("low", "below"), ("high", "above"))
+        if math.isfinite(ends.get(end, math.inf))
+    )
 
 
 def plain(value: Any) -> Any:

@@ -7,11 +7,13 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from klbench.audit.api import audit as audited
+from klbench.audit.findings import IMPORTED
 from klbench.audit.target import load
 from klbench.types import ConfigError, RunError
 
@@ -20,10 +22,42 @@ LIMIT = 30.0
 IMPORT_LIMIT = 600.0
 """Seconds that importing the target may take."""
 TICK = 0.05
+Loader = Callable[[str], tuple[Callable[..., Any], str]]
+"""A target to a function, and how it was had, in words."""
 
 
-def audit(target: str, options: Mapping[str, Any], limit: float = LIMIT) -> dict[str, Any]:
-    """Audit what a target names, and return it as plain data with the lines for a terminal under ``lines``.
+@dataclass(frozen=True)
+class Found:
+    """An audit as plain data.
+
+    Parameters
+    ----------
+    plain
+        As ``schema.json`` describes it.
+    lines
+        For a terminal.
+    curve, right
+        As in :class:`klbench.audit.findings.Audit`.
+    taken
+        How the function was had, in words.
+    """
+
+    plain: Mapping[str, Any]
+    lines: Sequence[str]
+    curve: Sequence[Sequence[float]]
+    right: str
+    taken: str
+
+
+def named(target: str) -> tuple[Callable[..., Any], str]:
+    """Return what a target names, which is imported."""
+    return load(target), IMPORTED
+
+
+def audit(
+    target: str, options: Mapping[str, Any], limit: float = LIMIT, loader: Loader = named
+) -> Found:
+    """Audit what a target names for a loader.
 
     Raises
     ------
@@ -37,7 +71,7 @@ def audit(target: str, options: Mapping[str, Any], limit: float = LIMIT) -> dict
     clock = context.Value("d", time.time())
     imported = context.Value("b", 0)
     process = context.Process(
-        target=_work, args=(sender, clock, imported, target, dict(options)), daemon=True
+        target=_work, args=(sender, clock, imported, target, dict(options), loader), daemon=True
     )
     process.start()
     sender.close()
@@ -61,12 +95,18 @@ def audit(target: str, options: Mapping[str, Any], limit: float = LIMIT) -> dict
         process.kill()
         process.join()
     if kind == "done":
+        assert isinstance(found, Found)
         return found
     raise (ConfigError if kind == "refused" else RunError)(found)
 
 
 def _work(
-    sender: Connection, clock: Any, imported: Any, target: str, options: dict[str, Any]
+    sender: Connection,
+    clock: Any,
+    imported: Any,
+    target: str,
+    options: dict[str, Any],
+    loader: Loader,
 ) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
@@ -77,11 +117,12 @@ def _work(
 
     try:
         clock.value = time.time()
-        function = load(target)
+        function, taken = loader(target)
         started(0.0)
         imported.value = 1
         found = audited(function, name=target, started=started, **options)
-        sender.send(("done", found.plain() | {"lines": found.lines()}))
+        plain = Found(found.plain(), found.lines(), found.curve, found.right, taken)
+        sender.send(("done", plain))
     except ConfigError as error:
         sender.send(("refused", str(error)))
     except BaseException as error:  # noqa: BLE001  # a border: what fails here is told on the other side

@@ -44,6 +44,14 @@ PREFIX_REWARD: Rules = (
 )
 """Each token's number times the weighted scores up to it, each weighted with all weights up to its own."""
 
+DISCOUNTED: Rules = (
+    ("D", (("D", "D"),)),
+    ("R", (("R", ""), ("D", "R"))),
+    ("Z", (("Z", "D"), ("", "Z"))),
+    ("G", (("G", ""), ("", "G"), ("Z", "R"))),
+)
+"""The same without weights, each number discounted by D for each token between it and the score."""
+
 
 @cache
 def expansion(monomial: Monomial, rules: Rules) -> tuple[tuple[Monomial, Monomial, int], ...]:

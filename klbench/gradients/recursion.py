@@ -7,24 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from klbench.gradients._combination import GROUPED, Combination, coefficient
-from klbench.gradients.doubling import (
-    PREFIX,
-    PREFIX_REWARD,
-    SUM,
-    TO_GO,
-    WHOLE,
-    Monomial,
-    Rules,
-    Segment,
-    closure,
-    over_length,
-)
-from klbench.gradients.exact import _whole, taken_apart
+from klbench.gradients._edges import Edges, Plan
+from klbench.gradients._plans import Parts, split
+from klbench.gradients._plans import plan as plan_of
+from klbench.gradients.doubling import SUM, TO_GO, WHOLE, Monomial
 from klbench.policies.markov import Chain
-from klbench.types import Polynomial, Rollouts
+from klbench.types import Polynomial
 
 
 @dataclass(frozen=True)
@@ -46,186 +36,36 @@ class Moments:
     log_ess: float
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a combination makes of each token, ``(edges,)`` each, and how a sequence's gradient is made of it.
-
-    Parameters
-    ----------
-    number
-        What is summed over tokens: a reward, or the logarithm of a ratio.
-    score, gradient, full
-        What multiplies the token's score in Z and in G, and the gradient of its state's KL in G.
-    weight
-        W of the prefix rules.
-    tilt
-        The power of the weight of the whole sequence that multiplies all.
-    """
-
-    rules: Rules
-    number: np.ndarray
-    score: np.ndarray
-    gradient: np.ndarray
-    full: np.ndarray
-    weight: np.ndarray
-    tilt: int = 0
-
-
-class Edges:
-    """The tokens of a chain that can come, each with its state before and after."""
-
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
-        self.state, self.token = chain.edges
-        self.after = chain.after[self.state, self.token]
-        at = self.state, self.token
-        self.log_q, self.log_p, self.log_mu = (
-            each[at] for each in (chain.log_q, chain.log_p, chain.log_mu)
-        )
-        self.log_weight, self.log_ratio = self.log_q - self.log_mu, self.log_p - self.log_q
-        self.kl = chain.token_kl(chain.log_p)[self.state]
-        states, tokens = chain.after.shape
-        q = np.exp(chain.log_q)
-        rows = np.arange(len(self.state))
-        self.scores = np.zeros((len(rows), states, tokens))
-        self.scores[rows, self.state] = -q[self.state]
-        self.scores[rows, self.state, self.token] += 1.0
-        self.scores = self.scores.reshape(len(rows), -1)
-        # d(s) = sum over a of q(a|s) (-log r) s_a(s), since the scores in a state average to zero
-        by_state = np.zeros((states, states * tokens))
-        np.add.at(
-            by_state, self.state, (-np.exp(self.log_q) * self.log_ratio)[:, None] * self.scores
-        )
-        self.fulls = by_state[self.state]
-
-    @property
-    def rollouts(self) -> Rollouts:
-        """Each as a sequence of one token."""
-        q, p, mu, kl = (
-            torch.from_numpy(np.ascontiguousarray(each))[:, None]
-            for each in (self.log_q, self.log_p, self.log_mu, self.kl)
-        )
-        return Rollouts(q, p, mu, kl, torch.ones_like(q, dtype=torch.bool))
-
-    def segment(
-        self, plan: Plan, monomials: Sequence[Monomial], tilt: float, ratio: float = 0.0
-    ) -> Segment:
-        """Return one token's means of products, under the sampler times powers of the weight and of ``r``."""
-        letters = {
-            "R": plan.number,
-            "W": plan.weight,
-            "Z": plan.score[:, None] * self.scores,
-            "G": plan.gradient[:, None] * self.scores + plan.full[:, None] * self.fulls,
-        }
-        log_kernel = self.log_mu + tilt * self.log_weight + ratio * self.log_ratio
-        highest = float(log_kernel.max())
-        kernel = np.exp(log_kernel - highest)
-        means = {each: self._placed(kernel, each, letters) for each in monomials}
-        return Segment(means, np.asarray(highest))
-
-    def _placed(
-        self, kernel: np.ndarray, monomial: Monomial, letters: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        numbers = [letters[letter] for letter in monomial if letters[letter].ndim == 1]
-        vectors = [letters[letter] for letter in monomial if letters[letter].ndim == 2]
-        value = np.prod([kernel, *numbers], axis=0)
-        if len(vectors) == 2:
-            value = value * np.einsum("np,np->n", *vectors)
-        elif vectors:
-            value = value[:, None] * vectors[0]
-        states = len(self.chain.start)
-        result = np.zeros((states, states, *value.shape[1:]))
-        np.add.at(result, (self.state, self.after), value)
-        return result
-
-    def means(
-        self,
-        plan: Plan,
-        wanted: Sequence[Monomial],
-        lengths: Sequence[int],
-        tilt: float,
-        ratio: float = 0.0,
-    ) -> dict[int, tuple[dict[Monomial, np.ndarray], float]]:
-        """Return at each length the means of products over all sequences, and the logarithm of their unit."""
-        token = self.segment(plan, closure(tuple(wanted), plan.rules), tilt, ratio)
-        return {
-            length: (
-                {each: segment.read(each, self.chain.start) for each in wanted},
-                float(segment.log_scale),
-            )
-            for length, segment in over_length(token, lengths, plan.rules).items()
-        }
-
-
-def _plan(combination: Combination, edges: Edges) -> Plan | None:
-    """Return what a combination of token level makes of each token; None where its weight is no product over tokens."""
-    placement, correction = combination.placement, combination.correction
-    outer, prefix = correction == "sequence_ratio", correction == "prefix_ratio"
-    local = replace(combination, length_mean=False, baseline="none")
-    if outer or prefix:
-        local = replace(local, correction="none", ratio_gradient=False)
-    rollouts = edges.rollouts
-    zero, one = np.zeros(len(edges.state)), np.ones(len(edges.state))
-    weight = np.exp(edges.log_weight) if prefix else one
-    if placement in ("loss", "straight_through", "full"):
-        whole, _, pieces = _whole(local, rollouts)
-        token, full = whole.token[:, 0].numpy(), whole.full[:, 0].numpy()
-        if not combination.ratio_gradient or not (outer or prefix):
-            rules = PREFIX if prefix else SUM
-            return Plan(rules, zero, one, weight * token, weight * full, weight, int(outer))
-        value = pieces.direct.detach().numpy()
-        rules = PREFIX if prefix else WHOLE
-        return Plan(
-            rules, weight * value, one, weight * (token + value), weight * full, weight, int(outer)
-        )
-    token, full, pieces = (
-        each[:, 0].numpy() if isinstance(each, torch.Tensor) else each
-        for each in taken_apart(local, rollouts)
-    )
-    score = pieces.weights[:, 0].numpy()
-    if placement == "full_with_score":
-        number, own = edges.kl, zero
-    else:
-        number = pieces.returns[:, 0].numpy()
-        own = number
-    if combination.baseline == "token_kl":
-        own = own - edges.kl
-    gradient = weight * (token + score * own)
-    to_go = placement in ("reward_to_go", "full_with_score")
-    if prefix and not to_go:
-        return None
-    rules = PREFIX_REWARD if prefix else TO_GO if to_go else WHOLE
-    return Plan(rules, number, weight * score, gradient, weight * full, weight, int(outer))
-
-
 def moments(
     combination: Combination, chain: Chain, lengths: Sequence[int], group: int = 8
 ) -> dict[int, Moments] | None:
     """Return a combination's moments at each length; None where no recursion over states closes.
 
-    A weight that is cut off for the whole sequence is no product over tokens, and neither is a group's baseline with such.
+    A weight that is cut off for the whole sequence is no product over tokens, and neither is one over the group's mean.
     """
+    parts = split(combination)
+    if parts is not None and parts.geometric and len(lengths) > 1:
+        found = [moments(combination, chain, [length], group) for length in lengths]
+        return None if None in found else {k: v for each in found if each for k, v in each.items()}
     edges = Edges(chain)
     if combination.level == "sequence":
-        return _of_sequence(combination, edges, lengths)
-    if combination.correction == "sequence_ratio" and combination.baseline in GROUPED:
-        return None
-    plan = _plan(combination, edges)
-    if plan is None:
+        return None if parts is None else _of_sequence(combination, parts, edges, lengths)
+    plan = plan_of(combination, edges, lengths[0])
+    if plan is None or (plan.tilt and combination.baseline in GROUPED):
         return None
     if combination.baseline in GROUPED:
         return _grouped(combination, plan, edges, lengths, group)
     first = edges.means(plan, ("G",), lengths, plan.tilt)
-    second = edges.means(plan, ("GG",), lengths, 2 * plan.tilt)
+    second = edges.means(plan, ("GG",), lengths, 2.0 * plan.tilt)
     sizes = log_ess(combination, edges, lengths)
-    found = {}
+    result = {}
     for length in lengths:
         unit = 1.0 / length if combination.length_mean else 1.0
         (means, log_unit), (squares, log_square) = first[length], second[length]
         mean = unit * means["G"] * math.exp(log_unit)
         square = unit**2 * _scaled(float(squares["GG"]), log_square)
-        found[length] = Moments(mean, square - float(mean @ mean), sizes[length])
-    return found
+        result[length] = Moments(mean, square - float(mean @ mean), sizes[length])
+    return result
 
 
 def _scaled(value: float, log_scale: float) -> float:
@@ -237,23 +77,23 @@ def _scaled(value: float, log_scale: float) -> float:
 
 
 def _of_sequence(
-    combination: Combination, edges: Edges, lengths: Sequence[int]
+    combination: Combination, parts: Parts, edges: Edges, lengths: Sequence[int]
 ) -> dict[int, Moments] | None:
     """Return the moments of one polynomial in the sequence's ratio times its score."""
-    polynomial, correction = coefficient(combination), combination.correction
-    if polynomial is None or combination.baseline in GROUPED:
+    polynomial, zero, one = coefficient(combination), edges.zero, edges.one
+    if polynomial is None or combination.baseline != "none" or combination.reference != "reference":
         return None
-    if correction not in ("none", "sequence_ratio", "token_ratio"):
+    if parts.prefix or (combination.ratio_gradient and (parts.geometric or parts.tilt != 1)):
         return None
-    zero, one = np.zeros(len(edges.state)), np.ones(len(edges.state))
-    score = np.exp(edges.log_weight) if correction == "token_ratio" else one
+    power = parts.tilt / lengths[0] if parts.geometric else float(parts.tilt)
+    score = edges.weight(parts.local)
     # Of the rules for G only those of R and Z are used.
-    plan = Plan(WHOLE, edges.log_ratio, score, zero, zero, one, int(correction == "sequence_ratio"))
+    plan = Plan(WHOLE, edges.log_ratio, score, zero, zero, one, power, edges.kept(parts.kept))
     square: Polynomial = tuple(
         (c * d, a + e, b + f) for c, a, b in polynomial for d, e, f in polynomial
     )
     first = _summed(edges, plan, polynomial, "Z", lengths, plan.tilt)
-    second = _summed(edges, plan, square, "ZZ", lengths, 2 * plan.tilt)
+    second = _summed(edges, plan, square, "ZZ", lengths, 2.0 * plan.tilt)
     sizes = log_ess(combination, edges, lengths)
     found = {}
     for length in lengths:
@@ -268,7 +108,7 @@ def _summed(
     polynomial: Polynomial,
     vectors: Monomial,
     lengths: Sequence[int],
-    tilt: int,
+    tilt: float,
 ) -> dict[int, np.ndarray]:
     """Return the mean of a polynomial in r and its logarithm times vectors, at each length."""
     total = dict.fromkeys(lengths, np.zeros(()))
@@ -317,22 +157,21 @@ def _grouped(
 
 def log_ess(combination: Combination, edges: Edges, lengths: Sequence[int]) -> dict[int, float]:
     """Return ``log (E w)^2 / E[w^2]`` of the weights that a combination has: of its tokens, or of whole sequences."""
-    correction = combination.correction
-    if correction == "none":
-        return dict.fromkeys(lengths, 0.0)
-    zero, one = np.zeros(len(edges.state)), np.ones(len(edges.state))
-    if correction in ("sequence_ratio", "prefix_ratio"):
-        plan = Plan(SUM, zero, zero, zero, zero, one)
-        squares = edges.means(plan, ("",), lengths, 2.0)
+    parts, zero, one = split(combination), edges.zero, edges.one
+    if parts is None:
+        return dict.fromkeys(lengths, math.nan)
+    if parts.tilt or parts.prefix or parts.kept:
+        power = parts.tilt / lengths[0] if parts.geometric else float(parts.tilt or parts.prefix)
+        plan = Plan(SUM, zero, zero, zero, zero, one, power, edges.kept(parts.kept))
+        first, second = (edges.means(plan, ("",), lengths, k * power) for k in (1, 2))
         return {
-            length: -(math.log(float(means[""])) + log_unit)
-            for length, (means, log_unit) in squares.items()
+            length: 2.0 * _log_mean(first[length]) - _log_mean(second[length]) for length in lengths
         }
-    weight = np.exp(edges.log_weight)
-    if correction == "truncated_ratio":
-        weight = np.minimum(weight, combination.cap)
+    if parts.local == "none":
+        return dict.fromkeys(lengths, 0.0)
+    weight = edges.weight(parts.local, combination.cap)
     totals = [
-        edges.means(Plan(WHOLE, w, zero, zero, zero, one), ("R",), lengths, 0.0)
+        edges.means(Plan(WHOLE, w, zero, zero, zero, one, 0.0, one), ("R",), lengths, 0.0)
         for w in (weight, weight**2)
     ]
     result = {}
@@ -342,11 +181,16 @@ def log_ess(combination: Combination, edges: Edges, lengths: Sequence[int]) -> d
     return result
 
 
+def _log_mean(found: tuple[Mapping[Monomial, np.ndarray], float]) -> float:
+    means, log_unit = found
+    return math.log(float(means[""])) + log_unit
+
+
 def exact_gradient(chain: Chain, lengths: Sequence[int]) -> dict[int, np.ndarray]:
     """Return the gradient of ``KL(q‖p)`` at each length, ``(parameters,)``."""
     edges = Edges(replace(chain, log_mu=chain.log_q))
-    zero, one = np.zeros(len(edges.state)), np.ones(len(edges.state))
-    plan = Plan(TO_GO, edges.kl, one, zero, one, one)
+    zero, one = edges.zero, edges.one
+    plan = Plan(TO_GO, edges.kl, one, zero, one, one, 0.0, one)
     return {
         length: means["G"] * math.exp(log_unit)
         for length, (means, log_unit) in edges.means(plan, ("G",), lengths, 0.0).items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -14,11 +14,9 @@ from klbench import rollouts
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
+from klbench.rollouts.batch import Batch
 from klbench.rollouts.names import EXACT, listed
 from klbench.types import Capabilities, Completions, ConfigError, Draws, Estimator, Truth
-
-if TYPE_CHECKING:
-    from klbench.rollouts.batches import Batch, Reading
 
 CHECKED = 64
 """Rows that are looked at before a run begins."""
@@ -168,7 +166,7 @@ def read(path: str, start: int, n: int) -> Completions:
     """Rollouts of a file as completions, checked; fewer where it ends, ``(0, 0)`` beyond its end."""
     place = rollouts.place(path)
     reading = place.reading
-    _check_columns(path, reading)
+    _check_columns(path)
     pieces = [Piece(batch, dict(reading.columns)) for batch in place.pieces(start, n)]
     for piece in pieces:
         _check(piece, "mask" in reading.columns)
@@ -196,8 +194,9 @@ def _column(batch: Batch, role: str) -> np.ndarray:
     return batch.columns[role]
 
 
-def _check_columns(path: str, reading: Reading) -> None:
+def _check_columns(path: str) -> None:
     """Refuse files without a policy or a reference, and without numbers a token; and what may be a mask and is not read."""
+    reading = rollouts.place(path).reading
     file, names = reading.files[0], reading.sources[0].container.names
     for role in ("policy", "reference"):
         if role not in reading.columns:

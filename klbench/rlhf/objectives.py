@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 from klbench import divergences
 from klbench.registry import unknown
@@ -175,3 +175,59 @@ def _number(name: str, given: list[str], default: float, what: str, *, ends: boo
     if not (0.0 <= value <= 1.0 if ends else 0.0 < value < 1.0):
         raise ConfigError(f"objective {name!r}: expected {what}, got {':'.join(given)!r}")
     return value
+
+
+Owner = Literal["student", "teacher"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An objective in training.
+
+    Parameters
+    ----------
+    name
+        How the run was asked for it: ``OBJECTIVE``, ``OBJECTIVE/SUPPORT/K``, and ``@teacher`` after it.
+    owner, k
+        Whose k most probable tokens are kept; of objectives without a support, ``student`` and 0.
+    prefixes
+        Who writes the sequences at whose states the objective is taken.
+    """
+
+    name: str
+    objective: Objective
+    owner: Owner = "student"
+    k: int = 0
+    prefixes: Owner = "student"
+
+
+def arm(name: str) -> Arm:
+    """Return the arm of a name.
+
+    Raises
+    ------
+    ConfigError
+        There is no such objective, or support, or it needs tokens that the student has sampled itself.
+    """
+    spec, _, prefixes = name.partition("@")
+    head, *given = spec.split("/")
+    objective = get(head)
+    if (prefixes or "student") not in get_args(Owner):
+        raise unknown("writer of prefixes", prefixes, get_args(Owner))
+    if objective.has_support != bool(given):
+        wanted = f"{head}/teacher/8" if objective.has_support else head
+        raise ConfigError(f"training {name!r}: expected {wanted}, with or without @teacher")
+    if not given:
+        owner, k = "student", 0
+    elif len(given) == 2 and given[0] in get_args(Owner) and given[1].isdecimal() and int(given[1]):
+        owner, k = given[0], int(given[1])
+    else:
+        raise ConfigError(
+            f"training {name!r}: expected student or teacher and a number after {head}, such as {head}/teacher/8"
+        )
+    sampled = objective.sent.endswith("token") or objective.baseline or objective.discount > 0.0
+    if prefixes == "teacher" and (sampled or objective.kind == "topk_reward"):
+        raise ConfigError(
+            f"training {name!r}: {head} multiplies scores of the student's own tokens, the teacher writes these"
+        )
+    return Arm(name, objective, cast("Owner", owner), k, cast("Owner", prefixes or "student"))

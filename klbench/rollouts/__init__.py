@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from klbench import inputs
+from klbench.rollouts.places import Place
 from klbench.types import ConfigError
-
-if TYPE_CHECKING:
-    from klbench.rollouts.places import Place
 
 
 @lru_cache(maxsize=4)
 def _opened(path: str, changed: int, size: int) -> Place:
-    from klbench.rollouts.places import Place  # and with it Arrow
-
     return Place(path)
 
 

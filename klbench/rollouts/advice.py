@@ -1,4 +1,4 @@
-"""The advice on a file without log-probabilities: what was found, what may have been meant, what to log and how."""
+"""A line on a file without log-probabilities: what was found, what may have been meant, what to log and how."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ HOW = {
     ): "OpenRLHF's samples hold text and rewards: write action_log_probs, rollout_log_probs, "
     "base_action_log_probs and action_mask of each Experience, a list a row",
 }
-"""Return what is missing by the columns that a trainer's own dump has."""
+"""The advice by the columns that a trainer's own dump has."""
 ANY = (
     "Log, a row a rollout, two lists of equal length: the trainer's log-probability of each token, and the engine's or the "
     "reference's"

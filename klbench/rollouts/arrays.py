@@ -1,4 +1,4 @@
-"""Files of whole arrays: npz, safetensors, and what torch saved, without a pickle that could run anything."""
+"""Files of whole arrays: npz and safetensors, without a pickle."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 import safetensors
 
 from klbench.inputs import reason
-from klbench.rollouts.containers import Chunk, Container, rows_of
+from klbench.rollouts.containers import Chunk, Container
 from klbench.rollouts.names import role_of
 from klbench.types import ConfigError
 
@@ -24,7 +24,7 @@ ENDS = ("lengths", "offsets", "cu_seqlens")
 TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
 }  # fmt: skip
-"""NumPy's names of the number formats of safetensors; BF16 is the upper half of a float32."""
+"""The names that NumPy has for the number formats of safetensors; BF16 is the upper half of a float32."""
 
 
 class Arrays:
@@ -166,40 +166,3 @@ def tensors(path: Path) -> Container:
     except (safetensors.SafetensorError, ValueError, OSError, KeyError) as error:
         raise ConfigError(f"{path.name}: not a safetensors file, {reason(error)}") from None
     return Arrays(arrays, path.name)
-
-
-def torch_file(path: Path) -> Container:
-    """Return what ``torch.save`` wrote, where it is tensors and plain data: nothing else is unpickled.
-
-    Raises
-    ------
-    ConfigError
-        It holds objects of somebody's classes, or cannot be read.
-    """
-    import torch  # a second that all other files need not wait for
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  # what torch raises on damaged files is no closed list
-        raise ConfigError(
-            f"{path.name}: only tensors and plain data are read from what torch saved, since a pickle can run anything; save a "
-            f"dict of tensors, or rows as JSON lines ({reason(error)[:80]})"
-        ) from None
-    if isinstance(found, Mapping) and all(
-        isinstance(each, torch.Tensor) for each in found.values()
-    ):
-        return Arrays({k: _array(v) for k, v in found.items()}, path.name)
-    return rows_of(_plain(found, torch.Tensor), path)
-
-
-def _array(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()
-    return tensor.double().numpy() if tensor.is_floating_point() else tensor.numpy()
-
-
-def _plain(value: Any, tensor: type) -> Any:
-    if isinstance(value, tensor):
-        return _array(value)
-    if isinstance(value, Mapping):
-        return {str(key): _plain(each, tensor) for key, each in value.items()}
-    return [_plain(each, tensor) for each in value] if isinstance(value, list | tuple) else value

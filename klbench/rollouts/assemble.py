@@ -18,7 +18,7 @@ from klbench.rollouts.values import Ragged
 
 @dataclass
 class Odd:
-    """The oddities of the rows of a chunk: how many of each kind, and where the first is."""
+    """A list of what is odd about the rows of a chunk: how many of each kind, and where the first is."""
 
     file: str
     where: np.ndarray
@@ -96,7 +96,7 @@ def _numbers(column: Any, ids: Callable[[int], Sequence[int] | None] | None) -> 
 
 
 def _several(value: Any) -> bool:
-    """Return whether a rollout's entries hold more log-probabilities than the sampled token's."""
+    """True where a rollout's entries hold more log-probabilities than the sampled token's."""
     return isinstance(value, list) and any(isinstance(e, dict) and len(e) > 1 for e in value[:8])
 
 

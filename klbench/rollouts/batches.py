@@ -11,57 +11,17 @@ import numpy as np
 import pandas as pd
 
 from klbench.rollouts import advice, assemble, long, names, values
+from klbench.rollouts.batch import Batch
 from klbench.rollouts.containers import FEW, Chunk
 from klbench.rollouts.sources import Source, sources
 from klbench.types import ConfigError
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Some rollouts, all their tokens one after the other.
-
-    Parameters
-    ----------
-    offsets
-        ``(n + 1,)``, int64: rollout ``i`` has the tokens ``offsets[i]:offsets[i + 1]``; an empty response has none.
-    columns
-        Log-probabilities by role, ``(tokens,)`` float64, NaN where they are missing: ``policy``, ``sampler``, ``old``,
-        ``reference``; and ``kl`` and ``kl_pq`` where the file has them. A role that the file has not is not there.
-    tokens
-        Token ids, ``(tokens,)`` int64, -1 where unknown.
-    texts
-        The texts of tokens, only where they were asked for and are there.
-    mask
-        Which tokens count, ``(tokens,)`` bool.
-    prompt
-        A number for each rollout that is the same where prompts are, ``(n,)`` int64.
-    reward, step, version
-        Of each rollout, float64 and int64 (-1 where unknown).
-    where
-        The row of each rollout in the file, counted from 0.
-    file
-        The name of the file.
-    findings
-        What is odd about these rows, in words: the first row of each kind, and how many there are.
-    """
-
-    offsets: np.ndarray
-    columns: Mapping[str, np.ndarray]
-    tokens: np.ndarray | None
-    texts: list[str] | None
-    mask: np.ndarray
-    prompt: np.ndarray | None
-    reward: np.ndarray | None
-    step: np.ndarray | None
-    version: np.ndarray | None
-    where: np.ndarray
-    file: str
-    findings: tuple[str, ...] = ()
+__all__ = ["Batch", "Reading", "read"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All that is known of rollouts before they are read on. It can be pickled, and each process opens the files by itself.
+    """A file of rollouts, or several, after a look at the first rows. Pickled, it opens the files anew.
 
     Parameters
     ----------
@@ -89,7 +49,7 @@ class Reading:
 
     @property
     def paired(self) -> bool:
-        """Return whether rollouts come in pairs, the chosen one (``chosen_*``) before the rejected one."""
+        """True where rollouts come in pairs, the chosen one first and the rejected one next (``chosen_*``, ``rejected_*``)."""
         return bool(self.rejected)
 
     def parts(self) -> list[Reading]:
@@ -343,7 +303,7 @@ def _looked_at(source: Source, mapping: Mapping[str, str]) -> tuple[Chunk, names
 
 
 def _notes(source: Source) -> Iterator[str]:
-    """Return what a file says of how its log-probabilities were made: vLLM's are raw or processed."""
+    """Say what a file says of how its log-probabilities were made: vLLM's are raw or processed."""
     for name in source.container.names:
         if name.rsplit(".", 1)[-1] == "logprobs_mode":
             chunk: Any = next(source.container.chunks({name}, FEW))

@@ -22,7 +22,7 @@ from klbench.rollouts.names import role_of
 from klbench.types import ConfigError
 
 BYTES_A_TOKEN = 64
-"""The characters that a token of two or three columns takes as text, about."""
+"""The text of a token of two or three columns, about."""
 MOST_BYTES = 2**24
 """The most text that is turned into Python's objects at a time, which take ten times its room."""
 LOOK = 64

@@ -1,4 +1,4 @@
-"""The answers of engines: responses of OpenAI's interface, vLLM and SGLang as rows, and their log-probabilities as numbers.
+"""Answers of engines: responses of OpenAI's interface, vLLM and SGLang as rows, and their log-probabilities as numbers.
 
 Shapes as the projects document them: ``choices[].logprobs.content[].logprob`` (OpenAI, chat), ``logprobs.token_logprobs``
 (completions), ``outputs[].logprobs[]`` as ``{id: {"logprob": x}}`` and ``prompt_logprobs`` with its leading null (vLLM),
@@ -21,7 +21,7 @@ PARTS = {"logprob": ("logprob", "log_prob", "logp"), "id": ("token_id", "id")}
 
 
 def _is_ids(value: Mapping[str, Any]) -> bool:
-    """Return whether an object maps token ids to something, and so is a value rather than a row's part."""
+    """True where an object maps token ids to something, and so is a value rather than a row's part."""
     return bool(value) and all(key.lstrip("-").isdigit() for key in map(str, value))
 
 
@@ -93,10 +93,7 @@ def _entries(value: Any) -> Sequence[Any]:
 
 
 def batch_of_one(value: Any) -> bool:
-    """Return whether a rollout's list is the only one in a list, as NeMo-RL writes it.
-
-    SGLang's ``[logprob, id, text]`` is not.
-    """
+    """True where a rollout's list is the only one in a list, as NeMo-RL writes it; SGLang's ``[logprob, id, text]`` is not."""
     if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)):
         return False
     entry = value[0]

@@ -1,4 +1,4 @@
-"""The names that trainers and engines give to the columns of their rollouts, and which role each name plays.
+"""The names that trainers and engines give the columns of their rollouts, and the role of each.
 
 Names as the code of each project writes them: TRL 1.16 (``trainer/grpo_trainer.py``, ``dpo_trainer.py``), verl 0.9
 (``trainer/ppo/ray_trainer.py``), OpenRLHF 0.11 (``trainer/ppo_utils/experience.py``), NeMo-RL 7ea279a (``algorithms/grpo.py``),

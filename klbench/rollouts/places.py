@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from klbench.rollouts.batches import Batch, read
+from klbench.rollouts.batch import Batch, part
 
 TOKENS = 2**17
 """Tokens that are read at a time."""
@@ -19,6 +17,8 @@ class Place:
     """A file of rollouts, and how far it has been read."""
 
     def __init__(self, path: str) -> None:
+        from klbench.rollouts.batches import read  # and with it Arrow and pandas
+
         self.reading = read(path)
         self._batches: Iterator[Batch] = iter(())
         self._left: Batch | None = None
@@ -35,7 +35,7 @@ class Place:
 
     @cached_property
     def _direct(self) -> bool:
-        """Return whether a row is a rollout, so that one may begin anywhere."""
+        """True where a row is a rollout, so that one may begin anywhere."""
         reading = self.reading
         if reading.layout == "tokens" or reading.paired or len(reading.sources) > 1:
             return False
@@ -60,17 +60,3 @@ class Place:
             self._next += min(stop, size)
             if taken is not None:
                 yield taken
-
-
-def part(batch: Batch, first: int, stop: int) -> Batch:
-    """Return some rollouts of a batch, with all that is odd about it."""
-    a, b = int(batch.offsets[first]), int(batch.offsets[stop])
-    changed: dict[str, Any] = {"offsets": batch.offsets[first : stop + 1] - a}
-    for each in fields(batch):
-        value = getattr(batch, each.name)
-        if each.name in ("tokens", "mask", "texts") and value is not None:
-            changed[each.name] = value[a:b]
-        elif each.name in ("prompt", "reward", "step", "version", "where") and value is not None:
-            changed[each.name] = value[first:stop]
-    columns = {role: column[a:b] for role, column in batch.columns.items()}
-    return replace(batch, columns=columns, **changed)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,13 @@ from klbench import inputs
 from klbench.rollouts import arrays, containers
 from klbench.rollouts.containers import Container
 from klbench.types import ConfigError
+
+
+def _torch_file(path: Path) -> Container:
+    """Read what torch saved; only then torch is imported, which takes a second."""
+    read: Callable[[Path], Container] = import_module("klbench.rollouts.torch_files").torch_file
+    return read(path)
+
 
 READERS: dict[str, Callable[[Path], Container]] = {
     ".jsonl": containers.JsonLines,
@@ -26,8 +34,8 @@ READERS: dict[str, Callable[[Path], Container]] = {
     ".arrow": lambda path: containers.Batches([path]),
     ".npz": arrays.npz,
     ".safetensors": arrays.tensors,
-    ".pt": arrays.torch_file,
-    ".pth": arrays.torch_file,
+    ".pt": _torch_file,
+    ".pth": _torch_file,
 }
 """The reader of each suffix."""
 COMPRESSED = {

@@ -470,7 +470,40 @@ def on_policy_distillation(student_logits, teacher_logits, attention_mask, tempe
     return F.kl_div(teacher, student, log_target=True, reduction="none").sum(-1)[mask].mean()
 
 
+def clipped_on_both_sides(logprobs, old_logprobs, advantages, mask, epsilon=0.2, most=3.0):
+    ratio, a = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0)), advantages[:, None]
+    loss = torch.maximum(-ratio * a, -ratio.clamp(1 - epsilon, 1 + epsilon) * a)
+    return masked_mean(torch.where(a < 0, torch.minimum(loss, -most * a), loss), mask)
+
+
+def weights_cut_off(logprobs, old_logprobs, advantages, mask, epsilon=0.2):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0)).clamp(max=1 + epsilon)
+    return masked_mean(
+        -ratio.detach() * advantages[:, None] * torch.where(mask, logprobs, 0.0), mask
+    )
+
+
+def far_tokens_left_out(logprobs, old_logprobs, advantages, mask, epsilon=0.2):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
+    near = (ratio - 1).abs() < epsilon
+    return masked_mean(-ratio * advantages[:, None] * near, mask)
+
+
+def ratio_of_the_sequence(logprobs, old_logprobs, rewards, mask, epsilon=3e-4):
+    advantages = ((rewards - rewards.mean()) / (rewards.std() + 1e-4))[:, None]
+    logprobs = torch.where(mask, logprobs, 0.0)
+    mean = (logprobs - torch.where(mask, old_logprobs, 0.0)).sum(-1, keepdim=True)
+    mean = mean / mask.sum(-1, keepdim=True)
+    ratio = torch.exp(mean.detach() + logprobs - logprobs.detach())
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return masked_mean(-torch.minimum(ratio * advantages, clipped * advantages), mask)
+
+
 LOSSES = (
+    clipped_on_both_sides,
+    weights_cut_off,
+    far_tokens_left_out,
+    ratio_of_the_sequence,
     reward_to_go,
     on_policy_distillation,
     leave_one_out,

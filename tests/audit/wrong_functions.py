@@ -165,7 +165,31 @@ def bfloat16_difference(logprobs, ref_logprobs):
     return (logprobs.bfloat16() - ref_logprobs.bfloat16()).float()
 
 
+def mask_one_too_early(logprobs, ref_logprobs, mask):
+    kl, counted = (logprobs - ref_logprobs)[:, :-1], mask[:, 1:]
+    return torch.where(counted, kl, 0.0).sum() / counted.sum()
+
+
+def last_column_of_the_mask(logprobs, ref_logprobs, mask):
+    counted = mask[:, -1:].expand_as(mask)
+    return torch.where(counted, logprobs - ref_logprobs, 0.0).sum() / counted.sum()
+
+
+def minus_infinity_where_masked(logprobs, ref_logprobs, mask):
+    d = (ref_logprobs - logprobs).masked_fill(~mask, float("-inf"))
+    return ((torch.exp(d) - 1 - d) * mask).sum() / mask.sum()
+
+
+def clamped_to_a_half(logprobs, ref_logprobs):
+    d = torch.clamp(ref_logprobs - logprobs, -0.5, 0.5)
+    return torch.exp(d) - 1 - d
+
+
 VALUES = {
+    mask_one_too_early: "shift",
+    last_column_of_the_mask: "padding-leak",
+    minus_infinity_where_masked: "padding-leak",
+    clamped_to_a_half: "clamp-bias",
     log_of_exp: "non-finite-value",
     bfloat16_difference: "cancellation",
     mean_over_the_batch: "broadcast",
@@ -261,7 +285,29 @@ def sampled_only_sum(logits, ref_logits, tokens):
     return q.exp() * (q - p)
 
 
+def unnormalised(logits, ref_logits):
+    return (logits.softmax(-1) * (logits - ref_logits)).sum(-1)
+
+
+def most_likely_token(logits, ref_logits, tokens):
+    d = gathered(ref_logits, logits.argmax(-1)) - gathered(logits, logits.argmax(-1))
+    return torch.exp(d) - 1 - d
+
+
+def log_target_forgotten(logits, ref_logits):
+    return F.kl_div(ref_logits.log_softmax(-1), logits.log_softmax(-1), reduction="none").sum(-1)
+
+
+def summed_over_tokens(logits, ref_logits):
+    q, p = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    return (q.exp() * (q - p)).sum(1).mean()
+
+
 LOGITS = {
+    unnormalised: "not-a-kl",
+    most_likely_token: "not-a-kl",
+    log_target_forgotten: "non-finite-value",
+    summed_over_tokens: "scale",
     gather_off_by_one: "shift",
     unshifted_labels: "shift",
     swapped_kl_div: "direction",
@@ -466,7 +512,92 @@ def loss_gradient_into_old(logprobs, ref_logprobs, old_logprobs, advantages, mas
     return masked_mean(-ratio * advantages[:, None] + beta * kl, mask)
 
 
+def surrogate(clipped):
+    """A loss with that in place of PPO's term."""
+
+    def loss(logprobs, old_logprobs, advantages, mask, epsilon=0.2):
+        log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+        return masked_mean(clipped(log_ratio, advantages[:, None], epsilon), mask)
+
+    loss.__name__ = clipped.__name__
+    return loss
+
+
+@surrogate
+def max_for_min(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -torch.maximum(ratio * advantages, clipped * advantages)
+
+
+@surrogate
+def clipped_only(log_ratio, advantages, epsilon):
+    return -torch.exp(log_ratio).clamp(1 - epsilon, 1 + epsilon) * advantages
+
+
+@surrogate
+def clipped_before_the_advantage(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    return -torch.minimum(ratio, ratio.clamp(1 - epsilon, 1 + epsilon)) * advantages
+
+
+@surrogate
+def clipped_around_zero(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    return -torch.minimum(ratio * advantages, ratio.clamp(-epsilon, epsilon) * advantages)
+
+
+@surrogate
+def exp_forgotten(log_ratio, advantages, epsilon):
+    clipped = log_ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -torch.minimum(log_ratio * advantages, clipped * advantages)
+
+
+@surrogate
+def bounds_swapped(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    clipped = ratio.clamp(1 + epsilon, 1 - epsilon)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+@surrogate
+def one_minus_forgotten(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return torch.maximum(ratio * advantages, -clipped * advantages)
+
+
+def ratio_to_the_reference(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.1):
+    pg = policy_loss(logprobs, ref_logprobs, advantages, mask)
+    return masked_mean(pg + beta * k3(logprobs, ref_logprobs, mask), mask)
+
+
+def weights_upside_down(logprobs, old_logprobs, advantages, mask):
+    weights = torch.exp(torch.where(mask, old_logprobs - logprobs, 0.0)).clamp(max=5.0).detach()
+    return masked_mean(-weights * advantages[:, None] * torch.where(mask, logprobs, 0.0), mask)
+
+
+def probabilities_for_a_ratio(logprobs, advantages, mask):
+    return masked_mean(-torch.exp(torch.where(mask, logprobs, 0.0)) * advantages[:, None], mask)
+
+
+def rewards_ignored(logprobs, rewards, mask):
+    advantages = (rewards - rewards).detach() + 1.0
+    return masked_mean(-torch.where(mask, logprobs, 0.0) * advantages[:, None], mask)
+
+
 LOSSES = {
+    max_for_min: "dead-gradient",
+    clipped_only: "dead-gradient",
+    clipped_around_zero: "dead-gradient",
+    clipped_before_the_advantage: "dead-gradient",
+    exp_forgotten: "dead-gradient",
+    bounds_swapped: "dead-gradient",
+    one_minus_forgotten: "sign",
+    probabilities_for_a_ratio: "scale",
+    rewards_ignored: "detached",
+    ratio_to_the_reference: "old-policy-gradient",
+    weights_upside_down: "direction",
     loss_gradient_into_old: "old-policy-gradient",
     loss_ratio_upside_down: "sign",
     loss_differentiated_weight: "not-a-kl",

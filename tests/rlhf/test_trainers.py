@@ -12,7 +12,7 @@ from experiments import configured
 from klbench.rlhf.losses import whitened
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import PpoBatch, Recipe, train
-from klbench.studies.peers.found import MissingError, function, module
+from klbench.trainers.installed import MissingError, function, module
 from klbench.types import Rollouts
 
 F64 = torch.float64

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from klbench import gradients, trainers
 from klbench.gradients.surrogate import centred, parts, surrogate
-from klbench.studies.peers.found import MissingError, expression, function, module
 from klbench.trainers._trainer import CONSTANT, LENGTH, RETURNS, SEQUENCES, TOKENS
+from klbench.trainers.installed import MissingError, expression, function, module
 from klbench.types import Rollouts
 
 F64 = torch.float64

@@ -42,20 +42,21 @@ class Moments(NamedTuple):
 class States:
     """A student and a teacher at every prefix: next-token log-probabilities, ``(prompts, nodes, tokens)`` each.
 
-    A single distribution is a tree of one prefix.
+    A single distribution is a tree of one prefix. ``writer`` has those of whoever writes the sequences; None: the student.
     """
 
     tree: Tree
     log_q: Tensor
     log_p: Tensor
+    writer: Tensor | None = None
 
     @cached_property
     def often(self) -> Tensor:
-        """Probability with which the student comes to each prefix, ``(prompts, nodes)``."""
-        return reach(self.tree, self.log_q).exp()
+        """Probability with which sequences come to each prefix, ``(prompts, nodes)``."""
+        return reach(self.tree, self.log_q if self.writer is None else self.writer).exp()
 
     def mean(self, values: Tensor) -> float:
-        """The mean over the student's tokens of values of prefixes, ``(prompts, nodes)``."""
+        """The mean over tokens of values of prefixes, ``(prompts, nodes)``."""
         return float((self.often * values).sum() / self.often.sum())
 
     def support(self, owner: str, k: int) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from klbench.schema import Column, Schema, flag, integer, text, with_error
+from dataclasses import replace
+
+from klbench.schema import Column, Schema, flag, integer, interval, text, with_error
 
 DISTILL = Schema(
     "distill",
@@ -76,4 +78,136 @@ DISTILL = Schema(
     ),
 )
 
-TABLES = (DISTILL,)
+AT, BESIDE, NOWHERE = "at the teacher", "beside the teacher", "nowhere"
+"""Where free students come to rest."""
+
+ARM = (
+    text(
+        "arm",
+        "what is trained: the objective, its support and k, and @teacher at the teacher's states",
+        "Trained",
+    ),
+    text("objective", "name of the objective"),
+    text("support", "whose most probable tokens are kept; empty: it has no support"),
+    integer("k", "tokens that are kept; without a support, those whose mass is told", "k"),
+    text(
+        "prefixes",
+        "who writes the sequences at whose states it is taken: student or teacher",
+        "Prefixes",
+    ),
+)
+SEED = integer("seed", "number of the replica; it draws the teacher, the student and all samples")
+KL = Column(
+    "kl",
+    "KL(q‖p) of the student to the teacher, of whole sequences, exact",
+    "nats",
+    heading="KL(q‖p)",
+)
+KL_PQ = Column("kl_pq", "KL(p‖q) of whole sequences, exact", "nats", heading="KL(p‖q)")
+REACHED = (
+    KL,
+    KL_PQ,
+    Column(
+        "mass",
+        "student's probability of the teacher's k most probable tokens, mean over the student's tokens",
+    ),
+    Column("own_mass", "student's probability of its own k most probable tokens"),
+    Column(
+        "teacher_mass", "teacher's probability of its k most probable tokens, at the same states"
+    ),
+)
+
+TRAINING = Schema(
+    "distill_training",
+    "One row for each arm, seed and evaluation of the students in training.",
+    (
+        *ARM,
+        SEED,
+        *REACHED,
+        integer("step", "updates so far"),
+        text("status", "ok, or when and why the student diverged: it stands still from then on"),
+    ),
+    optional=True,
+)
+
+REST = Schema(
+    "distill_rest",
+    "One row for each arm and seed: a free student, a logit for each token after each prefix, at the end of exact gradients.",
+    (
+        *ARM,
+        SEED,
+        *REACHED,
+        Column("moved", "change of its KL(q‖p) over the last quarter of the steps", "nats"),
+    ),
+    optional=True,
+)
+
+
+def _lost(stem: str) -> tuple[Column, ...]:
+    where = "of a free student at rest" if stem else "after training"
+    return (
+        Column(
+            f"{stem}mass",
+            f"student's probability of its support {where}; without one, of its own k",
+            heading="Mass",
+        ),
+        Column(
+            f"{stem}teacher_mass",
+            f"teacher's probability of its own k, at the states {where}",
+            heading="Teacher's mass",
+        ),
+        *interval(
+            Column(
+                f"{stem}mass_lost",
+                "the teacher's less the student's, seed by seed",
+                heading="Mass lost",
+            )
+        ),
+    )
+
+
+FINAL = Schema(
+    "distill_final",
+    "One row for each arm: where training ended, over the seeds that did not diverge, and where a free student rests.",
+    (
+        *ARM,
+        integer("seeds", "seeds that did not diverge, over which the means are", "Seeds"),
+        integer("diverged", "seeds that diverged"),
+        Column("start_kl", "KL(q‖p) before training", "nats", heading="KL before"),
+        *interval(replace(KL, meaning=f"{KL.meaning}, after training")),
+        *interval(
+            Column(
+                "difference",
+                "KL(q‖p) less that of the first arm, seed by seed",
+                "nats",
+                heading="Against the first",
+            ),
+            seeds=True,
+        ),
+        *interval(replace(KL_PQ, meaning=f"{KL_PQ.meaning}, after training")),
+        *_lost(""),
+        text(
+            "outcome",
+            "nearer to the teacher than the first arm, farther, or not told apart",
+            "Outcome",
+        ),
+        *interval(
+            Column(
+                "rest_kl",
+                "KL(q‖p) at which a free student rests on exact gradients",
+                "nats",
+                heading="Rests at",
+            )
+        ),
+        *_lost("rest_"),
+        Column(
+            "rest_moved",
+            "change of it over the last quarter of the steps, largest over seeds",
+            "nats",
+        ),
+        text("rests", "where: at the teacher, beside the teacher, or nowhere", "Rests"),
+    ),
+    optional=True,
+)
+
+TABLES = (DISTILL, TRAINING, REST, FINAL)

@@ -25,6 +25,7 @@ from klbench.studies.distill.rows import (
     enumerated,
     variants,
 )
+from klbench.studies.distill.training import train
 from klbench.study import Summary
 from klbench.threads import one_thread
 from klbench.types import Completions
@@ -79,7 +80,7 @@ def sampled(pair: LmPair, options: DistillOptions, seed: int) -> list[Row]:
 
 
 def run(options: DistillOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return table ``distill``."""
+    """Return table ``distill`` and, where students are trained, those of their training."""
     listed = [pair for pair in options.pairs if not isinstance(pair, LmPair)]
     tasks = [(pair.title, (pair, options.objectives, options.ks)) for pair in listed]
     rows: list[dict[str, Any]] = [
@@ -88,7 +89,11 @@ def run(options: DistillOptions, context: Context) -> dict[str, pd.DataFrame]:
     for pair in options.pairs:
         if isinstance(pair, LmPair) and not context.interrupted:
             rows += sampled(pair, options, context.seed)
-    return {"distill": pd.DataFrame(rows)} if rows else {}
+    if not rows:
+        return {}
+    return {"distill": pd.DataFrame(rows)} | (
+        {} if context.interrupted else train(options, context)
+    )
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

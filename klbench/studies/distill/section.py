@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 from klbench.report import cells
@@ -11,7 +12,7 @@ from klbench.report.numbers import number
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, table
 from klbench.studies.distill import section_figures
-from klbench.studies.distill.columns import DISTILL
+from klbench.studies.distill.columns import AT, DISTILL, FINAL
 from klbench.studies.distill.section_data import OWNERS, Distilled, known, load, truncated
 
 SAY = prose(__package__)
@@ -29,7 +30,19 @@ def lead(tables: Tables) -> Lead:
         for name in dict.fromkeys(row["objective"] for row in rows if truncated(row))
         if all(row["unbiased"] for row in rows if row["objective"] == name)
     ]
-    return Lead(SAY.question(), _verdict(pair, rows), figure, [SAY.exact(exact)] if exact else [])
+    more = [SAY.exact(exact)] if exact else []
+    return Lead(SAY.question(), _verdict(pair, rows), figure, more + _trained(runs[0]))
+
+
+def _trained(run: Distilled) -> list[str]:
+    """Return which students come nearest, which rest beside the teacher, and which lose the most mass at rest."""
+    said = []
+    if run.final and math.isfinite(run.final[0]["kl"]):
+        said.append(SAY.nearest(run.final[0], run.final[-1]))
+    lost = [row for row in run.final if row["rest_mass_lost_low"] > 0.0]
+    if lost:
+        said.append(SAY.lost(max(lost, key=lambda row: float(row["rest_mass_lost"]))))
+    return said
 
 
 def _verdict(pair: str, rows: Sequence[Row]) -> str:
@@ -70,10 +83,16 @@ def _run(run: Distilled) -> Iterator[Block]:
     yield from section_figures.figures(run)
     for pair, rows in run.pairs.items():
         yield Details(SAY.numbers(pair), [table(SAY.numbers(pair), DISTILL, rows, SHOWN)])
+    if run.final:
+        yield table(SAY.final_title(), FINAL, run.final, TRAINED)
 
 
 def _bias(row: Row, name: str) -> Cell:
     return Cell("0" if row["unbiased"] else share(row[name]), float(row[name]))
+
+
+def _rest(row: Row, name: str) -> Cell:
+    return Cell("0" if row["rests"] == AT else number(row[name]), float(row[name]))
 
 
 def _status(row: Row, name: str) -> Cell:
@@ -93,6 +112,19 @@ SHOWN = (
     Shown("rel_std", lambda row, name: Cell(amount(row[name]), float(row[name]))),
     Shown("bytes_per_token", cells.whole),
     Shown("status", _status),
+)
+
+TRAINED = (
+    Shown("arm", cells.name),
+    Shown("prefixes", cells.text),
+    Shown("kl", cells.interval()),
+    Shown("difference", cells.interval()),
+    Shown("kl_pq", cells.interval()),
+    Shown("mass_lost", cells.percent_interval),
+    Shown("outcome", cells.text),
+    Shown("rest_kl", _rest),
+    Shown("rest_mass_lost", cells.percent_interval, SAY.lost_at_rest()),
+    Shown("rests", cells.text),
 )
 
 TERMS = ("q_p", "distillation", "score", "semi_gradient", "gradient_bias", "gradient_noise")

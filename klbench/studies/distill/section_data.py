@@ -9,7 +9,7 @@ from functools import cached_property
 from klbench.report.blocks import Tables
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row
-from klbench.studies.distill.columns import DISTILL
+from klbench.studies.distill.columns import DISTILL, FINAL
 
 OWNERS = ("teacher", "student")
 
@@ -25,6 +25,11 @@ class Distilled(RunTables):
         for row in self.rows(DISTILL):
             found.setdefault(row["pair"], []).append(row)
         return found
+
+    @cached_property
+    def final(self) -> list[Row]:
+        """The rows of all arms, the nearest to the teacher first; those that all diverged last."""
+        return sorted(self.rows(FINAL), key=lambda row: (math.isnan(row["kl"]), row["kl"]))
 
 
 def load(tables: Tables) -> list[Distilled]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import share
-from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
+from klbench.report.plots import Axis, Bar, Line, Mark, bars, down, legend, lines
 from klbench.report.prose import prose
+from klbench.studies.distill.columns import NOWHERE
 from klbench.studies.distill.section_data import OWNERS, Distilled, known, truncated
 
 SAY = prose(__package__)
@@ -19,6 +21,9 @@ def figures(run: Distilled) -> Iterator[Figure]:
     """Yield the figures of a run: of the teacher's support, of the student's, and of objectives without any."""
     yield from _curves(run)
     yield from _without_support(run)
+    if run.final:
+        yield _reached(run)
+        yield _masses(run)
 
 
 def _curves(run: Distilled) -> Iterator[Figure]:
@@ -74,3 +79,52 @@ def _without_support(run: Distilled) -> Iterator[Figure]:
         yield Figure(
             f"distill-whole{run.stem}", SAY.bars_title(), SAY.bars_caption(), panels, [ENTRY]
         )
+
+
+AFTER = LegendEntry("after training", 0, "o")
+AT_REST = LegendEntry("a free student at rest", 1, "D")
+THEIRS = LegendEntry("the teacher", 2, "s")
+SHIFT = 0.17
+LEAST = 1e-4
+"""KLs below this, in nats, are drawn there: a logarithmic axis has no 0."""
+
+
+def _reached(run: Distilled) -> Figure:
+    """Return where each arm ends, with intervals, and where a free student rests."""
+    marks = []
+    for row in run.final:
+        low, high = max(row["kl_low"], LEAST), row["kl_high"]
+        marks.append(Mark(row["arm"], max(row["kl"], LEAST), AFTER, low, high, offset=-SHIFT))
+        if math.isfinite(row["rest_kl"]):
+            at, wanders = max(row["rest_kl"], LEAST), row["rests"] == NOWHERE
+            marks.append(Mark(row["arm"], at, AT_REST, hollow=wanders, offset=SHIFT))
+    panel = down(SAY.kl_axis(), marks, Axis(SAY.kl_axis(), scale="log"))
+    return Figure(
+        f"distill-reached{run.stem}",
+        SAY.reached_title(),
+        SAY.reached_caption(),
+        [panel],
+        [AFTER, AT_REST],
+    )
+
+
+def _masses(run: Distilled) -> Figure:
+    """Return the student's mass on its support after training and at rest, beside the teacher's."""
+    marks = []
+    for row in run.final:
+        marks += [
+            Mark(row["arm"], 100 * row["teacher_mass"], THEIRS, offset=-SHIFT),
+            Mark(row["arm"], 100 * row["mass"], AFTER),
+        ]
+        if math.isfinite(row["rest_mass"]):
+            wanders = row["rests"] == NOWHERE
+            at = 100 * row["rest_mass"]
+            marks.append(Mark(row["arm"], at, AT_REST, hollow=wanders, offset=SHIFT))
+    panel = down(SAY.mass_axis(), marks, Axis(SAY.mass_axis()))
+    return Figure(
+        f"distill-mass{run.stem}",
+        SAY.mass_title(),
+        SAY.mass_caption(),
+        [panel],
+        [THEIRS, AFTER, AT_REST],
+    )

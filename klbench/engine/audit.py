@@ -7,17 +7,22 @@ import ast
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Never
 
 from klbench import inputs
-from klbench.audit import isolated
+from klbench.audit import field, isolated
 from klbench.audit.arguments import USES, WORDS
-from klbench.audit.findings import KINDS
+from klbench.audit.field import Record
+from klbench.audit.findings import IMPORTED, KINDS, SCHEMA_VERSION
+from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
 
 RIGHT, WRONG, REFUSED, FAILED = 0, 1, 2, 3
+ALONE = ("args", "fixed", "sampled_by", "output", "expect", "expect_gradient", "baseline")
+"""Options that make no sense of several functions at once."""
 EXAMPLES = """\
 TARGET is package.module:function or path/file.py:function; file.py:make() is what make gives back. Naming it imports it.
 
@@ -25,7 +30,8 @@ examples:
   klbench audit my/loss.py:kl_penalty
   klbench audit verl.trainer.ppo.core_algos:kl_penalty --with kl_penalty=low_var_kl
   klbench audit my/loss.py:grpo_loss --as loss --args logprobs,ref_logprobs,old_logprobs,advantages,mask
-  klbench audit my/loss.py:kl --expect k3 --expect-gradient "KL(q||p)" --json audit.json
+  klbench audit my/loss.py:kl --expect k3 --expect-gradient "KL(q||p)" --json audit.json --out reports/audit
+  klbench audit --installed --out reports/trainers
 
 q samples and p is the reference; where there is no reference but old_*, rollout_* or sampling_*, that one is q.
 exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed
@@ -46,7 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("target", metavar="TARGET")
+    add("target", metavar="TARGET", nargs="?")
+    add(
+        "--installed",
+        action="store_true",
+        help="in place of a target: the KL functions and losses of the trainers that are installed",
+    )
     add(
         "--as",
         dest="used_as",
@@ -92,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         help="for one call (%(default)g)",
     )
     add("--json", metavar="FILE", help="write the findings to this file")
+    add("--out", metavar="DIR", help="write a page and the tables to this new folder")
     return parser
 
 
@@ -115,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
         if {"-h", "--help"} & set(arguments):
             print(_parser().format_help())
             return RIGHT
-        return _audit(_parser().parse_args(list(arguments)))
+        return _audit(_parser().parse_args(list(arguments)), arguments)
     except ConfigError as error:
         print("klbench:", *str(error).split("\n"), file=sys.stderr)
         return REFUSED
@@ -124,11 +136,60 @@ def main(arguments: Sequence[str]) -> int:
         return FAILED
 
 
-def _audit(options: argparse.Namespace) -> int:
+def _audit(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    began = time.monotonic()
+    file, out = _checked(options)
+    known = set() if options.baseline is None else _known(options.baseline)
+    records = _installed(options) if options.installed else [_one(options)]
+    made = [record.found.plain for record in records if record.found is not None]
+    if file is not None:
+        together = {"schema_version": SCHEMA_VERSION, "audits": made}
+        _write(file, together if options.installed else dict(made[0]))
+    if out is not None:
+        from klbench.studies.audit.folder import write  # the page, and what draws it
+
+        print(write(out, records, arguments, _settings(options), began))
+    counted = ("error", "warning") if options.strict else ("error",)
+    new = [
+        each
+        for found in made
+        for each in found["findings"]
+        if each["severity"] in counted and each["kind"] not in known
+    ]
+    return WRONG if new else RIGHT
+
+
+def _checked(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
+    """Return where JSON and page go, both of which can be written."""
+    if bool(options.target) == options.installed:
+        raise ConfigError("audit: expected a TARGET, or --installed in its place")
+    if options.installed and (given := [name for name in ALONE if getattr(options, name)]):
+        raise ConfigError(f"--{given[0].replace('_', '-')}: is of one target, not of --installed")
     if not options.time_limit > 0.0:
         raise ConfigError(f"--time-limit {options.time_limit:g}: expected a number above 0")
     file = None if options.json is None else _writable(options.json)
-    known = set() if options.baseline is None else _known(options.baseline)
+    if options.out is None:
+        return file, None
+    out = inputs.expanded(options.out)
+    try:
+        RunFolder.check_new(out)
+    except ConfigError as error:
+        raise ConfigError(
+            str(error).replace("out=", "--out ").partition(", or continue")[0]
+        ) from None
+    return file, out
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what was asked for, as ``config.yaml`` keeps it."""
+    if options.installed:
+        return {"installed": True, "as": "kl"}
+    given = vars(options) | {"as": options.used_as, "with": options.fixed}
+    names = ("target", "as", "args", "with", "sampled_by", "output", "expect", "expect_gradient")
+    return {name: given[name] for name in (*names, "allow")}
+
+
+def _one(options: argparse.Namespace) -> Record:
     allow = [kind for each in options.allow for kind in each.split(",")]
     found = isolated.audit(
         options.target,
@@ -144,16 +205,30 @@ def _audit(options: argparse.Namespace) -> int:
         },
         options.time_limit,
     )
-    print("\n".join(found.pop("lines")))
-    if file is not None:
-        _write(file, found)
-    counted = ("error", "warning") if options.strict else ("error",)
-    new = [
-        each
-        for each in found["findings"]
-        if each["severity"] in counted and each["kind"] not in known
-    ]
-    return WRONG if new else RIGHT
+    print("\n".join(found.lines))
+    return Record(options.target, found)
+
+
+def _installed(options: argparse.Namespace) -> list[Record]:
+    """Audit what is installed, one after the other, each in a process of its own."""
+    places = [place for place in field.places() if place.version]
+    if not places:
+        libraries = ", ".join(dict.fromkeys(place.library for place in field.places()))
+        raise ConfigError(f"--installed: none of these is installed: {libraries}")
+    allow = [kind for each in options.allow for kind in each.split(",")]
+    records = []
+    for place in places:
+        given = place.audited() | {"allow": allow}
+        try:
+            found = isolated.audit(place.target, given, options.time_limit, field.load)
+        except (ConfigError, RunError) as error:
+            records.append(Record(place.target, None, str(error), place))
+            print(f"{place.target}: not audited: {error}", flush=True)
+            continue
+        records.append(Record(place.target, found, "", place))
+        taken = "" if found.taken == IMPORTED else f"  taken {found.taken}"
+        print("\n".join(filter(None, (*found.lines, taken))), flush=True)
+    return records
 
 
 def _known(file: str) -> set[str]:

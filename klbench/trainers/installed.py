@@ -1,4 +1,4 @@
-"""Functions of other libraries, taken from their installed files without importing the libraries.
+"""Functions of trainers and their libraries, taken from their installed files without an import.
 
 The libraries pin versions that exclude each other, and importing one loads half of an ecosystem. What is wanted is a
 function of ten lines: it is read from the installed distribution's own file, with those of the file's statements that it refers
@@ -10,6 +10,7 @@ import __future__
 
 import ast
 import builtins
+import contextlib
 import importlib
 import importlib.metadata
 from collections.abc import Callable, Iterator, Sequence
@@ -27,15 +28,18 @@ class MissingError(Exception):
 
 @dataclass
 class Module:
-    """A file of an installed distribution, of which some statements are executed on demand."""
+    """A file of an installed distribution, of which some statements are executed on demand.
+
+    What it imports from its own library is taken from those files in the same way.
+    """
 
     name: str
     distribution: str
     version: str
     path: Path
     tree: ast.Module
-    space: dict[str, Any] = field(default_factory=lambda: {"__name__": "peer", "__package__": ""})
-    """Without a package: imports of its neighbours fail."""
+    space: dict[str, Any] = field(default_factory=lambda: {"__name__": __name__, "__package__": ""})
+    """Without a package, in which an import of the library itself would run."""
 
     def need(self, names: set[str]) -> None:
         """Execute the statements that bind these names, and before them what those refer to."""
@@ -49,10 +53,12 @@ class Module:
 
     def _execute(self, statement: ast.stmt, bound: set[str]) -> None:
         try:
-            if isinstance(statement, ast.ImportFrom) and (
-                statement.level or (statement.module or "").startswith(self.distribution)
-            ):
-                raise ImportError("a part of the library that is not loaded")
+            if isinstance(statement, ast.Import | ast.ImportFrom) and self._own(statement):
+                self.space |= {
+                    alias.asname or alias.name: self._neighbour(statement, alias.name)
+                    for alias in statement.names
+                }
+                return
             code = compile(
                 ast.Module([statement], []),
                 str(self.path),
@@ -61,8 +67,36 @@ class Module:
                 dont_inherit=True,
             )
             exec(code, self.space)  # what an import of the library would execute too
-        except ImportError as error:
+        except Exception as error:  # noqa: BLE001  # a module may raise anything
             self.space |= {name: _Absent(f"{name}: {error}") for name in bound}
+
+    def _own(self, statement: ast.Import | ast.ImportFrom) -> bool:
+        """Tell whether an import is of the library itself."""
+        if isinstance(statement, ast.ImportFrom) and statement.level:
+            return True
+        dotted = (
+            statement.names[0].name if isinstance(statement, ast.Import) else statement.module or ""
+        )
+        return dotted.partition(".")[0] == self.name.partition("/")[0]
+
+    def _neighbour(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:
+        """Return what an import of the library itself binds: a name of another file, or that file."""
+        if isinstance(statement, ast.Import):
+            folder, parts = Path(), name.split(".")
+        else:
+            folder = Path(self.name).parents[statement.level - 1] if statement.level else Path()
+            parts = [*filter(None, (statement.module or "").split(".")), name]
+        whole = folder.joinpath(*parts)
+        try:
+            for file in (f"{whole}.py", f"{whole}/__init__.py"):
+                with contextlib.suppress(MissingError):
+                    return Neighbour(module(self.distribution, file))
+            for file in (f"{whole.parent}.py", f"{whole.parent}/__init__.py"):
+                with contextlib.suppress(MissingError):
+                    return getattr(Neighbour(module(self.distribution, file)), name)
+        except Exception as error:  # noqa: BLE001  # a file may raise anything
+            return _Absent(f"{name}: {error}")
+        return _Absent(f"{name}: a part of the library that is not installed")
 
     def find(self, name: str) -> ast.FunctionDef:
         """The definition of a function, or of a method as ``Class.method``."""
@@ -83,6 +117,20 @@ class Module:
         return definition
 
 
+class Neighbour:
+    """A file of a library as what a module would be: its names are executed when they are asked for."""
+
+    def __init__(self, source: Module) -> None:
+        self._source = source
+
+    def __getattr__(self, name: str) -> Any:
+        self._source.need({name})
+        try:
+            return self._source.space[name]
+        except KeyError:
+            raise AttributeError(f"{self._source.name} has no {name}") from None
+
+
 class _Absent:
     """Stands for what could not be imported, and says so when it is used."""
 
@@ -91,6 +139,19 @@ class _Absent:
 
     def __call__(self, *_: Any, **__: Any) -> Any:
         raise RunError(f"not loaded: {self._reason}")
+
+    def __getattr__(self, name: str) -> _Absent:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self
+
+    def __instancecheck__(self, _: object) -> bool:
+        return False
+
+    def __or__(self, _: object) -> _Absent:
+        return self
+
+    __ror__ = __or__
 
 
 def _annotations() -> int:
@@ -148,6 +209,21 @@ def module(distribution: str, file: str) -> Module:
     )
 
 
+def imported(file: str, name: str) -> Callable[..., Any]:
+    """Return a function, or a method as ``Class.method``, of a module that is imported as it is.
+
+    Raises
+    ------
+    Exception
+        Whatever an import raises.
+    """
+    found: Any = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    for part in name.split("."):
+        found = getattr(found, part)
+    made: Callable[..., Any] = found
+    return made
+
+
 def function(distribution: str, file: str, name: str) -> Callable[..., Any]:
     """A function, or a static method as ``Class.method``.
 
@@ -169,7 +245,7 @@ def function(distribution: str, file: str, name: str) -> Callable[..., Any]:
 def expression(
     distribution: str, file: str, name: str, target: str, arguments: Sequence[str]
 ) -> Callable[..., Any]:
-    """Return what a function assigns to ``target`` first, as a function of the names in ``arguments``.
+    """Return the first expression that a function assigns to ``target``, as a function of ``arguments``.
 
     Raises
     ------
@@ -178,7 +254,9 @@ def expression(
     """
     source = module(distribution, file)
     for each in ast.walk(source.find(name)):
-        if isinstance(each, ast.Assign) and [ast.unparse(one) for one in each.targets] == [target]:
+        if not isinstance(each, ast.Assign) or isinstance(each.value, ast.Constant):
+            continue
+        if [ast.unparse(one) for one in each.targets] == [target]:
             source.need(_used(each.value) - set(arguments))
             taken = ast.arguments(
                 [], [ast.arg(argument) for argument in arguments], None, [], [], None, []
