@@ -125,7 +125,7 @@ def _work(
         sender.send(("done", plain))
     except ConfigError as error:
         sender.send(("refused", str(error)))
-    except BaseException as error:  # noqa: BLE001  # a border: what fails here is told on the other side
+    except BaseException as error:  # noqa: BLE001  # told on the other side
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
         sender.send(("failed", f"{where}: {type(error).__name__}: {error}"))
