@@ -12,7 +12,7 @@ from klbench.engine import DONE, FAILED, INTERRUPTED, WRONG
 from klbench.machine import __version__
 from klbench.types import ConfigError, RunError
 
-VERBS = {"audit": "klbench.audit.command", "doctor": "klbench.engine.doctor"}
+VERBS = {"audit": "klbench.engine.audit", "doctor": "klbench.engine.doctor"}
 """Commands beside ``key=value``, and the modules whose ``main`` they are."""
 
 
@@ -24,9 +24,7 @@ def command_line(arguments: Sequence[str]) -> int:
     processes.hush_helpers()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
-    if arguments and arguments[0] == "audit":
-        from klbench.engine.audit import main as audit
-
+    if arguments and arguments[0] in VERBS:
         try:
             code: int = importlib.import_module(VERBS[arguments[0]]).main(arguments[1:])
             return code

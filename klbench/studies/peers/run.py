@@ -14,7 +14,8 @@ import torch
 from klbench import estimators
 from klbench.context import Context
 from klbench.machine import __version__
-from klbench.studies.peers.cases import HERE, REGIMES, SUBJECTS, Peer, Subject, Two, inputs
+from klbench.studies.peers.cases import REGIMES, SUBJECTS, Peer, Subject, Two, inputs
+from klbench.studies.peers.columns import HERE
 from klbench.studies.peers.options import PeersOptions
 from klbench.studies.peers.verdicts import verdicts
 from klbench.study import Summary
