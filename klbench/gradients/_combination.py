@@ -145,7 +145,11 @@ class Combination:
             (
                 self.baseline != "none"
                 and self.placement not in ("reward", "reward_to_go")
-                and not (self.placement == "full_with_score" and self.per_decision),
+                and not (
+                    self.placement == "full_with_score"
+                    and self.per_decision
+                    and self.baseline != "batch_mean"
+                ),
                 "only a reward has a baseline",
             ),
             (
@@ -188,10 +192,6 @@ class Combination:
         yield (
             self.per_decision and self.placement not in ("reward_to_go", "full", "full_with_score"),
             f"{PER_DECISION} is of the placements reward_to_go, full and full_with_score",
-        )
-        yield (
-            self.per_decision and self.placement == "full_with_score" and self.baseline in GROUPED,
-            "the exact KL has no baseline of a group",
         )
         yield (
             self.normalised and (not self.factors or self.ratio_gradient or self.per_decision),

@@ -151,6 +151,8 @@ register(Combination(
 ))  # fmt: skip
 register(Combination(
     "k3_sequence_ratio_loss", "k3", "loss", "sequence", "sequence_ratio", ratio_gradient=True, claim=QP, off_policy=True,
+    aliases=("ukl_qp_ratio_loss",), used_by="RPG-URKL, where the sampler is the reference",
+    source="Zhang et al. 2025, RPG, arXiv:2505.17508, table 1: the unnormalised KL",
 ))  # fmt: skip
 register(Combination(
     "k2_sequence_detached_ratio_loss", "k2", "loss", "sequence", "sequence_ratio", claim=QP, off_policy=True,
