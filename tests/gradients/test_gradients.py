@@ -149,11 +149,17 @@ def test_claims(model):
 
 
 def binds(combination, task, stale):
-    """Whether its weight is another than the sequence's ratio: no mask keeps all there is, and no two policies are one."""
+    """Whether its weight is another than the sequence's ratio: a bound keeps not all there is, no two policies are one."""
     if any((each.new, each.old) != ("q", "mu") for each in combination.factors):
         return {"lag", "mismatch"} <= set(stale)
-    masked = any(each.kind == "sequence_mask" for each in combination.factors)
-    return not masked or any((ratio(combination, a.rollouts) == 0).any() for a in task.atoms())
+    if combination.placement != "reward" or combination.signed:
+        return True
+    return any(
+        not torch.allclose(
+            ratio(combination, of), ratio(gradients.get("k1_reward_sequence_ratio"), of)
+        )
+        for of in (atoms.rollouts for atoms in task.atoms())
+    )
 
 
 @pytest.mark.parametrize(
