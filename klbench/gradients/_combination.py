@@ -226,6 +226,11 @@ class Combination:
         return any(KINDS[each.kind].signed for each in self.factors)
 
     @property
+    def trainable(self) -> bool:
+        """True for what the loops of training compute: weights of a sequence's own, whose sign no reward decides."""
+        return not (self.normalised or self.per_decision or self.signed) and self.gamma == 1.0
+
+    @property
     def simple(self) -> bool:
         """True without any of what not every trainer's loop can compute: the reference, and weights of q over the sampler."""
         return (

@@ -43,6 +43,16 @@ class Factor:
         """True for one number a sequence, whatever the level."""
         return KINDS[self.kind].scope == "sequence"
 
+    @property
+    def unbounded(self) -> bool:
+        """True where nothing keeps the weight from growing with the ratio."""
+        return self.kind in PLAIN or KINDS[self.kind].statistic in ("binary_kl", "tv")
+
+    @property
+    def reaches(self) -> bool:
+        """True where a token's weight changes with the probabilities of other tokens, too."""
+        return self.whole or self.kind in ("prefix_ratio", "decision_ratio")
+
     def weight(
         self,
         log_ratio: Array,
