@@ -43,7 +43,7 @@ _register(
     "k1_reward_masked_ratio",
     "k1/reward_to_go/token/masked_ratio:0.5-5",
     QP,
-    "IcePop: verl rollout_is_threshold=0.5_5; OpenRLHF is_correction_level=token; NeMo-RL icepop",
+    "IcePop, as verl's rollout_is_threshold=0.5_5, OpenRLHF's is_correction_level=token, NeMo-RL's icepop",
     "Ant Ling team 2025, Small leak can sink a great ship",
     aliases=("icepop",),
 )
@@ -51,7 +51,7 @@ _register(
     "k1_reward_clipped_ratio",
     "k1/reward_to_go/token/clipped_ratio:0-5",
     QP,
-    "CISPO: TRL loss_type=cispo; OpenRLHF is_correction_mode=clip",
+    "CISPO, as TRL's loss_type=cispo, OpenRLHF's is_correction_mode=clip",
     "MiniMax 2025, MiniMax-M1, eq. 4: the ratio is cut off and detached",
     aliases=("cispo",),
 )
@@ -59,21 +59,21 @@ _register(
     "k1_reward_binary_kl",
     "k1/reward_to_go/token/binary_kl:0.05",
     QP,
-    "OpenRLHF is_correction_gating=binary_kl",
+    "OpenRLHF's is_correction_gating=binary_kl",
     "Qi et al. 2026, DPPO, arXiv:2602.04879, without the advantage's sign",
 )
 _register(
     "k1_reward_tv",
     "k1/reward_to_go/token/tv:0.2",
     QP,
-    "OpenRLHF is_correction_gating=tv",
+    "OpenRLHF's is_correction_gating=tv",
     "the same with the change of the token's probability",
 )
 _register(
     "k1_reward_dppo_tv",
     "k1/reward_to_go/token/dppo_tv:0.2",
     QP,
-    "verl loss_mode=dppo_tv; prime-rl",
+    "DPPO, as verl's loss_mode=dppo_tv, prime-rl's mask",
     "Qi et al. 2026, DPPO, arXiv:2602.04879",
     aliases=("dppo",),
 )
@@ -81,7 +81,7 @@ _register(
     "k1_reward_normalised_token_ratio",
     "k1/reward_to_go/token/truncated_ratio:normalised",
     QP,
-    "verl rollout_is=token rollout_is_batch_normalize=true",
+    "verl's rollout_is=token rollout_is_batch_normalize=true",
     "weights over their mean in the group",
 )
 
@@ -90,7 +90,7 @@ _register(
     "k1_reward_sequence_mask",
     "k1/reward/token/sequence_mask:3",
     QP,
-    "TRL vllm_importance_sampling_mode=sequence_mask, by default, on its policy term alone",
+    "TRL's vllm_importance_sampling_mode=sequence_mask, its default, on the policy term alone",
     "sequences beyond the cap count as 0",
     aliases=("mis",),
 )
@@ -98,7 +98,7 @@ _register(
     "k1_reward_sequence_truncated_ratio",
     "k1/reward/sequence/truncated_ratio",
     QP,
-    "verl rollout_is=sequence; TRL vllm_importance_sampling_mode=sequence_truncate",
+    "verl's rollout_is=sequence, TRL's vllm_importance_sampling_mode=sequence_truncate",
 )
 _register(
     "k1_reward_geometric_ratio",
@@ -112,20 +112,20 @@ _register(
     "k1_reward_geometric_mask",
     "k1/reward_to_go/token/geometric_mask:0.5-5",
     QP,
-    "OpenRLHF is_correction_level=seq; NeMo-RL seq-mask-tis",
+    "OpenRLHF's is_correction_level=seq, NeMo-RL's seq-mask-tis",
     "a token's ratio, where the geometric mean of its sequence's is inside the bounds",
 )
 _register(
     "k1_reward_rejected",
     "k1/reward_to_go/token/truncated_ratio*seq_mean_k1:0.5-2",
     QP,
-    "verl rollout_is=token rollout_rs=seq_mean_k1 rollout_rs_threshold=0.5_2",
+    "verl's rollout_is=token rollout_rs=seq_mean_k1 rollout_rs_threshold=0.5_2",
 )
 _register(
     "k1_reward_opsm",
     "k1/reward_to_go/token/token_ratio*opsm:0.1",
     QP,
-    "TRL off_policy_mask_threshold; slime and ms-swift: OPSM",
+    "OPSM, as TRL's off_policy_mask_threshold",
     "DeepSeek-AI 2025, DeepSeek-V3.2, eq. 9",
     aliases=("opsm",),
 )
@@ -133,14 +133,14 @@ _register(
     "k1_reward_normalised_sequence_ratio",
     "k1/reward/token/sequence_ratio:normalised",
     QP,
-    "verl rollout_is=sequence rollout_is_batch_normalize=true",
+    "verl's rollout_is=sequence rollout_is_batch_normalize=true",
     "the self-normalised estimate of a group",
 )
 _register(
     "k3_geometric_ratio_loss",
     "k3/loss/token/geometric_ratio:differentiated",
     "biased",
-    "TRL GRPO and Liger with importance_sampling_level=sequence",
+    "TRL GRPO importance_sampling_level=sequence; Liger importance_sampling_level=sequence",
     "each token's k3 times the differentiated ratio of GSPO",
     one_token=QP,
 )
@@ -150,7 +150,7 @@ _register(
     "k3_old_ratio_loss",
     "k3/loss/token/token_ratio@q:old:differentiated",
     "biased",
-    "TRL GRPO with vLLM: the ratio is to the policy before the step, whoever sampled",
+    "TRL GRPO use_vllm (the ratio is to the policy before the step, whoever sampled)",
     "k3_ratio_loss where the engine computes what the trainer does",
     one_token=QP,
 )
@@ -170,7 +170,7 @@ _register(
     "k1_reward_decoupled_sequence_ratio",
     "k1/reward/token/sequence_ratio@q:old*sequence_ratio@old:mu",
     QP,
-    "AReaL's and verl's decoupled weights, neither cut off",
+    "decoupled weights, as AReaL's, neither of them cut off",
     off_policy=True,
 )
 
@@ -230,7 +230,7 @@ _register(
     "k1_own_token",
     "k1/reward_to_go/token/none/none/gamma=0",
     "biased",
-    "tinker-cookbook kl_discount_factor=0; slime, NeMo-RL and verl distillation on-policy",
+    "tinker-cookbook kl_discount_factor=0; verl distillation use_policy_gradient=true on-policy",
     "k2_loss, sample by sample",
     aliases=("opd",),
     one_token=QP,

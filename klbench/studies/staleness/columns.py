@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from klbench.columns import COMBINATIONS as COMBINATIONS
 from klbench.columns import DESCRIBED, MEASURED, OF_EXACT, TASK
-from klbench.schema import Column, Schema, text
+from klbench.schema import Column, Schema, integer, text
+
+WEIGHTS = (
+    Column(
+        "weight_mean",
+        "mean weight of a token, or of a sequence where all its tokens have one; 1: none of the weight is lost",
+        optional=True,
+    ),
+    Column("weight_ess", "the square of that over the mean squared weight", optional=True),
+    Column(
+        "weight_kept", "share of the tokens, or sequences, whose weight is not 0", optional=True
+    ),
+)
+"""The weights of one combination."""
 
 STALENESS = Schema(
     "staleness",
@@ -18,7 +31,34 @@ STALENESS = Schema(
             "effective sample size of whole sequences, 1 over the mean squared weight; the mean over prompts",
         ),
         Column("ess_token", "the same of single tokens"),
+        *WEIGHTS,
     ),
+)
+
+CHOICES = Schema(
+    "choices",
+    "One row for each pair, lag and range of batches: the combination with the least error there, of bias and noise.",
+    (
+        *TASK[:2],
+        Column("staleness", "KL(q‖μ) of the policy from the sampler", "nats", heading="Lag"),
+        text("among", "all; or sampled: those that need no full vocabulary", "Among"),
+        integer("batch_from", "smallest batch, in sequences", "Batches from"),
+        Column("batch_to", "largest batch; infinite for the last one", heading="to"),
+        text("combination", "name in klbench", "Combination"),
+        text("typed", "the name by which the run was asked for it"),
+        text("correction", "what it is weighted with", "Weight"),
+        Column("rel_bias", f"its bias, {OF_EXACT}", heading="Off by"),
+        Column("rel_std", f"noise of one of its samples, {OF_EXACT}", heading="Noise"),
+        Column(
+            "rel_error_from",
+            f"root of bias² + noise² / batch at the smallest of these batches, {OF_EXACT}",
+            heading="Error there",
+        ),
+        Column(
+            "plain_up_to", "largest batch in which no weight at all errs less than it; 0: never"
+        ),
+    ),
+    optional=True,
 )
 
 CORRECTIONS = Schema(
@@ -69,4 +109,4 @@ CORRECTIONS = Schema(
     ),
 )
 
-TABLES = (STALENESS, CORRECTIONS, COMBINATIONS)
+TABLES = (STALENESS, CORRECTIONS, CHOICES, COMBINATIONS)
