@@ -52,6 +52,7 @@ def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
         row
         for row in STALENESS.rows(staleness)
         if all(math.isfinite(row[key]) for key in ("staleness", "rel_bias", "rel_std"))
+        and " to the " not in row["estimator"]  # a penalty to the sampler is none to the reference
     ]
     same = first_alike(by_combination(rows), ("rel_bias", "rel_std"))
     result = []

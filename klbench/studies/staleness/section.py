@@ -26,7 +26,7 @@ from klbench.report.prose import prose
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, Shown, table
 from klbench.studies.staleness import section_figures
-from klbench.studies.staleness.columns import CORRECTIONS, STALENESS
+from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, STALENESS
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -121,6 +121,24 @@ def _batches(lagging: Lagging) -> Table | None:
     return table(SAY.batches(short(lagging.lags[-1])), CORRECTIONS, biased, shown)
 
 
+def _choices(lagging: Lagging) -> list[Block]:
+    """Return which combination to use below which batch: a figure and the table that says so."""
+    if not lagging.choices:
+        return []
+    shown = (
+        Shown("staleness", cells.short()),
+        Shown("among", cells.words),
+        Shown("batch_from", cells.whole),
+        Shown("batch_to", lambda row, name: Cell(number(row[name]), row[name])),
+        Shown("combination", name_cell),
+        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
+        Shown("rel_std", lambda row, name: noise_cell(row[name])),
+        Shown("rel_error_from", cells.percent),
+    )
+    found = table(SAY.choices(lagging.label), CHOICES, lagging.choices, shown)
+    return [*([section_figures.by_batch(lagging)] if lagging.lags[-1] else []), found]
+
+
 def _limit(row: Row, name: str) -> Cell:
     return Cell(SAY.never() if row[name] < 1 else _batch(row[name]), row[name])
 
@@ -146,11 +164,15 @@ def _run(run: Staleness) -> Iterator[Block]:
     if run.label:
         yield Heading(run.label)
     yield from run.warnings()
+    if run.lagging:
+        yield from _choices(run.lagging[0])
     yield from section_figures.over_lags(run)
-    for lagging in run.lagging:
+    for k, lagging in enumerate(run.lagging):
         tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
+        more = _choices(lagging) if k else []
         yield Details(
-            SAY.numbers(lagging.label, lagging.pair), [each for each in tables if each is not None]
+            SAY.numbers(lagging.label, lagging.pair),
+            [*(each for each in more if isinstance(each, Table)), *filter(None, tables)],
         )
 
 

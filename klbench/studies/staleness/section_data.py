@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.report.combinations import Measured, joined
 from klbench.report.tables import Row
-from klbench.studies.staleness.columns import COMBINATIONS, CORRECTIONS, STALENESS
+from klbench.studies.staleness.columns import CHOICES, COMBINATIONS, CORRECTIONS, STALENESS
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
 """The verdicts in the order of the page."""
@@ -61,6 +61,11 @@ class Lagging:
     def curve(self, combination: str) -> list[Row]:
         """Return the rows of a combination by rising lag."""
         return [row for row in self.rows if row["combination"] == combination]
+
+    @cached_property
+    def choices(self) -> list[Row]:
+        """The combinations with the least error, by lag and batch."""
+        return [row for row in self.run.rows(CHOICES) if row["pair"] == self.pair]
 
     def groups(self, verdict: str) -> list[list[Row]]:
         """Return the verdicts of a kind, those with equal numbers together, the best at the largest lag first."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from klbench.report.axes import tick
@@ -14,6 +15,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.studies.staleness.choices import error
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -95,6 +97,32 @@ def _over_lags(
     ]
     joined = [Line(entry, [x for x, _ in at], [y for _, y in at]) for entry, at in kept if at]
     return lines(lagging.label, joined, axis, Axis(label))
+
+
+def by_batch(lagging: Lagging) -> Figure:
+    """Return the error of each combination that is the best somewhere against the batch, a panel each lag."""
+    names = {row["combination"]: named(row) for row in lagging.choices}
+    entries = legend(list(names), labels=list(names.values()))
+    largest = max(row["batch_from"] for row in lagging.choices)
+    batches = np.geomspace(1.0, 10.0 * largest, 60).tolist()
+    panels = []
+    for lag in lagging.lags:
+        at = {row["combination"]: row for row in lagging.rows if row["staleness"] == lag}
+        drawn = [
+            Line(entry, batches, [100 * error(at[name], batch) for batch in batches])
+            for name, entry in entries.items()
+            if name in at
+        ]
+        y = Axis(SAY.error_axis(), scale="log", levels=(100.0,))
+        panels.append(lines(SAY.lag(short(lag)), drawn, Axis(SAY.batch_axis(), scale="log"), y))
+    caption = SAY.batch_caption(lagging.label)
+    return Figure(
+        f"staleness-batches{lagging.run.stem}",
+        SAY.batch_title(),
+        caption,
+        panels,
+        list(entries.values()),
+    )
 
 
 def _bias(row: Row) -> float:
