@@ -59,7 +59,8 @@ class Combination:
     level
         The estimator is applied to each token's log-ratio and summed, or to the log-ratio of the whole sequence.
     length_mean
-        The sum over tokens is divided by the sequence's own length, as some trainers do; only in the loss.
+        The sum over tokens is divided by the sequence's own length, as some trainers do; only in the
+        loss, and for a token's own term beside its own score.
     correction
         The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With ``decision_ratio`` each term has the
         ratio of the tokens that led to it, wherever its score stands: a token's own term that of all tokens up to it, the
@@ -162,7 +163,7 @@ class Combination:
                 "only a sum over tokens can be divided by the length",
             ),
             (
-                self.length_mean and self.placement in SCORED,
+                self.length_mean and self.placement in SCORED and self.gamma != 0.0,
                 "only what stands in the loss is divided by the length",
             ),
             (

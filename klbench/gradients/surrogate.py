@@ -127,7 +127,10 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     shares = _shares(weight.detach(), rollouts.mask) if combination.normalised else None
     if returns is None:
         return Parts(direct, None, None, shares)
-    return Parts(direct, weight.detach().where(rollouts.mask, 0.0), returns, shares)
+    weights = weight.detach().where(rollouts.mask, 0.0)
+    if combination.length_mean:
+        weights = weights / rollouts.mask.sum(-1, keepdim=True)
+    return Parts(direct, weights, returns, shares)
 
 
 def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:

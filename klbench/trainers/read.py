@@ -160,24 +160,25 @@ PRIME_RL = Trainer(
     (Option("kl_tau", 0.001),),
     (
         Row(
-            {}, "", "src/prime_rl/trainer/rl/loss.py:default_loss_fn", coefficient="kl_tau",
-            note="the square of each token's log-ratio to whoever sampled it, twice k2; there is no reference",
+            {}, "k2_sampler_loss", "src/prime_rl/trainer/rl/loss.py:default_loss_fn", coefficient="kl_tau",
+            note="the square of each token's log-ratio to whoever sampled it, twice this; there is no reference",
         ),
     ),
     also=("prime-rl",),
 )  # fmt: skip
 
+DISCOUNTED = "k1/reward_to_go/token/token_ratio/none/gamma={kl_discount_factor}"
 TINKER = Trainer(
     "tinker_cookbook", "tinker-cookbook", "2026-08", "2026-08-19", "thinking-machines-lab/tinker-cookbook 9dfcc3a",
     (Option("kl_penalty_coef", 0.0), Option("kl_discount_factor", 0.0)),
     (
         Row(
-            {"kl_discount_factor": (0.0,)}, "k2/loss/token/token_ratio", "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
+            {"kl_discount_factor": (0.0,)}, "k1_own_token_ratio", "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef", normalisation=RETURNS, note=f"{OWN}, less the mean over the batch's tokens",
         ),
         Row(
-            {}, "", "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty", coefficient="kl_penalty_coef",
-            note="the discounted sum of the k1 of a token and of those after it, times its score",
+            {}, DISCOUNTED, "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty", coefficient="kl_penalty_coef",
+            normalisation=RETURNS, note="the discounted sum of the k1 of a token and of those after it, times its score",
         ),
     ),
     also=("tinker-cookbook", "tinker"),
@@ -189,12 +190,13 @@ TINKER_DISTILLATION = Trainer(
     (Option("kl_penalty_coef", 1.0), Option("kl_discount_factor", 0.0)),
     (
         Row(
-            {"kl_discount_factor": (0.0,)}, "k2/loss/token/token_ratio",
+            {"kl_discount_factor": (0.0,)}, "k1_own_token_ratio",
             "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef", normalisation=RETURNS, note=f"{OWN}; the reference is the teacher",
         ),
         Row(
-            {}, "", "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty", coefficient="kl_penalty_coef",
+            {}, DISCOUNTED, "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
+            coefficient="kl_penalty_coef", normalisation=RETURNS,
             note="the discounted sum of the k1 of a token and of those after it, times its score",
         ),
     ),

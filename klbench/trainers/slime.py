@@ -12,6 +12,7 @@ from klbench.trainers._trainer import (
     Trainer,
     Value,
     in_reward,
+    own_token,
 )
 
 KINDS = ("k1", "k2", "k3", "low_var_kl")
@@ -66,10 +67,13 @@ def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Ite
         baseline | {"kl_loss_type": ("k1",)}, "k2_loss", where, coefficient="kl_coef", normalisation=RETURNS,
         note="the gradient: each token's own k1, detached, times its own score, which is that of k2",
     )  # fmt: skip
-    yield Row(
-        baseline | {"kl_loss_type": KINDS[1:]}, "", where, coefficient="kl_coef",
-        note="each token's own value, detached, times its own score",
-    )  # fmt: skip
+    for kind in KINDS[1:]:
+        estimator = clamped if kind == "low_var_kl" else kind
+        yield Row(
+            baseline | {"kl_loss_type": (kind,)}, own_token(estimator), where, coefficient="kl_coef",
+            clamp=clamp if kind == "low_var_kl" else "", normalisation=RETURNS,
+            note="each token's own value, detached, times its own score",
+        )  # fmt: skip
     for kind in KINDS:
         yield Row(
             off | {"kl_loss_type": (kind,), "advantage_estimator": ("reinforce_plus_plus", "ppo")},

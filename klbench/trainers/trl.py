@@ -26,6 +26,7 @@ GRPO = Trainer(
         Option("use_bias_correction_kl", True, (True, False), before=(("1.10", False),)),
         Option("loss_type", "dapo", tuple(LOSS_TYPES)),
         Option("importance_sampling_level", "token", ("token", "sequence")),
+        Option("use_vllm", False, (True, False)),
     ),
     normaliser="loss_type", normalisations=LOSS_TYPES,
     rows=(
@@ -35,12 +36,22 @@ GRPO = Trainer(
         ),
         Row({"use_bias_correction_kl": (False,)}, "k3_loss", GRPO_LOSS, coefficient="beta"),
         Row(
-            {"importance_sampling_level": ("token",)}, "k3_ratio_loss", GRPO_LOSS, coefficient="beta",
+            {"importance_sampling_level": ("token",), "use_vllm": (False,)}, "k3_ratio_loss", GRPO_LOSS, coefficient="beta",
+            note="the ratio to the policy before the step, differentiated",
+        ),
+        Row(
+            {"importance_sampling_level": ("token",), "use_vllm": (True,)}, "k3_old_ratio_loss", GRPO_LOSS, coefficient="beta",
             note="the ratio to the policy before the step, differentiated; vLLM's weights multiply the policy's term alone",
         ),
         Row(
-            {"importance_sampling_level": ("sequence",)}, "", GRPO_LOSS, coefficient="beta",
+            {"importance_sampling_level": ("sequence",), "use_vllm": (False,)}, "k3_geometric_ratio_loss", GRPO_LOSS,
+            coefficient="beta",
             note="every token's k3 times the exponential of its sequence's mean log-ratio to the policy before the step",
+        ),
+        Row(
+            {"importance_sampling_level": ("sequence",), "use_vllm": (True,)},
+            "k3/loss/token/geometric_ratio@q:old:differentiated", GRPO_LOSS, coefficient="beta",
+            note="the same; vLLM's weights multiply the policy's term alone",
         ),
     ),
     aliases={

@@ -139,6 +139,14 @@ def test_a_tokens_own_k1_is_k2_in_the_loss_and_its_exact_kl_a_baseline():
     assert full.variance < min(less.variance, own.variance)
 
 
+def test_a_tokens_own_term_may_be_divided_by_the_length():
+    task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
+    specs = ("k1/own_token/token:mean/token_ratio", "k2/loss/token:mean/token_ratio")
+    own, k2 = exact.all_moments([gradients.get(spec) for spec in specs], task)
+    torch.testing.assert_close(own.mean, k2.mean, rtol=1e-10, atol=1e-13)
+    assert own.variance == pytest.approx(k2.variance, rel=1e-9)
+
+
 def test_prime_rls_penalty_is_twice_k2_to_whoever_sampled():
     """``kl_tau * log_importance_ratio**2``, log q/mu of each token, as it is written there."""
     task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
