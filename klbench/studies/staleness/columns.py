@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from klbench.columns import COMBINATIONS as COMBINATIONS
 from klbench.columns import DESCRIBED, MEASURED, OF_EXACT, TASK
-from klbench.schema import Column, Schema, integer, text
+from klbench.schema import Column, Schema, integer, interval, text
 
 WEIGHTS = (
     Column(
@@ -109,4 +109,36 @@ CORRECTIONS = Schema(
     ),
 )
 
-TABLES = (STALENESS, CORRECTIONS, CHOICES, COMBINATIONS)
+OVER_SEEDS = Schema(
+    "over_seeds",
+    "One row for each series of several pairs, lag and combination: bias and noise over its pairs, which differ by the seed.",
+    (
+        TASK[1],
+        Column("staleness", "KL(q‖μ) of the policy from the sampler", "nats", heading="Lag"),
+        text("combination", "name in klbench", "Combination"),
+        text("typed", "the name by which the run was asked for it"),
+        text("placement", "where the estimator stands", "Where"),
+        text("correction", "what it is weighted with", "Weight"),
+        text("baseline", "what is subtracted from the number that multiplies the score"),
+        integer("pairs", "pairs of the series", "Seeds"),
+        integer("right_pairs", "pairs on which its mean is the gradient of KL(q‖p)", "Right on"),
+        Column("rel_bias", f"largest bias on any pair, {OF_EXACT}", heading="Off by, at most"),
+        *interval(
+            Column(
+                "rel_std",
+                f"noise of one sample, geometric mean over pairs, {OF_EXACT}",
+                heading="Noise",
+            )
+        ),
+        *interval(
+            Column(
+                "over_least",
+                "its noise over that of the quietest one that is right on every pair, geometric mean over pairs",
+                heading="Over the quietest",
+            )
+        ),
+    ),
+    optional=True,
+)
+
+TABLES = (STALENESS, CORRECTIONS, CHOICES, OVER_SEEDS, COMBINATIONS)

@@ -16,6 +16,7 @@ from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import combinations_table, shown, typed
 from klbench.studies.staleness.choices import choices
 from klbench.studies.staleness.options import StalenessOptions, _behind
+from klbench.studies.staleness.over_seeds import over_seeds
 from klbench.studies.staleness.tables import corrections
 from klbench.study import Summary
 from klbench.types import Skip
@@ -89,11 +90,12 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])
     names = typed(options.combinations)
-    found = corrections(table, names)
+    found, several = corrections(table, names), over_seeds(table, names)
     return {
         "staleness": table,
         "corrections": found,
         "choices": choices(table, names),
+        **({} if several.empty else {"over_seeds": several}),
         "combinations": combinations_table(chosen),
     }
 
