@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,6 +98,36 @@ def _over_lags(
     ]
     joined = [Line(entry, [x for x, _ in at], [y for _, y in at]) for entry, at in kept if at]
     return lines(lagging.label, joined, axis, Axis(label))
+
+
+def over_seeds(run: Staleness) -> Figure:
+    """Return the noise of each combination over several seeds, with intervals."""
+    kinds = {
+        right: replace(COLOURS[verdict], label=SAY.right(right))
+        for right, verdict in ((True, VERDICTS[0]), (False, VERDICTS[2]))
+    }
+    drawn = [
+        Bar(
+            _wrapped(row),
+            row["rel_std"],
+            kinds[row["right_pairs"] == row["pairs"]],
+            f"{amount(row['rel_std'])} ({amount(row['rel_std_low'])} to {amount(row['rel_std_high'])})",
+        )
+        for row in run.over_seeds
+    ]
+    first = run.over_seeds[0]
+    return Figure(
+        f"staleness-seeds{run.stem}",
+        SAY.seeds_title(),
+        SAY.seeds_caption(first["series"], short(first["staleness"]), first["pairs"]),
+        [bars(SAY.noise(), drawn, Axis(SAY.noise_axis(), place=_room(drawn)), left=0.55)],
+        [kind for kind in kinds.values() if any(bar.entry == kind for bar in drawn)],
+    )
+
+
+def _room(drawn: Sequence[Bar]) -> Callable[[Axes], object]:
+    """Return what makes room for an interval in words beyond the longest bar."""
+    return lambda axes: axes.set_xlim(0.0, 2.0 * max(bar.value for bar in drawn))
 
 
 def by_batch(lagging: Lagging) -> Figure:
