@@ -82,7 +82,7 @@ class Factor:
         ratio = measured.sum if self.whole or (sequence and self._by_level) else log_ratio
         if self.kind in PLAIN:
             return xp.exp(PLAIN[self.kind](measured))
-        if self.kind in ("truncated_ratio", "clipped_ratio"):
+        if self.kind in ("truncated_ratio", "clipped_ratio", "truncated_sequence_ratio"):
             weight = xp.where(xp.exp(ratio) > self.high, self.high, xp.exp(ratio))
             return xp.where(weight < self.low, self.low, weight) if self.low > 0.0 else weight
         inside = self._inside(measured, sequence)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from klbench.registry import unknown
-from klbench.trainers import liger, nemo_rl, openrlhf, read, slime, trl, verl
+from klbench.trainers import liger, nemo_rl, openrlhf, read, rollout, slime, trl, verl
 from klbench.trainers._trainer import (
     LENGTH,
     NONE,
@@ -29,6 +29,7 @@ from klbench.types import ConfigError
 
 TRAINERS: tuple[Trainer, ...] = (
     *trl.TRAINERS, *verl.TRAINERS, *openrlhf.TRAINERS, *liger.TRAINERS, *nemo_rl.TRAINERS, *slime.TRAINERS, *read.TRAINERS,
+    *rollout.TRAINERS,
 )  # fmt: skip
 
 

@@ -303,9 +303,14 @@ class Trainer:
         settings = self.settings(options or {}, version)
         row = self.row(version, settings)
         numbers = {
-            path.rpartition(".")[2]: f"{value:g}"
+            path.rpartition(".")[2]: f"{value:.12g}"
             for path, value in settings.items()
             if isinstance(value, float)
+        }
+        numbers |= {
+            f"{name}_inverse": f"{1 / float(value):.12g}"
+            for name, value in numbers.items()
+            if float(value)
         }
         combination = row.combination.format(**numbers)
         named, normalisation = row.named or combination, ""

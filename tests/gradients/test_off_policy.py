@@ -221,36 +221,61 @@ def test_a_weight_that_is_not_1_on_policy_has_no_closed_form_here():
     assert closed.moments(gradients.get("k2_sampler_loss"), task) is None
 
 
-@pytest.mark.parametrize("spec", [
-    "k1/reward/token/masked_ratio:0.5-5/none", "k1/reward/sequence/sequence_mask:3/none",
-    "k3/loss/token/geometric_ratio:differentiated/none", "k1/reward_to_go/token/truncated_ratio*seq_mean_k1:0.9-1.1/none",
-    "k1/reward_to_go/token/none/token_kl/gamma=0.5", "k2/loss/token/none/none/reference=sampler",
-    "k1/reward/token/sequence_ratio:normalised/none", "k1/reward/token/truncated_ratio:5/none",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "k1/reward/token/masked_ratio:0.5-5/none",
+        "k1/reward/sequence/sequence_mask:3/none",
+        "k3/loss/token/geometric_ratio:differentiated/none",
+        "k1/reward_to_go/token/truncated_ratio*seq_mean_k1:0.9-1.1/none",
+        "k1/reward_to_go/token/none/token_kl/gamma=0.5",
+        "k2/loss/token/none/none/reference=sampler",
+        "k1/reward/token/sequence_ratio:normalised/none",
+        "k1/reward/token/truncated_ratio:5/none",
+    ],
+)
 def test_specs_are_read_as_they_are_written(spec):
     assert gradients.get(spec).spec == spec
     assert gradients.get(gradients.get(spec).spec).spec == spec
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    ("k1/reward/token/maskd_ratio:0.5-5", "unknown correction 'maskd_ratio'; did you mean 'masked_ratio'?"),
-    ("k3/loss/sequence/masked_ratio:0.5-5*token_ratio", "one term for the whole sequence cannot have a masked_ratio"),
-    ("k3/loss/token/opsm:0.1", "takes an advantage of the sequence's own, which only a reward has"),
-    ("k1/reward/token/opsm:0.1/leave_one_out", "takes an advantage of the sequence's own"),
-    ("k1/reward/token/decision_ratio", "is of the placements reward_to_go, full and full_with_score"),
-    ("k1/reward_to_go/token/decision_ratio*tv:0.2", "decision_ratio stands alone"),
-    ("full_kl/full_with_score/token/decision_ratio/batch_mean", "only a reward has a baseline"),
-    ("k3/loss/token/none:normalised", "what is normalised is a detached weight"),
-    ("k1/reward/token/token_ratio:normalised/batch_mean", "normalised weights and a baseline of the same group"),
-    ("k1/reward/token/none/none/gamma=0.5", "gamma is of reward_to_go"),
-    ("k1/reward_to_go/token/none/none/gamma=2", "gamma is from 0 to 1, not 2"),
-    ("k1/reward_to_go/token/none/none/gamma=x", "expected a number after gamma=, got 'x'"),
-    ("k1/reward_to_go/gamma=0/token", "expected estimator/placement/level/correction/baseline"),
-    ("k1/reward_to_go/gama=0", "unknown key of a combination 'gama'; did you mean 'gamma'?"),
-    ("k2/loss/reference=smpler", "unknown reference 'smpler'; did you mean 'sampler'?"),
-    ("full_kl/full/reference=sampler", "the exact KL is that to the reference"),
-    ("k1/reward/gamma=0/gamma=0", "gamma is given twice"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "k1/reward/token/maskd_ratio:0.5-5",
+            "unknown correction 'maskd_ratio'; did you mean 'masked_ratio'?",
+        ),
+        (
+            "k3/loss/sequence/masked_ratio:0.5-5*token_ratio",
+            "one term for the whole sequence cannot have a masked_ratio",
+        ),
+        (
+            "k3/loss/token/opsm:0.1",
+            "takes an advantage of the sequence's own, which only a reward has",
+        ),
+        ("k1/reward/token/opsm:0.1/leave_one_out", "takes an advantage of the sequence's own"),
+        (
+            "k1/reward/token/decision_ratio",
+            "is of the placements reward_to_go, full and full_with_score",
+        ),
+        ("k1/reward_to_go/token/decision_ratio*tv:0.2", "decision_ratio stands alone"),
+        ("full_kl/full_with_score/token/decision_ratio/batch_mean", "only a reward has a baseline"),
+        ("k3/loss/token/none:normalised", "what is normalised is a detached weight"),
+        (
+            "k1/reward/token/token_ratio:normalised/batch_mean",
+            "normalised weights and a baseline of the same group",
+        ),
+        ("k1/reward/token/none/none/gamma=0.5", "gamma is of reward_to_go"),
+        ("k1/reward_to_go/token/none/none/gamma=2", "gamma is from 0 to 1, not 2"),
+        ("k1/reward_to_go/token/none/none/gamma=x", "expected a number after gamma=, got 'x'"),
+        ("k1/reward_to_go/gamma=0/token", "expected estimator/placement/level/correction/baseline"),
+        ("k1/reward_to_go/gama=0", "unknown key of a combination 'gama'; did you mean 'gamma'?"),
+        ("k2/loss/reference=smpler", "unknown reference 'smpler'; did you mean 'sampler'?"),
+        ("full_kl/full/reference=sampler", "the exact KL is that to the reference"),
+        ("k1/reward/gamma=0/gamma=0", "gamma is given twice"),
+    ],
+)
 def test_what_does_not_go_together_is_refused(spec, message):
     with pytest.raises(ConfigError) as error:
         gradients.get(spec)

@@ -14,9 +14,17 @@ from klbench.studies.staleness.run import weights
 
 SMALL = {"kind": "sequence", "vocabulary": 2, "horizon": 3, "prompts": 2, "width": 4, "kl": 0.3}
 NAMES = (
-    "k1_reward", "k3_ratio_loss", "k1_reward_masked_ratio", "k1/reward/token/sequence_mask:1.2", "k2_sampler_loss",
-    "full_loss", "full_with_score", "full_with_score_decision_ratio", "k3_prefix_ratio_loss", "k1_reward_sequence_ratio",
-)  # fmt: skip
+    "k1_reward",
+    "k3_ratio_loss",
+    "k1_reward_masked_ratio",
+    "k1/reward/token/sequence_mask:1.2",
+    "k2_sampler_loss",
+    "full_loss",
+    "full_with_score",
+    "full_with_score_decision_ratio",
+    "k3_prefix_ratio_loss",
+    "k1_reward_sequence_ratio",
+)
 
 
 @pytest.fixture(scope="module")

@@ -41,10 +41,15 @@ def verl(name: str):
     return taken("verl", where, name, verl_F=SimpleNamespace(**sums), **none)
 
 
-@pytest.mark.parametrize(("level", "threshold", "correction"), [
-    ("token", 1.2, "truncated_ratio:1.2@old:mu"), ("token", "0.8_1.3", "masked_ratio:0.8-1.3@old:mu"),
-    ("sequence", 1.2, "truncated_ratio:1.2@old:mu"), ("sequence", "0.8_1.3", "masked_ratio:0.8-1.3@old:mu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("level", "threshold", "correction"),
+    [
+        ("token", 1.2, "truncated_ratio:1.2@old:mu"),
+        ("token", "0.8_1.3", "masked_ratio:0.8-1.3@old:mu"),
+        ("sequence", 1.2, "truncated_ratio:1.2@old:mu"),
+        ("sequence", "0.8_1.3", "masked_ratio:0.8-1.3@old:mu"),
+    ],
+)
 @pytest.mark.parametrize("normalise", [False, True])
 def test_verls_weights(level, threshold, correction, normalise) -> None:
     function = verl("compute_rollout_correction_weights")
@@ -56,10 +61,18 @@ def test_verls_weights(level, threshold, correction, normalise) -> None:
     torch.testing.assert_close(theirs.where(MASK, 0.0), mine, rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("option", [
-    *(f"{where}_{what}" for where in ("token", "seq_sum", "seq_mean") for what in ("k1", "k2", "k3")),
-    "seq_max_k2", "seq_max_k3",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        *(
+            f"{where}_{what}"
+            for where in ("token", "seq_sum", "seq_mean")
+            for what in ("k1", "k2", "k3")
+        ),
+        "seq_max_k2",
+        "seq_max_k3",
+    ],
+)
 def test_verls_rejections(option) -> None:
     """Those by k1 have bounds of mu/old, the inverse of the weight."""
     function = verl("compute_rollout_rejection_mask")
@@ -70,15 +83,24 @@ def test_verls_rejections(option) -> None:
     torch.testing.assert_close(found.where(MASK, 0.0), mine)
 
 
-@pytest.mark.parametrize(("level", "mode", "gating", "threshold", "correction"), [
-    ("token", "mask", "ratio", (0.8, 1.3), "masked_ratio:0.8-1.3@old:mu"),
-    ("token", "clip", "ratio", (0.8, 1.3), "clipped_ratio:0.8-1.3@old:mu"),
-    ("seq", "mask", "ratio", (0.8, 1.1), "geometric_mask:0.8-1.1@old:mu"),
-    ("token", "mask", "binary_kl", (0.0, 0.02), "binary_kl:0.02@old:mu"),
-    ("token", "mask", "tv", (0.0, 0.05), "tv:0.05@old:mu"),
-    ("seq", "mask", "binary_kl", (0.0, 0.02), "token_ratio@old:mu*seq_mean_binary_kl:0.02@old:mu"),
-    ("seq", "mask", "tv", (0.0, 0.06), "token_ratio@old:mu*seq_mean_tv:0.06@old:mu"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("level", "mode", "gating", "threshold", "correction"),
+    [
+        ("token", "mask", "ratio", (0.8, 1.3), "masked_ratio:0.8-1.3@old:mu"),
+        ("token", "clip", "ratio", (0.8, 1.3), "clipped_ratio:0.8-1.3@old:mu"),
+        ("seq", "mask", "ratio", (0.8, 1.1), "geometric_mask:0.8-1.1@old:mu"),
+        ("token", "mask", "binary_kl", (0.0, 0.02), "binary_kl:0.02@old:mu"),
+        ("token", "mask", "tv", (0.0, 0.05), "tv:0.05@old:mu"),
+        (
+            "seq",
+            "mask",
+            "binary_kl",
+            (0.0, 0.02),
+            "token_ratio@old:mu*seq_mean_binary_kl:0.02@old:mu",
+        ),
+        ("seq", "mask", "tv", (0.0, 0.06), "token_ratio@old:mu*seq_mean_tv:0.06@old:mu"),
+    ],
+)
 def test_openrlhfs_corrections(level, mode, gating, threshold, correction) -> None:
     """What multiplies each token's advantage, where the policy has not moved since."""
     made = taken("openrlhf", "openrlhf/models/loss.py", "PolicyLoss.forward")
@@ -86,9 +108,16 @@ def test_openrlhfs_corrections(level, mode, gating, threshold, correction) -> No
     made.__globals__["masked_mean"] = masked_mean
     made.__globals__["aggregate_loss"] = lambda loss, mask, **_: (loss * mask).sum()
     this = SimpleNamespace(
-        policy_loss_type="ppo", is_correction_level=level, is_correction_mode=mode, is_correction_gating=gating,
-        is_correction_threshold=threshold, clip_eps_low=0.2, clip_eps_high=0.2, dual_clip=None, token_level_loss=True,
-    )  # fmt: skip
+        policy_loss_type="ppo",
+        is_correction_level=level,
+        is_correction_mode=mode,
+        is_correction_gating=gating,
+        is_correction_threshold=threshold,
+        clip_eps_low=0.2,
+        clip_eps_high=0.2,
+        dual_clip=None,
+        token_level_loss=True,
+    )
     advantages = torch.ones(N, T, dtype=F64, requires_grad=True)
     loss, *_ = made(this, OLD, OLD, advantages, action_mask=MASK.to(F64), rollout_log_probs=MU)
     (found,) = torch.autograd.grad(-loss, advantages)
