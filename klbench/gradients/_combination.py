@@ -8,6 +8,8 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Literal
 
+from pydantic import ConfigDict
+
 from klbench import estimators
 from klbench.gradients import corrections
 from klbench.gradients._kinds import KINDS
@@ -91,6 +93,8 @@ class Combination:
     called_unbiased_by
         Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own KL.
     """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
     estimator: str

@@ -28,9 +28,15 @@ from klbench.trainers._trainer import (
 from klbench.types import ConfigError
 
 TRAINERS: tuple[Trainer, ...] = (
-    *trl.TRAINERS, *verl.TRAINERS, *openrlhf.TRAINERS, *liger.TRAINERS, *nemo_rl.TRAINERS, *slime.TRAINERS, *read.TRAINERS,
+    *trl.TRAINERS,
+    *verl.TRAINERS,
+    *openrlhf.TRAINERS,
+    *liger.TRAINERS,
+    *nemo_rl.TRAINERS,
+    *slime.TRAINERS,
+    *read.TRAINERS,
     *rollout.TRAINERS,
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -208,6 +214,18 @@ def _text(value: Value) -> str:
 
 
 __all__ = [
-    "NONE", "TRAINERS", "Meaning", "Option", "Row", "Spelling", "Trainer", "Value",
-    "aliases", "get", "meaning", "names", "parse", "spellings",
-]  # fmt: skip
+    "NONE",
+    "TRAINERS",
+    "Meaning",
+    "Option",
+    "Row",
+    "Spelling",
+    "Trainer",
+    "Value",
+    "aliases",
+    "get",
+    "meaning",
+    "names",
+    "parse",
+    "spellings",
+]
