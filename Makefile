@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers published tables clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers published tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -83,8 +83,11 @@ trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, O
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
 
-tables: $(VENV)/.run ## write docs/tables.md again from the studies' declarations, and README's table of trainers from their data
-	$(BIN)/python benchmarks/readme.py
+tables: $(VENV)/.run ## write the pages of docs/ again that are made from data: trainers, tables, footguns
+	$(BIN)/python benchmarks/documents.py
+
+docs: $(VENV)/.test ## build the site of docs/ in build/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean: ## remove the environment, caches and build outputs; run folders stay
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*

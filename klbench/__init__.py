@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from klbench import (
         audit,
         divergences,
+        doctor,
         estimators,
         gradients,
         kernels,
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "audit",
     "divergences",
+    "doctor",
     "estimators",
     "gradients",
     "kernels",

@@ -114,9 +114,13 @@ class Function:
     """
 
     def __init__(
-        self, function: Callable[..., Any], plan: Plan, *, output: str | int | None = None,
+        self,
+        function: Callable[..., Any],
+        plan: Plan,
+        *,
+        output: str | int | None = None,
         started: Callable[[float], None] = lambda _: None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.function, self.plan, self.output, self._started = function, plan, output, started
         self.calls = 0
         self.name = getattr(function, "__qualname__", None) or type(function).__name__
@@ -154,9 +158,14 @@ class Function:
         raise ConfigError(str(first))
 
     def __call__(
-        self, batch: Batch, dtype: str = "float64", *, gradients: tuple[str, ...] = (), beta: float | None = None,
+        self,
+        batch: Batch,
+        dtype: str = "float64",
+        *,
+        gradients: tuple[str, ...] = (),
+        beta: float | None = None,
         changed: Mapping[str, np.ndarray] | None = None,
-    ) -> Result:  # fmt: skip
+    ) -> Result:
         """Call the function.
 
         Parameters
@@ -342,9 +351,11 @@ def numbers(array: Any) -> np.ndarray:
 def quiet() -> Iterator[None]:
     """Capture what is printed, and keep warnings to ourselves."""
     with (
-        contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
         np.errstate(all="ignore"),
-    ):  # fmt: skip
+    ):
         warnings.simplefilter("ignore")
         yield
 

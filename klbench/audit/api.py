@@ -49,11 +49,19 @@ LEAST_DIVISOR = 8.0
 
 
 def audit(
-    function: Callable[..., Any], *, used_as: str = "kl", args: str | Sequence[str] | None = None,
-    fixed: Mapping[str, Any] | None = None, sampled_by: str | None = None, output: str | int | None = None,
-    expect: str | None = None, expect_gradient: str | None = None, allow: Sequence[str] = (), name: str | None = None,
+    function: Callable[..., Any],
+    *,
+    used_as: str = "kl",
+    args: str | Sequence[str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    sampled_by: str | None = None,
+    output: str | int | None = None,
+    expect: str | None = None,
+    expect_gradient: str | None = None,
+    allow: Sequence[str] = (),
+    name: str | None = None,
     started: Callable[[float], None] = lambda _: None,
-) -> Audit:  # fmt: skip
+) -> Audit:
     """Find out what a function of log-probabilities computes, and whether it is right.
 
     Parameters
@@ -104,12 +112,23 @@ def audit(
     form = case.form
     clean = form is not None and form.fault in ("", "sign")
     return Audit(
-        target=name or case.probe.function.name, used_as=used_as, arguments=plan.described(),
-        identified=_named(case) if clean and form is not None else None, scale=float(f"{case.scale:.6g}"),
-        divergence=form.divergence if form else "", clamp=case.identity.clamp, weight=case.weight,
-        reduction=case.reduced.name if case.reduced else "", level=case.identity.level, same_as=_same_as(case),
-        gradient=case.gradient, findings=findings, checks=count, curve=curve(case), right=right(case).name,
-    )  # fmt: skip
+        target=name or case.probe.function.name,
+        used_as=used_as,
+        arguments=plan.described(),
+        identified=_named(case) if clean and form is not None else None,
+        scale=float(f"{case.scale:.6g}"),
+        divergence=form.divergence if form else "",
+        clamp=case.identity.clamp,
+        weight=case.weight,
+        reduction=case.reduced.name if case.reduced else "",
+        level=case.identity.level,
+        same_as=_same_as(case),
+        gradient=case.gradient,
+        findings=findings,
+        checks=count,
+        curve=curve(case),
+        right=right(case).name,
+    )
 
 
 def _divergence(symbol: str | None) -> str | None:

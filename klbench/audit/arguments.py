@@ -159,9 +159,12 @@ def _roles(names: Sequence[str]) -> dict[str, str | None]:
 
 
 def plan(
-    function: Callable[..., Any], used_as: str = "kl", args: str | Sequence[str] | None = None,
-    fixed: Mapping[str, Any] | None = None, sampled_by: str | None = None,
-) -> Plan:  # fmt: skip
+    function: Callable[..., Any],
+    used_as: str = "kl",
+    args: str | Sequence[str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    sampled_by: str | None = None,
+) -> Plan:
     """Return what each parameter gets, by its name or, with ``args``, by its place.
 
     Raises
@@ -306,7 +309,10 @@ def _sided(
             sides = {"policy": "q", "old": "p"}
     names = " ".join((*roles, *said)).lower()
     return Plan(
-        roles, fixed, {side: each for side, each in sides.items() if side in given},
-        normalized=logits and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in said),
+        roles,
+        fixed,
+        {side: each for side, each in sides.items() if side in given},
+        normalized=logits
+        and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in said),
         distilled="teacher" in names,
-    )  # fmt: skip
+    )

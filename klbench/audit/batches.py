@@ -132,9 +132,16 @@ class Batch:
 
         advantages = np.broadcast_to(self.advantages[:1], (rows,)).copy()
         return Batch(
-            wide(self.log_q), wide(self.log_p), wide(self.log_mu), np.ones((rows, tokens), bool), wide(self.rest_q),
-            wide(self.rest_p), wide(self.token), wide(self.offset), advantages,
-        )  # fmt: skip
+            wide(self.log_q),
+            wide(self.log_p),
+            wide(self.log_mu),
+            np.ones((rows, tokens), bool),
+            wide(self.rest_q),
+            wide(self.rest_p),
+            wide(self.token),
+            wide(self.offset),
+            advantages,
+        )
 
     def take(self, rows: np.ndarray | slice, tokens: slice = slice(None)) -> Batch:
         """Return some rows and tokens."""

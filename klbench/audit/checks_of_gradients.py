@@ -89,9 +89,10 @@ def reference_gradient(case: Case) -> Iterator[Finding]:
         alone = flow[plan.learned] == 0.0 or (_unmoved(case) and bool(np.any(case.grid.values)))
         words = "and none into the policy" if alone else "if it requires one"
         yield case.finding(
-            "reference-gradient", "error" if alone else "note",
+            "reference-gradient",
+            "error" if alone else "note",
             f"a gradient flows into {plan.parameter('reference')}, {words}",
-        )  # fmt: skip
+        )
 
 
 @check("old-policy-gradient")
@@ -108,9 +109,10 @@ def old_policy_gradient(case: Case) -> Iterator[Finding]:
         alone = flow[plan.learned] == 0.0
         words = "and none into the policy" if alone else "if it requires one"
         yield case.finding(
-            "old-policy-gradient", "error" if alone else "note",
+            "old-policy-gradient",
+            "error" if alone else "note",
             f"a gradient flows into {plan.parameter('old')}, {words}",
-        )  # fmt: skip
+        )
 
 
 @check("non-finite-gradient")
@@ -134,10 +136,13 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
             if gradient is not None and np.isnan(gradient).any():
                 value = float(np.median(found.value))
                 yield case.finding(
-                    "non-finite-gradient", "error",
+                    "non-finite-gradient",
+                    "error",
                     f"the gradient is NaN at a log-ratio of {log_ratio:g} in {kind}, where the value is {value:g}",
-                    log_ratio=log_ratio, dtype=kind, value=value,
-                )  # fmt: skip
+                    log_ratio=log_ratio,
+                    dtype=kind,
+                    value=value,
+                )
                 return
 
 
@@ -167,10 +172,12 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
         return
     nearest = min(abs(each) for each in dead.values())
     yield case.finding(
-        "dead-gradient", "error" if nearest <= NEAREST else "warning",
+        "dead-gradient",
+        "error" if nearest <= NEAREST else "warning",
         f"the gradient is 0 for log-ratios {beyond(dead)}: the penalty does not pull there",
-        begins=nearest, where=dead,
-    )  # fmt: skip
+        begins=nearest,
+        where=dead,
+    )
 
 
 def _ends(case: Case, slopes: dict[float, float]) -> dict[str, float]:

@@ -63,9 +63,13 @@ def cancellation(case: Case) -> Iterator[Finding]:
     if worst > 1e-3:
         severity: Severity = "error" if worst > 0.1 else "warning"
         yield case.finding(
-            "cancellation", severity, f"{100 * worst:.3g} % of {form.name} is lost in float32 at a log-ratio of {NEAR:g}",
-            log_q=float(batch.log_q[0, where]), log_p=float(batch.log_p[0, where]), relative_error=worst,
-        )  # fmt: skip
+            "cancellation",
+            severity,
+            f"{100 * worst:.3g} % of {form.name} is lost in float32 at a log-ratio of {NEAR:g}",
+            log_q=float(batch.log_q[0, where]),
+            log_p=float(batch.log_p[0, where]),
+            relative_error=worst,
+        )
 
 
 @check("dtype")

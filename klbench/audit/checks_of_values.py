@@ -76,10 +76,11 @@ def direction(case: Case) -> Iterator[Finding]:
         return
     if form.fault == "direction":
         yield case.finding(
-            "direction", "error",
+            "direction",
+            "error",
             f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q); log_ratio is log p - log q",
             **_evidence(case, "k3" if form.name.startswith("k3") else None),
-        )  # fmt: skip
+        )
     elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
         if not form.full:
             yield case.finding(
@@ -94,9 +95,11 @@ def direction(case: Case) -> Iterator[Finding]:
             )
         else:
             yield case.finding(
-                "direction", "error", "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
+                "direction",
+                "error",
+                "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
                 **_evidence(case),
-            )  # fmt: skip
+            )
 
 
 @check("scale")
@@ -179,9 +182,13 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             )
         elif np.abs(same).max() > 1e-3 * max(np.nanmedian(values), 1.0):
             yield case.finding(
-                "not-a-kl", "error", f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the same",
-                log_ratio=0.0, got=float(np.median(same)), expected=0.0,
-            )  # fmt: skip
+                "not-a-kl",
+                "error",
+                f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the same",
+                log_ratio=0.0,
+                got=float(np.median(same)),
+                expected=0.0,
+            )
         elif _blind(case):
             yield case.finding("not-a-kl", "error", "it is the same whatever the tokens are")
         else:
@@ -210,10 +217,11 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
         bias = case.gradient.rel_bias[LEVELS[0]]
         how = f"weight {case.weight} is differentiated with" if case.weight else "it is not that of"
         yield case.finding(
-            "not-a-kl", "error",
+            "not-a-kl",
+            "error",
             f"its expected gradient is that of no KL, off by {100 * bias:.3g} % at {LEVELS[0]:g} nats: {how} {form.name}",
             rel_bias=dict(case.gradient.rel_bias),
-        )  # fmt: skip
+        )
     elif form.divergence not in (forms.QP, forms.PQ) and form.divergence and not case.expect:
         yield case.finding(
             "not-a-kl",
@@ -253,9 +261,11 @@ def _unknown(case: Case) -> Iterator[Finding]:
         if abs(x) in (0.05, 0.1, 0.2)
     }
     yield case.finding(
-        "not-a-kl", "error" if _linear_bias(case) > MOST_BIAS else "warning",
-        "it fits no estimator that is known, nor a multiple or a sum of two", values=near,
-    )  # fmt: skip
+        "not-a-kl",
+        "error" if _linear_bias(case) > MOST_BIAS else "warning",
+        "it fits no estimator that is known, nor a multiple or a sum of two",
+        values=near,
+    )
 
 
 def _blind(case: Case) -> bool:
@@ -292,10 +302,12 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
     words = ", ".join(f"{100 * extra[kl]:+.3g} % at {kl:g}" for kl in LEVELS)
     severity: Severity = "error" if abs(extra[0.05]) > MOST_BIAS else "note"
     yield case.finding(
-        "clamp-bias", severity,
+        "clamp-bias",
+        severity,
         f"constant for log-ratios {beyond(clamp)}: its mean is off by {words} nats",
-        clamp=clamp, bias={f"{kl:g}": value for kl, value in extra.items()},
-    )  # fmt: skip
+        clamp=clamp,
+        bias={f"{kl:g}": value for kl, value in extra.items()},
+    )
 
 
 @check("expectation")
@@ -327,9 +339,13 @@ def expectation(case: Case) -> Iterator[Finding]:
                 else {f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()}
             )
             yield case.finding(
-                "expectation", "error", f"expected the gradient of {case.expect_gradient}, it is that of {got}",
-                expected=case.expect_gradient, got=got, rel_bias=bias,
-            )  # fmt: skip
+                "expectation",
+                "error",
+                f"expected the gradient of {case.expect_gradient}, it is that of {got}",
+                expected=case.expect_gradient,
+                got=got,
+                rel_bias=bias,
+            )
 
 
 def _same(case: Case, expected: forms.Form) -> bool:

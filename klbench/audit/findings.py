@@ -13,10 +13,11 @@ SCHEMA_VERSION = 1
 IMPORTED, FROM_FILE = "imported", "from its file"
 """The ways in which a function is had."""
 KINDS = (
-    "sign", "direction", "scale", "log-base", "not-a-kl", "padding-leak", "denominator", "detached", "reference-gradient",
-    "old-policy-gradient", "dead-gradient", "non-finite-value", "non-finite-gradient", "cancellation", "dtype", "token-mixing",
-    "shift", "broadcast", "clamp-bias", "nondeterministic", "mutates-input", "batch-dependence", "expectation",
-)  # fmt: skip
+    "sign direction scale log-base not-a-kl padding-leak denominator detached reference-gradient "
+    "old-policy-gradient dead-gradient non-finite-value non-finite-gradient cancellation dtype "
+    "token-mixing shift broadcast clamp-bias nondeterministic mutates-input batch-dependence "
+    "expectation"
+).split()
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,12 @@ class Finding:
     def plain(self) -> dict[str, Any]:
         """Return the finding as data that JSON can hold."""
         return {
-            "kind": self.kind, "severity": self.severity, "message": self.message,
-            "evidence": plain(dict(self.evidence)), "line": self.line,
-        }  # fmt: skip
+            "kind": self.kind,
+            "severity": self.severity,
+            "message": self.message,
+            "evidence": plain(dict(self.evidence)),
+            "line": self.line,
+        }
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,12 @@ class Gradient:
     def plain(self) -> dict[str, Any]:
         """Return it as data that JSON can hold."""
         return {
-            "matches": self.matches, "level": self.level,
+            "matches": self.matches,
+            "level": self.level,
             "rel_bias": {f"{kl:g}": plain(bias) for kl, bias in self.rel_bias.items()},
-            "combination": self.combination or None, "off_policy": self.off_policy or None,
-        }  # fmt: skip
+            "combination": self.combination or None,
+            "off_policy": self.off_policy or None,
+        }
 
 
 @dataclass(frozen=True)
@@ -155,13 +161,22 @@ class Audit:
     def plain(self) -> dict[str, Any]:
         """Return all of it as data that JSON can hold, as ``schema.json`` describes it."""
         return {
-            "schema_version": SCHEMA_VERSION, "target": self.target, "as": self.used_as, "arguments": dict(self.arguments),
-            "identified": self.identified, "scale": plain(self.scale), "divergence": self.divergence or None,
-            "clamp": plain(dict(self.clamp)) if self.clamp else None, "weight": self.weight or None,
-            "reduction": self.reduction, "level": self.level, "same_as": list(self.same_as),
+            "schema_version": SCHEMA_VERSION,
+            "target": self.target,
+            "as": self.used_as,
+            "arguments": dict(self.arguments),
+            "identified": self.identified,
+            "scale": plain(self.scale),
+            "divergence": self.divergence or None,
+            "clamp": plain(dict(self.clamp)) if self.clamp else None,
+            "weight": self.weight or None,
+            "reduction": self.reduction,
+            "level": self.level,
+            "same_as": list(self.same_as),
             "gradient": self.gradient.plain() if self.gradient else None,
-            "findings": [each.plain() for each in self.findings], "checks": self.checks,
-        }  # fmt: skip
+            "findings": [each.plain() for each in self.findings],
+            "checks": self.checks,
+        }
 
     def __str__(self) -> str:
         return "\n".join(self.lines())

@@ -15,10 +15,9 @@ from klbench.audit.batches import SHAPE, Batch, stacked, uniform
 from klbench.audit.forms import Form
 from klbench.audit.probe import Probe
 
-_SIDE = (
-    0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.3, 1.7, 2.2, 2.8, 3.5, 4.5, 6.0, 8.0, 10.5, 13.0, 16.0, 19.0, 22.0, 26.0,
-    30.0, 45.0, 60.0,
-)  # fmt: skip
+_NEAR = "0.02 0.05 0.1 0.2 0.35 0.5 0.75 1.0 1.3 1.7 2.2 2.8 3.5 4.5 6.0 8.0"
+_FAR = "10.5 13.0 16.0 19.0 22.0 26.0 30.0 45.0 60.0"
+_SIDE = [float(number) for number in f"{_NEAR} {_FAR}".split()]
 GRID = np.array([*(-x * 1.01 for x in reversed(_SIDE)), *_SIDE])
 """Log-ratios, in nats; the two sides differ, so that no symmetry is an accident."""
 TOLERANCES = ((1e-7, 1e-11), (2e-3, 5e-6), (0.1, 0.03))

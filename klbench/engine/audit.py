@@ -44,9 +44,12 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="klbench audit", description="Is this KL function, this loss, right?", epilog=EXAMPLES, allow_abbrev=False,
+        prog="klbench audit",
+        description="Is this KL function, this loss, right?",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     add = parser.add_argument
     add("target", metavar="TARGET", nargs="?")
     add(
@@ -190,11 +193,17 @@ def _one(options: argparse.Namespace) -> isolated.Record:
     found = isolated.audit(
         options.target,
         {
-            "used_as": options.used_as, "args": options.args, "fixed": _fixed(options.fixed), "sampled_by": options.sampled_by,
-            "output": options.output, "expect": options.expect, "expect_gradient": options.expect_gradient, "allow": allow,
+            "used_as": options.used_as,
+            "args": options.args,
+            "fixed": _fixed(options.fixed),
+            "sampled_by": options.sampled_by,
+            "output": options.output,
+            "expect": options.expect,
+            "expect_gradient": options.expect_gradient,
+            "allow": allow,
         },
         options.time_limit,
-    )  # fmt: skip
+    )
     print("\n".join(found.lines))
     return isolated.Record(options.target, found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -140,6 +140,11 @@ class CategoricalPair(Pair):
         if self.mu is not None:
             sides["mu"] = self.mu.log_probs()
         return sides
+
+    @property
+    def log_probs(self) -> Mapping[str, np.ndarray]:
+        """Log-probabilities of the categories, ``(k,)``, of ``q``, ``p`` and, where a third samples, ``mu``."""
+        return self._log_probs
 
     @cached_property
     def _atoms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:

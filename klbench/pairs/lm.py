@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field, PositiveFloat, field_validator
 
 from klbench import streams
-from klbench.lm import names, prompts
+from klbench.lm import prompts
 from klbench.lm.catalogue import PREFIX
+from klbench.lm.fields import ModelName, PromptFile
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
@@ -68,27 +69,21 @@ class LmPair(Pair):
     capabilities: ClassVar[Capabilities] = Capabilities(
         completions=True, rescored=True, truncated=True, in_process=True
     )
-    policy: str = "embedded:finetuned-midway"
-    reference: str = "embedded:reference"
+    policy: ModelName = "embedded:finetuned-midway"
+    reference: ModelName = "embedded:reference"
     revision: str = ""
     reference_revision: str = ""
     dtype: Dtype = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     batch: int = Field(default=64, ge=1, le=65_536)
     score_batch: int = Field(default=16, ge=1, le=65_536)
-    prompts: str = ""
+    prompts: PromptFile = ""
     prompt_count: int = Field(default=64, ge=1, le=1_000_000)
     max_new_tokens: int = Field(default=32, ge=1, le=1_000_000)
     temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     kernel: Literal["auto", "triton", "cpu", "reference"] = "auto"
-
-    @field_validator("policy", "reference")
-    @classmethod
-    def _check_model(cls, name: str) -> str:
-        names.check(name)
-        return name
 
     @field_validator("temperature")
     @classmethod
@@ -98,13 +93,6 @@ class LmPair(Pair):
                 f"must be at least {COLDEST:g}, where the most probable token is all but certain"
             )
         return value
-
-    @field_validator("prompts")
-    @classmethod
-    def _check_prompts(cls, path: str) -> str:
-        if path:
-            prompts.check_path(path)
-        return path
 
     @property
     def sampling(self) -> Sampling:
@@ -153,6 +141,11 @@ class LmPair(Pair):
             A model, a tokenizer or the prompts cannot be used, or the two models are not over the same tokens.
         """
         _ = self._models, self._prompts
+
+    @property
+    def models(self) -> tuple[LanguageModel, LanguageModel]:
+        """The policy and the reference."""
+        return self._models
 
     @cached_property
     def _models(self) -> tuple[LanguageModel, LanguageModel]:
@@ -290,6 +283,16 @@ class LmPair(Pair):
         with threads(*self._models):
             scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
         return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
+
+    def contexts(self, completions: Completions) -> list[list[int]]:
+        """The tokens of the prompt that each completion answers.
+
+        Raises
+        ------
+        ValueError
+            The completions have no prompts.
+        """
+        return [self._prompts[i] for i in _tokens(completions)[1]]
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         """``n`` completions of prompts chosen at random, as log-ratios of whole completions."""

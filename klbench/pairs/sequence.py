@@ -9,7 +9,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from klbench import divergences, streams
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
@@ -37,11 +45,15 @@ class SequencePair(Pair):
     sequences. The policy's parameters are the reference's plus a multiple of a random direction, so that
     ``KL(q‖p) = kl``, the mean over prompts. The sampler stands behind the policy, on the straight path from the reference
     (``behind=path``), or off it by another random direction (``behind=random``), so that ``KL(q‖mu) = lag``.
+
+    With ``mismatch`` there are three: ``old``, the trainer's policy at sampling time, lags so, and
+    the engine ``mu`` that sampled computes other probabilities, moved away from it by a random
+    direction so that ``KL(old‖mu) = mismatch``.
     """
 
     kind: ClassVar[str] = "sequence"
     summary: ClassVar[str] = (
-        "tiny token policies (model, vocabulary, horizon, prompts, kl, lag, behind): every sequence enumerated"
+        "tiny token policies (model, vocabulary, horizon, prompts, kl, lag, behind, mismatch): every sequence enumerated"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     model: Name = "gru"
@@ -51,6 +63,7 @@ class SequencePair(Pair):
     kl: PositiveFloat = 0.5
     lag: NonNegativeFloat = 0.0
     behind: Literal["path", "random"] = "path"
+    mismatch: NonNegativeFloat = 0.0
     seed: NonNegativeInt = 0
     width: int = Field(default=8, ge=1, le=64)
 
@@ -65,6 +78,12 @@ class SequencePair(Pair):
         )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Streams are named by the settings: those of two policies stay what they were.
+        found: dict[str, Any] = serialize(self)
+        return found if self.mismatch else {k: v for k, v in found.items() if k != "mismatch"}
 
     @cached_property
     def tree(self) -> Tree:
@@ -82,7 +101,7 @@ class SequencePair(Pair):
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
-        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``."""
+        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``; of ``old`` where that is not ``mu``."""
         p = self._random("reference")
         at_p = self._leaves_under(p)
         q = self._moved("kl", p, self._random("policy"), lambda at_q: self._divergence(at_q, at_p))
@@ -90,10 +109,18 @@ class SequencePair(Pair):
         self._check_distance("kl", at_q - at_p)
         if not self.off_policy:
             return {"q": q, "p": p}
-        away = p - q if self.behind == "path" else self._random("sampler")
-        mu = self._moved("lag", q, away, lambda at_mu: self._divergence(at_q, at_mu))
-        self._check_distance("lag", at_q - self._leaves_under(mu))
-        return {"q": q, "p": p, "mu": mu}
+        old, at_old = q, at_q
+        if self.lag:
+            away = p - q if self.behind == "path" else self._random("sampler")
+            old = self._moved("lag", q, away, lambda at_old: self._divergence(at_q, at_old))
+            at_old = self._leaves_under(old)
+            self._check_distance("lag", at_q - at_old)
+        if not self.mismatch:
+            return {"q": q, "p": p, "mu": old}
+        engine = self._random("engine")
+        mu = self._moved("mismatch", old, engine, lambda at_mu: self._divergence(at_old, at_mu))
+        self._check_distance("mismatch", at_q - self._leaves_under(mu))
+        return {"q": q, "p": p, "old": old, "mu": mu}
 
     def _check_distance(self, key: str, log_ratio: np.ndarray) -> None:
         largest = float(np.abs(log_ratio).max())
@@ -200,15 +227,16 @@ class SequencePair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return self.lag > 0.0
+        return self.lag > 0.0 or self.mismatch > 0.0
 
     def describe(self) -> str:
         off_path = ", sampler off the path" if self.behind == "random" else ""
         return (
             f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon}, {self.prompts} prompts, "
             f"KL={self.kl:g}, seed {self.seed}"
-            + (f", lag {self.lag:g}" if self.off_policy else "")
+            + (f", lag {self.lag:g}" if self.lag else "")
             + off_path
+            + (f", mismatch {self.mismatch:g}" if self.mismatch else "")
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
@@ -318,6 +346,9 @@ class SequencePair(Pair):
     def _task(self) -> GradientTask:
         from klbench.pairs._sequence_gradient import SequenceTask
 
+        q, staleness = self.leaf_log_probs["q"], self.lag
+        if self.mismatch:
+            staleness = self._divergence(q, self.leaf_log_probs["mu"])
         return SequenceTask(
-            self.policy, self.prompts, self.parameters["q"], self.token_log_probs, self.lag
+            self.policy, self.prompts, self.parameters["q"], self.token_log_probs, staleness
         )

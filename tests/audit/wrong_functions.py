@@ -186,21 +186,45 @@ def clamped_to_a_half(logprobs, ref_logprobs):
 
 
 VALUES = {
-    mask_one_too_early: "shift", last_column_of_the_mask: "padding-leak",
-    minus_infinity_where_masked: "padding-leak", clamped_to_a_half: "clamp-bias",
-    log_of_exp: "non-finite-value", bfloat16_difference: "cancellation",
+    mask_one_too_early: "shift",
+    last_column_of_the_mask: "padding-leak",
+    minus_infinity_where_masked: "padding-leak",
+    clamped_to_a_half: "clamp-bias",
+    log_of_exp: "non-finite-value",
+    bfloat16_difference: "cancellation",
     mean_over_the_batch: "broadcast",
-    straight_through_uphill: "sign", straight_through_cubed: "not-a-kl", clamped_ratio_near: "dead-gradient",
-    times_the_lengths: "denominator", turned_around: "direction",
-    nll_inputs_kl: "sign", k3_upside_down: "direction", js_divergence_error: "direction", k2_without_half: "scale",
-    absolute_kl: "not-a-kl", kl_in_bits: "log-base", k3_with_log2: "log-base", forgotten_minus_one: "not-a-kl",
-    clamped_at_zero: "clamp-bias", pointwise_kl_div: "not-a-kl", exp_before_clamp: "non-finite-gradient",
+    straight_through_uphill: "sign",
+    straight_through_cubed: "not-a-kl",
+    clamped_ratio_near: "dead-gradient",
+    times_the_lengths: "denominator",
+    turned_around: "direction",
+    nll_inputs_kl: "sign",
+    k3_upside_down: "direction",
+    js_divergence_error: "direction",
+    k2_without_half: "scale",
+    absolute_kl: "not-a-kl",
+    kl_in_bits: "log-base",
+    k3_with_log2: "log-base",
+    forgotten_minus_one: "not-a-kl",
+    clamped_at_zero: "clamp-bias",
+    pointwise_kl_div: "not-a-kl",
+    exp_before_clamp: "non-finite-gradient",
     one_over_r: "not-a-kl",
-    padded_mean: "denominator", mask_times_nan: "padding-leak", ignored_mask: "padding-leak", no_grad_kl: "detached",
-    item_kl: "detached", misaligned: "shift", rolled: "shift", noisy: "nondeterministic", in_place: "mutates-input",
-    half_inside: "dtype", cumulative: "token-mixing", broadcast_lengths: "broadcast", whitened: "batch-dependence",
+    padded_mean: "denominator",
+    mask_times_nan: "padding-leak",
+    ignored_mask: "padding-leak",
+    no_grad_kl: "detached",
+    item_kl: "detached",
+    misaligned: "shift",
+    rolled: "shift",
+    noisy: "nondeterministic",
+    in_place: "mutates-input",
+    half_inside: "dtype",
+    cumulative: "token-mixing",
+    broadcast_lengths: "broadcast",
+    whitened: "batch-dependence",
     ratio_minus_one: "not-a-kl",
-}  # fmt: skip
+}
 
 
 # Logits and tokens.
@@ -280,12 +304,20 @@ def summed_over_tokens(logits, ref_logits):
 
 
 LOGITS = {
-    unnormalised: "not-a-kl", most_likely_token: "not-a-kl",
-    log_target_forgotten: "non-finite-value", summed_over_tokens: "scale",
-    gather_off_by_one: "shift", unshifted_labels: "shift", swapped_kl_div: "direction", mean_over_vocabulary: "scale",
-    top_k_clamped: "not-a-kl", softmax_forgotten: "not-a-kl", wrong_softmax_axis: "not-a-kl", negative_full_kl: "sign",
+    unnormalised: "not-a-kl",
+    most_likely_token: "not-a-kl",
+    log_target_forgotten: "non-finite-value",
+    summed_over_tokens: "scale",
+    gather_off_by_one: "shift",
+    unshifted_labels: "shift",
+    swapped_kl_div: "direction",
+    mean_over_vocabulary: "scale",
+    top_k_clamped: "not-a-kl",
+    softmax_forgotten: "not-a-kl",
+    wrong_softmax_axis: "not-a-kl",
+    negative_full_kl: "sign",
     sampled_only_sum: "not-a-kl",
-}  # fmt: skip
+}
 
 
 # NumPy.
@@ -319,9 +351,13 @@ def numpy_noise(logprobs, ref_logprobs):
 
 
 NUMPY = {
-    numpy_sign: "sign", numpy_log10: "log-base", numpy_padded: "denominator", numpy_upside_down: "direction",
-    numpy_squared: "scale", numpy_noise: "nondeterministic",
-}  # fmt: skip
+    numpy_sign: "sign",
+    numpy_log10: "log-base",
+    numpy_padded: "denominator",
+    numpy_upside_down: "direction",
+    numpy_squared: "scale",
+    numpy_noise: "nondeterministic",
+}
 
 
 # Losses.
@@ -551,19 +587,39 @@ def rewards_ignored(logprobs, rewards, mask):
 
 
 LOSSES = {
-    max_for_min: "dead-gradient", clipped_only: "dead-gradient", clipped_around_zero: "dead-gradient",
-    clipped_before_the_advantage: "dead-gradient", exp_forgotten: "dead-gradient",
-    bounds_swapped: "dead-gradient", one_minus_forgotten: "sign", probabilities_for_a_ratio: "scale",
+    max_for_min: "dead-gradient",
+    clipped_only: "dead-gradient",
+    clipped_around_zero: "dead-gradient",
+    clipped_before_the_advantage: "dead-gradient",
+    exp_forgotten: "dead-gradient",
+    bounds_swapped: "dead-gradient",
+    one_minus_forgotten: "sign",
+    probabilities_for_a_ratio: "scale",
     rewards_ignored: "detached",
     ratio_to_the_reference: "old-policy-gradient",
     weights_upside_down: "direction",
     loss_gradient_into_old: "old-policy-gradient",
-    loss_ratio_upside_down: "sign", loss_differentiated_weight: "not-a-kl", loss_of_old_policy: "detached",
-    loss_discounted: "token-mixing", loss_without_policy_term: "detached",
-    loss_minus_kl: "sign", loss_detached_kl: "detached", loss_upside_down: "direction", loss_padded_mean: "denominator",
-    loss_k2_twice: "scale", loss_reference_only: "reference-gradient", loss_k1: "dead-gradient",
-    loss_mask_times_nan: "padding-leak", loss_exp_before_clamp: "non-finite-gradient", loss_abs: "not-a-kl",
-    loss_relu: "clamp-bias", loss_log2: "log-base", loss_shifted_reference: "shift", loss_broadcast_lengths: "broadcast",
-    loss_no_gradient: "detached", loss_one_minus_r: "not-a-kl", loss_gradient_ascent: "sign",
+    loss_ratio_upside_down: "sign",
+    loss_differentiated_weight: "not-a-kl",
+    loss_of_old_policy: "detached",
+    loss_discounted: "token-mixing",
+    loss_without_policy_term: "detached",
+    loss_minus_kl: "sign",
+    loss_detached_kl: "detached",
+    loss_upside_down: "direction",
+    loss_padded_mean: "denominator",
+    loss_k2_twice: "scale",
+    loss_reference_only: "reference-gradient",
+    loss_k1: "dead-gradient",
+    loss_mask_times_nan: "padding-leak",
+    loss_exp_before_clamp: "non-finite-gradient",
+    loss_abs: "not-a-kl",
+    loss_relu: "clamp-bias",
+    loss_log2: "log-base",
+    loss_shifted_reference: "shift",
+    loss_broadcast_lengths: "broadcast",
+    loss_no_gradient: "detached",
+    loss_one_minus_r: "not-a-kl",
+    loss_gradient_ascent: "sign",
     loss_whole_old_weight: "direction",
-}  # fmt: skip
+}

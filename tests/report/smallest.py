@@ -6,9 +6,16 @@ COMPLETIONS = (
     "seeds=1 prompt_count=4 prompts_each=4 group=4 samples=16 max_new_tokens=4 learning_rate=0.01"
 )
 
+LITTLE = (
+    "updates=4 every=2 seeds=2 rest_seeds=1 rest_steps=4 group=2 "
+    "testbed={model:table,vocabulary:3,horizon:2,prompts:2,width:4}"
+)
+
 RUNS = {
     "categorical": "samples=2000 batches=[1,16]",
     "claims": "claims=[dpo_gradient]",
+    "distill": f"pairs=[{SEQUENCE.format('')},{{kind:categorical,random:{{size:16,kl:0.5}}}}] ks=[1,4] {LITTLE} "
+    "training=[full,topk_raw/student/1,full:kl_pq@teacher]",
     "dpo": f"{TESTBED} divergences=[kl_qp,js] comparisons=[40] smoothings=[0.2] steps=20 every=10 completions=16",
     "dpo_lm": f"{COMPLETIONS} divergences=[kl_qp] smoothings=[] updates=4 every=2 ranked_pairs=40 pairs_each=16",
     "gaussian": "samples=2000 batches=[1,16]",

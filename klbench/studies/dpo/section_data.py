@@ -8,7 +8,7 @@ from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.prose import prose
-from klbench.report.runs import RunTables, by_run, stopped
+from klbench.report.runs import RunTables, by_run, stopped, stored
 from klbench.report.tables import Row
 from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
 
@@ -26,10 +26,8 @@ SYMBOLS = {
 class Preferred(RunTables):
     """One run of DPO."""
 
-    @cached_property
-    def final(self) -> list[Row]:
-        """One row for each loss and number of pairs."""
-        return self.rows(DPO_FINAL)
+    final = stored(DPO_FINAL)
+    """One row for each loss and number of pairs."""
 
     @cached_property
     def losses(self) -> list[str]:

@@ -20,19 +20,6 @@ from klbench.threads import one_thread
 Rows = list[dict[str, Any]]
 
 
-def make_testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
-    """The testbed of some seeds."""
-    return Testbed(
-        options.model,
-        options.vocabulary,
-        options.horizon,
-        options.prompts,
-        options.width,
-        seed,
-        seeds,
-    )
-
-
 def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
     """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
     result = []
@@ -51,7 +38,7 @@ def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
 def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...]) -> dict[str, Rows]:
     """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
     with one_thread():
-        testbed, arms = make_testbed(options, seed, seeds), options.arms
+        testbed, arms = Testbed.of(options, seed, seeds), options.arms
         every = population(testbed, options.scale, options.flips)
         preferences = (
             every if math.isinf(size) else sampled(testbed, int(size), options.scale, options.flips)
@@ -132,7 +119,7 @@ def _rows(
 def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows:
     """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
     with one_thread():
-        testbed, arms = make_testbed(options, seed, seeds), options.arms
+        testbed, arms = Testbed.of(options, seed, seeds), options.arms
         own = optima(options, testbed)
         values = _exact(options, testbed, arms, own, own)
         with torch.no_grad():

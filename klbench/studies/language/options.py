@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from klbench import trackers
-from klbench.lm import names, prompts, rows
+from klbench.lm import rows
+from klbench.lm.fields import ExampleFile, ModelName, PromptFile, checked
 from klbench.rlhf.language import rewards
 from klbench.rlhf.options import DpoArm, LoopOptions
 from klbench.studies.dpo.options import Divergences, Smoothing, arms
@@ -44,56 +45,25 @@ class LanguageOptions(Options):
         Where the progress is logged too: see :mod:`klbench.trackers`.
     """
 
-    policy: str
+    policy: ModelName
     revision: str
-    reference: str | None
+    reference: ModelName | None
     reference_revision: str
     dtype: Literal["float32", "bfloat16"]
     batch: int = Field(ge=1, le=65_536)
-    prompts: str
+    prompts: PromptFile
     prompt_count: int = Field(ge=1, le=1_000_000)
     max_new_tokens: int = Field(ge=1, le=1_000_000)
-    reward: str
-    sft: str
+    reward: Annotated[str, checked(rewards.get, optional=False)]
+    sft: ExampleFile
     sft_steps: int = Field(ge=1, le=10**7)
     sft_rate: float = Field(gt=0.0, le=10.0)
     seeds: int = Field(ge=1, le=4096)
     samples: int = Field(ge=2, le=10**9)
     checkpoints: bool
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"]
-
-    @field_validator("policy", "reference")
-    @classmethod
-    def _check_model(cls, name: str | None) -> str | None:
-        if name is not None:
-            names.check(name)
-        return name
-
-    @field_validator("prompts")
-    @classmethod
-    def _check_prompts(cls, path: str) -> str:
-        if path:
-            prompts.check_path(path)
-        return path
-
-    @field_validator("sft")
-    @classmethod
-    def _check_sft(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, rows.EXAMPLE, lines=True)
-        return path
-
-    @field_validator("reward")
-    @classmethod
-    def _check_reward(cls, name: str) -> str:
-        rewards.get(name)
-        return name
-
-    @field_validator("tracker")
-    @classmethod
-    def _check_tracker(cls, name: str) -> str:
-        trackers.check(name)
-        return name
+    tracker: Annotated[
+        Literal["none", "tensorboard", "wandb", "trackio"], checked(trackers.check, optional=False)
+    ]
 
 
 class RankedOptions(Options):
@@ -143,14 +113,7 @@ class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
     reward_model: bool
     reward_steps: int = Field(ge=1, le=10**6)
     reward_rate: float = Field(gt=0.0, le=10.0)
-    pretraining: str
-
-    @field_validator("pretraining")
-    @classmethod
-    def _check_pretraining(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, rows.EXAMPLE, lines=True)
-        return path
+    pretraining: ExampleFile
 
     @model_validator(mode="after")
     def _check_weight(self) -> PpoLmOptions:

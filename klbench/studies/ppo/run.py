@@ -12,7 +12,7 @@ from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.rows import described, training_table
-from klbench.rlhf.testbed import expected, fixed_points
+from klbench.rlhf.testbed import Testbed, expected, fixed_points
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.ppo import tables, tasks
 from klbench.studies.ppo.fixed_points import fixed_points_table
@@ -26,7 +26,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
-    testbed = tasks.make_testbed(options, context.seed, (0,))
+    testbed = Testbed.of(options, context.seed, (0,))
     with one_thread():
         alike = expected.alike(testbed, arms, options.group)
         points = fixed_points.which(testbed, arms, options.group)

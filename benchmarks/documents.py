@@ -1,36 +1,59 @@
-"""README's table of trainers, and the data dictionary, made again from what they are about: ``make tables``."""
+"""Pages of ``docs/`` that are made from data: the table of trainers, tables, footguns: ``make tables``."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
 
 from klbench import gradients, schema, studies, trainers
 from klbench.trainers import Spelling
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
-DICTIONARY = ROOT / "docs" / "tables.md"
-PUBLISHED = ROOT / "reports" / "published" / "gradient" / "tables" / "gradients.csv"
+TRAINERS, DICTIONARY, FOOTGUNS = (
+    ROOT / "docs" / name for name in ("trainer.md", "tables.md", "footguns.md")
+)
+PUBLISHED = ROOT / "reports" / "published"
 NEAR, FAR = (
     f"Sequences gru, 6 tokens, horizon 4, 8 prompts, KL={kl}, seed 0" for kl in ("0.05", "2")
 )
 HEAD = ("| you have | it is | on sequences its mean is |", "|---|---|---|")
 
 
+@cache
+def published(finding: str, table: str) -> list[dict[str, str]]:
+    """Return the rows of a published finding's table."""
+    path = PUBLISHED / finding / "tables" / f"{table}.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def gradient(combination: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the published rows of a combination: near the reference, and far from it."""
+    rows = {
+        row["pair"]: row
+        for row in published("gradient", "gradients")
+        if row["combination"] == combination
+    }
+    return rows[NEAR], rows[FAR]
+
+
+def off(combination: str) -> str:
+    """Return how far the mean gradient is from that of KL(q‖p), near the reference and far from it."""
+    near, far = (f"{100 * float(row['rel_bias']):.0f} %" for row in gradient(combination))
+    return f"{near} and {far} off"
+
+
 def measured(combination: str) -> str:
-    """What the published run found its mean gradient to be, near the reference and far from it."""
-    with PUBLISHED.open(encoding="utf-8", newline="") as file:
-        rows = {
-            row["pair"]: row for row in csv.DictReader(file) if row["combination"] == combination
-        }
-    near, far = rows[NEAR], rows[FAR]
+    """Return what the mean gradient is, near the reference and far from it."""
+    near, far = gradient(combination)
     if near["matches"] == far["matches"] != "none":
         return "0" if near["matches"] == "0" else f"the gradient of {near['matches']}"
     said = gradients.get(combination).called_unbiased_by
-    off = f"{100 * float(near['rel_bias']):.0f} % and {100 * float(far['rel_bias']):.0f} % off"
-    return f"{off}, though {said} calls it unbiased" if said else off
+    return f"{off(combination)}, though {said} calls it unbiased" if said else off(combination)
 
 
 def options(spelling: Spelling) -> str:
@@ -69,10 +92,10 @@ def table() -> Iterator[str]:
 
 
 def replaced(text: str) -> str:
-    """The README with the table as it should be."""
+    """Return the page of trainers with the table as it should be."""
     before, head, rest = text.partition("\n".join(HEAD) + "\n")
     if not head:
-        raise ValueError(f"the README has no table that begins with {HEAD[0]}")
+        raise ValueError(f"there is no table that begins with {HEAD[0]}")
     return before + "\n".join(table()) + rest[rest.index("\n\n") :]
 
 
@@ -100,6 +123,34 @@ def dictionary() -> Iterator[str]:
         yield from schema.dictionary(studies.get(names[0]).tables)
 
 
+def evidence(claim: str) -> str:
+    """Return what is said in a claim, whether it holds, and what was found."""
+    row = {row["claim"]: row for row in published("claims", "claims")}[claim]
+    verdict = row["verdict"][:1].upper() + row["verdict"][1:]
+    return f"Said: *{row['statement']}* {verdict}. {row['evidence']}"
+
+
+def lost(subject: str, library: str) -> str:
+    """Return the median relative error of a library's float32 value where q is all but p."""
+    (row,) = (
+        row
+        for row in published("peers", "peers")
+        if (row["subject"], row["library"]) == (subject, library)
+        and (row["dtype"], row["regime"]) == ("float32", "near")
+    )
+    return f"{100 * float(row['median_rel_error']):.2g} %"
+
+
+def footguns() -> str:
+    """Return the page of footguns, with the numbers of the published findings."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    template = environment.from_string(
+        Path(__file__).with_name("footguns.md.j2").read_text(encoding="utf-8")
+    )
+    return template.render(evidence=evidence, off=off, lost=lost)
+
+
 if __name__ == "__main__":
-    README.write_text(replaced(README.read_text(encoding="utf-8")), encoding="utf-8")
+    TRAINERS.write_text(replaced(TRAINERS.read_text(encoding="utf-8")), encoding="utf-8")
     DICTIONARY.write_text("\n".join(dictionary()) + "\n", encoding="utf-8")
+    FOOTGUNS.write_text(footguns(), encoding="utf-8")
