@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from json_schema import conforms
 
 from klbench.audit import findings
 from klbench.audit.isolated import audit as isolated
@@ -234,42 +235,6 @@ def test_help_lists_what_there_is(capsys):
     assert (
         "exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed"
         in out
-    )
-
-
-def conforms(value, schema, defs):
-    """Whether a value is what a JSON schema says: the keywords that ours uses."""
-    if "$ref" in schema:
-        schema = defs[schema["$ref"].rpartition("/")[2]]
-    if "const" in schema:
-        return value == schema["const"]
-    if "enum" in schema:
-        return value in schema["enum"]
-    kinds = {
-        "object": dict,
-        "string": str,
-        "null": type(None),
-        "array": list,
-        "integer": int,
-        "number": int | float,
-    }
-    kind = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if not any(isinstance(value, kinds[each]) for each in kind):
-        return False
-    if isinstance(value, dict):
-        known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
-        if not set(schema.get("required", ())) <= value.keys() or (
-            more is False and not value.keys() <= known.keys()
-        ):
-            return False
-        extra = more if isinstance(more, dict) else None
-        return all(
-            conforms(each, known.get(key, extra), defs)
-            for key, each in value.items()
-            if known.get(key, extra)
-        )
-    return not isinstance(value, list) or all(
-        conforms(each, schema["items"], defs) for each in value
     )
 
 
