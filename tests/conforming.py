@@ -16,6 +16,7 @@ def conforms(value, schema, defs):
         "array": list,
         "integer": int,
         "number": int | float,
+        "boolean": bool,
     }
     kind = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if not any(isinstance(value, kinds[each]) for each in kind):
