@@ -21,19 +21,43 @@ Three bits of what ``exp`` is off by, that is: half a unit in some of NumPy's bu
 # Relative errors 1.6e-17 and 7e-9; Taylor's series would take two terms more.
 _COEFFICIENTS = {
     64: (
-        1.6116496514371548e-10, 2.0962955815976076e-09, 2.505194670972162e-08, 2.7557076636642725e-07, 2.755731943362024e-06,
-        2.4801587616145414e-05, 0.00019841269841146993, 0.001388888888870455, 0.00833333333333336, 0.04166666666666706,
-        0.16666666666666666, 0.5,
+        1.6116496514371548e-10,
+        2.0962955815976076e-09,
+        2.505194670972162e-08,
+        2.7557076636642725e-07,
+        2.755731943362024e-06,
+        2.4801587616145414e-05,
+        0.00019841269841146993,
+        0.001388888888870455,
+        0.00833333333333336,
+        0.04166666666666706,
+        0.16666666666666666,
+        0.5,
     ),
     32: (
-        2.8062802582276946e-06, 2.535851224463976e-05, 0.00019838101968683888, 0.0013885396911807102, 0.00833333967591706,
-        0.04166673659523746, 0.16666666646842135, 0.49999999781421683,
+        2.8062802582276946e-06,
+        2.535851224463976e-05,
+        0.00019838101968683888,
+        0.0013885396911807102,
+        0.00833333967591706,
+        0.04166673659523746,
+        0.16666666646842135,
+        0.49999999781421683,
     ),
-}  # fmt: skip
+}
 REDUCED = (
-    2.0921162027575472e-09, 2.5114284550153316e-08, 2.755725675881884e-07, 2.7557231755822327e-06, 2.4801587340023847e-05,
-    0.00019841269895092592, 0.0013888888888879236, 0.008333333333319816, 0.04166666666666667, 0.16666666666666677, 0.5,
-)  # fmt: skip
+    2.0921162027575472e-09,
+    2.5114284550153316e-08,
+    2.755725675881884e-07,
+    2.7557231755822327e-06,
+    2.4801587340023847e-05,
+    0.00019841269895092592,
+    0.0013888888888879236,
+    0.008333333333319816,
+    0.04166666666666667,
+    0.16666666666666677,
+    0.5,
+)
 """The same for ``|x| <= 0.375``, one term shorter: compiled code takes powers of 2 out of ``exp(x)`` first."""
 WORTH_COMPILING = 4_096
 """From this size NumPy's float64 arrays go through compiled code: several times as fast, once it is loaded, in a second."""
@@ -42,6 +66,18 @@ WORTH_COMPILING = 4_096
 def namespace(x: Array) -> Any:
     """The array-API namespace of an array; NumPy's without the search, which would cost as much as a small formula."""
     return array_api_compat.numpy if type(x) is np.ndarray else array_namespace(x)
+
+
+def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Log-probabilities over the last axis of the distribution whose logits are those of ``log_probs`` over a temperature."""
+    if temperature == 1.0:
+        return log_probs
+    scaled = log_probs / temperature
+    top = scaled.max(axis=-1, keepdims=True)
+    result: np.ndarray = scaled - (
+        top + np.log(np.sum(np.exp(scaled - top), axis=-1, keepdims=True))
+    )
+    return result
 
 
 def times_exp(factor: Array, x: Array) -> Array:

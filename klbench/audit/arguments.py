@@ -19,10 +19,12 @@ SIDES = ("policy", "reference", "old")
 PER_TOKEN, LOGITS = "logprobs", "logits"
 
 _REFERENCE = re.compile(
-    r"(^|_)(ref|base|init|sft|frozen|anchor|prior|teacher|target_policy)|^p$|^log_?p_?ref|_base($|_)"
+    r"(^|_)(ref|base|init|sft|frozen|anchor|prior|teacher|target_policy)"
+    r"|^p$|^log_?p_?ref|_base($|_)"
 )
 _SAMPLER = re.compile(
-    r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)|^old|log_?mu"
+    r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)"
+    r"|^old|log_?mu"
 )
 _POLICY = re.compile(
     r"(^|_)(policy|student|new|actor|current|pi|model|trainer|q)(_|$)|per_token|^log_?q$"
@@ -30,7 +32,8 @@ _POLICY = re.compile(
 _LOGPROBS = re.compile(r"log_?p(rob|i|s|_|$)|logq|log_q|log_?mu|(^|_)lps?($|_)")
 _DISTRIBUTION = re.compile(r"(^|_)(full|all|dist|distribution|vocab)(_|$)")
 _TOKENS = re.compile(
-    r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?|completions?|samples)$"
+    r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?"
+    r"|completions?|samples)$"
 )
 _MASK = re.compile(r"mask|^(valid|is_valid)$")
 _ADVANTAGES = re.compile(
@@ -159,9 +162,12 @@ def _roles(names: Sequence[str]) -> dict[str, str | None]:
 
 
 def plan(
-    function: Callable[..., Any], used_as: str = "kl", args: str | Sequence[str] | None = None,
-    fixed: Mapping[str, Any] | None = None, sampled_by: str | None = None,
-) -> Plan:  # fmt: skip
+    function: Callable[..., Any],
+    used_as: str = "kl",
+    args: str | Sequence[str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    sampled_by: str | None = None,
+) -> Plan:
     """Return what each parameter gets, by its name or, with ``args``, by its place.
 
     Raises
@@ -185,6 +191,7 @@ def plan(
         for name, each in parameters.items()
         if name not in fixed and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
+    words: list[str] = []
     if args is None:
         found = _roles(named)
     else:
@@ -224,7 +231,8 @@ def plan(
             raise ConfigError(
                 f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args"
             )
-    return _sided(roles, fixed, used_as, sampled_by)
+    said = words if args is not None else list(roles)
+    return _sided(roles, fixed, used_as, sampled_by, said)
 
 
 def _numeric(parameter: inspect.Parameter) -> bool:
@@ -263,7 +271,11 @@ def _parameters(function: Callable[..., Any], args: Any) -> dict[str, inspect.Pa
 
 
 def _sided(
-    roles: dict[str, str], fixed: dict[str, Any], used_as: str, sampled_by: str | None
+    roles: dict[str, str],
+    fixed: dict[str, Any],
+    used_as: str,
+    sampled_by: str | None,
+    said: Sequence[str],
 ) -> Plan:
     values = set(roles.values())
     logits = any(each.endswith("_logits") for each in values)
@@ -298,9 +310,12 @@ def _sided(
             sides = {"policy": "p", "reference": "q", "old": "mu"}
         elif side == "policy" and sides["policy"] == "p":
             sides = {"policy": "q", "old": "p"}
-    names = " ".join(roles).lower()
+    names = " ".join((*roles, *said)).lower()
     return Plan(
-        roles, fixed, {side: each for side, each in sides.items() if side in given},
-        normalized=logits and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in roles),
+        roles,
+        fixed,
+        {side: each for side, each in sides.items() if side in given},
+        normalized=logits
+        and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in said),
         distilled="teacher" in names,
-    )  # fmt: skip
+    )

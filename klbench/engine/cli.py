@@ -12,7 +12,11 @@ from klbench.engine import DONE, FAILED, INTERRUPTED, WRONG
 from klbench.machine import __version__
 from klbench.types import ConfigError, RunError
 
-VERBS = {"audit": "klbench.audit.command", "advise": "klbench.advise.command"}
+VERBS = {
+    "audit": "klbench.engine.audit",
+    "doctor": "klbench.engine.doctor",
+    "advise": "klbench.advise.command",
+}
 """The modules of the verbs, each imported when it is asked for: ``main(arguments)`` returns the exit code."""
 
 

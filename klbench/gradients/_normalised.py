@@ -8,15 +8,11 @@ expectations over one sequence.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
+from torch import Tensor
 
 NODES, FIRST = 144, -4.2
 """The nodes of the integral over ``s``, and where its variable begins: ``s = exp(t - exp(-t))``."""

@@ -14,11 +14,12 @@ import numpy as np
 from pydantic import Field, PositiveFloat, field_validator
 
 from klbench import streams
-from klbench.lm import names, prompts
+from klbench.lm import prompts
 from klbench.lm.catalogue import PREFIX
+from klbench.lm.fields import ModelName, PromptFile
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
-from klbench.pairs._base import Pair
+from klbench.pairs._base import Pair, at_temperatures
 from klbench.threads import one_thread
 from klbench.types import (
     Capabilities,
@@ -56,8 +57,9 @@ class LmPair(Pair):
     """A policy and a reference with one tokenizer, and completions that the policy samples after prompts.
 
     A completion ends with the end-of-sequence token or is cut off after ``max_new_tokens``. ``q`` and ``p`` are the models'
-    own distributions; where temperature, top-p or top-k say otherwise, samples come from a third, ``mu``. Nothing is loaded,
-    and the embedded models are not built, before they are first needed.
+    own distributions, or with ``scored_temperature`` those of their logits divided by it, as trainers score; where temperature,
+    top-p or top-k say otherwise, samples come from a third, ``mu``. Nothing is loaded, and the embedded models are not built,
+    before they are first needed.
     """
 
     kind: ClassVar[str] = "lm"
@@ -68,29 +70,24 @@ class LmPair(Pair):
     capabilities: ClassVar[Capabilities] = Capabilities(
         completions=True, rescored=True, truncated=True, in_process=True
     )
-    policy: str = "embedded:finetuned-midway"
-    reference: str = "embedded:reference"
+    policy: ModelName = "embedded:finetuned-midway"
+    reference: ModelName = "embedded:reference"
     revision: str = ""
     reference_revision: str = ""
     dtype: Dtype = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     batch: int = Field(default=64, ge=1, le=65_536)
     score_batch: int = Field(default=16, ge=1, le=65_536)
-    prompts: str = ""
+    prompts: PromptFile = ""
     prompt_count: int = Field(default=64, ge=1, le=1_000_000)
     max_new_tokens: int = Field(default=32, ge=1, le=1_000_000)
     temperature: PositiveFloat = 1.0
+    scored_temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     kernel: Literal["auto", "triton", "cpu", "reference"] = "auto"
 
-    @field_validator("policy", "reference")
-    @classmethod
-    def _check_model(cls, name: str) -> str:
-        names.check(name)
-        return name
-
-    @field_validator("temperature")
+    @field_validator("temperature", "scored_temperature")
     @classmethod
     def _check_temperature(cls, value: float) -> float:
         if value < COLDEST:
@@ -98,13 +95,6 @@ class LmPair(Pair):
                 f"must be at least {COLDEST:g}, where the most probable token is all but certain"
             )
         return value
-
-    @field_validator("prompts")
-    @classmethod
-    def _check_prompts(cls, path: str) -> str:
-        if path:
-            prompts.check_path(path)
-        return path
 
     @property
     def sampling(self) -> Sampling:
@@ -115,26 +105,31 @@ class LmPair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return (self.temperature, self.top_p, self.top_k) != (
-            1.0,
-            1.0,
-            0,
-        )  # without torch, as sampling needs it
+        scored = (self.scored_temperature, 1.0, 0)
+        return (self.temperature, self.top_p, self.top_k) != scored  # without torch
 
     def describe(self) -> str:
         how = [f"{self.max_new_tokens} tokens"]
-        how += [f"T={self.temperature:g}"] * (self.temperature != 1.0)
+        how += [f"T={self.temperature:g}"] * (self.temperature != 1.0 == self.scored_temperature)
         how += [f"top-p {self.top_p:g}"] * (self.top_p < 1.0) + [f"top-k {self.top_k}"] * (
             self.top_k > 0
         )
         how += [self.dtype] * (self.dtype != "float32")
-        return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}"
+        scored = self.scored_temperature
+        words = at_temperatures(self.temperature, scored) if scored != 1.0 else ""
+        return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}{words}"
 
     def on_policy(self) -> Self | None:
         if not self.off_policy:
             return None
         return self.model_copy(
-            update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""}
+            update={
+                "temperature": self.scored_temperature,
+                "top_p": 1.0,
+                "top_k": 0,
+                "label": "",
+                "series": "",
+            }
         )
 
     @property
@@ -153,6 +148,11 @@ class LmPair(Pair):
             A model, a tokenizer or the prompts cannot be used, or the two models are not over the same tokens.
         """
         _ = self._models, self._prompts
+
+    @property
+    def models(self) -> tuple[LanguageModel, LanguageModel]:
+        """The policy and the reference."""
+        return self._models
 
     @cached_property
     def _models(self) -> tuple[LanguageModel, LanguageModel]:
@@ -251,6 +251,7 @@ class LmPair(Pair):
             batch=self._scoring,
             kernel=self.kernel,
             truncate=truncate,
+            temperature=self.scored_temperature,
         )
 
     @property
@@ -260,8 +261,9 @@ class LmPair(Pair):
 
         from klbench.kernels import choose
 
+        dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return choose(
-            torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device),
+            torch.empty(0, 1, dtype=dtype, device=self.device),
             kernel=self.kernel,
         )
 
@@ -290,6 +292,16 @@ class LmPair(Pair):
         with threads(*self._models):
             scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
         return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
+
+    def contexts(self, completions: Completions) -> list[list[int]]:
+        """The tokens of the prompt that each completion answers.
+
+        Raises
+        ------
+        ValueError
+            The completions have no prompts.
+        """
+        return [self._prompts[i] for i in _tokens(completions)[1]]
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         """``n`` completions of prompts chosen at random, as log-ratios of whole completions."""

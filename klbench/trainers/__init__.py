@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from klbench.registry import unknown
-from klbench.trainers import liger, nemo_rl, openrlhf, read, slime, trl, verl
+from klbench.trainers import liger, nemo_rl, openrlhf, read, rollout, slime, trl, verl
 from klbench.trainers._trainer import (
     LENGTH,
     NONE,
@@ -28,8 +28,15 @@ from klbench.trainers._trainer import (
 from klbench.types import ConfigError
 
 TRAINERS: tuple[Trainer, ...] = (
-    *trl.TRAINERS, *verl.TRAINERS, *openrlhf.TRAINERS, *liger.TRAINERS, *nemo_rl.TRAINERS, *slime.TRAINERS, *read.TRAINERS,
-)  # fmt: skip
+    *trl.TRAINERS,
+    *verl.TRAINERS,
+    *openrlhf.TRAINERS,
+    *liger.TRAINERS,
+    *nemo_rl.TRAINERS,
+    *slime.TRAINERS,
+    *read.TRAINERS,
+    *rollout.TRAINERS,
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +214,18 @@ def _text(value: Value) -> str:
 
 
 __all__ = [
-    "NONE", "TRAINERS", "Meaning", "Option", "Row", "Spelling", "Trainer", "Value",
-    "aliases", "get", "meaning", "names", "parse", "spellings",
-]  # fmt: skip
+    "NONE",
+    "TRAINERS",
+    "Meaning",
+    "Option",
+    "Row",
+    "Spelling",
+    "Trainer",
+    "Value",
+    "aliases",
+    "get",
+    "meaning",
+    "names",
+    "parse",
+    "spellings",
+]

@@ -1,8 +1,9 @@
 """NeMo-RL, whose weight on the penalty has changed: none until 0.6, since then one that is differentiated."""
 
-from klbench.trainers._trainer import LENGTH, TOKENS, Option, Row, Trainer
+from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Option, Row, Trainer, own_token
 
 WHERE = "nemo_rl/algorithms/loss/loss_functions.py:ClippedPGLossFn.__call__"
+IN_REWARD, ADVANTAGES = "nemo_rl/algorithms/advantage_estimator.py", "adv_estimator.name"
 LIMITS = "log-ratio to +-20, value to +-10"
 WEIGHTED = "log-ratio to +-20, weighted value to +-10"
 TYPE, APPROXIMATION, PENALTY = (
@@ -22,9 +23,16 @@ def _row(
     kind: str, approximated: bool, combination: str, named: str, *, late: bool, note: str = ""
 ) -> Row:
     return Row(
-        {TYPE: (kind,), APPROXIMATION: (approximated,)}, combination, WHERE, named, PENALTY, WEIGHTED if late else LIMITS, note,
-        since="0.7" if late else "", until="" if late else "0.6",
-    )  # fmt: skip
+        {TYPE: (kind,), APPROXIMATION: (approximated,)},
+        combination,
+        WHERE,
+        named,
+        PENALTY,
+        WEIGHTED if late else LIMITS,
+        note,
+        since="0.7" if late else "",
+        until="" if late else "0.6",
+    )
 
 
 def _rows(kind: str) -> tuple[Row, ...]:
@@ -60,26 +68,70 @@ def _rows(kind: str) -> tuple[Row, ...]:
 
 
 NEMO_RL = Trainer(
-    "nemo_rl", "NeMo-RL", "0.5", "0.7", "NVIDIA-NeMo/RL v0.5.0, v0.6.0, v0.7.0 and 7ea279a",
+    "nemo_rl",
+    "NeMo-RL",
+    "0.5",
+    "0.7",
+    "NVIDIA-NeMo/RL v0.5.0, v0.6.0, v0.7.0 and 7ea279a",
     (
         Option(TYPE, "k3", ("k1", "k2", "k3")),
         Option(PENALTY, 0.01),
         Option(APPROXIMATION, False, (True, False)),
         Option("loss_fn.use_kl_in_reward", False, (True, False), since="0.6"),
+        Option(ADVANTAGES, "grpo", ("grpo", "reinforce_plus_plus", "gae"), since="0.6"),
         Option("loss_fn.token_level_loss", True, (True, False)),
     ),
     (
-        Row(
-            {"loss_fn.use_kl_in_reward": (True,)}, "", "nemo_rl/algorithms/advantage_estimator.py", coefficient=PENALTY,
-            note="REINFORCE++: each token's own value, detached, times its own score; PPO: the return to go", since="0.6",
+        *(
+            Row(
+                {
+                    "loss_fn.use_kl_in_reward": (True,),
+                    ADVANTAGES: ("reinforce_plus_plus",),
+                    TYPE: (kind,),
+                },
+                own_token(CLAMPED[kind]),
+                f"{IN_REWARD}:ReinforcePlusPlusAdvantageEstimator.compute_advantage",
+                coefficient=PENALTY,
+                clamp=LIMITS,
+                normalisation=RETURNS,
+                since="0.6",
+                note="each token's own value, detached, times its own score, before whitening over the batch",
+            )
+            for kind in ("k1", "k2", "k3")
         ),
-        *_rows("k3"), *_rows("k1"), *_rows("k2"),
+        *(
+            Row(
+                {"loss_fn.use_kl_in_reward": (True,), ADVANTAGES: ("gae",), TYPE: (kind,)},
+                f"{CLAMPED[kind]}/reward_to_go",
+                f"{IN_REWARD}:GeneralizedAdvantageEstimator",
+                coefficient=PENALTY,
+                clamp=LIMITS,
+                normalisation=RETURNS,
+                since="0.6",
+                note="with a critic, before whitening",
+            )
+            for kind in ("k1", "k2", "k3")
+        ),
+        Row(
+            {"loss_fn.use_kl_in_reward": (True,)},
+            "",
+            IN_REWARD,
+            coefficient=PENALTY,
+            since="0.6",
+            note="of the advantages, those of REINFORCE++ and GAE alone take a penalty",
+        ),
+        *_rows("k3"),
+        *_rows("k1"),
+        *_rows("k2"),
     ),
-    normaliser="loss_fn.token_level_loss", normalisations={"True": TOKENS, "False": LENGTH},
+    normaliser="loss_fn.token_level_loss",
+    normalisations={"True": TOKENS, "False": LENGTH},
     aliases={
-        "nemo_rl": "", "nemo_rl_on_policy_kl": "use_on_policy_kl_approximation=true", "nemo_rl_k3_of_2025": "@0.5",
+        "nemo_rl": "",
+        "nemo_rl_on_policy_kl": "use_on_policy_kl_approximation=true",
+        "nemo_rl_k3_of_2025": "@0.5",
         "nemo_rl_detached_ratio": "@0.6 use_on_policy_kl_approximation=true",
     },
-)  # fmt: skip
+)
 
 TRAINERS = (NEMO_RL,)

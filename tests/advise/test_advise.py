@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conforming import conforms
+from json_schema import conforms
 
 from klbench import gradients
 from klbench.advise.answer import Setting, _plain, advise, kept, spelled

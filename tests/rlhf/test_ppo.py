@@ -76,7 +76,7 @@ def test_the_first_step_follows_the_expected_gradient(baseline) -> None:
     # One prompt, sequences of two tokens: 8 batches of 2,000 samples say enough.
     bed = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=1, width=2, seed=3, seeds=(0,))
     start = (bed.reference + 0.5 * torch.sin(1.0 + torch.arange(bed.reference.shape[-1])))[None]
-    names = gradients.names()
+    names = [each for each in gradients.names() if gradients.get(each).trainable]
     arms = [arm(name, 0.7) for name in names]
     recipe = Recipe(updates=8, epochs=1, group=2000, clip=None, baseline=baseline)
     replicas = world(bed, arms, recipe)
@@ -175,6 +175,35 @@ def test_every_setting_trains(bed, changes) -> None:
         assert 0 < float(last.clamp_fraction.max()) <= 1
     if "target_kl" in changes:
         assert not torch.allclose(last.beta, first.beta)
+
+
+@pytest.mark.parametrize("per", ["sequence", "token"])
+@pytest.mark.parametrize("horizon", [None, 1_000.0])
+def test_the_controller_sees_sums_over_sequences_or_means_over_tokens(bed, per, horizon) -> None:
+    recipe = dataclasses.replace(
+        SHORT, updates=6, every=1, target_kl=0.02, target_per=per, kl_horizon=horizon
+    )
+    arms = [arm("k1_reward", BETA)]
+    watching = world(bed, arms, recipe)
+    sample, batches = watching.sample, []
+
+    def watched(update: int, lag: int):
+        batches.append(sample(update, lag))
+        return batches[-1]
+
+    watching.sample = watched  # type: ignore[method-assign]
+    reports = list(train(watching, arms, recipe))
+    gain = 0.1 if horizon is None else batches[0].reward.shape[-1] / horizon
+    seen_apart = False
+    for now, then, batch in zip(reports, reports[1:], batches, strict=False):
+        length = batch.mask.sum((-2, -1)) / batch.reward.shape[-1]
+        seen = now.kl_estimate / (length if per == "token" else 1.0)
+        error = ((seen - 0.02) / 0.02).clamp(-0.2, 0.2)
+        torch.testing.assert_close(then.beta, now.beta * (1.0 + gain * error))
+        # Of one policy the two kinds disagree whether it is beyond the target.
+        other = now.kl_estimate / (1.0 if per == "token" else length)
+        seen_apart |= bool(((seen > 0.02) != (other > 0.02)).any())
+    assert seen_apart
 
 
 def test_generalised_advantages_by_hand(bed) -> None:

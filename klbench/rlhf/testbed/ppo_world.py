@@ -155,10 +155,13 @@ class Replicas:
 
     def sample(self, update: int, lag: int) -> PpoBatch:
         """``group`` sequences of each prompt, token by token, from the policies of ``lag`` updates ago (the first, before)."""
-        tree, n = self.testbed.tree, len(self._prompts)
         self._history.append(self.policies.clone())
-        theta = self._history[0]
         assert lag + 1 == self._history.maxlen
+        return self._written(self._history[0], update)
+
+    def _written(self, theta: Tensor, update: int) -> PpoBatch:
+        """``group`` sequences of each prompt from policies of these parameters."""
+        tree, n = self.testbed.tree, len(self._prompts)
         draws = [
             self.testbed.stream(k, "samples", update).random((n, tree.horizon))
             for k in self.testbed.seeds

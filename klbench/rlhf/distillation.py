@@ -1,0 +1,158 @@
+"""Objectives of distillation as pure functions: of the student's and the teacher's log-probabilities at some states.
+
+:mod:`klbench.rlhf.objectives` has their names and what they mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from klbench import divergences
+from klbench.rlhf.objectives import Objective
+from klbench.types import Draws
+
+
+class Pieces(NamedTuple):
+    """An objective at some states.
+
+    Parameters
+    ----------
+    loss
+        What is differentiated as it stands, ``(...)``.
+    score
+        A constant, ``(..., V)``: what multiplies the score of each token, were it sampled.
+    value
+        The estimate of the divergence of the state, ``(..., V)``, were that token sampled.
+    """
+
+    loss: Tensor
+    score: Tensor
+    value: Tensor
+
+
+def support(log_probs: Tensor, k: int) -> Tensor:
+    """Return the k most probable tokens as booleans, ``(..., V)``; of equal ones the first."""
+    order = log_probs.detach().sort(dim=-1, descending=True, stable=True).indices[..., :k]
+    return torch.zeros_like(log_probs, dtype=torch.bool).scatter(-1, order, True)
+
+
+def _terms(log_a: Tensor, log_b: Tensor) -> Tensor:
+    """``a (log a - log b)``: 0 where a is 0, infinite where b alone is; gradients pass through what is finite."""
+    without, gone = log_a.isneginf(), log_b.isneginf()
+    gap = log_a.masked_fill(without | gone, 0.0) - log_b.masked_fill(without | gone, 0.0)
+    return torch.where(gone & ~without, math.inf, log_a.exp() * gap)
+
+
+def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
+    """``log(share a + (1 - share) b)``; where both are 0, a number that no term uses."""
+    neither = log_a.isneginf() & log_b.isneginf()
+    a, b = (each.masked_fill(neither, 0.0) for each in (log_a, log_b))
+    return torch.logaddexp(a + math.log(share), b + math.log1p(-share))
+
+
+def _divergence(name: str, log_q: Tensor, log_p: Tensor) -> Tensor:
+    """A divergence of :mod:`klbench.divergences` over the whole vocabulary, with what q never reaches."""
+    if name in ("kl_qp", "kl_pq"):
+        sides = (log_q, log_p) if name == "kl_qp" else (log_p, log_q)
+        return _terms(*sides).sum(-1)
+    absent = log_q.isneginf()
+    gap: Tensor = divergences.get(name).gap(Draws((log_p - log_q).masked_fill(absent, 0.0)))
+    missed = log_p.exp().masked_fill(~absent, 0.0).sum(-1)
+    beyond = torch.where(missed > 0.0, missed * divergences.unreached(name), 0.0)
+    return (log_q.exp() * gap).sum(-1) + beyond
+
+
+def _jsd(log_q: Tensor, log_p: Tensor, beta: float) -> Tensor:
+    middle = _mixture(log_p, log_q, beta)
+    return (beta * _terms(log_p, middle) + (1.0 - beta) * _terms(log_q, middle)).sum(-1)
+
+
+def _raw(log_a: Tensor, log_b: Tensor, kept: Tensor) -> Tensor:
+    return torch.where(kept, _terms(log_a, log_b), 0.0).sum(-1)
+
+
+def _renormalized(log_a: Tensor, log_b: Tensor, kept: Tensor) -> Tensor:
+    inside = (each.masked_fill(~kept, -math.inf).log_softmax(-1) for each in (log_a, log_b))
+    return _terms(*inside).sum(-1)
+
+
+def _tail(log_probs: Tensor, kept: Tensor) -> Tensor:
+    """Log-probability of all tokens outside a support: summed, since 1 less the rest leaves rounding of a small one."""
+    mass = log_probs.exp().masked_fill(kept, 0.0).sum(-1)
+    return torch.where(mass > 0.0, mass, 1.0).log().masked_fill(mass <= 0.0, -math.inf)
+
+
+def loss(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Tensor:
+    """The divergence, ``(...)``, that an objective of whole distributions puts in the loss."""
+    log_a, log_b = (log_p, log_q) if objective.swapped else (log_q, log_p)
+    kinds: dict[str, Callable[[], Tensor]] = {
+        "full": lambda: _divergence(objective.divergence, log_q, log_p),
+        "jsd": lambda: _jsd(log_q, log_p, objective.number),
+        "skew": lambda: _terms(log_a, _mixture(log_a, log_b, objective.number)).sum(-1),
+        "topk_raw": lambda: _raw(log_a, log_b, kept),
+        "topk_clamped": lambda: _raw(log_a, log_b, kept).clamp(min=0.0),
+        "topk_renormalized": lambda: _renormalized(log_a, log_b, kept),
+        "topk_tail_bucket": lambda: (
+            _raw(log_a, log_b, kept) + _terms(_tail(log_a, kept), _tail(log_b, kept))
+        ),
+    }
+    return kinds[objective.kind]()
+
+
+def _of_token(objective: Objective, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what multiplies a sampled token's score, and its estimate of the divergence, ``(..., V)`` each."""
+    # Where q never samples any number serves.
+    log_ratio = (log_p - log_q).masked_fill(log_q.isneginf(), 0.0)
+    if objective.kind == "k1_reward":
+        kl = _terms(log_q, log_p).sum(-1, keepdim=True)
+        return -log_ratio - kl if objective.baseline else -log_ratio, -log_ratio
+    if objective.kind in ("k3_loss", "k3_ratio_loss"):
+        # Differentiated: 1 - r. Times q over its detached self: k3 more, which leaves log q/p.
+        slope = -torch.expm1(log_ratio) if objective.kind == "k3_loss" else -log_ratio
+        return slope, divergences.get("kl_qp").gap(Draws(log_ratio))
+    divergence, ratio = divergences.get(objective.divergence), log_ratio.exp()
+    value = divergence.f(ratio)
+    stopped = objective.kind == "f_reward_stopped"
+    return value if stopped else value - ratio * divergence.df(ratio), value
+
+
+def _with_tail(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Pieces:
+    log_a, log_b = (log_p, log_q) if objective.swapped else (log_q, log_p)
+    head = _raw(log_a, log_b, kept)
+    log_ratio = (log_p - log_q).detach().masked_fill(log_q.isneginf(), 0.0)
+    corrected = objective.kind == "topk_corrected_tail"
+    # Where q dlog q = dq, the slopes are d(q log q/p) = (log q/p + 1) dq and d(p log p/q) = -(p/q) dq.
+    if objective.swapped:
+        term, slope = log_ratio.exp() * log_ratio, float(not corrected) - log_ratio.exp()
+    else:
+        term, slope = -log_ratio, float(corrected) - log_ratio
+    outside = [torch.where(kept, 0.0, each) for each in (slope, term)]
+    return Pieces(head, outside[0], head.detach()[..., None] + outside[1])
+
+
+def pieces(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Pieces:
+    """Return an objective at states whose next-token log-probabilities are ``(..., V)``.
+
+    Parameters
+    ----------
+    log_q, log_p
+        Of the student, to be differentiated, and of the teacher; ``-inf`` where there is no probability.
+    kept
+        The support, booleans ``(..., V)``; objectives without one do not look at it.
+    """
+    if objective.sent == "support and token":
+        return _with_tail(objective, log_q, log_p, kept)
+    if objective.sent == "token" or objective.baseline:
+        score, value = _of_token(objective, log_q.detach(), log_p)
+        return Pieces(torch.zeros_like(value[..., 0]), score, value)
+    if objective.kind == "topk_reward":
+        sides = (log_p, log_q) if objective.swapped else (log_q, log_p)
+        value = _raw(*sides, kept).detach()[..., None].expand_as(log_p)
+        return Pieces(torch.zeros_like(value[..., 0]), value, value)
+    found = loss(objective, log_q, log_p, kept)
+    return Pieces(found, torch.zeros_like(log_p), found.detach()[..., None].expand_as(log_p))

@@ -1,0 +1,123 @@
+"""The settings of the distillation study."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from klbench.choices import AnyPair, PairOptions
+from klbench.pairs import Pair
+from klbench.pairs.categorical import CategoricalPair
+from klbench.pairs.lm import LmPair
+from klbench.pairs.sequence import SequencePair
+from klbench.policies import check_number
+from klbench.rlhf import objectives
+from klbench.rlhf.options import ShapeOptions
+from klbench.studies.gradient.options import listed
+
+MOST_SEQUENCES = 200_000
+"""The most sequences after all prompts of one seed."""
+
+
+def _distillable(pair: Pair) -> Pair:
+    if not isinstance(pair, CategoricalPair | SequencePair | LmPair):
+        raise ValueError(
+            f"{pair.kind} pairs have no logits of a student; pairs with logits: categorical, sequence, lm"
+        )
+    if pair.off_policy:
+        raise ValueError(
+            "the student samples by itself here: leave out mu and lag, and sample from the distribution that is scored"
+        )
+    return pair
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    found = [objectives.get(name).name for name in names]
+    twice = [name for name in found if found.count(name) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]} is named twice")
+    return names
+
+
+Objectives = Annotated[
+    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
+]
+
+
+TRAINING = (
+    *("full", "full_with_score", "full:kl_pq", "full@teacher", "full:kl_pq@teacher", "jsd:0.5"),
+    *("topk_raw/teacher/2", "topk_raw/student/2", "topk_raw:kl_pq/teacher/2"),
+    *("topk_clamped/teacher/2", "topk_renormalized/teacher/2", "topk_tail_bucket/teacher/2"),
+    *("topk_sampled_tail/student/2", "topk_corrected_tail/student/2"),
+    *("k1_reward:0", "k1_reward:0:token_kl", "k1_reward:0.9", "k1_reward:1", "k3_loss"),
+)
+
+
+def _arms(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        objectives.arm(name)
+        if names.count(name) > 1:
+            raise ValueError(f"{name} is named twice")
+    return names
+
+
+def _enumerable(shape: ShapeOptions) -> ShapeOptions:
+    sequences = shape.leaves * shape.prompts
+    check_number(shape, sequences, "sequences", MOST_SEQUENCES, "are enumerated at every step")
+    return shape
+
+
+class DistillOptions(PairOptions):
+    """Settings of the distillation study.
+
+    Parameters
+    ----------
+    objectives
+        Their names: see :mod:`klbench.rlhf.objectives`.
+    ks
+        Sizes of the supports, of the student's most probable tokens and of the teacher's.
+    samples
+        Completions of each pair of language models.
+    training
+        What is trained: ``OBJECTIVE``, or ``OBJECTIVE/student/K`` with a support; ``@teacher`` after it: at the states of the
+        teacher's sequences. The others are compared with the first.
+    updates
+        Updates of the training; 0: nothing is trained.
+    every
+        Updates between evaluations.
+    seeds
+        How many; each draws its own teacher, student and samples.
+    rest_seeds, rest_steps
+        Seeds of which free students follow exact gradients to where they rest, and their steps; 0: none.
+    group
+        Sequences of each prompt in a batch.
+    learning_rate, gradient_clip, decay
+        Of Adam; the largest norm of a gradient (null: any); whether the rate falls to 0 along a line.
+    testbed
+        The shape of teacher and student in training.
+    """
+
+    pairs: tuple[Annotated[AnyPair, AfterValidator(_distillable)], ...] = Field(
+        default=(), min_length=1
+    )
+    objectives: Objectives = tuple(objectives.names())
+    ks: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed), Field(min_length=1)
+    ] = (1, 8, 64)
+    samples: int = Field(default=256, ge=2, le=10**6)
+    training: Annotated[
+        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_arms)
+    ] = TRAINING
+    updates: int = Field(default=0, ge=0, le=100_000)
+    every: int = Field(default=20, ge=1)
+    seeds: int = Field(default=8, ge=1, le=4096)
+    rest_seeds: int = Field(default=4, ge=0, le=4096)
+    rest_steps: int = Field(default=200, ge=4, le=100_000)
+    group: int = Field(default=8, ge=1, le=4096)
+    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
+    gradient_clip: float | None = Field(default=1.0, gt=0.0)
+    decay: bool = True
+    testbed: Annotated[ShapeOptions, AfterValidator(_enumerable)] = ShapeOptions(
+        model="gru", vocabulary=6, horizon=4, prompts=8, width=8
+    )

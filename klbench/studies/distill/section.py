@@ -1,0 +1,132 @@
+"""The section of the distillation study: what each objective is off by, and by which support."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from klbench.report import cells
+from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables
+from klbench.report.combinations import amount, share
+from klbench.report.numbers import number
+from klbench.report.prose import prose
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.distill import section_figures
+from klbench.studies.distill.columns import AT, DISTILL, FINAL
+from klbench.studies.distill.section_data import OWNERS, Distilled, known, load, truncated
+
+SAY = prose(__package__)
+
+
+def lead(tables: Tables) -> Lead:
+    """Return the nearest and the farthest objective at one k of the first pair, and the curves of all."""
+    runs = load(tables)
+    if not runs:
+        return Lead(SAY.question(), SAY.nothing(), None)
+    pair, rows = next(iter(runs[0].pairs.items()))
+    figure = next(section_figures.figures(runs[0]), None)
+    exact = [
+        name
+        for name in dict.fromkeys(row["objective"] for row in rows if truncated(row))
+        if all(row["unbiased"] for row in rows if row["objective"] == name)
+    ]
+    more = [SAY.exact(exact)] if exact else []
+    return Lead(SAY.question(), _verdict(pair, rows), figure, more + _trained(runs[0]))
+
+
+def _trained(run: Distilled) -> list[str]:
+    """Return which students come nearest, which rest beside the teacher, and which lose the most mass at rest."""
+    said = []
+    if run.final and math.isfinite(run.final[0]["kl"]):
+        said.append(SAY.nearest(run.final[0], run.final[-1]))
+    lost = [row for row in run.final if row["rest_mass_lost_low"] > 0.0]
+    if lost:
+        said.append(SAY.lost(max(lost, key=lambda row: float(row["rest_mass_lost"]))))
+    return said
+
+
+def _verdict(pair: str, rows: Sequence[Row]) -> str:
+    measured = [row for row in rows if known(row)]
+    if not measured:
+        return str(SAY.nothing())
+    kept = [row for row in measured if truncated(row)]
+    owner, k = "", 0
+    if kept:
+        owner = next(owner for owner in OWNERS if any(row["support"] == owner for row in kept))
+        ks = sorted({int(row["k"]) for row in kept})
+        k = ks[len(ks) // 2]
+        measured = [row for row in kept if row["support"] == owner and row["k"] == k]
+    ordered = sorted(measured, key=lambda row: float(row["rel_bias"]))
+    first, last = ordered[0], ordered[-1]
+    said: str = SAY.verdict(
+        pair,
+        owner,
+        k,
+        first["objective"],
+        share(first["rel_bias"]),
+        last["objective"] if last is not first else "",
+        share(last["rel_bias"]),
+        number(last["value"], 2) if last["value"] < 0 else "",
+    )
+    return said
+
+
+def build(tables: Tables) -> Sequence[Block]:
+    """Return the figures of each run, and the table of each pair."""
+    return [block for run in load(tables) for block in _run(run)]
+
+
+def _run(run: Distilled) -> Iterator[Block]:
+    if run.label:
+        yield Heading(run.label)
+    yield Paragraph(SAY.why())
+    yield from section_figures.figures(run)
+    for pair, rows in run.pairs.items():
+        yield Details(SAY.numbers(pair), [table(SAY.numbers(pair), DISTILL, rows, SHOWN)])
+    if run.final:
+        yield table(SAY.final_title(), FINAL, run.final, TRAINED)
+
+
+def _bias(row: Row, name: str) -> Cell:
+    return Cell("0" if row["unbiased"] else share(row[name]), float(row[name]))
+
+
+def _rest(row: Row, name: str) -> Cell:
+    return Cell("0" if row["rests"] == AT else number(row[name]), float(row[name]))
+
+
+def _status(row: Row, name: str) -> Cell:
+    return Cell("" if row[name] == "ok" else row[name])
+
+
+SHOWN = (
+    Shown("objective", cells.name),
+    Shown("support", cells.text),
+    Shown("k", cells.whole),
+    Shown("mass", cells.percent),
+    Shown("teacher_mass", cells.percent),
+    Shown("truth", cells.number()),
+    Shown("value", cells.number()),
+    Shown("negative", cells.percent),
+    Shown("rel_bias", _bias),
+    Shown("rel_std", lambda row, name: Cell(amount(row[name]), float(row[name]))),
+    Shown("bytes_per_token", cells.whole),
+    Shown("status", _status),
+)
+
+TRAINED = (
+    Shown("arm", cells.name),
+    Shown("prefixes", cells.text),
+    Shown("kl", cells.interval()),
+    Shown("difference", cells.interval()),
+    Shown("kl_pq", cells.interval()),
+    Shown("mass_lost", cells.percent_interval),
+    Shown("outcome", cells.text),
+    Shown("rest_kl", _rest),
+    Shown("rest_mass_lost", cells.percent_interval, SAY.lost_at_rest()),
+    Shown("rests", cells.text),
+)
+
+TERMS = ("q_p", "distillation", "score", "semi_gradient", "gradient_bias", "gradient_noise")
+
+SECTION = Section("What distillation learns", DISTILL, build, lead=lead, order=30, terms=TERMS)
