@@ -40,6 +40,7 @@ def batch(reading: Roles, source: Source, chunk: Chunk) -> Batch:
     odd = assemble.Odd(source.name, where)
     read = assemble.read_columns(chunk, roles, rejected, names.PER_TOKEN)
     sizes = assemble.lengths(read, odd, roles)
+    assemble.compact(read, sizes)
     given = read.get("mask")
     columns = {
         role: assemble.laid(read[role], sizes, np.nan, tail=True, mask=given)
