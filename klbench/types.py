@@ -406,8 +406,8 @@ class Completions:
             raise ValueError(f"prompt must have shape {shape[:1]}, got {self.prompt.shape}")
 
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-"""The format that a language model computes in."""
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+"""The format that a language model computes in; ``int8`` is weights of 8 bits in float32 arithmetic."""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Never
 
 from klbench import inputs
-from klbench.audit import field, isolated
+from klbench.audit import isolated
 from klbench.audit.arguments import USES, WORDS
-from klbench.audit.field import Record
 from klbench.audit.findings import IMPORTED, KINDS, SCHEMA_VERSION
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
@@ -189,7 +188,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: given[name] for name in (*names, "allow")}
 
 
-def _one(options: argparse.Namespace) -> Record:
+def _one(options: argparse.Namespace) -> isolated.Record:
     allow = [kind for each in options.allow for kind in each.split(",")]
     found = isolated.audit(
         options.target,
@@ -206,28 +205,31 @@ def _one(options: argparse.Namespace) -> Record:
         options.time_limit,
     )
     print("\n".join(found.lines))
-    return Record(options.target, found)
+    return isolated.Record(options.target, found)
 
 
-def _installed(options: argparse.Namespace) -> list[Record]:
-    """Audit what is installed, one after the other, each in a process of its own."""
+def _installed(options: argparse.Namespace) -> list[isolated.Record]:
+    """Audit what is installed, one after the other, each library in a process of its own."""
+    from klbench.audit import field  # which loads torch
+
     places = [place for place in field.places() if place.version]
     if not places:
         libraries = ", ".join(dict.fromkeys(place.library for place in field.places()))
         raise ConfigError(f"--installed: none of these is installed: {libraries}")
     allow = [kind for each in options.allow for kind in each.split(",")]
     records = []
-    for place in places:
-        given = place.audited() | {"allow": allow}
-        try:
-            found = isolated.audit(place.target, given, options.time_limit, field.load)
-        except (ConfigError, RunError) as error:
-            records.append(Record(place.target, None, str(error), place))
-            print(f"{place.target}: not audited: {error}", flush=True)
-            continue
-        records.append(Record(place.target, found, "", place))
-        taken = "" if found.taken == IMPORTED else f"  taken {found.taken}"
-        print("\n".join(filter(None, (*found.lines, taken))), flush=True)
+    for library in dict.fromkeys(place.library for place in places):
+        own = [place for place in places if place.library == library]
+        requests = [(place.target, place.audited() | {"allow": allow}) for place in own]
+        audits = isolated.several(requests, options.time_limit, field.load)
+        for place, found in zip(own, audits, strict=True):
+            if isinstance(found, isolated.Found):
+                records.append(isolated.Record(place.target, found, "", place))
+                taken = "" if found.taken == IMPORTED else f"  taken {found.taken}"
+                print("\n".join(filter(None, (*found.lines, taken))), flush=True)
+            else:
+                records.append(isolated.Record(place.target, None, str(found), place))
+                print(f"{place.target}: not audited: {found}", flush=True)
     return records
 
 

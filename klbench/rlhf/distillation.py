@@ -105,7 +105,7 @@ def loss(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Te
 
 
 def _of_token(objective: Objective, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The number that multiplies a sampled token's score, and the token's estimate of the divergence, ``(..., V)`` each."""
+    """Return what multiplies a sampled token's score, and its estimate of the divergence, ``(..., V)`` each."""
     # Where q never samples any number serves.
     log_ratio = (log_p - log_q).masked_fill(log_q.isneginf(), 0.0)
     if objective.kind == "k1_reward":

@@ -22,6 +22,7 @@ RUNS = {
     "gradient": f"pairs=[{SEQUENCE.format('')},{{kind:gaussian,p:{{mean:0.5}}}}] combinations=[k1_loss,k3_loss,k1_reward]",
     "lambda": f"pairs=[{SEQUENCE.format('')}]",
     "lm": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
+    "lm_real": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
     "peers": "tokens=64 rows=8 vocabulary=64 repeats=3 seconds=0.001",
     "ppo": f"{TESTBED} updates=10 noise_free_seeds=1 frontier_seeds=1",
     "ppo_lm": f"{COMPLETIONS} combinations=[k1_reward,k3_loss] updates=4 every=2",

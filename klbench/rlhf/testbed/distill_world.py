@@ -92,7 +92,7 @@ class Students(Replicas):
         return self._written(theta, update)
 
     def loss(self, batch: PpoBatch) -> Tensor:
-        """What each student descends, ``(arms, seeds)``: its mean over sequences, of the sum over their tokens."""
+        """The loss of each student, ``(arms, seeds)``: the mean over its sequences of the sum over their tokens."""
         inputs, prompts = batch.inputs, self._prompts
         assert isinstance(inputs, Inputs)
         node, token = inputs.node, inputs.token

@@ -114,7 +114,7 @@ def _shares(rows: Sequence[Row]) -> Figure:
         for k, entry in enumerate(LEGEND.values())
         if any(parts[k][1] for parts in counts.values())
     ]
-    panel = plots.shares("", counts, plots.Axis("functions and their options"))
+    panel = plots.shares("", counts, plots.Axis("functions and their options"), left=0.3)
     return Figure("audit", SAY.shares_title(), SAY.shares_caption(), [panel], used)
 
 

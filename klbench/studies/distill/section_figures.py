@@ -85,7 +85,7 @@ AFTER = LegendEntry("after training", 0, "o")
 AT_REST = LegendEntry("a free student at rest", 1, "D")
 THEIRS = LegendEntry("the teacher", 2, "s")
 SHIFT = 0.17
-LEAST = 1e-4
+LEAST = 1e-3
 """KLs below this, in nats, are drawn there: a logarithmic axis has no 0."""
 
 

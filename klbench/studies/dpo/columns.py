@@ -5,6 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from klbench.columns import declared
+from klbench.rlhf.options import CHIPO
+
+__all__ = ["CHIPO"]
 
 
 def seeds_by_kind(frame: pd.DataFrame, version: int) -> pd.DataFrame:
@@ -17,6 +20,13 @@ def seeds_by_kind(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     )
 
 
-TABLES = TRAINING, DPO_FINAL, DPO_CURVES, DPO_RATES, DPO_OPTIMA, DPO_ESTIMATES, DPO_SEEN = declared(
-    __file__, dpo_final=seeds_by_kind
-)
+TABLES = (
+    TRAINING,
+    DPO_FINAL,
+    DPO_CURVES,
+    DPO_RATES,
+    DPO_OPTIMA,
+    DPO_ESTIMATES,
+    DPO_SEEN,
+    KTO_POINTS,
+) = declared(__file__, dpo_final=seeds_by_kind)

@@ -19,7 +19,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.tables import Row, select, table
 from klbench.studies.dpo import section_figures
-from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN
+from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN, KTO_POINTS
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred, load, symbol
 
 
@@ -60,6 +60,8 @@ def _more(run: Preferred) -> Iterator[Text]:
     first = run.of(STANDARD)[0]
     if math.isfinite(first["pairs"]):
         yield SAY.overfit(first)
+    if points := run.rows(KTO_POINTS):
+        yield SAY.point(points[-1])
     yield SAY.setting(first, len(run.losses))
 
 
@@ -91,6 +93,13 @@ SEEN = select(
     rel_bias=cells.number(2),
     below=cells.percent,
 )
+POINTS = select(
+    "pairs step kl point mismatched bias",
+    pairs=_pairs,
+    kl=cells.number(),
+    point=cells.number(),
+    mismatched=cells.number(),
+)
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -114,6 +123,16 @@ def build(tables: Tables) -> Sequence[Block]:
                     [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)],
                 )
             )
+        if points := run.rows(KTO_POINTS):
+            blocks.append(
+                Details(
+                    SAY.points_title(),
+                    [
+                        Paragraph(SAY.points_caption()),
+                        table("Reference points", KTO_POINTS, points, POINTS),
+                    ],
+                )
+            )
     return blocks
 
 
@@ -126,6 +145,7 @@ TERMS = (
     "implicit_reward",
     "f_dpo",
     "label_smoothing",
+    "other_losses",
     "weighted_k1",
 )
 

@@ -10,7 +10,7 @@ from klbench.report.blocks import Tables
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run, stopped, stored
 from klbench.report.tables import Row
-from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
+from klbench.studies.dpo.columns import CHIPO, DPO_FINAL, DPO_OPTIMA, TRAINING
 
 SAY = prose(__package__)
 STANDARD = "dpo"
@@ -20,6 +20,7 @@ SYMBOLS = {
     "js": "JS(q, p)",
     "hellinger": "H²(q, p)",
     "chi2": "χ²(p‖q)",
+    CHIPO: "KL(q‖p) + χ²(q‖p)/2",
 }
 
 

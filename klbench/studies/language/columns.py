@@ -13,7 +13,8 @@ NAME = replace(
 )
 LOSS_NAME = replace(
     NAME,
-    meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful; untrained: before training",
+    meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful, ipo, kto and others by "
+    "their names; untrained: before training",
     heading="Loss",
 )
 LOSS = (

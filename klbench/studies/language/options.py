@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from klbench import trackers
-from klbench.lm import rows
+from klbench.lm import answers
 from klbench.lm.fields import ExampleFile, ModelName, PromptFile, checked
 from klbench.rlhf.language import rewards
 from klbench.rlhf.options import DpoArm, LoopOptions
-from klbench.studies.dpo.options import Divergences, Smoothing, arms
+from klbench.studies.dpo.options import Divergences, Losses, Smoothing, arms
 from klbench.types import Options
 
 
@@ -75,23 +75,16 @@ class RankedOptions(Options):
         Pairs of the reference's completions, the first of which is labelled the better one with probability
         ``sigma(label_scale * (r - r'))``.
     preferences
-        A file of pairs (``prompt``, ``chosen``, ``rejected``) instead, .jsonl or .parquet; ``label_scale=1`` makes
-        beta that of the literature.
+        A file of labelled answers instead, in any form of :mod:`klbench.lm.answers`; ``label_scale=1`` makes beta that of the
+        literature.
     pairs_each
         Pairs of a step.
     """
 
     ranked_pairs: int = Field(ge=2, le=10**7)
     label_scale: float = Field(gt=0.0, le=1e6)
-    preferences: str
+    preferences: Annotated[str, checked(answers.check_path)]
     pairs_each: int = Field(ge=1, le=65_536)
-
-    @field_validator("preferences")
-    @classmethod
-    def _check_preferences(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, rows.PREFERENCE)
-        return path
 
 
 class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
@@ -137,6 +130,8 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
         that over ``f''(1)``, so that all weigh alike near the reference.
     divergences, smoothings
         Penalties by name; label smoothings of KL(q‖p).
+    losses
+        Losses of other kinds, as in ``+exp=dpo``; means over tokens weigh like a sum for ``max_new_tokens``.
     updates, learning_rate, decay, gradient_clip, every
         Steps; of AdamW; steps between evaluations.
     prompts_each, group
@@ -146,6 +141,7 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
     beta: float = Field(gt=0.0, le=1e3)
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
+    losses: Losses
     updates: int = Field(ge=1, le=100_000)
     learning_rate: float = Field(gt=0.0, le=10.0)
     decay: bool
@@ -155,12 +151,20 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
     group: int = Field(ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _check_divergences(self) -> DpoLmOptions:
-        if "kl_qp" not in self.divergences:
-            raise ValueError("divergences must have kl_qp, with which the others are compared")
+    def _check_losses(self) -> DpoLmOptions:
+        if not self.arms:
+            raise ValueError(
+                "divergences, smoothings and losses are all empty: name at least one loss"
+            )
         return self
 
     @property
     def arms(self) -> tuple[DpoArm, ...]:
-        """The arms to compare, the standard first."""
-        return arms(self.divergences, self.smoothings, self.label_scale * self.beta)
+        """The arms to compare, the standard first where it is one of them."""
+        return arms(
+            self.divergences,
+            self.smoothings,
+            self.losses,
+            self.label_scale * self.beta,
+            self.max_new_tokens,
+        )

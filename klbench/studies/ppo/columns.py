@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from klbench.columns import COMBINATIONS, declared
+from klbench.rlhf.options import NONE, REFERENCE, compared_with
 
-REFERENCE, NONE = "k1_reward", "none"
-"""The combination that others are compared with, and no penalty at all."""
+__all__ = ["NONE", "REFERENCE", "compared_with"]
+
 OPTIMUM, GREEDY = "optimum", "greedy"
 FLOORS = ("token_kl", "token_k3", "sequence_k3")
 """Fixed points that are not the optimum, and that training can come to rest at."""

@@ -10,6 +10,7 @@ import pandas as pd
 from klbench import gradients
 from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
+from klbench.rlhf.options import compared_with
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.rows import described, training_table
 from klbench.rlhf.testbed import Testbed, expected, fixed_points
@@ -101,6 +102,7 @@ def _tables(
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """Return the table for the terminal: where every combination ended."""
     table = results["final"]
+    reference = compared_with(table["combination"].tolist())
     first = table.iloc[0]
     return [
         Summary(
@@ -108,7 +110,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             (
                 "combination",
                 ">regret",
-                ">against k1_reward",
+                f">against {reference}",
                 ">95 % interval",
                 ">KL",
                 "fixed point",

@@ -9,7 +9,7 @@ from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import TrainingRun, by_run
 from klbench.report.tables import Row
-from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING
+from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING, compared_with
 
 
 class Trained(TrainingRun):
@@ -21,6 +21,11 @@ class Trained(TrainingRun):
     def final(self) -> list[Row]:
         """The rows of all combinations, the least regret first."""
         return sorted(self.rows(FINAL), key=lambda row: (math.isnan(row["regret"]), row["regret"]))
+
+    @cached_property
+    def reference(self) -> str:
+        """The combination that the others are compared with."""
+        return compared_with([row["combination"] for row in self.rows(FINAL)])
 
     @cached_property
     def points(self) -> list[Row]:
