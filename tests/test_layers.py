@@ -40,7 +40,7 @@ LEVELS = {
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report", "choices"},
-    6: {"study", "audit", "doctor"},
+    6: {"study", "audit", "doctor", "advise"},
     7: {"studies", "testing", "integrations"},
     8: {"engine"},
     9: {"__main__"},

@@ -21,6 +21,7 @@ RUNS = {
     "dpo_lm": f"{COMPLETIONS} divergences=[kl_qp] smoothings=[] updates=4 every=2 ranked_pairs=40 pairs_each=16",
     "gaussian": "samples=2000 batches=[1,16]",
     "gradient": f"pairs=[{SEQUENCE.format('')},{{kind:gaussian,p:{{mean:0.5}}}}] combinations=[k1_loss,k3_loss,k1_reward]",
+    "horizon": "kl_tokens=[0.01] lag_tokens=[0,0.005] longest=16 chains=8 samples=128 combinations=[full_loss,k3_loss]",
     "lambda": f"pairs=[{SEQUENCE.format('')}]",
     "lm": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
     "lm_real": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
