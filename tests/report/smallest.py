@@ -25,6 +25,8 @@ RUNS = {
     "lambda": f"pairs=[{SEQUENCE.format('')}]",
     "lm": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
     "lm_real": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
+    "off_policy": f"lags=[0.1] pairs=[{SEQUENCE.format(', seed: 0')},{SEQUENCE.format(', seed: 1')}] "
+    "combinations=[full_with_score_decision_ratio,full_with_score_sequence_ratio,k3_loss]",
     "peers": "tokens=64 rows=8 vocabulary=64 repeats=3 seconds=0.001",
     "ppo": f"{TESTBED} updates=10 noise_free_seeds=1 frontier_seeds=1",
     "ppo_lm": f"{COMPLETIONS} combinations=[k1_reward,k3_loss] updates=4 every=2",

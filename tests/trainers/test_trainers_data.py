@@ -122,7 +122,8 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
         ("trl_grpo@1.9.2", "k3_loss", 0.0),
         ("trl_grpo@1.9 use_bias_correction_kl=True", "k3_ratio_loss", 0.0),
         ("trl loss_type=grpo", "k3_ratio_loss_length_mean", 0.0),
-        ("trl importance_sampling_level=sequence", "", 0.0),
+        ("trl importance_sampling_level=sequence", "k3_geometric_ratio_loss", 0.0),
+        ("trl use_vllm=true", "k3_old_ratio_loss", 0.0),
         ("trl loss_type=luspo", "k3_ratio_loss", 0.0),
         ("trl@1.9 loss_type=luspo", "", 0.0),
         ("verl", NONE, 0.0),
@@ -156,7 +157,8 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
         ("nemo_rl", "k3_verl/loss/token/token_ratio:differentiated", 0.01),
         ("nemo_rl@0.6.0", "k3_verl_loss", 0.01),
         ("ms-swift advantage_estimator=rloo", "k1_reward_leave_one_out", 0.04),
-        ("tinker kl_discount_factor=0.5", "", 0.0),
+        ("tinker kl_discount_factor=0.5", "k1/reward_to_go/token/token_ratio/none/gamma=0.5", 0.0),
+        ("prime-rl", "k2_sampler_loss", 0.001),
     ],
 )
 def test_words_are_understood(text, combination, coefficient) -> None:
