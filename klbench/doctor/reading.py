@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from klbench.doctor.kept import Kept
 from klbench.doctor.series import BUCKETS, Place, Series, Tokens, add, larger
 from klbench.rollouts.batches import Reading
+from klbench.workers import cores, on_processes
 
 ROLES = ("policy", "sampler", "old", "reference")
 ROUNDED = 0.125
@@ -104,6 +106,8 @@ class Gathered:
     logged
         Tokens with a logged ``kl``, and how many of these are k3, k1 and k2 of the log-ratio to
         rounding.
+    begin
+        The number of the first rollout, by which rollouts fall into buckets.
     """
 
     rollouts: int = 0
@@ -117,6 +121,7 @@ class Gathered:
     kept: Kept = field(default_factory=Kept)
     logged: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
+    begin: int = 0
 
     def add(self, batch: Any, step: int | None = None) -> None:
         """Add a batch; ``step`` is the file's, where rollouts have none of their own."""
@@ -127,7 +132,7 @@ class Gathered:
         for role in ROLES:
             if role in values:
                 self.columns.setdefault(role, Column()).add(tokens, values[role])
-        number = self.rows + np.arange(n)
+        number = self.begin + self.rows + np.arange(n)
         bucket = number % BUCKETS
         prompt = bucket if batch.prompt is None else (batch.prompt * 2654435761 >> 7) % BUCKETS
         found = ratios(frozenset(set(values) & set(ROLES)))
@@ -136,7 +141,7 @@ class Gathered:
             add(series, tokens, values[ratio.above], values[ratio.below], bucket, prompt)
         self._by_step(batch, tokens, values, found, step)
         self._logged(values)
-        self.kept.add(batch, self.rows)
+        self.kept.add(batch, self.begin + self.rows)
         self.rows += n
         self.rollouts += int(np.sum(counts > 0))
         self.empty += int(np.sum(counts == 0))
@@ -217,11 +222,32 @@ def _small() -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(shape), np.zeros(shape)
 
 
-def gather(reading: Reading) -> Gathered:
-    """Return what one pass over all files finds; several files may be steps."""
-    result = Gathered()
-    several = len(reading.files) > 1
+APART = 1_000_003
+"""The numbers of rollouts of one file and of the next are so far apart, a prime."""
+LARGE = 2**26
+"""Bytes from which on several files are read by several processes, which take a second to start."""
+
+
+def gather(reading: Reading, workers: int | None = None) -> Gathered:
+    """Return what one pass over all files finds; several files may be steps.
+
+    Several files are looked at one by one and then taken together, in order, so that the number
+    of processes changes nothing.
+    """
+    parts = reading.parts()
+    if len(parts) == 1:
+        return _part(reading, None, 0)
     number = {file: i for i, file in enumerate(dict.fromkeys(reading.files))}
+    tasks = [(part, number[part.files[0]], i * APART) for i, part in enumerate(parts)]
+    workers = workers or (cores() if reading.bytes >= LARGE else 1)
+    result = Gathered()
+    for found in on_processes(_part, tasks, workers) if workers > 1 else starmap(_part, tasks):
+        result.merge(found)
+    return result
+
+
+def _part(reading: Reading, step: int | None, begin: int) -> Gathered:
+    result = Gathered(begin=begin)
     for batch in reading.batches():
-        result.add(batch, number.get(batch.file) if several else None)
+        result.add(batch, step)
     return result
