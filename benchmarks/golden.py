@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FOLDER = Path(__file__).parent / "golden"
-COMPUTING = ("python", "numpy", "numba", "scipy", "torch", "arviz-stats")
+COMPUTING = ("python", "numpy", "numba", "scipy", "torch")
 """What decides the bits; the first two numbers of Python's version do."""
 TIMINGS = ("throughput", "cost")
 """Tables of timings, which no two runs share."""

@@ -1,8 +1,16 @@
-"""Columns and tables that several studies have."""
+"""Columns and tables that several studies have, and the reader of a study's own ``columns.yaml``."""
 
 from __future__ import annotations
 
-from klbench.schema import Column, Schema, flag, integer, text, with_error
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from klbench.schema import Column, Schema, band, flag, integer, interval, text, with_error
 
 COMBINATION = (
     text("combination", "name in klbench", "Combination"),
@@ -15,6 +23,7 @@ COMBINATION = (
     text("baseline", "what is subtracted from the number that multiplies the score", "Baseline"),
 )
 """A combination: an estimator, and where and how it is differentiated."""
+PARTS = COMBINATION[1:]
 
 COMBINATIONS = Schema(
     "combinations",
@@ -115,3 +124,53 @@ ESTIMATORS = Schema(
         text("source", "where it is described", "Source"),
     ),
 )
+
+SPREADS: dict[str, Callable[[Column], tuple[Column, ...]]] = {
+    "error": with_error,
+    "interval": interval,
+    "seeds": partial(interval, seeds=True),
+    "band": band,
+}
+
+
+def declared(file: str, **migrate: Callable[[Any, int], Any]) -> tuple[Schema, ...]:
+    """Return the tables that the ``columns.yaml`` beside a file declares, in its order.
+
+    A column is a mapping of the fields of :class:`klbench.schema.Column`. With ``with`` it comes with
+    others: its standard error, the ends of an interval, those and a number of seeds, or a band. A word
+    in capitals stands for columns of this module. Lists within lists are one list.
+
+    Parameters
+    ----------
+    file
+        The ``__file__`` of the study's ``columns.py``.
+    migrate
+        By table, what makes it of one of an earlier version.
+    """
+    found = yaml.load(
+        Path(file).with_suffix(".yaml").read_text(encoding="utf-8"),
+        getattr(yaml, "CSafeLoader", yaml.SafeLoader),
+    )
+    return tuple(
+        Schema(
+            name,
+            table["rows"],
+            tuple(_columns(table["columns"])),
+            table.get("optional", False),
+            migrate.get(name),
+        )
+        for name, table in found.items()
+    )
+
+
+def _columns(entry: Any) -> Iterator[Column]:
+    """Yield the columns that an entry of a list stands for."""
+    if isinstance(entry, str):
+        yield from {"COMBINATION": COMBINATION, "PARTS": PARTS, "ESTIMATORS": ESTIMATORS.columns}[
+            entry
+        ]
+    elif isinstance(entry, list):
+        yield from chain.from_iterable(map(_columns, entry))
+    else:
+        column = Column(**{key: value for key, value in entry.items() if key != "with"})
+        yield from SPREADS[entry["with"]](column) if "with" in entry else (column,)

@@ -8,8 +8,12 @@ averages. (Csiszar 1967; Ali and Silvey 1966.) Gaps are functions of the log-rat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, reduce
+from itertools import chain
+from operator import add
+from typing import Any
 
 import numpy as np
 
@@ -62,14 +66,38 @@ registry._discovered = True  # one module, not a package: all are registered bel
 
 
 def get(name: str) -> Divergence:
-    """The divergence of that name, such as ``kl_qp``, ``kl_pq``, ``js`` or ``alpha:0.5``.
+    """The divergence of that name, such as ``kl_qp``, ``kl_pq``, ``js``, ``alpha:0.5`` or a sum, ``kl_qp+alpha:-1``.
 
     Raises
     ------
     ConfigError
         No such name.
     """
-    return registry.get(name)
+    return _sum(name) if "+" in name else registry.get(name)
+
+
+@cache
+def _sum(name: str) -> Divergence:
+    """The sum of divergences: its generator, gap and slope are the sums of theirs."""
+    parts = [registry.get(part.strip()) for part in name.split("+")]
+    polynomials = [part.polynomial for part in parts if part.polynomial is not None]
+
+    def added(functions: Sequence[Callable[[Any], Array]]) -> Callable[[Any], Array]:
+        return lambda x: reduce(add, (function(x) for function in functions))
+
+    return Divergence(
+        "+".join(part.name for part in parts),
+        " + ".join(part.symbol for part in parts),
+        r",\ ".join(part.tex for part in parts),
+        added([part.f for part in parts]),
+        added([part.df for part in parts]),
+        added([part.gap for part in parts]),
+        curvature=sum(part.curvature for part in parts),
+        growth=max(part.growth for part in parts),
+        growth_at_zero=max(part.growth_at_zero for part in parts),
+        polynomial=tuple(chain(*polynomials)) if len(polynomials) == len(parts) else None,
+        slope=added([part.slope for part in parts]),
+    )
 
 
 def names() -> list[str]:

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 PACKAGES = (
     "numpy",
     "numba",
@@ -21,7 +21,6 @@ PACKAGES = (
     "joblib",
     "matplotlib",
     "seaborn",
-    "arviz-stats",
     "transformers",
     "tokenizers",
     "peft",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
 import pkgutil
 import traceback
@@ -42,8 +43,8 @@ def submodule(package: str, name: str) -> ModuleType:
     return importlib.import_module(f"{package}.{name}")
 
 
-def load(package: str, name: str) -> ModuleType:
-    """Import a module that was found by its place in a package.
+def load(name: str) -> ModuleType:
+    """Import a module that was found by its place, or by the entry point of a plugin.
 
     Raises
     ------
@@ -51,7 +52,7 @@ def load(package: str, name: str) -> ModuleType:
         The import fails: one line with the module, the error, and the file and line where it was raised.
     """
     try:
-        return importlib.import_module(f"{package}.{name}")
+        return importlib.import_module(name)
     except ConfigError:
         raise
     except Exception as error:
@@ -62,13 +63,18 @@ def load(package: str, name: str) -> ModuleType:
             else (last.filename, last.lineno)
         )
         said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ConfigError(
-            f"{package}.{name} cannot be imported: {said} ({file}, line {line})"
-        ) from error
+        raise ConfigError(f"{name} cannot be imported: {said} ({file}, line {line})") from error
+
+
+def plugins(group: str) -> list[str]:
+    """Return the modules that installed packages declare under an entry point of that group."""
+    return sorted({point.value for point in importlib.metadata.entry_points(group=group)})
 
 
 class Registry(Generic[T]):
     """Items of one kind by name, found by importing every module of a package, or those that are named.
+
+    Other packages add modules of their own by entry points whose group is the package's name.
 
     A name may carry a number, ``k_lambda:0.5``.
     """
@@ -126,9 +132,10 @@ class Registry(Generic[T]):
                 for module in pkgutil.iter_modules(package.__path__)
                 if not module.name.startswith("_")
             )
+            inside = [f"{self._package}.{name}" for name in self._modules or found]
             try:
-                for name in self._modules or found:
-                    load(self._package, name)
+                for name in (*inside, *plugins(self._package)):
+                    load(name)
             except ConfigError as error:
                 self._failure = error
                 raise

@@ -293,17 +293,16 @@ class RunFolder:
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
         """Write each table as Parquet with a CSV beside it, in which no text is taken for a formula."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow.parquet
 
         for name, table in tables.items():
             with atomic(self._inside("tables", f"{name}.parquet")) as partial:
-                arrow = pa.Table.from_pandas(table, preserve_index=False)
+                arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
                 stated = {
                     **(arrow.schema.metadata or {}),
                     b"schema_version": str(schema.VERSION).encode(),
                 }
-                pq.write_table(arrow.replace_schema_metadata(stated), partial)
+                pyarrow.parquet.write_table(arrow.replace_schema_metadata(stated), partial)
             with atomic(self._inside("tables", f"{name}.csv")) as partial:
                 _for_spreadsheets(table).to_csv(partial, index=False)
 

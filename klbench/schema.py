@@ -96,12 +96,26 @@ def interval(column: Column, *, seeds: bool = False) -> tuple[Column, ...]:
     )
 
 
-def with_error(column: Column, of: str = "") -> tuple[Column, Column]:
+def band(column: Column) -> tuple[Column, ...]:
+    """Return a column and the quantiles that hold the middle 80 % of the seeds, ``_low`` and ``_high``."""
+    low, high = (
+        replace(
+            column,
+            name=f"{column.name}_{end}",
+            meaning=f"{share} quantile of {column.name} over seeds",
+            heading="",
+        )
+        for end, share in (("low", "10 %"), ("high", "90 %"))
+    )
+    return (column, low, high)
+
+
+def with_error(column: Column) -> tuple[Column, Column]:
     """Return a column and its standard error, ``_se``."""
     error = replace(
         column,
         name=f"{column.name}_se",
-        meaning=f"standard error of {of or column.name}",
+        meaning=f"standard error of {column.name}",
         heading="",
     )
     return (column, error)
@@ -238,16 +252,14 @@ class Schema:
 
 def _holds(values: pd.Series[Any], kind: Type) -> bool:
     """Tell whether a column's values are of a type, missing ones left out."""
-    from pandas.api import types
-
     values = values.dropna()
     if not len(values):
         return True
     if kind == "bool":
-        return bool(types.is_bool_dtype(values)) or all(isinstance(value, bool) for value in values)
+        return values.dtype.kind == "b" or all(isinstance(value, bool) for value in values)
     if kind == "text":
         return all(isinstance(value, str) for value in values)
-    if types.is_bool_dtype(values) or not types.is_numeric_dtype(values.infer_objects()):
+    if values.infer_objects().dtype.kind not in "iuf":
         return False
     return kind == "float" or bool((values == values.round()).all())
 

@@ -276,6 +276,9 @@ class Rollouts:
         ``KL(q(.|h) ‖ p(.|h))``, exact, over the next token at each prefix h that was reached.
     mask
         Whether the sequence was still going before the token: the end token counts, what follows it does not.
+    log_old
+        The same as the first three for the trainer's policy at the time of sampling, where its engine, ``mu``, computes other
+        probabilities; ``log_mu`` without it.
     """
 
     log_q: Tensor
@@ -283,10 +286,13 @@ class Rollouts:
     log_mu: Tensor
     kl: Tensor
     mask: Tensor
+    log_old: Tensor = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.log_old is None:
+            object.__setattr__(self, "log_old", self.log_mu)
         # Selected, not multiplied: padding may be -inf or NaN, which no product with 0 takes away.
-        for name in ("log_q", "log_p", "log_mu", "kl"):
+        for name in ("log_q", "log_p", "log_mu", "kl", "log_old"):
             object.__setattr__(self, name, getattr(self, name).where(self.mask, 0.0))
 
 
@@ -400,8 +406,8 @@ class Completions:
             raise ValueError(f"prompt must have shape {shape[:1]}, got {self.prompt.shape}")
 
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-"""The format that a language model computes in."""
+Dtype = Literal["float32", "bfloat16", "float16", "int8"]
+"""The format that a language model computes in; ``int8`` is weights of 8 bits in float32 arithmetic."""
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,8 @@ LEVELS = {
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report", "choices"},
-    6: {"study", "audit"},
-    7: {"studies", "testing"},
+    6: {"study", "audit", "doctor", "advise"},
+    7: {"studies", "testing", "integrations"},
     8: {"engine"},
     9: {"__main__"},
     10: {"__init__"},
@@ -154,8 +154,8 @@ def test_imports_point_down(file: str) -> None:
     assert offences((ROOT / file).read_text(encoding="utf-8"), file) == []
 
 
-def test_the_readme_gives_every_part_its_level() -> None:
-    text = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+def test_the_design_gives_every_part_its_level() -> None:
+    text = (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
     listed = re.findall(r"^  (\w+)(?:/|\.py) +(\d+)  ", text, re.M)
     assert {part: int(number) for part, number in listed} == {
         part: n for part, n in LEVEL.items() if not part.startswith("__")
@@ -166,16 +166,19 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert circle({file: (ROOT / file).read_text(encoding="utf-8") for file in FILES}) == []
 
 
-@pytest.mark.parametrize("back", [
-    "from klbench.a.x import f",
-    "from klbench.a import x",
-    "import klbench.a.x",
-    "from .x import f",
-    "from . import x",
-    "def f():\n    from klbench.a.x import f",
-    "if TYPE_CHECKING:\n    from klbench.a.x import f",
-    "import importlib\nimportlib.import_module('klbench.a.x')",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "back",
+    [
+        "from klbench.a.x import f",
+        "from klbench.a import x",
+        "import klbench.a.x",
+        "from .x import f",
+        "from . import x",
+        "def f():\n    from klbench.a.x import f",
+        "if TYPE_CHECKING:\n    from klbench.a.x import f",
+        "import importlib\nimportlib.import_module('klbench.a.x')",
+    ],
+)
 def test_a_circle_is_found_and_named(back: str) -> None:
     sources = {
         "a/__init__.py": "",
@@ -192,22 +195,25 @@ def test_a_circle_is_found_and_named(back: str) -> None:
     )  # something of the package itself
 
 
-@pytest.mark.parametrize("source", [
-    "from klbench.pairs import get",
-    "from klbench import pairs",
-    "import klbench.pairs.gaussian as g",
-    "import math, klbench.pairs",
-    "from ..pairs import get",
-    "from .. import pairs",
-    "def f():\n    from klbench.pairs import get",
-    "class C:\n    def f(self):\n        if True:\n            import klbench.pairs",
-    "if TYPE_CHECKING:\n    from klbench.pairs import Pair",
-    "import importlib\nimportlib.import_module('klbench.pairs')",
-    "from klbench.metrics import moments",  # a neighbour of the same level
-    "import klbench",
-    "from klbench import run",
-    "from klbench import *",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from klbench.pairs import get",
+        "from klbench import pairs",
+        "import klbench.pairs.gaussian as g",
+        "import math, klbench.pairs",
+        "from ..pairs import get",
+        "from .. import pairs",
+        "def f():\n    from klbench.pairs import get",
+        "class C:\n    def f(self):\n        if True:\n            import klbench.pairs",
+        "if TYPE_CHECKING:\n    from klbench.pairs import Pair",
+        "import importlib\nimportlib.import_module('klbench.pairs')",
+        "from klbench.metrics import moments",  # a neighbour of the same level
+        "import klbench",
+        "from klbench import run",
+        "from klbench import *",
+    ],
+)
 def test_an_import_upwards_or_sideways_is_found(source: str) -> None:
     found = offences(source, "estimators/mine.py")
     assert len(found) == 1
@@ -215,17 +221,20 @@ def test_an_import_upwards_or_sideways_is_found(source: str) -> None:
     assert "estimators (level 3) imports" in found[0]
 
 
-@pytest.mark.parametrize("source", [
-    "from klbench.types import Draws",
-    "from klbench import divergences, numerics",
-    "from klbench.estimators.schulman import k1",
-    "from klbench.estimators import register",
-    "from . import register",
-    "from .schulman import k1",
-    "from ..types import Draws",
-    "import numpy as np, pairs",
-    "import klbench_of_another_kind.pairs",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from klbench.types import Draws",
+        "from klbench import divergences, numerics",
+        "from klbench.estimators.schulman import k1",
+        "from klbench.estimators import register",
+        "from . import register",
+        "from .schulman import k1",
+        "from ..types import Draws",
+        "import numpy as np, pairs",
+        "import klbench_of_another_kind.pairs",
+    ],
+)
 def test_an_import_downwards_or_within_a_package_passes(source: str) -> None:
     assert offences(source, "estimators/mine.py") == []
 
@@ -292,25 +301,31 @@ def test_a_section_imports_the_toolkit_and_its_own_columns_alone(file: str) -> N
     assert section_offences((STUDIES / file).read_text(encoding="utf-8"), file) == []
 
 
-@pytest.mark.parametrize("source", [
-    "from klbench.studies.value.run import run",
-    "from klbench.studies.value import run",
-    "from klbench.studies.lm.columns import VALUES",
-    "from klbench.studies.lm.section import SECTION",
-    "def f():\n    from klbench.metrics import seeds",
-    "import klbench.pairs",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from klbench.studies.value.run import run",
+        "from klbench.studies.value import run",
+        "from klbench.studies.lm.columns import VALUES",
+        "from klbench.studies.lm.section import SECTION",
+        "def f():\n    from klbench.metrics import seeds",
+        "import klbench.pairs",
+    ],
+)
 def test_a_section_that_imports_more_is_found(source: str) -> None:
     assert len(section_offences(source, "value/section.py")) == 1
 
 
-@pytest.mark.parametrize("source", [
-    "from klbench.report import cells",
-    "from klbench.report.tables import table",
-    "from klbench.studies.value.columns import VALUES",
-    "from klbench.studies.value import section_figures",
-    "import math",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from klbench.report import cells",
+        "from klbench.report.tables import table",
+        "from klbench.studies.value.columns import VALUES",
+        "from klbench.studies.value import section_figures",
+        "import math",
+    ],
+)
 def test_a_section_may_import_the_toolkit_and_its_own_parts(source: str) -> None:
     assert section_offences(source, "value/section.py") == []
 

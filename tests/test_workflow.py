@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from klbench import __version__
+
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / ".github" / "workflows" / "ci.yml"
+FILES = [*sorted(FILE.parent.glob("*.yml")), ROOT / "audit" / "action.yml"]
 
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="a distribution without its repository")
 
@@ -19,8 +22,8 @@ def workflow() -> dict:
 
 
 def test_every_action_is_pinned_to_a_commit_and_says_its_version() -> None:
-    used = re.findall(r"uses: (.*)", FILE.read_text("utf-8"))
-    assert used
+    used = [line for file in FILES for line in re.findall(r"uses: (.*)", file.read_text("utf-8"))]
+    assert len(used) > 15
     for each in used:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each), each
 
@@ -61,3 +64,19 @@ def test_what_it_makes_there_is_to_make(workflow) -> None:
         <= targets
     )
     assert "bash .ci/run" in scripts
+
+
+@pytest.mark.parametrize("name", ["pages", "release", "nightly"])
+def test_no_job_has_rights_that_it_does_not_name(name) -> None:
+    found = yaml.safe_load((FILE.parent / f"{name}.yml").read_text("utf-8"))
+    assert found["permissions"] == {}
+    for job in found["jobs"].values():
+        assert "permissions" in job
+        assert not [step["run"] for step in job["steps"] if "${{" in step.get("run", "")]
+        assert job["permissions"].get("contents") != "write"
+
+
+def test_the_citation_has_the_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert {"cff-version", "title", "authors", "message"} <= set(citation)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random as python
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +20,15 @@ from klbench.audit import (
     arguments,
     checks_of_gradients,
     checks_of_inputs,
+    checks_of_policy_terms,
     checks_of_precision,
     checks_of_values,
     forms,
 )
 from klbench.audit.adapter import CallError, Function
-from klbench.audit.batches import SHAPE, random
+from klbench.audit.batches import SHAPE, VOCABULARY, random
 from klbench.audit.case import CHECKS, Case
+from klbench.audit.curves import curve, right
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
 from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify, weight_of
@@ -32,18 +36,32 @@ from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced, reduce
 from klbench.types import ConfigError
 
-PARTS = (checks_of_gradients, checks_of_inputs, checks_of_precision, checks_of_values)
+PARTS = (
+    checks_of_policy_terms,
+    checks_of_gradients,
+    checks_of_inputs,
+    checks_of_precision,
+    checks_of_values,
+)
 """The modules whose checks are made: importing them registers these."""
 LEAST_DIVISOR = 8.0
 """A sum times 1/n is a sum with a constant divisor from this n on, not a wrong factor."""
 
 
 def audit(
-    function: Callable[..., Any], *, used_as: str = "kl", args: str | Sequence[str] | None = None,
-    fixed: Mapping[str, Any] | None = None, sampled_by: str | None = None, output: str | int | None = None,
-    expect: str | None = None, expect_gradient: str | None = None, allow: Sequence[str] = (), name: str | None = None,
+    function: Callable[..., Any],
+    *,
+    used_as: str = "kl",
+    args: str | Sequence[str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    sampled_by: str | None = None,
+    output: str | int | None = None,
+    expect: str | None = None,
+    expect_gradient: str | None = None,
+    allow: Sequence[str] = (),
+    name: str | None = None,
     started: Callable[[float], None] = lambda _: None,
-) -> Audit:  # fmt: skip
+) -> Audit:
     """Find out what a function of log-probabilities computes, and whether it is right.
 
     Parameters
@@ -94,12 +112,23 @@ def audit(
     form = case.form
     clean = form is not None and form.fault in ("", "sign")
     return Audit(
-        target=name or case.probe.function.name, used_as=used_as, arguments=plan.described(),
-        identified=_named(case) if clean and form is not None else None, scale=float(f"{case.scale:.6g}"),
-        divergence=form.divergence if form else "", clamp=case.identity.clamp, weight=case.weight,
-        reduction=case.reduced.name if case.reduced else "", level=case.identity.level, same_as=_same_as(case),
-        gradient=case.gradient, findings=findings, checks=count,
-    )  # fmt: skip
+        target=name or case.probe.function.name,
+        used_as=used_as,
+        arguments=plan.described(),
+        identified=_named(case) if clean and form is not None else None,
+        scale=float(f"{case.scale:.6g}"),
+        divergence=form.divergence if form else "",
+        clamp=case.identity.clamp,
+        weight=case.weight,
+        reduction=case.reduced.name if case.reduced else "",
+        level=case.identity.level,
+        same_as=_same_as(case),
+        gradient=case.gradient,
+        findings=findings,
+        checks=count,
+        curve=curve(case),
+        right=right(case).name,
+    )
 
 
 def _divergence(symbol: str | None) -> str | None:
@@ -118,7 +147,8 @@ def _divergence(symbol: str | None) -> str | None:
 
 @contextlib.contextmanager
 def generators() -> Iterator[None]:
-    """Leave the global generators of NumPy and torch as they were."""
+    """Leave global generators, torch's settings and the working folder as they were."""
+    grad, dtype, folder = torch.is_grad_enabled(), torch.get_default_dtype(), Path.cwd()
     states = torch.get_rng_state(), np.random.get_state(), python.getstate()  # noqa: NPY002  # the user's, to put back
     try:
         yield
@@ -126,6 +156,9 @@ def generators() -> Iterator[None]:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         python.setstate(states[2])
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        os.chdir(folder)
 
 
 def _refuse_seeding(function: Function) -> None:
@@ -213,6 +246,8 @@ def _scale(case: Case) -> tuple[float, bool]:
     numbers += _defaults(case)
     if any(x and abs(abs(scale) / abs(x) - 1.0) < 1e-3 for x in numbers):
         return scale, True
+    if plan.form == "logits" and abs(abs(scale) * VOCABULARY - 1.0) < 1e-3:
+        return scale, False  # a mean over the vocabulary
     sums = case.reduced is not None and "sum" in case.reduced.name
     if sums and abs(scale) <= 1.0 / LEAST_DIVISOR:
         return scale, True

@@ -159,9 +159,12 @@ def _roles(names: Sequence[str]) -> dict[str, str | None]:
 
 
 def plan(
-    function: Callable[..., Any], used_as: str = "kl", args: str | Sequence[str] | None = None,
-    fixed: Mapping[str, Any] | None = None, sampled_by: str | None = None,
-) -> Plan:  # fmt: skip
+    function: Callable[..., Any],
+    used_as: str = "kl",
+    args: str | Sequence[str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
+    sampled_by: str | None = None,
+) -> Plan:
     """Return what each parameter gets, by its name or, with ``args``, by its place.
 
     Raises
@@ -185,6 +188,7 @@ def plan(
         for name, each in parameters.items()
         if name not in fixed and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
     ]
+    words: list[str] = []
     if args is None:
         found = _roles(named)
     else:
@@ -224,7 +228,8 @@ def plan(
             raise ConfigError(
                 f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args"
             )
-    return _sided(roles, fixed, used_as, sampled_by)
+    said = words if args is not None else list(roles)
+    return _sided(roles, fixed, used_as, sampled_by, said)
 
 
 def _numeric(parameter: inspect.Parameter) -> bool:
@@ -263,7 +268,11 @@ def _parameters(function: Callable[..., Any], args: Any) -> dict[str, inspect.Pa
 
 
 def _sided(
-    roles: dict[str, str], fixed: dict[str, Any], used_as: str, sampled_by: str | None
+    roles: dict[str, str],
+    fixed: dict[str, Any],
+    used_as: str,
+    sampled_by: str | None,
+    said: Sequence[str],
 ) -> Plan:
     values = set(roles.values())
     logits = any(each.endswith("_logits") for each in values)
@@ -298,9 +307,12 @@ def _sided(
             sides = {"policy": "p", "reference": "q", "old": "mu"}
         elif side == "policy" and sides["policy"] == "p":
             sides = {"policy": "q", "old": "p"}
-    names = " ".join(roles).lower()
+    names = " ".join((*roles, *said)).lower()
     return Plan(
-        roles, fixed, {side: each for side, each in sides.items() if side in given},
-        normalized=logits and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in roles),
+        roles,
+        fixed,
+        {side: each for side, each in sides.items() if side in given},
+        normalized=logits
+        and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in said),
         distilled="teacher" in names,
-    )  # fmt: skip
+    )

@@ -12,10 +12,14 @@ import numpy as np
 from klbench import streams
 from klbench.audit.arguments import Plan
 
-VOCABULARY = 64
-"""Large enough for the top-k sums in use."""
+VOCABULARY = 61
+"""Large enough for the top-k sums in use, and no number that a sum is divided by."""
 SHAPE = (3, 5)
 """Rows and tokens of a probe: neither is 1 or equals the other, so that nothing broadcasts by accident."""
+
+
+SHIFTS = {"policy": 1.0, "reference": -0.6, "old": 0.3}
+"""Multiples of the offset that the logits of each side get."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class Batch:
         for role in plan.roles.values():
             side = role.removesuffix("_logits")
             if role.endswith("_logits"):
-                shift = 0.0 if plan.normalized else self.offset[..., None]
+                # Of each side another one: a difference of logits is no log-ratio.
+                shift = 0.0 if plan.normalized else SHIFTS[side] * self.offset[..., None]
                 result[role] = self.full(plan.sides[side]) + shift
             elif role in plan.sides:
                 result[role] = of[plan.sides[role]]
@@ -127,9 +132,16 @@ class Batch:
 
         advantages = np.broadcast_to(self.advantages[:1], (rows,)).copy()
         return Batch(
-            wide(self.log_q), wide(self.log_p), wide(self.log_mu), np.ones((rows, tokens), bool), wide(self.rest_q),
-            wide(self.rest_p), wide(self.token), wide(self.offset), advantages,
-        )  # fmt: skip
+            wide(self.log_q),
+            wide(self.log_p),
+            wide(self.log_mu),
+            np.ones((rows, tokens), bool),
+            wide(self.rest_q),
+            wide(self.rest_p),
+            wide(self.token),
+            wide(self.offset),
+            advantages,
+        )
 
     def take(self, rows: np.ndarray | slice, tokens: slice = slice(None)) -> Batch:
         """Return some rows and tokens."""

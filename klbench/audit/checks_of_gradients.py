@@ -10,7 +10,7 @@ import numpy as np
 from klbench.audit.adapter import CallError
 from klbench.audit.batches import SHAPE, random
 from klbench.audit.case import Case, check
-from klbench.audit.findings import Finding
+from klbench.audit.findings import Finding, beyond
 from klbench.audit.identify import GRID, at
 
 NEAREST = 2.0
@@ -28,7 +28,8 @@ def _flow(case: Case) -> dict[str, float]:
     result = {}
     for role in roles:
         found = probe.function(batch, gradients=roles).gradients[role]
-        result[role] = 0.0 if found is None else float(np.nanmax(np.abs(found), initial=0.0))
+        size = 0.0 if found is None else np.nan_to_num(np.abs(found), nan=np.inf)
+        result[role] = float(np.max(size, initial=0.0))
     return result
 
 
@@ -61,18 +62,6 @@ def detached(case: Case) -> Iterator[Finding]:
             "detached", "error", f"no gradient flows into {policy}, the policy{where}"
         )
         return
-    plan = probe.plan
-    if probe.used_as == "loss" and plan.has("advantages"):
-        rest = 0.0 if plan.has("beta") else None
-        slope = probe.function(
-            random("policy term").same(), gradients=(learned,), beta=rest
-        ).gradients[learned]
-        if slope is None or not np.any(slope):
-            yield case.finding(
-                "detached",
-                "error",
-                f"the policy term has no gradient for {policy}: advantages change nothing",
-            )
     if not probe.compares:
         return
     if (
@@ -97,12 +86,13 @@ def reference_gradient(case: Case) -> Iterator[Finding]:
         return
     flow = _flow(case)
     if flow[role] > 0.0:
-        alone = flow[plan.learned] == 0.0 or _unmoved(case)
+        alone = flow[plan.learned] == 0.0 or (_unmoved(case) and bool(np.any(case.grid.values)))
         words = "and none into the policy" if alone else "if it requires one"
         yield case.finding(
-            "reference-gradient", "error" if alone else "note",
+            "reference-gradient",
+            "error" if alone else "note",
             f"a gradient flows into {plan.parameter('reference')}, {words}",
-        )  # fmt: skip
+        )
 
 
 @check("old-policy-gradient")
@@ -119,9 +109,10 @@ def old_policy_gradient(case: Case) -> Iterator[Finding]:
         alone = flow[plan.learned] == 0.0
         words = "and none into the policy" if alone else "if it requires one"
         yield case.finding(
-            "old-policy-gradient", "error" if alone else "note",
+            "old-policy-gradient",
+            "error" if alone else "note",
             f"a gradient flows into {plan.parameter('old')}, {words}",
-        )  # fmt: skip
+        )
 
 
 @check("non-finite-gradient")
@@ -145,10 +136,13 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
             if gradient is not None and np.isnan(gradient).any():
                 value = float(np.median(found.value))
                 yield case.finding(
-                    "non-finite-gradient", "error",
+                    "non-finite-gradient",
+                    "error",
                     f"the gradient is NaN at a log-ratio of {log_ratio:g} in {kind}, where the value is {value:g}",
-                    log_ratio=log_ratio, dtype=kind, value=value,
-                )  # fmt: skip
+                    log_ratio=log_ratio,
+                    dtype=kind,
+                    value=value,
+                )
                 return
 
 
@@ -177,14 +171,13 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
     if not dead:
         return
     nearest = min(abs(each) for each in dead.values())
-    words = " and ".join(
-        f"{'above' if name == 'high' else 'below'} {x:.4g}" for name, x in dead.items()
-    )
     yield case.finding(
-        "dead-gradient", "error" if nearest <= NEAREST else "warning",
-        f"the gradient is 0 for log-ratios {words}: the penalty does not pull there",
-        begins=nearest, where=dead,
-    )  # fmt: skip
+        "dead-gradient",
+        "error" if nearest <= NEAREST else "warning",
+        f"the gradient is 0 for log-ratios {beyond(dead)}: the penalty does not pull there",
+        begins=nearest,
+        where=dead,
+    )
 
 
 def _ends(case: Case, slopes: dict[float, float]) -> dict[str, float]:

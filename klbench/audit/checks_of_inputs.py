@@ -61,6 +61,14 @@ def padding_leak(case: Case) -> Iterator[Finding]:
     roles = _arrays(case)
     attached = (plan.learned,) if case.differentiable and plan.learned in arrays else ()
     base = function(batch, gradients=attached)
+    kept = _counted(case, base.value, batch.mask)
+    if not np.isfinite(kept).all() and np.isfinite(_value(case, random("padding"))).all():
+        yield case.finding(
+            "padding-leak", "error", f"it is {kept[~np.isfinite(kept)].flat[0]:g} wherever the mask leaves a token out",
+            got=kept,
+        )  # fmt: skip
+        return
+    yield from _lost(case, batch, base.value)
     spread: tuple[float, str] | None = None
     sets = [*([role] for role in roles[:2]), roles]
     for pad in PADS:
@@ -74,9 +82,14 @@ def padding_leak(case: Case) -> Iterator[Finding]:
             got, expected = (_counted(case, each.value, batch.mask) for each in (found, base))
             if _differs(got, expected, _tolerance(case)):
                 yield case.finding(
-                    "padding-leak", "error", f"what the mask leaves out changes the value: {pad:g} in {where}",
-                    padding=pad, arguments=which, got=got, expected=expected,
-                )  # fmt: skip
+                    "padding-leak",
+                    "error",
+                    f"what the mask leaves out changes the value: {pad:g} in {where}",
+                    padding=pad,
+                    arguments=which,
+                    got=got,
+                    expected=expected,
+                )
                 return
             for role in attached:
                 one, two = found.gradients[role], base.gradients[role]
@@ -86,18 +99,39 @@ def padding_leak(case: Case) -> Iterator[Finding]:
                     and _differs(one[batch.mask], two[batch.mask], _tolerance(case))
                 ):
                     yield case.finding(
-                        "padding-leak", "error", f"what the mask leaves out changes the gradient: {pad:g} in {where}",
-                        padding=pad, arguments=which,
-                    )  # fmt: skip
+                        "padding-leak",
+                        "error",
+                        f"what the mask leaves out changes the gradient: {pad:g} in {where}",
+                        padding=pad,
+                        arguments=which,
+                    )
                     return
                 if spread is None and one is not None and np.isnan(one).any() and np.isfinite(pad):
                     spread = pad, where
     if spread is not None:
         yield case.finding(
-            "padding-leak", "warning",
+            "padding-leak",
+            "warning",
             f"the gradient of what the mask leaves out is NaN with {spread[0]:g} in {spread[1]}: through a model it spreads",
             padding=spread[0],
-        )  # fmt: skip
+        )
+
+
+def _lost(case: Case, batch: Batch, base: np.ndarray) -> Iterator[Finding]:
+    """Look for tokens that the mask leaves in and that change nothing; the ends of a row may go lost in a shift by one."""
+    if not case.probe.compares or not np.isfinite(base).all():
+        return
+    for row in range(1, batch.shape[0]):
+        log_ratio = batch.log_ratio.copy()
+        log_ratio[row, 1 : int(batch.mask[row].sum()) - 1] -= 0.7
+        if np.array_equal(_value(case, batch.with_ratio(log_ratio)), base):
+            yield case.finding(
+                "padding-leak",
+                "error",
+                "tokens that the mask leaves in change nothing, in a row that is padded",
+                mask=batch.mask[row],
+            )
+            return
 
 
 def _padded(array: np.ndarray, mask: np.ndarray, pad: float) -> np.ndarray:
@@ -136,9 +170,13 @@ def denominator(case: Case) -> Iterator[Finding]:
         return
     if _differs(wide, base, max(_tolerance(case), 1e-5)):
         yield case.finding(
-            "denominator", "error", "masked columns that are appended change the value: it is divided by the padded length",
-            columns=4, got=wide, expected=base,
-        )  # fmt: skip
+            "denominator",
+            "error",
+            "masked columns that are appended change the value: it is divided by the padded length",
+            columns=4,
+            got=wide,
+            expected=base,
+        )
     elif case.reduced is not None and case.reduced.fault == "denominator":
         yield case.finding("denominator", "error", f"the reduction is: {case.reduced.name}")
 
@@ -232,9 +270,11 @@ def token_mixing(case: Case) -> Iterator[Finding]:
             ]
             if any(mixed) and np.mean(mixed) > 0.1:
                 yield case.finding(
-                    "token-mixing", "error", f"the value of a token depends on {probe.plan.parameter(role)} of other tokens",
+                    "token-mixing",
+                    "error",
+                    f"the value of a token depends on {probe.plan.parameter(role)} of other tokens",
                     share=float(np.mean(mixed)),
-                )  # fmt: skip
+                )
                 return
         return
     if case.form is None:
@@ -282,9 +322,11 @@ def broadcast(case: Case) -> Iterator[Finding]:
         )
     elif probe.output == "other":
         yield case.finding(
-            "broadcast", "error", f"inputs of shape {SHAPE} give an output of shape {probe.shape}: dimensions were added",
+            "broadcast",
+            "error",
+            f"inputs of shape {SHAPE} give an output of shape {probe.shape}: dimensions were added",
             shape=list(probe.shape),
-        )  # fmt: skip
+        )
     elif case.reduced is not None and case.reduced.fault == "broadcast":
         yield case.finding(
             "broadcast",

@@ -11,6 +11,7 @@ from klbench.audit import forms
 from klbench.audit.batches import SHAPE, Batch, random
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding, Severity
+from klbench.audit.identify import GRID
 
 NEAR = 0.01
 """The log-ratio at which precision is judged."""
@@ -62,9 +63,13 @@ def cancellation(case: Case) -> Iterator[Finding]:
     if worst > 1e-3:
         severity: Severity = "error" if worst > 0.1 else "warning"
         yield case.finding(
-            "cancellation", severity, f"{100 * worst:.3g} % of {form.name} is lost in float32 at a log-ratio of {NEAR:g}",
-            log_q=float(batch.log_q[0, where]), log_p=float(batch.log_p[0, where]), relative_error=worst,
-        )  # fmt: skip
+            "cancellation",
+            severity,
+            f"{100 * worst:.3g} % of {form.name} is lost in float32 at a log-ratio of {NEAR:g}",
+            log_q=float(batch.log_q[0, where]),
+            log_p=float(batch.log_p[0, where]),
+            relative_error=worst,
+        )
 
 
 @check("dtype")
@@ -72,7 +77,9 @@ def dtype(case: Case) -> Iterator[Finding]:
     """Compare 16-bit inputs with the exact value of the same inputs, at log-ratios that both hold."""
     form, probe = case.form, case.probe
     if case.identity.tolerance == 2:
-        yield case.finding("dtype", "error", "it computes in 16 bits whatever it is given")
+        yield case.finding(
+            "dtype", "error", "its values are as coarse as those of 16 bits, whatever it is given"
+        )
         return
     if (
         form is None
@@ -125,6 +132,14 @@ def dtype(case: Case) -> Iterator[Finding]:
 def non_finite_value(case: Case) -> Iterator[Finding]:
     """Look for NaN, and for inf where the exact value is a float."""
     form, probe = case.form, case.probe
+    if case.grid.points and not np.isfinite(case.grid.values).any():
+        yield case.finding(
+            "non-finite-value",
+            "error",
+            f"it is {case.grid.values[GRID.size // 2]:g} on ordinary inputs, at every log-ratio",
+            got=case.grid.values[GRID.size // 2],
+        )
+        return
     if not probe.compares or probe.plan.form == "logits":
         return
     of = None

@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 
 from klbench.audit import forms
-from klbench.audit.batches import Batch, random, stacked
+from klbench.audit.batches import VOCABULARY, Batch, random, stacked
 from klbench.audit.case import Case, check
-from klbench.audit.findings import Finding, Severity
+from klbench.audit.findings import Finding, Severity, beyond
 from klbench.audit.identify import GRID, LN, at
 
 LEVELS = (0.05, 0.5, 2.0, 8.0)
@@ -64,31 +64,6 @@ def sign(case: Case) -> Iterator[Finding]:
         )
 
 
-@check("sign")
-def ascent(case: Case) -> Iterator[Finding]:
-    """Look for a loss that falls where what had an advantage becomes less likely."""
-    probe, plan = case.probe, case.probe.plan
-    if (
-        probe.used_as != "loss"
-        or not plan.has("advantages")
-        or plan.form != "logprobs"
-        or not case.differentiable
-    ):
-        return
-    batch = random("ascent").same()
-    slope = probe.function(
-        batch, gradients=("policy",), beta=0.0 if plan.has("beta") else None
-    ).gradients["policy"]
-    if slope is None or not np.isfinite(slope).all():
-        return
-    rows = slope.sum(-1)
-    if np.abs(rows).min() > 0.0 and (np.sign(rows) == np.sign(batch.advantages)).all():
-        yield case.finding(
-            "sign", "error", "the loss falls where tokens with a positive advantage become less likely: the policy term's sign",
-            advantages=batch.advantages, gradient=rows,
-        )  # fmt: skip
-
-
 @check("direction")
 def direction(case: Case) -> Iterator[Finding]:
     """Look for the estimator of the other divergence."""
@@ -101,10 +76,11 @@ def direction(case: Case) -> Iterator[Finding]:
         return
     if form.fault == "direction":
         yield case.finding(
-            "direction", "error",
+            "direction",
+            "error",
             f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q); log_ratio is log p - log q",
             **_evidence(case, "k3" if form.name.startswith("k3") else None),
-        )  # fmt: skip
+        )
     elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
         if not form.full:
             yield case.finding(
@@ -119,9 +95,11 @@ def direction(case: Case) -> Iterator[Finding]:
             )
         else:
             yield case.finding(
-                "direction", "error", "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
+                "direction",
+                "error",
+                "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
                 **_evidence(case),
-            )  # fmt: skip
+            )
 
 
 @check("scale")
@@ -138,6 +116,8 @@ def scale(case: Case) -> Iterator[Finding]:
     ):
         return
     missing = ": the half is missing" if form.name == "k2" and abs(size - 2.0) < 1e-3 else ""
+    if abs(size * VOCABULARY - 1.0) < 1e-3:
+        missing = f": it is a mean over the vocabulary, of {VOCABULARY} tokens here"
     severity: Severity = "error" if form.divergence in (forms.QP, forms.PQ) else "warning"
     yield case.finding(
         "scale",
@@ -181,7 +161,7 @@ def relative_bias(case: Case, kl: float, *, clamped: bool) -> float:
 def not_a_kl(case: Case) -> Iterator[Finding]:
     """Look for values that estimate no KL."""
     form = case.form
-    if not case.probe.compares or not case.grid.points:
+    if not case.probe.compares or not np.isfinite(case.grid.values).any() or not case.grid.points:
         return
     if form is None:
         if (
@@ -192,18 +172,25 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             return  # what counts of a loss is its gradient
         same = case.probe.part(at(0.0).same())
         values = np.abs(case.grid.values)
-        if not np.isfinite(values).any() or np.nanmax(values) == 0.0:
+        if np.nanmax(values) == 0.0:
             yield case.finding(
                 "not-a-kl",
                 "error",
-                "it does not depend on how far policy and reference are apart",
+                "it does not depend on how far policy and reference are apart"
+                + (", where advantages are 0" if case.probe.still else ""),
                 **_evidence(case),
             )
         elif np.abs(same).max() > 1e-3 * max(np.nanmedian(values), 1.0):
             yield case.finding(
-                "not-a-kl", "error", f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the same",
-                log_ratio=0.0, got=float(np.median(same)), expected=0.0,
-            )  # fmt: skip
+                "not-a-kl",
+                "error",
+                f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the same",
+                log_ratio=0.0,
+                got=float(np.median(same)),
+                expected=0.0,
+            )
+        elif _blind(case):
+            yield case.finding("not-a-kl", "error", "it is the same whatever the tokens are")
         else:
             yield from _unknown(case)
         return
@@ -230,10 +217,11 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
         bias = case.gradient.rel_bias[LEVELS[0]]
         how = f"weight {case.weight} is differentiated with" if case.weight else "it is not that of"
         yield case.finding(
-            "not-a-kl", "error",
+            "not-a-kl",
+            "error",
             f"its expected gradient is that of no KL, off by {100 * bias:.3g} % at {LEVELS[0]:g} nats: {how} {form.name}",
             rel_bias=dict(case.gradient.rel_bias),
-        )  # fmt: skip
+        )
     elif form.divergence not in (forms.QP, forms.PQ) and form.divergence and not case.expect:
         yield case.finding(
             "not-a-kl",
@@ -273,9 +261,21 @@ def _unknown(case: Case) -> Iterator[Finding]:
         if abs(x) in (0.05, 0.1, 0.2)
     }
     yield case.finding(
-        "not-a-kl", "error" if _linear_bias(case) > MOST_BIAS else "warning",
-        "it fits no estimator that is known, nor a multiple or a sum of two", values=near,
-    )  # fmt: skip
+        "not-a-kl",
+        "error" if _linear_bias(case) > MOST_BIAS else "warning",
+        "it fits no estimator that is known, nor a multiple or a sum of two",
+        values=near,
+    )
+
+
+def _blind(case: Case) -> bool:
+    """Return whether the tokens that were sampled change nothing, though it is given them."""
+    if not case.probe.plan.has("tokens"):
+        return False
+    batch = random("blind")
+    other = {"tokens": (batch.token + 7) % VOCABULARY}
+    one, two = (case.probe.function(batch, changed=each).value for each in ({}, other))
+    return bool(np.allclose(one, two, rtol=1e-9, atol=0.0))
 
 
 def _linear_bias(case: Case) -> float:
@@ -302,10 +302,12 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
     words = ", ".join(f"{100 * extra[kl]:+.3g} % at {kl:g}" for kl in LEVELS)
     severity: Severity = "error" if abs(extra[0.05]) > MOST_BIAS else "note"
     yield case.finding(
-        "clamp-bias", severity,
-        f"constant for log-ratios below {clamp['low']:.4g} and above {clamp['high']:.4g}: its mean is off by {words} nats",
-        clamp=clamp, bias={f"{kl:g}": value for kl, value in extra.items()},
-    )  # fmt: skip
+        "clamp-bias",
+        severity,
+        f"constant for log-ratios {beyond(clamp)}: its mean is off by {words} nats",
+        clamp=clamp,
+        bias={f"{kl:g}": value for kl, value in extra.items()},
+    )
 
 
 @check("expectation")
@@ -337,9 +339,13 @@ def expectation(case: Case) -> Iterator[Finding]:
                 else {f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()}
             )
             yield case.finding(
-                "expectation", "error", f"expected the gradient of {case.expect_gradient}, it is that of {got}",
-                expected=case.expect_gradient, got=got, rel_bias=bias,
-            )  # fmt: skip
+                "expectation",
+                "error",
+                f"expected the gradient of {case.expect_gradient}, it is that of {got}",
+                expected=case.expect_gradient,
+                got=got,
+                rel_bias=bias,
+            )
 
 
 def _same(case: Case, expected: forms.Form) -> bool:

@@ -165,14 +165,19 @@ def coefficients(
     found = probe.slope(seen)
     if found is None:
         return None
+    if probe.plan.normalized:  # log-probabilities: on through the softmax that made them
+        found = found - np.exp(seen.full("q")) * found.sum(-1, keepdims=True)
     found = found[:, :-1] if shifted else found
     if probe.plan.form == "log_ratio":
         found = -found
     counted = batch.mask.sum() if probe.plan.has("mask") else batch.mask.size
     factor = {
-        "token mean": counted, "sequence sum, mean over the batch": batch.shape[0], "mean of sequence means": batch.shape[0],
-        "mean over the padded length": batch.mask.size, "mean of all tokens, the mask left out": batch.mask.size,
-    }.get("" if reduced is None else reduced.name, 1)  # fmt: skip
+        "token mean": counted,
+        "sequence sum, mean over the batch": batch.shape[0],
+        "mean of sequence means": batch.shape[0],
+        "mean over the padded length": batch.mask.size,
+        "mean of all tokens, the mask left out": batch.mask.size,
+    }.get("" if reduced is None else reduced.name, 1)
     # A loss of whole rows has gradients in the padding of those without a mask: it does not count.
     keep = batch.mask[..., None] if found.ndim == 3 else batch.mask
     return np.where(keep, found, 0.0) * factor / scale
@@ -282,9 +287,14 @@ def _combination(
     got = [coefficients(probe, where.batch, reduced, scale) for where in settings]
     if any(each is None for each in got):
         return ""
-    mine_first = sorted(map(gradients.get, gradients.names()), key=lambda c: (
-        identity.form is None or c.estimator != identity.form.name, c.placement != "loss", c.correction == "truncated_ratio",
-    ))  # fmt: skip
+    mine_first = sorted(
+        map(gradients.get, gradients.names()),
+        key=lambda c: (
+            identity.form is None or c.estimator != identity.form.name,
+            c.placement != "loss",
+            c.correction == "truncated_ratio",
+        ),
+    )
     for each in mine_first:
         if each.placement not in ("loss", "straight_through") or each.length_mean != lengths:
             continue

@@ -10,11 +10,14 @@ from typing import Any, Literal
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SCHEMA_VERSION = 1
+IMPORTED, FROM_FILE = "imported", "from its file"
+"""The ways in which a function is had."""
 KINDS = (
-    "sign", "direction", "scale", "log-base", "not-a-kl", "padding-leak", "denominator", "detached", "reference-gradient",
-    "old-policy-gradient", "dead-gradient", "non-finite-value", "non-finite-gradient", "cancellation", "dtype", "token-mixing",
-    "shift", "broadcast", "clamp-bias", "nondeterministic", "mutates-input", "batch-dependence", "expectation",
-)  # fmt: skip
+    "sign direction scale log-base not-a-kl padding-leak denominator detached reference-gradient "
+    "old-policy-gradient dead-gradient non-finite-value non-finite-gradient cancellation dtype "
+    "token-mixing shift broadcast clamp-bias nondeterministic mutates-input batch-dependence "
+    "expectation"
+).split()
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,12 @@ class Finding:
     def plain(self) -> dict[str, Any]:
         """Return the finding as data that JSON can hold."""
         return {
-            "kind": self.kind, "severity": self.severity, "message": self.message,
-            "evidence": plain(dict(self.evidence)), "line": self.line,
-        }  # fmt: skip
+            "kind": self.kind,
+            "severity": self.severity,
+            "message": self.message,
+            "evidence": plain(dict(self.evidence)),
+            "line": self.line,
+        }
 
 
 @dataclass(frozen=True)
@@ -79,10 +85,12 @@ class Gradient:
     def plain(self) -> dict[str, Any]:
         """Return it as data that JSON can hold."""
         return {
-            "matches": self.matches, "level": self.level,
+            "matches": self.matches,
+            "level": self.level,
             "rel_bias": {f"{kl:g}": plain(bias) for kl, bias in self.rel_bias.items()},
-            "combination": self.combination or None, "off_policy": self.off_policy or None,
-        }  # fmt: skip
+            "combination": self.combination or None,
+            "off_policy": self.off_policy or None,
+        }
 
 
 @dataclass(frozen=True)
@@ -113,6 +121,10 @@ class Audit:
         Names of estimators with the same values, and of trainers' combinations with the same gradient.
     checks
         How many checks were made.
+    curve
+        Log-ratios where all tokens are equal, the value of a token there, and what ``right`` has.
+    right
+        The estimator that it is, or is taken to be meant to be.
     """
 
     target: str
@@ -129,6 +141,8 @@ class Audit:
     gradient: Gradient | None
     findings: Sequence[Finding]
     checks: int
+    curve: Sequence[tuple[float, float, float]] = ()
+    right: str = ""
 
     def of(self, severity: Severity) -> list[Finding]:
         """Return the findings of that severity."""
@@ -147,13 +161,22 @@ class Audit:
     def plain(self) -> dict[str, Any]:
         """Return all of it as data that JSON can hold, as ``schema.json`` describes it."""
         return {
-            "schema_version": SCHEMA_VERSION, "target": self.target, "as": self.used_as, "arguments": dict(self.arguments),
-            "identified": self.identified, "scale": plain(self.scale), "divergence": self.divergence or None,
-            "clamp": plain(dict(self.clamp)) if self.clamp else None, "weight": self.weight or None,
-            "reduction": self.reduction, "level": self.level, "same_as": list(self.same_as),
+            "schema_version": SCHEMA_VERSION,
+            "target": self.target,
+            "as": self.used_as,
+            "arguments": dict(self.arguments),
+            "identified": self.identified,
+            "scale": plain(self.scale),
+            "divergence": self.divergence or None,
+            "clamp": plain(dict(self.clamp)) if self.clamp else None,
+            "weight": self.weight or None,
+            "reduction": self.reduction,
+            "level": self.level,
+            "same_as": list(self.same_as),
             "gradient": self.gradient.plain() if self.gradient else None,
-            "findings": [each.plain() for each in self.findings], "checks": self.checks,
-        }  # fmt: skip
+            "findings": [each.plain() for each in self.findings],
+            "checks": self.checks,
+        }
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -171,9 +194,7 @@ class Audit:
             f"  {self.reduction or 'reduction not known'}, level of the {self.level or 'token'}"
         )
         if self.clamp:
-            rows.append(
-                f"  constant for log-ratios below {self.clamp['low']:.4g} and above {self.clamp['high']:.4g}"
-            )
+            rows.append(f"  constant for log-ratios {beyond(self.clamp)}")
         if self.gradient:
             bias = ", ".join(
                 f"{100 * value:.3g} % at {kl:g} nats"
@@ -200,6 +221,15 @@ class Audit:
             if (found := self.of(severity))
         ]
         return f"  {self.checks} checks: {', '.join(counts) or 'nothing found'}"
+
+
+def beyond(ends: Mapping[str, float]) -> str:
+    """Return the log-ratios beyond the ends ``low`` and ``high`` that there are, in words."""
+    return " and ".join(
+        f"{word} {0.0 if abs(ends[end]) < 1e-6 else ends[end]:.4g}"
+        for end, word in (("low", "below"), ("high", "above"))
+        if math.isfinite(ends.get(end, math.inf))
+    )
 
 
 def plain(value: Any) -> Any:

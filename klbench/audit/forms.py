@@ -87,9 +87,18 @@ def estimator(name: str) -> Form:
 
 
 SHORTEST = (
-    "k1", "k2", "k3", "abs", "bregman_kl_pq", "bregman_js", "bregman_hellinger", "bregman_chi2", "bregman_alpha:-1",
-    "bregman_alpha:0.5", "bregman_alpha:2",
-)  # fmt: skip
+    "k1",
+    "k2",
+    "k3",
+    "abs",
+    "bregman_kl_pq",
+    "bregman_js",
+    "bregman_hellinger",
+    "bregman_chi2",
+    "bregman_alpha:-1",
+    "bregman_alpha:0.5",
+    "bregman_alpha:2",
+)
 """Estimators with values of their own; the names that others have for the same are longer."""
 
 
@@ -204,9 +213,12 @@ def full() -> Iterator[Form]:
         full=True,
     )
     yield Form(
-        "k3 summed over the vocabulary without probabilities", "",
-        lambda b: (np.expm1(b.full_p - b.full_q) - (b.full_p - b.full_q)).sum(-1), "not-a-kl", full=True,
-    )  # fmt: skip
+        "k3 summed over the vocabulary without probabilities",
+        "",
+        lambda b: (np.expm1(b.full_p - b.full_q) - (b.full_p - b.full_q)).sum(-1),
+        "not-a-kl",
+        full=True,
+    )
     yield Form(
         "the cross-entropy of q and p",
         "",

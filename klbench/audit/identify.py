@@ -15,14 +15,15 @@ from klbench.audit.batches import SHAPE, Batch, stacked, uniform
 from klbench.audit.forms import Form
 from klbench.audit.probe import Probe
 
-_SIDE = (
-    0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.3, 1.7, 2.2, 2.8, 3.5, 4.5, 6.0, 8.0, 10.5, 13.0, 16.0, 19.0, 22.0, 26.0,
-    30.0, 45.0, 60.0,
-)  # fmt: skip
+_NEAR = "0.02 0.05 0.1 0.2 0.35 0.5 0.75 1.0 1.3 1.7 2.2 2.8 3.5 4.5 6.0 8.0"
+_FAR = "10.5 13.0 16.0 19.0 22.0 26.0 30.0 45.0 60.0"
+_SIDE = [float(number) for number in f"{_NEAR} {_FAR}".split()]
 GRID = np.array([*(-x * 1.01 for x in reversed(_SIDE)), *_SIDE])
 """Log-ratios, in nats; the two sides differ, so that no symmetry is an accident."""
 TOLERANCES = ((1e-7, 1e-11), (2e-3, 5e-6), (0.1, 0.03))
 """Relative and absolute, for functions that compute in float64, float32 and 16 bits, whatever they are given."""
+LEAST_INSIDE = 0.15
+"""The share of the grid on which values agree with a form that they leave beyond a clamp."""
 LN = {"2": math.log(2.0), "10": math.log(10.0)}
 
 
@@ -92,12 +93,21 @@ def identify(probe: Probe, grid: Grid) -> Identity:
     if logits:
         known = [*known, *forms.full()]
     for k, tolerance in enumerate(TOLERANCES):
+        if k == 2 and not _coarse(probe):
+            break
         levels = ("token", "sequence") if probe.output != "token" else ("token",)
         for level in levels:
             found = _fitted(grid, known, wrong, level, tolerance, coarse=k == 2)
             if found is not None:
                 return replace(found, level=level, tolerance=k, clamp=_refined(probe, found, level))
     return Identity(None, 1.0)
+
+
+def _coarse(probe: Probe) -> bool:
+    """Return whether values stand still, or jump, where the log-ratio changes by a millionth: those of 16 bits do."""
+    one, two = probe.one(at(0.5)), probe.one(at(0.5 * (1.0 + 1e-6)))
+    change = abs(two - one) / max(abs(one), 1e-300)
+    return change < 1e-9 or change > 1e-4
 
 
 def _near(
@@ -108,11 +118,11 @@ def _near(
         return np.abs(values - fitted) <= relative * np.abs(fitted) + absolute * abs(scale)
 
 
-def _scales(values: np.ndarray, terms: np.ndarray) -> list[float]:
-    """Return the multiples that could be meant: from either side of 0."""
+def _scales(values: np.ndarray, terms: np.ndarray, most: float = 2.0) -> list[float]:
+    """Return the multiples that could be meant: from either side of 0, up to log-ratios of ``most``."""
     found = []
     for side in (GRID < 0.0, GRID > 0.0):
-        core = side & (np.abs(GRID) <= 2.0) & (np.abs(GRID) >= 0.1) & (np.abs(terms) > 1e-9)
+        core = side & (np.abs(GRID) <= most) & (np.abs(GRID) >= 0.1) & (np.abs(terms) > 1e-9)
         if core.any():
             scale = float(np.median(values[core] / terms[core]))
             if scale and math.isfinite(scale):
@@ -146,7 +156,7 @@ def _fitted(
     for form, each in terms:
         if form.of_ratio is None:
             continue
-        for scale in _scales(values, each):
+        for scale in (*_scales(values, each), *_scales(values, each, 0.4)):
             clamp = _clamp(values, each, scale, tolerance)
             if clamp is not None:
                 return Identity(form, scale, clamp)
@@ -221,10 +231,10 @@ def _clamp(
     """Return where values are constant though the terms are not: outside of one interval on which they agree."""
     near = _near(values, scale * terms, scale, tolerance)
     inside = np.flatnonzero(near)
-    if inside.size < 0.3 * near.size:
+    if inside.size < LEAST_INSIDE * near.size:
         return None
     first, last = inside[0], inside[-1]
-    if not near[first : last + 1].all():
+    if not near[first : last + 1].all() or GRID[first] > 0.05 or GRID[last] < -0.05:
         return None
     clamp = {"low": -math.inf, "high": math.inf}
     for name, outside, edge in (
@@ -234,10 +244,9 @@ def _clamp(
         beyond = values[outside]
         if not beyond.size:
             continue
-        far = beyond[:2] if name == "low" else beyond[-2:]
-        if not np.allclose(far, far[0], rtol=1e-3, atol=1e-9 * abs(scale), equal_nan=True):
+        if not np.allclose(beyond, beyond[0], rtol=1e-3, atol=1e-9 * abs(scale), equal_nan=True):
             return None
-        clamp |= {name: float(GRID[edge]), f"value_{name}": float(far[0] / scale)}
+        clamp |= {name: float(GRID[edge]), f"value_{name}": float(beyond[0] / scale)}
     return clamp
 
 

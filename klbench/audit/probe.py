@@ -35,16 +35,16 @@ class Probe:
             )
         self.per_vocabulary = kind == "vocabulary"
         self.output = "token" if self.per_vocabulary else kind
-        self._still = False
+        self.still = False
         self._rest = self._way() if used_as != "kl" and self.compares else ""
 
     def _way(self) -> str:
-        self._still = self.plan.has("advantages") and self._finite(
+        self.still = self.plan.has("advantages") and self._finite(
             _still(random("way", masked=True))
         )
         if self.plan.has("beta"):
             return "beta"
-        return "" if self._still or not self.plan.has("advantages") else "same"
+        return "" if self.still or not self.plan.has("advantages") else "same"
 
     def _finite(self, batch: Batch) -> bool:
         found = self._call(batch, gradients=(self.plan.learned,))
@@ -57,7 +57,7 @@ class Probe:
         self, batch: Batch, beta: float | None, **options: object
     ) -> tuple[Result, Result | None]:
         """Return the call, and that of the rest, where it has one."""
-        batch = _still(batch) if self._still else batch
+        batch = _still(batch) if self.still else batch
         whole = self._call(batch, beta=beta, **options)
         if self._rest == "beta":
             return whole, self._call(batch, beta=0.0, **options)

@@ -55,6 +55,7 @@ def _reductions(
             "mean over the padded length": (sums.sum() / m.size, "denominator"),
             "sum of sequence means": ((sums / n).sum(), ""),
             "sum times the number of tokens": (sums.sum() * m.sum(), "denominator"),
+            "sum times the number of rows": (sums.sum() * len(m), "denominator"),
             "mean of sums times their lengths": ((sums * n).mean(), "denominator"),
             "sequence sums over all lengths": (sums.mean() * (1.0 / n).mean(), "broadcast"),
             "mean of all tokens, the mask left out": (k.mean(), "padding-leak"),
@@ -70,6 +71,8 @@ SLICES: dict[str, tuple[slice | str, slice | str, slice | str]] = {
     "without the last": (slice(None, -1), slice(None, -1), slice(None, -1)),
     "without the first": (slice(1, None), slice(1, None), slice(1, None)),
     "token before its logits": (slice(1, None), slice(None, -1), slice(1, None)),
+    "the mask a token behind": (slice(None, -1), slice(None, -1), slice(1, None)),
+    "the mask a token ahead": (slice(1, None), slice(1, None), slice(None, -1)),
     "one token further": (slice(None), "roll -1", slice(None)),
     "one token back": (slice(None), "roll 1", slice(None)),
 }
@@ -152,6 +155,8 @@ def reduce(probe: Probe, identity: Identity) -> Reduced | None:
                     "one token back",
                     "token before its logits",
                     "without the last",
+                    "the mask a token behind",
+                    "the mask a token ahead",
                 )
                 if alignment == "without the first" and probe.plan.form == "logits":
                     wrong = True

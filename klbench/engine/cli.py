@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,13 @@ from klbench import processes
 from klbench.engine import DONE, FAILED, INTERRUPTED, WRONG
 from klbench.machine import __version__
 from klbench.types import ConfigError, RunError
+
+VERBS = {
+    "audit": "klbench.engine.audit",
+    "doctor": "klbench.engine.doctor",
+    "advise": "klbench.advise.command",
+}
+"""The modules of the verbs, each imported when it is asked for: ``main(arguments)`` returns the exit code."""
 
 
 def command_line(arguments: Sequence[str]) -> int:
@@ -20,11 +28,10 @@ def command_line(arguments: Sequence[str]) -> int:
     processes.hush_helpers()
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
-    if arguments and arguments[0] == "audit":
-        from klbench.audit.command import main as audit
-
+    if arguments and arguments[0] in VERBS:
+        verb = importlib.import_module(VERBS[arguments[0]])
         try:
-            return audit(arguments[1:])
+            return int(verb.main(arguments[1:]))
         except KeyboardInterrupt:
             print("klbench: interrupted", file=sys.stderr)
             return INTERRUPTED

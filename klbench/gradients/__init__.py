@@ -15,12 +15,10 @@ from klbench.gradients._combination import (
     SCORED,
     Baseline,
     Combination,
-    Correction,
     Level,
     Placement,
-    grid,
-    parse,
 )
+from klbench.gradients._spec import grid, parse
 from klbench.registry import Registry, submodule
 
 registry: Registry[Combination] = Registry("combination", __name__, modules=("named",))
@@ -59,7 +57,6 @@ __all__ = [
     "SCORED",
     "Baseline",
     "Combination",
-    "Correction",
     "Level",
     "Placement",
     "get",

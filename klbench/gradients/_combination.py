@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 from operator import attrgetter
-from typing import Any, Literal, get_args
+from typing import Literal
+
+from pydantic import ConfigDict
 
 from klbench import estimators
-from klbench.registry import unknown
+from klbench.gradients import corrections
+from klbench.gradients._kinds import KINDS
+from klbench.gradients.corrections import Factor
 from klbench.types import ConfigError, Estimator, Polynomial
 
 Placement = Literal[
@@ -22,8 +26,8 @@ Placement = Literal[
     "full_with_score",
 ]
 Level = Literal["token", "sequence"]
-Correction = Literal["none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio"]
 Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl"]
+Reference = Literal["reference", "sampler"]
 Gradient = Literal["grad KL(q‖p)", "grad KL(p‖q)", "grad KL(q‖p) - grad KL(p‖q)", "0", "biased"]
 
 EXACT = "full_kl"
@@ -32,7 +36,11 @@ SCORED = ("reward", "reward_to_go", "loss_and_reward", "full_with_score")
 GROUPED = ("batch_mean", "leave_one_out")
 """The baselines that tie a group of samples together."""
 DIFFERENTIATED = ":differentiated"
+NORMALISED = ":normalised"
 MEAN = ":mean"
+PER_DECISION = "decision_ratio"
+SIMPLE = ("token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio")
+"""The corrections whose far-out products with powers of r are taken in log space."""
 CAP = 2.0
 """The default limit of ``truncated_ratio``."""
 
@@ -55,13 +63,26 @@ class Combination:
     length_mean
         The sum over tokens is divided by the sequence's own length, as some trainers do; only in the loss.
     correction
-        The weight q/mu on each term: of its token, of all tokens up to it, of the whole sequence, or cut off at ``cap`` (the
-        token's at token level, the sequence's at sequence level).
+        The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With ``decision_ratio`` each term has the
+        ratio of the tokens that led to it, wherever its score stands: a token's own term that of all tokens up to it, the
+        exact KL of a next token that of those before it. (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy
+        policy evaluation", per-decision importance sampling.)
+    cap
+        The limit of a plain ``truncated_ratio``.
+    normalised
+        The weights are divided by their mean over the group: over its tokens, or over its sequences where all tokens of one
+        have the same.
     ratio_gradient
         Whether the weight is differentiated too; only where the term stands in the loss.
     baseline
-        Subtracted from what multiplies the score: the mean of the group of samples of one prompt, the mean of the others of
-        the group, or the exact KL of the token's own distribution.
+        Subtracted from what multiplies the score: the mean of the group of samples of one prompt,
+        the mean of the others of the group, or the exact KL of the token's own distribution. With
+        ``decision_ratio`` that KL stands for all that is to come, too, where later terms are
+        weighted (doubly robust; Jiang and Li 2016, "Doubly robust off-policy value evaluation").
+    gamma
+        The discount of later terms in the reward to go: 0 leaves each token's own, 1 all that follow.
+    reference
+        Whom the log-ratio is to: the reference, or whoever sampled.
     claim
         The expected gradient on-policy, on sequences of several tokens.
     off_policy
@@ -72,11 +93,13 @@ class Combination:
         Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own KL.
     """
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     name: str
     estimator: str
     placement: Placement
     level: Level = "token"
-    correction: Correction = "none"
+    correction: str = "none"
     baseline: Baseline = "none"
     ratio_gradient: bool = False
     gradient_of: str = ""
@@ -89,6 +112,9 @@ class Combination:
     used_by: str = ""
     called_unbiased_by: str = ""
     source: str = ""
+    normalised: bool = False
+    gamma: float = 1.0
+    reference: Reference = "reference"
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -121,7 +147,9 @@ class Combination:
                 "straight_through needs gradient_of, and only it",
             ),
             (
-                self.baseline != "none" and self.placement not in ("reward", "reward_to_go"),
+                self.baseline != "none"
+                and self.placement not in ("reward", "reward_to_go")
+                and not (self.placement == "full_with_score" and self.per_decision),
                 "only a reward has a baseline",
             ),
             (
@@ -143,12 +171,73 @@ class Combination:
             ),
             (
                 self.level == "sequence"
-                and self.correction in ("token_ratio", "prefix_ratio")
+                and any(KINDS[each.kind].scope == "token" for each in self.factors)
                 and self.placement not in ("reward",),
                 f"one term for the whole sequence cannot have a {self.correction}",
             ),
+            *self._more_rules(full),
         )
         return next((text for wrong, text in rules if wrong), "")
+
+    def _more_rules(self, full: bool) -> Iterator[tuple[bool, str]]:
+        scored = self.placement in ("reward", "reward_to_go")
+        yield (
+            self.signed and not (scored and self.baseline not in GROUPED),
+            f"{self.correction} takes an advantage of the sequence's own, which only a reward has",
+        )
+        yield (
+            PER_DECISION in self.correction and not self.per_decision,
+            f"{PER_DECISION} stands alone",
+        )
+        yield (
+            self.per_decision and self.placement not in ("reward_to_go", "full", "full_with_score"),
+            f"{PER_DECISION} is of the placements reward_to_go, full and full_with_score",
+        )
+        yield (
+            self.per_decision and self.placement == "full_with_score" and self.baseline in GROUPED,
+            "the exact KL has no baseline of a group",
+        )
+        yield (
+            self.normalised and (not self.factors or self.ratio_gradient or self.per_decision),
+            "what is normalised is a detached weight",
+        )
+        yield (
+            self.normalised and self.baseline in GROUPED,
+            "normalised weights and a baseline of the same group are not computed",
+        )
+        yield (not 0.0 <= self.gamma <= 1.0, f"gamma is from 0 to 1, not {self.gamma:g}")
+        yield (self.gamma != 1.0 and self.placement != "reward_to_go", "gamma is of reward_to_go")
+        yield (
+            self.reference != "reference" and (full or self.baseline == "token_kl"),
+            "the exact KL is that to the reference",
+        )
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        """The factors of the correction."""
+        if self.correction == "truncated_ratio":
+            return (Factor("truncated_ratio", high=self.cap),)
+        return corrections.factors(self.correction)
+
+    @property
+    def per_decision(self) -> bool:
+        """True where each term has the ratio of the tokens that led to it."""
+        return self.correction == PER_DECISION
+
+    @property
+    def signed(self) -> bool:
+        """True where the weight depends on the sign of the advantage."""
+        return any(KINDS[each.kind].signed for each in self.factors)
+
+    @property
+    def simple(self) -> bool:
+        """True without any of what not every trainer's loop can compute: the reference, and weights of q over the sampler."""
+        return (
+            self.correction in ("none", *SIMPLE)
+            and not self.normalised
+            and self.gamma == 1.0
+            and self.reference == "reference"
+        )
 
     @property
     def spec(self) -> str:
@@ -156,8 +245,11 @@ class Combination:
         value = f"{self.estimator}@{self.gradient_of}" if self.gradient_of else self.estimator
         level = self.level + (MEAN if self.length_mean else "")
         cap = f":{self.cap:g}" if self.correction == "truncated_ratio" and self.cap != CAP else ""
-        ratio = self.correction + cap + (DIFFERENTIATED if self.ratio_gradient else "")
-        return f"{value}/{self.placement}/{level}/{ratio}/{self.baseline}"
+        ratio = self.correction + cap
+        ratio += NORMALISED if self.normalised else DIFFERENTIATED if self.ratio_gradient else ""
+        more = "" if self.gamma == 1.0 else f"/gamma={self.gamma:g}"
+        more += "" if self.reference == "reference" else f"/reference={self.reference}"
+        return f"{value}/{self.placement}/{level}/{ratio}/{self.baseline}{more}"
 
     def claimed(self, *, tokens: int, stale: bool) -> Gradient | None:
         """Return the claimed gradient for sequences of ``tokens``, sampled by the policy itself or (``stale``) by another."""
@@ -201,98 +293,3 @@ def coefficient(
     in_reward = combination.placement in ("reward", "reward_to_go")
     scored = in_reward or combination.placement == "loss_and_reward" or combination.ratio_gradient
     return merged((() if in_reward else _slope(path)) + (value if scored else ()))
-
-
-def parse(spec: str) -> Combination:
-    """A combination from ``estimator/placement[/level[/correction[/baseline]]]``.
-
-    ``k3@k2`` is a value of k3 and a gradient of k2; ``token:mean`` divides by the length; ``truncated_ratio:5`` is cut off
-    at 5; ``token_ratio:differentiated`` is a weight that is differentiated too.
-
-    Raises
-    ------
-    ConfigError
-        A part is unknown, or the parts do not go together.
-    """
-    given = spec.split("/")
-    if not 2 <= len(given) <= 5:
-        raise ConfigError(
-            f"combination {spec!r}: expected estimator/placement/level/correction/baseline"
-        )
-    value, placement, level, correction, baseline = (
-        *given,
-        *("", "", "token", "none", "none")[len(given) :],
-    )
-    estimator, _, gradient_of = value.partition("@")
-    ratio_gradient = correction.endswith(DIFFERENTIATED)
-    correction, _, cap = correction.removesuffix(DIFFERENTIATED).partition(":")
-    if cap and correction != "truncated_ratio":
-        raise ConfigError(f"combination {spec!r}: only truncated_ratio takes a number")
-    for name in filter(None, (estimator, gradient_of)):
-        if name != EXACT:
-            estimators.get(name)
-    return Combination(
-        spec,
-        estimator,
-        _word("placement", placement, Placement),
-        _word("level", level.removesuffix(MEAN), Level),
-        _word("correction", correction, Correction),
-        _word("baseline", baseline, Baseline),
-        ratio_gradient=ratio_gradient,
-        gradient_of=gradient_of,
-        length_mean=level.endswith(MEAN),
-        cap=_number(spec, cap) if cap else CAP,
-    )
-
-
-def _number(spec: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(
-            f"combination {spec!r}: expected a number after truncated_ratio, got {text!r}"
-        ) from None
-
-
-def _word(kind: str, word: str, words: Any) -> Any:
-    if word not in get_args(words):
-        raise unknown(kind, word, get_args(words))
-    return word
-
-
-def grid(
-    names: Sequence[str],
-    placements: Sequence[Placement],
-    levels: Sequence[Level],
-    corrections: Sequence[Correction],
-    baselines: Sequence[Baseline],
-) -> Iterator[Combination]:
-    """Return every combination of these parts that go together; a full placement comes once, whatever the estimators.
-
-    Raises
-    ------
-    ConfigError
-        An estimator is unknown, or has no gradient of its own.
-    """
-    for name in names:
-        Combination(name, name, "loss")
-    seen = set()
-    for name, placement, level, correction, baseline in product(
-        names, placements, levels, corrections, baselines
-    ):
-        estimator = EXACT if placement in ("full", "full_with_score") else name
-        if placement == "straight_through" and estimator == "k2":
-            continue  # k2 in the loss
-        value = f"{estimator}@k2" if placement == "straight_through" else estimator
-        ratios: list[str] = [correction]
-        if correction != "none" and placement in ("loss", "straight_through", "full"):
-            ratios.append(correction + DIFFERENTIATED)
-        for ratio in ratios:
-            spec = f"{value}/{placement}/{level}/{ratio}/{baseline}"
-            if spec in seen:
-                continue
-            seen.add(spec)
-            try:
-                yield parse(spec)
-            except ConfigError:
-                continue

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from klbench import estimators
+from klbench.gradients import _normalised
 from klbench.gradients._combination import GROUPED, Combination, coefficient
 from klbench.gradients.surrogate import Parts, parts
 from klbench.log_terms import log_terms
@@ -91,7 +92,7 @@ def _log_probability(atoms: Atoms) -> Tensor:
 def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Parts]:
     """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate loss itself, and its parts."""
     log_q, kl = (x.detach().clone().requires_grad_() for x in (rollouts.log_q, rollouts.kl))
-    pieces = parts(combination, Rollouts(log_q, rollouts.log_p, rollouts.log_mu, kl, rollouts.mask))
+    pieces = parts(combination, replace(rollouts, log_q=log_q, kl=kl))
     if not pieces.direct.requires_grad:
         return torch.zeros_like(log_q), torch.zeros_like(kl), pieces
     token, full = torch.autograd.grad(
@@ -126,6 +127,8 @@ def _cancelled(
 
     None where there are none: they are those of one score for all tokens, of a whole sequence's ratio or of one token.
     """
+    if not combination.simple:
+        return None
     polynomial, correction = coefficient(combination, _leading), combination.correction
     everywhere = coefficient(combination) is not None
     whole = combination.level == "sequence" and correction in (
@@ -282,6 +285,21 @@ class _Group:
         return self.pull(token)
 
 
+def _over_their_mean(
+    whole: Coefficients, shares: Tensor, atoms: Atoms, gram: Tensor, group: int
+) -> tuple[Tensor, float]:
+    """The moments of a group whose weights are divided by their mean over it."""
+    vectors = torch.cat([whole.token, whole.full], dim=-1)
+
+    def pull(factor: Tensor) -> Tensor:
+        return atoms.scores.pull(factor[:, None] * whole.token, factor[:, None] * whole.full)
+
+    squares = torch.einsum("ni,nij,nj->n", vectors, gram, vectors)
+    return _normalised.moments(
+        _normalised.Samples(atoms.probability, shares[:, 0], shares[:, 1], squares, pull), group
+    )
+
+
 def _prompt(
     combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool
 ) -> GradientMoments:
@@ -291,7 +309,9 @@ def _prompt(
         both = _total(combination, whole, pieces, atoms)
         mean = both.pull(atoms)
         total = both.second_moment(atoms, gram) - float(mean @ mean)
-    if combination.baseline in GROUPED:
+    if pieces.shares is not None:
+        mean, variance = _over_their_mean(whole, pieces.shares, atoms, gram, group)
+    elif combination.baseline in GROUPED:
         assert pieces.weights is not None
         assert pieces.returns is not None
         groups = _Group(atoms, gram, pieces.weights, pieces.returns)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from klbench import estimators
+from klbench.gradients import corrections
 from klbench.gradients._combination import GROUPED, SCORED, Combination
 from klbench.types import Rollouts
 
@@ -23,16 +23,21 @@ class Parts:
         What is differentiated as it stands, shape ``(n,)``.
     weights, returns
         Constants, shape ``(n, T)``; ``returns`` before any baseline that the group gives. None where no score is used.
+    shares
+        Where weights are normalised, the sum of each sequence's weights and their number, ``(n, 2)``: all of the above is yet
+        to be divided by the ratio of the two's sums over the group.
     """
 
     direct: Tensor
     weights: Tensor | None
     returns: Tensor | None
+    shares: Tensor | None = None
 
 
 def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
     """The estimator's terms, ``(n, T)`` at token level and ``(n, 1)`` at sequence level."""
-    log_ratio = rollouts.log_p - rollouts.log_q
+    to = rollouts.log_p if combination.reference == "reference" else rollouts.log_mu
+    log_ratio = to - rollouts.log_q
     if combination.level == "sequence":
         terms: Tensor = estimators.get(name).terms(log_ratio.sum(-1, keepdim=True))
         return terms
@@ -41,27 +46,50 @@ def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
     return result
 
 
-def ratio(combination: Combination, rollouts: Rollouts) -> Tensor:
-    """The weight of each term, ``(n, T)``, or ``(n, 1)`` where all have the sequence's; 1 without a correction."""
-    log_weight = rollouts.log_q - rollouts.log_mu
-    if not combination.ratio_gradient:
-        log_weight = log_weight.detach()
-    whole = log_weight.sum(-1, keepdim=True)
-    kinds: dict[str, Callable[[], Tensor]] = {
-        "none": lambda: torch.ones_like(whole),
-        "token_ratio": lambda: log_weight.exp(),
-        "prefix_ratio": lambda: log_weight.cumsum(-1).exp(),
-        "sequence_ratio": lambda: whole.exp(),
-        "truncated_ratio": lambda: (
-            (log_weight if combination.level == "token" else whole).exp().clamp(max=combination.cap)
-        ),
-    }
-    return kinds[combination.correction]()
+def ratio(combination: Combination, rollouts: Rollouts, advantage: Tensor | None = None) -> Tensor:
+    """The weight of each term, ``(n, T)``, or ``(n, 1)`` where all have the sequence's; 1 without a correction.
+
+    ``advantage`` is what signed factors take. A normalised weight is not yet divided by its mean over the group.
+    """
+    log_q = rollouts.log_q if combination.ratio_gradient else rollouts.log_q.detach()
+    sides = {"q": log_q, "old": rollouts.log_old, "mu": rollouts.log_mu}
+    whole = combination.level == "sequence"
+    found: Tensor = corrections.product(
+        combination.factors, sides, rollouts.mask, sequence=whole, advantage=advantage
+    )
+    return found
 
 
-def _future(terms: Tensor) -> Tensor:
-    """Return the sum of each term and those after it: ``(n, T)``."""
-    return terms.flip(-1).cumsum(-1).flip(-1)
+def _future(terms: Tensor, gamma: float = 1.0) -> Tensor:
+    """Return the sum of each term and those after it, each discounted by its distance: ``(n, T)``."""
+    if gamma == 1.0:
+        return terms.flip(-1).cumsum(-1).flip(-1)
+    total, found = torch.zeros_like(terms[:, 0]), []
+    for t in reversed(range(terms.shape[-1])):
+        total = terms[:, t] + gamma * total
+        found.append(total)
+    return torch.stack(found[::-1], dim=-1)
+
+
+def _led_to(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return what follows each token, every later term weighted with the tokens between, less the baseline: ``(n, T)``.
+
+    ``R_t = k_t + gamma (b_{t+1} + w_{t+1} (R_{t+1} - b_{t+1}))`` with one token's ratio ``w`` and
+    ``b``, the exact KL of the next one or 0; ``w`` has the mean 1, so that ``b`` changes no
+    expectation. The exact KL after a token is a term of that token.
+    """
+    log_ratio = rollouts.log_q - rollouts.log_mu
+    full = combination.placement == "full_with_score"
+    weight, kl = log_ratio.detach().exp(), rollouts.kl.detach()
+    baseline = kl if combination.baseline == "token_kl" else torch.zeros_like(kl)
+    later, found = torch.zeros_like(kl[:, 0]), []
+    for t in reversed(range(kl.shape[-1])):
+        after = torch.zeros_like(later) if t + 1 == kl.shape[-1] else kl[:, t + 1]
+        total = (after if full else terms[:, t]) + combination.gamma * later
+        found.append(total - baseline[:, t])
+        later = baseline[:, t] + weight[:, t] * found[-1]
+        later = later.where(rollouts.mask[:, t], 0.0)
+    return torch.stack(found[::-1], dim=-1)
 
 
 def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
@@ -73,30 +101,53 @@ def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
 def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     """The surrogate loss of each sequence, taken apart."""
     placement = combination.placement
-    weight = ratio(combination, rollouts)
     full = placement in ("full", "full_with_score")
     terms = rollouts.kl if full else _terms(combination.estimator, combination, rollouts)
     if placement == "straight_through":
         path = _terms(combination.gradient_of, combination, rollouts)
         terms = terms.detach() + path - path.detach()
+    returns = _returns(combination, terms, rollouts) if placement in SCORED else None
+    weight = ratio(
+        combination, rollouts, -returns if combination.signed and returns is not None else None
+    )
     in_loss = placement not in ("reward", "reward_to_go")
+    of_term = _before(weight, rollouts) if combination.per_decision and full else weight
     direct = (
-        _summed(weight * terms, rollouts) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
+        _summed(of_term * terms, rollouts) if in_loss else torch.zeros_like(rollouts.log_q[:, 0])
     )
     if combination.length_mean:
         direct = direct / rollouts.mask.sum(-1)
-    if placement not in SCORED:
-        return Parts(direct, None, None)
+    shares = _shares(weight.detach(), rollouts.mask) if combination.normalised else None
+    if returns is None:
+        return Parts(direct, None, None, shares)
+    return Parts(direct, weight.detach().where(rollouts.mask, 0.0), returns, shares)
+
+
+def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return the constants that multiply each token's score, ``(n, T)``, before the weights and a group's baseline."""
     constant = terms.detach()
-    if placement == "reward_to_go":
-        returns = _future(constant)
-    elif placement == "full_with_score":
+    if combination.per_decision:
+        return _led_to(combination, constant, rollouts)
+    if combination.placement == "reward_to_go":
+        returns = _future(constant, combination.gamma)
+    elif combination.placement == "full_with_score":
         returns = _future(constant) - constant
     else:
         returns = constant.sum(-1, keepdim=True).expand_as(rollouts.log_q)
-    if combination.baseline == "token_kl":
-        returns = returns - rollouts.kl.detach()
-    return Parts(direct, weight.detach().where(rollouts.mask, 0.0), returns)
+    return returns - rollouts.kl.detach() if combination.baseline == "token_kl" else returns
+
+
+def _before(weight: Tensor, rollouts: Rollouts) -> Tensor:
+    """Return the ratio of the tokens before each one, from that of all up to it: ``(n, T)``."""
+    first = torch.ones_like(weight[:, :1])
+    return torch.cat([first, weight[:, :-1]], dim=-1)
+
+
+def _shares(weight: Tensor, mask: Tensor) -> Tensor:
+    """Return the sum of each sequence's weights and their number, ``(n, 2)``: 1 where all its tokens have the same."""
+    if weight.shape[-1] == 1 and mask.shape[-1] > 1:
+        return torch.cat([weight, torch.ones_like(weight)], dim=-1)
+    return torch.stack([weight.where(mask, 0.0).sum(-1), mask.sum(-1).to(weight.dtype)], dim=-1)
 
 
 def centred(returns: Tensor, group: int, baseline: str) -> Tensor:
@@ -137,7 +188,15 @@ def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = 
         A leave-one-out baseline with fewer than 2 sequences, or a group size that does not divide ``n``.
     """
     pieces = parts(combination, rollouts)
-    if pieces.weights is None or pieces.returns is None:
-        return pieces.direct
-    returns = centred(pieces.returns, group or len(pieces.returns), combination.baseline)
-    return pieces.direct + _summed(pieces.weights * returns * rollouts.log_q, rollouts)
+    size = group or len(rollouts.log_q)
+    loss = pieces.direct
+    if pieces.weights is not None and pieces.returns is not None:
+        returns = centred(pieces.returns, size, combination.baseline)
+        loss = loss + _summed(pieces.weights * returns * rollouts.log_q, rollouts)
+    if pieces.shares is None:
+        return loss
+    total, number = (
+        pieces.shares.view(-1, size, 2).sum(1, keepdim=True).expand(-1, size, 2).unbind(-1)
+    )
+    # A group without any weight has nothing to divide.
+    return loss * (number / total).where(total > 0.0, 1.0).flatten()

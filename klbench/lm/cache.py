@@ -65,10 +65,12 @@ def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
 def _sums(folder: Path) -> dict[str, str]:
     """The checksum of each file below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in files
-    }
+    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sums_file(target: Path) -> Path:
@@ -124,5 +126,5 @@ def _fill(target: Path, build: Callable[[Path], None]) -> None:
 def _unwritable(error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or str(error)
     return ConfigError(
-        f"{root()}: the cache for the embedded models cannot be written ({reason}); set {VARIABLE} to a folder that can"
+        f"{root()}: the cache for models cannot be written ({reason}); set {VARIABLE} to a folder that can"
     )

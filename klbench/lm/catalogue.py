@@ -9,6 +9,8 @@ LEVELS = ("near", "midway", "far")
 NAMES = ("reference", *(f"{how}-{level}" for how in ("finetuned", "sharpened") for level in LEVELS))
 TRAINED = ("ppo-midway", "dpo-midway")
 """Policies that take more than this package to train: see :mod:`klbench.lm.embedded`."""
+TRAINED_BY = "klbench.studies.language.trained"
+"""The module that trains models for :mod:`klbench.lm`, by name: it is built on this package."""
 
 
 def check_name(name: str) -> None:

@@ -22,7 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from klbench import streams
 from klbench.lm import cache, files
-from klbench.lm.catalogue import LEVELS, NAMES, PREFIX, check_name
+from klbench.lm.catalogue import LEVELS, NAMES, PREFIX, TRAINED_BY, check_name
 from klbench.lm.corpus import corpus
 from klbench.lm.generation import generate
 from klbench.lm.model import ready
@@ -33,8 +33,6 @@ from klbench.registry import unknown
 from klbench.threads import one_thread
 
 END, PAD = "<|end|>", "<|pad|>"
-TRAINED_BY = "klbench.studies.language.trained"
-"""Found by name, as plugins are: its ``trainer(name)`` returns a :class:`Trainer`."""
 VERSION = 1
 """The version of the training, raised when the same recipe, text and libraries yield another model."""
 VARIABLE = "KLBENCH_EMBEDDED"

@@ -17,7 +17,10 @@ from klbench.lm.model import LanguageModel, ready
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
 
-DTYPES = ("float32", "bfloat16", "float16")
+INT8 = "int8"
+"""Weights of linear layers rounded to 8 bits; all else is float32."""
+
+DTYPES = ("float32", "bfloat16", "float16", INT8)
 
 
 def check_device(device: str) -> None:
@@ -65,8 +68,26 @@ def load(
 def _load(where: str, name: str, revision: str | None, dtype: str, device: str) -> LanguageModel:
     with quiet(), inputs.refused(f"{name}: cannot be used as a causal language model"):
         adapted = (Path(where) / "adapter_config.json").is_file()
-        model, tokenizer = (_adapted if adapted else _plain)(where, name, revision, dtype)
-        return ready(name, model, tokenizer, device)
+        stored = "float32" if dtype == INT8 else dtype
+        model, tokenizer = (_adapted if adapted else _plain)(where, name, revision, stored)
+        return ready(name, rounded(model) if dtype == INT8 else model, tokenizer, device)
+
+
+def rounded(model: Any) -> Any:
+    """The model with the weights of its linear layers as 8 bits hold them: a scale for each row, symmetrical, to nearest.
+
+    As weight-only formats have it: inputs, arithmetic, embeddings and the output over tokens stay float32.
+    (Dettmers et al. 2022, "LLM.int8()", without the part for outliers, which concerns inputs.)
+    """
+    head = model.get_output_embeddings()
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Linear) and layer is not head:
+            weight = layer.weight.data
+            scale = (
+                weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / 127.0
+            )
+            weight.copy_((weight / scale).round() * scale)
+    return model
 
 
 def _plain(where: str, name: str, revision: str | None, dtype: str) -> tuple[Any, Any]:

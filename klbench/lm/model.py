@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klbench import inputs
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError
 
@@ -67,6 +68,50 @@ class LanguageModel:
         with quiet():
             ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
         return ids
+
+    def chat(self, prompt: Sequence[Any], answer: Sequence[Any] = ()) -> tuple[str, str]:
+        """Messages as the tokenizer's template writes them: the prompt up to the answer's turn, and what follows.
+
+        The template is that of the tokenizer's own files. transformers runs it in Jinja's sandbox.
+
+        Raises
+        ------
+        ConfigError
+            There is no template, it does not take these messages, or writes the prompt otherwise with an answer after it.
+        """
+        if not self.tokenizer.chat_template:
+            raise ConfigError(
+                f"{self.name}: messages need a tokenizer with a chat template, and it has none; give texts, or another model"
+            )
+        with (
+            quiet(),
+            inputs.refused(f"{self.name}: its chat template does not take these messages"),
+        ):
+            before = self.tokenizer.apply_chat_template(
+                list(prompt), tokenize=False, add_generation_prompt=True
+            )
+            if not answer:
+                return before, ""
+            whole = self.tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
+        if not whole.startswith(before):
+            raise ConfigError(
+                f"{self.name}: its chat template writes a prompt otherwise where an answer follows ({before[-40:]!r})"
+            )
+        return before, whole[len(before) :]
+
+    def encode_chat(
+        self, prompt: Sequence[Any], answer: Sequence[Any]
+    ) -> tuple[list[int], list[int]]:
+        """The ids of messages and of an answer to them, up to the last token that ends one.
+
+        Raises
+        ------
+        ConfigError
+            As :meth:`chat`.
+        """
+        before, after = (self.continued(text) for text in self.chat(prompt, answer))
+        ends = [i for i, each in enumerate(after, 1) if each in self.end]
+        return before, after[: ends[-1]] if ends else [*after, *self.end[:1]]
 
     def texts(self, token: np.ndarray, mask: np.ndarray) -> list[str]:
         """Completions ``(n, T)`` as texts, without special tokens."""

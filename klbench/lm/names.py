@@ -1,12 +1,23 @@
-"""The names that a model is asked for by: an embedded one, a local folder, a hub id."""
+"""The names that a model is asked for by: an embedded one, ``smollm2``, a local folder, a GGUF file, a hub id."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 from klbench import inputs
-from klbench.lm.catalogue import PREFIX, check_name
+from klbench.lm.catalogue import PREFIX, TRAINED_BY, check_name
+from klbench.lm.packaged import (
+    FINETUNED,
+    PACKAGED,
+    SMOLLM2,
+    SUFFIX,
+    check_gguf,
+    check_reader,
+    is_gguf,
+    packaged_file,
+)
 from klbench.types import ConfigError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?")
@@ -22,14 +33,21 @@ def check(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_name(name)
+    elif name in (SMOLLM2, FINETUNED):
+        check_reader(name)
+        packaged_file(PACKAGED)
     elif _is_local(name):
         found = inputs.kind(_path(name))
-        if found != inputs.FOLDER:
+        if is_gguf(name):
+            check_gguf(name, found)
+        elif found != inputs.FOLDER:
             found = found.replace("no such file", "no such folder")
-            raise ConfigError(f"{name}: {found}; give a model's folder, a hub id, or {PREFIX}NAME")
+            raise ConfigError(
+                f"{name}: {found}; give a model's folder, a {SUFFIX} file, a hub id, or {PREFIX}NAME"
+            )
     elif not _HUB_ID.fullmatch(name):
         raise ConfigError(
-            f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {PREFIX}NAME"
+            f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {SMOLLM2}, nor {PREFIX}NAME"
         )
 
 
@@ -48,4 +66,10 @@ def resolved(name: str) -> str:
         from klbench.lm import embedded
 
         return str(embedded.folder(name))
+    if name == FINETUNED:
+        return str(importlib.import_module(TRAINED_BY).finetuned_smollm2())
+    if is_gguf(name):
+        from klbench.lm import gguf
+
+        return str(gguf.folder(name))
     return str(_path(name).resolve()) if _is_local(name) else name

@@ -1,4 +1,4 @@
-"""Files of texts in one column or several, prompts, examples and ranked pairs: JSON lines, Parquet, or plain lines."""
+"""Files of texts in one column or several, prompts and examples: JSON lines, Parquet, or plain lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from klbench import inputs
 from klbench.types import ConfigError
@@ -14,8 +15,6 @@ Row = dict[str, str]
 
 EXAMPLE = ("prompt", "completion")
 """Keys of a file of examples."""
-PREFERENCE = ("prompt", "chosen", "rejected")
-"""Keys of a file of preferences."""
 
 
 def check_path(path: str, keys: Sequence[str], *, lines: bool = False) -> None:
@@ -81,20 +80,30 @@ def _lines(file: Path, keys: Sequence[str]) -> Iterator[Row]:
 
 
 def _parquet(file: Path, keys: Sequence[str]) -> Iterator[Row]:
+    for number, row in enumerate(parquet(file, keys), 1):
+        yield checked(row, keys, f"{file}, row {number}")
+
+
+def parquet(file: Path, keys: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file, with those columns or all.
+
+    Raises
+    ------
+    ConfigError
+        It has no such column.
+    """
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(file) as table:
         columns = table.schema_arrow.names
-        missing = [key for key in keys if key not in columns]
+        missing = [key for key in keys or () if key not in columns]
         if missing:
             raise ConfigError(
                 f"{file}: expected a column {missing[0]!r}, this file has {', '.join(columns)}"
             )
-        number = 0
-        for part in table.iter_batches(batch_size=1_024, columns=list(keys)):
-            for row in part.to_pylist():
-                number += 1
-                yield checked(row, keys, f"{file}, row {number}")
+        wanted = columns if keys is None else list(keys)
+        for part in table.iter_batches(batch_size=1_024, columns=wanted):
+            yield from part.to_pylist()
 
 
 def checked(row: Mapping[str, object], keys: Sequence[str], where: str) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
@@ -192,7 +193,7 @@ class Pair(Options, ABC):
         """The text of each token; empty where it is not known."""
         return [""] * len(token_ids)
 
-    @property
+    @cached_property
     def title(self) -> str:
         """The label in use."""
         return self.label or self.describe()

@@ -21,7 +21,7 @@ CHUNK_BYTES = 16e6
 
 
 class Samples(NamedTuple):
-    """A prompt and the sequences sampled after it: ``node``, ``token``, ``mask``, ``log_p`` and ``log_mu`` are ``(n, T)``."""
+    """A prompt and the sequences sampled after it: all the others are ``(n, T)``."""
 
     prompt: int
     node: Tensor
@@ -29,6 +29,7 @@ class Samples(NamedTuple):
     mask: Tensor
     log_p: Tensor
     log_mu: Tensor
+    log_old: Tensor
 
 
 class SequenceTask:
@@ -39,7 +40,8 @@ class SequenceTask:
     theta
         The policy's parameters, ``(parameters,)``.
     log_probs
-        Of ``q``, ``p`` and, off-policy, ``mu``: log-probabilities of the next token, ``(prompts, nodes, tokens)``.
+        Log-probabilities of the next token, ``(prompts, nodes, tokens)``, of ``q``, ``p``, off-policy ``mu``, and ``old``
+        where that is not ``mu``.
     staleness
         ``KL(q‖mu)`` in nats.
     temperature
@@ -68,6 +70,7 @@ class SequenceTask:
         sides = {side: torch.from_numpy(each) for side, each in log_probs.items()}
         self._log_q, self._log_p = sides["q"], sides["p"]
         self._log_mu = sides.get("mu", self._log_q)
+        self._log_old = sides.get("old", self._log_mu)
         q = self._log_q.exp()
         self._log_ratio = self._log_q - self._log_p
         self._kl = (q * self._log_ratio).sum(-1)
@@ -101,14 +104,16 @@ class SequenceTask:
         edge = node * self.tree.tokens + token
 
         for prompt in range(self.prompts):
-            log_q, log_p, log_mu = (
-                log_probs[prompt] for log_probs in (self._log_q, self._log_p, self._log_mu)
+            q, p, mu, old = (
+                torch.where(mask, log_probs[prompt].flatten()[edge], 0.0)
+                for log_probs in (self._log_q, self._log_p, self._log_mu, self._log_old)
             )
-            q, p, mu = (
-                torch.where(mask, each.flatten()[edge], 0.0) for each in (log_q, log_p, log_mu)
+            kl = torch.where(mask, self._kl[prompt][node], 0.0)
+            yield Atoms(
+                self.tree.sum_along(self._log_mu[prompt]).exp(),
+                Rollouts(q, p, mu, kl, mask, old),
+                self._scores(prompt),
             )
-            rollouts = Rollouts(q, p, mu, torch.where(mask, self._kl[prompt][node], 0.0), mask)
-            yield Atoms(self.tree.sum_along(log_mu).exp(), rollouts, self._scores(prompt))
 
     def _scores(self, prompt: int) -> DenseScores | TableScores:
         node, token, mask = self.tree.paths
@@ -148,7 +153,7 @@ class SequenceTask:
     def sample(self, stream: np.random.Generator, n: int) -> Samples:
         """A prompt, then ``n`` sequences token by token from the sampler's conditionals."""
         prompt = int(stream.integers(self.prompts))
-        log_mu, log_p = self._log_mu[prompt], self._log_p[prompt]
+        log_mu = self._log_mu[prompt]
         cumulative = log_mu.exp().cumsum(-1)[:, :-1]
         uniform = torch.from_numpy(stream.random((n, self.tree.horizon)))
         node, token = torch.zeros(2, n, self.tree.horizon, dtype=torch.int64)
@@ -161,12 +166,15 @@ class SequenceTask:
                     alive[:, t + 1], self.tree.child(node[:, t], token[:, t], t), 0
                 )
         token = torch.where(alive, token, 0)
-        chosen = (torch.where(alive, log_probs[node, token], 0.0) for log_probs in (log_p, log_mu))
+        chosen = (
+            torch.where(alive, log_probs[prompt][node, token], 0.0)
+            for log_probs in (self._log_p, self._log_mu, self._log_old)
+        )
         return Samples(prompt, node, token, alive, *chosen)
 
     def rollouts(self, theta: Tensor, samples: Samples) -> Rollouts:
         """The samples under parameters ``theta``, by a forward pass along them."""
-        prompt, node, token, mask, log_p, log_mu = samples
+        prompt, node, token, mask, log_p, log_mu, log_old = samples
         weights = self.policy.split(theta)
         at = torch.full((len(token),), prompt)
         # What comes before a token decides about it; the end token comes before nothing.
@@ -174,6 +182,4 @@ class SequenceTask:
         log_probs = self._log_probs(self.policy.along(weights, at, before))
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
         kl = (log_probs.exp() * (log_probs - self._log_p[prompt][node])).sum(-1)
-        return Rollouts(
-            torch.where(mask, log_q, 0.0), log_p, log_mu, torch.where(mask, kl, 0.0), mask
-        )
+        return Rollouts(log_q, log_p, log_mu, kl, mask, log_old)

@@ -14,8 +14,9 @@ import numpy as np
 from pydantic import Field, PositiveFloat, field_validator
 
 from klbench import streams
-from klbench.lm import names, prompts
+from klbench.lm import prompts
 from klbench.lm.catalogue import PREFIX
+from klbench.lm.fields import ModelName, PromptFile
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair, at_temperatures
@@ -69,15 +70,15 @@ class LmPair(Pair):
     capabilities: ClassVar[Capabilities] = Capabilities(
         completions=True, rescored=True, truncated=True, in_process=True
     )
-    policy: str = "embedded:finetuned-midway"
-    reference: str = "embedded:reference"
+    policy: ModelName = "embedded:finetuned-midway"
+    reference: ModelName = "embedded:reference"
     revision: str = ""
     reference_revision: str = ""
     dtype: Dtype = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     batch: int = Field(default=64, ge=1, le=65_536)
     score_batch: int = Field(default=16, ge=1, le=65_536)
-    prompts: str = ""
+    prompts: PromptFile = ""
     prompt_count: int = Field(default=64, ge=1, le=1_000_000)
     max_new_tokens: int = Field(default=32, ge=1, le=1_000_000)
     temperature: PositiveFloat = 1.0
@@ -85,12 +86,6 @@ class LmPair(Pair):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     kernel: Literal["auto", "triton", "cpu", "reference"] = "auto"
-
-    @field_validator("policy", "reference")
-    @classmethod
-    def _check_model(cls, name: str) -> str:
-        names.check(name)
-        return name
 
     @field_validator("temperature", "scored_temperature")
     @classmethod
@@ -100,13 +95,6 @@ class LmPair(Pair):
                 f"must be at least {COLDEST:g}, where the most probable token is all but certain"
             )
         return value
-
-    @field_validator("prompts")
-    @classmethod
-    def _check_prompts(cls, path: str) -> str:
-        if path:
-            prompts.check_path(path)
-        return path
 
     @property
     def sampling(self) -> Sampling:
@@ -278,8 +266,9 @@ class LmPair(Pair):
 
         from klbench.kernels import choose
 
+        dtype = torch.float32 if self.dtype == "int8" else getattr(torch, self.dtype)
         return choose(
-            torch.empty(0, 1, dtype=getattr(torch, self.dtype), device=self.device),
+            torch.empty(0, 1, dtype=dtype, device=self.device),
             kernel=self.kernel,
         )
 

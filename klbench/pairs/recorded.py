@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -15,7 +14,8 @@ from klbench import rollouts
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
 from klbench.pairs._base import Pair
-from klbench.rollouts.base import Block, Reader
+from klbench.rollouts.batch import Batch
+from klbench.rollouts.names import EXACT, listed
 from klbench.types import Capabilities, Completions, ConfigError, Draws, Estimator, Truth
 
 CHECKED = 64
@@ -24,11 +24,11 @@ SLACK = 1e-4
 """The most that rounding may take from a divergence of 0."""
 ROUNDED = 0.125
 """The most that rounding to bfloat16 may add to a log-probability of 0 if the logits are below 32."""
-LOG_PROBS = ("logprobs", "ref_logprobs", "old_logprobs")
+LOG_PROBS = ("policy", "reference", "sampler")
 IMPOSSIBLE = {
-    "logprobs": "so the policy cannot have sampled this token",
-    "old_logprobs": "so nobody can have sampled this token",
-    "ref_logprobs": "so the reference never says this token, and KL(q‖p) is infinite",
+    "policy": "so the policy cannot have sampled this token",
+    "sampler": "so nobody can have sampled this token",
+    "reference": "so the reference never says this token, and KL(q‖p) is infinite",
 }
 """The explanation of a probability of 0."""
 FILLER = -100.0
@@ -37,12 +37,24 @@ ZEROS, SAME, UNCHANGED = 2, 3, 8
 """So many tokens are padding at the end of a row if their log-probabilities are all 0, and at either end if all are one number,
 or do not change.
 """
-MAX_TOKEN = 2.0**53
-"""Larger whole numbers are not all told apart in float64."""
+ROLES = (
+    "policy",
+    "reference",
+    "sampler",
+    "kl",
+    "kl_pq",
+    "tokens",
+    "prompt",
+    "mask",
+    "tool_mask",
+    "rollout_mask",
+    "length",
+)
+"""The roles that are read."""
 FIELDS = {
-    "logprobs": "log_q",
-    "ref_logprobs": "log_p",
-    "old_logprobs": "log_mu",
+    "policy": "log_q",
+    "reference": "log_p",
+    "sampler": "log_mu",
     "kl": "kl_qp",
     "kl_pq": "kl_pq",
     "tokens": "token",
@@ -51,13 +63,11 @@ FIELDS = {
 
 def _checked_path(value: Any) -> str:
     if not isinstance(value, str | Path) or not str(value):
-        raise ValueError(
-            f"name a file of rollouts: path=FILE{', path=FILE'.join(rollouts.SUFFIXES)}"
-        )
+        raise ValueError("name a file of rollouts: path=FILE.jsonl, path=FILE.parquet, path=FOLDER")
     path = str(value)
     if "\0" in path:
         raise ValueError("no such file")
-    read(rollouts.reader(path), 0, CHECKED)
+    read(path, 0, CHECKED)
     return path
 
 
@@ -65,10 +75,10 @@ def _checked_path(value: Any) -> str:
 class RecordedPair(Pair):
     """Rollouts in a file, one a row, in the order of the file; what is exact about them is what the file says.
 
-    Columns of one number a token: ``logprobs`` (of the policy ``q``) and ``ref_logprobs`` (of the reference ``p``); if there,
-    ``old_logprobs`` (of whoever sampled, where that was not ``q``), ``kl`` and ``kl_pq`` (exact ``KL(q‖p)`` and ``KL(p‖q)``
-    over the next token), ``tokens`` (ids) and ``mask`` (1 where a token counts), which may also be named ``response_mask``,
-    ``completion_mask``, ``action_mask`` or ``loss_mask``. Of one value a row: ``prompt``.
+    Read are the shapes and names of trainers and engines that ``klbench.rollouts.batches`` knows. Needed are log-probabilities
+    of the policy ``q`` and of the reference ``p``; if there, those of whoever sampled, where that was not ``q``, ``kl`` and
+    ``kl_pq`` (exact ``KL(q‖p)`` and ``KL(p‖q)`` over the next token), ids of tokens, a mask (1 where a token
+    counts) and prompts.
 
     Rows may differ in length. Where they are padded to one, ``mask`` says what counts, and nothing is asked of the rest;
     without a mask, NaN or null at the end of a row is padding, in all columns alike, and what looks like other padding is
@@ -84,7 +94,7 @@ class RecordedPair(Pair):
 
     kind: ClassVar[str] = "recorded"
     summary: ClassVar[str] = (
-        "rollouts of your own (path): Parquet, JSON lines or npz, with logprobs and ref_logprobs per token"
+        "rollouts of your own (path), in the shapes of trainers and engines, with log-probabilities of policy and reference"
     )
     measured_with: ClassVar[str] = "+exp=recorded path=FILE"
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
@@ -97,7 +107,7 @@ class RecordedPair(Pair):
 
     @property
     def available(self) -> int:
-        return rollouts.reader(self.path).rows
+        return rollouts.place(self.path).rollouts
 
     @property
     def fingerprint(self) -> str:
@@ -105,18 +115,20 @@ class RecordedPair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return "old_logprobs" in rollouts.reader(self.path).columns
+        return "sampler" in rollouts.place(self.path).reading.columns
 
     @property
     def unread(self) -> tuple[str, ...]:
-        return rollouts.reader(self.path).unread
+        reading = rollouts.place(self.path).reading
+        read = {reading.columns[role] for role in ROLES if role in reading.columns}
+        return tuple(name for name in reading.sources[0].container.names if name not in read)
 
     def describe(self) -> str:
         return f"Rollouts of {Path(self.path).name}"
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
         """Rows ``n * shard`` and following; the seed changes nothing."""
-        return read(rollouts.reader(self.path), n * shard, n)
+        return read(self.path, n * shard, n)
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         raise ConfigError(
@@ -133,83 +145,121 @@ class RecordedPair(Pair):
         return [None] * len(estimators)
 
 
-def _prompt_id(value: Any) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
-        return value
-    return int.from_bytes(
-        hashlib.sha256(json.dumps(value, default=repr).encode()).digest()[:7], "little"
-    )
+@dataclass(frozen=True)
+class Piece:
+    """Some rollouts of a file, and what its columns are called there."""
+
+    batch: Batch
+    names: dict[str, str]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The rollout of each token."""
+        return np.repeat(np.arange(self.batch.where.size), np.diff(self.batch.offsets))
+
+    def fail(self, rollout: int, message: str) -> ConfigError:
+        """An error about a rollout, by its row in the file, counted from 1."""
+        return ConfigError(f"{self.batch.file} row {self.batch.where[rollout] + 1:,}: {message}")
 
 
-def read(reader: Reader, start: int, n: int) -> Completions:
-    """Rows of a file as completions, checked; fewer where it ends, ``(0, 0)`` beyond its end."""
-    block = reader.read(start, n)
-    lengths = block.columns["logprobs"].lengths
-    for name, column in block.columns.items():
-        wrong = np.flatnonzero(column.lengths != lengths)
-        if wrong.size:
-            row = int(wrong[0])
-            raise reader.fail(
-                start + row, f"{name} has {column.lengths[row]} tokens, logprobs {lengths[row]}"
-            )
-    rows = np.repeat(np.arange(lengths.size), lengths)
-    kept = _kept(reader, start, block, rows)
-    counted = np.bincount(rows[kept], minlength=lengths.size)
-    begins = np.cumsum(lengths) - lengths
-    if not counted.all():
-        row = int(np.flatnonzero(counted == 0)[0])
-        why = "it is empty" if lengths[row] == 0 else "none of its tokens counts"
-        raise reader.fail(start + row, f"logprobs: {why}; leave such rows out of the file")
-    for name, column in block.columns.items():
-        if name != reader.mask:
-            _check_values(reader, start, name, column.values, rows, kept, begins)
-    if reader.mask is None:
-        _check_filled(reader, start, block, rows, kept, begins)
+def read(path: str, start: int, n: int) -> Completions:
+    """Rollouts of a file as completions, checked; fewer where it ends, ``(0, 0)`` beyond its end."""
+    place = rollouts.place(path)
+    reading = place.reading
+    _check_columns(path)
+    pieces = [Piece(batch, dict(reading.columns)) for batch in place.pieces(start, n)]
+    for piece in pieces:
+        _check(piece, "mask" in reading.columns)
+    joined = [piece.batch for piece in pieces]
+    counted = np.concatenate([np.empty(0, dtype=np.int64), *map(_counts, joined)])
     mask = np.arange(counted.max(initial=0)) < counted[:, None]
     arrays: dict[str, Any] = {}
-    for name, field in FIELDS.items():
-        if name in block.columns:
-            values = block.columns[name].values[kept]
-            array = np.zeros(mask.shape, dtype=np.int64 if name == "tokens" else np.float64)
-            array[mask] = values.astype(array.dtype)
+    for role, field in FIELDS.items():
+        if role in reading.columns or (
+            role == "tokens" and joined and joined[0].tokens is not None
+        ):
+            values = [_column(batch, role)[batch.mask] for batch in joined]
+            array = np.zeros(mask.shape, dtype=np.int64 if role == "tokens" else np.float64)
+            array[mask] = np.concatenate([np.empty(0, dtype=array.dtype), *values])
             arrays[field] = array
-    if block.prompt is not None:
-        arrays["prompt"] = np.array([_prompt_id(each) for each in block.prompt], dtype=np.int64)
+    if "prompt" in reading.columns:
+        prompts = [batch.prompt for batch in joined if batch.prompt is not None]
+        arrays["prompt"] = np.concatenate([np.empty(0, dtype=np.int64), *prompts])
     return Completions(mask=mask, **arrays)
 
 
-def _kept(reader: Reader, start: int, block: Block, rows: np.ndarray) -> np.ndarray:
-    """Return the tokens that count: those of the mask, or else all but the NaNs at the end of a row."""
-    if reader.mask is not None:
-        mask = block.columns[reader.mask].values
-        wrong = np.flatnonzero((mask != 0.0) & (mask != 1.0))
-        if wrong.size:
-            at = int(wrong[0])
-            raise reader.fail(
-                start + int(rows[at]), f"{reader.mask} must be 0 or 1, got {mask[at]:g}"
+def _column(batch: Batch, role: str) -> np.ndarray:
+    if role == "tokens":
+        return np.full(batch.mask.size, -1) if batch.tokens is None else batch.tokens
+    return batch.columns[role]
+
+
+def _check_columns(path: str) -> None:
+    """Refuse files without a policy or a reference, and without numbers a token; and what may be a mask and is not read."""
+    reading = rollouts.place(path).reading
+    file, names = reading.files[0], reading.sources[0].container.names
+    for role in ("policy", "reference"):
+        if role not in reading.columns:
+            raise ConfigError(
+                f"{file}: no column of the {role}'s log-probabilities; there are: {listed(names)}"
+                + (
+                    f"; klbench doctor {path} compares the trainer and the sampler"
+                    if role == "reference"
+                    else ""
+                )
             )
-        return mask == 1.0
-    filled = np.zeros(rows.size, dtype=bool)
-    for column in block.columns.values():
-        filled |= ~np.isnan(column.values)
-    places = np.arange(rows.size)
-    last = np.full(block.columns["logprobs"].lengths.size, -1)
-    np.maximum.at(last, rows[filled], places[filled])
-    return np.asarray(places <= last[rows])
+    if reading.layout == "sums" or reading.paired:
+        raise ConfigError(
+            f"{file}: {reading.columns['policy']} holds one number a row, expected a list, a number a token"
+        )
+    masks = [
+        name for name in names if "mask" in name.lower() and name not in reading.columns.values()
+    ]
+    if masks and "mask" in reading.columns:
+        both = " and ".join(map(repr, [reading.columns["mask"], *masks][:4]))
+        raise ConfigError(
+            f"{file}: columns {both} may all say which tokens count; leave one, as mask"
+        )
+    if reading.findings:
+        raise ConfigError(f"{file}: {reading.findings[0]}")
 
 
-def _check_filled(
-    reader: Reader, start: int, block: Block, rows: np.ndarray, kept: np.ndarray, begins: np.ndarray
-) -> None:
+def _counts(batch: Batch) -> np.ndarray:
+    rows = np.repeat(np.arange(batch.where.size), np.diff(batch.offsets))
+    return np.bincount(rows[batch.mask], minlength=batch.where.size)
+
+
+def _check(piece: Piece, masked: bool) -> None:
+    batch = piece.batch
+    if batch.findings:
+        raise ConfigError(batch.findings[0])
+    empty = np.flatnonzero(_counts(batch) == 0)
+    if empty.size:
+        row = int(empty[0])
+        why = (
+            "it is empty"
+            if batch.offsets[row] == batch.offsets[row + 1]
+            else "none of its tokens counts"
+        )
+        raise piece.fail(row, f"{piece.names['policy']}: {why}; leave such rows out of the file")
+    for role, values in batch.columns.items():
+        _check_values(piece, role, values)
+    if not masked:
+        _check_filled(piece)
+
+
+def _check_filled(piece: Piece) -> None:
     """Refuse what fills a row and is marked nowhere: log-probabilities that no model gives, or that stand still at its ends.
 
     Coarse formats repeat log-probabilities, 0 above all. So an end must stand still for half as long again as any place inside.
     """
+    kept = piece.batch.mask
     if not kept.any():
         return
-    names = [name for name in LOG_PROBS if name in block.columns]
+    names = [role for role in LOG_PROBS if role in piece.batch.columns]
+    rows, begins = piece.rows, piece.batch.offsets
     values, rows, places = (
-        np.array([block.columns[name].values for name in names])[:, kept],
+        np.array([piece.batch.columns[name] for name in names])[:, kept],
         rows[kept],
         np.flatnonzero(kept),
     )
@@ -234,46 +284,35 @@ def _check_filled(
             else (f"tokens {token} to {token + size - 1} are")
         )
         said = ", ".join(
-            f"{x + 0.0:g} in {name}" for name, x in zip(names, values[:, at], strict=True)
+            f"{x + 0.0:g} in {piece.names[name]}"
+            for name, x in zip(names, values[:, at], strict=True)
         )
-        raise reader.fail(
-            start + row,
+        raise piece.fail(
+            row,
             f"{where} {said}, which looks like padding; say in a column mask which tokens count (1 for all, if these do)",
         )
 
 
-def _check_values(
-    reader: Reader,
-    start: int,
-    name: str,
-    values: np.ndarray,
-    rows: np.ndarray,
-    kept: np.ndarray,
-    begins: np.ndarray,
-) -> None:
-    """Refuse values that are not numbers, log-probabilities above 0, divergences below 0 and ids that are not whole."""
+def _check_values(piece: Piece, role: str, values: np.ndarray) -> None:
+    """Refuse values that are not numbers, log-probabilities above 0 and divergences below 0."""
     with np.errstate(invalid="ignore"):
-        bad = ~np.isfinite(values)
-        if name == "tokens":
-            bad |= (values != np.floor(values)) | (np.abs(values) > MAX_TOKEN)
-        else:
-            bad |= values < -SLACK if name.startswith("kl") else values > ROUNDED
-    wrong = np.flatnonzero(bad & kept)
+        bad = ~np.isfinite(values) | (values < -SLACK if role in EXACT else values > ROUNDED)
+    wrong = np.flatnonzero(bad & piece.batch.mask)
     if not wrong.size:
         return
     at = int(wrong[0])
-    row, value = int(rows[at]), float(values[at])
-    if not np.isfinite(value):
-        said = f"is {value}, {IMPOSSIBLE[name] if name in IMPOSSIBLE and value < 0 else 'it must be finite'}"
-        if np.isnan(value):
-            said = (
-                "is missing (NaN); padding goes at the end of a row, or is marked in a column mask"
-            )
-    elif name == "tokens":
-        said = f"is {value:g}, a token id is a whole number of a size that is one"
-    elif name.startswith("kl"):
+    row, value = int(piece.rows[at]), float(values[at])
+    if np.isnan(value):
+        said = "is missing (NaN); padding goes at the end of a row, or is marked in a column mask"
+    elif not np.isfinite(value):
+        said = f"is {value}, {IMPOSSIBLE[role] if role in IMPOSSIBLE and value < 0 else 'it must be finite'}"
+    elif role in EXACT:
         said = f"is {value:g}, a KL divergence is never negative"
     else:
-        said = f"is {value:g}, a log-probability is never above 0 but for rounding, by {ROUNDED:g} at the most; if that is "
-        said += "padding, mark it in a column mask"
-    raise reader.fail(start + row, f"{name} at token {at - int(begins[row]) + 1} {said}")
+        said = (
+            f"is {value:g}, a log-probability is never above 0 but for rounding, by {ROUNDED:g} at the most; if that is "
+            "padding, mark it in a column mask"
+        )
+    raise piece.fail(
+        row, f"{piece.names[role]} at token {at - int(piece.batch.offsets[row]) + 1} {said}"
+    )

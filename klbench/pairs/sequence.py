@@ -9,7 +9,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from klbench import divergences, streams
 from klbench.numerics import tempered
@@ -39,13 +47,19 @@ class SequencePair(Pair):
     ``KL(q‖p) = kl``, the mean over prompts. The sampler stands behind the policy, on the straight path from the reference
     (``behind=path``), or off it by another random direction (``behind=random``), so that ``KL(q‖mu) = lag``.
 
-    With ``temperature``, samples are of the policy with its logits divided by that; with ``scored_temperature``, q and p are
-    policy and reference with theirs divided by that, and ``kl`` stays what it is between the two without.
+    With ``mismatch`` there are three: ``old``, the trainer's policy at sampling time, lags so, and
+    the engine ``mu`` that sampled computes other probabilities, moved away from it by a random
+    direction so that ``KL(old‖mu) = mismatch``.
+
+    With ``temperature``, samples are of the policy with its logits divided by that; with
+    ``scored_temperature``, q and p are policy and reference with theirs divided by that, and ``kl``
+    stays what it is between the two without.
     """
 
     kind: ClassVar[str] = "sequence"
     summary: ClassVar[str] = (
-        "enumerated token policies (model, vocabulary, horizon, prompts, kl, lag, behind, temperature, scored_temperature)"
+        "enumerated token policies (model, vocabulary, horizon, prompts, kl, lag, behind, mismatch, temperature, "
+        "scored_temperature)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     model: Name = "gru"
@@ -55,6 +69,7 @@ class SequencePair(Pair):
     kl: PositiveFloat = 0.5
     lag: NonNegativeFloat = 0.0
     behind: Literal["path", "random"] = "path"
+    mismatch: NonNegativeFloat = 0.0
     seed: NonNegativeInt = 0
     width: int = Field(default=8, ge=1, le=64)
     temperature: Temperature = 1.0
@@ -69,8 +84,10 @@ class SequencePair(Pair):
             MOST_SEQUENCES,
             "can be enumerated",
         )
-        if self.lag and self._warm:
-            raise ValueError("give lag, or temperature and scored_temperature, one of the two")
+        if (self.lag or self.mismatch) and self._warm:
+            raise ValueError(
+                "give lag and mismatch, or temperature and scored_temperature, not both"
+            )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         if self._warm:
             log_ratio = self._atoms[0] if self._atoms[1] is None else np.stack(self._atoms[:2])  # type: ignore[arg-type]
@@ -80,6 +97,12 @@ class SequencePair(Pair):
                     f"above {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
                 )
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialized(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Streams are named by the settings: those of two policies stay what they were.
+        found: dict[str, Any] = serialize(self)
+        return found if self.mismatch else {k: v for k, v in found.items() if k != "mismatch"}
 
     @property
     def _warm(self) -> bool:
@@ -102,18 +125,26 @@ class SequencePair(Pair):
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
-        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``."""
+        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``; of ``old`` where that is not ``mu``."""
         p = self._random("reference")
         at_p = self._leaves_under(p)
         q = self._moved("kl", p, self._random("policy"), lambda at_q: self._divergence(at_q, at_p))
         at_q = self._leaves_under(q)
         self._check_distance("kl", at_q - at_p)
-        if not self.lag:
+        if not self.lag and not self.mismatch:
             return {"q": q, "p": p}
-        away = p - q if self.behind == "path" else self._random("sampler")
-        mu = self._moved("lag", q, away, lambda at_mu: self._divergence(at_q, at_mu))
-        self._check_distance("lag", at_q - self._leaves_under(mu))
-        return {"q": q, "p": p, "mu": mu}
+        old, at_old = q, at_q
+        if self.lag:
+            away = p - q if self.behind == "path" else self._random("sampler")
+            old = self._moved("lag", q, away, lambda at_old: self._divergence(at_q, at_old))
+            at_old = self._leaves_under(old)
+            self._check_distance("lag", at_q - at_old)
+        if not self.mismatch:
+            return {"q": q, "p": p, "mu": old}
+        engine = self._random("engine")
+        mu = self._moved("mismatch", old, engine, lambda at_mu: self._divergence(at_old, at_mu))
+        self._check_distance("mismatch", at_q - self._leaves_under(mu))
+        return {"q": q, "p": p, "old": old, "mu": mu}
 
     def _check_distance(self, key: str, log_ratio: np.ndarray) -> None:
         largest = float(np.abs(log_ratio).max())
@@ -223,7 +254,7 @@ class SequencePair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return self.lag > 0.0 or self.temperature != self.scored_temperature
+        return self.lag + self.mismatch > 0.0 or self.temperature != self.scored_temperature
 
     def describe(self) -> str:
         off_path = ", sampler off the path" if self.behind == "random" else ""
@@ -232,6 +263,7 @@ class SequencePair(Pair):
             f"KL={self.kl:g}, seed {self.seed}"
             + (f", lag {self.lag:g}" if self.lag else "")
             + off_path
+            + (f", mismatch {self.mismatch:g}" if self.mismatch else "")
             + at_temperatures(self.temperature, self.scored_temperature)
         )
 
@@ -344,14 +376,14 @@ class SequencePair(Pair):
     def _task(self) -> GradientTask:
         from klbench.pairs._sequence_gradient import SequenceTask
 
-        sides = self.leaf_log_probs
+        q, staleness = self.leaf_log_probs["q"], self.lag
+        if self.off_policy and (self.mismatch or self._warm):
+            staleness = self._divergence(q, self.leaf_log_probs["mu"])
         return SequenceTask(
             self.policy,
             self.prompts,
             self.parameters["q"],
             self.token_log_probs,
-            self._divergence(sides["q"], sides["mu"])
-            if self._warm and self.off_policy
-            else self.lag,
+            staleness,
             self.scored_temperature,
         )

@@ -84,3 +84,8 @@ class Tree:
             )
             mask[part, : depth + 1] = True
         return Paths(node, token, mask)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """The number of tokens of each leaf, ``(leaves,)``."""
+        return self.paths.mask.sum(-1)

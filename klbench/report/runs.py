@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import cached_property
+from typing import Any, ClassVar, TypeVar
 
 import pandas as pd
 
@@ -44,6 +45,33 @@ class RunTables:
         return "-" + re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-") if self.label else ""
 
 
+def stored(schema: Schema) -> cached_property[list[Row]]:
+    """Return the property of a run that holds a table's rows."""
+    return cached_property(lambda run: run.rows(schema))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingRun(RunTables):
+    """One run that trains: every evaluation is a row of ``training``."""
+
+    training_schema: ClassVar[Schema]
+
+    @cached_property
+    def training(self) -> list[Row]:
+        """The evaluations of all that was trained."""
+        return self.rows(self.training_schema)
+
+    @cached_property
+    def updates(self) -> int:
+        """The last step; 0 where there was none."""
+        return max((int(row["step"]) for row in self.training), default=0)
+
+    @cached_property
+    def diverged(self) -> list[tuple[str, int, str]]:
+        """Combination, seed and status of each run that was stopped: what it diverged on."""
+        return stopped(self.training, "combination", "seed")
+
+
 R = TypeVar("R", bound=RunTables)
 
 
@@ -74,8 +102,3 @@ def stopped(training: Iterable[Row], *keys: str) -> list[tuple[Any, ...]]:
         if row["status"] not in ("ok", ""):
             found.setdefault(tuple(row[key] for key in keys), row["status"])
     return [(*key, status) for key, status in found.items()]
-
-
-def last_step(training: Iterable[Row]) -> int:
-    """Return the last step of a training; 0 where there was none."""
-    return max((int(row["step"]) for row in training), default=0)

@@ -27,8 +27,10 @@ from klbench.report.blocks import (
 )
 from klbench.report.figures import TEXT, colour, drawing
 from klbench.report.numbers import MISSING, count, number
+from klbench.report.prose import prose
 from klbench.types import ConfigError
 
+SAY = prose(__package__, "timings.html.j2")
 _NEEDED = "benchmark commit committed dirty machine measured seconds seconds_q25 seconds_q75"
 COLUMNS = frozenset(_NEEDED.split())
 NOTABLE = 1.15
@@ -152,56 +154,35 @@ def _ranked(tracks: Sequence[Track], ratios: dict[str, float], *, slower: bool) 
         if slower
         else [pair for pair in found if pair[0] < 1 / NOTABLE]
     )
-    word = "slower" if slower else "faster"
-    if not kept:
-        return Markup("None is {}.").format(word)
-    named = Markup(", ").join(
-        Markup("{} ({} times)").format(_code(name), number(ratio)) for ratio, name in kept[:NAMED]
-    )
-    rest = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
-    return Markup("{} {} {}: {}{}.").format(
-        len(kept), "is" if len(kept) == 1 else "are", word, named, rest
-    )
+    named = [(ratio, _code(name)) for ratio, name in kept[:NAMED]]
+    return Markup(SAY.ranked(named, len(kept) - len(named), "slower" if slower else "faster"))
 
 
 def _card(machine: Machine) -> Markup:
-    head = Markup("<p><b>{}</b>: {} at {}.</p>").format(
-        machine.kind, count(len(machine.tracks), "benchmark"), count(len(machine.commits), "commit")
-    )
+    head = Markup(SAY.machine(machine.kind, len(machine.tracks), len(machine.commits)))
     last = len(machine.commits) - 1
     if last == 0:
-        return head + Markup(
-            "<p>With one commit there is nothing to compare yet; the table has its times.</p>"
-        )
+        return head + SAY.single()
     ratios = {each.name: each.step(last) for each in machine.tracks}
     known = sum(not math.isnan(ratio) for ratio in ratios.values())
-    said = Markup("<p>From {} to {}, {} timed at both: {} {}</p>").format(
-        _code(machine.commits[last - 1]),
-        _code(machine.commits[last]),
-        count(known, "benchmark"),
-        _ranked(machine.tracks, ratios, slower=True),
-        _ranked(machine.tracks, ratios, slower=False),
-    )
+    ends = (_code(machine.commits[k]) for k in (last - 1, last))
+    head += SAY.latest(*ends, known, *_both(machine.tracks, ratios))
     if last > 1:
-        since = {each.name: each.change for each in machine.tracks}
-        said += Markup("<p>From the first commit of each to its last: {} {}</p>").format(
-            _ranked(machine.tracks, since, slower=True),
-            _ranked(machine.tracks, since, slower=False),
-        )
-    return head + said
+        changes = {each.name: each.change for each in machine.tracks}
+        head += SAY.since(*_both(machine.tracks, changes))
+    return head
+
+
+def _both(tracks: Sequence[Track], ratios: dict[str, float]) -> list[Markup]:
+    """Return what became slower, and what became faster."""
+    return [_ranked(tracks, ratios, slower=slower) for slower in (True, False)]
 
 
 def _answer(machines: Sequence[Machine]) -> list[Block]:
     benchmarks = len({t.name for m in machines for t in m.tracks})
-    asked = f"Has klbench become slower? Here is what {count(benchmarks, 'benchmark')} took."
-    note = (
-        f"Named are changes of the median beyond {NOTABLE:g} times. Each commit was timed at a moment of its own, on a machine "
-        "with what else it had to do then: a change of all benchmarks alike is the machine's. Whether a change is real, "
-        "make bench-compare says, which times both revisions at once. A plus marks changes that were not committed."
-    )
     return [
-        Paragraph(asked, "lead"),
-        Paragraph(note),
+        Paragraph(SAY.asked(benchmarks), "lead"),
+        Paragraph(SAY.note(NOTABLE)),
         Bullets([_card(each) for each in machines], cards=True),
     ]
 
@@ -252,13 +233,8 @@ def _figure(machine: Machine, place: int) -> Figure:
         (each for each in machine.tracks if len(each.timings) > 1), key=lambda each: each.suite
     )
     panels = [_panel(machine, suite, list(tracks)) for suite, tracks in suites]
-    caption = (
-        "Lower is better. Each line is a benchmark's median, in units of its first one; "
-        "commits in the order they were made."
-    )
-    return Figure(
-        f"history-{place}", f"Over the commits, on {machine.kind}", caption, panels, LEGEND
-    )
+    title = f"Over the commits, on {machine.kind}"
+    return Figure(f"history-{place}", title, SAY.caption(), panels, LEGEND)
 
 
 def _table(machine: Machine) -> Table:

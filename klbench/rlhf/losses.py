@@ -85,10 +85,38 @@ def value_loss(
 def adapted_beta(beta: Tensor, kl: Tensor, target: float, gain: float = 0.1) -> Tensor:
     """``beta (1 + gain clip((kl - target) / target, -0.2, 0.2))``: a proportional controller in log space.
 
-    Once an update, ``kl`` in nats a sequence. (Ziegler et al. 2019, "Fine-tuning language models from human preferences",
-    section 2.2, with 0.1 for the gain; their code has the number of samples in an update over a horizon of 10,000.)
+    Once an update. (Ziegler et al. 2019, "Fine-tuning language models from human preferences", section 2.2, with 0.1 for the
+    gain; for that of their code see :func:`controller_gain`.) ``kl`` and ``target`` are of one kind: nats a sequence, or
+    nats a token, as trainers do that average over tokens. A target meant for one is far off for the other.
+
+    Raises
+    ------
+    ValueError
+        The target is not above 0, or the gain below 0.
     """
+    if not (target > 0.0 and gain >= 0.0):
+        raise ValueError(
+            f"expected a target above 0 and a gain of at least 0, got {target:g} and {gain:g}"
+        )
     return beta * (1.0 + gain * ((kl - target) / target).clamp(-0.2, 0.2))
+
+
+def controller_gain(sequences: int, horizon: float) -> float:
+    """``n / horizon``: the gain of :func:`adapted_beta` after an update of ``n`` sequences.
+
+    A controller that sees an error of 0.2 or more multiplies beta by about ``exp(0.2)`` within ``horizon`` sequences. (Ziegler
+    et al. 2019, in their code and in TRL's of before 1.0, where the horizon is 10,000.)
+
+    Raises
+    ------
+    ValueError
+        Either is not above 0.
+    """
+    if not (sequences > 0 and horizon > 0.0):
+        raise ValueError(
+            f"expected sequences and a horizon above 0, got {sequences} and {horizon:g}"
+        )
+    return sequences / horizon
 
 
 def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -14,13 +15,14 @@ from klbench.types import Options
 Baseline = Literal["none", "batch_mean", "leave_one_out"]
 Whitening = Literal["none", "batch", "group", "group_trl", "batch_verl", "batch_openrlhf"]
 Normalisation = Literal["sum", "token", "sequence"]
+TargetPer = Literal["sequence", "token"]
 GROUPED = ("group", "group_trl")
 """Whitenings within groups, which a baseline has to have centred."""
 
 Weight = Annotated[float, Field(gt=0.0, le=1e3)]
 
 REFERENCE = "k1_reward"
-"""The combination that every other one is compared with."""
+"""The combination that every other one is compared with, where it is one of them."""
 NONE = "none"
 """Stands among the combinations for no penalty at all."""
 
@@ -36,6 +38,11 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Names = Annotated[tuple[str, ...], AfterValidator(_known)]
+
+
+def compared_with(names: Sequence[str]) -> str:
+    """Return the combination that the others are compared with: k1_reward, or else the first."""
+    return REFERENCE if REFERENCE in names else names[0]
 
 
 class ShapeOptions(Options):
@@ -74,7 +81,7 @@ class LoopOptions(Options):
         Batches sampled; sequences of each prompt in one; passes over it; the parts of a pass.
     learning_rate, decay, gradient_clip
         Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
-    clip, dual_clip, ratio_limit, baseline, whitening, normalisation, clamp, target_kl
+    clip, dual_clip, ratio_limit, baseline, whitening, normalisation, clamp, target_kl, kl_horizon, target_per
         As in :class:`klbench.rlhf.ppo.Recipe`.
     critic, trace, value_weight, value_clip, pretraining_weight
         As in :class:`klbench.rlhf.ppo.Recipe`.
@@ -100,6 +107,8 @@ class LoopOptions(Options):
     normalisation: Normalisation
     clamp: float | None = Field(gt=0.0)
     target_kl: float | None = Field(gt=0.0)
+    kl_horizon: float | None = Field(gt=0.0)
+    target_per: TargetPer
     critic: bool
     trace: float = Field(ge=0.0, le=1.0)
     value_weight: float = Field(gt=0.0)
@@ -109,10 +118,6 @@ class LoopOptions(Options):
 
     @model_validator(mode="after")
     def _check_loop(self) -> LoopOptions:
-        if REFERENCE not in self.combinations:
-            raise ValueError(
-                f"combinations must have {REFERENCE}, with which the others are compared"
-            )
         if self.whitening in GROUPED and (self.critic or self.baseline == "none"):
             raise ValueError(
                 f"whitening={self.whitening} divides what the mean of a group has centred: it needs baseline=batch_mean or "
@@ -132,6 +137,11 @@ class LoopOptions(Options):
                 f"normalisation=sequence divides by each sequence's length, which {', '.join(mean)} does already"
             )
         return self
+
+    @property
+    def reference_combination(self) -> str:
+        """The combination that the others are compared with."""
+        return compared_with(self.combinations)
 
     def _grouped(self) -> bool:
         chosen = [gradients.get(name) for name in self.combinations if name != NONE]
@@ -171,9 +181,16 @@ class TestbedOptions(ShapeOptions, LoopOptions):
         return self
 
 
+CHIPO = "kl_qp+alpha:-1"
+"""The divergence of chi-squared preference optimisation, KL(pi‖ref) + chi^2(pi‖ref)/2: ``phi'(t) = log t + t - 1``."""
+
+PairLoss = Literal["sigmoid", "hinge", "ipo", "kto"]
+Score = Literal["ratio", "ratio_per_token", "log_prob_per_token"]
+
+
 @dataclass(frozen=True)
 class DpoArm:
-    """A loss that is compared: see :func:`klbench.rlhf.preferences.dpo_loss`.
+    """A loss that is compared: see :mod:`klbench.rlhf.preferences`.
 
     Parameters
     ----------
@@ -183,9 +200,18 @@ class DpoArm:
         The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference of rewards.
     divergence, smoothing
         The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss takes to be wrong.
+    loss
+        The function of the difference of the rewards that the policy implies; ``kto`` has one for each of the two answers.
+    score
+        What implies a reward: ``phi'(pi/ref)``, or the mean over tokens of ``log pi/ref`` or of ``log pi``.
+    margin
+        The difference of rewards that ``sigmoid`` is centred on.
     """
 
     name: str
     beta: float
     divergence: str = "kl_qp"
     smoothing: float = 0.0
+    loss: PairLoss = "sigmoid"
+    score: Score = "ratio"
+    margin: float = 0.0

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from klbench.gradients.surrogate import centred
 from klbench.rlhf import losses
-from klbench.rlhf.options import Baseline, LoopOptions, Normalisation, Whitening
+from klbench.rlhf.options import Baseline, LoopOptions, Normalisation, TargetPer, Whitening
 from klbench.rlhf.penalty import PenaltyArm, estimates, in_loss, standard_error
 from klbench.rlhf.penalty import returns as penalty_returns
 from klbench.types import Rollouts
@@ -95,6 +95,9 @@ class Recipe:
         Largest log-ratio, in nats, that the penalty sees, gradient included; None: as it is.
     target_kl
         With it, ``beta`` follows Ziegler's controller on the penalty's own estimate, a step an update.
+    kl_horizon, target_per
+        Sequences within which the controller multiplies ``beta`` by about ``exp(0.2)`` at most (None: a gain of 0.1 an update);
+        whether target and estimate are nats of a whole ``sequence``, or the mean over the batch's tokens, ``token``.
     pretraining_weight
         ``gamma`` of the term ``gamma E[log pi(x)]`` over pretraining sequences; 0: none. (Ouyang et al. 2022, "Training
         language models to follow instructions with human feedback", eq. 2.)
@@ -119,8 +122,16 @@ class Recipe:
     lag: int = 0
     clamp: float | None = None
     target_kl: float | None = None
+    kl_horizon: float | None = None
+    target_per: TargetPer = "sequence"
     pretraining_weight: float = 0.0
     every: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("target_kl", "kl_horizon"):
+            value = getattr(self, name)
+            if value is not None and not value > 0.0:
+                raise ValueError(f"{name}={value:g}: must be above 0")
 
     @classmethod
     def of(cls, options: LoopOptions, **changes: Any) -> Self:
@@ -244,9 +255,18 @@ def train(
                 clips.append(active.sum((-2, -1)) / mask.sum((-2, -1)))
                 world.step(loss, update)
         if recipe.target_kl is not None:
-            beta = losses.adapted_beta(
-                beta, estimates(arms, before, recipe.clamp)[0].mean(-1), recipe.target_kl
-            )
+            kl = estimates(arms, before, recipe.clamp)[0]
+            beta = _steered(beta, kl, batch.mask, recipe, recipe.target_kl)
+
+
+def _steered(beta: Tensor, kl: Tensor, mask: Tensor, recipe: Recipe, target: float) -> Tensor:
+    """Return beta after the controller's step, from each sequence's estimate ``(arms, seeds, n)``."""
+    whole = recipe.target_per == "sequence"
+    seen = kl.mean(-1) if whole else kl.sum(-1) / mask.sum((-2, -1))
+    if recipe.kl_horizon is None:
+        return losses.adapted_beta(beta, seen, target)
+    gain = losses.controller_gain(kl.shape[-1], recipe.kl_horizon)
+    return losses.adapted_beta(beta, seen, target, gain)
 
 
 def _rows(rollouts: Rollouts, rows: Tensor) -> Rollouts:

@@ -1,4 +1,4 @@
-"""Files of recorded rollouts: the reader for each, kept by every process with its place in the file."""
+"""Recorded rollouts: what each file holds, kept by every process with its place in the file."""
 
 from __future__ import annotations
 
@@ -6,40 +6,32 @@ from functools import lru_cache
 from pathlib import Path
 
 from klbench import inputs
-from klbench.rollouts.base import Reader
+from klbench.rollouts.places import Place
 from klbench.types import ConfigError
-
-SUFFIXES = (".parquet", ".pq", ".jsonl", ".ndjson", ".npz")
-"""The suffixes of files that can be read."""
 
 
 @lru_cache(maxsize=4)
-def _opened(path: str, changed: int, size: int) -> Reader:
-    from klbench.rollouts.formats import READERS  # and with it Arrow
-
-    return READERS[Path(path).suffix.lower()](Path(path))
+def _opened(path: str, changed: int, size: int) -> Place:
+    return Place(path)
 
 
 def fingerprint(path: str) -> tuple[int, int]:
-    """Return the time of the file's last change, in nanoseconds, and its size in bytes."""
-    status = Path(path).stat()
-    return status.st_mtime_ns, status.st_size
+    """Return the time of the last change, in nanoseconds, and the size in bytes, of a file or all files of a folder."""
+    files = [each for each in Path(path).rglob("*") if each.is_file()] or [Path(path)]
+    status = [each.stat() for each in files]
+    return max(each.st_mtime_ns for each in status), sum(each.st_size for each in status)
 
 
-def reader(path: str) -> Reader:
-    """The reader of a file; each process keeps it, and with it its place in the file, until the file changes.
+def place(path: str) -> Place:
+    """Return a file of rollouts; each process keeps it, and with it its place in the file, until the file changes.
 
     Raises
     ------
     ConfigError
         There is no such file, its name says none of the formats, or it cannot be read.
     """
-    if Path(path).suffix.lower() not in SUFFIXES:
-        raise ConfigError(
-            f"expected a name that ends in {', '.join(SUFFIXES)}, since that says how to read it"
-        )
-    if (found := inputs.kind(path)) != inputs.FILE:
-        raise ConfigError("it is a folder, name a file in it" if found == inputs.FOLDER else found)
+    if (found := inputs.kind(path)) not in (inputs.FILE, inputs.FOLDER):
+        raise ConfigError(found)
     try:
         return _opened(path, *fingerprint(path))
     except OSError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pkgutil
 from functools import cache
 
-from klbench.registry import Registry, load
+from klbench.registry import Registry, load, plugins
 from klbench.study import Study
 
 registry: Registry[Study] = Registry("study", __name__)
@@ -18,12 +18,10 @@ def register(study: Study) -> Study:
 
 @cache
 def _discover() -> None:
-    """Register the ``STUDY`` of every folder that has one; nothing else of them is imported."""
-    folders = [
-        load(__name__, module.name) for module in pkgutil.iter_modules(__path__) if module.ispkg
-    ]
-    for folder in folders:
-        study = getattr(folder, "STUDY", None)
+    """Register the ``STUDY`` of every folder and plugin that has one; nothing else is imported."""
+    folders = [f"{__name__}.{part.name}" for part in pkgutil.iter_modules(__path__) if part.ispkg]
+    for folder in (*folders, *plugins(__name__)):
+        study = getattr(load(folder), "STUDY", None)
         if study is not None:
             register(study)
 

@@ -28,8 +28,14 @@ from klbench.trainers._trainer import (
 from klbench.types import ConfigError
 
 TRAINERS: tuple[Trainer, ...] = (
-    *trl.TRAINERS, *verl.TRAINERS, *openrlhf.TRAINERS, *liger.TRAINERS, *nemo_rl.TRAINERS, *slime.TRAINERS, *read.TRAINERS,
-)  # fmt: skip
+    *trl.TRAINERS,
+    *verl.TRAINERS,
+    *openrlhf.TRAINERS,
+    *liger.TRAINERS,
+    *nemo_rl.TRAINERS,
+    *slime.TRAINERS,
+    *read.TRAINERS,
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,18 @@ def _text(value: Value) -> str:
 
 
 __all__ = [
-    "NONE", "TRAINERS", "Meaning", "Option", "Row", "Spelling", "Trainer", "Value",
-    "aliases", "get", "meaning", "names", "parse", "spellings",
-]  # fmt: skip
+    "NONE",
+    "TRAINERS",
+    "Meaning",
+    "Option",
+    "Row",
+    "Spelling",
+    "Trainer",
+    "Value",
+    "aliases",
+    "get",
+    "meaning",
+    "names",
+    "parse",
+    "spellings",
+]

@@ -312,10 +312,20 @@ class Trainer:
             combination, named = length_mean(combination), length_mean(UNCLAMPED.get(named, named))
         beside = computed and bool(self.checked) and _within(self.checked, version, version)
         return Meaning(
-            self.name, version, settings, combination, "" if "/" in named else named, row.clamp, normalisation,
-            float(settings[row.coefficient] or 0.0) if row.coefficient else 0.0, row.where,
-            f"beside the functions of {self.package} {self.checked}" if beside else f"read in {self.read}", row.note,
-        )  # fmt: skip
+            self.name,
+            version,
+            settings,
+            combination,
+            "" if "/" in named else named,
+            row.clamp,
+            normalisation,
+            float(settings[row.coefficient] or 0.0) if row.coefficient else 0.0,
+            row.where,
+            f"beside the functions of {self.package} {self.checked}"
+            if beside
+            else f"read in {self.read}",
+            row.note,
+        )
 
 
 def length_mean(combination: str) -> str:

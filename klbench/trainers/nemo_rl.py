@@ -22,9 +22,16 @@ def _row(
     kind: str, approximated: bool, combination: str, named: str, *, late: bool, note: str = ""
 ) -> Row:
     return Row(
-        {TYPE: (kind,), APPROXIMATION: (approximated,)}, combination, WHERE, named, PENALTY, WEIGHTED if late else LIMITS, note,
-        since="0.7" if late else "", until="" if late else "0.6",
-    )  # fmt: skip
+        {TYPE: (kind,), APPROXIMATION: (approximated,)},
+        combination,
+        WHERE,
+        named,
+        PENALTY,
+        WEIGHTED if late else LIMITS,
+        note,
+        since="0.7" if late else "",
+        until="" if late else "0.6",
+    )
 
 
 def _rows(kind: str) -> tuple[Row, ...]:
@@ -60,7 +67,11 @@ def _rows(kind: str) -> tuple[Row, ...]:
 
 
 NEMO_RL = Trainer(
-    "nemo_rl", "NeMo-RL", "0.5", "0.7", "NVIDIA-NeMo/RL v0.5.0, v0.6.0, v0.7.0 and 7ea279a",
+    "nemo_rl",
+    "NeMo-RL",
+    "0.5",
+    "0.7",
+    "NVIDIA-NeMo/RL v0.5.0, v0.6.0, v0.7.0 and 7ea279a",
     (
         Option(TYPE, "k3", ("k1", "k2", "k3")),
         Option(PENALTY, 0.01),
@@ -70,16 +81,25 @@ NEMO_RL = Trainer(
     ),
     (
         Row(
-            {"loss_fn.use_kl_in_reward": (True,)}, "", "nemo_rl/algorithms/advantage_estimator.py", coefficient=PENALTY,
-            note="REINFORCE++: each token's own value, detached, times its own score; PPO: the return to go", since="0.6",
+            {"loss_fn.use_kl_in_reward": (True,)},
+            "",
+            "nemo_rl/algorithms/advantage_estimator.py",
+            coefficient=PENALTY,
+            note="REINFORCE++: each token's own value, detached, times its own score; PPO: the return to go",
+            since="0.6",
         ),
-        *_rows("k3"), *_rows("k1"), *_rows("k2"),
+        *_rows("k3"),
+        *_rows("k1"),
+        *_rows("k2"),
     ),
-    normaliser="loss_fn.token_level_loss", normalisations={"True": TOKENS, "False": LENGTH},
+    normaliser="loss_fn.token_level_loss",
+    normalisations={"True": TOKENS, "False": LENGTH},
     aliases={
-        "nemo_rl": "", "nemo_rl_on_policy_kl": "use_on_policy_kl_approximation=true", "nemo_rl_k3_of_2025": "@0.5",
+        "nemo_rl": "",
+        "nemo_rl_on_policy_kl": "use_on_policy_kl_approximation=true",
+        "nemo_rl_k3_of_2025": "@0.5",
         "nemo_rl_detached_ratio": "@0.6 use_on_policy_kl_approximation=true",
     },
-)  # fmt: skip
+)
 
 TRAINERS = (NEMO_RL,)

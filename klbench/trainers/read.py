@@ -18,7 +18,11 @@ ON = (True, False)
 OWN = "the gradient: each token's own k1, detached, times its own score, which is that of k2"
 
 SKYRL = Trainer(
-    "skyrl", "SkyRL", "2026-08", "2026-08-21", "NovaSky-AI/SkyRL a956457",
+    "skyrl",
+    "SkyRL",
+    "2026-08",
+    "2026-08-21",
+    "NovaSky-AI/SkyRL a956457",
     (
         Option("algorithm.use_kl_loss", True, ON),
         Option("algorithm.use_kl_in_reward", False, ON),
@@ -29,42 +33,68 @@ SKYRL = Trainer(
     (
         Row({"algorithm.use_kl_loss": (False,), "algorithm.use_kl_in_reward": (False,)}, NONE),
         Row(
-            {"algorithm.use_kl_loss": (True,), "algorithm.use_kl_in_reward": (True,)}, "",
+            {"algorithm.use_kl_loss": (True,), "algorithm.use_kl_in_reward": (True,)},
+            "",
             note="refused: set use_kl_loss=false for a penalty in the reward",
         ),
         *(
             Row(
-                {"algorithm.use_kl_loss": (True,), "algorithm.kl_estimator_type": (kind,)}, combination,
-                "skyrl/backends/skyrl_train/utils/ppo_utils.py:compute_approx_kl", coefficient="algorithm.kl_loss_coef",
-                clamp=LIMITS if kind == "k3" else "", normalisation=LENGTH,
+                {"algorithm.use_kl_loss": (True,), "algorithm.kl_estimator_type": (kind,)},
+                combination,
+                "skyrl/backends/skyrl_train/utils/ppo_utils.py:compute_approx_kl",
+                coefficient="algorithm.kl_loss_coef",
+                clamp=LIMITS if kind == "k3" else "",
+                normalisation=LENGTH,
                 note="a mean over each sequence's tokens whatever loss_reduction says, which is the policy's alone",
             )
-            for kind, combination in (("k1", "k1_loss"), ("abs", "abs/loss"), ("k2", "k2_loss"), ("k3", "k3_verl_loss"))
+            for kind, combination in (
+                ("k1", "k1_loss"),
+                ("abs", "abs/loss"),
+                ("k2", "k2_loss"),
+                ("k3", "k3_verl_loss"),
+            )
         ),
         *(
             Row(
                 {
-                    "algorithm.use_kl_loss": (False,), "algorithm.use_kl_in_reward": (True,),
+                    "algorithm.use_kl_loss": (False,),
+                    "algorithm.use_kl_in_reward": (True,),
                     "algorithm.kl_estimator_type": (kind,),
                     "algorithm.advantage_estimator": advantages,
                 },
                 in_reward("k3_verl" if kind == "k3" else kind, baseline),
                 "skyrl/train/trainer.py:RayPPOTrainer.apply_reward_kl_penalty",
-                coefficient="algorithm.kl_loss_coef", clamp=LIMITS if kind == "k3" else "", normalisation=RETURNS,
+                coefficient="algorithm.kl_loss_coef",
+                clamp=LIMITS if kind == "k3" else "",
+                normalisation=RETURNS,
             )
             for kind in ("k1", "abs", "k2", "k3")
-            for advantages, baseline in ((("gae", "reinforce++"), "to go"), (("grpo",), "group"), (("rloo",), "others"))
+            for advantages, baseline in (
+                (("gae", "reinforce++"), "to go"),
+                (("grpo",), "group"),
+                (("rloo",), "others"),
+            )
         ),
     ),
-)  # fmt: skip
+)
 
 SWIFT_LOSSES = {
-    "grpo": LENGTH, "sapo": LENGTH, "bnpo": TOKENS, "dapo": TOKENS, "cispo": TOKENS, "fipo": TOKENS, "real": TOKENS,
+    "grpo": LENGTH,
+    "sapo": LENGTH,
+    "bnpo": TOKENS,
+    "dapo": TOKENS,
+    "cispo": TOKENS,
+    "fipo": TOKENS,
+    "real": TOKENS,
     "dr_grpo": CONSTANT,
-}  # fmt: skip
+}
 IN_REWARD = "swift/rl_core/advantage.py"
 MS_SWIFT = Trainer(
-    "ms_swift", "ms-swift", "2026-08", "2026-08-22", "modelscope/ms-swift 3602360",
+    "ms_swift",
+    "ms-swift",
+    "2026-08",
+    "2026-08-22",
+    "modelscope/ms-swift 3602360",
     (
         Option("beta", 0.04),
         Option("kl_in_reward", None, (None, True, False)),
@@ -73,34 +103,56 @@ MS_SWIFT = Trainer(
     ),
     (
         Row(
-            {"kl_in_reward": (None, True), "advantage_estimator": ("rloo",)}, "k1_reward_leave_one_out", IN_REWARD,
-            coefficient="beta", normalisation=RETURNS,
+            {"kl_in_reward": (None, True), "advantage_estimator": ("rloo",)},
+            "k1_reward_leave_one_out",
+            IN_REWARD,
+            coefficient="beta",
+            normalisation=RETURNS,
         ),
         Row(
-            {"kl_in_reward": (None, True), "advantage_estimator": ("reinforce_plus_plus",)}, "k1_reward_batch_mean", IN_REWARD,
-            coefficient="beta", note="before the division by the spread", normalisation=RETURNS,
+            {"kl_in_reward": (None, True), "advantage_estimator": ("reinforce_plus_plus",)},
+            "k1_reward_batch_mean",
+            IN_REWARD,
+            coefficient="beta",
+            note="before the division by the spread",
+            normalisation=RETURNS,
         ),
         Row(
-            {"kl_in_reward": (True,)}, "k1_reward_batch_mean", IN_REWARD, coefficient="beta",
-            note="before the division by the group's spread", normalisation=RETURNS,
+            {"kl_in_reward": (True,)},
+            "k1_reward_batch_mean",
+            IN_REWARD,
+            coefficient="beta",
+            note="before the division by the group's spread",
+            normalisation=RETURNS,
         ),
         Row(
-            {}, "k3_verl_loss", "swift/rlhf_trainers/grpo_trainer.py:GRPOTrainer._compute_loss_and_metrics",
-            coefficient="beta", clamp=LIMITS,
+            {},
+            "k3_verl_loss",
+            "swift/rlhf_trainers/grpo_trainer.py:GRPOTrainer._compute_loss_and_metrics",
+            coefficient="beta",
+            clamp=LIMITS,
             note="rollout importance weights multiply the penalty too",
         ),
     ),
-    normaliser="loss_type", normalisations=SWIFT_LOSSES, also=("ms-swift", "swift"),
-)  # fmt: skip
+    normaliser="loss_type",
+    normalisations=SWIFT_LOSSES,
+    also=("ms-swift", "swift"),
+)
 
 ROLL_AVERAGES = {
-    "token-mean": TOKENS, "seq-mean-token-sum": "mean over sequences of sums over tokens", "seq-mean-token-mean": LENGTH,
+    "token-mean": TOKENS,
+    "seq-mean-token-sum": "mean over sequences of sums over tokens",
+    "seq-mean-token-mean": LENGTH,
     "seq-mean-token-sum-norm": CONSTANT,
-}  # fmt: skip
+}
 ROLL_KL = "roll/utils/functionals.py:compute_approx_kl"
 IN_REWARD_OF_ROLL: dict[str, tuple[Value, ...]] = {"add_token_level_kl": (True,)}
 ROLL = Trainer(
-    "roll", "ROLL", "2026-08", "2026-08-19", "alibaba/ROLL 8eb27cc",
+    "roll",
+    "ROLL",
+    "2026-08",
+    "2026-08-19",
+    "alibaba/ROLL 8eb27cc",
     (
         Option("use_kl_loss", False, ON),
         Option("kl_loss_coef", 0.0, switch="use_kl_loss"),
@@ -111,128 +163,236 @@ ROLL = Trainer(
     ),
     (
         Row({"use_kl_loss": (False,), "add_token_level_kl": (False,)}, NONE),
-        Row({"use_kl_loss": (True,), "add_token_level_kl": (True,)}, "", note="two penalties: ask for each"),
-        Row({"use_kl_loss": (True,)}, "k3_openrlhf_loss", ROLL_KL, coefficient="kl_loss_coef", clamp="value to +-10"),
+        Row(
+            {"use_kl_loss": (True,), "add_token_level_kl": (True,)},
+            "",
+            note="two penalties: ask for each",
+        ),
+        Row(
+            {"use_kl_loss": (True,)},
+            "k3_openrlhf_loss",
+            ROLL_KL,
+            coefficient="kl_loss_coef",
+            clamp="value to +-10",
+        ),
         *(
             Row(
-                IN_REWARD_OF_ROLL | {"kl_penalty": (kind,)}, in_reward(estimator, "to go"), ROLL_KL, coefficient="init_kl_coef",
+                IN_REWARD_OF_ROLL | {"kl_penalty": (kind,)},
+                in_reward(estimator, "to go"),
+                ROLL_KL,
+                coefficient="init_kl_coef",
                 normalisation=RETURNS,
             )
             for kind, estimator in (("kl", "k1"), ("abs", "abs"), ("mse", "k2"))
         ),
         Row(
-            IN_REWARD_OF_ROLL | {"kl_penalty": ("full",)}, "", ROLL_KL, coefficient="init_kl_coef",
+            IN_REWARD_OF_ROLL | {"kl_penalty": ("full",)},
+            "",
+            ROLL_KL,
+            coefficient="init_kl_coef",
             note="F.kl_div of the sampled tokens' log-probabilities, summed over the tokens: no KL of the policies",
         ),
     ),
-    normaliser="loss_agg_mode", normalisations=ROLL_AVERAGES,
-)  # fmt: skip
+    normaliser="loss_agg_mode",
+    normalisations=ROLL_AVERAGES,
+)
 
 AREAL = Trainer(
-    "areal", "AReaL", "2026-05", "2026-05-21", "inclusionAI/AReaL 4aef98d",
+    "areal",
+    "AReaL",
+    "2026-05",
+    "2026-05-21",
+    "inclusionAI/AReaL 4aef98d",
     (Option("kl_ctl", 0.1), Option("kl_estimator", "k1", ("k1", "k2", "k3"))),
     tuple(
         Row(
-            {"kl_estimator": (kind,)}, f"{kind}_openrlhf/reward_to_go", "areal/utils/data.py:KLEstimator._compute_approx_kl",
-            "k1_reward_to_go" if kind == "k1" else "", "kl_ctl", "value to +-10", normalisation=RETURNS,
+            {"kl_estimator": (kind,)},
+            f"{kind}_openrlhf/reward_to_go",
+            "areal/utils/data.py:KLEstimator._compute_approx_kl",
+            "k1_reward_to_go" if kind == "k1" else "",
+            "kl_ctl",
+            "value to +-10",
+            normalisation=RETURNS,
         )
         for kind in ("k1", "k2", "k3")
     ),
-)  # fmt: skip
+)
 
 OPEN_INSTRUCT = Trainer(
-    "open_instruct", "open-instruct", "2026-08", "2026-08-20", "allenai/open-instruct e6c3044",
+    "open_instruct",
+    "open-instruct",
+    "2026-08",
+    "2026-08-20",
+    "allenai/open-instruct e6c3044",
     (Option("beta", 0.05), Option("kl_estimator", 2.0, (0.0, 1.0, 2.0, 3.0))),
     tuple(
         Row(
-            {"kl_estimator": (number,)}, combination, "open_instruct/model_utils.py:estimate_kl", coefficient="beta",
-            clamp="log-ratio to +-40", note="the clamp is no part of the combination",
+            {"kl_estimator": (number,)},
+            combination,
+            "open_instruct/model_utils.py:estimate_kl",
+            coefficient="beta",
+            clamp="log-ratio to +-40",
+            note="the clamp is no part of the combination",
         )
         for number, combination in (
-            (0.0, "k1_loss"), (1.0, "k2_loss"), (2.0, "k3_loss"), (3.0, "k1/loss/token/token_ratio:differentiated"),
+            (0.0, "k1_loss"),
+            (1.0, "k2_loss"),
+            (2.0, "k3_loss"),
+            (3.0, "k1/loss/token/token_ratio:differentiated"),
         )
     ),
     also=("open-instruct",),
-)  # fmt: skip
+)
 
 PRIME_RL = Trainer(
-    "prime_rl", "prime-rl", "2026-08", "2026-08-21", "PrimeIntellect-ai/prime-rl 559b447",
+    "prime_rl",
+    "prime-rl",
+    "2026-08",
+    "2026-08-21",
+    "PrimeIntellect-ai/prime-rl 559b447",
     (Option("kl_tau", 0.001),),
     (
         Row(
-            {}, "", "src/prime_rl/trainer/rl/loss.py:default_loss_fn", coefficient="kl_tau",
+            {},
+            "",
+            "src/prime_rl/trainer/rl/loss.py:default_loss_fn",
+            coefficient="kl_tau",
             note="the square of each token's log-ratio to whoever sampled it, twice k2; there is no reference",
         ),
     ),
     also=("prime-rl",),
-)  # fmt: skip
+)
 
 TINKER = Trainer(
-    "tinker_cookbook", "tinker-cookbook", "2026-08", "2026-08-19", "thinking-machines-lab/tinker-cookbook 9dfcc3a",
+    "tinker_cookbook",
+    "tinker-cookbook",
+    "2026-08",
+    "2026-08-19",
+    "thinking-machines-lab/tinker-cookbook 9dfcc3a",
     (Option("kl_penalty_coef", 0.0), Option("kl_discount_factor", 0.0)),
     (
         Row(
-            {"kl_discount_factor": (0.0,)}, "k2/loss/token/token_ratio", "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
-            coefficient="kl_penalty_coef", normalisation=RETURNS, note=f"{OWN}, less the mean over the batch's tokens",
+            {"kl_discount_factor": (0.0,)},
+            "k2/loss/token/token_ratio",
+            "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
+            coefficient="kl_penalty_coef",
+            normalisation=RETURNS,
+            note=f"{OWN}, less the mean over the batch's tokens",
         ),
         Row(
-            {}, "", "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty", coefficient="kl_penalty_coef",
+            {},
+            "",
+            "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
+            coefficient="kl_penalty_coef",
             note="the discounted sum of the k1 of a token and of those after it, times its score",
         ),
     ),
     also=("tinker-cookbook", "tinker"),
-)  # fmt: skip
+)
 
 TINKER_DISTILLATION = Trainer(
-    "tinker_distillation", "tinker-cookbook distillation", "2026-08", "2026-08-19",
+    "tinker_distillation",
+    "tinker-cookbook distillation",
+    "2026-08",
+    "2026-08-19",
     "thinking-machines-lab/tinker-cookbook 9dfcc3a",
     (Option("kl_penalty_coef", 1.0), Option("kl_discount_factor", 0.0)),
     (
         Row(
-            {"kl_discount_factor": (0.0,)}, "k2/loss/token/token_ratio",
+            {"kl_discount_factor": (0.0,)},
+            "k2/loss/token/token_ratio",
             "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
-            coefficient="kl_penalty_coef", normalisation=RETURNS, note=f"{OWN}; the reference is the teacher",
+            coefficient="kl_penalty_coef",
+            normalisation=RETURNS,
+            note=f"{OWN}; the reference is the teacher",
         ),
         Row(
-            {}, "", "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty", coefficient="kl_penalty_coef",
+            {},
+            "",
+            "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
+            coefficient="kl_penalty_coef",
             note="the discounted sum of the k1 of a token and of those after it, times its score",
         ),
     ),
-)  # fmt: skip
+)
 
 UNSLOTH_LOSSES = {
-    "bnpo": TOKENS, "dapo": TOKENS, "cispo": TOKENS, "vespo": TOKENS, "grpo": LENGTH, "sapo": LENGTH, "dr_grpo": CONSTANT,
-}  # fmt: skip
+    "bnpo": TOKENS,
+    "dapo": TOKENS,
+    "cispo": TOKENS,
+    "vespo": TOKENS,
+    "grpo": LENGTH,
+    "sapo": LENGTH,
+    "dr_grpo": CONSTANT,
+}
 UNSLOTH = Trainer(
-    "unsloth", "Unsloth", "2026-08", "2026-08-22", "unslothai/unsloth 015bdef and unsloth-zoo ce232d6",
+    "unsloth",
+    "Unsloth",
+    "2026-08",
+    "2026-08-22",
+    "unslothai/unsloth 015bdef and unsloth-zoo ce232d6",
     (Option("beta", 0.001), Option("loss_type", "bnpo", tuple(UNSLOTH_LOSSES))),
     (
         Row(
-            {}, "k3_loss", "unsloth_zoo/rl_replacements.py:grpo_compute_loss", coefficient="beta",
+            {},
+            "k3_loss",
+            "unsloth_zoo/rl_replacements.py:grpo_compute_loss",
+            coefficient="beta",
             note="use_bias_correction_kl, TRL's default, is not looked at",
         ),
     ),
-    normaliser="loss_type", normalisations=UNSLOTH_LOSSES,
-)  # fmt: skip
+    normaliser="loss_type",
+    normalisations=UNSLOTH_LOSSES,
+)
 
 TORCHFORGE = Trainer(
-    "torchforge", "torchforge", "2025-11", "2025-11-15", "meta-pytorch/torchforge 6e77f0b",
+    "torchforge",
+    "torchforge",
+    "2025-11",
+    "2025-11-15",
+    "meta-pytorch/torchforge 6e77f0b",
     (Option("beta", 0.1),),
-    (Row({}, "k3_loss", "src/forge/losses/grpo_loss.py:SimpleGRPOLoss.forward", coefficient="beta", normalisation=LENGTH),),
-)  # fmt: skip
+    (
+        Row(
+            {},
+            "k3_loss",
+            "src/forge/losses/grpo_loss.py:SimpleGRPOLoss.forward",
+            coefficient="beta",
+            normalisation=LENGTH,
+        ),
+    ),
+)
 
 DEEPSPEED_CHAT = Trainer(
-    "deepspeed_chat", "DeepSpeed-Chat", "2026-03", "2026-03-29", "deepspeedai/DeepSpeedExamples 45b4b71",
+    "deepspeed_chat",
+    "DeepSpeed-Chat",
+    "2026-03",
+    "2026-03-29",
+    "deepspeedai/DeepSpeedExamples 45b4b71",
     (Option("kl_ctl", 0.1),),
     (
         Row(
-            {}, "k1_reward_to_go", "applications/DeepSpeed-Chat/dschat/rlhf/ppo_trainer.py:DeepSpeedPPOTrainer.compute_rewards",
-            coefficient="kl_ctl", normalisation=RETURNS, note="kl_ctl is written into the code; GAE with a trace of .95",
+            {},
+            "k1_reward_to_go",
+            "applications/DeepSpeed-Chat/dschat/rlhf/ppo_trainer.py:DeepSpeedPPOTrainer.compute_rewards",
+            coefficient="kl_ctl",
+            normalisation=RETURNS,
+            note="kl_ctl is written into the code; GAE with a trace of .95",
         ),
     ),
     also=("deepspeed-chat",),
-)  # fmt: skip
+)
 
 TRAINERS = (
-    SKYRL, MS_SWIFT, ROLL, AREAL, OPEN_INSTRUCT, PRIME_RL, TINKER, TINKER_DISTILLATION, UNSLOTH, TORCHFORGE, DEEPSPEED_CHAT,
-)  # fmt: skip
+    SKYRL,
+    MS_SWIFT,
+    ROLL,
+    AREAL,
+    OPEN_INSTRUCT,
+    PRIME_RL,
+    TINKER,
+    TINKER_DISTILLATION,
+    UNSLOTH,
+    TORCHFORGE,
+    DEEPSPEED_CHAT,
+)

@@ -59,43 +59,69 @@ def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Ite
     )
     off: dict[str, tuple[Value, ...]] = {"use_kl_loss": (False,)}
     yield Row(
-        off | {"advantage_estimator": outcome}, NONE, where, note="kl_coef counts with other advantages alone"
-    )  # fmt: skip
+        off | {"advantage_estimator": outcome},
+        NONE,
+        where,
+        note="kl_coef counts with other advantages alone",
+    )
     baseline = off | {"advantage_estimator": ("reinforce_plus_plus_baseline",)}
     yield Row(
-        baseline | {"kl_loss_type": ("k1",)}, "k2_loss", where, coefficient="kl_coef", normalisation=RETURNS,
+        baseline | {"kl_loss_type": ("k1",)},
+        "k2_loss",
+        where,
+        coefficient="kl_coef",
+        normalisation=RETURNS,
         note="the gradient: each token's own k1, detached, times its own score, which is that of k2",
-    )  # fmt: skip
+    )
     yield Row(
-        baseline | {"kl_loss_type": KINDS[1:]}, "", where, coefficient="kl_coef",
+        baseline | {"kl_loss_type": KINDS[1:]},
+        "",
+        where,
+        coefficient="kl_coef",
         note="each token's own value, detached, times its own score",
-    )  # fmt: skip
+    )
     for kind in KINDS:
         yield Row(
             off | {"kl_loss_type": (kind,), "advantage_estimator": ("reinforce_plus_plus", "ppo")},
-            in_reward(clamped if kind == "low_var_kl" else kind, "to go"), where,
-            coefficient="kl_coef", clamp=clamp if kind == "low_var_kl" else "", normalisation=RETURNS,
-        )  # fmt: skip
+            in_reward(clamped if kind == "low_var_kl" else kind, "to go"),
+            where,
+            coefficient="kl_coef",
+            clamp=clamp if kind == "low_var_kl" else "",
+            normalisation=RETURNS,
+        )
 
 
 def _trainer(
     name: str, read: str, where: str, clamped: str, clamp: str, outcome: tuple[str, ...]
 ) -> Trainer:
     return Trainer(
-        name, name, "2026-08", "2026-08-21", read,
+        name,
+        name,
+        "2026-08",
+        "2026-08-21",
+        read,
         _options(*outcome, "reinforce_plus_plus", "reinforce_plus_plus_baseline", "ppo"),
         tuple(_rows(where, clamped, clamp, outcome)),
-        normaliser="calculate_per_token_loss", normalisations={"False": LENGTH, "True": TOKENS},
-    )  # fmt: skip
+        normaliser="calculate_per_token_loss",
+        normalisations={"False": LENGTH, "True": TOKENS},
+    )
 
 
 SLIME = _trainer(
-    "slime", "THUDM/slime 624b824", "slime/utils/ppo_utils.py:compute_approx_kl", "k3_openrlhf", "value to +-10",
+    "slime",
+    "THUDM/slime 624b824",
+    "slime/utils/ppo_utils.py:compute_approx_kl",
+    "k3_openrlhf",
+    "value to +-10",
     ("grpo", "gspo", "cispo"),
-)  # fmt: skip
+)
 MILES = _trainer(
-    "miles", "radixark/miles 31f1ca9", "miles/backends/training_utils/loss_hub/math_utils.py:compute_approx_kl", "k3_verl",
-    "log-ratio to +-20, value to +-10", ("grpo", "gspo"),
-)  # fmt: skip
+    "miles",
+    "radixark/miles 31f1ca9",
+    "miles/backends/training_utils/loss_hub/math_utils.py:compute_approx_kl",
+    "k3_verl",
+    "log-ratio to +-20, value to +-10",
+    ("grpo", "gspo"),
+)
 
 TRAINERS = (SLIME, MILES)

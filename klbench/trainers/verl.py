@@ -18,12 +18,21 @@ from klbench.trainers._trainer import (
 PENALTY = "verl/trainer/ppo/core_algos.py:kl_penalty"
 LIMITS = "log-ratio to +-20, value to +-10"
 AVERAGES = {
-    "token-mean": TOKENS, "token-sum": CONSTANT, "seq-mean-token-sum": SEQUENCES, "seq-mean-token-sum-norm": CONSTANT,
+    "token-mean": TOKENS,
+    "token-sum": CONSTANT,
+    "seq-mean-token-sum": SEQUENCES,
+    "seq-mean-token-sum-norm": CONSTANT,
     "seq-mean-token-mean": LENGTH,
-}  # fmt: skip
+}
 KINDS = {
-    "kl": "k1", "k1": "k1", "abs": "abs", "mse": "k2", "k2": "k2", "low_var_kl": "k3_verl", "k3": "k3_verl",
-}  # fmt: skip
+    "kl": "k1",
+    "k1": "k1",
+    "abs": "abs",
+    "mse": "k2",
+    "k2": "k2",
+    "low_var_kl": "k3_verl",
+    "k3": "k3_verl",
+}
 TYPES = tuple(kind + plus for plus in ("", "+") for kind in KINDS)
 
 ACTOR = "actor_rollout_ref.actor."
@@ -46,8 +55,14 @@ def _loss(
     types: tuple[str, ...], combination: str, *, named: str = "", clamp: str = "", note: str = ""
 ) -> Row:
     return Row(
-        {IN_LOSS: (True,), TYPE: types}, combination, PENALTY, named, ACTOR + "kl_loss_coef", clamp, note,
-    )  # fmt: skip
+        {IN_LOSS: (True,), TYPE: types},
+        combination,
+        PENALTY,
+        named,
+        ACTOR + "kl_loss_coef",
+        clamp,
+        note,
+    )
 
 
 def _in_reward() -> Iterator[Row]:
@@ -65,10 +80,14 @@ def _in_reward() -> Iterator[Row]:
                 for plus in ("", "+")
             )
             yield Row(
-                {IN_REWARD: (True,), PENALTY_TYPE: types, ESTIMATOR: advantages}, in_reward(estimator, baseline), PENALTY,
-                coefficient="algorithm.kl_ctrl.kl_coef", clamp=LIMITS if estimator == "k3_verl" else "", note=note,
+                {IN_REWARD: (True,), PENALTY_TYPE: types, ESTIMATOR: advantages},
+                in_reward(estimator, baseline),
+                PENALTY,
+                coefficient="algorithm.kl_ctrl.kl_coef",
+                clamp=LIMITS if estimator == "k3_verl" else "",
+                note=note,
                 normalisation=RETURNS,
-            )  # fmt: skip
+            )
 
 
 def _missing() -> tuple[Row, ...]:
@@ -83,7 +102,13 @@ def _missing() -> tuple[Row, ...]:
 
 
 VERL = Trainer(
-    "verl", "verl", "0.6", "0.9.1", "verl 0.6.0 to 0.9.1", package="verl", checked="0.9.1",
+    "verl",
+    "verl",
+    "0.6",
+    "0.9.1",
+    "verl 0.6.0 to 0.9.1",
+    package="verl",
+    checked="0.9.1",
     options=(
         Option(IN_LOSS, False, (True, False)),
         Option(TYPE, "low_var_kl", TYPES, IN_LOSS),
@@ -94,10 +119,15 @@ VERL = Trainer(
         Option("algorithm.kl_ctrl.kl_coef", 0.001, switch=IN_REWARD),
         Option(ESTIMATOR, "gae", ("gae", "reinforce_plus_plus", "grpo", "rloo")),
     ),
-    normaliser=ACTOR + "loss_agg_mode", normalisations=AVERAGES,
+    normaliser=ACTOR + "loss_agg_mode",
+    normalisations=AVERAGES,
     rows=(
         *_missing(),
-        Row({IN_LOSS: (False,), IN_REWARD: (False,)}, NONE, note="use_kl_loss or use_kl_in_reward turns a penalty on"),
+        Row(
+            {IN_LOSS: (False,), IN_REWARD: (False,)},
+            NONE,
+            note="use_kl_loss or use_kl_in_reward turns a penalty on",
+        ),
         Row({IN_LOSS: (True,), IN_REWARD: (True,)}, "", note="two penalties: ask for each"),
         _loss(("kl", "k1"), "k1_loss"),
         _loss(("abs",), "abs/loss"),
@@ -106,18 +136,25 @@ VERL = Trainer(
         _loss(("kl+", "k1+"), "k1_plus"),
         _loss(("abs+",), "abs@k2/straight_through"),
         _loss(
-            ("low_var_kl+", "k3+"), "k3_verl@k2/straight_through", named="k3_plus", clamp=LIMITS,
+            ("low_var_kl+", "k3+"),
+            "k3_verl@k2/straight_through",
+            named="k3_plus",
+            clamp=LIMITS,
             note="the clamps are on the value; the gradient is k2's, without any",
         ),
         *_in_reward(),
     ),
     aliases={
-        "verl_kl_loss_k1": "kl_loss_type=k1", "verl_kl_loss_mse": "kl_loss_type=mse",
-        "verl_kl_loss_low_var_kl": "kl_loss_type=low_var_kl", "k1+": "kl_loss_type=k1+", "k3+": "kl_loss_type=k3+",
-        "verl_low_var_kl_plus": "kl_loss_type=low_var_kl+", "verl_kl_in_reward": "use_kl_in_reward=true",
+        "verl_kl_loss_k1": "kl_loss_type=k1",
+        "verl_kl_loss_mse": "kl_loss_type=mse",
+        "verl_kl_loss_low_var_kl": "kl_loss_type=low_var_kl",
+        "k1+": "kl_loss_type=k1+",
+        "k3+": "kl_loss_type=k3+",
+        "verl_low_var_kl_plus": "kl_loss_type=low_var_kl+",
+        "verl_kl_in_reward": "use_kl_in_reward=true",
         "verl_grpo_kl_in_reward": "use_kl_in_reward=true adv_estimator=grpo",
     },
-)  # fmt: skip
+)
 
 LOSS = "distillation.distillation_loss."
 MODE, PPO = LOSS + "loss_mode", LOSS + "use_policy_gradient"
@@ -127,38 +164,74 @@ def _distilled(
     modes: tuple[str, ...], in_policy: bool, combination: str, *, clamp: str = "", note: str = ""
 ) -> Row:
     return Row(
-        {MODE: modes, PPO: (in_policy,)}, combination, "verl/trainer/distillation/losses.py:distillation_loss",
-        coefficient=LOSS + "distillation_loss_coef", clamp=clamp, note=note,
-    )  # fmt: skip
+        {MODE: modes, PPO: (in_policy,)},
+        combination,
+        "verl/trainer/distillation/losses.py:distillation_loss",
+        coefficient=LOSS + "distillation_loss_coef",
+        clamp=clamp,
+        note=note,
+    )
 
 
 DISTILLATION = Trainer(
-    "verl_distillation", "verl distillation", "0.8", "0.9.1", "verl 0.8.0 to 0.9.1", package="verl", checked="0.9.1",
+    "verl_distillation",
+    "verl distillation",
+    "0.8",
+    "0.9.1",
+    "verl 0.8.0 to 0.9.1",
+    package="verl",
+    checked="0.9.1",
     options=(
         Option(MODE, "k3", (*KINDS, "forward_kl_topk")),
         Option(PPO, False, (True, False)),
         Option(LOSS + "distillation_loss_coef", 1.0),
         Option(ACTOR + "loss_agg_mode", "token-mean", tuple(AVERAGES)),
     ),
-    normaliser=ACTOR + "loss_agg_mode", normalisations=AVERAGES,
+    normaliser=ACTOR + "loss_agg_mode",
+    normalisations=AVERAGES,
     rows=(
         NO_TOKEN_SUM,
-        _distilled(("forward_kl_topk",), False, "", note="KL(teacher‖student) over the teacher's top k, where it is positive"),
-        _distilled(("forward_kl_topk",), True, "", note="the same, detached, times the score of the sampled token"),
+        _distilled(
+            ("forward_kl_topk",),
+            False,
+            "",
+            note="KL(teacher‖student) over the teacher's top k, where it is positive",
+        ),
+        _distilled(
+            ("forward_kl_topk",),
+            True,
+            "",
+            note="the same, detached, times the score of the sampled token",
+        ),
         _distilled(("k1",), False, "", note="refused: its gradient does not depend on the teacher"),
-        _distilled(("kl",), False, "k1_loss", note="what k1 is refused for: its gradient does not depend on the teacher"),
+        _distilled(
+            ("kl",),
+            False,
+            "k1_loss",
+            note="what k1 is refused for: its gradient does not depend on the teacher",
+        ),
         _distilled(("abs",), False, "abs/loss"),
         _distilled(("mse", "k2"), False, "k2_loss"),
-        _distilled(("low_var_kl", "k3"), False, "k3_verl_loss", clamp=LIMITS, note="the reference is the teacher"),
         _distilled(
-            ("kl", "k1"), True, "k2/loss/token/token_ratio",
+            ("low_var_kl", "k3"),
+            False,
+            "k3_verl_loss",
+            clamp=LIMITS,
+            note="the reference is the teacher",
+        ),
+        _distilled(
+            ("kl", "k1"),
+            True,
+            "k2/loss/token/token_ratio",
             note="the gradient, as long as nothing is clipped: each token's own k1, detached, times its own score",
         ),
         _distilled(
-            tuple(kind for kind in KINDS if KINDS[kind] != "k1"), True, "",
+            tuple(kind for kind in KINDS if KINDS[kind] != "k1"),
+            True,
+            "",
             note="each token's own value, detached, times its own score",
         ),
     ),
-)  # fmt: skip
+)
 
 TRAINERS = (VERL, DISTILLATION)

@@ -164,16 +164,39 @@ def rewarded_distance(scores, logprobs, ref_logprobs, mask, kl_coef=0.1):
 
 
 PER_TOKEN = {
-    k1: "k1", k2: "k2", k3: "k3", k3_accurate: "k3", k3_float: "k3", k3_double: "k3", k_half: "k_lambda:0.5",
-    k_most: "k_lambda:0.7", low_var_kl: "k3_clamped:10", clamped_k1: "k1_openrlhf", clamped_ratio: "k3",
-    other_divergence: "bregman_kl_pq", chi_squared: "bregman_chi2", straight_through: "k3", with_coefficient: "k1",
-    with_kind: "k2", talkative: "k1", sum_of_two: "0.5 k2 + 0.5 k3", weighted: "k3",
-}  # fmt: skip
+    k1: "k1",
+    k2: "k2",
+    k3: "k3",
+    k3_accurate: "k3",
+    k3_float: "k3",
+    k3_double: "k3",
+    k_half: "k_lambda:0.5",
+    k_most: "k_lambda:0.7",
+    low_var_kl: "k3_clamped:10",
+    clamped_k1: "k1_openrlhf",
+    clamped_ratio: "k3",
+    other_divergence: "bregman_kl_pq",
+    chi_squared: "bregman_chi2",
+    straight_through: "k3",
+    with_coefficient: "k1",
+    with_kind: "k2",
+    talkative: "k1",
+    sum_of_two: "0.5 k2 + 0.5 k3",
+    weighted: "k3",
+}
 OTHERS = {
-    approx_kl: "k3", approx_kl_k1: "k1", of_the_log_ratio: "k3", distilled: "k1", as_tuple: "k1", as_dict: "k1",
-    only_what_counts: "k1", sequence_k3: "k3", sequence_k2: "k2", Penalty(): "k1",
+    approx_kl: "k3",
+    approx_kl_k1: "k1",
+    of_the_log_ratio: "k3",
+    distilled: "k1",
+    as_tuple: "k1",
+    as_dict: "k1",
+    only_what_counts: "k1",
+    sequence_k3: "k3",
+    sequence_k2: "k2",
+    Penalty(): "k1",
     functools.partial(with_coefficient, kl_coef=1.0): "k1",
-}  # fmt: skip
+}
 
 
 # The same in every reduction: f(terms, mask) -> number(s).
@@ -224,9 +247,18 @@ def masked_tokens(k, mask):
 
 
 REDUCTIONS = (
-    token_mean, token_mean_with_epsilon, chosen_mean, sequence_sum, sequence_sum_mean, mean_of_means, sequence_mean, token_sum,
-    constant_divisor, constant_divisor_of_rows, masked_tokens,
-)  # fmt: skip
+    token_mean,
+    token_mean_with_epsilon,
+    chosen_mean,
+    sequence_sum,
+    sequence_sum_mean,
+    mean_of_means,
+    sequence_mean,
+    token_sum,
+    constant_divisor,
+    constant_divisor_of_rows,
+    masked_tokens,
+)
 
 
 def reduced(function, reduction):
@@ -295,15 +327,26 @@ def distributions_kl(logits, ref_logits):
     return d.kl_divergence(d.Categorical(logits=logits), d.Categorical(logits=ref_logits))
 
 
+def of_normalised_logits(full_logprobs, ref_full_logprobs):
+    return (full_logprobs.exp() * (full_logprobs - ref_full_logprobs)).sum(-1)
+
+
 def forward_distillation(student_logits, teacher_logits):
     q, p = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
     return F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean()
 
 
 LOGITS = {
-    gathered_k3: "k3", shifted_k1: "k1", shifted_k2_mean: "k2", full_kl: "full_kl", full_kl_div: "full_kl",
-    full_masked: "full_kl", distributions_kl: "full_kl", forward_distillation: "full_kl_pq",
-}  # fmt: skip
+    gathered_k3: "k3",
+    shifted_k1: "k1",
+    shifted_k2_mean: "k2",
+    full_kl: "full_kl",
+    full_kl_div: "full_kl",
+    full_masked: "full_kl",
+    of_normalised_logits: "full_kl",
+    distributions_kl: "full_kl",
+    forward_distillation: "full_kl_pq",
+}
 
 
 # NumPy.
@@ -432,8 +475,51 @@ def on_policy_distillation(student_logits, teacher_logits, attention_mask, tempe
     return F.kl_div(teacher, student, log_target=True, reduction="none").sum(-1)[mask].mean()
 
 
+def clipped_on_both_sides(logprobs, old_logprobs, advantages, mask, epsilon=0.2, most=3.0):
+    ratio, a = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0)), advantages[:, None]
+    loss = torch.maximum(-ratio * a, -ratio.clamp(1 - epsilon, 1 + epsilon) * a)
+    return masked_mean(torch.where(a < 0, torch.minimum(loss, -most * a), loss), mask)
+
+
+def weights_cut_off(logprobs, old_logprobs, advantages, mask, epsilon=0.2):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0)).clamp(max=1 + epsilon)
+    return masked_mean(
+        -ratio.detach() * advantages[:, None] * torch.where(mask, logprobs, 0.0), mask
+    )
+
+
+def far_tokens_left_out(logprobs, old_logprobs, advantages, mask, epsilon=0.2):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
+    near = (ratio - 1).abs() < epsilon
+    return masked_mean(-ratio * advantages[:, None] * near, mask)
+
+
+def ratio_of_the_sequence(logprobs, old_logprobs, rewards, mask, epsilon=3e-4):
+    advantages = ((rewards - rewards.mean()) / (rewards.std() + 1e-4))[:, None]
+    logprobs = torch.where(mask, logprobs, 0.0)
+    mean = (logprobs - torch.where(mask, old_logprobs, 0.0)).sum(-1, keepdim=True)
+    mean = mean / mask.sum(-1, keepdim=True)
+    ratio = torch.exp(mean.detach() + logprobs - logprobs.detach())
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return masked_mean(-torch.minimum(ratio * advantages, clipped * advantages), mask)
+
+
 LOSSES = (
-    reward_to_go, on_policy_distillation,
-    leave_one_out, three_policies,
-    grpo, grpo_with_ratio, dr_grpo, verl_like, k2_loss, ppo_without_kl, only_the_penalty, full_kl_loss, in_the_reward,
-)  # fmt: skip
+    clipped_on_both_sides,
+    weights_cut_off,
+    far_tokens_left_out,
+    ratio_of_the_sequence,
+    reward_to_go,
+    on_policy_distillation,
+    leave_one_out,
+    three_policies,
+    grpo,
+    grpo_with_ratio,
+    dr_grpo,
+    verl_like,
+    k2_loss,
+    ppo_without_kl,
+    only_the_penalty,
+    full_kl_loss,
+    in_the_reward,
+)

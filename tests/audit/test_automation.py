@@ -34,8 +34,10 @@ def test_the_action_has_the_inputs_that_its_script_reads():
     assert set(action["inputs"]) == {"target", "options", "python"}
     last = action["runs"]["steps"][-1]
     assert last["env"] == {
-        "ACTION": "${{ github.action_path }}", "TARGETS": "${{ inputs.target }}", "OPTIONS": "${{ inputs.options }}",
-    }  # fmt: skip
+        "ACTION": "${{ github.action_path }}",
+        "TARGETS": "${{ inputs.target }}",
+        "OPTIONS": "${{ inputs.options }}",
+    }
 
 
 def test_the_hook_is_the_command():

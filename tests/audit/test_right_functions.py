@@ -1,5 +1,7 @@
 """No right function gets an error, whatever it is reduced by and computes in; and it is told what it is."""
 
+import functools
+
 import pytest
 import right_functions as right
 import torch
@@ -44,10 +46,15 @@ def test_a_right_loss_has_no_error(function):
 
 
 REDUCTIONS = {
-    right.token_mean: "token mean", right.chosen_mean: "token mean", right.sequence_sum: "sum of each sequence",
-    right.sequence_sum_mean: "sequence sum, mean over the batch", right.mean_of_means: "mean of sequence means",
-    right.sequence_mean: "mean of each sequence", right.token_sum: "token sum", right.masked_tokens: "per token",
-}  # fmt: skip
+    right.token_mean: "token mean",
+    right.chosen_mean: "token mean",
+    right.sequence_sum: "sum of each sequence",
+    right.sequence_sum_mean: "sequence sum, mean over the batch",
+    right.mean_of_means: "mean of sequence means",
+    right.sequence_mean: "mean of each sequence",
+    right.token_sum: "token sum",
+    right.masked_tokens: "per token",
+}
 
 
 @pytest.mark.parametrize(("reduction", "expected"), REDUCTIONS.items(), ids=name)
@@ -55,21 +62,26 @@ def test_the_reduction_is_named(reduction, expected):
     assert klbench.audit(right.reduced(right.k3, reduction)).reduction == expected
 
 
-@pytest.mark.parametrize(("function", "matches", "level", "combination"), [
-    (right.k1, "0", "sequence", "k1_loss"),
-    (right.k2, "KL(q‖p)", "token", "k2_loss"),
-    (right.k3, "KL(p‖q)", "token", "k3_loss"),
-    (right.straight_through, "KL(q‖p)", "token", "k3_plus"),
-    (right.sequence_k2, "KL(q‖p)", "sequence", "k2_sequence_loss"),
-    (right.sequence_k3, "KL(p‖q)", "sequence", "k3_sequence_loss"),
-    (right.grpo_with_ratio, "KL(q‖p)", "token", "k3_ratio_loss"),
-    (right.full_kl, "KL(q‖p)", "token", ""),
-    (right.shifted_k1, "0", "sequence", ""),
-    (right.in_the_reward, "KL(q‖p)", "sequence", ""),
-    (right.reward_to_go, "KL(q‖p)", "sequence", ""),
-    (right.leave_one_out, "KL(q‖p)", "sequence", ""),
-    (right.on_policy_distillation, "KL(q‖p)", "token", ""),
-], ids=name)  # fmt: skip
+@pytest.mark.parametrize(
+    ("function", "matches", "level", "combination"),
+    [
+        (right.k1, "0", "sequence", "k1_loss"),
+        (right.k2, "KL(q‖p)", "token", "k2_loss"),
+        (right.k3, "KL(p‖q)", "token", "k3_loss"),
+        (right.straight_through, "KL(q‖p)", "token", "k3_plus"),
+        (right.sequence_k2, "KL(q‖p)", "sequence", "k2_sequence_loss"),
+        (right.sequence_k3, "KL(p‖q)", "sequence", "k3_sequence_loss"),
+        (right.grpo_with_ratio, "KL(q‖p)", "token", "k3_ratio_loss"),
+        (right.full_kl, "KL(q‖p)", "token", ""),
+        (right.of_normalised_logits, "KL(q‖p)", "token", ""),
+        (right.shifted_k1, "0", "sequence", ""),
+        (right.in_the_reward, "KL(q‖p)", "sequence", ""),
+        (right.reward_to_go, "KL(q‖p)", "sequence", ""),
+        (right.leave_one_out, "KL(q‖p)", "sequence", ""),
+        (right.on_policy_distillation, "KL(q‖p)", "token", ""),
+    ],
+    ids=name,
+)
 def test_the_expected_gradient_is_named(function, matches, level, combination):
     used_as = "loss" if function in right.LOSSES else "kl"
     gradient = klbench.audit(function, used_as=used_as).gradient
@@ -149,17 +161,21 @@ def test_global_generators_are_left_as_they_were():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_an_audit_takes_less_than_ten_seconds():
-    import time
+@pytest.mark.parametrize(
+    ("function", "used_as"),
+    [(right.grpo, "loss"), (right.gathered_k3, "kl"), (right.low_var_kl, "kl")],
+    ids=name,
+)
+def test_an_audit_calls_the_function_a_few_hundred_times(function, used_as):
+    calls = []
 
-    for function, used_as in (
-        (right.grpo, "loss"),
-        (right.gathered_k3, "kl"),
-        (right.low_var_kl, "kl"),
-    ):
-        start = time.perf_counter()
-        klbench.audit(function, used_as=used_as)
-        assert time.perf_counter() - start < 10.0
+    @functools.wraps(function)
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return function(*args, **kwargs)
+
+    klbench.audit(counted, used_as=used_as)
+    assert len(calls) < 600
 
 
 def test_a_gradient_of_padding_that_is_nan_is_a_warning():

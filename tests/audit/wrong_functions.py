@@ -165,20 +165,66 @@ def bfloat16_difference(logprobs, ref_logprobs):
     return (logprobs.bfloat16() - ref_logprobs.bfloat16()).float()
 
 
+def mask_one_too_early(logprobs, ref_logprobs, mask):
+    kl, counted = (logprobs - ref_logprobs)[:, :-1], mask[:, 1:]
+    return torch.where(counted, kl, 0.0).sum() / counted.sum()
+
+
+def last_column_of_the_mask(logprobs, ref_logprobs, mask):
+    counted = mask[:, -1:].expand_as(mask)
+    return torch.where(counted, logprobs - ref_logprobs, 0.0).sum() / counted.sum()
+
+
+def minus_infinity_where_masked(logprobs, ref_logprobs, mask):
+    d = (ref_logprobs - logprobs).masked_fill(~mask, float("-inf"))
+    return ((torch.exp(d) - 1 - d) * mask).sum() / mask.sum()
+
+
+def clamped_to_a_half(logprobs, ref_logprobs):
+    d = torch.clamp(ref_logprobs - logprobs, -0.5, 0.5)
+    return torch.exp(d) - 1 - d
+
+
 VALUES = {
-    log_of_exp: "non-finite-value", bfloat16_difference: "cancellation",
+    mask_one_too_early: "shift",
+    last_column_of_the_mask: "padding-leak",
+    minus_infinity_where_masked: "padding-leak",
+    clamped_to_a_half: "clamp-bias",
+    log_of_exp: "non-finite-value",
+    bfloat16_difference: "cancellation",
     mean_over_the_batch: "broadcast",
-    straight_through_uphill: "sign", straight_through_cubed: "not-a-kl", clamped_ratio_near: "dead-gradient",
-    times_the_lengths: "denominator", turned_around: "direction",
-    nll_inputs_kl: "sign", k3_upside_down: "direction", js_divergence_error: "direction", k2_without_half: "scale",
-    absolute_kl: "not-a-kl", kl_in_bits: "log-base", k3_with_log2: "log-base", forgotten_minus_one: "not-a-kl",
-    clamped_at_zero: "clamp-bias", pointwise_kl_div: "not-a-kl", exp_before_clamp: "non-finite-gradient",
+    straight_through_uphill: "sign",
+    straight_through_cubed: "not-a-kl",
+    clamped_ratio_near: "dead-gradient",
+    times_the_lengths: "denominator",
+    turned_around: "direction",
+    nll_inputs_kl: "sign",
+    k3_upside_down: "direction",
+    js_divergence_error: "direction",
+    k2_without_half: "scale",
+    absolute_kl: "not-a-kl",
+    kl_in_bits: "log-base",
+    k3_with_log2: "log-base",
+    forgotten_minus_one: "not-a-kl",
+    clamped_at_zero: "clamp-bias",
+    pointwise_kl_div: "not-a-kl",
+    exp_before_clamp: "non-finite-gradient",
     one_over_r: "not-a-kl",
-    padded_mean: "denominator", mask_times_nan: "padding-leak", ignored_mask: "padding-leak", no_grad_kl: "detached",
-    item_kl: "detached", misaligned: "shift", rolled: "shift", noisy: "nondeterministic", in_place: "mutates-input",
-    half_inside: "dtype", cumulative: "token-mixing", broadcast_lengths: "broadcast", whitened: "batch-dependence",
+    padded_mean: "denominator",
+    mask_times_nan: "padding-leak",
+    ignored_mask: "padding-leak",
+    no_grad_kl: "detached",
+    item_kl: "detached",
+    misaligned: "shift",
+    rolled: "shift",
+    noisy: "nondeterministic",
+    in_place: "mutates-input",
+    half_inside: "dtype",
+    cumulative: "token-mixing",
+    broadcast_lengths: "broadcast",
+    whitened: "batch-dependence",
     ratio_minus_one: "not-a-kl",
-}  # fmt: skip
+}
 
 
 # Logits and tokens.
@@ -239,11 +285,39 @@ def sampled_only_sum(logits, ref_logits, tokens):
     return q.exp() * (q - p)
 
 
+def unnormalised(logits, ref_logits):
+    return (logits.softmax(-1) * (logits - ref_logits)).sum(-1)
+
+
+def most_likely_token(logits, ref_logits, tokens):
+    d = gathered(ref_logits, logits.argmax(-1)) - gathered(logits, logits.argmax(-1))
+    return torch.exp(d) - 1 - d
+
+
+def log_target_forgotten(logits, ref_logits):
+    return F.kl_div(ref_logits.log_softmax(-1), logits.log_softmax(-1), reduction="none").sum(-1)
+
+
+def summed_over_tokens(logits, ref_logits):
+    q, p = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    return (q.exp() * (q - p)).sum(1).mean()
+
+
 LOGITS = {
-    gather_off_by_one: "shift", unshifted_labels: "shift", swapped_kl_div: "direction", mean_over_vocabulary: "scale",
-    top_k_clamped: "not-a-kl", softmax_forgotten: "not-a-kl", wrong_softmax_axis: "not-a-kl", negative_full_kl: "sign",
+    unnormalised: "not-a-kl",
+    most_likely_token: "not-a-kl",
+    log_target_forgotten: "non-finite-value",
+    summed_over_tokens: "scale",
+    gather_off_by_one: "shift",
+    unshifted_labels: "shift",
+    swapped_kl_div: "direction",
+    mean_over_vocabulary: "scale",
+    top_k_clamped: "not-a-kl",
+    softmax_forgotten: "not-a-kl",
+    wrong_softmax_axis: "not-a-kl",
+    negative_full_kl: "sign",
     sampled_only_sum: "not-a-kl",
-}  # fmt: skip
+}
 
 
 # NumPy.
@@ -277,9 +351,13 @@ def numpy_noise(logprobs, ref_logprobs):
 
 
 NUMPY = {
-    numpy_sign: "sign", numpy_log10: "log-base", numpy_padded: "denominator", numpy_upside_down: "direction",
-    numpy_squared: "scale", numpy_noise: "nondeterministic",
-}  # fmt: skip
+    numpy_sign: "sign",
+    numpy_log10: "log-base",
+    numpy_padded: "denominator",
+    numpy_upside_down: "direction",
+    numpy_squared: "scale",
+    numpy_noise: "nondeterministic",
+}
 
 
 # Losses.
@@ -434,14 +512,114 @@ def loss_gradient_into_old(logprobs, ref_logprobs, old_logprobs, advantages, mas
     return masked_mean(-ratio * advantages[:, None] + beta * kl, mask)
 
 
+def surrogate(clipped):
+    """A loss with that in place of PPO's term."""
+
+    def loss(logprobs, old_logprobs, advantages, mask, epsilon=0.2):
+        log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
+        return masked_mean(clipped(log_ratio, advantages[:, None], epsilon), mask)
+
+    loss.__name__ = clipped.__name__
+    return loss
+
+
+@surrogate
+def max_for_min(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -torch.maximum(ratio * advantages, clipped * advantages)
+
+
+@surrogate
+def clipped_only(log_ratio, advantages, epsilon):
+    return -torch.exp(log_ratio).clamp(1 - epsilon, 1 + epsilon) * advantages
+
+
+@surrogate
+def clipped_before_the_advantage(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    return -torch.minimum(ratio, ratio.clamp(1 - epsilon, 1 + epsilon)) * advantages
+
+
+@surrogate
+def clipped_around_zero(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    return -torch.minimum(ratio * advantages, ratio.clamp(-epsilon, epsilon) * advantages)
+
+
+@surrogate
+def exp_forgotten(log_ratio, advantages, epsilon):
+    clipped = log_ratio.clamp(1 - epsilon, 1 + epsilon)
+    return -torch.minimum(log_ratio * advantages, clipped * advantages)
+
+
+@surrogate
+def bounds_swapped(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    clipped = ratio.clamp(1 + epsilon, 1 - epsilon)
+    return -torch.minimum(ratio * advantages, clipped * advantages)
+
+
+@surrogate
+def one_minus_forgotten(log_ratio, advantages, epsilon):
+    ratio = torch.exp(log_ratio)
+    clipped = ratio.clamp(1 - epsilon, 1 + epsilon)
+    return torch.maximum(ratio * advantages, -clipped * advantages)
+
+
+def ratio_to_the_reference(logprobs, ref_logprobs, old_logprobs, advantages, mask, beta=0.1):
+    pg = policy_loss(logprobs, ref_logprobs, advantages, mask)
+    return masked_mean(pg + beta * k3(logprobs, ref_logprobs, mask), mask)
+
+
+def weights_upside_down(logprobs, old_logprobs, advantages, mask):
+    weights = torch.exp(torch.where(mask, old_logprobs - logprobs, 0.0)).clamp(max=5.0).detach()
+    return masked_mean(-weights * advantages[:, None] * torch.where(mask, logprobs, 0.0), mask)
+
+
+def probabilities_for_a_ratio(logprobs, advantages, mask):
+    return masked_mean(-torch.exp(torch.where(mask, logprobs, 0.0)) * advantages[:, None], mask)
+
+
+def rewards_ignored(logprobs, rewards, mask):
+    advantages = (rewards - rewards).detach() + 1.0
+    return masked_mean(-torch.where(mask, logprobs, 0.0) * advantages[:, None], mask)
+
+
 LOSSES = {
+    max_for_min: "dead-gradient",
+    clipped_only: "dead-gradient",
+    clipped_around_zero: "dead-gradient",
+    clipped_before_the_advantage: "dead-gradient",
+    exp_forgotten: "dead-gradient",
+    bounds_swapped: "dead-gradient",
+    one_minus_forgotten: "sign",
+    probabilities_for_a_ratio: "scale",
+    rewards_ignored: "detached",
+    ratio_to_the_reference: "old-policy-gradient",
+    weights_upside_down: "direction",
     loss_gradient_into_old: "old-policy-gradient",
-    loss_ratio_upside_down: "sign", loss_differentiated_weight: "not-a-kl", loss_of_old_policy: "detached",
-    loss_discounted: "token-mixing", loss_without_policy_term: "detached",
-    loss_minus_kl: "sign", loss_detached_kl: "detached", loss_upside_down: "direction", loss_padded_mean: "denominator",
-    loss_k2_twice: "scale", loss_reference_only: "reference-gradient", loss_k1: "dead-gradient",
-    loss_mask_times_nan: "padding-leak", loss_exp_before_clamp: "non-finite-gradient", loss_abs: "not-a-kl",
-    loss_relu: "clamp-bias", loss_log2: "log-base", loss_shifted_reference: "shift", loss_broadcast_lengths: "broadcast",
-    loss_no_gradient: "detached", loss_one_minus_r: "not-a-kl", loss_gradient_ascent: "sign",
+    loss_ratio_upside_down: "sign",
+    loss_differentiated_weight: "not-a-kl",
+    loss_of_old_policy: "detached",
+    loss_discounted: "token-mixing",
+    loss_without_policy_term: "detached",
+    loss_minus_kl: "sign",
+    loss_detached_kl: "detached",
+    loss_upside_down: "direction",
+    loss_padded_mean: "denominator",
+    loss_k2_twice: "scale",
+    loss_reference_only: "reference-gradient",
+    loss_k1: "dead-gradient",
+    loss_mask_times_nan: "padding-leak",
+    loss_exp_before_clamp: "non-finite-gradient",
+    loss_abs: "not-a-kl",
+    loss_relu: "clamp-bias",
+    loss_log2: "log-base",
+    loss_shifted_reference: "shift",
+    loss_broadcast_lengths: "broadcast",
+    loss_no_gradient: "detached",
+    loss_one_minus_r: "not-a-kl",
+    loss_gradient_ascent: "sign",
     loss_whole_old_weight: "direction",
-}  # fmt: skip
+}

@@ -11,11 +11,17 @@ def test_the_survivors_of_k3_compute_k1_and_all_others_are_caught(capsys):
     assert all("[1 k1, per token, gradient 0]" in line for line in lines[:-1])
 
 
-@pytest.mark.parametrize(("code", "changed"), [
-    ("def f(log_a, log_b):\n    return log_a - log_b", {"operator", "order", "argument", "detached", "transposed"}),
-    ("def f(x):\n    return 2", {"constant", "detached", "transposed"}),
-    ("def f(x):\n    return x.exp()", {"left out", "detached", "transposed"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "changed"),
+    [
+        (
+            "def f(log_a, log_b):\n    return log_a - log_b",
+            {"operator", "order", "argument", "detached", "transposed"},
+        ),
+        ("def f(x):\n    return 2", {"constant", "detached", "transposed"}),
+        ("def f(x):\n    return x.exp()", {"left out", "detached", "transposed"}),
+    ],
+)
 def test_every_kind_of_change_is_made(code, changed):
     (tree,) = mutants.ast.parse(code).body
     assert {label.partition(":")[0] for label, _ in mutants.mutants(tree)} == changed

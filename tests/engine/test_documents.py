@@ -1,4 +1,4 @@
-"""What README and CONTRIBUTING show can be run."""
+"""What README, CONTRIBUTING and the pages of docs/ show can be run."""
 
 import re
 import shlex
@@ -13,7 +13,11 @@ import klbench
 from klbench.engine import app, sweep
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/*.md")),
+)
 TEXTS = {
     name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS if (ROOT / name).is_file()
 }
@@ -24,7 +28,9 @@ FENCED = [
     for block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S)
 ]
 # CONTRIBUTING's are whole files, which test_contributing.py runs in their places.
-BLOCKS = [code for name, language, code in FENCED if language == "python" and name == "README.md"]
+BLOCKS = [
+    code for name, language, code in FENCED if language == "python" and name != "CONTRIBUTING.md"
+]
 DOTTED = r"\bklbench(?:\.[a-z_]+)+(?=\()|(?<=`)klbench(?:\.[a-z_]+)+(?=`)"
 NAMES = sorted({name for text in TEXTS.values() for name in re.findall(DOTTED, text)})
 COMMANDS = sorted(

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
 
 import klbench
 from klbench import estimators, pairs, studies
@@ -582,6 +583,8 @@ def test_presets_and_algorithms_in_experiments_of_the_users_own(tmp_path) -> Non
 def plugin(monkeypatch) -> type[LaplacePair]:
     """A pair of somebody else's: a class, registered while the test lasts, and nothing else."""
     monkeypatch.setattr(pairs.registry, "_makers", dict(pairs.registry._makers))
+    stored = ConfigStore.instance().repo  # what Hydra knows of outlives a command, too
+    monkeypatch.setitem(stored, "pair", dict(stored.get("pair", {})))
 
     @pairs.register
     class OtherLaplacePair(LaplacePair):

@@ -99,7 +99,7 @@ def test_a_stop_keeps_what_is_finished_and_the_run_goes_on_from_there(
     process = start(*RUN, f"workers={workers}", folder=tmp_path)
     wait_for(lambda: parts(tmp_path), process)
     send(process.pid)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert err == "klbench: interrupted; continue with: python -m klbench resume=run\n"
     assert out.splitlines()[-1] == "run/index.html"
@@ -155,7 +155,7 @@ def test_ctrl_c_while_workers_start_is_quiet_too(start, tmp_path) -> None:
     wait_for(lambda: len(children()) >= 2 and not parts(tmp_path), process)
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert err == "klbench: interrupted; continue with: python -m klbench resume=run\n"
     assert (tmp_path / out.splitlines()[-1]).exists()

@@ -220,7 +220,7 @@ def test_on_other_launchers(start, tmp_path, launcher: str, module: str) -> None
     process = start(
         *SWEEP, "estimators=[k1]", f"hydra/launcher={launcher}", "out=sweep", folder=tmp_path
     )
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert out.splitlines()[-1] == "sweep/index.html"
     assert (status(tmp_path / "sweep" / "0"), status(tmp_path / "sweep" / "1")) == ("done", "done")

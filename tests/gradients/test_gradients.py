@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from klbench import gradients, pairs, streams
-from klbench.gradients import Baseline, Correction, Level, Placement, closed, exact, grid, sampled
+from klbench.gradients import Baseline, Level, Placement, closed, exact, grid, sampled
 from klbench.gradients.surrogate import ratio, surrogate
 from klbench.pairs._sequence_gradient import Samples
 from klbench.types import ConfigError, Rollouts
@@ -33,7 +33,7 @@ def every_sequence(task, prompt):
     node, token, mask = task.tree.paths
     sides = (
         torch.where(mask, log_probs[prompt][node, token], 0.0)
-        for log_probs in (task._log_p, task._log_mu)
+        for log_probs in (task._log_p, task._log_mu, task._log_old)
     )
     samples = Samples(prompt, node, torch.where(mask, token, 0), mask, *sides)
     return samples, samples.log_mu.sum(-1).exp()
@@ -78,10 +78,16 @@ def test_enumeration_is_the_sum_over_backward_passes(model, lag):
 
 @pytest.mark.parametrize("lag", [0.0, CAP_THAT_BITES])
 @pytest.mark.parametrize("n", [2, 3])
-@pytest.mark.parametrize("spec", [
-    "k1/reward/token/none/leave_one_out", "k3/reward/token/none/batch_mean", "k2/reward_to_go/token/none/leave_one_out",
-    "k1/reward_to_go/token/token_ratio/batch_mean", "k3/reward/sequence/sequence_ratio/leave_one_out",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "k1/reward/token/none/leave_one_out",
+        "k3/reward/token/none/batch_mean",
+        "k2/reward_to_go/token/none/leave_one_out",
+        "k1/reward_to_go/token/token_ratio/batch_mean",
+        "k3/reward/sequence/sequence_ratio/leave_one_out",
+    ],
+)
 def test_a_group_is_the_sum_over_all_groups(spec, n, lag):
     task = sequence(model="transformer", horizon=2, prompts=1, lag=lag).gradient_task()
     combination = gradients.get(spec)
@@ -254,10 +260,12 @@ def by_hand(combination, q, p, mu):
 
 
 ONE_TOKEN = [
-    each for each in {each.spec: each for each in (*NAMED, *GRID)}.values()
-    if each.estimator in DEFINED and each.baseline == "none"
+    each
+    for each in {each.spec: each for each in (*NAMED, *GRID)}.values()
+    if each.estimator in DEFINED
+    and each.baseline == "none"
     and not (each.correction == "truncated_ratio" and each.ratio_gradient)
-]  # fmt: skip
+]
 FAR = {
     **{f"{x}": ((0.0, x), (0.0, 0.0), (0.0, x)) for x in (-36.0, -40.0, -60.0, -300.0, -800.0)},
     "three": ((0.0, -40.0, -2.0), (0.0, -1.0, 0.5), (0.0, -40.0, -2.0)),
@@ -295,7 +303,7 @@ def test_gradients_far_from_the_reference_keep_their_digits(name):
         qp, pq = (task.gradient(target).tolist() for target in ("kl_qp", "kl_pq"))
         probability, reference = (
             [x / sum(map(mpmath.exp, side)) for x in map(mpmath.exp, side)] for side in (q, p)
-        )  # fmt: skip
+        )
         log_ratio = [mpmath.log(a / b) for a, b in zip(probability, reference, strict=True)]
         kl = sum(a * u for a, u in zip(probability, log_ratio, strict=True))
         assert qp == pytest.approx(
@@ -364,10 +372,21 @@ EXPONENTIAL = {"q": {"rate": 1.3}, "p": {"rate": 0.9}}
 
 
 @pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
-@pytest.mark.parametrize("spec", [
-    "k1/loss", "k2/loss", "k3/loss", "k2/reward", "k3/reward", "k3/loss_and_reward", "k3@k2/straight_through",
-    "k1/reward/token/none/token_kl", "k3/loss/token/token_ratio:differentiated", "k_lambda:0.3/loss",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "k1/loss",
+        "k2/loss",
+        "k3/loss",
+        "k2/reward",
+        "k3/reward",
+        "k3/loss_and_reward",
+        "k3@k2/straight_through",
+        "k1/reward/token/none/token_kl",
+        "k3/loss/token/token_ratio:differentiated",
+        "k_lambda:0.3/loss",
+    ],
+)
 def test_closed_forms_against_quadrature(kind, sides, spec):
     task = pairs.get(kind)(**sides).gradient_task()
     combination = gradients.get(spec)
@@ -452,29 +471,44 @@ def test_a_pure_shift_of_gaussians_cannot_tell_the_gradients_apart():
     assert abs(float(difference[1])) > 0.1  # the scale, which a location family hides
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    ("k3/los", "unknown placement 'los'; did you mean 'loss'?"),
-    ("k4/loss", "unknown estimator 'k4'"),
-    ("k3/loss/word", "unknown level 'word'"),
-    ("k3/loss/token/tokn_ratio", "unknown correction 'tokn_ratio'; did you mean 'token_ratio'?"),
-    ("k3/loss/token/none/leave_one_out", "only a reward has a baseline"),
-    ("k3/reward_to_go/sequence", "reward_to_go is of level token"),
-    ("k3/full", "full_kl and the placements full and full_with_score go together"),
-    ("full_kl/loss", "full_kl and the placements full and full_with_score go together"),
-    ("k3/straight_through", "straight_through needs gradient_of"),
-    ("k3/reward/token/token_ratio:differentiated", "a score's weight is detached"),
-    ("k3/loss/token/none:differentiated", "there is no ratio to differentiate"),
-    ("k3/loss/sequence/token_ratio", "one term for the whole sequence cannot have a token_ratio"),
-    ("k3/loss/token:mean/none/leave_one_out", "only a reward has a baseline"),
-    ("k3/loss/sequence:mean", "only a sum over tokens can be divided by the length"),
-    ("k3/reward/token:mean", "only what stands in the loss is divided by the length"),
-    ("k3/loss/token/truncated_ratio:0", "cut off at a positive number, not at 0"),
-    ("k3/loss/token/token_ratio:3", "only truncated_ratio takes a number"),
-    ("k3/loss/token/truncated_ratio:x", "expected a number after truncated_ratio, got 'x'"),
-    ("k_fitted/loss", "k_fitted is no mean of terms of the log-ratio alone"),
-    ("k3", "unknown combination 'k3'"),
-    ("k3/loss/token/none/none/none", "expected estimator/placement/level/correction/baseline"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("k3/los", "unknown placement 'los'; did you mean 'loss'?"),
+        ("k4/loss", "unknown estimator 'k4'"),
+        ("k3/loss/word", "unknown level 'word'"),
+        (
+            "k3/loss/token/tokn_ratio",
+            "unknown correction 'tokn_ratio'; did you mean 'token_ratio'?",
+        ),
+        ("k3/loss/token/none/leave_one_out", "only a reward has a baseline"),
+        ("k3/reward_to_go/sequence", "reward_to_go is of level token"),
+        ("k3/full", "full_kl and the placements full and full_with_score go together"),
+        ("full_kl/loss", "full_kl and the placements full and full_with_score go together"),
+        ("k3/straight_through", "straight_through needs gradient_of"),
+        ("k3/reward/token/token_ratio:differentiated", "a score's weight is detached"),
+        ("k3/loss/token/none:differentiated", "there is no ratio to differentiate"),
+        (
+            "k3/loss/sequence/token_ratio",
+            "one term for the whole sequence cannot have a token_ratio",
+        ),
+        ("k3/loss/token:mean/none/leave_one_out", "only a reward has a baseline"),
+        ("k3/loss/sequence:mean", "only a sum over tokens can be divided by the length"),
+        ("k3/reward/token:mean", "only what stands in the loss is divided by the length"),
+        (
+            "k3/loss/token/truncated_ratio:0",
+            "expected a positive number after truncated_ratio, got '0'",
+        ),
+        (
+            "k3/loss/token/token_ratio:3",
+            "token_ratio takes no number; those that do: truncated_ratio,",
+        ),
+        ("k3/loss/token/truncated_ratio:x", "expected a number after truncated_ratio, got 'x'"),
+        ("k_fitted/loss", "k_fitted is no mean of terms of the log-ratio alone"),
+        ("k3", "unknown combination 'k3'"),
+        ("k3/loss/token/none/none/none", "expected estimator/placement/level/correction/baseline"),
+    ],
+)
 def test_what_does_not_go_together_is_refused(spec, message):
     with pytest.raises(ConfigError, match=r".") as error:
         gradients.get(spec)
@@ -493,10 +527,15 @@ def test_names_aliases_and_specs_find_the_same():
 
 
 @pytest.mark.parametrize("lag", [0.0, 0.3])
-@pytest.mark.parametrize(("name", "corrected", "length_mean"), [
-    ("trl_grpo", True, False), ("trl_grpo@1.9", False, False), ("trl_grpo_sequence_mean", True, True),
-    ("trl_grpo_sequence_mean@1.9", False, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "corrected", "length_mean"),
+    [
+        ("trl_grpo", True, False),
+        ("trl_grpo@1.9", False, False),
+        ("trl_grpo_sequence_mean", True, True),
+        ("trl_grpo_sequence_mean@1.9", False, True),
+    ],
+)
 def test_trls_names_are_what_trl_computes(name, corrected, length_mean, lag):
     """``GRPOTrainer._compute_loss`` of TRL 1.9.2 and 1.16.0, beta 1, as it is written there; old: who sampled."""
     task = sequence(prompts=1, model="table", lag=lag).gradient_task()
@@ -604,6 +643,6 @@ def test_leave_one_out_needs_two():
 
 def test_the_grid_covers_every_placement_correction_and_baseline():
     assert {each.placement for each in GRID} == set(Placement.__args__)
-    assert {each.correction for each in GRID} == set(Correction.__args__)
+    assert {each.correction for each in GRID} == set(CORRECTIONS)
     assert {each.baseline for each in GRID} == set(Baseline.__args__)
     assert len({each.spec for each in GRID}) == len(GRID)

@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from arviz_stats.base.array import array_stats
 
 from klbench.metrics.tails import pareto_khat, unit_mean
 
@@ -18,6 +19,15 @@ def test_exact_pareto_tails_are_found_within_their_standard_error(k, n) -> None:
         khat, se = pareto_khat(pareto_log_ratio(k, n, seed))
         assert abs(khat - k) <= 5 * se
         assert se == pytest.approx((1 + khat) / math.sqrt(3 * math.sqrt(n)), rel=0.01)
+
+
+@pytest.mark.parametrize("n", [100, 101, 1_000, 12_345])
+@pytest.mark.parametrize("k", [0.01, 0.5, 1.3])
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_khat_is_that_of_arviz(n, k, sign) -> None:
+    log_ratio = sign * pareto_log_ratio(k, n, seed=n)
+    expected = float(array_stats.psislw(-log_ratio)[1])  # psislw negates its input
+    assert pareto_khat(log_ratio)[0] == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_standard_error_is_the_spread_of_repetitions() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from rollout_files import (
     GOOD,
@@ -24,7 +25,6 @@ from rollout_files import (
 from klbench.context import Context
 from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
-from klbench.rollouts import reader
 from klbench.studies import get
 from klbench.studies.lm.options import LmOptions
 
@@ -211,10 +211,8 @@ def test_log_probabilities_above_0_are_taken_and_counted(tmp_path) -> None:
 
 
 def test_columns_that_are_not_read_are_named(tmp_path) -> None:
-    found = tables(
-        as_jsonl(tmp_path / "r.jsonl", [GOOD | {"reward": 1.0, "old_log_probs": [0.0]}] * 40)
-    )
-    assert found["pairs"]["unread"].tolist() == ["reward, old_log_probs"]
+    found = tables(as_jsonl(tmp_path / "r.jsonl", [GOOD | {"reward": 1.0, "log_mu": [0.0]}] * 40))
+    assert found["pairs"]["unread"].tolist() == ["reward, log_mu"]
 
 
 def test_samples_cut_the_file_short(files) -> None:
@@ -254,18 +252,18 @@ def test_a_file_that_changes_is_read_again(tmp_path) -> None:
 
 def test_long_files_are_read_a_piece_at_a_time(tmp_path, monkeypatch) -> None:
     path = as_parquet(tmp_path / "long.parquet", [GOOD] * 5_000, group=500)
-    opened = reader(str(path))
-    groups, file = [], opened._file
+    recorded.read(str(path), 0, 1)
+    groups, opened = [], pq.ParquetFile
 
-    class Watched:
-        metadata = file.metadata
-
+    class Watched(opened):
         def iter_batches(self, size, row_groups, columns):
             groups.append(row_groups)
-            return file.iter_batches(size, row_groups=row_groups, columns=columns)
+            return super().iter_batches(size, row_groups=row_groups, columns=columns)
 
-    monkeypatch.setattr(opened, "_file", Watched())
-    assert len(recorded.read(opened, 4_000, 100).log_q) == 100
-    assert groups == [[8, 9]]
-    assert len(recorded.read(opened, 4_100, 100).log_q) == 100
+    monkeypatch.setattr(pq, "ParquetFile", Watched)
+    assert len(recorded.read(str(path), 4_000, 100).log_q) == 100
+    assert groups == []  # it goes on
+    assert len(recorded.read(str(path), 3_000, 100).log_q) == 100
+    assert groups == [[6, 7, 8, 9]]
+    assert len(recorded.read(str(path), 3_100, 100).log_q) == 100
     assert len(groups) == 1  # goes on from where it was

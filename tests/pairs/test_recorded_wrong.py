@@ -14,7 +14,6 @@ from klbench.engine import app
 from klbench.engine.settings import build
 from klbench.pairs import recorded
 from klbench.pairs.recorded import RecordedPair
-from klbench.rollouts.formats import READERS
 from klbench.types import ConfigError
 
 
@@ -75,24 +74,22 @@ ROWS = [
     ),
     (
         [{"logprobs": [-1.0], "reference": [-1.0]}],
-        "rollouts.jsonl: no column 'ref_logprobs'; there are: logprobs, reference",
+        "rollouts.jsonl: only logprobs holds log-probabilities, and two columns are compared; reference may be some: --map",
     ),
-    ([wrong(kl=[0.1, 0.1, 0.1]), GOOD], "rollouts.jsonl row 2: no column 'kl', which row 1 has"),
+    (
+        [wrong(kl=[0.1, 0.1, 0.1]), GOOD],
+        "rollouts.jsonl row 2: kl must be a list of numbers, got null",
+    ),
     ([GOOD, "{nope"], "rollouts.jsonl line 2: not JSON"),
     ([GOOD, "[1]"], "rollouts.jsonl line 2: expected a JSON object, got list"),
-    ([GOOD, "", GOOD], "rollouts.jsonl row 2: an empty line"),
-    ([wrong(logprobs="abc")], 'row 1: logprobs must be a list of numbers, got "abc"'),
-    ([wrong(logprobs=[[1.0]])], "row 1: logprobs must be a list of numbers, got [[1.0]]"),
-    ([wrong(logprobs=["a", 1, 2])], 'row 1: logprobs must be a list of numbers, got ["a", 1, 2]'),
-    (
-        [wrong(logprobs=[-1, "-2.5", 0])],
-        'row 1: logprobs must be a list of numbers, got [-1, "-2.5", 0]',
-    ),
+    ([wrong(logprobs="abc")], "row 1: logprobs must be a list of numbers, got 'abc'"),
+    ([wrong(logprobs=[[1.0]])], "row 1: ref_logprobs has 3 tokens, logprobs 1"),
+    ([wrong(logprobs=["a", 1, 2])], "row 1: logprobs must be a list of numbers, got ['a', 1, 2]"),
     (
         [wrong(tokens=[1, 1e300, 3])],
         "row 1: tokens at token 2 is 1e+300, a token id is a whole number",
     ),
-    ([wrong(logprobs=3)], "row 1: logprobs must be a list of numbers, got 3"),
+    ([wrong(logprobs=3)], "row 1: ref_logprobs has 3 tokens, logprobs 1"),
     ([], "rollouts.jsonl: the file is empty"),
 ]
 
@@ -150,18 +147,26 @@ def test_a_mask_is_read_by_the_names_that_trainers_give_it(tmp_path, name, write
 @pytest.mark.parametrize("write", [as_jsonl, as_parquet, as_npz])
 def test_a_mask_that_is_not_read_is_refused(tmp_path, write) -> None:
     path = tmp_path / f"r.{write.__name__.removeprefix('as_')}"
-    for name in ("attention_mask", "padding_mask", "Mask", "tool_mask"):
-        assert f"column '{name}' is not read, though it may say which tokens count" in refused(
-            write(path, [wrong(**{name: [1, 1, 0]})] * 4)
-        )
+    for name, said in (
+        ("padding_mask", "column 'padding_mask' is not read, though it may say which tokens count"),
+        ("attention_mask", "attention_mask is the only mask, and it counts a prompt's tokens too"),
+        ("tool_mask", "tool_mask is the only mask, and it counts padding too"),
+    ):
+        assert said in refused(write(path, [wrong(**{name: [1, 1, 0]})] * 4))
     both = refused(write(path, [wrong(mask=[1, 1, 0], response_mask=[1, 1, 1])] * 4))
     assert "columns 'mask' and 'response_mask' may all say which tokens count; leave one" in both
 
 
-@pytest.mark.parametrize("name", ["mask", "attention_mask", "old_logprobs"])
+@pytest.mark.parametrize("name", ["mask", "loss_mask", "old_logprobs"])
 def test_a_column_that_begins_late_is_not_left_out(tmp_path, name) -> None:
-    path = as_jsonl(tmp_path / "r.jsonl", [GOOD, wrong(**{name: [1, 1, 0]})])
-    assert f"row 2: column '{name}', which row 1 has not" in refused(path)
+    late = wrong(**{name: [1, 1, 0]})
+    path = as_jsonl(tmp_path / "r.jsonl", [GOOD, late])
+    assert f"row 1: {name} " in refused(path)
+    as_jsonl(path, [GOOD] * 20_000 + [late])
+    with pytest.raises(
+        ConfigError, match=f"row 20,001: column '{name}', which the first rows have not"
+    ):
+        recorded.read(str(path), 0, 20_001)
 
 
 FILLED = [
@@ -251,15 +256,11 @@ NPZ = [
     ),
     (
         {"logprobs": ONES, "ref_logprobs": -np.ones((2, 4))},
-        "ref_logprobs has shape (2, 4), expected (2, 3)",
+        " row 1: ref_logprobs has 4 tokens, logprobs 3",
     ),
     (
         {"logprobs": ONES[0], "ref_logprobs": ONES[0]},
-        "logprobs has shape (3,), expected a rectangle (rows, tokens)",
-    ),
-    (
-        {"logprobs": ONES, "ref_logprobs": ONES, "lengths": [3, 3]},
-        "logprobs has shape (2, 3), expected all tokens one after",
+        "logprobs holds one number a row, expected a list, a number a token",
     ),
     (
         {"logprobs": ONES[0], "ref_logprobs": ONES[0], "lengths": [1, 1]},
@@ -280,12 +281,12 @@ NPZ = [
     ({"logprobs": ONES[:0], "ref_logprobs": ONES[:0]}, "the file has no rows"),
     (
         {"logprobs": np.array([["a"]]), "ref_logprobs": ONES[:1, :1]},
-        "logprobs must hold numbers, it holds <U1",
+        " row 1: logprobs must be a list of numbers, got ['a']",
     ),
-    ({"logprobs": ONES, "x": ONES}, "no column 'ref_logprobs'; there are: logprobs, x"),
+    ({"logprobs": ONES, "x": ONES}, "only logprobs holds log-probabilities, and two columns are"),
     (
         {"logprobs": ONES, "ref_logprobs": ONES, "prompt": [1]},
-        "prompt has shape (1,), expected (2,)",
+        "prompt has shape (1,), expected 2 rows",
     ),
 ]
 
@@ -293,7 +294,8 @@ NPZ = [
 @pytest.mark.parametrize(("arrays", "message"), NPZ, ids=[message for _, message in NPZ])
 def test_an_npz_that_is_wrong(tmp_path, arrays, message) -> None:
     np.savez(tmp_path / "rollouts.npz", **arrays)
-    assert f"rollouts.npz: {message}" in refused(tmp_path / "rollouts.npz")
+    colon = "" if message.startswith(" row") else ": "
+    assert f"rollouts.npz{colon}{message}" in refused(tmp_path / "rollouts.npz")
 
 
 LISTS = [[-1.0]]
@@ -303,19 +305,26 @@ PARQUET = [
         "column 'logprobs' is there more",
     ),
     (
-        {"logprobs": [-1.0], "ref_logprobs": LISTS},
-        "column 'logprobs' must hold lists of numbers, it holds double",
+        {"logprobs": [-1.0], "ref_logprobs": [-1.0]},
+        "logprobs holds one number a row, expected a list, a number a token",
     ),
     (
         {"logprobs": [["a"]], "ref_logprobs": LISTS},
-        "column 'logprobs' must hold lists of numbers, it holds list<",
+        "row 1: logprobs must be a list of numbers, got ['a']",
     ),
-    ({"logprobs": [[-1.0], None], "ref_logprobs": [[-1.0], [-1.0]]}, "row 2: logprobs is missing"),
+    (
+        {"logprobs": [[-1.0], None], "ref_logprobs": [[-1.0], [-1.0]]},
+        "row 2: logprobs must be a list of numbers, got null",
+    ),
     (
         {"logprobs": [[-1.0, -2.0]], "ref_logprobs": LISTS},
         "row 1: ref_logprobs has 1 tokens, logprobs 2",
     ),
-    ({"logprobs": LISTS}, "no column 'ref_logprobs'; there are: logprobs"),
+    ({"logprobs": LISTS}, "only logprobs holds log-probabilities, and two columns are compared"),
+    (
+        {"logprobs": LISTS, "sampler_logprobs": LISTS},
+        "no column of the reference's log-probabilities; there are: logprobs, sampler_logprobs; klbench doctor ",
+    ),
 ]
 
 
@@ -377,7 +386,7 @@ def test_damaged_files_are_read_or_refused_in_a_line(tmp_path, kind) -> None:
             content[at : at + int(stream.choice([1, 8, 40]))] = kinds[stream.integers(3)]
         path.write_bytes(content)
         try:
-            recorded.read(READERS[path.suffix](path), 0, 64)
+            recorded.read(str(path), 0, 64)
         except ConfigError as error:
             said.append(str(error))
     assert 100 < len(said) < 300
@@ -437,8 +446,9 @@ def test_files_that_are_none(tmp_path) -> None:
     assert "not an npz file" in refused(tmp_path / "y.npz")
     assert "no such file" in refused(tmp_path / "nowhere.jsonl")
     (tmp_path / "folder.jsonl").mkdir()
-    assert "it is a folder" in refused(tmp_path / "folder.jsonl")
-    assert "ends in .parquet, .pq, .jsonl, .ndjson, .npz" in refused(tmp_path / "x.csv")
+    assert "no file in it that can be read" in refused(tmp_path / "folder.jsonl")
+    (tmp_path / "x.xls").write_bytes(b"hello")
+    assert "ends in .jsonl, .ndjson, .json, .parquet, .pq, .csv" in refused(tmp_path / "x.xls")
     assert "name a file of rollouts" in refused(None)
     assert "name a file of rollouts" in refused("")
 

@@ -58,6 +58,30 @@ def test_the_page_fits_and_is_quiet(browser: Any, rendered: Path, width: int, sc
     page.close()
 
 
+def test_on_paper_nothing_is_folded_and_no_number_is_broken(browser: Any, rendered: Path) -> None:
+    page = browser.new_page(viewport={"width": 717, "height": 900})  # A4 without its margins
+    page.goto((rendered / "index.html").as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate(
+        "[...document.querySelectorAll('details')].every(each => each.lastElementChild.checkVisibility()"
+        " && each.lastElementChild.getBoundingClientRect().height > 0)"
+    )
+    widths = (
+        "[...document.querySelectorAll('table')].map(each => each.getBoundingClientRect().width)"
+    )
+    assert max(page.evaluate(widths)) <= 717
+    broken = """[...document.querySelectorAll('td.n')].filter(cell => {
+        const text = cell.firstChild, range = document.createRange();
+        if (!text || text.nodeType !== Node.TEXT_NODE || /\\s/.test(text.data.trim())) return false;
+        range.selectNodeContents(text);
+        return new Set([...range.getClientRects()].map(each => each.top)).size > 1;
+    }).map(cell => cell.textContent)"""
+    assert page.evaluate(broken) == []
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # what older browsers go by
+    assert page.evaluate("[...document.querySelectorAll('details')].every(each => each.open)")
+    page.close()
+
+
 def test_a_table_sorts_by_number_and_back(browser: Any, rendered: Path) -> None:
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.goto((rendered / "index.html").as_uri())

@@ -16,6 +16,7 @@ from klbench.studies.dpo.columns import (
     DPO_OPTIMA,
     DPO_RATES,
     DPO_SEEN,
+    KTO_POINTS,
     TABLES,
     TRAINING,
 )
@@ -82,7 +83,8 @@ def content(enough=1024.0, status="ok", losses=tuple(LAST)):
         ),
         DPO_SEEN.example(**seen),
     )
-    return dict(zip([schema.table for schema in TABLES], tables, strict=True))
+    always = [schema.table for schema in TABLES if not schema.optional]
+    return dict(zip(always, tables, strict=True))
 
 
 def test_the_verdict_has_the_number_of_pairs_that_is_enough() -> None:
@@ -112,6 +114,18 @@ def test_one_loss_is_compared_with_no_other() -> None:
     assert not {"dpo-places", "dpo-forest"} & {
         block.name for block in SECTION.build(tables) if isinstance(block, Figure)
     }
+
+
+def test_the_reference_point_of_kto_stands_beside_the_kl() -> None:
+    points = KTO_POINTS.example(
+        pairs=math.inf, step=[0, 20], kl=[0.0, 0.9], point=[0.0, 0.0], mismatched=[0.0, -2.7]
+    )
+    found = content() | {"kto_points": points}
+    said = " ".join(map(str, SECTION.lead(found).more))
+    assert "With all pairs it ends at 0 nats where the KL is 0.9" in said
+    assert "log q/p of −2.7 in the mean" in said
+    assert "Is KTO" in str(SECTION.build(found))
+    assert "KTO" not in str(SECTION.build(content()))
 
 
 def test_one_number_of_pairs_is_no_line() -> None:
@@ -150,7 +164,10 @@ def test_figures_and_tables(make_run) -> None:
     assert "Other tables" not in text
 
 
-@pytest.mark.parametrize("missing", [schema.table for schema in TABLES if schema is not DPO_FINAL])
+@pytest.mark.parametrize(
+    "missing",
+    [schema.table for schema in TABLES if schema is not DPO_FINAL and not schema.optional],
+)
 def test_a_table_that_is_missing_costs_its_own_part_only(make_run, missing: str) -> None:
     tables = content()
     del tables[missing]

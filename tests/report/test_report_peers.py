@@ -4,8 +4,9 @@ import pandas as pd
 from opening import plain, said
 
 from klbench.report import render
-from klbench.studies.peers.columns import PEERS, SPEED
+from klbench.studies.peers.columns import PEERS, SPEED, VERDICTS
 from klbench.studies.peers.section import build, lead
+from klbench.studies.peers.verdicts import complete, verdicts
 
 GOOD = {
     "subject": "k3",
@@ -20,6 +21,9 @@ GOOD = {
     "n_nan_gradient": 0,
     "status": "ok",
 }
+
+
+SHOWN = ["functions", "lost_by", "least_lost", "own_error", "worst_error"]
 
 
 def tables() -> dict[str, pd.DataFrame]:
@@ -60,7 +64,7 @@ def tables() -> dict[str, pd.DataFrame]:
 
 
 def test_the_lead_names_whose_values_rounding_takes() -> None:
-    opening = lead(tables())
+    opening = lead(complete(tables()))
     assert (
         "half of the k3 values of <b>lib are off by 13 % or more in float32; klbench's by 1.0×10⁻⁸."
         in plain(str(opening.verdict).replace("&lt;", "&amp;lt;")).replace("&lt;", "<")
@@ -73,7 +77,27 @@ def test_the_lead_names_whose_values_rounding_takes() -> None:
 def test_where_all_are_right_it_says_so() -> None:
     fine = tables()
     fine["peers"] = fine["peers"][fine["peers"]["library"] == "klbench"]
-    assert "all functions are within 1.0×10⁻⁷ of the exact values in float32" in said(lead(fine))
+    said_of = said(lead(complete(fine)))
+    assert "all functions are within 1.0×10⁻⁷ of the exact values in float32" in said_of
+
+
+def test_what_most_functions_lose_comes_first() -> None:
+    near = GOOD | {"name": "f", "regime": "near"}
+    rows = [
+        near | {"subject": "k1", "library": "a", "median_rel_error": 0.5},
+        near | {"subject": "k3", "library": "a", "median_rel_error": 0.2},
+        near | {"subject": "k3", "library": "b", "median_rel_error": 0.04},
+        near | {"subject": "k3", "library": "c", "median_rel_error": 0.0099, "max_rel_error": 3.0},
+        near | {"subject": "k3", "library": "klbench", "median_rel_error": 0.02},
+        near | {"subject": "k3", "library": "d", "median_rel_error": 0.9, "status": "failed: x"},
+        near | {"subject": "k3", "library": "a", "median_rel_error": 0.9, "regime": "far"},
+    ]
+    found = verdicts(pd.concat([PEERS.example(**row) for row in rows])).set_index("subject")
+    assert found["place"].to_dict() == {"k1": 2, "k3": 1}
+    assert found["lost"].to_dict() == {"k1": 1, "k3": 2}
+    assert found.loc["k3", SHOWN].to_list() == [3, "a, b", 0.04, 0.02, 3.0]
+    assert pd.isna(found.loc["k1", "own_error"])
+    VERDICTS.check(found.reset_index())
 
 
 def test_accuracy_and_time_stand_in_one_table() -> None:

@@ -14,9 +14,9 @@ from opening import plain
 
 from klbench.report import combine, render, sources
 from klbench.report.blocks import Paragraph, Table
+from klbench.rlhf.options import REFERENCE as OF_THE_LOOP
 from klbench.studies.ppo import section, verdicts
 from klbench.studies.ppo.columns import REFERENCE
-from klbench.studies.ppo.options import REFERENCE as OF_THE_LOOP
 
 MakeRun = Callable[..., Path]
 Tables = dict[str, pd.DataFrame]

@@ -1,10 +1,11 @@
 """The page on speed: a plain reading of the timings."""
 
 import pandas as pd
+import pytest
 from opening import said
 
 from klbench.report import combine, render
-from klbench.studies.throughput.columns import THROUGHPUT
+from klbench.studies.throughput.columns import THROUGHPUT, ranked
 from klbench.studies.throughput.section import lead
 
 RATES = {"k1": 2e9, "k2": 1e9, "k3": 5e7, "slow": 1e7}
@@ -34,7 +35,7 @@ def timings(rates=RATES) -> pd.DataFrame:
         for name, rate in rates.items()
         for backend, direction, dtype, factor in kinds
     ]
-    return pd.concat(rows, ignore_index=True)
+    return ranked(pd.concat(rows, ignore_index=True))
 
 
 def opening(table: pd.DataFrame) -> str:
@@ -55,6 +56,20 @@ def test_other_numbers_other_sentences() -> None:
     text = opening(timings(RATES | {"slow": 4e9}))
     assert "slow is the fastest with 4,000 million" in text
     assert "k3 the slowest, 80 times" in text
+
+
+def test_places_are_among_the_same_library_direction_and_dtype() -> None:
+    found = timings().set_index(["backend", "pass", "dtype", "estimator"])
+    assert found["rank"].groupby(level=3).agg(list).to_dict() == {
+        name: [place] * 5 for place, name in enumerate(RATES, start=1)
+    }
+    ratios = found["times_slower"].xs("k3", level="estimator")
+    assert ratios.to_list() == pytest.approx([RATES["k1"] / RATES["k3"]] * 5)
+
+
+def test_a_run_of_an_earlier_version_gets_its_places() -> None:
+    old = timings().drop(columns=["rank", "times_slower"])
+    pd.testing.assert_frame_equal(THROUGHPUT.migrated(old, 0), timings())
 
 
 def test_one_estimator_is_not_compared_with_itself() -> None:

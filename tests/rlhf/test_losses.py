@@ -9,6 +9,7 @@ import torch
 from klbench.estimators import get
 from klbench.gradients.surrogate import centred
 from klbench.rlhf import losses
+from klbench.rlhf.ppo import Recipe
 
 F64 = torch.float64
 
@@ -92,6 +93,25 @@ def test_value_loss_by_hand() -> None:
 )
 def test_zieglers_controller(kl, factor) -> None:
     assert float(losses.adapted_beta(t(0.2), t(kl), target=6.0)) == pytest.approx(0.2 * factor)
+
+
+def test_the_gain_of_a_horizon_and_what_is_no_target() -> None:
+    # 64 sequences an update and a horizon of 10,000: 156 updates at the limit of 0.2 are about exp(0.2).
+    gain = losses.controller_gain(64, 10_000)
+    assert gain == 0.0064
+    beta = t(0.2)
+    for _ in range(156):
+        beta = losses.adapted_beta(beta, t(60.0), 6.0, gain)
+    assert float(beta) == pytest.approx(0.2 * math.exp(0.2), rel=2e-3)
+    for target in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="expected a target above 0"):
+            losses.adapted_beta(t(0.2), t(1.0), target)
+    for horizon in (0, -5.0, math.nan):
+        with pytest.raises(ValueError, match="a horizon above 0"):
+            losses.controller_gain(64, horizon)
+    for wrong in ({"target_kl": 0.0}, {"kl_horizon": 0.0}, {"target_kl": -1.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}=.*: must be above 0"):
+            Recipe(**wrong)
 
 
 def test_baselines_by_hand() -> None:

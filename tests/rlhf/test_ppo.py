@@ -177,6 +177,35 @@ def test_every_setting_trains(bed, changes) -> None:
         assert not torch.allclose(last.beta, first.beta)
 
 
+@pytest.mark.parametrize("per", ["sequence", "token"])
+@pytest.mark.parametrize("horizon", [None, 1_000.0])
+def test_the_controller_sees_sums_over_sequences_or_means_over_tokens(bed, per, horizon) -> None:
+    recipe = dataclasses.replace(
+        SHORT, updates=6, every=1, target_kl=0.02, target_per=per, kl_horizon=horizon
+    )
+    arms = [arm("k1_reward", BETA)]
+    watching = world(bed, arms, recipe)
+    sample, batches = watching.sample, []
+
+    def watched(update: int, lag: int):
+        batches.append(sample(update, lag))
+        return batches[-1]
+
+    watching.sample = watched  # type: ignore[method-assign]
+    reports = list(train(watching, arms, recipe))
+    gain = 0.1 if horizon is None else batches[0].reward.shape[-1] / horizon
+    seen_apart = False
+    for now, then, batch in zip(reports, reports[1:], batches, strict=False):
+        length = batch.mask.sum((-2, -1)) / batch.reward.shape[-1]
+        seen = now.kl_estimate / (length if per == "token" else 1.0)
+        error = ((seen - 0.02) / 0.02).clamp(-0.2, 0.2)
+        torch.testing.assert_close(then.beta, now.beta * (1.0 + gain * error))
+        # Of one policy the two kinds disagree whether it is beyond the target.
+        other = now.kl_estimate / (1.0 if per == "token" else length)
+        seen_apart |= bool(((seen > 0.02) != (other > 0.02)).any())
+    assert seen_apart
+
+
 def test_generalised_advantages_by_hand(bed) -> None:
     # One sequence of two tokens and one of one: reward 1 and -2, k1 terms u in the reward, beta 0.5, trace 0.9.
     from klbench.rlhf.ppo import PpoBatch, _advantages

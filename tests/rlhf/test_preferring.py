@@ -8,11 +8,13 @@ import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
 from klbench import streams
+from klbench.rlhf import preferences
 from klbench.rlhf.dpo import judged, train
-from klbench.rlhf.language.dpo_world import Preferences, Preferring, sampled
+from klbench.rlhf.language.dpo_world import Preferences, Preferring, fitting, sampled
 from klbench.rlhf.language.ppo_world import Language, Setting
 from klbench.rlhf.language.sft import Examples, padded
 from klbench.rlhf.options import DpoArm
+from klbench.studies.dpo.options import arms
 
 PROMPTS = [(1, 2), (4,), (5, 6, 1)]
 CHOSEN = [[4, END], [6, 6, 2, END], [END]]
@@ -112,3 +114,55 @@ def test_labels_follow_bradley_and_terry() -> None:
     assert abs((apart > 0).mean() - chance.mean()) < 5 * error
     assert chance.mean() - 5 * error > 0.5
     assert preferences.chosen.token.max() < V
+
+
+@pytest.mark.parametrize("name", ["ipo", "hinge", "kto", "dpo_norm", "simpo:0.3"])
+def test_other_losses_are_those_written_out(name) -> None:
+    world = learner()
+    (arm,) = arms((), (), (name,), 0.5, 3)
+    preferring = Preferring(world, Preferences(examples(CHOSEN), examples(REJECTED)), batch=3)
+    which = preferring.which(0)
+    with torch.no_grad():
+        ratio = [
+            torch.stack([log_ratio(world, PROMPTS[i], side[i]) for i in which])
+            for side in (CHOSEN, REJECTED)
+        ]
+        log_q = [
+            torch.stack(
+                [
+                    log_softmax(world.policy, PROMPTS[i], side[i])[
+                        range(len(side[i])), side[i]
+                    ].sum()
+                    for i in which
+                ]
+            )
+            for side in (CHOSEN, REJECTED)
+        ]
+        # Each prompt with the answers of the pair before it.
+        other = [
+            log_ratio(world, PROMPTS[i], side[which[k - 1]])
+            for side in (CHOSEN, REJECTED)
+            for k, i in enumerate(which)
+        ]
+    tokens = tuple(torch.tensor([len(side[i]) for i in which]) for side in (CHOSEN, REJECTED))
+    if name == "ipo":
+        expected = preferences.ipo_loss(*ratio, arm.beta)
+    elif name == "hinge":
+        expected = preferences.hinge_loss(*ratio, arm.beta)
+    elif name == "dpo_norm":
+        expected = preferences.normalised_dpo_loss(*ratio, tokens, arm.beta)
+    elif name == "kto":
+        point = preferences.kto_reference_point([torch.stack(other)])
+        assert float(point) == max(0.0, float(torch.stack(other).mean()))
+        expected = sum(preferences.kto_loss(*ratio, point, arm.beta)) / 2
+    else:
+        expected = preferences.simpo_loss(*log_q, tokens, arm.beta, 0.3)
+    found = judged([arm], preferring.log_ratios(0))
+    assert float(found.loss.detach()) == pytest.approx(float(expected.mean()), rel=1e-9)
+
+
+def test_answers_to_other_prompts_are_cut_off_where_the_context_ends() -> None:
+    long = Examples([(1,), tuple([1] * 14)], *padded([[2] * 8, [2, 5]], PAD))
+    other = fitting(Examples(long.prompts, long.token[::-1], long.mask[::-1]), 16)
+    assert other.mask.sum(-1).tolist() == [2, 2]
+    assert fitting(long, None) is long

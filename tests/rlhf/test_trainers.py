@@ -12,7 +12,7 @@ from experiments import configured
 from klbench.rlhf.losses import whitened
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.ppo import PpoBatch, Recipe, train
-from klbench.studies.peers.found import MissingError, function, module
+from klbench.trainers.installed import MissingError, function, module
 from klbench.types import Rollouts
 
 F64 = torch.float64
@@ -32,10 +32,14 @@ def data() -> SimpleNamespace:
     old = -2.0 + normal(0.5)
     value = normal(0.7)
     return SimpleNamespace(
-        mask=mask, old=old * mask, new=((old + normal(0.9)) * mask).requires_grad_(), ref=(old + normal(0.3)) * mask,
-        value=value * mask, new_value=((value + normal(0.8)) * mask).requires_grad_(),
+        mask=mask,
+        old=old * mask,
+        new=((old + normal(0.9)) * mask).requires_grad_(),
+        ref=(old + normal(0.3)) * mask,
+        value=value * mask,
+        new_value=((value + normal(0.8)) * mask).requires_grad_(),
         reward=torch.randn(N, dtype=F64, generator=generator),
-    )  # fmt: skip
+    )
 
 
 class Fixed:
@@ -167,10 +171,18 @@ def test_trl_grpo(data, installed, combination, corrected) -> None:
             nanmax=torch.max,
         )
         trainer = MagicMock(
-            top_entropy_quantile=1.0, off_policy_mask_threshold=None, importance_sampling_level="token", beta=BETA,
-            loss_type="dapo", epsilon_low=0.2, epsilon_high=0.2, use_vllm=False, aux_loss_enabled=False,
-            _entropy_bonus_enabled=False, args=MagicMock(use_bias_correction_kl=corrected, delta=None),
-        )  # fmt: skip
+            top_entropy_quantile=1.0,
+            off_policy_mask_threshold=None,
+            importance_sampling_level="token",
+            beta=BETA,
+            loss_type="dapo",
+            epsilon_low=0.2,
+            epsilon_high=0.2,
+            use_vllm=False,
+            aux_loss_enabled=False,
+            _entropy_bonus_enabled=False,
+            args=MagicMock(use_bias_correction_kl=corrected, delta=None),
+        )
         trainer.model.training = False
         trainer.accelerator.num_processes = 1
         trainer.accelerator.gather.side_effect = (
@@ -182,11 +194,20 @@ def test_trl_grpo(data, installed, combination, corrected) -> None:
             None,
         )
         ids = torch.zeros(N, T, dtype=torch.long)
-        expected = compute(trainer, None, {
-            "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(N, 1), "completion_ids": ids, "advantages": advantage,
-            "completion_mask": data.mask.long(), "old_per_token_logps": data.old, "ref_per_token_logps": data.ref,
-            "num_items_in_batch": data.mask.sum(),
-        })  # fmt: skip
+        expected = compute(
+            trainer,
+            None,
+            {
+                "prompt_ids": ids[:, :1],
+                "prompt_mask": torch.ones(N, 1),
+                "completion_ids": ids,
+                "advantages": advantage,
+                "completion_mask": data.mask.long(),
+                "old_per_token_logps": data.old,
+                "ref_per_token_logps": data.ref,
+                "num_items_in_batch": data.mask.sum(),
+            },
+        )
     else:
         d = data.ref - data.new
         k3 = (d.exp() - 1 - d) * ((data.new - data.old).exp() if corrected else 1.0)
@@ -272,9 +293,11 @@ def test_openrlhf_ppo(data, installed, combination) -> None:
             False,
         )
         owner = SimpleNamespace(
-            strategy=SimpleNamespace(args=args), kl_ctl=SimpleNamespace(value=BETA if penalised else 0.0),
-            advantage_estimator="gae", get_advantages_and_returns=lambda *given: gae(None, *given),
-        )  # fmt: skip
+            strategy=SimpleNamespace(args=args),
+            kl_ctl=SimpleNamespace(value=BETA if penalised else 0.0),
+            advantage_estimator="gae",
+            get_advantages_and_returns=lambda *given: gae(None, *given),
+        )
         mask = data.mask.long()
         kl = (data.old - data.ref) * data.mask
         made = SimpleNamespace(
@@ -288,9 +311,14 @@ def test_openrlhf_ppo(data, installed, combination) -> None:
         openrlhf(maker, "RemoteExperienceMaker.compute_advantages_and_returns")(owner, [made])
         losses = "models/loss"
         own = SimpleNamespace(
-            policy_loss_type="ppo", clip_eps_low=0.2, clip_eps_high=0.2, dual_clip=None, is_correction_level="off",
-            token_level_loss=True, clip_eps=0.5,
-        )  # fmt: skip
+            policy_loss_type="ppo",
+            clip_eps_low=0.2,
+            clip_eps_high=0.2,
+            dual_clip=None,
+            is_correction_level="off",
+            token_level_loss=True,
+            clip_eps=0.5,
+        )
         policy, *_ = openrlhf(losses, "PolicyLoss.forward")(
             own, data.new, data.old, made.advantages, action_mask=mask
         )
@@ -320,6 +348,8 @@ def test_spreads_of_nothing_divide_by_what_each_trainer_adds() -> None:
     )
     tiny = torch.tensor([[1e-6], [-1e-6], [1e-6], [-1e-6]], dtype=F64)
     for whitening, unit in (
-        ("batch", math.sqrt(4e-12 / 3) + 1e-8), ("batch_verl", math.sqrt(4e-12 / 3 + 1e-8)), ("batch_openrlhf", 1e-4),
-    ):  # fmt: skip
+        ("batch", math.sqrt(4e-12 / 3) + 1e-8),
+        ("batch_verl", math.sqrt(4e-12 / 3 + 1e-8)),
+        ("batch_openrlhf", 1e-4),
+    ):
         assert torch.allclose(whitened(tiny, mask, 2, whitening), tiny / unit, rtol=1e-12)

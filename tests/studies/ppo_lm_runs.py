@@ -22,6 +22,8 @@ TINY = {
     "learning_rate": 0.01,
     "critic": True,
     "target_kl": 0.2,
+    "kl_horizon": None,
+    "target_per": "sequence",
     "minibatches": 2,
 }
 

@@ -11,13 +11,14 @@ from experiments import configured
 
 from klbench.context import Context
 from klbench.engine import app
+from klbench.rlhf import testbed
 from klbench.rlhf.testbed import dpo_world
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.dpo import estimates
 from klbench.studies.dpo.columns import TABLES
 from klbench.studies.dpo.tables import START_OUTCOMES, complete, enough
-from klbench.studies.dpo.tasks import make_testbed, optimum_rows, perform
+from klbench.studies.dpo.tasks import optimum_rows, perform
 from klbench.types import ConfigError
 
 PROMISED = {
@@ -190,7 +191,7 @@ def test_rates_are_lines_through_logarithms(trained) -> None:
 
 def test_estimators_by_enumeration() -> None:
     options = configured("dpo", **TINY)
-    bed = make_testbed(options, 0, (0, 1))
+    bed = testbed.Testbed.of(options, 0, (0, 1))
     log_probs = (
         bed.log_p + 0.8 * torch.randn(bed.log_p.shape, generator=torch.Generator().manual_seed(1))
     ).log_softmax(-1)

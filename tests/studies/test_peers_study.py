@@ -11,7 +11,7 @@ from klbench.context import Context
 from klbench.studies.peers import cases
 from klbench.studies.peers import run as peers_run
 from klbench.studies.peers.cases import Peer, Subject
-from klbench.studies.peers.found import MissingError, expression, function, module
+from klbench.trainers.installed import MissingError, expression, function, module
 from klbench.types import RunError
 
 SOURCE = '''

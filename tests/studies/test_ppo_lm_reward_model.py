@@ -24,6 +24,8 @@ RATED = {
     "combinations": ("k1_reward", "none"),
     "critic": False,
     "target_kl": None,
+    "kl_horizon": None,
+    "target_per": "sequence",
     "reward_model": True,
     "ranked_pairs": 4000,
     "reward_steps": 60,

@@ -194,6 +194,31 @@ def test_the_way_to_a_floor_is_paired_by_seed(trained) -> None:
     assert tuple(found) == pytest.approx((way, way - abs(half), way + abs(half)))
 
 
+def test_without_k1_in_the_reward_the_first_is_the_comparison(tmp_path) -> None:
+    changes = {
+        "combinations": "[k3_loss,k2_sequence_loss,none]",
+        "frontier": "[k3_loss,k2_sequence_loss]",
+        "betas": "[0.1]",
+        "recovery": "[]",
+        "seeds": 3,
+    }
+    settings = [
+        f"{key}={value}" for key, value in (TINY | changes).items() if not isinstance(value, tuple)
+    ]
+    run = app.run("ppo", *settings, "workers=1", f"out={tmp_path / 'run'}")
+    found = run.tables
+    final = found["final"].set_index("combination")
+    assert final.loc["k3_loss", "difference"] == 0.0
+    assert final.loc["k3_loss", "outcome"] in ("the comparison", "worse than not training")
+    last = found["training"].query("step == 12").set_index(["combination", "seed"])["regret"]
+    expected = (last["k2_sequence_loss"] - last["k3_loss"]).mean()
+    assert final.loc["k2_sequence_loss", "difference"] == pytest.approx(expected)
+    assert set(found["matched"]["combination"]) <= {"k2_sequence_loss"}
+    page = (run.path / "index.html").read_text()
+    assert "the same less that of <code>k3_<wbr>loss</code>, seed by seed" in page
+    assert "less that of k1_reward" not in page
+
+
 def test_the_frontier(trained) -> None:
     frontier, matched = trained["frontier"], trained["matched"]
     assert len(frontier) == 2 * 3
@@ -383,7 +408,10 @@ def test_the_plan_covers_all_seeds_once() -> None:
             {"combinations": ["k1_rewrd"]},
             "combinations=['k1_rewrd']: unknown combination 'k1_rewrd'; did you mean 'k1_reward'?",
         ),
-        ({"combinations": ["k3_loss"], "frontier": []}, "combinations must have k1_reward"),
+        ({"combinations": ["k3_loss", "none"], "frontier": ["none"]}, "frontier must have k3_loss"),
+        ({"target_kl": 0.0}, "target_kl"),
+        ({"kl_horizon": 0}, "kl_horizon"),
+        ({"target_per": "completion"}, "target_per"),
         ({"combinations": ["k1_reward", "reinforce_k1"]}, "are the same combination"),
         ({"frontier": ["k3_loss"]}, "frontier must have k1_reward"),
         (

@@ -111,34 +111,52 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
             assert alias in gradients.get(alias).aliases
 
 
-@pytest.mark.parametrize(("text", "combination", "coefficient"), [
-    ("trl", "k3_ratio_loss", 0.0),
-    ("trl_grpo@1.16 beta=0.04", "k3_ratio_loss", 0.04),
-    ("trl_grpo==1.10.2", "k3_ratio_loss", 0.0),
-    ("trl_grpo@1.9.2", "k3_loss", 0.0),
-    ("trl_grpo@1.9 use_bias_correction_kl=True", "k3_ratio_loss", 0.0),
-    ("trl loss_type=grpo", "k3_ratio_loss_length_mean", 0.0),
-    ("trl importance_sampling_level=sequence", "", 0.0),
-    ("trl loss_type=luspo", "k3_ratio_loss", 0.0),
-    ("trl@1.9 loss_type=luspo", "", 0.0),
-    ("verl", NONE, 0.0),
-    ("verl kl_loss_type=low_var_kl kl_loss_coef=0.001", "k3_verl_loss", 0.001),
-    ("verl@0.9 actor_rollout_ref.actor.kl_loss_coef=1e-2", "k3_verl_loss", 0.01),
-    ("verl kl_penalty=mse kl_ctrl.kl_coef=0.1 adv_estimator=rloo", "k2/reward/token/none/leave_one_out", 0.1),
-    ("verl use_kl_loss=false kl_loss_type=k2", NONE, 0.0),
-    ("verl@0.8 kl_loss_type=k3+", "k3_verl@k2/straight_through", 0.001),
-    ("verl@0.7.1 kl_loss_type=k3+", "", 0.0),
-    ("verl@0.7 kl_loss_type=k3", "k3_verl_loss", 0.001),
-    ("openrlhf", "k1_openrlhf/reward_to_go", 0.01),
-    ("openrlhf@0.9 --use_kl_loss --kl_estimator k3 --init_kl_coef 0.1", "k3_openrlhf_loss", 0.1),
-    ("openrlhf --algo.kl.use_loss --algo.kl.estimator=k2 --actor.loss_agg_mode seq-mean-token-mean",
-     "k2_openrlhf/loss/token:mean", 0.01),
-    ("slime --use-kl-loss --kl-loss-type k3 --use-unbiased-kl", "k3_ratio_loss_length_mean", 0.0),
-    ("nemo_rl", "k3_verl/loss/token/token_ratio:differentiated", 0.01),
-    ("nemo_rl@0.6.0", "k3_verl_loss", 0.01),
-    ("ms-swift advantage_estimator=rloo", "k1_reward_leave_one_out", 0.04),
-    ("tinker kl_discount_factor=0.5", "", 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "combination", "coefficient"),
+    [
+        ("trl", "k3_ratio_loss", 0.0),
+        ("trl_grpo@1.16 beta=0.04", "k3_ratio_loss", 0.04),
+        ("trl_grpo==1.10.2", "k3_ratio_loss", 0.0),
+        ("trl_grpo@1.9.2", "k3_loss", 0.0),
+        ("trl_grpo@1.9 use_bias_correction_kl=True", "k3_ratio_loss", 0.0),
+        ("trl loss_type=grpo", "k3_ratio_loss_length_mean", 0.0),
+        ("trl importance_sampling_level=sequence", "", 0.0),
+        ("trl loss_type=luspo", "k3_ratio_loss", 0.0),
+        ("trl@1.9 loss_type=luspo", "", 0.0),
+        ("verl", NONE, 0.0),
+        ("verl kl_loss_type=low_var_kl kl_loss_coef=0.001", "k3_verl_loss", 0.001),
+        ("verl@0.9 actor_rollout_ref.actor.kl_loss_coef=1e-2", "k3_verl_loss", 0.01),
+        (
+            "verl kl_penalty=mse kl_ctrl.kl_coef=0.1 adv_estimator=rloo",
+            "k2/reward/token/none/leave_one_out",
+            0.1,
+        ),
+        ("verl use_kl_loss=false kl_loss_type=k2", NONE, 0.0),
+        ("verl@0.8 kl_loss_type=k3+", "k3_verl@k2/straight_through", 0.001),
+        ("verl@0.7.1 kl_loss_type=k3+", "", 0.0),
+        ("verl@0.7 kl_loss_type=k3", "k3_verl_loss", 0.001),
+        ("openrlhf", "k1_openrlhf/reward_to_go", 0.01),
+        (
+            "openrlhf@0.9 --use_kl_loss --kl_estimator k3 --init_kl_coef 0.1",
+            "k3_openrlhf_loss",
+            0.1,
+        ),
+        (
+            "openrlhf --algo.kl.use_loss --algo.kl.estimator=k2 --actor.loss_agg_mode seq-mean-token-mean",
+            "k2_openrlhf/loss/token:mean",
+            0.01,
+        ),
+        (
+            "slime --use-kl-loss --kl-loss-type k3 --use-unbiased-kl",
+            "k3_ratio_loss_length_mean",
+            0.0,
+        ),
+        ("nemo_rl", "k3_verl/loss/token/token_ratio:differentiated", 0.01),
+        ("nemo_rl@0.6.0", "k3_verl_loss", 0.01),
+        ("ms-swift advantage_estimator=rloo", "k1_reward_leave_one_out", 0.04),
+        ("tinker kl_discount_factor=0.5", "", 0.0),
+    ],
+)
 def test_words_are_understood(text, combination, coefficient) -> None:
     found = trainers.parse(text)
     assert (found.combination, found.coefficient) == (combination, coefficient)
@@ -161,24 +179,45 @@ def test_options_may_be_pythons() -> None:
     assert trainers.meaning("slime").checked == "read in THUDM/slime 624b824"
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("", "expected TRAINER[@VERSION] key=value ..., got ''; available: trl_grpo,"),
-    ("verl 'a", "No closing quotation"),
-    ("vrl", "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl, verl_distillation,"),
-    ("verl@2", "verl: expected a version from 0.6 to 0.9.1, got '2'"),
-    ("verl@new", "verl: expected a version from 0.6 to 0.9.1, got 'new'"),
-    ("verl kl_los_type=k1", "unknown option of verl 'kl_los_type'; did you mean 'kl_loss_type'?"),
-    ("verl kl_loss_type=low_var", "kl_loss_type of verl 'low_var'; did you mean 'low_var_kl'? Available: kl, k1, abs,"),
-    ("verl use_kl_loss=1", "unknown actor_rollout_ref.actor.use_kl_loss of verl '1'"),
-    ("verl kl_loss_coef=small", "verl: actor_rollout_ref.actor.kl_loss_coef is a number, got 'small'"),
-    ("verl kl_loss_coef=true", "kl_loss_coef is a number, got 'true'"),
-    ("verl kl_loss_type", "expected key=value or --key value, got 'kl_loss_type'"),
-    ("verl kl_loss_type=k1 kl_loss_type=k2", "option kl_loss_type is given twice"),
-    ("verl kl_loss_type=k1 actor.kl_loss_type=k2", "verl: option actor_rollout_ref.actor.kl_loss_type is given twice"),
-    ("openrlhf estimator=k1", "openrlhf: option 'estimator' may be algo.kl.estimator or algo.advantage.estimator"),
-    ("openrlhf@0.10 --unbiased_gradient", "unknown option of openrlhf '--unbiased_gradient'"),
-    ("slime use_kl_loss=true --kl-loss-type", "unknown kl_loss_type of slime 'true'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected TRAINER[@VERSION] key=value ..., got ''; available: trl_grpo,"),
+        ("verl 'a", "No closing quotation"),
+        (
+            "vrl",
+            "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl, verl_distillation,",
+        ),
+        ("verl@2", "verl: expected a version from 0.6 to 0.9.1, got '2'"),
+        ("verl@new", "verl: expected a version from 0.6 to 0.9.1, got 'new'"),
+        (
+            "verl kl_los_type=k1",
+            "unknown option of verl 'kl_los_type'; did you mean 'kl_loss_type'?",
+        ),
+        (
+            "verl kl_loss_type=low_var",
+            "kl_loss_type of verl 'low_var'; did you mean 'low_var_kl'? Available: kl, k1, abs,",
+        ),
+        ("verl use_kl_loss=1", "unknown actor_rollout_ref.actor.use_kl_loss of verl '1'"),
+        (
+            "verl kl_loss_coef=small",
+            "verl: actor_rollout_ref.actor.kl_loss_coef is a number, got 'small'",
+        ),
+        ("verl kl_loss_coef=true", "kl_loss_coef is a number, got 'true'"),
+        ("verl kl_loss_type", "expected key=value or --key value, got 'kl_loss_type'"),
+        ("verl kl_loss_type=k1 kl_loss_type=k2", "option kl_loss_type is given twice"),
+        (
+            "verl kl_loss_type=k1 actor.kl_loss_type=k2",
+            "verl: option actor_rollout_ref.actor.kl_loss_type is given twice",
+        ),
+        (
+            "openrlhf estimator=k1",
+            "openrlhf: option 'estimator' may be algo.kl.estimator or algo.advantage.estimator",
+        ),
+        ("openrlhf@0.10 --unbiased_gradient", "unknown option of openrlhf '--unbiased_gradient'"),
+        ("slime use_kl_loss=true --kl-loss-type", "unknown kl_loss_type of slime 'true'"),
+    ],
+)
 def test_what_is_not_known_is_said_in_one_line(text, message) -> None:
     with pytest.raises(ConfigError) as error:
         trainers.parse(text)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from klbench import trainers
-from klbench.studies.peers.found import MissingError, module
+from klbench.trainers.installed import MissingError, module
 
 CHECKED = [each for each in trainers.TRAINERS if each.package]
 SPELLINGS = [

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from klbench import gradients, trainers
 from klbench.gradients.surrogate import centred, parts, surrogate
-from klbench.studies.peers.found import MissingError, expression, function, module
 from klbench.trainers._trainer import CONSTANT, LENGTH, RETURNS, SEQUENCES, TOKENS
+from klbench.trainers.installed import MissingError, expression, function, module
 from klbench.types import Rollouts
 
 F64 = torch.float64
@@ -95,10 +95,19 @@ def trl_grpo(options, data) -> Tensor:
         sapo_temperature_neg=1.0,
     )
     trainer = MagicMock(
-        top_entropy_quantile=1.0, off_policy_mask_threshold=None, beta=1.0, epsilon_low=0.2, epsilon_high=0.2, use_vllm=False,
-        importance_sampling_level=options["importance_sampling_level"], loss_type=options["loss_type"], aux_loss_enabled=False,
-        _entropy_bonus_enabled=False, max_completion_length=T, args=arguments,
-    )  # fmt: skip
+        top_entropy_quantile=1.0,
+        off_policy_mask_threshold=None,
+        beta=1.0,
+        epsilon_low=0.2,
+        epsilon_high=0.2,
+        use_vllm=False,
+        importance_sampling_level=options["importance_sampling_level"],
+        loss_type=options["loss_type"],
+        aux_loss_enabled=False,
+        _entropy_bonus_enabled=False,
+        max_completion_length=T,
+        args=arguments,
+    )
     trainer.model.training = False
     trainer.accelerator.num_processes = 1
     trainer.accelerator.gather.side_effect = trainer.accelerator.gather_for_metrics.side_effect = (
@@ -111,11 +120,20 @@ def trl_grpo(options, data) -> Tensor:
         None,
     )
     ids = torch.zeros(N, T, dtype=torch.long)
-    return compute(trainer, None, {
-        "prompt_ids": ids[:, :1], "prompt_mask": torch.ones(N, 1), "completion_ids": ids, "completion_mask": data.mask.long(),
-        "advantages": torch.zeros(N, dtype=F64), "old_per_token_logps": data.old, "ref_per_token_logps": data.ref,
-        "num_items_in_batch": data.mask.sum(),
-    })  # fmt: skip
+    return compute(
+        trainer,
+        None,
+        {
+            "prompt_ids": ids[:, :1],
+            "prompt_mask": torch.ones(N, 1),
+            "completion_ids": ids,
+            "completion_mask": data.mask.long(),
+            "advantages": torch.zeros(N, dtype=F64),
+            "old_per_token_logps": data.old,
+            "ref_per_token_logps": data.ref,
+            "num_items_in_batch": data.mask.sum(),
+        },
+    )
 
 
 def trl_rloo(options, data) -> Tensor:
@@ -238,14 +256,20 @@ def openrlhf(options, data) -> Tensor:
             for each in ("get_advantages_and_returns", "get_cumulative_returns")
         )
         maker = SimpleNamespace(
-            strategy=SimpleNamespace(args=args), kl_ctl=SimpleNamespace(value=1.0), advantage_estimator=advantages,
+            strategy=SimpleNamespace(args=args),
+            kl_ctl=SimpleNamespace(value=1.0),
+            advantage_estimator=advantages,
             get_advantages_and_returns=lambda *given, gae=gae: gae(None, *given),
             get_cumulative_returns=lambda *given, cumulated=cumulated: cumulated(None, *given),
-        )  # fmt: skip
+        )
         made = SimpleNamespace(
-            rewards=torch.zeros(N), index=list(range(N)), action_mask=data.mask.long(), values=torch.zeros(N, T), info={},
+            rewards=torch.zeros(N),
+            index=list(range(N)),
+            action_mask=data.mask.long(),
+            values=torch.zeros(N, T),
+            info={},
             kl=penalty(data.new.detach(), data.ref, kl_estimator=estimator) * mask,
-        )  # fmt: skip
+        )
         taken("openrlhf", file, owner + "compute_advantages_and_returns", **neighbours)(
             maker, [made]
         )
@@ -259,14 +283,23 @@ def liger(options, data) -> Tensor:
     base = "liger_kernel/chunked_loss/fused_linear_ppo.py"
     normalizer = taken("liger-kernel", base, "LigerFusedLinearPPOBase._compute_dapo_normalizer")
     loss = taken(
-        "liger-kernel", "liger_kernel/chunked_loss/grpo_loss.py", "LigerFusedLinearGRPOFunction.ppo_loss_fn",
+        "liger-kernel",
+        "liger_kernel/chunked_loss/grpo_loss.py",
+        "LigerFusedLinearGRPOFunction.ppo_loss_fn",
         LigerFusedLinearPPOBase=SimpleNamespace(_compute_dapo_normalizer=normalizer),
-    )  # fmt: skip
+    )
     mask = data.mask.to(F64)
     found, _ = loss(
-        data.new, mask, torch.zeros(N, dtype=F64), mask, ref_per_token_logps=data.ref, old_per_token_logps=data.old, beta=1.0,
-        max_completion_length=T, **{name: value for name, value in options.items() if name != "beta"},
-    )  # fmt: skip
+        data.new,
+        mask,
+        torch.zeros(N, dtype=F64),
+        mask,
+        ref_per_token_logps=data.ref,
+        old_per_token_logps=data.old,
+        beta=1.0,
+        max_completion_length=T,
+        **{name: value for name, value in options.items() if name != "beta"},
+    )
     return found
 
 
@@ -313,9 +346,11 @@ def averaged(found, data, rollouts) -> Tensor:
     losses = surrogate(gradients.get(found.combination), rollouts)
     trainer = trainers.get(found.trainer)
     factors = {
-        TOKENS: lambda: 1 / int(data.mask.sum()), SEQUENCES: lambda: 1 / N, LENGTH: lambda: 1 / N,
+        TOKENS: lambda: 1 / int(data.mask.sum()),
+        SEQUENCES: lambda: 1 / N,
+        LENGTH: lambda: 1 / N,
         CONSTANT: lambda: FACTORS.get(found.options[trainer.normaliser], 1 / (N * T)),
-    }  # fmt: skip
+    }
     return losses.sum() * factors[found.normalisation]()
 
 

@@ -1,4 +1,8 @@
 "use strict";
+// On paper nothing is folded.
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
 // Tables sort by any column; without a script they are read as they come.
 for (const table of document.querySelectorAll("table.sortable")) {
   table.querySelectorAll("thead th").forEach((head, column) => {

@@ -6,29 +6,41 @@ A stack of one: every loss is a world of its own, and all of them see the same p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from klbench.lm import rows
+from klbench.lm import answers
 from klbench.lm.generation import generate
 from klbench.lm.model import LanguageModel
 from klbench.lm.sampling import Sampling
 from klbench.lm.trained import precision
-from klbench.rlhf.dpo import DpoBatch
+from klbench.rlhf.dpo import Details, DpoBatch
 from klbench.rlhf.language import sft
 from klbench.rlhf.language.ppo_world import Judge, Language, held
 from klbench.rlhf.language.sft import Examples
 
+PARTS = ("chosen", "rejected")
+
 
 @dataclass(frozen=True)
 class Preferences:
-    """The better and the worse answer to each prompt, as they are labelled."""
+    """The better and the worse answer to each prompt, as they are labelled.
+
+    Parameters
+    ----------
+    chosen, rejected
+        Equally many.
+    paired
+        Whether answers of one place belong to one prompt; else each has a label of its own.
+    """
 
     chosen: Examples
     rejected: Examples
+    paired: bool = True
 
     def __len__(self) -> int:
         return len(self.chosen.prompts)
@@ -37,17 +49,22 @@ class Preferences:
 def load(path: str, lm: LanguageModel) -> Preferences:
     """The preferences of a file.
 
+    Where each answer has a label of its own, the rarer label's are repeated until there are equally many: desirable and
+    undesirable answers weigh alike in sum, as KTO advises.
+
     Raises
     ------
     ConfigError
-        The file, its line and key; or a prompt that leaves no room.
+        The file, its row and key; or a prompt that leaves no room.
     """
-    found = rows.load(path, rows.PREFERENCE)
+    found = answers.load(path)
+    most = max(len(found.good), len(found.bad))
     return Preferences(
         *(
-            sft.encoded([(row["prompt"], row[key]) for row in found], lm)
-            for key in rows.PREFERENCE[1:]
-        )
+            sft.encoded([(each.prompt, each.completion) for each in islice(cycle(side), most)], lm)
+            for side in (found.good, found.bad)
+        ),
+        found.paired,
     )
 
 
@@ -79,6 +96,14 @@ def sampled(
     return Preferences(*(Examples(asked, found.token[each], found.mask[each]) for each in places))
 
 
+def fitting(examples: Examples, context: int | None) -> Examples:
+    """The same examples, cut off where the context ends."""
+    if context is None:
+        return examples
+    room = context - np.array([len(each) for each in examples.prompts])[:, None]
+    return replace(examples, mask=examples.mask & (np.arange(examples.mask.shape[1]) < room))
+
+
 class Preferring:
     """A policy that learns from preferences.
 
@@ -93,7 +118,7 @@ class Preferring:
     def __init__(self, learner: Language, preferences: Preferences, batch: int) -> None:
         self.learner, self.preferences, self.batch = learner, preferences, batch
         self._reference = {
-            part: torch.zeros(len(preferences), dtype=torch.float64) for part in rows.PREFERENCE[1:]
+            part: torch.zeros(len(preferences), dtype=torch.float64) for part in PARTS
         }
         # In the batches of the first pass: what a batch pads rounds, and a policy that is its reference has a ratio of 1.
         with held(learner.reference):
@@ -104,7 +129,9 @@ class Preferring:
 
     def _whole(self, lm: LanguageModel, part: str, which: np.ndarray) -> Tensor:
         """Log-probabilities of whole completions, ``(n,)``, float64."""
-        examples: Examples = getattr(self.preferences, part)
+        return self._summed(lm, getattr(self.preferences, part), which)
+
+    def _summed(self, lm: LanguageModel, examples: Examples, which: np.ndarray) -> Tensor:
         with precision(self.learner.setting.dtype, lm.device):
             found = examples.log_probs(lm, which).cpu().double()
         row = torch.from_numpy(np.nonzero(examples.mask[which])[0])
@@ -129,9 +156,33 @@ class Preferring:
             (self._whole(self.learner.policy, part, which) - self._reference[part][which])[
                 None, None
             ]
-            for part in rows.PREFERENCE[1:]
+            for part in PARTS
         )
-        return DpoBatch(chosen, rejected)
+        return DpoBatch(chosen, rejected, details=lambda: self._details(which))
+
+    def _details(self, which: np.ndarray) -> Details:
+        both = [getattr(self.preferences, part) for part in PARTS]
+        log_p = [self._reference[part][which][None] for part in PARTS]
+        tokens = [torch.from_numpy(each.mask[which].sum(-1))[None] for each in both]
+
+        def mismatched(arms: slice) -> Tensor:
+            """Each prompt of the step with the answers of the pair before it."""
+            found = []
+            everywhere = np.arange(len(which))
+            for each in both:
+                prompts = [each.prompts[i] for i in which]
+                before = np.roll(which, 1)
+                other = fitting(
+                    Examples(prompts, each.token[before], each.mask[before]),
+                    self.learner.policy.context,
+                )
+                with torch.no_grad():
+                    ours = self._summed(self.learner.policy, other, everywhere)
+                with held(self.learner.reference):
+                    found.append(ours - self._summed(self.learner.reference, other, everywhere))
+            return torch.cat(found)[None, None]
+
+        return Details((log_p[0], log_p[1]), (tokens[0], tokens[1]), mismatched)
 
     def step(self, loss: Tensor, step: int) -> None:
         """One step of AdamW down the loss of the one policy."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from klbench import streams
 from klbench.lm import rows
+from klbench.lm.answers import Text
 from klbench.lm.model import LanguageModel
 from klbench.lm.scoring import token_logits
 from klbench.lm.trained import precision, trainable
@@ -57,21 +58,26 @@ def load(path: str, lm: LanguageModel) -> Examples:
     )
 
 
-def encoded(texts: Sequence[tuple[str, str]], lm: LanguageModel) -> Examples:
-    """Prompts, which may be empty, and completions as token ids, the end token after each completion."""
+def encoded(texts: Sequence[tuple[Text, Text]], lm: LanguageModel) -> Examples:
+    """Prompts, which may be empty, and completions as token ids, the end token after each completion.
+
+    Messages are written by the tokenizer's chat template.
+    """
     prompts, answers = [], []
     for prompt, completion in texts:
-        before, after = (
-            (lm.encode(prompt), lm.continued(completion))
-            if prompt
-            else split(lm.encode(completion))
-        )
-        after = [*after, *lm.end[:1]][
-            : None if lm.context is None else max(0, lm.context - len(before))
-        ]
+        if not isinstance(prompt, str) and not isinstance(completion, str):
+            before, after = lm.encode_chat(prompt, completion)
+        else:
+            before, after = (
+                (lm.encode(str(prompt)), lm.continued(str(completion)))
+                if prompt
+                else split(lm.encode(str(completion)))
+            )
+            after = [*after, *lm.end[:1]]
+        after = after[: None if lm.context is None else max(0, lm.context - len(before))]
         if not after:
             raise ConfigError(
-                f"{lm.name}: after the prompt {prompt[:40]!r} there is nothing left to learn in its context"
+                f"{lm.name}: after the prompt {str(prompt)[:40]!r} there is nothing left to learn in its context"
             )
         prompts.append(before)
         answers.append(after)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,6 +73,12 @@ class Testbed:
     width: int
     seed: int
     seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, settings: Any, seed: int, seeds: tuple[int, ...]) -> Testbed:
+        """Return the testbed of some seeds that a study's settings describe."""
+        shape = ("model", "vocabulary", "horizon", "prompts", "width")
+        return cls(**{name: getattr(settings, name) for name in shape}, seed=seed, seeds=seeds)
 
     @cached_property
     def tree(self) -> Tree:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from klbench import streams
-from klbench.rlhf.dpo import DpoBatch
+from klbench.rlhf.dpo import Details, DpoBatch
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.expected import log_probs
 from klbench.rlhf.testbed.ppo_world import Adam
@@ -86,8 +86,40 @@ def ratios(testbed: Testbed, log_q: Tensor, preferences: Preferences) -> DpoBatc
         return log_ratio.gather(-1, places.expand(len(log_ratio), -1, -1))
 
     return DpoBatch(
-        at(preferences.chosen), at(preferences.rejected), preferences.wrong, preferences.weight
+        at(preferences.chosen),
+        at(preferences.rejected),
+        preferences.wrong,
+        preferences.weight,
+        lambda: _details(testbed, log_ratio, preferences),
     )
+
+
+def _details(testbed: Testbed, log_ratio: Tensor, preferences: Preferences) -> Details:
+    both, leaves = (preferences.chosen, preferences.rejected), testbed.tree.leaves
+    log_p, tokens = testbed.leaf_log_p.flatten(1), testbed.tree.lengths
+
+    def mismatched(arms: slice) -> Tensor:
+        if preferences.weight is not None:  # all pairs there are, so all pairs of prompts
+            return expected_mismatch(
+                testbed, log_ratio[arms].view(len(log_ratio[arms]), *testbed.leaf_log_p.shape)
+            )[..., None]
+        # As trainers have it: each prompt with the answers of the pair before it.
+        places = torch.cat(
+            [each - each % leaves + each.roll(1, -1) % leaves for each in both], dim=-1
+        )
+        own = log_ratio[arms]
+        return own.gather(-1, places.expand(len(own), -1, -1))
+
+    first, second = (log_p.gather(-1, each) for each in both)
+    return Details(
+        (first, second), (tokens[both[0] % leaves], tokens[both[1] % leaves]), mismatched
+    )
+
+
+def expected_mismatch(testbed: Testbed, log_ratio: Tensor) -> Tensor:
+    """``E log pi/ref (y|x)`` with ``y ~ ref(.|x')`` and all ``x``, ``x'``: ``(..., prompts, leaves)`` to ``(...)``."""
+    often = testbed.leaf_log_p.exp().mean(1, keepdim=True)
+    return (often * log_ratio).sum(-1).mean(-1)
 
 
 class PreferenceReplicas:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from klbench import estimators
 from klbench.rlhf.penalty import standard_error
+from klbench.rlhf.preferences import kto_reference_point
 from klbench.rlhf.testbed import Testbed
-from klbench.rlhf.testbed.dpo_world import Preferences
+from klbench.rlhf.testbed.dpo_world import Preferences, expected_mismatch, ratios
 from klbench.types import Draws
 
 
@@ -102,5 +103,30 @@ def rows(
             "expected": float(expected[j]),
         }
         for (source, name, level), (mean, error, expected) in found.items()
+        for j, k in enumerate(testbed.seeds)
+    ]
+
+
+def points(
+    testbed: Testbed, log_q: Tensor, preferences: Preferences, size: float, step: int
+) -> list[dict[str, Any]]:
+    """One row a seed: KTO's reference point for a policy ``(seeds, prompts, leaves)``, beside the KL that it stands for.
+
+    ``one`` and ``all`` are its expectations with batches of one answer and of all there are, by enumeration. The point is
+    convex in the batch's mean, so with any other batch it lies between them.
+    """
+    log_ratio = log_q - testbed.leaf_log_p
+    details = ratios(testbed, log_q[None], preferences).detailed
+    mismatched = details("kto").mismatched(slice(0, 1))[0]
+    found = {
+        "kl": (log_q.exp() * log_ratio).sum(-1).mean(-1),
+        "mismatched": expected_mismatch(testbed, log_ratio),
+        "one": expected_mismatch(testbed, log_ratio.clamp(min=0.0)),
+        "all": expected_mismatch(testbed, log_ratio).clamp(min=0.0),
+        "point": kto_reference_point([mismatched]),
+    }
+    return [
+        {"pairs": size, "step": step, "seed": k}
+        | {name: float(each[j]) for name, each in found.items()}
         for j, k in enumerate(testbed.seeds)
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
+import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from klbench import divergences
+from klbench import divergences, registry
 from klbench.policies import check_number
-from klbench.rlhf.options import DpoArm, ShapeOptions
+from klbench.rlhf.options import CHIPO, DpoArm, ShapeOptions
 
 STANDARD = "dpo"
 """The arm that all others are compared with: KL of the policy from the reference, no smoothing."""
@@ -19,35 +20,96 @@ MOST_PAIRS = 400_000
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        divergences.get(name)
-        if name.startswith("alpha:") and float(name.partition(":")[2]) < 0:
+        with np.errstate(over="ignore"):
+            near, far = divergences.get(name).slope(np.array([1e4, 2e4]))
+        if far > 1.5 * near:  # it has a bound
             raise ValueError(
-                f"{name} lets a policy lose a sequence for good at a finite price, and has no DPO: alpha must be > 0"
+                f"{name} lets a policy lose a sequence for good at a finite price, and has no DPO: alpha must be > 0, "
+                "or in a sum with a divergence that forbids it, as in kl_qp+alpha:-1"
             )
     if len(set(names)) < len(names):
         raise ValueError("each divergence once")
     return names
 
 
+LOSSES: Mapping[str, str] = {
+    "ipo": "square of the log-ratios' difference less 1/(2 beta)",
+    "hinge": "max(0, 1 - the difference of rewards)",
+    "chipo": "DPO with KL(q‖p) + χ²(q‖p)/2 for its penalty",
+    "kto": "each answer against a reference point",
+    "dpo_norm": "DPO with means over tokens",
+    "simpo": "the same without a reference; simpo:MARGIN",
+}
+"""Losses beside DPO, and what each is."""
+
+
+def _losses(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        base, _, number = name.partition(":")
+        if base not in LOSSES:
+            raise ValueError(registry.unknown("loss", base, LOSSES))
+        if number and (base != "simpo" or not _is_margin(number)):
+            raise ValueError(
+                f"{name}: only simpo takes a number, its margin, at least 0 and at most 100"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError("each loss once")
+    return names
+
+
+def _is_margin(number: str) -> bool:
+    try:
+        return 0.0 <= float(number) <= 100.0
+    except ValueError:
+        return False
+
+
 def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(set(sizes)))
 
 
-Divergences = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_known)]
+Divergences = Annotated[tuple[str, ...], AfterValidator(_known)]
+Losses = Annotated[tuple[str, ...], AfterValidator(_losses)]
 Smoothing = Annotated[float, Field(gt=0.0, lt=0.5)]
 
 
-def arms(names: Sequence[str], smoothings: Sequence[float], beta: float) -> tuple[DpoArm, ...]:
-    """A loss for each divergence, the standard first, and for each smoothing of the standard."""
+def arms(
+    names: Sequence[str],
+    smoothings: Sequence[float],
+    losses: Sequence[str],
+    beta: float,
+    tokens: int,
+) -> tuple[DpoArm, ...]:
+    """A loss for each divergence, the standard first, for each smoothing of the standard, and for each loss of other kinds.
+
+    All have the weight that is ``beta`` for small differences of rewards where they have one: of IPO, whose labels' probability
+    is ``1/2 + r/4``, a quarter. Means over tokens weigh like a sum for answers of ``tokens``, the longest.
+    """
     others = [name for name in names if name != "kl_qp"]
     return (
-        DpoArm(STANDARD, beta),
+        *([DpoArm(STANDARD, beta)] if "kl_qp" in names else []),
         *(DpoArm(f"f-dpo {name}", beta / divergences.get(name).curvature, name) for name in others),
         *(
             DpoArm(f"dpo smoothed {each:g}", beta, "kl_qp", each)
             for each in sorted(set(smoothings))
         ),
+        *(_other(name, beta, tokens) for name in losses),
     )
+
+
+def _other(name: str, beta: float, tokens: int) -> DpoArm:
+    base, _, margin = name.partition(":")
+    if base == "ipo":
+        return DpoArm(name, beta / 4.0, loss="ipo")
+    if base == "hinge":
+        return DpoArm(name, beta, loss="hinge")
+    if base == "kto":
+        return DpoArm(name, beta, loss="kto")
+    if base == "chipo":
+        return DpoArm(name, beta / divergences.get(CHIPO).curvature, CHIPO)
+    if base == "dpo_norm":
+        return DpoArm(name, beta * tokens, score="ratio_per_token")
+    return DpoArm(name, beta * tokens, score="log_prob_per_token", margin=float(margin or 0.0))
 
 
 class DpoOptions(ShapeOptions):
@@ -66,6 +128,8 @@ class DpoOptions(ShapeOptions):
         Sharpness of the labels, and the share of them that is turned round.
     divergences, smoothings
         Penalties by name; label smoothings of KL(q‖p).
+    losses
+        Losses of other kinds: ``ipo``, ``hinge``, ``chipo``, ``kto``, ``dpo_norm``, ``simpo`` or ``simpo:MARGIN``.
     comparisons
         Numbers of ranked pairs, over all prompts. All there are come on top.
     batch
@@ -84,6 +148,7 @@ class DpoOptions(ShapeOptions):
     flips: float = Field(ge=0.0, lt=0.5)
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
+    losses: Losses
     comparisons: Annotated[
         tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
         Field(min_length=1),
@@ -109,4 +174,6 @@ class DpoOptions(ShapeOptions):
     @property
     def arms(self) -> tuple[DpoArm, ...]:
         """The arms to compare, the standard first."""
-        return arms(self.divergences, self.smoothings, self.scale * self.beta)
+        return arms(
+            self.divergences, self.smoothings, self.losses, self.scale * self.beta, self.horizon
+        )

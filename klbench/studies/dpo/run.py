@@ -38,6 +38,7 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     estimate_rows = sorted(
         (row for each in found for row in each["estimates"]), key=lambda row: row["pairs"]
     )
+    point_rows = [row for each in found for row in each["points"]]
     best = [
         row
         for seeds in chunks(options.seeds)
@@ -58,6 +59,7 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
         "dpo_optima": tables.optima_table(best, training, options),
         "dpo_estimates": tables.estimates_table(estimate_rows) if estimate_rows else None,
         "dpo_seen": tables.seen_table(estimate_rows) if estimate_rows else None,
+        "kto_points": tables.points_table(point_rows) if point_rows else None,
     }
     return {name: table for name, table in result.items() if table is not None and len(table)}
 

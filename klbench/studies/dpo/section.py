@@ -17,9 +17,9 @@ from klbench.report.blocks import (
     Tables,
     Text,
 )
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.dpo import section_figures
-from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN
+from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, DPO_RATES, DPO_SEEN, KTO_POINTS
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred, load, symbol
 
 
@@ -60,6 +60,8 @@ def _more(run: Preferred) -> Iterator[Text]:
     first = run.of(STANDARD)[0]
     if math.isfinite(first["pairs"]):
         yield SAY.overfit(first)
+    if points := run.rows(KTO_POINTS):
+        yield SAY.point(points[-1])
     yield SAY.setting(first, len(run.losses))
 
 
@@ -67,35 +69,36 @@ def _pairs(row: Row, name: str) -> Cell:
     return Cell(SAY.size(row[name]), row[name])
 
 
-FINAL = (
-    Shown("arm", cells.name),
-    Shown("pairs", _pairs),
-    *(Shown(name, cells.interval()) for name in ("last", "last_difference")),
-    Shown("place", cells.text),
-    Shown("best", cells.number()),
-    Shown("best_step", cells.short()),
-    *(
-        Shown(name, cells.number())
-        for name in ("stopped", "kl_to_own", "reward", "kl", "reward_slope")
-    ),
-    Shown("population_accuracy", cells.percent),
+FINAL = select(
+    "arm pairs last last_difference place best best_step stopped kl_to_own reward kl reward_slope population_accuracy",
+    arm=cells.name,
+    pairs=_pairs,
+    best=cells.number(),
+    best_step=cells.short(),
+    stopped=cells.number(),
+    population_accuracy=cells.percent,
 )
-OPTIMA = (
-    Shown("arm", cells.name),
-    Shown("divergence", cells.computed(lambda row: Cell(symbol(row["divergence"])))),
-    Shown("residual", cells.number(1)),
-    *(Shown(name, cells.interval()) for name in ("own_kl_to_optimum", "own_kl", "own_reward")),
-    Shown("own_slope", cells.number()),
-    Shown("reached_kl_to_own", cells.interval()),
+OPTIMA = select(
+    "arm divergence residual own_kl_to_optimum own_kl own_reward own_slope reached_kl_to_own",
+    arm=cells.name,
+    divergence=cells.computed(lambda row: Cell(symbol(row["divergence"]))),
+    residual=cells.number(1),
+    own_slope=cells.number(),
 )
-SEEN = (
-    Shown("pairs", _pairs),
-    Shown("estimator", cells.computed(lambda row: Cell(SAY.estimate(row)))),
-    Shown("rel_error", cells.interval()),
-    Shown("outcome", cells.text),
-    Shown("rel_rmse", cells.number(2)),
-    Shown("rel_bias", cells.number(2)),
-    Shown("below", cells.percent),
+SEEN = select(
+    "pairs estimator rel_error outcome rel_rmse rel_bias below",
+    pairs=_pairs,
+    estimator=cells.computed(lambda row: Cell(SAY.estimate(row))),
+    rel_rmse=cells.number(2),
+    rel_bias=cells.number(2),
+    below=cells.percent,
+)
+POINTS = select(
+    "pairs step kl point mismatched bias",
+    pairs=_pairs,
+    kl=cells.number(),
+    point=cells.number(),
+    mismatched=cells.number(),
 )
 
 
@@ -120,6 +123,16 @@ def build(tables: Tables) -> Sequence[Block]:
                     [table("Estimates of standard DPO's KL(q‖p)", DPO_SEEN, seen, SEEN)],
                 )
             )
+        if points := run.rows(KTO_POINTS):
+            blocks.append(
+                Details(
+                    SAY.points_title(),
+                    [
+                        Paragraph(SAY.points_caption()),
+                        table("Reference points", KTO_POINTS, points, POINTS),
+                    ],
+                )
+            )
     return blocks
 
 
@@ -132,6 +145,7 @@ TERMS = (
     "implicit_reward",
     "f_dpo",
     "label_smoothing",
+    "other_losses",
     "weighted_k1",
 )
 

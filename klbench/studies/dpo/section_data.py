@@ -8,9 +8,9 @@ from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.prose import prose
-from klbench.report.runs import RunTables, by_run, stopped
+from klbench.report.runs import RunTables, by_run, stopped, stored
 from klbench.report.tables import Row
-from klbench.studies.dpo.columns import DPO_FINAL, DPO_OPTIMA, TRAINING
+from klbench.studies.dpo.columns import CHIPO, DPO_FINAL, DPO_OPTIMA, TRAINING
 
 SAY = prose(__package__)
 STANDARD = "dpo"
@@ -20,16 +20,15 @@ SYMBOLS = {
     "js": "JS(q, p)",
     "hellinger": "H²(q, p)",
     "chi2": "χ²(p‖q)",
+    CHIPO: "KL(q‖p) + χ²(q‖p)/2",
 }
 
 
 class Preferred(RunTables):
     """One run of DPO."""
 
-    @cached_property
-    def final(self) -> list[Row]:
-        """One row for each loss and number of pairs."""
-        return self.rows(DPO_FINAL)
+    final = stored(DPO_FINAL)
+    """One row for each loss and number of pairs."""
 
     @cached_property
     def losses(self) -> list[str]:

@@ -219,13 +219,8 @@ def _implicit(run: Preferred) -> Iterator[Figure]:
     ):
         lines = [Line(IMPLICIT[column], at, [row[column] for row in rows]) for column in columns]
         panels.append(plots.lines(title, lines, x, Axis(label)))
-    yield Figure(
-        f"dpo-implicit{run.stem}",
-        SAY.implicit_title(),
-        SAY.implicit_caption(),
-        panels,
-        list(IMPLICIT.values()),
-    )
+    title, caption, legend = SAY.implicit_title(), SAY.implicit_caption(), list(IMPLICIT.values())
+    yield Figure(f"dpo-implicit{run.stem}", title, caption, panels, legend)
 
 
 def _estimates(run: Preferred) -> Iterator[Figure]:

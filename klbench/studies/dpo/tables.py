@@ -39,7 +39,7 @@ def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
     return {
         arm.name: {
             "arm": arm.name,
-            "divergence": arm.divergence,
+            "divergence": "none" if arm.score == "log_prob_per_token" else arm.divergence,
             "smoothing": arm.smoothing,
             "beta": options.beta,
             "beta_dpo": arm.beta,
@@ -255,6 +255,17 @@ def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         row |= {"rel_bias": float(((group["expected"] - group["kl"]) / group["kl"]).mean())}
         row |= {"below": float((group["estimate"] < group["kl"]).mean())}
         result.append(row | {"outcome": _said(row)})
+    return pd.DataFrame(result)
+
+
+def points_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return one row for each number of pairs and evaluation: KTO's reference point beside the exact KL, means over seeds."""
+    result = []
+    for key, group in pd.DataFrame(rows).groupby(["pairs", "step"], sort=True):
+        row = dict(zip(("pairs", "step"), key, strict=True)) | {"seeds": len(group)}
+        row |= {name: group[name].mean() for name in ("kl", "point", "mismatched", "one", "all")}
+        bias = (group["point"] - group["kl"]).to_numpy()
+        result.append(row | summary("bias", bias, "kto", *map(str, key)))
     return pd.DataFrame(result)
 
 

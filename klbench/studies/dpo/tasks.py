@@ -20,38 +20,17 @@ from klbench.threads import one_thread
 Rows = list[dict[str, Any]]
 
 
-def make_testbed(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
-    """The testbed of some seeds."""
-    return Testbed(
-        options.model,
-        options.vocabulary,
-        options.horizon,
-        options.prompts,
-        options.width,
-        seed,
-        seeds,
+def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
+    """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``; NaN where none is known."""
+    return torch.stack(
+        [implied.arm_optimum(testbed, arm, options.scale, options.flips) for arm in options.arms]
     )
 
 
-def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
-    """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``."""
-    result = []
-    for arm in options.arms:
-        wrong = arm.smoothing + options.flips - 2.0 * arm.smoothing * options.flips
-        result.append(
-            implied.optimum(
-                testbed,
-                arm.divergence,
-                implied.population_rewards(testbed, options.scale, wrong) / arm.beta,
-            )
-        )
-    return torch.stack(result)
-
-
 def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...]) -> dict[str, Rows]:
-    """Rows ``training``, one an arm, seed and evaluation, and ``estimates``; ``size`` is the number of pairs, or infinite."""
+    """Rows ``training``, one an arm, seed and evaluation, ``estimates`` and ``points``; ``size`` may be infinite."""
     with one_thread():
-        testbed, arms = make_testbed(options, seed, seeds), options.arms
+        testbed, arms = Testbed.of(options, seed, seeds), options.arms
         every = population(testbed, options.scale, options.flips)
         preferences = (
             every if math.isinf(size) else sampled(testbed, int(size), options.scale, options.flips)
@@ -65,7 +44,9 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
             steps=options.steps if options.decay else None,
             batch=None if math.isinf(size) else options.batch,
         )
-        own, training, estimate_rows = optima(options, testbed), [], []
+        own, training = optima(options, testbed), []
+        estimate_rows: Rows = []
+        point_rows: Rows = []
         for report in train(world, arms, steps=options.steps, every=options.every):
             with torch.no_grad():
                 log_probs = world.log_q
@@ -93,7 +74,9 @@ def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...])
                 estimate_rows += estimates.rows(
                     testbed, log_probs[0], preferences, options.completions, int(size), report.step
                 )
-        return {"training": training, "estimates": estimate_rows}
+            for i in (i for i, arm in enumerate(arms) if arm.loss == "kto"):
+                point_rows += estimates.points(testbed, log_q[i], preferences, size, report.step)
+        return {"training": training, "estimates": estimate_rows, "points": point_rows}
 
 
 def _exact(
@@ -102,6 +85,9 @@ def _exact(
     """Against the optimum of ``E r - beta KL(q‖p)``, and against each arm's own."""
     exact = testbed.exact_leaves(log_q, torch.full((len(arms),), options.beta, dtype=torch.float64))
     to_own = (log_q.exp() * (log_q - own)).sum(-1).mean(-1)
+    # Not finite, where the loss's own optimum has none of what the policy has some.
+    shared = ((own > implied.LOG_ZERO) | (log_q <= implied.LOG_ZERO)).all(-1).all(-1)
+    to_own = torch.where(shared, to_own, math.nan)
     penalty = torch.stack(
         [implied.divergence_of(testbed, log_q[i], arm.divergence) for i, arm in enumerate(arms)]
     )
@@ -132,7 +118,7 @@ def _rows(
 def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows:
     """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
     with one_thread():
-        testbed, arms = make_testbed(options, seed, seeds), options.arms
+        testbed, arms = Testbed.of(options, seed, seeds), options.arms
         own = optima(options, testbed)
         values = _exact(options, testbed, arms, own, own)
         with torch.no_grad():

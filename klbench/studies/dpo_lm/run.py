@@ -8,7 +8,6 @@ from typing import Any
 import pandas as pd
 
 from klbench.context import Context
-from klbench.studies.dpo.options import STANDARD
 from klbench.studies.dpo_lm.tasks import perform
 from klbench.studies.language import tables
 from klbench.studies.language.options import DpoLmOptions
@@ -40,13 +39,17 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
         own = (
             {}
             if arm is None
-            else {"divergence": arm.divergence, "smoothing": arm.smoothing, "beta_dpo": arm.beta}
+            else {
+                "divergence": "none" if arm.score == "log_prob_per_token" else arm.divergence,
+                "smoothing": arm.smoothing,
+                "beta_dpo": arm.beta,
+            }
         )
         return fixed | {"baseline": "none"} | own
 
     return {
         "training": tables.trained_table(found, "dpo", options.beta, described),
-        "compared": tables.compared_table(found, STANDARD, described),
+        "compared": tables.compared_table(found, options.arms[0].name, described),
         "texts": tables.texts_table(found),
     }
 

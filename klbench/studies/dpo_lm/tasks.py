@@ -31,15 +31,7 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
     shared = stage(options, place)
     with shared.threads:
         learner = runs.world(
-            shared,
-            options,
-            place,
-            seed,
-            prompts_each=options.prompts_each,
-            group=options.group,
-            rate=options.learning_rate,
-            clip=options.gradient_clip,
-            steps=options.updates if options.decay else None,
+            shared, options, place, seed, steps=options.updates if options.decay else None
         )
         rows = [] if name == UNTRAINED else _trained(options, job, shared, learner)
         found = {"combination": name, "seed": seed, "rows": rows} | runs.measured(

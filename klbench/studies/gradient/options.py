@@ -8,7 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from klbench import gradients, pairs
 from klbench.choices import AnyPair, EstimatorNamesOrNone, PairOptions
-from klbench.gradients import Baseline, Combination, Correction, Level, Placement, grid
+from klbench.gradients import Baseline, Combination, Level, Placement, grid
+from klbench.gradients.corrections import factors
 from klbench.pairs import Pair
 from klbench.types import Skip
 
@@ -58,6 +59,14 @@ Combinations = Annotated[
 
 
 Some = (BeforeValidator(listed), Field(min_length=1))
+
+
+def _correction(text: str) -> str:
+    factors(text)
+    return text
+
+
+Correction = Annotated[str, AfterValidator(_correction)]
 
 
 class GradientOptions(PairOptions):

@@ -21,7 +21,7 @@ from klbench.report.combinations import (
     span,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
 from klbench.studies.gradient.section_data import Gradients
 
@@ -57,8 +57,8 @@ def what_to_set(run: Gradients) -> list[Block]:
     wrong = [row for row in run.options if row["verdict"] != "right"]
     right = [row for row in run.options if row["verdict"] == "right"]
     target, off = cells.computed(lambda row: target_cell(run, row)), cells.computed(_off_cell)
-    setting, own = Shown("option", cells.words), Shown("combination", cells.name)
-    noises = (Shown("rel_std_far", _noise), Shown("total_rel_std_far", _noise))
+    setting, own = select("option combination", option=cells.words)
+    noises = select("rel_std_far total_rel_std_far", rel_std_far=_noise, total_rel_std_far=_noise)
     blocks: list[Block] = [
         Heading(SAY.settings_heading()),
         Paragraph(SAY.settings_text(run.named_ends[0])),
@@ -131,10 +131,9 @@ def pairs(run: Gradients) -> Table:
         Shown(
             "series", cells.computed(lambda row: Cell(run.pair_label(row["pair"]))), "On this page"
         ),
-        Shown("pair", cells.words),
-        Shown("tokens", cells.whole),
-        Shown("kl_qp", cells.short()),
-        Shown("kl_pq", cells.short()),
+        *select(
+            "pair tokens kl_qp kl_pq", pair=cells.words, kl_qp=cells.short(), kl_pq=cells.short()
+        ),
     )
     return table(SAY.pairs_title(), GRADIENTS, list(run.pairs.values()), shown)
 

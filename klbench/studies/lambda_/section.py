@@ -10,7 +10,7 @@ from klbench.report.blocks import Block, Cell, Figure, Lead, LegendEntry, Panel,
 from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.plots import Axis, Line, Mark, down, lines
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.lambda_.columns import LAMBDA
 
 SAY = prose(__package__)
@@ -164,8 +164,7 @@ def _number(row: Row, name: str) -> Cell:
 
 
 SHOWN = (
-    Shown("series", cells.text),
-    Shown("kl_qp", cells.short()),
+    *select("series kl_qp", kl_qp=cells.short()),
     *(Shown(name, _number) for name in (*LAMBDAS, *VALUE, *GRADIENT)),
     Shown("noise_lost", cells.percent),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from klbench.columns import COMBINATION, COMBINATIONS
+from klbench.columns import COMBINATION, COMBINATIONS, declared
 from klbench.schema import Column, Schema, integer, interval, text, with_error
 
 NAME = replace(
@@ -13,7 +13,8 @@ NAME = replace(
 )
 LOSS_NAME = replace(
     NAME,
-    meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful; untrained: before training",
+    meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful, ipo, kto and others by "
+    "their names; untrained: before training",
     heading="Loss",
 )
 LOSS = (
@@ -181,48 +182,6 @@ DPO_TRAINING = training(
 )
 PPO_COMPARED, DPO_COMPARED = compared(NAME), compared(LOSS_NAME, *LOSS)
 
-TEXTS = Schema(
-    "texts",
-    "One row for each of a few completions of each policy.",
-    (
-        replace(
-            NAME,
-            meaning="the combination or the loss that trained it; untrained: the policy before training",
-            heading="By",
-        ),
-        SEED,
-        text("prompt", "its end, where it is long", "Prompt"),
-        text("completion", "as sampled, with the same random numbers for all", "Completion"),
-        Column("reward", "of this completion", heading="Reward"),
-        Column("kl", "sum of the exact KLs of its tokens, nats", "nats", heading="KL"),
-    ),
-)
-
-RATERS = Schema(
-    "raters",
-    "One row for each seed and report: how its reward model learned from ranked pairs.",
-    (
-        integer("seed", "of the runs that it pays", "Seed"),
-        integer("step", "of its training", "Step"),
-        Column(
-            "loss", "Bradley and Terry's on the step's pairs, nats a pair", "nats", heading="Loss"
-        ),
-        Column("accuracy", "share of them that it ranks as they are labelled", heading="Accuracy"),
-        Column(
-            "held_out_loss",
-            "on the fifth of the pairs that it never learns from",
-            "nats",
-            heading="Loss, held out",
-        ),
-        Column("held_out_accuracy", "share of those", heading="Accuracy, held out"),
-        integer(
-            "kept",
-            "of all steps so far the one with the least loss on held-out pairs; the last one pays",
-            "Kept",
-        ),
-    ),
-    optional=True,
-)
-
+TEXTS, RATERS = declared(__file__)
 PPO = (PPO_TRAINING, PPO_COMPARED, TEXTS, COMBINATIONS, RATERS)
 DPO = (DPO_TRAINING, DPO_COMPARED, TEXTS)

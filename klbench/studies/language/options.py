@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from klbench import trackers
-from klbench.lm import names, prompts, rows
+from klbench.lm import answers
+from klbench.lm.fields import ExampleFile, ModelName, PromptFile, checked
 from klbench.rlhf.language import rewards
 from klbench.rlhf.options import DpoArm, LoopOptions
-from klbench.studies.dpo.options import Divergences, Smoothing, arms
+from klbench.studies.dpo.options import Divergences, Losses, Smoothing, arms
 from klbench.types import Options
 
 
@@ -44,56 +45,25 @@ class LanguageOptions(Options):
         Where the progress is logged too: see :mod:`klbench.trackers`.
     """
 
-    policy: str
+    policy: ModelName
     revision: str
-    reference: str | None
+    reference: ModelName | None
     reference_revision: str
     dtype: Literal["float32", "bfloat16"]
     batch: int = Field(ge=1, le=65_536)
-    prompts: str
+    prompts: PromptFile
     prompt_count: int = Field(ge=1, le=1_000_000)
     max_new_tokens: int = Field(ge=1, le=1_000_000)
-    reward: str
-    sft: str
+    reward: Annotated[str, checked(rewards.get, optional=False)]
+    sft: ExampleFile
     sft_steps: int = Field(ge=1, le=10**7)
     sft_rate: float = Field(gt=0.0, le=10.0)
     seeds: int = Field(ge=1, le=4096)
     samples: int = Field(ge=2, le=10**9)
     checkpoints: bool
-    tracker: Literal["none", "tensorboard", "wandb", "trackio"]
-
-    @field_validator("policy", "reference")
-    @classmethod
-    def _check_model(cls, name: str | None) -> str | None:
-        if name is not None:
-            names.check(name)
-        return name
-
-    @field_validator("prompts")
-    @classmethod
-    def _check_prompts(cls, path: str) -> str:
-        if path:
-            prompts.check_path(path)
-        return path
-
-    @field_validator("sft")
-    @classmethod
-    def _check_sft(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, rows.EXAMPLE, lines=True)
-        return path
-
-    @field_validator("reward")
-    @classmethod
-    def _check_reward(cls, name: str) -> str:
-        rewards.get(name)
-        return name
-
-    @field_validator("tracker")
-    @classmethod
-    def _check_tracker(cls, name: str) -> str:
-        trackers.check(name)
-        return name
+    tracker: Annotated[
+        Literal["none", "tensorboard", "wandb", "trackio"], checked(trackers.check, optional=False)
+    ]
 
 
 class RankedOptions(Options):
@@ -105,23 +75,16 @@ class RankedOptions(Options):
         Pairs of the reference's completions, the first of which is labelled the better one with probability
         ``sigma(label_scale * (r - r'))``.
     preferences
-        A file of pairs (``prompt``, ``chosen``, ``rejected``) instead, .jsonl or .parquet; ``label_scale=1`` makes
-        beta that of the literature.
+        A file of labelled answers instead, in any form of :mod:`klbench.lm.answers`; ``label_scale=1`` makes beta that of the
+        literature.
     pairs_each
         Pairs of a step.
     """
 
     ranked_pairs: int = Field(ge=2, le=10**7)
     label_scale: float = Field(gt=0.0, le=1e6)
-    preferences: str
+    preferences: Annotated[str, checked(answers.check_path)]
     pairs_each: int = Field(ge=1, le=65_536)
-
-    @field_validator("preferences")
-    @classmethod
-    def _check_preferences(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, rows.PREFERENCE)
-        return path
 
 
 class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
@@ -143,14 +106,7 @@ class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
     reward_model: bool
     reward_steps: int = Field(ge=1, le=10**6)
     reward_rate: float = Field(gt=0.0, le=10.0)
-    pretraining: str
-
-    @field_validator("pretraining")
-    @classmethod
-    def _check_pretraining(cls, path: str) -> str:
-        if path:
-            rows.check_path(path, rows.EXAMPLE, lines=True)
-        return path
+    pretraining: ExampleFile
 
     @model_validator(mode="after")
     def _check_weight(self) -> PpoLmOptions:
@@ -174,6 +130,8 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
         that over ``f''(1)``, so that all weigh alike near the reference.
     divergences, smoothings
         Penalties by name; label smoothings of KL(q‖p).
+    losses
+        Losses of other kinds, as in ``+exp=dpo``; means over tokens weigh like a sum for ``max_new_tokens``.
     updates, learning_rate, decay, gradient_clip, every
         Steps; of AdamW; steps between evaluations.
     prompts_each, group
@@ -183,6 +141,7 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
     beta: float = Field(gt=0.0, le=1e3)
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
+    losses: Losses
     updates: int = Field(ge=1, le=100_000)
     learning_rate: float = Field(gt=0.0, le=10.0)
     decay: bool
@@ -192,12 +151,20 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
     group: int = Field(ge=1, le=4096)
 
     @model_validator(mode="after")
-    def _check_divergences(self) -> DpoLmOptions:
-        if "kl_qp" not in self.divergences:
-            raise ValueError("divergences must have kl_qp, with which the others are compared")
+    def _check_losses(self) -> DpoLmOptions:
+        if not self.arms:
+            raise ValueError(
+                "divergences, smoothings and losses are all empty: name at least one loss"
+            )
         return self
 
     @property
     def arms(self) -> tuple[DpoArm, ...]:
-        """The arms to compare, the standard first."""
-        return arms(self.divergences, self.smoothings, self.label_scale * self.beta)
+        """The arms to compare, the standard first where it is one of them."""
+        return arms(
+            self.divergences,
+            self.smoothings,
+            self.losses,
+            self.label_scale * self.beta,
+            self.max_new_tokens,
+        )

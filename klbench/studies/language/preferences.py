@@ -49,8 +49,21 @@ def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
     ConfigError
         The file, its line and key; or there is one pair, none of which could be held out.
     """
-    if options.preferences and len(dpo_world.load(options.preferences, shared.start)) < 2:
+    if not options.preferences:
+        return
+    found = dpo_world.load(options.preferences, shared.start)
+    if len(found) < 2:
         raise ConfigError(f"{options.preferences}: expected at least 2 pairs, got 1")
+    pairs_only = (
+        [arm.name for arm in options.arms if arm.loss != "kto"]
+        if isinstance(options, DpoLmOptions)
+        else ["a reward model"]
+    )
+    if not found.paired and pairs_only:
+        raise ConfigError(
+            f"{options.preferences}: each answer has a label of its own, from which KTO alone can learn, and not "
+            f"{', '.join(pairs_only)}; set divergences=[] smoothings=[] losses=[kto]"
+        )
 
 
 def learned(options: PpoLmOptions, context: Context, place: Place) -> list[dict[str, Any]]:

@@ -261,11 +261,16 @@ def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Track
 
 
 def world(
-    stage: Stage, options: LanguageOptions, place: Place, seed: int, **setting: Any
+    stage: Stage, options: PpoLmOptions | DpoLmOptions, place: Place, seed: int, **setting: Any
 ) -> Language:
     """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
     settings = Setting(
-        tokens=options.max_new_tokens, dtype=options.dtype, batch=options.batch, **setting
+        options.prompts_each,
+        options.group,
+        options.max_new_tokens,
+        options.learning_rate,
+        options.gradient_clip,
+        **{"dtype": options.dtype, "batch": options.batch} | setting,
     )
     return Language(
         stage.start,

@@ -6,22 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from klbench.report import cells, terms
-from klbench.report.blocks import (
-    Block,
-    Cell,
-    Details,
-    Heading,
-    Lead,
-    Paragraph,
-    Section,
-    Table,
-    Tables,
-    Text,
-)
+from klbench.report import blocks, cells, terms
 from klbench.report.numbers import MISSING, percent_interval
 from klbench.report.runs import by_run
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.language import section_figures
 from klbench.studies.language.columns import RATERS, TEXTS
 from klbench.studies.language.section_data import (
@@ -37,22 +25,25 @@ from klbench.studies.language.section_data import (
 )
 
 
-def _load(kind: type[LmTrained], tables: Tables) -> list[LmTrained]:
+def _load(kind: type[LmTrained], tables: blocks.Tables) -> list[LmTrained]:
     return [
         run for run in by_run(kind, tables, kind.compared_schema) if run.trained and run.training
     ]
 
 
 def _lead(
-    runs: Sequence[LmTrained], question: Text, verdicts: Sequence[Text], more: Iterator[Text]
-) -> Lead:
+    runs: Sequence[LmTrained],
+    question: blocks.Text,
+    verdicts: Sequence[blocks.Text],
+    more: Iterator[blocks.Text],
+) -> blocks.Lead:
     if not runs:
-        return Lead(question, SAY.nothing(), None)
+        return blocks.Lead(question, SAY.nothing(), None)
     said = [
         _labelled(run, each)
         for run, each in zip(runs[: section_figures.MOST_RUNS], verdicts, strict=False)
     ]
-    return Lead(
+    return blocks.Lead(
         question,
         Markup("").join(said),
         section_figures.ends(runs),
@@ -60,11 +51,11 @@ def _lead(
     )
 
 
-def _labelled(run: LmTrained, sentence: Text) -> Text:
+def _labelled(run: LmTrained, sentence: blocks.Text) -> blocks.Text:
     return SAY.each(run.label, sentence) if run.label else sentence
 
 
-def lead_ppo(tables: Tables) -> Lead:
+def lead_ppo(tables: blocks.Tables) -> blocks.Lead:
     """Return which penalties hold the policy, and the picture of where training ended."""
     runs = _load(LmTrained, tables)
     return _lead(
@@ -72,14 +63,14 @@ def lead_ppo(tables: Tables) -> Lead:
     )
 
 
-def lead_dpo(tables: Tables) -> Lead:
+def lead_dpo(tables: blocks.Tables) -> blocks.Lead:
     """Return where each loss leads, and the picture of it."""
     runs = _load(LmPreferred, tables)
     verdicts = [SAY.losses(run.trained[0], run.trained[1:], run.of(UNTRAINED)) for run in runs]
     return _lead(runs, SAY.question_dpo(), verdicts, _more(runs, SAY.of_k1()))
 
 
-def _held(run: LmTrained) -> Text:
+def _held(run: LmTrained) -> blocks.Text:
     held, fails, untold = run.toward(HOLDS), run.toward(FAILS), run.toward(UNTOLD, FEW)
     return (
         SAY.held(held, fails, untold, run.of(NONE))
@@ -88,7 +79,7 @@ def _held(run: LmTrained) -> Text:
     )
 
 
-def _more(runs: Sequence[LmTrained], estimator: Text) -> Iterator[Text]:
+def _more(runs: Sequence[LmTrained], estimator: blocks.Text) -> Iterator[blocks.Text]:
     for run in runs[:1]:
         free = run.of(NONE)
         if run.paid:
@@ -102,79 +93,67 @@ def _more(runs: Sequence[LmTrained], estimator: Text) -> Iterator[Text]:
         yield SAY.setting(run.training[0], run.updates, len({row["seed"] for row in run.training}))
 
 
-def _share(row: Row, name: str) -> Cell:
-    return Cell(percent_interval(row, name), row[name])
+def _share(row: Row, name: str) -> blocks.Cell:
+    return blocks.Cell(percent_interval(row, name), row[name])
 
 
-def _outcome(row: Row, name: str) -> Cell:
-    return Cell(row[name] or MISSING)
+def _outcome(row: Row, name: str) -> blocks.Cell:
+    return blocks.Cell(row[name] or MISSING)
 
 
-COMPARED = (
-    Shown("combination", cells.name),
-    Shown("reward", cells.with_error),
-    Shown("reward_gain", cells.with_error),
-    Shown("proxy", cells.with_error),
-    Shown("kl", cells.with_error),
-    Shown("kl_share", _share),
-    Shown("objective", cells.with_error),
-    Shown("tokens", cells.number()),
-    Shown("outcome", _outcome),
+COMPARED = select(
+    "combination reward reward_gain proxy kl kl_share objective tokens outcome",
+    kl_share=_share,
+    tokens=cells.number(),
+    outcome=_outcome,
 )
-ESTIMATES = (
-    Shown("combination", cells.name),
-    *(Shown(name, cells.with_error) for name in ("kl", "k1", "k2", "k3", "estimate_error")),
-    Shown("estimate_outcome", cells.text),
-    *(Shown(name, cells.number(2)) for name in ("kl_spread", "reward_spread")),
+ESTIMATES = select(
+    "combination kl k1 k2 k3 estimate_error estimate_outcome kl_spread reward_spread",
+    kl_spread=cells.number(2),
+    reward_spread=cells.number(2),
 )
-SHOWN_RATERS = (
-    Shown("seed", cells.whole),
-    Shown("step", cells.whole),
-    *(
-        Shown(name, cells.number())
-        for name in ("loss", "accuracy", "held_out_loss", "held_out_accuracy")
-    ),
-    Shown("kept", cells.whole),
-)
-SHOWN_TEXTS = (
-    Shown("combination", cells.name),
-    Shown("prompt", cells.words),
-    Shown("completion", cells.words),
-    Shown("reward", cells.number(2)),
-    Shown("kl", cells.number(2)),
+SHOWN_RATERS = select("seed step loss accuracy held_out_loss held_out_accuracy kept")
+SHOWN_TEXTS = select(
+    "combination prompt completion reward kl",
+    prompt=cells.words,
+    completion=cells.words,
+    reward=cells.number(2),
+    kl=cells.number(2),
 )
 
 
-def _compared(run: LmTrained) -> Table:
+def _compared(run: LmTrained) -> blocks.Table:
     absent = {*(() if run.paid else ("proxy",)), *(() if run.of(NONE) else ("kl_share", "outcome"))}
     shown = [each for each in COMPARED if each.name not in absent]
     return table("After training", run.compared_schema, run.compared, shown)
 
 
-def _built(run: LmTrained) -> Iterator[Block]:
+def _built(run: LmTrained) -> Iterator[blocks.Block]:
     if run.label:
-        yield Heading(run.label)
+        yield blocks.Heading(run.label)
     if run.diverged:
-        yield Paragraph(SAY.diverged(run.diverged), "warning")
+        yield blocks.Paragraph(SAY.diverged(run.diverged), "warning")
     if idle := [row for row in run.kept_raters if row["kept"] == 0]:
-        yield Paragraph(SAY.idle(idle), "warning")
+        yield blocks.Paragraph(SAY.idle(idle), "warning")
     yield from section_figures.figures(run)
     yield _compared(run)
     yield table(SAY.said_title(), run.compared_schema, run.trained, ESTIMATES)
     if raters := run.rows(RATERS):
-        ranked = Paragraph(SAY.ranked([row["held_out_accuracy"] for row in run.kept_raters]))
+        ranked = blocks.Paragraph(SAY.ranked([row["held_out_accuracy"] for row in run.kept_raters]))
         shown = table("Reward models", RATERS, raters, SHOWN_RATERS)
-        yield Details(SAY.raters_title(), [ranked, *section_figures.raters(run), shown])
+        yield blocks.Details(SAY.raters_title(), [ranked, *section_figures.raters(run), shown])
     if texts := [row for row in run.rows(TEXTS) if row["seed"] == 0]:
-        yield Details(SAY.texts_title(), [table("Some completions", TEXTS, texts, SHOWN_TEXTS)])
+        yield blocks.Details(
+            SAY.texts_title(), [table("Some completions", TEXTS, texts, SHOWN_TEXTS)]
+        )
 
 
-def build_ppo(tables: Tables) -> Sequence[Block]:
+def build_ppo(tables: blocks.Tables) -> Sequence[blocks.Block]:
     """Return figures and tables of each run of PPO."""
     return [block for run in _load(LmTrained, tables) for block in _built(run)]
 
 
-def build_dpo(tables: Tables) -> Sequence[Block]:
+def build_dpo(tables: blocks.Tables) -> Sequence[blocks.Block]:
     """Return figures and tables of each run of DPO."""
     return [block for run in _load(LmPreferred, tables) for block in _built(run)]
 
@@ -182,7 +161,7 @@ def build_dpo(tables: Tables) -> Sequence[Block]:
 TITLE = "Language models in training"
 TERMS = ("q_p", "r", "schulman", "beta", "completion_kl")
 
-PPO = Section(
+PPO = blocks.Section(
     TITLE,
     LmTrained.compared_schema,
     build_ppo,
@@ -190,7 +169,7 @@ PPO = Section(
     order=11,
     terms=(*TERMS, *terms.GRADIENTS, "algorithms"),
 )
-DPO = Section(
+DPO = blocks.Section(
     TITLE,
     LmPreferred.compared_schema,
     build_dpo,

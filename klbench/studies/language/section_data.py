@@ -6,7 +6,7 @@ import math
 from functools import cached_property
 
 from klbench.report.prose import prose
-from klbench.report.runs import RunTables, last_step, stopped
+from klbench.report.runs import TrainingRun
 from klbench.report.tables import Row
 from klbench.studies.language.columns import (
     DPO_COMPARED,
@@ -21,16 +21,11 @@ UNTRAINED, NONE = "untrained", "none"
 HOLDS, FAILS, UNTOLD, FEW = "holds", "does not hold", "not told", "too few seeds to tell"
 
 
-class LmTrained(RunTables):
+class LmTrained(TrainingRun):
     """One run of PPO."""
 
     training_schema = PPO_TRAINING
     compared_schema = PPO_COMPARED
-
-    @cached_property
-    def training(self) -> list[Row]:
-        """One row for each combination, seed and report."""
-        return self.rows(self.training_schema)
 
     @cached_property
     def compared(self) -> list[Row]:
@@ -60,16 +55,6 @@ class LmTrained(RunTables):
         """Reward models as they were kept: of each the report with the least loss on held-out pairs."""
         last = {row["seed"]: row["kept"] for row in self.rows(RATERS)}
         return [row for row in self.rows(RATERS) if row["step"] == last[row["seed"]]]
-
-    @cached_property
-    def updates(self) -> int:
-        """The last step."""
-        return last_step(self.training)
-
-    @cached_property
-    def diverged(self) -> list[tuple[str, int, str]]:
-        """Combination, seed and status of each run that was stopped."""
-        return stopped(self.training, "combination", "seed")
 
 
 class LmPreferred(LmTrained):

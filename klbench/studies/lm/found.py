@@ -225,14 +225,6 @@ class Tallies(Arrays):
     terms: np.ndarray
     nonfinite: np.ndarray
 
-    def merge(self, later: Tallies) -> Tallies:
-        """Return both together."""
-        return Tallies(
-            self.negative + later.negative,
-            self.terms + later.terms,
-            self.nonfinite + later.nonfinite,
-        )
-
 
 @dataclass(frozen=True)
 class Clock(Arrays):
@@ -241,19 +233,11 @@ class Clock(Arrays):
     ``stages`` ``(2,)`` are the seconds of generation and of scoring, NaN where nobody says.
     """
 
+    greatest = ("peak",)
     completions: np.ndarray
     stages: np.ndarray
     estimators: np.ndarray
     peak: np.ndarray
-
-    def merge(self, later: Clock) -> Clock:
-        """Return both together."""
-        return Clock(
-            self.completions + later.completions,
-            self.stages + later.stages,
-            self.estimators + later.estimators,
-            np.maximum(self.peak, later.peak),
-        )
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,15 @@ from klbench.report.blocks import Block, Cell, Details, Heading, Paragraph
 from klbench.report.cells import Show
 from klbench.report.numbers import exact, number
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Schema, Shown, table
+from klbench.report.tables import Row, Schema, Shown, select, table
 from klbench.studies.lm.columns import (
     AGREEMENT,
+    CAUSES,
     CHECKS,
     COST,
     DTYPE,
     LARGEST_RATIOS,
+    MUST_HOLD,
     PROMPTS,
     SAMPLING,
     THROUGHPUT,
@@ -70,115 +72,86 @@ def yes(row: Row, name: str) -> Cell:
     return Cell("yes" if row[name] else "no", tone="" if row[name] else "doubtful")
 
 
-ESTIMATORS = (
-    Shown("estimator", cells.name),
-    Shown("level", level),
-    Shown("target", cells.text),
-    Shown("truth", truth),
-    Shown("mean", cells.with_error),
-    Shown("rel_bias", bias),
-    Shown("std", cells.number()),
-    Shown("frac_negative", cells.percent),
-    Shown("khat", cells.number(2)),
-    Shown("status", cells.flag),
+ESTIMATORS = select(
+    "estimator level target truth mean rel_bias std frac_negative khat status",
+    level=level,
+    truth=truth,
+    rel_bias=bias,
+    std=cells.number(),
+    frac_negative=cells.percent,
+    khat=cells.number(2),
+    status=cells.flag,
 )
-POSITIONS = (
-    Shown("position", cells.whole),
-    Shown("n", cells.whole),
-    *(Shown(name, cells.with_error) for name in ("kl_qp", "kl_pq", "k1", "k3")),
-    Shown("frac_negative", cells.percent),
-    Shown("khat", cells.number(2)),
-    Shown("share", cells.percent),
+POSITIONS = select(
+    "position n kl_qp kl_pq k1 k3 frac_negative khat share",
+    frac_negative=cells.percent,
+    khat=cells.number(2),
+    share=cells.percent,
 )
-TOKEN = (Shown("text", token_text), Shown("token", cells.whole))
+TOKEN = select("text token", text=token_text)
 TOP = (
     *TOKEN,
-    Shown("count", cells.whole),
-    Shown("share", cells.signed_percent),
-    Shown("k1_mean", cells.number(2)),
-    Shown("kl_sum", cells.number()),
-    Shown("largest", cells.number(2)),
-)
-LARGEST = (
-    *TOKEN,
-    Shown("largest", cells.number()),
-    Shown("count", cells.whole),
-    Shown("k1_mean", cells.number(2)),
-)
-SUMMARY = (
-    Shown("nearest", cells.name),
-    Shown("nearest_level", level),
-    Shown("nearest_rel_rmse_100", cells.percent),
-    Shown("half_by", cells.whole),
-    Shown("k1_z", cells.number(2)),
-    Shown("ratios", verdict("holds")),
-    Shown("sound", yes),
-)
-COMPARED = (
-    Shown("k1", cells.with_error),
-    Shown("k3", cells.with_error),
-    Shown("difference", cells.with_error),
-    Shown("z", cells.number(2)),
-    Shown("verdict", verdict("agree")),
-)
-SAMPLED = (
-    Shown(
-        "log_ratio",
-        cells.computed(lambda row: Cell(row["log_ratio"].replace("mu", "μ").replace("-", "−"))),
+    *select(
+        "count share k1_mean kl_sum largest",
+        share=cells.signed_percent,
+        k1_mean=cells.number(2),
+        largest=cells.number(2),
     ),
-    Shown("estimator", cells.name),
-    Shown("level", level),
-    Shown("mean", cells.with_error),
-    Shown("kl_qp", cells.number()),
-    Shown("rel_bias", cells.signed_percent),
-    Shown("kl_mup", cells.with_error),
 )
-RESCORED = (
-    Shown("dtype", cells.text),
-    Shown("what", cells.text),
-    Shown("estimator", cells.name),
-    Shown("level", level),
-    Shown("mean", cells.number()),
-    Shown("change", cells.with_error),
-    Shown("sd_log_ratio", cells.number(2)),
+LARGEST = (*TOKEN, *select("largest count k1_mean", k1_mean=cells.number(2)))
+SUMMARY = select(
+    "nearest nearest_level nearest_rel_rmse_100 half_by k1_z ratios sound",
+    nearest=cells.name,
+    nearest_level=level,
+    nearest_rel_rmse_100=cells.percent,
+    k1_z=cells.number(2),
+    ratios=verdict("holds"),
+    sound=yes,
 )
-TRUNCATED = (
-    Shown("k", cells.whole),
-    Shown("exact", cells.number()),
-    Shown("mean", cells.with_error),
-    Shown("share", cells.percent),
+COMPARED = select("k1 k3 difference z verdict", z=cells.number(2), verdict=verdict("agree"))
+SAMPLED = select(
+    "log_ratio estimator level mean kl_qp rel_bias kl_mup",
+    log_ratio=cells.computed(
+        lambda row: Cell(row["log_ratio"].replace("mu", "μ").replace("-", "−"))
+    ),
+    level=level,
+    rel_bias=cells.signed_percent,
 )
-NEEDED = (
-    Shown("estimator", cells.name),
-    Shown("level", level),
-    Shown("completions_needed", rounded),
-    Shown("seconds_needed", rounded),
-    Shown("rel_bias", cells.signed_percent),
-    Shown("status", cells.flag),
+RESCORED = select(
+    "dtype what estimator level mean change sd_log_ratio", level=level, sd_log_ratio=cells.number(2)
 )
-SPEED = (
-    Shown("stage", cells.computed(lambda row: Cell(STAGES[row["stage"]]))),
-    Shown("completions_per_second", cells.number()),
-    Shown("tokens_per_second", cells.number()),
-    Shown("peak_mib", cells.number()),
-    Shown("device", cells.text),
-    Shown("kernel", cells.text),
+TRUNCATED = select("k exact mean share", share=cells.percent)
+NEEDED = select(
+    "estimator level completions_needed seconds_needed rel_bias status",
+    level=level,
+    completions_needed=rounded,
+    seconds_needed=rounded,
+    rel_bias=cells.signed_percent,
+    status=cells.flag,
 )
-BY_PROMPT = (
-    Shown("what", cells.text),
-    Shown("prompts", cells.whole),
-    Shown("completions", cells.whole),
-    Shown("mean", cells.number()),
-    *(Shown(name, cells.number(2)) for name in ("se", "se_same", "se_new")),
-    Shown("between_share", cells.percent),
+SPEED = select(
+    "stage completions_per_second tokens_per_second peak_mib device kernel",
+    stage=cells.computed(lambda row: Cell(STAGES[row["stage"]])),
 )
-RATIOS = (
-    Shown("ratio", cells.text),
-    Shown("mean", cells.with_error),
-    Shown("z", cells.number(2)),
-    Shown("ess", cells.number()),
-    Shown("khat", cells.number(2)),
-    Shown("verdict", verdict("holds")),
+BY_PROMPT = select(
+    "what prompts completions mean se se_same se_new between_share",
+    se=cells.number(2),
+    se_same=cells.number(2),
+    se_new=cells.number(2),
+    between_share=cells.percent,
+)
+RATIOS = select(
+    "ratio mean z ess khat verdict",
+    z=cells.number(2),
+    khat=cells.number(2),
+    verdict=verdict("holds"),
+)
+LIKELY = select("cause score evidence", score=cells.number(2), evidence=cells.words)
+HELD = select(
+    "check verdict value message",
+    verdict=verdict("holds"),
+    value=cells.plain(4),
+    message=cells.words,
 )
 
 
@@ -214,6 +187,8 @@ def blocks(data: Completions) -> Iterator[Block]:
     yield from _tables(data, THROUGHPUT, SAY.speed_title(), SPEED, rows=stages)
     yield from _tables(data, PROMPTS, SAY.prompts_title(), BY_PROMPT)
     yield from _tables(data, CHECKS, SAY.checks_title(), RATIOS)
+    yield from _tables(data, CAUSES, SAY.causes_title(), LIKELY, each=True)
+    yield from _tables(data, MUST_HOLD, SAY.must_hold_title(), HELD, each=True)
 
 
 def _tables(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,9 @@ import pandas as pd
 
 from klbench import divergences
 from klbench.metrics.tails import unit_mean
-from klbench.studies.lm.columns import with_inflation, with_totals
+from klbench.schema import Schema
+from klbench.studies.lm.columns import LARGEST_RATIOS, TOP_TOKENS, with_inflation, with_totals
+from klbench.studies.lm.found import Vocabulary
 from klbench.studies.lm.measure import LEVELS, MIXED, STAGES, UNIT, check_columns
 from klbench.studies.lm.prompts import prompt_rows
 from klbench.studies.lm.values import (
@@ -124,60 +126,63 @@ def _logged(m: Measured) -> list[tuple[float, float]]:
     ]
 
 
-def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the tokens whose log-ratios carry most of the divergence, in either direction; None if tokens have no ids."""
-    frames = []
+def _vocabularies(results: Sequence[Measured]) -> Iterator[tuple[Measured, Vocabulary]]:
+    """Yield the pairs whose tokens have ids, with what is known of each token of the vocabulary."""
     for m in results:
-        found = m.found.vocabulary
-        if found is None:
-            continue
-        exact = "exact kl_qp" in m.place
-        total = m.n * m.mean("exact kl_qp") if exact else float(found.k1.sum())
-        top = np.lexsort((found.token, -np.abs(found.k1)))[:TOP]
-        ids = found.token[top]
-        frames.append(
-            pd.DataFrame(
-                {
-                    "pair": m.pair.title,
-                    "rank": np.arange(1, top.size + 1),
-                    "token": ids,
-                    "text": m.pair.decode(ids),
-                    "count": found.count[top],
-                    "frequency": found.count[top] / m.tokens,
-                    "k1_sum": found.k1[top],
-                    "k1_sum_se": np.sqrt(found.k1_squared[top]),
-                    "k1_mean": found.k1[top] / found.count[top],
-                    "kl_sum": found.kl[top] if exact else NAN,
-                    "largest": found.largest[top],
-                    "share": found.k1[top] / total if total else NAN,
-                    "share_of": "kl_qp" if exact else "k1",
-                    "distinct": found.token.size,
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True) if frames else None
+        if m.found.vocabulary is not None:
+            yield m, m.found.vocabulary
 
 
-def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the tokens whose log-ratio was ever the largest, in either direction; None if tokens have no ids."""
-    frames = []
-    for m in results:
-        found = m.found.vocabulary
-        if found is None:
-            continue
-        top = np.lexsort((found.token, -found.largest))[:TOP_RATIOS]
-        ids = found.token[top]
-        columns = {
+def _ranked(m: Measured, found: Vocabulary, top: np.ndarray) -> pd.DataFrame:
+    """Return some tokens in an order of rank."""
+    ids = found.token[top]
+    return pd.DataFrame(
+        {
             "pair": m.pair.title,
             "rank": np.arange(1, top.size + 1),
             "token": ids,
             "text": m.pair.decode(ids),
-            "largest": found.largest[top],
             "count": found.count[top],
             "k1_mean": found.k1[top] / found.count[top],
+            "largest": found.largest[top],
         }
-        frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True) if frames else None
+    )
+
+
+def _joined(schema: Schema, frames: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
+    """Return the table of all pairs, its columns in the order of the schema; None if there are none."""
+    columns = [column.name for column in schema.columns]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else None
+
+
+def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """Return the tokens whose log-ratios carry most of the divergence, in either direction; None if tokens have no ids."""
+    frames = []
+    for m, found in _vocabularies(results):
+        exact = "exact kl_qp" in m.place
+        total = m.n * m.mean("exact kl_qp") if exact else float(found.k1.sum())
+        top = np.lexsort((found.token, -np.abs(found.k1)))[:TOP]
+        frames.append(
+            _ranked(m, found, top).assign(
+                frequency=found.count[top] / m.tokens,
+                k1_sum=found.k1[top],
+                k1_sum_se=np.sqrt(found.k1_squared[top]),
+                kl_sum=found.kl[top] if exact else NAN,
+                share=found.k1[top] / total if total else NAN,
+                share_of="kl_qp" if exact else "k1",
+                distinct=found.token.size,
+            )
+        )
+    return _joined(TOP_TOKENS, frames)
+
+
+def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
+    """Return the tokens whose log-ratio was ever the largest, in either direction; None if tokens have no ids."""
+    frames = [
+        _ranked(m, found, np.lexsort((found.token, -found.largest))[:TOP_RATIOS])
+        for m, found in _vocabularies(results)
+    ]
+    return _joined(LARGEST_RATIOS, frames)
 
 
 def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:

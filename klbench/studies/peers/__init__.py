@@ -8,4 +8,5 @@ STUDY = Study(
     __name__,
     options_at=".options:PeersOptions",
     summarize_at=".run:summarize",
+    complete_at=".verdicts:complete",
 )

@@ -18,12 +18,12 @@ from torch.distributions import Categorical, kl_divergence
 
 from klbench import divergences, estimators, gradients, streams, trainers
 from klbench.kernels import token_divergences
-from klbench.studies.peers.found import expression, function
+from klbench.studies.peers.columns import HERE
+from klbench.trainers.installed import expression, function
 from klbench.types import Draws
 
 Two = Callable[[Any, Any], Any]
 TRL, VERL, OPENRLHF, LIGER = "trl", "verl", "openrlhf", "liger-kernel"
-HERE = "klbench"
 
 
 @dataclass(frozen=True)

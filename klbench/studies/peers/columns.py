@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from klbench.schema import Column, Schema, integer, text
 
+HERE = "klbench"
+LOST = 0.01
+"""A relative error of this or more leaves little of a value."""
+
 FUNCTION = (
     text("subject", "what is computed"),
     text("library", "the distribution"),
@@ -60,4 +64,20 @@ SPEED = Schema(
     optional=True,
 )
 
-TABLES = (PEERS, SPEED)
+VERDICTS = Schema(
+    "peers_verdicts",
+    "One row for each subject and dtype: the functions of others that lose its values near the reference.",
+    (
+        *(FUNCTION[k] for k in (0, 4)),
+        integer("functions", "functions of others that were compared there"),
+        integer("lost", "those of them of which half of the values are off by 1 % or more"),
+        text("lost_by", "their libraries"),
+        Column("least_lost", "least median relative error of theirs"),
+        Column("own_error", "median relative error of klbench's function"),
+        Column("worst_error", "worst relative error of any value of any function"),
+        integer("place", "place among the subjects of the dtype; 1: lost by the most functions"),
+    ),
+    optional=True,
+)
+
+TABLES = (PEERS, SPEED, VERDICTS)

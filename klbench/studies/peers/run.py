@@ -14,11 +14,13 @@ import torch
 from klbench import estimators
 from klbench.context import Context
 from klbench.machine import __version__
-from klbench.studies.peers.cases import HERE, REGIMES, SUBJECTS, Peer, Subject, Two, inputs
-from klbench.studies.peers.found import MissingError
+from klbench.studies.peers.cases import REGIMES, SUBJECTS, Peer, Subject, Two, inputs
+from klbench.studies.peers.columns import HERE
 from klbench.studies.peers.options import PeersOptions
+from klbench.studies.peers.verdicts import verdicts
 from klbench.study import Summary
 from klbench.threads import one_thread
+from klbench.trainers.installed import MissingError
 from klbench.types import RunError
 
 WRONG = 0.01
@@ -209,7 +211,12 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
                         rows.append(key | _measured(subject, function, *tensors) | twin)
             for dtype in options.dtypes:
                 speed += _speed(subject, functions, dtype, options, context.seed)
-    return {"peers": pd.DataFrame(rows), "peers_speed": pd.DataFrame(speed)}
+    peers = pd.DataFrame(rows)
+    return {
+        "peers": peers,
+        "peers_speed": pd.DataFrame(speed),
+        "peers_verdicts": verdicts(peers),
+    }
 
 
 def _key(subject: Subject, peer: Peer) -> dict[str, Any]:

@@ -26,12 +26,9 @@ from klbench.report.numbers import MISSING, number, percent
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
 from klbench.report.tables import Row
-from klbench.studies.peers.columns import PEERS, SPEED
+from klbench.studies.peers.columns import HERE, LOST, PEERS, SPEED, VERDICTS
 
 SAY = prose(__package__)
-HERE = "klbench"
-LOST = 0.01
-"""A relative error of this or more leaves little of a value."""
 REGIMES = ("near", "usual", "far")
 FLOOR = 1e-9
 """Errors below this, 0 among them, are drawn there."""
@@ -48,31 +45,15 @@ def lead(tables: Tables) -> Lead:
         return Lead(SAY.question(), SAY.nothing(), None)
     dtype = rows[0]["dtype"]
     rows = [row for row in rows if row["dtype"] == dtype]
-    near = [row for row in rows if row["regime"] == "near"]
-    figure = _figure(rows, dtype)
-    wrong = [row for row in near if row["median_rel_error"] >= LOST and row["library"] != HERE]
-    if not wrong:
-        verdict = SAY.all_right(dtype, max(row["max_rel_error"] for row in near))
+    judged = [row for row in RunTables("", tables).rows(VERDICTS) if row["dtype"] == dtype]
+    first = next((row for row in judged if row["place"] == 1), None)
+    if first and first["lost"]:
+        verdict = SAY.verdict(first, first["lost_by"].split(", "))
     else:
-        # The subject that most libraries compute, and compute wrongly.
-        subject = max(
-            dict.fromkeys(row["subject"] for row in wrong),
-            key=lambda name: sum(r["subject"] == name for r in wrong),
+        verdict = SAY.all_right(
+            dtype, max((row["worst_error"] for row in judged), default=math.nan)
         )
-        of = [row for row in wrong if row["subject"] == subject]
-        own = next(
-            (
-                row["median_rel_error"]
-                for row in near
-                if row["subject"] == subject and row["library"] == HERE
-            ),
-            math.nan,
-        )
-        libraries = list(dict.fromkeys(row["library"] for row in of))
-        verdict = SAY.verdict(
-            subject, dtype, libraries, min(row["median_rel_error"] for row in of), own
-        )
-    return Lead(SAY.question(), verdict, figure, list(_more(rows)))
+    return Lead(SAY.question(), verdict, _figure(rows, dtype), list(_more(rows)))
 
 
 def _more(rows: Sequence[Row]) -> Iterator[Text]:

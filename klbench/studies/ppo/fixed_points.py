@@ -12,10 +12,9 @@ import torch
 
 from klbench.metrics.seeds import SeedFrame, mean, share, summary
 from klbench.rlhf.rows import described
-from klbench.rlhf.testbed import fixed_points
+from klbench.rlhf.testbed import Testbed, fixed_points
 from klbench.rlhf.testbed.expected import REST
 from klbench.studies.ppo.options import TrainingOptions
-from klbench.studies.ppo.tasks import make_testbed
 from klbench.studies.ppo.verdicts import judged_points
 
 
@@ -37,7 +36,7 @@ def fixed_points_table(
     much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
     """
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
-    testbed = make_testbed(options, seed, few)
+    testbed = Testbed.of(options, seed, few)
     beta = torch.tensor([options.beta], dtype=torch.float64)
     exact = {
         name: testbed.exact(fixed_points.predicted(testbed, name, beta), beta)

@@ -6,9 +6,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from klbench.rlhf.options import NONE, REFERENCE, Names, TestbedOptions, Weight
+from klbench.rlhf.options import NONE, Names, TestbedOptions, Weight
 
-__all__ = ["NONE", "REFERENCE", "TrainingOptions"]
+__all__ = ["NONE", "TrainingOptions"]
 
 
 class TrainingOptions(TestbedOptions):
@@ -42,9 +42,9 @@ class TrainingOptions(TestbedOptions):
 
     @model_validator(mode="after")
     def _check(self) -> TrainingOptions:
-        if self.frontier and REFERENCE not in self.frontier:
+        if self.frontier and self.reference_combination not in self.frontier:
             raise ValueError(
-                f"frontier must have {REFERENCE}, with which the others are compared, or be empty"
+                f"frontier must have {self.reference_combination}, with which the others are compared, or be empty"
             )
         missing = [name for name in self.frontier if name not in self.combinations]
         if missing:
@@ -64,6 +64,8 @@ class TrainingOptions(TestbedOptions):
             "normalisation": self.normalisation == "sequence",
             "clamp": self.clamp is not None,
             "target_kl": self.target_kl is not None,
+            "target_per": self.target_kl is not None and self.target_per != "sequence",
+            "kl_horizon": self.target_kl is not None and self.kl_horizon is not None,
             "critic": self.critic,
             "lag": self.lag > 0,
             "pretraining_weight": self.pretraining_weight > 0,

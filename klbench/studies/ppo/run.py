@@ -10,9 +10,10 @@ import pandas as pd
 from klbench import gradients
 from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
+from klbench.rlhf.options import compared_with
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.rows import described, training_table
-from klbench.rlhf.testbed import expected, fixed_points
+from klbench.rlhf.testbed import Testbed, expected, fixed_points
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.ppo import tables, tasks
 from klbench.studies.ppo.fixed_points import fixed_points_table
@@ -26,7 +27,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
-    testbed = tasks.make_testbed(options, context.seed, (0,))
+    testbed = Testbed.of(options, context.seed, (0,))
     with one_thread():
         alike = expected.alike(testbed, arms, options.group)
         points = fixed_points.which(testbed, arms, options.group)
@@ -101,6 +102,7 @@ def _tables(
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     """Return the table for the terminal: where every combination ended."""
     table = results["final"]
+    reference = compared_with(table["combination"].tolist())
     first = table.iloc[0]
     return [
         Summary(
@@ -108,7 +110,7 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             (
                 "combination",
                 ">regret",
-                ">against k1_reward",
+                f">against {reference}",
                 ">95 % interval",
                 ">KL",
                 "fixed point",

@@ -10,7 +10,7 @@ from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tabl
 from klbench.report.prose import prose
 from klbench.report.tables import Row
 from klbench.studies.ppo import section_figures, section_tables
-from klbench.studies.ppo.columns import FINAL, NONE, REFERENCE
+from klbench.studies.ppo.columns import FINAL, NONE
 from klbench.studies.ppo.section_data import Trained, load
 
 SAY = prose(__package__)
@@ -47,9 +47,9 @@ def _verdict(trained: Trained) -> str:
     best, *others = trained.final
     if math.isnan(best["regret"]):
         return str(SAY.nothing())
-    level = [row for row in others if row["outcome"] == f"not told from {REFERENCE}"]
+    level = [row for row in others if row["outcome"] == f"not told from {trained.reference}"]
     behind = [row for row in others if row["difference_low"] > 0]
-    said: str = SAY.verdict(best, REFERENCE, level, len(behind), len(others))
+    said: str = SAY.verdict(best, trained.reference, level, len(behind), len(others))
     return said
 
 

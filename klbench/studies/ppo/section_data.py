@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
-from klbench.report.runs import RunTables, by_run, last_step, stopped
+from klbench.report.runs import TrainingRun, by_run
 from klbench.report.tables import Row
-from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING
+from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, TRAINING, compared_with
 
 
-@dataclass(frozen=True, eq=False)
-class Trained(RunTables):
+class Trained(TrainingRun):
     """One run of the training study."""
 
-    @cached_property
-    def training(self) -> list[Row]:
-        """The evaluations of all replicas."""
-        return self.rows(TRAINING)
+    training_schema = TRAINING
 
     @cached_property
     def final(self) -> list[Row]:
         """The rows of all combinations, the least regret first."""
         return sorted(self.rows(FINAL), key=lambda row: (math.isnan(row["regret"]), row["regret"]))
+
+    @cached_property
+    def reference(self) -> str:
+        """The combination that the others are compared with."""
+        return compared_with([row["combination"] for row in self.rows(FINAL)])
 
     @cached_property
     def points(self) -> list[Row]:
@@ -53,16 +53,6 @@ class Trained(RunTables):
             if self.training
             else "a policy"
         )
-
-    @cached_property
-    def updates(self) -> int:
-        """The number of batches that were trained on."""
-        return last_step(self.training)
-
-    @cached_property
-    def diverged(self) -> list[tuple[str, int, str]]:
-        """Combination, seed and why, of replicas that were stopped."""
-        return stopped(self.training, "combination", "seed")
 
     def drawn(self, *names: str) -> tuple[list[str], list[str]]:
         """Return the names of which lines are drawn, and those for which there is no colour left.

@@ -21,7 +21,6 @@ from klbench.studies.ppo.columns import (
     OPTIMUM,
     RECOVERY,
     RECOVERY_CURVES,
-    REFERENCE,
 )
 from klbench.studies.ppo.section_data import Trained
 
@@ -61,7 +60,7 @@ def opening(runs: Sequence[Trained]) -> Figure:
     return Figure(
         "training-forest",
         "Regret after training",
-        SAY.opening(REFERENCE, len(panels) != 2),
+        SAY.opening(runs[0].reference, len(panels) != 2),
         panels,
         entries,
     )
@@ -99,8 +98,8 @@ def _difference(trained: Trained) -> list[Panel]:
         for row in trained.final
         if math.isfinite(row["difference"])
     ]
-    axis = Axis(f"regret − that of {REFERENCE}", "symlog", levels=[0.0])
-    return [down(f"Against {REFERENCE}", marks, axis)] if len(marks) > 1 else []
+    axis = Axis(f"regret − that of {trained.reference}", "symlog", levels=[0.0])
+    return [down(f"Against {trained.reference}", marks, axis)] if len(marks) > 1 else []
 
 
 def _curve(
@@ -221,9 +220,9 @@ def frontier(trained: Trained) -> list[Figure]:
             for name, entry in entries.items()
             if (mine := [row for row in matched if row["combination"] == name])
         ]
-        y = Axis(f"reward − {REFERENCE}'s", levels=[0.0])
-        panels.append(lines(f"Against {REFERENCE}", drawn, _kl_axis(matched), y, left=0.19))
-    caption = SAY.frontier(REFERENCE, bool(matched), rest)
+        y = Axis(f"reward − {trained.reference}'s", levels=[0.0])
+        panels.append(lines(f"Against {trained.reference}", drawn, _kl_axis(matched), y, left=0.19))
+    caption = SAY.frontier(trained.reference, bool(matched), rest)
     return [
         Figure(
             f"training-frontier{trained.stem}",

@@ -9,65 +9,51 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Table
 from klbench.report.cells import code, computed
 from klbench.report.numbers import number
-from klbench.report.tables import Shown, table
+from klbench.report.tables import select, table
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, FRONTIER, MATCHED, RECOVERY, WORDS
 from klbench.studies.ppo.section_data import Trained
 
 TWO = cells.number(2)
-NAME = Shown("combination", cells.name)
-RANGED, FROM_ZERO = cells.interval(), cells.interval(least=0.0)
+FROM_ZERO = cells.interval(least=0.0)
 POINT = computed(lambda row: Cell(WORDS[row["fixed_point"]]))
 
-SHOWN_FINAL = (
-    NAME,
-    Shown("regret", FROM_ZERO),
-    Shown("difference", RANGED),
-    Shown("effect_size", TWO),
-    Shown("reward", cells.number()),
-    Shown("kl", cells.number()),
-    Shown("seeds", cells.whole),
-    Shown("fixed_point", POINT),
-    Shown("outcome", cells.text),
+SHOWN_FINAL = select(
+    "combination regret difference effect_size reward kl seeds fixed_point outcome",
+    regret=FROM_ZERO,
+    effect_size=TWO,
+    fixed_point=POINT,
 )
-SHOWN_POINTS = (
-    NAME,
-    Shown("formula", cells.words),
-    Shown("residual", cells.plain(2)),
-    Shown("predicted_regret", cells.number()),
-    Shown("free_regret", cells.number()),
-    Shown("free_unsettled", cells.whole),
-    Shown("noise_free_regret", cells.number()),
-    Shown("sampled_way", cells.percent_interval),
-    Shown("arrived", cells.text),
-    Shown("predicted_kl", cells.number()),
+SHOWN_POINTS = select(
+    "combination formula residual predicted_regret free_regret free_unsettled noise_free_regret "
+    "sampled_way arrived predicted_kl",
+    formula=cells.words,
+    residual=cells.plain(2),
+    free_unsettled=cells.whole,
+    sampled_way=cells.percent_interval,
+    **dict.fromkeys(
+        "predicted_regret free_regret noise_free_regret predicted_kl".split(), cells.number()
+    ),
 )
-SHOWN_ESTIMATES = (
-    NAME,
-    Shown("kl", cells.number()),
-    Shown("estimate_error", RANGED),
-    Shown("clip_fraction", cells.percent),
-    Shown("clamp_fraction", cells.percent),
+SHOWN_ESTIMATES = select(
+    "combination kl estimate_error clip_fraction clamp_fraction",
+    clip_fraction=cells.percent,
+    clamp_fraction=cells.percent,
 )
-SHOWN_FRONTIER = (
-    NAME,
-    Shown("beta", cells.short()),
-    Shown("kl", FROM_ZERO),
-    Shown("reward", RANGED),
-    Shown("shortfall", FROM_ZERO),
+SHOWN_FRONTIER = select(
+    "combination beta kl reward shortfall",
+    beta=cells.short(),
+    kl=FROM_ZERO,
+    shortfall=FROM_ZERO,
 )
-SHOWN_MATCHED = (
-    NAME,
-    Shown("kl", cells.number()),
-    Shown("difference", RANGED),
-    Shown("seeds", cells.whole),
-)
-SHOWN_RECOVERY = (
-    NAME,
-    Shown("lost", cells.short()),
-    *(Shown(name, TWO) for name in ("start_probability", "probability", "exact_probability")),
-    Shown("sampled_share", cells.percent),
-    Shown("never_sampled", cells.percent),
-    *(Shown(name, TWO) for name in ("expected_norm", "norm_median", "norm_99", "norm_max")),
+SHOWN_MATCHED = select("combination kl difference seeds")
+SHOWN_RECOVERY = select(
+    "combination lost start_probability probability exact_probability sampled_share never_sampled "
+    "expected_norm norm_median norm_99 norm_max",
+    lost=cells.short(),
+    sampled_share=cells.percent,
+    never_sampled=cells.percent,
+    **dict.fromkeys("start_probability probability exact_probability".split(), TWO),
+    **dict.fromkeys("expected_norm norm_median norm_99 norm_max".split(), TWO),
 )
 
 

@@ -10,20 +10,20 @@ import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, paired, summarised, summary
 from klbench.rlhf.rows import described
-from klbench.studies.ppo.options import REFERENCE, TrainingOptions
+from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.verdicts import judged_final, outcome_of
 
 
 def final_table(
     training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Return one row a combination: where it ended, and the paired differences from k1 in the reward and from before training.
+    """Return one row a combination: where it ended, and the paired differences from the comparison and from before training.
 
-    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which k1 in the reward did not either;
+    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which the comparison did not either;
     ``start_regret`` is that of all seeds.
     """
     frame = SeedFrame.of(training, "combination")
-    reference = frame.where(combination=REFERENCE).last("regret")
+    reference = frame.where(combination=options.reference_combination).last("regret")
     rows = []
     for name in options.combinations:
         mine = frame.where(combination=name)
@@ -52,7 +52,13 @@ def final_table(
             for column in ("clip_fraction", "clamp_fraction", "loss_beta")
         }
         row |= {"diverged": mine.counts["diverged"]}
-        rows.append(row | {"outcome": outcome_of(row), "altered_by": options.altered_by})
+        rows.append(
+            row
+            | {
+                "outcome": outcome_of(row, options.reference_combination),
+                "altered_by": options.altered_by,
+            }
+        )
     return judged_final(pd.DataFrame(rows))
 
 
@@ -69,20 +75,25 @@ def frontier_tables(
     frontier = summarised(
         frame, by, ("kl", "reward", "frontier_reward", "shortfall"), plain=("frontier_reward",)
     )
-    starts = SeedFrame.of(sampled, "combination").where(combination=REFERENCE).first("reward")
+    starts = (
+        SeedFrame.of(sampled, "combination")
+        .where(combination=options.reference_combination)
+        .first("reward")
+    )
     return frontier.sort_values(by, ignore_index=True), _matched(frame.kept, starts, options)
 
 
 def _matched(
     kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions
 ) -> pd.DataFrame:
-    """Return the reward at the KL that k1 in the reward came to with each weight, by interpolation between a seed's points.
+    """Return the reward at the KL that the comparison came to with each weight, by interpolation between a seed's points.
 
-    Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which k1 in the reward did not diverge.
+    Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which the comparison did not diverge.
     """
     rows = []
-    others = [name for name in options.frontier if name != REFERENCE]
-    for beta, aims in kept[kept["combination"] == REFERENCE].groupby("beta"):
+    reference = options.reference_combination
+    others = [name for name in options.frontier if name != reference]
+    for beta, aims in kept[kept["combination"] == reference].groupby("beta"):
         for name, aim in product(others, aims.to_dict("records")):
             path = kept[(kept["combination"] == name) & (kept["seed"] == aim["seed"])]
             reward = at_kl(path, "reward", aim["kl"], starts[aim["seed"]])

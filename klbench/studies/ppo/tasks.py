@@ -51,23 +51,10 @@ class Task:
         return [arm(name, beta) for name in self.names for beta in self.betas]
 
 
-def make_testbed(options: TrainingOptions, seed: int, seeds: tuple[int, ...]) -> Testbed:
-    """The testbed of some seeds."""
-    return Testbed(
-        options.model,
-        options.vocabulary,
-        options.horizon,
-        options.prompts,
-        options.width,
-        seed,
-        seeds,
-    )
-
-
 def perform(options: TrainingOptions, seed: int, task: Task) -> Rows:
     """The task's rows: one an arm, seed and evaluation."""
     with one_thread():
-        testbed = make_testbed(options, seed, task.seeds)
+        testbed = Testbed.of(options, seed, task.seeds)
         train = {
             "sampled": _sampled,
             "frontier": _sampled,

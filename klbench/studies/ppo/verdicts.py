@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, outcome, paired, side, verdict
+from klbench.rlhf.options import compared_with
 from klbench.studies.ppo.columns import FLOORS, OPTIMUM, REFERENCE
 
 NEAR = 0.25
@@ -18,20 +19,20 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def outcome_of(row: Mapping[str, Any]) -> str:
-    """Return the verdict on a row of ``final``: against no training, else against k1 in the reward."""
+def outcome_of(row: Mapping[str, Any], reference: str) -> str:
+    """Return the verdict on a row of ``final``: against no training, else against the combination of comparison."""
     name = row["combination"]
     if side(row, "start_difference") == 1:
         found = "worse than not training"
-    elif name == REFERENCE:
+    elif name == reference:
         found = "the comparison"
     else:
         found = verdict(
             row,
             "difference",
-            f"ahead of {REFERENCE}",
-            f"not told from {REFERENCE}",
-            f"behind {REFERENCE}",
+            f"ahead of {reference}",
+            f"not told from {reference}",
+            f"behind {reference}",
         )
     return outcome(row, found)
 
@@ -92,4 +93,5 @@ def _with_differences(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFra
         for name, arm in arms
     ]
     final = final.assign(**pd.DataFrame(rows, index=final.index))
-    return final.assign(outcome=[outcome_of(row) for row in _rows(final)])
+    reference = compared_with(final["combination"].tolist())
+    return final.assign(outcome=[outcome_of(row, reference) for row in _rows(final)])

@@ -14,7 +14,7 @@ import pandas as pd
 
 from klbench import gradients
 from klbench.context import Context
-from klbench.rlhf.options import NONE, REFERENCE
+from klbench.rlhf.options import NONE
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.language import tables
 from klbench.studies.language.options import PpoLmOptions
@@ -44,7 +44,7 @@ def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
 def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
     return {
         "training": tables.trained_table(found, options.algorithm, options.beta),
-        "compared": tables.compared_table(found, REFERENCE),
+        "compared": tables.compared_table(found, options.reference_combination),
         "texts": tables.texts_table(found),
         "combinations": combinations_table(
             [gradients.get(name) for name in options.combinations if name != NONE]

@@ -48,18 +48,7 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]:
     recipe = Recipe.of(options)
     steps = recipe.steps if options.decay else None
-    learner = world(
-        shared,
-        options,
-        job.place,
-        job.seed,
-        prompts_each=options.prompts_each,
-        group=options.group,
-        rate=options.learning_rate,
-        clip=options.gradient_clip,
-        steps=steps,
-        critic=recipe.critic,
-    )
+    learner = world(shared, options, job.place, job.seed, steps=steps, critic=recipe.critic)
     used = arm("none" if job.name == UNTRAINED else job.name, options.beta)
 
     def estimate(rollouts: Rollouts) -> np.ndarray:

@@ -9,7 +9,7 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.cells import computed
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.reward_model import section_figures
 from klbench.studies.reward_model.columns import (
     EQUAL_KL,
@@ -87,31 +87,25 @@ def _proxy(row: Row) -> Cell:
     return Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])
 
 
-NUMBER, RANGED, FROM_ZERO = cells.number(), cells.interval(), cells.interval(least=0.0)
-BY = (Shown("method", computed(_way)), Shown("proxy", computed(_proxy)))
-SHOWN_MODELS = (
-    Shown("pairs", computed(lambda row: Cell(row["proxy"], row["pairs"]))),
-    Shown("accuracy", RANGED),
-    Shown("best_accuracy", NUMBER),
-    Shown("order", RANGED),
-    *(Shown(name, NUMBER) for name in ("loss", "best_loss")),
-    Shown("correlation", NUMBER),
-    Shown("calibration_error", cells.percent),
-    Shown("kept_step", NUMBER),
+NUMBER, FROM_ZERO = cells.number(), cells.interval(least=0.0)
+BY = select("method proxy", method=computed(_way), proxy=computed(_proxy))
+SHOWN_MODELS = select(
+    "pairs accuracy best_accuracy order loss best_loss correlation calibration_error kept_step",
+    pairs=computed(lambda row: Cell(row["proxy"], row["pairs"])),
+    calibration_error=cells.percent,
+    **dict.fromkeys("best_accuracy loss best_loss correlation kept_step".split(), NUMBER),
 )
 SHOWN_PEAKS = (
     *BY,
-    Shown("peak_gold", RANGED),
-    *(Shown(name, NUMBER) for name in ("peak_kl", "peak_proxy", "end_gold", "end_kl", "end_proxy")),
-    Shown("lost", FROM_ZERO),
-    Shown("missed", RANGED),
+    *select(
+        "peak_gold peak_kl peak_proxy end_gold end_kl end_proxy lost missed",
+        lost=FROM_ZERO,
+        **dict.fromkeys("peak_kl peak_proxy end_gold end_kl end_proxy".split(), NUMBER),
+    ),
 )
 SHOWN_EQUAL = (
     *BY,
-    Shown("kl", NUMBER),
-    Shown("gold_gain", RANGED),
-    Shown("difference", RANGED),
-    Shown("seeds", cells.whole),
+    *select("kl gold_gain difference seeds", kl=NUMBER),
 )
 
 
@@ -134,6 +128,7 @@ TERMS = (
     "schulman",
     "proxy",
     "gain",
+    "pair",
     "bradley_terry",
     "best_of_n",
     "beta_reward_model",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from klbench.report.blocks import Tables
 from klbench.report.plots import MOST_ENTRIES
-from klbench.report.runs import RunTables, by_run
+from klbench.report.runs import RunTables, by_run, stored
 from klbench.report.tables import Row
 from klbench.studies.reward_model.columns import GOLD, OVEROPTIMISATION, PEAKS
 
@@ -18,14 +17,11 @@ Way = tuple[str, str]
 """A method, and its combination where it has one."""
 
 
-@dataclass(frozen=True, eq=False)
 class Learned(RunTables):
     """One run of the reward-model study."""
 
-    @cached_property
-    def points(self) -> list[Row]:
-        """The points of all paths away from the reference."""
-        return self.rows(OVEROPTIMISATION)
+    points = stored(OVEROPTIMISATION)
+    """The points of all paths away from the reference."""
 
     @cached_property
     def ways(self) -> list[Way]:

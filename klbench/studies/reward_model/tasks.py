@@ -43,15 +43,7 @@ class _RecordingReplicas(Replicas):
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
     """Return rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
     with one_thread():
-        testbed = Testbed(
-            options.model,
-            options.vocabulary,
-            options.horizon,
-            options.prompts,
-            options.width,
-            seed,
-            seeds,
-        )
+        testbed = Testbed.of(options, seed, seeds)
         preferences = dpo_world.sampled(testbed, max(options.sizes) + TEST_PAIRS, options.scale)
         models, scores, calibration = _models(options, testbed, preferences)
         proxy = reward_world.gain(testbed, scores / options.scale)

@@ -12,6 +12,7 @@ import torch
 
 from klbench import estimators, streams
 from klbench.context import Context
+from klbench.studies.throughput.columns import ranked
 from klbench.studies.throughput.options import ThroughputOptions
 from klbench.threads import one_thread
 from klbench.types import Draws, Estimator
@@ -99,4 +100,4 @@ def run(options: ThroughputOptions, context: Context) -> dict[str, pd.DataFrame]
                             "repeats": options.repeats,
                         }
                     )
-    return {"throughput": pd.DataFrame(rows)}
+    return {"throughput": ranked(pd.DataFrame(rows))}

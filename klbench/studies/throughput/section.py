@@ -34,10 +34,11 @@ def lead(tables: Tables) -> Lead:
         return Lead(SAY.question(), SAY.nothing(), None)
     setting = data.settings[0]
     kind = data.kinds(setting)[0]
-    found = list(data.of(setting, kind, data.dtypes(setting, kind)[0]).values())
+    found = data.of(setting, kind, data.dtypes(setting, kind)[0]).values()
+    fastest, slowest = (end(found, key=lambda each: each.rank) for end in (min, max))
     return Lead(
         SAY.question(),
-        SAY.verdict(found[0], found[-1], MILLION),
+        SAY.verdict(fastest, slowest, MILLION),
         _figure(data, setting),
         list(_more(data, setting)),
     )

@@ -34,6 +34,8 @@ class Timing:
     rate: float
     low: float
     high: float
+    rank: int
+    times_slower: float
 
     @property
     def library(self) -> str:
@@ -111,6 +113,8 @@ def load(tables: Tables) -> Data:
                 float(row["terms_per_second"]),
                 float(row["terms_per_second_q25"]),
                 float(row["terms_per_second_q75"]),
+                int(row["rank"]),
+                float(row["times_slower"]),
             )
             for row in rows
         ]

@@ -13,7 +13,7 @@ from typing import Any
 from klbench.report import plots
 from klbench.report.blocks import LegendEntry
 from klbench.report.plots import MOST_ENTRIES
-from klbench.report.runs import RunTables
+from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
 from klbench.studies.value.columns import (
     ALL,
@@ -263,10 +263,8 @@ class Data(RunTables):
             found.setdefault((row["pair"], int(row["batch"])), {})[row["estimator"]] = row
         return found
 
-    @cached_property
-    def estimators(self) -> list[Row]:
-        """One row for each estimator, of each run."""
-        return self.rows(ESTIMATORS)
+    estimators = stored(ESTIMATORS)
+    """One row for each estimator, of each run."""
 
 
 def _leaves(node: Any, path: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
 from klbench.report.formulas import formula
 from klbench.report.numbers import MISSING, number, percent, short
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY, size
@@ -38,50 +38,41 @@ def _verdict(row: Row, name: str) -> Cell:
     )
 
 
-KLS = (Shown("kl_low", cells.short()), Shown("kl_high", cells.short()))
-RANGE = (
-    Shown("series", cells.text),
-    Shown("batch", cells.whole),
-    *KLS,
-    Shown("estimator", cells.name),
-    Shown("error", cells.number()),
-    Shown("next", _name),
-    Shown("behind", cells.with_error),
+RANGE = select(
+    "series batch kl_low kl_high estimator error next behind",
+    kl_low=cells.short(),
+    kl_high=cells.short(),
+    next=_name,
 )
-EVERY = (
-    Shown("pair", cells.words),
-    Shown("estimator", cells.name),
-    Shown("target", cells.text),
-    Shown("truth", cells.number()),
-    Shown("bias", cells.with_error),
-    Shown("std", cells.number()),
-    Shown("rmse", cells.number()),
-    Shown("frac_negative", cells.percent),
-    Shown("coverage", cells.percent),
-    Shown("khat", cells.with_error),
-    Shown("status", _status),
+EVERY = select(
+    "pair estimator target truth bias std rmse frac_negative coverage khat status",
+    pair=cells.words,
+    std=cells.number(),
+    rmse=cells.number(),
+    frac_negative=cells.percent,
+    coverage=cells.percent,
+    status=_status,
 )
-PAIR = (
-    Shown("pair", cells.text),
-    Shown("series", cells.text),
-    *(Shown(name, cells.short()) for name in ("kl_qp", "kl_pq", "chi2", "tail_index")),
-    Shown("khat", cells.with_error),
+PAIR = select(
+    "pair series kl_qp kl_pq chi2 tail_index khat",
+    kl_qp=cells.short(),
+    kl_pq=cells.short(),
+    chi2=cells.short(),
+    tail_index=cells.short(),
 )
-CLAIM = (
-    Shown("estimator", cells.name),
-    Shown("verdict", _verdict),
-    Shown("target", cells.text),
-    Shown("unbiased_claim", _yes),
-    Shown("worst_z", cells.number(2)),
-    Shown("nonnegative_claim", _yes),
-    Shown("negative", cells.percent),
-    Shown("gradient_claim", cells.text),
+CLAIM = select(
+    "estimator verdict target unbiased_claim worst_z nonnegative_claim negative gradient_claim",
+    verdict=_verdict,
+    unbiased_claim=_yes,
+    worst_z=cells.number(2),
+    nonnegative_claim=_yes,
+    negative=cells.percent,
 )
-FORMULA = (
-    Shown("estimator", cells.name),
-    Shown("tex", lambda row, name: Cell(formula(row[name]))),
-    Shown("aliases", cells.words),
-    Shown("source", cells.words),
+FORMULA = select(
+    "estimator tex aliases source",
+    tex=lambda row, name: Cell(formula(row[name])),
+    aliases=cells.words,
+    source=cells.words,
 )
 
 

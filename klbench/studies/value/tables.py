@@ -111,7 +111,7 @@ def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
     used = np.flatnonzero(gradient)  # a column that is not finite spoils only what depends on it
     variance = float(gradient[used] @ covariance[np.ix_(used, used)] @ gradient[used])
     # Two estimators that are one here differ by nothing, and the last places of their covariances decide the sign of that.
-    rounding = 1e-12 * float(gradient[used] ** 2 @ np.diag(covariance)[used])
+    rounding = 1e-12 * float(gradient[used] ** 2 @ covariance[used, used])
     return math.sqrt(max(variance, 0.0)) if variance >= -rounding else NAN
 
 
@@ -131,17 +131,12 @@ def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
     return "ok"
 
 
-def _row(
-    measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray
-) -> dict[str, Any]:
-    estimator, counts, batch = (
-        measured.plan.estimators[i],
-        measured.counts,
-        measured.plan.batches[j],
-    )
+def _about(
+    measured: Measured, estimator: Estimator, batch: int, samples: int
+) -> tuple[Truth, dict[str, Any]]:
+    """Return the divergence that an estimator aims at, and what is known of a row before anything is measured."""
     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
-    known = truth.value == truth.value
-    row: dict[str, Any] = {
+    return truth, {
         "pair": measured.pair.title,
         "series": measured.pair.series,
         "estimator": estimator.name,
@@ -150,8 +145,20 @@ def _row(
         "samples": samples,
         "truth": truth.value,
         "truth_error": truth.error,
-        "truth_method": truth.method if known else "unknown",
+        "truth_method": truth.method,
     }
+
+
+def _row(
+    measured: Measured, i: int, j: int, samples: int, covariance: np.ndarray
+) -> dict[str, Any]:
+    estimator, counts, batch = (
+        measured.plan.estimators[i],
+        measured.counts,
+        measured.plan.batches[j],
+    )
+    truth, row = _about(measured, estimator, batch, samples)
+    row["truth_method"] = truth.method if truth.value == truth.value else "unknown"
     at = _locate(measured, i, batch)
     mean_vector = measured.moments.mean
     if at is None or (math.isnan(mean_vector[at.variance]) and not counts.nonfinite[i]):
@@ -231,23 +238,8 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
                     rows.append(_row(measured, usable[estimator.name], j, samples, covariance))
                 else:
                     skip = skip_reason(estimator, measured.pair)
-                    truth = measured.exact.truths[estimator.target] or Truth(
-                        NAN, NAN, "closed-form"
-                    )
-                    rows.append(
-                        {
-                            "pair": measured.pair.title,
-                            "series": measured.pair.series,
-                            "estimator": estimator.name,
-                            "target": divergences.get(estimator.target).symbol,
-                            "batch": batch,
-                            "samples": samples,
-                            "truth": truth.value,
-                            "truth_error": truth.error,
-                            "truth_method": truth.method,
-                            "status": f"skipped: {skip.reason if skip else ''}",
-                        }
-                    )
+                    _, row = _about(measured, estimator, batch, samples)
+                    rows.append(row | {"status": f"skipped: {skip.reason if skip else ''}"})
     return _frame(VALUES, rows)
 
 

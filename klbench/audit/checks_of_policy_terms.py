@@ -1,0 +1,211 @@
+"""Checks of the policy term of a loss: its sign, its weights, and what a clip leaves a gradient.
+
+PPO's term ``-min(r A, clip(r) A)``, ``r = pi/mu``, stops what has gone far enough: ``A > 0`` and
+``r`` large, or ``A < 0`` and ``r`` small. It stops nothing else: a token that has gone the wrong
+way must be able to come back. Schulman et al. 2017, eq. 7.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from klbench.audit.batches import random
+from klbench.audit.case import Case, check
+from klbench.audit.findings import Finding
+
+ADVANTAGES = np.array([1.0, -1.5, 2.0])
+"""The rows' advantages: of both signs also where the function takes their mean off."""
+DOWN, UP = 0.5, 1.6
+"""Ratios beyond the usual clips, below those of a dual clip."""
+
+
+def _terms(case: Case) -> bool:
+    """Return whether there is a policy term whose gradient can be looked at."""
+    plan = case.probe.plan
+    return (
+        case.probe.used_as == "loss"
+        and plan.has("advantages")
+        and plan.form == "logprobs"
+        and case.differentiable
+    )
+
+
+def _change(
+    case: Case, ratio: float, advantages: np.ndarray, name: str = "clip", off: float = 0.0
+) -> tuple[np.ndarray, float]:
+    """Return what advantages add to each token's gradient, and to the sum of the outputs."""
+    probe = case.probe
+    batch = random(name).same()
+    old, reference = batch.log_q - math.log(ratio), batch.log_q - off
+    batch = replace(batch, log_mu=old, log_p=reference, advantages=advantages)
+    beta = 0.0 if probe.plan.has("beta") else None
+    parts = []
+    for each in (batch, replace(batch, advantages=0.0 * advantages)):
+        found = probe.function(each, gradients=("policy",), beta=beta)
+        slope = found.gradients["policy"]
+        parts.append((np.zeros(batch.shape) if slope is None else slope, found.value.sum()))
+    (slope, value), (rest, nothing) = parts
+    return slope - rest, float(value - nothing)
+
+
+@check("sign")
+def ascent(case: Case) -> Iterator[Finding]:
+    """Look for a loss that falls where what had an advantage becomes less likely."""
+    if not _terms(case):
+        return
+    rows = _change(case, 1.0, ADVANTAGES)[0].sum(-1)
+    uphill = rows * ADVANTAGES > 1e-9 * np.abs(rows).max()
+    if np.isfinite(rows).all() and uphill.any():
+        word = "positive" if (ADVANTAGES[uphill] > 0.0).any() else "negative"
+        way = "less" if word == "positive" else "more"
+        yield case.finding(
+            "sign",
+            "error",
+            f"the loss falls where tokens with a {word} advantage become {way} likely: "
+            "the policy term's sign",
+            advantages=ADVANTAGES,
+            gradient=rows,
+        )
+
+
+@check("detached")
+def unmoved(case: Case) -> Iterator[Finding]:
+    """Look for a policy term without a gradient."""
+    plan = case.probe.plan
+    if case.probe.used_as != "loss" or not plan.has("advantages") or not case.differentiable:
+        return
+    slopes = []
+    for sign in (1.0, -1.0):
+        batch = random("policy term").same()
+        batch = replace(batch, advantages=sign * batch.advantages)
+        beta = 0.0 if plan.has("beta") else None
+        slopes.append(
+            case.probe.function(batch, gradients=(plan.learned,), beta=beta).gradients[plan.learned]
+        )
+    one, two = slopes
+    if one is None or two is None or np.array_equal(one, two):
+        policy = plan.parameter("policy")
+        yield case.finding(
+            "detached",
+            "error",
+            f"the policy term has no gradient for {policy}: advantages change nothing",
+        )
+
+
+@check("scale")
+def weight(case: Case) -> Iterator[Finding]:
+    """Look for tokens weighted by their probability where policy and sampler agree."""
+    if not _terms(case):
+        return
+    one, two = (_change(case, 1.0, ADVANTAGES, name)[0] for name in ("clip", "other tokens"))
+    size = np.abs(one).max()
+    both = (one != 0.0) & (two != 0.0)  # a token may be left out
+    if math.isfinite(size) and np.abs((one - two)[both]).max(initial=0.0) > 1e-3 * size:
+        yield case.finding(
+            "scale",
+            "error",
+            "where policy and sampler agree, the gradient of a token depends on its probability: "
+            "it is weighted by no ratio",
+            gradient=one,
+            of_other_tokens=two,
+        )
+
+
+@check("old-policy-gradient")
+def unused(case: Case) -> Iterator[Finding]:
+    """Look for an older policy that is given and changes nothing."""
+    plan, function = case.probe.plan, case.probe.function
+    if not plan.has("old") or case.probe.used_as == "reward":
+        return
+    batch = random("unused")
+    attached = (plan.learned,) if case.differentiable else ()
+    one, two = (
+        function(each, gradients=attached)
+        for each in (batch, replace(batch, log_mu=batch.log_mu - 0.4))
+    )
+    same = all(
+        np.array_equal(np.asarray(one.gradients[role]), np.asarray(two.gradients[role]))
+        for role in attached
+    )
+    if not same or not np.array_equal(one.value, two.value):
+        return
+    if _terms(case) and plan.has("reference") and _of_the_reference(case):
+        yield case.finding(
+            "old-policy-gradient",
+            "error",
+            f"the policy term is weighted by {plan.parameter('reference')}, "
+            f"not by {plan.parameter('old')}, which sampled",
+        )
+    else:
+        yield case.finding(
+            "old-policy-gradient",
+            "warning",
+            f"{plan.parameter('old')} changes neither value nor gradient: it weighs nothing",
+        )
+
+
+def _of_the_reference(case: Case) -> bool:
+    """Return whether the weight of the policy term depends on the reference."""
+    one = _change(case, 1.0, ADVANTAGES)[0]
+    two = _change(case, 1.0, ADVANTAGES, off=0.3)[0]
+    return bool(np.abs(one - two).max() > 1e-6 * np.abs(one).max())
+
+
+@check("direction")
+def upside_down(case: Case) -> Iterator[Finding]:
+    """Look for a weight mu/pi in place of pi/mu: tokens that became rare would pull harder."""
+    if not _terms(case) or not case.probe.plan.side("old"):
+        return
+    down, one, up = (np.abs(_change(case, r, ADVANTAGES)[0].sum(-1)) for r in (DOWN, 1.0, UP))
+    positive = ADVANTAGES > 0.0
+    if (down > 1.3 * one)[positive].all() and (1.3 * up < one)[~positive].all():
+        yield case.finding(
+            "direction",
+            "error",
+            "the policy term is weighted by mu/pi, old over new; samples of mu take pi/mu",
+            ratios=[DOWN, 1.0, UP],
+            pull=[each.tolist() for each in (down, one, up)],
+        )
+
+
+@check("dead-gradient")
+def clip(case: Case) -> Iterator[Finding]:
+    """Look for a clip that stops tokens where r is 1, or those that have gone the wrong way."""
+    if not _terms(case) or not case.probe.plan.side("old"):
+        return
+    pulls = {r: -_change(case, r, ADVANTAGES)[0].sum(-1) * ADVANTAGES for r in (DOWN, 1.0, UP)}
+    largest = max(np.abs(each).max() for each in pulls.values())
+    if not largest or not math.isfinite(largest):
+        return
+    live = {r: np.abs(each) > 1e-9 * largest for r, each in pulls.items()}
+    for sign, back, on in ((1.0, DOWN, UP), (-1.0, UP, DOWN)):
+        rows = np.sign(ADVANTAGES) == sign
+        word = "positive" if sign > 0.0 else "negative"
+        if not live[1.0][rows].any():
+            yield case.finding(
+                "dead-gradient",
+                "error",
+                f"tokens with a {word} advantage have no gradient where policy and sampler agree: "
+                "the clip is not around 1",
+                ratio=1.0,
+                advantages=ADVANTAGES,
+                pull=pulls[1.0],
+            )
+            return
+        if live[back][rows].any() or not _change(case, back, np.where(rows, ADVANTAGES, 0.0))[1]:
+            continue  # a mask makes the value 0 too: it is meant
+        other = f", and does not stop those at {on:g}" if live[on][rows].any() else ""
+        yield case.finding(
+            "dead-gradient",
+            "error",
+            f"the clip stops tokens with a {word} advantage at a ratio of {back:g}, "
+            f"which have gone the wrong way{other}: the larger loss counts, clipped or not",
+            ratio=back,
+            advantages=ADVANTAGES,
+            pull=pulls[back],
+        )
+        return

@@ -1,0 +1,134 @@
+"""One screen: each line a number with its interval, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Plain = Mapping[str, Any]
+"""The diagnosis as plain data, as ``schema.json`` describes it."""
+LEFT_OUT = "no interval: these data do not give one"
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a number for reading; one that is not known is a dash."""
+    return "–" if value is None else value if isinstance(value, str) else f"{value:.{digits}g}"
+
+
+def interval(found: Plain, name: str, digits: int = 3) -> str:
+    """Return a number and its 95 % interval, or that none can be given."""
+    low, high = found[f"{name}_low"], found[f"{name}_high"]
+    shown = number(found[name], digits)
+    if low is None:
+        return f"{shown} ({LEFT_OUT})"
+    return f"{shown} ({number(low, digits)} to {number(high, digits)})"
+
+
+def lines(d: Plain) -> list[str]:
+    """Return the screen."""
+    parts = (_head, _sampler, _reference, _preferences, _steps, _verdict)
+    return [text for part in parts for text in part(d)]
+
+
+def _line(name: str, text: str) -> str:
+    return f"  {name:<28} {text}"
+
+
+def _head(d: Plain) -> Iterator[str]:
+    files = d["files"]
+    name = files[0] if len(files) == 1 else f"{len(files)} files, {files[0]} first"
+    empty = f", {d['empty']:,} empty ones left out" if d["empty"] else ""
+    yield f"{name}: {d['rollouts']:,} rollouts{empty}, {d['tokens']:,} tokens"
+    yield "  " + ", ".join(f"{role} = {column}" for role, column in d["columns"].items())
+
+
+def _sampler(d: Plain) -> Iterator[str]:
+    s, lag = d["sampler"], d["lag"]
+    if s is not None:
+        yield "Sampler against trainer (mu samples, q is the trainer)"
+        yield _line("KL(mu‖q) a token, k1", f"{interval(s, 'kl_token')} nats")
+        yield _line("KL(mu‖q) a token, k3", f"{interval(s, 'k3_token')} nats")
+        yield _line("KL(mu‖q) a sequence, k1", f"{interval(s, 'kl_sequence')} nats")
+        yield _line(
+            "mean ratio q / mu",
+            f"{interval(s, 'mean_ratio', 4)}; that it is 1: {s['mean_ratio_holds']}",
+        )
+        yield _line("effective size of tokens", f"{interval(s, 'ess_token')} of their number")
+        yield _line(
+            "effective size of rollouts",
+            f"{interval(s, 'ess_sequence')}; {number(s['ess_theory'])} in theory at this KL and "
+            "length",
+        )
+        yield _line(
+            "chi-squared, k-hat", f"{interval(s, 'chi2_token')} a token; {number(s['khat'], 2)}"
+        )
+        at = s["largest"]
+        yield _line(
+            "largest |difference|",
+            f"{number(s['max_abs_difference'])}, at {at['file']} row {at['row']:,}, token "
+            f"{at['token']:,}",
+        )
+        for each in d["corrections"]:
+            yield _line(
+                f"{each['name']} ({each['by']})",
+                f"touches {100 * each['share']:.3g} % of {each['per']}s, leaves "
+                f"{100 * each['weight']:.4g} % of the weight",
+            )
+    if lag is not None:
+        yield _line("KL(old‖now) a token, k1", f"{interval(lag, 'kl_token')} nats since sampling")
+        yield _line("effective size of rollouts", f"{interval(lag, 'ess_sequence')} since sampling")
+
+
+def _reference(d: Plain) -> Iterator[str]:
+    r = d["reference"]
+    if r is None:
+        return
+    yield "Policy against reference (q is the policy, p the reference)"
+    yield _line("KL(q‖p) a token, k1", f"{interval(r, 'kl_token')} nats")
+    yield _line("KL(q‖p) a token, k3", f"{interval(r, 'k3_token')} nats")
+    yield _line("KL(q‖p) a sequence, k1", f"{interval(r, 'kl_sequence')} nats")
+    yield _line(
+        "mean r over its samples",
+        f"{interval(r, 'mean_ratio', 4)}; that it is 1: {r['mean_ratio_holds']}",
+    )
+    fit = f"{r['estimator']} fits" if r["estimator"] else "none is recommended: checks fail"
+    yield _line(
+        "estimator", f"{fit}; k1 is negative in {100 * r['negative_batches']:.2g} % of such batches"
+    )
+
+
+def _preferences(d: Plain) -> Iterator[str]:
+    p = d["preferences"]
+    if p is None:
+        return
+    yield "Preferences (sums of chosen and rejected completions)"
+    yield _line("implicit margin", f"{interval(p, 'margin')} nats")
+    yield _line("accuracy", interval(p, "accuracy"))
+    yield _line("DPO loss at beta .1", interval(p, "loss"))
+
+
+def _steps(d: Plain) -> Iterator[str]:
+    if not d["steps"]:
+        return
+    yield f"Over {len(d['steps']):,} steps"
+    for name, step in d["left"].items():
+        yield f"  {name} leaves its band first at step {step:,}"
+    if not d["left"]:
+        yield "  no line leaves its band"
+
+
+def _verdict(d: Plain) -> Iterator[str]:
+    failed = [each for each in d["checks"] if each["ok"] is False]
+    said = {each["message"] for each in failed}
+    other = [f"  {each}" for each in d["findings"] if each not in said]
+    other += [f"  {'!' if each['alarm'] else '-'} {each['message']}" for each in failed]
+    other += [f"  ? {each['message']}" for each in d["checks"] if each["ok"] is None]
+    if other:
+        yield "Findings (! with consequences, ? cannot be told)"
+        yield from other
+    yield "Cause"
+    yield from (f"  {each['score']:.2f} {each['name']}: {each['evidence']}" for each in d["cause"])
+    yield "What to do"
+    yield from (f"  {each}" for each in d["advice"])
+    verdict = "no alarm" if not d["alarm"] else f"ALARM: {d['alarms'][0]}"
+    yield f"{len(d['checks'])} checks; {verdict}"

@@ -1,0 +1,118 @@
+"""The verb ``doctor`` of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Never
+
+from klbench import inputs
+from klbench.types import ConfigError, RunError
+
+WELL, ALARM, REFUSED, FAILED = 0, 1, 2, 3
+TRAINERS = "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl"
+EXAMPLES = """\
+Needs log-probabilities a token of two of: the policy, whoever sampled (the engine), the
+reference. Names of columns as trainers write them are known; --map names others. Roles: policy,
+sampler, old, reference, mask, tokens, prompt, reward, step, version.
+
+examples:
+  klbench doctor rollouts.parquet
+  klbench doctor runs/step_*.jsonl --json out.json --out reports/doctor
+  klbench doctor dump.jsonl --map logprobs=prev_logprobs,sampler=generation_logprobs --trainer
+  nemo-rl
+
+mu samples, q is the policy, p the reference; nats.
+exit code: 0 no alarm, 1 an alarm, 2 it cannot be read, 3 the doctor itself failed
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Never:
+        raise ConfigError(f"doctor: {message}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="klbench doctor",
+        description="What is going on in my run?",
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("files", metavar="FILE", nargs="+", help="files of rollouts, in the order of steps")
+    add(
+        "--map", metavar="ROLE=COLUMN,...", action="append", default=[], help="the columns of roles"
+    )
+    add("--text", action="store_true", help="texts of tokens may be shown")
+    add("--trainer", metavar="NAME", default="", help=f"say what to do in its options: {TRAINERS}")
+    add("--json", metavar="FILE", help="write all of it to this file")
+    add("--out", metavar="FOLDER", help="write a run folder with a page")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Diagnose the files of the arguments, print what was found, return the exit code."""
+    try:
+        if {"-h", "--help"} & set(arguments):
+            print(_parser().format_help())
+            return WELL
+        return _doctor(_parser().parse_args(list(arguments)))
+    except ConfigError as error:
+        print("klbench:", *str(error).split("\n"), file=sys.stderr)
+        return REFUSED
+    except Exception as error:  # noqa: BLE001  # a border: whatever fails is no alarm of the run
+        what = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+        print("klbench: the doctor failed:", " ".join(what.split()), file=sys.stderr)
+        return FAILED
+
+
+def mapping(given: Sequence[str]) -> dict[str, str]:
+    """Return roles and columns of ``--map``.
+
+    Raises
+    ------
+    ConfigError
+        Something in it is not ``ROLE=COLUMN``.
+    """
+    pairs = [each for text in given for each in text.split(",") if each]
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise ConfigError(
+                f"--map {pair}: expected ROLE=COLUMN, such as sampler=rollout_log_probs"
+            )
+    return {
+        role.strip(): column.strip() for role, _, column in (each.partition("=") for each in pairs)
+    }
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    file = None if options.json is None else _writable(options.json)
+    # What it needs is imported for a file alone, and not for --help.
+    diagnosis = importlib.import_module("klbench.engine.diagnosis")
+    found: dict[str, Any] = diagnosis.found(options, mapping(options.map))
+    if file is not None:
+        _write(file, found)
+    return ALARM if found["alarm"] else WELL
+
+
+def _writable(file: str) -> Path:
+    path = inputs.expanded(file)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ConfigError(f"--json {file}: expected a file in a folder that exists")
+    return path
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {inputs.reason(error)}") from None

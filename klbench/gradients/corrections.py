@@ -1,0 +1,289 @@
+"""Off-policy corrections: weights that are pure functions of each token's log-ratio to its sampler.
+
+A correction is written ``factor[*factor...]``, a factor ``kind[:bounds][@new:old]``, such as
+``masked_ratio:0.5-5``, ``truncated_ratio:2*seq_mean_k1:0.99-1.01`` or ``sequence_mask:3@old:mu``.
+Arrays may be NumPy's or torch's.
+
+Three policies are kept apart: ``mu`` is the engine that sampled, ``old`` the trainer's policy at
+that time, ``q`` the policy now. Bounds belong to what they keep, and have no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+from array_api_compat import array_namespace
+
+from klbench.gradients._kinds import KINDS, Over
+from klbench.registry import unknown
+from klbench.types import Array, ConfigError
+
+Policy = Literal["q", "old", "mu"]
+NONE = "none"
+EPSILONS = 8
+"""Bounds belong to what they keep: a log-ratio so many units in the last place beyond one is on it."""
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A factor of a correction: what is weighed, its bounds, and the two policies whose ratio it is."""
+
+    kind: str
+    low: float = 0.0
+    high: float = math.inf
+    new: Policy = "q"
+    old: Policy = "mu"
+
+    @property
+    def whole(self) -> bool:
+        """True for one number a sequence, whatever the level."""
+        return KINDS[self.kind].scope == "sequence"
+
+    def weight(
+        self,
+        log_ratio: Array,
+        mask: Array,
+        *,
+        sequence: bool = False,
+        log_old: Array | None = None,
+        advantage: Array | None = None,
+    ) -> Array:
+        """Return the weights of tokens, ``(n, T)``, or of sequences, ``(n, 1)``.
+
+        Parameters
+        ----------
+        log_ratio
+            ``log new - log old`` of each sampled token in nats, ``(n, T)``, 0 where ``mask`` is False.
+        mask
+            Which tokens count.
+        sequence
+            The estimator stands at sequence level.
+        log_old
+            Log-probability of each token under the older policy: what binary divergences take besides.
+        advantage
+            What multiplies the score in the objective that is maximised, ``(n, T)``: what signed factors take besides.
+        """
+        xp = array_namespace(log_ratio)
+        measured = _Measured(xp, log_ratio, mask, log_old, advantage)
+        ratio = measured.sum if self.whole or (sequence and self._by_level) else log_ratio
+        if self.kind in PLAIN:
+            return xp.exp(PLAIN[self.kind](measured))
+        if self.kind in ("truncated_ratio", "clipped_ratio"):
+            weight = xp.where(xp.exp(ratio) > self.high, self.high, xp.exp(ratio))
+            return xp.where(weight < self.low, self.low, weight) if self.low > 0.0 else weight
+        inside = self._inside(measured, sequence)
+        if KINDS[self.kind].keeps == "1":
+            return xp.astype(inside, log_ratio.dtype)
+        # Outside nothing is raised to a power: an overflow there would be 0 times infinity in the gradient.
+        kept = xp.exp(xp.where(inside, ratio, xp.zeros_like(ratio)))
+        return xp.where(inside, kept, xp.zeros_like(kept))
+
+    @property
+    def _by_level(self) -> bool:
+        return KINDS[self.kind].scope == "level"
+
+    def _inside(self, measured: _Measured, sequence: bool) -> Array:
+        """Return where the factor is not 0."""
+        kind, xp = KINDS[self.kind], measured.xp
+        of_ratio = kind.statistic in ("ratio", "inverse")
+        over: Over = kind.over
+        if over == "level":
+            over = "token" if not sequence else "sum" if of_ratio else "mean"
+        found = measured.reduced(measured.statistic(kind.statistic), over)
+        slack = measured.slack(found)
+        if of_ratio:
+            low, high = (
+                math.log(each) if each > 0.0 else -math.inf for each in (self.low, self.high)
+            )
+            return (found >= low - slack) & (found <= high + slack)
+        near = found <= self.high + slack
+        if not kind.signed:
+            return near
+        if kind.statistic == "log_inverse":
+            return near | (measured.towards >= 0.0)
+        # A step along the advantage takes the token back to where it was sampled, or on.
+        back = _sign(xp, measured.log_ratio) * _sign(xp, measured.towards) <= 0.0
+        return near | back
+
+
+def _sign(xp: Any, x: Array) -> Array:
+    """Return -1, 0 or 1 for each number, without a gradient of its own."""
+    return xp.astype(x > 0.0, x.dtype) - xp.astype(x < 0.0, x.dtype)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Numbers of each token and each sequence that factors are made of."""
+
+    xp: Any
+    log_ratio: Array
+    mask: Array
+    log_old: Array | None
+    advantage: Array | None
+
+    def summed(self, values: Array) -> Array:
+        """Return the sum over the tokens that count, ``(n, 1)``."""
+        return self.xp.sum(self._counted(values), axis=-1, keepdims=True)
+
+    def _counted(self, values: Array) -> Array:
+        return self.xp.where(self.mask, values, self.xp.zeros_like(values))
+
+    @property
+    def length(self) -> Array:
+        return self.xp.sum(self.xp.astype(self.mask, self.log_ratio.dtype), axis=-1, keepdims=True)
+
+    @property
+    def sum(self) -> Array:
+        return self.xp.sum(self.log_ratio, axis=-1, keepdims=True)
+
+    @property
+    def mean(self) -> Array:
+        return self.sum / self.length
+
+    def reduced(self, values: Array, over: Over) -> Array:
+        """Return the numbers of tokens themselves, or their sum, mean or largest over each sequence."""
+        if over == "token":
+            return values
+        if over == "max":
+            return self.xp.max(values, axis=-1, keepdims=True)
+        return self.summed(values) / (self.length if over == "mean" else 1.0)
+
+    @property
+    def towards(self) -> Array:
+        if self.advantage is None:
+            raise ValueError("a signed factor takes the advantage of each token")
+        return self.advantage
+
+    def slack(self, x: Array) -> Array:
+        """Return how far beyond a bound rounding alone may take ``x``."""
+        unit = EPSILONS * float(self.xp.finfo(self.log_ratio.dtype).eps)
+        size = self.xp.abs(x)
+        return unit * self.xp.where(size > 1.0, size, self.xp.ones_like(size))
+
+    def statistic(self, name: str) -> Array:
+        """Return of each token log q/mu, log mu/q, k2, k3, the binary KL(mu‖q) or its change; 0 where masked."""
+        xp, x = self.xp, self.log_ratio
+        if name in ("ratio", "inverse", "log_inverse"):
+            return x if name == "ratio" else -x
+        if name in ("k2", "k3"):
+            return 0.5 * x * x if name == "k2" else xp.expm1(x) - x
+        if self.log_old is None:
+            raise ValueError("a binary divergence takes the log-probabilities of the older policy")
+        old, new = xp.exp(self.log_old), xp.exp(self.log_old + x)
+        if name == "tv":
+            return self._counted(xp.abs(new - old))
+        # Near 1 the other outcome's probability is what rounding leaves; a certain token has no other outcome.
+        tiny = float(xp.finfo(x.dtype).tiny)
+        rest_old, rest_new = -xp.expm1(self.log_old), -xp.expm1(self.log_old + x)
+        rest = rest_old * (
+            xp.log(rest_old + tiny)
+            - xp.log(xp.where(rest_new > tiny, rest_new, xp.full_like(x, tiny)))
+        )
+        return self._counted(rest - old * x)
+
+
+PLAIN: dict[str, Callable[[_Measured], Array]] = {
+    "token_ratio": lambda measured: measured.log_ratio,
+    "prefix_ratio": lambda measured: measured.xp.cumulative_sum(measured.log_ratio, axis=-1),
+    "decision_ratio": lambda measured: measured.xp.cumulative_sum(measured.log_ratio, axis=-1),
+    "sequence_ratio": lambda measured: measured.sum,
+    "geometric_ratio": lambda measured: measured.mean,
+}
+"""The factors without bounds, as logarithms."""
+
+
+@cache
+def factors(correction: str) -> tuple[Factor, ...]:
+    """Return the factors of a correction; none of ``none``.
+
+    Raises
+    ------
+    ConfigError
+        A kind is unknown, a bound is no number or not where it can be, or a policy is none of the three.
+    """
+    return () if correction == NONE else tuple(map(_factor, correction.split("*")))
+
+
+def _factor(text: str) -> Factor:
+    shape, _, sides = text.partition("@")
+    kind, _, numbers = shape.partition(":")
+    if kind not in KINDS:
+        raise unknown("correction", kind, [NONE, *KINDS])
+    low, high = _bounds(kind, numbers)
+    new, _, old = sides.partition(":") if sides else ("q", ":", "mu")
+    if {new, old} - set(get_args(Policy)) or new == old:
+        raise ConfigError(
+            f"correction {text!r}: expected two of q, old and mu after @, as in {kind}@old:mu, got {sides!r}"
+        )
+    return Factor(kind, low, high, new, old)  # type: ignore[arg-type]
+
+
+def _bounds(kind: str, text: str) -> tuple[float, float]:
+    """Return the bounds that are given, or the kind's own."""
+    default = KINDS[kind].bounds
+    shape = {0: "no number", 1: "a number", 2: "low-high"}[len(default)]
+    if not text:
+        found: tuple[float, ...] = default
+    else:
+        if not default:
+            limited = ", ".join(name for name, each in KINDS.items() if each.bounds)
+            raise ConfigError(
+                f"correction {kind}:{text}: {kind} takes no number; those that do: {limited}"
+            )
+        words = text.replace("e-", "e~").split("-")
+        try:
+            found = tuple(float(word.replace("e~", "e-")) for word in words)
+        except ValueError:
+            found = ()
+        if len(found) != len(default):
+            raise ConfigError(f"expected {shape} after {kind}, got {text!r}")
+    low, high = (0.0, *found)[-2:] if found else (0.0, math.inf)
+    if not 0.0 <= low <= high or not high > 0.0:
+        what = "a positive number" if len(default) == 1 else "0 <= low <= high"
+        raise ConfigError(f"correction {kind}:{text}: expected {what} after {kind}, got {text!r}")
+    return low, high
+
+
+def weight(
+    correction: str,
+    log_probs: Mapping[str, Array],
+    mask: Array,
+    *,
+    sequence: bool = False,
+    advantage: Array | None = None,
+) -> Array:
+    """Return the weights of a correction, as :func:`factors` reads it; see :func:`product`."""
+    return product(factors(correction), log_probs, mask, sequence=sequence, advantage=advantage)
+
+
+def product(
+    chosen: Iterable[Factor],
+    log_probs: Mapping[str, Array],
+    mask: Array,
+    *,
+    sequence: bool = False,
+    advantage: Array | None = None,
+) -> Array:
+    """Return the product of factors: ``(n, T)``, or ``(n, 1)`` where all tokens have the sequence's.
+
+    Parameters
+    ----------
+    chosen
+        The factors; without any the weight is 1.
+    log_probs
+        Log-probability in nats of each token under ``q``, ``old`` and ``mu``, ``(n, T)`` each, 0 where ``mask`` is False.
+    mask, sequence, advantage
+        As in :meth:`Factor.weight`.
+    """
+    first = log_probs["q"]
+    result = array_namespace(first).ones_like(first[..., :1])
+    for each in chosen:
+        log_ratio = log_probs[each.new] - log_probs[each.old]
+        result = result * each.weight(
+            log_ratio, mask, sequence=sequence, log_old=log_probs[each.old], advantage=advantage
+        )
+    return result

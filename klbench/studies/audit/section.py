@@ -1,0 +1,194 @@
+"""The section of audits: a function beside what it is meant to be, or those of libraries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from klbench.report import cells, plots
+from klbench.report.blocks import (
+    Block,
+    Cell,
+    Figure,
+    Heading,
+    Lead,
+    LegendEntry,
+    Paragraph,
+    Section,
+    Tables,
+    Text,
+)
+from klbench.report.prose import prose
+from klbench.report.tables import Row, Shown, table
+from klbench.studies.audit.columns import (
+    AUDIT,
+    FINDINGS,
+    FROM_FILE,
+    REFUSED,
+    RIGHT,
+    VALUES,
+    WARNED,
+    WRONG,
+)
+
+SAY = prose(__package__)
+TONES = {RIGHT: "good", WARNED: "mixed", WRONG: "bad", REFUSED: ""}
+LEGEND = {
+    RIGHT: LegendEntry(RIGHT, 2, "s"),
+    WARNED: LegendEntry(WARNED, 4, "s"),
+    WRONG: LegendEntry(WRONG, 1, "s"),
+    REFUSED: LegendEntry(REFUSED, 7, "s"),
+}
+MINE, RIGHT_ONE = LegendEntry("the function", 1, "o"), LegendEntry("the right one", 0, "s")
+
+
+def _of(rows: Sequence[Row], target: str) -> list[Row]:
+    return [row for row in rows if row["target"] == target]
+
+
+def lead(tables: Tables) -> Lead:
+    """Return whether the function is right, with its curve, or how many of several are."""
+    rows, findings = AUDIT.rows(tables[AUDIT.table]), FINDINGS.rows(tables[FINDINGS.table])
+    if len(rows) == 1:
+        (row,) = rows
+        worst = _of(findings, row["target"])[:1]
+        verdict = SAY.verdict(row, worst[0] if worst else None)
+        return Lead(str(SAY.question(row)), verdict, _curve(row, tables), [*_more(row)])
+    counts = {each: sum(row["verdict"] == each for row in rows) for each in TONES}
+    errors = [each for each in findings if each["severity"] == "error"]
+    kinds = {
+        each["kind"]: len({one["target"] for one in errors if one["kind"] == each["kind"]})
+        for each in errors
+    }
+    most = sorted(kinds.items(), key=lambda each: -each[1])[:3]
+    libraries = list(dict.fromkeys(row["library"] for row in rows if row["library"]))
+    verdict = SAY.verdicts(len(rows), len(libraries), counts, most)
+    return Lead(str(SAY.questions()), verdict, _shares(rows), [SAY.taken(_count(rows, FROM_FILE))])
+
+
+def _count(rows: Sequence[Row], taken: str) -> int:
+    return sum(row["taken"] == taken for row in rows)
+
+
+def _more(row: Row) -> Iterator[Text]:
+    if row["taken"] == FROM_FILE:
+        yield SAY.taken(1)
+    if row["matches"]:
+        yield SAY.gradient(row)
+
+
+def _curve(row: Row, tables: Tables) -> Figure | None:
+    points = [each for each in VALUES.rows(tables[VALUES.table]) if math.isfinite(each["value"])]
+    if not points:
+        return None
+    x = [each["log_ratio"] for each in points]
+    drawn = [
+        plots.Line(
+            LegendEntry(points[0]["right_name"], 0, "s"), x, [each["right"] for each in points]
+        ),
+        plots.Line(MINE, x, [each["value"] for each in points]),
+    ]
+    panel = plots.lines(
+        "", drawn, plots.Axis("log-ratio log p − log q, in nats"),
+        plots.Axis("value of a token", "symlog", threshold=0.1),
+    )  # fmt: skip
+    return Figure(
+        "audit",
+        SAY.figure_title(),
+        SAY.caption(row, points[0]),
+        [panel],
+        [each.entry for each in drawn],
+    )
+
+
+def _shares(rows: Sequence[Row]) -> Figure:
+    counts = {
+        library: [
+            (entry, sum((row["library"], row["verdict"]) == (library, verdict) for row in rows))
+            for verdict, entry in LEGEND.items()
+        ]
+        for library in dict.fromkeys(row["library"] for row in rows)
+    }
+    used = [
+        entry
+        for k, entry in enumerate(LEGEND.values())
+        if any(parts[k][1] for parts in counts.values())
+    ]
+    panel = plots.shares("", counts, plots.Axis("functions and their options"), left=0.3)
+    return Figure("audit", SAY.shares_title(), SAY.shares_caption(), [panel], used)
+
+
+def _verdict(row: Row) -> Cell:
+    return Cell(row["verdict"], tone=TONES[row["verdict"]])
+
+
+def _times(row: Row) -> Cell:
+    one = not row["identified"] or row["scale"] == 1.0
+    return Cell("", math.nan) if one else cells.short(4)(row, "scale")
+
+
+def _evidence(row: Row) -> Cell:
+    return Cell("" if row["evidence"] == "{}" else row["evidence"], tone="words")
+
+
+FUNCTIONS = (
+    Shown("function", cells.name),
+    Shown("options", cells.words),
+    Shown("verdict", cells.computed(_verdict)),
+    Shown("identified", cells.name),
+    Shown("scale", cells.computed(_times)),
+    Shown("divergence", cells.text),
+    Shown("matches", cells.text),
+    Shown("rel_bias_near", cells.percent, "Bias at 0.05"),
+    Shown("rel_bias_far", cells.percent, "Bias at 2"),
+    Shown("reduction", cells.words),
+    Shown("errors", cells.whole),
+    Shown("warnings", cells.whole),
+    Shown("taken", cells.words),
+)
+SEEN = (
+    Shown("severity", cells.text),
+    Shown("kind", cells.text),
+    Shown("message", cells.words),
+    Shown("line", cells.whole),
+)
+
+
+def build(tables: Tables) -> Sequence[Block]:
+    """Return what each function is and what was found; of several, library by library."""
+    rows, findings = AUDIT.rows(tables[AUDIT.table]), FINDINGS.rows(tables[FINDINGS.table])
+    if len(rows) == 1:
+        (row,) = rows
+        found = table(
+            SAY.findings_title(len(findings)),
+            FINDINGS,
+            findings,
+            (*SEEN, Shown("evidence", cells.computed(_evidence))),
+        )
+        return [Paragraph(SAY.arguments(row)), table(SAY.is_title(), AUDIT, rows, FUNCTIONS), found]
+    blocks: list[Block] = []
+    for library in dict.fromkeys(row["library"] for row in rows):
+        own = [row for row in rows if row["library"] == library]
+        version = f" {own[0]['version']}" if own[0]["version"] else ""
+        blocks += [
+            Heading(f"{library}{version}"),
+            table(SAY.library_title(library, len(own)), AUDIT, own, FUNCTIONS),
+        ]
+        targets = {row["target"]: f"{row['function']} {row['options']}" for row in own}
+        said = [
+            each | {"target": targets[each["target"]]}
+            for each in findings
+            if each["target"] in targets and each["severity"] != "note"
+        ]
+        if said:
+            shown = (Shown("target", cells.words), *SEEN)
+            blocks.append(table(SAY.findings_of(library, len(said)), FINDINGS, said, shown))
+        refused = [row for row in own if row["verdict"] == REFUSED]
+        if refused:
+            blocks.append(Paragraph(SAY.refused(refused), "note"))
+    return blocks
+
+
+TERMS = ("q_p", "r", "schulman", "both_kl", "enumerated", "levels")
+
+SECTION = Section("What was found", AUDIT, build, lead=lead, order=20, terms=TERMS)

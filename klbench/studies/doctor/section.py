@@ -1,0 +1,172 @@
+"""The section of the doctor's study: the cause, how far columns differ, what must hold, and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from klbench.report import cells, plots
+from klbench.report.blocks import (
+    Block,
+    Bullets,
+    Figure,
+    Heading,
+    Lead,
+    LegendEntry,
+    Panel,
+    Paragraph,
+    Section,
+    Tables,
+)
+from klbench.report.prose import prose
+from klbench.report.tables import Row, Shown, table
+from klbench.schema import Schema
+from klbench.studies.doctor.columns import (
+    CAUSES,
+    DIAGNOSIS,
+    DIFFERENCES,
+    LINES,
+    MASKS,
+    MUST_HOLD,
+    SAID,
+    STEPS,
+)
+
+SAY = prose(__package__)
+MEDIAN = LegendEntry("median, and eight in ten", 0, "o")
+LEVEL = LegendEntry("value with two standard errors", 0, "o")
+
+
+def rows(tables: Tables, schema: Schema) -> list[Row]:
+    """Return the rows of a table; none where the run has none."""
+    return schema.rows(tables[schema.table]) if schema.table in tables else []
+
+
+def sentences(tables: Tables, kind: str) -> list[str]:
+    """Return the sentences of a kind."""
+    return [str(row["sentence"]) for row in rows(tables, SAID) if row["kind"] == kind]
+
+
+def _panel(title: str, found: Sequence[Row]) -> Panel:
+    line = plots.Line(
+        MEDIAN,
+        [row["log_prob"] for row in found],
+        [row["middle"] for row in found],
+        [row["low"] for row in found],
+        [row["high"] for row in found],
+    )
+    x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
+    return plots.lines(title, [line], x, y)
+
+
+def _differences(tables: Tables) -> Figure | None:
+    found = rows(tables, DIFFERENCES)
+    panels = [
+        _panel(str(title), chosen)
+        for name, title in (
+            ("sampler", SAY.sampler_title()),
+            ("reference", SAY.reference_title()),
+        )
+        if (chosen := [row for row in found if row["ratio"] == name])
+    ]
+    if not panels:
+        return None
+    both = any(row["ratio"] == "reference" for row in found)
+    return Figure("differences", SAY.figure_title(), SAY.caption(both), panels, [MEDIAN])
+
+
+def lead(tables: Tables) -> Lead:
+    """Return the likeliest cause, why it is an alarm, and how far the columns differ."""
+    row = rows(tables, DIAGNOSIS)[0]
+    more = sentences(tables, "alarm")[:1] + sentences(tables, "advice")[:1]
+    return Lead(SAY.question(), SAY.verdict(row), _differences(tables), more)
+
+
+def _steps(tables: Tables) -> Iterator[Block]:
+    found = rows(tables, STEPS)
+    names = list(dict.fromkeys(str(row["line"]) for row in found))
+    panels = []
+    for name in names:
+        chosen = [row for row in found if row["line"] == name and math.isfinite(row["value"])]
+        if len(chosen) < 2:
+            continue
+        line = plots.Line(
+            LEVEL,
+            [row["step"] for row in chosen],
+            [row["value"] for row in chosen],
+            [row["value"] - 2.0 * row["value_se"] for row in chosen],
+            [row["value"] + 2.0 * row["value_se"] for row in chosen],
+        )
+        title = name.replace("_", " ")
+        panels.append(plots.lines(title, [line], plots.Axis(SAY.step_axis()), plots.Axis(title)))
+    if panels:
+        left = [(row["line"].replace("_", " "), row["step"]) for row in found if row["leaves"]]
+        yield Figure("steps", SAY.steps(), SAY.steps_caption(left), panels, [LEVEL])
+
+
+def build(tables: Tables) -> Sequence[Block]:
+    """Return what was read, alarms, causes, checks, statistics, and curves over steps."""
+    return list(_blocks(tables))
+
+
+def _blocks(tables: Tables) -> Iterator[Block]:
+    yield Paragraph(SAY.read(rows(tables, DIAGNOSIS)[0]))
+    for heading, kind in ((SAY.alarms(), "alarm"), (SAY.advice(), "advice")):
+        if said := sentences(tables, kind):
+            yield Heading(heading)
+            yield Bullets(said)
+    shown = (
+        Shown("cause", cells.name),
+        Shown("score", cells.number(2)),
+        Shown("evidence", cells.words),
+    )
+    yield table(SAY.causes(), CAUSES, rows(tables, CAUSES), shown)
+    checks = (
+        Shown("check", cells.name),
+        Shown("verdict", cells.text),
+        Shown("value", cells.plain(4)),
+        Shown("message", cells.words),
+    )
+    if found := rows(tables, MUST_HOLD):
+        yield table(SAY.checks(), MUST_HOLD, found, checks)
+    yield from _steps(tables)
+    yield Paragraph(SAY.direction())
+    if found := rows(tables, LINES):
+        yield table(
+            SAY.lines(),
+            LINES,
+            found,
+            (
+                Shown("part", cells.text),
+                Shown("quantity", cells.name),
+                Shown("value", cells.interval(3)),
+            ),
+        )
+    if found := rows(tables, MASKS):
+        yield Paragraph(SAY.masks_why())
+        yield table(
+            SAY.masks(),
+            MASKS,
+            found,
+            (
+                Shown("name", cells.name),
+                Shown("by", cells.text),
+                Shown("what", cells.words),
+                Shown("share", cells.percent),
+                Shown("weight", cells.percent),
+            ),
+        )
+    failed = {str(row["message"]) for row in rows(tables, MUST_HOLD)}
+    if others := [each for each in sentences(tables, "finding") if each not in failed]:
+        yield Heading(SAY.findings())
+        yield Bullets(others)
+
+
+SECTION = Section(
+    "What the log-probabilities say",
+    DIAGNOSIS,
+    build,
+    lead=lead,
+    order=15,
+    terms=("q_p", "r", "schulman", "effective_sample_size", "k_hat", "nat"),
+)

