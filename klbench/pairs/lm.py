@@ -154,6 +154,11 @@ class LmPair(Pair):
         """The policy and the reference."""
         return self._models
 
+    @property
+    def encoded_prompts(self) -> list[list[int]]:
+        """The tokens of each prompt."""
+        return self._prompts
+
     @cached_property
     def _models(self) -> tuple[LanguageModel, LanguageModel]:
         return self._models_in(self.dtype)
