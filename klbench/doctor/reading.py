@@ -245,7 +245,7 @@ def gather(reading: Reading, workers: int = 1) -> Gathered:
         if shared
         else starmap(_gather, parts)
     )
-    result = Gathered(several=several)
+    result = Gathered(several=len(files) > 1)
     for each in found:
         result.merge(each)
     return result
