@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from klbench.doctor.kept import Kept
+from klbench.doctor.preferences import Pairs
 from klbench.doctor.series import BUCKETS, Place, Series, Tokens, add, larger
 from klbench.rollouts.batches import Reading
-from klbench.workers import cores, on_processes
+from klbench.workers import on_processes
 
 ROLES = ("policy", "sampler", "old", "reference")
 ROUNDED = 0.125
 """The most that rounding to bfloat16 adds to a log-probability of 0."""
+WORTH_SHARING = 2**28
+"""Bytes of several files that are worth starting workers for."""
+APART = 1_009
+"""Buckets from one file's first rollout to the next file's."""
 MOST_STEPS = 10_000
 """Steps of which each has sums of its own."""
 
@@ -101,15 +106,16 @@ class Gathered:
 
     Parameters
     ----------
+    first
+        The bucket of the first rollout.
     rollouts, empty, tokens
         Rollouts with a token that counts, those without, and tokens that count.
     logged
         Tokens with a logged ``kl``, and how many of these are k3, k1 and k2 of the log-ratio to
         rounding.
-    begin
-        The number of the first rollout, by which rollouts fall into buckets.
     """
 
+    first: int = 0
     rollouts: int = 0
     empty: int = 0
     tokens: int = 0
@@ -121,7 +127,7 @@ class Gathered:
     kept: Kept = field(default_factory=Kept)
     logged: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
-    begin: int = 0
+    pairs: Pairs = field(default_factory=Pairs)
 
     def add(self, batch: Any, step: int | None = None) -> None:
         """Add a batch; ``step`` is the file's, where rollouts have none of their own."""
@@ -132,8 +138,8 @@ class Gathered:
         for role in ROLES:
             if role in values:
                 self.columns.setdefault(role, Column()).add(tokens, values[role])
-        number = self.begin + self.rows + np.arange(n)
-        bucket = number % BUCKETS
+        number = self.rows + np.arange(n)
+        bucket = (self.first + number) % BUCKETS
         prompt = bucket if batch.prompt is None else (batch.prompt * 2654435761 >> 7) % BUCKETS
         found = ratios(frozenset(set(values) & set(ROLES)))
         for name, ratio in found.items():
@@ -141,7 +147,7 @@ class Gathered:
             add(series, tokens, values[ratio.above], values[ratio.below], bucket, prompt)
         self._by_step(batch, tokens, values, found, step)
         self._logged(values)
-        self.kept.add(batch, self.begin + self.rows)
+        self.kept.add(batch, self.rows)
         self.rows += n
         self.rollouts += int(np.sum(counts > 0))
         self.empty += int(np.sum(counts == 0))
@@ -210,6 +216,7 @@ class Gathered:
                 mine.setdefault(name, Series(*_small())).merge(series)
         self.kept.merge(later.kept)
         self.logged += later.logged
+        self.pairs.merge(later.pairs)
         self.said += later.said
 
 
@@ -222,32 +229,31 @@ def _small() -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(shape), np.zeros(shape)
 
 
-APART = 1_000_003
-"""The numbers of rollouts of one file and of the next are so far apart, a prime."""
-LARGE = 2**26
-"""Bytes from which on several files are read by several processes, which take a second to start."""
-
-
-def gather(reading: Reading, workers: int | None = None) -> Gathered:
+def gather(reading: Reading, workers: int = 1) -> Gathered:
     """Return what one pass over all files finds; several files may be steps.
 
-    Several files are looked at one by one and then taken together, in order, so that the number
-    of processes changes nothing.
+    Large files are shared out to workers, one a file, and merged in their order.
     """
-    parts = reading.parts()
-    if len(parts) == 1:
-        return _part(reading, None, 0)
-    number = {file: i for i, file in enumerate(dict.fromkeys(reading.files))}
-    tasks = [(part, number[part.files[0]], i * APART) for i, part in enumerate(parts)]
-    workers = workers or (cores() if reading.bytes >= LARGE else 1)
+    several = len(reading.files) > 1
+    parts = [(part, i, several) for i, part in enumerate(reading.parts())]
+    paths = [path for source in reading.sources for path in source.paths]
+    size = sum(path.stat().st_size for path in paths if path.is_file())
+    shared = workers > 1 and len(parts) > 1 and size > WORTH_SHARING
+    found = (
+        on_processes(_gather, parts, min(workers, len(parts)))
+        if shared
+        else starmap(_gather, parts)
+    )
     result = Gathered()
-    for found in on_processes(_part, tasks, workers) if workers > 1 else starmap(_part, tasks):
-        result.merge(found)
+    for each in found:
+        result.merge(each)
     return result
 
 
-def _part(reading: Reading, step: int | None, begin: int) -> Gathered:
-    result = Gathered(begin=begin)
+def _gather(reading: Reading, number: int, several: bool) -> Gathered:
+    result = Gathered(first=APART * number)
     for batch in reading.batches():
-        result.add(batch, step)
+        result.add(batch, number if several else None)
+        if reading.paired and "policy" in batch.columns:
+            result.pairs.add(batch)
     return result
