@@ -18,10 +18,10 @@ from klbench.workers import on_processes
 ROLES = ("policy", "sampler", "old", "reference")
 ROUNDED = 0.125
 """The most that rounding to bfloat16 adds to a log-probability of 0."""
-WORTH_SHARING = 2**28
+WORTH_SHARING = 2**26
 """Bytes of several files that are worth starting workers for."""
-APART = 1_009
-"""Buckets from one file's first rollout to the next file's."""
+APART = 1_000_003
+"""The numbers of rollouts of one file and of the next are so far apart, a prime."""
 MOST_STEPS = 10_000
 """Steps of which each has sums of its own."""
 
@@ -106,16 +106,16 @@ class Gathered:
 
     Parameters
     ----------
-    first
-        The bucket of the first rollout.
     rollouts, empty, tokens
         Rollouts with a token that counts, those without, and tokens that count.
     logged
         Tokens with a logged ``kl``, and how many of these are k3, k1 and k2 of the log-ratio to
         rounding.
+    begin
+        The number of the first rollout, by which rollouts fall into buckets.
     """
 
-    first: int = 0
+    begin: int = 0
     rollouts: int = 0
     empty: int = 0
     tokens: int = 0
@@ -138,8 +138,7 @@ class Gathered:
         for role in ROLES:
             if role in values:
                 self.columns.setdefault(role, Column()).add(tokens, values[role])
-        number = self.rows + np.arange(n)
-        bucket = (self.first + number) % BUCKETS
+        bucket = (self.begin + self.rows + np.arange(n)) % BUCKETS
         prompt = bucket if batch.prompt is None else (batch.prompt * 2654435761 >> 7) % BUCKETS
         found = ratios(frozenset(set(values) & set(ROLES)))
         for name, ratio in found.items():
@@ -147,7 +146,7 @@ class Gathered:
             add(series, tokens, values[ratio.above], values[ratio.below], bucket, prompt)
         self._by_step(batch, tokens, values, found, step)
         self._logged(values)
-        self.kept.add(batch, self.rows)
+        self.kept.add(batch, self.begin + self.rows)
         self.rows += n
         self.rollouts += int(np.sum(counts > 0))
         self.empty += int(np.sum(counts == 0))
@@ -234,11 +233,12 @@ def gather(reading: Reading, workers: int = 1) -> Gathered:
 
     Large files are shared out to workers, one a file, and merged in their order.
     """
-    several = len(reading.files) > 1
-    parts = [(part, i, several) for i, part in enumerate(reading.parts())]
-    paths = [path for source in reading.sources for path in source.paths]
-    size = sum(path.stat().st_size for path in paths if path.is_file())
-    shared = workers > 1 and len(parts) > 1 and size > WORTH_SHARING
+    files = list(dict.fromkeys(reading.files))
+    parts = [
+        (part, files.index(part.files[0]) if len(files) > 1 else None, APART * i)
+        for i, part in enumerate(reading.parts())
+    ]
+    shared = workers > 1 and len(parts) > 1 and reading.bytes > WORTH_SHARING
     found = (
         on_processes(_gather, parts, min(workers, len(parts)))
         if shared
@@ -250,10 +250,10 @@ def gather(reading: Reading, workers: int = 1) -> Gathered:
     return result
 
 
-def _gather(reading: Reading, number: int, several: bool) -> Gathered:
-    result = Gathered(first=APART * number)
+def _gather(reading: Reading, step: int | None, begin: int) -> Gathered:
+    result = Gathered(begin=begin)
     for batch in reading.batches():
-        result.add(batch, number if several else None)
+        result.add(batch, step)
         if reading.paired and "policy" in batch.columns:
             result.pairs.add(batch)
     return result

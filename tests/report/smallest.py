@@ -17,6 +17,8 @@ RUNS = {
     "distill": f"pairs=[{SEQUENCE.format('')},{{kind:categorical,random:{{size:16,kl:0.5}}}}] ks=[1,4] {LITTLE} "
     "training=[full,topk_raw/student/1,full:kl_pq@teacher]",
     "doctor": "path=ROLLOUTS",
+    "distill_lm": "training=[full,topk_raw/student/4] updates=2 every=1 seeds=2 evaluated=4 completions=4 "
+    "pairs=[{kind:lm,policy:embedded:reference,reference:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}]",
     "dpo": f"{TESTBED} divergences=[kl_qp,js] comparisons=[40] smoothings=[0.2] steps=20 every=10 completions=16",
     "dpo_lm": f"{COMPLETIONS} divergences=[kl_qp] smoothings=[] updates=4 every=2 ranked_pairs=40 pairs_each=16",
     "gaussian": "samples=2000 batches=[1,16]",
