@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import sys
@@ -23,16 +24,18 @@ RIGHT, WRONG, REFUSED, FAILED = 0, 1, 2, 3
 ALONE = ("args", "fixed", "sampled_by", "output", "expect", "expect_gradient", "baseline")
 """Options that make no sense of several functions at once."""
 EXAMPLES = """\
-TARGET is package.module:function or path/file.py:function; file.py:make() is what make gives back. Naming it imports it.
+TARGET is package.module:function or path/file.py:function; file.py:make() is what make gives
+back. Naming it imports it.
 
 examples:
   klbench audit my/loss.py:kl_penalty
   klbench audit verl.trainer.ppo.core_algos:kl_penalty --with kl_penalty=low_var_kl
-  klbench audit my/loss.py:grpo_loss --as loss --args logprobs,ref_logprobs,old_logprobs,advantages,mask
-  klbench audit my/loss.py:kl --expect k3 --expect-gradient "KL(q||p)" --json audit.json --out reports/audit
+  klbench audit my/loss.py:grpo --as loss --args logprobs,ref_logprobs,old_logprobs,advantages,mask
+  klbench audit my/loss.py:kl --expect k3 --expect-gradient "KL(q||p)" --json audit.json
   klbench audit --installed --out reports/trainers
 
-q samples and p is the reference; where there is no reference but old_*, rollout_* or sampling_*, that one is q.
+q samples and p is the reference; where there is no reference but old_*, rollout_* or sampling_*,
+that one is q.
 exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed
 """
 
@@ -210,8 +213,7 @@ def _one(options: argparse.Namespace) -> isolated.Record:
 
 def _installed(options: argparse.Namespace) -> list[isolated.Record]:
     """Audit what is installed, one after the other, each library in a process of its own."""
-    from klbench.audit import field  # which loads torch
-
+    field = importlib.import_module("klbench.audit.field")  # which loads torch
     places = [place for place in field.places() if place.version]
     if not places:
         libraries = ", ".join(dict.fromkeys(place.library for place in field.places()))

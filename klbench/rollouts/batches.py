@@ -51,6 +51,11 @@ class Reading:
         """True where rollouts come in pairs, the chosen one first and the rejected one next (``chosen_*``, ``rejected_*``)."""
         return bool(self.rejected)
 
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(path.stat().st_size for source in self.sources for path in source.paths)
+
     def parts(self) -> list[Reading]:
         """Return a reading of each file by itself, for as many processes as one likes."""
         return [

@@ -1,4 +1,4 @@
-"""Where token weights, which are biased, err less than sequence weights, which are noisy; and bounds on their error."""
+"""The length from which token weights, which are biased, err less than noisy sequence weights; and bounds on their error."""
 
 from __future__ import annotations
 
