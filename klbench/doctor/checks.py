@@ -52,12 +52,13 @@ def tested(found: Found) -> Iterator[Measured]:
             yield found[name]
 
 
-def where(place: Place) -> str:
-    """Return the words for a place: file, row, position and id, counted from 1."""
+def where(place: Place, gathered: Gathered) -> str:
+    """Return the words for a place: file (of several), row, position and id, counted from 1."""
+    file = f"{place.file} " if gathered.several else ""
     position = f", token {place.position + 1}" if place.position >= 0 else ""
     token = f" (id {place.token})" if place.token >= 0 else ""
     text = f" {place.text!r}" if place.text else ""
-    return f"{place.file} row {place.row + 1:,}{position}{token}{text}"
+    return f"{file}row {place.row + 1:,}{position}{token}{text}"
 
 
 @check
@@ -95,8 +96,10 @@ def not_negative(gathered: Gathered, found: Found) -> Iterator[Check]:
             words = "not negative"
         elif m.negative:
             words = f"negative by {-kl.z:.0f} standard errors: not noise"
-        else:
+        elif m.holds == HOLDS:
             words = f"negative: noise, expected in {percent_below(m):.0f} % of batches of this size"
+        else:
+            words = "negative, within noise"
         yield Check(
             f"kl_{m.name}",
             not m.negative,
@@ -137,7 +140,7 @@ def possible(gathered: Gathered, found: Found) -> Iterator[Check]:
             yield Check(
                 f"possible_{m.name}_{what}",
                 False,
-                f"log of {RATIO[m.name]} is {place.value:.3g} at {where(place)}: "
+                f"log of {RATIO[m.name]} is {place.value:.3g} at {where(place, gathered)}: "
                 f"among {count:,} samples that has a probability below {chance:.1g}",
                 place.value,
             )
@@ -167,7 +170,7 @@ def one_token(gathered: Gathered, found: Found) -> Iterator[Check]:
                 worst = worst or Check(
                     f"one_token_{m.name}",
                     False,
-                    f"{text}: {where(place)}, log r {place.value:.3g}",
+                    f"{text}: {where(place, gathered)}, log r {place.value:.3g}",
                     share,
                 )
         yield worst or Check(

@@ -128,6 +128,7 @@ class Gathered:
     logged: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
     pairs: Pairs = field(default_factory=Pairs)
+    several: bool = False
 
     def add(self, batch: Any, step: int | None = None) -> None:
         """Add a batch; ``step`` is the file's, where rollouts have none of their own."""
@@ -244,7 +245,7 @@ def gather(reading: Reading, workers: int = 1) -> Gathered:
         if shared
         else starmap(_gather, parts)
     )
-    result = Gathered()
+    result = Gathered(several=len(files) > 1)
     for each in found:
         result.merge(each)
     return result

@@ -235,3 +235,19 @@ def test_several_files_are_the_same_by_workers(tmp_path, monkeypatch):
     together = doctor(files, workers=2)
     assert together.plain() == alone.plain()
     assert [row["step"] for row in alone.steps] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(("pad", "score"), [(39, 0.9), (0, 0.75)])
+def test_an_end_token_that_the_mask_leaves_out_is_not_taken_for_padding(pad, score):
+    found = frame(rollouts=150)
+    longest = found["tokens"].map(len).max()
+    numbers = ["logprobs", "sampling_logprobs", "ref_logprobs"]
+    found["mask"] = [
+        [1] * (len(row) - 1) + [0] * (longest - len(row) + 1) for row in found["tokens"]
+    ]
+    found["tokens"] = [row + [pad] * (longest - len(row)) for row in found["tokens"]]
+    for name in numbers:
+        found[name] = [row + [0.0] * (longest - len(row)) for row in found[name].map(list)]
+    cause = doctor(found).cause[0]
+    assert (cause.name, cause.score) == ("end_token_dropped", score)
+    assert ("leaves out id 0" in cause.evidence) == (score == 0.9)
