@@ -1,4 +1,6 @@
-"""The off-policy corrections that trainers use, around k1 in the reward, and the placements of distillation."""
+"""The off-policy corrections that trainers use, around k1 in the reward, and the placements of
+distillation.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,8 @@ _register(
     "k1_reward_masked_ratio",
     "k1/reward_to_go/token/masked_ratio:0.5-5",
     QP,
-    "IcePop, as verl's rollout_is_threshold=0.5_5, OpenRLHF's is_correction_level=token, NeMo-RL's icepop",
+    "IcePop, as verl's rollout_is_threshold=0.5_5, OpenRLHF's is_correction_level=token, NeMo-RL's"
+    " icepop",
     "Ant Ling team 2025, Small leak can sink a great ship",
     aliases=("icepop",),
 )
@@ -174,7 +177,8 @@ _register(
     off_policy=True,
 )
 
-# Unbiased whoever samples, and quieter: each term has the ratio of the tokens that led to it, no more.
+# Unbiased whoever samples, and quieter: each term has the ratio of the tokens that led to it, no
+# more.
 PER_DECISION = "per-decision weights: Precup, Sutton and Singh 2000"
 _register(
     "k3_prefix_ratio_loss",
@@ -225,7 +229,8 @@ _register(
     off_policy=True,
 )
 
-# Each token's own k1 times its own score: distillation's usual, which leaves out what a token does to later ones.
+# Each token's own k1 times its own score: distillation's usual, which leaves out what a token does
+# to later ones.
 _register(
     "k1_own_token",
     "k1/reward_to_go/token/none/none/gamma=0",

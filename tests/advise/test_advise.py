@@ -1,4 +1,6 @@
-"""Advice: near the best of the whole grid at random settings, as JSON with a schema, and refused on one line."""
+"""Advice: near the best of the whole grid at random settings, as JSON with a schema, and refused
+on one line.
+"""
 
 import json
 import math
@@ -38,7 +40,10 @@ def settings(n: int, seed: int) -> Iterator[Setting]:
 
 
 def regrets(setting: Setting, chains: int) -> tuple[float, float]:
-    """Return the errors of what is advised over the least of all that the setting allows: value and gradient."""
+    """Return the errors of what is advised over the least of all that the setting allows.
+
+    Value and gradient.
+    """
     made = [*policies(setting.kl_token, setting.lag_token, chains)]
     found = advise(setting)
     results = []

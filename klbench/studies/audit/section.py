@@ -89,9 +89,11 @@ def _curve(row: Row, tables: Tables) -> Figure | None:
         plots.Line(MINE, x, [each["value"] for each in points]),
     ]
     panel = plots.lines(
-        "", drawn, plots.Axis("log-ratio log p − log q, in nats"),
+        "",
+        drawn,
+        plots.Axis("log-ratio log p − log q, in nats"),
         plots.Axis("value of a token", "symlog", threshold=0.1),
-    )  # fmt: skip
+    )
     return Figure(
         "audit",
         SAY.figure_title(),
