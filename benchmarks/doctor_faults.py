@@ -81,6 +81,7 @@ def faults(sizes: tuple[int, ...] = (20, 200, 2_000)) -> str:
             right[size] += name in SIXTEEN and found.cause[0].name == expected
             cells.append(said(found))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        print(lines[-1], file=sys.stderr, flush=True)
     counts = [f"{right[size]} of {len(SIXTEEN)} at {size:,}" for size in sizes]
     return "\n".join([*lines, "", f"The right cause is first: {', '.join(counts)}."])
 
@@ -157,4 +158,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["publish"]:
         publish()
     else:
-        print(faults(), healthy(), sep="\n\n")
+        for part in (faults, healthy):
+            print(part(), flush=True)
+            print()

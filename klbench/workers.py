@@ -37,6 +37,13 @@ terminal.
 """
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def on_processes(
     function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
 ) -> Generator[Any, None, None]:

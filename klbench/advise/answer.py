@@ -1,7 +1,4 @@
-"""What to use at a length, a KL and a lag.
-
-The least error of the stored table, and what to watch.
-"""
+"""Advice at a length, a KL and a lag: the least error of the stored table, and what to watch."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked about.
+    """A question: a length, a batch, and how far reference and sampler are.
 
     Parameters
     ----------

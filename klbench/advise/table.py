@@ -44,7 +44,7 @@ GRADIENTS = (
     "full_kl/full_with_score/token/decision_ratio",
     "full_with_score_sequence_ratio",
 )
-LEAST, MOST = -30.0, 300.0
+LEAST, MOST = -20.0, 300.0
 """Ends of the logarithms that are stored.
 
 An error below is 0 up to rounding, one above is beyond use.

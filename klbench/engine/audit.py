@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import sys
@@ -212,8 +213,7 @@ def _one(options: argparse.Namespace) -> isolated.Record:
 
 def _installed(options: argparse.Namespace) -> list[isolated.Record]:
     """Audit what is installed, one after the other, each library in a process of its own."""
-    from klbench.audit import field  # which loads torch
-
+    field = importlib.import_module("klbench.audit.field")  # which loads torch
     places = [place for place in field.places() if place.version]
     if not places:
         libraries = ", ".join(dict.fromkeys(place.library for place in field.places()))

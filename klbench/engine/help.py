@@ -49,9 +49,8 @@ def text() -> str:
                 " run\npython -m klbench audit TARGET                 is this KL function, this"
                 " loss, right? (audit --help)\npython -m klbench doctor FILE ...              what"
                 " is going on in my run? (doctor --help)\npython -m klbench advise --tokens N ...  "
-                "       which estimator, gradient, weight? (advise --help)\npython -m"
-                " klbench.report RUN [RUN ...]         render again, or one report from several"
-                " runs"
+                "      which estimator, gradient, weight? (advise --help)\npython -m klbench.report"
+                " RUN [RUN ...]         render again, or one report from several runs"
             ),
             block(
                 "common keys",

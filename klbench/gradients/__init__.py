@@ -24,9 +24,7 @@ from klbench.gradients._combination import (
 from klbench.gradients._spec import grid, parse
 from klbench.registry import Registry, submodule
 
-registry: Registry[Combination] = Registry(
-    "combination", __name__, modules=("named", "named_off_policy")
-)
+registry: Registry[Combination] = Registry("combination", __name__, modules=("named",))
 
 
 def register(combination: Combination) -> Combination:

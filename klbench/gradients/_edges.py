@@ -18,7 +18,7 @@ from klbench.types import Rollouts
 
 @dataclass(frozen=True)
 class Plan:
-    """The parts that a combination makes of each token, ``(edges,)`` each, and how a sequence's
+    """The coefficients that a combination gives each token, ``(edges,)`` each, and how a sequence's
     gradient is made of it.
 
     Parameters

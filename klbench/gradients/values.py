@@ -20,6 +20,10 @@ None, the token's, that of the tokens that led to a term, or that of the whole s
 """
 
 
+BEYOND = 700.0
+"""The exponent from which a second moment is beyond a float, and inf."""
+
+
 def value_moments(
     estimator: str, weight: str, edges: Edges, lengths: Sequence[int]
 ) -> dict[int, tuple[float, float]]:
@@ -48,7 +52,8 @@ def value_moments(
     found = {}
     for length in lengths:
         mean = float(first[length][0]["R"]) * math.exp(first[length][1])
-        with np.errstate(over="ignore"):
-            square = float(second[length][0]["RR"]) * float(np.exp(second[length][1]))
-        found[length] = mean, square - mean**2
+        square, log_unit = float(second[length][0]["RR"]), second[length][1]
+        known = math.isfinite(square) and log_unit < BEYOND
+        variance = square * math.exp(log_unit) - mean**2 if known else math.inf
+        found[length] = mean, variance
     return found

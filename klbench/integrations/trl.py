@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 
 from klbench.doctor.api import diagnosed
 from klbench.doctor.findings import Diagnosis
-from klbench.doctor.reading import Gathered, gather
+from klbench.doctor.reading import gather
 from klbench.rollouts.batches import read
 from klbench.types import ConfigError
 
@@ -94,7 +94,7 @@ class Watch(TrainerCallback):
     def __init__(self, trainer: Any, every: int, out: Path) -> None:
         self.trainer, self.every, self.out = trainer, every, out
         self.diagnoses: dict[int, Diagnosis] = {}
-        self._recent: deque[Gathered] = deque(maxlen=RECENT)
+        self._recent: deque[Path] = deque(maxlen=RECENT)
         self._said = ""
         self._batches: list[Mapping[str, Any]] = []
         if not hasattr(trainer, "_buffered_inputs"):
@@ -134,9 +134,9 @@ class Watch(TrainerCallback):
         if frame is None or not len(frame):
             return
         frame.insert(0, "step", step)
-        path = self._write(frame, step)
+        self._recent.append(self._write(frame, step))
         try:
-            reading = read(path)
+            reading = read(list(self._recent))
         except ConfigError as error:
             self._say(
                 f"klbench has nothing to compare: {error}; set beta above 0, or let the engine"
@@ -144,13 +144,11 @@ class Watch(TrainerCallback):
                 "nothing",
             )
             return
-        self._recent.append(gather(reading))
-        together = Gathered()
-        for each in self._recent:
-            together.merge(each)
-        found = self.diagnoses[step] = diagnosed(reading, together, "trl")
+        found = self.diagnoses[step] = diagnosed(reading, gather(reading), "trl")
         self._log(found)
-        if speaks and not found.ok:
+        if found.ok:
+            self._said = ""
+        elif speaks:
             cause = found.cause[0]
             self._say(
                 f"klbench at step {step}: {cause.name}: {cause.evidence}."

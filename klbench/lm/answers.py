@@ -310,7 +310,8 @@ def _message(value: Any, key: str, where: str) -> Mapping[str, str]:
     role, content = said.get("role", said.get("from")), said.get("content", said.get("value"))
     if isinstance(content, list):  # parts, of which only texts are meant here
         parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(parts) else None
     if not isinstance(role, str) or not isinstance(content, str):
         raise ConfigError(
             f"{where}: {key!r} must be messages with texts 'role' and 'content', got {value!r:.60}"

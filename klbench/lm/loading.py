@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from klbench import inputs
 from klbench.lm import files, names
@@ -85,7 +86,7 @@ def _load(where: str, name: str, revision: str | None, dtype: str, device: str) 
 def rounded(model: Any) -> Any:
     """The model with the weights of its linear layers as 8 bits hold them.
 
-    A scale for each row, symmetrical, to nearest.
+    A scale for each output, symmetrical, to nearest.
 
     As weight-only formats have it: inputs, arithmetic, embeddings and the output over tokens stay
     float32. (Dettmers et al. 2022, "LLM.int8()", without the part for outliers, which concerns
@@ -93,11 +94,11 @@ def rounded(model: Any) -> Any:
     """
     head = model.get_output_embeddings()
     for layer in model.modules():
-        if isinstance(layer, torch.nn.Linear) and layer is not head:
+        if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not head:
             weight = layer.weight.data
-            scale = (
-                weight.abs().amax(1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny) / 127.0
-            )
+            inputs_at = 0 if isinstance(layer, Conv1D) else 1  # GPT-2 has its weights transposed
+            largest = weight.abs().amax(inputs_at, keepdim=True)
+            scale = largest.clamp(min=torch.finfo(weight.dtype).tiny) / 127.0
             weight.copy_((weight / scale).round() * scale)
     return model
 

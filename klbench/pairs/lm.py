@@ -161,6 +161,11 @@ class LmPair(Pair):
         """The policy and the reference."""
         return self._models
 
+    @property
+    def encoded_prompts(self) -> list[list[int]]:
+        """The tokens of each prompt."""
+        return self._prompts
+
     @cached_property
     def _models(self) -> tuple[LanguageModel, LanguageModel]:
         return self._models_in(self.dtype)
@@ -202,7 +207,13 @@ class LmPair(Pair):
         return self._models[0].decode([int(each) for each in token_ids])
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
-        """``n`` completions; the i-th answers prompt ``shard * n + i``, around and around."""
+        """``n`` completions; the i-th answers prompt ``shard * n + i``, around and around.
+
+        Those of the first shard are kept: where all are scored again, they are not made twice. Only
+        the same number of them serves, since others would be padded, and so rounded, otherwise.
+        """
+        if (seed, shard, n) in self._kept:
+            return self._kept[seed, shard, n]
         count = len(self._prompts)
         prompt = (shard * n + np.arange(n, dtype=np.int64)) % count
         # What changes the arithmetic and not the distribution keeps the stream: dtypes are compared
@@ -219,7 +230,15 @@ class LmPair(Pair):
             }
         )
         stream = streams.generator(seed, "lm", json.dumps(decides, sort_keys=True), shard)
-        return self._sampled(prompt, stream.random((n, self.max_new_tokens)))
+        found = self._sampled(prompt, stream.random((n, self.max_new_tokens)))
+        if shard == 0:
+            self._kept.clear()
+            self._kept[seed, shard, n] = found
+        return found
+
+    @cached_property
+    def _kept(self) -> dict[tuple[int, int, int], Completions]:
+        return {}
 
     def _sampled(self, prompt: np.ndarray, uniform: np.ndarray) -> Completions:
         from klbench.lm.generation import generate

@@ -58,6 +58,11 @@ class Reading:
         """
         return bool(self.rejected)
 
+    @property
+    def bytes(self) -> int:
+        """The size of all files."""
+        return sum(path.stat().st_size for source in self.sources for path in source.paths)
+
     def parts(self) -> list[Reading]:
         """Return a reading of each file by itself, for as many processes as one likes."""
         return [

@@ -17,7 +17,7 @@ from klbench.rollouts.sources import Source
 
 
 class Roles(Protocol):
-    """What is known of the columns."""
+    """The columns and their roles, as they are known before a chunk is read."""
 
     @property
     def columns(self) -> Mapping[str, str]:
@@ -29,11 +29,11 @@ class Roles(Protocol):
 
     @property
     def layout(self) -> str:
-        """What a row is."""
+        """The meaning of a row."""
 
     @property
     def text(self) -> bool:
-        """Whether texts of tokens are asked for."""
+        """True where texts of tokens are asked for."""
 
 
 def batch(reading: Roles, source: Source, chunk: Chunk) -> Batch:
@@ -43,6 +43,7 @@ def batch(reading: Roles, source: Source, chunk: Chunk) -> Batch:
     odd = assemble.Odd(source.name, where)
     read = assemble.read_columns(chunk, roles, rejected, names.PER_TOKEN)
     sizes = assemble.lengths(read, odd, roles)
+    assemble.compact(read, sizes)
     given = read.get("mask")
     columns = {
         role: assemble.laid(read[role], sizes, np.nan, tail=True, mask=given)

@@ -217,6 +217,13 @@ DISTILLATION = Trainer(
         _distilled(("abs",), False, "abs/loss"),
         _distilled(("mse", "k2"), False, "k2_loss"),
         _distilled(
+            ("low_var_kl", "k3"),
+            False,
+            "k3_verl_loss",
+            clamp=LIMITS,
+            note="the reference is the teacher",
+        ),
+        _distilled(
             ("kl", "k1"),
             True,
             "k1_own_token_ratio",

@@ -23,48 +23,36 @@ SCHEMA = json.loads(resources.files("klbench.advise").joinpath("schema.json").re
 USUAL = "advise --tokens 1024 --batch 256 --kl-token 0.01 --lag-token 0.0005".split()
 
 
-def settings(n: int, seed: int) -> Iterator[Setting]:
-    """Yield random settings, even in their logarithms; every third one is on-policy."""
-    stream = np.random.default_rng(seed)
-    for k in range(n):
-        tokens, batch, kl, lag = np.exp(
-            stream.uniform(np.log([2, 1, 1e-4, 1e-6]), np.log([4096, 1e4, 0.3, 0.1]))
-        )
-        yield Setting(
-            int(tokens),
-            int(batch),
-            float(kl),
-            0.0 if k % 3 == 0 else float(lag),
-            logits=bool(k % 2),
-        )
+def regrets(seed: int) -> Iterator[tuple[float, float]]:
+    """Yield the error of what is advised over the least of all.
 
-
-def regrets(setting: Setting, chains: int) -> tuple[float, float]:
-    """Return the errors of what is advised over the least of all that the setting allows.
-
-    Value and gradient.
+    Value and gradient, at 20 settings of one KL and lag.
     """
-    made = [*policies(setting.kl_token, setting.lag_token, chains)]
-    found = advise(setting)
-    results = []
-    for names, measured, chosen in zip(
-        (VALUES, GRADIENTS),
-        errors(made, [setting.tokens]),
-        (found["value"]["estimator"], found["gradient"]["combination"]),
-        strict=True,
-    ):
-        rmse = {
-            name: math.hypot(bias, noise / math.sqrt(setting.batch))
-            for name, (bias, noise) in zip(names, measured[:, 0], strict=True)
-            if setting.logits or "full" not in name
-        }
-        results.append(rmse[chosen] / min(rmse.values()))
-    return results[0], results[1]
+    stream = np.random.default_rng(seed)
+    kl, lag = map(float, np.exp(stream.uniform(np.log([1e-4, 1e-6]), np.log([0.3, 0.1]))))
+    lag = lag if seed % 3 else 0.0
+    powers = [stream.choice(np.arange(1, 13), 2, replace=False) for _ in range(10)]
+    lengths = sorted({int(2**a + 2**b) for a, b in powers})
+    measured = errors([*policies(kl, lag)], lengths)
+    for k in range(20):
+        place, batch = k % len(lengths), int(np.exp(stream.uniform(0.0, np.log(1e4))))
+        found = advise(Setting(lengths[place], batch, kl, lag, logits=bool(k % 2)))
+        chosen = found["value"]["estimator"], found["gradient"]["combination"]
+        results = []
+        for names, each, name in zip((VALUES, GRADIENTS), measured, chosen, strict=True):
+            rmse = {
+                candidate: math.hypot(bias, noise / math.sqrt(batch))
+                for candidate, (bias, noise) in zip(names, each[:, place], strict=True)
+                if k % 2 or "full" not in candidate
+            }
+            results.append(rmse[name] / min(rmse.values()))
+        yield results[0], results[1]
 
 
 def test_what_is_advised_is_near_the_best_of_the_grid() -> None:
-    found = np.array([regrets(each, 6) for each in settings(9, seed=4)])
-    assert (found <= 1.2).mean(0) == pytest.approx([1.0, 1.0], abs=0.12)
+    found = np.array([each for seed in range(5) for each in regrets(seed)])
+    assert found.shape == (100, 2)
+    assert ((found <= 1.2).mean(0) >= 0.95).all()
 
 
 def test_the_stored_table_is_what_its_command_measures() -> None:
@@ -117,7 +105,7 @@ def test_the_batch_that_is_named_is_enough(error: float) -> None:
     assert advise(Setting(64, batch, 0.01, 0.001))["gradient"]["rel_rmse"] <= 1.001 * error
 
 
-@pytest.mark.parametrize("trainer", ["trl", "verl", "openrlhf", "slime", "nemo-rl"])
+@pytest.mark.parametrize("trainer", ["trl", "verl", "openrlhf", "slime", "nemo_rl"])
 def test_a_trainers_own_options(trainer: str) -> None:
     found = advise(Setting(64, 16, 0.01, 0.001, trainer=trainer))
     assert found["gradient"]["options"]

@@ -210,3 +210,30 @@ def test_every_cause_has_advice_and_a_place_in_the_schema():
     for trainer, options in advice.OPTIONS.items():
         assert trainer in advice.TRAINERS
         assert set(options) <= set(names)
+
+
+def test_sums_of_preferences_have_margins_accuracy_and_loss():
+    stream = np.random.default_rng(0)
+    logps = -stream.gamma(20.0, 2.0, size=(4, 300))
+    names = ("chosen_logps", "rejected_logps", "reference_chosen_logps", "reference_rejected_logps")
+    diagnosis = doctor(pd.DataFrame(dict(zip(names, logps, strict=True))))
+    margin = (logps[0] - logps[2]) - (logps[1] - logps[3])
+    found = diagnosis.preferences
+    assert diagnosis.ok
+    assert diagnosis.reference is None
+    assert found["pairs"] == 300
+    assert found["margin"] == pytest.approx(margin.mean())
+    assert found["margin_se"] == pytest.approx(margin.std(ddof=1) / np.sqrt(300))
+    assert found["accuracy"] == pytest.approx((margin > 0).mean())
+    assert found["loss"] == pytest.approx(np.log1p(np.exp(-0.1 * margin)).mean())
+
+
+def test_several_files_are_the_same_by_workers(tmp_path, monkeypatch):
+    files = [tmp_path / f"step_{k}.jsonl" for k in range(3)]
+    for k, file in enumerate(files):
+        frame(k, 40).to_json(file, orient="records", lines=True)
+    alone = doctor(files, workers=1)
+    monkeypatch.setattr("klbench.doctor.reading.WORTH_SHARING", 0)
+    together = doctor(files, workers=2)
+    assert together.plain() == alone.plain()
+    assert [row["step"] for row in alone.steps] == [0, 1, 2]

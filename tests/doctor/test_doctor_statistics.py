@@ -1,17 +1,20 @@
 """The doctor's numbers, against the same by hand, and the coverage of its intervals."""
 
 import math
+import pickle
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_rollouts import batch
 
 from klbench import streams
 from klbench.doctor.measures import measures
-from klbench.doctor.reading import Gathered
+from klbench.doctor.reading import Gathered, gather
 from klbench.doctor.series import BUCKETS
+from klbench.rollouts.batches import read
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from doctor_coverage import KINDS, cover
@@ -127,3 +130,20 @@ def test_intervals_cover():
     assert len(given) > 1_200
     # Statistics of one file go together, so that the error is that of files, not of intervals.
     assert abs(np.mean(given) - 0.95) < 5.0 * math.sqrt(0.95 * 0.05 / 200)
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path) -> None:
+    stream = np.random.default_rng(5)
+    paths = []
+    for step in range(3):
+        policy = [-stream.gamma(1.0, 1.0, 6) for _ in range(20)]
+        sampler = [each + stream.normal(0.0, 0.1, 6) for each in policy]
+        paths.append(tmp_path / f"step_{step}.parquet")
+        pd.DataFrame({"logprobs": policy, "rollout_logprobs": sampler}).to_parquet(paths[-1])
+    one, two = (gather(read(paths), workers) for workers in (1, 2))
+    assert pickle.dumps(one.series["sampler"].rollouts) == pickle.dumps(
+        two.series["sampler"].rollouts
+    )
+    assert (one.rollouts, one.tokens, sorted(one.steps)) == (two.rollouts, two.tokens, [0, 1, 2])
+    filled = (one.series["sampler"].rollouts[:, 0] > 0).sum()
+    assert filled == 60  # each rollout stands by itself, also those of one place in different files

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from refusal import Bomb, refused
+from transformers.pytorch_utils import Conv1D
 
 from klbench.lm import embedded, files, loading, names, trained
 from klbench.lm.loading import check_same_tokens, load
@@ -50,7 +51,8 @@ def test_a_folder_may_be_relative_or_below_home(folder, monkeypatch) -> None:
 
 def test_the_dtype_is_the_one_asked_for() -> None:
     for dtype in loading.DTYPES:
-        assert load(REFERENCE, dtype=dtype).model.dtype == getattr(torch, dtype)
+        kept = "float32" if dtype == "int8" else dtype
+        assert load(REFERENCE, dtype=dtype).model.dtype == getattr(torch, kept)
     assert "float32, bfloat16, float16" in refused(REFERENCE, dtype="float8")
 
 
@@ -431,3 +433,27 @@ def test_a_checkpoint_of_training_that_is_none(tmp_path) -> None:
             ConfigError, match=r"kept\.safetensors: not a checkpoint that klbench wrote: [^\n]+$"
         ):
             trained.kept(file)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_eight_bits_are_255_levels_of_each_output(random_lm, kind) -> None:
+    plain, found = random_lm(kind).model, loading.rounded(random_lm(kind).model)
+    head = found.get_output_embeddings()
+    changed = 0
+    for (name, before), after in zip(plain.named_modules(), found.modules(), strict=True):
+        if not isinstance(after, torch.nn.Linear | Conv1D):
+            continue
+        old, new = (each.weight.detach() for each in (before, after))
+        if after is head:
+            assert torch.equal(old, new)
+            continue
+        outputs = zip(
+            *(each.T if isinstance(after, Conv1D) else each for each in (old, new)), strict=True
+        )
+        for row, rounded in outputs:
+            step = row.abs().max() / 127
+            levels = rounded / step
+            torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+            assert float((rounded - row).abs().max()) <= 0.5001 * float(step), name
+        changed += 1
+    assert changed >= 8

@@ -257,7 +257,7 @@ def test_a_context_that_is_too_short_is_said_before_sampling() -> None:
         ({"prompts": "nothing.txt"}, "pair.prompts='nothing.txt': nothing.txt: no such file"),
         (
             {"dtype": "float8"},
-            "pair.dtype='float8': must be one of 'float32', 'bfloat16' or 'float16'",
+            "pair.dtype='float8': must be one of 'float32', 'bfloat16', 'float16' or 'int8'",
         ),
         ({"device": "tpu"}, "'cpu' or 'cuda'"),
         ({"kernel": "fast"}, "'auto', 'triton', 'cpu' or 'reference'"),
@@ -305,3 +305,17 @@ def test_it_is_registered_and_frozen() -> None:
     bare = type(found)(found.log_q, found.log_p, found.mask)
     with pytest.raises(ValueError, match="without tokens and prompts"):
         pair().rescored(bare, "float32")
+
+
+def test_the_same_completions_are_not_made_twice(monkeypatch) -> None:
+    one, made = pair(), []
+    sampled = type(one)._sampled
+    monkeypatch.setattr(
+        type(one), "_sampled", lambda self, *of: made.append(len(of[0])) or sampled(self, *of)
+    )
+    first = one.completions(0, 0, 6)
+    assert one.completions(0, 0, 6) is first
+    for at in ((1, 0, 6), (1, 1, 6), (1, 0, 5)):
+        one.completions(*at)
+    assert made == [6, 6, 6, 5]
+    np.testing.assert_array_equal(pair().completions(0, 0, 6).log_q, first.log_q)

@@ -18,6 +18,11 @@ RUNS = {
         f"pairs=[{SEQUENCE.format('')},{{kind:categorical,random:{{size:16,kl:0.5}}}}] ks=[1,4]"
         f" {LITTLE} training=[full,topk_raw/student/1,full:kl_pq@teacher]"
     ),
+    "doctor": "path=ROLLOUTS",
+    "distill_lm": (
+        "training=[full,topk_raw/student/4] updates=2 every=1 seeds=2 evaluated=4 completions=4 "
+        "pairs=[{kind:lm,policy:embedded:reference,reference:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}]"
+    ),
     "dpo": (
         f"{TESTBED} divergences=[kl_qp,js] comparisons=[40] smoothings=[0.2] steps=20 every=10"
         " completions=16"

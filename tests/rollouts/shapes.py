@@ -274,6 +274,30 @@ def prime_rl(folder: Path, rows: list[dict]) -> Path:
     return jsonl(folder / "token_exports" / "step_7" / "rank_0.jsonl", made)
 
 
+def verifiers(folder: Path, rows: list[dict]) -> Path:
+    """An episode a line with traces of nodes, as prime-rl's ``FileMonitor`` writes.
+
+    Only sampled tokens have numbers.
+    """
+    nodes = [
+        {
+            "message": {"role": "assistant"},
+            "token_ids": row["prompt"] + row["tokens"],
+            "mask": whole(row, [True] * len(row["policy"]), False),
+            "logprobs": row["sampler"],
+            "reference_logprobs": row["reference"],
+            "trainer_logprobs": row["policy"],
+        }
+        for row in rows
+    ]
+    made = [
+        {"id": f"e{i}", "traces": [{"id": f"t{i}", "nodes": nodes[i : i + 4]}]}
+        for i in range(0, len(rows), 4)
+    ]
+    (folder / "step_7").mkdir(exist_ok=True)
+    return jsonl(folder / "step_7" / "traces.jsonl", made)
+
+
 def slime(folder: Path, rows: list[dict]) -> Path:
     """slime's ``save_debug_train_data``: rows of tensors under ``samples``.
 
@@ -518,6 +542,7 @@ WRITERS = {
         verl,
         nemo_rl,
         prime_rl,
+        verifiers,
         slime,
         openai_chat,
         openai_completions,

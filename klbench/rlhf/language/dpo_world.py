@@ -62,13 +62,11 @@ def load(path: str, lm: LanguageModel) -> Preferences:
     """
     found = answers.load(path)
     most = max(len(found.good), len(found.bad))
-    return Preferences(
-        *(
-            sft.encoded([(each.prompt, each.completion) for each in islice(cycle(side), most)], lm)
-            for side in (found.good, found.bad)
-        ),
-        found.paired,
+    good, bad = (
+        sft.encoded([(each.prompt, each.completion) for each in islice(cycle(side), most)], lm)
+        for side in (found.good, found.bad)
     )
+    return Preferences(good, bad, found.paired)
 
 
 def sampled(
@@ -97,7 +95,8 @@ def sampled(
     places = np.where(
         first, [np.arange(n), np.arange(n, 2 * n)], [np.arange(n, 2 * n), np.arange(n)]
     )
-    return Preferences(*(Examples(asked, found.token[each], found.mask[each]) for each in places))
+    chosen, rejected = (Examples(asked, found.token[each], found.mask[each]) for each in places)
+    return Preferences(chosen, rejected)
 
 
 def fitting(examples: Examples, context: int | None) -> Examples:

@@ -107,11 +107,12 @@ FAMILIES = Schema(
         ),
         text(
             "like",
-            "for sampled series: the family that leaves out as much within as many tokens, by table"
-            " gaps",
+            "for sampled series: the families whose share within 8 later tokens, of table gaps, is"
+            " in its interval",
             "Like",
         ),
     ),
+    optional=True,
 )
 
 GAPS = Schema(
@@ -128,6 +129,7 @@ GAPS = Schema(
         ),
         Column("share", "that over what is left out in all", heading="Of all"),
     ),
+    optional=True,
 )
 
 LEVELS = Schema(
@@ -144,6 +146,7 @@ LEVELS = Schema(
         Column("relaxation", "median tokens in which a chain forgets its state by a factor e"),
         integer("chains", "random chains"),
     ),
+    optional=True,
 )
 
 CROSSINGS = Schema(
@@ -177,6 +180,7 @@ CROSSINGS = Schema(
         ),
         integer("chains", "random chains"),
     ),
+    optional=True,
 )
 
 BOUNDS = Schema(
@@ -200,6 +204,7 @@ BOUNDS = Schema(
         Column("slack_15", "the T^1.5 bound over the error", heading="T^1.5 slack"),
         Column("slack_1", "the T bound over the error", heading="T slack"),
     ),
+    optional=True,
 )
 
 MARKS = Schema(
@@ -212,6 +217,7 @@ MARKS = Schema(
         Column("kept", "share of the weight that a mask at 3 keeps", heading="Kept below 3"),
         Column("khat", "Pareto k-hat of a batch of 256", heading="k-hat"),
     ),
+    optional=True,
 )
 
 TABLES = (HORIZON, SAMPLED, FAMILIES, GAPS, LEVELS, CROSSINGS, BOUNDS, MARKS, COMBINATIONS)

@@ -1,4 +1,4 @@
-"""Where token weights, which are biased, err less than sequence weights, which are noisy.
+"""The length from which token weights, which are biased, err less than noisy sequence weights.
 
 And bounds on their error.
 """

@@ -1,4 +1,4 @@
-"""Where the bias of token losses levels off: on random chains, and on each family."""
+"""The bias of token losses, and where it levels off: on random chains, and on each family."""
 
 from __future__ import annotations
 
@@ -187,20 +187,21 @@ def sampled_row(sampled: Sequence[Row], horizon: Sequence[Row], found: Sequence[
         if row["combination"] == TOKEN_LOSS and row["lag_token"] == 0.0
     }
     own = {row["gap"]: row for row in found if row["series"] == "lm"}
-    if NEAR not in rows or not own:
+    if NEAR not in rows or NEAR not in own:
         return None
     first, last = ((row["rel_bias"], row["rel_bias_se"]) for row in (rows[NEAR], rows[max(rows)]))
-    families: dict[str, dict[int, float]] = {}
-    for row in found:
-        if row["series"] != "lm":
-            families.setdefault(row["series"], {})[row["gap"]] = row["share"]
-    soon = [gap for gap in own if gap <= SOON and math.isfinite(own[gap]["share"])]
-    distances = {
-        name: sum(abs(own[gap]["share"] - shares[gap]) for gap in soon if gap in shares)
-        for name, shares in families.items()
-    }
+    near, whole = own[NEAR], own[max(own)]
+    low, high = (
+        near["left_out"] / whole[f"left_out_{end}"] if whole[f"left_out_{end}"] else math.inf
+        for end in ("high", "low")
+    )
+    alike = sorted(
+        (abs(row["share"] - near["share"]), row["series"])
+        for row in found
+        if row["series"] != "lm" and row["gap"] == NEAR and low <= row["share"] <= high
+    )
     kl = [row["kl_token"] for row in horizon if row["series"] == "lm"][-1]
-    within = own[max(soon)] if soon else {"left_out_high": 0.0}
+    within = own[max(gap for gap in own if gap <= SOON)]
     return {
         "series": "lm",
         "kl_token": kl,
@@ -212,7 +213,7 @@ def sampled_row(sampled: Sequence[Row], horizon: Sequence[Row], found: Sequence[
         "relaxation": math.nan,
         "limit": math.nan,
         "verdict": "levels off" if within["left_out_high"] >= last[0] else "grows",
-        "like": min(distances, key=lambda name: distances[name], default=""),
+        "like": ", ".join(name for _, name in alike),
     }
 
 

@@ -71,8 +71,9 @@ def _more(run: Horizon) -> list[Markup]:
         )
         said.append(SAY.levels(run.levels[-1], at))
     language, growing = run.language(), run.growing()
-    if language is not None:
-        said.append(SAY.models(language))
+    own = [row for row in run.gaps if row["series"] == "lm"]
+    if language is not None and own:
+        said.append(SAY.models(language, own[0], own[-1]))
     elif growing is not None:
         said.append(SAY.grows(growing))
     if run.crossings:

@@ -29,7 +29,7 @@ TRAINERS: Mapping[str, str] = {
     "full_kl/full_with_score/token/decision_ratio": "exact KLs × ratios so far",
     "k1_reward_leave_one_out": "TRL RLOO: less the others' mean",
 }
-"""What is drawn first, and what a trainer or a reader calls it."""
+"""The combinations that are drawn first, and the name that a trainer or a reader has for each."""
 ROUNDING = 1e-9
 LEADING = ("mixing", "lognormal", "mode", "absorbing", "gru", "lm")
 TOKEN_LOSS = "full_loss"
@@ -90,12 +90,12 @@ class Horizon(RunTables):
 
     @cached_property
     def families(self) -> list[Row]:
-        """How each series grows."""
+        """The growth of each series."""
         return self.rows(FAMILIES)
 
     @cached_property
     def gaps(self) -> list[Row]:
-        """What is left out within so many tokens."""
+        """The part that is left out within so many tokens."""
         return self.rows(GAPS)
 
     @cached_property
@@ -105,7 +105,7 @@ class Horizon(RunTables):
 
     @cached_property
     def crossings(self) -> list[Row]:
-        """Where weights cross."""
+        """The lengths at which weights cross."""
         return self.rows(CROSSINGS)
 
     @cached_property

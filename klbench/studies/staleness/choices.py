@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pandas as pd
 
 from klbench.studies.gradient.tables import QP, Row, by_combination, first_alike, matches
-from klbench.studies.staleness.columns import CHOICES, STALENESS
+from klbench.studies.staleness.columns import CHOICES, STALENESS, error_in
 
 AMONG = ("all", "sampled")
 
@@ -19,8 +19,8 @@ def bias(row: Row) -> float:
 
 
 def error(row: Row, batch: float) -> float:
-    """Return the root of ``bias^2 + noise^2 / batch``, in lengths of the exact gradient."""
-    return math.sqrt(bias(row) ** 2 + row["rel_std"] ** 2 / batch)
+    """Return the error of a row, 0 where its bias is rounding."""
+    return error_in(batch, bias(row), row["rel_std"])
 
 
 def least(rows: Sequence[Row]) -> Iterator[tuple[Row, float, float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from klbench.columns import COMBINATIONS as COMBINATIONS
 from klbench.columns import DESCRIBED, MEASURED, OF_EXACT, TASK
 from klbench.schema import Column, Schema, integer, interval, text
@@ -147,5 +149,11 @@ OVER_SEEDS = Schema(
     ),
     optional=True,
 )
+
+
+def error_in(batch: float, bias: float, noise: float) -> float:
+    """Return the root of ``bias^2 + noise^2 / batch``, in the unit of both."""
+    return math.sqrt(bias**2 + noise**2 / batch)
+
 
 TABLES = (STALENESS, CORRECTIONS, CHOICES, OVER_SEEDS, COMBINATIONS)

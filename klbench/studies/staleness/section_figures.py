@@ -16,7 +16,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.staleness.choices import error
+from klbench.studies.staleness.columns import error_in
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -145,7 +145,7 @@ def by_batch(lagging: Lagging) -> Figure:
     for lag in lagging.lags:
         at = {row["combination"]: row for row in lagging.rows if row["staleness"] == lag}
         drawn = [
-            Line(entry, batches, [100 * error(at[name], batch) for batch in batches])
+            Line(entry, batches, [_error(at[name], batch) for batch in batches])
             for name, entry in entries.items()
             if name in at
         ]
@@ -159,6 +159,10 @@ def by_batch(lagging: Lagging) -> Figure:
         panels,
         list(entries.values()),
     )
+
+
+def _error(row: Row, batch: float) -> float:
+    return error_in(batch, _bias(row), 100 * row["rel_std"])
 
 
 def _bias(row: Row) -> float:
