@@ -114,6 +114,7 @@ class CategoricalPair(Pair):
         "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by"
         " enumeration"
     )
+    later: ClassVar[Sequence[str]] = ("temperature", "scored_temperature")
     q: Categorical | None = None
     p: Categorical | None = None
     mu: Categorical | None = None

@@ -17,8 +17,6 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -70,6 +68,7 @@ class SequencePair(Pair):
         " temperature, scored_temperature)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
+    later: ClassVar[Sequence[str]] = ("mismatch", "temperature", "scored_temperature")
     model: Name = "gru"
     vocabulary: int = Field(default=6, ge=2, le=64)
     horizon: int = Field(default=4, ge=1, le=10)
@@ -98,9 +97,7 @@ class SequencePair(Pair):
             )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         if self._warm:
-            atoms = self._atoms
-            both = atoms[1] is not None
-            log_ratio = np.stack(atoms[:2]) if both else atoms[0]  # type: ignore[arg-type]
+            log_ratio = self._atoms[0] if self._atoms[1] is None else np.stack(self._atoms[:2])  # type: ignore[arg-type]
             if float(np.abs(log_ratio).max()) > LARGEST_LOG_RATIO:
                 raise ValueError(
                     f"temperature={self.temperature:g} and"
@@ -108,12 +105,6 @@ class SequencePair(Pair):
                     f" {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
                 )
         return self
-
-    @model_serializer(mode="wrap")
-    def _serialized(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Streams are named by the settings: those of two policies stay what they were.
-        found: dict[str, Any] = serialize(self)
-        return found if self.mismatch else {k: v for k, v in found.items() if k != "mismatch"}
 
     @property
     def _warm(self) -> bool:
@@ -322,10 +313,7 @@ class SequencePair(Pair):
 
         ``token`` is ``vocabulary`` where a sequence ends.
         """
-        # What is left out where it is 1 leaves the streams of earlier versions as they were.
-        warm = set() if self._warm else {"temperature", "scored_temperature"}
-        name = self.model_dump_json(exclude={"label", "series", *warm})
-        stream = streams.generator(seed, "completions", self.kind, name, shard)
+        stream = streams.generator(seed, "completions", self.kind, self.parameters_text(), shard)
         prompt = stream.integers(self.prompts, size=n)
         uniform = stream.random((n, self.horizon))
         tree, end = self.tree, self.vocabulary

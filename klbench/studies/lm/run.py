@@ -53,7 +53,7 @@ def _part(pair: Pair) -> str:
 
     Its parameters, and the state of the file that it reads.
     """
-    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})} {pair.fingerprint}"
+    content = f"{pair.kind} {pair.parameters_text()} {pair.fingerprint}"
     return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

@@ -221,7 +221,7 @@ def stream_name(pair: Pair) -> str:
 
     Its parameters, not its place in the list, so that other pairs change nothing.
     """
-    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})}"
+    content = f"{pair.kind} {pair.parameters_text()}"
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
