@@ -97,7 +97,9 @@ class SequencePair(Pair):
             )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         if self._warm:
-            log_ratio = self._atoms[0] if self._atoms[1] is None else np.stack(self._atoms[:2])  # type: ignore[arg-type]
+            atoms = self._atoms
+            both = atoms[1] is not None
+            log_ratio = np.stack(atoms[:2]) if both else atoms[0]  # type: ignore[arg-type]
             if float(np.abs(log_ratio).max()) > LARGEST_LOG_RATIO:
                 raise ValueError(
                     f"temperature={self.temperature:g} and"
