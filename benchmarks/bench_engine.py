@@ -1,4 +1,7 @@
-"""What the value study is made of: drawing from every registered pair, its exact values, panels of samples, moments, tails."""
+"""What the value study is made of.
+
+Drawing from every registered pair, its exact values, panels of samples, moments, tails.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ from klbench.types import Draws
 
 SAMPLES = 65_536
 NO_DRAWS = ("lm", "recorded")
-"""Pairs of completions; the language models of ``lm`` take their time to load, so that it is not timed here."""
+"""Pairs of completions.
+
+The language models of ``lm`` take their time to load, so that it is not timed here.
+"""
 DENSITIES = [name for name in pairs.names() if name not in NO_DRAWS]
 
 

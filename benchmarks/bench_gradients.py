@@ -1,4 +1,7 @@
-"""Expected gradients by enumeration: every named combination on a small policy, all together on a larger one, and samples."""
+"""Expected gradients by enumeration.
+
+Every named combination on a small policy, all together on a larger one, and samples.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""From logits to log-probabilities and exact divergences: every kernel that this machine can use, forward and backward."""
+"""From logits to log-probabilities and exact divergences.
+
+Every kernel that this machine can use, forward and backward.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,10 @@
-"""Is this revision slower than another one? ``python benchmarks/compare.py main``, or ``make bench-compare BASE=main``.
+"""Is this revision slower than another one? ``python benchmarks/compare.py main``, or ``make
+bench-compare BASE=main``.
 
-The other revision is checked out beside this one, and two processes run the benchmarks of this one in step, A B A B: of each
-benchmark one block of a few milliseconds there, one here, and so on. Both have the same environment; ``PYTHONPATH`` decides
-whose klbench is timed. Exits with 1 where a benchmark has become slower beyond doubt, with 2 where it cannot compare.
+The other revision is checked out beside this one, and two processes run the benchmarks of this one
+in step, A B A B: of each benchmark one block of a few milliseconds there, one here, and so on. Both
+have the same environment; ``PYTHONPATH`` decides whose klbench is timed. Exits with 1 where a
+benchmark has become slower beyond doubt, with 2 where it cannot compare.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ from verdicts import THRESHOLD, Row, Sessions, judged, markdown
 
 HERE = Path(__file__).resolve().parents[1]
 SESSIONS = 3
-"""Pairs of processes: what a process's layout in memory does to its times, the next one's does not."""
+"""Pairs of processes.
+
+What a process's layout in memory does to its times, the next one's does not.
+"""
 MORE_SESSIONS = 3
 """For the benchmarks that are not decided by then."""
 FEWEST, MOST, SECONDS = 5, 15, 0.3
@@ -196,7 +201,10 @@ def worktree(revision: str) -> Iterator[Path]:
 def compare(
     base: Path, here: Path, arguments: Sequence[str], threshold: float, times: Path | None
 ) -> list[Row]:
-    """Sessions until everything is decided, or there are no more; what is undecided goes on in sessions of its own."""
+    """Sessions until everything is decided, or there are no more.
+
+    What is undecided goes on in sessions of its own.
+    """
     found: dict[str, list[list[tuple[float, float]]]] = {}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -242,7 +250,10 @@ def _write(file: Path, found: Mapping[str, Sessions]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; gives back the exit code."""
     parser = argparse.ArgumentParser(
-        description="Compare the speed of this revision with another one's. What else is given, such as -k k3, is pytest's.",
+        description=(
+            "Compare the speed of this revision with another one's. What else is given, such as -k"
+            " k3, is pytest's."
+        ),
         allow_abbrev=False,
     )
     parser.add_argument("base", help="a revision, such as main")

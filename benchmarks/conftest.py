@@ -1,4 +1,7 @@
-"""What all benchmarks share: one thread, time on the processor, rounds by the clock, and a row each in the history."""
+"""What all benchmarks share.
+
+One thread, time on the processor, rounds by the clock, and a row each in the history.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of what is yet to be loaded, torch among it
 
 SETTINGS = {
-    "timer": time.process_time,  # time on the processor: a neighbour that takes the core away for a while then costs nothing
-    "min_time": 2e-3,  # a round; shorter calls are repeated to fill it, and how often is found before it counts
+    # time on the processor: a neighbour that takes the core away for a while then costs nothing
+    "timer": time.process_time,
+    # a round; shorter calls are repeated to fill it, and how often is found before it counts
+    "min_time": 2e-3,
     "max_time": 0.25,  # all rounds
     "min_rounds": 5,
     "warmup": True,
@@ -30,7 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """All have the settings above, and what their own marker says; heavy ones, minutes each, run where ``-m`` asks for them."""
+    """All have the settings above, and what their own marker says.
+
+    Heavy ones, minutes each, run where ``-m`` asks for them.
+    """
     if "heavy" not in config.option.markexpr:
         config.hook.pytest_deselected(
             items=[item for item in items if item.get_closest_marker("heavy")]

@@ -1,9 +1,11 @@
 """Coverage of the doctor's 95 % intervals over simulated files whose truth is known.
 
-``python benchmarks/doctor_coverage.py [FILES]`` prints a table; the one of 4,000 files is ``benchmarks/doctor_coverage.md``.
+``python benchmarks/doctor_coverage.py [FILES]`` prints a table; the one of 4,000 files is
+``benchmarks/doctor_coverage.md``.
 
-A token's log-ratio is normal given its prompt's and its rollout's own part, so that the mean of r is 1 for every token. Lengths
-differ. Truths are those of the population that files are drawn from: prompts, lengths and tokens are all random.
+A token's log-ratio is normal given its prompt's and its rollout's own part, so that the mean of r
+is 1 for every token. Lengths differ. Truths are those of the population that files are drawn from:
+prompts, lengths and tokens are all random.
 """
 
 from __future__ import annotations
@@ -85,7 +87,10 @@ class Kind:
         return gathered
 
     def truths(self) -> dict[str, float]:
-        """Return the truths by closed form: ``E r^2 = e^v`` a token, the mean over lengths and prompts."""
+        """Return the truths by closed form.
+
+        ``E r^2 = e^v`` a token, the mean over lengths and prompts.
+        """
         variances = [self.variance * (1.0 + s * self.spread) for s in (-1.0, 1.0)]
         lengths = range(LENGTHS[0], LENGTHS[1] + 1)
         length = sum(lengths) / len(lengths)
@@ -118,7 +123,10 @@ KINDS = (
 
 
 def cover(kinds: tuple[Kind, ...], files: int) -> dict[str, dict[str, list[bool | None]]]:
-    """Return, for each kind and statistic, whether each file's interval covers; None where it gives none."""
+    """Return, for each kind and statistic, whether each file's interval covers.
+
+    None where it gives none.
+    """
     found: dict[str, dict[str, list[bool | None]]] = defaultdict(lambda: defaultdict(list))
     for kind in kinds:
         truths = kind.truths()
@@ -133,7 +141,10 @@ def cover(kinds: tuple[Kind, ...], files: int) -> dict[str, dict[str, list[bool 
 
 
 def table(found: dict[str, dict[str, list[bool | None]]], files: int) -> str:
-    """Return the table in Markdown: coverage in percent, and the share of files with an interval where not all have one."""
+    """Return the table in Markdown.
+
+    Coverage in percent, and the share of files with an interval where not all have one.
+    """
     lines = [
         f"{files:,} files",
         "",

@@ -1,7 +1,7 @@
 """The doctor on rollouts with one fault each: what it says, and how often healthy ones alarm.
 
-``python benchmarks/doctor_faults.py`` prints tables; ``... publish`` writes ``reports/published/doctor``:
-recordings, and a page each.
+``python benchmarks/doctor_faults.py`` prints tables; ``... publish`` writes
+``reports/published/doctor``: recordings, and a page each.
 """
 
 from __future__ import annotations
@@ -54,7 +54,10 @@ POLICIES = (
 
 
 def scene(name: str, rollouts: int = 200, seed: int = 0) -> Scene:
-    """Return who samples and scores; an adapter and swapped columns need two models that are far enough apart to tell."""
+    """Return who samples and scores.
+
+    An adapter and swapped columns need two models that are far enough apart to tell.
+    """
     policy = "finetuned-far" if name in ("adapter", "swap") else "finetuned-midway"
     return Scene(policy=policy, rollouts=rollouts, seed=seed)
 
@@ -84,7 +87,10 @@ def faults(sizes: tuple[int, ...] = (20, 200, 2_000)) -> str:
 
 
 def healthy(each: int = 12) -> str:
-    """Return how many healthy recordings alarm: every policy, an engine's noise of 1e-5 and 1e-3, and one update behind."""
+    """Return how many healthy recordings alarm.
+
+    Every policy, an engine's noise of 1e-5 and 1e-3, and one update behind.
+    """
     alarms: Counter[str] = Counter()
     for policy in POLICIES:
         for seed in range(each):
@@ -99,14 +105,18 @@ def healthy(each: int = 12) -> str:
 
 
 def write(columns: Columns, path: Path) -> None:
-    """Write a recording as Parquet, log-probabilities in single precision and prompts as numbers."""
+    """Write a recording as Parquet, log-probabilities in single precision and prompts as
+    numbers.
+    """
     numbers = {prompt: i for i, prompt in enumerate(dict.fromkeys(columns["prompt"]))}
     arrays = {
         name: pa.array(
             [numbers[each] for each in values] if name == "prompt" else values,
-            pa.int32()
-            if name == "prompt"
-            else pa.list_(pa.int32() if name == "tokens" else pa.float32()),
+            (
+                pa.int32()
+                if name == "prompt"
+                else pa.list_(pa.int32() if name == "tokens" else pa.float32())
+            ),
         )
         for name, values in columns.items()
     }
@@ -119,7 +129,10 @@ def publish() -> None:
     lines = [
         "# What the doctor says of one fault at a time",
         "",
-        "200 rollouts of 24 tokens of the embedded models, each with one fault (`benchmarks/recordings.py`).",
+        (
+            "200 rollouts of 24 tokens of the embedded models, each with one fault"
+            " (`benchmarks/recordings.py`)."
+        ),
         "",
         "| recording | what the doctor says |",
         "|---|---|",

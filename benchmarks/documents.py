@@ -1,4 +1,7 @@
-"""Pages of ``docs/`` that are made from data: the table of trainers, tables, footguns: ``make tables``."""
+"""Pages of ``docs/`` that are made from data: the table of trainers, tables, footguns.
+
+``make tables``.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def gradient(combination: str) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def off(combination: str) -> str:
-    """Return how far the mean gradient is from that of KL(q‖p), near the reference and far from it."""
+    """Return how far the mean gradient is from that of KL(q‖p), near the reference and far from
+    it.
+    """
     near, far = (f"{100 * float(row['rel_bias']):.0f} %" for row in gradient(combination))
     return f"{near} and {far} off"
 
@@ -57,7 +62,10 @@ def measured(combination: str) -> str:
 
 
 def options(spelling: Spelling) -> str:
-    """What to set, the first of the values that mean the same; since or until when it was the default; what is cut off."""
+    """What to set, the first of the values that mean the same.
+
+    Since or until when it was the default; what is cut off.
+    """
     trainer, found = trainers.get(spelling.meaning.trainer), spelling.meaning
     words = spelling.words.partition(" ")[2]
     text = f" `{words}`" if words else ""

@@ -1,9 +1,12 @@
-"""Accuracy tables of small fixed runs, made again and held against the committed ones: ``make golden``.
+"""Accuracy tables of small fixed runs, made again and held against the committed ones.
 
-A number that changed is a finding or a mistake, and somebody should say which: ``make golden UPDATE=1`` takes the new ones.
-``golden/NAME/`` holds a run's tables as CSV, every float with all its digits, and ``made.json`` with the command, the versions
-and the machine that made them. Where these are the same, numbers must be the same to the bit. Elsewhere sums may be taken in
-another order and an ``exp`` may round the other way, so that they must agree as :func:`tolerated` says.
+``make golden``.
+
+A number that changed is a finding or a mistake, and somebody should say which: ``make golden
+UPDATE=1`` takes the new ones. ``golden/NAME/`` holds a run's tables as CSV, every float with all
+its digits, and ``made.json`` with the command, the versions and the machine that made them. Where
+these are the same, numbers must be the same to the bit. Elsewhere sums may be taken in another
+order and an ``exp`` may round the other way, so that they must agree as :func:`tolerated` says.
 """
 
 from __future__ import annotations
@@ -35,7 +38,10 @@ ROUNDING = ("precision",)
 """Tables of rounding errors, which are the machine's own."""
 RELATIVE, OF_SE, ABSOLUTE = 1e-9, 1e-6, 1e-10
 ROOT = 1e-9
-"""How far from 0 a standard error of an exact 0 may come out: it is the root of a variance that cancels to about 1e-19."""
+"""How far from 0 a standard error of an exact 0 may come out.
+
+It is the root of a variance that cancels to about 1e-19.
+"""
 SHOWN = 8
 
 Tables = dict[str, "pd.DataFrame"]
@@ -72,9 +78,10 @@ COMBINATIONS = (
     "full_loss,full_with_score"
 )
 LAGGING = (
-    "k1_reward,k1_reward_token_ratio,k1_reward_truncated_ratio,k1/reward_to_go/token/prefix_ratio,k1_reward_sequence_ratio,"
-    "k1/reward/sequence/truncated_ratio,k1_prefix_ratio_loss,k2_sequence_loss,k3_loss,k3_plus,k3_ratio_loss,"
-    "openrlhf_unbiased_gradient,k3_sequence_ratio_loss,full_loss,full_with_score,full_with_score_sequence_ratio"
+    "k1_reward,k1_reward_token_ratio,k1_reward_truncated_ratio,k1/reward_to_go/token/prefix_ratio,"
+    "k1_reward_sequence_ratio,k1/reward/sequence/truncated_ratio,k1_prefix_ratio_loss,"
+    "k2_sequence_loss,k3_loss,k3_plus,k3_ratio_loss,openrlhf_unbiased_gradient,"
+    "k3_sequence_ratio_loss,full_loss,full_with_score,full_with_score_sequence_ratio"
 )
 SEQUENCE = "{kind: sequence, vocabulary: 3, horizon: 3, prompts: 2, width: 4, kl: 0.5%s}"
 CASES = (
@@ -185,7 +192,10 @@ CASES = (
 
 
 def rollouts(file: Path) -> None:
-    """Forty rollouts as trainers leave them: padded, with a token masked within, another sampler, exact divergences."""
+    """Forty rollouts as trainers leave them.
+
+    Padded, with a token masked within, another sampler, exact divergences.
+    """
     from klbench import streams
 
     stream = streams.generator(0, "golden", "rollouts")
@@ -239,7 +249,10 @@ def _text(table: pd.DataFrame, folder: str = "") -> str:
 
 
 def _read(file: TextIO) -> pd.DataFrame:
-    """A table as it was written: Python reads a float's digits to the very bits, and an empty cell is a missing one."""
+    """A table as it was written.
+
+    Python reads a float's digits to the very bits, and an empty cell is a missing one.
+    """
     import pandas as pd
 
     head, *rows = csv.reader(file)
@@ -283,10 +296,12 @@ def tolerated(
 ) -> np.ndarray:
     """Whether numbers may stand for each other where the last bits cannot be the same.
 
-    Within 1e-9 of their size, as what is summed over thousands of terms is, each a few units in the last place off. A bias or a
-    difference is what is left of larger numbers, and no surer than that; but a millionth of its standard error, where there is
-    one beside it, is no news. 1e-10 is how far from 0 an exact zero may come out: biases of exact gradients do by 3e-12.
-    (Tried with NumPy's and torch's loops without AVX, and Numba's for any processor of 64 bits: all numbers stay within.)
+    Within 1e-9 of their size, as what is summed over thousands of terms is, each a few units in the
+    last place off. A bias or a difference is what is left of larger numbers, and no surer than
+    that; but a millionth of its standard error, where there is one beside it, is no news. 1e-10 is
+    how far from 0 an exact zero may come out: biases of exact gradients do by 3e-12. (Tried with
+    NumPy's and torch's loops without AVX, and Numba's for any processor of 64 bits: all numbers
+    stay within.)
     """
     same = (old == new) | (np.isnan(old) & np.isnan(new))
     with np.errstate(invalid="ignore"):
@@ -330,7 +345,9 @@ def _place(table: pd.DataFrame, row: int) -> str:
 def differences(
     case: Case, tables: Mapping[str, pd.DataFrame], folder: Path = FOLDER
 ) -> tuple[list[str], bool]:
-    """A line for each number that is not what it was, and whether the bits themselves were compared."""
+    """A line for each number that is not what it was, and whether the bits themselves were
+    compared.
+    """
     file = folder / case.name / "made.json"
     if not file.is_file():
         return [
@@ -371,7 +388,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(given.names) - {case.name for case in CASES}
     if unknown:
         parser.error(
-            f"no run is named {', '.join(sorted(unknown))}; available: {', '.join(case.name for case in CASES)}"
+            f"no run is named {', '.join(sorted(unknown))}; available:"
+            f" {', '.join(case.name for case in CASES)}"
         )
     wrong = 0
     for case in CASES:
@@ -387,7 +405,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else "within tolerances: made on another machine or with other versions"
         )
         print(
-            f"{case.name}: {f'{len(lines)} differences' if lines else 'the same'}, {numbers:,} numbers, {held}"
+            f"{case.name}: {f'{len(lines)} differences' if lines else 'the same'}, {numbers:,}"
+            f" numbers, {held}"
         )
         print("".join(f"  {line}\n" for line in lines[:SHOWN]), end="")
         if given.update:

@@ -1,4 +1,7 @@
-"""A Parquet file with a row a benchmark, commit and kind of machine; ``python -m klbench.report --history`` draws it."""
+"""A Parquet file with a row a benchmark, commit and kind of machine.
+
+``python -m klbench.report --history`` draws it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def rows(timed: Iterable[Any]) -> pd.DataFrame:
-    """What a session of pytest-benchmark found: seconds of a call, of the processor's time, over the rounds."""
+    """What a session of pytest-benchmark found.
+
+    Seconds of a call, of the processor's time, over the rounds.
+    """
     import pandas as pd
 
     made = describe()

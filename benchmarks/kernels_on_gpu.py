@@ -1,8 +1,11 @@
-"""Checks and times the Triton kernel on a GPU: ``python benchmarks/kernels_on_gpu.py --out reports/published/kernels-gpu``.
+"""Checks and times the Triton kernel on a GPU.
 
-Prints one table, and writes it to ``kernels.parquet`` and ``kernels.csv``. Exits with 1 where a value or a gradient is off by
-more than its tolerance, or where a forward pass moves its logits at less than ``--least-share`` of the bandwidth of a copy.
-Without a GPU, ``--device cpu --small`` does the same in Triton's interpreter, where times mean nothing.
+``python benchmarks/kernels_on_gpu.py --out reports/published/kernels-gpu``.
+
+Prints one table, and writes it to ``kernels.parquet`` and ``kernels.csv``. Exits with 1 where a
+value or a gradient is off by more than its tolerance, or where a forward pass moves its logits at
+less than ``--least-share`` of the bandwidth of a copy. Without a GPU, ``--device cpu --small`` does
+the same in Triton's interpreter, where times mean nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ sys.path.insert(
 
 Row = dict[str, Any]
 RESULTS = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
-# Of float32 results, within t (1 + |exact|); of a gradient, of what its own dtype resolves beside the largest element.
+# Of float32 results, within t (1 + |exact|); of a gradient, of what its own dtype resolves beside
+# the largest element.
 TOLERANCE = 2e-6
 RESOLUTION = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10}
 
@@ -43,7 +47,10 @@ def logits(rows: int, size: int, noise: float, dtype: Any, device: str) -> tuple
 
 
 def check(rows: int, size: int, noise: float, dtype: Any, device: str) -> Row:
-    """Largest errors against the float64 kernel: of the results, and of the gradient of a sum of them with weights."""
+    """Largest errors against the float64 kernel.
+
+    Of the results, and of the gradient of a sum of them with weights.
+    """
     import torch
 
     from klbench.kernels import token_divergences

@@ -1,8 +1,11 @@
-"""A plugin of pytest's for one side of a comparison: a benchmark is timed in short blocks, each when it is this side's turn.
+"""A plugin of pytest's for one side of a comparison.
 
-It talks in lines to :mod:`compare`. This side says ``has NAME`` for each benchmark and ``hello PATH`` (whose klbench it times),
-and hears the names of those to run and an empty line. At each one it says ``ready NAME``; then it answers each ``go`` with the
-seconds of a call, until it hears ``next``.
+A benchmark is timed in short blocks, each when it is this side's turn.
+
+It talks in lines to :mod:`compare`. This side says ``has NAME`` for each benchmark and ``hello
+PATH`` (whose klbench it times), and hears the names of those to run and an empty line. At each one
+it says ``ready NAME``; then it answers each ``go`` with the seconds of a call, until it hears
+``next``.
 """
 
 from __future__ import annotations
@@ -16,7 +19,10 @@ from typing import Any
 import pytest
 
 BLOCK = 4e-3
-"""Seconds of a block, about: far more than the clock's steps, far less than what most disturbances last."""
+"""Seconds of a block, about.
+
+Far more than the clock's steps, far less than what most disturbances last.
+"""
 WARM = 3
 
 

@@ -1,8 +1,10 @@
-"""The findings of ``reports/published/``, made again by their own commands, and where a number has moved: ``make published``.
+"""The findings of ``reports/published/``, made again by their own commands, and where a number has
+moved: ``make published``.
 
-A number with a standard error, ``x_se`` beside ``x``, has moved where the two differ by more than three of their common errors;
-a text has where it is another, and so has what is gone or no number any more. Of numbers without an uncertainty, columns that
-are off by more than 1 % are told; what is other within all that is counted. ``--update`` takes the new folders.
+A number with a standard error, ``x_se`` beside ``x``, has moved where the two differ by more than
+three of their common errors; a text has where it is another, and so has what is gone or no number
+any more. Of numbers without an uncertainty, columns that are off by more than 1 % are told; what is
+other within all that is counted. ``--update`` takes the new folders.
 """
 
 from __future__ import annotations
@@ -37,7 +39,10 @@ GONE = "gone"
 
 @dataclass(frozen=True)
 class Moved:
-    """A number or text that is not what it was: table, row in words, column, both values, and how far it moved."""
+    """A number or text that is not what it was.
+
+    Table, row in words, column, both values, and how far it moved.
+    """
 
     table: str
     row: str
@@ -51,7 +56,10 @@ class Moved:
 
 
 def key_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that say what a row is about: its texts (but for verdicts on its numbers), and what is counted in it."""
+    """Columns that say what a row is about.
+
+    Its texts (but for verdicts on its numbers), and what is counted in it.
+    """
     from pandas.api.types import is_bool_dtype, is_integer_dtype, is_numeric_dtype
 
     told = {"status", "evidence", "verdict", "matches", "outcome"}
@@ -81,14 +89,18 @@ def key_columns(table: pd.DataFrame) -> list[str]:
 
 
 def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved], int, list[str]]:
-    """What moved, how many numbers are other but within their uncertainty, and what cannot be compared."""
+    """What moved, how many numbers are other but within their uncertainty, and what cannot be
+    compared.
+    """
     from pandas.api.types import is_numeric_dtype
 
     keys = [key for key in key_columns(old) if key in new]
     sides = [
-        table.assign(_n=table.groupby(keys, dropna=False).cumcount())
-        if keys
-        else table.assign(_n=range(len(table)))
+        (
+            table.assign(_n=table.groupby(keys, dropna=False).cumcount())
+            if keys
+            else table.assign(_n=range(len(table)))
+        )
         for table in (old, new)
     ]
     both = sides[0].merge(
@@ -133,7 +145,8 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
         within += int((~far & ~told & ~same).sum())
         if told.any():
             notes.append(
-                f"{name}: {told.sum()} of {column}, without an uncertainty, are off by up to {np.max(relative[told]):.0%}"
+                f"{name}: {told.sum()} of {column}, without an uncertainty, are off by up to"
+                f" {np.max(relative[told]):.0%}"
             )
         found += [
             Moved(name, _row(common, keys, k), column, x[k], y[k], f"{errors[k]:.2g} errors")
@@ -143,7 +156,10 @@ def moved(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[list[Moved],
 
 
 def _se(table: pd.DataFrame, column: str) -> np.ndarray:
-    """The common standard error of both, where it is known: beside the number, or by what the number is. NaN elsewhere."""
+    """The common standard error of both, where it is known.
+
+    Beside the number, or by what the number is. NaN elsewhere.
+    """
 
     def beside(side: str) -> np.ndarray | None:
         if column.endswith("_z"):
@@ -227,7 +243,8 @@ def again(words: Sequence[str], place: Path) -> Path:
     alarm = words[0] == "audit" and done.returncode == 1  # an error that it found
     if done.returncode and not alarm:
         raise RuntimeError(
-            f"{shlex.join(words)} ended with {done.returncode}: {' '.join(done.stderr.split())[-300:]}"
+            f"{shlex.join(words)} ended with {done.returncode}:"
+            f" {' '.join(done.stderr.split())[-300:]}"
         )
     return place / done.stdout.splitlines()[-1].removesuffix("/index.html")
 
@@ -262,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     unknown = set(given.names) - {folder.name for folder in chosen}
     if unknown:
         parser.error(
-            f"no finding is named {', '.join(sorted(unknown))}; there are {', '.join(f.name for f in folders(()))}"
+            f"no finding is named {', '.join(sorted(unknown))}; there are"
+            f" {', '.join(f.name for f in folders(()))}"
         )
     any_moved = False
     for folder in chosen:

@@ -32,6 +32,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Return a page's text with its links to findings and to the checkout's root as the site has them."""
+    """Return a page's text with its links to findings and to the checkout's root as the site has
+    them.
+    """
     markdown = LINK.sub(lambda m: f"](findings/{m[1]}{m[2] or '/index.html'})", markdown)
     return markdown.replace("](docs/", "](")

@@ -1,7 +1,10 @@
-"""How long the kernels take, beside what they replace and one read: ``pytest benchmarks/test_kernel_speed.py -m heavy -s``.
+"""How long the kernels take, beside what they replace and one read.
 
-In float32, the ``cpu`` kernel has to be four times as fast as both log-softmaxes and the exact sum (measured: 12 times), and
-faster than what has the tokens' log-probabilities alone (measured: 3 times); all in the same rounds.
+``pytest benchmarks/test_kernel_speed.py -m heavy -s``.
+
+In float32, the ``cpu`` kernel has to be four times as fast as both log-softmaxes and the exact sum
+(measured: 12 times), and faster than what has the tokens' log-probabilities alone (measured: 3
+times); all in the same rounds.
 """
 
 from __future__ import annotations
@@ -31,13 +34,18 @@ def full(
 
 
 def selective(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """The token's log-probability and nothing else: its logit less the log of the sum of exponentials, a row at a time."""
+    """The token's log-probability and nothing else.
+
+    Its logit less the log of the sum of exponentials, a row at a time.
+    """
     normaliser = torch.stack([torch.logsumexp(row, dim=-1) for row in logits])
     return logits.gather(-1, tokens[:, None])[:, 0] - normaliser
 
 
 def interleaved(jobs: dict[str, Job], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every job in every round, one after the other in each, after a round that is not counted."""
+    """Seconds of every job in every round, one after the other in each, after a round that is
+    not counted.
+    """
     for job in jobs.values():
         job()
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
@@ -55,7 +63,8 @@ def show(title: str, seconds: dict[str, list[float]], unit: str) -> None:
     for name, times in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(times, seconds[unit], strict=True))
         print(
-            f"  {name:28} least {min(times) * 1e3:8.1f} ms, median {statistics.median(times) * 1e3:8.1f}, {ratio:6.2f} reads"
+            f"  {name:28} least {min(times) * 1e3:8.1f} ms, median"
+            f" {statistics.median(times) * 1e3:8.1f}, {ratio:6.2f} reads"
         )
 
 

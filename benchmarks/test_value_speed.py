@@ -1,4 +1,7 @@
-"""How long estimating takes beside drawing, in one run: ``pytest benchmarks/test_value_speed.py -m heavy -s``."""
+"""How long estimating takes beside drawing, in one run.
+
+``pytest benchmarks/test_value_speed.py -m heavy -s``.
+"""
 
 from __future__ import annotations
 
@@ -78,5 +81,6 @@ def test_ratio_to_drawing(
         times = f"draw {min(d for d, _ in rounds):.2f} s, measure {min(m for _, m in rounds):.2f} s"
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         print(
-            f"\nshift {shift}, {settings or 'defaults'}: ratio {statistics.median(ratios):.2f} ({spread}), {times}"
+            f"\nshift {shift}, {settings or 'defaults'}: ratio {statistics.median(ratios):.2f}"
+            f" ({spread}), {times}"
         )

@@ -18,7 +18,9 @@ Sessions = Sequence[Sequence[tuple[float, float]]]
 
 @dataclass(frozen=True)
 class Row:
-    """A benchmark: least seconds of a call on both sides, this one's time over the base's, and the ratio's interval."""
+    """A benchmark: least seconds of a call on both sides, this one's time over the base's, and
+    the ratio's interval.
+    """
 
     name: str
     base: float
@@ -36,10 +38,11 @@ class Row:
 def interval(sessions: Sessions, level: float) -> tuple[float, float, float]:
     """The ratio and the ends of its bootstrap interval.
 
-    A session is a pair of processes, and a turn's two times are neighbours in it: what slows the machine for more than a few
-    milliseconds slows both, and drops out of their ratio. A session says the median of its turns' ratios, which single turns
-    that went wrong do not move; the ratio is the geometric mean of what the sessions say. Resampled are the sessions, and the
-    turns within each: turns alone would hide what a process's layout in memory does to all of its times.
+    A session is a pair of processes, and a turn's two times are neighbours in it: what slows the
+    machine for more than a few milliseconds slows both, and drops out of their ratio. A session
+    says the median of its turns' ratios, which single turns that went wrong do not move; the ratio
+    is the geometric mean of what the sessions say. Resampled are the sessions, and the turns within
+    each: turns alone would hide what a process's layout in memory does to all of its times.
     """
     stream = np.random.Generator(np.random.Philox(key=0))
     logs = [np.array([np.log(here / base) for base, here in turns]) for turns in sessions]
@@ -62,10 +65,11 @@ def judged(
 ) -> list[Row]:
     """A row a benchmark.
 
-    ``slower``: the whole interval lies beyond the threshold; ``faster``: it lies below the threshold's inverse. Each interval
-    has the level ``1 - FAMILY_ERROR / family``, by Bonferroni, where the family is all benchmarks: with 95 % each, a suite of
-    a hundred would miss five times in every run. At this level the ends are, all but, the worst that any session said, so
-    that ``slower`` means: in every pair of processes, each of them in the median of its turns.
+    ``slower``: the whole interval lies beyond the threshold; ``faster``: it lies below the
+    threshold's inverse. Each interval has the level ``1 - FAMILY_ERROR / family``, by Bonferroni,
+    where the family is all benchmarks: with 95 % each, a suite of a hundred would miss five times
+    in every run. At this level the ends are, all but, the worst that any session said, so that
+    ``slower`` means: in every pair of processes, each of them in the median of its turns.
     """
     level = 1.0 - FAMILY_ERROR / (family or len(found))
     rows = []
@@ -80,10 +84,13 @@ def judged(
 def markdown(rows: Sequence[Row], base: str, threshold: float) -> str:
     """The verdict in a sentence, and a table, the slowest first."""
     slower, faster = ([row for row in rows if row.verdict == word] for word in ("slower", "faster"))
-    head = f"**{len(slower)} of {len(rows)} benchmarks are slower than {base}** beyond {threshold:g}x, {len(faster)} faster."
+    head = (
+        f"**{len(slower)} of {len(rows)} benchmarks are slower than {base}** beyond {threshold:g}x,"
+        f" {len(faster)} faster."
+    )
     lines = [
-        f"| {row.name.replace('|', chr(92) + '|')} | {row.base * 1e3:.4g} | {row.here * 1e3:.4g} | {row.ratio:.3f} | "
-        f"{row.low:.3f} to {row.high:.3f} | {row.verdict} |"
+        f"| {row.name.replace('|', chr(92) + '|')} | {row.base * 1e3:.4g} | {row.here * 1e3:.4g} |"
+        f" {row.ratio:.3f} | {row.low:.3f} to {row.high:.3f} | {row.verdict} |"
         for row in sorted(rows, key=lambda row: -row.ratio)
     ]
     return "\n".join(

@@ -1,4 +1,7 @@
-"""Types of settings that build themselves: estimators from names or the name of a set, pairs from plain data."""
+"""Types of settings that build themselves.
+
+Estimators from names or the name of a set, pairs from plain data.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from klbench.types import ConfigError, Options
 
 
 def chosen_estimators(value: Any) -> tuple[str, ...]:
-    """Return estimators' own names from a list of names or aliases, from one of them, or from the name of a set.
+    """Return estimators' own names from a list of names or aliases, from one of them, or from the
+    name of a set.
 
     Raises
     ------
@@ -76,7 +80,8 @@ def pair_of(node: Any) -> Pair:
         return node
     if not isinstance(node, Mapping) or not isinstance(node.get("kind"), str):
         raise ValueError(
-            f"expected a pair with a kind, one of {', '.join(pairs.names())}; got {node!r:.{LONGEST}}"
+            f"expected a pair with a kind, one of {', '.join(pairs.names())}; got"
+            f" {node!r:.{LONGEST}}"
         )
     return pairs.get(node["kind"]).model_validate(
         {key: value for key, value in node.items() if key != "kind"}
@@ -95,8 +100,9 @@ class OnePair(Options):
 class PairOptions(Options):
     """Settings of a study that measures ``pairs``, a field of its own with what it asks of each.
 
-    They are the user's ``pair``, or those that the experiment has: ``pairs``, or ``default_pairs``, which give way to ``pair``.
-    What only the pair knows needs no prefix: ``pair=lm policy=...`` is ``pair=lm pair.policy=...``.
+    They are the user's ``pair``, or those that the experiment has: ``pairs``, or ``default_pairs``,
+    which give way to ``pair``. What only the pair knows needs no prefix: ``pair=lm policy=...`` is
+    ``pair=lm pair.policy=...``.
     """
 
     @model_validator(mode="before")
@@ -110,7 +116,8 @@ class PairOptions(Options):
         if one is not None and many is not None:
             kind = one.get("kind", one) if isinstance(one, Mapping) else one
             raise ValueError(
-                f"pair={kind!r:.{LONGEST}}: experiment {experiment} brings its own pairs; measure yours with +exp=value"
+                f"pair={kind!r:.{LONGEST}}: experiment {experiment} brings its own pairs; measure"
+                " yours with +exp=value"
             )
         if one is not None:
             return left | {
@@ -124,7 +131,8 @@ class PairOptions(Options):
         if not isinstance(many, list | tuple):
             available = ", ".join(pairs.names())
             raise ValueError(
-                f"pairs={many!r:.{LONGEST}}: must be a list of pairs, each with a kind, one of {available}"
+                f"pairs={many!r:.{LONGEST}}: must be a list of pairs, each with a kind, one of"
+                f" {available}"
             )
         return left | {"pairs": many}
 
@@ -142,7 +150,8 @@ class PairOptions(Options):
             value = left.pop(key)
             if node.get(key, value) not in (value, fields[key].default):
                 raise ValueError(
-                    f"{key}={value!r:.{LONGEST}} and pair.{key}={node[key]!r:.{LONGEST}}: give it once"
+                    f"{key}={value!r:.{LONGEST}} and pair.{key}={node[key]!r:.{LONGEST}}: give it"
+                    " once"
                 )
             node = {**node, key: value}
         return node
@@ -156,7 +165,10 @@ class PairOptions(Options):
         measured = [node["pair"]] if node.get("pair") else node.get("default_pairs") or ()
         kinds = [each.get("kind") for each in measured if isinstance(each, Mapping)]
         return {
-            key: f"is a key of the pair: say pair={kind} too, which takes the place of the experiment's own"
+            key: (
+                f"is a key of the pair: say pair={kind} too, which takes the place of the"
+                " experiment's own"
+            )
             for kind in kinds
             if kind in pairs.registry and node.get("pairs") is None
             for key in pairs.get(str(kind)).model_fields

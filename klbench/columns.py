@@ -1,4 +1,6 @@
-"""Columns and tables that several studies have, and the reader of a study's own ``columns.yaml``."""
+"""Columns and tables that several studies have, and the reader of a study's own
+``columns.yaml``.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +99,8 @@ MEASURED = (
     Column("balance_batch", "batch whose noise is as long as the bias", heading="Bias = noise at"),
     text(
         "matches",
-        "divergences whose gradient the mean is, joined by =; none where it is that of none of them",
+        "divergences whose gradient the mean is, joined by =; none where it is that of none of"
+        " them",
     ),
     text("method", "enumeration, closed-form, or sampling"),
     integer("samples", "samples that were drawn; 0 where none was needed"),
@@ -136,9 +139,9 @@ SPREADS: dict[str, Callable[[Column], tuple[Column, ...]]] = {
 def declared(file: str, **migrate: Callable[[Any, int], Any]) -> tuple[Schema, ...]:
     """Return the tables that the ``columns.yaml`` beside a file declares, in its order.
 
-    A column is a mapping of the fields of :class:`klbench.schema.Column`. With ``with`` it comes with
-    others: its standard error, the ends of an interval, those and a number of seeds, or a band. A word
-    in capitals stands for columns of this module. Lists within lists are one list.
+    A column is a mapping of the fields of :class:`klbench.schema.Column`. With ``with`` it comes
+    with others: its standard error, the ends of an interval, those and a number of seeds, or a
+    band. A word in capitals stands for columns of this module. Lists within lists are one list.
 
     Parameters
     ----------

@@ -1,6 +1,9 @@
-"""Loops over float64 that NumPy would make many passes for, compiled by Numba; formulas are elsewhere, on any array.
+"""Loops over float64 that NumPy would make many passes for, compiled by Numba.
 
-Importing this takes about a second: it is imported where it is first needed, never with the package.
+Formulas are elsewhere, on any array.
+
+Importing this takes about a second: it is imported where it is first needed, never with the
+package.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ ROUND = 1.5 * 2.0**52
 
 
 def _compiled(signature: Any, *fast: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile now, or load what an earlier process compiled; ``fast`` are the liberties that the sums may take."""
+    """Compile now, or load what an earlier process compiled.
+
+    ``fast`` are the liberties that the sums may take.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         options: dict[str, Any] = {"fastmath": set(fast), "error_model": "numpy"}
@@ -44,7 +50,8 @@ def expm1_and_gap(
 ) -> None:  # pragma: no cover - compiled
     """``exp(x) - 1`` and ``exp(x) - 1 - x`` for any float, within 4 units in the last place.
 
-    ``c`` are coefficients of ``(exp(r) - 1 - r) / r^2`` for ``|r| <= log(2) / 2``, highest power first.
+    ``c`` are coefficients of ``(exp(r) - 1 - r) / r^2`` for ``|r| <= log(2) / 2``, highest power
+    first.
     """
     far = 0
     for i in range(x.size):
@@ -93,7 +100,10 @@ def sums(x: np.ndarray, center: float) -> tuple[float, float]:  # pragma: no cov
 
 @_compiled((FLOATS, types.int64, RESULT))
 def _add_rows(x: np.ndarray, rows: int, out: np.ndarray) -> None:  # pragma: no cover - compiled
-    """Return the sum of the rows that stand in ``x`` one after the other: fours first, then halves onto halves."""
+    """Return the sum of the rows that stand in ``x`` one after the other.
+
+    Fours first, then halves onto halves.
+    """
     n = out.size
     fours = rows // 4
     sums = np.empty(fours * n) if fours > 1 else out
@@ -125,8 +135,8 @@ def _add_rows(x: np.ndarray, rows: int, out: np.ndarray) -> None:  # pragma: no 
 def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:  # pragma: no cover - compiled
     """Sums of rows of ``x``, or of sums made before, in steps ``(again, start, rows, target, n)``.
 
-    Each sums ``rows`` rows of ``n`` numbers, which begin at ``start`` of ``x``, or of ``out`` where ``again`` is set, into
-    the ``n`` numbers of ``out`` at ``target``.
+    Each sums ``rows`` rows of ``n`` numbers, which begin at ``start`` of ``x``, or of ``out`` where
+    ``again`` is set, into the ``n`` numbers of ``out`` at ``target``.
     """
     for k in range(len(steps)):
         again, start, rows, target, n = (
@@ -146,7 +156,9 @@ def fold(x: np.ndarray, steps: np.ndarray, out: np.ndarray) -> None:  # pragma: 
 def tally(
     estimates: np.ndarray, variances: np.ndarray, truth: float, limit: float
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Count the negative estimates, and those whose squared error is within ``limit`` times their variance."""
+    """Count the negative estimates, and those whose squared error is within ``limit`` times
+    their variance.
+    """
     negative, covered = 0, 0
     for i in range(estimates.size):
         error = estimates[i] - truth

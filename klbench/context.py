@@ -22,11 +22,17 @@ from klbench.workers import deaf_to, on_processes
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
 START_SECONDS = 1.0
-"""The CPU seconds that a worker takes to start, most of them imports: each is to have work for as long at least."""
+"""The CPU seconds that a worker takes to start, most of them imports.
+
+Each is to have work for as long at least.
+"""
 
 
 class Cluster(Options):
-    """The cluster that does the work: ``dask`` or ``ray``, and the scheduler's address (empty: one on this machine)."""
+    """The cluster that does the work.
+
+    ``dask`` or ``ray``, and the scheduler's address (empty: one on this machine).
+    """
 
     kind: str = Field(pattern="^(dask|ray)$")
     address: str = ""
@@ -38,9 +44,12 @@ def _no_progress(done: int, total: int, what: str) -> None:
 
 @dataclass
 class Context:
-    """The resources of a study: the seed, the workers, a place for intermediate results, a progress bar.
+    """The resources of a study.
 
-    Where several processes share the run, ``group`` says which of them this is; only the main one has a folder.
+    The seed, the workers, a place for intermediate results, a progress bar.
+
+    Where several processes share the run, ``group`` says which of them this is; only the main one
+    has a folder.
     """
 
     seed: int
@@ -55,12 +64,16 @@ class Context:
     def map(
         self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, short: bool = False
     ) -> Generator[Any, None, None]:
-        """``function(*task)`` for each task, in order, on the workers. The order of results never depends on who made them.
+        """``function(*task)`` for each task, in order, on the workers.
 
-        Workers are started for two tasks or more, one a task at most. Where tasks are ``short`` (a few seconds at most), they
-        are done here as long as what is left seems to be less work than starting workers.
+        The order of results never depends on who made them.
 
-        Where several processes share the run they are the workers, and those that are not the main one get None for each.
+        Workers are started for two tasks or more, one a task at most. Where tasks are ``short`` (a
+        few seconds at most), they are done here as long as what is left seems to be less work than
+        starting workers.
+
+        Where several processes share the run they are the workers, and those that are not the main
+        one get None for each.
         """
         if self.group.size > 1:
             yield from self.group.map(function, tasks)
@@ -81,7 +94,9 @@ class Context:
     def _try_here(
         self, function: Callable[..., Any], left: deque[tuple[Any, ...]]
     ) -> Generator[Any, None, int]:
-        """Do tasks until two workers or more would have work for as long as they need to start; returns for how many there is.
+        """Do tasks until two workers or more would have work for as long as they need to start.
+
+        Returns for how many there is.
 
         By the mean time of the tasks so far without the first, which may have imports to do.
         """
@@ -105,9 +120,12 @@ class Context:
         *,
         short: bool = False,
     ) -> Iterator[tuple[str, Any]]:
-        """Names with ``function(*task)``, in order, each kept in the run folder: a run that is continued does only the others.
+        """Names with ``function(*task)``, in order, each kept in the run folder.
 
-        Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of :meth:`map`.
+        A run that is continued does only the others.
+
+        Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of
+        :meth:`map`.
         """
         folder = self.folder
         kept = (
@@ -133,7 +151,9 @@ class Context:
         *,
         short: bool = False,
     ) -> list[Any]:
-        """The results of :meth:`map_kept`; each task comes with what the progress bar says of it once it is done.
+        """The results of :meth:`map_kept`.
+
+        Each task comes with what the progress bar says of it once it is done.
 
         On Ctrl-C ``interrupted`` is set, and those that were finished come back.
         """
@@ -184,7 +204,9 @@ F = TypeVar("F", bound=Mergeable)
 
 
 class Checkpoint(Generic[F]):
-    """The merged results of one task's shards, kept under a name. A run continues from it to the same bits.
+    """The merged results of one task's shards, kept under a name.
+
+    A run continues from it to the same bits.
 
     Where several processes share the run, only the main one has contents; all have its count.
     """
@@ -192,7 +214,8 @@ class Checkpoint(Generic[F]):
     def __init__(self, context: Context, name: str, kind: type[F]) -> None:
         self._folder, self._name, self._saved = context.folder, name, time.monotonic()
         part = None if self._folder is None else self._folder.load_part(name)
-        # Together, so that an interrupt at any point leaves either both or neither of a shard's count and contents.
+        # Together, so that an interrupt at any point leaves either both or neither of a shard's
+        # count and contents.
         self._merged: tuple[int, F | None] = (
             (0, None) if part is None else (int(part["shards"]), kind.restored(part))
         )
@@ -209,7 +232,10 @@ class Checkpoint(Generic[F]):
         return self._merged[1]
 
     def add(self, shard: F | None, *, last: bool) -> None:
-        """Merge the next shard, None for one without contents; keep what there is, but not more often than is worth it."""
+        """Merge the next shard, None for one without contents.
+
+        Keep what there is, but not more often than is worth it.
+        """
         merged = (
             self.found
             if shard is None

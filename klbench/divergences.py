@@ -1,8 +1,11 @@
-"""Convex generators and their Bregman gaps, by name: what Bregman estimators, truths and f-DPO share.
+"""Convex generators and their Bregman gaps, by name.
 
-For a convex ``f`` with ``f(1) = 0`` the divergence is ``D_f = E_q[f(r)]``, ``r = p/q``, ``x ~ q``. Its Bregman gap at 1,
-``f(r) - f(1) - f'(1)(r - 1)``, has the same expectation (since ``E_q[r] = 1``), is never negative, and is what an estimator
-averages. (Csiszar 1967; Ali and Silvey 1966.) Gaps are functions of the log-ratio, where they can be had without cancellation.
+What Bregman estimators, truths and f-DPO share.
+
+For a convex ``f`` with ``f(1) = 0`` the divergence is ``D_f = E_q[f(r)]``, ``r = p/q``, ``x ~ q``.
+Its Bregman gap at 1, ``f(r) - f(1) - f'(1)(r - 1)``, has the same expectation (since ``E_q[r] =
+1``), is never negative, and is what an estimator averages. (Csiszar 1967; Ali and Silvey 1966.)
+Gaps are functions of the log-ratio, where they can be had without cancellation.
 """
 
 from __future__ import annotations
@@ -31,20 +34,23 @@ class Divergence:
     symbol
         How it is written, direction included.
     f, df
-        The generator and its derivative, functions of ``r``; only ``f''(1)`` and the gap matter to the estimators.
+        The generator and its derivative, functions of ``r``; only ``f''(1)`` and the gap matter to
+        the estimators.
     gap
-        ``f(r) - f(1) - f'(1)(r - 1)`` as a function of the draws, accurate to 16 units in the last place; of the alpha family
-        only while alpha keeps away from +-20 and from 0 and 1, near which its definition loses
-        ``1 / (4 |alpha (1 - alpha)|)``.
+        ``f(r) - f(1) - f'(1)(r - 1)`` as a function of the draws, accurate to 16 units in the last
+        place; of the alpha family only while alpha keeps away from +-20 and from 0 and 1, near
+        which its definition loses ``1 / (4 |alpha (1 - alpha)|)``.
     curvature
         ``f''(1)``: ``D_f = f''(1)/2 theta' F theta + O(theta^3)`` near ``p = q``.
     slope
-        What probability costs a policy: ``d/dq [q f(p/q)] = f(r) - r f'(r)``, shifted to 0 at ``r = 1``, as a function of the
-        log-ratio. It is ``phi'(q/p)`` of ``phi(t) = t f(1/t)``, for which ``D_f = E_p[phi(q/p)]``.
+        What probability costs a policy: ``d/dq [q f(p/q)] = f(r) - r f'(r)``, shifted to 0 at ``r =
+        1``, as a function of the log-ratio. It is ``phi'(q/p)`` of ``phi(t) = t f(1/t)``, for which
+        ``D_f = E_p[phi(q/p)]``.
     polynomial, growth, growth_at_zero
         As in :class:`klbench.types.Estimator`.
     dual
-        The name of the divergence that is the same with the two sides exchanged; empty where none has a name.
+        The name of the divergence that is the same with the two sides exchanged; empty where none
+        has a name.
     """
 
     name: str
@@ -66,7 +72,8 @@ registry._discovered = True  # one module, not a package: all are registered bel
 
 
 def get(name: str) -> Divergence:
-    """The divergence of that name, such as ``kl_qp``, ``kl_pq``, ``js``, ``alpha:0.5`` or a sum, ``kl_qp+alpha:-1``.
+    """The divergence of that name, such as ``kl_qp``, ``kl_pq``, ``js``, ``alpha:0.5`` or a sum,
+    ``kl_qp+alpha:-1``.
 
     Raises
     ------
@@ -110,7 +117,8 @@ FAR = 100.0
 
 
 def terms(name: str, log_q: np.ndarray, log_p: np.ndarray) -> np.ndarray:
-    """``q gap(p/q)``, the terms whose sum is the divergence of that name, from finite log-probabilities of one shape.
+    """``q gap(p/q)``, the terms whose sum is the divergence of that name, from finite
+    log-probabilities of one shape.
 
     A term is infinite only where it is too large for a float, not where the ratio is.
     """
@@ -168,8 +176,9 @@ CERTAIN = 45.0
 
 
 def _js_gap(draws: Draws) -> Array:
-    # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the bracket is
-    # sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t = exp(-2h) further out; beyond, r log(2)/2.
+    # With h = |l|/2 and u = tanh h: (1 + r)/2 * ((1+u) log(1+u) + (1-u) log(1-u))/2, and the
+    # bracket is sum u^2k / (2k (2k-1)) near 0, log 2 - log(1 + t) - 2 h t / (1 + t) with t =
+    # exp(-2h) further out; beyond, r log(2)/2.
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
     certain = log_ratio > CERTAIN
@@ -279,7 +288,8 @@ registry.add(
 
 
 def _alpha_gap(draws: Draws, alpha: float) -> Array:
-    # Near 0 the series sum l^k/k! (1 + a + ... + a^(k-2)), k >= 2; beyond, the definition, whose terms no longer cancel.
+    # Near 0 the series sum l^k/k! (1 + a + ... + a^(k-2)), k >= 2; beyond, the definition, whose
+    # terms no longer cancel.
     log_ratio = draws.log_ratio
     xp = namespace(log_ratio)
     size = log_ratio * max(1.0, abs(alpha))
@@ -311,15 +321,21 @@ def _alpha_gap(draws: Draws, alpha: float) -> Array:
 
 
 OUTER = 8.0
-"""Beyond this ``max(1, |alpha|) log r`` the alpha family is made of its largest term, which alone may overflow."""
+"""Beyond this ``max(1, |alpha|) log r`` the alpha family is made of its largest term, which
+alone may overflow.
+"""
 
 
 def _alpha_outer(log_ratio: Array, alpha: float) -> Array:
-    """The gap as ``a r^alpha + b r + c``: r times the rest where r is large, and its power in halves where that is."""
+    """The gap as ``a r^alpha + b r + c``.
+
+    R times the rest where r is large, and its power in halves where that is.
+    """
     xp = namespace(log_ratio)
     a, b, c = 1.0 / (alpha * (alpha - 1.0)), -1.0 / (alpha - 1.0), 1.0 / alpha
     one = xp.ones_like(log_ratio)
-    # Beyond this the result is infinite, and so is its slope, which would be made of parts of which one is 0.
+    # Beyond this the result is infinite, and so is its slope, which would be made of parts of which
+    # one is 0.
     most = overflow(log_ratio)
     most = (
         min(most, (most + 1.0 - math.log(a)) / alpha)
@@ -356,7 +372,8 @@ def _alpha(name: str, alpha: float) -> Divergence:
         raise ConfigError(f"divergence {name!r}: alpha must lie within -20 and 20, got {alpha}")
     if min(abs(alpha), abs(alpha - 1.0)) < 1e-3:
         raise ConfigError(
-            f"divergence {name!r}: alpha must keep 0.001 from 0 and 1, got {alpha}; those limits are kl_qp and kl_pq"
+            f"divergence {name!r}: alpha must keep 0.001 from 0 and 1, got {alpha}; those limits"
+            " are kl_qp and kl_pq"
         )
     scale = 1.0 / (alpha * (alpha - 1.0))
     return Divergence(
@@ -379,10 +396,13 @@ registry.add_family("alpha", _alpha, default=0.5)
 
 
 def unreached(name: str) -> float:
-    """``lim gap(r) / r`` as r grows: what each unit of p's probability adds to a divergence where q has none; often infinite.
+    """``lim gap(r) / r`` as r grows.
 
-    With ``m`` the probability that p has there, ``D_f = E_q[gap(r)] + m lim gap(r)/r``: the divergence counts what no sample of
-    q ever shows. (Liese and Vajda 2006, "On divergences and informations in statistics and information theory".)
+    What each unit of p's probability adds to a divergence where q has none; often infinite.
+
+    With ``m`` the probability that p has there, ``D_f = E_q[gap(r)] + m lim gap(r)/r``: the
+    divergence counts what no sample of q ever shows. (Liese and Vajda 2006, "On divergences and
+    informations in statistics and information theory".)
     """
     divergence = get(name)
     if divergence.polynomial is None:
@@ -395,11 +415,13 @@ def unreached(name: str) -> float:
 def generator(
     name: str, f: Callable[[Array], Array], df: Callable[[Array], Array], *, growth: float = 1.0
 ) -> Divergence:
-    """A divergence from a convex ``f`` of your own, with derivative ``df``, both functions of ``r``.
+    """A divergence from a convex ``f`` of your own, with derivative ``df``, both functions of
+    ``r``.
 
-    Its gap is computed as written, ``f(r) - f(1) - f'(1)(r - 1)``, and so is only as accurate as that subtraction: near
-    ``r = 1`` it is of size ``(log r)^2`` and carries the rounding of ``f``, some ``eps * |f(1)|``, in absolute terms.
-    ``growth`` is the power of ``r`` that ``f`` grows with. The slope, too, is computed as written.
+    Its gap is computed as written, ``f(r) - f(1) - f'(1)(r - 1)``, and so is only as accurate as
+    that subtraction: near ``r = 1`` it is of size ``(log r)^2`` and carries the rounding of ``f``,
+    some ``eps * |f(1)|``, in absolute terms. ``growth`` is the power of ``r`` that ``f`` grows
+    with. The slope, too, is computed as written.
     """
 
     def gap(draws: Draws) -> Array:

@@ -1,4 +1,7 @@
-"""Input from outside: only regular files and folders, plain data of bounded depth, and one line for each mistake."""
+"""Input from outside.
+
+Only regular files and folders, plain data of bounded depth, and one line for each mistake.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,15 @@ from klbench.types import ConfigError, RunError
 
 FILE, FOLDER = "a file", "a folder"
 DEEPEST = 64
-"""Levels of a configuration, or of any other file that is read whole; none that is meant comes near."""
+"""Levels of a configuration, or of any other file that is read whole.
+
+None that is meant comes near.
+"""
 MOST_VALUES = 1_000_000
-"""Values in it, counted as often as they are referred to: a few lines of YAML can name one list a billion times."""
+"""Values in it, counted as often as they are referred to.
+
+A few lines of YAML can name one list a billion times.
+"""
 MOST_CHARACTERS = 200
 _SPECIAL = {
     stat.S_IFIFO: "a pipe",
@@ -29,7 +38,10 @@ _SPECIAL = {
 
 
 def conf_folder() -> Path:
-    """Return the folder of the configuration: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder of the configuration.
+
+    Beside the package in a checkout, inside it in a wheel.
+    """
     package = Path(__file__).resolve().parent
     return next(path for path in (package / "conf", package.parent / "conf") if path.is_dir())
 
@@ -55,7 +67,8 @@ def kind(path: str | Path) -> str:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder with pipes, sockets or devices in it, before a reader of somebody else's opens them.
+    """Refuse a folder with pipes, sockets or devices in it, before a reader of somebody else's
+    opens them.
 
     Raises
     ------
@@ -71,7 +84,10 @@ def check_folder(folder: Path) -> None:
 
 
 def reason(error: BaseException, most: int = MOST_CHARACTERS) -> str:
-    """Return an error's message as one line that any terminal can show; with its type, if it was not made for users."""
+    """Return an error's message as one line that any terminal can show.
+
+    With its type, if it was not made for users.
+    """
     if isinstance(error, RecursionError):
         return "nested too deeply"
     said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -83,10 +99,13 @@ def reason(error: BaseException, most: int = MOST_CHARACTERS) -> str:
 
 @contextlib.contextmanager
 def refused(what: str) -> Iterator[None]:
-    """Make one line of whatever goes wrong while something from outside is taken in: ``what``, and the reason.
+    """Make one line of whatever goes wrong while something from outside is taken in.
 
-    The guard of a border. Parsers, Hydra and transformers raise nearly anything on input that is wrong: a list would never be
-    whole. A mistake of klbench's own looks the same here, so the error that it was stays attached as the cause.
+    ``what``, and the reason.
+
+    The guard of a border. Parsers, Hydra and transformers raise nearly anything on input that is
+    wrong: a list would never be whole. A mistake of klbench's own looks the same here, so the error
+    that it was stays attached as the cause.
 
     Raises
     ------
@@ -144,7 +163,8 @@ def read_yaml(path: Path) -> Any:
 
 
 def plain(data: Any) -> Any:
-    """The same data, once it is known to be neither too deep nor too large to work with, and its text to be text.
+    """The same data, once it is known to be neither too deep nor too large to work with, and its
+    text to be text.
 
     Raises
     ------

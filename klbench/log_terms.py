@@ -8,10 +8,12 @@ from klbench.types import Draws, Estimator
 
 
 def log_terms(estimator: Estimator, draws: Draws) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return signs and log-sizes of an estimator's terms, where the terms themselves overflow too, and which are doubtful.
+    """Return signs and log-sizes of an estimator's terms, where the terms themselves overflow too,
+    and which are doubtful.
 
-    Where the formula overflows, the terms follow from its polynomial, or else from its growth. They are doubtful where the
-    growth is not a pure power of ``r``, and no polynomial says what else is in it.
+    Where the formula overflows, the terms follow from its polynomial, or else from its growth. They
+    are doubtful where the growth is not a pure power of ``r``, and no polynomial says what else is
+    in it.
     """
     log_ratio = draws.log_ratio
     weighted = estimator.needs_weight
@@ -45,7 +47,8 @@ def _far_terms(
         total = np.sum(np.sign(c) * np.sign(log_ratio) ** b * np.exp(size - top), axis=0)
         return np.sign(total), top + np.log(np.abs(total)), False
     growth = np.where(log_ratio > 0.0, estimator.growth, estimator.growth_at_zero)
-    # At two places short of the overflow: between them, a pure power of r grows by no more and no less than that power.
+    # At two places short of the overflow: between them, a pure power of r grows by no more and no
+    # less than that power.
     near, nearer = (np.copysign(x / np.maximum(growth, 1.0), log_ratio) for x in (600.0, 300.0))
     terms = _formula(estimator, near)
     size = np.log(np.abs(terms))

@@ -44,8 +44,9 @@ def _cpu() -> str:
 def kind() -> str:
     """The class of this machine, such as ``Linux x86_64, AMD EPYC, family 26 model 2, AVX-512``.
 
-    On one kind, with the same versions, the same numbers have the same bits: they depend on which of their loops NumPy, torch
-    and the compilers choose, and these choose by the processor's generation and its vector instructions.
+    On one kind, with the same versions, the same numbers have the same bits: they depend on which
+    of their loops NumPy, torch and the compilers choose, and these choose by the processor's
+    generation and its vector instructions.
     """
     info = _cpuinfo()
     flags = set(info.get("flags", info.get("Features", "")).split())

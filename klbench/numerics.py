@@ -13,12 +13,16 @@ from array_api_compat import array_namespace
 from klbench.types import Array
 
 SWITCH = {64: 0.5, 32: 1.0}
-"""By bits of the dtype: below this ``|x|`` a polynomial serves, above it ``exp(x) - 1 - x``, which loses 3 bits at most.
+"""By bits of the dtype.
 
-Three bits of what ``exp`` is off by, that is: half a unit in some of NumPy's builds, more in others.
+Below this ``|x|`` a polynomial serves, above it ``exp(x) - 1 - x``, which loses 3 bits at most.
+
+Three bits of what ``exp`` is off by, that is: half a unit in some of NumPy's builds, more in
+others.
 """
-# (exp(x) - 1 - x) / x^2 below the switch, highest power first; near-minimax, by mpmath.chebyfit(f, [-switch, switch], 12 or 8).
-# Relative errors 1.6e-17 and 7e-9; Taylor's series would take two terms more.
+# (exp(x) - 1 - x) / x^2 below the switch, highest power first; near-minimax, by mpmath.chebyfit(f,
+# [-switch, switch], 12 or 8). Relative errors 1.6e-17 and 7e-9; Taylor's series would take two
+# terms more.
 _COEFFICIENTS = {
     64: (
         1.6116496514371548e-10,
@@ -58,18 +62,29 @@ REDUCED = (
     0.16666666666666677,
     0.5,
 )
-"""The same for ``|x| <= 0.375``, one term shorter: compiled code takes powers of 2 out of ``exp(x)`` first."""
+"""The same for ``|x| <= 0.375``, one term shorter.
+
+Compiled code takes powers of 2 out of ``exp(x)`` first.
+"""
 WORTH_COMPILING = 4_096
-"""From this size NumPy's float64 arrays go through compiled code: several times as fast, once it is loaded, in a second."""
+"""From this size NumPy's float64 arrays go through compiled code.
+
+Several times as fast, once it is loaded, in a second.
+"""
 
 
 def namespace(x: Array) -> Any:
-    """The array-API namespace of an array; NumPy's without the search, which would cost as much as a small formula."""
+    """The array-API namespace of an array.
+
+    NumPy's without the search, which would cost as much as a small formula.
+    """
     return array_api_compat.numpy if type(x) is np.ndarray else array_namespace(x)
 
 
 def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
-    """Log-probabilities over the last axis of the distribution whose logits are those of ``log_probs`` over a temperature."""
+    """Log-probabilities over the last axis of the distribution whose logits are those of
+    ``log_probs`` over a temperature.
+    """
     if temperature == 1.0:
         return log_probs
     scaled = log_probs / temperature
@@ -81,7 +96,10 @@ def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def times_exp(factor: Array, x: Array) -> Array:
-    """``factor * exp(x)``, which overflows only where the product does: half of the exponential at a time."""
+    """``factor * exp(x)``, which overflows only where the product does.
+
+    Half of the exponential at a time.
+    """
     xp = namespace(x)
     return (factor * xp.exp(x / 2.0)) * xp.exp(
         x / 2.0
@@ -89,7 +107,10 @@ def times_exp(factor: Array, x: Array) -> Array:
 
 
 def replaced(value: Array, where: Array, function: Callable[[Array], Array], x: Array) -> Array:
-    """``value``, which may be overwritten, but ``function(x)`` where ``where`` holds; it sees nothing else of ``x``."""
+    """``value``, which may be overwritten, but ``function(x)`` where ``where`` holds.
+
+    It sees nothing else of ``x``.
+    """
     xp = namespace(x)
     if not bool(xp.any(where)):
         return value
@@ -132,10 +153,9 @@ def expm1_and_gap(x: Array) -> tuple[Array, Array]:
     x
         Any shape, float32 or float64.
 
-    Returns
-    -------
-    Two arrays of the shape and dtype of ``x``, each within 8 units in the last place, gradients included; the second is the
-    term of k3 when ``x`` is a log-ratio. ``+inf`` in gives NaN in the second.
+    Returns ------- Two arrays of the shape and dtype of ``x``, each within 8 units in the last
+    place, gradients included; the second is the term of k3 when ``x`` is a log-ratio. ``+inf`` in
+    gives NaN in the second.
     """
     xp = namespace(x)
     if type(x) is np.ndarray:
@@ -149,7 +169,8 @@ def expm1_and_gap(x: Array) -> tuple[Array, Array]:
 def _expm1_and_gap(x: Array, xp: Any) -> tuple[Array, Array]:
     bits = 32 if xp.finfo(x.dtype).bits == 32 else 64
     small = xp.abs(x) < SWITCH[bits]
-    # Each branch sees only arguments it is good for, or its gradient would be NaN where the other one is taken.
+    # Each branch sees only arguments it is good for, or its gradient would be NaN where the other
+    # one is taken.
     near = xp.where(small, x, xp.zeros_like(x))
     far = xp.where(small, xp.ones_like(x), x)
     gap_near = _series(near, bits)

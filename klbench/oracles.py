@@ -1,4 +1,7 @@
-"""Exact expectations: quadrature, enumeration, and closed forms through the moment function ``M(s) = E_q[r^s]``."""
+"""Exact expectations.
+
+Quadrature, enumeration, and closed forms through the moment function ``M(s) = E_q[r^s]``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ LARGEST = math.log(np.finfo(np.float64).max)
 """The largest exponent whose exponential is a float."""
 Method = Literal["closed-form", "quadrature", "enumeration"]
 Series = Callable[[float, int], tuple[list[float], list[float]] | None]
-"""``series(s, order)``: Taylor coefficients of ``log M`` at ``s``, and bounds on their errors beyond rounding.
+"""``series(s, order)``.
+
+Taylor coefficients of ``log M`` at ``s``, and bounds on their errors beyond rounding.
 
 None where ``M(s)`` is infinite.
 """
@@ -25,7 +30,9 @@ None where ``M(s)`` is infinite.
 
 @dataclass(frozen=True)
 class ExactMoments:
-    """Mean and standard deviation of an estimator's term over the sampling distribution, each with a bound on its error."""
+    """Mean and standard deviation of an estimator's term over the sampling distribution, each
+    with a bound on its error.
+    """
 
     mean: float
     mean_error: float
@@ -35,9 +42,11 @@ class ExactMoments:
 
 
 def closed_form(value: float, operations: int = 16) -> Truth:
-    """A divergence in closed form, trusted to ``operations`` roundings of its value and to a few of its parameters.
+    """A divergence in closed form, trusted to ``operations`` roundings of its value and to a few of
+    its parameters.
 
-    Near zero a divergence is quadratic in the difference of the parameters, so that their rounding counts with its root.
+    Near zero a divergence is quadratic in the difference of the parameters, so that their rounding
+    counts with its root.
     """
     error = (
         0.0 if math.isinf(value) else EPS * (operations * abs(value) + 4.0 * math.sqrt(abs(value)))
@@ -56,13 +65,17 @@ def exp_series(coefficients: Sequence[float]) -> list[float]:
 
 
 def _power_moment(series: Series, a: float, b: int) -> tuple[float, float]:
-    """Return ``E_q[r^a (log r)^b]``, the b-th derivative of M at a, and a bound on its error; inf where it diverges."""
+    """Return ``E_q[r^a (log r)^b]``, the b-th derivative of M at a, and a bound on its error.
+
+    Inf where it diverges.
+    """
     known = series(a, b)
     if known is None:
         return math.inf, 0.0
     coefficients, margins = known
     moments = exp_series(coefficients)
-    # The derivative of the k-th coefficient of exp(g) by the j-th one of g is the (k-j)-th one of exp(g).
+    # The derivative of the k-th coefficient of exp(g) by the j-th one of g is the (k-j)-th one of
+    # exp(g).
     off = sum(margin * abs(moments[b - j]) for j, margin in enumerate(margins))
     return moments[b] * math.factorial(b), (8 * EPS * abs(moments[b]) + off) * math.factorial(b)
 
@@ -86,7 +99,8 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
     variance = second - mean * mean
     error = second_error + 2.0 * abs(mean) * mean_error + 8 * EPS * mean * mean
     std = math.sqrt(max(variance, 0.0))
-    # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however small v is.
+    # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however
+    # small v is.
     return ExactMoments(
         mean,
         mean_error,
@@ -97,7 +111,10 @@ def polynomial_moments(polynomial: Polynomial, series: Series) -> ExactMoments:
 
 
 def _combined(parts: list[tuple[float, float, float]]) -> tuple[float, float]:
-    """Return the sum of coefficients times moments, and a bound on its error; inf where one of them is."""
+    """Return the sum of coefficients times moments, and a bound on its error.
+
+    Inf where one of them is.
+    """
     if not all(
         math.isfinite(c * moment) and math.isfinite(c * error) for c, moment, error in parts
     ):
@@ -118,7 +135,9 @@ def enumerate_moments(probabilities: np.ndarray, terms: np.ndarray) -> ExactMome
 
 
 def enumerated(estimator: Estimator, draws: Draws, log_probabilities: np.ndarray) -> ExactMoments:
-    """Return the exact moments of an estimator's terms over finitely many draws, those that overflow weighed in log space."""
+    """Return the exact moments of an estimator's terms over finitely many draws, those that
+    overflow weighed in log space.
+    """
     with np.errstate(all="ignore"):
         terms = estimator.formula(draws)
     far = ~np.isfinite(terms) & np.isfinite(draws.log_ratio)

@@ -1,7 +1,8 @@
-"""The processes that share one run, as ``accelerate launch -m klbench`` or ``torchrun -m klbench`` starts them.
+"""The processes that share one run, as ``accelerate launch -m klbench`` or ``torchrun -m klbench``
+starts them.
 
-All take the same steps. One is the main one: it alone writes, prints and renders. What they tell each other goes through main
-memory (gloo), wherever they compute.
+All take the same steps. One is the main one: it alone writes, prints and renders. What they tell
+each other goes through main memory (gloo), wherever they compute.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ class Group:
         return self.rank == 0
 
     def agreed(self, work: Callable[[], T]) -> T:
-        """``work()``, in every process, and its result here; an error in one is an error in all, of the same kind.
+        """``work()``, in every process, and its result here.
+
+        An error in one is an error in all, of the same kind.
 
         Raises
         ------
@@ -70,10 +73,8 @@ class Group:
         result: Any = None
         mine, own = _Attempt(), None
         with (
-            contextlib.nullcontext([])
-            if self.main
-            else warnings.catch_warnings(record=True) as said
-        ):
+            contextlib.nullcontext([]) if self.main else warnings.catch_warnings(record=True)
+        ) as said:
             try:
                 result = work()
             except Exception as error:  # noqa: BLE001  # it is raised again, once everybody knows
@@ -108,7 +109,9 @@ class Group:
     def map(
         self, function: Callable[..., T], tasks: Iterable[tuple[Any, ...]]
     ) -> Iterator[T | None]:
-        """``function(*task)`` for each task, shared out; the main process gets the results in order, the others None for each.
+        """``function(*task)`` for each task, shared out.
+
+        The main process gets the results in order, the others None for each.
 
         Tasks must be the same in every process.
         """
@@ -157,7 +160,9 @@ def exit_code(program: Callable[[], int], name: str) -> int:
 
 
 def hush_helpers() -> None:
-    """Silence this process, and all that it calls, from here on, unless it is the main one of several or alone."""
+    """Silence this process, and all that it calls, from here on, unless it is the main one of
+    several or alone.
+    """
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -177,7 +182,8 @@ def _failure(error: Exception) -> _Attempt:
 
 
 def join() -> Group:
-    """The group that the environment names (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``, ``MASTER_PORT``); alone without one.
+    """The group that the environment names (``RANK``, ``WORLD_SIZE``, ``MASTER_ADDR``,
+    ``MASTER_PORT``); alone without one.
 
     Raises
     ------
@@ -189,19 +195,22 @@ def join() -> Group:
         return Group()
     if not (size.isdecimal() and rank.isdecimal() and int(rank) < int(size)):
         raise ConfigError(
-            f"WORLD_SIZE={size} and RANK={rank}: must be a number of processes and one of 0 to that less 1"
+            f"WORLD_SIZE={size} and RANK={rank}: must be a number of processes and one of 0 to that"
+            " less 1"
         )
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
-            f"WORLD_SIZE={size} without {missing[0]}: start several processes with accelerate launch or torchrun, or unset it"
+            f"WORLD_SIZE={size} without {missing[0]}: start several processes with accelerate"
+            " launch or torchrun, or unset it"
         )
     try:
         _distributed().init_process_group("gloo", timeout=TO_MEET)
         channel = _distributed().new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"WORLD_SIZE={size}: the other processes cannot be reached ({str(error).splitlines()[0]:.200})"
+            f"WORLD_SIZE={size}: the other processes cannot be reached"
+            f" ({str(error).splitlines()[0]:.200})"
         ) from None
     return Group(int(rank), int(size), channel)
 
@@ -214,7 +223,10 @@ def _distributed() -> Any:
 
 
 def leave() -> None:
-    """End what connects the processes, if anything does; torch would otherwise abort when Python ends."""
+    """End what connects the processes, if anything does.
+
+    Torch would otherwise abort when Python ends.
+    """
     if "torch.distributed" in sys.modules:
         distributed = _distributed()
         if distributed.is_available() and distributed.is_initialized():

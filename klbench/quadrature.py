@@ -1,8 +1,11 @@
-"""Exact moments of estimators over one-dimensional densities: one vector-valued integral a pair, weighed in log space.
+"""Exact moments of estimators over one-dimensional densities.
 
-A term that overflows is weighed all the same, as ``exp(log density + log |term|)``: near an infinite variance the mass of the
-second moment lies where the term is beyond any float. Every mode of every density has a cell and coordinates of its own, so
-that a narrow mode far out is seen, and seen without cancellation.
+One vector-valued integral a pair, weighed in log space.
+
+A term that overflows is weighed all the same, as ``exp(log density + log |term|)``: near an
+infinite variance the mass of the second moment lies where the term is beyond any float. Every mode
+of every density has a cell and coordinates of its own, so that a narrow mode far out is seen, and
+seen without cancellation.
 """
 
 from __future__ import annotations
@@ -22,7 +25,10 @@ from klbench.types import Draws, Estimator
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).tiny)
 RTOL = 1e-13
-"""Relative error at which a panel is settled; the error that is reported is the one that was reached."""
+"""Relative error at which a panel is settled.
+
+The error that is reported is the one that was reached.
+"""
 RULE = np.polynomial.legendre.leggauss(16)
 """Points and weights of a panel, on (-1, 1)."""
 MOST_HALVINGS = 48
@@ -38,7 +44,9 @@ DOUBT = 1e10
 STEP = 1e-6
 """Relative step in the log-ratio that shows how an integrand depends on it."""
 LONGEST_STEP = 0.1
-"""The same in nats, past which a power of r would change too much, unless the log-ratio itself has no digit as small."""
+"""The same in nats, past which a power of r would change too much, unless the log-ratio itself
+has no digit as small.
+"""
 Integrand = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """``(n,)`` points to values and to bounds on their rounding errors, both ``(m, n)``."""
 
@@ -70,10 +78,12 @@ class Density(Protocol):
 def integrate(
     function: Integrand, edges: Sequence[float] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return integrals of a vector-valued function of one variable, by Gauss-Legendre rules on panels, halved where needed.
+    """Return integrals of a vector-valued function of one variable, by Gauss-Legendre rules on
+    panels, halved where needed.
 
-    All panels of a round are one call of ``function``. The error of a panel is how far its rule is from the sum of the rules
-    of its halves. These are what is returned, so that the error of a smooth function is far smaller than its bound.
+    All panels of a round are one call of ``function``. The error of a panel is how far its rule is
+    from the sum of the rules of its halves. These are what is returned, so that the error of a
+    smooth function is far smaller than its bound.
 
     Parameters
     ----------
@@ -82,9 +92,8 @@ def integrate(
     edges
         Limits, kinks, and enough cuts to see where the mass is; finite.
 
-    Returns
-    -------
-    The values and bounds on their errors, both ``(m,)``; where the function is not finite, the error is inf.
+    Returns ------- The values and bounds on their errors, both ``(m,)``; where the function is not
+    finite, the error is inf.
     """
     edges = np.unique(edges)
     low, high = edges[:-1], edges[1:]
@@ -117,7 +126,10 @@ def integrate(
 
 
 def _rules(function: Integrand, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rule's sums over each panel, of the values and of their rounding errors: ``(m, panels)`` both."""
+    """Return the rule's sums over each panel, of the values and of their rounding errors.
+
+    ``(m, panels)`` both.
+    """
     nodes, weights = RULE
     half = 0.5 * (high - low)
     x = (0.5 * (low + high))[:, None] + half[:, None] * nodes
@@ -128,7 +140,9 @@ def _rules(function: Integrand, low: np.ndarray, high: np.ndarray) -> tuple[np.n
 
 @dataclass(frozen=True)
 class _Line:
-    """A policy, a reference and perhaps a third distribution that samples, in coordinates with their origin at a mode."""
+    """A policy, a reference and perhaps a third distribution that samples, in coordinates with
+    their origin at a mode.
+    """
 
     q: Density
     p: Density
@@ -153,7 +167,8 @@ class _Line:
     def draws(self, x: np.ndarray) -> tuple[Draws, np.ndarray, np.ndarray, np.ndarray]:
         """Return the draws at ``x``, the sampler's log-density, and bounds on rounding errors.
 
-        Of the sampler's log-density and its weight together, and of the log-ratio: a term may be tiny beside its logarithms.
+        Of the sampler's log-density and its weight together, and of the log-ratio: a term may be
+        tiny beside its logarithms.
         """
         with np.errstate(over="ignore", invalid="ignore"):
             log_q, log_p = self.q.log_density(x), self.p.log_density(x)
@@ -166,7 +181,8 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Moments:
-    """First moments of terms, then second moments of some of them about their centers, as integrands on a line.
+    """First moments of terms, then second moments of some of them about their centers, as
+    integrands on a line.
 
     The second moments are in units of ``exp(units)``, lest they overflow where their root does not.
     """
@@ -220,7 +236,9 @@ class _Moments:
             return values, np.where(doubtful, DOUBT * np.abs(values), error)
 
     def reach(self, scale: float, direction: float) -> float:
-        """Return where the mass of every integrand has ended, from the origin in one direction, looking from the scale on."""
+        """Return where the mass of every integrand has ended, from the origin in one direction,
+        looking from the scale on.
+        """
         farthest = FARTHEST * min(s for density in self.line.densities for _, s in density.modes)
         x = scale * 2.0 ** np.arange(0.0, math.log2(farthest / scale), 0.5)
         mass = self.log_sizes(direction * x)[1] + np.log(x)
@@ -231,7 +249,9 @@ class _Moments:
         )
 
     def beyond(self, x: float) -> tuple[np.ndarray, np.ndarray]:
-        """Return the integrals from ``x`` on to infinity, by the power of ``x`` that each falls with there; as errors, too."""
+        """Return the integrals from ``x`` on to infinity, by the power of ``x`` that each falls
+        with there; as errors, too.
+        """
         sign, size = self.log_sizes(np.array([x, 2.0 * x]))
         with np.errstate(over="ignore", invalid="ignore"):
             excess = (size[:, 0] - size[:, 1]) / math.log(2.0) - 1.0
@@ -262,7 +282,8 @@ def moments(
     estimators: Sequence[Estimator],
     spread: Sequence[bool],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Return exact means of estimators' terms and, where ``spread`` says so, standard deviations, with bounds on their errors.
+    """Return exact means of estimators' terms and, where ``spread`` says so, standard deviations,
+    with bounds on their errors.
 
     Parameters
     ----------
@@ -273,10 +294,9 @@ def moments(
     spread
         Which of them have a variance here.
 
-    Returns
-    -------
-    Means and the bounds on their errors, shape ``(len(estimators),)``; standard deviations and the bounds on theirs, one for
-    each True in ``spread``. Where a bound cannot be given it is inf.
+    Returns ------- Means and the bounds on their errors, shape ``(len(estimators),)``; standard
+    deviations and the bounds on theirs, one for each True in ``spread``. Where a bound cannot be
+    given it is inf.
     """
     which = np.array(spread, bool)
     some, levels = which.sum(), sorted({x for e in estimators for x in e.kinks})
@@ -322,7 +342,8 @@ def moments(
         variance = np.maximum(value[which.size :] - off * off, 0.0)
         variance_error = error[which.size :] + (2.0 * np.abs(off) + off_error) * off_error
         std, unit = np.sqrt(variance), np.exp(0.5 * units)
-        # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however small v is.
+        # Off by e, a variance v has a root that is off by e/sqrt(v) at most, and by sqrt(e) however
+        # small v is.
         std_error = np.minimum(variance_error / np.maximum(std, TINY), np.sqrt(variance_error))
         unknown = ~np.isfinite(std * unit)  # a variance, or the mean it is about, is beyond a float
         return (
@@ -334,9 +355,12 @@ def moments(
 
 
 def _edges(line: _Line, limits: Sequence[float], levels: Sequence[float]) -> np.ndarray:
-    """Return the cuts of a cell: by factors of 2 from every mode, in its scale, and where the log-ratio crosses the levels.
+    """Return the cuts of a cell.
 
-    From those of other cells too: a narrow mode may lie closer to the middle of a wide one than the narrow one's own scale.
+    By factors of 2 from every mode, in its scale, and where the log-ratio crosses the levels.
+
+    From those of other cells too: a narrow mode may lie closer to the middle of a wide one than the
+    narrow one's own scale.
     """
     low, high = limits
     cuts = [np.array([low, 0.0, high])]

@@ -22,7 +22,10 @@ LONGEST = 80
 def unknown(
     kind: str, name: str, available: Iterable[str], aliases: Iterable[str] = ()
 ) -> ConfigError:
-    """The error for a name that does not exist: what came, the nearest name or alias, and what there is."""
+    """The error for a name that does not exist.
+
+    What came, the nearest name or alias, and what there is.
+    """
     names, shown = list(available), repr(name)
     shown = shown if len(shown) <= LONGEST else shown[: LONGEST - 3] + "..."
     near = difflib.get_close_matches(name, [*names, *aliases], n=1, cutoff=0.5)
@@ -31,7 +34,9 @@ def unknown(
 
 
 def submodule(package: str, name: str) -> ModuleType:
-    """A module of a package, imported when it is first asked for as an attribute: what the package's ``__getattr__`` gives.
+    """A module of a package, imported when it is first asked for as an attribute.
+
+    What the package's ``__getattr__`` gives.
 
     Raises
     ------
@@ -49,7 +54,8 @@ def load(name: str) -> ModuleType:
     Raises
     ------
     ConfigError
-        The import fails: one line with the module, the error, and the file and line where it was raised.
+        The import fails: one line with the module, the error, and the file and line where it was
+        raised.
     """
     try:
         return importlib.import_module(name)
@@ -72,7 +78,8 @@ def plugins(group: str) -> list[str]:
 
 
 class Registry(Generic[T]):
-    """Items of one kind by name, found by importing every module of a package, or those that are named.
+    """Items of one kind by name, found by importing every module of a package, or those that are
+    named.
 
     Other packages add modules of their own by entry points whose group is the package's name.
 
@@ -106,7 +113,10 @@ class Registry(Generic[T]):
         default: float,
         aliases: Iterable[str] = (),
     ) -> None:
-        """Register a family with one number: ``make(name_as_asked, number)``; ``name`` alone means the default."""
+        """Register a family with one number: ``make(name_as_asked, number)``.
+
+        ``name`` alone means the default.
+        """
         self._put(
             name, lambda asked, number: make(asked, default if number is None else number), aliases
         )
@@ -121,7 +131,10 @@ class Registry(Generic[T]):
         self._aliases.update(dict.fromkeys(aliases, name))
 
     def _discover(self) -> None:
-        """Import the modules, once; a module that fails is named each time that the registry is asked for something."""
+        """Import the modules, once.
+
+        A module that fails is named each time that the registry is asked for something.
+        """
         if self._failure is not None:
             raise self._failure
         if not self._discovered:

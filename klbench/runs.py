@@ -38,7 +38,10 @@ def now() -> str:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A path to write to, moved onto ``path`` when the block ends well: a killed run leaves no half file."""
+    """A path to write to, moved onto ``path`` when the block ends well.
+
+    A killed run leaves no half file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -51,7 +54,8 @@ def atomic(path: Path) -> Iterator[Path]:
 def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a ``'`` before each text that a spreadsheet would take for a formula, and run.
 
-    A carriage return becomes a line feed: the CSV writer leaves it without quotes, and what follows would begin a row.
+    A carriage return becomes a line feed: the CSV writer leaves it without quotes, and what follows
+    would begin a row.
     """
 
     def guarded(value: Any) -> Any:
@@ -66,7 +70,9 @@ def _for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def start_of(pid: int) -> str | None:
-    """Return the start of a process, as Linux counts it; None on other systems, and if no such process runs.
+    """Return the start of a process, as Linux counts it.
+
+    None on other systems, and if no such process runs.
 
     With its number it names one process: numbers alone are given again.
     """
@@ -84,7 +90,9 @@ def start_of(pid: int) -> str | None:
 
 
 def _runs(pid: Any, started: Any) -> bool:
-    """Return whether a process of that number runs here, and is the one that started then, if that is known."""
+    """Return whether a process of that number runs here, and is the one that started then, if
+    that is known.
+    """
     if started is not None:
         return bool(start_of(pid) == started)
     try:
@@ -101,7 +109,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _overwrite(path: Path, text: str) -> None:
-    """Write a text into the blocks that a small file has already: the way that is left on a full disk.
+    """Write a text into the blocks that a small file has already.
+
+    The way that is left on a full disk.
 
     Raises
     ------
@@ -133,7 +143,9 @@ KINDS: dict[str, type] = {
 
 @dataclass(frozen=True)
 class RunFolder:
-    """``config.yaml``, ``run.json``, ``tables/``, ``figures/``, ``index.html``, ``log.txt`` and, while it runs, ``parts/``."""
+    """``config.yaml``, ``run.json``, ``tables/``, ``figures/``, ``index.html``, ``log.txt`` and,
+    while it runs, ``parts/``.
+    """
 
     path: Path
     new: bool = False
@@ -157,7 +169,8 @@ class RunFolder:
             parent = next(each for each in (path, *path.absolute().parents) if each.exists())
         if taken:
             raise ConfigError(
-                f"out={path}: exists already; name a new folder, or continue an unfinished run with resume={path}"
+                f"out={path}: exists already; name a new folder, or continue an unfinished run with"
+                f" resume={path}"
             )
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise ConfigError(f"out={path}: {parent} cannot be written to; name a folder that can")
@@ -185,12 +198,15 @@ class RunFolder:
             value = folder.info.get(key)
             if value is not None and not isinstance(value, kind):
                 raise ConfigError(
-                    f"{path}: its run.json says {key}={value!r:.40}, where klbench writes a {kind.__name__}"
+                    f"{path}: its run.json says {key}={value!r:.40}, where klbench writes a"
+                    f" {kind.__name__}"
                 )
         return folder
 
     def check_inside(self) -> None:
-        """Refuse a folder with an entry that leads out of it: what is written there would change something else.
+        """Refuse a folder with an entry that leads out of it.
+
+        What is written there would change something else.
 
         Raises
         ------
@@ -202,7 +218,8 @@ class RunFolder:
             target = os.path.realpath(entry)
             if entry.is_symlink() and os.path.commonpath((root, target)) != root:
                 raise ConfigError(
-                    f"{entry}: leads out of the run folder, to {target}; klbench writes to nothing outside it"
+                    f"{entry}: leads out of the run folder, to {target}; klbench writes to nothing"
+                    " outside it"
                 )
 
     def create(self) -> None:
@@ -262,7 +279,10 @@ class RunFolder:
             file.write(f"{now()} {line}\n")
 
     def _inside(self, *names: str) -> Path:
-        """A path to write to, unless somebody has removed the folder: it is not to come back in part."""
+        """A path to write to, unless somebody has removed the folder.
+
+        It is not to come back in part.
+        """
         if not self.path.is_dir():
             raise self._removed()
         return self.path.joinpath(*names)
@@ -288,11 +308,14 @@ class RunFolder:
         )
         if here and _runs(pid, info.get("pid_started")):
             raise ConfigError(
-                f"resume={self.path}: process {pid} is still writing it; wait for it or stop it first"
+                f"resume={self.path}: process {pid} is still writing it; wait for it or stop it"
+                " first"
             )
 
     def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Write each table as Parquet with a CSV beside it, in which no text is taken for a formula."""
+        """Write each table as Parquet with a CSV beside it, in which no text is taken for a
+        formula.
+        """
         import pyarrow.parquet
 
         for name, table in tables.items():
@@ -351,7 +374,10 @@ class RunFolder:
             return None
 
     def discard(self) -> None:
-        """Remove a run that began and has nothing to show; what else is in its folder stays, and the folder with it."""
+        """Remove a run that began and has nothing to show.
+
+        What else is in its folder stays, and the folder with it.
+        """
         self.drop_parts()
         for name in ("config.yaml", "run.json", "log.txt"):
             with contextlib.suppress(OSError):

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 VERSION = 1
-"""The version of klbench's tables, in each Parquet file as ``schema_version``. Files without it are of version 0."""
+"""The version of klbench's tables, in each Parquet file as ``schema_version``.
+
+Files without it are of version 0.
+"""
 
 Row = dict[str, Any]
 """One row of a table: every column of its schema by name, those that the table lacks included."""
@@ -24,7 +27,10 @@ MISSING: Mapping[str, Any] = {"float": math.nan, "int": math.nan, "text": "", "b
 
 
 class SchemaError(RuntimeError):
-    """A study wrote a table that its ``columns.py`` does not describe: a mistake in klbench, not of its user."""
+    """A study wrote a table that its ``columns.py`` does not describe.
+
+    A mistake in klbench, not of its user.
+    """
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class Column:
     optional
         Only some runs have it.
     since
-        The first schema version that has it; in tables of earlier ones it is missing without a warning.
+        The first schema version that has it; in tables of earlier ones it is missing without a
+        warning.
     """
 
     name: str
@@ -74,7 +81,10 @@ def flag(name: str, meaning: str, heading: str = "", **others: Any) -> Column:
 
 
 def interval(column: Column, *, seeds: bool = False) -> tuple[Column, ...]:
-    """Return a column and the ends of its 95 % interval, ``_low`` and ``_high``; with ``seeds``, also ``_seeds``."""
+    """Return a column and the ends of its 95 % interval, ``_low`` and ``_high``.
+
+    With ``seeds``, also ``_seeds``.
+    """
     ends = [
         replace(
             column,
@@ -97,7 +107,9 @@ def interval(column: Column, *, seeds: bool = False) -> tuple[Column, ...]:
 
 
 def band(column: Column) -> tuple[Column, ...]:
-    """Return a column and the quantiles that hold the middle 80 % of the seeds, ``_low`` and ``_high``."""
+    """Return a column and the quantiles that hold the middle 80 % of the seeds, ``_low`` and
+    ``_high``.
+    """
     low, high = (
         replace(
             column,
@@ -136,7 +148,8 @@ class Schema:
     optional
         Only some runs have the table.
     migrate
-        Makes a table of an earlier schema version into one of this version: ``migrate(frame, version)``.
+        Makes a table of an earlier schema version into one of this version: ``migrate(frame,
+        version)``.
     """
 
     table: str
@@ -195,7 +208,10 @@ class Schema:
             raise SchemaError(f"table {self.table} {'; '.join(faults)}")
 
     def migrated(self, frame: pd.DataFrame, version: int) -> pd.DataFrame:
-        """Return a table of an earlier version with today's columns; those that it could not have are filled as missing."""
+        """Return a table of an earlier version with today's columns.
+
+        Those that it could not have are filled as missing.
+        """
         if version >= VERSION:
             return frame
         frame = self.migrate(frame, version) if self.migrate else frame
@@ -207,7 +223,10 @@ class Schema:
         return frame.assign(**new) if new else frame
 
     def rows(self, frame: pd.DataFrame) -> list[Row]:
-        """Return the rows with every column of the schema: what the table lacks, and missing texts, as :data:`MISSING`."""
+        """Return the rows with every column of the schema.
+
+        What the table lacks, and missing texts, as :data:`MISSING`.
+        """
         absent = {
             column.name: MISSING[column.type] for column in self.columns if column.name not in frame
         }
@@ -221,7 +240,8 @@ class Schema:
         return found
 
     def example(self, rows: int = 1, **columns: Any) -> pd.DataFrame:
-        """Return a table with the given columns and a plain value of the right type in all others: for tests of pages.
+        """Return a table with the given columns and a plain value of the right type in all others:
+        for tests of pages.
 
         Raises
         ------
@@ -281,7 +301,9 @@ def by_table(schemas: Sequence[Schema]) -> dict[str, Schema]:
 
 
 def check(schemas: Sequence[Schema], tables: Mapping[str, pd.DataFrame]) -> None:
-    """Hold the tables of a run against what its study declares; every table of its own stands, as after Ctrl-C, for itself.
+    """Hold the tables of a run against what its study declares.
+
+    Every table of its own stands, as after Ctrl-C, for itself.
 
     Raises
     ------
@@ -327,6 +349,7 @@ def version_of(said: Mapping[bytes, bytes] | None) -> int:
     raw = (said or {}).get(b"schema_version", b"0")
     if not raw.isdigit() or int(raw) > VERSION:
         raise ConfigError(
-            f"schema_version {raw!r:.40} is not one that this klbench reads (up to {VERSION}); use a later klbench"
+            f"schema_version {raw!r:.40} is not one that this klbench reads (up to {VERSION}); use"
+            " a later klbench"
         )
     return int(raw)

@@ -1,4 +1,7 @@
-"""A study is declared lightly: its name, and where its options, its run, its tables and its section are to be found."""
+"""A study is declared lightly.
+
+Its name, and where its options, its run, its tables and its section are to be found.
+"""
 
 from __future__ import annotations
 
@@ -55,14 +58,16 @@ class Study:
     options_at
         The typed node of its own settings.
     run_at
-        ``run(options, context)`` returns tables by name; on Ctrl-C those that were finished, with ``context.interrupted`` set.
+        ``run(options, context)`` returns tables by name; on Ctrl-C those that were finished, with
+        ``context.interrupted`` set.
     summarize_at
         Tables to the compact ones that the terminal shows when it is done.
     tables_at
-        The schemas of its tables, which are checked before they are written; empty: they are not checked.
+        The schemas of its tables, which are checked before they are written; empty: they are not
+        checked.
     complete_at
-        ``complete(tables)`` returns the tables of a run of an earlier version with those that it did not have yet, which
-        follow from the others.
+        ``complete(tables)`` returns the tables of a run of an earlier version with those that it
+        did not have yet, which follow from the others.
     section_at
         Its part of the page; empty: its tables are shown as they are.
     devices

@@ -1,4 +1,7 @@
-"""One thread where numbers must have the same bits whatever the machine: the order of a sum depends on who shares it."""
+"""One thread where numbers must have the same bits whatever the machine.
+
+The order of a sum depends on who shares it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ def _pools() -> ThreadpoolController:
 
 @contextmanager
 def one_thread(*, torch: bool = True) -> Iterator[None]:
-    """Let NumPy's libraries and torch compute in one thread; a second one costs small arrays more than it brings.
+    """Let NumPy's libraries and torch compute in one thread.
+
+    A second one costs small arrays more than it brings.
 
     Parameters
     ----------

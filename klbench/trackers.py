@@ -1,4 +1,7 @@
-"""Loggers of training's progress besides the run folder: TensorBoard, Weights & Biases, trackio. Off by default."""
+"""Loggers of training's progress besides the run folder: TensorBoard, Weights & Biases, trackio.
+
+Off by default.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ def check(name: str) -> None:
 
 
 def start(name: str, folder: Path, run: str, config: Mapping[str, Any]) -> Tracker:
-    """A tracker's run. TensorBoard writes below ``folder``; the others where their own settings say, one group a folder."""
+    """A tracker's run. TensorBoard writes below ``folder``.
+
+    The others where their own settings say, one group a folder.
+    """
     check(name)
     if name == "none":
         return Tracker(lambda step, numbers: None, lambda: None)

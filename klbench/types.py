@@ -1,7 +1,8 @@
 """The types that the parts of klbench hand to each other. Imports nothing of klbench.
 
-Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to (the reference), ``x ~ q``,
-``log_ratio = log p(x) - log q(x)`` and ``r = exp(log_ratio)``. Logarithms are natural; values are nats.
+Convention, everywhere: ``q`` samples (the policy), ``p`` is what it is held to (the reference), ``x
+~ q``, ``log_ratio = log p(x) - log q(x)`` and ``r = exp(log_ratio)``. Logarithms are natural;
+values are nats.
 """
 
 from __future__ import annotations
@@ -19,14 +20,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = Any
-"""An array of the array-API standard: NumPy's, torch's, array-api-strict's. The standard has no common type to name."""
+"""An array of the array-API standard: NumPy's, torch's, array-api-strict's.
+
+The standard has no common type to name.
+"""
 
 Polynomial = tuple[tuple[float, float, int], ...]
-"""``sum of c * r^a * (log r)^b`` as ``((c, a, b), ...)``: the form whose moments follow from ``E_q[r^s]`` alone."""
+"""``sum of c * r^a * (log r)^b`` as ``((c, a, b), ...)``.
+
+The form whose moments follow from ``E_q[r^s]`` alone.
+"""
 
 
 class ConfigError(ValueError):
-    """A user's mistake: one line that says which key, what came, and what is allowed. The command line exits with 2."""
+    """A user's mistake: one line that says which key, what came, and what is allowed.
+
+    The command line exits with 2.
+    """
 
 
 class RunError(RuntimeError):
@@ -34,11 +44,17 @@ class RunError(RuntimeError):
 
 
 class Notice(UserWarning):
-    """Something to know of that stops nothing, such as a batch that was halved: one line on the terminal and in the log."""
+    """Something to know of that stops nothing, such as a batch that was halved.
+
+    One line on the terminal and in the log.
+    """
 
 
 class Options(BaseModel):
-    """Base of every typed, range-checked node of the configuration: unknown keys and NaN are refused."""
+    """Base of every typed, range-checked node of the configuration.
+
+    Unknown keys and NaN are refused.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True
@@ -51,7 +67,9 @@ class Options(BaseModel):
 
     @classmethod
     def foreign(cls, node: Mapping[str, Any]) -> dict[str, str]:
-        """Return keys that belong elsewhere in a configuration, each with the words that say where."""
+        """Return keys that belong elsewhere in a configuration, each with the words that say
+        where.
+        """
         return {}
 
     @classmethod
@@ -98,7 +116,8 @@ class Draws:
     def __post_init__(self) -> None:
         if self.log_weight is not None and self.log_weight.shape != self.log_ratio.shape:
             raise ValueError(
-                f"log_weight must have log_ratio's shape {tuple(self.log_ratio.shape)}, got {tuple(self.log_weight.shape)}"
+                f"log_weight must have log_ratio's shape {tuple(self.log_ratio.shape)}, got"
+                f" {tuple(self.log_weight.shape)}"
             )
 
     def derived(self, function: Callable[[Array], Any]) -> Any:
@@ -112,7 +131,8 @@ class Draws:
 class Truth:
     """An exact value with what is known of its error.
 
-    ``error`` is a bound (closed form: rounding; quadrature: the rule's estimate) or, for ``monte-carlo``, a standard error.
+    ``error`` is a bound (closed form: rounding; quadrature: the rule's estimate) or, for
+    ``monte-carlo``, a standard error.
     """
 
     value: float
@@ -129,16 +149,20 @@ class Skip:
 
 @dataclass(frozen=True)
 class Claims:
-    """The promises of an estimator. The contract tests check each one; the report prints claimed beside measured.
+    """The promises of an estimator.
+
+    The contract tests check each one; the report prints claimed beside measured.
 
     Parameters
     ----------
     unbiased
-        The mean of its terms over ``x ~ q`` (``x ~ mu`` for weighted ones) is its target, at every batch size.
+        The mean of its terms over ``x ~ q`` (``x ~ mu`` for weighted ones) is its target, at every
+        batch size.
     nonnegative
         No term is ever below zero.
     gradient
-        On-policy, the expected gradient of its terms used as a loss, as an expression; None where it is of no named divergence.
+        On-policy, the expected gradient of its terms used as a loss, as an expression; None where
+        it is of no named divergence.
     """
 
     unbiased: bool
@@ -148,18 +172,20 @@ class Claims:
 
 @dataclass(frozen=True)
 class BatchForm:
-    """The form of an estimator that is no mean of independent terms, but follows from sums over its batch.
+    """The form of an estimator that is no mean of independent terms, but follows from sums over its
+    batch.
 
-    A batch of ``n`` is cut into ``folds`` consecutive parts, and ``features`` of the draws are summed over each.
+    A batch of ``n`` is cut into ``folds`` consecutive parts, and ``features`` of the draws are
+    summed over each.
 
     Parameters
     ----------
     estimate
-        Sums, shape ``(features, folds, batches)``, and the size of each batch, shape ``(batches,)``, to the estimates, of the
-        same shape.
+        Sums, shape ``(features, folds, batches)``, and the size of each batch, shape
+        ``(batches,)``, to the estimates, of the same shape.
     spread_features, variance
-        With the sums of these appended to those of ``features``, ``variance`` gives the estimate's usual squared standard
-        error, shape ``(batches,)``.
+        With the sums of these appended to those of ``features``, ``variance`` gives the estimate's
+        usual squared standard error, shape ``(batches,)``.
     """
 
     min_size: int
@@ -172,7 +198,10 @@ class BatchForm:
 
 @dataclass(frozen=True)
 class Clamp:
-    """The log-ratios below ``low`` and above ``high``, at which terms are cut off: constant, with a gradient of 0."""
+    """The log-ratios below ``low`` and above ``high``, at which terms are cut off.
+
+    Constant, with a gradient of 0.
+    """
 
     low: float = -math.inf
     high: float = math.inf
@@ -189,7 +218,8 @@ class Estimator:
     Parameters
     ----------
     formula
-        Draws to terms, shape ``(..., n)`` to ``(..., n)``; the estimate of a batch is the mean over the last axis.
+        Draws to terms, shape ``(..., n)`` to ``(..., n)``; the estimate of a batch is the mean over
+        the last axis.
     target
         Key of the divergence it estimates, in :mod:`klbench.divergences`.
     tex, summary, aliases, source
@@ -199,12 +229,14 @@ class Estimator:
     polynomial
         Its terms in ``r^a (log r)^b``, where they have that form: exact moments follow.
     growth, growth_at_zero
-        Its terms grow like ``r^growth`` as ``r -> inf`` and like ``r^-growth_at_zero`` as ``r -> 0``, up to logarithms:
-        the second moment is finite where ``E[r^(2 growth)]`` and ``E[r^(-2 growth_at_zero)]`` are.
+        Its terms grow like ``r^growth`` as ``r -> inf`` and like ``r^-growth_at_zero`` as ``r ->
+        0``, up to logarithms: the second moment is finite where ``E[r^(2 growth)]`` and ``E[r^(-2
+        growth_at_zero)]`` are.
     clamp
         Where its terms are cut off; None where they are nowhere.
     kinks
-        The log-ratios at which its terms have no derivative: quadrature cuts there. The ends of ``clamp`` are added to them.
+        The log-ratios at which its terms have no derivative: quadrature cuts there. The ends of
+        ``clamp`` are added to them.
     batch
         Set for estimators that are no mean of independent terms.
     """
@@ -234,7 +266,8 @@ class Estimator:
     def terms(self, draws: Draws | Array) -> Array:
         """Terms whose mean over the last axis is the estimate; shape and dtype of ``log_ratio``.
 
-        16-bit input is computed in float32 and rounded once at the end. A bare array stands for ``Draws(array)``.
+        16-bit input is computed in float32 and rounded once at the end. A bare array stands for
+        ``Draws(array)``.
 
         Raises
         ------
@@ -244,7 +277,8 @@ class Estimator:
         draws = draws if isinstance(draws, Draws) else Draws(draws)
         if self.needs_weight and draws.log_weight is None:
             raise ValueError(
-                f"{self.name} needs samples of a third distribution: Draws(log_ratio, log_weight=log q - log mu)"
+                f"{self.name} needs samples of a third distribution: Draws(log_ratio,"
+                " log_weight=log q - log mu)"
             )
         xp = array_namespace(draws.log_ratio)
         dtype = draws.log_ratio.dtype
@@ -262,23 +296,26 @@ class Estimator:
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Sampled or enumerated sequences, token by token: all that a gradient estimator may use of them.
+    """Sampled or enumerated sequences, token by token.
 
-    Every field is a torch tensor of shape ``(n, T)``, float64 but for ``mask``, and set to 0 where ``mask`` is False, whatever
-    is given there. Single draws are sequences of one token.
+    All that a gradient estimator may use of them.
+
+    Every field is a torch tensor of shape ``(n, T)``, float64 but for ``mask``, and set to 0 where
+    ``mask`` is False, whatever is given there. Single draws are sequences of one token.
 
     Parameters
     ----------
     log_q, log_p, log_mu
-        Log-probability in nats of each token given what precedes it: policy, reference, and whoever sampled (the policy's own
-        where it did).
+        Log-probability in nats of each token given what precedes it: policy, reference, and whoever
+        sampled (the policy's own where it did).
     kl
         ``KL(q(.|h) ‖ p(.|h))``, exact, over the next token at each prefix h that was reached.
     mask
-        Whether the sequence was still going before the token: the end token counts, what follows it does not.
+        Whether the sequence was still going before the token: the end token counts, what follows it
+        does not.
     log_old
-        The same as the first three for the trainer's policy at the time of sampling, where its engine, ``mu``, computes other
-        probabilities; ``log_mu`` without it.
+        The same as the first three for the trainer's policy at the time of sampling, where its
+        engine, ``mu``, computes other probabilities; ``log_mu`` without it.
     """
 
     log_q: Tensor
@@ -297,21 +334,31 @@ class Rollouts:
 
 
 class Scores(Protocol):
-    """The vectors that a sequence's gradient is made of, ``(n, T)`` of each kind, each in the policy's parameters.
+    """The vectors that a sequence's gradient is made of, ``(n, T)`` of each kind, each in the
+    policy's parameters.
 
-    ``s_t``, the score, is the gradient of ``log q`` of token t; ``d_t`` is the gradient of ``kl`` at t. 0 where masked.
+    ``s_t``, the score, is the gradient of ``log q`` of token t; ``d_t`` is the gradient of ``kl``
+    at t. 0 where masked.
     """
 
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
-        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)`` over sequences and tokens, ``(n, T)`` to ``(parameters,)``."""
+        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)`` over sequences and tokens, ``(n,
+        T)`` to ``(parameters,)``.
+        """
 
     def gram(self) -> Tensor:
-        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``: shape ``(n, 2T, 2T)``."""
+        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``.
+
+        Shape ``(n, 2T, 2T)``.
+        """
 
 
 @dataclass(frozen=True)
 class Atoms:
-    """Everything that can be sampled after one prompt; ``probability``, shape ``(n,)``, is the sampler's."""
+    """Everything that can be sampled after one prompt.
+
+    ``probability``, shape ``(n,)``, is the sampler's.
+    """
 
     probability: Tensor
     rollouts: Rollouts
@@ -336,13 +383,18 @@ class GradientTask(Protocol):
     staleness: float
 
     def gradient(self, target: str) -> Tensor:
-        """The exact gradient, shape ``(parameters,)``, of ``kl_qp`` or ``kl_pq``; the mean over prompts."""
+        """The exact gradient, shape ``(parameters,)``, of ``kl_qp`` or ``kl_pq``.
+
+        The mean over prompts.
+        """
 
     def atoms(self) -> Iterator[Atoms] | None:
         """One item a prompt, all prompts equally likely; None where there is no end of them."""
 
     def tilted(self, power: float) -> Atoms | None:
-        """Points and weights with ``sum of probability * f = E_q[r^power f]``; None where that diverges or no rule is known.
+        """Points and weights with ``sum of probability * f = E_q[r^power f]``.
+
+        None where that diverges or no rule is known.
 
         Exact where f is a polynomial of the sample, of degree 60 or less.
         """
@@ -351,17 +403,25 @@ class GradientTask(Protocol):
         """The parameters, shape ``(parameters,)``, float64."""
 
     def sample(self, stream: np.random.Generator, n: int) -> Any:
-        """Draw a prompt, and ``n`` samples after it from the sampler, in a form of the task's own."""
+        """Draw a prompt, and ``n`` samples after it from the sampler, in a form of the task's
+        own.
+        """
 
     def rollouts(self, theta: Tensor, samples: Any) -> Rollouts:
-        """Return the samples' rollouts under parameters ``theta``; ``log_q`` and ``kl`` can be differentiated."""
+        """Return the samples' rollouts under parameters ``theta``.
+
+        ``log_q`` and ``kl`` can be differentiated.
+        """
 
 
 @dataclass(frozen=True)
 class Completions:
-    """Completions of language models, token by token, as NumPy arrays of shape ``(n, T)``; what ``mask`` leaves out is padding.
+    """Completions of language models, token by token, as NumPy arrays of shape ``(n, T)``.
 
-    The end-of-sequence token counts, the prompt does not. Log-probabilities and divergences are float64, in nats.
+    What ``mask`` leaves out is padding.
+
+    The end-of-sequence token counts, the prompt does not. Log-probabilities and divergences are
+    float64, in nats.
 
     Parameters
     ----------
@@ -370,9 +430,11 @@ class Completions:
     mask
         Which tokens count.
     log_mu
-        Under the distribution that the tokens were sampled from, where that is not ``q``: another temperature, an older policy.
+        Under the distribution that the tokens were sampled from, where that is not ``q``: another
+        temperature, an older policy.
     kl_qp, kl_pq
-        ``KL(q(.|h) ‖ p(.|h))`` and ``KL(p(.|h) ‖ q(.|h))`` over the next token, from the full distributions.
+        ``KL(q(.|h) ‖ p(.|h))`` and ``KL(p(.|h) ‖ q(.|h))`` over the next token, from the full
+        distributions.
     token
         Token ids, int64.
     prompt
@@ -407,19 +469,24 @@ class Completions:
 
 
 Dtype = Literal["float32", "bfloat16", "float16", "int8"]
-"""The format that a language model computes in; ``int8`` is weights of 8 bits in float32 arithmetic."""
+"""The format that a language model computes in.
+
+``int8`` is weights of 8 bits in float32 arithmetic.
+"""
 
 
 @dataclass(frozen=True)
 class Truncated:
-    """``KL(q(.|h) ‖ p(.|h))`` over the policy's k most probable tokens and one bucket of all others, in nats.
+    """``KL(q(.|h) ‖ p(.|h))`` over the policy's k most probable tokens and one bucket of all
+    others, in nats.
 
     Parameters
     ----------
     kl_qp
         Shape ``(n, T)``, 0 where masked.
     error
-        How far that lies below the exact divergence, the same shape; never negative but for rounding.
+        How far that lies below the exact divergence, the same shape; never negative but for
+        rounding.
     """
 
     k: int
@@ -438,7 +505,8 @@ class Capabilities:
     rescored, truncated
         It can score them again in another dtype, and with few tokens told apart.
     in_process
-        It holds a model: work on it stays in the process, since no worker should load the model again.
+        It holds a model: work on it stays in the process, since no worker should load the model
+        again.
     """
 
     completions: bool = False
@@ -459,7 +527,8 @@ class CompletionSource(Protocol):
     available
         How many completions there are; None where there is no end of them.
     fingerprint
-        A text that changes when the file does that completions are read from; empty where there is none.
+        A text that changes when the file does that completions are read from; empty where there is
+        none.
     unread
         Columns of that file that are not read.
     compute_device
@@ -490,16 +559,24 @@ class CompletionSource(Protocol):
         """Load, and where it is the first time build, all that it needs."""
 
     def on_policy(self) -> Self | None:
-        """Return the pair whose completions give this one's truth: the policy's own. None where no others are needed."""
+        """Return the pair whose completions give this one's truth: the policy's own.
+
+        None where no others are needed.
+        """
 
     def completions(self, seed: int, shard: int, n: int) -> Completions | Skip:
-        """Return completions of shard ``shard``, at most ``n``; fewer where there are no more. Or why there are no tokens."""
+        """Return completions of shard ``shard``, at most ``n``; fewer where there are no more.
+
+        Or why there are no tokens.
+        """
 
     def rescored(self, completions: Completions, dtype: Dtype) -> Completions | Skip:
         """Return the same tokens, scored in another dtype; or why not."""
 
     def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return the exact divergences when only k tokens are distinguished, or the reason why there are none."""
+        """Return the exact divergences when only k tokens are distinguished, or the reason why
+        there are none.
+        """
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         """Return the text of each token; empty where it is not known."""

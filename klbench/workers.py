@@ -1,4 +1,7 @@
-"""Work on processes of this machine: joblib's own pool, in order, as much at once as keeps it busy, ended without noise."""
+"""Work on processes of this machine.
+
+Joblib's own pool, in order, as much at once as keeps it busy, ended without noise.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,9 @@ PARENT_SECONDS = 1.0
 STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a terminal."""
+"""Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a
+terminal.
+"""
 
 
 def cores() -> int:
@@ -44,8 +49,8 @@ def on_processes(
 ) -> Generator[Any, None, None]:
     """``function(*task)`` for each task, in order; two tasks a worker are under way at a time.
 
-    Not joblib's ``Parallel``: it hands tasks out from a thread that, when all is ended early, may wait for the lock under which
-    it is itself waited for.
+    Not joblib's ``Parallel``: it hands tasks out from a thread that, when all is ended early, may
+    wait for the lock under which it is itself waited for.
 
     Raises
     ------
@@ -54,11 +59,13 @@ def on_processes(
     """
     from joblib.externals.loky import get_reusable_executor
 
-    # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user could act on.
+    # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user
+    # could act on.
     warnings.filterwarnings(
         "ignore", message="A worker stopped while some jobs were given to the executor"
     )
-    # Workers that others have left idle have the environment and the folder of their start: where these differ, new ones start.
+    # Workers that others have left idle have the environment and the folder of their start: where
+    # these differ, new ones start.
     own = {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
     environment = ONE_THREAD | own | {"PWD": str(Path.cwd())}
     remaining = iter(tasks)
@@ -96,7 +103,8 @@ def on_processes(
 def _end(pool: Any, running: set[Future[Any]]) -> None:
     """End a pool with all that is under way.
 
-    Its own ``shutdown(kill_workers=True)`` fails where a task has just been submitted; to lose its workers, it is prepared.
+    Its own ``shutdown(kill_workers=True)`` fails where a task has just been submitted; to lose its
+    workers, it is prepared.
     """
     from joblib.externals.loky.backend.process import LokyProcess
 
@@ -108,7 +116,8 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, kill)
         if time.monotonic() - killed > KILLED_SECONDS:
-            # A worker was killed half-way through a message, and the pool waits for the rest: its end of the pipe is the last.
+            # A worker was killed half-way through a message, and the pool waits for the rest: its
+            # end of the pipe is the last.
             with contextlib.suppress(AttributeError, OSError):
                 pool._result_queue._writer.close()
         _, running = wait(running, GLANCE_SECONDS)
@@ -116,7 +125,8 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """End this worker soon after its parent process has ended, even by a signal that cannot be caught.
+    """End this worker soon after its parent process has ended, even by a signal that cannot be
+    caught.
 
     Not by Linux's parent-death signal, which comes when the thread that started the worker ends.
     """
@@ -133,8 +143,8 @@ def end_with_parent(parent: int) -> None:
 def interrupts_kept() -> Iterator[Callable[[], bool]]:
     """Ctrl-C is kept, and only a second one interrupts at once. Yields whether there has been one.
 
-    So is SIGTERM where it is treated as Ctrl-C. Raised in this thread wherever it happens to be, KeyboardInterrupt may leave a
-    lock of the pool's taken for good: the pool then never ends.
+    So is SIGTERM where it is treated as Ctrl-C. Raised in this thread wherever it happens to be,
+    KeyboardInterrupt may leave a lock of the pool's taken for good: the pool then never ends.
     """
     came = False
     kept = [number for number in STOPS if signal.getsignal(number) is signal.default_int_handler]
@@ -159,11 +169,15 @@ def interrupts_kept() -> Iterator[Callable[[], bool]]:
 
 @contextlib.contextmanager
 def deaf_to(*signals: signal.Signals) -> Iterator[None]:
-    """Hold these signals back until the block ends; processes that start in it never get them. (POSIX; elsewhere, nothing.)"""
+    """Hold these signals back until the block ends; processes that start in it never get them.
+
+    (POSIX; elsewhere, nothing.)
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # it clears the mask when it starts, and would do so inside the block
+    # it clears the mask when it starts, and would do so inside the block
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield

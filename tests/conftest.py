@@ -1,4 +1,7 @@
-"""What all tests share: how hypothesis draws, the end of worker processes, and the unit that accuracy is measured in."""
+"""What all tests share.
+
+How hypothesis draws, the end of worker processes, and the unit that accuracy is measured in.
+"""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +26,9 @@ hypothesis.settings.load_profile("klbench")
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers_end_with_the_session() -> Iterator[None]:
-    """Workers left to the interpreter's exit are killed before they have written what they covered."""
+    """Workers left to the interpreter's exit are killed before they have written what they
+    covered.
+    """
     yield
     from joblib.externals.loky import get_reusable_executor
 
@@ -54,5 +59,8 @@ def _worst_ulps(got: Any, exact: Sequence[mpmath.mpf], dtype: type) -> float:
 
 @pytest.fixture(scope="session")
 def worst_ulps() -> Callable[[Any, Sequence[mpmath.mpf], type], float]:
-    """The largest error in units in the last place of ``dtype``; an infinity where the exact value overflows is no error."""
+    """The largest error in units in the last place of ``dtype``.
+
+    An infinity where the exact value overflows is no error.
+    """
     return _worst_ulps

@@ -15,7 +15,9 @@ def composed(experiment: str, *chosen: str) -> dict[str, Any]:
 
 
 def configured(experiment: str, /, **changes: Any) -> Any:
-    """Checked options; ``preset`` and ``algorithm`` are chosen, and what else is given takes the place of theirs."""
+    """Checked options; ``preset`` and ``algorithm`` are chosen, and what else is given takes the
+    place of theirs.
+    """
     chosen = [f"{name}={changes[name]}" for name in conf.groups() if name in changes]
     made: Options = settings(composed(experiment, *chosen) | changes, experiment).options
     return made

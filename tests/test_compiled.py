@@ -1,4 +1,7 @@
-"""The compiled loops, against mpmath and exact sums; and that nothing loads them before they are needed."""
+"""The compiled loops, against mpmath and exact sums.
+
+And that nothing loads them before they are needed.
+"""
 
 import math
 import subprocess

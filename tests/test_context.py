@@ -133,7 +133,8 @@ def test_there_are_no_more_workers_than_tasks(monkeypatch) -> None:
     assert asked == [2, 7, 3, 3]
 
 
-# The first task takes the imports too. What a second one takes, times those that are left, is to be worth two workers' start.
+# The first task takes the imports too. What a second one takes, times those that are left, is to be
+# worth two workers' start.
 @pytest.mark.parametrize(
     ("seconds", "start_seconds", "here", "workers"),
     [

@@ -26,7 +26,8 @@ def alpha_slope(alpha):
     return lambda x: (mpmath.exp(a * x) - mpmath.exp(x)) / (a - 1)
 
 
-# The gap at r = exp(x), and its derivative in x, as anyone would write them; at 100 digits nothing is lost.
+# The gap at r = exp(x), and its derivative in x, as anyone would write them; at 100 digits nothing
+# is lost.
 ORACLES = {
     "kl_qp": (lambda x: mpmath.exp(x) - 1 - x, lambda x: mpmath.exp(x) - 1),
     "kl_pq": (lambda x: mpmath.exp(x) * x - mpmath.exp(x) + 1, lambda x: mpmath.exp(x) * x),
@@ -133,7 +134,10 @@ def test_the_alpha_family_loses_no_more_than_its_scale_towards_its_limits(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", TORCH)
 def test_gradients_survive_where_the_ratio_underflows(name, dtype) -> None:
-    """As r -> 0 the gap goes to a constant, or grows like -log r; the alpha family below 0 has overflowed."""
+    """As r -> 0 the gap goes to a constant, or grows like -log r.
+
+    The alpha family below 0 has overflowed.
+    """
     x = torch.tensor([-1000.0], dtype=TORCH[dtype], requires_grad=True)
     divergences.get(name).gap(Draws(x)).sum().backward()
     assert x.grad.item() == pytest.approx(
@@ -146,7 +150,10 @@ def test_gradients_survive_where_the_ratio_underflows(name, dtype) -> None:
 )
 @pytest.mark.parametrize("dtype", TORCH)
 def test_a_gap_overflows_only_where_its_value_does(name, dtype, worst_ulps) -> None:
-    """Up to the last place before it; and its gradient is infinite, not 0 times infinity, from there on."""
+    """Up to the last place before it.
+
+    And its gradient is infinite, not 0 times infinity, from there on.
+    """
     divergence = divergences.get(name)
     alpha = float(name[6:]) if name.startswith("alpha:") else None
     gap = ORACLES[name][0] if name in ORACLES else alpha_gap(alpha)
@@ -383,7 +390,10 @@ def test_relabelling_the_categories_changes_nothing(name, sides, seed) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @given(q=st.lists(st.floats(-2.0, 2.0), min_size=3, max_size=5), seed=st.integers(0, 1000))
 def test_near_p_equal_q_only_the_curvature_counts(name, q, seed) -> None:
-    """``D_f = f''(1)/2 E_q[(r - 1)^2] + O(tilt^3)``; a curvature wrong by a hundredth would show."""
+    """``D_f = f''(1)/2 E_q[(r - 1)^2] + O(tilt^3)``.
+
+    A curvature wrong by a hundredth would show.
+    """
     tilt = np.random.default_rng(seed).uniform(0.5, 1.0, len(q)) * np.array(
         [(-1) ** i for i in range(len(q))]
     )

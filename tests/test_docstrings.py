@@ -1,4 +1,6 @@
-"""Docstrings open with a verb ("Return ...") or a noun with its article, which no rule of ruff's checks."""
+"""Docstrings open with a verb ("Return ...") or a noun with its article, which no rule of ruff's
+checks.
+"""
 
 import ast
 import re
@@ -15,7 +17,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def docstrings(source: str) -> Iterator[tuple[int, str]]:
-    """Yield line and text of the docstrings of a module, of its classes and functions, and of its constants."""
+    """Yield line and text of the docstrings of a module, of its classes and functions, and of
+    its constants.
+    """
     for node in ast.walk(ast.parse(source)):
         body = node.body if isinstance(node, DOCUMENTED) else []
         for first, statement in zip([None, *body], body, strict=False):
@@ -42,6 +46,9 @@ def test_docstrings_open_with_a_verb_or_a_noun() -> None:
 
 
 def test_a_question_is_found_wherever_it_stands() -> None:
-    source = '"""What."""\nX = 1\n"""Of X."""\n\n\nclass A:\n    """Where."""\n\n    def f(self):\n        """Whether."""\n'
+    source = (
+        '"""What."""\nX = 1\n"""Of X."""\n\n\nclass A:\n    """Where."""\n\n    def f(self):\n     '
+        '   """Whether."""\n'
+    )
     assert [line for line, _ in questions(source)] == [1, 3, 7, 10]
     assert not questions('"""Return it."""\n\n\ndef f():\n    """The value."""\n    "What"\n')

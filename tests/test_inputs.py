@@ -1,4 +1,7 @@
-"""What is taken in from outside: regular files and folders, plain data, and one line for all else."""
+"""What is taken in from outside.
+
+Regular files and folders, plain data, and one line for all else.
+"""
 
 import json
 import os
@@ -120,7 +123,10 @@ def recursive() -> None:
         (lambda: open("/nothing"), "here: No such file or directory"),  # noqa: PTH123, SIM115
         (
             lambda: "\ud800".encode(),
-            r"here: 'utf-8' codec can't encode character '\ud800' in position 0: surrogates not allowed",
+            (
+                r"here: 'utf-8' codec can't encode character '\ud800' in position 0: surrogates not"
+                r" allowed"
+            ),
         ),
         (lambda: next(iter(())), "here: StopIteration"),
         (recursive, "here: nested too deeply"),

@@ -1,4 +1,7 @@
-"""The direction of the imports: a module imports only from levels below its own, and none in a circle."""
+"""The direction of the imports.
+
+A module imports only from levels below its own, and none in a circle.
+"""
 
 import ast
 import graphlib
@@ -57,7 +60,10 @@ def level(part: str) -> int:
 
 
 def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, list[str]]]:
-    """Each import of something of klbench, wherever it stands; ``package`` is what a relative import starts from."""
+    """Each import of something of klbench, wherever it stands.
+
+    ``package`` is what a relative import starts from.
+    """
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             paths = [alias.name.split(".") for alias in node.names]
@@ -81,7 +87,8 @@ def imports(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[ast.AST, 
 def imported(tree: ast.AST, package: tuple[str, ...]) -> Iterator[tuple[int, str]]:
     """Line and part of klbench of every import."""
     for node, path in imports(tree, package):
-        # `from klbench import x` takes a part where there is one of that name, else something of the package itself.
+        # `from klbench import x` takes a part where there is one of that name, else something of
+        # the package itself.
         taken_from_package = (
             isinstance(node, ast.ImportFrom) and len(path) == 2 and not is_part(path[1])
         )
@@ -93,7 +100,9 @@ def is_part(name: str) -> bool:
 
 
 def offences(source: str, file: str) -> list[str]:
-    """What ``source``, if it were ``file`` (a path below klbench/), imports against the direction."""
+    """What ``source``, if it were ``file`` (a path below klbench/), imports against the
+    direction.
+    """
     *folders, stem = Path(file).with_suffix("").parts
     own = (*folders, stem)[0]
     own_level = level(own)
@@ -125,7 +134,8 @@ def is_type_checking(node: ast.AST) -> bool:
 def circle(sources: Mapping[str, str]) -> list[str]:
     """Files that import each other in a circle, the first again at the end; empty if none do.
 
-    ``sources`` are texts by file, a path below klbench/; what is imported inside functions or for types alone counts too.
+    ``sources`` are texts by file, a path below klbench/; what is imported inside functions or for
+    types alone counts too.
     """
     modules = {tuple(Path(file).with_suffix("").parts): file for file in sources}
     modules = {
@@ -276,7 +286,9 @@ SECTIONS = sorted(str(path.relative_to(STUDIES)) for path in STUDIES.glob("*/sec
 
 
 def section_offences(source: str, file: str) -> list[str]:
-    """What a part of a page, ``source`` of ``file`` below studies/, imports beside the toolkit and its study's columns."""
+    """What a part of a page, ``source`` of ``file`` below studies/, imports beside the toolkit
+    and its study's columns.
+    """
     study = Path(file).parts[0]
     own = f"klbench.studies.{study}"
     found = []
@@ -331,7 +343,10 @@ def test_a_section_may_import_the_toolkit_and_its_own_parts(source: str) -> None
 
 
 MOST_LATE_IMPORTS = 90
-"""Imports within functions, and blocks under TYPE_CHECKING: only what keeps the light commands light."""
+"""Imports within functions, and blocks under TYPE_CHECKING.
+
+Only what keeps the light commands light.
+"""
 
 
 def late_imports(source: str) -> list[int]:

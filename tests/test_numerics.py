@@ -77,7 +77,10 @@ def test_both_and_their_gradients_are_accurate_in_torch(dtype, worst_ulps) -> No
 
 @pytest.mark.parametrize("far", [0, 1, 3, 40, 79, 80])
 def test_a_value_does_not_depend_on_the_company_it_keeps(far) -> None:
-    """The fast path does first what most elements need: near and far ones must come out the same either way."""
+    """The fast path does first what most elements need.
+
+    Near and far ones must come out the same either way.
+    """
     stream = np.random.default_rng(3)
     x = np.concatenate(
         [

@@ -1,7 +1,10 @@
-"""Exact moments by quadrature against closed forms and 60-digit arithmetic, at the borders: no error bound is ever exceeded.
+"""Exact moments by quadrature against closed forms and 60-digit arithmetic, at the borders.
 
-The oracle of most tests is ``G(j, s) = integral of mu^(1-j) q^(j-s) p^s``, whose b-th derivative by s is
-``E_mu[w^j r^s (log r)^b]``: a closed form for exponentials, Gaussians, and Laplace densities of one location.
+No error bound is ever exceeded.
+
+The oracle of most tests is ``G(j, s) = integral of mu^(1-j) q^(j-s) p^s``, whose b-th derivative by
+s is ``E_mu[w^j r^s (log r)^b]``: a closed form for exponentials, Gaussians, and Laplace densities
+of one location.
 """
 
 import math
@@ -59,7 +62,9 @@ MOMENTS = {
 
 
 def oracle_moments(moment, polynomial, j):
-    """Mean and standard deviation of ``w^j`` times the polynomial, from ``E[w^j r^a (log r)^b] = G^(b)(j, a)``."""
+    """Mean and standard deviation of ``w^j`` times the polynomial, from ``E[w^j r^a (log r)^b] =
+    G^(b)(j, a)``.
+    """
     with mpmath.workdps(60):
 
         def mean_of(parts, j):
@@ -80,7 +85,9 @@ def oracle_moments(moment, polynomial, j):
 
 
 def near_the_border(kind: str, stream: np.random.Generator) -> tuple[dict, tuple]:
-    """A pair whose chi-squared, or its own square, all but diverges, in klbench's words and in the oracle's."""
+    """A pair whose chi-squared, or its own square, all but diverges, in klbench's words and in
+    the oracle's.
+    """
     near = 1.0 - 10.0 ** -stream.uniform(0.3, 4.0)
     order = stream.choice([1.0, 2.0, 3.0, 4.0])
     if kind == "gaussian":
@@ -256,7 +263,9 @@ def k3_crossings(limit):
 @pytest.mark.parametrize("offset", [-6.8, 0.3, 40.0])
 @pytest.mark.parametrize("narrow", [1.0, 1e-3])
 def test_a_narrow_mode_close_to_the_middle_of_a_wide_one_is_seen(offset, narrow) -> None:
-    """The narrow mode's own cell ends half-way to the middle of the wide one, amid the narrow one's mass."""
+    """The narrow mode's own cell ends half-way to the middle of the wide one, amid the narrow
+    one's mass.
+    """
     wide, offset = 1e7, offset * narrow
     means, stds, of_q, of_p = (0.0, offset), (wide, narrow), (0.9, 0.1), (0.001, 0.999)
     sides = {
@@ -295,7 +304,9 @@ def test_a_narrow_mode_close_to_the_middle_of_a_wide_one_is_seen(offset, narrow)
 
 @pytest.mark.parametrize("scale", [1e-6, 1e-12])
 def test_a_reference_far_narrower_than_the_policy_has_digits_to_its_value(scale) -> None:
-    """``KL`` and ``E[k1] = E[k3]`` of ``N(0, 1)`` and ``N(0, s^2)`` are ``(s^-2 - 1) / 2 + log s``."""
+    """``KL`` and ``E[k1] = E[k3]`` of ``N(0, 1)`` and ``N(0, s^2)`` are ``(s^-2 - 1) / 2 + log
+    s``.
+    """
     one = {"weights": (1.0,), "means": (0.0,)}
     pair = pairs.get("mixture")(q=one | {"stds": (1.0,)}, p=one | {"stds": (scale,)})
     with mpmath.workdps(40):
@@ -368,7 +379,10 @@ def test_the_ends_of_a_clamp_are_cut_points(limit, mu) -> None:
     "name", [name for name in estimators.names() if estimators.get(name).batch is None]
 )
 def test_terms_have_derivatives_everywhere_but_at_their_kinks(name) -> None:
-    """Second differences on a fine grid: a kink that is not declared stands out by orders of magnitude."""
+    """Second differences on a fine grid.
+
+    A kink that is not declared stands out by orders of magnitude.
+    """
     estimator = estimators.get(name)
     step = 1e-3
     for low, high in ((-26.0, -5.0), (-5.0, 5.0), (5.0, 26.0)):
@@ -415,7 +429,10 @@ def test_heavy_tails_of_polynomials_are_followed_to_their_end(df_q, df_p) -> Non
 
 
 def test_an_unknown_growth_beyond_the_largest_float_has_no_certified_value() -> None:
-    """``r (log r)^2`` grows with a logarithm that no polynomial tells; the bound says so where that matters."""
+    """``r (log r)^2`` grows with a logarithm that no polynomial tells.
+
+    The bound says so where that matters.
+    """
 
     def formula(draws: Draws) -> np.ndarray:
         return np.exp(draws.log_ratio) * draws.log_ratio**2
@@ -472,7 +489,10 @@ def test_integrals_are_as_good_as_their_error_says_and_silent() -> None:
 
 
 def test_a_mean_beyond_a_float_leaves_no_nan() -> None:
-    """Narrow modes far from each other: the reference's is 200 standard deviations out, seen from a sampler that is wide."""
+    """Narrow modes far from each other.
+
+    The reference's is 200 standard deviations out, seen from a sampler that is wide.
+    """
     q, p, mu = (
         mixture([1.0], [13.6], [0.45]),
         mixture([1.0], [-17.1], [0.23]),

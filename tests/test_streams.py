@@ -59,12 +59,17 @@ def test_drawing_leaves_the_global_state_alone() -> None:
 
 
 def test_bits_are_those_of_every_process_and_version() -> None:
-    """Golden: streams.generator(2024, "value", "pair", 3).bit_generator.random_raw(3), NumPy 2.4.6, CPython 3.11."""
+    """Golden: streams.generator(2024, "value", "pair", 3).bit_generator.random_raw(3), NumPy
+    2.4.6, CPython 3.11.
+    """
     golden = [13876514754211208634, 731671558838749357, 16918004691504957296]
     assert (
         streams.generator(2024, "value", "pair", 3).bit_generator.random_raw(3).tolist() == golden
     )
-    code = "from klbench import streams; print(*streams.generator(2024, 'value', 'pair', 3).bit_generator.random_raw(3))"
+    code = (
+        "from klbench import streams; print(*streams.generator(2024, 'value', 'pair',"
+        " 3).bit_generator.random_raw(3))"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert [int(x) for x in other.stdout.split()] == golden
 

@@ -1,4 +1,6 @@
-"""The workflow runs only what is pinned, with no more rights than it needs, on every Python that is promised."""
+"""The workflow runs only what is pinned, with no more rights than it needs, on every Python that
+is promised.
+"""
 
 import re
 import tomllib

@@ -1,1 +1,4 @@
-"""Advice from stored tables: which estimator, combination and weight errs least at a length, a KL and a lag."""
+"""Advice from stored tables.
+
+Which estimator, combination and weight errs least at a length, a KL and a lag.
+"""

@@ -40,7 +40,8 @@ class Setting:
     kl_token, lag_token
         KL to the reference and to the sampler, nats a token.
     logits
-        The distributions over the next token are at hand, not only the log-probabilities of the sampled ones.
+        The distributions over the next token are at hand, not only the log-probabilities of the
+        sampled ones.
     trainer
         The combination must be one of this trainer's; empty: any.
     error
@@ -142,7 +143,10 @@ def spelled(trainer: str) -> dict[str, str]:
 
 
 def _plain(spec: str) -> str:
-    """Return a combination without what does not count here: clamps that are out of reach, and means over one length."""
+    """Return a combination without what does not count here.
+
+    Clamps that are out of reach, and means over one length.
+    """
     spec = re.sub("_(verl|openrlhf)(?=[@/])", "", spec).replace("token:mean", "token")
     _, _, ratio = spec.partition("@k2/straight_through/token/")
     if not ratio:

@@ -20,7 +20,8 @@ examples:
   klbench advise --tokens 1024 --batch 256 --kl-token 0.01 --lag-token 0.0005
   klbench advise --tokens 1024 --batch 256 --kl-token 0.01 --trainer trl --json advice.json
 
-KL(q‖p) to the reference and KL(q‖μ) to the sampler are in nats a token. Errors are relative to the truth.
+KL(q‖p) to the reference and KL(q‖μ) to the sampler are in nats a token. Errors are relative
+to the truth.
 exit code: 0 done, 2 it cannot be answered
 """
 

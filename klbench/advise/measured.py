@@ -1,4 +1,6 @@
-"""The errors that advice rests on, measured: ``python -m klbench.advise.measured`` writes the stored table.
+"""The errors that advice rests on, measured.
+
+``python -m klbench.advise.measured`` writes the stored table.
 
 Bias and noise are root mean squares over random ``mixing`` policies, each exact, by recursion.
 """
@@ -23,14 +25,18 @@ CHAINS = 6
 
 
 def policies(kl: float, lag: float, chains: int = CHAINS, seed: int = 0) -> Iterator[Chain]:
-    """Yield random mixing policies with so many nats a token to the reference and to the sampler."""
+    """Yield random mixing policies with so many nats a token to the reference and to the
+    sampler.
+    """
     for k in range(chains):
         stream = streams.generator(seed, "advise", k)
         yield markov.make("mixing", stream, kl, lag, LENGTHS[-1])
 
 
 def errors(made: Sequence[Chain], lengths: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return bias and noise of values and of gradients, ``(candidates, lengths, 2)``, relative to the truth."""
+    """Return bias and noise of values and of gradients, ``(candidates, lengths, 2)``, relative
+    to the truth.
+    """
     values = np.zeros((len(VALUES), len(lengths), 2))
     combinations = np.zeros((len(GRADIENTS), len(lengths), 2))
     for each in made:

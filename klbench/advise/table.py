@@ -45,7 +45,10 @@ GRADIENTS = (
     "full_with_score_sequence_ratio",
 )
 LEAST, MOST = -20.0, 300.0
-"""Ends of the logarithms that are stored: an error below is 0 up to rounding, one above is beyond use."""
+"""Ends of the logarithms that are stored.
+
+An error below is 0 up to rounding, one above is beyond use.
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class Table:
         )
 
     def at(self, kl: float, lag: float, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return bias and noise of values and gradients, ``(candidates, 2)`` each, straight between points of logarithms."""
+        """Return bias and noise of values and gradients, ``(candidates, 2)`` each, straight
+        between points of logarithms.
+        """
         places = [
             _between([math.log(each) for each in KLS], math.log(kl)),
             _lag(lag),

@@ -1,7 +1,8 @@
 """The audit: what a user's KL function or loss computes, and whether it is right.
 
-A function is called on inputs whose answer is known, its values are fitted by the estimators of :mod:`klbench.estimators`, and
-its expected gradient is enumerated; each fault is a finding. The package can be called itself: ``klbench.audit(function)``.
+A function is called on inputs whose answer is known, its values are fitted by the estimators of
+:mod:`klbench.estimators`, and its expected gradient is enumerated; each fault is a finding. The
+package can be called itself: ``klbench.audit(function)``.
 """
 
 from __future__ import annotations

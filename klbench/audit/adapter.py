@@ -1,4 +1,7 @@
-"""Calls of the user's function: inputs in its library and dtype, its output as an array, gradients, and what else it does."""
+"""Calls of the user's function.
+
+Inputs in its library and dtype, its output as an array, gradients, and what else it does.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class Result:
 
 
 def _library(function: Callable[..., Any]) -> str:
-    """``numpy`` where the function's own code, and that of its module's functions that it calls, names NumPy and not torch."""
+    """``numpy`` where the function's own code, and that of its module's functions that it calls,
+    names NumPy and not torch.
+    """
     plain = _plain(function)
     if isinstance(plain, np.ufunc) or str(getattr(plain, "__module__", "")).partition(".")[0] in (
         "numpy",
@@ -105,7 +110,8 @@ class Function:
     output
         Key or index of the entry of a dict or tuple.
     started
-        Called with the time when a call begins, and with 0 when it ends: who watches may stop what hangs.
+        Called with the time when a call begins, and with 0 when it ends: who watches may stop what
+        hangs.
 
     Raises
     ------
@@ -188,7 +194,8 @@ class Function:
             role: self._given(role, array, dtype, role in gradients, tokens)
             for role, array in arrays.items()
         }
-        # Not the leaves themselves: a leaf that requires a gradient cannot be changed in place, a model's output can.
+        # Not the leaves themselves: a leaf that requires a gradient cannot be changed in place, a
+        # model's output can.
         passed = {
             role: each.clone() if role in gradients and self.library == "torch" else each
             for role, each in given.items()
@@ -269,7 +276,8 @@ class Function:
             )
             if key is None:
                 raise CallError(
-                    f"the function gives back a dict; name an entry by --output: {', '.join(map(str, output))}"
+                    "the function gives back a dict; name an entry by --output:"
+                    f" {', '.join(map(str, output))}"
                 )
             return output[key]
         return output
@@ -288,7 +296,8 @@ class Function:
             dtype = str(output.dtype) if isinstance(output, np.generic | np.ndarray) else "float64"
             return Result(array, dict.fromkeys(gradients), False, dtype)
         raise CallError(
-            f"the function gives back {type(output).__name__}, expected numbers: an array or a tensor"
+            f"the function gives back {type(output).__name__}, expected numbers: an array or a"
+            " tensor"
         )
 
     def _differentiated(
@@ -361,7 +370,9 @@ def quiet() -> Iterator[None]:
 
 
 def own(error: BaseException, function: Callable[..., Any]) -> str:
-    """Return the function's own exception on one line, with the place in its file where it was raised."""
+    """Return the function's own exception on one line, with the place in its file where it was
+    raised.
+    """
     file = source_file(function)
     frames = [
         each
@@ -376,7 +387,10 @@ def own(error: BaseException, function: Callable[..., Any]) -> str:
 
 
 def _plain(function: Callable[..., Any]) -> Any:
-    """Return the function that holds the code: of a partial, a decorated function, a method, a module."""
+    """Return the function that holds the code.
+
+    Of a partial, a decorated function, a method, a module.
+    """
     while isinstance(function, functools.partial):
         function = function.func
     plain: Any = inspect.unwrap(function)

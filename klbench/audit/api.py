@@ -67,12 +67,14 @@ def audit(
     Parameters
     ----------
     function
-        Takes log-probabilities ``(B, T)`` of policy and reference, their log-ratio, or logits with tokens, as torch tensors or
-        NumPy arrays; gives back one number, or one a sequence or a token.
+        Takes log-probabilities ``(B, T)`` of policy and reference, their log-ratio, or logits with
+        tokens, as torch tensors or NumPy arrays; gives back one number, or one a sequence or a
+        token.
     used_as
         ``kl``, ``reward`` (a value without gradient) or ``loss``.
     args
-        The words for its arguments in order, where their names do not say it: ``logprobs, ref_logprobs, mask``.
+        The words for its arguments in order, where their names do not say it: ``logprobs,
+        ref_logprobs, mask``.
     fixed
         Values of other arguments.
     sampled_by
@@ -149,7 +151,11 @@ def _divergence(symbol: str | None) -> str | None:
 def generators() -> Iterator[None]:
     """Leave global generators, torch's settings and the working folder as they were."""
     grad, dtype, folder = torch.is_grad_enabled(), torch.get_default_dtype(), Path.cwd()
-    states = torch.get_rng_state(), np.random.get_state(), python.getstate()  # noqa: NPY002  # the user's, to put back
+    states = (
+        torch.get_rng_state(),
+        np.random.get_state(),  # noqa: NPY002  # the user's, to put back
+        python.getstate(),
+    )
     try:
         yield
     finally:
@@ -162,7 +168,8 @@ def generators() -> Iterator[None]:
 
 
 def _refuse_seeding(function: Function) -> None:
-    """Refuse a function that leaves a global generator in the same state wherever that stood before.
+    """Refuse a function that leaves a global generator in the same state wherever that stood
+    before.
 
     Raises
     ------
@@ -190,7 +197,8 @@ def _refuse_seeding(function: Function) -> None:
     for k, name in enumerate(("torch", "numpy.random", "random")):
         if seen[0][1][k] == seen[1][1][k] and seen[0][0][k] != seen[1][0][k]:
             raise ConfigError(
-                f"the function seeds the global generator of {name}: what depends on it could not be told from chance"
+                f"the function seeds the global generator of {name}: what depends on it could not"
+                " be told from chance"
             )
 
 
@@ -284,9 +292,10 @@ def _findings(case: Case, allow: Sequence[str]) -> tuple[list[Finding], int]:
                 found += each(case)
             except CallError as error:
                 raise ConfigError(str(error)) from error
-    return sorted(
-        found, key=lambda each: (SEVERITIES.index(each.severity), KINDS.index(each.kind))
-    ), count
+    return (
+        sorted(found, key=lambda each: (SEVERITIES.index(each.severity), KINDS.index(each.kind))),
+        count,
+    )
 
 
 def _named(case: Case) -> str:
@@ -307,7 +316,9 @@ def _named(case: Case) -> str:
 
 
 def _same_as(case: Case) -> list[str]:
-    """Return other estimators with the same values, and the trainers' names of the combination with the same gradient."""
+    """Return other estimators with the same values, and the trainers' names of the combination
+    with the same gradient.
+    """
     form = case.form
     if form is None or form.fault:
         return []

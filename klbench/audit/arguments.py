@@ -1,7 +1,9 @@
-"""The arguments of a function by name: which is the policy's, the reference's, the older policy's, the mask.
+"""The arguments of a function by name.
 
-``q`` samples and ``p`` is what it is held to. Where there is no reference but an older policy, that one sampled: it is ``q``,
-and the policy is ``p``.
+Which is the policy's, the reference's, the older policy's, the mask.
+
+``q`` samples and ``p`` is what it is held to. Where there is no reference but an older policy, that
+one sampled: it is ``q``, and the policy is ``p``.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ _COEFFICIENT = re.compile(
     r"^(beta|coef|coeff|coefficient)$|kl_?(coef|beta|weight|ctl|lambda|penalty_coef)|_beta$|^kl_c$"
 )
 WORDS = (
-    "logprobs, ref_logprobs, old_logprobs (rollout_*, sampling_*), student_*, teacher_*, log_ratio, logits, ref_logits, "
-    "tokens, mask, advantages (rewards), beta, _ (leave its default)"
+    "logprobs, ref_logprobs, old_logprobs (rollout_*, sampling_*), student_*, teacher_*, log_ratio,"
+    " logits, ref_logits, tokens, mask, advantages (rewards), beta, _ (leave its default)"
 )
 
 
@@ -55,8 +57,8 @@ class Plan:
     Parameters
     ----------
     roles
-        Parameter to role: one of ``SIDES`` (``_logits`` appended for those), ``log_ratio``, ``tokens``, ``mask``,
-        ``advantages``, ``beta``.
+        Parameter to role: one of ``SIDES`` (``_logits`` appended for those), ``log_ratio``,
+        ``tokens``, ``mask``, ``advantages``, ``beta``.
     fixed
         Parameters with a value of their own.
     sides
@@ -112,7 +114,10 @@ class Plan:
 
 
 def role(name: str) -> str | None:
-    """Return the role that a parameter's name stands for; None where it is none of the words in use."""
+    """Return the role that a parameter's name stands for.
+
+    None where it is none of the words in use.
+    """
     word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_")
     if _MASK.search(word):
         return "mask"
@@ -173,7 +178,8 @@ def plan(
     Raises
     ------
     ConfigError
-        A parameter that is needed has no name in use, two have the same role, or nothing is left to compare.
+        A parameter that is needed has no name in use, two have the same role, or nothing is left to
+        compare.
     """
     fixed = dict(fixed or {})
     if used_as not in USES:
@@ -184,7 +190,8 @@ def plan(
             each.kind is each.VAR_KEYWORD for each in parameters.values()
         ):
             raise ConfigError(
-                f"with {name}: the function has no such parameter; there are: {', '.join(parameters)}"
+                f"with {name}: the function has no such parameter; there are:"
+                f" {', '.join(parameters)}"
             )
     named = [
         name
@@ -198,7 +205,8 @@ def plan(
         words = [each.strip() for each in (args.split(",") if isinstance(args, str) else args)]
         if len(words) > len(named):
             raise ConfigError(
-                f"args: {len(words)} words for {len(named)} parameters: {', '.join(named) or 'none'}"
+                f"args: {len(words)} words for {len(named)} parameters:"
+                f" {', '.join(named) or 'none'}"
             )
         as_words = _roles([each for each in words if each not in ("", "_", "-")])
         unknown = [each for each, known in as_words.items() if known is None]
@@ -229,7 +237,8 @@ def plan(
         same = [name for name, other in roles.items() if other == each]
         if len(same) > 1:
             raise ConfigError(
-                f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart by --args"
+                f"arguments {' and '.join(map(repr, same))} would both be {each}; tell them apart"
+                " by --args"
             )
     said = words if args is not None else list(roles)
     return _sided(roles, fixed, used_as, sampled_by, said)
@@ -283,12 +292,14 @@ def _sided(
     if logits and any(side in values for side in SIDES):
         mixed = [name for name, each in roles.items() if each in SIDES or each.endswith("_logits")]
         raise ConfigError(
-            f"{', '.join(mixed)}: logits and log-probabilities of tokens together are not understood; see --args"
+            f"{', '.join(mixed)}: logits and log-probabilities of tokens together are not"
+            " understood; see --args"
         )
     sides = {"policy": "q", "reference": "p", "old": "mu"}
     if "policy" not in given and "log_ratio" not in values:
         raise ConfigError(
-            f"no argument is the policy's; there are: {', '.join(roles) or 'none'}; see --args ({WORDS})"
+            f"no argument is the policy's; there are: {', '.join(roles) or 'none'}; see --args"
+            f" ({WORDS})"
         )
     if "log_ratio" in values and given:
         raise ConfigError(
@@ -297,14 +308,16 @@ def _sided(
     if used_as != "loss" and "reference" not in given and "log_ratio" not in values:
         if "old" not in given:
             raise ConfigError(
-                f"no argument is the reference's or an older policy's; there are: {', '.join(roles)}; see --args"
+                "no argument is the reference's or an older policy's; there are:"
+                f" {', '.join(roles)}; see --args"
             )
         sides = {"policy": "p", "old": "q"}
     if sampled_by is not None:
         side = roles.get(sampled_by, "").removesuffix("_logits")
         if side not in sides:
             raise ConfigError(
-                f"sampled-by {sampled_by}: expected one of {', '.join(n for n in roles if roles[n] in SIDES)}"
+                f"sampled-by {sampled_by}: expected one of"
+                f" {', '.join(n for n in roles if roles[n] in SIDES)}"
             )
         if side == "reference":
             sides = {"policy": "p", "reference": "q", "old": "mu"}

@@ -1,4 +1,7 @@
-"""The inputs that a function is probed with: log-probabilities of tokens, and full distributions where it takes logits."""
+"""The inputs that a function is probed with.
+
+Log-probabilities of tokens, and full distributions where it takes logits.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from klbench.audit.arguments import Plan
 VOCABULARY = 61
 """Large enough for the top-k sums in use, and no number that a sum is divided by."""
 SHAPE = (3, 5)
-"""Rows and tokens of a probe: neither is 1 or equals the other, so that nothing broadcasts by accident."""
+"""Rows and tokens of a probe.
+
+Neither is 1 or equals the other, so that nothing broadcasts by accident.
+"""
 
 
 SHIFTS = {"policy": 1.0, "reference": -0.6, "old": 0.3}
@@ -33,7 +39,8 @@ class Batch:
     mask
         Which tokens count.
     rest_q, rest_p
-        Shares of the other tokens in what the sampled one leaves, ``(B, T, VOCABULARY - 1)``; each sums to 1.
+        Shares of the other tokens in what the sampled one leaves, ``(B, T, VOCABULARY - 1)``; each
+        sums to 1.
     token
         Ids of the sampled tokens.
     offset
@@ -64,7 +71,9 @@ class Batch:
         return self.log_q.shape[0], self.log_q.shape[1]
 
     def full(self, side: str) -> np.ndarray:
-        """Return the log-probabilities of all tokens on one side (``q``, ``p``, ``mu``), ``(B, T, V)``."""
+        """Return the log-probabilities of all tokens on one side (``q``, ``p``, ``mu``), ``(B,
+        T, V)``.
+        """
         if self.given_logits is not None:
             return self.given_logits[["q", "p", "mu"].index(side)]
         chosen = {"q": self.log_q, "p": self.log_p, "mu": self.log_mu}[side]
@@ -106,7 +115,10 @@ class Batch:
         return result
 
     def with_ratio(self, log_ratio: np.ndarray) -> Batch:
-        """Return the same with other log-ratios, by another ``log p``; where that would be above 0, all are lowered."""
+        """Return the same with other log-ratios, by another ``log p``.
+
+        Where that would be above 0, all are lowered.
+        """
         lower = np.maximum(log_ratio + self.log_q + 0.05, 0.0)
         return replace(
             self,
@@ -184,7 +196,10 @@ def random(
     spread: float = 0.6,
     masked: bool = False,
 ) -> Batch:
-    """Return a batch of log-ratios of that standard deviation, the same for the same name; ``masked`` rows differ in length."""
+    """Return a batch of log-ratios of that standard deviation, the same for the same name.
+
+    ``masked`` rows differ in length.
+    """
     stream = streams.generator(0, "audit", name)
     log_q = -0.3 - stream.exponential(1.2, (rows, tokens))
     log_ratio = spread * stream.standard_normal((rows, tokens))

@@ -23,7 +23,8 @@ class Case:
     Parameters
     ----------
     probe, grid, identity, reduced
-        The function, its values over the grid, what they fit, and how tokens become what is returned.
+        The function, its values over the grid, what they fit, and how tokens become what is
+        returned.
     gradient
         Its expected gradient; None where it has none, or is not differentiated.
     expect, expect_gradient

@@ -19,7 +19,10 @@ FAR = (-1e4, -200.0, -100.0, -50.0, -25.0, 25.0, 50.0, 80.0, 100.0, 200.0, 1e4)
 
 
 def _flow(case: Case) -> dict[str, float]:
-    """Return the largest absolute gradient of each array of log-probabilities; 0 where none flows."""
+    """Return the largest absolute gradient of each array of log-probabilities.
+
+    0 where none flows.
+    """
     probe = case.probe
     roles = tuple(
         r for r in probe.plan.roles.values() if r not in ("mask", "advantages", "beta", "tokens")
@@ -138,7 +141,8 @@ def non_finite_gradient(case: Case) -> Iterator[Finding]:
                 yield case.finding(
                     "non-finite-gradient",
                     "error",
-                    f"the gradient is NaN at a log-ratio of {log_ratio:g} in {kind}, where the value is {value:g}",
+                    f"the gradient is NaN at a log-ratio of {log_ratio:g} in {kind}, where the"
+                    f" value is {value:g}",
                     log_ratio=log_ratio,
                     dtype=kind,
                     value=value,
@@ -165,7 +169,8 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
         yield case.finding(
             "dead-gradient",
             "error",
-            f"the expected gradient of this {case.form.name} is 0: in a loss it adds noise and no penalty",
+            f"the expected gradient of this {case.form.name} is 0: in a loss it adds noise and no"
+            " penalty",
         )
     dead = _ends(case, slopes)
     if not dead:
@@ -181,7 +186,10 @@ def dead_gradient(case: Case) -> Iterator[Finding]:
 
 
 def _ends(case: Case, slopes: dict[float, float]) -> dict[str, float]:
-    """Return where the gradient has become 0 and stays so, by bisection; a slope that only decays is none."""
+    """Return where the gradient has become 0 and stays so, by bisection.
+
+    A slope that only decays is none.
+    """
     result = {}
     for name, points in (
         ("high", sorted(x for x in slopes if x > 0.0)),

@@ -1,4 +1,7 @@
-"""Checks of how inputs are treated: padding, lengths, neighbours, other rows, and what a call leaves behind."""
+"""Checks of how inputs are treated.
+
+Padding, lengths, neighbours, other rows, and what a call leaves behind.
+"""
 
 from __future__ import annotations
 
@@ -114,13 +117,17 @@ def padding_leak(case: Case) -> Iterator[Finding]:
         yield case.finding(
             "padding-leak",
             "warning",
-            f"the gradient of what the mask leaves out is NaN with {spread[0]:g} in {spread[1]}: through a model it spreads",
+            f"the gradient of what the mask leaves out is NaN with {spread[0]:g} in {spread[1]}:"
+            " through a model it spreads",
             padding=spread[0],
         )
 
 
 def _lost(case: Case, batch: Batch, base: np.ndarray) -> Iterator[Finding]:
-    """Look for tokens that the mask leaves in and that change nothing; the ends of a row may go lost in a shift by one."""
+    """Look for tokens that the mask leaves in and that change nothing.
+
+    The ends of a row may go lost in a shift by one.
+    """
     if not case.probe.compares or not np.isfinite(base).all():
         return
     for row in range(1, batch.shape[0]):
@@ -184,7 +191,10 @@ def denominator(case: Case) -> Iterator[Finding]:
 
 
 def influence(case: Case, role: str) -> np.ndarray | None:
-    """Return which outputs, one a token, change with each token of an input: booleans ``(B, T, B', T')``; None if it raises."""
+    """Return which outputs, one a token, change with each token of an input.
+
+    Booleans ``(B, T, B', T')``; None if it raises.
+    """
     batch = random("influence")
     arrays = batch.arrays(case.probe.plan)
     rows, tokens = SHAPE
@@ -229,7 +239,8 @@ def shift(case: Case) -> Iterator[Finding]:
             yield case.finding(
                 "shift",
                 "error",
-                f"the value of a token depends on {case.probe.plan.parameter(role)} of its neighbour, not its own",
+                f"the value of a token depends on {case.probe.plan.parameter(role)} of its"
+                " neighbour, not its own",
             )
             return
 
@@ -281,7 +292,10 @@ def token_mixing(case: Case) -> Iterator[Finding]:
         return
     if case.form is None:
         return
-    words = f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its terms gives the value"
+    words = (
+        f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its"
+        " terms gives the value"
+    )
     if _uneven(case):
         yield case.finding("token-mixing", "error", "tokens of one sequence have different weights")
     else:
@@ -345,7 +359,9 @@ def broadcast(case: Case) -> Iterator[Finding]:
 
 
 def _square(case: Case) -> Iterator[Finding]:
-    """Compare a square batch with one whose rows are worth the same, where (B,) could have met (T,)."""
+    """Compare a square batch with one whose rows are worth the same, where (B,) could have met
+    (T,).
+    """
     batch = random("square", 4, 4, masked=True)
     order = np.array([1, 2, 3, 0])
     try:

@@ -1,4 +1,7 @@
-"""Checks of what rounding and overflow leave of a value: near the reference, in 16 bits, and far away."""
+"""Checks of what rounding and overflow leave of a value.
+
+Near the reference, in 16 bits, and far away.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ NEAR = 0.01
 
 
 def _near(dtype: str) -> Batch:
-    """Return tokens with log-probabilities over [-12, -0.05], as the dtype holds them, of log-ratios near 0.01."""
+    """Return tokens with log-probabilities over [-12, -0.05], as the dtype holds them, of
+    log-ratios near 0.01.
+    """
     count = 40
     log_q = np.linspace(-12.0, -0.05, count)
     sign = np.where(np.arange(count) % 2, 1.0, -1.0)
@@ -74,7 +79,9 @@ def cancellation(case: Case) -> Iterator[Finding]:
 
 @check("dtype")
 def dtype(case: Case) -> Iterator[Finding]:
-    """Compare 16-bit inputs with the exact value of the same inputs, at log-ratios that both hold."""
+    """Compare 16-bit inputs with the exact value of the same inputs, at log-ratios that both
+    hold.
+    """
     form, probe = case.form, case.probe
     if case.identity.tolerance == 2:
         yield case.finding(

@@ -24,7 +24,10 @@ _BASES = {1.0 / ln: base for base, ln in LN.items()} | {
 
 
 def _evidence(case: Case, expected: str | float | None = None) -> dict[str, float]:
-    """Return the value at a log-ratio of 0.5, and what it should have been: an estimator's term, or a multiple of the value."""
+    """Return the value at a log-ratio of 0.5, and what it should have been.
+
+    An estimator's term, or a multiple of the value.
+    """
     index = int(np.argmin(np.abs(GRID - 0.5)))
     log_ratio, got = float(GRID[index]), float(case.grid.values[index])
     found = {"log_ratio": log_ratio, "got": got}
@@ -78,7 +81,8 @@ def direction(case: Case) -> Iterator[Finding]:
         yield case.finding(
             "direction",
             "error",
-            f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q); log_ratio is log p - log q",
+            f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q);"
+            " log_ratio is log p - log q",
             **_evidence(case, "k3" if form.name.startswith("k3") else None),
         )
     elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
@@ -145,7 +149,10 @@ def log_base(case: Case) -> Iterator[Finding]:
 
 
 def relative_bias(case: Case, kl: float, *, clamped: bool) -> float:
-    """Return how far off the mean of the terms is, over the KL, where log r is normal: ``N(-kl, 2 kl)`` under q."""
+    """Return how far off the mean of the terms is, over the KL, where log r is normal.
+
+    ``N(-kl, 2 kl)`` under q.
+    """
     form, clamp = case.form, case.identity.clamp
     assert form is not None
     of = (forms.clamped(form, clamp) if clamped and clamp else form).of_ratio
@@ -184,7 +191,8 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             yield case.finding(
                 "not-a-kl",
                 "error",
-                f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the same",
+                f"it is {float(np.median(same)):.4g}, not 0, where policy and reference are the"
+                " same",
                 log_ratio=0.0,
                 got=float(np.median(same)),
                 expected=0.0,
@@ -219,7 +227,8 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
         yield case.finding(
             "not-a-kl",
             "error",
-            f"its expected gradient is that of no KL, off by {100 * bias:.3g} % at {LEVELS[0]:g} nats: {how} {form.name}",
+            f"its expected gradient is that of no KL, off by {100 * bias:.3g} % at {LEVELS[0]:g}"
+            f" nats: {how} {form.name}",
             rel_bias=dict(case.gradient.rel_bias),
         )
     elif form.divergence not in (forms.QP, forms.PQ) and form.divergence and not case.expect:
@@ -232,7 +241,9 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
 
 
 def _gradient_of_none(case: Case) -> bool:
-    """Return whether the gradient is that of no KL though the value's own would be, or though a weight could not hide it."""
+    """Return whether the gradient is that of no KL though the value's own would be, or though a
+    weight could not hide it.
+    """
     gradient, form = case.gradient, case.form
     if (
         gradient is None
@@ -279,7 +290,9 @@ def _blind(case: Case) -> bool:
 
 
 def _linear_bias(case: Case) -> float:
-    """Return the bias at 0.05 nats of values interpolated over the grid, up to the best of the multiples 1 and 1/tokens."""
+    """Return the bias at 0.05 nats of values interpolated over the grid, up to the best of the
+    multiples 1 and 1/tokens.
+    """
     kl = 0.05
     nodes = np.linspace(-8.0, 8.0, 4_001)
     weight = np.exp(-0.5 * nodes**2) / math.sqrt(2.0 * math.pi) * (nodes[1] - nodes[0])
@@ -295,8 +308,10 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
     if clamp is None or form is None or form.fault or not case.probe.compares:
         return
     extra = {
-        kl: round(relative_bias(case, kl, clamped=True) - relative_bias(case, kl, clamped=False), 9)
-        + 0.0
+        kl: (
+            round(relative_bias(case, kl, clamped=True) - relative_bias(case, kl, clamped=False), 9)
+            + 0.0
+        )
         for kl in LEVELS
     }
     words = ", ".join(f"{100 * extra[kl]:+.3g} % at {kl:g}" for kl in LEVELS)

@@ -1,4 +1,7 @@
-"""The expected gradient of a function, on small policies whose every sequence is enumerated: named, and its bias."""
+"""The expected gradient of a function, on small policies whose every sequence is enumerated.
+
+Named, and its bias.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,9 @@ class Setting:
     atoms: Atoms
 
     def pull(self, coefficients: np.ndarray) -> np.ndarray:
-        """Return the expected gradient in the logits of what multiplies each token's score, or of gradients in logits."""
+        """Return the expected gradient in the logits of what multiplies each token's score, or
+        of gradients in logits.
+        """
         batch = self.batch
         weighted = self.probability.reshape(-1, *(1,) * (coefficients.ndim - 1)) * coefficients
         result = np.zeros_like(self.policy)
@@ -68,7 +73,9 @@ class Setting:
         return result
 
     def own(self) -> dict[str, np.ndarray]:
-        """Return the gradients of each token's own divergence, given the prefixes that the sampler reaches."""
+        """Return the gradients of each token's own divergence, given the prefixes that the
+        sampler reaches.
+        """
         reach = np.zeros(len(self.policy))
         np.add.at(
             reach,
@@ -132,7 +139,10 @@ def setting(kl: float, lag: float = 0.0, shape: tuple[int, int] = USUAL) -> Sett
 
 
 def _shifted(batch: Batch, *, mask_too: bool) -> Batch:
-    """Return the batch for a function that takes each token's logits from the position before: a first token in front."""
+    """Return the batch for a function that takes each token's logits from the position before.
+
+    A first token in front.
+    """
 
     def front(x: np.ndarray) -> np.ndarray:
         return np.concatenate([x[:, :1], x], axis=1)
@@ -158,7 +168,10 @@ def _shifted(batch: Batch, *, mask_too: bool) -> Batch:
 def coefficients(
     probe: Probe, batch: Batch, reduced: Reduced | None, scale: float
 ) -> np.ndarray | None:
-    """Return what multiplies each token's score, or gradients in logits, of the sum over tokens; None without a gradient."""
+    """Return what multiplies each token's score, or gradients in logits, of the sum over tokens.
+
+    None without a gradient.
+    """
     shifted = reduced is not None and reduced.alignment.startswith("logits before")
     unshifted = reduced is not None and reduced.alignment.endswith("mask unshifted")
     seen = _shifted(batch, mask_too=not unshifted) if shifted else batch
@@ -195,7 +208,10 @@ def _names(found: np.ndarray, candidates: dict[str, np.ndarray], tolerance: floa
 def expected(
     probe: Probe, identity: Identity, reduced: Reduced | None, scale: float
 ) -> Gradient | None:
-    """Return the expected gradient of the KL part; None where there is none, or the policy is not the one that samples."""
+    """Return the expected gradient of the KL part.
+
+    None where there is none, or the policy is not the one that samples.
+    """
     plan = probe.plan
     if (
         probe.function.library != "torch"
@@ -244,7 +260,9 @@ def _lengths(where: Setting, like: np.ndarray) -> np.ndarray:
 
 
 def _rescaled(found: np.ndarray, where: Setting) -> np.ndarray:
-    """Return a gradient whose scale is not known, as near to one of the exact ones as a multiple brings it."""
+    """Return a gradient whose scale is not known, as near to one of the exact ones as a multiple
+    brings it.
+    """
     best = min(
         (
             each * float((found * each).sum() / max((each * each).sum(), 1e-300))
@@ -280,7 +298,9 @@ def _off_policy(probe: Probe, reduced: Reduced | None, scale: float, tolerance: 
 def _combination(
     probe: Probe, identity: Identity, reduced: Reduced | None, scale: float, *, lengths: bool
 ) -> str:
-    """Return the registered combination with the same coefficient of every token, on- and off-policy."""
+    """Return the registered combination with the same coefficient of every token, on- and
+    off-policy.
+    """
     settings = [setting(NEAR), setting(FAR)] + (
         [setting(FAR, LAG)] if probe.plan.side("old") else []
     )

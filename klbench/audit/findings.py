@@ -1,4 +1,7 @@
-"""The findings of an audit, and the whole of what it says: as objects, and as plain data for JSON."""
+"""The findings of an audit, and the whole of what it says.
+
+As objects, and as plain data for JSON.
+"""
 
 from __future__ import annotations
 
@@ -66,14 +69,16 @@ class Gradient:
     matches
         The divergence whose gradient it is, such as ``KL(q‖p)``; ``0``, or ``none``.
     level
-        ``sequence``: it is the gradient of the whole sequence's divergence. ``token``: only of each token's own, given what
-        precedes it; what a token does to later ones is left out.
+        ``sequence``: it is the gradient of the whole sequence's divergence. ``token``: only of each
+        token's own, given what precedes it; what a token does to later ones is left out.
     rel_bias
         Its distance from the gradient of KL(q‖p) over the length of that, by KL in nats.
     combination
-        The combination of :mod:`klbench.gradients` that has the same gradient sample by sample; empty where none has.
+        The combination of :mod:`klbench.gradients` that has the same gradient sample by sample;
+        empty where none has.
     off_policy
-        The same as ``matches`` where an older policy sampled; empty where the function does not know that policy.
+        The same as ``matches`` where an older policy sampled; empty where the function does not
+        know that policy.
     """
 
     matches: str
@@ -106,19 +111,22 @@ class Audit:
     arguments
         What each parameter was taken for.
     identified
-        Name of the estimator; ``full_kl`` where it is the sum over the vocabulary; None where it is none that is known.
+        Name of the estimator; ``full_kl`` where it is the sum over the vocabulary; None where it is
+        none that is known.
     scale
         What it is multiplied by.
     divergence
         The divergence that it estimates, direction included; empty where it is not known.
     clamp
-        Log-ratios ``low`` and ``high`` beyond which it is constant, and the constants; None where it is nowhere.
+        Log-ratios ``low`` and ``high`` beyond which it is constant, and the constants; None where
+        it is nowhere.
     weight
         The weight by an old policy, ``q/mu``; empty where there is none.
     reduction
         How tokens become what is returned.
     same_as
-        Names of estimators with the same values, and of trainers' combinations with the same gradient.
+        Names of estimators with the same values, and of trainers' combinations with the same
+        gradient.
     checks
         How many checks were made.
     curve
@@ -182,7 +190,10 @@ class Audit:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """Return what a terminal shows: what it is, what its gradient is, and the findings, the worst first."""
+        """Return what a terminal shows.
+
+        What it is, what its gradient is, and the findings, the worst first.
+        """
         name = self.identified or "no estimator that is known"
         scale = "" if self.scale == 1.0 or not self.identified else f" times {self.scale:.6g}"
         weight = f", weighted by {self.weight}" if self.weight else ""

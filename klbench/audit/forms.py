@@ -1,4 +1,7 @@
-"""The forms that a function may have: estimators, sums over the vocabulary, and what is written in their place."""
+"""The forms that a function may have.
+
+Estimators, sums over the vocabulary, and what is written in their place.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,8 @@ def estimator(name: str) -> Form:
     found = estimators.get(name)
     if found.needs_weight or found.batch is not None:
         raise ConfigError(
-            f"estimator {name!r} is no function of one log-ratio; expected one such as k1, k2, k3, {EXACT}"
+            f"estimator {name!r} is no function of one log-ratio; expected one such as k1, k2, k3,"
+            f" {EXACT}"
         )
     symbol = divergences.get(found.target).symbol
     return _ratio(name, "" if found.name == "abs" else symbol, terms_of(name))

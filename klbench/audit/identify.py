@@ -1,4 +1,6 @@
-"""Identification: the function's values over a grid of log-ratios, fitted by what it may turn out to be."""
+"""Identification: the function's values over a grid of log-ratios, fitted by what it may turn
+out to be.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ _SIDE = [float(number) for number in f"{_NEAR} {_FAR}".split()]
 GRID = np.array([*(-x * 1.01 for x in reversed(_SIDE)), *_SIDE])
 """Log-ratios, in nats; the two sides differ, so that no symmetry is an accident."""
 TOLERANCES = ((1e-7, 1e-11), (2e-3, 5e-6), (0.1, 0.03))
-"""Relative and absolute, for functions that compute in float64, float32 and 16 bits, whatever they are given."""
+"""Relative and absolute, for functions that compute in float64, float32 and 16 bits, whatever
+they are given.
+"""
 LEAST_INSIDE = 0.15
 """The share of the grid on which values agree with a form that they leave beyond a clamp."""
 LN = {"2": math.log(2.0), "10": math.log(10.0)}
@@ -84,7 +88,10 @@ def evaluate(probe: Probe) -> Grid:
 
 
 def identify(probe: Probe, grid: Grid) -> Identity:
-    """Return what the values fit: the shortest name first, then families, clamps, sums of two, and wrong forms."""
+    """Return what the values fit.
+
+    The shortest name first, then families, clamps, sums of two, and wrong forms.
+    """
     if not np.isfinite(grid.values).any() or np.nanmax(np.abs(grid.values)) == 0.0:
         return Identity(None, 0.0)
     logits = probe.plan.form == "logits"
@@ -104,7 +111,10 @@ def identify(probe: Probe, grid: Grid) -> Identity:
 
 
 def _coarse(probe: Probe) -> bool:
-    """Return whether values stand still, or jump, where the log-ratio changes by a millionth: those of 16 bits do."""
+    """Return whether values stand still, or jump, where the log-ratio changes by a millionth.
+
+    Those of 16 bits do.
+    """
     one, two = probe.one(at(0.5)), probe.one(at(0.5 * (1.0 + 1e-6)))
     change = abs(two - one) / max(abs(one), 1e-300)
     return change < 1e-9 or change > 1e-4
@@ -119,7 +129,10 @@ def _near(
 
 
 def _scales(values: np.ndarray, terms: np.ndarray, most: float = 2.0) -> list[float]:
-    """Return the multiples that could be meant: from either side of 0, up to log-ratios of ``most``."""
+    """Return the multiples that could be meant.
+
+    From either side of 0, up to log-ratios of ``most``.
+    """
     found = []
     for side in (GRID < 0.0, GRID > 0.0):
         core = side & (np.abs(GRID) <= most) & (np.abs(GRID) >= 0.1) & (np.abs(terms) > 1e-9)
@@ -228,7 +241,10 @@ def _family_form(sign: float, weight: float, constant: float) -> Form:
 def _clamp(
     values: np.ndarray, terms: np.ndarray, scale: float, tolerance: tuple[float, float]
 ) -> dict[str, float] | None:
-    """Return where values are constant though the terms are not: outside of one interval on which they agree."""
+    """Return where values are constant though the terms are not.
+
+    Outside of one interval on which they agree.
+    """
     near = _near(values, scale * terms, scale, tolerance)
     inside = np.flatnonzero(near)
     if inside.size < LEAST_INSIDE * near.size:
@@ -309,7 +325,10 @@ LAGS = (-0.4, 0.3, 0.9, 3.0)
 
 
 def weight_of(probe: Probe) -> str:
-    """Return the weight by the policy that sampled, in words; empty where its log-probabilities change nothing."""
+    """Return the weight by the policy that sampled, in words.
+
+    Empty where its log-probabilities change nothing.
+    """
     if probe.plan.sides.get("old") != "mu":
         return ""
     base = at(0.5)

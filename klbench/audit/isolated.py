@@ -99,7 +99,10 @@ def audit(
 def several(
     requests: Sequence[tuple[str, Mapping[str, Any]]], limit: float = LIMIT, loader: Loader = named
 ) -> Iterator[Found | ConfigError | RunError]:
-    """Yield the audits of targets, or why there is none; in one process while none hangs or ends it."""
+    """Yield the audits of targets, or why there is none.
+
+    In one process while none hangs or ends it.
+    """
     done = 0
     while done < len(requests):
         for found in _together(requests[done:], limit, loader):
@@ -181,7 +184,7 @@ def _work(
             return "refused", str(error)
         except KeyboardInterrupt:
             return "refused", f"{target}: it raised KeyboardInterrupt"
-        except BaseException as error:  # noqa: BLE001  # a border: what fails is told on the other side
+        except BaseException as error:  # noqa: BLE001  # told on the other side
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{os.path.basename(last.filename)}:{last.lineno}"  # noqa: PTH119
             return "failed", f"{where}: {type(error).__name__}: {error}"

@@ -15,8 +15,8 @@ from klbench.types import ConfigError
 class Probe:
     """A function, and how it is used.
 
-    A loss is taken at advantages of 0, where that is possible, and what a coefficient of 0 leaves is subtracted; where it has
-    neither, what the policy in place of the reference leaves.
+    A loss is taken at advantages of 0, where that is possible, and what a coefficient of 0 leaves
+    is subtracted; where it has neither, what the policy in place of the reference leaves.
 
     Raises
     ------
@@ -31,7 +31,8 @@ class Probe:
         grown = self.shape[:2] == (SHAPE[0], SHAPE[0]) or np.prod(self.shape) > np.prod(SHAPE)
         if kind == "other" and not grown and self.shape not in (SHAPE[1:], SHAPE[::-1]):
             raise ConfigError(
-                f"inputs of shape {SHAPE} give an output of shape {self.shape}; expected one number, or one a sequence or token"
+                f"inputs of shape {SHAPE} give an output of shape {self.shape}; expected one"
+                " number, or one a sequence or token"
             )
         self.per_vocabulary = kind == "vocabulary"
         self.output = "token" if self.per_vocabulary else kind
@@ -61,9 +62,9 @@ class Probe:
         whole = self._call(batch, beta=beta, **options)
         if self._rest == "beta":
             return whole, self._call(batch, beta=0.0, **options)
-        return whole, self._call(
-            batch.same(), beta=beta, **options
-        ) if self._rest == "same" else None
+        return whole, (
+            self._call(batch.same(), beta=beta, **options) if self._rest == "same" else None
+        )
 
     @property
     def shape_factors(self) -> tuple[float, ...]:
@@ -83,7 +84,10 @@ class Probe:
             raise ConfigError(str(error)) from error
 
     def part(self, batch: Batch, dtype: str = "float64", beta: float | None = None) -> np.ndarray:
-        """Return the value that the KL makes, float64; summed over the vocabulary where it is not yet."""
+        """Return the value that the KL makes, float64.
+
+        Summed over the vocabulary where it is not yet.
+        """
         whole, rest = self._parts(batch, beta, dtype=dtype)
         value = whole.value if rest is None else whole.value - rest.value
         if self.used_as == "reward" and self.plan.has("advantages"):
@@ -97,7 +101,10 @@ class Probe:
     def slope(
         self, batch: Batch, role: str | None = None, dtype: str = "float64"
     ) -> np.ndarray | None:
-        """Return the gradient of the sum of the outputs that the KL makes; None where none flows to that role."""
+        """Return the gradient of the sum of the outputs that the KL makes.
+
+        None where none flows to that role.
+        """
         role = role or self.plan.learned
         whole, rest = self._parts(batch, None, dtype=dtype, gradients=(role,))
         found, other = whole.gradients[role], None if rest is None else rest.gradients[role]

@@ -1,4 +1,7 @@
-"""The way from tokens to the output: a reduction, an alignment of policy and tokens, and what is left as the scale."""
+"""The way from tokens to the output.
+
+A reduction, an alignment of policy and tokens, and what is left as the scale.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from klbench.audit.probe import Probe
 
 @dataclass(frozen=True)
 class Reduced:
-    """A reduction that explains the outputs of several masked batches, and what is left as the scale."""
+    """A reduction that explains the outputs of several masked batches, and what is left as the
+    scale.
+    """
 
     name: str
     scale: float
@@ -31,7 +36,9 @@ def _sums(k: np.ndarray, m: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _reductions(
     k: np.ndarray, m: np.ndarray, output: str, level: str
 ) -> dict[str, tuple[np.ndarray, str]]:
-    """Return each reduction's result and the fault it is, of terms ``(B, T)`` (``(B, 1)`` of sequences) and a mask."""
+    """Return each reduction's result and the fault it is, of terms ``(B, T)`` (``(B, 1)`` of
+    sequences) and a mask.
+    """
     if output == "token":
         return {"per token": (k, "")}
     if level == "sequence":
@@ -84,7 +91,9 @@ def _moved(x: np.ndarray, by: slice | str) -> np.ndarray:
 
 
 def aligned(batch: Batch, alignment: str, form: str) -> Batch:
-    """Return the batch as a function sees it that pairs logits (or the policy) and tokens (or the reference) in another way."""
+    """Return the batch as a function sees it that pairs logits (or the policy) and tokens (or
+    the reference) in another way.
+    """
     if not alignment:
         return batch
     first, second, mask = SLICES[alignment]

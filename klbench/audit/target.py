@@ -1,4 +1,6 @@
-"""A function from what names it on the command line: ``package.module:function`` or ``path/file.py:function``.
+"""A function from what names it on the command line.
+
+``package.module:function`` or ``path/file.py:function``.
 
 Naming it is the consent to import it; nothing else is ever imported because a file says so.
 """
@@ -18,16 +20,22 @@ from klbench import inputs
 from klbench.registry import unknown
 from klbench.types import ConfigError
 
-FORM = "expected package.module:function, path/file.py:function, or file.py:make() for what make gives back"
+FORM = (
+    "expected package.module:function, path/file.py:function, or file.py:make() for what make gives"
+    " back"
+)
 
 
 def load(target: str) -> Callable[..., Any]:
-    """Return the function that a target names; with ``()`` at its end, what the function gives back.
+    """Return the function that a target names.
+
+    With ``()`` at its end, what the function gives back.
 
     Raises
     ------
     ConfigError
-        There is no such module, file or function, or importing or making it fails: one line that says why.
+        There is no such module, file or function, or importing or making it fails: one line that
+        says why.
     """
     place, colon, name = target.rpartition(":")
     made = name.endswith("()")
@@ -51,7 +59,8 @@ def load(target: str) -> Callable[..., Any]:
         raise ConfigError(f"target {target!r}: expected a function, it is {type(found).__name__}")
     if isinstance(found, type):
         raise ConfigError(
-            f"target {target!r}: it is a class; name a function, a method, or a function that makes one: make()"
+            f"target {target!r}: it is a class; name a function, a method, or a function that makes"
+            " one: make()"
         )
     return found
 

@@ -1,6 +1,8 @@
-"""The common claims about KL estimators in RLHF, each with a function that decides whether it holds.
+"""The common claims about KL estimators in RLHF, each with a function that decides whether it
+holds.
 
-``names()`` lists them; ``get("k3_less_variance").check(seed)`` is a verdict and the numbers behind it.
+``names()`` lists them; ``get("k3_less_variance").check(seed)`` is a verdict and the numbers behind
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ TOPICS = ("values", "gradients", "alignment", "distillation")
 def claim(
     name: str, statement: str, tex: str, source: str, *, topic: str
 ) -> Callable[[Check], Check]:
-    """Register the decorated check under a name, with the statement in words and in TeX and who says it."""
+    """Register the decorated check under a name, with the statement in words and in TeX and who
+    says it.
+    """
 
     def add(check: Check) -> Check:
         registry.add(name, Claim(name, statement, tex, source, topic, check))

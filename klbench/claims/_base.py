@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 EXACT = 1e-9
-"""Largest relative error that counts as none: far above rounding, far below any effect that is looked for."""
+"""Largest relative error that counts as none.
+
+Far above rounding, far below any effect that is looked for.
+"""
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -32,12 +35,16 @@ class Finding:
 
 
 Check = Callable[..., Finding]
-"""``check(seed)``; what it puts to the test can be replaced by a keyword, so that a wrong formula can be seen to fail."""
+"""``check(seed)``; what it puts to the test can be replaced by a keyword, so that a wrong
+formula can be seen to fail.
+"""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement, in words and in TeX, who makes it, what it is about, and the check that decides."""
+    """A statement, in words and in TeX, who makes it, what it is about, and the check that
+    decides.
+    """
 
     name: str
     statement: str

@@ -15,7 +15,9 @@ from klbench.oracles import ExactMoments
 
 @dataclass(frozen=True)
 class Finite:
-    """A policy ``q`` and a reference ``p`` on the same few outcomes, probabilities of shape ``(n,)``."""
+    """A policy ``q`` and a reference ``p`` on the same few outcomes, probabilities of shape
+    ``(n,)``.
+    """
 
     q: np.ndarray
     p: np.ndarray
@@ -61,7 +63,10 @@ def finite(q: list[float], p: list[float]) -> Finite:
 
 
 def random_pairs(seed: int, name: str, n: int = 200) -> Iterator[Finite]:
-    """Pairs of 2 to 20 outcomes, from almost equal to far apart; each claim has a stream of its own."""
+    """Pairs of 2 to 20 outcomes, from almost equal to far apart.
+
+    Each claim has a stream of its own.
+    """
     stream = streams.generator(seed, "claims", name)
     for _ in range(n):
         size = int(stream.integers(2, 21))
@@ -87,7 +92,9 @@ def exact(pair: Any, *names: str) -> list[ExactMoments]:
 
 
 def crossing(first: str, second: str, low: float, high: float) -> float:
-    """The ``KL(q‖p)`` at which two estimators' terms are equally noisy on shifted Gaussians, between two limits, in nats."""
+    """The ``KL(q‖p)`` at which two estimators' terms are equally noisy on shifted Gaussians,
+    between two limits, in nats.
+    """
     from scipy.optimize import brentq
 
     def difference(kl: float) -> float:

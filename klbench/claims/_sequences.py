@@ -1,4 +1,7 @@
-"""Sequences of a few tokens, all enumerated: what claims about gradients and about alignment are decided on."""
+"""Sequences of a few tokens, all enumerated.
+
+What claims about gradients and about alignment are decided on.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Coefficient = Callable[[Rollouts], "Tensor"]
-"""Rollouts to what multiplies each token's score, ``(n, T)`` or, the same for all tokens, ``(n, 1)``."""
+"""Rollouts to what multiplies each token's score, ``(n, T)`` or, the same for all tokens, ``(n,
+1)``.
+"""
 LAG = 0.2
 """``KL(q‖mu)`` in nats where samples are stale."""
 
 
 @functools.cache
 def task(lag: float = 0.0, horizon: int = 3) -> GradientTask:
-    """A small recurrent policy 0.5 nats from its reference: two prompts, three tokens and an end."""
+    """A small recurrent policy 0.5 nats from its reference.
+
+    Two prompts, three tokens and an end.
+    """
     settings = {"kl": 0.5, "lag": lag, "vocabulary": 3, "horizon": horizon, "prompts": 2}
     pair = pairs.get("sequence").model_validate(settings)
     found: GradientTask = pair.gradient_task()  # type: ignore[assignment]

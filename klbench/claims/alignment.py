@@ -24,7 +24,9 @@ claim = functools.partial(claims.claim, topic="alignment")
 
 
 def _best(log_ref: Tensor, reward: Tensor, beta: float = BETA) -> tuple[Tensor, Tensor]:
-    """``log pi*`` and ``log Z`` of the regularised objective, from log-probabilities and rewards of all answers, ``(n,)``."""
+    """``log pi*`` and ``log Z`` of the regularised objective, from log-probabilities and rewards
+    of all answers, ``(n,)``.
+    """
     tilted = log_ref + reward / beta
     log_z = tilted.logsumexp(0)
     return tilted - log_z, log_z
@@ -36,7 +38,9 @@ def _objective(log_pi: Tensor, log_ref: Tensor, reward: Tensor) -> float:
 
 
 def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.random.Generator]]:
-    """Return each prompt's sequences, their log-probabilities under the reference, and standard normal rewards."""
+    """Return each prompt's sequences, their log-probabilities under the reference, and standard
+    normal rewards.
+    """
     import torch
 
     stream = streams.generator(seed, "claims", name)
@@ -60,7 +64,9 @@ def _prompts(seed: int, name: str) -> list[tuple[Atoms, Tensor, Tensor, np.rando
 def regularised_optimum(
     seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best
 ) -> Finding:
-    """Check that every policy falls short of the optimum by ``beta KL(pi‖pi*)``, which is never negative."""
+    """Check that every policy falls short of the optimum by ``beta KL(pi‖pi*)``, which is never
+    negative.
+    """
     import torch
 
     worst, least, count = 0.0, math.inf, 0
@@ -81,8 +87,9 @@ def regularised_optimum(
             least, count = min(least, lost), count + 1
     return Finding(
         verdict(worst < EXACT and least > 0.0),
-        f"Over all sequences of two prompts with random rewards, {count} other policies fall short of its objective by "
-        f"{show(least)} or more, and by just β KL(π‖π*): the two differ by {error(worst)}.",
+        f"Over all sequences of two prompts with random rewards, {count} other policies fall short"
+        f" of its objective by {show(least)} or more, and by just β KL(π‖π*): the two differ by"
+        f" {error(worst)}.",
         worst,
         0.0,
     )
@@ -97,7 +104,9 @@ def regularised_optimum(
 def reward_from_policy(
     seed: int, best: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] = _best
 ) -> Finding:
-    """Differences of ``beta log pi*/p`` against differences of rewards, for one prompt and across two."""
+    """Differences of ``beta log pi*/p`` against differences of rewards, for one prompt and
+    across two.
+    """
     implicit, rewards, constants = [], [], []
     for _, log_ref, reward, _ in _prompts(seed, "reward_from_policy"):
         log_best, log_z = best(log_ref, reward)
@@ -115,8 +124,9 @@ def reward_from_policy(
         verdict(
             max(rewritten, within) < EXACT, across < EXACT, "both answers are to the same prompt"
         ),
-        f"The rewritten reward is off by {error(rewritten)}, and the difference between two answers to one prompt by "
-        f"{error(within)}; between answers to two prompts it is off by {show(across)}, the difference of their β log Z.",
+        f"The rewritten reward is off by {error(rewritten)}, and the difference between two answers"
+        f" to one prompt by {error(within)}; between answers to two prompts it is off by"
+        f" {show(across)}, the difference of their β log Z.",
         across,
         0.0,
     )
@@ -135,7 +145,9 @@ def _sigmoid(x: Tensor) -> Tensor:
 def dpo_gradient(
     seed: int, weight: Callable[[Tensor], Tensor] = lambda margin: _sigmoid(-margin)
 ) -> Finding:
-    """The formula against automatic differentiation of ``-log sigma(margin)``, on sampled pairs of answers."""
+    """The formula against automatic differentiation of ``-log sigma(margin)``, on sampled pairs
+    of answers.
+    """
     import torch
 
     of = task()
@@ -158,8 +170,8 @@ def dpo_gradient(
             pairs += 1
     return Finding(
         verdict(worst < EXACT and pairs > 0),
-        f"On {pairs:.0f} sampled pairs of answers, formula and automatic differentiation differ by {error(worst)} of the "
-        "gradient's length.",
+        f"On {pairs:.0f} sampled pairs of answers, formula and automatic differentiation differ by"
+        f" {error(worst)} of the gradient's length.",
         worst,
         0.0,
     )
@@ -167,7 +179,9 @@ def dpo_gradient(
 
 @dataclass(frozen=True)
 class _Step:
-    """Log-probabilities of the chosen and the rejected answer, ``(2,)``, around a DPO step, and their slopes along it."""
+    """Log-probabilities of the chosen and the rejected answer, ``(2,)``, around a DPO step, and
+    their slopes along it.
+    """
 
     before: Tensor
     after: Tensor
@@ -186,7 +200,9 @@ class _Step:
 
 
 def _step(features: Tensor, theta: Tensor, chosen: int, rejected: int, size: float) -> _Step:
-    """A step of a softmax over answers with these features, the reference being the policy as it is: the margin is 0."""
+    """A step of a softmax over answers with these features, the reference being the policy as it
+    is: the margin is 0.
+    """
     import torch
 
     at, answers = theta.clone().requires_grad_(), [chosen, rejected]
@@ -201,7 +217,9 @@ def _step(features: Tensor, theta: Tensor, chosen: int, rejected: int, size: flo
 
 
 def _exceptions(atoms: Atoms) -> tuple[float, float]:
-    """Shares of ordered pairs of sequences where a small DPO step lowers the first, which it prefers, or raises the second."""
+    """Shares of ordered pairs of sequences where a small DPO step lowers the first, which it
+    prefers, or raises the second.
+    """
     import torch
 
     n = len(atoms.probability)
@@ -224,7 +242,8 @@ def dpo_raises_chosen(
     sinking: Sequence[float] = (1.0, 0.0, 3.0),
     rising: Sequence[float] = (2.0, 1.0, -3.0),
 ) -> Finding:
-    """Check the first-order move of each log-probability, its score times ``∇log pi(c) - ∇log pi(r)``.
+    """Check the first-order move of each log-probability, its score times ``∇log pi(c) - ∇log
+    pi(r)``.
 
     In a table of free logits the claim holds; in other policies it need not.
     """
@@ -265,10 +284,12 @@ def dpo_raises_chosen(
             all(step.as_said for step in steps) and falls + rises == 0.0,
             condition,
         ),
-        f"With a logit for each answer both moved as said in all of {len(steps) - 2} steps. With one parameter for three "
-        f"answers the chosen one went from {sunk} with features {_listed(sinking)}, and the rejected one from {risen} with "
-        f"features {_listed(rising)}. In a small recurrent policy the chosen one falls, to first order, for {percent(falls)} "
-        f"of the ordered pairs of sequences, and the rejected one rises for {percent(rises)}: those with the two exchanged.",
+        f"With a logit for each answer both moved as said in all of {len(steps) - 2} steps. With"
+        f" one parameter for three answers the chosen one went from {sunk} with features"
+        f" {_listed(sinking)}, and the rejected one from {risen} with features {_listed(rising)}."
+        f" In a small recurrent policy the chosen one falls, to first order, for {percent(falls)}"
+        f" of the ordered pairs of sequences, and the rejected one rises for {percent(rises)}:"
+        " those with the two exchanged.",
         falls + rises,
         0.0,
     )
@@ -287,7 +308,10 @@ def _listed(numbers: Sequence[float]) -> str:
 def bradley_terry_saturates(
     seed: int, slope: Callable[[Tensor], Tensor] = lambda margin: -(1.0 - _sigmoid(margin))
 ) -> Finding:
-    """``1 - sigma(m)``, against automatic differentiation: 1/2 at 0, and about ``exp(-m)`` far out."""
+    """``1 - sigma(m)``, against automatic differentiation.
+
+    1/2 at 0, and about ``exp(-m)`` far out.
+    """
     import torch
 
     margin = torch.linspace(-10.0, 10.0, 401, dtype=torch.float64, requires_grad=True)
@@ -298,8 +322,9 @@ def bradley_terry_saturates(
     at = {m: float(size[200 + 20 * m]) for m in (-5, 0, 2, 5, 10)}
     return Finding(
         verdict(off < EXACT and falling and at[10] < 1e-3 and close(at[0], 0.5)),
-        f"It is {show(at[0])} at margin 0, {show(at[2])} at 2, {show(at[5])} at 5 and {show(at[10])} at 10, and {show(at[-5])} "
-        "for a pair that is in the wrong order by 5: only pairs that are right already stop teaching.",
+        f"It is {show(at[0])} at margin 0, {show(at[2])} at 2, {show(at[5])} at 5 and"
+        f" {show(at[10])} at 10, and {show(at[-5])} for a pair that is in the wrong order by 5:"
+        " only pairs that are right already stop teaching.",
         at[10],
         at[0],
     )

@@ -1,4 +1,5 @@
-"""Claims about distillation from the k most probable tokens of a teacher p, or of the student q itself.
+"""Claims about distillation from the k most probable tokens of a teacher p, or of the student q
+itself.
 
 All on softmaxes of a few outcomes, whose gradients in the student's logits are written out here.
 """
@@ -50,16 +51,19 @@ def detached_tail(log_ratio: np.ndarray) -> np.ndarray:
 @claim(
     "topk_tail_unbiased",
     "The top-k KL with a sampled tail has an unbiased value and an unbiased gradient at any k.",
-    r"\nabla \sum_{a \in K} q \log\tfrac{q}{p} + \mathbb{E}_q\left[1_{a \notin K} \log\tfrac{q}{p} \nabla \log q\right] = "
+    r"\nabla \sum_{a \in K} q \log\tfrac{q}{p} + \mathbb{E}_q\left[1_{a \notin K} \log\tfrac{q}{p}"
+    r" \nabla \log q\right] = "
     r"\nabla \mathrm{KL}(q \Vert p)",
     EMA_PG,
 )
 def topk_tail_unbiased(
     seed: int, tail: Callable[[np.ndarray], np.ndarray] = detached_tail
 ) -> Finding:
-    """The sum over the support differentiated, and what multiplies the score outside, at each k from 1 to the vocabulary.
+    """The sum over the support differentiated, and what multiplies the score outside, at each k
+    from 1 to the vocabulary.
 
-    The slope of ``q log q/p`` is ``log q/p + 1`` times that of q. Inside the support both stand, outside the 1 is missing.
+    The slope of ``q log q/p`` is ``log q/p + 1`` times that of q. Inside the support both stand,
+    outside the 1 is missing.
     """
     off = mended = value = unlike = 0.0
     for pair in _pairs(seed):
@@ -82,16 +86,20 @@ def topk_tail_unbiased(
             off < EXACT,
             "the tail is differentiated too: its term is log q/p + 1 times the score",
         ),
-        f"On {PAIRS} pairs of {SIZE} tokens the value is off by {error(value)}. With log q/p detached outside the support, "
-        f"the gradient is off by up to {percent(off)}, and by the gradient of the student's mass on the support but for "
-        f"{error(unlike)}; with log q/p + 1 it is off by {error(mended)}.",
+        f"On {PAIRS} pairs of {SIZE} tokens the value is off by {error(value)}. With log q/p"
+        f" detached outside the support, the gradient is off by up to {percent(off)}, and by the"
+        f" gradient of the student's mass on the support but for {error(unlike)}; with log q/p + 1"
+        f" it is off by {error(mended)}.",
         off,
         0.0,
     )
 
 
 def _descended(p: np.ndarray, k: int, tail: float) -> np.ndarray:
-    """Return the student after gradient descent from the teacher; ``tail``: the weight of a bucket of all other tokens."""
+    """Return the student after gradient descent from the teacher.
+
+    ``tail``: the weight of a bucket of all other tokens.
+    """
     logits = np.log(p)
     for _ in range(STEPS):
         q = np.exp(logits - logits.max())
@@ -104,12 +112,15 @@ def _descended(p: np.ndarray, k: int, tail: float) -> np.ndarray:
 
 @claim(
     "topk_mass_collapse",
-    "KL(q‖p) summed over the student's k most probable tokens drives mass off them, even from the teacher itself.",
+    "KL(q‖p) summed over the student's k most probable tokens drives mass off them, even from the"
+    " teacher itself.",
     r"\nabla \sum_{a \in K} q \log\tfrac{q}{p} = \nabla q(K)\quad \mathrm{where}\ q = p",
     "verl, RFC on distillation from top-k tokens, 2026",
 )
 def topk_mass_collapse(seed: int, tail: float = 0.0) -> Finding:
-    """Exact gradient descent that starts where student and teacher are one, without and with a bucket for the tail."""
+    """Exact gradient descent that starts where student and teacher are one, without and with a
+    bucket for the tail.
+    """
     k, lost, kept_by_bucket = 4, [], 0.0
     for pair in _pairs(seed)[:5]:
         before = np.sort(pair.p)[-k:].sum()
@@ -123,8 +134,9 @@ def topk_mass_collapse(seed: int, tail: float = 0.0) -> Finding:
             kept_by_bucket > 1e-3,
             "nothing stands for the tokens that are left out",
         ),
-        f"From the teacher, the mass on the top {k} of {SIZE} tokens falls by {show(min(lost))} to {show(max(lost))} in "
-        f"{STEPS:,} steps; with a bucket for the tail it moves by {error(kept_by_bucket)}.",
+        f"From the teacher, the mass on the top {k} of {SIZE} tokens falls by {show(min(lost))} to"
+        f" {show(max(lost))} in {STEPS:,} steps; with a bucket for the tail it moves by"
+        f" {error(kept_by_bucket)}.",
         min(lost),
         0.0,
     )
@@ -139,7 +151,9 @@ def topk_mass_collapse(seed: int, tail: float = 0.0) -> Finding:
 def topk_advantage_nothing(
     seed: int, advantage: Callable[[Finite, float], np.ndarray] = lambda pair, c: np.full(SIZE, c)
 ) -> Finding:
-    """The raw sum over the teacher's k most probable tokens times the score of the token that was sampled."""
+    """The raw sum over the teacher's k most probable tokens times the score of the token that
+    was sampled.
+    """
     worst = 0.0
     for pair in _pairs(seed):
         u = -pair.log_ratio
@@ -149,7 +163,8 @@ def topk_advantage_nothing(
             worst = max(worst, float(np.linalg.norm(mean) / np.linalg.norm(_slope(pair.q, u))))
     return Finding(
         verdict(worst < EXACT),
-        f"On {PAIRS} pairs of {SIZE} tokens, at each k, its mean gradient is {error(worst)} of that of KL(q‖p).",
+        f"On {PAIRS} pairs of {SIZE} tokens, at each k, its mean gradient is {error(worst)} of that"
+        " of KL(q‖p).",
         worst,
         0.0,
     )
@@ -162,7 +177,9 @@ def topk_advantage_nothing(
     "verl, forward_kl_topk and its clamp at 0, 2026",
 )
 def topk_is_a_kl(seed: int, tail: Callable[[float, float], float] = lambda q, p: 0.0) -> Finding:
-    """At k = 1 of q = (.6, .4), p = (.9, .1), and how often it is negative on random pairs, against the KL with a tail."""
+    """At k = 1 of q = (.6, .4), p = (.9, .1), and how often it is negative on random pairs,
+    against the KL with a tail.
+    """
     example = 0.6 * float(np.log(0.6 / 0.9)) + tail(0.4, 0.1)
     negative, worst, count = 0, 0.0, 0
     for pair in _pairs(seed):
@@ -176,9 +193,10 @@ def topk_is_a_kl(seed: int, tail: Callable[[float, float], float] = lambda q, p:
             worst = max(worst, abs(max(found, 0.0) - exact))
     return Finding(
         verdict(worst < EXACT),
-        f"For q = (0.6, 0.4) and p = (0.9, 0.1) the first token's term is {show(example)} nats, and clamped 0, where the KL of "
-        f"that token and the rest is 0.311. On {PAIRS} pairs of {SIZE} tokens it is negative in {percent(negative / count)} "
-        f"of all k, and off from the KL with a tail by up to {show(worst)} nats.",
+        f"For q = (0.6, 0.4) and p = (0.9, 0.1) the first token's term is {show(example)} nats, and"
+        f" clamped 0, where the KL of that token and the rest is 0.311. On {PAIRS} pairs of {SIZE}"
+        f" tokens it is negative in {percent(negative / count)} of all k, and off from the KL with"
+        f" a tail by up to {show(worst)} nats.",
         worst,
         0.0,
     )

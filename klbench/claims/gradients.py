@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from klbench.types import GradientTask, Rollouts
 
 LIU = "Liu et al. 2025, Rethinking KL Regularization in RLHF, arXiv:2510.01555"
-TANG = "Tang and Munos 2025, On a few pitfalls in KL divergence gradient estimation for RL, arXiv:2506.09477"
+TANG = (
+    "Tang and Munos 2025, On a few pitfalls in KL divergence gradient estimation for RL,"
+    " arXiv:2506.09477"
+)
 POST = "Understanding KL Divergence Estimators in RL, 2025, xihuai18.github.io"
 claim = functools.partial(claims.claim, topic="gradients")
 
@@ -40,7 +43,10 @@ def _token_log_ratio(rollouts: Rollouts) -> Tensor:
 
 
 def _k3_slope(log_ratio: Tensor) -> Tensor:
-    """Return what multiplies the score in k3's gradient: ``d/d(log q) of r - 1 - log r = 1 - r``."""
+    """Return what multiplies the score in k3's gradient.
+
+    ``d/d(log q) of r - 1 - log r = 1 - r``.
+    """
     return -log_ratio.expm1()
 
 
@@ -51,7 +57,10 @@ def _k3_slope(log_ratio: Tensor) -> Tensor:
     "Williams 1992, REINFORCE",
 )
 def score_identity(seed: int) -> Finding:
-    """The left side leaves out ``E_q[∇f]``: 0 for a constant f and for ``log q/p``, not for its square."""
+    """The left side leaves out ``E_q[∇f]``.
+
+    0 for a constant f and for ``log q/p``, not for its square.
+    """
     import torch
 
     stream = streams.generator(seed, "claims", "score_identity")
@@ -74,8 +83,9 @@ def score_identity(seed: int) -> Finding:
             square < EXACT,
             "∇f has mean 0, as where f is without the policy, or log q/p",
         ),
-        f"For a softmax of six outcomes the two sides differ by {error(constant)} of their length for a fixed f, by "
-        f"{error(ratio)} for f = log q/p, and by {percent(square)} for f = (log q/p)²/2, whose own gradient has a mean.",
+        f"For a softmax of six outcomes the two sides differ by {error(constant)} of their length"
+        f" for a fixed f, by {error(ratio)} for f = log q/p, and by {percent(square)} for f = (log"
+        " q/p)²/2, whose own gradient has a mean.",
         square,
         0.0,
     )
@@ -96,15 +106,17 @@ def k1_loss_nothing(seed: int, coefficient: Coefficient | None = None) -> Findin
     mean, spread = float(expected(of, slope).norm()), noise(of, slope)
     return Finding(
         verdict(mean < EXACT * length and spread > 0.1 * length),
-        f"Over all sequences its expected gradient is {error(mean / length)} of the length of ∇KL(q‖p), and the noise of "
-        f"one sample {show(spread / length)} times that length.",
+        f"Over all sequences its expected gradient is {error(mean / length)} of the length of"
+        f" ∇KL(q‖p), and the noise of one sample {show(spread / length)} times that length.",
         mean / length,
         0.0,
     )
 
 
 def _per_sample(of: GradientTask, seed: int, slope: Callable[[Tensor], Tensor]) -> float:
-    """The largest distance, over 32 samples, of the gradient of k2 of the sequence from ``slope(log q/p)`` times its score."""
+    """The largest distance, over 32 samples, of the gradient of k2 of the sequence from
+    ``slope(log q/p)`` times its score.
+    """
     import torch
 
     theta = of.theta().requires_grad_()
@@ -122,11 +134,15 @@ def _per_sample(of: GradientTask, seed: int, slope: Callable[[Tensor], Tensor]) 
 @claim(
     "k2_loss_is_k1_reward",
     "k2 in the loss is k1 in the reward, and both follow ∇KL(q‖p).",
-    rf"\mathbb{{E}}_q[\nabla \frac{{1}}{{2}}(\log r)^2] = \mathbb{{E}}_q[\log\frac{{q}}{{p}} \nabla \log q] = {GRAD_QP}",
+    r"\mathbb{E}_q[\nabla \frac{1}{2}(\log r)^2] = \mathbb{E}_q[\log\frac{q}{p} \nabla"
+    rf" \log q] = {GRAD_QP}",
     LIU,
 )
 def k2_loss_is_k1_reward(seed: int, slope: Callable[[Tensor], Tensor] = lambda u: u) -> Finding:
-    """``∇ (u²/2) = u ∇log q`` with ``u = log q/p``: of the whole sequence, or token by token, which is not the same."""
+    """``∇ (u²/2) = u ∇log q`` with ``u = log q/p``.
+
+    Of the whole sequence, or token by token, which is not the same.
+    """
     of = task()
     target = of.gradient("kl_qp")
     whole = distance(expected(of, lambda rollouts: slope(penalty(rollouts))), target)
@@ -134,9 +150,10 @@ def k2_loss_is_k1_reward(seed: int, slope: Callable[[Tensor], Tensor] = lambda u
     sample = _per_sample(of, seed, slope)
     return Finding(
         verdict(max(whole, sample) < EXACT, tokens < EXACT, WHOLE),
-        f"Taken of the whole sequence, the two differ by {error(sample)} on each of 32 samples, and their mean over all "
-        f"sequences from ∇KL(q‖p) by {error(whole)} of its length; squared token by token and added up, by {percent(tokens)}, "
-        "since earlier tokens get no share in later terms.",
+        f"Taken of the whole sequence, the two differ by {error(sample)} on each of 32 samples, and"
+        f" their mean over all sequences from ∇KL(q‖p) by {error(whole)} of its length; squared"
+        f" token by token and added up, by {percent(tokens)}, since earlier tokens get no share in"
+        " later terms.",
         tokens,
         0.0,
     )
@@ -157,9 +174,10 @@ def k3_loss_gradient(seed: int, slope: Callable[[Tensor], Tensor] = _k3_slope) -
     off = distance(whole, pq)
     return Finding(
         verdict(off < EXACT and distance(whole, qp) > EXACT, distance(tokens, pq) < EXACT, WHOLE),
-        f"With the ratio of the whole sequence it differs from ∇KL(p‖q) by {error(off)} of its length, and from ∇KL(q‖p) by "
-        f"{percent(distance(whole, qp))}; with token ratios, as GRPO has it, by {percent(distance(tokens, pq))} from the first "
-        f"and {percent(distance(tokens, qp))} from the second.",
+        f"With the ratio of the whole sequence it differs from ∇KL(p‖q) by {error(off)} of its"
+        f" length, and from ∇KL(q‖p) by {percent(distance(whole, qp))}; with token ratios, as GRPO"
+        f" has it, by {percent(distance(tokens, pq))} from the first and"
+        f" {percent(distance(tokens, qp))} from the second.",
         distance(whole, qp),
         0.0,
     )
@@ -186,15 +204,19 @@ def straight_through_repairs(seed: int, name: str = "k3_plus_sequence") -> Findi
     token = distance(_combined("k3_plus", task()), task().gradient("kl_qp"))
     return Finding(
         verdict(fresh < EXACT, max(stale, token) < EXACT, f"the policy itself samples and {WHOLE}"),
-        f"On samples of the policy its expected gradient differs from ∇KL(q‖p) by {error(fresh)} of its length; on samples "
-        f"of a policy {LAG:g} nats behind by {percent(stale)}, and with token log-ratios by {percent(token)}.",
+        f"On samples of the policy its expected gradient differs from ∇KL(q‖p) by {error(fresh)} of"
+        f" its length; on samples of a policy {LAG:g} nats behind by {percent(stale)}, and with"
+        f" token log-ratios by {percent(token)}.",
         stale,
         0.0,
     )
 
 
 def _weighted_k3(of: GradientTask, weight: Coefficient) -> tuple[float, float]:
-    """``E_mu`` of the sum of weighted token k3, and ``KL(q‖p)`` by the chain rule; both in nats, means over prompts."""
+    """``E_mu`` of the sum of weighted token k3, and ``KL(q‖p)`` by the chain rule.
+
+    Both in nats, means over prompts.
+    """
     value, truth = [], []
     for atoms in enumerated(of):
         rollouts = atoms.rollouts
@@ -227,10 +249,12 @@ def token_ratio_unbiased(
     repaired = distance(_combined("k1_prefix_ratio_loss", of), of.gradient("kl_qp"))
     return Finding(
         verdict(exact[1], exact[3], "each sequence is one token"),
-        f"On samples of a policy {LAG:g} nats behind, value and gradient are off by {error(off[1])} and {error(astray[1])} of "
-        f"theirs where sequences have one token, and by {percent(abs(off[3]))} and {percent(astray[3])} where they have up to "
-        f"three. Of the gradient, {percent(already)} is off on fresh samples already, since what a token does to later ones is "
-        f"left out; with the ratio of all tokens up to each one it is off by {error(repaired)}.",
+        f"On samples of a policy {LAG:g} nats behind, value and gradient are off by {error(off[1])}"
+        f" and {error(astray[1])} of theirs where sequences have one token, and by"
+        f" {percent(abs(off[3]))} and {percent(astray[3])} where they have up to three. Of the"
+        f" gradient, {percent(already)} is off on fresh samples already, since what a token does to"
+        " later ones is left out; with the ratio of all tokens up to each one it is off by"
+        f" {error(repaired)}.",
         astray[3],
         0.0,
     )
@@ -256,16 +280,20 @@ def k3_reward_gradient(
     off = distance(whole, qp - pq)
     return Finding(
         verdict(off < EXACT, distance(tokens, qp - pq) < EXACT, WHOLE),
-        f"With the ratio of the whole sequence it differs from that by {error(off)} of its length, which at 0.5 nats is "
-        f"{percent(float(whole.norm() / qp.norm()))} of that of ∇KL(q‖p) (cosine of the angle between them: "
-        f"{show(cosine(whole, qp))}); a sum of token k3 differs from it by {percent(distance(tokens, qp - pq))}.",
+        f"With the ratio of the whole sequence it differs from that by {error(off)} of its length,"
+        f" which at 0.5 nats is {percent(float(whole.norm() / qp.norm()))} of that of ∇KL(q‖p)"
+        f" (cosine of the angle between them: {show(cosine(whole, qp))}); a sum of token k3 differs"
+        f" from it by {percent(distance(tokens, qp - pq))}.",
         off,
         EXACT,
     )
 
 
 def _groups_of_two(of: GradientTask, baseline: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The expected gradient of k1 in the reward of x, less a baseline made of x's and y's: over all pairs of sequences."""
+    """The expected gradient of k1 in the reward of x, less a baseline made of x's and y's.
+
+    Over all pairs of sequences.
+    """
     import torch
 
     total = []
@@ -301,15 +329,19 @@ def group_mean_shrinks(
     )
     return Finding(
         verdict(off < EXACT),
-        f"With the mean of the whole group the expected gradient is {show(two)} times ∇KL(q‖p) in groups of 2 and "
-        f"{show(eight)} times in groups of {n}; with the mean of the others {show(two_alone)} and {show(eight_alone)} times.",
+        f"With the mean of the whole group the expected gradient is {show(two)} times ∇KL(q‖p) in"
+        f" groups of 2 and {show(eight)} times in groups of {n}; with the mean of the others"
+        f" {show(two_alone)} and {show(eight_alone)} times.",
         eight,
         1.0 - 1.0 / n,
     )
 
 
 def _gaussian_gradients(mean: float, std: float, wanted: str) -> tuple[Tensor, Tensor]:
-    """Gradients of ``KL(q‖p)`` and of ``KL(p‖q)`` in q's mean, or mean and std; ``q = N(mean, std)``, ``p = N(0, 1)``."""
+    """Gradients of ``KL(q‖p)`` and of ``KL(p‖q)`` in q's mean, or mean and std.
+
+    ``q = N(mean, std)``, ``p = N(0, 1)``.
+    """
     import torch
 
     m, s = (torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in (mean, std))
@@ -327,16 +359,19 @@ def _gaussian_gradients(mean: float, std: float, wanted: str) -> tuple[Tensor, T
     "common in toy experiments",
 )
 def shifted_gaussians_suffice(seed: int, mean: float = 1.0, std: float = 1.0) -> Finding:
-    """Compare the gradients in the mean alone, where both divergences are ``m²/2``, with those in the spread."""
+    """Compare the gradients in the mean alone, where both divergences are ``m²/2``, with those
+    in the spread.
+    """
     blind = _gaussian_gradients(mean, std, "mean")
     wider = _gaussian_gradients(mean, 1.5 * std, "mean")
     both = _gaussian_gradients(mean, std, "mean and std")
     off = distance(blind[1], blind[0])
     return Finding(
         verdict(off > EXACT),
-        f"In the mean, the gradients of KL(q‖p) and KL(p‖q) differ by {error(off)} of their length, so that a loss that "
-        f"follows the wrong one passes; they differ by {percent(distance(wider[1], wider[0]))} with 1.5 times the spread, and "
-        f"by {percent(distance(both[1], both[0]))} where the spread is a parameter too.",
+        f"In the mean, the gradients of KL(q‖p) and KL(p‖q) differ by {error(off)} of their length,"
+        " so that a loss that follows the wrong one passes; they differ by"
+        f" {percent(distance(wider[1], wider[0]))} with 1.5 times the spread, and by"
+        f" {percent(distance(both[1], both[0]))} where the spread is a parameter too.",
         off,
         EXACT,
     )

@@ -43,9 +43,10 @@ def ratio_mean_one(seed: int, ratio: Terms = np.exp) -> Finding:
     mean = cut.mean(ratio(cut.log_ratio))
     return Finding(
         verdict(off < EXACT, close(mean, 1.0), "q(x) > 0 wherever p(x) > 0"),
-        f"Over {len(covered)} pairs where q gives every outcome some probability, the mean is off by {error(off)}; "
-        f"where q leaves out an outcome to which p gives 20 %, as sampling with top-k or top-p does, it is {show(mean)}, "
-        f"and the mean of k3 is off by {show(_bias(K3, [cut]))} nats.",
+        f"Over {len(covered)} pairs where q gives every outcome some probability, the mean is off"
+        f" by {error(off)}; where q leaves out an outcome to which p gives 20 %, as sampling with"
+        f" top-k or top-p does, it is {show(mean)}, and the mean of k3 is off by"
+        f" {show(_bias(K3, [cut]))} nats.",
         mean,
         1.0,
     )
@@ -53,21 +54,26 @@ def ratio_mean_one(seed: int, ratio: Terms = np.exp) -> Finding:
 
 @claim(
     "k1_unbiased_noisy",
-    "k1 is unbiased, and noisy near the reference: one sample spreads over more than the value itself.",
+    "k1 is unbiased, and noisy near the reference: one sample spreads over more than the value"
+    " itself.",
     rf"\mathbb{{E}}_q[-\log r] = {KL},\ \ \mathrm{{sd}}_q[-\log r] > {KL}",
     SCHULMAN,
 )
 def k1_unbiased_noisy(seed: int, terms: Terms = K1) -> Finding:
-    """Bias by enumeration; the noise of a single sample for shifted Gaussians, up to a KL of 0.5 nats."""
+    """Bias by enumeration.
+
+    The noise of a single sample for shifted Gaussians, up to a KL of 0.5 nats.
+    """
     pairs = list(random_pairs(seed, "k1_unbiased_noisy"))
     bias = _bias(terms, pairs)
     near = {kl: exact(shift(kl), "k1")[0].std / kl for kl in (0.005, 0.05, 0.5)}
     far = exact(shift(4.0), "k1")[0].std / 4.0
     return Finding(
         verdict(bias < EXACT and min(near.values()) > 1.0),
-        f"Over {len(pairs)} enumerated pairs, the bias is {error(bias)} nats. A single sample's standard deviation is "
-        f"{show(near[0.005])} times the true value at KL = 0.005, {show(near[0.5])} times at 0.5 {SHIFT}, and less than the "
-        f"value itself only far out ({show(far)} times at KL = 4).",
+        f"Over {len(pairs)} enumerated pairs, the bias is {error(bias)} nats. A single sample's"
+        f" standard deviation is {show(near[0.005])} times the true value at KL = 0.005,"
+        f" {show(near[0.5])} times at 0.5 {SHIFT}, and less than the value itself only far out"
+        f" ({show(far)} times at KL = 4).",
         near[0.5],
         1.0,
     )
@@ -80,7 +86,10 @@ def k1_unbiased_noisy(seed: int, terms: Terms = K1) -> Finding:
     SCHULMAN,
 )
 def k2_less_variance(seed: int, name: str = "k2") -> Finding:
-    """Exact moments for shifted Gaussians: the bias relative to KL must vanish with KL; the variances cross where they do."""
+    """Exact moments for shifted Gaussians: the bias relative to KL must vanish with KL.
+
+    The variances cross where they do.
+    """
     kls = (0.005, 0.05, 0.5)
     moments = {kl: exact(shift(kl), name, "k1") for kl in (*kls, 2.0)}
     bias = {kl: abs(k.mean - kl) / kl for kl, (k, _) in moments.items()}
@@ -94,23 +103,29 @@ def k2_less_variance(seed: int, name: str = "k2") -> Finding:
             quieter[2.0],
             f"KL(q‖p) < {show(cross)} ({SHIFT})",
         ),
-        f"For Gaussians of equal variance, the standard deviation is {show(times[0.005])} times k1's at KL = 0.005, the "
-        f"same at {show(cross)}, and {show(times[2.0])} times it at 2; the bias is {percent(bias[0.005])} of the true value at "
-        f"KL = 0.005 and {percent(bias[0.5])} at 0.5.",
+        f"For Gaussians of equal variance, the standard deviation is {show(times[0.005])} times"
+        f" k1's at KL = 0.005, the same at {show(cross)}, and {show(times[2.0])} times it at 2; the"
+        f" bias is {percent(bias[0.005])} of the true value at KL = 0.005 and {percent(bias[0.5])}"
+        " at 0.5.",
         times[2.0],
         1.0,
     )
 
 
 def _softmax_path(size: int = 6) -> tuple[np.ndarray, np.ndarray, float]:
-    """Logits, a direction, and ``v' F v`` with Fisher's matrix there: the variance of the direction under the softmax."""
+    """Logits, a direction, and ``v' F v`` with Fisher's matrix there.
+
+    The variance of the direction under the softmax.
+    """
     logits, direction = np.cos(2.0 * np.arange(size)), np.sin(1.0 + 3.0 * np.arange(size))
     probs = np.exp(logits - np.logaddexp.reduce(logits))
     return logits, direction, float(probs @ (direction - probs @ direction) ** 2)
 
 
 def _second_order(terms: Terms, curvature: float, step: float) -> tuple[float, float]:
-    """Return, at a step h, ``E_q[terms]`` relative to ``f''(1)/2 h² v'Fv``, and the ratio of remainders at h and h/2."""
+    """Return, at a step h, ``E_q[terms]`` relative to ``f''(1)/2 h² v'Fv``, and the ratio of
+    remainders at h and h/2.
+    """
     logits, direction, fisher = _softmax_path()
     log_p = logits - np.logaddexp.reduce(logits)
 
@@ -146,8 +161,9 @@ def second_order_agreement(seed: int, names: Sequence[str] = ()) -> Finding:
     off = max(abs(relative - 1.0) for relative, _ in found.values())
     return Finding(
         verdict(all(order > 2.9 for order in orders.values()) and off < 0.05),
-        f"For {', '.join(found)}: halving a small step of a softmax divides what is left beyond the second-order term by at "
-        f"least {show(least)} (third order: 8, second order: 4), and that term is the divergence to within {percent(off)}.",
+        f"For {', '.join(found)}: halving a small step of a softmax divides what is left beyond the"
+        f" second-order term by at least {show(least)} (third order: 8, second order: 4), and that"
+        f" term is the divergence to within {percent(off)}.",
         least,
         8.0,
     )
@@ -165,8 +181,9 @@ def k2_as_one_over_r(seed: int, terms: Terms = lambda x: np.exp(-x) * x * x) -> 
     correct, _ = _second_order(K2, 1.0, 0.01)
     return Finding(
         verdict(abs(relative - 1.0) < 0.05),
-        f"Near r = 1 its mean is {show(relative)} times the divergence, that of (log r)²/2 {show(correct)} times; halving "
-        f"the step divides its error by {show(abs(ratio))} only, so that it does not vanish beside the divergence.",
+        f"Near r = 1 its mean is {show(relative)} times the divergence, that of (log r)²/2"
+        f" {show(correct)} times; halving the step divides its error by {show(abs(ratio))} only, so"
+        " that it does not vanish beside the divergence.",
         relative,
         1.0,
     )
@@ -187,8 +204,9 @@ def k3_unbiased_nonnegative(seed: int, terms: Terms = K3) -> Finding:
     negative = max(float(np.mean(K1(pair.log_ratio) < 0.0)) for pair in pairs)
     return Finding(
         verdict(bias < EXACT and least >= 0.0),
-        f"Over {len(pairs)} enumerated pairs, the bias is {error(bias)} nats; over log-ratios from 10⁻¹² to 100 of both "
-        f"signs, the smallest value is {show(least)} (of k1, up to {percent(negative)} of a pair's outcomes are negative).",
+        f"Over {len(pairs)} enumerated pairs, the bias is {error(bias)} nats; over log-ratios from"
+        f" 10⁻¹² to 100 of both signs, the smallest value is {show(least)} (of k1, up to"
+        f" {percent(negative)} of a pair's outcomes are negative).",
         bias,
         EXACT,
     )
@@ -215,10 +233,10 @@ def k3_less_variance(seed: int, terms: Terms = K3) -> Finding:
     condition = "χ²(p‖q) < 2 (KL(q‖p) + KL(p‖q))" if predicted == len(pairs) else ""
     return Finding(
         verdict(inside, all(less), condition),
-        f"k3 is the quieter one on {sum(less)} of {len(pairs)} enumerated pairs, and the inequality predicts it on "
-        f"{predicted} of them. For Gaussians of equal variance the two cross at KL = {show(cross)}; with "
-        f"a token that q takes in 1 % and p in 20 % of cases, k3 is {show(times)} times as noisy as k1 at "
-        f"KL = {show(rare.kl_qp)} already.",
+        f"k3 is the quieter one on {sum(less)} of {len(pairs)} enumerated pairs, and the inequality"
+        f" predicts it on {predicted} of them. For Gaussians of equal variance the two cross at KL"
+        f" = {show(cross)}; with a token that q takes in 1 % and p in 20 % of cases, k3 is"
+        f" {show(times)} times as noisy as k1 at KL = {show(rare.kl_qp)} already.",
         times,
         1.0,
     )
@@ -231,7 +249,10 @@ def k3_less_variance(seed: int, terms: Terms = K3) -> Finding:
     "a common reading of Schulman 2020",
 )
 def lambda_one_optimal(seed: int, control: Terms = np.expm1) -> Finding:
-    """The regression coefficient of k1 on the control variate is the best lambda; it is J/X, found from divergences."""
+    """The regression coefficient of k1 on the control variate is the best lambda.
+
+    It is J/X, found from divergences.
+    """
     pairs = list(random_pairs(seed, "lambda_one_optimal"))
     best, formula = [], []
     for pair in pairs:
@@ -243,9 +264,10 @@ def lambda_one_optimal(seed: int, control: Terms = np.expm1) -> Finding:
     wasted = math.expm1(t) - t, t - t * t / math.expm1(t)
     return Finding(
         verdict(all(abs(each - 1.0) < EXACT for each in best)),
-        f"On {len(pairs)} enumerated pairs the best λ is (KL(q‖p) + KL(p‖q)) / χ²(p‖q) to {error(off)}, and runs "
-        f"from {show(min(best))} to {show(max(best))}. For Gaussians of equal variance at KL = 0.5 it is "
-        f"{show(t / math.expm1(t))}, and λ = 1 has {show(wasted[0] / wasted[1])} times the least possible variance.",
+        f"On {len(pairs)} enumerated pairs the best λ is (KL(q‖p) + KL(p‖q)) / χ²(p‖q) to"
+        f" {error(off)}, and runs from {show(min(best))} to {show(max(best))}. For Gaussians of"
+        f" equal variance at KL = 0.5 it is {show(t / math.expm1(t))}, and λ = 1 has"
+        f" {show(wasted[0] / wasted[1])} times the least possible variance.",
         t / math.expm1(t),
         1.0,
     )
@@ -268,15 +290,19 @@ def r_log_r_estimates_kl_qp(seed: int, terms: Terms = R_LOG_R) -> Finding:
     off_pq = max(abs(pair.mean(terms(pair.log_ratio)) - pair.kl_pq) for pair in pairs)
     return Finding(
         verdict(_bias(terms, pairs) < EXACT),
-        f"On three outcomes its mean is {show(mean)}, where KL(q‖p) is {show(first.kl_qp)} and KL(p‖q) "
-        f"{show(first.kl_pq)}: over {len(pairs)} enumerated pairs it is KL(p‖q) to {error(off_pq)} nats.",
+        f"On three outcomes its mean is {show(mean)}, where KL(q‖p) is {show(first.kl_qp)} and"
+        f" KL(p‖q) {show(first.kl_pq)}: over {len(pairs)} enumerated pairs it is KL(p‖q) to"
+        f" {error(off_pq)} nats.",
         mean,
         first.kl_qp,
     )
 
 
 def _two_steps(first: Finite, second: Sequence[Finite]) -> tuple[float, float]:
-    """Variances of the sum of exact token KLs and of k1, for two tokens: the first decides which pair the second comes from."""
+    """Variances of the sum of exact token KLs and of k1, for two tokens.
+
+    The first decides which pair the second comes from.
+    """
     joint = np.concatenate([weight * pair.q for weight, pair in zip(first.q, second, strict=True)])
     exact_kl = np.repeat([pair.kl_qp for pair in second], [len(pair.q) for pair in second])
     log_ratio = np.repeat(first.log_ratio, [len(pair.q) for pair in second]) + np.concatenate(
@@ -286,7 +312,8 @@ def _two_steps(first: Finite, second: Sequence[Finite]) -> tuple[float, float]:
     return sampled.variance(exact_kl), sampled.variance(-log_ratio)
 
 
-# What the first token's log-ratio adds on one branch, the second token's divergence adds on the other, without noise.
+# What the first token's log-ratio adds on one branch, the second token's divergence adds on the
+# other, without noise.
 OFFSET = (
     finite([0.5, 0.5], [0.2, 0.8]),
     (finite([0.5, 0.5], [0.5, 0.5]), finite([0.99, 0.01], [0.25, 0.75])),
@@ -302,7 +329,10 @@ OFFSET = (
 def rao_blackwell_never_noisier(
     seed: int, two_steps: tuple[Finite, Sequence[Finite]] = OFFSET
 ) -> Finding:
-    """Each term is a conditional mean, the sum is none: terms of k1 that offset each other can make its sum the quieter."""
+    """Each term is a conditional mean, the sum is none.
+
+    Terms of k1 that offset each other can make its sum the quieter.
+    """
     atoms = enumerated(task())
     sums = []
     for each in atoms:
@@ -321,8 +351,9 @@ def rao_blackwell_never_noisier(
     ]
     return Finding(
         verdict(max(ratios) <= 1.0),
-        f"Its standard deviation is {show(ratios[0])} times k1's in a small recurrent policy, but {show(ratios[1])} times in "
-        "an enumerated two-token policy where a first token that k1 counts low is followed by a large divergence.",
+        f"Its standard deviation is {show(ratios[0])} times k1's in a small recurrent policy, but"
+        f" {show(ratios[1])} times in an enumerated two-token policy where a first token that k1"
+        " counts low is followed by a large divergence.",
         ratios[1],
         1.0,
     )

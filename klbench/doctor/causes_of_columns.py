@@ -92,7 +92,8 @@ def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]
     """Recognise logarithms to base 2 or 10.
 
     Of two columns that are near each other one is a constant multiple of the other, token by token.
-    A reference is not near: but the mean of its ratio is 1, and its KL above 0, only in the right base.
+    A reference is not near: but the mean of its ratio is 1, and its KL above 0, only in the right
+    base.
     """
     roles = list(counted.columns)
     for i, one in enumerate(roles):
@@ -110,8 +111,8 @@ def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]
                         yield Cause(
                             "wrong_log_base",
                             0.98,
-                            f"{one} is {middle:.4g} times {other}, as logarithms to {base} of the {role} "
-                            "would make it",
+                            f"{one} is {middle:.4g} times {other}, as logarithms to {base} of the"
+                            f" {role} would make it",
                             fault=True,
                         )
                         return
@@ -119,7 +120,9 @@ def log_base(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]
 
 
 def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
-    """Recognise a reference, or a policy that is alone with it, whose ratio is right in another base only."""
+    """Recognise a reference, or a policy that is alone with it, whose ratio is right in another
+    base only.
+    """
     m = found.get("reference") or found.get("penalty")
     if m is None or not (m.negative or m.holds == "fails" or abs(m["excess"].z) > 4.0):
         return
@@ -150,8 +153,9 @@ def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Itera
             yield Cause(
                 "wrong_log_base",
                 0.65 if role == "columns" else 0.93,  # a temperature would explain both, too
-                f"the mean of reference / {source} is {1.0 + m['excess'].value:.3g} as it stands, and "
-                f"{1.0 + float(np.expm1(x).mean()):.3g} if the {role}'s logarithms are to {base}",
+                f"the mean of reference / {source} is {1.0 + m['excess'].value:.3g} as it stands,"
+                f" and {1.0 + float(np.expm1(x).mean()):.3g} if the {role}'s logarithms are to"
+                f" {base}",
                 fault=role != "columns",
             )
             return

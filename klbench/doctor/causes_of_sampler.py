@@ -18,14 +18,20 @@ QUIET = 3e-3
 COARSE = 0.05
 """One that the rounding of weights or activations makes."""
 STATIC = 0.1
-"""The share of the variance of d that the token's id explains, from which weights are not the same."""
+"""The share of the variance of d that the token's id explains, from which weights are not the
+same.
+"""
 TOGETHER = 0.1
-"""So much more of it where the reference's column has the same error, as it has where both were given another text."""
+"""So much more of it where the reference's column has the same error, as it has where both were
+given another text.
+"""
 BORDER = 0.02
 MOVED = (0.21, 0.29)
 """The same: below, weights are rounded ones; above, they were trained further."""
 ALONG = (0.05, 0.1)
-"""Correlations of d with reference - policy, from rounded weights to weights that were trained further."""
+"""Correlations of d with reference - policy, from rounded weights to weights that were trained
+further.
+"""
 
 
 def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]:
@@ -212,7 +218,10 @@ def _kinds(gathered: Gathered, seen: Signs, found: Mapping[str, Measured]) -> It
 
 
 def _other_weights(seen: Signs) -> float:
-    """Return how sure it is that weights differ: then a token's own part of the difference is the same everywhere."""
+    """Return how sure it is that weights differ.
+
+    Then a token's own part of the difference is the same everywhere.
+    """
     if seen.again >= 5 and seen.again_above - seen.again_below > 0.25:
         return 0.0  # one column is not the same twice
     if math.isnan(seen.by_token):

@@ -71,7 +71,9 @@ def mean_ratio(gathered: Gathered, found: Found) -> Iterator[Check]:
         off = abs(excess.value) > SMALL
         ok = None if m.holds == CANNOT_TELL else m.holds == HOLDS or not off
         says = {
-            None: "these data cannot tell: too few rollouts carry the mean, or its tail is too heavy",
+            None: (
+                "these data cannot tell: too few rollouts carry the mean, or its tail is too heavy"
+            ),
             True: "as it must be" if m.holds == HOLDS else "too little to matter",
             False: f"it must be 1, and is off by {abs(excess.z):.0f} standard errors",
         }[ok]
@@ -202,8 +204,9 @@ def identical(gathered: Gathered, found: Found) -> Iterator[Check]:
         if not m.identical:
             continue
         why = {
-            "sampler": "so they are one column under two names, or trainer and sampler are one "
-            "program",
+            "sampler": (
+                "so they are one column under two names, or trainer and sampler are one program"
+            ),
             "penalty": "so the policy has not moved yet, or the adapter is off in both",
             "reference": "so the reference's column is the sampler's",
             "lag": "so the policy has not moved since it sampled",

@@ -1,4 +1,7 @@
-"""The tables of a diagnosis, from ``columns.yaml``: the doctor's page and that of recorded rollouts have them."""
+"""The tables of a diagnosis, from ``columns.yaml``.
+
+The doctor's page and that of recorded rollouts have them.
+"""
 
 from __future__ import annotations
 

@@ -46,7 +46,9 @@ class Pairs:
         self._sums, self._squares = self._sums + later._sums, self._squares + later._squares
 
     def plain(self) -> dict[str, float]:
-        """Return each mean with its standard error and 95 % interval, which takes pairs for independent."""
+        """Return each mean with its standard error and 95 % interval, which takes pairs for
+        independent.
+        """
         found: dict[str, float] = {"pairs": float(self.n), "beta": BETA}
         quantile = float(stdtrit(self.n - 1, 0.975)) if self.n > 1 else math.nan
         for name, total, square in zip(NAMES, self._sums, self._squares, strict=True):

@@ -83,7 +83,8 @@ class Signs:
         Slope of ``reference - below`` on d: 1 where ``below`` is the odd one of three, or both
         others share their error; 0 where ``above`` is the odd one.
     along
-        Correlation of ``reference - above`` and d: what trains a policy moves it to or from its reference, rounding does not.
+        Correlation of ``reference - above`` and d: what trains a policy moves it to or from its
+        reference, rounding does not.
     again_above, again_below
         How much each column differs between the same tokens after the same text, over what d
         would make of it.

@@ -118,10 +118,12 @@ def estimate(groups: np.ndarray, function: Function, most: float = DOMINATED) ->
 
 
 def size(groups: np.ndarray, function: Function, least: float) -> Number:
-    """Return an effective sample size as a share ``s``, with an interval where it is above ``least``.
+    """Return an effective sample size as a share ``s``, with an interval where it is above
+    ``least``.
 
-    The interval is that of ``log(1 / s - 1)``: ``1 / s - 1`` is the squared coefficient of variation
-    of the weights, whose logarithm is nearly normal where it is small. So ends are between 0 and 1.
+    The interval is that of ``log(1 / s - 1)``: ``1 / s - 1`` is the squared coefficient of
+    variation of the weights, whose logarithm is nearly normal where it is small. So ends are
+    between 0 and 1.
     """
     plain = estimate(groups, function)
     if not least < plain.value < 1.0 - 1e-12 or len(groups) < ENOUGH:

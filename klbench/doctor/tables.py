@@ -126,7 +126,9 @@ def _steps(d: Diagnosis) -> list[dict[str, Any]]:
 
 
 def differences(counted: Counted, name: str, ratio: Ratio) -> list[dict[str, Any]]:
-    """Return how far two columns differ, by the log-probability of whoever sampled, in ranges of as many tokens each."""
+    """Return how far two columns differ, by the log-probability of whoever sampled, in ranges of
+    as many tokens each.
+    """
     x, index = counted.ratio(ratio.above, ratio.below)
     below = counted.columns[ratio.below][index]
     if x.size < FEWEST:

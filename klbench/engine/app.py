@@ -30,7 +30,10 @@ from klbench.types import ConfigError
 
 RESUMABLE_KEYS = ("exp", "resume", "workers", "cluster", "address")
 HYDRA_KEYS = ("hydra.searchpath", "hydra/launcher", "hydra.launcher.")
-"""The keys of Hydra that may be set; the rest would move runs, or let one sweep's jobs share a folder."""
+"""The keys of Hydra that may be set.
+
+The rest would move runs, or let one sweep's jobs share a folder.
+"""
 
 
 def run(experiment: str, *overrides: str) -> Run:
@@ -49,7 +52,10 @@ def run(experiment: str, *overrides: str) -> Run:
 
 
 def launch(arguments: Sequence[str], group: Group = ALONE) -> Run | None:
-    """Run what a command line asks for, a new run or one to resume; None in a process that only helps the main one."""
+    """Run what a command line asks for, a new run or one to resume.
+
+    None in a process that only helps the main one.
+    """
     overrides = group.agreed(lambda: normalized(arguments))
     keys = {key for key, _ in map(split, overrides)}
     resumed: RunFolder | None = None
@@ -97,8 +103,8 @@ def checked(config: dict[str, Any], experiment: str, group: Group = ALONE) -> Se
     found = settings(_completed(config), experiment)
     if group.size > 1 and not found.study.shares:
         raise ConfigError(
-            f"the {found.study.name} study cannot be shared by the {group.size} processes of accelerate launch or torchrun; "
-            f"start it by itself, with workers={group.size}"
+            f"the {found.study.name} study cannot be shared by the {group.size} processes of"
+            f" accelerate launch or torchrun; start it by itself, with workers={group.size}"
         )
     return found
 
@@ -114,9 +120,12 @@ def split(override: str) -> tuple[str, str]:
 
 
 def normalized(arguments: Sequence[str]) -> list[str]:
-    """Hydra's overrides from a user's: keys need no plus, whether or not the configuration has them yet.
+    """Hydra's overrides from a user's.
 
-    A group's choice needs none either, and stands without one: it takes the place of the experiment's own.
+    Keys need no plus, whether or not the configuration has them yet.
+
+    A group's choice needs none either, and stands without one: it takes the place of the
+    experiment's own.
     """
     with inputs.refused("the working folder is not there any more; change to one that is"):
         Path.cwd()
@@ -129,8 +138,8 @@ def normalized(arguments: Sequence[str]) -> list[str]:
                 parsed = OverridesParser.create().parse_override(argument)
             except HydraException as error:
                 raise ConfigError(
-                    f"{argument}: cannot be read, {str(error).splitlines()[0]}; "
-                    f"a text with such signs stands in quotes of its own, inside the shell's: \"{key}='...'\""
+                    f"{argument}: cannot be read, {str(error).splitlines()[0]}; a text with such"
+                    f" signs stands in quotes of its own, inside the shell's: \"{key}='...'\""
                 ) from None
         if key.lstrip("~").startswith(("hydra.", "hydra/")):
             _check_hydra(argument, key)
@@ -162,7 +171,8 @@ def _check_hydra(argument: str, key: str) -> None:
         for folder in _searched(argument):
             if (found := inputs.kind(folder)) != inputs.FOLDER:
                 raise ConfigError(
-                    f"{argument}: {folder}: expected a folder with exp/NAME.yaml in it, found {found}"
+                    f"{argument}: {folder}: expected a folder with exp/NAME.yaml in it, found"
+                    f" {found}"
                 )
             for each in (folder, *(below for below in folder.iterdir() if below.is_dir())):
                 inputs.check_folder(each)
@@ -219,20 +229,23 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        They make none, or it names a file of a group that was not read: its values would be those of another.
+        They make none, or it names a file of a group that was not read: its values would be those
+        of another.
     """
     config, choices = _composed(overrides)
     for name in groups():
         if name in choices and config.get(name) != choices[name]:
             raise ConfigError(
-                f"{name}={config.get(name)!r:.{LONGEST}}: an experiment's file chooses it among its defaults, as in "
-                f"'defaults: [{config.get('study')}, override /{name}: {config.get(name)!s:.{LONGEST}}, _self_]'"
+                f"{name}={config.get(name)!r:.{LONGEST}}: an experiment's file chooses it among its"
+                f" defaults, as in 'defaults: [{config.get('study')}, override /{name}:"
+                f" {config.get(name)!s:.{LONGEST}}, _self_]'"
             )
     return config
 
 
 def _completed(config: dict[str, Any]) -> dict[str, Any]:
-    """Add what the study of a configuration needs and the configuration leaves out, from the experiment of the study's name.
+    """Add what the study of a configuration needs and the configuration leaves out, from the
+    experiment of the study's name.
 
     Experiments of the user's own may be short, and earlier versions wrote only what was typed.
     """
@@ -295,7 +308,9 @@ def _composed(overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]
 
 @contextlib.contextmanager
 def initialized(kinds: Iterable[str] | None = None) -> Iterator[Any]:
-    """Hydra, with klbench's configuration, and these kinds of pairs, or all, as members of its group ``pair``."""
+    """Hydra, with klbench's configuration, and these kinds of pairs, or all, as members of its
+    group ``pair``.
+    """
     for name in (
         pairs.names() if kinds is None else kinds
     ):  # a pair needs no file: its class says what there is
@@ -371,13 +386,15 @@ def _resumed(overrides: Sequence[str], keys: set[str]) -> tuple[str, dict[str, A
     other = sorted(keys - set(RESUMABLE_KEYS))
     if other:
         raise ConfigError(
-            f"{other[0]}={given[other[0]]}: with resume= only workers and cluster may change, the rest stays as it was"
+            f"{other[0]}={given[other[0]]}: with resume= only workers and cluster may change, the"
+            " rest stays as it was"
         )
     if "exp" in given and given["exp"] != experiment:
         raise ConfigError(f"exp={given['exp']}: {folder.path} is a run of {experiment}")
     if info.get("status") == "done":
         raise ConfigError(
-            f"resume={folder.path}: that run is done; render it again with python -m klbench.report {folder.path}"
+            f"resume={folder.path}: that run is done; render it again with python -m klbench.report"
+            f" {folder.path}"
         )
     folder.check_free()
     config = inputs.read_yaml(folder.path / "config.yaml")

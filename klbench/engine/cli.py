@@ -1,4 +1,7 @@
-"""The command line: help, errors on one line, exit codes. What a run needs is imported when there is one."""
+"""The command line: help, errors on one line, exit codes.
+
+What a run needs is imported when there is one.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ VERBS = {
     "doctor": "klbench.engine.doctor",
     "advise": "klbench.advise.command",
 }
-"""The modules of the verbs, each imported when it is asked for: ``main(arguments)`` returns the exit code."""
+"""The modules of the verbs, each imported when it is asked for.
+
+``main(arguments)`` returns the exit code.
+"""
 
 
 def command_line(arguments: Sequence[str]) -> int:

@@ -6,7 +6,9 @@ from klbench import inputs
 
 
 def groups() -> list[str]:
-    """The names of the folders of ``conf/`` from which an experiment's file chooses one file each, such as ``preset``."""
+    """The names of the folders of ``conf/`` from which an experiment's file chooses one file
+    each, such as ``preset``.
+    """
     return sorted(
         path.name for path in inputs.conf_folder().iterdir() if path.is_dir() and path.name != "exp"
     )

@@ -53,7 +53,9 @@ class Run:
 
 @contextlib.contextmanager
 def _noticing(folder: RunFolder) -> Iterator[None]:
-    """Show each notice on one line of the terminal and write it to the log, once, however often it occurs."""
+    """Show each notice on one line of the terminal and write it to the log, once, however often
+    it occurs.
+    """
     said: set[str] = set()
     with warnings.catch_warnings():
         show = warnings.showwarning
@@ -115,7 +117,8 @@ def execute(
         outcome = {"status": status, "finished": now(), "seconds": seconds}
         try:
             report.render(folder.path, outcome)
-        except ConfigError as error:  # no mistake of the user's any more: the tables stand, and are not to be discarded
+        # no mistake of the user's any more: the tables stand, and are not to be discarded
+        except ConfigError as error:
             raise RunError(str(error)) from error
         seconds["report"] = round(time.monotonic() - studied, 3)
         folder.update(**outcome)  # once the page is there
@@ -179,7 +182,10 @@ def _begin(settings: Settings, folder: RunFolder, arguments: Sequence[str], grou
 
 
 def _end(folder: RunFolder, log: str, **outcome: Any) -> None:
-    """Write down how a run came to an early end, as far as it can be: its disk may be full, its folder gone."""
+    """Write down how a run came to an early end, as far as it can be.
+
+    Its disk may be full, its folder gone.
+    """
     with contextlib.suppress(OSError, RunError):
         folder.update(finished=now(), **outcome)
     with contextlib.suppress(OSError, RunError):

@@ -9,8 +9,13 @@ from klbench import claims, estimators, gradients, pairs
 from klbench.engine.conf import experiments
 
 OPTIONS = {
-    "--cfg job|hydra|all": "show the configuration instead of running it; --package=KEY for a part, --resolve for its values",
-    "--info [WHAT]": "show where it comes from: all, config, defaults, defaults-tree, plugins, searchpath",
+    "--cfg job|hydra|all": (
+        "show the configuration instead of running it; --package=KEY for a part, --resolve for its"
+        " values"
+    ),
+    "--info [WHAT]": (
+        "show where it comes from: all, config, defaults, defaults-tree, plugins, searchpath"
+    ),
     "--config-dir DIR": "a folder of your own, beside conf/: DIR/exp/NAME.yaml is +exp=NAME",
     "--shell-completion": 'eval "$(klbench --shell-completion install=bash)"; also zsh and fish',
 }
@@ -38,20 +43,23 @@ def text() -> str:
     return "\n\n".join(
         [
             (
-                "python -m klbench +exp=NAME [key=value ...]   measure estimators of the KL divergence\n"
-                "python -m klbench -m +exp=NAME key=a,b ...     one run for each value\n"
-                "python -m klbench resume=RUN                   continue an unfinished run\n"
-                "python -m klbench audit TARGET                 is this KL function, this loss, right? (audit --help)\n"
-                "python -m klbench doctor FILE ...              what is going on in my run? (doctor --help)\n"
-                "python -m klbench advise --tokens N ...        which estimator, gradient, weight? (advise --help)\n"
-                "python -m klbench.report RUN [RUN ...]         render again, or one report from several runs"
+                "python -m klbench +exp=NAME [key=value ...]   measure estimators of the KL"
+                " divergence\npython -m klbench -m +exp=NAME key=a,b ...     one run for each"
+                " value\npython -m klbench resume=RUN                   continue an unfinished"
+                " run\npython -m klbench audit TARGET                 is this KL function, this"
+                " loss, right? (audit --help)\npython -m klbench doctor FILE ...              what"
+                " is going on in my run? (doctor --help)\npython -m klbench advise --tokens N ...  "
+                "      which estimator, gradient, weight? (advise --help)\npython -m klbench.report"
+                " RUN [RUN ...]         render again, or one report from several runs"
             ),
             block(
                 "common keys",
                 {
                     "seed": "all random numbers come from it (0)",
                     "samples": "samples drawn from each pair",
-                    "estimators": f"a list, [k1,k3,k_lambda:0.3], or a set: {', '.join(estimators.sets())}",
+                    "estimators": (
+                        f"a list, [k1,k3,k_lambda:0.3], or a set: {', '.join(estimators.sets())}"
+                    ),
                     "workers": "processes (the cores of this machine)",
                     "device": "cpu or cuda, for the studies that use torch",
                     "out": "the run folder (reports/EXPERIMENT-TIME)",

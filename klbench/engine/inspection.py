@@ -1,4 +1,7 @@
-"""The options of the command line that Hydra has an answer to: the configuration, where it comes from, shell completion."""
+"""The options of the command line that Hydra has an answer to.
+
+The configuration, where it comes from, shell completion.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split a command line into options and overrides; a folder of one's own becomes an override too.
+    """Split a command line into options and overrides.
+
+    A folder of one's own becomes an override too.
 
     Raises
     ------
@@ -43,14 +48,16 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if flags:
         known = ", ".join(each.split()[0] for each in OPTIONS)
         raise ConfigError(
-            f"{flags[0]}: unknown option; there are --help, --version, -m, {known}, all else is key=value"
+            f"{flags[0]}: unknown option; there are --help, --version, -m, {known}, all else is"
+            " key=value"
         )
     modes = [
         name for name in ("multirun", "cfg", "info", "shell_completion") if getattr(options, name)
     ]
     if len(modes) > 1:
         raise ConfigError(
-            f"{' and '.join(f'--{name}'.replace('_', '-') for name in modes)}: one of them at a time"
+            f"{' and '.join(f'--{name}'.replace('_', '-') for name in modes)}: one of them at a"
+            " time"
         )
     if options.config_dir is not None:
         overrides.append(_search(options.config_dir, overrides))

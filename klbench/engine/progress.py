@@ -1,4 +1,7 @@
-"""The terminal: a progress bar with the time left, and the summary of a run; lines where there is no terminal."""
+"""The terminal: a progress bar with the time left, and the summary of a run.
+
+Lines where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,17 @@ from klbench.study import Summary
 LINE_SECONDS = 30.0
 """The least time between two lines of progress."""
 KEPT_SECONDS = 1.0
-"""The time, in seconds, within which finished work counts as kept from earlier, and says nothing of the time left."""
+"""The time, in seconds, within which finished work counts as kept from earlier, and says nothing
+of the time left.
+"""
 
 
 @contextlib.contextmanager
 def progress_bar(log: Callable[[str], None]) -> Iterator[Callable[[int, int, str], None]]:
-    """A function ``(done, total, what)`` that moves a bar on a terminal; elsewhere it says a line now and then, and logs it."""
+    """A function ``(done, total, what)`` that moves a bar on a terminal.
+
+    Elsewhere it says a line now and then, and logs it.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(log)

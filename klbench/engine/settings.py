@@ -1,4 +1,7 @@
-"""The way from a composed configuration to typed, range-checked settings. A mistake is one clear line."""
+"""The way from a composed configuration to typed, range-checked settings.
+
+A mistake is one clear line.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +65,9 @@ class Settings:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Every option but ``out``, defaults included, as plain data, from which :func:`settings` makes the same settings."""
+        """Every option but ``out``, defaults included, as plain data, from which
+        :func:`settings` makes the same settings.
+        """
         config = {"study": self.study.name} | self.common.plain() | self.options.plain()
         del config["out"]
         return config
@@ -88,7 +93,9 @@ def _show(value: Any) -> str:
 
 
 def _fields(model: type[Options], path: Iterable[str | int], data: Any) -> list[str]:
-    """The keys of the node at a path inside a model, as far as its types and the data, with the kinds of its pairs, tell."""
+    """The keys of the node at a path inside a model, as far as its types and the data, with the
+    kinds of its pairs, tell.
+    """
     for step in path:
         if isinstance(data, list | tuple) and isinstance(step, int):
             data = data[step]
@@ -223,7 +230,8 @@ def _check_address(cluster: str, address: str) -> None:
     found, schemes = _ADDRESS.fullmatch(address), _SCHEMES[cluster]
     if found is None or found[1] not in (None, *schemes) or not 0 < int(found[2]) < 2**16:
         raise ConfigError(
-            f"address={address!r:.80}: expected HOST:PORT, alone or after {' or '.join(f'{each}://' for each in schemes)}"
+            f"address={address!r:.80}: expected HOST:PORT, alone or after"
+            f" {' or '.join(f'{each}://' for each in schemes)}"
         )
 
 
@@ -252,7 +260,8 @@ def settings(config: Mapping[str, Any], experiment: str) -> Settings:
         and importlib.util.find_spec(_CLUSTER_MODULES[common.cluster]) is None
     ):
         raise ConfigError(
-            f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install 'klbench[cluster]'"
+            f"cluster={common.cluster!r}: {common.cluster} is not installed here; pip install"
+            " 'klbench[cluster]'"
         )
     if common.cluster is not None:
         _check_address(common.cluster, common.address)

@@ -1,4 +1,6 @@
-"""``-m``: one run for each combination of values, by Hydra's sweeper and launcher, and one report over all of them."""
+"""``-m``: one run for each combination of values, by Hydra's sweeper and launcher, and one
+report over all of them.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +69,8 @@ def _count(sweeps: Iterable[Any]) -> int:
 def _length(override: str, start: float, stop: float, step: float) -> int:
     if not all(math.isfinite(each) for each in (start, stop, step)) or step == 0:
         raise ConfigError(
-            f"{override}: expected range(start,stop,step) of finite numbers, with a step that is not 0"
+            f"{override}: expected range(start,stop,step) of finite numbers, with a step that is"
+            " not 0"
         )
     length = (stop - start) / step
     if not math.isfinite(length):
@@ -77,7 +80,9 @@ def _length(override: str, start: float, stop: float, step: float) -> int:
 
 @inputs.refused("the sweep cannot be made")
 def _check(overrides: Sequence[str]) -> int:
-    """Compose and check every job before the first one starts, so that a wrong one costs nothing; gives their number."""
+    """Compose and check every job before the first one starts, so that a wrong one costs
+    nothing; gives their number.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:

@@ -1,6 +1,7 @@
 """Value estimators: pure functions of the log-ratio, one family a file.
 
-``names()`` lists them, ``get("k3")`` is one; ``get("k3").terms(log_ratio)`` are the terms whose mean estimates.
+``names()`` lists them, ``get("k3")`` is one; ``get("k3").terms(log_ratio)`` are the terms whose
+mean estimates.
 """
 
 from __future__ import annotations
@@ -42,5 +43,8 @@ def _named_sets() -> dict[str, list[str]]:
 
 
 def sets() -> dict[str, list[str]]:
-    """The named sets of estimators, of ``conf/estimator_sets.yaml``; ``all`` is every registered one."""
+    """The named sets of estimators, of ``conf/estimator_sets.yaml``.
+
+    ``all`` is every registered one.
+    """
     return {"all": names()} | _named_sets()

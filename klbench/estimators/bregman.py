@@ -1,4 +1,7 @@
-"""The Bregman estimator of any convex f: ``f(r) - f(1) - f'(1)(r - 1)``, never negative, with mean ``D_f``."""
+"""The Bregman estimator of any convex f.
+
+``f(r) - f(1) - f'(1)(r - 1)``, never negative, with mean ``D_f``.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ SOURCE = f"{SCHULMAN}; Bregman 1967; f-divergences: Csiszar 1967"
 def bregman(
     divergence: Divergence, *, name: str | None = None, summary: str | None = None
 ) -> Estimator:
-    """The Bregman estimator of a divergence, one of :mod:`klbench.divergences` or ``divergences.generator(...)`` of your own.
+    """The Bregman estimator of a divergence, one of :mod:`klbench.divergences` or
+    ``divergences.generator(...)`` of your own.
 
-    Its terms are ``f(r) - f(1) - f'(1)(r - 1)``: shape and dtype of the log-ratio, unbiased for ``D_f`` on-policy.
+    Its terms are ``f(r) - f(1) - f'(1)(r - 1)``: shape and dtype of the log-ratio, unbiased for
+    ``D_f`` on-policy.
     """
     return Estimator(
         name or f"bregman_{divergence.name}",

@@ -1,4 +1,7 @@
-"""Estimators with a clamp, each under a name that says so: what a trainer computes when it guards against overflow."""
+"""Estimators with a clamp, each under a name that says so.
+
+What a trainer computes when it guards against overflow.
+"""
 
 from __future__ import annotations
 

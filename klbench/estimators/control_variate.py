@@ -1,4 +1,7 @@
-"""``-log r + lambda (r - 1)``: k1 with the control variate ``r - 1``, whose mean is 0, at a fixed or a fitted lambda."""
+"""``-log r + lambda (r - 1)``.
+
+k1 with the control variate ``r - 1``, whose mean is 0, at a fixed or a fitted lambda.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ from klbench.types import Array, BatchForm, Claims, ConfigError, Draws, Estimato
 
 
 def k_lambda(draws: Draws, *, weight: float) -> Array:
-    """``-log r + lambda (r - 1)``, written ``lambda k3 + (1 - lambda) k1`` so that it keeps k3's accuracy near r = 1."""
+    """``-log r + lambda (r - 1)``, written ``lambda k3 + (1 - lambda) k1`` so that it keeps k3's
+    accuracy near r = 1.
+    """
     if weight == 1.0:
         return draws.derived(expm1_and_gap)[1]
     if weight == 0.0:
@@ -37,7 +42,10 @@ def _make(name: str, weight: float) -> Estimator:
 
 
 def _slope(products: Array, squares: Array) -> Array:
-    """``sum(log r (r-1)) / sum((r-1)^2)``, the least-squares lambda; 1, its limit, where every r is 1."""
+    """``sum(log r (r-1)) / sum((r-1)^2)``, the least-squares lambda.
+
+    1, its limit, where every r is 1.
+    """
     xp = namespace(products)
     flat = squares == 0.0
     return xp.where(
@@ -48,8 +56,9 @@ def _slope(products: Array, squares: Array) -> Array:
 def k_fitted(draws: Draws) -> Array:
     """``-log r + lambda (r - 1)``, lambda fitted on the other half of the batch (the last axis).
 
-    Unbiased: lambda and the half it is applied to are independent and ``E_q[r - 1] = 0``, so the product has mean zero.
-    Lambda is an average of ``log r / (r - 1)`` with weights ``(r-1)^2``, so its own mean is finite where that of log r is.
+    Unbiased: lambda and the half it is applied to are independent and ``E_q[r - 1] = 0``, so the
+    product has mean zero. Lambda is an average of ``log r / (r - 1)`` with weights ``(r-1)^2``, so
+    its own mean is finite where that of log r is.
 
     Raises
     ------
@@ -81,7 +90,9 @@ def k_fitted(draws: Draws) -> Array:
 
 
 def _far_fitted(log_ratio: Array, other: Array) -> Array:
-    """The terms of one half with the lambda of the other, whose largest r is taken out of lambda and multiplied in again."""
+    """The terms of one half with the lambda of the other, whose largest r is taken out of lambda
+    and multiplied in again.
+    """
     xp = namespace(log_ratio)
     largest = xp.max(other, axis=-1, keepdims=True)
     largest = xp.where(largest > 0.0, largest, xp.zeros_like(largest))
@@ -140,7 +151,8 @@ register(
         k_fitted,
         "kl_qp",
         r"-\log r + \hat\lambda_{-}(r - 1)",
-        "k1 with lambda fitted on the other half of the batch: still unbiased, near the least variance",
+        "k1 with lambda fitted on the other half of the batch: still unbiased, near the least"
+        " variance",
         Claims(unbiased=True, nonnegative=False),
         aliases=("control_variate", "k_lambda_fitted"),
         source="control variates: Owen 2013, ch. 8.9; cross-fitting: Avramidis and Wilson 1993",

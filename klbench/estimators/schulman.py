@@ -1,4 +1,7 @@
-"""k1, k2, k3 and |log r|: the estimators everyone means. (Schulman 2020, "Approximating KL divergence".)"""
+"""k1, k2, k3 and |log r|: the estimators everyone means.
+
+(Schulman 2020, "Approximating KL divergence".)
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Estimators for samples of a third distribution mu: ``x ~ mu``, ``w = q(x)/mu(x)``. (Owen 2013, ch. 9.)"""
+"""Estimators for samples of a third distribution mu: ``x ~ mu``, ``w = q(x)/mu(x)``.
+
+(Owen 2013, ch. 9.)
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ def _weight(draws: Draws) -> Array:
 
 
 def weighted(draws: Draws, *, formula: Any) -> Array:
-    """``w k(r)``: its mean over ``x ~ mu`` is that of ``k(r)`` over ``x ~ q``. 0 where k is, however large the weight."""
+    """``w k(r)``: its mean over ``x ~ mu`` is that of ``k(r)`` over ``x ~ q``.
+
+    0 where k is, however large the weight.
+    """
     log_weight: Array = draws.log_weight
     terms: Array = formula(draws)
     xp = namespace(terms)
@@ -65,7 +71,10 @@ def _normalized_weight(draws: Draws) -> Array:
 
 
 def k1_self_normalized(draws: Draws) -> Array:
-    """``n w / sum(w) * (-log r)`` over the batch (the last axis): a ratio estimator, biased by O(1/n)."""
+    """``n w / sum(w) * (-log r)`` over the batch (the last axis).
+
+    A ratio estimator, biased by O(1/n).
+    """
     return _normalized_weight(draws) * -draws.log_ratio
 
 

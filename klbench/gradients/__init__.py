@@ -1,7 +1,10 @@
-"""The ways to a policy gradient from an estimator: where a trainer puts it, at which level, with which correction.
+"""The ways to a policy gradient from an estimator.
 
-A combination is written once, as the surrogate loss that a trainer would differentiate (:mod:`klbench.gradients.surrogate`);
-its expected gradient and its variance follow by enumeration, in closed form, or from samples.
+Where a trainer puts it, at which level, with which correction.
+
+A combination is written once, as the surrogate loss that a trainer would differentiate
+(:mod:`klbench.gradients.surrogate`); its expected gradient and its variance follow by enumeration,
+in closed form, or from samples.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Combination:
-    """The combination of that name or alias, or the one that ``estimator/placement/level/correction/baseline`` spells out.
+    """The combination of that name or alias, or the one that
+    ``estimator/placement/level/correction/baseline`` spells out.
 
     Raises
     ------

@@ -13,10 +13,12 @@ from klbench.types import Atoms
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The factors of each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
+    """The factors of each sequence's vectors.
 
-    ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It is as large as its sequence
-    is rare, and the two meet in log space.
+    ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
+
+    ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It
+    is as large as its sequence is rare, and the two meet in log space.
     """
 
     token: Tensor
@@ -25,7 +27,8 @@ class Coefficients:
 
     def pull(self, atoms: Atoms) -> Tensor:
         """The expected gradient, ``(parameters,)``."""
-        # A coefficient may be as large as its sequence is rare: half of the weight before the product, half after.
+        # A coefficient may be as large as its sequence is rare: half of the weight before the
+        # product, half after.
         half = self._half(atoms)
         return atoms.scores.pull(half * (half * self.token), half * (half * self.full))
 

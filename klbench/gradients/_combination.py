@@ -47,32 +47,36 @@ CAP = 2.0
 
 @dataclass(frozen=True)
 class Combination:
-    """An estimator of the value, its placement, its level, the off-policy correction and the baseline.
+    """An estimator of the value, its placement, its level, the off-policy correction and the
+    baseline.
 
     Parameters
     ----------
     estimator
         Name of a value estimator; ``full_kl`` for the placements ``full`` and ``full_with_score``.
     placement
-        ``loss``: differentiated as it stands. ``reward`` and ``reward_to_go``: detached, times the score of the whole sequence
-        or of the tokens up to it. ``loss_and_reward``: both. ``straight_through``: the value of ``estimator``, the gradient
-        of ``gradient_of``. ``full``: the exact KL over each next token, differentiated; ``full_with_score`` adds the score of
-        the tokens before it, and is the Rao-Blackwell gradient.
+        ``loss``: differentiated as it stands. ``reward`` and ``reward_to_go``: detached, times the
+        score of the whole sequence or of the tokens up to it. ``loss_and_reward``: both.
+        ``straight_through``: the value of ``estimator``, the gradient of ``gradient_of``. ``full``:
+        the exact KL over each next token, differentiated; ``full_with_score`` adds the score of the
+        tokens before it, and is the Rao-Blackwell gradient.
     level
-        The estimator is applied to each token's log-ratio and summed, or to the log-ratio of the whole sequence.
+        The estimator is applied to each token's log-ratio and summed, or to the log-ratio of the
+        whole sequence.
     length_mean
-        The sum over tokens is divided by the sequence's own length, as some trainers do; only in the
-        loss, and for a token's own term beside its own score.
+        The sum over tokens is divided by the sequence's own length, as some trainers do; only in
+        the loss, and for a token's own term beside its own score.
     correction
-        The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With ``decision_ratio`` each term has the
-        ratio of the tokens that led to it, wherever its score stands: a token's own term that of all tokens up to it, the
-        exact KL of a next token that of those before it. (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy
-        policy evaluation", per-decision importance sampling.)
+        The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With
+        ``decision_ratio`` each term has the ratio of the tokens that led to it, wherever its score
+        stands: a token's own term that of all tokens up to it, the exact KL of a next token that of
+        those before it. (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy policy
+        evaluation", per-decision importance sampling.)
     cap
         The limit of a plain ``truncated_ratio``.
     normalised
-        The weights are divided by their mean over the group: over its tokens, or over its sequences where all tokens of one
-        have the same.
+        The weights are divided by their mean over the group: over its tokens, or over its sequences
+        where all tokens of one have the same.
     ratio_gradient
         Whether the weight is differentiated too; only where the term stands in the loss.
     baseline
@@ -81,7 +85,8 @@ class Combination:
         ``decision_ratio`` that KL stands for all that is to come, too, where later terms are
         weighted (doubly robust; Jiang and Li 2016, "Doubly robust off-policy value evaluation").
     gamma
-        The discount of later terms in the reward to go: 0 leaves each token's own, 1 all that follow.
+        The discount of later terms in the reward to go: 0 leaves each token's own, 1 all that
+        follow.
     reference
         Whom the log-ratio is to: the reference, or whoever sampled.
     claim
@@ -91,7 +96,8 @@ class Combination:
     one_token
         The claim for sequences of one token, where it differs.
     called_unbiased_by
-        Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own KL.
+        Which trainer calls its gradient that of KL(q‖p), where it is so only of each token's own
+        KL.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -232,12 +238,18 @@ class Combination:
 
     @property
     def trainable(self) -> bool:
-        """True for what the loops of training compute: weights of a sequence's own, whose sign no reward decides."""
+        """True for what the loops of training compute.
+
+        Weights of a sequence's own, whose sign no reward decides.
+        """
         return not (self.normalised or self.per_decision or self.signed) and self.gamma == 1.0
 
     @property
     def simple(self) -> bool:
-        """True without any of what not every trainer's loop can compute: the reference, and weights of q over the sampler."""
+        """True without any of what not every trainer's loop can compute.
+
+        The reference, and weights of q over the sampler.
+        """
         return (
             self.correction in ("none", *SIMPLE)
             and not self.normalised
@@ -258,7 +270,9 @@ class Combination:
         return f"{value}/{self.placement}/{level}/{ratio}/{self.baseline}{more}"
 
     def claimed(self, *, tokens: int, stale: bool) -> Gradient | None:
-        """Return the claimed gradient for sequences of ``tokens``, sampled by the policy itself or (``stale``) by another."""
+        """Return the claimed gradient for sequences of ``tokens``, sampled by the policy itself
+        or (``stale``) by another.
+        """
         if stale and not self.off_policy:
             return None
         return self.one_token if tokens == 1 and self.one_token else self.claim
@@ -283,10 +297,12 @@ def coefficient(
     combination: Combination,
     polynomial_of: Callable[[Estimator], Polynomial | None] = attrgetter("polynomial"),
 ) -> Polynomial | None:
-    """Return the polynomial that multiplies the score of one draw, without weight and baseline; None if there is none.
+    """Return the polynomial that multiplies the score of one draw, without weight and baseline.
 
-    Where the estimator is both differentiated and scored its highest powers of r may cancel: ``r - 1 - log r`` in the reward
-    and ``1 - r``, its slope, leave ``-log r``.
+    None if there is none.
+
+    Where the estimator is both differentiated and scored its highest powers of r may cancel: ``r -
+    1 - log r`` in the reward and ``1 - r``, its slope, leave ``-log r``.
     """
     if combination.placement in ("full", "full_with_score"):
         return None

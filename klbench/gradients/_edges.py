@@ -18,7 +18,8 @@ from klbench.types import Rollouts
 
 @dataclass(frozen=True)
 class Plan:
-    """The coefficients that a combination gives each token, ``(edges,)`` each, and how a sequence's gradient is made of it.
+    """The coefficients that a combination gives each token, ``(edges,)`` each, and how a sequence's
+    gradient is made of it.
 
     Parameters
     ----------
@@ -111,7 +112,9 @@ class Edges:
     def segment(
         self, plan: Plan, monomials: Sequence[Monomial], tilt: float, ratio: float = 0.0
     ) -> Segment:
-        """Return one token's means of products, under the sampler times powers of the weight and of ``r``."""
+        """Return one token's means of products, under the sampler times powers of the weight and
+        of ``r``.
+        """
         letters = {
             "R": plan.number,
             "W": plan.weight,
@@ -148,7 +151,9 @@ class Edges:
         tilt: float,
         ratio: float = 0.0,
     ) -> dict[int, tuple[dict[Monomial, np.ndarray], float]]:
-        """Return at each length the means of products over all sequences, and the logarithm of their unit."""
+        """Return at each length the means of products over all sequences, and the logarithm of
+        their unit.
+        """
         token = self.segment(plan, closure(tuple(wanted), plan.rules), tilt, ratio)
         return {
             length: (

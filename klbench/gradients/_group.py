@@ -15,17 +15,18 @@ from klbench.types import Atoms
 class Group:
     """A group of ``n`` samples of one prompt whose returns have the mean of the others subtracted.
 
-    Its gradient is a U-statistic with the kernel ``h(x, y) = (B(x) + B(y) - C(x, y) - C(y, x)) / 2``, where ``B`` is the
-    gradient without a baseline and ``C(x, y) = sum over t of R_t(y) W_t(x)``, the weighted score times the other's return.
-    (Hoeffding 1948, section 5, for the variance.)
+    Its gradient is a U-statistic with the kernel ``h(x, y) = (B(x) + B(y) - C(x, y) - C(y, x)) /
+    2``, where ``B`` is the gradient without a baseline and ``C(x, y) = sum over t of R_t(y)
+    W_t(x)``, the weighted score times the other's return. (Hoeffding 1948, section 5, for the
+    variance.)
 
     Parameters
     ----------
     weights, returns
         Of each token's score, ``(n, T)``.
     direct
-        The factors of the part of the gradient that no baseline touches: of the scores and of ``kl``'s gradients, ``(n, 2T)``;
-        None without such a part.
+        The factors of the part of the gradient that no baseline touches: of the scores and of
+        ``kl``'s gradients, ``(n, 2T)``; None without such a part.
     """
 
     atoms: Atoms
@@ -90,7 +91,9 @@ class Group:
         return self.direct + torch.cat([token, torch.zeros_like(token)], dim=-1)
 
     def pull(self, factors: Tensor) -> Tensor:
-        """The expected gradient of scores times these, ``(n, T)`` or with ``kl``'s ``(n, 2T)``, to ``(parameters,)``."""
+        """The expected gradient of scores times these, ``(n, T)`` or with ``kl``'s ``(n, 2T)``,
+        to ``(parameters,)``.
+        """
         tokens = self.weights.shape[-1]
         token, full = factors[:, :tokens], factors[:, tokens:]
         if not full.numel():

@@ -21,7 +21,8 @@ class Kind:
     scope
         Whose number the weight is.
     bounds
-        The numbers that may follow its name, and their defaults: none, ``(high,)`` or ``(low, high)``.
+        The numbers that may follow its name, and their defaults: none, ``(high,)`` or ``(low,
+        high)``.
     meaning
         What it is, for people.
     statistic, over

@@ -1,7 +1,7 @@
 """Moments of gradients whose weights are divided by their mean over a group, exactly.
 
-With ``1/S = int e^{-sS} ds`` and ``1/S^2 = int s e^{-sS} ds`` the expectation of a product of sums over
-independent sequences, divided by a sum over them, is an integral over ``s`` of products of
+With ``1/S = int e^{-sS} ds`` and ``1/S^2 = int s e^{-sS} ds`` the expectation of a product of sums
+over independent sequences, divided by a sum over them, is an integral over ``s`` of products of
 expectations over one sequence.
 """
 
@@ -31,7 +31,8 @@ class Samples:
     squares
         The squared length of each sequence's gradient, shape ``(n,)``.
     pull
-        Factors of the sequences' gradients, shape ``(n,)``, to their weighted sum, ``(parameters,)``.
+        Factors of the sequences' gradients, shape ``(n,)``, to their weighted sum,
+        ``(parameters,)``.
     """
 
     probability: Tensor
@@ -44,7 +45,8 @@ class Samples:
 def moments(samples: Samples, n: int) -> tuple[Tensor, float]:
     """Return the expected gradient of a group of ``n``, and ``n`` times its variance.
 
-    The gradient is ``1/n (sum of g) (sum of numbers) / (sum of sums)``, and 0 where nothing has a weight.
+    The gradient is ``1/n (sum of g) (sum of numbers) / (sum of sums)``, and 0 where nothing has a
+    weight.
     """
     s, step = _rule(samples.sums)
     mean, square = torch.zeros_like(samples.pull(samples.probability)), 0.0
@@ -65,7 +67,9 @@ def _rule(sums: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _integrands(samples: Samples, n: int, s: float) -> tuple[Tensor, float]:
-    """Return the expectations of ``G N`` and of ``|G|^2 N^2``, sums over ``n`` sequences, times ``e^{-s S}``."""
+    """Return the expectations of ``G N`` and of ``|G|^2 N^2``, sums over ``n`` sequences, times
+    ``e^{-s S}``.
+    """
     tilted = samples.probability * (-s * samples.sums).exp()
     number, squares = samples.numbers, samples.squares
     phi, l1, l2 = (float(tilted @ number**k) for k in range(3))
@@ -75,7 +79,9 @@ def _integrands(samples: Samples, n: int, s: float) -> tuple[Tensor, float]:
     m1, m2 = ((m0 * number[0] ** k) if equal else samples.pull(tilted * number**k) for k in (1, 2))
 
     def times(distinct: int, value: float) -> float:
-        """Return a product of ``distinct`` one-sequence expectations over all ordered choices of them."""
+        """Return a product of ``distinct`` one-sequence expectations over all ordered choices of
+        them.
+        """
         return math.perm(n, distinct) * value * phi ** (n - distinct) if distinct <= n else 0.0
 
     first = times(1, 1.0) * m1 + times(2, l1) * m0

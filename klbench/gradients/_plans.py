@@ -16,7 +16,9 @@ from klbench.gradients.exact import _whole, taken_apart
 
 @dataclass(frozen=True)
 class Parts:
-    """A correction by what its factors are of: each token, all tokens up to it, or the whole sequence.
+    """A correction by what its factors are of.
+
+    Each token, all tokens up to it, or the whole sequence.
 
     Parameters
     ----------
@@ -25,7 +27,8 @@ class Parts:
     tilt
         The power of the sequence's ratio; with ``geometric`` it is to be divided by the length.
     kept
-        Masks that the largest number of a sequence decides: factors of single tokens that stand for the whole.
+        Masks that the largest number of a sequence decides: factors of single tokens that stand for
+        the whole.
     """
 
     local: str
@@ -36,7 +39,10 @@ class Parts:
 
 
 def split(combination: Combination) -> Parts | None:
-    """Return a combination's correction by parts; None where it is no product over tokens, or the group's."""
+    """Return a combination's correction by parts.
+
+    None where it is no product over tokens, or the group's.
+    """
     if combination.normalised or combination.signed:
         return None
     if combination.correction == "truncated_ratio":
@@ -65,15 +71,22 @@ def split(combination: Combination) -> Parts | None:
 
 
 def plan(combination: Combination, edges: Edges, tokens: int) -> Plan | None:
-    """Return what a combination of token level makes of each token; None where no recursion closes."""
+    """Return what a combination of token level makes of each token.
+
+    None where no recursion closes.
+    """
     parts = split(combination)
     if parts is None:
         return None
     placement, zero, one = combination.placement, edges.zero, edges.one
     local = replace(
-        combination, length_mean=False, baseline="none", gamma=1.0, correction=parts.local,
+        combination,
+        length_mean=False,
+        baseline="none",
+        gamma=1.0,
+        correction=parts.local,
         ratio_gradient=combination.ratio_gradient and parts.local != "none",
-    )  # fmt: skip
+    )
     power = parts.tilt / tokens if parts.geometric else float(parts.tilt)
     kept = edges.kept(parts.kept)
     weight = np.exp(edges.log_weight) if parts.prefix else one

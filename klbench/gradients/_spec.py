@@ -30,9 +30,10 @@ OWN = "own_token"
 def parse(spec: str) -> Combination:
     """A combination from ``estimator/placement[/level[/correction[/baseline]]][/key=value...]``.
 
-    ``k3@k2`` is a value of k3 and a gradient of k2; ``token:mean`` divides by the length; ``truncated_ratio:5`` is cut off
-    at 5; ``token_ratio:differentiated`` is a weight that is differentiated too, ``token_ratio:normalised`` one over its mean in
-    the group. Keys are ``gamma`` and ``reference``; ``own_token`` is the reward to go with gamma 0.
+    ``k3@k2`` is a value of k3 and a gradient of k2; ``token:mean`` divides by the length;
+    ``truncated_ratio:5`` is cut off at 5; ``token_ratio:differentiated`` is a weight that is
+    differentiated too, ``token_ratio:normalised`` one over its mean in the group. Keys are
+    ``gamma`` and ``reference``; ``own_token`` is the reward to go with gamma 0.
 
     Raises
     ------
@@ -121,7 +122,9 @@ def grid(
     weights: Sequence[str],
     baselines: Sequence[Baseline],
 ) -> Iterator[Combination]:
-    """Return every combination of these parts that go together; a full placement comes once, whatever the estimators.
+    """Return every combination of these parts that go together.
+
+    A full placement comes once, whatever the estimators.
 
     Raises
     ------

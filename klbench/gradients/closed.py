@@ -1,4 +1,7 @@
-"""The same in closed form, for single draws whose coefficients are sums of ``c r^a (log r)^b``: Gaussians and exponentials."""
+"""The same in closed form, for single draws whose coefficients are sums of ``c r^a (log r)^b``.
+
+Gaussians and exponentials.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ from klbench.gradients.exact import GradientMoments
 from klbench.types import Atoms, GradientTask, Polynomial
 
 NEAR = 1e-4
-"""Below this KL in nats powers of r are not expanded: ``r - 1 - log r`` would be the difference of its own terms."""
+"""Below this KL in nats powers of r are not expanded.
+
+``r - 1 - log r`` would be the difference of its own terms.
+"""
 
 
 def _product(a: Polynomial, b: Polynomial) -> Polynomial:
@@ -80,7 +86,10 @@ def _unweighted(combination: Combination) -> bool:
 
 
 def moments(combination: Combination, task: GradientTask) -> GradientMoments | None:
-    """Expected gradient and variance of a combination on-policy; None where no closed form serves or the mean diverges."""
+    """Expected gradient and variance of a combination on-policy.
+
+    None where no closed form serves or the mean diverges.
+    """
     integrals = _Integrals(task)
     if task.atoms() is not None or task.tilted(0.0) is None or not _unweighted(combination):
         return None

@@ -25,12 +25,18 @@ from klbench.types import Array, ConfigError
 Policy = Literal["q", "old", "mu"]
 NONE = "none"
 EPSILONS = 8
-"""Bounds belong to what they keep: a log-ratio so many units in the last place beyond one is on it."""
+"""Bounds belong to what they keep.
+
+A log-ratio so many units in the last place beyond one is on it.
+"""
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A factor of a correction: what is weighed, its bounds, and the two policies whose ratio it is."""
+    """A factor of a correction.
+
+    What is weighed, its bounds, and the two policies whose ratio it is.
+    """
 
     kind: str
     low: float = 0.0
@@ -67,15 +73,18 @@ class Factor:
         Parameters
         ----------
         log_ratio
-            ``log new - log old`` of each sampled token in nats, ``(n, T)``, 0 where ``mask`` is False.
+            ``log new - log old`` of each sampled token in nats, ``(n, T)``, 0 where ``mask`` is
+            False.
         mask
             Which tokens count.
         sequence
             The estimator stands at sequence level.
         log_old
-            Log-probability of each token under the older policy: what binary divergences take besides.
+            Log-probability of each token under the older policy: what binary divergences take
+            besides.
         advantage
-            What multiplies the score in the objective that is maximised, ``(n, T)``: what signed factors take besides.
+            What multiplies the score in the objective that is maximised, ``(n, T)``: what signed
+            factors take besides.
         """
         xp = array_namespace(log_ratio)
         measured = _Measured(xp, log_ratio, mask, log_old, advantage)
@@ -88,7 +97,8 @@ class Factor:
         inside = self._inside(measured, sequence)
         if KINDS[self.kind].keeps == "1":
             return xp.astype(inside, log_ratio.dtype)
-        # Outside nothing is raised to a power: an overflow there would be 0 times infinity in the gradient.
+        # Outside nothing is raised to a power: an overflow there would be 0 times infinity in the
+        # gradient.
         kept = xp.exp(xp.where(inside, ratio, xp.zeros_like(ratio)))
         return xp.where(inside, kept, xp.zeros_like(kept))
 
@@ -155,7 +165,9 @@ class _Measured:
         return self.sum / self.length
 
     def reduced(self, values: Array, over: Over) -> Array:
-        """Return the numbers of tokens themselves, or their sum, mean or largest over each sequence."""
+        """Return the numbers of tokens themselves, or their sum, mean or largest over each
+        sequence.
+        """
         if over == "token":
             return values
         if over == "max":
@@ -175,7 +187,10 @@ class _Measured:
         return unit * self.xp.where(size > 1.0, size, self.xp.ones_like(size))
 
     def statistic(self, name: str) -> Array:
-        """Return of each token log q/mu, log mu/q, k2, k3, the binary KL(mu‖q) or its change; 0 where masked."""
+        """Return of each token log q/mu, log mu/q, k2, k3, the binary KL(mu‖q) or its change.
+
+        0 where masked.
+        """
         xp, x = self.xp, self.log_ratio
         if name in ("ratio", "inverse", "log_inverse"):
             return x if name == "ratio" else -x
@@ -186,7 +201,8 @@ class _Measured:
         old, new = xp.exp(self.log_old), xp.exp(self.log_old + x)
         if name == "tv":
             return self._counted(xp.abs(new - old))
-        # Near 1 the other outcome's probability is what rounding leaves; a certain token has no other outcome.
+        # Near 1 the other outcome's probability is what rounding leaves; a certain token has no
+        # other outcome.
         tiny = float(xp.finfo(x.dtype).tiny)
         rest_old, rest_new = -xp.expm1(self.log_old), -xp.expm1(self.log_old + x)
         rest = rest_old * (
@@ -213,7 +229,8 @@ def factors(correction: str) -> tuple[Factor, ...]:
     Raises
     ------
     ConfigError
-        A kind is unknown, a bound is no number or not where it can be, or a policy is none of the three.
+        A kind is unknown, a bound is no number or not where it can be, or a policy is none of the
+        three.
     """
     return () if correction == NONE else tuple(map(_factor, correction.split("*")))
 
@@ -227,7 +244,8 @@ def _factor(text: str) -> Factor:
     new, _, old = sides.partition(":") if sides else ("q", ":", "mu")
     if {new, old} - set(get_args(Policy)) or new == old:
         raise ConfigError(
-            f"correction {text!r}: expected two of q, old and mu after @, as in {kind}@old:mu, got {sides!r}"
+            f"correction {text!r}: expected two of q, old and mu after @, as in {kind}@old:mu, got"
+            f" {sides!r}"
         )
     return Factor(kind, low, high, new, old)  # type: ignore[arg-type]
 
@@ -278,14 +296,17 @@ def product(
     sequence: bool = False,
     advantage: Array | None = None,
 ) -> Array:
-    """Return the product of factors: ``(n, T)``, or ``(n, 1)`` where all tokens have the sequence's.
+    """Return the product of factors.
+
+    ``(n, T)``, or ``(n, 1)`` where all tokens have the sequence's.
 
     Parameters
     ----------
     chosen
         The factors; without any the weight is 1.
     log_probs
-        Log-probability in nats of each token under ``q``, ``old`` and ``mu``, ``(n, T)`` each, 0 where ``mask`` is False.
+        Log-probability in nats of each token under ``q``, ``old`` and ``mu``, ``(n, T)`` each, 0
+        where ``mask`` is False.
     mask, sequence, advantage
         As in :meth:`Factor.weight`.
     """

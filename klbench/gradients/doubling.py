@@ -1,9 +1,12 @@
-"""Moments of sums over a Markov chain, by doubling: exact at any length, in as many steps as the length has digits.
+"""Moments of sums over a Markov chain, by doubling.
 
-A segment of a sequence leaves numbers and vectors behind: R, a sum over its tokens; Z, the sum of their weighted scores; G, its
-gradient; W, the product of its weights. What two segments leave follows from what each leaves: ``R = R1 + R2``,
-``Z = Z1 + Z2``, ``G = G1 + G2 + R2 Z1 + R1 Z2``. Given the state between them the two are independent, so that the mean of
-any product of these is a sum of products of means, one of each segment. Which of them a mean needs is found by expanding it.
+Exact at any length, in as many steps as the length has digits.
+
+A segment of a sequence leaves numbers and vectors behind: R, a sum over its tokens; Z, the sum of
+their weighted scores; G, its gradient; W, the product of its weights. What two segments leave
+follows from what each leaves: ``R = R1 + R2``, ``Z = Z1 + Z2``, ``G = G1 + G2 + R2 Z1 + R1 Z2``.
+Given the state between them the two are independent, so that the mean of any product of these is a
+sum of products of means, one of each segment. Which of them a mean needs is found by expanding it.
 """
 
 from __future__ import annotations
@@ -17,10 +20,15 @@ from itertools import product
 import numpy as np
 
 Monomial = str
-"""A product by its letters, in alphabetical order: ``GRZ`` is R times the inner product of G and Z; ``""`` is 1."""
+"""A product by its letters, in alphabetical order.
+
+``GRZ`` is R times the inner product of G and Z; ``""`` is 1.
+"""
 VECTORS = frozenset("GZ")
 Rules = tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
-"""For each letter of the whole, the products of one of the first segment and one of the second whose sum it is."""
+"""For each letter of the whole, the products of one of the first segment and one of the second
+whose sum it is.
+"""
 
 _SUMS = (("R", (("R", ""), ("", "R"))), ("Z", (("Z", ""), ("", "Z"))))
 SUM: Rules = (("G", (("G", ""), ("", "G"))),)
@@ -42,7 +50,9 @@ PREFIX_REWARD: Rules = (
     ("Z", (("Z", ""), ("W", "Z"))),
     ("G", (("G", ""), ("W", "G"), ("Z", "R"))),
 )
-"""Each token's number times the weighted scores up to it, each weighted with all weights up to its own."""
+"""Each token's number times the weighted scores up to it, each weighted with all weights up to
+its own.
+"""
 
 DISCOUNTED: Rules = (
     ("D", (("D", "D"),)),
@@ -55,7 +65,9 @@ DISCOUNTED: Rules = (
 
 @cache
 def expansion(monomial: Monomial, rules: Rules) -> tuple[tuple[Monomial, Monomial, int], ...]:
-    """Return the products of one mean of each segment, and how often each comes, whose sum is the mean of the whole."""
+    """Return the products of one mean of each segment, and how often each comes, whose sum is
+    the mean of the whole.
+    """
     terms = dict(rules)
     found = Counter(
         ("".join(sorted("".join(left))), "".join(sorted("".join(right))))
@@ -87,8 +99,8 @@ def rank(monomial: Monomial) -> int:
 class Segment:
     """The means of products over a segment, by first and last state.
 
-    ``means`` are ``(..., states, states)``, of vectors ``(..., states, states, parameters)``, and stand for
-    ``exp(log_scale)`` times as much, ``(...)``.
+    ``means`` are ``(..., states, states)``, of vectors ``(..., states, states, parameters)``, and
+    stand for ``exp(log_scale)`` times as much, ``(...)``.
     """
 
     means: Mapping[Monomial, np.ndarray]
@@ -96,7 +108,8 @@ class Segment:
 
     def then(self, later: Segment, rules: Rules) -> Segment:
         """Return this segment and a later one together."""
-        # A prefix's weights may be beyond a float: their moments then are inf or NaN, which a reader takes for infinite.
+        # A prefix's weights may be beyond a float: their moments then are inf or NaN, which a
+        # reader takes for infinite.
         with np.errstate(over="ignore", invalid="ignore"):
             means = {
                 monomial: sum(
@@ -118,7 +131,9 @@ class Segment:
         return Segment(scaled, self.log_scale + later.log_scale + np.log(scale))
 
     def read(self, monomial: Monomial, start: np.ndarray) -> np.ndarray:
-        """Return a mean over all sequences that begin with ``start``, ``(..., states)``, in units of ``exp(log_scale)``."""
+        """Return a mean over all sequences that begin with ``start``, ``(..., states)``, in
+        units of ``exp(log_scale)``.
+        """
         mean = self.means[monomial]
         if rank(monomial) == 1:
             result: np.ndarray = np.einsum("...i,...ijp->...p", start, mean)

@@ -1,4 +1,7 @@
-"""Expected gradients and their variance over everything that can be sampled: no Monte Carlo noise."""
+"""Expected gradients and their variance over everything that can be sampled.
+
+No Monte Carlo noise.
+"""
 
 from __future__ import annotations
 
@@ -30,14 +33,17 @@ class GradientMoments:
     mean
         The expected gradient, shape ``(parameters,)``.
     variance
-        Trace of the covariance of one sequence's gradient, given its prompt, averaged over prompts; where a baseline ties a
-        group together, that of the group's mean times the size of the group.
+        Trace of the covariance of one sequence's gradient, given its prompt, averaged over prompts;
+        where a baseline ties a group together, that of the group's mean times the size of the
+        group.
     total_variance
-        The same of the whole objective's gradient, reward and penalty together, at the optimum: the policy is the best one for
-        the reward ``log q/p``, and both share one baseline, the exact mean. None off-policy.
+        The same of the whole objective's gradient, reward and penalty together, at the optimum: the
+        policy is the best one for the reward ``log q/p``, and both share one baseline, the exact
+        mean. None off-policy.
     size
-        The expected length of what the mean is a sum of, before anything cancels: rounding leaves the mean so many units in the
-        last place. None where that is no more than one sample's gradient is long.
+        The expected length of what the mean is a sum of, before anything cancels: rounding leaves
+        the mean so many units in the last place. None where that is no more than one sample's
+        gradient is long.
     """
 
     mean: Tensor
@@ -47,7 +53,9 @@ class GradientMoments:
 
 
 def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Parts]:
-    """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate loss itself, and its parts."""
+    """The coefficients of the direct part, ``(n, T)`` twice, by differentiating the surrogate
+    loss itself, and its parts.
+    """
     log_q, kl = (x.detach().clone().requires_grad_() for x in (rollouts.log_q, rollouts.kl))
     pieces = parts(combination, replace(rollouts, log_q=log_q, kl=kl))
     if not pieces.direct.requires_grad:
@@ -59,13 +67,22 @@ def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, T
 
 
 NEAR = 1.0
-"""Up to this log-ratio differentiation keeps all digits; beyond it, powers of r that should cancel leave their rounding."""
+"""Up to this log-ratio differentiation keeps all digits.
+
+Beyond it, powers of r that should cancel leave their rounding.
+"""
 FAR = 600.0
-"""Beyond this exponent a power of r is split into a float and a ``log_scale``: floats end near ``exp(709)``."""
+"""Beyond this exponent a power of r is split into a float and a ``log_scale``.
+
+Floats end near ``exp(709)``.
+"""
 
 
 def _leading(estimator: Estimator) -> Polynomial | None:
-    """The estimator's polynomial, or else the one power of r that is left of it where r is huge; None where it has neither."""
+    """The estimator's polynomial, or else the one power of r that is left of it where r is huge.
+
+    None where it has neither.
+    """
     if estimator.polynomial is not None or not estimator.growth:
         return estimator.polynomial
     at = 2.0 * FAR
@@ -80,9 +97,11 @@ def _leading(estimator: Estimator) -> Polynomial | None:
 def _cancelled(
     combination: Combination, rollouts: Rollouts
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Coefficients from the polynomial in which powers of r have cancelled, their ``log_scale``, and where to take them.
+    """Coefficients from the polynomial in which powers of r have cancelled, their ``log_scale``,
+    and where to take them.
 
-    None where there are none: they are those of one score for all tokens, of a whole sequence's ratio or of one token.
+    None where there are none: they are those of one score for all tokens, of a whole sequence's
+    ratio or of one token.
     """
     if not combination.simple:
         return None
@@ -122,7 +141,9 @@ def _cancelled(
 
 
 def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, Tensor, Parts]:
-    """All that multiplies each sequence's vectors, how large the scores' part was before anything cancelled, and the parts."""
+    """All that multiplies each sequence's vectors, how large the scores' part was before
+    anything cancelled, and the parts.
+    """
     token, full, pieces = taken_apart(combination, rollouts)
     size, log_scale = token.abs(), torch.zeros_like(token[:, :1])
     if combination.ratio_gradient:
@@ -138,7 +159,10 @@ def _whole(combination: Combination, rollouts: Rollouts) -> tuple[Coefficients, 
 
 
 def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Tensor:
-    """The expected return, ``(T,)``; terms beyond a float are weighed in log space, where there is one a sequence."""
+    """The expected return, ``(T,)``.
+
+    Terms beyond a float are weighed in log space, where there is one a sequence.
+    """
     one_term = combination.level == "sequence" or returns.shape[-1] == 1
     if not one_term or bool(returns.isfinite().all()):
         return atoms.probability @ returns
@@ -155,7 +179,9 @@ def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Ten
 def _total(
     combination: Combination, whole: Coefficients, pieces: Parts, atoms: Atoms
 ) -> Coefficients:
-    """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every return is centred."""
+    """Coefficients of reward and penalty together, where the reward is ``log q/p`` and every
+    return is centred.
+    """
     rollouts, p = atoms.rollouts, atoms.probability
     token, unit = whole.token, (-whole.log_scale).exp()
     if pieces.weights is not None and pieces.returns is not None:
@@ -220,7 +246,9 @@ def _prompt(
 def all_moments(
     combinations: Sequence[Combination], task: GradientTask, group: int = 8
 ) -> list[GradientMoments]:
-    """Expected gradient and variance of each combination, by enumeration; one pass over the prompts for all of them.
+    """Expected gradient and variance of each combination, by enumeration.
+
+    One pass over the prompts for all of them.
 
     Raises
     ------

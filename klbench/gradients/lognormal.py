@@ -1,9 +1,12 @@
-"""T independent Gaussian steps: log-ratios and weights are lognormal, and everything is a closed form in T.
+"""T independent Gaussian steps.
 
-A step is ``x ~ N(theta_t, 1)`` with a parameter of its own. The reference has mean 0, the policy ``delta = sqrt(2 K)``, the
-sampler ``delta - lam`` with ``lam = sqrt(2 L)``: ``KL(q‖p) = K`` and ``KL(q‖mu) = L`` nats a step. With ``y = x - delta``, the
-score, ``log r = -delta y - K`` and ``log w = lam y + L``; under mu times ``w^d r^a``, y is Gaussian again, with the mean
-``(d - 1) lam - a delta``.
+log-ratios and weights are lognormal, and everything is a closed form in T.
+
+A step is ``x ~ N(theta_t, 1)`` with a parameter of its own. The reference has mean 0, the policy
+``delta = sqrt(2 K)``, the sampler ``delta - lam`` with ``lam = sqrt(2 L)``: ``KL(q‖p) = K`` and
+``KL(q‖mu) = L`` nats a step. With ``y = x - delta``, the score, ``log r = -delta y - K`` and ``log
+w = lam y + L``; under mu times ``w^d r^a``, y is Gaussian again, with the mean ``(d - 1) lam - a
+delta``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,10 @@ ALL, BELOW, ABOVE = 0, 1, 2
 
 
 class Term(NamedTuple):
-    """``factor(y) r^a w^d`` where the weight is anything, up to its cap, or beyond it; ``factor`` is a polynomial in y."""
+    """``factor(y) r^a w^d`` where the weight is anything, up to its cap, or beyond it.
+
+    ``factor`` is a polynomial in y.
+    """
 
     factor: np.ndarray
     a: float = 0.0
@@ -93,7 +99,9 @@ class Lognormal:
         return (math.log(cap) - tokens * self.lag_token) / self.lam
 
     def tilt(self, a: float, d: float) -> tuple[float, float]:
-        """Return the mean of y under mu times ``r^a w^d``, and the logarithm of that measure's mass, of one step."""
+        """Return the mean of y under mu times ``r^a w^d``, and the logarithm of that measure's
+        mass, of one step.
+        """
         mean = (d - 1.0) * self.lam - a * self.delta
         mass = (mean**2 - self.lam**2) / 2.0 + d * self.lag_token - a * self.kl_token
         return mean, mass
@@ -120,7 +128,10 @@ class Lognormal:
 
 
 class Shape(NamedTuple):
-    """The gradient of a step: rewards of ``others`` times ``score``, and ``own``; all times W to the power ``tilt``."""
+    """The gradient of a step: rewards of ``others`` times ``score``, and ``own``.
+
+    All times W to the power ``tilt``.
+    """
 
     reward: Terms
     score: Terms
@@ -130,7 +141,10 @@ class Shape(NamedTuple):
 
 
 class Found(NamedTuple):
-    """A combination at one length: bias and noise in lengths of the exact gradient, and the log of the weights' ESS."""
+    """A combination at one length.
+
+    Bias and noise in lengths of the exact gradient, and the log of the weights' ESS.
+    """
 
     rel_bias: float
     rel_std: float
@@ -138,7 +152,9 @@ class Found(NamedTuple):
 
 
 def none_of_them(tokens: int) -> tuple[float, float]:
-    """Return the sums, over the steps, of the number of other steps that count and of its square: none do."""
+    """Return the sums, over the steps, of the number of other steps that count and of its
+    square: none do.
+    """
     return 0.0, 0.0
 
 
@@ -169,7 +185,10 @@ def _weights(combination: Combination) -> Terms | None:
 
 
 def _shape(combination: Combination, at: Lognormal, tokens: int) -> Shape | None:
-    """Return what a combination of token level is, step by step; None where it has no closed form here."""
+    """Return what a combination of token level is, step by step.
+
+    None where it has no closed form here.
+    """
     weight, placement = _weights(combination), combination.placement
     if weight is None or combination.baseline in GROUPED or not _plain(combination):
         return None
@@ -213,7 +232,10 @@ def _plain(combination: Combination) -> bool:
 
 
 def measure(combination: Combination, at: Lognormal, tokens: int) -> Found | None:
-    """Return a combination's bias and noise over so many steps; None where it has no closed form here."""
+    """Return a combination's bias and noise over so many steps.
+
+    None where it has no closed form here.
+    """
     if combination.estimator == "k1" and combination.placement == "reward":
         combination = replace(combination, level="sequence")  # a sum over tokens either way
     if combination.level == "sequence":
@@ -270,7 +292,10 @@ def _mean(terms: Terms, at: Lognormal, tilt: float, cap: float) -> float:
 def _of_sequence(
     combination: Combination, at: Lognormal, tokens: int
 ) -> tuple[float, float, float] | None:
-    """Return the same of a polynomial in the sequence's ratio times its score: all is a function of the sum of y."""
+    """Return the same of a polynomial in the sequence's ratio times its score.
+
+    All is a function of the sum of y.
+    """
     polynomial, weight = coefficient(combination), _of_whole(combination)
     if polynomial is None or weight is None or combination.baseline != "none":
         return None
@@ -295,7 +320,8 @@ def _of_sequence(
         return total
 
     sums = times(value, (Term(Y),))
-    # The sum of y^2 is S^2 / T and, apart from it, a chi-squared variable of T - 1 degrees of freedom.
+    # The sum of y^2 is S^2 / T and, apart from it, a chi-squared variable of T - 1 degrees of
+    # freedom.
     spread = (Term(np.array([tokens - 1.0, 0.0, 1.0 / tokens])),)
     square = mean(times(times(value, value), spread))
     step = mean(sums) / tokens
@@ -318,7 +344,10 @@ def _cap(combination: Combination) -> float:
 
 
 def log_ess(combination: Combination, at: Lognormal, tokens: int) -> float:
-    """Return ``log (E w)^2 / E[w^2]``: ``-2 T L`` for whole sequences, ``-2 L`` for tokens; with a cap by Gaussian tails."""
+    """Return ``log (E w)^2 / E[w^2]``: ``-2 T L`` for whole sequences, ``-2 L`` for tokens.
+
+    With a cap by Gaussian tails.
+    """
     if not combination.factors or not at.lag_token:
         return 0.0
     kind, cap = combination.factors[0].kind, _cap(combination)
@@ -339,12 +368,17 @@ def log_ess(combination: Combination, at: Lognormal, tokens: int) -> float:
 
 
 def kept(tokens_lag: float, cap: float) -> float:
-    """Return ``E_mu[W 1(W <= cap)]``, the share of the weight that a mask keeps, at so many nats of lag."""
+    """Return ``E_mu[W 1(W <= cap)]``, the share of the weight that a mask keeps, at so many nats
+    of lag.
+    """
     return float(ndtr((math.log(cap) - tokens_lag) / math.sqrt(2.0 * tokens_lag)))
 
 
 def quantiles(nats: float, batch: int) -> np.ndarray:
-    """Return log-ratios of which a batch of the sampler's is typical: ``N(-nats, 2 nats)`` at evenly spaced quantiles."""
+    """Return log-ratios of which a batch of the sampler's is typical.
+
+    ``N(-nats, 2 nats)`` at evenly spaced quantiles.
+    """
     middle = (np.arange(batch) + 0.5) / batch
     result: np.ndarray = math.sqrt(2.0 * nats) * ndtri(middle) - nats
     return result

@@ -1,4 +1,7 @@
-"""Expected gradients and their variance on Markov policies of any length: no enumeration, no Monte Carlo noise."""
+"""Expected gradients and their variance on Markov policies of any length.
+
+No enumeration, no Monte Carlo noise.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,11 @@ class Moments:
     mean
         The expected gradient, ``(parameters,)``; a parameter for each state and token.
     variance
-        Trace of the covariance of one sequence's gradient, or with a group's baseline that of its mean times its size.
+        Trace of the covariance of one sequence's gradient, or with a group's baseline that of its
+        mean times its size.
     log_ess
-        Logarithm of the effective sample size of the weights, as a share of the samples: 0 where there are none.
+        Logarithm of the effective sample size of the weights, as a share of the samples: 0 where
+        there are none.
     """
 
     mean: np.ndarray
@@ -41,7 +46,8 @@ def moments(
 ) -> dict[int, Moments] | None:
     """Return a combination's moments at each length; None where no recursion over states closes.
 
-    A weight that is cut off for the whole sequence is no product over tokens, and neither is one over the group's mean.
+    A weight that is cut off for the whole sequence is no product over tokens, and neither is one
+    over the group's mean.
     """
     parts = split(combination)
     if parts is not None and parts.geometric and len(lengths) > 1:
@@ -125,9 +131,11 @@ def _summed(
 def _grouped(
     combination: Combination, plan: Plan, edges: Edges, lengths: Sequence[int], n: int
 ) -> dict[int, Moments] | None:
-    """Return the moments of a group of n whose returns have the mean of the others subtracted, or of all of them.
+    """Return the moments of a group of n whose returns have the mean of the others subtracted, or
+    of all of them.
 
-    The gradient is a U-statistic with kernel ``(R_x - R_y)(Z_x - Z_y) / 2`` (Hoeffding 1948, section 5, for the variance).
+    The gradient is a U-statistic with kernel ``(R_x - R_y)(Z_x - Z_y) / 2`` (Hoeffding 1948,
+    section 5, for the variance).
     """
     if combination.placement != "reward" or plan.rules != WHOLE:
         return None
@@ -141,14 +149,19 @@ def _grouped(
         gradient = e["RZ"] - r * z
         square = float(gradient @ gradient)
         kernel = (
-            2 * e["RRZZ"] - 4 * e["RRZ"] @ z + 2 * e["RR"] * e["ZZ"] - 4 * r * e["RZZ"]
+            2 * e["RRZZ"]
+            - 4 * e["RRZ"] @ z
+            + 2 * e["RR"] * e["ZZ"]
+            - 4 * r * e["RZZ"]
             + 4 * e["RZ"] @ e["RZ"]
-        ) / 4  # fmt: skip
+        ) / 4
         centred = (
-            e["RRZZ"] - 2 * e["RRZ"] @ z + e["RR"] * (z @ z)
+            e["RRZZ"]
+            - 2 * e["RRZ"] @ z
+            + e["RR"] * (z @ z)
             - 2 * r * (e["RZZ"] - 2 * e["RZ"] @ z + r * (z @ z))
             + r**2 * (e["ZZ"] - z @ z)
-        )  # fmt: skip
+        )
         projected = (centred - square) / 4
         variance = 2 / (n - 1) * (2 * (n - 2) * projected + kernel - square)
         found[length] = Moments(shrink * gradient, shrink**2 * float(variance), sizes[length])
@@ -156,7 +169,10 @@ def _grouped(
 
 
 def log_ess(combination: Combination, edges: Edges, lengths: Sequence[int]) -> dict[int, float]:
-    """Return ``log (E w)^2 / E[w^2]`` of the weights that a combination has: of its tokens, or of whole sequences."""
+    """Return ``log (E w)^2 / E[w^2]`` of the weights that a combination has.
+
+    Of its tokens, or of whole sequences.
+    """
     parts, zero, one = split(combination), edges.zero, edges.one
     if parts is None:
         return dict.fromkeys(lengths, math.nan)

@@ -21,7 +21,9 @@ FIVE_SIGMA = 5.7e-7
 
 
 class SquaredDistance(NamedTuple):
-    """A squared distance, its standard error, and how far chance alone takes it where it is 0, but once in 1.7 million."""
+    """A squared distance, its standard error, and how far chance alone takes it where it is 0,
+    but once in 1.7 million.
+    """
 
     value: float
     se: float
@@ -30,7 +32,10 @@ class SquaredDistance(NamedTuple):
 
 @dataclass(frozen=True)
 class SampledGradients:
-    """Mean gradients of independent batches: ``gradients`` of shape ``(batches, parameters)``, ``size`` samples in each."""
+    """Mean gradients of independent batches.
+
+    ``gradients`` of shape ``(batches, parameters)``, ``size`` samples in each.
+    """
 
     gradients: Tensor
     size: int
@@ -42,20 +47,26 @@ class SampledGradients:
 
     @property
     def variance(self) -> float:
-        """Trace of the covariance between batches, times their size: one sample's, where all have one prompt."""
+        """Trace of the covariance between batches, times their size.
+
+        One sample's, where all have one prompt.
+        """
         return float(self.gradients.var(0).sum()) * self.size
 
     @property
     def variance_se(self) -> float:
-        """The standard error of the variance, from the spread of the squared deviations between batches."""
+        """The standard error of the variance, from the spread of the squared deviations between
+        batches.
+        """
         squares = ((self.gradients - self.mean) ** 2).sum(-1)
         return float(squares.std()) / math.sqrt(len(squares)) * self.size
 
     def squared_distance(self, target: Tensor) -> SquaredDistance:
         """``‖E g - target‖^2`` without the bias that noise gives the plug-in.
 
-        The mean of the inner products of different batches' deviations: a U-statistic of order 2. Where the distance is 0 it
-        is not normal but a centred, weighted chi-square; two of its moments give the degrees of freedom (Satterthwaite 1946).
+        The mean of the inner products of different batches' deviations: a U-statistic of order 2.
+        Where the distance is 0 it is not normal but a centred, weighted chi-square; two of its
+        moments give the degrees of freedom (Satterthwaite 1946).
         """
         deviations = self.gradients - target
         n = len(deviations)
@@ -82,7 +93,8 @@ def sample(
     size: int,
     group: int,
 ) -> list[SampledGradients]:
-    """Mean gradients of ``batches`` batches of ``size`` samples, whose baselines each ``group`` of them shares.
+    """Mean gradients of ``batches`` batches of ``size`` samples, whose baselines each ``group`` of
+    them shares.
 
     Every combination sees the same samples.
     """

@@ -15,17 +15,20 @@ from klbench.types import Rollouts
 
 @dataclass(frozen=True)
 class Parts:
-    """A surrogate loss taken apart: ``direct + sum over t of weights * (returns - baseline) * log_q``, one a sequence.
+    """A surrogate loss taken apart.
+
+    ``direct + sum over t of weights * (returns - baseline) * log_q``, one a sequence.
 
     Parameters
     ----------
     direct
         What is differentiated as it stands, shape ``(n,)``.
     weights, returns
-        Constants, shape ``(n, T)``; ``returns`` before any baseline that the group gives. None where no score is used.
+        Constants, shape ``(n, T)``; ``returns`` before any baseline that the group gives. None
+        where no score is used.
     shares
-        Where weights are normalised, the sum of each sequence's weights and their number, ``(n, 2)``: all of the above is yet
-        to be divided by the ratio of the two's sums over the group.
+        Where weights are normalised, the sum of each sequence's weights and their number, ``(n,
+        2)``: all of the above is yet to be divided by the ratio of the two's sums over the group.
     """
 
     direct: Tensor
@@ -47,9 +50,12 @@ def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
 
 
 def ratio(combination: Combination, rollouts: Rollouts, advantage: Tensor | None = None) -> Tensor:
-    """The weight of each term, ``(n, T)``, or ``(n, 1)`` where all have the sequence's; 1 without a correction.
+    """The weight of each term, ``(n, T)``, or ``(n, 1)`` where all have the sequence's.
 
-    ``advantage`` is what signed factors take. A normalised weight is not yet divided by its mean over the group.
+    1 without a correction.
+
+    ``advantage`` is what signed factors take. A normalised weight is not yet divided by its mean
+    over the group.
     """
     log_q = rollouts.log_q if combination.ratio_gradient else rollouts.log_q.detach()
     sides = {"q": log_q, "old": rollouts.log_old, "mu": rollouts.log_mu}
@@ -61,7 +67,10 @@ def ratio(combination: Combination, rollouts: Rollouts, advantage: Tensor | None
 
 
 def _future(terms: Tensor, gamma: float = 1.0) -> Tensor:
-    """Return the sum of each term and those after it, each discounted by its distance: ``(n, T)``."""
+    """Return the sum of each term and those after it, each discounted by its distance.
+
+    ``(n, T)``.
+    """
     if gamma == 1.0:
         return terms.flip(-1).cumsum(-1).flip(-1)
     total, found = torch.zeros_like(terms[:, 0]), []
@@ -72,7 +81,8 @@ def _future(terms: Tensor, gamma: float = 1.0) -> Tensor:
 
 
 def _led_to(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:
-    """Return what follows each token, every later term weighted with the tokens between, less the baseline: ``(n, T)``.
+    """Return what follows each token, every later term weighted with the tokens between, less the
+    baseline: ``(n, T)``.
 
     ``R_t = k_t + gamma (b_{t+1} + w_{t+1} (R_{t+1} - b_{t+1}))`` with one token's ratio ``w`` and
     ``b``, the exact KL of the next one or 0; ``w`` has the mean 1, so that ``b`` changes no
@@ -93,13 +103,19 @@ def _led_to(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tens
 
 
 def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
-    """Over the tokens that count; ``(n, 1)`` are of whole sequences. A weight of inf after the end must not become a NaN."""
+    """Over the tokens that count; ``(n, 1)`` are of whole sequences.
+
+    A weight of inf after the end must not become a NaN.
+    """
     whole = values.shape[-1] == 1 and rollouts.mask.shape[-1] > 1
     return (values if whole else values.where(rollouts.mask, 0.0)).sum(-1)
 
 
 def weight_of(combination: Combination, rollouts: Rollouts) -> Tensor:
-    """Return the detached weight of each term, before any is divided by a mean: ``(n, T)`` or ``(n, 1)``, signed ones too."""
+    """Return the detached weight of each term, before any is divided by a mean.
+
+    ``(n, T)`` or ``(n, 1)``, signed ones too.
+    """
     found = parts(combination, rollouts) if combination.signed else None
     if found is not None and found.weights is not None:
         return found.weights
@@ -134,7 +150,9 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
 
 
 def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:
-    """Return the constants that multiply each token's score, ``(n, T)``, before the weights and a group's baseline."""
+    """Return the constants that multiply each token's score, ``(n, T)``, before the weights and
+    a group's baseline.
+    """
     constant = terms.detach()
     if combination.per_decision:
         return _led_to(combination, constant, rollouts)
@@ -154,18 +172,23 @@ def _before(weight: Tensor, rollouts: Rollouts) -> Tensor:
 
 
 def _shares(weight: Tensor, mask: Tensor) -> Tensor:
-    """Return the sum of each sequence's weights and their number, ``(n, 2)``: 1 where all its tokens have the same."""
+    """Return the sum of each sequence's weights and their number, ``(n, 2)``.
+
+    1 where all its tokens have the same.
+    """
     if weight.shape[-1] == 1 and mask.shape[-1] > 1:
         return torch.cat([weight, torch.ones_like(weight)], dim=-1)
     return torch.stack([weight.where(mask, 0.0).sum(-1), mask.sum(-1).to(weight.dtype)], dim=-1)
 
 
 def centred(returns: Tensor, group: int, baseline: str) -> Tensor:
-    """Return returns ``(..., n, T)`` less a baseline that each ``group`` of consecutive sequences, those of one prompt, gives.
+    """Return returns ``(..., n, T)`` less a baseline that each ``group`` of consecutive sequences,
+    those of one prompt, gives.
 
-    ``batch_mean`` subtracts the mean of the group, which shrinks the gradient by ``1 - 1/group`` (Shao et al. 2024,
-    "DeepSeekMath", section 4.1.2); ``leave_one_out`` the mean of the others, which does not (Kool et al. 2019; Ahmadian et al.
-    2024, eq. 7). Other baselines are none of a group, and nothing is subtracted.
+    ``batch_mean`` subtracts the mean of the group, which shrinks the gradient by ``1 - 1/group``
+    (Shao et al. 2024, "DeepSeekMath", section 4.1.2); ``leave_one_out`` the mean of the others,
+    which does not (Kool et al. 2019; Ahmadian et al. 2024, eq. 7). Other baselines are none of a
+    group, and nothing is subtracted.
 
     Raises
     ------
@@ -180,22 +203,26 @@ def centred(returns: Tensor, group: int, baseline: str) -> Tensor:
     if baseline == "leave_one_out" and group < 2:
         raise ValueError(f"leave_one_out needs at least 2 sequences in a group, got {group}")
     grouped = returns.reshape(*returns.shape[:-2], n // group, group, returns.shape[-1])
-    # Equal returns have no advantage: what rounding would leave of it, whitening and Adam make into steps.
+    # Equal returns have no advantage: what rounding would leave of it, whitening and Adam make into
+    # steps.
     grouped = grouped - grouped[..., :1, :]
     result = (grouped - grouped.mean(-2, keepdim=True)).flatten(-3, -2)
     return result * (group / (group - 1)) if baseline == "leave_one_out" else result
 
 
 def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = None) -> Tensor:
-    """The loss of each sequence, shape ``(n,)``; the mean of its gradient is the combination's gradient.
+    """The loss of each sequence, shape ``(n,)``.
 
-    The sequences are samples of one prompt; each ``group`` of consecutive ones (all of them, where it is None) shares the
-    baselines that are means over a group.
+    The mean of its gradient is the combination's gradient.
+
+    The sequences are samples of one prompt; each ``group`` of consecutive ones (all of them, where
+    it is None) shares the baselines that are means over a group.
 
     Raises
     ------
     ValueError
-        A leave-one-out baseline with fewer than 2 sequences, or a group size that does not divide ``n``.
+        A leave-one-out baseline with fewer than 2 sequences, or a group size that does not divide
+        ``n``.
     """
     pieces = parts(combination, rollouts)
     size = group or len(rollouts.log_q)

@@ -14,7 +14,10 @@ from klbench.gradients.doubling import PREFIX, WHOLE
 from klbench.types import Draws
 
 WEIGHTS = ("none", "token_ratio", "decision_ratio", "sequence_ratio")
-"""The weights of a value: none, the token's, that of the tokens that led to a term, or that of the whole sequence."""
+"""The weights of a value.
+
+None, the token's, that of the tokens that led to a term, or that of the whole sequence.
+"""
 
 
 BEYOND = 700.0
@@ -24,7 +27,10 @@ BEYOND = 700.0
 def value_moments(
     estimator: str, weight: str, edges: Edges, lengths: Sequence[int]
 ) -> dict[int, tuple[float, float]]:
-    """Return mean and variance of one sequence's estimate: a sum over its tokens, ``full_kl`` that of the exact KLs."""
+    """Return mean and variance of one sequence's estimate.
+
+    A sum over its tokens, ``full_kl`` that of the exact KLs.
+    """
     number = (
         edges.kl
         if estimator == EXACT

@@ -1,10 +1,13 @@
-"""A callback for TRL's trainers: rollouts are written while training, looked at by the doctor, and logged.
+"""A callback for TRL's trainers.
 
-``GRPOTrainer`` and its kin: the generation buffer holds tokens, masks, and the log-probabilities of the engine, of the trainer
-when it sampled, and of the reference, as far as there are any (``trl/trainer/grpo_trainer.py``, 1.16). ``DPOTrainer``: the
-batches of a step hold chosen and rejected completions. Both are read and never changed. The policy's own log-probabilities come
-from a forward pass without gradient, between the backward pass and the update, so with the weights that sampled where a
-generation is used once. The state of the random streams is put back.
+Rollouts are written while training, looked at by the doctor, and logged.
+
+``GRPOTrainer`` and its kin: the generation buffer holds tokens, masks, and the log-probabilities of
+the engine, of the trainer when it sampled, and of the reference, as far as there are any
+(``trl/trainer/grpo_trainer.py``, 1.16). ``DPOTrainer``: the batches of a step hold chosen and
+rejected completions. Both are read and never changed. The policy's own log-probabilities come from
+a forward pass without gradient, between the backward pass and the update, so with the weights that
+sampled where a generation is used once. The state of the random streams is put back.
 """
 
 from __future__ import annotations
@@ -58,19 +61,21 @@ def watch(trainer: Any, every: int = 10, out: str | Path | None = None) -> Watch
     every
         Updates from one look to the next; the first is at the first update.
     out
-        The folder of the rollouts, a file a look; by default ``klbench`` in the trainer's output folder.
+        The folder of the rollouts, a file a look; by default ``klbench`` in the trainer's output
+        folder.
 
     Raises
     ------
     ConfigError
-        The trainer has neither a generation buffer nor pairs of completions, or ``every`` is below 1.
+        The trainer has neither a generation buffer nor pairs of completions, or ``every`` is below
+        1.
     """
     if every < 1:
         raise ConfigError(f"watch(every={every}): expected 1 or more")
     if not (hasattr(trainer, "_buffered_inputs") or hasattr(trainer, "compute_ref_log_probs")):
         raise ConfigError(
-            f"watch: expected a trainer like TRL's GRPOTrainer or DPOTrainer, got {type(trainer).__name__}; "
-            "write rollouts yourself, and read them with klbench.doctor"
+            "watch: expected a trainer like TRL's GRPOTrainer or DPOTrainer, got"
+            f" {type(trainer).__name__}; write rollouts yourself, and read them with klbench.doctor"
         )
     watcher = Watch(trainer, every, Path(out or Path(trainer.args.output_dir) / "klbench"))
     trainer.add_callback(watcher)
@@ -119,7 +124,8 @@ class Watch(TrainerCallback):
             self._look(state.global_step, bool(state.is_world_process_zero))
         except Exception as error:  # noqa: BLE001  # training must not end for what watches it
             self._say(
-                f"klbench could not look at step {state.global_step}: {type(error).__name__}: {error}"
+                f"klbench could not look at step {state.global_step}: {type(error).__name__}:"
+                f" {error}"
             )
 
     def _look(self, step: int, speaks: bool) -> None:
@@ -133,7 +139,8 @@ class Watch(TrainerCallback):
             reading = read(list(self._recent))
         except ConfigError as error:
             self._say(
-                f"klbench has nothing to compare: {error}; set beta above 0, or let the engine return log-probabilities",
+                f"klbench has nothing to compare: {error}; set beta above 0, or let the engine"
+                " return log-probabilities",
                 "nothing",
             )
             return
@@ -144,8 +151,8 @@ class Watch(TrainerCallback):
         elif speaks:
             cause = found.cause[0]
             self._say(
-                f"klbench at step {step}: {cause.name}: {cause.evidence}. {' '.join(found.advice[:1])} "
-                f"(klbench doctor {self.out})",
+                f"klbench at step {step}: {cause.name}: {cause.evidence}."
+                f" {' '.join(found.advice[:1])} (klbench doctor {self.out})",
                 cause.name,
             )
 
@@ -166,7 +173,9 @@ class Watch(TrainerCallback):
         return unfinished.replace(path)
 
     def _log(self, found: Diagnosis) -> None:
-        """Hand numbers to the trainer's own log, which brings them to its trackers with its next line."""
+        """Hand numbers to the trainer's own log, which brings them to its trackers with its next
+        line.
+        """
         metrics = getattr(self.trainer, "_metrics", {}).get("train")
         if metrics is None:
             return
@@ -178,7 +187,9 @@ class Watch(TrainerCallback):
                     metrics[f"klbench/{part}/{name}"].append(numbers[name])
 
     def _rollouts(self) -> pd.DataFrame | None:
-        """The rollouts of the generation buffer, a row each, of the tokens of the completion alone."""
+        """The rollouts of the generation buffer, a row each, of the tokens of the completion
+        alone.
+        """
         rows: list[dict[str, Any]] = []
         for batch in self.trainer._buffered_inputs or ():
             ids, mask = batch["completion_ids"], batch["completion_mask"]
@@ -202,7 +213,9 @@ class Watch(TrainerCallback):
         return pd.DataFrame(rows)
 
     def _policy(self, batch: Mapping[str, Any]) -> Tensor:
-        """The policy's log-probability of each token of the completion, by the trainer's own function."""
+        """The policy's log-probability of each token of the completion, by the trainer's own
+        function.
+        """
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         found = self.trainer._get_per_token_logps_and_entropies(
@@ -249,7 +262,10 @@ def lists(columns: Mapping[str, Tensor], mask: Tensor) -> Iterator[dict[str, lis
 
 
 def sums(model: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """Return the sum of the completion's log-probabilities, ``(2 pairs,)``: chosen first, then rejected."""
+    """Return the sum of the completion's log-probabilities, ``(2 pairs,)``.
+
+    Chosen first, then rejected.
+    """
     left_out = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
     logits = model(**{k: v for k, v in inputs.items() if k not in left_out}, use_cache=False).logits
     targets, counts = inputs["input_ids"][:, 1:], inputs["completion_mask"][:, 1:].bool()
@@ -260,7 +276,9 @@ def sums(model: Any, inputs: Mapping[str, Any]) -> Tensor:
 
 @contextmanager
 def unchanged(trainer: Any) -> Iterator[None]:
-    """Compute without gradients, and put random streams and the trainer's own metrics back afterwards."""
+    """Compute without gradients, and put random streams and the trainer's own metrics back
+    afterwards.
+    """
     device = trainer.accelerator.device
     devices: Sequence[Any] = [device] if device.type == "cuda" else []
     metrics = getattr(trainer, "_metrics", {}).get("train", {})

@@ -15,23 +15,29 @@ Three implementations give them, to the same accuracy:
 ``reference``
     Plain torch in float64, a block of rows at a time, differentiated by autograd. Any device; slow.
 ``cpu``
-    Compiled loops that read each logit once and never hold a softmax; as many threads as torch is allowed.
+    Compiled loops that read each logit once and never hold a softmax; as many threads as torch is
+    allowed.
 ``triton``
-    The same sums on a GPU, one program a row. ``TRITON_INTERPRET=1`` runs it without a GPU, for tests only.
+    The same sums on a GPU, one program a row. ``TRITON_INTERPRET=1`` runs it without a GPU, for
+    tests only.
 
-**Accuracy.** Logits of 16 and 32 bits are taken as exact, and each result is within ``2e-6 (1 + |result|)`` of the exact one
-for them; for float64 ones within 1e-13 of the same. The divergences keep their digits when they are small: they are sums of
-Bregman gaps, ``q (p/q - 1 - log(p/q))``, which are never negative, and not differences of normalisers. From 1e-8 to 50 nats
-``kl_qp`` and ``kl_pq`` are within 1e-5 relative (measured: 3e-6), a constant between the logits of both notwithstanding, if the
-largest logits differ about as much as the others do. Where a few improbable tokens differ by more than all the rest, and the
-largest logit is one of them, only the absolute accuracy is left.
+**Accuracy.** Logits of 16 and 32 bits are taken as exact, and each result is within ``2e-6 (1 +
+|result|)`` of the exact one for them; for float64 ones within 1e-13 of the same. The divergences
+keep their digits when they are small: they are sums of Bregman gaps, ``q (p/q - 1 - log(p/q))``,
+which are never negative, and not differences of normalisers. From 1e-8 to 50 nats ``kl_qp`` and
+``kl_pq`` are within 1e-5 relative (measured: 3e-6), a constant between the logits of both
+notwithstanding, if the largest logits differ about as much as the others do. Where a few improbable
+tokens differ by more than all the rest, and the largest logit is one of them, only the absolute
+accuracy is left.
 
-**Masked vocabulary.** A logit of ``-inf``, or of -1e30 or less, as float32's least is, means a probability of 0, whose ``log``
-is ``-inf``. Where both are 0 nothing is added; where only p is, ``kl_qp = +inf``; where only q is, ``kl_pq = +inf``.
-A row that is ``-inf`` throughout, or holds NaN or ``+inf``, gives NaN in all that depends on it.
+**Masked vocabulary.** A logit of ``-inf``, or of -1e30 or less, as float32's least is, means a
+probability of 0, whose ``log`` is ``-inf``. Where both are 0 nothing is added; where only p is,
+``kl_qp = +inf``; where only q is, ``kl_pq = +inf``. A row that is ``-inf`` throughout, or holds NaN
+or ``+inf``, gives NaN in all that depends on it.
 
-**Gradients** reach the policy's logits alone, through all results but ``log_p``; the reference is a constant. A divergence
-that is infinite has none: NaN. There are no second derivatives, except with ``reference``.
+**Gradients** reach the policy's logits alone, through all results but ``log_p``; the reference is a
+constant. A divergence that is infinite has none: NaN. There are no second derivatives, except with
+``reference``.
 """
 
 from __future__ import annotations
@@ -54,7 +60,9 @@ _MODULES = {"triton": "gpu", "cpu": "cpu", "reference": "reference"}
 
 @dataclass(frozen=True)
 class TokenDivergences:
-    """The result of :func:`token_divergences`: five tensors of shape ``(n,)``, in nats, and the kernel that computed them.
+    """The result of :func:`token_divergences`.
+
+    Five tensors of shape ``(n,)``, in nats, and the kernel that computed them.
 
     float64 where policy or reference are float64, else float32.
     """
@@ -81,14 +89,17 @@ def _obstacle(name: str, policy: Tensor, reference: Tensor) -> str | None:
 
 
 def choose(policy: Tensor, reference: Tensor | None = None, *, kernel: str = "auto") -> str:
-    """The name of the kernel that these logits get, or ``kernel`` itself after a check that it can be used.
+    """The name of the kernel that these logits get, or ``kernel`` itself after a check that it can
+    be used.
 
-    Only device and dtype decide: ``triton`` on a GPU where it is installed, ``cpu`` in main memory, ``reference`` for float64.
+    Only device and dtype decide: ``triton`` on a GPU where it is installed, ``cpu`` in main memory,
+    ``reference`` for float64.
 
     Raises
     ------
     ConfigError
-        No kernel of that name, or it cannot take these logits; the line says why, and which ones can.
+        No kernel of that name, or it cannot take these logits; the line says why, and which ones
+        can.
     """
     reference = policy if reference is None else reference
     if kernel != "auto":
@@ -102,7 +113,8 @@ def choose(policy: Tensor, reference: Tensor | None = None, *, kernel: str = "au
                 if name != kernel and _obstacle(name, policy, reference) is None
             ]
             raise ConfigError(
-                f"kernel {kernel!r} cannot be used: {obstacle}; available: {', '.join(['auto', *able])}"
+                f"kernel {kernel!r} cannot be used: {obstacle}; available:"
+                f" {', '.join(['auto', *able])}"
             )
         return kernel
     fit = (
@@ -120,18 +132,19 @@ def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | 
         )
     if reference.shape != policy.shape:
         raise ConfigError(
-            f"policy and reference logits must have one shape, got {tuple(policy.shape)} and {tuple(reference.shape)}"
+            f"policy and reference logits must have one shape, got {tuple(policy.shape)} and"
+            f" {tuple(reference.shape)}"
         )
     if tokens.shape != policy.shape[:1]:
         raise ConfigError(
-            f"tokens must be one a row of the logits, got {tuple(tokens.shape)} and {tuple(policy.shape)}"
+            f"tokens must be one a row of the logits, got {tuple(tokens.shape)} and"
+            f" {tuple(policy.shape)}"
         )
     allowed = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     if policy.dtype not in allowed or reference.dtype not in allowed:
         raise ConfigError(
-            f"logits must be float64, float32, bfloat16 or float16, got {policy.dtype} and {reference.dtype}".replace(
-                "torch.", ""
-            )
+            f"logits must be float64, float32, bfloat16 or float16, got {policy.dtype} and"
+            f" {reference.dtype}".replace("torch.", "")
         )
     if tokens.dtype not in (torch.int64, torch.int32):
         raise ConfigError(
@@ -139,7 +152,8 @@ def _check(policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | 
         )
     if not policy.device == reference.device == tokens.device:
         raise ConfigError(
-            f"logits and tokens must be on one device, got {policy.device}, {reference.device} and {tokens.device}"
+            f"logits and tokens must be on one device, got {policy.device}, {reference.device} and"
+            f" {tokens.device}"
         )
     if block_rows is not None and block_rows < 1:
         raise ConfigError(f"block_rows must be 1 or more, got {block_rows}")
@@ -164,13 +178,15 @@ def token_divergences(
     Parameters
     ----------
     policy, reference
-        Logits of q and of p, shape ``(n, V)``, any strides; float32, bfloat16, float16 or float64, each of its own.
+        Logits of q and of p, shape ``(n, V)``, any strides; float32, bfloat16, float16 or float64,
+        each of its own.
     tokens
         Ids, shape ``(n,)``, int64 or int32.
     kernel
         ``auto``, or the name of one (see :func:`names`).
     block_rows
-        Rows at a time, with ``reference`` and ``cpu``; ``triton`` takes a row a program. None leaves it to the kernel.
+        Rows at a time, with ``reference`` and ``cpu``; ``triton`` takes a row a program. None
+        leaves it to the kernel.
 
     Returns
     -------
@@ -179,7 +195,8 @@ def token_divergences(
     Raises
     ------
     ConfigError
-        Shapes, dtypes, devices or ids that do not fit; a kernel that does not exist or cannot be used here.
+        Shapes, dtypes, devices or ids that do not fit; a kernel that does not exist or cannot be
+        used here.
     """
     _check(policy, reference, tokens, block_rows)
     name = choose(policy, reference, kernel=kernel)

@@ -1,4 +1,7 @@
-"""The gradient of the compiled kernels: forward keeps four numbers a row, backward reads the logits again."""
+"""The gradient of the compiled kernels.
+
+Forward keeps four numbers a row, backward reads the logits again.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LOG_Q, LOG_P, KL_QP, KL_PQ, ENTROPY, MAX_Q, MAX_P, LOG_SUM_Q, SHIFT = range(9)
-"""Columns of what forward finds in a row: the results, the largest logits, ``log sum exp(policy - MAX_Q)``, and the same of
-the reference less that of the policy."""
+"""Columns of what forward finds in a row: the results, the largest logits, ``log sum exp(policy -
+MAX_Q)``, and the same of the reference less that of the policy."""
 FOUND = 9
 Results: TypeAlias = "tuple[Tensor, Tensor, Tensor, Tensor, Tensor]"
 
@@ -34,16 +37,17 @@ class Implementation(Protocol):
     ) -> Tensor:
         """The gradient of a sum of results with these weights, in shape and dtype of ``policy``.
 
-        ``weights``, shape ``(n, 5)``, float32: of q log q/p, of p, of q log q, of q, and of the token alone; zeros where
-        nothing is to be done. With ``u = log q/p`` the gradient is ``q (w0 u + w2 log q + w3) + w1 p``, and ``w4`` more at the
-        token.
+        ``weights``, shape ``(n, 5)``, float32: of q log q/p, of p, of q log q, of q, and of the
+        token alone; zeros where nothing is to be done. With ``u = log q/p`` the gradient is ``q (w0
+        u + w2 log q + w3) + w1 p``, and ``w4`` more at the token.
         """
 
 
 def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
     """Return the weights that make each logit's gradient from the gradients of the five results.
 
-    ``d log_q = onehot - q``, ``d kl_qp = q (u - kl_qp)``, ``d kl_pq = q - p``, ``d entropy = -q (log q + entropy)``.
+    ``d log_q = onehot - q``, ``d kl_qp = q (u - kl_qp)``, ``d kl_pq = q - p``, ``d entropy = -q
+    (log q + entropy)``.
     """
     zero = torch.zeros_like(found[:, 0])
     log_q, _, kl_qp, kl_pq, entropy = (zero if g is None else g.to(found.dtype) for g in upstream)
@@ -62,7 +66,10 @@ def _weights(found: Tensor, upstream: tuple[Tensor | None, ...]) -> Tensor:
 def divergences(
     policy: Tensor, reference: Tensor, tokens: Tensor, implementation: Any, block_rows: int | None
 ) -> Results:
-    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32; all but ``log_p`` have gradients."""
+    """``log_q, log_p, kl_qp, kl_pq, entropy``, each ``(n,)`` and float32.
+
+    All but ``log_p`` have gradients.
+    """
 
     class Divergences(torch.autograd.Function):
         @staticmethod

@@ -1,7 +1,8 @@
 """The kernel for main memory: compiled loops over rows, in as many threads as torch is allowed.
 
-Each logit is read once. Logits that are float32 with neighbouring columns are read where they are; other ones are widened a row
-at a time, so that nothing larger than a row, of policy, reference and gradient, is held by each thread.
+Each logit is read once. Logits that are float32 with neighbouring columns are read where they are;
+other ones are widened a row at a time, so that nothing larger than a row, of policy, reference and
+gradient, is held by each thread.
 """
 
 from __future__ import annotations
@@ -33,7 +34,10 @@ def obstacle(policy: Tensor, reference: Tensor) -> str | None:
 
 
 class _Rows:
-    """Rows of a tensor as float32: in place where they are, else one at a time, in a buffer of the thread's own."""
+    """Rows of a tensor as float32.
+
+    In place where they are, else one at a time, in a buffer of the thread's own.
+    """
 
     def __init__(self, x: Tensor) -> None:
         x = x.detach()
@@ -49,7 +53,10 @@ class _Rows:
             self.array = (x.view(torch.int16) if self.brain else x).numpy()
 
     def buffer(self) -> np.ndarray:
-        """Return the buffer of :meth:`load`: the whole array, which needs no loading, or one row."""
+        """Return the buffer of :meth:`load`.
+
+        The whole array, which needs no loading, or one row.
+        """
         return self.array if self.in_place else np.empty(self.size, dtype=np.float32)
 
     def load(self, row: int, buffer: np.ndarray) -> None:
@@ -75,7 +82,9 @@ class _Rows:
 
 
 def _share(rows: int, size: int, block_rows: int | None, work: Callable[[int, int], Any]) -> None:
-    """Call ``work(first, last)`` on blocks of rows, in torch's number of threads where there is enough to do."""
+    """Call ``work(first, last)`` on blocks of rows, in torch's number of threads where there is
+    enough to do.
+    """
     block = block_rows or ROWS
     blocks = [(first, min(first + block, rows)) for first in range(0, rows, block)]
     threads = min(torch.get_num_threads(), len(blocks)) if rows * size >= WORTH_THREADS else 1

@@ -1,4 +1,7 @@
-"""The kernel for a GPU, in Triton: one program a row, one read of its logits; and again for the gradient."""
+"""The kernel for a GPU, in Triton: one program a row, one read of its logits.
+
+And again for the gradient.
+"""
 
 from __future__ import annotations
 

@@ -6,5 +6,8 @@ import os
 
 
 def interpreted() -> bool:
-    """Return whether Triton's kernels run as Python, slowly, on any device. For tests; set before Triton's first import."""
+    """Return whether Triton's kernels run as Python, slowly, on any device.
+
+    For tests; set before Triton's first import.
+    """
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on")

@@ -1,7 +1,8 @@
 """The loops of the ``cpu`` kernel, float32, compiled by Numba: imported where it is first used.
 
-Each loop is written so that it becomes vector instructions: one type of number throughout, no calls, no branches but choices
-between two values that are both computed. Sums may be taken in any order; elsewhere rounding is as written.
+Each loop is written so that it becomes vector instructions: one type of number throughout, no
+calls, no branches but choices between two values that are both computed. Sums may be taken in any
+order; elsewhere rounding is as written.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ from numba.extending import intrinsic
 
 F = np.float32
 TILE = 512
-"""Logits at a time, of each: they stay in the nearest cache while the next ones are on their way, and their sums are short."""
+"""Logits at a time, of each.
+
+They stay in the nearest cache while the next ones are on their way, and their sums are short.
+"""
 LINE = 16
 """Logits that memory hands over at once."""
 ABSENT = F(-1e30)
 SHIFTED = F(4.0)
-"""The difference of the largest logits from which it is subtracted before logits are compared, to keep the order exact."""
+"""The difference of the largest logits from which it is subtracted before logits are compared,
+to keep the order exact.
+"""
 ZERO, INFINITE = F(0.0), F(np.inf)
 UNDERFLOW = F(-87.0)
 """Below it exp is 0 here; its smallest normal number is close."""
@@ -33,8 +39,9 @@ ROUND = F(1.5 * 2.0**23)
 """A sum with it is rounded to an integer, which then stands in the last bits."""
 BIAS, MANTISSA, SIGN = np.int32(127), np.int32(23), np.int32(31)
 LOWEST, HIGHEST = np.int32(-(2**31)), np.int32(2**31 - 1)
-# Near-minimax, by mpmath.chebyfit: (exp(x) - 1 - x) / x^2 for |x| < ln(2) / 2, to 4e-9; then, in t = x^2 for |x| < 1/2,
-# (cosh(x) - 1) / t to 1e-9 and (sinh(x) - x) / (x t) to 1e-8. Highest power first.
+# Near-minimax, by mpmath.chebyfit: (exp(x) - 1 - x) / x^2 for |x| < ln(2) / 2, to 4e-9; then, in t
+# = x^2 for |x| < 1/2, (cosh(x) - 1) / t to 1e-9 and (sinh(x) - x) / (x t) to 1e-8. Highest power
+# first.
 E0, E1, E2, E3, E4 = F(0.0013926204), F(0.008363195), F(0.041666556), F(0.16666576), F(0.5)
 C0, C1, C2 = F(0.0013982186), F(0.041665792), F(0.5)
 S0, S1 = F(0.008383088), F(0.1666651)
@@ -51,7 +58,10 @@ _WEIGHTS = types.Array(types.float32, 2, "C", readonly=True)
 
 
 def _compiled(signature: Any, *fast: str) -> Callable[[Callable[..., Any]], Any]:
-    """Compile now, or load what an earlier process compiled; ``fast`` are the liberties that rounding may take."""
+    """Compile now, or load what an earlier process compiled.
+
+    ``fast`` are the liberties that rounding may take.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
         options: dict[str, Any] = {"fastmath": set(fast), "error_model": "numpy", "nogil": True}
@@ -65,7 +75,10 @@ def _compiled(signature: Any, *fast: str) -> Callable[[Callable[..., Any]], Any]
 
 @_compiled((types.float32,), *EXACT)
 def _exp(v: float) -> Any:  # pragma: no cover - compiled
-    """``exp(v)`` for v of 0 or less, or little above, to ``1e-7 + 3e-9 |v|``; the terms in pairs, not in a chain."""
+    """``exp(v)`` for v of 0 or less, or little above, to ``1e-7 + 3e-9 |v|``.
+
+    The terms in pairs, not in a chain.
+    """
     rounded = F(v * PER_LN2 + ROUND)
     k = rounded - ROUND
     scale = np.int32((rounded.view(np.int32) + BIAS) << MANTISSA).view(np.float32)
@@ -86,13 +99,19 @@ def _finite(x: float) -> Any:  # pragma: no cover - compiled
 def _between(
     z: float, y: float, to_z: float, from_y: float, rest: float
 ) -> Any:  # pragma: no cover - compiled
-    """``y - z`` less the three: subtracting neighbours first is exact, so that small differences keep their digits."""
+    """``y - z`` less the three.
+
+    Subtracting neighbours first is exact, so that small differences keep their digits.
+    """
     return ((y - from_y) - (z + to_z)) - rest
 
 
 @_compiled((types.float32, types.float32))
 def _origins(top_z: Any, top_y: Any) -> Any:  # pragma: no cover - compiled
-    """Return the offsets of z and y: their largest, the smaller of the two rounded until their difference is exact."""
+    """Return the offsets of z and y.
+
+    Their largest, the smaller of the two rounded until their difference is exact.
+    """
     z, y = ZERO if top_z == ABSENT else top_z, ZERO if top_y == ABSENT else top_y
     s = y - z
     if not abs(s) < INFINITE:
@@ -102,7 +121,10 @@ def _origins(top_z: Any, top_y: Any) -> Any:  # pragma: no cover - compiled
 
 @_compiled((types.float32, types.float32))
 def _split(from_z: float, from_y: float) -> Any:  # pragma: no cover - compiled
-    """``from_y - from_z`` as the three above, two of them 0: if it is large, then that of the larger logits."""
+    """``from_y - from_z`` as the three above, two of them 0.
+
+    If it is large, then that of the larger logits.
+    """
     s = from_y - from_z
     if not abs(s) > SHIFTED:
         return ZERO, ZERO, s
@@ -111,7 +133,9 @@ def _split(from_z: float, from_y: float) -> Any:  # pragma: no cover - compiled
 
 @_compiled((_IN,))
 def _range(x: np.ndarray) -> Any:  # pragma: no cover - compiled
-    """Largest and least. Compared as integers that are ordered alike, since vectors of floats cannot be, for NaN's sake."""
+    """Largest and least. Compared as integers that are ordered alike, since vectors of floats
+    cannot be, for NaN's sake.
+    """
     bits = x.view(np.int32)
     most, least = LOWEST, HIGHEST
     for i in range(bits.size):
@@ -154,7 +178,10 @@ def _ahead(x: np.ndarray, start: int, stop: int) -> None:  # pragma: no cover - 
 def _fill(
     z: np.ndarray, y: np.ndarray, to_z: np.ndarray, to_y: np.ndarray
 ) -> tuple[int, int]:  # pragma: no cover - compiled
-    """Copies with ``ABSENT`` in the place of what is less; how often z alone is absent, and y alone."""
+    """Copies with ``ABSENT`` in the place of what is less.
+
+    How often z alone is absent, and y alone.
+    """
     no_z, no_y = 0, 0
     for i in range(z.size):
         v, w = _finite(z[i]), _finite(y[i])
@@ -168,8 +195,9 @@ def _fill(
 def _weights(x: np.ndarray, top: float, weight: np.ndarray) -> None:  # pragma: no cover - compiled
     """``exp(x - top)``.
 
-    It and its sums are loops apart: as one they would need more numbers at hand than a processor has places for, and a sum
-    that has to be put away in every turn takes twice the time of everything else.
+    It and its sums are loops apart: as one they would need more numbers at hand than a processor
+    has places for, and a sum that has to be put away in every turn takes twice the time of
+    everything else.
     """
     for i in range(x.size):
         weight[i] = _exp(x[i] - top)
@@ -194,7 +222,9 @@ def _compare(
     from_z: float,
     from_y: float,
 ) -> Any:  # pragma: no cover - compiled
-    """Return the sums of ``g e``, ``g f``, ``f - e - g e`` and ``e - f + g f`` for weights e and f, ``g = log(f / e)``."""
+    """Return the sums of ``g e``, ``g f``, ``f - e - g e`` and ``e - f + g f`` for weights e and
+    f, ``g = log(f / e)``.
+    """
     qg, pg, gap_q, gap_p = ZERO, ZERO, ZERO, ZERO
     to_z, of_y, rest = _split(from_z, from_y)
     for i in range(z.size):
@@ -225,7 +255,8 @@ def forward(
     last: int,
     found: np.ndarray,
 ) -> None:  # pragma: no cover - compiled
-    """Fill rows ``first`` to ``last`` of ``found``, whose columns :mod:`klbench.kernels.autograd` names.
+    """Fill rows ``first`` to ``last`` of ``found``, whose columns :mod:`klbench.kernels.autograd`
+    names.
 
     Row i of either tensor begins at ``i * stride``.
     """
@@ -254,7 +285,8 @@ def forward(
                 no_q += no_z
                 no_p += no_y
             if start > 0 and (from_z != was_z or from_y != was_y):
-                # a falls by up_z, b by up_y, g changes by d. A sum over nothing but absent logits is 0 and stays so.
+                # a falls by up_z, b by up_y, g changes by d. A sum over nothing but absent logits
+                # is 0 and stays so.
                 up_z = np.float64(from_z) - np.float64(was_z) if had_z else 0.0
                 up_y = np.float64(from_y) - np.float64(was_y) if had_y else 0.0
                 d, less_q, less_p = up_z - up_y, math.exp(-up_z), math.exp(-up_y)
@@ -346,7 +378,9 @@ def backward(
     gradient: np.ndarray,
     gradient_stride: int,
 ) -> None:  # pragma: no cover - compiled
-    """Fill rows ``first`` to ``last`` of the gradient, for weights as in :mod:`klbench.kernels.autograd`."""
+    """Fill rows ``first`` to ``last`` of the gradient, for weights as in
+    :mod:`klbench.kernels.autograd`.
+    """
     for i in range(first, last):
         z = policy[i * policy_stride : i * policy_stride + size]
         y = reference[i * reference_stride : i * reference_stride + size]

@@ -32,7 +32,8 @@ def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, .
     at = tokens.long()[:, None]
 
     def infinite(where: Tensor, finite: Tensor) -> Tensor:
-        # A product with a sum that is 1, so that its gradient is NaN, and so is itself in a row that is.
+        # A product with a sum that is 1, so that its gradient is NaN, and so is itself in a row
+        # that is.
         scale = torch.where(where, inf, 0.0)
         return torch.where(where, scale * (q.sum(-1) * p.sum(-1)), finite)
 
@@ -48,9 +49,12 @@ def _block(policy: Tensor, reference: Tensor, tokens: Tensor) -> tuple[Tensor, .
 def divergences(
     policy: Tensor, reference: Tensor, tokens: Tensor, block_rows: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """``log_q, log_p, kl_qp, kl_pq, entropy``, each of shape ``(n,)``; to be differentiated by autograd.
+    """``log_q, log_p, kl_qp, kl_pq, entropy``, each of shape ``(n,)``.
 
-    A gradient of 0 that arrives at an infinite divergence makes NaN here, as autograd does with 0 times infinity.
+    To be differentiated by autograd.
+
+    A gradient of 0 that arrives at an infinite divergence makes NaN here, as autograd does with 0
+    times infinity.
     """
     rows = block_rows or max(1, BLOCK // policy.shape[1])
     starts = range(0, max(1, len(tokens)), rows)  # one block at least, if an empty one

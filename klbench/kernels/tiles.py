@@ -1,7 +1,10 @@
-"""The Triton code: imported where it is first used. The sums are those of the ``cpu`` kernel, and so are their names.
+"""The Triton code: imported where it is first used.
 
-A program walks along one row in tiles. The sums are kept a lane each until the row ends; only the largest logit is agreed on
-after every tile, and the sums are brought to a new one in the few tiles where it rises.
+The sums are those of the ``cpu`` kernel, and so are their names.
+
+A program walks along one row in tiles. The sums are kept a lane each until the row ends; only the
+largest logit is agreed on after every tile, and the sums are brought to a new one in the few tiles
+where it rises.
 """
 
 from __future__ import annotations
@@ -102,8 +105,8 @@ def forward(  # type: ignore[no-untyped-def]
         new_z = tl.maximum(top_z, tl.max(z, 0))
         new_y = tl.maximum(top_y, tl.max(y, 0))
         if (new_z > top_z) | (new_y > top_y):
-            # a falls by up_z, b by up_y, g changes by d. A sum over nothing but absent logits is 0 and stays so.
-            # The smaller origin is rounded until the difference of both is exact.
+            # a falls by up_z, b by up_y, g changes by d. A sum over nothing but absent logits is 0
+            # and stays so. The smaller origin is rounded until the difference of both is exact.
             zero_z = tl.where(new_z == ABSENT, 0.0, new_z)
             zero_y = tl.where(new_y == ABSENT, 0.0, new_y)
             s = zero_y - zero_z
@@ -208,7 +211,9 @@ def backward(  # type: ignore[no-untyped-def]
     TILE: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """One row of ``q (w0 u + w2 log q + w3) + w1 p``, with ``u = log q/p``, and ``w4`` at the token."""
+    """One row of ``q (w0 u + w2 log q + w3) + w1 p``, with ``u = log q/p``, and ``w4`` at the
+    token.
+    """
     row = tl.program_id(0).to(tl.int64)
     policy += row * policy_stride
     reference += row * reference_stride

@@ -1,4 +1,6 @@
-"""Language models: the text and the small models that come with klbench, loading, generation, scoring.
+"""Language models: the text and the small models that come with klbench, loading, generation,
+scoring.
 
-Everything heavy is imported inside functions: importing this package loads neither torch nor transformers.
+Everything heavy is imported inside functions: importing this package loads neither torch nor
+transformers.
 """

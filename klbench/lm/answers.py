@@ -1,13 +1,18 @@
-"""Files of labelled answers as people have them: ranked pairs, scored answers, answers with a label of their own.
+"""Files of labelled answers as people have them.
 
-JSON lines, JSON, CSV or Parquet; texts, or conversations of messages. What such a file holds is text and nothing else.
+Ranked pairs, scored answers, answers with a label of their own.
 
-- ``prompt``, ``chosen``, ``rejected``: texts or messages; without ``prompt``, or where both answers repeat it, it is what the
-  two begin with alike (Anthropic's HH, UltraFeedback binarised).
-- ``messages``, the last of which is the better answer, and ``rejected_response`` or ``rejected_messages``; or ``messages`` as
-  the prompt, beside ``chosen`` and ``rejected``.
-- ``instruction`` and ``completions``, each with ``response`` and ``overall_score`` (UltraFeedback): the best and the worst.
-- ``prompt``, ``completion``, ``label``, or ``messages`` and ``label``: one answer, which is desirable or not (KTO).
+JSON lines, JSON, CSV or Parquet; texts, or conversations of messages. What such a file holds is
+text and nothing else.
+
+- ``prompt``, ``chosen``, ``rejected``: texts or messages; without ``prompt``, or where both answers
+  repeat it, it is what the two begin with alike (Anthropic's HH, UltraFeedback binarised).
+- ``messages``, the last of which is the better answer, and ``rejected_response`` or
+  ``rejected_messages``; or ``messages`` as the prompt, beside ``chosen`` and ``rejected``.
+- ``instruction`` and ``completions``, each with ``response`` and ``overall_score`` (UltraFeedback):
+  the best and the worst.
+- ``prompt``, ``completion``, ``label``, or ``messages`` and ``label``: one answer, which is
+  desirable or not (KTO).
 """
 
 from __future__ import annotations
@@ -30,8 +35,8 @@ Text = str | Messages
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 WANTED = (
-    f"expected {', '.join(SUFFIXES)} with 'prompt', 'chosen', 'rejected', or with 'prompt', 'completion', 'label'; "
-    "texts or messages"
+    f"expected {', '.join(SUFFIXES)} with 'prompt', 'chosen', 'rejected', or with 'prompt',"
+    " 'completion', 'label'; texts or messages"
 )
 PROMPTS = ("prompt", "instruction", "question", "messages", "conversations")
 CHATS = ("messages", "conversations")
@@ -60,7 +65,8 @@ class Answers:
     Parameters
     ----------
     good, bad
-        The better and the worse one of each pair; or, where none are paired, desirable and undesirable ones.
+        The better and the worse one of each pair; or, where none are paired, desirable and
+        undesirable ones.
     paired
         Whether answers of one place belong to one prompt.
     """
@@ -82,7 +88,8 @@ def check_path(path: str) -> None:
     found = inputs.kind(place)
     if found != inputs.FILE:
         raise ConfigError(
-            f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found}; {WANTED}"
+            f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found};"
+            f" {WANTED}"
         )
     if place.suffix not in SUFFIXES:
         raise ConfigError(
@@ -185,8 +192,8 @@ def parsed(row: Mapping[str, Any], where: str) -> tuple[Answer, ...]:
     else:
         lacking = [key for key in ("chosen", "rejected") if key not in given]
         raise ConfigError(
-            f"{where}: no key {lacking[0]!r}; expected prompt, chosen, rejected, or prompt, completion, label; "
-            f"this one has {', '.join(map(str, row)) or 'none'}"
+            f"{where}: no key {lacking[0]!r}; expected prompt, chosen, rejected, or prompt,"
+            f" completion, label; this one has {', '.join(map(str, row)) or 'none'}"
         )
     return _pair(prompt, both[0], both[1], where)
 
@@ -207,7 +214,8 @@ def _pair(prompt: Text | None, better: Text, worse: Text, where: str) -> tuple[A
         raise ConfigError(f"{where}: 'chosen' and 'rejected' are the same")
     if not prompt or not better or not worse:
         raise ConfigError(
-            f"{where}: no prompt: 'chosen' and 'rejected' must begin alike and then differ, or 'prompt' be given"
+            f"{where}: no prompt: 'chosen' and 'rejected' must begin alike and then differ, or"
+            " 'prompt' be given"
         )
     return _answer(prompt, better, True), _answer(prompt, worse, False)
 
@@ -225,7 +233,9 @@ def _answer(prompt: Text, completion: Text, good: bool) -> Answer:
 
 
 def _common_text(better: str, worse: str) -> str:
-    """Return the beginning that two texts share, up to the answer's turn or else to the end of a word."""
+    """Return the beginning that two texts share, up to the answer's turn or else to the end of a
+    word.
+    """
     shared = better[: _alike(better, worse)]
     turn = shared.rfind(TURN)
     return shared[: turn + len(TURN)] if turn >= 0 else shared[: max(map(shared.rfind, " \n"))]
@@ -252,7 +262,8 @@ def _ranked(completions: Any, prompt: Text | None, where: str) -> tuple[Answer, 
     best, worst = max(scored, key=lambda each: each[0]), min(scored, key=lambda each: each[0])
     if best[0] == worst[0]:
         raise ConfigError(
-            f"{where}: all of 'completions' have the score {best[0]:g}: none is better; leave the row out"
+            f"{where}: all of 'completions' have the score {best[0]:g}: none is better; leave the"
+            " row out"
         )
     return _pair(prompt, best[1], worst[1], where)
 

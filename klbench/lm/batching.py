@@ -17,7 +17,10 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 @dataclass
 class Batch:
-    """Sequences at a time, of call after call: what did not fit into memory once is not tried again."""
+    """Sequences at a time, of call after call.
+
+    What did not fit into memory once is not tried again.
+    """
 
     size: int
 
@@ -32,9 +35,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 def in_batches(
     work: Callable[[Sequence[int]], None], lengths: Sequence[int], batch: int | Batch
 ) -> None:
-    """Call ``work`` with the indices of every batch, sequences of a like length together; a :class:`Batch` remembers what fits.
+    """Call ``work`` with the indices of every batch, sequences of a like length together.
 
-    ``work`` may be called again with a part of what it failed at for want of memory; that is said in a :class:`Notice`.
+    A :class:`Batch` remembers what fits.
+
+    ``work`` may be called again with a part of what it failed at for want of memory; that is said
+    in a :class:`Notice`.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""The cache of artifacts that are built once: folders named by their inputs, complete as written or built again."""
+"""The cache of artifacts that are built once.
+
+Folders named by their inputs, complete as written or built again.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +34,14 @@ def root() -> Path:
 
 
 def folder(kind: str, key: str, build: Callable[[Path], None]) -> Path:
-    """Return ``root/kind/key``; if it does not exist yet, ``build`` fills an empty folder that then takes that name.
+    """Return ``root/kind/key``.
 
-    ``key.sha256`` beside it holds the checksums of its files, as ``sha256sum`` writes them. Where they no longer agree, the
-    folder is made again, with a notice. Of several processes that want it at once, one builds and the others wait. A build that
-    is broken off leaves nothing that would be taken for a whole one.
+    If it does not exist yet, ``build`` fills an empty folder that then takes that name.
+
+    ``key.sha256`` beside it holds the checksums of its files, as ``sha256sum`` writes them. Where
+    they no longer agree, the folder is made again, with a notice. Of several processes that want it
+    at once, one builds and the others wait. A build that is broken off leaves nothing that would be
+    taken for a whole one.
 
     Raises
     ------
@@ -78,7 +84,10 @@ def _sums_file(target: Path) -> Path:
 
 
 def _fault(target: Path) -> str | None:
-    """Return why a folder cannot be used: it is missing, or its files are not those that were written. None if it can."""
+    """Return why a folder cannot be used.
+
+    It is missing, or its files are not those that were written. None if it can.
+    """
     if not target.is_dir():
         return "is not there"
     try:
@@ -110,7 +119,8 @@ def _fill(target: Path, build: Callable[[Path], None]) -> None:
         sums = "".join(
             f"{digest}  {target.name}/{name}\n" for name, digest in _sums(unfinished).items()
         )
-        # The lock is advice: on a file system that has none, another process may have been faster, and its folder serves.
+        # The lock is advice: on a file system that has none, another process may have been faster,
+        # and its folder serves.
         try:
             if faulty:
                 shutil.rmtree(target)
@@ -126,5 +136,6 @@ def _fill(target: Path, build: Callable[[Path], None]) -> None:
 def _unwritable(error: Exception) -> ConfigError:
     reason = getattr(error, "strerror", None) or str(error)
     return ConfigError(
-        f"{root()}: the cache for models cannot be written ({reason}); set {VARIABLE} to a folder that can"
+        f"{root()}: the cache for models cannot be written ({reason}); set {VARIABLE} to a folder"
+        " that can"
     )

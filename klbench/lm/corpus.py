@@ -1,4 +1,7 @@
-"""The text that the embedded models learn from: the topics of Python's own help, on every CPython without a download."""
+"""The text that the embedded models learn from.
+
+The topics of Python's own help, on every CPython without a download.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +53,20 @@ class Corpus:
 
 
 def text() -> str:
-    """All topics, each under its name, in alphabetical order: about 465 thousand characters of English."""
+    """All topics, each under its name, in alphabetical order.
+
+    About 465 thousand characters of English.
+    """
     from pydoc_data.topics import topics
 
     return "\n\n".join(f"{name}\n\n{topics[name]}" for name in sorted(topics))
 
 
 def paragraphs(content: str) -> list[str]:
-    """The paragraphs of prose in a topic, each on one line; tables, grammar, code and headings are left out."""
+    """The paragraphs of prose in a topic, each on one line.
+
+    Tables, grammar, code and headings are left out.
+    """
     blocks = (
         block
         for block in re.split(r"\n\s*\n", content)

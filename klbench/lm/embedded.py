@@ -1,7 +1,10 @@
-"""The language models that come with klbench: a small reference and policies made from it, on first use.
+"""The language models that come with klbench.
 
-They are small, and they are language models in every way that matters to an estimator: subword tokens, an end-of-sequence
-token, attention over what precedes, and a policy that was fine-tuned away from its reference, or sharpened.
+A small reference and policies made from it, on first use.
+
+They are small, and they are language models in every way that matters to an estimator: subword
+tokens, an end-of-sequence token, attention over what precedes, and a policy that was fine-tuned
+away from its reference, or sharpened.
 """
 
 from __future__ import annotations
@@ -34,9 +37,13 @@ from klbench.threads import one_thread
 
 END, PAD = "<|end|>", "<|pad|>"
 VERSION = 1
-"""The version of the training, raised when the same recipe, text and libraries yield another model."""
+"""The version of the training, raised when the same recipe, text and libraries yield another
+model.
+"""
 VARIABLE = "KLBENCH_EMBEDDED"
-"""Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model that has learned anything."""
+"""Names the recipe; ``tiny`` is for tests, which would rather wait a second than have a model
+that has learned anything.
+"""
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Recipe:
     Parameters
     ----------
     steps, finetuning
-        Updates of the reference, and after how many further ones, on a part of the text, each level is saved.
+        Updates of the reference, and after how many further ones, on a part of the text, each level
+        is saved.
     temperatures
         Of the sharpened policies, a level each.
     measured
@@ -86,14 +94,19 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Trainer:
-    """The recipe that makes one of ``TRAINED`` from the reference: all that decides the result, and the work itself."""
+    """The recipe that makes one of ``TRAINED`` from the reference.
+
+    All that decides the result, and the work itself.
+    """
 
     made_with: Callable[[], Any]
     train: Callable[[Path], None]
 
 
 def folder(name: str) -> Path:
-    """The folder of that model in the form that transformers loads; it is made first if it is not there yet.
+    """The folder of that model in the form that transformers loads.
+
+    It is made first if it is not there yet.
 
     Raises
     ------
@@ -119,7 +132,9 @@ def built() -> Path:
 
 
 def describe() -> dict[str, Any]:
-    """Return the set's corpus, recipe and versions, and each policy's ``KL(q‖p)`` in nats a completion."""
+    """Return the set's corpus, recipe and versions, and each policy's ``KL(q‖p)`` in nats a
+    completion.
+    """
     made: dict[str, Any] = json.loads((built() / "made.json").read_text(encoding="utf-8"))
     return made
 
@@ -219,7 +234,8 @@ def _train_all(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, target: Path)
     final = model.transformer.ln_f
     weight, bias = final.weight.detach().clone(), final.bias.detach().clone()
     for level, temperature in zip(LEVELS, recipe.temperatures, strict=True):
-        # The last layer norm's output times 1/T is the logits times 1/T, so that the folder is like any other model's.
+        # The last layer norm's output times 1/T is the logits times 1/T, so that the folder is like
+        # any other model's.
         with torch.no_grad():
             final.weight.copy_(weight / temperature)
             final.bias.copy_(bias / temperature)
@@ -276,7 +292,9 @@ def _loss(model: GPT2LMHeadModel, documents: list[list[int]]) -> Any:
 
 
 def _distance(target: Path, name: str, recipe: Recipe) -> dict[str, float]:
-    """``KL(q‖p)`` in nats of whole completions, its standard error, and their mean length in tokens."""
+    """``KL(q‖p)`` in nats of whole completions, its standard error, and their mean length in
+    tokens.
+    """
     paths = [str(target / each) for each in (name, "reference")]
     policy, reference = (
         ready(

@@ -11,7 +11,10 @@ from klbench.lm import names, prompts, rows
 
 
 def checked(check: Callable[[str], object], *, optional: bool = True) -> AfterValidator:
-    """Return a validator that lets a text through if a check does; an empty one as it is, if it may be left out."""
+    """Return a validator that lets a text through if a check does.
+
+    An empty one as it is, if it may be left out.
+    """
 
     def validate(value: str) -> str:
         if value or not optional:

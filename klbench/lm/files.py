@@ -21,7 +21,10 @@ from klbench.types import ConfigError
 
 INDEX = "model.safetensors.index.json"
 _BUFFERS = re.compile(r"(masked_bias|inv_freq|(attn|attention)\.bias)$")
-"""Constants that old versions of transformers saved beside the weights: causal masks and the angles of positions."""
+"""Constants that old versions of transformers saved beside the weights.
+
+Causal masks and the angles of positions.
+"""
 
 
 def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
@@ -30,7 +33,8 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
     Raises
     ------
     ConfigError
-        It is not there, not safetensors, not whole, of another kind, or its weights are not those of its configuration.
+        It is not there, not safetensors, not whole, of another kind, or its weights are not those
+        of its configuration.
     """
     try:
         if Path(where).is_dir():
@@ -53,7 +57,8 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
     found, about = loaded
     if about["missing_keys"]:  # transformers would draw them at random, and say so in a warning
         raise ConfigError(
-            f"{name}: not a whole causal language model, its weights lack {_some(about['missing_keys'])}"
+            f"{name}: not a whole causal language model, its weights lack"
+            f" {_some(about['missing_keys'])}"
         )
     unused = [key for key in about["unexpected_keys"] if _belongs_elsewhere(found, key)]
     if unused:
@@ -63,7 +68,8 @@ def model(where: str, name: str, revision: str | None, dtype: str) -> Any:
     for key, weight in found.named_parameters():
         if weight.numel() and not all(bool(each.isfinite()) for each in weight.aminmax()):
             raise ConfigError(
-                f"{name}: the weight {key} holds NaN or infinity in {dtype}; nothing can be measured with it"
+                f"{name}: the weight {key} holds NaN or infinity in {dtype}; nothing can be"
+                " measured with it"
             )
     return found
 
@@ -74,9 +80,12 @@ def _some(keys: Iterable[str]) -> str:
 
 
 def _belongs_elsewhere(model: Any, key: str) -> bool:
-    """Return whether an unused weight is of a module or a list of layers that the model has: it is then another model's.
+    """Return whether an unused weight is of a module or a list of layers that the model has.
 
-    What stands apart, such as a value head or the half of a model that sees images, may lie in the same file.
+    It is then another model's.
+
+    What stands apart, such as a value head or the half of a model that sees images, may lie in the
+    same file.
     """
     if _BUFFERS.search(key):
         return False
@@ -94,7 +103,8 @@ def _belongs_elsewhere(model: Any, key: str) -> bool:
 def _check_folder(folder: Path, name: str) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(
-            f"{name}: no config.json there; expected a folder that save_pretrained of transformers wrote"
+            f"{name}: no config.json there; expected a folder that save_pretrained of transformers"
+            " wrote"
         )
     if not any(folder.glob("*.safetensors")):
         pickled = next(
@@ -111,7 +121,8 @@ def _check_folder(folder: Path, name: str) -> None:
             else "nor any other weights"
         )
         raise ConfigError(
-            f"{name}: no *.safetensors there, {have}; save it with save_pretrained(..., safe_serialization=True)"
+            f"{name}: no *.safetensors there, {have}; save it with save_pretrained(...,"
+            " safe_serialization=True)"
         )
     inputs.check_folder(folder)
     if (folder / INDEX).is_file():
@@ -136,7 +147,10 @@ def _check_index(folder: Path) -> None:
 
 
 def _check_layers(folder: Path, name: str) -> None:
-    """Check that there are no more layers than weights: transformers would first build them all, however many."""
+    """Check that there are no more layers than weights.
+
+    Transformers would first build them all, however many.
+    """
     config = AutoConfig.from_pretrained(
         folder, trust_remote_code=False, local_files_only=True
     ).get_text_config()
@@ -187,16 +201,23 @@ def _why(where: str, name: str, revision: str | None, error: Exception) -> str:
     if "trust_remote_code" in text:
         return f"{name}: needs code of its own from the hub, which is never run here"
     if "safetensors" in text:
-        return f"{name}: has no safetensors weights on the hub; other formats can run code when they are read"
+        return (
+            f"{name}: has no safetensors weights on the hub; other formats can run code when they"
+            " are read"
+        )
     at = f" at revision {revision}" if revision else ""
     return (
-        f"{name}: no such folder, and neither in the local cache of the hub nor to be had from it{at}; "
-        f"name a folder, or fetch it first where there is a network ({inputs.reason(error)})"
+        f"{name}: no such folder, and neither in the local cache of the hub nor to be had from"
+        f" it{at}; name a folder, or fetch it first where there is a network"
+        f" ({inputs.reason(error)})"
     )
 
 
 def from_disk_only(where: str) -> bool:
-    """Return whether to look on this machine only. If the hub is out of reach, its own client would try for a minute."""
+    """Return whether to look on this machine only.
+
+    If the hub is out of reach, its own client would try for a minute.
+    """
     if Path(where).is_dir() or constants.HF_HUB_OFFLINE:
         return True
     if urllib.request.getproxies():

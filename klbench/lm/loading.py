@@ -1,4 +1,7 @@
-"""Language models from a hub, from a folder, or from what comes with klbench; and what two of them must share."""
+"""Language models from a hub, from a folder, or from what comes with klbench.
+
+And what two of them must share.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ DTYPES = ("float32", "bfloat16", "float16", INT8)
 
 
 def check_device(device: str) -> None:
-    """Check that a device is there; of several processes on a machine, each takes the GPU of its number (``LOCAL_RANK``).
+    """Check that a device is there.
+
+    Of several processes on a machine, each takes the GPU of its number (``LOCAL_RANK``).
 
     Raises
     ------
@@ -40,7 +45,8 @@ def check_device(device: str) -> None:
     if local.isdecimal():
         if int(local) >= gpus:
             raise ConfigError(
-                f"device='cuda': there is no GPU for process {int(local) + 1} of this machine, torch sees {gpus}; start {gpus}"
+                f"device='cuda': there is no GPU for process {int(local) + 1} of this machine,"
+                f" torch sees {gpus}; start {gpus}"
             )
         torch.cuda.set_device(int(local))  # what "cuda" means from here on
 
@@ -48,10 +54,13 @@ def check_device(device: str) -> None:
 def load(
     name: str, revision: str | None = None, dtype: str = "float32", device: str = "cpu"
 ) -> LanguageModel:
-    """The model of that name: ``embedded:...``, a local folder, or a hub id. Nothing that it brings is ever executed.
+    """The model of that name: ``embedded:...``, a local folder, or a hub id.
 
-    Weights are read from safetensors only. A folder with an ``adapter_config.json`` is a LoRA adapter on its base model, the
-    revision is then the base's. The last few models stay loaded: one that is asked for again is the same object.
+    Nothing that it brings is ever executed.
+
+    Weights are read from safetensors only. A folder with an ``adapter_config.json`` is a LoRA
+    adapter on its base model, the revision is then the base's. The last few models stay loaded: one
+    that is asked for again is the same object.
 
     Raises
     ------
@@ -75,10 +84,13 @@ def _load(where: str, name: str, revision: str | None, dtype: str, device: str) 
 
 
 def rounded(model: Any) -> Any:
-    """The model with the weights of its linear layers as 8 bits hold them: a scale for each output, symmetrical, to nearest.
+    """The model with the weights of its linear layers as 8 bits hold them.
 
-    As weight-only formats have it: inputs, arithmetic, embeddings and the output over tokens stay float32.
-    (Dettmers et al. 2022, "LLM.int8()", without the part for outliers, which concerns inputs.)
+    A scale for each output, symmetrical, to nearest.
+
+    As weight-only formats have it: inputs, arithmetic, embeddings and the output over tokens stay
+    float32. (Dettmers et al. 2022, "LLM.int8()", without the part for outliers, which concerns
+    inputs.)
     """
     head = model.get_output_embeddings()
     for layer in model.modules():
@@ -99,7 +111,8 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
     """A LoRA adapter in a folder, on its base."""
     if importlib.util.find_spec("peft") is None:
         raise ConfigError(
-            f"{name}: a LoRA adapter needs peft, which is not installed here; pip install 'klbench[lm]'"
+            f"{name}: a LoRA adapter needs peft, which is not installed here; pip install"
+            " 'klbench[lm]'"
         )
     folder = Path(where)
     base = _base_of(folder, name)
@@ -119,7 +132,8 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
     if isinstance(missing, Warning):
         said_of_it = inputs.reason(missing)
         raise ConfigError(
-            f"{name}: the adapter lacks weights that its adapter_config.json speaks of ({said_of_it})"
+            f"{name}: the adapter lacks weights that its adapter_config.json speaks of"
+            f" ({said_of_it})"
         )
     has_tokenizer = any(
         (folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json")
@@ -133,10 +147,13 @@ def _adapted(where: str, name: str, revision: str | None, dtype: str) -> tuple[A
 
 
 def _base_of(folder: Path, name: str) -> str:
-    """Return the base model that an adapter names, after a check that the adapter can be read here."""
+    """Return the base model that an adapter names, after a check that the adapter can be read
+    here.
+    """
     if not (folder / "adapter_model.safetensors").is_file():
         raise ConfigError(
-            f"{name}: no adapter_model.safetensors there; other formats can run code and are not read"
+            f"{name}: no adapter_model.safetensors there; other formats can run code and are not"
+            " read"
         )
     inputs.check_folder(folder)
     file = folder / "adapter_config.json"
@@ -161,7 +178,9 @@ def _base_of(folder: Path, name: str) -> str:
 
 
 def check_same_tokens(policy: LanguageModel, reference: LanguageModel) -> None:
-    """Check that the two speak of the same tokens: log-ratios and divergences are meaningless otherwise.
+    """Check that the two speak of the same tokens.
+
+    log-ratios and divergences are meaningless otherwise.
 
     Raises
     ------
@@ -177,17 +196,18 @@ def check_same_tokens(policy: LanguageModel, reference: LanguageModel) -> None:
     if ours != theirs:
         first = next(i for i in sorted(ours.keys() | theirs.keys()) if ours.get(i) != theirs.get(i))
         raise ConfigError(
-            f"policy {policy.name} and reference {reference.name} have different tokenizers: token {first} is "
-            f"{ours.get(first)!r} in one and {theirs.get(first)!r} in the other; both must be of one family"
+            f"policy {policy.name} and reference {reference.name} have different tokenizers: token"
+            f" {first} is {ours.get(first)!r} in one and {theirs.get(first)!r} in the other; both"
+            " must be of one family"
         )
     if policy.vocabulary != reference.vocabulary:
         raise ConfigError(
-            f"policy {policy.name} has logits over {policy.vocabulary} tokens and reference {reference.name} over "
-            f"{reference.vocabulary}; both must be of one family"
+            f"policy {policy.name} has logits over {policy.vocabulary} tokens and reference"
+            f" {reference.name} over {reference.vocabulary}; both must be of one family"
         )
     sample = 'Same "text", same tokens:\n\t x1 = 3.5 — naïve, 你好'
     if policy.encode(sample) != reference.encode(sample):
         raise ConfigError(
-            f"policy {policy.name} and reference {reference.name} have the same tokens and cut a text into them differently; "
-            f"both must be of one family"
+            f"policy {policy.name} and reference {reference.name} have the same tokens and cut a"
+            " text into them differently; both must be of one family"
         )

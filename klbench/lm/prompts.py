@@ -1,4 +1,7 @@
-"""Prompts: the embedded ones, or those of a file or folder. What such a file holds is text and nothing else."""
+"""Prompts: the embedded ones, or those of a file or folder.
+
+What such a file holds is text and nothing else.
+"""
 
 from __future__ import annotations
 
@@ -34,11 +37,16 @@ def check_path(path: str) -> None:
 
 
 def _formats() -> str:
-    return f".txt (one a line), .jsonl or .parquet (with {KEY!r}), or a folder that save_to_disk of datasets wrote"
+    return (
+        f".txt (one a line), .jsonl or .parquet (with {KEY!r}), or a folder that save_to_disk of"
+        " datasets wrote"
+    )
 
 
 def load(path: str, count: int) -> list[str]:
-    """The first ``count`` prompts, or all where there are fewer; an empty path stands for the embedded text.
+    """The first ``count`` prompts, or all where there are fewer.
+
+    An empty path stands for the embedded text.
 
     Raises
     ------
@@ -56,7 +64,8 @@ def load(path: str, count: int) -> list[str]:
 def _from_dataset(folder: Path, count: int) -> list[rows.Row]:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(
-            f"{folder}: a folder needs datasets, which is not installed here; pip install 'klbench[lm]'"
+            f"{folder}: a folder needs datasets, which is not installed here; pip install"
+            " 'klbench[lm]'"
         )
     datasets = importlib.import_module("datasets")
     with inputs.refused(f"{folder}: no folder that save_to_disk of datasets wrote"):

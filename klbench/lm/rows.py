@@ -1,4 +1,7 @@
-"""Files of texts in one column or several, prompts and examples: JSON lines, Parquet, or plain lines."""
+"""Files of texts in one column or several, prompts and examples.
+
+JSON lines, Parquet, or plain lines.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,8 @@ def check_path(path: str, keys: Sequence[str], *, lines: bool = False) -> None:
     found = inputs.kind(place)
     if found != inputs.FILE:
         raise ConfigError(
-            f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found}; {wanted}"
+            f"{path}: {'no such file, it is a folder' if found == inputs.FOLDER else found};"
+            f" {wanted}"
         )
     if place.suffix not in known:
         raise ConfigError(
@@ -118,7 +122,8 @@ def checked(row: Mapping[str, object], keys: Sequence[str], where: str) -> Row:
     for key in keys:
         if key not in row:
             raise ConfigError(
-                f"{where}: no key {key!r}; expected {', '.join(keys)}, this one has {', '.join(row) or 'none'}"
+                f"{where}: no key {key!r}; expected {', '.join(keys)}, this one has"
+                f" {', '.join(row) or 'none'}"
             )
         value = row[key]
         if not isinstance(value, str) or not value:

@@ -10,14 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Sampling:
-    """The choice of tokens: temperature first, then top-k, then top-p, each on what the one before left, renormalised.
+    """The choice of tokens.
+
+    Temperature first, then top-k, then top-p, each on what the one before left, renormalised.
 
     Parameters
     ----------
     temperature
         Logits are divided by it.
     top_p
-        The fewest tokens, the most probable first, that hold at least so much probability; 1 keeps all.
+        The fewest tokens, the most probable first, that hold at least so much probability; 1 keeps
+        all.
     top_k
         The so many most probable tokens, and those equal to the last of them; 0 keeps all.
     """
@@ -32,7 +35,10 @@ class Sampling:
         return self.temperature == 1.0 and self.top_p == 1.0 and self.top_k == 0
 
     def log_probs(self, logits: Tensor) -> Tensor:
-        """Log-probabilities, float64, ``-inf`` where a token cannot be chosen; shape ``(..., vocabulary)`` as the logits."""
+        """Log-probabilities, float64, ``-inf`` where a token cannot be chosen.
+
+        Shape ``(..., vocabulary)`` as the logits.
+        """
         scaled = logits.double() / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
             scaled = scaled.masked_fill(
@@ -50,9 +56,12 @@ class Sampling:
 
 
 def choose(log_probs: Tensor, uniform: Tensor) -> Tensor:
-    """The token at quantile ``uniform`` of each row: ``(n, vocabulary)`` and ``(n,)`` in [0, 1) to ``(n,)``.
+    """The token at quantile ``uniform`` of each row.
 
-    One number a token, so that a completion depends on its own numbers and on nothing else that is sampled with it.
+    ``(n, vocabulary)`` and ``(n,)`` in [0, 1) to ``(n,)``.
+
+    One number a token, so that a completion depends on its own numbers and on nothing else that is
+    sampled with it.
     """
     cumulative = log_probs.exp().cumsum(-1)
     total = cumulative[:, -1:].contiguous()

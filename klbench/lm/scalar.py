@@ -1,4 +1,7 @@
-"""A causal language model that says a number where it would predict a token: what a critic and a reward model are."""
+"""A causal language model that says a number where it would predict a token.
+
+What a critic and a reward model are.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ from klbench.types import ConfigError
 
 
 class Scalar:
-    """The layers of a language model, copied, below one linear output: transformers' model for sequence classification.
+    """The layers of a language model, copied, below one linear output.
+
+    Transformers' model for sequence classification.
 
     Parameters
     ----------
@@ -42,7 +47,8 @@ class Scalar:
                 self.model: Any = AutoModelForSequenceClassification.from_config(config)
         except ValueError:
             raise ConfigError(
-                f"{lm.name}: transformers has no model with a number as its output for {type(config).__name__}"
+                f"{lm.name}: transformers has no model with a number as its output for"
+                f" {type(config).__name__}"
             ) from None
         self.model.to(lm.device, lm.model.dtype).requires_grad_().eval()
         self.model.base_model.load_state_dict(lm.model.base_model.state_dict())
@@ -56,7 +62,10 @@ class Scalar:
     def before_each(
         self, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray
     ) -> Tensor:
-        """Return the output before each token that counts, in the order of ``mask``'s rows: ``(counted,)``."""
+        """Return the output before each token that counts, in the order of ``mask``'s rows.
+
+        ``(counted,)``.
+        """
         ids, places = layout(list(prompts), token, mask, self.pad)
         return self._at(ids, places)
 

@@ -1,4 +1,7 @@
-"""Scores of given completions by policy and reference: log-probabilities, and exact divergences over each next token."""
+"""Scores of given completions by policy and reference.
+
+log-probabilities, and exact divergences over each next token.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ DIVERGENCES = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
 
 @dataclass(frozen=True)
 class Scores:
-    """Arrays of shape ``(n, T)``, float64, in nats, 0 where masked; of the models' own distributions unless it says otherwise.
+    """Arrays of shape ``(n, T)``, float64, in nats, 0 where masked.
+
+    Of the models' own distributions unless it says otherwise.
 
     Parameters
     ----------
@@ -34,9 +39,11 @@ class Scores:
     entropy
         Of the policy over the next token.
     log_mu
-        Log-probability under the distribution that tokens are sampled from; None where none was asked for.
+        Log-probability under the distribution that tokens are sampled from; None where none was
+        asked for.
     truncated
-        By k: ``KL(q ‖ p)`` over the policy's k most probable tokens and one bucket of all others; never above ``kl_qp``.
+        By k: ``KL(q ‖ p)`` over the policy's k most probable tokens and one bucket of all others;
+        never above ``kl_qp``.
     """
 
     log_q: np.ndarray
@@ -61,11 +68,13 @@ def score(
     truncate: Sequence[int] = (),
     temperature: float = 1.0,
 ) -> Scores:
-    """Score completions ``token``, shape ``(n, T)``, of which ``mask`` counts, each after its prompt.
+    """Score completions ``token``, shape ``(n, T)``, of which ``mask`` counts, each after its
+    prompt.
 
     Logits of both models are divided by ``temperature`` first.
 
-    Logits of ``batch`` sequences are held of either model; all else is computed from them in blocks of rows.
+    Logits of ``batch`` sequences are held of either model; all else is computed from them in blocks
+    of rows.
 
     Raises
     ------
@@ -97,7 +106,8 @@ def score(
 def layout(
     prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray, pad: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts and completions padded on the right, ``(n, L)``, and where each counted token is predicted, ``(rows, 2)``.
+    """Prompts and completions padded on the right, ``(n, L)``, and where each counted token is
+    predicted, ``(rows, 2)``.
 
     Padding on the right comes after all that counts, so that no causal model sees it.
     """
@@ -119,7 +129,9 @@ def token_logits(
     mask: np.ndarray,
     temperature: float = 1.0,
 ) -> Tensor:
-    """The logits that predict the tokens that count, in the order of ``mask``'s rows: ``(counted, vocabulary)``.
+    """The logits that predict the tokens that count, in the order of ``mask``'s rows.
+
+    ``(counted, vocabulary)``.
 
     All in one pass, and differentiable, unlike :func:`score`.
     """
@@ -196,16 +208,20 @@ def _in_blocks(
 
 
 def _token_divergences(q: Tensor, p: Tensor, tokens: Tensor, kernel: str) -> dict[str | int, Any]:
-    """Log-probabilities, divergences and entropy of each row; the one place that says what computes them."""
+    """Log-probabilities, divergences and entropy of each row.
+
+    The one place that says what computes them.
+    """
     found = token_divergences(q, p, tokens, kernel=kernel)
     return {name: getattr(found, name) for name in DIVERGENCES}
 
 
 def truncated_kl(q: Tensor, p: Tensor, k: int) -> Tensor:
-    """``KL(q ‖ p)`` of logits ``(rows, vocabulary)`` when all but the policy's k most probable tokens are taken for one.
+    """``KL(q ‖ p)`` of logits ``(rows, vocabulary)`` when all but the policy's k most probable
+    tokens are taken for one.
 
-    Lumping loses information and never adds any: the result is at most the exact divergence, and equal to it from
-    ``k = vocabulary - 1`` on.
+    Lumping loses information and never adds any: the result is at most the exact divergence, and
+    equal to it from ``k = vocabulary - 1`` on.
     """
     log_q, log_p = q.double().log_softmax(-1), p.double().log_softmax(-1)
     k = min(k, log_q.shape[-1])
@@ -213,7 +229,8 @@ def truncated_kl(q: Tensor, p: Tensor, k: int) -> Tensor:
     gap = log_q.gather(-1, top) - log_p.gather(-1, top)
     result: Tensor = (log_q.gather(-1, top).exp() * gap).sum(-1)
     if k < log_q.shape[-1]:
-        # Summed over what is left, since 1 minus the rest would leave nothing but rounding of a small tail.
+        # Summed over what is left, since 1 minus the rest would leave nothing but rounding of a
+        # small tail.
         tail_q, tail_p = (x.scatter(-1, top, -torch.inf).logsumexp(-1) for x in (log_q, log_p))
         result = result + tail_q.exp() * (tail_q - tail_p)
     return result

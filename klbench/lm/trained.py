@@ -1,4 +1,7 @@
-"""A language model in training: a copy of it, its precision, and where it is kept during and after training."""
+"""A language model in training.
+
+A copy of it, its precision, and where it is kept during and after training.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ STATE = "state"
 
 
 def trainable(lm: LanguageModel) -> LanguageModel:
-    """A copy whose parameters are learned; dropout stays off, so that a policy's log-probabilities are always the same.
+    """A copy whose parameters are learned.
+
+    Dropout stays off, so that a policy's log-probabilities are always the same.
 
     Raises
     ------
@@ -39,18 +44,24 @@ def trainable(lm: LanguageModel) -> LanguageModel:
         "lora_" in name for name, _ in lm.model.named_parameters()
     ):
         raise ConfigError(
-            f"{lm.name}: an adapter cannot be trained further here; merge it into its base model first"
+            f"{lm.name}: an adapter cannot be trained further here; merge it into its base model"
+            " first"
         )
     return replace(lm, model=copy.deepcopy(lm.model).requires_grad_().eval())
 
 
 def precision(dtype: str, device: str) -> AbstractContextManager[Any]:
-    """Layers in ``bfloat16`` where that is the dtype, parameters and their updates in float32 whatever it is."""
+    """Layers in ``bfloat16`` where that is the dtype, parameters and their updates in float32
+    whatever it is.
+    """
     return nullcontext() if dtype == "float32" else torch.autocast(device, getattr(torch, dtype))
 
 
 def export(lm: LanguageModel, folder: Path) -> None:
-    """Save model and tokenizer as transformers does, all or nothing; a folder of that name is replaced."""
+    """Save model and tokenizer as transformers does, all or nothing.
+
+    A folder of that name is replaced.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(
         tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".partial", dir=folder.parent)

@@ -1,4 +1,7 @@
-"""The statistics of one panel of samples: means and variances of every estimator, and counts over batches of each size."""
+"""The statistics of one panel of samples.
+
+Means and variances of every estimator, and counts over batches of each size.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class Plan:
 
     @property
     def columns(self) -> list[tuple[int, int]]:
-        """The columns of the panel vectors: ``(estimator, batch)``; batch 0 for terms that are independent of each other."""
+        """The columns of the panel vectors: ``(estimator, batch)``.
+
+        Batch 0 for terms that are independent of each other.
+        """
         return [
             (i, n)
             for i, e in enumerate(self.estimators)
@@ -47,7 +53,8 @@ class Plan:
 class Counts:
     """Counts over batches, one entry an estimator and a batch size, ``(e, b)``; additive.
 
-    ``errors`` keeps the first batch errors of each kind for their distribution, ``(e, b, kept)``, NaN beyond what there is.
+    ``errors`` keeps the first batch errors of each kind for their distribution, ``(e, b, kept)``,
+    NaN beyond what there is.
     """
 
     batches: np.ndarray
@@ -126,7 +133,10 @@ class PanelMeter:
         self._weights: list[int] = []
 
     def add(self, draws: Draws, *, diagnose: bool) -> None:
-        """Measure one panel, draws of shape ``(n,)``; ``diagnose`` adds coverage and the rest that costs more than a mean."""
+        """Measure one panel, draws of shape ``(n,)``.
+
+        ``diagnose`` adds coverage and the rest that costs more than a mean.
+        """
         vector: list[tuple[float, float]] = []
         seen: dict[
             int, tuple[np.ndarray, float, float]
@@ -149,7 +159,10 @@ class PanelMeter:
         self._weights.append(draws.log_ratio.size)
 
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
-        """One row a panel, ``(panels, 2 columns)``: means of all columns, then variances; and the panel sizes."""
+        """One row a panel, ``(panels, 2 columns)``: means of all columns, then variances.
+
+        And the panel sizes.
+        """
         return np.array(self._vectors), np.array(self._weights, dtype=float)
 
     def _tally(self, i: int, j: int, estimates: np.ndarray, variances: np.ndarray | None) -> None:

@@ -12,10 +12,12 @@ from klbench import compiled
 
 
 class Folds:
-    """The division of a panel of samples into batches of each size, and of each batch into its folds.
+    """The division of a panel of samples into batches of each size, and of each batch into its
+    folds.
 
-    Which samples share a batch is left open, since all are independent. The batches of all sizes stand side by side in one
-    array, so that what follows from their sums is computed for all of them at once.
+    Which samples share a batch is left open, since all are independent. The batches of all sizes
+    stand side by side in one array, so that what follows from their sums is computed for all of
+    them at once.
 
     Parameters
     ----------
@@ -56,7 +58,10 @@ class Folds:
         self._folds, self._steps = folds, np.array(steps, dtype=np.int64).reshape(-1, 5)
 
     def sums(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Sums of each of ``values``, float64 of shape ``(samples,)``, over all folds: ``(values, folds, batches)``."""
+        """Sums of each of ``values``, float64 of shape ``(samples,)``, over all folds.
+
+        ``(values, folds, batches)``.
+        """
         result = np.empty((len(values), self._folds, self.size.size))
         for x, row in zip(values, result.reshape(len(values), -1), strict=True):
             compiled.fold(np.ascontiguousarray(x), self._steps, row)

@@ -1,4 +1,6 @@
-"""Weighted mean and covariance of vectors, accumulated without cancellation and merged in a fixed order."""
+"""Weighted mean and covariance of vectors, accumulated without cancellation and merged in a
+fixed order.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,9 @@ import numpy as np
 class Moments:
     """Mean and scatter of vectors whose variance is inversely proportional to their weight.
 
-    A vector is what one panel of samples says (its means and variances, all estimators side by side) and its weight the
-    number of samples in it, so that ``scatter / (count - 1)`` estimates the covariance of a vector of weight 1.
+    A vector is what one panel of samples says (its means and variances, all estimators side by
+    side) and its weight the number of samples in it, so that ``scatter / (count - 1)`` estimates
+    the covariance of a vector of weight 1.
 
     Attributes
     ----------
@@ -35,9 +38,11 @@ class Moments:
     def of(cls, vectors: np.ndarray, weights: np.ndarray) -> Moments:
         """Moments of ``(m, d)`` vectors with weights ``(m,)``."""
         weight = float(weights.sum())
-        # Non-finite entries spoil their own row and column of the scatter, and are counted elsewhere.
+        # Non-finite entries spoil their own row and column of the scatter, and are counted
+        # elsewhere.
         with np.errstate(all="ignore"):
-            # A first guess is taken out before the mean is formed, so that the mean itself is exact to the last places.
+            # A first guess is taken out before the mean is formed, so that the mean itself is exact
+            # to the last places.
             mean = vectors[0] + weights @ (vectors - vectors[0]) / weight
             infinite = ~np.isfinite(mean)  # a difference of infinities is none
             mean[infinite] = (weights / weight) @ vectors[:, infinite]
@@ -64,7 +69,10 @@ class Moments:
 
     @property
     def covariance_of_mean(self) -> np.ndarray:
-        """Estimated covariance of ``mean``, ``(d, d)``, from the spread between vectors; NaN for a single vector."""
+        """Estimated covariance of ``mean``, ``(d, d)``, from the spread between vectors.
+
+        NaN for a single vector.
+        """
         if self.count < 2:
             return np.full_like(self.scatter, np.nan)
         return self.scatter / ((self.count - 1) * self.weight)

@@ -1,4 +1,6 @@
-"""Statistics over seeds: means, differences and shares of the same seeds, each with a 95 % interval; who diverged is in none.
+"""Statistics over seeds.
+
+Means, differences and shares of the same seeds, each with a 95 % interval; who diverged is in none.
 
 A replica is one arm (a combination, a loss, a weight) trained on one seed.
 """
@@ -26,14 +28,18 @@ BAND = (0.1, 0.9)
 
 
 def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
-    """A 95 % interval of the mean over seeds: bias-corrected, accelerated bootstrap, of a level raised for their number.
+    """A 95 % interval of the mean over seeds.
 
-    Resampling n values spreads by 1/n where the variance wants 1/(n-1), and by the normal distribution where Student's t is
-    due: at the level ``2 Phi(sqrt(n/(n-1)) t(0.975, n-1)) - 1`` it is as wide as the t interval, where values are normal, and
-    leans to where they are skewed (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", on the expanded percentile
-    interval; Efron 1987). Below 8 values resamples range less far, and the interval is Student's t. By simulation it covers
-    a normal mean in 95.0 % with 4 values, 93.8 % with 8 and 94.9 % with 16, an exponential one in 88 %, 91 % and 93 %. It may
-    pass a bound that the values have. NaN: of one value, or of any that is not finite.
+    Bias-corrected, accelerated bootstrap, of a level raised for their number.
+
+    Resampling n values spreads by 1/n where the variance wants 1/(n-1), and by the normal
+    distribution where Student's t is due: at the level ``2 Phi(sqrt(n/(n-1)) t(0.975, n-1)) - 1``
+    it is as wide as the t interval, where values are normal, and leans to where they are skewed
+    (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", on the expanded percentile
+    interval; Efron 1987). Below 8 values resamples range less far, and the interval is Student's t.
+    By simulation it covers a normal mean in 95.0 % with 4 values, 93.8 % with 8 and 94.9 % with 16,
+    an exponential one in 88 %, 91 % and 93 %. It may pass a bound that the values have. NaN: of one
+    value, or of any that is not finite.
     """
     n = len(values)
     if n < 2 or not np.isfinite(values).all():
@@ -70,7 +76,8 @@ def summary(name: str, values: np.ndarray, *names: str | int) -> dict[str, float
 
 @dataclass(frozen=True, eq=False)
 class SeedFrame:
-    """Rows by seed, of which those of replicas that diverged are dropped here (:meth:`of`) and nowhere else.
+    """Rows by seed, of which those of replicas that diverged are dropped here (:meth:`of`) and
+    nowhere else.
 
     A replica that diverged stays where it was stopped, which is no result of training.
 
@@ -90,7 +97,9 @@ class SeedFrame:
 
     @classmethod
     def of(cls, table: pd.DataFrame, *arm: str) -> SeedFrame:
-        """Drop what diverged: columns ``arm`` and ``seed`` name a replica, its ``status`` is ``ok`` until it diverged.
+        """Drop what diverged.
+
+        Columns ``arm`` and ``seed`` name a replica, its ``status`` is ``ok`` until it diverged.
 
         Without a column ``status`` none did.
         """
@@ -119,20 +128,26 @@ class SeedFrame:
         return self.part(rows)
 
     def groups(self, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], SeedFrame]]:
-        """Yield values of the columns ``by`` and the rows that have them, those of which no replica was kept too."""
+        """Yield values of the columns ``by`` and the rows that have them, those of which no
+        replica was kept too.
+        """
         for key, rows in self.every.groupby(list(by), sort=False, dropna=False):
             yield key, self.part(rows)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Return how many ``seeds`` did not diverge and, where there is a status, how many ``diverged``, of one arm."""
+        """Return how many ``seeds`` did not diverge and, where there is a status, how many
+        ``diverged``, of one arm.
+        """
         seeds = self.kept["seed"].nunique()
         return {"seeds": seeds} | (
             {"diverged": self.every["seed"].nunique() - seeds} if "status" in self.every else {}
         )
 
     def last(self, column: str) -> pd.Series[float]:
-        """Return a column after the last step by seed, of the replicas of one arm that did not diverge."""
+        """Return a column after the last step by seed, of the replicas of one arm that did not
+        diverge.
+        """
         return by_seed(self.kept[self.kept["step"] == self.every["step"].max()], column)
 
     def first(self, column: str) -> pd.Series[float]:
@@ -153,7 +168,9 @@ def summarised(
     carried: Sequence[str] = (),
     plain: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return one row a group: its key, what is ``carried`` (the same in all its rows), its counts, means with intervals.
+    """Return one row a group.
+
+    Its key, what is ``carried`` (the same in all its rows), its counts, means with intervals.
 
     The means of columns that are ``plain`` have none.
 
@@ -167,7 +184,8 @@ def summarised(
         kept = group.kept.sort_values("seed")
         if kept["seed"].duplicated().any():
             raise ValueError(
-                f"statistics over seeds need one row a seed, got {len(kept)} for {group.counts['seeds']} at {key}"
+                f"statistics over seeds need one row a seed, got {len(kept)} for"
+                f" {group.counts['seeds']} at {key}"
             )
         row = (
             dict(zip(by, key, strict=True))
@@ -191,7 +209,9 @@ def band(
     columns: Sequence[str],
     quantiles: tuple[float, float] = BAND,
 ) -> pd.DataFrame:
-    """Return one row a group: its key, ``seeds``, means, and the ``quantiles`` under ``_low`` and ``_high``.
+    """Return one row a group.
+
+    Its key, ``seeds``, means, and the ``quantiles`` under ``_low`` and ``_high``.
 
     Over replicas that had not diverged by then. The quantiles are NaN where a value is not finite.
     """
@@ -213,9 +233,11 @@ def band(
 def at_kl(
     path: pd.DataFrame, column: str, wanted: np.ndarray | float, start: float = 0.0
 ) -> np.ndarray:
-    """Return a column of one seed's path where its ``kl`` is as ``wanted``, by interpolation in sqrt(KL) between its points.
+    """Return a column of one seed's path where its ``kl`` is as ``wanted``, by interpolation in
+    sqrt(KL) between its points.
 
-    The reference is a point of every path: KL 0, where the column has the value ``start``. NaN beyond the largest KL.
+    The reference is a point of every path: KL 0, where the column has the value ``start``. NaN
+    beyond the largest KL.
     """
     path = path.sort_values("kl")
     # An exact KL of 0 may come out as -1e-17.
@@ -227,7 +249,8 @@ def at_kl(
 
 
 def differences(values: pd.Series[float], others: pd.Series[float]) -> np.ndarray:
-    """Return ``values - others`` of the seeds for which both are known (not NaN), in the seeds' order; indexed by the seed.
+    """Return ``values - others`` of the seeds for which both are known (not NaN), in the seeds'
+    order; indexed by the seed.
 
     NaN where both are the same infinity.
     """
@@ -239,17 +262,22 @@ def differences(values: pd.Series[float], others: pd.Series[float]) -> np.ndarra
 def paired(
     name: str, values: pd.Series[float], others: pd.Series[float], *names: str | int
 ) -> dict[str, float]:
-    """Return the mean of ``values - others`` seed by seed, its interval, and under ``name_seeds`` how many seeds both have.
+    """Return the mean of ``values - others`` seed by seed, its interval, and under ``name_seeds``
+    how many seeds both have.
 
-    What is said of an arm against its start, a floor or another arm follows from this: draws of reference, reward and samples
-    move both alike, so that two means which differ less than either of them varies may yet be told apart, or the reverse.
+    What is said of an arm against its start, a floor or another arm follows from this: draws of
+    reference, reward and samples move both alike, so that two means which differ less than either
+    of them varies may yet be told apart, or the reverse.
     """
     found = differences(values, others)
     return summary(name, found, *names) | {f"{name}_seeds": len(found)}
 
 
 def effect(values: pd.Series[float], others: pd.Series[float]) -> float:
-    """Return mean over standard deviation of the paired differences (Cohen's d_z); NaN of fewer than 2 that are finite."""
+    """Return mean over standard deviation of the paired differences (Cohen's d_z).
+
+    NaN of fewer than 2 that are finite.
+    """
     found = differences(values, others)
     spread = float(found.std(ddof=1)) if len(found) > 1 and np.isfinite(found).all() else math.nan
     return mean(found) / spread if spread > 0 else math.nan
@@ -258,10 +286,12 @@ def effect(values: pd.Series[float], others: pd.Series[float]) -> float:
 def share(
     name: str, part: pd.Series[float], whole: pd.Series[float], *names: str | int
 ) -> dict[str, float]:
-    """Return ``mean(part) / mean(whole)`` over the seeds that both have, with an interval, and ``name_seeds``.
+    """Return ``mean(part) / mean(whole)`` over the seeds that both have, with an interval, and
+    ``name_seeds``.
 
-    The interval is that of the mean of ``s + (part - s whole) / mean(whole)``, ``s`` being the share: to first order in how far
-    the means stray, what the ratio is. NaN where the mean whole is 0. (Cochran 1977, "Sampling techniques", section 6.3.)
+    The interval is that of the mean of ``s + (part - s whole) / mean(whole)``, ``s`` being the
+    share: to first order in how far the means stray, what the ratio is. NaN where the mean whole is
+    0. (Cochran 1977, "Sampling techniques", section 6.3.)
     """
     both = part.sort_index().to_frame("part").join(whole.rename("whole"), how="inner").dropna()
     top, bottom = both["part"].to_numpy(dtype=float), both["whole"].to_numpy(dtype=float)
@@ -278,7 +308,10 @@ Side = Literal[-1, 0, 1]
 
 
 def side(row: Mapping[str, Any], name: str, of: float = 0.0) -> Side | None:
-    """Return the side of ``of`` on which the whole interval of ``name`` lies, -1 or 1; 0 for both; None without an interval."""
+    """Return the side of ``of`` on which the whole interval of ``name`` lies, -1 or 1.
+
+    0 for both; None without an interval.
+    """
     low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
     if not (math.isfinite(low) and math.isfinite(high)):
         return None
@@ -294,7 +327,10 @@ def verdict(
 
 
 def outcome(row: Mapping[str, Any], otherwise: str) -> str:
-    """Return on which seeds replicas ``diverged``, by the row's counts; ``otherwise`` where none did."""
+    """Return on which seeds replicas ``diverged``, by the row's counts.
+
+    ``otherwise`` where none did.
+    """
     if not row["diverged"]:
         return otherwise
     return "diverged on some seeds" if row["seeds"] else "diverged on all seeds"

@@ -14,7 +14,9 @@ HOLDS, FAILS, CANNOT_TELL = "holds", "fails", "cannot tell"
 STRANGE, ROUNDING = 5.0, 1e-9
 """A mean is not 1 if it is off by so many standard errors, and by more than sums round."""
 ENOUGH_ROLLOUTS, ENOUGH_TERMS = 30, 100.0
-"""The least numbers of rollouts, and of terms that carry the mean, at which a standard error means something."""
+"""The least numbers of rollouts, and of terms that carry the mean, at which a standard error
+means something.
+"""
 
 
 def unit_mean(excess: float, se: float, *, ess: float, khat: float, rollouts: int) -> str:
@@ -27,7 +29,8 @@ def unit_mean(excess: float, se: float, *, ess: float, khat: float, rollouts: in
     excess, se
         The mean of ``r - 1`` and its standard error, over ``rollouts`` that are independent.
     ess, khat
-        Effective sample size ``(sum r)^2 / sum r^2``, and Pareto k; NaN where the tail ends in an atom.
+        Effective sample size ``(sum r)^2 / sum r^2``, and Pareto k; NaN where the tail ends in an
+        atom.
     """
     known = (
         math.isfinite(excess)
@@ -41,17 +44,17 @@ def unit_mean(excess: float, se: float, *, ess: float, khat: float, rollouts: in
 
 
 def pareto_khat(log_ratio: np.ndarray) -> tuple[float, float]:
-    """k-hat of the upper tail of ``exp(log_ratio)`` and its standard error, from the ``3 sqrt(n)`` largest values.
+    """k-hat of the upper tail of ``exp(log_ratio)`` and its standard error, from the ``3 sqrt(n)``
+    largest values.
 
     Parameters
     ----------
     log_ratio
         ``(n,)``, finite.
 
-    Returns
-    -------
-    ``(nan, nan)`` for fewer than 100 samples or where the largest values are all one (a tail that ends in an atom). The
-    standard error is the asymptotic ``(1 + k) / sqrt(tail size)``, which leaves out the bias of a finite threshold.
+    Returns ------- ``(nan, nan)`` for fewer than 100 samples or where the largest values are all
+    one (a tail that ends in an atom). The standard error is the asymptotic ``(1 + k) / sqrt(tail
+    size)``, which leaves out the bias of a finite threshold.
     """
     n = log_ratio.size
     size = 3 * math.sqrt(n) if n > 225 else n / 5

@@ -1,6 +1,7 @@
 """Policy/reference pairs, each with its truth.
 
-A pair is one class in one file: its fields are the options of the configuration, checked when it is built.
+A pair is one class in one file: its fields are the options of the configuration, checked when it is
+built.
 """
 
 from __future__ import annotations

@@ -47,13 +47,17 @@ def not_extreme_scale(value: float) -> float:
 
 
 Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
-"""By which logits are divided: from all but certain of the most probable token to all but uniform."""
+"""By which logits are divided.
+
+From all but certain of the most probable token to all but uniform.
+"""
 Location = Annotated[float, AfterValidator(not_extreme)]
 Scale = Annotated[PositiveFloat, AfterValidator(not_extreme_scale)]
 
 
 class Pair(Options, ABC):
-    """A policy ``q``, a reference ``p``, and optionally a third distribution ``mu`` that the samples come from instead.
+    """A policy ``q``, a reference ``p``, and optionally a third distribution ``mu`` that the
+    samples come from instead.
 
     Attributes
     ----------
@@ -66,7 +70,8 @@ class Pair(Options, ABC):
     series
         What it is one of, in a sweep: figures join the pairs of one series.
     measured_with
-        The command for pairs that have no exact divergence of their own, and are measured token by token instead.
+        The command for pairs that have no exact divergence of their own, and are measured token by
+        token instead.
     capabilities
         What it can do with completions, of which :class:`klbench.types.CompletionSource` says more.
     later
@@ -87,21 +92,28 @@ class Pair(Options, ABC):
         return type(other) is type(self) and other.model_dump() == self.model_dump()
 
     def __getstate__(self) -> dict[Any, Any]:
-        # Fields only: what a process has cached it would otherwise send to the others, and a task's tensors do not travel.
+        # Fields only: what a process has cached it would otherwise send to the others, and a task's
+        # tensors do not travel.
         state = super().__getstate__()
         return state | {
             "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}
         }
 
     def parameters_text(self, *, exclude_none: bool = False) -> str:
-        """Return the parameters as JSON, by which its streams are named: neither label nor series."""
+        """Return the parameters as JSON, by which its streams are named.
+
+        Neither label nor series.
+        """
         fields = type(self).model_fields
         unused = {name for name in self.later if getattr(self, name) == fields[name].default}
         return self.model_dump_json(exclude={"label", "series", *unused}, exclude_none=exclude_none)
 
     @classmethod
     def node(cls) -> dict[str, Any]:
-        """Return the plain data that ``pair=NAME`` stands for: the kind, and the class's defaults."""
+        """Return the plain data that ``pair=NAME`` stands for.
+
+        The kind, and the class's defaults.
+        """
         defaults = {
             name: field.get_default(call_default_factory=True)
             for name, field in cls.model_fields.items()
@@ -117,7 +129,10 @@ class Pair(Options, ABC):
 
     @property
     def unreached(self) -> float:
-        """The probability that p gives to what q never samples: by so much is ``E_q[r]`` less than 1."""
+        """The probability that p gives to what q never samples.
+
+        By so much is ``E_q[r]`` less than 1.
+        """
         return 0.0
 
     @property
@@ -135,24 +150,38 @@ class Pair(Options, ABC):
 
     @abstractmethod
     def truth(self, target: str) -> Truth | None:
-        """The exact divergence of that key, such as ``kl_qp``; None where no exact method serves."""
+        """The exact divergence of that key, such as ``kl_qp``.
+
+        None where no exact method serves.
+        """
 
     @abstractmethod
     def finite_moment(self, order: float, weight_order: float = 0.0) -> bool:
-        """Return whether ``E[w^weight_order r^order]`` is finite over the sampling distribution, ``w = q/mu``."""
+        """Return whether ``E[w^weight_order r^order]`` is finite over the sampling distribution,
+        ``w = q/mu``.
+        """
 
     @abstractmethod
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
-        """Exact mean and standard deviation of each estimator's term; None where no exact method serves."""
+        """Exact mean and standard deviation of each estimator's term.
+
+        None where no exact method serves.
+        """
 
     def gradient_task(self) -> GradientTask | Skip:
-        """The policy as something with parameters, for the studies of gradients; or why it is none."""
+        """The policy as something with parameters, for the studies of gradients.
+
+        Or why it is none.
+        """
         return Skip(f"{self.kind} pairs have no policy gradient here")
 
     # What follows is klbench.types.CompletionSource, of a pair without completions.
 
     def completions(self, seed: int, shard: int, n: int) -> Completions | Skip:
-        """Completions of shard ``shard``, at most ``n``; fewer where there are no more. Or why there are no tokens here."""
+        """Completions of shard ``shard``, at most ``n``; fewer where there are no more.
+
+        Or why there are no tokens here.
+        """
         return Skip(f"{self.kind} pairs have no tokens")
 
     @property
@@ -162,7 +191,10 @@ class Pair(Options, ABC):
 
     @property
     def fingerprint(self) -> str:
-        """A text that changes when the file does that completions are read from; empty where there is none."""
+        """A text that changes when the file does that completions are read from.
+
+        Empty where there is none.
+        """
         return ""
 
     @property
@@ -188,7 +220,10 @@ class Pair(Options, ABC):
         """Load, and where it is the first time build, all that the pair needs."""
 
     def on_policy(self) -> Self | None:
-        """The pair whose completions give this one's truth: the policy's own. None where no others are needed."""
+        """The pair whose completions give this one's truth: the policy's own.
+
+        None where no others are needed.
+        """
         return None
 
     def rescored(self, completions: Completions, dtype: Dtype) -> Completions | Skip:
@@ -196,7 +231,9 @@ class Pair(Options, ABC):
         return Skip(f"{self.kind} pairs score nothing again")
 
     def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return the exact divergences when only k tokens are distinguished, or the reason why there are none."""
+        """Return the exact divergences when only k tokens are distinguished, or the reason why
+        there are none.
+        """
         return Skip(f"{self.kind} pairs score nothing again")
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -223,7 +260,10 @@ class Pair(Options, ABC):
         )
 
     def tail_index(self) -> float:
-        """The Pareto k of the ratio's upper tail over the samples: 1 over the largest finite order; 0 for lighter tails."""
+        """The Pareto k of the ratio's upper tail over the samples.
+
+        1 over the largest finite order; 0 for lighter tails.
+        """
         low, high = 0.0, 1e6
         if self.finite_moment(high):
             return 0.0
@@ -234,10 +274,12 @@ class Pair(Options, ABC):
 
 
 def at_temperatures(sampled: float, scored: float) -> str:
-    """Return in words whose distributions samples are of, and which are compared; empty at a temperature of 1 throughout.
+    """Return in words whose distributions samples are of, and which are compared.
 
-    With logits divided by T these are three: KL(q‖p) of the models as they are, KL(q_T‖p_T) of both at T, and the mean of
-    ``log q/p`` over samples of q_T, which is no KL.
+    Empty at a temperature of 1 throughout.
+
+    With logits divided by T these are three: KL(q‖p) of the models as they are, KL(q_T‖p_T) of both
+    at T, and the mean of ``log q/p`` over samples of q_T, which is no KL.
     """
     if sampled == scored == 1.0:
         return ""
@@ -272,7 +314,10 @@ class Density(Options, ABC):
 
 
 class ScalarPair(Pair):
-    """A pair of one-dimensional densities: truths by quadrature, unless a subclass knows a closed form."""
+    """A pair of one-dimensional densities.
+
+    Truths by quadrature, unless a subclass knows a closed form.
+    """
 
     q: Any
     p: Any
@@ -334,7 +379,9 @@ def exact_moments(
     mu: quadrature.Density | None,
     estimators: Sequence[Estimator],
 ) -> list[ExactMoments | None]:
-    """Return the exact moments of the estimators that have a mean on the pair, whose log-ratio these densities have."""
+    """Return the exact moments of the estimators that have a mean on the pair, whose log-ratio
+    these densities have.
+    """
     usable = [
         e
         for e in estimators

@@ -35,7 +35,10 @@ class CategoricalTask:
         return self._log_q.clone()
 
     def gradient(self, target: str) -> Tensor:
-        """The gradient of ``kl_qp`` or ``kl_pq``: ``q (log q/p - KL(q‖p))`` or ``q - p``, with all digits of each category."""
+        """The gradient of ``kl_qp`` or ``kl_pq``.
+
+        ``q (log q/p - KL(q‖p))`` or ``q - p``, with all digits of each category.
+        """
         q, p, log_ratio = self._log_q.exp(), self._log_p.exp(), self._log_q - self._log_p
         if target == "kl_qp":
             return against_softmax(q * log_ratio, q)

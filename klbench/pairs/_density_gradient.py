@@ -20,7 +20,8 @@ LOG_ROOT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class DensityTask(ABC):
-    """The gradient task of a pair whose three sides are of one family, each a parameter vector ``(parameters,)``.
+    """The gradient task of a pair whose three sides are of one family, each a parameter vector
+    ``(parameters,)``.
 
     Samples are the points themselves, shape ``(n, dimension)``.
     """
@@ -59,7 +60,10 @@ class DensityTask(ABC):
 
     @abstractmethod
     def rule(self, power: float) -> tuple[np.ndarray, np.ndarray] | None:
-        """Points ``(n, dimension)`` and weights ``(n,)`` of ``E_q[r^power f]``; None where there is no such rule."""
+        """Points ``(n, dimension)`` and weights ``(n,)`` of ``E_q[r^power f]``.
+
+        None where there is no such rule.
+        """
 
     def theta(self) -> Tensor:
         """The policy's parameters."""
@@ -96,7 +100,10 @@ class DensityTask(ABC):
 
 
 class GaussianTask(DensityTask):
-    """Independent normals; the parameters are their means, then the logarithms of their standard deviations."""
+    """Independent normals.
+
+    The parameters are their means, then the logarithms of their standard deviations.
+    """
 
     @staticmethod
     def log_density(theta: Tensor, x: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""The log-ratio of two Gaussians in the coordinates in which it is a sum over coordinates, and how sure that form is."""
+"""The log-ratio of two Gaussians in the coordinates in which it is a sum over coordinates, and
+how sure that form is.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def solved(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def _condition(factor: np.ndarray) -> float:
-    """Return the condition number of a covariance with this Cholesky factor, of its correlations: scales cost no digits."""
+    """Return the condition number of a covariance with this Cholesky factor, of its
+    correlations: scales cost no digits.
+    """
     singular = np.linalg.svd(
         factor / np.linalg.norm(factor, axis=1, keepdims=True), compute_uv=False
     )
@@ -54,18 +58,21 @@ def _condition(factor: np.ndarray) -> float:
 
 
 class Quadratic:
-    """The log-ratio in the coordinates of ``z ~ N(0, I)``, ``x = mean_q + L z``, where both covariances are diagonal.
+    """The log-ratio in the coordinates of ``z ~ N(0, I)``, ``x = mean_q + L z``, where both
+    covariances are diagonal.
 
-    ``log r = constant + sum(slope z + curvature z^2 / 2)``. Coordinates that do not matter are left out, and all those
-    without curvature become one, so that a shift in any dimension needs one normal a sample.
+    ``log r = constant + sum(slope z + curvature z^2 / 2)``. Coordinates that do not matter are left
+    out, and all those without curvature become one, so that a shift in any dimension needs one
+    normal a sample.
 
     Attributes
     ----------
     variances, shift
         Of p along each axis, in units of q's standard deviation.
     uncertainty
-        Relative error of the variances and of squared shifts: rounding, times the condition of the covariances, since a
-        relative change of eps in either moves them by no more than that (Demmel and Veselic 1992, theorem 2.3).
+        Relative error of the variances and of squared shifts: rounding, times the condition of the
+        covariances, since a relative change of eps in either moves them by no more than that
+        (Demmel and Veselic 1992, theorem 2.3).
     """
 
     def __init__(self, q: tuple[np.ndarray, np.ndarray], p: tuple[np.ndarray, np.ndarray]) -> None:
@@ -115,7 +122,8 @@ class Quadratic:
     def margin(self, parts: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         """Return how far a sum over coordinates can be off by what is uncertain about these.
 
-        ``parts`` maps variances and shifts of p, ``(d,)``, to the coordinates' parts of the sum, ``(..., d)``.
+        ``parts`` maps variances and shifts of p, ``(d,)``, to the coordinates' parts of the sum,
+        ``(..., d)``.
         """
         v, m = self.variances, self.shift
         spread = math.exp(self.uncertainty) if self.uncertainty < 1.0 else math.inf
@@ -129,9 +137,12 @@ class Quadratic:
         return np.where(np.isnan(off), math.inf, off)
 
     def series(self, s: float, order: int) -> tuple[list[float], list[float]] | None:
-        """Taylor coefficients of ``log M`` at ``s``, and how far each can be off; None where ``M(s)`` is infinite.
+        """Taylor coefficients of ``log M`` at ``s``, and how far each can be off.
 
-        ``M(s)`` is the product over coordinates of ``a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``, ``a = 1 + s(1/v - 1)``.
+        None where ``M(s)`` is infinite.
+
+        ``M(s)`` is the product over coordinates of ``a^-1/2 v^-s/2 exp(-m^2 s(1-s) / (2 v a))``,
+        ``a = 1 + s(1/v - 1)``.
         """
         if s not in self._known:
             finite = np.all(1.0 + s * (1.0 / self.active[0] - 1.0) > 0.0)
@@ -144,7 +155,9 @@ class Quadratic:
 
 
 def _series_parts(v: np.ndarray, m: np.ndarray, s: float) -> np.ndarray:
-    """Return each coordinate's part of the first Taylor coefficients of ``log M`` at ``s``, ``(ORDERS, d)``."""
+    """Return each coordinate's part of the first Taylor coefficients of ``log M`` at ``s``,
+    ``(ORDERS, d)``.
+    """
     numerator = s * (1.0 - s), 1.0 - 2.0 * s, -1.0
     rows = []
     with np.errstate(

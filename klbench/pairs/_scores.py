@@ -23,7 +23,8 @@ class DenseScores:
     nodes
         Gradient of ``KL(q(.|h) ‖ p(.|h))`` at each prefix h, shape ``(nodes, parameters)``.
     edge_of, node_of
-        The rows of each sequence's tokens and of the prefixes before them, shape ``(n, T)``; any row where masked.
+        The rows of each sequence's tokens and of the prefixes before them, shape ``(n, T)``; any
+        row where masked.
     mask
         Which of these count, shape ``(n, T)``.
     """
@@ -35,15 +36,21 @@ class DenseScores:
     mask: Tensor
 
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
-        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``; ``(n, T)`` twice to ``(parameters,)``."""
+        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``.
+
+        ``(n, T)`` twice to ``(parameters,)``.
+        """
         return _totals(token, self.edge_of, self.mask, len(self.edges)) @ self.edges + (
             _totals(full, self.node_of, self.mask, len(self.nodes)) @ self.nodes
         )
 
     def gram(self) -> Tensor:
-        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``: shape ``(n, 2T, 2T)``.
+        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``.
 
-        Neighbours that differ in their last token alone, a family of a tree's leaves, share all products but that token's.
+        Shape ``(n, 2T, 2T)``.
+
+        Neighbours that differ in their last token alone, a family of a tree's leaves, share all
+        products but that token's.
         """
         import torch
 
@@ -81,7 +88,8 @@ class DenseScores:
 class TableScores:
     """Scores of a table of logits, a row of it for each prefix: all their products in closed form.
 
-    In the logits of its row ``s = e_a - q`` and ``d = q (log q/p - kl)``; scores at different prefixes share no parameter.
+    In the logits of its row ``s = e_a - q`` and ``d = q (log q/p - kl)``; scores at different
+    prefixes share no parameter.
 
     Parameters
     ----------
@@ -107,7 +115,10 @@ class TableScores:
         return against_softmax(q * (self.log_q - self.log_p), q)
 
     def pull(self, token: Tensor, full: Tensor) -> Tensor:
-        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``; ``(n, T)`` twice to ``(parameters,)``."""
+        """``sum of token[x, t] s_t(x) + full[x, t] d_t(x)``.
+
+        ``(n, T)`` twice to ``(parameters,)``.
+        """
         rows, tokens = self.log_q.shape
         taken = _totals(
             token, self.node_of * tokens + self.token_of, self.mask, rows * tokens
@@ -119,7 +130,10 @@ class TableScores:
         return result
 
     def gram(self) -> Tensor:
-        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``: shape ``(n, 2T, 2T)``."""
+        """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``.
+
+        Shape ``(n, 2T, 2T)``.
+        """
         q, d = self.log_q.exp(), self._full()
         edge_of = self.node_of * q.shape[1] + self.token_of
         token = (others(q) ** 2 + others(q * q)).flatten()[edge_of]
@@ -149,7 +163,10 @@ def others(x: Tensor) -> Tensor:
 
 
 def against_softmax(weights: Tensor, q: Tensor) -> Tensor:
-    """``sum over a of weights[a] (e_a - q)``, the weighted scores of a softmax in its logits; q sums to 1 on the last axis."""
+    """``sum over a of weights[a] (e_a - q)``, the weighted scores of a softmax in its logits.
+
+    q sums to 1 on the last axis.
+    """
     return weights * others(q) - q * others(weights)
 
 

@@ -1,4 +1,7 @@
-"""The gradient task of the sequence pair: all scores, exact gradients, and samples to be scored again."""
+"""The gradient task of the sequence pair.
+
+All scores, exact gradients, and samples to be scored again.
+"""
 
 from __future__ import annotations
 
@@ -33,15 +36,17 @@ class Samples(NamedTuple):
 
 
 class SequenceTask:
-    """The gradient task of a sequence pair; what it has to say of a prompt is computed when it is asked for.
+    """The gradient task of a sequence pair.
+
+    What it has to say of a prompt is computed when it is asked for.
 
     Parameters
     ----------
     theta
         The policy's parameters, ``(parameters,)``.
     log_probs
-        Log-probabilities of the next token, ``(prompts, nodes, tokens)``, of ``q``, ``p``, off-policy ``mu``, and ``old``
-        where that is not ``mu``.
+        Log-probabilities of the next token, ``(prompts, nodes, tokens)``, of ``q``, ``p``,
+        off-policy ``mu``, and ``old`` where that is not ``mu``.
     staleness
         ``KL(q‖mu)`` in nats.
     temperature
@@ -117,20 +122,25 @@ class SequenceTask:
 
     def _scores(self, prompt: int) -> DenseScores | TableScores:
         node, token, mask = self.tree.paths
-        # What is stored for a table are scores in the logits that are compared: no temperature stands between.
+        # What is stored for a table are scores in the logits that are compared: no temperature
+        # stands between.
         if self.policy.name == "table" and self._temperature == 1.0:
             start = prompt * self.tree.nodes * self.tree.tokens
             return TableScores(
                 self._log_q[prompt], self._log_p[prompt], node, token, mask, self.parameters, start
             )
         edges = self.jacobian(prompt)
-        # d(h) = sum over a of q(a|h) log q/p(a|h) s_a(h), since the scores at a prefix average to zero.
+        # d(h) = sum over a of q(a|h) log q/p(a|h) s_a(h), since the scores at a prefix average to
+        # zero.
         weight = (self._log_q[prompt].exp() * self._log_ratio[prompt])[:, None]
         nodes = torch.bmm(weight, edges.view(self.tree.nodes, self.tree.tokens, -1))[:, 0]
         return DenseScores(edges, nodes, node * self.tree.tokens + token, node, mask)
 
     def jacobian(self, prompt: int) -> Tensor:
-        """Gradient of ``log q`` of every token after every prefix: shape ``(nodes * tokens, parameters)``."""
+        """Gradient of ``log q`` of every token after every prefix.
+
+        Shape ``(nodes * tokens, parameters)``.
+        """
         tokens, size = self.tree.tokens, self.parameters
         weights = self.policy.split(self._theta)
         result = torch.empty(self.tree.nodes, tokens, size, dtype=self._theta.dtype)

@@ -22,7 +22,9 @@ MOST_LOGITS = 1_000
 
 
 class Categorical(Options):
-    """A categorical distribution by ``probs`` (they sum to 1) or by ``logits``, one number a category."""
+    """A categorical distribution by ``probs`` (they sum to 1) or by ``logits``, one number a
+    category.
+    """
 
     probs: tuple[float, ...] | None = None
     logits: tuple[float, ...] | None = None
@@ -59,7 +61,10 @@ class Categorical(Options):
 
 
 class Random(Options):
-    """A pair drawn from a seed: normal logits for p, tilted by normal noise until ``KL(q‖p)`` is ``kl`` nats."""
+    """A pair drawn from a seed.
+
+    Normal logits for p, tilted by normal noise until ``KL(q‖p)`` is ``kl`` nats.
+    """
 
     size: int = Field(ge=2, le=10_000_000)
     kl: PositiveFloat
@@ -87,7 +92,8 @@ def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
     if excess(high) < 0.0:
         limit = excess(high) + random.kl
         raise ValueError(
-            f"random.kl={random.kl:g} is out of reach for {random.size} categories: less than {limit:.3g} is possible here"
+            f"random.kl={random.kl:g} is out of reach for {random.size} categories: less than"
+            f" {limit:.3g} is possible here"
         )
     return normalized(log_p + math.exp(brentq(excess, low, high, xtol=1e-14)) * tilt), log_p
 
@@ -96,15 +102,17 @@ def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
 class CategoricalPair(Pair):
     """Categorical distributions, given or drawn from a seed with a chosen size and divergence.
 
-    Samples are of q's logits over ``temperature``, and q and p are compared with theirs over ``scored_temperature``.
+    Samples are of q's logits over ``temperature``, and q and p are compared with theirs over
+    ``scored_temperature``.
 
-    Where q is 0, p need not be. What p has there no sample of q shows: ``E_q[r]`` is 1 less that mass, every estimator with
-    ``r - 1`` in it is off by as much, and KL(p‖q) is infinite.
+    Where q is 0, p need not be. What p has there no sample of q shows: ``E_q[r]`` is 1 less that
+    mass, every estimator with ``r - 1`` in it is off by as much, and KL(p‖q) is infinite.
     """
 
     kind: ClassVar[str] = "categorical"
     summary: ClassVar[str] = (
-        "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by enumeration"
+        "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by"
+        " enumeration"
     )
     later: ClassVar[Sequence[str]] = ("temperature", "scored_temperature")
     q: Categorical | None = None
@@ -132,7 +140,8 @@ class CategoricalPair(Pair):
         for inside, outside, expression in (("q", "p", "KL(q‖p)"), ("q", "mu", "the weight q/mu")):
             if outside in support and np.any(missing := support[inside] & ~support[outside]):
                 raise ValueError(
-                    f"{outside} is zero at category {int(np.argmax(missing))}, where {inside} is not: {expression} is infinite"
+                    f"{outside} is zero at category {int(np.argmax(missing))}, where {inside} is"
+                    f" not: {expression} is infinite"
                 )
         return self
 
@@ -153,17 +162,22 @@ class CategoricalPair(Pair):
 
     @property
     def log_probs(self) -> Mapping[str, np.ndarray]:
-        """Log-probabilities of the categories, ``(k,)``, of ``q``, ``p`` and, where a third samples, ``mu``."""
+        """Log-probabilities of the categories, ``(k,)``, of ``q``, ``p`` and, where a third
+        samples, ``mu``.
+        """
         return self._log_probs
 
     @cached_property
     def _atoms(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]:
-        """Log-ratio, log q, log-weight and the sampler's log-probabilities, over the sampler's support inside q's."""
+        """Log-ratio, log q, log-weight and the sampler's log-probabilities, over the sampler's
+        support inside q's.
+        """
         log_q, log_p = self._log_probs["q"], self._log_probs["p"]
         log_sampler = self._log_probs.get("mu", log_q)
         inside = np.isfinite(log_sampler)
         with np.errstate(invalid="ignore"):
-            # Where mu samples what q never does, the weight is 0 and the ratio, 0/0, is never used: any number serves.
+            # Where mu samples what q never does, the weight is 0 and the ratio, 0/0, is never used:
+            # any number serves.
             log_ratio = np.where(np.isfinite(log_q), log_p - log_q, 0.0)[inside]
         log_weight = (log_q - log_sampler)[inside] if self.off_policy else None
         return log_ratio, log_q[inside], log_weight, log_sampler[inside]
@@ -217,9 +231,11 @@ class CategoricalPair(Pair):
         log_ratio, _, log_weight, log_probabilities = self._atoms
         draws = Draws(log_ratio, log_weight)
         return [
-            None
-            if e.batch is not None or (e.needs_weight and not self.off_policy)
-            else enumerated(e, draws, log_probabilities)
+            (
+                None
+                if e.batch is not None or (e.needs_weight and not self.off_policy)
+                else enumerated(e, draws, log_probabilities)
+            )
             for e in estimators
         ]
 
@@ -227,7 +243,8 @@ class CategoricalPair(Pair):
         log_q = self._log_probs["q"]
         if len(log_q) > MOST_LOGITS:
             return Skip(
-                f"gradients are measured on up to {MOST_LOGITS:,} categories, here are {len(log_q):,}"
+                f"gradients are measured on up to {MOST_LOGITS:,} categories, here are"
+                f" {len(log_q):,}"
             )
         if not np.isfinite(log_q).all():
             return Skip(f"q is zero at category {int(np.argmin(log_q))}, which no logit gives")

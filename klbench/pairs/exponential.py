@@ -41,7 +41,10 @@ class Exponential(Density):
 
 @register
 class ExponentialPair(ScalarPair):
-    """``q = Exp(a)``, ``p = Exp(b)``: ``KL(q‖p) = log(a/b) + b/a - 1``; where ``b < a``, r is Pareto with ``k = 1 - b/a``."""
+    """``q = Exp(a)``, ``p = Exp(b)``: ``KL(q‖p) = log(a/b) + b/a - 1``.
+
+    Where ``b < a``, r is Pareto with ``k = 1 - b/a``.
+    """
 
     kind: ClassVar[str] = "exponential"
     summary: ClassVar[str] = "exponentials (rate): the ratio is exactly Pareto, k = 1 - b/a"

@@ -27,7 +27,9 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 class Normal(Options):
-    """A normal distribution: ``mean`` and one of ``std`` (a number, or one per dimension) and ``cov`` (a matrix).
+    """A normal distribution.
+
+    ``mean`` and one of ``std`` (a number, or one per dimension) and ``cov`` (a matrix).
 
     A number stands for every dimension; the dimension is that of the lists.
     """
@@ -80,7 +82,8 @@ class Normal(Options):
         sizes = {len(v) for v in (self.mean, self.std, self.cov) if isinstance(v, tuple)}
         if len(sizes) > 1 or 0 in sizes:
             raise ValueError(
-                f"mean and std or cov must have one dimension, got {' and '.join(map(str, sorted(sizes)))}"
+                "mean and std or cov must have one dimension, got"
+                f" {' and '.join(map(str, sorted(sizes)))}"
             )
         return self
 
@@ -121,7 +124,9 @@ def _growth(margin: float) -> float:
 
 
 def _widened(exact: ExactMoments, *moved: ExactMoments | None) -> ExactMoments:
-    """Return the moments with errors that make room for parameters that are off by as much as those of each of ``moved``."""
+    """Return the moments with errors that make room for parameters that are off by as much as
+    those of each of ``moved``.
+    """
     others = [each for each in moved if each is not None]
     mean_error = 2.0 * sum(abs(exact.mean - each.mean) for each in others)
     std_error = (
@@ -136,7 +141,8 @@ def _widened(exact: ExactMoments, *moved: ExactMoments | None) -> ExactMoments:
 class GaussianPair(Pair):
     """Normal distributions of one dimension.
 
-    ``KL(q‖p) = (tr(S_p^-1 S_q) + d' S_p^-1 d - dim + log(det S_p / det S_q)) / 2``; most of the rest follows from ``M(s)``.
+    ``KL(q‖p) = (tr(S_p^-1 S_q) + d' S_p^-1 d - dim + log(det S_p / det S_q)) / 2``; most of the
+    rest follows from ``M(s)``.
     """
 
     kind: ClassVar[str] = "gaussian"
@@ -199,7 +205,9 @@ class GaussianPair(Pair):
         return Draws(log_p - log_q, log_q - log_mu)
 
     def _log_density(self, normal: Normal, origin: np.ndarray, offset: np.ndarray) -> np.ndarray:
-        """Return the log-density at ``origin + offset``, ``(d, n)``, up to ``-d/2 log 2 pi``, which cancels in every ratio."""
+        """Return the log-density at ``origin + offset``, ``(d, n)``, up to ``-d/2 log 2 pi``,
+        which cancels in every ratio.
+        """
         mean, cov = normal.moments(self.dimension)
         factor = np.linalg.cholesky(cov)
         z = solved(factor, (origin - mean)[:, None] + offset)
@@ -236,7 +244,8 @@ class GaussianPair(Pair):
         divergence = divergences.get(target)
         if divergence.polynomial is None:
             return self._quadrature_truth(divergence)
-        # What is left is (M(a) - 1) times the leading coefficient: chi2, Hellinger, the alpha family.
+        # What is left is (M(a) - 1) times the leading coefficient: chi2, Hellinger, the alpha
+        # family.
         power, scale = {"chi2": (2.0, 1.0), "hellinger": (0.5, -1.0)}.get(target) or (
             divergence.polynomial[0][1],
             divergence.polynomial[0][0],
@@ -281,7 +290,10 @@ class GaussianPair(Pair):
         return [known.get(e.name) for e in estimators]
 
     def _in_one_coordinate(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
-        """Exact moments on-policy, by quadrature; None where policy and reference differ in more than one coordinate."""
+        """Exact moments on-policy, by quadrature.
+
+        None where policy and reference differ in more than one coordinate.
+        """
         if self._form.size != 1 or self._form.uncertainty > SURE:
             return [None] * len(estimators)
         (variance,), (shift,) = self._form.active
@@ -296,7 +308,8 @@ class GaussianPair(Pair):
         ):  # what is uncertain is the last bit, which quadrature has in its bounds
             return found()
         factor = math.exp(0.5 * self._form.uncertainty)
-        # Each by itself: moved together, they leave the shift in units of p's standard deviation as it is.
+        # Each by itself: moved together, they leave the shift in units of p's standard deviation as
+        # it is.
         parts = zip(found(), found(of_shift=factor), found(of_std=factor), strict=True)
         return [one and _widened(one, *moved) for one, *moved in parts]
 

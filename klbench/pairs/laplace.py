@@ -38,7 +38,9 @@ class Laplace(Density):
 
 
 def _kl(a: Laplace, b: Laplace) -> float:
-    """``KL(a‖b) = log(b2/b1) + |d|/b2 + (b1/b2) exp(-|d|/b1) - 1``, grouped so that nothing cancels near ``a = b``."""
+    """``KL(a‖b) = log(b2/b1) + |d|/b2 + (b1/b2) exp(-|d|/b1) - 1``, grouped so that nothing
+    cancels near ``a = b``.
+    """
     shift = abs(a.loc - b.loc) / a.scale
     ratio = a.scale / b.scale
     scale_part, shift_part = expm1_and_gap(np.array([math.log(ratio), -shift]))[1]

@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 COLDEST = 1e-6
 FEW_PARAMETERS = 5_000_000
-"""Models with no more run on one thread: more would not be faster, and the last bits would depend on how many."""
+"""Models with no more run on one thread.
+
+More would not be faster, and the last bits would depend on how many.
+"""
 
 
 def threads(*models: LanguageModel) -> AbstractContextManager[None]:
@@ -54,11 +57,13 @@ def threads(*models: LanguageModel) -> AbstractContextManager[None]:
 
 @register
 class LmPair(Pair):
-    """A policy and a reference with one tokenizer, and completions that the policy samples after prompts.
+    """A policy and a reference with one tokenizer, and completions that the policy samples after
+    prompts.
 
-    A completion ends with the end-of-sequence token or is cut off after ``max_new_tokens``. ``q`` and ``p`` are the models'
-    own distributions, or with ``scored_temperature`` those of their logits divided by it, as trainers score; where temperature,
-    top-p or top-k say otherwise, samples come from a third, ``mu``. Nothing is loaded, and the embedded models are not built,
+    A completion ends with the end-of-sequence token or is cut off after ``max_new_tokens``. ``q``
+    and ``p`` are the models' own distributions, or with ``scored_temperature`` those of their
+    logits divided by it, as trainers score; where temperature, top-p or top-k say otherwise,
+    samples come from a third, ``mu``. Nothing is loaded, and the embedded models are not built,
     before they are first needed.
     """
 
@@ -141,12 +146,14 @@ class LmPair(Pair):
         return self if device == "cpu" else self.model_copy(update={"device": device})
 
     def prepare(self) -> None:
-        """Load, and where it is the first time build, all that the pair needs, so that what is wrong is said at once.
+        """Load, and where it is the first time build, all that the pair needs, so that what is
+        wrong is said at once.
 
         Raises
         ------
         ConfigError
-            A model, a tokenizer or the prompts cannot be used, or the two models are not over the same tokens.
+            A model, a tokenizer or the prompts cannot be used, or the two models are not over the
+            same tokens.
         """
         _ = self._models, self._prompts
 
@@ -192,8 +199,8 @@ class LmPair(Pair):
         for lm in self._models:
             if lm.context is not None and longest + self.max_new_tokens > lm.context:
                 raise ConfigError(
-                    f"max_new_tokens={self.max_new_tokens} after a prompt of {longest} tokens is more than the "
-                    f"{lm.context} tokens of {lm.name}'s context"
+                    f"max_new_tokens={self.max_new_tokens} after a prompt of {longest} tokens is"
+                    f" more than the {lm.context} tokens of {lm.name}'s context"
                 )
         return encoded
 
@@ -203,14 +210,15 @@ class LmPair(Pair):
     def completions(self, seed: int, shard: int, n: int) -> Completions:
         """``n`` completions; the i-th answers prompt ``shard * n + i``, around and around.
 
-        Those of the first shard are kept: where all are scored again, they are not made twice. Only the same number of them
-        serves, since others would be padded, and so rounded, otherwise.
+        Those of the first shard are kept: where all are scored again, they are not made twice. Only
+        the same number of them serves, since others would be padded, and so rounded, otherwise.
         """
         if (seed, shard, n) in self._kept:
             return self._kept[seed, shard, n]
         count = len(self._prompts)
         prompt = (shard * n + np.arange(n, dtype=np.int64)) % count
-        # What changes the arithmetic and not the distribution keeps the stream: dtypes are compared on the same numbers.
+        # What changes the arithmetic and not the distribution keeps the stream: dtypes are compared
+        # on the same numbers.
         decides = self.model_dump(
             include={
                 "policy",
@@ -288,7 +296,9 @@ class LmPair(Pair):
         )
 
     def rescored(self, completions: Completions, dtype: Dtype) -> Completions:
-        """The same tokens, scored by the same models in another dtype; ``log_mu`` stays what it was.
+        """The same tokens, scored by the same models in another dtype.
+
+        ``log_mu`` stays what it was.
 
         Raises
         ------
@@ -301,7 +311,8 @@ class LmPair(Pair):
         return _completions(scores, token, completions.mask, prompt, completions.log_mu)
 
     def truncated(self, completions: Completions, k: int) -> Truncated:
-        """Return what is left of the exact divergences when only the policy's k most probable tokens are distinguished.
+        """Return what is left of the exact divergences when only the policy's k most probable
+        tokens are distinguished.
 
         Raises
         ------

@@ -35,7 +35,8 @@ class Mixture(Density):
         lengths = len(self.weights), len(self.means), len(self.stds)
         if len(set(lengths)) > 1 or not lengths[0]:
             raise ValueError(
-                f"weights, means and stds must have one length, got {lengths[0]}, {lengths[1]} and {lengths[2]}"
+                f"weights, means and stds must have one length, got {lengths[0]}, {lengths[1]} and"
+                f" {lengths[2]}"
             )
         return self
 

@@ -1,4 +1,7 @@
-"""Rollouts that somebody's own training has recorded: log-probabilities of policy and reference, token by token."""
+"""Rollouts that somebody's own training has recorded.
+
+log-probabilities of policy and reference, token by token.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ CHECKED = 64
 SLACK = 1e-4
 """The most that rounding may take from a divergence of 0."""
 ROUNDED = 0.125
-"""The most that rounding to bfloat16 may add to a log-probability of 0 if the logits are below 32."""
+"""The most that rounding to bfloat16 may add to a log-probability of 0 if the logits are below
+32.
+"""
 LOG_PROBS = ("policy", "reference", "sampler")
 IMPOSSIBLE = {
     "policy": "so the policy cannot have sampled this token",
@@ -34,8 +39,8 @@ IMPOSSIBLE = {
 FILLER = -100.0
 """A whole log-probability as low as this is one that fills rows: -100, -9999, -1e10."""
 ZEROS, SAME, UNCHANGED = 2, 3, 8
-"""So many tokens are padding at the end of a row if their log-probabilities are all 0, and at either end if all are one number,
-or do not change.
+"""So many tokens are padding at the end of a row if their log-probabilities are all 0, and at
+either end if all are one number, or do not change.
 """
 ROLES = (
     "policy",
@@ -73,28 +78,34 @@ def _checked_path(value: Any) -> str:
 
 @register
 class RecordedPair(Pair):
-    """Rollouts in a file, one a row, in the order of the file; what is exact about them is what the file says.
+    """Rollouts in a file, one a row, in the order of the file.
 
-    Read are the shapes and names of trainers and engines that ``klbench.rollouts.batches`` knows. Needed are log-probabilities
-    of the policy ``q`` and of the reference ``p``; if there, those of whoever sampled, where that was not ``q``, ``kl`` and
-    ``kl_pq`` (exact ``KL(q‖p)`` and ``KL(p‖q)`` over the next token), ids of tokens, a mask (1 where a token
-    counts) and prompts.
+    What is exact about them is what the file says.
 
-    Rows may differ in length. Where they are padded to one, ``mask`` says what counts, and nothing is asked of the rest;
-    without a mask, NaN or null at the end of a row is padding, in all columns alike, and what looks like other padding is
-    refused. What does not count is left out, so that positions are counted among the tokens that do.
+    Read are the shapes and names of trainers and engines that ``klbench.rollouts.batches`` knows.
+    Needed are log-probabilities of the policy ``q`` and of the reference ``p``; if there, those of
+    whoever sampled, where that was not ``q``, ``kl`` and ``kl_pq`` (exact ``KL(q‖p)`` and
+    ``KL(p‖q)`` over the next token), ids of tokens, a mask (1 where a token counts) and prompts.
 
-    Log-probabilities up to 0.125 above 0, as bfloat16 leaves them, are taken as they are; the tables count them.
+    Rows may differ in length. Where they are padded to one, ``mask`` says what counts, and nothing
+    is asked of the rest; without a mask, NaN or null at the end of a row is padding, in all columns
+    alike, and what looks like other padding is refused. What does not count is left out, so that
+    positions are counted among the tokens that do.
+
+    Log-probabilities up to 0.125 above 0, as bfloat16 leaves them, are taken as they are; the
+    tables count them.
 
     Raises
     ------
     ConfigError
-        While reading: a row that is not as it should be, with the file, the row (counted from 1) and the column.
+        While reading: a row that is not as it should be, with the file, the row (counted from 1)
+        and the column.
     """
 
     kind: ClassVar[str] = "recorded"
     summary: ClassVar[str] = (
-        "rollouts of your own (path), in the shapes of trainers and engines, with log-probabilities of policy and reference"
+        "rollouts of your own (path), in the shapes of trainers and engines, with log-probabilities"
+        " of policy and reference"
     )
     measured_with: ClassVar[str] = "+exp=recorded path=FILE"
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
@@ -102,7 +113,10 @@ class RecordedPair(Pair):
 
     @classmethod
     def node(cls) -> dict[str, Any]:
-        """Return the plain data of ``pair=recorded``: its path is the experiment's, unless it has one of its own."""
+        """Return the plain data of ``pair=recorded``.
+
+        Its path is the experiment's, unless it has one of its own.
+        """
         return super().node() | {"path": "${oc.select:path,null}"}
 
     @property
@@ -132,7 +146,8 @@ class RecordedPair(Pair):
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
         raise ConfigError(
-            f"pair=recorded: {self.path} is read as it is and cannot be drawn from; measure it with +exp=recorded"
+            f"pair=recorded: {self.path} is read as it is and cannot be drawn from; measure it with"
+            " +exp=recorded"
         )
 
     def truth(self, target: str) -> Truth | None:
@@ -163,7 +178,10 @@ class Piece:
 
 
 def read(path: str, start: int, n: int) -> Completions:
-    """Rollouts of a file as completions, checked; fewer where it ends, ``(0, 0)`` beyond its end."""
+    """Rollouts of a file as completions, checked.
+
+    Fewer where it ends, ``(0, 0)`` beyond its end.
+    """
     place = rollouts.place(path)
     reading = place.reading
     _check_columns(path)
@@ -195,7 +213,10 @@ def _column(batch: Batch, role: str) -> np.ndarray:
 
 
 def _check_columns(path: str) -> None:
-    """Refuse files without a policy or a reference, and without numbers a token; and what may be a mask and is not read."""
+    """Refuse files without a policy or a reference, and without numbers a token.
+
+    Refuse what may be a mask and is not read, too.
+    """
     reading = rollouts.place(path).reading
     file, names = reading.files[0], reading.sources[0].container.names
     for role in ("policy", "reference"):
@@ -210,7 +231,8 @@ def _check_columns(path: str) -> None:
             )
     if reading.layout == "sums" or reading.paired:
         raise ConfigError(
-            f"{file}: {reading.columns['policy']} holds one number a row, expected a list, a number a token"
+            f"{file}: {reading.columns['policy']} holds one number a row, expected a list, a number"
+            " a token"
         )
     masks = [
         name for name in names if "mask" in name.lower() and name not in reading.columns.values()
@@ -249,9 +271,12 @@ def _check(piece: Piece, masked: bool) -> None:
 
 
 def _check_filled(piece: Piece) -> None:
-    """Refuse what fills a row and is marked nowhere: log-probabilities that no model gives, or that stand still at its ends.
+    """Refuse what fills a row and is marked nowhere.
 
-    Coarse formats repeat log-probabilities, 0 above all. So an end must stand still for half as long again as any place inside.
+    log-probabilities that no model gives, or that stand still at its ends.
+
+    Coarse formats repeat log-probabilities, 0 above all. So an end must stand still for half as
+    long again as any place inside.
     """
     kept = piece.batch.mask
     if not kept.any():
@@ -279,9 +304,11 @@ def _check_filled(piece: Piece) -> None:
         where = (
             f"token {token} is"
             if size == 1
-            else f"the last {size} tokens are"
-            if closes[wrong[0]]
-            else (f"tokens {token} to {token + size - 1} are")
+            else (
+                f"the last {size} tokens are"
+                if closes[wrong[0]]
+                else (f"tokens {token} to {token + size - 1} are")
+            )
         )
         said = ", ".join(
             f"{x + 0.0:g} in {piece.names[name]}"
@@ -289,7 +316,8 @@ def _check_filled(piece: Piece) -> None:
         )
         raise piece.fail(
             row,
-            f"{where} {said}, which looks like padding; say in a column mask which tokens count (1 for all, if these do)",
+            f"{where} {said}, which looks like padding; say in a column mask which tokens count (1"
+            " for all, if these do)",
         )
 
 
@@ -305,13 +333,16 @@ def _check_values(piece: Piece, role: str, values: np.ndarray) -> None:
     if np.isnan(value):
         said = "is missing (NaN); padding goes at the end of a row, or is marked in a column mask"
     elif not np.isfinite(value):
-        said = f"is {value}, {IMPOSSIBLE[role] if role in IMPOSSIBLE and value < 0 else 'it must be finite'}"
+        said = (
+            f"is {value},"
+            f" {IMPOSSIBLE[role] if role in IMPOSSIBLE and value < 0 else 'it must be finite'}"
+        )
     elif role in EXACT:
         said = f"is {value:g}, a KL divergence is never negative"
     else:
         said = (
-            f"is {value:g}, a log-probability is never above 0 but for rounding, by {ROUNDED:g} at the most; if that is "
-            "padding, mark it in a column mask"
+            f"is {value:g}, a log-probability is never above 0 but for rounding, by {ROUNDED:g} at"
+            " the most; if that is padding, mark it in a column mask"
         )
     raise piece.fail(
         row, f"{piece.names[role]} at token {at - int(piece.batch.offsets[row]) + 1} {said}"

@@ -1,4 +1,7 @@
-"""Small autoregressive policies whose every sequence is enumerated: what a language model is, with nothing unknown."""
+"""Small autoregressive policies whose every sequence is enumerated.
+
+What a language model is, with nothing unknown.
+"""
 
 from __future__ import annotations
 
@@ -33,17 +36,22 @@ MOST_SEQUENCES = 2_000_000
 MOST_SCORE_BYTES = 2e9
 LARGEST_LOG_RATIO = 300.0
 FARTHEST = 5.0
-"""Logarithm of the largest step, in units of the initial weights: policies there are certain of every token."""
+"""Logarithm of the largest step, in units of the initial weights.
+
+Policies there are certain of every token.
+"""
 
 
 @register
 class SequencePair(Pair):
-    """A reference with random weights, a policy moved away from it, and a sampler moved away from the policy.
+    """A reference with random weights, a policy moved away from it, and a sampler moved away from
+    the policy.
 
-    A sequence ends with its end token or is cut off at the horizon; prompts are equally likely. Everything is a sum over all
-    sequences. The policy's parameters are the reference's plus a multiple of a random direction, so that
-    ``KL(q‖p) = kl``, the mean over prompts. The sampler stands behind the policy, on the straight path from the reference
-    (``behind=path``), or off it by another random direction (``behind=random``), so that ``KL(q‖mu) = lag``.
+    A sequence ends with its end token or is cut off at the horizon; prompts are equally likely.
+    Everything is a sum over all sequences. The policy's parameters are the reference's plus a
+    multiple of a random direction, so that ``KL(q‖p) = kl``, the mean over prompts. The sampler
+    stands behind the policy, on the straight path from the reference (``behind=path``), or off it
+    by another random direction (``behind=random``), so that ``KL(q‖mu) = lag``.
 
     With ``mismatch`` there are three: ``old``, the trainer's policy at sampling time, lags so, and
     the engine ``mu`` that sampled computes other probabilities, moved away from it by a random
@@ -56,8 +64,8 @@ class SequencePair(Pair):
 
     kind: ClassVar[str] = "sequence"
     summary: ClassVar[str] = (
-        "enumerated token policies (model, vocabulary, horizon, prompts, kl, lag, behind, mismatch, temperature, "
-        "scored_temperature)"
+        "enumerated token policies (model, vocabulary, horizon, prompts, kl, lag, behind, mismatch,"
+        " temperature, scored_temperature)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     later: ClassVar[Sequence[str]] = ("mismatch", "temperature", "scored_temperature")
@@ -89,11 +97,14 @@ class SequencePair(Pair):
             )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
         if self._warm:
-            log_ratio = self._atoms[0] if self._atoms[1] is None else np.stack(self._atoms[:2])  # type: ignore[arg-type]
+            atoms = self._atoms
+            both = atoms[1] is not None
+            log_ratio = np.stack(atoms[:2]) if both else atoms[0]  # type: ignore[arg-type]
             if float(np.abs(log_ratio).max()) > LARGEST_LOG_RATIO:
                 raise ValueError(
-                    f"temperature={self.temperature:g} and scored_temperature={self.scored_temperature:g} make log-ratios "
-                    f"above {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
+                    f"temperature={self.temperature:g} and"
+                    f" scored_temperature={self.scored_temperature:g} make log-ratios above"
+                    f" {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
                 )
         return self
 
@@ -118,7 +129,10 @@ class SequencePair(Pair):
 
     @cached_property
     def parameters(self) -> dict[str, np.ndarray]:
-        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``; of ``old`` where that is not ``mu``."""
+        """The parameter vectors of ``q``, ``p`` and, off-policy, ``mu``.
+
+        Of ``old`` where that is not ``mu``.
+        """
         p = self._random("reference")
         at_p = self._leaves_under(p)
         q = self._moved("kl", p, self._random("policy"), lambda at_q: self._divergence(at_q, at_p))
@@ -143,8 +157,8 @@ class SequencePair(Pair):
         largest = float(np.abs(log_ratio).max())
         if largest > LARGEST_LOG_RATIO:
             raise ValueError(
-                f"{key}={getattr(self, key):g} is out of reach for this {self.model}: it takes log-ratios up to {largest:.3g}, "
-                f"of which no second moment is a float"
+                f"{key}={getattr(self, key):g} is out of reach for this {self.model}: it takes"
+                f" log-ratios up to {largest:.3g}, of which no second moment is a float"
             )
 
     def _random(self, name: str) -> np.ndarray:
@@ -155,7 +169,8 @@ class SequencePair(Pair):
     def _divergence(self, log_q: np.ndarray, log_p: np.ndarray) -> float:
         """``KL(q‖p)``, the mean over prompts, of leaf log-probabilities ``(prompts, leaves)``."""
         log_ratio = log_p - log_q
-        # Weighted by the larger of the two, so that no ratio overflows on the way to a policy that is too far off.
+        # Weighted by the larger of the two, so that no ratio overflows on the way to a policy that
+        # is too far off.
         smaller = Draws(-np.abs(log_ratio))
         from_q = np.exp(log_q) * divergences.get("kl_qp").gap(smaller)
         from_p = np.exp(log_p) * divergences.get("kl_pq").gap(smaller)
@@ -168,7 +183,9 @@ class SequencePair(Pair):
         direction: np.ndarray,
         divergence: Callable[[np.ndarray], float],
     ) -> np.ndarray:
-        """``origin + scale * direction`` where the divergence, of leaf log-probabilities, is the field ``key``."""
+        """``origin + scale * direction`` where the divergence, of leaf log-probabilities, is the
+        field ``key``.
+        """
         from scipy.optimize import brentq
 
         kl: float = getattr(self, key)
@@ -180,7 +197,8 @@ class SequencePair(Pair):
             most = max(most, found)
             return math.log(max(found, sys.float_info.min) / kl)
 
-        # Divergences are quadratic in a small step, and the logarithm is nearly a line: start from where it leads.
+        # Divergences are quadratic in a small step, and the logarithm is nearly a line: start from
+        # where it leads.
         high = -4.0 - 0.5 * excess(-4.0)
         low = high - 0.01
         while excess(low) > 0.0:
@@ -188,7 +206,8 @@ class SequencePair(Pair):
         while (missing := excess(high)) < 0.0:
             if high > FARTHEST:
                 raise ValueError(
-                    f"{key}={kl:g} is out of reach for this {self.model}: about {most:.3g} is possible here"
+                    f"{key}={kl:g} is out of reach for this {self.model}: about {most:.3g} is"
+                    " possible here"
                 )
             low, high = high, high + min(0.01 - 0.6 * missing, 0.5)
         return np.asarray(origin + math.exp(brentq(excess, low, high, xtol=1e-13)) * direction)
@@ -213,7 +232,9 @@ class SequencePair(Pair):
 
     @cached_property
     def token_log_probs(self) -> dict[str, np.ndarray]:
-        """Log-probabilities of the next token at every inner prefix, ``(prompts, nodes, tokens)``, of each side."""
+        """Log-probabilities of the next token at every inner prefix, ``(prompts, nodes,
+        tokens)``, of each side.
+        """
         sides = {
             side: self._log_probs_under(parameters) for side, parameters in self.parameters.items()
         }
@@ -223,7 +244,9 @@ class SequencePair(Pair):
 
     @cached_property
     def leaf_log_probs(self) -> dict[str, np.ndarray]:
-        """Log-probabilities of every sequence after its prompt, ``(prompts, leaves)``, of each side."""
+        """Log-probabilities of every sequence after its prompt, ``(prompts, leaves)``, of each
+        side.
+        """
         return {
             side: self._leaves_of(log_probs) for side, log_probs in self.token_log_probs.items()
         }
@@ -252,8 +275,8 @@ class SequencePair(Pair):
     def describe(self) -> str:
         off_path = ", sampler off the path" if self.behind == "random" else ""
         return (
-            f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon}, {self.prompts} prompts, "
-            f"KL={self.kl:g}, seed {self.seed}"
+            f"Sequences {self.model}, {self.vocabulary} tokens, horizon {self.horizon},"
+            f" {self.prompts} prompts, KL={self.kl:g}, seed {self.seed}"
             + (f", lag {self.lag:g}" if self.lag else "")
             + off_path
             + (f", mismatch {self.mismatch:g}" if self.mismatch else "")
@@ -267,7 +290,9 @@ class SequencePair(Pair):
 
     @cached_property
     def _token_kl(self) -> dict[str, np.ndarray]:
-        """``kl_qp`` and ``kl_pq`` over the next token at every inner prefix, ``(prompts, nodes)``."""
+        """``kl_qp`` and ``kl_pq`` over the next token at every inner prefix, ``(prompts,
+        nodes)``.
+        """
         q, log_ratio = (
             self.token_log_probs["q"],
             self.token_log_probs["p"] - self.token_log_probs["q"],
@@ -279,12 +304,17 @@ class SequencePair(Pair):
 
     @cached_property
     def _cumulative_tokens(self) -> np.ndarray:
-        """The sampler's cumulative distribution of the next token at every inner prefix, ``(prompts, nodes, tokens - 1)``."""
+        """The sampler's cumulative distribution of the next token at every inner prefix,
+        ``(prompts, nodes, tokens - 1)``.
+        """
         total = np.cumsum(np.exp(self.token_log_probs["mu" if self.off_policy else "q"]), axis=-1)
         return total[..., :-1] / total[..., -1:]
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
-        """Sampled token by token; there are always ``n``. ``token`` is ``vocabulary`` where a sequence ends."""
+        """Sampled token by token; there are always ``n``.
+
+        ``token`` is ``vocabulary`` where a sequence ends.
+        """
         stream = streams.generator(seed, "completions", self.kind, self.parameters_text(), shard)
         prompt = stream.integers(self.prompts, size=n)
         uniform = stream.random((n, self.horizon))
@@ -341,9 +371,11 @@ class SequencePair(Pair):
         log_ratio, log_weight, probabilities = self._atoms
         draws = Draws(log_ratio, log_weight)
         return [
-            None
-            if e.batch is not None or (e.needs_weight and not self.off_policy)
-            else enumerate_moments(probabilities, e.formula(draws))
+            (
+                None
+                if e.batch is not None or (e.needs_weight and not self.off_policy)
+                else enumerate_moments(probabilities, e.formula(draws))
+            )
             for e in estimators
         ]
 
@@ -358,7 +390,8 @@ class SequencePair(Pair):
         if size > MOST_SCORE_BYTES:
             most = f"at most {MOST_SCORE_BYTES / 1e9:g} are held"
             return Skip(
-                f"the scores after one prompt and their products would take {size / 1e9:.1f} GB, {most}"
+                f"the scores after one prompt and their products would take {size / 1e9:.1f} GB,"
+                f" {most}"
             )
         return self._task
 

@@ -14,7 +14,9 @@ from klbench.pairs._base import Density, Location, ScalarPair, Scale
 
 
 def _log_gamma_step(x: float) -> float:
-    """Return ``log gamma(x + 1/2) - log gamma(x)``, which as a difference would lose digits, by its asymptotic series."""
+    """Return ``log gamma(x + 1/2) - log gamma(x)``, which as a difference would lose digits, by
+    its asymptotic series.
+    """
     below = 0.0
     while x < 20.0:
         below += math.log1p(0.5 / x)
@@ -61,7 +63,10 @@ class StudentT(Density):
 
 @register
 class StudentTPair(ScalarPair):
-    """Student-t densities: the ratio's tail is Pareto with ``k = 1 - df_p/df_q`` where ``df_p < df_q``."""
+    """Student-t densities.
+
+    The ratio's tail is Pareto with ``k = 1 - df_p/df_q`` where ``df_p < df_q``.
+    """
 
     kind: ClassVar[str] = "student_t"
     summary: ClassVar[str] = (

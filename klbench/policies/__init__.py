@@ -1,4 +1,6 @@
-"""Small autoregressive policies over all sequences up to a horizon: their shapes, and the tree that enumerates them.
+"""Small autoregressive policies over all sequences up to a horizon.
+
+Their shapes, and the tree that enumerates them.
 
 What settings need of them, names and sizes, is here and imports nothing heavy.
 """
@@ -12,7 +14,9 @@ Name = Literal["table", "gru", "transformer"]
 
 
 def leaves(vocabulary: int, horizon: int) -> int:
-    """Return how many sequences there are of ``vocabulary`` ordinary tokens and one that ends them, up to a horizon."""
+    """Return how many sequences there are of ``vocabulary`` ordinary tokens and one that ends
+    them, up to a horizon.
+    """
     return sum(vocabulary**depth for depth in range(horizon + 1))
 
 
@@ -28,7 +32,8 @@ class Shape(Protocol):
 
 
 def check_number(shape: Shape, number: int, what: str, most: int, purpose: str) -> None:
-    """Refuse a shape with more sequences, or more of what is made of them, than a study can enumerate.
+    """Refuse a shape with more sequences, or more of what is made of them, than a study can
+    enumerate.
 
     Raises
     ------
@@ -37,6 +42,6 @@ def check_number(shape: Shape, number: int, what: str, most: int, purpose: str) 
     """
     if number > most:
         raise ValueError(
-            f"vocabulary={shape.vocabulary}, horizon={shape.horizon} and prompts={shape.prompts} make {number:,} {what}, "
-            f"at most {most:,} {purpose}"
+            f"vocabulary={shape.vocabulary}, horizon={shape.horizon} and prompts={shape.prompts}"
+            f" make {number:,} {what}, at most {most:,} {purpose}"
         )

@@ -1,7 +1,10 @@
-"""Policies whose next token depends on a state alone: any length is exact, by dynamic programming over the states.
+"""Policies whose next token depends on a state alone.
 
-A family draws a reference, a policy and a sampler at random. ``mixing`` forgets where it was; ``absorbing`` falls, once in a
-thousand tokens, into a part that it never leaves; ``mode`` chooses its part with the first token.
+Any length is exact, by dynamic programming over the states.
+
+A family draws a reference, a policy and a sampler at random. ``mixing`` forgets where it was;
+``absorbing`` falls, once in a thousand tokens, into a part that it never leaves; ``mode`` chooses
+its part with the first token.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ class Chain:
     after
         The state that a token leads to, ``(states, tokens)``.
     log_q, log_p, log_mu
-        Log-probabilities of the next token in each state, ``(states, tokens)``; ``-inf`` where it never comes.
+        Log-probabilities of the next token in each state, ``(states, tokens)``; ``-inf`` where it
+        never comes.
     """
 
     start: np.ndarray
@@ -63,7 +67,10 @@ class Chain:
         return divergence(self.log_q, other)
 
     def occupancy(self, log_probs: np.ndarray, tokens: int) -> np.ndarray:
-        """Return how often each state is left within ``tokens`` tokens, on average: ``(states,)``."""
+        """Return how often each state is left within ``tokens`` tokens, on average.
+
+        ``(states,)``.
+        """
         kernel, result, at = self.kernel(log_probs), np.zeros(len(self.start)), self.start
         if tokens & (tokens - 1) == 0:  # sum of P^t below 2^k: product of (1 + P^(2^i))
             for _ in range(tokens.bit_length() - 1):
@@ -103,7 +110,9 @@ def stationary(kernel: np.ndarray) -> np.ndarray:
 
 
 def relaxation(kernel: np.ndarray) -> float:
-    """Return ``1 / (1 - |second eigenvalue|)``: the tokens in which a chain forgets its start by a factor e, or nearly.
+    """Return ``1 / (1 - |second eigenvalue|)``.
+
+    The tokens in which a chain forgets its start by a factor e, or nearly.
 
     inf where there is a second eigenvalue of 1, up to rounding: some of it is never forgotten.
     """
@@ -112,7 +121,10 @@ def relaxation(kernel: np.ndarray) -> float:
 
 
 def random_chain(stream: np.random.Generator) -> Chain:
-    """Return a policy and a reference of independent standard normal logits; the first state is drawn evenly."""
+    """Return a policy and a reference of independent standard normal logits.
+
+    The first state is drawn evenly.
+    """
     q, p = (normalised(stream.standard_normal((STATES, STATES))) for _ in range(2))
     after = np.tile(np.arange(STATES), (STATES, 1))
     return Chain(np.full(STATES, 1.0 / STATES), after, q, p, q)
@@ -121,9 +133,11 @@ def random_chain(stream: np.random.Generator) -> Chain:
 def make(
     family: Family, stream: np.random.Generator, kl_token: float, lag_token: float, tokens: int
 ) -> Chain:
-    """Return a chain whose KLs to reference and sampler are so many nats a token, over ``tokens`` tokens.
+    """Return a chain whose KLs to reference and sampler are so many nats a token, over ``tokens``
+    tokens.
 
-    The policy is the reference plus a multiple of a random direction, the sampler the policy plus one of another.
+    The policy is the reference plus a multiple of a random direction, the sampler the policy plus
+    one of another.
     """
     start, after, logits = _SHAPES[family](stream)
     away, behind = (

@@ -1,4 +1,7 @@
-"""Small autoregressive policies in float64, as functions of their weights: everything about them can be differentiated."""
+"""Small autoregressive policies in float64, as functions of their weights.
+
+Everything about them can be differentiated.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,16 @@ class Policy(ABC):
 
     @abstractmethod
     def layout(self) -> dict[str, tuple[tuple[int, ...], float]]:
-        """Shape and initial standard deviation of each weight, in the order of the parameter vector."""
+        """Shape and initial standard deviation of each weight, in the order of the parameter
+        vector.
+        """
 
     @abstractmethod
     def along(self, weights: Weights, prompts: Tensor, tokens: Tensor) -> Tensor:
-        """Logits before and after each token: prompts ``(n,)`` and tokens ``(n, t)`` to ``(n, t + 1, tokens)``."""
+        """Logits before and after each token.
+
+        Prompts ``(n,)`` and tokens ``(n, t)`` to ``(n, t + 1, tokens)``.
+        """
 
     def everywhere(self, weights: Weights, prompts: Tensor) -> Tensor:
         """Logits at all inner prefixes: prompts ``(b,)`` to ``(b, nodes, tokens)``."""
@@ -58,7 +66,10 @@ class Policy(ABC):
         return torch.cat(steps, dim=1)
 
     def random(self, stream: np.random.Generator) -> np.ndarray:
-        """Parameters ``(parameters,)`` as large as initial ones: neither near uniform nor near certain."""
+        """Parameters ``(parameters,)`` as large as initial ones.
+
+        Neither near uniform nor near certain.
+        """
         stds = [np.full(math.prod(shape), std) for shape, std in self.layout().values()]
         result: np.ndarray = stream.standard_normal(self.parameters) * np.concatenate(stds)
         return result
@@ -140,7 +151,9 @@ class Gru(Policy):
 
 
 class Transformer(Policy):
-    """One causal block with a single head over the prompt and the tokens so far, positions learned, no normalisation."""
+    """One causal block with a single head over the prompt and the tokens so far, positions
+    learned, no normalisation.
+    """
 
     name = "transformer"
 

@@ -12,7 +12,10 @@ from klbench.policies import leaves
 
 
 class Paths(NamedTuple):
-    """Each sequence's prefixes, tokens, and which of them count: three times ``(n, horizon)``; 0 where masked."""
+    """Each sequence's prefixes, tokens, and which of them count: three times ``(n, horizon)``.
+
+    0 where masked.
+    """
 
     node: Tensor
     token: Tensor
@@ -20,10 +23,12 @@ class Paths(NamedTuple):
 
 
 class Tree:
-    """Sequences over ``vocabulary`` ordinary tokens and one that ends them, cut off at ``horizon`` tokens.
+    """Sequences over ``vocabulary`` ordinary tokens and one that ends them, cut off at ``horizon``
+    tokens.
 
-    Tokens are ``0 ... vocabulary``, the last one ends. Inner prefixes are numbered by depth, then in base ``vocabulary``.
-    Leaves: by length, the sequences that end before the horizon; then those of full length, ended or cut off.
+    Tokens are ``0 ... vocabulary``, the last one ends. Inner prefixes are numbered by depth, then
+    in base ``vocabulary``. Leaves: by length, the sequences that end before the horizon; then those
+    of full length, ended or cut off.
     """
 
     def __init__(self, vocabulary: int, horizon: int) -> None:
@@ -49,11 +54,15 @@ class Tree:
         )
 
     def child(self, node: Tensor, token: Tensor, depth: int) -> Tensor:
-        """The prefix that a token after a prefix of that depth makes, for ordinary tokens above the last depth."""
+        """The prefix that a token after a prefix of that depth makes, for ordinary tokens above
+        the last depth.
+        """
         return self.starts[depth + 1] + (node - self.starts[depth]) * self.vocabulary + token
 
     def sum_along(self, log_probs: Tensor) -> Tensor:
-        """Log-probabilities of the next token, ``(..., nodes, tokens)``, to those of all leaves, ``(..., leaves)``."""
+        """Log-probabilities of the next token, ``(..., nodes, tokens)``, to those of all leaves,
+        ``(..., leaves)``.
+        """
         reach = torch.zeros_like(log_probs[..., :1, 0])
         ended = []
         for depth in range(self.horizon - 1):

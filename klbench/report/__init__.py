@@ -1,4 +1,7 @@
-"""Run folders to pages: reads tables and nothing else, and computes no statistic that a table does not hold."""
+"""Run folders to pages.
+
+Reads tables and nothing else, and computes no statistic that a table does not hold.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
     Parameters
     ----------
     outcome
-        What takes the place of entries of ``run.json`` on the page: how a run ends that has yet to write it down.
+        What takes the place of entries of ``run.json`` on the page: how a run ends that has yet to
+        write it down.
 
     Returns
     -------
@@ -33,7 +37,9 @@ def render(folder: Path, outcome: Mapping[str, Any] | None = None) -> Path:
 
 
 def combine(folders: Sequence[Path], out: Path) -> Path:
-    """Write one page over several runs to ``out``; rows are labelled by what differs between the runs' configurations.
+    """Write one page over several runs to ``out``.
+
+    Rows are labelled by what differs between the runs' configurations.
 
     Raises
     ------

@@ -18,8 +18,10 @@ DONE, WRONG = 0, 2
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m klbench.report",
-        description="Render a run again, one page from several runs, or a history of timings. The last line printed is the "
-        "path of the page.",
+        description=(
+            "Render a run again, one page from several runs, or a history of timings. The last line"
+            " printed is the path of the page."
+        ),
     )
     parser.add_argument(
         "runs",
@@ -80,13 +82,18 @@ def write(runs: Sequence[Path], out: Path | None) -> Path:
 
 
 def _unexpected(error: Exception) -> str:
-    """Return one line on the error and its place in klbench, so that a mistake in klbench can be told from one in the input."""
+    """Return one line on the error and its place in klbench, so that a mistake in klbench can be
+    told from one in the input.
+    """
     places = traceback.extract_tb(error.__traceback__)
     place = [
         each for each in places if Path(each.filename).is_relative_to(Path(__file__).parents[1])
     ][-1]
     why = f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}: {error}"
-    return f"no page can be made of its tables and run.json; are they as klbench wrote them? ({why:.300})"
+    return (
+        "no page can be made of its tables and run.json; are they as klbench wrote them?"
+        f" ({why:.300})"
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

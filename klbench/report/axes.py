@@ -1,4 +1,7 @@
-"""Axes and marks that the figures share: logarithmic scales with plain ticks, exact curves, measured points."""
+"""Axes and marks that the figures share.
+
+Logarithmic scales with plain ticks, exact curves, measured points.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ def tick(x: float, _: Any = None) -> str:
 
 
 def log_ticks(axis: Any, low: float, high: float) -> None:
-    """A few plainly written ticks for a logarithmic axis, even where it spans less than a decade."""
+    """A few plainly written ticks for a logarithmic axis, even where it spans less than a
+    decade.
+    """
     decades = math.log10(high / low) if low > 0 else 1.0
     steps = (1.0,) if decades > 3.3 else (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
     axis.set_major_locator(
@@ -60,7 +65,10 @@ def batch_axis(axes: Axes, batches: Sequence[int]) -> None:
 def curve(
     axes: Axes, x: Sequence[float], y: Sequence[float], entry: LegendEntry, *, exact: bool = True
 ) -> None:
-    """A line below the points: dotted where it only joins what was measured although others have a closed form."""
+    """A line below the points.
+
+    Dotted where it only joins what was measured although others have a closed form.
+    """
     kept = [(a, b) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
     if len(kept) > 1:
         style = ":" if not exact else "--" if entry.dashed else "-"
@@ -76,7 +84,10 @@ def curve(
 def points(
     axes: Axes, rows: pd.DataFrame, x: Sequence[float], y: str, se: str, entry: LegendEntry
 ) -> None:
-    """Measured values with 95 % intervals; hollow, and without one, where the row is not to be trusted."""
+    """Measured values with 95 % intervals.
+
+    Hollow, and without one, where the row is not to be trusted.
+    """
     trusted = (rows["status"] == "ok").to_numpy()
     values, half = rows[y].astype(float).to_numpy(), Z95 * rows[se].astype(float).to_numpy()
     for mask, face in ((trusted, colour(entry.slot)), (~trusted, "none")):

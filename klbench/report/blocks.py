@@ -1,4 +1,7 @@
-"""The parts of a page. Plain strings are escaped when they are shown; only :class:`markupsafe.Markup` is not."""
+"""The parts of a page.
+
+Plain strings are escaped when they are shown; only :class:`markupsafe.Markup` is not.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,10 @@ class Details:
 
 @dataclass(frozen=True)
 class LegendEntry:
-    """The meaning of a colour and a marker: the colour is a slot of the palette, the marker a name of matplotlib's."""
+    """The meaning of a colour and a marker.
+
+    The colour is a slot of the palette, the marker a name of matplotlib's.
+    """
 
     label: str
     slot: int
@@ -79,7 +85,10 @@ class LegendEntry:
 
 @dataclass(frozen=True)
 class Panel:
-    """One drawing of a figure: an ``svg`` element, the same in words, and a second line for its title."""
+    """One drawing of a figure.
+
+    An ``svg`` element, the same in words, and a second line for its title.
+    """
 
     title: str
     svg: str
@@ -155,7 +164,9 @@ Block = Heading | Paragraph | Bullets | Preformatted | Definitions | Details | F
 
 @dataclass(frozen=True)
 class Section:
-    """The part of the page that a study has: it is given the run's tables, and computes no statistic that none of them holds.
+    """The part of the page that a study has.
+
+    It is given the run's tables, and computes no statistic that none of them holds.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""Cells of tables: each function takes a row and the name of a column, or returns a function that does."""
+"""Cells of tables: each function takes a row and the name of a column, or returns a function
+that does.
+"""
 
 from __future__ import annotations
 
@@ -67,12 +69,16 @@ def plain(digits: int = 3) -> Show:
 
 
 def short(digits: int = 3) -> Show:
-    """Return a function that shows a number with at most ``digits`` digits, without closing zeros."""
+    """Return a function that shows a number with at most ``digits`` digits, without closing
+    zeros.
+    """
     return lambda row, name: Cell(numbers.short(row[name], digits), row[name])
 
 
 def interval(digits: int = 2, least: float = -math.inf) -> Show:
-    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``, which does not pass ``least``."""
+    """Return what shows a value with the ends of its interval, ``_low`` and ``_high``, which
+    does not pass ``least``.
+    """
     return lambda row, name: Cell(numbers.interval(row, name, digits, least), row[name])
 
 
@@ -110,7 +116,7 @@ def flag(row: Row, name: str) -> Cell:
 def bar(length: float, text: Text, value: float, slot: int = 1) -> Cell:
     """Return a text and a bar after it, as long as that share of the longest."""
     drawn = Markup(
-        '{} <svg viewBox="0 0 70 9" width="70" height="9" aria-hidden="true"><rect width="{:.1f}" height="9" '
-        'fill="var(--slot-{})"/></svg>'
+        '{} <svg viewBox="0 0 70 9" width="70" height="9" aria-hidden="true"><rect width="{:.1f}"'
+        ' height="9" fill="var(--slot-{})"/></svg>'
     )
     return Cell(drawn.format(text, 70 * max(0.0, min(length, 1.0)), slot), value)

@@ -1,4 +1,7 @@
-"""The parts that pages on gradients share: pairs and their labels, cells of bias and noise, and combinations in words."""
+"""The parts that pages on gradients share.
+
+Pairs and their labels, cells of bias and noise, and combinations in words.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,10 @@ SAY = prose("klbench.report", "assets/combinations.html.j2")
 
 
 def exact(row: Row) -> bool:
-    """Return whether a mean is the gradient of KL(q‖p): up to rounding, or within five standard errors of a sampled one."""
+    """Return whether a mean is the gradient of KL(q‖p).
+
+    Up to rounding, or within five standard errors of a sampled one.
+    """
     return QP in row["matches"].split(" = ")
 
 

@@ -1,7 +1,9 @@
-"""Drawings as small SVG elements that follow the colours of the page they stand in, and the same as files of their own.
+"""Drawings as small SVG elements that follow the colours of the page they stand in, and the same as
+files of their own.
 
-matplotlib is used through its object interface alone. It draws with placeholder colours, one for each slot of the palette;
-they become CSS variables, so that one drawing serves light and dark pages, and paper.
+matplotlib is used through its object interface alone. It draws with placeholder colours, one for
+each slot of the palette; they become CSS variables, so that one drawing serves light and dark
+pages, and paper.
 """
 
 from __future__ import annotations
@@ -29,9 +31,13 @@ WIDTH, HEIGHT = 360, 250
 SMALLEST = 11.0
 """Size of all text in a drawing, which a phone shows as large as it is."""
 TEXT, FAINT = "#010203", "#040506"
-FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+FONTS = (
+    "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial,"
+    " sans-serif"
+)
 
-# After Okabe and Ito's set for colour-blind readers, darkened for white paper and lightened for dark screens.
+# After Okabe and Ito's set for colour-blind readers, darkened for white paper and lightened for
+# dark screens.
 LIGHT = ("#0072b2", "#c24a00", "#00795a", "#a3478a", "#9a6700", "#4a5260", "#2b8fc7", "#7a5cc4")
 DARK = ("#4fb0ea", "#f5894a", "#2fc795", "#e290c6", "#e6b040", "#aab3c0", "#8fd0f5", "#b79df5")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
@@ -83,7 +89,8 @@ def _style() -> Iterator[None]:
         "axes.facecolor": "none",
         "savefig.facecolor": "none",
     }
-    # A user's label may hold characters that the measuring font lacks; the reader's own fonts show them.
+    # A user's label may hold characters that the measuring font lacks; the reader's own fonts show
+    # them.
     with mpl.rc_context(), sns.axes_style("ticks", rc=own), warnings.catch_warnings():
         mpl.rcParams.update(own)
         warnings.filterwarnings("ignore", message="Glyph .* missing")
@@ -135,7 +142,10 @@ def _font(match: re.Match[str]) -> str:
 
 
 def unique_ids(svg: str, prefix: str) -> str:
-    """The element with ids that no other drawing on the page has; groups, to which nothing refers, lose theirs."""
+    """The element with ids that no other drawing on the page has.
+
+    Groups, to which nothing refers, lose theirs.
+    """
     used = set(re.findall(r'(?:href="|url\()#([\w.-]+)', svg))
     svg = re.sub(
         r' id="([\w.-]+)"', lambda m: f' id="{prefix}-{m[1]}"' if m[1] in used else "", svg
@@ -176,9 +186,9 @@ def marker_svg(entry: LegendEntry) -> str:
     fill = f"var(--slot-{entry.slot % len(LIGHT)})"
     dash = ' stroke-dasharray="5 3"' if entry.dashed else ""
     return (
-        f'<svg viewBox="-16 -8 32 16" width="32" height="16" aria-hidden="true"><path d="M-15 0H15" stroke="{fill}" '
-        f'stroke-width="1.6"{dash}/>'
-        f'<path d="{_marker_path(entry.marker)}" fill="{fill}"/></svg>'
+        '<svg viewBox="-16 -8 32 16" width="32" height="16" aria-hidden="true"><path d="M-15 0H15"'
+        f' stroke="{fill}" stroke-width="1.6"{dash}/><path d="{_marker_path(entry.marker)}"'
+        f' fill="{fill}"/></svg>'
     )
 
 
@@ -196,7 +206,8 @@ def as_file(figure: Figure) -> str:
             x, y = 12.0, y + 20
         out.append(f'<g transform="translate({x} {y})">{marker_svg(entry)}</g>')
         out.append(
-            f'<text x="{x + 37}" y="{y + 12}" style="font: 12px {FONTS}">{escape(entry.label)}</text>'
+            f'<text x="{x + 37}" y="{y + 12}" style="font: 12px'
+            f' {FONTS}">{escape(entry.label)}</text>'
         )
         x += needed
     y += 28
@@ -205,10 +216,12 @@ def as_file(figure: Figure) -> str:
         for i, panel in enumerate(panels):
             left = 8 + i * (WIDTH + 16)
             out.append(
-                f'<text x="{left + 8}" y="{y + 14}" style="font: bold 12px {FONTS}">{escape(panel.title)}</text>'
+                f'<text x="{left + 8}" y="{y + 14}" style="font: bold 12px'
+                f' {FONTS}">{escape(panel.title)}</text>'
             )
             out.append(
-                f'<text x="{left + 8}" y="{y + 29}" style="font: 11px {FONTS}">{escape(panel.detail)}</text>'
+                f'<text x="{left + 8}" y="{y + 29}" style="font: 11px'
+                f' {FONTS}">{escape(panel.detail)}</text>'
             )
             height = _height(panel.svg)
             placed = unique_ids(panel.svg, f"{figure.name}-{row + i}")
@@ -220,8 +233,10 @@ def as_file(figure: Figure) -> str:
         y += 44 + max(_height(panel.svg) for panel in panels)
     alt = f"{figure.title}. " + " ".join(panel.alt for panel in figure.panels)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{y}" '
-        f'viewBox="0 0 {width} {y}" role="img" aria-label="{escape(alt)}"><title>{escape(figure.title)}</title>'
+        '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        f' width="{width}" height="{y}" '
+        f'viewBox="0 0 {width} {y}" role="img"'
+        f' aria-label="{escape(alt)}"><title>{escape(figure.title)}</title>'
         f"<style>{palette_css()}svg{{background:var(--paper)}}text{{fill:var(--ink)}}</style>"
         f"{''.join(out)}</svg>\n"
     )

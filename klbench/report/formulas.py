@@ -1,4 +1,6 @@
-"""Formulas in TeX as drawings, by matplotlib's mathtext, so that a page needs no script to show them."""
+"""Formulas in TeX as drawings, by matplotlib's mathtext, so that a page needs no script to show
+them.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +40,9 @@ def formula(tex: str) -> Markup:
     box = path.get_extents()
     width, height = box.width + 2, box.height + 2
     return Markup(
-        f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="{box.x0 - 1:.1f} {-box.y1 - 1:.1f} '
-        f'{width:.1f} {height:.1f}" '
-        f'style="width:{width / SIZE:.2f}em;height:{height / SIZE:.2f}em;'
-        f'vertical-align:{(box.y0 - 1) / SIZE:.2f}em">'
-        f'<path d="{path_data(path)}" fill="currentColor"/></svg>'
+        f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="{box.x0 - 1:.1f}'
+        f' {-box.y1 - 1:.1f} {width:.1f} {height:.1f}"'
+        f' style="width:{width / SIZE:.2f}em;height:{height / SIZE:.2f}em;'
+        f'vertical-align:{(box.y0 - 1) / SIZE:.2f}em"><path'
+        f' d="{path_data(path)}" fill="currentColor"/></svg>'
     )

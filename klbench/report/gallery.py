@@ -1,4 +1,7 @@
-"""An index of findings, in Markdown: the question, the answer, the picture and the command of each run."""
+"""An index of findings, in Markdown.
+
+The question, the answer, the picture and the command of each run.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def generic(name: str, table: pd.DataFrame) -> list[Block]:
     if len(table) > MAX_ROWS:
         blocks.append(
             Paragraph(
-                f"The first {MAX_ROWS} of {len(table):,} rows; all of them are in the table's file.",
+                f"The first {MAX_ROWS} of {len(table):,} rows; all of them are in the table's"
+                " file.",
                 "note",
             )
         )

@@ -40,7 +40,9 @@ def short(x: float, digits: int = 3) -> str:
 
 
 def interval(row: Mapping[str, Any], name: str, digits: int = 2, least: float = -math.inf) -> str:
-    """``0.024 (0.018 to 0.036)`` of a value with ``_low`` and ``_high``; what is rounding of 0 is 0.
+    """``0.024 (0.018 to 0.036)`` of a value with ``_low`` and ``_high``.
+
+    What is rounding of 0 is 0.
 
     An interval of what cannot be below ``least`` ends there, which its table or caption must say.
     """
@@ -54,7 +56,10 @@ def interval(row: Mapping[str, Any], name: str, digits: int = 2, least: float = 
 
 
 def percent_interval(row: Mapping[str, Any], name: str) -> str:
-    """``61 % (40 % to 82 %)`` of a share with ``_low`` and ``_high``; without them, the share alone."""
+    """``61 % (40 % to 82 %)`` of a share with ``_low`` and ``_high``.
+
+    Without them, the share alone.
+    """
     low, high = (row.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
     return (
         percent(row[name])
@@ -64,7 +69,10 @@ def percent_interval(row: Mapping[str, Any], name: str) -> str:
 
 
 def with_interval(x: float, se: float) -> str:
-    """``0.0884 ± 0.0004``: the half width of the 95 % interval to one digit (two where it opens with 1 or 2), ``x`` as far."""
+    """``0.0884 ± 0.0004``.
+
+    The half width of the 95 % interval to one digit (two where it opens with 1 or 2), ``x`` as far.
+    """
     half = Z95 * se
     if not math.isfinite(x) or not math.isfinite(half) or half <= 0:
         return number(x)
@@ -78,8 +86,9 @@ def with_interval(x: float, se: float) -> str:
             "-", "−"
         )
     places = scale - place
-    return f"({_rounded(x / 10.0**scale, places):.{places}f} ± {half / 10.0**scale:.{places}f})×{power_of_ten(scale)}".replace(
-        "-", "−"
+    return (
+        f"({_rounded(x / 10.0**scale, places):.{places}f} ±"
+        f" {half / 10.0**scale:.{places}f})×{power_of_ten(scale)}".replace("-", "−")
     )
 
 

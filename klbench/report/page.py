@@ -1,4 +1,7 @@
-"""One self-contained page from blocks: no network, readable without a script, everything escaped."""
+"""One self-contained page from blocks.
+
+No network, readable without a script, everything escaped.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,10 @@ def html(page: Page) -> str:
 
 
 def _sort_value(cell: Cell) -> Any:
-    """Return the value that a script sorts the cell by: a number if there is one, empty if it is missing."""
+    """Return the value that a script sorts the cell by.
+
+    A number if there is one, empty if it is missing.
+    """
     if cell.value is None:
         return None
     return "" if math.isnan(cell.value) else f"{float(cell.value):.6g}"

@@ -1,6 +1,7 @@
 """The plots of the pages: lines with bands, intervals side by side, and marks down a list of names.
 
-Each returns a panel: a drawing with its text alternative. Colours and markers come from legend entries.
+Each returns a panel: a drawing with its text alternative. Colours and markers come from legend
+entries.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ MOST_ENTRIES = 8
 ROW = 18
 """Height of a name's row, in points."""
 LONGEST, WIDEST = 21, 28
-"""Characters of a name for which a row has room, and for which it makes room; longer names are cut."""
+"""Characters of a name for which a row has room, and for which it makes room.
+
+Longer names are cut.
+"""
 FADED = 0.13
 """Opacity of a band."""
 
 
 def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, LegendEntry]:
-    """Return a colour and a marker for each of the first eight names; ``labels`` stand in place of the names."""
+    """Return a colour and a marker for each of the first eight names.
+
+    ``labels`` stand in place of the names.
+    """
     shown = labels or names
     return {
         name: LegendEntry(label, i, MARKERS[i % len(MARKERS)])
@@ -42,7 +49,8 @@ def legend(names: Sequence[str], *, labels: Sequence[str] = ()) -> dict[str, Leg
 class Line:
     """Points along x, ``joined`` or not; hollow ones are not to be trusted, and never joined.
 
-    ``dotted`` is for a second line of one entry. ``low`` and ``high`` are the ends of a band, or of ``bars`` at each point.
+    ``dotted`` is for a second line of one entry. ``low`` and ``high`` are the ends of a band, or of
+    ``bars`` at each point.
     """
 
     entry: LegendEntry
@@ -171,7 +179,9 @@ def _symlog(axes: Axes, which: str, values: Sequence[float], threshold: float) -
 
 @dataclass(frozen=True)
 class Mark:
-    """A mark in the row of a name, with the ends of its interval where it has one; hollow where it is not to be trusted.
+    """A mark in the row of a name, with the ends of its interval where it has one.
+
+    Hollow where it is not to be trusted.
 
     Without a value it is a bar alone, ``width`` points thick.
     """
@@ -198,7 +208,8 @@ def down(
 ) -> Panel:
     """Return a panel with a row for each name, the first on top, and its marks along x.
 
-    ``names`` are the rows, where panels side by side have the same ones; otherwise they are those of the marks.
+    ``names`` are the rows, where panels side by side have the same ones; otherwise they are those
+    of the marks.
     """
     names = list(names) or list(dict.fromkeys(mark.name for mark in marks))
     height, longest = 62 + ROW * max(3, len(names)), min(WIDEST, max(map(len, names), default=0))
@@ -238,7 +249,8 @@ def down(
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar from 0 in the row of a name, what is written at its end, and a tick where another value of it lies.
+    """A bar from 0 in the row of a name, what is written at its end, and a tick where another value
+    of it lies.
 
     Without an entry it is a heading over the rows that follow.
     """
@@ -259,7 +271,10 @@ def bars(
     detail: str = "",
     left: float = 0.52,
 ) -> Panel:
-    """Return a panel with a bar for each name, the first on top; names may have several lines, bars end at ``most``."""
+    """Return a panel with a bar for each name, the first on top.
+
+    Names may have several lines, bars end at ``most``.
+    """
     limit = (
         min(
             most,
@@ -310,7 +325,10 @@ def bars(
 
 @dataclass(frozen=True)
 class Arrow:
-    """An arrow from the origin, with the names that share its end; thick, and in a colour, where it has an entry."""
+    """An arrow from the origin, with the names that share its end.
+
+    Thick, and in a colour, where it has an entry.
+    """
 
     x: float
     y: float
@@ -319,7 +337,9 @@ class Arrow:
 
 
 def _apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Return places along a line, moved no further than it takes for labels of these heights not to overlap."""
+    """Return places along a line, moved no further than it takes for labels of these heights not
+    to overlap.
+    """
     moved = list(places)
     for below, above in pairwise(sorted(range(len(places)), key=places.__getitem__)):
         moved[above] = max(moved[above], moved[below] + (heights[below] + heights[above]) / 2)
@@ -333,7 +353,9 @@ def _place(value: float, side: float) -> str:
 
 
 def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
-    """Return a panel of arrows from the origin, a point where one has no length, with their names beside their ends."""
+    """Return a panel of arrows from the origin, a point where one has no length, with their
+    names beside their ends.
+    """
     xs, ys = [0.0, *(each.x for each in drawn)], [0.0, *(each.y for each in drawn)]
     side = 1.6 * max(max(xs) - min(xs), max(ys) - min(ys), 1e-9)
     step = side / 290  # a point of the drawing
@@ -431,7 +453,10 @@ BEHIND, OPEN, AHEAD = (
     LegendEntry("cannot be told", 5, "o"),
     LegendEntry("ahead", 2, "o"),
 )
-"""The verdicts on a difference, if less is better: its whole interval is above 0, holds 0, or is below it."""
+"""The verdicts on a difference, if less is better.
+
+Its whole interval is above 0, holds 0, or is below it.
+"""
 
 
 def verdict(low: float, high: float) -> LegendEntry:

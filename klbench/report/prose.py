@@ -1,4 +1,7 @@
-"""The sentences of a page: macros of a Jinja template that stands beside the study, ``answer.html.j2``."""
+"""The sentences of a page.
+
+Macros of a Jinja template that stands beside the study, ``answer.html.j2``.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,12 @@ def _listing(items: Any, last: str = "and") -> Any:
 
 @cache
 def prose(package: str, name: str = "answer.html.j2") -> Any:
-    """Return the macros of a package's template as functions that return markup; what they are given is escaped.
+    """Return the macros of a package's template as functions that return markup.
 
-    A macro may use the filters ``number``, ``short``, ``percent``, ``signed_percent``, ``count``, ``interval``, ``exact``,
-    ``code`` and ``listing``, and the test ``is infinite``.
+    What they are given is escaped.
+
+    A macro may use the filters ``number``, ``short``, ``percent``, ``signed_percent``, ``count``,
+    ``interval``, ``exact``, ``code`` and ``listing``, and the test ``is infinite``.
 
     Raises
     ------

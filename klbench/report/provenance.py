@@ -28,7 +28,10 @@ from klbench.report.sources import Source
 def status(sources: Sequence[Source]) -> list[Block]:
     """A warning for each run that did not come to its end."""
     said = {
-        "running": "was still going when this page was made; its numbers are those of what was finished by then",
+        "running": (
+            "was still going when this page was made; its numbers are those of what was finished by"
+            " then"
+        ),
         "interrupted": "was interrupted; the numbers are those of what was finished",
         "failed": "failed; the numbers are those of what was finished",
     }
@@ -85,7 +88,10 @@ def _facts(info: Mapping[str, Any]) -> list[tuple[str, Any]]:
 
 
 def links(source: Source, page: Path) -> list[Markup]:
-    """Return a relative link to each table of a run that is a file; those that are completed on reading are none."""
+    """Return a relative link to each table of a run that is a file.
+
+    Those that are completed on reading are none.
+    """
     result = []
     for name, table in source.tables.items():
         files = [source.path / "tables" / f"{name}.{kind}" for kind in ("csv", "parquet")]

@@ -26,7 +26,10 @@ class RunTables:
         return schema.rows(self.tables[schema.table]) if schema.table in self.tables else []
 
     def keyed(self, schema: Schema, column: str, keys: Sequence[str]) -> dict[str, Row]:
-        """Return the one row of each key in a column; all that it holds is missing where the table has no such row."""
+        """Return the one row of each key in a column.
+
+        All that it holds is missing where the table has no such row.
+        """
         missing = {key: {each.name: MISSING[each.type] for each in schema.columns} for key in keys}
         return missing | {row[column]: row for row in self.rows(schema)}
 
@@ -76,7 +79,9 @@ R = TypeVar("R", bound=RunTables)
 
 
 def by_run(kind: type[R], tables: Tables, main: Schema) -> Sequence[R]:
-    """Return the tables of each run that has the main one, as a page over several runs labels them."""
+    """Return the tables of each run that has the main one, as a page over several runs labels
+    them.
+    """
     if main.table not in tables:
         return []
     found = tables[main.table]

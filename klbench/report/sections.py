@@ -39,7 +39,10 @@ class Declared(Protocol):
 
 
 def study(name: str) -> Declared | None:
-    """Return the study of that name, or of that name in an earlier version; None where it is not known here."""
+    """Return the study of that name, or of that name in an earlier version.
+
+    None where it is not known here.
+    """
     studies = importlib.import_module(STUDIES)
     found: Declared | None = studies.get(name) if studies.known(name) else None
     return found
@@ -104,7 +107,10 @@ class Part:
 
 
 def part(name: str, tables: Tables) -> Part:
-    """Return the part of a page that one study has: its section, given those of the tables that are as declared."""
+    """Return the part of a page that one study has.
+
+    Its section, given those of the tables that are as declared.
+    """
     known = study(name)
     section, declared = (known.section, by_table(known.tables)) if known else (None, {})
     if section is None:
@@ -117,8 +123,8 @@ def part(name: str, tables: Tables) -> Part:
         for key, table in tables.items()
     }
     warnings = [
-        f"Table {key} lacks the {'column' if len(names) == 1 else 'columns'} {listing(names)}. What this page makes of the "
-        "table is left out; the table itself stands below."
+        f"Table {key} lacks the {'column' if len(names) == 1 else 'columns'} {listing(names)}. What"
+        " this page makes of the table is left out; the table itself stands below."
         for key, names in missing.items()
         if names
     ]

@@ -65,7 +65,8 @@ def read(path: Path, outcome: Mapping[str, Any] | None = None) -> Source:
     files = sorted((path / "tables").glob("*.parquet"))
     if not files:
         raise ConfigError(
-            f"{path}: expected tables/*.parquet, found none; its status is {info.get('status', 'unknown')}"
+            f"{path}: expected tables/*.parquet, found none; its status is"
+            f" {info.get('status', 'unknown')}"
         )
     inputs.check_folder(path / "tables")
     tables: dict[str, pd.DataFrame] = {}
@@ -119,7 +120,10 @@ def _settings(source: Source) -> dict[str, Any]:
 
 
 def labels(sources: Sequence[Source]) -> list[str]:
-    """Return a label for each run: the settings that differ, or its folder if these are none, too many, or not enough."""
+    """Return a label for each run.
+
+    The settings that differ, or its folder if these are none, too many, or not enough.
+    """
     settings = [_settings(source) for source in sources]
     keys = list(dict.fromkeys(key for each in settings for key in each))
     differing = [
@@ -143,7 +147,10 @@ def labels(sources: Sequence[Source]) -> list[str]:
 
 
 def _labelled(source: Source, shared: bool) -> dict[str, pd.DataFrame]:
-    """The run's tables with its label; where another run has the same pairs, the label tells their rows apart."""
+    """The run's tables with its label.
+
+    Where another run has the same pairs, the label tells their rows apart.
+    """
     result = {}
     for name, table in source.tables.items():
         copy = table.copy()

@@ -1,4 +1,7 @@
-"""The page of a history of timings: what became slower or faster from commit to commit, on each kind of machine."""
+"""The page of a history of timings.
+
+What became slower or faster from commit to commit, on each kind of machine.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ SAY = prose(__package__, "timings.html.j2")
 _NEEDED = "benchmark commit committed dirty machine measured seconds seconds_q25 seconds_q75"
 COLUMNS = frozenset(_NEEDED.split())
 NOTABLE = 1.15
-"""A ratio beyond this, or below its inverse, is worth a sentence; smaller ones a busy machine makes by itself."""
+"""A ratio beyond this, or below its inverse, is worth a sentence.
+
+Smaller ones a busy machine makes by itself.
+"""
 NAMED = 5
 MOST_TICKS = 6
 TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
@@ -43,7 +49,10 @@ LEGEND = (LegendEntry("each benchmark", 5, "o"), LegendEntry("the one that chang
 
 @dataclass(frozen=True)
 class Timing:
-    """The time of one benchmark at one commit: the median of its rounds and their quartiles, seconds a call."""
+    """The time of one benchmark at one commit.
+
+    The median of its rounds and their quartiles, seconds a call.
+    """
 
     seconds: float
     low: float
@@ -52,7 +61,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Track:
-    """One benchmark on one kind of machine: what was timed at which of the machine's commits, by their place."""
+    """One benchmark on one kind of machine.
+
+    What was timed at which of the machine's commits, by their place.
+    """
 
     name: str
     timings: dict[int, Timing]
@@ -224,7 +236,10 @@ def _panel(machine: Machine, suite: str, tracks: Sequence[Track]) -> Panel:
     case = most.name.partition("[")[2].rstrip("]") or most.name.rpartition("::")[2]
     title = suite.rpartition("::")[2].removeprefix("bench_").replace("_", " ")
     said = f"{case}: {number(most.change)} times from first to last"
-    alt = f"Times of {count(len(tracks), 'benchmark')} of {suite} over the commits; the one that changed most is {said}."
+    alt = (
+        f"Times of {count(len(tracks), 'benchmark')} of {suite} over the commits; the one that"
+        f" changed most is {said}."
+    )
     return Panel(title, svg[0], alt, said)
 
 

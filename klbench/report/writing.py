@@ -58,7 +58,9 @@ def _figures(blocks: Sequence[Block]) -> Iterator[Figure]:
 
 
 def write_run(source: Source) -> Path:
-    """The figures and the page of one run, in its folder; figures of an earlier rendering that are no more are removed.
+    """The figures and the page of one run, in its folder.
+
+    Figures of an earlier rendering that are no more are removed.
 
     Raises
     ------

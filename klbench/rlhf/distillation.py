@@ -1,4 +1,6 @@
-"""Objectives of distillation as pure functions: of the student's and the teacher's log-probabilities at some states.
+"""Objectives of distillation as pure functions.
+
+Of the student's and the teacher's log-probabilities at some states.
 
 :mod:`klbench.rlhf.objectives` has their names and what they mean.
 """
@@ -42,7 +44,10 @@ def support(log_probs: Tensor, k: int) -> Tensor:
 
 
 def _terms(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """``a (log a - log b)``: 0 where a is 0, infinite where b alone is; gradients pass through what is finite."""
+    """``a (log a - log b)``: 0 where a is 0, infinite where b alone is.
+
+    Gradients pass through what is finite.
+    """
     without, gone = log_a.isneginf(), log_b.isneginf()
     gap = log_a.masked_fill(without | gone, 0.0) - log_b.masked_fill(without | gone, 0.0)
     return torch.where(gone & ~without, math.inf, log_a.exp() * gap)
@@ -56,7 +61,9 @@ def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
 
 
 def _divergence(name: str, log_q: Tensor, log_p: Tensor) -> Tensor:
-    """A divergence of :mod:`klbench.divergences` over the whole vocabulary, with what q never reaches."""
+    """A divergence of :mod:`klbench.divergences` over the whole vocabulary, with what q never
+    reaches.
+    """
     if name in ("kl_qp", "kl_pq"):
         sides = (log_q, log_p) if name == "kl_qp" else (log_p, log_q)
         return _terms(*sides).sum(-1)
@@ -82,7 +89,10 @@ def _renormalized(log_a: Tensor, log_b: Tensor, kept: Tensor) -> Tensor:
 
 
 def _tail(log_probs: Tensor, kept: Tensor) -> Tensor:
-    """Log-probability of all tokens outside a support: summed, since 1 less the rest leaves rounding of a small one."""
+    """Log-probability of all tokens outside a support.
+
+    Summed, since 1 less the rest leaves rounding of a small one.
+    """
     mass = log_probs.exp().masked_fill(kept, 0.0).sum(-1)
     return torch.where(mass > 0.0, mass, 1.0).log().masked_fill(mass <= 0.0, -math.inf)
 
@@ -105,7 +115,9 @@ def loss(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Te
 
 
 def _of_token(objective: Objective, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what multiplies a sampled token's score, and its estimate of the divergence, ``(..., V)`` each."""
+    """Return what multiplies a sampled token's score, and its estimate of the divergence,
+    ``(..., V)`` each.
+    """
     # Where q never samples any number serves.
     log_ratio = (log_p - log_q).masked_fill(log_q.isneginf(), 0.0)
     if objective.kind == "k1_reward":
@@ -126,7 +138,8 @@ def _with_tail(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor)
     head = _raw(log_a, log_b, kept)
     log_ratio = (log_p - log_q).detach().masked_fill(log_q.isneginf(), 0.0)
     corrected = objective.kind == "topk_corrected_tail"
-    # Where q dlog q = dq, the slopes are d(q log q/p) = (log q/p + 1) dq and d(p log p/q) = -(p/q) dq.
+    # Where q dlog q = dq, the slopes are d(q log q/p) = (log q/p + 1) dq and d(p log p/q) = -(p/q)
+    # dq.
     if objective.swapped:
         term, slope = log_ratio.exp() * log_ratio, float(not corrected) - log_ratio.exp()
     else:
@@ -141,7 +154,8 @@ def pieces(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> 
     Parameters
     ----------
     log_q, log_p
-        Of the student, to be differentiated, and of the teacher; ``-inf`` where there is no probability.
+        Of the student, to be differentiated, and of the teacher; ``-inf`` where there is no
+        probability.
     kept
         The support, booleans ``(..., V)``; objectives without one do not look at it.
     """
@@ -159,12 +173,15 @@ def pieces(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> 
 
 
 def sequence_loss(arm: Arm, log_q: Tensor, log_p: Tensor, token: Tensor, mask: Tensor) -> Tensor:
-    """The loss that a trainer differentiates, ``(..., n)``: of each sequence, the sum over its tokens.
+    """The loss that a trainer differentiates, ``(..., n)``.
+
+    Of each sequence, the sum over its tokens.
 
     Parameters
     ----------
     log_q, log_p
-        Next-token log-probabilities along the sequences, ``(..., n, T, V)``; the student's are differentiated.
+        Next-token log-probabilities along the sequences, ``(..., n, T, V)``; the student's are
+        differentiated.
     token, mask
         The sequences, ``(..., n, T)``, and which of their tokens count.
     """

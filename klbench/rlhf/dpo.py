@@ -1,12 +1,14 @@
 """Losses of ranked pairs, DPO and its relatives, for a whole stack of replicas at once.
 
-    python -m klbench +exp=dpo                                   # number of pairs, divergences, smoothing
-    python -m klbench +exp=dpo 'divergences=[kl_qp]' batch=64    # standard DPO, in minibatches
+    # number of pairs, divergences, smoothing
+    python -m klbench +exp=dpo
+    # standard DPO, in minibatches
+    python -m klbench +exp=dpo 'divergences=[kl_qp]' batch=64
     python -m klbench +exp=dpo 'losses=[ipo,hinge,chipo,kto,dpo_norm,simpo]'
 
-The loop knows nothing of what it trains: a :class:`DpoWorld` scores preferences and steps. The testbed's is
-:class:`klbench.rlhf.testbed.dpo_world.PreferenceReplicas`. A stack has shape ``(arms, seeds)``: an arm is a loss; a single
-model is a stack of one.
+The loop knows nothing of what it trains: a :class:`DpoWorld` scores preferences and steps. The
+testbed's is :class:`klbench.rlhf.testbed.dpo_world.PreferenceReplicas`. A stack has shape ``(arms,
+seeds)``: an arm is a loss; a single model is a stack of one.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class Details:
     tokens
         Their lengths, likewise.
     mismatched
-        Returns ``log pi/ref`` of answers to other prompts, ``(arms, seeds, m)``, for the arms of that slice.
+        Returns ``log pi/ref`` of answers to other prompts, ``(arms, seeds, m)``, for the arms of
+        that slice.
     """
 
     log_p: tuple[Tensor, Tensor]
@@ -58,7 +61,8 @@ class DpoBatch:
     chosen, rejected
         ``log pi/ref`` of whole sequences, ``(arms, seeds, n)``, in nats, differentiable.
     wrong
-        Probability that the label is the other way round, ``(seeds, n)``; None: labels are as they are.
+        Probability that the label is the other way round, ``(seeds, n)``; None: labels are as they
+        are.
     weight
         Of each pair, ``(seeds, n)``, 1 in sum over ``n``; None: all alike.
     details
@@ -100,10 +104,12 @@ class DpoWorld(Protocol):
 
 @dataclass(frozen=True)
 class DpoReport:
-    """The statistics of the step's pairs that training itself sees, before that step; each ``(arms, seeds)``.
+    """The statistics of the step's pairs that training itself sees, before that step.
 
-    ``accuracy`` is the share of pairs that the implicit reward ranks as they are labelled, where equal rewards count half;
-    ``margin`` the mean difference of implicit rewards.
+    Each ``(arms, seeds)``.
+
+    ``accuracy`` is the share of pairs that the implicit reward ranks as they are labelled, where
+    equal rewards count half; ``margin`` the mean difference of implicit rewards.
     """
 
     step: int
@@ -154,7 +160,9 @@ def implied_reward(arm: DpoArm, log_ratio: Tensor, log_p: Tensor, tokens: Tensor
 
 
 def rewards(arm: DpoArm, batch: DpoBatch, i: int) -> tuple[Tensor, Tensor]:
-    """Return the rewards that arm number ``i`` implies of the better and of the worse answers, float64, ``(seeds, n)``."""
+    """Return the rewards that arm number ``i`` implies of the better and of the worse answers,
+    float64, ``(seeds, n)``.
+    """
     both = batch.chosen[i].double(), batch.rejected[i].double()
     if arm.score == "ratio":
         first, second = (implicit_reward(each, arm.beta, arm.divergence) for each in both)

@@ -1,6 +1,7 @@
 """The pure functions that the loops are made of, each with its formula and where it is from.
 
-Sequences are ``(..., n, T)``: any stack of replicas, ``n`` sequences, ``T`` tokens; ``mask`` says which tokens count.
+Sequences are ``(..., n, T)``: any stack of replicas, ``n`` sequences, ``T`` tokens; ``mask`` says
+which tokens count.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ def clipped_surrogate(
     dual_clip: float | None = None,
     limit: float | None = None,
 ) -> Tensor:
-    """``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, to be maximised; ``rho A`` without a clip.
+    """``min(rho A, clip(rho, 1 - clip, 1 + clip) A)`` with ``rho = exp(log_ratio)``, to be
+    maximised; ``rho A`` without a clip.
 
-    ``log_ratio`` is ``log q - log mu`` of policy and sampler. Without a clip, and where the policy itself has sampled, its
-    gradient is REINFORCE's, ``A grad log q``. (Schulman et al. 2017, "Proximal policy optimization algorithms", eq. 7; eq. 6
-    without.) With a ``dual_clip`` no less than ``dual_clip A`` where ``A < 0`` (Ye et al. 2020, "Mastering complex control in
-    MOBA games with deep reinforcement learning", eq. 5); with a ``limit``, ``log_ratio`` is clamped to it first.
+    ``log_ratio`` is ``log q - log mu`` of policy and sampler. Without a clip, and where the policy
+    itself has sampled, its gradient is REINFORCE's, ``A grad log q``. (Schulman et al. 2017,
+    "Proximal policy optimization algorithms", eq. 7; eq. 6 without.) With a ``dual_clip`` no less
+    than ``dual_clip A`` where ``A < 0`` (Ye et al. 2020, "Mastering complex control in MOBA games
+    with deep reinforcement learning", eq. 5); with a ``limit``, ``log_ratio`` is clamped to it
+    first.
     """
     ratio = (log_ratio if limit is None else log_ratio.clamp(-limit, limit)).exp()
     gain = ratio * advantage
@@ -53,10 +57,12 @@ def clip_active(
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace: float) -> Tensor:
-    """``sum over l of (discount trace)^l delta_{t+l}``, ``delta_t = r_t + discount V_{t+1} - V_t``; 0 where masked.
+    """``sum over l of (discount trace)^l delta_{t+l}``, ``delta_t = r_t + discount V_{t+1} - V_t``;
+    0 where masked.
 
-    Nothing follows the last token: its next value is 0, for sequences that were cut off too, since their reward is final.
-    (Schulman et al. 2016, "High-dimensional continuous control using generalized advantage estimation", eqs. 11 and 16.)
+    Nothing follows the last token: its next value is 0, for sequences that were cut off too, since
+    their reward is final. (Schulman et al. 2016, "High-dimensional continuous control using
+    generalized advantage estimation", eqs. 11 and 16.)
     """
     values = values.where(mask, 0.0)
     following = torch.cat([values[..., 1:], torch.zeros_like(values[..., :1])], dim=-1)
@@ -71,7 +77,9 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, trace
 def value_loss(
     values: Tensor, targets: Tensor, old: Tensor | None = None, clip: float | None = None
 ) -> Tensor:
-    """``(V - target)^2 / 2``; with a clip, the larger of it and that of ``V`` kept within ``clip`` of its old value.
+    """``(V - target)^2 / 2``.
+
+    With a clip, the larger of it and that of ``V`` kept within ``clip`` of its old value.
 
     (Schulman et al. 2017, eq. 9; the clip is that of OpenAI's baselines and of TRL.)
     """
@@ -83,11 +91,14 @@ def value_loss(
 
 
 def adapted_beta(beta: Tensor, kl: Tensor, target: float, gain: float = 0.1) -> Tensor:
-    """``beta (1 + gain clip((kl - target) / target, -0.2, 0.2))``: a proportional controller in log space.
+    """``beta (1 + gain clip((kl - target) / target, -0.2, 0.2))``.
 
-    Once an update. (Ziegler et al. 2019, "Fine-tuning language models from human preferences", section 2.2, with 0.1 for the
-    gain; for that of their code see :func:`controller_gain`.) ``kl`` and ``target`` are of one kind: nats a sequence, or
-    nats a token, as trainers do that average over tokens. A target meant for one is far off for the other.
+    A proportional controller in log space.
+
+    Once an update. (Ziegler et al. 2019, "Fine-tuning language models from human preferences",
+    section 2.2, with 0.1 for the gain; for that of their code see :func:`controller_gain`.) ``kl``
+    and ``target`` are of one kind: nats a sequence, or nats a token, as trainers do that average
+    over tokens. A target meant for one is far off for the other.
 
     Raises
     ------
@@ -104,8 +115,9 @@ def adapted_beta(beta: Tensor, kl: Tensor, target: float, gain: float = 0.1) -> 
 def controller_gain(sequences: int, horizon: float) -> float:
     """``n / horizon``: the gain of :func:`adapted_beta` after an update of ``n`` sequences.
 
-    A controller that sees an error of 0.2 or more multiplies beta by about ``exp(0.2)`` within ``horizon`` sequences. (Ziegler
-    et al. 2019, in their code and in TRL's of before 1.0, where the horizon is 10,000.)
+    A controller that sees an error of 0.2 or more multiplies beta by about ``exp(0.2)`` within
+    ``horizon`` sequences. (Ziegler et al. 2019, in their code and in TRL's of before 1.0, where the
+    horizon is 10,000.)
 
     Raises
     ------
@@ -120,13 +132,17 @@ def controller_gain(sequences: int, horizon: float) -> float:
 
 
 def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) -> Tensor:
-    """Advantages in units of their spread: over the batch, less its mean, or within each group as GRPO has it.
+    """Advantages in units of their spread.
 
-    Over the batch: ``(A - mean) / (std + 1e-8)`` of all tokens that count. By group: ``A / (std + 1e-8)`` with the sample
-    standard deviation, within the group, of each sequence's mean over its tokens; the baseline has centred it before.
-    (Shao et al. 2024, section 4.1.2.) ``group_trl`` adds 1e-4 instead, as TRL 1.16 does. ``batch_verl`` divides by the root of
-    the variance and 1e-8 together, as verl 0.9 does; ``batch_openrlhf`` by that of the variance over n, or of 1e-8 if that is
-    more, as OpenRLHF 0.11 does. A penalty in the loss is not in these units: whitening changes its weight.
+    Over the batch, less its mean, or within each group as GRPO has it.
+
+    Over the batch: ``(A - mean) / (std + 1e-8)`` of all tokens that count. By group: ``A / (std +
+    1e-8)`` with the sample standard deviation, within the group, of each sequence's mean over its
+    tokens; the baseline has centred it before. (Shao et al. 2024, section 4.1.2.) ``group_trl``
+    adds 1e-4 instead, as TRL 1.16 does. ``batch_verl`` divides by the root of the variance and 1e-8
+    together, as verl 0.9 does; ``batch_openrlhf`` by that of the variance over n, or of 1e-8 if
+    that is more, as OpenRLHF 0.11 does. A penalty in the loss is not in these units: whitening
+    changes its weight.
     """
     advantage, alive = advantage.where(mask, 0.0), mask.to(advantage.dtype)
     if whitening == "none":
@@ -149,7 +165,9 @@ def whitened(advantage: Tensor, mask: Tensor, group: int, whitening: Whitening) 
 
 
 def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:
-    """Return the divisor of whitening, ``(...)``: the ``s`` for which ``s * white`` is closest to the advantages; 1 without.
+    """Return the divisor of whitening, ``(...)``.
+
+    The ``s`` for which ``s * white`` is closest to the advantages; 1 without.
 
     A penalty in the loss, which is not divided, has ``s`` times its weight against the reward.
     """
@@ -160,14 +178,17 @@ def unit(advantage: Tensor, white: Tensor, mask: Tensor) -> Tensor:
 def reduced(per_token: Tensor, mask: Tensor, normalisation: Normalisation) -> Tensor:
     """Per-token losses ``(..., n, T)`` to one of each replica, ``(...)``.
 
-    ``sum``: the mean over sequences of their sums, which is what the policy gradient theorem has. ``token``: over all tokens of
-    the batch. ``sequence``: the mean over sequences of their means.
+    ``sum``: the mean over sequences of their sums, which is what the policy gradient theorem has.
+    ``token``: over all tokens of the batch. ``sequence``: the mean over sequences of their means.
     """
     return reduced_sequences(per_token.where(mask, 0.0).sum(-1), mask, normalisation)
 
 
 def reduced_sequences(per_sequence: Tensor, mask: Tensor, normalisation: Normalisation) -> Tensor:
-    """The same from sums over tokens, ``(..., n)``; a penalty and a reward that are reduced alike keep their proportion."""
+    """The same from sums over tokens, ``(..., n)``.
+
+    A penalty and a reward that are reduced alike keep their proportion.
+    """
     lengths: Callable[[], Tensor] = lambda: mask.sum(-1).to(per_sequence.dtype)  # noqa: E731
     if normalisation == "sum":
         return per_sequence.mean(-1)

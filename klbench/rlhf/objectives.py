@@ -1,29 +1,38 @@
-"""The names of objectives of distillation: what a student learns by whom a teacher stands in the reference's place.
+"""The names of objectives of distillation.
+
+What a student learns by whom a teacher stands in the reference's place.
 
 The student is ``q`` and samples, the teacher is ``p``. By name:
 
-======================= ==============================================================================================
-``full``                KL(q‖p) over the whole vocabulary; ``full:NAME`` a divergence of :mod:`klbench.divergences`
-``jsd:b``               ``b KL(p‖m) + (1 - b) KL(q‖m)``, ``m = b p + (1 - b) q`` (Agarwal et al. 2024, "GKD", eq. 1)
+======================= ===========================================================================
+``full``                KL(q‖p) over the whole vocabulary; ``full:NAME`` a divergence of
+                        :mod:`klbench.divergences`
+``jsd:b``               ``b KL(p‖m) + (1 - b) KL(q‖m)``, ``m = b p + (1 - b) q`` (Agarwal et al.
+                        2024, "GKD", eq. 1)
 ``skew:a``              KL(q‖a q + (1 - a) p) (Ko et al. 2024, "DistiLLM", section 3.1)
-``topk_raw``            ``sum over the support of q log q/p``: no KL, and negative where p has more there than q
+``topk_raw``            ``sum over the support of q log q/p``: no KL, and negative where p has more
+                        there than q
 ``topk_clamped``        the same, 0 where it is negative
 ``topk_renormalized``   KL(q‖p) of both made to sum to 1 over the support
-``topk_tail_bucket``    the raw sum and a bucket of all other tokens: KL(q‖p) of coarser distributions
-``topk_sampled_tail``   the raw sum differentiated, and ``log q/p`` of the sampled token, detached, times its score, where it
-                        is outside the support (Zhang and Ba 2026, "EMA policy gradient", as read in their code at 19d2196)
+``topk_tail_bucket``    the raw sum and a bucket of all other tokens: KL(q‖p) of coarser
+                        distributions
+``topk_sampled_tail``   the raw sum differentiated, and ``log q/p`` of the sampled token, detached,
+                        times its score, where it is outside the support (Zhang and Ba 2026, "EMA
+                        policy gradient", as read in their code at 19d2196)
 ``topk_corrected_tail`` the same with ``log q/p + 1`` there, the slope of ``q log q/p``
 ``topk_reward``         the raw sum as an advantage: times the score of the sampled token
-``k1_reward:g``         ``log q/p`` of the sampled token and of later ones, discounted by g, times its score;
-                        ``k1_reward:g:token_kl`` less KL(q‖p) of its state (the baseline of vOPD, arXiv:2605.07865)
+``k1_reward:g``         ``log q/p`` of the sampled token and of later ones, discounted by g, times
+                        its score; ``k1_reward:g:token_kl`` less KL(q‖p) of its state (the baseline
+                        of vOPD, arXiv:2605.07865)
 ``k3_loss``             k3 of the sampled token, differentiated
 ``k3_ratio_loss``       the same times q over its detached self
 ``f_reward:NAME``       ``f(p/q)`` of the sampled token in the reward, and differentiated
 ``f_reward_stopped:NAME``  the same in the reward alone, as a stop-gradient leaves it
-======================= ==============================================================================================
+======================= ===========================================================================
 
-``skew`` and ``topk_*`` with ``:kl_pq`` are those of KL(p‖q). What stands in the loss has no score for the states that its
-tokens lead to; ``full_with_score`` and the like add it. :mod:`klbench.rlhf.distillation` computes them.
+``skew`` and ``topk_*`` with ``:kl_pq`` are those of KL(p‖q). What stands in the loss has no score
+for the states that its tokens lead to; ``full_with_score`` and the like add it.
+:mod:`klbench.rlhf.distillation` computes them.
 """
 
 from __future__ import annotations
@@ -59,7 +68,8 @@ class Objective:
     sent
         What the teacher sends for each token.
     discount
-        Of the values of later states in what multiplies a token's score; 0: its score knows nothing of them.
+        Of the values of later states in what multiplies a token's score; 0: its score knows nothing
+        of them.
     swapped
         Whether it is of KL(p‖q).
     number
@@ -86,7 +96,10 @@ class Objective:
         return self.sent.startswith("support")
 
     def bytes_per_token(self, k: int, vocabulary: int) -> int:
-        """Return the bytes that the teacher sends for each token: log-probabilities, and ids of a support."""
+        """Return the bytes that the teacher sends for each token.
+
+        log-probabilities, and ids of a support.
+        """
         numbers = {
             "vocabulary": vocabulary,
             "support": 2 * min(k, vocabulary),
@@ -123,7 +136,8 @@ def get(name: str) -> Objective:
     if kind in TRUNCATED or (kind in (*TAILS, "topk_reward") and not score):
         if given not in ([], ["kl_qp"], ["kl_pq"]):
             raise ConfigError(
-                f"objective {name!r}: {kind} takes a direction, kl_qp or kl_pq, got {':'.join(given)!r}"
+                f"objective {name!r}: {kind} takes a direction, kl_qp or kl_pq, got"
+                f" {':'.join(given)!r}"
             )
         sent: Sent = "support and token" if kind in TAILS else "support"
         target = _whole(given[0] if given else "kl_qp")
@@ -187,7 +201,8 @@ class Arm:
     Parameters
     ----------
     name
-        How the run was asked for it: ``OBJECTIVE``, ``OBJECTIVE/SUPPORT/K``, and ``@teacher`` after it.
+        How the run was asked for it: ``OBJECTIVE``, ``OBJECTIVE/SUPPORT/K``, and ``@teacher`` after
+        it.
     owner, k
         Whose k most probable tokens are kept; of objectives without a support, ``student`` and 0.
     prefixes
@@ -207,7 +222,8 @@ def arm(name: str) -> Arm:
     Raises
     ------
     ConfigError
-        There is no such objective, or support, or it needs tokens that the student has sampled itself.
+        There is no such objective, or support, or it needs tokens that the student has sampled
+        itself.
     """
     spec, _, prefixes = name.partition("@")
     head, *given = spec.split("/")
@@ -223,11 +239,13 @@ def arm(name: str) -> Arm:
         owner, k = given[0], int(given[1])
     else:
         raise ConfigError(
-            f"training {name!r}: expected student or teacher and a number after {head}, such as {head}/teacher/8"
+            f"training {name!r}: expected student or teacher and a number after {head}, such as"
+            f" {head}/teacher/8"
         )
     sampled = objective.sent.endswith("token") or objective.baseline or objective.discount > 0.0
     if prefixes == "teacher" and (sampled or objective.kind == "topk_reward"):
         raise ConfigError(
-            f"training {name!r}: {head} multiplies scores of the student's own tokens, the teacher writes these"
+            f"training {name!r}: {head} multiplies scores of the student's own tokens, the teacher"
+            " writes these"
         )
     return Arm(name, objective, cast("Owner", owner), k, cast("Owner", prefixes or "student"))

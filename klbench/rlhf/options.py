@@ -67,7 +67,9 @@ class ShapeOptions(Options):
 
 
 class LoopOptions(Options):
-    """Settings of the loop. Their values are those of the experiment's file and of the algorithm that it names.
+    """Settings of the loop.
+
+    Their values are those of the experiment's file and of the algorithm that it names.
 
     Parameters
     ----------
@@ -81,7 +83,8 @@ class LoopOptions(Options):
         Batches sampled; sequences of each prompt in one; passes over it; the parts of a pass.
     learning_rate, decay, gradient_clip
         Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
-    clip, dual_clip, ratio_limit, baseline, whitening, normalisation, clamp, target_kl, kl_horizon, target_per
+    clip, dual_clip, ratio_limit, baseline, whitening, normalisation, clamp, target_kl, kl_horizon,
+    target_per
         As in :class:`klbench.rlhf.ppo.Recipe`.
     critic, trace, value_weight, value_clip, pretraining_weight
         As in :class:`klbench.rlhf.ppo.Recipe`.
@@ -123,26 +126,30 @@ class LoopOptions(Options):
         ]
         if odd:
             raise ValueError(
-                f"{odd[0]} is measured by +exp=gradient and +exp=staleness; training has no weights that are normalised, per "
-                f"decision or decided by the advantage, and no gamma but 1"
+                f"{odd[0]} is measured by +exp=gradient and +exp=staleness; training has no weights"
+                " that are normalised, per decision or decided by the advantage, and no gamma"
+                " but 1"
             )
         if self.whitening in GROUPED and (self.critic or self.baseline == "none"):
             raise ValueError(
-                f"whitening={self.whitening} divides what the mean of a group has centred: it needs baseline=batch_mean or "
-                f"leave_one_out and critic=false, got baseline={self.baseline} and critic={str(self.critic).lower()}"
+                f"whitening={self.whitening} divides what the mean of a group has centred: it needs"
+                " baseline=batch_mean or leave_one_out and critic=false, got"
+                f" baseline={self.baseline} and critic={str(self.critic).lower()}"
             )
         if self.group < 2 and (
             self.baseline == "leave_one_out" or self.whitening in GROUPED or self._grouped()
         ):
             raise ValueError(
-                f"group={self.group}: baselines and spreads within a group need at least 2 sequences"
+                f"group={self.group}: baselines and spreads within a group need at least 2"
+                " sequences"
             )
         mean = [
             name for name in self.combinations if name != NONE and gradients.get(name).length_mean
         ]
         if mean and self.normalisation == "sequence":
             raise ValueError(
-                f"normalisation=sequence divides by each sequence's length, which {', '.join(mean)} does already"
+                f"normalisation=sequence divides by each sequence's length, which {', '.join(mean)}"
+                " does already"
             )
         return self
 
@@ -157,7 +164,9 @@ class LoopOptions(Options):
 
 
 class TestbedOptions(ShapeOptions, LoopOptions):
-    """Settings of the loop on enumerated policies, beside their shape. What a preset sets, a key of one's own overrides.
+    """Settings of the loop on enumerated policies, beside their shape.
+
+    What a preset sets, a key of one's own overrides.
 
     Attributes
     ----------
@@ -190,7 +199,10 @@ class TestbedOptions(ShapeOptions, LoopOptions):
 
 
 CHIPO = "kl_qp+alpha:-1"
-"""The divergence of chi-squared preference optimisation, KL(pi‖ref) + chi^2(pi‖ref)/2: ``phi'(t) = log t + t - 1``."""
+"""The divergence of chi-squared preference optimisation, KL(pi‖ref) + chi^2(pi‖ref)/2.
+
+``phi'(t) = log t + t - 1``.
+"""
 
 PairLoss = Literal["sigmoid", "hinge", "ipo", "kto"]
 Score = Literal["ratio", "ratio_per_token", "log_prob_per_token"]
@@ -205,13 +217,17 @@ class DpoArm:
     name
         What it is called in tables.
     beta
-        The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference of rewards.
+        The penalty's weight, in units in which the labels' probability is ``sigma`` of a difference
+        of rewards.
     divergence, smoothing
-        The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss takes to be wrong.
+        The penalty by its name in :mod:`klbench.divergences`, and the share of labels that the loss
+        takes to be wrong.
     loss
-        The function of the difference of the rewards that the policy implies; ``kto`` has one for each of the two answers.
+        The function of the difference of the rewards that the policy implies; ``kto`` has one for
+        each of the two answers.
     score
-        What implies a reward: ``phi'(pi/ref)``, or the mean over tokens of ``log pi/ref`` or of ``log pi``.
+        What implies a reward: ``phi'(pi/ref)``, or the mean over tokens of ``log pi/ref`` or of
+        ``log pi``.
     margin
         The difference of rewards that ``sigmoid`` is centred on.
     """

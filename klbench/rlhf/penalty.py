@@ -18,7 +18,10 @@ from klbench.types import Rollouts
 
 @dataclass(frozen=True)
 class PenaltyArm:
-    """One arm of a comparison: a combination (None: no penalty at all) and its weight ``beta`` against the reward."""
+    """One arm of a comparison.
+
+    A combination (None: no penalty at all) and its weight ``beta`` against the reward.
+    """
 
     combination: Combination | None
     beta: float
@@ -47,8 +50,8 @@ class Returns:
     Parameters
     ----------
     values
-        ``(arms, seeds, n, T)``, to be multiplied by ``beta``; less the baseline that the combination names itself. 0 for arms
-        whose penalty stands in the loss alone.
+        ``(arms, seeds, n, T)``, to be multiplied by ``beta``; less the baseline that the
+        combination names itself. 0 for arms whose penalty stands in the loss alone.
     owned
         Which arms name a baseline themselves, ``(arms,)``.
     corrected
@@ -69,7 +72,8 @@ class InLoss:
     direct
         Differentiated as it stands, times ``beta``: ``(arms, seeds, n)``.
     weights
-        Constants, ``(arms, seeds, n, T)``: the off-policy weights of arms whose return has its own; 0 for the others.
+        Constants, ``(arms, seeds, n, T)``: the off-policy weights of arms whose return has its own;
+        0 for the others.
     """
 
     direct: Tensor
@@ -86,7 +90,9 @@ def blocks(arms: Sequence[PenaltyArm]) -> Iterator[tuple[slice, Combination | No
 
 
 def _clamped(rollouts: Rollouts, limit: float | None) -> Rollouts:
-    """The rollouts with log-ratios of policy and reference no further than ``limit`` from 0, gradient included."""
+    """The rollouts with log-ratios of policy and reference no further than ``limit`` from 0,
+    gradient included.
+    """
     if limit is None:
         return rollouts
     log_ratio = (rollouts.log_p - rollouts.log_q).clamp(-limit, limit)
@@ -96,7 +102,10 @@ def _clamped(rollouts: Rollouts, limit: float | None) -> Rollouts:
 
 
 def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
-    """The rollouts of some arms as one batch ``(n, T)``: what is computed for a sequence depends on no other."""
+    """The rollouts of some arms as one batch ``(n, T)``.
+
+    What is computed for a sequence depends on no other.
+    """
     return Rollouts(
         *(
             getattr(rollouts, name)[where].flatten(0, -2)
@@ -108,7 +117,10 @@ def _sequences(rollouts: Rollouts, where: slice) -> Rollouts:
 def returns(
     arms: Sequence[PenaltyArm], rollouts: Rollouts, group: int, clamp: float | None = None
 ) -> Returns:
-    """The returns of a stack of rollouts ``(arms, seeds, n, T)``; each ``group`` of consecutive sequences has one prompt."""
+    """The returns of a stack of rollouts ``(arms, seeds, n, T)``.
+
+    Each ``group`` of consecutive sequences has one prompt.
+    """
     rollouts = _clamped(rollouts, clamp)
     values, owned, corrected = torch.zeros_like(rollouts.log_q), [], []
     for where, combination in blocks(arms):
@@ -153,10 +165,12 @@ def in_loss(arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None 
 def estimates(
     arms: Sequence[PenaltyArm], rollouts: Rollouts, clamp: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return each arm's estimate of every sequence's KL by its own estimator, ``(arms, seeds, n)``, and the clamp hits.
+    """Return each arm's estimate of every sequence's KL by its own estimator, ``(arms, seeds, n)``,
+    and the clamp hits.
 
-    With the arm's off-policy correction, where it has one; k1's for an arm without a penalty. Hits: the share of tokens,
-    ``(arms, seeds)``, whose log-ratio ``clamp`` or whose term the estimator itself cuts off.
+    With the arm's off-policy correction, where it has one; k1's for an arm without a penalty. Hits:
+    the share of tokens, ``(arms, seeds)``, whose log-ratio ``clamp`` or whose term the estimator
+    itself cuts off.
     """
     clamped = _clamped(rollouts, clamp)
     values, hits = [], []
@@ -181,8 +195,9 @@ def standard_error(values: Tensor, group: int) -> Tensor:
 
     Each ``group`` of consecutive values has one prompt.
 
-    The prompts of a batch are not drawn, they are all there are: what sets them apart from each other is no noise, and the
-    variance is that within each. NaN with one sequence a prompt, which does not tell it.
+    The prompts of a batch are not drawn, they are all there are: what sets them apart from each
+    other is no noise, and the variance is that within each. NaN with one sequence a prompt, which
+    does not tell it.
     """
     if group < 2:
         return torch.full_like(values[..., 0], torch.nan)

@@ -1,12 +1,19 @@
-"""PPO with a KL penalty, for a whole stack of replicas at once; REINFORCE, GRPO and what trainers call so are settings of it.
+"""PPO with a KL penalty, for a whole stack of replicas at once.
 
-    python -m klbench +exp=ppo                                   # clipped surrogate, leave-one-out baseline, 2 epochs
-    python -m klbench +exp=ppo algorithm=reinforce               # no clip, 1 epoch: REINFORCE leave-one-out, RLOO
-    python -m klbench +exp=ppo algorithm=grpo                    # group mean, returns in units of their group's spread
-    python -m klbench +exp=ppo algorithm=trl_grpo                # also verl_ppo, openrlhf_ppo: their losses and defaults
+REINFORCE, GRPO and what trainers call so are settings of it.
 
-The loop knows nothing of what it trains: a :class:`PpoWorld` samples, scores and steps. The testbed's is
-:class:`klbench.rlhf.testbed.ppo_world.Replicas`. A stack has shape ``(arms, seeds)``: an arm is a combination and its ``beta``.
+    # clipped surrogate, leave-one-out baseline, 2 epochs
+    python -m klbench +exp=ppo
+    # no clip, 1 epoch: REINFORCE leave-one-out, RLOO
+    python -m klbench +exp=ppo algorithm=reinforce
+    # group mean, returns in units of their group's spread
+    python -m klbench +exp=ppo algorithm=grpo
+    # also verl_ppo, openrlhf_ppo: their losses and defaults
+    python -m klbench +exp=ppo algorithm=trl_grpo
+
+The loop knows nothing of what it trains: a :class:`PpoWorld` samples, scores and steps. The
+testbed's is :class:`klbench.rlhf.testbed.ppo_world.Replicas`. A stack has shape ``(arms, seeds)``:
+an arm is a combination and its ``beta``.
 """
 
 from __future__ import annotations
@@ -59,10 +66,16 @@ class PpoWorld(Protocol):
         """Sequences from the policies of ``lag`` updates ago."""
 
     def rollouts(self, batch: PpoBatch) -> Rollouts:
-        """The batch under the policies of now, ``(arms, seeds, n, T)``; ``log_q`` and ``kl`` can be differentiated."""
+        """The batch under the policies of now, ``(arms, seeds, n, T)``.
+
+        ``log_q`` and ``kl`` can be differentiated.
+        """
 
     def values(self, batch: PpoBatch) -> Tensor:
-        """The critics' values before each token, ``(arms, seeds, n, T)``, differentiable; only with a critic."""
+        """The critics' values before each token, ``(arms, seeds, n, T)``, differentiable.
+
+        Only with a critic.
+        """
 
     def order(self, update: int, epoch: int, n: int) -> Tensor:
         """The order, ``(n,)``, in which an epoch goes through its sequences."""
@@ -82,25 +95,28 @@ class Recipe:
     group
         Sequences of one prompt.
     clip, dual_clip, ratio_limit
-        Of the probability ratio, and the largest one of a token whose advantage is negative; the largest absolute log-ratio
-        that either sees. None: none.
+        Of the probability ratio, and the largest one of a token whose advantage is negative; the
+        largest absolute log-ratio that either sees. None: none.
     baseline, whitening, normalisation
         See :mod:`klbench.rlhf.losses`. A critic takes the baseline's place.
     critic, trace, value_weight, value_clip
-        Whether values are learned and advantages made by GAE, its lambda (the discount is 1), the weight of the value loss,
-        and how far a value may go from what it was before its loss does not see it (None: any). One optimiser has both.
+        Whether values are learned and advantages made by GAE, its lambda (the discount is 1), the
+        weight of the value loss, and how far a value may go from what it was before its loss does
+        not see it (None: any). One optimiser has both.
     lag
         How many updates ago the sampler was the policy.
     clamp
         Largest log-ratio, in nats, that the penalty sees, gradient included; None: as it is.
     target_kl
-        With it, ``beta`` follows Ziegler's controller on the penalty's own estimate, a step an update.
+        With it, ``beta`` follows Ziegler's controller on the penalty's own estimate, a step an
+        update.
     kl_horizon, target_per
-        Sequences within which the controller multiplies ``beta`` by about ``exp(0.2)`` at most (None: a gain of 0.1 an update);
-        whether target and estimate are nats of a whole ``sequence``, or the mean over the batch's tokens, ``token``.
+        Sequences within which the controller multiplies ``beta`` by about ``exp(0.2)`` at most
+        (None: a gain of 0.1 an update); whether target and estimate are nats of a whole
+        ``sequence``, or the mean over the batch's tokens, ``token``.
     pretraining_weight
-        ``gamma`` of the term ``gamma E[log pi(x)]`` over pretraining sequences; 0: none. (Ouyang et al. 2022, "Training
-        language models to follow instructions with human feedback", eq. 2.)
+        ``gamma`` of the term ``gamma E[log pi(x)]`` over pretraining sequences; 0: none. (Ouyang et
+        al. 2022, "Training language models to follow instructions with human feedback", eq. 2.)
     every
         Updates between two reports.
     """
@@ -135,7 +151,10 @@ class Recipe:
 
     @classmethod
     def of(cls, options: LoopOptions, **changes: Any) -> Self:
-        """Return the recipe that settings name; what they leave out, and ``changes``, as given here or by default."""
+        """Return the recipe that settings name.
+
+        What they leave out, and ``changes``, as given here or by default.
+        """
         named = {
             name: getattr(options, name)
             for name in cls.__dataclass_fields__
@@ -151,12 +170,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class PpoReport:
-    """The statistics that training itself can see, before the update of that number; each ``(arms, seeds)``.
+    """The statistics that training itself can see, before the update of that number.
 
-    ``kl_estimate`` and its standard error, for the prompts of the batch, in nats a sequence, are the arm's own estimator's; the
-    shares of tokens are those that the clip cut off, on average since the last report, and that a clamp does, in this batch.
-    ``loss_beta``, on average since the last report, is what a penalty in the loss weighs against the reward: ``beta`` times
-    what whitening has divided the advantages by.
+    Each ``(arms, seeds)``.
+
+    ``kl_estimate`` and its standard error, for the prompts of the batch, in nats a sequence, are
+    the arm's own estimator's; the shares of tokens are those that the clip cut off, on average
+    since the last report, and that a clamp does, in this batch. ``loss_beta``, on average since the
+    last report, is what a penalty in the loss weighs against the reward: ``beta`` times what
+    whitening has divided the advantages by.
     """
 
     update: int
@@ -179,9 +201,9 @@ def train(
 ) -> Iterator[PpoReport]:
     """Train, and yield a report before every ``every`` updates and after the last one.
 
-    ``pretraining``, which a weight for it needs, gives the policies' mean log-probability of an update's pretraining sequences,
-    ``(arms, seeds)``, differentiable. A world that was kept at a report goes on from its number, ``start``, and its ``beta``:
-    the first report is that one again.
+    ``pretraining``, which a weight for it needs, gives the policies' mean log-probability of an
+    update's pretraining sequences, ``(arms, seeds)``, differentiable. A world that was kept at a
+    report goes on from its number, ``start``, and its ``beta``: the first report is that one again.
     """
     if recipe.pretraining_weight and pretraining is None:
         raise ValueError("pretraining_weight needs pretraining sequences, got none")
@@ -213,7 +235,8 @@ def train(
         if update == recipe.updates:
             return
 
-        # The penalty in the return and the baselines are constants of the update, as the sampler's log-probabilities are.
+        # The penalty in the return and the baselines are constants of the update, as the sampler's
+        # log-probabilities are.
         plain, targets, scored = _advantages(arms, recipe, beta, batch, before, values)
         advantage = losses.whitened(plain, batch.mask, recipe.group, recipe.whitening)
         weights.append(beta * losses.unit(plain, advantage, batch.mask))
@@ -232,7 +255,8 @@ def train(
                     log_ratio, here, recipe.clip, recipe.dual_clip, recipe.ratio_limit
                 )
                 penalty = in_loss(arms, rollouts, recipe.clamp)
-                # A return with an off-policy weight of its own is not weighted by the clipped ratio as well.
+                # A return with an off-policy weight of its own is not weighted by the clipped ratio
+                # as well.
                 weighted = penalty.weights * scored[..., rows, :] * rollouts.log_q
                 loss = losses.reduced(
                     beta[..., None, None] * weighted - gain, mask, recipe.normalisation
@@ -260,7 +284,9 @@ def train(
 
 
 def _steered(beta: Tensor, kl: Tensor, mask: Tensor, recipe: Recipe, target: float) -> Tensor:
-    """Return beta after the controller's step, from each sequence's estimate ``(arms, seeds, n)``."""
+    """Return beta after the controller's step, from each sequence's estimate ``(arms, seeds,
+    n)``.
+    """
     whole = recipe.target_per == "sequence"
     seen = kl.mean(-1) if whole else kl.sum(-1) / mask.sum((-2, -1))
     if recipe.kl_horizon is None:
@@ -286,10 +312,11 @@ def _advantages(
     before: Rollouts,
     values: Tensor | None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Advantages ``(arms, seeds, n, T)``, what the critic should have said, and returns that have weights of their own.
+    """Advantages ``(arms, seeds, n, T)``, what the critic should have said, and returns that have
+    weights of their own.
 
-    The return is ``r - beta * penalty``; a baseline and a weight that the penalty's combination names, it keeps. Advantages are
-    in units of the reward, not whitened.
+    The return is ``r - beta * penalty``; a baseline and a weight that the penalty's combination
+    names, it keeps. Advantages are in units of the reward, not whitened.
     """
     group = recipe.group
     penalty = penalty_returns(arms, before, group, recipe.clamp)
@@ -301,7 +328,8 @@ def _advantages(
     if values is None:
         advantage, targets = centred(batch.reward[..., None], group, recipe.baseline) - merged, None
     else:
-        # Rewards a token: what the return loses from one token to the next; the last one has the sequence's reward.
+        # Rewards a token: what the return loses from one token to the next; the last one has the
+        # sequence's reward.
         alive = batch.mask.to(merged.dtype)
         following = torch.cat([alive[..., 1:], torch.zeros_like(alive[..., :1])], dim=-1)
         later = torch.cat([merged[..., 1:], torch.zeros_like(merged[..., :1])], dim=-1) * following

@@ -1,7 +1,9 @@
-"""Losses of preferences, pairs of which one is the better, and the reward that a policy's loss implies.
+"""Losses of preferences, pairs of which one is the better, and the reward that a policy's loss
+implies.
 
-A label says which of two answers is the better one; by Bradley and Terry that is so with probability ``sigma(r_w - r_l)``.
-(Bradley and Terry 1952, "Rank analysis of incomplete block designs".)
+A label says which of two answers is the better one; by Bradley and Terry that is so with
+probability ``sigma(r_w - r_l)``. (Bradley and Terry 1952, "Rank analysis of incomplete block
+designs".)
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from klbench.rlhf.options import CHIPO
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor, smoothing: float = 0.0) -> Tensor:
-    """``-(1 - e) log sigma(m) - e log sigma(-m)``, ``m = r_w - r_l``, of each pair: with ``e = 0``, ``-log sigma(m)``.
+    """``-(1 - e) log sigma(m) - e log sigma(-m)``, ``m = r_w - r_l``, of each pair.
 
-    (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1; the smoothing,
-    for labels of which a share ``e`` is wrong: Mitchell 2023, "A note on DPO with noisy preferences", eq. 3.)
+    With ``e = 0``, ``-log sigma(m)``.
+
+    (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq.
+    1; the smoothing, for labels of which a share ``e`` is wrong: Mitchell 2023, "A note on DPO with
+    noisy preferences", eq. 3.)
 
     Parameters
     ----------
@@ -42,22 +47,29 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, smoothing: float = 0.0)
 
 
 def implicit_reward(log_ratio: Tensor, beta: float | Tensor, divergence: str = "kl_qp") -> Tensor:
-    """The reward for which a policy is the best one, up to a constant of the prompt: ``beta phi'(pi/ref)``, 0 at ``pi = ref``.
+    """The reward for which a policy is the best one, up to a constant of the prompt.
 
-    The policy that maximises ``E_pi[r] - beta D`` has ``r = beta phi'(pi/ref) + const``, where ``D = E_ref[phi(pi/ref)]``.
-    (Wang et al. 2024, "Beyond reverse KL: generalizing direct preference optimization with diverse divergence constraints",
-    theorem 1 and eq. 10; for ``kl_qp`` Rafailov et al. 2023, "Direct preference optimization", eq. 5.) The names of
-    :mod:`klbench.divergences` have ``D_f = E_pi[f(ref/pi)]``: the same divergence for ``phi(t) = t f(1/t)``, so that
-    ``phi'(t) = f(r) - r f'(r)`` at ``r = 1/t = ref/pi``. Shifted to 0 at ``t = 1``, with ``q = pi`` and ``p = ref``:
+    ``beta phi'(pi/ref)``, 0 at ``pi = ref``.
 
-    ============= ============= ============================== ==================================================
-    ``kl_qp``     KL(pi‖ref)    ``log t``                      DPO itself; the literature's reverse KL
+    The policy that maximises ``E_pi[r] - beta D`` has ``r = beta phi'(pi/ref) + const``, where ``D
+    = E_ref[phi(pi/ref)]``. (Wang et al. 2024, "Beyond reverse KL: generalizing direct preference
+    optimization with diverse divergence constraints", theorem 1 and eq. 10; for ``kl_qp`` Rafailov
+    et al. 2023, "Direct preference optimization", eq. 5.) The names of :mod:`klbench.divergences`
+    have ``D_f = E_pi[f(ref/pi)]``: the same divergence for ``phi(t) = t f(1/t)``, so that ``phi'(t)
+    = f(r) - r f'(r)`` at ``r = 1/t = ref/pi``. Shifted to 0 at ``t = 1``, with ``q = pi`` and ``p =
+    ref``:
+
+    ============= ============= ============================== ====================================
+    ``kl_qp``     KL(pi‖ref)    ``log t``                      DPO itself; the literature's reverse
+                                                               KL
     ``kl_pq``     KL(ref‖pi)    ``1 - 1/t``                    the literature's forward KL
-    ``js``        JS(pi, ref)   ``log(2t / (1 + t)) / 2``      Wang et al. have no half: their beta is half of ours
+    ``js``        JS(pi, ref)   ``log(2t / (1 + t)) / 2``      Wang et al. have no half: their beta
+                                                               is half of ours
     ``hellinger`` H²(pi, ref)   ``(1 - t^(-1/2)) / 2``
     ``chi2``      χ²(ref‖pi)    ``1 - t^(-2)``
-    ``alpha:a``   D_a(ref‖pi)   ``(1 - t^(-a)) / a``           their alpha-divergence; ``a -> 0`` and 1: both KLs
-    ============= ============= ============================== ==================================================
+    ``alpha:a``   D_a(ref‖pi)   ``(1 - t^(-a)) / a``           their alpha-divergence; ``a -> 0``
+                                                               and 1: both KLs
+    ============= ============= ============================== ====================================
 
     Parameters
     ----------
@@ -68,9 +80,8 @@ def implicit_reward(log_ratio: Tensor, beta: float | Tensor, divergence: str = "
     divergence
         A name of :mod:`klbench.divergences`.
 
-    Returns
-    -------
-    The reward, in ``log_ratio``'s dtype, found in float64: powers of ``t`` are finite up to 709 nats over the power.
+    Returns ------- The reward, in ``log_ratio``'s dtype, found in float64: powers of ``t`` are
+    finite up to 709 nats over the power.
     """
     return (beta * divergences.get(divergence).slope(-log_ratio.double())).to(log_ratio.dtype)
 
@@ -82,23 +93,26 @@ def dpo_loss(
     smoothing: float = 0.0,
     divergence: str = "kl_qp",
 ) -> Tensor:
-    """``-log sigma(beta (phi'(t_w) - phi'(t_l)))`` of each pair, ``t = pi/ref``: the Bradley-Terry loss of implied rewards.
+    """``-log sigma(beta (phi'(t_w) - phi'(t_l)))`` of each pair, ``t = pi/ref``.
 
-    With ``kl_qp``, KL(pi‖ref), this is ``-log sigma(beta log t_w - beta log t_l)`` (Rafailov et al. 2023, eq. 7); the other
-    divergences are those of f-DPO (Wang et al. 2024, eq. 11), as in :func:`implicit_reward`.
+    The Bradley-Terry loss of implied rewards.
+
+    With ``kl_qp``, KL(pi‖ref), this is ``-log sigma(beta log t_w - beta log t_l)`` (Rafailov et al.
+    2023, eq. 7); the other divergences are those of f-DPO (Wang et al. 2024, eq. 11), as in
+    :func:`implicit_reward`.
 
     Parameters
     ----------
     chosen, rejected
-        ``log pi/ref`` of whole sequences, the better and the worse answer to one prompt, any shape, in nats.
+        ``log pi/ref`` of whole sequences, the better and the worse answer to one prompt, any shape,
+        in nats.
     beta, divergence
         As in :func:`implicit_reward`.
     smoothing
         As in :func:`bradley_terry_loss`: conservative DPO.
 
-    Returns
-    -------
-    The losses, in the log-ratios' dtype; each is found in float64, since a ``t`` of ``exp(-200)`` is nothing strange early on.
+    Returns ------- The losses, in the log-ratios' dtype; each is found in float64, since a ``t`` of
+    ``exp(-200)`` is nothing strange early on.
     """
     first, second = (
         implicit_reward(each.double(), beta, divergence) for each in (chosen, rejected)
@@ -109,29 +123,33 @@ def dpo_loss(
 def hinge_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     """``max(0, 1 - beta (log t_w - log t_l))`` of each pair, ``t = pi/ref``.
 
-    (Zhao et al. 2023, "SLiC-HF: sequence likelihood calibration with human feedback"; with ratios to a reference, as here,
-    Liu et al. 2023, "Statistical rejection sampling improves preference optimization".) Its population optimum
-    has log-ratios that are whole multiples of ``1/beta`` apart: it learns an order, not rewards.
+    (Zhao et al. 2023, "SLiC-HF: sequence likelihood calibration with human feedback"; with ratios
+    to a reference, as here, Liu et al. 2023, "Statistical rejection sampling improves preference
+    optimization".) Its population optimum has log-ratios that are whole multiples of ``1/beta``
+    apart: it learns an order, not rewards.
     """
     return (1.0 - beta * (chosen - rejected)).clamp(min=0.0)
 
 
 def ipo_loss(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
-    """``(log t_w - log t_l - 1/(2 beta))^2`` of each pair, ``t = pi/ref``, with log-probabilities of whole sequences.
+    """``(log t_w - log t_l - 1/(2 beta))^2`` of each pair, ``t = pi/ref``, with log-probabilities
+    of whole sequences.
 
-    (Azar et al. 2023, "A general theoretical paradigm to understand learning from human preferences", eq. 17.) Its population
-    optimum is ``ref exp(P(y > y') / beta) / Z`` with ``y' ~ ref``, whatever the labels' probabilities. TRL 1.16 has
-    means over tokens in place of sums.
+    (Azar et al. 2023, "A general theoretical paradigm to understand learning from human
+    preferences", eq. 17.) Its population optimum is ``ref exp(P(y > y') / beta) / Z`` with ``y' ~
+    ref``, whatever the labels' probabilities. TRL 1.16 has means over tokens in place of sums.
     """
     return (chosen - rejected - 0.5 / beta) ** 2
 
 
 def chipo_loss(chosen: Tensor, rejected: Tensor, beta: float, limit: float | None = None) -> Tensor:
-    """``-log sigma(clip(beta (phi(t_w) - phi(t_l)), -limit, limit))`` of each pair, ``phi(t) = t + log t``, ``t = pi/ref``.
+    """``-log sigma(clip(beta (phi(t_w) - phi(t_l)), -limit, limit))`` of each pair, ``phi(t) = t +
+    log t``, ``t = pi/ref``.
 
-    (Huang et al. 2024, "Correcting the mythos of KL-regularization: direct alignment without overoptimization via chi-squared
-    preference optimization", where ``limit`` is twice the largest reward.) Without a limit that binds, its
-    population optimum is the policy with ``beta phi(t) = r + const``.
+    (Huang et al. 2024, "Correcting the mythos of KL-regularization: direct alignment without
+    overoptimization via chi-squared preference optimization", where ``limit`` is twice the largest
+    reward.) Without a limit that binds, its population optimum is the policy with ``beta phi(t) = r
+    + const``.
     """
     first, second = (implicit_reward(each.double(), beta, CHIPO) for each in (chosen, rejected))
     margin = first - second
@@ -141,17 +159,23 @@ def chipo_loss(chosen: Tensor, rejected: Tensor, beta: float, limit: float | Non
 
 
 def per_token(log_prob: Tensor, tokens: Tensor, beta: float) -> Tensor:
-    """``beta / |y| log``: the reward that length-normalised losses imply, from sums over ``tokens``."""
+    """``beta / |y| log``.
+
+    The reward that length-normalised losses imply, from sums over ``tokens``.
+    """
     return beta * log_prob / tokens
 
 
 def normalised_dpo_loss(
     chosen: Tensor, rejected: Tensor, tokens: tuple[Tensor, Tensor], beta: float
 ) -> Tensor:
-    """``-log sigma(beta log t_w / |w| - beta log t_l / |l|)`` of each pair, ``t = pi/ref``: DPO with means over tokens.
+    """``-log sigma(beta log t_w / |w| - beta log t_l / |l|)`` of each pair, ``t = pi/ref``.
 
-    (Lambert et al. 2024, "Tulu 3: pushing frontiers in open language model post-training".) Its population optimum has
-    ``log t = |y| (r + c) / beta`` with the ``c`` of each prompt for which it sums to one: length counts.
+    DPO with means over tokens.
+
+    (Lambert et al. 2024, "Tulu 3: pushing frontiers in open language model post-training".) Its
+    population optimum has ``log t = |y| (r + c) / beta`` with the ``c`` of each prompt for which it
+    sums to one: length counts.
 
     Parameters
     ----------
@@ -172,10 +196,13 @@ def simpo_loss(
     beta: float,
     margin: float = 0.0,
 ) -> Tensor:
-    """``-log sigma(beta log pi_w / |w| - beta log pi_l / |l| - margin)`` of each pair: no reference.
+    """``-log sigma(beta log pi_w / |w| - beta log pi_l / |l| - margin)`` of each pair.
 
-    (Meng et al. 2024, "SimPO: simple preference optimization with a reference-free reward", eq. 6.) ``log pi`` are sums over
-    tokens. Nothing holds it to a reference, so its population optimum is anywhere from it.
+    No reference.
+
+    (Meng et al. 2024, "SimPO: simple preference optimization with a reference-free reward", eq. 6.)
+    ``log pi`` are sums over tokens. Nothing holds it to a reference, so its population optimum is
+    anywhere from it.
     """
     first, second = (
         per_token(each, length, beta)
@@ -185,12 +212,14 @@ def simpo_loss(
 
 
 def kto_reference_point(log_ratios: Sequence[Tensor]) -> Tensor:
-    """``max(0, mean)`` of ``log pi/ref`` of answers to other prompts, over all batches: what KTO takes for KL(pi‖ref).
+    """``max(0, mean)`` of ``log pi/ref`` of answers to other prompts, over all batches.
 
-    (Ethayarajh et al. 2024, "KTO: model alignment as prospect theoretic optimization".) A constant of the step.
-    The answers come from the data, not from the policy, and not after this prompt, so it is no estimate of the KL: with answers
-    of the reference it is below 0 in the mean, and the clamp makes that 0. The mean is over all batches of a step, each answer
-    alike, before the clamp.
+    What KTO takes for KL(pi‖ref).
+
+    (Ethayarajh et al. 2024, "KTO: model alignment as prospect theoretic optimization".) A constant
+    of the step. The answers come from the data, not from the policy, and not after this prompt, so
+    it is no estimate of the KL: with answers of the reference it is below 0 in the mean, and the
+    clamp makes that 0. The mean is over all batches of a step, each answer alike, before the clamp.
 
     Parameters
     ----------
@@ -207,11 +236,12 @@ def kto_loss(
     beta: float,
     weights: tuple[float, float] = (1.0, 1.0),
 ) -> tuple[Tensor, Tensor]:
-    """``w_d (1 - sigma(beta (log t - z)))`` of each desirable answer, ``w_u (1 - sigma(beta (z - log t)))`` of the others.
+    """``w_d (1 - sigma(beta (log t - z)))`` of each desirable answer, ``w_u (1 - sigma(beta (z -
+    log t)))`` of the others.
 
-    (Ethayarajh et al. 2024.) ``t = pi/ref``, ``z`` the point of :func:`kto_reference_point`. With labels that are
-    right with some probability it is linear in ``sigma(beta (log t - z))``: an answer that is more often undesirable than not
-    gets probability 0 in the population's optimum.
+    (Ethayarajh et al. 2024.) ``t = pi/ref``, ``z`` the point of :func:`kto_reference_point`. With
+    labels that are right with some probability it is linear in ``sigma(beta (log t - z))``: an
+    answer that is more often undesirable than not gets probability 0 in the population's optimum.
     """
     return (
         weights[0] * torch.sigmoid(beta * (point - desirable)),

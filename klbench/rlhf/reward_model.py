@@ -1,10 +1,11 @@
 """A reward model from preferences, for a whole stack of replicas at once.
 
-    python -m klbench +exp=reward_model                          # on the testbed, by number of pairs
+    # on the testbed, by number of pairs
+    python -m klbench +exp=reward_model
     python -m klbench +exp=reward_model 'sizes=[1000,10000]' scale=3
 
-The loop knows nothing of what it trains: a :class:`RewardWorld` scores pairs, steps and keeps. The testbed's is
-:class:`klbench.rlhf.testbed.reward_world.RewardModels`, that of a language model
+The loop knows nothing of what it trains: a :class:`RewardWorld` scores pairs, steps and keeps. The
+testbed's is :class:`klbench.rlhf.testbed.reward_world.RewardModels`, that of a language model
 :class:`klbench.rlhf.language.reward_world.Rater`. A stack has any shape.
 """
 
@@ -48,7 +49,10 @@ class Scored:
         return self.mean(bradley_terry_loss(self.chosen, self.rejected, smoothing))
 
     def accuracy(self) -> Tensor:
-        """Share of pairs that are ranked as they are labelled, ``(...)``; equal scores count half."""
+        """Share of pairs that are ranked as they are labelled, ``(...)``.
+
+        Equal scores count half.
+        """
         return self.mean(0.5 * (1.0 + (self.chosen - self.rejected).detach().sign()))
 
 
@@ -72,7 +76,8 @@ class RewardWorld(Protocol):
 class RewardReport:
     """Before the step of that number, each ``(...)``: on the step's pairs, and on those held out.
 
-    ``kept`` is the step with the least loss on held-out pairs so far: there the world has kept the model.
+    ``kept`` is the step with the least loss on held-out pairs so far: there the world has kept the
+    model.
     """
 
     step: int
@@ -86,10 +91,12 @@ class RewardReport:
 def train(
     world: RewardWorld, *, steps: int, every: int, smoothing: float = 0.0
 ) -> Iterator[RewardReport]:
-    """Train by the Bradley-Terry loss, and evaluate the held-out pairs before every ``every`` steps and after the last one.
+    """Train by the Bradley-Terry loss, and evaluate the held-out pairs before every ``every`` steps
+    and after the last one.
 
-    (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq. 1.) More steps on the same
-    pairs fit their labels' noise: of the models that were looked at, the one with the least held-out loss is kept.
+    (Ouyang et al. 2022, "Training language models to follow instructions with human feedback", eq.
+    1.) More steps on the same pairs fit their labels' noise: of the models that were looked at, the
+    one with the least held-out loss is kept.
     """
     least: Tensor | None = None
     for step in range(steps + 1):

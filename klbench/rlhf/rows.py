@@ -12,8 +12,9 @@ from klbench import gradients
 from klbench.rlhf.options import NONE
 
 FIRST = (
-    "algorithm combination arm estimator placement level correction baseline beta proxy pairs seed step reward gold kl "
-    "kl_estimate kl_estimate_se k1_estimate k3_estimate objective regret kl_to_optimum kl_to_own"
+    "algorithm combination arm estimator placement level correction baseline beta proxy pairs seed"
+    " step reward gold kl kl_estimate kl_estimate_se k1_estimate k3_estimate objective regret"
+    " kl_to_optimum kl_to_own"
 ).split()
 """The columns that come first, those of them that a study has."""
 

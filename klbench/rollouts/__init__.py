@@ -16,14 +16,18 @@ def _opened(path: str, changed: int, size: int) -> Place:
 
 
 def fingerprint(path: str) -> tuple[int, int]:
-    """Return the time of the last change, in nanoseconds, and the size in bytes, of a file or all files of a folder."""
+    """Return the time of the last change, in nanoseconds, and the size in bytes, of a file or
+    all files of a folder.
+    """
     files = [each for each in Path(path).rglob("*") if each.is_file()] or [Path(path)]
     status = [each.stat() for each in files]
     return max(each.st_mtime_ns for each in status), sum(each.st_size for each in status)
 
 
 def place(path: str) -> Place:
-    """Return a file of rollouts; each process keeps it, and with it its place in the file, until the file changes.
+    """Return a file of rollouts.
+
+    Each process keeps it, and with it its place in the file, until the file changes.
 
     Raises
     ------

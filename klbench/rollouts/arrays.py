@@ -32,11 +32,17 @@ TYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
-"""The names that NumPy has for the number formats of safetensors; BF16 is the upper half of a float32."""
+"""The names that NumPy has for the number formats of safetensors.
+
+BF16 is the upper half of a float32.
+"""
 
 
 class Arrays:
-    """Rectangles ``(rows, tokens)``, values ``(rows,)``; or flat arrays of all tokens, and ``lengths`` or ``offsets``."""
+    """Rectangles ``(rows, tokens)``, values ``(rows,)``.
+
+    Or flat arrays of all tokens, and ``lengths`` or ``offsets``.
+    """
 
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str) -> None:
         self.offsets = self._offsets(arrays, name)
@@ -106,7 +112,9 @@ class Arrays:
 
 
 def _check_header(path: Path, file: Any, name: str) -> None:
-    """Refuse an array that claims more bytes than the whole file can hold, before there is room made for them."""
+    """Refuse an array that claims more bytes than the whole file can hold, before there is room
+    made for them.
+    """
     inside = file.zip.namelist()
     with file.zip.open(name if name in inside else f"{name}.npy") as stream:
         readers = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
@@ -148,13 +156,14 @@ def npz(path: Path) -> Container:
                     pickled.append(name)
     except ConfigError:
         raise
-    except Exception as error:  # noqa: BLE001  # what zipfile and NumPy raise on damaged files is no closed list
+    except Exception as error:  # noqa: BLE001  # no closed list
         raise ConfigError(f"{path.name}: not a whole npz file, {reason(error)}") from None
     needed = [name for name in pickled if role_of(name)]
     if needed or not arrays:
         raise ConfigError(
-            f"{path.name}: {(needed or pickled or ['it'])[0]} holds pickled Python objects, which are not read; save numbers: "
-            "a rectangle with a mask, or all tokens one after the other, with lengths"
+            f"{path.name}: {(needed or pickled or ['it'])[0]} holds pickled Python objects, which"
+            " are not read; save numbers: a rectangle with a mask, or all tokens one after the"
+            " other, with lengths"
         )
     return Arrays(arrays, path.name)
 

@@ -1,4 +1,7 @@
-"""From a chunk's columns to rollouts: columns of other lengths laid beside each other, and what cannot be left out and told."""
+"""From a chunk's columns to rollouts.
+
+Columns of other lengths laid beside each other, and what cannot be left out and told.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from klbench.rollouts.values import Ragged
 
 @dataclass
 class Odd:
-    """A list of what is odd about the rows of a chunk: how many of each kind, and where the first is."""
+    """A list of what is odd about the rows of a chunk.
+
+    How many of each kind, and where the first is.
+    """
 
     file: str
     where: np.ndarray
@@ -68,7 +74,10 @@ def scalars(column: Any, whole: bool = False) -> np.ndarray:
 def read_columns(
     chunk: Chunk, roles: Mapping[str, str], rejected: Mapping[str, str], wanted: Sequence[str]
 ) -> dict[str, Ragged]:
-    """Return the numbers a token of these roles; rows of chosen and rejected completions in turn, where there are such."""
+    """Return the numbers a token of these roles.
+
+    Rows of chosen and rejected completions in turn, where there are such.
+    """
     result = {}
     ids = _known_ids(chunk, roles)
     for role in wanted:
@@ -139,10 +148,13 @@ def texts(chunk: Chunk, roles: Mapping[str, str]) -> list[Any] | None:
 
 
 def lengths(read: Mapping[str, Ragged], odd: Odd, roles: Mapping[str, str]) -> np.ndarray:
-    """Return how many tokens each rollout has: of the log-probabilities, the most; 0 where they do not fit each other.
+    """Return how many tokens each rollout has: of the log-probabilities, the most.
 
-    Engines score a prompt's tokens from the second on and put null first; where another column has one token less, that null
-    is dropped. A column that is one token short otherwise is taken to lack the last.
+    0 where they do not fit each other.
+
+    Engines score a prompt's tokens from the second on and put null first; where another column has
+    one token less, that null is dropped. A column that is one token short otherwise is taken to
+    lack the last.
     """
     names = [each for each in (*LOG_PROBS, *EXACT) if each in read]
     all_lengths = np.array([read[role].lengths for role in names])
@@ -196,7 +208,9 @@ def _unequal(
 
 
 def _fit(read: Mapping[str, Ragged], names: Sequence[str], row: int) -> tuple[int, bool]:
-    """Return the length that a row's columns can be laid out in, 0 for none, and whether nothing about it is odd."""
+    """Return the length that a row's columns can be laid out in, 0 for none, and whether nothing
+    about it is odd.
+    """
     sizes = {role: int(read[role].lengths[row]) for role in names if row not in read[role].wrong}
     most = max(sizes.values())
     mask, counted = read.get("mask"), -1
@@ -217,8 +231,9 @@ def laid(
 ) -> np.ndarray:
     """Lay a column out in rows of these sizes.
 
-    From the first token on, or where it is longer and ``tail``, from the last back, since prompts come first; one that has as
-    many tokens as a mask of the row's size counts is laid where that counts.
+    From the first token on, or where it is longer and ``tail``, from the last back, since prompts
+    come first; one that has as many tokens as a mask of the row's size counts is laid where that
+    counts.
     """
     if np.array_equal(each.lengths, sizes):
         return each.values

@@ -16,10 +16,12 @@ class Batch:
     Parameters
     ----------
     offsets
-        ``(n + 1,)``, int64: rollout ``i`` has the tokens ``offsets[i]:offsets[i + 1]``; an empty response has none.
+        ``(n + 1,)``, int64: rollout ``i`` has the tokens ``offsets[i]:offsets[i + 1]``; an empty
+        response has none.
     columns
-        Log-probabilities by role, ``(tokens,)`` float64, NaN where they are missing: ``policy``, ``sampler``, ``old``,
-        ``reference``; and ``kl`` and ``kl_pq`` where the file has them. A role that the file has not is not there.
+        Log-probabilities by role, ``(tokens,)`` float64, NaN where they are missing: ``policy``,
+        ``sampler``, ``old``, ``reference``; and ``kl`` and ``kl_pq`` where the file has them. A
+        role that the file has not is not there.
     tokens
         Token ids, ``(tokens,)`` int64, -1 where unknown.
     texts

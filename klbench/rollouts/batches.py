@@ -1,4 +1,7 @@
-"""Recorded rollouts of any trainer and engine, in batches of ragged arrays: what can be read as numbers is read."""
+"""Recorded rollouts of any trainer and engine, in batches of ragged arrays.
+
+What can be read as numbers is read.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ __all__ = ["Batch", "Reading", "read"]
 
 @dataclass(frozen=True)
 class Reading:
-    """A file of rollouts, or several, after a look at the first rows. Pickled, it opens the files anew.
+    """A file of rollouts, or several, after a look at the first rows.
+
+    Pickled, it opens the files anew.
 
     Parameters
     ----------
@@ -29,8 +34,8 @@ class Reading:
     columns
         The name in the file of each role.
     layout
-        ``lists`` (a row is a rollout), ``tokens`` (a row is a token) or ``sums`` (a row is a rollout of one number, which is
-        read as a single token).
+        ``lists`` (a row is a rollout), ``tokens`` (a row is a token) or ``sums`` (a row is a
+        rollout of one number, which is read as a single token).
     notes, findings
         What was chosen where more than one reading would do; what is odd.
     rejected
@@ -48,7 +53,9 @@ class Reading:
 
     @property
     def paired(self) -> bool:
-        """True where rollouts come in pairs, the chosen one first and the rejected one next (``chosen_*``, ``rejected_*``)."""
+        """True where rollouts come in pairs, the chosen one first and the rejected one next
+        (``chosen_*``, ``rejected_*``).
+        """
         return bool(self.rejected)
 
     @property
@@ -64,7 +71,8 @@ class Reading:
         ]
 
     def batches(self, tokens: int = 2**20, start: int = 0) -> Iterator[Batch]:
-        """Return all rollouts in order, about so many tokens at a time, from a row of the first file on.
+        """Return all rollouts in order, about so many tokens at a time, from a row of the first
+        file on.
 
         Raises
         ------
@@ -139,7 +147,9 @@ def read(
 
 
 def _looked_at(source: Source, mapping: Mapping[str, str]) -> tuple[Chunk, names.Columns]:
-    """Return the first rows of a file and its columns; one whose name promises numbers and which holds none is passed over.
+    """Return the first rows of a file and its columns.
+
+    One whose name promises numbers and which holds none is passed over.
 
     Raises
     ------
@@ -162,7 +172,10 @@ def _looked_at(source: Source, mapping: Mapping[str, str]) -> tuple[Chunk, names
             if each is None or not each.wrong or len(each.wrong) < len(look):
                 continue
             row, came = next(iter(each.wrong.items()))
-            said = f"{source.name} row {look.where[row] + 1:,}: {columns.roles[role]} must be a list of numbers, got {came}"
+            said = (
+                f"{source.name} row {look.where[row] + 1:,}: {columns.roles[role]} must be a list"
+                f" of numbers, got {came}"
+            )
             if role in chosen:
                 raise ConfigError(said)
             available.remove(columns.roles[role])

@@ -1,4 +1,7 @@
-"""A batch from a chunk: columns of other lengths side by side, which tokens count, and what is odd."""
+"""A batch from a chunk.
+
+Columns of other lengths side by side, which tokens count, and what is odd.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +92,10 @@ def _mask(
     columns: Mapping[str, np.ndarray],
     odd: assemble.Odd,
 ) -> np.ndarray:
-    """Return which tokens count: those of the mask, or of the length, that have a log-probability."""
+    """Return which tokens count.
+
+    Those of the mask, or of the length, that have a log-probability.
+    """
     mask = np.zeros(int(sizes.sum()), dtype=bool)
     for column in columns.values():
         mask |= ~np.isnan(column)
@@ -150,7 +156,8 @@ def _given(
         odd.add(
             role,
             short,
-            f"{name} has {each.lengths[at]} tokens, {next(iter(reading.columns.values()))} {sizes[at]}",
+            f"{name} has {each.lengths[at]} tokens, {next(iter(reading.columns.values()))}"
+            f" {sizes[at]}",
         )
     if each.nested or reading.layout == "sums":
         values_of = assemble.laid(each, sizes, 0.0, tail=True)

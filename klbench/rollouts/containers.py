@@ -29,7 +29,10 @@ FEW = 2**14
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some rows of a file: the row of each, counted from 0, the columns, and in words what went wrong."""
+    """Some rows of a file.
+
+    The row of each, counted from 0, the columns, and in words what went wrong.
+    """
 
     where: Sequence[int]
     columns: Mapping[str, Any]
@@ -58,7 +61,10 @@ def of_rows(
     names: Collection[str] | None,
     findings: Sequence[str] = (),
 ) -> Chunk:
-    """Turn rows and their numbers into columns, with None where a row has none; a row may hold several rollouts."""
+    """Turn rows and their numbers into columns, with None where a row has none.
+
+    A row may hold several rollouts.
+    """
     flat = [(i, each) for i, row in rows for each in engines.rows(row)]
     names = list(dict.fromkeys(name for _, row in flat for name in row)) if names is None else names
     columns = {name: [row.get(name) for _, row in flat] for name in names}
@@ -124,12 +130,14 @@ class JsonLines:
                         if not isinstance(found, dict):
                             kind = type(found).__name__
                             findings.append(
-                                f"{self.path.name} line {row + 1:,}: expected a JSON object, got {kind}"
+                                f"{self.path.name} line {row + 1:,}: expected a JSON object, got"
+                                f" {kind}"
                             )
                             continue
                         if names is not None and (late := self._late(found)):
                             findings.append(
-                                f"{self.path.name} row {row + 1:,}: column {late[0]!r}, which the first rows have not"
+                                f"{self.path.name} row {row + 1:,}: column {late[0]!r}, which the"
+                                " first rows have not"
                             )
                         rows.append((row, found))
                     except (ValueError, RecursionError) as error:
@@ -149,7 +157,9 @@ class JsonLines:
 
 
 def json_file(path: Path) -> Container:
-    """Return a JSON file's rows: an array, an object of columns, a table with ``columns`` and ``data``, or one response.
+    """Return a JSON file's rows.
+
+    An array, an object of columns, a table with ``columns`` and ``data``, or one response.
 
     Raises
     ------
@@ -167,7 +177,10 @@ def json_file(path: Path) -> Container:
 
 
 def rows_of(found: Any, path: Path) -> Container:
-    """Return the rows of plain data: an array of objects, an object of columns, a table, or a single row."""
+    """Return the rows of plain data.
+
+    An array of objects, an object of columns, a table, or a single row.
+    """
     if isinstance(found, Mapping):
         header, data = found.get("columns"), found.get("data")
         if isinstance(header, list) and isinstance(data, list):

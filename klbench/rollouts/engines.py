@@ -1,8 +1,11 @@
-"""Answers of engines: responses of OpenAI's interface, vLLM and SGLang as rows, and their log-probabilities as numbers.
+"""Answers of engines.
 
-Shapes as the projects document them: ``choices[].logprobs.content[].logprob`` (OpenAI, chat), ``logprobs.token_logprobs``
-(completions), ``outputs[].logprobs[]`` as ``{id: {"logprob": x}}`` and ``prompt_logprobs`` with its leading null (vLLM),
-``meta_info.output_token_logprobs`` as ``[logprob, id, text]`` (SGLang).
+Responses of OpenAI's interface, vLLM and SGLang as rows, and their log-probabilities as numbers.
+
+Shapes as the projects document them: ``choices[].logprobs.content[].logprob`` (OpenAI, chat),
+``logprobs.token_logprobs`` (completions), ``outputs[].logprobs[]`` as ``{id: {"logprob": x}}`` and
+``prompt_logprobs`` with its leading null (vLLM), ``meta_info.output_token_logprobs`` as ``[logprob,
+id, text]`` (SGLang).
 """
 
 from __future__ import annotations
@@ -21,7 +24,9 @@ PARTS = {"logprob": ("logprob", "log_prob", "logp"), "id": ("token_id", "id")}
 
 
 def _is_ids(value: Mapping[str, Any]) -> bool:
-    """True where an object maps token ids to something, and so is a value rather than a row's part."""
+    """True where an object maps token ids to something, and so is a value rather than a row's
+    part.
+    """
     return bool(value) and all(key.lstrip("-").isdigit() for key in map(str, value))
 
 
@@ -60,10 +65,13 @@ def rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def part(entry: Any, kind: str, token: int | None = None) -> Any:
-    """Return the log-probability or the id that an entry for one token holds; None where it has none.
+    """Return the log-probability or the id that an entry for one token holds.
 
-    An entry is a number, an object with ``logprob``, ``[logprob, id, text]``, or an object by token ids: of several the sampled
-    token's, where that is known, and else the first, which is where engines put it.
+    None where it has none.
+
+    An entry is a number, an object with ``logprob``, ``[logprob, id, text]``, or an object by token
+    ids: of several the sampled token's, where that is known, and else the first, which is where
+    engines put it.
     """
     if isinstance(entry, Mapping):
         named = next((entry[name] for name in PARTS[kind] if name in entry), None)
@@ -93,7 +101,10 @@ def _entries(value: Any) -> Sequence[Any]:
 
 
 def batch_of_one(value: Any) -> bool:
-    """True where a rollout's list is the only one in a list, as NeMo-RL writes it; SGLang's ``[logprob, id, text]`` is not."""
+    """True where a rollout's list is the only one in a list, as NeMo-RL writes it.
+
+    SGLang's ``[logprob, id, text]`` is not.
+    """
     if not (isinstance(value, list) and len(value) == 1 and isinstance(value[0], list)):
         return False
     entry = value[0]

@@ -16,7 +16,10 @@ WHERE = "\0row"
 
 
 def layout(look: Chunk, roles: Mapping[str, str]) -> str:
-    """``tokens`` where an id stays the same over rows, or only a position is there; else ``sums``."""
+    """``tokens`` where an id stays the same over rows, or only a position is there.
+
+    Else ``sums``.
+    """
     if "rollout" in roles:
         ids = pd.Series(values.listed(look.columns[roles["rollout"]]))
         return "tokens" if ids.astype(str).duplicated().any() else "sums"
@@ -54,7 +57,8 @@ def _starts(frame: pd.DataFrame, roles: Mapping[str, str]) -> tuple[np.ndarray, 
 def grouped(chunks: Iterable[Chunk], roles: Mapping[str, str]) -> Iterator[Chunk]:
     """Return chunks with a row a rollout; its place is that of its first token.
 
-    Rows of a rollout that stand apart are brought together, for which all is held in memory; else a chunk is at a time.
+    Rows of a rollout that stand apart are brought together, for which all is held in memory; else a
+    chunk is at a time.
     """
     left: pd.DataFrame | None = None
     rest = iter(chunks)

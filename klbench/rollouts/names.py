@@ -1,8 +1,10 @@
 """The names that trainers and engines give the columns of their rollouts, and the role of each.
 
-Names as the code of each project writes them: TRL 1.16 (``trainer/grpo_trainer.py``, ``dpo_trainer.py``), verl 0.9
-(``trainer/ppo/ray_trainer.py``), OpenRLHF 0.11 (``trainer/ppo_utils/experience.py``), NeMo-RL 7ea279a (``algorithms/grpo.py``),
-prime-rl 559b447 (``trainer/rl/token_export.py``), slime 624b824 (``utils/types.py``, ``observability/train_data_utils.py``).
+Names as the code of each project writes them: TRL 1.16 (``trainer/grpo_trainer.py``,
+``dpo_trainer.py``), verl 0.9 (``trainer/ppo/ray_trainer.py``), OpenRLHF 0.11
+(``trainer/ppo_utils/experience.py``), NeMo-RL 7ea279a (``algorithms/grpo.py``), prime-rl 559b447
+(``trainer/rl/token_export.py``), slime 624b824 (``utils/types.py``,
+``observability/train_data_utils.py``).
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ from dataclasses import dataclass, field
 from klbench.types import ConfigError
 
 LOG_PROBS = ("policy", "sampler", "old", "reference")
-"""The roles of log-probabilities: of today's policy, the sampler, the trainer when it sampled, and the reference."""
+"""The roles of log-probabilities.
+
+Of today's policy, the sampler, the trainer when it sampled, and the reference.
+"""
 EXACT = ("kl", "kl_pq")
 PER_TOKEN = (*LOG_PROBS, *EXACT, "mask", "tool_mask", "tokens")
 """The roles that a rollout has a number a token of."""
@@ -32,36 +37,59 @@ ROLES = (
 )
 
 NAMES: dict[str, str] = {
-    "policy": """logprobs policy_logprobs policy_log_probs log_probs logps log_prob per_token_logps new_logprobs new_log_probs
-        current_logprobs curr_logprobs action_log_probs actor_log_probs train_log_probs train_logprobs trainer_logprobs
-        trainer_log_probs logprob logp policy_logprob policy_logps""",
-    "sampler": """sampling_logprobs sampler_logprobs rollout_log_probs rollout_logprobs generation_logprobs
-        sampling_per_token_logps inference_logprobs completion_logprobs vllm_logprobs vllm_log_probs sglang_logprobs
-        behavior_logprobs behaviour_logprobs behavior_log_probs mu_logprobs engine_logprobs rollout_log_prob sampling_logps
-        sampler_logprob response_logprobs logprobs.content token_logprobs output_token_logprobs prompt_logprobs
-        input_token_logprobs""",
-    "old": """old_logprobs old_log_probs old_per_token_logps old_action_log_probs old_log_prob old_logps prev_logprobs
-        proximal_logprobs prox_logp old_logprob""",
-    "reference": """ref_logprobs reference_logprobs ref_log_prob ref_log_probs ref_per_token_logps reference_log_probs
-        reference_policy_logprobs base_action_log_probs base_logprobs base_log_probs ref_logps reference_logps ref_logprob
-        reference_logprob ref_logp base_logps""",
+    "policy": (
+        """logprobs policy_logprobs policy_log_probs log_probs logps log_prob per_token_logps
+    new_logprobs new_log_probs current_logprobs curr_logprobs action_log_probs actor_log_probs
+    train_log_probs train_logprobs trainer_logprobs trainer_log_probs logprob logp
+    policy_logprob policy_logps"""
+    ),
+    "sampler": (
+        """sampling_logprobs sampler_logprobs rollout_log_probs rollout_logprobs
+    generation_logprobs sampling_per_token_logps inference_logprobs completion_logprobs
+    vllm_logprobs vllm_log_probs sglang_logprobs behavior_logprobs behaviour_logprobs
+    behavior_log_probs mu_logprobs engine_logprobs rollout_log_prob sampling_logps
+    sampler_logprob response_logprobs logprobs.content token_logprobs output_token_logprobs
+    prompt_logprobs input_token_logprobs"""
+    ),
+    "old": (
+        """old_logprobs old_log_probs old_per_token_logps old_action_log_probs old_log_prob
+    old_logps prev_logprobs proximal_logprobs prox_logp old_logprob"""
+    ),
+    "reference": (
+        """ref_logprobs reference_logprobs ref_log_prob ref_log_probs ref_per_token_logps
+    reference_log_probs reference_policy_logprobs base_action_log_probs base_logprobs
+    base_log_probs ref_logps reference_logps ref_logprob reference_logprob ref_logp base_logps"""
+    ),
     "kl": "kl per_token_kl token_kl kls kl_divergence",
     "kl_pq": "kl_pq",
-    "mask": """mask response_mask completion_mask action_mask loss_mask loss_masks token_loss_mask token_mask assistant_mask
-        assistant_masks attention_mask""",
+    "mask": (
+        """mask response_mask completion_mask action_mask loss_mask loss_masks token_loss_mask
+    token_mask assistant_mask assistant_masks attention_mask"""
+    ),
     "tool_mask": "tool_mask",
-    "tokens": """tokens token_ids completion_ids response_ids responses output_ids response_tokens output_token_ids
-        completion_tokens input_ids sequences token_id token""",
-    "prompt": """prompt prompts messages question query input prompt_text prompt_ids prompt_token_ids prompt_id group_id
-        group_index group""",
-    "reward": "reward rewards total_reward score scores token_level_scores token_level_rewards return filtered_rewards",
+    "tokens": (
+        """tokens token_ids completion_ids response_ids responses output_ids response_tokens
+    output_token_ids completion_tokens input_ids sequences token_id token"""
+    ),
+    "prompt": (
+        """prompt prompts messages question query input prompt_text prompt_ids prompt_token_ids
+    prompt_id group_id group_index group"""
+    ),
+    "reward": (
+        "reward rewards total_reward score scores token_level_scores token_level_rewards return"
+        " filtered_rewards"
+    ),
     "step": "step global_step training_step train_step iteration",
-    "version": """version policy_version weight_version weights_version model_version weight_versions
-        generation_weight_version""",
+    "version": (
+        """version policy_version weight_version weights_version model_version weight_versions
+        generation_weight_version"""
+    ),
     "rollout_mask": "sample_loss_mask sample_mask",
     "length": "response_length response_lengths completion_length completion_lengths lengths",
-    "rollout": """rollout_id rollout sequence_id sequence seq_id sample_id sample trajectory_id trajectory completion_id
-        episode_id episode uid request_id id idx index row""",
+    "rollout": (
+        """rollout_id rollout sequence_id sequence seq_id sample_id sample trajectory_id
+    trajectory completion_id episode_id episode uid request_id id idx index row"""
+    ),
     "position": "position pos token_index token_position token_idx t position_id",
 }
 """The names of each role, the plainest first; letter case and ``-`` for ``_`` do not matter."""
@@ -92,7 +120,8 @@ SPELLED = {
 class Columns:
     """Which column plays which role, what was chosen, and what may have been meant.
 
-    ``rejected`` names the second of a pair of columns, ``chosen_*`` and ``rejected_*``, where there is one.
+    ``rejected`` names the second of a pair of columns, ``chosen_*`` and ``rejected_*``, where there
+    is one.
     """
 
     roles: Mapping[str, str]
@@ -102,7 +131,10 @@ class Columns:
 
 
 def role_of(name: str) -> tuple[str, str] | None:
-    """Return a column's role, and the name by which it was found: of a path the last two parts or the last."""
+    """Return a column's role, and the name by which it was found.
+
+    Of a path the last two parts or the last.
+    """
     low = name.lower().replace("-", "_")
     *_, last = low.split(".")
     two = ".".join(low.split(".")[-2:])
@@ -150,7 +182,8 @@ def checked(mapping: Mapping[str, str], available: Sequence[str], file: str) -> 
 def found(available: Sequence[str], mapping: Mapping[str, str]) -> Columns:
     """Return the column of each role: what the user says, or else what its name says.
 
-    ``old`` is the sampler's only where no engine's column is there, and the policy's where that is missing.
+    ``old`` is the sampler's only where no engine's column is there, and the policy's where that is
+    missing.
     """
     notes: list[str] = []
     rejected = _pairs(available)
@@ -196,7 +229,10 @@ def found(available: Sequence[str], mapping: Mapping[str, str]) -> Columns:
 
 
 def _place_old(roles: dict[str, str], mapping: Mapping[str, str], notes: list[str]) -> None:
-    """Let the trainer's log-probabilities at sampling time stand for what is missing: the policy's, or else the sampler's."""
+    """Let the trainer's log-probabilities at sampling time stand for what is missing.
+
+    The policy's, or else the sampler's.
+    """
     if "old" not in roles or "old" in mapping:
         return
     if "policy" not in roles:

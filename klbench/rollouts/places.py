@@ -1,4 +1,7 @@
-"""Rollouts by number: pieces of a file, one after the other, without a second look at what came before."""
+"""Rollouts by number.
+
+Pieces of a file, one after the other, without a second look at what came before.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,9 @@ class Place:
         return first is not None and np.array_equal(first.where, np.arange(first.where.size))
 
     def pieces(self, start: int, n: int) -> Iterator[Batch]:
-        """Return rollouts ``start`` to ``start + n``, or to the end, in as many batches as it takes."""
+        """Return rollouts ``start`` to ``start + n``, or to the end, in as many batches as it
+        takes.
+        """
         if not 0 <= self._next <= start:
             self._left = None
             self._next = start if self._direct else 0

@@ -49,7 +49,10 @@ STEP = re.compile(r"(?:step|iter(?:ation)?|global_step|rollout|epoch|update)[_\-
 
 @dataclass(frozen=True)
 class Source:
-    """A file or a frame, opened where it is first read; ``step`` is what its name says of the step of training."""
+    """A file or a frame, opened where it is first read.
+
+    ``step`` is what its name says of the step of training.
+    """
 
     name: str
     paths: tuple[Path, ...] = ()
@@ -65,7 +68,9 @@ class Source:
 
     @property
     def step(self) -> int | None:
-        """The number in the file's name, or in its folder's, that follows a word for a step, or is all there is."""
+        """The number in the file's name, or in its folder's, that follows a word for a step, or
+        is all there is.
+        """
         for part in reversed(self.paths[0].parts[-3:]) if self.paths else ():
             found = STEP.findall(part) or re.fullmatch(r"(\d+)\.\w+", part)
             if found:
@@ -77,7 +82,10 @@ class Source:
 
 
 def suffix(path: Path) -> str | None:
-    """Return the suffix that says how to read a file, without what says that it is compressed; None where none does."""
+    """Return the suffix that says how to read a file, without what says that it is compressed.
+
+    None where none does.
+    """
     *rest, last = [each.lower() for each in path.suffixes] or [""]
     if last in COMPRESSED:
         return rest[-1] if rest and rest[-1] in COMPRESSED[last] else None
@@ -91,7 +99,10 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 def _folder(path: Path) -> Iterator[Source]:
-    """The sources in a folder: the splits that ``save_to_disk`` wrote, or all files that can be read."""
+    """The sources in a folder.
+
+    The splits that ``save_to_disk`` wrote, or all files that can be read.
+    """
     states = sorted(path.rglob("state.json"), key=_natural)
     for state in states:
         shards = sorted(state.parent.glob("*.arrow"), key=_natural)
@@ -130,8 +141,8 @@ def sources(given: pd.DataFrame | str | Path | Sequence[str | Path]) -> list[Sou
             raise ConfigError(f"{path}: {kind}")
         elif suffix(path) is None:
             raise ConfigError(
-                f"{path.name}: expected a name that ends in {', '.join(READERS)} (.jsonl and .csv also with .gz or .zst), "
-                "since that says how to read it"
+                f"{path.name}: expected a name that ends in {', '.join(READERS)} (.jsonl and .csv"
+                " also with .gz or .zst), since that says how to read it"
             )
         else:
             result.append(Source(path.name, (path,)))

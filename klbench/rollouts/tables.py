@@ -90,7 +90,10 @@ def _expanded(chunk: Chunk, names: Collection[str] | None) -> Chunk:
 
 
 class Batches:
-    """A table of Arrow's in pieces: a Parquet file, or the files that ``save_to_disk`` of datasets writes."""
+    """A table of Arrow's in pieces.
+
+    A Parquet file, or the files that ``save_to_disk`` of datasets writes.
+    """
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths, self.name = paths, paths[0].name

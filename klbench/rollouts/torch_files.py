@@ -16,7 +16,9 @@ from klbench.types import ConfigError
 
 
 def torch_file(path: Path) -> Container:
-    """Return what ``torch.save`` wrote, where it is tensors and plain data: nothing else is unpickled.
+    """Return what ``torch.save`` wrote, where it is tensors and plain data.
+
+    Nothing else is unpickled.
 
     Raises
     ------
@@ -25,10 +27,11 @@ def torch_file(path: Path) -> Container:
     """
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001  # what torch raises on damaged files is no closed list
+    except Exception as error:  # noqa: BLE001  # no closed list
         raise ConfigError(
-            f"{path.name}: only tensors and plain data are read from what torch saved, since a pickle can run anything; save a "
-            f"dict of tensors, or rows as JSON lines ({reason(error)[:80]})"
+            f"{path.name}: only tensors and plain data are read from what torch saved, since a"
+            " pickle can run anything; save a dict of tensors, or rows as JSON lines"
+            f" ({reason(error)[:80]})"
         ) from None
     if isinstance(found, Mapping) and all(
         isinstance(each, torch.Tensor) for each in found.values()

@@ -1,4 +1,7 @@
-"""Columns of any kind as ragged numbers: Arrow's lists at once, Python's objects one by one where they must be."""
+"""Columns of any kind as ragged numbers.
+
+Arrow's lists at once, Python's objects one by one where they must be.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,12 @@ UNREADABLE = (TypeError, ValueError, OverflowError, KeyError, IndexError, Attrib
 
 @dataclass(frozen=True)
 class Ragged:
-    """Lists of numbers, one a row: float64, all one after the other, the length of each, and what could not be read.
+    """Lists of numbers, one a row.
 
-    ``wrong`` says by row what came in place of numbers; such a row has length 0. ``nested`` is whether rows are lists.
+    Float64, all one after the other, the length of each, and what could not be read.
+
+    ``wrong`` says by row what came in place of numbers; such a row has length 0. ``nested`` is
+    whether rows are lists.
     """
 
     values: np.ndarray
@@ -60,7 +66,10 @@ def _numeric(kind: Any) -> bool:
 
 
 def arrow(column: pa.Array) -> Ragged | None:
-    """Return a column of lists of numbers, or of numbers, each a list of one; None where it holds anything else."""
+    """Return a column of lists of numbers, or of numbers, each a list of one.
+
+    None where it holds anything else.
+    """
     kind = column.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if pa.types.is_fixed_size_list(kind):
@@ -84,7 +93,10 @@ def arrow(column: pa.Array) -> Ragged | None:
 
 
 def _at_once(column: Sequence[Any]) -> Ragged | None:
-    """Return lists of plain numbers, or plain numbers, without a look at each; None where there is anything else."""
+    """Return lists of plain numbers, or plain numbers, without a look at each.
+
+    None where there is anything else.
+    """
     nested = any(isinstance(value, Sequence | np.ndarray) for value in column)
     try:
         if not nested:
@@ -109,7 +121,9 @@ def _at_once(column: Sequence[Any]) -> Ragged | None:
 def python(
     column: Sequence[Any], unpacked: Callable[[Any, int], list[float]] | None = None
 ) -> Ragged:
-    """Return a column of Python's objects, a row's by ``unpacked(value, row)`` where it is no list of plain numbers."""
+    """Return a column of Python's objects, a row's by ``unpacked(value, row)`` where it is no
+    list of plain numbers.
+    """
     if unpacked is None and (quick := _at_once(column)) is not None:
         return quick
     if unpacked is None and all(map(engines.batch_of_one, column)):

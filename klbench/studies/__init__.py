@@ -1,4 +1,7 @@
-"""Studies: one folder a kind of experiment; settings in, tidy tables out, and their part of the page."""
+"""Studies: one folder a kind of experiment.
+
+Settings in, tidy tables out, and their part of the page.
+"""
 
 from __future__ import annotations
 

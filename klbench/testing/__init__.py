@@ -1,7 +1,7 @@
 """Assertions for a test-suite of one's own: is this KL function, this loss, right?
 
-They raise AssertionError with the findings of :func:`klbench.audit`, and take its options; nothing heavy is imported before
-they are called.
+They raise AssertionError with the findings of :func:`klbench.audit`, and take its options; nothing
+heavy is imported before they are called.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def _audit(function: Function, **options: Any) -> Audit:
 
 
 def check_kl(function: Function, expect: str | None = None, **options: Any) -> Audit:
-    """Assert that the audit of a function finds no error, and that it is the estimator ``expect``, such as ``k3``.
+    """Assert that the audit of a function finds no error, and that it is the estimator ``expect``,
+    such as ``k3``.
 
     Raises
     ------
@@ -37,7 +38,8 @@ def check_kl(function: Function, expect: str | None = None, **options: Any) -> A
 
 
 def check_gradient(function: Function, expect: str, **options: Any) -> Audit:
-    """Assert that the expected gradient of a function is that of ``expect``, such as ``KL(q‖p)``, and is sound.
+    """Assert that the expected gradient of a function is that of ``expect``, such as ``KL(q‖p)``,
+    and is sound.
 
     Other errors than those of the gradient are not looked at: :func:`check_kl` does.
 
@@ -69,7 +71,9 @@ def _audited(function: Function, options: tuple[tuple[str, Any], ...]) -> Audit:
 def parametrize_with_checks(
     functions: Sequence[Function] | Mapping[Function, Mapping[str, Any]],
 ) -> Any:
-    """Return a decorator of a test with the arguments ``function`` and ``check``: one test for each kind of finding.
+    """Return a decorator of a test with the arguments ``function`` and ``check``.
+
+    One test for each kind of finding.
 
     ::
 
@@ -77,7 +81,8 @@ def parametrize_with_checks(
         def test_kl(function, check):
             check(function)
 
-    A mapping gives each function its options of the audit. Every function is audited once, when its first check runs.
+    A mapping gives each function its options of the audit. Every function is audited once, when its
+    first check runs.
     """
     import pytest
 

@@ -1,8 +1,11 @@
-"""The meaning of each trainer's options: options of a version to a combination, its clamp, its averages, its weight.
+"""The meaning of each trainer's options.
 
-All of it is data, in a module a trainer. Combinations are named, not imported: :mod:`klbench.gradients` takes the trainers' own
-names for its combinations from here. Rows of trainers that name a package are checked by the tests beside the package's own
-functions, value and gradient; the others were read, each in the revision that it names.
+Options of a version to a combination, its clamp, its averages, its weight.
+
+All of it is data, in a module a trainer. Combinations are named, not imported:
+:mod:`klbench.gradients` takes the trainers' own names for its combinations from here. Rows of
+trainers that name a package are checked by the tests beside the package's own functions, value and
+gradient; the others were read, each in the revision that it names.
 """
 
 from __future__ import annotations
@@ -48,8 +51,8 @@ class Spelling:
     trainer
         The trainer's title.
     options
-        What sets it, as the trainer spells it: ``key=value``, with the values that mean the same joined by ``|``; empty where
-        the defaults are enough.
+        What sets it, as the trainer spells it: ``key=value``, with the values that mean the same
+        joined by ``|``; empty where the defaults are enough.
     words
         The same for :func:`parse`.
     meaning
@@ -82,10 +85,13 @@ def get(name: str) -> Trainer:
 
 
 def meaning(trainer: str, version: str = "", options: Mapping[str, Value] | None = None) -> Meaning:
-    """Return what a version of a trainer computes with these options; the newest one that is known, where none is named.
+    """Return what a version of a trainer computes with these options.
 
-    An option's name is its path in the trainer's configuration, or the end of it that tells which one is meant; options that
-    are not given have the trainer's defaults. An option that only matters with a switch on turns it on.
+    The newest one that is known, where none is named.
+
+    An option's name is its path in the trainer's configuration, or the end of it that tells which
+    one is meant; options that are not given have the trainer's defaults. An option that only
+    matters with a switch on turns it on.
 
     Raises
     ------
@@ -96,7 +102,8 @@ def meaning(trainer: str, version: str = "", options: Mapping[str, Value] | None
 
 
 def parse(text: str) -> Meaning:
-    """Return what ``TRAINER[@VERSION] key=value ...`` means, such as ``verl@0.9 kl_loss_type=low_var_kl kl_loss_coef=0.001``.
+    """Return what ``TRAINER[@VERSION] key=value ...`` means, such as ``verl@0.9
+    kl_loss_type=low_var_kl kl_loss_coef=0.001``.
 
     Options may stand as in a shell, too: ``--kl-loss-type k3 --use-kl-loss``.
 
@@ -113,14 +120,18 @@ def parse(text: str) -> Meaning:
         ) from None
     if not words:
         raise ConfigError(
-            f"expected TRAINER[@VERSION] key=value ..., got {text!r}; available: {', '.join(names())}"
+            f"expected TRAINER[@VERSION] key=value ..., got {text!r}; available:"
+            f" {', '.join(names())}"
         )
     name, _, version = words[0].replace("==", "@").partition("@")
     return meaning(name, version, read_words(words[1:]))
 
 
 def aliases(combination: str) -> tuple[str, ...]:
-    """Return what trainers call a combination, clamps aside: names that :func:`klbench.gradients.get` takes."""
+    """Return what trainers call a combination, clamps aside.
+
+    Names that :func:`klbench.gradients.get` takes.
+    """
     return _aliases().get(combination, ())
 
 
@@ -137,10 +148,11 @@ def _aliases() -> dict[str, tuple[str, ...]]:
 
 
 def spellings(*, averages: bool = False) -> Iterator[Spelling]:
-    """Each row of each trainer, in its newest version and with its default averages, as one would set it.
+    """Each row of each trainer, in its newest version and with its default averages, as one would
+    set it.
 
-    With ``averages`` a loss comes a second time: with a mean over each sequence's tokens instead of the batch's tokens, or the
-    other way round.
+    With ``averages`` a loss comes a second time: with a mean over each sequence's tokens instead of
+    the batch's tokens, or the other way round.
     """
     for trainer in TRAINERS:
         known = {each.path: each for each in trainer.options}
@@ -186,7 +198,10 @@ def _spelled(
 
 
 def _set(option: Option, values: tuple[Value, ...]) -> bool:
-    """Return whether one has to set an option: its default is another, or it says which kind of penalty a switch turns on."""
+    """Return whether one has to set an option.
+
+    Its default is another, or it says which kind of penalty a switch turns on.
+    """
     return option.default not in values or (
         bool(option.switch) and not isinstance(option.default, bool)
     )

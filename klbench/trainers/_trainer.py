@@ -34,13 +34,18 @@ LENGTH_MEANS = {
 }
 """The same combinations divided by each sequence's length, of those that have a name."""
 UNCLAMPED = {"k3_verl_loss": "k3_loss", "k3_openrlhf_loss": "k3_loss"}
-"""Combinations that have no name once they are divided by each sequence's length, and what they are but for the clamp."""
+"""Combinations that have no name once they are divided by each sequence's length, and what they
+are but for the clamp.
+"""
 BASELINES = {
     "to go": "reward_to_go/token/none/none",
     "group": "reward/token/none/batch_mean",
     "others": "reward/token/none/leave_one_out",
 }
-"""The baselines of a penalty in the reward: of the return to go, less the group's mean, or less the mean of its others."""
+"""The baselines of a penalty in the reward.
+
+Of the return to go, less the group's mean, or less the mean of its others.
+"""
 RETURNED = {
     "to go": "k1_reward_to_go",
     "group": "k1_reward_batch_mean",
@@ -55,13 +60,16 @@ class Option:
     Parameters
     ----------
     path
-        Its name as the trainer spells it, dots and all; any end of it that is no other option's is enough.
+        Its name as the trainer spells it, dots and all; any end of it that is no other option's is
+        enough.
     default, before
-        Its default; and the ones it had before a version, as ``((version, default), ...)``, the oldest first.
+        Its default; and the ones it had before a version, as ``((version, default), ...)``, the
+        oldest first.
     values
         What it may be; empty: any number.
     switch
-        The option that must be on for this one to matter. Who gives this one and not the switch is taken to have it on.
+        The option that must be on for this one to matter. Who gives this one and not the switch is
+        taken to have it on.
     formerly
         Other names of it, those of earlier versions.
     since
@@ -110,10 +118,12 @@ class Row:
     when
         The values that options must have, by path; options that are not in it may have any.
     combination
-        A combination's name, or its parts, of the penalty summed over tokens; ``none`` without a penalty, empty where klbench
-        has none that computes it. A number of an option stands in it as ``{name}``, by the last word of its path.
+        A combination's name, or its parts, of the penalty summed over tokens; ``none`` without a
+        penalty, empty where klbench has none that computes it. A number of an option stands in it
+        as ``{name}``, by the last word of its path.
     named
-        The combination that has a name and is the same but for the clamp; empty where ``combination`` is it.
+        The combination that has a name and is the same but for the clamp; empty where
+        ``combination`` is it.
     coefficient
         Path of the option that weighs it.
     clamp, note
@@ -155,9 +165,11 @@ class Meaning:
     options
         Every option that matters, by its path, defaults included.
     combination
-        For ``klbench.gradients.get``; ``none`` without a penalty, empty where klbench has none that computes it.
+        For ``klbench.gradients.get``; ``none`` without a penalty, empty where klbench has none that
+        computes it.
     named
-        The combination with a name of its own that is the same but for the clamp; empty where there is none.
+        The combination with a name of its own that is the same but for the clamp; empty where there
+        is none.
     clamp, normalisation
         What is cut off where, and how tokens and sequences are averaged, in words.
     coefficient
@@ -198,9 +210,11 @@ class Trainer:
     options, rows
         The first row that holds for given settings says what they compute.
     package, checked
-        The distribution beside whose functions the tests run every row, and its version; empty: only read.
+        The distribution beside whose functions the tests run every row, and its version; empty:
+        only read.
     normaliser, normalisations
-        Path of the option that says how a loss is averaged, and what its values mean; without the option, the value "".
+        Path of the option that says how a loss is averaged, and what its values mean; without the
+        option, the value "".
     aliases
         Names of combinations, each with the words for :meth:`meaning` that say which one.
     also
@@ -288,7 +302,9 @@ class Trainer:
         raise ConfigError(f"{self.name} {version}: it is not known what {shown} compute together")
 
     def meaning(self, version: str = "", options: Mapping[str, Value] | None = None) -> Meaning:
-        """Return what a version computes with these options; the newest one that is known, where none is named.
+        """Return what a version computes with these options.
+
+        The newest one that is known, where none is named.
 
         Raises
         ------
@@ -298,7 +314,8 @@ class Trainer:
         version = version or self.until
         if not _numbers(version) or not _within(version, self.since, self.until):
             raise ConfigError(
-                f"{self.name}: expected a version from {self.since} to {self.until}, got {version!r}"
+                f"{self.name}: expected a version from {self.since} to {self.until}, got"
+                f" {version!r}"
             )
         settings = self.settings(options or {}, version)
         row = self.row(version, settings)
@@ -335,9 +352,11 @@ class Trainer:
             normalisation,
             float(settings[row.coefficient] or 0.0) if row.coefficient else 0.0,
             row.where,
-            f"beside the functions of {self.package} {self.checked}"
-            if beside
-            else f"read in {self.read}",
+            (
+                f"beside the functions of {self.package} {self.checked}"
+                if beside
+                else f"read in {self.read}"
+            ),
             row.note,
         )
 
@@ -362,7 +381,9 @@ def in_reward(estimator: str, baseline: str) -> str:
 
 
 def read_words(words: Sequence[str]) -> dict[str, Value]:
-    """Options from the words of a command: ``key=value``, ``--key value``, ``--key=value`` or, for a switch, ``--key``.
+    """Options from the words of a command.
+
+    ``key=value``, ``--key value``, ``--key=value`` or, for a switch, ``--key``.
 
     Raises
     ------
@@ -402,7 +423,10 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _at_least(version: str, bound: str) -> bool:
-    """Return whether a version is not below another; only as many numbers count as both have: 0.9 may be 0.9.1."""
+    """Return whether a version is not below another.
+
+    Only as many numbers count as both have: 0.9 may be 0.9.1.
+    """
     a, b = _numbers(version), _numbers(bound)
     count = min(len(a), len(b))
     return a[:count] >= b[:count]

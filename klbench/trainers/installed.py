@@ -1,8 +1,9 @@
 """Functions of trainers and their libraries, taken from their installed files without an import.
 
-The libraries pin versions that exclude each other, and importing one loads half of an ecosystem. What is wanted is a
-function of ten lines: it is read from the installed distribution's own file, with those of the file's statements that it refers
-to, and compiled. Nothing of it is part of klbench.
+The libraries pin versions that exclude each other, and importing one loads half of an ecosystem.
+What is wanted is a function of ten lines: it is read from the installed distribution's own file,
+with those of the file's statements that it refers to, and compiled. Nothing of it is part of
+klbench.
 """
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ class Module:
         return dotted.partition(".")[0] == self.name.partition("/")[0]
 
     def _neighbour(self, statement: ast.Import | ast.ImportFrom, name: str) -> Any:
-        """Return what an import of the library itself binds: a name of another file, or that file."""
+        """Return what an import of the library itself binds.
+
+        A name of another file, or that file.
+        """
         if isinstance(statement, ast.Import):
             folder, parts = Path(), name.split(".")
         else:
@@ -118,7 +122,10 @@ class Module:
 
 
 class Neighbour:
-    """A file of a library as what a module would be: its names are executed when they are asked for."""
+    """A file of a library as what a module would be.
+
+    Its names are executed when they are asked for.
+    """
 
     def __init__(self, source: Module) -> None:
         self._source = source
@@ -245,7 +252,8 @@ def function(distribution: str, file: str, name: str) -> Callable[..., Any]:
 def expression(
     distribution: str, file: str, name: str, target: str, arguments: Sequence[str]
 ) -> Callable[..., Any]:
-    """Return the first expression that a function assigns to ``target``, as a function of ``arguments``.
+    """Return the first expression that a function assigns to ``target``, as a function of
+    ``arguments``.
 
     Raises
     ------

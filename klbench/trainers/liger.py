@@ -37,7 +37,10 @@ LIGER = Trainer(
             "",
             LOSS,
             coefficient="beta",
-            note="every position's term times its sequence's length, over the padded length: padding counts as well",
+            note=(
+                "every position's term times its sequence's length, over the padded length: padding"
+                " counts as well"
+            ),
         ),
         Row({"use_bias_correction_kl": (False,)}, "k3_loss", LOSS, coefficient="beta"),
         Row(
@@ -63,7 +66,10 @@ LIGER = Trainer(
             "k3_geometric_ratio_loss",
             LOSS,
             coefficient="beta",
-            note="every token's k3 times the exponential of its sequence's mean log-ratio to the policy before the step",
+            note=(
+                "every token's k3 times the exponential of its sequence's mean log-ratio to the"
+                " policy before the step"
+            ),
         ),
     ),
 )

@@ -1,4 +1,7 @@
-"""NeMo-RL, whose weight on the penalty has changed: none until 0.6, since then one that is differentiated."""
+"""NeMo-RL, whose weight on the penalty has changed.
+
+None until 0.6, since then one that is differentiated.
+"""
 
 from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Option, Row, Trainer, own_token
 
@@ -15,7 +18,10 @@ TYPE, APPROXIMATION, PENALTY = (
     )
 )
 CLAMPED = {"k1": "k1_openrlhf", "k2": "k2_openrlhf", "k3": "k3_verl"}
-"""The estimators that have the same clamps: a log-ratio's at 20 changes nothing of what is cut off at 10 for k1 and k2."""
+"""The estimators that have the same clamps.
+
+A log-ratio's at 20 changes nothing of what is cut off at 10 for k1 and k2.
+"""
 RATIO = "loss/token/token_ratio"
 
 
@@ -37,7 +43,10 @@ def _row(
 
 def _rows(kind: str) -> tuple[Row, ...]:
     clamped, third = CLAMPED[kind], kind == "k3"
-    own = "the weight is exp(x - x.detach()): 1 whoever samples, so that the combination is this one on-policy"
+    own = (
+        "the weight is exp(x - x.detach()): 1 whoever samples, so that the combination is this one"
+        " on-policy"
+    )
     return (
         _row(
             kind,
@@ -95,7 +104,10 @@ NEMO_RL = Trainer(
                 clamp=LIMITS,
                 normalisation=RETURNS,
                 since="0.6",
-                note="each token's own value, detached, times its own score, before whitening over the batch",
+                note=(
+                    "each token's own value, detached, times its own score, before whitening over"
+                    " the batch"
+                ),
             )
             for kind in ("k1", "k2", "k3")
         ),

@@ -45,7 +45,10 @@ SKYRL = Trainer(
                 coefficient="algorithm.kl_loss_coef",
                 clamp=LIMITS if kind == "k3" else "",
                 normalisation=LENGTH,
-                note="a mean over each sequence's tokens whatever loss_reduction says, which is the policy's alone",
+                note=(
+                    "a mean over each sequence's tokens whatever loss_reduction says, which is the"
+                    " policy's alone"
+                ),
             )
             for kind, combination in (
                 ("k1", "k1_loss"),
@@ -190,7 +193,10 @@ ROLL = Trainer(
             "",
             ROLL_KL,
             coefficient="init_kl_coef",
-            note="F.kl_div of the sampled tokens' log-probabilities, summed over the tokens: no KL of the policies",
+            note=(
+                "F.kl_div of the sampled tokens' log-probabilities, summed over the tokens: no KL"
+                " of the policies"
+            ),
         ),
     ),
     normaliser="loss_agg_mode",
@@ -257,7 +263,10 @@ PRIME_RL = Trainer(
             "k2_sampler_loss",
             "src/prime_rl/trainer/rl/loss.py:default_loss_fn",
             coefficient="kl_tau",
-            note="the square of each token's log-ratio to whoever sampled it, twice this; there is no reference",
+            note=(
+                "the square of each token's log-ratio to whoever sampled it, twice this; there is"
+                " no reference"
+            ),
         ),
     ),
     also=("prime-rl",),
@@ -377,7 +386,8 @@ DEEPSPEED_CHAT = Trainer(
         Row(
             {},
             "k1_reward_to_go",
-            "applications/DeepSpeed-Chat/dschat/rlhf/ppo_trainer.py:DeepSpeedPPOTrainer.compute_rewards",
+            "applications/DeepSpeed-Chat/dschat/rlhf/ppo_trainer.py"
+            ":DeepSpeedPPOTrainer.compute_rewards",
             coefficient="kl_ctl",
             normalisation=RETURNS,
             note="kl_ctl is written into the code; GAE with a trace of .95",

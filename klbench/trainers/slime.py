@@ -42,7 +42,9 @@ def _loss(
 
 
 def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Iterator[Row]:
-    """All rows; ``clamped`` is the estimator that ``low_var_kl`` stands for, ``outcome`` the advantages without a penalty."""
+    """All rows; ``clamped`` is the estimator that ``low_var_kl`` stands for, ``outcome`` the
+    advantages without a penalty.
+    """
     for kind in ("k1", "k2", "k3"):
         yield _loss(kind, False, f"{kind}_loss", where)
     yield _loss("low_var_kl", False, f"{clamped}_loss", where, clamp)
@@ -72,7 +74,9 @@ def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Ite
         where,
         coefficient="kl_coef",
         normalisation=RETURNS,
-        note="the gradient: each token's own k1, detached, times its own score, which is that of k2",
+        note=(
+            "the gradient: each token's own k1, detached, times its own score, which is that of k2"
+        ),
     )
     for kind in KINDS[1:]:
         estimator = clamped if kind == "low_var_kl" else kind

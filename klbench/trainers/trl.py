@@ -12,7 +12,8 @@ from klbench.trainers._trainer import (
 )
 
 GRPO_LOSS = "trl/trainer/grpo_trainer.py:GRPOTrainer._compute_loss"
-# `grpo` and `sapo` divide by each sequence's length, `luspo` by nothing but the number of sequences.
+# `grpo` and `sapo` divide by each sequence's length, `luspo` by nothing but the number of
+# sequences.
 LOSS_TYPES = {
     "dapo": TOKENS,
     "cispo": TOKENS,
@@ -49,7 +50,10 @@ GRPO = Trainer(
             GRPO_LOSS,
             coefficient="beta",
             until="1.9",
-            note="every position's term times its sequence's length, over the padded length: padding counts as well",
+            note=(
+                "every position's term times its sequence's length, over the padded length: padding"
+                " counts as well"
+            ),
         ),
         Row({"use_bias_correction_kl": (False,)}, "k3_loss", GRPO_LOSS, coefficient="beta"),
         Row(
@@ -64,14 +68,20 @@ GRPO = Trainer(
             "k3_old_ratio_loss",
             GRPO_LOSS,
             coefficient="beta",
-            note="the ratio to the policy before the step, differentiated; vLLM's weights multiply the policy's term alone",
+            note=(
+                "the ratio to the policy before the step, differentiated; vLLM's weights multiply"
+                " the policy's term alone"
+            ),
         ),
         Row(
             {"importance_sampling_level": ("sequence",), "use_vllm": (False,)},
             "k3_geometric_ratio_loss",
             GRPO_LOSS,
             coefficient="beta",
-            note="every token's k3 times the exponential of its sequence's mean log-ratio to the policy before the step",
+            note=(
+                "every token's k3 times the exponential of its sequence's mean log-ratio to the"
+                " policy before the step"
+            ),
         ),
         Row(
             {"importance_sampling_level": ("sequence",), "use_vllm": (True,)},

@@ -67,7 +67,10 @@ def _loss(
 
 
 def _in_reward() -> Iterator[Row]:
-    """The effect of the advantages on each kind of penalty; a plus changes nothing here, where the value alone counts."""
+    """The effect of the advantages on each kind of penalty.
+
+    A plus changes nothing here, where the value alone counts.
+    """
     for advantages, baseline, note in (
         (("gae", "reinforce_plus_plus"), "to go", "before whitening"),
         (("grpo",), "group", "before the division by the group's spread"),
@@ -224,7 +227,10 @@ DISTILLATION = Trainer(
             ("kl", "k1"),
             True,
             "k1_own_token_ratio",
-            note="the gradient, as long as nothing is clipped: each token's own k1, detached, times its own score",
+            note=(
+                "the gradient, as long as nothing is clipped: each token's own k1, detached, times"
+                " its own score"
+            ),
         ),
         *(
             _distilled(
@@ -232,7 +238,10 @@ DISTILLATION = Trainer(
                 True,
                 own_token(estimator, "token_ratio"),
                 clamp=LIMITS if estimator == "k3_verl" else "",
-                note="the gradient, as long as nothing is clipped: each token's own value, detached, times its own score",
+                note=(
+                    "the gradient, as long as nothing is clipped: each token's own value, detached,"
+                    " times its own score"
+                ),
             )
             for estimator in ("abs", "k2", "k3_verl")
         ),

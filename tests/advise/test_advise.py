@@ -1,4 +1,6 @@
-"""Advice: near the best of the whole grid at random settings, as JSON with a schema, and refused on one line."""
+"""Advice: near the best of the whole grid at random settings, as JSON with a schema, and refused
+on one line.
+"""
 
 import json
 import math
@@ -22,7 +24,10 @@ USUAL = "advise --tokens 1024 --batch 256 --kl-token 0.01 --lag-token 0.0005".sp
 
 
 def regrets(seed: int) -> Iterator[tuple[float, float]]:
-    """Yield the error of what is advised over the least of all: value and gradient, at 20 settings of one KL and lag."""
+    """Yield the error of what is advised over the least of all.
+
+    Value and gradient, at 20 settings of one KL and lag.
+    """
     stream = np.random.default_rng(seed)
     kl, lag = map(float, np.exp(stream.uniform(np.log([1e-4, 1e-6]), np.log([0.3, 0.1]))))
     lag = lag if seed % 3 else 0.0

@@ -7,7 +7,9 @@ from klbench.audit.arguments import plan, role
 
 NAMES = {
     "policy": "logprobs log_probs per_token_logps logp policy_log_probs student_logprobs",
-    "reference": "ref_logprob log_probs_base ref_per_token_logps teacher_logps logp_ref referenceLogProbs",
+    "reference": (
+        "ref_logprob log_probs_base ref_per_token_logps teacher_logps logp_ref referenceLogProbs"
+    ),
     "old": "old_log_prob old_per_token_logps rollout_log_probs sampling_per_token_logps logp_old",
     "policy_logits": "logits policy_logits student_logits",
     "reference_logits": "ref_logits teacher_logits",

@@ -1,4 +1,6 @@
-"""The command: what is printed and written, exit codes, and every way of not being usable on one line."""
+"""The command: what is printed and written, exit codes, and every way of not being usable on one
+line.
+"""
 
 import json
 from importlib import resources
@@ -133,12 +135,11 @@ def test_a_warning_counts_where_it_is_asked_for(capsys):
 def test_arguments_can_be_fixed_given_in_order_and_made(capsys, tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(
-        "import torch\n"
-        "def f(a, b, kind, scale=1.0):\n    print('hello')\n    return scale * (a - b) if kind == 'x' else 0 * a\n"
-        "class Loss:\n    def __init__(self, c): self.c = c\n"
-        "    def __call__(self, logprobs, ref_logprobs): return self.c * (logprobs - ref_logprobs)\n"
-        "    @staticmethod\n    def still(logprobs, ref_logprobs): return logprobs - ref_logprobs\n"
-        "def make():\n    return Loss(1.0)\n"
+        "import torch\ndef f(a, b, kind, scale=1.0):\n    print('hello')\n    return scale * (a -"
+        " b) if kind == 'x' else 0 * a\nclass Loss:\n    def __init__(self, c): self.c = c\n    def"
+        " __call__(self, logprobs, ref_logprobs): return self.c * (logprobs - ref_logprobs)\n   "
+        " @staticmethod\n    def still(logprobs, ref_logprobs): return logprobs - ref_logprobs\ndef"
+        " make():\n    return Loss(1.0)\n"
     )
     code, out, _ = run(
         capsys,
@@ -233,8 +234,8 @@ def test_help_lists_what_there_is(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0
     assert (
-        "exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed"
-        in out
+        "exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself"
+        " failed" in out
     )
 
 

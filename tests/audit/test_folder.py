@@ -39,7 +39,9 @@ def installed(tmp_path, monkeypatch):
         "tinker_cookbook/rl/__init__.py": "",
         "tinker_cookbook/rl/metrics.py": METRICS,
         "tinker_cookbook/rl/masks.py": MASKS,
-        "tinker_cookbook-0.9.dist-info/METADATA": "Metadata-Version: 2.1\nName: tinker-cookbook\nVersion: 0.9\n",
+        "tinker_cookbook-0.9.dist-info/METADATA": (
+            "Metadata-Version: 2.1\nName: tinker-cookbook\nVersion: 0.9\n"
+        ),
     }.items():
         path = tmp_path / "site" / file
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,7 @@
-"""No right function gets an error, whatever it is reduced by and computes in; and it is told what it is."""
+"""No right function gets an error, whatever it is reduced by and computes in.
+
+The audit says what it is.
+"""
 
 import functools
 

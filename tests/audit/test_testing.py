@@ -42,8 +42,7 @@ def test_a_right_function_passes_every_check(function, check):
 
 
 def test_one_test_a_check_and_only_the_faults_fail(pytester):
-    pytester.makepyfile(
-        """
+    pytester.makepyfile("""
         from klbench.testing import parametrize_with_checks
 
         def kl(logprobs, ref_logprobs):
@@ -52,15 +51,17 @@ def test_one_test_a_check_and_only_the_faults_fail(pytester):
         @parametrize_with_checks([kl])
         def test_kl(function, check):
             check(function)
-        """
-    )
+        """)
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(failed=1, passed=22)
     result.stdout.fnmatch_lines(["*FAILED*kl-sign*"])
 
 
 def test_the_plugin_imports_nothing_heavy():
-    code = "import klbench.testing.plugin, sys; print({'torch', 'pandas', 'scipy', 'numpy'} & set(sys.modules))"
+    code = (
+        "import klbench.testing.plugin, sys; print({'torch', 'pandas', 'scipy', 'numpy'} &"
+        " set(sys.modules))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

@@ -1,4 +1,7 @@
-"""KL functions and losses as people write them, each with one fault: its kind is in the table at the end of each part."""
+"""KL functions and losses as people write them, each with one fault.
+
+Its kind is in the table at the end of each part.
+"""
 
 import math
 

@@ -1,4 +1,7 @@
-"""The comparison of two revisions: on recorded times it neither cries wolf nor sleeps, and both sides keep in step."""
+"""The comparison of two revisions.
+
+On recorded times it neither cries wolf nor sleeps, and both sides keep in step.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,10 @@ from verdicts import THRESHOLD, Row, Sessions, interval, judged, markdown
 
 RECORDED = pd.read_parquet(Path(__file__).parent / "recorded" / "turns.parquet")
 SUITE = 150
-"""Benchmarks of a whole suite: the intervals of the few recorded ones are as wide as they would be in it."""
+"""Benchmarks of a whole suite.
+
+The intervals of the few recorded ones are as wide as they would be in it.
+"""
 SLOWED = {"bench_estimators.py::bench_numpy[k3]", "bench_estimators.py::bench_numpy[k3_weighted]"}
 
 
@@ -72,7 +78,10 @@ def test_single_turns_that_went_wrong_move_nothing() -> None:
 
 
 def test_the_interval_covers_the_ratio() -> None:
-    """Sessions differ by 3 %, turns by 5 %: of three sessions a nominal 99 % is rather 90 %; the threshold allows for that."""
+    """Sessions differ by 3 %, turns by 5 %: of three sessions a nominal 99 % is rather 90 %.
+
+    The threshold allows for that.
+    """
     stream = np.random.Generator(np.random.Philox(key=1))
     covered = 0
     for k in range(60):

@@ -1,4 +1,6 @@
-"""The committed numbers come out again, and mistakes that an estimator could suffer do not go through."""
+"""The committed numbers come out again, and mistakes that an estimator could suffer do not go
+through.
+"""
 
 import dataclasses
 import json

@@ -38,7 +38,10 @@ def at(commit: str, day: int, scale: dict[str, float], machine: str = "") -> pd.
 
 @pytest.fixture
 def file(tmp_path) -> Path:
-    """Three commits, in another order than they were made: k3 became 1.5 times slower at the last, the page faster before."""
+    """Three commits, in another order than they were made.
+
+    k3 became 1.5 times slower at the last, the page faster before.
+    """
     path = tmp_path / "timings.parquet"
     for rows in (
         at("cccc", 3, {NAMES[1]: 1.5, NAMES[2]: 0.5}),

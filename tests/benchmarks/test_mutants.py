@@ -1,4 +1,6 @@
-"""The harness that mutates right functions makes wrong ones, and lists those that nothing was found in."""
+"""The harness that mutates right functions makes wrong ones, and lists those that nothing was
+found in.
+"""
 
 import mutants
 import pytest

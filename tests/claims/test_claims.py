@@ -1,4 +1,7 @@
-"""Every claim is judged by its numbers: the known verdicts, and how they turn when what is claimed is something else."""
+"""Every claim is judged by its numbers.
+
+The known verdicts, and how they turn when what is claimed is something else.
+"""
 
 import re
 
@@ -30,7 +33,9 @@ VERDICTS = {
     "k1_loss_nothing": "holds",
     "k2_loss_is_k1_reward": WHOLE,
     "k3_loss_gradient": WHOLE,
-    "straight_through_repairs": f"{ONLY}the policy itself samples and the log-ratio is that of the whole sequence",
+    "straight_through_repairs": (
+        f"{ONLY}the policy itself samples and the log-ratio is that of the whole sequence"
+    ),
     "token_ratio_unbiased": f"{ONLY}each sequence is one token",
     "k3_reward_gradient": WHOLE,
     "group_mean_shrinks": "holds",
@@ -39,7 +44,8 @@ VERDICTS = {
     "reward_from_policy": f"{ONLY}both answers are to the same prompt",
     "dpo_gradient": "holds",
     "dpo_raises_chosen": (
-        f"{ONLY}∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"
+        f"{ONLY}∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log"
+        " π(rejected)‖²"
     ),
     "bradley_terry_saturates": "holds",
     "topk_tail_unbiased": (
@@ -202,7 +208,9 @@ def test_another_formula_gets_another_verdict(case: str) -> None:
     ],
 )
 def test_a_dpo_step_by_hand(features, theta, chosen_rises, rejected_falls) -> None:
-    """One parameter: an answer's score is its feature less the mean, and the step goes along the chosen less the rejected."""
+    """One parameter: an answer's score is its feature less the mean, and the step goes along the
+    chosen less the rejected.
+    """
     f = np.array(features)
     p = np.exp(f * theta) / np.exp(f * theta).sum()
     score, along = f - p @ f, f[0] - f[1]

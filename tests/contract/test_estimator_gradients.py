@@ -1,4 +1,7 @@
-"""What an estimator gives as a loss: its expected gradient, exactly, by enumeration, against the one it claims."""
+"""What an estimator gives as a loss.
+
+Its expected gradient, exactly, by enumeration, against the one it claims.
+"""
 
 import itertools
 
@@ -29,7 +32,10 @@ BATCH = 2
 
 
 def expected_gradient(name: str) -> torch.Tensor:
-    """Of the mean over a batch, over all batches; the sampling itself is not differentiated, the weight is."""
+    """Of the mean over a batch, over all batches.
+
+    The sampling itself is not differentiated, the weight is.
+    """
     estimator = estimators.get(name)
     theta = THETA.clone().requires_grad_()
     log_q = torch.log_softmax(theta, dim=0)
@@ -85,7 +91,8 @@ def test_without_a_claim_the_gradient_is_of_neither_divergence(name) -> None:
     for claim, exact in exact_gradients().items():
         off = relative_distance(expected_gradient(name), exact)
         assert off > 1e-3, (
-            f"{name} claims no gradient, and as a loss has {claim!r}: expected Claims(gradient={claim!r})"
+            f"{name} claims no gradient, and as a loss has {claim!r}: expected"
+            f" Claims(gradient={claim!r})"
         )
 
 
@@ -129,7 +136,10 @@ EXTREME = [
 @pytest.mark.parametrize("name", EXTREME)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_far_out_value_and_gradient_are_numbers_or_infinite(name, dtype) -> None:
-    """And with a weight that is the inverse of r, or beyond a float itself; beside mild samples of the same batch."""
+    """And with a weight that is the inverse of r, or beyond a float itself.
+
+    Beside mild samples of the same batch.
+    """
     estimator = estimators.get(name)
     for log_ratio in (*SIZES, *(-size for size in SIZES)):
         for log_weight in (0.0, -log_ratio, 1e4, -1e4) if estimator.needs_weight else (0.0,):

@@ -341,12 +341,15 @@ def test_growth_is_how_fast_terms_grow(name) -> None:
         got = (size(sign * 200.0) - size(sign * 100.0)) / 100.0
         expected = pytest.approx(getattr(estimator, declared), abs=0.02)
         assert got == expected, (
-            f"{name} declares {declared}={getattr(estimator, declared)}: its terms grow as r^{got:.3g}"
+            f"{name} declares {declared}={getattr(estimator, declared)}: its terms grow as"
+            f" r^{got:.3g}"
         )
 
 
 def cut_off(estimator, x: np.ndarray, step: float) -> np.ndarray:
-    """Whether the term stands still at each log-ratio: no gradient, and the same value to the last bit a step to both sides.
+    """Whether the term stands still at each log-ratio.
+
+    No gradient, and the same value to the last bit a step to both sides.
 
     Beside three mild samples, so that it holds for those that look at the whole batch.
     """
@@ -378,7 +381,10 @@ def test_a_clamp_is_declared_where_the_terms_are_cut_off_and_nowhere_else(name) 
     clamp = estimator.clamp or Clamp()
     ends = np.array([end for end in (clamp.low, clamp.high) if np.isfinite(end)])
     grid = GRID[(np.abs(GRID[:, None] - ends) > 2e-3).all(axis=1)]
-    said = f"{name} declares clamp={estimator.clamp}: expected terms to be cut off beyond it, and nowhere else"
+    said = (
+        f"{name} declares clamp={estimator.clamp}: expected terms to be cut off beyond it, and"
+        " nowhere else"
+    )
     np.testing.assert_array_equal(cut_off(estimator, grid, 1e-3), clamp.active(grid), err_msg=said)
     if estimator.clamp is not None:
         assert ends.size

@@ -13,8 +13,8 @@ from klbench import divergences, estimators, pairs
 from klbench.pairs import Pair
 from klbench.types import Skip
 
-# Examples of each kind: mild ones, and one whose chi-squared is infinite if there is such. A kind without any is tested with
-# its defaults.
+# Examples of each kind: mild ones, and one whose chi-squared is infinite if there is such. A kind
+# without any is tested with its defaults.
 EXAMPLES: dict[str, list[dict]] = {
     "gaussian": [
         {"q": {"mean": 0.0}, "p": {"mean": 1.0}},
@@ -91,7 +91,8 @@ EXAMPLES: dict[str, list[dict]] = {
         },
     ],
 }
-# Kinds without an exact value have nothing to hold the promises below against; their own tests do what can be done.
+# Kinds without an exact value have nothing to hold the promises below against; their own tests do
+# what can be done.
 WITHOUT_TRUTH = {"lm", "recorded"}
 EXAMPLES |= {
     kind: [{}] for kind in pairs.names() if kind not in EXAMPLES and kind not in WITHOUT_TRUTH
@@ -134,7 +135,8 @@ def test_a_kind_declares_what_it_can_do_with_completions_and_no_more(kind) -> No
         defined = getattr(cls, ability) is not getattr(Pair, ability)
         declared = getattr(cls.capabilities, ability)
         assert declared == defined, (
-            f"{kind}: capabilities.{ability}={declared}, expected {defined}, as it defines {ability}()"
+            f"{kind}: capabilities.{ability}={declared}, expected {defined}, as it defines"
+            f" {ability}()"
         )
 
 

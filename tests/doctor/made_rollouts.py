@@ -10,7 +10,9 @@ VOCABULARY, CONTEXTS, END = 40, 12, 0
 
 
 def tables(seed: int, distance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return log-probabilities of policy and reference for each context, ``(contexts, vocabulary)``."""
+    """Return log-probabilities of policy and reference for each context, ``(contexts,
+    vocabulary)``.
+    """
     stream = streams.generator(seed, "made", "tables")
     q = stream.normal(size=(CONTEXTS, VOCABULARY)) * 1.5
     p = q + distance * stream.normal(size=q.shape)
@@ -26,7 +28,10 @@ def frame(
     sampler: np.ndarray | None = None,
     policy: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Return healthy rollouts; ``sampler`` and ``policy`` are other tables, of who samples and who scores."""
+    """Return healthy rollouts.
+
+    ``sampler`` and ``policy`` are other tables, of who samples and who scores.
+    """
     q, p = tables(seed, distance)
     mu, scored = q if sampler is None else sampler, q if policy is None else policy
     stream = streams.generator(seed, "made", "rollouts")
@@ -55,6 +60,15 @@ def batch(lengths, columns, prompt=None) -> Batch:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     where = np.arange(len(lengths))
     return Batch(
-        offsets, columns, None, None, np.ones(int(offsets[-1]), dtype=bool),
-        None if prompt is None else np.asarray(prompt), None, None, None, where, "made",
-    )  # fmt: skip
+        offsets,
+        columns,
+        None,
+        None,
+        np.ones(int(offsets[-1]), dtype=bool),
+        None if prompt is None else np.asarray(prompt),
+        None,
+        None,
+        None,
+        where,
+        "made",
+    )

@@ -1,4 +1,6 @@
-"""The causes that the doctor names, on recordings with one fault each that were made without it, and on healthy ones."""
+"""The causes that the doctor names, on recordings with one fault each that were made without it,
+and on healthy ones.
+"""
 
 import json
 from pathlib import Path

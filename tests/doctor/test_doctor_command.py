@@ -1,4 +1,7 @@
-"""The verb ``doctor``: exit codes, the screen, JSON, the run folder, and input that cannot be used."""
+"""The verb ``doctor``.
+
+Exit codes, the screen, JSON, the run folder, and input that cannot be used.
+"""
 
 import json
 from importlib import resources

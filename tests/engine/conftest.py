@@ -14,12 +14,16 @@ import pytest
 from klbench import report
 from klbench.engine.cli import command_line
 
-# As from an interactive shell: SIGINT interrupts, even where the tests themselves run in the background.
+# As from an interactive shell: SIGINT interrupts, even where the tests themselves run in the
+# background.
 LISTENING = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 # For tests that look at tables: drawing the figures takes longer than all else.
-BLANK_PAGES = "import klbench.report as r; r.render = lambda folder, outcome: (folder / 'index.html').write_text('blank'); "
-WORKERS_AT_ONCE = (
-    "import klbench.context as b; b.START_SECONDS = 0.0; "  # as the fixture of that name
+BLANK_PAGES = (
+    "import klbench.report as r; r.render = lambda folder, outcome: (folder /"
+    " 'index.html').write_text('blank'); "
+)
+WORKERS_AT_ONCE = (  # as the fixture of that name
+    "import klbench.context as b; b.START_SECONDS = 0.0; "
 )
 RUN = "runpy.run_module('klbench', run_name='__main__', alter_sys=True)"
 
@@ -44,7 +48,9 @@ def _blank_page(path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def call() -> Callable[..., Called]:
-    """``call(*arguments, folder=..., pages=False)`` runs the command line in a folder, in this process."""
+    """``call(*arguments, folder=..., pages=False)`` runs the command line in a folder, in this
+    process.
+    """
 
     def call(*arguments: str, folder: Path | None, pages: bool = False) -> Called:
         out, err = io.StringIO(), io.StringIO()
@@ -66,7 +72,9 @@ def call() -> Callable[..., Called]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """``start(*arguments, folder=..., pages=False)`` starts the command line in a process group of its own."""
+    """``start(*arguments, folder=..., pages=False)`` starts the command line in a process group
+    of its own.
+    """
     started = []
 
     def start(*arguments: str, folder: Path, pages: bool = False) -> subprocess.Popen[str]:

@@ -1,4 +1,6 @@
-"""A user's mistake: exit code 2, one line that names the key, the value and what is allowed, and nothing written."""
+"""A user's mistake: exit code 2, one line that names the key, the value and what is allowed, and
+nothing written.
+"""
 
 import json
 import os
@@ -620,7 +622,9 @@ SWEEPS = [
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    """A folder with a file, a folder that is taken, a ``run.json`` of somebody else, pipes, and links to themselves."""
+    """A folder with a file, a folder that is taken, a ``run.json`` of somebody else, pipes, and
+    links to themselves.
+    """
     (tmp_path / "file").touch()
     for name, text in (("full", ""), ("strange", "[1, 2")):
         (tmp_path / name).mkdir()
@@ -699,8 +703,8 @@ def test_a_cluster_without_its_package_is_said_before_anything_is_written(
     called = call(*GAUSSIAN, *SHORT, f"cluster={cluster}", folder=place)
     assert (called.code, called.out) == (2, "")
     assert (
-        called.err
-        == f"klbench: cluster='{cluster}': {cluster} is not installed here; pip install 'klbench[cluster]'\n"
+        called.err == f"klbench: cluster='{cluster}': {cluster} is not installed here; pip install"
+        " 'klbench[cluster]'\n"
     )
     assert contents(place) == before
 
@@ -870,9 +874,9 @@ def test_a_process_of_its_own_says_the_same_at_once(place, contents) -> None:
     """And it has loaded nothing of what only a run needs."""
     before = contents(place)
     program = (
-        "import sys; from klbench.engine.cli import command_line; code = command_line(sys.argv[1:]);"
-        "heavy = {'torch', 'scipy', 'matplotlib', 'seaborn', 'joblib'} & set(sys.modules);"
-        "sys.exit(f'loaded {heavy}' if heavy else code)"
+        "import sys; from klbench.engine.cli import command_line; code ="
+        " command_line(sys.argv[1:]);heavy = {'torch', 'scipy', 'matplotlib', 'seaborn', 'joblib'}"
+        " & set(sys.modules);sys.exit(f'loaded {heavy}' if heavy else code)"
     )
     arguments = [*GAUSSIAN, "pair.q.std=-1"]
     for start in (["-c", program], ["-m", "klbench"]):

@@ -1,4 +1,6 @@
-"""Every file of ``conf/`` composes, passes the checks, and opens with a command that does so too."""
+"""Every file of ``conf/`` composes, passes the checks, and opens with a command that does so
+too.
+"""
 
 import importlib.util
 import shlex
@@ -140,7 +142,9 @@ def test_what_is_typed_wins_over_an_algorithm_that_wins_over_nothing_else() -> N
 
 
 def assert_said_in_full(settings: Settings) -> None:
-    """What is written of settings names every option, and makes the same settings, unless a default changes."""
+    """What is written of settings names every option, and makes the same settings, unless a
+    default changes.
+    """
     text = yaml.safe_dump(settings.config, sort_keys=False, allow_unicode=True)
     config = yaml.safe_load(text)
     assert checked(config, settings.experiment) == settings

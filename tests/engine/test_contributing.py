@@ -1,4 +1,7 @@
-"""The examples of CONTRIBUTING.md, written into a copy of klbench: they are found, run, and keep the contracts."""
+"""The examples of CONTRIBUTING.md, written into a copy of klbench.
+
+They are found, run, and keep the contracts.
+"""
 
 import math
 import re

@@ -84,7 +84,10 @@ def test_what_is_not_there_is_said_as_python_says_it(tmp_path) -> None:
 
 
 def test_import_loads_nothing_that_is_not_asked_for(tmp_path) -> None:
-    heavy = "{'torch', 'numpy', 'pandas', 'scipy', 'pydantic', 'numba', 'matplotlib'} & set(sys.modules)"
+    heavy = (
+        "{'torch', 'numpy', 'pandas', 'scipy', 'pydantic', 'numba', 'matplotlib'} &"
+        " set(sys.modules)"
+    )
     assert (
         run(f"import sys, klbench; sys.exit(str({heavy}) if {heavy} else 0)", tmp_path).returncode
         == 0

@@ -1,6 +1,9 @@
-"""Three hundred inputs, drawn at a fixed seed, none of which can be used: one line each, exit code 2, nothing written.
+"""Three hundred inputs, drawn at a fixed seed, none of which can be used.
 
-Each is a place (a key, a file, a part of a model) and a fault that no reader has a case of its own for.
+One line each, exit code 2, nothing written.
+
+Each is a place (a key, a file, a part of a model) and a fault that no reader has a case of its own
+for.
 """
 
 import json

@@ -1,4 +1,7 @@
-"""What Hydra answers by itself: the configuration, where it comes from, folders of one's own, shell completion."""
+"""What Hydra answers by itself.
+
+The configuration, where it comes from, folders of one's own, shell completion.
+"""
 
 import logging
 import sys

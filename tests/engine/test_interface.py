@@ -27,8 +27,9 @@ from klbench.types import ConfigError
 
 ONE = ("pair=gaussian", "samples=1_000", "workers=1")
 
-COLUMNS = """pair, estimator, target, batch, samples, truth, truth_error, truth_method, mean, mean_se, bias, bias_se, variance,
-std, rmse, rel_bias, rel_std, exact_bias, exact_std, frac_negative, n_nonfinite, khat, status"""
+COLUMNS = """pair, estimator, target, batch, samples, truth, truth_error, truth_method, mean,
+mean_se, bias, bias_se, variance, std, rmse, rel_bias, rel_std, exact_bias, exact_std,
+frac_negative, n_nonfinite, khat, status"""
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +136,8 @@ def test_without_a_terminal_progress_is_a_line_every_half_minute_at_most(clock, 
         for done in range(1, 101):  # a task takes seven seconds
             clock.seconds = 7.0 * done
             show(done, 100, f"task {done}")
-    # At 35, 70, ... seconds: the fifth, tenth, ... task, each with seven seconds for each that is left.
+    # At 35, 70, ... seconds: the fifth, tenth, ... task, each with seven seconds for each that is
+    # left.
     assert len(log) == 20
     assert log[0] == "5 of 100 done, about 0:11:05 left: task 5"
     assert log[1] == "10 of 100 done, about 0:10:30 left: task 10"
@@ -158,7 +160,10 @@ def test_what_was_kept_does_not_shorten_the_time_that_is_left(clock, capsys, kep
         show(kept + 3, 100, "newer")
     assert log == [
         f"{kept + 1} of 100 done, about {dt.timedelta(seconds=100 * (99 - kept))} left: new",
-        f"{kept + 3} of 100 done, about {dt.timedelta(seconds=round(7300 / 3 * (97 - kept)))} left: newer",
+        (
+            f"{kept + 3} of 100 done, about {dt.timedelta(seconds=round(7300 / 3 * (97 - kept)))}"
+            " left: newer"
+        ),
     ]
 
 
@@ -220,7 +225,10 @@ def test_a_run_goes_on_with_the_options_that_it_began_with(call, path, tmp_path)
 
 
 def test_runs_of_earlier_versions_go_on(call, tmp_path) -> None:
-    """They wrote only what was typed; or all, names of preset and algorithm among it, in which case files change nothing."""
+    """They wrote only what was typed.
+
+    Or all, names of preset and algorithm among it, in which case files change nothing.
+    """
     tiny = {
         "vocabulary": 2,
         "horizon": 2,
@@ -294,9 +302,11 @@ def test_parquet_and_csv_are_equal(path, name: str) -> None:
         else:
             texts = ["" if pd.isna(value) else str(value) for value in exact[column]]
             assert written == [
-                f"'{text}"
-                if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu"
-                else text
+                (
+                    f"'{text}"
+                    if text[:1] in {"=", "+", "-", "@"} and exact[column].dtype.kind not in "iu"
+                    else text
+                )
                 for text in texts
             ]
 
@@ -635,7 +645,8 @@ def test_a_pair_that_is_only_a_class(call, plugin, tmp_path) -> None:
     wrong = call("+exp=value", "pair=plugin_laplace", "pair.p.scael=3", folder=tmp_path).err
     assert (
         wrong
-        == "klbench: unknown key 'pair.p.scael'; did you mean 'pair.p.scale'? available here: loc, scale\n"
+        == "klbench: unknown key 'pair.p.scael'; did you mean 'pair.p.scale'? available here: loc,"
+        " scale\n"
     )
     assert "  plugin_laplace " in call("--help", folder=tmp_path).out
 

@@ -25,7 +25,10 @@ from klbench.types import ConfigError, RunError
 pytestmark = pytest.mark.usefixtures("workers_at_once")
 
 QUICK = "{kind: gaussian, p: {mean: 0.5}, label: quick}"
-SLOW = f"{{kind: gaussian, q: {{mean: [{','.join(['0.0'] * 24)}]}}, p: {{mean: 0.1}}, mu: {{mean: 0.05}}, label: slow}}"
+SLOW = (
+    f"{{kind: gaussian, q: {{mean: [{','.join(['0.0'] * 24)}]}}, p: {{mean: 0.1}}, mu: {{mean:"
+    " 0.05}, label: slow}"
+)
 RUN = (
     "exp=value",
     f"pairs=[{QUICK},{SLOW}]",
@@ -70,7 +73,10 @@ def whole(call, tmp_path_factory) -> dict[str, bytes]:
 
 
 def alive(group: int) -> list[str]:
-    """The processes of a group that have not ended, as ``/proc`` has them; a parent may still have to take note of others."""
+    """The processes of a group that have not ended, as ``/proc`` has them.
+
+    A parent may still have to take note of others.
+    """
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -80,7 +86,8 @@ def alive(group: int) -> list[str]:
     return found
 
 
-# Ctrl-C goes to every process of a terminal's foreground; ``kill PID`` to one, some schedulers' SIGTERM to all.
+# Ctrl-C goes to every process of a terminal's foreground; ``kill PID`` to one, some schedulers'
+# SIGTERM to all.
 @pytest.mark.parametrize(
     ("workers", "send"),
     [
@@ -454,7 +461,10 @@ def test_a_full_disk_leaves_no_half_table(call, tmp_path, monkeypatch) -> None:
 
 @pytest.fixture
 def full_disk(monkeypatch) -> Callable[[], None]:
-    """``full_disk()``: from then on a file gets no new block; what is written over what it has is written."""
+    """``full_disk()``: from then on a file gets no new block.
+
+    What is written over what it has is written.
+    """
     write, append = Path.write_text, RunFolder.log
 
     def full_disk() -> None:

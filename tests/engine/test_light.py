@@ -38,5 +38,8 @@ def test_help_and_a_wrong_configuration_load_nothing_heavy(arguments) -> None:
 
 def test_to_import_klbench_loads_nothing_heavy_and_takes_little_time() -> None:
     assert python("import klbench; " + LISTED) == "[]"
-    timed = "import time; began = time.process_time(); import klbench; print(time.process_time() - began)"
+    timed = (
+        "import time; began = time.process_time(); import klbench; print(time.process_time() -"
+        " began)"
+    )
     assert min(float(python(timed)) for _ in range(3)) < 0.15

@@ -1,4 +1,7 @@
-"""A package outside klbench adds an estimator, a pair and a study: the examples of CONTRIBUTING.md, installed."""
+"""A package outside klbench adds an estimator, a pair and a study.
+
+The examples of CONTRIBUTING.md, installed.
+"""
 
 import os
 import subprocess
@@ -31,7 +34,10 @@ sign = "klbench_example.sign"
 
 
 def place(name: str) -> str:
-    """Where a file of the examples lies in the plugin: modules side by side, the study in its folder."""
+    """Where a file of the examples lies in the plugin.
+
+    Modules side by side, the study in its folder.
+    """
     parts = Path(name).parts
     return str(Path("klbench_example", *parts[2 if "sign" in parts else -1 :]))
 

@@ -1,4 +1,7 @@
-"""Several processes that share one run: the same bits, one that speaks, and an end for all when one of them fails."""
+"""Several processes that share one run.
+
+The same bits, one that speaks, and an end for all when one of them fails.
+"""
 
 import json
 import os

@@ -8,7 +8,10 @@ pytestmark = pytest.mark.usefixtures("workers_at_once")
 
 NORMAL = "{kind: gaussian, p: {mean: 0.5}}"
 COIN = "{kind: categorical, q: {probs: [0.5, 0.5]}, p: {probs: [0.6, 0.4]}}"
-WIDE = "{kind: gaussian, q: {mean: [0.0, 0.0, 0.0]}, p: {mean: [0.3, 0.2, 0.1], std: [1.1, 0.9, 1.0]}, mu: {mean: 0.1}}"
+WIDE = (
+    "{kind: gaussian, q: {mean: [0.0, 0.0, 0.0]}, p: {mean: [0.3, 0.2, 0.1], std: [1.1, 0.9, 1.0]},"
+    " mu: {mean: 0.1}}"
+)
 HEAVY = "{kind: student_t, q: {df: 10.0}, p: {df: 4.0, loc: 0.2}}"
 ESTIMATORS = "k1,k3,bregman_js,k_fitted,k1_self_normalized"
 
@@ -50,7 +53,8 @@ def rows(tables: dict[str, pd.DataFrame], name: str, **of: list[str]) -> pd.Data
     return table.reset_index(drop=True)
 
 
-# One panel, a few panels with some left over, several shards with some left over, batches larger than a shard.
+# One panel, a few panels with some left over, several shards with some left over, batches larger
+# than a shard.
 @pytest.mark.parametrize("samples", ["100", "5003", "70_001", "300_007"])
 def test_whatever_the_number_of_workers(tables, samples: str) -> None:
     pairs = [NORMAL, WIDE] if samples == "300_007" else [NORMAL, COIN, WIDE, HEAVY]
@@ -59,7 +63,10 @@ def test_whatever_the_number_of_workers(tables, samples: str) -> None:
 
 
 def test_whatever_the_number_of_threads(tables) -> None:
-    """Enough samples for panels of 32,768: only sums as long as these are shared out among threads."""
+    """Enough samples for panels of 32,768.
+
+    Only sums as long as these are shared out among threads.
+    """
     run = ([NORMAL], "k1,k3", "samples=1_100_000", "workers=1", "batches=[1,8192]")
     one = tables(*run)
     with threadpool_limits(4):

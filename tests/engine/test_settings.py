@@ -159,7 +159,10 @@ def test_estimators_by_list_set_name_and_alias() -> None:
     assert chosen("schulman") == ("k1", "k2", "k3")
     assert chosen("k_lambda:0.3") == ("k_lambda:0.3",)
     assert chosen("low_var_kl") == chosen(["k3"]) == ("k3",)
-    says = "estimators='schulmann': unknown estimator or set of estimators 'schulmann'; did you mean 'schulman'?"
+    says = (
+        "estimators='schulmann': unknown estimator or set of estimators 'schulmann'; did you mean"
+        " 'schulman'?"
+    )
     assert says in message(chosen, "schulmann")
     assert (
         message(chosen, ["k3", "low_var_kl"])
@@ -197,7 +200,8 @@ def test_a_mistake_in_an_experiments_own_pairs_is_located_among_them() -> None:
     nodes = [{"kind": "lm"}, {"kind": "lm", "polcy": "x"}]
     says = message(settings, {"study": "lm", "default_pairs": nodes}, "mine")
     assert says.startswith(
-        "unknown key 'pairs.1.polcy'; did you mean 'pairs.1.policy'? available here: label, series, policy"
+        "unknown key 'pairs.1.polcy'; did you mean 'pairs.1.policy'? available here: label, series,"
+        " policy"
     )
 
 

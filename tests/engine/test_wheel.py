@@ -93,7 +93,8 @@ def test_it_holds_every_module_every_configuration_and_what_the_page_is_made_of(
 
 
 def test_it_runs_from_anywhere_and_it_is_the_installed_one_that_runs(installed, tmp_path) -> None:
-    # The processes of a test do not load what lies in the checkout: neither by their folder nor by an editable install.
+    # The processes of a test do not load what lies in the checkout: neither by their folder nor by
+    # an editable install.
     program = (
         "import runpy, sys, klbench; from pathlib import Path;"
         f"assert Path(klbench.__file__).is_relative_to({str(installed)!r}), klbench.__file__;"

@@ -1,6 +1,9 @@
-"""Started twice, by accelerate: calls of the command line that two processes share, and what each of them came to.
+"""Started twice, by accelerate.
 
-``two_processes.py FOLDER PORT RECORDED``: writes ``FOLDER/RANK.json``, and to ``FOLDER/RANK.txt`` what is printed past it.
+Calls of the command line that two processes share, and what each of them came to.
+
+``two_processes.py FOLDER PORT RECORDED``: writes ``FOLDER/RANK.json``, and to ``FOLDER/RANK.txt``
+what is printed past it.
 """
 
 import contextlib

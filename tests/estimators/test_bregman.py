@@ -19,7 +19,10 @@ def test_the_gap_of_minus_log_is_k3_bit_for_bit(log_ratio) -> None:
 
 @given(log_ratio=log_ratios)
 def test_gaps_of_f_and_of_its_adjoint_mirror_each_other(log_ratio) -> None:
-    """The adjoint is ``r f(1/r)``: KL(p‖q) of KL(q‖p); JS and Hellinger of themselves; alpha of 1 - alpha."""
+    """The adjoint is ``r f(1/r)``: KL(p‖q) of KL(q‖p); JS and Hellinger of themselves.
+
+    Alpha of 1 - alpha.
+    """
     pairs = [
         ("kl_qp", "kl_pq"),
         ("js", "js"),

@@ -116,7 +116,9 @@ def test_a_batch_too_small_to_halve_is_refused(shape) -> None:
 
 
 def test_fitting_comes_near_the_least_variance() -> None:
-    """At n = 4,096 the spread of batch means is that of the best lambda, J/X, within sampling error and O(1/n)."""
+    """At n = 4,096 the spread of batch means is that of the best lambda, J/X, within sampling
+    error and O(1/n).
+    """
     stream = np.random.default_rng(5)
     batches = stream.choice(3, p=Q, size=(2_000, 4_096))
     means = estimators.get("k_fitted").terms(LOG_RATIO[batches]).mean(axis=-1)

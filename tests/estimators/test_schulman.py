@@ -79,7 +79,10 @@ def test_moments_for_shifted_gaussians(name, t, dimension) -> None:
     ],
 )
 def test_published_figures(shift, bias, spread) -> None:
-    """Schulman 2020, N(0,1) against N(0.1,1) and N(1,1): bias and deviation over the truth; the bias .002 there is 0.0025."""
+    """Schulman 2020, N(0,1) against N(0.1,1) and N(1,1): bias and deviation over the truth.
+
+    The bias .002 there is 0.0025.
+    """
     pair = GaussianPair(q={"mean": 0.0}, p={"mean": shift})
     truth = pair.truth("kl_qp").value
     for exact, b, s in zip(
@@ -106,7 +109,10 @@ def test_where_the_variances_cross(below, above, divergence) -> None:
 
 @pytest.mark.parametrize(("q", "p"), [((0.0, 1.0), (0.7, 0.8)), ((0.0, 1.0), (0.2, 1.2))])
 def test_k3_beats_k1_by_chi_squared_less_twice_jeffreys(q, p) -> None:
-    """``Var k3 = Var k1 + X - 2J`` with ``X = chi2(p‖q)``, ``J = KL(q‖p) + KL(p‖q)``; the best lambda is ``J/X``."""
+    """``Var k3 = Var k1 + X - 2J`` with ``X = chi2(p‖q)``, ``J = KL(q‖p) + KL(p‖q)``.
+
+    The best lambda is ``J/X``.
+    """
     pair = GaussianPair(q={"mean": q[0], "std": q[1]}, p={"mean": p[0], "std": p[1]})
     chi2 = pair.truth("chi2").value
     jeffreys = pair.truth("kl_qp").value + pair.truth("kl_pq").value

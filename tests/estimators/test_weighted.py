@@ -109,7 +109,10 @@ def test_a_ratio_beyond_a_float_times_a_weight_below_one_is_a_number(make) -> No
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_no_weight_makes_a_term_that_is_not_a_number(dtype) -> None:
-    """``w k(r)`` beside mpmath: 0 where k is 0, inf only where the product is too large for the dtype."""
+    """``w k(r)`` beside mpmath.
+
+    0 where k is 0, inf only where the product is too large for the dtype.
+    """
     x, w = (
         each.ravel().astype(dtype)
         for each in np.meshgrid([0.0, 1e-3, -3.0, 40.0], [-1e4, -700.0, 0.0, 80.0, 700.0, 1e4])

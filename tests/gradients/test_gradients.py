@@ -1,4 +1,7 @@
-"""Every combination's expected gradient and variance, by three ways that share little: enumeration, brute force, samples."""
+"""Every combination's expected gradient and variance, by three ways that share little.
+
+Enumeration, brute force, samples.
+"""
 
 import itertools
 import math
@@ -53,7 +56,9 @@ def gradients_of(losses, theta):
 
 
 def one_by_one(combination, task):
-    """Mean gradient and variance given the prompt, by a backward pass for each sequence that there is."""
+    """Mean gradient and variance given the prompt, by a backward pass for each sequence that
+    there is.
+    """
     means, variances = [], []
     for prompt in range(task.prompts):
         samples, p = every_sequence(task, prompt)
@@ -135,7 +140,9 @@ def test_samples_agree_with_enumeration(lag):
 
 
 def distances(task, mean):
-    """Of an expected gradient from each of those that can be claimed, in units of the one that is wanted."""
+    """Of an expected gradient from each of those that can be claimed, in units of the one that
+    is wanted.
+    """
     qp, pq = task.gradient("kl_qp"), task.gradient("kl_pq")
     exactly = {
         "grad KL(q‖p)": qp,
@@ -159,7 +166,10 @@ def test_claims(model):
 
 
 def binds(combination, task, stale):
-    """Whether its weight is another than the sequence's ratio: a bound keeps not all there is, no two policies are one."""
+    """Whether its weight is another than the sequence's ratio.
+
+    A bound keeps not all there is, no two policies are one.
+    """
     if any((each.new, each.old) != ("q", "mu") for each in combination.factors):
         return {"lag", "mismatch"} <= set(stale)
     if combination.placement != "reward" or combination.signed:
@@ -256,9 +266,11 @@ JS = (
 
 
 def by_hand(combination, q, p, mu):
-    """Mean, its size before anything cancels, and variance of the gradient of one token of a softmax, at 60 digits.
+    """Mean, its size before anything cancels, and variance of the gradient of one token of a
+    softmax, at 60 digits.
 
-    ``w f`` has the derivative ``w (f [if the weight is differentiated] - f')`` in ``log q``; a score brings another ``w f``.
+    ``w f`` has the derivative ``w (f [if the weight is differentiated] - f')`` in ``log q``; a
+    score brings another ``w f``.
     """
     log_q, log_p, log_mu = (
         [x - mpmath.log(sum(map(mpmath.exp, side))) for x in map(mpmath.mpf, side)]
@@ -318,7 +330,9 @@ FAR = {
 
 @pytest.mark.parametrize("name", FAR)
 def test_gradients_far_from_the_reference_keep_their_digits(name):
-    """Where q is all but certain, 1 - q and whatever else is the difference of larger numbers would be rounding."""
+    """Where q is all but certain, 1 - q and whatever else is the difference of larger numbers
+    would be rounding.
+    """
     q, p, mu = FAR[name]
     sides = {"q": {"logits": q}, "p": {"logits": p}} | ({} if q == mu else {"mu": {"logits": mu}})
     task = pairs.get("categorical")(**sides).gradient_task()
@@ -354,7 +368,10 @@ def test_gradients_far_from_the_reference_keep_their_digits(name):
 
 
 def test_a_group_far_from_the_reference_is_the_sum_over_its_counts():
-    """Of eight samples k take the rare token: the gradient is k (n - k) / n / (n - 1) times a difference of rewards."""
+    """Of eight samples k take the rare token.
+
+    The gradient is k (n - k) / n / (n - 1) times a difference of rewards.
+    """
     n, x = 8, -40.0
     task = pairs.get("categorical")(
         q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)}
@@ -392,7 +409,10 @@ def test_so_do_those_of_what_is_no_polynomial(monkeypatch, parts, x):
 @pytest.mark.parametrize("x", [-40.0, -300.0, -800.0])
 @pytest.mark.parametrize("baseline", ["token_kl", "leave_one_out", "batch_mean"])
 def test_a_baseline_takes_nothing_from_a_ratio_that_no_float_holds(baseline, x):
-    """The score has mean 0: the mean gradient is that without a baseline, of a group's own mean 7/8."""
+    """The score has mean 0.
+
+    The mean gradient is that without a baseline, of a group's own mean 7/8.
+    """
     sides = (0.0, x), (0.0, 0.0)
     task = pairs.get("categorical")(
         **{side: {"logits": each} for side, each in zip("qp", sides, strict=True)}
@@ -451,7 +471,10 @@ def test_closed_forms_against_quadrature(kind, sides, spec):
 
 @pytest.mark.parametrize(("kind", "sides"), [("gaussian", GAUSSIAN), ("exponential", EXPONENTIAL)])
 def test_totals_in_closed_form(kind, sides):
-    """With k1 in the reward, reward and penalty cancel sample by sample at the optimum; k1 in the loss adds a score."""
+    """With k1 in the reward, reward and penalty cancel sample by sample at the optimum.
+
+    k1 in the loss adds a score.
+    """
     task = pairs.get(kind)(**sides).gradient_task()
     scale = float(task.gradient("kl_qp").norm())
     for name in (
@@ -484,7 +507,9 @@ def test_where_the_second_moment_diverges_the_variance_is_infinite():
 @pytest.mark.parametrize(("mean", "variance"), [(1.0, 5.107667), (0.0, 4.550875)])
 @pytest.mark.parametrize("name", ["k2_loss", "k3_loss_and_reward", "k3_ratio_loss"])
 def test_powers_of_the_ratio_that_cancel_have_no_tail(name, mean, variance):
-    """With the score that belongs to it, the path of k3 is ``-log r`` times the score, sample by sample, as that of k2."""
+    """With the score that belongs to it, the path of k3 is ``-log r`` times the score, sample by
+    sample, as that of k2.
+    """
     task = pairs.get("gaussian")(
         q={"mean": 0.3, "std": 1.0}, p={"mean": mean, "std": 1.5}
     ).gradient_task()
@@ -576,7 +601,10 @@ def test_names_aliases_and_specs_find_the_same():
     ],
 )
 def test_trls_names_are_what_trl_computes(name, corrected, length_mean, lag):
-    """``GRPOTrainer._compute_loss`` of TRL 1.9.2 and 1.16.0, beta 1, as it is written there; old: who sampled."""
+    """``GRPOTrainer._compute_loss`` of TRL 1.9.2 and 1.16.0, beta 1, as it is written there.
+
+    Old: who sampled.
+    """
     task = sequence(prompts=1, model="table", lag=lag).gradient_task()
     samples, p = every_sequence(task, 0)
     theta = task.theta().requires_grad_()
@@ -637,7 +665,9 @@ def test_what_stands_where_the_mask_is_false_changes_nothing(filler):
 
 
 def test_a_weight_that_overflows_after_the_end_is_not_summed():
-    """The weight of the prefix is exp(800) = inf at its one token and at the padding after it, whose term is 0."""
+    """The weight of the prefix is exp(800) = inf at its one token and at the padding after it,
+    whose term is 0.
+    """
     zero, mask = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([[True, False]])
     rollouts = Rollouts(
         zero, zero - 0.5, torch.tensor([[-800.0, 0.0]], dtype=torch.float64), zero, mask

@@ -1,4 +1,7 @@
-"""Corrections, three policies and placements in combinations: by backward passes, formulas written out, and identities."""
+"""Corrections, three policies and placements in combinations.
+
+By backward passes, formulas written out, and identities.
+"""
 
 import math
 
@@ -160,7 +163,10 @@ def test_prime_rls_penalty_is_twice_k2_to_whoever_sampled():
 
 
 def test_the_unnormalised_kl_adds_a_score_to_the_normalised_ones_gradient():
-    """Sample by sample, ``w s`` less: its mean is 0. (RPG, table 1: ``log w`` against ``log w + 1``.)"""
+    """Sample by sample, ``w s`` less: its mean is 0.
+
+    (RPG, table 1: ``log w`` against ``log w + 1``.)
+    """
     task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
     samples, p = every_sequence(task, 0)
     theta = task.theta().requires_grad_()

@@ -30,11 +30,13 @@ full_kl/full_with_score/token/prefix_ratio full_kl/full/token/prefix_ratio:diffe
 full_kl/full/token/sequence_ratio:differentiated full_kl/full/token/geometric_ratio:differentiated
 k3/loss/token/geometric_ratio:differentiated k3/loss/token/geometric_ratio
 k1/reward/token/geometric_ratio k1/reward/sequence/geometric_ratio
-k3/loss/token/masked_ratio:0.8-1.25:differentiated k3/loss/token/clipped_ratio:0.9-1.1:differentiated
+k3/loss/token/masked_ratio:0.8-1.25:differentiated
+k3/loss/token/clipped_ratio:0.9-1.1:differentiated
 k2/loss/token/token_ratio*seq_max_k2:0.05 k1/reward/token/sequence_ratio*seq_max_k3:0.05
 k2/loss/token/sequence_ratio*token_k2:0.05 k2/loss/token/tv:0.1 k3/loss/token/binary_kl:0.01
 k2/loss/token/none/none/reference=sampler k3/loss/token/sequence_ratio:differentiated
-k2/loss/token/sequence_ratio k3/loss/token/prefix_ratio:differentiated k2/reward/sequence/token_ratio
+k2/loss/token/sequence_ratio k3/loss/token/prefix_ratio:differentiated
+k2/reward/sequence/token_ratio
 """.split()
 OPEN = (
     "k3/loss/sequence/truncated_ratio:5",
@@ -180,14 +182,18 @@ def test_1024_tokens_are_what_60_digits_say() -> None:
 
 
 def _stepped(tables: dict[str, np.ndarray], tokens: int) -> tuple[list[mpmath.mpf], mpmath.mpf]:
-    """Return the mean, and the mean square, of ``W R Z`` of a chain of two states, forward in time."""
+    """Return the mean, and the mean square, of ``W R Z`` of a chain of two states, forward in
+    time.
+    """
     log = {
         side: [[mpmath.mpf(float(x)) for x in row] for row in each] for side, each in tables.items()
     }
     prob = [[mpmath.exp(x) for x in row] for row in log["q"]]
 
     def over(power: int) -> list[dict[tuple[int, ...], mpmath.mpf]]:
-        """Return by state ``E[W^power R^i Z_0^j Z_1^k]``, Z the scores of each state's first token."""
+        """Return by state ``E[W^power R^i Z_0^j Z_1^k]``, Z the scores of each state's first
+        token.
+        """
         at = [{(0, 0, 0): mpmath.mpf(1)}, {}]
         for _ in range(tokens):
             new: list[dict[tuple[int, ...], mpmath.mpf]] = [{}, {}]
@@ -199,7 +205,8 @@ def _stepped(tables: dict[str, np.ndarray], tokens: int) -> tuple[list[mpmath.mp
                         for di in range(3 - i):
                             for dz in range(3 - j - k):
                                 key = (i + di, j + dz * (s == 0), k + dz * (s == 1))
-                                # Terms of exp(r x + z y), whose coefficients are the powers over factorials.
+                                # Terms of exp(r x + z y), whose coefficients are the powers over
+                                # factorials.
                                 term = r**di * z**dz / (mpmath.factorial(di) * mpmath.factorial(dz))
                                 new[a][key] = new[a].get(key, 0) + w * value * term
             at = new

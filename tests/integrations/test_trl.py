@@ -65,7 +65,10 @@ def grpo(folder: Path, steps: int = 3, model: str = "reference", **options):
 
 
 def twice(make, folder: Path, **options) -> tuple[Watch, list[dict]]:
-    """Train without and with the callback from one seed, and compare all but what it adds: weights, logs."""
+    """Train without and with the callback from one seed, and compare all but what it adds.
+
+    Weights, logs.
+    """
     found, watcher = [], None
     for name in ("alone", "watched"):
         trainer = make(folder / name, **options)

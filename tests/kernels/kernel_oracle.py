@@ -7,7 +7,10 @@ RESULTS = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
 
 
 def exact(policy, reference, tokens):
-    """The five results, float64; for logits that are finite or ``-inf``. Differentiable where none is infinite."""
+    """The five results, float64; for logits that are finite or ``-inf``.
+
+    Differentiable where none is infinite.
+    """
     z, y = policy.double(), reference.double()
     log_q, log_p = (
         z - torch.logsumexp(z, -1, keepdim=True),

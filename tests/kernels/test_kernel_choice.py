@@ -83,6 +83,9 @@ def test_triton_without_a_gpu(monkeypatch):
 
 
 def test_no_heavy_import_before_it_is_needed():
-    code = "import sys, klbench.kernels; print([name for name in ('numba', 'triton') if name in sys.modules])"
+    code = (
+        "import sys, klbench.kernels; print([name for name in ('numba', 'triton') if name in"
+        " sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

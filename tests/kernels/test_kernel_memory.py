@@ -37,7 +37,8 @@ for dtype, rows in ((torch.float32, 1024), (torch.bfloat16, 256), (torch.float16
     not Path("/proc/self/clear_refs").exists(), reason="the peak cannot be reset here"
 )
 def test_less_than_16_mib():
-    # glibc keeps a freed block of up to 32 MiB and gives it out again, so the peak would not show its next use.
+    # glibc keeps a freed block of up to 32 MiB and gives it out again, so the peak would not show
+    # its next use.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"}
     done = subprocess.run(
         [sys.executable, "-c", CODE], capture_output=True, text=True, env=environment

@@ -41,7 +41,10 @@ def test_against_forty_digits(kernel, device, noise):
 @pytest.mark.parametrize("shift", [0.0, 7.0, -1000.0])
 @pytest.mark.parametrize("noise", [3e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 3.0, 12.0])
 def test_divergences_keep_their_digits(kernel, device, noise, shift):
-    """From below 1e-8 to 50 nats, whatever the constant between the logits: absolute accuracy would leave nothing of these."""
+    """From below 1e-8 to 50 nats, whatever the constant between the logits.
+
+    Absolute accuracy would leave nothing of these.
+    """
     policy, reference, tokens = kernel_oracle.logits(
         2 if kernel == "triton" else 8, 6_000, noise, device=device
     )
@@ -146,7 +149,9 @@ def test_threads_give_the_same_bits():
 
 
 def test_logits_of_all_kinds(kernel, device):
-    """Scales and differences from tiny to thousands, steps in either, one large logit, or nothing in common."""
+    """Scales and differences from tiny to thousands, steps in either, one large logit, or
+    nothing in common.
+    """
     stream = torch.Generator().manual_seed(0)
 
     def power(low, high):

@@ -1,4 +1,7 @@
-"""Small language models to test with: the embedded set of the tiny recipe, and random ones without a tokenizer."""
+"""Small language models to test with.
+
+The embedded set of the tiny recipe, and random ones without a tokenizer.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +16,10 @@ VOCABULARY, END, PAD = 24, 3, 0
 
 @pytest.fixture(scope="session", autouse=True)
 def lm_cache(tmp_path_factory) -> Iterator[Path]:
-    """The embedded models of these tests: quickly made, kept apart from the user's, and nothing from any hub."""
+    """The embedded models of these tests.
+
+    Quickly made, kept apart from the user's, and nothing from any hub.
+    """
     folder = tmp_path_factory.mktemp("lm-cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KLBENCH_CACHE", str(folder))

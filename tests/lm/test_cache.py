@@ -80,9 +80,10 @@ def test_of_several_threads_one_builds_and_the_others_wait() -> None:
 
 def test_of_several_processes_one_builds_and_the_others_wait(root) -> None:
     code = (
-        "import os, time\nfrom klbench.lm import cache\n"
-        "def build(folder):\n    (folder / 'first').touch(); time.sleep(0.3); (folder / str(os.getpid())).touch()\n"
-        "print(sorted(p.name for p in cache.folder('kind', 'key', build).iterdir()))"
+        "import os, time\nfrom klbench.lm import cache\ndef build(folder):\n    (folder /"
+        " 'first').touch(); time.sleep(0.3); (folder /"
+        " str(os.getpid())).touch()\nprint(sorted(p.name for p in cache.folder('kind', 'key',"
+        " build).iterdir()))"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

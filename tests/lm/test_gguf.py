@@ -1,4 +1,6 @@
-"""Models in GGUF: a small one that is written here, what is wrong with a file, and SmolLM2 where it is installed."""
+"""Models in GGUF: a small one that is written here, what is wrong with a file, and SmolLM2 where
+it is installed.
+"""
 
 import importlib.util
 import json

@@ -24,7 +24,10 @@ ASK = [{"role": "user", "content": "What is the capital of France?"}]
 
 @pytest.fixture(scope="module", autouse=True)
 def _cache(tmp_path_factory):
-    """One conversion for all processes of the tests: that of the package's file takes twenty seconds."""
+    """One conversion for all processes of the tests.
+
+    That of the package's file takes twenty seconds.
+    """
     with pytest.MonkeyPatch.context() as patch:
         shared = tmp_path_factory.getbasetemp().parent / "real-cache"
         patch.setenv("KLBENCH_CACHE", str(shared))

@@ -1,4 +1,6 @@
-"""The sampling distribution against definitions written out, and the choice of a token against its probabilities."""
+"""The sampling distribution against definitions written out, and the choice of a token against
+its probabilities.
+"""
 
 import numpy as np
 import pytest

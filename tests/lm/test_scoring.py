@@ -1,4 +1,7 @@
-"""Batched scores against a softmax in float64, one sequence at a time; what counts; and memory that runs out."""
+"""Batched scores against a softmax in float64, one sequence at a time; what counts.
+
+And memory that runs out.
+"""
 
 import warnings
 from dataclasses import replace
@@ -79,7 +82,8 @@ def test_what_the_sampler_says_of_its_tokens_is_what_scoring_says(lms, prompts, 
     found = score(*lms, prompts, sampled.token, sampled.mask, sampling=SAMPLING)
     np.testing.assert_allclose(found.log_mu, sampled.log_mu, atol=1e-5)
     assert score(*lms, prompts, sampled.token, sampled.mask).log_mu is None
-    # The mistake that both are there to show: log-probabilities of one distribution for samples of the other.
+    # The mistake that both are there to show: log-probabilities of one distribution for samples of
+    # the other.
     assert (found.log_mu - found.log_q).sum() > 1.0
 
 
@@ -168,7 +172,8 @@ class Scarce(torch.nn.Module):
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError(
-        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8"
+        "[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried"
+        " to allocate 8"
     ),
     MemoryError(),
 ]

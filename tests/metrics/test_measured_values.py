@@ -1,4 +1,6 @@
-"""What the value study measures, against exact enumeration, and where means and spreads differ by nine orders."""
+"""What the value study measures, against exact enumeration, and where means and spreads differ
+by nine orders.
+"""
 
 import itertools
 import math

@@ -39,7 +39,10 @@ def test_equal_weights_give_the_usual_covariance_of_a_mean() -> None:
 
 
 def test_the_covariance_of_the_mean_is_right_for_panels_of_unequal_size() -> None:
-    """Panels of n samples have variance 1/n: over many repetitions the estimate averages to 1 / (all samples)."""
+    """Panels of n samples have variance 1/n.
+
+    Over many repetitions the estimate averages to 1 / (all samples).
+    """
     stream = np.random.default_rng(3)
     sizes = np.array([4.0, 100.0, 30.0, 30.0, 16.0])
     repeated = stream.normal(size=(4_000, 5, 1)) / np.sqrt(sizes)[:, None]
@@ -124,7 +127,10 @@ def test_an_infinite_entry_spoils_only_its_own_row_and_column() -> None:
     ],
 )
 def test_infinities_of_one_sign_have_a_mean(entries, mean) -> None:
-    """However they are shared out: in one piece, in two that are merged, and as terms of one panel."""
+    """However they are shared out.
+
+    In one piece, in two that are merged, and as terms of one panel.
+    """
     vectors, weights = np.array(entries)[:, None], np.ones(2)
     merged = Moments.of(vectors[:1], weights[:1]).merge(Moments.of(vectors[1:], weights[1:]))
     for moments in (Moments.of(vectors, weights), merged):

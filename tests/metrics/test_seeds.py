@@ -1,4 +1,7 @@
-"""Statistics over seeds: what diverged is in none, intervals of means, and of paired differences and shares."""
+"""Statistics over seeds.
+
+What diverged is in none, intervals of means, and of paired differences and shares.
+"""
 
 import itertools
 import math
@@ -38,7 +41,10 @@ def test_intervals() -> None:
 
 @pytest.mark.parametrize(("n", "draws"), [(2, 4000), (4, 4000), (7, 4000), (8, 700), (16, 700)])
 def test_intervals_cover_what_is_said_of_them(n: int, draws: int) -> None:
-    """Of the mean of normal values: 95 % by Student's t, and nearly so by the bootstrap of a raised level."""
+    """Of the mean of normal values.
+
+    95 % by Student's t, and nearly so by the bootstrap of a raised level.
+    """
     values = np.random.default_rng(n).normal(size=(draws, n))
     ends = np.array([interval(each) for each in values])
     covered = float(((ends[:, 0] <= 0.0) & (ends[:, 1] >= 0.0)).mean())
@@ -126,7 +132,9 @@ ALWAYS = 99
 
 
 def frame(stops: dict[tuple[str, int], int], seed: int = 0) -> tuple[SeedFrame, list[dict]]:
-    """Rows of two arms; a replica's status is other than ok after the step at which it was stopped."""
+    """Rows of two arms; a replica's status is other than ok after the step at which it was
+    stopped.
+    """
     stream = np.random.default_rng(seed)
     rows = [
         {
@@ -144,7 +152,10 @@ def frame(stops: dict[tuple[str, int], int], seed: int = 0) -> tuple[SeedFrame, 
 
 @pytest.mark.parametrize("stops", list(itertools.product((0, 5, ALWAYS), repeat=3)))
 def test_what_diverged_is_in_no_mean(stops) -> None:
-    """All ways in which three replicas of an arm can diverge, beside an arm that never does: by loops over the rows."""
+    """All ways in which three replicas of an arm can diverge, beside an arm that never does.
+
+    By loops over the rows.
+    """
     ends = {("a", k): stop for k, stop in enumerate(stops)} | {("b", k): ALWAYS for k in (2, 0, 1)}
     found, rows = frame(ends)
     last = found.part(found.every[found.every["step"] == STEPS[-1]])

@@ -38,7 +38,10 @@ def test_the_standard_error_is_the_spread_of_repetitions() -> None:
 
 @pytest.mark.parametrize("k", [0.5, 0.8])
 def test_it_is_the_upper_tail_that_counts(k) -> None:
-    """The ratio is bounded above and its inverse is heavy: a sign lost on the way would make this tail heavy."""
+    """The ratio is bounded above and its inverse is heavy.
+
+    A sign lost on the way would make this tail heavy.
+    """
     log_ratio = -pareto_log_ratio(k, 20_000, 0)
     khat, se = pareto_khat(log_ratio)
     assert khat < 0.0

@@ -1,4 +1,6 @@
-"""Which moments of the ratio exist, and how heavy its tail is, against what theory and the integrands say."""
+"""Which moments of the ratio exist, and how heavy its tail is, against what theory and the
+integrands say.
+"""
 
 import math
 
@@ -147,7 +149,10 @@ def test_a_weights_own_tail_counts() -> None:
     [(0.0, 1.0, 1.2), (0.7, 1.0, 0.8), (0.5, 2.0, 2.5), (0.5, 1.0, 1.5)],
 )
 def test_chi_squared_is_the_published_formula(shift, q_std, p_std) -> None:
-    """``1 + X = q_var/(p_std sqrt D) exp(shift^2/D)``, ``D = 2 q_var - p_var``; infinite where ``D <= 0``."""
+    """``1 + X = q_var/(p_std sqrt D) exp(shift^2/D)``, ``D = 2 q_var - p_var``.
+
+    Infinite where ``D <= 0``.
+    """
     d = 2 * q_std**2 - p_std**2
     expected = q_std**2 / (p_std * np.sqrt(d)) * math.exp(shift**2 / d) - 1 if d > 0 else math.inf
     truth = pairs.get("gaussian")(q={"std": q_std}, p={"mean": shift, "std": p_std}).truth("chi2")

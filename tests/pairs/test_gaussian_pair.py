@@ -54,7 +54,9 @@ def test_full_covariances_agree_with_torch(d, seed) -> None:
 
 @pytest.mark.parametrize("off_policy", [False, True])
 def test_samples_in_several_dimensions_have_the_right_divergences(off_policy) -> None:
-    """Every exact number against 200,000 samples of its own pair, and against samples of NumPy's."""
+    """Every exact number against 200,000 samples of its own pair, and against samples of
+    NumPy's.
+    """
     stream = np.random.default_rng(7)
     q, p, mu = random_normal(stream, 3), random_normal(stream, 3), (np.zeros(3), 1.3 * np.eye(3))
     pair = pair_of(q, p, mu if off_policy else None)
@@ -76,7 +78,10 @@ def test_samples_in_several_dimensions_have_the_right_divergences(off_policy) ->
 
 
 def test_the_variance_of_the_log_ratio_is_that_of_a_quadratic_form() -> None:
-    """``log r = c + b'z + z'Cz/2``, ``z ~ N(0, I)``: ``Var = |b|^2 + |C|^2/2``; the mean is ``-KL``."""
+    """``log r = c + b'z + z'Cz/2``, ``z ~ N(0, I)``: ``Var = |b|^2 + |C|^2/2``.
+
+    The mean is ``-KL``.
+    """
     q, p = (random_normal(np.random.default_rng(seed), 4) for seed in (3, 4))
     factor = np.linalg.cholesky(q[1])
     precision = np.linalg.inv(p[1])
@@ -248,7 +253,10 @@ def exact_gaussians(q, p) -> dict[str, mpmath.mpf]:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("orders", [1, 4, 8, 11, 13, 14])
 def test_ill_conditioned_covariances_keep_their_error_bounds(orders, seed) -> None:
-    """Eigenvalues over ``orders`` powers of ten, alike in both: the bound grows with the condition, and holds."""
+    """Eigenvalues over ``orders`` powers of ten, alike in both.
+
+    The bound grows with the condition, and holds.
+    """
     stream = np.random.default_rng([orders, seed])
     cov = rotated(10.0 ** np.linspace(-8.0, orders - 8.0, 10), stream)
     factor = np.linalg.cholesky(cov)
@@ -283,7 +291,10 @@ def test_where_no_digit_is_sure_the_variances_of_p_are_not_taken_for_those_of_q(
 
 
 def test_scales_that_differ_cost_no_digits() -> None:
-    """Standard deviations from 1e-6 to 1e6 in correlated coordinates: the condition that counts is that of the correlations."""
+    """Standard deviations from 1e-6 to 1e6 in correlated coordinates.
+
+    The condition that counts is that of the correlations.
+    """
     stream = np.random.default_rng(0)
     scales = 10.0 ** np.linspace(-6.0, 6.0, 5)
     q, p = (

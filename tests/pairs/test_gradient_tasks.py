@@ -106,7 +106,9 @@ def test_a_task_says_what_it_is(name) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_gradient_is_that_of_the_truth(name, target) -> None:
-    """By central differences of the pair's own truth, moved in a random direction, where it can be built again."""
+    """By central differences of the pair's own truth, moved in a random direction, where it can
+    be built again.
+    """
     task, pair = task_of(name), pair_of(name)
     if pair.kind == "categorical":
 
@@ -147,7 +149,10 @@ def test_the_gradient_is_that_of_the_truth(name, target) -> None:
 
 @pytest.mark.parametrize("name", ENUMERATED)
 def test_enumerated_scores_make_the_exact_gradients(name) -> None:
-    """Autograd through the sums over sequences, and the scores of every token: two ways that share the forward pass alone."""
+    """Autograd through the sums over sequences, and the scores of every token.
+
+    Two ways that share the forward pass alone.
+    """
     task = task_of(name)
     found = dict.fromkeys(
         ["kl_qp", "kl_pq", "tokens", "zero"], torch.zeros(task.parameters, dtype=torch.float64)
@@ -308,7 +313,10 @@ def test_rollouts_keep_their_promises(name) -> None:
 
 @pytest.mark.parametrize("name", DENSITIES)
 def test_densities_are_sampled_and_weighted_right(name) -> None:
-    """The mean of log q/p over samples of q is KL(q‖p); weights average to 1; kl is its closed form; scores are autograd's."""
+    """The mean of log q/p over samples of q is KL(q‖p); weights average to 1.
+
+    Kl is its closed form; scores are autograd's.
+    """
     pair, task = pair_of(name), task_of(name)
     assert task.atoms() is None
     samples = task.sample(np.random.default_rng(8), 100_000)
@@ -334,7 +342,9 @@ def test_densities_are_sampled_and_weighted_right(name) -> None:
 @pytest.mark.parametrize("name", ["gaussian", "exponential"])
 @pytest.mark.parametrize("power", [-1.0, 0.0, 0.5, 1.0, 2.0])
 def test_tilted_rules_are_quadratures(name, power) -> None:
-    """``E[r^a]``, ``E[r^a log r]``, ``E[r^a s]`` and ``E[r^a s s']`` against adaptive quadrature."""
+    """``E[r^a]``, ``E[r^a log r]``, ``E[r^a s]`` and ``E[r^a s s']`` against adaptive
+    quadrature.
+    """
     pair, task = pair_of(name), task_of(name)
     atoms = task.tilted(power)
     if not pair.finite_moment(power):
@@ -372,7 +382,9 @@ def task_log_density(task):
 
 @pytest.mark.parametrize("power", [-0.5, 0.0, 0.7])
 def test_tilted_rules_are_exact_to_degree_60(power) -> None:
-    """Against the moments of a standard normal and of a unit exponential, in standardized points."""
+    """Against the moments of a standard normal and of a unit exponential, in standardized
+    points.
+    """
     gaussian, exponential = (task_of(name).tilted(power) for name in ("gaussian", "exponential"))
     x, w = task_of("gaussian").rule(power)
     mean = float(w @ x[:, 0] / w.sum())

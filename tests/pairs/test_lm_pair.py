@@ -36,8 +36,8 @@ def pair(**options) -> LmPair:
 
 def test_a_pair_is_made_and_named_without_torch() -> None:
     code = (
-        "import sys; from klbench import pairs; p = pairs.get('lm')(); p.title, p.off_policy, p.truth('kl_qp'); "
-        "assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)"
+        "import sys; from klbench import pairs; p = pairs.get('lm')(); p.title, p.off_policy,"
+        " p.truth('kl_qp'); assert not {'torch', 'transformers', 'tokenizers'} & set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr == ""
     assert pair().title == "LM finetuned-far ‖ reference, 12 tokens"

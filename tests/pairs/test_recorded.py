@@ -129,7 +129,9 @@ def test_workers_change_nothing(files, kind) -> None:
 def drawn(
     mean: float, sd: float, n: int = 400, tokens: int = 12, between: float = 0.0
 ) -> list[dict]:
-    """Rows whose tokens' log p/q is normal with this mean and sd, and a part of it, ``between``, is a whole row's own."""
+    """Rows whose tokens' log p/q is normal with this mean and sd, and a part of it, ``between``,
+    is a whole row's own.
+    """
     stream, rows = np.random.default_rng(11), []
     for _ in range(n):
         size = int(stream.integers(2, tokens + 1))
@@ -145,7 +147,10 @@ def checked(path: Path, rows: list[dict], **options) -> dict:
 
 
 def test_the_check_of_the_ratio_is_that_of_the_jackknife(tmp_path) -> None:
-    """Leave out one rollout at a time: standard errors are clustered by rollout, whose tokens have something in common."""
+    """Leave out one rollout at a time.
+
+    Standard errors are clustered by rollout, whose tokens have something in common.
+    """
     rows = drawn(-0.02, 0.2, between=0.3)
     found = checked(tmp_path / "r.jsonl", rows)
     ratios = [np.exp(np.subtract(row["ref_logprobs"], row["logprobs"])) for row in rows]

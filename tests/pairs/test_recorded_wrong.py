@@ -74,7 +74,10 @@ ROWS = [
     ),
     (
         [{"logprobs": [-1.0], "reference": [-1.0]}],
-        "rollouts.jsonl: only logprobs holds log-probabilities, and two columns are compared; reference may be some: --map",
+        (
+            "rollouts.jsonl: only logprobs holds log-probabilities, and two columns are compared;"
+            " reference may be some: --map"
+        ),
     ),
     (
         [wrong(kl=[0.1, 0.1, 0.1]), GOOD],
@@ -323,7 +326,10 @@ PARQUET = [
     ({"logprobs": LISTS}, "only logprobs holds log-probabilities, and two columns are compared"),
     (
         {"logprobs": LISTS, "sampler_logprobs": LISTS},
-        "no column of the reference's log-probabilities; there are: logprobs, sampler_logprobs; klbench doctor ",
+        (
+            "no column of the reference's log-probabilities; there are: logprobs, sampler_logprobs;"
+            " klbench doctor "
+        ),
     ),
 ]
 

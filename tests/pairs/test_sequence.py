@@ -149,7 +149,8 @@ def test_a_pair_follows_from_its_fields(model) -> None:
     for change in ({"seed": 1}, {"kl": 0.31}, {"lag": 0.2}):
         other = SequencePair(model=model, **{"lag": 0.1, **SMALL, **change})
         assert not np.array_equal(other.parameters["mu"], first.parameters["mu"])
-    # How far the sampler is changes neither policy nor reference; how far the policy is does not change the reference.
+    # How far the sampler is changes neither policy nor reference; how far the policy is does not
+    # change the reference.
     on_policy, further = (
         SequencePair(model=model, **SMALL),
         SequencePair(model=model, **{**SMALL, "kl": 0.4}),

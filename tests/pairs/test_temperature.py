@@ -1,4 +1,7 @@
-"""The sampler's temperature, and that at which both sides are scored: three quantities that are not one."""
+"""The sampler's temperature, and that at which both sides are scored.
+
+Three quantities that are not one.
+"""
 
 from __future__ import annotations
 
@@ -130,7 +133,8 @@ def test_weights_repair_what_the_temperature_mixes() -> None:
 
 
 def test_streams_of_pairs_without_a_temperature_are_what_they_were() -> None:
-    # Recorded at 7610f5e: SequencePair(vocabulary=2, horizon=3, prompts=2, kl=0.4).completions(0, 0, 6).token
+    # Recorded at 7610f5e: SequencePair(vocabulary=2, horizon=3, prompts=2, kl=0.4).completions(0,
+    # 0, 6).token
     found = sequences().completions(0, 0, 6).token
     assert found is not None
     assert found.tolist() == RECORDED

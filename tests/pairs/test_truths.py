@@ -1,4 +1,6 @@
-"""Truths and exact moments of one-dimensional pairs against SciPy's own densities, its quadrature, torch and mpmath."""
+"""Truths and exact moments of one-dimensional pairs against SciPy's own densities, its
+quadrature, torch and mpmath.
+"""
 
 import math
 from collections.abc import Callable
@@ -141,7 +143,9 @@ def side(case: str, which: str):
 
 
 def integral(case: str, integrand: Callable[[np.ndarray], np.ndarray]) -> float:
-    """By SciPy's tanh-sinh rule, which klbench does not use, cut where the mass is and where the densities have kinks."""
+    """By SciPy's tanh-sinh rule, which klbench does not use, cut where the mass is and where the
+    densities have kinks.
+    """
     kind, *_, cuts = CASES[case]
     edges = np.array(
         [*((0.0, *cuts[1:]) if kind == "exponential" else (-math.inf, *cuts)), math.inf]
@@ -231,7 +235,10 @@ def test_exact_moments_agree_with_quadrature_of_terms(case, name) -> None:
 
 @pytest.mark.parametrize("case", NAMES)
 def test_samples_and_densities_are_those_of_the_distribution(case) -> None:
-    """Kolmogorov-Smirnov, at a fixed seed; the densities point by point. Gaussians draw no x: their ratios are compared."""
+    """Kolmogorov-Smirnov, at a fixed seed; the densities point by point.
+
+    Gaussians draw no x: their ratios are compared.
+    """
     pair, q, p, sampler = pair_of(case), *(side(case, which) for which in ("q", "p", "mu"))
     if CASES[case][0] == "gaussian":
         x = sampler.rvs(20_000, random_state=8)
@@ -387,7 +394,9 @@ def test_truths_from_the_moment_function_keep_their_error_bounds(
 def test_exact_moments_of_nearly_equal_gaussians_keep_within_their_bounds(
     dimension, condition, bent
 ) -> None:
-    """The KL, the mean of k1 and its variance ``tr((S_p^-1 S_q - 1)^2)/2 + d' S_p^-1 S_q S_p^-1 d``, at 80 digits."""
+    """The KL, the mean of k1 and its variance ``tr((S_p^-1 S_q - 1)^2)/2 + d' S_p^-1 S_q S_p^-1
+    d``, at 80 digits.
+    """
     stream = np.random.default_rng(dimension)
     axes, _ = np.linalg.qr(stream.normal(size=(dimension, dimension)))
     cov = (axes * 10.0 ** np.linspace(-condition / 2, condition / 2, dimension)) @ axes.T

@@ -21,7 +21,8 @@ from klbench.studies.staleness.columns import STALENESS
 NEAR, FAR, ONE = "sequences near", "sequences far", "one token"
 KL = {NEAR: 0.05, FAR: 2.0, ONE: 0.5}
 QP, PQ, DIFFERENCE = "KL(q‖p)", "KL(p‖q)", "KL(q‖p) - KL(p‖q)"
-# name: placement, (bias, sd, sd with the reward) near and far, what its mean is the gradient of, and of one token
+# name: placement, (bias, sd, sd with the reward) near and far, what its mean is the gradient of,
+# and of one token
 FORMS: dict[str, tuple[str, Sequence[tuple[float, float, float]], str, str]] = {
     "k1_loss": ("loss", ((1.0, 15.0, 16.0), (1.0, 2.3, 6.4)), "0", "0"),
     "k2_loss": ("loss", ((0.054, 3.8, 4.8), (0.335, 2.7, 5.3)), "none", QP),

@@ -1,4 +1,6 @@
-"""Small run folders with the tables of the value study, made from closed forms so that no sampling is needed."""
+"""Small run folders with the tables of the value study, made from closed forms so that no
+sampling is needed.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ SAMPLES = 100_000
 KL_QP = "KL(q‖p)"
 LABEL = "N(0, 1) ‖ <script>alert(1)</script> $\\frac$ 你"
 
-# Per-sample bias and standard deviation, relative to KL, of equal-variance Gaussians t = 2 KL apart.
+# Per-sample bias and standard deviation, relative to KL, of equal-variance Gaussians t = 2 KL
+# apart.
 FORMS: dict[str, Callable[[float], tuple[float, float]]] = {
     "k1": lambda t: (0.0, math.sqrt(t)),
     "k2": lambda t: (t * t / 8, math.sqrt(t * t / 2 + t**3 / 4)),
@@ -142,7 +145,9 @@ def described(names: Sequence[str]) -> pd.DataFrame:
 def tables(
     kls: Sequence[float] = (0.02, 0.5, 2.0), forms: Any = None, label: str = ""
 ) -> dict[str, pd.DataFrame]:
-    """A series of shifts and one pair with a third sampler, off which the unweighted k1 is biased."""
+    """A series of shifts and one pair with a third sampler, off which the unweighted k1 is
+    biased.
+    """
     forms = forms or FORMS
     rows = []
     for i, kl in enumerate(kls):

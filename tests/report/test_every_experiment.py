@@ -1,4 +1,7 @@
-"""The smallest run of every experiment: its tables are as declared, its page is whole, and no column can be renamed unseen."""
+"""The smallest run of every experiment.
+
+Its tables are as declared, its page is whole, and no column can be renamed unseen.
+"""
 
 import importlib.util
 import re

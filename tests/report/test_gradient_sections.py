@@ -1,4 +1,7 @@
-"""The pages on gradients: what they open with and show follows from the tables, whatever is odd, missing or few in them."""
+"""The pages on gradients.
+
+What they open with and show follows from the tables, whatever is odd, missing or few in them.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ MakeRun = Callable[..., Path]
 
 
 def judged(tables: dict[str, pd.DataFrame], **typed: str) -> dict[str, pd.DataFrame]:
-    """The tables of a gradient run with the verdicts on them; ``typed`` holds names that were asked for."""
+    """The tables of a gradient run with the verdicts on them.
+
+    ``typed`` holds names that were asked for.
+    """
     return tables | gradient_tables.judged(tables, typed)
 
 
@@ -70,7 +76,7 @@ def test_the_opening_counts_settings_and_says_what_to_set() -> None:
     assert "a trainer" in text
     assert "5.4 % → 34 %" in text
     assert lead.figure is not None
-    (panel, other) = lead.figure.panels
+    panel, other = lead.figure.panels
     assert "<b>kl</b> & others 100 %; mse 34 %; in_reward 0" in panel.alt
     assert "k1 100 %" in other.alt
     assert "&lt;b&gt;kl&lt;/b&gt;" in panel.svg
@@ -315,8 +321,8 @@ def test_who_wins_is_said_of_one_kl() -> None:
     lead = same_kl_section.lead(shape_table(*CASES))
     text = opening(lead)
     assert (
-        "at one KL of 0.1, k1 is less noisy on “hole” (1.0 against 8.0 nats) and k3 on “tilt” (0.50 against 1.0)"
-        in text
+        "at one KL of 0.1, k1 is less noisy on “hole” (1.0 against 8.0 nats) and k3 on “tilt” (0.50"
+        " against 1.0)" in text
     )
     assert "3 of 3 pairs" in text
     assert "k3_loss is off by 10 % (tilt, KL 0.1) to 14 × (hole, KL 0.1)" in text

@@ -1,4 +1,7 @@
-"""Every published run, rendered again, gives the committed page and figures: the net under each change of the report."""
+"""Every published run, rendered again, gives the committed page and figures.
+
+The net under each change of the report.
+"""
 
 import re
 import shutil

@@ -63,8 +63,9 @@ def test_on_paper_nothing_is_folded_and_no_number_is_broken(browser: Any, render
     page.goto((rendered / "index.html").as_uri())
     page.emulate_media(media="print")
     assert page.evaluate(
-        "[...document.querySelectorAll('details')].every(each => each.lastElementChild.checkVisibility()"
-        " && each.lastElementChild.getBoundingClientRect().height > 0)"
+        "[...document.querySelectorAll('details')].every(each =>"
+        " each.lastElementChild.checkVisibility() &&"
+        " each.lastElementChild.getBoundingClientRect().height > 0)"
     )
     widths = (
         "[...document.querySelectorAll('table')].map(each => each.getBoundingClientRect().width)"

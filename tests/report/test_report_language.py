@@ -1,4 +1,7 @@
-"""The pages of training on language models: what keeps a policy near, where losses lead, and what is missing or failed."""
+"""The pages of training on language models.
+
+What keeps a policy near, where losses lead, and what is missing or failed.
+"""
 
 import math
 
@@ -13,7 +16,10 @@ HELD = {"k3_loss": (2.0, "holds"), "k1_loss": (90.0, "does not hold"), "none": (
 
 
 def ppo(outcomes=HELD, status="ok", **others):
-    """Tables of combinations with their KL and outcome, after an untrained policy; two reports of two seeds each."""
+    """Tables of combinations with their KL and outcome, after an untrained policy.
+
+    Two reports of two seeds each.
+    """
     names, kl = ["untrained", *outcomes], [0.0, *(each[0] for each in outcomes.values())]
     rows = {
         "combination": [name for name in outcomes for _ in range(4)],

@@ -141,7 +141,10 @@ def test_what_is_recommended_is_what_the_verdicts_say() -> None:
         (
             [3.0, 3.0],
             [0.5, 4.0],
-            "up to 4 times fewer completions than k1, but 2 times as many on the pair where it is worst.",
+            (
+                "up to 4 times fewer completions than k1, but 2 times as many on the pair where it"
+                " is worst."
+            ),
         ),
     ):
         found["verdicts"] = found["verdicts"].assign(exact_saving=exact, k3_saving=k3)
@@ -238,7 +241,10 @@ RECOMMENDS = (
 
 
 def test_nothing_is_recommended_on_data_that_fail_their_own_check(tmp_path: Path) -> None:
-    """k1 is 1.92 here and k3 0.16: they disagree by many standard errors, so that k3 has no support."""
+    """k1 is 1.92 here and k3 0.16.
+
+    They disagree by many standard errors, so that k3 has no support.
+    """
     for kl in (None, 0.16):
         found = recorded(tmp_path / "r.jsonl", lambda stream, n: stream.normal(-0.16, 0.05, n), kl)
         said = opening(found)
@@ -283,7 +289,8 @@ def test_recorded_rollouts_lead_with_every_way_of_logging(tmp_path: Path) -> Non
         "mean over all tokens (masked mean)",
         "mean over each completion, then over completions",
     ]
-    # Every completion has 12 tokens here, so that both means over tokens are one number, a 12th of the sum.
+    # Every completion has 12 tokens here, so that both means over tokens are one number, a 12th of
+    # the sum.
     sums = found["values"].query("estimator == 'k3' and level == 'token'").set_index("per")["mean"]
     means = found["token_means"].set_index("estimator")["mean"]
     assert means["k3"] == pytest.approx(sums["token"]) == pytest.approx(sums["sequence"] / 12)
@@ -420,7 +427,9 @@ def test_a_run_without_completions_says_so() -> None:
 
 
 def test_earlier_runs_get_their_verdicts_as_they_are_read() -> None:
-    """Without what is measured today, the difference of k1 and k3 has the error of the mean of p/q over tokens."""
+    """Without what is measured today, the difference of k1 and k3 has the error of the mean of
+    p/q over tokens.
+    """
     now = tables("plain")
     earlier = {
         name: table

@@ -1,4 +1,7 @@
-"""The page as a whole: what it holds, that it is escaped, self-contained, small and the same each time."""
+"""The page as a whole.
+
+What it holds, that it is escaped, self-contained, small and the same each time.
+"""
 
 from __future__ import annotations
 

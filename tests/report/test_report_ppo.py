@@ -1,4 +1,7 @@
-"""The part on training: numbers of the opening, figures and tables, and verdicts that follow from the tables."""
+"""The part on training.
+
+Numbers of the opening, figures and tables, and verdicts that follow from the tables.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,8 @@ def test_the_page_opens_with_the_least_regret(tables: Tables) -> None:
     text = said(tables)
     assert "PPO" in section.lead(tables).question
     assert (
-        "k1_reward leaves the least regret, 0.025 (0.020 to 0.033) of 0.31 before training; all 11 others"
-        in text
+        "k1_reward leaves the least regret, 0.025 (0.020 to 0.033) of 0.31 before training; all 11"
+        " others" in text
     )
     assert "β = 0.2, 200 updates, 8 seeds" in text
     assert "full_loss, k2_loss and k3_ratio_loss" in text
@@ -80,13 +83,16 @@ def test_other_numbers_another_verdict(tables: Tables) -> None:
         outcome="ahead of k1_reward",
     )
     assert (
-        "k2_loss leaves the least regret, 0.010 (0 to 0.020) of 0.31 before training (ahead of k1_reward)."
-        in said(tables)
+        "k2_loss leaves the least regret, 0.010 (0 to 0.020) of 0.31 before training (ahead of"
+        " k1_reward)." in said(tables)
     )
 
 
 def test_of_one_quantity_one_number(tables: Tables) -> None:
-    """The table of fixed points is over fewer seeds: it shows how far training came, and no second regret."""
+    """The table of fixed points is over fewer seeds.
+
+    It shows how far training came, and no second regret.
+    """
     shown = next(
         block
         for block in section.build(tables)
@@ -240,7 +246,10 @@ def test_the_whole_interval_decides_against_no_training(
 
 
 def test_an_earlier_run_gets_differences_and_verdicts(tables: Tables) -> None:
-    """Version 0 lacked the paired differences from the start; they follow from the training table."""
+    """Version 0 lacked the paired differences from the start.
+
+    They follow from the training table.
+    """
     new = [
         "start_difference",
         "start_difference_low",
@@ -248,8 +257,8 @@ def test_an_earlier_run_gets_differences_and_verdicts(tables: Tables) -> None:
         "start_difference_seeds",
     ]
     earlier = tables | {
-        "final": tables["final"].assign(
-            **dict.fromkeys(new, math.nan), leads=False, start_outcome=""
+        "final": (
+            tables["final"].assign(**dict.fromkeys(new, math.nan), leads=False, start_outcome="")
         )
     }
     found = verdicts.complete(earlier)["final"]

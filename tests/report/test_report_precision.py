@@ -1,4 +1,7 @@
-"""The page on rounding: sentences that follow from the table, errors that leave the scale, both signs as one."""
+"""The page on rounding.
+
+Sentences that follow from the table, errors that leave the scale, both signs as one.
+"""
 
 import html
 import math

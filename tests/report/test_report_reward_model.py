@@ -1,4 +1,7 @@
-"""The part on learned rewards: numbers of the opening, figures and tables, which follow from the tables."""
+"""The part on learned rewards.
+
+Numbers of the opening, figures and tables, which follow from the tables.
+"""
 
 from __future__ import annotations
 
@@ -41,13 +44,13 @@ def warnings(tables: Tables) -> str:
 def test_the_page_opens_with_what_is_lost(tables: Tables) -> None:
     text = said(tables)
     assert (
-        "64 pairs gains 0.30 of true reward up to KL 3.5, and loses 0.13 (0.019 to 0.58) of it by KL 7.0"
-        in text
+        "64 pairs gains 0.30 of true reward up to KL 3.5, and loses 0.13 (0.019 to 0.58) of it by"
+        " KL 7.0" in text
     )
     assert "its own score says 0.62" in text
     assert (
-        "One of 32,768 pairs gains 0.81 and loses 0.0081 (0.00036 to 0.020); the true reward itself gains 0.90."
-        in text
+        "One of 32,768 pairs gains 0.81 and loses 0.0081 (0.00036 to 0.020); the true reward itself"
+        " gains 0.90." in text
     )
     assert "8 seeds" in text
     assert "2 of 8 models of 64 pairs" in text

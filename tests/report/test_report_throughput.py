@@ -45,7 +45,8 @@ def opening(table: pd.DataFrame) -> str:
 def test_fastest_slowest_dtype_and_backward() -> None:
     text = opening(timings())
     assert text.startswith(
-        "On NumPy in float64, k1 is the fastest with 2,000 million terms a second and slow the slowest, 200 times"
+        "On NumPy in float64, k1 is the fastest with 2,000 million terms a second and slow the"
+        " slowest, 200 times"
     )
     assert "On torch, float32 is 0.50 times as fast as float64." in text
     assert "take 3.0 times as long as forward alone" in text

@@ -1,4 +1,7 @@
-"""The ranking and the verdicts follow from the tables, and the page says them: other numbers, other sentences."""
+"""The ranking and the verdicts follow from the tables, and the page says them.
+
+Other numbers, other sentences.
+"""
 
 from __future__ import annotations
 
@@ -148,9 +151,10 @@ def test_rows_that_cannot_be_trusted_win_nothing() -> None:
 
 
 def test_what_cannot_be_trusted_is_counted() -> None:
-    assert warnings(tables()) == (
-        "6 of 42 results are not to be trusted: heavy tail (6). They are drawn hollow, and ranked only where their exact error "
-        "is known."
+    assert (
+        warnings(tables())
+        == "6 of 42 results are not to be trusted: heavy tail (6). They are drawn hollow, and"
+        " ranked only where their exact error is known."
     )
 
 
@@ -239,7 +243,10 @@ def test_noise_that_the_samples_missed_judges_no_estimator_of_unknown_noise() ->
 
 
 def test_a_known_exact_error_ranks_whatever_the_tail() -> None:
-    """N(0, 1) against N(0, 1.25^2): k_lambda's exact std is 0.1262 and k1's 0.2546, and the ratio has no third moment."""
+    """N(0, 1) against N(0, 1.25^2).
+
+    k_lambda's exact std is 0.1262 and k1's 0.2546, and the ratio has no third moment.
+    """
     pair = pairs.get("gaussian")(q={"std": 1.0}, p={"std": 1.25})
     content = measured(pair, "k1", "k3", "k_lambda", "k_fitted", samples=200_000, batches=(1, 1024))
     assert set(content["values"]["status"]) == {

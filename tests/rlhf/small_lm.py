@@ -1,4 +1,6 @@
-"""A language model of a few tokens and random weights, and what it says, one completion at a time."""
+"""A language model of a few tokens and random weights, and what it says, one completion at a
+time.
+"""
 
 import numpy as np
 import torch

@@ -1,4 +1,7 @@
-"""Objectives of distillation: values against mpmath, gradients and noise against a list of all sequences."""
+"""Objectives of distillation.
+
+Values against mpmath, gradients and noise against a list of all sequences.
+"""
 
 from __future__ import annotations
 
@@ -227,7 +230,9 @@ def _pair(k: int) -> States:
 
 @pytest.mark.parametrize("way", ["", ":kl_pq"])
 def test_the_sampled_tail_is_off_by_the_gradient_of_the_mass(way: str) -> None:
-    """What is detached there leaves the slope of the student's mass on the support (of KL(p‖q): off it), and nothing else."""
+    """What is detached there leaves the slope of the student's mass on the support (of KL(p‖q):
+    off it), and nothing else.
+    """
     for seed in range(3):
         states = _pair(seed)
         q = states.log_q.exp()

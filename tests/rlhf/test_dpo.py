@@ -1,4 +1,6 @@
-"""DPO on the testbed against its exact population optimum, scipy's minimiser, and pairs counted one by one."""
+"""DPO on the testbed against its exact population optimum, scipy's minimiser, and pairs counted
+one by one.
+"""
 
 import math
 

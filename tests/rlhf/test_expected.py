@@ -1,4 +1,6 @@
-"""Exact expected gradients against the gradients study, fixed points against them, and training without noise."""
+"""Exact expected gradients against the gradients study, fixed points against them, and training
+without noise.
+"""
 
 import dataclasses
 import math

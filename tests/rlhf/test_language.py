@@ -149,7 +149,10 @@ def test_the_mean_gradient_is_the_enumerated_one(name) -> None:
 
 
 def test_the_expected_gradients_are_those_of_the_divergences() -> None:
-    """What the enumeration above is worth: k1 in the reward follows KL(q‖p), k3 of the sequence in the loss KL(p‖q)."""
+    """What the enumeration above is worth.
+
+    k1 in the reward follows KL(q‖p), k3 of the sequence in the loss KL(p‖q).
+    """
     policy, reference = world().policy, model(2)
     every = list(completions(2))
     log_q = torch.stack([by_hand("none", policy, reference, (1, 2), each)[0] for each in every])

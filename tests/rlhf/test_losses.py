@@ -96,7 +96,8 @@ def test_zieglers_controller(kl, factor) -> None:
 
 
 def test_the_gain_of_a_horizon_and_what_is_no_target() -> None:
-    # 64 sequences an update and a horizon of 10,000: 156 updates at the limit of 0.2 are about exp(0.2).
+    # 64 sequences an update and a horizon of 10,000: 156 updates at the limit of 0.2 are about
+    # exp(0.2).
     gain = losses.controller_gain(64, 10_000)
     assert gain == 0.0064
     beta = t(0.2)
@@ -247,7 +248,9 @@ def test_the_clipped_loss_with_k3_in_it_is_trls(theirs, ours) -> None:
 @pytest.mark.parametrize("baseline", ["batch_mean", "leave_one_out"])
 @pytest.mark.parametrize("value", [0.1, 1 / 3, -0.7])
 def test_equal_returns_have_no_advantage_to_the_bit(baseline, value) -> None:
-    """0.1 three times has the mean 0.10000000000000002 in float64, and 1e-17 over a spread of 0 would be a step of Adam's."""
+    """0.1 three times has the mean 0.10000000000000002 in float64, and 1e-17 over a spread of 0
+    would be a step of Adam's.
+    """
     returns = torch.full((6, 1), value, dtype=F64)
     advantage = centred(returns, 6, baseline)
     assert torch.equal(advantage, torch.zeros_like(returns))

@@ -1,4 +1,7 @@
-"""IPO, hinge, chiPO, KTO and length-normalised losses: by hand, and against the least loss that SciPy finds."""
+"""IPO, hinge, chiPO, KTO and length-normalised losses.
+
+By hand, and against the least loss that SciPy finds.
+"""
 
 import math
 
@@ -106,7 +109,8 @@ def test_the_least_hinge_loss_is_that_of_the_linear_program(bed) -> None:
     label, p = implied.preferred(bed, SCALE, wrong), bed.leaf_log_p.exp()
     i, j = (~np.eye(n, dtype=bool)).nonzero()
     pairs = np.arange(len(i))
-    # Least sum of w x (and each pair comes in both orders), x >= 1 - (r_i - r_j) and x >= 0, for every pair in both orders.
+    # Least sum of w x (and each pair comes in both orders), x >= 1 - (r_i - r_j) and x >= 0, for
+    # every pair in both orders.
     rows = np.zeros((len(i), n + len(i)))
     rows[pairs, i], rows[pairs, j], rows[pairs, n + pairs] = -1.0, 1.0, -1.0
     bounds = [(None, None)] * n + [(0, None)] * len(i)

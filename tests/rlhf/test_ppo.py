@@ -207,7 +207,8 @@ def test_the_controller_sees_sums_over_sequences_or_means_over_tokens(bed, per, 
 
 
 def test_generalised_advantages_by_hand(bed) -> None:
-    # One sequence of two tokens and one of one: reward 1 and -2, k1 terms u in the reward, beta 0.5, trace 0.9.
+    # One sequence of two tokens and one of one: reward 1 and -2, k1 terms u in the reward, beta
+    # 0.5, trace 0.9.
     from klbench.rlhf.ppo import PpoBatch, _advantages
 
     def stacked(rows):
@@ -222,7 +223,8 @@ def test_generalised_advantages_by_hand(bed) -> None:
     beta = torch.tensor([[0.5]], dtype=torch.float64)
     recipe = Recipe(critic=True, trace=0.9, group=2)
     for name, rewards in (
-        # The whole penalty stands in each token's return: it is paid once, at the end, less what is left to pay.
+        # The whole penalty stands in each token's return: it is paid once, at the end, less what is
+        # left to pay.
         ("k1_reward", ([0.0, 1.0 + 0.5 * 0.4], [-2.0 - 0.5 * 0.4])),
         ("k1_reward_to_go", ([-0.5 * 0.2, 1.0 + 0.5 * 0.6], [-2.0 - 0.5 * 0.4])),
     ):
@@ -344,7 +346,8 @@ def test_a_replica_that_fails_is_stopped_and_the_others_go_on(bed) -> None:
 
 
 def test_overflow_of_its_own_making_is_named(bed) -> None:
-    # Without a clamp exp(log p - log q) overflows where the policy has lost what the reference holds.
+    # Without a clamp exp(log p - log q) overflows where the policy has lost what the reference
+    # holds.
     arms = [arm("k3_sequence_loss", BETA), arm("k1_reward", BETA)]
     replicas = world(bed, arms, SHORT)
     sample = replicas.sample
@@ -364,7 +367,10 @@ def test_overflow_of_its_own_making_is_named(bed) -> None:
 
 
 def test_each_vector_of_a_stack_goes_by_adam_for_itself() -> None:
-    """By algorithm 1 of Kingma and Ba 2015 for one vector at a time, clipped, at a falling rate; one is stopped half-way."""
+    """By algorithm 1 of Kingma and Ba 2015 for one vector at a time, clipped, at a falling rate.
+
+    One is stopped half-way.
+    """
     stream = np.random.default_rng(0)
     start, target = stream.normal(size=(2, 2, 3, 5))
     theta = torch.from_numpy(start.copy()).requires_grad_()
@@ -399,7 +405,10 @@ def test_nobody_else_changes_a_replicas_bits(bed, model) -> None:
 
 
 def test_the_standard_error_of_the_estimate_is_that_of_its_error() -> None:
-    """Prompts of whose policies some have left the reference and some have not: (estimate - exact) / se has an sd of 1."""
+    """Prompts of whose policies some have left the reference and some have not.
+
+    (estimate - exact) / se has an sd of 1.
+    """
     bed = testbed.Testbed(
         "table", vocabulary=2, horizon=2, prompts=6, width=2, seed=5, seeds=tuple(range(300))
     )

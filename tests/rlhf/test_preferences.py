@@ -1,4 +1,6 @@
-"""Losses of ranked pairs against cases worked by hand, mpmath, finite differences, and TRL's where it is installed."""
+"""Losses of ranked pairs against cases worked by hand, mpmath, finite differences, and TRL's
+where it is installed.
+"""
 
 import math
 from unittest.mock import MagicMock
@@ -12,7 +14,8 @@ from klbench.rlhf.preferences import bradley_terry_loss, dpo_loss, implicit_rewa
 
 F64 = torch.float64
 
-# phi'(t) of the divergences E_ref[phi(t)], t = pi/ref = exp(u), as the literature writes them, each 0 at t = 1.
+# phi'(t) of the divergences E_ref[phi(t)], t = pi/ref = exp(u), as the literature writes them, each
+# 0 at t = 1.
 SLOPES = {
     "kl_qp": lambda t: mpmath.log(t),
     "kl_pq": lambda t: 1 - 1 / t,
@@ -108,7 +111,10 @@ def test_gradients_against_finite_differences(name, smoothing) -> None:
 @pytest.mark.parametrize("name", SLOPES)
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 def test_extreme_log_ratios_leave_nothing_undefined(name, dtype) -> None:
-    """Also where both are far out, and the wrong way round: in float32 the difference of two infinities would be NaN."""
+    """Also where both are far out, and the wrong way round.
+
+    In float32 the difference of two infinities would be NaN.
+    """
     far = [
         (200.0, -200.0),
         (-200.0, 200.0),

@@ -73,7 +73,10 @@ def test_every_pair_stands_once_in_a_pass_and_passes_differ() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 5, 7])
 def test_a_policy_that_is_its_reference_ranks_nothing(batch) -> None:
-    """In float32 the log-probability of a completion depends on what it is padded to; that of the reference is no other's."""
+    """In float32 the log-probability of a completion depends on what it is padded to.
+
+    That of the reference is no other's.
+    """
     setting = Setting(2, 2, 4, rate=0.02, clip=None, steps=None, batch=3)
     start = model(1, torch.float32)
     world = Language(start, start, PROMPTS, judge, setting, (0, "test"))
@@ -107,7 +110,8 @@ def test_labels_follow_bradley_and_terry() -> None:
         judge(None, each.token, each.mask) for each in (preferences.chosen, preferences.rejected)
     )
     margin = better - worse
-    # E[label | both rewards] = sigma(scale |m|): the share of pairs labelled as their rewards rank them.
+    # E[label | both rewards] = sigma(scale |m|): the share of pairs labelled as their rewards rank
+    # them.
     apart = margin[margin != 0]
     chance = 1 / (1 + np.exp(-scale * np.abs(apart)))
     error = math.sqrt((chance * (1 - chance)).sum()) / len(apart)

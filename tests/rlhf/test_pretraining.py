@@ -57,13 +57,15 @@ def test_the_pretraining_term_by_enumeration_and_finite_differences(bed) -> None
 
 
 def test_the_pretraining_term_is_the_gradient_of_the_other_kl(bed) -> None:
-    # gamma E_ref[log q] = -gamma KL(ref‖q) + constant, whose gradient is that of k3 in the loss, of whole sequences.
+    # gamma E_ref[log q] = -gamma KL(ref‖q) + constant, whose gradient is that of k3 in the loss, of
+    # whole sequences.
     theta = (bed.reference + 0.3 * torch.sin(torch.arange(bed.reference.shape[-1])))[None]
     beta = torch.tensor([0.7], dtype=torch.float64)
     _, penalty = expected.gradients(bed, [arm("k3_sequence_loss", 0.7)], theta, beta, 8)
     _, term = expected.gradients(bed, [arm("none", 0.7)], theta, beta, 8, pretraining_weight=0.7)
     assert torch.allclose(penalty, term, atol=1e-13)
-    # And it is what the loop adds to its first step: the second arm's loss has it, on exact expectations.
+    # And it is what the loop adds to its first step: the second arm's loss has it, on exact
+    # expectations.
     recipe = dataclasses.replace(SHORT, updates=1, epochs=1)
     found = []
     for weight in (0.0, 0.7):

@@ -1,4 +1,6 @@
-"""A reward model made of a language model, against what transformers makes of the same parameters."""
+"""A reward model made of a language model, against what transformers makes of the same
+parameters.
+"""
 
 import math
 from itertools import islice

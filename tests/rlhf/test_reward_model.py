@@ -42,7 +42,8 @@ def test_the_loss_and_the_accuracy_by_hand() -> None:
 
 
 def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
-    # A table is linear: one indicator for each token after each prefix. Enough pairs that no direction is separable.
+    # A table is linear: one indicator for each token after each prefix. Enough pairs that no
+    # direction is separable.
     world, preferences = models(small, (3000,), 3000)
     *_, last = reward_model.train(world, steps=3000, every=1000)
     paths, leaves = small.tree.paths, small.tree.leaves
@@ -71,7 +72,8 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
             options={"maxiter": 2000, "ftol": 1e-14},
         )
         assert float(last.loss[0, k]) == pytest.approx(best.fun, abs=1e-5)
-        # Where two sequences are hardly ever compared, scores may run far and change nothing: probabilities of pairs are alike.
+        # Where two sequences are hardly ever compared, scores may run far and change nothing:
+        # probabilities of pairs are alike.
         mine, theirs = world.scores(world.theta.detach())[0, k].flatten().numpy(), features @ best.x
         margins = (
             each[preferences.chosen[k].numpy()] - each[preferences.rejected[k].numpy()]
@@ -92,9 +94,11 @@ def test_a_table_finds_the_optimum_of_a_logistic_regression(small) -> None:
 
 @pytest.mark.parametrize(("vocabulary", "n"), [(2, 20), (4, 20), (4, 64)])
 def test_what_no_pair_sets_apart_has_the_same_score(vocabulary, n) -> None:
-    """From few pairs a table has many scores that are equal in exact arithmetic, and gaps far above rounding between others.
+    """From few pairs a table has many scores that are equal in exact arithmetic, and gaps far above
+    rounding between others.
 
-    Best of n, by hand from scores that count as equal within 1e-9: of 1,024 answers it hangs on which of the best ones tie.
+    Best of n, by hand from scores that count as equal within 1e-9: of 1,024 answers it hangs on
+    which of the best ones tie.
     """
     bed = testbed.Testbed(
         "gru", vocabulary=vocabulary, horizon=3, prompts=2, width=4, seed=0, seeds=tuple(range(8))
@@ -193,7 +197,10 @@ def test_one_that_fails_is_stopped_and_the_others_go_on(small) -> None:
 
 
 def drawn_best(p, score, n):
-    """Distribution of the best of ``n`` by trying all ``len(p)**n`` draws; the first of those that tie."""
+    """Distribution of the best of ``n`` by trying all ``len(p)**n`` draws.
+
+    The first of those that tie.
+    """
     result = np.zeros(len(p))
     for draw in itertools.product(range(len(p)), repeat=n):
         winner = max(draw, key=lambda x: (score[x], -draw.index(x)))

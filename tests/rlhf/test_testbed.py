@@ -24,7 +24,10 @@ def sequences(bed: testbed.Testbed):
 
 
 def by_hand(bed: testbed.Testbed, log_probs, prompt):
-    """Log-probability of every sequence, walking down the tree; ``log_probs`` is ``(nodes, tokens)``."""
+    """Log-probability of every sequence, walking down the tree.
+
+    ``log_probs`` is ``(nodes, tokens)``.
+    """
     found = {}
     for sequence in sequences(bed):
         total, node = 0.0, 0
@@ -122,7 +125,10 @@ def test_rewards_are_bounded_structured_and_a_seeds_own(bed) -> None:
 
 
 def test_sequences_with_the_same_tokens_and_neighbours_have_the_same_reward() -> None:
-    """``aaba`` and ``abaa`` have the same terms in another order: in exact arithmetic, and so to the bit, the same sum."""
+    """``aaba`` and ``abaa`` have the same terms in another order.
+
+    In exact arithmetic, and so to the bit, the same sum.
+    """
     bed = testbed.Testbed("gru", vocabulary=3, horizon=5, prompts=1, width=4, seed=0, seeds=(0, 1))
     neighbours = (
         [f"{a}{b}" for a, b in itertools.pairwise(sequence)] for sequence in sequences(bed)

@@ -1,4 +1,7 @@
-"""The loop's losses as TRL, verl and OpenRLHF have them: by their own functions where installed, and written out from them."""
+"""The loop's losses as TRL, verl and OpenRLHF have them.
+
+By their own functions where installed, and written out from them.
+"""
 
 import inspect
 import math
@@ -43,7 +46,10 @@ def data() -> SimpleNamespace:
 
 
 class Fixed:
-    """Samples and scores once as the old policy and critic, then as the new ones; keeps the losses it is given."""
+    """Samples and scores once as the old policy and critic, then as the new ones.
+
+    Keeps the losses it is given.
+    """
 
     def __init__(self, data: SimpleNamespace) -> None:
         self.data, self.losses = data, []
@@ -103,7 +109,9 @@ def same(found, expected, tolerance=1e-7) -> None:
 
 
 def written_gae(rewards, values, mask, gamma=1.0, trace=1.0):
-    """With a trace and a discount of 1 the advantage is the sum of the rewards to come, less the value."""
+    """With a trace and a discount of 1 the advantage is the sum of the rewards to come, less the
+    value.
+    """
     assert (gamma, trace) == (1.0, 1.0)
     rewards = torch.where(mask.bool(), rewards, 0.0)
     returns = torch.stack([rewards[:, t:].sum(-1) for t in range(T)], dim=-1)

@@ -17,7 +17,10 @@ FOUND = {"tokens": "token ids", "mask": "mask"}
 
 
 def rollouts(n: int = 40, seed: int = 3) -> list[dict]:
-    """Rollouts of 1 to 8 tokens: of prompt ids, response ids, and log-probabilities of four policies."""
+    """Rollouts of 1 to 8 tokens.
+
+    Of prompt ids, response ids, and log-probabilities of four policies.
+    """
     stream, rows = np.random.default_rng(seed), []
     for i in range(n):
         size = int(stream.integers(1, 9))
@@ -214,7 +217,10 @@ def whole(row: dict, values: list[float], before: float = 0.0) -> list[float]:
 
 
 def nemo_rl(folder: Path, rows: list[dict]) -> Path:
-    """NeMo-RL's ``Logger.log_batched_dict_as_jsonl``: batches of one, prompts and responses padded to one length."""
+    """NeMo-RL's ``Logger.log_batched_dict_as_jsonl``.
+
+    Batches of one, prompts and responses padded to one length.
+    """
     longest = max(len(row["prompt"]) + len(row["policy"]) for row in rows)
 
     def filled(row: dict, values: list, filler: float = 0.0) -> list[list]:
@@ -239,7 +245,10 @@ def nemo_rl(folder: Path, rows: list[dict]) -> Path:
 
 
 def prime_rl(folder: Path, rows: list[dict]) -> Path:
-    """prime-rl's ``TokenExporter``: ``token_exports/step_N/rank_R.jsonl``, prompts and responses, null where not finite."""
+    """prime-rl's ``TokenExporter``.
+
+    ``token_exports/step_N/rank_R.jsonl``, prompts and responses, null where not finite.
+    """
     (folder / "token_exports" / "step_7").mkdir(parents=True, exist_ok=True)
     made = [
         {
@@ -266,7 +275,10 @@ def prime_rl(folder: Path, rows: list[dict]) -> Path:
 
 
 def verifiers(folder: Path, rows: list[dict]) -> Path:
-    """An episode a line with traces of nodes, as prime-rl's ``FileMonitor`` writes; only sampled tokens have numbers."""
+    """An episode a line with traces of nodes, as prime-rl's ``FileMonitor`` writes.
+
+    Only sampled tokens have numbers.
+    """
     nodes = [
         {
             "message": {"role": "assistant"},
@@ -287,7 +299,10 @@ def verifiers(folder: Path, rows: list[dict]) -> Path:
 
 
 def slime(folder: Path, rows: list[dict]) -> Path:
-    """slime's ``save_debug_train_data``: rows of tensors under ``samples``; only ids are of the prompt too."""
+    """slime's ``save_debug_train_data``: rows of tensors under ``samples``.
+
+    Only ids are of the prompt too.
+    """
     samples = [
         {
             "data_parallel_rank": 0,
@@ -315,7 +330,9 @@ def entries(values: list[float], tokens: list[int], made) -> list:
 
 
 def openai_chat(folder: Path, rows: list[dict]) -> Path:
-    """Responses of OpenAI's interface, two choices each, and the trainer's log-probabilities beside each choice."""
+    """Responses of OpenAI's interface, two choices each, and the trainer's log-probabilities
+    beside each choice.
+    """
 
     def content(x: float, token: int) -> dict:
         return {
@@ -393,7 +410,10 @@ def vllm(folder: Path, rows: list[dict]) -> Path:
 
 
 def vllm_prompt(folder: Path, rows: list[dict]) -> Path:
-    """vLLM's ``prompt_logprobs`` of a text that was scored: null first, and one more than the trainer's."""
+    """vLLM's ``prompt_logprobs`` of a text that was scored.
+
+    Null first, and one more than the trainer's.
+    """
     made = [
         {
             "prompt_logprobs": [

@@ -120,7 +120,10 @@ def test_masks_are_combined_and_what_may_be_one_is_told(tmp_path) -> None:
     path = jsonl(tmp_path / "r.jsonl", [row, row | {"tool_mask": [1, 1, 1]}])
     assert one(path).mask.tolist() == [False, True, False, True, True, False]
     assert read(path).findings == (
-        "column 'padding_mask' is not read, though it may say which tokens count (--map mask=padding_mask)",
+        (
+            "column 'padding_mask' is not read, though it may say which tokens count (--map"
+            " mask=padding_mask)"
+        ),
     )
     mapped = read(path, {"mask": "padding_mask"})
     assert next(iter(mapped.batches())).mask.tolist() == [False, True, True, True, True, True]
@@ -313,7 +316,10 @@ def test_memory_and_order_do_not_depend_on_the_size_of_batches(tmp_path) -> None
 WRONG = [
     (
         [{"prompt": "x", "completion": "y", "step": 1, "advantage": 0.1, "reward": 1.0}],
-        "advantage, reward). TRL's log_completions holds text and rewards: klbench.integrations.trl.watch(trainer) writes the",
+        (
+            "advantage, reward). TRL's log_completions holds text and rewards:"
+            " klbench.integrations.trl.watch(trainer) writes the"
+        ),
     ),
     (
         [{"input": "x", "output": "y", "gts": "z", "score": 1.0, "step": 1}],
@@ -325,11 +331,17 @@ WRONG = [
     ),
     (
         [{"id": 1, "text": "x"}],
-        "Log, a row a rollout, two lists of equal length: the trainer's log-probability of each token",
+        (
+            "Log, a row a rollout, two lists of equal length: the trainer's log-probability of each"
+            " token"
+        ),
     ),
     (
         [{"logprobs": [-1.0]}],
-        "only logprobs holds log-probabilities, and two columns are compared (columns are logprobs)",
+        (
+            "only logprobs holds log-probabilities, and two columns are compared (columns are"
+            " logprobs)"
+        ),
     ),
     ([{"logprobs": [-1.0], "mu": [-1.0]}], "mu may be some: --map sampler=mu"),
     (
@@ -357,11 +369,17 @@ def test_a_file_without_two_columns_is_told_what_to_do(tmp_path, rows, message) 
     [
         (
             {"polcy": "logprobs"},
-            "--map polcy=logprobs: no role 'polcy'; did you mean 'policy'? (roles are policy, sampler, ",
+            (
+                "--map polcy=logprobs: no role 'polcy'; did you mean 'policy'? (roles are policy,"
+                " sampler, "
+            ),
         ),
         (
             {"policy": "logprob"},
-            "r.jsonl: --map policy=logprob: no column 'logprob'; did you mean 'logprobs'? (columns are ",
+            (
+                "r.jsonl: --map policy=logprob: no column 'logprob'; did you mean 'logprobs'?"
+                " (columns are "
+            ),
         ),
         ({"policy": "text"}, "r.jsonl row 1: text must be a list of numbers, got 'abc'"),
     ],

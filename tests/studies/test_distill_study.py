@@ -24,8 +24,9 @@ TWO = {"kind": "categorical", "q": {"probs": [0.6, 0.4]}, "p": {"probs": [0.9, 0
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     out = tmp_path_factory.mktemp("distill") / "run"
-    pair = "pairs=[{kind:sequence,vocabulary:3,horizon:2,prompts:2,kl:0.5},{kind:categorical,random:{size:70,kl:0.5}}]"
-    run = klbench.run("distill", pair, "ks=[1,8,64]", "updates=0", f"out={out}")
+    sequence = "{kind:sequence,vocabulary:3,horizon:2,prompts:2,kl:0.5}"
+    pairs = f"pairs=[{sequence},{{kind:categorical,random:{{size:70,kl:0.5}}}}]"
+    run = klbench.run("distill", pairs, "ks=[1,8,64]", "updates=0", f"out={out}")
     return run.tables["distill"]
 
 

@@ -1,4 +1,7 @@
-"""Students in training: sampled losses against exact slopes, where free ones rest, and language models."""
+"""Students in training.
+
+Sampled losses against exact slopes, where free ones rest, and language models.
+"""
 
 from __future__ import annotations
 

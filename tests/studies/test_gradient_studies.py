@@ -206,7 +206,10 @@ def test_a_heavy_tail_has_no_variance_in_closed_form_or_sampled(spread, heavy) -
 
 
 def test_a_tail_that_cancels_is_none() -> None:
-    """Off-policy too, where it is sampled: r - 1 in the reward and 1 - r, its slope, leave -log r."""
+    """Off-policy too, where it is sampled.
+
+    R - 1 in the reward and 1 - r, its slope, leave -log r.
+    """
     sides = {"q": {"mean": 0.3, "std": 1.0}, "p": {"mean": 1.0, "std": 1.5}}
     names = (
         "k3_loss_and_reward",
@@ -223,8 +226,8 @@ def test_a_tail_that_cancels_is_none() -> None:
     assert table["variance"].tolist() == [pytest.approx(5.107667, abs=5e-7)] * 2 + [math.inf]
     stale = pair("gaussian", **sides, mu={"std": 0.95})
     table = tables("gradient", pairs=(stale,), combinations=names, samples=65_536)["gradients"]
-    # A ratio that is cut off has no slope, so that nothing cancels k3's own beyond the cap; detached, nothing does at all.
-    # Of JS, f(r) - r f'(r) is -log((1 + r) / 2) / 2.
+    # A ratio that is cut off has no slope, so that nothing cancels k3's own beyond the cap;
+    # detached, nothing does at all. Of JS, f(r) - r f'(r) is -log((1 + r) / 2) / 2.
     assert table["status"].tolist() == [
         "ok",
         "ok",
@@ -260,7 +263,9 @@ def test_far_from_the_reference_no_digit_is_lost_and_no_claim_is_broken(logit, b
 
 @pytest.mark.filterwarnings("error")
 def test_where_float64_ends_the_row_says_so() -> None:
-    """At -800 the bias of k3 in the loss is 1.7e344, and the exact gradient itself too small for a float."""
+    """At -800 the bias of k3 in the loss is 1.7e344, and the exact gradient itself too small for
+    a float.
+    """
     ends = tuple(
         pair("categorical", q={"logits": (0.0, x)}, p={"logits": (0.0, 0.0)})
         for x in (-700.0, -800.0)
@@ -374,7 +379,10 @@ def test_chance_does_not_break_an_exact_claim() -> None:
         ),
         (
             {"pairs": [LAPLACE]},
-            "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy gradient: ",
+            (
+                "pairs.0=laplace: laplace pairs have no policy gradient here; pairs with a policy"
+                " gradient: "
+            ),
         ),
     ],
 )
@@ -469,7 +477,10 @@ def test_lambda_is_least_where_it_is_said_to_be() -> None:
 
 
 def test_lambdas_far_from_the_reference_keep_their_digits() -> None:
-    """Two outcomes, by hand: squared scores have the weights ``2 q_a q_b^2``, and the gradient is ``q_0 q_1 (u_0 - u_1)``."""
+    """Two outcomes, by hand.
+
+    Squared scores have the weights ``2 q_a q_b^2``, and the gradient is ``q_0 q_1 (u_0 - u_1)``.
+    """
     far = pair("categorical", q={"logits": (0.0, -40.0)}, p={"logits": (0.0, 0.0)})
     row = tables("lambda", pairs=(far,))["lambda"].iloc[0]
     with mpmath.workdps(60):

@@ -1,4 +1,7 @@
-"""The study over length: known marks, what levels off, where weights cross, bounds, and the language models."""
+"""The study over length.
+
+Known marks, what levels off, where weights cross, bounds, and the language models.
+"""
 
 import math
 from itertools import pairwise

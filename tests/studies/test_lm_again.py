@@ -11,7 +11,10 @@ from klbench.types import Capabilities, Completions, Truncated
 
 
 class Rescoring(SequencePair):
-    """A sequence pair that can score again as a language model does: with a known error, and with a bucket."""
+    """A sequence pair that can score again as a language model does.
+
+    With a known error, and with a bucket.
+    """
 
     capabilities = Capabilities(completions=True, rescored=True, truncated=True, in_process=True)
 

@@ -1,4 +1,7 @@
-"""Standard errors where several completions answer one prompt: against the spread over many simulated runs."""
+"""Standard errors where several completions answer one prompt.
+
+Against the spread over many simulated runs.
+"""
 
 import numpy as np
 import pytest
@@ -43,7 +46,8 @@ def test_both_standard_errors_come_true() -> None:
         said = means[:, squared_se].mean()
         error = variance * np.sqrt(2 / (runs - 1)) + means[:, squared_se].std() / np.sqrt(runs)
         assert least * variance - 5 * error <= said <= variance + 5 * error
-    # The usual one, for completions that are independent, is far too small for the mean over new prompts.
+    # The usual one, for completions that are independent, is far too small for the mean over new
+    # prompts.
     assert means[:, 4].mean() < 0.6 * means[:, 2].var(ddof=1)
 
 

@@ -1,4 +1,6 @@
-"""The study of completions against what enumeration says of small policies, and its sums, tails, tokens and interruptions."""
+"""The study of completions against what enumeration says of small policies, and its sums, tails,
+tokens and interruptions.
+"""
 
 import math
 from functools import cache
@@ -30,8 +32,9 @@ NAMES = (
     "k1_weighted",
     "k3_weighted",
 )
-PROMISED = """pair estimator target batch samples truth truth_error truth_method mean mean_se bias bias_se variance std rmse
-rel_bias rel_std exact_bias exact_std frac_negative n_nonfinite khat status level per"""
+PROMISED = """pair estimator target batch samples truth truth_error truth_method mean mean_se
+bias bias_se variance std rmse rel_bias rel_std exact_bias exact_std frac_negative n_nonfinite
+khat status level per"""
 TIMED = {"throughput", "cost"}
 
 
@@ -55,7 +58,10 @@ def measured(lag: float) -> dict[str, pd.DataFrame]:
 
 
 def atoms(p: SequencePair):
-    """Every sequence of every prompt: its probability under the sampler; by token log-ratio, log-weight, KLs, mask."""
+    """Every sequence of every prompt: its probability under the sampler.
+
+    By token log-ratio, log-weight, KLs, mask.
+    """
     paths = [np.asarray(each) for each in p.tree.paths]
     node, token, mask = paths
     log_probs = {side: each[:, node, token] for side, each in p.token_log_probs.items()}
@@ -135,7 +141,8 @@ def test_the_exact_sums_and_what_is_measured_against_them(lag) -> None:
         unbiased = row(table, "rao_blackwell_weighted", "token")
         assert abs(unbiased["bias"]) <= 5 * unbiased["bias_se"]
     assert plain["std"] < row(table, "k1", "token")["std"]
-    # A sum of the tokens' KL(p‖q) along q's prefixes is what the token level of that direction aims at, not the sequences' own.
+    # A sum of the tokens' KL(p‖q) along q's prefixes is what the token level of that direction aims
+    # at, not the sequences' own.
     truth = row(table, "bregman_kl_pq", "token")
     expected = float((probability * (prefix * kl_pq).sum(-1)).sum())
     assert truth["truth_method"] == "monte-carlo"
@@ -183,7 +190,9 @@ def test_standard_errors_come_true_over_many_seeds(lag) -> None:
 
 
 def test_per_token_everything_is_per_completion_over_one_length() -> None:
-    """An estimator that is right per completion is right per token, weighted or not, and so is one that is off by a tenth."""
+    """An estimator that is right per completion is right per token, weighted or not, and so is
+    one that is off by a tenth.
+    """
     table = measured(0.1)["values"]
     length = float(table["tokens"].iloc[0] / table["samples"].iloc[0])
     compared = table[(table["per"] == "token") & table["mean"].notna()]

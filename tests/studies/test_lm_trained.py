@@ -49,7 +49,10 @@ def test_it_is_trained_once_and_is_a_policy_like_any_other(name, monkeypatch) ->
 
 
 def test_to_declare_the_studies_imports_nothing_heavy() -> None:
-    light = "import sys, klbench.studies; assert not {'torch', 'transformers', 'pandas', 'scipy'} & set(sys.modules)"
+    light = (
+        "import sys, klbench.studies; assert not {'torch', 'transformers', 'pandas', 'scipy'} &"
+        " set(sys.modules)"
+    )
     assert (
         subprocess.run([sys.executable, "-c", light], capture_output=True, text=True).stderr == ""
     )
@@ -85,8 +88,8 @@ def start_by_formula(folder: Path) -> str:
     return str(folder)
 
 
-# Log-probabilities of five tokens after training from start_by_formula, by version; torch 2.13 on x86-64.
-# With other instruction sets (AVX-512, AVX2, neither) all are the same to 9e-7.
+# Log-probabilities of five tokens after training from start_by_formula, by version; torch 2.13 on
+# x86-64. With other instruction sets (AVX-512, AVX2, neither) all are the same to 9e-7.
 LOG_PROBS = {
     1: {
         "ppo-midway": [-5.08060152, -7.59058469, -6.27363179, -7.69867890, -6.23272042],
@@ -104,7 +107,8 @@ def test_other_weights_of_the_same_settings_are_another_version(
     found, before = (log_probs(tmp_path / each) for each in ("made", "start"))
     assert np.abs(found - before).min() > 1e-3  # training moves each of them by far more than that
     assert found == pytest.approx(LOG_PROBS[trained.VERSION][name], abs=1e-5), (
-        f"the weights of {name} have changed: raise VERSION in {trained.__name__}, and add its numbers: {found.tolist()}"
+        f"the weights of {name} have changed: raise VERSION in {trained.__name__}, and add its"
+        f" numbers: {found.tolist()}"
     )
 
 

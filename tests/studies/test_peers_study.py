@@ -1,4 +1,6 @@
-"""Functions of other libraries, taken from files as a package manager installs them, and what is measured of them."""
+"""Functions of other libraries, taken from files as a package manager installs them, and what is
+measured of them.
+"""
 
 import sys
 

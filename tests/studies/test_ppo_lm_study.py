@@ -1,4 +1,6 @@
-"""PPO on language models, from settings to tables, checkpoints, and on from where it was interrupted."""
+"""PPO on language models, from settings to tables, checkpoints, and on from where it was
+interrupted.
+"""
 
 import math
 import re
@@ -269,7 +271,10 @@ def test_runs_that_diverged_are_counted_and_in_no_mean() -> None:
     ],
 )
 def test_a_penalty_holds_where_the_whole_interval_over_seeds_is_below_a_half(kls, outcome) -> None:
-    """Seeds whose KL without a penalty is 10 and 60: the share is a ratio of means, its interval Student's of one degree."""
+    """Seeds whose KL without a penalty is 10 and 60.
+
+    The share is a ratio of means, its interval Student's of one degree.
+    """
     free = np.array([10.0, 60.0])
     ends = {"untrained": (0.0, 0.0), "k1_reward": kls, "none": free}
     runs = [run(name, seed, kl) for name, each in ends.items() for seed, kl in enumerate(each)]
@@ -287,7 +292,10 @@ def test_a_penalty_holds_where_the_whole_interval_over_seeds_is_below_a_half(kls
     [(3.0, "holds"), (4.9, "not told"), (5.1, "not told"), (7.0, "does not hold")],
 )
 def test_of_one_seed_the_interval_is_over_its_completions(kl, outcome) -> None:
-    """Two prompts, a completion each, ``kl - 1`` and ``kl + 1`` beside 9 and 11: the sum of squares by hand."""
+    """Two prompts, a completion each, ``kl - 1`` and ``kl + 1`` beside 9 and 11.
+
+    The sum of squares by hand.
+    """
     table = compared_table(
         [run("untrained", 0, 0.0), run("k1_reward", 0, kl), run("none", 0, 10.0)], "k1_reward"
     )
@@ -304,7 +312,10 @@ def test_of_one_seed_the_interval_is_over_its_completions(kl, outcome) -> None:
     [(0.2, "too high"), (0.19, "within noise"), (-0.19, "within noise"), (-0.2, "too low")],
 )
 def test_an_estimate_is_off_where_noise_does_not_explain_it(error, outcome) -> None:
-    """The standard error is 0.1, and 1.96 of them the border; a run of an earlier version is told the same."""
+    """The standard error is 0.1, and 1.96 of them the border.
+
+    A run of an earlier version is told the same.
+    """
     table = compared_table(
         [run("untrained", 0, 0.0), run("k1_reward", 0, 3.0, error=error)], "k1_reward"
     )
@@ -323,7 +334,9 @@ def test_a_step_that_does_not_fit_into_memory_says_what_to_change(tmp_path, monk
     monkeypatch.setattr(Language, "step", full)
     with pytest.raises(
         RunError,
-        match="out of memory while training on 8 completions at a time: lower prompts_each, group or",
+        match=(
+            "out of memory while training on 8 completions at a time: lower prompts_each, group or"
+        ),
     ):
         study(tmp_path)
 
@@ -353,11 +366,17 @@ def test_fine_tuning_comes_first_and_the_reference_is_what_comes_of_it(whole, tm
     [
         (
             '{"prompt": "x"}\n',
-            "examples.jsonl, line 1: no key 'completion'; expected prompt, completion, this one has prompt",
+            (
+                "examples.jsonl, line 1: no key 'completion'; expected prompt, completion, this one"
+                " has prompt"
+            ),
         ),
         (
             "[1]\n",
-            "examples.jsonl, line 1: expected an object with the keys prompt, completion, this is list",
+            (
+                "examples.jsonl, line 1: expected an object with the keys prompt, completion, this"
+                " is list"
+            ),
         ),
         ("\n{\n", "examples.jsonl, line 2: not JSON"),
         (

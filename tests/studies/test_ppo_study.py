@@ -177,7 +177,10 @@ def test_a_combination_without_a_fixed_point_has_no_place_of_rest() -> None:
 
 
 def test_the_way_to_a_floor_is_paired_by_seed(trained) -> None:
-    """By hand, of the two seeds of the prediction: the ratio of means, and Student's interval of it to first order."""
+    """By hand, of the two seeds of the prediction.
+
+    The ratio of means, and Student's interval of it to first order.
+    """
     bed = testbed.Testbed("gru", 2, 3, 2, 4, 0, (0, 1))
     beta = torch.tensor([0.2], dtype=torch.float64)
     aim = bed.exact(fixed_points.predicted(bed, "token_k3", beta), beta).regret[0].numpy()
@@ -302,7 +305,9 @@ def test_a_failure_is_told_in_its_own_rows(monkeypatch) -> None:
 
 
 def test_what_diverged_is_in_no_mean() -> None:
-    """Steps of 10 nats: the weight of a token that the policy has left overflows, for some seeds and combinations."""
+    """Steps of 10 nats: the weight of a token that the policy has left overflows, for some seeds
+    and combinations.
+    """
     found = tables(
         learning_rate=10.0,
         updates=40,
@@ -427,7 +432,10 @@ def test_the_plan_covers_all_seeds_once() -> None:
         ({"preset": "quick"}, "unknown preset 'quick'; available: default, thorough"),
         (
             {"algorithm": "gpro"},
-            "unknown algorithm 'gpro'; did you mean 'grpo'? Available: grpo, openrlhf_ppo, ppo, reinforce, ",
+            (
+                "unknown algorithm 'gpro'; did you mean 'grpo'? Available: grpo, openrlhf_ppo, ppo,"
+                " reinforce, "
+            ),
         ),
         (
             {"algorithm": "grpo", "critic": True},

@@ -1,4 +1,7 @@
-"""The precision study: what rounding does to a formula as it is written, and to the one used here."""
+"""The precision study.
+
+What rounding does to a formula as it is written, and to the one used here.
+"""
 
 import mpmath
 import numpy as np

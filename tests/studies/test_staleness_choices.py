@@ -1,4 +1,6 @@
-"""What staleness says to use below which batch, its weights and its means over seeds, counted out."""
+"""What staleness says to use below which batch, its weights and its means over seeds, counted
+out.
+"""
 
 import math
 

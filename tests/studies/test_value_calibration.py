@@ -1,4 +1,7 @@
-"""What the value study says of its own certainty is true: checked over many seeds, against exact values."""
+"""What the value study says of its own certainty is true.
+
+Checked over many seeds, against exact values.
+"""
 
 import math
 from collections.abc import Iterator
@@ -19,7 +22,10 @@ from klbench.studies.value.options import ValueOptions
 
 SEEDS = 40
 RARE = 1e-5
-"""How improbable, were all as it should be, what a test refuses is; the seeds are fixed, so that it passes always or never."""
+"""How improbable, were all as it should be, what a test refuses is.
+
+The seeds are fixed, so that it passes always or never.
+"""
 
 SHIFT = GaussianPair(q=Normal(mean=0.0), p=Normal(mean=0.3))
 COIN = CategoricalPair(q=Categorical(probs=(0.5, 0.3, 0.2)), p=Categorical(probs=(0.4, 0.4, 0.2)))
@@ -151,7 +157,10 @@ def test_two_that_go_together_differ_by_much_less_than_either_is_unsure_of(repea
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
 def test_k1_is_negative_as_often_as_the_normal_distribution_says(batch: int) -> None:
-    """``mean of k1 = d^2/2 - d mean(x)`` is below 0 where ``mean(x) > d/2``: with probability ``Phi(-d sqrt(n) / 2)``."""
+    """``mean of k1 = d^2/2 - d mean(x)`` is below 0 where ``mean(x) > d/2``.
+
+    With probability ``Phi(-d sqrt(n) / 2)``.
+    """
     shift = 0.3
     (row,) = run(0, 2**18, pairs=(SHIFT,), estimators=("k1",), batches=(batch,))["values"].to_dict(
         "records"
@@ -216,7 +225,10 @@ def test_estimators_of_whole_batches_are_calibrated() -> None:
 
 
 def test_batches_that_do_not_divide_a_panel_are_counted_as_they_are_formed() -> None:
-    """A panel of 1,024 holds two batches of 350: the estimator's mean is one of 64 batches, not of 93."""
+    """A panel of 1,024 holds two batches of 350.
+
+    The estimator's mean is one of 64 batches, not of 93.
+    """
     z = []
     for seed in range(300):
         row = run(seed, pairs=(SHIFT,), estimators=("k_fitted",), batches=(350,), samples=32_768)[

@@ -1,4 +1,7 @@
-"""The value study's tables: what is skipped or flagged, what stays small, and what is not lost to rounding."""
+"""The value study's tables.
+
+What is skipped or flagged, what stays small, and what is not lost to rounding.
+"""
 
 import math
 import tracemalloc
@@ -73,7 +76,10 @@ def test_too_few_samples_for_a_batch_are_a_reason() -> None:
 def test_infinite_variance_is_flagged_from_the_exact_order_of_the_moments(
     rate: float, status: str
 ) -> None:
-    """``E[r^2]`` of exponentials is finite where ``rate_p > rate_q / 2``; khat alone could not tell near the edge."""
+    """``E[r^2]`` of exponentials is finite where ``rate_p > rate_q / 2``.
+
+    Khat alone could not tell near the edge.
+    """
     pair = ExponentialPair(q=Exponential(rate=1.0), p=Exponential(rate=rate))
     table = run(50_000, "k1", "k2", "k3", pairs=(pair,), batches=(1,)).set_index("estimator")
     assert table.loc["k3", "status"] == status
@@ -168,7 +174,10 @@ def shifted(name: str, batch: object = None) -> Estimator:
 
 @pytest.mark.parametrize("mean", [0.0, 1.0, 1e6, -1e6])
 def test_a_small_spread_about_a_large_mean_is_kept(mean: float) -> None:
-    """``E[x^2] - E[x]^2`` would have nothing left of it: 1e12 + 1e-6 has 16 digits before the spread begins."""
+    """``E[x^2] - E[x]^2`` would have nothing left of it.
+
+    1e12 + 1e-6 has 16 digits before the spread begins.
+    """
     plan = Plan((shifted("far"),), (mean,), (1, 16))
     meter = PanelMeter(plan, keep=4096)
     stream = np.random.default_rng(0)

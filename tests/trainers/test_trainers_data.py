@@ -13,7 +13,9 @@ from klbench.types import ConfigError
 
 SPELLINGS = list(trainers.spellings(averages=True))
 UNSPELLED = {"tinker_cookbook": 1, "tinker_distillation": 1}
-"""Rows of newest versions that hold for a number that is not its default, and are no choice among words."""
+"""Rows of newest versions that hold for a number that is not its default, and are no choice
+among words.
+"""
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS, ids=lambda each: each.words)
@@ -33,7 +35,8 @@ def test_what_a_row_names_is_a_combination(spelling) -> None:
     assert found.where
     if not found.named:
         return
-    # The named one differs by the clamp, and, where the score or the ratio is left to it, by who samples.
+    # The named one differs by the clamp, and, where the score or the ratio is left to it, by who
+    # samples.
     named = gradients.get(found.named)
     assert named.name == found.named
     unclamped = {"k1_openrlhf": "k1", "k2_openrlhf": "k2", "k3_openrlhf": "k3", "k3_verl": "k3"}
@@ -145,7 +148,10 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
             0.1,
         ),
         (
-            "openrlhf --algo.kl.use_loss --algo.kl.estimator=k2 --actor.loss_agg_mode seq-mean-token-mean",
+            (
+                "openrlhf --algo.kl.use_loss --algo.kl.estimator=k2 --actor.loss_agg_mode"
+                " seq-mean-token-mean"
+            ),
             "k2_openrlhf/loss/token:mean",
             0.01,
         ),
@@ -190,7 +196,10 @@ def test_options_may_be_pythons() -> None:
         ("verl 'a", "No closing quotation"),
         (
             "vrl",
-            "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl, verl_distillation,",
+            (
+                "unknown trainer 'vrl'; did you mean 'verl'? Available: trl_grpo, trl_rloo, verl,"
+                " verl_distillation,"
+            ),
         ),
         ("verl@2", "verl: expected a version from 0.6 to 0.9.1, got '2'"),
         ("verl@new", "verl: expected a version from 0.6 to 0.9.1, got 'new'"),
@@ -240,7 +249,9 @@ WORD = re.compile(r"\w+=[\w+]+|--[\w-]+(?: k\d)?|\buse_\w+")
 
 
 def named_options() -> Iterator[tuple[str, str]]:
-    """Each option in the texts of combinations that names a trainer and what is set, as a command."""
+    """Each option in the texts of combinations that names a trainer and what is set, as a
+    command.
+    """
     for name in gradients.names():
         for option in gradients.get(name).used_by.split("; "):
             title = next((each for each in TITLES if option.startswith(each)), None)

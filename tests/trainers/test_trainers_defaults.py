@@ -1,4 +1,7 @@
-"""Defaults, choices and places in the code, as the installed packages have them; skipped where they are not installed."""
+"""Defaults, choices and places in the code, as the installed packages have them.
+
+Skipped where they are not installed.
+"""
 
 import ast
 from collections.abc import Iterator

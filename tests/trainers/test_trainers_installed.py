@@ -1,4 +1,6 @@
-"""Every row of a trainer that names a package, beside the package's own functions: value and gradient on the same inputs.
+"""Every row of a trainer that names a package, beside the package's own functions.
+
+Value and gradient on the same inputs.
 
 Without the packages (`make .peers/.installed`, then PYTHONPATH=.peers) the tests are skipped.
 """
@@ -28,7 +30,10 @@ EDGES = (-25.0, -12.0, -9.0, 5.0, 9.0, 12.0, 25.0)
 
 @dataclass(frozen=True)
 class Data:
-    """Two prompts' completions under the policy, the reference and who sampled; nothing counts where the mask is False."""
+    """Two prompts' completions under the policy, the reference and who sampled.
+
+    Nothing counts where the mask is False.
+    """
 
     new: Tensor
     ref: Tensor
@@ -371,7 +376,8 @@ def test_a_row_is_what_the_package_computes(words, inputs, request) -> None:
         gradient = torch.autograd.grad(-(expected * data.new).sum(), data.new)[0]
         own = torch.autograd.grad(surrogate(combination, rollouts, GROUP).sum(), data.new)[0]
     else:
-        # A straight-through value has no weight with the trainers, who multiply only what is differentiated.
+        # A straight-through value has no weight with the trainers, who multiply only what is
+        # differentiated.
         fresh = combination.placement == "straight_through"
         expected, ours = (
             theirs.detach().to(F64),
@@ -393,7 +399,8 @@ def test_a_ratio_of_the_sequence_is_on_every_token(words, compute, data) -> None
     """What no combination computes is what the note says."""
     found = trainers.parse(f"{words} importance_sampling_level=sequence")
     assert found.note.startswith(
-        "every token's k3 times the exponential of its sequence's mean log-ratio to the policy before"
+        "every token's k3 times the exponential of its sequence's mean log-ratio to the policy"
+        " before"
     )
     log_ratio, log_weight = data.ref - data.new, (data.new - data.old) * data.mask
     weight = (log_weight.sum(-1) / data.mask.sum(-1)).exp()[:, None]

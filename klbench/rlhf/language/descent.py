@@ -1,4 +1,7 @@
-"""AdamW down a loss, with what every loop here wants of it: a clip, a rate that falls, and a stop where numbers fail."""
+"""AdamW down a loss, with what every loop here wants of it.
+
+A clip, a rate that falls, and a stop where numbers fail.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from torch import Tensor
 class Descent:
     """torch's AdamW without weight decay, on some parameters.
 
-    A loss or a gradient that is not finite ends it: the parameters stay what they were, and ``cause`` says why.
+    A loss or a gradient that is not finite ends it: the parameters stay what they were, and
+    ``cause`` says why.
 
     Parameters
     ----------
@@ -52,7 +56,10 @@ class Descent:
         self.taken += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return what :meth:`restore` needs: Adam's moments and step counts, by the number of the parameter."""
+        """Return what :meth:`restore` needs.
+
+        Adam's moments and step counts, by the number of the parameter.
+        """
         state = self.adam.state_dict()["state"]
         return {f"{k}.{name}": value for k, each in state.items() for name, value in each.items()}
 

@@ -1,6 +1,9 @@
-"""Preferences between completions, and a language model that learns from them: what :func:`klbench.rlhf.dpo.train` trains.
+"""Preferences between completions, and a language model that learns from them.
 
-A stack of one: every loss is a world of its own, and all of them see the same pairs in the same order.
+What :func:`klbench.rlhf.dpo.train` trains.
+
+A stack of one: every loss is a world of its own, and all of them see the same pairs in the same
+order.
 """
 
 from __future__ import annotations
@@ -49,8 +52,8 @@ class Preferences:
 def load(path: str, lm: LanguageModel) -> Preferences:
     """The preferences of a file.
 
-    Where each answer has a label of its own, the rarer label's are repeated until there are equally many: desirable and
-    undesirable answers weigh alike in sum, as KTO advises.
+    Where each answer has a label of its own, the rarer label's are repeated until there are equally
+    many: desirable and undesirable answers weigh alike in sum, as KTO advises.
 
     Raises
     ------
@@ -80,7 +83,8 @@ def sampled(
 ) -> Preferences:
     """``n`` pairs of the model's own completions, all prompts equally often as far as ``n`` allows.
 
-    The first of two is labelled the better one with probability ``sigma(scale * (r - r'))``. (Bradley and Terry 1952.)
+    The first of two is labelled the better one with probability ``sigma(scale * (r - r'))``.
+    (Bradley and Terry 1952.)
     """
     asked = [prompts[i] for i in np.resize(np.arange(len(prompts)), n).tolist()]
     uniform, label = stream.random((2, n, tokens)), stream.random(n)
@@ -119,7 +123,8 @@ class Preferring:
         self._reference = {
             part: torch.zeros(len(preferences), dtype=torch.float64) for part in PARTS
         }
-        # In the batches of the first pass: what a batch pads rounds, and a policy that is its reference has a ratio of 1.
+        # In the batches of the first pass: what a batch pads rounds, and a policy that is its
+        # reference has a ratio of 1.
         with held(learner.reference):
             for step in range(self._steps_a_pass):
                 which = self.which(step)

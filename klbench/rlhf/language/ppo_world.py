@@ -1,8 +1,10 @@
-"""A causal language model as what :func:`klbench.rlhf.ppo.train` trains: a policy, its reference, a reward, perhaps a critic.
+"""A causal language model as what :func:`klbench.rlhf.ppo.train` trains.
 
-A stack of one, ``(1, 1, n, T)``: every combination is a world of its own, and all of them draw with the same uniforms after
-the same prompts. The loop's arithmetic, a few numbers a token, is done in float64 on the CPU; the models stay where they are,
-and autograd finds its way back to them.
+A policy, its reference, a reward, perhaps a critic.
+
+A stack of one, ``(1, 1, n, T)``: every combination is a world of its own, and all of them draw with
+the same uniforms after the same prompts. The loop's arithmetic, a few numbers a token, is done in
+float64 on the CPU; the models stay where they are, and autograd finds its way back to them.
 """
 
 from __future__ import annotations
@@ -45,8 +47,8 @@ class Completed:
     reward
         ``(n,)``.
     log_mu
-        The policy's own log-probabilities when it sampled, ``(n, T)``: from the pass that scores them first, as trainers do
-        it, and not from the one that generates, whose rounding differs.
+        The policy's own log-probabilities when it sampled, ``(n, T)``: from the pass that scores
+        them first, as trainers do it, and not from the one that generates, whose rounding differs.
     """
 
     prompt: np.ndarray
@@ -76,7 +78,8 @@ class Setting:
     critic
         Whether there are values: another copy of the model, with an output of its own.
     dtype
-        ``float32``, or ``bfloat16`` for the layers; parameters, log-probabilities and divergences are float32.
+        ``float32``, or ``bfloat16`` for the layers; parameters, log-probabilities and divergences
+        are float32.
     batch
         Completions that are generated or, without a gradient, scored at once.
     """
@@ -96,8 +99,8 @@ class Setting:
 def held(lm: LanguageModel) -> Iterator[None]:
     """Score a reference without gradients, by the kernels that its policy is scored by.
 
-    Some of torch's are chosen by whether a model's parameters are to be learned, and round otherwise: a policy that is its
-    reference would differ from it.
+    Some of torch's are chosen by whether a model's parameters are to be learned, and round
+    otherwise: a policy that is its reference would differ from it.
     """
     lm.model.requires_grad_(True)
     try:
@@ -152,7 +155,9 @@ class Language:
         return streams.generator(int(seed), *first, *names)
 
     def sample(self, update: int, lag: int) -> PpoBatch:
-        """``group`` completions of each of some prompts, all prompts equally often in the long run."""
+        """``group`` completions of each of some prompts, all prompts equally often in the long
+        run.
+        """
         assert lag == 0, "a language model's older parameters are not kept"
         stream = self.stream("samples", update)
         chosen = np.resize(stream.permutation(len(self.prompts)), self.setting.prompts_each)

@@ -1,6 +1,7 @@
 """A reward model made of a language model, which learns from preferences between completions.
 
-    python -m klbench +exp=ppo_lm reward_model=true              # first this, then PPO for what it says
+    # first this, then PPO for what it says
+    python -m klbench +exp=ppo_lm reward_model=true
     python -m klbench +exp=ppo_lm reward_model=true preferences=pairs.jsonl label_scale=1
 
 It is one that :func:`klbench.rlhf.reward_model.train` trains.
@@ -26,7 +27,8 @@ from klbench.rlhf.reward_model import HELD_OUT, Scored
 
 
 class Rater:
-    """A model whose score of a completion, after its last token, is a reward that learns from preferences; it begins at 0.
+    """A model whose score of a completion, after its last token, is a reward that learns from
+    preferences; it begins at 0.
 
     Parameters
     ----------
@@ -120,10 +122,12 @@ def _scores(model: Scalar, examples: Examples, which: np.ndarray, dtype: str) ->
 
 
 def judging(model: Scalar, *, level: float, scale: float, batch: int, dtype: str) -> Judge:
-    """Return a judge whose reward is ``(score - level) / scale``, in the units of the rewards that the labels come from.
+    """Return a judge whose reward is ``(score - level) / scale``, in the units of the rewards that
+    the labels come from.
 
-    Pairs say nothing of the level: it is such that those that the model learned from have 0 on average. (Ouyang et al. 2022,
-    "Training language models to follow instructions with human feedback", section 3.5, where demonstrations do.)
+    Pairs say nothing of the level: it is such that those that the model learned from have 0 on
+    average. (Ouyang et al. 2022, "Training language models to follow instructions with human
+    feedback", section 3.5, where demonstrations do.)
     """
 
     def judge(asked: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray) -> np.ndarray:

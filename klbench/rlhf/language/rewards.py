@@ -1,4 +1,7 @@
-"""Rewards that a program gives to a text: bounded, cheap, and easy enough for a small model to learn within minutes."""
+"""Rewards that a program gives to a text.
+
+Bounded, cheap, and easy enough for a small model to learn within minutes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,9 @@ LONGEST = 10
 
 @dataclass(frozen=True)
 class Written:
-    """One completion: its text without special tokens, how many tokens count, and how many there could have been."""
+    """One completion: its text without special tokens, how many tokens count, and how many there
+    could have been.
+    """
 
     text: str
     tokens: int
@@ -30,9 +35,11 @@ Reward = Callable[[Written], float]
 
 
 def vowels(written: Written) -> float:
-    """The share of letters that are vowels, of as many letters as there could have been tokens at least.
+    """The share of letters that are vowels, of as many letters as there could have been tokens at
+    least.
 
-    English has about 0.38. The least number of letters keeps a single "a" from being the best text there is.
+    English has about 0.38. The least number of letters keeps a single "a" from being the best text
+    there is.
     """
     letters = len(_LETTERS.findall(written.text))
     return len(_VOWELS.findall(written.text)) / max(letters, written.most)
@@ -45,7 +52,10 @@ def long_words(written: Written) -> float:
 
 
 def short(written: Written) -> float:
-    """The share of the tokens there could have been that were not needed: 1 for the earliest end there is."""
+    """The share of the tokens there could have been that were not needed.
+
+    1 for the earliest end there is.
+    """
     return 1.0 - (written.tokens - 1) / max(1, written.most - 1)
 
 
@@ -59,7 +69,10 @@ def target_length(tokens: float) -> Reward:
 
 
 REWARDS: dict[str, Reward] = {each.__name__: each for each in (vowels, long_words, short)}
-"""The rewards by name. One more is one more function here; ``length:N`` stands beside them, since it takes a number."""
+"""The rewards by name.
+
+One more is one more function here; ``length:N`` stands beside them, since it takes a number.
+"""
 
 
 def names() -> list[str]:
@@ -79,7 +92,8 @@ def get(name: str) -> Reward:
     if kind == "length" and colon:
         if not number.isdecimal() or int(number) < 1:
             raise ConfigError(
-                f"reward {name!r}: expected a number of tokens, 1 or more, after the colon, such as length:12"
+                f"reward {name!r}: expected a number of tokens, 1 or more, after the colon, such as"
+                " length:12"
             )
         return target_length(int(number))
     if name not in REWARDS:

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the log-probability of examples, made large.
 
-    python -m klbench +exp=ppo_lm sft=examples.jsonl             # first this, then PPO from what comes of it
+    # first this, then PPO from what comes of it
+    python -m klbench +exp=ppo_lm sft=examples.jsonl
 
 Of an example with a prompt the completion and its end are learned, of one without all of it.
 """
@@ -30,14 +31,20 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class Examples:
-    """Token ids: prompts, and what follows each, ``(n, T)`` with what counts of it; the end token does."""
+    """Token ids: prompts, and what follows each, ``(n, T)`` with what counts of it.
+
+    The end token does.
+    """
 
     prompts: Sequence[Sequence[int]]
     token: np.ndarray
     mask: np.ndarray
 
     def log_probs(self, lm: LanguageModel, which: np.ndarray) -> Tensor:
-        """Return the log-probabilities, in nats, of tokens that count in ``which`` examples: ``(counted,)``, differentiable."""
+        """Return the log-probabilities, in nats, of tokens that count in ``which`` examples.
+
+        ``(counted,)``, differentiable.
+        """
         token, mask = self.token[which], self.mask[which]
         logits = token_logits(lm, [self.prompts[i] for i in which], token, mask)
         target = torch.from_numpy(token[mask]).to(logits.device)
@@ -59,7 +66,8 @@ def load(path: str, lm: LanguageModel) -> Examples:
 
 
 def encoded(texts: Sequence[tuple[Text, Text]], lm: LanguageModel) -> Examples:
-    """Prompts, which may be empty, and completions as token ids, the end token after each completion.
+    """Prompts, which may be empty, and completions as token ids, the end token after each
+    completion.
 
     Messages are written by the tokenizer's chat template.
     """
@@ -77,7 +85,8 @@ def encoded(texts: Sequence[tuple[Text, Text]], lm: LanguageModel) -> Examples:
         after = after[: None if lm.context is None else max(0, lm.context - len(before))]
         if not after:
             raise ConfigError(
-                f"{lm.name}: after the prompt {str(prompt)[:40]!r} there is nothing left to learn in its context"
+                f"{lm.name}: after the prompt {str(prompt)[:40]!r} there is nothing left to learn"
+                " in its context"
             )
         prompts.append(before)
         answers.append(after)
@@ -102,7 +111,8 @@ def padded(answers: Sequence[Sequence[int]], pad: int) -> tuple[np.ndarray, np.n
 def train(
     start: LanguageModel, examples: Examples, *, steps: int, rate: float, seed: int, dtype: str
 ) -> tuple[LanguageModel, list[float]]:
-    """A copy of the model after so many steps of AdamW, and the mean loss of each step's batch, in nats a token.
+    """A copy of the model after so many steps of AdamW, and the mean loss of each step's batch, in
+    nats a token.
 
     The rate rises over the first tenth of the steps and falls to 0 along a line.
 
@@ -131,7 +141,9 @@ def train(
 
 
 def mean_log_prob(world: Language, examples: Examples, update: int) -> Tensor:
-    """The mean log-probability of a whole sequence, over a batch of examples of each update's own; differentiable."""
+    """The mean log-probability of a whole sequence, over a batch of examples of each update's
+    own; differentiable.
+    """
     stream = world.stream("pretraining", update)
     which = stream.permutation(len(examples.prompts))[:BATCH]
     with precision(world.setting.dtype, world.policy.device):
@@ -139,7 +151,9 @@ def mean_log_prob(world: Language, examples: Examples, update: int) -> Tensor:
 
 
 def batches(n: int, size: int, names: tuple[int | str, ...]) -> Iterator[np.ndarray]:
-    """Numbers of examples, batch after batch without end; each once in every pass over them, in an order of its own.
+    """Numbers of examples, batch after batch without end.
+
+    Each once in every pass over them, in an order of its own.
 
     Orders come from the streams (seed, names..., pass).
     """

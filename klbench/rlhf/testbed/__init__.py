@@ -1,12 +1,15 @@
-"""Policies whose every sequence is enumerated, a bounded reward, and everything that RLHF optimises, exactly.
+"""Policies whose every sequence is enumerated, a bounded reward, and everything that RLHF
+optimises, exactly.
 
-For a prompt ``x``, a reference ``ref`` and a reward ``r``, the objective ``J(pi) = E_pi[r] - beta KL(pi‖ref)`` is largest for
-``pi* = ref exp(r / beta) / Z``, where it is ``J* = beta log Z``; and ``J* - J(pi) = beta KL(pi‖pi*)`` for every ``pi``.
-(Ziebart 2010; Rafailov et al. 2023, eq. 4.) All values are means over equally likely prompts.
+For a prompt ``x``, a reference ``ref`` and a reward ``r``, the objective ``J(pi) = E_pi[r] - beta
+KL(pi‖ref)`` is largest for ``pi* = ref exp(r / beta) / Z``, where it is ``J* = beta log Z``; and
+``J* - J(pi) = beta KL(pi‖pi*)`` for every ``pi``. (Ziebart 2010; Rafailov et al. 2023, eq. 4.) All
+values are means over equally likely prompts.
 
-:mod:`klbench.rlhf.testbed.ppo_world`, :mod:`klbench.rlhf.testbed.dpo_world` and :mod:`klbench.rlhf.testbed.reward_world` train
-on it; :mod:`klbench.rlhf.testbed.expected` is PPO without sampling noise, :mod:`klbench.rlhf.testbed.fixed_points` where that
-must end, and :mod:`klbench.rlhf.testbed.implied` where DPO must.
+:mod:`klbench.rlhf.testbed.ppo_world`, :mod:`klbench.rlhf.testbed.dpo_world` and
+:mod:`klbench.rlhf.testbed.reward_world` train on it; :mod:`klbench.rlhf.testbed.expected` is PPO
+without sampling noise, :mod:`klbench.rlhf.testbed.fixed_points` where that must end, and
+:mod:`klbench.rlhf.testbed.implied` where DPO must.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ from klbench.registry import submodule
 from klbench.types import RunError
 
 IDENTITY_TOLERANCE = 1e-9
-"""Largest difference between ``J* - J`` and ``beta KL(pi‖pi*)`` that rounding is held to explain."""
+"""Largest difference between ``J* - J`` and ``beta KL(pi‖pi*)`` that rounding is held to
+explain.
+"""
 ALIGNED = 8
 """Numbers of float64 in 64 bytes."""
 REWARD_SPREAD = 0.8
@@ -41,7 +46,10 @@ def __getattr__(name: str) -> ModuleType:
 
 
 class Exact(NamedTuple):
-    """Exact values of a stack of policies, each of the stack's shape ``(...)``; divergences in nats."""
+    """Exact values of a stack of policies, each of the stack's shape ``(...)``.
+
+    Divergences in nats.
+    """
 
     reward: Tensor
     kl: Tensor
@@ -54,7 +62,8 @@ class Exact(NamedTuple):
 class Testbed:
     """One reference and one reward for each seed, over the sequences of one tree.
 
-    A seed draws its own reference and its own reward; its number, and not which others there are, decides what it draws.
+    A seed draws its own reference and its own reward; its number, and not which others there are,
+    decides what it draws.
 
     Parameters
     ----------
@@ -96,7 +105,10 @@ class Testbed:
 
     @cached_property
     def reference(self) -> Tensor:
-        """Parameters of each seed's reference, ``(seeds, parameters)``, padded; training starts there."""
+        """Parameters of each seed's reference, ``(seeds, parameters)``, padded.
+
+        Training starts there.
+        """
         return padded(
             np.stack(
                 [self.policy.random(self.stream(k, self.model, "reference")) for k in self.seeds]
@@ -118,8 +130,9 @@ class Testbed:
     def reward(self) -> Tensor:
         """The reward of every sequence, ``(seeds, prompts, leaves)``, in (-1, 1).
 
-        ``tanh`` of a sum over the sequence: a weight for each token, partly the prompt's own, and one for each two neighbours.
-        The end token counts as a token, so that length is rewarded too.
+        ``tanh`` of a sum over the sequence: a weight for each token, partly the prompt's own, and
+        one for each two neighbours. The end token counts as a token, so that length is rewarded
+        too.
         """
         return torch.from_numpy(np.stack([self._reward(k) for k in self.seeds]))
 
@@ -143,7 +156,9 @@ class Testbed:
         return result
 
     def everywhere(self, theta: Tensor) -> Tensor:
-        """Parameters ``(..., parameters)``, padded, to next-token log-probabilities ``(..., prompts, nodes, tokens)``."""
+        """Parameters ``(..., parameters)``, padded, to next-token log-probabilities ``(...,
+        prompts, nodes, tokens)``.
+        """
         prompts = torch.arange(self.prompts)
 
         def one(each: Tensor) -> Tensor:
@@ -156,7 +171,9 @@ class Testbed:
         return result.contiguous().log_softmax(-1).view(*theta.shape[:-1], *result.shape[1:])
 
     def log_optimum(self, beta: Tensor) -> Tensor:
-        """``log pi*`` of every sequence, ``(arms, seeds, prompts, leaves)``, for a ``beta`` per arm, ``(arms,)``."""
+        """``log pi*`` of every sequence, ``(arms, seeds, prompts, leaves)``, for a ``beta`` per
+        arm, ``(arms,)``.
+        """
         return self._tilted(beta).log_softmax(-1)
 
     def best(self, beta: Tensor) -> Tensor:
@@ -167,7 +184,8 @@ class Testbed:
         return self.leaf_log_p + self.reward / beta[:, None, None, None]
 
     def exact(self, log_probs: Tensor, beta: Tensor) -> Exact:
-        """Exact values of policies given by next-token log-probabilities ``(arms, seeds, prompts, nodes, tokens)``.
+        """Exact values of policies given by next-token log-probabilities ``(arms, seeds, prompts,
+        nodes, tokens)``.
 
         Raises
         ------
@@ -190,9 +208,12 @@ class Testbed:
         return Exact(reward, kl, objective, regret, to_optimum)
 
     def frontier(self, kl: Tensor) -> Tensor:
-        """The largest expected reward of any policy at a divergence from the reference: ``(n, seeds)`` to the same.
+        """The largest expected reward of any policy at a divergence from the reference.
 
-        It is that of ``ref exp(r / beta) / Z`` at the ``beta`` whose divergence this is, found by bisection in ``log beta``.
+        ``(n, seeds)`` to the same.
+
+        It is that of ``ref exp(r / beta) / Z`` at the ``beta`` whose divergence this is, found by
+        bisection in ``log beta``.
         """
         low, high = torch.full_like(kl, -8.0), torch.full_like(kl, 8.0)
         for _ in range(32):
@@ -211,8 +232,8 @@ class Testbed:
 def padded(vectors: np.ndarray) -> Tensor:
     """Vectors ``(..., n)`` with zeros up to a multiple of 64 bytes.
 
-    Matrix products may round by where in memory their factors begin. So padded, the vectors of a stack all begin alike, and
-    what becomes of one does not depend on its place in the stack.
+    Matrix products may round by where in memory their factors begin. So padded, the vectors of a
+    stack all begin alike, and what becomes of one does not depend on its place in the stack.
     """
     result = torch.zeros(
         *vectors.shape[:-1], -(-vectors.shape[-1] // ALIGNED) * ALIGNED, dtype=torch.float64
@@ -222,7 +243,10 @@ def padded(vectors: np.ndarray) -> Tensor:
 
 
 def reach(tree: Tree, log_probs: Tensor) -> Tensor:
-    """Log-probability of coming to each inner prefix: ``(..., nodes, tokens)`` to ``(..., nodes)``."""
+    """Log-probability of coming to each inner prefix.
+
+    ``(..., nodes, tokens)`` to ``(..., nodes)``.
+    """
     levels = [torch.zeros_like(log_probs[..., :1, 0])]
     for depth in range(tree.horizon - 1):
         levels.append((levels[-1][..., None] + log_probs[..., tree.level(depth), :-1]).flatten(-2))
@@ -230,10 +254,12 @@ def reach(tree: Tree, log_probs: Tensor) -> Tensor:
 
 
 def by_level(tree: Tree, leaves: Tensor) -> Sequence[tuple[Tensor, Tensor | None]]:
-    """Values of leaves ``(..., leaves)`` by depth: of those that end there, and of those that the last tokens reach.
+    """Values of leaves ``(..., leaves)`` by depth.
 
-    For each depth the values after the end token, ``(..., width)``; for the last one also those after every token,
-    ``(..., width, tokens)``.
+    Of those that end there, and of those that the last tokens reach.
+
+    For each depth the values after the end token, ``(..., width)``; for the last one also those
+    after every token, ``(..., width, tokens)``.
     """
     last = leaves[..., tree.nodes - tree.widths[-1] :].reshape(
         *leaves.shape[:-1], tree.widths[-1], tree.tokens

@@ -1,7 +1,9 @@
-"""Students on the testbed: each is trained towards its seed's teacher, on samples or on exact gradients.
+"""Students on the testbed.
 
-The teacher is the testbed's reference, and the student has its shape, so that the optimum of every divergence is known: it is
-the teacher, where all of them are 0.
+Each is trained towards its seed's teacher, on samples or on exact gradients.
+
+The teacher is the testbed's reference, and the student has its shape, so that the optimum of every
+divergence is known: it is the teacher, where all of them are 0.
 """
 
 from __future__ import annotations
@@ -23,10 +25,13 @@ from klbench.rlhf.testbed.ppo_world import Inputs, Replicas
 
 
 class Reached(NamedTuple):
-    """Exact values of students, each ``(arms, seeds)``: KLs of whole sequences in nats, and mean probabilities of tokens.
+    """Exact values of students, each ``(arms, seeds)``.
 
-    ``mass`` is the student's on the teacher's k most probable tokens, at the student's own states; ``own_mass`` the student's
-    on its own k; ``teacher_mass`` the teacher's on its own, at the same states.
+    KLs of whole sequences in nats, and mean probabilities of tokens.
+
+    ``mass`` is the student's on the teacher's k most probable tokens, at the student's own states;
+    ``own_mass`` the student's on its own k; ``teacher_mass`` the teacher's on its own, at the same
+    states.
     """
 
     kl: Tensor
@@ -45,7 +50,9 @@ def starts(testbed: Testbed) -> Tensor:
 
 
 def reached(testbed: Testbed, log_q: Tensor, k: int) -> Reached:
-    """Exact values of students by their next-token log-probabilities, ``(arms, seeds, prompts, nodes, tokens)``."""
+    """Exact values of students by their next-token log-probabilities, ``(arms, seeds, prompts,
+    nodes, tokens)``.
+    """
     tree, log_p = testbed.tree, testbed.log_p.expand_as(log_q)
     q, p = tree.sum_along(log_q), testbed.leaf_log_p
     often = States(tree, log_q, log_p).often
@@ -59,7 +66,10 @@ def reached(testbed: Testbed, log_q: Tensor, k: int) -> Reached:
 
 
 class Students(Replicas):
-    """Students ``(arms, seeds)``, an arm an objective; all arms of a seed start alike and draw with the same uniforms."""
+    """Students ``(arms, seeds)``, an arm an objective.
+
+    All arms of a seed start alike and draw with the same uniforms.
+    """
 
     def __init__(
         self,
@@ -92,7 +102,10 @@ class Students(Replicas):
         return self._written(theta, update)
 
     def loss(self, batch: PpoBatch) -> Tensor:
-        """The loss of each student, ``(arms, seeds)``: the mean over its sequences of the sum over their tokens."""
+        """The loss of each student, ``(arms, seeds)``.
+
+        The mean over its sequences of the sum over their tokens.
+        """
         inputs, prompts = batch.inputs, self._prompts
         assert isinstance(inputs, Inputs)
         node, token = inputs.node, inputs.token
@@ -107,7 +120,9 @@ class Students(Replicas):
 
 
 def sampled(students: Students, updates: int, every: int) -> Iterator[tuple[int, Tensor]]:
-    """Train on samples, and yield log-probabilities everywhere before every ``every`` updates and at the end."""
+    """Train on samples, and yield log-probabilities everywhere before every ``every`` updates
+    and at the end.
+    """
     for update in range(updates + 1):
         if update % every == 0 or update == updates:
             with torch.no_grad():
@@ -118,11 +133,12 @@ def sampled(students: Students, updates: int, every: int) -> Iterator[tuple[int,
 
 
 def rest(testbed: Testbed, arm: Arm, steps: int) -> Iterator[Tensor]:
-    """Let free students, a logit for each token after each prefix, descend an arm's exact expected gradient.
+    """Let free students, a logit for each token after each prefix, descend an arm's exact expected
+    gradient.
 
-    By the sign alone of each logit's slope, with a step that grows while the sign stays (Riedmiller and Braun 1993), so that
-    rare prefixes come to rest as soon as others. Yields log-probabilities, ``(1, seeds, prompts, nodes, tokens)``, after
-    three quarters of the steps, and after all.
+    By the sign alone of each logit's slope, with a step that grows while the sign stays (Riedmiller
+    and Braun 1993), so that rare prefixes come to rest as soon as others. Yields log-probabilities,
+    ``(1, seeds, prompts, nodes, tokens)``, after three quarters of the steps, and after all.
     """
     with torch.no_grad():
         logits = testbed.everywhere(starts(testbed))
@@ -135,7 +151,9 @@ def rest(testbed: Testbed, arm: Arm, steps: int) -> Iterator[Tensor]:
 
 
 def _slope(testbed: Testbed, arm: Arm, log_q: Tensor) -> Tensor:
-    """The expected gradient in the logits of each seed's student, ``(seeds, prompts, nodes, tokens)``."""
+    """The expected gradient in the logits of each seed's student, ``(seeds, prompts, nodes,
+    tokens)``.
+    """
     flat_q, flat_p = log_q.flatten(0, 1), testbed.log_p.flatten(0, 1)
     at = States(testbed.tree, flat_q, flat_p, flat_p if arm.prefixes == "teacher" else None)
     found = at.moments(arm.objective, at.support(arm.owner, arm.k)).gradient

@@ -1,8 +1,10 @@
-"""Exact value, gradient and noise of objectives of distillation where every sequence of the student is enumerated.
+"""Exact value, gradient and noise of objectives of distillation where every sequence of the student
+is enumerated.
 
-The gradient is that in the student's logits, one for each token after each prefix of each prompt, whatever network they come
-from, with each support held fixed. A sequence visits a prefix once at most, so that what its tokens add to the gradient are
-vectors at right angles: moments follow from a recursion over prefixes, backward, without a list of sequences.
+The gradient is that in the student's logits, one for each token after each prefix of each prompt,
+whatever network they come from, with each support held fixed. A sequence visits a prefix once at
+most, so that what its tokens add to the gradient are vectors at right angles: moments follow from a
+recursion over prefixes, backward, without a list of sequences.
 """
 
 from __future__ import annotations
@@ -40,9 +42,12 @@ class Moments(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """A student and a teacher at every prefix: next-token log-probabilities, ``(prompts, nodes, tokens)`` each.
+    """A student and a teacher at every prefix.
 
-    A single distribution is a tree of one prefix. ``writer`` has those of whoever writes the sequences; None: the student.
+    Next-token log-probabilities, ``(prompts, nodes, tokens)`` each.
+
+    A single distribution is a tree of one prefix. ``writer`` has those of whoever writes the
+    sequences; None: the student.
     """
 
     tree: Tree
@@ -64,7 +69,9 @@ class States:
         return support(self.log_q if owner == "student" else self.log_p, k)
 
     def _later(self, value: Tensor, discount: float) -> tuple[Tensor, Tensor]:
-        """First and second moment of the discounted values that follow each token after each prefix."""
+        """First and second moment of the discounted values that follow each token after each
+        prefix.
+        """
         first, second = torch.zeros_like(value), torch.zeros_like(value)
         if discount:
             q, tree = self.log_q.exp(), self.tree
@@ -95,7 +102,9 @@ class States:
         return Moments(float(value), gradient / prompts, max(float(variance), 0.0))
 
     def differentiated(self, objective: Objective, kept: Tensor) -> tuple[Pieces, Tensor]:
-        """Return an objective's pieces, and the gradient of its loss in the logits of each prefix by itself."""
+        """Return an objective's pieces, and the gradient of its loss in the logits of each
+        prefix by itself.
+        """
         logits = self.log_q.detach().clone().requires_grad_()
         found = pieces(objective, logits.log_softmax(-1), self.log_p, kept)
         path = torch.zeros_like(logits)

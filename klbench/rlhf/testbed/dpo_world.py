@@ -1,8 +1,9 @@
-"""Preferences on the testbed, a finite number of them or all that there are, and stacked policies that learn from them.
+"""Preferences on the testbed, a finite number of them or all that there are, and stacked policies
+that learn from them.
 
-Both answers to a prompt come from its reference; the better one by Bradley and Terry is the first with probability
-``sigma(scale * (r - r'))``. With ``beta_dpo = scale * beta`` the population's DPO loss is least at
-``pi* = ref exp(r / beta) / Z``. (Rafailov et al. 2023, eqs. 4 and 6.)
+Both answers to a prompt come from its reference; the better one by Bradley and Terry is the first
+with probability ``sigma(scale * (r - r'))``. With ``beta_dpo = scale * beta`` the population's DPO
+loss is least at ``pi* = ref exp(r / beta) / Z``. (Rafailov et al. 2023, eqs. 4 and 6.)
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from klbench.rlhf.testbed.ppo_world import Adam
 
 @dataclass(frozen=True)
 class Preferences:
-    """Places of two sequences among those of all prompts, ``prompt * leaves + leaf``, each ``(seeds, n)``.
+    """Places of two sequences among those of all prompts, ``prompt * leaves + leaf``, each
+    ``(seeds, n)``.
 
     Parameters
     ----------
@@ -44,7 +46,10 @@ class Preferences:
 
 
 def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Preferences:
-    """``n`` pairs of each seed, of which a share ``flips`` is labelled the wrong way; fewer are the first of more."""
+    """``n`` pairs of each seed, of which a share ``flips`` is labelled the wrong way.
+
+    Fewer are the first of more.
+    """
     places = []
     for index, k in enumerate(testbed.seeds):
         uniform = testbed.stream(k, "pairs").random((n, 5))
@@ -64,7 +69,10 @@ def sampled(testbed: Testbed, n: int, scale: float, flips: float = 0.0) -> Prefe
 
 
 def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Preferences:
-    """All pairs of each prompt in both orders at once: how often they come, and how often the second is the better one."""
+    """All pairs of each prompt in both orders at once.
+
+    How often they come, and how often the second is the better one.
+    """
     leaves = testbed.tree.leaves
     one, other = torch.triu_indices(leaves, leaves)
     p, reward = testbed.leaf_log_p.exp(), testbed.reward
@@ -79,7 +87,9 @@ def population(testbed: Testbed, scale: float, flips: float = 0.0) -> Preference
 
 
 def ratios(testbed: Testbed, log_q: Tensor, preferences: Preferences) -> DpoBatch:
-    """Pairs under policies that are given by log-probabilities of sequences, ``(arms, seeds, prompts, leaves)``."""
+    """Pairs under policies that are given by log-probabilities of sequences, ``(arms, seeds,
+    prompts, leaves)``.
+    """
     log_ratio = (log_q - testbed.leaf_log_p).flatten(-2)
 
     def at(places: Tensor) -> Tensor:
@@ -117,13 +127,18 @@ def _details(testbed: Testbed, log_ratio: Tensor, preferences: Preferences) -> D
 
 
 def expected_mismatch(testbed: Testbed, log_ratio: Tensor) -> Tensor:
-    """``E log pi/ref (y|x)`` with ``y ~ ref(.|x')`` and all ``x``, ``x'``: ``(..., prompts, leaves)`` to ``(...)``."""
+    """``E log pi/ref (y|x)`` with ``y ~ ref(.|x')`` and all ``x``, ``x'``.
+
+    ``(..., prompts, leaves)`` to ``(...)``.
+    """
     often = testbed.leaf_log_p.exp().mean(1, keepdim=True)
     return (often * log_ratio).sum(-1).mean(-1)
 
 
 class PreferenceReplicas:
-    """Policies ``(arms, seeds)`` on a testbed, as :func:`klbench.rlhf.dpo.train` wants them; all start from the reference.
+    """Policies ``(arms, seeds)`` on a testbed, as :func:`klbench.rlhf.dpo.train` wants them.
+
+    All start from the reference.
 
     Parameters
     ----------
@@ -132,7 +147,8 @@ class PreferenceReplicas:
     rate, clip, steps
         Of :class:`klbench.rlhf.testbed.ppo_world.Adam`.
     batch
-        Pairs in a step, each once in every epoch and in the same order for all replicas; None: all of them.
+        Pairs in a step, each once in every epoch and in the same order for all replicas; None: all
+        of them.
     free
         Whether every token after every prefix has a logit of its own, whatever the policy's shape.
     """
@@ -158,7 +174,9 @@ class PreferenceReplicas:
 
     @property
     def log_q(self) -> Tensor:
-        """Next-token log-probabilities of the policies of now, ``(arms, seeds, prompts, nodes, tokens)``."""
+        """Next-token log-probabilities of the policies of now, ``(arms, seeds, prompts, nodes,
+        tokens)``.
+        """
         return log_probs(self.testbed, self.theta, free=self.free)
 
     def log_ratios(self, step: int) -> DpoBatch:

@@ -1,8 +1,11 @@
-"""The same training without sampling noise: on the exact expected gradient of each combination, by enumeration.
+"""The same training without sampling noise.
 
-On-policy, one step a batch, no clip: there the reward's expected gradient is that of ``E_pi[r]``, whatever the baseline, and
-the penalty's is what :mod:`klbench.gradients` says of the combination. It is found here from the whole tree at once, prefix by
-prefix where the combination allows, so that it costs little more than the network itself.
+On the exact expected gradient of each combination, by enumeration.
+
+On-policy, one step a batch, no clip: there the reward's expected gradient is that of ``E_pi[r]``,
+whatever the baseline, and the penalty's is what :mod:`klbench.gradients` says of the combination.
+It is found here from the whole tree at once, prefix by prefix where the combination allows, so that
+it costs little more than the network itself.
 """
 
 from __future__ import annotations
@@ -37,10 +40,12 @@ def expected_loss(
     group: int,
     pretraining_weight: float = 0.0,
 ) -> Tensor:
-    """A number a replica, ``(arms, seeds)``, whose gradient is the expected gradient of the loss ``-r + beta * penalty``.
+    """A number a replica, ``(arms, seeds)``, whose gradient is the expected gradient of the loss
+    ``-r + beta * penalty``.
 
-    ``log_q`` are next-token log-probabilities ``(arms, seeds, prompts, nodes, tokens)``, differentiable; ``beta``
-    is ``(arms,)``. With a ``pretraining_weight``, less so many times the mean log-probability of the reference's sequences.
+    ``log_q`` are next-token log-probabilities ``(arms, seeds, prompts, nodes, tokens)``,
+    differentiable; ``beta`` is ``(arms,)``. With a ``pretraining_weight``, less so many times the
+    mean log-probability of the reference's sequences.
     """
     tree = testbed.tree
     leaves = tree.sum_along(log_q)
@@ -62,14 +67,17 @@ def expected_loss(
 def _penalty(
     testbed: Testbed, combination: Combination | None, log_q: Tensor, leaves: Tensor, group: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the penalty in the loss, ``(..., prompts)``, and the penalty on the return, ``(..., prompts, leaves)``."""
+    """Return the penalty in the loss, ``(..., prompts)``, and the penalty on the return, ``(...,
+    prompts, leaves)``.
+    """
     if combination is None:
         return torch.zeros_like(leaves[..., 0]), torch.zeros_like(leaves)
     shrink = 1.0 - 1.0 / group if combination.baseline == "batch_mean" else 1.0
     plain = replace(
         combination, name="", baseline="none"
     )  # in expectation a baseline does nothing else
-    # A differentiated weight of all the tokens before, and a division by the length, reach beyond the token's own prefix.
+    # A differentiated weight of all the tokens before, and a division by the length, reach beyond
+    # the token's own prefix.
     far = plain.level == "token" and (
         plain.length_mean or (plain.ratio_gradient and any(each.reaches for each in plain.factors))
     )
@@ -87,7 +95,8 @@ def _enumerated(log_q: Tensor, log_p: Tensor, kl: Tensor, mask: Tensor) -> Rollo
 def _by_token(
     testbed: Testbed, combination: Combination, log_q: Tensor, leaves: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the penalty of :func:`_penalty` with every token after every prefix as a sequence of one token.
+    """Return the penalty of :func:`_penalty` with every token after every prefix as a sequence of
+    one token.
 
     Each is weighted by its probability.
     """
@@ -101,7 +110,8 @@ def _by_token(
     direct = (often * pieces.direct.view(log_q.shape)).sum((-2, -1))
     if pieces.returns is None:
         return direct, torch.zeros_like(leaves)
-    # The score's own and earlier terms do not count in expectation: all of a sequence's terms may stand in its return.
+    # The score's own and earlier terms do not count in expectation: all of a sequence's terms may
+    # stand in its return.
     terms = kl if combination.estimator == EXACT else pieces.returns.view(log_q.shape)
     return direct, testbed.tree.sum_along(terms.detach())
 
@@ -150,7 +160,10 @@ def gradients(
     free: bool = False,
     pretraining_weight: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Loss and expected gradient of each replica at parameters ``(arms, seeds, parameters)``; free: they are all logits."""
+    """Loss and expected gradient of each replica at parameters ``(arms, seeds, parameters)``.
+
+    Free: they are all logits.
+    """
     theta = theta.detach().requires_grad_()
     loss = expected_loss(
         testbed, arms, log_probs(testbed, theta, free=free), beta, group, pretraining_weight
@@ -169,7 +182,9 @@ def log_probs(testbed: Testbed, theta: Tensor, *, free: bool = False) -> Tensor:
 
 
 def alike(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[int]:
-    """Return, for each arm, the first arm of the same ``beta`` and expected gradient, at policies drawn at random."""
+    """Return, for each arm, the first arm of the same ``beta`` and expected gradient, at
+    policies drawn at random.
+    """
     one = replace(testbed, seeds=testbed.seeds[:1])
     drawn = padded(one.policy.random(one.stream(one.seeds[0], "probe"))[None])
     theta = (one.reference + 0.5 * drawn).expand(len(arms), -1, -1)
@@ -200,7 +215,8 @@ def train(
     pretraining_weight: float = 0.0,
     start: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Follow exact expected gradients with Adam, and yield log-probabilities before every ``every`` steps and at the end.
+    """Follow exact expected gradients with Adam, and yield log-probabilities before every ``every``
+    steps and at the end.
 
     From parameters ``start``, ``(arms, seeds, parameters)``; None: the reference's.
     """
@@ -220,9 +236,12 @@ def train(
 
 
 class Settled(NamedTuple):
-    """The end of a descent of free policies: log-probabilities, and the steps of each replica, ``(arms, seeds)``.
+    """The end of a descent of free policies.
 
-    ``residual`` is the norm of its gradient there over that at the reference; not at most :data:`REST`, it is not at rest.
+    log-probabilities, and the steps of each replica, ``(arms, seeds)``.
+
+    ``residual`` is the norm of its gradient there over that at the reference; not at most
+    :data:`REST`, it is not at rest.
     """
 
     log_probs: Tensor
@@ -239,12 +258,15 @@ def settle(
     group: int,
     pretraining_weight: float = 0.0,
 ) -> Settled:
-    """Let free policies, a logit of their own for each token after each prefix, come to rest; each for itself.
+    """Let free policies, a logit of their own for each token after each prefix, come to rest.
 
-    From the testbed's reference, by the sign alone of each logit's exact expected gradient, with a step that grows while the
-    sign stays (Riedmiller and Braun 1993, "A direct adaptive method for faster backpropagation learning: the RPROP algorithm").
-    A token that has become improbable has a gradient as small as its probability: by its size, it would never come back.
-    So a small gradient alone is no rest: ``least`` steps are taken whatever it is, and at the ``most`` so many.
+    Each for itself.
+
+    From the testbed's reference, by the sign alone of each logit's exact expected gradient, with a
+    step that grows while the sign stays (Riedmiller and Braun 1993, "A direct adaptive method for
+    faster backpropagation learning: the RPROP algorithm"). A token that has become improbable has a
+    gradient as small as its probability: by its size, it would never come back. So a small gradient
+    alone is no rest: ``least`` steps are taken whatever it is, and at the ``most`` so many.
     """
     found = [_settled(testbed, each, least, most, group, pretraining_weight) for each in arms]
     return Settled(*(torch.cat(each) for each in zip(*found, strict=True)))

@@ -1,16 +1,23 @@
-"""The end of training with each kind of penalty, predicted from reference, reward and ``beta`` for an unrestricted policy.
+"""The end of training with each kind of penalty, predicted from reference, reward and ``beta`` for
+an unrestricted policy.
 
-With a logit of its own for every token after every prefix, the exact expected gradient of the whole objective vanishes where at
-each prefix ``s`` what multiplies the scores is constant. With ``Q`` the expected reward after a token (and no KL in it, since
-a penalty in the loss has no score for what earlier tokens lead to):
+With a logit of its own for every token after every prefix, the exact expected gradient of the whole
+objective vanishes where at each prefix ``s`` what multiplies the scores is constant. With ``Q`` the
+expected reward after a token (and no KL in it, since a penalty in the loss has no score for what
+earlier tokens lead to):
 
-============== ========================================== ===============================================================
-``optimum``    ``pi(x) = ref(x) exp(r(x) / beta) / Z``    the penalty's gradient is that of KL(pi‖ref)
-``token_kl``   ``pi(a|s) ∝ ref(a|s) exp(Q(s, a) / beta)`` each token's KL(pi‖ref) in the loss: ``Q - beta log pi/ref = c``
-``token_k3``   ``pi(a|s) = beta ref(a|s) / (l_s - Q)``    each token's KL(ref‖pi) in the loss: ``Q + beta ref/pi = l_s``
-``sequence_k3``  ``pi(x) = beta ref(x) / (l_x - r(x))``   KL(ref‖pi) of whole sequences: ``r + beta ref/pi = l_x``
-``greedy``     the best sequence of each prompt, surely   no penalty on average: nothing stops before
-============== ========================================== ===============================================================
+============== ========================================== ==========================================
+``optimum``    ``pi(x) = ref(x) exp(r(x) / beta) / Z``    the penalty's gradient is that of
+                                                          KL(pi‖ref)
+``token_kl``   ``pi(a|s) ∝ ref(a|s) exp(Q(s, a) / beta)`` each token's KL(pi‖ref) in the loss: ``Q -
+                                                          beta log pi/ref = c``
+``token_k3``   ``pi(a|s) = beta ref(a|s) / (l_s - Q)``    each token's KL(ref‖pi) in the loss: ``Q +
+                                                          beta ref/pi = l_s``
+``sequence_k3``  ``pi(x) = beta ref(x) / (l_x - r(x))``   KL(ref‖pi) of whole sequences: ``r + beta
+                                                          ref/pi = l_x``
+``greedy``     the best sequence of each prompt, surely   no penalty on average: nothing stops
+                                                          before
+============== ========================================== ==========================================
 
 ``l_s`` and ``l_x`` make the probabilities sum to one. The recursion goes backward over the tree.
 """
@@ -41,7 +48,9 @@ BISECTIONS = 80
 
 
 def predicted(testbed: Testbed, name: str, beta: Tensor) -> Tensor:
-    """A fixed point's next-token log-probabilities, ``(arms, seeds, prompts, nodes, tokens)``, for ``beta`` of ``(arms,)``."""
+    """A fixed point's next-token log-probabilities, ``(arms, seeds, prompts, nodes, tokens)``,
+    for ``beta`` of ``(arms,)``.
+    """
     weight = beta[:, None, None, None]
     if name == "optimum":
         return conditionals(testbed, testbed.log_optimum(beta))
@@ -53,10 +62,12 @@ def predicted(testbed: Testbed, name: str, beta: Tensor) -> Tensor:
 
 
 def _held(log_p: Tensor, value: Tensor, beta: Tensor) -> Tensor:
-    """``log(beta p / (l - value))`` over the last axis, with the ``l`` for which it sums to one, by bisection.
+    """``log(beta p / (l - value))`` over the last axis, with the ``l`` for which it sums to one, by
+    bisection.
 
-    With ``m`` where the value is largest, ``l - value_m`` lies between ``beta p_m`` and ``beta``, for no
-    share is above one, and if all values were that large the shares would sum to ``beta / (l - value_m)``.
+    With ``m`` where the value is largest, ``l - value_m`` lies between ``beta p_m`` and ``beta``,
+    for no share is above one, and if all values were that large the shares would sum to ``beta / (l
+    - value_m)``.
     """
     top, where = value.max(-1, keepdim=True)
     gap = top - value
@@ -71,7 +82,9 @@ def _held(log_p: Tensor, value: Tensor, beta: Tensor) -> Tensor:
 
 
 def _backward(testbed: Testbed, beta: Tensor, *, softmax: bool) -> Tensor:
-    """Return each prefix's policy, from the last tokens to the first, given the values of later tokens."""
+    """Return each prefix's policy, from the last tokens to the first, given the values of later
+    tokens.
+    """
     tree = testbed.tree
     levels = by_level(tree, testbed.reward)
     value: Tensor | None = None
@@ -92,7 +105,9 @@ def _backward(testbed: Testbed, beta: Tensor, *, softmax: bool) -> Tensor:
 
 
 def conditionals(testbed: Testbed, leaves: Tensor) -> Tensor:
-    """Log-probabilities of sequences ``(..., leaves)`` to those of each next token, ``(..., nodes, tokens)``."""
+    """Log-probabilities of sequences ``(..., leaves)`` to those of each next token, ``(...,
+    nodes, tokens)``.
+    """
     tree = testbed.tree
     levels = by_level(tree, leaves)
     mass: Tensor | None = None
@@ -109,7 +124,10 @@ def conditionals(testbed: Testbed, leaves: Tensor) -> Tensor:
 
 
 def greedy(testbed: Testbed, beta: Tensor) -> Exact:
-    """Values in the limit of the best sequence alone: the reward's maximum, and ``KL = -log ref`` of it."""
+    """Values in the limit of the best sequence alone.
+
+    The reward's maximum, and ``KL = -log ref`` of it.
+    """
     best, where = testbed.reward.max(-1)
     reward = best.mean(-1).expand(len(beta), -1)
     kl = -testbed.leaf_log_p.gather(-1, where[..., None])[..., 0].mean(-1).expand(len(beta), -1)
@@ -119,10 +137,11 @@ def greedy(testbed: Testbed, beta: Tensor) -> Exact:
 
 
 def residuals(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> dict[str, Tensor]:
-    """Return, for each fixed point, the norm of each arm's expected gradient over that at the reference: ``(arms, seeds)``.
+    """Return, for each fixed point, the norm of each arm's expected gradient over that at the
+    reference: ``(arms, seeds)``.
 
-    The gradient is that of the whole objective with respect to free logits. ``greedy`` has the norm of the penalty's gradient
-    alone, at a policy off the reference.
+    The gradient is that of the whole objective with respect to free logits. ``greedy`` has the norm
+    of the penalty's gradient alone, at a policy off the reference.
     """
     beta = torch.tensor([each.beta for each in arms], dtype=testbed.log_p.dtype)
     scale = _norm(testbed, arms, testbed.log_p.expand(len(arms), -1, -1, -1, -1), beta, group)
@@ -155,7 +174,9 @@ def _norm(
 
 
 def which(testbed: Testbed, arms: Sequence[PenaltyArm], group: int) -> list[tuple[str, float]]:
-    """Return each arm's fixed point, where its gradient vanishes (``""`` if none), and the largest residual over seeds."""
+    """Return each arm's fixed point, where its gradient vanishes (``""`` if none), and the
+    largest residual over seeds.
+    """
     found = residuals(testbed, arms, group)
     result = []
     for i in range(len(arms)):

@@ -1,4 +1,7 @@
-"""The aim of a preference loss: each divergence's own best policy, and the reward that a policy implies, exactly."""
+"""The aim of a preference loss.
+
+Each divergence's own best policy, and the reward that a policy implies, exactly.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ NEWTON_STEPS = 50
 
 
 def preferred(testbed: Testbed, scale: float, wrong: float = 0.0) -> Tensor:
-    """``P(y > y')`` of labels of which a share ``wrong`` is turned round, ``(seeds, prompts, leaves, leaves)``."""
+    """``P(y > y')`` of labels of which a share ``wrong`` is turned round, ``(seeds, prompts,
+    leaves, leaves)``.
+    """
     true = scale * testbed.reward
     return wrong + (1.0 - 2.0 * wrong) * torch.sigmoid(true[..., :, None] - true[..., None, :])
 
@@ -33,11 +38,14 @@ def preferred(testbed: Testbed, scale: float, wrong: float = 0.0) -> Tensor:
 def population_rewards(
     testbed: Testbed, scale: float, wrong: float = 0.0, margin: float = 0.0
 ) -> Tensor:
-    """The rewards that fit the population's labels best, ``(seeds, prompts, leaves)``: least Bradley-Terry loss, by Newton.
+    """The rewards that fit the population's labels best, ``(seeds, prompts, leaves)``.
 
-    ``wrong`` is the share of labels that are flipped, or that the loss takes to be, or both together: ``a + b - 2 a b``. With
-    none these are ``scale * r``; with some no rewards have the labels' probabilities, and these are the nearest. With a
-    ``margin`` the loss is ``-log sigma(r_w - r_l - margin)``.
+    Least Bradley-Terry loss, by Newton.
+
+    ``wrong`` is the share of labels that are flipped, or that the loss takes to be, or both
+    together: ``a + b - 2 a b``. With none these are ``scale * r``; with some no rewards have the
+    labels' probabilities, and these are the nearest. With a ``margin`` the loss is ``-log sigma(r_w
+    - r_l - margin)``.
 
     Raises
     ------
@@ -54,7 +62,8 @@ def population_rewards(
         # Of the label as it is, and of the other one.
         ahead, behind = torch.sigmoid(margin - gap), torch.sigmoid(margin + gap)
         curvature = target * ahead * (1.0 - ahead) + (1.0 - target) * behind * (1.0 - behind)
-        # Each row is divided by its own p; what is added to the Hessian keeps the weighted mean of the rewards.
+        # Each row is divided by its own p; what is added to the Hessian keeps the weighted mean of
+        # the rewards.
         slope = curvature * p[..., None, :]
         gradient = (((1.0 - target) * behind - target * ahead) * p[..., None, :]).sum(-1)
         hessian = torch.diag_embed(slope.sum(-1)) - slope + p[..., None, :]
@@ -64,17 +73,21 @@ def population_rewards(
         if float(largest.max()) < 1e-10:
             return found
     raise RunError(
-        f"rewards for labels of which {wrong} are wrong: no rest after {NEWTON_STEPS} steps of Newton's"
+        f"rewards for labels of which {wrong} are wrong: no rest after {NEWTON_STEPS} steps of"
+        " Newton's"
     )
 
 
 def hinge_rewards(testbed: Testbed, scale: float, wrong: float = 0.0) -> Tensor:
-    """Rewards of the least population hinge loss, ``(seeds, prompts, leaves)``: whole numbers, by shortest path.
+    """Rewards of the least population hinge loss, ``(seeds, prompts, leaves)``.
 
-    The loss is convex and piecewise linear in differences of rewards, so whole numbers are among its minima; and one that
-    rises with the true reward is. Between neighbours in that order there is a step or not. A pair in one block costs 1, one
-    that ``d`` steps part ``(1 - P)(1 + d)``. So the cost is a sum over blocks, of ``w w' P`` of their pairs, and over steps,
-    of ``w w' (1 - P)`` of the pairs that they part, and the best blocks are a shortest path. (Own derivation.)
+    Whole numbers, by shortest path.
+
+    The loss is convex and piecewise linear in differences of rewards, so whole numbers are among
+    its minima; and one that rises with the true reward is. Between neighbours in that order there
+    is a step or not. A pair in one block costs 1, one that ``d`` steps part ``(1 - P)(1 + d)``. So
+    the cost is a sum over blocks, of ``w w' P`` of their pairs, and over steps, of ``w w' (1 - P)``
+    of the pairs that they part, and the best blocks are a shortest path. (Own derivation.)
     """
     found = torch.zeros_like(testbed.reward)
     label, weight = preferred(testbed, scale, wrong), testbed.leaf_log_p.exp()
@@ -108,11 +121,12 @@ def _levels(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 
 
 def arm_optimum(testbed: Testbed, arm: DpoArm, scale: float, flips: float = 0.0) -> Tensor:
-    """``log pi`` of every sequence at the exact minimum of an arm's loss on all pairs, ``(seeds, prompts, leaves)``.
+    """``log pi`` of every sequence at the exact minimum of an arm's loss on all pairs, ``(seeds,
+    prompts, leaves)``.
 
-    First the rewards that are best by the loss of pairs, then the policy that implies them. Of IPO the rewards are
-    ``P(y > y') - 1/2``, ``y' ~ ref``. :data:`LOG_ZERO` stands for a probability of 0; all is NaN where none is known: KTO with
-    a ``beta`` above 1, of which the loss is not convex.
+    First the rewards that are best by the loss of pairs, then the policy that implies them. Of IPO
+    the rewards are ``P(y > y') - 1/2``, ``y' ~ ref``. :data:`LOG_ZERO` stands for a probability of
+    0; all is NaN where none is known: KTO with a ``beta`` above 1, of which the loss is not convex.
     """
     wrong = arm.smoothing + flips - 2.0 * arm.smoothing * flips
     if arm.loss == "kto":
@@ -131,7 +145,9 @@ def arm_optimum(testbed: Testbed, arm: DpoArm, scale: float, flips: float = 0.0)
 
 
 def by_length(start: Tensor, rewards: Tensor, tokens: Tensor, beta: float) -> Tensor:
-    """``start + |y| (rewards + c) / beta`` with the ``c`` of each prompt for which it sums to one, by bisection."""
+    """``start + |y| (rewards + c) / beta`` with the ``c`` of each prompt for which it sums to
+    one, by bisection.
+    """
     best, worst = rewards.amax(-1, keepdim=True), rewards.amin(-1, keepdim=True)
     low, high = -best - beta * math.log(rewards.shape[-1]), -worst
     for _ in range(BISECTIONS):
@@ -147,12 +163,15 @@ LEAST_LOG = -700.0
 
 
 def kto_optimum(testbed: Testbed, beta: float, scale: float, wrong: float = 0.0) -> Tensor:
-    """``log pi`` at the minimum of KTO's loss on all answers, ``(seeds, prompts, leaves)``; NaN for a ``beta`` above 1.
+    """``log pi`` at the minimum of KTO's loss on all answers, ``(seeds, prompts, leaves)``.
 
-    The loss is ``-E_ref[a sigma(beta log t)]`` and a constant, ``t = pi/ref`` and ``a = 2 P(y is desirable) - 1``, with the
-    reference point at 0, where the clamp has it. An answer with ``a <= 0`` gets probability 0. For ``beta <= 1`` the rest is
-    concave in ``t``, so ``a beta sigma(beta log t) sigma(-beta log t) / t`` is the same for all that have some.
-    (Own derivation, by Lagrange.)
+    NaN for a ``beta`` above 1.
+
+    The loss is ``-E_ref[a sigma(beta log t)]`` and a constant, ``t = pi/ref`` and ``a = 2 P(y is
+    desirable) - 1``, with the reference point at 0, where the clamp has it. An answer with ``a <=
+    0`` gets probability 0. For ``beta <= 1`` the rest is concave in ``t``, so ``a beta sigma(beta
+    log t) sigma(-beta log t) / t`` is the same for all that have some. (Own derivation, by
+    Lagrange.)
     """
     p = testbed.leaf_log_p
     often = (preferred(testbed, scale, wrong) * p.exp()[..., None, :]).sum(-1)
@@ -184,7 +203,10 @@ def kto_optimum(testbed: Testbed, beta: float, scale: float, wrong: float = 0.0)
 
 
 def divergence_of(testbed: Testbed, log_q: Tensor, divergence: str) -> Tensor:
-    """``D_f = E_q[f(ref/q)]``, a mean over prompts: ``(..., seeds, prompts, leaves)`` to ``(..., seeds)``."""
+    """``D_f = E_q[f(ref/q)]``, a mean over prompts.
+
+    ``(..., seeds, prompts, leaves)`` to ``(..., seeds)``.
+    """
     gone = log_q <= LOG_ZERO
     log_ratio = torch.where(gone, 0.0, testbed.leaf_log_p - log_q)
     gap: Tensor = divergences.get(divergence).gap(Draws(log_ratio))
@@ -197,10 +219,13 @@ def divergence_of(testbed: Testbed, log_q: Tensor, divergence: str) -> Tensor:
 
 
 def optimum(testbed: Testbed, divergence: str, rewards: Tensor) -> Tensor:
-    """``log pi`` of every sequence for the largest ``E_pi[rewards] - D_f``; both ``(seeds, prompts, leaves)``.
+    """``log pi`` of every sequence for the largest ``E_pi[rewards] - D_f``.
 
-    There ``phi'(pi/ref) = rewards - l`` with the ``l`` of each prompt for which ``pi`` sums to one: by bisection in
-    ``log pi/ref`` of the best sequence, and for each in that of all others. (Wang et al. 2024, theorem 1.)
+    Both ``(seeds, prompts, leaves)``.
+
+    There ``phi'(pi/ref) = rewards - l`` with the ``l`` of each prompt for which ``pi`` sums to one:
+    by bisection in ``log pi/ref`` of the best sequence, and for each in that of all others. (Wang
+    et al. 2024, theorem 1.)
     """
     log_p = testbed.leaf_log_p
     slope = divergences.get(divergence).slope
@@ -208,7 +233,8 @@ def optimum(testbed: Testbed, divergence: str, rewards: Tensor) -> Tensor:
     gap = best - rewards
 
     def others(top: Tensor) -> Tensor:
-        # Not by l: where phi' is bounded the best sequence is so near the bound that the difference would be lost.
+        # Not by l: where phi' is bounded the best sequence is so near the bound that the difference
+        # would be lost.
         wanted = slope(-top) - gap
         low, high = torch.full_like(gap, -1.0), top.expand_as(gap)
         while bool((slope(-low) > wanted).any()) and float(low.min()) > -1e6:
@@ -229,7 +255,10 @@ def optimum(testbed: Testbed, divergence: str, rewards: Tensor) -> Tensor:
 
 
 class Fit(NamedTuple):
-    """The regression of the implicit reward on the true one, each centred by prompt: ``(arms, seeds)``."""
+    """The regression of the implicit reward on the true one, each centred by prompt.
+
+    ``(arms, seeds)``.
+    """
 
     slope: Tensor
     correlation: Tensor
@@ -240,8 +269,9 @@ def fit(
 ) -> Fit:
     """Regression of ``beta_dpo phi'(pi/ref)`` on ``scale * r`` over the sequences of all prompts.
 
-    ``log_q`` is ``(arms, seeds, prompts, leaves)``, and so, or as far as it spreads over that, are the weights, which sum to
-    one over a prompt's sequences. At an arm's own optimum both numbers are one.
+    ``log_q`` is ``(arms, seeds, prompts, leaves)``, and so, or as far as it spreads over that, are
+    the weights, which sum to one over a prompt's sequences. At an arm's own optimum both numbers
+    are one.
     """
     log_ratio = log_q - testbed.leaf_log_p
     log_p, tokens = testbed.leaf_log_p, testbed.tree.lengths
@@ -266,10 +296,11 @@ def fit(
 def population_gradient(
     testbed: Testbed, arms: Sequence[DpoArm], log_q: Tensor, preferences: Preferences
 ) -> Tensor:
-    """Norm of the population loss's gradient at policies over that at the reference, ``(arms, seeds)``.
+    """Norm of the population loss's gradient at policies over that at the reference, ``(arms,
+    seeds)``.
 
-    With respect to a logit for every token after every prefix; ``log_q`` is ``(arms, seeds, prompts, leaves)``. NaN for hinge,
-    whose least loss is where it has kinks.
+    With respect to a logit for every token after every prefix; ``log_q`` is ``(arms, seeds,
+    prompts, leaves)``. NaN for hinge, whose least loss is where it has kinks.
     """
     reference = testbed.log_p.expand(len(arms), -1, -1, -1, -1)
     norms = []

@@ -1,4 +1,7 @@
-"""Stacked policies on the testbed: sampled with common random numbers, stepped by an Adam of their own, each on its own."""
+"""Stacked policies on the testbed.
+
+Sampled with common random numbers, stepped by an Adam of their own, each on its own.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from klbench.types import Rollouts
 
 
 class Adam:
-    """torch's Adam on a stack of vectors, each with its own clip; one whose numbers fail is stopped, alone.
+    """torch's Adam on a stack of vectors, each with its own clip.
 
-    Adam is elementwise, so that each vector goes as it would by itself. (Kingma and Ba 2015, algorithm 1; the clip is that of
-    the gradient's norm, Pascanu et al. 2013.)
+    One whose numbers fail is stopped, alone.
+
+    Adam is elementwise, so that each vector goes as it would by itself. (Kingma and Ba 2015,
+    algorithm 1; the clip is that of the gradient's norm, Pascanu et al. 2013.)
 
     Parameters
     ----------
@@ -70,7 +75,10 @@ class Adam:
 
 
 class Inputs(NamedTuple):
-    """Sampled sequences, ``(arms, seeds, n, T)`` each: prefixes, tokens, and log-probabilities of reference and sampler."""
+    """Sampled sequences, ``(arms, seeds, n, T)`` each.
+
+    Prefixes, tokens, and log-probabilities of reference and sampler.
+    """
 
     node: Tensor
     token: Tensor
@@ -81,7 +89,8 @@ class Inputs(NamedTuple):
 class Replicas:
     """Policies ``(arms, seeds)`` on a testbed, as :func:`klbench.rlhf.ppo.train` wants them.
 
-    All arms of a seed start from its reference and draw with the same uniforms: what differs between them is their own doing.
+    All arms of a seed start from its reference and draw with the same uniforms: what differs
+    between them is their own doing.
 
     Parameters
     ----------
@@ -90,7 +99,8 @@ class Replicas:
     rate, clip, steps
         Of :class:`Adam`.
     critic
-        Whether each replica has values: of a second network of the policy's shape, the first output at each prefix.
+        Whether each replica has values: of a second network of the policy's shape, the first output
+        at each prefix.
     """
 
     def __init__(
@@ -141,7 +151,10 @@ class Replicas:
         return self.theta.detach()[..., : self._split]
 
     def _along(self, theta: Tensor, prompts: Tensor, tokens: Tensor) -> Tensor:
-        """Return the networks' outputs along tokens ``(arms, seeds, n, t)``: ``(arms, seeds, n, t + 1, tokens)``."""
+        """Return the networks' outputs along tokens ``(arms, seeds, n, t)``.
+
+        ``(arms, seeds, n, t + 1, tokens)``.
+        """
         policy = self.testbed.policy
 
         def one(each: Tensor, token: Tensor) -> Tensor:
@@ -154,7 +167,9 @@ class Replicas:
         return result.contiguous().view(*theta.shape[:2], *result.shape[1:])
 
     def sample(self, update: int, lag: int) -> PpoBatch:
-        """``group`` sequences of each prompt, token by token, from the policies of ``lag`` updates ago (the first, before)."""
+        """``group`` sequences of each prompt, token by token, from the policies of ``lag``
+        updates ago (the first, before).
+        """
         self._history.append(self.policies.clone())
         assert lag + 1 == self._history.maxlen
         return self._written(self._history[0], update)
@@ -188,7 +203,10 @@ class Replicas:
         )
 
     def _ordinary(self, tokens: Tensor) -> Tensor:
-        """Tokens that may come before others: after the end token nothing counts, and any will do."""
+        """Tokens that may come before others.
+
+        After the end token nothing counts, and any will do.
+        """
         return tokens.clamp(max=self.testbed.vocabulary - 1)
 
     def _batch(self, node: Tensor, token: Tensor, alive: Tensor, log_mu: Tensor) -> PpoBatch:
@@ -199,14 +217,17 @@ class Replicas:
         last = alive.sum(-1, keepdim=True) - 1
         end, action = node.gather(-1, last)[..., 0], token.gather(-1, last)[..., 0]
         first = tree.starts[-1]
-        # Leaves are numbered by the prefix that they end after, up to the last depth, where each token makes one.
+        # Leaves are numbered by the prefix that they end after, up to the last depth, where each
+        # token makes one.
         leaf = torch.where(end < first, end, first + (end - first) * tree.tokens + action)
         seed = torch.arange(len(self.testbed.seeds))[:, None]
         reward = self.testbed.reward[seed, self._prompts, leaf]
         return PpoBatch(reward, alive, Inputs(node, token, log_p, log_mu))
 
     def _reference(self, prompts: Tensor, node: Tensor) -> Tensor:
-        """The reference's next-token log-probabilities at prefixes ``(arms, seeds, n, T)`` of prompts ``(n,)``."""
+        """The reference's next-token log-probabilities at prefixes ``(arms, seeds, n, T)`` of
+        prompts ``(n,)``.
+        """
         seed = torch.arange(len(self.testbed.seeds))[:, None, None]
         return self.testbed.log_p[seed, prompts[:, None], node]
 
@@ -245,7 +266,9 @@ class Replicas:
         )
 
     def pretraining(self, update: int, *, exact: bool) -> Tensor:
-        """``E[log q(x)]`` over sequences of the reference, ``(arms, seeds)``: of all of them, or of ``group`` for each prompt.
+        """``E[log q(x)]`` over sequences of the reference, ``(arms, seeds)``.
+
+        Of all of them, or of ``group`` for each prompt.
 
         The sampled ones are the same for all arms.
         """

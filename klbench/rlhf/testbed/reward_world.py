@@ -1,8 +1,10 @@
-"""Reward models on the testbed, and what becomes of the true reward when theirs is made large, exactly.
+"""Reward models on the testbed, and what becomes of the true reward when theirs is made large,
+exactly.
 
-A model's score stands in for the reward: it is the proxy, the testbed's own reward is the gold. Both are reckoned from the
-reference's mean of each prompt, since pairs of answers to one prompt say nothing of its level. (Gao, Schulman and Hilton 2022,
-"Scaling laws for reward model overoptimization".)
+A model's score stands in for the reward: it is the proxy, the testbed's own reward is the gold.
+Both are reckoned from the reference's mean of each prompt, since pairs of answers to one prompt say
+nothing of its level. (Gao, Schulman and Hilton 2022, "Scaling laws for reward model
+overoptimization".)
 """
 
 from __future__ import annotations
@@ -24,16 +26,20 @@ from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Adam
 
 ROUNDING = 1.5e-14
-"""A gradient this small against the weight of its terms, 64 units in their last place, is 0 but for rounding."""
+"""A gradient this small against the weight of its terms, 64 units in their last place, is 0 but
+for rounding.
+"""
 TIE = 1e-10
 """Scores this near to each other, in units of the largest, are equal but for rounding."""
 
 
 class RewardModels:
-    """Models ``(sizes, seeds)`` that learn from the first so many pairs each, as :func:`klbench.rlhf.reward_model.train` wants.
+    """Models ``(sizes, seeds)`` that learn from the first so many pairs each, as
+    :func:`klbench.rlhf.reward_model.train` wants.
 
-    A model has the shape of a policy. Its score of a sequence is the sum of its outputs for the sequence's tokens, less what it
-    was before training: so all begin with a reward of 0, and a table is a linear model of prefixes and tokens.
+    A model has the shape of a policy. Its score of a sequence is the sum of its outputs for the
+    sequence's tokens, less what it was before training: so all begin with a reward of 0, and a
+    table is a linear model of prefixes and tokens.
 
     Parameters
     ----------
@@ -90,7 +96,10 @@ class RewardModels:
         return shares[:, None]
 
     def _touched(self, weight: Tensor) -> Tensor:
-        """Return, for each token after each prefix, the weight of all answers that have it: a bound on its gradient."""
+        """Return, for each token after each prefix, the weight of all answers that have it.
+
+        A bound on its gradient.
+        """
         outputs = torch.zeros(
             len(self.sizes), *self._start.shape[1:], dtype=weight.dtype, requires_grad=True
         )
@@ -99,7 +108,10 @@ class RewardModels:
         return found
 
     def _outputs(self, theta: Tensor) -> Tensor:
-        """Return the outputs for all tokens after all prefixes: ``(..., parameters)`` to ``(..., prompts, nodes, tokens)``."""
+        """Return the outputs for all tokens after all prefixes.
+
+        ``(..., parameters)`` to ``(..., prompts, nodes, tokens)``.
+        """
         prompts = torch.arange(self.testbed.prompts)
 
         def one(each: Tensor) -> Tensor:
@@ -123,7 +135,9 @@ class RewardModels:
         return Scored(chosen, rejected, weight)
 
     def _answers(self, scores: Tensor) -> list[Tensor]:
-        """Scores of all sequences to those of the pairs' better and worse answers, ``(sizes, seeds, n)`` each."""
+        """Scores of all sequences to those of the pairs' better and worse answers, ``(sizes,
+        seeds, n)`` each.
+        """
         flat = scores.flatten(-2)
         return [
             flat.gather(-1, each.expand(len(self.sizes), -1, -1))
@@ -150,16 +164,21 @@ class RewardModels:
         self.kept = torch.where(better[..., None], self.theta.detach(), self.kept)
 
     def kept_scores(self) -> Tensor:
-        """The kept models' scores; those that only rounding can have set apart are equal: see :func:`tied`."""
+        """The kept models' scores.
+
+        Those that only rounding can have set apart are equal: see :func:`tied`.
+        """
         with torch.no_grad():
             return tied(self.scores(self.kept))
 
 
 def tied(score: Tensor) -> Tensor:
-    """Scores over the last axis, each that is within ``1e-10`` of the largest one's size of the next lower one equal to that.
+    """Scores over the last axis, each that is within ``1e-10`` of the largest one's size of the
+    next lower one equal to that.
 
-    Two answers that the same pairs speak for have the same score in exact arithmetic; the order of sums takes their last bits
-    apart. What is best of n depends on it: of two equal scores neither is preferred.
+    Two answers that the same pairs speak for have the same score in exact arithmetic; the order of
+    sums takes their last bits apart. What is best of n depends on it: of two equal scores neither
+    is preferred.
     """
     value, order = score.sort(-1)
     apart = value.diff() > TIE * score.abs().amax(-1, keepdim=True)
@@ -169,12 +188,17 @@ def tied(score: Tensor) -> Tensor:
 
 
 def gain(testbed: Testbed, reward: Tensor) -> Tensor:
-    """Rewards of sequences, ``(..., seeds, prompts, leaves)``, less the reference's mean of each prompt."""
+    """Rewards of sequences, ``(..., seeds, prompts, leaves)``, less the reference's mean of each
+    prompt.
+    """
     return reward - (testbed.leaf_log_p.exp() * reward).sum(-1, keepdim=True)
 
 
 class Optimised(NamedTuple):
-    """Exact values of policies made from a proxy, each ``(n, ..., seeds)``: KL(q‖p) in nats, and gains."""
+    """Exact values of policies made from a proxy, each ``(n, ..., seeds)``.
+
+    KL(q‖p) in nats, and gains.
+    """
 
     kl: Tensor
     proxy: Tensor
@@ -190,18 +214,22 @@ def _values(testbed: Testbed, log_q: Tensor, proxy: Tensor) -> Optimised:
 
 
 def tilted(testbed: Testbed, proxy: Tensor, beta: Tensor) -> Optimised:
-    """The policies ``ref exp(proxy / beta) / Z`` for proxies ``(..., seeds, prompts, leaves)`` and each ``beta``, ``(n,)``.
+    """The policies ``ref exp(proxy / beta) / Z`` for proxies ``(..., seeds, prompts, leaves)`` and
+    each ``beta``, ``(n,)``.
 
-    They are the optima of ``E proxy - beta KL(pi‖ref)``. (Rafailov et al. 2023, "Direct preference optimization", eq. 4.)
+    They are the optima of ``E proxy - beta KL(pi‖ref)``. (Rafailov et al. 2023, "Direct preference
+    optimization", eq. 4.)
     """
     weight = beta.view(-1, *[1] * proxy.ndim)
     return _values(testbed, (testbed.leaf_log_p + proxy / weight).log_softmax(-1), proxy)
 
 
 def best_of_n(testbed: Testbed, proxy: Tensor, n: Tensor) -> Optimised:
-    """The best of ``n`` answers of the reference by the proxy, the first of those that tie, for each ``n``: ``(k,)``.
+    """The best of ``n`` answers of the reference by the proxy, the first of those that tie, for
+    each ``n``: ``(k,)``.
 
-    See :func:`log_best_of_n`. ``log n - (n - 1)/n``, which is usually reported for its KL, is an upper bound.
+    See :func:`log_best_of_n`. ``log n - (n - 1)/n``, which is usually reported for its KL, is an
+    upper bound.
     """
     found = [
         _values(testbed, log_best_of_n(testbed.leaf_log_p, proxy, float(each)), proxy) for each in n
@@ -210,11 +238,14 @@ def best_of_n(testbed: Testbed, proxy: Tensor, n: Tensor) -> Optimised:
 
 
 def log_best_of_n(log_p: Tensor, score: Tensor, n: float) -> Tensor:
-    """Log-probability with which each sequence is the best of ``n``: ``log[p(x)/p(tie) (F^n - F_^n)]``, over the last axis.
+    """Log-probability with which each sequence is the best of ``n``.
 
-    ``F`` is the probability of a score no larger than that of ``x``, ``F_`` of a smaller one, and ``p(tie) = F - F_`` that of
-    an equal one; of answers that tie, the first is taken. (Beirami et al. 2024, "Theoretical guarantees on the best-of-n
-    alignment policy", lemma 1, where no two scores are equal.)
+    ``log[p(x)/p(tie) (F^n - F_^n)]``, over the last axis.
+
+    ``F`` is the probability of a score no larger than that of ``x``, ``F_`` of a smaller one, and
+    ``p(tie) = F - F_`` that of an equal one; of answers that tie, the first is taken. (Beirami et
+    al. 2024, "Theoretical guarantees on the best-of-n alignment policy", lemma 1, where no two
+    scores are equal.)
     """
     score = score.contiguous()
     log_p = log_p.expand_as(score)
@@ -233,7 +264,9 @@ def log_best_of_n(log_p: Tensor, score: Tensor, n: float) -> Tensor:
 
 
 def with_proxy(testbed: Testbed, proxy: Tensor) -> Testbed:
-    """A testbed of the same references with other rewards, ``(sizes, seeds, prompts, leaves)``: size by size, all its seeds.
+    """A testbed of the same references with other rewards, ``(sizes, seeds, prompts, leaves)``.
+
+    Size by size, all its seeds.
 
     A seed draws the same numbers for every size.
     """

@@ -6,7 +6,8 @@ from klbench.schema import Column, Schema, text
 
 CLAIMS = Schema(
     "claims",
-    "One row for each thing that is said of KL estimators: its formula, who says it, and what was found.",
+    "One row for each thing that is said of KL estimators: its formula, who says it, and what was"
+    " found.",
     (
         text("claim", "name of the claim in klbench"),
         text("statement", "what is said, in a sentence"),

@@ -34,7 +34,10 @@ TOPICS = ("values", "gradients", "alignment", "distillation")
 
 
 def _judged(tables: Tables) -> list[Row]:
-    """Return the rows with their ``tone``; runs that found the same share one, and others are told apart by their ``run``."""
+    """Return the rows with their ``tone``.
+
+    Runs that found the same share one, and others are told apart by their ``run``.
+    """
     table = tables[CLAIMS.table]
     distinct = table.drop_duplicates(["claim", "verdict", "evidence"])
     disputed = set(distinct["claim"][distinct["claim"].duplicated()])

@@ -8,7 +8,8 @@ from klbench.schema import Column, Schema, flag, integer, interval, text, with_e
 
 DISTILL = Schema(
     "distill",
-    "One row for each pair, objective, support and k: its value and its gradient, beside those that it stands for.",
+    "One row for each pair, objective, support and k: its value and its gradient, beside those that"
+    " it stands for.",
     (
         text("pair", "student q and teacher p", "Pair"),
         text("series", "pairs that belong together", "Series"),
@@ -48,29 +49,34 @@ DISTILL = Schema(
         *with_error(
             Column(
                 "rel_bias",
-                "distance of its mean gradient from the target's, over that one's length, in the student's logits, with the "
-                "support held fixed; of a language model, of the gradients of single states",
+                "distance of its mean gradient from the target's, over that one's length, in the"
+                " student's logits, with the support held fixed; of a language model, of the"
+                " gradients of single states",
                 heading="Gradient off by",
             )
         ),
         Column(
             "rel_std",
-            "noise of one sequence's gradient, over the target's length; of a language model, of a token's given its state",
+            "noise of one sequence's gradient, over the target's length; of a language model, of a"
+            " token's given its state",
             heading="Noise",
         ),
         integer(
             "bytes_per_token",
-            "what the teacher sends for each token: float32 log-probabilities, and int32 ids of a support",
+            "what the teacher sends for each token: float32 log-probabilities, and int32 ids of a"
+            " support",
             heading="Bytes a token",
         ),
         flag(
             "unbiased",
-            "whether its mean gradient is the target's, up to rounding, or to 5 standard errors of a sampled one",
+            "whether its mean gradient is the target's, up to rounding, or to 5 standard errors of"
+            " a sampled one",
             "Unbiased",
         ),
         text(
             "status",
-            "ok, infinite, undefined (no mass to renormalise), no gradient (student and teacher are equal), or what it needs",
+            "ok, infinite, undefined (no mass to renormalise), no gradient (student and teacher are"
+            " equal), or what it needs",
             "Status",
         ),
         text("method", "enumeration or sampling", "Method"),
@@ -109,7 +115,8 @@ REACHED = (
     KL_PQ,
     Column(
         "mass",
-        "student's probability of the teacher's k most probable tokens, mean over the student's tokens",
+        "student's probability of the teacher's k most probable tokens, mean over the student's"
+        " tokens",
     ),
     Column("own_mass", "student's probability of its own k most probable tokens"),
     Column(
@@ -132,7 +139,8 @@ TRAINING = Schema(
 
 REST = Schema(
     "distill_rest",
-    "One row for each arm and seed: a free student, a logit for each token after each prefix, at the end of exact gradients.",
+    "One row for each arm and seed: a free student, a logit for each token after each prefix, at"
+    " the end of exact gradients.",
     (
         *ARM,
         SEED,
@@ -168,7 +176,8 @@ def _lost(stem: str) -> tuple[Column, ...]:
 
 FINAL = Schema(
     "distill_final",
-    "One row for each arm: where training ended, over the seeds that did not diverge, and where a free student rests.",
+    "One row for each arm: where training ended, over the seeds that did not diverge, and where a"
+    " free student rests.",
     (
         *ARM,
         integer("seeds", "seeds that did not diverge, over which the means are", "Seeds"),

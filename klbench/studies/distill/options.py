@@ -30,11 +30,13 @@ def distillable(pair: Pair) -> Pair:
     """
     if not isinstance(pair, CategoricalPair | SequencePair | LmPair):
         raise ValueError(
-            f"{pair.kind} pairs have no logits of a student; pairs with logits: categorical, sequence, lm"
+            f"{pair.kind} pairs have no logits of a student; pairs with logits: categorical,"
+            " sequence, lm"
         )
     if pair.off_policy:
         raise ValueError(
-            "the student samples by itself here: leave out mu and lag, and sample from the distribution that is scored"
+            "the student samples by itself here: leave out mu and lag, and sample from the"
+            " distribution that is scored"
         )
     return pair
 
@@ -94,8 +96,8 @@ class DistillOptions(PairOptions):
     samples
         Completions of each pair of language models.
     training
-        What is trained: ``OBJECTIVE``, or ``OBJECTIVE/student/K`` with a support; ``@teacher`` after it: at the states of the
-        teacher's sequences. The others are compared with the first.
+        What is trained: ``OBJECTIVE``, or ``OBJECTIVE/student/K`` with a support; ``@teacher``
+        after it: at the states of the teacher's sequences. The others are compared with the first.
     updates
         Updates of the training; 0: nothing is trained.
     every
@@ -103,11 +105,13 @@ class DistillOptions(PairOptions):
     seeds
         How many; each draws its own teacher, student and samples.
     rest_seeds, rest_steps
-        Seeds of which free students follow exact gradients to where they rest, and their steps; 0: none.
+        Seeds of which free students follow exact gradients to where they rest, and their steps; 0:
+        none.
     group
         Sequences of each prompt in a batch.
     learning_rate, gradient_clip, decay
-        Of Adam; the largest norm of a gradient (null: any); whether the rate falls to 0 along a line.
+        Of Adam; the largest norm of a gradient (null: any); whether the rate falls to 0 along a
+        line.
     testbed
         The shape of teacher and student in training.
     """

@@ -1,4 +1,7 @@
-"""The rows of table ``distill``: exact where everything is enumerated, and from completions of language models."""
+"""The rows of table ``distill``.
+
+Exact where everything is enumerated, and from completions of language models.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from klbench.rlhf.testbed.distilled import Moments, States, against
 
 OWNERS = ("student", "teacher")
 ROUNDING = 1e-8
-"""Relative distance below which a gradient is the other, up to rounding; an estimate that far below zero is not negative."""
+"""Relative distance below which a gradient is the other, up to rounding.
+
+An estimate that far below zero is not negative.
+"""
 
 Row = dict[str, Any]
 
@@ -27,7 +33,8 @@ Row = dict[str, Any]
 def variants(objective: Objective, ks: Sequence[int], vocabulary: int) -> Iterator[tuple[str, int]]:
     """Yield each support, by its owner, and k that an objective is measured with.
 
-    Without a support there is one of them: the student's whole vocabulary, or the one token that it sampled.
+    Without a support there is one of them: the student's whole vocabulary, or the one token that it
+    sampled.
     """
     if objective.has_support:
         yield from ((owner, k) for owner in OWNERS for k in dict.fromkeys(ks))
@@ -135,7 +142,10 @@ class Sums:
         self.parts.append(total.index_add_(0, completion, per_token).numpy())
 
     def row(self, *, later: bool) -> Row:
-        """Return means with their standard errors; ``later``: its gradient needs what follows a token."""
+        """Return means with their standard errors.
+
+        ``later``: its gradient needs what follows a token.
+        """
         value, truth, off, size, noise, mass, teacher_mass, negative, tokens = np.concatenate(
             self.parts
         ).T
@@ -173,8 +183,8 @@ class Sums:
 def at_states(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Tensor:
     """Return what an objective gives at states, ``(states, 9)``: the columns of :class:`Sums`.
 
-    ``log_q`` and ``log_p`` are ``(states, V)``. Values and gradients are expectations over the next token; what later tokens
-    add is left out of the objective and of its target.
+    ``log_q`` and ``log_p`` are ``(states, V)``. Values and gradients are expectations over the next
+    token; what later tokens add is left out of the objective and of its target.
     """
     at = States(Tree(log_q.shape[-1] - 1, 1), log_q[:, None], log_p[:, None])
     q, mask = log_q.exp(), kept[:, None]

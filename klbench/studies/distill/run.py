@@ -38,7 +38,9 @@ def measure(pair: Pair, names: Sequence[str], ks: Sequence[int]) -> list[Row]:
 
 
 def _log_probs(pair: LmPair, completions: Completions) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities of student and teacher at each token that counts, ``(tokens, V)`` in float64."""
+    """Return log-probabilities of student and teacher at each token that counts, ``(tokens, V)``
+    in float64.
+    """
     assert completions.token is not None
     contexts = pair.contexts(completions)
     with torch.no_grad():

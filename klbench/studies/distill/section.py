@@ -19,7 +19,9 @@ SAY = prose(__package__)
 
 
 def lead(tables: Tables) -> Lead:
-    """Return the nearest and the farthest objective at one k of the first pair, and the curves of all."""
+    """Return the nearest and the farthest objective at one k of the first pair, and the curves
+    of all.
+    """
     runs = load(tables)
     if not runs:
         return Lead(SAY.question(), SAY.nothing(), None)
@@ -35,7 +37,9 @@ def lead(tables: Tables) -> Lead:
 
 
 def _trained(run: Distilled) -> list[str]:
-    """Return which students come nearest, which rest beside the teacher, and which lose the most mass at rest."""
+    """Return which students come nearest, which rest beside the teacher, and which lose the most
+    mass at rest.
+    """
     said = []
     if run.final and math.isfinite(run.final[0]["kl"]):
         said.append(SAY.nearest(run.final[0], run.final[-1]))

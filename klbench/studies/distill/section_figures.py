@@ -1,4 +1,7 @@
-"""Figures of the distillation study: the bias of each objective against k, and of those that know no k."""
+"""Figures of the distillation study.
+
+The bias of each objective against k, and of those that know no k.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ MOST = 8
 
 
 def figures(run: Distilled) -> Iterator[Figure]:
-    """Yield the figures of a run: of the teacher's support, of the student's, and of objectives without any."""
+    """Yield the figures of a run.
+
+    Of the teacher's support, of the student's, and of objectives without any.
+    """
     yield from _curves(run)
     yield from _without_support(run)
     if run.final:

@@ -17,7 +17,9 @@ SAY = prose(__package__)
 
 
 def _final(run: RunTables) -> list[Row]:
-    """Return the rows of all arms, the nearest to the teacher first, with no rest that was looked for."""
+    """Return the rows of all arms, the nearest to the teacher first, with no rest that was
+    looked for.
+    """
     rows = [
         row | {"rest_kl": math.nan, "rest_mass": math.nan, "rests": ""}
         for row in run.rows(LM_FINAL)

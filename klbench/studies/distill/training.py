@@ -1,4 +1,7 @@
-"""The training of the distillation study: students of one start, and where each objective leaves them."""
+"""The training of the distillation study.
+
+Students of one start, and where each objective leaves them.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,14 @@ from klbench.studies.distill.options import DistillOptions
 from klbench.threads import one_thread
 
 SEEDS_A_TASK = 4
-"""Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
+"""Fixed, and not what the number of workers suggests.
+
+Products of stacks may round by the size of the stack.
+"""
 ARRIVED, STILL = 1e-6, 1e-3
-"""KL to the teacher, in nats, below which a free student is there, and change of it below which it is at rest elsewhere."""
+"""KL to the teacher, in nats, below which a free student is there, and change of it below which
+it is at rest elsewhere.
+"""
 DEFAULT_K = 2
 """Tokens whose mass is told of objectives without a support."""
 
@@ -133,7 +141,10 @@ def described(each: Arm) -> Row:
 
 
 def train(options: DistillOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return tables ``distill_training``, ``distill_rest`` and ``distill_final``; none where nothing is trained."""
+    """Return tables ``distill_training``, ``distill_rest`` and ``distill_final``.
+
+    None where nothing is trained.
+    """
     if not options.updates:
         return {}
     tasks = plan(options)
@@ -155,7 +166,10 @@ def train(options: DistillOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def final_table(training: pd.DataFrame, at_rest: pd.DataFrame) -> pd.DataFrame:
-    """Return one row an arm: where training ended, beside the first arm's end, and where free students rest."""
+    """Return one row an arm.
+
+    Where training ended, beside the first arm's end, and where free students rest.
+    """
     frame = SeedFrame.of(training, "arm")
     names = list(dict.fromkeys(training["arm"]))
     first = names[0]
@@ -177,7 +191,9 @@ def final_table(training: pd.DataFrame, at_rest: pd.DataFrame) -> pd.DataFrame:
 
 
 def _mass(stem: str, owner: str, last: Callable[[str], pd.Series[float]]) -> Row:
-    """Return the student's mass on its support, the teacher's on its own, and what the student lacks."""
+    """Return the student's mass on its support, the teacher's on its own, and what the student
+    lacks.
+    """
     own, theirs = last("mass" if owner == "teacher" else "own_mass"), last("teacher_mass")
     return {
         f"{stem}mass": mean(own.to_numpy()),

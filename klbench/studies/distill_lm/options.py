@@ -32,7 +32,8 @@ class DistillLmOptions(PairOptions):
     Parameters
     ----------
     pairs
-        One of language models: the policy is the student before training, the reference is the teacher.
+        One of language models: the policy is the student before training, the reference is the
+        teacher.
     training
         As in the distillation study.
     updates, every
@@ -44,7 +45,8 @@ class DistillLmOptions(PairOptions):
     evaluated
         Completions of the student in an evaluation, the same prompts and random numbers every time.
     learning_rate, gradient_clip, decay
-        Of AdamW; the largest norm of a gradient (null: any); whether the rate falls to 0 along a line.
+        Of AdamW; the largest norm of a gradient (null: any); whether the rate falls to 0 along a
+        line.
     """
 
     pairs: tuple[Annotated[AnyPair, AfterValidator(_of_language)], ...] = Field(

@@ -1,4 +1,7 @@
-"""The run of distillation of language models: every objective from one student, on samples of its own or the teacher's."""
+"""The run of distillation of language models.
+
+Every objective from one student, on samples of its own or the teacher's.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Batched:
-    """Completions, and next-token log-probabilities along them, ``(n, T, V)`` in float64: 0 where none counts."""
+    """Completions, and next-token log-probabilities along them, ``(n, T, V)`` in float64.
+
+    0 where none counts.
+    """
 
     sampled: Sampled
     log_q: Tensor
@@ -55,7 +61,9 @@ class World:
     contexts: list[list[int]]
 
     def batch(self, writer: LanguageModel, stream: np.random.Generator, n: int) -> Batched:
-        """Let ``writer`` complete ``n`` prompts drawn at random, and look at both models along that."""
+        """Let ``writer`` complete ``n`` prompts drawn at random, and look at both models along
+        that.
+        """
         chosen = [self.contexts[i] for i in stream.integers(len(self.contexts), size=n)]
         uniform = stream.random((n, self.pair.max_new_tokens))
         sampling = Sampling(self.pair.temperature, self.pair.top_p, self.pair.top_k)
@@ -101,7 +109,10 @@ def evaluated(world: World, one: Arm, stream: np.random.Generator, n: int) -> Ro
 
 
 def trained(options: DistillLmOptions, name: str, seed: int, k: int) -> Iterator[Row]:
-    """Yield the rows of one arm on seed number ``k``: before every ``every`` updates, and at the end."""
+    """Yield the rows of one arm on seed number ``k``.
+
+    Before every ``every`` updates, and at the end.
+    """
     (pair,) = options.pairs
     assert isinstance(pair, LmPair)
     one, (start, teacher) = arm(name), pair.models
@@ -162,7 +173,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     rows = results["distill_lm_final"].sort_values("kl").to_dict("records")
     return [
         Summary(
-            f"KL(q‖p) to the teacher, nats a completion, mean of {rows[0]['seeds']} seeds (before: {rows[0]['start_kl']:.3g})",
+            f"KL(q‖p) to the teacher, nats a completion, mean of {rows[0]['seeds']} seeds (before:"
+            f" {rows[0]['start_kl']:.3g})",
             ("trained", ">KL(q‖p)", ">against the first", ">mass lost", "outcome"),
             [
                 (

@@ -1,4 +1,7 @@
-"""The section of the doctor's study: the cause, how far columns differ, what must hold, and what to do."""
+"""The section of the doctor's study.
+
+The cause, how far columns differ, what must hold, and what to do.
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,10 @@ __all__ = ["CHIPO"]
 
 
 def seeds_by_kind(frame: pd.DataFrame, version: int) -> pd.DataFrame:
-    """Return ``dpo_final`` with a number of seeds for each difference: there was one for all three, which was theirs."""
+    """Return ``dpo_final`` with a number of seeds for each difference.
+
+    There was one for all three, which was theirs.
+    """
     if "difference_seeds" not in frame:
         return frame
     seeds = frame["difference_seeds"]

@@ -1,4 +1,7 @@
-"""Estimates of a policy's KL while DPO trains it: from its own completions, from the reference's, from the pairs."""
+"""Estimates of a policy's KL while DPO trains it.
+
+From its own completions, from the reference's, from the pairs.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,20 @@ from klbench.types import Draws
 
 
 def _leaves(log_q: Tensor, uniform: np.ndarray) -> Tensor:
-    """Sequences by inversion: ``(..., prompts, leaves)`` and uniforms ``(seeds, prompts, n)`` to ``(..., prompts, n)``."""
+    """Sequences by inversion.
+
+    ``(..., prompts, leaves)`` and uniforms ``(seeds, prompts, n)`` to ``(..., prompts, n)``.
+    """
     ends = log_q.exp().cumsum(-1)[..., :-1].contiguous()
     drawn = torch.from_numpy(uniform).expand(*log_q.shape[:-1], -1).contiguous()
     return torch.searchsorted(ends, drawn, right=True)
 
 
 def _mean(values: Tensor, leaves: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the sampled sequences of all prompts, and its standard error, by prompt: ``(..., prompts, n)`` to ``(...)``."""
+    """Mean over the sampled sequences of all prompts, and its standard error, by prompt.
+
+    ``(..., prompts, n)`` to ``(...)``.
+    """
     each = values.gather(-1, leaves)
     return each.mean((-2, -1)), standard_error(each.flatten(-2), each.shape[-1])
 
@@ -36,7 +45,9 @@ def _uniform(testbed: Testbed, n: int, step: int, what: str) -> np.ndarray:
 
 
 def k1(testbed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
-    """``kl_estimate`` and its standard error for a stack ``(arms, seeds, prompts, leaves)``, by k1 from its own completions."""
+    """``kl_estimate`` and its standard error for a stack ``(arms, seeds, prompts, leaves)``, by
+    k1 from its own completions.
+    """
     mean, error = _mean(
         log_q - testbed.leaf_log_p, _leaves(log_q, _uniform(testbed, n, step, "completions"))
     )
@@ -44,9 +55,11 @@ def k1(testbed: Testbed, log_q: Tensor, n: int, step: int) -> dict[str, Tensor]:
 
 
 def views(testbed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Return the value of each estimator, ``(name, level)``, for each sequence, ``(seeds, prompts, leaves)``.
+    """Return the value of each estimator, ``(name, level)``, for each sequence, ``(seeds, prompts,
+    leaves)``.
 
-    ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of exact KLs over these.
+    ``log_probs`` are of next tokens, ``(seeds, prompts, nodes, tokens)``; ``full`` is the sum of
+    exact KLs over these.
     """
     node, token, mask = testbed.tree.paths
     log_ratio = torch.where(mask, (testbed.log_p - log_probs)[..., node, token], 0.0)
@@ -75,7 +88,8 @@ def rows(
             *_mean(values, mine),
             (log_q.exp() * values).sum(-1).mean(-1),
         )
-    # Both answers of a pair come from the reference: weighted by q/p, t log t with t = q/p, they tell KL(q‖p) too.
+    # Both answers of a pair come from the reference: weighted by q/p, t log t with t = q/p, they
+    # tell KL(q‖p) too.
     weighted = (log_q - testbed.leaf_log_p).exp() * (log_q - testbed.leaf_log_p)
     theirs = _leaves(testbed.leaf_log_p, _uniform(testbed, n, step, "answers"))
     found["reference", "k1 weighted", "sequence"] = (*_mean(weighted, theirs), exact)
@@ -110,10 +124,12 @@ def rows(
 def points(
     testbed: Testbed, log_q: Tensor, preferences: Preferences, size: float, step: int
 ) -> list[dict[str, Any]]:
-    """One row a seed: KTO's reference point for a policy ``(seeds, prompts, leaves)``, beside the KL that it stands for.
+    """One row a seed: KTO's reference point for a policy ``(seeds, prompts, leaves)``, beside the
+    KL that it stands for.
 
-    ``one`` and ``all`` are its expectations with batches of one answer and of all there are, by enumeration. The point is
-    convex in the batch's mean, so with any other batch it lies between them.
+    ``one`` and ``all`` are its expectations with batches of one answer and of all there are, by
+    enumeration. The point is convex in the batch's mean, so with any other batch it lies between
+    them.
     """
     log_ratio = log_q - testbed.leaf_log_p
     details = ratios(testbed, log_q[None], preferences).detailed

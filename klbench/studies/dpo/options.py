@@ -15,7 +15,10 @@ from klbench.rlhf.options import CHIPO, DpoArm, ShapeOptions
 STANDARD = "dpo"
 """The arm that all others are compared with: KL of the policy from the reference, no smoothing."""
 MOST_PAIRS = 400_000
-"""Pairs of all prompts that one seed may have: the population's loss is their sum, at every evaluation."""
+"""Pairs of all prompts that one seed may have.
+
+The population's loss is their sum, at every evaluation.
+"""
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -24,8 +27,9 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
             near, far = divergences.get(name).slope(np.array([1e4, 2e4]))
         if far > 1.5 * near:  # it has a bound
             raise ValueError(
-                f"{name} lets a policy lose a sequence for good at a finite price, and has no DPO: alpha must be > 0, "
-                "or in a sum with a divergence that forbids it, as in kl_qp+alpha:-1"
+                f"{name} lets a policy lose a sequence for good at a finite price, and has no DPO:"
+                " alpha must be > 0, or in a sum with a divergence that forbids it, as in"
+                " kl_qp+alpha:-1"
             )
     if len(set(names)) < len(names):
         raise ValueError("each divergence once")
@@ -80,10 +84,12 @@ def arms(
     beta: float,
     tokens: int,
 ) -> tuple[DpoArm, ...]:
-    """A loss for each divergence, the standard first, for each smoothing of the standard, and for each loss of other kinds.
+    """A loss for each divergence, the standard first, for each smoothing of the standard, and for
+    each loss of other kinds.
 
-    All have the weight that is ``beta`` for small differences of rewards where they have one: of IPO, whose labels' probability
-    is ``1/2 + r/4``, a quarter. Means over tokens weigh like a sum for answers of ``tokens``, the longest.
+    All have the weight that is ``beta`` for small differences of rewards where they have one: of
+    IPO, whose labels' probability is ``1/2 + r/4``, a quarter. Means over tokens weigh like a sum
+    for answers of ``tokens``, the longest.
     """
     others = [name for name in names if name != "kl_qp"]
     return (
@@ -122,14 +128,15 @@ class DpoOptions(ShapeOptions):
     preset
         The file of ``conf/preset/`` that changes the experiment's settings.
     beta
-        The penalty's weight against the reward; the loss has ``scale * beta``, and for other divergences than KL(q‖p) that over
-        ``f''(1)``, so that all weigh alike near the reference.
+        The penalty's weight against the reward; the loss has ``scale * beta``, and for other
+        divergences than KL(q‖p) that over ``f''(1)``, so that all weigh alike near the reference.
     scale, flips
         Sharpness of the labels, and the share of them that is turned round.
     divergences, smoothings
         Penalties by name; label smoothings of KL(q‖p).
     losses
-        Losses of other kinds: ``ipo``, ``hinge``, ``chipo``, ``kto``, ``dpo_norm``, ``simpo`` or ``simpo:MARGIN``.
+        Losses of other kinds: ``ipo``, ``hinge``, ``chipo``, ``kto``, ``dpo_norm``, ``simpo`` or
+        ``simpo:MARGIN``.
     comparisons
         Numbers of ranked pairs, over all prompts. All there are come on top.
     batch
@@ -137,7 +144,8 @@ class DpoOptions(ShapeOptions):
     seeds, steps, every
         Seeds; steps of Adam; steps between evaluations.
     completions
-        Sequences of each prompt, sampled at every evaluation, from which the estimators tell the KL.
+        Sequences of each prompt, sampled at every evaluation, from which the estimators tell the
+        KL.
     learning_rate, decay, gradient_clip
         Of Adam; whether it falls to 0 along a line; the largest norm of a gradient (null: any).
     """

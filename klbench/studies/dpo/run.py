@@ -1,4 +1,6 @@
-"""The distance of DPO from the exact optimum, by the number of ranked pairs and by the divergence of its loss."""
+"""The distance of DPO from the exact optimum, by the number of ranked pairs and by the
+divergence of its loss.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
         for seeds in chunks(options.seeds)
         for row in tasks.optimum_rows(options, context.seed, seeds)
     ]
-    # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
+    # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells
+    # its KL.
     fixed = {"algorithm": "dpo", "estimator": "none", "placement": "loss", "level": "sequence"}
     arms = tables.described(options)
     training = training_table(fixed | arms[row["arm"]] | row for row in rows)
@@ -65,7 +68,9 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Return standard DPO by the number of pairs, and all losses with one number of them and with all there are."""
+    """Return standard DPO by the number of pairs, and all losses with one number of them and
+    with all there are.
+    """
     table, start = results["dpo_final"], results["dpo_optima"]["start"].iloc[0]
     sizes = sorted(table["pairs"].unique())
     finite = [size for size in sizes if math.isfinite(size)]

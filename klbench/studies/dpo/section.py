@@ -24,7 +24,9 @@ from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred, load, sym
 
 
 def lead(tables: Tables) -> Lead:
-    """Return how many pairs are enough, and the picture of the distance from the optimum by their number."""
+    """Return how many pairs are enough, and the picture of the distance from the optimum by
+    their number.
+    """
     runs = [run for run in load(tables) if run.of(STANDARD)]
     if not runs:
         return Lead(SAY.question(1), SAY.nothing(), None)
@@ -70,7 +72,8 @@ def _pairs(row: Row, name: str) -> Cell:
 
 
 FINAL = select(
-    "arm pairs last last_difference place best best_step stopped kl_to_own reward kl reward_slope population_accuracy",
+    "arm pairs last last_difference place best best_step stopped kl_to_own reward kl reward_slope"
+    " population_accuracy",
     arm=cells.name,
     pairs=_pairs,
     best=cells.number(),

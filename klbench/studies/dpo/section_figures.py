@@ -1,4 +1,7 @@
-"""Figures of the DPO study: distance from the optimum over pairs, while training, against the standard, what samples said."""
+"""Figures of the DPO study.
+
+Distance from the optimum over pairs, while training, against the standard, what samples said.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,9 @@ DISTANCE, STEP = Axis("KL(q‖q*), nats", "log"), Axis("step")
 
 
 def _pairs_axis(sizes: Sequence[float]) -> tuple[dict[float, float], Axis]:
-    """Return a place along x for each number of pairs, that of all of them at the end, and the axis."""
+    """Return a place along x for each number of pairs, that of all of them at the end, and the
+    axis.
+    """
     finite = [size for size in sizes if math.isfinite(size)]
     places = {size: size for size in finite} | {math.inf: 4.0 * max(finite, default=1.0)}
 
@@ -53,7 +58,10 @@ def _pairs_axis(sizes: Sequence[float]) -> tuple[dict[float, float], Axis]:
 def _distance(
     run: Preferred, entries: dict[str, LegendEntry], kind: str, title: str, room: Sequence[float]
 ) -> Panel:
-    """Return KL(q‖q*) of each loss over the number of pairs; with one number of them, a mark for each loss."""
+    """Return KL(q‖q*) of each loss over the number of pairs.
+
+    With one number of them, a mark for each loss.
+    """
     y = Axis(
         DISTANCE.label, "log", levels=[run.start] if math.isfinite(run.start) else [], room=room
     )
@@ -87,7 +95,10 @@ def _distance(
 
 
 def distance(runs: Sequence[Preferred]) -> Figure:
-    """Return the distance from the optimum: of one run at the last and the best checkpoint, of several at the last."""
+    """Return the distance from the optimum.
+
+    Of one run at the last and the best checkpoint, of several at the last.
+    """
     names = list(dict.fromkeys(name for run in runs for name in run.losses))
     entries = plots.legend(names)
     drawn = [(run, "last", run.label) for run in runs[:MOST_PANELS]]
@@ -202,7 +213,9 @@ def _plain(x: float) -> float:
 
 
 def _implicit(run: Preferred) -> Iterator[Figure]:
-    """Yield how well the implicit reward of standard DPO follows the true one, and ranks pairs, over their number."""
+    """Yield how well the implicit reward of standard DPO follows the true one, and ranks pairs,
+    over their number.
+    """
     if len(run.sizes) < 2:
         return
     places, x = _pairs_axis(run.sizes)

@@ -1,4 +1,7 @@
-"""The tables of DPO from its rows: where each number of pairs leads, which loss ends nearest, what samples said of the KL."""
+"""The tables of DPO from its rows.
+
+Where each number of pairs leads, which loss ends nearest, what samples said of the KL.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from klbench.metrics.seeds import (
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 
 MEANS = (
-    "reward kl regret kl_to_own divergence_value accuracy population_accuracy loss population_loss reward_slope "
-    "reward_correlation policy_slope policy_correlation"
+    "reward kl regret kl_to_own divergence_value accuracy population_accuracy loss population_loss"
+    " reward_slope reward_correlation policy_slope policy_correlation"
 ).split()
 START_OUTCOMES = (
     "nearer than the reference",
@@ -53,7 +56,9 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def checkpoints(mine: SeedFrame) -> dict[str, pd.DataFrame]:
-    """Return the rows of one loss and number of pairs at three checkpoints, one a seed: ``last``, ``best`` and ``stopped``.
+    """Return the rows of one loss and number of pairs at three checkpoints, one a seed.
+
+    ``last``, ``best`` and ``stopped``.
 
     The best one has the least KL(q‖q*), the stopped one the least loss on all pairs.
     """
@@ -68,10 +73,12 @@ def checkpoints(mine: SeedFrame) -> dict[str, pd.DataFrame]:
 
 
 def final_table(training: pd.DataFrame, options: DpoOptions) -> pd.DataFrame:
-    """Return one row a loss and number of pairs: KL(q‖q*) at the three checkpoints, and what is said of it.
+    """Return one row a loss and number of pairs.
 
-    Over ``seeds`` that did not diverge; ``_difference`` is from the standard loss on the same pairs and seeds, over ``_seeds``
-    that diverged in neither.
+    KL(q‖q*) at the three checkpoints, and what is said of it.
+
+    Over ``seeds`` that did not diverge; ``_difference`` is from the standard loss on the same pairs
+    and seeds, over ``_seeds`` that diverged in neither.
     """
     rows = []
     standard: dict[tuple[float, str], pd.Series[float]] = {}
@@ -109,10 +116,12 @@ def _verdict(row: Mapping[str, Any], name: str) -> str:
 
 
 def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
-    """Return the final table with each row's place: against the reference, and against the loss that ends nearest.
+    """Return the final table with each row's place.
 
-    ``_start_difference`` is KL(q‖q*) less that before training, ``nearest_difference`` that after training less that of the
-    loss with the least mean on as many pairs, both on the same seeds.
+    Against the reference, and against the loss that ends nearest.
+
+    ``_start_difference`` is KL(q‖q*) less that before training, ``nearest_difference`` that after
+    training less that of the loss with the least mean on as many pairs, both on the same seeds.
     """
     frame = SeedFrame.of(training, "arm", "pairs")
     ends = final.dropna(subset="last").sort_values("last").drop_duplicates("pairs")
@@ -137,9 +146,12 @@ def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
 
 
 def rates_table(training: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a loss: the power of the number of pairs that KL(q‖q*) goes with, and how many pairs are enough.
+    """Return one row a loss.
 
-    The power is the slope of a line through each seed's logarithms, over ``seeds`` that diverged with no number of pairs.
+    The power of the number of pairs that KL(q‖q*) goes with, and how many pairs are enough.
+
+    The power is the slope of a line through each seed's logarithms, over ``seeds`` that diverged
+    with no number of pairs.
     """
     rows = []
     for (name,), mine in SeedFrame.of(training[np.isfinite(training["pairs"])], "arm").groups(
@@ -171,7 +183,9 @@ def rates_table(training: pd.DataFrame, final: pd.DataFrame) -> pd.DataFrame:
 
 
 def enough(final: pd.DataFrame) -> float:
-    """Return the least number of pairs from which on a loss ends nearer to the optimum than the reference; NaN: none is."""
+    """Return the least number of pairs from which on a loss ends nearer to the optimum than the
+    reference; NaN: none is.
+    """
     found = math.nan
     for row in _rows(final.sort_values("pairs", ascending=False)):
         if row["start_outcome"] != START_OUTCOMES[0]:
@@ -183,7 +197,10 @@ def enough(final: pd.DataFrame) -> float:
 def optima_table(
     rows: Sequence[Mapping[str, Any]], training: pd.DataFrame, options: DpoOptions
 ) -> pd.DataFrame:
-    """Return one row for each loss: its exact optimum on all pairs, and where training on all pairs ended."""
+    """Return one row for each loss.
+
+    Its exact optimum on all pairs, and where training on all pairs ended.
+    """
     table = pd.DataFrame(rows)
     reached = SeedFrame.of(training[np.isinf(training["pairs"])], "arm")
     result = []
@@ -204,10 +221,11 @@ def optima_table(
 
 
 def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row for each number of pairs, evaluation and estimate of the KL of standard DPO: means over seeds.
+    """Return one row for each number of pairs, evaluation and estimate of the KL of standard DPO:
+    means over seeds.
 
-    ``error`` is the mean of estimate less exact KL with a standard error over seeds, ``bias`` that of the estimator's own
-    expectation, ``below`` the share of seeds that it left below.
+    ``error`` is the mean of estimate less exact KL with a standard error over seeds, ``bias`` that
+    of the estimator's own expectation, ``below`` the share of seeds that it left below.
     """
     table = pd.DataFrame(rows)
     result = []
@@ -233,7 +251,10 @@ def estimates_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row for each number of pairs and estimate: its error over all evaluations, in units of the exact KL."""
+    """Return one row for each number of pairs and estimate.
+
+    Its error over all evaluations, in units of the exact KL.
+    """
     table = pd.DataFrame(rows)
     result = []
     keys = ["pairs", "samples_of", "estimator", "level"]
@@ -259,7 +280,10 @@ def seen_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def points_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return one row for each number of pairs and evaluation: KTO's reference point beside the exact KL, means over seeds."""
+    """Return one row for each number of pairs and evaluation.
+
+    KTO's reference point beside the exact KL, means over seeds.
+    """
     result = []
     for key, group in pd.DataFrame(rows).groupby(["pairs", "step"], sort=True):
         row = dict(zip(("pairs", "step"), key, strict=True)) | {"seeds": len(group)}
@@ -274,7 +298,9 @@ def _said(row: Mapping[str, Any]) -> str:
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the tables of a run of an earlier version with the places and outcomes that they did not have yet."""
+    """Return the tables of a run of an earlier version with the places and outcomes that they
+    did not have yet.
+    """
     found = dict(tables)
     if {"dpo_final", "training"} <= set(found):
         found["dpo_final"] = placed(found["dpo_final"], found["training"])

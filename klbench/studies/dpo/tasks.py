@@ -21,14 +21,20 @@ Rows = list[dict[str, Any]]
 
 
 def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
-    """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``; NaN where none is known."""
+    """Each arm's exact population optimum, ``(arms, seeds, prompts, leaves)``.
+
+    NaN where none is known.
+    """
     return torch.stack(
         [implied.arm_optimum(testbed, arm, options.scale, options.flips) for arm in options.arms]
     )
 
 
 def perform(options: DpoOptions, seed: int, size: float, seeds: tuple[int, ...]) -> dict[str, Rows]:
-    """Rows ``training``, one an arm, seed and evaluation, ``estimates`` and ``points``; ``size`` may be infinite."""
+    """Rows ``training``, one an arm, seed and evaluation, ``estimates`` and ``points``.
+
+    ``size`` may be infinite.
+    """
     with one_thread():
         testbed, arms = Testbed.of(options, seed, seeds), options.arms
         every = population(testbed, options.scale, options.flips)
@@ -116,7 +122,10 @@ def _rows(
 
 
 def optimum_rows(options: DpoOptions, seed: int, seeds: tuple[int, ...]) -> Rows:
-    """One row an arm and seed: its population optimum, and the population's gradient there over that at the reference."""
+    """One row an arm and seed.
+
+    Its population optimum, and the population's gradient there over that at the reference.
+    """
     with one_thread():
         testbed, arms = Testbed.of(options, seed, seeds), options.arms
         own = optima(options, testbed)

@@ -1,4 +1,7 @@
-"""DPO on language models: where each loss leads from the same ranked pairs, and what samples say of the KL on the way."""
+"""DPO on language models.
+
+Where each loss leads from the same ranked pairs, and what samples say of the KL on the way.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,8 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
 
     def described(name: str) -> dict[str, Any]:
         arm = next((each for each in options.arms if each.name == name), None)
-        # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1 tells its KL.
+        # The penalty of DPO is none that is estimated: it is in the loss, for whole sequences; k1
+        # tells its KL.
         fixed = {
             "combination": name,
             "estimator": "none",
@@ -66,5 +70,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         )
         for row in table.to_dict("records")
     ]
-    title = f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard error)"
+    title = (
+        f"After DPO, nats a completion, mean of {table.iloc[0]['seeds']} seeds (± one standard"
+        " error)"
+    )
     return [Summary(title, columns, rows)]

@@ -24,7 +24,10 @@ LOGGED = ("loss", "accuracy", "margin", "reward", "kl", "k1", "k2", "k3", "objec
 
 
 def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
-    """Return the run's rows, its final measurement and its texts; continued from its part if there is one."""
+    """Return the run's rows, its final measurement and its texts.
+
+    Continued from its part if there is one.
+    """
     job = runs.Job.of(place, name, seed)
     if job.result is not None:
         return job.result

@@ -6,17 +6,22 @@ from klbench.columns import COMBINATIONS as COMBINATIONS
 from klbench.columns import DESCRIBED, MEASURED, OF_EXACT, TASK
 from klbench.schema import Column, Schema, integer, text
 
-TOTAL = f"noise of reward and penalty together, for the policy that is the best one for its reward, {OF_EXACT}"
+TOTAL = (
+    "noise of reward and penalty together, for the policy that is the best one for its reward,"
+    f" {OF_EXACT}"
+)
 
 GRADIENTS = Schema(
     "gradients",
-    "One row for each pair and combination: what the mean of its gradient is, and how far one sample strays from it.",
+    "One row for each pair and combination: what the mean of its gradient is, and how far one"
+    " sample strays from it.",
     (*TASK, *DESCRIBED, *MEASURED, Column("total_rel_std", TOTAL, heading="With reward")),
 )
 
 ARROWS = Schema(
     "arrows",
-    "One row for each pair whose policy has two parameters and each combination, or exact gradient: the mean gradient.",
+    "One row for each pair whose policy has two parameters and each combination, or exact gradient:"
+    " the mean gradient.",
     (
         *TASK,
         *DESCRIBED,
@@ -30,8 +35,8 @@ VERDICT = (
     text("combination", "name in klbench", "Combination"),
     text(
         "verdict",
-        "right: its mean is the gradient of KL(q‖p) on every pair; or right on some pairs, another divergence, no gradient "
-        "(its mean is 0), no divergence",
+        "right: its mean is the gradient of KL(q‖p) on every pair; or right on some pairs, another"
+        " divergence, no gradient (its mean is 0), no divergence",
         "Verdict",
     ),
     text(
@@ -53,7 +58,8 @@ VERDICT = (
 
 VERDICTS = Schema(
     "verdicts",
-    "One row for each combination: what its mean gradient is over all pairs, and how far off it is near the reference and far.",
+    "One row for each combination: what its mean gradient is over all pairs, and how far off it is"
+    " near the reference and far.",
     (
         *VERDICT,
         text(
@@ -75,14 +81,16 @@ VERDICTS = Schema(
         Column("total_rel_std_near", f"{TOTAL}, near the reference"),
         integer(
             "place",
-            "place of a right one by its noise with the reward, then alone, far from the reference; 1: the least",
+            "place of a right one by its noise with the reward, then alone, far from the reference;"
+            " 1: the least",
         ),
     ),
 )
 
 OPTIONS = Schema(
     "options",
-    "One row for each option of a trainer, or common practice: the combination that it is, and what to set in its place.",
+    "One row for each option of a trainer, or common practice: the combination that it is, and what"
+    " to set in its place.",
     (
         text("option", "as its trainer writes it", "Setting"),
         text("trainer", "the trainer; empty for a paper or a common practice", "Trainer"),

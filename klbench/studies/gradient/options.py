@@ -75,8 +75,8 @@ class GradientOptions(PairOptions):
     Parameters
     ----------
     combinations
-        Names of combinations, or ``estimator/placement/level/correction/baseline``; all that have a name where neither these
-        nor the next are given.
+        Names of combinations, or ``estimator/placement/level/correction/baseline``; all that have a
+        name where neither these nor the next are given.
     estimators, placements, levels, corrections, baselines
         Instead: every combination of these that goes together.
     group
@@ -99,15 +99,18 @@ class GradientOptions(PairOptions):
     def _check(self) -> GradientOptions:
         if self.combinations is not None and self._axes != (None,) * 5:
             raise ValueError(
-                "give combinations, or estimators, placements, levels, corrections and baselines, not both"
+                "give combinations, or estimators, placements, levels, corrections and baselines,"
+                " not both"
             )
         if self.samples < BATCHES * self.group:
             raise ValueError(
-                f"samples={self.samples} must be at least {BATCHES} times group={self.group}: {BATCHES * self.group}"
+                f"samples={self.samples} must be at least {BATCHES} times group={self.group}:"
+                f" {BATCHES * self.group}"
             )
         if not self.chosen():
             raise ValueError(
-                "no combination of these estimators, placements, levels, corrections and baselines goes together"
+                "no combination of these estimators, placements, levels, corrections and baselines"
+                " goes together"
             )
         return self
 

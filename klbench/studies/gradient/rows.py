@@ -23,7 +23,9 @@ from klbench.types import GradientTask, Skip
 TOLERANCE = 1e-8
 """Relative distance below which an enumerated gradient is the exact one, up to rounding."""
 ROUNDING = 1e-13
-"""The same in units of one sample's gradient, for policies so near the reference that all gradients are rounding."""
+"""The same in units of one sample's gradient, for policies so near the reference that all
+gradients are rounding.
+"""
 
 Row = dict[str, Any]
 
@@ -68,12 +70,18 @@ class Exact:
 
     @property
     def scale(self) -> float:
-        """The length of the gradient of KL(q‖p); 0 where it is below the smallest float that has all its digits."""
+        """The length of the gradient of KL(q‖p).
+
+        0 where it is below the smallest float that has all its digits.
+        """
         found = length(self.candidates["KL(q‖p)"])
         return found if found >= sys.float_info.min else 0.0
 
     def near(self, size: float) -> float:
-        """Return the largest distance of gradients equal up to rounding; ``size`` is the length of what they average."""
+        """Return the largest distance of gradients equal up to rounding.
+
+        ``size`` is the length of what they average.
+        """
         return TOLERANCE * self.scale + (ROUNDING * size if math.isfinite(size) else 0.0)
 
     def row(self, mean: Tensor, variance: float, total: float | None) -> Row:
@@ -112,7 +120,10 @@ class Exact:
         }
 
     def sampled(self, found: SampledGradients) -> Row:
-        """A row for sampled gradients: distances without the noise's share, and what chance alone cannot tell apart."""
+        """A row for sampled gradients.
+
+        Distances without the noise's share, and what chance alone cannot tell apart.
+        """
         distances = {name: found.squared_distance(each) for name, each in self.candidates.items()}
         # Without noise chance explains nothing, and what is left of a distance is rounding.
         floor = self.near(math.sqrt(max(found.variance, 0.0) + float(found.mean @ found.mean))) ** 2
@@ -141,7 +152,9 @@ def length(vector: Tensor) -> float:
 
 
 def over(x: float, scale: float) -> float:
-    """``x / scale``: infinite where a scale below the smallest float is 0, and not a number where x is 0 too."""
+    """``x / scale``: infinite where a scale below the smallest float is 0, and not a number
+    where x is 0 too.
+    """
     return x / scale if scale else x * math.inf
 
 
@@ -200,7 +213,9 @@ UNKNOWN = ("rel_bias", "rel_bias_se", "rel_bias_pq", "cosine", "norm_ratio", "sn
 
 
 def _mended(row: Row, pair: Pair, combination: Combination) -> Row:
-    """A sampled row whose mean or variance is infinite says so, in place of numbers that mean nothing."""
+    """A sampled row whose mean or variance is infinite says so, in place of numbers that mean
+    nothing.
+    """
     if not _finite(pair, combination, 1.0):
         return (
             row
@@ -219,7 +234,9 @@ def _mended(row: Row, pair: Pair, combination: Combination) -> Row:
 
 
 def _ended(row: Row, pair: Pair, combination: Combination) -> Row:
-    """A row known exactly of which some number is not finite says whether that is so, or only so in float64."""
+    """A row known exactly of which some number is not finite says whether that is so, or only so
+    in float64.
+    """
     if all(math.isfinite(row[key]) for key in ("rel_bias", "variance", "rel_std")):
         return row
     if not _finite(pair, combination, 2.0):
@@ -236,7 +253,10 @@ def _ended(row: Row, pair: Pair, combination: Combination) -> Row:
 def measured(
     pair: Pair, exact: Exact, chosen: Sequence[Combination], group: int, samples: int, seed: int
 ) -> list[tuple[Tensor, Row]]:
-    """Mean gradient of each combination and what is to be said of it: by enumeration, in closed form, or from samples."""
+    """Mean gradient of each combination and what is to be said of it.
+
+    By enumeration, in closed form, or from samples.
+    """
     task = exact.task
     known: Sequence[GradientMoments | None]
     if task.atoms() is not None:

@@ -17,8 +17,8 @@ from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
 
 ORDER = (
-    "pair combination estimator placement level correction baseline staleness rel_bias rel_bias_se cosine variance "
-    "variance_se rel_std matches claim unbiased_claim method status"
+    "pair combination estimator placement level correction baseline staleness rel_bias rel_bias_se"
+    " cosine variance variance_se rel_std matches claim unbiased_claim method status"
 ).split()
 
 
@@ -42,7 +42,10 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
 
 
 def typed(names: Sequence[str] | None) -> dict[str, str]:
-    """Return by combination the names that were typed; none where all combinations were asked for."""
+    """Return by combination the names that were typed.
+
+    None where all combinations were asked for.
+    """
     return (
         {}
         if names is None or set(names) == set(gradients.names())
@@ -51,7 +54,9 @@ def typed(names: Sequence[str] | None) -> dict[str, str]:
 
 
 def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two parameters, ``arrows``."""
+    """Return ``gradients``, ``combinations``, ``verdicts``, ``options`` and, for policies of two
+    parameters, ``arrows``.
+    """
     chosen = options.chosen()
     tasks = [
         (pair.title, (pair, chosen, options.group, options.samples, context.seed))
@@ -79,7 +84,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     rows = table[table["kl_qp"] == table["kl_qp"].max()]
     return [
         Summary(
-            f"{rows['pair'].iloc[0]}: expected gradient against grad KL(q‖p), and one sample's noise",
+            f"{rows['pair'].iloc[0]}: expected gradient against grad KL(q‖p), and one sample's"
+            " noise",
             (
                 "combination",
                 ">bias / exact",

@@ -1,4 +1,7 @@
-"""The section of the gradient study: what each setting's and each combination's gradient really is, and how noisy."""
+"""The section of the gradient study.
+
+What each setting's and each combination's gradient really is, and how noisy.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ class Gradients(Measured):
 
     @cached_property
     def right(self) -> list[Row]:
-        """Verdicts on those whose mean is the gradient of KL(q‖p) on every pair, the least noisy in training first."""
+        """Verdicts on those whose mean is the gradient of KL(q‖p) on every pair, the least noisy
+        in training first.
+        """
         rows = [row for row in self.verdicts if row["verdict"] == "right"]
         return sorted(rows, key=lambda row: row["place"] if row["place"] >= 1 else len(rows) + 1)
 
@@ -69,7 +71,9 @@ class Gradients(Measured):
         return {(row["combination"], row["pair"]): row for row in self.measured}
 
     def right_on(self, combination: str) -> list[str]:
-        """Return the series, or pairs without one, on which a combination's mean is the gradient of KL(q‖p)."""
+        """Return the series, or pairs without one, on which a combination's mean is the gradient
+        of KL(q‖p).
+        """
         exact_rows = [
             row
             for row in self.measured

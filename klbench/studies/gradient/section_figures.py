@@ -1,4 +1,7 @@
-"""Figures of the gradient study: settings by how far off they are, mean gradients as arrows, and noise with the reward."""
+"""Figures of the gradient study.
+
+Settings by how far off they are, mean gradients as arrows, and noise with the reward.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,10 @@ def settings(run: Gradients) -> Figure | None:
 
 
 def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
-    """Return names by where their arrows end; those that end at one point together, the exact ones first."""
+    """Return names by where their arrows end.
+
+    Those that end at one point together, the exact ones first.
+    """
     ends = {
         row["combination"]: (row["first"], row["second"])
         for row in run.rows(ARROWS)
@@ -130,7 +136,10 @@ def _tips(run: Gradients, pair: str) -> dict[Tip, list[str]]:
 
 
 def arrows_drawn(run: Gradients) -> list[str]:
-    """Return the combinations whose arrows are drawn: those that were asked for by name, or well-known ones."""
+    """Return the combinations whose arrows are drawn.
+
+    Those that were asked for by name, or well-known ones.
+    """
     known = [row["combination"] for row in run.verdicts]
     return (
         [row["combination"] for row in run.typed]

@@ -1,4 +1,7 @@
-"""Tables of the gradient study: settings of trainers, bias and noise over all pairs, claims beside measurements."""
+"""Tables of the gradient study.
+
+Settings of trainers, bias and noise over all pairs, claims beside measurements.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +155,10 @@ def _claimed(run: Gradients, combination: str) -> Markup:
 
 
 def claims(run: Gradients) -> Table:
-    """Return each combination in words: what it claims, and on how many pairs the measurement agrees."""
+    """Return each combination in words.
+
+    What it claims, and on how many pairs the measurement agrees.
+    """
 
     def agrees(row: Row) -> Cell:
         part = row["agreeing_pairs"] / row["pairs"]

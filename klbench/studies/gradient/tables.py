@@ -1,4 +1,6 @@
-"""The verdict on each combination, and on each option of a trainer, as it follows from the table of gradients."""
+"""The verdict on each combination, and on each option of a trainer, as it follows from the table
+of gradients.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def by_combination(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def first_alike(found: Mapping[str, Sequence[Row]], measures: Sequence[str]) -> dict[str, str]:
-    """Return for each combination the first one that has the same measures on every pair and at every lag."""
+    """Return for each combination the first one that has the same measures on every pair and at
+    every lag.
+    """
     numbers = {
         name: {(row["pair"], row["staleness"]): [row[each] for each in measures] for row in rows}
         for name, rows in found.items()
@@ -60,7 +64,10 @@ def _alike(one: Mapping[Any, Sequence[float]], other: Mapping[Any, Sequence[floa
 
 
 def ends(rows: Iterable[Row]) -> tuple[str, str]:
-    """Return the nearest and the furthest pair of the series that has most pairs; empty where there is none."""
+    """Return the nearest and the furthest pair of the series that has most pairs.
+
+    Empty where there is none.
+    """
     series: dict[str, dict[str, float]] = {}
     pairs = {row["pair"]: row for row in rows}
     for pair, row in pairs.items():
@@ -73,7 +80,9 @@ def ends(rows: Iterable[Row]) -> tuple[str, str]:
 
 
 def _verdict(rows: Sequence[Row]) -> tuple[str, str]:
-    """Return the verdict on a combination, and the divergence whose gradient it has on every pair."""
+    """Return the verdict on a combination, and the divergence whose gradient it has on every
+    pair.
+    """
     target = next(
         (each for each in (QP, PQ, NOTHING, DIFFERENCE) if all(matches(row, each) for row in rows)),
         "",
@@ -86,7 +95,10 @@ def _verdict(rows: Sequence[Row]) -> tuple[str, str]:
 
 
 def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
-    """Return table ``verdicts``; ``typed`` holds the name by which the run was asked for a combination."""
+    """Return table ``verdicts``.
+
+    ``typed`` holds the name by which the run was asked for a combination.
+    """
     found = by_combination(GRADIENTS.rows(gradients))
     near, far = ends(row for rows in found.values() for row in rows)
     same = first_alike(found, ("rel_bias", "rel_std", "total_rel_std"))
@@ -128,7 +140,10 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _places(rows: Sequence[Row]) -> dict[str, float]:
-    """Return the places of the right ones by their noise with the reward, then alone; those with equal numbers share one."""
+    """Return the places of the right ones by their noise with the reward, then alone.
+
+    Those with equal numbers share one.
+    """
     known = [
         row
         for row in rows
@@ -148,7 +163,10 @@ def _places(rows: Sequence[Row]) -> dict[str, float]:
 
 
 def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
-    """Return table ``options``: what trainers call a combination, option by option, and what to set in its place."""
+    """Return table ``options``.
+
+    What trainers call a combination, option by option, and what to set in its place.
+    """
     verdict_of = {row["combination"]: row for row in VERDICTS.rows(found)}
     rows = []
     for row in COMBINATIONS.rows(combinations):

@@ -27,7 +27,8 @@ NOISE = Column("rel_std", f"noise of one sequence's gradient, {OF_EXACT}", headi
 
 HORIZON = Schema(
     "horizon",
-    "One row for each series, combination, length and lag: bias and noise of the gradient, and what the weights are worth.",
+    "One row for each series, combination, length and lag: bias and noise of the gradient, and what"
+    " the weights are worth.",
     (
         SERIES,
         COMBINATION,
@@ -39,7 +40,8 @@ HORIZON = Schema(
         NOISE,
         Column(
             "ess",
-            "effective sample size of its weights, of tokens or of whole sequences, as a share of the samples",
+            "effective sample size of its weights, of tokens or of whole sequences, as a share of"
+            " the samples",
             heading="Sample size",
         ),
         Column("log_ess", "logarithm of ess, which may be below the smallest float"),
@@ -69,7 +71,8 @@ SAMPLED = Schema(
 
 FAMILIES = Schema(
     "families",
-    "One row for each series and KL a token: how the bias of the full KL in the loss, without later tokens' score, grows.",
+    "One row for each series and KL a token: how the bias of the full KL in the loss, without later"
+    " tokens' score, grows.",
     (
         SERIES,
         KL_TOKEN,
@@ -79,28 +82,33 @@ FAMILIES = Schema(
         Column("growth", "last over first", heading="Grows by"),
         integer(
             "levels_at",
-            "the shortest length at which 95 % of the largest bias is reached; empty where it is sampled",
+            "the shortest length at which 95 % of the largest bias is reached; empty where it is"
+            " sampled",
             "95 % reached at",
         ),
         Column(
             "relaxation",
-            "tokens in which the chain forgets its state by a factor e; infinite: never; empty: unknown",
+            "tokens in which the chain forgets its state by a factor e; infinite: never; empty:"
+            " unknown",
             "tokens",
             heading="Forgets in",
         ),
         Column(
             "limit",
-            "bias of endless sequences, from the stationary distribution; empty where there is none",
+            "bias of endless sequences, from the stationary distribution; empty where there is"
+            " none",
             heading="Endless",
         ),
         text(
             "verdict",
-            "levels off: 95 % are reached within 64 tokens, or for samples what is left out lies within 64 tokens; or grows",
+            "levels off: 95 % are reached within 64 tokens, or for samples what is left out lies"
+            " within 64 tokens; or grows",
             "Verdict",
         ),
         text(
             "like",
-            "for sampled series: the families whose share within 8 later tokens, of table gaps, is in its interval",
+            "for sampled series: the families whose share within 8 later tokens, of table gaps, is"
+            " in its interval",
             "Like",
         ),
     ),
@@ -109,7 +117,8 @@ FAMILIES = Schema(
 
 GAPS = Schema(
     "gaps",
-    "One row for each series and gap: the part of what token losses leave out that lies within so many later tokens.",
+    "One row for each series and gap: the part of what token losses leave out that lies within so"
+    " many later tokens.",
     (
         SERIES,
         KL_TOKEN,
@@ -125,7 +134,8 @@ GAPS = Schema(
 
 LEVELS = Schema(
     "levels",
-    "One row for each length: the bias of token losses on random chains of six states, and where it levels off.",
+    "One row for each length: the bias of token losses on random chains of six states, and where it"
+    " levels off.",
     (
         TOKENS,
         *interval(Column("rel_bias", "median over the chains of the bias", heading="Off by")),
@@ -141,7 +151,8 @@ LEVELS = Schema(
 
 CROSSINGS = Schema(
     "crossings",
-    "One row for each KL and lag a token and pair of combinations: the length from which token weights err less in a batch.",
+    "One row for each KL and lag a token and pair of combinations: the length from which token"
+    " weights err less in a batch.",
     (
         SERIES,
         KL_TOKEN,
@@ -174,7 +185,8 @@ CROSSINGS = Schema(
 
 BOUNDS = Schema(
     "bounds",
-    "One row for each series, lag and length: the error of the token surrogate for the worst reward, and its bounds.",
+    "One row for each series, lag and length: the error of the token surrogate for the worst"
+    " reward, and its bounds.",
     (
         SERIES,
         TOKENS,

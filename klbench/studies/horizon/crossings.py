@@ -1,4 +1,7 @@
-"""The length from which token weights, which are biased, err less than noisy sequence weights; and bounds on their error."""
+"""The length from which token weights, which are biased, err less than noisy sequence weights.
+
+And bounds on their error.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ CAP = 3.0
 
 
 def errors(name: str, policies: Chain, lengths: Sequence[int], batch: int) -> list[float]:
-    """Return the root mean square error of a batch's gradient at each length, in lengths of the exact one."""
+    """Return the root mean square error of a batch's gradient at each length, in lengths of the
+    exact one.
+    """
     exact = recursion.exact_gradient(policies, lengths)
     found = recursion.moments(gradients.get(name), policies, lengths)
     assert found is not None
@@ -36,7 +41,9 @@ def errors(name: str, policies: Chain, lengths: Sequence[int], batch: int) -> li
 
 
 def crossing(lengths: Sequence[int], token: Sequence[float], sequence: Sequence[float]) -> float:
-    """Return the length from which token weights err less to the end; 1 where they always do, inf where they never do.
+    """Return the length from which token weights err less to the end.
+
+    1 where they always do, inf where they never do.
 
     Between two lengths the ratio of the errors is taken for straight, both on logarithmic axes.
     """
@@ -54,7 +61,10 @@ def crossing(lengths: Sequence[int], token: Sequence[float], sequence: Sequence[
 def crossing_rows(
     kl_token: float, lag_token: float, lengths: Sequence[int], batch: int, chains: int, seed: int
 ) -> list[Row]:
-    """Return the rows of table ``crossings`` at one KL and lag: medians over random mixing chains."""
+    """Return the rows of table ``crossings`` at one KL and lag.
+
+    Medians over random mixing chains.
+    """
     made = [chain("mixing", kl_token, lag_token, lengths[-1], seed, k) for k in range(chains)]
     names = dict.fromkeys(name for pair in RIVALS for name in pair)
     found = {name: [errors(name, each, lengths, batch) for each in made] for name in names}
@@ -85,10 +95,11 @@ def crossing_rows(
 
 
 def surrogate_error(policies: Chain, tokens: int) -> float:
-    """Return the largest error of the token surrogate over all rewards in [0, 1] of the state at the end.
+    """Return the largest error of the token surrogate over all rewards in [0, 1] of the state at
+    the end.
 
-    ``J(q) - J(mu) - sum over t of d_t^mu (Q - M) M^(T-1-t) reward``, Q and M the transition matrices: linear in the reward,
-    so that the worst one is 0 or 1 in each state.
+    ``J(q) - J(mu) - sum over t of d_t^mu (Q - M) M^(T-1-t) reward``, Q and M the transition
+    matrices: linear in the reward, so that the worst one is 0 or 1 in each state.
     """
     q, mu = policies.kernel(policies.log_q), policies.kernel(policies.log_mu)
     both = np.block([[mu, q - mu], [np.zeros_like(mu), mu]])
@@ -102,7 +113,10 @@ def surrogate_error(policies: Chain, tokens: int) -> float:
 def bound_rows(
     family: markov.Family, kl_token: float, lag_token: float, lengths: Sequence[int], seed: int
 ) -> list[Row]:
-    """Return the rows of table ``bounds``; the bounds are those of Li et al. 2025, arXiv 2512.23075, for rewards up to 1."""
+    """Return the rows of table ``bounds``; the bounds are those of Li et al.
+
+    2025, arXiv 2512.23075, for rewards up to 1.
+    """
     policies = chain(family, kl_token, lag_token, lengths[-1], seed)
     each = divergence(policies.log_mu, policies.log_q)
     largest = float(each.max())

@@ -1,8 +1,11 @@
-"""The law over length on the embedded language models: sampled, without an end token, up to 256 tokens.
+"""The law over length on the embedded language models.
 
-The models see 96 tokens. A longer text is read in overlapping windows, each of which continues the second half of the one
-before: an autoregressive policy like any other, whose memory is between one and two halves long. Gradients are those in the
-readout, of which every token's score is an outer product, ``(one-hot - q) h``; so that all gradients are matrix products.
+Sampled, without an end token, up to 256 tokens.
+
+The models see 96 tokens. A longer text is read in overlapping windows, each of which continues the
+second half of the one before: an autoregressive policy like any other, whose memory is between one
+and two halves long. Gradients are those in the readout, of which every token's score is an outer
+product, ``(one-hot - q) h``; so that all gradients are matrix products.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ Z95 = 1.96
 
 @dataclass(frozen=True)
 class Read:
-    """Texts as the models read them: the tokens after the prompt, what the policy's readout sees, and log-probabilities.
+    """Texts as the models read them.
+
+    The tokens after the prompt, what the policy's readout sees, and log-probabilities.
 
     ``token`` is ``(n, T)``, ``hidden`` ``(n, T, width)``, the others ``(n, T, vocabulary)``.
     """
@@ -69,7 +74,9 @@ class Models:
         return out, logits.log_softmax(-1)
 
     def sample(self, stream: np.random.Generator, n: int, tokens: int, back: float) -> Tensor:
-        """Return ``n`` texts, each prompt's next to each other, from the path ``q^(1-back) p^back``."""
+        """Return ``n`` texts, each prompt's next to each other, from the path ``q^(1-back)
+        p^back``.
+        """
         chosen = [self.prompts[k % len(self.prompts)] for k in range(n // GROUP)]
         ids = torch.tensor(chosen).repeat_interleave(GROUP, 0)
         uniform = torch.from_numpy(stream.random((n, tokens))).float()
@@ -123,7 +130,9 @@ class Sampled:
 
     @classmethod
     def of(cls, read: Read, back: float) -> Sampled:
-        """Return them; ``back`` is where on the path from policy to reference the sampler stands."""
+        """Return them; ``back`` is where on the path from policy to reference the sampler
+        stands.
+        """
         log_mu = Models.behind([read.log_q, read.log_p], back)
         q, p, mu = (
             each.gather(-1, read.token[..., None])[..., 0].double()
@@ -142,7 +151,9 @@ class Sampled:
         )
 
     def gradients(self, token: Tensor, full: Tensor) -> Iterator[Tensor]:
-        """Yield mean gradients of each batch, ``(combinations, parameters)``, from coefficients ``(combinations, n, T)``."""
+        """Yield mean gradients of each batch, ``(combinations, parameters)``, from coefficients
+        ``(combinations, n, T)``.
+        """
         size = len(self.read.token) // BATCHES
         for batch in range(BATCHES):
             rows = slice(batch * size, (batch + 1) * size)
@@ -169,7 +180,10 @@ def _coefficients(combination: Combination, rollouts: Rollouts) -> tuple[Tensor,
 
 
 def _exactly(rollouts: Rollouts) -> tuple[Tensor, Tensor]:
-    """Return the coefficients of an unbiased gradient of little noise: later KLs less their mean over the other batches."""
+    """Return the coefficients of an unbiased gradient of little noise.
+
+    Later KLs less their mean over the other batches.
+    """
     kl = _centred_kl(rollouts)
     later = kl.flip(-1).cumsum(-1).flip(-1) - kl
     return later, torch.ones_like(later)
@@ -184,7 +198,10 @@ def _centred_kl(rollouts: Rollouts) -> Tensor:
 
 
 def _weights(combination: Combination, rollouts: Rollouts) -> tuple[float, float]:
-    """Return the logarithm of the effective share of the samples, and k-hat; NaN where weights are bounded."""
+    """Return the logarithm of the effective share of the samples, and k-hat.
+
+    NaN where weights are bounded.
+    """
     if not combination.factors or combination.signed:
         return 0.0, math.nan
     weight = ratio(combination, rollouts)

@@ -37,8 +37,9 @@ def median(values: Sequence[float]) -> tuple[float, float, float]:
 def endless(policies: Chain) -> float:
     """Return the bias of token losses as the length grows, of a chain that forgets its start.
 
-    ``sum over s of d(s) q(a|s) (h(a) - mean)`` is left out, d the stationary distribution and h the deviation,
-    ``h = kl - K + P h``: what a token adds to all later KLs (Howard 1960, "Dynamic Programming and Markov Processes").
+    ``sum over s of d(s) q(a|s) (h(a) - mean)`` is left out, d the stationary distribution and h the
+    deviation, ``h = kl - K + P h``: what a token adds to all later KLs (Howard 1960, "Dynamic
+    Programming and Markov Processes").
     """
     kernel, kl = policies.kernel(policies.log_q), policies.token_kl(policies.log_p)
     stationary = markov.stationary(kernel)
@@ -60,7 +61,10 @@ def token_bias(policies: Chain, lengths: Sequence[int]) -> dict[int, float]:
 
 
 def levels_rows(lengths: Sequence[int], seed: int) -> list[Row]:
-    """Return table ``levels``: random chains, whose policy and reference have standard normal logits."""
+    """Return table ``levels``.
+
+    Random chains, whose policy and reference have standard normal logits.
+    """
     chains = [
         markov.random_chain(streams.generator(seed, "horizon", "random", k)) for k in range(CHAINS)
     ]
@@ -148,7 +152,9 @@ def gaps(tokens: int) -> list[int]:
 
 
 def left_out(policies: Chain, tokens: int) -> dict[int, float]:
-    """Return how long the gradient is that token losses leave out, of KLs within so many later tokens."""
+    """Return how long the gradient is that token losses leave out, of KLs within so many later
+    tokens.
+    """
     kernel, kl = policies.kernel(policies.log_q), policies.token_kl(policies.log_p)
     q, at = np.exp(policies.log_q), policies.start
     reached = []
@@ -171,7 +177,10 @@ def left_out(policies: Chain, tokens: int) -> dict[int, float]:
 
 
 def sampled_row(sampled: Sequence[Row], horizon: Sequence[Row], found: Sequence[Row]) -> Row | None:
-    """Return the row of table ``families`` of the language models; ``found`` are the rows of ``gaps``."""
+    """Return the row of table ``families`` of the language models.
+
+    ``found`` are the rows of ``gaps``.
+    """
     rows = {
         row["tokens"]: row
         for row in sampled

@@ -20,14 +20,17 @@ class HorizonOptions(Options):
     Parameters
     ----------
     series
-        What is measured: ``lognormal`` in closed form; ``mixing``, ``absorbing`` and ``mode``, Markov policies, by recursion;
-        ``gru``, enumerated up to 8 tokens; ``lm``, the embedded language models, sampled from 8 to 256 tokens.
+        What is measured: ``lognormal`` in closed form; ``mixing``, ``absorbing`` and ``mode``,
+        Markov policies, by recursion; ``gru``, enumerated up to 8 tokens; ``lm``, the embedded
+        language models, sampled from 8 to 256 tokens.
     kl_tokens, lag_tokens
-        ``KL(q‖p)`` and ``KL(q‖mu)`` in nats a token; lag 0 is on-policy. Language models have the KL that they have.
+        ``KL(q‖p)`` and ``KL(q‖mu)`` in nats a token; lag 0 is on-policy. Language models have the
+        KL that they have.
     longest
         Tokens of the longest sequences; lengths are the powers of 2 up to it.
     combinations
-        Names of combinations, or ``estimator/placement/level/correction/baseline``; ``all``: all that have a name.
+        Names of combinations, or ``estimator/placement/level/correction/baseline``; ``all``: all
+        that have a name.
     chains
         Random policies that crossings and known levels are the median of.
     batch

@@ -68,7 +68,10 @@ def exact_series(
 
 
 def run(options: HorizonOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return table ``horizon`` and those that follow: where it levels off, where weights cross, bounds, and known marks."""
+    """Return table ``horizon`` and those that follow.
+
+    Where it levels off, where weights cross, bounds, and known marks.
+    """
     chosen = [gradients.get(name) for name in options.combinations]
     seed = context.seed
     found: Found = {schema.table: [] for schema in TABLES}
@@ -104,7 +107,9 @@ def _call(function: Any, *arguments: Any) -> Found:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """The first chain, or the first series, on-policy and at the largest lag, at its shortest and longest length."""
+    """The first chain, or the first series, on-policy and at the largest lag, at its shortest
+    and longest length.
+    """
     table = results["horizon"]
     names = list(dict.fromkeys(table["series"]))
     name = next((each for each in names if each in FAMILIES), names[0])
@@ -117,14 +122,19 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     shown = []
     for combination, own in rows.groupby("combination", sort=False):
         cells = [
-            f"{found['rel_bias'].iloc[0]:.3g} / {found['rel_std'].iloc[0]:.3g}"
-            if len(found)
-            else ""
+            (
+                f"{found['rel_bias'].iloc[0]:.3g} / {found['rel_std'].iloc[0]:.3g}"
+                if len(found)
+                else ""
+            )
             for each in (0.0, lag)
             for tokens in ends
             for found in [own[(own["tokens"] == tokens) & (own["lag_token"] == each)]]
         ]
         shown.append((str(combination), *cells))
     heads = [f">{tokens} tokens{', lag' if each else ''}" for each in (0.0, lag) for tokens in ends]
-    title = f"{name}, {rows['kl_token'].iloc[0]:g} nats a token: bias and noise, in lengths of the exact gradient"
+    title = (
+        f"{name}, {rows['kl_token'].iloc[0]:g} nats a token: bias and noise, in lengths of the"
+        " exact gradient"
+    )
     return [Summary(title, ("combination", *heads), shown)] if not math.isnan(lag) else []

@@ -34,7 +34,10 @@ def row_of(
     khat: float,
     method: str,
 ) -> Row:
-    """Return a row of ``horizon``; ``nats`` are KL and lag a token and the KL of all, ``found`` bias and noise."""
+    """Return a row of ``horizon``.
+
+    ``nats`` are KL and lag a token and the KL of all, ``found`` bias and noise.
+    """
     return {
         "series": series,
         "combination": combination.name,
@@ -69,7 +72,9 @@ def _weighted_nats(combination: Combination, lag_token: float, tokens: int) -> f
 def lognormal_rows(
     chosen: Sequence[Combination], kl_token: float, lag_token: float, lengths: Sequence[int]
 ) -> list[Row]:
-    """Return the rows of independent Gaussian steps, of every combination that has a closed form."""
+    """Return the rows of independent Gaussian steps, of every combination that has a closed
+    form.
+    """
     at, rows = Lognormal(kl_token, lag_token), []
     for tokens in lengths:
         for each in chosen:

@@ -26,7 +26,10 @@ def _enumerable(pair: Pair) -> Pair:
 
 
 class LambdaOptions(PairOptions):
-    """Settings of the lambda study: pairs that can be enumerated and are sampled by their own policy."""
+    """Settings of the lambda study.
+
+    Pairs that can be enumerated and are sampled by their own policy.
+    """
 
     pairs: tuple[Annotated[Differentiable, AfterValidator(_enumerable)], ...] = Field(
         default=(), min_length=1

@@ -20,9 +20,10 @@ from klbench.types import Skip
 def measure(pair: Pair) -> dict[str, Any]:
     """One task: both best lambdas of one pair, and what is lost at others.
 
-    For the value, the variance of k1 + lambda (r - 1) is least at ``J / X``. For the gradient the estimator is put in the loss
-    with the sequence's ratio differentiated, which is exact for every lambda: the score of the sequence is multiplied by
-    ``u + 1 - lambda``, ``u = log q/p``, so that lambda is a baseline; the best is ``1 + E[u ‖s‖^2] / E[‖s‖^2]``.
+    For the value, the variance of k1 + lambda (r - 1) is least at ``J / X``. For the gradient the
+    estimator is put in the loss with the sequence's ratio differentiated, which is exact for every
+    lambda: the score of the sequence is multiplied by ``u + 1 - lambda``, ``u = log q/p``, so that
+    lambda is a baseline; the best is ``1 + E[u ‖s‖^2] / E[‖s‖^2]``.
     """
     task = pair.gradient_task()
     assert not isinstance(task, Skip)

@@ -1,4 +1,7 @@
-"""The section of the lambda study: the lambda that makes k_lambda least noisy, for the value and for the gradient."""
+"""The section of the lambda study.
+
+The lambda that makes k_lambda least noisy, for the value and for the gradient.
+"""
 
 from __future__ import annotations
 

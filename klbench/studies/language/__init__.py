@@ -1,4 +1,6 @@
-"""The parts that training language models by PPO and by DPO have in common, and their part of the page."""
+"""The parts that training language models by PPO and by DPO have in common, and their part of
+the page.
+"""
 
 from klbench.study import Study
 

@@ -13,8 +13,10 @@ NAME = replace(
 )
 LOSS_NAME = replace(
     NAME,
-    meaning="dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful, ipo, kto and others by "
-    "their names; untrained: before training",
+    meaning=(
+        "dpo is the standard, f-dpo has another divergence, smoothed takes labels for doubtful,"
+        " ipo, kto and others by their names; untrained: before training"
+    ),
     heading="Loss",
 )
 LOSS = (
@@ -24,7 +26,9 @@ LOSS = (
 )
 """A loss of DPO: what it is made of."""
 HALF = 0.5
-"""A penalty holds the policy if it leaves less than so much of the KL that training without one comes to, for sure."""
+"""A penalty holds the policy if it leaves less than so much of the KL that training without one
+comes to, for sure.
+"""
 SEED = integer("seed", "of the random numbers of a run", "Seed")
 REWARD = Column("reward", "of the program, mean over completions, ± 95 %", heading="Reward")
 KL = Column(
@@ -73,7 +77,9 @@ def errors(*columns: Column) -> tuple[Column, ...]:
 
 
 def differences(column: Column) -> tuple[Column, ...]:
-    """Return the mean of a column over seeds, its spread between them, and its paired differences, completion by completion."""
+    """Return the mean of a column over seeds, its spread between them, and its paired
+    differences, completion by completion.
+    """
     others = (
         replace(
             column,
@@ -104,7 +110,8 @@ def training(name: Column, *own: Column) -> Schema:
     """Return the table of how training went, with the columns that one algorithm has."""
     return Schema(
         "training",
-        "One row for each combination, seed and report: the policy then, on the completions of its latest batch.",
+        "One row for each combination, seed and report: the policy then, on the completions of its"
+        " latest batch.",
         (
             text("algorithm", "ppo, reinforce, grpo, dpo or that of a trainer"),
             name,
@@ -125,14 +132,16 @@ def compared(name: Column, *own: Column) -> Schema:
     """Return the table of where training ended, with the columns that one algorithm has."""
     share = Column(
         "kl_share",
-        "KL over that of training without a penalty, with a 95 % interval over seeds (one seed: over completions)",
+        "KL over that of training without a penalty, with a 95 % interval over seeds (one seed:"
+        " over completions)",
         heading="Of none's",
     )
     low, high, seeds = (replace(each, since=1) for each in interval(share, seeds=True)[1:])
     return Schema(
         "compared",
-        "One row for each combination, and one for the untrained policy: its policies in the end, on the same prompts and "
-        "random numbers, means over seeds with standard errors over completions.",
+        "One row for each combination, and one for the untrained policy: its policies in the end,"
+        " on the same prompts and random numbers, means over seeds with standard errors over"
+        " completions.",
         (
             name,
             *COMBINATION[1:],
@@ -148,12 +157,14 @@ def compared(name: Column, *own: Column) -> Schema:
             seeds,
             text(
                 "outcome",
-                "holds: less than half of the KL without a penalty, by the whole interval; does not hold: more; not told",
+                "holds: less than half of the KL without a penalty, by the whole interval; does not"
+                " hold: more; not told",
                 "Outcome",
             ),
             text(
                 "estimate_outcome",
-                "the estimator in use against the exact KL: too high or too low, or within noise (95 %)",
+                "the estimator in use against the exact KL: too high or too low, or within noise"
+                " (95 %)",
                 "Estimate",
                 since=1,
             ),

@@ -1,4 +1,7 @@
-"""Settings of the studies that train language models: what is trained, after which prompts, against which reward."""
+"""Settings of the studies that train language models.
+
+What is trained, after which prompts, against which reward.
+"""
 
 from __future__ import annotations
 
@@ -33,14 +36,16 @@ class LanguageOptions(Options):
     reward
         A program's: see :mod:`klbench.rlhf.language.rewards`.
     sft, sft_steps, sft_rate
-        A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is trained first, for so many
-        batches of 32; the reference is then what comes of it, unless it is named.
+        A file of examples (``prompt``, ``completion``, or a text a line) on which the policy is
+        trained first, for so many batches of 32; the reference is then what comes of it, unless it
+        is named.
     seeds
         Runs of each kind, with streams of their own.
     samples
         Completions of every trained policy that are measured in the end.
     checkpoints
-        Whether trained policies are saved, in transformers' format, under ``checkpoints/`` of the run folder.
+        Whether trained policies are saved, in transformers' format, under ``checkpoints/`` of the
+        run folder.
     tracker
         Where the progress is logged too: see :mod:`klbench.trackers`.
     """
@@ -72,11 +77,11 @@ class RankedOptions(Options):
     Parameters
     ----------
     ranked_pairs, label_scale
-        Pairs of the reference's completions, the first of which is labelled the better one with probability
-        ``sigma(label_scale * (r - r'))``.
+        Pairs of the reference's completions, the first of which is labelled the better one with
+        probability ``sigma(label_scale * (r - r'))``.
     preferences
-        A file of labelled answers instead, in any form of :mod:`klbench.lm.answers`; ``label_scale=1`` makes beta that of the
-        literature.
+        A file of labelled answers instead, in any form of :mod:`klbench.lm.answers`;
+        ``label_scale=1`` makes beta that of the literature.
     pairs_each
         Pairs of a step.
     """
@@ -95,7 +100,8 @@ class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
     prompts_each
         Prompts of a batch; each has ``group`` completions.
     reward_model
-        Whether training is paid by a reward model that learns from ranked pairs first; ``reward`` is measured all the same.
+        Whether training is paid by a reward model that learns from ranked pairs first; ``reward``
+        is measured all the same.
     reward_steps, reward_rate
         Steps of it, and of its AdamW.
     pretraining
@@ -112,8 +118,9 @@ class PpoLmOptions(LanguageOptions, RankedOptions, LoopOptions):
     def _check_weight(self) -> PpoLmOptions:
         if bool(self.pretraining) != (self.pretraining_weight > 0):
             raise ValueError(
-                f"pretraining={self.pretraining or 'none'} with pretraining_weight={self.pretraining_weight:g}: "
-                "a file of examples and a weight above 0 go together"
+                f"pretraining={self.pretraining or 'none'} with"
+                f" pretraining_weight={self.pretraining_weight:g}: a file of examples and a weight"
+                " above 0 go together"
             )
         if self.preferences and not self.reward_model:
             raise ValueError("preferences are what a reward model learns from: reward_model=true")
@@ -126,12 +133,13 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
     Parameters
     ----------
     beta
-        The penalty's weight against the reward; the loss has ``label_scale * beta``, and for other divergences than KL(q‖p)
-        that over ``f''(1)``, so that all weigh alike near the reference.
+        The penalty's weight against the reward; the loss has ``label_scale * beta``, and for other
+        divergences than KL(q‖p) that over ``f''(1)``, so that all weigh alike near the reference.
     divergences, smoothings
         Penalties by name; label smoothings of KL(q‖p).
     losses
-        Losses of other kinds, as in ``+exp=dpo``; means over tokens weigh like a sum for ``max_new_tokens``.
+        Losses of other kinds, as in ``+exp=dpo``; means over tokens weigh like a sum for
+        ``max_new_tokens``.
     updates, learning_rate, decay, gradient_clip, every
         Steps; of AdamW; steps between evaluations.
     prompts_each, group

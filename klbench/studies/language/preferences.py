@@ -25,7 +25,10 @@ REPORTS = 10
 def preferences(
     options: PpoLmOptions | DpoLmOptions, place: Place, shared: Stage, seed: int
 ) -> Preferences:
-    """The preferences of a seed, the same for all that learn from them; those of a file are the same for all seeds."""
+    """The preferences of a seed, the same for all that learn from them.
+
+    Those of a file are the same for all seeds.
+    """
     if options.preferences:
         return dpo_world.load(options.preferences, shared.start)
     return dpo_world.sampled(
@@ -61,8 +64,9 @@ def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
     )
     if not found.paired and pairs_only:
         raise ConfigError(
-            f"{options.preferences}: each answer has a label of its own, from which KTO alone can learn, and not "
-            f"{', '.join(pairs_only)}; set divergences=[] smoothings=[] losses=[kto]"
+            f"{options.preferences}: each answer has a label of its own, from which KTO alone can"
+            f" learn, and not {', '.join(pairs_only)}; set divergences=[] smoothings=[]"
+            " losses=[kto]"
         )
 
 
@@ -146,6 +150,7 @@ def _trained(
     if rater.descent.cause is not None:
         step, why = rater.descent.cause
         raise RunError(
-            f"the reward model of seed {seed} diverged at step {step}: {why}; try a smaller reward_rate"
+            f"the reward model of seed {seed} diverged at step {step}: {why}; try a smaller"
+            " reward_rate"
         )
     return rater.model, {"rows": rows, "level": rater.back()}

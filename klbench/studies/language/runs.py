@@ -1,4 +1,7 @@
-"""The parts of every run that trains a language model: its place, kept state, the final measurement, a saved policy."""
+"""The parts of every run that trains a language model.
+
+Its place, kept state, the final measurement, a saved policy.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Job:
-    """One run: a combination or a loss by name, a seed, where it is done, and what is kept of it from before."""
+    """One run: a combination or a loss by name, a seed, where it is done, and what is kept of it
+    from before.
+    """
 
     place: Place
     name: str
@@ -140,7 +145,10 @@ def followed(
 
 
 def snapshot(world: Language, **state: Any) -> Kept:
-    """All that decides how a world goes on; its streams have no state, they are named by the update."""
+    """All that decides how a world goes on.
+
+    Its streams have no state, they are named by the update.
+    """
     parameters = {f"parameter {name}": each for name, each in world.named_parameters().items()}
     moments = {f"moment {name}": each for name, each in world.descent.tensors().items()}
     return Kept(
@@ -214,7 +222,10 @@ def measured(
     estimate: Estimate | None,
     gold: Judge | None = None,
 ) -> dict[str, Any]:
-    """The policy of now on completions that all runs of a seed draw with the same numbers: statistics, values, some texts."""
+    """The policy of now on completions that all runs of a seed draw with the same numbers.
+
+    Statistics, values, some texts.
+    """
     prompt = np.resize(np.arange(len(world.prompts)), options.samples)
     done = world.completed(
         prompt, world.stream("evaluation").random((options.samples, options.max_new_tokens))
@@ -263,7 +274,10 @@ def tracker(options: LanguageOptions, place: Place, name: str) -> trackers.Track
 def world(
     stage: Stage, options: PpoLmOptions | DpoLmOptions, place: Place, seed: int, **setting: Any
 ) -> Language:
-    """The policy of one run before training. What a seed draws depends on its number, not on the combination."""
+    """The policy of one run before training.
+
+    What a seed draws depends on its number, not on the combination.
+    """
     settings = Setting(
         options.prompts_each,
         options.group,
@@ -284,7 +298,9 @@ def world(
 
 @contextmanager
 def enough_memory(completions: int, lower: str) -> Iterator[None]:
-    """A step of training is not halved when it does not fit, since that would change it; which settings to lower is said.
+    """A step of training is not halved when it does not fit, since that would change it.
+
+    Which settings to lower is said.
 
     Raises
     ------
@@ -297,7 +313,8 @@ def enough_memory(completions: int, lower: str) -> Iterator[None]:
         if not is_out_of_memory(error) or isinstance(error, RunError):
             raise
         raise RunError(
-            f"out of memory while training on {completions} completions at a time: lower {lower}, or set dtype=bfloat16"
+            f"out of memory while training on {completions} completions at a time: lower {lower},"
+            " or set dtype=bfloat16"
         ) from None
 
 
@@ -310,7 +327,10 @@ def status(world: Language) -> str:
 def mapped(
     context: Context, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]
 ) -> Iterator[Any]:
-    """``function(*task)`` for each, in order: in workers, shared out among processes, or one by one on a GPU."""
+    """``function(*task)`` for each, in order.
+
+    In workers, shared out among processes, or one by one on a GPU.
+    """
     apart = context.device == "cpu" or context.group.size > 1
     results = context.map(function, tasks) if apart else (function(*task) for task in tasks)
     return (result for result in results if result is not None)
@@ -323,7 +343,10 @@ def all_of(
     place: Place,
     names: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """Return every run of every seed that was finished before Ctrl-C, if it came; none in a process that only helps."""
+    """Return every run of every seed that was finished before Ctrl-C, if it came.
+
+    None in a process that only helps.
+    """
     plan = [(name, seed) for seed in range(options.seeds) for name in names]
     found: list[dict[str, Any]] = []
     try:

@@ -1,4 +1,7 @@
-"""The sections of training on language models: what each combination, or each loss of DPO, makes of a policy."""
+"""The sections of training on language models.
+
+What each combination, or each loss of DPO, makes of a policy.
+"""
 
 from __future__ import annotations
 

@@ -52,7 +52,10 @@ class LmTrained(TrainingRun):
 
     @cached_property
     def kept_raters(self) -> list[Row]:
-        """Reward models as they were kept: of each the report with the least loss on held-out pairs."""
+        """Reward models as they were kept.
+
+        Of each the report with the least loss on held-out pairs.
+        """
         last = {row["seed"]: row["kept"] for row in self.rows(RATERS)}
         return [row for row in self.rows(RATERS) if row["step"] == last[row["seed"]]]
 

@@ -1,4 +1,7 @@
-"""Figures of training on language models: where it ended, how it went, and what the estimators say."""
+"""Figures of training on language models.
+
+Where it ended, how it went, and what the estimators say.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,9 @@ def _lines(
     over: str = "step",
     least: float = -math.inf,
 ) -> list[Line]:
-    """Return a line for each combination and seed, with gaps where a value is not above the least."""
+    """Return a line for each combination and seed, with gaps where a value is not above the
+    least.
+    """
     found = []
     for name, entry in entries.items():
         own = [row for row in run.training if row["combination"] == name]
@@ -148,7 +153,9 @@ def _training(run: LmTrained) -> Iterator[Figure]:
 
 
 def _said(run: LmTrained) -> Iterator[Figure]:
-    """Yield what each estimator says of the same completions, the error of the one in use, and the objective."""
+    """Yield what each estimator says of the same completions, the error of the one in use, and
+    the objective.
+    """
     drawn = {"kl": EXACT, **ESTIMATORS}
     marks = [
         Mark(row["combination"], row[column], entry, offset=0.2 * (k - 1.5))

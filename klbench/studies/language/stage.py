@@ -1,4 +1,7 @@
-"""The start of training a language model, checked and loaded; and the measures of its completions."""
+"""The start of training a language model, checked and loaded.
+
+And the measures of its completions.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,10 @@ class Place:
 
     @classmethod
     def of(cls, context: Context) -> Place:
-        """Return the place of all runs of a study: processes that share them keep their parts in one folder."""
+        """Return the place of all runs of a study.
+
+        Processes that share them keep their parts in one folder.
+        """
         folder = context.group.from_main(context.folder.path.absolute() if context.folder else None)
         return cls(context.seed, context.device, folder)
 
@@ -66,12 +72,18 @@ class Stage:
 
     @property
     def threads(self) -> AbstractContextManager[None]:
-        """One thread for small models: more would not be faster, and the last bits would depend on how many."""
+        """One thread for small models.
+
+        More would not be faster, and the last bits would depend on how many.
+        """
         return threads(self.start)
 
 
 def prepared(options: LanguageOptions, context: Context) -> tuple[Place, Stage]:
-    """Return the place and the stage, in every process; the main one comes first and trains what comes before."""
+    """Return the place and the stage, in every process.
+
+    The main one comes first and trains what comes before.
+    """
     place, group = Place.of(context), context.group
     if group.size > 1:
         group.agreed(lambda: stage(options, place) if group.main else None)
@@ -84,7 +96,8 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
     Raises
     ------
     ConfigError
-        A model, a tokenizer or the prompts cannot be used, or policy and reference are not over the same tokens.
+        A model, a tokenizer or the prompts cannot be used, or policy and reference are not over the
+        same tokens.
     """
     start = loading.load(options.policy, options.revision or None, "float32", place.device)
     if options.sft:
@@ -102,8 +115,8 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
     for lm in (start, reference):
         if lm.context is not None and longest + options.max_new_tokens > lm.context:
             raise ConfigError(
-                f"max_new_tokens={options.max_new_tokens} after a prompt of {longest} tokens is more than the "
-                f"{lm.context} tokens of {lm.name}'s context"
+                f"max_new_tokens={options.max_new_tokens} after a prompt of {longest} tokens is"
+                f" more than the {lm.context} tokens of {lm.name}'s context"
             )
     return Stage(
         start, reference, encoded, programmed(options.reward, start, options.max_new_tokens)
@@ -150,10 +163,12 @@ def programmed(name: str, lm: LanguageModel, most: int) -> Judge:
 
 
 def clustered(values: np.ndarray, cluster: np.ndarray) -> tuple[float, float]:
-    """The mean, and its standard error where values of one cluster depend on each other: those of one prompt do.
+    """The mean, and its standard error where values of one cluster depend on each other.
 
-    ``sqrt(C / (C - 1)) sqrt(sum over clusters of (sum in it of x - mean)^2) / n``. NaN with one cluster. (Liang and Zeger 1986,
-    for a mean.)
+    Those of one prompt do.
+
+    ``sqrt(C / (C - 1)) sqrt(sum over clusters of (sum in it of x - mean)^2) / n``. NaN with one
+    cluster. (Liang and Zeger 1986, for a mean.)
     """
     mean = float(values.mean())
     sums = np.bincount(cluster, values - mean)[np.unique(cluster)]
@@ -173,9 +188,12 @@ def described(values: dict[str, np.ndarray], cluster: np.ndarray) -> dict[str, f
 def measures(
     reward: np.ndarray, rollouts: Rollouts, beta: float, end: Tensor
 ) -> dict[str, np.ndarray]:
-    """Return per completion: reward, KL (the sum of its tokens' exact KLs), the estimators of it, objective, length.
+    """Return per completion.
 
-    ``rollouts`` is a stack of one, ``(1, 1, n, T)``; ``end`` says which completions came to one, ``(n,)``.
+    Reward, KL (the sum of its tokens' exact KLs), the estimators of it, objective, length.
+
+    ``rollouts`` is a stack of one, ``(1, 1, n, T)``; ``end`` says which completions came to one,
+    ``(n,)``.
     """
     log_ratio = (rollouts.log_p - rollouts.log_q)[0, 0]
     kl = rollouts.kl[0, 0].sum(-1).numpy()

@@ -1,4 +1,7 @@
-"""The tables of training language models from its runs: while they were trained, and compared in the end."""
+"""The tables of training language models from its runs.
+
+While they were trained, and compared in the end.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,15 @@ def trained_table(
 
 
 def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described) -> pd.DataFrame:
-    """Return one row for each combination: its policies in the end, and their paired differences from ``reference``.
+    """Return one row for each combination.
 
-    Standard errors are those of the completions measured, given the trained policies; ``_spread`` is the standard deviation
-    between seeds, NaN with one. ``kl_share`` is the KL over that of training without a penalty on the same seeds, with a 95 %
-    interval over seeds; with one seed, over its completions. Runs that diverged are counted and left out, unless all of a
-    combination did.
+    Its policies in the end, and their paired differences from ``reference``.
+
+    Standard errors are those of the completions measured, given the trained policies; ``_spread``
+    is the standard deviation between seeds, NaN with one. ``kl_share`` is the KL over that of
+    training without a penalty on the same seeds, with a 95 % interval over seeds; with one seed,
+    over its completions. Runs that diverged are counted and left out, unless all of a combination
+    did.
     """
     columns = ("combination", "seed", "status", "statistics", "values")
     frame = SeedFrame.of(
@@ -75,7 +81,9 @@ def compared_table(runs: Sequence[Run], reference: str, parts: Parts = described
 
 
 def _differences(own: pd.DataFrame, others: pd.DataFrame, word: str) -> dict[str, float]:
-    """Return means over seeds of paired differences, on the same prompts and random numbers, with standard errors."""
+    """Return means over seeds of paired differences, on the same prompts and random numbers,
+    with standard errors.
+    """
     pairs = own.merge(others, on="seed", suffixes=("", "_other"))
     result: dict[str, float] = {}
     for key in (each for each in PAIRED if each in own["values"].iloc[0]):
@@ -96,7 +104,10 @@ def _differences(own: pd.DataFrame, others: pd.DataFrame, word: str) -> dict[str
 
 
 def _share(own: pd.DataFrame, free: pd.DataFrame, name: str) -> dict[str, float]:
-    """Return the KL over that of training without a penalty, by seed; of one seed by completion, on the same prompts."""
+    """Return the KL over that of training without a penalty, by seed.
+
+    Of one seed by completion, on the same prompts.
+    """
     kl, others = (
         each.set_index("seed")["statistics"].map(lambda run: run["kl"]).astype(float)
         for each in (own, free)
@@ -129,13 +140,17 @@ def _outcome(row: Mapping[str, Any]) -> str:
 
 
 def _estimate_outcome(row: Mapping[Any, Any]) -> str:
-    """Return on which side of the exact KL the estimator in use is, where noise does not explain it (95 %)."""
+    """Return on which side of the exact KL the estimator in use is, where noise does not explain
+    it (95 %).
+    """
     error, half = row["estimate_error"], Z95 * row["estimate_error_se"]
     return "too high" if error > half else "too low" if error < -half else "within noise"
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the tables of a run of an earlier version with the outcome of the estimates, which they did not have yet."""
+    """Return the tables of a run of an earlier version with the outcome of the estimates, which
+    they did not have yet.
+    """
     found = dict(tables)
     if "compared" in found:
         said = [_estimate_outcome(row) for row in found["compared"].to_dict("records")]

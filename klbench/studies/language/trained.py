@@ -1,4 +1,7 @@
-"""The policies that klbench trains on first use: by PPO and DPO from the embedded reference, and SmolLM2 by fine-tuning."""
+"""The policies that klbench trains on first use.
+
+By PPO and DPO from the embedded reference, and SmolLM2 by fine-tuning.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,8 @@ SHARED: dict[str, Any] = {
     "decay": True,
     "gradient_clip": 1.0,
 }
-# Of each policy: the study, what it is told, and the checkpoint that is kept. beta and updates put KL(q‖p) near 2 nats.
+# Of each policy: the study, what it is told, and the checkpoint that is kept. beta and updates put
+# KL(q‖p) near 2 nats.
 TRAINED: dict[str, tuple[str, dict[str, Any], str]] = {
     "ppo-midway": (
         "ppo_lm",
@@ -112,8 +116,8 @@ TINY: dict[str, dict[str, Any]] = {
 }
 """The recipe for tests."""
 VERSION = 1
-"""To be raised with every change of the code by which other weights come of the same settings: policies that are kept from
-before are then trained again. A test compares the weights.
+"""To be raised with every change of the code by which other weights come of the same settings:
+policies that are kept from before are then trained again. A test compares the weights.
 """
 
 
@@ -150,11 +154,16 @@ def trainer(name: str) -> embedded.Trainer:
 
 
 SMOLLM2_STEPS, SMOLLM2_RATE, SMOLLM2_TOKENS = 4, 1e-4, 16
-"""Steps of 32 examples, the largest rate, and the tokens of an example: under a minute on two idle cores."""
+"""Steps of 32 examples, the largest rate, and the tokens of an example.
+
+Under a minute on two idle cores.
+"""
 
 
 def finetuned_smollm2() -> Path:
-    """Return the folder of SmolLM2 after a few steps on sentences about Python's built-in types; trained on first use.
+    """Return the folder of SmolLM2 after a few steps on sentences about Python's built-in types.
+
+    Trained on first use.
 
     The part of the embedded corpus that the embedded fine-tuned policies learn from.
 

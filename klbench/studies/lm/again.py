@@ -1,4 +1,7 @@
-"""The changes when the same completions are scored again: in another format, or with most of the vocabulary in one bucket."""
+"""The changes when the same completions are scored again.
+
+In another format, or with most of the vocabulary in one bucket.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, 
 
 
 def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
-    """The divergence that the policy seems to have from itself: scored there in place of the reference."""
+    """The divergence that the policy seems to have from itself.
+
+    Scored there in place of the reference.
+    """
     log_ratio = there.log_q - here.log_q
     rows = []
     for name in SELF:
@@ -120,9 +126,10 @@ def _dtype_rows(
 ) -> list[dict[str, Any]]:
     """Completions scored in each format.
 
-    ``change`` is the mean of each estimator, per completion, in the format minus that in the pair's own; ``sd_log_ratio`` the
-    standard deviation, over tokens, of what the log-ratio changes by. Of ``policy against itself``, whose true divergence is 0,
-    the policy in the format takes the place of the reference.
+    ``change`` is the mean of each estimator, per completion, in the format minus that in the pair's
+    own; ``sd_log_ratio`` the standard deviation, over tokens, of what the log-ratio changes by. Of
+    ``policy against itself``, whose true divergence is 0, the policy in the format takes the place
+    of the reference.
     """
     rows, here = [], Shard(completions)
     usable = [
@@ -153,7 +160,8 @@ def _dtype_rows(
 def _truncation_rows(
     pair: CompletionSource, completions: Completions, ks: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable tokens are distinguished.
+    """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable
+    tokens are distinguished.
 
     ``missing`` is the paired difference to the exact sum, ``share`` that over the exact sum.
     """

@@ -13,7 +13,9 @@ POSITIONED = ("kl_qp", "k1", "k2", "k3")
 
 
 def with_totals(tokens: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of positions with the sums up to each position, over all completions of a pair."""
+    """Return the table of positions with the sums up to each position, over all completions of a
+    pair.
+    """
     pairs = tokens["pair"]
     completions = tokens.groupby(pairs, sort=False)["n"].transform("first")
     sums = {
@@ -24,7 +26,9 @@ def with_totals(tokens: pd.DataFrame) -> pd.DataFrame:
 
 
 def with_relative_errors(values: pd.DataFrame) -> pd.DataFrame:
-    """Return the table of values with the error of a mean over 100 completions relative to the exact divergence."""
+    """Return the table of values with the error of a mean over 100 completions relative to the
+    exact divergence.
+    """
     return values.assign(
         rel_rmse_100=values["rmse_100"] / values["truth"].where(values["truth"] != 0.0)
     )

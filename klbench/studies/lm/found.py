@@ -1,4 +1,7 @@
-"""Summaries of shards of completions: arrays of a fixed size that are merged in order and kept in files."""
+"""Summaries of shards of completions.
+
+Arrays of a fixed size that are merged in order and kept in files.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,19 @@ from klbench.studies.lm.prompts import Prompts
 
 KEPT_COMPLETIONS = 2**14
 KEPT_TOKENS = 2**22
-"""Log-ratios are kept, for the shape of their tails, from the first so many completions, or so many tokens of them."""
+"""Log-ratios are kept, for the shape of their tails, from the first so many completions, or so
+many tokens of them.
+"""
 
 
 @dataclass(frozen=True)
 class Sums(Arrays):
-    """Moments of vectors, one a completion: ``count`` of them, ``mean`` ``(d,)``, ``scatter`` ``(d, d)``, and powers ``(d,)``.
+    """Moments of vectors, one a completion.
 
-    ``cubes`` and ``fourths`` are the sums of third and fourth powers about the mean: they say how sure the variances are.
+    ``count`` of them, ``mean`` ``(d,)``, ``scatter`` ``(d, d)``, and powers ``(d,)``.
+
+    ``cubes`` and ``fourths`` are the sums of third and fourth powers about the mean: they say how
+    sure the variances are.
     """
 
     count: np.ndarray
@@ -47,7 +55,10 @@ class Sums(Arrays):
             )
 
     def merge(self, later: Sums) -> Sums:
-        """Return the moments of both. (Chan, Golub and LeVeque 1983; Pebay 2008, eq. 1.6, for the third and fourth powers.)"""
+        """Return the moments of both.
+
+        (Chan, Golub and LeVeque 1983; Pebay 2008, eq. 1.6, for the third and fourth powers.)
+        """
         a, b = int(self.count), int(later.count)
         n = a + b
         with np.errstate(all="ignore"):
@@ -88,7 +99,9 @@ class Sums(Arrays):
 
 @dataclass(frozen=True)
 class Places(Arrays):
-    """Moments at each position, counted among the tokens that count: ``count`` ``(T,)``, ``mean`` and ``scatter`` ``(k, T)``.
+    """Moments at each position, counted among the tokens that count.
+
+    ``count`` ``(T,)``, ``mean`` and ``scatter`` ``(k, T)``.
 
     ``negative`` counts the tokens with a negative k1, ``largest`` is the largest ``|log r|``.
     """
@@ -184,7 +197,9 @@ class Vocabulary(Arrays):
 
 @dataclass(frozen=True)
 class Kept(Arrays):
-    """Log-ratios and log-weights of the first completions: of each token with its position, and of each whole sequence.
+    """Log-ratios and log-weights of the first completions.
+
+    Of each token with its position, and of each whole sequence.
 
     Without log-weights, those arrays are empty. ``full``: nothing more is taken.
     """
@@ -216,9 +231,11 @@ class Kept(Arrays):
 
 @dataclass(frozen=True)
 class Tallies(Arrays):
-    """Counts of terms: those below zero, all, and those that are not finite, ``(4 estimators,)`` each.
+    """Counts of terms: those below zero, all, and those that are not finite, ``(4 estimators,)``
+    each.
 
-    For each estimator there are four: its token terms, their sums over completions, and its sequence terms twice over.
+    For each estimator there are four: its token terms, their sums over completions, and its
+    sequence terms twice over.
     """
 
     negative: np.ndarray
@@ -228,7 +245,8 @@ class Tallies(Arrays):
 
 @dataclass(frozen=True)
 class Clock(Arrays):
-    """Seconds: of making the completions, and of each estimator's token and sequence terms ``(estimators,)``; peak MiB.
+    """Seconds: of making the completions, and of each estimator's token and sequence terms
+    ``(estimators,)``; peak MiB.
 
     ``stages`` ``(2,)`` are the seconds of generation and of scoring, NaN where nobody says.
     """
@@ -242,9 +260,12 @@ class Clock(Arrays):
 
 @dataclass(frozen=True)
 class Found:
-    """The summary of one or more shards of a pair; ``columns`` names the entries of the vectors in ``sums``.
+    """The summary of one or more shards of a pair.
 
-    The vectors in ``checks`` and ``logged`` are apart from these, so that no estimator's bits depend on them.
+    ``columns`` names the entries of the vectors in ``sums``.
+
+    The vectors in ``checks`` and ``logged`` are apart from these, so that no estimator's bits
+    depend on them.
     """
 
     columns: tuple[str, ...]

@@ -1,4 +1,7 @@
-"""The measurement of a shard of completions: terms per token and per sequence, sums, positions, tokens, tails."""
+"""The measurement of a shard of completions.
+
+Terms per token and per sequence, sums, positions, tokens, tails.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ STAGES = ("generation", "scoring")
 MIXED = ("k1", "k3")
 """Estimators whose log q is exchanged for log mu, to see what that does."""
 UNIT = {False: ("r",), True: ("w", "wr")}
-"""Ratios to whoever sampled: of each token their mean is 1, whatever precedes it. On the policy's samples, and on others'."""
+"""Ratios to whoever sampled: of each token their mean is 1, whatever precedes it.
+
+On the policy's samples, and on others'.
+"""
 ABOVE = 1e-6
 """Log-probabilities beyond this are above 0 by more than float32 leaves them."""
 
@@ -90,7 +96,9 @@ class Shard:
         return Draws(self.summed(self.log_ratio), None if weight is None else self.summed(weight))
 
     def log_of(self, name: str) -> np.ndarray:
-        """Return, for each token, the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` = p/mu."""
+        """Return, for each token, the logarithm of ``r`` = p/q, of ``w`` = q/mu or of ``wr`` =
+        p/mu.
+        """
         if name == "r":
             return self.log_ratio
         assert self.log_weight is not None
@@ -106,7 +114,10 @@ class Shard:
 
 
 def _exact_columns(shard: Shard) -> dict[str, np.ndarray]:
-    """Rao-Blackwell sums, and the tokens they are sums over: as sampled, and reweighted to the policy's own prefixes."""
+    """Rao-Blackwell sums, and the tokens they are sums over.
+
+    As sampled, and reweighted to the policy's own prefixes.
+    """
     columns = {"tokens": shard.lengths.astype(float)}
     known = {key: kl for key, kl in shard.kl.items() if kl is not None}
     columns |= {f"exact {key}": shard.summed(kl) for key, kl in known.items()}
@@ -118,7 +129,9 @@ def _exact_columns(shard: Shard) -> dict[str, np.ndarray]:
 
 
 def _mixed_columns(shard: Shard) -> dict[str, np.ndarray]:
-    """Return k1 and k3 as they are if log q is taken for log mu, or the samples of mu for samples of q."""
+    """Return k1 and k3 as they are if log q is taken for log mu, or the samples of mu for
+    samples of q.
+    """
     if shard.log_mu is None:
         return {}
     columns = {}
@@ -160,7 +173,10 @@ def check_columns(*, off_policy: bool) -> tuple[str, ...]:
 
 
 def _checks(shard: Shard) -> Sums:
-    """Sum up, over completions: tokens, those with a log-probability above 0, sums of ``x - 1`` and ``x^2`` of unit ratios."""
+    """Sum up, over completions.
+
+    Tokens, those with a log-probability above 0, sums of ``x - 1`` and ``x^2`` of unit ratios.
+    """
     above = (
         np.max(
             [each for each in (shard.log_q, shard.log_p, shard.log_mu) if each is not None], axis=0
@@ -175,10 +191,12 @@ def _checks(shard: Shard) -> Sums:
 
 
 def _logged(shard: Shard, terms: Sequence[np.ndarray]) -> Sums:
-    """Sum up what trainers log of each completion; ``terms`` are those of each estimator, ``(tokens,)``.
+    """Sum up what trainers log of each completion.
 
-    The entries: k1, k3 and k3 - k1, summed over its tokens; then the mean over its tokens of each estimator's terms, and last
-    of the exact KL, where that is known.
+    ``terms`` are those of each estimator, ``(tokens,)``.
+
+    The entries: k1, k3 and k3 - k1, summed over its tokens; then the mean over its tokens of each
+    estimator's terms, and last of the exact KL, where that is known.
     """
     k1, k3 = (estimators.get(name)(shard.log_ratio) for name in MIXED)
     exact = shard.kl["kl_qp"]
@@ -207,7 +225,10 @@ def _by_prompt(shard: Shard) -> Prompts | None:
 
 
 def peak_memory(device: str = "cpu") -> float:
-    """Return the most memory that this process has held, or on a GPU its tensors, MiB; NaN where the system does not say."""
+    """Return the most memory that this process has held, or on a GPU its tensors, MiB.
+
+    NaN where the system does not say.
+    """
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     try:
@@ -281,7 +302,9 @@ def found_in(
 def measure_shard(
     pair: CompletionSource, chosen: Sequence[Estimator], seed: int, shard: int, size: int, n: int
 ) -> Found | None:
-    """Measure the first ``n`` completions of a shard of ``size``: one task. Return None where there are none.
+    """Measure the first ``n`` completions of a shard of ``size``: one task.
+
+    Return None where there are none.
 
     Pure but for its timings: the same arguments give the same bits.
 

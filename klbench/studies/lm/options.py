@@ -34,15 +34,15 @@ class LmOptions(PairOptions):
     Parameters
     ----------
     estimators
-        Those that are means of terms; where none are named: the usual ones, and the weighted ones where a third distribution
-        sampled.
+        Those that are means of terms; where none are named: the usual ones, and the weighted ones
+        where a third distribution sampled.
     samples
         Completions of each pair; all there are, or 2,048 where there is no end of them.
     shard
         Completions that are made and measured at once.
     rescored, dtypes, truncations
-        So many completions, at most all that are measured, are scored again in these formats, and with so many of the most
-        probable tokens told apart from the rest, where the pair can.
+        So many completions, at most all that are measured, are scored again in these formats, and
+        with so many of the most probable tokens told apart from the rest, where the pair can.
     path
         The file that ``pair=recorded`` reads.
     """

@@ -1,4 +1,7 @@
-"""Completions of one prompt are more alike than those of several: what that makes of standard errors."""
+"""Completions of one prompt are more alike than those of several.
+
+What that makes of standard errors.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,21 @@ import numpy as np
 from klbench.studies.lm.arrays import Arrays
 
 MOST = 2**16
-"""Prompts that are told apart; where there are more, most have one completion and nothing is to be said."""
+"""Prompts that are told apart.
+
+Where there are more, most have one completion and nothing is to be said.
+"""
 NAMES = ("exact KL", "k1", "k3", "k1 - exact KL", "k3 - exact KL")
 
 
 @dataclass(frozen=True)
 class Prompts(Arrays):
-    """Sums for each prompt, ids rising: ``count`` ``(p,)`` completions, and ``total`` ``(p, 5)``, the sums of ``NAMES``.
+    """Sums for each prompt, ids rising.
 
-    ``squares`` ``(5,)`` are sums over all completions. Of more than ``MOST`` prompts nothing is kept: ``full``.
+    ``count`` ``(p,)`` completions, and ``total`` ``(p, 5)``, the sums of ``NAMES``.
+
+    ``squares`` ``(5,)`` are sums over all completions. Of more than ``MOST`` prompts nothing is
+    kept: ``full``.
     """
 
     prompt: np.ndarray
@@ -32,7 +41,10 @@ class Prompts(Arrays):
     def of_completions(
         cls, prompt: np.ndarray, k1: np.ndarray, k3: np.ndarray, exact: np.ndarray | None
     ) -> Prompts:
-        """Return the sums of a shard: each argument is ``(n,)``, sums over the tokens of a completion."""
+        """Return the sums of a shard.
+
+        Each argument is ``(n,)``, sums over the tokens of a completion.
+        """
         exact = np.full(k1.size, np.nan) if exact is None else exact
         values = np.column_stack([exact, k1, k3, k1 - exact, k3 - exact])
         ids, which = np.unique(prompt, return_inverse=True)
@@ -60,7 +72,8 @@ class Prompts(Arrays):
 
 
 def prompt_rows(found: Mapping[str, Prompts | None]) -> Sequence[dict[str, Any]]:
-    """Return a row for each pair and quantity, for pairs with several completions of several prompts.
+    """Return a row for each pair and quantity, for pairs with several completions of several
+    prompts.
 
     ``se``
         As everywhere else: completions are taken for independent.
@@ -70,7 +83,8 @@ def prompt_rows(found: Mapping[str, Prompts | None]) -> Sequence[dict[str, Any]]
         For the mean over prompts of which these are a sample: from the spread of the prompts' sums,
         ``P / (P - 1) sum (total - count * mean)^2 / n^2`` (cluster-robust; Liang and Zeger 1986).
     ``between_share``
-        ``B / (B + W)`` of the variance, by the usual analysis of variance; 0 where that comes out negative.
+        ``B / (B + W)`` of the variance, by the usual analysis of variance; 0 where that comes out
+        negative.
     """
     rows = []
     for title, prompts in found.items():

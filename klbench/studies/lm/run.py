@@ -1,20 +1,26 @@
-"""Estimators on completions, token by token: language models, recorded rollouts, and sequences whose truth is enumerated.
+"""Estimators on completions, token by token.
 
-Completions are measured in shards that are merged in a fixed order: memory does not grow with their number, what was merged is
-kept in the run folder, and the tables but for ``throughput`` and ``cost`` are the same to the bit whoever did the work.
-Language models stay in this process, where torch has its threads; everything else goes to the workers. Several processes that
-share the run (``accelerate launch -m klbench``) take shards in turn, each on a GPU of its own.
+Language models, recorded rollouts, and sequences whose truth is enumerated.
 
-The truth of a pair whose truth is not known is the mean, over completions of the policy, of the exact divergences of their
-tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is measured on the very same completions, as the mean of
-its difference from that sum, which has less noise than either. A language model that samples from another distribution than
-its own (a temperature, top-p) gets as many further completions from its own, for the truth.
+Completions are measured in shards that are merged in a fixed order: memory does not grow with their
+number, what was merged is kept in the run folder, and the tables but for ``throughput`` and
+``cost`` are the same to the bit whoever did the work. Language models stay in this process, where
+torch has its threads; everything else goes to the workers. Several processes that share the run
+(``accelerate launch -m klbench``) take shards in turn, each on a GPU of its own.
 
-Per token, everything is divided by one number: the plain count of the tokens that were measured, whoever sampled them. That
-holds for the truth and for weighted estimators as well, so that an estimator that is right per completion is right per token.
+The truth of a pair whose truth is not known is the mean, over completions of the policy, of the
+exact divergences of their tokens' distributions: the Rao-Blackwell sum. The bias of an estimator is
+measured on the very same completions, as the mean of its difference from that sum, which has less
+noise than either. A language model that samples from another distribution than its own (a
+temperature, top-p) gets as many further completions from its own, for the truth.
 
-Standard errors take completions for independent. Where several answer one prompt that is too careful for the mean over these
-very prompts, and not careful enough for that over prompts of which these are a sample; ``prompts`` says by how much.
+Per token, everything is divided by one number: the plain count of the tokens that were measured,
+whoever sampled them. That holds for the truth and for weighted estimators as well, so that an
+estimator that is right per completion is right per token.
+
+Standard errors take completions for independent. Where several answer one prompt that is too
+careful for the mean over these very prompts, and not careful enough for that over prompts of which
+these are a sample; ``prompts`` says by how much.
 """
 
 from __future__ import annotations
@@ -43,7 +49,10 @@ from klbench.types import Estimator, RunError, Truth
 
 
 def _part(pair: Pair) -> str:
-    """A name for what is kept of a pair: its parameters, and the state of the file that it reads."""
+    """A name for what is kept of a pair.
+
+    Its parameters, and the state of the file that it reads.
+    """
     content = f"{pair.kind} {pair.parameters_text()} {pair.fingerprint}"
     return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
@@ -193,13 +202,15 @@ def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
     notes = [f"Columns that were not read: {unread}."] if unread else []
     if above:
         notes.append(
-            f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are taken as they are."
+            f"Tokens with a log-probability above 0, as rounding leaves them: {above:,}. They are"
+            " taken as they are."
         )
     for row in results["checks"].to_dict("records") if "checks" in results else []:
         if row["pair"] == pair and row["verdict"] == FAILS:
             mean = with_interval(row["mean"], row["mean_se"])
             notes.append(
-                f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions fail their own check."
+                f"The mean of {row['ratio']} over tokens is {mean} and not 1: these completions"
+                " fail their own check."
             )
     return notes
 
@@ -229,7 +240,10 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
         )
         for row in kept
     ]
-    heading = f"{titles[0]}, {kept[0]['samples']:,} completions, {kept[0]['tokens']:,} tokens (nats per completion)"
+    heading = (
+        f"{titles[0]}, {kept[0]['samples']:,} completions, {kept[0]['tokens']:,} tokens (nats per"
+        " completion)"
+    )
     columns = (
         "estimator",
         "level",

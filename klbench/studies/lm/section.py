@@ -1,4 +1,7 @@
-"""The section of the study of completions: estimators per token and per completion, positions, tokens, formats, cost."""
+"""The section of the study of completions.
+
+Estimators per token and per completion, positions, tokens, formats, cost.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ def lead(tables: Tables) -> Lead:
 
 
 def _verdict(data: Completions) -> Text:
-    """Return the sentence that answers the question; it recommends nothing on completions that fail their own checks."""
+    """Return the sentence that answers the question.
+
+    It recommends nothing on completions that fail their own checks.
+    """
     if len(data.unsound) == len(data.pairs):
         return SAY.nothing_sound(list(data.agreement.values()))
     if data.recorded:

@@ -25,7 +25,9 @@ def finite(*values: float) -> bool:
 
 
 def visible(text: Any) -> str:
-    """Return a token's text with its spaces and line ends shown, and what has no glyph as its number."""
+    """Return a token's text with its spaces and line ends shown, and what has no glyph as its
+    number.
+    """
     return "".join(
         each if each.isprintable() else f"‹{ord(each):x}›" for each in text.translate(_VISIBLE)
     )
@@ -124,5 +126,7 @@ class Completions(RunTables):
 
 
 def spread(found: Sequence[float], digits: int = 2) -> tuple[float, ...]:
-    """Return the least and the largest with so many digits, or one number where both are the same."""
+    """Return the least and the largest with so many digits, or one number where both are the
+    same.
+    """
     return tuple(dict.fromkeys(float(f"{each:.{digits}g}") for each in (min(found), max(found))))

@@ -105,7 +105,9 @@ def _mark(name: str, value: float, error: float, entry: LegendEntry, **others: A
 
 
 def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
-    """Return a mark for each row that has a value, with its interval where the row can be trusted."""
+    """Return a mark for each row that has a value, with its interval where the row can be
+    trusted.
+    """
     found = []
     for row in rows:
         if finite(row[value]):
@@ -118,7 +120,10 @@ def _marks(rows: Sequence[Row], value: str, *, error: str = "") -> list[Mark]:
 
 
 def errors(data: Completions) -> Figure | None:
-    """Return the error of each estimator over 100 completions on every pair: summed over tokens, and of whole log-ratios."""
+    """Return the error of each estimator over 100 completions on every pair.
+
+    Summed over tokens, and of whole log-ratios.
+    """
     key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
     found = [
         row
@@ -185,7 +190,10 @@ def ways(data: Completions) -> Figure | None:
 
 
 def _apart(mark: Mark, marks: Sequence[Mark]) -> bool:
-    """Tell whether a mark is so far off that it would squeeze all others together; k1, k2 and k3 are always drawn."""
+    """Tell whether a mark is so far off that it would squeeze all others together.
+
+    k1, k2 and k3 are always drawn.
+    """
     return mark.name not in SCHULMAN and abs(mark.value) > FAR * median(
         abs(each.value) for each in marks
     )
@@ -231,7 +239,10 @@ def bias(data: Completions) -> Figure | None:
 
 
 def noise(data: Completions) -> Figure | None:
-    """Return the completions that a standard error of 1 % takes; the noise of one where no exact value is known."""
+    """Return the completions that a standard error of 1 % takes.
+
+    The noise of one where no exact value is known.
+    """
     needed = {
         (row["pair"], row["estimator"], row["level"]): row["completions_needed"]
         for row in data.rows(COST)
@@ -340,7 +351,9 @@ def top_tokens(data: Completions) -> Figure | None:
 
 
 def samplers(data: Completions) -> Figure | None:
-    """Return k1 and k3 on samples of another distribution, with the policy's log-probabilities and with the sampler's."""
+    """Return k1 and k3 on samples of another distribution, with the policy's log-probabilities
+    and with the sampler's.
+    """
     panels: dict[str, list[Mark]] = {}
     for row in data.rows(SAMPLING):
         marks = panels.setdefault(row["pair"], [])
@@ -401,7 +414,9 @@ def formats(data: Completions) -> Figure | None:
 
 
 def truncation(data: Completions) -> Figure | None:
-    """Return the share of the exact KL that is missing when only the k most probable tokens are distinguished."""
+    """Return the share of the exact KL that is missing when only the k most probable tokens are
+    distinguished.
+    """
     key = legend(data.pairs, labels=[data.labels[pair] for pair in data.pairs])
     drawn = []
     for pair in data.pairs[:MOST_ENTRIES]:

@@ -1,4 +1,7 @@
-"""Tables of the study of completions beside the values: positions, tokens, samplers, speed, cost."""
+"""Tables of the study of completions beside the values.
+
+Positions, tokens, samplers, speed, cost.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,10 @@ RATIOS = {"r": "p/q", "w": "q/μ", "wr": "p/μ"}
 
 
 def positions(results: Sequence[Measured]) -> pd.DataFrame:
-    """Return a row for each pair and position, counted from 1: means with standard errors, tail, share of the divergence."""
+    """Return a row for each pair and position, counted from 1.
+
+    Means with standard errors, tail, share of the divergence.
+    """
     frames = []
     for m in results:
         places, kept = m.found.places, m.found.kept
@@ -76,7 +82,10 @@ def positions(results: Sequence[Measured]) -> pd.DataFrame:
 
 
 def token_means(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the mean over completions of each one's mean over tokens; None for what an earlier version measured."""
+    """Return the mean over completions of each one's mean over tokens.
+
+    None for what an earlier version measured.
+    """
     rows = []
     for m in results:
         kinds = [(each.name, divergences.get(each.target).symbol) for each in m.usable]
@@ -95,7 +104,10 @@ def token_means(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def agreement(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return k1, k3 and their difference, summed over tokens; None for what an earlier version measured."""
+    """Return k1, k3 and their difference, summed over tokens.
+
+    None for what an earlier version measured.
+    """
     rows = []
     for m in results:
         if logged := _logged(m):
@@ -150,13 +162,19 @@ def _ranked(m: Measured, found: Vocabulary, top: np.ndarray) -> pd.DataFrame:
 
 
 def _joined(schema: Schema, frames: Sequence[pd.DataFrame]) -> pd.DataFrame | None:
-    """Return the table of all pairs, its columns in the order of the schema; None if there are none."""
+    """Return the table of all pairs, its columns in the order of the schema.
+
+    None if there are none.
+    """
     columns = [column.name for column in schema.columns]
     return pd.concat(frames, ignore_index=True)[columns] if frames else None
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the tokens whose log-ratios carry most of the divergence, in either direction; None if tokens have no ids."""
+    """Return the tokens whose log-ratios carry most of the divergence, in either direction.
+
+    None if tokens have no ids.
+    """
     frames = []
     for m, found in _vocabularies(results):
         exact = "exact kl_qp" in m.place
@@ -177,7 +195,10 @@ def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return the tokens whose log-ratio was ever the largest, in either direction; None if tokens have no ids."""
+    """Return the tokens whose log-ratio was ever the largest, in either direction.
+
+    None if tokens have no ids.
+    """
     frames = [
         _ranked(m, found, np.lexsort((found.token, -found.largest))[:TOP_RATIOS])
         for m, found in _vocabularies(results)
@@ -186,7 +207,10 @@ def largest_ratios(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return k1 and k3 on samples of mu, with the policy's log-probabilities or the sampler's; None without samplers."""
+    """Return k1 and k3 on samples of mu, with the policy's log-probabilities or the sampler's.
+
+    None without samplers.
+    """
     rows = []
     for m in results:
         if not m.off_policy:
@@ -219,16 +243,22 @@ def sampling(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def prompts(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return standard errors with the completions of one prompt taken together; None where no two have one prompt."""
+    """Return standard errors with the completions of one prompt taken together.
+
+    None where no two have one prompt.
+    """
     rows = prompt_rows({m.pair.title: m.found.prompts for m in results})
     return with_inflation(pd.DataFrame(rows)) if rows else None
 
 
 def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
-    """Return a row for each pair and ratio whose mean over tokens must be 1: whether it is, completions taken for independent.
+    """Return a row for each pair and ratio whose mean over tokens must be 1.
 
-    ``khat`` and ``ess``, the effective sample size, say whether so few tokens can tell: where the tail is heavy or few tokens
-    carry the mean, a standard error says little. A sampler of which klbench itself knows what it leaves out is not checked.
+    Whether it is, completions taken for independent.
+
+    ``khat`` and ``ess``, the effective sample size, say whether so few tokens can tell: where the
+    tail is heavy or few tokens carry the mean, a standard error says little. A sampler of which
+    klbench itself knows what it leaves out is not checked.
     """
     rows = []
     for m in results:
@@ -270,7 +300,10 @@ def checks(results: Sequence[Measured]) -> pd.DataFrame | None:
 
 
 def pairs(results: Sequence[Measured]) -> pd.DataFrame:
-    """Return a row for each pair: its completions, its divergence a sequence and a token, its parameters."""
+    """Return a row for each pair.
+
+    Its completions, its divergence a sequence and a token, its parameters.
+    """
     rows = []
     for m in results:
         truth = truth_of(m, Kind("k1", "kl_qp", "sequence", "sequence", ""))[0] or Truth(
@@ -300,7 +333,9 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
 
 
 def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFrame:
-    """Return a row for each estimator, those that use the exact divergence of each token among them."""
+    """Return a row for each estimator, those that use the exact divergence of each token among
+    them.
+    """
     table = described(chosen)
     shared = {
         "target": "KL(q‖p)",
@@ -315,8 +350,12 @@ def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFr
             "estimator": RAO_BLACKWELL,
             "tex": r"\sum_t \mathrm{KL}(q(\cdot|h_t) \| p(\cdot|h_t))",
             "needs_weight": False,
-            "summary": "the exact divergence over the next token, summed along the sampled prefixes",
-            "source": "Rao 1945; Blackwell 1947; for language models: Amini, Vieira and Cotterell 2025",
+            "summary": (
+                "the exact divergence over the next token, summed along the sampled prefixes"
+            ),
+            "source": (
+                "Rao 1945; Blackwell 1947; for language models: Amini, Vieira and Cotterell 2025"
+            ),
         }
     ]
     if off_policy:
@@ -326,16 +365,21 @@ def described_all(chosen: Sequence[Estimator], *, off_policy: bool) -> pd.DataFr
                 "estimator": WEIGHTED,
                 "tex": r"\sum_t w_{<t} \mathrm{KL}(q(\cdot|h_t) \| p(\cdot|h_t))",
                 "needs_weight": True,
-                "summary": "the same, each prefix with its weight q/mu: unbiased for samples of a third distribution",
+                "summary": (
+                    "the same, each prefix with its weight q/mu: unbiased for samples of a third"
+                    " distribution"
+                ),
             }
         )
     return pd.concat([pd.DataFrame(own)[list(table.columns)], table], ignore_index=True)
 
 
 def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
-    """Return completions and tokens a second of making the completions and of each estimator's terms, both levels together.
+    """Return completions and tokens a second of making the completions and of each estimator's
+    terms, both levels together.
 
-    Of one process: seconds are added up over all that shared the run, and memory is that of the one which held most.
+    Of one process: seconds are added up over all that shared the run, and memory is that of the one
+    which held most.
     """
     rows = []
     for m in results:
@@ -368,7 +412,10 @@ def throughput(results: Sequence[Measured], device: str) -> pd.DataFrame:
 
 
 def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
-    """Return what a standard error of 1 % of the divergence takes: completions, and seconds at the speed of this run."""
+    """Return what a standard error of 1 % of the divergence takes.
+
+    Completions, and seconds at the speed of this run.
+    """
     rows = []
     by_title = {m.pair.title: m for m in results}
     kept = table[
@@ -382,7 +429,8 @@ def cost(results: Sequence[Measured], table: pd.DataFrame) -> pd.DataFrame:
             if row["estimator"] in names
             else 0.0
         )
-        # What took somebody else's rollouts to be sampled and scored is not known; reading them took less.
+        # What took somebody else's rollouts to be sampled and scored is not known; reading them
+        # took less.
         each = NAN if m.pair.available is not None else float(m.found.clock.completions) / m.n
         needed = (row["rel_std"] / 0.01) ** 2
         rows.append(

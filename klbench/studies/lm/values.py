@@ -1,4 +1,7 @@
-"""The table of values of the study of completions: each estimator against the exact divergence, with paired differences."""
+"""The table of values of the study of completions.
+
+Each estimator against the exact divergence, with paired differences.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ def ratio_of(a: float, b: float) -> float:
 
 
 def tail_shape(log_ratio: np.ndarray) -> tuple[float, float, int]:
-    """Return Pareto k, its standard error and the number of values; NaN where the largest values repeat, as in small policies.
+    """Return Pareto k, its standard error and the number of values.
+
+    NaN where the largest values repeat, as in small policies.
 
     A tail of a few values that come again and again has no shape, and none is needed: it ends.
     """
@@ -98,7 +103,10 @@ class Measured:
         return measured(self.chosen, off_policy=self.off_policy)
 
     def reference(self, key: str) -> str | None:
-        """Return the column whose mean is the exact divergence along the policy's own prefixes; None where it is not known."""
+        """Return the column whose mean is the exact divergence along the policy's own prefixes.
+
+        None where it is not known.
+        """
         if self.own is not None:
             return None  # weights do not reach what the sampler never samples
         name = f"{'weighted' if self.off_policy else 'exact'} {key}"
@@ -147,7 +155,8 @@ class Kind:
 def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
     """Return the truth of a row, and the column it is measured against.
 
-    Per token it is that per completion over the mean length of the completions that were measured, whoever sampled them.
+    Per token it is that per completion over the mean length of the completions that were measured,
+    whoever sampled them.
     """
     comparable = kind.target == "kl_qp" or (kind.target == "kl_pq" and kind.level == "token")
     column = m.reference(kind.target) if comparable else None
@@ -174,7 +183,10 @@ def truth_of(m: Measured, kind: Kind) -> tuple[Truth | None, str | None]:
 
 
 def _own_truth(m: Measured, kind: Kind) -> Truth | None:
-    """Return the truth that further completions of the policy itself give; None where there are none, or they cannot say."""
+    """Return the truth that further completions of the policy itself give.
+
+    None where there are none, or they cannot say.
+    """
     comparable = kind.target == "kl_qp" or (kind.target == "kl_pq" and kind.level == "token")
     return (
         truth_of(m.own, replace(kind, per="sequence"))[0]
@@ -284,7 +296,10 @@ def _head(m: Measured, kind: Kind, truth: Truth) -> dict[str, Any]:
 
 # ``rmse`` is of one completion's estimate, ``rmse_100`` of the mean over a hundred.
 SHAPES = (("sequence", "sequence"), ("token", "sequence"), ("token", "token"))
-"""Level and what it is per: k of the whole log-ratio; the sum of the tokens' k; their mean over all tokens."""
+"""Level and what it is per: k of the whole log-ratio; the sum of the tokens' k.
+
+Their mean over all tokens.
+"""
 
 
 def _tally(i: int, level: str, per: str) -> int:
@@ -311,7 +326,10 @@ def _exact_rows(m: Measured) -> list[dict[str, Any]]:
 
 
 def values(results: Sequence[Measured]) -> pd.DataFrame:
-    """Return a row for each pair, estimator, level and ``per``; what could not be measured is a row with the reason."""
+    """Return a row for each pair, estimator, level and ``per``.
+
+    What could not be measured is a row with the reason.
+    """
     rows = []
     for m in results:
         rows += _exact_rows(m)

@@ -1,4 +1,7 @@
-"""Verdicts on the completions of each pair: whether k1 and k3 agree, what speaks against them, and what to take."""
+"""Verdicts on the completions of each pair.
+
+Whether k1 and k3 agree, what speaks against them, and what to take.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ def _rows(tables: Mapping[str, pd.DataFrame], name: str, pair: str) -> list[Row]
 def agreement(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return k1, k3 and their difference from the tables of an earlier version.
 
-    The standard error of the difference is that of the mean of p/q over tokens, times the mean length; it is not known where
-    that mean was not checked.
+    The standard error of the difference is that of the mean of p/q over tokens, times the mean
+    length; it is not known where that mean was not checked.
     """
     rows = []
     for about in tables["pairs"].to_dict("records"):
@@ -51,7 +54,10 @@ def agreement(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def judged(compared: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return the comparison of k1 and k3 with its verdict: that of the ratio p/q where it was checked, else by the distance."""
+    """Return the comparison of k1 and k3 with its verdict.
+
+    That of the ratio p/q where it was checked, else by the distance.
+    """
     scores, words = [], []
     for row in compared.to_dict("records"):
         z = ratio_of(row["difference"], row["difference_se"])
@@ -68,7 +74,9 @@ def judged(compared: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.Dat
 
 
 def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Return what speaks against the completions of each pair, and what can be recommended on them."""
+    """Return what speaks against the completions of each pair, and what can be recommended on
+    them.
+    """
     return pd.DataFrame([_verdict(about, tables) for about in tables["pairs"].to_dict("records")])
 
 
@@ -111,7 +119,9 @@ def _measured(tables: Mapping[str, pd.DataFrame], pair: str) -> dict[tuple[str, 
 
 
 def _nearest(rows: Sequence[Row]) -> Row | None:
-    """Return the row with the least error of a mean over 100 completions among those that can be trusted."""
+    """Return the row with the least error of a mean over 100 completions among those that can be
+    trusted.
+    """
     kept = [
         row
         for row in rows
@@ -126,14 +136,20 @@ def _nearest(rows: Sequence[Row]) -> Row | None:
 
 
 def _saving(k1: Row | None, other: Row | None) -> float:
-    """Return how many times the other's completions k1 needs for the same standard error; NaN where a row is in doubt."""
+    """Return how many times the other's completions k1 needs for the same standard error.
+
+    NaN where a row is in doubt.
+    """
     if k1 is None or other is None or not k1["status"] == other["status"] == "ok":
         return NAN
     return ratio_of(k1["variance"], other["variance"])
 
 
 def _half(rows: Sequence[Row]) -> float:
-    """Return the position by which half of the divergence has arisen; NaN where no position has a share."""
+    """Return the position by which half of the divergence has arisen.
+
+    NaN where no position has a share.
+    """
     total = 0.0
     for row in rows:
         total += row["share"]

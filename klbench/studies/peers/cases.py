@@ -1,7 +1,8 @@
 """The comparisons: each thing that trainers compute, by klbench and by others, on the same inputs.
 
-A *subject* takes two tensors and gives one, differentiable in the first: log-probabilities of the sampled tokens under policy
-and reference, or the logits of both. KL(q‖p) and KL(p‖q) have q for the policy and p for the reference, in nats.
+A *subject* takes two tensors and gives one, differentiable in the first: log-probabilities of the
+sampled tokens under policy and reference, or the logits of both. KL(q‖p) and KL(p‖q) have q for the
+policy and p for the reference, in nats.
 """
 
 from __future__ import annotations
@@ -105,7 +106,10 @@ def _liger_k3() -> Two:
 
 
 def _tokens(logits: Tensor) -> Tensor:
-    """The tokens whose log-probability is asked for: of the 8 first, one a row, so that a masked one is never asked for."""
+    """The tokens whose log-probability is asked for.
+
+    Of the 8 first, one a row, so that a masked one is never asked for.
+    """
     return torch.arange(len(logits), device=logits.device) % 8
 
 
@@ -151,7 +155,10 @@ def _kernel(result: str) -> Callable[[], Two]:
 
 
 def _js(policy: Tensor, reference: Tensor) -> Any:
-    """``sum of q gap(log p/q)``, a sum over the vocabulary; where both are 0 there is nothing to add."""
+    """``sum of q gap(log p/q)``, a sum over the vocabulary.
+
+    Where both are 0 there is nothing to add.
+    """
     log_q, log_p = (
         x.double().log_softmax(-1) if x.dtype.itemsize == 8 else x.float().log_softmax(-1)
         for x in (policy, reference)
@@ -266,7 +273,9 @@ EXTREMES = (-199.0, -100.0, -50.0, -15.0, 15.0, 50.0, 80.0, 100.0, 199.0)
 def inputs(
     kind: str, regime: str, shape: tuple[int, ...], seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return both inputs of a subject, float64, with the log-ratio's spread that the regime stands for."""
+    """Return both inputs of a subject, float64, with the log-ratio's spread that the regime
+    stands for.
+    """
     stream = streams.generator(seed, "peers", kind, regime)
     if kind == "logits":
         policy = 3.0 * stream.standard_normal(shape)

@@ -19,7 +19,8 @@ FUNCTION = (
 
 PEERS = Schema(
     "peers",
-    "One row for each function, dtype and regime of inputs: its errors against float64 on the same inputs.",
+    "One row for each function, dtype and regime of inputs: its errors against float64 on the same"
+    " inputs.",
     (
         *FUNCTION,
         text(
@@ -49,7 +50,8 @@ PEERS = Schema(
 
 SPEED = Schema(
     "peers_speed",
-    "One row for each function, dtype and direction: its time beside klbench's, in rounds of one block each.",
+    "One row for each function, dtype and direction: its time beside klbench's, in rounds of one"
+    " block each.",
     (
         *FUNCTION,
         text("pass", "forward, or forward and backward"),
@@ -66,7 +68,8 @@ SPEED = Schema(
 
 VERDICTS = Schema(
     "peers_verdicts",
-    "One row for each subject and dtype: the functions of others that lose its values near the reference.",
+    "One row for each subject and dtype: the functions of others that lose its values near the"
+    " reference.",
     (
         *(FUNCTION[k] for k in (0, 4)),
         integer("functions", "functions of others that were compared there"),

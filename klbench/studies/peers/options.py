@@ -19,7 +19,8 @@ class PeersOptions(Options):
     rows, vocabulary
         Shape of the logits.
     repeats, seconds
-        Timed rounds, in each of which every library has one block of calls that takes about so long.
+        Timed rounds, in each of which every library has one block of calls that takes about so
+        long.
     """
 
     tokens: int = Field(default=65_536, ge=16, le=2**24)

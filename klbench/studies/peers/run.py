@@ -1,4 +1,7 @@
-"""klbench beside the libraries that trainers use: what each function's value and gradient are worth, and what they cost."""
+"""klbench beside the libraries that trainers use.
+
+What each function's value and gradient are worth, and what they cost.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +59,10 @@ def _both(function: Two, policy: Any, reference: Any) -> tuple[np.ndarray, np.nd
 def _relative(
     got: np.ndarray, exact: np.ndarray, largest: float, scale: np.ndarray | None = None
 ) -> np.ndarray:
-    """Relative errors where the exact number is one of the dtype's; what is not finite is off without bound."""
+    """Relative errors where the exact number is one of the dtype's.
+
+    What is not finite is off without bound.
+    """
     fits = np.isfinite(exact) & (np.abs(exact) < largest) & (exact != 0.0)
     with np.errstate(all="ignore"):
         error = np.abs(got - exact) / (np.abs(exact) if scale is None else scale)
@@ -79,7 +85,8 @@ def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> d
     }
     if gradient is None:
         return found | {"max_gradient_rel_error": np.nan, "frac_flat": np.nan, "n_nan_gradient": -1}
-    # Of logits most elements are tiny: the error is that of the whole row's gradient, in units of its largest element.
+    # Of logits most elements are tiny: the error is that of the whole row's gradient, in units of
+    # its largest element.
     rows = np.abs(slope).max(-1, keepdims=True) if slope.ndim > 1 else None
     scale = None if rows is None else np.broadcast_to(rows, slope.shape)
     flat = (gradient == 0.0) & (np.abs(slope) > (1e-6 if rows is None else 1e-3 * rows))
@@ -91,7 +98,10 @@ def _accuracy(subject: Subject, function: Two, policy: Any, reference: Any) -> d
 
 
 def _twin(peer: Peer, function: Two, options: PeersOptions, seed: int) -> float:
-    """Return the largest difference of a peer from its twin in klbench, over ``1 + |value|``: float64, all regimes."""
+    """Return the largest difference of a peer from its twin in klbench, over ``1 + |value|``.
+
+    Float64, all regimes.
+    """
     worst = 0.0
     for regime in REGIMES["log-probs"]:
         log_q, log_p = (
@@ -172,7 +182,9 @@ def _speed(
 
 
 def _available(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
-    """Return the peers of a subject that are available here, and the reasons why the others are not."""
+    """Return the peers of a subject that are available here, and the reasons why the others are
+    not.
+    """
     functions, reasons = {}, {}
     for peer in subject.peers:
         try:
@@ -183,7 +195,9 @@ def _available(subject: Subject) -> tuple[dict[Peer, Two], dict[Peer, str]]:
 
 
 def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``peers``, a row a subject, library, dtype and regime, and ``peers_speed``, of timings."""
+    """Tables ``peers``, a row a subject, library, dtype and regime, and ``peers_speed``, of
+    timings.
+    """
     rows: list[dict[str, Any]] = []
     speed: list[dict[str, Any]] = []
     with one_thread():  # as many as every library uses: what is compared is the arithmetic

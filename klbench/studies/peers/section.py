@@ -1,4 +1,7 @@
-"""The section of the comparison with other libraries: errors, gradients and time of the same functions."""
+"""The section of the comparison with other libraries.
+
+Errors, gradients and time of the same functions.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ def _measured(tables: Tables) -> list[Row]:
 
 
 def lead(tables: Tables) -> Lead:
-    """Return what is furthest off near the reference, in the first dtype, and what breaks at the far end."""
+    """Return what is furthest off near the reference, in the first dtype, and what breaks at the
+    far end.
+    """
     rows = _measured(tables)
     if not rows:
         return Lead(SAY.question(), SAY.nothing(), None)
@@ -114,7 +119,10 @@ def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Return what was not compared, and a table for each thing that is computed: accuracy and time side by side."""
+    """Return what was not compared, and a table for each thing that is computed.
+
+    Accuracy and time side by side.
+    """
     rows, speed = _measured(tables), RunTables("", tables).rows(SPEED)
     subjects = dict.fromkeys(row["subject"] for row in rows)
     return [
@@ -159,7 +167,8 @@ def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
         Column("Both", "the same, forward and backward", True),
         Column(
             "Same as",
-            "klbench's estimator of these numbers; in float64 they differ by at most this, over 1 + |value|",
+            "klbench's estimator of these numbers; in float64 they differ by at most this, over 1 +"
+            " |value|",
         ),
     ]
     timed = {

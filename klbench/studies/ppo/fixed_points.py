@@ -26,14 +26,17 @@ def fixed_points_table(
     noise_free: pd.DataFrame,
     free: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Return one row a combination: regret, KL and reward where its mean gradient vanishes, and where three trainings ended.
+    """Return one row a combination.
 
-    ``free_``: exact gradients and a logit for every token after every prefix, which is what the prediction is for, so that
-    where none is known there is nothing; ``noise_free_``: exact gradients and the policy's own shape; ``sampled_``: as it was
-    trained. ``residual`` is the norm of the expected gradient at the prediction over that at the reference, and
-    ``free_residual`` its largest one over seeds after at most ``free_steps``, which for ``free_unsettled`` seeds is no rest.
-    ``sampled_seeds`` did not diverge; ``sampled_way``: how
-    much of the way in regret from the start to the prediction training has gone on these seeds, 1 being all of it.
+    Regret, KL and reward where its mean gradient vanishes, and where three trainings ended.
+
+    ``free_``: exact gradients and a logit for every token after every prefix, which is what the
+    prediction is for, so that where none is known there is nothing; ``noise_free_``: exact
+    gradients and the policy's own shape; ``sampled_``: as it was trained. ``residual`` is the norm
+    of the expected gradient at the prediction over that at the reference, and ``free_residual`` its
+    largest one over seeds after at most ``free_steps``, which for ``free_unsettled`` seeds is no
+    rest. ``sampled_seeds`` did not diverge; ``sampled_way``: how much of the way in regret from the
+    start to the prediction training has gone on these seeds, 1 being all of it.
     """
     few = tuple(sorted(set(free["seed"]))) if len(free) else tuple(range(options.seeds))
     testbed = Testbed.of(options, seed, few)

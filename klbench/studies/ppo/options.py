@@ -21,12 +21,13 @@ class TrainingOptions(TestbedOptions):
     noise_free_seeds
         Seeds on which the exact expected gradients are followed too.
     recovery, recovery_nats
-        Combinations that start from a reference with one token pushed down by so many nats; empty: none.
+        Combinations that start from a reference with one token pushed down by so many nats; empty:
+        none.
     lag
         As in :class:`klbench.rlhf.ppo.Recipe`.
     pretraining
-        Of which of the reference's sequences ``pretraining_weight`` weighs the log-probability: ``exact``: all of them, or
-        ``sampled``: as many as in a batch.
+        Of which of the reference's sequences ``pretraining_weight`` weighs the log-probability:
+        ``exact``: all of them, or ``sampled``: as many as in a batch.
     """
 
     most_sequences: ClassVar[int] = 200_000
@@ -44,7 +45,8 @@ class TrainingOptions(TestbedOptions):
     def _check(self) -> TrainingOptions:
         if self.frontier and self.reference_combination not in self.frontier:
             raise ValueError(
-                f"frontier must have {self.reference_combination}, with which the others are compared, or be empty"
+                f"frontier must have {self.reference_combination}, with which the others are"
+                " compared, or be empty"
             )
         missing = [name for name in self.frontier if name not in self.combinations]
         if missing:
@@ -53,10 +55,11 @@ class TrainingOptions(TestbedOptions):
 
     @property
     def altered_by(self) -> str:
-        """Settings by which training follows another gradient than that of ``E r - beta * penalty``, as ``key=value``.
+        """Settings by which training follows another gradient than that of ``E r - beta *
+        penalty``, as ``key=value``.
 
-        Fixed points are those of the objective as written; these change what the reward's gradient is, or its weight against
-        a penalty in the loss.
+        Fixed points are those of the objective as written; these change what the reward's gradient
+        is, or its weight against a penalty in the loss.
         """
         changed = {
             "baseline": self.baseline == "batch_mean",

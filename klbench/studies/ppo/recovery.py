@@ -1,8 +1,9 @@
 """A token that the policy has lost and the reference holds: who brings it back, and how gently.
 
-Sequences of one token, a logit of its own for each token of each prompt. At every prompt the token that the reference holds
-most has its logit pushed down by so many nats; then training goes on as elsewhere. Its samples are rare, and what an estimator
-says at them is what brings it back: k3's gradient there is ``1 - exp(log p - log q)``, as large as the token is rare.
+Sequences of one token, a logit of its own for each token of each prompt. At every prompt the token
+that the reference holds most has its logit pushed down by so many nats; then training goes on as
+elsewhere. Its samples are rare, and what an estimator says at them is what brings it back: k3's
+gradient there is ``1 - exp(log p - log q)``, as large as the token is rare.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ Rows = list[dict[str, Any]]
 
 
 class _RecordingReplicas(Replicas):
-    """Replicas that keep the norm of every gradient, before any clip, and whether a batch had a lost token."""
+    """Replicas that keep the norm of every gradient, before any clip, and whether a batch had a
+    lost token.
+    """
 
     lost: Tensor
     norms: list[Tensor]
@@ -60,14 +63,20 @@ def lost_tokens(testbed: Testbed) -> Tensor:
 
 
 def held(testbed: Testbed, log_probs: Tensor) -> Tensor:
-    """Return the probability of the lost token, mean over prompts: ``(..., seeds, prompts, 1, tokens)`` to ``(..., seeds)``."""
+    """Return the probability of the lost token, mean over prompts.
+
+    ``(..., seeds, prompts, 1, tokens)`` to ``(..., seeds)``.
+    """
     first = log_probs[..., 0, :]
     where = lost_tokens(testbed)[..., None].expand(*first.shape[:-1], 1)
     return first.gather(-1, where)[..., 0].exp().mean(-1)
 
 
 def without(testbed: Testbed, nats: Tensor) -> Tensor:
-    """The reference's parameters with each prompt's lost token pushed down: ``(arms, seeds, parameters)`` for ``(arms,)``."""
+    """The reference's parameters with each prompt's lost token pushed down.
+
+    ``(arms, seeds, parameters)`` for ``(arms,)``.
+    """
     theta = testbed.reference.repeat(len(nats), 1, 1)
     logits = theta[..., : testbed.policy.parameters].view(
         len(nats), len(testbed.seeds), testbed.prompts, testbed.tree.tokens
@@ -80,7 +89,10 @@ def without(testbed: Testbed, nats: Tensor) -> Tensor:
 def perform(
     options: TrainingOptions, testbed: Testbed, names: Sequence[str], recipe: Recipe
 ) -> Rows:
-    """Return one row a combination, nats lost, seed and evaluation; the last ones hold what is known of the whole run."""
+    """Return one row a combination, nats lost, seed and evaluation.
+
+    The last ones hold what is known of the whole run.
+    """
     testbed = short_testbed(testbed)
     arms = [arm(name, options.beta) for name in names for _ in options.recovery_nats]
     nats = torch.tensor([*options.recovery_nats] * len(names), dtype=torch.float64)
@@ -135,7 +147,10 @@ def _of_the_run(
     arms: Sequence[PenaltyArm],
     start: Tensor,
 ) -> dict[str, Tensor]:
-    """Return exact values at the start, and statistics of the gradients on the way; each ``(arms, seeds)``."""
+    """Return exact values at the start, and statistics of the gradients on the way.
+
+    Each ``(arms, seeds)``.
+    """
     shape = (len(arms), len(testbed.seeds))
     beta = torch.tensor([each.beta for each in arms], dtype=torch.float64)
     _, gradient = expected.gradients(
@@ -185,7 +200,8 @@ def _rows(
 
 
 def recovery_tables(rows: Sequence[Mapping[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return ``recovery``, one row a combination and nats lost, and ``recovery_curves``, the token's probability meanwhile.
+    """Return ``recovery``, one row a combination and nats lost, and ``recovery_curves``, the
+    token's probability meanwhile.
 
     Without the replicas that diverged, but for the largest norm, that may be why.
     """

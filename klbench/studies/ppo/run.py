@@ -1,4 +1,7 @@
-"""The run of the training study: policies trained with each combination, held against the exact optimum."""
+"""The run of the training study.
+
+Policies trained with each combination, held against the exact optimum.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ from klbench.threads import one_thread
 
 
 def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``, ``noise_free``, ``fixed_points`` ..."""
+    """Return tables ``training``, ``final``, ``curves``, ``frontier``, ``matched``,
+    ``noise_free``, ``fixed_points`` ...
+    """
     names = options.combinations
     arms = [arm(name, options.beta) for name in names]
     testbed = Testbed.of(options, context.seed, (0,))
@@ -48,7 +53,8 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
             context.progress(
                 done,
                 len(plan),
-                f"{task.kind.replace('_', '-')} training, seeds {task.seeds[0]} to {task.seeds[-1]}",
+                f"{task.kind.replace('_', '-')} training, seeds {task.seeds[0]} to"
+                f" {task.seeds[-1]}",
             )
     except KeyboardInterrupt:
         context.interrupted = True
@@ -106,7 +112,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     first = table.iloc[0]
     return [
         Summary(
-            f"Regret J* - J after training, mean of {first['seeds']} seeds (untrained: {first['start_regret']:.3f})",
+            f"Regret J* - J after training, mean of {first['seeds']} seeds (untrained:"
+            f" {first['start_regret']:.3f})",
             (
                 "combination",
                 ">regret",

@@ -76,7 +76,9 @@ def _warnings(trained: Trained) -> list[str]:
 
 
 def _in_effect(trained: Trained) -> tuple[float | None, float | None]:
-    """Return the range of what whitening, or a controller, has made of beta for penalties in the loss; None: about beta."""
+    """Return the range of what whitening, or a controller, has made of beta for penalties in the
+    loss; None: about beta.
+    """
 
     def in_loss(row: Row) -> bool:
         return row["placement"] not in ("reward", "reward_to_go", NONE) and math.isfinite(

@@ -57,7 +57,8 @@ class Trained(TrainingRun):
     def drawn(self, *names: str) -> tuple[list[str], list[str]]:
         """Return the names of which lines are drawn, and those for which there is no colour left.
 
-        Those that stand for their fixed point come first, the others in the order in which they were named.
+        Those that stand for their fixed point come first, the others in the order in which they
+        were named.
         """
         leading = {row["combination"] for row in self.final if row["leads"]}
         kept = sorted(dict.fromkeys(names), key=lambda name: name not in leading)

@@ -1,4 +1,7 @@
-"""Figures of the training study: regret, learning curves, predicted against reached, reward over KL, a lost token."""
+"""Figures of the training study.
+
+Regret, learning curves, predicted against reached, reward over KL, a lost token.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,10 @@ KINDS = {
 
 
 def opening(runs: Sequence[Trained]) -> Figure:
-    """Return the figure of the regret after training: of one run beside differences from k1 in the reward, or run by run."""
+    """Return the figure of the regret after training.
+
+    Of one run beside differences from k1 in the reward, or run by run.
+    """
     panels = [_regret(trained) for trained in runs[:MOST_RUNS]]
     if len(runs) == 1:
         panels += _difference(runs[0])
@@ -247,7 +253,9 @@ def _over_kl(entry: LegendEntry, rows: Sequence[Row], column: str, apart: float 
 
 
 def lost_token(trained: Trained) -> list[Figure]:
-    """Return the lost token's probability meanwhile and at the end, and the largest gradient on the way."""
+    """Return the lost token's probability meanwhile and at the end, and the largest gradient on
+    the way.
+    """
     ends, meanwhile = trained.rows(RECOVERY), trained.rows(RECOVERY_CURVES)
     if not ends or not meanwhile:
         return []
@@ -298,7 +306,10 @@ def _of(
     *,
     exact: bool = False,
 ) -> list[Line]:
-    """Return a line for each combination, by rising x; what is too small to draw is drawn at the least."""
+    """Return a line for each combination, by rising x.
+
+    What is too small to draw is drawn at the least.
+    """
     found = []
     for name, entry in entries.items():
         mine = sorted(

@@ -79,7 +79,10 @@ def tables(trained: Trained) -> Sequence[Block]:
 
 
 def side_by_side(runs: Sequence[Trained]) -> list[Block]:
-    """Return the table that a sweep is read for: regret and KL of every combination in every run."""
+    """Return the table that a sweep is read for.
+
+    Regret and KL of every combination in every run.
+    """
     names = list(
         dict.fromkeys(str(row["combination"]) for trained in runs for row in trained.final)
     )

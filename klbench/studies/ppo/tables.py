@@ -1,4 +1,7 @@
-"""The tables of the training study: where each combination ended, reward over KL, training on exact gradients."""
+"""The tables of the training study.
+
+Where each combination ended, reward over KL, training on exact gradients.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,12 @@ from klbench.studies.ppo.verdicts import judged_final, outcome_of
 def final_table(
     training: pd.DataFrame, options: TrainingOptions, points: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Return one row a combination: where it ended, and the paired differences from the comparison and from before training.
+    """Return one row a combination.
 
-    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which the comparison did not either;
-    ``start_regret`` is that of all seeds.
+    Where it ended, and the paired differences from the comparison and from before training.
+
+    Over ``seeds`` that did not diverge, and for differences ``difference_seeds`` with which the
+    comparison did not either; ``start_regret`` is that of all seeds.
     """
     frame = SeedFrame.of(training, "combination")
     reference = frame.where(combination=options.reference_combination).last("regret")
@@ -65,7 +70,9 @@ def final_table(
 def frontier_tables(
     sampled: pd.DataFrame, others: pd.DataFrame, options: TrainingOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return ``frontier``, reward and KL of each weight beside the best policy of that KL, and ``matched``, at equal KL."""
+    """Return ``frontier``, reward and KL of each weight beside the best policy of that KL, and
+    ``matched``, at equal KL.
+    """
     if not len(others):
         return pd.DataFrame(), pd.DataFrame()
     last = pd.concat([each[each["step"] == each["step"].max()] for each in (sampled, others)])
@@ -86,9 +93,11 @@ def frontier_tables(
 def _matched(
     kept: pd.DataFrame, starts: pd.Series[float], options: TrainingOptions
 ) -> pd.DataFrame:
-    """Return the reward at the KL that the comparison came to with each weight, by interpolation between a seed's points.
+    """Return the reward at the KL that the comparison came to with each weight, by interpolation
+    between a seed's points.
 
-    Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which the comparison did not diverge.
+    Only seeds whose points reach that KL; ``kl`` is the mean of all seeds on which the comparison
+    did not diverge.
     """
     rows = []
     reference = options.reference_combination
@@ -106,7 +115,10 @@ def _matched(
 
 
 def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]) -> pd.DataFrame:
-    """Return one row a combination, seed and evaluation; combinations with the same expected gradient have the same rows."""
+    """Return one row a combination, seed and evaluation.
+
+    Combinations with the same expected gradient have the same rows.
+    """
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         found.setdefault(row["combination"], []).append(row)

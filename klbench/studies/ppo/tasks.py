@@ -19,12 +19,15 @@ from klbench.studies.ppo.options import TrainingOptions
 from klbench.threads import one_thread
 
 SEEDS_A_TASK = 4
-"""Fixed, and not what the number of workers suggests: products of stacks may round by the size of the stack."""
+"""Fixed, and not what the number of workers suggests.
+
+Products of stacks may round by the size of the stack.
+"""
 FREE_STEPS, MOST_FREE_STEPS = 300, 3000
 """The steps of free logits, up to 1 nat each, and the most of them.
 
-The slowest combination needs the first number to exchange one preferred sequence for another. It gets up to the second if its
-gradient has not vanished by then.
+The slowest combination needs the first number to exchange one preferred sequence for another. It
+gets up to the second if its gradient has not vanished by then.
 """
 
 Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
@@ -162,9 +165,12 @@ def chunks(seeds: int) -> list[tuple[int, ...]]:
 
 
 def plan(options: TrainingOptions, alike: Sequence[int], points: Sequence[str]) -> list[Task]:
-    """Return all tasks, the longest first. Combinations with one expected gradient (``alike``) follow it once.
+    """Return all tasks, the longest first.
 
-    Free logits are let go to where they rest for those alone that have a fixed point, ``""`` being none.
+    Combinations with one expected gradient (``alike``) follow it once.
+
+    Free logits are let go to where they rest for those alone that have a fixed point, ``""`` being
+    none.
     """
     names = options.combinations
     firsts = tuple(names[i] for i in sorted(set(alike)))

@@ -12,7 +12,9 @@ from klbench.rlhf.options import compared_with
 from klbench.studies.ppo.columns import FLOORS, OPTIMUM, REFERENCE
 
 NEAR = 0.25
-"""A fixed point is reached within this share of the distance from the start, on either side of it."""
+"""A fixed point is reached within this share of the distance from the start, on either side of
+it.
+"""
 
 
 def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -20,7 +22,10 @@ def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def outcome_of(row: Mapping[str, Any], reference: str) -> str:
-    """Return the verdict on a row of ``final``: against no training, else against the combination of comparison."""
+    """Return the verdict on a row of ``final``.
+
+    Against no training, else against the combination of comparison.
+    """
     name = row["combination"]
     if side(row, "start_difference") == 1:
         found = "worse than not training"
@@ -45,7 +50,10 @@ def judged_final(final: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leads(final: pd.DataFrame) -> list[bool]:
-    """Mark one combination of each fixed point: k1_reward of the optimum, else the one of least regret; all without one."""
+    """Mark one combination of each fixed point.
+
+    k1_reward of the optimum, else the one of least regret; all without one.
+    """
     leading = {OPTIMUM: REFERENCE} if REFERENCE in set(final["combination"]) else {}
     for row in _rows(final.sort_values("regret", kind="stable")):
         leading.setdefault(row["fixed_point"] or row["combination"], row["combination"])
@@ -63,7 +71,9 @@ def judged_points(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arrived(row: Mapping[str, Any]) -> str:
-    """Return whether training has come to a fixed point other than the optimum, by how much of the way there it went."""
+    """Return whether training has come to a fixed point other than the optimum, by how much of
+    the way there it went.
+    """
     if row["fixed_point"] not in FLOORS:
         return ""
     near, far = (side(row, "sampled_way", of=1.0 + sign * NEAR) for sign in (-1, 1))
@@ -73,7 +83,9 @@ def _arrived(row: Mapping[str, Any]) -> str:
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Return the tables of a run of an earlier version with its verdicts, and differences from the start where it had none."""
+    """Return the tables of a run of an earlier version with its verdicts, and differences from
+    the start where it had none.
+    """
     found = dict(tables)
     if "final" in found:
         final = found["final"]

@@ -26,7 +26,10 @@ from klbench.study import Summary
 
 
 def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Tables ``training``, ``compared``, ``texts`` and ``combinations``; with reward models also ``raters``."""
+    """Tables ``training``, ``compared``, ``texts`` and ``combinations``.
+
+    With reward models also ``raters``.
+    """
     place, shared = prepared(options, context)
     raters = []
     if options.reward_model:
@@ -77,7 +80,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     first = table.iloc[0]
     return [
         Summary(
-            f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard error)",
+            f"After training, nats a completion, mean of {first['seeds']} seeds (± one standard"
+            " error)",
             columns,
             rows,
         )

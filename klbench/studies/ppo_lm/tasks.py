@@ -34,7 +34,10 @@ LOGGED = ("reward", "kl", "kl_estimate", "objective", "tokens", "clip_fraction",
 
 
 def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[str, Any]:
-    """Return the run's rows, its final measurement and its texts; continued from its part if there is one."""
+    """Return the run's rows, its final measurement and its texts.
+
+    Continued from its part if there is one.
+    """
     job = Job.of(place, name, seed)
     if job.result is not None:
         return job.result

@@ -6,7 +6,8 @@ from klbench.schema import Column, Schema, integer, text
 
 PRECISION = Schema(
     "precision",
-    "One row for each formula, dtype, decade of |log r| and sign of log r: the worst of its errors against exact values.",
+    "One row for each formula, dtype, decade of |log r| and sign of log r: the worst of its errors"
+    " against exact values.",
     (
         text("estimator", "name in klbench", "Estimator"),
         text(

@@ -1,4 +1,7 @@
-"""Rounding error of estimators near r = 1 and far from it: as written and as computed here, in each dtype."""
+"""Rounding error of estimators near r = 1 and far from it.
+
+As written and as computed here, in each dtype.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +75,10 @@ def _points(options: PrecisionOptions, seed: int) -> list[tuple[int, int, np.nda
 def _measure(
     variant: Callable[[Any], Any], name: str, dtype: str, points: np.ndarray
 ) -> dict[str, Any] | None:
-    """Errors of one formula at some log-ratios, after these are rounded to the dtype; None where the exact value overflows."""
+    """Errors of one formula at some log-ratios, after these are rounded to the dtype.
+
+    None where the exact value overflows.
+    """
     kind = getattr(torch, dtype)
     log_ratio = torch.tensor(points, dtype=torch.float64).to(kind).requires_grad_()
     terms = variant(log_ratio)

@@ -1,4 +1,7 @@
-"""The section of the precision study: what rounding does to each formula, near r = 1 and far from it."""
+"""The section of the precision study.
+
+What rounding does to each formula, near r = 1 and far from it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,9 @@ TYPICAL = -4
 
 
 def lead(tables: Tables) -> Lead:
-    """Return how far down the first estimator can be trusted, as written and as computed here, in the coarsest dtype."""
+    """Return how far down the first estimator can be trusted, as written and as computed here,
+    in the coarsest dtype.
+    """
     data = load(tables)
     if not data.curves:
         return Lead(SAY.question(), SAY.nothing(), None)

@@ -46,7 +46,10 @@ class Curve:
         return (self.error[found[0]], self.negative[found[0]]) if found else None
 
     def reaching(self, limit: float, *, gradient: bool = False) -> str:
-        """Return the decades whose worst error reaches a limit, in words; empty if there are none."""
+        """Return the decades whose worst error reaches a limit, in words.
+
+        Empty if there are none.
+        """
         values = self.gradient if gradient else self.error
         stretches: list[list[int]] = []
         for decade, value in zip(self.decades, values, strict=True):

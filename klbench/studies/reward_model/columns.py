@@ -14,8 +14,9 @@ GOLD = "gold"
 def _with_ends(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     """Turn the standard errors of version 0 into 95 % intervals.
 
-    They are those of means over seeds, which are few: the half width is Student's t for ``seeds - 1`` times the error.
-    Version 1 leans to where values are skewed, which a standard error cannot tell.
+    They are those of means over seeds, which are few: the half width is Student's t for ``seeds -
+    1`` times the error. Version 1 leans to where values are skewed, which a standard error cannot
+    tell.
     """
     quantile = t.ppf(0.975, frame["seeds"] - 1)
     for name in ("gold_gain", "k1_error", "k3_error"):

@@ -16,15 +16,18 @@ class RewardModelOptions(TestbedOptions):
     Parameters
     ----------
     sizes
-        How many ranked pairs a reward model has; one model for each number. A fifth of them is held out.
+        How many ranked pairs a reward model has; one model for each number. A fifth of them is held
+        out.
     scale
-        Of two answers the first is labelled the better with probability ``sigma(scale * (r - r'))``; rewards are in (-1, 1).
+        Of two answers the first is labelled the better with probability ``sigma(scale * (r -
+        r'))``; rewards are in (-1, 1).
     smoothing
         The share of wrong labels that the loss assumes.
     reward_model, model_width, model_rate, model_steps
         The reward models' shape, as of policies, and Adam's rate and steps over all their pairs.
     betas, best_of
-        Weights whose exact optimum is taken for each proxy, and numbers of answers of which the best is taken.
+        Weights whose exact optimum is taken for each proxy, and numbers of answers of which the
+        best is taken.
     """
 
     most_sequences: ClassVar[int] = 50_000

@@ -1,4 +1,7 @@
-"""The run of the reward-model study: true reward lost by making a learned one large, by the number of ranked pairs."""
+"""The run of the reward-model study.
+
+True reward lost by making a learned one large, by the number of ranked pairs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,9 @@ from klbench.study import Summary
 
 
 def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``, ``calibration``, ``training`` ..."""
+    """Return tables ``overoptimisation``, ``peaks``, ``equal_kl``, ``reward_models``,
+    ``calibration``, ``training`` ...
+    """
     found: tasks.Found = {"models": [], "calibration": [], "paths": [], "training": []}
     plan = chunks(options.seeds)
     try:
@@ -50,7 +55,10 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
-    """Return the tables for the terminal: quality of the models, and where the true reward peaks."""
+    """Return the tables for the terminal.
+
+    Quality of the models, and where the true reward peaks.
+    """
     models = [
         (
             row["proxy"],

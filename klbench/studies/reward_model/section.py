@@ -1,4 +1,7 @@
-"""The section of the reward-model study: what making a learned reward large does to the true one."""
+"""The section of the reward-model study.
+
+What making a learned reward large does to the true one.
+"""
 
 from __future__ import annotations
 

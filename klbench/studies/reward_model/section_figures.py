@@ -1,4 +1,7 @@
-"""Figures of the reward-model study: true reward and proxy, what going on costs, the reward models, the KL."""
+"""Figures of the reward-model study.
+
+True reward and proxy, what going on costs, the reward models, the KL.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,10 @@ def _opened(learned: Learned) -> list[Way]:
 
 
 def opening(runs: Sequence[Learned]) -> Figure | None:
-    """Return the figure that the page opens with: the exact optimum and one PPO; or the optimum run by run."""
+    """Return the figure that the page opens with: the exact optimum and one PPO.
+
+    Over several runs: the optimum of each.
+    """
     first = runs[0]
     if len(runs) > 1:
         panels = [
@@ -152,7 +158,9 @@ def _bars(
 
 
 def costs(learned: Learned) -> list[Figure]:
-    """Return what is lost by going on, and what is missed even at the peak, by the number of pairs."""
+    """Return what is lost by going on, and what is missed even at the peak, by the number of
+    pairs.
+    """
     rows = [
         row for row in learned.rows(PEAKS) if row["proxy"] != GOLD and math.isfinite(row["lost"])
     ]
@@ -203,7 +211,9 @@ def equal_kl(learned: Learned) -> list[Figure]:
 
 
 def models(learned: Learned) -> list[Figure]:
-    """Return how well the reward models rank new pairs, by the number of pairs, and their calibration."""
+    """Return how well the reward models rank new pairs, by the number of pairs, and their
+    calibration.
+    """
     rows, binned, entries = (
         learned.rows(REWARD_MODELS),
         learned.rows(CALIBRATION),
@@ -272,7 +282,9 @@ def _best_of(learned: Learned) -> list[Panel]:
 
 
 def _estimated(learned: Learned) -> list[Panel]:
-    """Return estimates over the exact KL of all policies in training, and by how much they are off after it."""
+    """Return estimates over the exact KL of all policies in training, and by how much they are
+    off after it.
+    """
     rows = [
         row
         for way in learned.trained

@@ -32,7 +32,8 @@ Rows = Sequence[Mapping[str, Any]]
 def models_table(rows: Rows) -> pd.DataFrame:
     """Return one row a number of pairs: quality of the models, means over seeds with intervals.
 
-    A model that diverged counts: what is kept of it is from before, where held-out pairs were predicted best.
+    A model that diverged counts: what is kept of it is from before, where held-out pairs were
+    predicted best.
     """
     table = pd.DataFrame(rows)
     counts = table.assign(
@@ -45,7 +46,10 @@ def models_table(rows: Rows) -> pd.DataFrame:
 
 
 def calibration_table(rows: Rows) -> pd.DataFrame:
-    """Return one row a number of pairs and bin: the mean probability given to what the models preferred, and the true one."""
+    """Return one row a number of pairs and bin.
+
+    The mean probability given to what the models preferred, and the true one.
+    """
     table, result = pd.DataFrame(rows), []
     seeds = table["seed"].nunique()
     for (proxy, pairs, number), group in table.groupby(["proxy", "pairs", "bin"], sort=False):
@@ -61,10 +65,14 @@ def calibration_table(rows: Rows) -> pd.DataFrame:
 
 
 def paths_frame(found: Rows, training: pd.DataFrame) -> SeedFrame:
-    """Return one row a way to make the proxy large, proxy, seed and setting: exact KL, and gains of proxy and gold."""
+    """Return one row a way to make the proxy large, proxy, seed and setting.
+
+    Exact KL, and gains of proxy and gold.
+    """
     exact = pd.DataFrame(found).assign(combination="", status="ok")
     exact["kl_bound"] = np.log(exact["n"]) - (exact["n"] - 1) / exact["n"]
-    # Training's beta stands in its own table; here beta is where on the way to a proxy's optimum a policy stands.
+    # Training's beta stands in its own table; here beta is where on the way to a proxy's optimum a
+    # policy stands.
     trained = (
         training.rename(columns={"reward": "proxy_gain", "gold": "gold_gain"})
         .drop(columns="beta")
@@ -97,9 +105,12 @@ SETTING = ["beta", "n", "step"]
 
 
 def curves_table(paths: SeedFrame) -> pd.DataFrame:
-    """Return one row a method, proxy and setting: means over ``seeds`` that did not diverge, with standard errors.
+    """Return one row a method, proxy and setting.
 
-    ``gold_gain`` and the errors of estimates, each less the exact KL of the same policy, have intervals.
+    Means over ``seeds`` that did not diverge, with standard errors.
+
+    ``gold_gain`` and the errors of estimates, each less the exact KL of the same policy, have
+    intervals.
     """
     result = []
     for key, part in paths.groups([*KEYS, *SETTING]):
@@ -121,10 +132,12 @@ def curves_table(paths: SeedFrame) -> pd.DataFrame:
 
 
 def peaks_table(paths: SeedFrame) -> pd.DataFrame:
-    """Return one row a method and proxy: where the gold reward is largest, and what is lost of it by going on to the end.
+    """Return one row a method and proxy.
 
-    ``missed`` is what the same method gains at most with the gold reward for a proxy (training: what the exact optimum gains),
-    less the peak; all on the same seed.
+    Where the gold reward is largest, and what is lost of it by going on to the end.
+
+    ``missed`` is what the same method gains at most with the gold reward for a proxy (training:
+    what the exact optimum gains), less the peak; all on the same seed.
     """
     ideal = paths.where(proxy="gold").kept.groupby(["method", "seed"])["gold_gain"].max()
     found = []
@@ -155,7 +168,9 @@ def peaks_table(paths: SeedFrame) -> pd.DataFrame:
 
 
 def equal_kl_table(paths: SeedFrame) -> pd.DataFrame:
-    """Return one row a method, proxy and KL: the gold gain there, interpolated on each seed's path, against the optimum's.
+    """Return one row a method, proxy and KL.
+
+    The gold gain there, interpolated on each seed's path, against the optimum's.
 
     Only seeds whose paths of both come so far.
     """

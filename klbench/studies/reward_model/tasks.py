@@ -41,7 +41,9 @@ class _RecordingReplicas(Replicas):
 
 
 def perform(options: RewardModelOptions, seed: int, seeds: tuple[int, ...]) -> Found:
-    """Return rows of the reward models, of their calibration, of all ways to make their rewards large, and of training."""
+    """Return rows of the reward models, of their calibration, of all ways to make their rewards
+    large, and of training.
+    """
     with one_thread():
         testbed = Testbed.of(options, seed, seeds)
         preferences = dpo_world.sampled(testbed, max(options.sizes) + TEST_PAIRS, options.scale)
@@ -62,7 +64,9 @@ def _take(preferences: Preferences, first: int, last: int) -> Preferences:
 def _models(
     options: RewardModelOptions, testbed: Testbed, preferences: Preferences
 ) -> tuple[Rows, Tensor, Rows]:
-    """Train all models; return their rows, their scores, ``(sizes, seeds, prompts, leaves)``, and rows of calibration."""
+    """Train all models; return their rows, their scores, ``(sizes, seeds, prompts, leaves)``,
+    and rows of calibration.
+    """
     most = max(options.sizes)
     world = reward_world.RewardModels(
         testbed,
@@ -113,7 +117,9 @@ def label(size: int) -> str:
 
 
 def _at(values: Tensor, places: Tensor) -> Tensor:
-    """Return values of sequences, ``(..., seeds, prompts, leaves)``, at places of them, ``(seeds, n)``."""
+    """Return values of sequences, ``(..., seeds, prompts, leaves)``, at places of them,
+    ``(seeds, n)``.
+    """
     flat = values.flatten(-2)
     return flat.gather(-1, places.expand(*flat.shape[:-2], *places.shape))
 
@@ -121,7 +127,10 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
 def _quality(
     options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences
 ) -> dict[str, Tensor]:
-    """Return the quality of models on new pairs: labels met, the true order met, the loss; and the exact correlation."""
+    """Return the quality of models on new pairs: labels met, the true order met, the loss.
+
+    And the exact correlation.
+    """
     p, gold, proxy = (
         testbed.leaf_log_p.exp(),
         reward_world.gain(testbed, testbed.reward),
@@ -143,7 +152,8 @@ def _quality(
         "order": 0.5 * (1.0 + order).mean(-1),
         "loss": found.loss(),
         "best_loss": ideal.loss().expand(shape),
-        # A model that has learned nothing says the same of all sequences, and goes along with nothing.
+        # A model that has learned nothing says the same of all sequences, and goes along with
+        # nothing.
         "correlation": moments[0] / (moments[1] * moments[2]).sqrt().clamp(min=1e-300),
     }
 
@@ -151,7 +161,8 @@ def _quality(
 def _confidence(
     options: RewardModelOptions, testbed: Testbed, scores: Tensor, test: Preferences
 ) -> tuple[Tensor, Tensor]:
-    """Return for new pairs the probability that a model gives to what it prefers, and the true one: ``(sizes, seeds, n)`` each.
+    """Return for new pairs the probability that a model gives to what it prefers, and the true one:
+    ``(sizes, seeds, n)`` each.
 
     Where it prefers neither, either may be meant: both are a half.
     """
@@ -161,7 +172,10 @@ def _confidence(
 
 
 def _binned(predicted: Tensor, true: Tensor) -> Rows:
-    """Return means in bins of the predicted probability, from a half to one; bins without pairs are left out."""
+    """Return means in bins of the predicted probability, from a half to one.
+
+    Bins without pairs are left out.
+    """
     index = ((predicted - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
     rows: Rows = []
     for number in sorted(set(index.tolist())):
@@ -179,7 +193,10 @@ def _binned(predicted: Tensor, true: Tensor) -> Rows:
 
 
 def _paths(options: RewardModelOptions, testbed: Testbed, proxy: Tensor) -> Rows:
-    """The exact optimum of each proxy over beta, and the best of n; those of the gold reward too."""
+    """The exact optimum of each proxy over beta, and the best of n.
+
+    Those of the gold reward too.
+    """
     every = torch.cat([proxy, reward_world.gain(testbed, testbed.reward)[None]])
     rows: Rows = []
     ways: tuple[tuple[str, str, tuple[float, ...], Callable[..., reward_world.Optimised]], ...] = (

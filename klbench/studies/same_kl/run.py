@@ -1,4 +1,7 @@
-"""Pairs with the same KL(q‖p) and another shape: chi-squared against 2J says who wins, the KL does not."""
+"""Pairs with the same KL(q‖p) and another shape.
+
+Chi-squared against 2J says who wins, the KL does not.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def _normalized(logits: np.ndarray) -> np.ndarray:
 
 
 def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
-    """Log-probabilities: ``mass`` on the first category, or shared by the first half; the rest shared by the others."""
+    """Log-probabilities: ``mass`` on the first category, or shared by the first half.
+
+    The rest shared by the others.
+    """
     first = 1 if at_one else size // 2
     probabilities = np.concatenate(
         [np.full(first, mass / first), np.full(size - first, (1 - mass) / (size - first))]
@@ -38,7 +44,9 @@ def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
 def _families(
     options: SameKlOptions, seed: int
 ) -> dict[Shape, tuple[Callable[[float], tuple[np.ndarray, np.ndarray]], float]]:
-    """Return, for each shape, a function from strength to ``(log q, log p)``, and the largest strength that makes sense."""
+    """Return, for each shape, a function from strength to ``(log q, log p)``, and the largest
+    strength that makes sense.
+    """
     stream = streams.generator(seed, "same_kl", options.size)
     p = _normalized(stream.standard_normal(options.size))
     noise = stream.standard_normal(options.size)

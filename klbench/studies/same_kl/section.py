@@ -51,7 +51,9 @@ def _won(rows: Sequence[Row], winner: str) -> list[Row]:
 
 
 def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
-    """Return two pairs of one KL with different winners, that of k1 first, those that are furthest apart."""
+    """Return two pairs of one KL with different winners, that of k1 first, those that are
+    furthest apart.
+    """
     found = [
         (one, other)
         for one in _won(rows, "k1")

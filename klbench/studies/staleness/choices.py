@@ -24,7 +24,9 @@ def error(row: Row, batch: float) -> float:
 
 
 def least(rows: Sequence[Row]) -> Iterator[tuple[Row, float, float]]:
-    """Yield the row of the least error for each range of batches, from the smallest: row, first batch, last batch.
+    """Yield the row of the least error for each range of batches, from the smallest.
+
+    Row, first batch, last batch.
 
     In ``1 / batch`` squared errors are lines: what is left of them is their lower envelope.
     """
@@ -47,7 +49,10 @@ def _last(row: Row, other: Row) -> float:
 
 
 def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
-    """Return table ``choices``; ``typed`` holds the name by which the run was asked for a combination."""
+    """Return table ``choices``.
+
+    ``typed`` holds the name by which the run was asked for a combination.
+    """
     rows = [
         row
         for row in STALENESS.rows(staleness)

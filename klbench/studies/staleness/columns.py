@@ -11,7 +11,8 @@ from klbench.schema import Column, Schema, integer, interval, text
 WEIGHTS = (
     Column(
         "weight_mean",
-        "mean weight of a token, or of a sequence where all its tokens have one; 1: none of the weight is lost",
+        "mean weight of a token, or of a sequence where all its tokens have one; 1: none of the"
+        " weight is lost",
         optional=True,
     ),
     Column("weight_ess", "the square of that over the mean squared weight", optional=True),
@@ -23,14 +24,16 @@ WEIGHTS = (
 
 STALENESS = Schema(
     "staleness",
-    "One row for each pair, lag and combination: its gradient on samples of a policy that lags behind.",
+    "One row for each pair, lag and combination: its gradient on samples of a policy that lags"
+    " behind.",
     (
         *TASK,
         *DESCRIBED,
         *MEASURED,
         Column(
             "ess",
-            "effective sample size of whole sequences, 1 over the mean squared weight; the mean over prompts",
+            "effective sample size of whole sequences, 1 over the mean squared weight; the mean"
+            " over prompts",
         ),
         Column("ess_token", "the same of single tokens"),
         *WEIGHTS,
@@ -39,7 +42,8 @@ STALENESS = Schema(
 
 CHOICES = Schema(
     "choices",
-    "One row for each pair, lag and range of batches: the combination with the least error there, of bias and noise.",
+    "One row for each pair, lag and range of batches: the combination with the least error there,"
+    " of bias and noise.",
     (
         *TASK[:2],
         Column("staleness", "KL(q‖μ) of the policy from the sampler", "nats", heading="Lag"),
@@ -65,7 +69,8 @@ CHOICES = Schema(
 
 CORRECTIONS = Schema(
     "corrections",
-    "One row for each pair and combination: what the lag does to it, and in which batches it errs less than the right ones.",
+    "One row for each pair and combination: what the lag does to it, and in which batches it errs"
+    " less than the right ones.",
     (
         *TASK[:2],
         text("combination", "name in klbench", "Combination"),
@@ -113,7 +118,8 @@ CORRECTIONS = Schema(
 
 OVER_SEEDS = Schema(
     "over_seeds",
-    "One row for each series of several pairs, lag and combination: bias and noise over its pairs, which differ by the seed.",
+    "One row for each series of several pairs, lag and combination: bias and noise over its pairs,"
+    " which differ by the seed.",
     (
         TASK[1],
         Column("staleness", "KL(q‖μ) of the policy from the sampler", "nats", heading="Lag"),
@@ -135,7 +141,8 @@ OVER_SEEDS = Schema(
         *interval(
             Column(
                 "over_least",
-                "its noise over that of the quietest one that is right on every pair, geometric mean over pairs",
+                "its noise over that of the quietest one that is right on every pair, geometric"
+                " mean over pairs",
                 heading="Over the quietest",
             )
         ),

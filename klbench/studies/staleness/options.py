@@ -21,7 +21,10 @@ def _can_lag(pair: Pair) -> Pair:
 
 
 def _behind(pair: Pair, lag: float) -> Pair:
-    """The same pair with a sampler that lags; a new one, since a copy would keep what was cached."""
+    """The same pair with a sampler that lags.
+
+    A new one, since a copy would keep what was cached.
+    """
     fields = {name: getattr(pair, name) for name in type(pair).model_fields}
     return type(pair)(**fields | {"lag": lag, "label": pair.title})
 

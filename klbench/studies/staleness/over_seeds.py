@@ -16,8 +16,9 @@ from klbench.studies.staleness.columns import OVER_SEEDS, STALENESS
 def over_seeds(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
     """Return table ``over_seeds``, without a row where a series has one pair at a lag.
 
-    The noise is that of one sample over the length of the exact gradient, and differs between pairs by factors: its mean is
-    geometric, and so is that of its ratio to the quietest combination that is right on every pair, taken pair by pair.
+    The noise is that of one sample over the length of the exact gradient, and differs between pairs
+    by factors: its mean is geometric, and so is that of its ratio to the quietest combination that
+    is right on every pair, taken pair by pair.
     """
     rows = [row for row in STALENESS.rows(staleness) if math.isfinite(row["staleness"])]
     result = []

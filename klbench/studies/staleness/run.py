@@ -1,4 +1,6 @@
-"""The effect on each gradient of a sampler that lags behind the policy, and the cost of each correction."""
+"""The effect on each gradient of a sampler that lags behind the policy, and the cost of each
+correction.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ from klbench.types import Skip
 
 
 def effective_sample_size(pair: Pair) -> dict[str, float]:
-    """``1 / E_mu[w^2]``: of the weights of whole sequences, and of single tokens; the mean over prompts."""
+    """``1 / E_mu[w^2]``: of the weights of whole sequences, and of single tokens.
+
+    The mean over prompts.
+    """
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
     prompts = task.atoms()
@@ -39,9 +44,11 @@ def effective_sample_size(pair: Pair) -> dict[str, float]:
 
 
 def weights(pair: Pair, chosen: Sequence[Combination]) -> list[dict[str, float]]:
-    """Return of each combination the mean of its weights, their effective sample size and the share that is not 0.
+    """Return of each combination the mean of its weights, their effective sample size and the share
+    that is not 0.
 
-    Of tokens as often as the sampler reaches them, or of sequences where all tokens of one have the same.
+    Of tokens as often as the sampler reaches them, or of sequences where all tokens of one have the
+    same.
     """
     task = pair.gradient_task()
     assert not isinstance(task, Skip)
@@ -109,7 +116,8 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
     first = rows.iloc[0]
     return [
         Summary(
-            f"{first['pair']}: sampler {first['staleness']:g} nats behind, effective sample size {first['ess']:.0%}",
+            f"{first['pair']}: sampler {first['staleness']:g} nats behind, effective sample size"
+            f" {first['ess']:.0%}",
             ("combination", ">bias / exact", ">cosine", ">sd / exact", "is the gradient of"),
             [(row["combination"], *shown(row)) for row in rows.to_dict("records")],
         )

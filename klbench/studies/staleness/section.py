@@ -1,4 +1,7 @@
-"""The section of the staleness study: what a sampler that lags behind does to each gradient, and what corrections cost."""
+"""The section of the staleness study.
+
+What a sampler that lags behind does to each gradient, and what corrections cost.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ class Staleness(Measured):
 
     @cached_property
     def over_seeds(self) -> list[Row]:
-        """Rows over several seeds of the first series at its largest lag, the quietest right ones first."""
+        """Rows over several seeds of the first series at its largest lag, the quietest right
+        ones first.
+        """
         rows = self.rows(OVER_SEEDS)
         last = max(
             (row["staleness"] for row in rows if row["series"] == rows[0]["series"]), default=0.0
@@ -86,7 +88,9 @@ class Lagging:
         return [row for row in self.run.rows(CHOICES) if row["pair"] == self.pair]
 
     def groups(self, verdict: str) -> list[list[Row]]:
-        """Return the verdicts of a kind, those with equal numbers together, the best at the largest lag first."""
+        """Return the verdicts of a kind, those with equal numbers together, the best at the
+        largest lag first.
+        """
         key = "rel_std_last" if verdict == VERDICTS[0] else "rel_bias_last"
         found = joined(row for row in self.corrections if row["verdict"] == verdict)
         return sorted(found.values(), key=lambda rows: (math.isnan(rows[0][key]), rows[0][key]))

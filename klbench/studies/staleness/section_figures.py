@@ -73,7 +73,9 @@ def _wrapped(row: Row) -> str:
 
 
 def _lag_axis(lags: Sequence[float]) -> tuple[dict[float, float], Axis]:
-    """Return where each lag stands on a logarithmic axis on which 0 has a place of its own, and that axis."""
+    """Return where each lag stands on a logarithmic axis on which 0 has a place of its own, and
+    that axis.
+    """
     positive = [lag for lag in lags if lag > 0]
     zero = positive[0] / 3 if positive else 1.0
     places = {lag: lag if lag > 0 else zero for lag in lags}
@@ -111,7 +113,8 @@ def over_seeds(run: Staleness) -> Figure:
             _wrapped(row),
             row["rel_std"],
             kinds[row["right_pairs"] == row["pairs"]],
-            f"{amount(row['rel_std'])} ({amount(row['rel_std_low'])} to {amount(row['rel_std_high'])})",
+            f"{amount(row['rel_std'])} ({amount(row['rel_std_low'])} to"
+            f" {amount(row['rel_std_high'])})",
         )
         for row in run.over_seeds
     ]
@@ -131,7 +134,9 @@ def _room(drawn: Sequence[Bar]) -> Callable[[Axes], object]:
 
 
 def by_batch(lagging: Lagging) -> Figure:
-    """Return the error of each combination that is the best somewhere against the batch, a panel each lag."""
+    """Return the error of each combination that is the best somewhere against the batch, a panel
+    each lag.
+    """
     names = {row["combination"]: named(row) for row in lagging.choices}
     entries = legend(list(names), labels=list(names.values()))
     largest = max(row["batch_from"] for row in lagging.choices)
@@ -165,7 +170,9 @@ def _bias(row: Row) -> float:
 
 
 def over_lags(run: Staleness) -> Iterator[Figure]:
-    """Yield a figure for each kind of combination, a panel each pair, and one of the effective sample size."""
+    """Yield a figure for each kind of combination, a panel each pair, and one of the effective
+    sample size.
+    """
     pairs = [each for each in run.lagging[:MAX_PAIRS] if len(each.lags) > 1]
     for verdict in VERDICTS:
         names: dict[str, str] = {}

@@ -13,7 +13,10 @@ from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, STALENESS
 
 
 def beaten_up_to(biased: Row, exact: Row) -> float:
-    """Return the largest batch in which the biased one errs less than the exact one: error² = bias² + noise² / batch."""
+    """Return the largest batch in which the biased one errs less than the exact one.
+
+    Error² = bias² + noise² / batch.
+    """
     gain = exact["rel_std"] ** 2 - biased["rel_std"] ** 2
     if matches(biased, QP) or biased["rel_bias"] == 0:
         return math.inf if gain > 0 else 0.0
@@ -40,7 +43,10 @@ def _quietest(rows: Iterable[Row]) -> Row | None:
 
 
 def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
-    """Return table ``corrections``; ``typed`` holds the name by which the run was asked for a combination."""
+    """Return table ``corrections``.
+
+    ``typed`` holds the name by which the run was asked for a combination.
+    """
     rows = [row for row in STALENESS.rows(staleness) if math.isfinite(row["staleness"])]
     same = first_alike(by_combination(rows), ("rel_bias", "rel_std"))
     result = []

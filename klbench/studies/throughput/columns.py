@@ -8,7 +8,9 @@ from klbench.schema import Column, Schema, integer, text
 
 
 def ranked(timings: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the place of each estimator among those of its setting, by the median."""
+    """Return the table with the place of each estimator among those of its setting, by the
+    median.
+    """
     alike = timings.groupby(["device", "samples", "backend", "pass", "dtype"], sort=False)
     rates = alike["terms_per_second"]
     return timings.assign(
@@ -19,7 +21,8 @@ def ranked(timings: pd.DataFrame) -> pd.DataFrame:
 
 THROUGHPUT = Schema(
     "throughput",
-    "One row for each estimator, library, direction and dtype: terms a second, over timed blocks of calls.",
+    "One row for each estimator, library, direction and dtype: terms a second, over timed blocks of"
+    " calls.",
     (
         text("estimator", "name in klbench", "Estimator"),
         text("backend", "the array library"),
@@ -33,7 +36,8 @@ THROUGHPUT = Schema(
         integer("repeats", "timed blocks"),
         integer(
             "rank",
-            "place by the median among the estimators of this library, direction and dtype; 1: the fastest",
+            "place by the median among the estimators of this library, direction and dtype; 1: the"
+            " fastest",
             since=1,
         ),
         Column("times_slower", "median of the fastest one over this one's", since=1),

@@ -1,4 +1,7 @@
-"""Terms a second of each estimator, on NumPy and torch, per dtype and device: timings only, in a table of their own."""
+"""Terms a second of each estimator, on NumPy and torch, per dtype and device.
+
+Timings only, in a table of their own.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ def _synchronize(device: str) -> None:
 
 
 def _time(call: Callable[[], Any], device: str, options: ThroughputOptions) -> np.ndarray:
-    """Seconds a call, one entry a repeat, after a warm-up that also finds how many calls fill a repeat."""
+    """Seconds a call, one entry a repeat, after a warm-up that also finds how many calls fill a
+    repeat.
+    """
     call()
     _synchronize(device)
     calls, taken = 1, 0.0

@@ -28,7 +28,9 @@ STYLES = {"float64": (0, "o"), "float32": (1, "s"), "bfloat16": (2, "^")}
 
 
 def lead(tables: Tables) -> Lead:
-    """Return the fastest and the slowest, what dtypes and a backward pass change, and the timings of the first machine."""
+    """Return the fastest and the slowest, what dtypes and a backward pass change, and the
+    timings of the first machine.
+    """
     data = load(tables)
     if not data.timings:
         return Lead(SAY.question(), SAY.nothing(), None)
@@ -71,7 +73,9 @@ def _more(data: Data, setting: Setting) -> Iterator[Text]:
 
 
 def _figure(data: Data, setting: Setting) -> Figure:
-    """Return a panel for each library and direction, all on one scale and with one order of names."""
+    """Return a panel for each library and direction, all on one scale and with one order of
+    names.
+    """
     kinds, several = data.kinds(setting), len(data.settings) > 1
     names = list(data.of(setting, kinds[0], data.dtypes(setting, kinds[0])[0]))
     names += [name for name in data.of(setting) if name not in names]

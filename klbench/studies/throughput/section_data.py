@@ -24,7 +24,10 @@ class Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """One estimator on one library, in one direction and dtype: terms a second, median and quartiles."""
+    """One estimator on one library, in one direction and dtype.
+
+    Terms a second, median and quartiles.
+    """
 
     setting: Setting
     estimator: str

@@ -7,7 +7,10 @@ import pandas as pd
 from klbench.columns import declared
 
 FEW_SAMPLES = 100
-"""The number of values from which errors count as normal: Student's quantile is 1.98, close enough to 1.96."""
+"""The number of values from which errors count as normal.
+
+Student's quantile is 1.98, close enough to 1.96.
+"""
 MAIN_TARGET = "KL(q‖p)"
 ALL, UNBIASED, TWO = "all", "unbiased", "k1 or k3"
 """The groups of estimators that are ranked."""
@@ -27,12 +30,18 @@ QUANTILES = (0.005, 0.025, 0.05, 0.25, 0.5, 0.75, 0.95, 0.975, 0.995)
 
 
 def plainness(name: str) -> tuple[int, int, str]:
-    """Return a key that sorts the names of estimators: the plain ones first, then the short ones."""
+    """Return a key that sorts the names of estimators.
+
+    The plain ones first, then the short ones.
+    """
     return (PLAIN.index(name) if name in PLAIN else len(PLAIN), len(name), name)
 
 
 def common_batch(values: pd.DataFrame) -> int:
-    """Return the smallest batch size at which the most estimators were measured: all of them, as a rule."""
+    """Return the smallest batch size at which the most estimators were measured.
+
+    All of them, as a rule.
+    """
     measured = values[~values["status"].str.startswith("skipped")]
     measured = values if measured.empty else measured
     names = measured.groupby("batch")["estimator"].nunique()

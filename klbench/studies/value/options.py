@@ -17,8 +17,8 @@ def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
 def _has_truth(pair: Pair) -> Pair:
     if pair.measured_with:
         raise ValueError(
-            f"the value study holds estimators against a divergence that is known exactly, and {pair.kind} pairs have none; "
-            f"measure it with {pair.measured_with}"
+            "the value study holds estimators against a divergence that is known exactly, and"
+            f" {pair.kind} pairs have none; measure it with {pair.measured_with}"
         )
     return pair
 

@@ -1,4 +1,7 @@
-"""The estimators ranked by their error, and their claims held against what was measured: all from the study's other tables."""
+"""The estimators ranked by their error, and their claims held against what was measured.
+
+All from the study's other tables.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,14 @@ from klbench.studies.value.columns import (
 SAME = 1e-9
 """Errors that differ by a smaller fraction are the same numbers by another name."""
 LEVEL = 0.005
-"""Errors that differ by a smaller fraction make no difference to anyone, however certain the difference is."""
+"""Errors that differ by a smaller fraction make no difference to anyone, however certain the
+difference is.
+"""
 SKEWED = 1.0 / 3.0
-"""Tail index from which a ratio has no third moment: a mean over few samples is off there by more than its s.e. says."""
+"""Tail index from which a ratio has no third moment.
+
+A mean over few samples is off there by more than its s.e. says.
+"""
 LARGE_Z = 5.0
 """Standard errors beyond which a deviation is no accident, over as many rows as a run has."""
 
@@ -39,7 +47,10 @@ Row = Mapping[str, Any]
 
 
 def complete(tables: Tables) -> Tables:
-    """Return tables of an earlier version with what follows from them; tables that are not as declared as they are."""
+    """Return tables of an earlier version with what follows from them.
+
+    Tables that are not as declared as they are.
+    """
     needed = (VALUES, DIFFERENCES, PAIRS, ESTIMATORS)
     whole = all(
         schema.table in tables and not schema.missing(tables[schema.table]) for schema in needed
@@ -48,7 +59,9 @@ def complete(tables: Tables) -> Tables:
 
 
 def ranked(tables: Tables) -> dict[str, pd.DataFrame]:
-    """Return the tables with the errors that rank, the ranges of KL with their winners, and the verdicts on the claims."""
+    """Return the tables with the errors that rank, the ranges of KL with their winners, and the
+    verdicts on the claims.
+    """
     values = with_errors(tables["values"])
     ranking = Ranking(values, tables["differences"], tables["pairs"], tables["estimators"])
     ranges = pd.DataFrame(ranking.ranges(), columns=[column.name for column in RANGES.columns])
@@ -85,9 +98,11 @@ class Contest:
     first
         The one to name: of those within ``LEVEL`` of the least an unbiased and plain one.
     level
-        Those that are within ``LEVEL`` of the least, or that the samples cannot tell from the first.
+        Those that are within ``LEVEL`` of the least, or that the samples cannot tell from the
+        first.
     unranked
-        Those that measured less, and are not ranked since their tail is heavy and their exact error unknown.
+        Those that measured less, and are not ranked since their tail is heavy and their exact error
+        unknown.
     """
 
     pair: str
@@ -172,7 +187,9 @@ class Ranking:
     def difference(
         self, pair: str, batch: int, first: str, second: str
     ) -> tuple[float, float] | None:
-        """Return error(first) - error(second) and its standard error: 0 where both are exact; None where it is not known.
+        """Return error(first) - error(second) and its standard error: 0 where both are exact.
+
+        None where it is not known.
 
         Of two measured ones on the same samples, as the table of differences has it.
         """
@@ -202,7 +219,10 @@ class Ranking:
         return rows
 
     def contest(self, pair: str, batch: int, among: str) -> Contest | None:
-        """Return the ranking of a group of estimators; None where none of them has an error to rank by."""
+        """Return the ranking of a group of estimators.
+
+        None where none of them has an error to rank by.
+        """
         rows = self._contenders(pair, batch, among)
         errors = {
             name: float(row["error"]) for name, row in rows.items() if math.isfinite(row["error"])
@@ -285,10 +305,11 @@ class Ranking:
 def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) -> pd.DataFrame:
     """Return the estimators with the verdicts on their claims.
 
-    To be unbiased is judged on rows that can be trusted: unweighted estimators on samples of q, weighted ones on those of a
-    third distribution. Left out are too few samples, pairs whose ratio has no third moment, and those whose p reaches beyond
-    q: claims are for a ratio whose mean is 1. Where the samples are known to have missed some of the noise, estimators
-    whose own noise is not known are left out too.
+    To be unbiased is judged on rows that can be trusted: unweighted estimators on samples of q,
+    weighted ones on those of a third distribution. Left out are too few samples, pairs whose ratio
+    has no third moment, and those whose p reaches beyond q: claims are for a ratio whose mean is 1.
+    Where the samples are known to have missed some of the noise, estimators whose own noise is not
+    known are left out too.
     """
     tail = pairs[["tail_index", "khat"]].astype(float).max(axis=1)
     fit = pairs["pair"][(tail < SKEWED) & ~(pairs["unreached"].astype(float) > 0)]

@@ -1,4 +1,6 @@
-"""The bias and noise of each estimator's value, over pairs and batch sizes, against the exact divergence."""
+"""The bias and noise of each estimator's value, over pairs and batch sizes, against the exact
+divergence.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,10 @@ from klbench.threads import one_thread
 from klbench.types import Draws, Estimator, Notice
 
 PANEL = 65_536
-"""Samples measured at once: few enough that a panel's arrays stay in cache, many enough that calls cost little."""
+"""Samples measured at once.
+
+Few enough that a panel's arrays stay in cache, many enough that calls cost little.
+"""
 SHARD = 2**20
 """Most samples of one task and one random stream."""
 KEPT_ERRORS = 4_096
@@ -43,8 +48,8 @@ NOTHING = 1e-12
 def panel_sizes(samples: int, largest_batch: int) -> tuple[int, int, int]:
     """Panel size, panels a shard and number of shards for so many samples.
 
-    At least 32 panels, since the spread between panels says how sure the variances are; at least 16 samples each; and room
-    for 4 of the largest batches where there are samples enough.
+    At least 32 panels, since the spread between panels says how sure the variances are; at least 16
+    samples each; and room for 4 of the largest batches where there are samples enough.
     """
     panel = max(PANEL, 4 * largest_batch)
     if samples < 32 * panel:
@@ -74,7 +79,10 @@ def _panels(samples: int, largest_batch: int, shard: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Found:
-    """The result of one or more shards: moments over panels, counts over batches, and from the first one the tail's shape."""
+    """The result of one or more shards.
+
+    Moments over panels, counts over batches, and from the first one the tail's shape.
+    """
 
     moments: Moments
     counts: Counts
@@ -142,8 +150,8 @@ def _khats(draws: Sequence[Draws], plan: Plan) -> dict[str, tuple[float, float, 
 def _prepare() -> None:
     """Load compiled code, and tell glibc to keep freed memory, once in a process.
 
-    Arrays of a panel come and go thousands of times; given back to the system each time, they would cost more in page faults
-    than in arithmetic.
+    Arrays of a panel come and go thousands of times; given back to the system each time, they would
+    cost more in page faults than in arithmetic.
     """
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
@@ -155,7 +163,10 @@ def _prepare() -> None:
 def measure_shard(
     pair: Pair, plan: Plan, seed: int, stream: str, samples: int, diagnostic: int, shard: int
 ) -> Found:
-    """One task: draw a shard's samples, panel by panel, and measure them. Pure: the same arguments give the same bits."""
+    """One task: draw a shard's samples, panel by panel, and measure them.
+
+    Pure: the same arguments give the same bits.
+    """
     generator = streams.generator(seed, "value", stream, shard)
     largest = plan.batches[-1]
     panel, per_shard, _ = panel_sizes(samples, largest)
@@ -198,18 +209,27 @@ def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
     ):
         off = truth.error / truth.value if truth.value else math.inf
         error = f"by {off:.0e} of its value" if off < 1.0 else "in its first digit"
-        text = f"{pair.title}: the exact KL(q‖p) may be off {error}; the parameters are ill-conditioned"
+        text = (
+            f"{pair.title}: the exact KL(q‖p) may be off {error}; the parameters are"
+            " ill-conditioned"
+        )
         warnings.warn(text, Notice, stacklevel=2)
 
 
 def stream_name(pair: Pair) -> str:
-    """The name of a pair's random stream: its parameters, not its place in the list, so that other pairs change nothing."""
+    """The name of a pair's random stream.
+
+    Its parameters, not its place in the list, so that other pairs change nothing.
+    """
     content = f"{pair.kind} {pair.parameters_text()}"
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def run(options: ValueOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Draw, measure, merge; then the tables ``values``, ``differences``, ``errors``, ``pairs`` and ``estimators``."""
+    """Draw, measure, merge.
+
+    Then the tables ``values``, ``differences``, ``errors``, ``pairs`` and ``estimators``.
+    """
     chosen = tuple(estimators.get(name) for name in options.estimators)
     usable = [tuple(e for e in chosen if skip_reason(e, pair) is None) for pair in options.pairs]
     _, _, shards = panel_sizes(options.samples, options.batches[-1])

@@ -21,7 +21,10 @@ def _wins(data: Data, among: str, batch: int) -> Text:
 
 
 def lead(tables: Tables) -> Lead:
-    """Return what the page opens with: who has the least error, by how much, and what not to believe."""
+    """Return what the page opens with.
+
+    Who has the least error, by how much, and what not to believe.
+    """
     data = Data("", tables)
     kinds = {row["kind"] for row in data.pairs.values()}
     contenders = {row["estimator"] for row in data.measured if row["target"] == data.target}

@@ -161,7 +161,10 @@ class Data(RunTables):
         return found
 
     def is_one_family(self, pairs: Sequence[str]) -> bool:
-        """Tell whether a line may join pairs: each parameter in which they differ rises, or falls, with KL."""
+        """Tell whether a line may join pairs.
+
+        Each parameter in which they differ rises, or falls, with KL.
+        """
         known = [
             _leaves(json.loads(self.pairs[pair]["parameters"]))
             for pair in pairs
@@ -182,7 +185,9 @@ class Data(RunTables):
         return sum((self.winners(*group) for group in groups), Counter())
 
     def _chosen(self, names: Sequence[str]) -> list[str]:
-        """Return all names where a figure has room for them, or else the best known and those that win."""
+        """Return all names where a figure has room for them, or else the best known and those
+        that win.
+        """
         others = {row["estimator"] for row in self.measured if row["target"] != self.target}
         order = sorted(
             names,
@@ -196,13 +201,18 @@ class Data(RunTables):
         return [name for name in names if name in order[:MOST_ENTRIES]]
 
     def names(self, *, off_policy: bool) -> list[str]:
-        """Return the estimators that were measured on samples of q, or on those of a third distribution."""
+        """Return the estimators that were measured on samples of q, or on those of a third
+        distribution.
+        """
         rows = (row for row in self.measured if (row["pair"] in self.off_policy) == off_policy)
         return list(dict.fromkeys(row["estimator"] for row in rows))
 
     @cached_property
     def entries(self) -> dict[str, LegendEntry]:
-        """Colour and marker of the estimators that are drawn on samples of q; dashed where they are of another divergence."""
+        """Colour and marker of the estimators that are drawn on samples of q.
+
+        Dashed where they are of another divergence.
+        """
         chosen = self._chosen(self.names(off_policy=False) or self.names(off_policy=True))
         targets = {row["estimator"]: row["target"] for row in self.measured}
         labels = [
@@ -217,7 +227,10 @@ class Data(RunTables):
 
     @cached_property
     def off_policy_entries(self) -> dict[str, LegendEntry]:
-        """The same on samples of a third distribution: a weighted estimator has the colour of the one that it weights."""
+        """The same on samples of a third distribution.
+
+        A weighted estimator has the colour of the one that it weights.
+        """
         found: dict[str, LegendEntry] = {}
         for i, name in enumerate(self._chosen(self.names(off_policy=True))):
             base = next(

@@ -22,7 +22,9 @@ from klbench.studies.value.section_data import MOST_PANELS, Data
 SAY = prose(__package__)
 LEAD_PANELS = 3
 HEAVY, LOST = 0.5, 0.7
-"""Tail indices from which there is no finite variance, and from which no affordable number of samples settles the mean."""
+"""Tail indices from which there is no finite variance, and from which no affordable number of
+samples settles the mean.
+"""
 MIDDLING = 64
 """The errors of batches of about this size are drawn."""
 KL_LABEL = "exact KL(q‖p), nats"
@@ -75,7 +77,9 @@ def _curve(
     shift: float = 1.0,
     hollow: str = "status",
 ) -> list[Line]:
-    """Return measured points with their intervals, and a line through exact values, or through the points without these."""
+    """Return measured points with their intervals, and a line through exact values, or through
+    the points without these.
+    """
     kept = [
         (row[x], *y(row), row["status"] != "ok" if hollow == "status" else math.isnan(row[hollow]))
         for row in rows
@@ -120,7 +124,9 @@ def _relative_error(row: Row) -> tuple[float, float]:
 
 
 def lead(data: Data) -> Figure | None:
-    """Draw the error of each estimator over KL, or down a list of names where there is a single pair."""
+    """Draw the error of each estimator over KL, or down a list of names where there is a single
+    pair.
+    """
     series = {name: pairs for name, pairs in data.main_series.items() if len(data.kls(pairs)) > 1}
     if not series:
         return _error_by_name(data)
@@ -434,7 +440,10 @@ def tails(data: Data) -> Figure | None:
 
 
 def not_covered(data: Data) -> Figure | None:
-    """Draw the relative bias where the ratio's mean is not 1: samples of a third distribution, or p beyond the reach of q."""
+    """Draw the relative bias where the ratio's mean is not 1.
+
+    Samples of a third distribution, or p beyond the reach of q.
+    """
     panels = []
     for pair, found in data.pairs.items():
         rows = {

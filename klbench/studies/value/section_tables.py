@@ -77,7 +77,10 @@ FORMULA = select(
 
 
 def ranges(data: Data) -> list[Block]:
-    """Return the ranges of KL with their winners: of all estimators, and folded of the other groups."""
+    """Return the ranges of KL with their winners.
+
+    Of all estimators, and folded of the other groups.
+    """
     rows = [
         row | {"series": data.series_of(row)}
         for row in data.rows(RANGES)

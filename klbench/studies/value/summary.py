@@ -28,7 +28,9 @@ def with_interval(value: float, standard_error: float) -> str:
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
-    """Return a row for each estimator at a batch size that all have, for one pair or two, and what was skipped and why."""
+    """Return a row for each estimator at a batch size that all have, for one pair or two, and
+    what was skipped and why.
+    """
     table = results["values"]
     table = table[table["batch"] == common_batch(table)]
     titles = list(dict.fromkeys(table["pair"]))
@@ -49,12 +51,16 @@ def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
             for row in records
         ]
         if rows:
-            heading = f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples (nats)"
+            heading = (
+                f"{title}, batches of {records[0]['batch']}, {records[0]['samples']:,} samples"
+                " (nats)"
+            )
             left_out = table[(table["pair"] == title) & skipped].groupby("status", sort=False)
             notes = [f"{reason}: {', '.join(group['estimator'])}" for reason, group in left_out]
             if records[0]["samples"] < FEW_SAMPLES:
                 notes.append(
-                    f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are taken for normal."
+                    f"With fewer than {FEW_SAMPLES} samples intervals are too narrow: errors are"
+                    " taken for normal."
                 )
             columns = (
                 "estimator",

@@ -31,7 +31,10 @@ MIN_ERRORS = 100
 
 @dataclass(frozen=True)
 class Exact:
-    """The exact values of a pair, known without drawing; the lists run over its usable estimators."""
+    """The exact values of a pair, known without drawing.
+
+    The lists run over its usable estimators.
+    """
 
     truths: dict[str, Truth | None]
     moments: list[ExactMoments | None]
@@ -44,7 +47,8 @@ class Exact:
 class Measured:
     """All that was measured on one pair, and all that is exact about it.
 
-    ``formed`` is how many whole batches of each size the panels held: what fills no batch of a panel is in none.
+    ``formed`` is how many whole batches of each size the panels held: what fills no batch of a
+    panel is in none.
     """
 
     pair: Pair
@@ -64,21 +68,28 @@ def skip_reason(estimator: Estimator, pair: Pair) -> Skip | None:
 
 
 def tail_variable(estimator: Estimator) -> str:
-    """Return the ratio whose tail decides the estimator's: ``r = p/q``, ``w = q/mu``, or their product ``wr``."""
+    """Return the ratio whose tail decides the estimator's.
+
+    ``r = p/q``, ``w = q/mu``, or their product ``wr``.
+    """
     if not estimator.needs_weight:
         return "r"
     return "wr" if estimator.growth else "w"
 
 
 def proportion_se(hits: int, n: int) -> float:
-    """Standard error of a proportion, two hits and two misses added so that it is not 0 at the ends. (Agresti, Coull 1998.)"""
+    """Standard error of a proportion, two hits and two misses added so that it is not 0 at the
+    ends. (Agresti, Coull 1998.)
+    """
     p = (hits + 2) / (n + 4)
     return math.sqrt(p * (1 - p) / (n + 4))
 
 
 @dataclass(frozen=True)
 class _Column:
-    """The position of an estimator at a batch size in the panel vectors, and the scale of its variance there."""
+    """The position of an estimator at a batch size in the panel vectors, and the scale of its
+    variance there.
+    """
 
     mean: int
     variance: int
@@ -100,7 +111,9 @@ def _rmse(bias: float, variance: float) -> float:
 
 
 def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float) -> np.ndarray:
-    """Return the gradient of the root-mean-square error with respect to the panel means and variances."""
+    """Return the gradient of the root-mean-square error with respect to the panel means and
+    variances.
+    """
     gradient = np.zeros(size)
     if rmse > 0.0:
         gradient[at.mean], gradient[at.variance] = bias / rmse, 0.5 / (at.per * rmse)
@@ -110,7 +123,8 @@ def _gradient(size: int, at: _Column, bias: float, variance: float, rmse: float)
 def _standard_error(gradient: np.ndarray, covariance: np.ndarray) -> float:
     used = np.flatnonzero(gradient)  # a column that is not finite spoils only what depends on it
     variance = float(gradient[used] @ covariance[np.ix_(used, used)] @ gradient[used])
-    # Two estimators that are one here differ by nothing, and the last places of their covariances decide the sign of that.
+    # Two estimators that are one here differ by nothing, and the last places of their covariances
+    # decide the sign of that.
     rounding = 1e-12 * float(gradient[used] ** 2 @ covariance[used, used])
     return math.sqrt(max(variance, 0.0)) if variance >= -rounding else NAN
 
@@ -123,7 +137,8 @@ def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
         return "infinite variance"
     if measured.counts.nonfinite[i]:
         return "non-finite values"
-    # The tail looks heavy, or is known to be, or the sample has missed so much of it that its std contradicts the exact one.
+    # The tail looks heavy, or is known to be, or the sample has missed so much of it that its std
+    # contradicts the exact one.
     if khat * max(estimator.growth, float(estimator.needs_weight)) >= HEAVY or std_z < -SURPRISE:
         return "heavy tail"
     if not measured.pair.off_policy and exact.tail_index * estimator.growth >= SKEWED:
@@ -134,7 +149,9 @@ def _status(measured: Measured, i: int, khat: float, std_z: float) -> str:
 def _about(
     measured: Measured, estimator: Estimator, batch: int, samples: int
 ) -> tuple[Truth, dict[str, Any]]:
-    """Return the divergence that an estimator aims at, and what is known of a row before anything is measured."""
+    """Return the divergence that an estimator aims at, and what is known of a row before
+    anything is measured.
+    """
     truth = measured.exact.truths[estimator.target] or Truth(NAN, NAN, "closed-form")
     return truth, {
         "pair": measured.pair.title,
@@ -227,7 +244,10 @@ def _frame(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> pd.DataFrame:
-    """One row a pair, estimator and batch size; what could not be measured is a row with the reason."""
+    """One row a pair, estimator and batch size.
+
+    What could not be measured is a row with the reason.
+    """
     rows = []
     for measured in results:
         covariance = measured.moments.covariance_of_mean
@@ -246,7 +266,10 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
 def _compare(
     measured: Measured, first: int, second: int, batch: int, covariance: np.ndarray
 ) -> dict[str, float] | None:
-    """Return the differences between two estimators at a batch size; None if one of them was not measured there."""
+    """Return the differences between two estimators at a batch size.
+
+    None if one of them was not measured there.
+    """
     mean_vector = measured.moments.mean
     truth = measured.exact.truths[measured.plan.estimators[first].target]
     at, to = _locate(measured, first, batch), _locate(measured, second, batch)
@@ -294,7 +317,9 @@ def differences(results: Sequence[Measured]) -> pd.DataFrame:
 
 
 def errors(results: Sequence[Measured]) -> pd.DataFrame:
-    """Quantiles of the batch errors (estimate minus truth), one row a pair, estimator and batch size."""
+    """Quantiles of the batch errors (estimate minus truth), one row a pair, estimator and batch
+    size.
+    """
     rows = []
     for measured in results:
         for i, estimator in enumerate(measured.plan.estimators):
