@@ -102,8 +102,9 @@ def replaced(text: str) -> str:
 TABLES_TITLE = """\
 # Tables
 
-Each run writes its tables to `tables/NAME.parquet`, with a `.csv` beside it. Logarithms are natural, divergences are in nats,
-`q` is the policy that samples and `p` the reference. This page is made from the declarations of the studies (`make tables`).
+Each run writes its tables to `tables/NAME.parquet`, with a `.csv` beside it. Logarithms are
+natural, divergences are in nats, `q` is the policy that samples and `p` the reference. This page is
+made from the declarations of the studies (`make tables`).
 """
 
 

@@ -62,12 +62,19 @@ PAIRS = (
 )
 # By name, so that a new one changes nothing here.
 ESTIMATORS = (
-    "k1,k2,k3,abs,k_lambda,k_fitted,k3_clamped,k3_verl,k1_openrlhf,k2_openrlhf,k3_openrlhf,bregman_kl_qp,bregman_kl_pq,bregman_js,"
-    "bregman_hellinger,bregman_chi2,bregman_alpha,k1_weighted,k2_weighted,k3_weighted,k1_self_normalized"
+    "k1,k2,k3,abs,k_lambda,k_fitted,k3_clamped,k3_verl,k1_openrlhf,k2_openrlhf,k3_openrlhf,"
+    "bregman_kl_qp,bregman_kl_pq,bregman_js,bregman_hellinger,bregman_chi2,bregman_alpha,"
+    "k1_weighted,k2_weighted,k3_weighted,k1_self_normalized"
 )
 COMBINATIONS = (
-    "k1_loss,k2_loss,k3_loss,k3_loss_length_mean,k3_plus,k3_ratio_loss,k3_verl_loss,k1_reward,k1_reward_to_go,k2_reward,"
-    "k1_reward_leave_one_out,k1_reward_batch_mean,k2_sequence_loss,full_loss,full_with_score"
+    "k1_loss,k2_loss,k3_loss,k3_loss_length_mean,k3_plus,k3_ratio_loss,k3_verl_loss,k1_reward,"
+    "k1_reward_to_go,k2_reward,k1_reward_leave_one_out,k1_reward_batch_mean,k2_sequence_loss,"
+    "full_loss,full_with_score"
+)
+LAGGING = (
+    "k1_reward,k1_reward_token_ratio,k1_reward_truncated_ratio,k1/reward_to_go/token/prefix_ratio,k1_reward_sequence_ratio,"
+    "k1/reward/sequence/truncated_ratio,k1_prefix_ratio_loss,k2_sequence_loss,k3_loss,k3_plus,k3_ratio_loss,"
+    "openrlhf_unbiased_gradient,k3_sequence_ratio_loss,full_loss,full_with_score,full_with_score_sequence_ratio"
 )
 SEQUENCE = "{kind: sequence, vocabulary: 3, horizon: 3, prompts: 2, width: 4, kl: 0.5%s}"
 CASES = (
@@ -101,7 +108,14 @@ CASES = (
     ),
     Case("recorded", ("+exp=recorded", "path=rollouts.jsonl"), fast=True),
     Case("claims", ("+exp=claims",)),
-    Case("staleness", ("+exp=staleness", f"pairs=[{SEQUENCE % ', behind: random'}]")),
+    Case(
+        "staleness",
+        (
+            "+exp=staleness",
+            f"pairs=[{SEQUENCE % ', behind: random'}]",
+            f"combinations=[{LAGGING}]",
+        ),
+    ),
     Case(
         "lambda",
         (

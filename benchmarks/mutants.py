@@ -4,7 +4,15 @@
 
 A mutant changes one operator, one number, one name of an argument, or leaves out one call. It survives where the audit finds no
 error. Survivors are equivalent (they compute the same), right in another way (another estimator), or a check that is missing;
-which one is for a person to say, and so each is printed with what it was taken for.
+which one is for a person to say, and so each is printed with what it was taken for. Those that are left now:
+
+- equivalent: the sign of k2's difference, axes counted from the other end, a scalar transposed, what a mask
+  covers anyway, the default of a coefficient, which is given, a baseline, which changes no mean;
+- right in another way: another clamp, lambda, divisor or clip, or none; k1 for k3; a ratio without its
+  exponential, whose gradient on fresh samples is the same;
+- a warning only: an older policy that is given and weighs nothing;
+- not told: the older policy and the rollout's exchanged (both get the same numbers), and advantages
+  that are divided by instead of multiplied.
 """
 
 from __future__ import annotations

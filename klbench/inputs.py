@@ -187,4 +187,4 @@ def check_text(text: str) -> None:
 
 def expanded(path: str | Path) -> Path:
     """The path with ``~`` and ``~name`` replaced where such a home is known."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  # the method fails where there is no such user
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # no such user is no error

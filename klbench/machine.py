@@ -61,38 +61,20 @@ def _git() -> dict[str, Any] | None:
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None
+    asked = {
+        "revision": ["rev-parse", "HEAD"],
+        "committed": ["show", "-s", "--format=%cI", "HEAD"],
+        "dirty": ["status", "--porcelain"],
+    }
+    settings: dict[str, Any] = {"cwd": root, "capture_output": True, "text": True}
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        committed = subprocess.run(
-            ["git", "show", "-s", "--format=%cI", "HEAD"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-        changed = subprocess.run(
-            ["git", "status", "--porcelain"],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        said = {
+            key: subprocess.run(["git", *words], timeout=10, check=True, **settings).stdout.strip()
+            for key, words in asked.items()
+        }
     except (OSError, subprocess.SubprocessError):
         return None
-    return {
-        "revision": revision.stdout.strip(),
-        "committed": committed.stdout.strip(),
-        "dirty": bool(changed.stdout.strip()),
-    }
+    return said | {"dirty": bool(said["dirty"])}
 
 
 def _version(package: str) -> str | None:

@@ -68,6 +68,18 @@ def namespace(x: Array) -> Any:
     return array_api_compat.numpy if type(x) is np.ndarray else array_namespace(x)
 
 
+def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:
+    """Log-probabilities over the last axis of the distribution whose logits are those of ``log_probs`` over a temperature."""
+    if temperature == 1.0:
+        return log_probs
+    scaled = log_probs / temperature
+    top = scaled.max(axis=-1, keepdims=True)
+    result: np.ndarray = scaled - (
+        top + np.log(np.sum(np.exp(scaled - top), axis=-1, keepdims=True))
+    )
+    return result
+
+
 def times_exp(factor: Array, x: Array) -> Array:
     """``factor * exp(x)``, which overflows only where the product does: half of the exponential at a time."""
     xp = namespace(x)

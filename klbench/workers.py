@@ -32,6 +32,13 @@ STOPS = tuple(
 """Ctrl-C, what ``kill``, service managers and schedulers of jobs send, and the end of a terminal."""
 
 
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def on_processes(
     function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
 ) -> Generator[Any, None, None]:

@@ -24,11 +24,17 @@ from klbench.audit.batches import Batch, random
 from klbench.inputs import reason
 from klbench.types import ConfigError
 
+LONGEST = 400
+"""Characters of somebody's message that are repeated."""
 FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
 class CallError(Exception):
     """The function raised: its own exception, with its line."""
+
+
+class BackwardError(CallError):
+    """Its gradient raised, though the function did not."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +149,8 @@ class Function:
                         random("settle", masked=True),
                         gradients=(self.plan.learned,) if each == "torch" else (),
                     )
+                except BackwardError as error:
+                    raise ConfigError(str(error)) from error
                 except CallError as error:
                     first = first or error
                 else:
@@ -221,6 +229,7 @@ class Function:
         }
         values |= self.plan.fixed
         self.calls += 1
+        grad = torch.is_grad_enabled()
         self._started(time.time())
         try:
             with quiet():
@@ -229,9 +238,12 @@ class Function:
                     if self._positional
                     else _by_name(self.function, values)
                 )
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a border: a user's function may raise anything
             raise CallError(own(error, self.function)) from error
         finally:
+            torch.set_grad_enabled(grad)
             self._started(0.0)
 
     def _selected(self, output: Any) -> Any:
@@ -269,7 +281,7 @@ class Function:
         if isinstance(output, bool | int | float | np.generic | np.ndarray | list):
             try:
                 array = np.asarray(output, dtype=np.float64)
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, RuntimeError):
                 raise CallError(
                     f"the function gives back {type(output).__name__}, expected numbers"
                 ) from None
@@ -284,6 +296,9 @@ class Function:
     ) -> Result:
         if not isinstance(output, torch.Tensor):
             raise CallError(f"the function gives back {type(output).__name__}, expected numbers")
+        if output.layout is not torch.strided or output.is_complex():
+            kind = "complex numbers" if output.is_complex() else f"a tensor of {output.layout}"
+            raise CallError(f"the function gives back {kind}, expected a dense tensor of real ones")
         value = output.detach().to(torch.float64).cpu().numpy().copy()
         dtype = str(output.dtype).removeprefix("torch.")
         found: dict[str, np.ndarray | None] = dict.fromkeys(gradients)
@@ -294,7 +309,7 @@ class Function:
                         output.sum(), [given[role] for role in gradients], allow_unused=True
                     )
             except RuntimeError as error:
-                raise CallError(
+                raise BackwardError(
                     f"{self.name}: its gradient cannot be computed: {reason(error)}"
                 ) from error
             found = {
@@ -355,7 +370,7 @@ def own(error: BaseException, function: Callable[..., Any]) -> str:
     ]
     at = [each for each in frames if file and each.filename == file] or frames
     place = f"{Path(at[-1].filename).name}:{at[-1].lineno}: " if at else ""
-    said = reason(error)
+    said = "".join(sign if sign.isprintable() else " " for sign in reason(error))[:LONGEST]
     kind = type(error).__name__
     return f"{place}{said if said.startswith(kind) else f'{kind}: {said}'}"
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import random as python
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,7 +147,8 @@ def _divergence(symbol: str | None) -> str | None:
 
 @contextlib.contextmanager
 def generators() -> Iterator[None]:
-    """Leave the global generators of NumPy and torch as they were."""
+    """Leave global generators, torch's settings and the working folder as they were."""
+    grad, dtype, folder = torch.is_grad_enabled(), torch.get_default_dtype(), Path.cwd()
     states = torch.get_rng_state(), np.random.get_state(), python.getstate()  # noqa: NPY002  # the user's, to put back
     try:
         yield
@@ -153,6 +156,9 @@ def generators() -> Iterator[None]:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         python.setstate(states[2])
+        torch.set_grad_enabled(grad)
+        torch.set_default_dtype(dtype)
+        os.chdir(folder)
 
 
 def _refuse_seeding(function: Function) -> None:

@@ -19,10 +19,12 @@ SIDES = ("policy", "reference", "old")
 PER_TOKEN, LOGITS = "logprobs", "logits"
 
 _REFERENCE = re.compile(
-    r"(^|_)(ref|base|init|sft|frozen|anchor|prior|teacher|target_policy)|^p$|^log_?p_?ref|_base($|_)"
+    r"(^|_)(ref|base|init|sft|frozen|anchor|prior|teacher|target_policy)"
+    r"|^p$|^log_?p_?ref|_base($|_)"
 )
 _SAMPLER = re.compile(
-    r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)|^old|log_?mu"
+    r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)"
+    r"|^old|log_?mu"
 )
 _POLICY = re.compile(
     r"(^|_)(policy|student|new|actor|current|pi|model|trainer|q)(_|$)|per_token|^log_?q$"
@@ -30,7 +32,8 @@ _POLICY = re.compile(
 _LOGPROBS = re.compile(r"log_?p(rob|i|s|_|$)|logq|log_q|log_?mu|(^|_)lps?($|_)")
 _DISTRIBUTION = re.compile(r"(^|_)(full|all|dist|distribution|vocab)(_|$)")
 _TOKENS = re.compile(
-    r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?|completions?|samples)$"
+    r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?"
+    r"|completions?|samples)$"
 )
 _MASK = re.compile(r"mask|^(valid|is_valid)$")
 _ADVANTAGES = re.compile(

@@ -64,9 +64,11 @@ def padding_leak(case: Case) -> Iterator[Finding]:
     kept = _counted(case, base.value, batch.mask)
     if not np.isfinite(kept).all() and np.isfinite(_value(case, random("padding"))).all():
         yield case.finding(
-            "padding-leak", "error", f"it is {kept[~np.isfinite(kept)].flat[0]:g} wherever the mask leaves a token out",
+            "padding-leak",
+            "error",
+            f"it is {kept[~np.isfinite(kept)].flat[0]:g} wherever the mask leaves a token out",
             got=kept,
-        )  # fmt: skip
+        )
         return
     yield from _lost(case, batch, base.value)
     spread: tuple[float, str] | None = None

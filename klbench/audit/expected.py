@@ -165,6 +165,8 @@ def coefficients(
     found = probe.slope(seen)
     if found is None:
         return None
+    if probe.plan.normalized:  # log-probabilities: on through the softmax that made them
+        found = found - np.exp(seen.full("q")) * found.sum(-1, keepdims=True)
     found = found[:, :-1] if shifted else found
     if probe.plan.form == "log_ratio":
         found = -found

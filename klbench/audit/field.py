@@ -14,7 +14,6 @@ from typing import Any
 
 from klbench.audit import field_of_losses as losses
 from klbench.audit.findings import FROM_FILE, IMPORTED
-from klbench.audit.isolated import Found
 from klbench.trainers import installed
 from klbench.types import ConfigError
 
@@ -108,28 +107,6 @@ class Place:
             return installed.imported(self.file, self.name), IMPORTED
         except Exception:  # noqa: BLE001  # an import of somebody's package may raise anything
             return installed.function(self.library, self.file, self.name), FROM_FILE
-
-
-@dataclass(frozen=True)
-class Record:
-    """An audit that was made, or why it was not.
-
-    Parameters
-    ----------
-    target
-        What names the function.
-    found
-        None where it could not be audited.
-    refusal
-        Why not.
-    place
-        The function of a trainer, where it is one.
-    """
-
-    target: str
-    found: Found | None
-    refusal: str = ""
-    place: Place | None = None
 
 
 def _trl() -> Iterator[Place]:

@@ -11,7 +11,7 @@ from klbench.claims._base import Check, Claim, Finding
 from klbench.registry import Registry
 
 registry: Registry[Claim] = Registry("claim", __name__)
-TOPICS = ("values", "gradients", "alignment")
+TOPICS = ("values", "gradients", "alignment", "distillation")
 """The subjects of claims, in the order in which they are read; others come after."""
 
 

@@ -23,7 +23,8 @@ LAG = 0.2
 def task(lag: float = 0.0, horizon: int = 3) -> GradientTask:
     """A small recurrent policy 0.5 nats from its reference: two prompts, three tokens and an end."""
     settings = {"kl": 0.5, "lag": lag, "vocabulary": 3, "horizon": horizon, "prompts": 2}
-    found: GradientTask = pairs.get("sequence").model_validate(settings).gradient_task()  # type: ignore[assignment]
+    pair = pairs.get("sequence").model_validate(settings)
+    found: GradientTask = pair.gradient_task()  # type: ignore[assignment]
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ def doctor(
     *,
     text: bool = False,
     trainer: str = "",
+    workers: int = 0,
 ) -> Diagnosis:
     """Return what is going on in recorded rollouts.
 
@@ -41,6 +43,8 @@ def doctor(
         Whether texts of tokens may be shown.
     trainer
         Whose options the advice names.
+    workers
+        Processes for several large files; 0: as many as there are cores.
 
     Raises
     ------
@@ -49,7 +53,7 @@ def doctor(
     """
     advice.check(trainer)
     reading = read(source, mapping or {}, text)
-    return diagnosed(reading, gather(reading), trainer)
+    return diagnosed(reading, gather(reading, workers or os.cpu_count() or 1), trainer)
 
 
 def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagnosis:
@@ -64,12 +68,16 @@ def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagno
         rows = f"{gathered.rows:,} rows" if gathered.rows else "no rows"
         raise ConfigError(f"{', '.join(reading.files)}: no token counts; there are {rows}")
     found = measures(gathered)
-    if not found:
+    if not found and not gathered.pairs.n:
         raise ConfigError(
             f"{', '.join(reading.files)}: no token has numbers in two columns of "
             f"{', '.join(gathered.columns)}"
         )
-    checks = checked(gathered, found)
+    checks = [
+        each
+        for each in checked(gathered, found)
+        if not reading.paired or each.name.startswith(("identical", "support"))
+    ]  # of completions that nobody here has sampled, no mean ratio is 1
     causes = ranked(gathered, found, checks)
     curves, left = steps.curves(gathered)
     counted, names = gathered.kept.counted, ratios(frozenset(gathered.columns))
@@ -82,7 +90,9 @@ def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagno
         tokens=gathered.tokens,
         sampler=_sampler(found["sampler"]) if "sampler" in found else None,
         lag=_sampler(found["lag"]) if "lag" in found else None,
-        reference=_reference(found) if "penalty" in found or "reference" in found else None,
+        reference=_reference(found)
+        if not reading.paired and found.keys() & {"penalty", "reference"}
+        else None,
         corrections=corrections.rows(found["sampler"]) if "sampler" in found else [],
         checks=checks,
         cause=causes,
@@ -91,6 +101,7 @@ def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagno
         left=left,
         alarms=alarms(checks, causes),
         advice=advice.sentences(causes, trainer, alarm=bool(alarms(checks, causes))),
+        preferences=gathered.pairs.plain() if gathered.pairs.n else None,
         differences=[
             row
             for name, shown in (("sampler", "sampler"), ("penalty", "reference"))

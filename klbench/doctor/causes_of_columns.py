@@ -9,7 +9,7 @@ import numpy as np
 
 from klbench.doctor.findings import Cause
 from klbench.doctor.kept import Counted, Kept
-from klbench.doctor.measures import Measured
+from klbench.doctor.measures import SMALL, Measured
 from klbench.doctor.reading import Gathered
 from klbench.doctor.signs import correlation, rms
 
@@ -177,7 +177,7 @@ def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Itera
     m = found.get("reference") or found.get("penalty")
     if m is None or not (m.negative or m.holds == "fails" or abs(m["excess"].z) > 4.0):
         return
-    if "sampler" in found and found["sampler"]["gap_token"].value > 1e-3:
+    if "sampler" in found and found["sampler"]["gap_token"].value > SMALL:
         return  # what fails may be the sampler's
     source = "sampler" if "sampler" in counted.columns else "policy"
     above, below = counted.columns["reference"], counted.columns.get(source)
@@ -190,6 +190,7 @@ def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Itera
     tried = [("reference", log, 1.0, base) for base, log in BASES.items()]
     if source == "policy":
         tried += [("policy", 1.0, log, base) for base, log in BASES.items()]
+    tried += [("columns", log, log, base) for base, log in BASES.items()]
     for role, p, q, base in tried:
         x = np.clip(p * above - q * below, -300.0, 300.0)
         excess, kl = _clustered_z(np.expm1(x), row), _clustered_z(-x, row)
@@ -202,10 +203,10 @@ def _base_of_reference(counted: Counted, found: Mapping[str, Measured]) -> Itera
         ):
             yield Cause(
                 "wrong_log_base",
-                0.93,
+                0.65 if role == "columns" else 0.93,  # a temperature would explain both, too
                 f"the mean of reference / {source} is {1.0 + m['excess'].value:.3g} as it stands, and "
                 f"{1.0 + float(np.expm1(x).mean()):.3g} if the {role}'s logarithms are to {base}",
-                fault=True,
+                fault=role != "columns",
             )
             return
 
@@ -219,7 +220,8 @@ def swapped(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
         m = found.get(name)
         if m is None or (name == "penalty" and "reference" in found) or m.identical:
             continue
-        if not (m["kl_token"].value < -1e-3 and m["kl_token"].z < -3.5):
+        below_zero = m["kl_token"].value < -SMALL and m["kl_token"].z < -2.0
+        if not below_zero or (m["kl_token"].z > -3.5 and not m["excess"].z > 4.0):
             continue
         above, below = {
             "sampler": ("policy", "sampler"),

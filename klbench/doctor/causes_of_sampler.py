@@ -38,7 +38,7 @@ def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]
     if broken is not None:
         yield broken
     seen = signs(counted, ratio.above, ratio.below, None if broken is None else ~loud)
-    if seen is None or seen.sd <= QUIET:
+    if seen is None or math.hypot(seen.sd, seen.mean) <= QUIET:
         return
     cut = list(truncated(counted, ratio, seen))
     yield from cut

@@ -21,8 +21,8 @@ much.
 """
 LIGHT = 0.25
 """Intervals of means of squared weights need finite fourth moments: k below this."""
-FULL = 0.8
-"""Intervals of sequence statistics are given above this effective sample size."""
+FULL, FULL_SEQUENCE = 0.8, 0.85
+"""Intervals of effective sample sizes, and of what they are made of, are given above these."""
 
 
 @dataclass(frozen=True)
@@ -95,19 +95,18 @@ FUNCTIONS = {
     "k2_token": lambda sums: st.mean_of("x2")(sums) / 2.0,
     "excess": st.mean_of("excess"),
     "size_token": st.mean_of("size"),
-    "ess_token": st.ess_token,
-    "ess_sequence": st.ess_sequence,
     "chi2_token": st.chi2_token,
     "chi2_sequence": st.chi2_sequence,
 }
-HEAVY_TAILED = ("gap_token", "gap_sequence", "excess", "ess_token", "chi2_token")
-OF_SEQUENCES = ("ess_sequence", "chi2_sequence")
+HEAVY_TAILED = ("gap_token", "gap_sequence", "excess", "chi2_token")
 
 
 def measure(name: str, series: Series, kept: Kept, above: str, below: str) -> Measured:
     """Return what the sums of one ratio say."""
     groups = st.clusters(series)
     numbers = {each: estimate(groups, function) for each, function in FUNCTIONS.items()}
+    numbers["ess_token"] = st.size(groups, st.ess_token, FULL)
+    numbers["ess_sequence"] = st.size(groups, st.ess_sequence, FULL_SEQUENCE)
     khat_token, khat = khats(kept, above, below)
     terms = numbers["ess_token"].value * series.of("n")
     holds = unit_mean(
@@ -122,7 +121,9 @@ def measure(name: str, series: Series, kept: Kept, above: str, below: str) -> Me
     if not (terms > ENOUGH_TERMS and not khat_token >= LIGHT):
         numbers |= {each: bare(numbers[each]) for each in HEAVY_TAILED}
     if not numbers["ess_sequence"].value > FULL or khat >= LIGHT:
-        numbers |= {each: bare(numbers[each]) for each in OF_SEQUENCES}
+        numbers["chi2_sequence"] = bare(numbers["chi2_sequence"])
+    if not numbers["ess_token"].value > FULL:
+        numbers["chi2_token"] = bare(numbers["chi2_token"])
     length = series.of("n") / max(series.of("rollouts"), 1.0)
     return Measured(name, series, groups, numbers, holds, khat_token, khat, length)
 

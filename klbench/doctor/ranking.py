@@ -22,9 +22,12 @@ def ranked(
     gathered: Gathered, found: Mapping[str, Measured], checks: Sequence[Check]
 ) -> list[Cause]:
     """Return the causes, the likeliest first; never empty."""
-    of_columns = list(causes_of_columns.causes(gathered, found))
+    if gathered.longest > 1:
+        of_columns = list(causes_of_columns.causes(gathered, found))
+    else:  # sums of whole completions, in which no cause of tokens shows
+        of_columns = list(causes_of_columns.not_logprobs(gathered))
     all_causes = list(of_columns)
-    if not any(each.fault and each.score > 0.8 for each in of_columns):
+    if gathered.longest > 1 and not any(each.fault and each.score > 0.8 for each in of_columns):
         all_causes += causes_of_sampler.causes(gathered, found)
         all_causes += causes_of_reference.causes(gathered, found)
     alarm = any(each.ok is False and each.alarm for each in checks) or any(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import numpy as np
 
 from klbench.doctor.kept import Kept
+from klbench.doctor.preferences import Pairs
 from klbench.doctor.series import BUCKETS, Place, Series, Tokens, add, larger
 from klbench.rollouts.batches import Reading
+from klbench.workers import on_processes
 
 ROLES = ("policy", "sampler", "old", "reference")
 ROUNDED = 0.125
 """The most that rounding to bfloat16 adds to a log-probability of 0."""
+WORTH_SHARING = 2**26
+"""Bytes of several files that are worth starting workers for."""
+APART = 1_000_003
+"""The numbers of rollouts of one file and of the next are so far apart, a prime."""
 MOST_STEPS = 10_000
 """Steps of which each has sums of its own."""
 
@@ -104,8 +111,11 @@ class Gathered:
     logged
         Tokens with a logged ``kl``, and how many of these are k3, k1 and k2 of the log-ratio to
         rounding.
+    begin
+        The number of the first rollout, by which rollouts fall into buckets.
     """
 
+    begin: int = 0
     rollouts: int = 0
     empty: int = 0
     tokens: int = 0
@@ -117,6 +127,7 @@ class Gathered:
     kept: Kept = field(default_factory=Kept)
     logged: Counter[str] = field(default_factory=Counter)
     said: list[str] = field(default_factory=list)
+    pairs: Pairs = field(default_factory=Pairs)
 
     def add(self, batch: Any, step: int | None = None) -> None:
         """Add a batch; ``step`` is the file's, where rollouts have none of their own."""
@@ -127,8 +138,7 @@ class Gathered:
         for role in ROLES:
             if role in values:
                 self.columns.setdefault(role, Column()).add(tokens, values[role])
-        number = self.rows + np.arange(n)
-        bucket = number % BUCKETS
+        bucket = (self.begin + self.rows + np.arange(n)) % BUCKETS
         prompt = bucket if batch.prompt is None else (batch.prompt * 2654435761 >> 7) % BUCKETS
         found = ratios(frozenset(set(values) & set(ROLES)))
         for name, ratio in found.items():
@@ -136,7 +146,7 @@ class Gathered:
             add(series, tokens, values[ratio.above], values[ratio.below], bucket, prompt)
         self._by_step(batch, tokens, values, found, step)
         self._logged(values)
-        self.kept.add(batch, self.rows)
+        self.kept.add(batch, self.begin + self.rows)
         self.rows += n
         self.rollouts += int(np.sum(counts > 0))
         self.empty += int(np.sum(counts == 0))
@@ -205,6 +215,7 @@ class Gathered:
                 mine.setdefault(name, Series(*_small())).merge(series)
         self.kept.merge(later.kept)
         self.logged += later.logged
+        self.pairs.merge(later.pairs)
         self.said += later.said
 
 
@@ -217,11 +228,32 @@ def _small() -> tuple[np.ndarray, np.ndarray]:
     return np.zeros(shape), np.zeros(shape)
 
 
-def gather(reading: Reading) -> Gathered:
-    """Return what one pass over all files finds; several files may be steps."""
+def gather(reading: Reading, workers: int = 1) -> Gathered:
+    """Return what one pass over all files finds; several files may be steps.
+
+    Large files are shared out to workers, one a file, and merged in their order.
+    """
+    files = list(dict.fromkeys(reading.files))
+    parts = [
+        (part, files.index(part.files[0]) if len(files) > 1 else None, APART * i)
+        for i, part in enumerate(reading.parts())
+    ]
+    shared = workers > 1 and len(parts) > 1 and reading.bytes > WORTH_SHARING
+    found = (
+        on_processes(_gather, parts, min(workers, len(parts)))
+        if shared
+        else starmap(_gather, parts)
+    )
     result = Gathered()
-    several = len(reading.files) > 1
-    number = {file: i for i, file in enumerate(dict.fromkeys(reading.files))}
+    for each in found:
+        result.merge(each)
+    return result
+
+
+def _gather(reading: Reading, step: int | None, begin: int) -> Gathered:
+    result = Gathered(begin=begin)
     for batch in reading.batches():
-        result.add(batch, number.get(batch.file) if several else None)
+        result.add(batch, step)
+        if reading.paired and "policy" in batch.columns:
+            result.pairs.add(batch)
     return result

@@ -104,7 +104,9 @@ def _preferences(d: Plain) -> Iterator[str]:
     yield "Preferences (sums of chosen and rejected completions)"
     yield _line("implicit margin", f"{interval(p, 'margin')} nats")
     yield _line("accuracy", interval(p, "accuracy"))
-    yield _line("DPO loss at beta .1", interval(p, "loss"))
+    yield _line(f"DPO loss at beta {number(p['beta'])}", interval(p, "loss"))
+    for name in ("chosen", "rejected"):
+        yield _line(f"log q/p of the {name}", f"{interval(p, f'{name}_log_ratio')} nats")
 
 
 def _steps(d: Plain) -> Iterator[str]:

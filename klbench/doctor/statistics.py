@@ -14,8 +14,13 @@ from klbench.doctor.series import AT, Series
 NAN = math.nan
 FEWEST = 20
 """The fewest independent rollouts, or prompts, from which an error is taken."""
+ENOUGH = 50
+"""The fewest from which the interval of an effective sample size is taken."""
 DOMINATED = 0.3
 """No interval is given where one rollout, or prompt, makes more than this share of the variance."""
+
+DOMINATES = 0.5
+"""The same for variances of logarithms, which one group may well make a third of."""
 
 Function = Callable[[np.ndarray], np.ndarray]
 
@@ -88,7 +93,7 @@ def clusters(series: Series) -> np.ndarray:
     return by_prompt if repeated and len(by_prompt) >= FEWEST else by_rollout
 
 
-def estimate(groups: np.ndarray, function: Function) -> Number:
+def estimate(groups: np.ndarray, function: Function, most: float = DOMINATED) -> Number:
     """Return a function of the sums with its jackknife error, one group left out at a time.
 
     The interval has Student's quantile for the groups less one. (Efron and Stein 1981, "The
@@ -106,10 +111,24 @@ def estimate(groups: np.ndarray, function: Function) -> Number:
     if not math.isfinite(variance):
         return Number(value)
     se = math.sqrt(variance)
-    if count < FEWEST or squares.max() > DOMINATED * squares.sum():
+    if count < FEWEST or squares.max() > most * squares.sum():
         return Number(value, se)
     half = float(stdtrit(count - 1, 0.975)) * se
     return Number(value, se, value - half, value + half)
+
+
+def size(groups: np.ndarray, function: Function, least: float) -> Number:
+    """Return an effective sample size as a share ``s``, with an interval where it is above ``least``.
+
+    The interval is that of ``log(1 / s - 1)``: ``1 / s - 1`` is the squared coefficient of variation
+    of the weights, whose logarithm is nearly normal where it is small. So ends are between 0 and 1.
+    """
+    plain = estimate(groups, function)
+    if not least < plain.value < 1.0 - 1e-12 or len(groups) < ENOUGH:
+        return Number(plain.value, plain.se)
+    spread = estimate(groups, lambda sums: np.log(1.0 / function(sums) - 1.0), DOMINATES)
+    ends = [1.0 / (1.0 + math.exp(end)) for end in (spread.high, spread.low)]
+    return Number(plain.value, plain.se, *ends)
 
 
 def bare(number: Number) -> Number:

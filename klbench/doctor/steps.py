@@ -20,10 +20,8 @@ LINES = {
 }
 BEFORE = 4
 """Steps that a band is made from, at least."""
-WIDTH = 6.0
-"""A step has left the band when it is off by so many of its errors, or of the spread of the steps
-before.
-"""
+WIDTH, SURE = 6.0, 4.0
+"""A step has left the band when it is off by so many spreads of those before, and of its errors."""
 
 
 def curves(gathered: Gathered) -> tuple[list[dict[str, Any]], dict[str, int]]:
@@ -55,8 +53,8 @@ def first_out(rows: list[dict[str, Any]], name: str) -> int | None:
         if len(seen) >= BEFORE:
             middle = float(np.median(seen))
             spread = 1.4826 * float(np.median(np.abs(np.array(seen) - middle)))
-            width = WIDTH * max(spread, se if math.isfinite(se) else 0.0, 1e-4)
-            if abs(value - middle) > width:
+            off = abs(value - middle)
+            if off > WIDTH * max(spread, 1e-4) and off > SURE * (se if math.isfinite(se) else 0.0):
                 return int(row["step"])
         seen.append(value)
     return None

@@ -21,13 +21,11 @@ FEWEST = 8
 
 def tables(d: Diagnosis) -> dict[str, pd.DataFrame]:
     """Return every table that has a row."""
+    files = ", ".join(d.files)
     found = {
         "diagnosis": [_about(d)],
-        "causes": [
-            {"place": i + 1, "cause": each.name, "score": each.score, "evidence": each.evidence}
-            for i, each in enumerate(d.cause)
-        ],
-        "must_hold": must_hold(d),
+        "causes": causes(d, files),
+        "must_hold": must_hold(d, files),
         "doctor_lines": [
             *_lines("sampler", d.sampler),
             *_lines("lag", d.lag),
@@ -64,10 +62,25 @@ def _about(d: Diagnosis) -> dict[str, Any]:
     }
 
 
-def must_hold(d: Diagnosis) -> list[dict[str, Any]]:
+def causes(d: Diagnosis, pair: str) -> list[dict[str, Any]]:
+    """Return a row for each cause, the likeliest first."""
+    return [
+        {
+            "pair": pair,
+            "place": i + 1,
+            "cause": each.name,
+            "score": each.score,
+            "evidence": each.evidence,
+        }
+        for i, each in enumerate(d.cause)
+    ]
+
+
+def must_hold(d: Diagnosis, pair: str) -> list[dict[str, Any]]:
     """Return a row for each check."""
     return [
         {
+            "pair": pair,
             "check": each.name,
             "verdict": VERDICTS[each.ok],
             "value": math.nan if each.value is None else each.value,

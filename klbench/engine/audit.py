@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import importlib
 import json
 import os
 import sys
@@ -13,9 +14,8 @@ from pathlib import Path
 from typing import Any, Never
 
 from klbench import inputs
-from klbench.audit import field, isolated
+from klbench.audit import isolated
 from klbench.audit.arguments import USES, WORDS
-from klbench.audit.field import Record
 from klbench.audit.findings import IMPORTED, KINDS, SCHEMA_VERSION
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
@@ -24,16 +24,18 @@ RIGHT, WRONG, REFUSED, FAILED = 0, 1, 2, 3
 ALONE = ("args", "fixed", "sampled_by", "output", "expect", "expect_gradient", "baseline")
 """Options that make no sense of several functions at once."""
 EXAMPLES = """\
-TARGET is package.module:function or path/file.py:function; file.py:make() is what make gives back. Naming it imports it.
+TARGET is package.module:function or path/file.py:function; file.py:make() is what make gives
+back. Naming it imports it.
 
 examples:
   klbench audit my/loss.py:kl_penalty
   klbench audit verl.trainer.ppo.core_algos:kl_penalty --with kl_penalty=low_var_kl
-  klbench audit my/loss.py:grpo_loss --as loss --args logprobs,ref_logprobs,old_logprobs,advantages,mask
-  klbench audit my/loss.py:kl --expect k3 --expect-gradient "KL(q||p)" --json audit.json --out reports/audit
+  klbench audit my/loss.py:grpo --as loss --args logprobs,ref_logprobs,old_logprobs,advantages,mask
+  klbench audit my/loss.py:kl --expect k3 --expect-gradient "KL(q||p)" --json audit.json
   klbench audit --installed --out reports/trainers
 
-q samples and p is the reference; where there is no reference but old_*, rollout_* or sampling_*, that one is q.
+q samples and p is the reference; where there is no reference but old_*, rollout_* or sampling_*,
+that one is q.
 exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit itself failed
 """
 
@@ -189,7 +191,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: given[name] for name in (*names, "allow")}
 
 
-def _one(options: argparse.Namespace) -> Record:
+def _one(options: argparse.Namespace) -> isolated.Record:
     allow = [kind for each in options.allow for kind in each.split(",")]
     found = isolated.audit(
         options.target,
@@ -206,28 +208,30 @@ def _one(options: argparse.Namespace) -> Record:
         options.time_limit,
     )
     print("\n".join(found.lines))
-    return Record(options.target, found)
+    return isolated.Record(options.target, found)
 
 
-def _installed(options: argparse.Namespace) -> list[Record]:
-    """Audit what is installed, one after the other, each in a process of its own."""
+def _installed(options: argparse.Namespace) -> list[isolated.Record]:
+    """Audit what is installed, one after the other, each library in a process of its own."""
+    field = importlib.import_module("klbench.audit.field")  # which loads torch
     places = [place for place in field.places() if place.version]
     if not places:
         libraries = ", ".join(dict.fromkeys(place.library for place in field.places()))
         raise ConfigError(f"--installed: none of these is installed: {libraries}")
     allow = [kind for each in options.allow for kind in each.split(",")]
     records = []
-    for place in places:
-        given = place.audited() | {"allow": allow}
-        try:
-            found = isolated.audit(place.target, given, options.time_limit, field.load)
-        except (ConfigError, RunError) as error:
-            records.append(Record(place.target, None, str(error), place))
-            print(f"{place.target}: not audited: {error}", flush=True)
-            continue
-        records.append(Record(place.target, found, "", place))
-        taken = "" if found.taken == IMPORTED else f"  taken {found.taken}"
-        print("\n".join(filter(None, (*found.lines, taken))), flush=True)
+    for library in dict.fromkeys(place.library for place in places):
+        own = [place for place in places if place.library == library]
+        requests = [(place.target, place.audited() | {"allow": allow}) for place in own]
+        audits = isolated.several(requests, options.time_limit, field.load)
+        for place, found in zip(own, audits, strict=True):
+            if isinstance(found, isolated.Found):
+                records.append(isolated.Record(place.target, found, "", place))
+                taken = "" if found.taken == IMPORTED else f"  taken {found.taken}"
+                print("\n".join(filter(None, (*found.lines, taken))), flush=True)
+            else:
+                records.append(isolated.Record(place.target, None, str(found), place))
+                print(f"{place.target}: not audited: {found}", flush=True)
     return records
 
 

@@ -12,8 +12,12 @@ from klbench.engine import DONE, FAILED, INTERRUPTED, WRONG
 from klbench.machine import __version__
 from klbench.types import ConfigError, RunError
 
-VERBS = {"audit": "klbench.engine.audit", "doctor": "klbench.engine.doctor"}
-"""Commands beside ``key=value``, and the modules whose ``main`` they are."""
+VERBS = {
+    "audit": "klbench.engine.audit",
+    "doctor": "klbench.engine.doctor",
+    "advise": "klbench.advise.command",
+}
+"""The modules of the verbs, each imported when it is asked for: ``main(arguments)`` returns the exit code."""
 
 
 def command_line(arguments: Sequence[str]) -> int:
@@ -25,9 +29,9 @@ def command_line(arguments: Sequence[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no ‖ gets a question mark
     if arguments and arguments[0] in VERBS:
+        verb = importlib.import_module(VERBS[arguments[0]])
         try:
-            code: int = importlib.import_module(VERBS[arguments[0]]).main(arguments[1:])
-            return code
+            return int(verb.main(arguments[1:]))
         except KeyboardInterrupt:
             print("klbench: interrupted", file=sys.stderr)
             return INTERRUPTED

@@ -20,7 +20,7 @@ def found(options: argparse.Namespace, columns: Mapping[str, str]) -> dict[str, 
         print(diagnosis)
         return diagnosis.plain()
     paths = ",".join(map(_quoted, options.files))
-    roles = ",".join(f"{_quoted(role)}:{_quoted(name)}" for role, name in columns.items())
+    roles = ",".join(f"{role}:{_quoted(name)}" for role, name in columns.items())
     overrides = [
         f"path=[{paths}]",
         f"text={str(options.text).lower()}",

@@ -43,6 +43,7 @@ def text() -> str:
                 "python -m klbench resume=RUN                   continue an unfinished run\n"
                 "python -m klbench audit TARGET                 is this KL function, this loss, right? (audit --help)\n"
                 "python -m klbench doctor FILE ...              what is going on in my run? (doctor --help)\n"
+                "python -m klbench advise --tokens N ...        which estimator, gradient, weight? (advise --help)\n"
                 "python -m klbench.report RUN [RUN ...]         render again, or one report from several runs"
             ),
             block(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from klbench.pairs import Pair
 from klbench.registry import unknown
 from klbench.study import Study
 from klbench.types import ConfigError, Options
+from klbench.workers import cores
 
 
 class Common(Options):
@@ -70,8 +70,7 @@ class Settings:
     @property
     def workers(self) -> int:
         """Processes to work with."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return self.common.workers or cores or 1
+        return self.common.workers or cores()
 
     @property
     def cluster(self) -> Cluster | None:

@@ -61,7 +61,8 @@ class Combination:
     level
         The estimator is applied to each token's log-ratio and summed, or to the log-ratio of the whole sequence.
     length_mean
-        The sum over tokens is divided by the sequence's own length, as some trainers do; only in the loss.
+        The sum over tokens is divided by the sequence's own length, as some trainers do; only in the
+        loss, and for a token's own term beside its own score.
     correction
         The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With ``decision_ratio`` each term has the
         ratio of the tokens that led to it, wherever its score stands: a token's own term that of all tokens up to it, the
@@ -149,7 +150,11 @@ class Combination:
             (
                 self.baseline != "none"
                 and self.placement not in ("reward", "reward_to_go")
-                and not (self.placement == "full_with_score" and self.per_decision),
+                and not (
+                    self.placement == "full_with_score"
+                    and self.per_decision
+                    and self.baseline != "batch_mean"
+                ),
                 "only a reward has a baseline",
             ),
             (
@@ -162,7 +167,7 @@ class Combination:
                 "only a sum over tokens can be divided by the length",
             ),
             (
-                self.length_mean and self.placement in SCORED,
+                self.length_mean and self.placement in SCORED and self.gamma != 0.0,
                 "only what stands in the loss is divided by the length",
             ),
             (
@@ -192,10 +197,6 @@ class Combination:
         yield (
             self.per_decision and self.placement not in ("reward_to_go", "full", "full_with_score"),
             f"{PER_DECISION} is of the placements reward_to_go, full and full_with_score",
-        )
-        yield (
-            self.per_decision and self.placement == "full_with_score" and self.baseline in GROUPED,
-            "the exact KL has no baseline of a group",
         )
         yield (
             self.normalised and (not self.factors or self.ratio_gradient or self.per_decision),
@@ -228,6 +229,11 @@ class Combination:
     def signed(self) -> bool:
         """True where the weight depends on the sign of the advantage."""
         return any(KINDS[each.kind].signed for each in self.factors)
+
+    @property
+    def trainable(self) -> bool:
+        """True for what the loops of training compute: weights of a sequence's own, whose sign no reward decides."""
+        return not (self.normalised or self.per_decision or self.signed) and self.gamma == 1.0
 
     @property
     def simple(self) -> bool:

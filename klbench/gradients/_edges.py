@@ -18,7 +18,7 @@ from klbench.types import Rollouts
 
 @dataclass(frozen=True)
 class Plan:
-    """What a combination makes of each token, ``(edges,)`` each, and how a sequence's gradient is made of it.
+    """The coefficients that a combination gives each token, ``(edges,)`` each, and how a sequence's gradient is made of it.
 
     Parameters
     ----------

@@ -76,6 +76,10 @@ KINDS: dict[str, Kind] = {
     "clipped_ratio": Kind("level", (0.0, 5.0), "the ratio, moved to the nearer bound (CISPO)"),
     "masked_ratio": Kind("level", (0.5, 5.0), "the ratio inside the bounds (IcePop)", "ratio"),
     "sequence_mask": Kind("sequence", (3.0,), "the sequence's ratio up to the cap", "ratio", "sum"),
+    "truncated_sequence_ratio": Kind("sequence", (2.0,), "the sequence's ratio, cut off above"),
+    "masked_sequence_ratio": Kind(
+        "sequence", (0.5, 5.0), "the sequence's ratio inside the bounds", "ratio", "sum"
+    ),
     "geometric_mask": Kind(
         "level", (0.5, 5.0), "the ratio where its geometric mean is inside", "ratio", "mean"
     ),

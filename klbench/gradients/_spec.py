@@ -23,13 +23,16 @@ from klbench.gradients._combination import (
 from klbench.registry import unknown
 from klbench.types import ConfigError
 
+OWN = "own_token"
+"""The placement of a token's own term beside its own score."""
+
 
 def parse(spec: str) -> Combination:
     """A combination from ``estimator/placement[/level[/correction[/baseline]]][/key=value...]``.
 
     ``k3@k2`` is a value of k3 and a gradient of k2; ``token:mean`` divides by the length; ``truncated_ratio:5`` is cut off
     at 5; ``token_ratio:differentiated`` is a weight that is differentiated too, ``token_ratio:normalised`` one over its mean in
-    the group. Keys are ``gamma`` and ``reference``.
+    the group. Keys are ``gamma`` and ``reference``; ``own_token`` is the reward to go with gamma 0.
 
     Raises
     ------
@@ -47,6 +50,8 @@ def parse(spec: str) -> Combination:
         *given,
         *("", "", "token", "none", "none")[len(given) :],
     )
+    if placement == OWN:
+        placement, more = "reward_to_go", {"gamma": 0.0} | more
     estimator, _, gradient_of = value.partition("@")
     ratio_gradient, normalised = (
         correction.endswith(each) for each in (DIFFERENTIATED, NORMALISED)
@@ -58,7 +63,7 @@ def parse(spec: str) -> Combination:
     return Combination(
         spec,
         estimator,
-        _word("placement", placement, Placement),
+        _word("placement", placement, Placement, OWN),
         _word("level", level.removesuffix(MEAN), Level),
         correction,
         _word("baseline", baseline, Baseline),
@@ -103,9 +108,9 @@ def _number(spec: str, text: str) -> float:
         ) from None
 
 
-def _word(kind: str, word: str, words: Any) -> Any:
+def _word(kind: str, word: str, words: Any, *more: str) -> Any:
     if word not in get_args(words):
-        raise unknown(kind, word, get_args(words))
+        raise unknown(kind, word, (*get_args(words), *more))
     return word
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from klbench import estimators
+from klbench.gradients import corrections
 from klbench.gradients._combination import GROUPED, SCORED, Combination, coefficient, merged
 from klbench.gradients.exact import GradientMoments
 from klbench.types import Atoms, GradientTask, Polynomial
@@ -70,10 +71,18 @@ class _Integrals:
         return math.nan if value is None else float(value)
 
 
+def _unweighted(combination: Combination) -> bool:
+    """Return whether on-policy every weight is 1, and the penalty is to the reference."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    sides = dict.fromkeys(("q", "old", "mu"), -one)
+    weight = corrections.product(combination.factors, sides, one > 0.0, advantage=-one)
+    return float(weight) == 1.0 and combination.reference == "reference"
+
+
 def moments(combination: Combination, task: GradientTask) -> GradientMoments | None:
     """Expected gradient and variance of a combination on-policy; None where no closed form serves or the mean diverges."""
     integrals = _Integrals(task)
-    if task.atoms() is not None or task.tilted(0.0) is None:
+    if task.atoms() is not None or task.tilted(0.0) is None or not _unweighted(combination):
         return None
     kl = integrals.expectation(((-1.0, 0.0, 1),))
     if combination.placement in ("full", "full_with_score"):

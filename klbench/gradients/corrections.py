@@ -43,6 +43,16 @@ class Factor:
         """True for one number a sequence, whatever the level."""
         return KINDS[self.kind].scope == "sequence"
 
+    @property
+    def unbounded(self) -> bool:
+        """True where nothing keeps the weight from growing with the ratio."""
+        return self.kind in PLAIN or KINDS[self.kind].statistic in ("binary_kl", "tv")
+
+    @property
+    def reaches(self) -> bool:
+        """True where a token's weight changes with the probabilities of other tokens, too."""
+        return self.whole or self.kind in ("prefix_ratio", "decision_ratio")
+
     def weight(
         self,
         log_ratio: Array,
@@ -72,7 +82,7 @@ class Factor:
         ratio = measured.sum if self.whole or (sequence and self._by_level) else log_ratio
         if self.kind in PLAIN:
             return xp.exp(PLAIN[self.kind](measured))
-        if self.kind in ("truncated_ratio", "clipped_ratio"):
+        if self.kind in ("truncated_ratio", "clipped_ratio", "truncated_sequence_ratio"):
             weight = xp.where(xp.exp(ratio) > self.high, self.high, xp.exp(ratio))
             return xp.where(weight < self.low, self.low, weight) if self.low > 0.0 else weight
         inside = self._inside(measured, sequence)

@@ -96,16 +96,19 @@ class Segment:
 
     def then(self, later: Segment, rules: Rules) -> Segment:
         """Return this segment and a later one together."""
-        means = {
-            monomial: sum(
-                (
-                    count * _joined(self.means[left], later.means[right], rank(left), rank(right))
-                    for left, right, count in expansion(monomial, rules)
-                ),
-                start=np.zeros(()),
-            )
-            for monomial in self.means
-        }
+        # A prefix's weights may be beyond a float: their moments then are inf or NaN, which a reader takes for infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            means = {
+                monomial: sum(
+                    (
+                        count
+                        * _joined(self.means[left], later.means[right], rank(left), rank(right))
+                        for left, right, count in expansion(monomial, rules)
+                    ),
+                    start=np.zeros(()),
+                )
+                for monomial in self.means
+            }
         size = means[""].max((-2, -1))
         scale = np.where(size > 0.0, size, 1.0)
         scaled = {

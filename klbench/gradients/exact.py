@@ -12,7 +12,9 @@ from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients import _normalised
+from klbench.gradients._coefficients import Coefficients, log_probability
 from klbench.gradients._combination import GROUPED, Combination, coefficient
+from klbench.gradients._group import Group
 from klbench.gradients.surrogate import Parts, parts
 from klbench.log_terms import log_terms
 from klbench.oracles import enumerated
@@ -42,51 +44,6 @@ class GradientMoments:
     variance: float
     total_variance: float | None = None
     size: float | None = None
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """The factors of each sequence's vectors: ``exp(log_scale)`` times ``(n, T)`` of the scores and of ``kl``'s gradients.
-
-    ``log_scale``, shape ``(n, 1)``, is 0 but where a coefficient itself may be beyond a float. It is as large as its sequence
-    is rare, and the two meet in log space.
-    """
-
-    token: Tensor
-    full: Tensor
-    log_scale: Tensor
-
-    def pull(self, atoms: Atoms) -> Tensor:
-        """The expected gradient, ``(parameters,)``."""
-        # A coefficient may be as large as its sequence is rare: half of the weight before the product, half after.
-        half = self._half(atoms)
-        return atoms.scores.pull(half * (half * self.token), half * (half * self.full))
-
-    def second_moment(self, atoms: Atoms, gram: Tensor) -> float:
-        """``E ‖g‖^2``; inf where that is beyond a float."""
-        vectors = (_log_probability(atoms) / 2.0 + self.log_scale).exp() * torch.cat(
-            [self.token, self.full], dim=-1
-        )
-        if bool(vectors.isinf().any()):
-            return math.inf
-        return float(torch.einsum("ni,nij,nj->", vectors, gram, vectors))
-
-    def size(self, atoms: Atoms, gram: Tensor) -> float:
-        """The expected sum of the lengths of all that the gradient is a sum of."""
-        half = self._half(atoms)
-        lengths = gram.diagonal(dim1=1, dim2=2).sqrt()
-        return float(
-            (half * (half * torch.cat([self.token, self.full], dim=-1).abs()) * lengths).sum()
-        )
-
-    def _half(self, atoms: Atoms) -> Tensor:
-        """The root of each sequence's probability times ``exp(log_scale)``, ``(n, 1)``."""
-        return ((_log_probability(atoms) + self.log_scale) / 2.0).exp()
-
-
-def _log_probability(atoms: Atoms) -> Tensor:
-    """The log-probability of each sequence under the sampler, ``(n, 1)``."""
-    return atoms.rollouts.log_mu.sum(-1, keepdim=True)
 
 
 def taken_apart(combination: Combination, rollouts: Rollouts) -> tuple[Tensor, Tensor, Parts]:
@@ -189,7 +146,7 @@ def _mean_return(combination: Combination, returns: Tensor, atoms: Atoms) -> Ten
     term = enumerated(
         estimators.get(combination.estimator),
         Draws(log_ratio.numpy()),
-        _log_probability(atoms)[:, 0].numpy(),
+        log_probability(atoms)[:, 0].numpy(),
     )
     offset = atoms.probability @ atoms.rollouts.kl if combination.baseline == "token_kl" else 0.0
     return returns.new_full(returns.shape[1:], term.mean) - offset
@@ -207,82 +164,6 @@ def _total(
     return Coefficients(
         token - (reward - p @ reward) * rollouts.mask * unit, whole.full, whole.log_scale
     )
-
-
-@dataclass(frozen=True)
-class _Group:
-    """A group of ``n`` samples of one prompt whose returns have the mean of the others subtracted.
-
-    Its gradient is a U-statistic with the kernel ``h(x, y) = (B(x) + B(y) - C(x, y) - C(y, x)) / 2``, where ``B`` is the
-    gradient without a baseline and ``C(x, y) = sum over t of R_t(y) W_t(x)``, the weighted score times the other's return.
-    (Hoeffding 1948, section 5, for the variance.)
-    """
-
-    atoms: Atoms
-    gram: Tensor
-    weights: Tensor
-    returns: Tensor
-
-    def moments(self, n: int) -> tuple[Tensor, float]:
-        """Expected gradient, and ``n`` times the variance of the group's."""
-        p, tokens = self.atoms.probability, self.weights.shape[-1]
-        scores = self.gram[:, :tokens, :tokens]
-        b = self.weights * self.returns
-        mean_return = p @ self.returns
-        both = torch.einsum("n,ns,nt->st", p, self.returns, self.returns)
-        products = torch.einsum("n,ns,nt,nst->st", p, self.weights, self.weights, scores)
-        b_scores = torch.einsum("n,ns,nt,nst->t", p, b, self.weights, scores)
-        squared = float(torch.einsum("n,ns,nt,nst->", p, b, b, scores))
-
-        mean_b = self.pull(b)
-        ones = torch.ones_like(self.returns)
-        mean_w = torch.stack([self._column(ones, t) for t in range(tokens)])  # (T, P)
-        v = torch.stack(
-            [
-                torch.stack([self._column(self.returns[:, [s]], t) for t in range(tokens)])
-                for s in range(tokens)
-            ]
-        )
-        return_b = torch.stack([self.pull(b * self.returns[:, [t]]) for t in range(tokens)])
-        gradient = mean_b - mean_return @ mean_w
-
-        crossed = float(torch.einsum("stp,tsp->", v, v))
-        kernel = (
-            2 * squared
-            + 2 * float(mean_b @ mean_b)
-            + 2 * float((both * products).sum())
-            + 2 * crossed
-            - 4 * float(mean_return @ b_scores)
-            - 4 * float((return_b * mean_w).sum())
-        ) / 4
-
-        d = self.weights * (self.returns - mean_return)
-        mean_d, mean_n = self.pull(d), mean_return @ mean_w
-        return_d = return_b - torch.einsum("t,stp->sp", mean_return, v)
-        projected = (
-            float(torch.einsum("n,ns,nt,nst->", p, d, d, scores))
-            + float(mean_b @ mean_b)
-            + float((both * (mean_w @ mean_w.T)).sum())
-            + 2 * float(mean_d @ mean_b)
-            - 2 * float((return_d * mean_w).sum())
-            - 2 * float(mean_b @ mean_n)
-        ) / 4
-
-        square = float(gradient @ gradient)
-        variance = 2 / (n * (n - 1)) * (2 * (n - 2) * (projected - square) + kernel - square)
-        return gradient, n * variance
-
-    def pull(self, token: Tensor) -> Tensor:
-        """The expected gradient of scores times these, ``(n, T)`` to ``(parameters,)``."""
-        return Coefficients(token, torch.zeros_like(token), torch.zeros_like(token[:, :1])).pull(
-            self.atoms
-        )
-
-    def _column(self, factor: Tensor, t: int) -> Tensor:
-        """``E[factor W_t]``."""
-        token = torch.zeros_like(self.weights)
-        token[:, t] = (factor[:, t] if factor.shape[-1] > 1 else factor[:, 0]) * self.weights[:, t]
-        return self.pull(token)
 
 
 def _over_their_mean(
@@ -314,7 +195,10 @@ def _prompt(
     elif combination.baseline in GROUPED:
         assert pieces.weights is not None
         assert pieces.returns is not None
-        groups = _Group(atoms, gram, pieces.weights, pieces.returns)
+        direct = torch.cat([whole.token - pieces.weights * pieces.returns, whole.full], dim=-1)
+        groups = Group(
+            atoms, gram, pieces.weights, pieces.returns, direct if whole.full.any() else None
+        )
         if not bool(whole.log_scale.any()) or bool(pieces.returns.isfinite().all()):
             gradient, variance = groups.moments(group)
         else:  # returns beyond a float, the same for all tokens of a sequence

@@ -78,7 +78,7 @@ class Lognormal:
 
     @property
     def lam(self) -> float:
-        """How far the sampler's mean is behind."""
+        """The distance by which the sampler's mean is behind."""
         return math.sqrt(2.0 * self.lag_token)
 
     @cached_property

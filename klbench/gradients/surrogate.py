@@ -98,6 +98,14 @@ def _summed(values: Tensor, rollouts: Rollouts) -> Tensor:
     return (values if whole else values.where(rollouts.mask, 0.0)).sum(-1)
 
 
+def weight_of(combination: Combination, rollouts: Rollouts) -> Tensor:
+    """Return the detached weight of each term, before any is divided by a mean: ``(n, T)`` or ``(n, 1)``, signed ones too."""
+    found = parts(combination, rollouts) if combination.signed else None
+    if found is not None and found.weights is not None:
+        return found.weights
+    return ratio(combination, rollouts).detach()
+
+
 def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     """The surrogate loss of each sequence, taken apart."""
     placement = combination.placement
@@ -107,9 +115,8 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
         path = _terms(combination.gradient_of, combination, rollouts)
         terms = terms.detach() + path - path.detach()
     returns = _returns(combination, terms, rollouts) if placement in SCORED else None
-    weight = ratio(
-        combination, rollouts, -returns if combination.signed and returns is not None else None
-    )
+    # What is minimised is the penalty: the advantage that a signed weight looks at is its negative.
+    weight = ratio(combination, rollouts, None if returns is None else -returns)
     in_loss = placement not in ("reward", "reward_to_go")
     of_term = _before(weight, rollouts) if combination.per_decision and full else weight
     direct = (
@@ -120,7 +127,10 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     shares = _shares(weight.detach(), rollouts.mask) if combination.normalised else None
     if returns is None:
         return Parts(direct, None, None, shares)
-    return Parts(direct, weight.detach().where(rollouts.mask, 0.0), returns, shares)
+    weights = weight.detach().where(rollouts.mask, 0.0)
+    if combination.length_mean:
+        weights = weights / rollouts.mask.sum(-1, keepdim=True)
+    return Parts(direct, weights, returns, shares)
 
 
 def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:

@@ -2,7 +2,8 @@
 
 These are two log-probabilities, both divergences and the entropy.
 
-Policy q and reference p are rows of logits over a vocabulary of V. With ``q = softmax(policy)``, ``p = softmax(reference)``::
+Policy q and reference p are rows of logits over a vocabulary of V. With ``q = softmax(policy)`` and
+``p = softmax(reference)``::
 
     log_q, log_p    of the token that was sampled
     kl_qp           KL(q‖p) = sum over the vocabulary of q (log q - log p)

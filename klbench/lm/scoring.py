@@ -59,8 +59,11 @@ def score(
     kernel: str = "auto",
     sampling: Sampling | None = None,
     truncate: Sequence[int] = (),
+    temperature: float = 1.0,
 ) -> Scores:
     """Score completions ``token``, shape ``(n, T)``, of which ``mask`` counts, each after its prompt.
+
+    Logits of both models are divided by ``temperature`` first.
 
     Logits of ``batch`` sequences are held of either model; all else is computed from them in blocks of rows.
 
@@ -79,7 +82,7 @@ def score(
         rows = list(chosen)
         ids, places = layout([prompts[i] for i in rows], token[rows], mask[rows], policy.pad)
         with torch.inference_mode():
-            ours, theirs = (_logits(lm, ids, places) for lm in (policy, reference))
+            ours, theirs = (_logits(lm, ids, places, temperature) for lm in (policy, reference))
             tokens = torch.from_numpy(token[rows][mask[rows]]).to(ours.device)
             found = _in_blocks(ours, theirs, tokens, kernel, sampling, truncate)
         sequence, step = np.nonzero(mask[rows])
@@ -110,23 +113,36 @@ def layout(
 
 
 def token_logits(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], token: np.ndarray, mask: np.ndarray
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    token: np.ndarray,
+    mask: np.ndarray,
+    temperature: float = 1.0,
 ) -> Tensor:
     """The logits that predict the tokens that count, in the order of ``mask``'s rows: ``(counted, vocabulary)``.
 
     All in one pass, and differentiable, unlike :func:`score`.
     """
     ids, places = layout(list(prompts), token, mask, lm.pad)
-    return _logits(lm, ids, places)[:]
+    return _logits(lm, ids, places, temperature)[:]
 
 
 class _Rows:
     """The rows of logits that predict counted tokens, handed out block by block."""
 
-    def __init__(self, logits: Tensor, index: Tensor) -> None:
+    def __init__(self, logits: Tensor, index: Tensor, temperature: float) -> None:
         self._logits, self._index, self.device = logits.flatten(0, 1), index, logits.device
+        self._temperature = temperature
 
     def __getitem__(self, block: slice) -> Tensor:
+        rows = self.plain(block)
+        if self._temperature == 1.0:
+            return rows
+        # Not in 16 bits, where a quotient would be rounded once more.
+        return (rows if rows.dtype == torch.float64 else rows.float()) / self._temperature
+
+    def plain(self, block: slice) -> Tensor:
+        """The rows as the model gave them, divided by no temperature."""
         return self._logits[self._index[block]]
 
     @property
@@ -134,7 +150,9 @@ class _Rows:
         return self._logits.shape[-1]
 
 
-def _logits(lm: LanguageModel, ids: np.ndarray, places: np.ndarray) -> _Rows:
+def _logits(
+    lm: LanguageModel, ids: np.ndarray, places: np.ndarray, temperature: float = 1.0
+) -> _Rows:
     length = ids.shape[1]
     first = int(places[:, 1].min()) if len(places) else length - 1
     takes = accepted(type(lm.model).forward)
@@ -147,7 +165,7 @@ def _logits(lm: LanguageModel, ids: np.ndarray, places: np.ndarray) -> _Rows:
     ).logits
     width = logits.shape[1]
     index = places[:, 0] * width + places[:, 1] - (length - width)
-    return _Rows(logits, torch.from_numpy(index).to(logits.device))
+    return _Rows(logits, torch.from_numpy(index).to(logits.device), temperature)
 
 
 def _in_blocks(
@@ -165,7 +183,8 @@ def _in_blocks(
         q, p, chosen = ours[block], theirs[block], tokens[block]
         part = _token_divergences(q, p, chosen, kernel)
         if sampling is not None:
-            part["log_mu"] = sampling.log_probs(q).gather(-1, chosen[:, None])[:, 0]
+            own = sampling.log_probs(ours.plain(block))
+            part["log_mu"] = own.gather(-1, chosen[:, None])[:, 0]
         part |= {k: truncated_kl(q, p, k) for k in truncate}
         parts.append(part)
     if not parts:

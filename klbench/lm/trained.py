@@ -95,4 +95,4 @@ def kept(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         safe_open(file, framework="pt") as opened,
     ):
         state = json.loads(opened.metadata()[STATE])
-        return {name: opened.get_tensor(name) for name in opened.keys()}, state  # noqa: SIM118  # no mapping
+        return {name: opened.get_tensor(name) for name in opened.keys()}, state  # noqa: SIM118

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
-from pydantic import AfterValidator, PositiveFloat
+from pydantic import AfterValidator, Field, PositiveFloat
 from pydantic_core import PydanticUndefined
 
 from klbench import divergences, quadrature
@@ -46,6 +46,8 @@ def not_extreme_scale(value: float) -> float:
     return value
 
 
+Temperature = Annotated[float, Field(ge=0.01, le=100.0)]
+"""By which logits are divided: from all but certain of the most probable token to all but uniform."""
 Location = Annotated[float, AfterValidator(not_extreme)]
 Scale = Annotated[PositiveFloat, AfterValidator(not_extreme_scale)]
 
@@ -219,6 +221,18 @@ class Pair(Options, ABC):
             middle = (low + high) / 2
             low, high = (middle, high) if self.finite_moment(middle) else (low, middle)
         return math.inf if low == 0.0 else 1.0 / low
+
+
+def at_temperatures(sampled: float, scored: float) -> str:
+    """Return in words whose distributions samples are of, and which are compared; empty at a temperature of 1 throughout.
+
+    With logits divided by T these are three: KL(q‖p) of the models as they are, KL(q_T‖p_T) of both at T, and the mean of
+    ``log q/p`` over samples of q_T, which is no KL.
+    """
+    if sampled == scored == 1.0:
+        return ""
+    whose = "q and p" if scored == 1.0 else f"both q and p at T={scored:g}"
+    return f", sampled at T={sampled:g}, scored by {whose}"
 
 
 class Density(Options, ABC):

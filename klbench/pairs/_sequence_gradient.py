@@ -44,6 +44,8 @@ class SequenceTask:
         where that is not ``mu``.
     staleness
         ``KL(q‖mu)`` in nats.
+    temperature
+        By which the policy's logits are divided; the reference's are already.
     """
 
     def __init__(
@@ -53,7 +55,9 @@ class SequenceTask:
         theta: np.ndarray,
         log_probs: Mapping[str, np.ndarray],
         staleness: float,
+        temperature: float = 1.0,
     ) -> None:
+        self._temperature = temperature
         self.tree, self.policy, self.prompts, self.staleness = (
             policy.tree,
             policy,
@@ -71,6 +75,9 @@ class SequenceTask:
         self._log_ratio = self._log_q - self._log_p
         self._kl = (q * self._log_ratio).sum(-1)
 
+    def _log_probs(self, logits: Tensor) -> Tensor:
+        return (logits / self._temperature).log_softmax(-1)
+
     def theta(self) -> Tensor:
         """The policy's parameters, shape ``(parameters,)``."""
         return self._theta.clone()
@@ -78,9 +85,8 @@ class SequenceTask:
     def gradient(self, target: str) -> Tensor:
         """The gradient of ``kl_qp`` or ``kl_pq`` through the sum over all sequences."""
         theta = self.theta().requires_grad_()
-        log_probs = self.policy.everywhere(
-            self.policy.split(theta), torch.arange(self.prompts)
-        ).log_softmax(-1)
+        logits = self.policy.everywhere(self.policy.split(theta), torch.arange(self.prompts))
+        log_probs = self._log_probs(logits)
         q, p = self.tree.sum_along(log_probs), self.tree.sum_along(self._log_p)
         total = {
             "kl_qp": lambda: (q.exp() * (q - p)).sum(),
@@ -111,7 +117,8 @@ class SequenceTask:
 
     def _scores(self, prompt: int) -> DenseScores | TableScores:
         node, token, mask = self.tree.paths
-        if self.policy.name == "table":
+        # What is stored for a table are scores in the logits that are compared: no temperature stands between.
+        if self.policy.name == "table" and self._temperature == 1.0:
             start = prompt * self.tree.nodes * self.tree.tokens
             return TableScores(
                 self._log_q[prompt], self._log_p[prompt], node, token, mask, self.parameters, start
@@ -130,7 +137,7 @@ class SequenceTask:
         at = torch.tensor([prompt])
 
         def last(weights: dict[str, Tensor], path: Tensor) -> Tensor:
-            return self.policy.along(weights, at, path[None])[0, -1].log_softmax(-1)
+            return self._log_probs(self.policy.along(weights, at, path[None])[0, -1])
 
         each = torch.func.vmap(torch.func.jacrev(last), in_dims=(None, 0))
         chunk = max(1, int(CHUNK_BYTES / (8 * tokens * size)))
@@ -172,7 +179,7 @@ class SequenceTask:
         at = torch.full((len(token),), prompt)
         # What comes before a token decides about it; the end token comes before nothing.
         before = torch.where(token < self.tree.vocabulary, token, 0)[:, :-1]
-        log_probs = self.policy.along(weights, at, before).log_softmax(-1)
+        log_probs = self._log_probs(self.policy.along(weights, at, before))
         log_q = log_probs.gather(-1, token[..., None])[..., 0]
         kl = (log_probs.exp() * (log_probs - self._log_p[prompt][node])).sum(-1)
         return Rollouts(log_q, log_p, log_mu, kl, mask, log_old)

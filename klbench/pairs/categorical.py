@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, field_validator, model_validator
 
 from klbench import divergences, streams
+from klbench.numerics import tempered
 from klbench.oracles import EPS, ExactMoments, enumerated
 from klbench.pairs import register
-from klbench.pairs._base import Pair
+from klbench.pairs._base import Pair, Temperature, at_temperatures
 from klbench.types import Draws, Estimator, GradientTask, Options, Skip, Truth
 
 MOST_LOGITS = 1_000
@@ -95,6 +96,8 @@ def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
 class CategoricalPair(Pair):
     """Categorical distributions, given or drawn from a seed with a chosen size and divergence.
 
+    Samples are of q's logits over ``temperature``, and q and p are compared with theirs over ``scored_temperature``.
+
     Where q is 0, p need not be. What p has there no sample of q shows: ``E_q[r]`` is 1 less that mass, every estimator with
     ``r - 1`` in it is off by as much, and KL(p‖q) is infinite.
     """
@@ -107,6 +110,8 @@ class CategoricalPair(Pair):
     p: Categorical | None = None
     mu: Categorical | None = None
     random: Random | None = None
+    temperature: Temperature = 1.0
+    scored_temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> CategoricalPair:
@@ -114,6 +119,8 @@ class CategoricalPair(Pair):
             self.p is None
         ):
             raise ValueError("give q and p, or random (size, kl, seed), one of the two")
+        if self.mu is not None and (self.temperature, self.scored_temperature) != (1.0, 1.0):
+            raise ValueError("give mu, or temperature and scored_temperature, one of the two")
         sizes = {side: len(log_probs) for side, log_probs in self._log_probs.items()}
         if len(set(sizes.values())) > 1:
             raise ValueError(
@@ -139,7 +146,9 @@ class CategoricalPair(Pair):
             sides = {"q": self.q.log_probs(), "p": self.p.log_probs()}
         if self.mu is not None:
             sides["mu"] = self.mu.log_probs()
-        return sides
+        elif self.temperature != self.scored_temperature:
+            sides["mu"] = tempered(sides["q"], self.temperature)
+        return sides | {side: tempered(sides[side], self.scored_temperature) for side in "qp"}
 
     @property
     def log_probs(self) -> Mapping[str, np.ndarray]:
@@ -169,14 +178,18 @@ class CategoricalPair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return self.mu is not None
+        return "mu" in self._log_probs
 
     def describe(self) -> str:
         if self.random is not None:
-            return f"Categorical {self.random.size}, KL={self.random.kl:g}, seed {self.random.seed}"
+            return (
+                f"Categorical {self.random.size}, KL={self.random.kl:g}, seed {self.random.seed}"
+                + at_temperatures(self.temperature, self.scored_temperature)
+            )
         return f"Categorical {len(self._log_probs['q'])}, KL={self.truth('kl_qp').value:.4g}" + (
             (f", {self.unreached:.3g} of p out of q's reach" if self.unreached else "")
-            + (" off-policy" if self.off_policy else "")
+            + (" off-policy" if self.mu is not None else "")
+            + at_temperatures(self.temperature, self.scored_temperature)
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:

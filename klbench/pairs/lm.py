@@ -19,7 +19,7 @@ from klbench.lm.catalogue import PREFIX
 from klbench.lm.fields import ModelName, PromptFile
 from klbench.oracles import ExactMoments
 from klbench.pairs import register
-from klbench.pairs._base import Pair
+from klbench.pairs._base import Pair, at_temperatures
 from klbench.threads import one_thread
 from klbench.types import (
     Capabilities,
@@ -57,8 +57,9 @@ class LmPair(Pair):
     """A policy and a reference with one tokenizer, and completions that the policy samples after prompts.
 
     A completion ends with the end-of-sequence token or is cut off after ``max_new_tokens``. ``q`` and ``p`` are the models'
-    own distributions; where temperature, top-p or top-k say otherwise, samples come from a third, ``mu``. Nothing is loaded,
-    and the embedded models are not built, before they are first needed.
+    own distributions, or with ``scored_temperature`` those of their logits divided by it, as trainers score; where temperature,
+    top-p or top-k say otherwise, samples come from a third, ``mu``. Nothing is loaded, and the embedded models are not built,
+    before they are first needed.
     """
 
     kind: ClassVar[str] = "lm"
@@ -81,11 +82,12 @@ class LmPair(Pair):
     prompt_count: int = Field(default=64, ge=1, le=1_000_000)
     max_new_tokens: int = Field(default=32, ge=1, le=1_000_000)
     temperature: PositiveFloat = 1.0
+    scored_temperature: PositiveFloat = 1.0
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     kernel: Literal["auto", "triton", "cpu", "reference"] = "auto"
 
-    @field_validator("temperature")
+    @field_validator("temperature", "scored_temperature")
     @classmethod
     def _check_temperature(cls, value: float) -> float:
         if value < COLDEST:
@@ -103,26 +105,31 @@ class LmPair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return (self.temperature, self.top_p, self.top_k) != (
-            1.0,
-            1.0,
-            0,
-        )  # without torch, as sampling needs it
+        scored = (self.scored_temperature, 1.0, 0)
+        return (self.temperature, self.top_p, self.top_k) != scored  # without torch
 
     def describe(self) -> str:
         how = [f"{self.max_new_tokens} tokens"]
-        how += [f"T={self.temperature:g}"] * (self.temperature != 1.0)
+        how += [f"T={self.temperature:g}"] * (self.temperature != 1.0 == self.scored_temperature)
         how += [f"top-p {self.top_p:g}"] * (self.top_p < 1.0) + [f"top-k {self.top_k}"] * (
             self.top_k > 0
         )
         how += [self.dtype] * (self.dtype != "float32")
-        return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}"
+        scored = self.scored_temperature
+        words = at_temperatures(self.temperature, scored) if scored != 1.0 else ""
+        return f"LM {_short(self.policy)} ‖ {_short(self.reference)}, {', '.join(how)}{words}"
 
     def on_policy(self) -> Self | None:
         if not self.off_policy:
             return None
         return self.model_copy(
-            update={"temperature": 1.0, "top_p": 1.0, "top_k": 0, "label": "", "series": ""}
+            update={
+                "temperature": self.scored_temperature,
+                "top_p": 1.0,
+                "top_k": 0,
+                "label": "",
+                "series": "",
+            }
         )
 
     @property
@@ -146,6 +153,11 @@ class LmPair(Pair):
     def models(self) -> tuple[LanguageModel, LanguageModel]:
         """The policy and the reference."""
         return self._models
+
+    @property
+    def encoded_prompts(self) -> list[list[int]]:
+        """The tokens of each prompt."""
+        return self._prompts
 
     @cached_property
     def _models(self) -> tuple[LanguageModel, LanguageModel]:
@@ -258,6 +270,7 @@ class LmPair(Pair):
             batch=self._scoring,
             kernel=self.kernel,
             truncate=truncate,
+            temperature=self.scored_temperature,
         )
 
     @property

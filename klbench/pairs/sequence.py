@@ -20,9 +20,10 @@ from pydantic import (
 )
 
 from klbench import divergences, streams
+from klbench.numerics import tempered
 from klbench.oracles import EPS, ExactMoments, enumerate_moments
 from klbench.pairs import register
-from klbench.pairs._base import Pair
+from klbench.pairs._base import Pair, Temperature, at_temperatures
 from klbench.policies import Name, check_number, leaves
 from klbench.types import Capabilities, Completions, Draws, Estimator, GradientTask, Skip, Truth
 
@@ -49,11 +50,16 @@ class SequencePair(Pair):
     With ``mismatch`` there are three: ``old``, the trainer's policy at sampling time, lags so, and
     the engine ``mu`` that sampled computes other probabilities, moved away from it by a random
     direction so that ``KL(old‖mu) = mismatch``.
+
+    With ``temperature``, samples are of the policy with its logits divided by that; with
+    ``scored_temperature``, q and p are policy and reference with theirs divided by that, and ``kl``
+    stays what it is between the two without.
     """
 
     kind: ClassVar[str] = "sequence"
     summary: ClassVar[str] = (
-        "tiny token policies (model, vocabulary, horizon, prompts, kl, lag, behind, mismatch): every sequence enumerated"
+        "enumerated token policies (model, vocabulary, horizon, prompts, kl, lag, behind, mismatch, temperature, "
+        "scored_temperature)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
     model: Name = "gru"
@@ -66,6 +72,8 @@ class SequencePair(Pair):
     mismatch: NonNegativeFloat = 0.0
     seed: NonNegativeInt = 0
     width: int = Field(default=8, ge=1, le=64)
+    temperature: Temperature = 1.0
+    scored_temperature: Temperature = 1.0
 
     @model_validator(mode="after")
     def _check(self) -> SequencePair:
@@ -76,7 +84,18 @@ class SequencePair(Pair):
             MOST_SEQUENCES,
             "can be enumerated",
         )
+        if (self.lag or self.mismatch) and self._warm:
+            raise ValueError(
+                "give lag and mismatch, or temperature and scored_temperature, not both"
+            )
         _ = self.parameters  # whether kl and lag are within reach is part of the check
+        if self._warm:
+            log_ratio = self._atoms[0] if self._atoms[1] is None else np.stack(self._atoms[:2])  # type: ignore[arg-type]
+            if float(np.abs(log_ratio).max()) > LARGEST_LOG_RATIO:
+                raise ValueError(
+                    f"temperature={self.temperature:g} and scored_temperature={self.scored_temperature:g} make log-ratios "
+                    f"above {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
+                )
         return self
 
     @model_serializer(mode="wrap")
@@ -84,6 +103,11 @@ class SequencePair(Pair):
         # Streams are named by the settings: those of two policies stay what they were.
         found: dict[str, Any] = serialize(self)
         return found if self.mismatch else {k: v for k, v in found.items() if k != "mismatch"}
+
+    @property
+    def _warm(self) -> bool:
+        """Return whether any logits are divided by a temperature."""
+        return (self.temperature, self.scored_temperature) != (1.0, 1.0)
 
     @cached_property
     def tree(self) -> Tree:
@@ -107,7 +131,7 @@ class SequencePair(Pair):
         q = self._moved("kl", p, self._random("policy"), lambda at_q: self._divergence(at_q, at_p))
         at_q = self._leaves_under(q)
         self._check_distance("kl", at_q - at_p)
-        if not self.off_policy:
+        if not self.lag and not self.mismatch:
             return {"q": q, "p": p}
         old, at_old = q, at_q
         if self.lag:
@@ -197,9 +221,12 @@ class SequencePair(Pair):
     @cached_property
     def token_log_probs(self) -> dict[str, np.ndarray]:
         """Log-probabilities of the next token at every inner prefix, ``(prompts, nodes, tokens)``, of each side."""
-        return {
+        sides = {
             side: self._log_probs_under(parameters) for side, parameters in self.parameters.items()
         }
+        if self.temperature != self.scored_temperature:
+            sides["mu"] = tempered(sides["q"], self.temperature)
+        return sides | {side: tempered(sides[side], self.scored_temperature) for side in "qp"}
 
     @cached_property
     def leaf_log_probs(self) -> dict[str, np.ndarray]:
@@ -227,7 +254,7 @@ class SequencePair(Pair):
 
     @property
     def off_policy(self) -> bool:
-        return self.lag > 0.0 or self.mismatch > 0.0
+        return self.lag + self.mismatch > 0.0 or self.temperature != self.scored_temperature
 
     def describe(self) -> str:
         off_path = ", sampler off the path" if self.behind == "random" else ""
@@ -237,6 +264,7 @@ class SequencePair(Pair):
             + (f", lag {self.lag:g}" if self.lag else "")
             + off_path
             + (f", mismatch {self.mismatch:g}" if self.mismatch else "")
+            + at_temperatures(self.temperature, self.scored_temperature)
         )
 
     def draw(self, stream: np.random.Generator, n: int) -> Draws:
@@ -264,7 +292,9 @@ class SequencePair(Pair):
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
         """Sampled token by token; there are always ``n``. ``token`` is ``vocabulary`` where a sequence ends."""
-        name = self.model_dump_json(exclude={"label", "series"})
+        # What is left out where it is 1 leaves the streams of earlier versions as they were.
+        warm = set() if self._warm else {"temperature", "scored_temperature"}
+        name = self.model_dump_json(exclude={"label", "series", *warm})
         stream = streams.generator(seed, "completions", self.kind, name, shard)
         prompt = stream.integers(self.prompts, size=n)
         uniform = stream.random((n, self.horizon))
@@ -331,7 +361,7 @@ class SequencePair(Pair):
         products = self.tree.leaves * (2 * self.horizon) ** 2
         rows = (
             0
-            if self.model == "table"
+            if self.model == "table" and self.scored_temperature == 1.0
             else self.tree.nodes * (self.tree.tokens + 1) * self.policy.parameters
         )
         size = 8.0 * (products + rows)
@@ -347,8 +377,13 @@ class SequencePair(Pair):
         from klbench.pairs._sequence_gradient import SequenceTask
 
         q, staleness = self.leaf_log_probs["q"], self.lag
-        if self.mismatch:
+        if self.off_policy and (self.mismatch or self._warm):
             staleness = self._divergence(q, self.leaf_log_probs["mu"])
         return SequenceTask(
-            self.policy, self.prompts, self.parameters["q"], self.token_log_probs, staleness
+            self.policy,
+            self.prompts,
+            self.parameters["q"],
+            self.token_log_probs,
+            staleness,
+            self.scored_temperature,
         )

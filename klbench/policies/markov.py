@@ -103,9 +103,12 @@ def stationary(kernel: np.ndarray) -> np.ndarray:
 
 
 def relaxation(kernel: np.ndarray) -> float:
-    """Return ``1 / (1 - |second eigenvalue|)``: the tokens in which a chain forgets its start by a factor e, or nearly."""
-    sizes = np.sort(np.abs(np.linalg.eigvals(kernel)))
-    return float(1.0 / (1.0 - sizes[-2]))
+    """Return ``1 / (1 - |second eigenvalue|)``: the tokens in which a chain forgets its start by a factor e, or nearly.
+
+    inf where there is a second eigenvalue of 1, up to rounding: some of it is never forgotten.
+    """
+    gap = 1.0 - float(np.sort(np.abs(np.linalg.eigvals(kernel)))[-2])
+    return 1.0 / gap if gap > 1e-9 else math.inf
 
 
 def random_chain(stream: np.random.Generator) -> Chain:

@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wrong = str(error)
     except OSError as error:
         wrong = f"{error.filename or 'the page'}: {error.strerror or error}"
-    except Exception as error:  # noqa: BLE001  # files may hold anything, and it fails wherever it is used
+    except Exception as error:  # noqa: BLE001  # files may hold anything
         wrong = f"{', '.join(map(str, given.history or given.runs))}: {_unexpected(error)}"
     else:
         print(page)

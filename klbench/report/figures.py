@@ -222,7 +222,8 @@ def as_file(figure: Figure) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" width="{width}" height="{y}" '
         f'viewBox="0 0 {width} {y}" role="img" aria-label="{escape(alt)}"><title>{escape(figure.title)}</title>'
-        f"<style>{palette_css()}svg{{background:var(--paper)}}text{{fill:var(--ink)}}</style>{''.join(out)}</svg>\n"
+        f"<style>{palette_css()}svg{{background:var(--paper)}}text{{fill:var(--ink)}}</style>"
+        f"{''.join(out)}</svg>\n"
     )
 
 

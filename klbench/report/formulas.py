@@ -40,6 +40,7 @@ def formula(tex: str) -> Markup:
     return Markup(
         f'<svg class="formula" role="img" aria-label="{escape(tex)}" viewBox="{box.x0 - 1:.1f} {-box.y1 - 1:.1f} '
         f'{width:.1f} {height:.1f}" '
-        f'style="width:{width / SIZE:.2f}em;height:{height / SIZE:.2f}em;vertical-align:{(box.y0 - 1) / SIZE:.2f}em">'
+        f'style="width:{width / SIZE:.2f}em;height:{height / SIZE:.2f}em;'
+        f'vertical-align:{(box.y0 - 1) / SIZE:.2f}em">'
         f'<path d="{path_data(path)}" fill="currentColor"/></svg>'
     )

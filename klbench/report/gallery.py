@@ -13,7 +13,8 @@ from klbench.report.sections import part
 TITLE = """\
 # Findings
 
-Each is a run folder: its page, tables and figures, and the command that makes it again (`make published`).
+Each is a run folder: its page, tables and figures, and the command that makes it again (`make \
+published`).
 """
 
 

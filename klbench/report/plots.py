@@ -327,6 +327,11 @@ def _apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
     return [place - drift for place in moved]
 
 
+def _place(value: float, side: float) -> str:
+    """Return a coordinate in words; what is rounding of 0 on a plane of that side is 0."""
+    return short(value if abs(value) > 1e-6 * side else 0.0, 2)
+
+
 def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
     """Return a panel of arrows from the origin, a point where one has no length, with their names beside their ends."""
     xs, ys = [0.0, *(each.x for each in drawn)], [0.0, *(each.y for each in drawn)]
@@ -373,7 +378,7 @@ def arrows(title: str, drawn: Sequence[Arrow], x: str, y: str) -> Panel:
         axes.set_ylabel(y)
     said = "; ".join(
         f"{', '.join([*([each.entry.label] if each.entry else []), *each.names])} at "
-        f"({', '.join(short(value if abs(value) > 1e-6 * side else 0.0, 2) for value in (each.x, each.y))})"
+        f"({_place(each.x, side)}, {_place(each.y, side)})"
         for each in drawn
     )
     return Panel(title, svg[0], f"{title}: {said}.")

@@ -57,7 +57,8 @@ def _shown(value: Any) -> str:
 def _revision(git: Any) -> str:
     if not isinstance(git, Mapping):
         return "not known: not run from a checkout"
-    return f"{git.get('revision', 'not known')}{', with changes that are not committed' if git.get('dirty') else ''}"
+    changes = ", with changes that are not committed" if git.get("dirty") else ""
+    return f"{git.get('revision', 'not known')}{changes}"
 
 
 def _seconds(seconds: Any) -> str:

@@ -93,9 +93,8 @@ def _when(info: Mapping[str, Any]) -> str:
     facts = [f"seed {info['seed']}"] if "seed" in info else []
     for word in ("finished", "started"):
         if info.get(word):
-            facts.append(
-                f"{word} {str(info[word])[:16].replace('T', ' ')}{' UTC' if str(info[word]).endswith('+00:00') else ''}"
-            )
+            zone = " UTC" if str(info[word]).endswith("+00:00") else ""
+            facts.append(f"{word} {str(info[word])[:16].replace('T', ' ')}{zone}")
             break
     return ", ".join(facts)
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from klbench import divergences
-from klbench.rlhf.objectives import Objective
+from klbench.rlhf.objectives import Arm, Objective
 from klbench.types import Draws
 
 
@@ -105,7 +105,7 @@ def loss(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Te
 
 
 def _of_token(objective: Objective, log_q: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
-    """The number that multiplies a sampled token's score, and the token's estimate of the divergence, ``(..., V)`` each."""
+    """Return what multiplies a sampled token's score, and its estimate of the divergence, ``(..., V)`` each."""
     # Where q never samples any number serves.
     log_ratio = (log_p - log_q).masked_fill(log_q.isneginf(), 0.0)
     if objective.kind == "k1_reward":
@@ -156,3 +156,33 @@ def pieces(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> 
         return Pieces(torch.zeros_like(value[..., 0]), value, value)
     found = loss(objective, log_q, log_p, kept)
     return Pieces(found, torch.zeros_like(log_p), found.detach()[..., None].expand_as(log_p))
+
+
+def sequence_loss(arm: Arm, log_q: Tensor, log_p: Tensor, token: Tensor, mask: Tensor) -> Tensor:
+    """The loss that a trainer differentiates, ``(..., n)``: of each sequence, the sum over its tokens.
+
+    Parameters
+    ----------
+    log_q, log_p
+        Next-token log-probabilities along the sequences, ``(..., n, T, V)``; the student's are differentiated.
+    token, mask
+        The sequences, ``(..., n, T)``, and which of their tokens count.
+    """
+    kept = support(log_q if arm.owner == "student" else log_p, arm.k)
+    found, chosen = pieces(arm.objective, log_q, log_p, kept), token[..., None]
+    score, value = (
+        torch.where(mask, each.gather(-1, chosen)[..., 0], 0.0)
+        for each in (found.score, found.value)
+    )
+    score = score + _later(value, arm.objective.discount)
+    taken = found.loss + score * log_q.gather(-1, chosen)[..., 0]
+    return torch.where(mask, taken, 0.0).sum(-1)
+
+
+def _later(value: Tensor, discount: float) -> Tensor:
+    """The discounted sum of the values of later tokens, ``(..., T)``."""
+    result = torch.zeros_like(value)
+    if discount:
+        for t in range(value.shape[-1] - 2, -1, -1):
+            result[..., t] = discount * (value[..., t + 1] + result[..., t + 1])
+    return result

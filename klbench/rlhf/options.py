@@ -118,6 +118,14 @@ class LoopOptions(Options):
 
     @model_validator(mode="after")
     def _check_loop(self) -> LoopOptions:
+        odd = [
+            each for each in self.combinations if each != NONE and not gradients.get(each).trainable
+        ]
+        if odd:
+            raise ValueError(
+                f"{odd[0]} is measured by +exp=gradient and +exp=staleness; training has no weights that are normalised, per "
+                f"decision or decided by the advantage, and no gamma but 1"
+            )
         if self.whitening in GROUPED and (self.critic or self.baseline == "none"):
             raise ValueError(
                 f"whitening={self.whitening} divides what the mean of a group has centred: it needs baseline=batch_mean or "

@@ -22,8 +22,16 @@ DEFLATED = 1_032
 ENDS = ("lengths", "offsets", "cu_seqlens")
 """Arrays that say where each rollout ends in arrays of all tokens."""
 TYPES = {
-    "F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U8": "u1", "BOOL": "?",
-}  # fmt: skip
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U8": "u1",
+    "BOOL": "?",
+}
 """The names that NumPy has for the number formats of safetensors; BF16 is the upper half of a float32."""
 
 

@@ -164,6 +164,29 @@ def lengths(read: Mapping[str, Ragged], odd: Odd, roles: Mapping[str, str]) -> n
     return result
 
 
+def compact(read: dict[str, Ragged], sizes: np.ndarray) -> None:
+    """Cut masks and ids to what a mask counts, in rows whose log-probabilities are of that alone.
+
+    So verifiers has it (``v1/graph.py``): ``logprobs`` are as many as ``mask`` has ones.
+    """
+    mask = read.get("mask")
+    if mask is None or not (mask.lengths > sizes).any():
+        return
+    rows = np.repeat(np.arange(sizes.size), mask.lengths)
+    counts = mask.values > 0.0
+    fits = (mask.lengths > sizes) & (np.bincount(rows[counts], minlength=sizes.size) == sizes)
+    kept = counts | ~fits[rows]
+    ids = read.get("tokens")
+    if ids is not None and np.array_equal(ids.lengths, mask.lengths):
+        read["tokens"] = _cut(ids, rows, kept)
+    read["mask"] = _cut(mask, rows, kept)
+
+
+def _cut(each: Ragged, rows: np.ndarray, kept: np.ndarray) -> Ragged:
+    lengths = np.bincount(rows[kept], minlength=each.lengths.size)
+    return Ragged(each.values[kept], lengths, each.wrong, each.nested)
+
+
 def _unequal(
     read: Mapping[str, Ragged], names: Sequence[str], row: int, roles: Mapping[str, str]
 ) -> str:

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-SEVERAL = ("choices", "outputs", "samples")
-"""Fields of a row that hold several completions of it."""
+SEVERAL = ("choices", "outputs", "samples", "traces", "nodes")
+"""Fields of a row that hold several completions of it, or, in what verifiers writes, turns."""
 DEEPEST = 5
 """Levels of a row's objects whose fields are columns."""
 WHOLE = ("prompt", "messages")
@@ -56,7 +56,7 @@ def rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         return
     outer = {name: value for name, value in found.items() if name != inner}
     for each in found[inner]:
-        yield outer | flat(each)
+        yield from rows(outer | flat(each))
 
 
 def part(entry: Any, kind: str, token: int | None = None) -> Any:

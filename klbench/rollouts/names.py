@@ -78,9 +78,13 @@ WEAK = {
 }
 """Masks that do not say all that a mask should."""
 SPELLED = {
-    "logprobs": "policy", "old_logprobs": "old", "ref_logprobs": "reference", "ref": "reference", "token": "tokens",
+    "logprobs": "policy",
+    "old_logprobs": "old",
+    "ref_logprobs": "reference",
+    "ref": "reference",
+    "token": "tokens",
     "rollout_logprobs": "sampler",
-}  # fmt: skip
+}
 """Other spellings of roles in a mapping."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
+from importlib import import_module
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +19,8 @@ class Place:
     """A file of rollouts, and how far it has been read."""
 
     def __init__(self, path: str) -> None:
-        from klbench.rollouts.batches import read  # and with it Arrow and pandas
-
-        self.reading = read(path)
+        # With Arrow and pandas, which a wrong configuration need not wait for.
+        self.reading: Any = import_module("klbench.rollouts.batches").read(path)
         self._batches: Iterator[Batch] = iter(())
         self._left: Batch | None = None
         self._next = -1

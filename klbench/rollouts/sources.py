@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from klbench import inputs
-from klbench.rollouts import arrays, containers
+from klbench.rollouts import arrays, containers, tables
 from klbench.rollouts.containers import Container
 from klbench.types import ConfigError
 
@@ -27,11 +27,11 @@ READERS: dict[str, Callable[[Path], Container]] = {
     ".jsonl": containers.JsonLines,
     ".ndjson": containers.JsonLines,
     ".json": containers.json_file,
-    ".parquet": containers.Parquet,
-    ".pq": containers.Parquet,
-    ".csv": containers.Csv,
-    ".tsv": containers.Csv,
-    ".arrow": lambda path: containers.Batches([path]),
+    ".parquet": tables.Parquet,
+    ".pq": tables.Parquet,
+    ".csv": tables.Csv,
+    ".tsv": tables.Csv,
+    ".arrow": lambda path: tables.Batches([path]),
     ".npz": arrays.npz,
     ".safetensors": arrays.tensors,
     ".pt": _torch_file,
@@ -58,9 +58,9 @@ class Source:
     @cached_property
     def container(self) -> Container:
         if self.frame is not None:
-            return containers.Frame(self.frame)
+            return tables.Frame(self.frame)
         if len(self.paths) > 1:
-            return containers.Batches(self.paths)
+            return tables.Batches(self.paths)
         return READERS[suffix(self.paths[0]) or ""](self.paths[0])
 
     @property

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from klbench.registry import unknown
-from klbench.trainers import liger, nemo_rl, openrlhf, read, slime, trl, verl
+from klbench.trainers import liger, nemo_rl, openrlhf, read, rollout, slime, trl, verl
 from klbench.trainers._trainer import (
     LENGTH,
     NONE,
@@ -35,6 +35,7 @@ TRAINERS: tuple[Trainer, ...] = (
     *nemo_rl.TRAINERS,
     *slime.TRAINERS,
     *read.TRAINERS,
+    *rollout.TRAINERS,
 )
 
 

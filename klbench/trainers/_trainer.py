@@ -27,6 +27,9 @@ LENGTH_MEANS = {
     "k1_plus": "k1@k2/straight_through/token:mean",
     "k3_plus": "k3@k2/straight_through/token:mean",
     "k3_ratio_loss": "k3_ratio_loss_length_mean",
+    "k3_old_ratio_loss": "k3/loss/token:mean/token_ratio@q:old:differentiated",
+    "k1_own_token_ratio": "k1/reward_to_go/token:mean/token_ratio/none/gamma=0",
+    "k3_geometric_ratio_loss": "k3/loss/token:mean/geometric_ratio:differentiated",
     "openrlhf_unbiased_gradient": "k3@k2/straight_through/token:mean/truncated_ratio:10",
 }
 """The same combinations divided by each sequence's length, of those that have a name."""
@@ -108,7 +111,7 @@ class Row:
         The values that options must have, by path; options that are not in it may have any.
     combination
         A combination's name, or its parts, of the penalty summed over tokens; ``none`` without a penalty, empty where klbench
-        has none that computes it.
+        has none that computes it. A number of an option stands in it as ``{name}``, by the last word of its path.
     named
         The combination that has a name and is the same but for the clamp; empty where ``combination`` is it.
     coefficient
@@ -299,7 +302,18 @@ class Trainer:
             )
         settings = self.settings(options or {}, version)
         row = self.row(version, settings)
-        combination, named, normalisation = row.combination, row.named or row.combination, ""
+        numbers = {
+            path.rpartition(".")[2]: f"{value:.12g}"
+            for path, value in settings.items()
+            if isinstance(value, float)
+        }
+        numbers |= {
+            f"{name}_inverse": f"{1 / float(value):.12g}"
+            for name, value in numbers.items()
+            if float(value)
+        }
+        combination = row.combination.format(**numbers)
+        named, normalisation = row.named or combination, ""
         computed = combination not in ("", NONE)
         if computed:
             chosen = (
@@ -335,6 +349,11 @@ def length_mean(combination: str) -> str:
     estimator, placement, *more = combination.split("/")
     level, *rest = more or ["token"]
     return "/".join((estimator, placement, f"{level}:mean", *rest))
+
+
+def own_token(estimator: str, correction: str = "none") -> str:
+    """The combination of a token's own value times its own score, with nothing of later ones."""
+    return f"{estimator}/reward_to_go/token/{correction}/none/gamma=0"
 
 
 def in_reward(estimator: str, baseline: str) -> str:

@@ -48,8 +48,19 @@ LIGER = Trainer(
             note="the ratio to the policy before the step, differentiated",
         ),
         Row(
-            {"use_bias_correction_kl": (True,), "importance_sampling_level": ("sequence",)},
+            {
+                "use_bias_correction_kl": (True,),
+                "importance_sampling_level": ("sequence",),
+                "loss_type": ("cispo", "sapo", "vespo"),
+            },
             "",
+            LOSS,
+            coefficient="beta",
+            note="refused: these are of level token",
+        ),
+        Row(
+            {"use_bias_correction_kl": (True,), "importance_sampling_level": ("sequence",)},
+            "k3_geometric_ratio_loss",
             LOSS,
             coefficient="beta",
             note="every token's k3 times the exponential of its sequence's mean log-ratio to the policy before the step",

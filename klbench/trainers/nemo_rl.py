@@ -1,8 +1,9 @@
 """NeMo-RL, whose weight on the penalty has changed: none until 0.6, since then one that is differentiated."""
 
-from klbench.trainers._trainer import LENGTH, TOKENS, Option, Row, Trainer
+from klbench.trainers._trainer import LENGTH, RETURNS, TOKENS, Option, Row, Trainer, own_token
 
 WHERE = "nemo_rl/algorithms/loss/loss_functions.py:ClippedPGLossFn.__call__"
+IN_REWARD, ADVANTAGES = "nemo_rl/algorithms/advantage_estimator.py", "adv_estimator.name"
 LIMITS = "log-ratio to +-20, value to +-10"
 WEIGHTED = "log-ratio to +-20, weighted value to +-10"
 TYPE, APPROXIMATION, PENALTY = (
@@ -77,16 +78,47 @@ NEMO_RL = Trainer(
         Option(PENALTY, 0.01),
         Option(APPROXIMATION, False, (True, False)),
         Option("loss_fn.use_kl_in_reward", False, (True, False), since="0.6"),
+        Option(ADVANTAGES, "grpo", ("grpo", "reinforce_plus_plus", "gae"), since="0.6"),
         Option("loss_fn.token_level_loss", True, (True, False)),
     ),
     (
+        *(
+            Row(
+                {
+                    "loss_fn.use_kl_in_reward": (True,),
+                    ADVANTAGES: ("reinforce_plus_plus",),
+                    TYPE: (kind,),
+                },
+                own_token(CLAMPED[kind]),
+                f"{IN_REWARD}:ReinforcePlusPlusAdvantageEstimator.compute_advantage",
+                coefficient=PENALTY,
+                clamp=LIMITS,
+                normalisation=RETURNS,
+                since="0.6",
+                note="each token's own value, detached, times its own score, before whitening over the batch",
+            )
+            for kind in ("k1", "k2", "k3")
+        ),
+        *(
+            Row(
+                {"loss_fn.use_kl_in_reward": (True,), ADVANTAGES: ("gae",), TYPE: (kind,)},
+                f"{CLAMPED[kind]}/reward_to_go",
+                f"{IN_REWARD}:GeneralizedAdvantageEstimator",
+                coefficient=PENALTY,
+                clamp=LIMITS,
+                normalisation=RETURNS,
+                since="0.6",
+                note="with a critic, before whitening",
+            )
+            for kind in ("k1", "k2", "k3")
+        ),
         Row(
             {"loss_fn.use_kl_in_reward": (True,)},
             "",
-            "nemo_rl/algorithms/advantage_estimator.py",
+            IN_REWARD,
             coefficient=PENALTY,
-            note="REINFORCE++: each token's own value, detached, times its own score; PPO: the return to go",
             since="0.6",
+            note="of the advantages, those of REINFORCE++ and GAE alone take a penalty",
         ),
         *_rows("k3"),
         *_rows("k1"),

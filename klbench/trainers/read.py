@@ -254,15 +254,16 @@ PRIME_RL = Trainer(
     (
         Row(
             {},
-            "",
+            "k2_sampler_loss",
             "src/prime_rl/trainer/rl/loss.py:default_loss_fn",
             coefficient="kl_tau",
-            note="the square of each token's log-ratio to whoever sampled it, twice k2; there is no reference",
+            note="the square of each token's log-ratio to whoever sampled it, twice this; there is no reference",
         ),
     ),
     also=("prime-rl",),
 )
 
+DISCOUNTED = "k1/reward_to_go/token/token_ratio/none/gamma={kl_discount_factor}"
 TINKER = Trainer(
     "tinker_cookbook",
     "tinker-cookbook",
@@ -273,7 +274,7 @@ TINKER = Trainer(
     (
         Row(
             {"kl_discount_factor": (0.0,)},
-            "k2/loss/token/token_ratio",
+            "k1_own_token_ratio",
             "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
             normalisation=RETURNS,
@@ -281,9 +282,10 @@ TINKER = Trainer(
         ),
         Row(
             {},
-            "",
+            DISCOUNTED,
             "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
+            normalisation=RETURNS,
             note="the discounted sum of the k1 of a token and of those after it, times its score",
         ),
     ),
@@ -300,7 +302,7 @@ TINKER_DISTILLATION = Trainer(
     (
         Row(
             {"kl_discount_factor": (0.0,)},
-            "k2/loss/token/token_ratio",
+            "k1_own_token_ratio",
             "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
             normalisation=RETURNS,
@@ -308,9 +310,10 @@ TINKER_DISTILLATION = Trainer(
         ),
         Row(
             {},
-            "",
+            DISCOUNTED,
             "tinker_cookbook/distillation/train_on_policy.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
+            normalisation=RETURNS,
             note="the discounted sum of the k1 of a token and of those after it, times its score",
         ),
     ),

@@ -12,6 +12,7 @@ from klbench.trainers._trainer import (
     Trainer,
     Value,
     in_reward,
+    own_token,
 )
 
 KINDS = ("k1", "k2", "k3", "low_var_kl")
@@ -73,13 +74,17 @@ def _rows(where: str, clamped: str, clamp: str, outcome: tuple[str, ...]) -> Ite
         normalisation=RETURNS,
         note="the gradient: each token's own k1, detached, times its own score, which is that of k2",
     )
-    yield Row(
-        baseline | {"kl_loss_type": KINDS[1:]},
-        "",
-        where,
-        coefficient="kl_coef",
-        note="each token's own value, detached, times its own score",
-    )
+    for kind in KINDS[1:]:
+        estimator = clamped if kind == "low_var_kl" else kind
+        yield Row(
+            baseline | {"kl_loss_type": (kind,)},
+            own_token(estimator),
+            where,
+            coefficient="kl_coef",
+            clamp=clamp if kind == "low_var_kl" else "",
+            normalisation=RETURNS,
+            note="each token's own value, detached, times its own score",
+        )
     for kind in KINDS:
         yield Row(
             off | {"kl_loss_type": (kind,), "advantage_estimator": ("reinforce_plus_plus", "ppo")},

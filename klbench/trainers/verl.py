@@ -13,6 +13,7 @@ from klbench.trainers._trainer import (
     Row,
     Trainer,
     in_reward,
+    own_token,
 )
 
 PENALTY = "verl/trainer/ppo/core_algos.py:kl_penalty"
@@ -222,14 +223,18 @@ DISTILLATION = Trainer(
         _distilled(
             ("kl", "k1"),
             True,
-            "k2/loss/token/token_ratio",
+            "k1_own_token_ratio",
             note="the gradient, as long as nothing is clipped: each token's own k1, detached, times its own score",
         ),
-        _distilled(
-            tuple(kind for kind in KINDS if KINDS[kind] != "k1"),
-            True,
-            "",
-            note="each token's own value, detached, times its own score",
+        *(
+            _distilled(
+                tuple(kind for kind in KINDS if KINDS[kind] == estimator),
+                True,
+                own_token(estimator, "token_ratio"),
+                clamp=LIMITS if estimator == "k3_verl" else "",
+                note="the gradient, as long as nothing is clipped: each token's own value, detached, times its own score",
+            )
+            for estimator in ("abs", "k2", "k3_verl")
         ),
     ),
 )

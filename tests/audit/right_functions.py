@@ -327,6 +327,10 @@ def distributions_kl(logits, ref_logits):
     return d.kl_divergence(d.Categorical(logits=logits), d.Categorical(logits=ref_logits))
 
 
+def of_normalised_logits(full_logprobs, ref_full_logprobs):
+    return (full_logprobs.exp() * (full_logprobs - ref_full_logprobs)).sum(-1)
+
+
 def forward_distillation(student_logits, teacher_logits):
     q, p = student_logits.log_softmax(-1), teacher_logits.log_softmax(-1)
     return F.kl_div(q, p, log_target=True, reduction="none").sum(-1).mean()
@@ -339,6 +343,7 @@ LOGITS = {
     full_kl: "full_kl",
     full_kl_div: "full_kl",
     full_masked: "full_kl",
+    of_normalised_logits: "full_kl",
     distributions_kl: "full_kl",
     forward_distillation: "full_kl_pq",
 }

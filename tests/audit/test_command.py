@@ -5,6 +5,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from json_schema import conforms
 
 from klbench.audit import findings
 from klbench.audit.isolated import audit as isolated
@@ -59,6 +60,29 @@ def fails():
 
 def leaves(logprobs, ref_logprobs):
     raise SystemExit(4)
+
+def interrupts(logprobs, ref_logprobs):
+    raise KeyboardInterrupt
+
+def odd(logprobs, ref_logprobs):
+    raise BaseException("odd" + chr(27) + "[31m" + "x" * 1000)
+
+def sparse(logprobs, ref_logprobs):
+    return (logprobs - ref_logprobs).to_sparse()
+
+def tensors(logprobs, ref_logprobs):
+    return [logprobs, "a"]
+
+class Backward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        return a - b
+    @staticmethod
+    def backward(ctx, slope):
+        raise RuntimeError("no way back")
+
+def one_way(logprobs, ref_logprobs):
+    return Backward.apply(logprobs, ref_logprobs)
 
 number = 3
 """
@@ -147,6 +171,11 @@ def test_arguments_can_be_fixed_given_in_order_and_made(capsys, tmp_path):
         ("{bad}:seeds_numpy", [], "seeds the global generator of numpy.random"),
         ("{bad}:half", [], "bad.py:30: AssertionError: policy below reference"),
         ("{bad}:leaves", [], "SystemExit: 4"),
+        ("{bad}:interrupts", [], "it raised KeyboardInterrupt"),
+        ("{bad}:odd", [], "BaseException: odd [31mxxx"),
+        ("{bad}:sparse", [], "gives back a tensor of torch.sparse_coo, expected a dense tensor"),
+        ("{bad}:tensors", [], "the function gives back list, expected numbers"),
+        ("{bad}:one_way", [], "its gradient cannot be computed: no way back"),
         ("{bad}:dictionary", [], "name an entry by --output: a, b"),
         ("{bad}:dictionary", ["--output", "c"], "output 'c': the function gives back ['a', 'b']"),
         ("{bad}:two", [], "arguments 'logprobs' and 'per_token_logps' would both be policy"),
@@ -209,42 +238,6 @@ def test_help_lists_what_there_is(capsys):
     )
 
 
-def conforms(value, schema, defs):
-    """Whether a value is what a JSON schema says: the keywords that ours uses."""
-    if "$ref" in schema:
-        schema = defs[schema["$ref"].rpartition("/")[2]]
-    if "const" in schema:
-        return value == schema["const"]
-    if "enum" in schema:
-        return value in schema["enum"]
-    kinds = {
-        "object": dict,
-        "string": str,
-        "null": type(None),
-        "array": list,
-        "integer": int,
-        "number": int | float,
-    }
-    kind = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-    if not any(isinstance(value, kinds[each]) for each in kind):
-        return False
-    if isinstance(value, dict):
-        known, more = schema.get("properties", {}), schema.get("additionalProperties", True)
-        if not set(schema.get("required", ())) <= value.keys() or (
-            more is False and not value.keys() <= known.keys()
-        ):
-            return False
-        extra = more if isinstance(more, dict) else None
-        return all(
-            conforms(each, known.get(key, extra), defs)
-            for key, each in value.items()
-            if known.get(key, extra)
-        )
-    return not isinstance(value, list) or all(
-        conforms(each, schema["items"], defs) for each in value
-    )
-
-
 def test_what_is_written_conforms_to_the_schema():
     schema = json.loads(
         resources.files("klbench.audit").joinpath("schema.json").read_text(encoding="utf-8")
@@ -252,8 +245,7 @@ def test_what_is_written_conforms_to_the_schema():
     kinds = schema["properties"]["findings"]["items"]["properties"]["kind"]["enum"]
     assert kinds == list(findings.KINDS)
     for target in (f"{RIGHT}:low_var_kl", f"{WRONG}:one_over_r", f"{RIGHT}:numpy_k1"):
-        found = isolated(target, {})
-        found.pop("lines")
+        found = dict(isolated(target, {}).plain)
         assert json.loads(json.dumps(found, allow_nan=False)) == found
         assert conforms(found, schema, schema["$defs"])
         assert not conforms(found | {"checks": "many"}, schema, schema["$defs"])

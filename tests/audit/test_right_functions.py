@@ -73,6 +73,7 @@ def test_the_reduction_is_named(reduction, expected):
         (right.sequence_k3, "KL(p‖q)", "sequence", "k3_sequence_loss"),
         (right.grpo_with_ratio, "KL(q‖p)", "token", "k3_ratio_loss"),
         (right.full_kl, "KL(q‖p)", "token", ""),
+        (right.of_normalised_logits, "KL(q‖p)", "token", ""),
         (right.shifted_k1, "0", "sequence", ""),
         (right.in_the_reward, "KL(q‖p)", "sequence", ""),
         (right.reward_to_go, "KL(q‖p)", "sequence", ""),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from klbench import claims
-from klbench.claims import Finding, alignment, gradients, values
+from klbench.claims import Finding, alignment, distillation, gradients, values
 from klbench.claims._base import close, error, show, verdict
 from klbench.claims._finite import finite, random_pairs
 from klbench.report.formulas import formula
@@ -42,6 +42,12 @@ VERDICTS = {
         f"{ONLY}∇log π(chosen) · ∇log π(rejected) is below ‖∇log π(chosen)‖² and below ‖∇log π(rejected)‖²"
     ),
     "bradley_terry_saturates": "holds",
+    "topk_tail_unbiased": (
+        f"{ONLY}the tail is differentiated too: its term is log q/p + 1 times the score"
+    ),
+    "topk_mass_collapse": f"{ONLY}nothing stands for the tokens that are left out",
+    "topk_advantage_nothing": "holds",
+    "topk_is_a_kl": "fails",
 }
 
 
@@ -89,6 +95,22 @@ def test_one_seed_one_finding(found, name: str) -> None:
 
 # What is put in place of the formula, and the verdict that it must get.
 WRONG = {
+    "a tail with the slope of its term": (
+        distillation.topk_tail_unbiased,
+        {"tail": lambda log_ratio: 1.0 - log_ratio},
+        "holds",
+    ),
+    "a bucket in the raw sum's place": (distillation.topk_mass_collapse, {"tail": 1.0}, "fails"),
+    "an advantage of the sampled token": (
+        distillation.topk_advantage_nothing,
+        {"advantage": lambda pair, c: -pair.log_ratio},
+        "fails",
+    ),
+    "a bucket for the tail": (
+        distillation.topk_is_a_kl,
+        {"tail": lambda q, p: q * float(np.log(q / p))},
+        "holds",
+    ),
     "a ratio upside down": (values.ratio_mean_one, {"ratio": lambda x: np.exp(-x)}, "fails"),
     "a biased k1": (values.k1_unbiased_noisy, {"terms": lambda x: -1.001 * x}, "fails"),
     "k1 in the place of k2": (values.k2_less_variance, {"name": "k1"}, "fails"),

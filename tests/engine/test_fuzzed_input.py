@@ -124,7 +124,7 @@ def nesting(choose: Choose, folder: Path) -> list[str]:
     value = choose.choice(["[" * levels + "]" * levels, "{a:" * levels + "1" + "}" * levels])
     return [
         *GAUSSIAN,
-        f"{choose.choice(['estimators', 'pair.q', 'pair.q.mean', 'batches', 'seed', 'nope'])}={value}",
+        f"{choose.choice('estimators pair.q pair.q.mean batches seed nope'.split())}={value}",
     ]
 
 
@@ -202,7 +202,8 @@ def an_address(choose: Choose, folder: Path) -> list[str]:
 def a_text(choose: Choose, folder: Path) -> list[str]:
     return [
         *GAUSSIAN,
-        f"{choose.choice(['pair.label', 'out', 'estimators', 'pair.q.mean'])}='a{chr(choose.randrange(0xDC80, 0xDD00))}'",
+        choose.choice("pair.label out estimators pair.q.mean".split())
+        + f"='a{chr(choose.randrange(0xDC80, 0xDD00))}'",
     ]
 
 

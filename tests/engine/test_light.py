@@ -27,6 +27,8 @@ def python(code: str) -> str:
         ["+exp=lm", "device=tpu"],
         ["+exp=claims", "claims=[nope]"],
         ["resume=/no/such/run"],
+        ["advise", "--help"],
+        ["advise", "--tokens", "64", "--batch", "8", "--kl-token", "0.01", "--trainer", "trl"],
     ],
 )
 def test_help_and_a_wrong_configuration_load_nothing_heavy(arguments) -> None:

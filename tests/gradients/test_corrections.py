@@ -76,6 +76,10 @@ def by_hand(kind, bounds, sequence, i, t):
         return min(max(kept, bounds[0]), bounds[1])
     if kind == "masked_ratio":
         return kept if within(kept, *bounds) else 0.0
+    if kind == "truncated_sequence_ratio":
+        return min(whole, bounds[0])
+    if kind == "masked_sequence_ratio":
+        return whole if within(whole, *bounds) else 0.0
     if kind == "sequence_mask":
         return whole if whole <= bounds[0] else 0.0
     if kind == "token_k1":
@@ -86,8 +90,9 @@ def by_hand(kind, bounds, sequence, i, t):
         return 0.0 if far and away else own
     single = kind.startswith("token_") or (kind in ("binary_kl", "tv") and not sequence)
     sides = ([m[t]], [q[t]]) if single else (m, q)
-    inside = gate("seq_mean_" + kind if kind in ("binary_kl", "tv") else kind, *sides, bounds,
-                  ADVANTAGE[i, 0])  # fmt: skip
+    inside = gate(
+        "seq_mean_" + kind if kind in ("binary_kl", "tv") else kind, *sides, bounds, ADVANTAGE[i, 0]
+    )
     return float(inside) * (kept if KINDS[kind].keeps == "ratio" else 1.0)
 
 
@@ -120,10 +125,14 @@ def test_weights_are_those_of_loops_over_tokens(kind, sequence):
         assert outcomes == {True, False}, "the bounds are on both sides of what is weighed"
 
 
-@pytest.mark.parametrize(("kind", "bound"), [
-    (kind, bound) for kind in ("masked_ratio", "geometric_mask", "token_k1", "seq_mean_k1")
-    for bound in (0.5, 0.1, 3.0, 5.0)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "bound"),
+    [
+        (kind, bound)
+        for kind in ("masked_ratio", "geometric_mask", "token_k1", "seq_mean_k1")
+        for bound in (0.5, 0.1, 3.0, 5.0)
+    ],
+)
 def test_bounds_belong_to_what_is_kept(kind, bound):
     """To the last place of the log-ratio, from either side, in float32 too."""
     sign = -1.0 if kind.endswith("k1") else 1.0
@@ -155,19 +164,28 @@ def test_factors_multiply_and_have_policies_of_their_own():
     assert corrections.weight("none", SIDES, MASK).tolist() == [[1.0]] * len(MASK)
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    ("maskd_ratio", "unknown correction 'maskd_ratio'; did you mean 'masked_ratio'?"),
-    ("masked_ratio:3", "expected low-high after masked_ratio, got '3'"),
-    ("masked_ratio:5-0.5", "expected 0 <= low <= high after masked_ratio, got '5-0.5'"),
-    ("masked_ratio:nan-5", "expected 0 <= low <= high after masked_ratio"),
-    ("sequence_mask:x", "expected a number after sequence_mask, got 'x'"),
-    ("sequence_mask:-1", "expected a number after sequence_mask, got '-1'"),
-    ("truncated_ratio:0", "expected a positive number after truncated_ratio, got '0'"),
-    ("token_ratio:3", "token_ratio takes no number; those that do: truncated_ratio, clipped_ratio,"),
-    ("token_ratio@q:p", "expected two of q, old and mu after @, as in token_ratio@old:mu, got 'q:p'"),
-    ("token_ratio@q:q", "expected two of q, old and mu after @"),
-    ("token_ratio*", "unknown correction ''"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("maskd_ratio", "unknown correction 'maskd_ratio'; did you mean 'masked_ratio'?"),
+        ("masked_ratio:3", "expected low-high after masked_ratio, got '3'"),
+        ("masked_ratio:5-0.5", "expected 0 <= low <= high after masked_ratio, got '5-0.5'"),
+        ("masked_ratio:nan-5", "expected 0 <= low <= high after masked_ratio"),
+        ("sequence_mask:x", "expected a number after sequence_mask, got 'x'"),
+        ("sequence_mask:-1", "expected a number after sequence_mask, got '-1'"),
+        ("truncated_ratio:0", "expected a positive number after truncated_ratio, got '0'"),
+        (
+            "token_ratio:3",
+            "token_ratio takes no number; those that do: truncated_ratio, clipped_ratio,",
+        ),
+        (
+            "token_ratio@q:p",
+            "expected two of q, old and mu after @, as in token_ratio@old:mu, got 'q:p'",
+        ),
+        ("token_ratio@q:q", "expected two of q, old and mu after @"),
+        ("token_ratio*", "unknown correction ''"),
+    ],
+)
 def test_what_is_no_correction_is_said_in_one_line(text, message):
     with pytest.raises(ConfigError) as error:
         corrections.factors(text)

@@ -16,7 +16,8 @@ def case(rows, size, dtype):
     return policy, reference, torch.zeros(rows, dtype=torch.int64)
 
 def peak():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1024
+    status = open("/proc/self/status")
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024
 
 torch.set_num_threads(2)
 for dtype, rows in ((torch.float32, 1024), (torch.bfloat16, 256), (torch.float16, 256)):

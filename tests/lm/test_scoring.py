@@ -27,17 +27,17 @@ def sampled(lms, prompts):
     )
 
 
-def slowly(policy, reference, prompts, token, mask) -> dict[str, np.ndarray]:
+def slowly(
+    policy, reference, prompts, token, mask, temperature: float = 1.0
+) -> dict[str, np.ndarray]:
     """By the definitions, in float64, from a forward pass over every prefix by itself."""
     out = {name: np.zeros(token.shape) for name in NAMES}
     for i, prompt in enumerate(prompts):
         for t in range(int(mask[i].sum())):
             ids = torch.tensor([[*prompt, *token[i, :t].tolist()]])
             raw = policy.model(ids).logits[0, -1].double()
-            log_q, log_p = (
-                raw.log_softmax(-1),
-                reference.model(ids).logits[0, -1].double().log_softmax(-1),
-            )
+            theirs = reference.model(ids).logits[0, -1].double()
+            log_q, log_p = ((each / temperature).log_softmax(-1) for each in (raw, theirs))
             chosen, q, p = token[i, t], log_q.exp(), log_p.exp()
             row = (
                 log_q[chosen],
@@ -61,6 +61,17 @@ def test_scores_are_those_of_the_definition_whatever_the_batch(
     for name in NAMES:
         np.testing.assert_allclose(
             getattr(found, name), expected[name], atol=1e-5, rtol=1e-5, err_msg=name
+        )
+
+
+def test_both_models_are_scored_at_a_temperature_and_the_sampler_is_not(
+    lms, prompts, sampled
+) -> None:
+    given = (*lms, prompts, sampled.token, sampled.mask)
+    found, expected = score(*given, sampling=SAMPLING, temperature=0.6), slowly(*given, 0.6)
+    for name in NAMES:
+        np.testing.assert_allclose(
+            getattr(found, name), expected[name], atol=2e-5, rtol=2e-5, err_msg=name
         )
 
 

@@ -48,6 +48,18 @@ def test_a_pair_is_made_and_named_without_torch() -> None:
     )
 
 
+def test_what_is_sampled_and_scored_at_one_temperature_is_on_policy() -> None:
+    both = pair(temperature=0.6, scored_temperature=0.6)
+    assert not both.off_policy
+    found, plain = both.completions(0, 0, 20), pair(temperature=0.6).completions(0, 0, 20)
+    assert found.log_mu is None
+    np.testing.assert_array_equal(found.token, plain.token)
+    np.testing.assert_allclose(found.log_q, plain.log_mu, atol=1e-5)
+    assert found.kl_qp.sum() > plain.kl_qp.sum()
+    own = pair(temperature=0.9, scored_temperature=0.6).on_policy()
+    assert (own.temperature, own.scored_temperature) == (0.6, 0.6)
+
+
 def test_completions_are_what_they_say() -> None:
     found = pair().completions(0, 0, 20)
     assert found.log_q.shape == (20, T)

@@ -16,13 +16,19 @@ RUNS = {
     "claims": "claims=[dpo_gradient]",
     "distill": f"pairs=[{SEQUENCE.format('')},{{kind:categorical,random:{{size:16,kl:0.5}}}}] ks=[1,4] {LITTLE} "
     "training=[full,topk_raw/student/1,full:kl_pq@teacher]",
+    "doctor": "path=ROLLOUTS",
+    "distill_lm": "training=[full,topk_raw/student/4] updates=2 every=1 seeds=2 evaluated=4 completions=4 "
+    "pairs=[{kind:lm,policy:embedded:reference,reference:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}]",
     "dpo": f"{TESTBED} divergences=[kl_qp,js] comparisons=[40] smoothings=[0.2] steps=20 every=10 completions=16",
     "dpo_lm": f"{COMPLETIONS} divergences=[kl_qp] smoothings=[] updates=4 every=2 ranked_pairs=40 pairs_each=16",
     "gaussian": "samples=2000 batches=[1,16]",
     "gradient": f"pairs=[{SEQUENCE.format('')},{{kind:gaussian,p:{{mean:0.5}}}}] combinations=[k1_loss,k3_loss,k1_reward]",
+    "horizon": "kl_tokens=[0.01] lag_tokens=[0,0.005] longest=16 chains=8 samples=128 combinations=[full_loss,k3_loss]",
     "lambda": f"pairs=[{SEQUENCE.format('')}]",
     "lm": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
     "lm_real": "pairs=[{kind:lm,policy:embedded:finetuned-far,prompt_count:4,max_new_tokens:4}] samples=16 rescored=8",
+    "off_policy": f"lags=[0.1] pairs=[{SEQUENCE.format(', seed: 0')},{SEQUENCE.format(', seed: 1')}] "
+    "combinations=[full_with_score_decision_ratio,full_with_score_sequence_ratio,k3_loss]",
     "peers": "tokens=64 rows=8 vocabulary=64 repeats=3 seconds=0.001",
     "ppo": f"{TESTBED} updates=10 noise_free_seeds=1 frontier_seeds=1",
     "ppo_lm": f"{COMPLETIONS} combinations=[k1_reward,k3_loss] updates=4 every=2",

@@ -271,7 +271,7 @@ def test_several_lagging_pairs(make_run: MakeRun) -> None:
     page = render(make_run(content=both, study="staleness")).read_text(encoding="utf-8")
     assert page.count("<h4>GRU, KL 0.05</h4>") == page.count("<h4>GRU, KL 2</h4>") == 4
     figures = re.findall(r'id="(figure-[^"]+)"', page)
-    assert len(set(figures)) == len(figures) == 5
+    assert len(set(figures)) == len(figures) == 6
 
 
 def test_the_two_lambdas_are_compared() -> None:

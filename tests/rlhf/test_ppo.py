@@ -76,7 +76,7 @@ def test_the_first_step_follows_the_expected_gradient(baseline) -> None:
     # One prompt, sequences of two tokens: 8 batches of 2,000 samples say enough.
     bed = testbed.Testbed("table", vocabulary=2, horizon=2, prompts=1, width=2, seed=3, seeds=(0,))
     start = (bed.reference + 0.5 * torch.sin(1.0 + torch.arange(bed.reference.shape[-1])))[None]
-    names = gradients.names()
+    names = [each for each in gradients.names() if gradients.get(each).trainable]
     arms = [arm(name, 0.7) for name in names]
     recipe = Recipe(updates=8, epochs=1, group=2000, clip=None, baseline=baseline)
     replicas = world(bed, arms, recipe)

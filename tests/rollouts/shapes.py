@@ -28,9 +28,15 @@ def rollouts(n: int = 40, seed: int = 3) -> list[dict]:
         }
         prompt = (2 + np.arange(i % 5 + 1)).tolist()
         rows.append(
-            {"policy": policy.tolist(), **near, "tokens": stream.integers(0, 50, size).tolist(),
-             "prompt": prompt, "reward": float(i % 3), "step": i // 10}
-        )  # fmt: skip
+            {
+                "policy": policy.tolist(),
+                **near,
+                "tokens": stream.integers(0, 50, size).tolist(),
+                "prompt": prompt,
+                "reward": float(i % 3),
+                "step": i // 10,
+            }
+        )
     return rows
 
 
@@ -56,8 +62,15 @@ def padded(rows: list[dict], names: dict[str, str], filler: float = 0.0) -> dict
     return result
 
 
-PLAIN = {"policy": "logprobs", "sampler": "rollout_logprobs", "reference": "ref_logprobs", "tokens": "tokens",
-         "prompt": "prompt", "reward": "reward", "step": "step"}  # fmt: skip
+PLAIN = {
+    "policy": "logprobs",
+    "sampler": "rollout_logprobs",
+    "reference": "ref_logprobs",
+    "tokens": "tokens",
+    "prompt": "prompt",
+    "reward": "reward",
+    "step": "step",
+}
 ARRAYS = {"policy": "logprobs", "sampler": "rollout_logprobs", "tokens": "tokens"}
 
 
@@ -208,14 +221,20 @@ def nemo_rl(folder: Path, rows: list[dict]) -> Path:
         return [[*values, *[filler] * (longest - len(values))]]
 
     made = [
-        {"content": ["text"], "rewards": [row["reward"]], "input_lengths": [len(whole(row, row["policy"]))],
-         "token_ids": filled(row, row["prompt"] + row["tokens"], 0), "sample_loss_mask": [1.0],
-         "token_loss_mask": filled(row, whole(row, [1.0] * len(row["policy"]))),
-         "advantages": filled(row, whole(row, [0.5] * len(row["policy"]))),
-         "generation_logprobs": filled(row, whole(row, row["sampler"])),
-         "prev_logprobs": filled(row, whole(row, row["old"])), "idx": i}
+        {
+            "content": ["text"],
+            "rewards": [row["reward"]],
+            "input_lengths": [len(whole(row, row["policy"]))],
+            "token_ids": filled(row, row["prompt"] + row["tokens"], 0),
+            "sample_loss_mask": [1.0],
+            "token_loss_mask": filled(row, whole(row, [1.0] * len(row["policy"]))),
+            "advantages": filled(row, whole(row, [0.5] * len(row["policy"]))),
+            "generation_logprobs": filled(row, whole(row, row["sampler"])),
+            "prev_logprobs": filled(row, whole(row, row["old"])),
+            "idx": i,
+        }
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "train_data_step7.jsonl", made)
 
 
@@ -223,30 +242,67 @@ def prime_rl(folder: Path, rows: list[dict]) -> Path:
     """prime-rl's ``TokenExporter``: ``token_exports/step_N/rank_R.jsonl``, prompts and responses, null where not finite."""
     (folder / "token_exports" / "step_7").mkdir(parents=True, exist_ok=True)
     made = [
-        {"schema_version": 1, "step": row["step"], "rank": 0, "micro_step": 0, "micro_sequence_idx": i,
-         "export_sequence_idx": i, "env_name": "toy", "token_ids": row["prompt"] + row["tokens"],
-         "position_ids": list(range(len(row["prompt"] + row["tokens"]))),
-         "loss_mask": whole(row, [True] * len(row["policy"]), False),
-         "advantages": whole(row, [1.0] * len(row["policy"])),
-         "inference_logprobs": whole(row, row["sampler"]),
-         "trainer_logprobs": whole(row, row["policy"], None), "entropy": whole(row, [0.1] * len(row["policy"])),
-         "mismatch_kl": whole(row, [0.0] * len(row["policy"])), "is_masked": whole(row, [False] * len(row["policy"]), False)}
+        {
+            "schema_version": 1,
+            "step": row["step"],
+            "rank": 0,
+            "micro_step": 0,
+            "micro_sequence_idx": i,
+            "export_sequence_idx": i,
+            "env_name": "toy",
+            "token_ids": row["prompt"] + row["tokens"],
+            "position_ids": list(range(len(row["prompt"] + row["tokens"]))),
+            "loss_mask": whole(row, [True] * len(row["policy"]), False),
+            "advantages": whole(row, [1.0] * len(row["policy"])),
+            "inference_logprobs": whole(row, row["sampler"]),
+            "trainer_logprobs": whole(row, row["policy"], None),
+            "entropy": whole(row, [0.1] * len(row["policy"])),
+            "mismatch_kl": whole(row, [0.0] * len(row["policy"])),
+            "is_masked": whole(row, [False] * len(row["policy"]), False),
+        }
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "token_exports" / "step_7" / "rank_0.jsonl", made)
+
+
+def verifiers(folder: Path, rows: list[dict]) -> Path:
+    """An episode a line with traces of nodes, as prime-rl's ``FileMonitor`` writes; only sampled tokens have numbers."""
+    nodes = [
+        {
+            "message": {"role": "assistant"},
+            "token_ids": row["prompt"] + row["tokens"],
+            "mask": whole(row, [True] * len(row["policy"]), False),
+            "logprobs": row["sampler"],
+            "reference_logprobs": row["reference"],
+            "trainer_logprobs": row["policy"],
+        }
+        for row in rows
+    ]
+    made = [
+        {"id": f"e{i}", "traces": [{"id": f"t{i}", "nodes": nodes[i : i + 4]}]}
+        for i in range(0, len(rows), 4)
+    ]
+    (folder / "step_7").mkdir(exist_ok=True)
+    return jsonl(folder / "step_7" / "traces.jsonl", made)
 
 
 def slime(folder: Path, rows: list[dict]) -> Path:
     """slime's ``save_debug_train_data``: rows of tensors under ``samples``; only ids are of the prompt too."""
     samples = [
-        {"data_parallel_rank": 0, "sample_index": i, "tokens": torch.tensor(row["prompt"] + row["tokens"]),
-         "response_lengths": len(row["policy"]), "total_lengths": len(row["prompt"] + row["tokens"]),
-         "loss_masks": torch.ones(len(row["policy"]), dtype=torch.int), "rewards": row["reward"],
-         "log_probs": torch.tensor(row["policy"], dtype=torch.float64),
-         "ref_log_probs": torch.tensor(row["reference"], dtype=torch.float64),
-         "rollout_log_probs": torch.tensor(row["sampler"], dtype=torch.float64)}
+        {
+            "data_parallel_rank": 0,
+            "sample_index": i,
+            "tokens": torch.tensor(row["prompt"] + row["tokens"]),
+            "response_lengths": len(row["policy"]),
+            "total_lengths": len(row["prompt"] + row["tokens"]),
+            "loss_masks": torch.ones(len(row["policy"]), dtype=torch.int),
+            "rewards": row["reward"],
+            "log_probs": torch.tensor(row["policy"], dtype=torch.float64),
+            "ref_log_probs": torch.tensor(row["reference"], dtype=torch.float64),
+            "rollout_log_probs": torch.tensor(row["sampler"], dtype=torch.float64),
+        }
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     path = folder / "7.pt"
     torch.save(
         {"format_version": 2, "rollout_id": 7, "rank": 0, "samples": samples, "dp_shards": []}, path
@@ -262,27 +318,51 @@ def openai_chat(folder: Path, rows: list[dict]) -> Path:
     """Responses of OpenAI's interface, two choices each, and the trainer's log-probabilities beside each choice."""
 
     def content(x: float, token: int) -> dict:
-        return {"token": f"t{token}", "logprob": x, "bytes": None,
-                "top_logprobs": [{"token": "other", "logprob": -0.001}]}  # fmt: skip
+        return {
+            "token": f"t{token}",
+            "logprob": x,
+            "bytes": None,
+            "top_logprobs": [{"token": "other", "logprob": -0.001}],
+        }
 
     made = [
-        {"id": f"cmpl-{i}", "object": "chat.completion", "messages": [{"role": "user", "content": str(i)}],
-         "choices": [
-             {"index": k, "logprobs": {"content": entries(row["sampler"], row["tokens"], content)}, "finish_reason": "stop",
-              "trainer_logprobs": row["policy"], "token_ids": row["tokens"]}
-             for k, row in enumerate(rows[i : i + 2])
-         ]}
+        {
+            "id": f"cmpl-{i}",
+            "object": "chat.completion",
+            "messages": [{"role": "user", "content": str(i)}],
+            "choices": [
+                {
+                    "index": k,
+                    "logprobs": {"content": entries(row["sampler"], row["tokens"], content)},
+                    "finish_reason": "stop",
+                    "trainer_logprobs": row["policy"],
+                    "token_ids": row["tokens"],
+                }
+                for k, row in enumerate(rows[i : i + 2])
+            ],
+        }
         for i in range(0, len(rows), 2)
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "chat.jsonl", made)
 
 
 def openai_completions(folder: Path, rows: list[dict]) -> Path:
     made = [
-        {"choices": [{"text": "x", "logprobs": {"tokens": ["a"] * len(r["tokens"]), "token_logprobs": r["sampler"],
-                                                "text_offset": [0] * len(r["tokens"])}}], "policy_logprobs": r["policy"]}
+        {
+            "choices": [
+                {
+                    "text": "x",
+                    "logprobs": {
+                        "tokens": ["a"] * len(r["tokens"]),
+                        "token_logprobs": r["sampler"],
+                        "text_offset": [0] * len(r["tokens"]),
+                    },
+                }
+            ],
+            "policy_logprobs": r["policy"],
+        }
         for r in rows
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "completions.jsonl", made)
 
 
@@ -295,58 +375,102 @@ def vllm(folder: Path, rows: list[dict]) -> Path:
         return {"77": other, str(token): own} if token % 2 else {str(token): own, "77": other}
 
     made = [
-        {"prompt": str(row["prompt"]), "prompt_token_ids": row["prompt"], "trainer_logprobs": row["policy"],
-         "outputs": [{"index": 0, "token_ids": row["tokens"], "logprobs": entries(row["sampler"], row["tokens"], step)}]}
+        {
+            "prompt": str(row["prompt"]),
+            "prompt_token_ids": row["prompt"],
+            "trainer_logprobs": row["policy"],
+            "outputs": [
+                {
+                    "index": 0,
+                    "token_ids": row["tokens"],
+                    "logprobs": entries(row["sampler"], row["tokens"], step),
+                }
+            ],
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "vllm.jsonl", made)
 
 
 def vllm_prompt(folder: Path, rows: list[dict]) -> Path:
     """vLLM's ``prompt_logprobs`` of a text that was scored: null first, and one more than the trainer's."""
     made = [
-        {"prompt_logprobs": [None, *({str(t): {"logprob": x}} for x, t in zip(row["sampler"], row["tokens"], strict=True))],
-         "trainer_logprobs": row["policy"]}
+        {
+            "prompt_logprobs": [
+                None,
+                *(
+                    {str(t): {"logprob": x}}
+                    for x, t in zip(row["sampler"], row["tokens"], strict=True)
+                ),
+            ],
+            "trainer_logprobs": row["policy"],
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "scored.jsonl", made)
 
 
 def sglang(folder: Path, rows: list[dict]) -> Path:
     made = [
-        {"text": "x", "trainer_logprobs": row["policy"], "meta_info": {
-            "id": str(i), "weight_version": "3", "output_token_logprobs": entries(
-                row["sampler"], row["tokens"], lambda x, token: [x, token, None])}}
+        {
+            "text": "x",
+            "trainer_logprobs": row["policy"],
+            "meta_info": {
+                "id": str(i),
+                "weight_version": "3",
+                "output_token_logprobs": entries(
+                    row["sampler"], row["tokens"], lambda x, token: [x, token, None]
+                ),
+            },
+        }
         for i, row in enumerate(rows)
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "sglang.jsonl", made)
 
 
 def token_logprob(folder: Path, rows: list[dict]) -> Path:
     made = [
-        {"policy_logprobs": row["policy"], "sampler_logprobs": entries(
-            row["sampler"], row["tokens"], lambda x, token: {"token": f"t{token}", "logprob": x})}
+        {
+            "policy_logprobs": row["policy"],
+            "sampler_logprobs": entries(
+                row["sampler"], row["tokens"], lambda x, token: {"token": f"t{token}", "logprob": x}
+            ),
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "entries.jsonl", made)
 
 
 def by_id(folder: Path, rows: list[dict]) -> Path:
     made = [
-        {"policy_logprobs": row["policy"], "sampler_logprobs": entries(
-            row["sampler"], row["tokens"], lambda x, token: {str(token): x})}
+        {
+            "policy_logprobs": row["policy"],
+            "sampler_logprobs": entries(
+                row["sampler"], row["tokens"], lambda x, token: {str(token): x}
+            ),
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "ids.jsonl", made)
 
 
 def nested_parquet(folder: Path, rows: list[dict]) -> Path:
     """Engine's entries as structs of Parquet, within an object."""
     made = [
-        {"policy_logprobs": row["policy"], "response": {"logprobs": {"content": entries(
-            row["sampler"], row["tokens"], lambda x, token: {"token": f"t{token}", "logprob": x})}}}
+        {
+            "policy_logprobs": row["policy"],
+            "response": {
+                "logprobs": {
+                    "content": entries(
+                        row["sampler"],
+                        row["tokens"],
+                        lambda x, token: {"token": f"t{token}", "logprob": x},
+                    )
+                }
+            },
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     path = folder / "nested.parquet"
     pa.parquet.write_table(pa.Table.from_pylist(made), path)
     return path
@@ -367,18 +491,48 @@ def nulls(folder: Path, rows: list[dict]) -> Path:
 def lengths_only(folder: Path, rows: list[dict]) -> Path:
     """Padded with 0, and only the number of tokens says where the response ends."""
     made = [
-        {"logprobs": row["policy"] + [0.0] * 3, "sampling_logprobs": row["sampler"] + [0.0] * 3,
-         "completion_length": len(row["policy"])}
+        {
+            "logprobs": row["policy"] + [0.0] * 3,
+            "sampling_logprobs": row["sampler"] + [0.0] * 3,
+            "completion_length": len(row["policy"]),
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
     return jsonl(folder / "lengths.jsonl", made)
 
 
 WRITERS = {
     each.__name__: each
     for each in (
-        plain_jsonl, plain_gz, plain_zst, json_rows, json_columns, wandb_table, parquet, csv, save_to_disk, npz, flat_npz,
-        tensors, torch_tensors, long_parquet, long_csv_shuffled, verl, nemo_rl, prime_rl, slime, openai_chat,
-        openai_completions, vllm, vllm_prompt, sglang, token_logprob, by_id, nested_parquet, nulls, lengths_only,
+        plain_jsonl,
+        plain_gz,
+        plain_zst,
+        json_rows,
+        json_columns,
+        wandb_table,
+        parquet,
+        csv,
+        save_to_disk,
+        npz,
+        flat_npz,
+        tensors,
+        torch_tensors,
+        long_parquet,
+        long_csv_shuffled,
+        verl,
+        nemo_rl,
+        prime_rl,
+        verifiers,
+        slime,
+        openai_chat,
+        openai_completions,
+        vllm,
+        vllm_prompt,
+        sglang,
+        token_logprob,
+        by_id,
+        nested_parquet,
+        nulls,
+        lengths_only,
     )
-}  # fmt: skip
+}

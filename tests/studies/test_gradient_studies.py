@@ -11,6 +11,7 @@ import klbench
 from klbench import gradients, pairs
 from klbench.context import Context
 from klbench.engine.settings import build
+from klbench.gradients import corrections
 from klbench.runs import RunFolder
 from klbench.studies import get
 from klbench.studies.gradient.options import GradientOptions
@@ -37,13 +38,13 @@ WORDS = {
         "loss",
         "reward",
         "reward_to_go",
+        "own_token",
         "loss_and_reward",
         "straight_through",
         "full",
         "full_with_score",
     },
     "level": {"token", "sequence"},
-    "correction": {"none", "token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio"},
     "method": {"enumeration", "closed-form", "sampling"},
 }
 
@@ -91,6 +92,8 @@ def test_the_columns_and_words_that_are_promised(measured) -> None:
     assert set(PROMISED) <= set(table.columns)
     for column, allowed in WORDS.items():
         assert set(table[column]) <= allowed
+    for correction in set(table["correction"]):
+        assert corrections.factors(correction.removesuffix(":normalised")) or correction == "none"
     assert set(table["method"]) == {"enumeration", "closed-form", "sampling"}
     assert set(table["status"]) == {"ok"}
     assert len(table) == 3 * len(gradients.names())

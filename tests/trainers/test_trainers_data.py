@@ -1,5 +1,7 @@
 """What the data of trainers holds together, and what is said of wrong names."""
 
+import re
+from collections.abc import Iterator
 from itertools import product
 
 import pytest
@@ -120,7 +122,8 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
         ("trl_grpo@1.9.2", "k3_loss", 0.0),
         ("trl_grpo@1.9 use_bias_correction_kl=True", "k3_ratio_loss", 0.0),
         ("trl loss_type=grpo", "k3_ratio_loss_length_mean", 0.0),
-        ("trl importance_sampling_level=sequence", "", 0.0),
+        ("trl importance_sampling_level=sequence", "k3_geometric_ratio_loss", 0.0),
+        ("trl use_vllm=true", "k3_old_ratio_loss", 0.0),
         ("trl loss_type=luspo", "k3_ratio_loss", 0.0),
         ("trl@1.9 loss_type=luspo", "", 0.0),
         ("verl", NONE, 0.0),
@@ -154,7 +157,8 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
         ("nemo_rl", "k3_verl/loss/token/token_ratio:differentiated", 0.01),
         ("nemo_rl@0.6.0", "k3_verl_loss", 0.01),
         ("ms-swift advantage_estimator=rloo", "k1_reward_leave_one_out", 0.04),
-        ("tinker kl_discount_factor=0.5", "", 0.0),
+        ("tinker kl_discount_factor=0.5", "k1/reward_to_go/token/token_ratio/none/gamma=0.5", 0.0),
+        ("prime-rl", "k2_sampler_loss", 0.001),
     ],
 )
 def test_words_are_understood(text, combination, coefficient) -> None:
@@ -223,3 +227,41 @@ def test_what_is_not_known_is_said_in_one_line(text, message) -> None:
         trainers.parse(text)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+TITLES = {
+    "verl": "verl",
+    "OpenRLHF": "openrlhf",
+    "TRL GRPO": "trl_grpo",
+    "TRL RLOO": "trl_rloo",
+    "NeMo-RL": "nemo_rl",
+}
+WORD = re.compile(r"\w+=[\w+]+|--[\w-]+(?: k\d)?|\buse_\w+")
+
+
+def named_options() -> Iterator[tuple[str, str]]:
+    """Each option in the texts of combinations that names a trainer and what is set, as a command."""
+    for name in gradients.names():
+        for option in gradients.get(name).used_by.split("; "):
+            title = next((each for each in TITLES if option.startswith(each)), None)
+            words = WORD.findall(re.sub(r"\(.*|:.*", "", option))
+            if title and words:
+                version = "@1.9" if "up to 1.9" in option else ""
+                set_ = (word if "=" in word or word[0] == "-" else f"{word}=true" for word in words)
+                yield name, " ".join((TITLES[title] + version, *set_))
+
+
+@pytest.mark.parametrize(("name", "command"), list(named_options()))
+def test_what_a_combination_says_of_its_users_is_what_their_options_mean(name, command) -> None:
+    found, said = trainers.parse(command), gradients.get(name)
+    if found.named:
+        assert found.named == name
+    else:  # a penalty in the return: the same mean, with less noise
+        computed = gradients.get(found.combination)
+        clamped = computed.estimator.removesuffix("_openrlhf")
+        assert clamped == said.estimator or computed.gradient_of == said.gradient_of != ""
+        assert computed.placement.removesuffix("_to_go") == said.placement
+
+
+def test_most_texts_on_users_name_options() -> None:
+    assert len(list(named_options())) >= 15

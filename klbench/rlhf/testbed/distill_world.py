@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from klbench.rlhf.distillation import pieces, support
+from klbench.rlhf.distillation import sequence_loss, support
 from klbench.rlhf.objectives import Arm
 from klbench.rlhf.ppo import PpoBatch
 from klbench.rlhf.testbed import Testbed, padded
@@ -92,33 +92,18 @@ class Students(Replicas):
         return self._written(theta, update)
 
     def loss(self, batch: PpoBatch) -> Tensor:
-        """What each student descends, ``(arms, seeds)``: its mean over sequences, of the sum over their tokens."""
+        """The loss of each student, ``(arms, seeds)``: the mean over its sequences of the sum over their tokens."""
         inputs, prompts = batch.inputs, self._prompts
         assert isinstance(inputs, Inputs)
         node, token = inputs.node, inputs.token
         log_q = self._along(self.theta, prompts, self._ordinary(token[..., :-1])).log_softmax(-1)
         log_p = self._reference(prompts, node)
-        chosen = token[..., None]
-        rows = []
-        for i, each in enumerate(self.objectives):
-            kept = support((log_q if each.owner == "student" else log_p)[i], each.k)
-            found = pieces(each.objective, log_q[i], log_p[i], kept)
-            score, value = (
-                x.gather(-1, chosen[i])[..., 0] * batch.mask[i] for x in (found.score, found.value)
-            )
-            score = score + _later(value, each.objective.discount)
-            taken = found.loss + score * log_q[i].gather(-1, chosen[i])[..., 0]
-            rows.append(torch.where(batch.mask[i], taken, 0.0).sum(-1).mean(-1))
-        return torch.stack(rows)
-
-
-def _later(value: Tensor, discount: float) -> Tensor:
-    """The discounted sum of the values of later tokens, ``(..., T)``."""
-    result = torch.zeros_like(value)
-    if discount:
-        for t in range(value.shape[-1] - 2, -1, -1):
-            result[..., t] = discount * (value[..., t + 1] + result[..., t + 1])
-    return result
+        return torch.stack(
+            [
+                sequence_loss(each, log_q[i], log_p[i], token[i], batch.mask[i]).mean(-1)
+                for i, each in enumerate(self.objectives)
+            ]
+        )
 
 
 def sampled(students: Students, updates: int, every: int) -> Iterator[tuple[int, Tensor]]:

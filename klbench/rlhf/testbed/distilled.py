@@ -21,7 +21,7 @@ from klbench.rlhf.testbed import reach
 
 
 class Moments(NamedTuple):
-    """The numbers that an objective gives.
+    """The exact moments of an objective.
 
     Parameters
     ----------

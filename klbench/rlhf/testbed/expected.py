@@ -71,8 +71,7 @@ def _penalty(
     )  # in expectation a baseline does nothing else
     # A differentiated weight of all the tokens before, and a division by the length, reach beyond the token's own prefix.
     far = plain.level == "token" and (
-        plain.length_mean
-        or (plain.ratio_gradient and plain.correction in ("prefix_ratio", "sequence_ratio"))
+        plain.length_mean or (plain.ratio_gradient and any(each.reaches for each in plain.factors))
     )
     direct, taken = (_by_sequence if far else _by_leaf if plain.level == "sequence" else _by_token)(
         testbed, plain, log_q, leaves

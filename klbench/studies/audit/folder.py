@@ -13,8 +13,8 @@ import pandas as pd
 import yaml
 
 from klbench import report, schema
-from klbench.audit.field import Record
 from klbench.audit.findings import SEVERITIES
+from klbench.audit.isolated import Record
 from klbench.machine import describe
 from klbench.runs import RunFolder, now, write_text
 from klbench.studies.audit.columns import (

@@ -89,9 +89,11 @@ def _curve(row: Row, tables: Tables) -> Figure | None:
         plots.Line(MINE, x, [each["value"] for each in points]),
     ]
     panel = plots.lines(
-        "", drawn, plots.Axis("log-ratio log p − log q, in nats"),
+        "",
+        drawn,
+        plots.Axis("log-ratio log p − log q, in nats"),
         plots.Axis("value of a token", "symlog", threshold=0.1),
-    )  # fmt: skip
+    )
     return Figure(
         "audit",
         SAY.figure_title(),
@@ -114,7 +116,7 @@ def _shares(rows: Sequence[Row]) -> Figure:
         for k, entry in enumerate(LEGEND.values())
         if any(parts[k][1] for parts in counts.values())
     ]
-    panel = plots.shares("", counts, plots.Axis("functions and their options"))
+    panel = plots.shares("", counts, plots.Axis("functions and their options"), left=0.3)
     return Figure("audit", SAY.shares_title(), SAY.shares_caption(), [panel], used)
 
 

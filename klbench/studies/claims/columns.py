@@ -14,7 +14,7 @@ CLAIMS = Schema(
         text("evidence", "what was computed, with its numbers"),
         text("source", "who says it"),
         text("tex", "the formula, in TeX"),
-        text("topic", "values, gradients or alignment"),
+        text("topic", "values, gradients, alignment or distillation"),
         Column("value", "the number that decides: a deviation that has to be small"),
         Column("bound", "the largest such number at which the claim would hold"),
     ),

@@ -30,7 +30,7 @@ LEGEND = {
     MIXED: LegendEntry("holds only under a condition", 4, "s"),
     BAD: LegendEntry("fails", 1, "s"),
 }
-TOPICS = ("values", "gradients", "alignment")
+TOPICS = ("values", "gradients", "alignment", "distillation")
 
 
 def _judged(tables: Tables) -> list[Row]:

@@ -79,7 +79,7 @@ DISTILL = Schema(
 )
 
 AT, BESIDE, NOWHERE = "at the teacher", "beside the teacher", "nowhere"
-"""Where free students come to rest."""
+"""The places where free students come to rest."""
 
 ARM = (
     text(

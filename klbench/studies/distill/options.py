@@ -20,7 +20,14 @@ MOST_SEQUENCES = 200_000
 """The most sequences after all prompts of one seed."""
 
 
-def _distillable(pair: Pair) -> Pair:
+def distillable(pair: Pair) -> Pair:
+    """Return a pair with logits whose student samples by itself.
+
+    Raises
+    ------
+    ValueError
+        It has none, or another distribution samples.
+    """
     if not isinstance(pair, CategoricalPair | SequencePair | LmPair):
         raise ValueError(
             f"{pair.kind} pairs have no logits of a student; pairs with logits: categorical, sequence, lm"
@@ -54,7 +61,14 @@ TRAINING = (
 )
 
 
-def _arms(names: tuple[str, ...]) -> tuple[str, ...]:
+def arms(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names of arms, each of which there is, once.
+
+    Raises
+    ------
+    ValueError
+        One is named twice, or there is none of its name.
+    """
     for name in names:
         objectives.arm(name)
         if names.count(name) > 1:
@@ -98,7 +112,7 @@ class DistillOptions(PairOptions):
         The shape of teacher and student in training.
     """
 
-    pairs: tuple[Annotated[AnyPair, AfterValidator(_distillable)], ...] = Field(
+    pairs: tuple[Annotated[AnyPair, AfterValidator(distillable)], ...] = Field(
         default=(), min_length=1
     )
     objectives: Objectives = tuple(objectives.names())
@@ -107,7 +121,7 @@ class DistillOptions(PairOptions):
     ] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
     training: Annotated[
-        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_arms)
+        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
     ] = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)
     every: int = Field(default=20, ge=1)

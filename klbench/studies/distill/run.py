@@ -43,7 +43,9 @@ def _log_probs(pair: LmPair, completions: Completions) -> tuple[Tensor, Tensor]:
     contexts = pair.contexts(completions)
     with torch.no_grad():
         log_q, log_p = (
-            token_logits(lm, contexts, completions.token, completions.mask).cpu().double()
+            token_logits(lm, contexts, completions.token, completions.mask, pair.scored_temperature)
+            .cpu()
+            .double()
             for lm in pair.models
         )
     return log_q.log_softmax(-1), log_p.log_softmax(-1)

@@ -54,7 +54,7 @@ def _verdict(pair: str, rows: Sequence[Row]) -> str:
     if kept:
         owner = next(owner for owner in OWNERS if any(row["support"] == owner for row in kept))
         ks = sorted({int(row["k"]) for row in kept})
-        k = ks[min(1, len(ks) - 1)]
+        k = ks[len(ks) // 2]
         measured = [row for row in kept if row["support"] == owner and row["k"] == k]
     ordered = sorted(measured, key=lambda row: float(row["rel_bias"]))
     first, last = ordered[0], ordered[-1]

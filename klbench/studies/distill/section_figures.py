@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import share
 from klbench.report.plots import Axis, Bar, Line, Mark, bars, down, legend, lines
 from klbench.report.prose import prose
+from klbench.report.tables import Row
 from klbench.studies.distill.columns import NOWHERE
 from klbench.studies.distill.section_data import OWNERS, Distilled, known, truncated
 
@@ -22,8 +23,8 @@ def figures(run: Distilled) -> Iterator[Figure]:
     yield from _curves(run)
     yield from _without_support(run)
     if run.final:
-        yield _reached(run)
-        yield _masses(run)
+        yield reached(run.final, run.stem)
+        yield masses(run.final, run.stem)
 
 
 def _curves(run: Distilled) -> Iterator[Figure]:
@@ -85,14 +86,14 @@ AFTER = LegendEntry("after training", 0, "o")
 AT_REST = LegendEntry("a free student at rest", 1, "D")
 THEIRS = LegendEntry("the teacher", 2, "s")
 SHIFT = 0.17
-LEAST = 1e-4
+LEAST = 1e-3
 """KLs below this, in nats, are drawn there: a logarithmic axis has no 0."""
 
 
-def _reached(run: Distilled) -> Figure:
+def reached(final: Sequence[Row], stem: str) -> Figure:
     """Return where each arm ends, with intervals, and where a free student rests."""
     marks = []
-    for row in run.final:
+    for row in final:
         low, high = max(row["kl_low"], LEAST), row["kl_high"]
         marks.append(Mark(row["arm"], max(row["kl"], LEAST), AFTER, low, high, offset=-SHIFT))
         if math.isfinite(row["rest_kl"]):
@@ -100,18 +101,18 @@ def _reached(run: Distilled) -> Figure:
             marks.append(Mark(row["arm"], at, AT_REST, hollow=wanders, offset=SHIFT))
     panel = down(SAY.kl_axis(), marks, Axis(SAY.kl_axis(), scale="log"))
     return Figure(
-        f"distill-reached{run.stem}",
+        f"distill-reached{stem}",
         SAY.reached_title(),
         SAY.reached_caption(),
         [panel],
-        [AFTER, AT_REST],
+        [AFTER, AT_REST] if any(mark.entry is AT_REST for mark in marks) else [AFTER],
     )
 
 
-def _masses(run: Distilled) -> Figure:
+def masses(final: Sequence[Row], stem: str) -> Figure:
     """Return the student's mass on its support after training and at rest, beside the teacher's."""
     marks = []
-    for row in run.final:
+    for row in final:
         marks += [
             Mark(row["arm"], 100 * row["teacher_mass"], THEIRS, offset=-SHIFT),
             Mark(row["arm"], 100 * row["mass"], AFTER),
@@ -122,9 +123,11 @@ def _masses(run: Distilled) -> Figure:
             marks.append(Mark(row["arm"], at, AT_REST, hollow=wanders, offset=SHIFT))
     panel = down(SAY.mass_axis(), marks, Axis(SAY.mass_axis()))
     return Figure(
-        f"distill-mass{run.stem}",
+        f"distill-mass{stem}",
         SAY.mass_title(),
         SAY.mass_caption(),
         [panel],
-        [THEIRS, AFTER, AT_REST],
+        [THEIRS, AFTER, AT_REST]
+        if any(mark.entry is AT_REST for mark in marks)
+        else [THEIRS, AFTER],
     )

@@ -116,12 +116,13 @@ def _rows(testbed: Testbed, each: Arm, found: Reached) -> list[Row]:
     # An exact KL of 0 may come out as -1e-17.
     values = {name: tensor[0].clamp(min=0.0).tolist() for name, tensor in found._asdict().items()}
     return [
-        _described(each) | {"seed": seed} | {name: column[j] for name, column in values.items()}
+        described(each) | {"seed": seed} | {name: column[j] for name, column in values.items()}
         for j, seed in enumerate(testbed.seeds)
     ]
 
 
-def _described(each: Arm) -> Row:
+def described(each: Arm) -> Row:
+    """Return the columns that say what is trained."""
     return {
         "arm": each.name,
         "objective": each.objective.name,

@@ -19,8 +19,7 @@ from klbench.report.blocks import (
     Tables,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
-from klbench.schema import Schema
+from klbench.report.tables import Row, Schema, Shown, table
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,

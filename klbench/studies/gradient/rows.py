@@ -13,7 +13,7 @@ from torch import Tensor
 
 from klbench import divergences, estimators, streams
 from klbench.gradients import Combination, closed
-from klbench.gradients._combination import GROUPED, coefficient
+from klbench.gradients._combination import GROUPED, NORMALISED, coefficient
 from klbench.gradients.exact import GradientMoments, all_moments
 from klbench.gradients.sampled import SampledGradients, sample
 from klbench.pairs import Pair
@@ -36,13 +36,15 @@ def exactly(pair: Pair, target: str) -> float:
 
 def described(combination: Combination) -> Row:
     """The parts of a combination, as columns."""
+    to = "" if combination.reference == "reference" else f" to the {combination.reference}"
+    gamma = "own_token" if not combination.gamma else f"reward_to_go:{combination.gamma:g}"
     return {
         "combination": combination.name,
-        "estimator": combination.estimator,
-        "placement": combination.placement,
+        "estimator": combination.estimator + to,
+        "placement": combination.placement if combination.gamma == 1.0 else gamma,
         "level": combination.level,
         "length_mean": combination.length_mean,
-        "correction": combination.correction,
+        "correction": combination.correction + (NORMALISED if combination.normalised else ""),
         "ratio_gradient": combination.ratio_gradient,
         "baseline": combination.baseline,
         "gradient_of": combination.gradient_of,
@@ -158,9 +160,8 @@ def _powers(combination: Combination) -> set[float]:
     if combination.placement in ("full", "full_with_score"):
         return {0.0}
     polynomial = coefficient(combination)
-    cut = (
-        combination.correction == "truncated_ratio" and combination.ratio_gradient
-    )  # a ratio that is cut off has no slope
+    # A ratio that is cut off has no slope.
+    cut = combination.ratio_gradient and not all(each.unbounded for each in combination.factors)
     if polynomial is not None and not cut:
         return {power for _, power, _ in polynomial}
     of = [
@@ -184,7 +185,7 @@ def _finite(pair: Pair, combination: Combination, order: float) -> bool:
 
     A baseline from other samples must have it too.
     """
-    weighted = combination.correction not in ("none", "truncated_ratio")
+    weighted = any(each.unbounded for each in combination.factors)
     weights = {order if weighted else 0.0} | ({0.0} if combination.baseline in GROUPED else set())
     return all(
         pair.finite_moment(order * power, weight)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from klbench.columns import ESTIMATORS, declared
+from klbench.doctor.columns import CAUSES as CAUSES
+from klbench.doctor.columns import MUST_HOLD as MUST_HOLD
 
 POSITIONED = ("kl_qp", "k1", "k2", "k3")
 """Quantities of tokens that are also added up along the completion."""
@@ -58,4 +60,4 @@ DECLARED = (
     tokens=lambda frame, _: with_totals(frame),
     prompts=lambda frame, _: with_inflation(frame),
 )
-TABLES = (*DECLARED, ESTIMATORS)
+TABLES = (*DECLARED, ESTIMATORS, CAUSES, MUST_HOLD)

@@ -20,13 +20,16 @@ very prompts, and not careful enough for that over prompts of which these are a 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
 from klbench.context import Checkpoint, Context
+from klbench.doctor.api import doctor
+from klbench.doctor.tables import causes, must_hold
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
+from klbench.pairs.recorded import RecordedPair
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
@@ -160,10 +163,23 @@ def _tables(
             "estimators": made.described_all(
                 list(used.values()), off_policy=any(m.off_policy for m in results)
             ),
+            **diagnosed(results),
             "throughput": made.throughput(results, context.device),
             "cost": made.cost(results, found),
         }
     )
+
+
+def diagnosed(results: Sequence[Measured]) -> dict[str, pd.DataFrame]:
+    """Return the doctor's causes and checks of recorded rollouts; nothing where there are none."""
+    found = [
+        (m.pair.title, doctor(m.pair.path)) for m in results if isinstance(m.pair, RecordedPair)
+    ]
+    rows = {
+        "causes": [row for title, d in found for row in causes(d, title)],
+        "must_hold": [row for title, d in found for row in must_hold(d, title)],
+    }
+    return {name: pd.DataFrame(each) for name, each in rows.items() if each}
 
 
 def _known(value: float, text: str) -> str:

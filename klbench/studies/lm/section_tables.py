@@ -12,10 +12,12 @@ from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, Shown, select, table
 from klbench.studies.lm.columns import (
     AGREEMENT,
+    CAUSES,
     CHECKS,
     COST,
     DTYPE,
     LARGEST_RATIOS,
+    MUST_HOLD,
     PROMPTS,
     SAMPLING,
     THROUGHPUT,
@@ -144,6 +146,13 @@ RATIOS = select(
     khat=cells.number(2),
     verdict=verdict("holds"),
 )
+LIKELY = select("cause score evidence", score=cells.number(2), evidence=cells.words)
+HELD = select(
+    "check verdict value message",
+    verdict=verdict("holds"),
+    value=cells.plain(4),
+    message=cells.words,
+)
 
 
 def blocks(data: Completions) -> Iterator[Block]:
@@ -178,6 +187,8 @@ def blocks(data: Completions) -> Iterator[Block]:
     yield from _tables(data, THROUGHPUT, SAY.speed_title(), SPEED, rows=stages)
     yield from _tables(data, PROMPTS, SAY.prompts_title(), BY_PROMPT)
     yield from _tables(data, CHECKS, SAY.checks_title(), RATIOS)
+    yield from _tables(data, CAUSES, SAY.causes_title(), LIKELY, each=True)
+    yield from _tables(data, MUST_HOLD, SAY.must_hold_title(), HELD, each=True)
 
 
 def _tables(

@@ -15,7 +15,7 @@ from klbench import divergences
 from klbench.metrics.tails import HEAVY, pareto_khat
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
-from klbench.studies.lm.columns import with_relative_errors
+from klbench.studies.lm.columns import VALUES, with_relative_errors
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import LEVELS, measured, skip_reason
 from klbench.studies.value.tables import tail_variable
@@ -24,11 +24,6 @@ from klbench.types import Estimator, Truth
 NAN = math.nan
 RAO_BLACKWELL, WEIGHTED = "rao_blackwell", "rao_blackwell_weighted"
 TAIL_SAMPLES = 2**17
-VALUES = (
-    "pair series estimator level per target batch samples tokens truth truth_error truth_method mean mean_se bias "
-    "bias_se bias_method variance variance_se std std_se rmse rmse_100 rel_bias rel_bias_se rel_std exact_bias "
-    "exact_std bias_z frac_negative n_nonfinite khat khat_se khat_samples status"
-).split()
 
 
 def ratio_of(a: float, b: float) -> float:
@@ -336,4 +331,5 @@ def values(results: Sequence[Measured]) -> pd.DataFrame:
                     truth = truth_of(m, kind)[0] or Truth(NAN, NAN, "closed-form")
                     reason = skip_reason(estimator, off_policy=m.off_policy)
                     rows.append(_head(m, kind, truth) | {"status": f"skipped: {reason}"})
-    return with_relative_errors(pd.DataFrame(rows, columns=list(VALUES)))
+    names = [column.name for column in VALUES.columns if not column.since]
+    return with_relative_errors(pd.DataFrame(rows, columns=names))

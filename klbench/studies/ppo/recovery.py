@@ -39,7 +39,8 @@ class _RecordingReplicas(Replicas):
     def sample(self, update: int, lag: int) -> PpoBatch:
         """Sample a batch, and note whether it has the lost token."""
         batch = super().sample(update, lag)
-        self.seen.append((batch.inputs.token[..., 0] == self.lost[:, self._prompts]).any(-1))  # type: ignore[attr-defined]
+        first = batch.inputs.token[..., 0]  # type: ignore[attr-defined]
+        self.seen.append((first == self.lost[:, self._prompts]).any(-1))
         return batch
 
     def step(self, loss: Tensor, update: int) -> None:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 from klbench.columns import COMBINATIONS as COMBINATIONS
 from klbench.columns import DESCRIBED, MEASURED, OF_EXACT, TASK
-from klbench.schema import Column, Schema, text
+from klbench.schema import Column, Schema, integer, interval, text
+
+WEIGHTS = (
+    Column(
+        "weight_mean",
+        "mean weight of a token, or of a sequence where all its tokens have one; 1: none of the weight is lost",
+        optional=True,
+    ),
+    Column("weight_ess", "the square of that over the mean squared weight", optional=True),
+    Column(
+        "weight_kept", "share of the tokens, or sequences, whose weight is not 0", optional=True
+    ),
+)
+"""The weights of one combination."""
 
 STALENESS = Schema(
     "staleness",
@@ -18,7 +33,34 @@ STALENESS = Schema(
             "effective sample size of whole sequences, 1 over the mean squared weight; the mean over prompts",
         ),
         Column("ess_token", "the same of single tokens"),
+        *WEIGHTS,
     ),
+)
+
+CHOICES = Schema(
+    "choices",
+    "One row for each pair, lag and range of batches: the combination with the least error there, of bias and noise.",
+    (
+        *TASK[:2],
+        Column("staleness", "KL(q‖μ) of the policy from the sampler", "nats", heading="Lag"),
+        text("among", "all; or sampled: those that need no full vocabulary", "Among"),
+        integer("batch_from", "smallest batch, in sequences", "Batches from"),
+        Column("batch_to", "largest batch; infinite for the last one", heading="to"),
+        text("combination", "name in klbench", "Combination"),
+        text("typed", "the name by which the run was asked for it"),
+        text("correction", "what it is weighted with", "Weight"),
+        Column("rel_bias", f"its bias, {OF_EXACT}", heading="Off by"),
+        Column("rel_std", f"noise of one of its samples, {OF_EXACT}", heading="Noise"),
+        Column(
+            "rel_error_from",
+            f"root of bias² + noise² / batch at the smallest of these batches, {OF_EXACT}",
+            heading="Error there",
+        ),
+        Column(
+            "plain_up_to", "largest batch in which no weight at all errs less than it; 0: never"
+        ),
+    ),
+    optional=True,
 )
 
 CORRECTIONS = Schema(
@@ -69,4 +111,42 @@ CORRECTIONS = Schema(
     ),
 )
 
-TABLES = (STALENESS, CORRECTIONS, COMBINATIONS)
+OVER_SEEDS = Schema(
+    "over_seeds",
+    "One row for each series of several pairs, lag and combination: bias and noise over its pairs, which differ by the seed.",
+    (
+        TASK[1],
+        Column("staleness", "KL(q‖μ) of the policy from the sampler", "nats", heading="Lag"),
+        text("combination", "name in klbench", "Combination"),
+        text("typed", "the name by which the run was asked for it"),
+        text("placement", "where the estimator stands", "Where"),
+        text("correction", "what it is weighted with", "Weight"),
+        text("baseline", "what is subtracted from the number that multiplies the score"),
+        integer("pairs", "pairs of the series", "Seeds"),
+        integer("right_pairs", "pairs on which its mean is the gradient of KL(q‖p)", "Right on"),
+        Column("rel_bias", f"largest bias on any pair, {OF_EXACT}", heading="Off by, at most"),
+        *interval(
+            Column(
+                "rel_std",
+                f"noise of one sample, geometric mean over pairs, {OF_EXACT}",
+                heading="Noise",
+            )
+        ),
+        *interval(
+            Column(
+                "over_least",
+                "its noise over that of the quietest one that is right on every pair, geometric mean over pairs",
+                heading="Over the quietest",
+            )
+        ),
+    ),
+    optional=True,
+)
+
+
+def error_in(batch: float, bias: float, noise: float) -> float:
+    """Return the root of ``bias^2 + noise^2 / batch``, in the unit of both."""
+    return math.sqrt(bias**2 + noise**2 / batch)
+
+
+TABLES = (STALENESS, CORRECTIONS, CHOICES, OVER_SEEDS, COMBINATIONS)

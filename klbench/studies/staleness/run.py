@@ -10,10 +10,13 @@ import pandas as pd
 from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
+from klbench.gradients.surrogate import weight_of
 from klbench.pairs import Pair
 from klbench.studies.gradient.rows import measure
 from klbench.studies.gradient.run import combinations_table, shown, typed
+from klbench.studies.staleness.choices import choices
 from klbench.studies.staleness.options import StalenessOptions, _behind
+from klbench.studies.staleness.over_seeds import over_seeds
 from klbench.studies.staleness.tables import corrections
 from klbench.study import Summary
 from klbench.types import Skip
@@ -35,6 +38,35 @@ def effective_sample_size(pair: Pair) -> dict[str, float]:
     return {"ess": sum(whole) / len(whole), "ess_token": sum(token) / len(token)}
 
 
+def weights(pair: Pair, chosen: Sequence[Combination]) -> list[dict[str, float]]:
+    """Return of each combination the mean of its weights, their effective sample size and the share that is not 0.
+
+    Of tokens as often as the sampler reaches them, or of sequences where all tokens of one have the same.
+    """
+    task = pair.gradient_task()
+    assert not isinstance(task, Skip)
+    prompts = task.atoms()
+    assert prompts is not None
+    sums = [[0.0] * 4 for _ in chosen]
+    for atoms in prompts:
+        for combination, total in zip(chosen, sums, strict=True):
+            weight = weight_of(combination, atoms.rollouts)
+            whole = weight.shape[-1] == 1
+            often = atoms.probability[:, None] * (1.0 if whole else atoms.rollouts.mask)
+            for k, each in enumerate(
+                (often, often * weight, often * weight**2, often * (weight > 0))
+            ):
+                total[k] += float(each.sum())
+    return [
+        {
+            "weight_mean": first / number,
+            "weight_ess": first**2 / (number * second) if second else 0.0,
+            "weight_kept": kept / number,
+        }
+        for number, first, second, kept in sums
+    ]
+
+
 def measure_lag(
     pair: Pair, lag: float, chosen: Sequence[Combination], group: int, seed: int
 ) -> list[dict[str, Any]]:
@@ -42,11 +74,11 @@ def measure_lag(
     stale = _behind(pair, lag)
     rows, _ = measure(stale, chosen, group, 0, seed)
     sizes = effective_sample_size(stale)
-    return [row | sizes for row in rows]
+    return [row | sizes | own for row, own in zip(rows, weights(stale, chosen), strict=True)]
 
 
 def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
-    """Return tables ``staleness``, ``corrections`` and ``combinations``."""
+    """Return tables ``staleness``, ``corrections``, ``choices`` and ``combinations``."""
     chosen = [gradients.get(name) for name in options.combinations]
     tasks = [
         (f"lag {lag:g} of {pair.title}", (pair, lag, chosen, options.group, context.seed))
@@ -57,8 +89,15 @@ def run(options: StalenessOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not rows:
         return {}
     table = pd.DataFrame(rows).drop(columns=["total_rel_std"])
-    found = corrections(table, typed(options.combinations))
-    return {"staleness": table, "corrections": found, "combinations": combinations_table(chosen)}
+    names = typed(options.combinations)
+    found, several = corrections(table, names), over_seeds(table, names)
+    return {
+        "staleness": table,
+        "corrections": found,
+        "choices": choices(table, names),
+        **({} if several.empty else {"over_seeds": several}),
+        "combinations": combinations_table(chosen),
+    }
 
 
 def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:

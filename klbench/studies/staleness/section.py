@@ -26,7 +26,7 @@ from klbench.report.prose import prose
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, Shown, table
 from klbench.studies.staleness import section_figures
-from klbench.studies.staleness.columns import CORRECTIONS, STALENESS
+from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -58,6 +58,8 @@ def lead(tables: Tables) -> Lead:
     runs = read(tables)
     if not runs:
         return Lead(SAY.question(), SAY.nothing(), None)
+    if runs[0].over_seeds:
+        return _over_seeds(runs[0])
     lagging = runs[0].lagging[0]
     right = lagging.groups(VERDICTS[0])
     plain = [
@@ -76,6 +78,37 @@ def lead(tables: Tables) -> Lead:
         share(worst["rel_bias_last"]) if worst else "",
     )
     return Lead(SAY.question(), verdict, section_figures.at_last(lagging), _more(lagging))
+
+
+def _over_seeds(run: Staleness) -> Lead:
+    """Return the price of being right over several seeds."""
+    rows = run.over_seeds
+    right = [row for row in rows if row["right_pairs"] == row["pairs"]]
+    plain = [row for row in right if row["correction"] == "sequence_ratio"]
+    rival = min(plain, key=lambda row: row["rel_std"], default=None)
+    biased = [row for row in rows if row["right_pairs"] < row["pairs"]]
+    verdict = SAY.price(
+        len(right),
+        len(rows),
+        short(rows[0]["staleness"]),
+        named(right[0]) if right else "",
+        right[0] if right else None,
+        named(rival) if rival is not None else "",
+        rival,
+    )
+    more = [SAY.biased(named(row), share(row["rel_bias"])) for row in biased[:1]]
+    return Lead(SAY.price_question(), verdict, section_figures.over_seeds(run), more)
+
+
+def _seeds_table(run: Staleness) -> Table:
+    shown = (
+        Shown("combination", name_cell),
+        Shown("correction", lambda row, name: Cell(row[name].replace("_", " "))),
+        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
+        Shown("rel_std", cells.interval()),
+        Shown("over_least", cells.interval()),
+    )
+    return table(SAY.seeds_title(), OVER_SEEDS, run.over_seeds, shown)
 
 
 def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
@@ -121,6 +154,24 @@ def _batches(lagging: Lagging) -> Table | None:
     return table(SAY.batches(short(lagging.lags[-1])), CORRECTIONS, biased, shown)
 
 
+def _choices(lagging: Lagging) -> list[Block]:
+    """Return which combination to use below which batch: a figure and the table that says so."""
+    if not lagging.choices:
+        return []
+    shown = (
+        Shown("staleness", cells.short()),
+        Shown("among", cells.words),
+        Shown("batch_from", cells.whole),
+        Shown("batch_to", lambda row, name: Cell(number(row[name]), row[name])),
+        Shown("combination", name_cell),
+        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
+        Shown("rel_std", lambda row, name: noise_cell(row[name])),
+        Shown("rel_error_from", cells.percent),
+    )
+    found = table(SAY.choices(lagging.label), CHOICES, lagging.choices, shown)
+    return [*([section_figures.by_batch(lagging)] if lagging.lags[-1] else []), found]
+
+
 def _limit(row: Row, name: str) -> Cell:
     return Cell(SAY.never() if row[name] < 1 else _batch(row[name]), row[name])
 
@@ -146,11 +197,18 @@ def _run(run: Staleness) -> Iterator[Block]:
     if run.label:
         yield Heading(run.label)
     yield from run.warnings()
+    if run.over_seeds:
+        yield _seeds_table(run)
+        yield Paragraph(SAY.why_quieter())
+    if run.lagging:
+        yield from _choices(run.lagging[0])
     yield from section_figures.over_lags(run)
-    for lagging in run.lagging:
+    for k, lagging in enumerate(run.lagging):
         tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
+        more = _choices(lagging) if k else []
         yield Details(
-            SAY.numbers(lagging.label, lagging.pair), [each for each in tables if each is not None]
+            SAY.numbers(lagging.label, lagging.pair),
+            [*(each for each in more if isinstance(each, Table)), *filter(None, tables)],
         )
 
 

@@ -8,7 +8,13 @@ from functools import cached_property
 
 from klbench.report.combinations import Measured, joined
 from klbench.report.tables import Row
-from klbench.studies.staleness.columns import COMBINATIONS, CORRECTIONS, STALENESS
+from klbench.studies.staleness.columns import (
+    CHOICES,
+    COMBINATIONS,
+    CORRECTIONS,
+    OVER_SEEDS,
+    STALENESS,
+)
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
 """The verdicts in the order of the page."""
@@ -19,6 +25,18 @@ class Staleness(Measured):
 
     main = STALENESS
     combinations = COMBINATIONS
+
+    @cached_property
+    def over_seeds(self) -> list[Row]:
+        """Rows over several seeds of the first series at its largest lag, the quietest right ones first."""
+        rows = self.rows(OVER_SEEDS)
+        last = max(
+            (row["staleness"] for row in rows if row["series"] == rows[0]["series"]), default=0.0
+        )
+        here = [
+            row for row in rows if row["series"] == rows[0]["series"] and row["staleness"] == last
+        ]
+        return sorted(here, key=lambda row: (row["right_pairs"] < row["pairs"], row["rel_std"]))
 
     @cached_property
     def lagging(self) -> list[Lagging]:
@@ -61,6 +79,11 @@ class Lagging:
     def curve(self, combination: str) -> list[Row]:
         """Return the rows of a combination by rising lag."""
         return [row for row in self.rows if row["combination"] == combination]
+
+    @cached_property
+    def choices(self) -> list[Row]:
+        """The combinations with the least error, by lag and batch."""
+        return [row for row in self.run.rows(CHOICES) if row["pair"] == self.pair]
 
     def groups(self, verdict: str) -> list[list[Row]]:
         """Return the verdicts of a kind, those with equal numbers together, the best at the largest lag first."""

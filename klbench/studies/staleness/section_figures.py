@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from klbench.report.axes import tick
@@ -14,6 +16,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.studies.staleness.columns import error_in
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -95,6 +98,66 @@ def _over_lags(
     ]
     joined = [Line(entry, [x for x, _ in at], [y for _, y in at]) for entry, at in kept if at]
     return lines(lagging.label, joined, axis, Axis(label))
+
+
+def over_seeds(run: Staleness) -> Figure:
+    """Return the noise of each combination over several seeds, with intervals."""
+    kinds = {
+        right: replace(COLOURS[verdict], label=SAY.right(right))
+        for right, verdict in ((True, VERDICTS[0]), (False, VERDICTS[2]))
+    }
+    drawn = [
+        Bar(
+            _wrapped(row),
+            row["rel_std"],
+            kinds[row["right_pairs"] == row["pairs"]],
+            f"{amount(row['rel_std'])} ({amount(row['rel_std_low'])} to {amount(row['rel_std_high'])})",
+        )
+        for row in run.over_seeds
+    ]
+    first = run.over_seeds[0]
+    return Figure(
+        f"staleness-seeds{run.stem}",
+        SAY.seeds_title(),
+        SAY.seeds_caption(first["series"], short(first["staleness"]), first["pairs"]),
+        [bars(SAY.noise(), drawn, Axis(SAY.noise_axis(), place=_room(drawn)), left=0.55)],
+        [kind for kind in kinds.values() if any(bar.entry == kind for bar in drawn)],
+    )
+
+
+def _room(drawn: Sequence[Bar]) -> Callable[[Axes], object]:
+    """Return what makes room for an interval in words beyond the longest bar."""
+    return lambda axes: axes.set_xlim(0.0, 2.0 * max(bar.value for bar in drawn))
+
+
+def by_batch(lagging: Lagging) -> Figure:
+    """Return the error of each combination that is the best somewhere against the batch, a panel each lag."""
+    names = {row["combination"]: named(row) for row in lagging.choices}
+    entries = legend(list(names), labels=list(names.values()))
+    largest = max(row["batch_from"] for row in lagging.choices)
+    batches = np.geomspace(1.0, 10.0 * largest, 60).tolist()
+    panels = []
+    for lag in lagging.lags:
+        at = {row["combination"]: row for row in lagging.rows if row["staleness"] == lag}
+        drawn = [
+            Line(entry, batches, [_error(at[name], batch) for batch in batches])
+            for name, entry in entries.items()
+            if name in at
+        ]
+        y = Axis(SAY.error_axis(), scale="log", levels=(100.0,))
+        panels.append(lines(SAY.lag(short(lag)), drawn, Axis(SAY.batch_axis(), scale="log"), y))
+    caption = SAY.batch_caption(lagging.label)
+    return Figure(
+        f"staleness-batches{lagging.run.stem}",
+        SAY.batch_title(),
+        caption,
+        panels,
+        list(entries.values()),
+    )
+
+
+def _error(row: Row, batch: float) -> float:
+    return error_in(batch, _bias(row), 100 * row["rel_std"])
 
 
 def _bias(row: Row) -> float:

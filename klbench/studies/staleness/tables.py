@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from klbench.studies.gradient.tables import QP, Row, by_combination, first_alike, matches
-from klbench.studies.staleness.columns import CORRECTIONS, STALENESS
+from klbench.studies.staleness.choices import choices
+from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, STALENESS
 
 
 def beaten_up_to(biased: Row, exact: Row) -> float:
@@ -90,4 +91,6 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
     """Return the tables of a run of an earlier version with the verdicts on corrections."""
     if STALENESS.table not in tables:
         return tables
-    return {**tables, CORRECTIONS.table: corrections(tables[STALENESS.table], {})}
+    found = tables[STALENESS.table]
+    more = {CHOICES.table: choices(found, {})} | dict(tables)
+    return {**more, CORRECTIONS.table: corrections(found, {})}

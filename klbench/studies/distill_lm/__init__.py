@@ -1,0 +1,11 @@
+"""Distillation of language models."""
+
+from klbench.study import Study
+
+STUDY = Study(
+    "distill_lm",
+    "language models distilled from a teacher with each objective",
+    __name__,
+    options_at=".options:DistillLmOptions",
+    summarize_at=".run:summarize",
+)

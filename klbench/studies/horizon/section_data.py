@@ -1,0 +1,138 @@
+"""One run of the study over length, as its page asks for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+from klbench.report.runs import RunTables
+from klbench.report.tables import Row
+from klbench.studies.horizon.columns import (
+    BOUNDS,
+    CROSSINGS,
+    FAMILIES,
+    GAPS,
+    HORIZON,
+    LEVELS,
+    MARKS,
+    SAMPLED,
+)
+
+TRAINERS: Mapping[str, str] = {
+    "k3_ratio_loss": "TRL GRPO: k3 × token ratio",
+    "k3_loss": "GRPO elsewhere: k3 in the loss",
+    "k2_loss": "verl k3+: k2 in the loss",
+    "k1_reward_to_go": "OpenRLHF: k1 in the reward",
+    "k1_reward_token_ratio": "PPO: the same × token ratio",
+    "k1/reward_to_go/token/sequence_ratio": "the same × sequence ratio",
+    "full_kl/full_with_score/token/decision_ratio": "exact KLs × ratios so far",
+    "k1_reward_leave_one_out": "TRL RLOO: less the others' mean",
+}
+"""The combinations that are drawn first, and the name that a trainer or a reader has for each."""
+ROUNDING = 1e-9
+LEADING = ("mixing", "lognormal", "mode", "absorbing", "gru", "lm")
+TOKEN_LOSS = "full_loss"
+
+
+class Horizon(RunTables):
+    """One run: what was measured, series by series."""
+
+    main = HORIZON
+
+    @cached_property
+    def measured(self) -> list[Row]:
+        """All rows by rising length."""
+        return sorted(self.rows(HORIZON), key=lambda row: float(row["tokens"]))
+
+    @cached_property
+    def series(self) -> list[str]:
+        """The series, the ones that say most first."""
+        found = {row["series"] for row in self.measured}
+        return sorted(found, key=lambda name: (LEADING.index(name), name))
+
+    def settings(self, series: str) -> tuple[float, list[float]]:
+        """Return the middle KL a token of a series, and the lags a token there."""
+        rows = [row for row in self.measured if row["series"] == series]
+        if series == "lm":
+            kl = rows[-1]["kl_token"]
+        else:
+            kls = sorted({row["kl_token"] for row in rows})
+            rows = [row for row in rows if row["kl_token"] == kls[len(kls) // 2]]
+            kl = kls[len(kls) // 2]
+        return kl, sorted({row["lag_token"] for row in rows})
+
+    def curve(self, series: str, combination: str, kl: float, lag: float) -> list[Row]:
+        """Return the rows of one line; language models have the KL that they have."""
+        return [
+            row
+            for row in self.measured
+            if (row["series"], row["combination"], row["lag_token"]) == (series, combination, lag)
+            and (series == "lm" or row["kl_token"] == kl)
+        ]
+
+    @cached_property
+    def leading(self) -> tuple[str, float, float]:
+        """The series, KL and lag a token of the first figure: the smallest lag that is none."""
+        series = self.series[0]
+        kl, lags = self.settings(series)
+        return series, kl, next((lag for lag in lags if lag > 0.0), 0.0)
+
+    @cached_property
+    def drawn(self) -> dict[str, list[Row]]:
+        """The lines of the first figure by what they are called."""
+        series, kl, lag = self.leading
+        found = {label: self.curve(series, name, kl, lag) for name, label in TRAINERS.items()}
+        if not any(found.values()):
+            names = list(dict.fromkeys(row["combination"] for row in self.measured))
+            found = {name: self.curve(series, name, kl, lag) for name in names[:8]}
+        return {label: rows for label, rows in found.items() if rows}
+
+    @cached_property
+    def families(self) -> list[Row]:
+        """The growth of each series."""
+        return self.rows(FAMILIES)
+
+    @cached_property
+    def gaps(self) -> list[Row]:
+        """The part that is left out within so many tokens."""
+        return self.rows(GAPS)
+
+    @cached_property
+    def levels(self) -> list[Row]:
+        """Random chains."""
+        return self.rows(LEVELS)
+
+    @cached_property
+    def crossings(self) -> list[Row]:
+        """The lengths at which weights cross."""
+        return self.rows(CROSSINGS)
+
+    @cached_property
+    def bounds(self) -> list[Row]:
+        """Bounds beside the truth."""
+        return self.rows(BOUNDS)
+
+    @cached_property
+    def marks(self) -> list[Row]:
+        """Known marks."""
+        return self.rows(MARKS)
+
+    @cached_property
+    def sampled(self) -> list[Row]:
+        """Standard errors of what was sampled."""
+        return self.rows(SAMPLED)
+
+    def growing(self) -> Row | None:
+        """Return the family whose bias grows most, where one does."""
+        rows = [row for row in self.families if row["verdict"] == "grows" and row["series"] != "lm"]
+        return max(rows, key=lambda row: float(row["last"] / row["first"]), default=None)
+
+    def language(self) -> Row | None:
+        """Return how the language models grow."""
+        return next((row for row in self.families if row["series"] == "lm"), None)
+
+
+def biased(row: Row) -> bool:
+    """Return whether a row has a bias that is more than rounding."""
+    return math.isfinite(row["rel_bias"]) and row["rel_bias"] > ROUNDING

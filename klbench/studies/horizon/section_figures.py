@@ -1,0 +1,177 @@
+"""Figures of the study over length."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+from klbench.report.blocks import Figure, LegendEntry
+from klbench.report.plots import Axis, Line, legend, lines
+from klbench.report.prose import prose
+from klbench.report.tables import Row
+from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
+
+SAY = prose(__package__)
+Z95 = 1.96
+SEQUENCE = "k1/reward_to_go/token/sequence_ratio"
+
+
+def _line(entry: LegendEntry, rows: Sequence[Row], x: str, y: str, scale: float = 1.0) -> Line:
+    kept = [row for row in rows if math.isfinite(row[y]) and row[y] > 0.0]
+    return Line(entry, [float(row[x]) for row in kept], [scale * row[y] for row in kept])
+
+
+def against_length(run: Horizon) -> Figure:
+    """Return bias and noise of what trainers do against length."""
+    series, kl, lag = run.leading
+    entries = legend(list(run.drawn))
+    x = Axis(SAY.tokens_axis(), "log")
+    biases = [
+        _line(entries[label], [row for row in rows if biased(row)], "tokens", "rel_bias", 100.0)
+        for label, rows in run.drawn.items()
+    ]
+    noises = [_line(entries[label], rows, "tokens", "rel_std") for label, rows in run.drawn.items()]
+    room = [float(row["tokens"]) for rows in run.drawn.values() for row in rows]
+    x = Axis(SAY.tokens_axis(), "log", room=room)
+    panels = [
+        lines(
+            SAY.bias(), [each for each in biases if len(each.x)], x, Axis(SAY.bias_axis(), "log")
+        ),
+        lines(
+            SAY.noise(), [each for each in noises if len(each.x)], x, Axis(SAY.noise_axis(), "log")
+        ),
+    ]
+    return Figure(
+        f"horizon{run.stem}",
+        SAY.lead_title(lag),
+        SAY.lead_caption(series, kl, lag, 256),
+        panels,
+        list(entries.values()),
+    )
+
+
+def levelling(run: Horizon) -> Iterator[Figure]:
+    """Yield the bias of token losses of each series against length."""
+    found = {}
+    for series in run.series:
+        kl, _ = run.settings(series)
+        rows = [row for row in run.curve(series, TOKEN_LOSS, kl, 0.0) if biased(row)]
+        if rows:
+            found[series] = rows
+    if not found:
+        return
+    entries = legend(list(found))
+    drawn = []
+    errors = {
+        row["tokens"]: row["rel_bias_se"]
+        for row in run.sampled
+        if row["combination"] == TOKEN_LOSS and row["lag_token"] == 0.0
+    }
+    for series, rows in found.items():
+        line = _line(entries[series], rows, "tokens", "rel_bias", 100.0)
+        if series == "lm":
+            half = [100.0 * Z95 * errors.get(row["tokens"], 0.0) for row in rows]
+            low = [max(y - each, 0.1) for y, each in zip(line.y, half, strict=True)]
+            high = [y + each for y, each in zip(line.y, half, strict=True)]
+            line = Line(entries[series], line.x, line.y, low, high, bars=True)
+        drawn.append(line)
+    panel = lines(SAY.bias(), drawn, Axis(SAY.tokens_axis(), "log"), Axis(SAY.bias_axis(), "log"))
+    yield Figure(
+        f"horizon-levels{run.stem}",
+        SAY.families_title(),
+        SAY.families_caption(TOKEN_LOSS),
+        [panel],
+        list(entries.values()),
+    )
+
+
+def within(run: Horizon) -> Iterator[Figure]:
+    """Yield how much of what token losses leave out lies within so many later tokens."""
+    names = list(dict.fromkeys(row["series"] for row in run.gaps))
+    if not names:
+        return
+    entries = legend(names)
+    drawn = []
+    for name in names:
+        rows = [row for row in run.gaps if row["series"] == name]
+        line = _line(entries[name], rows, "gap", "left_out", 100.0)
+        if name == "lm":
+            low, high = (
+                [100.0 * row[f"left_out_{end}"] for row in rows if row["left_out"] > 0.0]
+                for end in ("low", "high")
+            )
+            line = Line(entries[name], line.x, line.y, low, high, bars=True)
+        drawn.append(line)
+    panel = lines(SAY.gaps_title(), drawn, Axis(SAY.gap_axis(), "log"), Axis(SAY.left_out_axis()))
+    yield Figure(
+        f"horizon-gaps{run.stem}",
+        SAY.gaps_title(),
+        SAY.gaps_caption(TOKEN_LOSS, run.gaps[0]["tokens"]),
+        [panel],
+        list(entries.values()),
+    )
+
+
+def worth(run: Horizon) -> Iterator[Figure]:
+    """Yield the effective share of the samples against the lag of whole sequences."""
+    found = {}
+    for series in run.series:
+        kl, lags = run.settings(series)
+        if lags[-1] > 0.0:
+            rows = run.curve(series, SEQUENCE, kl, lags[-1])
+            points = [(row["tokens"] * row["lag_token"], row["ess"]) for row in rows]
+            if kept := [(x, y) for x, y in points if y > 1e-4]:
+                found[series] = kept
+    if not found:
+        return
+    names = [*found, *([SAY.kept()] if run.marks else [])]
+    entries = legend([str(name) for name in names])
+    drawn = [
+        Line(entries[series], [x for x, _ in at], [y for _, y in at])
+        for series, at in found.items()
+    ]
+    if run.marks:
+        rows = [row for row in run.marks if row["kept"] > 1e-4]
+        drawn.append(_line(entries[str(SAY.kept())], rows, "nats", "kept"))
+    panel = lines(SAY.weights_title(), drawn, Axis(SAY.nats_axis(), "log"), Axis(SAY.share_axis()))
+    yield Figure(
+        f"horizon-weights{run.stem}",
+        SAY.weights_title(),
+        SAY.weights_caption(),
+        [panel],
+        list(entries.values()),
+    )
+
+
+def bounds(run: Horizon) -> Iterator[Figure]:
+    """Yield the error of the surrogate and its bounds against length."""
+    if not run.bounds:
+        return
+    first = run.bounds[len(run.bounds) // 3]
+    series = next(
+        (row["series"] for row in run.bounds if row["series"] == run.series[0]), first["series"]
+    )
+    kls = sorted({row["kl_token"] for row in run.bounds if row["series"] == series})
+    kl, lag = kls[len(kls) // 2], max(row["lag_token"] for row in run.bounds)
+    rows = [
+        row
+        for row in run.bounds
+        if (row["series"], row["kl_token"], row["lag_token"]) == (series, kl, lag)
+    ]
+    columns = {"error": str(SAY.error()), "bound_2": "T²", "bound_15": "T^1.5", "bound_1": "T"}
+    entries = legend(list(columns), labels=list(columns.values()))
+    drawn = [_line(entries[column], rows, "tokens", column) for column in columns]
+    panel = lines(
+        SAY.bounds_title(),
+        drawn,
+        Axis(SAY.tokens_axis(), "log"),
+        Axis(SAY.error_axis(), "log", levels=(1.0,)),
+        left=0.21,
+    )
+    yield Figure(
+        f"horizon-bounds{run.stem}",
+        SAY.bounds_title(),
+        SAY.bounds_caption(series, lag),
+        [panel],
+        list(entries.values()),
+    )

@@ -1,0 +1,129 @@
+"""The verb ``doctor``: exit codes, the screen, JSON, the run folder, and input that cannot be used."""
+
+import json
+from importlib import resources
+
+import pytest
+from json_schema import conforms
+from made_rollouts import frame
+
+from klbench.engine.cli import command_line
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rollouts")
+    right = frame(rollouts=60)
+    right.to_json(folder / "right.jsonl", orient="records", lines=True)
+    swapped = {"logprobs": "ref_logprobs", "ref_logprobs": "logprobs"}
+    wrong = frame(distance=0.8).drop(columns="sampling_logprobs").rename(columns=swapped)
+    wrong.to_json(folder / "wrong.jsonl", orient="records", lines=True)
+    names = {"logprobs": "a lp", "sampling_logprobs": "b'lp", "ref_logprobs": "c"}
+    right.rename(columns=names).to_json(folder / "named.jsonl", orient="records", lines=True)
+    (folder / "text.jsonl").write_text('{"prompt": "a", "response": "b", "score": 1.0}\n')
+    empty = right.assign(**{name: [[]] * 60 for name in ("logprobs", "sampling_logprobs")})
+    empty.to_json(folder / "empty.jsonl", orient="records", lines=True)
+    return folder
+
+
+def run(capsys, *arguments):
+    code = command_line(["doctor", *map(str, arguments)])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_no_alarm_is_0_and_an_alarm_1(files, capsys):
+    code, out, _ = run(capsys, files / "right.jsonl")
+    assert (code, out.splitlines()[-1]) == (0, out.splitlines()[-1])
+    assert "healthy" in out
+    assert out.rstrip().endswith("no alarm")
+    code, out, _ = run(capsys, files / "wrong.jsonl")
+    assert code == 1
+    assert "columns_swapped" in out
+    assert "ALARM" in out
+
+
+def test_each_number_has_an_interval_or_says_that_it_has_none(files, capsys):
+    _, out, _ = run(capsys, files / "right.jsonl")
+    for line in out.splitlines():
+        if line.startswith(("  KL(", "  effective size", "  mean r")):
+            assert " to " in line or "no interval" in line, line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nowhere.jsonl"], "no such file"),
+        (["text.jsonl"], "log-prob"),
+        (["empty.jsonl"], "no token"),
+        (["right.jsonl", "--map", "polcy=logprobs"], "did you mean 'policy'"),
+        (["right.jsonl", "--map", "policy=logprob"], "did you mean 'logprobs'"),
+        (["right.jsonl", "--map", "policy"], "expected ROLE=COLUMN"),
+        (["right.jsonl", "--trainer", "trll"], "did you mean 'trl'"),
+        (["right.jsonl", "--json", "no/such/folder.json"], "expected a file in a folder"),
+        (["right.jsonl", "--jsn", "x"], "--jsn"),
+        ([], "FILE"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_and_2(files, capsys, monkeypatch, arguments, says):
+    monkeypatch.chdir(files)
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+    assert err.startswith("klbench: ")
+    assert says in err
+
+
+def test_a_fault_of_the_doctor_itself_is_3(files, capsys, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("klbench.doctor.api.measures", broken)
+    code, _, err = run(capsys, files / "right.jsonl")
+    assert (code, err) == (3, "klbench: the doctor failed: ZeroDivisionError: oops\n")
+
+
+def test_names_of_columns_can_be_given(files, capsys):
+    given = "policy=a lp,sampler=b'lp,reference=c"
+    code, out, _ = run(capsys, files / "named.jsonl", "--map", given)
+    assert code == 0
+    assert "policy = a lp, sampler = b'lp, reference = c" in out
+
+
+@pytest.mark.parametrize("name", ["right", "wrong"])
+def test_json_is_what_the_schema_says(files, tmp_path, capsys, name):
+    schema = json.loads(
+        resources.files("klbench.doctor").joinpath("schema.json").read_text(encoding="utf-8")
+    )
+    run(capsys, files / f"{name}.jsonl", "--json", tmp_path / "out.json")
+    written = (tmp_path / "out.json").read_text(encoding="utf-8")
+    found = json.loads(written, parse_constant=pytest.fail)
+    assert conforms(found, schema, schema["$defs"])
+    assert not conforms(found | {"rollouts": "many"}, schema, schema["$defs"])
+    assert not conforms(found | {"more": 1}, schema, schema["$defs"])
+    assert "prompt 3" not in written
+    if name == "right":
+        assert found["sampler"]["ess_sequence"] > 0.99
+        assert found["alarm"] is False
+
+
+def test_a_run_folder_has_the_page_and_is_never_overwritten(files, tmp_path, capsys):
+    out = tmp_path / "it's a page"
+    arguments = [files / "named.jsonl", "--map", "policy=a lp,sampler=b'lp,reference=c"]
+    code, said, _ = run(capsys, *arguments, "--out", out, "--trainer", "verl")
+    assert code == 0
+    assert said.splitlines()[-1] == str(out / "index.html")
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "What is going on in this run?" in page
+    assert "prompt 3" not in page
+    assert (out / "tables" / "causes.parquet").exists()
+    code, _, err = run(capsys, *arguments, "--out", out)
+    assert code == 2
+    assert "exists already" in err
+
+
+def test_the_page_alone_opens_with_the_alarm(files, tmp_path, capsys):
+    code, _, _ = run(capsys, files / "wrong.jsonl", "--out", tmp_path / "page")
+    page = (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+    assert code == 1
+    assert "An alarm: the likeliest cause is" in page
+    assert "<b>columns swapped</b>" in page
