@@ -11,6 +11,8 @@ import numpy as np
 
 MOST = 2**17
 """Tokens that are kept at most."""
+FAR = 1e100
+"""Log-ratios beyond are cut to it, lest their squares overflow."""
 
 
 @dataclass
@@ -142,7 +144,7 @@ class Counted:
         with np.errstate(invalid="ignore"):
             x = self.columns[above] - self.columns[below]
         index = np.flatnonzero(np.isfinite(x))
-        return x[index], index
+        return np.clip(x[index], -FAR, FAR), index
 
     def neighbours(self) -> np.ndarray:
         """Return the places of tokens that are followed by one of the same rollout."""

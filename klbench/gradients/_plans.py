@@ -100,9 +100,9 @@ def plan(combination: Combination, edges: Edges, tokens: int) -> Plan | None:
     to_go = placement in ("reward_to_go", "full_with_score")
     if decision:
         if placement == "full_with_score":
-            if combination.baseline != "none":
-                return None
-            return Plan(PREFIX, number, one, zero, full, weight, power, kept)
+            # The baseline stands for the next token's KL and for all after it.
+            number = number + baseline - weight * baseline
+            return Plan(PREFIX, number, one, -weight * baseline, full, weight, power, kept)
         number, own = weight * (number - baseline) + baseline, weight * (own - baseline)
         return Plan(PREFIX, number, one, own, zero, weight, power, kept)
     gradient = weight * (token + score * (own - baseline))

@@ -69,12 +69,16 @@ class Pair(Options, ABC):
         The command for pairs that have no exact divergence of their own, and are measured token by token instead.
     capabilities
         What it can do with completions, of which :class:`klbench.types.CompletionSource` says more.
+    later
+        Fields that came after the first version. Where they have their defaults they are in no
+        stream's name, so that the draws stay what they were.
     """
 
     kind: ClassVar[str]
     summary: ClassVar[str]
     measured_with: ClassVar[str] = ""
     capabilities: ClassVar[Capabilities] = Capabilities()
+    later: ClassVar[Sequence[str]] = ()
     label: str = ""
     series: str = ""
 
@@ -88,6 +92,12 @@ class Pair(Options, ABC):
         return state | {
             "__dict__": {key: state["__dict__"][key] for key in type(self).model_fields}
         }
+
+    def parameters_text(self, *, exclude_none: bool = False) -> str:
+        """Return the parameters as JSON, by which its streams are named: neither label nor series."""
+        fields = type(self).model_fields
+        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return self.model_dump_json(exclude={"label", "series", *unused}, exclude_none=exclude_none)
 
     @classmethod
     def node(cls) -> dict[str, Any]:

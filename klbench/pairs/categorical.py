@@ -106,6 +106,7 @@ class CategoricalPair(Pair):
     summary: ClassVar[str] = (
         "categoricals (probs or logits; or random.size, random.kl, random.seed): everything by enumeration"
     )
+    later: ClassVar[Sequence[str]] = ("temperature", "scored_temperature")
     q: Categorical | None = None
     p: Categorical | None = None
     mu: Categorical | None = None

@@ -70,6 +70,7 @@ class LmPair(Pair):
     capabilities: ClassVar[Capabilities] = Capabilities(
         completions=True, rescored=True, truncated=True, in_process=True
     )
+    later: ClassVar[Sequence[str]] = ("scored_temperature",)
     policy: ModelName = "embedded:finetuned-midway"
     reference: ModelName = "embedded:reference"
     revision: str = ""

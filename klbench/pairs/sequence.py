@@ -14,8 +14,6 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -62,6 +60,7 @@ class SequencePair(Pair):
         "scored_temperature)"
     )
     capabilities: ClassVar[Capabilities] = Capabilities(completions=True)
+    later: ClassVar[Sequence[str]] = ("mismatch", "temperature", "scored_temperature")
     model: Name = "gru"
     vocabulary: int = Field(default=6, ge=2, le=64)
     horizon: int = Field(default=4, ge=1, le=10)
@@ -97,12 +96,6 @@ class SequencePair(Pair):
                     f"above {LARGEST_LOG_RATIO:g}, of which no second moment is a float"
                 )
         return self
-
-    @model_serializer(mode="wrap")
-    def _serialized(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Streams are named by the settings: those of two policies stay what they were.
-        found: dict[str, Any] = serialize(self)
-        return found if self.mismatch else {k: v for k, v in found.items() if k != "mismatch"}
 
     @property
     def _warm(self) -> bool:
@@ -292,10 +285,7 @@ class SequencePair(Pair):
 
     def completions(self, seed: int, shard: int, n: int) -> Completions:
         """Sampled token by token; there are always ``n``. ``token`` is ``vocabulary`` where a sequence ends."""
-        # What is left out where it is 1 leaves the streams of earlier versions as they were.
-        warm = set() if self._warm else {"temperature", "scored_temperature"}
-        name = self.model_dump_json(exclude={"label", "series", *warm})
-        stream = streams.generator(seed, "completions", self.kind, name, shard)
+        stream = streams.generator(seed, "completions", self.kind, self.parameters_text(), shard)
         prompt = stream.integers(self.prompts, size=n)
         uniform = stream.random((n, self.horizon))
         tree, end = self.tree, self.vocabulary

@@ -11,6 +11,7 @@ import pytest
 from made_rollouts import batch
 
 from klbench import streams
+from klbench.doctor import reading
 from klbench.doctor.measures import measures
 from klbench.doctor.reading import Gathered, gather
 from klbench.doctor.series import BUCKETS
@@ -132,7 +133,8 @@ def test_intervals_cover():
     assert abs(np.mean(given) - 0.95) < 5.0 * math.sqrt(0.95 * 0.05 / 200)
 
 
-def test_the_number_of_processes_changes_nothing(tmp_path) -> None:
+def test_the_number_of_processes_changes_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(reading, "WORTH_SHARING", 0)
     stream = np.random.default_rng(5)
     paths = []
     for step in range(3):

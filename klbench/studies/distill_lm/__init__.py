@@ -8,4 +8,6 @@ STUDY = Study(
     __name__,
     options_at=".options:DistillLmOptions",
     summarize_at=".run:summarize",
+    tables_at="klbench.studies.distill.columns:LM_TABLES",
+    section_at="klbench.studies.distill.section_lm:SECTION",
 )

@@ -44,7 +44,7 @@ from klbench.types import Estimator, RunError, Truth
 
 def _part(pair: Pair) -> str:
     """A name for what is kept of a pair: its parameters, and the state of the file that it reads."""
-    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})} {pair.fingerprint}"
+    content = f"{pair.kind} {pair.parameters_text()} {pair.fingerprint}"
     return f"lm-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 

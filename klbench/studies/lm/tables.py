@@ -293,9 +293,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
                 "largest": float(m.found.places.largest.max(initial=0.0)),
                 "above_zero": round(m.n * float(m.found.checks.mean[1])),
                 "unread": ", ".join(m.pair.unread),
-                "parameters": m.pair.model_dump_json(
-                    exclude={"label", "series"}, exclude_none=True
-                ),
+                "parameters": m.pair.parameters_text(exclude_none=True),
             }
         )
     return pd.DataFrame(rows)

@@ -204,7 +204,7 @@ def _tell_lost_digits(pair: Pair, exact: Exact) -> None:
 
 def stream_name(pair: Pair) -> str:
     """The name of a pair's random stream: its parameters, not its place in the list, so that other pairs change nothing."""
-    content = f"{pair.kind} {pair.model_dump_json(exclude={'label', 'series'})}"
+    content = f"{pair.kind} {pair.parameters_text()}"
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

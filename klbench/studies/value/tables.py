@@ -339,9 +339,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
             "khat_se": khat_se,
             "khat_samples": khat_samples,
         }
-        row["parameters"] = measured.pair.model_dump_json(
-            exclude={"label", "series"}, exclude_none=True
-        )
+        row["parameters"] = measured.pair.parameters_text(exclude_none=True)
         rows.append(row)
     return _frame(PAIRS, rows)
 

@@ -10,8 +10,8 @@ from klbench.report.blocks import Block, Heading, Lead, Section, Tables
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
 from klbench.report.tables import Row, Shown, table
+from klbench.studies.distill.columns import LM_FINAL
 from klbench.studies.distill.section_figures import masses, reached
-from klbench.studies.distill_lm.columns import LM_FINAL
 
 SAY = prose(__package__)
 
@@ -31,12 +31,12 @@ def lead(tables: Tables) -> Lead:
     rows = _final(run)
     known = [row for row in rows if math.isfinite(row["kl"])]
     if not known:
-        return Lead(SAY.question(), SAY.nothing(), None)
+        return Lead(SAY.lm_question(), SAY.lm_nothing(), None)
     more = []
     if lost := [row for row in known if row["mass_lost_low"] > 0.0]:
-        more.append(SAY.lost(max(lost, key=lambda row: float(row["mass_lost"]))))
+        more.append(SAY.lm_lost(max(lost, key=lambda row: float(row["mass_lost"]))))
     last = known[-1] if len(known) > 1 else None
-    return Lead(SAY.question(), SAY.verdict(known[0], last), reached(rows, run.stem), more)
+    return Lead(SAY.lm_question(), SAY.lm_verdict(known[0], last), reached(rows, run.stem), more)
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -45,7 +45,7 @@ def build(tables: Tables) -> Sequence[Block]:
     for run in by_run(RunTables, tables, LM_FINAL):
         rows = _final(run)
         blocks += [Heading(run.label)] if run.label else []
-        blocks += [masses(rows, run.stem), table(SAY.final_title(), LM_FINAL, rows, SHOWN)]
+        blocks += [masses(rows, run.stem), table(SAY.lm_final_title(), LM_FINAL, rows, SHOWN)]
     return blocks
 
 
