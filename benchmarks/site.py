@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).parents[1]
 PUBLISHED = ROOT / "reports" / "published"
 LINK = re.compile(r"\]\((?:\.\./)?reports/published/([\w-]+)(/[^)]*)?\)")
-SHOWN = ("index.html", "figures/*.svg")
+SHOWN = ("*/index.html", "*/figures/*.svg", "doctor/*/index.html", "doctor/recordings/*.parquet")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -24,8 +24,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     gallery = (PUBLISHED / "README.md").read_text(encoding="utf-8")
     gallery = re.sub(r"\]\((?!https?:)([\w-]+/)", r"](findings/\1", gallery)
     files.append(File.generated(config, "findings.md", content=gallery))
+    diagnoses = PUBLISHED / "doctor" / "README.md"
+    files.append(File.generated(config, "findings/doctor/index.md", abs_src_path=str(diagnoses)))
     for pattern in SHOWN:
-        for path in sorted(PUBLISHED.glob(f"*/{pattern}")):
+        for path in sorted(PUBLISHED.glob(pattern)):
             place = f"findings/{path.relative_to(PUBLISHED).as_posix()}"
             files.append(File.generated(config, place, abs_src_path=str(path)))
     return files
@@ -36,4 +38,5 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     them.
     """
     markdown = LINK.sub(lambda m: f"](findings/{m[1]}{m[2] or '/index.html'})", markdown)
+    markdown = markdown.replace("findings/doctor/README.md", "findings/doctor/index.md")
     return markdown.replace("](docs/", "](")
