@@ -123,6 +123,7 @@ def test_a_run_folder_has_the_page_and_is_never_overwritten(files, tmp_path, cap
     assert said.splitlines()[-1] == str(out / "index.html")
     page = (out / "index.html").read_text(encoding="utf-8")
     assert "What is going on in this run?" in page
+    assert "60 rollouts" in page
     assert "prompt 3" not in page
     assert (out / "tables" / "causes.parquet").exists()
     code, _, err = run(capsys, *arguments, "--out", out)
