@@ -30,7 +30,7 @@ A few lines of YAML can name one list a billion times.
 """
 MOST_CHARACTERS = 200
 BEGINS = b'{\n  "schema_version"'
-"""What a file of ``--json`` begins with."""
+"""The first bytes of a file of ``--json``."""
 _SPECIAL = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
