@@ -277,7 +277,9 @@ def _changes(source: Meaning, found: Candidate) -> Iterator[str]:
         if mine.nothing and source.normalisation == LENGTH:
             yield "its mean is 0 at equal lengths: at unequal ones it moved the lengths"
         return
-    if alike in SAID:
+    if alike == MEAN and (mine.polynomial, mine.baseline) == (theirs.polynomial, theirs.baseline):
+        yield "the gradient is the same while the policy itself samples, another once it has moved"
+    elif alike in SAID:
         yield SAID[alike].format(source=_scope(mine), to=_scope(theirs))
     a, b = average(source), average(target)
     if _apart(a, b):

@@ -72,9 +72,9 @@ def _candidate(
     trainer: Trainer, version: str, row: Row, options: Mapping[str, Value]
 ) -> Candidate | None:
     """Return the setting; None where its options lead to another row, or a number fits no place."""
-    if trainer.row(version, trainer.settings(options, version)) is not row:
-        return None
     meaning = trainer.meaning(version, options)
+    if trainer.row(version, meaning.options) is not row:
+        return None
     try:
         gradients.get(meaning.combination)
     except ConfigError:

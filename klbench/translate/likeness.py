@@ -38,6 +38,8 @@ class Gradient:
         Which tokens' KL a token's score is paid for: its own, or also that of later ones.
     polynomial
         What multiplies the score; None where it is no polynomial.
+    form
+        Whether the estimator's value, its slope or both multiply the score.
     value
         The estimator whose value is logged, without its clamp.
     correction, baseline, reference
@@ -46,6 +48,7 @@ class Gradient:
 
     scope: str
     polynomial: frozenset[tuple[float, float, int]] | None
+    form: str
     value: str
     correction: str
     baseline: str
@@ -55,7 +58,7 @@ class Gradient:
     def mean(self) -> frozenset[tuple[float, float, int]] | str:
         """Return what counts on average: the polynomial without its constant."""
         if self.polynomial is None:
-            return self.value
+            return f"{self.value}: {self.form}"
         return frozenset(each for each in self.polynomial if each[1:] != (0.0, 0))
 
     @property
@@ -105,8 +108,16 @@ def _of(combination: Combination) -> Gradient:
     return Gradient(
         scope,
         None if found is None else frozenset(found),
+        _form(combination),
         combination.estimator,
         correction,
         combination.baseline,
         combination.reference,
     )
+
+
+def _form(combination: Combination) -> str:
+    if combination.placement in ("reward", "reward_to_go"):
+        return "value"
+    both = combination.ratio_gradient or combination.placement == "loss_and_reward"
+    return "value and slope" if both else "slope"
