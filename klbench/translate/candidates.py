@@ -1,4 +1,4 @@
-"""What a trainer can be set to: every row of its data, with every average that it has."""
+"""The settings that a trainer can have: every row of its data, with every average that it has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike the gradients of two combinations are, by what multiplies a token's score.
+"""The likeness of two combinations' gradients, by what multiplies a token's score.
 
 On samples of the policy itself a combination adds ``c(log r_t)`` times the score of token t, with
 a polynomial ``c`` in ``r`` and ``log r``. A constant in it changes no mean: that of a score is 0.
@@ -25,12 +25,12 @@ SAME, MEAN, NEAR, NEAREST, OTHER, NOTHING = (
     "another",
     "none",
 )
-"""How alike two gradients are, the best first."""
+"""The words for the likeness of two gradients, the best first."""
 
 
 @dataclass(frozen=True)
 class Gradient:
-    """What a combination does to the policy.
+    """The effect of a combination on the policy.
 
     Parameters
     ----------
