@@ -12,13 +12,12 @@ from klbench.trainers import (
     LENGTH,
     NONE,
     RETURNS,
-    SEQUENCES,
-    TOKENS,
     Meaning,
     Trainer,
     Value,
 )
-from klbench.translate.candidates import Candidate, average, candidates, off, switches
+from klbench.translate.averages import PER_LENGTH, alone, apart, average
+from klbench.translate.candidates import Candidate, candidates, off, switches
 from klbench.translate.likeness import (
     MEAN,
     NEAR,
@@ -35,8 +34,6 @@ from klbench.types import ConfigError
 SCHEMA_VERSION = 1
 MEASURE = "weight of a sequence's KL against its reward"
 ORDER = (SAME, MEAN, NEAR, NEAREST, OTHER, NOTHING)
-PER_LENGTH = (TOKENS, LENGTH)
-"""The averages that divide a sequence's sum by its length, where all lengths are equal."""
 SAID = {
     MEAN: "the gradient is the same on average; single sequences have another",
     NEAR: "the gradient agrees only near the reference: it is that of another divergence",
@@ -162,7 +159,7 @@ def _rank(source: Meaning, mine: Gradient, each: Candidate) -> tuple[int | bool,
         mine.correction != theirs.correction,
         mine.polynomial != theirs.polynomial,
         mine.baseline != theirs.baseline,
-        _apart(average(source), average(target)),
+        apart(average(source), average(target)),
         (source.normalisation == RETURNS) != (target.normalisation == RETURNS),
         mine.value != theirs.value,
         source.clamp != target.clamp,
@@ -170,28 +167,10 @@ def _rank(source: Meaning, mine: Gradient, each: Candidate) -> tuple[int | bool,
     )
 
 
-def _apart(a: str, b: str) -> int:
-    """Return how far two averages are apart: 0 the same, 1 at equal lengths, 2 otherwise."""
-    if a == b or not a or not b:
-        return 0
-    return 1 if a in PER_LENGTH and b in PER_LENGTH else 2
-
-
-def share(meaning: Meaning, length: int | None) -> float | None:
-    """Return what a sequence's sum is multiplied by in the mean over sequences, at equal lengths.
-
-    None where the length, the constant or the average is not known.
-    """
-    how = average(meaning)
-    if how in PER_LENGTH:
-        return None if length is None else 1.0 / length
-    return 1.0 if how == SEQUENCES else None
-
-
 def _strength(source: Meaning, found: Candidate, scale: Scale) -> dict[str, Any]:
     target, alike = found.meaning, likeness(source, found.meaning)
     computed = _gradient(source) is not None and alike != NOTHING
-    alone = _alone(source, target, scale.length) if computed else None
+    factor = alone(source, target, scale.length) if computed else None
     coefficient = target.coefficient
     length, kl = scale.length, scale.kl_token
     return {
@@ -205,22 +184,13 @@ def _strength(source: Meaning, found: Candidate, scale: Scale) -> dict[str, Any]
         "coefficient": coefficient,
         "factor": 1.0 if computed else 0.0,
         "penalty_alone": {
-            "factor": alone,
-            "coefficient": None if alone is None else alone * source.coefficient,
+            "factor": factor,
+            "coefficient": None if factor is None else factor * source.coefficient,
         },
         "length": length,
         "kl_token": kl,
         "reward_paid": None if length is None or kl is None else coefficient * length * kl,
     }
-
-
-def _alone(source: Meaning, target: Meaning, length: int | None) -> float | None:
-    """Return the factor on the coefficient that keeps the length of the penalty's own gradient."""
-    a, b = average(source), average(target)
-    if a and (a == b or (a in PER_LENGTH and b in PER_LENGTH)):
-        return 1.0
-    before, after = share(source, length), share(target, length)
-    return None if before is None or after is None else before / after
 
 
 def _lost(source: Meaning, target: Meaning) -> Iterator[str]:
@@ -245,7 +215,7 @@ def _lost(source: Meaning, target: Meaning) -> Iterator[str]:
         yield f"baseline: {mine.baseline}"
     if mine.value != theirs.value:
         yield f"the value of {mine.value}, which is logged"
-    if source.normalisation != RETURNS and _apart(average(source), average(target)):
+    if source.normalisation != RETURNS and apart(average(source), average(target)):
         yield f"average: {average(source)}"
     if (source.normalisation == RETURNS) != (target.normalisation == RETURNS):
         yield f"place: {_place(source)}"
@@ -282,7 +252,7 @@ def _changes(source: Meaning, found: Candidate) -> Iterator[str]:
     elif alike in SAID:
         yield SAID[alike].format(source=_scope(mine), to=_scope(theirs))
     a, b = average(source), average(target)
-    if _apart(a, b):
+    if apart(a, b):
         yield f"average: {b}, not {a}; it is that of the policy's term too"
         if a in PER_LENGTH and b in PER_LENGTH:
             yield "at unequal lengths tokens of short and long sequences weigh otherwise"

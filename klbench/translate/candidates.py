@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from klbench import gradients, trainers
-from klbench.trainers import NONE, RETURNS, Meaning, Row, Trainer, Value
+from klbench.trainers import NONE, Meaning, Row, Trainer, Value
 from klbench.types import ConfigError
 
 PLACES = re.compile(r"{(\w+?)(?:_inverse)?}")
@@ -38,17 +38,6 @@ class Candidate:
         trainer, version = trainers.get(self.meaning.trainer), self.meaning.version
         known = {each.path: each.default_at(version) for each in trainer.known(version)}
         return sum(known[path] != value for path, value in self.options.items())
-
-
-def average(meaning: Meaning) -> str:
-    """Return how tokens and sequences are averaged; of a penalty in the reward, as the policy's
-    term is. Empty where the data do not say.
-    """
-    if meaning.normalisation != RETURNS:
-        return meaning.normalisation
-    trainer = trainers.get(meaning.trainer)
-    value = meaning.options.get(trainer.normaliser)
-    return trainer.normalisations.get(str(value), "") if trainer.normaliser else ""
 
 
 def candidates(trainer: Trainer, version: str, source: Meaning) -> Iterator[Candidate]:
