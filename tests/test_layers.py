@@ -43,7 +43,7 @@ LEVELS = {
     3: {"context", "estimators", "metrics", "lm"},
     4: {"pairs", "gradients"},
     5: {"rlhf", "claims", "report", "choices"},
-    6: {"study", "audit", "doctor", "advise"},
+    6: {"study", "audit", "doctor", "advise", "translate"},
     7: {"studies", "testing", "integrations"},
     8: {"engine"},
     9: {"__main__"},

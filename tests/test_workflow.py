@@ -24,7 +24,9 @@ def workflow() -> dict:
 
 
 def test_every_action_is_pinned_to_a_commit_and_says_its_version() -> None:
-    used = [line for file in FILES for line in re.findall(r"uses: (.*)", file.read_text("utf-8"))]
+    used = [
+        line for file in FILES for line in re.findall(r"uses: ([^.].*)", file.read_text("utf-8"))
+    ]
     assert len(used) > 15
     for each in used:
         assert re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", each), each

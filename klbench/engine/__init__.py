@@ -6,6 +6,7 @@ VERBS = {
     "audit": "klbench.engine.audit",
     "doctor": "klbench.engine.doctor",
     "advise": "klbench.advise.command",
+    "translate": "klbench.translate.command",
 }
 """The modules of the verbs, each imported when it is asked for.
 

@@ -49,7 +49,9 @@ def text() -> str:
                 " run\npython -m klbench audit TARGET                 is this KL function, this"
                 " loss, right? (audit --help)\npython -m klbench doctor FILE ...              what"
                 " is going on in my run? (doctor --help)\npython -m klbench advise --tokens N ...  "
-                "      which estimator, gradient, weight? (advise --help)\npython -m klbench.report"
+                "      which estimator, gradient, weight? (advise --help)\npython -m klbench"
+                " translate SETTING --to NAME  this KL setting in another trainer"
+                " (translate --help)\npython -m klbench.report"
                 " RUN [RUN ...]         render again, or one report from several runs"
             ),
             block(

@@ -18,8 +18,11 @@ from functools import cache
 from klbench.registry import unknown
 from klbench.trainers import liger, nemo_rl, openrlhf, read, rollout, slime, trl, verl
 from klbench.trainers._trainer import (
+    CONSTANT,
     LENGTH,
     NONE,
+    RETURNS,
+    SEQUENCES,
     TOKENS,
     Meaning,
     Option,
@@ -183,7 +186,8 @@ def _spelled(
 ) -> Spelling | None:
     """The spelling of a row; None where these options do not lead to it."""
     shown = {
-        _short(trainer, path): [_text(value) for value in values] for path, values in chosen.items()
+        short(trainer, path): [text_of(value) for value in values]
+        for path, values in chosen.items()
     }
     words = " ".join((trainer.name, *(f"{name}={values[0]}" for name, values in shown.items())))
     found = parse(words)
@@ -207,8 +211,8 @@ def _set(option: Option, values: tuple[Value, ...]) -> bool:
     )
 
 
-def _short(trainer: Trainer, path: str) -> str:
-    """The shortest end of an option's path that is no other option's."""
+def short(trainer: Trainer, path: str) -> str:
+    """Return the shortest end of an option's path that is no other option's."""
     parts = path.split(".")
     ends = [".".join(parts[k:]) for k in reversed(range(len(parts)))]
     return next(
@@ -218,7 +222,8 @@ def _short(trainer: Trainer, path: str) -> str:
     )
 
 
-def _text(value: Value) -> str:
+def text_of(value: Value) -> str:
+    """Return a value as one writes it in a setting."""
     return (
         str(value).lower()
         if isinstance(value, bool)
@@ -229,7 +234,12 @@ def _text(value: Value) -> str:
 
 
 __all__ = [
+    "CONSTANT",
+    "LENGTH",
     "NONE",
+    "RETURNS",
+    "SEQUENCES",
+    "TOKENS",
     "TRAINERS",
     "Meaning",
     "Option",
@@ -242,5 +252,7 @@ __all__ = [
     "meaning",
     "names",
     "parse",
+    "short",
     "spellings",
+    "text_of",
 ]

@@ -28,6 +28,8 @@ def python(code: str) -> str:
         ["+exp=claims", "claims=[nope]"],
         ["resume=/no/such/run"],
         ["advise", "--help"],
+        ["translate", "--help"],
+        ["translate", "verl kl_loss_coef=0.001", "--to", "trl"],
         ["advise", "--tokens", "64", "--batch", "8", "--kl-token", "0.01", "--trainer", "trl"],
     ],
 )

@@ -1,0 +1,47 @@
+"""The averages of losses: over tokens, over sequences, or by a constant."""
+
+from __future__ import annotations
+
+from klbench import trainers
+from klbench.trainers import LENGTH, RETURNS, SEQUENCES, TOKENS, Meaning
+
+PER_LENGTH = (TOKENS, LENGTH)
+"""The averages that divide a sequence's sum by its length, where all lengths are equal."""
+
+
+def average(meaning: Meaning) -> str:
+    """Return how tokens and sequences are averaged; of a penalty in the reward, as the policy's
+    term is. Empty where the data do not say.
+    """
+    if meaning.normalisation != RETURNS:
+        return meaning.normalisation
+    trainer = trainers.get(meaning.trainer)
+    value = meaning.options.get(trainer.normaliser)
+    return trainer.normalisations.get(str(value), "") if trainer.normaliser else ""
+
+
+def apart(a: str, b: str) -> int:
+    """Return how far two averages are apart: 0 the same, 1 at equal lengths, 2 otherwise."""
+    if a == b or not a or not b:
+        return 0
+    return 1 if a in PER_LENGTH and b in PER_LENGTH else 2
+
+
+def share(meaning: Meaning, length: int | None) -> float | None:
+    """Return what a sequence's sum is multiplied by in the mean over sequences, at equal lengths.
+
+    None where the length, the constant or the average is not known.
+    """
+    how = average(meaning)
+    if how in PER_LENGTH:
+        return None if length is None else 1.0 / length
+    return 1.0 if how == SEQUENCES else None
+
+
+def alone(source: Meaning, target: Meaning, length: int | None) -> float | None:
+    """Return the factor on the coefficient that keeps the length of the penalty's own gradient."""
+    a, b = average(source), average(target)
+    if a and (a == b or (a in PER_LENGTH and b in PER_LENGTH)):
+        return 1.0
+    before, after = share(source, length), share(target, length)
+    return None if before is None or after is None else before / after
