@@ -26,14 +26,15 @@ Placement = Literal[
     "full_with_score",
 ]
 Level = Literal["token", "sequence"]
-Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl"]
+Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl", "token_mean"]
 Reference = Literal["reference", "sampler"]
 Gradient = Literal["grad KL(q‖p)", "grad KL(p‖q)", "grad KL(q‖p) - grad KL(p‖q)", "0", "biased"]
 
 EXACT = "full_kl"
 """The name of the estimator that a full placement has: the exact KL over the next token."""
 SCORED = ("reward", "reward_to_go", "loss_and_reward", "full_with_score")
-GROUPED = ("batch_mean", "leave_one_out")
+TOKEN_MEAN = "token_mean"
+GROUPED = ("batch_mean", "leave_one_out", TOKEN_MEAN)
 """The baselines that tie a group of samples together."""
 DIFFERENTIATED = ":differentiated"
 NORMALISED = ":normalised"
@@ -81,7 +82,9 @@ class Combination:
         Whether the weight is differentiated too; only where the term stands in the loss.
     baseline
         Subtracted from what multiplies the score: the mean of the group of samples of one prompt,
-        the mean of the others of the group, or the exact KL of the token's own distribution. With
+        the mean of the others of the group, the mean term of all tokens of the group (subtracted
+        from each term before any discounted sum), or the exact KL of the token's own distribution.
+        With
         ``decision_ratio`` that KL stands for all that is to come, too, where later terms are
         weighted (doubly robust; Jiang and Li 2016, "Doubly robust off-policy value evaluation").
     gamma
@@ -212,6 +215,11 @@ class Combination:
             self.normalised and self.baseline in GROUPED,
             "normalised weights and a baseline of the same group are not computed",
         )
+        yield (
+            self.baseline == TOKEN_MEAN
+            and (self.placement != "reward_to_go" or self.per_decision or self.length_mean),
+            f"{TOKEN_MEAN} is of reward_to_go, without {PER_DECISION} and token:mean",
+        )
         yield (not 0.0 <= self.gamma <= 1.0, f"gamma is from 0 to 1, not {self.gamma:g}")
         yield (self.gamma != 1.0 and self.placement != "reward_to_go", "gamma is of reward_to_go")
         yield (
@@ -242,7 +250,8 @@ class Combination:
 
         Weights of a sequence's own, whose sign no reward decides.
         """
-        return not (self.normalised or self.per_decision or self.signed) and self.gamma == 1.0
+        own = not (self.normalised or self.per_decision or self.signed)
+        return own and self.gamma == 1.0 and self.baseline != TOKEN_MEAN
 
     @property
     def simple(self) -> bool:

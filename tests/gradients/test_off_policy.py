@@ -296,3 +296,47 @@ def test_on_policy_every_weight_with_1_inside_its_bounds_is_1():
         found = exact.moments(gradients.get(f"k1/reward_to_go/token/{kind}"), task)
         torch.testing.assert_close(found.mean, plain.mean, rtol=1e-12, atol=1e-14)
         assert math.isclose(found.variance, plain.variance, rel_tol=1e-12)
+
+
+def test_the_mean_over_the_tokens_of_a_batch_is_that_of_tinker():
+    """``avg_logp_diff - logprob_diffs`` as advantages, then their discounted sums, as the cookbook
+    has it.
+    """
+    task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
+    samples, _ = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    diff = (rollouts.log_q - rollouts.log_p).detach() * rollouts.mask
+    advantage = (diff.sum() / rollouts.mask.sum() - diff) * rollouts.mask
+    ratio = (rollouts.log_q - rollouts.log_mu).exp()
+    for gamma in (0.0, 0.5):
+        later = advantage.clone()
+        for t in reversed(range(later.shape[1] - 1)):
+            later[:, t] += gamma * later[:, t + 1]
+        spec = f"k1/reward_to_go/token/token_ratio/token_mean/gamma={gamma}"
+        found = of_each(surrogate(gradients.get(spec), rollouts), theta)
+        expected = of_each((-later * ratio * rollouts.mask).sum(-1), theta)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+    named = gradients.get("k1_own_token_ratio_token_mean")
+    assert named.spec == "k1/reward_to_go/token/token_ratio/token_mean/gamma=0"
+
+
+def test_the_mean_over_tokens_is_no_baseline_of_others():
+    """In sequences of one token it is the group's mean, and shrinks by ``1 - 1/n``."""
+    task = sequence(model="table", horizon=1, lag=0.2).gradient_task()
+    specs = ("k1_own_token_ratio", "k1_own_token_ratio_token_mean")
+    plain, less = exact.all_moments([gradients.get(each) for each in specs], task, group=4)
+    torch.testing.assert_close(less.mean, 0.75 * plain.mean, rtol=1e-9, atol=1e-13)
+    with pytest.raises(ConfigError, match="token_mean is of reward_to_go"):
+        gradients.get("k1/reward/token/none/token_mean")
+
+
+def test_the_mean_over_tokens_of_samples_agrees_with_enumeration():
+    task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
+    chosen = [gradients.get("k1_own_token_ratio_token_mean")]
+    (truth,) = exact.all_moments(chosen, task, group=4)
+    (found,) = sampled.sample(
+        chosen, task, streams.generator(5, "test"), batches=80, size=32, group=4
+    )
+    assert found.squared_distance(truth.mean).value <= found.squared_distance(truth.mean).furthest
+    assert abs(found.variance - truth.variance) <= 5 * found.variance_se
