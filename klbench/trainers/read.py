@@ -287,7 +287,7 @@ TINKER = Trainer(
     (
         Row(
             {"kl_discount_factor": (0.0,)},
-            "k1_own_token_ratio_token_mean",
+            CENTRED,
             "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
             normalisation=RETURNS,

@@ -9,12 +9,13 @@ import pytest
 import torch
 from test_gradients import every_sequence, one_by_one, sequence
 
-from klbench import gradients, pairs, streams
+from klbench import gradients, pairs, streams, trainers
 from klbench.gradients import closed, exact, sampled
 from klbench.gradients._kinds import KINDS
 from klbench.gradients.surrogate import surrogate
 from klbench.types import ConfigError, Rollouts
 
+TINKER = "k1/own_token/token/token_ratio/token_mean"
 THREE = {"lag": 0.2, "mismatch": 0.1, "horizon": 2, "prompts": 2}
 
 
@@ -317,14 +318,13 @@ def test_the_mean_over_the_tokens_of_a_batch_is_that_of_tinker():
         found = of_each(surrogate(gradients.get(spec), rollouts), theta)
         expected = of_each((-later * ratio * rollouts.mask).sum(-1), theta)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
-    named = gradients.get("k1_own_token_ratio_token_mean")
-    assert named.spec == "k1/reward_to_go/token/token_ratio/token_mean/gamma=0"
+    assert gradients.get(TINKER).spec == trainers.parse("tinker").combination
 
 
 def test_the_mean_over_tokens_is_no_baseline_of_others():
     """In sequences of one token it is the group's mean, and shrinks by ``1 - 1/n``."""
     task = sequence(model="table", horizon=1, lag=0.2).gradient_task()
-    specs = ("k1_own_token_ratio", "k1_own_token_ratio_token_mean")
+    specs = ("k1_own_token_ratio", TINKER)
     plain, less = exact.all_moments([gradients.get(each) for each in specs], task, group=4)
     torch.testing.assert_close(less.mean, 0.75 * plain.mean, rtol=1e-9, atol=1e-13)
     with pytest.raises(ConfigError, match="token_mean is of reward_to_go"):
@@ -333,7 +333,7 @@ def test_the_mean_over_tokens_is_no_baseline_of_others():
 
 def test_the_mean_over_tokens_of_samples_agrees_with_enumeration():
     task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
-    chosen = [gradients.get("k1_own_token_ratio_token_mean")]
+    chosen = [gradients.get(TINKER)]
     (truth,) = exact.all_moments(chosen, task, group=4)
     (found,) = sampled.sample(
         chosen, task, streams.generator(5, "test"), batches=80, size=32, group=4
