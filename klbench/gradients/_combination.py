@@ -40,6 +40,7 @@ DIFFERENTIATED = ":differentiated"
 NORMALISED = ":normalised"
 MEAN = ":mean"
 PER_DECISION = "decision_ratio"
+TRUNCATED_DECISION = "truncated_decision_ratio"
 SIMPLE = ("token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio")
 """The corrections whose far-out products with powers of r are taken in log space."""
 CAP = 2.0
@@ -71,8 +72,9 @@ class Combination:
         The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With
         ``decision_ratio`` each term has the ratio of the tokens that led to it, wherever its score
         stands: a token's own term that of all tokens up to it, the exact KL of a next token that of
-        those before it. (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy policy
-        evaluation", per-decision importance sampling.)
+        those before it; ``truncated_decision_ratio`` cuts that ratio off. (Precup, Sutton and Singh
+        2000, "Eligibility traces for off-policy policy evaluation", per-decision importance
+        sampling.)
     cap
         The limit of a plain ``truncated_ratio``.
     normalised
@@ -220,6 +222,10 @@ class Combination:
             and (self.placement != "reward_to_go" or self.per_decision or self.length_mean),
             f"{TOKEN_MEAN} is of reward_to_go, without {PER_DECISION} and token:mean",
         )
+        yield (
+            self.truncated_decision and self.baseline != "none",
+            f"{TRUNCATED_DECISION} has no baseline: its weights are not those of the scores",
+        )
         yield (not 0.0 <= self.gamma <= 1.0, f"gamma is from 0 to 1, not {self.gamma:g}")
         yield (self.gamma != 1.0 and self.placement != "reward_to_go", "gamma is of reward_to_go")
         yield (
@@ -237,7 +243,12 @@ class Combination:
     @property
     def per_decision(self) -> bool:
         """True where each term has the ratio of the tokens that led to it."""
-        return self.correction == PER_DECISION
+        return self.correction == PER_DECISION or self.truncated_decision
+
+    @property
+    def truncated_decision(self) -> bool:
+        """True where the ratio of the tokens that led to a term is cut off."""
+        return [each.kind for each in self.factors] == [TRUNCATED_DECISION]
 
     @property
     def signed(self) -> bool:

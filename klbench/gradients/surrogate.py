@@ -149,6 +149,9 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     shares = _shares(weight.detach(), rollouts.mask) if combination.normalised else None
     if returns is None:
         return Parts(direct, None, None, shares)
+    if combination.truncated_decision:
+        returns = _cut(combination, terms.detach(), of_term.detach())
+        return Parts(direct, rollouts.mask.to(returns.dtype), returns)
     weights = weight.detach().where(rollouts.mask, 0.0)
     if combination.length_mean:
         weights = weights / rollouts.mask.sum(-1, keepdim=True)
@@ -173,6 +176,16 @@ def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Ten
     else:
         returns = constant.sum(-1, keepdim=True).expand_as(rollouts.log_q)
     return returns - rollouts.kl.detach() if combination.baseline == "token_kl" else returns
+
+
+def _cut(combination: Combination, terms: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of what follows each token, each term with its own cut-off weight, ``(n, T)``.
+
+    A term after a token has another weight than the token: no recursion from one to the next.
+    """
+    weighted = weight * terms
+    returns = _future(weighted, combination.gamma)
+    return returns - weighted if combination.placement == "full_with_score" else returns
 
 
 def _before(weight: Tensor, rollouts: Rollouts) -> Tensor:
