@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ MOST_VALUES = 1_000_000
 A few lines of YAML can name one list a billion times.
 """
 MOST_CHARACTERS = 200
+BEGINS = b'{\n  "schema_version"'
+"""The first bytes of a file of ``--json``."""
 _SPECIAL = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -134,6 +136,45 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: {'is a folder, expected a file' if found == FOLDER else found}")
     with refused(f"{path}: cannot be read as text in UTF-8"):
         return path.read_text(encoding="utf-8")
+
+
+def new_json(file: str) -> Path:
+    """Return where ``--json`` writes: a new file, or one that ``--json`` wrote before.
+
+    Raises
+    ------
+    ConfigError
+        It has no folder, is a link or no regular file, or holds something else, which would be
+        lost.
+    """
+    path = expanded(file)
+    if path.is_symlink():  # such as /dev/stdout: the link itself would be replaced
+        raise ConfigError(f"--json {file}: is a link, expected a file")
+    if not file or not path.parent.is_dir() or (path.exists() and kind(path) != FILE):
+        raise ConfigError(f"--json {file}: expected a file in a folder that exists")
+    if path.exists() and path.stat().st_size:
+        with refused(f"--json {file}"), path.open("rb") as opened:
+            if not opened.read(len(BEGINS)).startswith(BEGINS):
+                raise ConfigError(
+                    f"--json {file}: exists already, and --json did not write it; name a new file"
+                )
+    return path
+
+
+def write_json(path: Path, found: Mapping[str, Any]) -> None:
+    """Write what ``--json`` asks for, whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        It cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"--json {path}: {reason(error)}") from None
 
 
 def read_json(path: Path) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from klbench import gradients, trainers
-from klbench.advise.table import COMMAND, GRADIENTS, KLS, LAGS, LENGTHS, VALUES, Table
+from klbench.advise.table import COMMAND, GRADIENTS, KLS, LAGS, LENGTHS, ROUNDING, VALUES, Table
 from klbench.gradients import Combination
 from klbench.types import ConfigError
 
@@ -26,6 +26,7 @@ ERRORS = {
     "kl_token": (KLS[0], KLS[-1]),
     "lag_token": (0.0, LAGS[-1]),
     "tokens": (LENGTHS[0], LENGTHS[-1]),
+    "error": (1e-6, 100.0),
 }
 
 
@@ -71,8 +72,6 @@ class Setting:
                 raise ConfigError(f"advise: {flag} {value:g}: expected {low:g} to {high:g}")
         if self.batch < 1:
             raise ConfigError(f"advise: --batch {self.batch}: expected at least 1")
-        if not 0.0 < self.error < math.inf:
-            raise ConfigError(f"advise: --error {self.error:g}: expected a number above 0")
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Candidate:
 
 def _candidates(names: Sequence[str], found: np.ndarray, usable: Iterable[bool]) -> list[Candidate]:
     return [
-        Candidate(name, float(bias), float(noise))
+        Candidate(name, *(0.0 if each < ROUNDING else float(each) for each in (bias, noise)))
         for name, (bias, noise), use in zip(names, found, usable, strict=True)
         if use
     ]

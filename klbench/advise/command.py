@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Never
 
+from klbench import inputs
 from klbench.advise.answer import Setting, advise
 from klbench.types import ConfigError
 
 DONE, REFUSED = 0, 2
-ROUNDING = 1e-9
 EXAMPLES = """\
 examples:
   klbench advise --tokens 1024 --batch 256 --kl-token 0.01 --lag-token 0.0005
@@ -80,22 +78,16 @@ def main(arguments: Sequence[str]) -> int:
             print(_parser().format_help())
             return DONE
         options = vars(_parser().parse_args(list(arguments)))
-        file = options.pop("json")
+        given = options.pop("json")
+        file = None if given is None else inputs.new_json(given)
         found = advise(Setting(**options))
         if file is not None:
-            _write(file, found)
+            inputs.write_json(file, found)
         print("\n".join(lines(found)))
         return DONE
     except ConfigError as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return REFUSED
-
-
-def _write(file: str, found: dict[str, Any]) -> None:
-    try:
-        Path(file).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigError(f"advise: --json {file}: {error.strerror or error}") from None
 
 
 def lines(found: dict[str, Any]) -> list[str]:
@@ -115,8 +107,7 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _errors(found: dict[str, Any]) -> str:
-    bias = "0" if found["rel_bias"] < ROUNDING else f"{found['rel_bias']:.2g}"
-    whole, noise = f"{found['rel_rmse']:.2g}", f"{found['rel_std']:.2g}"
+    whole, bias, noise = (f"{found[each]:.2g}" for each in ("rel_rmse", "rel_bias", "rel_std"))
     return f"relative error {whole} (bias {bias}, noise of one sequence {noise})"
 
 

@@ -49,6 +49,8 @@ LEAST, MOST = -20.0, 300.0
 
 An error below is 0 up to rounding, one above is beyond use.
 """
+ROUNDING = 1.01 * math.exp(LEAST)
+"""Errors below are at the lower end, where only rounding is left: they count as 0."""
 
 
 @dataclass(frozen=True)

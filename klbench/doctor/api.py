@@ -11,12 +11,13 @@ from typing import Any
 import pandas as pd
 
 from klbench.doctor import advice, corrections, steps
+from klbench.doctor.checks import RATIO, percent_below
 from klbench.doctor.checks import checks as checked
-from klbench.doctor.checks import percent_below
 from klbench.doctor.findings import Cause, Check, Diagnosis
 from klbench.doctor.measures import Measured, measures
 from klbench.doctor.ranking import ranked
 from klbench.doctor.reading import Gathered, gather, ratios
+from klbench.doctor.series import LIMIT
 from klbench.doctor.statistics import Number
 from klbench.doctor.tables import differences
 from klbench.rollouts.batches import Reading, read
@@ -66,7 +67,10 @@ def diagnosed(reading: Reading, gathered: Gathered, trainer: str = "") -> Diagno
     """
     if not gathered.tokens:
         rows = f"{gathered.rows:,} rows" if gathered.rows else "no rows"
-        raise ConfigError(f"{', '.join(reading.files)}: no token counts; there are {rows}")
+        why = next(iter((*reading.findings, *gathered.said)), "")
+        raise ConfigError(
+            f"{', '.join(reading.files)}: no token counts; there are {rows}{why and f'; {why}'}"
+        )
     found = measures(gathered)
     if not found and not gathered.pairs.n:
         raise ConfigError(
@@ -204,6 +208,11 @@ def _findings(reading: Reading, gathered: Gathered, checks: Sequence[Check]) -> 
                 f"{column.missing:,} counted tokens have no number in "
                 f"{reading.columns.get(role, role)}"
             )
+    found += [
+        f"{series.cut:,} log-ratios of {RATIO[name]} beyond {LIMIT:g} nats are cut to it"
+        for name, series in gathered.series.items()
+        if series.cut
+    ]
     if not gathered.kept.whole:
         found.append(f"signs of causes are taken from one rollout in {gathered.kept.stride:,}")
     return list(dict.fromkeys([*found, *(each.message for each in checks if each.ok is False)]))

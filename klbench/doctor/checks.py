@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from klbench.doctor.findings import Check
 from klbench.doctor.measures import SMALL, Measured
 from klbench.doctor.reading import Gathered
-from klbench.doctor.series import Place
+from klbench.doctor.series import Place, Series
 from klbench.metrics.tails import CANNOT_TELL, HOLDS
 
 ENOUGH = 0.9
@@ -77,11 +77,11 @@ def mean_ratio(gathered: Gathered, found: Found) -> Iterator[Check]:
             True: "as it must be" if m.holds == HOLDS else "too little to matter",
             False: f"it must be 1, and is off by {abs(excess.z):.0f} standard errors",
         }[ok]
+        error = f" ± {excess.se:.2g}" if math.isfinite(excess.se) else ""
         yield Check(
             f"mean_ratio_{m.name}",
             ok,
-            f"mean of {RATIO[m.name]} over tokens: {1 + excess.value:.4g} ± {excess.se:.2g}; "
-            f"{says}",
+            f"mean of {RATIO[m.name]} over tokens: {1 + excess.value:.4g}{error}; {says}",
             1.0 + excess.value,
             excess.se,
         )
@@ -114,11 +114,11 @@ def not_negative(gathered: Gathered, found: Found) -> Iterator[Check]:
 def percent_below(m: Measured) -> float:
     """Return in how many percent of batches of this size k1 is negative.
 
-    If the KL is what k3 says, and the mean is normal.
+    If the KL is what k3 says, and the mean is normal; NaN of a single rollout.
     """
     kl, truth = m["kl_token"], max(m["gap_token"].value, 0.0)
     if not kl.se > 0.0:
-        return 0.0
+        return kl.se  # 0 where no batch differs, and NaN where that is not known
     return 100.0 * 0.5 * math.erfc(truth / kl.se / math.sqrt(2.0))
 
 
@@ -236,25 +236,39 @@ def logged(gathered: Gathered, found: Found) -> Iterator[Check]:
 
 
 @check
+def numbers(gathered: Gathered, found: Found) -> Iterator[Check]:
+    """Check that no column is without a number at every token that counts."""
+    for role, column in gathered.columns.items():
+        if not column.n and column.missing and not column.infinite:
+            yield Check(
+                f"numbers_{role}",
+                False,
+                f"the {role}'s column has no number at any of {column.missing:,} counted tokens",
+                0.0,
+            )
+
+
+@check
 def support(gathered: Gathered, found: Found) -> Iterator[Check]:
     """Check that no token has a probability of 0."""
-    for m in (found[name] for name in ("sampler", "penalty", "reference") if name in found):
-        if m.series.zero_above:
+    for name in ("sampler", "penalty", "reference"):
+        series = gathered.series.get(name, Series())
+        if series.zero_above:
             yield Check(
-                f"support_{m.name}",
+                f"support_{name}",
                 False,
-                f"{OF[m.name]} gives {m.series.zero_above:,} sampled tokens a probability of 0: "
+                f"{OF[name]} gives {series.zero_above:,} sampled tokens a probability of 0: "
                 "the KL is infinite; "
                 "they are left out of the means",
-                float(m.series.zero_above),
+                float(series.zero_above),
             )
-        if m.series.zero_below:
+        if series.zero_below:
             yield Check(
-                f"sampled_{m.name}",
+                f"sampled_{name}",
                 False,
-                f"{m.series.zero_below:,} tokens have a probability of 0 under who sampled them: "
+                f"{series.zero_below:,} tokens have a probability of 0 under who sampled them: "
                 "impossible",
-                float(m.series.zero_below),
+                float(series.zero_below),
             )
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 MOST = 2**17
 """Tokens that are kept at most."""
-FAR = 1e100
-"""Log-ratios beyond are cut to it, lest their squares overflow."""
+FAR = 1e30
+"""Numbers, and log-ratios, beyond are cut to it, lest their powers overflow."""
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Kept:
                 np.arange(first, first + n),
                 np.diff(batch.offsets),
                 batch.mask,
-                dict(batch.columns),
+                {role: _bounded(values) for role, values in batch.columns.items()},
                 batch.tokens,
                 batch.prompt,
                 batch.version,
@@ -118,6 +118,12 @@ class Kept:
         if tokens is not None and (tokens.size == 0 or (tokens < 0).mean() > 0.5):
             tokens = None
         return Counted(row, position, counts, columns, tokens, self.prompt)
+
+
+def _bounded(values: np.ndarray) -> np.ndarray:
+    """Return the same with finite numbers beyond ``FAR`` cut to it."""
+    far = (np.abs(values) > FAR) & np.isfinite(values)
+    return np.where(far, np.copysign(FAR, values), values) if far.any() else values
 
 
 @dataclass(frozen=True)

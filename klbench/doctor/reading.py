@@ -75,8 +75,8 @@ class Column:
     def add(self, tokens: Tokens, values: np.ndarray) -> None:
         """Add the counted tokens of a batch."""
         finite = np.isfinite(values)
-        self.missing += int(np.isnan(values).sum())
-        self.infinite += int(np.sum(np.isinf(values)))
+        self.infinite += int(np.sum(values == -np.inf))
+        self.missing += int(np.sum(~finite & (values != -np.inf)))
         good = values if finite.all() else values[finite]
         if not good.size:
             return

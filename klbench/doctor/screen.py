@@ -12,7 +12,16 @@ LEFT_OUT = "no interval: these data do not give one"
 
 def number(value: Any, digits: int = 3) -> str:
     """Return a number for reading; one that is not known is a dash."""
-    return "–" if value is None else value if isinstance(value, str) else f"{value:.{digits}g}"
+    return (
+        "–" if value is None else value if isinstance(value, str) else f"{value + 0.0:.{digits}g}"
+    )
+
+
+def percent(share: Any, digits: int = 3) -> str:
+    """Return a share in percent; what is above 0 and as good as none in words."""
+    if share is not None and 0.0 < share < 1e-4:
+        return "fewer than 0.01 %"
+    return f"{number(None if share is None else 100 * share, digits)} %"
 
 
 def interval(found: Plain, name: str, digits: int = 3) -> str:
@@ -38,7 +47,8 @@ def _head(d: Plain) -> Iterator[str]:
     files = d["files"]
     name = files[0] if len(files) == 1 else f"{len(files)} files, {files[0]} first"
     empty = f", {d['empty']:,} empty ones left out" if d["empty"] else ""
-    yield f"{name}: {d['rollouts']:,} rollouts{empty}, {d['tokens']:,} tokens"
+    rollouts = "1 rollout" if d["rollouts"] == 1 else f"{d['rollouts']:,} rollouts"
+    yield f"{name}: {rollouts}{empty}, {d['tokens']:,} tokens"
     yield "  " + ", ".join(f"{role} = {column}" for role, column in d["columns"].items())
 
 
@@ -63,16 +73,16 @@ def _sampler(d: Plain) -> Iterator[str]:
             "chi-squared, k-hat", f"{interval(s, 'chi2_token')} a token; {number(s['khat'], 2)}"
         )
         at = s["largest"]
+        place = f", at {at['file']} row {at['row']:,}, token {at['token']:,}"
         yield _line(
             "largest |difference|",
-            f"{number(s['max_abs_difference'])}, at {at['file']} row {at['row']:,}, token "
-            f"{at['token']:,}",
+            f"{number(s['max_abs_difference'])}{place if at['row'] else ': none differs'}",
         )
         for each in d["corrections"]:
             yield _line(
                 f"{each['name']} ({each['by']})",
-                f"touches {100 * each['share']:.3g} % of {each['per']}s, leaves "
-                f"{100 * each['weight']:.4g} % of the weight",
+                f"touches {percent(each['share'])} of {each['per']}s, leaves "
+                f"{percent(each['weight'], 4)} of the weight",
             )
     if lag is not None:
         yield _line("KL(old‖now) a token, k1", f"{interval(lag, 'kl_token')} nats since sampling")
@@ -92,9 +102,9 @@ def _reference(d: Plain) -> Iterator[str]:
         f"{interval(r, 'mean_ratio', 4)}; that it is 1: {r['mean_ratio_holds']}",
     )
     fit = f"{r['estimator']} fits" if r["estimator"] else "none is recommended: checks fail"
-    yield _line(
-        "estimator", f"{fit}; k1 is negative in {100 * r['negative_batches']:.2g} % of such batches"
-    )
+    below = r["negative_batches"]
+    often = "" if below is None else f"; k1 is negative in {percent(below, 2)} of such batches"
+    yield _line("estimator", fit + often)
 
 
 def _preferences(d: Plain) -> Iterator[str]:

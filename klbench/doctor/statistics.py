@@ -37,6 +37,8 @@ class Number:
     @property
     def z(self) -> float:
         """Return the value in standard errors."""
+        if self.se == 0.0 and self.value:
+            return math.copysign(math.inf, self.value)
         return self.value / self.se if self.se > 0.0 else NAN
 
     def less(self, amount: float) -> Number:

@@ -2,3 +2,12 @@
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 """Exit codes."""
+VERBS = {
+    "audit": "klbench.engine.audit",
+    "doctor": "klbench.engine.doctor",
+    "advise": "klbench.advise.command",
+}
+"""The modules of the verbs, each imported when it is asked for.
+
+``main(arguments)`` returns the exit code.
+"""

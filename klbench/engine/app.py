@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf import OmegaConf, flag_override
 from omegaconf.errors import OmegaConfBaseException
 
 from klbench import inputs, pairs, studies
+from klbench.engine import VERBS
 from klbench.engine.conf import experiments, groups
 from klbench.engine.execution import ALONE, Run, assist, execute
 from klbench.engine.settings import Settings, settings
@@ -113,8 +115,11 @@ def split(override: str) -> tuple[str, str]:
     """Key, without its pluses, and value of an override."""
     key, equals, value = override.partition("=")
     if not equals:
+        verb = difflib.get_close_matches(override, VERBS, n=1, cutoff=0.7)
+        hint = f"did you mean klbench {verb[0]} ...? For a run " if verb else ""
         raise ConfigError(
-            f"{override!r}: expected key=value, such as samples=1e6; see python -m klbench --help"
+            f"{override!r}: {hint}expected key=value, such as samples=1e6; see python -m klbench"
+            " --help"
         )
     return key.lstrip("+"), value
 

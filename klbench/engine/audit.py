@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
-import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -146,7 +144,7 @@ def _audit(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     made = [record.found.plain for record in records if record.found is not None]
     if file is not None:
         together = {"schema_version": SCHEMA_VERSION, "audits": made}
-        _write(file, together if options.installed else dict(made[0]))
+        inputs.write_json(file, together if options.installed else dict(made[0]))
     if out is not None:
         from klbench.studies.audit.folder import write  # the page, and what draws it
 
@@ -169,7 +167,7 @@ def _checked(options: argparse.Namespace) -> tuple[Path | None, Path | None]:
         raise ConfigError(f"--{given[0].replace('_', '-')}: is of one target, not of --installed")
     if not options.time_limit > 0.0:
         raise ConfigError(f"--time-limit {options.time_limit:g}: expected a number above 0")
-    file = None if options.json is None else _writable(options.json)
+    file = None if options.json is None else inputs.new_json(options.json)
     if options.out is None:
         return file, None
     out = inputs.expanded(options.out)
@@ -241,19 +239,3 @@ def _known(file: str) -> set[str]:
         return {each["kind"] for each in data["findings"]}
     except (TypeError, KeyError):
         raise ConfigError(f"--baseline {file}: expected what --json wrote, with findings") from None
-
-
-def _writable(file: str) -> Path:
-    path = inputs.expanded(file)
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"--json {file}: expected a file in a folder that exists")
-    return path
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--json {path}: {inputs.reason(error)}") from None

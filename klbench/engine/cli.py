@@ -11,19 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from klbench import processes
-from klbench.engine import DONE, FAILED, INTERRUPTED, WRONG
+from klbench.engine import DONE, FAILED, INTERRUPTED, VERBS, WRONG
 from klbench.machine import __version__
 from klbench.types import ConfigError, RunError
-
-VERBS = {
-    "audit": "klbench.engine.audit",
-    "doctor": "klbench.engine.doctor",
-    "advise": "klbench.advise.command",
-}
-"""The modules of the verbs, each imported when it is asked for.
-
-``main(arguments)`` returns the exit code.
-"""
 
 
 def command_line(arguments: Sequence[str]) -> int:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Never
 
 from klbench import inputs
@@ -79,7 +76,7 @@ def mapping(given: Sequence[str]) -> dict[str, str]:
     Raises
     ------
     ConfigError
-        Something in it is not ``ROLE=COLUMN``.
+        Something in it is not ``ROLE=COLUMN``, or a role is there twice.
     """
     pairs = [each for text in given for each in text.split(",") if each]
     for pair in pairs:
@@ -87,32 +84,19 @@ def mapping(given: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f"--map {pair}: expected ROLE=COLUMN, such as sampler=rollout_log_probs"
             )
-    return {
-        role.strip(): column.strip() for role, _, column in (each.partition("=") for each in pairs)
-    }
+    result: dict[str, str] = {}
+    for role, _, column in (each.partition("=") for each in pairs):
+        if role.strip() in result:
+            raise ConfigError(f"--map {role.strip()}={column}: the role has a column already")
+        result[role.strip()] = column.strip()
+    return result
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    file = None if options.json is None else _writable(options.json)
+    file = None if options.json is None else inputs.new_json(options.json)
     # What it needs is imported for a file alone, and not for --help.
     diagnosis = importlib.import_module("klbench.engine.diagnosis")
     found: dict[str, Any] = diagnosis.found(options, mapping(options.map))
     if file is not None:
-        _write(file, found)
+        inputs.write_json(file, found)
     return ALARM if found["alarm"] else WELL
-
-
-def _writable(file: str) -> Path:
-    path = inputs.expanded(file)
-    if not path.parent.is_dir() or path.is_dir():
-        raise ConfigError(f"--json {file}: expected a file in a folder that exists")
-    return path
-
-
-def _write(path: Path, found: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.replace(path)
-    except OSError as error:
-        raise ConfigError(f"--json {path}: {inputs.reason(error)}") from None

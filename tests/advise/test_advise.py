@@ -89,6 +89,23 @@ def test_the_usual_question(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     assert size["expect"] == pytest.approx(math.exp(-2 * 1024 * 0.0005))
 
 
+def test_what_has_no_bias_is_said_to_have_none() -> None:
+    found = advise(Setting(1024, 10**300, 0.01, 0.0))
+    assert found["gradient"]["combination"].startswith("k1_reward")
+    assert found["gradient"]["rel_bias"] == 0.0
+    assert not found["watch"]
+
+
+def test_json_replaces_no_file_of_anyone_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"mine": 1}', "utf-8")
+    assert command_line([*USUAL, "--json", str(file)]) == 2
+    assert "did not write it" in capsys.readouterr().err
+    assert file.read_text("utf-8") == '{"mine": 1}'
+
+
 def test_logits_only_help_and_more_samples_too() -> None:
     plain, full = (advise(Setting(256, 64, 0.01, 0.001, logits=logits)) for logits in (False, True))
     for what in ("value", "gradient"):
@@ -140,6 +157,7 @@ def test_the_share_that_a_mask_keeps_is_the_gradients(nats: float) -> None:
         (["--kl-token", "nan"], "--kl-token nan"),
         (["--lag-token", "-1"], "--lag-token -1: expected 0 to 0.1"),
         (["--error", "0"], "--error 0"),
+        (["--error", "1e200"], "--error 1e+200: expected 1e-06 to 100"),
         (["--trainer", "verll"], "verl"),
         (["--colour", "red"], "--colour"),
         (["--json", "/no/such/folder/x.json"], "/no/such/folder/x.json"),

@@ -207,11 +207,13 @@ def test_arguments_can_be_fixed_given_in_order_and_made(capsys, tmp_path):
             ["--json", "/no/such/folder/a.json"],
             "expected a file in a folder that exists",
         ),
+        ("{bad}:lonely", ["--json", "{bad}"], "exists already, and --json did not write it"),
         ("{bad}:lonely", ["--chair"], "unrecognized arguments: --chair"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_cannot_be_used_is_one_line_and_ends_with_2(capsys, bad, target, options, said):
+    options = [each.format(bad=bad) for each in options]
     code, out, err = run(capsys, target.format(bad=bad), *options)
     assert code == 2
     assert out == ""

@@ -29,6 +29,7 @@ def case(*arguments: str, says: tuple[str, ...], name: str = "") -> object:
 
 
 NAMES = [
+    case("docter", says=("'docter'", "did you mean klbench doctor ...?", "expected key=value")),
     case("+exp=valeu", says=("'valeu'", "did you mean 'value'?", "gaussian")),
     case("exp=gausian", says=("'gausian'", "did you mean 'gaussian'?", "value")),
     case("exp=", says=("experiment ''", "gaussian")),

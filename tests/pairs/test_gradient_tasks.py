@@ -209,7 +209,8 @@ def samples_of(task, atoms: Atoms, prompt: int):
     from klbench.pairs._sequence_gradient import Samples
 
     node, token, mask = task.tree.paths
-    return Samples(prompt, node, token, mask, atoms.rollouts.log_p, atoms.rollouts.log_mu)
+    log_p, log_mu = atoms.rollouts.log_p, atoms.rollouts.log_mu
+    return Samples(prompt, node, token, mask, log_p, log_mu, log_mu)
 
 
 @pytest.mark.parametrize("name", ["gru", "transformer", "table"])

@@ -225,11 +225,11 @@ def test_a_batch_that_did_not_fit_stays_halved_from_shard_to_shard(monkeypatch) 
     chosen, whole = pair(score_batch=8), pair().completions(0, 1, 8)
     logits, most = scoring._logits, []
 
-    def scarce(lm, ids, places):
+    def scarce(lm, ids, *rest):
         most.append(len(ids))
         if len(ids) > 2:
             raise MemoryError
-        return logits(lm, ids, places)
+        return logits(lm, ids, *rest)
 
     monkeypatch.setattr(scoring, "_logits", scarce)
     with pytest.warns(batching.Notice, match="with 8 sequences at a time; went on with 2"):

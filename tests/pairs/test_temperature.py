@@ -148,7 +148,10 @@ RECORDED = [[1, 1, 2], [1, 1, 1], [1, 1, 2], [1, 1, 2], [1, 1, 1], [1, 1, 2]]
     [
         ({"temperature": 0.0}, "greater than or equal to 0.01"),
         ({"scored_temperature": -1.0}, "greater than or equal to 0.01"),
-        ({"temperature": T, "lag": 0.1}, "give lag, or temperature and scored_temperature"),
+        (
+            {"temperature": T, "lag": 0.1},
+            "give lag and mismatch, or temperature and scored_temperature",
+        ),
         ({"temperature": 0.01, "kl": 2.0}, "make log-ratios above 300"),
     ],
 )
