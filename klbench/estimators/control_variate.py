@@ -1,6 +1,6 @@
-"""``-log r + lambda (r - 1)``.
+"""``-log r + lambda (r - 1)``, and ``r log r - lambda (r - 1)`` of the other direction.
 
-k1 with the control variate ``r - 1``, whose mean is 0, at a fixed or a fitted lambda.
+The log-ratio with the control variate ``r - 1``, whose mean is 0, at a fixed or a fitted lambda.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from functools import partial
 
 import numpy as np
 
+from klbench.divergences import get as divergence
 from klbench.estimators import register, registry
 from klbench.numerics import expm1_and_gap, namespace, overflow
 from klbench.types import Array, BatchForm, Claims, ConfigError, Draws, Estimator
@@ -25,9 +26,48 @@ def k_lambda(draws: Draws, *, weight: float) -> Array:
     return weight * draws.derived(expm1_and_gap)[1] - (1.0 - weight) * draws.log_ratio
 
 
-def _make(name: str, weight: float) -> Estimator:
+def k_lambda_pq(draws: Draws, *, weight: float) -> Array:
+    """``r log r - lambda (r - 1)``, written with the gap ``r log r - (r - 1)`` that keeps its
+    accuracy near r = 1; r = 0 gives ``lambda``.
+    """
+    if weight == 1.0:
+        return divergence("kl_pq").gap(draws)
+    log_ratio = draws.log_ratio
+    xp = namespace(log_ratio)
+    none = log_ratio == -xp.inf
+    finite = xp.where(none, xp.zeros_like(log_ratio), log_ratio)
+    with np.errstate(over="ignore"):
+        normalised = xp.exp(finite) * finite
+    if weight == 0.0:
+        return normalised
+    gap = divergence("kl_pq").gap(Draws(finite))
+    terms = weight * gap + (1.0 - weight) * normalised
+    return xp.where(none, xp.full_like(terms, weight), terms)
+
+
+def _make_pq(name: str, weight: float) -> Estimator:
+    _check(name, weight)
+    return Estimator(
+        name,
+        partial(k_lambda_pq, weight=weight),
+        "kl_pq",
+        rf"r \log r - \lambda (r - 1),\ \lambda = {weight:g}",
+        f"r log r with lambda = {weight:g} of the control variate: estimates KL(p‖q), the other"
+        " direction",
+        Claims(unbiased=True, nonnegative=weight == 1.0),
+        source="Zhang et al. 2025, RPG, arXiv:2505.17508: 0 normalised, 1 unnormalised",
+        polynomial=((1.0, 1.0, 1), (-weight, 1.0, 0), (weight, 0.0, 0)),
+        growth=1.0,
+    )
+
+
+def _check(name: str, weight: float) -> None:
     if not abs(weight) < float("inf"):
         raise ConfigError(f"estimator {name!r}: lambda must be finite, got {weight}")
+
+
+def _make(name: str, weight: float) -> Estimator:
+    _check(name, weight)
     return Estimator(
         name,
         partial(k_lambda, weight=weight),
@@ -145,6 +185,7 @@ def _variance(sums: Array, size: Array) -> Array:
 
 
 registry.add_family("k_lambda", _make, default=0.5, aliases=("k_lam",))
+registry.add_family("k_lambda_pq", _make_pq, default=0.0)
 register(
     Estimator(
         "k_fitted",

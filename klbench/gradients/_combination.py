@@ -26,19 +26,21 @@ Placement = Literal[
     "full_with_score",
 ]
 Level = Literal["token", "sequence"]
-Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl"]
+Baseline = Literal["none", "batch_mean", "leave_one_out", "token_kl", "token_mean"]
 Reference = Literal["reference", "sampler"]
 Gradient = Literal["grad KL(q‖p)", "grad KL(p‖q)", "grad KL(q‖p) - grad KL(p‖q)", "0", "biased"]
 
 EXACT = "full_kl"
 """The name of the estimator that a full placement has: the exact KL over the next token."""
 SCORED = ("reward", "reward_to_go", "loss_and_reward", "full_with_score")
-GROUPED = ("batch_mean", "leave_one_out")
+TOKEN_MEAN = "token_mean"
+GROUPED = ("batch_mean", "leave_one_out", TOKEN_MEAN)
 """The baselines that tie a group of samples together."""
 DIFFERENTIATED = ":differentiated"
 NORMALISED = ":normalised"
 MEAN = ":mean"
 PER_DECISION = "decision_ratio"
+TRUNCATED_DECISION = "truncated_decision_ratio"
 SIMPLE = ("token_ratio", "prefix_ratio", "sequence_ratio", "truncated_ratio")
 """The corrections whose far-out products with powers of r are taken in log space."""
 CAP = 2.0
@@ -70,8 +72,9 @@ class Combination:
         The weight on each term, as :mod:`klbench.gradients.corrections` reads it. With
         ``decision_ratio`` each term has the ratio of the tokens that led to it, wherever its score
         stands: a token's own term that of all tokens up to it, the exact KL of a next token that of
-        those before it. (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy policy
-        evaluation", per-decision importance sampling.)
+        those before it; ``truncated_decision_ratio`` cuts that ratio off. (Precup, Sutton and Singh
+        2000, "Eligibility traces for off-policy policy evaluation", per-decision importance
+        sampling.)
     cap
         The limit of a plain ``truncated_ratio``.
     normalised
@@ -81,7 +84,9 @@ class Combination:
         Whether the weight is differentiated too; only where the term stands in the loss.
     baseline
         Subtracted from what multiplies the score: the mean of the group of samples of one prompt,
-        the mean of the others of the group, or the exact KL of the token's own distribution. With
+        the mean of the others of the group, the mean term of all tokens of the group (subtracted
+        from each term before any discounted sum), or the exact KL of the token's own distribution.
+        With
         ``decision_ratio`` that KL stands for all that is to come, too, where later terms are
         weighted (doubly robust; Jiang and Li 2016, "Doubly robust off-policy value evaluation").
     gamma
@@ -212,6 +217,15 @@ class Combination:
             self.normalised and self.baseline in GROUPED,
             "normalised weights and a baseline of the same group are not computed",
         )
+        yield (
+            self.baseline == TOKEN_MEAN
+            and (self.placement != "reward_to_go" or self.per_decision or self.length_mean),
+            f"{TOKEN_MEAN} is of reward_to_go, without {PER_DECISION} and token:mean",
+        )
+        yield (
+            self.truncated_decision and self.baseline != "none",
+            f"{TRUNCATED_DECISION} has no baseline: its weights are not those of the scores",
+        )
         yield (not 0.0 <= self.gamma <= 1.0, f"gamma is from 0 to 1, not {self.gamma:g}")
         yield (self.gamma != 1.0 and self.placement != "reward_to_go", "gamma is of reward_to_go")
         yield (
@@ -229,7 +243,12 @@ class Combination:
     @property
     def per_decision(self) -> bool:
         """True where each term has the ratio of the tokens that led to it."""
-        return self.correction == PER_DECISION
+        return self.correction == PER_DECISION or self.truncated_decision
+
+    @property
+    def truncated_decision(self) -> bool:
+        """True where the ratio of the tokens that led to a term is cut off."""
+        return [each.kind for each in self.factors] == [TRUNCATED_DECISION]
 
     @property
     def signed(self) -> bool:
@@ -242,7 +261,8 @@ class Combination:
 
         Weights of a sequence's own, whose sign no reward decides.
         """
-        return not (self.normalised or self.per_decision or self.signed) and self.gamma == 1.0
+        own = not (self.normalised or self.per_decision or self.signed)
+        return own and self.gamma == 1.0 and self.baseline != TOKEN_MEAN
 
     @property
     def simple(self) -> bool:

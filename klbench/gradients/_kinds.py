@@ -84,6 +84,10 @@ KINDS: dict[str, Kind] = {
     "geometric_mask": Kind(
         "level", (0.5, 5.0), "the ratio where its geometric mean is inside", "ratio", "mean"
     ),
+    "block_ratio": Kind("token", (2.0,), "the ratio of all tokens up to the end of its block"),
+    "truncated_decision_ratio": Kind(
+        "token", (2.0,), "each term with the ratio of the tokens that led to it, cut off above"
+    ),
     "binary_kl": Kind("level", (0.05,), SMALL.format(BINARY["kl"]), "binary_kl"),
     "tv": Kind("level", (0.2,), SMALL.format(BINARY["tv"]), "tv"),
     "dppo_kl": Kind(

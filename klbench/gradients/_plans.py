@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from klbench.gradients._combination import PER_DECISION, SCORED, Combination
+from klbench.gradients._combination import PER_DECISION, SCORED, TRUNCATED_DECISION, Combination
 from klbench.gradients._edges import Edges, Plan
 from klbench.gradients._kinds import KINDS
 from klbench.gradients.corrections import Factor
@@ -47,6 +47,8 @@ def split(combination: Combination) -> Parts | None:
         return None
     if combination.correction == "truncated_ratio":
         return Parts("truncated_ratio") if combination.level == "token" else None
+    if any(each.kind in ("block_ratio", TRUNCATED_DECISION) for each in combination.factors):
+        return None
     whole = "level" if combination.level == "sequence" else ""
     local, tilt, kept, geometric, prefix = [], 0, [], False, False
     texts = combination.correction.split("*")

@@ -52,12 +52,15 @@ class Factor:
     @property
     def unbounded(self) -> bool:
         """True where nothing keeps the weight from growing with the ratio."""
-        return self.kind in PLAIN or KINDS[self.kind].statistic in ("binary_kl", "tv")
+        return self.kind in (*PLAIN, "block_ratio") or KINDS[self.kind].statistic in (
+            "binary_kl",
+            "tv",
+        )
 
     @property
     def reaches(self) -> bool:
         """True where a token's weight changes with the probabilities of other tokens, too."""
-        return self.whole or self.kind in ("prefix_ratio", "decision_ratio")
+        return self.whole or self.kind in UP_TO
 
     def weight(
         self,
@@ -89,6 +92,11 @@ class Factor:
         xp = array_namespace(log_ratio)
         measured = _Measured(xp, log_ratio, mask, log_old, advantage)
         ratio = measured.sum if self.whole or (sequence and self._by_level) else log_ratio
+        if self.kind == "block_ratio":
+            return xp.exp(measured.blocks(int(self.high)))
+        if self.kind == "truncated_decision_ratio":
+            led = xp.exp(PLAIN["decision_ratio"](measured))
+            return xp.where(led > self.high, xp.full_like(led, self.high), led)
         if self.kind in PLAIN:
             return xp.exp(PLAIN[self.kind](measured))
         if self.kind in ("truncated_ratio", "clipped_ratio", "truncated_sequence_ratio"):
@@ -164,6 +172,13 @@ class _Measured:
     def mean(self) -> Array:
         return self.sum / self.length
 
+    def blocks(self, size: int) -> Array:
+        """Return the sums of log-ratios up to the end of each token's block, ``(n, T)``."""
+        total = self.xp.cumulative_sum(self.log_ratio, axis=-1)
+        last = total.shape[-1] - 1
+        ends = [min((t // size + 1) * size - 1, last) for t in range(last + 1)]
+        return self.xp.stack([total[..., end] for end in ends], axis=-1)
+
     def reduced(self, values: Array, over: Over) -> Array:
         """Return the numbers of tokens themselves, or their sum, mean or largest over each
         sequence.
@@ -222,6 +237,10 @@ PLAIN: dict[str, Callable[[_Measured], Array]] = {
 """The factors without bounds, as logarithms."""
 
 
+UP_TO = ("prefix_ratio", "decision_ratio", "block_ratio", "truncated_decision_ratio")
+"""The factors of all tokens up to some place."""
+
+
 @cache
 def factors(correction: str) -> tuple[Factor, ...]:
     """Return the factors of a correction; none of ``none``.
@@ -247,6 +266,8 @@ def _factor(text: str) -> Factor:
             f"correction {text!r}: expected two of q, old and mu after @, as in {kind}@old:mu, got"
             f" {sides!r}"
         )
+    if kind == "block_ratio" and not (math.isfinite(high) and high == int(high)):
+        raise ConfigError(f"expected a whole number of tokens after {kind}, got {numbers!r}")
     return Factor(kind, low, high, new, old)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from klbench import estimators
-from klbench.gradients import _normalised
+from klbench.gradients import _normalised, _token_mean
 from klbench.gradients._coefficients import Coefficients, log_probability
 from klbench.gradients._combination import GROUPED, Combination, coefficient
 from klbench.gradients._group import Group
@@ -207,6 +207,19 @@ def _over_their_mean(
     )
 
 
+def _less_the_token_mean(
+    whole: Coefficients, pieces: Parts, atoms: Atoms, gram: Tensor, group: int
+) -> tuple[Tensor, float]:
+    """The moments of a group whose terms have the mean over its tokens subtracted."""
+    assert pieces.weights is not None
+    assert pieces.totals is not None
+    assert pieces.counted is not None
+    samples = _token_mean.Samples(
+        atoms, gram, pieces.totals[:, 0], whole.token, pieces.weights * pieces.counted
+    )
+    return samples.moments(group)
+
+
 def _prompt(
     combination: Combination, atoms: Atoms, gram: Tensor, group: int, *, on_policy: bool
 ) -> GradientMoments:
@@ -218,6 +231,8 @@ def _prompt(
         total = both.second_moment(atoms, gram) - float(mean @ mean)
     if pieces.shares is not None:
         mean, variance = _over_their_mean(whole, pieces.shares, atoms, gram, group)
+    elif pieces.totals is not None:
+        mean, variance = _less_the_token_mean(whole, pieces, atoms, gram, group)
     elif combination.baseline in GROUPED:
         assert pieces.weights is not None
         assert pieces.returns is not None

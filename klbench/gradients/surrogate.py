@@ -9,7 +9,7 @@ from torch import Tensor
 
 from klbench import estimators
 from klbench.gradients import corrections
-from klbench.gradients._combination import GROUPED, SCORED, Combination
+from klbench.gradients._combination import GROUPED, SCORED, TOKEN_MEAN, Combination
 from klbench.types import Rollouts
 
 
@@ -29,12 +29,18 @@ class Parts:
     shares
         Where weights are normalised, the sum of each sequence's weights and their number, ``(n,
         2)``: all of the above is yet to be divided by the ratio of the two's sums over the group.
+    totals, counted
+        With the baseline ``token_mean``, the sum of each sequence's terms and their number, ``(n,
+        2)``, and the discounted number of terms in each return, ``(n, T)``: the ratio of the two
+        sums over the group is subtracted from each term.
     """
 
     direct: Tensor
     weights: Tensor | None
     returns: Tensor | None
     shares: Tensor | None = None
+    totals: Tensor | None = None
+    counted: Tensor | None = None
 
 
 def _terms(name: str, combination: Combination, rollouts: Rollouts) -> Tensor:
@@ -143,10 +149,17 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     shares = _shares(weight.detach(), rollouts.mask) if combination.normalised else None
     if returns is None:
         return Parts(direct, None, None, shares)
+    if combination.truncated_decision:
+        returns = _cut(combination, terms.detach(), of_term.detach())
+        return Parts(direct, rollouts.mask.to(returns.dtype), returns)
     weights = weight.detach().where(rollouts.mask, 0.0)
     if combination.length_mean:
         weights = weights / rollouts.mask.sum(-1, keepdim=True)
-    return Parts(direct, weights, returns, shares)
+    if combination.baseline != TOKEN_MEAN:
+        return Parts(direct, weights, returns, shares)
+    ones = rollouts.mask.to(weights.dtype)
+    totals = _shares(terms.detach(), rollouts.mask)
+    return Parts(direct, weights, returns, None, totals, _future(ones, combination.gamma))
 
 
 def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Tensor:
@@ -163,6 +176,16 @@ def _returns(combination: Combination, terms: Tensor, rollouts: Rollouts) -> Ten
     else:
         returns = constant.sum(-1, keepdim=True).expand_as(rollouts.log_q)
     return returns - rollouts.kl.detach() if combination.baseline == "token_kl" else returns
+
+
+def _cut(combination: Combination, terms: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of what follows each token, each term with its own cut-off weight, ``(n, T)``.
+
+    A term after a token has another weight than the token: no recursion from one to the next.
+    """
+    weighted = weight * terms
+    returns = _future(weighted, combination.gamma)
+    return returns - weighted if combination.placement == "full_with_score" else returns
 
 
 def _before(weight: Tensor, rollouts: Rollouts) -> Tensor:
@@ -210,6 +233,21 @@ def centred(returns: Tensor, group: int, baseline: str) -> Tensor:
     return result * (group / (group - 1)) if baseline == "leave_one_out" else result
 
 
+def _less_the_token_mean(returns: Tensor, totals: Tensor, counted: Tensor, group: int) -> Tensor:
+    """Return returns ``(n, T)`` whose every term has the mean term of its group's tokens
+    subtracted.
+
+    Raises
+    ------
+    ValueError
+        The group does not divide ``n``.
+    """
+    if len(returns) % group:
+        raise ValueError(f"{len(returns)} sequences do not make groups of {group}")
+    total, number = totals.view(-1, group, 2).sum(1).repeat_interleave(group, 0).unbind(-1)
+    return returns - (total / number)[:, None] * counted
+
+
 def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = None) -> Tensor:
     """The loss of each sequence, shape ``(n,)``.
 
@@ -228,7 +266,11 @@ def surrogate(combination: Combination, rollouts: Rollouts, group: int | None = 
     size = group or len(rollouts.log_q)
     loss = pieces.direct
     if pieces.weights is not None and pieces.returns is not None:
-        returns = centred(pieces.returns, size, combination.baseline)
+        returns = (
+            _less_the_token_mean(pieces.returns, pieces.totals, pieces.counted, size)
+            if pieces.totals is not None and pieces.counted is not None
+            else centred(pieces.returns, size, combination.baseline)
+        )
         loss = loss + _summed(pieces.weights * returns * rollouts.log_q, rollouts)
     if pieces.shares is None:
         return loss

@@ -273,6 +273,10 @@ PRIME_RL = Trainer(
 )
 
 DISCOUNTED = "k1/reward_to_go/token/token_ratio/none/gamma={kl_discount_factor}"
+CENTRED = DISCOUNTED.replace("/none/gamma", "/token_mean/gamma")
+OVER_BATCH = (
+    "mean over the batch's tokens, of all prompts; k1 is that of the sampler's own log-probs"
+)
 TINKER = Trainer(
     "tinker_cookbook",
     "tinker-cookbook",
@@ -283,19 +287,20 @@ TINKER = Trainer(
     (
         Row(
             {"kl_discount_factor": (0.0,)},
-            "k1_own_token_ratio",
+            CENTRED,
             "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
             normalisation=RETURNS,
-            note=f"{OWN}, less the mean over the batch's tokens",
+            note=f"{OWN}, less the {OVER_BATCH}",
         ),
         Row(
             {},
-            DISCOUNTED,
+            CENTRED,
             "tinker_cookbook/rl/metrics.py:incorporate_kl_penalty",
             coefficient="kl_penalty_coef",
             normalisation=RETURNS,
-            note="the discounted sum of the k1 of a token and of those after it, times its score",
+            note="the discounted sum of the k1 of a token and of those after it, each less the"
+            f" {OVER_BATCH}, times its score",
         ),
     ),
     also=("tinker-cookbook", "tinker"),

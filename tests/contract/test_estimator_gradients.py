@@ -17,6 +17,8 @@ FAMILY_MEMBERS = [
     "k_lambda:0",
     "k_lambda:1",
     "k_lambda:0.3",
+    "k_lambda_pq:0",
+    "k_lambda_pq:0.4",
     "bregman_alpha:-1",
     "bregman_alpha:2",
     "bregman_alpha:0.1",

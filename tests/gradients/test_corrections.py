@@ -68,6 +68,10 @@ def by_hand(kind, bounds, sequence, i, t):
     kept = whole if sequence else own
     if kind in ("token_ratio", "prefix_ratio", "decision_ratio", "sequence_ratio"):
         return {"t": own, "s": whole}.get(kind[0], math.prod(ratio[: t + 1]))
+    if kind == "block_ratio":
+        return math.prod(ratio[: (t // int(bounds[0]) + 1) * int(bounds[0])])
+    if kind == "truncated_decision_ratio":
+        return min(math.prod(ratio[: t + 1]), bounds[0])
     if kind == "geometric_ratio":
         return math.exp(sum(map(math.log, ratio)) / len(ratio))
     if kind == "truncated_ratio":
@@ -97,6 +101,7 @@ def by_hand(kind, bounds, sequence, i, t):
 
 
 BOUNDS = {0: ((),), 1: ((0.02,), (0.2,), (1.1,)), 2: ((0.5, 1.2), (0.9, 5.0))}
+BLOCKS = ((1.0,), (2.0,), (3.0,), (7.0,))
 
 
 @pytest.mark.parametrize("sequence", [False, True])
@@ -104,7 +109,7 @@ BOUNDS = {0: ((),), 1: ((0.02,), (0.2,), (1.1,)), 2: ((0.5, 1.2), (0.9, 5.0))}
 def test_weights_are_those_of_loops_over_tokens(kind, sequence):
     advantage = np.broadcast_to(ADVANTAGE[:, :1], MASK.shape) if kind == "opsm" else ADVANTAGE
     outcomes = set()
-    for bounds in BOUNDS[len(KINDS[kind].bounds)]:
+    for bounds in BLOCKS if kind == "block_ratio" else BOUNDS[len(KINDS[kind].bounds)]:
         text = kind + (":" + "-".join(map(str, bounds)) if bounds else "")
         found = corrections.weight(text, SIDES, MASK, sequence=sequence, advantage=advantage)
         assert found.shape[1] in (1, 4)
@@ -173,6 +178,8 @@ def test_factors_multiply_and_have_policies_of_their_own():
         ("masked_ratio:nan-5", "expected 0 <= low <= high after masked_ratio"),
         ("sequence_mask:x", "expected a number after sequence_mask, got 'x'"),
         ("sequence_mask:-1", "expected a number after sequence_mask, got '-1'"),
+        ("block_ratio:1.5", "expected a whole number of tokens after block_ratio, got '1.5'"),
+        ("block_ratio:inf", "expected a whole number of tokens after block_ratio, got 'inf'"),
         ("truncated_ratio:0", "expected a positive number after truncated_ratio, got '0'"),
         (
             "token_ratio:3",

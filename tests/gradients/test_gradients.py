@@ -105,6 +105,11 @@ def test_enumeration_is_the_sum_over_backward_passes(model, lag):
         "k1/reward/sequence/sequence_mask:1.1:normalised",
         "full_kl/full_with_score/token/sequence_ratio:normalised",
         "k3/loss/token/geometric_mask:0.9-1.1:normalised",
+        # Less the mean term of the group's tokens.
+        "k1/own_token/token/none/token_mean",
+        "k1/own_token/token/token_ratio/token_mean",
+        "k3/reward_to_go/token/prefix_ratio/token_mean/gamma=0.5",
+        "k2/reward_to_go/token/sequence_ratio/token_mean",
     ],
 )
 def test_a_group_is_the_sum_over_all_groups(spec, n, lag):

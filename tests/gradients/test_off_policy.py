@@ -9,12 +9,14 @@ import pytest
 import torch
 from test_gradients import every_sequence, one_by_one, sequence
 
-from klbench import gradients, pairs, streams
+from klbench import gradients, pairs, streams, trainers
 from klbench.gradients import closed, exact, sampled
 from klbench.gradients._kinds import KINDS
 from klbench.gradients.surrogate import surrogate
+from klbench.gradients.truncation import truncation
 from klbench.types import ConfigError, Rollouts
 
+TINKER = "k1/own_token/token/token_ratio/token_mean"
 THREE = {"lag": 0.2, "mismatch": 0.1, "horizon": 2, "prompts": 2}
 
 
@@ -38,6 +40,8 @@ def spelled(kind):
         ("k2", "k3", "tv", "_kl")
     ):
         bounds = ":0.02"
+    if kind == "block_ratio":
+        bounds = ":2"
     places = ("k1/reward_to_go/token", "k1/reward/sequence", "k3/loss/token", "full_kl/full/token")
     for place in places:
         for sides in ("", "@q:old", "@old:mu"):
@@ -296,3 +300,140 @@ def test_on_policy_every_weight_with_1_inside_its_bounds_is_1():
         found = exact.moments(gradients.get(f"k1/reward_to_go/token/{kind}"), task)
         torch.testing.assert_close(found.mean, plain.mean, rtol=1e-12, atol=1e-14)
         assert math.isclose(found.variance, plain.variance, rel_tol=1e-12)
+
+
+def test_the_mean_over_the_tokens_of_a_batch_is_that_of_tinker():
+    """``avg_logp_diff - logprob_diffs`` as advantages, then their discounted sums, as the cookbook
+    has it.
+    """
+    task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
+    samples, _ = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    diff = (rollouts.log_q - rollouts.log_p).detach() * rollouts.mask
+    advantage = (diff.sum() / rollouts.mask.sum() - diff) * rollouts.mask
+    ratio = (rollouts.log_q - rollouts.log_mu).exp()
+    for gamma in (0.0, 0.5):
+        later = advantage.clone()
+        for t in reversed(range(later.shape[1] - 1)):
+            later[:, t] += gamma * later[:, t + 1]
+        spec = f"k1/reward_to_go/token/token_ratio/token_mean/gamma={gamma}"
+        found = of_each(surrogate(gradients.get(spec), rollouts), theta)
+        expected = of_each((-later * ratio * rollouts.mask).sum(-1), theta)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-13)
+    assert gradients.get(TINKER).spec == trainers.parse("tinker").combination
+
+
+def test_the_mean_over_tokens_is_no_baseline_of_others():
+    """In sequences of one token it is the group's mean, and shrinks by ``1 - 1/n``."""
+    task = sequence(model="table", horizon=1, lag=0.2).gradient_task()
+    specs = ("k1_own_token_ratio", TINKER)
+    plain, less = exact.all_moments([gradients.get(each) for each in specs], task, group=4)
+    torch.testing.assert_close(less.mean, 0.75 * plain.mean, rtol=1e-9, atol=1e-13)
+    with pytest.raises(ConfigError, match="token_mean is of reward_to_go"):
+        gradients.get("k1/reward/token/none/token_mean")
+
+
+def test_the_mean_over_tokens_of_samples_agrees_with_enumeration():
+    task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
+    chosen = [gradients.get(TINKER)]
+    (truth,) = exact.all_moments(chosen, task, group=4)
+    (found,) = sampled.sample(
+        chosen, task, streams.generator(5, "test"), batches=80, size=32, group=4
+    )
+    assert found.squared_distance(truth.mean).value <= found.squared_distance(truth.mean).furthest
+    assert abs(found.variance - truth.variance) <= 5 * found.variance_se
+
+
+@pytest.mark.parametrize("lag", [0.0, 0.3])
+@pytest.mark.parametrize("model", ["table", "gru"])
+def test_rpgs_four_surrogates_are_unbiased_in_their_directions_whoever_samples(model, lag):
+    task = sequence(model=model, lag=lag).gradient_task()
+    for direction in ("qp", "pq"):
+        target = task.gradient(f"kl_{direction}")
+        for name in (f"kl_{direction}_ratio_loss", f"ukl_{direction}_ratio_loss"):
+            combination = gradients.get(name)
+            found = exact.moments(combination, task)
+            assert float((found.mean - target).norm() / target.norm()) < 1e-12, name
+            mean, variance = one_by_one(combination, task)
+            torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-11, msg=name)
+            assert found.variance == pytest.approx(variance, rel=1e-9), name
+
+
+def test_the_normalised_kl_of_the_other_direction_has_the_references_score():
+    """``-(p/mu) grad log q``, sample by sample (RPG, table 1, FKL), and no 1 beside it; without
+    the ratio's own gradient it is biased.
+    """
+    task = sequence(model="table", prompts=1, lag=0.2).gradient_task()
+    samples, p = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    score = of_each(rollouts.log_q.sum(-1), theta)
+    over_sampler = (rollouts.log_p - rollouts.log_mu).sum(-1).exp()
+    found = of_each(surrogate(gradients.get("kl_pq_ratio_loss"), rollouts), theta)
+    torch.testing.assert_close(found, -over_sampler[:, None] * score, rtol=1e-10, atol=1e-13)
+    detached = exact.moments(gradients.get("k_lambda_pq:0/loss/sequence/sequence_ratio"), task).mean
+    assert float((detached - p @ found).norm() / (p @ found).norm()) > 0.1
+
+
+@pytest.mark.parametrize("block", [1, 2, 3, 5])
+def test_ratios_in_blocks_lie_between_those_of_prefixes_and_of_sequences(block):
+    """Unbiased at every size of a block, since later ratios have the mean 1; noisier the larger."""
+    task = sequence(model="gru", horizon=4, lag=0.3).gradient_task()
+    target = task.gradient("kl_qp")
+    specs = [
+        f"k1/loss/token/{ratio}:differentiated"
+        for ratio in ("prefix_ratio", f"block_ratio:{block}", "sequence_ratio")
+    ]
+    first, found, last = exact.all_moments([gradients.get(spec) for spec in specs], task)
+    assert float((found.mean - target).norm() / target.norm()) < 1e-12
+    assert first.variance <= found.variance * (1 + 1e-12)
+    assert found.variance <= last.variance * (1 + 1e-12)
+    mean, variance = one_by_one(gradients.get(specs[1]), task)
+    torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-11)
+    assert found.variance == pytest.approx(variance, rel=1e-9)
+    assert (found.variance == pytest.approx(first.variance, rel=1e-12)) == (block == 1)
+    assert (found.variance == pytest.approx(last.variance, rel=1e-12)) == (block >= 4)
+
+
+@pytest.mark.parametrize("cap", [0.5, 1.0, 1.5, 2.0])
+def test_what_cutting_off_the_ratio_of_a_term_costs_is_within_its_bounds(cap):
+    """Against sums over sequences, written out with backward passes."""
+    task = sequence(model="table", horizon=3, prompts=1, lag=0.3, mismatch=0.1).gradient_task()
+    samples, p = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    ratio = (rollouts.log_q - rollouts.log_mu).cumsum(-1).exp().detach()
+    u = (rollouts.log_q - rollouts.log_p).detach()
+    loss, bound = torch.zeros(len(p), dtype=p.dtype), 0.0
+    for t in range(u.shape[1]):
+        led = rollouts.log_q[:, : t + 1].sum(-1)
+        excess = (ratio[:, t] - cap).clamp(min=0.0) * u[:, t] * rollouts.mask[:, t]
+        loss = loss - excess * led
+        lengths = of_each(led, theta).norm(dim=-1)
+        bound += float(p @ (excess.abs() * lengths))
+    bias = (p[:, None] * of_each(loss, theta)).sum(0).norm()
+    found = truncation(task, cap)
+    assert found.bias == pytest.approx(float(bias), rel=1e-9)
+    assert found.triangle == pytest.approx(bound, rel=1e-9)
+    assert 0.0 < found.bias <= found.triangle <= found.moments
+
+
+def test_a_cap_that_no_ratio_reaches_costs_nothing():
+    task = sequence(model="gru", horizon=3, lag=0.3).gradient_task()
+    nothing = truncation(task, 1e6)
+    assert nothing.bias < 1e-12
+    assert nothing.triangle == 0.0
+    assert nothing.moments > 0.0
+    for place in ("k1/reward_to_go/token", "full_kl/full_with_score/token"):
+        specs = [f"{place}/truncated_decision_ratio:{cap}" for cap in ("1", "1.5", "inf")]
+        specs.append(f"{place}/decision_ratio")
+        low, middle, high, plain = exact.all_moments(list(map(gradients.get, specs)), task)
+        torch.testing.assert_close(high.mean, plain.mean, rtol=1e-9, atol=1e-12)
+        assert high.variance == pytest.approx(plain.variance, rel=1e-9)
+        for spec, found in zip(specs[:2], (low, middle), strict=True):
+            mean, variance = one_by_one(gradients.get(spec), task)
+            torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-11)
+            assert found.variance == pytest.approx(variance, rel=1e-9)
+    with pytest.raises(ConfigError, match="has no baseline"):
+        gradients.get("k1/reward_to_go/token/truncated_decision_ratio:2/token_kl")

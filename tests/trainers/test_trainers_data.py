@@ -163,7 +163,11 @@ def test_names_that_trainers_have_for_combinations_are_names_of_combinations() -
         ("nemo_rl", "k3_verl/loss/token/token_ratio:differentiated", 0.01),
         ("nemo_rl@0.6.0", "k3_verl_loss", 0.01),
         ("ms-swift advantage_estimator=rloo", "k1_reward_leave_one_out", 0.04),
-        ("tinker kl_discount_factor=0.5", "k1/reward_to_go/token/token_ratio/none/gamma=0.5", 0.0),
+        (
+            "tinker kl_discount_factor=0.5",
+            "k1/reward_to_go/token/token_ratio/token_mean/gamma=0.5",
+            0.0,
+        ),
         ("prime-rl", "k2_sampler_loss", 0.001),
     ],
 )
