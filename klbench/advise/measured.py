@@ -16,7 +16,7 @@ import numpy as np
 from klbench import gradients, streams
 from klbench.advise.table import COMMAND, FILE, GRADIENTS, KLS, LAGS, LENGTHS, VALUES, Table
 from klbench.gradients import recursion
-from klbench.gradients._edges import Edges
+from klbench.gradients.edges import Edges
 from klbench.gradients.values import value_moments
 from klbench.policies import markov
 from klbench.policies.markov import Chain

@@ -21,7 +21,7 @@ from klbench.gradients._combination import (
     Level,
     Placement,
 )
-from klbench.gradients._spec import grid, parse
+from klbench.gradients.spec import grid, parse
 from klbench.registry import Registry, submodule
 
 registry: Registry[Combination] = Registry("combination", __name__, modules=("named",))

@@ -12,8 +12,8 @@ from pydantic import ConfigDict
 
 from klbench import estimators
 from klbench.gradients import corrections
-from klbench.gradients._kinds import KINDS
 from klbench.gradients.corrections import Factor
+from klbench.gradients.kinds import KINDS
 from klbench.types import ConfigError, Estimator, Polynomial
 
 Placement = Literal[

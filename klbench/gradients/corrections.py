@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from array_api_compat import array_namespace
 
-from klbench.gradients._kinds import KINDS, Over
+from klbench.gradients.kinds import KINDS, Over
 from klbench.registry import unknown
 from klbench.types import Array, ConfigError
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from klbench import estimators
-from klbench.gradients import _normalised, _token_mean
-from klbench.gradients._coefficients import Coefficients, log_probability
+from klbench.gradients import normalised, token_mean
 from klbench.gradients._combination import GROUPED, Combination, coefficient
-from klbench.gradients._group import Group
+from klbench.gradients.coefficients import Coefficients, log_probability
+from klbench.gradients.group import Group
 from klbench.gradients.surrogate import Parts, parts
 from klbench.log_terms import log_terms
 from klbench.oracles import enumerated
@@ -202,8 +202,8 @@ def _over_their_mean(
         return atoms.scores.pull(factor[:, None] * whole.token, factor[:, None] * whole.full)
 
     squares = torch.einsum("ni,nij,nj->n", vectors, gram, vectors)
-    return _normalised.moments(
-        _normalised.Samples(atoms.probability, shares[:, 0], shares[:, 1], squares, pull), group
+    return normalised.moments(
+        normalised.Samples(atoms.probability, shares[:, 0], shares[:, 1], squares, pull), group
     )
 
 
@@ -214,7 +214,7 @@ def _less_the_token_mean(
     assert pieces.weights is not None
     assert pieces.totals is not None
     assert pieces.counted is not None
-    samples = _token_mean.Samples(
+    samples = token_mean.Samples(
         atoms, gram, pieces.totals[:, 0], whole.token, pieces.weights * pieces.counted
     )
     return samples.moments(group)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from klbench.gradients._combination import GROUPED, Combination, coefficient
-from klbench.gradients._edges import Edges, Plan
-from klbench.gradients._plans import Parts, split
-from klbench.gradients._plans import plan as plan_of
 from klbench.gradients.doubling import SUM, TO_GO, WHOLE, Monomial
+from klbench.gradients.edges import Edges, Plan
+from klbench.gradients.plans import Parts, split
+from klbench.gradients.plans import plan as plan_of
 from klbench.policies.markov import Chain
 from klbench.types import Polynomial
 

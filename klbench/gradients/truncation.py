@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from klbench.gradients import exact
-from klbench.gradients._spec import parse
+from klbench.gradients.spec import parse
 from klbench.types import GradientTask
 
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from klbench import estimators
 from klbench.gradients._combination import EXACT
-from klbench.gradients._edges import Edges, Plan
 from klbench.gradients.doubling import PREFIX, WHOLE
+from klbench.gradients.edges import Edges, Plan
 from klbench.types import Draws
 
 WEIGHTS = ("none", "token_ratio", "decision_ratio", "sequence_ratio")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from klbench.gradients import corrections
-from klbench.gradients._kinds import KINDS
+from klbench.gradients.kinds import KINDS
 from klbench.types import ConfigError
 
 STREAM = np.random.default_rng(3)

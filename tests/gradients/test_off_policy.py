@@ -11,7 +11,7 @@ from test_gradients import every_sequence, one_by_one, sequence
 
 from klbench import gradients, pairs, streams, trainers
 from klbench.gradients import closed, exact, sampled
-from klbench.gradients._kinds import KINDS
+from klbench.gradients.kinds import KINDS
 from klbench.gradients.surrogate import surrogate
 from klbench.gradients.truncation import truncation
 from klbench.types import ConfigError, Rollouts

@@ -13,8 +13,8 @@ from scipy.special import log_softmax
 from klbench import gradients, streams
 from klbench.gradients import exact, recursion
 from klbench.gradients._combination import GROUPED
-from klbench.gradients._edges import Edges
-from klbench.gradients._plans import split
+from klbench.gradients.edges import Edges
+from klbench.gradients.plans import split
 from klbench.pairs._scores import DenseScores
 from klbench.policies import markov
 from klbench.policies.markov import Chain

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from klbench import streams
 from klbench.gradients import Combination
-from klbench.gradients._plans import split
 from klbench.gradients.exact import taken_apart
+from klbench.gradients.plans import split
 from klbench.gradients.sampled import SampledGradients
 from klbench.gradients.surrogate import centred, ratio
 from klbench.lm import loading, prompts

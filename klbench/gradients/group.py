@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from klbench.gradients._coefficients import Coefficients
+from klbench.gradients.coefficients import Coefficients
 from klbench.types import Atoms
 
 

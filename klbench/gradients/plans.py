@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from klbench.gradients._combination import PER_DECISION, SCORED, TRUNCATED_DECISION, Combination
-from klbench.gradients._edges import Edges, Plan
-from klbench.gradients._kinds import KINDS
 from klbench.gradients.corrections import Factor
 from klbench.gradients.doubling import DISCOUNTED, PREFIX, PREFIX_REWARD, SUM, TO_GO, WHOLE
+from klbench.gradients.edges import Edges, Plan
 from klbench.gradients.exact import _whole, taken_apart
+from klbench.gradients.kinds import KINDS
 
 
 @dataclass(frozen=True)
