@@ -151,13 +151,13 @@ def test_panels_hold_every_sample_once(samples: int, largest: int) -> None:
 
 def test_memory_does_not_grow_with_the_samples() -> None:
     peaks = []
-    for samples in (2**19, 2**21, 2**23):
+    for samples in (2**22, 2**24):  # diagnostics keep something of the first 4 million
         tracemalloc.start()
         run(samples, "k1", "k3", batches=(1,))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[2] < 1.25 * peaks[1]
-    assert peaks[2] < 8 * 2**23 / 3  # not even a third of one array of them all
+    assert peaks[1] < 1.05 * peaks[0]
+    assert peaks[1] < 8 * 2**24 / 10  # not even a tenth of one array of them all
 
 
 def shifted(name: str, batch: object = None) -> Estimator:
