@@ -5,13 +5,14 @@ Only regular files and folders, plain data of bounded depth, and one line for ea
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import yaml
 
@@ -175,6 +176,29 @@ def write_json(path: Path, found: Mapping[str, Any]) -> None:
         partial.replace(path)
     except OSError as error:
         raise ConfigError(f"--json {path}: {reason(error)}") from None
+
+
+class VerbParser(argparse.ArgumentParser):
+    """The arguments of a verb, ``klbench VERB ...``; what is wrong with them is one line.
+
+    Raises
+    ------
+    ConfigError
+        From ``parse_args``: it opens with the verb.
+    """
+
+    def __init__(self, verb: str, question: str, examples: str) -> None:
+        super().__init__(
+            prog=f"klbench {verb}",
+            description=question,
+            epilog=examples,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        self._verb = verb
+
+    def error(self, message: str) -> Never:
+        raise ConfigError(f"{self._verb}: {message}")
 
 
 def read_json(path: Path) -> Any:

@@ -6,10 +6,11 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, Never
+from typing import Any
 
 from klbench import inputs
 from klbench.advise.answer import Setting, advise
+from klbench.inputs import VerbParser
 from klbench.types import ConfigError
 
 DONE, REFUSED = 0, 2
@@ -24,19 +25,8 @@ exit code: 0 done, 2 it cannot be answered
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        raise ConfigError(f"advise: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="klbench advise",
-        description="Which estimator, gradient and weight errs least here?",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = VerbParser("advise", "Which estimator, gradient and weight errs least here?", EXAMPLES)
     add = parser.add_argument
     add("--tokens", metavar="N", type=_whole, required=True, help="tokens of a sequence")
     add("--batch", metavar="N", type=_whole, required=True, help="sequences in a batch")

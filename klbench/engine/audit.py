@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
 from klbench import inputs
 from klbench.audit import isolated
 from klbench.audit.arguments import USES, WORDS
 from klbench.audit.findings import IMPORTED, KINDS, SCHEMA_VERSION
+from klbench.inputs import VerbParser
 from klbench.runs import RunFolder
 from klbench.types import ConfigError, RunError
 
@@ -38,19 +39,8 @@ exit code: 0 no error, 1 an error was found, 2 it cannot be audited, 3 the audit
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        raise ConfigError(f"audit: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="klbench audit",
-        description="Is this KL function, this loss, right?",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = VerbParser("audit", "Is this KL function, this loss, right?", EXAMPLES)
     add = parser.add_argument
     add("target", metavar="TARGET", nargs="?")
     add(

@@ -6,9 +6,10 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Never
+from typing import Any
 
 from klbench import inputs
+from klbench.inputs import VerbParser
 from klbench.types import ConfigError, RunError
 
 WELL, ALARM, REFUSED, FAILED = 0, 1, 2, 3
@@ -21,27 +22,16 @@ sampler, old, reference, mask, tokens, prompt, reward, step, version.
 examples:
   klbench doctor rollouts.parquet
   klbench doctor runs/step_*.jsonl --json out.json --out reports/doctor
-  klbench doctor dump.jsonl --map logprobs=prev_logprobs,sampler=generation_logprobs --trainer
-  nemo-rl
+  klbench doctor dump.jsonl --map policy=prev_logprobs,sampler=generation_logprobs
+  klbench doctor dump.jsonl --trainer nemo-rl
 
 mu samples, q is the policy, p the reference; nats.
 exit code: 0 no alarm, 1 an alarm, 2 it cannot be read, 3 the doctor itself failed
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        raise ConfigError(f"doctor: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="klbench doctor",
-        description="What is going on in my run?",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = VerbParser("doctor", "What is going on in my run?", EXAMPLES)
     add = parser.add_argument
     add("files", metavar="FILE", nargs="+", help="files of rollouts, in the order of steps")
     add(

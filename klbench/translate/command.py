@@ -8,8 +8,9 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Never
+from typing import Any
 
+from klbench.inputs import VerbParser
 from klbench.translate.answer import Scale, translate
 from klbench.types import ConfigError
 
@@ -24,18 +25,9 @@ exit code: 0 done, 2 it cannot be translated
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Never:
-        raise ConfigError(f"translate: {message}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="klbench translate",
-        description="What is this trainer's KL setting in another trainer?",
-        epilog=EXAMPLES,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = VerbParser(
+        "translate", "What is this trainer's KL setting in another trainer?", EXAMPLES
     )
     add = parser.add_argument
     add("setting", metavar="SETTING", help='"TRAINER[@VERSION] key=value ..."')
