@@ -280,3 +280,8 @@ def test_what_a_combination_says_of_its_users_is_what_their_options_mean(name, c
 
 def test_most_texts_on_users_name_options() -> None:
     assert len(list(named_options())) >= 15
+
+
+def test_a_trainer_goes_by_the_name_of_its_package_too() -> None:
+    for name, other in {"nemo-rl": "nemo_rl", "prime-rl": "prime_rl", "trl": "trl_grpo"}.items():
+        assert trainers.get(name) is trainers.get(other)
