@@ -48,7 +48,7 @@ Tip = tuple[float, float]
 def _bar(row: Row, name: str) -> Bar:
     right = row["verdict"] == "right"
     far, near = (0.0 if right else row[f"rel_bias_{end}"] for end in ("far", "near"))
-    lines = textwrap.wrap(name, 30, break_on_hyphens=False, break_long_words=False)
+    lines = textwrap.wrap(name, 30, break_on_hyphens=False)
     text = "\n".join(
         [*lines[:1], textwrap.shorten(" ".join(lines[1:]), 30, placeholder="…")]
         if lines[1:]
