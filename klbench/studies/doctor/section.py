@@ -8,6 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from klbench.doctor.columns import (
+    CAUSES,
+    DIAGNOSIS,
+    DIFFERENCES,
+    LINES,
+    MASKS,
+    MUST_HOLD,
+    SAID,
+    STEPS,
+)
 from klbench.report import cells, plots
 from klbench.report.blocks import (
     Block,
@@ -23,16 +33,6 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, Shown, table
-from klbench.studies.doctor.columns import (
-    CAUSES,
-    DIAGNOSIS,
-    DIFFERENCES,
-    LINES,
-    MASKS,
-    MUST_HOLD,
-    SAID,
-    STEPS,
-)
 
 SAY = prose(__package__)
 MEDIAN = LegendEntry("median, and eight in ten", 0, "o")
