@@ -7,6 +7,5 @@ STUDY = Study(
     "what is going on in a run: recorded log-probabilities, checked, and the cause named",
     __name__,
     options_at=".options:DoctorOptions",
-    tables_at="klbench.doctor.columns:TABLES",
     summarize_at=".run:summarize",
 )
