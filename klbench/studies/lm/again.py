@@ -6,7 +6,6 @@ In another format, or with most of the vocabulary in one bucket.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ import pandas as pd
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
+from klbench.rows import Rows
 from klbench.studies.lm.measure import LEVELS, Shard, first, skip_reason
 from klbench.studies.lm.values import ratio_of
 from klbench.types import Completions, CompletionSource, Dtype, Estimator, Skip
@@ -25,7 +25,7 @@ def _mean_se(x: np.ndarray) -> tuple[float, float]:
     return float(x.mean()), float(x.std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else float("nan")
 
 
-def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, Any]]:
+def _changes(estimator: Estimator, here: Shard, there: Shard) -> Rows:
     rows = []
     for level in LEVELS:
         before, after = (
@@ -49,7 +49,7 @@ def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, 
     return rows
 
 
-def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
+def _false(here: Shard, there: Shard) -> Rows:
     """The divergence that the policy seems to have from itself.
 
     Scored there in place of the reference.
@@ -110,7 +110,7 @@ def _rows(
     n: int,
     dtypes: Sequence[Dtype],
     ks: Sequence[int],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[Rows, Rows]:
     drawn = pair.completions(seed, 0, n)
     if isinstance(drawn, Skip):
         return [], []
@@ -123,7 +123,7 @@ def _dtype_rows(
     chosen: Sequence[Estimator],
     completions: Completions,
     dtypes: Sequence[Dtype],
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Completions scored in each format.
 
     ``change`` is the mean of each estimator, per completion, in the format minus that in the pair's
@@ -157,9 +157,7 @@ def _dtype_rows(
     return rows
 
 
-def _truncation_rows(
-    pair: CompletionSource, completions: Completions, ks: Sequence[int]
-) -> list[dict[str, Any]]:
+def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Sequence[int]) -> Rows:
     """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable
     tokens are distinguished.
 

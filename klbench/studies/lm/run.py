@@ -26,7 +26,7 @@ these are a sample; ``prompts`` says by how much.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -36,6 +36,7 @@ from klbench.doctor.tables import causes, must_hold
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.pairs.recorded import RecordedPair
+from klbench.rows import Tables
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
@@ -195,7 +196,7 @@ def _known(value: float, text: str) -> str:
     return "–" if value != value else text
 
 
-def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
+def _notes(results: Tables, pair: str) -> list[str]:
     """Return sentences on what is odd about a pair's completions."""
     about = next(row for row in results["pairs"].to_dict("records") if row["pair"] == pair)
     above, unread = about["above_zero"], about["unread"]
@@ -215,7 +216,7 @@ def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
     return notes
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return a row for each estimator and level, per sequence, of the first pair."""
     table = results["values"]
     titles = list(dict.fromkeys(table["pair"]))

@@ -14,6 +14,7 @@ from klbench.report.numbers import Z95, exact, short
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.lm.columns import (
     COST,
     DTYPE,
@@ -297,7 +298,7 @@ def by_position(data: Completions) -> Figure | None:
     key = legend(("kl_qp", *SCHULMAN), labels=("exact KL", *SCHULMAN))
     panels = []
     for pair in data.pairs[:MOST_PAIRS]:
-        rows = [row for row in data.rows(TOKENS) if row["pair"] == pair]
+        rows = where(data.rows(TOKENS), pair=pair)
         drawn = [
             Line(entry, [row["position"] for row in rows], [row[f"{name}_total"] for row in rows])
             for name, entry in key.items()
@@ -382,12 +383,8 @@ def formats(data: Completions) -> Figure | None:
     """Return the divergence of the policy from itself that another number format invents."""
     key = legend(SCHULMAN)
     panels = []
-    rows = [
-        row
-        for row in data.rows(DTYPE)
-        if row["what"] == "policy against itself" and row["level"] == "token"
-    ]
-    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+    rows = where(data.rows(DTYPE), what="policy against itself", level="token")
+    for dtype in distinct(rows, "dtype"):
         marks = [
             _mark(
                 data.labels[row["pair"]],

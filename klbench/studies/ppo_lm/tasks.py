@@ -13,6 +13,7 @@ from klbench.rlhf.language import sft
 from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
 from klbench.rlhf.ppo import PpoReport, Recipe, train
+from klbench.rows import Rows
 from klbench.studies.language.options import PpoLmOptions
 from klbench.studies.language.preferences import paid_by_model
 from klbench.studies.language.runs import (
@@ -78,7 +79,7 @@ def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]
         }
         return row, {"beta": row["beta_used"]}
 
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     if job.name != UNTRAINED:
         lower = "prompts_each, group or max_new_tokens, raise minibatches"
         with enough_memory(options.prompts_each * options.group // options.minibatches, lower):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-import pandas as pd
-
+from klbench.rows import Tables
 from klbench.studies.value.columns import FEW_SAMPLES, common_batch
 from klbench.study import Summary
 
@@ -27,7 +25,7 @@ def with_interval(value: float, standard_error: float) -> str:
     return f"{_digits(value, half)} ± {_digits(half, half)}"
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return a row for each estimator at a batch size that all have, for one pair or two, and
     what was skipped and why.
     """
