@@ -36,6 +36,7 @@ from klbench.doctor.tables import causes, must_hold
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.pairs.recorded import RecordedPair
+from klbench.report.numbers import with_interval
 from klbench.rows import Tables
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
@@ -44,7 +45,6 @@ from klbench.studies.lm.measure import measure_shard, measured
 from klbench.studies.lm.options import LmOptions
 from klbench.studies.lm.values import Measured, values
 from klbench.studies.lm.verdicts import complete
-from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
 from klbench.types import Estimator, RunError, Truth
 
