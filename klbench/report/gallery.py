@@ -16,8 +16,8 @@ from klbench.report.sections import part
 TITLE = """\
 # Findings
 
-Each is a run folder: its page, tables and figures, and the command that makes it again (`make \
-published`).
+Each is a run folder: its tables, the text of its page (`page.txt`), and the command that makes it \
+again (`make published`). `make docs` builds the pages.
 """
 
 
@@ -43,7 +43,7 @@ def index(folders: Sequence[Path], root: Path) -> Iterator[str]:
             continue
         place = folder.relative_to(root).as_posix()
         yield ""
-        yield f"## [{lead.question}]({place}/index.html)"
+        yield f"## [{lead.question}]({place}/)"
         yield ""
         yield _plain(lead.verdict)
         if lead.figure is not None:
