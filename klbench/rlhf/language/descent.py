@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+FUSED_FROM = 5_000_000
+"""Parameters beyond which a step is one pass over memory; fewer are updated as ever, to the bit."""
+
 
 class Descent:
     """torch's AdamW without weight decay, on some parameters.
@@ -30,7 +33,10 @@ class Descent:
         self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None
     ) -> None:
         self.parameters, self.rate, self.clip, self.steps = list(parameters), rate, clip, steps
-        self.adam = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0)
+        large = sum(each.numel() for each in self.parameters) > FUSED_FROM
+        self.adam = torch.optim.AdamW(
+            self.parameters, lr=rate, weight_decay=0.0, fused=large or None
+        )
         self.taken = 0
         self.cause: tuple[int, str] | None = None
         """The update at which it ended, and why."""
