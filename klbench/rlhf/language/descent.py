@@ -11,9 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FUSED_FROM = 5_000_000
-"""Parameters beyond which a step is one pass over memory; fewer are updated as ever, to the bit."""
-
 
 class Descent:
     """torch's AdamW without weight decay, on some parameters.
@@ -27,15 +24,23 @@ class Descent:
         Learning rate, and the largest norm of a gradient (None: any).
     steps
         The rate falls to 0 along a line over so many steps; None: it stays.
+    fused
+        Whether a step is one pass over memory, which rounds otherwise.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None
+        self,
+        parameters: Sequence[Tensor],
+        rate: float,
+        clip: float | None,
+        steps: int | None,
+        *,
+        fused: bool = False,
     ) -> None:
         self.parameters, self.rate, self.clip, self.steps = list(parameters), rate, clip, steps
-        large = sum(each.numel() for each in self.parameters) > FUSED_FROM
+        self.fused = fused
         self.adam = torch.optim.AdamW(
-            self.parameters, lr=rate, weight_decay=0.0, fused=large or None
+            self.parameters, lr=rate, weight_decay=0.0, fused=fused or None
         )
         self.taken = 0
         self.cause: tuple[int, str] | None = None
@@ -45,7 +50,7 @@ class Descent:
         """One step down a loss of one number."""
         if self.cause is not None:
             return
-        self.adam.zero_grad(set_to_none=False)
+        self.adam.zero_grad(set_to_none=self.fused)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [each.grad for each in self.parameters if each.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
