@@ -18,7 +18,7 @@ from klbench.types import GradientTask
 
 @dataclass(frozen=True)
 class Objective:
-    """What a trainer makes of reward and penalty.
+    """The terms that a trainer makes of reward and penalty.
 
     Parameters
     ----------

@@ -172,7 +172,8 @@ def _choices(lagging: Lagging) -> list[Block]:
         Shown("rel_error_from", cells.percent),
     )
     found = table(SAY.choices(lagging.label), CHOICES, lagging.choices, shown)
-    return [*([section_figures.by_batch(lagging)] if lagging.lags[-1] else []), found]
+    figures = (section_figures.bias_against_noise, section_figures.by_batch)
+    return [*(draw(lagging) for draw in figures if lagging.lags[-1]), found]
 
 
 def _limit(row: Row, name: str) -> Cell:
