@@ -277,7 +277,20 @@ def test_several_lagging_pairs(make_run: MakeRun) -> None:
     page = render(make_run(content=both, study="staleness")).read_text(encoding="utf-8")
     assert page.count("<h4>GRU, KL 0.05</h4>") == page.count("<h4>GRU, KL 2</h4>") == 4
     figures = re.findall(r'id="(figure-[^"]+)"', page)
-    assert len(set(figures)) == len(figures) == 6
+    assert len(set(figures)) == len(figures) == 7
+
+
+def test_bias_against_noise_names_what_errs_least_and_draws_the_others() -> None:
+    blocks = unfolded(staleness_section.build(staleness_tables.complete(stale())))
+    (drawn,) = [each for each in blocks if getattr(each, "title", "") == "Bias against noise"]
+    assert [entry.label for entry in drawn.legend] == [
+        "k2_loss",
+        "full_with_score",
+        "others, which err more in every batch",
+    ]
+    assert len(drawn.panels) == 3
+    assert "k1_reward" not in drawn.panels[-1].alt
+    assert "others, which err more in every batch 20; k2_loss 30" in drawn.panels[-1].alt
 
 
 def test_the_two_lambdas_are_compared() -> None:

@@ -135,6 +135,27 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
     return Table(SAY.by_lag(bias), columns, rows)
 
 
+def _weights(lagging: Lagging) -> Table | None:
+    """Return what is left of the samples of each weight at the largest lag."""
+    last = lagging.lags[-1]
+    rows = [
+        row
+        for row in lagging.rows
+        if row["staleness"] == last
+        and math.isfinite(row.get("weight_kept", math.nan))
+        and row["correction"] != "none"
+    ]
+    shown = (
+        Shown("combination", name_cell),
+        Shown(
+            "weight_mean", lambda row, name: Cell(short(row[name]), row[name]), SAY.mean_weight()
+        ),
+        Shown("weight_ess", cells.percent, SAY.size()),
+        Shown("weight_kept", cells.percent, SAY.kept()),
+    )
+    return table(SAY.weights_title(short(last)), STALENESS, rows, shown) if rows else None
+
+
 def _batches(lagging: Lagging) -> Table | None:
     biased = [row for rows in lagging.ordered for row in rows if row["verdict"] != VERDICTS[0]]
     if not biased:
@@ -208,7 +229,12 @@ def _run(run: Staleness) -> Iterator[Block]:
         yield from _choices(run.lagging[0])
     yield from section_figures.over_lags(run)
     for k, lagging in enumerate(run.lagging):
-        tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
+        tables = [
+            _batches(lagging),
+            _by_lag(lagging, bias=True),
+            _by_lag(lagging, bias=False),
+            _weights(lagging),
+        ]
         more = _choices(lagging) if k else []
         yield Details(
             SAY.numbers(lagging.label, lagging.pair),
