@@ -137,19 +137,17 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
 
 def _weights(lagging: Lagging) -> Table | None:
     """Return what is left of the samples of each weight at the largest lag."""
-    last = lagging.lags[-1]
+    last, names = lagging.lags[-1], {row["combination"]: row for row in lagging.corrections}
     rows = [
-        row
+        names[row["combination"]] | row
         for row in lagging.rows
         if row["staleness"] == last
-        and math.isfinite(row.get("weight_kept", math.nan))
         and row["correction"] != "none"
+        and math.isfinite(row.get("weight_kept", math.nan))
     ]
     shown = (
         Shown("combination", name_cell),
-        Shown(
-            "weight_mean", lambda row, name: Cell(short(row[name]), row[name]), SAY.mean_weight()
-        ),
+        Shown("weight_mean", cells.short(), SAY.mean_weight()),
         Shown("weight_ess", cells.percent, SAY.size()),
         Shown("weight_kept", cells.percent, SAY.kept()),
     )

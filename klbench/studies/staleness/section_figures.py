@@ -138,7 +138,7 @@ def bias_against_noise(lagging: Lagging) -> Figure:
     """Return the bias of all combinations against their noise, a panel each lag, those that err
     least in some batch in colours of their own.
     """
-    best = _best(lagging)
+    best, beaten = _best(lagging), False
     panels = []
     for lag in lagging.lags:
         rows = [
@@ -147,6 +147,7 @@ def bias_against_noise(lagging: Lagging) -> Figure:
             if row["staleness"] == lag and row["rel_std"] > 0 and math.isfinite(row["rel_std"])
         ]
         others = [row for row in rows if row["combination"] not in best]
+        beaten = beaten or bool(others)
         drawn = [_points(OTHERS, others)] if others else []
         drawn += [_points(best[row["combination"]], [row]) for row in rows if row not in others]
         bias = Axis(SAY.bias_axis(), scale="symlog", threshold=1.0, levels=(100.0,))
@@ -156,7 +157,7 @@ def bias_against_noise(lagging: Lagging) -> Figure:
         SAY.against_title(),
         SAY.against_caption(lagging.label),
         panels,
-        [*best.values(), OTHERS],
+        [*best.values(), *([OTHERS] if beaten else [])],
     )
 
 
