@@ -13,7 +13,7 @@ from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
-from klbench.rlhf.options import ShapeOptions
+from klbench.rlhf.options import Rate, Seeds, ShapeOptions
 from klbench.studies.gradient.options import listed
 
 MOST_SEQUENCES = 200_000
@@ -78,6 +78,11 @@ def arms(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+Arms = Annotated[
+    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
+]
+
+
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
     sequences = shape.leaves * shape.prompts
     check_number(shape, sequences, "sequences", MOST_SEQUENCES, "are enumerated at every step")
@@ -124,16 +129,14 @@ class DistillOptions(PairOptions):
         tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed), Field(min_length=1)
     ] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
-    training: Annotated[
-        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-    ] = TRAINING
+    training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)
     every: int = Field(default=20, ge=1)
-    seeds: int = Field(default=8, ge=1, le=4096)
+    seeds: Seeds = 8
     rest_seeds: int = Field(default=4, ge=0, le=4096)
     rest_steps: int = Field(default=200, ge=4, le=100_000)
     group: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
+    learning_rate: Rate = 0.02
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     decay: bool = True
     testbed: Annotated[ShapeOptions, AfterValidator(_enumerable)] = ShapeOptions(
