@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from klbench.report import terms
+from klbench.report import cells, terms
 from klbench.report.blocks import (
     Block,
     Cell,
