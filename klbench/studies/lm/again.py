@@ -81,18 +81,19 @@ def scored_again(
     pairs: Sequence[Pair],
     chosen: Sequence[Sequence[Estimator]],
     context: Context,
-    counts: Sequence[int],
+    counts: Sequence[tuple[int, int]],
     dtypes: Sequence[Dtype],
     ks: Sequence[int],
 ) -> dict[str, pd.DataFrame]:
     """Return those of the tables ``dtype`` and ``truncation`` that have rows.
 
-    They are from the first completions of each pair that can score them again.
+    They are from the first completions of each pair that can score them again. ``counts`` are, for
+    each pair, so many completions and how many were drawn with them.
     """
     able = [pair.capabilities.rescored or pair.capabilities.truncated for pair in pairs]
     tasks = [
-        (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
-        for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True)
+        (pair, each, context.seed, n, drawn, tuple(dtypes), tuple(ks))
+        for pair, each, can, (n, drawn) in zip(pairs, chosen, able, counts, strict=True)
         if can and n
     ]
     found = [each for each in context.group.map(_rows, tasks) if each is not None]
@@ -108,13 +109,15 @@ def _rows(
     chosen: Sequence[Estimator],
     seed: int,
     n: int,
+    drawn: int,
     dtypes: Sequence[Dtype],
     ks: Sequence[int],
 ) -> tuple[Rows, Rows]:
-    drawn = pair.completions(seed, 0, n)
-    if isinstance(drawn, Skip):
+    # As they were drawn to be measured, which the pair may remember.
+    made = pair.completions(seed, 0, max(n, drawn))
+    if isinstance(made, Skip):
         return [], []
-    completions = first(drawn, n)
+    completions = first(made, n)
     return _dtype_rows(pair, chosen, completions, dtypes), _truncation_rows(pair, completions, ks)
 
 
@@ -167,17 +170,15 @@ def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Seque
         return []
     rows, here = [], Shard(completions)
     exact = here.summed(completions.kl_qp[here.mask])
-    for k in ks:
-        truncated = pair.truncated(completions, k)
-        if isinstance(truncated, Skip):
-            continue
+    found = pair.truncated(completions, ks) if ks else ()
+    for truncated in () if isinstance(found, Skip) else found:
         left = here.summed(truncated.kl_qp[here.mask])
         mean, mean_se = _mean_se(left)
         missing, missing_se = _mean_se(exact - left)
         rows.append(
             {
                 "pair": pair.title,
-                "k": k,
+                "k": truncated.k,
                 "completions": here.n,
                 "exact": float(exact.mean()),
                 "mean": mean,

@@ -63,7 +63,7 @@ def _measure(
 ) -> Iterator[int]:
     """Merge a pair's shards; yields how many are done."""
     total, chosen = options.completions(pair), options.chosen(pair)
-    size = min(options.shard, total)  # lest more be made than are asked for
+    size = options.drawn(pair)
     shards = -(-total // size)
     tasks = (
         (pair, chosen, context.seed, k, size, min(size, total - k * size))
@@ -140,8 +140,8 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     again: dict[str, pd.DataFrame] = {}
     if not context.interrupted:
         chosen = [options.chosen(pair) for pair in wanted]
-        most = [min(options.rescored, options.completions(pair)) for pair in wanted]
-        again = scored_again(wanted, chosen, context, most, options.dtypes, options.truncations)
+        counts = [(options.again(pair), options.drawn(pair)) for pair in wanted]
+        again = scored_again(wanted, chosen, context, counts, options.dtypes, options.truncations)
     if not results:
         if context.interrupted or not context.group.main:
             return {}

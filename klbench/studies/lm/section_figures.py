@@ -401,13 +401,19 @@ def formats(data: Completions) -> Figure | None:
         Figure(
             "completions-formats",
             SAY.formats_title(),
-            SAY.formats_caption(),
+            SAY.formats_caption() + _scored_again(rows),
             panels,
             list(key.values()),
         )
         if panels
         else None
     )
+
+
+def _scored_again(rows: Sequence[Row]) -> str:
+    """Return a sentence on how many completions a table is about."""
+    found: str = SAY.scored_again(sorted({row["completions"] for row in rows}))
+    return found
 
 
 def truncation(data: Completions) -> Figure | None:
@@ -429,7 +435,8 @@ def truncation(data: Completions) -> Figure | None:
     panel = lines(
         "Missing", drawn, Axis("tokens told apart", "log"), Axis("% of the exact KL", levels=(0.0,))
     )
-    caption = SAY.truncation_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
+    caption = SAY.truncation_caption() + _scored_again(data.rows(TRUNCATION))
+    caption += SAY.left_out([], len(data.pairs), MOST_PAIRS)
     return Figure(
         "completions-truncation",
         SAY.truncation_title(),

@@ -52,8 +52,9 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]:
     recipe = Recipe.of(options)
     steps = recipe.steps if options.decay else None
-    learner = world(shared, options, job.place, job.seed, steps=steps, critic=recipe.critic)
     used = arm("none" if job.name == UNTRAINED else job.name, options.beta)
+    extra = {"steps": steps, "critic": recipe.critic, "exact": used.exact}
+    learner = world(shared, options, job.place, job.seed, **extra)
 
     def estimate(rollouts: Rollouts) -> np.ndarray:
         found: np.ndarray = estimates([used], rollouts, options.clamp)[0][0, 0].numpy()
