@@ -48,6 +48,8 @@ from klbench.types import ConfigError
 Sent = Literal["vocabulary", "support", "support and token", "token"]
 NUMBER_BYTES = 4
 """The bytes of a log-probability, float32, and of a token's id, int32."""
+MOST_TOKENS = 10**9
+"""The largest support, beyond any vocabulary."""
 WITH_SCORE = "_with_score"
 TRUNCATED = ("topk_raw", "topk_clamped", "topk_renormalized", "topk_tail_bucket")
 TAILS = ("topk_sampled_tail", "topk_corrected_tail")
@@ -216,6 +218,10 @@ class Arm:
     prefixes: Owner = "student"
 
 
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MOST_TOKENS
+
+
 def arm(name: str) -> Arm:
     """Return the arm of a name.
 
@@ -235,12 +241,12 @@ def arm(name: str) -> Arm:
         raise ConfigError(f"training {name!r}: expected {wanted}, with or without @teacher")
     if not given:
         owner, k = "student", 0
-    elif len(given) == 2 and given[0] in get_args(Owner) and given[1].isdecimal() and int(given[1]):
+    elif len(given) == 2 and given[0] in get_args(Owner) and _is_count(given[1]):
         owner, k = given[0], int(given[1])
     else:
         raise ConfigError(
-            f"training {name!r}: expected student or teacher and a number after {head}, such as"
-            f" {head}/teacher/8"
+            f"training {name!r}: expected student or teacher and a number of tokens up to"
+            f" {MOST_TOKENS:,} after {head}, such as {head}/teacher/8"
         )
     sampled = objective.sent.endswith("token") or objective.baseline or objective.discount > 0.0
     if prefixes == "teacher" and (sampled or objective.kind == "topk_reward"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -13,6 +15,7 @@ from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
+from klbench.rlhf.objectives import MOST_TOKENS, Arm, Objective
 from klbench.rlhf.options import ShapeOptions
 from klbench.studies.gradient.options import listed
 
@@ -41,12 +44,27 @@ def distillable(pair: Pair) -> Pair:
     return pair
 
 
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    found = [objectives.get(name).name for name in names]
-    twice = [name for name in found if found.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice")
+def once(names: tuple[str, ...], read: Callable[[str], Objective | Arm]) -> tuple[str, ...]:
+    """Return names of different objectives, or arms, as ``read`` understands them.
+
+    Raises
+    ------
+    ValueError
+        There is none of a name, or two names are of the same.
+    """
+    found = [read(name) for name in names]
+    same = [name for name, each in zip(names, found, strict=True) if found.count(each) > 1]
+    if same:
+        raise ValueError(f"{' and '.join(same[:2])} are the same")
     return names
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    return once(names, _unnamed)
+
+
+def _unnamed(name: str) -> Objective:
+    return replace(objectives.get(name), name="")
 
 
 Objectives = Annotated[
@@ -64,18 +82,13 @@ TRAINING = (
 
 
 def arms(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of arms, each of which there is, once.
+    """Return names of arms, each of which there is, once."""
+    return once(names, _unnamed_arm)
 
-    Raises
-    ------
-    ValueError
-        One is named twice, or there is none of its name.
-    """
-    for name in names:
-        objectives.arm(name)
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is named twice")
-    return names
+
+def _unnamed_arm(name: str) -> Arm:
+    arm = objectives.arm(name)
+    return replace(arm, name="", objective=replace(arm.objective, name=""))
 
 
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
@@ -121,7 +134,9 @@ class DistillOptions(PairOptions):
     )
     objectives: Objectives = tuple(objectives.names())
     ks: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed), Field(min_length=1)
+        tuple[Annotated[int, Field(ge=1, le=MOST_TOKENS)], ...],
+        BeforeValidator(listed),
+        Field(min_length=1),
     ] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
     training: Annotated[
