@@ -19,7 +19,7 @@ from klbench.report.blocks import (
     Text,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.audit.columns import (
     AUDIT,
     FINDINGS,
@@ -134,26 +134,16 @@ def _evidence(row: Row) -> Cell:
 
 
 FUNCTIONS = (
-    Shown("function", cells.name),
-    Shown("options", cells.words),
-    Shown("verdict", cells.computed(_verdict)),
-    Shown("identified", cells.name),
-    Shown("scale", cells.computed(_times)),
-    Shown("divergence", cells.text),
-    Shown("matches", cells.text),
+    *select(
+        "function:name options:words verdict identified:name scale divergence:text matches:text",
+        verdict=cells.computed(_verdict),
+        scale=cells.computed(_times),
+    ),
     Shown("rel_bias_near", cells.percent, "Bias at 0.05"),
     Shown("rel_bias_far", cells.percent, "Bias at 2"),
-    Shown("reduction", cells.words),
-    Shown("errors", cells.whole),
-    Shown("warnings", cells.whole),
-    Shown("taken", cells.words),
+    *select("reduction:words errors:whole warnings:whole taken:words"),
 )
-SEEN = (
-    Shown("severity", cells.text),
-    Shown("kind", cells.text),
-    Shown("message", cells.words),
-    Shown("line", cells.whole),
-)
+SEEN = select("severity:text kind:text message:words line:whole")
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -165,7 +155,7 @@ def build(tables: Tables) -> Sequence[Block]:
             SAY.findings_title(len(findings)),
             FINDINGS,
             findings,
-            (*SEEN, Shown("evidence", cells.computed(_evidence))),
+            (*SEEN, *select("evidence", evidence=cells.computed(_evidence))),
         )
         return [Paragraph(SAY.arguments(row)), table(SAY.is_title(), AUDIT, rows, FUNCTIONS), found]
     blocks: list[Block] = []
@@ -183,7 +173,7 @@ def build(tables: Tables) -> Sequence[Block]:
             if each["target"] in targets and each["severity"] != "note"
         ]
         if said:
-            shown = (Shown("target", cells.words), *SEEN)
+            shown = (*select("target:words"), *SEEN)
             blocks.append(table(SAY.findings_of(library, len(said)), FINDINGS, said, shown))
         refused = [row for row in own if row["verdict"] == REFUSED]
         if refused:

@@ -16,7 +16,7 @@ from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
 from klbench.rlhf.objectives import MOST_TOKENS, Arm, Objective
-from klbench.rlhf.options import ShapeOptions
+from klbench.rlhf.options import Rate, Seeds, ShapeOptions
 from klbench.studies.gradient.options import listed
 
 MOST_SEQUENCES = 200_000
@@ -91,6 +91,11 @@ def _unnamed_arm(name: str) -> Arm:
     return replace(arm, name="", objective=replace(arm.objective, name=""))
 
 
+Arms = Annotated[
+    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
+]
+
+
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
     sequences = shape.leaves * shape.prompts
     check_number(shape, sequences, "sequences", MOST_SEQUENCES, "are enumerated at every step")
@@ -139,16 +144,14 @@ class DistillOptions(PairOptions):
         Field(min_length=1),
     ] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
-    training: Annotated[
-        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-    ] = TRAINING
+    training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)
     every: int = Field(default=20, ge=1)
-    seeds: int = Field(default=8, ge=1, le=4096)
+    seeds: Seeds = 8
     rest_seeds: int = Field(default=4, ge=0, le=4096)
     rest_steps: int = Field(default=200, ge=4, le=100_000)
     group: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
+    learning_rate: Rate = 0.02
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     decay: bool = True
     testbed: Annotated[ShapeOptions, AfterValidator(_enumerable)] = ShapeOptions(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
+from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, exact
 from klbench.report.tables import Row
-from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICTS
+from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
 
 VERDICT_ORDER = (
     "no gradient",

@@ -69,9 +69,9 @@ def what_to_set(run: Gradients) -> list[Block]:
     if wrong:
         shown = (
             setting,
-            Shown("target", target),
+            *select("target", target=target),
             Shown("rel_bias_far", off, SAY.off_heading()),
-            Shown("instead", cells.computed(_instead)),
+            *select("instead", instead=cells.computed(_instead)),
             own,
         )
         blocks.append(table(SAY.wrong_settings(len(wrong)), OPTIONS, wrong, shown))
@@ -177,10 +177,10 @@ def claims(run: Gradients) -> Table:
     )
     claimed = cells.computed(lambda row: Cell(_claimed(run, row["combination"]), tone="words"))
     shown = (
-        Shown("combination", name_cell),
+        *select("combination", combination=name_cell),
         Shown("placement", in_short, "What it is"),
         Shown("target", claimed, GRADIENTS["claim"].heading, GRADIENTS["claim"].meaning),
-        Shown("agreeing_pairs", cells.computed(agrees)),
+        *select("agreeing_pairs", agreeing_pairs=cells.computed(agrees)),
         Shown("target", cells.computed(lambda row: target_cell(run, row)), "Measured"),
         Shown("typed", known("aliases"), "Also called", "names in other code"),
         Shown("same_as", known("source"), "Source", "where it is described"),

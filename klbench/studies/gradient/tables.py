@@ -11,7 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICT, VERDICTS
+from klbench.columns import COMBINATIONS
+from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICT, VERDICTS
 
 Row = Mapping[str, Any]
 
@@ -178,8 +179,7 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
                 (each for each in TRAINERS if re.search(rf"\b{each}(?=[ :]|$)", option)), ""
             )
             rows.append(
-                {"option": option, "trainer": trainer}
-                | {each.name: verdict[each.name] for each in VERDICT}
+                {"option": option, "trainer": trainer} | {name: verdict[name] for name in VERDICT}
             )
     right = sorted(
         (row for row in verdict_of.values() if row["place"] >= 1), key=lambda row: row["place"]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 
-from klbench.report.runs import RunTables
+from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
 from klbench.studies.horizon.columns import (
     BOUNDS,
@@ -88,40 +88,20 @@ class Horizon(RunTables):
             found = {name: self.curve(series, name, kl, lag) for name in names[:8]}
         return {label: rows for label, rows in found.items() if rows}
 
-    @cached_property
-    def families(self) -> list[Row]:
-        """The growth of each series."""
-        return self.rows(FAMILIES)
-
-    @cached_property
-    def gaps(self) -> list[Row]:
-        """The part that is left out within so many tokens."""
-        return self.rows(GAPS)
-
-    @cached_property
-    def levels(self) -> list[Row]:
-        """Random chains."""
-        return self.rows(LEVELS)
-
-    @cached_property
-    def crossings(self) -> list[Row]:
-        """The lengths at which weights cross."""
-        return self.rows(CROSSINGS)
-
-    @cached_property
-    def bounds(self) -> list[Row]:
-        """Bounds beside the truth."""
-        return self.rows(BOUNDS)
-
-    @cached_property
-    def marks(self) -> list[Row]:
-        """Known marks."""
-        return self.rows(MARKS)
-
-    @cached_property
-    def sampled(self) -> list[Row]:
-        """Standard errors of what was sampled."""
-        return self.rows(SAMPLED)
+    families = stored(FAMILIES)
+    """The growth of each series."""
+    gaps = stored(GAPS)
+    """The part that is left out within so many tokens."""
+    levels = stored(LEVELS)
+    """Random chains."""
+    crossings = stored(CROSSINGS)
+    """The lengths at which weights cross."""
+    bounds = stored(BOUNDS)
+    """Bounds beside the truth."""
+    marks = stored(MARKS)
+    """Known marks."""
+    sampled = stored(SAMPLED)
+    """Standard errors of what was sampled."""
 
     def growing(self) -> Row | None:
         """Return the family whose bias grows most, where one does."""

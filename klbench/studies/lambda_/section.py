@@ -169,7 +169,7 @@ def _number(row: Row, name: str) -> Cell:
 SHOWN = (
     *select("series kl_qp", kl_qp=cells.short()),
     *(Shown(name, _number) for name in (*LAMBDAS, *VALUE, *GRADIENT)),
-    Shown("noise_lost", cells.percent),
+    *select("noise_lost:percent"),
 )
 
 TERMS = ("q_p", "r", "schulman", "lambda", *terms.GRADIENTS)

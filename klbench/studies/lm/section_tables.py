@@ -206,7 +206,7 @@ def _tables(
     rows = data.rows(schema) if rows is None else rows
     several = len(data.pairs) > 1
     label = (
-        (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),)
+        select("pair", pair=cells.computed(lambda row: Cell(data.labels[row["pair"]])))
         if several and not each
         else ()
     )

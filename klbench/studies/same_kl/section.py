@@ -24,7 +24,7 @@ from klbench.report.combinations import share
 from klbench.report.numbers import number, short
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.same_kl.columns import GRADIENTS, SHAPES
 
 SAY = prose(__package__)
@@ -147,20 +147,20 @@ def _off(row: Row, name: str) -> Cell:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    shown = [
-        Shown("shape", cells.text),
+    shown = (
+        *select("shape:text"),
         *(
             Shown(name, cells.short())
             for name in ("kl_qp", "kl_pq", "x_over_2j", "value_std_k1", "value_std_k3")
         ),
-        Shown("value_winner", cells.name),
+        *select("value_winner:name"),
         *(
             Shown(BIAS + name, _off, SAY.off(name))
             for name in GRADIENTS
             if any(row[BIAS + name] >= ROUNDING for row in rows)
         ),
         *(Shown(NOISE + name, cells.number(2), SAY.noise(name)) for name in GRADIENTS),
-    ]
+    )
     return table(SAY.table_title(), SHAPES, rows, shown)
 
 

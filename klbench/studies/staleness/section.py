@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from klbench.report import cells, terms
+from klbench.report import terms
 from klbench.report.blocks import (
     Block,
     Cell,
@@ -27,7 +27,7 @@ from klbench.report.combinations import bias_cell, name_cell, named, noise_cell,
 from klbench.report.numbers import number, percent, short
 from klbench.report.prose import prose
 from klbench.report.runs import by_run
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.staleness import section_figures
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
@@ -104,12 +104,11 @@ def _over_seeds(run: Staleness) -> Lead:
 
 
 def _seeds_table(run: Staleness) -> Table:
-    shown = (
-        Shown("combination", name_cell),
-        Shown("correction", lambda row, name: Cell(row[name].replace("_", " "))),
-        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
-        Shown("rel_std", cells.interval()),
-        Shown("over_least", cells.interval()),
+    shown = select(
+        "combination correction rel_bias rel_std:interval over_least:interval",
+        combination=name_cell,
+        correction=lambda row, name: Cell(row[name].replace("_", " ")),
+        rel_bias=lambda row, name: bias_cell(row | {"matches": "", "method": ""}),
     )
     return table(SAY.seeds_title(), OVER_SEEDS, run.over_seeds, shown)
 
@@ -144,14 +143,15 @@ def _batches(lagging: Lagging) -> Table | None:
     if first["sampled_rival"] not in ("", first["rival"]):
         rivals.append(Shown("best_sampled_up_to", _limit, SAY.beats(first["sampled_rival"])))
     shown = (
-        Shown("combination", name_cell),
-        Shown("verdict", cells.text),
-        Shown(
-            "rel_bias_last",
-            lambda row, name: bias_cell(row | {"matches": "", "method": "", "rel_bias": row[name]}),
+        *select(
+            "combination verdict:text rel_bias_last rel_std_last balance_batch",
+            combination=name_cell,
+            rel_bias_last=lambda row, name: bias_cell(
+                row | {"matches": "", "method": "", "rel_bias": row[name]}
+            ),
+            rel_std_last=lambda row, name: noise_cell(row[name]),
+            balance_batch=lambda row, name: Cell(_batch(row[name]), row[name]),
         ),
-        Shown("rel_std_last", lambda row, name: noise_cell(row[name])),
-        Shown("balance_batch", lambda row, name: Cell(_batch(row[name]), row[name])),
         *rivals,
     )
     return table(SAY.batches(short(lagging.lags[-1])), CORRECTIONS, biased, shown)
@@ -161,15 +161,13 @@ def _choices(lagging: Lagging) -> list[Block]:
     """Return which combination to use below which batch: a figure and the table that says so."""
     if not lagging.choices:
         return []
-    shown = (
-        Shown("staleness", cells.short()),
-        Shown("among", cells.words),
-        Shown("batch_from", cells.whole),
-        Shown("batch_to", lambda row, name: Cell(number(row[name]), row[name])),
-        Shown("combination", name_cell),
-        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
-        Shown("rel_std", lambda row, name: noise_cell(row[name])),
-        Shown("rel_error_from", cells.percent),
+    shown = select(
+        "staleness:short among:words batch_from:whole batch_to combination rel_bias "
+        "rel_std rel_error_from:percent",
+        batch_to=lambda row, name: Cell(number(row[name]), row[name]),
+        combination=name_cell,
+        rel_bias=lambda row, name: bias_cell(row | {"matches": "", "method": ""}),
+        rel_std=lambda row, name: noise_cell(row[name]),
     )
     found = table(SAY.choices(lagging.label), CHOICES, lagging.choices, shown)
     return [*([section_figures.by_batch(lagging)] if lagging.lags[-1] else []), found]

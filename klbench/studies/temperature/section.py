@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report import cells, numbers
+from klbench.report import numbers
 from klbench.report.blocks import Block, Cell, Figure, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.temperature.columns import TEMPERATURE
 
 SAY = prose(__package__)
@@ -87,12 +87,10 @@ def _with_error(row: Row, name: str) -> Cell:
     return Cell(numbers.exact(row[name], row[f"{name}_se"]), row[name])
 
 
-SHOWN = (
-    Shown("pair", cells.text),
-    Shown("temperature", cells.short()),
-    *(Shown(name, _with_error) for name in (*DRAWN, "mean_weight")),
-    Shown("ess", cells.percent),
-    Shown("status", cells.text),
+SHOWN = select(
+    "pair:text temperature:short kl_models kl_scored mean_mixed kl_sampler mean_weight ess:percent"
+    " status:text",
+    **dict.fromkeys((*DRAWN, "mean_weight"), _with_error),
 )
 
 SECTION = Section(

@@ -9,7 +9,7 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
 from klbench.report.formulas import formula
 from klbench.report.numbers import MISSING, number, percent, short
-from klbench.report.tables import Row, Shown, select, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY, size
@@ -88,13 +88,13 @@ def ranges(data: Data) -> list[Block]:
     ]
     shown = (
         *RANGE,
-        *([Shown("unranked", cells.words)] if any(row["unranked"] for row in rows) else []),
+        *(select("unranked:words") if any(row["unranked"] for row in rows) else []),
     )
     all_of_them = table(
         "Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], shown
     )
     others = [row for row in rows if row["among"] != ALL]
-    shown = (Shown("among", cells.text), *shown)
+    shown = (*select("among:text"), *shown)
     return [
         all_of_them,
         Details(SAY.other_groups(), [table("Least error of other groups", RANGES, others, shown)]),
