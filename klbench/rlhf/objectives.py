@@ -32,7 +32,8 @@ The student is ``q`` and samples, the teacher is ``p``. By name:
 
 ``skew`` and ``topk_*`` with ``:kl_pq`` are those of KL(p‖q). What stands in the loss has no score
 for the states that its tokens lead to; ``full_with_score`` and the like add it.
-:mod:`klbench.rlhf.distillation` computes them.
+:mod:`klbench.rlhf.distillation` computes them. A file in :mod:`klbench.rlhf.topk` is one more
+``topk_NAME``, and a divergence of :mod:`klbench.divergences` one more of ``full``, ``f_reward``.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from typing import Literal, cast, get_args
 
 from klbench import divergences
 from klbench.registry import unknown
+from klbench.rlhf import topk
 from klbench.types import ConfigError
 
 Sent = Literal["vocabulary", "support", "support and token", "token"]
@@ -51,7 +53,6 @@ NUMBER_BYTES = 4
 MOST_TOKENS = 10**9
 """The largest support, beyond any vocabulary."""
 WITH_SCORE = "_with_score"
-TRUNCATED = ("topk_raw", "topk_clamped", "topk_renormalized", "topk_tail_bucket")
 TAILS = ("topk_sampled_tail", "topk_corrected_tail")
 K3 = ("k3_loss", "k3_ratio_loss")
 F_REWARDS = ("f_reward", "f_reward_stopped")
@@ -116,7 +117,7 @@ def names() -> list[str]:
     return [
         *("full", "full:kl_pq", "full_with_score", "full_with_score:kl_pq"),
         *("jsd:0.5", "jsd_with_score:0.5", "skew:0.1", "skew_with_score:0.1"),
-        *(*TRUNCATED, "topk_raw:kl_pq", "topk_tail_bucket:kl_pq", *TAILS, "topk_reward"),
+        *(*topk.names(), "topk_raw:kl_pq", "topk_tail_bucket:kl_pq", *TAILS, "topk_reward"),
         *("k1_reward:0", "k1_reward:0.9", "k1_reward:1"),
         *("k1_reward:0:token_kl", "k1_reward:0.9:token_kl", "k1_reward:1:token_kl", *K3),
         *("f_reward:js", "f_reward_stopped:js"),
@@ -135,7 +136,7 @@ def get(name: str) -> Objective:
     kind, score = head.removesuffix(WITH_SCORE), float(head.endswith(WITH_SCORE))
     if kind in ("full", "jsd", "skew"):
         return _of_vocabulary(name, kind, given, score)
-    if kind in TRUNCATED or (kind in (*TAILS, "topk_reward") and not score):
+    if kind in topk.names() or (kind in (*TAILS, "topk_reward") and not score):
         if given not in ([], ["kl_qp"], ["kl_pq"]):
             raise ConfigError(
                 f"objective {name!r}: {kind} takes a direction, kl_qp or kl_pq, got"
