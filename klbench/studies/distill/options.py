@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from klbench.choices import AnyPair, PairOptions
+from klbench.choices import AnyPair, Listed, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
 from klbench.pairs.lm import LmPair
@@ -17,7 +17,6 @@ from klbench.policies import check_number
 from klbench.rlhf import objectives
 from klbench.rlhf.objectives import MOST_TOKENS, Arm, Objective
 from klbench.rlhf.options import Rate, Seeds, ShapeOptions
-from klbench.studies.gradient.options import listed
 
 MOST_SEQUENCES = 200_000
 """The most sequences after all prompts of one seed."""
@@ -44,7 +43,7 @@ def distillable(pair: Pair) -> Pair:
     return pair
 
 
-def once(names: tuple[str, ...], read: Callable[[str], Objective | Arm]) -> tuple[str, ...]:
+def _different(names: tuple[str, ...], read: Callable[[str], Objective | Arm]) -> tuple[str, ...]:
     """Return names of different objectives, or arms, as ``read`` understands them.
 
     Raises
@@ -60,16 +59,14 @@ def once(names: tuple[str, ...], read: Callable[[str], Objective | Arm]) -> tupl
 
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    return once(names, _unnamed)
+    return _different(names, _unnamed)
 
 
 def _unnamed(name: str) -> Objective:
     return replace(objectives.get(name), name="")
 
 
-Objectives = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
-]
+Objectives = Annotated[Listed[str], AfterValidator(_known)]
 
 
 TRAINING = (
@@ -83,7 +80,7 @@ TRAINING = (
 
 def arms(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return names of arms, each of which there is, once."""
-    return once(names, _unnamed_arm)
+    return _different(names, _unnamed_arm)
 
 
 def _unnamed_arm(name: str) -> Arm:
@@ -91,9 +88,7 @@ def _unnamed_arm(name: str) -> Arm:
     return replace(arm, name="", objective=replace(arm.objective, name=""))
 
 
-Arms = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-]
+Arms = Annotated[Listed[str], AfterValidator(arms)]
 
 
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
@@ -138,11 +133,7 @@ class DistillOptions(PairOptions):
         default=(), min_length=1
     )
     objectives: Objectives = tuple(objectives.names())
-    ks: Annotated[
-        tuple[Annotated[int, Field(ge=1, le=MOST_TOKENS)], ...],
-        BeforeValidator(listed),
-        Field(min_length=1),
-    ] = (1, 8, 64)
+    ks: Listed[Annotated[int, Field(ge=1, le=MOST_TOKENS)]] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
     training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from klbench.report import terms
+from klbench.report import cells, terms
 from klbench.report.blocks import (
     Block,
     Cell,
@@ -134,6 +134,25 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
     return Table(SAY.by_lag(bias), columns, rows)
 
 
+def _weights(lagging: Lagging) -> Table | None:
+    """Return what is left of the samples of each weight at the largest lag."""
+    last, names = lagging.lags[-1], {row["combination"]: row for row in lagging.corrections}
+    rows = [
+        names[row["combination"]] | row
+        for row in lagging.rows
+        if row["staleness"] == last
+        and row["correction"] != "none"
+        and math.isfinite(row.get("weight_kept", math.nan))
+    ]
+    shown = (
+        Shown("combination", name_cell),
+        Shown("weight_mean", cells.short(), SAY.mean_weight()),
+        Shown("weight_ess", cells.percent, SAY.size()),
+        Shown("weight_kept", cells.percent, SAY.kept()),
+    )
+    return table(SAY.weights_title(short(last)), STALENESS, rows, shown) if rows else None
+
+
 def _batches(lagging: Lagging) -> Table | None:
     biased = [row for rows in lagging.ordered for row in rows if row["verdict"] != VERDICTS[0]]
     if not biased:
@@ -170,7 +189,8 @@ def _choices(lagging: Lagging) -> list[Block]:
         rel_std=lambda row, name: noise_cell(row[name]),
     )
     found = table(SAY.choices(lagging.label), CHOICES, lagging.choices, shown)
-    return [*([section_figures.by_batch(lagging)] if lagging.lags[-1] else []), found]
+    figures = (section_figures.bias_against_noise, section_figures.by_batch)
+    return [*(draw(lagging) for draw in figures if lagging.lags[-1]), found]
 
 
 def _limit(row: Row, name: str) -> Cell:
@@ -205,7 +225,12 @@ def _run(run: Staleness) -> Iterator[Block]:
         yield from _choices(run.lagging[0])
     yield from section_figures.over_lags(run)
     for k, lagging in enumerate(run.lagging):
-        tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
+        tables = [
+            _batches(lagging),
+            _by_lag(lagging, bias=True),
+            _by_lag(lagging, bias=False),
+            _weights(lagging),
+        ]
         more = _choices(lagging) if k else []
         yield Details(
             SAY.numbers(lagging.label, lagging.pair),

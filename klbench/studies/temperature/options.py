@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from klbench.choices import AnyPair, PairOptions
+from klbench.choices import AnyPair, Listed, PairOptions, ascending
 from klbench.pairs import Pair
 from klbench.pairs._base import Temperature
 from klbench.pairs.categorical import CategoricalPair
 from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
-from klbench.studies.gradient.options import listed
+
+TEMPERATURES = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
 
 
 def _with_logits(pair: Pair) -> Pair:
@@ -26,10 +27,6 @@ def _with_logits(pair: Pair) -> Pair:
             " mismatch, top_p, top_k and the pair's own temperatures"
         )
     return pair
-
-
-def _ascending(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(sorted(set(values)))
 
 
 class TemperatureOptions(PairOptions):
@@ -46,10 +43,5 @@ class TemperatureOptions(PairOptions):
     pairs: tuple[Annotated[AnyPair, AfterValidator(_with_logits)], ...] = Field(
         default=(), min_length=1
     )
-    temperatures: Annotated[
-        tuple[Temperature, ...],
-        BeforeValidator(listed),
-        Field(min_length=1),
-        AfterValidator(_ascending),
-    ] = (0.4, 0.6, 0.8, 1.0, 1.2, 1.5)
+    temperatures: Annotated[Listed[Temperature], AfterValidator(ascending)] = TEMPERATURES
     samples: int = Field(default=256, ge=2, le=10**6)
