@@ -76,7 +76,8 @@ def loss(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Te
     """The divergence, ``(...)``, that an objective of whole distributions puts in the loss."""
     log_a, log_b = (log_p, log_q) if objective.swapped else (log_q, log_p)
     if objective.kind.startswith(topk.PREFIX):
-        return topk.get(objective.kind)(log_a, log_b, kept)
+        found: Tensor = topk.get(objective.kind)(log_a, log_b, kept)
+        return found
     kinds: dict[str, Callable[[], Tensor]] = {
         "full": lambda: _divergence(objective.divergence, log_q, log_p),
         "jsd": lambda: _jsd(log_q, log_p, objective.number),
