@@ -17,12 +17,12 @@ from pydantic import Field
 from klbench.processes import Group
 from klbench.runs import RunFolder
 from klbench.types import Options
-from klbench.workers import deaf_to, on_processes
+from klbench.workers import copied, deaf_to, on_processes
 
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
-START_SECONDS = 1.0
-"""The CPU seconds that a worker takes to start, most of them imports.
+START_SECONDS, COPY_SECONDS = 1.0, 0.1
+"""The CPU seconds that a worker takes to start, most of them imports, and a copy of this process.
 
 Each is to have work for as long at least.
 """
@@ -100,7 +100,8 @@ class Context:
 
         By the mean time of the tasks so far without the first, which may have imports to do.
         """
-        if START_SECONDS == 0.0:
+        start = min(START_SECONDS, COPY_SECONDS) if copied() else START_SECONDS
+        if start == 0.0:
             return self.workers
         seconds: list[float] = []
         while left:
@@ -108,7 +109,7 @@ class Context:
             result = function(*left.popleft())
             seconds.append(time.process_time() - began)
             yield result
-            worth = sum(seconds[1:]) / max(len(seconds) - 1, 1) * len(left) / START_SECONDS
+            worth = sum(seconds[1:]) / max(len(seconds) - 1, 1) * len(left) / start
             if worth >= 2.0:
                 return min(self.workers, int(worth))
         return 1
@@ -125,7 +126,7 @@ class Context:
         A run that is continued does only the others.
 
         Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of
-        :meth:`map`.
+        :meth:`map`, and holds where workers take long to start: copies get such tasks at once.
         """
         folder = self.folder
         kept = (
@@ -134,7 +135,7 @@ class Context:
             else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
         )
         missing = [task for name, task in tasks.items() if name not in kept]
-        with contextlib.closing(self.map(function, missing, short=short)) as fresh:
+        with contextlib.closing(self.map(function, missing, short=short and not copied())) as fresh:
             for name in tasks:
                 if name not in kept:
                     result = next(fresh)
