@@ -23,6 +23,8 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
+from klbench import processes
+
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
@@ -34,10 +36,6 @@ KILLED_SECONDS = 3.0
 """The time that a pool may take to see that its workers have ended."""
 PARENT_SECONDS = 1.0
 """The time that a worker may outlive the process that started it."""
-own_process = False
-"""Whether this process is klbench's own, as the command line's is: nobody else's threads are in it,
-whose locks a copy would find taken for good.
-"""
 STOPS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
@@ -60,7 +58,7 @@ def copied() -> bool:
     """
     torch = sys.modules.get("torch")
     return (
-        own_process
+        processes.own
         and sys.platform == "linux"
         and (torch is None or not torch.accelerator.is_available())
     )

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from klbench import workers
+from klbench import processes, workers
 from klbench.context import Context
 
 
@@ -40,10 +40,10 @@ def test_workers_are_used_again() -> None:
 
 COPIES = """
 import os, sys
-from klbench import workers
+from klbench import processes
 from klbench.context import Context
 
-workers.own_process = True
+processes.own = True
 class Given:  # nothing that could be sent: a copy has it
     name = "only here"
     again = lambda self, k: (self.name, k, os.getpid())
@@ -74,7 +74,7 @@ def test_workers_of_klbenchs_own_process_are_copies_with_one_thread_each() -> No
 
 def test_no_copies_of_a_process_of_somebody_else_or_where_an_accelerator_is(monkeypatch) -> None:
     assert not workers.copied()
-    monkeypatch.setattr(workers, "own_process", True)
+    monkeypatch.setattr(processes, "own", True)
     monkeypatch.setattr(sys, "platform", "linux")
     for there in (False, True):
         accelerator = SimpleNamespace(is_available=lambda there=there: there)
