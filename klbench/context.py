@@ -21,7 +21,7 @@ from klbench.workers import copied, deaf_to, on_processes
 
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
-START_SECONDS, COPY_SECONDS = 1.0, 0.1
+START_SECONDS, COPY_SECONDS = 1.0, 0.3
 """The CPU seconds that a worker takes to start, most of them imports, and a copy of this process.
 
 Each is to have work for as long at least.
@@ -60,6 +60,16 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     group: Group = field(default_factory=Group)
     interrupted: bool = field(default=False, init=False)
+    _joined: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
+    _parallel: Any = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the cluster, if the work went to one."""
+        self._parallel = None
+        self._joined.close()
 
     def map(
         self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, short: bool = False
@@ -126,7 +136,7 @@ class Context:
         A run that is continued does only the others.
 
         Results are what JSON holds: numbers, texts, lists, and dicts by text. ``short`` is that of
-        :meth:`map`, and holds where workers take long to start: copies get such tasks at once.
+        :meth:`map`.
         """
         folder = self.folder
         kept = (
@@ -135,7 +145,7 @@ class Context:
             else {name: rows for name in tasks if (rows := folder.load_rows(name)) is not None}
         )
         missing = [task for name, task in tasks.items() if name not in kept]
-        with contextlib.closing(self.map(function, missing, short=short and not copied())) as fresh:
+        with contextlib.closing(self.map(function, missing, short=short)) as fresh:
             for name in tasks:
                 if name not in kept:
                     result = next(fresh)
@@ -176,15 +186,15 @@ class Context:
         from joblib import Parallel, delayed, parallel_config
 
         assert self.cluster is not None
-        with contextlib.ExitStack() as stack:
+        if self._parallel is None:  # once a run: a cluster takes seconds to start
             with deaf_to(signal.SIGINT):  # SIGTERM ends the cluster's own processes
-                stack.enter_context(_connect(self.cluster, self.workers))
-            stack.enter_context(parallel_config(backend=self.cluster.kind))
-            parallel = stack.enter_context(Parallel())
-            remaining = iter(tasks)
-            # In waves: not every backend can hand its results out one by one.
-            while wave := list(islice(remaining, 32 * self.workers)):
-                yield from parallel(delayed(function)(*task) for task in wave)
+                self._joined.enter_context(_connect(self.cluster, self.workers))
+            with parallel_config(backend=self.cluster.kind):
+                self._parallel = self._joined.enter_context(Parallel())
+        remaining = iter(tasks)
+        # In waves: not every backend can hand its results out one by one.
+        while wave := list(islice(remaining, 32 * self.workers)):
+            yield from self._parallel(delayed(function)(*task) for task in wave)
 
 
 class Mergeable(Protocol):
