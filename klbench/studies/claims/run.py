@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from klbench import claims
 from klbench.context import Context
+from klbench.rows import Tables
 from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
 
@@ -49,7 +50,7 @@ def _shortened(text: str) -> str:
     )
 
 
-def summarize(tables: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
+def summarize(tables: Tables) -> Sequence[Summary]:
     """Return each claim with its verdict and the beginning of its evidence."""
     found = tables["claims"].to_dict("records")
     rows = [
