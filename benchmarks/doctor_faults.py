@@ -43,6 +43,9 @@ SIXTEEN = (
 )
 """The faults that are published, and counted."""
 HEALTHY = ("healthy", "one_behind")
+KEPT = ("index.html", "diagnosis.json")
+SHOWN = "temperature_0.6"
+"""The recording whose figure the documentation shows."""
 POLICIES = (
     "finetuned-near",
     "finetuned-midway",
@@ -145,9 +148,11 @@ def publish() -> None:
         path = file.relative_to(Path.cwd())
         run = klbench.run("doctor", f"path={path}", f"out={folder.relative_to(Path.cwd())}")
         for each in [path for path in run.path.rglob("*") if path.is_file()]:
-            if each.suffix != ".csv" and each.name not in ("index.html", "diagnosis.json"):
+            shown = name == SHOWN and each.suffix == ".svg"
+            if not (shown or each.suffix == ".csv" or each.name in KEPT):
                 each.unlink()
-        (run.path / "figures").rmdir()
+        if name != SHOWN:
+            (run.path / "figures").rmdir()
         page = f"[{said(doctor(file))}]({name}/index.html)"
         lines.append(f"| [{name}](recordings/{name}.parquet) | {page} |")
     lines += ["", "`python benchmarks/doctor_faults.py publish`", ""]
