@@ -155,7 +155,17 @@ def publish() -> None:
             (run.path / "figures").rmdir()
         page = f"[{said(doctor(file))}]({name}/index.html)"
         lines.append(f"| [{name}](recordings/{name}.parquet) | {page} |")
-    lines += ["", "`python benchmarks/doctor_faults.py publish`", ""]
+    lines += [
+        "",
+        (
+            "Its thresholds were set on recordings of this recorder, so that these are in sample; of"
+            " recordings of other models by another recorder see"
+            " [what it says there](../../../benchmarks/doctor_holdout.md)."
+        ),
+        "",
+        "`python benchmarks/doctor_faults.py publish`",
+        "",
+    ]
     (PUBLISHED / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
