@@ -158,7 +158,7 @@ def publish() -> None:
     lines += [
         "",
         (
-            "Its thresholds were set on recordings of this recorder, so that these are in sample; of"
+            "Its thresholds were set on recordings of this recorder: these are in sample; of"
             " recordings of other models by another recorder see"
             " [what it says there](../../../benchmarks/doctor_holdout.md)."
         ),

@@ -60,7 +60,7 @@ def _panel(title: str, found: Sequence[Row]) -> Panel:
         [row["high"] for row in found],
     )
     x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
-    return plots.lines(title, [line], x, y, left=0.2)
+    return plots.lines(title, [line], x, y, left=0.24)
 
 
 def _differences(tables: Tables) -> Figure | None:
