@@ -17,9 +17,9 @@ LOSS_TYPES = {
 LIGER = Trainer(
     "liger",
     "Liger",
+    "0.8.4",
     "0.8.5",
-    "0.8.5",
-    "liger-kernel 0.8.5",
+    "liger-kernel 0.8.4 and 0.8.5",
     package="liger-kernel",
     checked="0.8.5",
     also=("liger-kernel",),
