@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from klbench.schema import Row
-from klbench.studies.trainers.columns import YES
+from klbench.studies.trainers.columns import YES, version_key
 
 CHANGED = {
     "identified": "its values are {new}, they were {old}",
@@ -17,11 +16,6 @@ CHANGED = {
 """The columns with one word, in which a function can change, and the words for it."""
 TOLD = ("clamp", "dead", "nonfinite", "precision", "masking", "status")
 """Those with sentences."""
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """Return what sorts versions by age."""
-    return tuple(map(int, re.findall(r"\d+", version)))
 
 
 def changes(rows: Sequence[Row], defaults: Sequence[Row]) -> list[Row]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from klbench.schema import Column, Schema, integer, text
 
 LENGTHS = (4, 16, 64, 256, 1024)
@@ -93,3 +95,8 @@ CHANGES = Schema(
 )
 
 TABLES = (TRAINERS, LAW, DEFAULTS, CHANGES)
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """Return what sorts versions by age."""
+    return tuple(map(int, re.findall(r"\d+", version)))

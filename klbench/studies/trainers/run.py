@@ -14,7 +14,7 @@ from klbench.advise.measured import gradient_errors, policies
 from klbench.context import Context
 from klbench.schema import Row, Schema
 from klbench.studies.audit.columns import AUDIT, FINDINGS
-from klbench.studies.trainers.changes import changes, version_key
+from klbench.studies.trainers.changes import changes
 from klbench.studies.trainers.columns import (
     CHANGES,
     DEFAULTS,
@@ -24,6 +24,7 @@ from klbench.studies.trainers.columns import (
     SHOWN,
     TRAINERS,
     YES,
+    version_key,
 )
 from klbench.studies.trainers.options import TrainersOptions
 from klbench.study import Summary

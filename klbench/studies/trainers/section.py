@@ -21,8 +21,16 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, table
-from klbench.studies.trainers.changes import version_key
-from klbench.studies.trainers.columns import CHANGES, DEFAULTS, LAW, LENGTHS, NO, TRAINERS, YES
+from klbench.studies.trainers.columns import (
+    CHANGES,
+    DEFAULTS,
+    LAW,
+    LENGTHS,
+    NO,
+    TRAINERS,
+    YES,
+    version_key,
+)
 
 SAY = prose(__package__)
 MOST = 8
