@@ -32,6 +32,8 @@ from klbench.translate.likeness import (
 from klbench.types import ConfigError
 
 SCHEMA_VERSION = 1
+MOST = 1e9
+"""The largest coefficient, length and KL: above it products overflow, and nobody means it."""
 MEASURE = "weight of a sequence's KL against its reward"
 ORDER = (SAME, MEAN, NEAR, NEAREST, OTHER, NOTHING)
 SAID = {
@@ -81,6 +83,11 @@ def translate(text: str, to: str, scale: Scale | None = None) -> dict[str, Any]:
     if not source.combination:
         why = source.note or "klbench has no combination for it"
         raise ConfigError(f"translate: {source.trainer}: this setting has no translation: {why}")
+    if not 0.0 <= source.coefficient <= MOST:
+        raise ConfigError(
+            f"translate: {source.trainer}: coefficient {source.coefficient:g}: expected a number"
+            f" from 0 to {MOST:g}"
+        )
     found = _nearest(source, trainer, version)
     target = found.meaning
     options = switches(found) | dict(found.options)
