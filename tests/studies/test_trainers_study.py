@@ -69,6 +69,7 @@ def test_the_page_opens_with_the_current_release_alone(run) -> None:
     assert "trl 1.16.0" in str(lead.verdict)
     assert "1.9.2" not in str(lead.verdict)
     assert lead.figure is not None
+    assert "trl 1.16.0, the default penalty is k3_ratio_loss" in str(lead.more[0])
 
 
 def test_a_folder_without_tables_is_one_line(capsys, tmp_path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from klbench.schema import Row
-from klbench.studies.trainers.columns import YES, version_key
+from klbench.studies.trainers.columns import NOTHING, YES, version_key
 
 CHANGED = {
     "identified": "its values are {new}, they were {old}",
@@ -45,7 +45,7 @@ def changes(rows: Sequence[Row], defaults: Sequence[Row]) -> list[Row]:
                     "what": what,
                     "change": change,
                 }
-                for what, change in words or [("nothing", _nothing(new[0]))]
+                for what, change in words or [(NOTHING, _nothing(new[0]))]
             ]
     return found
 

@@ -11,6 +11,8 @@ LENGTHS = (4, 16, 64, 256, 1024)
 SHOWN = (4, 64, 1024)
 """Those of them that have a column of their own."""
 YES, NO = "yes", "no"
+NOTHING = "nothing"
+"""Stands for the kind of a difference, where there is none."""
 
 RELEASE = (
     text("library", "distribution", "Library"),

@@ -27,6 +27,7 @@ from klbench.studies.trainers.columns import (
     LAW,
     LENGTHS,
     NO,
+    NOTHING,
     TRAINERS,
     YES,
     version_key,
@@ -64,10 +65,20 @@ def lead(tables: Tables) -> Lead:
         len(other),
         len(gradients) - len(qp) - len(other),
     )
-    return Lead(str(SAY.question()), verdict, _figure(tables, current), [*_more(rows, current)])
+    return Lead(str(SAY.question()), verdict, _figure(tables, current), [*_more(tables, current)])
 
 
-def _more(rows: Sequence[Row], current: Sequence[Row]) -> Iterator[Text]:
+def _more(tables: Tables, current: Sequence[Row]) -> Iterator[Text]:
+    rows = TRAINERS.rows(tables[TRAINERS.table])
+    newest = {(row["library"], row["version"]) for row in current}
+    found = [
+        each
+        for each in CHANGES.rows(tables[CHANGES.table])
+        if (each["library"], each["version"]) in newest
+    ]
+    if found:
+        changed = [each for each in found if each["what"] != NOTHING]
+        yield SAY.latest(changed, [each for each in found if each["what"] == NOTHING])
     defaults = [row for row in current if row["default"] == YES]
     if defaults:
         yield SAY.defaults(defaults)
