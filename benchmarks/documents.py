@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 
 from klbench import gradients, schema, studies, trainers
@@ -27,14 +28,13 @@ HEAD = ("| you have | it is | on sequences its mean is |", "|---|---|---|")
 
 
 @cache
-def published(finding: str, table: str) -> list[dict[str, str]]:
+def published(finding: str, table: str) -> list[dict[str, Any]]:
     """Return the rows of a published finding's table."""
-    path = PUBLISHED / finding / "tables" / f"{table}.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    path = PUBLISHED / finding / "tables" / f"{table}.parquet"
+    return pq.read_table(path).to_pylist()
 
 
-def gradient(combination: str) -> tuple[dict[str, str], dict[str, str]]:
+def gradient(combination: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the published rows of a combination: near the reference, and far from it."""
     rows = {
         row["pair"]: row

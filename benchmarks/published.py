@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -313,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.update:
                 shutil.rmtree(folder)
                 shutil.copytree(new, folder)
+                pages.write_extract(folder / "index.html", folder)
     if given.update:
         write_index()
     return int(any_moved and not given.update)

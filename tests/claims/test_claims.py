@@ -37,6 +37,7 @@ VERDICTS = {
         f"{ONLY}the policy itself samples and the log-ratio is that of the whole sequence"
     ),
     "token_ratio_unbiased": f"{ONLY}each sequence is one token",
+    "mask_on_policy_alone": "fails",
     "k3_reward_gradient": WHOLE,
     "group_mean_shrinks": "holds",
     "shifted_gaussians_suffice": "fails",
@@ -162,6 +163,7 @@ WRONG = {
         {"weight": lambda x: torch.ones_like(x.log_q)},
         "fails",
     ),
+    "a mask on both terms": (gradients.mask_on_policy_alone, {"name": "mask_on_both"}, "holds"),
     "k1 in the place of k3": (gradients.k3_reward_gradient, {"terms": lambda x: -x}, "fails"),
     "a mean of the others": (
         gradients.group_mean_shrinks,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from klbench.choices import AnyPair, PairOptions
+from klbench.choices import AnyPair, Listed, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
 from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
-from klbench.rlhf.options import ShapeOptions
-from klbench.studies.gradient.options import listed
+from klbench.rlhf.options import Rate, Seeds, ShapeOptions
 
 MOST_SEQUENCES = 200_000
 """The most sequences after all prompts of one seed."""
@@ -49,9 +48,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Objectives = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
-]
+Objectives = Annotated[Listed[str], AfterValidator(_known)]
 
 
 TRAINING = (
@@ -76,6 +73,9 @@ def arms(names: tuple[str, ...]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise ValueError(f"{name} is named twice")
     return names
+
+
+Arms = Annotated[Listed[str], AfterValidator(arms)]
 
 
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
@@ -120,20 +120,16 @@ class DistillOptions(PairOptions):
         default=(), min_length=1
     )
     objectives: Objectives = tuple(objectives.names())
-    ks: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed), Field(min_length=1)
-    ] = (1, 8, 64)
+    ks: Listed[Annotated[int, Field(ge=1)]] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
-    training: Annotated[
-        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-    ] = TRAINING
+    training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)
     every: int = Field(default=20, ge=1)
-    seeds: int = Field(default=8, ge=1, le=4096)
+    seeds: Seeds = 8
     rest_seeds: int = Field(default=4, ge=0, le=4096)
     rest_steps: int = Field(default=200, ge=4, le=100_000)
     group: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
+    learning_rate: Rate = 0.02
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     decay: bool = True
     testbed: Annotated[ShapeOptions, AfterValidator(_enumerable)] = ShapeOptions(

@@ -26,6 +26,7 @@ COLOURS = {
     verdict: LegendEntry(verdict, slot, "s")
     for verdict, slot in zip(VERDICTS, (2, 0, 1), strict=True)
 }
+OTHERS = LegendEntry(SAY.others(), 5, "x")
 SIZES = (
     ("ess", LegendEntry("whole sequences", 5, "o")),
     ("ess_token", LegendEntry("single tokens", 5, "s", dashed=True)),
@@ -133,12 +134,53 @@ def _room(drawn: Sequence[Bar]) -> Callable[[Axes], object]:
     return lambda axes: axes.set_xlim(0.0, 2.0 * max(bar.value for bar in drawn))
 
 
+def bias_against_noise(lagging: Lagging) -> Figure:
+    """Return the bias of all combinations against their noise, a panel each lag, those that err
+    least in some batch in colours of their own.
+    """
+    best, beaten = _best(lagging), False
+    panels = []
+    for lag in lagging.lags:
+        rows = [
+            row
+            for row in lagging.rows
+            if row["staleness"] == lag and row["rel_std"] > 0 and math.isfinite(row["rel_std"])
+        ]
+        others = [row for row in rows if row["combination"] not in best]
+        beaten = beaten or bool(others)
+        drawn = [_points(OTHERS, others)] if others else []
+        drawn += [_points(best[row["combination"]], [row]) for row in rows if row not in others]
+        bias = Axis(SAY.bias_axis(), scale="symlog", threshold=1.0, levels=(100.0,))
+        panels.append(lines(SAY.lag(short(lag)), drawn, Axis(SAY.noise_axis(), scale="log"), bias))
+    return Figure(
+        f"staleness-noise{lagging.run.stem}",
+        SAY.against_title(),
+        SAY.against_caption(lagging.label),
+        panels,
+        [*best.values(), *([OTHERS] if beaten else [])],
+    )
+
+
+def _best(lagging: Lagging) -> dict[str, LegendEntry]:
+    """Return the entries of all combinations that err least in some batch."""
+    names = {row["combination"]: named(row) for row in lagging.choices}
+    found = legend(list(names), labels=list(names.values()))
+    return {
+        name: replace(entry, slot=entry.slot + (entry.slot >= OTHERS.slot))
+        for name, entry in found.items()
+    }
+
+
+def _points(entry: LegendEntry, rows: Sequence[Row]) -> Line:
+    biases = [_bias(row) for row in rows]
+    return Line(entry, [row["rel_std"] for row in rows], biases, joined=False)
+
+
 def by_batch(lagging: Lagging) -> Figure:
     """Return the error of each combination that is the best somewhere against the batch, a panel
     each lag.
     """
-    names = {row["combination"]: named(row) for row in lagging.choices}
-    entries = legend(list(names), labels=list(names.values()))
+    entries = _best(lagging)
     largest = max(row["batch_from"] for row in lagging.choices)
     batches = np.geomspace(1.0, 10.0 * largest, 60).tolist()
     panels = []
