@@ -151,7 +151,7 @@ def on_testbed(
     return found
 
 
-def on_lm(settings: Iterable[Setting], seeds: int, updates: int) -> Kls:
+def on_lm(settings: Iterable[Setting], seeds: int, updates: int, seed: int) -> Kls:
     """Train the embedded language model."""
     found: Kls = {}
     for mine in together(settings):
@@ -163,6 +163,7 @@ def on_lm(settings: Iterable[Setting], seeds: int, updates: int) -> Kls:
                 f"beta={mine[0].beta}",
                 f"normalisation={mine[0].normalisation}",
                 f"baseline={mine[0].baseline}",
+                f"seed={seed}",
                 f"seeds={seeds}",
                 f"updates={updates}",
                 "checkpoints=false",
@@ -205,13 +206,18 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=0.5)
     parser.add_argument("--seeds", type=int, default=160)
     parser.add_argument("--updates", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="the first one's, of a language model")
+    parser.add_argument("--only", type=int, nargs="+", metavar="K", help="pairs by number, from 0")
     parser.add_argument("--lm", action="store_true", help="the embedded language model")
     given = parser.parse_args()
     chosen = LM_PAIRS if given.lm else PAIRS + TOLD
-    pairs = [Pair.of(words.format(beta=given.beta), to) for words, to in chosen]
+    numbers = given.only or range(len(chosen))
+    pairs = [
+        Pair.of(words.format(beta=given.beta), to) for words, to in (chosen[k] for k in numbers)
+    ]
     settings = {each for pair in pairs for each in pair.settings}
     if given.lm:
-        kls = on_lm(settings, given.seeds, given.updates)
+        kls = on_lm(settings, given.seeds, given.updates, given.seed)
     else:
         with one_thread():
             parts = [

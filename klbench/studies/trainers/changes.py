@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from klbench.schema import Row
+from klbench.rows import Row, distinct, where
 from klbench.studies.trainers.columns import NOTHING, YES, version_key
 
 CHANGED = {
@@ -21,15 +21,11 @@ TOLD = ("clamp", "dead", "nonfinite", "precision", "masking", "status")
 def changes(rows: Sequence[Row], defaults: Sequence[Row]) -> list[Row]:
     """Return a row for each difference of a release from the one before it."""
     found = []
-    for library in dict.fromkeys(row["library"] for row in rows):
-        versions = {row["version"] for row in rows if row["library"] == library}
-        ordered = sorted(versions, key=version_key)
+    for library in distinct(rows, "library"):
+        ordered = sorted(distinct(where(rows, library=library), "version"), key=version_key)
         for before, now in pairwise(ordered):
             old, new = (
-                [
-                    [row for row in table if (row["library"], row["version"]) == (library, each)]
-                    for table in (rows, defaults)
-                ]
+                [where(table, library=library, version=each) for table in (rows, defaults)]
                 for each in (before, now)
             )
             words = [

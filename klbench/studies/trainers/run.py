@@ -12,7 +12,8 @@ import pandas as pd
 from klbench import gradients, trainers
 from klbench.advise.measured import gradient_errors, policies
 from klbench.context import Context
-from klbench.schema import Row, Schema
+from klbench.rows import Row, where
+from klbench.schema import Schema
 from klbench.studies.audit.columns import AUDIT, FINDINGS
 from klbench.studies.trainers.changes import changes
 from klbench.studies.trainers.columns import (
@@ -99,7 +100,7 @@ def _release(folder: Path, defaults: Sequence[Row]) -> Iterable[Row]:
         known = {gradients.get(name).spec for name in said if name not in ("", NONE)}
         seen = row["combination"]
         same = bool(seen) and gradients.get(seen).spec in known
-        mine = [each for each in findings if each["target"] == row["target"]]
+        mine = where(findings, target=row["target"])
         told = {
             column: "; ".join(each["message"] for each in mine if each["kind"] in kinds)
             for column, kinds in KINDS.items()
@@ -133,12 +134,8 @@ def _meaning(row: Row) -> Meaning | None:
 def _default(row: Row, meaning: Meaning, defaults: Sequence[Row]) -> bool:
     """Return whether the options are the release's defaults."""
     trainer = trainers.get(meaning.trainer)
-    own = {
-        each["option"]: each["default"]
-        for each in defaults
-        if (each["library"], each["version"], each["trainer"])
-        == (row["library"], row["version"], trainer.name)
-    }
+    release = {"library": row["library"], "version": row["version"], "trainer": trainer.name}
+    own = {each["option"]: each["default"] for each in where(defaults, **release)}
     named = (pair.partition("=") for pair in _words(row).split()[1:])
     return all(
         own.get(trainer.option(name, meaning.version).path, "").strip('"').lower() == value.lower()

@@ -21,6 +21,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, table
+from klbench.rows import distinct, grouped, where
 from klbench.studies.trainers.columns import (
     CHANGES,
     DEFAULTS,
@@ -42,8 +43,8 @@ ALIKE = 1e-6
 def _current(rows: Sequence[Row]) -> list[Row]:
     """Return the rows of each library's newest release."""
     newest = {
-        library: max((r["version"] for r in rows if r["library"] == library), key=version_key)
-        for library in dict.fromkeys(row["library"] for row in rows)
+        library: max(distinct(where(rows, library=library), "version"), key=version_key)
+        for library in distinct(rows, "library")
     }
     return [row for row in rows if row["version"] == newest[row["library"]]]
 
@@ -153,8 +154,7 @@ OPTIONS = (
 
 
 def _matrix(rows: Sequence[Row]) -> Iterator[Block]:
-    for library, version in dict.fromkeys((row["library"], row["version"]) for row in rows):
-        own = [row for row in rows if (row["library"], row["version"]) == (library, version)]
+    for (library, version), own in grouped(rows, "library", "version").items():
         yield table(SAY.release_title(library, version, len(own)), TRAINERS, own, OPTIONS)
 
 
