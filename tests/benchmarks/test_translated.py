@@ -1,30 +1,18 @@
 """Translated settings reach the same KL: a thin version of ``benchmarks/translated.py``."""
 
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+import translated
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "translated.py"
 SMALL = {"vocabulary": 4, "horizon": 3, "prompts": 4}
 THIN = (1, 5, 9, 11)
 """Another average, the ratio for k2, a baseline for the return, and a group's mean for others'."""
 
 
 @pytest.fixture(scope="module")
-def translated():
-    spec = importlib.util.spec_from_file_location("translated", FILE)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["translated"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def pairs(translated):
+def pairs():
     return [translated.Pair.of(words.format(beta=0.5), to) for words, to in translated.PAIRS]
 
 
@@ -34,9 +22,7 @@ def test_there_are_twelve_pairs_of_two_trainers_each(pairs) -> None:
     assert {each.likeness for each in pairs} == {"same", "same on average"}
 
 
-def test_both_settings_of_a_pair_reach_the_same_kl_and_half_the_coefficient_another(
-    translated, pairs
-) -> None:
+def test_both_settings_of_a_pair_reach_the_same_kl_and_half_the_coefficient_another(pairs) -> None:
     chosen = [pairs[k] for k in THIN]
     settings = {each for pair in chosen for each in pair.settings}
     weaker = replace(chosen[0].settings[1], beta=0.25)
@@ -50,7 +36,7 @@ def test_both_settings_of_a_pair_reach_the_same_kl_and_half_the_coefficient_anot
     assert ratio - half > 1.2
 
 
-def test_the_interval_of_a_ratio_is_that_of_paired_seeds(translated) -> None:
+def test_the_interval_of_a_ratio_is_that_of_paired_seeds() -> None:
     stream = np.random.default_rng(3)
     covered = []
     for _ in range(400):
