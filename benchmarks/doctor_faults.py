@@ -44,7 +44,6 @@ SIXTEEN = (
 )
 """The faults that are published, and counted."""
 HEALTHY = ("healthy", "one_behind")
-"""The recording whose figure the documentation shows."""
 POLICIES = (
     "finetuned-near",
     "finetuned-midway",
