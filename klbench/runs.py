@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from klbench import inputs, schema
+from klbench.rows import Tables
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
@@ -312,7 +313,7 @@ class RunFolder:
                 " first"
             )
 
-    def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
+    def write_tables(self, tables: Tables) -> None:
         """Write each table as Parquet with a CSV beside it."""
         import pyarrow.parquet
 

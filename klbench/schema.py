@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from klbench.rows import Rows, Tables
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ VERSION = 1
 Files without it are of version 0.
 """
 
-Row = dict[str, Any]
-"""One row of a table: every column of its schema by name, those that the table lacks included."""
 
 Type = Literal["float", "int", "text", "bool"]
 MISSING: Mapping[str, Any] = {"float": math.nan, "int": math.nan, "text": "", "bool": False}
@@ -222,7 +221,7 @@ class Schema:
         }
         return frame.assign(**new) if new else frame
 
-    def rows(self, frame: pd.DataFrame) -> list[Row]:
+    def rows(self, frame: pd.DataFrame) -> Rows:
         """Return the rows with every column of the schema.
 
         What the table lacks, and missing texts, as :data:`MISSING`.
@@ -300,7 +299,7 @@ def by_table(schemas: Sequence[Schema]) -> dict[str, Schema]:
     return found
 
 
-def check(schemas: Sequence[Schema], tables: Mapping[str, pd.DataFrame]) -> None:
+def check(schemas: Sequence[Schema], tables: Tables) -> None:
     """Hold the tables of a run against what its study declares.
 
     Every table of its own stands, as after Ctrl-C, for itself.

@@ -230,9 +230,9 @@ class Pair(Options, ABC):
         """The same tokens, scored in another dtype; or why not."""
         return Skip(f"{self.kind} pairs score nothing again")
 
-    def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return the exact divergences when only k tokens are distinguished, or the reason why
-        there are none.
+    def truncated(self, completions: Completions, ks: Sequence[int]) -> list[Truncated] | Skip:
+        """Return, for each k, the exact divergences when only k tokens are distinguished, or the
+        reason why there are none.
         """
         return Skip(f"{self.kind} pairs score nothing again")
 

@@ -310,9 +310,9 @@ class LmPair(Pair):
             scores = self._scored(*self._models_in(dtype), prompt, token, completions.mask)
         return _completions(scores, token, completions.mask, prompt, completions.log_mu)
 
-    def truncated(self, completions: Completions, k: int) -> Truncated:
-        """Return what is left of the exact divergences when only the policy's k most probable
-        tokens are distinguished.
+    def truncated(self, completions: Completions, ks: Sequence[int]) -> list[Truncated]:
+        """Return, for each k, what is left of the exact divergences when only the policy's k most
+        probable tokens are distinguished; one pass of the models serves all of them.
 
         Raises
         ------
@@ -321,8 +321,8 @@ class LmPair(Pair):
         """
         token, prompt = _tokens(completions)
         with threads(*self._models):
-            scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
-        return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
+            scores = self._scored(*self._models, prompt, token, completions.mask, truncate=ks)
+        return [Truncated(k, left, scores.kl_qp - left) for k, left in scores.truncated.items()]
 
     def contexts(self, completions: Completions) -> list[list[int]]:
         """The tokens of the prompt that each completion answers.

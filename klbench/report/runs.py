@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import pandas as pd
 
 from klbench.report.blocks import Tables
-from klbench.schema import MISSING, Row, Schema
+from klbench.rows import Row
+from klbench.schema import MISSING, Schema
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from klbench.report import cells
 from klbench.report.blocks import Column, Table, Text
 from klbench.report.cells import Show
-from klbench.schema import Row as Row
+from klbench.rows import Row as Row
 from klbench.schema import Schema as Schema
 
 NAMES = ("combination", "estimator")

@@ -184,7 +184,7 @@ def test_rescored_in_its_own_dtype_is_the_same_and_in_half_precision_it_drifts()
 
 def test_truncated_divergences_and_their_error() -> None:
     found = pair().completions(0, 0, 10)
-    few, many = (pair().truncated(found, k) for k in (5, 100))
+    few, many = pair().truncated(found, (5, 100))
     for each in (few, many):
         np.testing.assert_allclose(each.kl_qp + each.error, found.kl_qp, atol=1e-9)
         assert (each.error >= -2e-6).all()

@@ -20,6 +20,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import distinct, where
 from klbench.studies.audit.columns import (
     AUDIT,
     FINDINGS,
@@ -43,7 +44,7 @@ MINE, RIGHT_ONE = LegendEntry("the function", 1, "o"), LegendEntry("the right on
 
 
 def _of(rows: Sequence[Row], target: str) -> list[Row]:
-    return [row for row in rows if row["target"] == target]
+    return where(rows, target=target)
 
 
 def lead(tables: Tables) -> Lead:
@@ -55,7 +56,7 @@ def lead(tables: Tables) -> Lead:
         verdict = SAY.verdict(row, worst[0] if worst else None)
         return Lead(str(SAY.question(row)), verdict, _curve(row, tables), [*_more(row)])
     counts = {each: sum(row["verdict"] == each for row in rows) for each in TONES}
-    errors = [each for each in findings if each["severity"] == "error"]
+    errors = where(findings, severity="error")
     kinds = {
         each["kind"]: len({one["target"] for one in errors if one["kind"] == each["kind"]})
         for each in errors
@@ -109,7 +110,7 @@ def _shares(rows: Sequence[Row]) -> Figure:
             (entry, sum((row["library"], row["verdict"]) == (library, verdict) for row in rows))
             for verdict, entry in LEGEND.items()
         ]
-        for library in dict.fromkeys(row["library"] for row in rows)
+        for library in distinct(rows, "library")
     }
     used = [
         entry
@@ -159,8 +160,8 @@ def build(tables: Tables) -> Sequence[Block]:
         )
         return [Paragraph(SAY.arguments(row)), table(SAY.is_title(), AUDIT, rows, FUNCTIONS), found]
     blocks: list[Block] = []
-    for library in dict.fromkeys(row["library"] for row in rows):
-        own = [row for row in rows if row["library"] == library]
+    for library in distinct(rows, "library"):
+        own = where(rows, library=library)
         version = f" {own[0]['version']}" if own[0]["version"] else ""
         blocks += [
             Heading(f"{library}{version}"),
@@ -175,7 +176,7 @@ def build(tables: Tables) -> Sequence[Block]:
         if said:
             shown = (*select("target:words"), *SEEN)
             blocks.append(table(SAY.findings_of(library, len(said)), FINDINGS, said, shown))
-        refused = [row for row in own if row["verdict"] == REFUSED]
+        refused = where(own, verdict=REFUSED)
         if refused:
             blocks.append(Paragraph(SAY.refused(refused), "note"))
     return blocks

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
 from klbench import claims
 from klbench.context import Context
+from klbench.rows import Tables
 from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
 
@@ -47,7 +48,7 @@ def _shortened(text: str) -> str:
     )
 
 
-def summarize(tables: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
+def summarize(tables: Tables) -> Sequence[Summary]:
     """Return each claim with its verdict and the beginning of its evidence."""
     found = tables["claims"].to_dict("records")
     rows = [

@@ -8,6 +8,7 @@ from klbench.report import blocks, plots
 from klbench.report.formulas import formula
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import where
 from klbench.studies.claims.columns import CLAIMS
 
 SAY = prose(__package__)
@@ -44,7 +45,7 @@ def lead(tables: blocks.Tables) -> blocks.Lead:
     found = _judged(tables)
     if not found:
         return blocks.Lead(SAY.question(), SAY.nothing(), None)
-    by_tone = {tone: [row for row in found if row["tone"] == tone] for tone in LEGEND}
+    by_tone = {tone: where(found, tone=tone) for tone in LEGEND}
     names = {row["claim"] for row in found}
     verdict = SAY.verdict(len(names), *(len(by_tone[tone]) for tone in (GOOD, BAD, MIXED)))
     return blocks.Lead(SAY.question(), verdict, _figure(found), list(_more(by_tone)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from klbench.choices import AnyPair, PairOptions
+from klbench.choices import AnyPair, Listed, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
 from klbench.pairs.lm import LmPair
@@ -14,7 +14,6 @@ from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
 from klbench.rlhf.options import Rate, Seeds, ShapeOptions
-from klbench.studies.gradient.options import listed
 
 MOST_SEQUENCES = 200_000
 """The most sequences after all prompts of one seed."""
@@ -49,9 +48,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Objectives = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
-]
+Objectives = Annotated[Listed[str], AfterValidator(_known)]
 
 
 TRAINING = (
@@ -78,9 +75,7 @@ def arms(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-Arms = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-]
+Arms = Annotated[Listed[str], AfterValidator(arms)]
 
 
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
@@ -125,9 +120,7 @@ class DistillOptions(PairOptions):
         default=(), min_length=1
     )
     objectives: Objectives = tuple(objectives.names())
-    ks: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed), Field(min_length=1)
-    ] = (1, 8, 64)
+    ks: Listed[Annotated[int, Field(ge=1)]] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
     training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)

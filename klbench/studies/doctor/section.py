@@ -23,6 +23,7 @@ from klbench.report.blocks import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, select, table
+from klbench.rows import where
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,
@@ -69,7 +70,7 @@ def _differences(tables: Tables) -> Figure | None:
             ("sampler", SAY.sampler_title()),
             ("reference", SAY.reference_title()),
         )
-        if (chosen := [row for row in found if row["ratio"] == name])
+        if (chosen := where(found, ratio=name))
     ]
     if not panels:
         return None

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import divergences, registry
+from klbench.choices import ascending
 from klbench.policies import check_number
 from klbench.rlhf.options import CHIPO, DpoArm, Rate, Seeds, ShapeOptions, Weight
 
@@ -66,10 +67,6 @@ def _is_margin(number: str) -> bool:
         return 0.0 <= float(number) <= 100.0
     except ValueError:
         return False
-
-
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(set(sizes)))
 
 
 Divergences = Annotated[tuple[str, ...], AfterValidator(_known)]
@@ -160,7 +157,7 @@ class DpoOptions(ShapeOptions):
     comparisons: Annotated[
         tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
         Field(min_length=1),
-        AfterValidator(_ascending),
+        AfterValidator(ascending),
     ]
     batch: int | None = Field(ge=1)
     seeds: Seeds

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +12,10 @@ from klbench.rlhf.dpo import judged, train
 from klbench.rlhf.options import DpoArm
 from klbench.rlhf.testbed import Testbed, implied
 from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
+from klbench.rows import Rows
 from klbench.studies.dpo import estimates
 from klbench.studies.dpo.options import DpoOptions
 from klbench.threads import one_thread
-
-Rows = list[dict[str, Any]]
 
 
 def optima(options: DpoOptions, testbed: Testbed) -> Tensor:

@@ -11,6 +11,7 @@ import pandas as pd
 from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
+from klbench.rows import Tables
 from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
 from klbench.studies.gradient.tables import judged
@@ -78,7 +79,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
     )
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """The sequence pair that is furthest from its reference, or the pair that is."""
     table = results["gradients"]
     rows = table[table["kl_qp"] == table["kl_qp"].max()]

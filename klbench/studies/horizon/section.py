@@ -12,6 +12,7 @@ from klbench.report.combinations import amount, share
 from klbench.report.prose import prose
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, select, table
+from klbench.rows import where
 from klbench.studies.horizon import columns, section_figures
 from klbench.studies.horizon.section_data import Horizon, biased
 
@@ -33,7 +34,7 @@ def lead(tables: blocks.Tables) -> blocks.Lead:
     run = runs[0]
     series, kl, lag = run.leading
     ends = [{"label": label, **rows[-1]} for label, rows in list(run.drawn.items())]
-    said = [row for row in ends if row["tokens"] == max(each["tokens"] for each in ends)]
+    said = where(ends, tokens=max(each["tokens"] for each in ends))
     verdict = SAY.verdict(series, kl, lag, said[0]["tokens"], said[:SAID])
     return blocks.Lead(
         str(SAY.question()), verdict, section_figures.against_length(run), _more(run)
@@ -51,14 +52,14 @@ def _more(run: Horizon) -> list[Markup]:
         )
         said.append(SAY.levels(run.levels[-1], at))
     language, growing = run.language(), run.growing()
-    own = [row for row in run.gaps if row["series"] == "lm"]
+    own = where(run.gaps, series="lm")
     if language is not None and own:
         said.append(SAY.models(language, own[0], own[-1]))
     elif growing is not None:
         said.append(SAY.grows(growing))
     if run.crossings:
         kls = sorted({row["kl_token"] for row in run.crossings})
-        rows = [row for row in run.crossings if row["kl_token"] == kls[len(kls) // 2]]
+        rows = where(run.crossings, kl_token=kls[len(kls) // 2])
         said.append(SAY.cross(rows[0]))
     return said
 

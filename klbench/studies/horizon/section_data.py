@@ -8,6 +8,7 @@ from functools import cached_property
 
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.horizon.columns import (
     BOUNDS,
     CROSSINGS,
@@ -53,12 +54,12 @@ class Horizon(RunTables):
 
     def settings(self, series: str) -> tuple[float, list[float]]:
         """Return the middle KL a token of a series, and the lags a token there."""
-        rows = [row for row in self.measured if row["series"] == series]
+        rows = where(self.measured, series=series)
         if series == "lm":
             kl = rows[-1]["kl_token"]
         else:
             kls = sorted({row["kl_token"] for row in rows})
-            rows = [row for row in rows if row["kl_token"] == kls[len(kls) // 2]]
+            rows = where(rows, kl_token=kls[len(kls) // 2])
             kl = kls[len(kls) // 2]
         return kl, sorted({row["lag_token"] for row in rows})
 
@@ -84,7 +85,7 @@ class Horizon(RunTables):
         series, kl, lag = self.leading
         found = {label: self.curve(series, name, kl, lag) for name, label in TRAINERS.items()}
         if not any(found.values()):
-            names = list(dict.fromkeys(row["combination"] for row in self.measured))
+            names = distinct(self.measured, "combination")
             found = {name: self.curve(series, name, kl, lag) for name in names[:8]}
         return {label: rows for label, rows in found.items() if rows}
 

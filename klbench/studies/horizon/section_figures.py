@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from klbench.report.blocks import Figure, LegendEntry
+from klbench.report.numbers import Z95
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
 
 SAY = prose(__package__)
-Z95 = 1.96
 SEQUENCE = "k1/reward_to_go/token/sequence_ratio"
 
 
@@ -87,13 +88,13 @@ def levelling(run: Horizon) -> Iterator[Figure]:
 
 def within(run: Horizon) -> Iterator[Figure]:
     """Yield how much of what token losses leave out lies within so many later tokens."""
-    names = list(dict.fromkeys(row["series"] for row in run.gaps))
+    names = distinct(run.gaps, "series")
     if not names:
         return
     entries = legend(names)
     drawn = []
     for name in names:
-        rows = [row for row in run.gaps if row["series"] == name]
+        rows = where(run.gaps, series=name)
         line = _line(entries[name], rows, "gap", "left_out", 100.0)
         if name == "lm":
             low, high = (

@@ -25,9 +25,8 @@ from klbench.rlhf.ppo import PpoBatch, Recipe
 from klbench.rlhf.rows import described
 from klbench.rlhf.testbed import Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.rows import Rows
 from klbench.studies.ppo.options import TrainingOptions
-
-Rows = list[dict[str, Any]]
 
 
 class _RecordingReplicas(Replicas):

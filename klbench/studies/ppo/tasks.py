@@ -14,6 +14,7 @@ from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.ppo import PpoReport, Recipe, train
 from klbench.rlhf.testbed import Exact, Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.rows import Rows
 from klbench.studies.ppo import recovery
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.threads import one_thread
@@ -31,7 +32,6 @@ gets up to the second if its gradient has not vanished by then.
 """
 
 Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from klbench.rlhf.reward_model import Scored
 from klbench.rlhf.testbed import Testbed, dpo_world, reward_world
 from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.rows import Rows
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.threads import one_thread
 
@@ -25,7 +25,6 @@ COLUMNS = ("kl", "proxy_gain", "gold_gain")
 GOLD = "gold"
 """Stands among the proxies for the true reward."""
 
-Rows = list[dict[str, Any]]
 Found = dict[str, Rows]
 
 

@@ -6,7 +6,7 @@ Chi-squared against 2J says who wins, the KL does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from klbench import estimators, gradients, pairs, streams
 from klbench.context import Context
 from klbench.gradients import exact
 from klbench.pairs import Pair
+from klbench.rows import Tables
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.same_kl.columns import GRADIENTS, predicted
 from klbench.studies.same_kl.options import SameKlOptions, Shape
@@ -139,7 +140,7 @@ def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
     return {"shapes": predicted(pd.DataFrame(rows))} if rows else {}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """The shapes at the largest KL that all have."""
     table = results["shapes"]
     rows = table[np.isclose(table["kl_qp"], table.groupby("shape")["kl_qp"].max().min())]

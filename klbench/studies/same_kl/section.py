@@ -25,6 +25,7 @@ from klbench.report.numbers import number, short
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import distinct, where
 from klbench.studies.same_kl.columns import GRADIENTS, SHAPES
 
 SAY = prose(__package__)
@@ -47,7 +48,7 @@ def _rows(tables: Tables) -> list[Row]:
 
 
 def _won(rows: Sequence[Row], winner: str) -> list[Row]:
-    return [row for row in rows if row["value_winner"] == winner]
+    return where(rows, value_winner=winner)
 
 
 def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
@@ -116,7 +117,7 @@ def _panel(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, y: str)
     drawn = [Line(EVEN, [low, high], [1.0, 1.0] if over_kl else [low, high], marked=False)]
     for i, (shape, entry) in enumerate(entries.items()):
         aside = 1.0 + 0.06 * (i - (len(entries) - 1) / 2) if over_kl else 1.0
-        own = [row for row in rows if row["shape"] == shape]
+        own = where(rows, shape=shape)
         hollow = [row["value_winner"] == "k1" for row in own]
         drawn.append(
             Line(
@@ -135,7 +136,7 @@ def _diagram(rows: Sequence[Row]) -> Figure | None:
     drawn = [row for row in rows if row["chi2"] > 0 and row["two_j"] > 0 and row["kl_qp"] > 0]
     if not drawn:
         return None
-    shapes = list(dict.fromkeys(row["shape"] for row in drawn))
+    shapes = distinct(drawn, "shape")
     entries = legend(shapes)
     panels = [_panel(drawn, entries, x, y) for x, y in (("two_j", "chi2"), ("kl_qp", "x_over_2j"))]
     left_out = len(shapes) - len(entries)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from klbench.studies.gradient.tables import QP, Row, by_combination, first_alike, matches
+from klbench.rows import grouped
+from klbench.studies.gradient.tables import QP, Row, first_alike, matches
 from klbench.studies.staleness.columns import CHOICES, STALENESS, error_in, to_the_sampler
 
 AMONG = ("all", "sampled")
@@ -59,7 +60,7 @@ def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
         if all(math.isfinite(row[key]) for key in ("staleness", "rel_bias", "rel_std"))
         and not to_the_sampler(row)
     ]
-    same = first_alike(by_combination(rows), ("rel_bias", "rel_std"))
+    same = first_alike(grouped(rows, "combination"), ("rel_bias", "rel_std"))
     result = []
     for pair, lag in dict.fromkeys((row["pair"], row["staleness"]) for row in rows):
         here = [

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from klbench.choices import PairOptions
+from klbench.choices import Listed, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.sequence import SequencePair
-from klbench.studies.gradient.options import Combinations, Differentiable, listed
+from klbench.studies.gradient.options import Combinations, Differentiable
 
 
 def _can_lag(pair: Pair) -> Pair:
@@ -47,9 +47,7 @@ class StalenessOptions(PairOptions):
     pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(
         default=(), min_length=1
     )
-    lags: Annotated[
-        tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)
-    ] = LAGS
+    lags: Listed[Annotated[float, Field(ge=0.0)]] = LAGS
     combinations: Combinations = (
         "k1_reward",
         "k1_reward_token_ratio",
