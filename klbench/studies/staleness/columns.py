@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from klbench.columns import COMBINATIONS, declared
-from klbench.schema import Row
+from klbench.rows import Row
 
 OWN = STALENESS, CORRECTIONS, CHOICES, OVER_SEEDS = declared(__file__)
 TABLES = (*OWN, COMBINATIONS)
