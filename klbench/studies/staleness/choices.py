@@ -93,7 +93,7 @@ def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
                         "plain_up_to": _unweighted(best, rivals),
                     }
                 )
-    return pd.DataFrame(result, columns=[column.name for column in CHOICES.columns])
+    return CHOICES.frame(result)
 
 
 def _unweighted(best: Row, rivals: Sequence[Row]) -> float:
