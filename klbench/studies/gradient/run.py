@@ -11,7 +11,7 @@ import pandas as pd
 from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
 from klbench.studies.gradient.tables import judged

@@ -180,7 +180,7 @@ REAL: dict[str, tuple[str, dict[str, Any], str]] = {
         "dpo-seed-0",
     ),
 }
-"""How SmolLM2 is trained, as ``TRAINED`` says it of the embedded reference.
+"""The training of SmolLM2, as ``TRAINED`` says it of the embedded reference.
 
 A minute each on two idle cores.
 """
