@@ -70,5 +70,6 @@ RUNS = {
         " temperatures=[0.6,1] samples=4"
     ),
     "throughput": "samples=1000 repeats=3 seconds=0.001",
+    "trainers": "audits=[AUDITED] chains=1",
     "value": "pair=gaussian pair.p.mean=0.5 samples=2000 batches=[1,16]",
 }
