@@ -34,6 +34,8 @@ TIMINGS = ("throughput", "cost", "peers_speed")
 ERRORS, RELATIVE = 3.0, 0.01
 ROUNDING, ABSOLUTE = 1e-9, 1e-10
 SHOWN = 10
+OTHERS = ("trainers",)
+"""Findings that are made from wheels, by ``make trainers``."""
 GONE = "gone"
 """The last word on a table, column or row that was published and is not there any more."""
 
@@ -276,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="NAME", help="which; all of them if none is named"
     )
     given = parser.parse_args(arguments)
-    chosen = list(folders(given.names))
+    chosen = [each for each in folders(given.names) if each.name not in OTHERS]
     unknown = set(given.names) - {folder.name for folder in chosen}
     if unknown:
         parser.error(

@@ -18,9 +18,9 @@ ENGINE = "vllm_is_ratio, which TRL hands over, multiplies the policy's term alon
 LIGER = Trainer(
     "liger",
     "Liger",
+    "0.8.4",
     "0.8.5",
-    "0.8.5",
-    "liger-kernel 0.8.5",
+    "liger-kernel 0.8.4 and 0.8.5",
     package="liger-kernel",
     checked="0.8.5",
     also=("liger-kernel",),
