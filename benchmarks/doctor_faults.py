@@ -148,7 +148,17 @@ def publish() -> None:
         pages.write_extract(run.path / "index.html", run.path)
         page = f"[{said(doctor(file))}]({name}/)"
         lines.append(f"| [{name}](recordings/{name}.parquet) | {page} |")
-    lines += ["", "`python benchmarks/doctor_faults.py publish`", ""]
+    lines += [
+        "",
+        (
+            "Its thresholds were set on recordings of this recorder: these are in sample; of"
+            " recordings of other models by another recorder see"
+            " [what it says there](../../../benchmarks/doctor_holdout.md)."
+        ),
+        "",
+        "`python benchmarks/doctor_faults.py publish`",
+        "",
+    ]
     (PUBLISHED / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 

@@ -26,7 +26,6 @@ LEVELS = {
         "processes",
         "threads",
         "trackers",
-        "workers",
         "schema",
     },
     2: {
@@ -37,6 +36,7 @@ LEVELS = {
         "policies",
         "rollouts",
         "runs",
+        "workers",
         "columns",
         "trainers",
     },

@@ -273,8 +273,7 @@ def mask_on_policy_alone(seed: int, name: str = "mask_on_policy_alone") -> Findi
     """Compare objectives at their optimum, where the exact gradient is 0, in units of that of the
     penalty.
     """
-    from klbench.gradients import objective
-
+    objective = gradients.objective
     of, alike = task(mismatch=MISMATCH), task()
     length = float(of.gradient("kl_qp").norm())
     off = {

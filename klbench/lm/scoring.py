@@ -217,7 +217,7 @@ def _token_divergences(q: Tensor, p: Tensor, tokens: Tensor, kernel: str) -> dic
     return {name: getattr(found, name) for name in DIVERGENCES}
 
 
-def truncated_kl(q: Tensor, p: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+def truncated_kl(q: Tensor, p: Tensor, ks: Sequence[int]) -> dict[str | int, Tensor]:
     """``KL(q ‖ p)`` of logits ``(rows, vocabulary)`` when all but the policy's k most probable
     tokens are taken for one, for each k.
 

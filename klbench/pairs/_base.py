@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
@@ -239,6 +239,15 @@ class Pair(Options, ABC):
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         """The text of each token; empty where it is not known."""
         return [""] * len(token_ids)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other fields, which keeps nothing that was computed from the old
+        ones.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
 
     @cached_property
     def title(self) -> str:

@@ -58,7 +58,7 @@ def _shown(name: str, kind: str, special: Mapping[str, Show]) -> Shown:
 
 def usual(schema: Schema, name: str) -> Show:
     """Return how a column is shown by its type, and with its uncertainty if the table has one."""
-    others = {column.name for column in schema.columns}
+    others = schema.names
     if schema[name].type == "int":
         return cells.whole
     if schema[name].type != "float":

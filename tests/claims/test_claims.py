@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from klbench import claims
-from klbench.claims import Finding, alignment, distillation, gradients, values
+from klbench.claims import Finding, alignment, distillation, gradients, sampling, values
 from klbench.claims._base import close, error, show, verdict
 from klbench.claims._finite import finite, random_pairs
 from klbench.report.formulas import formula
@@ -55,6 +55,7 @@ VERDICTS = {
     "topk_mass_collapse": f"{ONLY}nothing stands for the tokens that are left out",
     "topk_advantage_nothing": "holds",
     "topk_is_a_kl": "fails",
+    "temperature_keeps_kl": f"{ONLY}each sample is weighted with q/q_T",
 }
 
 
@@ -116,6 +117,11 @@ WRONG = {
     "a bucket for the tail": (
         distillation.topk_is_a_kl,
         {"tail": lambda q, p: q * float(np.log(q / p))},
+        "holds",
+    ),
+    "weights of the sampler": (
+        sampling.temperature_keeps_kl,
+        {"weight": lambda q, sampler: q / sampler},
         "holds",
     ),
     "a ratio upside down": (values.ratio_mean_one, {"ratio": lambda x: np.exp(-x)}, "fails"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from klbench.gradients import corrections
+from klbench.gradients import corrections, normalised
 from klbench.gradients.kinds import KINDS
 from klbench.types import ConfigError
 
@@ -230,3 +230,17 @@ def test_bounds_may_have_exponents():
 def test_what_a_factor_takes_besides_is_asked_for(kind):
     with pytest.raises(ValueError, match="takes the"):
         corrections.factors(kind)[0].weight(Q - MU, MASK)
+
+
+@pytest.mark.parametrize("group", [1, 2, 8])
+def test_weights_that_are_all_one_need_no_integral(group: int) -> None:
+    # Twice the weights take the long way, and give half the gradient.
+    stream = torch.Generator().manual_seed(0)
+    vectors = torch.randn(30, 5, generator=stream, dtype=torch.float64)
+    probability = torch.rand(30, generator=stream, dtype=torch.float64).softmax(0)
+    numbers = torch.randint(1, 5, (30,), generator=stream).double()
+    rest = (numbers, (vectors**2).sum(1), lambda factor: factor @ vectors)
+    mean, variance = normalised.moments(normalised.Samples(probability, numbers, *rest), group)
+    half, quarter = normalised.moments(normalised.Samples(probability, 2.0 * numbers, *rest), group)
+    torch.testing.assert_close(mean, 2.0 * half, rtol=1e-9, atol=0.0)
+    assert variance == pytest.approx(4.0 * quarter, rel=1e-9)

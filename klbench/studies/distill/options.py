@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -13,6 +15,7 @@ from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
+from klbench.rlhf.objectives import MOST_TOKENS, Arm, Objective
 from klbench.rlhf.options import Rate, Seeds, ShapeOptions
 
 MOST_SEQUENCES = 200_000
@@ -40,12 +43,27 @@ def distillable(pair: Pair) -> Pair:
     return pair
 
 
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    found = [objectives.get(name).name for name in names]
-    twice = [name for name in found if found.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice")
+def _different(names: tuple[str, ...], read: Callable[[str], Objective | Arm]) -> tuple[str, ...]:
+    """Return names of different objectives, or arms, as ``read`` understands them.
+
+    Raises
+    ------
+    ValueError
+        There is none of a name, or two names are of the same.
+    """
+    found = [read(name) for name in names]
+    same = [name for name, each in zip(names, found, strict=True) if found.count(each) > 1]
+    if same:
+        raise ValueError(f"{' and '.join(same[:2])} are the same")
     return names
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    return _different(names, _unnamed)
+
+
+def _unnamed(name: str) -> Objective:
+    return replace(objectives.get(name), name="")
 
 
 Objectives = Annotated[Listed[str], AfterValidator(_known)]
@@ -61,18 +79,13 @@ TRAINING = (
 
 
 def arms(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of arms, each of which there is, once.
+    """Return names of arms, each of which there is, once."""
+    return _different(names, _unnamed_arm)
 
-    Raises
-    ------
-    ValueError
-        One is named twice, or there is none of its name.
-    """
-    for name in names:
-        objectives.arm(name)
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is named twice")
-    return names
+
+def _unnamed_arm(name: str) -> Arm:
+    arm = objectives.arm(name)
+    return replace(arm, name="", objective=replace(arm.objective, name=""))
 
 
 Arms = Annotated[Listed[str], AfterValidator(arms)]
@@ -120,7 +133,7 @@ class DistillOptions(PairOptions):
         default=(), min_length=1
     )
     objectives: Objectives = tuple(objectives.names())
-    ks: Listed[Annotated[int, Field(ge=1)]] = (1, 8, 64)
+    ks: Listed[Annotated[int, Field(ge=1, le=MOST_TOKENS)]] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
     training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)

@@ -37,7 +37,8 @@ def lead(tables: Tables) -> Lead:
     if lost := [row for row in known if row["mass_lost_low"] > 0.0]:
         more.append(SAY.lm_lost(max(lost, key=lambda row: float(row["mass_lost"]))))
     last = known[-1] if len(known) > 1 else None
-    return Lead(SAY.lm_question(), SAY.lm_verdict(known[0], last), reached(rows, run.stem), more)
+    figure = reached(rows, run.stem, SAY.lm_reached_title(), SAY.lm_reached_caption())
+    return Lead(SAY.lm_question(), SAY.lm_verdict(known[0], last), figure, more)
 
 
 def build(tables: Tables) -> Sequence[Block]:

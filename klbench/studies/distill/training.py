@@ -186,7 +186,7 @@ def final_table(training: pd.DataFrame, at_rest: pd.DataFrame) -> pd.DataFrame:
         found = "the comparison" if name == first else verdict(row, "difference", *words)
         row["outcome"] = outcome(row, found)
         rows.append(row | _rested(at_rest, name, str(row["support"])))
-    return pd.DataFrame(rows, columns=[column.name for column in FINAL.columns])
+    return FINAL.frame(rows)
 
 
 def _mass(stem: str, owner: str, last: Callable[[str], pd.Series[float]]) -> Row:

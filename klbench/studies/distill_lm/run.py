@@ -162,7 +162,7 @@ def run(options: DistillLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not rows:
         return {}
     training = pd.DataFrame(rows)
-    final = final_table(training, pd.DataFrame())[[each.name for each in LM_FINAL.columns]]
+    final = final_table(training, pd.DataFrame())[LM_FINAL.names]
     return {"distill_lm_training": training, "distill_lm_final": final}
 
 

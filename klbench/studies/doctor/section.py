@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
+from matplotlib.axes import Axes
+
 from klbench.report import plots
 from klbench.report.blocks import (
     Block,
@@ -59,7 +61,7 @@ def _panel(title: str, found: Sequence[Row]) -> Panel:
         [row["high"] for row in found],
     )
     x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
-    return plots.lines(title, [line], x, y)
+    return plots.lines(title, [line], x, y, left=0.24)
 
 
 def _differences(tables: Tables) -> Figure | None:
@@ -85,6 +87,11 @@ def lead(tables: Tables) -> Lead:
     return Lead(SAY.question(), SAY.verdict(row), _differences(tables), more)
 
 
+def _written_out(axes: Axes) -> None:
+    """Write each number out: Matplotlib would put what values near 1 share above the panel."""
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
 def _steps(tables: Tables) -> Iterator[Block]:
     found = rows(tables, STEPS)
     names = list(dict.fromkeys(str(row["line"]) for row in found))
@@ -101,7 +108,8 @@ def _steps(tables: Tables) -> Iterator[Block]:
             [row["value"] + 2.0 * row["value_se"] for row in chosen],
         )
         title = name.replace("_", " ")
-        panels.append(plots.lines(title, [line], plots.Axis(SAY.step_axis()), plots.Axis(title)))
+        y = plots.Axis(title, place=_written_out)
+        panels.append(plots.lines(title, [line], plots.Axis(SAY.step_axis()), y, left=0.24))
     if panels:
         left = [(row["line"].replace("_", " "), row["step"]) for row in found if row["leaves"]]
         yield Figure("steps", SAY.steps(), SAY.steps_caption(left), panels, [LEVEL])

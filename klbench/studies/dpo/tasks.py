@@ -10,6 +10,7 @@ from torch import Tensor
 
 from klbench.rlhf.dpo import judged, train
 from klbench.rlhf.options import DpoArm
+from klbench.rlhf.rows import by_replica
 from klbench.rlhf.testbed import Testbed, implied
 from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
 from klbench.rows import Rows
@@ -106,14 +107,14 @@ def _rows(
     values: Mapping[str, Tensor],
     causes: Mapping[tuple[int, ...], tuple[int, str]],
 ) -> Rows:
-    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    found = by_replica(values)
     rows = []
     for i, arm in enumerate(arms):
         for j, k in enumerate(seeds):
             when, cause = causes.get((i, j), (step, ""))
             rows.append(
                 {"arm": arm.name, "pairs": float(size), "seed": k, "step": step}
-                | {name: column[i][j] for name, column in plain.items()}
+                | found[i][j]
                 | {"status": f"diverged at step {when}: {cause}" if cause and step > when else "ok"}
             )
     return rows

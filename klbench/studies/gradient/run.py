@@ -16,6 +16,7 @@ from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
 from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
+from klbench.workers import copied
 
 ORDER = (
     "pair combination estimator placement level correction baseline staleness rel_bias rel_bias_se"
@@ -63,7 +64,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
         (pair.title, (pair, chosen, options.group, options.samples, context.seed))
         for pair in options.pairs
     ]
-    found = context.collect(measure, tasks, short=True)
+    found = context.collect(measure, tasks, short=not copied())  # seconds each, with torch loaded
     rows, arrows = ([row for part in found for row in part[k]] for k in (0, 1))
     if not rows:
         return {}

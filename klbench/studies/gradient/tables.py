@@ -130,7 +130,7 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
         )
     for name, place in _places(result).items():
         next(row for row in result if row["combination"] == name)["place"] = place
-    return pd.DataFrame(result, columns=[column.name for column in VERDICTS.columns])
+    return VERDICTS.frame(result)
 
 
 def _places(rows: Sequence[Row]) -> dict[str, float]:
@@ -188,7 +188,7 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         wrong = row["verdict"] != "right"
         row["instead"] = best["option"] if wrong and best else ""
         row["instead_combination"] = (best or right[0])["combination"] if wrong and right else ""
-    return pd.DataFrame(rows, columns=[column.name for column in OPTIONS.columns])
+    return OPTIONS.frame(rows)
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 from klbench.report.blocks import Figure, LegendEntry
-from klbench.report.numbers import Z95
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
@@ -14,6 +13,7 @@ from klbench.rows import distinct, where
 from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
 
 SAY = prose(__package__)
+Z95 = 1.96
 SEQUENCE = "k1/reward_to_go/token/sequence_ratio"
 
 

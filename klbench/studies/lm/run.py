@@ -140,8 +140,8 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     again: dict[str, pd.DataFrame] = {}
     if not context.interrupted:
         chosen = [options.chosen(pair) for pair in wanted]
-        counts = [(options.again(pair), options.drawn(pair)) for pair in wanted]
-        again = scored_again(wanted, chosen, context, counts, options.dtypes, options.truncations)
+        times = [(options.again(pair), options.drawn(pair)) for pair in wanted]
+        again = scored_again(wanted, chosen, context, times, options.dtypes, options.truncations)
     if not results:
         if context.interrupted or not context.group.main:
             return {}

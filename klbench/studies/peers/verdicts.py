@@ -32,9 +32,8 @@ def verdicts(peers: pd.DataFrame) -> pd.DataFrame:
     """Return table ``peers_verdicts``: what most functions of others lose comes first."""
     near = [row for row in PEERS.rows(peers) if (row["status"], row["regime"]) == ("ok", "near")]
     groups = grouped(near, "subject", "dtype")
-    found = pd.DataFrame(
-        [_verdict(subject, dtype, rows) for (subject, dtype), rows in groups.items()],
-        columns=[column.name for column in VERDICTS.columns],
+    found = VERDICTS.frame(
+        [_verdict(subject, dtype, rows) for (subject, dtype), rows in groups.items()]
     )
     places = found.groupby("dtype")["lost"].rank(method="first", ascending=False)
     return found.assign(place=places)

@@ -11,6 +11,7 @@ from klbench.rlhf import reward_model
 from klbench.rlhf.penalty import PenaltyArm, arm, estimates
 from klbench.rlhf.ppo import PpoBatch, Recipe, train
 from klbench.rlhf.reward_model import Scored
+from klbench.rlhf.rows import by_replica
 from klbench.rlhf.testbed import Testbed, dpo_world, reward_world
 from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Replicas
@@ -258,7 +259,7 @@ def _training_rows(
     step: int,
     values: Mapping[str, Tensor],
 ) -> Rows:
-    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    found = by_replica(values)
     rows: Rows = []
     for i, each in enumerate(arms):
         for place in range(len(options.sizes) * len(testbed.seeds)):
@@ -274,7 +275,7 @@ def _training_rows(
                     "seed": testbed.seeds[k],
                     "step": step,
                 }
-                | {name: column[i][place] for name, column in plain.items()}
+                | found[i][place]
                 | {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
             )
     return rows

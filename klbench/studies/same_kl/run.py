@@ -17,17 +17,13 @@ from klbench import estimators, gradients, pairs, streams
 from klbench.context import Context
 from klbench.gradients import exact
 from klbench.pairs import Pair
+from klbench.pairs.categorical import normalized
 from klbench.rows import Tables
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.same_kl.columns import GRADIENTS, predicted
 from klbench.studies.same_kl.options import SameKlOptions, Shape
 from klbench.study import Summary
 from klbench.types import ConfigError, Skip
-
-
-def _normalized(logits: np.ndarray) -> np.ndarray:
-    logits = logits - logits.max()
-    return np.asarray(logits - math.log(np.exp(logits).sum()))
 
 
 def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
@@ -49,7 +45,7 @@ def _families(
     strength that makes sense.
     """
     stream = streams.generator(seed, "same_kl", options.size)
-    p = _normalized(stream.standard_normal(options.size))
+    p = normalized(stream.standard_normal(options.size))
     noise = stream.standard_normal(options.size)
     ramp = np.linspace(-1.0, 1.0, options.size)
     size, depth, rarity = options.size, options.depth, options.rarity
@@ -63,10 +59,10 @@ def _families(
         )
 
     return {
-        "tilt": (lambda s: (_normalized(p + s * ramp), p), 50.0),
-        "noise": (lambda s: (_normalized(p + s * noise), p), 50.0),
-        "sharpened": (lambda s: (_normalized(p * (1 + s)), p), 50.0),
-        "flattened": (lambda s: (p, _normalized(p * (1 + s))), 50.0),
+        "tilt": (lambda s: (normalized(p + s * ramp), p), 50.0),
+        "noise": (lambda s: (normalized(p + s * noise), p), 50.0),
+        "sharpened": (lambda s: (normalized(p * (1 + s)), p), 50.0),
+        "flattened": (lambda s: (p, normalized(p * (1 + s))), 50.0),
         "hole": (hole, 1 - 1e-9),
         "spike": (spike, 1 - 1e-9),
     }

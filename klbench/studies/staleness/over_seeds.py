@@ -53,7 +53,7 @@ def over_seeds(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFram
                     **_geometric("over_least", ratio, series, name),
                 }
             )
-    return pd.DataFrame(result, columns=[column.name for column in OVER_SEEDS.columns])
+    return OVER_SEEDS.frame(result)
 
 
 def _bias(row: Row) -> float:

@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from klbench.report.axes import tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, amount, exact, named, share
+from klbench.report.figures import MARKERS
 from klbench.report.numbers import short
 from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.staleness.columns import error_in
+from klbench.studies.staleness.columns import error_in, to_the_sampler
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -26,7 +27,7 @@ COLOURS = {
     verdict: LegendEntry(verdict, slot, "s")
     for verdict, slot in zip(VERDICTS, (2, 0, 1), strict=True)
 }
-OTHERS = LegendEntry(SAY.others(), 5, "x")
+OTHERS = LegendEntry(SAY.others(), 5, "d")
 SIZES = (
     ("ess", LegendEntry("whole sequences", 5, "o")),
     ("ess_token", LegendEntry("single tokens", 5, "s", dashed=True)),
@@ -144,7 +145,9 @@ def bias_against_noise(lagging: Lagging) -> Figure:
         rows = [
             row
             for row in lagging.rows
-            if row["staleness"] == lag and row["rel_std"] > 0 and math.isfinite(row["rel_std"])
+            if row["staleness"] == lag
+            and 0.0 < row["rel_std"] < math.inf
+            and not to_the_sampler(row)
         ]
         others = [row for row in rows if row["combination"] not in best]
         beaten = beaten or bool(others)
@@ -162,12 +165,12 @@ def bias_against_noise(lagging: Lagging) -> Figure:
 
 
 def _best(lagging: Lagging) -> dict[str, LegendEntry]:
-    """Return the entries of all combinations that err least in some batch."""
+    """Return the entries of all combinations that err least in some batch, however many."""
     names = {row["combination"]: named(row) for row in lagging.choices}
-    found = legend(list(names), labels=list(names.values()))
+    slots = [slot for slot in range(len(MARKERS)) if slot != OTHERS.slot]
     return {
-        name: replace(entry, slot=entry.slot + (entry.slot >= OTHERS.slot))
-        for name, entry in found.items()
+        name: LegendEntry(label, slots[i % len(slots)], MARKERS[i % len(MARKERS)])
+        for i, (name, label) in enumerate(names.items())
     }
 
 

@@ -91,7 +91,7 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
                     },
                 }
             )
-    return pd.DataFrame(result, columns=[column.name for column in CORRECTIONS.columns])
+    return CORRECTIONS.frame(result)
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
