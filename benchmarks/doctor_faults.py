@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pages
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,9 +44,6 @@ SIXTEEN = (
 )
 """The faults that are published, and counted."""
 HEALTHY = ("healthy", "one_behind")
-KEPT = ("index.html", "diagnosis.json")
-SHOWN = "temperature_0.6"
-"""The recording whose figure the documentation shows."""
 POLICIES = (
     "finetuned-near",
     "finetuned-midway",
@@ -128,7 +126,7 @@ def write(columns: Columns, path: Path) -> None:
 
 
 def publish() -> None:
-    """Write the recordings, and of each run its page and its diagnosis."""
+    """Write the recordings, and a run folder of each."""
     lines = [
         "# What the doctor says of one fault at a time",
         "",
@@ -147,13 +145,8 @@ def publish() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         path = file.relative_to(Path.cwd())
         run = klbench.run("doctor", f"path={path}", f"out={folder.relative_to(Path.cwd())}")
-        for each in [path for path in run.path.rglob("*") if path.is_file()]:
-            shown = name == SHOWN and each.suffix == ".svg"
-            if not (shown or each.suffix == ".csv" or each.name in KEPT):
-                each.unlink()
-        if name != SHOWN:
-            (run.path / "figures").rmdir()
-        page = f"[{said(doctor(file))}]({name}/index.html)"
+        pages.write_extract(run.path / "index.html", run.path)
+        page = f"[{said(doctor(file))}]({name}/)"
         lines.append(f"| [{name}](recordings/{name}.parquet) | {page} |")
     lines += [
         "",

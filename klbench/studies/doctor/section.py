@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from matplotlib.axes import Axes
 
-from klbench.report import cells, plots
+from klbench.report import plots
 from klbench.report.blocks import (
     Block,
     Bullets,
@@ -24,7 +24,8 @@ from klbench.report.blocks import (
     Tables,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Schema, Shown, table
+from klbench.report.tables import Row, Schema, select, table
+from klbench.rows import where
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,
@@ -71,7 +72,7 @@ def _differences(tables: Tables) -> Figure | None:
             ("sampler", SAY.sampler_title()),
             ("reference", SAY.reference_title()),
         )
-        if (chosen := [row for row in found if row["ratio"] == name])
+        if (chosen := where(found, ratio=name))
     ]
     if not panels:
         return None
@@ -125,18 +126,9 @@ def _blocks(tables: Tables) -> Iterator[Block]:
         if said := sentences(tables, kind):
             yield Heading(heading)
             yield Bullets(said)
-    shown = (
-        Shown("cause", cells.name),
-        Shown("score", cells.number(2)),
-        Shown("evidence", cells.words),
-    )
+    shown = select("cause:name score:number2 evidence:words")
     yield table(SAY.causes(), CAUSES, rows(tables, CAUSES), shown)
-    checks = (
-        Shown("check", cells.name),
-        Shown("verdict", cells.text),
-        Shown("value", cells.plain(4)),
-        Shown("message", cells.words),
-    )
+    checks = select("check:name verdict:text value:plain4 message:words")
     if found := rows(tables, MUST_HOLD):
         yield table(SAY.checks(), MUST_HOLD, found, checks)
     yield from _steps(tables)
@@ -146,11 +138,7 @@ def _blocks(tables: Tables) -> Iterator[Block]:
             SAY.lines(),
             LINES,
             found,
-            (
-                Shown("part", cells.text),
-                Shown("quantity", cells.name),
-                Shown("value", cells.interval(3)),
-            ),
+            select("part:text quantity:name value:interval3"),
         )
     if found := rows(tables, MASKS):
         yield Paragraph(SAY.masks_why())
@@ -158,13 +146,7 @@ def _blocks(tables: Tables) -> Iterator[Block]:
             SAY.masks(),
             MASKS,
             found,
-            (
-                Shown("name", cells.name),
-                Shown("by", cells.text),
-                Shown("what", cells.words),
-                Shown("share", cells.percent),
-                Shown("weight", cells.percent),
-            ),
+            select("name:name by:text what:words share:percent weight:percent"),
         )
     failed = {str(row["message"]) for row in rows(tables, MUST_HOLD)}
     if others := [each for each in sentences(tables, "finding") if each not in failed]:
