@@ -20,6 +20,7 @@ from klbench.audit import (
     arguments,
     checks_of_gradients,
     checks_of_inputs,
+    checks_of_padding,
     checks_of_policy_terms,
     checks_of_precision,
     checks_of_values,
@@ -40,6 +41,7 @@ PARTS = (
     checks_of_policy_terms,
     checks_of_gradients,
     checks_of_inputs,
+    checks_of_padding,
     checks_of_precision,
     checks_of_values,
 )

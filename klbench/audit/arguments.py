@@ -259,8 +259,20 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
         It has none.
     """
     forward = getattr(function, "forward", None)
-    return inspect.signature(
-        forward if callable(forward) and not inspect.isclass(function) else function
+    held = forward if callable(forward) and not inspect.isclass(function) else function
+    scripted = getattr(getattr(held, "schema", None), "arguments", None)  # by torch.jit
+    if scripted is None:
+        return inspect.signature(held)
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                each.name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=each.default_value if each.has_default_value() else inspect.Parameter.empty,
+            )
+            for each in scripted
+            if each.name != "self"
+        ]
     )
 
 

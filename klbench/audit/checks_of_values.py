@@ -271,10 +271,12 @@ def _unknown(case: Case) -> Iterator[Finding]:
         for x, v in zip(GRID, case.grid.values, strict=True)
         if abs(x) in (0.05, 0.1, 0.2)
     }
+    close = case.identity.near
     yield case.finding(
         "not-a-kl",
         "error" if _linear_bias(case) > MOST_BIAS else "warning",
-        "it fits no estimator that is known, nor a multiple or a sum of two",
+        "it fits no estimator that is known, nor a multiple or a sum of two"
+        + (f"; the nearest is {close.name}" if close else ""),
         values=near,
     )
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from klbench import trainers
+from klbench.trainers import remedies
 from klbench.trainers.installed import MissingError, module
 
 CHECKED = [each for each in trainers.TRAINERS if each.package]
@@ -133,3 +134,36 @@ def test_choices_are_the_commands() -> None:
     for option in trainers.get("openrlhf").options:
         choices = theirs[option.path][1]
         assert not choices or choices == option.values
+
+
+def attributes(distribution: str, file: str) -> set[str]:
+    """The fields of all classes of a file."""
+    return {
+        each.target.id
+        for each in ast.walk(source(distribution, file).tree)
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    }
+
+
+def names(trainer: str) -> set[str]:
+    """All options of a trainer, whole where the package has them so."""
+    if trainer == "verl":
+        rollout = "actor_rollout_ref.rollout."
+        correction = "algorithm.rollout_correction."
+        return {
+            *settings("rollout/rollout.yaml", rollout),
+            *settings("algorithm/rollout_correction.yaml", correction),
+        }
+    if trainer == "skyrl":
+        return attributes("skyrl", "skyrl/train/config/config.py")
+    return set(defaults(trainer))
+
+
+@pytest.mark.parametrize("trainer", ["trl_grpo", "verl", "openrlhf", "skyrl"])
+def test_what_the_doctor_says_to_set_is_an_option_of_the_package(trainer) -> None:
+    named, theirs = remedies.options(trainer), names(trainer)
+    assert len(named) >= 3
+    for option in named:
+        parts = set(option.split(".")[2:]) if trainer == "skyrl" else {option}
+        whole = any(f".{each}".endswith(f".{option}") for each in theirs)
+        assert whole or (trainer == "skyrl" and parts <= theirs), option
