@@ -256,7 +256,7 @@ class Function:
     def _selected(self, output: Any) -> Any:
         if self.output is not None:
             try:
-                if isinstance(output, list | tuple):
+                if isinstance(output, list | tuple) and not hasattr(output, str(self.output)):
                     return output[int(self.output)]
                 return (
                     output[self.output]

@@ -213,7 +213,7 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             "it is |log r|, of the order of the square root of the KL: no estimate of it",
             **_evidence(case),
         )
-    elif not form.divergence and not form.fault:
+    elif not form.divergence and not form.fault and form.name != case.expect:
         yield case.finding(
             "not-a-kl",
             "error",
