@@ -29,7 +29,6 @@ from klbench.types import ConfigError
 
 LONGEST = 400
 """Characters of somebody's message that are repeated."""
-FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
 class CallError(Exception):
@@ -131,7 +130,7 @@ class Function:
         self.calls = 0
         self.name = getattr(function, "__qualname__", None) or type(function).__name__
         self._positional = not _signed(function)
-        self._forms = {"library": _library(function), "mask": "bool", "advantages": "rows"}
+        self._forms = {"library": _library(function)}
         self._beta = 1.0
         self._settle()
 
@@ -141,14 +140,17 @@ class Function:
         return self._forms["library"]
 
     def _settle(self) -> None:
-        """Find the forms of mask and advantages that the function can be called with."""
+        """Find the dtype and the forms of mask and advantages that the function can be called
+        with.
+        """
         library = self.library
         first: CallError | None = None
         masks = ("bool", "int64", "float") if self.plan.has("mask") else ("bool",)
         advantages = ("rows", "tokens", "column") if self.plan.has("advantages") else ("rows",)
         for each in (library, "numpy" if library == "torch" else "torch"):
-            for mask, advantage in itertools.product(masks, advantages):
-                self._forms = {"library": each, "mask": mask, "advantages": advantage}
+            for form in itertools.product(("float64", "float32"), masks, advantages):
+                names = ("dtype", "mask", "advantages")
+                self._forms = {"library": each, **dict(zip(names, form, strict=True))}
                 try:
                     # A gradient too: NumPy takes tensors, but none that requires one.
                     self(
@@ -166,7 +168,7 @@ class Function:
     def __call__(
         self,
         batch: Batch,
-        dtype: str = "float64",
+        dtype: str = "",
         *,
         gradients: tuple[str, ...] = (),
         beta: float | None = None,
@@ -176,6 +178,8 @@ class Function:
 
         Parameters
         ----------
+        dtype
+            Of its inputs; float64 where nothing is said, or float32 if it takes that alone.
         gradients
             Roles that require one, of the sum of the output.
         beta
@@ -188,6 +192,7 @@ class Function:
         CallError
             It raised, or gave back no numbers.
         """
+        dtype = dtype or self._forms["dtype"]
         arrays = {**batch.arrays(self.plan), **(changed or {})}
         tokens = batch.shape[1]
         given = {
@@ -206,10 +211,10 @@ class Function:
         """Call the function with arrays of its own library, by role."""
         return self._selected(self._run(given, beta))
 
-    def given(self, batch: Batch, dtype: str = "float64") -> dict[str, Any]:
+    def given(self, batch: Batch) -> dict[str, Any]:
         """Return a batch as arrays of the function's own library, by role."""
         return {
-            role: self._given(role, array, dtype, False, batch.shape[1])
+            role: self._given(role, array, self._forms["dtype"], False, batch.shape[1])
             for role, array in batch.arrays(self.plan).items()
         }
 

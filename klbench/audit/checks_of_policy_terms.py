@@ -116,6 +116,28 @@ def weight(case: Case) -> Iterator[Finding]:
         )
 
 
+@check("non-finite-value")
+def nothing_gained(case: Case) -> Iterator[Finding]:
+    """Look for a loss that is no number where one of the advantages is 0."""
+    if not _terms(case):
+        return
+    batch = random("nothing gained").same()
+    for advantages in (ADVANTAGES, np.array([1.0, 0.0, -1.5])):
+        batch = replace(batch, advantages=advantages)
+        found = case.probe.function(batch, gradients=("policy",))
+        if not np.isfinite(found.value).all():
+            if not advantages.all():
+                yield case.finding(
+                    "non-finite-value",
+                    "error",
+                    "it is no finite number where one advantage is 0: is it divided by"
+                    f" {case.probe.plan.parameter('advantages')}?",
+                    advantages=advantages,
+                    got=found.value,
+                )
+            return
+
+
 @check("scale")
 def coefficient(case: Case) -> Iterator[Finding]:
     """Look for a coefficient that is applied twice, or that is divided by."""

@@ -287,6 +287,7 @@ def _combination(
     """Return the registered combination with the same coefficient of every token, on- and
     off-policy.
     """
+    exact = (1e-5, 1e-3, 1e-3)[identity.tolerance]
     settings = [setting(NEAR), setting(FAR)] + (
         [setting(FAR, LAG)] if probe.plan.side("old") else []
     )
@@ -313,7 +314,10 @@ def _combination(
                 same
                 and mine is not None
                 and np.allclose(
-                    mine, theirs, rtol=1e-5, atol=1e-7 * max(1.0, float(np.abs(theirs).max()))
+                    mine,
+                    theirs,
+                    rtol=exact,
+                    atol=0.01 * exact * max(1.0, float(np.abs(theirs).max())),
                 )
             )
         if same:

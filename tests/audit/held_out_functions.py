@@ -46,12 +46,19 @@ def penalty_of_the_next_row(logprobs, ref_logprobs, old_logprobs, advantages, ma
     return (loss.sum(-1) / mask.sum(-1)).mean()
 
 
+def divided_by_the_advantage(logprobs, old_logprobs, advantages, mask):
+    logprobs, old = _held(mask, logprobs, old_logprobs)
+    loss = -torch.exp(logprobs - old) / advantages[:, None]
+    return (loss * mask).sum() / mask.sum()
+
+
 WRONG = {
     epsilon_in_probabilities: ("cancellation", {}),
     last_token_alone: ("token-mixing", {}),
     coefficient_twice: ("scale", {"used_as": "loss"}),
     penalty_raises_the_reward: ("sign", {"used_as": "loss"}),
     penalty_of_the_next_row: ("padding-leak", {"used_as": "loss"}),
+    divided_by_the_advantage: ("non-finite-value", {"used_as": "loss"}),
 }
 
 
@@ -98,6 +105,11 @@ def own_tokens_in_the_advantage(logprobs, ref_logprobs, advantages, mask, kl_coe
     return -(logprobs * advantages).sum() / mask.sum()
 
 
+def float32_alone(logprobs, ref_logprobs):
+    assert logprobs.dtype == torch.float32
+    return _k3(logprobs, ref_logprobs)
+
+
 RIGHT = {
     approx_kl: ("k3", {}),
     scripted: ("k1", {}),
@@ -105,5 +117,6 @@ RIGHT = {
     meant_absolute: ("abs", {"expect": "abs"}),
     numbers_beside: ("k1", {}),
     longest_as_divisor: (None, {"used_as": "loss"}),
+    float32_alone: ("k3", {}),
     own_tokens_in_the_advantage: (None, {"used_as": "loss"}),
 }
