@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from klbench.audit.sources import signature
 from klbench.types import ConfigError
 
 USES = ("kl", "reward", "loss")
@@ -253,32 +254,6 @@ def plan(
 def _numeric(parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty or isinstance(
         parameter.default, int | float
-    )
-
-
-def signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return a function's signature; a module's is that of its ``forward``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It has none.
-    """
-    forward = getattr(function, "forward", None)
-    held = forward if callable(forward) and not inspect.isclass(function) else function
-    scripted = getattr(getattr(held, "schema", None), "arguments", None)  # by torch.jit
-    if scripted is None:
-        return inspect.signature(held)
-    return inspect.Signature(
-        [
-            inspect.Parameter(
-                each.name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=each.default_value if each.has_default_value() else inspect.Parameter.empty,
-            )
-            for each in scripted
-            if each.name != "self"
-        ]
     )
 
 

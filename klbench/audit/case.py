@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from klbench.audit import adapter
 from klbench.audit.batches import Batch
 from klbench.audit.findings import KINDS, Finding, Gradient, Severity
 from klbench.audit.forms import Form
 from klbench.audit.identify import Grid, Identity
 from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced
+from klbench.audit.sources import first_line
 
 SAME = 1e-6
 """Relative change that is none."""
@@ -59,7 +59,7 @@ class Case:
     @property
     def line(self) -> int | None:
         """The line on which the function begins."""
-        return adapter.first_line(self.probe.function.function)
+        return first_line(self.probe.function.function)
 
     @property
     def arrays(self) -> list[str]:

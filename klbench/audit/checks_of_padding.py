@@ -121,11 +121,16 @@ def _lost(case: Case) -> Iterator[Finding]:
     base = case.value(batch)
     if not case.probe.compares or not np.isfinite(base).all():
         return
+
+    def moved(row: int, token: int, to: float) -> np.ndarray:
+        log_ratio = batch.log_ratio.copy()
+        log_ratio[row, token] = to
+        return case.value(batch.with_ratio(log_ratio))
+
     for row, length in enumerate(batch.mask.sum(-1)):
         for token in range(1, length - 1):
-            log_ratio = batch.log_ratio.copy()
-            log_ratio[row, token] -= 0.7
-            if np.array_equal(case.value(batch.with_ratio(log_ratio)), base):
+            # Either may be beyond a clamp, not both.
+            if all(np.array_equal(moved(row, token, to), base) for to in (0.0, -3.0)):
                 yield case.finding(
                     "padding-leak",
                     "error",

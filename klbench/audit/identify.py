@@ -335,35 +335,3 @@ def _sum(
             name = f"{u:g} {first.name} + {v:g} {second.name}"
             return Identity(Form(name, same, lambda batch: of(batch.log_ratio), of_ratio=of), total)
     return None
-
-
-LAGS = (-0.4, 0.3, 0.9, 3.0)
-
-
-def weight_of(probe: Probe) -> str:
-    """Return the weight by the policy that sampled, in words.
-
-    Empty where its log-probabilities change nothing.
-    """
-    if probe.plan.sides.get("old") != "mu":
-        return ""
-    base = at(0.5)
-    whole = probe.one(base)
-    if not whole or not math.isfinite(whole):
-        return ""
-    found = [probe.one(replace(base, log_mu=base.log_q - lag)) / whole for lag in LAGS]
-    exponents = np.array([math.log(each) if each > 0.0 else math.nan for each in found])
-    tokens = float(SHAPE[1])
-    for name, power in (
-        ("q/mu", 1.0),
-        ("mu/q", -1.0),
-        ("q/mu of the sequence", tokens),
-        ("mu/q of the sequence", -tokens),
-    ):
-        fitted = power * np.array(LAGS)
-        near = np.abs(exponents - fitted) < 1e-3
-        if near.all():
-            return name
-        if near[:3].all() and exponents[3] < fitted[3]:
-            return f"{name}, cut off at {math.exp(exponents[3]):.3g}"
-    return "" if np.abs(exponents).max() < 1e-6 else "a function of q/mu"
