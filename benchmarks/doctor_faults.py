@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pages
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -125,7 +126,7 @@ def write(columns: Columns, path: Path) -> None:
 
 
 def publish() -> None:
-    """Write the recordings, and of each run its page and its diagnosis."""
+    """Write the recordings, and a run folder of each."""
     lines = [
         "# What the doctor says of one fault at a time",
         "",
@@ -144,13 +145,20 @@ def publish() -> None:
         shutil.rmtree(folder, ignore_errors=True)
         path = file.relative_to(Path.cwd())
         run = klbench.run("doctor", f"path={path}", f"out={folder.relative_to(Path.cwd())}")
-        for each in [path for path in run.path.rglob("*") if path.is_file()]:
-            if each.suffix != ".csv" and each.name not in ("index.html", "diagnosis.json"):
-                each.unlink()
-        (run.path / "figures").rmdir()
-        page = f"[{said(doctor(file))}]({name}/index.html)"
+        pages.write_extract(run.path / "index.html", run.path)
+        page = f"[{said(doctor(file))}]({name}/)"
         lines.append(f"| [{name}](recordings/{name}.parquet) | {page} |")
-    lines += ["", "`python benchmarks/doctor_faults.py publish`", ""]
+    lines += [
+        "",
+        (
+            "Its thresholds were set on recordings of this recorder: these are in sample; of"
+            " recordings of other models by another recorder see"
+            " [what it says there](../../../benchmarks/doctor_holdout.md)."
+        ),
+        "",
+        "`python benchmarks/doctor_faults.py publish`",
+        "",
+    ]
     (PUBLISHED / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 

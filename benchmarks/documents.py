@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 from jinja2 import Environment, StrictUndefined
 
-from klbench import gradients, schema, studies, trainers
+from klbench import gradients, studies, trainers
+from klbench.schema import Schema
 from klbench.trainers import Spelling
 
 ROOT = Path(__file__).parents[1]
@@ -27,14 +29,13 @@ HEAD = ("| you have | it is | on sequences its mean is |", "|---|---|---|")
 
 
 @cache
-def published(finding: str, table: str) -> list[dict[str, str]]:
+def published(finding: str, table: str) -> list[dict[str, Any]]:
     """Return the rows of a published finding's table."""
-    path = PUBLISHED / finding / "tables" / f"{table}.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    path = PUBLISHED / finding / "tables" / f"{table}.parquet"
+    return pq.read_table(path).to_pylist()
 
 
-def gradient(combination: str) -> tuple[dict[str, str], dict[str, str]]:
+def gradient(combination: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the published rows of a combination: near the reference, and far from it."""
     rows = {
         row["pair"]: row
@@ -116,6 +117,25 @@ made from the declarations of the studies (`make tables`).
 """
 
 
+def described(schemas: Sequence[Schema]) -> Iterator[str]:
+    """Yield the data dictionary of tables, as lines of Markdown."""
+    for schema in schemas:
+        yield ""
+        yield f"### `{schema.table}`"
+        yield ""
+        yield schema.meaning + (" Only some runs have it." if schema.optional else "")
+        yield ""
+        yield "| column | type | unit | meaning |"
+        yield "|---|---|---|---|"
+        for column in schema.columns:
+            meaning = (
+                f"{column.meaning}{' (only in some runs)' if column.optional else ''}".replace(
+                    "|", "\\|"
+                )
+            )
+            yield f"| `{column.name}` | {column.type} | {column.unit} | {meaning} |"
+
+
 def dictionary() -> Iterator[str]:
     """Yield the lines of the dictionary; studies that share their tables share a part."""
     yield from TABLES_TITLE.splitlines()
@@ -129,7 +149,7 @@ def dictionary() -> Iterator[str]:
         yield ""
         said = "; ".join(studies.get(name).summary for name in names)
         yield f"{said[:1].upper()}{said[1:]}."
-        yield from schema.dictionary(studies.get(names[0]).tables)
+        yield from described(studies.get(names[0]).tables)
 
 
 def evidence(claim: str) -> str:

@@ -1,16 +1,18 @@
 """Checks and times the Triton kernel on a GPU.
 
-``python benchmarks/kernels_on_gpu.py --out reports/published/kernels-gpu``.
+``python benchmarks/kernels_on_gpu.py --out FOLDER``; ``make gpu`` runs it with all else.
 
-Prints one table, and writes it to ``kernels.parquet`` and ``kernels.csv``. Exits with 1 where a
-value or a gradient is off by more than its tolerance, or where a forward pass moves its logits at
-less than ``--least-share`` of the bandwidth of a copy. Without a GPU, ``--device cpu --small`` does
-the same in Triton's interpreter, where times mean nothing.
+Beside it stand the same values by torch, and what TRL and Liger have for a part of them, where they
+are installed. Prints one table, and writes it to ``kernels.parquet`` and ``kernels.csv``. Exits
+with 1 where a value or a gradient is off by more than its tolerance, or where a forward pass moves
+its logits at less than ``--least-share`` of the bandwidth of a copy. Without a GPU, ``--device cpu
+--small`` does the same in Triton's interpreter, where times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import statistics
@@ -29,6 +31,8 @@ RESULTS = ("log_q", "log_p", "kl_qp", "kl_pq", "entropy")
 # Of float32 results, within t (1 + |exact|); of a gradient, of what its own dtype resolves beside
 # the largest element.
 TOLERANCE = 2e-6
+ABOUT = ("machine", "python", "torch", "triton", "command")
+"""Columns that are the same in every row, and not shown."""
 RESOLUTION = {"float32": 2e-6, "bfloat16": 2**-8, "float16": 2**-10}
 
 
@@ -162,6 +166,43 @@ def timings(rows: int, size: int, noise: float, dtype: Any, device: str, rounds:
     result = token_divergences(leaf, reference, tokens, kernel="triton")
     total = (result.log_q + result.kl_qp + result.kl_pq + result.entropy).sum()
     note("backward", lambda: torch.autograd.grad(total, leaf, retain_graph=True), 3 * one)
+    with torch.no_grad():
+        for name, job in others(policy.detach(), reference, tokens).items():
+            note(name, job, 2 * one)
+    return found
+
+
+def others(policy: Any, reference: Any, tokens: Any) -> dict[str, Callable[[], object]]:
+    """Return what computes a part of the same values elsewhere: whose, and how.
+
+    ``torch``: both log-probabilities and KL(q‖p). TRL: both log-probabilities. Liger: KL(q‖p).
+    """
+    import torch
+
+    def divergence() -> object:
+        found = []
+        for q, p, token in zip(*(x.split(256) for x in (policy, reference, tokens)), strict=True):
+            log_q, log_p = (x.float().log_softmax(-1) for x in (q, p))
+            own = [x.gather(-1, token[:, None])[:, 0] for x in (log_q, log_p)]
+            found.append(torch.stack([*own, (log_q.exp() * (log_q - log_p)).sum(-1)]))
+        return torch.cat(found, dim=-1)
+
+    found: dict[str, Callable[[], object]] = {"torch": divergence}
+    with contextlib.suppress(ImportError):
+        from trl.trainer.utils import selective_log_softmax
+
+        found["trl selective_log_softmax"] = lambda: [
+            selective_log_softmax(x[None], tokens[None]) for x in (policy, reference)
+        ]
+    with contextlib.suppress(ImportError):
+        from liger_kernel.transformers import LigerKLDIVLoss
+
+        kl = LigerKLDIVLoss(reduction="none", log_target=True)
+        # Of its target against its input: the policy is the target.
+        found["liger KLDIVLoss"] = lambda: [
+            kl(p.float().log_softmax(-1), q.float().log_softmax(-1)).sum(-1)
+            for q, p in zip(policy.split(256), reference.split(256), strict=True)
+        ]
     return found
 
 
@@ -182,18 +223,7 @@ def describe(device: str) -> Row:
 
 
 def show(rows: list[Row]) -> None:
-    columns = [
-        "what",
-        "rows",
-        "vocabulary",
-        "dtype",
-        "noise",
-        "error",
-        "gradient_error",
-        "milliseconds",
-        "gigabytes_per_second",
-    ]
-    columns += ["share_of_copy", "status"]
+    columns = list(dict.fromkeys(name for row in rows for name in row if name not in ABOUT))
 
     def cell(value: Any) -> str:
         return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -204,7 +234,7 @@ def show(rows: list[Row]) -> None:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
 
 
-def write(rows: list[Row], folder: Path) -> None:
+def write(rows: list[Row], folder: Path, name: str = "kernels") -> None:
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet
@@ -212,8 +242,8 @@ def write(rows: list[Row], folder: Path) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = pa.table({name: [row.get(name) for row in rows] for name in names})
     folder.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, folder / "kernels.parquet")
-    pyarrow.csv.write_csv(table, folder / "kernels.csv")
+    pyarrow.parquet.write_table(table, folder / f"{name}.parquet")
+    pyarrow.csv.write_csv(table, folder / f"{name}.csv")
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,8 @@ TIMINGS = ("throughput", "cost", "peers_speed")
 ERRORS, RELATIVE = 3.0, 0.01
 ROUNDING, ABSOLUTE = 1e-9, 1e-10
 SHOWN = 10
+OTHERS = ("trainers",)
+"""Findings that are made from wheels, by ``make trainers``."""
 GONE = "gone"
 """The last word on a table, column or row that was published and is not there any more."""
 
@@ -275,7 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "names", nargs="*", metavar="NAME", help="which; all of them if none is named"
     )
     given = parser.parse_args(arguments)
-    chosen = list(folders(given.names))
+    chosen = [each for each in folders(given.names) if each.name not in OTHERS]
     unknown = set(given.names) - {folder.name for folder in chosen}
     if unknown:
         parser.error(
@@ -311,6 +314,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if given.update:
                 shutil.rmtree(folder)
                 shutil.copytree(new, folder)
+                pages.write_extract(folder / "index.html", folder)
     if given.update:
         write_index()
     return int(any_moved and not given.update)

@@ -6,14 +6,43 @@ Estimators from names or the name of a set, pairs from plain data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BeforeValidator, ValidationInfo, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, model_validator
 
 from klbench import estimators, pairs
 from klbench.pairs import Pair
 from klbench.registry import LONGEST, unknown
 from klbench.types import ConfigError, Options
+
+Item = TypeVar("Item")
+
+
+def listed(value: Any) -> Any:
+    """Return one word or number as a list of one, and a list as it is."""
+    return (value,) if isinstance(value, str | int | float) else value
+
+
+def once(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Return the values.
+
+    Raises
+    ------
+    ValueError
+        One is named twice.
+    """
+    if twice := [value for value in values if values.count(value) > 1]:
+        raise ValueError(f"{twice[0]} is named twice")
+    return values
+
+
+def ascending(values: tuple[Item, ...]) -> tuple[Item, ...]:
+    """Return the values in rising order, each once."""
+    return tuple(sorted(set(values)))  # type: ignore[type-var]
+
+
+Listed = Annotated[tuple[Item, ...], BeforeValidator(listed), Field(min_length=1)]
+"""A list that is not empty; one word or number may stand for it."""
 
 
 def chosen_estimators(value: Any) -> tuple[str, ...]:
@@ -45,12 +74,7 @@ def chosen_estimators(value: Any) -> tuple[str, ...]:
         raise ValueError(
             f"name at least one, such as k1; available: {', '.join(estimators.names())}"
         )
-    resolved = tuple(estimators.get(name).name for name in names)
-    if len(set(resolved)) < len(resolved):
-        raise ValueError(
-            f"{next(name for name in resolved if resolved.count(name) > 1)} is named twice"
-        )
-    return resolved
+    return once(tuple(estimators.get(name).name for name in names))
 
 
 def every_estimator() -> tuple[str, ...]:

@@ -17,12 +17,12 @@ from pydantic import Field
 from klbench.processes import Group
 from klbench.runs import RunFolder
 from klbench.types import Options
-from klbench.workers import deaf_to, on_processes
+from klbench.workers import copied, deaf_to, on_processes
 
 CHECKPOINT_SECONDS = 10.0
 """Results are kept no more often than this while shards are merged."""
-START_SECONDS = 1.0
-"""The CPU seconds that a worker takes to start, most of them imports.
+START_SECONDS, COPY_SECONDS = 1.0, 0.3
+"""The CPU seconds that a worker takes to start, most of them imports, and a copy of this process.
 
 Each is to have work for as long at least.
 """
@@ -60,6 +60,16 @@ class Context:
     progress: Callable[[int, int, str], None] = _no_progress
     group: Group = field(default_factory=Group)
     interrupted: bool = field(default=False, init=False)
+    _joined: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
+    _parallel: Any = field(default=None, init=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the cluster, if the work went to one."""
+        self._parallel = None
+        self._joined.close()
 
     def map(
         self, function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], *, short: bool = False
@@ -100,7 +110,8 @@ class Context:
 
         By the mean time of the tasks so far without the first, which may have imports to do.
         """
-        if START_SECONDS == 0.0:
+        start = min(START_SECONDS, COPY_SECONDS) if copied() else START_SECONDS
+        if start == 0.0:
             return self.workers
         seconds: list[float] = []
         while left:
@@ -108,7 +119,7 @@ class Context:
             result = function(*left.popleft())
             seconds.append(time.process_time() - began)
             yield result
-            worth = sum(seconds[1:]) / max(len(seconds) - 1, 1) * len(left) / START_SECONDS
+            worth = sum(seconds[1:]) / max(len(seconds) - 1, 1) * len(left) / start
             if worth >= 2.0:
                 return min(self.workers, int(worth))
         return 1
@@ -175,15 +186,15 @@ class Context:
         from joblib import Parallel, delayed, parallel_config
 
         assert self.cluster is not None
-        with contextlib.ExitStack() as stack:
+        if self._parallel is None:  # once a run: a cluster takes seconds to start
             with deaf_to(signal.SIGINT):  # SIGTERM ends the cluster's own processes
-                stack.enter_context(_connect(self.cluster, self.workers))
-            stack.enter_context(parallel_config(backend=self.cluster.kind))
-            parallel = stack.enter_context(Parallel())
-            remaining = iter(tasks)
-            # In waves: not every backend can hand its results out one by one.
-            while wave := list(islice(remaining, 32 * self.workers)):
-                yield from parallel(delayed(function)(*task) for task in wave)
+                self._joined.enter_context(_connect(self.cluster, self.workers))
+            with parallel_config(backend=self.cluster.kind):
+                self._parallel = self._joined.enter_context(Parallel())
+        remaining = iter(tasks)
+        # In waves: not every backend can hand its results out one by one.
+        while wave := list(islice(remaining, 32 * self.workers)):
+            yield from self._parallel(delayed(function)(*task) for task in wave)
 
 
 class Mergeable(Protocol):

@@ -20,7 +20,6 @@ PACKAGES = (
     "hydra-core",
     "joblib",
     "matplotlib",
-    "seaborn",
     "transformers",
     "tokenizers",
     "peft",

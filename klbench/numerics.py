@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
-import array_api_compat.numpy
 import numpy as np
 from array_api_compat import array_namespace
 
@@ -78,7 +78,13 @@ def namespace(x: Array) -> Any:
 
     NumPy's without the search, which would cost as much as a small formula.
     """
-    return array_api_compat.numpy if type(x) is np.ndarray else array_namespace(x)
+    return _of_numpy() if type(x) is np.ndarray else array_namespace(x)
+
+
+@cache
+def _of_numpy() -> Any:
+    """Load it at its first use: it brings all of NumPy, ``f2py`` and the rest."""
+    return array_namespace(np.empty(0))
 
 
 def tempered(log_probs: np.ndarray, temperature: float) -> np.ndarray:

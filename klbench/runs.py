@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from klbench import inputs, schema
+from klbench.rows import Tables
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:
@@ -312,10 +313,8 @@ class RunFolder:
                 " first"
             )
 
-    def write_tables(self, tables: Mapping[str, pd.DataFrame]) -> None:
-        """Write each table as Parquet with a CSV beside it, in which no text is taken for a
-        formula.
-        """
+    def write_tables(self, tables: Tables) -> None:
+        """Write each table as Parquet with a CSV beside it."""
         import pyarrow.parquet
 
         for name, table in tables.items():
@@ -326,8 +325,12 @@ class RunFolder:
                     b"schema_version": str(schema.VERSION).encode(),
                 }
                 pyarrow.parquet.write_table(arrow.replace_schema_metadata(stated), partial)
-            with atomic(self._inside("tables", f"{name}.csv")) as partial:
-                _for_spreadsheets(table).to_csv(partial, index=False)
+            self.write_csv(name, table)
+
+    def write_csv(self, name: str, table: pd.DataFrame) -> None:
+        """Write the CSV of a table, in which no text is taken for a formula."""
+        with atomic(self._inside("tables", f"{name}.csv")) as partial:
+            _for_spreadsheets(table).to_csv(partial, index=False)
 
     @property
     def tables(self) -> dict[str, pd.DataFrame]:

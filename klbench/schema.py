@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from klbench.rows import Rows, Tables
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ VERSION = 1
 Files without it are of version 0.
 """
 
-Row = dict[str, Any]
-"""One row of a table: every column of its schema by name, those that the table lacks included."""
 
 Type = Literal["float", "int", "text", "bool"]
 MISSING: Mapping[str, Any] = {"float": math.nan, "int": math.nan, "text": "", "bool": False}
@@ -159,9 +158,19 @@ class Schema:
     migrate: Callable[[pd.DataFrame, int], pd.DataFrame] | None = None
 
     def __post_init__(self) -> None:
-        names = [column.name for column in self.columns]
-        if twice := {name for name in names if names.count(name) > 1}:
+        if twice := {name for name in self.names if self.names.count(name) > 1}:
             raise ValueError(f"table {self.table}: columns {sorted(twice)} stand twice")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return [column.name for column in self.columns]
+
+    def frame(self, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+        """Return rows as a table with all columns, in their order."""
+        import pandas as pd
+
+        return pd.DataFrame(rows, columns=self.names)
 
     def __getitem__(self, name: str) -> Column:
         """Return the column of that name.
@@ -192,12 +201,11 @@ class Schema:
         SchemaError
             A column is missing, unknown, or of another type.
         """
-        known = {column.name for column in self.columns}
         faults = [f"lacks {name}" for name in self.missing(frame)]
         faults += [
             f"has {name}, which is not declared"
             for name in map(str, frame.columns)
-            if name not in known
+            if name not in self.names
         ]
         faults += [
             f"has {column.name} of dtype {frame[column.name].dtype}, declared as {column.type}"
@@ -222,7 +230,7 @@ class Schema:
         }
         return frame.assign(**new) if new else frame
 
-    def rows(self, frame: pd.DataFrame) -> list[Row]:
+    def rows(self, frame: pd.DataFrame) -> Rows:
         """Return the rows with every column of the schema.
 
         What the table lacks, and missing texts, as :data:`MISSING`.
@@ -251,7 +259,7 @@ class Schema:
         import pandas as pd
 
         plain = {"float": 0.5, "int": 1, "text": "text", "bool": True}
-        unknown = set(columns) - {column.name for column in self.columns}
+        unknown = set(columns) - set(self.names)
         if unknown:
             raise KeyError(f"table {self.table} has no columns {sorted(unknown)}")
         rows = max(
@@ -300,7 +308,7 @@ def by_table(schemas: Sequence[Schema]) -> dict[str, Schema]:
     return found
 
 
-def check(schemas: Sequence[Schema], tables: Mapping[str, pd.DataFrame]) -> None:
+def check(schemas: Sequence[Schema], tables: Tables) -> None:
     """Hold the tables of a run against what its study declares.
 
     Every table of its own stands, as after Ctrl-C, for itself.
@@ -317,25 +325,6 @@ def check(schemas: Sequence[Schema], tables: Mapping[str, pd.DataFrame]) -> None
                 f"table {name} is not declared; the study declares {', '.join(declared)}"
             )
         declared[name].check(frame)
-
-
-def dictionary(schemas: Sequence[Schema]) -> Iterator[str]:
-    """Yield the data dictionary of tables, as lines of Markdown."""
-    for schema in schemas:
-        yield ""
-        yield f"### `{schema.table}`"
-        yield ""
-        yield schema.meaning + (" Only some runs have it." if schema.optional else "")
-        yield ""
-        yield "| column | type | unit | meaning |"
-        yield "|---|---|---|---|"
-        for column in schema.columns:
-            meaning = (
-                f"{column.meaning}{' (only in some runs)' if column.optional else ''}".replace(
-                    "|", "\\|"
-                )
-            )
-            yield f"| `{column.name}` | {column.type} | {column.unit} | {meaning} |"
 
 
 def version_of(said: Mapping[bytes, bytes] | None) -> int:

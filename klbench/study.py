@@ -6,17 +6,16 @@ Its name, and where its options, its run, its tables and its section are to be f
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from klbench.rows import Tables
 from klbench.schema import VERSION, by_table, check
 from klbench.types import Options
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from klbench.context import Context
     from klbench.report.blocks import Section
     from klbench.schema import Schema
@@ -101,7 +100,7 @@ class Study:
         found: type[Options] = self._at(self.options_at)
         return found
 
-    def run(self, options: Any, context: Context) -> Mapping[str, pd.DataFrame]:
+    def run(self, options: Any, context: Context) -> Tables:
         """Return the tables by name, as they are declared.
 
         Raises
@@ -109,13 +108,13 @@ class Study:
         klbench.schema.SchemaError
             A table is not as declared.
         """
-        tables: Mapping[str, pd.DataFrame] = self._at(self.run_at)(options, context)
+        tables: Tables = self._at(self.run_at)(options, context)
         if self.tables:
             check(self.tables, tables)
         return tables
 
     @cached_property
-    def summarize(self) -> Callable[[Mapping[str, pd.DataFrame]], Sequence[Summary]] | None:
+    def summarize(self) -> Callable[[Tables], Sequence[Summary]] | None:
         """The function that makes the terminal's tables; None where it has none."""
         return self._at(self.summarize_at) if self.summarize_at else None
 
@@ -124,9 +123,7 @@ class Study:
         """The schemas of its tables; none where they are not declared."""
         return self._at(self.tables_at) if self.tables_at else ()
 
-    def completed(
-        self, tables: Mapping[str, pd.DataFrame], version: int
-    ) -> Mapping[str, pd.DataFrame]:
+    def completed(self, tables: Tables, version: int) -> Tables:
         """Return tables of an earlier schema version as they would be written today."""
         declared = by_table(self.tables)
         found = {

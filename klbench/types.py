@@ -573,9 +573,9 @@ class CompletionSource(Protocol):
     def rescored(self, completions: Completions, dtype: Dtype) -> Completions | Skip:
         """Return the same tokens, scored in another dtype; or why not."""
 
-    def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return the exact divergences when only k tokens are distinguished, or the reason why
-        there are none.
+    def truncated(self, completions: Completions, ks: Sequence[int]) -> list[Truncated] | Skip:
+        """Return, for each k, the exact divergences when only k tokens are distinguished, or the
+        reason why there are none.
         """
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:

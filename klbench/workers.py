@@ -1,6 +1,7 @@
 """Work on processes of this machine.
 
-Joblib's own pool, in order, as much at once as keeps it busy, ended without noise.
+In order, as much at once as keeps them busy, ended without noise. They are copies of this process,
+which start at once and have its imports, where it is klbench's own; else joblib's pool of new ones.
 """
 
 from __future__ import annotations
@@ -8,15 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from multiprocessing import active_children, resource_tracker
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing import active_children, get_context, resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import ThreadpoolController
+
+from klbench import processes
 
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"
@@ -44,6 +51,19 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def copied() -> bool:
+    """Return whether workers would be copies of this process.
+
+    Not where an accelerator is in use, which copies cannot share.
+    """
+    torch = sys.modules.get("torch")
+    return (
+        processes.own
+        and sys.platform == "linux"
+        and (torch is None or not torch.accelerator.is_available())
+    )
+
+
 def on_processes(
     function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
 ) -> Generator[Any, None, None]:
@@ -57,18 +77,7 @@ def on_processes(
     KeyboardInterrupt
         Between two results, once it is seen.
     """
-    from joblib.externals.loky import get_reusable_executor
-
-    # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user
-    # could act on.
-    warnings.filterwarnings(
-        "ignore", message="A worker stopped while some jobs were given to the executor"
-    )
-    # Workers that others have left idle have the environment and the folder of their start: where
-    # these differ, new ones start.
-    own = {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
-    environment = ONE_THREAD | own | {"PWD": str(Path.cwd())}
-    remaining = iter(tasks)
+    start = _copies if copied() else _others
     ordered: deque[Future[Any]] = deque()
     running: set[Future[Any]] = set()
     with interrupts_kept() as interrupted:
@@ -76,18 +85,11 @@ def on_processes(
         try:
             while True:
                 with deaf_to(*STOPS):
-                    pool = pool or get_reusable_executor(
-                        max_workers=workers,
-                        timeout=IDLE_SECONDS,
-                        env=environment,
-                        initializer=end_with_parent,
-                        initargs=(os.getpid(),),
-                    )
-                    while (
-                        len(running) < 2 * workers and (task := next(remaining, None)) is not None
-                    ):
-                        ordered.append(pool.submit(function, *task))
-                        running.add(ordered[-1])
+                    if pool is None:
+                        pool, submitted = start(function, tasks, workers)
+                    while len(running) < 2 * workers and (future := next(submitted, None)):
+                        ordered.append(future)
+                        running.add(future)
                 if not ordered:
                     break
                 _, running = wait(running, GLANCE_SECONDS, FIRST_COMPLETED)
@@ -98,6 +100,73 @@ def on_processes(
         finally:
             if running:  # cut short
                 _end(pool, running)
+            elif isinstance(pool, ProcessPoolExecutor):  # copies know only what was so far
+                pool.shutdown()
+
+
+def _copies(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
+) -> tuple[ProcessPoolExecutor, Iterator[Future[Any]]]:
+    """Return a pool of copies of this process, which have the tasks and are told their numbers,
+    and what hands out the next one.
+    """
+    given = list(tasks)
+    pool = ProcessPoolExecutor(
+        workers,
+        get_context("fork"),
+        initializer=_be_a_copy,
+        initargs=(os.getpid(), function, given),
+    )
+    return pool, (pool.submit(_do, number) for number in range(len(given)))
+
+
+_given: tuple[Callable[..., Any], Sequence[tuple[Any, ...]]]
+"""In a copy: the function, and the arguments of each task."""
+
+
+def _do(number: int) -> Any:
+    function, tasks = _given
+    return function(*tasks[number])
+
+
+def _be_a_copy(parent: int, function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]]) -> None:
+    """Compute in one thread, and write by streams whose locks nobody holds."""
+    global _given
+    _given = function, tasks
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = open(number, "w", 1, encoding="utf-8", errors="replace", closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+    os.environ |= ONE_THREAD | {"TOKENIZERS_PARALLELISM": "false"}
+    ThreadpoolController().limit(limits=1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    end_with_parent(parent)
+
+
+def _others(
+    function: Callable[..., Any], tasks: Iterable[tuple[Any, ...]], workers: int
+) -> tuple[Any, Iterator[Future[Any]]]:
+    """Return joblib's pool, whose workers stay for what comes next, and what hands out the next
+    task.
+    """
+    from joblib.externals.loky import get_reusable_executor
+
+    # Workers that have grown, as by importing torch, are replaced by new ones: nothing that a user
+    # could act on.
+    warnings.filterwarnings(
+        "ignore", message="A worker stopped while some jobs were given to the executor"
+    )
+    # Workers that others have left idle have the environment and the folder of their start: where
+    # these differ, new ones start.
+    own = {name: value for name, value in os.environ.items() if name.startswith("KLBENCH_")}
+    pool = get_reusable_executor(
+        max_workers=workers,
+        timeout=IDLE_SECONDS,
+        env=ONE_THREAD | own | {"PWD": str(Path.cwd())},
+        initializer=end_with_parent,
+        initargs=(os.getpid(),),
+    )
+    return pool, (pool.submit(function, *task) for task in tasks)
 
 
 def _end(pool: Any, running: set[Future[Any]]) -> None:
@@ -106,13 +175,16 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
     Its own ``shutdown(kill_workers=True)`` fails where a task has just been submitted; to lose its
     workers, it is prepared.
     """
-    from joblib.externals.loky.backend.process import LokyProcess
+    kind: type[BaseProcess] = get_context("fork").Process
+    if not isinstance(pool, ProcessPoolExecutor):
+        from joblib.externals.loky.backend.process import LokyProcess
 
+        kind = LokyProcess
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # workers are deaf to what can be blocked
     killed = time.monotonic()
     while running:
         for child in active_children():
-            if isinstance(child, LokyProcess) and child.pid is not None:
+            if isinstance(child, kind) and child.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, kill)
         if time.monotonic() - killed > KILLED_SECONDS:

@@ -137,7 +137,7 @@ def spelled(trainer: str) -> dict[str, str]:
     for each in trainers.spellings():
         if each.trainer == title and each.meaning.combination not in ("", trainers.NONE):
             spec = gradients.get(each.meaning.combination).spec
-            found.setdefault(_plain(spec), each.options or "its defaults")
+            found.setdefault(_plain(spec), each.options or "its defaults, but for the weight")
     return found
 
 

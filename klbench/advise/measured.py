@@ -38,9 +38,8 @@ def errors(made: Sequence[Chain], lengths: Sequence[int]) -> tuple[np.ndarray, n
     to the truth.
     """
     values = np.zeros((len(VALUES), len(lengths), 2))
-    combinations = np.zeros((len(GRADIENTS), len(lengths), 2))
     for each in made:
-        edges, exact = Edges(each), recursion.exact_gradient(each, lengths)
+        edges = Edges(each)
         kls = [each.kl(tokens) for tokens in lengths]
         for k, name in enumerate(VALUES):
             estimator, _, weight = name.partition("/")
@@ -48,17 +47,32 @@ def errors(made: Sequence[Chain], lengths: Sequence[int]) -> tuple[np.ndarray, n
             for t, tokens in enumerate(lengths):
                 mean, variance = found[tokens]
                 values[k, t] += ((mean / kls[t] - 1.0) ** 2, max(variance, 0.0) / kls[t] ** 2)
-        for k, name in enumerate(GRADIENTS):
+    return np.sqrt(values / len(made)), gradient_errors(GRADIENTS, made, lengths)
+
+
+def gradient_errors(
+    names: Sequence[str], made: Sequence[Chain], lengths: Sequence[int]
+) -> np.ndarray:
+    """Return bias and noise of combinations, ``(names, lengths, 2)``, relative to the truth.
+
+    NaN for those whose moments no recursion has.
+    """
+    found = np.zeros((len(names), len(lengths), 2))
+    for each in made:
+        exact = recursion.exact_gradient(each, lengths)
+        for k, name in enumerate(names):
             moments = recursion.moments(gradients.get(name), each, lengths)
-            assert moments is not None, name
+            if moments is None:
+                found[k] = np.nan
+                continue
             for t, tokens in enumerate(lengths):
                 square = float(exact[tokens] @ exact[tokens])
                 apart = moments[tokens].mean - exact[tokens]
-                combinations[k, t] += (
+                found[k, t] += (
                     float(apart @ apart) / square,
                     max(moments[tokens].variance, 0.0) / square,
                 )
-    return np.sqrt(values / len(made)), np.sqrt(combinations / len(made))
+    return np.sqrt(found / len(made))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from klbench.claims._base import Check, Claim, Finding
 from klbench.registry import Registry
 
 registry: Registry[Claim] = Registry("claim", __name__)
-TOPICS = ("values", "gradients", "alignment", "distillation")
+TOPICS = ("values", "gradients", "alignment", "distillation", "sampling")
 """The subjects of claims, in the order in which they are read; others come after."""
 
 

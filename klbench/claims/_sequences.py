@@ -22,15 +22,24 @@ Coefficient = Callable[[Rollouts], "Tensor"]
 """
 LAG = 0.2
 """``KL(q‖mu)`` in nats where samples are stale."""
+MISMATCH = 0.1
+"""``KL(old‖mu)`` in nats where the engine has other probabilities than the trainer."""
 
 
 @functools.cache
-def task(lag: float = 0.0, horizon: int = 3) -> GradientTask:
+def task(lag: float = 0.0, horizon: int = 3, mismatch: float = 0.0) -> GradientTask:
     """A small recurrent policy 0.5 nats from its reference.
 
     Two prompts, three tokens and an end.
     """
-    settings = {"kl": 0.5, "lag": lag, "vocabulary": 3, "horizon": horizon, "prompts": 2}
+    settings = {
+        "kl": 0.5,
+        "lag": lag,
+        "mismatch": mismatch,
+        "vocabulary": 3,
+        "horizon": horizon,
+        "prompts": 2,
+    }
     pair = pairs.get("sequence").model_validate(settings)
     found: GradientTask = pair.gradient_task()  # type: ignore[assignment]
     return found

@@ -11,6 +11,7 @@ from klbench import claims, gradients, streams
 from klbench.claims._base import EXACT, Finding, error, percent, show, verdict
 from klbench.claims._sequences import (
     LAG,
+    MISMATCH,
     Coefficient,
     cosine,
     distance,
@@ -257,6 +258,39 @@ def token_ratio_unbiased(
         f" {error(repaired)}.",
         astray[3],
         0.0,
+    )
+
+
+@claim(
+    "mask_on_policy_alone",
+    "A mask on the policy's term alone, as TRL has it for vLLM, brings reward and penalty together"
+    " closer to the gradient that is meant.",
+    r"\mathbb{E}_\mu[\frac{\pi}{\mu} 1_{\pi/\mu \leq 3}\, A \nabla \log q"
+    r" - \beta \nabla k_3] = 0",
+    "TRL 1.16, vllm_importance_sampling_mode sequence_mask",
+)
+def mask_on_policy_alone(seed: int, name: str = "mask_on_policy_alone") -> Finding:
+    """Compare objectives at their optimum, where the exact gradient is 0, in units of that of the
+    penalty.
+    """
+    objective = gradients.objective
+    of, alike = task(mismatch=MISMATCH), task()
+    length = float(of.gradient("kl_qp").norm())
+    off = {
+        each: float(objective.bias_at_optimum(objective.OBJECTIVES[each], of).norm()) / length
+        for each in objective.OBJECTIVES
+    }
+    fresh = float(objective.bias_at_optimum(objective.OBJECTIVES[name], alike).norm()) / length
+    return Finding(
+        verdict(off[name] < off["no_mask"]),
+        f"For the best policy, whose exact gradient is 0, and an engine {MISMATCH:g} nats from the"
+        " trainer, TRL's mask, exp(sum(old - sampler)) up to 3, on the policy's term alone leaves"
+        f" {percent(off['mask_on_policy_alone'])} of the length of ∇KL(q‖p), no weight at all"
+        f" {percent(off['no_mask'])}, and the mask on both terms {percent(off['mask_on_both'])};"
+        f" {percent(fresh)} are left where the engine computes what the trainer does, since the"
+        " penalty is that of single tokens.",
+        off[name],
+        off["no_mask"],
     )
 
 

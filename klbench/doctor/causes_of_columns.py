@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from scipy.stats import rankdata
 
 from klbench.doctor.causes_of_rows import end_token, padding
 from klbench.doctor.findings import Cause
@@ -15,6 +16,8 @@ from klbench.doctor.reading import Gathered
 from klbench.doctor.signs import correlation, rms
 
 BASES = {"base 2": math.log(2.0), "base 10": math.log(10.0)}
+SURE = 3.0
+"""Standard errors from which the sign of a correlation is believed."""
 ENGINE = 0.012
 """The most that half of the tokens differ by when one model is run by two programs, in bfloat16
 too.
@@ -33,6 +36,7 @@ def causes(gathered: Gathered, found: Mapping[str, Measured]) -> Iterator[Cause]
     yield from wrong
     if not wrong:
         yield from swapped(counted, found)
+        yield from sampled_by_the_reference(counted, gathered.kept.reward)
         yield from end_token(gathered.kept)
 
 
@@ -193,7 +197,6 @@ def swapped(counted: Counted, found: Mapping[str, Measured]) -> Iterator[Cause]:
             f"{1 + float(back.mean()):.3g}",
             fault=m.negative,
         )
-    yield from sampled_by_the_reference(counted)
 
 
 def _clustered_z(values: np.ndarray, row: np.ndarray) -> float:
@@ -201,13 +204,13 @@ def _clustered_z(values: np.ndarray, row: np.ndarray) -> float:
     return float(sums.sum() / max(math.sqrt(float(np.sum(sums * sums))), 1e-300))
 
 
-def sampled_by_the_reference(counted: Counted) -> Iterator[Cause]:
+def sampled_by_the_reference(counted: Counted, reward: np.ndarray | None) -> Iterator[Cause]:
     """Recognise a sampler whose log-probabilities are the reference's and not the policy's.
 
     Either the engine serves the reference, because an adapter is not merged into it, or policy
-    and reference are swapped. Samples are the same in both cases. The policy is the sharper of
-    the two as a rule: the entropy of both over the sampler's contexts tells which that is, the
-    policy's weighted by r.
+    and reference are swapped. Samples are the same in both cases, and which of the two models was
+    trained is told by what training does: rollouts of more reward become more probable under it;
+    and, without rewards, it is the sharper one as a rule.
     """
     if not {"policy", "sampler", "reference"} <= counted.columns.keys():
         return
@@ -223,18 +226,38 @@ def sampled_by_the_reference(counted: Counted) -> Iterator[Cause]:
     d = np.clip(q - mu, -50.0, 20.0)
     sharper = np.exp(d) * -q + mu  # entropy of the policy less that of the sampler
     z, gap = _clustered_z(sharper, row), float(sharper.mean())
-    skew = float(np.mean((d - d.mean()) ** 3) / d.std() ** 3)
-    known = abs(z) > 2.5 and abs(gap) > 0.05
-    merged = gap < 0.0 if known else skew < -0.13
-    why = (
-        f"the policy's entropy is {gap:+.2f} nats a token from the sampler's"
-        if known
-        else "entropies do not tell which of the two was trained"
-    )
+    paid = _paid(counted, np.bincount(row, d, minlength=counted.counts.size), reward)
+    if abs(paid) > SURE:
+        merged, high, low = paid > 0.0, 0.95, 0.8
+        which = "policy" if merged else "sampler"
+        why = f"the {which}'s model was trained: it gives rollouts of more reward more probability"
+    elif abs(z) > 2.5 and abs(gap) > 0.05:
+        merged, high, low = gap < 0.0, 0.92, 0.88
+        why = f"the policy's entropy is {gap:+.2f} nats a token from the sampler's"
+    else:
+        merged, high, low = True, 0.92, 0.88
+        why = "rewards and entropies do not tell which of the two was trained"
     says = (
         f"the sampler's log-probabilities are the reference's (median difference {same:.2g}, "
         f"the policy's {apart:.2g}); {why}"
     )
-    high, low = (0.95, 0.8) if known else (0.92, 0.88)
     yield Cause("adapter_not_merged", high if merged else low, says)
     yield Cause("columns_swapped", low if merged else high, says)
+
+
+def _paid(counted: Counted, log_ratio: np.ndarray, reward: np.ndarray | None) -> float:
+    """Return the z-score of the rank correlation of rewards and log-ratios of rollouts.
+
+    Both less their mean over the prompt, where prompts repeat; 0 where there are no rewards.
+    """
+    if reward is None:
+        return 0.0
+    use = (counted.counts > 0) & np.isfinite(reward)
+    x, y = log_ratio[use], reward[use]
+    if counted.prompt is not None:
+        _, group, n = np.unique(counted.prompt[use], return_inverse=True, return_counts=True)
+        if n.mean() >= 2.0:
+            x, y = (each - (np.bincount(group, each) / n)[group] for each in (x, y))
+    if x.size < 20 or x.std() < 1e-9 or y.std() < 1e-9:
+        return 0.0
+    return correlation(rankdata(x), rankdata(y)) * math.sqrt(x.size - 1)

@@ -202,6 +202,13 @@ def _kinds(gathered: Gathered, seen: Signs, found: Mapping[str, Measured]) -> It
         0.9 * room * different * moved * far,
         f"KL {kl:.2g} a token, correlation {seen.correlation:.2f}; {size}",
     )
+    if different > 0.5 and 0.8 < seen.shared < 1.2 and abs(seen.along) < 0.2 and not small:
+        yield Cause(
+            "template_or_prefix",
+            0.4,
+            f"policy and reference differ from the sampler alike (slope {seen.shared:.2f}), as"
+            " another text before the tokens would have it, too",
+        )
     if small:
         yield Cause(
             "quantised",

@@ -7,7 +7,9 @@ from typing import Any
 
 Plain = Mapping[str, Any]
 """The diagnosis as plain data, as ``schema.json`` describes it."""
-LEFT_OUT = "no interval: these data do not give one"
+LEFT_OUT = "*"
+"""Stands in place of an interval that these data do not give."""
+WHY = "no interval: too few rollouts, or too heavy a tail"
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -25,18 +27,19 @@ def percent(share: Any, digits: int = 3) -> str:
 
 
 def interval(found: Plain, name: str, digits: int = 3) -> str:
-    """Return a number and its 95 % interval, or that none can be given."""
+    """Return a number and its 95 % interval, or a star where none can be given."""
     low, high = found[f"{name}_low"], found[f"{name}_high"]
     shown = number(found[name], digits)
     if low is None:
-        return f"{shown} ({LEFT_OUT})"
+        return f"{shown} {LEFT_OUT}"
     return f"{shown} ({number(low, digits)} to {number(high, digits)})"
 
 
 def lines(d: Plain) -> list[str]:
     """Return the screen."""
-    parts = (_head, _sampler, _reference, _preferences, _steps, _verdict)
-    return [text for part in parts for text in part(d)]
+    statistics = [text for part in (_head, _sampler, _reference, _preferences) for text in part(d)]
+    why = [f"  {LEFT_OUT} {WHY}"] if any(f" {LEFT_OUT}" in text for text in statistics) else []
+    return [*statistics, *why, *_steps(d), *_verdict(d)]
 
 
 def _line(name: str, text: str) -> str:

@@ -97,8 +97,10 @@ def execute(
     _begin(settings, folder, arguments, group)
     started = time.monotonic()
     try:
-        with progress_bar(folder.log) as progress, _noticing(folder):
-            context = Context(
+        with (
+            progress_bar(folder.log) as progress,
+            _noticing(folder),
+            Context(
                 settings.common.seed,
                 settings.workers,
                 settings.common.device,
@@ -106,7 +108,8 @@ def execute(
                 folder,
                 progress,
                 group,
-            )
+            ) as context,
+        ):
             tables = dict(settings.study.run(settings.options, context))
         if context.interrupted and not tables:
             raise KeyboardInterrupt

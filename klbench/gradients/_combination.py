@@ -79,7 +79,7 @@ class Combination:
         The limit of a plain ``truncated_ratio``.
     normalised
         The weights are divided by their mean over the group: over its tokens, or over its sequences
-        where all tokens of one have the same.
+        where all tokens of one have the same. Rejections, which keep 1, come after that.
     ratio_gradient
         Whether the weight is differentiated too; only where the term stands in the loss.
     baseline
@@ -210,7 +210,7 @@ class Combination:
             f"{PER_DECISION} is of the placements reward_to_go, full and full_with_score",
         )
         yield (
-            self.normalised and (not self.factors or self.ratio_gradient or self.per_decision),
+            self.normalised and (not self._weighs or self.ratio_gradient or self.per_decision),
             "what is normalised is a detached weight",
         )
         yield (
@@ -254,6 +254,11 @@ class Combination:
     def signed(self) -> bool:
         """True where the weight depends on the sign of the advantage."""
         return any(KINDS[each.kind].signed for each in self.factors)
+
+    @property
+    def _weighs(self) -> bool:
+        """True where some factor keeps a ratio, and not 1."""
+        return any(KINDS[each.kind].keeps == "ratio" for each in self.factors)
 
     @property
     def trainable(self) -> bool:

@@ -14,21 +14,17 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from array_api_compat import array_namespace
 
 from klbench.gradients.kinds import KINDS, Over
+from klbench.gradients.measured import Measured, sign
 from klbench.registry import unknown
 from klbench.types import Array, ConfigError
 
 Policy = Literal["q", "old", "mu"]
 NONE = "none"
-EPSILONS = 8
-"""Bounds belong to what they keep.
-
-A log-ratio so many units in the last place beyond one is on it.
-"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +51,7 @@ class Factor:
         return self.kind in (*PLAIN, "block_ratio") or KINDS[self.kind].statistic in (
             "binary_kl",
             "tv",
+            "fall",
         )
 
     @property
@@ -90,8 +87,9 @@ class Factor:
             factors take besides.
         """
         xp = array_namespace(log_ratio)
-        measured = _Measured(xp, log_ratio, mask, log_old, advantage)
+        measured = Measured(xp, log_ratio, mask, log_old, advantage)
         ratio = measured.sum if self.whole or (sequence and self._by_level) else log_ratio
+        ratio = measured.mean if self.kind.endswith("geometric_ratio") else ratio
         if self.kind == "block_ratio":
             return xp.exp(measured.blocks(int(self.high)))
         if self.kind == "truncated_decision_ratio":
@@ -99,9 +97,11 @@ class Factor:
             return xp.where(led > self.high, xp.full_like(led, self.high), led)
         if self.kind in PLAIN:
             return xp.exp(PLAIN[self.kind](measured))
-        if self.kind in ("truncated_ratio", "clipped_ratio", "truncated_sequence_ratio"):
+        if self.kind in CUT_OFF:
             weight = xp.where(xp.exp(ratio) > self.high, self.high, xp.exp(ratio))
             return xp.where(weight < self.low, self.low, weight) if self.low > 0.0 else weight
+        if self.kind == "faded_ratio":
+            return measured.faded(self.low, self.high)
         inside = self._inside(measured, sequence)
         if KINDS[self.kind].keeps == "1":
             return xp.astype(inside, log_ratio.dtype)
@@ -114,7 +114,7 @@ class Factor:
     def _by_level(self) -> bool:
         return KINDS[self.kind].scope == "level"
 
-    def _inside(self, measured: _Measured, sequence: bool) -> Array:
+    def _inside(self, measured: Measured, sequence: bool) -> Array:
         """Return where the factor is not 0."""
         kind, xp = KINDS[self.kind], measured.xp
         of_ratio = kind.statistic in ("ratio", "inverse")
@@ -127,107 +127,19 @@ class Factor:
             low, high = (
                 math.log(each) if each > 0.0 else -math.inf for each in (self.low, self.high)
             )
-            return (found >= low - slack) & (found <= high + slack)
+            inside = (found >= low - slack) & (found <= high + slack)
+            return measured.all(inside) if over == "every" else inside
         near = found <= self.high + slack
         if not kind.signed:
             return near
         if kind.statistic == "log_inverse":
             return near | (measured.towards >= 0.0)
         # A step along the advantage takes the token back to where it was sampled, or on.
-        back = _sign(xp, measured.log_ratio) * _sign(xp, measured.towards) <= 0.0
+        back = sign(xp, measured.log_ratio) * sign(xp, measured.towards) <= 0.0
         return near | back
 
 
-def _sign(xp: Any, x: Array) -> Array:
-    """Return -1, 0 or 1 for each number, without a gradient of its own."""
-    return xp.astype(x > 0.0, x.dtype) - xp.astype(x < 0.0, x.dtype)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """Numbers of each token and each sequence that factors are made of."""
-
-    xp: Any
-    log_ratio: Array
-    mask: Array
-    log_old: Array | None
-    advantage: Array | None
-
-    def summed(self, values: Array) -> Array:
-        """Return the sum over the tokens that count, ``(n, 1)``."""
-        return self.xp.sum(self._counted(values), axis=-1, keepdims=True)
-
-    def _counted(self, values: Array) -> Array:
-        return self.xp.where(self.mask, values, self.xp.zeros_like(values))
-
-    @property
-    def length(self) -> Array:
-        return self.xp.sum(self.xp.astype(self.mask, self.log_ratio.dtype), axis=-1, keepdims=True)
-
-    @property
-    def sum(self) -> Array:
-        return self.xp.sum(self.log_ratio, axis=-1, keepdims=True)
-
-    @property
-    def mean(self) -> Array:
-        return self.sum / self.length
-
-    def blocks(self, size: int) -> Array:
-        """Return the sums of log-ratios up to the end of each token's block, ``(n, T)``."""
-        total = self.xp.cumulative_sum(self.log_ratio, axis=-1)
-        last = total.shape[-1] - 1
-        ends = [min((t // size + 1) * size - 1, last) for t in range(last + 1)]
-        return self.xp.stack([total[..., end] for end in ends], axis=-1)
-
-    def reduced(self, values: Array, over: Over) -> Array:
-        """Return the numbers of tokens themselves, or their sum, mean or largest over each
-        sequence.
-        """
-        if over == "token":
-            return values
-        if over == "max":
-            return self.xp.max(values, axis=-1, keepdims=True)
-        return self.summed(values) / (self.length if over == "mean" else 1.0)
-
-    @property
-    def towards(self) -> Array:
-        if self.advantage is None:
-            raise ValueError("a signed factor takes the advantage of each token")
-        return self.advantage
-
-    def slack(self, x: Array) -> Array:
-        """Return how far beyond a bound rounding alone may take ``x``."""
-        unit = EPSILONS * float(self.xp.finfo(self.log_ratio.dtype).eps)
-        size = self.xp.abs(x)
-        return unit * self.xp.where(size > 1.0, size, self.xp.ones_like(size))
-
-    def statistic(self, name: str) -> Array:
-        """Return of each token log q/mu, log mu/q, k2, k3, the binary KL(mu‖q) or its change.
-
-        0 where masked.
-        """
-        xp, x = self.xp, self.log_ratio
-        if name in ("ratio", "inverse", "log_inverse"):
-            return x if name == "ratio" else -x
-        if name in ("k2", "k3"):
-            return 0.5 * x * x if name == "k2" else xp.expm1(x) - x
-        if self.log_old is None:
-            raise ValueError("a binary divergence takes the log-probabilities of the older policy")
-        old, new = xp.exp(self.log_old), xp.exp(self.log_old + x)
-        if name == "tv":
-            return self._counted(xp.abs(new - old))
-        # Near 1 the other outcome's probability is what rounding leaves; a certain token has no
-        # other outcome.
-        tiny = float(xp.finfo(x.dtype).tiny)
-        rest_old, rest_new = -xp.expm1(self.log_old), -xp.expm1(self.log_old + x)
-        rest = rest_old * (
-            xp.log(rest_old + tiny)
-            - xp.log(xp.where(rest_new > tiny, rest_new, xp.full_like(x, tiny)))
-        )
-        return self._counted(rest - old * x)
-
-
-PLAIN: dict[str, Callable[[_Measured], Array]] = {
+PLAIN: dict[str, Callable[[Measured], Array]] = {
     "token_ratio": lambda measured: measured.log_ratio,
     "prefix_ratio": lambda measured: measured.xp.cumulative_sum(measured.log_ratio, axis=-1),
     "decision_ratio": lambda measured: measured.xp.cumulative_sum(measured.log_ratio, axis=-1),
@@ -237,6 +149,13 @@ PLAIN: dict[str, Callable[[_Measured], Array]] = {
 """The factors without bounds, as logarithms."""
 
 
+CUT_OFF = (
+    "truncated_ratio",
+    "clipped_ratio",
+    "truncated_sequence_ratio",
+    "clipped_geometric_ratio",
+)
+"""The factors that are moved to the nearer bound."""
 UP_TO = ("prefix_ratio", "decision_ratio", "block_ratio", "truncated_decision_ratio")
 """The factors of all tokens up to some place."""
 

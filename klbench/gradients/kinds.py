@@ -8,7 +8,7 @@ from typing import Literal
 
 Scope = Literal["token", "sequence", "level"]
 """The owner of a factor: each token, its sequence, or the level at which the estimator stands."""
-Over = Literal["token", "sum", "mean", "max", "level"]
+Over = Literal["token", "sum", "mean", "max", "every", "level"]
 """The way from the numbers of tokens to the one that is held against the bounds."""
 
 
@@ -84,17 +84,43 @@ KINDS: dict[str, Kind] = {
     "geometric_mask": Kind(
         "level", (0.5, 5.0), "the ratio where its geometric mean is inside", "ratio", "mean"
     ),
+    "clipped_geometric_ratio": Kind(
+        "sequence", (0.0, 2.0), "their geometric mean over the sequence, moved to the nearer bound"
+    ),
+    "masked_geometric_ratio": Kind(
+        "sequence", (0.5, 5.0), "their geometric mean inside the bounds", "ratio", "mean"
+    ),
+    "every_ratio": Kind(
+        "sequence", (0.01, 100.0), "1 where each token's ratio is inside", "ratio", "every", "1"
+    ),
     "block_ratio": Kind("token", (2.0,), "the ratio of all tokens up to the end of its block"),
     "truncated_decision_ratio": Kind(
         "token", (2.0,), "each term with the ratio of the tokens that led to it, cut off above"
     ),
     "binary_kl": Kind("level", (0.05,), SMALL.format(BINARY["kl"]), "binary_kl"),
     "tv": Kind("level", (0.2,), SMALL.format(BINARY["tv"]), "tv"),
+    "fall": Kind("token", (0.2,), SMALL.format("the fall of its probability"), "fall", "token"),
     "dppo_kl": Kind(
         "token", (0.05,), SMALL.format(BINARY["kl"]) + PUSHED, "binary_kl", "token", signed=True
     ),
     "dppo_tv": Kind(
         "token", (0.2,), SMALL.format(BINARY["tv"]) + PUSHED, "tv", "token", signed=True
+    ),
+    "faded_ratio": Kind(
+        "token",
+        (1.0, 1.05),
+        "the ratio r times the slope of SAPO's gate, 4 s (1 - s) with s = sigmoid(tau (r - 1)), the"
+        " second tau where the advantage is not positive",
+        signed=True,
+    ),
+    "vaco": Kind(
+        "token",
+        (0.2,),
+        "1 where the mean |q/mu - 1| of the sequence is not above" + PUSHED,
+        "change",
+        "mean",
+        "1",
+        signed=True,
     ),
     "opsm": Kind(
         "sequence",

@@ -48,6 +48,9 @@ def moments(samples: Samples, n: int) -> tuple[Tensor, float]:
     The gradient is ``1/n (sum of g) (sum of numbers) / (sum of sums)``, and 0 where nothing has a
     weight.
     """
+    if bool((samples.sums == samples.numbers).all()):  # all weights are 1: it is a plain mean
+        mean = samples.pull(samples.probability)
+        return mean, float(samples.probability @ samples.squares) - float(mean @ mean)
     s, step = _rule(samples.sums)
     mean, square = torch.zeros_like(samples.pull(samples.probability)), 0.0
     for at, by in zip(s.tolist(), step.tolist(), strict=True):

@@ -58,7 +58,7 @@ def split(combination: Combination) -> Parts | None:
             # The chain's trainer computes what its engine does: old is mu.
             tilt += factor.new == "q"
             geometric = geometric or factor.kind == "geometric_ratio"
-        elif kind.over == "max":
+        elif kind.over in ("max", "every"):
             kept.append(factor)
         elif kind.scope == "sequence" or kind.over in ("sum", "mean") or whole == kind.scope:
             return None

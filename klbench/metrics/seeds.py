@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, norm, t
+import scipy
+from scipy.special import ndtr, stdtrit
 
 from klbench import streams
 
@@ -46,12 +47,12 @@ def interval(values: np.ndarray, *names: str | int) -> tuple[float, float]:
         return math.nan, math.nan
     if np.ptp(values) <= 1e-12 * np.abs(values).max():  # nothing to resample
         return float(values.mean()), float(values.mean())
-    quantile = float(t.ppf(0.975, n - 1))
+    quantile = float(stdtrit(n - 1, 0.975))
     if n < FEW:
         half = quantile * float(values.std(ddof=1)) / math.sqrt(n)
         return float(values.mean()) - half, float(values.mean()) + half
-    level = 2.0 * float(norm.cdf(math.sqrt(n / (n - 1)) * quantile)) - 1.0
-    found = bootstrap(
+    level = 2.0 * float(ndtr(math.sqrt(n / (n - 1)) * quantile)) - 1.0
+    found = scipy.stats.bootstrap(  # loaded here: it takes half a second
         (values,),
         np.mean,
         n_resamples=RESAMPLES,

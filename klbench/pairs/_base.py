@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Self
 
@@ -230,15 +230,24 @@ class Pair(Options, ABC):
         """The same tokens, scored in another dtype; or why not."""
         return Skip(f"{self.kind} pairs score nothing again")
 
-    def truncated(self, completions: Completions, k: int) -> Truncated | Skip:
-        """Return the exact divergences when only k tokens are distinguished, or the reason why
-        there are none.
+    def truncated(self, completions: Completions, ks: Sequence[int]) -> list[Truncated] | Skip:
+        """Return, for each k, the exact divergences when only k tokens are distinguished, or the
+        reason why there are none.
         """
         return Skip(f"{self.kind} pairs score nothing again")
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
         """The text of each token; empty where it is not known."""
         return [""] * len(token_ids)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other fields, which keeps nothing that was computed from the old
+        ones.
+        """
+        copied = super().model_copy(update=update, deep=deep)
+        for name in set(copied.__dict__) - set(type(self).model_fields):
+            del copied.__dict__[name]
+        return copied
 
     @cached_property
     def title(self) -> str:

@@ -40,9 +40,10 @@ class DenseScores:
 
         ``(n, T)`` twice to ``(parameters,)``.
         """
-        return _totals(token, self.edge_of, self.mask, len(self.edges)) @ self.edges + (
-            _totals(full, self.node_of, self.mask, len(self.nodes)) @ self.nodes
-        )
+        found = _totals(token, self.edge_of, self.mask, len(self.edges)) @ self.edges
+        if full.any():
+            found += _totals(full, self.node_of, self.mask, len(self.nodes)) @ self.nodes
+        return found
 
     def gram(self) -> Tensor:
         """Inner products of each sequence's own ``s_1 ... s_T, d_1 ... d_T``.
@@ -124,7 +125,8 @@ class TableScores:
             token, self.node_of * tokens + self.token_of, self.mask, rows * tokens
         ).view(rows, tokens)
         table = against_softmax(taken, self.log_q.exp())
-        table += _totals(full, self.node_of, self.mask, rows)[:, None] * self._full()
+        if full.any():
+            table += _totals(full, self.node_of, self.mask, rows)[:, None] * self._full()
         result = self.log_q.new_zeros(self.parameters)
         result[self.start : self.start + rows * tokens] = table.flatten()
         return result

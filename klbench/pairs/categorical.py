@@ -71,16 +71,18 @@ class Random(Options):
     seed: NonNegativeInt = 0
 
 
+def normalized(logits: np.ndarray) -> np.ndarray:
+    """Return the log-probabilities of logits."""
+    logits = logits - logits.max()
+    return np.asarray(logits - math.log(np.exp(logits).sum()))
+
+
 def _tilted(random: Random) -> tuple[np.ndarray, np.ndarray]:
     from scipy.optimize import brentq
 
     stream = streams.generator(random.seed, "pair", "categorical", random.size)
     reference = stream.standard_normal(random.size)
     tilt = stream.standard_normal(random.size)
-
-    def normalized(logits: np.ndarray) -> np.ndarray:
-        logits = logits - logits.max()
-        return np.asarray(logits - math.log(np.exp(logits).sum()))
 
     log_p = normalized(reference)
 

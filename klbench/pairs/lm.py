@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -195,13 +195,7 @@ class LmPair(Pair):
             self._models[0].encode(prompt)
             for prompt in prompts.load(self.prompts, self.prompt_count)
         ]
-        longest = max(map(len, encoded))
-        for lm in self._models:
-            if lm.context is not None and longest + self.max_new_tokens > lm.context:
-                raise ConfigError(
-                    f"max_new_tokens={self.max_new_tokens} after a prompt of {longest} tokens is"
-                    f" more than the {lm.context} tokens of {lm.name}'s context"
-                )
+        check_room(self._models, encoded, self.max_new_tokens)
         return encoded
 
     def decode(self, token_ids: Sequence[int] | np.ndarray) -> list[str]:
@@ -310,9 +304,9 @@ class LmPair(Pair):
             scores = self._scored(*self._models_in(dtype), prompt, token, completions.mask)
         return _completions(scores, token, completions.mask, prompt, completions.log_mu)
 
-    def truncated(self, completions: Completions, k: int) -> Truncated:
-        """Return what is left of the exact divergences when only the policy's k most probable
-        tokens are distinguished.
+    def truncated(self, completions: Completions, ks: Sequence[int]) -> list[Truncated]:
+        """Return, for each k, what is left of the exact divergences when only the policy's k most
+        probable tokens are distinguished; one pass of the models serves all of them.
 
         Raises
         ------
@@ -321,8 +315,8 @@ class LmPair(Pair):
         """
         token, prompt = _tokens(completions)
         with threads(*self._models):
-            scores = self._scored(*self._models, prompt, token, completions.mask, truncate=(k,))
-        return Truncated(k, scores.truncated[k], scores.kl_qp - scores.truncated[k])
+            scores = self._scored(*self._models, prompt, token, completions.mask, truncate=ks)
+        return [Truncated(k, left, scores.kl_qp - left) for k, left in scores.truncated.items()]
 
     def contexts(self, completions: Completions) -> list[list[int]]:
         """The tokens of the prompt that each completion answers.
@@ -349,6 +343,25 @@ class LmPair(Pair):
 
     def exact(self, estimators: Sequence[Estimator]) -> list[ExactMoments | None]:
         return [None] * len(estimators)
+
+
+def check_room(
+    models: Iterable[LanguageModel], encoded: Sequence[Sequence[int]], max_new_tokens: int
+) -> None:
+    """Check that the longest prompt and its completion fit into each model's context.
+
+    Raises
+    ------
+    ConfigError
+        They do not.
+    """
+    longest = max(map(len, encoded))
+    for lm in models:
+        if lm.context is not None and longest + max_new_tokens > lm.context:
+            raise ConfigError(
+                f"max_new_tokens={max_new_tokens} after a prompt of {longest} tokens is"
+                f" more than the {lm.context} tokens of {lm.name}'s context"
+            )
 
 
 def _batch(size: int) -> Batch:

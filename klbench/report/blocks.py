@@ -5,16 +5,15 @@ Plain strings are escaped when they are shown; only :class:`markupsafe.Markup` i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import pandas as pd
 from markupsafe import Markup
 
+from klbench.rows import Tables as Tables
 from klbench.schema import Schema
 
 Text = str | Markup
-Tables = Mapping[str, "pd.DataFrame"]
 
 
 @dataclass(frozen=True)

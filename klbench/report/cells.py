@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from klbench.report import numbers
 from klbench.report.blocks import Cell, Text
-from klbench.schema import Row
+from klbench.rows import Row
 
 Show = Callable[[Row, str], Cell]
 """A row and the name of a column to the cell."""

@@ -18,7 +18,8 @@ from klbench.report.cells import code
 from klbench.report.numbers import MISSING, number, percent_or_times, short
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
-from klbench.schema import Row, Schema
+from klbench.rows import Row, distinct, grouped, keyed
+from klbench.schema import Schema
 
 QP = "KL(q‖p)"
 ROUNDING = 1e-8
@@ -106,18 +107,18 @@ class Measured(RunTables):
     @cached_property
     def known(self) -> dict[str, Row]:
         """The parts of each combination, by name."""
-        return {row["combination"]: row for row in self.rows(self.combinations)}
+        return keyed(self.rows(self.combinations), "combination")
 
     @cached_property
     def pairs(self) -> dict[str, Row]:
         """A row of each pair; those of a series together, each series by rising KL."""
-        first = {row["pair"]: row for row in reversed(self.measured)}
-        order = list(dict.fromkeys(row["series"] for row in self.measured))
+        first = keyed(reversed(self.measured), "pair")
+        order = distinct(self.measured, "series")
         rows = sorted(
             first.values(),
             key=lambda row: (order.index(row["series"]), math.isnan(row["kl_qp"]), row["kl_qp"]),
         )
-        return {row["pair"]: row for row in rows}
+        return keyed(rows, "pair")
 
     @cached_property
     def _labels(self) -> dict[str, str]:
@@ -149,7 +150,4 @@ class Measured(RunTables):
 
 def joined(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Return rows of combinations by the first one with the same numbers."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["same_as"], []).append(row)
-    return found
+    return grouped(rows, "same_as")

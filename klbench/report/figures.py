@@ -18,7 +18,6 @@ from html import escape
 from typing import Any
 
 import matplotlib as mpl
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
@@ -79,20 +78,25 @@ def _style() -> Iterator[None]:
         "axes.edgecolor": TEXT,
         "xtick.color": TEXT,
         "ytick.color": TEXT,
+        "axes.axisbelow": True,
         "axes.linewidth": 0.8,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
         "grid.color": FAINT,
         "grid.linewidth": 0.6,
         "axes.grid": True,
         "lines.linewidth": 1.4,
         "lines.markersize": 5.5,
+        "lines.solid_capstyle": "round",
+        "patch.edgecolor": "w",
+        "patch.force_edgecolor": True,
         "figure.facecolor": "none",
         "axes.facecolor": "none",
         "savefig.facecolor": "none",
     }
     # A user's label may hold characters that the measuring font lacks; the reader's own fonts show
     # them.
-    with mpl.rc_context(), sns.axes_style("ticks", rc=own), warnings.catch_warnings():
-        mpl.rcParams.update(own)
+    with mpl.rc_context(own), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
@@ -108,7 +112,6 @@ def drawing(
         axes = figure.add_axes((left, bottom, 0.97 - left, 0.96 - bottom))
         result: list[str] = []
         yield axes, result
-        sns.despine(ax=axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     result.append(_cleaned(buffer.getvalue(), height))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from klbench.report.sections import part
 TITLE = """\
 # Findings
 
-Each is a run folder: its page, tables and figures, and the command that makes it again (`make \
-published`).
+Each is a run folder: its tables, the text of its page (`page.txt`), and the command that makes it \
+again (`make published`). `make docs` builds the pages.
 """
 
 
@@ -36,14 +37,16 @@ def index(folders: Sequence[Path], root: Path) -> Iterator[str]:
         One of the folders holds no run that can be read.
     """
     yield from TITLE.splitlines()
-    for folder in folders:
-        source = sources.read(folder)
-        lead = part(source.study, source.tables).lead
+    found = [sources.read(folder) for folder in folders]
+    leads = [part(source.study, source.tables).lead for source in found]
+    asked = Counter(lead.question for lead in leads if lead is not None)
+    for source, lead in zip(found, leads, strict=True):
         if lead is None:
             continue
-        place = folder.relative_to(root).as_posix()
+        place = source.path.relative_to(root).as_posix()
+        which = f" ({place})" if asked[lead.question] > 1 else ""
         yield ""
-        yield f"## [{lead.question}]({place}/index.html)"
+        yield f"## [{lead.question}{which}]({place}/)"
         yield ""
         yield _plain(lead.verdict)
         if lead.figure is not None:

@@ -237,7 +237,8 @@ def down(
         _set(axes, "x", x, [value for mark in marks for value in (mark.value, mark.low, mark.high)])
         axes.set_yticks(
             range(len(names)),
-            [name if len(name) <= WIDEST else f"{name[:WIDEST]}…" for name in names],
+            # With one character cut off, the dots would take its place.
+            [name if len(name) <= WIDEST + 1 else f"{name[:WIDEST]}…" for name in names],
         )
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(visible=False, axis="y")

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import pandas as pd
 
 from klbench.report.blocks import Tables
-from klbench.schema import MISSING, Row, Schema
+from klbench.rows import Row
+from klbench.schema import MISSING, Schema
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,11 +37,7 @@ class RunTables:
     def frame(self, schema: Schema) -> pd.DataFrame:
         """Return a table; an empty one with all its columns where the run has none."""
         found = self.tables.get(schema.table)
-        return (
-            pd.DataFrame(columns=[column.name for column in schema.columns])
-            if found is None
-            else found
-        )
+        return schema.frame([]) if found is None else found
 
     @property
     def stem(self) -> str:

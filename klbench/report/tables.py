@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from klbench.report import cells
 from klbench.report.blocks import Column, Table, Text
 from klbench.report.cells import Show
-from klbench.schema import Row as Row
+from klbench.rows import Row as Row
 from klbench.schema import Schema as Schema
 
 NAMES = ("combination", "estimator")
 """Columns that hold the name of something."""
+DIGITS = ("interval", "number", "plain", "short")
+"""The kinds of cells that have a number of digits."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,27 @@ class Shown:
 
 
 def select(names: str, **special: Show) -> tuple[Shown, ...]:
-    """Return columns by their names, all with their usual cells but those that are given one."""
-    return tuple(Shown(name, special.get(name)) for name in names.split())
+    """Return columns by their names, with their usual cells but those that are given one.
+
+    ``name:kind`` has a cell of :mod:`klbench.report.cells`, ``name:kind3`` one with three digits.
+    """
+    return tuple(_shown(*entry.partition(":")[::2], special) for entry in names.split())
+
+
+def _shown(name: str, kind: str, special: Mapping[str, Show]) -> Shown:
+    """Return a column with the cell of a kind, or the special one of its name."""
+    if not kind:
+        return Shown(name, special.get(name))
+    cell = getattr(cells, kind.rstrip("0123456789"))
+    digits = kind[len(cell.__name__) :]
+    if cell.__name__ not in DIGITS:
+        return Shown(name, cell)
+    return Shown(name, cell(int(digits)) if digits else cell())
 
 
 def usual(schema: Schema, name: str) -> Show:
     """Return how a column is shown by its type, and with its uncertainty if the table has one."""
-    others = {column.name for column in schema.columns}
+    others = schema.names
     if schema[name].type == "int":
         return cells.whole
     if schema[name].type != "float":

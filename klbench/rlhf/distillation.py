@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from klbench import divergences
+from klbench.rlhf import topk
 from klbench.rlhf.objectives import Arm, Objective
+from klbench.rlhf.topk import raw
+from klbench.rlhf.topk.raw import terms
 from klbench.types import Draws
 
 
@@ -43,16 +46,6 @@ def support(log_probs: Tensor, k: int) -> Tensor:
     return torch.zeros_like(log_probs, dtype=torch.bool).scatter(-1, order, True)
 
 
-def _terms(log_a: Tensor, log_b: Tensor) -> Tensor:
-    """``a (log a - log b)``: 0 where a is 0, infinite where b alone is.
-
-    Gradients pass through what is finite.
-    """
-    without, gone = log_a.isneginf(), log_b.isneginf()
-    gap = log_a.masked_fill(without | gone, 0.0) - log_b.masked_fill(without | gone, 0.0)
-    return torch.where(gone & ~without, math.inf, log_a.exp() * gap)
-
-
 def _mixture(log_a: Tensor, log_b: Tensor, share: float) -> Tensor:
     """``log(share a + (1 - share) b)``; where both are 0, a number that no term uses."""
     neither = log_a.isneginf() & log_b.isneginf()
@@ -66,7 +59,7 @@ def _divergence(name: str, log_q: Tensor, log_p: Tensor) -> Tensor:
     """
     if name in ("kl_qp", "kl_pq"):
         sides = (log_q, log_p) if name == "kl_qp" else (log_p, log_q)
-        return _terms(*sides).sum(-1)
+        return terms(*sides).sum(-1)
     absent = log_q.isneginf()
     gap: Tensor = divergences.get(name).gap(Draws((log_p - log_q).masked_fill(absent, 0.0)))
     missed = log_p.exp().masked_fill(~absent, 0.0).sum(-1)
@@ -76,40 +69,19 @@ def _divergence(name: str, log_q: Tensor, log_p: Tensor) -> Tensor:
 
 def _jsd(log_q: Tensor, log_p: Tensor, beta: float) -> Tensor:
     middle = _mixture(log_p, log_q, beta)
-    return (beta * _terms(log_p, middle) + (1.0 - beta) * _terms(log_q, middle)).sum(-1)
-
-
-def _raw(log_a: Tensor, log_b: Tensor, kept: Tensor) -> Tensor:
-    return torch.where(kept, _terms(log_a, log_b), 0.0).sum(-1)
-
-
-def _renormalized(log_a: Tensor, log_b: Tensor, kept: Tensor) -> Tensor:
-    inside = (each.masked_fill(~kept, -math.inf).log_softmax(-1) for each in (log_a, log_b))
-    return _terms(*inside).sum(-1)
-
-
-def _tail(log_probs: Tensor, kept: Tensor) -> Tensor:
-    """Log-probability of all tokens outside a support.
-
-    Summed, since 1 less the rest leaves rounding of a small one.
-    """
-    mass = log_probs.exp().masked_fill(kept, 0.0).sum(-1)
-    return torch.where(mass > 0.0, mass, 1.0).log().masked_fill(mass <= 0.0, -math.inf)
+    return (beta * terms(log_p, middle) + (1.0 - beta) * terms(log_q, middle)).sum(-1)
 
 
 def loss(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Tensor:
     """The divergence, ``(...)``, that an objective of whole distributions puts in the loss."""
     log_a, log_b = (log_p, log_q) if objective.swapped else (log_q, log_p)
+    if objective.kind.startswith(topk.PREFIX):
+        found: Tensor = topk.get(objective.kind)(log_a, log_b, kept)
+        return found
     kinds: dict[str, Callable[[], Tensor]] = {
         "full": lambda: _divergence(objective.divergence, log_q, log_p),
         "jsd": lambda: _jsd(log_q, log_p, objective.number),
-        "skew": lambda: _terms(log_a, _mixture(log_a, log_b, objective.number)).sum(-1),
-        "topk_raw": lambda: _raw(log_a, log_b, kept),
-        "topk_clamped": lambda: _raw(log_a, log_b, kept).clamp(min=0.0),
-        "topk_renormalized": lambda: _renormalized(log_a, log_b, kept),
-        "topk_tail_bucket": lambda: (
-            _raw(log_a, log_b, kept) + _terms(_tail(log_a, kept), _tail(log_b, kept))
-        ),
+        "skew": lambda: terms(log_a, _mixture(log_a, log_b, objective.number)).sum(-1),
     }
     return kinds[objective.kind]()
 
@@ -121,7 +93,7 @@ def _of_token(objective: Objective, log_q: Tensor, log_p: Tensor) -> tuple[Tenso
     # Where q never samples any number serves.
     log_ratio = (log_p - log_q).masked_fill(log_q.isneginf(), 0.0)
     if objective.kind == "k1_reward":
-        kl = _terms(log_q, log_p).sum(-1, keepdim=True)
+        kl = terms(log_q, log_p).sum(-1, keepdim=True)
         return -log_ratio - kl if objective.baseline else -log_ratio, -log_ratio
     if objective.kind in ("k3_loss", "k3_ratio_loss"):
         # Differentiated: 1 - r. Times q over its detached self: k3 more, which leaves log q/p.
@@ -135,7 +107,7 @@ def _of_token(objective: Objective, log_q: Tensor, log_p: Tensor) -> tuple[Tenso
 
 def _with_tail(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> Pieces:
     log_a, log_b = (log_p, log_q) if objective.swapped else (log_q, log_p)
-    head = _raw(log_a, log_b, kept)
+    head = raw.divergence(log_a, log_b, kept)
     log_ratio = (log_p - log_q).detach().masked_fill(log_q.isneginf(), 0.0)
     corrected = objective.kind == "topk_corrected_tail"
     # Where q dlog q = dq, the slopes are d(q log q/p) = (log q/p + 1) dq and d(p log p/q) = -(p/q)
@@ -166,7 +138,7 @@ def pieces(objective: Objective, log_q: Tensor, log_p: Tensor, kept: Tensor) -> 
         return Pieces(torch.zeros_like(value[..., 0]), score, value)
     if objective.kind == "topk_reward":
         sides = (log_p, log_q) if objective.swapped else (log_q, log_p)
-        value = _raw(*sides, kept).detach()[..., None].expand_as(log_p)
+        value = raw.divergence(*sides, kept).detach()[..., None].expand_as(log_p)
         return Pieces(torch.zeros_like(value[..., 0]), value, value)
     found = loss(objective, log_q, log_p, kept)
     return Pieces(found, torch.zeros_like(log_p), found.detach()[..., None].expand_as(log_p))

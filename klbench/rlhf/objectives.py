@@ -32,7 +32,8 @@ The student is ``q`` and samples, the teacher is ``p``. By name:
 
 ``skew`` and ``topk_*`` with ``:kl_pq`` are those of KL(p‖q). What stands in the loss has no score
 for the states that its tokens lead to; ``full_with_score`` and the like add it.
-:mod:`klbench.rlhf.distillation` computes them.
+:mod:`klbench.rlhf.distillation` computes them. A file in :mod:`klbench.rlhf.topk` is one more
+``topk_NAME``, and a divergence of :mod:`klbench.divergences` one more of ``full``, ``f_reward``.
 """
 
 from __future__ import annotations
@@ -43,13 +44,15 @@ from typing import Literal, cast, get_args
 
 from klbench import divergences
 from klbench.registry import unknown
+from klbench.rlhf import topk
 from klbench.types import ConfigError
 
 Sent = Literal["vocabulary", "support", "support and token", "token"]
 NUMBER_BYTES = 4
 """The bytes of a log-probability, float32, and of a token's id, int32."""
+MOST_TOKENS = 10**9
+"""The largest support, beyond any vocabulary."""
 WITH_SCORE = "_with_score"
-TRUNCATED = ("topk_raw", "topk_clamped", "topk_renormalized", "topk_tail_bucket")
 TAILS = ("topk_sampled_tail", "topk_corrected_tail")
 K3 = ("k3_loss", "k3_ratio_loss")
 F_REWARDS = ("f_reward", "f_reward_stopped")
@@ -114,7 +117,7 @@ def names() -> list[str]:
     return [
         *("full", "full:kl_pq", "full_with_score", "full_with_score:kl_pq"),
         *("jsd:0.5", "jsd_with_score:0.5", "skew:0.1", "skew_with_score:0.1"),
-        *(*TRUNCATED, "topk_raw:kl_pq", "topk_tail_bucket:kl_pq", *TAILS, "topk_reward"),
+        *(*topk.names(), "topk_raw:kl_pq", "topk_tail_bucket:kl_pq", *TAILS, "topk_reward"),
         *("k1_reward:0", "k1_reward:0.9", "k1_reward:1"),
         *("k1_reward:0:token_kl", "k1_reward:0.9:token_kl", "k1_reward:1:token_kl", *K3),
         *("f_reward:js", "f_reward_stopped:js"),
@@ -133,7 +136,7 @@ def get(name: str) -> Objective:
     kind, score = head.removesuffix(WITH_SCORE), float(head.endswith(WITH_SCORE))
     if kind in ("full", "jsd", "skew"):
         return _of_vocabulary(name, kind, given, score)
-    if kind in TRUNCATED or (kind in (*TAILS, "topk_reward") and not score):
+    if kind in topk.names() or (kind in (*TAILS, "topk_reward") and not score):
         if given not in ([], ["kl_qp"], ["kl_pq"]):
             raise ConfigError(
                 f"objective {name!r}: {kind} takes a direction, kl_qp or kl_pq, got"
@@ -216,6 +219,10 @@ class Arm:
     prefixes: Owner = "student"
 
 
+def _is_count(text: str) -> bool:
+    return text.isdecimal() and len(text) < 20 and 1 <= int(text) <= MOST_TOKENS
+
+
 def arm(name: str) -> Arm:
     """Return the arm of a name.
 
@@ -235,12 +242,12 @@ def arm(name: str) -> Arm:
         raise ConfigError(f"training {name!r}: expected {wanted}, with or without @teacher")
     if not given:
         owner, k = "student", 0
-    elif len(given) == 2 and given[0] in get_args(Owner) and given[1].isdecimal() and int(given[1]):
+    elif len(given) == 2 and given[0] in get_args(Owner) and _is_count(given[1]):
         owner, k = given[0], int(given[1])
     else:
         raise ConfigError(
-            f"training {name!r}: expected student or teacher and a number after {head}, such as"
-            f" {head}/teacher/8"
+            f"training {name!r}: expected student or teacher and a number of tokens up to"
+            f" {MOST_TOKENS:,} after {head}, such as {head}/teacher/8"
         )
     sampled = objective.sent.endswith("token") or objective.baseline or objective.discount > 0.0
     if prefixes == "teacher" and (sampled or objective.kind == "topk_reward"):

@@ -20,6 +20,9 @@ GROUPED = ("group", "group_trl")
 """Whitenings within groups, which a baseline has to have centred."""
 
 Weight = Annotated[float, Field(gt=0.0, le=1e3)]
+Rate = Annotated[float, Field(gt=0.0, le=10.0)]
+Seeds = Annotated[int, Field(ge=1, le=4096)]
+Updates = Annotated[int, Field(ge=1, le=100_000)]
 
 REFERENCE = "k1_reward"
 """The combination that every other one is compared with, where it is one of them."""
@@ -95,11 +98,11 @@ class LoopOptions(Options):
     algorithm: str
     beta: Weight
     combinations: Names = Field(min_length=1)
-    updates: int = Field(ge=1, le=100_000)
+    updates: Updates
     group: int = Field(ge=1, le=4096)
     epochs: int = Field(ge=1, le=100)
     minibatches: int = Field(ge=1, le=1024)
-    learning_rate: float = Field(gt=0.0, le=10.0)
+    learning_rate: Rate
     decay: bool
     gradient_clip: float | None = Field(gt=0.0)
     clip: float | None = Field(gt=0.0, lt=1.0)
@@ -184,7 +187,7 @@ class TestbedOptions(ShapeOptions, LoopOptions):
     most_sequences: ClassVar[int]
     counted_for: ClassVar[str]
     preset: str
-    seeds: int = Field(ge=1, le=4096)
+    seeds: Seeds
 
     @model_validator(mode="after")
     def _check_size(self) -> TestbedOptions:

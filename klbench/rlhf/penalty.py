@@ -31,6 +31,14 @@ class PenaltyArm:
         """The combination's name, ``none`` without one."""
         return self.combination.name if self.combination else "none"
 
+    @property
+    def exact(self) -> bool:
+        """Whether its terms need the exact KL of each token's distribution."""
+        made_of = self.combination
+        return made_of is not None and (
+            made_of.estimator == EXACT or made_of.baseline == "token_kl"
+        )
+
 
 def arm(name: str, beta: float) -> PenaltyArm:
     """An arm by the name of its combination.

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from klbench import gradients
 from klbench.rlhf.options import NONE
@@ -27,6 +28,16 @@ def described(name: str) -> Mapping[str, Any]:
         return {"combination": NONE} | dict.fromkeys(parts, NONE)
     combination = gradients.get(name)
     return {"combination": name} | {part: getattr(combination, part) for part in parts}
+
+
+def by_replica(values: Mapping[str, Tensor]) -> list[list[dict[str, Any]]]:
+    """Return the values of each arm and seed, ``(arms, seeds)``, by name."""
+    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    arms, seeds = next(iter(values.values())).shape
+    return [
+        [{name: column[i][j] for name, column in plain.items()} for j in range(seeds)]
+        for i in range(arms)
+    ]
 
 
 def training_table(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:

@@ -68,7 +68,9 @@ def scalars(column: Any, whole: bool = False) -> np.ndarray:
             result[some] = each.values[each.begins[some]]
         else:
             result[some] = np.add.reduceat(finite, each.begins[some])
-    return np.where(np.isfinite(result), result, -1.0).astype(np.int64) if whole else result
+    if not whole:
+        return result
+    return np.where(np.abs(result) < 2.0**53, result, -1.0).astype(np.int64)
 
 
 def read_columns(
@@ -83,9 +85,11 @@ def read_columns(
     for role in wanted:
         if role not in roles:
             continue
-        each = _numbers(chunk.columns[roles[role]], ids if role in LOG_PROBS else None)
+        flags = role not in (*LOG_PROBS, *EXACT)
+        each = _numbers(chunk.columns[roles[role]], ids if role in LOG_PROBS else None, flags)
         if rejected:
-            each = each.interleaved(_numbers(chunk.columns[rejected.get(role, roles[role])], None))
+            other = chunk.columns[rejected.get(role, roles[role])]
+            each = each.interleaved(_numbers(other, None, flags))
         result[role] = each
     if "tokens" not in roles and not rejected:
         named = _from_entries(chunk, roles, engines.ids)
@@ -94,14 +98,10 @@ def read_columns(
     return result
 
 
-def _numbers(column: Any, ids: Callable[[int], Sequence[int] | None] | None) -> Ragged:
-    found = values.ragged(column)
-    several = (
-        isinstance(column, list) and ids is not None and any(_several(each) for each in column[:8])
-    )
-    if several and ids is not None:
-        return values.python(column, lambda value, row: engines.numbers(value, ids(row)))
-    return found
+def _numbers(column: Any, ids: Callable[[int], Sequence[int] | None] | None, flags: bool) -> Ragged:
+    if ids is not None and isinstance(column, list) and any(_several(each) for each in column[:8]):
+        return values.python(column, lambda value, row: engines.numbers(value, ids(row), flags))
+    return values.ragged(column, flags)
 
 
 def _several(value: Any) -> bool:

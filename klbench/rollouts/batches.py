@@ -123,12 +123,15 @@ def read(
     first = given[0]
     look, columns = _looked_at(first, mapping or {})
     numbers = {
-        role: values.ragged(look.columns[columns.roles[role]])
+        role: values.ragged(look.columns[columns.roles[role]], flags=False)
         for role in names.LOG_PROBS
         if role in columns.roles
     }
     nested = any(each.nested for each in numbers.values())
     layout = "lists" if nested else long.layout(look, columns.roles)
+    notes = [*columns.notes, *_notes(first)]
+    if layout == "sums" and not columns.rejected:
+        notes.append(long.sums(first.name, first.container.names, look, columns.roles))
     roles = {
         role: name
         for role, name in columns.roles.items()
@@ -138,7 +141,7 @@ def read(
         tuple(each.name for each in given),
         roles,
         layout,
-        (*columns.notes, *_notes(first)),
+        tuple(notes),
         columns.findings,
         columns.rejected,
         given,
@@ -166,10 +169,11 @@ def _looked_at(source: Source, mapping: Mapping[str, str]) -> tuple[Chunk, names
         wanted = {*columns.roles.values(), *columns.rejected.values()}
         look = next(source.container.chunks(wanted, FEW))
         for role in names.PER_TOKEN:
-            each = (
-                values.ragged(look.columns[columns.roles[role]]) if role in columns.roles else None
-            )
-            if each is None or not each.wrong or len(each.wrong) < len(look):
+            if role not in columns.roles:
+                continue
+            flags = role not in (*names.LOG_PROBS, *names.EXACT)
+            each = values.ragged(look.columns[columns.roles[role]], flags)
+            if not each.wrong or len(each.wrong) < len(look):
                 continue
             row, came = next(iter(each.wrong.items()))
             said = (

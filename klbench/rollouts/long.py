@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,16 @@ import pyarrow as pa
 
 from klbench.rollouts import values
 from klbench.rollouts.containers import Chunk
-from klbench.rollouts.names import PER_TOKEN
+from klbench.rollouts.names import PER_TOKEN, listed
+from klbench.types import ConfigError
 
 WHERE = "\0row"
+ONE_TOKEN = ("token", "token_id", "token_idx", "token_index", "token_text")
+"""Names of columns that only a row a token has."""
+WHOLE = (
+    "a row is read as a whole rollout of one number, a sum; if it is a token, say which column"
+    " names its rollout: --map rollout=..."
+)
 
 
 def layout(look: Chunk, roles: Mapping[str, str]) -> str:
@@ -24,6 +31,25 @@ def layout(look: Chunk, roles: Mapping[str, str]) -> str:
         ids = pd.Series(values.listed(look.columns[roles["rollout"]]))
         return "tokens" if ids.astype(str).duplicated().any() else "sums"
     return "tokens" if "position" in roles else "sums"
+
+
+def sums(file: str, available: Sequence[str], look: Chunk, roles: Mapping[str, str]) -> str:
+    """Return the note on rows of one number each, which are taken for sums over rollouts.
+
+    Raises
+    ------
+    ConfigError
+        They are tokens, by a token's id or text beside each, and nothing tells rollouts apart.
+    """
+    named = any(name.rsplit(".", 1)[-1].lower() in ONE_TOKEN for name in available)
+    ids = "tokens" in roles and not values.ragged(look.columns[roles["tokens"]]).nested
+    if (named or ids) and "rollout" not in roles:
+        raise ConfigError(
+            f"{file}: a row is a token, and no column says which rollout it is of: add rollout_id,"
+            " or position, which begins again with each, or name the column by --map rollout=..."
+            f" (columns are {listed(available)})"
+        )
+    return WHOLE
 
 
 def _frame(chunk: Chunk, roles: Mapping[str, str]) -> pd.DataFrame:

@@ -48,7 +48,8 @@ NAMES: dict[str, str] = {
     generation_logprobs sampling_per_token_logps inference_logprobs completion_logprobs
     vllm_logprobs vllm_log_probs sglang_logprobs behavior_logprobs behaviour_logprobs
     behavior_log_probs mu_logprobs engine_logprobs rollout_log_prob sampling_logps
-    sampler_logprob response_logprobs logprobs.content token_logprobs output_token_logprobs
+    sampler_logprob rollout_logprob sampling_logprob generation_logprob inference_logprob
+    engine_logprob response_logprobs logprobs.content token_logprobs output_token_logprobs
     prompt_logprobs input_token_logprobs"""
     ),
     "old": (

@@ -65,16 +65,17 @@ def _numeric(kind: Any) -> bool:
     return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
-def arrow(column: pa.Array) -> Ragged | None:
+def arrow(column: pa.Array, flags: bool = True) -> Ragged | None:
     """Return a column of lists of numbers, or of numbers, each a list of one.
 
-    None where it holds anything else.
+    None where it holds anything else; ``flags`` as in :func:`ragged`.
     """
     kind = column.type
     nested = pa.types.is_list(kind) or pa.types.is_large_list(kind)
     if pa.types.is_fixed_size_list(kind):
         column, nested = column.cast(pa.large_list(kind.value_type)), True
-    if not _numeric(kind.value_type if nested else kind):
+    inner = kind.value_type if nested else kind
+    if not _numeric(inner) or (pa.types.is_boolean(inner) and not flags):
         return None
     missing = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))
     if nested:
@@ -92,13 +93,15 @@ def arrow(column: pa.Array) -> Ragged | None:
     )
 
 
-def _at_once(column: Sequence[Any]) -> Ragged | None:
+def _at_once(column: Sequence[Any], flags: bool) -> Ragged | None:
     """Return lists of plain numbers, or plain numbers, without a look at each.
 
     None where there is anything else.
     """
     nested = any(isinstance(value, Sequence | np.ndarray) for value in column)
     try:
+        if not flags and _flagged(column, nested):
+            return None
         if not nested:
             values = np.array(column, dtype=np.float64)
             missing = [row for row, value in enumerate(column) if value is None]
@@ -118,17 +121,26 @@ def _at_once(column: Sequence[Any]) -> Ragged | None:
     return Ragged(values, lengths, {}) if values.ndim == 1 else None
 
 
+def _flagged(column: Sequence[Any], nested: bool) -> bool:
+    """True where there is a true or a false among the numbers."""
+    arrays = [each.dtype.kind for each in column if isinstance(each, np.ndarray)]
+    flat = chain.from_iterable(column) if nested and not arrays else column
+    return "b" in arrays or bool in set(map(type, flat))
+
+
 def python(
-    column: Sequence[Any], unpacked: Callable[[Any, int], list[float]] | None = None
+    column: Sequence[Any],
+    unpacked: Callable[[Any, int], Sequence[float]] | None = None,
+    flags: bool = True,
 ) -> Ragged:
     """Return a column of Python's objects, a row's by ``unpacked(value, row)`` where it is no
-    list of plain numbers.
+    list of plain numbers; ``flags`` as in :func:`ragged`.
     """
-    if unpacked is None and (quick := _at_once(column)) is not None:
+    if unpacked is None and (quick := _at_once(column, flags)) is not None:
         return quick
     if unpacked is None and all(map(engines.batch_of_one, column)):
-        return python([value[0] for value in column])
-    unpacked = unpacked or (lambda value, row: engines.numbers(value))
+        return python([value[0] for value in column], flags=flags)
+    unpacked = unpacked or (lambda value, row: engines.numbers(value, flags=flags))
     pieces, wrong = [], {}
     for row, value in enumerate(column):
         try:
@@ -139,10 +151,13 @@ def python(
     return Ragged.of(pieces, wrong)
 
 
-def ragged(column: Any) -> Ragged:
-    """Return a column, Arrow's or a list of Python's objects, as numbers."""
-    quick = arrow(column) if isinstance(column, pa.Array) else None
-    return python(listed(column)) if quick is None else quick
+def ragged(column: Any, flags: bool = True) -> Ragged:
+    """Return a column, Arrow's or a list of Python's objects, as numbers.
+
+    ``flags`` is whether true and false are numbers: in a mask they are, and no log-probabilities.
+    """
+    quick = arrow(column, flags) if isinstance(column, pa.Array) else None
+    return python(listed(column), flags=flags) if quick is None else quick
 
 
 def listed(column: Any) -> list[Any]:

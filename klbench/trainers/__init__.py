@@ -16,7 +16,18 @@ from dataclasses import dataclass
 from functools import cache
 
 from klbench.registry import unknown
-from klbench.trainers import liger, nemo_rl, openrlhf, read, rollout, slime, trl, verl
+from klbench.trainers import (
+    liger,
+    nemo_rl,
+    openrlhf,
+    read,
+    rollout,
+    rollout_areal,
+    rollout_read,
+    slime,
+    trl,
+    verl,
+)
 from klbench.trainers._trainer import (
     CONSTANT,
     LENGTH,
@@ -42,6 +53,8 @@ TRAINERS: tuple[Trainer, ...] = (
     *slime.TRAINERS,
     *read.TRAINERS,
     *rollout.TRAINERS,
+    *rollout_areal.TRAINERS,
+    *rollout_read.TRAINERS,
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from klbench.registry import unknown
@@ -11,6 +12,16 @@ from klbench.types import ConfigError
 
 Value = bool | float | str | None
 
+FAR = 700.0
+"""The largest exponent that is a float's."""
+SHAPES: Mapping[str, Callable[[float], float]] = {
+    "": float,
+    "exp": lambda x: math.exp(min(x, FAR)),
+    "exp_inverse": lambda x: math.exp(min(-x, FAR)),
+    "below": lambda x: 1.0 - x,
+    "above": lambda x: 1.0 + x,
+}
+"""The shapes in which a number of an option stands in a combination, as in ``{name:exp}``."""
 NONE = "none"
 """Stands where a combination would, if there is no penalty."""
 TOKENS = "mean over the batch's tokens"
@@ -120,7 +131,8 @@ class Row:
     combination
         A combination's name, or its parts, of the penalty summed over tokens; ``none`` without a
         penalty, empty where klbench has none that computes it. A number of an option stands in it
-        as ``{name}``, by the last word of its path.
+        as ``{name}``, by the last word of its path, its inverse as ``{name_inverse}``, other shapes
+        as :data:`SHAPES` has them.
     named
         The combination that has a name and is the same but for the clamp; empty where
         ``combination`` is it.
@@ -320,15 +332,11 @@ class Trainer:
         settings = self.settings(options or {}, version)
         row = self.row(version, settings)
         numbers = {
-            path.rpartition(".")[2]: f"{value:.12g}"
+            path.rpartition(".")[2]: _Number(value)
             for path, value in settings.items()
             if isinstance(value, float)
         }
-        numbers |= {
-            f"{name}_inverse": f"{1 / float(value):.12g}"
-            for name, value in numbers.items()
-            if float(value)
-        }
+        numbers |= {f"{name}_inverse": _Number(1.0 / x) for name, x in numbers.items() if x}
         combination = row.combination.format(**numbers)
         named, normalisation = row.named or combination, ""
         computed = combination not in ("", NONE)
@@ -359,6 +367,13 @@ class Trainer:
             ),
             row.note,
         )
+
+
+class _Number(float):
+    """A number that is written in one of several shapes."""
+
+    def __format__(self, shape: str) -> str:
+        return format(SHAPES[shape](self), ".12g")
 
 
 def length_mean(combination: str) -> str:

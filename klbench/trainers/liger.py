@@ -13,13 +13,14 @@ LOSS_TYPES = {
     "sapo": LENGTH,
     "luspo": "",
 }
+ENGINE = "vllm_is_ratio, which TRL hands over, multiplies the policy's term alone"
 
 LIGER = Trainer(
     "liger",
     "Liger",
+    "0.8.4",
     "0.8.5",
-    "0.8.5",
-    "liger-kernel 0.8.5",
+    "liger-kernel 0.8.4 and 0.8.5",
     package="liger-kernel",
     checked="0.8.5",
     also=("liger-kernel",),
@@ -42,13 +43,19 @@ LIGER = Trainer(
                 " counts as well"
             ),
         ),
-        Row({"use_bias_correction_kl": (False,)}, "k3_loss", LOSS, coefficient="beta"),
+        Row(
+            {"use_bias_correction_kl": (False,)},
+            "k3_loss",
+            LOSS,
+            coefficient="beta",
+            note=ENGINE,
+        ),
         Row(
             {"use_bias_correction_kl": (True,), "importance_sampling_level": ("token",)},
             "k3_ratio_loss",
             LOSS,
             coefficient="beta",
-            note="the ratio to the policy before the step, differentiated",
+            note=f"the ratio to the policy before the step, differentiated; {ENGINE}",
         ),
         Row(
             {

@@ -3,7 +3,8 @@
 Each multiplies the policy's gradient alone, token by token; what a penalty in the reward adds to it
 is weighted so too, what stands in the loss is not. The rows are about k1 in the reward, summed over
 what follows. The factors are those of the tests beside the installed functions
-(``tests/trainers/test_corrections_installed.py``).
+(``tests/trainers/test_corrections_installed.py``). The trust regions of verl's policy losses are
+weights of the steps since, to the policy before them.
 """
 
 from collections.abc import Iterator
@@ -16,9 +17,10 @@ ALONE = (
 )
 
 
-def _row(
+def row(
     when: dict[str, tuple[Value, ...]], factors: str, where: str, coefficient: str, note: str = ""
 ) -> Row:
+    """Return the row of an engine's weight on k1 in the reward, given as factors, or none."""
     return Row(
         when,
         TO_GO + (factors or "none"),
@@ -36,6 +38,12 @@ MODES = {
     "token_mask": "masked_ratio:0-{clip}",
     "token_truncate": "truncated_ratio:{clip}",
 }
+ON = f"{VLLM}correction"
+TRL_WHERE = "trl/trainer/grpo_trainer.py:GRPOTrainer._generate_and_score_completions"
+TRL_NOTE = (
+    "GRPO's own penalty stands in the loss, where no such weight is: the two pull towards different"
+    " policies; off_policy_mask_threshold multiplies the policy's term with opsm:threshold@q:mu"
+)
 TRL = Trainer(
     "trl_vllm",
     "TRL with vLLM",
@@ -43,19 +51,23 @@ TRL = Trainer(
     "1.16",
     "trl 1.16.0",
     (
+        Option(ON, True, (True, False)),
         Option(f"{VLLM}mode", "sequence_mask", tuple(MODES)),
         Option(f"{VLLM}clip_max", 3.0),
         Option("beta", 0.05),
     ),
-    tuple(
-        _row(
-            {f"{VLLM}mode": (mode,)},
-            factor.replace("{clip}", f"{{{VLLM}clip_max}}") + "@old:mu",
-            "trl/trainer/grpo_trainer.py:GRPOTrainer._generate_and_score_completions",
-            "beta",
-            "GRPO's own penalty stands in the loss, where no such weight is",
-        )
-        for mode, factor in MODES.items()
+    (
+        row({ON: (False,)}, "", TRL_WHERE, "beta"),
+        *(
+            row(
+                {f"{VLLM}mode": (mode,)},
+                factor.replace("{clip}", f"{{{VLLM}clip_max}}") + "@old:mu",
+                TRL_WHERE,
+                "beta",
+                f"{TRL_NOTE}; with clip_min the weight is 0, or moved to it, below that, too",
+            )
+            for mode, factor in MODES.items()
+        ),
     ),
 )
 
@@ -101,12 +113,12 @@ def _verls(
     when: dict[str, tuple[Value, ...]] = {IS: (level,), RS: (rejection,)}
     if level:
         when[BATCH] = (normalised,)
-    if normalised and rejected:
-        note = "the weight is divided by its mean before the rejection"
-        return Row(when, "", where, coefficient=COEFFICIENT, note=note)
     factors = "*".join(filter(None, (weight, rejected))) + (":normalised" if normalised else "")
-    note = "with a threshold low_high the weight is masked_ratio:low-high (IcePop)" if level else ""
-    return _row(when, factors, where, COEFFICIENT, note)
+    notes = (
+        "with a threshold low_high the weight is masked_ratio:low-high (IcePop)" if level else "",
+        "the mean is that of all weights, whatever is rejected" if normalised and rejected else "",
+    )
+    return row(when, factors, where, COEFFICIENT, "; ".join(filter(None, notes)))
 
 
 COEFFICIENT = "algorithm.kl_ctrl.kl_coef"
@@ -125,6 +137,57 @@ VERL = Trainer(
         Option(COEFFICIENT, 0.001),
     ),
     tuple(_verl()),
+)
+
+MODE_OF_LOSS, CLIP = "actor.policy_loss.loss_mode", "actor.clip_ratio_"
+TRUST = {
+    "vanilla": ("token_ratio@q:old", ""),
+    "gpg": ("", "without a ratio"),
+    "dppo_tv": ("dppo_tv:{clip_ratio_high}@q:old", "the ratio is cut off at clip_ratio_c besides"),
+    "dppo_kl": ("dppo_kl:{clip_ratio_high}@q:old", "the ratio is cut off at clip_ratio_c besides"),
+    "gspo": ("geometric_ratio@q:old", "as long as nothing is clipped"),
+    "cispo": ("clipped_ratio:{clip_ratio_low:below}-{clip_ratio_high:above}@q:old", ""),
+    "sapo": ("faded_ratio:{tau_pos}-{tau_neg}@q:old", ""),
+}
+NO_WEIGHT = {
+    "geo_mean": "the score of a sequence's mean clipped log-ratio: no weight of tokens",
+    "clip_cov": "vanilla, with single tokens drawn and left out",
+    "kl_cov": "vanilla, with |log q/old| on the tokens of largest covariance",
+    "dro": "without a ratio, with k2 to the old policy",
+}
+"""The policy losses of verl that are no weight on each token's score."""
+OF_POLICY = "verl/trainer/ppo/core_algos.py:compute_policy_loss_"
+VERL_POLICY = Trainer(
+    "verl_policy",
+    "verl policy loss",
+    "0.9.1",
+    "0.9.1",
+    "verl 0.9.1",
+    (
+        Option(MODE_OF_LOSS, "vanilla", (*TRUST, *NO_WEIGHT)),
+        Option(CLIP + "low", 0.2),
+        Option(CLIP + "high", 0.2),
+        Option("actor.tau_pos", 1.0),
+        Option("actor.tau_neg", 1.05),
+        Option(COEFFICIENT, 0.001),
+    ),
+    (
+        *(
+            Row(
+                {MODE_OF_LOSS: (mode,)},
+                TO_GO + (factors or "none"),
+                OF_POLICY + mode,
+                coefficient=COEFFICIENT,
+                note="; ".join(filter(None, ("of a penalty in the reward", note))),
+                normalisation=RETURNS,
+            )
+            for mode, (factors, note) in TRUST.items()
+        ),
+        *(
+            Row({MODE_OF_LOSS: (mode,)}, "", OF_POLICY + mode, note=note)
+            for mode, note in NO_WEIGHT.items()
+        ),
+    ),
 )
 
 LEVEL, MODE, GATING, HIGH = (
@@ -158,11 +221,11 @@ OPENRLHF = Trainer(
         Option("algo.kl.init_coef", 0.01),
     ),
     (
-        _row(
+        row(
             {LEVEL: ("off",)}, "", "openrlhf/models/loss.py:PolicyLoss.forward", "algo.kl.init_coef"
         ),
         *(
-            _row(
+            row(
                 {LEVEL: (level,), MODE: (mode,), GATING: (gating,)},
                 factors,
                 "openrlhf/models/loss.py:PolicyLoss.forward",
@@ -176,4 +239,4 @@ OPENRLHF = Trainer(
     ),
 )
 
-TRAINERS = (TRL, VERL, OPENRLHF)
+TRAINERS = (TRL, VERL, VERL_POLICY, OPENRLHF)

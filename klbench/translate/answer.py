@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from klbench import trainers
+from klbench import gradients, trainers
 from klbench.trainers import (
     CONSTANT,
     LENGTH,
@@ -32,10 +32,15 @@ from klbench.translate.likeness import (
 from klbench.types import ConfigError
 
 SCHEMA_VERSION = 1
+MOST = 1e9
+"""The largest coefficient, length and KL: above it products overflow, and nobody means it."""
 MEASURE = "weight of a sequence's KL against its reward"
 ORDER = (SAME, MEAN, NEAR, NEAREST, OTHER, NOTHING)
 SAID = {
-    MEAN: "the gradient is the same on average; single sequences have another",
+    MEAN: (
+        "the gradient is the same on average; single sequences have another, and under a strong"
+        " penalty the noisier of the two ends at a higher KL"
+    ),
     NEAR: "the gradient agrees only near the reference: it is that of another divergence",
     NEAREST: "a token's score is paid for {to}, not for {source}",
     OTHER: "the gradient is another one: no coefficient makes the two equal",
@@ -78,6 +83,11 @@ def translate(text: str, to: str, scale: Scale | None = None) -> dict[str, Any]:
     if not source.combination:
         why = source.note or "klbench has no combination for it"
         raise ConfigError(f"translate: {source.trainer}: this setting has no translation: {why}")
+    if not 0.0 <= source.coefficient <= MOST:
+        raise ConfigError(
+            f"translate: {source.trainer}: coefficient {source.coefficient:g}: expected a number"
+            f" from 0 to {MOST:g}"
+        )
     found = _nearest(source, trainer, version)
     target = found.meaning
     options = switches(found) | dict(found.options)
@@ -227,6 +237,11 @@ def _place(meaning: Meaning) -> str:
     return "in the reward" if meaning.normalisation == RETURNS else "in the loss"
 
 
+def _cut(meaning: Meaning) -> bool:
+    """Return whether a clamp ends the gradient, and not only the value."""
+    return bool(meaning.clamp) and gradients.get(meaning.combination).placement == "loss"
+
+
 def _scope(found: Gradient) -> str:
     if found.scope == OWN:
         return "its own KL alone"
@@ -264,10 +279,15 @@ def _changes(source: Meaning, found: Candidate) -> Iterator[str]:
         way = "divide" if source.normalisation == RETURNS else "multiply"
         yield (
             f"the penalty is {_place(target)}: where advantages are divided by their spread, {way}"
-            " the coefficient by that spread"
+            " the coefficient by that spread, and by G/(G - 1) where they are less the mean of"
+            " their own group of G"
         )
     if target.clamp and target.clamp != source.clamp:
         yield f"clamp: {target.clamp}"
+    if _cut(target) and not _cut(source):
+        yield "beyond its clamp no token is pulled back: far from the reference the KL ends higher"
+    if _cut(source) and not _cut(target):
+        yield "without the clamp all tokens are pulled back: far away the KL ends lower"
     if theirs.correction not in ("none", mine.correction):
         yield f"weight: {theirs.correction}"
     if theirs.baseline not in ("none", mine.baseline):

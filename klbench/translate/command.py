@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from klbench import inputs
 from klbench.inputs import VerbParser
-from klbench.translate.answer import Scale, translate
+from klbench.translate.answer import MOST, Scale, translate
 from klbench.types import ConfigError
 
 DONE, REFUSED = 0, 2
@@ -45,9 +44,9 @@ def _positive(flag: str, text: str | None, *, whole: bool = False) -> float | No
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0.0 < value < math.inf or (whole and not value.is_integer()):
+    if not 0.0 < value <= MOST or (whole and not value.is_integer()):
         kind = "a whole number" if whole else "a number"
-        raise ConfigError(f"translate: {flag} {text}: expected {kind} above 0")
+        raise ConfigError(f"translate: {flag} {text}: expected {kind} above 0, {MOST:g} at most")
     return value
 
 
@@ -62,21 +61,15 @@ def main(arguments: Sequence[str]) -> int:
         scale = Scale(
             None if length is None else int(length), _positive("--kl-token", given.kl_token)
         )
+        file = None if given.json is None else inputs.new_json(given.json)
         found = translate(given.setting, given.to, scale)
-        if given.json is not None:
-            _write(given.json, found)
+        if file is not None:
+            inputs.write_json(file, found)
         print("\n".join(lines(found)))
         return DONE
     except ConfigError as error:
         print("klbench:", *str(error).splitlines(), file=sys.stderr)
         return REFUSED
-
-
-def _write(file: str, found: dict[str, Any]) -> None:
-    try:
-        Path(file).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    except OSError as error:
-        raise ConfigError(f"translate: --json {file}: {error.strerror or error}") from None
 
 
 def lines(found: dict[str, Any]) -> list[str]:

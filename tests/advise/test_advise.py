@@ -33,7 +33,7 @@ def regrets(seed: int) -> Iterator[tuple[float, float]]:
     lag = lag if seed % 3 else 0.0
     powers = [stream.choice(np.arange(1, 13), 2, replace=False) for _ in range(10)]
     lengths = sorted({int(2**a + 2**b) for a, b in powers})
-    measured = errors([*policies(kl, lag)], lengths)
+    measured = errors([*policies(kl, lag, seed=seed + 1)], lengths)  # none that the table was of
     for k in range(20):
         place, batch = k % len(lengths), int(np.exp(stream.uniform(0.0, np.log(1e4))))
         found = advise(Setting(lengths[place], batch, kl, lag, logits=bool(k % 2)))

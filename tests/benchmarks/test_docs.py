@@ -1,5 +1,7 @@
 """The pages of docs/ that are made from data are those that the data make."""
 
+import re
+
 import documents
 import pytest
 
@@ -44,3 +46,29 @@ def test_the_footguns_have_the_numbers_of_the_findings() -> None:
     text = documents.FOOTGUNS.read_text(encoding="utf-8")
     assert text == documents.footguns(), "make tables writes it again"
     assert "k3_loss` is 11 % and 57 % off" in text
+
+
+def test_the_numbers_that_the_guides_repeat_are_those_of_the_findings() -> None:
+    """A number that is typed into a guide, beside the one that it repeats."""
+    guides = documents.ROOT / "docs"
+    training, estimators = (
+        " ".join((guides / f"{name}.md").read_text(encoding="utf-8").split())
+        for name in ("training", "estimators")
+    )
+    reached = {
+        row["pairs"]: row for row in documents.published("dpo", "dpo_final") if row["arm"] == "dpo"
+    }
+    start = documents.published("dpo", "dpo_optima")[0]["start"]
+    few, many = reached[256], reached[16384]
+    for sentence in (
+        f"the reference being at {start:.1f}: with 256 pairs",
+        f"standard DPO ends at {few['last']:.1f}, further off than it began",
+        f"had been at {few['best']:.2f}; with 16,384 it ends at {many['last']:.2f}.",
+    ):
+        assert sentence in training
+    final = {row["combination"]: row for row in documents.published("ppo", "final")}["k1_reward"]
+    left = final["regret"] / final["start_regret"]
+    assert f"`k1_reward` leaves {100 * left:.0f} % of the regret before training" in training
+    found = (documents.PUBLISHED / "README.md").read_text(encoding="utf-8")
+    assert (fewer := re.search(r"[\d.]+ to [\d.]+ times fewer completions", estimators))
+    assert fewer[0] in found

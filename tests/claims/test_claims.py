@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from klbench import claims
-from klbench.claims import Finding, alignment, distillation, gradients, values
+from klbench.claims import Finding, alignment, distillation, gradients, sampling, values
 from klbench.claims._base import close, error, show, verdict
 from klbench.claims._finite import finite, random_pairs
 from klbench.report.formulas import formula
@@ -37,6 +37,7 @@ VERDICTS = {
         f"{ONLY}the policy itself samples and the log-ratio is that of the whole sequence"
     ),
     "token_ratio_unbiased": f"{ONLY}each sequence is one token",
+    "mask_on_policy_alone": "fails",
     "k3_reward_gradient": WHOLE,
     "group_mean_shrinks": "holds",
     "shifted_gaussians_suffice": "fails",
@@ -54,6 +55,7 @@ VERDICTS = {
     "topk_mass_collapse": f"{ONLY}nothing stands for the tokens that are left out",
     "topk_advantage_nothing": "holds",
     "topk_is_a_kl": "fails",
+    "temperature_keeps_kl": f"{ONLY}each sample is weighted with q/q_T",
 }
 
 
@@ -117,6 +119,11 @@ WRONG = {
         {"tail": lambda q, p: q * float(np.log(q / p))},
         "holds",
     ),
+    "weights of the sampler": (
+        sampling.temperature_keeps_kl,
+        {"weight": lambda q, sampler: q / sampler},
+        "holds",
+    ),
     "a ratio upside down": (values.ratio_mean_one, {"ratio": lambda x: np.exp(-x)}, "fails"),
     "a biased k1": (values.k1_unbiased_noisy, {"terms": lambda x: -1.001 * x}, "fails"),
     "k1 in the place of k2": (values.k2_less_variance, {"name": "k1"}, "fails"),
@@ -162,6 +169,7 @@ WRONG = {
         {"weight": lambda x: torch.ones_like(x.log_q)},
         "fails",
     ),
+    "a mask on both terms": (gradients.mask_on_policy_alone, {"name": "mask_on_both"}, "holds"),
     "k1 in the place of k3": (gradients.k3_reward_gradient, {"terms": lambda x: -x}, "fails"),
     "a mean of the others": (
         gradients.group_mean_shrinks,

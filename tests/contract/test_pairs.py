@@ -150,7 +150,7 @@ def test_what_a_pair_cannot_do_with_completions_it_skips(kind, i) -> None:
         assert isinstance(pair.rescored(drawn, "bfloat16"), Skip) == (
             not pair.capabilities.rescored
         )
-        assert isinstance(pair.truncated(drawn, 2), Skip) == (not pair.capabilities.truncated)
+        assert isinstance(pair.truncated(drawn, (2,)), Skip) == (not pair.capabilities.truncated)
     assert pair.decode(np.arange(3)) == ["", "", ""]
     assert pair.on_policy() is None  # the truth is exact, whoever samples
     assert pair.placed("cuda") is pair

@@ -74,6 +74,26 @@ def test_swapped_columns_without_a_sampler_are_found_by_a_negative_kl():
     assert found.reference["kl_token"] < 0.0
 
 
+def test_rewards_tell_an_unmerged_adapter_from_swapped_columns():
+    q, p = tables(4, 0.5)
+    unmerged, right = frame(4, distance=0.5, sampler=p, policy=q), frame(4, distance=0.5)
+    noise = np.random.default_rng(4).normal(size=200)
+    for recorded, names, cause in (
+        (unmerged, {}, "adapter_not_merged"),
+        (right, {"logprobs": "ref_logprobs", "ref_logprobs": "logprobs"}, "columns_swapped"),
+    ):
+        gain = [
+            np.sum(np.subtract(a, b))
+            for a, b in zip(recorded["logprobs"], recorded["ref_logprobs"], strict=True)
+        ]
+        found = doctor(recorded.rename(columns=names).assign(reward=gain + noise))
+        assert (found.cause[0].name, found.cause[0].score) == (cause, 0.95)
+        assert "of more reward" in found.cause[0].evidence
+        blind = doctor(recorded.rename(columns=names))
+        assert blind.cause[0].score < 0.95
+        assert {"adapter_not_merged", "columns_swapped"} <= {each.name for each in blind.cause}
+
+
 def changed(name, function):
     recorded = frame(distance=0.5)
     return recorded.assign(**{name: [function(np.array(row)).tolist() for row in recorded[name]]})

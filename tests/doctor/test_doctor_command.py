@@ -50,11 +50,17 @@ def test_no_alarm_is_0_and_an_alarm_1(files, capsys):
     assert "ALARM" in out
 
 
-def test_each_number_has_an_interval_or_says_that_it_has_none(files, capsys):
-    _, out, _ = run(capsys, files / "right.jsonl")
-    for line in out.splitlines():
-        if line.startswith(("  KL(", "  effective size", "  mean r")):
-            assert " to " in line or "no interval" in line, line
+@pytest.mark.parametrize("name", ["right.jsonl", "wrong.jsonl"])
+def test_each_number_has_an_interval_or_a_star_and_why_is_said_once(files, capsys, name):
+    _, out, _ = run(capsys, files / name)
+    numbers = [
+        line
+        for line in out.splitlines()
+        if line.startswith(("  KL(", "  effective size", "  mean r"))
+    ]
+    bare = [line for line in numbers if " to " not in line]
+    assert all(" *" in line for line in bare), bare
+    assert out.count("no interval") == (len(bare) > 0)
 
 
 @pytest.mark.parametrize(

@@ -876,7 +876,7 @@ def test_a_process_of_its_own_says_the_same_at_once(place, contents) -> None:
     before = contents(place)
     program = (
         "import sys; from klbench.engine.cli import command_line; code ="
-        " command_line(sys.argv[1:]);heavy = {'torch', 'scipy', 'matplotlib', 'seaborn', 'joblib'}"
+        " command_line(sys.argv[1:]);heavy = {'torch', 'scipy', 'matplotlib', 'joblib'}"
         " & set(sys.modules);sys.exit(f'loaded {heavy}' if heavy else code)"
     )
     arguments = [*GAUSSIAN, "pair.q.std=-1"]

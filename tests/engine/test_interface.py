@@ -524,7 +524,6 @@ def test_help_loads_nothing_heavy(tmp_path) -> None:
         "hydra",
         "omegaconf",
         "matplotlib",
-        "seaborn",
         "scipy",
         "joblib",
         "pyarrow",

@@ -4,6 +4,8 @@ import pandas as pd
 import pytest
 from threadpoolctl import threadpool_limits
 
+from klbench import context
+
 pytestmark = pytest.mark.usefixtures("workers_at_once")
 
 NORMAL = "{kind: gaussian, p: {mean: 0.5}}"
@@ -73,12 +75,18 @@ def test_whatever_the_number_of_threads(tables) -> None:
         assert_same(tables(*run), one)
 
 
-def test_on_a_cluster(tables) -> None:
-    pytest.importorskip("distributed")
+@pytest.mark.parametrize(("cluster", "package"), [("dask", "distributed"), ("ray", "ray")])
+def test_on_a_cluster_that_is_joined_once(tables, monkeypatch, cluster: str, package: str) -> None:
+    pytest.importorskip(package)
+    joined = []
+    join = context._connect
+    monkeypatch.setattr(context, "_connect", lambda *of: joined.append(of[0].kind) or join(*of))
     alone = tables([NORMAL, COIN], "k1,k_fitted", "samples=5003", "workers=1")
     assert_same(
-        tables([NORMAL, COIN], "k1,k_fitted", "samples=5003", "workers=2", "cluster=dask"), alone
+        tables([NORMAL, COIN], "k1,k_fitted", "samples=5003", "workers=2", f"cluster={cluster}"),
+        alone,
     )
+    assert joined == [cluster]
 
 
 def test_another_estimator_changes_no_other_row(tables) -> None:

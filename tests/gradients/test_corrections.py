@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from klbench.gradients import corrections
+from klbench.gradients import corrections, normalised
 from klbench.gradients.kinds import KINDS
 from klbench.types import ConfigError
 
@@ -43,6 +43,7 @@ def gate(kind, m, q, bounds, advantage):
         "k3": lambda m, q: q / m - 1 - math.log(q / m),
         "kl": binary_kl,
         "tv": change,
+        "vaco": lambda m, q: abs(q / m - 1),
     }.get(what)
     ratio = [b / a for a, b in zip(m, q, strict=True)]
     n = len(ratio)
@@ -50,7 +51,9 @@ def gate(kind, m, q, bounds, advantage):
         return within(1 / math.prod(ratio), *bounds)
     if kind == "seq_mean_k1":
         return within(math.prod(ratio) ** (-1 / n), *bounds)
-    if kind == "geometric_mask":
+    if kind == "every_ratio":
+        return all(within(each, *bounds) for each in ratio)
+    if kind in ("geometric_mask", "masked_geometric_ratio"):
         return within(math.prod(ratio) ** (1 / n), *bounds)
     if kind == "opsm":
         return advantage >= 0 or -sum(map(math.log, ratio)) / n <= bounds[0]
@@ -72,8 +75,19 @@ def by_hand(kind, bounds, sequence, i, t):
         return math.prod(ratio[: (t // int(bounds[0]) + 1) * int(bounds[0])])
     if kind == "truncated_decision_ratio":
         return min(math.prod(ratio[: t + 1]), bounds[0])
-    if kind == "geometric_ratio":
-        return math.exp(sum(map(math.log, ratio)) / len(ratio))
+    if kind.endswith("geometric_ratio"):
+        mean = math.prod(ratio) ** (1 / len(ratio))
+        if kind.startswith("clipped"):
+            return min(max(mean, bounds[0]), bounds[1])
+        return mean if not bounds or within(mean, *bounds) else 0.0
+    if kind == "faded_ratio":
+        sigmoid = 1 / (1 + math.exp(-bounds[int(ADVANTAGE[i, t] <= 0)] * (own - 1)))
+        return own * 4 * sigmoid * (1 - sigmoid)
+    if kind == "fall":
+        return own if m[t] - q[t] <= bounds[0] else 0.0
+    if kind == "vaco":
+        away = ADVANTAGE[i, t] * (q[t] - m[t]) > 0
+        return float(not away or gate("mean_vaco", m, q, bounds, None))
     if kind == "truncated_ratio":
         return min(kept, bounds[0])
     if kind == "clipped_ratio":
@@ -134,7 +148,14 @@ def test_weights_are_those_of_loops_over_tokens(kind, sequence):
     ("kind", "bound"),
     [
         (kind, bound)
-        for kind in ("masked_ratio", "geometric_mask", "token_k1", "seq_mean_k1")
+        for kind in (
+            "masked_ratio",
+            "geometric_mask",
+            "masked_geometric_ratio",
+            "every_ratio",
+            "token_k1",
+            "seq_mean_k1",
+        )
         for bound in (0.5, 0.1, 3.0, 5.0)
     ],
 )
@@ -209,3 +230,17 @@ def test_bounds_may_have_exponents():
 def test_what_a_factor_takes_besides_is_asked_for(kind):
     with pytest.raises(ValueError, match="takes the"):
         corrections.factors(kind)[0].weight(Q - MU, MASK)
+
+
+@pytest.mark.parametrize("group", [1, 2, 8])
+def test_weights_that_are_all_one_need_no_integral(group: int) -> None:
+    # Twice the weights take the long way, and give half the gradient.
+    stream = torch.Generator().manual_seed(0)
+    vectors = torch.randn(30, 5, generator=stream, dtype=torch.float64)
+    probability = torch.rand(30, generator=stream, dtype=torch.float64).softmax(0)
+    numbers = torch.randint(1, 5, (30,), generator=stream).double()
+    rest = (numbers, (vectors**2).sum(1), lambda factor: factor @ vectors)
+    mean, variance = normalised.moments(normalised.Samples(probability, numbers, *rest), group)
+    half, quarter = normalised.moments(normalised.Samples(probability, 2.0 * numbers, *rest), group)
+    torch.testing.assert_close(mean, 2.0 * half, rtol=1e-9, atol=0.0)
+    assert variance == pytest.approx(4.0 * quarter, rel=1e-9)

@@ -12,6 +12,7 @@ from test_gradients import every_sequence, one_by_one, sequence
 from klbench import gradients, pairs, streams, trainers
 from klbench.gradients import closed, exact, sampled
 from klbench.gradients.kinds import KINDS
+from klbench.gradients.objective import OBJECTIVES, Objective, bias_at_optimum
 from klbench.gradients.surrogate import surrogate
 from klbench.gradients.truncation import truncation
 from klbench.types import ConfigError, Rollouts
@@ -36,7 +37,7 @@ def spelled(kind):
     bounds = (
         ":" + "-".join(("0.8", "1.1")[-len(KINDS[kind].bounds) :]) if KINDS[kind].bounds else ""
     )
-    if kind in ("binary_kl", "tv", "dppo_kl", "dppo_tv", "opsm") or kind.endswith(
+    if kind in ("binary_kl", "tv", "fall", "dppo_kl", "dppo_tv", "vaco", "opsm") or kind.endswith(
         ("k2", "k3", "tv", "_kl")
     ):
         bounds = ":0.02"
@@ -206,6 +207,43 @@ def test_trls_penalty_beside_an_engine_of_its_own():
     assert float((old.mean - mu.mean).norm()) > 1e-3
 
 
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_whole_objectives_at_their_optimum_by_backward_passes(name):
+    """TRL 1.16's loss written out, with the best policy's reward and the mean of the others.
+
+    ``exp(sum(old - sampler))`` up to 3 multiplies the policy's term, and the penalty where it is on
+    both.
+    """
+    task = sequence(model="table", prompts=1, lag=0.2, mismatch=0.3).gradient_task()
+    samples, p = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    reward = (rollouts.log_q - rollouts.log_p).sum(-1).detach()
+    whole = (rollouts.log_old - rollouts.log_mu).sum(-1).exp()
+    mask = torch.where(whole <= 3.0, whole, 0.0)
+    assert 0 < int((mask == 0.0).sum()) < len(mask)
+    on_policy = torch.ones_like(mask) if name == "no_mask" else mask
+    on_penalty = mask if name == "mask_on_both" else torch.ones_like(mask)
+    coefficient = torch.exp(rollouts.log_q - rollouts.log_old) * rollouts.mask
+    x = rollouts.log_p - rollouts.log_q
+    advantage = reward - p @ reward
+    loss = -on_policy * advantage * coefficient.sum(-1)
+    loss = loss + on_penalty * ((x.exp() - x - 1.0) * coefficient).sum(-1)
+    (expected,) = torch.autograd.grad(p @ loss, theta)
+    found = bias_at_optimum(OBJECTIVES[name], task)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_at_the_optimum_the_same_weight_on_both_terms_cancels_whatever_it_is():
+    """K1 in the reward with the policy's own weight: 0, however wrong the weight."""
+    task = sequence(model="gru", lag=0.2, mismatch=0.1).gradient_task()
+    for weight in ("none", "sequence_ratio", "masked_ratio:0.8-1.2@old:mu", "sequence_mask:1.1"):
+        both = f"k1/reward/token/{weight}"
+        assert float(bias_at_optimum(Objective(both, both, ""), task).norm()) < 1e-14
+    right = Objective("k1_reward_sequence_ratio", "full_with_score_decision_ratio", "")
+    assert float(bias_at_optimum(right, task).norm()) < 1e-12
+
+
 def test_normalised_samples_agree_with_enumeration():
     task = sequence(model="table", prompts=1, lag=0.3, mismatch=0.1).gradient_task()
     names = (
@@ -300,6 +338,39 @@ def test_on_policy_every_weight_with_1_inside_its_bounds_is_1():
         found = exact.moments(gradients.get(f"k1/reward_to_go/token/{kind}"), task)
         torch.testing.assert_close(found.mean, plain.mean, rtol=1e-12, atol=1e-14)
         assert math.isclose(found.variance, plain.variance, rel_tol=1e-12)
+
+
+def test_every_correction_has_a_name_and_a_claim():
+    """What is claimed is held against enumeration by the tests of claims, whoever samples."""
+    claimed = {
+        factor.kind
+        for name in gradients.names()
+        for factor in gradients.get(name).factors
+        if gradients.get(name).claim
+    }
+    assert claimed == set(KINDS)
+
+
+def test_rejections_come_after_weights_are_divided_by_their_mean():
+    """Verl's order, by all groups of two of one table policy."""
+    task = sequence(model="table", horizon=2, prompts=1, lag=0.3).gradient_task()
+    samples, p = every_sequence(task, 0)
+    theta = task.theta().requires_grad_()
+    rollouts = task.rollouts(theta, samples)
+    apart = (rollouts.log_q - rollouts.log_mu).detach()
+    weight, length = apart.exp().clamp(max=1.2), rollouts.mask.sum(-1)
+    kept = ((apart.sum(-1) / length).abs() <= math.log(1.2)).to(p.dtype)
+    assert 0 < int(kept.sum()) < len(kept)
+    to_go = (rollouts.log_q - rollouts.log_p).detach().flip(-1).cumsum(-1).flip(-1)
+    each = of_each((kept[:, None] * weight * to_go * rollouts.log_q * rollouts.mask).sum(-1), theta)
+    total = (weight * rollouts.mask).sum(-1)
+    pair = (length[:, None] + length) / (total[:, None] + total)
+    mean = 0.5 * torch.einsum("i,j,ij,ijk->k", p, p, pair, each[:, None] + each)
+    spec = f"k1/reward_to_go/token/truncated_ratio:1.2*seq_mean_k1:{1 / 1.2}-1.2:normalised"
+    found = exact.moments(gradients.get(spec), task, 2)
+    torch.testing.assert_close(found.mean, mean, rtol=1e-9, atol=1e-12)
+    square = torch.einsum("i,j,ij,ijk->", p, p, pair**2, (each[:, None] + each) ** 2) / 4.0
+    assert found.variance == pytest.approx(2.0 * float(square - mean @ mean), rel=1e-8)
 
 
 def test_the_mean_over_the_tokens_of_a_batch_is_that_of_tinker():

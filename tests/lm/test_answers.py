@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -132,7 +133,20 @@ def test_json_and_csv(tmp_path, form, name) -> None:
     assert found.bad[0] == Answer(prompt, rejected, False)
 
 
-@pytest.mark.parametrize("label", [(True, False), ("true", "False"), (1, 0)])
+def test_messages_in_a_csv_as_pandas_writes_them(tmp_path) -> None:
+    row = {"chosen": [ASK, GOOD], "rejected": [ASK, BAD]}
+    path = tmp_path / "a.csv"
+    pd.DataFrame([row]).to_csv(path)
+    assert answers.load(str(path)).bad == [Answer((ASK,), (BAD,), False)]
+    arrays = pd.DataFrame([{key: np.array(each, dtype=object) for key, each in row.items()}])
+    arrays.to_csv(path)  # as a column of Parquet is read
+    with pytest.raises(ConfigError, match="row 1: messages in a cell must be JSON"):
+        answers.load(str(path))
+    pd.DataFrame([{"prompt": "x", "chosen": "[{1}]", "rejected": "[{2}]"}]).to_csv(path)
+    assert answers.load(str(path)).good == [Answer("x", "[{1}]", True)]
+
+
+@pytest.mark.parametrize("label", [(True, False), ("true", "False"), (1, 0), (1.0, 0.0)])
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.json"])
 def test_one_sided_labels(tmp_path, name, label) -> None:
     good, bad = label

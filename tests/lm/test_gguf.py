@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from klbench.engine import app
 from klbench.lm import cache, loading, names
 from klbench.lm import gguf as ours
+from klbench.lm.packaged import TRAINED_SMOLLM2
 from klbench.lm.quiet import quiet
 from klbench.types import ConfigError, Notice
 
@@ -156,6 +157,11 @@ def test_smollm2_that_is_not_installed_is_said(monkeypatch) -> None:
     monkeypatch.setattr(names, "PACKAGED", "no_such_package")
     with pytest.raises(ConfigError, match=r"smollm2: needs the package no-such-package.*smollm"):
         names.check("smollm2")
+    for each in TRAINED_SMOLLM2:
+        with pytest.raises(ConfigError, match="needs the package no-such-package"):
+            names.check(each)
+    with pytest.raises(ConfigError, match="'smollm2:grpo': neither a folder"):
+        names.check("smollm2:grpo")
 
 
 def test_a_template_cannot_do_anything_but_write(tmp_path) -> None:

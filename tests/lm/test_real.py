@@ -79,7 +79,7 @@ def test_eight_bits_change_what_is_scored_and_little_of_it() -> None:
         scored = own.rescored(done, dtype)
         moved = (scored.log_q - done.log_q)[done.mask]
         assert 1e-4 < float(np.abs(moved).mean()) < 0.3, dtype
-    left = own.truncated(done, 64).kl_qp
+    left = own.truncated(done, (64,))[0].kl_qp
     assert float(np.abs(left).max()) < 1e-6
 
 

@@ -139,8 +139,20 @@ def test_the_truncated_divergence_by_its_definition() -> None:
         torch.tensor([row], dtype=torch.float64)
         for row in ([0.5, 0.3, 0.15, 0.05], [0.2, 0.4, 0.3, 0.1])
     )
-    expected = 0.5 * np.log(0.5 / 0.2) + 0.3 * np.log(0.3 / 0.4) + 0.2 * np.log(0.2 / 0.4)
-    assert truncated_kl(q.log(), p.log(), 2).item() == pytest.approx(expected, rel=1e-14)
+    two = 0.5 * np.log(0.5 / 0.2) + 0.3 * np.log(0.3 / 0.4) + 0.2 * np.log(0.2 / 0.4)
+    one = 0.5 * np.log(0.5 / 0.2) + 0.5 * np.log(0.5 / 0.8)
+    exact = float((q * (q / p).log()).sum())
+    found = truncated_kl(q.log() + 3.0, p.log() - 5.0, (2, 1, 3, 4, 99))
+    assert [found[k].item() for k in (1, 2, 3, 4, 99)] == pytest.approx(
+        [one, two, exact, exact, exact], rel=1e-13
+    )
+    masked = torch.tensor([[-torch.inf]], dtype=torch.float64)
+    wider = truncated_kl(
+        torch.cat([q.log(), masked], -1), torch.cat([p.log(), masked], -1), (1, 2, 4, 5)
+    )
+    assert [wider[k].item() for k in (1, 2, 4, 5)] == pytest.approx(
+        [one, two, exact, exact], rel=1e-13
+    )
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

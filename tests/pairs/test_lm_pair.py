@@ -56,8 +56,14 @@ def test_what_is_sampled_and_scored_at_one_temperature_is_on_policy() -> None:
     np.testing.assert_array_equal(found.token, plain.token)
     np.testing.assert_allclose(found.log_q, plain.log_mu, atol=1e-5)
     assert found.kl_qp.sum() > plain.kl_qp.sum()
-    own = pair(temperature=0.9, scored_temperature=0.6).on_policy()
+    mixed = pair(temperature=0.9, scored_temperature=0.6)
+    sampled, title = mixed.completions(0, 0, 20), mixed.title
+    own = mixed.on_policy()
     assert (own.temperature, own.scored_temperature) == (0.6, 0.6)
+    # What was made at the sampler's temperature is not taken for the policy's own.
+    assert own.title != title
+    np.testing.assert_array_equal(own.completions(0, 0, 20).token, found.token)
+    assert not np.array_equal(sampled.token, found.token)
 
 
 def test_completions_are_what_they_say() -> None:
@@ -184,7 +190,7 @@ def test_rescored_in_its_own_dtype_is_the_same_and_in_half_precision_it_drifts()
 
 def test_truncated_divergences_and_their_error() -> None:
     found = pair().completions(0, 0, 10)
-    few, many = (pair().truncated(found, k) for k in (5, 100))
+    few, many = pair().truncated(found, (5, 100))
     for each in (few, many):
         np.testing.assert_allclose(each.kl_qp + each.error, found.kl_qp, atol=1e-9)
         assert (each.error >= -2e-6).all()

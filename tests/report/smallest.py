@@ -65,6 +65,11 @@ RUNS = {
         f"pairs=[{SEQUENCE.format(', behind: random')}] combinations=[k1_loss,k3_loss,k1_reward]"
     ),
     "tails": "samples=2000 batches=[1,16]",
+    "temperature": (
+        f"pairs=[{SEQUENCE.format('')},{{kind:lm,prompt_count:4,max_new_tokens:4}}]"
+        " temperatures=[0.6,1] samples=4"
+    ),
     "throughput": "samples=1000 repeats=3 seconds=0.001",
+    "trainers": "audits=[AUDITED] chains=1",
     "value": "pair=gaussian pair.p.mean=0.5 samples=2000 batches=[1,16]",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from audited import audited
 from smallest import RUNS
 
 import klbench
@@ -53,6 +54,7 @@ def run(request, tmp_path_factory):
         patch.setenv("KLBENCH_EMBEDDED", "tiny")
         patch.setenv("HF_HUB_OFFLINE", "1")
         line = RUNS[request.param].replace("ROLLOUTS", str(folder / "rollouts.jsonl"))
+        line = line.replace("AUDITED", str(audited(folder / "audited")))
         yield klbench.run(request.param, *words(line), f"out={folder / 'run'}")
 
 

@@ -267,6 +267,15 @@ def test_batches_and_lags_are_in_tables() -> None:
     assert cells(table(blocks, "Bias or noise?"), "k2_loss")[-1] == "never"
 
 
+def test_weights_are_in_a_table_where_they_are_known() -> None:
+    weighted = stale()
+    weighted["staleness"] = weighted["staleness"].assign(
+        correction="masked_ratio:0.5-5", weight_mean=0.9, weight_ess=0.8, weight_kept=0.95
+    )
+    blocks = unfolded(staleness_section.build(staleness_tables.complete(weighted)))
+    assert cells(table(blocks, "Weights at"), "k1_reward")[1:] == ["0.9", "80 %", "95 %"]
+
+
 def test_a_pair_without_a_lag_is_no_line(make_run: MakeRun) -> None:
     page = render(make_run(content=stale((0.0,)), study="staleness")).read_text(encoding="utf-8")
     assert page.count("<figure") == 1
@@ -277,7 +286,20 @@ def test_several_lagging_pairs(make_run: MakeRun) -> None:
     page = render(make_run(content=both, study="staleness")).read_text(encoding="utf-8")
     assert page.count("<h4>GRU, KL 0.05</h4>") == page.count("<h4>GRU, KL 2</h4>") == 4
     figures = re.findall(r'id="(figure-[^"]+)"', page)
-    assert len(set(figures)) == len(figures) == 6
+    assert len(set(figures)) == len(figures) == 7
+
+
+def test_bias_against_noise_names_what_errs_least_and_draws_the_others() -> None:
+    worse = stale()
+    at = worse["staleness"]["combination"] == "k1_reward"
+    worse["staleness"].loc[at, "placement"] = "full"
+    for tables, more in ((stale(), []), (worse, ["others, which err more in every batch"])):
+        blocks = unfolded(staleness_section.build(staleness_tables.complete(tables)))
+        (drawn,) = [each for each in blocks if getattr(each, "title", "") == "Bias against noise"]
+        best = {"k2_loss", "full_with_score"} | (set() if more else {"k1_reward"})
+        assert {each.label for each in drawn.legend} == best | set(more)
+        assert len(drawn.panels) == 2
+        assert f"{(more or ['k1_reward'])[0]} 20" in drawn.panels[-1].alt
 
 
 def test_the_two_lambdas_are_compared() -> None:

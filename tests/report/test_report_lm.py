@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,10 @@ class Model(SequencePair):
         off = np.where(completions.mask, 0.02 * np.sign(completions.log_q + 1.0), 0.0)
         return Completions(**{**vars(completions), "log_q": completions.log_q - off})
 
-    def truncated(self, completions: Completions, k: int) -> Truncated:
-        assert completions.kl_qp is not None
-        return Truncated(k, completions.kl_qp * k / (1.0 + k), completions.kl_qp / (1.0 + k))
+    def truncated(self, completions: Completions, ks: Sequence[int]) -> list[Truncated]:
+        kl = completions.kl_qp
+        assert kl is not None
+        return [Truncated(k, kl * k / (1.0 + k), kl / (1.0 + k)) for k in ks]
 
     @property
     def chosen_kernel(self) -> str:

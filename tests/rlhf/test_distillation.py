@@ -6,6 +6,7 @@ Values against mpmath, gradients and noise against a list of all sequences.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import mpmath
 import pytest
@@ -15,8 +16,9 @@ from torch import Tensor
 from klbench import gradients, pairs
 from klbench.gradients.exact import moments
 from klbench.policies.tree import Tree
+from klbench.rlhf import topk
 from klbench.rlhf.distillation import pieces, support
-from klbench.rlhf.objectives import TRUNCATED, get
+from klbench.rlhf.objectives import get, names
 from klbench.rlhf.testbed.distilled import Moments, States
 from klbench.types import ConfigError, GradientTask
 
@@ -126,7 +128,7 @@ def _exactly(name: str, q: list[float], p: list[float], kept: list[bool]) -> mpm
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"{kind}{way}" for kind in TRUNCATED for way in ("", ":kl_pq")),
+        *(f"{kind}{way}" for kind in topk.names() for way in ("", ":kl_pq")),
         *("full", "full:kl_pq", "jsd:0.3", "skew:0.2", "skew:0.2:kl_pq"),
     ],
 )
@@ -258,7 +260,7 @@ def test_rewards_are_right_where_they_are_differentiated_too(name: str) -> None:
 
 def test_a_whole_vocabulary_leaves_no_choice() -> None:
     states = _pair(1)
-    for kind in TRUNCATED:
+    for kind in topk.names():
         for way in ("", ":kl_pq"):
             assert off(states, kind + way, k=16) < 1e-12
             assert off(states, kind + way, k=15) < 1e-12 or kind != "topk_tail_bucket"
@@ -293,3 +295,25 @@ def test_bytes() -> None:
     assert get("topk_raw").bytes_per_token(8, 50_000) == 64
     assert get("topk_sampled_tail").bytes_per_token(8, 50_000) == 68
     assert get("k1_reward:0").bytes_per_token(1, 50_000) == 4
+
+
+HALF = """\"\"\"Half of the sum.\"\"\"
+
+from klbench.rlhf.topk import raw
+
+
+def divergence(log_a, log_b, kept):
+    \"\"\"Half of the sum over the support.\"\"\"
+    return 0.5 * raw.divergence(log_a, log_b, kept)
+"""
+
+
+def test_one_more_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half.py").write_text(HALF, encoding="utf-8")
+    monkeypatch.setattr(topk, "__path__", [*topk.__path__, str(tmp_path)])
+    assert "topk_half" in names()
+    states = one([0.6, 0.4], [0.9, 0.1])
+    for way in ("", ":kl_pq"):
+        half, whole = (measured(states, f"{kind}{way}") for kind in ("topk_half", "topk_raw"))
+        assert half.value == pytest.approx(0.5 * whole.value)
+        torch.testing.assert_close(half.gradient, 0.5 * whole.gradient)

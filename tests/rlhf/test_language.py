@@ -9,12 +9,14 @@ import pytest
 import torch
 from small_lm import END, PAD, V, judge, log_softmax, model
 
+from klbench import gradients
 from klbench.rlhf.language import sft
 from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.language.ppo_world import Language, Setting
 from klbench.rlhf.language.sft import Examples
-from klbench.rlhf.penalty import arm
+from klbench.rlhf.penalty import arm, in_loss
 from klbench.rlhf.ppo import Recipe, train
+from klbench.types import Rollouts
 
 BETA = 0.3
 
@@ -335,3 +337,38 @@ def test_a_policy_that_is_its_reference_has_a_ratio_of_one_to_the_bit(n) -> None
         assert torch.equal(rollouts.log_q.detach(), rollouts.log_p)
         assert float(rollouts.kl.detach().abs().max()) == 0.0
     assert not any(each.requires_grad for each in start.model.parameters())
+
+
+@pytest.mark.parametrize("name", [*gradients.names(), "full_loss", "k1_reward", "none"])
+def test_only_arms_that_are_exact_look_at_the_exact_divergence(name) -> None:
+    used, unseen = arm(name, BETA), torch.full((1, 1, 4, 3), torch.nan, dtype=torch.float64)
+    log_q = torch.linspace(-3.0, -0.5, 12, dtype=torch.float64).view(unseen.shape)
+    mask = torch.ones_like(unseen, dtype=torch.bool)
+    terms = in_loss([used], Rollouts(log_q, log_q.flip(-1), log_q - 0.1, unseen, mask))
+    looks = not bool(terms.direct.isfinite().all() and terms.weights.isfinite().all())
+    assert not looks or used.exact
+    if used.name == "full_loss":
+        assert looks
+
+
+@pytest.mark.parametrize("minibatches", [1, 2])
+def test_later_passes_train_alike_without_the_reference(minibatches, monkeypatch) -> None:
+    asked: list[int] = []
+    found = []
+    for exact in (True, False):
+        learner = world(((1, 2), (4, 1)), each=2, tokens=3)
+        learner.setting = dataclasses.replace(learner.setting, exact=exact)
+        inner = learner.reference.model.forward
+        monkeypatch.setattr(
+            learner.reference.model,
+            "forward",
+            lambda *a, inner=inner, **k: asked.append(1) or inner(*a, **k),
+        )
+        recipe = Recipe(updates=2, epochs=3, minibatches=minibatches, group=4)
+        list(train(learner, [arm("k2_loss", BETA)], recipe))
+        found.append((len(asked), flat(learner.named_parameters().values())))
+        asked.clear()
+    (often, one), (seldom, other) = found
+    assert seldom == 3  # once an update, and for the last report
+    assert often == 3 + 2 * (2 if minibatches == 1 else 6)
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)

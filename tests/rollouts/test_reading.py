@@ -191,6 +191,11 @@ def test_sums_are_tokens_and_pairs_take_turns(tmp_path) -> None:
 def test_a_row_a_token_needs_an_id_or_a_position() -> None:
     frame = pd.DataFrame({"logprob": [-1.0, -2.0, -3.0], "sampler_logprob": [-1.0, -2.0, -3.0]})
     assert read(frame).layout == "sums"
+    assert "--map rollout=" in read(frame).notes[-1]
+    for column in ({"token_id": [5, 6, 7]}, {"token": ["a", "b", "c"]}):
+        with pytest.raises(ConfigError, match="no column says which rollout it is of"):
+            read(frame.assign(**column))
+        assert read(frame.assign(**column, line=[0, 0, 1]), {"rollout": "line"}).layout == "tokens"
     for name, values in (("position", [0, 1, 0]), ("sample_id", ["a", "a", "b"])):
         reading = read(frame.assign(**{name: values}))
         assert reading.layout == "tokens"
@@ -236,6 +241,11 @@ ODD = [
         [ROW | {"tokens": [1, 2, 2.5]}],
         [3],
         "row 1: tokens at token 3 is 2.5, a token id is a whole number",
+    ),
+    (
+        [ROW, ROW | {"rollout_logprobs": [True, False, True]}],
+        [3, 3],
+        "row 2: rollout_logprobs must be a list of numbers, got [True, False, True]",
     ),
     (["{nope", ROW], [3], "line 1: not JSON"),
     ([ROW, [1]], [3], "line 2: expected a JSON object, got list"),
@@ -347,6 +357,14 @@ WRONG = [
     (
         [{"my_a": [-1.0, -2.0], "my_b": [-1.0, -2.5]}],
         "my_a, my_b may be some: --map policy=my_a,sampler=my_b",
+    ),
+    (
+        [{"logprobs": [True, False], "ref_logprobs": [-1.0, -2.0]}],
+        "row 1: logprobs must be a list of numbers, got [True, False]",
+    ),
+    (
+        [{"logprobs": True, "ref_logprobs": -1.0}],
+        "row 1: logprobs must be a list of numbers, got True",
     ),
     (
         [{"logprobs": ["a"], "ref_logprobs": [-1.0]}],

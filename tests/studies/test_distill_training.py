@@ -109,6 +109,7 @@ def test_language_models_come_nearer(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("full/teacher/2", "expected full, with or without @teacher"),
         ("topk_raw/other/2", "expected student or teacher and a number"),
         ("topk_raw/student/0", "expected student or teacher and a number"),
+        (f"topk_raw/student/{10**23}", "a number of tokens up to 1,000,000,000"),
         ("full@pupil", "unknown writer of prefixes"),
         ("k1_reward:0@teacher", "the teacher writes these"),
         ("full_with_score@teacher", "the teacher writes these"),

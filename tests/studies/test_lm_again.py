@@ -28,8 +28,9 @@ class Rescoring(SequencePair):
             }
         )
 
-    def truncated(self, completions, k):
-        return Truncated(k, completions.kl_qp * (1.0 - 1.0 / (1 + k)), completions.kl_qp / (1 + k))
+    def truncated(self, completions, ks):
+        kl = completions.kl_qp
+        return [Truncated(k, kl * (1.0 - 1.0 / (1 + k)), kl / (1 + k)) for k in ks]
 
     def decode(self, ids):
         return [f" {each}\n" for each in ids]
@@ -56,6 +57,15 @@ def test_no_more_are_made_or_scored_again_than_are_measured(monkeypatch) -> None
     assert set(found["dtype"]["completions"]) == set(found["truncation"]["completions"]) == {64}
     assert made == [64, 64]
     assert scored == [64]
+
+
+@pytest.mark.parametrize(
+    ("samples", "asked", "expected"),
+    [(64, None, 8), (4096, None, 256), (12, None, 2), (2, None, 2), (64, 500, 64), (64, 0, 0)],
+)
+def test_few_are_scored_again_unless_asked(samples, asked, expected) -> None:
+    pair = Rescoring(vocabulary=3, horizon=3)
+    assert LmOptions(pairs=(pair,), samples=samples, rescored=asked).again(pair) == expected
 
 
 def test_scoring_again() -> None:

@@ -24,13 +24,24 @@ class Descent:
         Learning rate, and the largest norm of a gradient (None: any).
     steps
         The rate falls to 0 along a line over so many steps; None: it stays.
+    fused
+        Whether a step is one pass over memory, which rounds otherwise.
     """
 
     def __init__(
-        self, parameters: Sequence[Tensor], rate: float, clip: float | None, steps: int | None
+        self,
+        parameters: Sequence[Tensor],
+        rate: float,
+        clip: float | None,
+        steps: int | None,
+        *,
+        fused: bool = False,
     ) -> None:
         self.parameters, self.rate, self.clip, self.steps = list(parameters), rate, clip, steps
-        self.adam = torch.optim.AdamW(self.parameters, lr=rate, weight_decay=0.0)
+        self.fused = fused
+        self.adam = torch.optim.AdamW(
+            self.parameters, lr=rate, weight_decay=0.0, fused=fused or None
+        )
         self.taken = 0
         self.cause: tuple[int, str] | None = None
         """The update at which it ended, and why."""
@@ -39,7 +50,7 @@ class Descent:
         """One step down a loss of one number."""
         if self.cause is not None:
             return
-        self.adam.zero_grad(set_to_none=False)
+        self.adam.zero_grad(set_to_none=self.fused)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [each.grad for each in self.parameters if each.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)

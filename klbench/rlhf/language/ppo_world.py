@@ -30,6 +30,8 @@ from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.ppo import PpoBatch
 from klbench.types import Rollouts
 
+FUSED_FROM = 5_000_000
+"""Parameters beyond which Adam's step is fused."""
 Judge = Callable[[Sequence[Sequence[int]], np.ndarray, np.ndarray], np.ndarray]
 """Prompts, and completions ``(n, T)`` with what counts of them, to rewards ``(n,)``."""
 
@@ -49,6 +51,8 @@ class Completed:
     log_mu
         The policy's own log-probabilities when it sampled, ``(n, T)``: from the pass that scores
         them first, as trainers do it, and not from the one that generates, whose rounding differs.
+    log_p
+        The reference's, from the same pass.
     """
 
     prompt: np.ndarray
@@ -56,6 +60,7 @@ class Completed:
     mask: np.ndarray
     reward: np.ndarray
     log_mu: Tensor | None = None
+    log_p: Tensor | None = None
 
     @property
     def batch(self) -> PpoBatch:
@@ -82,6 +87,9 @@ class Setting:
         are float32.
     batch
         Completions that are generated or, without a gradient, scored at once.
+    exact
+        Whether every pass over a batch needs the exact KL of each token. The first one has it in
+        any case; without, later ones leave the reference alone.
     """
 
     prompts_each: int
@@ -93,6 +101,7 @@ class Setting:
     critic: bool = False
     dtype: str = "float32"
     batch: int = 64
+    exact: bool = True
 
 
 @contextmanager
@@ -133,8 +142,13 @@ class Language:
         self.policy, self.reference = trainable(start), reference
         self.prompts, self.judge, self.setting, self.names = prompts, judge, setting, names
         self.critic = Scalar(start) if setting.critic else None
+        learned = list(self.named_parameters().values())
         self.descent = Descent(
-            list(self.named_parameters().values()), setting.rate, setting.clip, setting.steps
+            learned,
+            setting.rate,
+            setting.clip,
+            setting.steps,
+            fused=sum(each.numel() for each in learned) > FUSED_FROM,
         )
         self._fits = Batch(setting.batch)
         self.latest: tuple[Completed, Rollouts] | None = None
@@ -181,10 +195,15 @@ class Language:
         assert isinstance(done, Completed)
         whole = batch.rows is None
         rows = np.arange(len(done.prompt)) if batch.rows is None else batch.rows.numpy()
-        log_q, log_p, kl = self._in_batches(self._scored, done, rows, 3)
+        if not whole and not self.setting.exact:
+            assert done.log_p is not None
+            log_q, log_p = self._in_batches(self._own, done, rows, 1)[0], done.log_p[rows]
+            kl = torch.full_like(log_q, torch.nan)  # lest it be used unseen
+        else:
+            log_q, log_p, kl = self._in_batches(self._scored, done, rows, 3)
         if done.log_mu is None:
             assert whole, "a batch is scored as a whole first"
-            done.log_mu = log_q.detach()
+            done.log_mu, done.log_p = log_q.detach(), log_p.detach()
         mask = torch.from_numpy(done.mask[rows])
         found = Rollouts(
             *(each[None, None] for each in (log_q, log_p.detach(), done.log_mu[rows], kl, mask))
@@ -237,6 +256,14 @@ class Language:
             theirs = token_logits(self.reference, prompts, token, mask)
         found = token_divergences(ours, theirs, torch.from_numpy(token[mask]).to(ours.device))
         return [found.log_q, found.log_p, found.kl_qp]
+
+    def _own(
+        self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray
+    ) -> list[Tensor]:
+        """The policy's log-probabilities by the kernel of :meth:`_scored`, to the same bits."""
+        ours = token_logits(self.policy, prompts, token, mask)
+        chosen = torch.from_numpy(token[mask]).to(ours.device)
+        return [token_divergences(ours, ours.detach(), chosen).log_q]
 
     def _valued(
         self, prompts: list[Sequence[int]], token: np.ndarray, mask: np.ndarray

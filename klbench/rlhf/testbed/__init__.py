@@ -14,7 +14,7 @@ without sampling noise, :mod:`klbench.rlhf.testbed.fixed_points` where that must
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
@@ -216,17 +216,29 @@ class Testbed:
         bisection in ``log beta``.
         """
         low, high = torch.full_like(kl, -8.0), torch.full_like(kl, 8.0)
-        for _ in range(32):
-            middle = (low + high) / 2
-            found, _ = self._tilt_at(middle)
-            low, high = torch.where(found > kl, middle, low), torch.where(found > kl, high, middle)
-        return self._tilt_at((low + high) / 2)[1]
+        return self._tilt_at(
+            bisected(lambda log_beta: self._tilt_at(log_beta)[0] > kl, low, high, 32)
+        )[1]
 
     def _tilt_at(self, log_beta: Tensor) -> tuple[Tensor, Tensor]:
         """Divergence and reward of the optimum for ``log_beta``, ``(n, seeds)``."""
         log_q = (self.leaf_log_p + self.reward * (-log_beta).exp()[..., None, None]).log_softmax(-1)
         q = log_q.exp()
         return (q * (log_q - self.leaf_log_p)).sum(-1).mean(-1), (q * self.reward).sum(-1).mean(-1)
+
+
+def bisected(
+    holds: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, steps: int = 60
+) -> Tensor:
+    """Return where a condition stops to hold between ``low``, where it does, and ``high``.
+
+    By bisection, element by element.
+    """
+    for _ in range(steps):
+        middle = (low + high) / 2.0
+        there = holds(middle)
+        low, high = torch.where(there, middle, low), torch.where(there, high, middle)
+    return (low + high) / 2.0
 
 
 def padded(vectors: np.ndarray) -> Tensor:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from klbench.rlhf.penalty import PenaltyArm
-from klbench.rlhf.testbed import Exact, Testbed, by_level
+from klbench.rlhf.testbed import Exact, Testbed, bisected, by_level
 from klbench.rlhf.testbed.expected import expected_loss
 
 NAMES = ("optimum", "token_kl", "token_k3", "sequence_k3")
@@ -74,11 +74,14 @@ def _held(log_p: Tensor, value: Tensor, beta: Tensor) -> Tensor:
     log_beta = beta.log()
     low = log_beta + log_p.expand_as(value).gather(-1, where)
     high = log_beta.expand_as(low)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        total = (log_beta + log_p - (middle.exp() + gap).log()).logsumexp(-1, keepdim=True)
-        low, high = torch.where(total > 0, middle, low), torch.where(total > 0, high, middle)
-    return (log_beta + log_p - (((low + high) / 2).exp() + gap).log()).log_softmax(-1)
+
+    def shares(log_excess: Tensor) -> Tensor:
+        return log_beta + log_p - (log_excess.exp() + gap).log()
+
+    found = bisected(
+        lambda log_excess: shares(log_excess).logsumexp(-1, keepdim=True) > 0, low, high, BISECTIONS
+    )
+    return shares(found).log_softmax(-1)
 
 
 def _backward(testbed: Testbed, beta: Tensor, *, softmax: bool) -> Tensor:

@@ -17,13 +17,12 @@ from torch.nn.functional import logsigmoid
 from klbench import divergences
 from klbench.rlhf.dpo import implied_reward, judged
 from klbench.rlhf.options import DpoArm
-from klbench.rlhf.testbed import Testbed
+from klbench.rlhf.testbed import Testbed, bisected
 from klbench.rlhf.testbed.dpo_world import Preferences, ratios
 from klbench.rlhf.testbed.expected import log_probs
 from klbench.rlhf.testbed.fixed_points import conditionals
 from klbench.types import Draws, RunError
 
-BISECTIONS = 60
 NEWTON_STEPS = 50
 
 
@@ -150,11 +149,16 @@ def by_length(start: Tensor, rewards: Tensor, tokens: Tensor, beta: float) -> Te
     """
     best, worst = rewards.amax(-1, keepdim=True), rewards.amin(-1, keepdim=True)
     low, high = -best - beta * math.log(rewards.shape[-1]), -worst
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2.0
-        much = (start + tokens * (rewards + middle) / beta).logsumexp(-1, keepdim=True) > 0.0
-        low, high = torch.where(much, low, middle), torch.where(much, middle, high)
-    return (start + tokens * (rewards + (low + high) / 2.0) / beta).log_softmax(-1)
+
+    def policy(shift: Tensor) -> Tensor:
+        return start + tokens * (rewards + shift) / beta
+
+    return policy(bisected(lambda shift: ~_too_much(policy(shift)), low, high)).log_softmax(-1)
+
+
+def _too_much(log_q: Tensor) -> Tensor:
+    """Tell where probabilities sum to more than one."""
+    return log_q.logsumexp(-1, keepdim=True) > 0.0
 
 
 LOG_ZERO = -1e4
@@ -184,21 +188,13 @@ def kto_optimum(testbed: Testbed, beta: float, scale: float, wrong: float = 0.0)
         return log_a + logsigmoid(beta * at) + logsigmoid(-beta * at) - at
 
     def taken(log_price: Tensor) -> Tensor:
-        low, high = torch.full_like(p, LEAST_LOG), -p
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2.0
-            more = price(middle) > log_price
-            low, high = torch.where(more, middle, low), torch.where(more, high, middle)
-        some = good & (price(torch.full_like(p, LEAST_LOG)) > log_price)
-        return torch.where(some, p + (low + high) / 2.0, LOG_ZERO)
+        least = torch.full_like(p, LEAST_LOG)
+        found = bisected(lambda at: price(at) > log_price, least, -p)
+        return torch.where(good & (price(least) > log_price), p + found, LOG_ZERO)
 
     low = price(-p).where(good, math.inf).amin(-1, keepdim=True)
     high = torch.full_like(low, -LEAST_LOG)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2.0
-        much = taken(middle).logsumexp(-1, keepdim=True) > 0.0
-        low, high = torch.where(much, middle, low), torch.where(much, high, middle)
-    found = taken((low + high) / 2.0)
+    found = taken(bisected(lambda log_price: _too_much(taken(log_price)), low, high))
     return torch.where(found > LOG_ZERO, found - found.logsumexp(-1, keepdim=True), LOG_ZERO)
 
 
@@ -239,19 +235,13 @@ def optimum(testbed: Testbed, divergence: str, rewards: Tensor) -> Tensor:
         low, high = torch.full_like(gap, -1.0), top.expand_as(gap)
         while bool((slope(-low) > wanted).any()) and float(low.min()) > -1e6:
             low = 2.0 * low
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2.0
-            less = slope(-middle) < wanted
-            low, high = torch.where(less, middle, low), torch.where(less, high, middle)
-        return torch.where(gap == 0.0, top, (low + high) / 2.0)
+        found = bisected(lambda at: slope(-at) < wanted, low, high)
+        return torch.where(gap == 0.0, top, found)
 
     # The best sequence is no rarer than under the reference, and not above one.
-    low, high = torch.zeros_like(best), -log_p.gather(-1, where)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2.0
-        much = (log_p + others(middle)).logsumexp(-1, keepdim=True) > 0.0
-        low, high = torch.where(much, low, middle), torch.where(much, middle, high)
-    return (log_p + others((low + high) / 2.0)).log_softmax(-1)
+    highest = -log_p.gather(-1, where)
+    found = bisected(lambda top: ~_too_much(log_p + others(top)), torch.zeros_like(best), highest)
+    return (log_p + others(found)).log_softmax(-1)
 
 
 class Fit(NamedTuple):

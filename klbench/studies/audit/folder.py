@@ -103,8 +103,8 @@ def tables(records: Sequence[Record], used_as: str = "kl") -> dict[str, pd.DataF
     ]
     result = {
         AUDIT.table: pd.DataFrame([_row(record, used_as) for record in records]),
-        FINDINGS.table: pd.DataFrame(findings, columns=[each.name for each in FINDINGS.columns]),
-        VALUES.table: pd.DataFrame(values, columns=[each.name for each in VALUES.columns]),
+        FINDINGS.table: FINDINGS.frame(findings),
+        VALUES.table: VALUES.frame(values),
     }
     schema.check(TABLES, result)
     return result

@@ -19,7 +19,8 @@ from klbench.report.blocks import (
     Text,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import distinct, where
 from klbench.studies.audit.columns import (
     AUDIT,
     FINDINGS,
@@ -43,7 +44,7 @@ MINE, RIGHT_ONE = LegendEntry("the function", 1, "o"), LegendEntry("the right on
 
 
 def _of(rows: Sequence[Row], target: str) -> list[Row]:
-    return [row for row in rows if row["target"] == target]
+    return where(rows, target=target)
 
 
 def lead(tables: Tables) -> Lead:
@@ -55,7 +56,7 @@ def lead(tables: Tables) -> Lead:
         verdict = SAY.verdict(row, worst[0] if worst else None)
         return Lead(str(SAY.question(row)), verdict, _curve(row, tables), [*_more(row)])
     counts = {each: sum(row["verdict"] == each for row in rows) for each in TONES}
-    errors = [each for each in findings if each["severity"] == "error"]
+    errors = where(findings, severity="error")
     kinds = {
         each["kind"]: len({one["target"] for one in errors if one["kind"] == each["kind"]})
         for each in errors
@@ -109,7 +110,7 @@ def _shares(rows: Sequence[Row]) -> Figure:
             (entry, sum((row["library"], row["verdict"]) == (library, verdict) for row in rows))
             for verdict, entry in LEGEND.items()
         ]
-        for library in dict.fromkeys(row["library"] for row in rows)
+        for library in distinct(rows, "library")
     }
     used = [
         entry
@@ -134,26 +135,16 @@ def _evidence(row: Row) -> Cell:
 
 
 FUNCTIONS = (
-    Shown("function", cells.name),
-    Shown("options", cells.words),
-    Shown("verdict", cells.computed(_verdict)),
-    Shown("identified", cells.name),
-    Shown("scale", cells.computed(_times)),
-    Shown("divergence", cells.text),
-    Shown("matches", cells.text),
+    *select(
+        "function:name options:words verdict identified:name scale divergence:text matches:text",
+        verdict=cells.computed(_verdict),
+        scale=cells.computed(_times),
+    ),
     Shown("rel_bias_near", cells.percent, "Bias at 0.05"),
     Shown("rel_bias_far", cells.percent, "Bias at 2"),
-    Shown("reduction", cells.words),
-    Shown("errors", cells.whole),
-    Shown("warnings", cells.whole),
-    Shown("taken", cells.words),
+    *select("reduction:words errors:whole warnings:whole taken:words"),
 )
-SEEN = (
-    Shown("severity", cells.text),
-    Shown("kind", cells.text),
-    Shown("message", cells.words),
-    Shown("line", cells.whole),
-)
+SEEN = select("severity:text kind:text message:words line:whole")
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -165,12 +156,12 @@ def build(tables: Tables) -> Sequence[Block]:
             SAY.findings_title(len(findings)),
             FINDINGS,
             findings,
-            (*SEEN, Shown("evidence", cells.computed(_evidence))),
+            (*SEEN, *select("evidence", evidence=cells.computed(_evidence))),
         )
         return [Paragraph(SAY.arguments(row)), table(SAY.is_title(), AUDIT, rows, FUNCTIONS), found]
     blocks: list[Block] = []
-    for library in dict.fromkeys(row["library"] for row in rows):
-        own = [row for row in rows if row["library"] == library]
+    for library in distinct(rows, "library"):
+        own = where(rows, library=library)
         version = f" {own[0]['version']}" if own[0]["version"] else ""
         blocks += [
             Heading(f"{library}{version}"),
@@ -183,9 +174,9 @@ def build(tables: Tables) -> Sequence[Block]:
             if each["target"] in targets and each["severity"] != "note"
         ]
         if said:
-            shown = (Shown("target", cells.words), *SEEN)
+            shown = (*select("target:words"), *SEEN)
             blocks.append(table(SAY.findings_of(library, len(said)), FINDINGS, said, shown))
-        refused = [row for row in own if row["verdict"] == REFUSED]
+        refused = where(own, verdict=REFUSED)
         if refused:
             blocks.append(Paragraph(SAY.refused(refused), "note"))
     return blocks

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from klbench import claims
+from klbench.choices import once
 from klbench.types import Options
 
 
@@ -35,8 +36,4 @@ class ClaimsOptions(Options):
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for name in value:
             claims.get(name)
-        if len(set(value)) < len(value):
-            raise ValueError(
-                f"{next(name for name in value if value.count(name) > 1)} is named twice"
-            )
-        return value
+        return once(value)

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from klbench.report import plots
-from klbench.report.blocks import (
-    Block,
-    Bullets,
-    Figure,
-    Heading,
-    Lead,
-    LegendEntry,
-    Paragraph,
-    Section,
-    Tables,
-    Text,
-)
+from klbench.report import blocks, plots
 from klbench.report.formulas import formula
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import where
 from klbench.studies.claims.columns import CLAIMS
 
 SAY = prose(__package__)
 TONES = {"holds": "good", "fails": "bad"}
 GOOD, BAD, MIXED = "good", "bad", "mixed"
 LEGEND = {
-    GOOD: LegendEntry("holds", 2, "s"),
-    MIXED: LegendEntry("holds only under a condition", 4, "s"),
-    BAD: LegendEntry("fails", 1, "s"),
+    GOOD: blocks.LegendEntry("holds", 2, "s"),
+    MIXED: blocks.LegendEntry("holds only under a condition", 4, "s"),
+    BAD: blocks.LegendEntry("fails", 1, "s"),
 }
 TOPICS = ("values", "gradients", "alignment", "distillation")
 
 
-def _judged(tables: Tables) -> list[Row]:
+def _judged(tables: blocks.Tables) -> list[Row]:
     """Return the rows with their ``tone``.
 
     Runs that found the same share one, and others are told apart by their ``run``.
@@ -51,18 +40,18 @@ def _judged(tables: Tables) -> list[Row]:
     ]
 
 
-def lead(tables: Tables) -> Lead:
+def lead(tables: blocks.Tables) -> blocks.Lead:
     """Return how many hold, and those that fail."""
     found = _judged(tables)
     if not found:
-        return Lead(SAY.question(), SAY.nothing(), None)
-    by_tone = {tone: [row for row in found if row["tone"] == tone] for tone in LEGEND}
+        return blocks.Lead(SAY.question(), SAY.nothing(), None)
+    by_tone = {tone: where(found, tone=tone) for tone in LEGEND}
     names = {row["claim"] for row in found}
     verdict = SAY.verdict(len(names), *(len(by_tone[tone]) for tone in (GOOD, BAD, MIXED)))
-    return Lead(SAY.question(), verdict, _figure(found), list(_more(by_tone)))
+    return blocks.Lead(SAY.question(), verdict, _figure(found), list(_more(by_tone)))
 
 
-def _more(by_tone: dict[str, list[Row]]) -> Iterator[Text]:
+def _more(by_tone: dict[str, list[Row]]) -> Iterator[blocks.Text]:
     if by_tone[BAD]:
         yield SAY.failing(by_tone[BAD][:3])
     if by_tone[MIXED]:
@@ -74,7 +63,7 @@ def _more(by_tone: dict[str, list[Row]]) -> Iterator[Text]:
         yield SAY.disputed(disputed)
 
 
-def _figure(found: Sequence[Row]) -> Figure:
+def _figure(found: Sequence[Row]) -> blocks.Figure:
     counts = {
         topic: [
             (entry, sum(row["topic"] == topic and row["tone"] == tone for row in found))
@@ -84,18 +73,20 @@ def _figure(found: Sequence[Row]) -> Figure:
         if any(row["topic"] == topic for row in found)
     }
     panel = plots.shares("", counts, plots.Axis("statements"))
-    return Figure("claims", SAY.figure_title(), SAY.caption(), [panel], list(LEGEND.values()))
+    return blocks.Figure(
+        "claims", SAY.figure_title(), SAY.caption(), [panel], list(LEGEND.values())
+    )
 
 
-def build(tables: Tables) -> Sequence[Block]:
+def build(tables: blocks.Tables) -> Sequence[blocks.Block]:
     """Return a card for each claim, by topic: those that fail first."""
     found = sorted(_judged(tables), key=lambda row: (BAD, MIXED, GOOD).index(row["tone"]))
-    blocks: list[Block] = []
+    shown: list[blocks.Block] = []
     for topic in dict.fromkeys([*TOPICS, *(row["topic"] for row in found)]):
         cards = [SAY.card(row, formula(row["tex"])) for row in found if row["topic"] == topic]
         if cards:
-            blocks += [Heading(SAY.topic(topic)), Bullets(cards, cards=True)]
-    return blocks or [Paragraph(SAY.nothing(), "warning")]
+            shown += [blocks.Heading(SAY.topic(topic)), blocks.Bullets(cards, cards=True)]
+    return shown or [blocks.Paragraph(SAY.nothing(), "warning")]
 
 
 TERMS = (
@@ -113,4 +104,6 @@ TERMS = (
     "claim_symbols",
 )
 
-SECTION = Section("What is said, and what holds", CLAIMS, build, lead=lead, order=45, terms=TERMS)
+SECTION = blocks.Section(
+    "What is said, and what holds", CLAIMS, build, lead=lead, order=45, terms=TERMS
+)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from klbench.choices import AnyPair, PairOptions
+from klbench.choices import AnyPair, Listed, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
 from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
 from klbench.policies import check_number
 from klbench.rlhf import objectives
-from klbench.rlhf.options import ShapeOptions
-from klbench.studies.gradient.options import listed
+from klbench.rlhf.objectives import MOST_TOKENS, Arm, Objective
+from klbench.rlhf.options import Rate, Seeds, ShapeOptions
 
 MOST_SEQUENCES = 200_000
 """The most sequences after all prompts of one seed."""
@@ -41,17 +43,30 @@ def distillable(pair: Pair) -> Pair:
     return pair
 
 
-def _known(names: tuple[str, ...]) -> tuple[str, ...]:
-    found = [objectives.get(name).name for name in names]
-    twice = [name for name in found if found.count(name) > 1]
-    if twice:
-        raise ValueError(f"{twice[0]} is named twice")
+def _different(names: tuple[str, ...], read: Callable[[str], Objective | Arm]) -> tuple[str, ...]:
+    """Return names of different objectives, or arms, as ``read`` understands them.
+
+    Raises
+    ------
+    ValueError
+        There is none of a name, or two names are of the same.
+    """
+    found = [read(name) for name in names]
+    same = [name for name, each in zip(names, found, strict=True) if found.count(each) > 1]
+    if same:
+        raise ValueError(f"{' and '.join(same[:2])} are the same")
     return names
 
 
-Objectives = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
-]
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    return _different(names, _unnamed)
+
+
+def _unnamed(name: str) -> Objective:
+    return replace(objectives.get(name), name="")
+
+
+Objectives = Annotated[Listed[str], AfterValidator(_known)]
 
 
 TRAINING = (
@@ -64,18 +79,16 @@ TRAINING = (
 
 
 def arms(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names of arms, each of which there is, once.
+    """Return names of arms, each of which there is, once."""
+    return _different(names, _unnamed_arm)
 
-    Raises
-    ------
-    ValueError
-        One is named twice, or there is none of its name.
-    """
-    for name in names:
-        objectives.arm(name)
-        if names.count(name) > 1:
-            raise ValueError(f"{name} is named twice")
-    return names
+
+def _unnamed_arm(name: str) -> Arm:
+    arm = objectives.arm(name)
+    return replace(arm, name="", objective=replace(arm.objective, name=""))
+
+
+Arms = Annotated[Listed[str], AfterValidator(arms)]
 
 
 def _enumerable(shape: ShapeOptions) -> ShapeOptions:
@@ -120,20 +133,16 @@ class DistillOptions(PairOptions):
         default=(), min_length=1
     )
     objectives: Objectives = tuple(objectives.names())
-    ks: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(listed), Field(min_length=1)
-    ] = (1, 8, 64)
+    ks: Listed[Annotated[int, Field(ge=1, le=MOST_TOKENS)]] = (1, 8, 64)
     samples: int = Field(default=256, ge=2, le=10**6)
-    training: Annotated[
-        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-    ] = TRAINING
+    training: Arms = TRAINING
     updates: int = Field(default=0, ge=0, le=100_000)
     every: int = Field(default=20, ge=1)
-    seeds: int = Field(default=8, ge=1, le=4096)
+    seeds: Seeds = 8
     rest_seeds: int = Field(default=4, ge=0, le=4096)
     rest_steps: int = Field(default=200, ge=4, le=100_000)
     group: int = Field(default=8, ge=1, le=4096)
-    learning_rate: float = Field(default=0.02, gt=0.0, le=10.0)
+    learning_rate: Rate = 0.02
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     decay: bool = True
     testbed: Annotated[ShapeOptions, AfterValidator(_enumerable)] = ShapeOptions(

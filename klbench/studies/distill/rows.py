@@ -13,12 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from klbench.lm.scoring import token_logits
 from klbench.pairs import Pair
 from klbench.pairs.categorical import CategoricalPair
+from klbench.pairs.lm import LmPair
 from klbench.pairs.sequence import SequencePair
 from klbench.policies.tree import Tree
 from klbench.rlhf.objectives import Objective, get
 from klbench.rlhf.testbed.distilled import Moments, States, against
+from klbench.types import Completions
 
 OWNERS = ("student", "teacher")
 ROUNDING = 1e-8
@@ -63,6 +66,22 @@ def states(pair: Pair) -> States:
     assert isinstance(pair, CategoricalPair)
     log_q, log_p = (torch.from_numpy(pair.log_probs[side])[None, None] for side in "qp")
     return States(Tree(log_q.shape[-1] - 1, 1), log_q, log_p)
+
+
+def token_log_probs(pair: LmPair, completions: Completions) -> tuple[Tensor, Tensor]:
+    """Return log-probabilities of student and teacher at each token that counts, ``(tokens, V)``
+    in float64.
+    """
+    assert completions.token is not None
+    contexts = pair.contexts(completions)
+    with torch.no_grad():
+        log_q, log_p = (
+            token_logits(lm, contexts, completions.token, completions.mask, pair.scored_temperature)
+            .cpu()
+            .double()
+            for lm in pair.models
+        )
+    return log_q.log_softmax(-1), log_p.log_softmax(-1)
 
 
 def enumerated(pair: Pair, names: Sequence[str], ks: Sequence[int]) -> list[Row]:

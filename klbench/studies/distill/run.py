@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from klbench.context import Context
-from klbench.lm.scoring import token_logits
 from klbench.pairs import Pair
 from klbench.pairs.lm import LmPair, threads
 from klbench.rlhf import objectives
@@ -23,34 +21,18 @@ from klbench.studies.distill.rows import (
     at_states,
     described,
     enumerated,
+    token_log_probs,
     variants,
 )
 from klbench.studies.distill.training import train
 from klbench.study import Summary
 from klbench.threads import one_thread
-from klbench.types import Completions
 
 
 def measure(pair: Pair, names: Sequence[str], ks: Sequence[int]) -> list[Row]:
     """One task: an enumerable pair."""
     with one_thread():
         return enumerated(pair, names, ks)
-
-
-def _log_probs(pair: LmPair, completions: Completions) -> tuple[Tensor, Tensor]:
-    """Return log-probabilities of student and teacher at each token that counts, ``(tokens, V)``
-    in float64.
-    """
-    assert completions.token is not None
-    contexts = pair.contexts(completions)
-    with torch.no_grad():
-        log_q, log_p = (
-            token_logits(lm, contexts, completions.token, completions.mask, pair.scored_temperature)
-            .cpu()
-            .double()
-            for lm in pair.models
-        )
-    return log_q.log_softmax(-1), log_p.log_softmax(-1)
 
 
 def sampled(pair: LmPair, options: DistillOptions, seed: int) -> list[Row]:
@@ -63,7 +45,7 @@ def sampled(pair: LmPair, options: DistillOptions, seed: int) -> list[Row]:
         completions = pair.completions(seed, shard, size)
         completion = torch.from_numpy(np.nonzero(completions.mask)[0])
         with threads(*pair.models):
-            log_q, log_p = _log_probs(pair, completions)
+            log_q, log_p = token_log_probs(pair, completions)
             vocabulary = log_q.shape[-1]
             for objective in chosen:
                 for owner, k in variants(objective, options.ks, vocabulary):

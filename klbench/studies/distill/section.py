@@ -10,7 +10,7 @@ from klbench.report.blocks import Block, Cell, Details, Heading, Lead, Paragraph
 from klbench.report.combinations import amount, share
 from klbench.report.numbers import number
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.distill import section_figures
 from klbench.studies.distill.columns import AT, DISTILL, FINAL
 from klbench.studies.distill.section_data import OWNERS, Distilled, known, load, truncated
@@ -103,32 +103,23 @@ def _status(row: Row, name: str) -> Cell:
     return Cell("" if row[name] == "ok" else row[name])
 
 
-SHOWN = (
-    Shown("objective", cells.name),
-    Shown("support", cells.text),
-    Shown("k", cells.whole),
-    Shown("mass", cells.percent),
-    Shown("teacher_mass", cells.percent),
-    Shown("truth", cells.number()),
-    Shown("value", cells.number()),
-    Shown("negative", cells.percent),
-    Shown("rel_bias", _bias),
-    Shown("rel_std", lambda row, name: Cell(amount(row[name]), float(row[name]))),
-    Shown("bytes_per_token", cells.whole),
-    Shown("status", _status),
+SHOWN = select(
+    "objective:name support:text k:whole mass:percent teacher_mass:percent "
+    "truth:number value:number negative:percent rel_bias rel_std "
+    "bytes_per_token:whole status",
+    rel_bias=_bias,
+    rel_std=lambda row, name: Cell(amount(row[name]), float(row[name])),
+    status=_status,
 )
 
 TRAINED = (
-    Shown("arm", cells.name),
-    Shown("prefixes", cells.text),
-    Shown("kl", cells.interval()),
-    Shown("difference", cells.interval()),
-    Shown("kl_pq", cells.interval()),
-    Shown("mass_lost", cells.percent_interval),
-    Shown("outcome", cells.text),
-    Shown("rest_kl", _rest),
+    *select(
+        "arm:name prefixes:text kl:interval difference:interval kl_pq:interval "
+        "mass_lost:percent_interval outcome:text rest_kl",
+        rest_kl=_rest,
+    ),
     Shown("rest_mass_lost", cells.percent_interval, SAY.lost_at_rest()),
-    Shown("rests", cells.text),
+    *select("rests:text"),
 )
 
 TERMS = ("q_p", "distillation", "score", "semi_gradient", "gradient_bias", "gradient_noise")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from klbench.report.blocks import Figure, LegendEntry, Panel
+from klbench.report.blocks import Figure, LegendEntry, Panel, Text
 from klbench.report.combinations import share
 from klbench.report.plots import Axis, Bar, Line, Mark, bars, down, legend, lines
 from klbench.report.prose import prose
@@ -96,7 +96,7 @@ LEAST = 1e-3
 """KLs below this, in nats, are drawn there: a logarithmic axis has no 0."""
 
 
-def reached(final: Sequence[Row], stem: str) -> Figure:
+def reached(final: Sequence[Row], stem: str, title: Text = "", caption: Text = "") -> Figure:
     """Return where each arm ends, with intervals, and where a free student rests."""
     marks = []
     for row in final:
@@ -108,8 +108,8 @@ def reached(final: Sequence[Row], stem: str) -> Figure:
     panel = down(SAY.kl_axis(), marks, Axis(SAY.kl_axis(), scale="log"))
     return Figure(
         f"distill-reached{stem}",
-        SAY.reached_title(),
-        SAY.reached_caption(),
+        title or SAY.reached_title(),
+        caption or SAY.reached_caption(),
         [panel],
         [AFTER, AT_REST] if any(mark.entry is AT_REST for mark in marks) else [AFTER],
     )

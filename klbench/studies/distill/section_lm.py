@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from klbench.report import cells
 from klbench.report.blocks import Block, Heading, Lead, Section, Tables
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, select, table
 from klbench.studies.distill.columns import LM_FINAL
 from klbench.studies.distill.section_figures import masses, reached
 
@@ -38,7 +37,8 @@ def lead(tables: Tables) -> Lead:
     if lost := [row for row in known if row["mass_lost_low"] > 0.0]:
         more.append(SAY.lm_lost(max(lost, key=lambda row: float(row["mass_lost"]))))
     last = known[-1] if len(known) > 1 else None
-    return Lead(SAY.lm_question(), SAY.lm_verdict(known[0], last), reached(rows, run.stem), more)
+    figure = reached(rows, run.stem, SAY.lm_reached_title(), SAY.lm_reached_caption())
+    return Lead(SAY.lm_question(), SAY.lm_verdict(known[0], last), figure, more)
 
 
 def build(tables: Tables) -> Sequence[Block]:
@@ -51,15 +51,9 @@ def build(tables: Tables) -> Sequence[Block]:
     return blocks
 
 
-SHOWN = (
-    Shown("arm", cells.name),
-    Shown("prefixes", cells.text),
-    Shown("seeds", cells.whole),
-    Shown("kl", cells.interval()),
-    Shown("difference", cells.interval()),
-    Shown("kl_pq", cells.interval()),
-    Shown("mass_lost", cells.percent_interval),
-    Shown("outcome", cells.text),
+SHOWN = select(
+    "arm:name prefixes:text seeds:whole kl:interval difference:interval "
+    "kl_pq:interval mass_lost:percent_interval outcome:text"
 )
 
 SECTION = Section(

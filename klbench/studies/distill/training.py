@@ -32,7 +32,6 @@ it is at rest elsewhere.
 DEFAULT_K = 2
 """Tokens whose mass is told of objectives without a support."""
 
-DESCRIBED = [column.name for column in ARM]
 
 Row = dict[str, Any]
 
@@ -178,7 +177,7 @@ def final_table(training: pd.DataFrame, at_rest: pd.DataFrame) -> pd.DataFrame:
     for name in names:
         mine = frame.where(arm=name)
         kl, start = mine.last("kl"), mine.first("kl")
-        row = {column: mine.every[column].iloc[0] for column in DESCRIBED}
+        row = {column: mine.every[column].iloc[0] for column in ARM}
         row |= mine.counts | {"start_kl": mean(start.to_numpy())}
         row |= summary("kl", kl.to_numpy(), name) | paired("difference", kl, reference, name)
         row |= summary("kl_pq", mine.last("kl_pq").to_numpy(), name)
@@ -187,7 +186,7 @@ def final_table(training: pd.DataFrame, at_rest: pd.DataFrame) -> pd.DataFrame:
         found = "the comparison" if name == first else verdict(row, "difference", *words)
         row["outcome"] = outcome(row, found)
         rows.append(row | _rested(at_rest, name, str(row["support"])))
-    return pd.DataFrame(rows, columns=[column.name for column in FINAL.columns])
+    return FINAL.frame(rows)
 
 
 def _mass(stem: str, owner: str, last: Callable[[str], pd.Series[float]]) -> Row:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from klbench.choices import AnyPair, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.lm import LmPair
-from klbench.studies.distill.options import arms, distillable
-from klbench.studies.gradient.options import listed
+from klbench.rlhf.options import Rate, Seeds, Updates
+from klbench.studies.distill.options import Arms, distillable
 
 
 def _of_language(pair: Pair) -> Pair:
@@ -52,14 +52,12 @@ class DistillLmOptions(PairOptions):
     pairs: tuple[Annotated[AnyPair, AfterValidator(_of_language)], ...] = Field(
         default=(), min_length=1, max_length=1
     )
-    training: Annotated[
-        tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(arms)
-    ] = TRAINING
-    updates: int = Field(default=60, ge=1, le=100_000)
+    training: Arms = TRAINING
+    updates: Updates = 60
     every: int = Field(default=20, ge=1)
-    seeds: int = Field(default=2, ge=1, le=4096)
+    seeds: Seeds = 2
     completions: int = Field(default=16, ge=1, le=65_536)
     evaluated: int = Field(default=64, ge=2, le=65_536)
-    learning_rate: float = Field(default=1e-3, gt=0.0, le=10.0)
+    learning_rate: Rate = 1e-3
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
     decay: bool = True

@@ -5,9 +5,8 @@ Every objective from one student, on samples of its own or the teacher's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,12 +25,11 @@ from klbench.pairs.lm import LmPair, threads
 from klbench.rlhf.distillation import loss, sequence_loss, support
 from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.objectives import Arm, arm, get
+from klbench.rows import Row, Rows, Tables
 from klbench.studies.distill.columns import LM_FINAL
 from klbench.studies.distill.training import DEFAULT_K, described, final_table
 from klbench.studies.distill_lm.options import DistillLmOptions
 from klbench.study import Summary
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +150,7 @@ def run(options: DistillLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Return tables ``distill_lm_training`` and ``distill_lm_final``."""
     (pair,) = options.pairs
     assert isinstance(pair, LmPair)
-    rows: list[Row] = []
+    rows: Rows = []
     jobs = [(name, k) for k in range(options.seeds) for name in options.training]
     try:
         with threads(*pair.models):
@@ -164,11 +162,11 @@ def run(options: DistillLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     if not rows:
         return {}
     training = pd.DataFrame(rows)
-    final = final_table(training, pd.DataFrame())[[each.name for each in LM_FINAL.columns]]
+    final = final_table(training, pd.DataFrame())[LM_FINAL.names]
     return {"distill_lm_training": training, "distill_lm_final": final}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return where every arm ended."""
     rows = results["distill_lm_final"].sort_values("kl").to_dict("records")
     return [

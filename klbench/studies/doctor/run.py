@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-
-import pandas as pd
 
 from klbench.context import Context
 from klbench.doctor.api import doctor
 from klbench.doctor.tables import tables
+from klbench.rows import Tables
 from klbench.runs import write_text
 from klbench.studies.doctor.options import DoctorOptions
 from klbench.study import Summary
@@ -18,7 +16,7 @@ FILE = "diagnosis.json"
 """The whole diagnosis in the run folder, as ``klbench doctor --json`` writes it."""
 
 
-def run(options: DoctorOptions, context: Context) -> Mapping[str, pd.DataFrame]:
+def run(options: DoctorOptions, context: Context) -> Tables:
     """Return the tables of the diagnosis."""
     found = doctor(list(options.path), options.map, text=options.text, trainer=options.trainer)
     if context.folder is not None:
@@ -27,7 +25,7 @@ def run(options: DoctorOptions, context: Context) -> Mapping[str, pd.DataFrame]:
     return tables(found)
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return the causes, and below them why it alarms and what to do."""
     causes = results["causes"].to_dict("records")
     rows = [(str(row["cause"]), f"{row['score']:.2f}", str(row["evidence"])) for row in causes]

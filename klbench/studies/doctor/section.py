@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from klbench.report import cells, plots
+from matplotlib.axes import Axes
+
+from klbench.report import plots
 from klbench.report.blocks import (
     Block,
     Bullets,
@@ -22,7 +24,8 @@ from klbench.report.blocks import (
     Tables,
 )
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Schema, Shown, table
+from klbench.report.tables import Row, Schema, select, table
+from klbench.rows import where
 from klbench.studies.doctor.columns import (
     CAUSES,
     DIAGNOSIS,
@@ -58,7 +61,7 @@ def _panel(title: str, found: Sequence[Row]) -> Panel:
         [row["high"] for row in found],
     )
     x, y = plots.Axis(SAY.x_axis()), plots.Axis(SAY.y_axis(), levels=(0.0,))
-    return plots.lines(title, [line], x, y)
+    return plots.lines(title, [line], x, y, left=0.24)
 
 
 def _differences(tables: Tables) -> Figure | None:
@@ -69,7 +72,7 @@ def _differences(tables: Tables) -> Figure | None:
             ("sampler", SAY.sampler_title()),
             ("reference", SAY.reference_title()),
         )
-        if (chosen := [row for row in found if row["ratio"] == name])
+        if (chosen := where(found, ratio=name))
     ]
     if not panels:
         return None
@@ -82,6 +85,11 @@ def lead(tables: Tables) -> Lead:
     row = rows(tables, DIAGNOSIS)[0]
     more = sentences(tables, "alarm")[:1] + sentences(tables, "advice")[:1]
     return Lead(SAY.question(), SAY.verdict(row), _differences(tables), more)
+
+
+def _written_out(axes: Axes) -> None:
+    """Write each number out: Matplotlib would put what values near 1 share above the panel."""
+    axes.ticklabel_format(axis="y", useOffset=False)
 
 
 def _steps(tables: Tables) -> Iterator[Block]:
@@ -100,7 +108,8 @@ def _steps(tables: Tables) -> Iterator[Block]:
             [row["value"] + 2.0 * row["value_se"] for row in chosen],
         )
         title = name.replace("_", " ")
-        panels.append(plots.lines(title, [line], plots.Axis(SAY.step_axis()), plots.Axis(title)))
+        y = plots.Axis(title, place=_written_out)
+        panels.append(plots.lines(title, [line], plots.Axis(SAY.step_axis()), y, left=0.24))
     if panels:
         left = [(row["line"].replace("_", " "), row["step"]) for row in found if row["leaves"]]
         yield Figure("steps", SAY.steps(), SAY.steps_caption(left), panels, [LEVEL])
@@ -117,18 +126,9 @@ def _blocks(tables: Tables) -> Iterator[Block]:
         if said := sentences(tables, kind):
             yield Heading(heading)
             yield Bullets(said)
-    shown = (
-        Shown("cause", cells.name),
-        Shown("score", cells.number(2)),
-        Shown("evidence", cells.words),
-    )
+    shown = select("cause:name score:number2 evidence:words")
     yield table(SAY.causes(), CAUSES, rows(tables, CAUSES), shown)
-    checks = (
-        Shown("check", cells.name),
-        Shown("verdict", cells.text),
-        Shown("value", cells.plain(4)),
-        Shown("message", cells.words),
-    )
+    checks = select("check:name verdict:text value:plain4 message:words")
     if found := rows(tables, MUST_HOLD):
         yield table(SAY.checks(), MUST_HOLD, found, checks)
     yield from _steps(tables)
@@ -138,11 +138,7 @@ def _blocks(tables: Tables) -> Iterator[Block]:
             SAY.lines(),
             LINES,
             found,
-            (
-                Shown("part", cells.text),
-                Shown("quantity", cells.name),
-                Shown("value", cells.interval(3)),
-            ),
+            select("part:text quantity:name value:interval3"),
         )
     if found := rows(tables, MASKS):
         yield Paragraph(SAY.masks_why())
@@ -150,13 +146,7 @@ def _blocks(tables: Tables) -> Iterator[Block]:
             SAY.masks(),
             MASKS,
             found,
-            (
-                Shown("name", cells.name),
-                Shown("by", cells.text),
-                Shown("what", cells.words),
-                Shown("share", cells.percent),
-                Shown("weight", cells.percent),
-            ),
+            select("name:name by:text what:words share:percent weight:percent"),
         )
     failed = {str(row["message"]) for row in rows(tables, MUST_HOLD)}
     if others := [each for each in sentences(tables, "finding") if each not in failed]:

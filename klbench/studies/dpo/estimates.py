@@ -5,8 +5,6 @@ From its own completions, from the reference's, from the pairs.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,6 +14,7 @@ from klbench.rlhf.penalty import standard_error
 from klbench.rlhf.preferences import kto_reference_point
 from klbench.rlhf.testbed import Testbed
 from klbench.rlhf.testbed.dpo_world import Preferences, expected_mismatch, ratios
+from klbench.rows import Rows
 from klbench.types import Draws
 
 
@@ -77,7 +76,7 @@ def views(testbed: Testbed, log_probs: Tensor) -> dict[tuple[str, str], Tensor]:
 
 def rows(
     testbed: Testbed, log_probs: Tensor, preferences: Preferences, n: int, size: int, step: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     """One row a seed and estimator: what it said, what it says on average, and the exact KL."""
     log_q = testbed.tree.sum_along(log_probs.detach())
     exact = (log_q.exp() * (log_q - testbed.leaf_log_p)).sum(-1).mean(-1)
@@ -123,7 +122,7 @@ def rows(
 
 def points(
     testbed: Testbed, log_q: Tensor, preferences: Preferences, size: float, step: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     """One row a seed: KTO's reference point for a policy ``(seeds, prompts, leaves)``, beside the
     KL that it stands for.
 

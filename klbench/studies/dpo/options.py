@@ -9,8 +9,9 @@ import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
 from klbench import divergences, registry
+from klbench.choices import ascending
 from klbench.policies import check_number
-from klbench.rlhf.options import CHIPO, DpoArm, ShapeOptions
+from klbench.rlhf.options import CHIPO, DpoArm, Rate, Seeds, ShapeOptions, Weight
 
 STANDARD = "dpo"
 """The arm that all others are compared with: KL of the policy from the reference, no smoothing."""
@@ -66,10 +67,6 @@ def _is_margin(number: str) -> bool:
         return 0.0 <= float(number) <= 100.0
     except ValueError:
         return False
-
-
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(set(sizes)))
 
 
 Divergences = Annotated[tuple[str, ...], AfterValidator(_known)]
@@ -151,8 +148,8 @@ class DpoOptions(ShapeOptions):
     """
 
     preset: str
-    beta: float = Field(gt=0.0, le=1e3)
-    scale: float = Field(gt=0.0, le=1e3)
+    beta: Weight
+    scale: Weight
     flips: float = Field(ge=0.0, lt=0.5)
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
@@ -160,14 +157,14 @@ class DpoOptions(ShapeOptions):
     comparisons: Annotated[
         tuple[Annotated[int, Field(ge=1, le=10**6)], ...],
         Field(min_length=1),
-        AfterValidator(_ascending),
+        AfterValidator(ascending),
     ]
     batch: int | None = Field(ge=1)
-    seeds: int = Field(ge=1, le=4096)
+    seeds: Seeds
     steps: int = Field(ge=1, le=100_000)
     every: int = Field(ge=1)
     completions: int = Field(ge=2, le=100_000)
-    learning_rate: float = Field(gt=0.0, le=10.0)
+    learning_rate: Rate
     decay: bool
     gradient_clip: float | None = Field(gt=0.0)
 

@@ -5,13 +5,13 @@ divergence of its loss.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import pandas as pd
 
 from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
 from klbench.rlhf.rows import training_table
+from klbench.rows import Tables
 from klbench.studies.dpo import tables, tasks
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 from klbench.studies.ppo.tasks import chunks
@@ -67,7 +67,7 @@ def run(options: DpoOptions, context: Context) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in result.items() if table is not None and len(table)}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return standard DPO by the number of pairs, and all losses with one number of them and
     with all there are.
     """

@@ -72,37 +72,21 @@ def _pairs(row: Row, name: str) -> Cell:
 
 
 FINAL = select(
-    "arm pairs last last_difference place best best_step stopped kl_to_own reward kl reward_slope"
-    " population_accuracy",
-    arm=cells.name,
+    "arm:name pairs last last_difference place best:number best_step:short "
+    "stopped:number kl_to_own reward kl reward_slope population_accuracy:percent",
     pairs=_pairs,
-    best=cells.number(),
-    best_step=cells.short(),
-    stopped=cells.number(),
-    population_accuracy=cells.percent,
 )
 OPTIMA = select(
-    "arm divergence residual own_kl_to_optimum own_kl own_reward own_slope reached_kl_to_own",
-    arm=cells.name,
+    "arm:name divergence residual:number1 own_kl_to_optimum own_kl own_reward "
+    "own_slope:number reached_kl_to_own",
     divergence=cells.computed(lambda row: Cell(symbol(row["divergence"]))),
-    residual=cells.number(1),
-    own_slope=cells.number(),
 )
 SEEN = select(
-    "pairs estimator rel_error outcome rel_rmse rel_bias below",
+    "pairs estimator rel_error outcome rel_rmse:number2 rel_bias:number2 below:percent",
     pairs=_pairs,
     estimator=cells.computed(lambda row: Cell(SAY.estimate(row))),
-    rel_rmse=cells.number(2),
-    rel_bias=cells.number(2),
-    below=cells.percent,
 )
-POINTS = select(
-    "pairs step kl point mismatched bias",
-    pairs=_pairs,
-    kl=cells.number(),
-    point=cells.number(),
-    mismatched=cells.number(),
-)
+POINTS = select("pairs step kl:number point:number mismatched:number bias", pairs=_pairs)
 
 
 def build(tables: Tables) -> Sequence[Block]:

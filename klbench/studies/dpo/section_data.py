@@ -10,6 +10,7 @@ from klbench.report.blocks import Tables
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables, by_run, stopped, stored
 from klbench.report.tables import Row
+from klbench.rows import distinct, keyed, where
 from klbench.studies.dpo.columns import CHIPO, DPO_FINAL, DPO_OPTIMA, TRAINING
 
 SAY = prose(__package__)
@@ -33,7 +34,7 @@ class Preferred(RunTables):
     @cached_property
     def losses(self) -> list[str]:
         """Names, the standard first."""
-        return list(dict.fromkeys(row["arm"] for row in self.final))
+        return distinct(self.final, "arm")
 
     @cached_property
     def sizes(self) -> list[float]:
@@ -49,7 +50,7 @@ class Preferred(RunTables):
     @cached_property
     def optima(self) -> dict[str, Row]:
         """Exact optima on all pairs, by loss."""
-        return {row["arm"]: row for row in self.rows(DPO_OPTIMA)}
+        return keyed(self.rows(DPO_OPTIMA), "arm")
 
     @cached_property
     def start(self) -> float:
@@ -69,7 +70,7 @@ class Preferred(RunTables):
 
     def at(self, size: float) -> list[Row]:
         """Return the rows of all losses with so many pairs."""
-        return [row for row in self.final if row["pairs"] == size]
+        return where(self.final, pairs=size)
 
 
 def symbol(divergence: str) -> str:

@@ -17,6 +17,7 @@ from klbench.report.cells import ROUNDING
 from klbench.report.numbers import number
 from klbench.report.plots import Axis, Line, Mark, Tile
 from klbench.report.tables import Row
+from klbench.rows import keyed, where
 from klbench.studies.dpo.columns import DPO_CURVES, DPO_ESTIMATES, DPO_SEEN
 from klbench.studies.dpo.section_data import SAY, STANDARD, Preferred
 
@@ -122,7 +123,7 @@ def _places(run: Preferred) -> Iterator[Figure]:
     names, sizes = run.losses[: plots.MOST_ENTRIES], run.sizes[-MOST_SIZES:]
     tiles = {}
     for name in names:
-        by_size = {row["pairs"]: row for row in run.of(name)}
+        by_size = keyed(run.of(name), "pairs")
         rows = (by_size.get(size) for size in sizes)
         tiles[name] = [
             Tile(number(row["last"], 2), *PLACES.get(row["place"], (5, 0.0))) if row else Tile("")
@@ -137,7 +138,7 @@ def _places(run: Preferred) -> Iterator[Figure]:
 
 def _curves(run: Preferred) -> Iterator[Figure]:
     """Yield standard DPO while it trains, a line for each number of pairs."""
-    rows = [row for row in run.rows(DPO_CURVES) if row["arm"] == STANDARD]
+    rows = where(run.rows(DPO_CURVES), arm=STANDARD)
     if not rows:
         return
     sizes = sorted({row["pairs"] for row in rows})
@@ -148,10 +149,7 @@ def _curves(run: Preferred) -> Iterator[Figure]:
         ("kl_to_optimum", "From the optimum", DISTANCE),
         ("population_loss", "Loss on all pairs", Axis("nats a pair", "log")),
     ):
-        lines = [
-            _curve([row for row in rows if row["pairs"] == size], column, entry)
-            for size, entry in entries.items()
-        ]
+        lines = [_curve(where(rows, pairs=size), column, entry) for size, entry in entries.items()]
         panels.append(plots.lines(title, lines, STEP, y))
     caption = SAY.curves_caption([SAY.pairs(size) for size in sizes if size not in entries])
     yield Figure(
@@ -238,7 +236,7 @@ def _implicit(run: Preferred) -> Iterator[Figure]:
 
 def _estimates(run: Preferred) -> Iterator[Figure]:
     """Yield what each estimate said of the KL over the steps, and its error over all of them."""
-    seen = [row for row in run.rows(DPO_SEEN) if row["pairs"] == run.middle]
+    seen = where(run.rows(DPO_SEEN), pairs=run.middle)
     if not seen:
         return
     entries = plots.legend([SAY.estimate(row) for row in seen])
@@ -254,7 +252,7 @@ def _estimates(run: Preferred) -> Iterator[Figure]:
         for row in seen
     ]
     panels, legend = [plots.down("Error on average", marks, error)], list(entries.values())
-    rows = [row for row in run.rows(DPO_ESTIMATES) if row["pairs"] == run.middle]
+    rows = where(run.rows(DPO_ESTIMATES), pairs=run.middle)
     steps = sorted({row["step"] for row in rows})
     if len(steps) > 1:
         exact = LegendEntry("exact", 5, "_", dashed=True)

@@ -22,6 +22,7 @@ from klbench.metrics.seeds import (
     summary,
     verdict,
 )
+from klbench.rows import Tables, records
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 
 MEANS = (
@@ -49,10 +50,6 @@ def described(options: DpoOptions) -> dict[str, dict[str, Any]]:
         }
         for arm in options.arms
     }
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def checkpoints(mine: SeedFrame) -> dict[str, pd.DataFrame]:
@@ -127,7 +124,7 @@ def placed(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFrame:
     ends = final.dropna(subset="last").sort_values("last").drop_duplicates("pairs")
     nearest = dict(zip(ends["pairs"], ends["arm"], strict=True))
     rows = []
-    for row in _rows(final):
+    for row in records(final):
         name, size = row["arm"], row["pairs"]
         mine = frame.where(arm=name, pairs=size)
         start = mine.first("kl_to_optimum")
@@ -187,7 +184,7 @@ def enough(final: pd.DataFrame) -> float:
     reference; NaN: none is.
     """
     found = math.nan
-    for row in _rows(final.sort_values("pairs", ascending=False)):
+    for row in records(final.sort_values("pairs", ascending=False)):
         if row["start_outcome"] != START_OUTCOMES[0]:
             break
         found = float(row["pairs"])
@@ -297,7 +294,7 @@ def _said(row: Mapping[str, Any]) -> str:
     return verdict(row, "rel_error", "too low", "not told from exact", "too high")
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def complete(tables: Tables) -> dict[str, pd.DataFrame]:
     """Return the tables of a run of an earlier version with the places and outcomes that they
     did not have yet.
     """
@@ -310,6 +307,6 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         found["dpo_rates"] = found["dpo_rates"].assign(enough_pairs=sizes)
     if "dpo_seen" in found:
         found["dpo_seen"] = found["dpo_seen"].assign(
-            outcome=[_said(row) for row in _rows(found["dpo_seen"])]
+            outcome=[_said(row) for row in records(found["dpo_seen"])]
         )
     return found

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from klbench.rlhf.dpo import judged, train
 from klbench.rlhf.options import DpoArm
+from klbench.rlhf.rows import by_replica
 from klbench.rlhf.testbed import Testbed, implied
 from klbench.rlhf.testbed.dpo_world import PreferenceReplicas, population, ratios, sampled
+from klbench.rows import Rows
 from klbench.studies.dpo import estimates
 from klbench.studies.dpo.options import DpoOptions
 from klbench.threads import one_thread
-
-Rows = list[dict[str, Any]]
 
 
 def optima(options: DpoOptions, testbed: Testbed) -> Tensor:
@@ -108,14 +107,14 @@ def _rows(
     values: Mapping[str, Tensor],
     causes: Mapping[tuple[int, ...], tuple[int, str]],
 ) -> Rows:
-    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    found = by_replica(values)
     rows = []
     for i, arm in enumerate(arms):
         for j, k in enumerate(seeds):
             when, cause = causes.get((i, j), (step, ""))
             rows.append(
                 {"arm": arm.name, "pairs": float(size), "seed": k, "step": step}
-                | {name: column[i][j] for name, column in plain.items()}
+                | found[i][j]
                 | {"status": f"diverged at step {when}: {cause}" if cause and step > when else "ok"}
             )
     return rows

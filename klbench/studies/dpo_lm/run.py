@@ -5,12 +5,12 @@ Where each loss leads from the same ranked pairs, and what samples say of the KL
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from klbench.context import Context
+from klbench.rows import Tables
 from klbench.studies.dpo_lm.tasks import perform
 from klbench.studies.language import tables
 from klbench.studies.language.options import DpoLmOptions
@@ -58,7 +58,7 @@ def run(options: DpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     }
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return the end of training with every loss."""
     table = results["compared"]
     columns = ("loss", ">reward", ">KL, exact", ">k1", ">k2", ">k3")

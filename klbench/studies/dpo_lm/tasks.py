@@ -12,6 +12,7 @@ from klbench.rlhf.dpo import DpoReport, train
 from klbench.rlhf.language.dpo_world import Preferring
 from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
+from klbench.rows import Rows
 from klbench.studies.language import runs
 from klbench.studies.language.options import DpoLmOptions
 from klbench.studies.language.preferences import preferences
@@ -45,9 +46,7 @@ def perform(options: DpoLmOptions, place: Place, name: str, seed: int) -> dict[s
         )
 
 
-def _trained(
-    options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Language
-) -> list[dict[str, Any]]:
+def _trained(options: DpoLmOptions, job: runs.Job, shared: Stage, learner: Language) -> Rows:
     """The rows of a loss, each from completions of the policy of its step."""
     (used,) = [each for each in options.arms if each.name == job.name]
 

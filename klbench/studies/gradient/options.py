@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from klbench import gradients, pairs
-from klbench.choices import AnyPair, EstimatorNamesOrNone, PairOptions
+from klbench.choices import AnyPair, EstimatorNamesOrNone, Listed, PairOptions
 from klbench.gradients import Baseline, Combination, Level, Placement, grid
 from klbench.gradients.corrections import factors
 from klbench.pairs import Pair
@@ -33,11 +33,6 @@ def _kinds() -> list[str]:
     ]
 
 
-def listed(value: Any) -> Any:
-    """One word or number where a list may stand is a list of one."""
-    return (value,) if isinstance(value, str | int | float) else value
-
-
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     if names == ("all",):
         return tuple(gradients.names())
@@ -53,12 +48,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 Differentiable = Annotated[AnyPair, AfterValidator(_differentiable)]
 
 
-Combinations = Annotated[
-    tuple[str, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_known)
-]
-
-
-Some = (BeforeValidator(listed), Field(min_length=1))
+Combinations = Annotated[Listed[str], AfterValidator(_known)]
 
 
 def _correction(text: str) -> str:
@@ -88,10 +78,10 @@ class GradientOptions(PairOptions):
     pairs: tuple[Differentiable, ...] = Field(default=(), min_length=1)
     combinations: Combinations | None = None
     estimators: EstimatorNamesOrNone = None
-    placements: Annotated[tuple[Placement, ...], *Some] | None = None
-    levels: Annotated[tuple[Level, ...], *Some] | None = None
-    corrections: Annotated[tuple[Correction, ...], *Some] | None = None
-    baselines: Annotated[tuple[Baseline, ...], *Some] | None = None
+    placements: Listed[Placement] | None = None
+    levels: Listed[Level] | None = None
+    corrections: Listed[Correction] | None = None
+    baselines: Listed[Baseline] | None = None
     group: int = Field(default=8, ge=2, le=4096)
     samples: int = Field(default=65_536, le=10**9)
 

@@ -17,6 +17,7 @@ from klbench.gradients._combination import GROUPED, NORMALISED, coefficient
 from klbench.gradients.exact import GradientMoments, all_moments
 from klbench.gradients.sampled import SampledGradients, sample
 from klbench.pairs import Pair
+from klbench.rows import Row, Rows
 from klbench.studies.gradient.options import BATCHES
 from klbench.types import GradientTask, Skip
 
@@ -26,8 +27,6 @@ ROUNDING = 1e-13
 """The same in units of one sample's gradient, for policies so near the reference that all
 gradients are rounding.
 """
-
-Row = dict[str, Any]
 
 
 def exactly(pair: Pair, target: str) -> float:
@@ -288,7 +287,7 @@ def _status(row: Mapping[str, Any], claim: str | None) -> str:
 
 def measure(
     pair: Pair, chosen: Sequence[Combination], group: int, samples: int, seed: int
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[Rows, Rows]:
     """One task: rows of ``gradients`` and, for a policy of two parameters, of ``arrows``."""
     task = pair.gradient_task()
     assert not isinstance(task, Skip)

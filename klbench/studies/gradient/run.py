@@ -11,10 +11,12 @@ import pandas as pd
 from klbench import gradients, trainers
 from klbench.context import Context
 from klbench.gradients import Combination
+from klbench.rows import Tables
 from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
 from klbench.studies.gradient.tables import judged
 from klbench.study import Summary
+from klbench.workers import copied
 
 ORDER = (
     "pair combination estimator placement level correction baseline staleness rel_bias rel_bias_se"
@@ -64,7 +66,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
         (pair.title, (pair, chosen, options.group, options.samples, context.seed))
         for pair in options.pairs
     ]
-    found = context.collect(measure, tasks, short=True)
+    found = context.collect(measure, tasks, short=not copied())  # seconds each, with torch loaded
     rows, arrows = ([row for part in found for row in part[k]] for k in (0, 1))
     if not rows:
         return {}
@@ -80,7 +82,7 @@ def run(options: GradientOptions, context: Context) -> dict[str, pd.DataFrame]:
     )
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """The sequence pair that is furthest from its reference, or the pair that is."""
     table = results["gradients"]
     rows = table[table["kl_qp"] == table["kl_qp"].max()]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
+from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, exact
 from klbench.report.tables import Row
-from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICTS
+from klbench.rows import where
+from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
 
 VERDICT_ORDER = (
     "no gradient",
@@ -35,7 +37,7 @@ class Gradients(Measured):
         """Verdicts on those whose mean is the gradient of KL(q‖p) on every pair, the least noisy
         in training first.
         """
-        rows = [row for row in self.verdicts if row["verdict"] == "right"]
+        rows = where(self.verdicts, verdict="right")
         return sorted(rows, key=lambda row: row["place"] if row["place"] >= 1 else len(rows) + 1)
 
     @cached_property

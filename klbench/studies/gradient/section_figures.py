@@ -15,6 +15,7 @@ from klbench.report.plots import Arrow, Axis, Bar, Mark, bars, down
 from klbench.report.plots import arrows as arrow_panel
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import distinct
 from klbench.studies.gradient.columns import ARROWS
 from klbench.studies.gradient.section_data import VERDICT_ORDER, Gradients
 
@@ -166,7 +167,7 @@ def _panel(run: Gradients, pair: str) -> Panel | None:
 
 def arrows(run: Gradients) -> Figure | None:
     """Return the mean gradients of policies of two parameters."""
-    pairs = list(dict.fromkeys(row["pair"] for row in run.rows(ARROWS)))
+    pairs = distinct(run.rows(ARROWS), "pair")
     panels = [panel for pair in pairs[:MAX_PANELS] if (panel := _panel(run, pair)) is not None]
     if not panels:
         return None

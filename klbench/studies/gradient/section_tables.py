@@ -25,6 +25,7 @@ from klbench.report.combinations import (
 )
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import where
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICTS
 from klbench.studies.gradient.section_data import Gradients
 
@@ -58,9 +59,9 @@ def _instead(row: Row) -> Cell:
 def what_to_set(run: Gradients) -> list[Block]:
     """Return the settings of trainers by their verdict; the right ones are folded."""
     wrong = [row for row in run.options if row["verdict"] != "right"]
-    right = [row for row in run.options if row["verdict"] == "right"]
+    right = where(run.options, verdict="right")
     target, off = cells.computed(lambda row: target_cell(run, row)), cells.computed(_off_cell)
-    setting, own = select("option combination", option=cells.words)
+    setting, own = select("option:words combination")
     noises = select("rel_std_far total_rel_std_far", rel_std_far=_noise, total_rel_std_far=_noise)
     blocks: list[Block] = [
         Heading(SAY.settings_heading()),
@@ -69,9 +70,9 @@ def what_to_set(run: Gradients) -> list[Block]:
     if wrong:
         shown = (
             setting,
-            Shown("target", target),
+            *select("target", target=target),
             Shown("rel_bias_far", off, SAY.off_heading()),
-            Shown("instead", cells.computed(_instead)),
+            *select("instead", instead=cells.computed(_instead)),
             own,
         )
         blocks.append(table(SAY.wrong_settings(len(wrong)), OPTIONS, wrong, shown))
@@ -134,9 +135,7 @@ def pairs(run: Gradients) -> Table:
         Shown(
             "series", cells.computed(lambda row: Cell(run.pair_label(row["pair"]))), "On this page"
         ),
-        *select(
-            "pair tokens kl_qp kl_pq", pair=cells.words, kl_qp=cells.short(), kl_pq=cells.short()
-        ),
+        *select("pair:words tokens kl_qp:short kl_pq:short"),
     )
     return table(SAY.pairs_title(), GRADIENTS, list(run.pairs.values()), shown)
 
@@ -177,10 +176,10 @@ def claims(run: Gradients) -> Table:
     )
     claimed = cells.computed(lambda row: Cell(_claimed(run, row["combination"]), tone="words"))
     shown = (
-        Shown("combination", name_cell),
+        *select("combination", combination=name_cell),
         Shown("placement", in_short, "What it is"),
         Shown("target", claimed, GRADIENTS["claim"].heading, GRADIENTS["claim"].meaning),
-        Shown("agreeing_pairs", cells.computed(agrees)),
+        *select("agreeing_pairs", agreeing_pairs=cells.computed(agrees)),
         Shown("target", cells.computed(lambda row: target_cell(run, row)), "Measured"),
         Shown("typed", known("aliases"), "Also called", "names in other code"),
         Shown("same_as", known("source"), "Source", "where it is described"),

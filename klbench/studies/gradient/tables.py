@@ -12,7 +12,9 @@ from typing import Any
 import pandas as pd
 
 from klbench import trainers
-from klbench.studies.gradient.columns import COMBINATIONS, GRADIENTS, OPTIONS, VERDICT, VERDICTS
+from klbench.columns import COMBINATIONS
+from klbench.rows import grouped, keyed
+from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICT, VERDICTS
 
 Row = Mapping[str, Any]
 
@@ -32,14 +34,6 @@ TRAINERS = (
 def matches(row: Row, target: str) -> bool:
     """Return whether the mean gradient of a row is that of a divergence."""
     return target in str(row["matches"]).split(" = ")
-
-
-def by_combination(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows of each combination, in the order of the table."""
-    found: dict[str, list[Row]] = {}
-    for row in rows:
-        found.setdefault(row["combination"], []).append(row)
-    return found
 
 
 def first_alike(found: Mapping[str, Sequence[Row]], measures: Sequence[str]) -> dict[str, str]:
@@ -75,7 +69,7 @@ def ends(rows: Iterable[Row]) -> tuple[str, str]:
     Empty where there is none.
     """
     series: dict[str, dict[str, float]] = {}
-    pairs = {row["pair"]: row for row in rows}
+    pairs = keyed(rows, "pair")
     for pair, row in pairs.items():
         if math.isfinite(row["kl_qp"]):
             series.setdefault(row["series"], {})[pair] = row["kl_qp"]
@@ -105,13 +99,13 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
 
     ``typed`` holds the name by which the run was asked for a combination.
     """
-    found = by_combination(GRADIENTS.rows(gradients))
+    found = grouped(GRADIENTS.rows(gradients), "combination")
     near, far = ends(row for rows in found.values() for row in rows)
     same = first_alike(found, ("rel_bias", "rel_std", "total_rel_std"))
     result = []
     for name, rows in found.items():
         verdict, target = _verdict(rows)
-        at = {row["pair"]: row for row in rows}
+        at = keyed(rows, "pair")
         exact = [
             row
             for row in rows
@@ -142,7 +136,7 @@ def verdicts(gradients: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
         )
     for name, place in _places(result).items():
         next(row for row in result if row["combination"] == name)["place"] = place
-    return pd.DataFrame(result, columns=[column.name for column in VERDICTS.columns])
+    return VERDICTS.frame(result)
 
 
 def _places(rows: Sequence[Row]) -> dict[str, float]:
@@ -173,7 +167,7 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
 
     What trainers call a combination, option by option, and what to set in its place.
     """
-    verdict_of = {row["combination"]: row for row in VERDICTS.rows(found)}
+    verdict_of = keyed(VERDICTS.rows(found), "combination")
     rows = []
     for row in COMBINATIONS.rows(combinations):
         verdict = verdict_of.get(row["combination"])
@@ -184,8 +178,7 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
                 (each for each in TRAINERS if re.search(rf"\b{each}(?=[ :]|$)", option)), ""
             )
             rows.append(
-                {"option": option, "trainer": trainer}
-                | {each.name: verdict[each.name] for each in VERDICT}
+                {"option": option, "trainer": trainer} | {name: verdict[name] for name in VERDICT}
             )
     right = sorted(
         (row for row in verdict_of.values() if row["place"] >= 1), key=lambda row: row["place"]
@@ -201,7 +194,7 @@ def options(combinations: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
         wrong = row["verdict"] != "right"
         row["instead"] = best["option"] if wrong and best else ""
         row["instead_combination"] = (best or right[0])["combination"] if wrong and right else ""
-    return pd.DataFrame(rows, columns=[column.name for column in OPTIONS.columns])
+    return OPTIONS.frame(rows)
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:

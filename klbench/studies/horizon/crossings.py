@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,10 @@ from klbench import gradients
 from klbench.gradients import lognormal, recursion
 from klbench.policies import markov
 from klbench.policies.markov import Chain, divergence
+from klbench.rows import Rows
 from klbench.studies.horizon.levels import median
 from klbench.studies.horizon.series import chain, khat, off_and_noise
 
-Row = dict[str, Any]
 RIVALS = (
     ("k1/reward_to_go/token/token_ratio", "k1/reward_to_go/token/sequence_ratio"),
     ("k1/reward_to_go/token/token_ratio", "k1/reward_to_go/token/decision_ratio"),
@@ -60,7 +59,7 @@ def crossing(lengths: Sequence[int], token: Sequence[float], sequence: Sequence[
 
 def crossing_rows(
     kl_token: float, lag_token: float, lengths: Sequence[int], batch: int, chains: int, seed: int
-) -> list[Row]:
+) -> Rows:
     """Return the rows of table ``crossings`` at one KL and lag.
 
     Medians over random mixing chains.
@@ -112,7 +111,7 @@ def surrogate_error(policies: Chain, tokens: int) -> float:
 
 def bound_rows(
     family: markov.Family, kl_token: float, lag_token: float, lengths: Sequence[int], seed: int
-) -> list[Row]:
+) -> Rows:
     """Return the rows of table ``bounds``; the bounds are those of Li et al.
 
     2025, arXiv 2512.23075, for rewards up to 1.
@@ -143,7 +142,7 @@ def bound_rows(
     return rows
 
 
-def mark_rows() -> list[Row]:
+def mark_rows() -> Rows:
     """Return table ``marks``."""
     return [
         {

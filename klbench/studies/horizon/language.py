@@ -27,12 +27,12 @@ from klbench.gradients.sampled import SampledGradients
 from klbench.gradients.surrogate import centred, ratio
 from klbench.lm import loading, prompts
 from klbench.metrics.tails import pareto_khat
+from klbench.rows import Rows
 from klbench.studies.horizon.levels import gaps
 from klbench.studies.horizon.series import row_of
 from klbench.threads import one_thread
 from klbench.types import Rollouts
 
-Row = dict[str, Any]
 POLICY, REFERENCE = "embedded:finetuned-midway", "embedded:reference"
 PROMPT, HALF = 8, 44
 LENGTHS = (8, 16, 32, 64, 128, 256)
@@ -220,9 +220,9 @@ def _weights(combination: Combination, rollouts: Rollouts) -> tuple[float, float
 class Found:
     """The rows of each table."""
 
-    horizon: list[Row]
-    sampled: list[Row]
-    gaps: list[Row]
+    horizon: Rows
+    sampled: Rows
+    gaps: Rows
 
 
 def rows(
@@ -256,7 +256,7 @@ def rows(
     return found
 
 
-def _gaps(fresh: Sampled) -> list[Row]:
+def _gaps(fresh: Sampled) -> Rows:
     """Return what token losses leave out within so many later tokens, with its 95 % interval."""
     tokens = fresh.rollouts.log_q.shape[1]
     after = gaps(tokens)
@@ -271,7 +271,7 @@ def _gaps(fresh: Sampled) -> list[Row]:
         reference, *parts = torch.stack(list(fresh.gradients(token, full)), 1)
     size, zero = len(whole) // BATCHES, torch.zeros_like(reference[0])
     square = SampledGradients(reference, size).squared_distance(zero).value
-    result: list[Row] = []
+    result: Rows = []
     for gap, part in zip(after, parts, strict=True):
         distance, se, _ = SampledGradients(part, size).squared_distance(zero)
         middle, low, high = (
@@ -302,7 +302,7 @@ def _lag(read: Read, back: float) -> float:
 
 def _measured(
     chosen: Sequence[Combination], fresh: Sampled, drawn: Sampled, back: float
-) -> tuple[list[Row], list[Row]]:
+) -> tuple[Rows, Rows]:
     tokens, n = drawn.rollouts.log_q.shape[1], len(drawn.rollouts.log_q)
     usable = [each for each in chosen if not each.normalised]
     pairs = [_coefficients(each, drawn.rollouts) for each in usable]
@@ -317,7 +317,7 @@ def _measured(
     length = math.sqrt(max(square, 1e-300))
     kl = float(fresh.rollouts.kl.sum(-1).mean())
     lag = _lag(fresh.read, back)
-    result: tuple[list[Row], list[Row]] = ([], [])
+    result: tuple[Rows, Rows] = ([], [])
     for each, own in zip(usable, gradients, strict=True):
         apart = SampledGradients(own - reference, n // BATCHES)
         distance, distance_se, _ = apart.squared_distance(torch.zeros_like(reference[0]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from scipy.stats import binom
@@ -13,9 +12,9 @@ from klbench import gradients, streams
 from klbench.gradients import recursion
 from klbench.policies import markov
 from klbench.policies.markov import Chain
+from klbench.rows import Row, Rows
 from klbench.studies.horizon.series import chain, off_and_noise
 
-Row = dict[str, Any]
 KNOWN: Mapping[int, float] = {2: 0.149, 4: 0.227, 8: 0.268, 128: 0.307, 1024: 0.310}
 """Medians that others found on random chains of six states."""
 CHAINS = 200
@@ -60,7 +59,7 @@ def token_bias(policies: Chain, lengths: Sequence[int]) -> dict[int, float]:
     return {tokens: off_and_noise(found[tokens], exact[tokens])[0] for tokens in lengths}
 
 
-def levels_rows(lengths: Sequence[int], seed: int) -> list[Row]:
+def levels_rows(lengths: Sequence[int], seed: int) -> Rows:
     """Return table ``levels``.
 
     Random chains, whose policy and reference have standard normal logits.
@@ -121,9 +120,7 @@ def _ends(name: str, found: tuple[float, float, float]) -> Row:
     return {f"{name}{end}": value for end, value in zip(("", "_low", "_high"), found, strict=True)}
 
 
-def gap_rows(
-    series: markov.Family, kl_token: float, tokens: int, seed: int, chains: int
-) -> list[Row]:
+def gap_rows(series: markov.Family, kl_token: float, tokens: int, seed: int, chains: int) -> Rows:
     """Return the rows of table ``gaps`` of a family of chains: medians over random ones."""
     found = [left_out(chain(series, kl_token, 0.0, tokens, seed, k), tokens) for k in range(chains)]
     return [

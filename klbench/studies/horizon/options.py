@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
-from klbench.studies.gradient.options import Combinations, listed
+from klbench.choices import Listed
+from klbench.studies.gradient.options import Combinations
 from klbench.types import Options
 
 Series = Literal["lognormal", "gru", "mixing", "absorbing", "mode", "lm"]
@@ -39,7 +40,7 @@ class HorizonOptions(Options):
         Sequences that are sampled from language models, without a lag and at the largest.
     """
 
-    series: Annotated[tuple[Series, ...], BeforeValidator(listed), Field(min_length=1)] = (
+    series: Listed[Series] = (
         "lognormal",
         "gru",
         "mixing",
@@ -47,16 +48,8 @@ class HorizonOptions(Options):
         "mode",
         "lm",
     )
-    kl_tokens: Annotated[
-        tuple[Annotated[PositiveFloat, Field(ge=1e-6, le=1.0)], ...],
-        BeforeValidator(listed),
-        Field(min_length=1),
-    ] = (0.001, 0.01, 0.1)
-    lag_tokens: Annotated[
-        tuple[Annotated[float, Field(ge=0.0, le=1.0)], ...],
-        BeforeValidator(listed),
-        Field(min_length=1),
-    ] = (0.0, 0.0005, 0.005)
+    kl_tokens: Listed[Annotated[PositiveFloat, Field(ge=1e-6, le=1.0)]] = (0.001, 0.01, 0.1)
+    lag_tokens: Listed[Annotated[float, Field(ge=0.0, le=1.0)]] = (0.0, 0.0005, 0.005)
     longest: int = Field(default=4096, ge=8, le=2**20)
     combinations: Combinations = (
         "k1_reward",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,14 +12,14 @@ from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.policies.markov import FAMILIES, Family
+from klbench.rows import Rows, Tables
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.horizon import crossings, language, levels, series
 from klbench.studies.horizon.columns import TABLES
 from klbench.studies.horizon.options import HorizonOptions
 from klbench.study import Summary
 
-Row = dict[str, Any]
-Found = dict[str, list[Row]]
+Found = dict[str, Rows]
 ENUMERATED = range(2, 9)
 """The lengths at which every sequence is enumerated."""
 
@@ -106,7 +106,7 @@ def _call(function: Any, *arguments: Any) -> Found:
     return result
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """The first chain, or the first series, on-policy and at the largest lag, at its shortest
     and longest length.
     """

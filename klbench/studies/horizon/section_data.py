@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 from functools import cached_property
 
-from klbench.report.runs import RunTables
+from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.horizon.columns import (
     BOUNDS,
     CROSSINGS,
@@ -53,12 +54,12 @@ class Horizon(RunTables):
 
     def settings(self, series: str) -> tuple[float, list[float]]:
         """Return the middle KL a token of a series, and the lags a token there."""
-        rows = [row for row in self.measured if row["series"] == series]
+        rows = where(self.measured, series=series)
         if series == "lm":
             kl = rows[-1]["kl_token"]
         else:
             kls = sorted({row["kl_token"] for row in rows})
-            rows = [row for row in rows if row["kl_token"] == kls[len(kls) // 2]]
+            rows = where(rows, kl_token=kls[len(kls) // 2])
             kl = kls[len(kls) // 2]
         return kl, sorted({row["lag_token"] for row in rows})
 
@@ -84,44 +85,24 @@ class Horizon(RunTables):
         series, kl, lag = self.leading
         found = {label: self.curve(series, name, kl, lag) for name, label in TRAINERS.items()}
         if not any(found.values()):
-            names = list(dict.fromkeys(row["combination"] for row in self.measured))
+            names = distinct(self.measured, "combination")
             found = {name: self.curve(series, name, kl, lag) for name in names[:8]}
         return {label: rows for label, rows in found.items() if rows}
 
-    @cached_property
-    def families(self) -> list[Row]:
-        """The growth of each series."""
-        return self.rows(FAMILIES)
-
-    @cached_property
-    def gaps(self) -> list[Row]:
-        """The part that is left out within so many tokens."""
-        return self.rows(GAPS)
-
-    @cached_property
-    def levels(self) -> list[Row]:
-        """Random chains."""
-        return self.rows(LEVELS)
-
-    @cached_property
-    def crossings(self) -> list[Row]:
-        """The lengths at which weights cross."""
-        return self.rows(CROSSINGS)
-
-    @cached_property
-    def bounds(self) -> list[Row]:
-        """Bounds beside the truth."""
-        return self.rows(BOUNDS)
-
-    @cached_property
-    def marks(self) -> list[Row]:
-        """Known marks."""
-        return self.rows(MARKS)
-
-    @cached_property
-    def sampled(self) -> list[Row]:
-        """Standard errors of what was sampled."""
-        return self.rows(SAMPLED)
+    families = stored(FAMILIES)
+    """The growth of each series."""
+    gaps = stored(GAPS)
+    """The part that is left out within so many tokens."""
+    levels = stored(LEVELS)
+    """Random chains."""
+    crossings = stored(CROSSINGS)
+    """The lengths at which weights cross."""
+    bounds = stored(BOUNDS)
+    """Bounds beside the truth."""
+    marks = stored(MARKS)
+    """Known marks."""
+    sampled = stored(SAMPLED)
+    """Standard errors of what was sampled."""
 
     def growing(self) -> Row | None:
         """Return the family whose bias grows most, where one does."""

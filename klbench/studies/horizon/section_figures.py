@@ -9,6 +9,7 @@ from klbench.report.blocks import Figure, LegendEntry
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.horizon.section_data import TOKEN_LOSS, Horizon, biased
 
 SAY = prose(__package__)
@@ -87,13 +88,13 @@ def levelling(run: Horizon) -> Iterator[Figure]:
 
 def within(run: Horizon) -> Iterator[Figure]:
     """Yield how much of what token losses leave out lies within so many later tokens."""
-    names = list(dict.fromkeys(row["series"] for row in run.gaps))
+    names = distinct(run.gaps, "series")
     if not names:
         return
     entries = legend(names)
     drawn = []
     for name in names:
-        rows = [row for row in run.gaps if row["series"] == name]
+        rows = where(run.gaps, series=name)
         line = _line(entries[name], rows, "gap", "left_out", 100.0)
         if name == "lm":
             low, high = (

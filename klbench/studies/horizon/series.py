@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -15,10 +14,10 @@ from klbench.metrics.tails import pareto_khat
 from klbench.pairs.sequence import SequencePair
 from klbench.policies import markov
 from klbench.policies.markov import Chain
+from klbench.rows import Row, Rows
 from klbench.studies.gradient.rows import measure
 from klbench.studies.staleness.run import effective_sample_size
 
-Row = dict[str, Any]
 BATCH = 256
 """Sequences in the batch that k-hat is of."""
 BOUNDED = ("truncated_ratio", "clipped_ratio", "masked_ratio", "sequence_mask")
@@ -71,7 +70,7 @@ def _weighted_nats(combination: Combination, lag_token: float, tokens: int) -> f
 
 def lognormal_rows(
     chosen: Sequence[Combination], kl_token: float, lag_token: float, lengths: Sequence[int]
-) -> list[Row]:
+) -> Rows:
     """Return the rows of independent Gaussian steps, of every combination that has a closed
     form.
     """
@@ -114,7 +113,7 @@ def chain_rows(
     lag_token: float,
     lengths: Sequence[int],
     seed: int,
-) -> list[Row]:
+) -> Rows:
     """Return the rows of one Markov policy, of every combination whose recursion closes."""
     policies = chain(family, kl_token, lag_token, lengths[-1], seed)
     exact = recursion.exact_gradient(policies, lengths)
@@ -132,7 +131,7 @@ def chain_rows(
 
 def gru_rows(
     chosen: Sequence[Combination], kl_token: float, lag_token: float, tokens: int, seed: int
-) -> list[Row]:
+) -> Rows:
     """Return the rows of a small recurrent policy of which every sequence is enumerated."""
     pair = SequencePair(
         vocabulary=3,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ import pandas as pd
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
+from klbench.rows import Tables
 from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.lambda_.options import LambdaOptions
 from klbench.study import Summary
@@ -78,7 +78,7 @@ def run(options: LambdaOptions, context: Context) -> dict[str, pd.DataFrame]:
     return {"lambda": pd.DataFrame(rows)} if rows else {}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return both lambdas of each pair."""
     rows = results["lambda"].to_dict("records")
     return [

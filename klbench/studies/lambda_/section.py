@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from klbench.report import cells, terms
+from klbench.report import terms
 from klbench.report.blocks import Block, Cell, Figure, Lead, LegendEntry, Panel, Section, Tables
 from klbench.report.numbers import MISSING, number, percent, short
 from klbench.report.plots import Axis, Line, Mark, down, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import grouped
 from klbench.studies.lambda_.columns import LAMBDA
 
 SAY = prose(__package__)
@@ -39,11 +40,11 @@ MAX_SERIES = 4
 
 def _series(tables: Tables) -> dict[str, list[Row]]:
     """Return rows by series, each by rising KL; without KL there is no place for a row."""
-    found: dict[str, list[Row]] = {}
-    for row in LAMBDA.rows(tables[LAMBDA.table]):
-        if math.isfinite(row["kl_qp"]):
-            found.setdefault(row["series"] or SAY.all_pairs(), []).append(row)
-    return {name: sorted(rows, key=lambda row: float(row["kl_qp"])) for name, rows in found.items()}
+    rows = [row for row in LAMBDA.rows(tables[LAMBDA.table]) if math.isfinite(row["kl_qp"])]
+    return {
+        name or SAY.all_pairs(): sorted(found, key=lambda row: float(row["kl_qp"]))
+        for name, found in grouped(rows, "series").items()
+    }
 
 
 def _gap(row: Row) -> float:
@@ -167,9 +168,9 @@ def _number(row: Row, name: str) -> Cell:
 
 
 SHOWN = (
-    *select("series kl_qp", kl_qp=cells.short()),
+    *select("series kl_qp:short"),
     *(Shown(name, _number) for name in (*LAMBDAS, *VALUE, *GRADIENT)),
-    Shown("noise_lost", cells.percent),
+    *select("noise_lost:percent"),
 )
 
 TERMS = ("q_p", "r", "schulman", "lambda", *terms.GRADIENTS)

@@ -13,7 +13,7 @@ from klbench import trackers
 from klbench.lm import answers
 from klbench.lm.fields import ExampleFile, ModelName, PromptFile, checked
 from klbench.rlhf.language import rewards
-from klbench.rlhf.options import DpoArm, LoopOptions
+from klbench.rlhf.options import DpoArm, LoopOptions, Rate, Seeds, Updates, Weight
 from klbench.studies.dpo.options import Divergences, Losses, Smoothing, arms
 from klbench.types import Options
 
@@ -63,7 +63,7 @@ class LanguageOptions(Options):
     sft: ExampleFile
     sft_steps: int = Field(ge=1, le=10**7)
     sft_rate: float = Field(gt=0.0, le=10.0)
-    seeds: int = Field(ge=1, le=4096)
+    seeds: Seeds
     samples: int = Field(ge=2, le=10**9)
     checkpoints: bool
     tracker: Annotated[
@@ -146,12 +146,12 @@ class DpoLmOptions(LanguageOptions, RankedOptions):
         Prompts, and completions of each, that are sampled at every evaluation.
     """
 
-    beta: float = Field(gt=0.0, le=1e3)
+    beta: Weight
     divergences: Divergences
     smoothings: tuple[Smoothing, ...]
     losses: Losses
-    updates: int = Field(ge=1, le=100_000)
-    learning_rate: float = Field(gt=0.0, le=10.0)
+    updates: Updates
+    learning_rate: Rate
     decay: bool
     gradient_clip: float | None = Field(gt=0.0)
     every: int = Field(ge=1)

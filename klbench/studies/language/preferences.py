@@ -13,6 +13,7 @@ from klbench.rlhf.language import dpo_world
 from klbench.rlhf.language.dpo_world import Preferences
 from klbench.rlhf.language.reward_world import Rater, judging
 from klbench.rlhf.reward_model import train
+from klbench.rows import Rows
 from klbench.studies.language.options import DpoLmOptions, PpoLmOptions
 from klbench.studies.language.runs import enough_memory, mapped
 from klbench.studies.language.stage import Place, Stage, stage
@@ -70,9 +71,9 @@ def check(options: PpoLmOptions | DpoLmOptions, shared: Stage) -> None:
         )
 
 
-def learned(options: PpoLmOptions, context: Context, place: Place) -> list[dict[str, Any]]:
+def learned(options: PpoLmOptions, context: Context, place: Place) -> Rows:
     """Train the reward models of all seeds; how each went, a row a report."""
-    found: list[dict[str, Any]] = []
+    found: Rows = []
     try:
         for done, rows in enumerate(
             mapped(context, learn, [(options, place, seed) for seed in range(options.seeds)]), 1
@@ -84,11 +85,11 @@ def learned(options: PpoLmOptions, context: Context, place: Place) -> list[dict[
     return found
 
 
-def learn(options: PpoLmOptions, place: Place, seed: int) -> list[dict[str, Any]]:
+def learn(options: PpoLmOptions, place: Place, seed: int) -> Rows:
     """Train the reward model of a seed, unless that was done before; its losses."""
     shared = stage(options, place)
     with shared.threads:
-        rows: list[dict[str, Any]] = _rater(options, place, shared, seed)[1]["rows"]
+        rows: Rows = _rater(options, place, shared, seed)[1]["rows"]
     return rows
 
 

@@ -21,6 +21,7 @@ from klbench.context import Context
 from klbench.lm import trained
 from klbench.lm.batching import is_out_of_memory
 from klbench.rlhf.language.ppo_world import Completed, Judge, Language, Setting
+from klbench.rows import Rows
 from klbench.studies.language.options import DpoLmOptions, LanguageOptions, PpoLmOptions
 from klbench.studies.language.stage import Place, Stage, described, measures
 from klbench.types import Rollouts, RunError
@@ -108,7 +109,7 @@ def followed(
     train: Callable[[int], Iterator[tuple[int, R]]],
     entry: Callable[[R], tuple[dict[str, Any], dict[str, Any]]],
     logged: Sequence[str],
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Train to the end, or until a number fails; a row a report.
 
     Parameters
@@ -120,7 +121,7 @@ def followed(
     logged
         The numbers of a row that trackers are told.
     """
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     if job.kept is not None:
         restore(learner, job.kept)
         rows = job.kept.state["rows"]
@@ -342,13 +343,13 @@ def all_of(
     context: Context,
     place: Place,
     names: Sequence[str],
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Return every run of every seed that was finished before Ctrl-C, if it came.
 
     None in a process that only helps.
     """
     plan = [(name, seed) for seed in range(options.seeds) for name in names]
-    found: list[dict[str, Any]] = []
+    found: Rows = []
     try:
         for result in mapped(
             context, perform, [(options, place, name, seed) for name, seed in plan]

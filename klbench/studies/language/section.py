@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
 
-from klbench.report import blocks, cells, terms
+from klbench.report import blocks, terms
 from klbench.report.numbers import MISSING, percent_interval
 from klbench.report.runs import by_run
 from klbench.report.tables import Row, select, table
+from klbench.rows import where
 from klbench.studies.language import section_figures
 from klbench.studies.language.columns import RATERS, TEXTS
 from klbench.studies.language.section_data import (
@@ -88,7 +89,7 @@ def _more(runs: Sequence[LmTrained], estimator: blocks.Text) -> Iterator[blocks.
         if run.paid:
             yield SAY.paid(max(run.trained, key=lambda row: row["proxy_gain"]))
         elif free:
-            texts = [row for row in run.rows(TEXTS) if row["combination"] == NONE]
+            texts = where(run.rows(TEXTS), combination=NONE)
             yield SAY.free(free, run.of(UNTRAINED), texts[0] if texts else None)
         yield SAY.estimates(
             [row for row in run.trained if row["estimate_outcome"].startswith("too")], estimator
@@ -105,24 +106,16 @@ def _outcome(row: Row, name: str) -> blocks.Cell:
 
 
 COMPARED = select(
-    "combination reward reward_gain proxy kl kl_share objective tokens outcome",
+    "combination reward reward_gain proxy kl kl_share objective tokens:number outcome",
     kl_share=_share,
-    tokens=cells.number(),
     outcome=_outcome,
 )
 ESTIMATES = select(
-    "combination kl k1 k2 k3 estimate_error estimate_outcome kl_spread reward_spread",
-    kl_spread=cells.number(2),
-    reward_spread=cells.number(2),
+    "combination kl k1 k2 k3 estimate_error estimate_outcome kl_spread:number2 "
+    "reward_spread:number2"
 )
 SHOWN_RATERS = select("seed step loss accuracy held_out_loss held_out_accuracy kept")
-SHOWN_TEXTS = select(
-    "combination prompt completion reward kl",
-    prompt=cells.words,
-    completion=cells.words,
-    reward=cells.number(2),
-    kl=cells.number(2),
-)
+SHOWN_TEXTS = select("combination prompt:words completion:words reward:number2 kl:number2")
 
 
 def _compared(run: LmTrained) -> blocks.Table:
@@ -136,7 +129,7 @@ def _built(run: LmTrained) -> Iterator[blocks.Block]:
         yield blocks.Heading(run.label)
     if run.diverged:
         yield blocks.Paragraph(SAY.diverged(run.diverged), "warning")
-    if idle := [row for row in run.kept_raters if row["kept"] == 0]:
+    if idle := where(run.kept_raters, kept=0):
         yield blocks.Paragraph(SAY.idle(idle), "warning")
     yield from section_figures.figures(run)
     yield _compared(run)
@@ -145,7 +138,7 @@ def _built(run: LmTrained) -> Iterator[blocks.Block]:
         ranked = blocks.Paragraph(SAY.ranked([row["held_out_accuracy"] for row in run.kept_raters]))
         shown = table("Reward models", RATERS, raters, SHOWN_RATERS)
         yield blocks.Details(SAY.raters_title(), [ranked, *section_figures.raters(run), shown])
-    if texts := [row for row in run.rows(TEXTS) if row["seed"] == 0]:
+    if texts := where(run.rows(TEXTS), seed=0):
         yield blocks.Details(
             SAY.texts_title(), [table("Some completions", TEXTS, texts, SHOWN_TEXTS)]
         )

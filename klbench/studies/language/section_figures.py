@@ -13,6 +13,7 @@ from klbench.report.blocks import Figure, LegendEntry
 from klbench.report.numbers import Z95
 from klbench.report.plots import Axis, Line, Mark
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.language.columns import HALF, RATERS
 from klbench.studies.language.section_data import (
     FAILS,
@@ -108,9 +109,9 @@ def _lines(
     """
     found = []
     for name, entry in entries.items():
-        own = [row for row in run.training if row["combination"] == name]
-        for k, seed in enumerate(dict.fromkeys(row["seed"] for row in own)):
-            rows = [row for row in own if row["seed"] == seed]
+        own = where(run.training, combination=name)
+        for k, seed in enumerate(distinct(own, "seed")):
+            rows = where(own, seed=seed)
             y = [row[column] if row[column] > least else math.nan for row in rows]
             found.append(Line(entry, [row[over] for row in rows], y, marked=not k, dotted=k > 0))
     return found
@@ -209,7 +210,7 @@ def raters(run: LmTrained) -> Iterator[Figure]:
     ):
         lines = []
         for seed, entry in entries.items():
-            own = [row for row in rows if row["seed"] == seed]
+            own = where(rows, seed=seed)
             lines.append(Line(entry, [row["step"] for row in own], [row[column] for row in own]))
         panels.append(plots.lines(RATERS[column].heading, lines, Axis("step"), Axis(label)))
     yield Figure(

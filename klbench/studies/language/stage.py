@@ -18,12 +18,12 @@ from klbench import estimators
 from klbench.context import Context
 from klbench.lm import loading, prompts, trained
 from klbench.lm.model import LanguageModel
-from klbench.pairs.lm import threads
+from klbench.pairs.lm import check_room, threads
 from klbench.rlhf.language import rewards, sft
 from klbench.rlhf.language.ppo_world import Judge
 from klbench.rlhf.language.rewards import Written
 from klbench.studies.language.options import LanguageOptions
-from klbench.types import ConfigError, Rollouts
+from klbench.types import Rollouts
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,7 @@ def stage(options: LanguageOptions, place: Place) -> Stage:
     encoded = [
         start.encode(prompt) for prompt in prompts.load(options.prompts, options.prompt_count)
     ]
-    longest = max(map(len, encoded))
-    for lm in (start, reference):
-        if lm.context is not None and longest + options.max_new_tokens > lm.context:
-            raise ConfigError(
-                f"max_new_tokens={options.max_new_tokens} after a prompt of {longest} tokens is"
-                f" more than the {lm.context} tokens of {lm.name}'s context"
-            )
+    check_room((start, reference), encoded, options.max_new_tokens)
     return Stage(
         start, reference, encoded, programmed(options.reward, start, options.max_new_tokens)
     )

@@ -15,6 +15,7 @@ import pandas as pd
 from klbench.metrics.seeds import Z95, SeedFrame, outcome, share, verdict
 from klbench.rlhf.options import NONE
 from klbench.rlhf.rows import described, training_table
+from klbench.rows import Tables
 from klbench.studies.language.columns import HALF
 from klbench.studies.language.runs import UNTRAINED
 from klbench.studies.language.stage import clustered
@@ -147,7 +148,7 @@ def _estimate_outcome(row: Mapping[Any, Any]) -> str:
     return "too high" if error > half else "too low" if error < -half else "within noise"
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def complete(tables: Tables) -> dict[str, pd.DataFrame]:
     """Return the tables of a run of an earlier version with the outcome of the estimates, which
     they did not have yet.
     """

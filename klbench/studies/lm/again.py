@@ -6,7 +6,6 @@ In another format, or with most of the vocabulary in one bucket.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ import pandas as pd
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
+from klbench.rows import Rows
 from klbench.studies.lm.measure import LEVELS, Shard, first, skip_reason
 from klbench.studies.lm.values import ratio_of
 from klbench.types import Completions, CompletionSource, Dtype, Estimator, Skip
@@ -25,7 +25,7 @@ def _mean_se(x: np.ndarray) -> tuple[float, float]:
     return float(x.mean()), float(x.std(ddof=1) / np.sqrt(x.size)) if x.size > 1 else float("nan")
 
 
-def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, Any]]:
+def _changes(estimator: Estimator, here: Shard, there: Shard) -> Rows:
     rows = []
     for level in LEVELS:
         before, after = (
@@ -49,7 +49,7 @@ def _changes(estimator: Estimator, here: Shard, there: Shard) -> list[dict[str, 
     return rows
 
 
-def _false(here: Shard, there: Shard) -> list[dict[str, Any]]:
+def _false(here: Shard, there: Shard) -> Rows:
     """The divergence that the policy seems to have from itself.
 
     Scored there in place of the reference.
@@ -81,18 +81,19 @@ def scored_again(
     pairs: Sequence[Pair],
     chosen: Sequence[Sequence[Estimator]],
     context: Context,
-    counts: Sequence[int],
+    counts: Sequence[tuple[int, int]],
     dtypes: Sequence[Dtype],
     ks: Sequence[int],
 ) -> dict[str, pd.DataFrame]:
     """Return those of the tables ``dtype`` and ``truncation`` that have rows.
 
-    They are from the first completions of each pair that can score them again.
+    They are from the first completions of each pair that can score them again. ``counts`` are, for
+    each pair, so many completions and how many were drawn with them.
     """
     able = [pair.capabilities.rescored or pair.capabilities.truncated for pair in pairs]
     tasks = [
-        (pair, each, context.seed, n, tuple(dtypes), tuple(ks))
-        for pair, each, can, n in zip(pairs, chosen, able, counts, strict=True)
+        (pair, each, context.seed, n, drawn, tuple(dtypes), tuple(ks))
+        for pair, each, can, (n, drawn) in zip(pairs, chosen, able, counts, strict=True)
         if can and n
     ]
     found = [each for each in context.group.map(_rows, tasks) if each is not None]
@@ -108,13 +109,15 @@ def _rows(
     chosen: Sequence[Estimator],
     seed: int,
     n: int,
+    drawn: int,
     dtypes: Sequence[Dtype],
     ks: Sequence[int],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    drawn = pair.completions(seed, 0, n)
-    if isinstance(drawn, Skip):
+) -> tuple[Rows, Rows]:
+    # As they were drawn to be measured, which the pair may remember.
+    made = pair.completions(seed, 0, max(n, drawn))
+    if isinstance(made, Skip):
         return [], []
-    completions = first(drawn, n)
+    completions = first(made, n)
     return _dtype_rows(pair, chosen, completions, dtypes), _truncation_rows(pair, completions, ks)
 
 
@@ -123,7 +126,7 @@ def _dtype_rows(
     chosen: Sequence[Estimator],
     completions: Completions,
     dtypes: Sequence[Dtype],
-) -> list[dict[str, Any]]:
+) -> Rows:
     """Completions scored in each format.
 
     ``change`` is the mean of each estimator, per completion, in the format minus that in the pair's
@@ -157,9 +160,7 @@ def _dtype_rows(
     return rows
 
 
-def _truncation_rows(
-    pair: CompletionSource, completions: Completions, ks: Sequence[int]
-) -> list[dict[str, Any]]:
+def _truncation_rows(pair: CompletionSource, completions: Completions, ks: Sequence[int]) -> Rows:
     """Return what is left of the Rao-Blackwell sum of a completion when only the k most probable
     tokens are distinguished.
 
@@ -169,17 +170,15 @@ def _truncation_rows(
         return []
     rows, here = [], Shard(completions)
     exact = here.summed(completions.kl_qp[here.mask])
-    for k in ks:
-        truncated = pair.truncated(completions, k)
-        if isinstance(truncated, Skip):
-            continue
+    found = pair.truncated(completions, ks) if ks else ()
+    for truncated in () if isinstance(found, Skip) else found:
         left = here.summed(truncated.kl_qp[here.mask])
         mean, mean_se = _mean_se(left)
         missing, missing_se = _mean_se(exact - left)
         rows.append(
             {
                 "pair": pair.title,
-                "k": k,
+                "k": truncated.k,
                 "completions": here.n,
                 "exact": float(exact.mean()),
                 "mean": mean,

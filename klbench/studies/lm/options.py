@@ -17,6 +17,8 @@ CORE = ("k1", "k2", "k3", "k_lambda", "abs", "k3_clamped", "k3_verl", "bregman_k
 WEIGHTED = ("k1_weighted", "k2_weighted", "k3_weighted")
 
 
+RESCORED, ONE_IN = 256, 8
+"""The most completions that are scored again, and one in how many, unless the settings say."""
 SAMPLES = 2_048
 """Completions of each pair that can make any number, unless the settings say how many."""
 
@@ -42,7 +44,8 @@ class LmOptions(PairOptions):
         Completions that are made and measured at once.
     rescored, dtypes, truncations
         So many completions, at most all that are measured, are scored again in these formats, and
-        with so many of the most probable tokens told apart from the rest, where the pair can.
+        with so many of the most probable tokens told apart from the rest, where the pair can. Where
+        no number is named, one in eight and at most 256: they cost less than the measurement.
     path
         The file that ``pair=recorded`` reads.
     """
@@ -53,7 +56,7 @@ class LmOptions(PairOptions):
     estimators: EstimatorNamesOrNone = None
     samples: int | None = Field(default=None, ge=2, le=10**12)
     shard: int = Field(default=256, ge=1, le=65_536)
-    rescored: int = Field(default=256, ge=0, le=10**6)
+    rescored: int | None = Field(default=None, ge=0, le=10**6)
     dtypes: tuple[Dtype, ...] = ("bfloat16",)
     truncations: tuple[Annotated[int, Field(ge=1)], ...] = (1, 8, 64)
     path: str | None = None
@@ -71,3 +74,13 @@ class LmOptions(PairOptions):
         """Return the number of a pair's completions to measure."""
         asked = self.samples or pair.available or SAMPLES
         return asked if pair.available is None else min(asked, pair.available)
+
+    def drawn(self, pair: Pair) -> int:
+        """Return the number of a pair's completions that are drawn at once."""
+        return min(self.shard, self.completions(pair))  # lest more be made than are asked for
+
+    def again(self, pair: Pair) -> int:
+        """Return the number of a pair's completions to score again."""
+        total = self.completions(pair)
+        few = min(RESCORED, max(2, total // ONE_IN))
+        return min(few if self.rescored is None else self.rescored, total)

@@ -26,7 +26,7 @@ these are a sample; ``prompts`` says by how much.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -36,6 +36,8 @@ from klbench.doctor.tables import causes, must_hold
 from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.pairs.recorded import RecordedPair
+from klbench.report.numbers import with_interval
+from klbench.rows import Tables
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found
@@ -43,7 +45,6 @@ from klbench.studies.lm.measure import measure_shard, measured
 from klbench.studies.lm.options import LmOptions
 from klbench.studies.lm.values import Measured, values
 from klbench.studies.lm.verdicts import complete
-from klbench.studies.value.summary import with_interval
 from klbench.study import Summary
 from klbench.types import Estimator, RunError, Truth
 
@@ -62,7 +63,7 @@ def _measure(
 ) -> Iterator[int]:
     """Merge a pair's shards; yields how many are done."""
     total, chosen = options.completions(pair), options.chosen(pair)
-    size = min(options.shard, total)  # lest more be made than are asked for
+    size = options.drawn(pair)
     shards = -(-total // size)
     tasks = (
         (pair, chosen, context.seed, k, size, min(size, total - k * size))
@@ -139,8 +140,8 @@ def run(options: LmOptions, context: Context) -> dict[str, pd.DataFrame]:
     again: dict[str, pd.DataFrame] = {}
     if not context.interrupted:
         chosen = [options.chosen(pair) for pair in wanted]
-        most = [min(options.rescored, options.completions(pair)) for pair in wanted]
-        again = scored_again(wanted, chosen, context, most, options.dtypes, options.truncations)
+        times = [(options.again(pair), options.drawn(pair)) for pair in wanted]
+        again = scored_again(wanted, chosen, context, times, options.dtypes, options.truncations)
     if not results:
         if context.interrupted or not context.group.main:
             return {}
@@ -195,7 +196,7 @@ def _known(value: float, text: str) -> str:
     return "–" if value != value else text
 
 
-def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
+def _notes(results: Tables, pair: str) -> list[str]:
     """Return sentences on what is odd about a pair's completions."""
     about = next(row for row in results["pairs"].to_dict("records") if row["pair"] == pair)
     above, unread = about["above_zero"], about["unread"]
@@ -215,7 +216,7 @@ def _notes(results: Mapping[str, pd.DataFrame], pair: str) -> list[str]:
     return notes
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return a row for each estimator and level, per sequence, of the first pair."""
     table = results["values"]
     titles = list(dict.fromkeys(table["pair"]))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from klbench.report.blocks import Block, Lead, Paragraph, Section, Tables, Text
 from klbench.report.prose import prose
+from klbench.rows import where
 from klbench.studies.lm import section_figures, section_tables
 from klbench.studies.lm.columns import CHECKS, PAIRS, PROMPTS, TOKENS
 from klbench.studies.lm.section_data import Completions, finite, spread
@@ -87,7 +88,7 @@ def _more(data: Completions) -> Iterator[Text]:
     if data.recorded and (savings := _savings(data)):
         yield savings
     whole = [row for row in data.verdicts.values() if row["whole_k3_status"]]
-    heavy = [row for row in whole if row["whole_k3_status"] == "heavy tail"]
+    heavy = where(whole, whole_k3_status="heavy tail")
     if heavy:
         yield SAY.whole_log_ratio(len(heavy), len(whole))
     unknown = [pair for pair in data.pairs if not finite(data.about[pair]["kl_qp"])]
@@ -106,11 +107,7 @@ def warnings(data: Completions) -> Iterator[Block]:
     for pair in data.pairs:
         verdict, label = data.verdicts[pair], data.labels[pair]
         if verdict["ratios"] == "fails":
-            failed = [
-                row
-                for row in data.rows(CHECKS)
-                if row["pair"] == pair and row["verdict"] == "fails"
-            ]
+            failed = where(data.rows(CHECKS), pair=pair, verdict="fails")
             yield Paragraph(SAY.ratio_fails(label, failed), "warning")
         elif label in data.unsound:
             yield Paragraph(SAY.k1_off(label, data.at(pair, "k1"), verdict["k1_z"]), "warning")
@@ -134,9 +131,7 @@ def warnings(data: Completions) -> Iterator[Block]:
             )
         if about["unread"]:
             yield Paragraph(SAY.unread(data.labels[pair], about["unread"]), "note")
-    rows = [row for row in data.rows(PROMPTS) if row["what"] == "exact KL"] or [
-        row for row in data.rows(PROMPTS) if row["what"] == "k1"
-    ]
+    rows = where(data.rows(PROMPTS), what="exact KL") or where(data.rows(PROMPTS), what="k1")
     if rows:
         answers = spread([row["completions"] / row["prompts"] for row in rows])
         factors = [spread([row[name] for row in rows]) for name in ("same_over_se", "new_over_se")]

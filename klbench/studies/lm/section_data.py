@@ -10,6 +10,7 @@ from typing import Any
 
 from klbench.report.runs import RunTables
 from klbench.report.tables import Row
+from klbench.rows import distinct
 from klbench.studies.lm.columns import AGREEMENT, PAIRS, TOKENS, VALUES, VERDICTS
 
 TARGET = "KL(q‖p)"
@@ -40,7 +41,7 @@ class Completions(RunTables):
     @cached_property
     def pairs(self) -> list[str]:
         """The pairs that have completions, in the order of the run."""
-        return list(dict.fromkeys(row["pair"] for row in self.rows(TOKENS)))
+        return distinct(self.rows(TOKENS), "pair")
 
     @cached_property
     def about(self) -> dict[str, Row]:
@@ -96,7 +97,7 @@ class Completions(RunTables):
     @cached_property
     def names(self) -> list[str]:
         """All estimators that were measured, in the order of the run."""
-        return list(dict.fromkeys(row["estimator"] for row in self.values))
+        return distinct(self.values, "estimator")
 
     @cached_property
     def drawn(self) -> list[str]:

@@ -14,6 +14,7 @@ from klbench.report.numbers import Z95, exact, short
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.lm.columns import (
     COST,
     DTYPE,
@@ -297,7 +298,7 @@ def by_position(data: Completions) -> Figure | None:
     key = legend(("kl_qp", *SCHULMAN), labels=("exact KL", *SCHULMAN))
     panels = []
     for pair in data.pairs[:MOST_PAIRS]:
-        rows = [row for row in data.rows(TOKENS) if row["pair"] == pair]
+        rows = where(data.rows(TOKENS), pair=pair)
         drawn = [
             Line(entry, [row["position"] for row in rows], [row[f"{name}_total"] for row in rows])
             for name, entry in key.items()
@@ -382,12 +383,8 @@ def formats(data: Completions) -> Figure | None:
     """Return the divergence of the policy from itself that another number format invents."""
     key = legend(SCHULMAN)
     panels = []
-    rows = [
-        row
-        for row in data.rows(DTYPE)
-        if row["what"] == "policy against itself" and row["level"] == "token"
-    ]
-    for dtype in dict.fromkeys(row["dtype"] for row in rows):
+    rows = where(data.rows(DTYPE), what="policy against itself", level="token")
+    for dtype in distinct(rows, "dtype"):
         marks = [
             _mark(
                 data.labels[row["pair"]],
@@ -404,13 +401,19 @@ def formats(data: Completions) -> Figure | None:
         Figure(
             "completions-formats",
             SAY.formats_title(),
-            SAY.formats_caption(),
+            SAY.formats_caption() + _scored_again(rows),
             panels,
             list(key.values()),
         )
         if panels
         else None
     )
+
+
+def _scored_again(rows: Sequence[Row]) -> str:
+    """Return a sentence on how many completions a table is about."""
+    found: str = SAY.scored_again(sorted({row["completions"] for row in rows}))
+    return found
 
 
 def truncation(data: Completions) -> Figure | None:
@@ -432,7 +435,8 @@ def truncation(data: Completions) -> Figure | None:
     panel = lines(
         "Missing", drawn, Axis("tokens told apart", "log"), Axis("% of the exact KL", levels=(0.0,))
     )
-    caption = SAY.truncation_caption() + SAY.left_out([], len(data.pairs), MOST_PAIRS)
+    caption = SAY.truncation_caption() + _scored_again(data.rows(TRUNCATION))
+    caption += SAY.left_out([], len(data.pairs), MOST_PAIRS)
     return Figure(
         "completions-truncation",
         SAY.truncation_title(),

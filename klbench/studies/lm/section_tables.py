@@ -10,6 +10,7 @@ from klbench.report.cells import Show
 from klbench.report.numbers import exact, number
 from klbench.report.prose import prose
 from klbench.report.tables import Row, Schema, Shown, select, table
+from klbench.rows import where
 from klbench.studies.lm.columns import (
     AGREEMENT,
     CAUSES,
@@ -73,86 +74,51 @@ def yes(row: Row, name: str) -> Cell:
 
 
 ESTIMATORS = select(
-    "estimator level target truth mean rel_bias std frac_negative khat status",
+    "estimator level target truth mean rel_bias std:number frac_negative:percent "
+    "khat:number2 status:flag",
     level=level,
     truth=truth,
     rel_bias=bias,
-    std=cells.number(),
-    frac_negative=cells.percent,
-    khat=cells.number(2),
-    status=cells.flag,
 )
-POSITIONS = select(
-    "position n kl_qp kl_pq k1 k3 frac_negative khat share",
-    frac_negative=cells.percent,
-    khat=cells.number(2),
-    share=cells.percent,
-)
+POSITIONS = select("position n kl_qp kl_pq k1 k3 frac_negative:percent khat:number2 share:percent")
 TOKEN = select("text token", text=token_text)
 TOP = (
     *TOKEN,
-    *select(
-        "count share k1_mean kl_sum largest",
-        share=cells.signed_percent,
-        k1_mean=cells.number(2),
-        largest=cells.number(2),
-    ),
+    *select("count share:signed_percent k1_mean:number2 kl_sum largest:number2"),
 )
-LARGEST = (*TOKEN, *select("largest count k1_mean", k1_mean=cells.number(2)))
+LARGEST = (*TOKEN, *select("largest count k1_mean:number2"))
 SUMMARY = select(
-    "nearest nearest_level nearest_rel_rmse_100 half_by k1_z ratios sound",
-    nearest=cells.name,
+    "nearest:name nearest_level nearest_rel_rmse_100:percent half_by k1_z:number2 ratios sound",
     nearest_level=level,
-    nearest_rel_rmse_100=cells.percent,
-    k1_z=cells.number(2),
     ratios=verdict("holds"),
     sound=yes,
 )
-COMPARED = select("k1 k3 difference z verdict", z=cells.number(2), verdict=verdict("agree"))
+COMPARED = select("k1 k3 difference z:number2 verdict", verdict=verdict("agree"))
 SAMPLED = select(
-    "log_ratio estimator level mean kl_qp rel_bias kl_mup",
+    "log_ratio estimator level mean kl_qp rel_bias:signed_percent kl_mup",
     log_ratio=cells.computed(
         lambda row: Cell(row["log_ratio"].replace("mu", "μ").replace("-", "−"))
     ),
     level=level,
-    rel_bias=cells.signed_percent,
 )
-RESCORED = select(
-    "dtype what estimator level mean change sd_log_ratio", level=level, sd_log_ratio=cells.number(2)
-)
-TRUNCATED = select("k exact mean share", share=cells.percent)
+RESCORED = select("dtype what estimator level mean change sd_log_ratio:number2", level=level)
+TRUNCATED = select("k exact mean share:percent")
 NEEDED = select(
-    "estimator level completions_needed seconds_needed rel_bias status",
+    "estimator level completions_needed seconds_needed rel_bias:signed_percent status:flag",
     level=level,
     completions_needed=rounded,
     seconds_needed=rounded,
-    rel_bias=cells.signed_percent,
-    status=cells.flag,
 )
 SPEED = select(
     "stage completions_per_second tokens_per_second peak_mib device kernel",
     stage=cells.computed(lambda row: Cell(STAGES[row["stage"]])),
 )
 BY_PROMPT = select(
-    "what prompts completions mean se se_same se_new between_share",
-    se=cells.number(2),
-    se_same=cells.number(2),
-    se_new=cells.number(2),
-    between_share=cells.percent,
+    "what prompts completions mean se:number2 se_same:number2 se_new:number2 between_share:percent"
 )
-RATIOS = select(
-    "ratio mean z ess khat verdict",
-    z=cells.number(2),
-    khat=cells.number(2),
-    verdict=verdict("holds"),
-)
-LIKELY = select("cause score evidence", score=cells.number(2), evidence=cells.words)
-HELD = select(
-    "check verdict value message",
-    verdict=verdict("holds"),
-    value=cells.plain(4),
-    message=cells.words,
-)
+RATIOS = select("ratio mean z:number2 ess khat:number2 verdict", verdict=verdict("holds"))
+LIKELY = select("cause score:number2 evidence:words")
+HELD = select("check verdict value:plain4 message:words", verdict=verdict("holds"))
 
 
 def blocks(data: Completions) -> Iterator[Block]:
@@ -161,7 +127,7 @@ def blocks(data: Completions) -> Iterator[Block]:
     yield Heading(SAY.tables_title())
     for reason, names in skipped(data).items():
         yield Paragraph(SAY.skipped(reason, names), "note")
-    completion = [row for row in data.values if row["per"] == "sequence"]
+    completion = where(data.values, per="sequence")
     if several:
         yield from _tables(data, VERDICTS, SAY.verdicts_title(), SUMMARY, is_open=True)
         yield from _tables(
@@ -171,7 +137,7 @@ def blocks(data: Completions) -> Iterator[Block]:
         yield from _tables(
             data, VALUES, SAY.completion_title(), ESTIMATORS, rows=completion, is_open=True
         )
-    token = [row for row in data.values if row["per"] == "token"]
+    token = where(data.values, per="token")
     yield from _tables(
         data, VALUES, SAY.token_title(), ESTIMATORS, rows=token, each=True, note=SAY.per_token()
     )
@@ -206,7 +172,7 @@ def _tables(
     rows = data.rows(schema) if rows is None else rows
     several = len(data.pairs) > 1
     label = (
-        (Shown("pair", cells.computed(lambda row: Cell(data.labels[row["pair"]]))),)
+        select("pair", pair=cells.computed(lambda row: Cell(data.labels[row["pair"]])))
         if several and not each
         else ()
     )

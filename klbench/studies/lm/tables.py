@@ -166,8 +166,7 @@ def _joined(schema: Schema, frames: Sequence[pd.DataFrame]) -> pd.DataFrame | No
 
     None if there are none.
     """
-    columns = [column.name for column in schema.columns]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else None
+    return pd.concat(frames, ignore_index=True)[schema.names] if frames else None
 
 
 def top_tokens(results: Sequence[Measured]) -> pd.DataFrame | None:

@@ -18,6 +18,7 @@ from klbench import divergences
 from klbench.metrics.tails import HEAVY, pareto_khat
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
+from klbench.rows import Rows
 from klbench.studies.lm.columns import VALUES, with_relative_errors
 from klbench.studies.lm.found import Found
 from klbench.studies.lm.measure import LEVELS, measured, skip_reason
@@ -306,7 +307,7 @@ def _tally(i: int, level: str, per: str) -> int:
     return 4 * i + (2 if level == "sequence" else 1 if per == "sequence" else 0)
 
 
-def _exact_rows(m: Measured) -> list[dict[str, Any]]:
+def _exact_rows(m: Measured) -> Rows:
     """Return the rows of the Rao-Blackwell sums, which are estimators of their own."""
     kinds = [(RAO_BLACKWELL, "exact kl_qp", 0.0, "r")]
     kinds += [(WEIGHTED, "weighted kl_qp", 1.0, "w")] if m.off_policy else []

@@ -12,15 +12,15 @@ from typing import Any
 import pandas as pd
 
 from klbench.metrics.tails import CANNOT_TELL, FAILS, HOLDS, STRANGE
+from klbench.rows import Row, Rows, Tables, where
 from klbench.studies.lm.values import NAN, RAO_BLACKWELL, WEIGHTED, ratio_of
 
-Row = dict[str, Any]
 TARGET = "KL(q‖p)"
 AGREE, DIFFER = "agree", "differ"
 RATIO = "p/q"
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def complete(tables: Tables) -> dict[str, pd.DataFrame]:
     """Return the tables of a run with its verdicts, which follow from the other tables."""
     found = dict(tables)
     compared = agreement(found) if "agreement" not in found else found["agreement"]
@@ -29,12 +29,12 @@ def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _rows(tables: Mapping[str, pd.DataFrame], name: str, pair: str) -> list[Row]:
+def _rows(tables: Tables, name: str, pair: str) -> Rows:
     rows = tables[name].to_dict("records") if name in tables else []
     return [{str(key): value for key, value in row.items()} for row in rows if row["pair"] == pair]
 
 
-def agreement(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def agreement(tables: Tables) -> pd.DataFrame:
     """Return k1, k3 and their difference from the tables of an earlier version.
 
     The standard error of the difference is that of the mean of p/q over tokens, times the mean
@@ -47,13 +47,13 @@ def agreement(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         for name in ("k1", "k3"):
             row = at.get((name, "token"), {})
             columns |= {name: row.get("mean", NAN), f"{name}_se": row.get("mean_se", NAN)}
-        checks = [row for row in _rows(tables, "checks", about["pair"]) if row["ratio"] == RATIO]
+        checks = where(_rows(tables, "checks", about["pair"]), ratio=RATIO)
         error = checks[0]["mean_se"] * about["mean_length"] if checks else NAN
         rows.append(columns | {"difference": columns["k3"] - columns["k1"], "difference_se": error})
     return pd.DataFrame(rows)
 
 
-def judged(compared: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def judged(compared: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     """Return the comparison of k1 and k3 with its verdict.
 
     That of the ratio p/q where it was checked, else by the distance.
@@ -73,14 +73,14 @@ def judged(compared: pd.DataFrame, tables: Mapping[str, pd.DataFrame]) -> pd.Dat
     return compared.assign(z=scores, verdict=words)
 
 
-def verdicts(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+def verdicts(tables: Tables) -> pd.DataFrame:
     """Return what speaks against the completions of each pair, and what can be recommended on
     them.
     """
     return pd.DataFrame([_verdict(about, tables) for about in tables["pairs"].to_dict("records")])
 
 
-def _verdict(about: Mapping[Any, Any], tables: Mapping[str, pd.DataFrame]) -> Row:
+def _verdict(about: Mapping[Any, Any], tables: Tables) -> Row:
     pair, at = about["pair"], _measured(tables, about["pair"])
     found = {row["verdict"] for row in _rows(tables, "checks", pair)}
     ratios = FAILS if FAILS in found else CANNOT_TELL if CANNOT_TELL in found else HOLDS
@@ -107,7 +107,7 @@ def _verdict(about: Mapping[Any, Any], tables: Mapping[str, pd.DataFrame]) -> Ro
     }
 
 
-def _measured(tables: Mapping[str, pd.DataFrame], pair: str) -> dict[tuple[str, str], Row]:
+def _measured(tables: Tables, pair: str) -> dict[tuple[str, str], Row]:
     """Return a pair's estimates of KL(q‖p) of a completion by estimator and level."""
     rows = _rows(tables, "values", pair)
     kept = (

@@ -17,6 +17,7 @@ import torch
 from klbench import estimators
 from klbench.context import Context
 from klbench.machine import __version__
+from klbench.rows import Rows, Tables
 from klbench.studies.peers.cases import REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.columns import HERE
 from klbench.studies.peers.options import PeersOptions
@@ -147,7 +148,7 @@ def _timed(calls: Mapping[str, Callable[[], Any]], options: PeersOptions) -> dic
 
 def _speed(
     subject: Subject, functions: Mapping[Peer, Two], dtype: str, options: PeersOptions, seed: int
-) -> list[dict[str, Any]]:
+) -> Rows:
     policy, reference = (
         torch.tensor(x).to(getattr(torch, dtype))
         for x in inputs(subject.inputs, "usual", _shape(options, subject), seed)
@@ -198,8 +199,8 @@ def run(options: PeersOptions, context: Context) -> dict[str, pd.DataFrame]:
     """Tables ``peers``, a row a subject, library, dtype and regime, and ``peers_speed``, of
     timings.
     """
-    rows: list[dict[str, Any]] = []
-    speed: list[dict[str, Any]] = []
+    rows: Rows = []
+    speed: Rows = []
     with one_thread():  # as many as every library uses: what is compared is the arithmetic
         for done, subject in enumerate(SUBJECTS):
             context.progress(done, len(SUBJECTS), subject.name)
@@ -249,7 +250,7 @@ def _measured(subject: Subject, function: Two, policy: Any, reference: Any) -> d
         return {"status": f"failed: {' '.join(str(error).split())[:200]}"}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return the errors of each library's values and gradients, in float32."""
     table = results["peers"]
     measured = table[

@@ -29,6 +29,7 @@ from klbench.report.numbers import MISSING, number, percent
 from klbench.report.prose import prose
 from klbench.report.runs import RunTables
 from klbench.report.tables import Row
+from klbench.rows import distinct, where
 from klbench.studies.peers.columns import HERE, LOST, PEERS, SPEED, VERDICTS
 
 SAY = prose(__package__)
@@ -38,7 +39,7 @@ FLOOR = 1e-9
 
 
 def _measured(tables: Tables) -> list[Row]:
-    return [row for row in RunTables("", tables).rows(PEERS) if row["status"] == "ok"]
+    return where(RunTables("", tables).rows(PEERS), status="ok")
 
 
 def lead(tables: Tables) -> Lead:
@@ -49,8 +50,8 @@ def lead(tables: Tables) -> Lead:
     if not rows:
         return Lead(SAY.question(), SAY.nothing(), None)
     dtype = rows[0]["dtype"]
-    rows = [row for row in rows if row["dtype"] == dtype]
-    judged = [row for row in RunTables("", tables).rows(VERDICTS) if row["dtype"] == dtype]
+    rows = where(rows, dtype=dtype)
+    judged = where(RunTables("", tables).rows(VERDICTS), dtype=dtype)
     first = next((row for row in judged if row["place"] == 1), None)
     if first and first["lost"]:
         verdict = SAY.verdict(first, first["lost_by"].split(", "))
@@ -86,7 +87,7 @@ def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
     drawn = [row for row in drawn if worst[row["subject"]] > 1e-3]
     if not drawn:
         return None
-    legend = plots.legend(list(dict.fromkeys(row["library"] for row in drawn)))
+    legend = plots.legend(distinct(drawn, "library"))
     top = max(10.0, 3.0 * max(row["median_rel_error"] for row in drawn))
 
     def error_axis(axes: Axes) -> None:
@@ -101,7 +102,7 @@ def _figure(rows: Sequence[Row], dtype: str) -> Figure | None:
     x = plots.Axis("distance of policy and reference", place=regime_axis)
     y = plots.Axis("median relative error", levels=(1.0,), place=error_axis)
     panels = []
-    for subject in dict.fromkeys(row["subject"] for row in drawn):
+    for subject in distinct(drawn, "subject"):
         lines = []
         for library, entry in legend.items():
             of = {
@@ -124,13 +125,10 @@ def build(tables: Tables) -> Sequence[Block]:
     Accuracy and time side by side.
     """
     rows, speed = _measured(tables), RunTables("", tables).rows(SPEED)
-    subjects = dict.fromkeys(row["subject"] for row in rows)
+    subjects = distinct(rows, "subject")
     return [
         *_skipped(tables),
-        *(
-            _table(name, [row for row in rows if row["subject"] == name], speed)
-            for name in subjects
-        ),
+        *(_table(name, where(rows, subject=name), speed) for name in subjects),
     ]
 
 
@@ -149,7 +147,7 @@ def _skipped(tables: Tables) -> list[Block]:
 
 
 def _table(subject: str, rows: Sequence[Row], speed: Sequence[Row]) -> Table:
-    regimes = list(dict.fromkeys(row["regime"] for row in rows))
+    regimes = distinct(rows, "regime")
     last = regimes[-1]
     columns = [
         Column("Whose", "library and function"),

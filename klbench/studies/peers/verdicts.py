@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from klbench.schema import Row
+from klbench.rows import Rows, Tables, distinct, grouped
 from klbench.studies.peers.columns import HERE, LOST, PEERS, VERDICTS
 
 
-def _verdict(subject: str, dtype: str, near: list[Row]) -> dict[str, Any]:
+def _verdict(subject: str, dtype: str, near: Rows) -> dict[str, Any]:
     """Return the row of a subject and dtype, but for its place among the subjects."""
     others = [row for row in near if row["library"] != HERE]
     wrong = [row for row in others if row["median_rel_error"] >= LOST]
@@ -22,7 +21,7 @@ def _verdict(subject: str, dtype: str, near: list[Row]) -> dict[str, Any]:
         "dtype": dtype,
         "functions": len(others),
         "lost": len(wrong),
-        "lost_by": ", ".join(dict.fromkeys(row["library"] for row in wrong)),
+        "lost_by": ", ".join(distinct(wrong, "library")),
         "least_lost": min((row["median_rel_error"] for row in wrong), default=math.nan),
         "own_error": next(own, math.nan),
         "worst_error": max(row["max_rel_error"] for row in near),
@@ -32,18 +31,15 @@ def _verdict(subject: str, dtype: str, near: list[Row]) -> dict[str, Any]:
 def verdicts(peers: pd.DataFrame) -> pd.DataFrame:
     """Return table ``peers_verdicts``: what most functions of others lose comes first."""
     near = [row for row in PEERS.rows(peers) if (row["status"], row["regime"]) == ("ok", "near")]
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in near:
-        groups.setdefault((row["subject"], row["dtype"]), []).append(row)
-    found = pd.DataFrame(
-        [_verdict(*key, rows) for key, rows in groups.items()],
-        columns=[column.name for column in VERDICTS.columns],
+    groups = grouped(near, "subject", "dtype")
+    found = VERDICTS.frame(
+        [_verdict(subject, dtype, rows) for (subject, dtype), rows in groups.items()]
     )
     places = found.groupby("dtype")["lost"].rank(method="first", ascending=False)
     return found.assign(place=places)
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:
+def complete(tables: Tables) -> Tables:
     """Return the tables of a run of an earlier version with the verdicts."""
     if PEERS.table not in tables:
         return tables

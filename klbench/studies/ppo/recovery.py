@@ -22,12 +22,11 @@ from klbench.metrics.seeds import SeedFrame, band, mean, summary
 from klbench.rlhf import ppo
 from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.ppo import PpoBatch, Recipe
-from klbench.rlhf.rows import described
+from klbench.rlhf.rows import by_replica, described
 from klbench.rlhf.testbed import Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.rows import Rows
 from klbench.studies.ppo.options import TrainingOptions
-
-Rows = list[dict[str, Any]]
 
 
 class _RecordingReplicas(Replicas):
@@ -189,11 +188,11 @@ def _rows(
     world: Replicas,
 ) -> Rows:
     stopped = {place for place, (update, _) in world.optimizer.causes.items() if step > update}
-    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    found = by_replica(values)
     return [
         {"combination": each.name, "lost": float(nats[i]), "seed": k, "step": step}
         | {"status": "diverged" if (i, j) in stopped else "ok"}
-        | {name: column[i][j] for name, column in plain.items()}
+        | found[i][j]
         for i, each in enumerate(arms)
         for j, k in enumerate(testbed.seeds)
     ]

@@ -17,6 +17,7 @@ from klbench.rlhf.options import compared_with
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.rows import described, training_table
 from klbench.rlhf.testbed import Testbed, expected, fixed_points
+from klbench.rows import Rows, Tables
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.ppo import tables, tasks
 from klbench.studies.ppo.fixed_points import fixed_points_table
@@ -37,7 +38,7 @@ def run(options: TrainingOptions, context: Context) -> dict[str, pd.DataFrame]:
         alike = expected.alike(testbed, arms, options.group)
         points = fixed_points.which(testbed, arms, options.group)
     plan = tasks.plan(options, alike, [point for point, _ in points])
-    found: dict[str, list[dict[str, Any]]] = {
+    found: dict[str, Rows] = {
         "sampled": [],
         "frontier": [],
         "noise_free": [],
@@ -105,7 +106,7 @@ def _tables(
     return {name: table for name, table in result.items() if len(table)}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return the table for the terminal: where every combination ended."""
     table = results["final"]
     reference = compared_with(table["combination"].tolist())

@@ -9,6 +9,7 @@ from klbench.report import terms
 from klbench.report.blocks import Block, Heading, Lead, Paragraph, Section, Tables
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import where
 from klbench.studies.ppo import section_figures, section_tables
 from klbench.studies.ppo.columns import FINAL, NONE
 from klbench.studies.ppo.section_data import Trained, load
@@ -36,9 +37,9 @@ def lead(tables: Tables) -> Lead:
     more = [
         SAY.regret() + " " + SAY.setting(first.algorithm, first.beta, first.updates, first.seeds)
     ]
-    if arrived := [row for row in first.points if row["arrived"] == "yes"]:
+    if arrived := where(first.points, arrived="yes"):
         more.append(SAY.floors(arrived))
-    if worse := [row for row in first.final if row["start_outcome"] == "worse than not training"]:
+    if worse := where(first.final, start_outcome="worse than not training"):
         more.append(SAY.worse(worse))
     return Lead(question, _verdict(first), figure, more)
 
@@ -47,7 +48,7 @@ def _verdict(trained: Trained) -> str:
     best, *others = trained.final
     if math.isnan(best["regret"]):
         return str(SAY.nothing())
-    level = [row for row in others if row["outcome"] == f"not told from {trained.reference}"]
+    level = where(others, outcome=f"not told from {trained.reference}")
     behind = [row for row in others if row["difference_low"] > 0]
     said: str = SAY.verdict(best, trained.reference, level, len(behind), len(others))
     return said

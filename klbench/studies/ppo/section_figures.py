@@ -15,6 +15,7 @@ from klbench.report.numbers import short
 from klbench.report.plots import Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import grouped, where
 from klbench.studies.ppo.columns import (
     CURVES,
     FLOORS,
@@ -200,9 +201,8 @@ def predicted(trained: Trained) -> list[Figure]:
 
 def frontier(trained: Trained) -> list[Figure]:
     """Return reward over KL, a point for each beta, and the best there is."""
-    found: dict[str, list[Row]] = {}
-    for row in (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"])):
-        found.setdefault(row["combination"], []).append(row)
+    known = (each for each in trained.rows(FRONTIER) if math.isfinite(each["kl"]))
+    found = grouped(known, "combination")
     if not found:
         return []
     names, rest = trained.drawn(*found)
@@ -224,7 +224,7 @@ def frontier(trained: Trained) -> list[Figure]:
         drawn = [
             _over_kl(entry, mine, "difference", apart=1.0 + APART * entry.slot)
             for name, entry in entries.items()
-            if (mine := [row for row in matched if row["combination"] == name])
+            if (mine := where(matched, combination=name))
         ]
         y = Axis(f"reward − {trained.reference}'s", levels=[0.0])
         panels.append(lines(f"Against {trained.reference}", drawn, _kl_axis(matched), y, left=0.19))
@@ -262,7 +262,7 @@ def lost_token(trained: Trained) -> list[Figure]:
     names, rest = trained.drawn(*(row["combination"] for row in ends))
     entries, depths = legend(names), sorted({row["lost"] for row in ends})
     at = next(row for row in ends if row["lost"] == depths[len(depths) // 2])
-    then = [row for row in meanwhile if row["lost"] == at["lost"]]
+    then = where(meanwhile, lost=at["lost"])
     over = Axis("nats that its logit was pushed down")
     drawn = _of(then, entries, "step", "probability") + _of(
         then, entries, "step", "exact_probability", exact=True

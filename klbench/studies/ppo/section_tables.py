@@ -13,47 +13,30 @@ from klbench.report.tables import select, table
 from klbench.studies.ppo.columns import FINAL, FIXED_POINTS, FRONTIER, MATCHED, RECOVERY, WORDS
 from klbench.studies.ppo.section_data import Trained
 
-TWO = cells.number(2)
 FROM_ZERO = cells.interval(least=0.0)
 POINT = computed(lambda row: Cell(WORDS[row["fixed_point"]]))
 
 SHOWN_FINAL = select(
-    "combination regret difference effect_size reward kl seeds fixed_point outcome",
+    "combination regret difference effect_size:number2 reward kl seeds fixed_point outcome",
     regret=FROM_ZERO,
-    effect_size=TWO,
     fixed_point=POINT,
 )
 SHOWN_POINTS = select(
-    "combination formula residual predicted_regret free_regret free_unsettled noise_free_regret "
-    "sampled_way arrived predicted_kl",
-    formula=cells.words,
-    residual=cells.plain(2),
-    free_unsettled=cells.whole,
-    sampled_way=cells.percent_interval,
-    **dict.fromkeys(
-        "predicted_regret free_regret noise_free_regret predicted_kl".split(), cells.number()
-    ),
+    "combination formula:words residual:plain2 predicted_regret:number "
+    "free_regret:number free_unsettled:whole noise_free_regret:number "
+    "sampled_way:percent_interval arrived predicted_kl:number"
 )
 SHOWN_ESTIMATES = select(
-    "combination kl estimate_error clip_fraction clamp_fraction",
-    clip_fraction=cells.percent,
-    clamp_fraction=cells.percent,
+    "combination kl estimate_error clip_fraction:percent clamp_fraction:percent"
 )
 SHOWN_FRONTIER = select(
-    "combination beta kl reward shortfall",
-    beta=cells.short(),
-    kl=FROM_ZERO,
-    shortfall=FROM_ZERO,
+    "combination beta:short kl reward shortfall", kl=FROM_ZERO, shortfall=FROM_ZERO
 )
 SHOWN_MATCHED = select("combination kl difference seeds")
 SHOWN_RECOVERY = select(
-    "combination lost start_probability probability exact_probability sampled_share never_sampled "
-    "expected_norm norm_median norm_99 norm_max",
-    lost=cells.short(),
-    sampled_share=cells.percent,
-    never_sampled=cells.percent,
-    **dict.fromkeys("start_probability probability exact_probability".split(), TWO),
-    **dict.fromkeys("expected_norm norm_median norm_99 norm_max".split(), TWO),
+    "combination lost:short start_probability:number2 probability:number2 "
+    "exact_probability:number2 sampled_share:percent never_sampled:percent "
+    "expected_norm:number2 norm_median:number2 norm_99:number2 norm_max:number2"
 )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, at_kl, effect, mean, paired, summarised, summary
 from klbench.rlhf.rows import described
+from klbench.rows import grouped
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.studies.ppo.verdicts import judged_final, outcome_of
 
@@ -119,9 +120,7 @@ def noise_free_table(rows: Sequence[Mapping[str, Any]], alike: Mapping[str, str]
 
     Combinations with the same expected gradient have the same rows.
     """
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["combination"], []).append(row)
+    found = grouped(rows, "combination")
     return pd.DataFrame(
         {**described(name), "same_gradient_as": first}
         | {k: v for k, v in row.items() if k != "combination"}

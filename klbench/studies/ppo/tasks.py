@@ -12,8 +12,10 @@ from torch import Tensor
 
 from klbench.rlhf.penalty import PenaltyArm, arm
 from klbench.rlhf.ppo import PpoReport, Recipe, train
+from klbench.rlhf.rows import by_replica
 from klbench.rlhf.testbed import Exact, Testbed, expected
 from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.rows import Rows
 from klbench.studies.ppo import recovery
 from klbench.studies.ppo.options import TrainingOptions
 from klbench.threads import one_thread
@@ -31,7 +33,6 @@ gets up to the second if its gradient has not vanished by then.
 """
 
 Kind = Literal["sampled", "frontier", "noise_free", "free", "recovery"]
-Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,10 @@ def _exact(testbed: Testbed, task: Task, step: int, log_probs: Tensor, **more: T
 
 def _rows(task: Task, step: int, exact: Exact, more: dict[str, Tensor]) -> Rows:
     values = exact._asdict() | more
-    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    found = by_replica(values)
     return [
         {"arm": i, "combination": each.name, "beta": each.beta, "seed": k, "step": step}
-        | {name: column[i][j] for name, column in plain.items()}
+        | found[i][j]
         for i, each in enumerate(task.arms)
         for j, k in enumerate(task.seeds)
     ]

@@ -9,16 +9,13 @@ import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, outcome, paired, side, verdict
 from klbench.rlhf.options import compared_with
+from klbench.rows import Tables, records
 from klbench.studies.ppo.columns import FLOORS, OPTIMUM, REFERENCE
 
 NEAR = 0.25
 """A fixed point is reached within this share of the distance from the start, on either side of
 it.
 """
-
-
-def _rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def outcome_of(row: Mapping[str, Any], reference: str) -> str:
@@ -45,7 +42,7 @@ def outcome_of(row: Mapping[str, Any], reference: str) -> str:
 def judged_final(final: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``final`` with ``leads`` and ``start_outcome``."""
     return final.assign(
-        leads=_leads(final), start_outcome=[_against_start(row) for row in _rows(final)]
+        leads=_leads(final), start_outcome=[_against_start(row) for row in records(final)]
     )
 
 
@@ -55,7 +52,7 @@ def _leads(final: pd.DataFrame) -> list[bool]:
     k1_reward of the optimum, else the one of least regret; all without one.
     """
     leading = {OPTIMUM: REFERENCE} if REFERENCE in set(final["combination"]) else {}
-    for row in _rows(final.sort_values("regret", kind="stable")):
+    for row in records(final.sort_values("regret", kind="stable")):
         leading.setdefault(row["fixed_point"] or row["combination"], row["combination"])
     return final["combination"].isin(list(leading.values())).tolist()
 
@@ -67,7 +64,7 @@ def _against_start(row: Mapping[str, Any]) -> str:
 
 def judged_points(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of ``fixed_points`` with ``arrived``."""
-    return points.assign(arrived=[_arrived(row) for row in _rows(points)])
+    return points.assign(arrived=[_arrived(row) for row in records(points)])
 
 
 def _arrived(row: Mapping[str, Any]) -> str:
@@ -82,7 +79,7 @@ def _arrived(row: Mapping[str, Any]) -> str:
     return "yes" if (near, far) == (1, -1) else "no" if near == -1 or far == 1 else "not told"
 
 
-def complete(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def complete(tables: Tables) -> dict[str, pd.DataFrame]:
     """Return the tables of a run of an earlier version with its verdicts, and differences from
     the start where it had none.
     """
@@ -106,4 +103,4 @@ def _with_differences(final: pd.DataFrame, training: pd.DataFrame) -> pd.DataFra
     ]
     final = final.assign(**pd.DataFrame(rows, index=final.index))
     reference = compared_with(final["combination"].tolist())
-    return final.assign(outcome=[outcome_of(row, reference) for row in _rows(final)])
+    return final.assign(outcome=[outcome_of(row, reference) for row in records(final)])

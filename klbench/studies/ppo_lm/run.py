@@ -7,14 +7,13 @@ It is kept at every report and continued from there to the same bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from klbench import gradients
 from klbench.context import Context
 from klbench.rlhf.options import NONE
+from klbench.rows import Rows, Tables
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.language import tables
 from klbench.studies.language.options import PpoLmOptions
@@ -44,7 +43,7 @@ def run(options: PpoLmOptions, context: Context) -> dict[str, pd.DataFrame]:
     return tables | ({"raters": pd.DataFrame(raters)} if raters and tables else {})
 
 
-def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.DataFrame]:
+def _tables(options: PpoLmOptions, found: Rows) -> dict[str, pd.DataFrame]:
     return {
         "training": tables.trained_table(found, options.algorithm, options.beta),
         "compared": tables.compared_table(found, options.reference_combination),
@@ -55,7 +54,7 @@ def _tables(options: PpoLmOptions, found: list[dict[str, Any]]) -> dict[str, pd.
     }
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return the end of training with every combination."""
     table = results["compared"]
     columns = (

@@ -13,6 +13,7 @@ from klbench.rlhf.language import sft
 from klbench.rlhf.language.ppo_world import Language
 from klbench.rlhf.penalty import arm, estimates
 from klbench.rlhf.ppo import PpoReport, Recipe, train
+from klbench.rows import Rows
 from klbench.studies.language.options import PpoLmOptions
 from klbench.studies.language.preferences import paid_by_model
 from klbench.studies.language.runs import (
@@ -51,8 +52,9 @@ def perform(options: PpoLmOptions, place: Place, name: str, seed: int) -> dict[s
 def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]:
     recipe = Recipe.of(options)
     steps = recipe.steps if options.decay else None
-    learner = world(shared, options, job.place, job.seed, steps=steps, critic=recipe.critic)
     used = arm("none" if job.name == UNTRAINED else job.name, options.beta)
+    extra = {"steps": steps, "critic": recipe.critic, "exact": used.exact}
+    learner = world(shared, options, job.place, job.seed, **extra)
 
     def estimate(rollouts: Rollouts) -> np.ndarray:
         found: np.ndarray = estimates([used], rollouts, options.clamp)[0][0, 0].numpy()
@@ -78,7 +80,7 @@ def _performed(options: PpoLmOptions, job: Job, shared: Stage) -> dict[str, Any]
         }
         return row, {"beta": row["beta_used"]}
 
-    rows: list[dict[str, Any]] = []
+    rows: Rows = []
     if job.name != UNTRAINED:
         lower = "prompts_each, group or max_new_tokens, raise minibatches"
         with enough_memory(options.prompts_each * options.group // options.minibatches, lower):

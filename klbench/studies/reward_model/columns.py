@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pandas as pd
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from klbench.columns import declared
 
@@ -18,7 +18,7 @@ def _with_ends(frame: pd.DataFrame, version: int) -> pd.DataFrame:
     1`` times the error. Version 1 leans to where values are skewed, which a standard error cannot
     tell.
     """
-    quantile = t.ppf(0.975, frame["seeds"] - 1)
+    quantile = stdtrit(frame["seeds"] - 1, 0.975)
     for name in ("gold_gain", "k1_error", "k3_error"):
         if (error := f"{name}_se") in frame:
             half = quantile * frame[error]

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field, model_validator
 
 from klbench.policies import Name
-from klbench.rlhf.options import TestbedOptions
+from klbench.rlhf.options import TestbedOptions, Weight
 
 
 class RewardModelOptions(TestbedOptions):
@@ -33,7 +33,7 @@ class RewardModelOptions(TestbedOptions):
     most_sequences: ClassVar[int] = 50_000
     counted_for: ClassVar[str] = "are scored in every step"
     sizes: tuple[Annotated[int, Field(ge=10, le=1_000_000)], ...] = Field(min_length=1)
-    scale: float = Field(gt=0.0, le=1e3)
+    scale: Weight
     smoothing: float = Field(ge=0.0, lt=0.5)
     reward_model: Name
     model_width: int = Field(ge=1, le=64)

@@ -5,12 +5,13 @@ True reward lost by making a learned one large, by the number of ranked pairs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
 from klbench.context import Context
 from klbench.rlhf.rows import described, training_table
+from klbench.rows import Tables
 from klbench.studies.ppo.tasks import chunks
 from klbench.studies.reward_model import tables, tasks
 from klbench.studies.reward_model.options import RewardModelOptions
@@ -54,7 +55,7 @@ def run(options: RewardModelOptions, context: Context) -> dict[str, pd.DataFrame
     return {name: table for name, table in result.items() if len(table)}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> Sequence[Summary]:
+def summarize(results: Tables) -> Sequence[Summary]:
     """Return the tables for the terminal.
 
     Quality of the models, and where the true reward peaks.

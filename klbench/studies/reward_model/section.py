@@ -90,25 +90,24 @@ def _proxy(row: Row) -> Cell:
     return Cell("the true reward" if row["proxy"] == GOLD else row["proxy"])
 
 
-NUMBER, FROM_ZERO = cells.number(), cells.interval(least=0.0)
+FROM_ZERO = cells.interval(least=0.0)
 BY = select("method proxy", method=computed(_way), proxy=computed(_proxy))
 SHOWN_MODELS = select(
-    "pairs accuracy best_accuracy order loss best_loss correlation calibration_error kept_step",
+    "pairs accuracy best_accuracy:number order loss:number best_loss:number "
+    "correlation:number calibration_error:percent kept_step:number",
     pairs=computed(lambda row: Cell(row["proxy"], row["pairs"])),
-    calibration_error=cells.percent,
-    **dict.fromkeys("best_accuracy loss best_loss correlation kept_step".split(), NUMBER),
 )
 SHOWN_PEAKS = (
     *BY,
     *select(
-        "peak_gold peak_kl peak_proxy end_gold end_kl end_proxy lost missed",
+        "peak_gold peak_kl:number peak_proxy:number end_gold:number end_kl:number "
+        "end_proxy:number lost missed",
         lost=FROM_ZERO,
-        **dict.fromkeys("peak_kl peak_proxy end_gold end_kl end_proxy".split(), NUMBER),
     ),
 )
 SHOWN_EQUAL = (
     *BY,
-    *select("kl gold_gain difference seeds", kl=NUMBER),
+    *select("kl:number gold_gain difference seeds"),
 )
 
 

@@ -18,6 +18,7 @@ from klbench.report.numbers import count
 from klbench.report.plots import MOST_ENTRIES, Axis, Line, Mark, down, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
+from klbench.rows import where
 from klbench.studies.reward_model.columns import CALIBRATION, EQUAL_KL, GOLD, PEAKS, REWARD_MODELS
 from klbench.studies.reward_model.section_data import (
     BEST,
@@ -190,7 +191,7 @@ def equal_kl(learned: Learned) -> list[Figure]:
     entries, rest = _by_way([way for way in learned.ways if way != OPTIMUM])
     panels = []
     for proxy in dict.fromkeys((learned.proxies[0], learned.proxies[-1])):
-        mine = [row for row in rows if row["proxy"] == proxy]
+        mine = where(rows, proxy=proxy)
         drawn = _bars(
             [
                 (entry, [row for row in mine if way_of(row) == way])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +11,11 @@ from klbench.rlhf import reward_model
 from klbench.rlhf.penalty import PenaltyArm, arm, estimates
 from klbench.rlhf.ppo import PpoBatch, Recipe, train
 from klbench.rlhf.reward_model import Scored
+from klbench.rlhf.rows import by_replica
 from klbench.rlhf.testbed import Testbed, dpo_world, reward_world
 from klbench.rlhf.testbed.dpo_world import Preferences
 from klbench.rlhf.testbed.ppo_world import Replicas
+from klbench.rows import Rows
 from klbench.studies.reward_model.options import RewardModelOptions
 from klbench.threads import one_thread
 
@@ -25,7 +26,6 @@ COLUMNS = ("kl", "proxy_gain", "gold_gain")
 GOLD = "gold"
 """Stands among the proxies for the true reward."""
 
-Rows = list[dict[str, Any]]
 Found = dict[str, Rows]
 
 
@@ -259,7 +259,7 @@ def _training_rows(
     step: int,
     values: Mapping[str, Tensor],
 ) -> Rows:
-    plain = {name: tensor.tolist() for name, tensor in values.items()}
+    found = by_replica(values)
     rows: Rows = []
     for i, each in enumerate(arms):
         for place in range(len(options.sizes) * len(testbed.seeds)):
@@ -275,7 +275,7 @@ def _training_rows(
                     "seed": testbed.seeds[k],
                     "step": step,
                 }
-                | {name: column[i][place] for name, column in plain.items()}
+                | found[i][place]
                 | {"status": f"diverged at update {update}: {cause}" if stopped else "ok"}
             )
     return rows

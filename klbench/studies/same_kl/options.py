@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
-from klbench.studies.gradient.options import listed
+from klbench.choices import Listed
 from klbench.types import Options
 
 Shape = Literal["tilt", "noise", "sharpened", "flattened", "hole", "spike"]
@@ -31,15 +31,15 @@ class SameKlOptions(Options):
         p of the category that a spike raises.
     """
 
-    shapes: Annotated[
-        tuple[Shape, ...], BeforeValidator(listed), Field(min_length=1), AfterValidator(_once)
-    ] = get_args(Shape)
-    kls: Annotated[
-        tuple[Annotated[float, Field(ge=1e-6, le=1.5)], ...],
-        BeforeValidator(listed),
-        Field(min_length=1),
-        AfterValidator(_once),
-    ] = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    shapes: Annotated[Listed[Shape], AfterValidator(_once)] = get_args(Shape)
+    kls: Annotated[Listed[Annotated[float, Field(ge=1e-6, le=1.5)]], AfterValidator(_once)] = (
+        0.003,
+        0.01,
+        0.03,
+        0.1,
+        0.3,
+        1.0,
+    )
     size: int = Field(default=32, ge=4, le=1_000)
     depth: float = Field(default=1e-3, ge=1e-12, lt=0.1)
     rarity: float = Field(default=1e-3, ge=1e-9, lt=0.1)

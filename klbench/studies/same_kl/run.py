@@ -6,7 +6,7 @@ Chi-squared against 2J says who wins, the KL does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,16 +17,13 @@ from klbench import estimators, gradients, pairs, streams
 from klbench.context import Context
 from klbench.gradients import exact
 from klbench.pairs import Pair
+from klbench.pairs.categorical import normalized
+from klbench.rows import Tables
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.same_kl.columns import GRADIENTS, predicted
 from klbench.studies.same_kl.options import SameKlOptions, Shape
 from klbench.study import Summary
 from klbench.types import ConfigError, Skip
-
-
-def _normalized(logits: np.ndarray) -> np.ndarray:
-    logits = logits - logits.max()
-    return np.asarray(logits - math.log(np.exp(logits).sum()))
 
 
 def _two_levels(mass: float, size: int, at_one: bool) -> np.ndarray:
@@ -48,7 +45,7 @@ def _families(
     strength that makes sense.
     """
     stream = streams.generator(seed, "same_kl", options.size)
-    p = _normalized(stream.standard_normal(options.size))
+    p = normalized(stream.standard_normal(options.size))
     noise = stream.standard_normal(options.size)
     ramp = np.linspace(-1.0, 1.0, options.size)
     size, depth, rarity = options.size, options.depth, options.rarity
@@ -62,10 +59,10 @@ def _families(
         )
 
     return {
-        "tilt": (lambda s: (_normalized(p + s * ramp), p), 50.0),
-        "noise": (lambda s: (_normalized(p + s * noise), p), 50.0),
-        "sharpened": (lambda s: (_normalized(p * (1 + s)), p), 50.0),
-        "flattened": (lambda s: (p, _normalized(p * (1 + s))), 50.0),
+        "tilt": (lambda s: (normalized(p + s * ramp), p), 50.0),
+        "noise": (lambda s: (normalized(p + s * noise), p), 50.0),
+        "sharpened": (lambda s: (normalized(p * (1 + s)), p), 50.0),
+        "flattened": (lambda s: (p, normalized(p * (1 + s))), 50.0),
         "hole": (hole, 1 - 1e-9),
         "spike": (spike, 1 - 1e-9),
     }
@@ -139,7 +136,7 @@ def run(options: SameKlOptions, context: Context) -> dict[str, pd.DataFrame]:
     return {"shapes": predicted(pd.DataFrame(rows))} if rows else {}
 
 
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """The shapes at the largest KL that all have."""
     table = results["shapes"]
     rows = table[np.isclose(table["kl_qp"], table.groupby("shape")["kl_qp"].max().min())]

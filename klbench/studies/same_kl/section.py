@@ -24,7 +24,8 @@ from klbench.report.combinations import share
 from klbench.report.numbers import number, short
 from klbench.report.plots import Axis, Line, legend, lines
 from klbench.report.prose import prose
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
+from klbench.rows import distinct, where
 from klbench.studies.same_kl.columns import GRADIENTS, SHAPES
 
 SAY = prose(__package__)
@@ -47,7 +48,7 @@ def _rows(tables: Tables) -> list[Row]:
 
 
 def _won(rows: Sequence[Row], winner: str) -> list[Row]:
-    return [row for row in rows if row["value_winner"] == winner]
+    return where(rows, value_winner=winner)
 
 
 def _split(rows: Sequence[Row]) -> tuple[Row, Row] | None:
@@ -116,7 +117,7 @@ def _panel(rows: Sequence[Row], entries: dict[str, LegendEntry], x: str, y: str)
     drawn = [Line(EVEN, [low, high], [1.0, 1.0] if over_kl else [low, high], marked=False)]
     for i, (shape, entry) in enumerate(entries.items()):
         aside = 1.0 + 0.06 * (i - (len(entries) - 1) / 2) if over_kl else 1.0
-        own = [row for row in rows if row["shape"] == shape]
+        own = where(rows, shape=shape)
         hollow = [row["value_winner"] == "k1" for row in own]
         drawn.append(
             Line(
@@ -135,7 +136,7 @@ def _diagram(rows: Sequence[Row]) -> Figure | None:
     drawn = [row for row in rows if row["chi2"] > 0 and row["two_j"] > 0 and row["kl_qp"] > 0]
     if not drawn:
         return None
-    shapes = list(dict.fromkeys(row["shape"] for row in drawn))
+    shapes = distinct(drawn, "shape")
     entries = legend(shapes)
     panels = [_panel(drawn, entries, x, y) for x, y in (("two_j", "chi2"), ("kl_qp", "x_over_2j"))]
     left_out = len(shapes) - len(entries)
@@ -147,20 +148,20 @@ def _off(row: Row, name: str) -> Cell:
 
 
 def _table(rows: Sequence[Row]) -> Table:
-    shown = [
-        Shown("shape", cells.text),
+    shown = (
+        *select("shape:text"),
         *(
             Shown(name, cells.short())
             for name in ("kl_qp", "kl_pq", "x_over_2j", "value_std_k1", "value_std_k3")
         ),
-        Shown("value_winner", cells.name),
+        *select("value_winner:name"),
         *(
             Shown(BIAS + name, _off, SAY.off(name))
             for name in GRADIENTS
             if any(row[BIAS + name] >= ROUNDING for row in rows)
         ),
         *(Shown(NOISE + name, cells.number(2), SAY.noise(name)) for name in GRADIENTS),
-    ]
+    )
     return table(SAY.table_title(), SHAPES, rows, shown)
 
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
 
-from klbench.studies.gradient.tables import QP, Row, by_combination, first_alike, matches
-from klbench.studies.staleness.columns import CHOICES, STALENESS, error_in
+from klbench.rows import grouped
+from klbench.studies.gradient.tables import QP, Row, first_alike, matches
+from klbench.studies.staleness.columns import CHOICES, STALENESS, error_in, to_the_sampler
 
 AMONG = ("all", "sampled")
 
@@ -57,9 +58,9 @@ def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
         row
         for row in STALENESS.rows(staleness)
         if all(math.isfinite(row[key]) for key in ("staleness", "rel_bias", "rel_std"))
-        and " to the " not in row["estimator"]  # a penalty to the sampler is none to the reference
+        and not to_the_sampler(row)
     ]
-    same = first_alike(by_combination(rows), ("rel_bias", "rel_std"))
+    same = first_alike(grouped(rows, "combination"), ("rel_bias", "rel_std"))
     result = []
     for pair, lag in dict.fromkeys((row["pair"], row["staleness"]) for row in rows):
         here = [
@@ -92,7 +93,7 @@ def choices(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFrame:
                         "plain_up_to": _unweighted(best, rivals),
                     }
                 )
-    return pd.DataFrame(result, columns=[column.name for column in CHOICES.columns])
+    return CHOICES.frame(result)
 
 
 def _unweighted(best: Row, rivals: Sequence[Row]) -> float:

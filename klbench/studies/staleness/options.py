@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from klbench.choices import PairOptions
+from klbench.choices import Listed, PairOptions
 from klbench.pairs import Pair
 from klbench.pairs.sequence import SequencePair
-from klbench.studies.gradient.options import Combinations, Differentiable, listed
+from klbench.studies.gradient.options import Combinations, Differentiable
 
 
 def _can_lag(pair: Pair) -> Pair:
@@ -47,9 +47,7 @@ class StalenessOptions(PairOptions):
     pairs: tuple[Annotated[Differentiable, AfterValidator(_can_lag)], ...] = Field(
         default=(), min_length=1
     )
-    lags: Annotated[
-        tuple[Annotated[float, Field(ge=0.0)], ...], BeforeValidator(listed), Field(min_length=1)
-    ] = LAGS
+    lags: Listed[Annotated[float, Field(ge=0.0)]] = LAGS
     combinations: Combinations = (
         "k1_reward",
         "k1_reward_token_ratio",
@@ -72,17 +70,27 @@ class StalenessOptions(PairOptions):
         "full_with_score_decision_ratio_leave_one_out",
         "k3_prefix_ratio_loss",
         "k1_reward_decision_ratio",
+        "k1_reward_truncated_decision_ratio",
         "k1_reward_decision_ratio_token_kl",
         "k1_reward_masked_ratio",
         "k1_reward_clipped_ratio",
         "k1_reward_binary_kl",
         "k1_reward_tv",
         "k1_reward_dppo_tv",
+        "k1_reward_dppo_kl",
+        "k1_reward_fall",
+        "k1_reward_faded_ratio",
+        "k1_reward_token_rejected",
         "k1_reward_normalised_token_ratio",
         "k1_reward_sequence_mask",
         "k1_reward_geometric_ratio",
         "k1_reward_geometric_mask",
+        "k1_reward_masked_geometric_ratio",
+        "k1_reward_clipped_geometric_ratio",
+        "k1_reward_masked_sequence_ratio",
+        "k1_reward_every_ratio",
         "k1_reward_rejected",
+        "k1_reward_vaco",
         "k1_reward_opsm",
         "k1_reward_normalised_sequence_ratio",
         "k3_geometric_ratio_loss",

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from klbench.metrics import seeds
-from klbench.studies.gradient.tables import QP, Row, by_combination, matches
+from klbench.rows import grouped
+from klbench.studies.gradient.tables import QP, Row, matches
 from klbench.studies.staleness.columns import OVER_SEEDS, STALENESS
 
 
@@ -24,7 +25,7 @@ def over_seeds(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFram
     result = []
     for series, lag in dict.fromkeys((row["series"], row["staleness"]) for row in rows):
         here = [row for row in rows if (row["series"], row["staleness"]) == (series, lag)]
-        found = by_combination(here)
+        found = grouped(here, "combination")
         pairs = list(dict.fromkeys(row["pair"] for row in here))
         if len(pairs) < 2 or any(len(curve) != len(pairs) for curve in found.values()):
             continue
@@ -52,7 +53,7 @@ def over_seeds(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFram
                     **_geometric("over_least", ratio, series, name),
                 }
             )
-    return pd.DataFrame(result, columns=[column.name for column in OVER_SEEDS.columns])
+    return OVER_SEEDS.frame(result)
 
 
 def _bias(row: Row) -> float:

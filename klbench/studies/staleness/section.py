@@ -27,7 +27,7 @@ from klbench.report.combinations import bias_cell, name_cell, named, noise_cell,
 from klbench.report.numbers import number, percent, short
 from klbench.report.prose import prose
 from klbench.report.runs import by_run
-from klbench.report.tables import Row, Shown, table
+from klbench.report.tables import Row, Shown, select, table
 from klbench.studies.staleness import section_figures
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
@@ -104,12 +104,11 @@ def _over_seeds(run: Staleness) -> Lead:
 
 
 def _seeds_table(run: Staleness) -> Table:
-    shown = (
-        Shown("combination", name_cell),
-        Shown("correction", lambda row, name: Cell(row[name].replace("_", " "))),
-        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
-        Shown("rel_std", cells.interval()),
-        Shown("over_least", cells.interval()),
+    shown = select(
+        "combination correction rel_bias rel_std:interval over_least:interval",
+        combination=name_cell,
+        correction=lambda row, name: Cell(row[name].replace("_", " ")),
+        rel_bias=lambda row, name: bias_cell(row | {"matches": "", "method": ""}),
     )
     return table(SAY.seeds_title(), OVER_SEEDS, run.over_seeds, shown)
 
@@ -135,6 +134,25 @@ def _by_lag(lagging: Lagging, *, bias: bool) -> Table:
     return Table(SAY.by_lag(bias), columns, rows)
 
 
+def _weights(lagging: Lagging) -> Table | None:
+    """Return what is left of the samples of each weight at the largest lag."""
+    last, names = lagging.lags[-1], {row["combination"]: row for row in lagging.corrections}
+    rows = [
+        names[row["combination"]] | row
+        for row in lagging.rows
+        if row["staleness"] == last
+        and row["correction"] != "none"
+        and math.isfinite(row.get("weight_kept", math.nan))
+    ]
+    shown = (
+        Shown("combination", name_cell),
+        Shown("weight_mean", cells.short(), SAY.mean_weight()),
+        Shown("weight_ess", cells.percent, SAY.size()),
+        Shown("weight_kept", cells.percent, SAY.kept()),
+    )
+    return table(SAY.weights_title(short(last)), STALENESS, rows, shown) if rows else None
+
+
 def _batches(lagging: Lagging) -> Table | None:
     biased = [row for rows in lagging.ordered for row in rows if row["verdict"] != VERDICTS[0]]
     if not biased:
@@ -144,14 +162,15 @@ def _batches(lagging: Lagging) -> Table | None:
     if first["sampled_rival"] not in ("", first["rival"]):
         rivals.append(Shown("best_sampled_up_to", _limit, SAY.beats(first["sampled_rival"])))
     shown = (
-        Shown("combination", name_cell),
-        Shown("verdict", cells.text),
-        Shown(
-            "rel_bias_last",
-            lambda row, name: bias_cell(row | {"matches": "", "method": "", "rel_bias": row[name]}),
+        *select(
+            "combination verdict:text rel_bias_last rel_std_last balance_batch",
+            combination=name_cell,
+            rel_bias_last=lambda row, name: bias_cell(
+                row | {"matches": "", "method": "", "rel_bias": row[name]}
+            ),
+            rel_std_last=lambda row, name: noise_cell(row[name]),
+            balance_batch=lambda row, name: Cell(_batch(row[name]), row[name]),
         ),
-        Shown("rel_std_last", lambda row, name: noise_cell(row[name])),
-        Shown("balance_batch", lambda row, name: Cell(_batch(row[name]), row[name])),
         *rivals,
     )
     return table(SAY.batches(short(lagging.lags[-1])), CORRECTIONS, biased, shown)
@@ -161,18 +180,17 @@ def _choices(lagging: Lagging) -> list[Block]:
     """Return which combination to use below which batch: a figure and the table that says so."""
     if not lagging.choices:
         return []
-    shown = (
-        Shown("staleness", cells.short()),
-        Shown("among", cells.words),
-        Shown("batch_from", cells.whole),
-        Shown("batch_to", lambda row, name: Cell(number(row[name]), row[name])),
-        Shown("combination", name_cell),
-        Shown("rel_bias", lambda row, name: bias_cell(row | {"matches": "", "method": ""})),
-        Shown("rel_std", lambda row, name: noise_cell(row[name])),
-        Shown("rel_error_from", cells.percent),
+    shown = select(
+        "staleness:short among:words batch_from:whole batch_to combination rel_bias "
+        "rel_std rel_error_from:percent",
+        batch_to=lambda row, name: Cell(number(row[name]), row[name]),
+        combination=name_cell,
+        rel_bias=lambda row, name: bias_cell(row | {"matches": "", "method": ""}),
+        rel_std=lambda row, name: noise_cell(row[name]),
     )
     found = table(SAY.choices(lagging.label), CHOICES, lagging.choices, shown)
-    return [*([section_figures.by_batch(lagging)] if lagging.lags[-1] else []), found]
+    figures = (section_figures.bias_against_noise, section_figures.by_batch)
+    return [*(draw(lagging) for draw in figures if lagging.lags[-1]), found]
 
 
 def _limit(row: Row, name: str) -> Cell:
@@ -207,7 +225,12 @@ def _run(run: Staleness) -> Iterator[Block]:
         yield from _choices(run.lagging[0])
     yield from section_figures.over_lags(run)
     for k, lagging in enumerate(run.lagging):
-        tables = [_batches(lagging), _by_lag(lagging, bias=True), _by_lag(lagging, bias=False)]
+        tables = [
+            _batches(lagging),
+            _by_lag(lagging, bias=True),
+            _by_lag(lagging, bias=False),
+            _weights(lagging),
+        ]
         more = _choices(lagging) if k else []
         yield Details(
             SAY.numbers(lagging.label, lagging.pair),

@@ -6,15 +6,10 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
+from klbench.columns import COMBINATIONS
 from klbench.report.combinations import Measured, joined
 from klbench.report.tables import Row
-from klbench.studies.staleness.columns import (
-    CHOICES,
-    COMBINATIONS,
-    CORRECTIONS,
-    OVER_SEEDS,
-    STALENESS,
-)
+from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, OVER_SEEDS, STALENESS
 
 VERDICTS = ("right at every lag", "right without a lag", "off at every lag")
 """The verdicts in the order of the page."""

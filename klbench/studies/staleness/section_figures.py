@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from klbench.report.axes import tick
 from klbench.report.blocks import Figure, LegendEntry, Panel
 from klbench.report.combinations import MOST, amount, exact, named, share
+from klbench.report.figures import MARKERS
 from klbench.report.numbers import short
 from klbench.report.plots import Axis, Bar, Line, bars, legend, lines
 from klbench.report.prose import prose
 from klbench.report.tables import Row
-from klbench.studies.staleness.columns import error_in
+from klbench.studies.staleness.columns import error_in, to_the_sampler
 from klbench.studies.staleness.section_data import VERDICTS, Lagging, Staleness
 
 SAY = prose(__package__)
@@ -26,6 +27,7 @@ COLOURS = {
     verdict: LegendEntry(verdict, slot, "s")
     for verdict, slot in zip(VERDICTS, (2, 0, 1), strict=True)
 }
+OTHERS = LegendEntry(SAY.others(), 5, "d")
 SIZES = (
     ("ess", LegendEntry("whole sequences", 5, "o")),
     ("ess_token", LegendEntry("single tokens", 5, "s", dashed=True)),
@@ -133,12 +135,55 @@ def _room(drawn: Sequence[Bar]) -> Callable[[Axes], object]:
     return lambda axes: axes.set_xlim(0.0, 2.0 * max(bar.value for bar in drawn))
 
 
+def bias_against_noise(lagging: Lagging) -> Figure:
+    """Return the bias of all combinations against their noise, a panel each lag, those that err
+    least in some batch in colours of their own.
+    """
+    best, beaten = _best(lagging), False
+    panels = []
+    for lag in lagging.lags:
+        rows = [
+            row
+            for row in lagging.rows
+            if row["staleness"] == lag
+            and 0.0 < row["rel_std"] < math.inf
+            and not to_the_sampler(row)
+        ]
+        others = [row for row in rows if row["combination"] not in best]
+        beaten = beaten or bool(others)
+        drawn = [_points(OTHERS, others)] if others else []
+        drawn += [_points(best[row["combination"]], [row]) for row in rows if row not in others]
+        bias = Axis(SAY.bias_axis(), scale="symlog", threshold=1.0, levels=(100.0,))
+        panels.append(lines(SAY.lag(short(lag)), drawn, Axis(SAY.noise_axis(), scale="log"), bias))
+    return Figure(
+        f"staleness-noise{lagging.run.stem}",
+        SAY.against_title(),
+        SAY.against_caption(lagging.label),
+        panels,
+        [*best.values(), *([OTHERS] if beaten else [])],
+    )
+
+
+def _best(lagging: Lagging) -> dict[str, LegendEntry]:
+    """Return the entries of all combinations that err least in some batch, however many."""
+    names = {row["combination"]: named(row) for row in lagging.choices}
+    slots = [slot for slot in range(len(MARKERS)) if slot != OTHERS.slot]
+    return {
+        name: LegendEntry(label, slots[i % len(slots)], MARKERS[i % len(MARKERS)])
+        for i, (name, label) in enumerate(names.items())
+    }
+
+
+def _points(entry: LegendEntry, rows: Sequence[Row]) -> Line:
+    biases = [_bias(row) for row in rows]
+    return Line(entry, [row["rel_std"] for row in rows], biases, joined=False)
+
+
 def by_batch(lagging: Lagging) -> Figure:
     """Return the error of each combination that is the best somewhere against the batch, a panel
     each lag.
     """
-    names = {row["combination"]: named(row) for row in lagging.choices}
-    entries = legend(list(names), labels=list(names.values()))
+    entries = _best(lagging)
     largest = max(row["batch_from"] for row in lagging.choices)
     batches = np.geomspace(1.0, 10.0 * largest, 60).tolist()
     panels = []

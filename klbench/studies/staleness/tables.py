@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
-from klbench.studies.gradient.tables import QP, Row, by_combination, first_alike, matches
+from klbench.rows import grouped, where
+from klbench.studies.gradient.tables import QP, Row, first_alike, matches
 from klbench.studies.staleness.choices import choices
 from klbench.studies.staleness.columns import CHOICES, CORRECTIONS, STALENESS
 
@@ -48,10 +49,10 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
     ``typed`` holds the name by which the run was asked for a combination.
     """
     rows = [row for row in STALENESS.rows(staleness) if math.isfinite(row["staleness"])]
-    same = first_alike(by_combination(rows), ("rel_bias", "rel_std"))
+    same = first_alike(grouped(rows, "combination"), ("rel_bias", "rel_std"))
     result = []
     for pair in dict.fromkeys(row["pair"] for row in rows):
-        found = by_combination(row for row in rows if row["pair"] == pair)
+        found = grouped(where(rows, pair=pair), "combination")
         curves = {
             name: sorted(curve, key=lambda row: row["staleness"]) for name, curve in found.items()
         }
@@ -90,7 +91,7 @@ def corrections(staleness: pd.DataFrame, typed: Mapping[str, str]) -> pd.DataFra
                     },
                 }
             )
-    return pd.DataFrame(result, columns=[column.name for column in CORRECTIONS.columns])
+    return CORRECTIONS.frame(result)
 
 
 def complete(tables: Mapping[str, pd.DataFrame]) -> Mapping[str, pd.DataFrame]:

@@ -1,10 +1,10 @@
-"""The table of the throughput study."""
+"""The table of the throughput study, from ``columns.yaml``."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from klbench.schema import Column, Schema, integer, text
+from klbench.columns import declared
 
 
 def ranked(timings: pd.DataFrame) -> pd.DataFrame:
@@ -19,30 +19,4 @@ def ranked(timings: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-THROUGHPUT = Schema(
-    "throughput",
-    "One row for each estimator, library, direction and dtype: terms a second, over timed blocks of"
-    " calls.",
-    (
-        text("estimator", "name in klbench", "Estimator"),
-        text("backend", "the array library"),
-        text("pass", "forward, or forward and backward"),
-        text("dtype", "format of the numbers"),
-        text("device", "where it ran"),
-        integer("samples", "terms in a call"),
-        Column("terms_per_second", "median over the blocks", "1/s"),
-        Column("terms_per_second_q25", "first quartile over the blocks", "1/s"),
-        Column("terms_per_second_q75", "third quartile over the blocks", "1/s"),
-        integer("repeats", "timed blocks"),
-        integer(
-            "rank",
-            "place by the median among the estimators of this library, direction and dtype; 1: the"
-            " fastest",
-            since=1,
-        ),
-        Column("times_slower", "median of the fastest one over this one's", since=1),
-    ),
-    migrate=lambda frame, _: ranked(frame),
-)
-
-TABLES = (THROUGHPUT,)
+TABLES = (THROUGHPUT,) = declared(__file__, throughput=lambda frame, _: ranked(frame))

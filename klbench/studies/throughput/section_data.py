@@ -10,6 +10,11 @@ from klbench.report.blocks import Tables
 MILLION = 1e6
 FORWARD = "forward"
 LIBRARIES = {"numpy": "NumPy"}
+COLUMNS = (
+    *("estimator", "backend", "pass", "dtype"),
+    *("terms_per_second", "terms_per_second_q25", "terms_per_second_q75", "rank", "times_slower"),
+)
+"""The columns of a timing, in the order of its fields."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +114,7 @@ def load(tables: Tables) -> Data:
                     int(row["samples"]),
                     int(row["repeats"]),
                 ),
-                str(row["estimator"]),
-                str(row["backend"]),
-                str(row["pass"]),
-                str(row["dtype"]),
-                float(row["terms_per_second"]),
-                float(row["terms_per_second_q25"]),
-                float(row["terms_per_second_q75"]),
-                int(row["rank"]),
-                float(row["times_slower"]),
+                *(row[name] for name in COLUMNS),
             )
             for row in rows
         ]

@@ -6,12 +6,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from klbench.choices import AnyPair, EstimatorNames, PairOptions, every_estimator
+from klbench.choices import AnyPair, EstimatorNames, PairOptions, ascending, every_estimator
 from klbench.pairs import Pair
-
-
-def _ascending(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(sorted(set(sizes)))
 
 
 def _has_truth(pair: Pair) -> Pair:
@@ -44,7 +40,7 @@ class ValueOptions(PairOptions):
     batches: Annotated[
         tuple[Annotated[int, Field(ge=1, le=2**20)], ...],
         Field(min_length=1),
-        AfterValidator(_ascending),
+        AfterValidator(ascending),
     ] = (
         1,
         4,

@@ -64,7 +64,7 @@ def ranked(tables: Tables) -> dict[str, pd.DataFrame]:
     """
     values = with_errors(tables["values"])
     ranking = Ranking(values, tables["differences"], tables["pairs"], tables["estimators"])
-    ranges = pd.DataFrame(ranking.ranges(), columns=[column.name for column in RANGES.columns])
+    ranges = RANGES.frame(ranking.ranges())
     return {
         **tables,
         "values": values,
@@ -340,7 +340,7 @@ def judged(values: pd.DataFrame, pairs: pd.DataFrame, estimators: pd.DataFrame) 
         )
         own["exact_z"] = ok["bias_z"][ok["estimator"] == row["estimator"]].astype(float).abs().max()
         found.append(row | own | {"verdict": verdict(row | own)})
-    return pd.DataFrame(found, columns=[column.name for column in ESTIMATORS.columns])
+    return ESTIMATORS.frame(found)
 
 
 def verdict(row: Row) -> str:

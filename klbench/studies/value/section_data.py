@@ -15,6 +15,7 @@ from klbench.report.blocks import LegendEntry
 from klbench.report.plots import MOST_ENTRIES
 from klbench.report.runs import RunTables, stored
 from klbench.report.tables import Row
+from klbench.rows import distinct, keyed
 from klbench.studies.value.columns import (
     ALL,
     ERRORS,
@@ -44,7 +45,7 @@ class Data(RunTables):
     @cached_property
     def pairs(self) -> dict[str, Row]:
         """The rows of the pairs."""
-        return {row["pair"]: row for row in self.rows(PAIRS)}
+        return keyed(self.rows(PAIRS), "pair")
 
     @cached_property
     def values(self) -> list[Row]:
@@ -205,7 +206,7 @@ class Data(RunTables):
         distribution.
         """
         rows = (row for row in self.measured if (row["pair"] in self.off_policy) == off_policy)
-        return list(dict.fromkeys(row["estimator"] for row in rows))
+        return distinct(rows, "estimator")
 
     @cached_property
     def entries(self) -> dict[str, LegendEntry]:

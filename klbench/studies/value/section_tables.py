@@ -9,7 +9,8 @@ from klbench.report import cells
 from klbench.report.blocks import Block, Cell, Column, Details, Paragraph, Table
 from klbench.report.formulas import formula
 from klbench.report.numbers import MISSING, number, percent, short
-from klbench.report.tables import Row, Shown, select, table
+from klbench.report.tables import Row, select, table
+from klbench.rows import keyed, where
 from klbench.studies.value.columns import ALL, ESTIMATORS, PAIRS, RANGES, VALUES
 from klbench.studies.value.section_data import Data
 from klbench.studies.value.section_figures import SAY, size
@@ -38,41 +39,22 @@ def _verdict(row: Row, name: str) -> Cell:
     )
 
 
-RANGE = select(
-    "series batch kl_low kl_high estimator error next behind",
-    kl_low=cells.short(),
-    kl_high=cells.short(),
-    next=_name,
-)
+RANGE = select("series batch kl_low:short kl_high:short estimator error next behind", next=_name)
 EVERY = select(
-    "pair estimator target truth bias std rmse frac_negative coverage khat status",
-    pair=cells.words,
-    std=cells.number(),
-    rmse=cells.number(),
-    frac_negative=cells.percent,
-    coverage=cells.percent,
+    "pair:words estimator target truth bias std:number rmse:number "
+    "frac_negative:percent coverage:percent khat status",
     status=_status,
 )
-PAIR = select(
-    "pair series kl_qp kl_pq chi2 tail_index khat",
-    kl_qp=cells.short(),
-    kl_pq=cells.short(),
-    chi2=cells.short(),
-    tail_index=cells.short(),
-)
+PAIR = select("pair series kl_qp:short kl_pq:short chi2:short tail_index:short khat")
 CLAIM = select(
-    "estimator verdict target unbiased_claim worst_z nonnegative_claim negative gradient_claim",
+    "estimator verdict target unbiased_claim worst_z:number2 nonnegative_claim "
+    "negative:percent gradient_claim",
     verdict=_verdict,
     unbiased_claim=_yes,
-    worst_z=cells.number(2),
     nonnegative_claim=_yes,
-    negative=cells.percent,
 )
 FORMULA = select(
-    "estimator tex aliases source",
-    tex=lambda row, name: Cell(formula(row[name])),
-    aliases=cells.words,
-    source=cells.words,
+    "estimator tex aliases:words source:words", tex=lambda row, name: Cell(formula(row[name]))
 )
 
 
@@ -88,13 +70,11 @@ def ranges(data: Data) -> list[Block]:
     ]
     shown = (
         *RANGE,
-        *([Shown("unranked", cells.words)] if any(row["unranked"] for row in rows) else []),
+        *(select("unranked:words") if any(row["unranked"] for row in rows) else []),
     )
-    all_of_them = table(
-        "Least error, range by range", RANGES, [row for row in rows if row["among"] == ALL], shown
-    )
+    all_of_them = table("Least error, range by range", RANGES, where(rows, among=ALL), shown)
     others = [row for row in rows if row["among"] != ALL]
-    shown = (Shown("among", cells.text), *shown)
+    shown = (*select("among:text"), *shown)
     return [
         all_of_them,
         Details(SAY.other_groups(), [table("Least error of other groups", RANGES, others, shown)]),
@@ -219,7 +199,7 @@ def claims(data: Data) -> list[Block]:
     runs: dict[str, list[Row]] = {}
     for row in data.estimators:
         runs.setdefault(str(row.get("run", "")), []).append(row)
-    described = {row["estimator"]: row for row in data.estimators}
+    described = keyed(data.estimators, "estimator")
     z = max(
         (row["exact_z"] for row in data.estimators if math.isfinite(row["exact_z"])),
         default=math.nan,

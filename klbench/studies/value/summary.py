@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-import pandas as pd
-
+from klbench.report.numbers import with_interval
+from klbench.rows import Tables
 from klbench.studies.value.columns import FEW_SAMPLES, common_batch
 from klbench.study import Summary
 
 
-def _digits(value: float, uncertainty: float) -> str:
-    """The value to the second digit of its uncertainty."""
-    if not math.isfinite(value):
-        return f"{value}"
-    if not (math.isfinite(uncertainty) and uncertainty > 0):
-        return f"{value:.3g}"
-    places = max(0, 1 - math.floor(math.log10(uncertainty)))
-    return f"{value:.{min(places, 12)}f}"
-
-
-def with_interval(value: float, standard_error: float) -> str:
-    """The value and its 95 % interval, to the second digit of the interval."""
-    half = 1.96 * standard_error
-    return f"{_digits(value, half)} ± {_digits(half, half)}"
-
-
-def summarize(results: Mapping[str, pd.DataFrame]) -> list[Summary]:
+def summarize(results: Tables) -> list[Summary]:
     """Return a row for each estimator at a batch size that all have, for one pair or two, and
     what was skipped and why.
     """

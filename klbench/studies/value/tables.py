@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,7 +17,6 @@ from klbench.metrics.moments import Moments
 from klbench.metrics.tails import HEAVY
 from klbench.oracles import ExactMoments
 from klbench.pairs import Pair
-from klbench.schema import Schema
 from klbench.studies.value.columns import DIFFERENCES, ERRORS, PAIRS, QUANTILES, VALUES, quantile
 from klbench.studies.value.ranking import SKEWED, ranked
 from klbench.types import Estimator, Skip, Truth
@@ -239,10 +238,6 @@ def _z(difference: float, standard_error: float) -> float:
     return difference / standard_error if standard_error > 0 and math.isfinite(difference) else NAN
 
 
-def _frame(schema: Schema, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[column.name for column in schema.columns])
-
-
 def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: int) -> pd.DataFrame:
     """One row a pair, estimator and batch size.
 
@@ -260,7 +255,7 @@ def values(results: Sequence[Measured], chosen: Sequence[Estimator], samples: in
                     skip = skip_reason(estimator, measured.pair)
                     _, row = _about(measured, estimator, batch, samples)
                     rows.append(row | {"status": f"skipped: {skip.reason if skip else ''}"})
-    return _frame(VALUES, rows)
+    return VALUES.frame(rows)
 
 
 def _compare(
@@ -313,7 +308,7 @@ def differences(results: Sequence[Measured]) -> pd.DataFrame:
                         "batch": batch,
                     }
                     rows.append(key | {"first": first.name, "second": second.name} | compared)
-    return _frame(DIFFERENCES, rows)
+    return DIFFERENCES.frame(rows)
 
 
 def errors(results: Sequence[Measured]) -> pd.DataFrame:
@@ -339,7 +334,7 @@ def errors(results: Sequence[Measured]) -> pd.DataFrame:
                         }
                         | named
                     )
-    return _frame(ERRORS, rows)
+    return ERRORS.frame(rows)
 
 
 def pairs(results: Sequence[Measured]) -> pd.DataFrame:
@@ -366,7 +361,7 @@ def pairs(results: Sequence[Measured]) -> pd.DataFrame:
         }
         row["parameters"] = measured.pair.parameters_text(exclude_none=True)
         rows.append(row)
-    return _frame(PAIRS, rows)
+    return PAIRS.frame(rows)
 
 
 def described(chosen: Sequence[Estimator]) -> pd.DataFrame:

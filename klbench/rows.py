@@ -1,0 +1,46 @@
+"""Rows of tables: chosen, grouped and indexed by the values of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+"""One row of a table: every column of its schema by name, those that the table lacks included."""
+Rows = list[Row]
+Tables = Mapping[str, "pd.DataFrame"]
+"""Tables by name."""
+Some = TypeVar("Some", bound=Mapping[str, Any])
+
+
+def records(table: pd.DataFrame) -> Rows:
+    """Return the rows of a table."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def where(rows: Iterable[Some], /, **values: Any) -> list[Some]:
+    """Return the rows whose columns have the given values."""
+    wanted = values.items()
+    return [row for row in rows if all(row[name] == value for name, value in wanted)]
+
+
+def distinct(rows: Iterable[Mapping[str, Any]], column: str) -> list[Any]:
+    """Return the values of a column, each once, in the order in which they first come."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def keyed(rows: Iterable[Some], column: str) -> dict[Any, Some]:
+    """Return rows by the value of a column; of several with the same one the last."""
+    return {row[column]: row for row in rows}
+
+
+def grouped(rows: Iterable[Some], *columns: str) -> dict[Any, list[Some]]:
+    """Return the rows of each value of a column, or of each tuple of values of several."""
+    found: dict[Any, list[Some]] = {}
+    for row in rows:
+        values = tuple(row[column] for column in columns)
+        found.setdefault(values[0] if len(values) == 1 else values, []).append(row)
+    return found
