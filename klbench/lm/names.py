@@ -67,14 +67,12 @@ def _is_local(name: str) -> bool:
 
 def resolved(name: str) -> str:
     """The folder, or the hub id where there is none."""
-    if name.startswith(PREFIX):
-        from klbench.lm import embedded
+    from klbench.lm import embedded, gguf
 
+    if name.startswith(PREFIX):
         return str(embedded.folder(name))
     if name in TRAINED_SMOLLM2:
         return str(importlib.import_module(TRAINED_BY).trained_smollm2(name))
     if is_gguf(name):
-        from klbench.lm import gguf
-
         return str(gguf.folder(name))
     return str(_path(name).resolve()) if _is_local(name) else name

@@ -198,7 +198,7 @@ def _in_blocks(
             own = sampling.log_probs(ours.plain(block))
             part["log_mu"] = own.gather(-1, chosen[:, None])[:, 0]
         if truncate:
-            part |= truncated_kl(q, p, truncate)
+            part.update(truncated_kl(q, p, truncate).items())
         parts.append(part)
     if not parts:
         return {}

@@ -180,9 +180,9 @@ REAL: dict[str, tuple[str, dict[str, Any], str]] = {
         "dpo-seed-0",
     ),
 }
-"""How SmolLM2 is trained, as ``TRAINED`` says it of the embedded reference.
+"""The study, its settings and the checkpoint by which SmolLM2 is trained.
 
-A minute each on two idle cores.
+PPO takes a minute of one core, DPO longer.
 """
 
 
