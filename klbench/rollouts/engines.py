@@ -160,10 +160,12 @@ def ids(value: Any) -> list[float]:
     """Return the token ids that a rollout's entries name, NaN where they name none."""
     entries = _entries(value)
     first = entries[0] if len(entries) else None
-    if isinstance(first, dict) and part(first, "id") is None:
-        keys = first.keys()
-        if all(isinstance(each, dict) and each.keys() == keys for each in entries):
-            return [math.nan] * len(entries)
+    if (
+        isinstance(first, dict)
+        and part(first, "id") is None
+        and all(isinstance(each, dict) and each.keys() == first.keys() for each in entries)
+    ):
+        return [math.nan] * len(entries)
     found = (part(entry, "id") for entry in entries)
     return [math.nan if each is None else float(each) for each in found]
 
