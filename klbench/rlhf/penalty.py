@@ -33,7 +33,7 @@ class PenaltyArm:
 
     @property
     def exact(self) -> bool:
-        """Return whether its terms need the exact KL of each token's distribution."""
+        """True if its terms need the exact KL of each token's distribution."""
         made_of = self.combination
         return made_of is not None and (
             made_of.estimator == EXACT or made_of.baseline == "token_kl"
