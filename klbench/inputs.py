@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -160,6 +161,18 @@ def new_json(file: str) -> Path:
                     f"--json {file}: exists already, and --json did not write it; name a new file"
                 )
     return path
+
+
+def for_json(value: Any, nan: str | None = None) -> Any:
+    """Return the same as data that JSON can hold: ``nan`` for NaN, a word for an infinity."""
+    if isinstance(value, Mapping):
+        return {str(key): for_json(each, nan) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [for_json(each, nan) for each in value]
+    if isinstance(value, bool | str | int | None):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else nan if math.isnan(number) else str(number)
 
 
 def write_json(path: Path, found: Mapping[str, Any]) -> None:

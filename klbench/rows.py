@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    import pandas as pd
+from typing import Any, TypeVar
 
 Row = dict[str, Any]
 """One row of a table: every column of its schema by name, those that the table lacks included."""
 Rows = list[Row]
-Tables = Mapping[str, "pd.DataFrame"]
-"""Tables by name."""
 Some = TypeVar("Some", bound=Mapping[str, Any])
-
-
-def records(table: pd.DataFrame) -> Rows:
-    """Return the rows of a table."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def where(rows: Iterable[Some], /, **values: Any) -> list[Some]:

@@ -20,7 +20,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from klbench import inputs, schema
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.types import ConfigError, Notice, RunError
 
 if TYPE_CHECKING:

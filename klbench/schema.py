@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from klbench.rows import Rows, Tables
+from klbench.rows import Rows
 from klbench.types import ConfigError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ VERSION = 1
 Files without it are of version 0.
 """
 
+
+Tables = Mapping[str, "pd.DataFrame"]
+"""Tables by name."""
 
 Type = Literal["float", "int", "text", "bool"]
 MISSING: Mapping[str, Any] = {"float": math.nan, "int": math.nan, "text": "", "bool": False}
@@ -256,8 +259,6 @@ class Schema:
         KeyError
             A given column is not declared.
         """
-        import pandas as pd
-
         plain = {"float": 0.5, "int": 1, "text": "text", "bool": True}
         unknown = set(columns) - set(self.names)
         if unknown:
@@ -270,12 +271,15 @@ class Schema:
             for column in self.columns
             if column.name in columns or not column.optional
         }
-        return pd.DataFrame(
-            {
-                name: value if isinstance(value, list) else [value] * rows
-                for name, value in data.items()
-            }
-        )
+        return self.frame(
+            [
+                {
+                    name: value[i] if isinstance(value, list) else value
+                    for name, value in data.items()
+                }
+                for i in range(rows)
+            ]
+        )[list(data)]
 
 
 def _holds(values: pd.Series[Any], kind: Type) -> bool:
@@ -290,6 +294,11 @@ def _holds(values: pd.Series[Any], kind: Type) -> bool:
     if values.infer_objects().dtype.kind not in "iuf":
         return False
     return kind == "float" or bool((values == values.round()).all())
+
+
+def records(table: pd.DataFrame) -> Rows:
+    """Return the rows of a table."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def by_table(schemas: Sequence[Schema]) -> dict[str, Schema]:

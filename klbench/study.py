@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from klbench.rows import Tables
-from klbench.schema import VERSION, by_table, check
+from klbench.schema import VERSION, Tables, by_table, check
 from klbench.types import Options
 
 if TYPE_CHECKING:

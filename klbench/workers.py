@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from multiprocessing import active_children, get_context, resource_tracker
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -175,16 +174,12 @@ def _end(pool: Any, running: set[Future[Any]]) -> None:
     Its own ``shutdown(kill_workers=True)`` fails where a task has just been submitted; to lose its
     workers, it is prepared.
     """
-    kind: type[BaseProcess] = get_context("fork").Process
-    if not isinstance(pool, ProcessPoolExecutor):
-        from joblib.externals.loky.backend.process import LokyProcess
-
-        kind = LokyProcess
+    its = getattr(pool, "_mp_context", None) or pool._context
     kill = getattr(signal, "SIGKILL", signal.SIGTERM)  # workers are deaf to what can be blocked
     killed = time.monotonic()
     while running:
         for child in active_children():
-            if isinstance(child, kind) and child.pid is not None:
+            if isinstance(child, its.Process) and child.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.pid, kill)
         if time.monotonic() - killed > KILLED_SECONDS:

@@ -129,13 +129,6 @@ def test_tables_of_a_run_are_held_against_what_its_study_declares() -> None:
         schema.by_table([TABLE, TABLE])
 
 
-def test_the_dictionary_has_a_line_for_each_column() -> None:
-    lines = list(schema.dictionary([TABLE]))
-    assert lines[1] == "### `final`"
-    assert "| `regret` | float | nats | distance from the best |" in lines
-    assert sum(line.startswith("| `") for line in lines) == len(TABLE.columns)
-
-
 def test_a_file_states_the_version_of_its_schema(tmp_path) -> None:
     folder = RunFolder(tmp_path)
     folder.write_tables({"final": frame()})

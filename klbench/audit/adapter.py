@@ -6,30 +6,22 @@ Inputs in its library and dtype, its output as an array, gradients, and what els
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import io
 import itertools
 import time
-import traceback
-import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from klbench.audit.arguments import Plan, signature
+from klbench.audit.arguments import Plan
 from klbench.audit.batches import Batch, random
+from klbench.audit.sources import library, own, signature
 from klbench.inputs import reason
 from klbench.types import ConfigError
-
-LONGEST = 400
-"""Characters of somebody's message that are repeated."""
-FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 
 class CallError(Exception):
@@ -60,44 +52,6 @@ class Result:
     gradients: Mapping[str, np.ndarray | None]
     attached: bool
     dtype: str
-
-
-def _library(function: Callable[..., Any]) -> str:
-    """``numpy`` where the function's own code, and that of its module's functions that it calls,
-    names NumPy and not torch.
-    """
-    plain = _plain(function)
-    if isinstance(plain, np.ufunc) or str(getattr(plain, "__module__", "")).partition(".")[0] in (
-        "numpy",
-        "scipy",
-    ):
-        return "numpy"
-    code, space = getattr(plain, "__code__", None), getattr(plain, "__globals__", {})
-    found: set[str] = set()
-    seen: set[types.CodeType] = set()
-
-    def walk(code: types.CodeType) -> None:
-        if code in seen:
-            return
-        seen.add(code)
-        for name in code.co_names:
-            value = space.get(name)
-            if isinstance(value, types.ModuleType) or (
-                name in ("numpy", "torch") and value is None
-            ):
-                found.add(
-                    (value.__name__ if isinstance(value, types.ModuleType) else name).split(".")[0]
-                )
-            elif inspect.isfunction(value):
-                found.add((value.__module__ or "").split(".")[0])
-                walk(value.__code__)
-        for each in code.co_consts:
-            if isinstance(each, types.CodeType):
-                walk(each)
-
-    if code is not None:
-        walk(code)
-    return "numpy" if found & {"numpy", "scipy"} and "torch" not in found else "torch"
 
 
 class Function:
@@ -131,7 +85,7 @@ class Function:
         self.calls = 0
         self.name = getattr(function, "__qualname__", None) or type(function).__name__
         self._positional = not _signed(function)
-        self._forms = {"library": _library(function), "mask": "bool", "advantages": "rows"}
+        self._forms = {"library": library(function)}
         self._beta = 1.0
         self._settle()
 
@@ -141,14 +95,17 @@ class Function:
         return self._forms["library"]
 
     def _settle(self) -> None:
-        """Find the forms of mask and advantages that the function can be called with."""
+        """Find the dtype and the forms of mask and advantages that the function can be called
+        with.
+        """
         library = self.library
         first: CallError | None = None
         masks = ("bool", "int64", "float") if self.plan.has("mask") else ("bool",)
         advantages = ("rows", "tokens", "column") if self.plan.has("advantages") else ("rows",)
         for each in (library, "numpy" if library == "torch" else "torch"):
-            for mask, advantage in itertools.product(masks, advantages):
-                self._forms = {"library": each, "mask": mask, "advantages": advantage}
+            for form in itertools.product(("float64", "float32"), masks, advantages):
+                names = ("dtype", "mask", "advantages")
+                self._forms = {"library": each, **dict(zip(names, form, strict=True))}
                 try:
                     # A gradient too: NumPy takes tensors, but none that requires one.
                     self(
@@ -166,7 +123,7 @@ class Function:
     def __call__(
         self,
         batch: Batch,
-        dtype: str = "float64",
+        dtype: str = "",
         *,
         gradients: tuple[str, ...] = (),
         beta: float | None = None,
@@ -176,6 +133,8 @@ class Function:
 
         Parameters
         ----------
+        dtype
+            Of its inputs; float64 where nothing is said, or float32 if it takes that alone.
         gradients
             Roles that require one, of the sum of the output.
         beta
@@ -188,6 +147,7 @@ class Function:
         CallError
             It raised, or gave back no numbers.
         """
+        dtype = dtype or self._forms["dtype"]
         arrays = {**batch.arrays(self.plan), **(changed or {})}
         tokens = batch.shape[1]
         given = {
@@ -206,10 +166,10 @@ class Function:
         """Call the function with arrays of its own library, by role."""
         return self._selected(self._run(given, beta))
 
-    def given(self, batch: Batch, dtype: str = "float64") -> dict[str, Any]:
+    def given(self, batch: Batch) -> dict[str, Any]:
         """Return a batch as arrays of the function's own library, by role."""
         return {
-            role: self._given(role, array, dtype, False, batch.shape[1])
+            role: self._given(role, array, self._forms["dtype"], False, batch.shape[1])
             for role, array in batch.arrays(self.plan).items()
         }
 
@@ -256,7 +216,7 @@ class Function:
     def _selected(self, output: Any) -> Any:
         if self.output is not None:
             try:
-                if isinstance(output, list | tuple):
+                if isinstance(output, list | tuple) and not hasattr(output, str(self.output)):
                     return output[int(self.output)]
                 return (
                     output[self.output]
@@ -367,45 +327,3 @@ def quiet() -> Iterator[None]:
     ):
         warnings.simplefilter("ignore")
         yield
-
-
-def own(error: BaseException, function: Callable[..., Any]) -> str:
-    """Return the function's own exception on one line, with the place in its file where it was
-    raised.
-    """
-    file = source_file(function)
-    frames = [
-        each
-        for each in traceback.extract_tb(error.__traceback__)
-        if Path(each.filename).name != "adapter.py"
-    ]
-    at = [each for each in frames if file and each.filename == file] or frames
-    place = f"{Path(at[-1].filename).name}:{at[-1].lineno}: " if at else ""
-    said = "".join(sign if sign.isprintable() else " " for sign in reason(error))[:LONGEST]
-    kind = type(error).__name__
-    return f"{place}{said if said.startswith(kind) else f'{kind}: {said}'}"
-
-
-def _plain(function: Callable[..., Any]) -> Any:
-    """Return the function that holds the code.
-
-    Of a partial, a decorated function, a method, a module.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    plain: Any = inspect.unwrap(function)
-    if not hasattr(plain, "__code__"):
-        plain = getattr(plain, "forward", None) or getattr(plain, "__func__", plain)
-    return getattr(plain, "__func__", plain)
-
-
-def source_file(function: Callable[..., Any]) -> str | None:
-    """Return the file of a function; None where it has none."""
-    code = getattr(_plain(function), "__code__", None)
-    return code.co_filename if code is not None else None
-
-
-def first_line(function: Callable[..., Any]) -> int | None:
-    """Return the line on which a function begins; None where that cannot be told."""
-    code = getattr(_plain(function), "__code__", None)
-    return code.co_firstlineno if code is not None else None

@@ -18,8 +18,10 @@ import torch
 from klbench import estimators, gradients
 from klbench.audit import (
     arguments,
+    checks_of_expectations,
     checks_of_gradients,
     checks_of_inputs,
+    checks_of_padding,
     checks_of_policy_terms,
     checks_of_precision,
     checks_of_values,
@@ -28,20 +30,24 @@ from klbench.audit import (
 from klbench.audit.adapter import CallError, Function
 from klbench.audit.batches import SHAPE, VOCABULARY, random
 from klbench.audit.case import CHECKS, Case
+from klbench.audit.checks_of_expectations import agree
 from klbench.audit.curves import curve, right
 from klbench.audit.expected import expected
 from klbench.audit.findings import KINDS, SEVERITIES, Audit, Finding
-from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify, weight_of
+from klbench.audit.identify import GRID, Grid, Identity, evaluate, identify
 from klbench.audit.probe import Probe
-from klbench.audit.reduction import Reduced, reduce
+from klbench.audit.reduction import Reduced, reduce, weight_of
+from klbench.audit.sources import signature
 from klbench.types import ConfigError
 
 PARTS = (
     checks_of_policy_terms,
     checks_of_gradients,
     checks_of_inputs,
+    checks_of_padding,
     checks_of_precision,
     checks_of_values,
+    checks_of_expectations,
 )
 """The modules whose checks are made: importing them registers these."""
 LEAST_DIVISOR = 8.0
@@ -266,7 +272,7 @@ def _scale(case: Case) -> tuple[float, bool]:
 
 def _defaults(case: Case) -> list[float]:
     try:
-        parameters = arguments.signature(case.probe.function.function).parameters
+        parameters = signature(case.probe.function.function).parameters
     except (TypeError, ValueError):
         return []
     return [
@@ -310,7 +316,7 @@ def _named(case: Case) -> str:
     clamped = forms.clamped(form, clamp)
     for name in names:
         with contextlib.suppress(ConfigError):
-            if checks_of_values.agree(clamped, forms.estimator(name)):
+            if agree(clamped, forms.estimator(name)):
                 return name
     return form.name
 
@@ -328,7 +334,7 @@ def _same_as(case: Case) -> list[str]:
         for name in estimators.names():
             each = estimators.get(name)
             plain = not each.needs_weight and each.batch is None and name != _named(case)
-            if plain and checks_of_values.agree(mine, forms.estimator(name)):
+            if plain and agree(mine, forms.estimator(name)):
                 found.append(name)
     if case.gradient is not None and case.gradient.combination:
         combination = gradients.get(case.gradient.combination)

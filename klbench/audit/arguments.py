@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from klbench.audit.sources import signature
 from klbench.types import ConfigError
 
 USES = ("kl", "reward", "loss")
@@ -37,6 +38,7 @@ _TOKENS = re.compile(
     r"(^|_)(tokens?|token_ids|ids|labels?|actions?|index|indices|targets|responses?"
     r"|completions?|samples)$"
 )
+_COUNT = re.compile(r"^(max|min|num|n|total|count)_")
 _MASK = re.compile(r"mask|^(valid|is_valid)$")
 _ADVANTAGES = re.compile(
     r"^(adv|advs|advantages?|rewards?|scores?|returns?)$|_(advantages?|rewards?|scores?)$"
@@ -119,6 +121,8 @@ def role(name: str) -> str | None:
     None where it is none of the words in use.
     """
     word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().strip("_")
+    if _COUNT.search(word):
+        return None
     if _MASK.search(word):
         return "mask"
     if _ADVANTAGES.search(word):
@@ -201,6 +205,9 @@ def plan(
     words: list[str] = []
     if args is None:
         found = _roles(named)
+        for name in named:  # a number or a switch is no array, whatever it is called
+            if found[name] != "beta" and isinstance(parameters[name].default, int | float | str):
+                found[name] = None
     else:
         words = [each.strip() for each in (args.split(",") if isinstance(args, str) else args)]
         if len(words) > len(named):
@@ -247,20 +254,6 @@ def plan(
 def _numeric(parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty or isinstance(
         parameter.default, int | float
-    )
-
-
-def signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return a function's signature; a module's is that of its ``forward``.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It has none.
-    """
-    forward = getattr(function, "forward", None)
-    return inspect.signature(
-        forward if callable(forward) and not inspect.isclass(function) else function
     )
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from klbench.audit import adapter
+from klbench.audit.batches import Batch
 from klbench.audit.findings import KINDS, Finding, Gradient, Severity
 from klbench.audit.forms import Form
 from klbench.audit.identify import Grid, Identity
 from klbench.audit.probe import Probe
 from klbench.audit.reduction import Reduced
+from klbench.audit.sources import first_line
+
+SAME = 1e-6
+"""Relative change that is none."""
 
 
 @dataclass
@@ -55,7 +59,25 @@ class Case:
     @property
     def line(self) -> int | None:
         """The line on which the function begins."""
-        return adapter.first_line(self.probe.function.function)
+        return first_line(self.probe.function.function)
+
+    @property
+    def arrays(self) -> list[str]:
+        """The roles of what is given token by token, masks and ids aside."""
+        return [
+            role
+            for role in self.probe.plan.roles.values()
+            if role not in ("mask", "advantages", "beta", "tokens")
+        ]
+
+    @property
+    def tolerance(self) -> float:
+        """The relative change of a value that is none, however exactly the function computes."""
+        return (SAME, 1e-4, 0.05)[self.identity.tolerance]
+
+    def value(self, batch: Batch, changed: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+        """Return what the function gives back."""
+        return self.probe.function(batch, changed=changed).value
 
     def finding(self, kind: str, severity: Severity, message: str, **evidence: Any) -> Finding:
         """Return a finding at the function's line."""
@@ -64,6 +86,14 @@ class Case:
             for key, value in evidence.items()
         }
         return Finding(kind, severity, message, plain, self.line)
+
+
+def differs(one: np.ndarray, other: np.ndarray, tolerance: float = SAME) -> bool:
+    """Return whether two outputs are not the same."""
+    if one.shape != other.shape:
+        return True
+    size = max(float(np.nanmax(np.abs(other), initial=0.0)), 1e-3)
+    return not np.allclose(one, other, rtol=tolerance, atol=tolerance * size, equal_nan=True)
 
 
 Check = Callable[[Case], Iterator[Finding]]

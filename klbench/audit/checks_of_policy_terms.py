@@ -16,6 +16,7 @@ import numpy as np
 from klbench.audit.batches import random
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding
+from klbench.audit.identify import at
 
 ADVANTAGES = np.array([1.0, -1.5, 2.0])
 """The rows' advantages: of both signs also where the function takes their mean off."""
@@ -115,11 +116,57 @@ def weight(case: Case) -> Iterator[Finding]:
         )
 
 
+@check("non-finite-value")
+def nothing_gained(case: Case) -> Iterator[Finding]:
+    """Look for a loss that is no number where one of the advantages is 0."""
+    if not _terms(case):
+        return
+    batch = random("nothing gained").same()
+    for advantages in (ADVANTAGES, np.array([1.0, 0.0, -1.5])):
+        batch = replace(batch, advantages=advantages)
+        found = case.probe.function(batch, gradients=("policy",))
+        if not np.isfinite(found.value).all():
+            if not advantages.all():
+                yield case.finding(
+                    "non-finite-value",
+                    "error",
+                    "it is no finite number where one advantage is 0: is it divided by"
+                    f" {case.probe.plan.parameter('advantages')}?",
+                    advantages=advantages,
+                    got=found.value,
+                )
+            return
+
+
+@check("scale")
+def coefficient(case: Case) -> Iterator[Finding]:
+    """Look for a coefficient that is applied twice, or that is divided by."""
+    probe = case.probe
+    if not probe.plan.has("beta") or not probe.compares or not case.grid.points:
+        return
+    with np.errstate(all="ignore"):
+        grown = [
+            float(np.median(probe.part(at(x), beta=2.0)) / probe.one(at(x)))
+            for x in (-0.7, 0.5, 1.3)
+        ]
+    for factor, words in ((4.0, "applied twice"), (0.5, "divided by")):
+        if np.allclose(grown, factor, rtol=1e-3):
+            yield case.finding(
+                "scale",
+                "error",
+                f"{probe.plan.parameter('beta')} is {words}: the KL part is {factor:g} times as"
+                " large where it is doubled",
+                coefficients=[1.0, 2.0],
+                expected=2.0,
+                got=factor,
+            )
+
+
 @check("old-policy-gradient")
 def unused(case: Case) -> Iterator[Finding]:
     """Look for an older policy that is given and changes nothing."""
     plan, function = case.probe.plan, case.probe.function
-    if not plan.has("old") or case.probe.used_as == "reward":
+    if plan.sides.get("old") != "mu" or not plan.has("old") or case.probe.used_as == "reward":
         return
     batch = random("unused")
     attached = (plan.learned,) if case.differentiable else ()

@@ -39,7 +39,7 @@ def _near(dtype: str) -> Batch:
 @check("cancellation")
 def cancellation(case: Case) -> Iterator[Finding]:
     """Judge the worst token near the reference, in float32."""
-    form, probe = case.form, case.probe
+    form, probe = case.form or case.identity.near, case.probe
     if (
         form is None
         or form.fault

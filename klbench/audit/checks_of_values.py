@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 
 from klbench.audit import forms
-from klbench.audit.batches import VOCABULARY, Batch, random, stacked
+from klbench.audit.batches import VOCABULARY, random
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding, Severity, beyond
 from klbench.audit.identify import GRID, LN, at
@@ -23,7 +22,7 @@ _BASES = {1.0 / ln: base for base, ln in LN.items()} | {
 }
 
 
-def _evidence(case: Case, expected: str | float | None = None) -> dict[str, float]:
+def evidence(case: Case, expected: str | float | None = None) -> dict[str, float]:
     """Return the value at a log-ratio of 0.5, and what it should have been.
 
     An estimator's term, or a multiple of the value.
@@ -63,7 +62,7 @@ def sign(case: Case) -> Iterator[Finding]:
             "sign",
             "error",
             f"it is minus {name}{swapped}: adding it rewards distance",
-            **_evidence(case, -1.0),
+            **evidence(case, -1.0),
         )
 
 
@@ -83,7 +82,7 @@ def direction(case: Case) -> Iterator[Finding]:
             "error",
             f"it is {form.name}: with samples of q it estimates neither KL(q‖p) nor KL(p‖q);"
             " log_ratio is log p - log q",
-            **_evidence(case, "k3" if form.name.startswith("k3") else None),
+            **evidence(case, "k3" if form.name.startswith("k3") else None),
         )
     elif form.divergence == forms.PQ and not case.expect and case.expect_gradient != forms.PQ:
         if not form.full:
@@ -91,18 +90,18 @@ def direction(case: Case) -> Iterator[Finding]:
                 "direction",
                 "warning",
                 f"it is {form.name}, which estimates KL(p‖q) from samples of q",
-                **_evidence(case),
+                **evidence(case),
             )
         elif plan.distilled or "forward" in case.probe.function.name.lower():
             yield case.finding(
-                "direction", "note", "it is KL(p‖q), p the teacher or reference", **_evidence(case)
+                "direction", "note", "it is KL(p‖q), p the teacher or reference", **evidence(case)
             )
         else:
             yield case.finding(
                 "direction",
                 "error",
                 "it is KL(p‖q), the reference's; KL(q‖p) was expected: are two arguments swapped?",
-                **_evidence(case),
+                **evidence(case),
             )
 
 
@@ -127,7 +126,7 @@ def scale(case: Case) -> Iterator[Finding]:
         "scale",
         severity,
         f"it is {size:.6g} times {form.name}, which no argument explains{missing}",
-        **_evidence(case, 1.0 / size),
+        **evidence(case, 1.0 / size),
     )
 
 
@@ -144,7 +143,7 @@ def log_base(case: Case) -> Iterator[Finding]:
             "log-base",
             "error",
             f"it is {words}: log-probabilities are in nats",
-            **_evidence(case, "k3" if form.fault else 1.0 / case.scale),
+            **evidence(case, "k3" if form.fault else 1.0 / case.scale),
         )
 
 
@@ -185,7 +184,7 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
                 "error",
                 "it does not depend on how far policy and reference are apart"
                 + (", where advantages are 0" if case.probe.still else ""),
-                **_evidence(case),
+                **evidence(case),
             )
         elif np.abs(same).max() > 1e-3 * max(np.nanmedian(values), 1.0):
             yield case.finding(
@@ -204,21 +203,21 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
         return
     if form.fault == "not-a-kl":
         yield case.finding(
-            "not-a-kl", "error", f"it is {form.name}, which estimates no KL", **_evidence(case)
+            "not-a-kl", "error", f"it is {form.name}, which estimates no KL", **evidence(case)
         )
     elif form.name == "abs" and case.expect != "abs":
         yield case.finding(
             "not-a-kl",
             "error",
             "it is |log r|, of the order of the square root of the KL: no estimate of it",
-            **_evidence(case),
+            **evidence(case),
         )
-    elif not form.divergence and not form.fault:
+    elif not form.divergence and not form.fault and form.name != case.expect:
         yield case.finding(
             "not-a-kl",
             "error",
             f"it is {form.name}, whose mean is no divergence",
-            **_evidence(case),
+            **evidence(case),
         )
     elif _gradient_of_none(case):
         assert case.gradient is not None
@@ -236,7 +235,7 @@ def not_a_kl(case: Case) -> Iterator[Finding]:
             "not-a-kl",
             "note",
             f"it is {form.name}: estimates {form.divergence}, no KL",
-            **_evidence(case),
+            **evidence(case),
         )
 
 
@@ -271,10 +270,12 @@ def _unknown(case: Case) -> Iterator[Finding]:
         for x, v in zip(GRID, case.grid.values, strict=True)
         if abs(x) in (0.05, 0.1, 0.2)
     }
+    close = case.identity.near
     yield case.finding(
         "not-a-kl",
         "error" if _linear_bias(case) > MOST_BIAS else "warning",
-        "it fits no estimator that is known, nor a multiple or a sum of two",
+        "it fits no estimator that is known, nor a multiple or a sum of two"
+        + (f"; the nearest is {close.name}" if close else ""),
         values=near,
     )
 
@@ -323,62 +324,3 @@ def clamp_bias(case: Case) -> Iterator[Finding]:
         clamp=clamp,
         bias={f"{kl:g}": value for kl, value in extra.items()},
     )
-
-
-@check("expectation")
-def expectation(case: Case) -> Iterator[Finding]:
-    """Compare with what the caller says it is."""
-    if case.expect:
-        expected, form = forms.estimator(case.expect), case.form
-        same = form is not None and abs(case.scale - 1.0) < 1e-3 and _same(case, expected)
-        if not same:
-            got = "no estimator that is known" if form is None else form.name
-            factor = (
-                f"{case.scale:.6g} times "
-                if form is not None and abs(case.scale - 1.0) >= 1e-3
-                else ""
-            )
-            yield case.finding(
-                "expectation",
-                "error",
-                f"expected {case.expect}, it is {factor}{got}",
-                expected=case.expect,
-                **_evidence(case),
-            )
-    if case.expect_gradient:
-        got = "no gradient" if case.gradient is None else case.gradient.matches
-        if got != case.expect_gradient:
-            bias = (
-                {}
-                if case.gradient is None
-                else {f"{kl:g}": value for kl, value in case.gradient.rel_bias.items()}
-            )
-            yield case.finding(
-                "expectation",
-                "error",
-                f"expected the gradient of {case.expect_gradient}, it is that of {got}",
-                expected=case.expect_gradient,
-                got=got,
-                rel_bias=bias,
-            )
-
-
-def _same(case: Case, expected: forms.Form) -> bool:
-    assert case.form is not None
-    got = (
-        case.form if case.identity.clamp is None else forms.clamped(case.form, case.identity.clamp)
-    )
-    return agree(got, expected)
-
-
-def agree(one: forms.Form, other: forms.Form) -> bool:
-    """Return whether two forms have the same values up to log-ratios of 30."""
-    near = _near()
-    with np.errstate(all="ignore"):
-        a, b = one.terms(near), other.terms(near)
-    return bool(np.allclose(a, b, rtol=1e-3, atol=1e-6, equal_nan=True))
-
-
-@cache
-def _near() -> Batch:
-    return stacked([at(float(x), k) for k, x in enumerate(GRID) if abs(x) <= 30.0])

@@ -5,6 +5,7 @@ Named, and its bias.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -232,16 +233,17 @@ def expected(
         each = per_token[kl]
         if each is None:
             return None
-        found = where.pull(each)
+        pull = where.pull(each)
+        found = _rescaled(pull, where.whole) if reduced is None else pull
         size = float(np.linalg.norm(where.whole[QP]))
         bias[kl] = float(np.linalg.norm(found - where.whole[QP])) / size
-        if reduced is None:
-            found = _rescaled(found, where)
         names = _names(found, where.whole, tolerance)
         level = "sequence"
         if not names:
-            even = where.pull(each * _lengths(where, each)) if lengths else found
-            names, level = _names(even, where.own(), tolerance), "token"
+            even = where.pull(each * _lengths(where, each)) if lengths else pull
+            own = where.own()
+            even = _rescaled(even, own) if reduced is None else even
+            names, level = _names(even, own, tolerance), "token"
         matches.append(names[0] if names else "none")
         levels.append(level if names else "token")
     clamped = identity.clamp is not None
@@ -259,29 +261,13 @@ def _lengths(where: Setting, like: np.ndarray) -> np.ndarray:
     return lengths.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def _rescaled(found: np.ndarray, where: Setting) -> np.ndarray:
-    """Return a gradient whose scale is not known, as near to one of the exact ones as a multiple
-    brings it.
-    """
-    best = min(
-        (
-            each * float((found * each).sum() / max((each * each).sum(), 1e-300))
-            for each in where.whole.values()
-        ),
-        key=lambda fitted: float(np.linalg.norm(found - fitted)),
-    )
-    size = float(np.linalg.norm(best))
-    if not size or np.linalg.norm(found - best) > 1e-6 * size:
-        return found
-    name = min(
-        where.whole,
-        key=lambda n: float(
-            np.linalg.norm(
-                found / np.linalg.norm(found) - where.whole[n] / np.linalg.norm(where.whole[n])
-            )
-        ),
-    )
-    return found * float(np.linalg.norm(where.whole[name]) / np.linalg.norm(found))
+def _rescaled(found: np.ndarray, exact: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return a gradient whose scale is not known, as long as the one of which it is a multiple."""
+    for each in exact.values():
+        factor = float((found * each).sum() / max((each * each).sum(), 1e-300))
+        if factor and np.linalg.norm(found / factor - each) <= 1e-6 * np.linalg.norm(each):
+            return found / abs(factor)
+    return found
 
 
 def _off_policy(probe: Probe, reduced: Reduced | None, scale: float, tolerance: float) -> str:
@@ -301,6 +287,7 @@ def _combination(
     """Return the registered combination with the same coefficient of every token, on- and
     off-policy.
     """
+    exact = (1e-5, 1e-3, 1e-3)[identity.tolerance]
     settings = [setting(NEAR), setting(FAR)] + (
         [setting(FAR, LAG)] if probe.plan.side("old") else []
     )
@@ -327,7 +314,10 @@ def _combination(
                 same
                 and mine is not None
                 and np.allclose(
-                    mine, theirs, rtol=1e-5, atol=1e-7 * max(1.0, float(np.abs(theirs).max()))
+                    mine,
+                    theirs,
+                    rtol=exact,
+                    atol=0.01 * exact * max(1.0, float(np.abs(theirs).max())),
                 )
             )
         if same:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from klbench.inputs import for_json
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 SCHEMA_VERSION = 1
@@ -245,11 +247,4 @@ def beyond(ends: Mapping[str, float]) -> str:
 
 def plain(value: Any) -> Any:
     """Return the same as plain data; numbers that JSON cannot hold become words."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, bool | str | int | None):
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else str(number)
+    return for_json(value, "nan")

@@ -26,6 +26,8 @@ TOLERANCES = ((1e-7, 1e-11), (2e-3, 5e-6), (0.1, 0.03))
 """Relative and absolute, for functions that compute in float64, float32 and 16 bits, whatever
 they are given.
 """
+NEAR = 3.0
+"""The log-ratio up to which values of 16 bits, and values that are nearly a form's, are fitted."""
 LEAST_INSIDE = 0.15
 """The share of the grid on which values agree with a form that they leave beyond a clamp."""
 LN = {"2": math.log(2.0), "10": math.log(10.0)}
@@ -47,6 +49,8 @@ class Identity:
         ``token`` or ``sequence``.
     tolerance
         Index into ``TOLERANCES``: how exactly the function computes.
+    near
+        Where there is no form, one that the values are near to, for tokens that are not rare.
     """
 
     form: Form | None
@@ -54,6 +58,7 @@ class Identity:
     clamp: dict[str, float] | None = None
     level: str = "token"
     tolerance: int = 0
+    near: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,21 @@ def identify(probe: Probe, grid: Grid) -> Identity:
             found = _fitted(grid, known, wrong, level, tolerance, coarse=k == 2)
             if found is not None:
                 return replace(found, level=level, tolerance=k, clamp=_refined(probe, found, level))
-    return Identity(None, 1.0)
+    close = _plain(grid, [each for each in known if not each.full], "token", TOLERANCES[2], NEAR)
+    return Identity(None, close.scale if close else 1.0, near=close.form if close else None)
+
+
+def _plain(
+    grid: Grid, known: Sequence[Form], level: str, tolerance: tuple[float, float], most: float
+) -> Identity | None:
+    """Return the first form of which the values are a multiple, up to log-ratios of ``most``."""
+    used = np.abs(GRID) <= most
+    for form in known:
+        terms = grid.terms(form, level)
+        for scale in _scales(grid.values, terms):
+            if _near(grid.values, scale * terms, scale, tolerance)[used].all():
+                return Identity(form, scale)
+    return None
 
 
 def _coarse(probe: Probe) -> bool:
@@ -153,19 +172,16 @@ def _fitted(
     coarse: bool,
 ) -> Identity | None:
     values = grid.values
-    used = (np.abs(GRID) <= 3.0) if coarse else np.ones(GRID.size, bool)
-    terms = [(form, grid.terms(form, level)) for form in (*known, *wrong)]
-    for form, each in terms:
-        for scale in _scales(values, each):
-            if _near(values, scale * each, scale, tolerance)[used].all():
-                return Identity(form, scale)
-    if not known or known[0].full:
-        return None
-    family = _family(grid, level, tolerance, used)
+    most = NEAR if coarse else math.inf
+    plain = _plain(grid, [*known, *wrong], level, tolerance, most)
+    if plain is not None or not known or known[0].full:
+        return plain
+    family = _family(grid, level, tolerance, np.abs(GRID) <= most)
     if family is not None:
         return family
     if coarse:
         return None
+    terms = [(form, grid.terms(form, level)) for form in (*known, *wrong)]
     for form, each in terms:
         if form.of_ratio is None:
             continue
@@ -319,35 +335,3 @@ def _sum(
             name = f"{u:g} {first.name} + {v:g} {second.name}"
             return Identity(Form(name, same, lambda batch: of(batch.log_ratio), of_ratio=of), total)
     return None
-
-
-LAGS = (-0.4, 0.3, 0.9, 3.0)
-
-
-def weight_of(probe: Probe) -> str:
-    """Return the weight by the policy that sampled, in words.
-
-    Empty where its log-probabilities change nothing.
-    """
-    if probe.plan.sides.get("old") != "mu":
-        return ""
-    base = at(0.5)
-    whole = probe.one(base)
-    if not whole or not math.isfinite(whole):
-        return ""
-    found = [probe.one(replace(base, log_mu=base.log_q - lag)) / whole for lag in LAGS]
-    exponents = np.array([math.log(each) if each > 0.0 else math.nan for each in found])
-    tokens = float(SHAPE[1])
-    for name, power in (
-        ("q/mu", 1.0),
-        ("mu/q", -1.0),
-        ("q/mu of the sequence", tokens),
-        ("mu/q of the sequence", -tokens),
-    ):
-        fitted = power * np.array(LAGS)
-        near = np.abs(exponents - fitted) < 1e-3
-        if near.all():
-            return name
-        if near[:3].all() and exponents[3] < fitted[3]:
-            return f"{name}, cut off at {math.exp(exponents[3]):.3g}"
-    return "" if np.abs(exponents).max() < 1e-6 else "a function of q/mu"

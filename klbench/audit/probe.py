@@ -83,7 +83,7 @@ class Probe:
         except CallError as error:
             raise ConfigError(str(error)) from error
 
-    def part(self, batch: Batch, dtype: str = "float64", beta: float | None = None) -> np.ndarray:
+    def part(self, batch: Batch, dtype: str = "", beta: float | None = None) -> np.ndarray:
         """Return the value that the KL makes, float64.
 
         Summed over the vocabulary where it is not yet.
@@ -98,9 +98,7 @@ class Probe:
         """Return the value where all tokens are equal: the median of the outputs."""
         return float(np.median(self.part(batch)))
 
-    def slope(
-        self, batch: Batch, role: str | None = None, dtype: str = "float64"
-    ) -> np.ndarray | None:
+    def slope(self, batch: Batch, role: str | None = None, dtype: str = "") -> np.ndarray | None:
         """Return the gradient of the sum of the outputs that the KL makes.
 
         None where none flows to that role.

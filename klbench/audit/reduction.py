@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from klbench.audit import forms
-from klbench.audit.batches import Batch, random
-from klbench.audit.identify import Identity
+from klbench.audit.batches import SHAPE, Batch, random
+from klbench.audit.identify import Identity, at
 from klbench.audit.probe import Probe
 
 
@@ -189,3 +189,35 @@ def _ratio(output: np.ndarray, fitted: np.ndarray, mask: np.ndarray, relative: f
         scale = float(np.sum(output * fitted) / np.sum(fitted * fitted))
         off = np.abs(output - scale * fitted).max()
     return scale if off <= relative * abs(scale) * np.abs(fitted).max() else math.nan
+
+
+LAGS = (-0.4, 0.3, 0.9, 3.0)
+
+
+def weight_of(probe: Probe) -> str:
+    """Return the weight by the policy that sampled, in words.
+
+    Empty where its log-probabilities change nothing.
+    """
+    if probe.plan.sides.get("old") != "mu":
+        return ""
+    base = at(0.5)
+    whole = probe.one(base)
+    if not whole or not math.isfinite(whole):
+        return ""
+    found = [probe.one(replace(base, log_mu=base.log_q - lag)) / whole for lag in LAGS]
+    exponents = np.array([math.log(each) if each > 0.0 else math.nan for each in found])
+    tokens = float(SHAPE[1])
+    for name, power in (
+        ("q/mu", 1.0),
+        ("mu/q", -1.0),
+        ("q/mu of the sequence", tokens),
+        ("mu/q of the sequence", -tokens),
+    ):
+        fitted = power * np.array(LAGS)
+        near = np.abs(exponents - fitted) < 1e-3
+        if near.all():
+            return name
+        if near[:3].all() and exponents[3] < fitted[3]:
+            return f"{name}, cut off at {math.exp(exponents[3]):.3g}"
+    return "" if np.abs(exponents).max() < 1e-6 else "a function of q/mu"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from klbench import trainers
 from klbench.doctor.findings import Cause
-from klbench.registry import unknown
-
-TRAINERS = ("trl", "verl", "openrlhf", "nemo-rl", "skyrl", "slime", "prime-rl")
+from klbench.trainers import remedies
 
 WORDS = {
     "healthy": "Nothing to do.",
@@ -52,69 +51,17 @@ WORDS = {
 }
 """One sentence a cause."""
 
-OPTIONS: dict[str, dict[str, str]] = {
-    "trl": {
-        "temperature": "GRPOConfig(temperature=...) is used for both; "
-        "vllm_importance_sampling_correction=True",
-        "stale_weights": "vllm_importance_sampling_correction=True, "
-        "vllm_importance_sampling_mode='sequence_mask', vllm_importance_sampling_cap=3.0; "
-        "num_iterations=1, steps_per_generation lower",
-        "quantised": "vllm_importance_sampling_correction=True",
-        "low_precision": "cast_lm_head_to_fp32=True",
-        "top_p": "top_p=1.0",
-        "top_k": "top_k=0",
-        "dropout": "disable_dropout=True",
-        "end_token_dropped": "mask_truncated_completions masks truncated completions only",
-        "columns_swapped": "beta * KL takes per_token_logps and ref_per_token_logps in that order",
-    },
-    "verl": {
-        "temperature": "actor_rollout_ref.rollout.temperature is read by actor and reference too",
-        "stale_weights": "algorithm.rollout_correction.rollout_is=token, "
-        "rollout_is_threshold=2.0; actor_rollout_ref.rollout.calculate_log_probs=True",
-        "quantised": "algorithm.rollout_correction.rollout_is=token, rollout_is_threshold=2.0",
-        "top_p": "actor_rollout_ref.rollout.top_p=1.0",
-        "top_k": "actor_rollout_ref.rollout.top_k=-1",
-        "padding_counted": "log response_mask beside old_log_probs and ref_log_prob",
-    },
-    "openrlhf": {
-        "stale_weights": "the truncated correction of vLLM's log-probabilities "
-        "(--enable_vllm_is_correction in versions before 0.11)",
-        "temperature": "--temperature is used by actor and reference",
-        "top_p": "--top_p 1.0",
-    },
-    "nemo-rl": {
-        "stale_weights": "loss_fn.use_importance_sampling_correction=true",
-        "quantised": "loss_fn.use_importance_sampling_correction=true",
-        "temperature": "policy.generation.temperature=1.0",
-        "top_p": "policy.generation.top_p=1.0",
-        "top_k": "policy.generation.top_k=null",
-    },
-    "skyrl": {
-        "stale_weights": "trainer.algorithm.use_tis=true",
-        "temperature": "generator.sampling_params.temperature",
-        "top_p": "generator.sampling_params.top_p=1.0",
-    },
-    "slime": {
-        "stale_weights": "--use-tis, or --use-rollout-logprobs",
-        "temperature": "--rollout-temperature",
-        "top_p": "--rollout-top-p 1.0",
-        "top_k": "--rollout-top-k -1",
-    },
-    "prime-rl": {"stale_weights": "max_async_level lower"},
-}
-"""Options by trainer and cause, as far as they are known."""
-
 
 def check(trainer: str) -> None:
-    """Check that a trainer is one whose options are known.
+    """Check that a trainer is one that is known, by any of its names.
 
     Raises
     ------
     ConfigError
         It is not, with the nearest.
     """
-    if trainer and trainer not in TRAINERS:
-        raise unknown("--trainer", trainer, TRAINERS)
+    if trainer:
+        trainers.get(trainer)
 
 
 def sentences(causes: Sequence[Cause], trainer: str, *, alarm: bool) -> list[str]:
@@ -124,7 +71,7 @@ def sentences(causes: Sequence[Cause], trainer: str, *, alarm: bool) -> list[str
     for each in near:
         if each.name == "healthy" and len(near) > 1:
             continue
-        options = OPTIONS.get(trainer, {}).get(each.name, "")
+        options = remedies.of(trainer).get(each.name, "") if trainer else ""
         said.append(WORDS[each.name] + (f" In {trainer}: {options}." if options else ""))
     if not alarm and causes[0].name != "healthy":
         said.append("It has no consequence that would need it today.")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from klbench.doctor.screen import lines
+from klbench.inputs import for_json
 
 SCHEMA_VERSION = 1
 CAUSES = (
@@ -34,18 +34,6 @@ CAUSES = (
 )
 
 
-def plain(value: Any) -> Any:
-    """Return the same as data that JSON can hold: None for NaN, a word for an infinity."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, bool | str | int | None):
-        return value
-    number = float(value)
-    return number if math.isfinite(number) else None if math.isnan(number) else str(number)
-
-
 @dataclass(frozen=True)
 class Check:
     """Something that must hold.
@@ -70,8 +58,8 @@ class Check:
         return {
             "name": self.name,
             "ok": self.ok,
-            "value": plain(self.value),
-            "se": plain(self.se),
+            "value": for_json(self.value),
+            "se": for_json(self.se),
             "message": self.message,
             "alarm": self.alarm,
         }
@@ -105,7 +93,7 @@ class Cause:
             "name": self.name,
             "score": round(self.score, 3),
             "evidence": self.evidence,
-            **({"about": plain(dict(self.about))} if self.about else {}),
+            **({"about": for_json(dict(self.about))} if self.about else {}),
         }
 
 
@@ -172,16 +160,16 @@ class Diagnosis:
             "columns": dict(self.columns),
             "alarm": not self.ok,
             "alarms": list(self.alarms),
-            "sampler": plain(self.sampler),
-            "lag": plain(self.lag),
-            "reference": plain(self.reference),
-            "preferences": plain(self.preferences),
-            "corrections": plain([dict(each) for each in self.corrections]),
+            "sampler": for_json(self.sampler),
+            "lag": for_json(self.lag),
+            "reference": for_json(self.reference),
+            "preferences": for_json(self.preferences),
+            "corrections": for_json([dict(each) for each in self.corrections]),
             "checks": [each.plain() for each in self.checks],
             "cause": [each.plain() for each in self.cause],
             "findings": list(self.findings),
             "advice": list(self.advice),
-            "steps": plain([dict(each) for each in self.steps]),
+            "steps": for_json([dict(each) for each in self.steps]),
             "left": dict(self.left),
         }
 

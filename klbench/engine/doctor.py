@@ -10,10 +10,10 @@ from typing import Any
 
 from klbench import inputs
 from klbench.inputs import VerbParser
+from klbench.trainers.remedies import REMEDIES
 from klbench.types import ConfigError, RunError
 
 WELL, ALARM, REFUSED, FAILED = 0, 1, 2, 3
-TRAINERS = "trl, verl, openrlhf, nemo-rl, skyrl, slime, prime-rl"
 EXAMPLES = """\
 Needs log-probabilities a token of two of: the policy, whoever sampled (the engine), the
 reference. Names of columns as trainers write them are known; --map names others. Roles: policy,
@@ -38,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
         "--map", metavar="ROLE=COLUMN,...", action="append", default=[], help="the columns of roles"
     )
     add("--text", action="store_true", help="texts of tokens may be shown")
-    add("--trainer", metavar="NAME", default="", help=f"say what to do in its options: {TRAINERS}")
+    known = ", ".join(REMEDIES)
+    add("--trainer", metavar="NAME", default="", help=f"say what to do in its options: {known}")
     add("--json", metavar="FILE", help="write all of it to this file")
     add("--out", metavar="FOLDER", help="write a run folder with a page")
     return parser

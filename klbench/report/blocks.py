@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from klbench.rows import Tables as Tables
 from klbench.schema import Schema
+from klbench.schema import Tables as Tables
 
 Text = str | Markup
 

@@ -87,7 +87,7 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Trainer:
-    """The trainer of that name.
+    """The trainer of that name, title or other name; case and dashes do not matter.
 
     Raises
     ------
@@ -95,9 +95,13 @@ def get(name: str) -> Trainer:
         No such trainer.
     """
     for each in TRAINERS:
-        if name in (each.name, *each.also):
+        if _key(name) in map(_key, (each.name, each.title, *each.also)):
             return each
     raise unknown("trainer", name, names(), [other for each in TRAINERS for other in each.also])
+
+
+def _key(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def meaning(trainer: str, version: str = "", options: Mapping[str, Value] | None = None) -> Meaning:
@@ -194,6 +198,19 @@ def spellings(*, averages: bool = False) -> Iterator[Spelling]:
                 yield again
 
 
+@cache
+def users() -> Mapping[str, tuple[str, ...]]:
+    """By combination that has a name, who computes it and with which settings, as one would write
+    them; what is cut off stands in brackets.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for each in spellings():
+        clamp = f"({each.meaning.clamp})" if each.meaning.clamp else ""
+        text = " ".join(filter(None, (each.trainer, each.options, clamp)))
+        found[each.meaning.named] = (*found.get(each.meaning.named, ()), text)
+    return found
+
+
 def _spelled(
     trainer: Trainer, row: Row, chosen: Mapping[str, tuple[Value, ...]]
 ) -> Spelling | None:
@@ -268,4 +285,5 @@ __all__ = [
     "short",
     "spellings",
     "text_of",
+    "users",
 ]

@@ -25,9 +25,9 @@ def defaults(trainer: str) -> dict[str, Any]:
     if trainer in FIELDS:
         return _fields(*FIELDS[trainer])
     if trainer.startswith("verl"):
-        actor = _settings("actor/actor.yaml", "actor_rollout_ref.actor.")
-        algorithm = _settings("ppo_trainer.yaml", "algorithm.", "algorithm")
-        more = _settings("distillation/distillation.yaml", "distillation.")
+        actor = settings("actor/actor.yaml", "actor_rollout_ref.actor.")
+        algorithm = settings("ppo_trainer.yaml", "algorithm.", "algorithm")
+        more = settings("distillation/distillation.yaml", "distillation.")
         return {**actor, **algorithm, **more}
     if trainer == "openrlhf":
         return {path: default for path, (default, _) in arguments().items()}
@@ -60,8 +60,8 @@ def _fields(file: str, name: str) -> dict[str, Any]:
     }
 
 
-def _settings(file: str, prefix: str, *inner: str) -> dict[str, Any]:
-    """The leaves of a YAML file of verl, by path."""
+def settings(file: str, prefix: str, *inner: str) -> dict[str, Any]:
+    """Return the leaves of a YAML file of verl, by path."""
     folder = module("verl", "verl/trainer/config/__init__.py").path.parent
     values = yaml.safe_load((folder / file).read_text(encoding="utf-8"))
     for key in inner:

@@ -144,7 +144,6 @@ NEMO_RL = Trainer(
         "nemo_rl_k3_of_2025": "@0.5",
         "nemo_rl_detached_ratio": "@0.6 use_on_policy_kl_approximation=true",
     },
-    also=("nemo-rl",),
 )
 
 TRAINERS = (NEMO_RL,)

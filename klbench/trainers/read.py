@@ -139,7 +139,7 @@ MS_SWIFT = Trainer(
     ),
     normaliser="loss_type",
     normalisations=SWIFT_LOSSES,
-    also=("ms-swift", "swift"),
+    also=("swift",),
 )
 
 ROLL_AVERAGES = {
@@ -247,7 +247,6 @@ OPEN_INSTRUCT = Trainer(
             (3.0, "k1/loss/token/token_ratio:differentiated"),
         )
     ),
-    also=("open-instruct",),
 )
 
 PRIME_RL = Trainer(
@@ -269,7 +268,6 @@ PRIME_RL = Trainer(
             ),
         ),
     ),
-    also=("prime-rl",),
 )
 
 DISCOUNTED = "k1/reward_to_go/token/token_ratio/none/gamma={kl_discount_factor}"
@@ -303,7 +301,7 @@ TINKER = Trainer(
             f" {OVER_BATCH}, times its score",
         ),
     ),
-    also=("tinker-cookbook", "tinker"),
+    also=("tinker",),
 )
 
 TINKER_DISTILLATION = Trainer(
@@ -398,7 +396,6 @@ DEEPSPEED_CHAT = Trainer(
             note="kl_ctl is written into the code; GAE with a trace of .95",
         ),
     ),
-    also=("deepspeed-chat",),
 )
 
 TRAINERS = (

@@ -270,7 +270,10 @@ def _changes(source: Meaning, found: Candidate) -> Iterator[str]:
     if apart(a, b):
         yield f"average: {b}, not {a}; it is that of the policy's term too"
         if a in PER_LENGTH and b in PER_LENGTH:
-            yield "at unequal lengths tokens of short and long sequences weigh otherwise"
+            yield (
+                "at unequal lengths tokens of short and long sequences weigh otherwise, and the KL"
+                " may end a fifth off"
+            )
     if a == b == CONSTANT:
         yield "the constant that sums are divided by must be set alike"
     if not a or not b:

@@ -18,7 +18,7 @@ NAMES = {
     "advantages": "advantages adv rewards",
     "beta": "beta kl_coef",
     "log_ratio": "log_ratio",
-    None: "tokenizer epsilon reduction kl_penalty",
+    None: "tokenizer epsilon reduction kl_penalty max_tokens num_labels",
 }
 
 

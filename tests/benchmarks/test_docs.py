@@ -6,6 +6,7 @@ import documents
 import pytest
 
 from klbench import trainers
+from klbench.columns import COMBINATIONS
 
 pytestmark = pytest.mark.skipif(
     not documents.PUBLISHED.is_dir(), reason="a distribution without the published findings"
@@ -40,6 +41,13 @@ def test_every_trainer_with_a_named_combination_is_in_it() -> None:
 def test_the_data_dictionary_is_that_of_the_declared_tables() -> None:
     text = documents.DICTIONARY.read_text(encoding="utf-8")
     assert text.splitlines() == list(documents.dictionary()), "make tables writes it again"
+
+
+def test_the_dictionary_has_a_line_for_each_column() -> None:
+    lines = list(documents.described([COMBINATIONS]))
+    assert lines[1] == "### `combinations`"
+    assert "| `level` | text |  | per token, or once for the whole sequence |" in lines
+    assert sum(line.startswith("| `") for line in lines) == len(COMBINATIONS.columns)
 
 
 def test_the_footguns_have_the_numbers_of_the_findings() -> None:

@@ -220,15 +220,17 @@ def test_an_empty_response_is_counted_and_left_out():
 
 
 def test_every_cause_has_advice_and_a_place_in_the_schema():
+    from klbench import trainers
     from klbench.doctor import advice, findings
+    from klbench.trainers import remedies
 
     schema = json.loads(
         (Path(findings.__file__).parent / "schema.json").read_text(encoding="utf-8")
     )
     names = schema["properties"]["cause"]["items"]["properties"]["name"]["enum"]
     assert set(names) == set(findings.CAUSES) == set(advice.WORDS)
-    for trainer, options in advice.OPTIONS.items():
-        assert trainer in advice.TRAINERS
+    for trainer, options in remedies.REMEDIES.items():
+        assert trainers.get(trainer).name == trainer
         assert set(options) <= set(names)
 
 

@@ -278,8 +278,14 @@ def test_what_a_combination_says_of_its_users_is_what_their_options_mean(name, c
         assert computed.placement.removesuffix("_to_go") == said.placement
 
 
-def test_most_texts_on_users_name_options() -> None:
-    assert len(list(named_options())) >= 15
+def test_every_setting_of_a_named_combination_is_told_once() -> None:
+    told = trainers.users()
+    assert set(told) - {"", NONE} <= set(gradients.names())
+    texts = [text for each in told.values() for text in each]
+    assert len(set(texts)) == len(texts) == len(list(trainers.spellings()))
+    assert told["k3_verl_loss"][0] == (
+        "verl use_kl_loss=true kl_loss_type=low_var_kl|k3 (log-ratio to +-20, value to +-10)"
+    )
 
 
 def test_a_trainer_goes_by_the_name_of_its_package_too() -> None:

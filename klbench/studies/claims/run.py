@@ -10,7 +10,7 @@ import pandas as pd
 
 from klbench import claims
 from klbench.context import Context
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.claims.options import ClaimsOptions
 from klbench.study import Summary
 

@@ -76,15 +76,15 @@ def _verdict(pair: str, rows: Sequence[Row]) -> str:
 
 
 def build(tables: Tables) -> Sequence[Block]:
-    """Return the figures of each run, and the table of each pair."""
-    return [block for run in load(tables) for block in _run(run)]
+    """Return the figures of each run but the one that leads, and the table of each pair."""
+    return [block for i, run in enumerate(load(tables)) for block in _run(run, int(i == 0))]
 
 
-def _run(run: Distilled) -> Iterator[Block]:
+def _run(run: Distilled, shown: int) -> Iterator[Block]:
     if run.label:
         yield Heading(run.label)
     yield Paragraph(SAY.why())
-    yield from section_figures.figures(run)
+    yield from list(section_figures.figures(run))[shown:]
     for pair, rows in run.pairs.items():
         yield Details(SAY.numbers(pair), [table(SAY.numbers(pair), DISTILL, rows, SHOWN)])
     if run.final:

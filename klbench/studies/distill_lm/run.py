@@ -25,7 +25,8 @@ from klbench.pairs.lm import LmPair, threads
 from klbench.rlhf.distillation import loss, sequence_loss, support
 from klbench.rlhf.language.descent import Descent
 from klbench.rlhf.objectives import Arm, arm, get
-from klbench.rows import Row, Rows, Tables
+from klbench.rows import Row, Rows
+from klbench.schema import Tables
 from klbench.studies.distill.columns import LM_FINAL
 from klbench.studies.distill.training import DEFAULT_K, described, final_table
 from klbench.studies.distill_lm.options import DistillLmOptions

@@ -7,8 +7,8 @@ import json
 from klbench.context import Context
 from klbench.doctor.api import doctor
 from klbench.doctor.tables import tables
-from klbench.rows import Tables
 from klbench.runs import write_text
+from klbench.schema import Tables
 from klbench.studies.doctor.options import DoctorOptions
 from klbench.study import Summary
 

@@ -11,7 +11,7 @@ import pandas as pd
 from klbench.context import Context
 from klbench.metrics.seeds import SeedFrame, band
 from klbench.rlhf.rows import training_table
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.dpo import tables, tasks
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 from klbench.studies.ppo.tasks import chunks

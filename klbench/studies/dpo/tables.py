@@ -22,7 +22,7 @@ from klbench.metrics.seeds import (
     summary,
     verdict,
 )
-from klbench.rows import Tables, records
+from klbench.schema import Tables, records
 from klbench.studies.dpo.options import STANDARD, DpoOptions
 
 MEANS = (

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from klbench.context import Context
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.dpo_lm.tasks import perform
 from klbench.studies.language import tables
 from klbench.studies.language.options import DpoLmOptions

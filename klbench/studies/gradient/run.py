@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from klbench import gradients
+from klbench import gradients, trainers
 from klbench.context import Context
 from klbench.gradients import Combination
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.gradient.options import GradientOptions
 from klbench.studies.gradient.rows import TOLERANCE, described, measure
 from klbench.studies.gradient.tables import judged
@@ -31,7 +31,9 @@ def combinations_table(chosen: Sequence[Combination]) -> pd.DataFrame:
             described(each)
             | {
                 "aliases": ", ".join(each.aliases),
-                "used_by": each.used_by,
+                "used_by": "; ".join(
+                    filter(None, (*trainers.users().get(each.name, ()), each.used_by))
+                ),
                 "called_unbiased_by": each.called_unbiased_by,
                 "claim": each.claim or "",
                 "off_policy": each.off_policy,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from klbench import trainers
 from klbench.columns import COMBINATIONS
 from klbench.rows import grouped, keyed
 from klbench.studies.gradient.columns import GRADIENTS, OPTIONS, VERDICT, VERDICTS
@@ -22,7 +23,12 @@ ROUNDING = 1e-8
 """Difference, in lengths of the exact gradient, below which two numbers are the same."""
 SAME = 1e-6
 """Relative difference below which they are the same."""
-TRAINERS = ("TRL", "verl", "OpenRLHF", "NeMo-RL", "DeepSeek-V3.2", "InstructGPT")
+TRAINERS = (
+    *dict.fromkeys(each.title.partition(" ")[0] for each in trainers.TRAINERS),
+    "DeepSeek-V3.2",
+    "InstructGPT",
+)
+"""Whose settings are told apart: TRL's GRPO and RLOO are one's."""
 
 
 def matches(row: Row, target: str) -> bool:

@@ -12,7 +12,8 @@ from klbench import gradients
 from klbench.context import Context
 from klbench.gradients import Combination
 from klbench.policies.markov import FAMILIES, Family
-from klbench.rows import Rows, Tables
+from klbench.rows import Rows
+from klbench.schema import Tables
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.horizon import crossings, language, levels, series
 from klbench.studies.horizon.columns import TABLES

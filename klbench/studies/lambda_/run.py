@@ -10,7 +10,7 @@ import pandas as pd
 from klbench import estimators
 from klbench.context import Context
 from klbench.pairs import Pair
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.gradient.rows import exactly, length, over
 from klbench.studies.lambda_.options import LambdaOptions
 from klbench.study import Summary

@@ -15,7 +15,7 @@ import pandas as pd
 from klbench.metrics.seeds import Z95, SeedFrame, outcome, share, verdict
 from klbench.rlhf.options import NONE
 from klbench.rlhf.rows import described, training_table
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.language.columns import HALF
 from klbench.studies.language.runs import UNTRAINED
 from klbench.studies.language.stage import clustered

@@ -37,7 +37,7 @@ from klbench.metrics.tails import FAILS
 from klbench.pairs import Pair
 from klbench.pairs.recorded import RecordedPair
 from klbench.report.numbers import with_interval
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.lm import tables as made
 from klbench.studies.lm.again import scored_again
 from klbench.studies.lm.found import Found

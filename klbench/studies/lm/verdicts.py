@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from klbench.metrics.tails import CANNOT_TELL, FAILS, HOLDS, STRANGE
-from klbench.rows import Row, Rows, Tables, where
+from klbench.rows import Row, Rows, where
+from klbench.schema import Tables
 from klbench.studies.lm.values import NAN, RAO_BLACKWELL, WEIGHTED, ratio_of
 
 TARGET = "KL(q‖p)"

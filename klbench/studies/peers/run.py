@@ -17,7 +17,8 @@ import torch
 from klbench import estimators
 from klbench.context import Context
 from klbench.machine import __version__
-from klbench.rows import Rows, Tables
+from klbench.rows import Rows
+from klbench.schema import Tables
 from klbench.studies.peers.cases import REGIMES, SUBJECTS, Peer, Subject, Two, inputs
 from klbench.studies.peers.columns import HERE
 from klbench.studies.peers.options import PeersOptions

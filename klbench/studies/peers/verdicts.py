@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from klbench.rows import Rows, Tables, distinct, grouped
+from klbench.rows import Rows, distinct, grouped
+from klbench.schema import Tables
 from klbench.studies.peers.columns import HERE, LOST, PEERS, VERDICTS
 
 

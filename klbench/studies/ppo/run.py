@@ -17,7 +17,8 @@ from klbench.rlhf.options import compared_with
 from klbench.rlhf.penalty import arm
 from klbench.rlhf.rows import described, training_table
 from klbench.rlhf.testbed import Testbed, expected, fixed_points
-from klbench.rows import Rows, Tables
+from klbench.rows import Rows
+from klbench.schema import Tables
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.ppo import tables, tasks
 from klbench.studies.ppo.fixed_points import fixed_points_table

@@ -9,7 +9,7 @@ import pandas as pd
 
 from klbench.metrics.seeds import SeedFrame, outcome, paired, side, verdict
 from klbench.rlhf.options import compared_with
-from klbench.rows import Tables, records
+from klbench.schema import Tables, records
 from klbench.studies.ppo.columns import FLOORS, OPTIMUM, REFERENCE
 
 NEAR = 0.25

@@ -13,7 +13,8 @@ import pandas as pd
 from klbench import gradients
 from klbench.context import Context
 from klbench.rlhf.options import NONE
-from klbench.rows import Rows, Tables
+from klbench.rows import Rows
+from klbench.schema import Tables
 from klbench.studies.gradient.run import combinations_table
 from klbench.studies.language import tables
 from klbench.studies.language.options import PpoLmOptions

@@ -11,7 +11,7 @@ import pandas as pd
 
 from klbench.context import Context
 from klbench.rlhf.rows import described, training_table
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.ppo.tasks import chunks
 from klbench.studies.reward_model import tables, tasks
 from klbench.studies.reward_model.options import RewardModelOptions

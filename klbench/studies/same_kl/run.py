@@ -18,7 +18,7 @@ from klbench.context import Context
 from klbench.gradients import exact
 from klbench.pairs import Pair
 from klbench.pairs.categorical import normalized
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.gradient.rows import exactly
 from klbench.studies.same_kl.columns import GRADIENTS, predicted
 from klbench.studies.same_kl.options import SameKlOptions, Shape

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from klbench.report.numbers import with_interval
-from klbench.rows import Tables
+from klbench.schema import Tables
 from klbench.studies.value.columns import FEW_SAMPLES, common_batch
 from klbench.study import Summary
 
