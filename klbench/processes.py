@@ -26,7 +26,7 @@ TO_MEET = timedelta(minutes=10)
 PATIENCE = timedelta(days=7)
 """A process that ends is noticed at once; one that is slow is waited for."""
 own = False
-"""Whether this process is klbench's own, as the command line's is: nobody else's threads are in it,
+"""True if this process is klbench's own, as the command line's is: nobody else's threads are in it,
 whose locks a copy of it would find taken for good.
 """
 PIPE_CLOSED = 128 + 13
