@@ -20,6 +20,7 @@ PACKAGES = (
     "hydra-core",
     "joblib",
     "matplotlib",
+    "seaborn",
     "transformers",
     "tokenizers",
     "peft",

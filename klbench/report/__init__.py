@@ -59,6 +59,6 @@ def history(files: Sequence[Path], out: Path) -> Path:
     ConfigError
         A file is no history, or ``out`` is a file that klbench did not make.
     """
-    from klbench.report import writing
+    from klbench.report import timings
 
-    return writing.write_history([Path(file) for file in files], Path(out))
+    return timings.write([Path(file) for file in files], Path(out))

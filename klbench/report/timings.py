@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from markupsafe import Markup
 
 from klbench.report.axes import tick
@@ -30,7 +31,10 @@ from klbench.report.blocks import (
 )
 from klbench.report.figures import TEXT, colour, drawing
 from klbench.report.numbers import MISSING, count, number
+from klbench.report.page import Page, html
 from klbench.report.prose import prose
+from klbench.report.writing import check_own
+from klbench.runs import write_text
 from klbench.types import ConfigError
 
 SAY = prose(__package__, "timings.html.j2")
@@ -45,6 +49,7 @@ NAMED = 5
 MOST_TICKS = 6
 TICKS = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.0, 3.0)
 LEGEND = (LegendEntry("each benchmark", 5, "o"), LegendEntry("the one that changed most", 1, "s"))
+WIDTHS = (0.7, 1.8)
 
 
 @dataclass(frozen=True)
@@ -211,19 +216,33 @@ def _panel(machine: Machine, suite: str, tracks: Sequence[Track]) -> Panel:
     low, high = min(*ends, 1 / 1.3) / 1.05, max(*ends, 1.3) * 1.05
     with drawing(left=0.15) as (axes, svg):
         axes.axhline(1.0, color=TEXT, linewidth=0.9, zorder=1)
-        for each in [*(track for track in tracks if track is not most), most]:
-            x = sorted(each.timings)
-            y = [each.timings[k].seconds / each.first.seconds for k in x]
-            shown = LEGEND[each is most]
-            axes.plot(
-                x,
-                y,
-                marker=shown.marker,
-                markersize=4.5 if each is most else 2.5,
-                color=colour(shown.slot),
-                linewidth=1.8 if each is most else 0.7,
-                zorder=3 if each is most else 2,
-            )
+        drawn = pd.DataFrame(
+            {
+                "commit": k,
+                "time": timing.seconds / each.first.seconds,
+                "benchmark": each.name,
+                "shown": LEGEND[each is most].label,
+            }
+            for each in tracks
+            for k, timing in sorted(each.timings.items())
+        )
+        sns.lineplot(
+            drawn,
+            x="commit",
+            y="time",
+            units="benchmark",
+            estimator=None,
+            hue="shown",
+            palette={each.label: colour(each.slot) for each in LEGEND},
+            style="shown",
+            markers={each.label: each.marker for each in LEGEND},
+            dashes=False,
+            size="shown",
+            sizes={each.label: width for each, width in zip(LEGEND, WIDTHS, strict=True)},
+            legend=False,
+            ax=axes,
+        )
+        axes.set_xlabel("")
         axes.set_yscale("log")
         axes.set_ylim(low, high)
         ticks = [each for each in _ticks(low, high) if low <= each <= high]
@@ -299,3 +318,21 @@ def blocks(machines: Sequence[Machine]) -> list[Block]:
         Heading("Every benchmark", 2, "benchmarks"),
         *(_table(each) for each in machines),
     ]
+
+
+def write(files: Sequence[Path], out: Path) -> Path:
+    """Write the page of a history of timings.
+
+    Raises
+    ------
+    ConfigError
+        A history cannot be read; ``out`` is a folder, or a file that klbench did not make.
+    """
+    machines = read(files)
+    check_own(out)
+    commits = len({commit for machine in machines for commit in machine.commits})
+    subtitle = ", ".join(
+        (count(commits, "commit"), count(len(machines), "kind of machine", "kinds of machine"))
+    )
+    write_text(out, html(Page("The speed of klbench", subtitle, blocks(machines))))
+    return out

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from klbench import inputs
-from klbench.report import provenance, timings
+from klbench.report import provenance
 from klbench.report.blocks import Block, Definitions, Details, Figure, Heading, Lead, Tables
 from klbench.report.figures import as_file
-from klbench.report.numbers import count
 from klbench.report.page import GENERATOR, Page, html
 from klbench.report.sections import Part, part
 from klbench.report.sources import Combined, Source
@@ -109,7 +108,7 @@ def write_combined(combined: Combined, out: Path) -> Path:
     ConfigError
         ``out`` is a folder, or a file that klbench did not make.
     """
-    _check_own(out)
+    check_own(out)
     names = list(
         dict.fromkeys(str(source.info.get("experiment", "run")) for source in combined.sources)
     )
@@ -124,7 +123,7 @@ def write_combined(combined: Combined, out: Path) -> Path:
     return out
 
 
-def _check_own(out: Path) -> None:
+def check_own(out: Path) -> None:
     """Refuse to write where a folder is, or a file that klbench did not make."""
     if not (found := inputs.kind(out)).startswith((inputs.FILE, "no such")):
         raise ConfigError(f"{out}: expected the path of a file to write, got {found}")
@@ -132,21 +131,3 @@ def _check_own(out: Path) -> None:
         raise ConfigError(
             f"{out}: exists already and was not made by klbench; name another file with --out"
         )
-
-
-def write_history(files: Sequence[Path], out: Path) -> Path:
-    """The page of a history of timings.
-
-    Raises
-    ------
-    ConfigError
-        A history cannot be read; ``out`` is a folder, or a file that klbench did not make.
-    """
-    machines = timings.read(files)
-    _check_own(out)
-    commits = len({commit for machine in machines for commit in machine.commits})
-    subtitle = ", ".join(
-        (count(commits, "commit"), count(len(machines), "kind of machine", "kinds of machine"))
-    )
-    write_text(out, html(Page("The speed of klbench", subtitle, timings.blocks(machines))))
-    return out
