@@ -37,7 +37,7 @@ def test_a_file_a_folder_and_what_is_neither(tmp_path) -> None:
     for name, says in (
         ("a" * 256, "File name too long"),
         ("loop", "Too many levels of symbolic links"),
-        ("a\0b", "null byte"),
+        ("a\0b", "embedded null"),
     ):
         assert inputs.kind(tmp_path / name).startswith("no such file, ")
         assert says in inputs.kind(tmp_path / name)

@@ -460,7 +460,7 @@ PLACES = [
         *GAUSSIAN, *SHORT, "out=loop", says=("out=loop", "symbolic links", "name a folder that can")
     ),
     case(*GAUSSIAN, *SHORT, "out=loop/below", says=("out=loop/below", "symbolic links")),
-    case(*GAUSSIAN, *SHORT, "out='a\0b'", says=("null byte",), name="out with a null byte"),
+    case(*GAUSSIAN, *SHORT, "out='a\0b'", says=("embedded null",), name="out with a null byte"),
     case("resume=pipe", says=("pipe", "a run folder")),
     case(
         f"resume={'a' * 300}",
