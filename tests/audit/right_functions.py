@@ -504,7 +504,14 @@ def ratio_of_the_sequence(logprobs, old_logprobs, rewards, mask, epsilon=3e-4):
     return masked_mean(-torch.minimum(ratio * advantages, clipped * advantages), mask)
 
 
+def rollout_far_off_left_out(logprobs, old_logprobs, rollout_logprobs, advantages, mask):
+    weight = torch.exp(torch.where(mask, old_logprobs - rollout_logprobs, 0.0))
+    weight = torch.where((weight > 0.5) & (weight < 5.0), weight, 0.0)
+    return ppo_without_kl(logprobs, old_logprobs, advantages, mask & (weight > 0.0))
+
+
 LOSSES = (
+    rollout_far_off_left_out,
     clipped_on_both_sides,
     weights_cut_off,
     far_tokens_left_out,
