@@ -125,14 +125,15 @@ def token_mixing(case: Case) -> Iterator[Finding]:
                     share=float(np.mean(mixed)),
                 )
                 return
-        return
     if case.form is None:
         return
     words = (
         f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its"
         " terms gives the value"
     )
-    if _uneven(case):
+    if probe.output == "token":
+        yield case.finding("token-mixing", "warning", words)
+    elif _uneven(case):
         yield case.finding("token-mixing", "error", "tokens of one sequence have different weights")
     else:
         yield case.finding("token-mixing", "error" if _interact(case) else "warning", words)
