@@ -324,11 +324,8 @@ def _sided(
     return Plan(
         roles,
         fixed,
-        {
-            side: sides["old" if side == "rollout" else side]
-            for side in (*given, "rollout")
-            if side in given or side in values
-        },
+        {side: sides[side] for side in given}
+        | ({"rollout": sides["old"]} if "rollout" in values else {}),
         normalized=logits
         and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in said),
         distilled="teacher" in names,
