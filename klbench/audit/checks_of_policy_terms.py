@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from klbench.audit.batches import random
+from klbench.audit.batches import random, uniform
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding
 from klbench.audit.identify import at
@@ -35,14 +35,16 @@ def change(
     name: str = "clip",
     off: float = 0.0,
     rollout: float | None = None,
+    even: bool = False,
 ) -> tuple[np.ndarray, float]:
     """Return what advantages add to each token's gradient, and to the sum of the outputs.
 
     ``ratio`` is pi over the older policy, and ``rollout`` pi over the rollout's, the same where
-    nothing is said.
+    nothing is said. ``even`` tokens are all equally likely.
     """
     probe = case.probe
-    batch = random(name, len(advantages)).same()
+    rows = len(advantages)
+    batch = (uniform(0.0, rows) if even else random(name, rows)).same()
     old, reference = batch.log_q - math.log(ratio), batch.log_q - off
     batch = replace(batch, log_mu=old, log_p=reference, advantages=advantages)
     changed = {} if rollout is None else {"rollout": batch.log_q - math.log(rollout)}

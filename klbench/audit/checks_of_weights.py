@@ -95,13 +95,14 @@ def proportion(case: Case) -> Iterator[Finding]:
     """Look for a clip whose two sides have different advantages.
 
     With the same ones the pull on a token is its advantage times a function of the ratio, and what
-    is not stopped is one interval of ratios.
+    is not stopped is one interval of ratios. The tokens are equally likely: some stop those whose
+    probability, not its logarithm, has moved far, or those whose advantage goes with it.
     """
     if not has_term(case) or not case.probe.plan.side("old"):
         return
     hidden = case.probe.compares and not case.probe.plan.has("beta")
     advantages = LARGE * SIX if hidden else SIX
-    pulls = np.array([-change(case, r, advantages)[0].sum(-1) for r in (1.0, *RATIOS)])
+    pulls = np.array([-change(case, r, advantages, even=True)[0].sum(-1) for r in (1.0, *RATIOS)])
     if not np.isfinite(pulls).all() or not pulls[0].all():
         return
     shares = pulls[1:] / pulls[0]
