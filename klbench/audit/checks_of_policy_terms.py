@@ -123,20 +123,22 @@ def weight(case: Case) -> Iterator[Finding]:
 
 @check("non-finite-value")
 def nothing_gained(case: Case) -> Iterator[Finding]:
-    """Look for a loss that is no number where one of the advantages is 0."""
+    """Look for a loss, or its gradient, that is no number where one of the advantages is 0."""
     if not has_term(case):
         return
     batch = random("nothing gained").same()
     for advantages in (ADVANTAGES, np.array([1.0, 0.0, -1.5])):
         batch = replace(batch, advantages=advantages)
         found = case.probe.function(batch, gradients=("policy",))
-        if not np.isfinite(found.value).all():
+        slope = found.gradients["policy"]
+        finite = np.isfinite(found.value).all() and (slope is None or np.isfinite(slope).all())
+        if not finite:
             if not advantages.all():
                 yield case.finding(
                     "non-finite-value",
                     "error",
-                    "it is no finite number where one advantage is 0: is it divided by"
-                    f" {case.probe.plan.parameter('advantages')}?",
+                    "it or its gradient is no finite number where one advantage is 0: is it"
+                    f" divided by {case.probe.plan.parameter('advantages')}?",
                     advantages=advantages,
                     got=found.value,
                 )

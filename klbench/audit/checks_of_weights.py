@@ -11,7 +11,7 @@ weighted by old over rollout too: the whole weight is pi over rollout.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -41,7 +41,11 @@ def upside_down(case: Case) -> Iterator[Finding]:
         return
     down, one, up = (np.abs(change(case, r, ADVANTAGES)[0].sum(-1)) for r in (DOWN, 1.0, UP))
     positive = ADVANTAGES > 0.0
-    if (down > 1.3 * one)[positive].all() and (1.3 * up < one)[~positive].all():
+    near = np.abs(change(case, math.exp(STEP), ADVANTAGES)[0].sum(-1))
+    with np.errstate(all="ignore"):
+        power = np.log(near / one) / STEP
+    far = (down > 1.3 * one)[positive].all() and (1.3 * up < one)[~positive].all()
+    if far or (np.abs(power + 1.0) < 0.02).all():
         yield case.finding(
             "direction",
             "error",
@@ -61,6 +65,7 @@ def clip(case: Case) -> Iterator[Finding]:
     if not largest or not math.isfinite(largest):
         return
     live = {r: np.abs(each) > 1e-9 * largest for r, each in pulls.items()}
+    wrong_way = _wrong_way(live)
     for sign, back, on in ((1.0, DOWN, UP), (-1.0, UP, DOWN)):
         rows = np.sign(ADVANTAGES) == sign
         word = "positive" if sign > 0.0 else "negative"
@@ -75,7 +80,9 @@ def clip(case: Case) -> Iterator[Finding]:
                 pull=pulls[1.0],
             )
             return
-        if live[back][rows].any() or not change(case, back, np.where(rows, ADVANTAGES, 0.0))[1]:
+        if live[back][rows].any():
+            continue
+        if not (wrong_way or change(case, back, np.where(rows, ADVANTAGES, 0.0))[1]):
             continue  # a mask makes the value 0 too: it is meant
         other = f", and does not stop those at {on:g}" if live[on][rows].any() else ""
         yield case.finding(
@@ -88,6 +95,13 @@ def clip(case: Case) -> Iterator[Finding]:
             pull=pulls[back],
         )
         return
+
+
+def _wrong_way(live: Mapping[float, np.ndarray]) -> bool:
+    """Return whether tokens of either sign are stopped on the wrong side, and on that alone."""
+    up = ADVANTAGES > 0.0
+    stopped = not live[DOWN][up].any() and not live[UP][~up].any()
+    return stopped and bool(live[UP][up].any() and live[DOWN][~up].any())
 
 
 @check("scale")
@@ -111,11 +125,14 @@ def proportion(case: Case) -> Iterator[Finding]:
         spread = np.ptp(shares[:, rows], axis=1)
         worst = int(spread.argmax())
         live = np.abs(shares[:, rows]) > 1e-9
+        by_size = np.abs(pulls[0][rows])[np.abs(advantages[rows]).argsort()]
         if spread[worst] > tolerance:
             words = (
                 f"the pull on a token is not in proportion to its advantage at a ratio of"
                 f" {RATIOS[worst]:.3g}"
             )
+        elif (np.diff(by_size) < -1e-6 * by_size.max()).any():
+            words = "of two advantages the larger pulls less"
         elif _gap(live[:, 0]):
             words = "tokens are stopped at ratios between others at which they are not"
         else:
