@@ -13,7 +13,10 @@ so each is printed with what it was taken for. Those that are left now:
   no mean;
 - right in another way: another clamp, lambda, divisor or clip, or none; k1 for k3; a ratio without
   its exponential, whose gradient on fresh samples is the same;
-- a warning only: an older policy, or the rollout's, that is given and weighs nothing.
+- a warning only: an older policy, or the rollout's, that is given and weighs nothing;
+- not told: a correction for the rollout in which the reference or the policy stands for one of the
+  two, other tokens that are stopped by their probability, and an infinite loss where a clip's mask
+  is divided by.
 """
 
 from __future__ import annotations
