@@ -147,7 +147,8 @@ BY_SEQUENCE = " sequence_level_importance_ratios=true"
 FILTER = "filters.enabled=true ratio_low=0.6 ratio_high=1.6 agg_type="
 IS = "is_weight.enabled=true upper_bound=1.1 weight_type="
 SLIME = "slime_rollout tis_clip=1.2 tis_clip_low=0.9"
-TRL = "trl_vllm clip_min=0.8 clip_max=1.2 vllm_importance_sampling_mode="
+VLLM = "vllm_importance_sampling_"
+TRL = f"trl_vllm {VLLM}clip_min=0.8 {VLLM}clip_max=1.2 {VLLM}mode="
 FORMULAS = {
     f"{TRL}token_mask": RATIO * inside(RATIO, 0.8, 1.2),
     f"{TRL}token_truncate": RATIO.clamp(0.8, 1.2),
