@@ -18,7 +18,7 @@ SHAPES: Mapping[str, Callable[[float], float]] = {
     "": float,
     "exp": lambda x: math.exp(min(x, FAR)),
     "exp_inverse": lambda x: math.exp(min(-x, FAR)),
-    "below": lambda x: 1.0 - x,
+    "below": lambda x: max(1.0 - x, 0.0),
     "above": lambda x: 1.0 + x,
 }
 """The shapes in which a number of an option stands in a combination, as in ``{name:exp}``."""
