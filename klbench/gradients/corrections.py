@@ -55,6 +55,15 @@ class Factor:
         )
 
     @property
+    def on_policy(self) -> float:
+        """The weight as long as its two policies are the same; of signed ones, where they keep."""
+        cut_off = self.kind in (*CUT_OFF, "truncated_decision_ratio")
+        if not cut_off and KINDS[self.kind].statistic not in ("ratio", "inverse"):
+            return 1.0
+        moved = min(max(1.0, self.low), self.high)
+        return moved if cut_off else float(moved == 1.0)
+
+    @property
     def reaches(self) -> bool:
         """True where a token's weight changes with the probabilities of other tokens, too."""
         return self.whole or self.kind in UP_TO
