@@ -35,6 +35,7 @@ from klbench.report.blocks import Block, Details, Figure, Lead, Paragraph
 from klbench.studies.gradient import section as gradient_section
 from klbench.studies.gradient import tables as gradient_tables
 from klbench.studies.lambda_ import section as lambda_section
+from klbench.studies.lambda_.columns import compared
 from klbench.studies.same_kl import section as same_kl_section
 from klbench.studies.staleness import section as staleness_section
 from klbench.studies.staleness import tables as staleness_tables
@@ -330,6 +331,7 @@ def test_one_pair_is_no_line() -> None:
 def test_a_lambda_that_is_not_known(make_run: MakeRun, column: str, odd: float) -> None:
     tables = lambda_table(0.0, 0.5)
     tables["lambda"].loc[0, column] = odd
+    tables["lambda"] = compared(tables["lambda"])
     page = render(make_run(content=tables, study="lambda")).read_text(encoding="utf-8")
     assert "The best λ</h2>" in page
     assert "<i>" not in page
