@@ -315,6 +315,14 @@ def test_the_two_lambdas_are_compared() -> None:
     assert opening(lambda_section.lead(lambda_table(0.0, 0.001))).startswith("Yes")
 
 
+def test_lambdas_are_one_where_less_than_0_03_apart() -> None:
+    ends = [(1.0, 1.029), (1.029, 1.0), (0.0, 0.03), (math.nan, 1.0), (math.inf, math.inf)]
+    found = compared(pd.DataFrame(ends, columns=["lambda_value", "lambda_gradient"]))
+    assert found["one_lambda"].to_list() == [True, True, False, False, False]
+    assert found["lambda_gap"].to_list()[:3] == pytest.approx([0.029, 0.029, 0.03])
+    assert found["lambda_gap"].isna().to_list()[3:] == [True, True]
+
+
 def test_one_pair_is_no_line() -> None:
     lead = lambda_section.lead(lambda_table(0.5))
     assert lead.figure is not None

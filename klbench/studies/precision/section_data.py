@@ -114,12 +114,17 @@ def _curve(key: tuple[str, str, str], rows: pd.DataFrame) -> Curve:
     numbers = ["max_rel_error", "max_gradient_rel_error", "frac_negative"]
     known = rows[[*numbers, *ERRORS]].astype(float).fillna(math.inf)
     worst = known.groupby(rows["decade"].astype(int)).max()
+    error, gradient, negative = ([float(x) for x in worst[column]] for column in numbers)
+    lost, gradient_lost = ([x > 0 for x in worst[column]] for column in ERRORS)
     return Curve(
         *key,
         float(rows["eps"].iloc[0]),
         [int(decade) for decade in worst.index],
-        *([float(x) for x in worst[column]] for column in numbers),
-        *([x > 0 for x in worst[column]] for column in ERRORS),
+        error,
+        gradient,
+        negative,
+        lost,
+        gradient_lost,
     )
 
 
