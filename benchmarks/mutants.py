@@ -13,9 +13,7 @@ so each is printed with what it was taken for. Those that are left now:
   no mean;
 - right in another way: another clamp, lambda, divisor or clip, or none; k1 for k3; a ratio without
   its exponential, whose gradient on fresh samples is the same;
-- a warning only: an older policy that is given and weighs nothing;
-- not told: the older policy and the rollout's exchanged, since both get the same numbers, and
-  other advantages in one of the two sides of a clip.
+- a warning only: an older policy, or the rollout's, that is given and weighs nothing.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import torch
 from klbench import estimators, gradients
 from klbench.audit import (
     arguments,
+    checks_of_divergences,
     checks_of_expectations,
     checks_of_gradients,
     checks_of_inputs,
@@ -25,6 +26,7 @@ from klbench.audit import (
     checks_of_policy_terms,
     checks_of_precision,
     checks_of_values,
+    checks_of_weights,
     forms,
 )
 from klbench.audit.adapter import CallError, Function
@@ -42,11 +44,13 @@ from klbench.types import ConfigError
 
 PARTS = (
     checks_of_policy_terms,
+    checks_of_weights,
     checks_of_gradients,
     checks_of_inputs,
     checks_of_padding,
     checks_of_precision,
     checks_of_values,
+    checks_of_divergences,
     checks_of_expectations,
 )
 """The modules whose checks are made: importing them registers these."""

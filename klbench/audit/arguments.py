@@ -29,9 +29,7 @@ _SAMPLER = re.compile(
     r"(^|_)(old|rollout|sampling|sampler|behaviou?r|vllm|generation|inference|prev|mu)(_|$)"
     r"|^old|log_?mu"
 )
-_POLICY = re.compile(
-    r"(^|_)(policy|student|new|actor|current|pi|model|trainer|q)(_|$)|per_token|^log_?q$"
-)
+_ROLLOUT = re.compile(r"(^|_)(rollout|sampling|sampler|behaviou?r|vllm|generation|inference)(_|$)")
 _LOGPROBS = re.compile(r"log_?p(rob|i|s|_|$)|logq|log_q|log_?mu|(^|_)lps?($|_)")
 _DISTRIBUTION = re.compile(r"(^|_)(full|all|dist|distribution|vocab)(_|$)")
 _TOKENS = re.compile(
@@ -60,7 +58,8 @@ class Plan:
     ----------
     roles
         Parameter to role: one of ``SIDES`` (``_logits`` appended for those), ``log_ratio``,
-        ``tokens``, ``mask``, ``advantages``, ``beta``.
+        ``tokens``, ``mask``, ``advantages``, ``beta``; ``rollout`` where another older policy is
+        there too.
     fixed
         Parameters with a value of their own.
     sides
@@ -248,6 +247,11 @@ def plan(
                 " by --args"
             )
     said = words if args is not None else list(roles)
+    older = [name for name, each in roles.items() if each == "old"]
+    called = dict(zip(named, words, strict=False)) if words else {name: name for name in roles}
+    sampled = [name for name in older if _ROLLOUT.search(called[name].lower())]
+    if len(sampled) < len(older):
+        roles |= dict.fromkeys(sampled, "rollout")
     return _sided(roles, fixed, used_as, sampled_by, said)
 
 
@@ -306,7 +310,7 @@ def _sided(
             )
         sides = {"policy": "p", "old": "q"}
     if sampled_by is not None:
-        side = roles.get(sampled_by, "").removesuffix("_logits")
+        side = roles.get(sampled_by, "").removesuffix("_logits").replace("rollout", "old")
         if side not in sides:
             raise ConfigError(
                 f"sampled-by {sampled_by}: expected one of"
@@ -320,7 +324,8 @@ def _sided(
     return Plan(
         roles,
         fixed,
-        {side: each for side, each in sides.items() if side in given},
+        {side: sides[side] for side in given}
+        | ({"rollout": sides["old"]} if "rollout" in values else {}),
         normalized=logits
         and any(_DISTRIBUTION.search(n.lower()) and "logit" not in n.lower() for n in said),
         distilled="teacher" in names,

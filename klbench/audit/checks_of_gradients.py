@@ -104,18 +104,19 @@ def old_policy_gradient(case: Case) -> Iterator[Finding]:
     if not case.differentiable:
         return
     plan = case.probe.plan
-    role = next((r for r in ("old", "old_logits") if plan.has(r)), "")
-    if not role:
+    roles = [role for role in ("old", "old_logits", "rollout") if plan.has(role)]
+    if not roles:
         return
     flow = _flow(case)
-    if flow[role] > 0.0:
-        alone = flow[plan.learned] == 0.0
-        words = "and none into the policy" if alone else "if it requires one"
-        yield case.finding(
-            "old-policy-gradient",
-            "error" if alone else "note",
-            f"a gradient flows into {plan.parameter('old')}, {words}",
-        )
+    for role in roles:
+        if flow[role] > 0.0:
+            alone = flow[plan.learned] == 0.0
+            words = "and none into the policy" if alone else "if it requires one"
+            yield case.finding(
+                "old-policy-gradient",
+                "error" if alone else "note",
+                f"a gradient flows into {plan.parameter(role)}, {words}",
+            )
 
 
 @check("non-finite-gradient")

@@ -6,11 +6,12 @@ Neighbours, other rows, and what a call leaves behind.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from klbench.audit.adapter import CallError, numbers
-from klbench.audit.batches import SHAPE, random, uniform
+from klbench.audit.batches import SHAPE, VOCABULARY, random, uniform
 from klbench.audit.case import Case, check, differs
 from klbench.audit.findings import Finding
 
@@ -32,9 +33,11 @@ def influence(case: Case, role: str) -> np.ndarray | None:
         for b in range(rows):
             for t in range(tokens):
                 changed = arrays[role].copy()
-                changed[b, t] = changed[b, t] - 0.3 * np.arange(1, 1 + changed[b, t].size).reshape(
-                    changed[b, t].shape
-                )
+                each = changed[b, t]
+                if role == "tokens":
+                    changed[b, t] = (each + 7) % VOCABULARY
+                else:
+                    changed[b, t] = each - 0.3 * np.arange(1, 1 + each.size).reshape(each.shape)
                 found = case.value(batch, {role: changed}).reshape(base.shape)
                 result[b, t] = (np.abs(found - base) > 1e-7 * (1.0 + np.abs(base))).any(-1)
     except CallError:
@@ -68,6 +71,14 @@ def shift(case: Case) -> Iterator[Finding]:
                 " neighbour, not its own",
             )
             return
+    tokens = influence(case, "tokens") if case.probe.plan.has("tokens") else None
+    if tokens is not None and sum(_diagonal(tokens, by) > 0.5 for by in (-1, 0, 1)) > 1:
+        yield case.finding(
+            "shift",
+            "error",
+            "the value of a token depends on the id of its neighbour too: policy and reference are"
+            " asked for different tokens",
+        )
 
 
 def _diagonal(found: np.ndarray, by: int) -> float:
@@ -114,29 +125,40 @@ def token_mixing(case: Case) -> Iterator[Finding]:
                     share=float(np.mean(mixed)),
                 )
                 return
-        return
     if case.form is None:
         return
     words = (
         f"where all tokens are equal it is {case.form.name}; where they differ no reduction of its"
         " terms gives the value"
     )
-    if _uneven(case):
+    if probe.output == "token":
+        yield case.finding("token-mixing", "warning", words)
+    elif _uneven(case):
         yield case.finding("token-mixing", "error", "tokens of one sequence have different weights")
     else:
         yield case.finding("token-mixing", "error" if _interact(case) else "warning", words)
 
 
 def _uneven(case: Case) -> bool:
-    """Return whether the same change of a token counts differently by its place, or nowhere."""
-    batch = uniform(0.4)
-    base, parts = float(case.probe.part(batch).sum()), []
-    for t in range(1, batch.shape[1] - 1):  # the ends may go lost in a shift by one
-        log_ratio = batch.log_ratio.copy()
-        log_ratio[0, t] = 0.9
-        parts.append(float(case.probe.part(batch.with_ratio(log_ratio)).sum()))
-    least = 1e-4 * max(abs(parts[0]), 1e-3)
-    return max(parts) - min(parts) > least or max(abs(part - base) for part in parts) == 0.0
+    """Return whether the same change of a token counts differently by its place, or nowhere.
+
+    With a mask: also in a row that is longer than others.
+    """
+    batch = uniform(0.4, tokens=SHAPE[1] + 2)
+    masks = [batch.mask]
+    if case.probe.plan.has("mask"):
+        masks.append(np.arange(batch.shape[1]) < np.array([[batch.shape[1]], [4], [3]]))
+    for mask in masks:
+        batch = replace(batch, mask=mask)
+        base, parts = float(case.probe.part(batch).sum()), []
+        for t in range(1, batch.shape[1] - 1):  # the ends may go lost in a shift by one
+            log_ratio = batch.log_ratio.copy()
+            log_ratio[0, t] = 0.9
+            parts.append(float(case.probe.part(batch.with_ratio(log_ratio)).sum()))
+        least = 1e-4 * max(abs(parts[0]), 1e-3)
+        if max(parts) - min(parts) > least or max(abs(part - base) for part in parts) == 0.0:
+            return True
+    return False
 
 
 def _interact(case: Case) -> bool:

@@ -16,6 +16,8 @@ from klbench.audit.findings import Finding
 
 FINITE_PADS = (1.0, -100.0, -1e10)
 PADS = (*FINITE_PADS, float("inf"), float("nan"))
+NEAR_PADS = (0.0, 1.0)
+"""Padding whose log-ratio is small."""
 
 
 def _counted(case: Case, value: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -88,11 +90,16 @@ def padding_leak(case: Case) -> Iterator[Finding]:
 
 
 def _spread(case: Case, batch: Batch) -> Iterator[Finding]:
-    """Look for a NaN in the gradient of what the mask leaves out: it goes on through a model."""
+    """Look for a NaN in the gradient of what the mask leaves out: it goes on through a model.
+
+    Beside far padding it is a warning, since an exponential that is masked afterwards overflows
+    there; beside near padding nothing overflows.
+    """
     plan, arrays = case.probe.plan, batch.arrays(case.probe.plan)
     if not case.differentiable or plan.learned not in arrays:
         return
-    for role, kind, pad in itertools.product(case.arrays, ("float32", "float64"), FINITE_PADS):
+    pads, kinds = (*NEAR_PADS, *FINITE_PADS[1:]), ("float32", "float64")
+    for pad, role, kind in itertools.product(pads, case.arrays, kinds):
         changed = {role: _padded(arrays[role], batch.mask, pad)}
         try:
             found = case.probe.function(batch, kind, gradients=(plan.learned,), changed=changed)
@@ -102,7 +109,7 @@ def _spread(case: Case, batch: Batch) -> Iterator[Finding]:
         if gradient is not None and np.isnan(gradient).any():
             yield case.finding(
                 "padding-leak",
-                "warning",
+                "error" if pad in NEAR_PADS else "warning",
                 f"the gradient of what the mask leaves out is NaN in {kind} with {pad:g} in"
                 f" {plan.parameter(role)}: through a model it spreads",
                 padding=pad,

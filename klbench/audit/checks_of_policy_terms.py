@@ -1,9 +1,4 @@
-"""Checks of the policy term of a loss: its sign, its weights, and what a clip leaves a gradient.
-
-PPO's term ``-min(r A, clip(r) A)``, ``r = pi/mu``, stops what has gone far enough: ``A > 0`` and
-``r`` large, or ``A < 0`` and ``r`` small. It stops nothing else: a token that has gone the wrong
-way must be able to come back. Schulman et al. 2017, eq. 7.
-"""
+"""Checks of the policy term of a loss: its sign, its size, and that it has a gradient."""
 
 from __future__ import annotations
 
@@ -13,18 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from klbench.audit.batches import random
+from klbench.audit.batches import random, uniform
 from klbench.audit.case import Case, check
 from klbench.audit.findings import Finding
 from klbench.audit.identify import at
 
 ADVANTAGES = np.array([1.0, -1.5, 2.0])
 """The rows' advantages: of both signs also where the function takes their mean off."""
-DOWN, UP = 0.5, 1.6
-"""Ratios beyond the usual clips, below those of a dual clip."""
 
 
-def _terms(case: Case) -> bool:
+def has_term(case: Case) -> bool:
     """Return whether there is a policy term whose gradient can be looked at."""
     plan = case.probe.plan
     return (
@@ -35,18 +28,30 @@ def _terms(case: Case) -> bool:
     )
 
 
-def _change(
-    case: Case, ratio: float, advantages: np.ndarray, name: str = "clip", off: float = 0.0
+def change(
+    case: Case,
+    ratio: float,
+    advantages: np.ndarray,
+    name: str = "clip",
+    off: float = 0.0,
+    rollout: float | None = None,
+    even: bool = False,
 ) -> tuple[np.ndarray, float]:
-    """Return what advantages add to each token's gradient, and to the sum of the outputs."""
+    """Return what advantages add to each token's gradient, and to the sum of the outputs.
+
+    ``ratio`` is pi over the older policy, and ``rollout`` pi over the rollout's, the same where
+    nothing is said. ``even`` tokens are all equally likely.
+    """
     probe = case.probe
-    batch = random(name).same()
+    rows = len(advantages)
+    batch = (uniform(0.0, rows) if even else random(name, rows)).same()
     old, reference = batch.log_q - math.log(ratio), batch.log_q - off
     batch = replace(batch, log_mu=old, log_p=reference, advantages=advantages)
+    changed = {} if rollout is None else {"rollout": batch.log_q - math.log(rollout)}
     beta = 0.0 if probe.plan.has("beta") else None
     parts = []
     for each in (batch, replace(batch, advantages=0.0 * advantages)):
-        found = probe.function(each, gradients=("policy",), beta=beta)
+        found = probe.function(each, gradients=("policy",), beta=beta, changed=changed)
         slope = found.gradients["policy"]
         parts.append((np.zeros(batch.shape) if slope is None else slope, found.value.sum()))
     (slope, value), (rest, nothing) = parts
@@ -56,9 +61,9 @@ def _change(
 @check("sign")
 def ascent(case: Case) -> Iterator[Finding]:
     """Look for a loss that falls where what had an advantage becomes less likely."""
-    if not _terms(case):
+    if not has_term(case):
         return
-    rows = _change(case, 1.0, ADVANTAGES)[0].sum(-1)
+    rows = change(case, 1.0, ADVANTAGES)[0].sum(-1)
     uphill = rows * ADVANTAGES > 1e-9 * np.abs(rows).max()
     if np.isfinite(rows).all() and uphill.any():
         word = "positive" if (ADVANTAGES[uphill] > 0.0).any() else "negative"
@@ -100,9 +105,9 @@ def unmoved(case: Case) -> Iterator[Finding]:
 @check("scale")
 def weight(case: Case) -> Iterator[Finding]:
     """Look for tokens weighted by their probability where policy and sampler agree."""
-    if not _terms(case):
+    if not has_term(case):
         return
-    one, two = (_change(case, 1.0, ADVANTAGES, name)[0] for name in ("clip", "other tokens"))
+    one, two = (change(case, 1.0, ADVANTAGES, name)[0] for name in ("clip", "other tokens"))
     size = np.abs(one).max()
     both = (one != 0.0) & (two != 0.0)  # a token may be left out
     if math.isfinite(size) and np.abs((one - two)[both]).max(initial=0.0) > 1e-3 * size:
@@ -119,7 +124,7 @@ def weight(case: Case) -> Iterator[Finding]:
 @check("non-finite-value")
 def nothing_gained(case: Case) -> Iterator[Finding]:
     """Look for a loss that is no number where one of the advantages is 0."""
-    if not _terms(case):
+    if not has_term(case):
         return
     batch = random("nothing gained").same()
     for advantages in (ADVANTAGES, np.array([1.0, 0.0, -1.5])):
@@ -180,7 +185,7 @@ def unused(case: Case) -> Iterator[Finding]:
     )
     if not same or not np.array_equal(one.value, two.value):
         return
-    if _terms(case) and plan.has("reference") and _of_the_reference(case):
+    if has_term(case) and plan.has("reference") and _of_the_reference(case):
         yield case.finding(
             "old-policy-gradient",
             "error",
@@ -197,62 +202,6 @@ def unused(case: Case) -> Iterator[Finding]:
 
 def _of_the_reference(case: Case) -> bool:
     """Return whether the weight of the policy term depends on the reference."""
-    one = _change(case, 1.0, ADVANTAGES)[0]
-    two = _change(case, 1.0, ADVANTAGES, off=0.3)[0]
+    one = change(case, 1.0, ADVANTAGES)[0]
+    two = change(case, 1.0, ADVANTAGES, off=0.3)[0]
     return bool(np.abs(one - two).max() > 1e-6 * np.abs(one).max())
-
-
-@check("direction")
-def upside_down(case: Case) -> Iterator[Finding]:
-    """Look for a weight mu/pi in place of pi/mu: tokens that became rare would pull harder."""
-    if not _terms(case) or not case.probe.plan.side("old"):
-        return
-    down, one, up = (np.abs(_change(case, r, ADVANTAGES)[0].sum(-1)) for r in (DOWN, 1.0, UP))
-    positive = ADVANTAGES > 0.0
-    if (down > 1.3 * one)[positive].all() and (1.3 * up < one)[~positive].all():
-        yield case.finding(
-            "direction",
-            "error",
-            "the policy term is weighted by mu/pi, old over new; samples of mu take pi/mu",
-            ratios=[DOWN, 1.0, UP],
-            pull=[each.tolist() for each in (down, one, up)],
-        )
-
-
-@check("dead-gradient")
-def clip(case: Case) -> Iterator[Finding]:
-    """Look for a clip that stops tokens where r is 1, or those that have gone the wrong way."""
-    if not _terms(case) or not case.probe.plan.side("old"):
-        return
-    pulls = {r: -_change(case, r, ADVANTAGES)[0].sum(-1) * ADVANTAGES for r in (DOWN, 1.0, UP)}
-    largest = max(np.abs(each).max() for each in pulls.values())
-    if not largest or not math.isfinite(largest):
-        return
-    live = {r: np.abs(each) > 1e-9 * largest for r, each in pulls.items()}
-    for sign, back, on in ((1.0, DOWN, UP), (-1.0, UP, DOWN)):
-        rows = np.sign(ADVANTAGES) == sign
-        word = "positive" if sign > 0.0 else "negative"
-        if not live[1.0][rows].any():
-            yield case.finding(
-                "dead-gradient",
-                "error",
-                f"tokens with a {word} advantage have no gradient where policy and sampler agree: "
-                "the clip is not around 1",
-                ratio=1.0,
-                advantages=ADVANTAGES,
-                pull=pulls[1.0],
-            )
-            return
-        if live[back][rows].any() or not _change(case, back, np.where(rows, ADVANTAGES, 0.0))[1]:
-            continue  # a mask makes the value 0 too: it is meant
-        other = f", and does not stop those at {on:g}" if live[on][rows].any() else ""
-        yield case.finding(
-            "dead-gradient",
-            "error",
-            f"the clip stops tokens with a {word} advantage at a ratio of {back:g}, "
-            f"which have gone the wrong way{other}: the larger loss counts, clipped or not",
-            ratio=back,
-            advantages=ADVANTAGES,
-            pull=pulls[back],
-        )
-        return

@@ -17,6 +17,15 @@ def last_token_alone(logprobs, ref_logprobs):
     return (logprobs - ref_logprobs)[:, -1]
 
 
+def _of_tokens(logits, tokens):
+    return logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+
+
+def the_reference_asked_for_earlier_tokens(logits, ref_logits, tokens):
+    mine = _of_tokens(logits[:, :-1], tokens[:, 1:])
+    return mine - _of_tokens(ref_logits[:, :-1], tokens[:, :-1])
+
+
 def _held(mask, *tensors):
     return [torch.where(mask, each, 0.0) for each in tensors]
 
@@ -54,6 +63,7 @@ def divided_by_the_advantage(logprobs, old_logprobs, advantages, mask):
 
 WRONG = {
     epsilon_in_probabilities: ("cancellation", {}),
+    the_reference_asked_for_earlier_tokens: ("shift", {}),
     last_token_alone: ("token-mixing", {}),
     coefficient_twice: ("scale", {"used_as": "loss"}),
     penalty_raises_the_reward: ("sign", {"used_as": "loss"}),

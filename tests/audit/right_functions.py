@@ -504,7 +504,32 @@ def ratio_of_the_sequence(logprobs, old_logprobs, rewards, mask, epsilon=3e-4):
     return masked_mean(-torch.minimum(ratio * advantages, clipped * advantages), mask)
 
 
+def rollout_far_off_left_out(logprobs, old_logprobs, rollout_logprobs, advantages, mask):
+    weight = torch.exp(torch.where(mask, old_logprobs - rollout_logprobs, 0.0))
+    weight = torch.where((weight > 0.5) & (weight < 5.0), weight, 0.0)
+    return ppo_without_kl(logprobs, old_logprobs, advantages, mask & (weight > 0.0))
+
+
+def stopped_in_probabilities(logprobs, old_logprobs, advantages, mask, most=0.15):
+    kept, old = torch.where(mask, logprobs, 0.0), torch.where(mask, old_logprobs, 0.0)
+    a, moved = advantages[:, None], (kept.exp() - old.exp()).detach()
+    stopped = ((moved > most) & (a > 0)) | ((moved < -most) & (a < 0))
+    return masked_mean(-torch.exp(kept - old) * a * ~stopped, mask)
+
+
+def some_stopped_by_covariance(logprobs, old_logprobs, advantages, mask, least=0.5):
+    kept, old = torch.where(mask, logprobs, 0.0), torch.where(mask, old_logprobs, 0.0)
+    a = advantages[:, None]
+    together = ((a - a.mean()) * (kept - kept.mean())).detach()
+    ratio = torch.exp(kept - old)
+    clipped = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+    return masked_mean(-clipped * (together < least), mask)
+
+
 LOSSES = (
+    stopped_in_probabilities,
+    some_stopped_by_covariance,
+    rollout_far_off_left_out,
     clipped_on_both_sides,
     weights_cut_off,
     far_tokens_left_out,

@@ -188,7 +188,20 @@ def clamped_to_a_half(logprobs, ref_logprobs):
     return torch.exp(d) - 1 - d
 
 
+def columns_by_their_own_lengths(logprobs, ref_logprobs, mask):
+    log_ratio = torch.where(mask, logprobs - ref_logprobs, 0.0)
+    return (log_ratio.sum(0) / mask.sum(0).clamp(min=1)).sum()
+
+
+def no_number_beside_padding(logprobs, ref_logprobs, mask):
+    distance = ((logprobs - ref_logprobs) ** 2).sqrt() ** 2 / 2
+    left_out = torch.log(-torch.expm1(logprobs)) * 0.0
+    return torch.where(mask, distance + left_out, 0.0).sum(-1)
+
+
 VALUES = {
+    columns_by_their_own_lengths: "token-mixing",
+    no_number_beside_padding: "padding-leak",
     mask_one_too_early: "shift",
     last_column_of_the_mask: "padding-leak",
     minus_infinity_where_masked: "padding-leak",
@@ -306,7 +319,13 @@ def summed_over_tokens(logits, ref_logits):
     return (q.exp() * (q - p)).sum(1).mean()
 
 
+def likely_tokens_alone(logits, ref_logits):
+    q, p = logits.log_softmax(-1), ref_logits.log_softmax(-1)
+    return torch.where(q.exp() > 0.01, q.exp() * (q - p), 0.0).sum(-1)
+
+
 LOGITS = {
+    likely_tokens_alone: "not-a-kl",
     unnormalised: "not-a-kl",
     most_likely_token: "not-a-kl",
     log_target_forgotten: "non-finite-value",
@@ -589,7 +608,44 @@ def rewards_ignored(logprobs, rewards, mask):
     return masked_mean(-torch.where(mask, logprobs, 0.0) * advantages[:, None], mask)
 
 
+def centred_in_one_side_of_the_clip(logprobs, old_logprobs, rewards, mask):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
+    centred = (rewards - rewards.mean())[:, None]
+    return masked_mean(
+        -torch.minimum(ratio * centred, ratio.clamp(0.8, 1.2) * rewards[:, None]), mask
+    )
+
+
+def weighted_in_one_side_of_the_clip(logprobs, old_logprobs, advantages, mask):
+    ratio = torch.exp(torch.where(mask, logprobs - old_logprobs, 0.0))
+    weighted = (1.15 * advantages)[:, None]
+    return masked_mean(
+        -torch.minimum(ratio * advantages[:, None], ratio.clamp(0.8, 1.2) * weighted), mask
+    )
+
+
+def corrected(weight_over, weight_under, ratio_under):
+    """A loss with a correction for the rollout's policy."""
+
+    def loss(logprobs, old_logprobs, rollout_logprobs, advantages, mask):
+        policies = {"old": old_logprobs, "rollout": rollout_logprobs}
+        held = {name: torch.where(mask, each, 0.0) for name, each in policies.items()}
+        weight = torch.exp(held[weight_over] - held[weight_under]).clamp(max=2.0)
+        ratio = torch.exp(torch.where(mask, logprobs, 0.0) - held[ratio_under])
+        a = advantages[:, None]
+        clipped = torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)
+        return masked_mean(-weight.detach() * clipped, mask)
+
+    loss.__name__ = f"{weight_over}_over_{weight_under}_and_ratio_to_{ratio_under}"
+    return loss
+
+
 LOSSES = {
+    centred_in_one_side_of_the_clip: "scale",
+    weighted_in_one_side_of_the_clip: "scale",
+    corrected("rollout", "old", "old"): "direction",
+    corrected("old", "rollout", "rollout"): "direction",
+    corrected("rollout", "old", "rollout"): "direction",
     max_for_min: "dead-gradient",
     clipped_only: "dead-gradient",
     clipped_around_zero: "dead-gradient",
