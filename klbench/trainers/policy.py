@@ -87,7 +87,7 @@ VERL_MODES = {
         ),
     ),
 }
-"""What multiplies each token's score in verl's policy losses, by loss_mode."""
+"""The weights of tokens in verl's policy losses, by loss_mode."""
 VERL = Trainer(
     "verl_policy",
     "verl policy loss",
